@@ -1,0 +1,82 @@
+/**
+ * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
+ * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads, d head width,
+ * P past positions of the feed, N head rows.
+ */
+
+export interface StepInput {
+  /** S */
+  sequences: number;
+  /** T */
+  tokens: number;
+  /** P: every past tensor has room for this many positions. */
+  pastTokens: number;
+  /** [S, T]; any valid id where padded. */
+  tokenIds: Int32Array;
+  /** [S, T]; any valid position where padded. */
+  positions: Int32Array;
+  /** Valid positions of each row's past, [S]. */
+  pastLengths: Int32Array;
+  /** Keys, then values, of each layer: 2L arrays of [S, H, P, d], positions beyond a row's past length are ignored. */
+  past: Float32Array[];
+  /** Flat positions (row × T + column) whose logits are wanted, [N]; at least one. */
+  headRows: Int32Array;
+  /** One row of gates per head row, [N, Q]; zeros give the base. */
+  gates: Float32Array;
+  /** Reciprocal temperature of each head row for `scaledLogSumExp`, [N]. */
+  inverseTemperatures: Float32Array;
+  /** A token id per head row whose logit is wanted whatever its rank, [N]. */
+  targetIds: Int32Array;
+  /** Sparse row bias: `values[i]` is added to logit `ids[i]` of head row `rows[i]`. Duplicates add up. */
+  bias: { rows: Int32Array; ids: Int32Array; values: Float32Array };
+  /** Which optional outputs to copy out. */
+  want: { logits: boolean; hidden: boolean };
+}
+
+export interface StepOutput {
+  /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
+  present: Float32Array;
+  /** K, the width of the two below (`topCount`, or V where that is smaller). */
+  topCount: number;
+  /** Highest logits of each head row, descending, ties by lower id, [N, K]. */
+  topLogits: Float32Array;
+  topIds: Int32Array;
+  /** log Σ exp(logits), [N]: a logprob is logit − logSumExp. */
+  logSumExp: Float32Array;
+  /** log Σ exp(logits · inverseTemperature), [N]. */
+  scaledLogSumExp: Float32Array;
+  /** [N] */
+  targetLogits: Float32Array;
+  /** [N, V] */
+  logits: Float32Array | null;
+  /** Final hidden states (after the last layer norm) of the head rows, [N, D]. */
+  hidden: Float32Array | null;
+}
+
+/** Executes steps. One implementation over ONNX Runtime; tests may bring another. */
+export interface StepRunner {
+  readonly config: Gpt2Config;
+  /** Q */
+  readonly gates: number;
+  run(input: StepInput): Promise<StepOutput>;
+  release(): Promise<void>;
+}
+
+/** The shape of a GPT-2. */
+export interface Gpt2Config {
+  vocabularySize: number; // V
+  hiddenSize: number; // D
+  layers: number; // L
+  heads: number; // H
+  contextTokens: number;
+  layerNormEpsilon: number;
+  endOfTextId: number;
+}
+
+/** The gated bank: delta = ((h·Aᵀ + a₀) ⊙ g)·Bᵀ. */
+export interface Bank {
+  gates: number; // Q = R + M
+  a: Float32Array; // [Q, D]; zero rows for the M bias directions
+  a0: Float32Array; // [Q]; 1 for the M bias directions, else 0
+  b: Float32Array; // [Q, V]
+}

@@ -1,0 +1,90 @@
+/**
+ * The record of one set of artifacts: where training and serving meet. The byte layouts are in FORMAT.md.
+ * The manifest hash, SHA-256 of manifest.json's bytes, travels with every micro-batch.
+ */
+import { z } from "zod";
+
+export const manifestFormat = 1;
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const fileRecord = z.strictObject({
+  sha256,
+  bytes: z.int().min(0),
+  tensors: z.record(z.string(), z.strictObject({ dtype: z.string(), shape: z.array(z.int().min(0)) })),
+});
+
+/** A difference of mean negative log-likelihoods in nats a token (positive: better), with its 95% interval. */
+const gain = z.strictObject({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
+
+export const centroidSchema = z.strictObject({
+  id: z.string().regex(/^[a-z0-9-]{1,32}$/),
+  /** SHA-256 over the centroid's vector [P] and scale, little-endian float32. */
+  hash: sha256,
+  /** Characteristic pieces, most characteristic first. */
+  label: z.array(z.string()),
+  /** Training windows assigned to it. */
+  size: z.int(),
+  /** For maps only: the first two principal components of the centroids. */
+  position: z.tuple([z.number(), z.number()]),
+  /** Multiplies the gates; 0 is auto-off: the base is served. */
+  scale: z.number(),
+  /** Held-out gain over the base with this scale; null where nothing was held out. */
+  gain: gain.nullable(),
+});
+
+export const manifestSchema = z.strictObject({
+  format: z.literal(manifestFormat),
+  model: z.strictObject({
+    name: z.string(),
+    /** The `model` that public requests name. */
+    servedAs: z.string(),
+    /** SHA-256 of model.safetensors. */
+    weights: sha256,
+    vocabularySize: z.int(),
+    hiddenSize: z.int(),
+    layers: z.int(),
+    heads: z.int(),
+    contextTokens: z.int(),
+    endOfTextId: z.int(),
+  }),
+  /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
+  embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),
+  hyperNetwork: z.strictObject({
+    kind: z.literal("gated-bank"),
+    /** SHA-256 of its tensor file. */
+    hash: sha256,
+    /** R low-rank directions and M bias directions: Q = R + M gates. */
+    rank: z.int(),
+    biases: z.int(),
+    hidden: z.int(),
+  }),
+  centroids: z.array(centroidSchema).min(1),
+  /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
+  files: z.record(z.string(), fileRecord),
+  training: z.strictObject({
+    seed: z.int(),
+    steps: z.int(),
+    corpora: z.array(
+      z.strictObject({ name: z.string(), sha256, documents: z.int(), tokens: z.int(), licence: z.string().nullable() }),
+    ),
+    /** Held-out perplexity of the base and of the adapters over all corpora. */
+    basePerplexity: z.number(),
+    adaptedPerplexity: z.number(),
+  }),
+});
+
+export type Manifest = z.infer<typeof manifestSchema>;
+export type CentroidRecord = z.infer<typeof centroidSchema>;
+export type FileRecord = z.infer<typeof fileRecord>;
+
+export const edgeTableFile = "edge-table.safetensors";
+export const tokenizerFile = "tokenizer.safetensors";
+export const hyperNetworkFile = "hyper-network.safetensors";
+
+/** Parses manifest.json. Throws an Error that names the offending field. */
+export function parseManifest(json: string): Manifest {
+  const parsed = manifestSchema.safeParse(JSON.parse(json));
+  if (!parsed.success)
+    throw new Error(`manifest.json is not a format-${manifestFormat} manifest: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}

@@ -1,0 +1,119 @@
+/**
+ * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s,
+ * `POST /v1/cancellations` takes a `CancelRequest`. Not here: anything a public client sees.
+ */
+import { z } from "zod";
+import { errorKinds } from "../errors.ts";
+import { limits } from "./limits.ts";
+
+export const contractVersion = 1;
+
+const tokenId = z.int().min(0);
+/** Strict, because ids travel into logs, metrics and URLs. */
+export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
+const id = z.string().regex(idPattern);
+export const hashPattern = /^[0-9a-f]{64}$/;
+const hash = z.string().regex(hashPattern);
+
+export const samplingSchema = z.strictObject({
+  /** 0 is greedy. */
+  temperature: z.number().min(0).max(limits.temperature),
+  topP: z.number().gt(0).max(1),
+  /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
+  seed: z.int().min(0).max(0xffffffff),
+  stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings),
+  /** Alternatives reported per token; null reports no logprob at all. */
+  logprobs: z.int().min(0).max(20).nullable(),
+  presencePenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
+  frequencyPenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
+  logitBias: z
+    .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
+    .max(limits.logitBiasEntries),
+});
+
+export const sequenceRequestSchema = z.strictObject({
+  id,
+  /** Salts whatever the backend keeps of the prompt. */
+  tenant: id,
+  promptIds: z.array(tokenId).min(1),
+  /** Tokens already sent to the client: a resumed sequence goes on after them, at the same positions. */
+  continuedIds: z.array(tokenId),
+  /** Counts `continuedIds` too. */
+  maxTokens: z.int().min(0),
+  sampling: samplingSchema,
+  /** Ask for one `prompt` frame with the logprob of each prompt token. */
+  promptLogprobs: z.boolean(),
+  /** Ask for each token's logprob without the adapter, too. */
+  compare: z.boolean(),
+});
+
+export const batchRequestSchema = z.strictObject({
+  version: z.literal(contractVersion),
+  manifestHash: hash,
+  /** The one centroid of this micro-batch; null serves the base. */
+  centroidId: id.nullable(),
+  sequences: z.array(sequenceRequestSchema).min(1).max(limits.sequencesPerBatch),
+});
+
+export const cancelRequestSchema = z.strictObject({
+  version: z.literal(contractVersion),
+  ids: z.array(id).min(1).max(limits.sequencesPerBatch),
+});
+
+const alternatives = z.array(z.tuple([tokenId, z.number()]));
+export const finishReasonSchema = z.enum(["stop", "length"]);
+
+export const promptFrameSchema = z.object({
+  type: z.literal("prompt"),
+  id,
+  /** One per prompt token; the first has no context, so null. */
+  logprobs: z.array(z.number().nullable()),
+  alternatives: z.array(alternatives),
+  /** Logprobs without the adapter, where `compare` asked for them. */
+  baseLogprobs: z.array(z.number().nullable()).optional(),
+});
+export const tokenFrameSchema = z.object({
+  type: z.literal("token"),
+  id,
+  /** Position in the completion, `continuedIds` counted. */
+  index: z.int().min(0),
+  tokenId,
+  logprob: z.number().optional(),
+  alternatives: alternatives.optional(),
+  baseLogprob: z.number().optional(),
+});
+export const doneFrameSchema = z.object({
+  type: z.literal("done"),
+  id,
+  finishReason: finishReasonSchema,
+  /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
+  adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
+  promptTokens: z.int(),
+  completionTokens: z.int(),
+  timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
+});
+export const errorFrameSchema = z.object({
+  type: z.literal("error"),
+  id,
+  kind: z.enum(errorKinds),
+  message: z.string(),
+  retryAfterSeconds: z.number().nullable(),
+});
+/** Each sequence gets frames in order: at most one `prompt`, any number of `token`, then one `done` or one `error`. */
+export const frameSchema = z.discriminatedUnion("type", [
+  promptFrameSchema,
+  tokenFrameSchema,
+  doneFrameSchema,
+  errorFrameSchema,
+]);
+
+export type Sampling = z.infer<typeof samplingSchema>;
+export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
+export type BatchRequest = z.infer<typeof batchRequestSchema>;
+export type CancelRequest = z.infer<typeof cancelRequestSchema>;
+export type FinishReason = z.infer<typeof finishReasonSchema>;
+export type PromptFrame = z.infer<typeof promptFrameSchema>;
+export type TokenFrame = z.infer<typeof tokenFrameSchema>;
+export type DoneFrame = z.infer<typeof doneFrameSchema>;
+export type ErrorFrame = z.infer<typeof errorFrameSchema>;
+export type Frame = z.infer<typeof frameSchema>;

@@ -1,0 +1,18 @@
+/** Every bound on a request, in one table: the edge enforces it, the backend checks it again. */
+export const limits = {
+  bodyBytes: 1_048_576,
+  promptsPerRequest: 32,
+  choicesPerPrompt: 16,
+  /** Prompts × n of one request. */
+  choicesPerRequest: 128,
+  stopStrings: 4,
+  stopCharacters: 128,
+  logitBiasEntries: 300,
+  logitBiasMagnitude: 100,
+  completionLogprobs: 5,
+  temperature: 2,
+  penaltyMagnitude: 2,
+  assignTexts: 64,
+  /** Sequences of one micro-batch. */
+  sequencesPerBatch: 128,
+} as const;

@@ -1,0 +1,66 @@
+/**
+ * Every way a request can fail, and the one table from a failure to its wire form.
+ * Not here: where failures are raised, and how they are logged.
+ */
+
+const errorTable = {
+  invalid_request: { status: 400, type: "invalid_request_error", code: null },
+  context_length_exceeded: { status: 400, type: "invalid_request_error", code: "context_length_exceeded" },
+  unauthorized: { status: 401, type: "authentication_error", code: "invalid_api_key" },
+  not_found: { status: 404, type: "invalid_request_error", code: "not_found" },
+  model_not_found: { status: 404, type: "invalid_request_error", code: "model_not_found" },
+  method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
+  manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
+  body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
+  unsupported_media_type: { status: 415, type: "invalid_request_error", code: "unsupported_media_type" },
+  cancelled: { status: 499, type: "invalid_request_error", code: "cancelled" },
+  overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
+  internal: { status: 500, type: "server_error", code: "internal_error" },
+  backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
+} as const satisfies Record<string, { status: number; type: string; code: string | null }>;
+
+export type ErrorKind = keyof typeof errorTable;
+export const errorKinds = Object.keys(errorTable) as [ErrorKind, ...ErrorKind[]];
+
+/** OpenAI's error body. */
+export interface ErrorEnvelope {
+  error: { message: string; type: string; param: string | null; code: string | null };
+}
+
+/** A failure that the caller is told about. `message` names the limit and the value that broke it. */
+export class ServiceError extends Error {
+  readonly kind: ErrorKind;
+  /** The request field at fault, in OpenAI's notation, or null. */
+  readonly param: string | null;
+  /** Seconds for a Retry-After header, or null where trying again is pointless. */
+  readonly retryAfterSeconds: number | null;
+
+  constructor(
+    kind: ErrorKind,
+    message: string,
+    options: { param?: string | null; retryAfterSeconds?: number; cause?: unknown } = {},
+  ) {
+    super(message, { cause: options.cause });
+    this.name = "ServiceError";
+    this.kind = kind;
+    this.param = options.param ?? null;
+    this.retryAfterSeconds = options.retryAfterSeconds ?? null;
+  }
+}
+
+/** HTTP status of a failure. */
+export function statusOf(kind: ErrorKind): number {
+  return errorTable[kind].status;
+}
+
+/** OpenAI's error body of a failure. */
+export function envelopeOf(error: ServiceError): ErrorEnvelope {
+  const { type, code } = errorTable[error.kind];
+  return { error: { message: error.message, type, param: error.param, code } };
+}
+
+/** Turns anything thrown into a failure that is safe to show: an unknown one keeps its details to the log. */
+export function toServiceError(thrown: unknown): ServiceError {
+  if (thrown instanceof ServiceError) return thrown;
+  return new ServiceError("internal", "The server failed on this request.", { cause: thrown });
+}
