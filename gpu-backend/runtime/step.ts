@@ -27,7 +27,7 @@ export interface StepInput {
   inverseTemperatures: Float32Array;
   /** A token id per head row whose logit is wanted whatever its rank, [N]. */
   targetIds: Int32Array;
-  /** Sparse row bias: `values[i]` is added to logit `ids[i]` of head row `rows[i]`. Duplicates add up. */
+  /** Sparse row bias: `values[i]` is added to logit `ids[i]` of head row `rows[i]`. No (row, id) pair may occur twice. */
   bias: { rows: Int32Array; ids: Int32Array; values: Float32Array };
   /** Which optional outputs to copy out. */
   want: { logits: boolean; hidden: boolean };

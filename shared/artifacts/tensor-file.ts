@@ -87,7 +87,8 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
 
 /** A float tensor as float32, widened from float16 where needed. Always a copy of its own, so aligned. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
-  const bytes = tensor.bytes.slice();
+  // Not `slice`: on Node's Buffer that is a view.
+  const bytes = new Uint8Array(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(bytes.buffer);
   if (tensor.dtype !== "F16") throw new Error(`tensor file: cannot read ${tensor.dtype} as float32`);
   return widenHalf(new Uint16Array(bytes.buffer));

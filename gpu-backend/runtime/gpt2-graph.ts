@@ -1,0 +1,189 @@
+/**
+ * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk, head, delta, row bias, top-K) and the
+ * trunk alone. "Split" KV: the past is a read-only input, only the new keys and values come out.
+ * Source of the model: Radford et al. 2019; of the delta: arXiv 2502.04315, eq. for the adapted LM head.
+ */
+import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { GraphBuilder } from "./graph.ts";
+import type { Bank, Gpt2Config } from "./step.ts";
+
+/** Candidates that leave the graph per head row. */
+export const topCandidates = 64;
+
+/** Input and output names of the serving graph; shapes are in step.ts. */
+export const names = {
+  tokenIds: "token_ids",
+  positions: "positions",
+  pastMask: "past_mask",
+  causalMask: "causal_mask",
+  pastKey: (layer: number) => `past_key.${layer}`,
+  pastValue: (layer: number) => `past_value.${layer}`,
+  headRows: "head_rows",
+  gates: "gates",
+  inverseTemperatures: "inverse_temperatures",
+  targetIds: "target_ids",
+  biasIndices: "bias_indices",
+  biasValues: "bias_values",
+  present: "present",
+  topLogits: "top_logits",
+  topIds: "top_ids",
+  logSumExp: "log_sum_exp",
+  scaledLogSumExp: "scaled_log_sum_exp",
+  targetLogits: "target_logits",
+  logits: "logits",
+  hidden: "hidden",
+} as const;
+
+/** The graph that serves: logits only at `head_rows`, with each row's delta and bias. */
+export function buildServingGraph(config: Gpt2Config, weights: TensorFile, bank: Bank): Uint8Array {
+  const { hiddenSize: D, vocabularySize: V, heads: H } = config;
+  const Q = bank.gates;
+  const g = new GraphBuilder("gpt2-serving");
+  const past = {
+    mask: g.input(names.pastMask, "float32", ["S", 1, 1, "P"]),
+    keys: layerNames(config, names.pastKey).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
+    values: layerNames(config, names.pastValue).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
+  };
+  const trunk = addTrunk(g, config, weights, past);
+  g.output(names.present, g.node("Concat", trunk.present, { axis: 0 }), "float32", [
+    2 * config.layers,
+    "S",
+    H,
+    "T",
+    D / H,
+  ]);
+
+  const headRows = g.input(names.headRows, "int32", ["N"]);
+  const selected = g.node("Gather", [trunk.states, headRows], { axis: 0 });
+  const hidden = layerNorm(g, config, weights, "ln_f", selected); // [N, D]
+  g.output(names.hidden, hidden, "float32", ["N", D]);
+
+  const base = g.node("Gemm", [hidden, trunk.tokenEmbedding], { transB: 1 }); // [N, V]
+  const gates = g.input(names.gates, "float32", ["N", Q]);
+  const a = g.constant(bank.a, [Q, D], "bank.a");
+  const a0 = g.constant(bank.a0, [Q], "bank.a0");
+  const b = g.constant(bank.b, [Q, V], "bank.b");
+  const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
+  const adapted = g.node("Gemm", [u, b, base]);
+
+  const biasIndices = g.node("Cast", [g.input(names.biasIndices, "int32", ["M", 2])], { to: 7 });
+  const biasValues = g.input(names.biasValues, "float32", ["M"]);
+  const logits = g.node("ScatterND", [adapted, biasIndices, biasValues], { reduction: "add" });
+  g.output(names.logits, logits, "float32", ["N", V]);
+
+  const K = Math.min(topCandidates, V);
+  const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
+  g.output(names.topLogits, topLogits, "float32", ["N", K]);
+  g.output(names.topIds, g.node("Cast", [topIds], { to: 6 }), "int32", ["N", K]);
+  g.output(names.logSumExp, logSumExp(g, logits), "float32", ["N"]);
+  const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
+  const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
+  g.output(names.scaledLogSumExp, logSumExp(g, g.node("Mul", [logits, column])), "float32", ["N"]);
+  const targets = g.node("Unsqueeze", [g.input(names.targetIds, "int32", ["N"]), g.integers(1)]);
+  const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
+  g.output(names.targetLogits, g.node("Squeeze", [targetLogits, g.integers(1)]), "float32", ["N"]);
+  return g.bytes();
+}
+
+/** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
+export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
+  const g = new GraphBuilder("gpt2-trunk");
+  const { states } = addTrunk(g, config, weights, null);
+  g.output(names.hidden, layerNorm(g, config, weights, "ln_f", states), "float32", ["S*T", config.hiddenSize]);
+  return g.bytes();
+}
+
+interface Past {
+  mask: string;
+  keys: string[];
+  values: string[];
+}
+
+/** Embeddings and blocks. `states` is [S × T, D] before the last layer norm; `present` holds 2L × [1, S, H, T, d]. */
+function addTrunk(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, past: Past | null) {
+  const { hiddenSize: D, layers, heads: H } = config;
+  const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
+  const positions = g.input(names.positions, "int32", ["S", "T"]);
+  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", "T"]);
+  const tokenEmbedding = weight(g, weights, "wte.weight");
+  const embedded = g.node("Add", [
+    g.node("Gather", [tokenEmbedding, tokenIds], { axis: 0 }),
+    g.node("Gather", [weight(g, weights, "wpe.weight"), positions], { axis: 0 }),
+  ]);
+  const shape = g.node("Shape", [tokenIds]); // [S, T]
+  const rowsAndHeads = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
+  const partLengths = past
+    ? g.node(
+        "Concat",
+        [g.node("Shape", [past.mask], { start: 3, end: 4 }), g.node("Shape", [tokenIds], { start: 1, end: 2 })],
+        { axis: 0 },
+      )
+    : null;
+  const present: string[] = [];
+  let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
+
+  for (let l = 0; l < layers; l++) {
+    const toHeads = (flat: string) =>
+      g.node("Transpose", [g.node("Reshape", [flat, rowsAndHeads])], { perm: [0, 2, 1, 3] }); // [S, H, T, d]
+    const normed = layerNorm(g, config, weights, `h.${l}.ln_1`, states);
+    const { kernel, bias } = scaledAttentionWeights(g, config, weights, l);
+    const [q, k, v] = g
+      .nodes("Split", [g.node("Gemm", [normed, kernel, bias])], 3, { axis: 1, num_outputs: 3 })
+      .map(toHeads);
+    present.push(...[k, v].map((x) => g.node("Unsqueeze", [x, g.integers(0)])));
+
+    const newScores = g.node("Add", [g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 }), causalMask]);
+    let mixed: string;
+    if (past && partLengths) {
+      const pastScores = g.node("Add", [
+        g.node("com.microsoft:FusedMatMul", [q, past.keys[l]], { transB: 1 }),
+        past.mask,
+      ]);
+      const attention = g.node("Softmax", [g.node("Concat", [pastScores, newScores], { axis: -1 })], { axis: -1 });
+      const [toPast, toNew] = g.nodes("Split", [attention, partLengths], 2, { axis: -1 });
+      mixed = g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toNew, v])]);
+    } else {
+      mixed = g.node("MatMul", [g.node("Softmax", [newScores], { axis: -1 }), v]);
+    }
+    const flat = g.node("Reshape", [g.node("Transpose", [mixed], { perm: [0, 2, 1, 3] }), g.integers(-1, D)]);
+    states = g.node("Add", [states, linear(g, weights, `h.${l}.attn.c_proj`, flat)]);
+
+    const inner = linear(g, weights, `h.${l}.mlp.c_fc`, layerNorm(g, config, weights, `h.${l}.ln_2`, states));
+    const activated = g.node("com.microsoft:FastGelu", [inner]); // the tanh form, GPT-2's gelu_new
+    states = g.node("Add", [states, linear(g, weights, `h.${l}.mlp.c_proj`, activated)]);
+  }
+  return { states, present, tokenEmbedding };
+}
+
+/** c_attn with 1/√d folded into the query part, which saves a pass over the scores. */
+function scaledAttentionWeights(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, layer: number) {
+  const { hiddenSize: D, heads } = config;
+  const scale = Math.sqrt(heads / D);
+  const kernel = toFloat32(tensorOf(weights, `h.${layer}.attn.c_attn.weight`)); // [D, 3D]
+  const bias = toFloat32(tensorOf(weights, `h.${layer}.attn.c_attn.bias`)); // [3D]
+  for (let row = 0; row < D; row++) for (let column = 0; column < D; column++) kernel[row * 3 * D + column] *= scale;
+  for (let column = 0; column < D; column++) bias[column] *= scale;
+  return { kernel: g.constant(kernel, [D, 3 * D]), bias: g.constant(bias, [3 * D]) };
+}
+
+function linear(g: GraphBuilder, weights: TensorFile, name: string, x: string): string {
+  return g.node("Gemm", [x, weight(g, weights, `${name}.weight`), weight(g, weights, `${name}.bias`)]);
+}
+
+function layerNorm(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, name: string, x: string): string {
+  const inputs = [x, weight(g, weights, `${name}.weight`), weight(g, weights, `${name}.bias`)];
+  return g.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: config.layerNormEpsilon } });
+}
+
+function weight(g: GraphBuilder, weights: TensorFile, name: string): string {
+  const tensor = tensorOf(weights, name);
+  return g.constant(toFloat32(tensor), tensor.shape, name);
+}
+
+function logSumExp(g: GraphBuilder, logits: string): string {
+  return g.node("ReduceLogSumExp", [logits, g.integers(-1)], { keepdims: 0 });
+}
+
+function layerNames(config: Gpt2Config, name: (layer: number) => string): string[] {
+  return Array.from({ length: config.layers }, (_, l) => name(l));
+}

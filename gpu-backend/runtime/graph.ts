@@ -1,0 +1,150 @@
+/**
+ * Builds an ONNX graph (a ModelProto) node by node. Knows ONNX's encoding, not what any graph computes.
+ */
+import { readFileSync } from "node:fs";
+import protobuf from "protobufjs";
+
+const schema = protobuf.parse(readFileSync(new URL("./onnx.proto", import.meta.url), "utf8"), { keepCase: true });
+const ModelProto = schema.root.lookupType("onnx.ModelProto");
+
+/** Of ai.onnx; `com.microsoft` is at 1. IR version 10 goes with it. */
+const operatorSet = 21;
+const irVersion = 10;
+
+const elementTypes = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, bool: 9 } as const;
+export type ElementType = keyof typeof elementTypes;
+
+/** A fixed size, or the name of one that varies between runs. */
+export type Dimension = number | string;
+/** number: INT or FLOAT by `{ float }`; an array of numbers: INTS. */
+export type Attribute = number | string | readonly number[] | { float: number };
+type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
+
+/** One graph under construction. Values are named strings; every method that makes one returns its name. */
+export class GraphBuilder {
+  readonly #name: string;
+  readonly #nodes: object[] = [];
+  readonly #initializers: object[] = [];
+  readonly #inputs: object[] = [];
+  readonly #outputs: object[] = [];
+  readonly #shared = new Map<string, string>();
+  #next = 0;
+
+  constructor(name: string) {
+    this.#name = name;
+  }
+
+  input(name: string, type: ElementType, shape: readonly Dimension[]): string {
+    this.#inputs.push(valueInfo(name, type, shape));
+    return name;
+  }
+
+  /** Makes `value` a graph output called `name`. */
+  output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
+    if (value !== name)
+      this.#nodes.push({ op_type: "Identity", input: [value], output: [name], name: `output/${name}` });
+    this.#outputs.push(valueInfo(name, type, shape));
+  }
+
+  /** A constant whose bytes are copied into the graph. Throws an Error when shape and length disagree. */
+  constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
+    const expected = shape.reduce((a, b) => a * b, 1);
+    if (expected !== array.length) {
+      throw new Error(
+        `graph ${this.#name}: constant ${name} of shape [${shape}] needs ${expected} elements, got ${array.length}`,
+      );
+    }
+    this.#initializers.push({
+      name,
+      dims: [...shape],
+      data_type: elementTypes[elementTypeOf(array)],
+      raw_data: new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+    });
+    return name;
+  }
+
+  /** A small int64 vector, such as a shape or a list of axes; equal ones are stored once. */
+  integers(...values: number[]): string {
+    return this.#share(`integers ${values}`, () => this.constant(BigInt64Array.from(values, BigInt), [values.length]));
+  }
+
+  /** A float32 scalar; equal ones are stored once. */
+  scalar(value: number): string {
+    return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
+  }
+
+  /** Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. */
+  node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
+    return this.nodes(op, inputs, 1, attributes)[0];
+  }
+
+  /** Adds a node with `count` outputs and returns their names. */
+  nodes(op: string, inputs: readonly string[], count: number, attributes: Record<string, Attribute> = {}): string[] {
+    const [domain, type] = op.includes(":") ? op.split(":") : ["", op];
+    const name = this.#fresh(type);
+    const outputs = count === 1 ? [name] : Array.from({ length: count }, (_, i) => `${name}.${i}`);
+    this.#nodes.push({
+      op_type: type,
+      domain,
+      name,
+      input: [...inputs],
+      output: outputs,
+      attribute: Object.entries(attributes).map(([key, value]) => attribute(key, value)),
+    });
+    return outputs;
+  }
+
+  /** The serialised ModelProto. Throws an Error when protobuf finds a field of the wrong type. */
+  bytes(): Uint8Array {
+    const model = {
+      ir_version: irVersion,
+      producer_name: "chameleon-edge",
+      opset_import: [
+        { domain: "", version: operatorSet },
+        { domain: "com.microsoft", version: 1 },
+      ],
+      graph: {
+        name: this.#name,
+        node: this.#nodes,
+        initializer: this.#initializers,
+        input: this.#inputs,
+        output: this.#outputs,
+      },
+    };
+    const problem = ModelProto.verify(model);
+    if (problem) throw new Error(`graph ${this.#name}: ${problem}`);
+    return ModelProto.encode(model).finish();
+  }
+
+  #fresh(stem: string): string {
+    return `${stem}_${this.#next++}`;
+  }
+
+  #share(key: string, make: () => string): string {
+    const known = this.#shared.get(key);
+    if (known) return known;
+    const made = make();
+    this.#shared.set(key, made);
+    return made;
+  }
+}
+
+function valueInfo(name: string, type: ElementType, shape: readonly Dimension[]): object {
+  const dim = shape.map((d) => (typeof d === "number" ? { dim_value: d } : { dim_param: d }));
+  return { name, type: { tensor_type: { elem_type: elementTypes[type], shape: { dim } } } };
+}
+
+function attribute(name: string, value: Attribute): object {
+  if (typeof value === "string") return { name, type: 3, s: new TextEncoder().encode(value) };
+  if (typeof value === "number") return { name, type: 2, i: value };
+  if ("float" in value) return { name, type: 1, f: value.float };
+  return { name, type: 7, ints: [...value] };
+}
+
+function elementTypeOf(array: Constant): ElementType {
+  if (array instanceof Float32Array) return "float32";
+  if (array instanceof Int32Array) return "int32";
+  if (array instanceof BigInt64Array) return "int64";
+  if (array instanceof Int8Array) return "int8";
+  return "uint8";
+}

@@ -1,0 +1,98 @@
+/** Reads a folder as Hugging Face lays it out: config.json and model.safetensors of a GPT2LMHeadModel. */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { Gpt2Config } from "./step.ts";
+
+const configSchema = z.object({
+  model_type: z.literal("gpt2"),
+  vocab_size: z.int().positive(),
+  n_embd: z.int().positive(),
+  n_layer: z.int().positive(),
+  n_head: z.int().positive(),
+  n_positions: z.int().positive(),
+  n_inner: z.int().positive().nullish(),
+  activation_function: z.literal("gelu_new").default("gelu_new"),
+  layer_norm_epsilon: z.number().positive().default(1e-5),
+  tie_word_embeddings: z.literal(true).default(true),
+  scale_attn_weights: z.literal(true).default(true),
+  scale_attn_by_inverse_layer_idx: z.literal(false).default(false),
+  eos_token_id: z.int().min(0),
+});
+
+export interface ModelFolder {
+  config: Gpt2Config;
+  weights: TensorFile;
+  /** SHA-256 of model.safetensors. */
+  weightsHash: string;
+}
+
+/**
+ * Reads and checks a model folder. Tensor names lose the `transformer.` prefix that some exports carry.
+ * Throws an Error that names the file and the field or tensor at fault.
+ */
+export async function readModelFolder(directory: string): Promise<ModelFolder> {
+  const configFile = join(directory, "config.json");
+  const parsed = configSchema.safeParse(JSON.parse(await readFile(configFile, "utf8")));
+  if (!parsed.success)
+    throw new Error(`${configFile} does not describe a GPT-2 we can serve: ${z.prettifyError(parsed.error)}`);
+  const raw = parsed.data;
+  if (raw.n_inner && raw.n_inner !== 4 * raw.n_embd) {
+    throw new Error(`${configFile}: n_inner is ${raw.n_inner}, only 4 × n_embd = ${4 * raw.n_embd} is supported`);
+  }
+  const bytes = await readFile(join(directory, "model.safetensors"));
+  const weights: TensorFile = new Map();
+  for (const [name, tensor] of readTensorFile(bytes)) weights.set(name.replace(/^transformer\./, ""), tensor);
+  const config: Gpt2Config = {
+    vocabularySize: raw.vocab_size,
+    hiddenSize: raw.n_embd,
+    layers: raw.n_layer,
+    heads: raw.n_head,
+    contextTokens: raw.n_positions,
+    layerNormEpsilon: raw.layer_norm_epsilon,
+    endOfTextId: raw.eos_token_id,
+  };
+  checkShapes(directory, config, weights);
+  return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
+}
+
+/** Every tensor the trunk needs, with its shape (Conv1D weights are [in, out]). */
+export function expectedShapes(config: Gpt2Config): Map<string, number[]> {
+  const { hiddenSize: D, vocabularySize: V } = config;
+  const shapes = new Map<string, number[]>([
+    ["wte.weight", [V, D]],
+    ["wpe.weight", [config.contextTokens, D]],
+    ["ln_f.weight", [D]],
+    ["ln_f.bias", [D]],
+  ]);
+  for (let l = 0; l < config.layers; l++) {
+    const layer: [string, number[]][] = [
+      ["ln_1.weight", [D]],
+      ["ln_1.bias", [D]],
+      ["attn.c_attn.weight", [D, 3 * D]],
+      ["attn.c_attn.bias", [3 * D]],
+      ["attn.c_proj.weight", [D, D]],
+      ["attn.c_proj.bias", [D]],
+      ["ln_2.weight", [D]],
+      ["ln_2.bias", [D]],
+      ["mlp.c_fc.weight", [D, 4 * D]],
+      ["mlp.c_fc.bias", [4 * D]],
+      ["mlp.c_proj.weight", [4 * D, D]],
+      ["mlp.c_proj.bias", [D]],
+    ];
+    for (const [name, shape] of layer) shapes.set(`h.${l}.${name}`, shape);
+  }
+  return shapes;
+}
+
+function checkShapes(directory: string, config: Gpt2Config, weights: TensorFile): void {
+  for (const [name, shape] of expectedShapes(config)) {
+    const found = weights.get(name)?.shape;
+    if (!found) throw new Error(`${directory}/model.safetensors has no tensor ${name}`);
+    if (found.join() !== shape.join()) {
+      throw new Error(`${directory}/model.safetensors: ${name} is [${found}], config.json asks for [${shape}]`);
+    }
+  }
+}

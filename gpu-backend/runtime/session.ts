@@ -1,0 +1,25 @@
+/** Loads a graph into ONNX Runtime. The only file that names the package, so the only one that knows its options. */
+import ort from "onnxruntime-node";
+
+export type Session = ort.InferenceSession;
+export type Tensor = ort.Tensor;
+type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
+
+/** Opens a session on the CPU over a serialised ModelProto, with `threads` threads inside each operator. */
+export function openSession(model: Uint8Array, options: { threads: number }): Promise<Session> {
+  return ort.InferenceSession.create(model, {
+    executionProviders: ["cpu"],
+    graphOptimizationLevel: "all",
+    intraOpNumThreads: options.threads,
+    interOpNumThreads: 1,
+    executionMode: "sequential",
+    logSeverityLevel: 3,
+    // Spinning worker threads would starve the HTTP thread on a machine with few cores.
+    extra: { session: { intra_op: { allow_spinning: "0" } } },
+  });
+}
+
+/** A tensor over the array's own memory: what is written there before the run is what the graph reads. */
+export function tensor(elements: Elements, shape: readonly number[]): Tensor {
+  return new ort.Tensor(elements as Float32Array, shape);
+}
