@@ -2,7 +2,13 @@
  * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
  * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads, d head width,
  * P past positions of the feed, N head rows.
+ *
+ * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
+ * runs or at least `minimumPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
+ * another order). So a decode step has T = 1 and a prefill pass pads to at least 2.
  */
+
+export const minimumPrefillTokens = 2;
 
 export interface StepInput {
   /** S */

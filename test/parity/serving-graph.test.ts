@@ -1,0 +1,173 @@
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { type Bank, minimumPrefillTokens, type StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
+import reference from "../support/chameleon-mini-reference.json" with { type: "json" };
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
+
+/** Sums of a few hundred float32 products differ from float64 by far less; a wrong mask or head by far more. */
+const tolerance = 1e-4;
+const seed = 20_261_117;
+const random = seededRandom(seed);
+const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+
+let model: ModelFolder;
+let bank: Bank;
+let runner: StepRunner;
+
+beforeAll(async () => {
+  console.log(`seed ${seed}, tolerance ${tolerance}`);
+  model = await readModelFolder(modelFolder);
+  bank = randomBank(model.config, 12, 3, random);
+  runner = await createStepRunner({ ...model, bank, threads: 2 });
+});
+afterAll(() => runner.release());
+
+const randomIds = (count: number) =>
+  Array.from({ length: count }, () => Math.floor(random() * model.config.vocabularySize));
+const randomGates = () => Float32Array.from({ length: bank.gates }, () => random() * 4 - 2);
+const row = (tokenIds: number[], gates = new Float32Array(bank.gates)): StepRow => ({
+  tokenIds,
+  gates,
+  ...noPast(model.config),
+});
+
+/** A row that has a past: its first `pastLength` tokens were prefilled alone. */
+async function grownRow(pastLength: number, tokenIds: number[]): Promise<StepRow> {
+  const start = row(randomIds(pastLength));
+  const input = stepOf(model.config, [start]);
+  const past = grownPast(model.config, start, 0, input, await runner.run(input));
+  return { tokenIds, gates: randomGates(), past, pastLength };
+}
+
+describe("against the oracle", () => {
+  test("the oracle gives PyTorch's logits, and so does the graph", async () => {
+    for (const { ids, last_logits_top5, last_logits_sum } of reference) {
+      const input = stepOf(model.config, [row(ids)]);
+      const { logits, topIds, topLogits } = await runner.run(input);
+      const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
+      const expected = oracleLogits(model.config, model.weights, hidden, bank, new Float32Array(bank.gates));
+      const difference = maxDifference(logits!, expected);
+      console.log(`${ids.length} tokens: max |graph − oracle| ${difference.toExponential(2)}`);
+      expect(difference).toBeLessThan(tolerance);
+      last_logits_top5.forEach(([id, logit], rank) => {
+        expect(topIds[rank]).toBe(id);
+        expect(Math.abs(topLogits[rank] - logit)).toBeLessThan(tolerance);
+        expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
+      });
+      // 4,096 differences add up here.
+      expect(Math.abs(expected.reduce((a, b) => a + b) - last_logits_sum)).toBeLessThan(0.01);
+    }
+  });
+
+  test("a ragged batch of mixed gates gives each row the oracle's logits, log-sum-exp, ranking and target", async () => {
+    const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
+    const input = stepOf(model.config, rows, { pastTokens: 64 });
+    input.targetIds = Int32Array.of(7, 4095, 0, 300);
+    input.inverseTemperatures = Float32Array.of(1, 0.5, 2, 1.25);
+    const output = await runner.run(input);
+    const V = model.config.vocabularySize;
+    let worst = 0;
+    rows.forEach(({ tokenIds, gates }, s) => {
+      const hidden = oracleHidden(model.config, model.weights, tokenIds).at(-1)!;
+      const expected = oracleLogits(model.config, model.weights, hidden, bank, gates);
+      const logits = output.logits!.subarray(s * V, (s + 1) * V);
+      worst = Math.max(
+        worst,
+        maxDifference(output.hidden!.subarray(s * hidden.length, (s + 1) * hidden.length), hidden),
+        maxDifference(logits, expected),
+        Math.abs(output.logSumExp[s] - oracleLogSumExp(expected)),
+        Math.abs(output.scaledLogSumExp[s] - oracleLogSumExp(expected.map((x) => x * input.inverseTemperatures[s]))),
+      );
+      expect(output.targetLogits[s]).toBe(logits[input.targetIds[s]]);
+      const ranked = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+      const K = output.topCount;
+      expect(Array.from(output.topIds.subarray(s * K, (s + 1) * K))).toEqual(ranked.slice(0, K));
+      expect(output.topLogits[s * K]).toBe(logits[ranked[0]]);
+    });
+    console.log(`max |graph − oracle| ${worst.toExponential(2)}`);
+    expect(worst).toBeLessThan(tolerance);
+  });
+
+  test("the row bias lands on its row and id, and nowhere else", async () => {
+    const rows = [row(randomIds(5)), row(randomIds(9))];
+    const plain = await runner.run(stepOf(model.config, rows));
+    const input = stepOf(model.config, rows);
+    input.bias = {
+      rows: Int32Array.of(1, 0, 1),
+      ids: Int32Array.of(11, 11, 4000),
+      values: Float32Array.of(2.5, -100, 1),
+    };
+    const biased = await runner.run(input);
+    const expected = plain.logits!.slice();
+    const V = model.config.vocabularySize;
+    expected[V + 11] += 2.5;
+    expected[11] += -100;
+    expected[V + 4000] += 1;
+    expect(maxDifference(biased.logits!, expected)).toBe(0);
+  });
+
+  test("chunks over a split past give what one pass gives, and the trunk alone agrees", async () => {
+    const ids = randomIds(100);
+    const trunk = await createTrunkRunner({ ...model, threads: 1 });
+    const whole = await trunk.hidden(Int32Array.from(ids), 1, ids.length);
+    await trunk.release();
+    const gates = randomGates();
+    let pastRow = row(ids.slice(0, 64), gates);
+    let worst = 0;
+    const D = model.config.hiddenSize;
+    for (const next of [ids.slice(64, 96), ...ids.slice(96).map((id) => [id]), []]) {
+      const input = stepOf(model.config, [pastRow], { pastTokens: 128 });
+      const output = await runner.run(input);
+      const past = grownPast(model.config, pastRow, 0, input, output);
+      const pastLength = pastRow.pastLength + pastRow.tokenIds.length;
+      worst = Math.max(worst, maxDifference(output.hidden!, whole.subarray((pastLength - 1) * D, pastLength * D)));
+      pastRow = { tokenIds: next, gates, past, pastLength };
+    }
+    console.log(`max |chunked − whole| ${worst.toExponential(2)}`);
+    expect(worst).toBeLessThan(tolerance);
+  });
+});
+
+describe("invariants, bit for bit", () => {
+  test("head-only: whatever the gates, hidden states, keys and values are the same; the logits are not", async () => {
+    const ids = randomIds(20);
+    const runs = await Promise.all(
+      [new Float32Array(bank.gates), randomGates(), randomGates()].map((gates) =>
+        runner.run(stepOf(model.config, [row(ids, gates)])),
+      ),
+    );
+    for (const other of runs.slice(1)) {
+      expect(maxDifference(other.hidden!, runs[0].hidden!)).toBe(0);
+      expect(maxDifference(other.present, runs[0].present)).toBe(0);
+      expect(maxDifference(other.logits!, runs[0].logits!)).toBeGreaterThan(0.1);
+    }
+  });
+
+  test.each([
+    ["decode", false, (i: number) => grownRow([5, 37, 60][i % 3], randomIds(1))],
+    ["prefill", true, async (i: number) => row(randomIds([64, 30, 7, 1][i % 4]), randomGates())],
+    ["second chunk", true, (i: number) => grownRow(64, randomIds([32, 5, 1][i % 3]))],
+  ])("batch-invariant in %s: a row is the same alone, among 32, and under any padding", async (_, prefill, make) => {
+    const rows = await Promise.all(Array.from({ length: 32 }, (_, i) => make(i)));
+    const { vocabularySize: V, hiddenSize: D } = model.config;
+    const together = await runner.run(stepOf(model.config, rows, { pastTokens: 64 }));
+    for (const s of [0, 1, 2, 3, 31]) {
+      const tokens = prefill ? Math.max(minimumPrefillTokens, rows[s].tokenIds.length) : 1;
+      const shapes = [
+        { pastTokens: 64, tokens },
+        { pastTokens: 512, tokens },
+      ];
+      if (prefill) shapes.push({ pastTokens: 128, tokens: tokens + 13 });
+      for (const shape of shapes) {
+        const alone = await runner.run(stepOf(model.config, [rows[s]], shape));
+        expect(maxDifference(alone.logits!, together.logits!.subarray(s * V, (s + 1) * V))).toBe(0);
+        expect(maxDifference(alone.hidden!, together.hidden!.subarray(s * D, (s + 1) * D))).toBe(0);
+        expect(alone.logSumExp[0]).toBe(together.logSumExp[s]);
+      }
+    }
+  });
+});
