@@ -1,0 +1,44 @@
+import { describe, expect, test } from "vitest";
+import { GraphBuilder } from "../../../../gpu-backend/runtime/graph.ts";
+import { openSession, tensor } from "../../../../gpu-backend/runtime/session.ts";
+
+describe("GraphBuilder", () => {
+  test("a built graph runs: constants, attributes, several outputs, sizes that vary between runs", async () => {
+    const g = new GraphBuilder("test");
+    const x = g.input("x", "float32", ["N", 2]);
+    const doubled = g.node("Mul", [x, g.scalar(2)]);
+    const [left, right] = g.nodes("Split", [doubled], 2, { axis: 1, num_outputs: 2 });
+    g.output("left", left, "float32", ["N", 1]);
+    g.output("right", g.node("Add", [right, g.constant(Float32Array.of(10), [1])]), "float32", ["N", 1]);
+    const session = await openSession(g.bytes(), { threads: 1 });
+    for (const rows of [1, 3]) {
+      const values = Float32Array.from({ length: 2 * rows }, (_, i) => i);
+      const results = await session.run({ x: tensor(values, [rows, 2]) });
+      expect(results.left.data).toEqual(Float32Array.from({ length: rows }, (_, i) => 4 * i));
+      expect(results.right.data).toEqual(Float32Array.from({ length: rows }, (_, i) => 4 * i + 12));
+    }
+    await session.release();
+  });
+
+  test("equal integers and scalars are stored once", () => {
+    const g = new GraphBuilder("test");
+    expect(g.integers(1, 2)).toBe(g.integers(1, 2));
+    expect(g.scalar(0.5)).toBe(g.scalar(0.5));
+    expect(g.integers(1)).not.toBe(g.integers(1, 2));
+  });
+
+  test("a constant whose shape and length disagree is refused with both", () => {
+    const g = new GraphBuilder("test");
+    expect(() => g.constant(new Float32Array(5), [2, 3], "w")).toThrow(/w.*2,3.*6.*5/);
+  });
+
+  test("a constant over part of a larger buffer stores that part", async () => {
+    const g = new GraphBuilder("test");
+    const part = Float32Array.of(1, 2, 3, 4).subarray(1, 3);
+    g.output("y", g.node("Add", [g.input("x", "float32", [2]), g.constant(part, [2])]), "float32", [2]);
+    const session = await openSession(g.bytes(), { threads: 1 });
+    const { y } = await session.run({ x: tensor(Float32Array.of(10, 20), [2]) });
+    expect(y.data).toEqual(Float32Array.of(12, 23));
+    await session.release();
+  });
+});

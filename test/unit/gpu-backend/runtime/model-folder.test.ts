@@ -1,0 +1,76 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { expectedShapes, readModelFolder } from "../../../../gpu-backend/runtime/model-folder.ts";
+import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../shared/artifacts/tensor-file.ts";
+
+const config = {
+  model_type: "gpt2",
+  vocab_size: 11,
+  n_embd: 4,
+  n_layer: 1,
+  n_head: 2,
+  n_positions: 8,
+  eos_token_id: 10,
+};
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "model-folder-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+async function write(settings: object, change: (weights: TensorFile) => void = () => {}, prefix = ""): Promise<void> {
+  const shape = {
+    vocabularySize: 11,
+    hiddenSize: 4,
+    layers: 1,
+    heads: 2,
+    contextTokens: 8,
+    layerNormEpsilon: 1e-5,
+    endOfTextId: 10,
+  };
+  const weights: TensorFile = new Map();
+  for (const [name, dims] of expectedShapes(shape)) {
+    weights.set(prefix + name, tensorFrom(new Float32Array(dims.reduce((a, b) => a * b)), dims));
+  }
+  change(weights);
+  await writeFile(join(folder, "config.json"), JSON.stringify(settings));
+  await writeFile(join(folder, "model.safetensors"), writeTensorFile(weights));
+}
+
+describe("readModelFolder", () => {
+  test.each(["", "transformer."])("reads config and tensors named with the prefix %j", async (prefix) => {
+    await write(config, undefined, prefix);
+    const model = await readModelFolder(folder);
+    expect(model.config).toMatchObject({
+      vocabularySize: 11,
+      hiddenSize: 4,
+      layers: 1,
+      heads: 2,
+      contextTokens: 8,
+      endOfTextId: 10,
+    });
+    expect(model.weights.get("wte.weight")?.shape).toEqual([11, 4]);
+    expect(model.weightsHash).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test.each([
+    ["another architecture", { model_type: "llama" }, /model_type/],
+    ["another activation", { activation_function: "relu" }, /activation_function/],
+    ["attention scaled by layer", { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx/],
+    ["an untied head", { tie_word_embeddings: false }, /tie_word_embeddings/],
+    ["another inner width", { n_inner: 12 }, /n_inner.*12.*16/],
+  ])("refuses %s by the name of the field", async (_, change, message) => {
+    await write({ ...config, ...change });
+    await expect(readModelFolder(folder)).rejects.toThrow(message);
+  });
+
+  test("names a missing tensor, and both shapes of a wrong one", async () => {
+    await write(config, (weights) => weights.delete("h.0.mlp.c_fc.bias"));
+    await expect(readModelFolder(folder)).rejects.toThrow(/h\.0\.mlp\.c_fc\.bias/);
+    await write(config, (weights) => weights.set("wpe.weight", tensorFrom(new Float32Array(16), [4, 4])));
+    await expect(readModelFolder(folder)).rejects.toThrow(/wpe\.weight.*4,4.*8,4/);
+  });
+});
