@@ -1,0 +1,150 @@
+#!/usr/bin/env node
+/**
+ * The one way in: `node infra/bootstrap.mjs COMMAND [arguments]`, on Node ≥ 20 with nothing installed.
+ * Installs what is missing or stale, picks a Node that runs TypeScript, and goes on in a child.
+ * Not here: what a command does. Plain JavaScript with no dependency, because it runs before there is any.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = path.dirname(path.dirname(realpathSync(fileURLToPath(import.meta.url))));
+
+/** command → [entry file, one line of help]; everything after the command goes to the entry file. */
+const commands = {
+  start: ["infra/start.ts", "serve edge and backend on this machine (--json, --help)"],
+  test: ["infra/test.ts", "run the tests; arguments go to vitest (--project unit)"],
+  check: ["infra/check.ts", "lint and type check"],
+  backend: ["gpu-backend/main.ts", "serve the backend alone"],
+  train: ["gpu-backend/training/train.ts", "train adapters: --model DIR --corpus PATH... --out DIR"],
+  evaluate: ["gpu-backend/training/evaluate.ts", "measure trained adapters on held-out documents"],
+};
+
+/** Starting Node: enough to run this file. */
+const oldestNode = [20, 0];
+/** Running Node: the first that strips types from .ts files without a flag. */
+const oldestTypeScriptNode = [22, 18];
+
+function isAtLeast(version, [major, minor]) {
+  const [haveMajor, haveMinor] = version.replace("v", "").split(".").map(Number);
+  return haveMajor > major || (haveMajor === major && haveMinor >= minor);
+}
+
+function fail(message) {
+  process.stderr.write(`chameleon: ${message}\n`);
+  process.exit(1);
+}
+
+/** What decides the content of node_modules. Scripts and the like may change without a new install. */
+function installHash() {
+  const { dependencies, devDependencies, optionalDependencies, overrides } = JSON.parse(
+    readFileSync(path.join(root, "package.json"), "utf8"),
+  );
+  return createHash("sha256")
+    .update(JSON.stringify([dependencies, devDependencies, optionalDependencies, overrides]))
+    .update(readFileSync(path.join(root, "package-lock.json")))
+    .update(`${process.platform} ${process.arch}`)
+    .digest("hex");
+}
+
+/**
+ * Runs a command to its end and returns { code, output }. `stdio` as in spawn; what is piped is collected in `output`.
+ * SIGTERM and SIGHUP are passed on; a terminal's Ctrl-C reaches the child by itself, so here it is only outlived.
+ */
+function run(command, args, options) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, options);
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.on("data", (chunk) => {
+        output += chunk;
+      });
+    }
+    const forward = (signal) => child.kill(signal);
+    const outlive = () => {};
+    process.on("SIGTERM", forward).on("SIGHUP", forward).on("SIGINT", outlive);
+    // Under npm our parent should outlive us. If it was killed outright, nobody is left to stop the child.
+    const parent = process.ppid;
+    const watch = process.env.npm_lifecycle_event
+      ? setInterval(() => process.ppid === parent || child.kill("SIGTERM"), 500)
+      : undefined;
+    const finish = (code) => {
+      clearInterval(watch);
+      process.off("SIGTERM", forward).off("SIGHUP", forward).off("SIGINT", outlive);
+      resolve({ code, output });
+    };
+    child.on("error", (error) => {
+      output += error.message;
+      finish(127);
+    });
+    child.on("close", (code, signal) => finish(code ?? 128 + constants.signals[signal]));
+  });
+}
+
+/** Installs unless the stamp in node_modules says that exactly this lock was installed to its end. */
+async function install() {
+  const stampFile = path.join(root, "node_modules", ".chameleon-install");
+  const hash = installHash();
+  if (existsSync(stampFile) && readFileSync(stampFile, "utf8") === hash) return;
+
+  process.stderr.write("installing packages (once; a minute or less)…\n");
+  rmSync(stampFile, { force: true });
+  // The npm that started us, if one did: it is the one that is known to work here.
+  const npmScript = process.env.npm_execpath?.endsWith("npm-cli.js") ? [process.env.npm_execpath] : [];
+  const npm = npmScript.length > 0 ? process.execPath : "npm";
+  // --include=dev, because NODE_ENV=production would leave out what start and test need;
+  // --prefer-offline is exact here, as the lock holds every package's hash.
+  const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
+  const { code, output } = await run(npm, args, {
+    cwd: root,
+    stdio: ["ignore", "pipe", "pipe"],
+    shell: npm === "npm" && process.platform === "win32",
+  });
+  if (code >= 128) process.exit(code);
+  if (code !== 0) {
+    const network =
+      /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/;
+    const cause = network.exec(output);
+    if (cause) fail(`cannot install: the npm registry is out of reach (${cause[0]}). Connect once, then try again.`);
+    process.stderr.write(output);
+    fail(`cannot install: npm ci ended with ${code}.`);
+  }
+  writeFileSync(stampFile, hash);
+}
+
+/** The pinned Node of node_modules where it runs (Linux with glibc), else the one running this, if new enough. */
+function pickNode() {
+  const pinned = path.join(root, "node_modules", `node-linux-${process.arch}`, "bin", "node");
+  if (process.platform === "linux" && existsSync(pinned) && spawnSync(pinned, ["--version"]).status === 0)
+    return pinned;
+  if (isAtLeast(process.version, oldestTypeScriptNode)) return process.execPath;
+  return fail(
+    `on ${process.platform} ${process.arch}, Node ${oldestTypeScriptNode.join(".")} or newer is needed; this is ${process.version}.`,
+  );
+}
+
+const [command, ...rest] = process.argv.slice(2);
+if (!isAtLeast(process.version, oldestNode))
+  fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
+if (!Object.hasOwn(commands, command ?? "")) {
+  const lines = Object.entries(commands).map(([name, [, help]]) => `  ${name.padEnd(10)}${help}`);
+  const usage = `usage: chameleon COMMAND [arguments]\n\n${lines.join("\n")}\n`;
+  if (command === "--help" || command === "-h") process.stdout.write(usage);
+  else {
+    process.stderr.write(command ? `chameleon: there is no command "${command}".\n\n${usage}` : usage);
+    process.exit(2);
+  }
+} else {
+  await install();
+  const node = pickNode();
+  const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
+  const { code } = await run(node, [path.join(root, commands[command][0]), ...rest], {
+    // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
+    stdio: ["inherit", "inherit", "inherit", "ipc"],
+    env: { ...process.env, PATH: directories.join(path.delimiter) },
+  });
+  process.exit(code);
+}
