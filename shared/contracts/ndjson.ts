@@ -1,0 +1,100 @@
+/**
+ * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
+ */
+import { type Frame, frameSchema } from "./inference.ts";
+
+const newline = 0x0a;
+/** Far above any frame of a prompt that fits a request, and low enough that a broken peer cannot fill the memory. */
+export const maximumLineBytes = 8 * 2 ** 20;
+
+/** One frame as a line, newline included. */
+export function frameLine(frame: Frame): string {
+  return `${JSON.stringify(frame)}\n`;
+}
+
+/** Cuts a byte stream into lines. Chunks may be cut anywhere, also inside a character. */
+export class LineSplitter {
+  readonly #maximumBytes: number;
+  /** The beginning of an unfinished line. */
+  #pending: Uint8Array[] = [];
+  #pendingBytes = 0;
+
+  constructor(maximumBytes: number = maximumLineBytes) {
+    this.#maximumBytes = maximumBytes;
+  }
+
+  /** The lines that this chunk completes, without their newline. Throws an Error for an overlong line or bad UTF-8. */
+  push(chunk: Uint8Array): string[] {
+    const lines: string[] = [];
+    let start = 0;
+    for (let end = chunk.indexOf(newline); end >= 0; end = chunk.indexOf(newline, start)) {
+      this.#append(chunk.subarray(start, end));
+      lines.push(this.#flush());
+      start = end + 1;
+    }
+    // A copy: the caller may reuse its buffer.
+    if (start < chunk.length) this.#append(new Uint8Array(chunk.subarray(start)));
+    return lines;
+  }
+
+  /** The last line where the stream ends without a newline, else "". */
+  end(): string {
+    return this.#flush();
+  }
+
+  #append(part: Uint8Array): void {
+    this.#pendingBytes += part.length;
+    if (this.#pendingBytes > this.#maximumBytes) {
+      throw new Error(`NDJSON: a line of more than ${this.#maximumBytes} bytes (${this.#pendingBytes} so far)`);
+    }
+    this.#pending.push(part);
+  }
+
+  #flush(): string {
+    const line = new Uint8Array(this.#pendingBytes);
+    let length = 0;
+    for (const part of this.#pending) {
+      line.set(part, length);
+      length += part.length;
+    }
+    this.#pending = [];
+    this.#pendingBytes = 0;
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(line);
+  }
+}
+
+/** Reads frames from a byte stream. Blank lines are skipped. */
+export class FrameReader {
+  readonly #lines = new LineSplitter();
+
+  /** The frames that this chunk completes. Throws an Error for a line that is not a frame. */
+  push(chunk: Uint8Array): Frame[] {
+    return this.#lines.push(chunk).filter(isNotBlank).map(parseFrame);
+  }
+
+  /** Throws an Error where the stream ends inside a line. */
+  end(): void {
+    const rest = this.#lines.end();
+    if (isNotBlank(rest)) throw new Error(`NDJSON: the stream ended inside a line: ${excerpt(rest)}`);
+  }
+}
+
+function parseFrame(line: string): Frame {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch (cause) {
+    throw new Error(`NDJSON: a line is not JSON: ${excerpt(line)}`, { cause });
+  }
+  const parsed = frameSchema.safeParse(value);
+  if (!parsed.success) throw new Error(`NDJSON: a line is not a frame: ${excerpt(line)}`, { cause: parsed.error });
+  return parsed.data;
+}
+
+function isNotBlank(line: string): boolean {
+  return line.trim() !== "";
+}
+
+function excerpt(line: string): string {
+  return JSON.stringify(line.length > 120 ? `${line.slice(0, 120)}…` : line);
+}

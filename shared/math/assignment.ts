@@ -1,0 +1,90 @@
+/**
+ * Where a text belongs: its prompt embedding and the centroids nearest to it. Mean-centring, half-whitening and
+ * projection are linear, so training folded them into the table; what is left is a mean of rows.
+ * Shapes: V vocabulary, P dimensions, K centroids.
+ */
+import { type Tensor, type TensorFile, tensorOf, toFloat32 } from "../artifacts/tensor-file.ts";
+
+export interface EdgeTable {
+  vocabularySize: number; // V
+  dimensions: number; // P
+  rows: Int8Array; // [V, P]
+  /** A row's values are `rows · rowScales`. */
+  rowScales: Float32Array; // [V]
+}
+
+export interface CentroidVectors {
+  count: number; // K
+  dimensions: number; // P
+  vectors: Float32Array; // [K, P], each of length 1
+}
+
+export interface RankedCentroid {
+  index: number;
+  /** Cosine of the angle to the prompt embedding. */
+  similarity: number;
+}
+
+/** Reads edge-table.safetensors. Throws an Error that names the tensor and shape at fault. */
+export function readEdgeTable(file: TensorFile): { table: EdgeTable; centroids: CentroidVectors } {
+  const table = tensorOf(file, "table");
+  const [vocabularySize, dimensions] = table.shape;
+  requireTensor("table", table, "I8", [vocabularySize, dimensions]);
+  const scales = tensorOf(file, "table_scale");
+  requireTensor("table_scale", scales, "F32", [vocabularySize]);
+  const centroids = tensorOf(file, "centroids");
+  const count = centroids.shape[0];
+  requireTensor("centroids", centroids, "F32", [count, dimensions]);
+  return {
+    table: {
+      vocabularySize,
+      dimensions,
+      rows: new Int8Array(table.bytes.buffer, table.bytes.byteOffset, table.bytes.byteLength),
+      rowScales: toFloat32(scales),
+    },
+    centroids: { count, dimensions, vectors: toFloat32(centroids) },
+  };
+}
+
+function requireTensor(name: string, { dtype, shape }: Tensor, wantedDtype: string, wantedShape: number[]): void {
+  if (dtype !== wantedDtype || shape.join() !== wantedShape.join()) {
+    throw new Error(`edge table: tensor ${name} is ${dtype} [${shape}], expected ${wantedDtype} [${wantedShape}]`);
+  }
+}
+
+/**
+ * The prompt embedding [P]: the mean of the tokens' rows, L2-normalised; all zeros where that mean is zero.
+ * Throws a RangeError for an id out of the vocabulary.
+ */
+export function promptEmbedding(tokenIds: ArrayLike<number>, table: EdgeTable): Float32Array<ArrayBuffer> {
+  const { vocabularySize, dimensions, rows, rowScales } = table;
+  // The sum does for the mean, as only the direction is kept.
+  const sum = new Float64Array(dimensions);
+  for (let t = 0; t < tokenIds.length; t++) {
+    const id = tokenIds[t];
+    if (!(id >= 0 && id < vocabularySize)) {
+      throw new RangeError(`token id ${id} is not in the vocabulary of ${vocabularySize}`);
+    }
+    const scale = rowScales[id];
+    const row = id * dimensions;
+    for (let p = 0; p < dimensions; p++) sum[p] += scale * rows[row + p];
+  }
+  let squares = 0;
+  for (let p = 0; p < dimensions; p++) squares += sum[p] * sum[p];
+  const length = Math.sqrt(squares);
+  const embedding = new Float32Array(dimensions);
+  if (length > 0) for (let p = 0; p < dimensions; p++) embedding[p] = sum[p] / length;
+  return embedding;
+}
+
+/** All centroids by their similarity to `embedding` [P], best first, ties to the lower index. */
+export function rankCentroids(embedding: Float32Array, centroids: CentroidVectors): RankedCentroid[] {
+  const { count, dimensions, vectors } = centroids;
+  const ranked: RankedCentroid[] = [];
+  for (let index = 0; index < count; index++) {
+    let similarity = 0;
+    for (let p = 0; p < dimensions; p++) similarity += embedding[p] * vectors[index * dimensions + p];
+    ranked.push({ index, similarity });
+  }
+  return ranked.sort((a, b) => b.similarity - a.similarity || a.index - b.index);
+}

@@ -1,0 +1,103 @@
+/**
+ * Byte-pair merging of one pre-token in O(n log n): the pieces are a linked list, a heap holds the merges that are
+ * possible, lowest rank first and leftmost among equals. The plain way, a search of the whole list per merge, is
+ * quadratic: 100,000 equal letters would hold the machine for ten seconds.
+ */
+import type { MergeTable } from "./merge-table.ts";
+
+const none = -1;
+/** Scratch memory kept between calls, in bytes of pre-token; a longer one gets memory of its own. */
+const keptLength = 4096;
+
+export class Merger {
+  readonly #table: MergeTable;
+  /** Token id by rank. */
+  readonly #mergedIds: Uint16Array;
+  #ids = new Int32Array(0);
+  /** Neighbours in the list; `#next[i]` of a node that was merged away is not read again. */
+  #next = new Int32Array(0);
+  #previous = new Int32Array(0);
+  /** Rank of the merge of node i with its next one, or `none`. An entry of the heap that disagrees is stale. */
+  #ranks = new Int32Array(0);
+  /** rank · 2³² + node, as a binary min-heap. */
+  #heap = new Float64Array(0);
+  #heapSize = 0;
+
+  constructor(table: MergeTable, mergedIds: Uint16Array) {
+    this.#table = table;
+    this.#mergedIds = mergedIds;
+    this.#allocate(keptLength);
+  }
+
+  /** Appends to `out` the token ids that the first `length` of `byteIds` merge into. */
+  merge(byteIds: ArrayLike<number>, length: number, out: number[]): void {
+    if (length > keptLength) this.#allocate(length);
+    for (let i = 0; i < length; i++) {
+      this.#ids[i] = byteIds[i];
+      this.#next[i] = i + 1 < length ? i + 1 : none;
+      this.#previous[i] = i - 1;
+    }
+    for (let i = 0; i < length; i++) this.#rank(i);
+    while (this.#heapSize > 0) {
+      const entry = this.#pop();
+      const node = entry % 2 ** 32;
+      const rank = (entry - node) / 2 ** 32;
+      if (this.#ranks[node] !== rank) continue;
+      const gone = this.#next[node];
+      const after = this.#next[gone];
+      this.#ids[node] = this.#mergedIds[rank];
+      this.#ranks[gone] = none;
+      this.#next[node] = after;
+      if (after !== none) this.#previous[after] = node;
+      this.#rank(node);
+      if (this.#previous[node] !== none) this.#rank(this.#previous[node]);
+    }
+    for (let i = 0; i !== none; i = this.#next[i]) out.push(this.#ids[i]);
+    if (length > keptLength) this.#allocate(keptLength);
+  }
+
+  /** Looks up the merge of `node` with its next one and queues it. */
+  #rank(node: number): void {
+    const next = this.#next[node];
+    const rank = next === none ? none : this.#table.rankOf(this.#ids[node], this.#ids[next]);
+    this.#ranks[node] = rank;
+    if (rank !== none) this.#push(rank * 2 ** 32 + node);
+  }
+
+  #push(entry: number): void {
+    const heap = this.#heap;
+    let i = this.#heapSize++;
+    while (i > 0) {
+      const parent = (i - 1) >> 1;
+      if (heap[parent] <= entry) break;
+      heap[i] = heap[parent];
+      i = parent;
+    }
+    heap[i] = entry;
+  }
+
+  #pop(): number {
+    const heap = this.#heap;
+    const lowest = heap[0];
+    const size = --this.#heapSize;
+    const moved = heap[size];
+    let i = 0;
+    for (let child = 1; child < size; child = 2 * i + 1) {
+      if (child + 1 < size && heap[child + 1] < heap[child]) child++;
+      if (moved <= heap[child]) break;
+      heap[i] = heap[child];
+      i = child;
+    }
+    heap[i] = moved;
+    return lowest;
+  }
+
+  #allocate(length: number): void {
+    this.#ids = new Int32Array(length);
+    this.#next = new Int32Array(length);
+    this.#previous = new Int32Array(length);
+    this.#ranks = new Int32Array(length);
+    // One entry per pair at first; a merge takes one out and puts at most two in.
+    this.#heap = new Float64Array(2 * length);
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * Text from token ids as they come, for one sequence. Holds back the bytes of an unfinished character, and text that
+ * may turn out to begin a stop string. Edge (for the text) and backend (for `stopped`) run the same code, so both stop
+ * at the same token.
+ */
+
+export class TextStream {
+  readonly #pieceOf: (id: number) => Uint8Array;
+  readonly #stops: readonly string[];
+  readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  /** Decoded and not yet emitted: always a proper beginning of some stop string. */
+  #held = "";
+  #stopped = false;
+  #emittedCharacters = 0;
+
+  /** `stops`: none empty. */
+  constructor(pieceOf: (id: number) => Uint8Array, stops: readonly string[]) {
+    this.#pieceOf = pieceOf;
+    // Decoded text is well-formed, so a stop string with half a surrogate pair in it could only cut a character in two.
+    this.#stops = stops.map((stop) => stop.toWellFormed());
+  }
+
+  /** Characters (Unicode code points) emitted so far. */
+  get emittedCharacters(): number {
+    return this.#emittedCharacters;
+  }
+
+  /**
+   * Takes the next token id and returns the text that is now certain. The stop string that is complete first wins,
+   * whatever the token boundaries; of two that are complete at once, the longer. `stopped` stays true from then on.
+   */
+  push(id: number): { text: string; stopped: boolean } {
+    if (this.#stopped) return { text: "", stopped: true };
+    return this.#take(this.#decoder.decode(this.#pieceOf(id), { stream: true }));
+  }
+
+  /** Ends the text and returns what was held back; an unfinished character becomes U+FFFD. */
+  end(): string {
+    if (this.#stopped) return "";
+    const { text } = this.#take(this.#decoder.decode());
+    const rest = this.#emit(this.#held);
+    this.#held = "";
+    this.#stopped = true;
+    return text + rest;
+  }
+
+  #take(decoded: string): { text: string; stopped: boolean } {
+    const text = this.#held + decoded;
+    const match = firstCompleted(text, this.#stops);
+    if (match !== null) {
+      this.#stopped = true;
+      this.#held = "";
+      return { text: this.#emit(text.slice(0, match)), stopped: true };
+    }
+    const certain = text.length - longestBeginning(text, this.#stops);
+    this.#held = text.slice(certain);
+    return { text: this.#emit(text.slice(0, certain)), stopped: false };
+  }
+
+  #emit(text: string): string {
+    for (const _ of text) this.#emittedCharacters++;
+    return text;
+  }
+}
+
+/** Start of the stop string that ends first in `text` (the longest of those), or null. */
+function firstCompleted(text: string, stops: readonly string[]): number | null {
+  let start: number | null = null;
+  let end = Number.POSITIVE_INFINITY;
+  for (const stop of stops) {
+    const found = text.indexOf(stop);
+    if (found < 0) continue;
+    if (found + stop.length < end || (found + stop.length === end && found < start!)) {
+      start = found;
+      end = found + stop.length;
+    }
+  }
+  return start;
+}
+
+/** Length of the longest end of `text` that begins a stop string without completing it. */
+function longestBeginning(text: string, stops: readonly string[]): number {
+  let longest = 0;
+  for (const stop of stops) {
+    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(stop.slice(0, length))) {
+        longest = length;
+        break;
+      }
+    }
+  }
+  return longest;
+}
