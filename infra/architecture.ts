@@ -1,0 +1,174 @@
+/**
+ * What may import what, and the other rules of the house that a reader cannot check by eye. Pure: sources in,
+ * violations out, so that the rules themselves are tested on sources that break them.
+ * Not here: style and types, which are Biome's and the compiler's.
+ */
+import path from "node:path/posix";
+import { parseAst } from "vitest/node";
+
+/** Folder or file → the files it may import besides itself. The longest matching prefix decides. */
+const mayImport: Record<string, string[]> = {
+  shared: [],
+  edge: ["shared"],
+  "gpu-backend/adapters": ["shared"],
+  "gpu-backend/kv": ["shared"],
+  "gpu-backend/runtime": ["shared"],
+  "gpu-backend/engine": ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
+  "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
+  "gpu-backend/training": ["gpu-backend/adapters", "gpu-backend/runtime", "shared"],
+  "gpu-backend/config.ts": ["shared"],
+  "gpu-backend/main.ts": [
+    "gpu-backend/http",
+    "gpu-backend/engine",
+    "gpu-backend/adapters",
+    "gpu-backend/kv",
+    "gpu-backend/runtime",
+    "gpu-backend/config.ts",
+    "shared",
+  ],
+  infra: ["gpu-backend/config.ts", "shared"],
+};
+
+/** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
+const mayUse: Record<string, string[]> = {
+  shared: ["zod"],
+  edge: ["cloudflare:", "hono", "zod"],
+  "gpu-backend": ["node:", "zod"],
+  "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
+  "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
+  "gpu-backend/main.ts": ["@hono/node-server"],
+  "gpu-backend/training": ["cli-progress", "commander"],
+  infra: ["node:", "vitest", "wrangler"],
+};
+
+/** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
+const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime"];
+
+const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
+const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
+const longestFileLines = 400;
+const longFileReason = /^ \* Long because /m;
+
+interface Import {
+  specifier: string;
+  typeOnly: boolean;
+}
+interface SyntaxNode {
+  type: string;
+  [property: string]: unknown;
+}
+
+/** Every violation in `sources` (path from the project root → text), one line each, in the order of the paths. */
+export function findViolations(sources: ReadonlyMap<string, string>): string[] {
+  const violations: string[] = [];
+  const graph = new Map<string, string[]>();
+  for (const [file, source] of [...sources].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const say = (text: string) => violations.push(`${file}: ${text}`);
+    const program = parseAst(source, { lang: "ts" }, file) as unknown as SyntaxNode;
+    const imports = [...nodesOf(program)].flatMap(importOf);
+
+    if (vagueName.test(file)) say("a name that says what is inside, not utils, helpers, common, misc or index");
+    const lines = source.split("\n").length;
+    if (lines > longestFileLines && !longFileReason.test(source.slice(0, 1000))) {
+      say(`${lines} lines, over ${longestFileLines} without a "Long because …" in its header`);
+    }
+    if (isBarrel(program)) say("only re-exports; import from where things are");
+    if (!readsEnvironment.test(file) && [...nodesOf(program)].some(isEnvironmentRead)) {
+      say("reads the environment; only config.ts does");
+    }
+    for (const { specifier, typeOnly } of imports) {
+      const target = specifier.startsWith(".") ? path.join(path.dirname(file), specifier) : specifier;
+      const refusal = refusalOf(file, target, specifier.startsWith("."), typeOnly);
+      if (refusal) say(refusal);
+    }
+    graph.set(
+      file,
+      imports.filter((i) => i.specifier.startsWith(".")).map((i) => path.join(path.dirname(file), i.specifier)),
+    );
+  }
+  return [...violations, ...cyclesOf(graph)];
+}
+
+/** Why `file` may not import `target`, or undefined where it may. */
+function refusalOf(file: string, target: string, isFile: boolean, typeOnly: boolean): string | undefined {
+  const home = Object.keys(mayImport)
+    .filter((prefix) => isWithin(file, prefix))
+    .sort((a, b) => b.length - a.length)[0];
+  if (home === undefined) return "lies outside the folders of the architecture";
+  if (!isFile) {
+    const names = Object.entries(mayUse).flatMap(([prefix, names]) => (isWithin(file, prefix) ? names : []));
+    const isAllowed = (name: string) => (name.endsWith(":") ? target.startsWith(name) : isWithin(target, name));
+    return names.some(isAllowed) ? undefined : `${home} may not use ${target}`;
+  }
+  if ([home, ...mayImport[home]].some((prefix) => isWithin(target, prefix))) return undefined;
+  if (siblings.includes(home) && siblings.some((prefix) => isWithin(target, prefix))) {
+    return typeOnly ? undefined : `imports code of its sibling ${target}; only a type may cross`;
+  }
+  return `${home} may not import ${target}`;
+}
+
+function isWithin(file: string, prefix: string): boolean {
+  return file === prefix || file.startsWith(`${prefix}/`);
+}
+
+function* nodesOf(node: SyntaxNode): Generator<SyntaxNode> {
+  yield node;
+  for (const value of Object.values(node)) {
+    for (const child of Array.isArray(value) ? value : [value]) {
+      if (typeof child === "object" && child !== null && typeof child.type === "string") yield* nodesOf(child);
+    }
+  }
+}
+
+function importOf(node: SyntaxNode): Import[] {
+  const source = (node.source ?? undefined) as { value?: unknown } | undefined;
+  if (typeof source?.value !== "string") return [];
+  switch (node.type) {
+    case "ImportDeclaration":
+      return [{ specifier: source.value, typeOnly: isTypeOnly(node, node.importKind) }];
+    case "ExportNamedDeclaration":
+    case "ExportAllDeclaration":
+      return [{ specifier: source.value, typeOnly: node.exportKind === "type" }];
+    case "ImportExpression":
+      return [{ specifier: source.value, typeOnly: false }];
+    case "TSImportType":
+      return [{ specifier: source.value, typeOnly: true }];
+    default:
+      return [];
+  }
+}
+
+/** `import type { A }` and `import { type A }` alike. */
+function isTypeOnly(node: SyntaxNode, importKind: unknown): boolean {
+  const specifiers = node.specifiers as SyntaxNode[];
+  return importKind === "type" || (specifiers.length > 0 && specifiers.every((s) => s.importKind === "type"));
+}
+
+function isEnvironmentRead(node: SyntaxNode): boolean {
+  if (node.type !== "MemberExpression") return false;
+  const { object, property } = node as unknown as Record<"object" | "property", { name?: string; value?: unknown }>;
+  return object.name === "process" && (property.name === "env" || property.value === "env");
+}
+
+function isBarrel(program: SyntaxNode): boolean {
+  const statements = program.body as SyntaxNode[];
+  return (
+    statements.length > 0 &&
+    statements.every((s) => s.type === "ExportAllDeclaration" || (s.type === "ExportNamedDeclaration" && s.source))
+  );
+}
+
+/** Each import cycle once, as the path around it. Type imports count: a cycle of ideas is one, too. */
+function cyclesOf(graph: ReadonlyMap<string, string[]>): string[] {
+  const cycles: string[] = [];
+  const done = new Set<string>();
+  const visit = (file: string, trail: string[]): void => {
+    const start = trail.indexOf(file);
+    if (start >= 0) cycles.push(`import cycle: ${[...trail.slice(start), file].join(" → ")}`);
+    if (start >= 0 || done.has(file)) return;
+    for (const next of graph.get(file) ?? []) visit(next, [...trail, file]);
+    done.add(file);
+  };
+  for (const file of graph.keys()) visit(file, []);
+  return cycles;
+}

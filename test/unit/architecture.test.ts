@@ -1,0 +1,72 @@
+/** The rules of the house, held against this tree; and each rule against a source that breaks it. */
+import { globSync, readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { findViolations } from "../../infra/architecture.ts";
+
+const root = `${import.meta.dirname}/../..`;
+
+test("the source keeps to the architecture", () => {
+  const files = globSync("{shared,edge,gpu-backend,infra}/**/*.ts", { cwd: root }).filter((f) => !f.endsWith(".d.ts"));
+  const sources = new Map(files.map((file) => [file, readFileSync(`${root}/${file}`, "utf8")]));
+  expect(sources.size).toBeGreaterThan(0);
+  expect(findViolations(sources)).toEqual([]);
+});
+
+/** [what it shows, file, source, what the violation says] */
+const broken: [string, string, string, string][] = [
+  ["shared importing edge", "shared/a.ts", `import { b } from "../edge/b.ts";`, "shared may not import edge/b.ts"],
+  ["shared using Node", "shared/a.ts", `import fs from "node:fs";`, "shared may not use node:fs"],
+  ["a type import counts", "shared/a.ts", `import type { B } from "../gpu-backend/kv/b.ts";`, "shared may not import"],
+  ["an import in a type counts", "shared/a.ts", `let b: import("../edge/b.ts").B;`, "shared may not import edge/b.ts"],
+  ["a late import counts", "shared/a.ts", `const b = () => import("../edge/b.ts");`, "shared may not import edge/b.ts"],
+  ["a re-export counts", "shared/a.ts", `export { b } from "../edge/b.ts"; let c;`, "shared may not import edge/b.ts"],
+  ["edge importing the backend", "edge/a.ts", `import "../gpu-backend/kv/b.ts";`, "edge may not import gpu-backend"],
+  ["edge using Node", "edge/a.ts", `import "node:fs";`, "edge may not use node:fs"],
+  ["the backend importing edge", "gpu-backend/kv/a.ts", `import "../../edge/b.ts";`, "may not import edge/b.ts"],
+  ["engine importing http", "gpu-backend/engine/a.ts", `import "../http/b.ts";`, "gpu-backend/engine may not import"],
+  [
+    "runtime importing engine",
+    "gpu-backend/runtime/a.ts",
+    `import type { B } from "../engine/b.ts";`,
+    "may not import",
+  ],
+  ["code of a sibling", "gpu-backend/kv/a.ts", `import { type B, c } from "../runtime/b.ts";`, "only a type may cross"],
+  ["serving importing training", "gpu-backend/main.ts", `import "./training/b.ts";`, "may not import"],
+  ["ONNX Runtime elsewhere", "gpu-backend/training/a.ts", `import "onnxruntime-node";`, "may not use onnxruntime-node"],
+  ["a product file importing a test", "edge/a.ts", `import "../test/b.ts";`, "edge may not import test/b.ts"],
+  ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
+  ["the environment", "gpu-backend/http/a.ts", "export const port = process.env.PORT;", "only config.ts does"],
+  ["the environment, quoted", "edge/a.ts", `export const port = process["env"];`, "only config.ts does"],
+  ["a long file", "edge/a.ts", "let a;\n".repeat(401), "402 lines"],
+  ["a vague name", "edge/utils.ts", "let a;", "a name that says what is inside"],
+  ["a vague folder", "edge/helpers/a.ts", "let a;", "a name that says what is inside"],
+  ["a barrel", "edge/a.ts", `export * from "./b.ts";`, "only re-exports"],
+  ["a cycle of one", "edge/a.ts", `import "./a.ts";`, "import cycle: edge/a.ts → edge/a.ts"],
+];
+test.each(broken)("refuses %s", (_, file, source, violation) => {
+  expect(findViolations(new Map([[file, source]]))).toEqual([expect.stringContaining(violation)]);
+});
+
+test("names a cycle of three once", () => {
+  const sources = new Map([
+    ["edge/a.ts", `import "./b.ts";`],
+    ["edge/b.ts", `import type { C } from "./c.ts";`],
+    ["edge/c.ts", `import "./a.ts"; import "../shared/d.ts";`],
+    ["shared/d.ts", "export const d = 1;"],
+  ]);
+  expect(findViolations(sources)).toEqual(["import cycle: edge/a.ts → edge/b.ts → edge/c.ts → edge/a.ts"]);
+});
+
+test("allows what the architecture wants", () => {
+  const sources = new Map([
+    ["gpu-backend/config.ts", "export const port = process.env.PORT;"],
+    ["gpu-backend/main.ts", `import "./engine/a.ts"; import "./config.ts";`],
+    ["gpu-backend/engine/a.ts", `import "../kv/b.ts"; import "../runtime/c.ts"; import "node:worker_threads";`],
+    ["gpu-backend/kv/b.ts", `import type { C } from "../runtime/c.ts"; import { type D } from "../runtime/c.ts";`],
+    ["gpu-backend/runtime/c.ts", `import * as ort from "onnxruntime-node"; import "../../shared/d.ts";`],
+    ["gpu-backend/training/e.ts", `import "../adapters/f.ts"; import { g } from "../runtime/c.ts";`],
+    ["gpu-backend/adapters/f.ts", `/**\n * Long because it is one table.\n */\n${"let a;\n".repeat(500)}`],
+    ["shared/d.ts", `import { z } from "zod"; const words = "process.env in a text is no read";`],
+  ]);
+  expect(findViolations(sources)).toEqual([]);
+});
