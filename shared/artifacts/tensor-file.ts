@@ -30,14 +30,13 @@ export function readTensorFile(file: Uint8Array): TensorFile {
   const header: unknown = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
   const tensors: TensorFile = new Map();
   let end = 0;
-  for (const [name, entry] of Object.entries(header as Record<string, HeaderEntry>)) {
+  for (const [name, entry] of Object.entries(header as Record<string, unknown>)) {
     if (name === "__metadata__") continue;
     const {
       dtype,
       shape,
       data_offsets: [start, stop],
-    } = entry;
-    if (!(dtype in bytesPerElement)) throw new Error(`tensor file: ${name} has dtype ${dtype}, which is not supported`);
+    } = requireEntry(name, entry);
     const expected = shape.reduce((a, b) => a * b, bytesPerElement[dtype]);
     if (stop - start !== expected)
       throw new Error(`tensor file: ${name} spans ${stop - start} bytes, its shape needs ${expected}`);
@@ -57,6 +56,21 @@ interface HeaderEntry {
   dtype: Dtype;
   shape: number[];
   data_offsets: [number, number];
+}
+
+function requireEntry(name: string, entry: unknown): HeaderEntry {
+  const { dtype, shape, data_offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
+  if (!Object.hasOwn(bytesPerElement, String(dtype))) {
+    throw new Error(`tensor file: ${name} has dtype ${dtype}, which is not supported`);
+  }
+  if (!isSizes(shape) || !isSizes(data_offsets) || data_offsets.length !== 2) {
+    throw new Error(`tensor file: ${name} has shape [${shape}] and offsets [${data_offsets}], which are not sizes`);
+  }
+  return { dtype: dtype as Dtype, shape, data_offsets: [data_offsets[0], data_offsets[1]] };
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
 }
 
 /** Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. */

@@ -1,0 +1,75 @@
+/** The tokenizer against tiktoken, on seeded random text, with GPT-2's vocabulary and chameleon-mini's. */
+import { readFileSync } from "node:fs";
+import { get_encoding, type Tiktoken } from "tiktoken";
+import { expect, it } from "vitest";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { preTokenEnd } from "../../shared/tokenizer/pre-tokens.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { fuzzText } from "../support/fuzz-text.ts";
+import { gpt2Tokenizer, tiktokenOver } from "../support/gpt2-vocabulary.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const seed = 20_250_117;
+const miniFolder = new URL("../../gpu-backend/models/chameleon-mini/", import.meta.url);
+
+it("tokenises 20,000 texts as tiktoken does with GPT-2's vocabulary", () => {
+  const oracle = get_encoding("gpt2");
+  compare("gpt2", gpt2Tokenizer(), oracle, 20_000);
+  oracle.free();
+});
+
+it("tokenises 5,000 texts as tiktoken does with chameleon-mini's vocabulary", () => {
+  const read = (name: string) => readFileSync(new URL(name, miniFolder), "utf8");
+  const tokenizer = Tokenizer.fromTensors(packTokenizer(read("vocab.json"), read("merges.txt"), 4095));
+  const oracle = tiktokenOver(Array.from({ length: 4095 }, (_, id) => tokenizer.pieceOf(id)));
+  compare("chameleon-mini", tokenizer, oracle, 5_000);
+  oracle.free();
+});
+
+/** Letters that Unicode 17 added to the basic plane; tiktoken's tables are older. */
+const newLetters = new Set([0x88f, 0xc5c, 0xcdc, 0xa7ce, 0xa7cf, 0xa7d2, 0xa7d4, 0xa7f1]);
+
+it("classifies every character of the basic plane as tiktoken does", () => {
+  // Over these pieces, prefix + character is one token fewer than its bytes exactly where the two are one pre-token.
+  const bytes = Array.from({ length: 256 }, (_, byte) => byte);
+  const pairs = ["a", "1", "!"].flatMap((prefix) => bytes.map((byte) => [prefix.charCodeAt(0), byte]));
+  const oracle = tiktokenOver([...bytes.map((byte) => [byte]), ...pairs].map((piece) => Uint8Array.from(piece)));
+  const mismatches: string[] = [];
+  for (let point = 0; point < 0x10000; point++) {
+    if (isSurrogate(point) || newLetters.has(point)) continue;
+    const character = String.fromCodePoint(point);
+    const length = Buffer.byteLength(character);
+    const theirs = classOf((prefix) => oracle.encode_ordinary(prefix + character).length === length);
+    const ours = classOf((prefix) => preTokenEnd(prefix + character, 0) === 2);
+    if (theirs !== ours) mismatches.push(`U+${point.toString(16)}: ${ours}, tiktoken ${theirs}`);
+  }
+  oracle.free();
+  console.log(`Unicode ${process.versions.unicode}: ${mismatches.length} mismatches`);
+  expect(mismatches).toEqual([]);
+});
+
+function compare(name: string, tokenizer: Tokenizer, oracle: Tiktoken, texts: number): void {
+  const random = seededRandom(seed);
+  let tokens = 0;
+  let mismatches = 0;
+  for (let n = 0; n < texts; n++) {
+    const text = fuzzText(random);
+    const ids = tokenizer.encode(text);
+    const wanted = Array.from(oracle.encode_ordinary(text));
+    tokens += ids.length;
+    const same = ids.length === wanted.length && ids.every((id, i) => id === wanted[i]);
+    if (!same && mismatches++ === 0) expect.soft(ids, `text ${n}: ${JSON.stringify(text)}`).toEqual(wanted);
+    const back = tokenizer.decode(ids);
+    if (back !== text.toWellFormed()) expect(back, `text ${n} decoded`).toBe(text.toWellFormed());
+  }
+  console.log(`${name}: seed ${seed}, ${texts} texts, ${tokens} tokens, ${mismatches} mismatches`);
+  expect(mismatches).toBe(0);
+}
+
+function classOf(joins: (prefix: string) => boolean): string {
+  return joins("a") ? "letter" : joins("1") ? "number" : joins("!") ? "other" : "whitespace";
+}
+
+function isSurrogate(point: number): boolean {
+  return (point & 0xf800) === 0xd800;
+}

@@ -1,0 +1,154 @@
+import { describe, expect, it } from "vitest";
+import {
+  readTensorFile,
+  type TensorFile,
+  tensorFrom,
+  tensorOf,
+  toFloat32,
+  widenHalf,
+  writeTensorFile,
+} from "../../../shared/artifacts/tensor-file.ts";
+
+const tensors = (): TensorFile =>
+  new Map([
+    ["bytes", tensorFrom(Uint8Array.of(1, 2, 3), [3])],
+    ["signed", tensorFrom(Int8Array.of(-1, 127), [1, 2])],
+    ["ids", tensorFrom(Uint16Array.of(65535, 0, 1), [3, 1])],
+    ["floats", tensorFrom(Float32Array.of(1.5, -0, 3e-45, Number.POSITIVE_INFINITY), [2, 2])],
+    ["ints", tensorFrom(Int32Array.of(-(2 ** 31)), [1])],
+    ["wide", tensorFrom(Uint32Array.of(2 ** 32 - 1), [])],
+    ["empty", tensorFrom(new Float32Array(0), [0, 4])],
+    ["half", { dtype: "F16", shape: [1], bytes: Uint8Array.of(0x00, 0x3c) }],
+  ]);
+
+/** A file with this header, and `dataBytes` bytes after it. */
+function fileOf(header: unknown, dataBytes: number): Uint8Array {
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const file = new Uint8Array(8 + json.length + dataBytes);
+  new DataView(file.buffer).setUint32(0, json.length, true);
+  file.set(json, 8);
+  return file;
+}
+
+describe("a tensor file", () => {
+  it("is read back as it was written, from any address", () => {
+    const written = writeTensorFile(tensors());
+    const shifted = new Uint8Array(written.length + 3).subarray(3);
+    shifted.set(written);
+    for (const file of [written, shifted]) {
+      const read = readTensorFile(file);
+      expect([...read.keys()].sort()).toEqual([...tensors().keys()].sort());
+      for (const [name, tensor] of tensors()) expect(read.get(name), name).toEqual(tensor);
+    }
+  });
+
+  it("puts the widest elements first, on 8-byte boundaries of the file, so that views need no copy", () => {
+    const read = readTensorFile(writeTensorFile(tensors()));
+    const { bytes } = tensorOf(read, "floats");
+    expect(bytes.byteOffset % 8).toBe(0);
+    for (const name of ["floats", "ints", "wide"]) expect(tensorOf(read, name).bytes.byteOffset % 4).toBe(0);
+    for (const name of ["ids", "half"]) expect(tensorOf(read, name).bytes.byteOffset % 2).toBe(0);
+  });
+
+  it("shares the memory of the file", () => {
+    const file = writeTensorFile(tensors());
+    expect(tensorOf(readTensorFile(file), "bytes").bytes.buffer).toBe(file.buffer);
+  });
+
+  it("skips metadata", () => {
+    const header = { __metadata__: { format: "pt" }, x: { dtype: "U8", shape: [2], data_offsets: [0, 2] } };
+    expect([...readTensorFile(fileOf(header, 2)).keys()]).toEqual(["x"]);
+  });
+
+  it("is refused when it is cut off anywhere, or has bytes too many", () => {
+    const file = writeTensorFile(tensors());
+    for (let length = 0; length < file.length; length++) {
+      expect(() => readTensorFile(file.subarray(0, length)), `${length} bytes`).toThrow();
+    }
+    const longer = new Uint8Array(file.length + 1);
+    longer.set(file);
+    expect(() => readTensorFile(longer)).toThrow(`${longer.length} bytes`);
+  });
+
+  it.each([
+    [
+      "a shape that its bytes do not fill",
+      { dtype: "F32", shape: [2], data_offsets: [0, 4] },
+      "spans 4 bytes, its shape needs 8",
+    ],
+    ["an end after the file's", { dtype: "U8", shape: [9], data_offsets: [0, 9] }, "x ends at"],
+    ["a dtype it does not know", { dtype: "BF16", shape: [2], data_offsets: [0, 4] }, "BF16"],
+    ["a dtype that only objects know", { dtype: "toString", shape: [], data_offsets: [0, 4] }, "toString"],
+    ["a start before the data", { dtype: "U8", shape: [8], data_offsets: [-4, 4] }, "offsets [-4,4]"],
+    ["a part of an element", { dtype: "U8", shape: [0.5, 8], data_offsets: [0, 4] }, "shape [0.5,8]"],
+    ["no offsets", { dtype: "U8", shape: [4] }, "x has shape [4]"],
+    ["nothing", null, "x has dtype"],
+  ])("is refused when its header names %s", (_, entry, named) => {
+    expect(() => readTensorFile(fileOf({ x: entry }, 4))).toThrow(named);
+  });
+
+  it("is refused when its header is longer than it is, or no JSON", () => {
+    const file = writeTensorFile(tensors());
+    const overlong = file.slice();
+    new DataView(overlong.buffer).setUint32(0, file.length, true);
+    expect(() => readTensorFile(overlong)).toThrow("does not fit");
+    const high = file.slice();
+    high[4] = 1;
+    expect(() => readTensorFile(high)).toThrow("does not fit");
+    const broken = file.slice();
+    broken[8] = 0x5b;
+    expect(() => readTensorFile(broken)).toThrow();
+  });
+
+  it("names the tensors it has when one is missing", () => {
+    expect(() => tensorOf(tensors(), "weights")).toThrow("bytes, signed");
+  });
+});
+
+describe("tensorFrom", () => {
+  it("shares the array's memory, and refuses a shape of another size", () => {
+    const whole = Float32Array.of(1, 2, 3);
+    const tensor = tensorFrom(whole.subarray(1), [2]);
+    whole[1] = 9;
+    expect(Array.from(toFloat32(tensor))).toEqual([9, 3]);
+    expect(() => tensorFrom(whole, [2, 2])).toThrow("needs 4 elements, got 3");
+  });
+});
+
+describe("toFloat32", () => {
+  it("widens float16, and refuses integers", () => {
+    expect(Array.from(toFloat32({ dtype: "F16", shape: [2], bytes: Uint8Array.of(0x00, 0x3c, 0x00, 0xc0) }))).toEqual([
+      1, -2,
+    ]);
+    expect(() => toFloat32(tensorFrom(Int8Array.of(1), [1]))).toThrow("I8");
+  });
+});
+
+describe("widenHalf", () => {
+  it.each([
+    [0x0000, 0],
+    [0x8000, -0],
+    [0x3c00, 1],
+    [0xc000, -2],
+    [0x3555, 0.333251953125],
+    [0x7bff, 65504],
+    [0x0400, 2 ** -14],
+    [0x03ff, 2 ** -14 - 2 ** -24],
+    [0x0001, 2 ** -24],
+    [0x8001, -(2 ** -24)],
+    [0x7c00, Number.POSITIVE_INFINITY],
+    [0xfc00, Number.NEGATIVE_INFINITY],
+    [0x7e01, Number.NaN],
+  ])("widens %i to %d", (half, value) => {
+    expect(widenHalf(Uint16Array.of(half))[0]).toBe(value);
+  });
+
+  it("agrees with the platform on every bit pattern", () => {
+    const halves = Uint16Array.from({ length: 65536 }, (_, i) => i);
+    const widened = widenHalf(halves);
+    const view = new DataView(halves.buffer);
+    for (let i = 0; i < 65536; i++) {
+      if (!Object.is(widened[i], view.getFloat16(2 * i, true))) expect.fail(`half ${i}: ${widened[i]}`);
+    }
+  });
+});

@@ -1,0 +1,152 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, it } from "vitest";
+import { readTensorFile, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import reference from "../../support/chameleon-mini-reference.json" with { type: "json" };
+import { gpt2EndOfTextId, gpt2Tokenizer } from "../../support/gpt2-vocabulary.ts";
+
+const gpt2 = gpt2Tokenizer();
+
+describe("with GPT-2's vocabulary", () => {
+  it("gives the ids that GPT-2 is known for", () => {
+    expect(gpt2.vocabularySize).toBe(50257);
+    expect(gpt2.encode("Hello, world!")).toEqual([15496, 11, 995, 0]);
+    expect(gpt2.encode(" don't  stop")).toEqual([836, 470, 220, 2245]);
+    expect(gpt2.encode("")).toEqual([]);
+  });
+
+  it("takes the end-of-text token's spelling in a text for text", () => {
+    const ids = gpt2.encode("a<|endoftext|>b");
+    expect(ids).not.toContain(gpt2EndOfTextId);
+    expect(gpt2.decode(ids)).toBe("a<|endoftext|>b");
+    expect(gpt2.decode([gpt2EndOfTextId])).toBe("<|endoftext|>");
+  });
+
+  it("encodes half a surrogate pair as U+FFFD", () => {
+    expect(gpt2.encode("x\ud83d")).toEqual(gpt2.encode("x\ufffd"));
+    expect(gpt2.encode("\ude00\ud83d y")).toEqual(gpt2.encode("\ufffd\ufffd y"));
+  });
+
+  it("keeps a byte order mark", () => {
+    expect(gpt2.decode(gpt2.encode("\ufeffx\ufeff"))).toBe("\ufeffx\ufeff");
+  });
+
+  it("decodes part of a character as U+FFFD", () => {
+    const ids = gpt2.encode("🦎");
+    expect(ids.length).toBeGreaterThan(1);
+    expect(gpt2.decode(ids.slice(0, 1))).toBe("\ufffd");
+  });
+
+  it.each([-1, 50257, 1.5, Number.NaN])("refuses to decode %s, which is not in the vocabulary", (id) => {
+    expect(() => gpt2.decode([id])).toThrow(RangeError);
+  });
+
+  it("forgets words without changing their ids", () => {
+    const words = Array.from({ length: 20_000 }, (_, i) => ` w${i.toString(36)}`);
+    const before = gpt2.encode(" remembered w1");
+    for (const word of words) gpt2.encode(word);
+    expect(gpt2.encode(" remembered w1")).toEqual(before);
+  });
+
+  it.each([
+    ["a", 100_000],
+    [" ", 100_000],
+    ["é", 50_000],
+    ["😀", 25_000],
+    ["ab", 50_000],
+    ["!?", 50_000],
+  ])("encodes a run of %j × %d in under 100 ms", (unit, repeats) => {
+    const text = unit.repeat(repeats);
+    let best = Number.POSITIVE_INFINITY;
+    // The best of a few, so that a busy machine does not fail it.
+    for (let attempt = 0; attempt < 5; attempt++) {
+      const startedMs = performance.now();
+      gpt2.encode(text);
+      best = Math.min(best, performance.now() - startedMs);
+    }
+    console.log(`${JSON.stringify(unit)} × ${repeats}: ${best.toFixed(1)} ms`);
+    expect(best).toBeLessThan(100);
+  });
+});
+
+describe("with chameleon-mini's vocabulary", () => {
+  const folder = new URL("../../../gpu-backend/models/chameleon-mini/", import.meta.url);
+  const file = packTokenizer(
+    readFileSync(new URL("vocab.json", folder), "utf8"),
+    readFileSync(new URL("merges.txt", folder), "utf8"),
+    4095,
+  );
+
+  it("gives the ids that the model was trained with", () => {
+    const mini = Tokenizer.fromTensors(file);
+    expect(mini.vocabularySize).toBe(4096);
+    for (const { text, ids } of reference) expect(mini.encode(text)).toEqual(ids);
+  });
+
+  it("is the same after a round trip through a file at an odd address", () => {
+    const bytes = writeTensorFile(file);
+    const shifted = new Uint8Array(bytes.length + 1).subarray(1);
+    shifted.set(bytes);
+    const text = "It is a truth universally acknowledged";
+    expect(Tokenizer.fromTensors(readTensorFile(shifted)).encode(text)).toEqual(
+      Tokenizer.fromTensors(file).encode(text),
+    );
+  });
+
+  it("names a tensor that is missing or misshapen", () => {
+    const without = new Map(file);
+    without.delete("merges");
+    expect(() => Tokenizer.fromTensors(without)).toThrow("merges");
+    const short = new Map(file).set("byte_ids", { dtype: "U16", shape: [1], bytes: new Uint8Array(2) });
+    expect(() => Tokenizer.fromTensors(short)).toThrow("byte_ids");
+  });
+});
+
+describe("packing a vocabulary", () => {
+  const bytes = byteAlphabet();
+  /** Bytes, then `more` in the order given. */
+  const vocabularyOf = (more: string[]) =>
+    JSON.stringify(Object.fromEntries([...bytes, ...more].map((spelling, id) => [spelling, id])));
+
+  it("keeps ids that are not in order of rank", () => {
+    const file = packTokenizer(vocabularyOf(["<end>", "abc", "ab"]), "#version: 0.2\na b\nab c\n", 256);
+    const tokenizer = Tokenizer.fromTensors(file);
+    expect(tokenizer.encode("abcab")).toEqual([257, 258]);
+    expect(tokenizer.decode([257, 256, 258])).toBe("abc<end>ab");
+    expect(tokenizer.vocabularySize).toBe(259);
+  });
+
+  it("leaves out the ids of merges that are in order of rank", () => {
+    expect(packTokenizer(vocabularyOf(["ab", "<end>"]), "a b\n", 257).has("merged_ids")).toBe(false);
+  });
+
+  it("allows two merges that make the same piece", () => {
+    const file = packTokenizer(vocabularyOf(["ab", "bc", "abc", "<end>"]), "a b\nb c\nab c\na bc\n", 259);
+    const tokenizer = Tokenizer.fromTensors(file);
+    expect(tokenizer.vocabularySize).toBe(260);
+    expect(tokenizer.encode("abc")).toEqual([258]);
+    expect(tokenizer.decode([258])).toBe("abc");
+  });
+
+  it.each([
+    ["an entry that is missing", ["ab", "<end>"], "a b\nab c\n", 257, '"abc"'],
+    ["an entry that nothing makes", ["ab", "<pad>", "<end>"], "a b\n", 258, '"<pad>" (257)'],
+    ["a line that is no pair", ["ab", "<end>"], "a b c\n", 257, '"a b c"'],
+    ["an end of text that is not there", ["ab"], "a b\n", 300, "300"],
+  ])("names %s", (_, more, merges, endOfTextId, named) => {
+    expect(() => packTokenizer(vocabularyOf(more), merges, endOfTextId)).toThrow(named);
+  });
+
+  it("names an id that is missing, and a pair that occurs twice", () => {
+    const gap = JSON.stringify(Object.fromEntries([...bytes, "<end>"].map((spelling, id) => [spelling, id + 1])));
+    expect(() => packTokenizer(gap, "", 257)).toThrow("0 is missing");
+    const twice = packTokenizer(vocabularyOf(["ab", "<end>"]), "a b\na b\n", 257);
+    expect(() => Tokenizer.fromTensors(twice)).toThrow("0 and 1");
+  });
+
+  it("refuses a vocabulary that 16 bits cannot number", () => {
+    const many = vocabularyOf(Array.from({ length: 65536 }, (_, i) => `<${i}>`));
+    expect(() => packTokenizer(many, "", 256)).toThrow("65536");
+  });
+});
