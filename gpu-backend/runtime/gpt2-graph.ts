@@ -5,7 +5,12 @@
  */
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
+import { addQuantizedMatMul, quantizeColumns } from "./quantizer.ts";
 import type { Bank, Gpt2Config } from "./step.ts";
+
+/** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
+export type WeightFormat = "fp32" | "int8";
+export const weightFormats = ["fp32", "int8"] as const satisfies WeightFormat[];
 
 /** Candidates that leave the graph per head row. */
 export const topCandidates = 64;
@@ -34,17 +39,31 @@ export const names = {
   hidden: "hidden",
 } as const;
 
+/** What a graph is made from and into. */
+interface Build {
+  g: GraphBuilder;
+  config: Gpt2Config;
+  weights: TensorFile;
+  format: WeightFormat;
+}
+
 /** The graph that serves: logits only at `head_rows`, with each row's delta and bias. */
-export function buildServingGraph(config: Gpt2Config, weights: TensorFile, bank: Bank): Uint8Array {
+export function buildServingGraph(
+  config: Gpt2Config,
+  weights: TensorFile,
+  bank: Bank,
+  format: WeightFormat,
+): Uint8Array {
   const { hiddenSize: D, vocabularySize: V, heads: H } = config;
   const Q = bank.gates;
   const g = new GraphBuilder("gpt2-serving");
+  const build: Build = { g, config, weights, format };
   const past = {
     mask: g.input(names.pastMask, "float32", ["S", 1, 1, "P"]),
     keys: layerNames(config, names.pastKey).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
     values: layerNames(config, names.pastValue).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
   };
-  const trunk = addTrunk(g, config, weights, past);
+  const trunk = addTrunk(build, past);
   g.output(names.present, g.node("Concat", trunk.present, { axis: 0 }), "float32", [
     2 * config.layers,
     "S",
@@ -55,10 +74,10 @@ export function buildServingGraph(config: Gpt2Config, weights: TensorFile, bank:
 
   const headRows = g.input(names.headRows, "int32", ["N"]);
   const selected = g.node("Gather", [trunk.states, headRows], { axis: 0 });
-  const hidden = layerNorm(g, config, weights, "ln_f", selected); // [N, D]
+  const hidden = layerNorm(build, "ln_f", selected); // [N, D]
   g.output(names.hidden, hidden, "float32", ["N", D]);
 
-  const base = g.node("Gemm", [hidden, trunk.tokenEmbedding], { transB: 1 }); // [N, V]
+  const base = trunk.baseLogits(hidden); // [N, V]
   const gates = g.input(names.gates, "float32", ["N", Q]);
   const a = g.constant(bank.a, [Q, D], "bank.a");
   const a0 = g.constant(bank.a0, [Q], "bank.a0");
@@ -88,8 +107,9 @@ export function buildServingGraph(config: Gpt2Config, weights: TensorFile, bank:
 /** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
 export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
-  const { states } = addTrunk(g, config, weights, null);
-  g.output(names.hidden, layerNorm(g, config, weights, "ln_f", states), "float32", ["S*T", config.hiddenSize]);
+  const build: Build = { g, config, weights, format: "fp32" };
+  const { states } = addTrunk(build, null);
+  g.output(names.hidden, layerNorm(build, "ln_f", states), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
 }
 
@@ -100,16 +120,15 @@ interface Past {
 }
 
 /** Embeddings and blocks. `states` is [S × T, D] before the last layer norm; `present` holds 2L × [1, S, H, T, d]. */
-function addTrunk(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, past: Past | null) {
+function addTrunk(build: Build, past: Past | null) {
+  const { g, config } = build;
   const { hiddenSize: D, layers, heads: H } = config;
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   const positions = g.input(names.positions, "int32", ["S", "T"]);
   const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", "T"]);
-  const tokenEmbedding = weight(g, weights, "wte.weight");
-  const embedded = g.node("Add", [
-    g.node("Gather", [tokenEmbedding, tokenIds], { axis: 0 }),
-    g.node("Gather", [weight(g, weights, "wpe.weight"), positions], { axis: 0 }),
-  ]);
+  const { embed, baseLogits } = addTokenEmbedding(build);
+  const positionRows = g.node("Gather", [weight(build, "wpe.weight"), positions], { axis: 0 });
+  const embedded = g.node("Add", [embed(tokenIds), positionRows]);
   const shape = g.node("Shape", [tokenIds]); // [S, T]
   const rowsAndHeads = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
   const partLengths = past
@@ -125,11 +144,9 @@ function addTrunk(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, past
   for (let l = 0; l < layers; l++) {
     const toHeads = (flat: string) =>
       g.node("Transpose", [g.node("Reshape", [flat, rowsAndHeads])], { perm: [0, 2, 1, 3] }); // [S, H, T, d]
-    const normed = layerNorm(g, config, weights, `h.${l}.ln_1`, states);
-    const { kernel, bias } = scaledAttentionWeights(g, config, weights, l);
-    const [q, k, v] = g
-      .nodes("Split", [g.node("Gemm", [normed, kernel, bias])], 3, { axis: 1, num_outputs: 3 })
-      .map(toHeads);
+    const normed = layerNorm(build, `h.${l}.ln_1`, states);
+    const qkv = linear(build, `h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) });
+    const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
     present.push(...[k, v].map((x) => g.node("Unsqueeze", [x, g.integers(0)])));
 
     const newScores = g.node("Add", [g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 }), causalMask]);
@@ -146,38 +163,71 @@ function addTrunk(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, past
       mixed = g.node("MatMul", [g.node("Softmax", [newScores], { axis: -1 }), v]);
     }
     const flat = g.node("Reshape", [g.node("Transpose", [mixed], { perm: [0, 2, 1, 3] }), g.integers(-1, D)]);
-    states = g.node("Add", [states, linear(g, weights, `h.${l}.attn.c_proj`, flat)]);
+    states = g.node("Add", [states, linear(build, `h.${l}.attn.c_proj`, flat)]);
 
-    const inner = linear(g, weights, `h.${l}.mlp.c_fc`, layerNorm(g, config, weights, `h.${l}.ln_2`, states));
+    const inner = linear(build, `h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
     const activated = g.node("com.microsoft:FastGelu", [inner]); // the tanh form, GPT-2's gelu_new
-    states = g.node("Add", [states, linear(g, weights, `h.${l}.mlp.c_proj`, activated)]);
+    states = g.node("Add", [states, linear(build, `h.${l}.mlp.c_proj`, activated)]);
   }
-  return { states, present, tokenEmbedding };
+  return { states, present, baseLogits };
 }
 
-/** c_attn with 1/√d folded into the query part, which saves a pass over the scores. */
-function scaledAttentionWeights(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, layer: number) {
-  const { hiddenSize: D, heads } = config;
-  const scale = Math.sqrt(heads / D);
-  const kernel = toFloat32(tensorOf(weights, `h.${layer}.attn.c_attn.weight`)); // [D, 3D]
-  const bias = toFloat32(tensorOf(weights, `h.${layer}.attn.c_attn.bias`)); // [3D]
-  for (let row = 0; row < D; row++) for (let column = 0; column < D; column++) kernel[row * 3 * D + column] *= scale;
-  for (let column = 0; column < D; column++) bias[column] *= scale;
-  return { kernel: g.constant(kernel, [D, 3 * D]), bias: g.constant(bias, [3 * D]) };
+/** The tied matrix [V, D], once as the embedding of token ids and once as the head's x·Wᵀ. */
+function addTokenEmbedding({ g, config, weights, format }: Build) {
+  const { vocabularySize: V, hiddenSize: D } = config;
+  if (format === "fp32") {
+    const rows = g.constant(toFloat32(tensorOf(weights, "wte.weight")), [V, D], "wte.weight");
+    return {
+      embed: (ids: string) => g.node("Gather", [rows, ids], { axis: 0 }),
+      baseLogits: (hidden: string) => g.node("Gemm", [hidden, rows], { transB: 1 }),
+    };
+  }
+  const head = quantizeColumns(transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D), D, V); // [D, V]
+  const rows = g.constant(transpose(head.values, D, V), [V, D], "wte.weight");
+  const scales = g.constant(head.scales, [V, 1], "wte.scales");
+  return {
+    embed: (ids: string) => {
+      const values = g.node("Cast", [g.node("Gather", [rows, ids], { axis: 0 })], { to: 1 });
+      return g.node("Mul", [values, g.node("Gather", [scales, ids], { axis: 0 })]);
+    },
+    baseLogits: (hidden: string) => addQuantizedMatMul(g, hidden, head),
+  };
 }
 
-function linear(g: GraphBuilder, weights: TensorFile, name: string, x: string): string {
-  return g.node("Gemm", [x, weight(g, weights, `${name}.weight`), weight(g, weights, `${name}.bias`)]);
+/**
+ * x·W + b. `scaled` multiplies the first `columns` outputs: 1/√d of the attention's queries goes into their weights,
+ * which saves a pass over the scores.
+ */
+function linear(build: Build, name: string, x: string, scaled = { columns: 0, by: 1 }): string {
+  const { g, weights, format } = build;
+  const tensor = tensorOf(weights, `${name}.weight`);
+  const [rows, columns] = tensor.shape;
+  const kernel = toFloat32(tensor);
+  const bias = toFloat32(tensorOf(weights, `${name}.bias`));
+  for (let j = 0; j < scaled.columns; j++) {
+    bias[j] *= scaled.by;
+    for (let i = 0; i < rows; i++) kernel[i * columns + j] *= scaled.by;
+  }
+  const shift = g.constant(bias, [columns], `${name}.bias`);
+  if (format === "fp32") return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), shift]);
+  return g.node("Add", [addQuantizedMatMul(g, x, quantizeColumns(kernel, rows, columns)), shift]);
 }
 
-function layerNorm(g: GraphBuilder, config: Gpt2Config, weights: TensorFile, name: string, x: string): string {
-  const inputs = [x, weight(g, weights, `${name}.weight`), weight(g, weights, `${name}.bias`)];
-  return g.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: config.layerNormEpsilon } });
+function layerNorm(build: Build, name: string, x: string): string {
+  const inputs = [x, weight(build, `${name}.weight`), weight(build, `${name}.bias`)];
+  return build.g.node("LayerNormalization", inputs, { axis: -1, epsilon: { float: build.config.layerNormEpsilon } });
 }
 
-function weight(g: GraphBuilder, weights: TensorFile, name: string): string {
+function weight({ g, weights }: Build, name: string): string {
   const tensor = tensorOf(weights, name);
   return g.constant(toFloat32(tensor), tensor.shape, name);
+}
+
+/** [rows, columns] → [columns, rows]. */
+function transpose<T extends Float32Array | Int8Array>(matrix: T, rows: number, columns: number): T {
+  const turned = matrix.slice() as T;
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = matrix[i * columns + j];
+  return turned;
 }
 
 function logSumExp(g: GraphBuilder, logits: string): string {

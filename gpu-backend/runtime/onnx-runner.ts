@@ -1,6 +1,6 @@
 /** Executes steps on ONNX Runtime: one session over the serving graph. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildServingGraph, names } from "./gpt2-graph.ts";
+import { buildServingGraph, names, type WeightFormat } from "./gpt2-graph.ts";
 import { openSession, type Session, type Tensor, tensor } from "./session.ts";
 import type { Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
 
@@ -14,9 +14,10 @@ export async function createStepRunner(options: {
   weights: TensorFile;
   bank: Bank;
   threads: number;
+  format?: WeightFormat;
 }): Promise<StepRunner> {
-  const { config, weights, bank, threads } = options;
-  const session = await openSession(buildServingGraph(config, weights, bank), { threads });
+  const { config, weights, bank, threads, format = "fp32" } = options;
+  const session = await openSession(buildServingGraph(config, weights, bank, format), { threads });
   return new OnnxRunner(config, bank.gates, session);
 }
 

@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { type Bank, minimumPrefillTokens, type StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -132,7 +133,13 @@ describe("against the oracle", () => {
   });
 });
 
-describe("invariants, bit for bit", () => {
+describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
+  let runner: StepRunner;
+  beforeAll(async () => {
+    runner = await createStepRunner({ ...model, bank, threads: 2, format });
+  });
+  afterAll(() => runner.release());
+
   test("head-only: whatever the gates, hidden states, keys and values are the same; the logits are not", async () => {
     const ids = randomIds(20);
     const runs = await Promise.all(
