@@ -1,0 +1,45 @@
+/**
+ * The public API as a Hono app. Knows no binding and no environment: what it needs from outside comes as Dependencies.
+ */
+import { type Context, type Handler, Hono } from "hono";
+import { ServiceError } from "../shared/errors.ts";
+import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import { auth } from "./middleware/auth.ts";
+import { errorResponse } from "./middleware/errors.ts";
+import { requestId } from "./middleware/request-id.ts";
+import { assignTexts } from "./routes/assign.ts";
+import { listCentroids } from "./routes/centroids.ts";
+import { completions } from "./routes/completions.ts";
+import { healthz, readyz } from "./routes/health.ts";
+import { getModel, listModels } from "./routes/models.ts";
+
+export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
+  const app = new Hono<AppEnvironment>();
+  app.use(requestId(dependencies.newId));
+  app.use("/v1/*", auth(dependencies.keys));
+
+  const route = (method: "GET" | "POST", path: string, handler: Handler<AppEnvironment>) => {
+    app.on(method, path, handler);
+    app.all(path, (c) => methodNotAllowed(c, method === "GET" ? "GET, HEAD" : method));
+  };
+  route("POST", "/v1/completions", completions(dependencies));
+  route("GET", "/v1/models", listModels(dependencies));
+  route("GET", "/v1/models/:id", getModel(dependencies));
+  route("POST", "/v1/assign", assignTexts(dependencies));
+  route("GET", "/v1/centroids", listCentroids(dependencies));
+  route("GET", "/healthz", healthz());
+  route("GET", "/readyz", readyz(dependencies));
+  route("GET", "/", (c) => dependencies.page(c.req.raw));
+
+  app.notFound((c) => {
+    const error = new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
+    return errorResponse(c, error, dependencies.log);
+  });
+  app.onError((thrown, c) => errorResponse(c, thrown, dependencies.log));
+  return app;
+}
+
+function methodNotAllowed(c: Context<AppEnvironment>, allowed: string): never {
+  c.header("allow", allowed);
+  throw new ServiceError("method_not_allowed", `${c.req.path} takes ${allowed}, not ${c.req.method}.`);
+}

@@ -1,0 +1,70 @@
+/** The edge's share of a model: manifest, tokenizer and edge table, from static assets, each held to its hash. */
+import {
+  edgeTableFile,
+  type FileRecord,
+  type Manifest,
+  parseManifest,
+  tokenizerFile,
+} from "../../shared/artifacts/manifest.ts";
+import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { sha256Hex } from "../sha256.ts";
+
+export interface Artifacts {
+  manifest: Manifest;
+  /** SHA-256 of manifest.json: what a backend must serve, too. */
+  manifestHash: string;
+  tokenizer: Tokenizer;
+  table: EdgeTable;
+  centroids: CentroidVectors;
+}
+
+/** Reads one file of the artifacts folder; the name is never taken from a request. */
+export type ReadAsset = (name: string) => Promise<Uint8Array>;
+
+/** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
+export async function loadArtifacts(read: ReadAsset): Promise<Artifacts> {
+  const manifestBytes = await read("manifest.json");
+  const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
+  const [manifestHash, tableFile, tokenFile] = await Promise.all([
+    sha256Hex(manifestBytes),
+    readVerified(read, edgeTableFile, manifest.files[edgeTableFile]),
+    readVerified(read, tokenizerFile, manifest.files[tokenizerFile]),
+  ]);
+  const { table, centroids } = readEdgeTable(tableFile);
+  const tokenizer = Tokenizer.fromTensors(tokenFile);
+  agree("centroids", manifest.centroids.length, edgeTableFile, centroids.count);
+  agree("dimensions", manifest.embedding.dimensions, edgeTableFile, table.dimensions);
+  agree("vocabulary entries", manifest.model.vocabularySize, edgeTableFile, table.vocabularySize);
+  agree("vocabulary entries", manifest.model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
+  return { manifest, manifestHash, tokenizer, table, centroids };
+}
+
+/** Runs `load` once and keeps its promise; after a failure the next caller tries again. */
+export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
+  let loading: Promise<T> | null = null;
+  return () => {
+    loading ??= load().catch((error) => {
+      loading = null;
+      throw error;
+    });
+    return loading;
+  };
+}
+
+async function readVerified(read: ReadAsset, name: string, record: FileRecord | undefined): Promise<TensorFile> {
+  if (!record) throw new Error(`manifest.json does not list ${name}`);
+  const bytes = await read(name);
+  const actual = await sha256Hex(bytes);
+  if (actual !== record.sha256) {
+    throw new Error(
+      `${name} has ${bytes.byteLength} bytes of SHA-256 ${actual}; the manifest says ${record.bytes}, ${record.sha256}`,
+    );
+  }
+  return readTensorFile(bytes);
+}
+
+function agree(what: string, expected: number, file: string, actual: number): void {
+  if (actual !== expected) throw new Error(`${file} has ${actual} ${what}, the manifest says ${expected}`);
+}

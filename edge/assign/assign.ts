@@ -1,0 +1,59 @@
+/** Which centroid a prompt goes to, and whether its adapter is worn. Pure. */
+import type { CentroidRecord, Manifest } from "../../shared/artifacts/manifest.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import type { Artifacts } from "./artifacts.ts";
+
+/** What a request asks for: the nearest centroid, no adapter, or a centroid by its index. */
+export type Wish = "auto" | "off" | number;
+
+export interface Assignment {
+  centroid: CentroidRecord;
+  /** Cosine of prompt embedding and centroid. */
+  similarity: number;
+  mode: "adapted" | "off" | "auto-off";
+}
+
+/**
+ * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`; absent: auto) and the extension's `adapter`, which
+ * goes first. Throws model_not_found or invalid_request.
+ */
+export function wishOf(model: string | undefined, adapter: string | undefined, manifest: Manifest): Wish {
+  const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest);
+  if (adapter === undefined) return byModel;
+  if (adapter === "auto" || adapter === "off") return adapter;
+  const index = manifest.centroids.findIndex(({ id }) => id === adapter);
+  if (index >= 0) return index;
+  throw new ServiceError(
+    "invalid_request",
+    `chameleon.adapter is ${JSON.stringify(adapter)}; it must be "auto", "off" or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
+    { param: "chameleon.adapter" },
+  );
+}
+
+function modelWish(model: string, manifest: Manifest): Wish {
+  const { servedAs } = manifest.model;
+  if (model === servedAs) return "off";
+  if (model === `${servedAs}:auto`) return "auto";
+  const index = manifest.centroids.findIndex(({ id }) => model === `${servedAs}:${id}`);
+  if (index >= 0) return index;
+  throw new ServiceError(
+    "model_not_found",
+    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models).`,
+    { param: "model" },
+  );
+}
+
+/** Assigns a prompt by its first `prefixTokens` token ids. */
+export function assign(promptIds: readonly number[], wish: Wish, artifacts: Artifacts): Assignment {
+  const ranked = rank(promptIds, artifacts);
+  const { index, similarity } = (typeof wish === "number" && ranked.find((one) => one.index === wish)) || ranked[0];
+  const centroid = artifacts.manifest.centroids[index];
+  return { centroid, similarity, mode: wish === "off" ? "off" : centroid.scale === 0 ? "auto-off" : "adapted" };
+}
+
+/** All centroids, nearest first. */
+export function rank(promptIds: readonly number[], artifacts: Artifacts): { index: number; similarity: number }[] {
+  const prefix = promptIds.slice(0, artifacts.manifest.embedding.prefixTokens);
+  return rankCentroids(promptEmbedding(prefix, artifacts.table), artifacts.centroids);
+}

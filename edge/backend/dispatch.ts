@@ -1,0 +1,45 @@
+/**
+ * How a micro-batch becomes frames: the one interface of everything on the way to the model. The backend client
+ * implements it over HTTP, the micro-batching objects implement it for many requests at once.
+ */
+import type { BatchRequest, ErrorFrame, Frame } from "../../shared/contracts/inference.ts";
+import type { ServiceError } from "../../shared/errors.ts";
+
+/**
+ * Resolves when the batch is accepted, to its frames: of each sequence its frames in order, ending in exactly one
+ * `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted, failures are frames.
+ */
+export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame>>;
+
+export function errorFrame(id: string, error: ServiceError): ErrorFrame {
+  return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
+}
+
+/** Whether a sequence ends with this frame. */
+export function isLast(frame: Frame): boolean {
+  return frame.type === "done" || frame.type === "error";
+}
+
+/**
+ * Holds a stream of frames to a Dispatch's promise: whatever goes wrong with `frames`, every id of `ids` still ends.
+ * A frame of an unknown or finished sequence is the sender's mistake and ends the others in `failure` too.
+ */
+export async function* complete(
+  frames: AsyncIterable<Frame>,
+  ids: readonly string[],
+  failure: (cause: unknown) => ServiceError,
+): AsyncGenerator<Frame> {
+  const open = new Set(ids);
+  let cause: unknown = new Error("the stream of frames ended early");
+  try {
+    for await (const frame of frames) {
+      if (!open.has(frame.id)) throw new Error(`a ${frame.type} frame of ${frame.id}, which is unknown or has ended`);
+      if (isLast(frame)) open.delete(frame.id);
+      yield frame;
+      if (open.size === 0) return;
+    }
+  } catch (error) {
+    cause = error;
+  }
+  for (const id of open) yield errorFrame(id, failure(cause));
+}

@@ -1,0 +1,152 @@
+/**
+ * Carries sequences of many requests to the backend in micro-batches, and each frame back to whom it belongs.
+ * When is the micro-batcher's decision, how is the Dispatch's; HTTP and the platform are shard.ts's.
+ */
+import {
+  type BatchRequest,
+  contractVersion,
+  type Frame,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { type Dispatch, errorFrame, isLast } from "../backend/dispatch.ts";
+import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
+
+export interface RelayDependencies {
+  openBatch: Dispatch;
+  /** Tells the backend to drop sequences of a call that goes on. */
+  cancel(ids: string[]): Promise<void>;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Holds a promise that nobody awaits. */
+  keepAlive(work: Promise<void>): void;
+}
+
+/** One request's share. */
+export interface Submission {
+  /** Drops what is left of it: waiting sequences leave their queue, running ones are cancelled. */
+  cancel(): void;
+}
+
+interface Passenger {
+  sequence: SequenceRequest;
+  route: { manifestHash: string; centroidId: string | null };
+  receive(frame: Frame): void;
+  arrivedMs: number;
+  call: Call | null;
+}
+
+interface Call {
+  abort: AbortController;
+  accepted: boolean;
+  leftMs: number;
+  /** Those who still wait for frames, by sequence id. */
+  aboard: Map<string, Passenger>;
+  /** Cancelled before the backend knew them. */
+  leftEarly: string[];
+}
+
+/** Seconds after which a full queue has most likely drained. */
+const retryAfterSeconds = 1;
+
+export class Relay {
+  readonly #dependencies: RelayDependencies;
+  readonly #batcher: MicroBatcher<Passenger>;
+  #openCalls = 0;
+
+  constructor(dependencies: RelayDependencies, batcher = new MicroBatcher<Passenger>(batchingLimits)) {
+    this.#dependencies = dependencies;
+    this.#batcher = batcher;
+  }
+
+  /** Nothing waits and nothing runs. */
+  get idle(): boolean {
+    return this.#batcher.idle && this.#openCalls === 0;
+  }
+
+  /** Queues a request's sequences; `receive` gets their frames. Throws overloaded where they do not fit. */
+  submit(batch: BatchRequest, receive: (frame: Frame) => void): Submission {
+    const route = { manifestHash: batch.manifestHash, centroidId: batch.centroidId };
+    const arrivedMs = this.#dependencies.now();
+    const passengers = batch.sequences.map((sequence) => ({ sequence, route, receive, arrivedMs, call: null }));
+    if (!this.#batcher.enqueue(`${route.manifestHash}/${route.centroidId ?? ""}`, passengers)) {
+      throw new ServiceError(
+        "overloaded",
+        `${this.#batcher.queued} completions are waiting, the maximum is ${batchingLimits.queuedSequences}.`,
+        { retryAfterSeconds },
+      );
+    }
+    this.#pump();
+    return { cancel: () => this.#cancel(passengers) };
+  }
+
+  #pump(): void {
+    for (let batch = this.#batcher.take(); batch; batch = this.#batcher.take()) {
+      this.#dependencies.keepAlive(this.#send(batch));
+    }
+  }
+
+  async #send({ key, entries }: MicroBatch<Passenger>): Promise<void> {
+    const call: Call = {
+      abort: new AbortController(),
+      accepted: false,
+      leftMs: this.#dependencies.now(),
+      aboard: new Map(entries.map((passenger) => [passenger.sequence.id, passenger])),
+      leftEarly: [],
+    };
+    for (const passenger of entries) passenger.call = call;
+    this.#openCalls++;
+    try {
+      const frames = await this.#open(key, entries, call);
+      for await (const frame of frames) this.#deliver(frame, call);
+    } catch (error) {
+      const failure = toServiceError(error);
+      for (const id of call.aboard.keys()) this.#deliver(errorFrame(id, failure), call);
+    } finally {
+      this.#openCalls--;
+    }
+  }
+
+  async #open(key: string, entries: Passenger[], call: Call): Promise<AsyncIterable<Frame>> {
+    const sequences = entries.map(({ sequence }) => sequence);
+    const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
+    try {
+      return await this.#dependencies.openBatch(batch, call.abort.signal);
+    } finally {
+      call.accepted = true;
+      if (call.leftEarly.length > 0 && call.aboard.size > 0) this.#cancelAtBackend(call.leftEarly);
+      this.#batcher.accepted(key);
+      this.#pump();
+    }
+  }
+
+  #deliver(frame: Frame, call: Call): void {
+    const passenger = call.aboard.get(frame.id);
+    if (!passenger) return; // cancelled, and the backend has not noticed yet
+    if (isLast(frame)) call.aboard.delete(frame.id);
+    passenger.receive(frame.type === "done" ? withWait(frame, call.leftMs - passenger.arrivedMs) : frame);
+  }
+
+  #cancel(passengers: readonly Passenger[]): void {
+    this.#batcher.remove((waiting) => passengers.includes(waiting));
+    const left = new Map<Call, string[]>();
+    for (const { call, sequence } of passengers) {
+      if (call?.aboard.delete(sequence.id)) left.set(call, [...(left.get(call) ?? []), sequence.id]);
+    }
+    for (const [call, ids] of left) {
+      if (call.aboard.size === 0) call.abort.abort();
+      else if (call.accepted) this.#cancelAtBackend(ids);
+      else call.leftEarly.push(...ids);
+    }
+  }
+
+  #cancelAtBackend(ids: string[]): void {
+    // Where it fails the sequences run to their end for nobody, which costs only time.
+    this.#dependencies.keepAlive(this.#dependencies.cancel(ids).catch(() => undefined));
+  }
+}
+
+/** The queue time of a caller is ours and the backend's. */
+function withWait(frame: Frame & { type: "done" }, waitMs: number): Frame {
+  return { ...frame, timings: { ...frame.timings, queueMs: frame.timings.queueMs + waitMs } };
+}

@@ -1,0 +1,81 @@
+/**
+ * The Durable Object around a Relay: every request for the centroids of one shard, from all over the world, meets
+ * here. It stores nothing and sets no timer, so an idle one costs nothing. `createShardDispatch` is the way in.
+ */
+import { DurableObject } from "cloudflare:workers";
+import type { BatchRequest } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import type { Artifacts } from "../assign/artifacts.ts";
+import { BackendClient, openFrames } from "../backend/client.ts";
+import { type Dispatch, isLast } from "../backend/dispatch.ts";
+import { readConfig } from "../config.ts";
+import { Relay } from "./relay.ts";
+
+export class Shard extends DurableObject<Env> {
+  readonly relay: Relay;
+
+  constructor(state: DurableObjectState, env: Env) {
+    super(state, env);
+    const [url] = readConfig(env).backendUrls;
+    const backend = new BackendClient(url);
+    this.relay = new Relay({
+      openBatch: (batch, signal) => backend.openBatch(batch, signal),
+      cancel: (ids) => backend.cancel(ids),
+      now: () => Date.now(),
+      keepAlive: (work) => state.waitUntil(work),
+    });
+  }
+
+  /** A BatchRequest in, NDJSON frames out; reached by our own Worker only. */
+  override async fetch(request: Request): Promise<Response> {
+    const batch = await request.json<BatchRequest>();
+    try {
+      return new Response(this.#frames(batch, request.signal), { headers: { "content-type": "application/x-ndjson" } });
+    } catch (thrown) {
+      const error = toServiceError(thrown);
+      const headers = { "retry-after": String(error.retryAfterSeconds ?? 0) };
+      return Response.json(envelopeOf(error), { status: statusOf(error.kind), headers });
+    }
+  }
+
+  /** What waits here is bounded: a sequence has no more frames than the context has tokens. */
+  #frames(batch: BatchRequest, signal: AbortSignal): ReadableStream<Uint8Array> {
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+    const writer = writable.getWriter();
+    const encoder = new TextEncoder();
+    let open = batch.sequences.length;
+    const submission = this.relay.submit(batch, (frame) => {
+      // A failed write means that the reader is gone, which `closed` reports.
+      writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
+      if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
+    });
+    writer.closed.catch(() => submission.cancel());
+    signal.addEventListener("abort", () => submission.cancel());
+    return readable;
+  }
+}
+
+/** Sends each micro-batch to its centroid's shard; the base has a place behind the centroids. */
+export function createShardDispatch(
+  shards: DurableObjectNamespace,
+  shardCount: number,
+  artifacts: () => Promise<Artifacts>,
+): Dispatch {
+  return async (batch, signal) => {
+    const { manifest } = await artifacts();
+    const index = manifest.centroids.findIndex(({ id }) => id === batch.centroidId);
+    const place = index < 0 ? manifest.centroids.length : index;
+    const stub = shards.getByName(`shard-${place % shardCount}`);
+    let response: Response;
+    try {
+      response = await stub.fetch("https://shard/", { method: "POST", body: JSON.stringify(batch), signal });
+    } catch (cause) {
+      throw new ServiceError("backend_unavailable", "The request was interrupted at the edge; try again.", {
+        retryAfterSeconds: 1,
+        cause,
+      });
+    }
+    return openFrames(response, batch);
+  };
+}

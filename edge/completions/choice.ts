@@ -1,0 +1,153 @@
+/**
+ * Turns the frames of one sequence into the choice a client sees, part by part. A stream sends the parts as they come,
+ * an unstreamed response joins them, so both have the same text.
+ */
+import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
+import type { ComparedToken, CompletionLogprobs } from "../../shared/contracts/openai.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { TextStream } from "../../shared/tokenizer/text-stream.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import type { PlannedChoice } from "./plan.ts";
+import { OffsetCounter, tokenText } from "./token-text.ts";
+
+export interface ChoiceOptions {
+  echo: boolean;
+  /** Alternatives per token; null for no logprobs at all. */
+  logprobs: number | null;
+  compare: boolean;
+}
+
+/** What one frame added to a choice. */
+export interface ChoicePart {
+  planned: PlannedChoice;
+  text: string;
+  logprobs: CompletionLogprobs | null;
+  compared: ComparedToken[];
+  /** The sequence's end, in its last part only. */
+  done: DoneFrame | null;
+}
+
+interface ReportedToken {
+  token: string;
+  offset: number;
+  logprob: number | null;
+  top: Record<string, number>;
+  baseLogprob: number | null;
+}
+
+type Alternatives = readonly [number, number][] | undefined;
+
+export class Choice {
+  readonly planned: PlannedChoice;
+  readonly #tokenizer: Tokenizer;
+  readonly #options: ChoiceOptions;
+  readonly #text: TextStream;
+  readonly #offsets: OffsetCounter;
+  /** The echoed prompt, until it is sent. */
+  #prompt: string;
+  readonly #promptCharacters: number;
+  /** Tokens whose text is still held back: a stop string that begins in it would take them away. */
+  #held: ReportedToken[] = [];
+  #stopped = false;
+
+  constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions) {
+    const { promptIds, sampling } = planned.sequence;
+    this.planned = planned;
+    this.#tokenizer = tokenizer;
+    this.#options = options;
+    this.#text = new TextStream((id) => tokenizer.pieceOf(id), sampling.stop);
+    this.#prompt = options.echo ? tokenizer.decode(promptIds) : "";
+    this.#promptCharacters = [...this.#prompt].length;
+    this.#offsets = new OffsetCounter(this.#promptCharacters);
+  }
+
+  /** Takes the sequence's next frame. Throws the ServiceError that an error frame stands for. */
+  push(frame: Frame): ChoicePart {
+    switch (frame.type) {
+      case "prompt":
+        return this.#part("", this.#promptTokens(frame), null);
+      case "token":
+        return this.#part(this.#append(frame), this.#settled(), null);
+      case "done": {
+        const rest = this.#text.end();
+        return this.#part(rest, this.#stopped ? this.#settled() : this.#held.splice(0), frame);
+      }
+      case "error":
+        throw new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined });
+    }
+  }
+
+  #append(frame: TokenFrame): string {
+    if (this.#stopped || frame.tokenId === this.#tokenizer.endOfTextId) return "";
+    const { text, stopped } = this.#text.push(frame.tokenId);
+    this.#stopped = stopped;
+    const piece = this.#tokenizer.pieceOf(frame.tokenId);
+    this.#held.push({
+      token: tokenText(piece),
+      offset: this.#offsets.next(piece),
+      logprob: frame.logprob ?? null,
+      top: this.#top(frame.tokenId, frame.logprob, frame.alternatives),
+      // Without an adapter there is nothing to compare with.
+      baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
+    });
+    return text;
+  }
+
+  /** The held tokens that start in text already emitted. */
+  #settled(): ReportedToken[] {
+    const emitted = this.#promptCharacters + this.#text.emittedCharacters;
+    const certain = this.#held.findIndex(({ offset }) => offset >= emitted);
+    return this.#held.splice(0, certain < 0 ? this.#held.length : certain);
+  }
+
+  #promptTokens(frame: PromptFrame): ReportedToken[] {
+    const offsets = new OffsetCounter();
+    return this.planned.sequence.promptIds.map((id, i) => {
+      const piece = this.#tokenizer.pieceOf(id);
+      const logprob = frame.logprobs[i] ?? null;
+      return {
+        token: tokenText(piece),
+        offset: offsets.next(piece),
+        logprob,
+        top: this.#top(id, logprob, frame.alternatives[i]),
+        baseLogprob: frame.baseLogprobs?.[i] ?? logprob,
+      };
+    });
+  }
+
+  /** The most likely alternatives and, as OpenAI promises, the token itself. */
+  #top(id: number, logprob: number | null | undefined, alternatives: Alternatives): Record<string, number> {
+    const name = (one: number) => tokenText(this.#tokenizer.pieceOf(one));
+    const top = (alternatives ?? []).slice(0, this.#options.logprobs ?? 0);
+    const entries = top.map(([one, value]): [string, number] => [name(one), value]);
+    if (typeof logprob === "number") entries.push([name(id), logprob]);
+    return Object.fromEntries(entries);
+  }
+
+  #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
+    const prompt = this.#prompt;
+    this.#prompt = "";
+    return {
+      planned: this.planned,
+      text: prompt + text,
+      logprobs: this.#options.logprobs === null ? null : logprobsOf(tokens),
+      compared: this.#options.compare ? comparedOf(tokens) : [],
+      done,
+    };
+  }
+}
+
+function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
+  return {
+    tokens: tokens.map(({ token }) => token),
+    token_logprobs: tokens.map(({ logprob }) => logprob),
+    top_logprobs: tokens.map(({ top }) => top),
+    text_offset: tokens.map(({ offset }) => offset),
+  };
+}
+
+function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
+  return tokens.flatMap(({ token, logprob, baseLogprob }) =>
+    logprob === null || baseLogprob === null ? [] : [{ token, logprob, base_logprob: baseLogprob }],
+  );
+}

@@ -1,0 +1,125 @@
+/** From a checked request to the sequences that serve it. Pure. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import {
+  type BatchRequest,
+  contractVersion,
+  type Sampling,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import type { CompletionRequest } from "../../shared/contracts/openai.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { deriveSeed } from "../../shared/math/sampling.ts";
+import type { Artifacts } from "../assign/artifacts.ts";
+import { type Assignment, assign, wishOf } from "../assign/assign.ts";
+import { encodePrompts } from "../assign/encode.ts";
+
+/** One choice of the response and the sequence that makes it. */
+export interface PlannedChoice {
+  index: number;
+  assignment: Assignment;
+  sequence: SequenceRequest;
+}
+
+export interface Plan {
+  /** Prompt-major: the choices of prompt p are p·n to p·n + n − 1. */
+  choices: PlannedChoice[];
+  /** One per centroid, the base counting as one. */
+  batches: BatchRequest[];
+  /** Each prompt counted once, whatever n is. */
+  promptTokens: number;
+  tokenizeMs: number;
+  assignMs: number;
+}
+
+export interface Caller {
+  requestId: string;
+  tenant: string;
+  /** uint32, used where the request brings no seed. */
+  randomSeed: number;
+  now(): number;
+}
+
+/** Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
+export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
+  const { manifest, manifestHash } = artifacts;
+  const wish = wishOf(request.model, request.chameleon.adapter, manifest);
+  const started = caller.now();
+  const prompts = encodePrompts(request.prompt ?? [[manifest.model.endOfTextId]], artifacts, "prompt");
+  refuseOverlong(prompts, manifest.model);
+  const tokenized = caller.now();
+  const assignments = prompts.map((promptIds) => assign(promptIds, wish, artifacts));
+  const assigned = caller.now();
+
+  const sampling = samplingOf(request, manifest.model.vocabularySize);
+  // Seeds of any size are allowed; 32 bits of them count.
+  const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
+  const choices: PlannedChoice[] = [];
+  for (const [p, promptIds] of prompts.entries()) {
+    for (let i = 0; i < request.n; i++) {
+      const index = choices.length;
+      const sequence: SequenceRequest = {
+        id: `${caller.requestId}-${index}`,
+        tenant: caller.tenant,
+        promptIds,
+        continuedIds: [],
+        maxTokens: Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length),
+        // By the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
+        sampling: { ...sampling, seed: deriveSeed(seed, i) },
+        promptLogprobs: request.echo && request.logprobs !== null,
+        compare: request.chameleon.compare,
+      };
+      choices.push({ index, assignment: assignments[p], sequence });
+    }
+  }
+  return {
+    choices,
+    batches: batchesOf(choices, manifestHash),
+    promptTokens: prompts.reduce((total, ids) => total + ids.length, 0),
+    tokenizeMs: tokenized - started,
+    assignMs: assigned - tokenized,
+  };
+}
+
+/** Throws context_length_exceeded for the first prompt that the context cannot hold. */
+function refuseOverlong(prompts: readonly number[][], { contextTokens, servedAs }: Manifest["model"]): void {
+  const p = prompts.findIndex((ids) => ids.length > contextTokens);
+  if (p < 0) return;
+  const at = prompts.length > 1 ? `prompt[${p}]` : "The prompt";
+  throw new ServiceError(
+    "context_length_exceeded",
+    `${at} has ${prompts[p].length} tokens; the context of ${servedAs} holds ${contextTokens}.`,
+    { param: "prompt" },
+  );
+}
+
+function samplingOf(request: CompletionRequest, vocabularySize: number): Omit<Sampling, "seed"> {
+  const unknown = request.logit_bias.find(([id]) => id >= vocabularySize);
+  if (unknown) {
+    throw new ServiceError(
+      "invalid_request",
+      `Invalid request: logit_bias holds the token id ${unknown[0]}; the vocabulary has ${vocabularySize} ids, from 0.`,
+      { param: "logit_bias" },
+    );
+  }
+  return {
+    temperature: request.temperature,
+    // The contract's range is open at 0, where only the likeliest token is left.
+    topP: Math.max(request.top_p, Number.EPSILON),
+    stop: request.stop,
+    logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),
+    presencePenalty: request.presence_penalty,
+    frequencyPenalty: request.frequency_penalty,
+    logitBias: request.logit_bias,
+  };
+}
+
+function batchesOf(choices: readonly PlannedChoice[], manifestHash: string): BatchRequest[] {
+  const batches = new Map<string | null, BatchRequest>();
+  for (const { assignment, sequence } of choices) {
+    const centroidId = assignment.mode === "adapted" ? assignment.centroid.id : null;
+    const batch = batches.get(centroidId);
+    if (batch) batch.sequences.push(sequence);
+    else batches.set(centroidId, { version: contractVersion, manifestHash, centroidId, sequences: [sequence] });
+  }
+  return [...batches.values()];
+}

@@ -1,0 +1,32 @@
+/** What the app needs from outside: worker.ts brings the real ones, a test its own. */
+import type { ServiceError } from "../shared/errors.ts";
+import type { Artifacts } from "./assign/artifacts.ts";
+import type { BackendReadiness } from "./backend/client.ts";
+import type { Dispatch } from "./backend/dispatch.ts";
+import type { KeyStore } from "./tenants/keys.ts";
+
+/** Hono's type parameter: what middleware leaves for the routes. */
+export interface AppEnvironment {
+  Variables: { requestId: string; tenant: string };
+}
+
+export interface Dependencies {
+  /** Rejects with a ServiceError while they cannot be had. */
+  artifacts(): Promise<Artifacts>;
+  keys: KeyStore;
+  dispatch: Dispatch;
+  /** Asks the backend. Rejects with a ServiceError where it cannot be reached. */
+  readiness(): Promise<BackendReadiness>;
+  /** The playground page. */
+  page(request: Request): Promise<Response>;
+  /** A clock in milliseconds since 1970. */
+  now(): number;
+  /** 32 characters, never the same twice. */
+  newId(): string;
+  /** uint32 */
+  randomSeed(): number;
+  /** Receives failures that are ours rather than the caller's. */
+  log(requestId: string, error: ServiceError): void;
+  /** The longest silence of a stream. */
+  heartbeatMs: number;
+}

@@ -1,0 +1,102 @@
+/** From a request's bytes to a checked object. Messages name the field, the value and the limit. */
+import type { z } from "zod";
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+
+/** Reads a JSON object and checks it against `schema`. Throws a ServiceError of status 400, 413 or 415. */
+export async function readBody<T extends z.ZodType>(request: Request, schema: T): Promise<z.output<T>> {
+  const type = request.headers.get("content-type") ?? "";
+  if (!/^application\/json *(;|$)/i.test(type)) {
+    throw new ServiceError(
+      "unsupported_media_type",
+      `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
+    );
+  }
+  return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes)));
+}
+
+/** `value` as `schema` reads it. Throws invalid_request about the first field at fault. */
+export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
+  const result = schema.safeParse(value, { reportInput: true });
+  if (result.success) return result.data;
+  const issue = result.error.issues[0];
+  const param = fieldName(issue.path);
+  throw new ServiceError("invalid_request", `Invalid request: ${messageOf(issue, param || "the body")}.`, {
+    param: param || null,
+  });
+}
+
+/** The body as text. Counts what arrives: Content-Length may be absent or wrong. */
+async function boundedText(request: Request, maximum: number): Promise<string> {
+  const tooLarge = (bytes: number, relation: string) =>
+    new ServiceError("body_too_large", `The body has ${relation}${bytes} bytes, the maximum is ${maximum}.`);
+  const declared = Number(request.headers.get("content-length") ?? 0);
+  if (declared > maximum) throw tooLarge(declared, "");
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+  let bytes = 0;
+  let text = "";
+  try {
+    for await (const chunk of request.body ?? []) {
+      bytes += chunk.byteLength;
+      if (bytes > maximum) throw tooLarge(bytes, "at least ");
+      text += decoder.decode(chunk, { stream: true });
+    }
+    return text + decoder.decode();
+  } catch (error) {
+    if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
+    throw error;
+  }
+}
+
+function parsedJson(text: string): unknown {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    // V8's message repeats part of the body, which is the caller's own.
+    throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
+  }
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
+  const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
+  throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);
+}
+
+function messageOf(issue: z.core.$ZodIssue, name: string): string {
+  const input = shown(issue.input);
+  switch (issue.code) {
+    case "too_big": {
+      if (issue.origin === "string")
+        return `${name} has ${lengthOf(issue.input)} characters, the maximum is ${issue.maximum}`;
+      return `${name} is ${input}, the maximum is ${issue.maximum}`;
+    }
+    case "too_small": {
+      if (issue.origin === "string")
+        return `${name} has ${lengthOf(issue.input)} characters, the minimum is ${issue.minimum}`;
+      return `${name} is ${input}, the minimum is ${issue.minimum}`;
+    }
+    case "invalid_type": {
+      const expected = issue.expected === "int" ? "integer" : issue.expected;
+      return `${name} is ${input}; it must be of type ${expected}`;
+    }
+    default:
+      return issue.message;
+  }
+}
+
+/** `["chameleon", "adapter"]` → `chameleon.adapter`; indexes as OpenAI writes them: `stop[2]`. */
+function fieldName(path: readonly PropertyKey[]): string {
+  return path.reduce<string>(
+    (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
+    "",
+  );
+}
+
+/** A value for a message: whole if short. */
+function shown(value: unknown): string {
+  const json = JSON.stringify(value) ?? "absent";
+  return json.length > 60 ? `${json.slice(0, 60)}…` : json;
+}
+
+function lengthOf(value: unknown): number {
+  return typeof value === "string" ? value.length : 0;
+}

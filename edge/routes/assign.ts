@@ -1,0 +1,31 @@
+/** POST /v1/assign: where texts would go, and which centroids come next, without generating anything. */
+import type { Handler } from "hono";
+import { assignRequestSchema } from "../../shared/contracts/openai.ts";
+import { assign, rank, wishOf } from "../assign/assign.ts";
+import { encodePrompts } from "../assign/encode.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { readBody } from "../middleware/body.ts";
+
+export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const request = await readBody(c.req.raw, assignRequestSchema);
+    const artifacts = await dependencies.artifacts();
+    const { centroids } = artifacts.manifest;
+    const wish = wishOf(request.model, undefined, artifacts.manifest);
+    const data = encodePrompts(request.input, artifacts, "input").map((ids, index) => {
+      const { centroid, similarity, mode } = assign(ids, wish, artifacts);
+      const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);
+      return {
+        index,
+        tokens: ids.length,
+        centroid: centroid.id,
+        similarity,
+        mode,
+        runners_up: others
+          .slice(0, request.top - 1)
+          .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),
+      };
+    });
+    return c.json({ object: "list", data });
+  };
+}

@@ -1,0 +1,97 @@
+/** POST /v1/completions: reads the request, runs its plan, answers whole or as a stream. */
+import type { Handler } from "hono";
+import { type CompletionRequest, completionRequestSchema, type Timings } from "../../shared/contracts/openai.ts";
+import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
+import { envelopeOf, statusOf, toServiceError } from "../../shared/errors.ts";
+import type { ChoicePart } from "../completions/choice.ts";
+import { eventStream, settlesWithin } from "../completions/event-stream.ts";
+import { generate } from "../completions/generate.ts";
+import { planCompletion } from "../completions/plan.ts";
+import { ResponseBuilder } from "../completions/response.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { readBody } from "../middleware/body.ts";
+
+export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
+  const { now } = dependencies;
+  return async (c) => {
+    const request = await readBody(c.req.raw, completionRequestSchema);
+    const artifacts = await dependencies.artifacts();
+    const requestId = c.get("requestId");
+    const caller = { requestId, tenant: c.get("tenant"), randomSeed: dependencies.randomSeed(), now };
+    const plan = planCompletion(request, artifacts, caller);
+    const envelope = {
+      id: `cmpl-${dependencies.newId()}`,
+      created: Math.floor(now() / 1000),
+      model: request.model ?? `${artifacts.manifest.model.servedAs}:auto`,
+      fingerprint: `fp_${artifacts.manifestHash.slice(0, 12)}`,
+    };
+    const builder = new ResponseBuilder(envelope, plan, request.chameleon.compare);
+
+    const abort = new AbortController();
+    c.req.raw.signal.addEventListener("abort", () => abort.abort());
+    const parts = generate(plan, request, artifacts.tokenizer, dependencies.dispatch, abort.signal);
+    try {
+      if (!request.stream) {
+        for await (const part of parts) builder.add(part);
+        return c.json(builder.response(), 200, { "server-timing": serverTiming(builder.timings) });
+      }
+      // A refusal comes at once, and still has a status of its own; whoever waits in a queue gets headers meanwhile.
+      const first = parts.next();
+      await settlesWithin(first, dependencies.heartbeatMs);
+      const events = eventsOf(resumed(first, parts), builder, request, (thrown) => {
+        abort.abort();
+        const error = toServiceError(thrown);
+        if (statusOf(error.kind) >= 500) dependencies.log(requestId, error);
+        return envelopeOf(error);
+      });
+      return new Response(
+        eventStream(events, dependencies.heartbeatMs, () => abort.abort()),
+        {
+          headers: {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-store",
+            "server-timing": serverTiming({ tokenize: plan.tokenizeMs, assign: plan.assignMs }),
+          },
+        },
+      );
+    } catch (error) {
+      abort.abort();
+      throw error;
+    }
+  };
+}
+
+/** `parts` with the one that was asked for already. */
+async function* resumed(first: Promise<IteratorResult<ChoicePart, void>>, parts: AsyncIterable<ChoicePart>) {
+  const { done, value } = await first;
+  if (done) return;
+  yield value;
+  yield* parts;
+}
+
+async function* eventsOf(
+  parts: AsyncIterable<ChoicePart>,
+  builder: ResponseBuilder,
+  request: CompletionRequest,
+  failed: (thrown: unknown) => object,
+): AsyncGenerator<string> {
+  const includeUsage = request.stream_options?.include_usage ?? false;
+  try {
+    for await (const part of parts) {
+      builder.add(part);
+      const chunk = builder.chunk(part);
+      if (chunk) yield sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk));
+    }
+    if (includeUsage) yield sseEvent(JSON.stringify(builder.usageChunk()));
+  } catch (thrown) {
+    yield sseEvent(JSON.stringify(failed(thrown)));
+  }
+  yield sseDone;
+}
+
+/** The header's value, durations in milliseconds. */
+function serverTiming(timings: Partial<Timings>): string {
+  return Object.entries(timings)
+    .map(([phase, ms]) => `${phase};dur=${ms.toFixed(2)}`)
+    .join(", ");
+}

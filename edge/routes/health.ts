@@ -1,0 +1,25 @@
+/** GET /healthz: the Worker runs. GET /readyz: a completion would be answered, by a backend with the same artifacts. */
+import type { Handler } from "hono";
+import { ServiceError } from "../../shared/errors.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+
+const retryAfterSeconds = 2;
+
+export function healthz(): Handler<AppEnvironment> {
+  return (c) => c.json({ status: "ok" });
+}
+
+export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const notReady = (message: string) => new ServiceError("backend_unavailable", message, { retryAfterSeconds });
+    const { manifestHash } = await dependencies.artifacts();
+    const backend = await dependencies.readiness();
+    if (!backend.ready) throw notReady("The inference backend is not ready.");
+    if (backend.manifestHash !== manifestHash) {
+      throw notReady(
+        `The inference backend serves the manifest ${backend.manifestHash ?? "(not named)"}, the edge has ${manifestHash}.`,
+      );
+    }
+    return c.json({ status: "ready", manifest: manifestHash });
+  };
+}

@@ -1,0 +1,44 @@
+/**
+ * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run before every local start,
+ * test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
+ */
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { edgeTableFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
+
+const root = path.dirname(import.meta.dirname);
+const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
+/** The manifest last: whoever reads in between sees files that do not match it, and says so. */
+const stagedFiles = [edgeTableFile, tokenizerFile, "manifest.json"];
+
+/**
+ * Copies what differs, each file in one step, and returns the names of the copied.
+ * Throws an Error that names a file which cannot be read.
+ */
+export async function stageArtifacts(
+  modelDirectory: string = embeddedModel,
+  target: string = path.join(root, "edge/public/artifacts"),
+): Promise<string[]> {
+  await mkdir(target, { recursive: true });
+  const copied: string[] = [];
+  for (const name of stagedFiles) {
+    const source = path.join(modelDirectory, "artifacts", name);
+    const wanted = await readFile(source).catch((cause) => {
+      throw new Error(`cannot read the artifact ${source}; train it, or name another model directory`, { cause });
+    });
+    const destination = path.join(target, name);
+    const present = await readFile(destination).catch(() => null);
+    if (present?.equals(wanted)) continue;
+    // The process id keeps two stagings at once from writing into one file.
+    const unfinished = `${destination}.${process.pid}`;
+    await writeFile(unfinished, wanted);
+    await rename(unfinished, destination);
+    copied.push(name);
+  }
+  return copied;
+}
+
+if (import.meta.main) {
+  const copied = await stageArtifacts(process.argv[2]);
+  process.stdout.write(copied.length > 0 ? `staged ${copied.join(", ")}\n` : "the staged artifacts are up to date\n");
+}
