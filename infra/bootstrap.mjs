@@ -28,6 +28,8 @@ const oldestNode = [20, 0];
 /** Running Node: the first that strips types from .ts files without a flag. */
 const oldestTypeScriptNode = [22, 18];
 
+const stopSignals = ["SIGINT", "SIGTERM", "SIGHUP"];
+
 function isAtLeast(version, [major, minor]) {
   const [haveMajor, haveMinor] = version.replace("v", "").split(".").map(Number);
   return haveMajor > major || (haveMajor === major && haveMinor >= minor);
@@ -51,8 +53,9 @@ function installHash() {
 }
 
 /**
- * Runs a command to its end and returns { code, output }. `stdio` as in spawn; what is piped is collected in `output`.
- * SIGTERM and SIGHUP are passed on; a terminal's Ctrl-C reaches the child by itself, so here it is only outlived.
+ * Runs a command to its end. Returns its exit code, the signal that asked this process to stop meanwhile, if any, and
+ * what came through the pipes of `options.stdio`. SIGTERM and SIGHUP are passed on; a terminal's Ctrl-C reaches the child
+ * by itself, so here it is only outlived.
  */
 function run(command, args, options) {
   return new Promise((resolve) => {
@@ -63,9 +66,12 @@ function run(command, args, options) {
         output += chunk;
       });
     }
-    const forward = (signal) => child.kill(signal);
-    const outlive = () => {};
-    process.on("SIGTERM", forward).on("SIGHUP", forward).on("SIGINT", outlive);
+    let stoppedBy = null;
+    const onSignal = (signal) => {
+      stoppedBy = signal;
+      if (signal !== "SIGINT") child.kill(signal);
+    };
+    for (const signal of stopSignals) process.on(signal, onSignal);
     // Under npm our parent should outlive us. If it was killed outright, nobody is left to stop the child.
     const parent = process.ppid;
     const watch = process.env.npm_lifecycle_event
@@ -73,8 +79,8 @@ function run(command, args, options) {
       : undefined;
     const finish = (code) => {
       clearInterval(watch);
-      process.off("SIGTERM", forward).off("SIGHUP", forward).off("SIGINT", outlive);
-      resolve({ code, output });
+      for (const signal of stopSignals) process.off(signal, onSignal);
+      resolve({ code, output, stoppedBy });
     };
     child.on("error", (error) => {
       output += error.message;
@@ -96,14 +102,16 @@ async function install() {
   const npmScript = process.env.npm_execpath?.endsWith("npm-cli.js") ? [process.env.npm_execpath] : [];
   const npm = npmScript.length > 0 ? process.execPath : "npm";
   // --include=dev, because NODE_ENV=production would leave out what start and test need;
-  // --prefer-offline is exact here, as the lock holds every package's hash.
+  // --prefer-offline is exact here, as the lock holds every package's hash;
+  // without the short time-outs an offline machine waits a minute for the news.
   const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
-  const { code, output } = await run(npm, args, {
+  args.push("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000");
+  const { code, output, stoppedBy } = await run(npm, args, {
     cwd: root,
     stdio: ["ignore", "pipe", "pipe"],
     shell: npm === "npm" && process.platform === "win32",
   });
-  if (code >= 128) process.exit(code);
+  if (stoppedBy) process.exit(128 + constants.signals[stoppedBy]);
   if (code !== 0) {
     const network =
       /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/;

@@ -1,0 +1,32 @@
+/** The Worker on a local workerd, through wrangler. Not here: what the Worker does. */
+import { createHash } from "node:crypto";
+import path from "node:path";
+import { localHost } from "./ports.ts";
+import { quietWrangler } from "./quiet-wrangler.ts";
+
+/** The key of a local start; it opens nothing anywhere else, as no deployment knows its hash. */
+export const localKey = "sk-chameleon-local";
+
+/** Starts the Worker and returns its URL once it takes requests. It ends with this process. */
+export async function startEdge(root: string, port: number, backendUrls: string[]): Promise<string> {
+  Object.assign(process.env, quietWrangler);
+  const { unstable_startWorker: startWorker } = await import("wrangler");
+  const text = (value: string) => ({ type: "plain_text", value });
+  const hash = createHash("sha256").update(localKey).digest("hex");
+  const worker = await startWorker({
+    config: path.join(root, "wrangler.toml"),
+    bindings: {
+      BACKEND_URLS: text(backendUrls.join(",")),
+      TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
+    },
+    dev: {
+      server: { hostname: localHost, port },
+      inspector: false,
+      watch: false,
+      persist: false,
+      logLevel: "warn",
+    },
+  });
+  await worker.ready;
+  return (await worker.url).origin;
+}

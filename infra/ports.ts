@@ -1,0 +1,35 @@
+/** The two ports of a local start: read, and found free before anything is started on them. */
+import { once } from "node:events";
+import { createServer, type Server } from "node:net";
+
+/** Loopback only: a local start serves this machine. */
+export const localHost = "127.0.0.1";
+
+/** A port from the environment; 0 lets the system choose. Throws an Error that names variable and value. */
+export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number): number {
+  const text = env[name] ?? "";
+  if (text === "") return fallback;
+  const port = Number(text);
+  if (!/^\d+$/.test(text) || port > 65535) throw new Error(`${name} is "${text}"; it must be a port from 0 to 65535`);
+  return port;
+}
+
+/** Throws an Error that names the port and the variable that moves it, if any of the ports is taken. */
+export async function assertPortsFree(ports: Record<string, number>): Promise<void> {
+  const held: Server[] = [];
+  try {
+    for (const [name, port] of Object.entries(ports)) {
+      const server = createServer();
+      try {
+        await once(server.listen(port, localHost), "listening");
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code === "EADDRINUSE") throw new Error(`port ${port} is in use; set ${name} to another`);
+        throw new Error(`port ${port} cannot be used (${code}); set ${name} to another`);
+      }
+      held.push(server);
+    }
+  } finally {
+    await Promise.all(held.map((server) => once(server.close(), "close")));
+  }
+}
