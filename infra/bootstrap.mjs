@@ -13,14 +13,14 @@ import { fileURLToPath } from "node:url";
 
 const root = path.dirname(path.dirname(realpathSync(fileURLToPath(import.meta.url))));
 
-/** command → [entry file, one line of help]; everything after the command goes to the entry file. */
+/** command → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
 const commands = {
-  start: ["infra/start.ts", "serve edge and backend on this machine (--json, --help)"],
-  test: ["infra/test.ts", "run the tests; arguments go to vitest (--project unit)"],
-  check: ["infra/check.ts", "lint and type check"],
-  backend: ["gpu-backend/main.ts", "serve the backend alone"],
-  train: ["gpu-backend/training/train.ts", "train adapters: --model DIR --corpus PATH... --out DIR"],
-  evaluate: ["gpu-backend/training/evaluate.ts", "measure trained adapters on held-out documents"],
+  start: ["serve edge and backend on this machine (--json, --help)", "infra/start.ts"],
+  test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
+  check: ["check style and types", "infra/check.ts"],
+  backend: ["serve the backend alone", "gpu-backend/main.ts"],
+  train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
+  evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
 };
 
 /** Starting Node: enough to run this file. */
@@ -138,7 +138,7 @@ const [command, ...rest] = process.argv.slice(2);
 if (!isAtLeast(process.version, oldestNode))
   fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
 if (!Object.hasOwn(commands, command ?? "")) {
-  const lines = Object.entries(commands).map(([name, [, help]]) => `  ${name.padEnd(10)}${help}`);
+  const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(10)}${help}`);
   const usage = `usage: chameleon COMMAND [arguments]\n\n${lines.join("\n")}\n`;
   if (command === "--help" || command === "-h") process.stdout.write(usage);
   else {
@@ -149,7 +149,8 @@ if (!Object.hasOwn(commands, command ?? "")) {
   await install();
   const node = pickNode();
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
-  const { code } = await run(node, [path.join(root, commands[command][0]), ...rest], {
+  const [, entry, ...first] = commands[command];
+  const { code } = await run(node, [path.join(root, entry), ...first, ...rest], {
     // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: { ...process.env, PATH: directories.join(path.delimiter) },

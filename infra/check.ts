@@ -7,7 +7,7 @@ const root = path.dirname(import.meta.dirname);
 const typeScriptFolders = ["shared", "edge", "gpu-backend", "infra", "test", "test/in-runtime"];
 
 const commands = [
-  ["@biomejs/biome/bin/biome", "check", "."],
+  ["@biomejs/biome/bin/biome", "check", "--error-on-warnings", "."],
   ...typeScriptFolders.map((folder) => ["typescript/bin/tsc", "-p", folder]),
 ];
 let failures = 0;
