@@ -7,7 +7,7 @@
 export class TextStream {
   readonly #pieceOf: (id: number) => Uint8Array;
   readonly #stops: readonly string[];
-  readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   /** Decoded and not yet emitted: always a proper beginning of some stop string. */
   #held = "";
   #stopped = false;

@@ -68,7 +68,7 @@ export class Tokenizer {
       bytes.set(piece, length);
       length += piece.length;
     }
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes);
   }
 
   /** The bytes of a token id; not to be changed. Throws a RangeError for an id out of the vocabulary. */
