@@ -1,0 +1,84 @@
+/**
+ * A tiny model's artifacts as the edge reads them: 256 bytes and a few merges, three centroids for texts of a's, b's
+ * and z's. Centroid c2 is auto-off.
+ */
+import { edgeTableFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
+import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+
+const merges = ["t h", "th e", "Ġ the", "Ã ©", "w o"];
+const endOfTextId = 256 + merges.length;
+const vocabularySize = endOfTextId + 1;
+const dimensions = 4;
+const subjects = ["a", "b", "z"];
+
+export const edgeModel = { contextTokens: 48, prefixTokens: 8, endOfTextId, vocabularySize } as const;
+
+/** File name → bytes, `manifest.json` included. */
+export async function edgeModelFiles(): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  const alphabet = byteAlphabet();
+  const spellings = [...alphabet, ...merges.map((merge) => merge.replace(" ", "")), "<|endoftext|>"];
+  const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
+  const files = new Map([
+    [tokenizerFile, packTokenizer(vocabulary, `#version: 0.2\n${merges.join("\n")}\n`, endOfTextId)],
+    [edgeTableFile, edgeTable()],
+  ]);
+  const bytes = new Map([...files].map(([name, tensors]) => [name, writeTensorFile(tensors)]));
+  const records: Manifest["files"] = {};
+  for (const [name, content] of bytes) {
+    records[name] = { sha256: await sha256(content), bytes: content.byteLength, tensors: {} };
+  }
+  bytes.set("manifest.json", new TextEncoder().encode(JSON.stringify(manifestOf(records))) as Uint8Array<ArrayBuffer>);
+  return bytes;
+}
+
+/** Each subject's letter points along its own axis, every other token a little along the last. */
+function edgeTable(): TensorFile {
+  const rows = new Int8Array(vocabularySize * dimensions);
+  for (let id = 0; id < vocabularySize; id++) {
+    const subject = subjects.findIndex((letter) => letter.charCodeAt(0) === id);
+    rows[id * dimensions + (subject < 0 ? dimensions - 1 : subject)] = subject < 0 ? 1 : 100;
+  }
+  const centroids = new Float32Array(subjects.length * dimensions);
+  for (let k = 0; k < subjects.length; k++) centroids[k * dimensions + k] = 1;
+  return new Map([
+    ["table", tensorFrom(rows, [vocabularySize, dimensions])],
+    ["table_scale", tensorFrom(new Float32Array(vocabularySize).fill(0.01), [vocabularySize])],
+    ["centroids", tensorFrom(centroids, [subjects.length, dimensions])],
+  ]);
+}
+
+function manifestOf(files: Manifest["files"]): Manifest {
+  return {
+    format: 1,
+    model: {
+      name: "tiny",
+      servedAs: "gpt2",
+      weights: "0".repeat(64),
+      vocabularySize,
+      hiddenSize: 8,
+      layers: 1,
+      heads: 1,
+      contextTokens: edgeModel.contextTokens,
+      endOfTextId,
+    },
+    embedding: { dimensions, prefixTokens: edgeModel.prefixTokens },
+    hyperNetwork: { kind: "gated-bank", hash: "1".repeat(64), rank: 1, biases: 1, hidden: 2 },
+    centroids: subjects.map((letter, k) => ({
+      id: `c${k}`,
+      hash: String(k).repeat(64),
+      label: [letter],
+      size: 10,
+      position: [k, -k],
+      scale: [1, 0.5, 0][k],
+      gain: k === 2 ? null : { nats: 0.1 * (k + 1), ci95: [0.05, 0.3], tokens: 1000 },
+    })),
+    files,
+    training: { seed: 1, steps: 1, corpora: [], basePerplexity: 10, adaptedPerplexity: 9 },
+  };
+}
+
+async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

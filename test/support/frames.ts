@@ -1,0 +1,40 @@
+/** Requests and frames of the backend contract, filled in so that a test names only what it is about. */
+import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+
+export function sequenceRequest(id: string): SequenceRequest {
+  return {
+    id,
+    tenant: "local",
+    promptIds: [1, 2, 3],
+    continuedIds: [],
+    maxTokens: 4,
+    sampling: {
+      temperature: 1,
+      topP: 1,
+      seed: 1,
+      stop: [],
+      logprobs: null,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      logitBias: [],
+    },
+    promptLogprobs: false,
+    compare: false,
+  };
+}
+
+export function tokenFrame(id: string, index: number, tokenId: number): TokenFrame {
+  return { type: "token", id, index, tokenId };
+}
+
+export function doneFrame(id: string, timings: Partial<DoneFrame["timings"]> = {}): DoneFrame {
+  return {
+    type: "done",
+    id,
+    finishReason: "length",
+    adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
+    promptTokens: 3,
+    completionTokens: 1,
+    timings: { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0, ...timings },
+  };
+}

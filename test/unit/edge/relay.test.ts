@@ -1,0 +1,177 @@
+import { describe, expect, test } from "vitest";
+import { Relay } from "../../../edge/batching/relay.ts";
+import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
+import { ServiceError } from "../../../shared/errors.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+
+const hash = "a".repeat(64);
+
+/** A backend whose every answer the test gives, and a relay in front of it. */
+function scripted() {
+  const calls: ScriptedCall[] = [];
+  const cancelled: string[][] = [];
+  const works: Promise<void>[] = [];
+  let clockMs = 0;
+  const relay = new Relay({
+    openBatch: (batch, signal) => {
+      const call = new ScriptedCall(batch, signal);
+      calls.push(call);
+      return call.accepted.promise;
+    },
+    cancel: async (ids) => void cancelled.push(ids),
+    now: () => clockMs,
+    keepAlive: (work) => void works.push(work),
+  });
+  const submit = (ids: string[], centroidId: string | null = "c0") => {
+    const received: Frame[] = [];
+    const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences: ids.map(sequenceRequest) };
+    const submission = relay.submit(batch, (frame) => received.push(frame));
+    return { received, cancel: submission.cancel };
+  };
+  return { relay, calls, cancelled, submit, settled: () => Promise.all(works), pass: (ms: number) => (clockMs += ms) };
+}
+
+class ScriptedCall {
+  readonly accepted = Promise.withResolvers<AsyncIterable<Frame>>();
+  readonly ids: string[];
+  readonly batch: BatchRequest;
+  readonly signal: AbortSignal;
+
+  constructor(batch: BatchRequest, signal: AbortSignal) {
+    this.batch = batch;
+    this.signal = signal;
+    this.ids = batch.sequences.map(({ id }) => id);
+  }
+
+  /** Accepts and sends `frames`; returns when the relay has had its turn. */
+  async answer(...frames: Frame[]): Promise<void> {
+    this.accepted.resolve(stream(frames));
+    await turn();
+  }
+}
+
+async function* stream(frames: Frame[]): AsyncGenerator<Frame> {
+  yield* frames;
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+describe("Relay", () => {
+  test("gathers requests of one centroid into one call, and gives each its own frames", async () => {
+    const { calls, submit, relay, settled } = scripted();
+    const first = submit(["a-0"]);
+    const second = submit(["b-0", "b-1"]);
+    const third = submit(["c-0"]);
+    const other = submit(["d-0"], "c1");
+    expect(calls.map(({ ids }) => ids)).toEqual([["a-0"], ["d-0"]]);
+    await calls[0].answer(tokenFrame("a-0", 0, 5), doneFrame("a-0"));
+    expect(calls[2].ids).toEqual(["b-0", "b-1", "c-0"]);
+    expect(calls[2].batch).toMatchObject({ manifestHash: hash, centroidId: "c0" });
+    await calls[2].answer(
+      tokenFrame("c-0", 0, 1),
+      tokenFrame("b-1", 0, 2),
+      doneFrame("c-0"),
+      doneFrame("b-1"),
+      doneFrame("b-0"),
+    );
+    await calls[1].answer(doneFrame("d-0"));
+    await settled();
+    expect(first.received.map(({ type }) => type)).toEqual(["token", "done"]);
+    expect(second.received.map(({ id }) => id)).toEqual(["b-1", "b-1", "b-0"]);
+    expect(third.received.map(({ type, id }) => `${type} ${id}`)).toEqual(["token c-0", "done c-0"]);
+    expect(other.received).toHaveLength(1);
+    expect(relay.idle).toBe(true);
+  });
+
+  test("adds the time in its queue to the backend's", async () => {
+    const { calls, submit, pass } = scripted();
+    submit(["a-0"]);
+    pass(3);
+    const waiting = submit(["b-0"]);
+    pass(7);
+    await calls[0].answer(doneFrame("a-0"));
+    await calls[1].answer(doneFrame("b-0", { queueMs: 2 }));
+    expect(waiting.received[0]).toMatchObject({ type: "done", timings: { queueMs: 9 } });
+  });
+
+  test("a refused call ends in an error for each of its sequences, and its queue goes on", async () => {
+    const { calls, submit, settled } = scripted();
+    const first = submit(["a-0", "a-1"]);
+    const second = submit(["b-0"]);
+    calls[0].accepted.reject(new ServiceError("overloaded", "full", { retryAfterSeconds: 3 }));
+    await turn();
+    const error = { type: "error", kind: "overloaded", message: "full", retryAfterSeconds: 3 };
+    expect(first.received).toEqual([
+      { ...error, id: "a-0" },
+      { ...error, id: "a-1" },
+    ]);
+    await calls[1].answer(doneFrame("b-0"));
+    await settled();
+    expect(second.received).toHaveLength(1);
+  });
+
+  test("refuses what does not fit its queue, whole", () => {
+    const { submit, calls } = scripted();
+    submit(["a-0"]);
+    for (let i = 0; i < 8; i++) submit(Array.from({ length: 128 }, (_, s) => `q${i}-${s}`));
+    expect(() => submit(["z-0"])).toThrow(expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }));
+    expect(calls).toHaveLength(1);
+  });
+
+  describe("a cancelled request", () => {
+    test("leaves the queue before it was sent", async () => {
+      const { calls, submit } = scripted();
+      submit(["a-0"]);
+      const gone = submit(["b-0"]);
+      submit(["c-0"]);
+      gone.cancel();
+      await calls[0].answer(doneFrame("a-0"));
+      expect(calls[1].ids).toEqual(["c-0"]);
+      expect(gone.received).toEqual([]);
+    });
+
+    test("aborts a call that nobody else waits for", async () => {
+      const { calls, cancelled, submit } = scripted();
+      const gone = submit(["a-0", "a-1"]);
+      gone.cancel();
+      expect(calls[0].signal.aborted).toBe(true);
+      expect(cancelled).toEqual([]);
+    });
+
+    test("is cancelled at the backend where others are on the call, and gets no more frames", async () => {
+      const { calls, cancelled, submit } = scripted();
+      submit(["x-0"]);
+      const gone = submit(["a-0", "a-1"]);
+      const stays = submit(["b-0"]);
+      await calls[0].answer(doneFrame("x-0"));
+      const frames = new TransformStream<Frame, Frame>();
+      const writer = frames.writable.getWriter();
+      calls[1].accepted.resolve(frames.readable);
+      await writer.write(doneFrame("a-1"));
+      await turn();
+      gone.cancel();
+      gone.cancel();
+      await writer.write(tokenFrame("a-0", 0, 1));
+      await writer.write(doneFrame("b-0"));
+      await writer.close();
+      expect(cancelled).toEqual([["a-0"]]);
+      expect(calls[1].signal.aborted).toBe(false);
+      expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
+      expect(stays.received).toHaveLength(1);
+    });
+
+    test("is cancelled only after the backend knows it", async () => {
+      const { calls, cancelled, submit } = scripted();
+      submit(["x-0"]);
+      const gone = submit(["a-0"]);
+      submit(["b-0"]);
+      await calls[0].answer(doneFrame("x-0"));
+      gone.cancel();
+      expect(cancelled).toEqual([]);
+      await calls[1].answer(doneFrame("b-0"));
+      expect(cancelled).toEqual([["a-0"]]);
+    });
+  });
+});
