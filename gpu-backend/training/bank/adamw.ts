@@ -1,0 +1,42 @@
+/** AdamW (Loshchilov & Hutter 2019): Adam with weight decay apart from the gradient. Updates in place. */
+
+export interface AdamWOptions {
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+}
+
+/** First and second moments of one parameter. */
+export interface Moments {
+  first: Float32Array;
+  second: Float32Array;
+}
+
+/** One update of `parameter`; `step` counts from 1 and corrects the moments' start at zero. */
+export function adamWStep(
+  parameter: Float32Array,
+  gradient: Float32Array,
+  moments: Moments,
+  step: number,
+  learningRate: number,
+  options: AdamWOptions,
+): void {
+  const { beta1, beta2, epsilon, weightDecay } = options;
+  const { first, second } = moments;
+  const firstCorrection = 1 / (1 - beta1 ** step);
+  const secondCorrection = 1 / (1 - beta2 ** step);
+  for (let i = 0; i < parameter.length; i++) {
+    first[i] = beta1 * first[i] + (1 - beta1) * gradient[i];
+    second[i] = beta2 * second[i] + (1 - beta2) * gradient[i] * gradient[i];
+    const direction = (first[i] * firstCorrection) / (Math.sqrt(second[i] * secondCorrection) + epsilon);
+    parameter[i] -= learningRate * (direction + weightDecay * parameter[i]);
+  }
+}
+
+/** Linear warm-up, then a cosine down to zero. `step` counts from 1. */
+export function learningRateAt(step: number, steps: number, peak: number, warmUpSteps: number): number {
+  if (step <= warmUpSteps) return (peak * step) / warmUpSteps;
+  const progress = (step - warmUpSteps) / Math.max(1, steps - warmUpSteps);
+  return peak * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, progress)));
+}

@@ -1,0 +1,57 @@
+/** Measures: the loss of windows under given gates, through a forward-only graph. */
+import { openSession, type Session, tensor } from "../../runtime/session.ts";
+import { gatherBatch, runsOf, type WindowSet } from "./batches.ts";
+import { type BankShape, type Parameters, shapeOf } from "./parameters.ts";
+import { buildLossGraph, type HeadWeights } from "./training-graph.ts";
+
+export class LossMeter {
+  readonly #session: Session;
+  readonly #head: HeadWeights;
+  readonly #shape: BankShape;
+
+  private constructor(session: Session, head: HeadWeights, shape: BankShape) {
+    this.#session = session;
+    this.#head = head;
+    this.#shape = shape;
+  }
+
+  static async open(head: HeadWeights, shape: BankShape, threads: number): Promise<LossMeter> {
+    return new LossMeter(await openSession(buildLossGraph(head, shape), { threads }), head, shape);
+  }
+
+  /**
+   * Sum of negative log-likelihoods of each window's scored tokens, in nats, [indexes].
+   * @param gatesOf gates [Q] of a window; zeros give the base
+   */
+  async measure(
+    set: WindowSet,
+    indexes: readonly number[],
+    parameters: Parameters,
+    gatesOf: (index: number) => Float32Array,
+  ): Promise<Float64Array> {
+    const { hiddenSize: D, vocabularySize: V } = this.#head;
+    const Q = this.#shape.gates;
+    const bank = (name: "a" | "b") => tensor(parameters.get(name)!, shapeOf(name, this.#shape, D, V));
+    const sums = new Float64Array(indexes.length);
+    let measured = 0;
+    for (const run of runsOf(set, indexes, V)) {
+      const { hidden, targets, windowOf } = await gatherBatch(set, run, D);
+      const gates = new Float32Array(targets.length * Q);
+      for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s]), n * Q);
+      const results = await this.#session.run({
+        hidden: tensor(hidden, [targets.length, D]),
+        targets: tensor(targets, [targets.length]),
+        gates: tensor(gates, [targets.length, Q]),
+        a: bank("a"),
+        b: bank("b"),
+      });
+      for (const [n, nll] of (results.nll.data as Float32Array).entries()) sums[measured + windowOf[n]] += nll;
+      measured += run.length;
+    }
+    return sums;
+  }
+
+  release(): Promise<void> {
+    return this.#session.release();
+  }
+}

@@ -1,0 +1,72 @@
+/** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
+import type { CentroidVectors } from "../../../shared/math/assignment.ts";
+import { scoredTokens } from "../corpus/windows.ts";
+import { assignAll } from "../embed.ts";
+import type { WindowSet } from "./batches.ts";
+import { chooseScale, scaleChoices, type WindowLoss } from "./gain.ts";
+import type { LossMeter } from "./loss.ts";
+import type { Parameters } from "./parameters.ts";
+
+/** An adapter per centroid: what is measured. */
+export interface Adapters {
+  parameters: Parameters;
+  centroids: CentroidVectors;
+  /** Gates of centroid k at a scale, [Q]; scale 0 is the base. */
+  gatesAt(k: number, scale: number): Float32Array;
+}
+
+/** Scale per centroid [K]: the one with the lowest loss on `validation`. */
+export async function chooseScales(meter: LossMeter, validation: WindowSet, adapters: Adapters): Promise<Float32Array> {
+  const K = adapters.centroids.count;
+  const indexes = [...validation.windows.keys()];
+  const memberOf = assignAll(validation.embeddings, adapters.centroids);
+  const losses = Array.from({ length: K }, () => new Array<number>(scaleChoices.length).fill(0));
+  const tokens = new Array<number>(K).fill(0);
+  for (const i of indexes) tokens[memberOf[i]] += scoredTokens(validation.windows[i]);
+  for (const [choice, scale] of scaleChoices.entries()) {
+    const gates = Array.from({ length: K }, (_, k) => adapters.gatesAt(k, scale));
+    const sums = await meter.measure(validation, indexes, adapters.parameters, (i) => gates[memberOf[i]]);
+    for (const i of indexes) losses[memberOf[i]][choice] += sums[i];
+  }
+  return Float32Array.from(losses, (ofChoice, k) => chooseScale(ofChoice, tokens[k]));
+}
+
+/** A window's losses and the centroid that served it. */
+export interface AssignedLoss extends WindowLoss {
+  corpus: number;
+  centroid: number;
+}
+
+/** Losses of every window of `set`, under the base and under its centroid's adapter at its scale. */
+export async function measureWindows(
+  meter: LossMeter,
+  set: WindowSet,
+  adapters: Adapters,
+  scales: Float32Array,
+): Promise<AssignedLoss[]> {
+  const indexes = [...set.windows.keys()];
+  const memberOf = assignAll(set.embeddings, adapters.centroids);
+  const base = adapters.gatesAt(0, 0);
+  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
+  const baseSums = await meter.measure(set, indexes, adapters.parameters, () => base);
+  const adaptedSums = await meter.measure(set, indexes, adapters.parameters, (i) => gates[memberOf[i]]);
+  return set.windows.map((window, i) => ({
+    corpus: window.corpus,
+    document: `${window.corpus}/${window.document}`,
+    tokens: scoredTokens(window),
+    centroid: memberOf[i],
+    base: baseSums[i],
+    adapted: adaptedSums[i],
+  }));
+}
+
+/** Perplexity of summed losses. */
+export function perplexityOf(losses: readonly WindowLoss[], of: "base" | "adapted"): number {
+  let nats = 0;
+  let tokens = 0;
+  for (const loss of losses) {
+    nats += loss[of];
+    tokens += loss.tokens;
+  }
+  return Math.exp(nats / tokens);
+}

@@ -1,0 +1,69 @@
+/** The trainable parameters of bank and hyper-network: their shapes, their start, their number. */
+import { Random } from "../random.ts";
+import { streams } from "../streams.ts";
+
+export interface BankShape {
+  gates: number; // Q = R + M
+  rank: number; // R low-rank directions
+  biases: number; // M bias directions
+  hidden: number; // H of the hyper-network
+  dimensions: number; // P
+  a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
+}
+
+/** Row-major. A static adapter (gates all one) has only `a` and `b`. */
+export type Parameters = Map<ParameterName, Float32Array>;
+export type ParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
+
+export function bankShape(options: { rank: number; biases: number; hidden: number; dimensions: number }): BankShape {
+  const gates = options.rank + options.biases;
+  return { ...options, gates, a0: Float32Array.from({ length: gates }, (_, q) => (q < options.rank ? 0 : 1)) };
+}
+
+export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: number, vocabularySize: number): number[] {
+  const { gates: Q, hidden: H, dimensions: P } = shape;
+  return {
+    w1: [H, P],
+    b1: [H],
+    w2: [Q, H],
+    b2: [Q],
+    a: [Q, hiddenSize],
+    b: [Q, vocabularySize],
+  }[name];
+}
+
+/**
+ * A ~ N(0, 1/D), B = 0, gates ≈ 1 with a small dependence on the input: the delta starts at exactly zero, and the
+ * first gradient steps build a bank that all centroids share before the gates tell them apart.
+ */
+export function initialParameters(
+  shape: BankShape,
+  hiddenSize: number,
+  vocabularySize: number,
+  seed: number,
+  gated: boolean,
+): Parameters {
+  const random = new Random(seed, streams.initialise);
+  const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
+  const normals = (length: number, deviation: number) =>
+    Float32Array.from({ length }, () => deviation * random.normal());
+  const a = new Float32Array(Q * hiddenSize);
+  a.set(normals(R * hiddenSize, Math.sqrt(1 / hiddenSize)));
+  const parameters: Parameters = new Map();
+  if (gated) {
+    parameters.set("w1", normals(H * P, Math.sqrt(1 / P)));
+    parameters.set("b1", new Float32Array(H));
+    parameters.set("w2", normals(Q * H, 0.3 / Math.sqrt(H)));
+    parameters.set("b2", new Float32Array(Q).fill(1));
+  }
+  parameters.set("a", a);
+  parameters.set("b", new Float32Array(Q * vocabularySize));
+  return parameters;
+}
+
+/** Trainable numbers; the zero rows of A under bias directions are not counted. */
+export function trainableCount(shape: BankShape, hiddenSize: number, vocabularySize: number, gated: boolean): number {
+  const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
+  const bank = R * hiddenSize + Q * vocabularySize;
+  return gated ? bank + H * (P + 1) + Q * (H + 1) : bank;
+}

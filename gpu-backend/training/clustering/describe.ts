@@ -1,0 +1,71 @@
+/** What people see of a centroid: a label of characteristic pieces, and a place on a map. */
+import { symmetricEigen } from "./eigen.ts";
+
+/** Strength of the corpus as a prior, in tokens: rare pieces need more evidence to become characteristic. */
+const priorTokens = 1000;
+/** A piece that begins a word; others are fragments that tell a reader nothing. */
+const wordStart = /^ \p{L}{3,}$/u;
+
+/**
+ * The most characteristic pieces of each cluster: log-odds against the whole corpus with the corpus as a prior, in
+ * standard errors (Monroe, Colaresi & Quinn 2008). Only pieces that begin words, each once whatever its case.
+ * @param counts how often each cluster has each token id, K × [V]
+ */
+export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: number) => string, pieces = 5): string[][] {
+  const V = counts[0].length;
+  const corpus = new Float64Array(V);
+  for (const cluster of counts) for (let v = 0; v < V; v++) corpus[v] += cluster[v];
+  const corpusTokens = sum(corpus);
+  return counts.map((cluster) => {
+    const clusterTokens = sum(cluster);
+    const scores = new Map<number, number>();
+    for (let v = 0; v < V; v++) {
+      if (cluster[v] < 3) continue;
+      const prior = (priorTokens * corpus[v]) / corpusTokens;
+      const inside = cluster[v] + prior;
+      const outside = corpus[v] - cluster[v] + prior;
+      const insideOdds = Math.log(inside / (clusterTokens + priorTokens - inside));
+      const outsideOdds = Math.log(outside / (corpusTokens - clusterTokens + priorTokens - outside));
+      scores.set(v, (insideOdds - outsideOdds) / Math.sqrt(1 / inside + 1 / outside));
+    }
+    const label: string[] = [];
+    for (const [v] of [...scores].sort(([v, a], [w, b]) => b - a || v - w)) {
+      const text = textOf(v);
+      if (!wordStart.test(text)) continue;
+      if (!label.some((known) => known.toLowerCase() === text.trim().toLowerCase())) label.push(text.trim());
+      if (label.length === pieces) break;
+    }
+    return label;
+  });
+}
+
+/** First two principal components of the centroids [K, P], for a map. */
+export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
+  const P = dimensions;
+  const K = centroids.length / P;
+  const mean = new Float64Array(P);
+  for (let i = 0; i < centroids.length; i++) mean[i % P] += centroids[i] / K;
+  const covariance = new Float64Array(P * P);
+  for (let k = 0; k < K; k++) {
+    for (let i = 0; i < P; i++) {
+      for (let j = 0; j < P; j++) {
+        covariance[i * P + j] += (centroids[k * P + i] - mean[i]) * (centroids[k * P + j] - mean[j]);
+      }
+    }
+  }
+  const { vectors } = symmetricEigen(covariance, P);
+  const along = (k: number, component: number) => {
+    let projection = 0;
+    if (component < P) {
+      for (let p = 0; p < P; p++) projection += (centroids[k * P + p] - mean[p]) * vectors[component * P + p];
+    }
+    return projection;
+  };
+  return Array.from({ length: K }, (_, k) => [along(k, 0), along(k, 1)]);
+}
+
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}

@@ -1,0 +1,142 @@
+/** Spherical k-means: unit vectors, clusters by the largest dot product, as the edge assigns. */
+import { Random } from "../random.ts";
+import { streams } from "../streams.ts";
+
+export interface Clusters {
+  /** [K, P], unit rows. */
+  centroids: Float32Array;
+  /** Cluster of each point. */
+  memberOf: Int32Array;
+  /** Mean similarity of a point to its centroid: what is maximised. */
+  meanSimilarity: number;
+}
+
+export interface KMeansOptions {
+  clusters: number;
+  seed: number;
+  /** Independent starts; the best is kept. */
+  restarts?: number;
+  maximumRounds?: number;
+}
+
+/**
+ * Clusters `points` [n, P], unit rows. k-means++ starts; an empty cluster restarts at the point that is worst served.
+ * Deterministic by seed. Throws an Error when there are fewer points than clusters.
+ */
+export function kMeans(points: Float32Array, dimensions: number, options: KMeansOptions): Clusters {
+  const n = points.length / dimensions;
+  if (n < options.clusters) throw new Error(`${options.clusters} clusters need as many windows, there are ${n}`);
+  const random = new Random(options.seed, streams.kMeans);
+  let best: Clusters | null = null;
+  for (let restart = 0; restart < (options.restarts ?? 8); restart++) {
+    const start = spreadStart(points, dimensions, options.clusters, random);
+    const found = refine(points, dimensions, start, options.maximumRounds ?? 50);
+    if (!best || found.meanSimilarity > best.meanSimilarity) best = found;
+  }
+  return best!;
+}
+
+/** k-means++ (Arthur & Vassilvitskii 2007): each next centroid is a point, drawn by its squared distance to the nearest. */
+function spreadStart(points: Float32Array, P: number, K: number, random: Random): Float32Array {
+  const n = points.length / P;
+  const centroids = new Float32Array(K * P);
+  const distances = new Float64Array(n).fill(Number.POSITIVE_INFINITY); // squared, 2 − 2·similarity
+  let chosen = random.integer(n);
+  for (let k = 0; k < K; k++) {
+    centroids.set(points.subarray(chosen * P, (chosen + 1) * P), k * P);
+    let total = 0;
+    for (let i = 0; i < n; i++) {
+      distances[i] = Math.min(distances[i], Math.max(0, 2 - 2 * dot(points, i, centroids, k, P)));
+      total += distances[i];
+    }
+    let left = random.uniform() * total;
+    chosen = n - 1;
+    for (let i = 0; i < n; i++) {
+      left -= distances[i];
+      if (left < 0) {
+        chosen = i;
+        break;
+      }
+    }
+  }
+  return centroids;
+}
+
+/** Lloyd's rounds from the given centroids until no point moves. */
+export function refine(points: Float32Array, P: number, start: Float32Array, maximumRounds: number): Clusters {
+  const n = points.length / P;
+  const K = start.length / P;
+  const centroids = start.slice();
+  const memberOf = new Int32Array(n).fill(-1);
+  const similarities = new Float64Array(n);
+  for (let round = 0; round < maximumRounds; round++) {
+    const moved = assignAll(points, P, centroids, memberOf, similarities);
+    if (moved === 0) break;
+    reseedEmpty(K, memberOf, similarities);
+    moveToMeans(points, P, centroids, memberOf);
+  }
+  assignAll(points, P, centroids, memberOf, similarities);
+  return { centroids, memberOf, meanSimilarity: similarities.reduce((sum, s) => sum + s, 0) / n };
+}
+
+function assignAll(
+  points: Float32Array,
+  P: number,
+  centroids: Float32Array,
+  memberOf: Int32Array,
+  similarities: Float64Array,
+): number {
+  const K = centroids.length / P;
+  let moved = 0;
+  for (let i = 0; i < memberOf.length; i++) {
+    let nearest = 0;
+    let highest = Number.NEGATIVE_INFINITY;
+    for (let k = 0; k < K; k++) {
+      const similarity = dot(points, i, centroids, k, P);
+      if (similarity > highest) {
+        highest = similarity;
+        nearest = k;
+      }
+    }
+    if (memberOf[i] !== nearest) moved++;
+    memberOf[i] = nearest;
+    similarities[i] = highest;
+  }
+  return moved;
+}
+
+/** Gives every empty cluster the point that is least similar to its own centroid and not its cluster's last. */
+function reseedEmpty(K: number, memberOf: Int32Array, similarities: Float64Array): void {
+  const sizes = new Int32Array(K);
+  for (const k of memberOf) sizes[k]++;
+  for (let k = 0; k < K; k++) {
+    if (sizes[k] > 0) continue;
+    let worst = -1;
+    for (let i = 0; i < memberOf.length; i++) {
+      if (sizes[memberOf[i]] > 1 && (worst < 0 || similarities[i] < similarities[worst])) worst = i;
+    }
+    if (worst < 0) return;
+    sizes[memberOf[worst]]--;
+    memberOf[worst] = k;
+    sizes[k] = 1;
+    similarities[worst] = 1;
+  }
+}
+
+function moveToMeans(points: Float32Array, P: number, centroids: Float32Array, memberOf: Int32Array): void {
+  const sums = new Float64Array(centroids.length);
+  for (let i = 0; i < memberOf.length; i++) {
+    for (let p = 0; p < P; p++) sums[memberOf[i] * P + p] += points[i * P + p];
+  }
+  for (let k = 0; k < centroids.length / P; k++) {
+    const sum = sums.subarray(k * P, (k + 1) * P);
+    const length = Math.hypot(...sum);
+    if (length > 0) for (let p = 0; p < P; p++) centroids[k * P + p] = sum[p] / length;
+  }
+}
+
+function dot(a: Float32Array, i: number, b: Float32Array, j: number, P: number): number {
+  let sum = 0;
+  for (let p = 0; p < P; p++) sum += a[i * P + p] * b[j * P + p];
+  return sum;
+}

@@ -1,0 +1,75 @@
+/** From file contents to documents, the unit that is held out. A document is never split between training and test. */
+
+export interface Document {
+  /** Where it came from, for messages. */
+  name: string;
+  text: string;
+}
+
+/** A corpus of fewer documents than this is cut into sections, or there would be nothing to hold out. */
+const minimumDocuments = 10;
+const sectionCharacters = 16_000;
+
+const recordExtensions = [".jsonl", ".ndjson"];
+const textExtensions = [".txt", ".text", ".md", ".markdown", ".rst"];
+
+/** Whether a file found in a folder is text that we read. */
+export function isCorpusFile(path: string): boolean {
+  const lower = path.toLowerCase();
+  return [...recordExtensions, ...textExtensions].some((extension) => lower.endsWith(extension));
+}
+
+/** The documents of one file: each record of a JSONL file, else the file as a whole. Throws an Error on bad JSON. */
+export function documentsOf(path: string, content: string): Document[] {
+  if (!recordExtensions.some((extension) => path.toLowerCase().endsWith(extension))) {
+    return content.trim() ? [{ name: path, text: content }] : [];
+  }
+  const documents: Document[] = [];
+  for (const [index, line] of content.split("\n").entries()) {
+    if (!line.trim()) continue;
+    const name = `${path}:${index + 1}`;
+    const text = recordText(name, line);
+    if (text.trim()) documents.push({ name, text });
+  }
+  return documents;
+}
+
+/** The `text` field where there is one, else every string field, one under the other. */
+function recordText(name: string, line: string): string {
+  let record: unknown;
+  try {
+    record = JSON.parse(line);
+  } catch (error) {
+    throw new Error(`${name}: not JSON`, { cause: error });
+  }
+  if (typeof record === "string") return record;
+  if (typeof record !== "object" || record === null) throw new Error(`${name}: a record must be an object or a string`);
+  if ("text" in record && typeof record.text === "string") return record.text;
+  return Object.values(record)
+    .filter((value) => typeof value === "string")
+    .join("\n");
+}
+
+/**
+ * Cuts the documents of a small corpus (one book in one file) at blank lines into sections of about 16,000
+ * characters, which then count as documents. A corpus with enough documents comes back as it is.
+ */
+export function withEnoughDocuments(documents: readonly Document[]): Document[] {
+  if (documents.length >= minimumDocuments) return [...documents];
+  return documents.flatMap(({ name, text }) =>
+    sectionsOf(text).map((section, index) => ({ name: `${name}#${index + 1}`, text: section })),
+  );
+}
+
+function sectionsOf(text: string): string[] {
+  const sections: string[] = [];
+  let start = 0;
+  while (text.length - start > 1.5 * sectionCharacters) {
+    const blankLine = text.indexOf("\n\n", start + sectionCharacters);
+    if (blankLine < 0) break;
+    sections.push(text.slice(start, blankLine + 2));
+    start = blankLine + 2;
+  }
+  sections.push(text.slice(start));
+  return sections.filter((section) => section.trim());
+}

@@ -1,0 +1,142 @@
+/**
+ * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, and hidden states.
+ * Everything here depends on model, corpora and the split seed alone, never on how an adapter is trained.
+ */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import type { EdgeTable } from "../../shared/math/assignment.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
+import { createTrunkRunner } from "../runtime/trunk-runner.ts";
+import type { WindowSet } from "./bank/batches.ts";
+import type { HeadWeights } from "./bank/training-graph.ts";
+import { fitPromptSpace, foldTable, type PromptSpace } from "./clustering/prompt-space.ts";
+import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
+import { type Split, splitDocuments, splits } from "./corpus/splits.ts";
+import { prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
+import { embedWindows } from "./embed.ts";
+import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
+import type { Progress } from "./progress.ts";
+import { Random } from "./random.ts";
+import { streams } from "./streams.ts";
+
+export interface PrepareOptions {
+  modelDirectory: string;
+  corpora: readonly CorpusSource[];
+  /** Corpora of which every document is test: what training must not see. */
+  unseenCorpora: readonly CorpusSource[];
+  cacheDirectory: string;
+  splitSeed: number;
+  dimensions: number; // P
+  trainWindows: number;
+  validationWindows: number;
+  testWindows: number;
+  threads: number;
+}
+
+export interface PreparedCorpus extends Omit<Corpus, "documents"> {
+  documents: number;
+  tokens: number;
+  unseen: boolean;
+}
+
+export interface Prepared {
+  model: ModelFolder;
+  head: HeadWeights;
+  tokenizer: Tokenizer;
+  /** Content of tokenizer.safetensors. */
+  tokenizerFile: TensorFile;
+  corpora: PreparedCorpus[];
+  space: PromptSpace;
+  table: EdgeTable;
+  sets: Record<Split, WindowSet>;
+  /** Names model, text, split and window counts: equal keys mean equal preparations. */
+  key: string;
+  close(): Promise<void>;
+}
+
+export async function prepare(options: PrepareOptions, progress: Progress, signal?: AbortSignal): Promise<Prepared> {
+  const model = await readModelFolder(options.modelDirectory);
+  const { hiddenSize: D, vocabularySize: V } = model.config;
+  const tokenEmbedding = toFloat32(tensorOf(model.weights, "wte.weight"));
+  const tokenizerFile = packTokenizer(
+    await readFile(join(options.modelDirectory, "vocab.json"), "utf8"),
+    await readFile(join(options.modelDirectory, "merges.txt"), "utf8"),
+    model.config.endOfTextId,
+  );
+  const tokenizer = Tokenizer.fromTensors(tokenizerFile);
+
+  const { corpora, windows } = await readWindows(options, tokenizer, progress);
+  const chosen = chooseWindows(windows, options);
+  const prefixes = chosen.train.map(prefixOf);
+  if (prefixes.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
+  const space = fitPromptSpace(tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
+  const table = foldTable(space, tokenEmbedding);
+
+  const everyWindow = splits.flatMap((split) => chosen[split]);
+  const key = hiddenStatesKey(model.weightsHash, everyWindow);
+  const trunk = await createTrunkRunner({ config: model.config, weights: model.weights, threads: options.threads });
+  progress.stage("hidden states", everyWindow.length);
+  const path = join(options.cacheDirectory, `hidden-${key}.f16`);
+  const onProgress = (done: number) => progress.advance(done);
+  const states = await HiddenStates.open(path, everyWindow, D, trunk, onProgress, signal).finally(() =>
+    trunk.release(),
+  );
+
+  const sets = {} as Record<Split, WindowSet>;
+  let firstState = 0;
+  for (const split of splits) {
+    sets[split] = { windows: chosen[split], states, firstState, embeddings: embedWindows(chosen[split], table) };
+    firstState += chosen[split].length;
+  }
+  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
+  return { model, head, tokenizer, tokenizerFile, corpora, space, table, sets, key, close: () => states.close() };
+}
+
+type WindowsBySplit = Record<Split, Window[]>;
+
+async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progress: Progress) {
+  const sources = [
+    ...options.corpora.map((source) => ({ source, unseen: false })),
+    ...options.unseenCorpora.map((source) => ({ source, unseen: true })),
+  ];
+  if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
+  const windows: WindowsBySplit = { train: [], validation: [], test: [] };
+  const corpora: PreparedCorpus[] = [];
+  progress.stage("tokens", sources.length);
+  for (const [index, { source, unseen }] of sources.entries()) {
+    const { documents, ...corpus } = await readCorpus(source);
+    const splitOf = unseen
+      ? documents.map((): Split => "test")
+      : splitDocuments(corpus.name, documents.length, options.splitSeed);
+    let tokens = 0;
+    for (const [document, { text }] of documents.entries()) {
+      const tokenIds = Int32Array.from(tokenizer.encode(text));
+      tokens += tokenIds.length;
+      windows[splitOf[document]].push(...windowsOf(index, document, tokenIds));
+    }
+    corpora.push({ ...corpus, documents: documents.length, tokens, unseen });
+    progress.advance(index + 1, corpus.name);
+  }
+  for (const { name, documents, tokens } of corpora) {
+    progress.note(`corpus ${name}: ${documents} documents, ${tokens} tokens`);
+  }
+  return { corpora, windows };
+}
+
+function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {
+  const random = new Random(options.splitSeed, streams.windows);
+  return {
+    train: sampleWindows(windows.train, options.trainWindows, random),
+    validation: sampleWindows(windows.validation, options.validationWindows, random),
+    test: sampleWindows(windows.test, options.testWindows, random),
+  };
+}
+
+/** A short name for a set of choices, for file names. */
+export function keyOf(...choices: unknown[]): string {
+  return createHash("sha256").update(JSON.stringify(choices)).digest("hex").slice(0, 16);
+}

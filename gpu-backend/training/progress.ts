@@ -1,0 +1,67 @@
+/** Shows how far a long run is: a bar with the time left on a terminal, plain lines elsewhere. */
+import { SingleBar } from "cli-progress";
+
+export interface Progress {
+  /** Begins a stage of `total` units; the one before is over. */
+  stage(name: string, total: number): void;
+  /** Units done so far in this stage, and a short remark such as the loss. */
+  advance(done: number, remark?: string): void;
+  /** A line that stays. */
+  note(line: string): void;
+  end(): void;
+}
+
+const secondsBetweenLines = 10;
+
+/** @param now milliseconds, for the plain lines' times */
+export function createProgress(output: NodeJS.WriteStream, now: () => number): Progress {
+  return output.isTTY ? barProgress(output) : lineProgress((line) => output.write(`${line}\n`), now);
+}
+
+function barProgress(output: NodeJS.WriteStream): Progress {
+  let bar: SingleBar | null = null;
+  const end = () => {
+    bar?.stop();
+    bar = null;
+  };
+  return {
+    stage(name, total) {
+      end();
+      bar = new SingleBar({
+        stream: output,
+        format: `${name.padEnd(14)} {bar} {percentage}%  {value}/{total}  left {eta_formatted}  {remark}`,
+        barCompleteChar: "█",
+        barIncompleteChar: "░",
+        etaBuffer: 50,
+      });
+      bar.start(total, 0, { remark: "" });
+    },
+    advance: (done, remark = "") => bar?.update(done, { remark }),
+    note(line) {
+      end();
+      output.write(`${line}\n`);
+    },
+    end,
+  };
+}
+
+/** Exported for its test. */
+export function lineProgress(write: (line: string) => void, now: () => number): Progress {
+  let current = { name: "", total: 0, startedMs: 0, lastLineMs: 0, firstDone: 0 };
+  return {
+    stage(name, total) {
+      current = { name, total, startedMs: now(), lastLineMs: now(), firstDone: -1 };
+    },
+    advance(done, remark = "") {
+      const time = now();
+      if (current.firstDone < 0) current.firstDone = done - 1;
+      if (done < current.total && time - current.lastLineMs < secondsBetweenLines * 1000) return;
+      current.lastLineMs = time;
+      const secondsPerUnit = (time - current.startedMs) / 1000 / Math.max(1, done - current.firstDone);
+      const left = Math.round(secondsPerUnit * (current.total - done));
+      write(`${current.name}: ${done}/${current.total}, ${left} s left ${remark}`.trimEnd());
+    },
+    note: write,
+    end: () => {},
+  };
+}

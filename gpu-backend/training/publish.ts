@@ -1,0 +1,116 @@
+/** Writes a trained set of artifacts: three tensor files and the manifest that names them. Layout: FORMAT.md. */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import {
+  type CentroidRecord,
+  edgeTableFile,
+  type FileRecord,
+  hyperNetworkFile,
+  type Manifest,
+  manifestFormat,
+  manifestSchema,
+  tokenizerFile,
+} from "../../shared/artifacts/manifest.ts";
+import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
+import { writeAtomically } from "./atomic-file.ts";
+import { type BankShape, type Parameters, shapeOf } from "./bank/parameters.ts";
+import type { HeadWeights } from "./bank/training-graph.ts";
+import type { PromptSpace } from "./clustering/prompt-space.ts";
+
+/** Everything that ends in hyper-network.safetensors. */
+export interface TrainedBank {
+  shape: BankShape;
+  head: HeadWeights;
+  parameters: Parameters;
+  centroids: CentroidVectors;
+  scales: Float32Array; // [K]
+  unigram: Float32Array; // [V], log-probabilities
+  space: PromptSpace;
+}
+
+export function hyperNetworkTensors(bank: TrainedBank): TensorFile {
+  const { hiddenSize: D, vocabularySize: V } = bank.head;
+  const { count: K, dimensions: P } = bank.centroids;
+  const file: TensorFile = new Map();
+  for (const [name, values] of bank.parameters) file.set(name, tensorFrom(values, shapeOf(name, bank.shape, D, V)));
+  file.set("a0", tensorFrom(bank.shape.a0, [bank.shape.gates]));
+  file.set("centroids", tensorFrom(bank.centroids.vectors, [K, P]));
+  file.set("scales", tensorFrom(bank.scales, [K]));
+  file.set("unigram", tensorFrom(bank.unigram, [V]));
+  file.set("mean", tensorFrom(bank.space.mean, [D]));
+  file.set("transform", tensorFrom(bank.space.transform, [D, P]));
+  return file;
+}
+
+export function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): TensorFile {
+  return new Map([
+    ["table", tensorFrom(table.rows, [table.vocabularySize, table.dimensions])],
+    ["table_scale", tensorFrom(table.rowScales, [table.vocabularySize])],
+    ["centroids", tensorFrom(centroids.vectors, [centroids.count, centroids.dimensions])],
+  ]);
+}
+
+/** SHA-256 over a centroid's vector and scale, little-endian float32: what its adapter is made from. */
+export function centroidHash(vector: Float32Array, scale: number): string {
+  const values = Float32Array.of(...vector, scale);
+  return createHash("sha256").update(new Uint8Array(values.buffer)).digest("hex");
+}
+
+export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;
+
+/**
+ * Writes the files, then manifest.json, each in one piece. Throws an Error when the manifest would be invalid.
+ * Returns the manifest.
+ */
+export async function publish(
+  directory: string,
+  bank: TrainedBank,
+  table: EdgeTable,
+  tokenizer: TensorFile,
+  centroids: readonly CentroidDescription[],
+  about: Pick<Manifest, "model" | "training"> & { prefixTokens: number },
+): Promise<Manifest> {
+  const P = bank.centroids.dimensions;
+  const contents: [string, TensorFile][] = [
+    [edgeTableFile, edgeTableTensors(table, bank.centroids)],
+    [tokenizerFile, tokenizer],
+    [hyperNetworkFile, hyperNetworkTensors(bank)],
+  ];
+  const files: Record<string, FileRecord> = {};
+  for (const [name, tensors] of contents) {
+    const bytes = writeTensorFile(tensors);
+    await writeAtomically(join(directory, name), bytes);
+    files[name] = fileRecord(bytes, tensors);
+  }
+  const manifest: Manifest = manifestSchema.parse({
+    format: manifestFormat,
+    model: about.model,
+    embedding: { dimensions: P, prefixTokens: about.prefixTokens },
+    hyperNetwork: {
+      kind: "gated-bank",
+      hash: files[hyperNetworkFile].sha256,
+      rank: bank.shape.rank,
+      biases: bank.shape.biases,
+      hidden: bank.shape.hidden,
+    },
+    centroids: centroids.map((description, k) => ({
+      id: `c${k}`,
+      hash: centroidHash(bank.centroids.vectors.subarray(k * P, (k + 1) * P), description.scale),
+      ...description,
+    })),
+    files,
+    training: about.training,
+  } satisfies Manifest);
+  await writeAtomically(join(directory, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+  return manifest;
+}
+
+function fileRecord(bytes: Uint8Array, tensors: TensorFile): FileRecord {
+  const described = [...tensors].map(([name, { dtype, shape }]) => [name, { dtype, shape }]);
+  return {
+    sha256: createHash("sha256").update(bytes).digest("hex"),
+    bytes: bytes.byteLength,
+    tensors: Object.fromEntries(described),
+  };
+}

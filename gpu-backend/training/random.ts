@@ -1,0 +1,38 @@
+/** Seeded draws for training, over the counter-based generator that serving uses. */
+import { deriveSeed, uniformAt } from "../../shared/math/sampling.ts";
+
+/** One stream of draws; equal seed and stream give equal draws, so a resumed run needs no saved state. */
+export class Random {
+  readonly #seed: number;
+  #position = 0;
+
+  constructor(seed: number, stream: number) {
+    this.#seed = deriveSeed(seed, stream);
+  }
+
+  /** In [0, 1). */
+  uniform(): number {
+    return uniformAt(this.#seed, this.#position++);
+  }
+
+  /** A whole number in [0, below). */
+  integer(below: number): number {
+    return Math.floor(this.uniform() * below);
+  }
+
+  /** Standard normal (Box–Muller). */
+  normal(): number {
+    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
+    return radius * Math.cos(2 * Math.PI * this.uniform());
+  }
+
+  /** A new array with the items in random order (Fisher–Yates). */
+  shuffled<T>(items: readonly T[]): T[] {
+    const result = [...items];
+    for (let i = result.length - 1; i > 0; i--) {
+      const j = this.integer(i + 1);
+      [result[i], result[j]] = [result[j], result[i]];
+    }
+    return result;
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * The whole way from corpora to artifacts. Resumable: hidden states and the optimiser's state are kept in
+ * `<out>/cache`, and the same options go on from there to the same bytes.
+ */
+import { rm } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import { gatesOf, readHyperNetwork } from "../adapters/hyper-network.ts";
+import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
+import { documentGain } from "./bank/gain.ts";
+import { LossMeter } from "./bank/loss.ts";
+import { type Adapters, chooseScales, measureWindows, perplexityOf } from "./bank/measure.ts";
+import { bankShape } from "./bank/parameters.ts";
+import { Trainer, type TrainingClusters } from "./bank/trainer.ts";
+import { labelsOf, mapPositions } from "./clustering/describe.ts";
+import { kMeans } from "./clustering/k-means.ts";
+import type { CorpusSource } from "./corpus/read-corpus.ts";
+import { prefixTokens, type Window } from "./corpus/windows.ts";
+import { keyOf, type Prepared, prepare } from "./prepare.ts";
+import type { Progress } from "./progress.ts";
+import { hyperNetworkTensors, publish, type TrainedBank } from "./publish.ts";
+import { Random } from "./random.ts";
+import { streams } from "./streams.ts";
+
+export interface TrainOptions {
+  modelDirectory: string;
+  outDirectory: string;
+  corpora: readonly CorpusSource[];
+  seed: number;
+  clusters: number; // K
+  rank: number; // R
+  biases: number; // M
+  hidden: number; // H
+  dimensions: number; // P
+  steps: number;
+  learningRate: number;
+  trainWindows: number;
+  /** For validation, and again for test. */
+  heldOutWindows: number;
+  threads: number;
+  /** Keep `<out>/cache` when done. */
+  keepCache: boolean;
+}
+
+const stepsBetweenCheckpoints = 50;
+/** What public requests call an embedded GPT-2, whatever its size. */
+const servedAs = "gpt2";
+
+/** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
+export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
+  const cacheDirectory = join(options.outDirectory, "cache");
+  const prepared = await prepare(
+    {
+      ...options,
+      cacheDirectory,
+      unseenCorpora: [],
+      splitSeed: options.seed,
+      validationWindows: options.heldOutWindows,
+      testWindows: options.heldOutWindows,
+    },
+    progress,
+    signal,
+  );
+  try {
+    const bank = await trainBank(prepared, options, cacheDirectory, progress, signal);
+    const manifest = await measureAndPublish(prepared, bank, options);
+    if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
+    progress.end();
+    return manifest;
+  } finally {
+    await prepared.close();
+  }
+}
+
+interface Bank extends Omit<TrainedBank, "scales"> {
+  clusters: TrainingClusters;
+}
+
+async function trainBank(
+  prepared: Prepared,
+  options: TrainOptions,
+  cacheDirectory: string,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Bank> {
+  const { head, sets, space } = prepared;
+  const P = space.dimensions;
+  const K = Math.min(options.clusters, sets.train.windows.length);
+  const clusters = kMeans(sets.train.embeddings, P, { clusters: K, seed: options.seed });
+  const shape = bankShape({ ...options, dimensions: P });
+  const { seed, steps, learningRate, threads } = options;
+  const checkpoint = join(
+    cacheDirectory,
+    `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, K)}.safetensors`,
+  );
+  const resumed = await loadCheckpoint(checkpoint);
+  if (resumed) progress.note(`going on from step ${resumed.step}`);
+  const trainer = await Trainer.open(
+    head,
+    shape,
+    sets.train,
+    clusters,
+    { seed, steps, learningRate, gated: true, threads },
+    resumed,
+  );
+  try {
+    progress.stage("training", steps);
+    while (trainer.state.step < steps) {
+      const loss = await trainer.step();
+      const { step } = trainer.state;
+      progress.advance(step, `loss ${loss.toFixed(3)}`);
+      if (signal?.aborted || step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, trainer.state);
+      signal?.throwIfAborted();
+    }
+  } finally {
+    await trainer.release();
+  }
+  return {
+    shape,
+    head,
+    parameters: trainer.state.parameters,
+    centroids: { count: K, dimensions: P, vectors: clusters.centroids },
+    unigram: unigramOf(sets.train.windows, head.vocabularySize),
+    space,
+    clusters,
+  };
+}
+
+async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainOptions): Promise<Manifest> {
+  const { model, sets, tokenizer } = prepared;
+  const K = bank.centroids.count;
+  const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
+  const adapters = adaptersOf(bank);
+  const scales = await chooseScales(meter, sets.validation, adapters);
+  const losses = await measureWindows(meter, sets.test, adapters, scales);
+  await meter.release();
+
+  const counts = countsByCluster(sets.train.windows, bank.clusters.memberOf, K, bank.head.vocabularySize);
+  const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
+  const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
+  const random = new Random(options.seed, streams.bootstrap);
+  const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = model.config;
+  return publish(
+    options.outDirectory,
+    { ...bank, scales },
+    prepared.table,
+    prepared.tokenizerFile,
+    labels.map((label, k) => ({
+      label,
+      size: bank.clusters.memberOf.filter((member) => member === k).length,
+      position: positions[k],
+      scale: scales[k],
+      gain: documentGain(
+        losses.filter(({ centroid }) => centroid === k),
+        random,
+      ),
+    })),
+    {
+      prefixTokens,
+      model: {
+        name: basename(resolve(options.modelDirectory)),
+        servedAs,
+        weights: model.weightsHash,
+        ...{ vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId },
+      },
+      training: {
+        seed: options.seed,
+        steps: options.steps,
+        corpora: prepared.corpora.map(({ unseen: _, ...corpus }) => corpus),
+        basePerplexity: perplexityOf(losses, "base"),
+        adaptedPerplexity: perplexityOf(losses, "adapted"),
+      },
+    },
+  );
+}
+
+/** The adapters as serving makes them: from the very tensors that are published. */
+function adaptersOf(bank: Bank): Adapters {
+  const K = bank.centroids.count;
+  const P = bank.centroids.dimensions;
+  const network = readHyperNetwork(hyperNetworkTensors({ ...bank, scales: new Float32Array(K).fill(1) }));
+  return {
+    parameters: bank.parameters,
+    centroids: bank.centroids,
+    gatesAt: (k, scale) => gatesOf(network, bank.centroids.vectors.subarray(k * P, (k + 1) * P), scale),
+  };
+}
+
+function countsByCluster(windows: readonly Window[], memberOf: Int32Array, K: number, V: number): Float64Array[] {
+  const counts = Array.from({ length: K }, () => new Float64Array(V));
+  for (const [i, { tokenIds }] of windows.entries()) for (const id of tokenIds) counts[memberOf[i]][id]++;
+  return counts;
+}
+
+/** Log-probabilities of the training text's tokens [V], half a count added to each. */
+function unigramOf(windows: readonly Window[], V: number): Float32Array {
+  const counts = new Float64Array(V).fill(0.5);
+  for (const { tokenIds } of windows) for (const id of tokenIds) counts[id]++;
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  return Float32Array.from(counts, (count) => Math.log(count / total));
+}
