@@ -1,0 +1,100 @@
+/** The container and cluster files against the code that they run: command, port, settings, probes, metrics. */
+import { readdirSync, readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { parse, parseAllDocuments } from "yaml";
+import { readConfig } from "../../../gpu-backend/config.ts";
+import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
+import { createMetrics } from "../../../gpu-backend/http/metrics.ts";
+
+const root = `${import.meta.dirname}/../../..`;
+const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
+
+const preset = readConfig({});
+const metrics = createMetrics(() => null);
+const app = createApp({ metrics } as AppParts);
+const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
+/** Every setting that config.ts knows, as it is written there. */
+const settings = [...read("gpu-backend/config.ts").matchAll(/^ {2}([A-Z_]+):/gm)].map(([, name]) => name);
+
+interface Probe {
+  httpGet: { path: string; port: string };
+}
+interface Container {
+  command?: string[];
+  args?: string[];
+  ports: { name: string; containerPort: number }[];
+  env: { name: string; value: string }[];
+  startupProbe: Probe;
+  readinessProbe: Probe;
+  livenessProbe: Probe;
+}
+const documents = readdirSync(`${root}/infra/kubernetes`).flatMap((file) =>
+  parseAllDocuments(read(`infra/kubernetes/${file}`)).map((document) => {
+    expect(document.errors).toEqual([]);
+    return document.toJS();
+  }),
+);
+const ofKind = (kind: string) => documents.find((document) => document.kind === kind);
+const deployment = ofKind("Deployment");
+const pod = deployment.spec.template.spec;
+const container: Container = pod.containers[0];
+
+test("the image runs what `npm run backend` runs, as nobody special, with production packages only", () => {
+  const dockerfile = read("infra/Dockerfile");
+  expect(dockerfile).toMatch(/^CMD \["node", "gpu-backend\/main\.ts"\]$/m);
+  expect(read("infra/bootstrap.mjs")).toMatch(/backend: \[".*", "gpu-backend\/main\.ts"\]/);
+  expect(dockerfile).toMatch(/^USER node$/m);
+  expect(dockerfile).toMatch(/^RUN npm ci --omit=dev --omit=optional/m);
+  expect(dockerfile).toContain(`EXPOSE ${preset.port}\n`);
+  const variables = /^ENV (.*)$/m
+    .exec(dockerfile)![1]
+    .split(" ")
+    .map((pair) => pair.split("="));
+  const environment = Object.fromEntries(variables.filter(([name]) => name !== "NODE_ENV"));
+  expect(readConfig(environment)).toEqual({ ...preset, host: "0.0.0.0" });
+  const [probe] = /^HEALTHCHECK.*?\n {2}CMD ([^\n]*)$/ms.exec(dockerfile)!.slice(1);
+  expect(JSON.parse(probe)[2]).toContain(`?? ${preset.port}}/readyz`);
+  expect(getPaths).toContain("/readyz");
+});
+
+test("compose publishes the port on loopback, and sets what config.ts knows", () => {
+  const { backend } = parse(read("infra/compose.yaml")).services;
+  expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile" });
+  expect(backend.ports).toEqual([`127.0.0.1:${preset.port}:${preset.port}`]);
+  expect(settings).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
+  expect(readConfig(backend.environment)).toEqual(preset);
+  expect(Number.parseFloat(backend.stop_grace_period) * 1000).toBeGreaterThan(preset.drainMs);
+});
+
+test("the pod has the port, settings, probes and grace that the backend wants", () => {
+  expect([container.command, container.args]).toEqual([undefined, undefined]);
+  expect(container.ports).toEqual([{ name: "http", containerPort: preset.port }]);
+  expect(settings).toEqual(expect.arrayContaining(container.env.map(({ name }) => name)));
+  const config = readConfig(Object.fromEntries(container.env.map(({ name, value }) => [name, value])));
+  expect(pod.terminationGracePeriodSeconds * 1000).toBeGreaterThan(config.drainMs);
+  for (const { httpGet } of [container.startupProbe, container.readinessProbe, container.livenessProbe]) {
+    expect(httpGet.port).toBe("http");
+    expect(getPaths).toContain(httpGet.path);
+  }
+  expect(container.livenessProbe.httpGet.path).toBe("/healthz");
+  expect(pod.securityContext.runAsNonRoot).toBe(true);
+  expect(deployment.spec.replicas).toBeUndefined();
+});
+
+test("service, scrape and scaling refer to what exists", async () => {
+  const { labels, annotations } = deployment.spec.template.metadata;
+  expect(deployment.spec.selector.matchLabels).toEqual(labels);
+  const service = ofKind("Service");
+  expect(service.spec.selector).toEqual(labels);
+  expect(service.spec.ports).toEqual([{ name: "http", port: preset.port, targetPort: "http" }]);
+  expect(annotations["prometheus.io/port"]).toBe(String(preset.port));
+  expect(getPaths).toContain(annotations["prometheus.io/path"]);
+
+  const { scaleTargetRef, triggers } = ofKind("ScaledObject").spec;
+  expect(scaleTargetRef.name).toBe(deployment.metadata.name);
+  const exported = await metrics.text();
+  const names: string[] = triggers[0].metadata.query.match(/chameleon_\w+/g);
+  expect(names).toContain("chameleon_queue_sequences");
+  for (const name of names) expect(exported).toContain(`\n${name} `);
+  expect(Number(triggers[0].metadata.threshold)).toBe(0.75 * preset.maxSequences);
+});
