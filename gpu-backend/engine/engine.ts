@@ -1,0 +1,265 @@
+/**
+ * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame,
+ * and join or leave between the phases of a step. It owns no thread and no loop; whoever does calls `step` while it is
+ * busy. Frames go out through `emit`, phase by phase.
+ */
+import type { ErrorFrame, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { uniformAt } from "../../shared/math/sampling.ts";
+import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
+import { KvArena } from "../kv/arena.ts";
+import type { StepOutput, StepRunner } from "../runtime/step.ts";
+import { alternativesOf, headResult, logprobOf, sampleToken } from "./sampler.ts";
+import { type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
+import { composePhase, type Head } from "./step-input.ts";
+
+/** One phase that ran. */
+export interface PhaseReport {
+  phase: "prefill" | "decode";
+  ms: number;
+  sequences: number;
+  /** Tokens fed to the trunk, padding not counted. */
+  tokens: number;
+  /** Tokens sampled. */
+  sampledTokens: number;
+}
+
+/** Where the engine stands. */
+export interface EngineStats {
+  waiting: number;
+  running: number;
+  slots: number;
+  kvBytes: number;
+  adapters: AdapterCacheStats;
+}
+
+export interface EngineParts {
+  runner: StepRunner;
+  adapters: AdapterCache;
+  limits: SchedulerLimits;
+  pieceOf(id: number): Uint8Array;
+  /** Milliseconds of a clock that only goes forward. */
+  now(): number;
+  emit(frames: Frame[], report: PhaseReport | null): void;
+}
+
+export class Engine {
+  readonly #parts: EngineParts;
+  readonly #vocabulary: Vocabulary;
+  readonly #scheduler: Scheduler<Sequence>;
+  readonly #arena: KvArena;
+  /** Every sequence that has not ended, by id. */
+  readonly #open = new Map<string, Sequence>();
+  readonly #cancelled = new Set<string>();
+  #frames: Frame[] = [];
+
+  constructor(parts: EngineParts) {
+    const { config } = parts.runner;
+    this.#parts = parts;
+    this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
+    this.#scheduler = new Scheduler(parts.limits);
+    this.#arena = new KvArena({
+      layers: config.layers,
+      heads: config.heads,
+      headWidth: config.hiddenSize / config.heads,
+      contextTokens: config.contextTokens,
+      maximumRows: parts.limits.maxSequences,
+    });
+  }
+
+  /** Whether `step` has something to do. */
+  get busy(): boolean {
+    return this.#scheduler.waiting > 0 || this.#scheduler.running > 0 || this.#cancelled.size > 0;
+  }
+
+  get stats(): EngineStats {
+    return {
+      waiting: this.#scheduler.waiting,
+      running: this.#scheduler.running,
+      slots: this.#parts.limits.maxSequences,
+      kvBytes: this.#arena.bytes,
+      adapters: this.#parts.adapters.stats,
+    };
+  }
+
+  /**
+   * Takes in a micro-batch. What cannot be served ends in its error frame. Throws an Error for an id that is open
+   * already: its frames could not be told apart.
+   */
+  async submit(centroidId: string | null, requests: readonly SequenceRequest[]): Promise<void> {
+    const accepted: Sequence[] = [];
+    for (const request of requests) {
+      if (this.#open.has(request.id)) throw new Error(`sequence ${request.id} is open already`);
+      const refusal = this.#refusalOf(request);
+      if (refusal) this.#frames.push(errorFrame(request.id, refusal));
+      else {
+        const sequence = new Sequence(request, this.#vocabulary, this.#parts.now());
+        this.#open.set(sequence.id, sequence);
+        accepted.push(sequence);
+      }
+    }
+    let acquired: AcquiredAdapter | null = null;
+    try {
+      if (centroidId !== null && accepted.length > 0) {
+        acquired = await this.#parts.adapters.acquire(centroidId, accepted.length);
+      }
+    } catch (error) {
+      for (const sequence of accepted) this.#fail(sequence, toServiceError(error));
+    }
+    for (const sequence of accepted) this.#enqueue(sequence, acquired);
+    this.#flush(null);
+  }
+
+  /** Ends sequences with an error frame "cancelled" before the next phase runs. Unknown ids are ignored. */
+  cancel(ids: readonly string[]): void {
+    for (const id of ids) if (this.#open.has(id)) this.#cancelled.add(id);
+  }
+
+  /** One step: admission, then a prefill and a decode phase, each where there is something to do. */
+  async step(): Promise<void> {
+    this.#dropCancelled();
+    for (const sequence of this.#scheduler.admit()) {
+      sequence.admitted(this.#parts.now());
+      this.#arena.open();
+    }
+    await this.#run("prefill", this.#scheduler.prefillPhase());
+    this.#dropCancelled();
+    await this.#run("decode", this.#scheduler.decodePhase());
+    this.#arena.trim();
+    this.#flush(null);
+  }
+
+  async #run(phase: "prefill" | "decode", work: { firstRow: number; chunks: Chunk<Sequence>[] }): Promise<void> {
+    const { firstRow, chunks } = work;
+    if (chunks.length === 0) return;
+    const startedMs = this.#parts.now();
+    const feed = { ...this.#arena.feed(firstRow, chunks.length), pastTokens: this.#arena.positions };
+    const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
+    const output = await this.#parts.runner.run(input);
+    this.#arena.append(
+      firstRow,
+      chunks.map((chunk) => chunk.tokens),
+      output.present,
+      input.tokens,
+    );
+    for (const { sequence, tokens } of chunks) sequence.cachedTokens += tokens;
+    const cached = chunks.filter(({ sequence }) => sequence.pendingTokens === 0);
+    for (const head of heads) this.#read(head, output);
+    for (const { sequence } of cached) this.#settle(sequence, phase);
+    this.#flush({
+      phase,
+      ms: this.#parts.now() - startedMs,
+      sequences: chunks.length,
+      tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
+      sampledTokens: heads.filter((head) => head.scoredId === null).length,
+    });
+  }
+
+  /** Scores a prompt token or samples the next one. */
+  #read({ sequence, row, baseRow, scoredId }: Head, output: StepOutput): void {
+    const result = headResult(output, row);
+    if (!Number.isFinite(result.logSumExp)) {
+      throw new Error(`the model gave logits whose log-sum-exp is ${result.logSumExp}`);
+    }
+    const { sampling } = sequence.request;
+    const base = baseRow === null ? null : headResult(output, baseRow);
+    const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
+    if (scoredId !== null) {
+      const logprob = result.targetLogit - result.logSumExp;
+      sequence.scored({ logprob, alternatives, baseLogprob: base && base.targetLogit - base.logSumExp });
+      return;
+    }
+    const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
+    const score: Score = {
+      logprob: logprobOf(result, tokenId),
+      alternatives,
+      baseLogprob: base && logprobOf(base, tokenId),
+    };
+    const promptFrame = sequence.takePromptFrame();
+    if (promptFrame) this.#frames.push(promptFrame);
+    const frame = sequence.took(tokenId, score);
+    if (frame) this.#frames.push(frame);
+  }
+
+  /** A sequence whose known tokens are all cached ends or goes on decoding. */
+  #settle(sequence: Sequence, phase: "prefill" | "decode"): void {
+    if (phase === "prefill") sequence.prefilled(this.#parts.now());
+    if (this.#endIfFinished(sequence)) return;
+    if (phase === "prefill") this.#arena.follow(this.#scheduler.promote(sequence));
+  }
+
+  /** Sends what is left to send of a sequence that has nothing more to compute. */
+  #endIfFinished(sequence: Sequence): boolean {
+    const promptFrame = sequence.takePromptFrame();
+    if (promptFrame) this.#frames.push(promptFrame);
+    if (sequence.finish === null) return false;
+    this.#end(sequence, sequence.doneFrame(this.#parts.now()));
+    return true;
+  }
+
+  #refusalOf({ promptIds, continuedIds, sampling }: SequenceRequest): ServiceError | null {
+    const { contextTokens, vocabularySize } = this.#parts.runner.config;
+    if (promptIds.length >= contextTokens) {
+      return new ServiceError(
+        "context_length_exceeded",
+        `The prompt has ${promptIds.length} tokens, the context holds ${contextTokens} and needs room for one more.`,
+      );
+    }
+    const beyond = [...promptIds, ...continuedIds, ...sampling.logitBias.map(([tokenId]) => tokenId)].find(
+      (tokenId) => tokenId >= vocabularySize,
+    );
+    if (beyond === undefined) return null;
+    return new ServiceError(
+      "invalid_request",
+      `Token id ${beyond} is out of the vocabulary: ids go up to ${vocabularySize - 1}.`,
+    );
+  }
+
+  #enqueue(sequence: Sequence, acquired: AcquiredAdapter | null): void {
+    if (sequence.ended) {
+      if (acquired) this.#parts.adapters.release(acquired.adapter);
+      return;
+    }
+    sequence.queued(acquired, this.#parts.now());
+    if (this.#endIfFinished(sequence)) return;
+    try {
+      this.#scheduler.enqueue(sequence);
+    } catch (error) {
+      this.#fail(sequence, toServiceError(error));
+    }
+  }
+
+  #dropCancelled(): void {
+    for (const id of this.#cancelled) {
+      const sequence = this.#open.get(id);
+      if (sequence) this.#fail(sequence, new ServiceError("cancelled", "The request was cancelled."));
+    }
+    this.#cancelled.clear();
+  }
+
+  #fail(sequence: Sequence, error: ServiceError): void {
+    this.#end(sequence, errorFrame(sequence.id, error));
+  }
+
+  #end(sequence: Sequence, lastFrame: Frame): void {
+    sequence.ended = true;
+    this.#open.delete(sequence.id);
+    this.#frames.push(lastFrame);
+    const moves = this.#scheduler.remove(sequence);
+    if (moves) this.#arena.close(moves);
+    if (sequence.acquired) this.#parts.adapters.release(sequence.acquired.adapter);
+  }
+
+  #flush(report: PhaseReport | null): void {
+    if (this.#frames.length === 0 && !report) return;
+    const frames = this.#frames;
+    this.#frames = [];
+    this.#parts.emit(frames, report);
+  }
+}
+
+/** The error frame of one sequence. */
+export function errorFrame(id: string, error: ServiceError): ErrorFrame {
+  return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
+}

@@ -1,0 +1,31 @@
+/** What the main thread and the engine's thread say to each other. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { WeightFormat } from "../runtime/gpt2-graph.ts";
+import type { EngineStats, PhaseReport } from "./engine.ts";
+import type { SchedulerLimits } from "./scheduler.ts";
+
+/** What the worker starts with. */
+export interface EngineSettings {
+  modelDirectory: string;
+  threads: number;
+  weightFormat: WeightFormat;
+  limits: SchedulerLimits;
+  adapterCacheBytes: number;
+}
+
+export type ToEngine =
+  | { type: "submit"; centroidId: string | null; sequences: SequenceRequest[] }
+  | { type: "cancel"; ids: string[] }
+  | { type: "stop" };
+
+export type FromEngine =
+  | { type: "ready"; info: EngineInfo }
+  /** The frames of one phase (or of what happened between two). */
+  | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
+
+/** What is served. */
+export interface EngineInfo {
+  manifest: Manifest;
+  manifestHash: string;
+}

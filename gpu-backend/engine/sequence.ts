@@ -1,0 +1,194 @@
+/**
+ * One generation on its way from request to its last frame: its token ids, row bias, stop strings and times.
+ * Pure but for what it is told: the engine tells it what a step found and sends the frames it makes. Not here: slots,
+ * steps, and choosing the next token.
+ */
+import type {
+  DoneFrame,
+  FinishReason,
+  PromptFrame,
+  SequenceRequest,
+  TokenFrame,
+} from "../../shared/contracts/inference.ts";
+import { TextStream } from "../../shared/tokenizer/text-stream.ts";
+import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
+import type { Schedulable } from "./scheduler.ts";
+
+/** What the engine knows of the model it serves. */
+export interface Vocabulary {
+  contextTokens: number;
+  endOfTextId: number;
+  pieceOf(id: number): Uint8Array;
+}
+
+/** One scored token: its logprob, the likeliest tokens at its place, and its logprob without the adapter. */
+export interface Score {
+  logprob: number;
+  alternatives: [number, number][];
+  baseLogprob: number | null;
+}
+
+export class Sequence implements Schedulable {
+  readonly request: SequenceRequest;
+  /** Prompt, continued and generated token ids. */
+  readonly ids: number[];
+  /** How many of `ids` have their keys and values in the arena. */
+  cachedTokens = 0;
+  /** Sparse row bias of the next token: logit bias and penalties. */
+  readonly bias: Map<number, number>;
+  /** Set before the sequence is queued; null serves the base. */
+  acquired: AcquiredAdapter | null = null;
+  /** Set once; no frame follows. */
+  ended = false;
+
+  readonly #vocabulary: Vocabulary;
+  readonly #text: TextStream | null;
+  readonly #generated = new Set<number>();
+  #finish: FinishReason | null = null;
+  readonly #prompt: Omit<PromptFrame, "type" | "id">;
+  #promptSent = false;
+  readonly #submittedMs: number;
+  #adapterMs = 0;
+  #admittedMs: number | null = null;
+  #decodingMs: number | null = null;
+
+  constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number) {
+    const { promptIds, continuedIds, sampling } = request;
+    this.request = request;
+    this.#vocabulary = vocabulary;
+    this.#submittedMs = nowMs;
+    this.ids = [...promptIds];
+    this.bias = new Map();
+    for (const [id, value] of sampling.logitBias) this.bias.set(id, (this.bias.get(id) ?? 0) + value);
+    this.#text = sampling.stop.length > 0 ? new TextStream((id) => vocabulary.pieceOf(id), sampling.stop) : null;
+    this.#prompt = { logprobs: [null], alternatives: [[]] };
+    if (request.compare) this.#prompt.baseLogprobs = [null];
+    if (request.maxTokens === 0) this.#finish = "length";
+    for (const id of continuedIds) if (!this.#finish) this.#append(id);
+  }
+
+  get id(): string {
+    return this.request.id;
+  }
+
+  get promptTokens(): number {
+    return this.request.promptIds.length;
+  }
+
+  get completionTokens(): number {
+    return this.ids.length - this.promptTokens;
+  }
+
+  get pendingTokens(): number {
+    return this.ids.length - this.cachedTokens;
+  }
+
+  get scoresPrompt(): boolean {
+    return this.request.promptLogprobs;
+  }
+
+  /** Whether a token is to be sampled once all `ids` are cached. */
+  get wantsToken(): boolean {
+    return this.#finish === null;
+  }
+
+  /** Whether the base's logprobs are asked for and differ from the adapter's. */
+  get comparesBase(): boolean {
+    return this.request.compare && this.acquired !== null && this.acquired.adapter.scale !== 0;
+  }
+
+  /** The reason to end, once what is to be sampled and scored is done; null before. */
+  get finish(): FinishReason | null {
+    if (this.scoresPrompt && !this.promptScored) return null;
+    return this.#finish;
+  }
+
+  get promptScored(): boolean {
+    return this.#prompt.logprobs.length === this.promptTokens;
+  }
+
+  /** The adapter is there (or none was asked for). */
+  queued(acquired: AcquiredAdapter | null, nowMs: number): void {
+    this.acquired = acquired;
+    this.#adapterMs = nowMs - this.#submittedMs;
+  }
+
+  admitted(nowMs: number): void {
+    this.#admittedMs = nowMs;
+  }
+
+  /** The prompt is cached. */
+  prefilled(nowMs: number): void {
+    this.#decodingMs = nowMs;
+  }
+
+  /** Takes the score of the next prompt token. */
+  scored(score: Score): void {
+    this.#prompt.logprobs.push(score.logprob);
+    this.#prompt.alternatives.push(score.alternatives);
+    this.#prompt.baseLogprobs?.push(score.baseLogprob ?? score.logprob);
+  }
+
+  /** The prompt frame, once: when it was asked for and every prompt token is scored. */
+  takePromptFrame(): PromptFrame | null {
+    if (!this.scoresPrompt || !this.promptScored || this.#promptSent) return null;
+    this.#promptSent = true;
+    return { type: "prompt", id: this.id, ...this.#prompt };
+  }
+
+  /**
+   * Takes a sampled token id. Returns its frame, or null for the end of text, which no client sees. Logprobs are of the
+   * distribution at temperature 1 with delta and row bias, as OpenAI reports them.
+   */
+  took(tokenId: number, score: Score): TokenFrame | null {
+    if (tokenId === this.#vocabulary.endOfTextId) {
+      this.#finish = "stop";
+      return null;
+    }
+    const frame: TokenFrame = { type: "token", id: this.id, index: this.completionTokens, tokenId };
+    if (this.request.sampling.logprobs !== null) {
+      frame.logprob = score.logprob;
+      frame.alternatives = score.alternatives;
+    }
+    if (this.request.compare) {
+      frame.logprob = score.logprob;
+      frame.baseLogprob = score.baseLogprob ?? score.logprob;
+    }
+    this.#append(tokenId);
+    return frame;
+  }
+
+  doneFrame(nowMs: number): DoneFrame {
+    const admittedMs = this.#admittedMs ?? nowMs;
+    const decodingMs = this.#decodingMs ?? nowMs;
+    return {
+      type: "done",
+      id: this.id,
+      finishReason: this.#finish!,
+      adapter: this.acquired && {
+        hash: this.acquired.adapter.hash,
+        cache: this.acquired.cache,
+        scale: this.acquired.adapter.scale,
+      },
+      promptTokens: this.promptTokens,
+      completionTokens: this.completionTokens,
+      timings: {
+        adapterMs: this.#adapterMs,
+        queueMs: admittedMs - this.#submittedMs - this.#adapterMs,
+        prefillMs: decodingMs - admittedMs,
+        decodeMs: nowMs - decodingMs,
+      },
+    };
+  }
+
+  #append(tokenId: number): void {
+    const { presencePenalty, frequencyPenalty } = this.request.sampling;
+    this.ids.push(tokenId);
+    const penalty = frequencyPenalty + (this.#generated.has(tokenId) ? 0 : presencePenalty);
+    if (penalty !== 0) this.bias.set(tokenId, (this.bias.get(tokenId) ?? 0) - penalty);
+    this.#generated.add(tokenId);
+    if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
+    else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
+    else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * The engine's thread: a step blocks its thread, so session, KV and scheduler live here and HTTP does not. Anything
+ * thrown here ends the thread; the client on the main thread turns that into explicit errors.
+ */
+import { setImmediate } from "node:timers/promises";
+import { parentPort, workerData } from "node:worker_threads";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { AdapterCache } from "../adapters/adapter-cache.ts";
+import { generatedAdapters } from "../adapters/generated.ts";
+import { bankOf } from "../adapters/hyper-network.ts";
+import { createStepRunner } from "../runtime/onnx-runner.ts";
+import { readArtifacts } from "./artifacts.ts";
+import { Engine, type EngineParts } from "./engine.ts";
+import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+
+if (!parentPort) throw new Error("worker.ts runs as a worker thread; start main.ts");
+await serve(parentPort, workerData as EngineSettings);
+
+async function serve(port: NonNullable<typeof parentPort>, settings: EngineSettings): Promise<void> {
+  const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(settings.modelDirectory);
+  const runner = await createStepRunner({
+    ...model,
+    bank: bankOf(hyperNetwork),
+    threads: settings.threads,
+    format: settings.weightFormat,
+  });
+  const say = (message: FromEngine) => port.postMessage(message);
+  let emit: EngineParts["emit"] = requireToken;
+  const engine = new Engine({
+    runner,
+    adapters: new AdapterCache(generatedAdapters(manifest, hyperNetwork), settings.adapterCacheBytes),
+    limits: settings.limits,
+    pieceOf: (id) => tokenizer.pieceOf(id),
+    now: () => performance.now(),
+    emit: (frames, report) => emit(frames, report),
+  });
+  await engine.submit(null, [probe(model.config.endOfTextId)]);
+  while (engine.busy) await engine.step();
+  emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
+
+  let wake = () => {};
+  let isStopping = false;
+  let failure: unknown = null;
+  port.on("message", (message: ToEngine) => {
+    if (message.type === "submit") {
+      const fail = (error: unknown) => {
+        failure = error;
+        wake();
+      };
+      engine.submit(message.centroidId, message.sequences).then(() => wake(), fail);
+    } else if (message.type === "cancel") engine.cancel(message.ids);
+    else isStopping = true;
+    wake();
+  });
+  say({ type: "ready", info: { manifest, manifestHash } });
+
+  while (!isStopping) {
+    if (failure) throw failure;
+    if (engine.busy) {
+      await engine.step();
+      // Lets messages in: what was sent during the step is heard before the next.
+      await setImmediate();
+    } else {
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+    }
+  }
+  await runner.release();
+  port.close();
+}
+
+/** The sequence that shows the engine works: one token after the end-of-text token. */
+function probe(endOfTextId: number): SequenceRequest {
+  return {
+    id: "probe",
+    tenant: "probe",
+    promptIds: [endOfTextId],
+    continuedIds: [],
+    maxTokens: 1,
+    sampling: {
+      temperature: 0,
+      topP: 1,
+      seed: 0,
+      stop: [],
+      logprobs: null,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      logitBias: [],
+    },
+    promptLogprobs: false,
+    compare: false,
+  };
+}
+
+function requireToken(frames: Frame[]): void {
+  const failure = frames.find((frame) => frame.type === "error");
+  if (failure) throw new Error(`the engine cannot generate: ${failure.message}`);
+}

@@ -1,0 +1,120 @@
+/** The backend's HTTP interface, private to the edge: routes, and the error envelope for whatever goes wrong. */
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+import { z } from "zod";
+import { batchRequestSchema, cancelRequestSchema } from "../../shared/contracts/inference.ts";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import type { EngineClient } from "../engine/client.ts";
+import { frameStream } from "./frame-stream.ts";
+import type { Log } from "./log.ts";
+import type { Metrics } from "./metrics.ts";
+
+/** Room for `limits.sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
+export const batchBodyBytes = 8 * 2 ** 20;
+
+export interface AppParts {
+  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences">;
+  metrics: Metrics;
+  log: Log;
+  /** Milliseconds of a clock that only goes forward. */
+  now(): number;
+}
+
+export function createApp({ engine, metrics, log, now }: AppParts): Hono {
+  const app = new Hono();
+  app.post("/v1/*", requireJson, limitBody);
+
+  app.post("/v1/batches", async (context) => {
+    const batch = await readBody(context, batchRequestSchema);
+    const startedMs = now();
+    const body = frameStream(engine, batch, (outcome) => {
+      log("info", "batch", {
+        centroid: batch.centroidId,
+        sequences: batch.sequences.length,
+        ms: Math.round(now() - startedMs),
+        ...outcome,
+      });
+    });
+    return context.body(body, 200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
+  });
+
+  app.post("/v1/cancellations", async (context) => {
+    const { ids } = await readBody(context, cancelRequestSchema);
+    return context.json({ cancelled: engine.cancel(ids) });
+  });
+
+  app.get("/healthz", (context) => context.json({ status: "ok" }));
+
+  app.get("/readyz", (context) => {
+    const { info } = engine;
+    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
+    return context.json({
+      status: "ready",
+      model: info.manifest.model.name,
+      servedAs: info.manifest.model.servedAs,
+      manifestHash: info.manifestHash,
+    });
+  });
+
+  app.get("/metrics", async (context) =>
+    context.text(await metrics.text(), 200, { "content-type": metrics.contentType }),
+  );
+
+  for (const [path, method] of [
+    ["/v1/batches", "POST"],
+    ["/v1/cancellations", "POST"],
+    ["/healthz", "GET"],
+    ["/readyz", "GET"],
+    ["/metrics", "GET"],
+  ]) {
+    app.all(path, (context) => {
+      context.header("allow", method);
+      throw new ServiceError("method_not_allowed", `${path} takes ${method}, not ${context.req.method}.`);
+    });
+  }
+  app.notFound((context) => answerError(context, new ServiceError("not_found", `There is no ${context.req.path}.`)));
+  app.onError((thrown, context) => {
+    const error = toServiceError(thrown);
+    const fields = { path: context.req.path, kind: error.kind, message: thrown.message };
+    if (error.kind === "internal") log("error", "request_failed", { ...fields, stack: thrown.stack ?? null });
+    else log("warn", "request_refused", fields);
+    return answerError(context, error);
+  });
+  return app;
+}
+
+const requireJson: MiddlewareHandler = async (context, next) => {
+  const type = context.req.header("content-type") ?? "";
+  if (!/^application\/json\s*(;|$)/i.test(type)) {
+    throw new ServiceError("unsupported_media_type", `The content type must be application/json, not "${type}".`);
+  }
+  await next();
+};
+
+const limitBody = bodyLimit({
+  maxSize: batchBodyBytes,
+  onError: () => {
+    throw new ServiceError("body_too_large", `The body has more than ${batchBodyBytes} bytes.`);
+  },
+});
+
+/** The request's JSON body, checked. Throws a ServiceError that names the field at fault. */
+async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
+  let value: unknown;
+  try {
+    value = JSON.parse(await context.req.text());
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause;
+    throw new ServiceError("invalid_request", "The body is not JSON.", { cause });
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new ServiceError("invalid_request", z.prettifyError(parsed.error), { param: issue.path.join(".") || null });
+}
+
+function answerError(context: Context, error: ServiceError): Response {
+  if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));
+  return context.json(envelopeOf(error), statusOf(error.kind) as ContentfulStatusCode);
+}

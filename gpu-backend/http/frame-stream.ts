@@ -1,0 +1,53 @@
+/** One micro-batch's answer: frames from the engine to an NDJSON body, until the last sequence has its last frame. */
+import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import type { EngineClient } from "../engine/client.ts";
+
+/** How a micro-batch ended, for the log. */
+export interface BatchOutcome {
+  tokens: number;
+  /** Sequences that ended in a done frame. */
+  done: number;
+  /** Sequences that ended in an error frame. */
+  failed: number;
+  clientGone: boolean;
+}
+
+/**
+ * Submits a micro-batch. The body's consumer going away cancels what is still open.
+ * Throws a ServiceError where nothing of it can be served.
+ */
+export function frameStream(
+  engine: Pick<EngineClient, "submit" | "cancel">,
+  batch: BatchRequest,
+  ended: (outcome: BatchOutcome) => void,
+): ReadableStream<Uint8Array> {
+  const open = new Set(batch.sequences.map(({ id }) => id));
+  const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
+  const encoder = new TextEncoder();
+  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  const body = new ReadableStream<Uint8Array>({
+    start(started) {
+      controller = started;
+    },
+    cancel() {
+      outcome.clientGone = true;
+      engine.cancel([...open]);
+    },
+  });
+  engine.submit(batch, (frames) => {
+    for (const frame of frames) count(frame, outcome, open);
+    if (!outcome.clientGone) controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
+    if (open.size > 0) return;
+    if (!outcome.clientGone) controller.close();
+    ended(outcome);
+  });
+  return body;
+}
+
+function count(frame: Frame, outcome: BatchOutcome, open: Set<string>): void {
+  if (frame.type === "token") outcome.tokens++;
+  else if (frame.type === "done") outcome.done++;
+  else if (frame.type === "error") outcome.failed++;
+  if (frame.type === "done" || frame.type === "error") open.delete(frame.id);
+}

@@ -1,0 +1,67 @@
+/** What Prometheus sees: counters fed by the engine's reports, gauges read when scraped. */
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { EngineObserver } from "../engine/client.ts";
+import type { EngineStats } from "../engine/engine.ts";
+
+/** Seconds: from a small model's decode step to a long prefill of a large one. */
+const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
+
+export interface Metrics extends EngineObserver {
+  /** In Prometheus' text format. */
+  text(): Promise<string>;
+  readonly contentType: string;
+}
+
+/** `stats` is asked at each scrape; null while there is no engine. */
+export function createMetrics(stats: () => EngineStats | null): Metrics {
+  const registers = [new Registry()];
+  const [registry] = registers;
+  const gauge = (name: string, help: string, read: (stats: EngineStats) => number) =>
+    new Gauge({
+      name: `chameleon_${name}`,
+      help,
+      registers,
+      collect() {
+        const now = stats();
+        this.set(now ? read(now) : 0);
+      },
+    });
+  gauge("queue_sequences", "Sequences waiting for a slot", (s) => s.waiting);
+  gauge("running_sequences", "Sequences that hold a slot", (s) => s.running);
+  gauge("slots", "Slots", (s) => s.slots);
+  gauge("kv_bytes", "Memory of the KV arena", (s) => s.kvBytes);
+  gauge("adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries);
+  gauge("adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes);
+  // Counted by the engine, so set, not incremented.
+  gauge("adapter_cache_hits", "Micro-batches whose adapter was there", (s) => s.adapters.hits);
+  gauge("adapter_cache_generated", "Adapters generated", (s) => s.adapters.generated);
+
+  const sampledTokens = new Counter({ name: "chameleon_sampled_tokens_total", help: "Tokens sampled", registers });
+  const prefillTokens = new Counter({ name: "chameleon_prefill_tokens_total", help: "Tokens prefilled", registers });
+  const phases = new Histogram({
+    name: "chameleon_phase_duration_seconds",
+    help: "Duration of one phase of a step",
+    labelNames: ["phase"],
+    buckets: phaseSeconds,
+    registers,
+  });
+  const sequences = new Counter({
+    name: "chameleon_sequences_total",
+    help: "Sequences that ended, by finish reason or error kind",
+    labelNames: ["outcome"],
+    registers,
+  });
+
+  return {
+    phaseRan({ phase, ms, tokens, sampledTokens: sampled }) {
+      phases.observe({ phase }, ms / 1000);
+      sampledTokens.inc(sampled);
+      if (phase === "prefill") prefillTokens.inc(tokens);
+    },
+    sequenceEnded(outcome) {
+      sequences.inc({ outcome });
+    },
+    text: () => registry.metrics(),
+    contentType: registry.contentType,
+  };
+}

@@ -1,0 +1,82 @@
+/**
+ * The backend: one engine in its thread, HTTP in this one. Prints one JSON line on stdout when a real token has been
+ * generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
+ */
+import type { AddressInfo } from "node:net";
+import { serve } from "@hono/node-server";
+import { type BackendConfig, readConfig } from "./config.ts";
+import { EngineClient } from "./engine/client.ts";
+import { createApp } from "./http/app.ts";
+import { jsonLog } from "./http/log.ts";
+import { createMetrics } from "./http/metrics.ts";
+
+/** Prompt tokens a sequence prefills per step; part of how a prompt is computed, so no setting. */
+const chunkTokens = 64;
+/** How long connections may take to hear their last frames when the engine has died. */
+const lastWordsMs = 1000;
+
+try {
+  await run(readConfig());
+} catch (error) {
+  process.stderr.write(`chameleon backend: ${error instanceof Error ? error.message : error}\n`);
+  process.exit(1);
+}
+
+async function run(config: BackendConfig): Promise<void> {
+  const log = jsonLog(
+    (line) => process.stderr.write(line),
+    () => new Date(),
+  );
+  const metrics = createMetrics(() => engine.stats);
+  const { maxSequences, maxQueue, stepTokens } = config;
+  const engine: EngineClient = new EngineClient(
+    { ...config, limits: { maxSequences, maxQueue, stepTokens, chunkTokens } },
+    metrics,
+  );
+  const app = createApp({ engine, metrics, log, now: () => performance.now() });
+  const server = await listen(app.fetch, config);
+
+  let isClosing = false;
+  const shutDown = async (signal: string) => {
+    if (isClosing) process.exit(1);
+    isClosing = true;
+    log("info", "draining", { signal, sequences: engine.openSequences, limitMs: config.drainMs });
+    await engine.close(config.drainMs);
+    await close(server);
+    process.exit(0);
+  };
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutDown(signal));
+
+  const { manifestHash } = await engine.ready;
+  const { port } = server.address() as AddressInfo;
+  const url = `http://${config.host}:${port}`;
+  process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest: manifestHash })}\n`);
+
+  const failure = await engine.ended;
+  if (!failure) return;
+  log("error", "engine_failed", { message: failure.message, stack: failure.stack ?? null });
+  await close(server);
+  process.exit(1);
+}
+
+type Server = ReturnType<typeof serve>;
+
+/** Throws an Error that names host and port where they cannot be had. */
+function listen(fetch: Parameters<typeof serve>[0]["fetch"], { host, port }: BackendConfig): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = serve({ fetch, hostname: host, port }, () => resolve(server));
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const why = error.code === "EADDRINUSE" ? "the port is in use" : error.message;
+      reject(new Error(`cannot listen on ${host}:${port}: ${why}`));
+    });
+  });
+}
+
+/** Resolves when every answer under way is written, or after `lastWordsMs`. */
+function close(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    if ("closeIdleConnections" in server) server.closeIdleConnections();
+    setTimeout(resolve, lastWordsMs).unref();
+  });
+}

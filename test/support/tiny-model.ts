@@ -1,0 +1,190 @@
+/**
+ * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and the artifacts of a gated bank, with a
+ * valid manifest. Good for everything about serving, and for nothing about language.
+ */
+import { createHash } from "node:crypto";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
+import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
+import {
+  edgeTableFile,
+  hyperNetworkFile,
+  type Manifest,
+  manifestFormat,
+  tokenizerFile,
+} from "../../shared/artifacts/manifest.ts";
+import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
+import { seededRandom } from "./steps.ts";
+
+/** V = 256 bytes + 43 merges + end of text. */
+export const tinyConfig = {
+  vocabularySize: 300,
+  hiddenSize: 32,
+  layers: 2,
+  heads: 4,
+  contextTokens: 256,
+  layerNormEpsilon: 1e-5,
+  endOfTextId: 299,
+};
+export const tinyCentroids = ["c0", "c1", "c2", "c3"];
+
+const P = 16; // dimensions of the prompt embedding
+const hidden = 8;
+const rank = 6;
+const biases = 2;
+
+/** Writes the folder `directory` and returns its manifest and the manifest's hash. */
+export async function writeTinyModel(
+  directory: string,
+  seed = 7,
+): Promise<{ manifest: Manifest; manifestHash: string }> {
+  const random = seededRandom(seed);
+  const normal = gaussian(random);
+  await mkdir(join(directory, "artifacts"), { recursive: true });
+
+  const weights: TensorFile = new Map();
+  for (const [name, shape] of expectedShapes(tinyConfig)) {
+    const isGain = /ln_.*weight$/.test(name);
+    const spread = name === "wte.weight" ? 0.35 : 0.25;
+    const values = Float32Array.from({ length: elements(shape) }, () => (isGain ? 1 : spread * normal()));
+    weights.set(name, tensorFrom(values, shape));
+  }
+  const model = writeTensorFile(weights);
+  const { vocabulary, merges } = tinyVocabulary();
+  await writeFile(join(directory, "model.safetensors"), model);
+  await writeFile(join(directory, "vocab.json"), vocabulary);
+  await writeFile(join(directory, "merges.txt"), merges);
+  await writeFile(
+    join(directory, "config.json"),
+    JSON.stringify({
+      architectures: ["GPT2LMHeadModel"],
+      model_type: "gpt2",
+      vocab_size: tinyConfig.vocabularySize,
+      n_embd: tinyConfig.hiddenSize,
+      n_layer: tinyConfig.layers,
+      n_head: tinyConfig.heads,
+      n_positions: tinyConfig.contextTokens,
+      eos_token_id: tinyConfig.endOfTextId,
+    }),
+  );
+
+  const floats = (shape: number[], spread: number) =>
+    Float32Array.from({ length: elements(shape) }, () => spread * normal());
+  const { vocabularySize: V, hiddenSize: D } = tinyConfig;
+  const Q = rank + biases;
+  const K = tinyCentroids.length;
+  const vectors = floats([K, P], 1);
+  for (let k = 0; k < K; k++) normalise(vectors.subarray(k * P, (k + 1) * P));
+  // The last centroid is auto-off.
+  const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / 4));
+  const a = floats([Q, D], 0.3);
+  a.fill(0, rank * D);
+  const tensors: Record<string, TensorFile> = {
+    [hyperNetworkFile]: new Map([
+      ["w1", tensorFrom(floats([hidden, P], 0.3), [hidden, P])],
+      ["b1", tensorFrom(floats([hidden], 0.1), [hidden])],
+      ["w2", tensorFrom(floats([Q, hidden], 0.5), [Q, hidden])],
+      ["b2", tensorFrom(floats([Q], 1), [Q])],
+      ["a", tensorFrom(a, [Q, D])],
+      [
+        "a0",
+        tensorFrom(
+          Float32Array.from({ length: Q }, (_, q) => (q < rank ? 0 : 1)),
+          [Q],
+        ),
+      ],
+      ["b", tensorFrom(floats([Q, V], 0.5), [Q, V])],
+      ["centroids", tensorFrom(vectors, [K, P])],
+      ["scales", tensorFrom(scales, [K])],
+      ["unigram", tensorFrom(new Float32Array(V).fill(-Math.log(V)), [V])],
+      ["mean", tensorFrom(new Float32Array(D), [D])],
+      ["transform", tensorFrom(floats([D, P], 1), [D, P])],
+    ]),
+    [edgeTableFile]: new Map([
+      [
+        "table",
+        tensorFrom(
+          Int8Array.from({ length: V * P }, () => Math.round(random() * 254 - 127)),
+          [V, P],
+        ),
+      ],
+      ["table_scale", tensorFrom(new Float32Array(V).fill(0.01), [V])],
+      ["centroids", tensorFrom(vectors, [K, P])],
+    ]),
+    [tokenizerFile]: packTokenizer(vocabulary, merges, tinyConfig.endOfTextId),
+  };
+
+  const files: Manifest["files"] = {};
+  for (const [name, file] of Object.entries(tensors)) {
+    const bytes = writeTensorFile(file);
+    await writeFile(join(directory, "artifacts", name), bytes);
+    files[name] = {
+      sha256: sha256(bytes),
+      bytes: bytes.length,
+      tensors: Object.fromEntries([...file].map(([tensor, { dtype, shape }]) => [tensor, { dtype, shape }])),
+    };
+  }
+  const manifest: Manifest = {
+    format: manifestFormat,
+    model: {
+      name: "tiny",
+      servedAs: "gpt2",
+      weights: sha256(model),
+      vocabularySize: V,
+      hiddenSize: D,
+      layers: tinyConfig.layers,
+      heads: tinyConfig.heads,
+      contextTokens: tinyConfig.contextTokens,
+      endOfTextId: tinyConfig.endOfTextId,
+    },
+    embedding: { dimensions: P, prefixTokens: 64 },
+    hyperNetwork: { kind: "gated-bank", hash: files[hyperNetworkFile].sha256, rank, biases, hidden },
+    centroids: tinyCentroids.map((id, k) => ({
+      id,
+      hash: centroidHash(vectors.subarray(k * P, (k + 1) * P), scales[k]),
+      label: [`label ${k}`],
+      size: 100 + k,
+      position: [k, -k],
+      scale: scales[k],
+      gain: null,
+    })),
+    files,
+    training: { seed, steps: 0, corpora: [], basePerplexity: V, adaptedPerplexity: V },
+  };
+  const manifestJson = JSON.stringify(manifest, null, 2);
+  await writeFile(join(directory, "artifacts", "manifest.json"), manifestJson);
+  return { manifest, manifestHash: sha256(new TextEncoder().encode(manifestJson)) };
+}
+
+/** vocab.json and merges.txt: the bytes in order, 43 merges that common English needs, the end of text. */
+function tinyVocabulary(): { vocabulary: string; merges: string } {
+  const space = byteAlphabet()[0x20];
+  const pairs =
+    "t h,h e,i n,a n,r e,o n,e r,a t,e n,o r,i s,e s,n d,i t,e d,th e,in g,an d,i on,o u,a r,a l,l e,s t,o f,t o,h a,l l,s e,v e,_ t,_ a,_ s,_ w,_ o,_ the,_ and,_ of,_ to,_ in,_ b,_ c,_ f"
+      .replaceAll("_", space)
+      .split(",");
+  const pieces = [...byteAlphabet(), ...pairs.map((pair) => pair.replace(" ", "")), "<|endoftext|>"];
+  return {
+    vocabulary: JSON.stringify(Object.fromEntries(pieces.map((piece, id) => [piece, id]))),
+    merges: `#version: 0.2\n${pairs.join("\n")}\n`,
+  };
+}
+
+function gaussian(random: () => number): () => number {
+  return () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+}
+
+function normalise(vector: Float32Array): void {
+  const length = Math.hypot(...vector);
+  for (let i = 0; i < vector.length; i++) vector[i] /= length;
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((a, b) => a * b, 1);
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
