@@ -46,6 +46,9 @@ async function run(config: BackendConfig): Promise<void> {
     process.exit(0);
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutDown(signal));
+  // A parent that opened a channel takes the backend with it, however it ended.
+  process.once("disconnect", () => process.exit(0));
+  process.channel?.unref();
 
   const { manifestHash } = await engine.ready;
   const { port } = server.address() as AddressInfo;
