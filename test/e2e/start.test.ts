@@ -1,0 +1,151 @@
+/** `npm start` as a person meets it: its one line, its errors, and that nothing outlives it. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { expect, onTestFinished, test } from "vitest";
+import { freePorts } from "../support/stack.ts";
+
+const root = path.join(import.meta.dirname, "../..");
+const stopLimitMs = 2000;
+
+interface Start {
+  child: ChildProcess;
+  edge: number;
+  backend: number;
+  /** Exit code and everything printed, once it has ended. */
+  ended: Promise<{ code: number | null; stdout: string; stderr: string }>;
+  /** The ready line; rejects with what was printed if it ends without one. */
+  ready: Promise<string>;
+}
+
+/** Runs the bootstrap, or `file`, as npm does, in a process group of its own. */
+async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs"): Promise<Start> {
+  const [edge, backend] = await freePorts(2);
+  const child = spawn(process.execPath, [path.join(root, "infra", file), ...args], {
+    env: { ...process.env, EDGE_PORT: String(edge), BACKEND_PORT: String(backend), ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
+  onTestFinished(() => signalGroup(child, "SIGKILL"));
+  const printed = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name]!.on("data", (chunk) => {
+      printed[name] += chunk;
+    });
+  }
+  // "close", not "exit": the pipes close when the last process that holds them has ended, an orphan too.
+  const ended = once(child, "close").then(([code]) => ({ code: code as number | null, ...printed }));
+  const line = once(createInterface({ input: child.stdout! }), "line").then(([text]) => String(text));
+  const ready = Promise.race([line, ended.then(({ stderr }) => Promise.reject(new Error(stderr)))]);
+  ready.catch(() => {});
+  return { child, edge, backend, ended, ready };
+}
+
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-child.pid!, signal);
+  } catch {
+    // The group has ended already.
+  }
+}
+
+async function isRefused(port: number): Promise<boolean> {
+  return fetch(`http://127.0.0.1:${port}/healthz`).then(
+    () => false,
+    () => true,
+  );
+}
+
+test("prints one ready line on stdout; SIGTERM ends everything", async () => {
+  const { child, edge, backend, ended, ready } = await start(["start"]);
+  expect(await ready).toBe(`ready http://127.0.0.1:${edge} key sk-chameleon-local`);
+  expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([false, false]);
+
+  const stoppedMs = performance.now();
+  child.kill("SIGTERM");
+  const { code, stdout } = await ended;
+  const tookMs = performance.now() - stoppedMs;
+  console.log(`ended in ${tookMs.toFixed(0)} ms`);
+  expect(tookMs).toBeLessThan(stopLimitMs);
+  expect(code).toBe(0);
+  expect(stdout.split("\n")).toHaveLength(2);
+  expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
+});
+
+test("--json says where everything is; Ctrl-C in the middle of answers ends everything", async () => {
+  const { child, edge, backend, ended, ready } = await start(["start", "--json"]);
+  const told = JSON.parse(await ready);
+  expect(told).toEqual({
+    ready: true,
+    edge: `http://127.0.0.1:${edge}`,
+    key: "sk-chameleon-local",
+    backends: [{ url: `http://127.0.0.1:${backend}`, pid: expect.any(Number) }],
+  });
+  const answers = Array.from({ length: 8 }, async () => {
+    const response = await fetch(`${told.edge}/v1/completions`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${told.key}`, "content-type": "application/json" },
+      body: JSON.stringify({ prompt: "Once", max_tokens: 400, stream: true }),
+    });
+    const reader = response.body!.getReader();
+    await reader.read();
+    return reader;
+  });
+  const readers = await Promise.all(answers);
+
+  const stoppedMs = performance.now();
+  signalGroup(child, "SIGINT");
+  await ended;
+  expect(performance.now() - stoppedMs).toBeLessThan(stopLimitMs);
+  await Promise.allSettled(readers.map((reader) => reader.cancel()));
+  expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
+});
+
+test("the backend's crash is told, and ends the edge", async () => {
+  const { edge, ended, ready } = await start(["start", "--json"]);
+  process.kill(JSON.parse(await ready).backends[0].pid, "SIGKILL");
+  const { code, stderr } = await ended;
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/^chameleon: the backend was ended by SIGKILL$/m);
+  expect(await isRefused(edge)).toBe(true);
+});
+
+test("the backend ends with a start that was killed outright", async () => {
+  const { child, backend, ready } = await start(["--json"], {}, "start.ts");
+  await ready;
+  child.kill("SIGKILL");
+  await expect.poll(() => isRefused(backend), { timeout: stopLimitMs }).toBe(true);
+});
+
+test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before anything starts", async (name) => {
+  const taken = createServer().listen(0, "127.0.0.1");
+  onTestFinished(() => void taken.close());
+  await once(taken, "listening");
+  const { port } = taken.address() as { port: number };
+  const { ended } = await start(["start"], { [name]: String(port) });
+  expect(await ended).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: `chameleon: port ${port} is in use; set ${name} to another\n`,
+  });
+});
+
+test("a model that cannot be served is an error of the backend's, and of the start", async () => {
+  const { ended } = await start(["start"], { MODEL_DIR: "no-such-folder" });
+  const { code, stdout, stderr } = await ended;
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toContain("no-such-folder");
+  expect(stderr).toMatch(/^chameleon: the backend ended with 1 before it was ready$/m);
+});
+
+test("--help explains; an unknown option is refused with the same", async () => {
+  const help = await (await start(["start", "--help"])).ended;
+  expect(help).toMatchObject({ code: 0, stderr: "" });
+  expect(help.stdout).toContain("BACKEND_PORT");
+  const refused = await (await start(["start", "--jsn"])).ended;
+  expect(refused).toMatchObject({ code: 2, stdout: "" });
+  expect(refused.stderr).toContain("--jsn");
+  expect(refused.stderr).toContain(help.stdout);
+});

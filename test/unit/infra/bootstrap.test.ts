@@ -1,0 +1,171 @@
+/** The bootstrap in a folder of its own, with a scripted npm: when it installs, what it runs, how it ends. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { appendFile, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { beforeEach, expect, onTestFinished, test } from "vitest";
+
+const bootstrap = path.join(import.meta.dirname, "../../../infra/bootstrap.mjs");
+
+/** Writes its arguments to npm.log, then does what NPM_DOES says; a real install empties node_modules first. */
+const npm = `
+const fs = require("node:fs");
+fs.appendFileSync("npm.log", process.argv.slice(2).join(" ") + "\\n");
+fs.rmSync("node_modules", { recursive: true, force: true });
+if (process.env.NPM_DOES === "hang") {
+  process.stderr.write("hanging");
+  fs.writeFileSync("hanging", "");
+  setInterval(() => {}, 1000);
+} else if (process.env.NPM_DOES) {
+  console.error(process.env.NPM_DOES);
+  process.exit(1);
+} else fs.mkdirSync("node_modules");
+`;
+/** Stands in for \`npm start\`: tells what it was given, then ends or waits as its first argument says. */
+const startFile = `
+const [how, value] = process.argv.slice(2);
+if (how === "exit") process.exitCode = Number(value);
+else if (how === "wait") {
+  process.on("SIGTERM", () => process.exit(7));
+  process.once("disconnect", () => process.exit(8));
+}
+console.log(JSON.stringify({ arguments: process.argv.slice(2), path: process.env.PATH, node: process.execPath, cwd: process.cwd() }));
+`;
+
+let root: string;
+beforeEach(async () => {
+  root = await mkdtemp(path.join(tmpdir(), "bootstrap-"));
+  await mkdir(path.join(root, "infra"));
+  await mkdir(path.join(root, "npm"));
+  await copyFile(bootstrap, path.join(root, "infra/bootstrap.mjs"));
+  await writeFile(path.join(root, "infra/start.ts"), startFile);
+  await writeFile(path.join(root, "npm/npm-cli.js"), npm);
+  await writeFile(path.join(root, "package-lock.json"), "{}");
+  await writePackage({ dependencies: { a: "1.0.0" } });
+  return () => rm(root, { recursive: true });
+});
+const writePackage = (content: object) => writeFile(path.join(root, "package.json"), JSON.stringify(content));
+
+function launch(args: string[], env: Record<string, string> = {}): ChildProcess {
+  const { npm_lifecycle_event, ...inherited } = process.env;
+  const child = spawn(process.execPath, [path.join(root, "infra/bootstrap.mjs"), ...args], {
+    cwd: tmpdir(),
+    env: { ...inherited, npm_execpath: path.join(root, "npm/npm-cli.js"), ...env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return child;
+}
+
+async function run(args: string[], env: Record<string, string> = {}) {
+  const child = launch(args, env);
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name]!.on("data", (chunk) => {
+      output[name] += chunk;
+    });
+  }
+  const [code] = await once(child, "close");
+  return { code, ...output };
+}
+
+async function npmCalls(): Promise<string[]> {
+  const log = await readFile(path.join(root, "npm.log"), "utf8").catch(() => "");
+  return log.split("\n").filter(Boolean);
+}
+
+test("installs once, development dependencies too, and says so on stderr alone", async () => {
+  const first = await run(["start", "exit", "0"], { NODE_ENV: "production" });
+  expect(first).toMatchObject({ code: 0, stderr: expect.stringMatching(/^installing packages.*\n$/) });
+  expect(await npmCalls()).toEqual([expect.stringMatching(/^ci .*--include=dev\b/)]);
+  expect(first.stdout.split("\n")).toHaveLength(2);
+
+  expect(await run(["start", "exit", "0"])).toMatchObject({ code: 0, stderr: "" });
+  expect(await npmCalls()).toHaveLength(1);
+});
+
+test.each<[string, () => Promise<void>, number]>([
+  ["the lock changed", () => appendFile(path.join(root, "package-lock.json"), "\n"), 2],
+  ["a dependency changed", () => writePackage({ dependencies: { a: "1.0.1" } }), 2],
+  ["an override came", () => writePackage({ dependencies: { a: "1.0.0" }, overrides: { b: "1.0.0" } }), 2],
+  ["node_modules is gone", () => rm(path.join(root, "node_modules"), { recursive: true }), 2],
+  ["only a script changed", () => writePackage({ dependencies: { a: "1.0.0" }, scripts: { x: "y" } }), 1],
+])("when %s", async (_, change, installs) => {
+  await run(["start"]);
+  await change();
+  expect((await run(["start"])).code).toBe(0);
+  expect(await npmCalls()).toHaveLength(installs);
+});
+
+test("redoes an install that failed, and shows why it did", async () => {
+  const failed = await run(["start"], { NPM_DOES: "npm error code EINTEGRITY" });
+  expect(failed).toMatchObject({ code: 1, stdout: "" });
+  expect(failed.stderr).toContain("npm error code EINTEGRITY\nchameleon: cannot install: npm ci ended with 1.");
+  expect((await run(["start"])).code).toBe(0);
+  expect(await npmCalls()).toHaveLength(2);
+});
+
+test("redoes an install that was interrupted, over a node_modules that was complete before", async () => {
+  await run(["start"]);
+  await appendFile(path.join(root, "package-lock.json"), "\n");
+  const child = launch(["start"], { NPM_DOES: "hang" });
+  const hanging = path.join(root, "hanging");
+  await expect.poll(() => readFile(hanging, "utf8").catch(() => null), { timeout: 10_000 }).toBe("");
+  child.kill("SIGTERM");
+  expect((await once(child, "close"))[0]).toBe(128 + 15);
+  expect((await run(["start"])).code).toBe(0);
+  expect(await npmCalls()).toHaveLength(3);
+});
+
+test("says in one line that the registry is out of reach", async () => {
+  const { code, stderr } = await run(["start"], { NPM_DOES: "npm error code EAI_AGAIN\nnpm error and more" });
+  expect(code).toBe(1);
+  expect(stderr.split("\n").slice(1)).toEqual([expect.stringMatching(/^chameleon: .*out of reach \(EAI_AGAIN\)/), ""]);
+});
+
+test("passes on arguments, exit code, folder, and a PATH on which child tools find the same Node", async () => {
+  const { code, stdout } = await run(["start", "exit", "5", "--json", "a b"]);
+  expect(code).toBe(5);
+  const told = JSON.parse(stdout);
+  expect(told.arguments).toEqual(["exit", "5", "--json", "a b"]);
+  expect(told.cwd).toBe(tmpdir());
+  const directories = told.path.split(path.delimiter);
+  expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
+});
+
+async function launchWaiting(): Promise<ChildProcess> {
+  const child = launch(["start", "wait"]);
+  await once(createInterface({ input: child.stdout! }), "line");
+  return child;
+}
+
+test("forwards SIGTERM, and ends as its child ends", async () => {
+  const child = await launchWaiting();
+  child.kill("SIGTERM");
+  expect(await once(child, "close")).toEqual([7, null]);
+});
+
+test("outlives SIGINT, which a terminal sends to the child as well", async () => {
+  const child = await launchWaiting();
+  child.kill("SIGINT");
+  child.kill("SIGTERM");
+  expect(await once(child, "close")).toEqual([7, null]);
+});
+
+test("its child learns of its death", async () => {
+  const child = await launchWaiting();
+  child.kill("SIGKILL");
+  // The pipe closes when the last process that holds it has ended: the child, too.
+  await once(child, "close");
+});
+
+test("lists its commands, and refuses others", async () => {
+  expect(await run(["--help"])).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining("\n  start ") });
+  expect(await run([])).toMatchObject({ code: 2, stdout: "" });
+  for (const name of ["stat", "toString"]) {
+    expect(await run([name])).toMatchObject({ code: 2, stderr: expect.stringContaining(`no command "${name}"`) });
+  }
+  expect(await npmCalls()).toEqual([]);
+});
