@@ -16,6 +16,8 @@ Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once
   --json        the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}
   EDGE_PORT     port of the edge, 8787 unless set
   BACKEND_PORT  port of the backend, 8788 unless set
+  MODEL_DIR     the model and its artifacts, the embedded one unless set
+What the backend reads besides is in gpu-backend/config.ts.
 `;
 
 const root = path.dirname(import.meta.dirname);
@@ -26,7 +28,7 @@ async function start(json: boolean): Promise<void> {
   const backendPort = readPort(process.env, "BACKEND_PORT", 8788);
   await assertPortsFree({ EDGE_PORT: edgePort, BACKEND_PORT: backendPort });
 
-  await stageArtifacts();
+  await stageArtifacts(process.env.MODEL_DIR || undefined);
   say("starting backend…");
   const backend = await startBackend(root, backendPort);
   void backend.ended.then((how) => {

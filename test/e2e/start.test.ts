@@ -132,11 +132,18 @@ test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before a
   });
 });
 
-test("a model that cannot be served is an error of the backend's, and of the start", async () => {
+test("a model that is not there is one clear line", async () => {
   const { ended } = await start(["start"], { MODEL_DIR: "no-such-folder" });
   const { code, stdout, stderr } = await ended;
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-  expect(stderr).toContain("no-such-folder");
+  expect(stderr).toMatch(/^chameleon: .*no-such-folder.*\n$/);
+});
+
+test("a backend that cannot start says why, and ends the start", async () => {
+  const { ended } = await start(["start"], { THREADS: "many" });
+  const { code, stdout, stderr } = await ended;
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(/^chameleon backend: .*THREADS is "many"/m);
   expect(stderr).toMatch(/^chameleon: the backend ended with 1 before it was ready$/m);
 });
 
