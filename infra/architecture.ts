@@ -45,6 +45,9 @@ const mayUse: Record<string, string[]> = {
 const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime"];
 
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
+/** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
+const composes = /^(infra\/|edge\/(worker|batching\/shard)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli)\.ts$)/;
+const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;
 const longFileReason = /^ \* Long because /m;
@@ -65,7 +68,8 @@ export function findViolations(sources: ReadonlyMap<string, string>): string[] {
   for (const [file, source] of [...sources].sort(([a], [b]) => (a < b ? -1 : 1))) {
     const say = (text: string) => violations.push(`${file}: ${text}`);
     const program = parseAst(source, { lang: "ts" }, file) as unknown as SyntaxNode;
-    const imports = [...nodesOf(program)].flatMap(importOf);
+    const nodes = [...nodesOf(program)];
+    const imports = nodes.flatMap(importOf);
 
     if (vagueName.test(file)) say("a name that says what is inside, not utils, helpers, common, misc or index");
     const lines = source.split("\n").length;
@@ -73,9 +77,11 @@ export function findViolations(sources: ReadonlyMap<string, string>): string[] {
       say(`${lines} lines, over ${longestFileLines} without a "Long because …" in its header`);
     }
     if (isBarrel(program)) say("only re-exports; import from where things are");
-    if (!readsEnvironment.test(file) && [...nodesOf(program)].some(isEnvironmentRead)) {
+    if (!readsEnvironment.test(file) && nodes.some((node) => memberName(node) === "process.env")) {
       say("reads the environment; only config.ts does");
     }
+    if (!composes.test(file) && nodes.some(isAmbientCall))
+      say("takes time or chance from the air; make it a parameter");
     for (const { specifier, typeOnly } of imports) {
       const target = specifier.startsWith(".") ? path.join(path.dirname(file), specifier) : specifier;
       const refusal = refusalOf(file, target, specifier.startsWith("."), typeOnly);
@@ -144,10 +150,17 @@ function isTypeOnly(node: SyntaxNode, importKind: unknown): boolean {
   return importKind === "type" || (specifiers.length > 0 && specifiers.every((s) => s.importKind === "type"));
 }
 
-function isEnvironmentRead(node: SyntaxNode): boolean {
-  if (node.type !== "MemberExpression") return false;
+/** `a.b` and `a["b"]` as "a.b", or undefined for any other syntax. */
+function memberName(node: SyntaxNode): string | undefined {
+  if (node.type !== "MemberExpression") return undefined;
   const { object, property } = node as unknown as Record<"object" | "property", { name?: string; value?: unknown }>;
-  return object.name === "process" && (property.name === "env" || property.value === "env");
+  return `${object.name}.${property.name ?? property.value}`;
+}
+
+function isAmbientCall(node: SyntaxNode): boolean {
+  const callee = node.callee as SyntaxNode & { name?: string };
+  if (node.type === "CallExpression") return ambientCalls.includes(memberName(callee) ?? "");
+  return node.type === "NewExpression" && callee.name === "Date" && (node.arguments as unknown[]).length === 0;
 }
 
 function isBarrel(program: SyntaxNode): boolean {

@@ -37,6 +37,9 @@ const broken: [string, string, string, string][] = [
   ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
   ["the environment", "gpu-backend/http/a.ts", "export const port = process.env.PORT;", "only config.ts does"],
   ["the environment, quoted", "edge/a.ts", `export const port = process["env"];`, "only config.ts does"],
+  ["a clock", "edge/a.ts", "export const now = () => Date.now();", "make it a parameter"],
+  ["a clock by its class", "gpu-backend/kv/a.ts", "export const now = new Date();", "make it a parameter"],
+  ["chance", "shared/a.ts", "export const draw = () => Math.random();", "make it a parameter"],
   ["a long file", "edge/a.ts", "let a;\n".repeat(401), "402 lines"],
   ["a vague name", "edge/utils.ts", "let a;", "a name that says what is inside"],
   ["a vague folder", "edge/helpers/a.ts", "let a;", "a name that says what is inside"],
@@ -61,6 +64,8 @@ test("allows what the architecture wants", () => {
   const sources = new Map([
     ["gpu-backend/config.ts", "export const port = process.env.PORT;"],
     ["gpu-backend/main.ts", `import "./engine/a.ts"; import "./config.ts";`],
+    ["gpu-backend/http/g.ts", "export const ageMs = (now: () => number, at: string) => now() - +new Date(at);"],
+    ["edge/worker.ts", "export const now = () => Date.now();"],
     ["gpu-backend/engine/a.ts", `import "../kv/b.ts"; import "../runtime/c.ts"; import "node:worker_threads";`],
     ["gpu-backend/kv/b.ts", `import type { C } from "../runtime/c.ts"; import { type D } from "../runtime/c.ts";`],
     ["gpu-backend/runtime/c.ts", `import * as ort from "onnxruntime-node"; import "../../shared/d.ts";`],
