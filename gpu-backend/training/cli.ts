@@ -2,12 +2,18 @@
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
 import { defaultCorpora } from "./corpus/default-corpora.ts";
-import { parseSource } from "./corpus/read-corpus.ts";
+import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
+import { evaluate } from "./evaluate.ts";
 import { createProgress } from "./progress.ts";
+import { gainText, reportTable } from "./report-table.ts";
 import { train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
 const progress = createProgress(process.stderr, () => performance.now());
+
+const embeddedModel = "gpu-backend/models/chameleon-mini";
+const hyperNetworkHidden = 32;
+const embeddingDimensions = 64;
 
 /** Ctrl-C: finish the step, save, end. A second one ends at once. */
 const interruption = new AbortController();
@@ -27,69 +33,116 @@ const positive = (value: string) => {
   return number;
 };
 
-program
-  .command("train")
+/** What both commands take. */
+function withTrainingOptions(command: Command): Command {
+  return command
+    .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+    .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
+    .option("--centroids <n>", "clusters of text, K", count, 16)
+    .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
+    .option("--biases <n>", "bias directions of the bank, M", count, 8)
+    .option("--steps <n>", "optimiser steps", count, 400)
+    .option("--learning-rate <x>", "peak", positive, 3e-3)
+    .option("--windows <n>", "training windows of 256 tokens at most", count, 5000)
+    .option("--threads <n>", "threads", count, availableParallelism());
+}
+
+/** Parsed options of `withTrainingOptions`. */
+interface CommonFlags {
+  model: string;
+  corpus?: string[];
+  centroids: number;
+  rank: number;
+  biases: number;
+  steps: number;
+  learningRate: number;
+  windows: number;
+  threads: number;
+}
+
+async function commonOptions(flags: CommonFlags) {
+  const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await defaultCorpora(progress));
+  const { rank, biases, steps, learningRate, threads } = flags;
+  return {
+    modelDirectory: flags.model,
+    corpora,
+    clusters: flags.centroids,
+    hidden: hyperNetworkHidden,
+    dimensions: embeddingDimensions,
+    trainWindows: flags.windows,
+    ...{ rank, biases, steps, learningRate, threads },
+  };
+}
+
+withTrainingOptions(program.command("train"))
   .description("train adapters on text and write the artifacts that edge and backend serve")
-  .option(
-    "--model <folder>",
-    "config.json, model.safetensors, vocab.json, merges.txt",
-    "gpu-backend/models/chameleon-mini",
-  )
-  .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
-  .option("--seed <n>", "makes every draw", count, 1)
-  .option("--centroids <n>", "clusters of text, K", count, 16)
-  .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
-  .option("--biases <n>", "bias directions of the bank, M", count, 8)
-  .option("--steps <n>", "optimiser steps", count, 400)
-  .option("--learning-rate <x>", "peak", positive, 3e-3)
-  .option("--windows <n>", "training windows of 256 tokens at most", count, 5000)
+  .option("--seed <n>", "decides every draw", count, 1)
   .option("--held-out <n>", "windows at most for validation, and again for test", count, 1000)
-  .option("--threads <n>", "threads", count, availableParallelism())
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
-  .action(async (options) => {
-    const corpora = options.corpus ? options.corpus.map(parseSource) : await defaultCorpora(progress);
-    for (const entry of options.licence as string[]) {
-      const [name, licence] = entry.split(/=(.*)/s);
-      const source = corpora.find((candidate: { name: string }) => candidate.name === name);
-      if (!source) throw new Error(`--licence ${entry}: no corpus is called ${name}`);
-      source.licence = licence;
+  .action(async (flags: CommonFlags & TrainFlags) => {
+    const common = await commonOptions(flags);
+    for (const entry of flags.licence) nameLicence(common.corpora, entry);
+    const { seed, keepCache } = flags;
+    const options = { ...common, outDirectory: flags.out, heldOutWindows: flags.heldOut, seed, keepCache };
+    const manifest = await train(options, progress, interruption.signal);
+    for (const { id, label, size, scale, gain } of manifest.centroids) {
+      const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
+      console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
     }
-    const manifest = await train(
+    const { basePerplexity, adaptedPerplexity } = manifest.training;
+    console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
+  });
+
+interface TrainFlags {
+  licence: string[];
+  out: string;
+  seed: number;
+  heldOut: number;
+  keepCache: boolean;
+}
+
+function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
+  const [name, licence] = entry.split(/=(.*)/s);
+  const source = corpora.find((candidate) => candidate.name === name);
+  if (!source) throw new Error(`--licence ${entry}: no corpus is called ${name}`);
+  source.licence = licence ?? null;
+}
+
+withTrainingOptions(program.command("evaluate"))
+  .description("compare base, static adapter and gated bank on held-out documents")
+  .option("--unseen <[name=]path>", "corpus that is only measured on; repeatable", collect, [])
+  .option("--seeds <n>", "trainings, seeds 1 to n", count, 3)
+  .option("--held-out <n>", "test windows at most, and half as many for validation", count, 2000)
+  .option("--cache <folder>", "where hidden states are kept", ".cache/evaluation")
+  .option("--json <file>", "where the report goes", ".cache/evaluation/report.json")
+  .action(async (flags: CommonFlags & EvaluateFlags) => {
+    const report = await evaluate(
       {
-        modelDirectory: options.model,
-        outDirectory: options.out,
-        corpora,
-        seed: options.seed,
-        clusters: options.centroids,
-        rank: options.rank,
-        biases: options.biases,
-        hidden: 32,
-        dimensions: 64,
-        steps: options.steps,
-        learningRate: options.learningRate,
-        trainWindows: options.windows,
-        heldOutWindows: options.heldOut,
-        threads: options.threads,
-        keepCache: options.keepCache,
+        ...(await commonOptions(flags)),
+        unseenCorpora: flags.unseen.map(parseSource),
+        cacheDirectory: flags.cache,
+        seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
+        validationWindows: Math.ceil(flags.heldOut / 2),
+        testWindows: flags.heldOut,
+        staticLearningRates: [1e-3, 3e-3, 1e-2],
+        reportFile: flags.json,
       },
       progress,
       interruption.signal,
     );
-    for (const { id, label, size, scale, gain } of manifest.centroids) {
-      const measured = gain
-        ? `${gain.nats.toFixed(3)} [${gain.ci95.map((x) => x.toFixed(3)).join(", ")}]`
-        : "not measured";
-      console.log(
-        `${id.padEnd(4)} scale ${scale.toFixed(2)}  gain ${measured.padEnd(22)}  ${size} windows  ${label.join(" ")}`,
-      );
-    }
-    const { basePerplexity, adaptedPerplexity } = manifest.training;
-    console.log(
-      `held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}; artifacts in ${options.out}`,
-    );
+    console.log(reportTable(report));
+    console.log(`static learning rate ${report.staticLearningRate}; ${report.tokens} tokens scored; ${flags.json}`);
   });
+
+interface EvaluateFlags {
+  unseen: string[];
+  seeds: number;
+  heldOut: number;
+  cache: string;
+  json: string;
+}
 
 try {
   await program.parseAsync();

@@ -13,8 +13,9 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CentroidVectors, EdgeTable } from "../../shared/math/assignment.ts";
+import { centroidHash } from "../adapters/generated.ts";
 import { writeAtomically } from "./atomic-file.ts";
-import { type BankShape, type Parameters, shapeOf } from "./bank/parameters.ts";
+import { type BankShape, type Parameters, parameterTensors } from "./bank/parameters.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
 
@@ -32,8 +33,7 @@ export interface TrainedBank {
 export function hyperNetworkTensors(bank: TrainedBank): TensorFile {
   const { hiddenSize: D, vocabularySize: V } = bank.head;
   const { count: K, dimensions: P } = bank.centroids;
-  const file: TensorFile = new Map();
-  for (const [name, values] of bank.parameters) file.set(name, tensorFrom(values, shapeOf(name, bank.shape, D, V)));
+  const file = parameterTensors(bank.parameters, bank.shape, D, V);
   file.set("a0", tensorFrom(bank.shape.a0, [bank.shape.gates]));
   file.set("centroids", tensorFrom(bank.centroids.vectors, [K, P]));
   file.set("scales", tensorFrom(bank.scales, [K]));
@@ -49,12 +49,6 @@ export function edgeTableTensors(table: EdgeTable, centroids: CentroidVectors): 
     ["table_scale", tensorFrom(table.rowScales, [table.vocabularySize])],
     ["centroids", tensorFrom(centroids.vectors, [centroids.count, centroids.dimensions])],
   ]);
-}
-
-/** SHA-256 over a centroid's vector and scale, little-endian float32: what its adapter is made from. */
-export function centroidHash(vector: Float32Array, scale: number): string {
-  const values = Float32Array.of(...vector, scale);
-  return createHash("sha256").update(new Uint8Array(values.buffer)).digest("hex");
 }
 
 export type CentroidDescription = Omit<CentroidRecord, "id" | "hash">;

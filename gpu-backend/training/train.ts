@@ -5,12 +5,12 @@
 import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import { gatesOf, readHyperNetwork } from "../adapters/hyper-network.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
 import { documentGain } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
-import { type Adapters, chooseScales, measureWindows, perplexityOf } from "./bank/measure.ts";
+import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
+import { runToEnd } from "./bank/run.ts";
 import { Trainer, type TrainingClusters } from "./bank/trainer.ts";
 import { labelsOf, mapPositions } from "./clustering/describe.ts";
 import { kMeans } from "./clustering/k-means.ts";
@@ -18,7 +18,7 @@ import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { prefixTokens, type Window } from "./corpus/windows.ts";
 import { keyOf, type Prepared, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
-import { hyperNetworkTensors, publish, type TrainedBank } from "./publish.ts";
+import { publish, type TrainedBank } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
@@ -103,22 +103,14 @@ async function trainBank(
     { seed, steps, learningRate, gated: true, threads },
     resumed,
   );
-  try {
-    progress.stage("training", steps);
-    while (trainer.state.step < steps) {
-      const loss = await trainer.step();
-      const { step } = trainer.state;
-      progress.advance(step, `loss ${loss.toFixed(3)}`);
-      if (signal?.aborted || step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, trainer.state);
-      signal?.throwIfAborted();
-    }
-  } finally {
-    await trainer.release();
-  }
+  const { parameters } = await runToEnd(trainer, "training", progress, async (state) => {
+    if (signal?.aborted || state.step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, state);
+    signal?.throwIfAborted();
+  });
   return {
     shape,
     head,
-    parameters: trainer.state.parameters,
+    parameters,
     centroids: { count: K, dimensions: P, vectors: clusters.centroids },
     unigram: unigramOf(sets.train.windows, head.vocabularySize),
     space,
@@ -130,7 +122,7 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
   const { model, sets, tokenizer } = prepared;
   const K = bank.centroids.count;
   const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
-  const adapters = adaptersOf(bank);
+  const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
   const scales = await chooseScales(meter, sets.validation, adapters);
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
@@ -172,18 +164,6 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
       },
     },
   );
-}
-
-/** The adapters as serving makes them: from the very tensors that are published. */
-function adaptersOf(bank: Bank): Adapters {
-  const K = bank.centroids.count;
-  const P = bank.centroids.dimensions;
-  const network = readHyperNetwork(hyperNetworkTensors({ ...bank, scales: new Float32Array(K).fill(1) }));
-  return {
-    parameters: bank.parameters,
-    centroids: bank.centroids,
-    gatesAt: (k, scale) => gatesOf(network, bank.centroids.vectors.subarray(k * P, (k + 1) * P), scale),
-  };
 }
 
 function countsByCluster(windows: readonly Window[], memberOf: Int32Array, K: number, V: number): Float64Array[] {

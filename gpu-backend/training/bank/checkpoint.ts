@@ -45,6 +45,6 @@ export async function loadCheckpoint(path: string): Promise<TrainerState | null>
       second: toFloat32(tensorOf(file, `second.${name}`)),
     });
   }
-  const step = tensorOf(file, "step").bytes.slice();
+  const step = new Uint8Array(tensorOf(file, "step").bytes); // a copy: aligned, whatever the file
   return { step: new Int32Array(step.buffer)[0], parameters, moments };
 }

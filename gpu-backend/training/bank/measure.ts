@@ -1,11 +1,13 @@
 /** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
+import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
 import type { WindowSet } from "./batches.ts";
 import { chooseScale, scaleChoices, type WindowLoss } from "./gain.ts";
 import type { LossMeter } from "./loss.ts";
-import type { Parameters } from "./parameters.ts";
+import { type BankShape, type Parameters, parameterTensors } from "./parameters.ts";
+import type { HeadWeights } from "./training-graph.ts";
 
 /** An adapter per centroid: what is measured. */
 export interface Adapters {
@@ -13,6 +15,29 @@ export interface Adapters {
   centroids: CentroidVectors;
   /** Gates of centroid k at a scale, [Q]; scale 0 is the base. */
   gatesAt(k: number, scale: number): Float32Array;
+}
+
+/** The adapters that the hyper-network makes, by the very code that serves them. */
+export function hyperNetworkAdapters(
+  head: HeadWeights,
+  shape: BankShape,
+  parameters: Parameters,
+  centroids: CentroidVectors,
+): Adapters {
+  const { dimensions: P, vectors } = centroids;
+  const network = readHyperNetwork(parameterTensors(parameters, shape, head.hiddenSize, head.vocabularySize));
+  const gatesAt = (k: number, scale: number) => gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale);
+  return { parameters, centroids, gatesAt };
+}
+
+/** One adapter for all text: every gate at the scale itself. */
+export function staticAdapter(shape: BankShape, parameters: Parameters): Adapters {
+  const P = shape.dimensions;
+  return {
+    parameters,
+    centroids: { count: 1, dimensions: P, vectors: new Float32Array(P) },
+    gatesAt: (_, scale) => new Float32Array(shape.gates).fill(scale),
+  };
 }
 
 /** Scale per centroid [K]: the one with the lowest loss on `validation`. */

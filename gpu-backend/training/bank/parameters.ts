@@ -1,4 +1,5 @@
 /** The trainable parameters of bank and hyper-network: their shapes, their start, their number. */
+import { type TensorFile, tensorFrom } from "../../../shared/artifacts/tensor-file.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 
@@ -59,6 +60,20 @@ export function initialParameters(
   parameters.set("a", a);
   parameters.set("b", new Float32Array(Q * vocabularySize));
   return parameters;
+}
+
+/** The parameters as tensors, by the names that FORMAT.md gives them. */
+export function parameterTensors(
+  parameters: Parameters,
+  shape: BankShape,
+  hiddenSize: number,
+  vocabularySize: number,
+): TensorFile {
+  const file: TensorFile = new Map();
+  for (const [name, values] of parameters) {
+    file.set(name, tensorFrom(values, shapeOf(name, shape, hiddenSize, vocabularySize)));
+  }
+  return file;
 }
 
 /** Trainable numbers; the zero rows of A under bias directions are not counted. */

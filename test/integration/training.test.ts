@@ -1,0 +1,172 @@
+import { createHash } from "node:crypto";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
+import { evaluate } from "../../gpu-backend/training/evaluate.ts";
+import type { Progress } from "../../gpu-backend/training/progress.ts";
+import { reportTable } from "../../gpu-backend/training/report-table.ts";
+import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
+import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { readEdgeTable } from "../../shared/math/assignment.ts";
+import { tinyTraining } from "../support/tiny-training.ts";
+
+const seed = 3;
+let folder: string;
+let options: Omit<TrainOptions, "outDirectory">;
+const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
+
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  folder = await mkdtemp(join(tmpdir(), "training-"));
+  options = await tinyTraining(folder, seed);
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+/** Aborts once the stage `name` has advanced to `at`. */
+function interruptedAt(name: string, at: number): { progress: Progress; signal: AbortSignal } {
+  const controller = new AbortController();
+  let stage = "";
+  const progress: Progress = {
+    ...silent,
+    stage: (next) => {
+      stage = next;
+    },
+    advance: (done) => {
+      if (stage === name && done >= at) controller.abort(new Error("interrupted"));
+    },
+  };
+  return { progress, signal: controller.signal };
+}
+
+async function bytesOf(directory: string): Promise<Record<string, string>> {
+  const names = (await readdir(directory)).filter((name) => name !== "cache").sort();
+  const hashes = await Promise.all(
+    names.map(async (name) =>
+      createHash("sha256")
+        .update(await readFile(join(directory, name)))
+        .digest("hex"),
+    ),
+  );
+  return Object.fromEntries(names.map((name, i) => [name, hashes[i]]));
+}
+
+describe("a finished training", () => {
+  let out: string;
+  let manifest: Manifest;
+  beforeAll(async () => {
+    out = join(folder, "whole");
+    manifest = await train({ ...options, outDirectory: out }, silent);
+  });
+
+  test("made the held-out loss lower", () => {
+    const { basePerplexity, adaptedPerplexity } = manifest.training;
+    console.log(`held-out perplexity ${basePerplexity.toFixed(1)} → ${adaptedPerplexity.toFixed(1)}`);
+    expect(adaptedPerplexity).toBeLessThan(0.5 * basePerplexity); // words of two tiny vocabularies
+    for (const { gain, scale } of manifest.centroids) {
+      expect(scale).toBeGreaterThan(0);
+      expect(gain!.ci95[0]).toBeGreaterThan(0);
+    }
+  });
+
+  test("left a manifest that describes the files beside it", async () => {
+    expect(parseManifest(await readFile(join(out, "manifest.json"), "utf8"))).toEqual(manifest);
+    for (const [name, record] of Object.entries(manifest.files)) {
+      const bytes = await readFile(join(out, name));
+      expect(createHash("sha256").update(bytes).digest("hex")).toBe(record.sha256);
+      expect(bytes.length).toBe(record.bytes);
+      const described = [...readTensorFile(bytes)].map(([key, { dtype, shape }]) => [key, { dtype, shape }]);
+      expect(Object.fromEntries(described)).toEqual(record.tensors);
+    }
+    expect(manifest.hyperNetwork.hash).toBe(manifest.files[hyperNetworkFile].sha256);
+    expect(manifest.training.corpora.map(({ name, documents }) => [name, documents])).toEqual([
+      ["sea", 30],
+      ["tables", 30],
+    ]);
+  });
+
+  test("gives edge and backend the same centroids, and hashes that follow from them", async () => {
+    const { centroids } = readEdgeTable(readTensorFile(await readFile(join(out, edgeTableFile))));
+    const network = readTensorFile(await readFile(join(out, hyperNetworkFile)));
+    expect(toFloat32(tensorOf(network, "centroids"))).toEqual(centroids.vectors);
+    const scales = toFloat32(tensorOf(network, "scales"));
+    for (const [k, { id, hash, scale }] of manifest.centroids.entries()) {
+      expect(id).toBe(`c${k}`);
+      expect(scale).toBe(scales[k]);
+      const vector = centroids.vectors.subarray(k * centroids.dimensions, (k + 1) * centroids.dimensions);
+      expect(hash).toBe(centroidHash(vector, scale));
+    }
+  });
+
+  test("took its cache away", async () => {
+    expect(await readdir(out)).not.toContain("cache");
+  });
+
+  test("is what an interrupted and resumed one makes, byte for byte", async () => {
+    const outDirectory = join(folder, "resumed");
+    for (const [stage, at] of [
+      ["hidden states", 16],
+      ["training", 7],
+      ["training", 41],
+    ] as const) {
+      const { progress, signal } = interruptedAt(stage, at);
+      await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
+    }
+    const notes: string[] = [];
+    await train({ ...options, outDirectory }, { ...silent, note: (line) => notes.push(line) });
+    expect(notes).toContain("going on from step 41");
+    expect(await bytesOf(outDirectory)).toEqual(await bytesOf(out));
+  });
+
+  test("with another seed is another", async () => {
+    const outDirectory = join(folder, "other");
+    const other = await train({ ...options, outDirectory, seed: seed + 1 }, silent);
+    expect(other.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
+  });
+});
+
+test("a checkpoint of other settings is not gone on from", async () => {
+  const outDirectory = join(folder, "changed");
+  const { progress, signal } = interruptedAt("training", 7);
+  await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
+  const notes: string[] = [];
+  const changed = { ...options, outDirectory, learningRate: 0.01 };
+  await train(changed, { ...silent, note: (line) => notes.push(line) });
+  expect(notes.filter((line) => line.startsWith("going on"))).toEqual([]);
+});
+
+describe("evaluation", () => {
+  test("reports every method on every corpus, the same each time, and writes it down", async () => {
+    const [seen, unseen] = options.corpora;
+    const evaluateOptions = {
+      ...options,
+      corpora: [seen],
+      unseenCorpora: [unseen],
+      cacheDirectory: join(folder, "evaluation"),
+      seeds: [1, 2, 3],
+      validationWindows: 20,
+      testWindows: 60,
+      staticLearningRates: [0.005, 0.02],
+      reportFile: join(folder, "report.json"),
+    };
+    const report = await evaluate(evaluateOptions, silent);
+    expect(await evaluate(evaluateOptions, silent)).toEqual(report);
+    expect(JSON.parse(await readFile(evaluateOptions.reportFile, "utf8"))).toEqual(report);
+    console.log(reportTable(report));
+
+    expect(report.corpora.map(({ name, seenInTraining }) => [name, seenInTraining])).toEqual([
+      ["sea", true],
+      ["tables", false],
+    ]);
+    expect(report.perplexity.base).toHaveLength(3);
+    expect(new Set(report.perplexity.base).size).toBe(1); // the base has no seed
+    expect(new Set(report.perplexity["gated-bank"]).size).toBe(3);
+    // Equal trainable size, as far as whole ranks allow.
+    const { static: small, "gated-bank": bank } = report.trainable;
+    expect(small).toBeLessThanOrEqual(bank);
+    expect(small).toBeGreaterThan(0.8 * bank);
+    expect(report.gains.bankOverBase.ci95[0]).toBeGreaterThan(0);
+  });
+});

@@ -1,0 +1,92 @@
+import { mkdtemp, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { documentsOf, withEnoughDocuments } from "../../../gpu-backend/training/corpus/documents.ts";
+import { parseSource, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
+import { splitDocuments } from "../../../gpu-backend/training/corpus/splits.ts";
+import {
+  prefixTokens,
+  sampleWindows,
+  scoredTokens,
+  type Window,
+  windowsOf,
+  windowTokens,
+} from "../../../gpu-backend/training/corpus/windows.ts";
+import { Random } from "../../../gpu-backend/training/random.ts";
+
+test("a JSONL record is a document: its text, or all its strings", () => {
+  const lines = ['{"text":"one","other":"no"}', "", '{"question":"two?","n":3,"answer":"three"}', '"four"'].join("\n");
+  expect(documentsOf("a.jsonl", lines).map(({ text }) => text)).toEqual(["one", "two?\nthree", "four"]);
+  expect(() => documentsOf("a.jsonl", '{"text":"one"}\nnot json')).toThrow("a.jsonl:2");
+});
+
+test("any other file is one document, blank ones none", () => {
+  expect(documentsOf("a.md", "# Title\n\nline\nline")).toEqual([{ name: "a.md", text: "# Title\n\nline\nline" }]);
+  expect(documentsOf("a.txt", " \n")).toEqual([]);
+});
+
+test("one book becomes sections that, joined, are the book; enough documents stay whole", () => {
+  const book = Array.from({ length: 3000 }, (_, i) => `Paragraph ${i} of this book.`).join("\n\n");
+  const sections = withEnoughDocuments([{ name: "book", text: book }]);
+  expect(sections.length).toBeGreaterThan(3);
+  expect(sections.map(({ text }) => text).join("")).toBe(book);
+  for (const { text } of sections.slice(1)) expect(text).toMatch(/^Paragraph/);
+  const many = Array.from({ length: 10 }, (_, i) => ({ name: `${i}`, text: book }));
+  expect(withEnoughDocuments(many)).toEqual(many);
+});
+
+test("folders and globs: text files at any depth, each text once, in path order", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "corpus-"));
+  for (const [name, text] of [
+    ["b.txt", "beta"],
+    ["a.md", "alpha"],
+    ["copy.txt", "beta"],
+    ["x.png", "no"],
+  ]) {
+    await writeFile(join(folder, name), text);
+  }
+  const texts = async (path: string) => (await readCorpus(parseSource(path))).documents.map(({ text }) => text);
+  expect(await texts(folder)).toEqual(["alpha", "beta"]);
+  expect(await texts(join(folder, "*.md"))).toEqual(["alpha"]);
+  await expect(readCorpus(parseSource(`mine=${folder}/*.rst`))).rejects.toThrow("corpus mine: no text");
+});
+
+test("every document is in exactly one split, a tenth in each held-out one; seeds differ", () => {
+  const splits = splitDocuments("c", 200, 1);
+  expect(splits.filter((split) => split === "test")).toHaveLength(20);
+  expect(splits.filter((split) => split === "validation")).toHaveLength(20);
+  expect(splitDocuments("c", 200, 1)).toEqual(splits);
+  expect(splitDocuments("c", 200, 2)).not.toEqual(splits);
+  expect(new Set(splitDocuments("c", 3, 1)).size).toBe(3);
+  expect(() => splitDocuments("c", 2, 1)).toThrow(/c has 2/);
+});
+
+test("windows tile a document in order, never past its end, none too short to score", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: 1500 }), (length) => {
+      const ids = Int32Array.from({ length }, (_, i) => i);
+      const windows = windowsOf(0, 0, ids);
+      for (const [i, window] of windows.entries()) {
+        expect(window.tokenIds[0]).toBe(i * windowTokens);
+        expect(scoredTokens(window)).toBeGreaterThanOrEqual(16);
+        expect(window.tokenIds.length).toBeLessThanOrEqual(windowTokens);
+      }
+      const covered = windows.reduce((sum, window) => sum + window.tokenIds.length, 0);
+      expect(length - covered).toBeLessThan(prefixTokens + 16);
+    }),
+    { seed: 3 },
+  );
+});
+
+test("a sample is shared fairly between corpora and keeps the order", () => {
+  const windows: Window[] = [];
+  for (const [corpus, count] of [500, 10, 300].entries()) {
+    for (let i = 0; i < count; i++) windows.push({ corpus, document: i, tokenIds: new Int32Array(80) });
+  }
+  const sample = sampleWindows(windows, 110, new Random(1, 0));
+  const counts = [0, 1, 2].map((corpus) => sample.filter((window) => window.corpus === corpus).length);
+  expect(counts).toEqual([50, 10, 50]);
+  expect(sample).toEqual(windows.filter((window) => sample.includes(window)));
+});

@@ -1,0 +1,34 @@
+import { expect, test } from "vitest";
+import { chooseScale, documentGain } from "../../../gpu-backend/training/bank/gain.ts";
+import { Random } from "../../../gpu-backend/training/random.ts";
+
+const loss = (document: string, tokens: number, base: number, adapted: number) => ({ document, tokens, base, adapted });
+
+test("gain is the difference of mean losses, weighed by tokens", () => {
+  const gain = documentGain([loss("a", 10, 40, 30), loss("b", 30, 90, 96)], new Random(1, 0))!;
+  expect(gain.nats).toBeCloseTo((10 - 6) / 40);
+  expect(gain.tokens).toBe(40);
+  expect(gain.ci95[0]).toBeCloseTo(-0.2); // only b drawn
+  expect(gain.ci95[1]).toBeCloseTo(1); // only a drawn
+});
+
+test("windows of one document move together: more windows do not narrow the interval", () => {
+  const few = ["a", "b", "c", "d"].map((name, i) => loss(name, 10, 10 + i, 10));
+  const many = few.flatMap((window) => Array.from({ length: 50 }, () => window));
+  const width = (losses: typeof few) => {
+    const [low, high] = documentGain(losses, new Random(1, 0))!.ci95;
+    return high - low;
+  };
+  expect(width(many)).toBeCloseTo(width(few), 6);
+});
+
+test("nothing measured is no gain, not zero", () => {
+  expect(documentGain([], new Random(1, 0))).toBeNull();
+});
+
+test("the scale is the best on validation, and 0 where the gain is within noise or absent", () => {
+  expect(chooseScale([100, 98, 96, 97, 99], 10)).toBe(0.5);
+  expect(chooseScale([100, 101, 102, 103, 104], 10)).toBe(0);
+  expect(chooseScale([100, 99.99, 99.98, 99.99, 100], 10)).toBe(0); // 0.002 nats a token
+  expect(chooseScale([0, 0, 0, 0, 0], 0)).toBe(0);
+});

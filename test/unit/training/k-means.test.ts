@@ -1,0 +1,51 @@
+import { expect, test } from "vitest";
+import { kMeans, refine } from "../../../gpu-backend/training/clustering/k-means.ts";
+import { Random } from "../../../gpu-backend/training/random.ts";
+
+const seed = 7;
+const P = 16;
+
+/** Unit vectors around K planted unit directions; returns the planted cluster of each. */
+function planted(K: number, perCluster: number, noise: number) {
+  const random = new Random(seed, 0);
+  const unit = (values: number[]) => values.map((x) => x / Math.hypot(...values));
+  const directions = Array.from({ length: K }, () => unit(Array.from({ length: P }, () => random.normal())));
+  const truth = Array.from({ length: K * perCluster }, (_, i) => i % K);
+  const points = truth.flatMap((k) => unit(directions[k].map((x) => x + noise * random.normal())));
+  return { points: Float32Array.from(points), truth };
+}
+
+test("finds planted clusters, whatever their numbers", () => {
+  console.log(`seed ${seed}`);
+  const K = 6;
+  const { points, truth } = planted(K, 50, 0.08);
+  const { memberOf } = kMeans(points, P, { clusters: K, seed });
+  const pairs = new Set(truth.map((k, i) => `${k}-${memberOf[i]}`));
+  expect(pairs.size).toBe(K); // one found cluster per planted one, and back
+});
+
+test("equal seeds give equal bytes; centroids have length one", () => {
+  const { points } = planted(4, 30, 0.5);
+  const first = kMeans(points, P, { clusters: 4, seed });
+  const second = kMeans(points, P, { clusters: 4, seed });
+  expect(first).toEqual(second);
+  for (let k = 0; k < 4; k++) {
+    expect(Math.hypot(...first.centroids.subarray(k * P, (k + 1) * P))).toBeCloseTo(1, 5);
+  }
+});
+
+test("an empty cluster is seeded anew, so none stays empty", () => {
+  const { points } = planted(3, 40, 0.1);
+  // Two of three centroids are the same point: ties go to the first, so the second starts empty.
+  const start = new Float32Array(3 * P);
+  start.set(points.subarray(0, P), 0);
+  start.set(points.subarray(0, P), P);
+  start.set(points.subarray(P, 2 * P), 2 * P);
+  const { memberOf, meanSimilarity } = refine(points, P, start, 50);
+  expect(new Set(memberOf).size).toBe(3);
+  expect(meanSimilarity).toBeGreaterThan(0.8); // two clusters for three directions would stay far below
+});
+
+test("more clusters than points is refused with both numbers", () => {
+  expect(() => kMeans(new Float32Array(2 * P), P, { clusters: 3, seed })).toThrow(/3 clusters.*2/);
+});
