@@ -1,7 +1,8 @@
 /** What the app needs from outside: worker.ts brings the real ones, a test its own. */
+
+import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
-import type { BackendReadiness } from "./backend/client.ts";
 import type { Dispatch } from "./backend/dispatch.ts";
 import type { KeyStore } from "./tenants/keys.ts";
 
@@ -16,7 +17,7 @@ export interface Dependencies {
   keys: KeyStore;
   dispatch: Dispatch;
   /** Asks the backend. Rejects with a ServiceError where it cannot be reached. */
-  readiness(): Promise<BackendReadiness>;
+  readiness(): Promise<Readiness | null>;
   /** The playground page. */
   page(request: Request): Promise<Response>;
   /** A clock in milliseconds since 1970. */

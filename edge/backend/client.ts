@@ -1,6 +1,12 @@
 /** Talks to one backend over HTTP. Whatever goes wrong becomes a ServiceError or an error frame that says so. */
 import { z } from "zod";
-import { type BatchRequest, contractVersion, type Frame } from "../../shared/contracts/inference.ts";
+import {
+  type BatchRequest,
+  contractVersion,
+  type Frame,
+  type Readiness,
+  readinessSchema,
+} from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { complete } from "./dispatch.ts";
 import { framesOf } from "./frames.ts";
@@ -11,7 +17,6 @@ const retryAfterSeconds = 2;
 const probeTimeoutMs = 2000;
 
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
-const readinessSchema = z.object({ ready: z.boolean(), manifestHash: z.string().optional() });
 
 /** What a public caller is told by the status a backend refuses with; any other is a mistake of ours. */
 const refusals: Partial<Record<number, ErrorKind>> = {
@@ -19,12 +24,6 @@ const refusals: Partial<Record<number, ErrorKind>> = {
   429: "overloaded",
   503: "backend_unavailable",
 };
-
-export interface BackendReadiness {
-  ready: boolean;
-  /** Of the artifacts it serves; null where it did not say. */
-  manifestHash: string | null;
-}
 
 export class BackendClient {
   readonly #url: string;
@@ -45,11 +44,11 @@ export class BackendClient {
     await response.body?.cancel();
   }
 
-  async readiness(): Promise<BackendReadiness> {
+  /** What the backend serves, or null where it is not ready. */
+  async readiness(): Promise<Readiness | null> {
     const response = await this.#fetch("/readyz", { signal: AbortSignal.timeout(probeTimeoutMs) });
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
-    if (!body.success) return { ready: response.ok, manifestHash: null };
-    return { ready: response.ok && body.data.ready, manifestHash: body.data.manifestHash ?? null };
+    return response.ok && body.success ? body.data : null;
   }
 
   #post(path: string, body: unknown, signal?: AbortSignal): Promise<Response> {

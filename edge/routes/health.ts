@@ -14,10 +14,10 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
     const notReady = (message: string) => new ServiceError("backend_unavailable", message, { retryAfterSeconds });
     const { manifestHash } = await dependencies.artifacts();
     const backend = await dependencies.readiness();
-    if (!backend.ready) throw notReady("The inference backend is not ready.");
+    if (!backend) throw notReady("The inference backend is not ready.");
     if (backend.manifestHash !== manifestHash) {
       throw notReady(
-        `The inference backend serves the manifest ${backend.manifestHash ?? "(not named)"}, the edge has ${manifestHash}.`,
+        `The inference backend serves the manifest ${backend.manifestHash}, the edge has ${manifestHash}.`,
       );
     }
     return c.json({ status: "ready", manifest: manifestHash });

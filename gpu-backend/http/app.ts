@@ -3,7 +3,7 @@ import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { z } from "zod";
-import { batchRequestSchema, cancelRequestSchema } from "../../shared/contracts/inference.ts";
+import { batchRequestSchema, cancelRequestSchema, type Readiness } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import { frameStream } from "./frame-stream.ts";
@@ -49,12 +49,9 @@ export function createApp({ engine, metrics, log, now }: AppParts): Hono {
   app.get("/readyz", (context) => {
     const { info } = engine;
     if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
-    return context.json({
-      status: "ready",
-      model: info.manifest.model.name,
-      servedAs: info.manifest.model.servedAs,
-      manifestHash: info.manifestHash,
-    });
+    const { name, servedAs } = info.manifest.model;
+    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash: info.manifestHash };
+    return context.json(ready);
   });
 
   app.get("/metrics", async (context) =>

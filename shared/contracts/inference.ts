@@ -1,6 +1,7 @@
 /**
  * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s,
- * `POST /v1/cancellations` takes a `CancelRequest`. Not here: anything a public client sees.
+ * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. Not here: anything a public
+ * client sees.
  */
 import { z } from "zod";
 import { errorKinds } from "../errors.ts";
@@ -107,6 +108,15 @@ export const frameSchema = z.discriminatedUnion("type", [
   errorFrameSchema,
 ]);
 
+/** What `GET /readyz` answers, with 200, once a real token was generated; until then it is the error envelope. */
+export const readinessSchema = z.object({
+  status: z.literal("ready"),
+  model: z.string(),
+  servedAs: z.string(),
+  manifestHash: hash,
+});
+
+export type Readiness = z.infer<typeof readinessSchema>;
 export type Sampling = z.infer<typeof samplingSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
