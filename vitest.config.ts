@@ -25,7 +25,7 @@ export default defineConfig({
           include: ["test/e2e/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          // Whole servers, timed: alone on the machine, after the rest.
+          // Whole servers, timed: never beside other tests.
           fileParallelism: false,
           sequence: { groupOrder: 1 },
         },
