@@ -1,0 +1,178 @@
+/** The way of the data, end to end, as a caller sees it: the `openai` SDK and plain HTTP against `npm start`. */
+import OpenAI from "openai";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Stack, startStack } from "../support/stack.ts";
+
+let stack: Stack;
+let openai: OpenAI;
+beforeAll(async () => {
+  stack = await startStack();
+  openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
+}, 60_000);
+afterAll(() => stack?.stop());
+
+interface Block {
+  centroid: string;
+  similarity: number;
+  adapter: { hash: string; cache: "hit" | "generated" } | null;
+}
+interface Completion {
+  choices: {
+    index: number;
+    text: string;
+    finish_reason: string;
+    logprobs: { tokens: string[]; token_logprobs: (number | null)[] } | null;
+  }[];
+  chameleon: Block;
+}
+
+const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
+const perl =
+  "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";
+
+async function complete(body: object): Promise<Completion> {
+  const response = await stack.post("/v1/completions", body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return (await response.json()) as Completion;
+}
+
+async function adaptedCentroids(): Promise<string[]> {
+  const response = await fetch(`${stack.edge}/v1/centroids`, { headers: { authorization: `Bearer ${stack.key}` } });
+  const { data } = (await response.json()) as { data: { id: string; scale: number }[] };
+  return data.filter((c) => c.scale > 0).map((c) => c.id);
+}
+
+describe("a completion", () => {
+  test("names its centroid, similarity and adapter: generated once, then a hit, with the same hash", async () => {
+    const [centroid] = (await adaptedCentroids()).slice(-1);
+    const body = { model: `gpt2:${centroid}`, prompt: austen, max_tokens: 4, temperature: 0 };
+    const first = await complete(body);
+    const second = await complete(body);
+    expect(first.chameleon.centroid).toBe(centroid);
+    expect(Math.abs(first.chameleon.similarity)).toBeLessThanOrEqual(1);
+    expect(first.chameleon.adapter?.hash).toMatch(/^[0-9a-f]{64}$/);
+    expect([first, second].map((c) => c.chameleon.adapter?.cache)).toEqual(["generated", "hit"]);
+    expect(second.chameleon.adapter?.hash).toBe(first.chameleon.adapter?.hash);
+    expect(second.choices[0].text).toBe(first.choices[0].text);
+  });
+
+  test("through the openai SDK: streamed text equals the unstreamed text, usage comes last", async () => {
+    const request = { model: "gpt2:auto", prompt: [austen, perl], n: 2, max_tokens: 24, temperature: 0.8, seed: 7 };
+    const whole = await openai.completions.create(request);
+    expect(whole.choices.map((c) => c.index)).toEqual([0, 1, 2, 3]);
+    const streamed = ["", "", "", ""];
+    const finishes: string[] = [];
+    let usage: OpenAI.CompletionUsage | null | undefined;
+    for await (const chunk of await openai.completions.create({
+      ...request,
+      stream: true,
+      stream_options: { include_usage: true },
+    })) {
+      for (const choice of chunk.choices) {
+        streamed[choice.index] += choice.text;
+        if (choice.finish_reason) finishes.push(choice.finish_reason);
+      }
+      usage = chunk.usage ?? usage;
+    }
+    expect(streamed).toEqual(whole.choices.map((c) => c.text));
+    expect(finishes).toHaveLength(4);
+    expect(usage).toEqual(whole.usage);
+    expect(new Set(streamed).size).toBe(4);
+  });
+
+  test("two centroids give different logprobs for the same text, and `gpt2` gives the base", async () => {
+    const [one, two] = await adaptedCentroids();
+    const score = async (model: string, chameleon?: object) => {
+      const { choices } = await complete({ model, prompt: perl, max_tokens: 0, echo: true, logprobs: 0, chameleon });
+      return choices[0].logprobs!.token_logprobs;
+    };
+    const base = await score("gpt2");
+    const first = await score(`gpt2:${one}`);
+    expect(base[0]).toBeNull();
+    expect(base.length).toBe(first.length);
+    expect(first).not.toEqual(base);
+    expect(await score(`gpt2:${two}`)).not.toEqual(first);
+    expect(await score("gpt2:auto", { adapter: "off" })).toEqual(base);
+  });
+
+  test("a greedy completion is the same token for token alone and among 32 of mixed centroids", async () => {
+    const centroids = ["gpt2", "gpt2:auto", ...(await adaptedCentroids()).map((id) => `gpt2:${id}`)];
+    const bodies = Array.from({ length: 33 }, (_, i) => ({
+      model: centroids[i % centroids.length],
+      prompt: [austen, perl, "The", "To install the package, run"][i % 4] + " again".repeat(i % 7),
+      max_tokens: 8 + (i % 5) * 8,
+      temperature: 0,
+      logprobs: 0,
+    }));
+    const alone: Completion[] = [];
+    for (const body of bodies.slice(0, 3)) alone.push(await complete(body));
+    const together = await Promise.all(bodies.map(complete));
+    alone.forEach((completion, i) => {
+      expect(together[i].choices[0].text).toBe(completion.choices[0].text);
+      expect(together[i].choices[0].logprobs).toEqual(completion.choices[0].logprobs);
+    });
+  });
+
+  test("is found by subject: the page's two texts fall to different centroids", async () => {
+    const response = await stack.post("/v1/assign", { input: [austen.repeat(3), perl.repeat(3)] });
+    const { data } = (await response.json()) as { data: { centroid: string }[] };
+    expect(data[0].centroid).not.toBe(data[1].centroid);
+  });
+});
+
+describe("errors", () => {
+  const valid = { model: "gpt2", prompt: "Hello", max_tokens: 1 };
+  const cases: [string, number, unknown, RegExp, Record<string, string>?][] = [
+    ["bad JSON", 400, "{", /JSON/],
+    ["an empty prompt", 400, { ...valid, prompt: "" }, /prompt/],
+    ["a token id beyond the vocabulary", 400, { ...valid, prompt: [1, 4096] }, /4096/],
+    ["a negative token id", 400, { ...valid, prompt: [-1] }, /-1/],
+    ["a prompt over the context", 400, { ...valid, prompt: Array(600).fill(5) }, /600.*512|512.*600/],
+    ["a temperature over the limit", 400, { ...valid, temperature: 3 }, /2/],
+    ["an unknown model", 404, { ...valid, model: "gpt5" }, /gpt5/],
+    ["an unknown centroid", 404, { ...valid, model: "gpt2:nowhere" }, /nowhere/],
+    ["a wrong key", 401, valid, /key/, { authorization: "Bearer sk-wrong" }],
+    ["another content type", 415, valid, /content-type/i, { "content-type": "text/plain" }],
+  ];
+  test.each(cases)("%s: %d in OpenAI's envelope", async (_, status, body, message, headers) => {
+    const response = await stack.post("/v1/completions", body, headers);
+    const answer = (await response.json()) as {
+      error: { message: string; type: string; param: unknown; code: unknown };
+    };
+    expect(response.status).toBe(status);
+    expect(answer.error.message).toMatch(message);
+    expect(Object.keys(answer.error).sort()).toEqual(["code", "message", "param", "type"]);
+    expect(response.headers.get("x-request-id")).toBeTruthy();
+  });
+
+  test("a wrong method is 405 with Allow, an unknown route 404", async () => {
+    const wrong = await fetch(`${stack.edge}/v1/completions`, { headers: { authorization: `Bearer ${stack.key}` } });
+    expect([wrong.status, wrong.headers.get("allow")]).toEqual([405, "POST"]);
+    const unknown = await fetch(`${stack.edge}/v1/nothing`, { headers: { authorization: `Bearer ${stack.key}` } });
+    expect(unknown.status).toBe(404);
+    expect(await unknown.json()).toHaveProperty("error.message");
+  });
+});
+
+test("200 requests given up by their clients leave room: the next is answered, and no slot stays taken", async () => {
+  await Promise.all(
+    Array.from({ length: 200 }, async (_, i) => {
+      const controller = new AbortController();
+      const response = await fetch(`${stack.edge}/v1/completions`, {
+        method: "POST",
+        signal: controller.signal,
+        headers: { "content-type": "application/json", authorization: `Bearer ${stack.key}` },
+        body: JSON.stringify({ model: "gpt2", prompt: `Request ${i}`, max_tokens: 400, stream: true }),
+      });
+      await response.body?.getReader().read();
+      controller.abort();
+    }),
+  );
+  const { choices } = await complete({ model: "gpt2", prompt: "After all that", max_tokens: 3, temperature: 0 });
+  expect(choices[0].finish_reason).toBe("length");
+  const running = async () => {
+    const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
+    return Number(/^chameleon_running_sequences(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
+  };
+  await expect.poll(running, { timeout: 10_000 }).toBe(0);
+}, 60_000);

@@ -1,0 +1,68 @@
+/** The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on free loopback ports. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const startFile = fileURLToPath(new URL("../../infra/start.ts", import.meta.url));
+
+export interface Stack {
+  edge: string;
+  key: string;
+  backends: { url: string; pid: number }[];
+  /** POSTs JSON with the local key. */
+  post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+  stop(): Promise<void>;
+}
+
+/** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
+export async function startStack(env: Record<string, string> = {}): Promise<Stack> {
+  const [edgePort, backendPort] = await freePorts(2);
+  const child = spawn(process.execPath, [startFile, "--json"], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort), ...env },
+  });
+  let printed = "";
+  child.stderr.on("data", (chunk) => {
+    printed += chunk;
+  });
+  const ready = await firstLine(child);
+  if (ready === null) throw new Error(`the stack ended before it was ready: ${printed}`);
+  const { edge, key, backends } = JSON.parse(ready);
+  return {
+    edge,
+    key,
+    backends,
+    post: (path, body, headers = {}) =>
+      fetch(edge + path, {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: `Bearer ${key}`, ...headers },
+        body: typeof body === "string" ? body : JSON.stringify(body),
+      }),
+    async stop() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      child.kill("SIGTERM");
+      await once(child, "exit");
+    },
+  };
+}
+
+async function firstLine(child: ChildProcess): Promise<string | null> {
+  for await (const line of createInterface({ input: child.stdout! })) return line;
+  return null;
+}
+
+/** Ports that were free a moment ago; all are held until the last is known, so that they differ. */
+export async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer().listen(0, "127.0.0.1");
+      await once(server, "listening");
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => (server.address() as { port: number }).port);
+  await Promise.all(servers.map((server) => once(server.close(), "close")));
+  return ports;
+}
