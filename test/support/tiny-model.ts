@@ -24,7 +24,7 @@ export const tinyConfig = {
   hiddenSize: 32,
   layers: 2,
   heads: 4,
-  contextTokens: 256,
+  contextTokens: 1024,
   layerNormEpsilon: 1e-5,
   endOfTextId: 299,
 };
@@ -35,10 +35,14 @@ const hidden = 8;
 const rank = 6;
 const biases = 2;
 
-/** Writes the folder `directory` and returns its manifest and the manifest's hash. */
+/**
+ * Writes the folder `directory` and returns its manifest and the manifest's hash. A `brokenPosition` makes a model that
+ * answers, until a sequence reaches that position.
+ */
 export async function writeTinyModel(
   directory: string,
   seed = 7,
+  options: { brokenPosition?: number } = {},
 ): Promise<{ manifest: Manifest; manifestHash: string }> {
   const random = seededRandom(seed);
   const normal = gaussian(random);
@@ -49,6 +53,8 @@ export async function writeTinyModel(
     const isGain = /ln_.*weight$/.test(name);
     const spread = name === "wte.weight" ? 0.35 : 0.25;
     const values = Float32Array.from({ length: elements(shape) }, () => (isGain ? 1 : spread * normal()));
+    const { brokenPosition } = options;
+    if (name === "wpe.weight" && brokenPosition !== undefined) values[brokenPosition * shape[1]] = Number.NaN;
     weights.set(name, tensorFrom(values, shape));
   }
   const model = writeTensorFile(weights);

@@ -1,0 +1,252 @@
+/** The engine on real ONNX sessions: what a sequence gets must depend on nothing but the sequence. */
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
+import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { seededRandom } from "../support/steps.ts";
+import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+
+const seed = 2026;
+/** Logprobs come from float32 logits of a few units, the oracle's from float64. */
+const tolerance = 2e-4;
+const random = seededRandom(seed);
+const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+
+let folder: string;
+let artifacts: Artifacts;
+let runner: StepRunner;
+
+beforeAll(async () => {
+  console.log(`seed ${seed}, tolerance ${tolerance}`);
+  folder = await mkdtemp(join(tmpdir(), "backend-engine-"));
+  await writeTinyModel(folder);
+  artifacts = await readArtifacts(folder);
+  runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2 });
+});
+afterAll(async () => {
+  await runner.release();
+  await rm(folder, { recursive: true });
+});
+
+const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {}): EngineHarness =>
+  createEngineHarness({
+    runner,
+    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
+    limits,
+    pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
+  });
+const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
+
+interface Work {
+  centroid: string | null;
+  request: SequenceRequest;
+}
+/** 33 sequences of all centroids and the base, of lengths on both sides of a chunk and a KV size. */
+function mixedWork(temperature: number): Work[] {
+  return Array.from({ length: 33 }, (_, i) => ({
+    centroid: [...tinyCentroids, null][i % 5],
+    request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
+      maxTokens: 30 + (i % 4) * 10,
+      sampling: { temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
+    }),
+  }));
+}
+const submit = (target: EngineHarness, { centroid, request }: Work) => target.engine.submit(centroid, [request]);
+
+describe("batch invariance: the same tokens and the same logprobs, bit for bit", () => {
+  test.each([
+    ["greedy", 0],
+    ["seeded", 1],
+  ])("%s: alone, among 32 mates of mixed centroids, and joined while they decode", async (_, temperature) => {
+    const work = mixedWork(temperature);
+    const together = harness();
+    for (const one of work) await submit(together, one);
+    await together.finish();
+    const staggered = harness({ stepTokens: 128 });
+    for (const [i, one] of work.entries()) {
+      await submit(staggered, one);
+      for (let s = 0; s < 1 + (i % 3); s++) await staggered.engine.step();
+    }
+    await staggered.finish();
+    const texts = new Set<string>();
+    for (const one of work) {
+      const { id } = one.request;
+      const alone = harness();
+      await submit(alone, one);
+      await alone.finish();
+      expect(alone.tokensOf(id).length).toBe(one.request.maxTokens);
+      expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
+      expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
+      texts.add(alone.tokensOf(id).join());
+    }
+    console.log(`${texts.size} different completions of ${work.length}`);
+    expect(texts.size).toBeGreaterThan(25);
+    const widest = Math.max(...together.reports.map(({ sequences }) => sequences));
+    expect(widest).toBe(33);
+    expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+  });
+});
+
+/** The oracle's logprobs [V] after a history. */
+function oracleLogprobs(history: number[], centroid: string | null): Float64Array {
+  const { model, hyperNetwork, manifest } = artifacts;
+  const bank = bankOf(hyperNetwork);
+  const k = manifest.centroids.findIndex(({ id }) => id === centroid);
+  const P = manifest.embedding.dimensions;
+  const vector = toFloat32(tensorOf(hyperNetwork, "centroids")).subarray(k * P, (k + 1) * P);
+  const gates =
+    centroid === null
+      ? new Float32Array(bank.gates)
+      : gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale);
+  const logits = oracleLogits(
+    model.config,
+    model.weights,
+    oracleHidden(model.config, model.weights, history).at(-1)!,
+    bank,
+    gates,
+  );
+  const total = oracleLogSumExp(logits);
+  return logits.map((logit) => logit - total);
+}
+
+describe("logprobs", () => {
+  test("of sampled tokens, their alternatives and the base are the oracle's", async () => {
+    const target = harness();
+    const ids = randomPrompt(66);
+    const sampling = { temperature: 0.9, seed: 3, logprobs: 4 };
+    await target.engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, sampling })]);
+    await target.finish();
+    let worst = 0;
+    for (const frame of target.tokenFramesOf("a")) {
+      const adapted = oracleLogprobs(ids, "c1");
+      const base = oracleLogprobs(ids, null);
+      const differences = [
+        frame.logprob! - adapted[frame.tokenId],
+        frame.baseLogprob! - base[frame.tokenId],
+        ...frame.alternatives!.map(([id, logprob]) => logprob - adapted[id]),
+      ];
+      worst = Math.max(worst, ...differences.map(Math.abs));
+      expect(frame.alternatives!.length).toBe(4);
+      ids.push(frame.tokenId);
+    }
+    console.log(`max |engine − oracle| ${worst.toExponential(2)}`);
+    expect(target.tokensOf("a").length).toBeGreaterThan(0);
+    expect(worst).toBeLessThan(tolerance);
+  });
+
+  test("of a prompt are the oracle's, whatever the chunks", async () => {
+    const ids = randomPrompt(90);
+    const byChunk = await Promise.all(
+      [64, 32, 7].map(async (chunkTokens) => {
+        const target = harness({ chunkTokens });
+        await target.engine.submit("c2", [
+          sequenceRequest("a", ids, { maxTokens: 0, promptLogprobs: true, compare: true, sampling: { logprobs: 2 } }),
+        ]);
+        await target.finish();
+        const [frame] = target.framesOf("a");
+        if (frame.type !== "prompt") throw new Error(`the first frame is ${frame.type}`);
+        return frame;
+      }),
+    );
+    let againstOracle = 0;
+    let acrossChunks = 0;
+    for (const i of [1, 2, 6, 7, 8, 31, 32, 33, 63, 64, 65, 89]) {
+      const adapted = oracleLogprobs(ids.slice(0, i), "c2")[ids[i]];
+      const base = oracleLogprobs(ids.slice(0, i), null)[ids[i]];
+      for (const frame of byChunk) {
+        againstOracle = Math.max(againstOracle, Math.abs(frame.logprobs[i]! - adapted));
+        againstOracle = Math.max(againstOracle, Math.abs(frame.baseLogprobs![i]! - base));
+      }
+    }
+    for (let i = 1; i < ids.length; i++) {
+      for (const frame of byChunk) {
+        acrossChunks = Math.max(acrossChunks, Math.abs(frame.logprobs[i]! - byChunk[0].logprobs[i]!));
+      }
+    }
+    console.log(
+      `max |engine − oracle| ${againstOracle.toExponential(2)}, across chunks ${acrossChunks.toExponential(2)}`,
+    );
+    expect(againstOracle).toBeLessThan(tolerance);
+    expect(acrossChunks).toBeLessThan(tolerance);
+  });
+
+  test("differ between centroids, and are the base's bit for bit where the adapter is off", async () => {
+    const target = harness();
+    const ids = randomPrompt(20);
+    const off = tinyCentroids.at(-1)!;
+    for (const centroid of [null, "c0", "c1", off]) {
+      const request = sequenceRequest(`${centroid}`, ids, {
+        maxTokens: 1,
+        sampling: { logprobs: 5, logitBias: neverEnds },
+      });
+      await target.engine.submit(centroid, [request]);
+    }
+    await target.finish();
+    const [base, c0, c1, offFrame] = ["null", "c0", "c1", off].map((id) => target.tokenFramesOf(id)[0].alternatives);
+    expect(offFrame).toEqual(base);
+    expect(c0).not.toEqual(base);
+    expect(c1).not.toEqual(base);
+    expect(c0).not.toEqual(c1);
+  });
+});
+
+test("the smallest and the largest temperature give finite numbers and whole completions", async () => {
+  const target = harness();
+  for (const temperature of [1e-30, 1.1e-3, 2]) {
+    const sampling = { temperature, seed: 1, logprobs: 1, logitBias: neverEnds };
+    await target.engine.submit("c0", [
+      sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling }),
+    ]);
+  }
+  await target.finish();
+  for (const id of ["t1e-30", "t0_0011", "t2"]) {
+    expect(target.tokensOf(id).length).toBe(16);
+    for (const { logprob } of target.tokenFramesOf(id)) expect(Number.isFinite(logprob)).toBe(true);
+  }
+});
+
+describe("artifacts are held against the manifest", () => {
+  async function broken(change: (directory: string) => Promise<void>): Promise<Artifacts> {
+    const directory = await mkdtemp(join(tmpdir(), "broken-artifacts-"));
+    try {
+      await cp(folder, directory, { recursive: true });
+      await change(directory);
+      return await readArtifacts(directory);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  }
+  const flipLastByte = (name: string) => async (directory: string) => {
+    const bytes = await readFile(join(directory, name));
+    bytes[bytes.length - 1] ^= 1;
+    await writeFile(join(directory, name), bytes);
+  };
+  test.each(["model.safetensors", "artifacts/tokenizer.safetensors", "artifacts/hyper-network.safetensors"])(
+    "a changed %s is refused by name, with both hashes",
+    async (name) => {
+      const file = name.replace("artifacts/", "");
+      await expect(broken(flipLastByte(name))).rejects.toThrow(
+        new RegExp(`^${file}: SHA-256 is [0-9a-f]{64}, the manifest says [0-9a-f]{64}$`),
+      );
+    },
+  );
+
+  test("so is a config of another shape, and a manifest that is none", async () => {
+    const edit = (name: string, from: string, to: string) => async (directory: string) => {
+      const text = await readFile(join(directory, name), "utf8");
+      expect(text).toContain(from);
+      await writeFile(join(directory, name), text.replace(from, to));
+    };
+    await expect(broken(edit("config.json", `"n_head":4`, `"n_head":8`))).rejects.toThrow(/n_head is 8.*4/);
+    await expect(broken(edit("artifacts/manifest.json", `"format": 1`, `"format": 2`))).rejects.toThrow(/format/);
+  });
+});

@@ -1,0 +1,197 @@
+/** The backend as it runs: its own process, real HTTP, signals, and a crash. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "backend-server-"));
+  await writeTinyModel(folder);
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+/** Runs into the context's end; only cancelling ends it sooner. */
+const endless = (id: string, promptIds = [1, 2, 3]): SequenceRequest =>
+  sequenceRequest(id, promptIds, { maxTokens: 10_000, sampling: { logitBias: [[tinyConfig.endOfTextId, -100]] } });
+const short = (id: string): SequenceRequest =>
+  sequenceRequest(id, [4, 5], { maxTokens: 5, sampling: { logitBias: [[tinyConfig.endOfTextId, -100]] } });
+const tokensOf = (frames: Frame[], id: string) =>
+  frames.filter((frame) => frame.id === id && frame.type === "token").length;
+const lastOf = (frames: Frame[], id: string) => frames.findLast((frame) => frame.id === id);
+const errorOf = async (response: Response) => ((await response.json()) as ErrorEnvelope).error;
+
+describe("one backend", () => {
+  let backend: Backend;
+  beforeAll(async () => {
+    backend = await startBackend({ MODEL_DIR: folder, MAX_SEQUENCES: "4", MAX_QUEUE: "250" });
+  });
+  afterAll(async () => {
+    backend.child.kill("SIGTERM");
+    await backend.exited;
+  });
+  const idle = () => vi.waitFor(async () => expect(await backend.metric("chameleon_running_sequences")).toBe(0));
+
+  test("is ready with its manifest, and serves a micro-batch to its last frames", async () => {
+    const ready = await fetch(`${backend.url}/readyz`);
+    expect(ready.status).toBe(200);
+    expect(await ready.json()).toMatchObject({ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash });
+    const frames = await allFrames(await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")])));
+    for (const id of ["a", "b"]) {
+      expect(tokensOf(frames, id)).toBe(5);
+      expect(lastOf(frames, id)).toMatchObject({ type: "done", finishReason: "length", adapter: { scale: 1 } });
+    }
+    expect(await backend.metric("chameleon_prefill_tokens_total")).toBeGreaterThanOrEqual(4);
+  });
+
+  test("refuses another manifest with both hashes, an unknown centroid, and an id that is open", async () => {
+    const other = "0".repeat(64);
+    const mismatch = await backend.post("/v1/batches", { ...backend.batch("c0", [short("a")]), manifestHash: other });
+    expect(mismatch.status).toBe(409);
+    const error = await errorOf(mismatch);
+    expect(error.code).toBe("manifest_mismatch");
+    expect(error.message).toContain(other);
+    expect(error.message).toContain(backend.manifestHash);
+
+    const unknown = await backend.post("/v1/batches", backend.batch("c77", [short("a")]));
+    expect([unknown.status, (await errorOf(unknown)).param]).toEqual([400, "centroidId"]);
+    const twice = await backend.post("/v1/batches", backend.batch(null, [short("a"), short("a")]));
+    expect([twice.status, (await errorOf(twice)).param]).toEqual([400, "sequences"]);
+  });
+
+  test("a client that goes takes its sequences with it", async () => {
+    const gone = new AbortController();
+    const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a"), endless("b")]), gone.signal);
+    const frames = framesOf(response);
+    expect((await frames.next()).value?.type).toBe("token");
+    gone.abort();
+    await idle();
+    await vi.waitFor(() => expect(backend.log()).toMatch(/"event":"batch".*"failed":2,"clientGone":true/));
+  });
+
+  test("a cancellation ends a sequence in an explicit error, and leaves its mates alone", async () => {
+    const response = await backend.post("/v1/batches", backend.batch("c1", [endless("a"), endless("b", [9, 9])]));
+    const frames: Frame[] = [];
+    for await (const frame of framesOf(response)) {
+      frames.push(frame);
+      if (frames.length > 1) continue;
+      const answer = await backend.post("/v1/cancellations", { version: 1, ids: ["a", "unknown"] });
+      expect(await answer.json()).toEqual({ cancelled: ["a"] });
+    }
+    expect(lastOf(frames, "a")).toMatchObject({ type: "error", kind: "cancelled" });
+    expect(lastOf(frames, "b")).toMatchObject({ type: "done", finishReason: "length" });
+  });
+
+  test("200 cancelled, then one answers", async () => {
+    const gone = Array.from({ length: 200 }, () => new AbortController());
+    const responses = await Promise.all(
+      gone.map(({ signal }, i) =>
+        backend.post("/v1/batches", backend.batch(`c${i % 4}`, [endless(`s${i}`, [i])]), signal),
+      ),
+    );
+    expect(responses.every(({ status }) => status === 200)).toBe(true);
+    for (const controller of gone) controller.abort();
+    const frames = await allFrames(await backend.post("/v1/batches", backend.batch(null, [short("one")])));
+    expect(tokensOf(frames, "one")).toBe(5);
+    await idle();
+    expect(await backend.metric("chameleon_queue_sequences")).toBe(0);
+  });
+
+  test("more than slots and queue hold are told when to come back", async () => {
+    const sequences = Array.from({ length: 128 }, (_, i) => endless(`s${i}`));
+    const others = sequences.map((sequence) => ({ ...sequence, id: `t${sequence.id}` }));
+    const [first, second] = await Promise.all(
+      [sequences, others].map((batch) => backend.post("/v1/batches", backend.batch(null, batch))),
+    );
+    const refused: Frame[] = [];
+    const read = async (response: Response) => {
+      for await (const frame of framesOf(response)) {
+        if (frame.type !== "error" || frame.kind !== "overloaded") continue;
+        refused.push(frame);
+        await backend.post("/v1/cancellations", { version: 1, ids: sequences.map(({ id }) => id) });
+        await backend.post("/v1/cancellations", { version: 1, ids: others.map(({ id }) => id) });
+      }
+    };
+    await Promise.all([read(first), read(second)]);
+    expect(refused.length).toBeGreaterThan(0);
+    expect(refused[0]).toMatchObject({ retryAfterSeconds: 63 });
+  });
+});
+
+describe("ending", () => {
+  let backend: Backend | null = null;
+  afterEach(() => {
+    backend?.child.kill("SIGKILL");
+  });
+
+  test("SIGTERM lets what runs finish, refuses what comes, and exits 0", async () => {
+    backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "20000" });
+    const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
+    const frames: Frame[] = [];
+    for await (const frame of framesOf(response)) {
+      if (frames.push(frame) > 1) continue;
+      backend.child.kill("SIGTERM");
+      await vi.waitFor(() => expect(backend!.log()).toMatch(/"event":"draining"/));
+      const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
+      expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
+      expect((await errorOf(refused)).message).toMatch(/shutting down/);
+    }
+    expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
+    expect(await backend.exited).toBe(0);
+  });
+
+  test("what does not finish in time ends in an explicit error, and the exit is still 0", async () => {
+    backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "0" });
+    const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a"), endless("b")]));
+    const frames: Frame[] = [];
+    for await (const frame of framesOf(response)) if (frames.push(frame) === 1) backend.child.kill("SIGTERM");
+    for (const id of ["a", "b"]) expect(lastOf(frames, id)).toMatchObject({ kind: "backend_unavailable" });
+    expect(await backend.exited).toBe(0);
+  });
+
+  test("a crash of the engine fails every open sequence explicitly, and the process exits non-zero", async () => {
+    const brokenFolder = await mkdtemp(join(tmpdir(), "backend-broken-"));
+    // Position 40 is not a number: the step that reaches it gives no logits to sample from.
+    await writeTinyModel(brokenFolder, 7, { brokenPosition: 40 });
+    backend = await startBackend({ MODEL_DIR: brokenFolder });
+    const frames = await allFrames(
+      await backend.post("/v1/batches", backend.batch("c0", [endless("a"), endless("b")])),
+    );
+    expect(tokensOf(frames, "a")).toBeGreaterThan(20);
+    for (const id of ["a", "b"]) expect(lastOf(frames, id)).toMatchObject({ kind: "backend_unavailable" });
+    expect(await backend.exited).toBe(1);
+    expect(backend.log()).toMatch(/"event":"engine_failed".*log-sum-exp/);
+    await rm(brokenFolder, { recursive: true });
+  });
+});
+
+describe("a start that fails says why in one line, and exits 1", () => {
+  test("a port in use", async () => {
+    const backend = await startBackend({ MODEL_DIR: folder });
+    const { port } = new URL(backend.url);
+    await expect(startBackend({ MODEL_DIR: folder, BACKEND_PORT: port })).rejects.toThrow(
+      `exit 1: chameleon backend: cannot listen on 127.0.0.1:${port}: the port is in use\n`,
+    );
+    backend.child.kill("SIGTERM");
+    expect(await backend.exited).toBe(0);
+  });
+
+  test("a bad setting", async () => {
+    await expect(startBackend({ MAX_SEQUENCES: "many" })).rejects.toThrow(/^exit 1: .*MAX_SEQUENCES is "many".*\n$/);
+  });
+
+  test("an artifact that is not the manifest's", async () => {
+    const changed = await mkdtemp(join(tmpdir(), "backend-changed-"));
+    await writeTinyModel(changed);
+    await writeFile(join(changed, "artifacts", "hyper-network.safetensors"), "other bytes");
+    await expect(startBackend({ MODEL_DIR: changed })).rejects.toThrow(
+      /^exit 1: chameleon backend: hyper-network\.safetensors: SHA-256 is .*\n$/,
+    );
+    await rm(changed, { recursive: true });
+  });
+});

@@ -1,0 +1,74 @@
+/** The backend as a process of its own, on a port of the system's choice. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { FrameReader } from "../../shared/contracts/ndjson.ts";
+
+const mainFile = fileURLToPath(new URL("../../gpu-backend/main.ts", import.meta.url));
+
+export interface Backend {
+  url: string;
+  manifestHash: string;
+  child: ChildProcess;
+  /** Resolves with the exit code once the process has ended. */
+  exited: Promise<number | null>;
+  /** Everything written to stderr so far. */
+  log(): string;
+  batch(centroidId: string | null, sequences: SequenceRequest[]): BatchRequest;
+  post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
+  /** The value of a metric without labels. */
+  metric(name: string): Promise<number>;
+}
+
+/** Starts main.ts. Throws an Error with what it wrote to stderr where it ends before it is ready. */
+export async function startBackend(env: Record<string, string>): Promise<Backend> {
+  const child = spawn(process.execPath, [mainFile], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, BACKEND_PORT: "0", ...env },
+  });
+  let written = "";
+  child.stderr!.on("data", (chunk) => {
+    written += chunk;
+  });
+  const exited = once(child, "close").then(([code]) => code as number | null);
+  const line = await firstLine(child);
+  if (line === null) throw new Error(`exit ${await exited}: ${written}`);
+  const { url, manifest } = JSON.parse(line) as { url: string; manifest: string };
+  return {
+    url,
+    manifestHash: manifest,
+    child,
+    exited,
+    log: () => written,
+    batch: (centroidId, sequences) => ({ version: 1, manifestHash: manifest, centroidId, sequences }),
+    post: (path, body, signal) =>
+      fetch(url + path, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify(body),
+        signal,
+      }),
+    async metric(name) {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      return Number(text.match(new RegExp(`^${name} (.*)$`, "m"))?.[1]);
+    },
+  };
+}
+
+/** The frames of a response, as they come. */
+export async function* framesOf(response: Response): AsyncGenerator<Frame> {
+  const reader = new FrameReader();
+  for await (const chunk of response.body!) yield* reader.push(chunk);
+  reader.end();
+}
+
+export async function allFrames(response: Response): Promise<Frame[]> {
+  return Array.fromAsync(framesOf(response));
+}
+
+async function firstLine(child: ChildProcess): Promise<string | null> {
+  for await (const line of createInterface({ input: child.stdout! })) return line;
+  return null;
+}

@@ -1,0 +1,111 @@
+/** An engine on this thread, stepped by the test, with its frames sorted by sequence. */
+
+import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
+import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
+import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
+import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Frame, Sampling, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+
+export const testLimits: SchedulerLimits = { maxSequences: 40, maxQueue: 500, stepTokens: 256, chunkTokens: 64 };
+
+export interface EngineHarness {
+  engine: Engine;
+  adapters: AdapterCache;
+  reports: PhaseReport[];
+  framesOf(id: string): Frame[];
+  tokenFramesOf(id: string): TokenFrame[];
+  /** Token ids of a sequence so far. */
+  tokensOf(id: string): number[];
+  lastFrameOf(id: string): Frame | undefined;
+  /** Steps until nothing is left to do. */
+  finish(): Promise<void>;
+}
+
+export function createEngineHarness(options: {
+  runner: StepRunner;
+  source?: AdapterSource;
+  limits?: Partial<SchedulerLimits>;
+  pieceOf?: (id: number) => Uint8Array;
+  cacheBytes?: number;
+}): EngineHarness {
+  const frames = new Map<string, Frame[]>();
+  const reports: PhaseReport[] = [];
+  const adapters = new AdapterCache(
+    options.source ?? fakeAdapters(options.runner.gates),
+    options.cacheBytes ?? 2 ** 20,
+  );
+  let clock = 0;
+  const engine = new Engine({
+    runner: options.runner,
+    adapters,
+    limits: { ...testLimits, ...options.limits },
+    pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
+    now: () => clock++,
+    emit(batch, report) {
+      for (const frame of batch) {
+        const own = frames.get(frame.id);
+        if (own) own.push(frame);
+        else frames.set(frame.id, [frame]);
+      }
+      if (report) reports.push(report);
+    },
+  });
+  const framesOf = (id: string) => frames.get(id) ?? [];
+  const tokenFramesOf = (id: string) => framesOf(id).filter((frame) => frame.type === "token");
+  return {
+    engine,
+    adapters,
+    reports,
+    framesOf,
+    tokenFramesOf,
+    tokensOf: (id) => tokenFramesOf(id).map((frame) => frame.tokenId),
+    lastFrameOf: (id) => framesOf(id).at(-1),
+    async finish() {
+      while (engine.busy) await engine.step();
+    },
+  };
+}
+
+/** Centroids `c0`, `c1`, … with gates that differ; a centroid `off` whose scale is 0. */
+export function fakeAdapters(gates: number): AdapterSource {
+  const isKnown = (centroidId: string) => /^(c\d+|off)$/.test(centroidId);
+  return {
+    hashOf: (centroidId) => (isKnown(centroidId) ? `hash-${centroidId}` : null),
+    async generate(centroidId) {
+      const scale = centroidId === "off" ? 0 : 1;
+      const phase = Number(centroidId.slice(1)) || 0;
+      const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
+      return { hash: `hash-${centroidId}`, centroidId, gates: values, scale, bytes: 100 };
+    },
+  };
+}
+
+/** A greedy request; `sampling` and the rest override. */
+export function sequenceRequest(
+  id: string,
+  promptIds: number[],
+  rest: Partial<Omit<SequenceRequest, "sampling">> & { sampling?: Partial<Sampling> } = {},
+): SequenceRequest {
+  return {
+    id,
+    tenant: "tenant",
+    promptIds,
+    continuedIds: [],
+    maxTokens: 16,
+    promptLogprobs: false,
+    compare: false,
+    ...rest,
+    sampling: {
+      temperature: 0,
+      topP: 1,
+      seed: 0,
+      stop: [],
+      logprobs: null,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      logitBias: [],
+      ...rest.sampling,
+    },
+  };
+}

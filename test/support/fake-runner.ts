@@ -1,0 +1,146 @@
+/**
+ * A step runner without a model: logits are a hash of the tokens that a row has seen, its gates and its bias. Keys
+ * carry (token id, position), and every step checks that each row's past is exactly the history it must be, so a
+ * misplaced copy in the KV arena is an error, not a slightly different number.
+ */
+import type { Gpt2Config, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+
+const heads = 2;
+const headWidth = 2;
+/** What padded columns leave behind; it must never be read back. */
+const poison = -1e9;
+
+export const fakeConfig: Gpt2Config = {
+  vocabularySize: 100,
+  hiddenSize: heads * headWidth,
+  layers: 2,
+  heads,
+  contextTokens: 512,
+  layerNormEpsilon: 1e-5,
+  endOfTextId: 99,
+};
+
+export interface FakeRunner extends StepRunner {
+  /** The shape of every step that ran. */
+  readonly steps: { sequences: number; tokens: number; pastTokens: number; headRows: number }[];
+}
+
+/** `config` overrides fakeConfig; `topCount` is K; `run` may wrap a step, to hold it up or to fail. */
+export function createFakeRunner(
+  options: { config?: Partial<Gpt2Config>; topCount?: number; before?: (input: StepInput) => Promise<void> } = {},
+): FakeRunner {
+  const config = { ...fakeConfig, ...options.config };
+  const steps: FakeRunner["steps"] = [];
+  return {
+    config,
+    gates: 2,
+    steps,
+    async run(input) {
+      await options.before?.(input);
+      const { sequences, tokens, pastTokens } = input;
+      steps.push({ sequences, tokens, pastTokens, headRows: input.headRows.length });
+      return fakeStep(config, Math.min(options.topCount ?? 8, config.vocabularySize), input);
+    },
+    async release() {},
+  };
+}
+
+/** The logits [V] after a history, the definition that tests may compute too. */
+export function fakeLogits(V: number, history: readonly number[], gates: ArrayLike<number> = [0, 0]): Float32Array {
+  const seed = history.reduce((hash, id) => mix(hash ^ (id + 1)), 0x9e3779b9);
+  return Float32Array.from({ length: V }, (_, v) => {
+    const own = (mix(seed ^ Math.imul(v + 1, 0x85ebca6b)) / 2 ** 32) * 8 - 4;
+    return own + gates[0] * Math.sin(v) * 4 + gates[1] * Math.cos(v) * 4;
+  });
+}
+
+function fakeStep(config: Gpt2Config, K: number, input: StepInput): StepOutput {
+  const { sequences: S, tokens: T } = input;
+  const { vocabularySize: V, layers } = config;
+  const N = input.headRows.length;
+  const present = new Float32Array(2 * layers * S * heads * T * headWidth).fill(poison);
+  for (let s = 0; s < S; s++) {
+    for (let t = 0; t < T; t++) {
+      const isPadding = t > 0 && input.positions[s * T + t] === 0;
+      if (isPadding) continue;
+      for (let i = 0; i < 2 * layers; i++) {
+        for (let h = 0; h < heads; h++) {
+          const at = (((i * S + s) * heads + h) * T + t) * headWidth;
+          present[at] = input.tokenIds[s * T + t];
+          present[at + 1] = input.positions[s * T + t] + i / 16 + h / 4;
+        }
+      }
+    }
+  }
+  const histories = Array.from({ length: S }, (_, s) => pastOf(config, input, s));
+  const logits = new Float32Array(N * V);
+  const output: StepOutput = {
+    present,
+    topCount: K,
+    topLogits: new Float32Array(N * K),
+    topIds: new Int32Array(N * K),
+    logSumExp: new Float32Array(N),
+    scaledLogSumExp: new Float32Array(N),
+    targetLogits: new Float32Array(N),
+    logits: input.want.logits ? logits : null,
+    hidden: null,
+  };
+  for (let n = 0; n < N; n++) {
+    const s = Math.floor(input.headRows[n] / T);
+    const own = [];
+    for (let t = 0; t <= input.headRows[n] % T; t++) {
+      own.push(input.tokenIds[s * T + t]);
+      const position = input.pastLengths[s] + t;
+      if (input.positions[s * T + t] !== position)
+        throw new Error(`row ${s}: token at position ${position} is elsewhere`);
+    }
+    const row = fakeLogits(V, [...histories[s], ...own], input.gates.subarray(2 * n, 2 * n + 2));
+    for (let b = 0; b < input.bias.rows.length; b++) {
+      if (input.bias.rows[b] === n) row[input.bias.ids[b]] += input.bias.values[b];
+    }
+    logits.set(row, n * V);
+    const ranked = Array.from(row.keys()).sort((a, b) => row[b] - row[a] || a - b);
+    for (let rank = 0; rank < K; rank++) {
+      output.topIds[n * K + rank] = ranked[rank];
+      output.topLogits[n * K + rank] = row[ranked[rank]];
+    }
+    output.logSumExp[n] = logSumExp(row, 1);
+    output.scaledLogSumExp[n] = logSumExp(row, input.inverseTemperatures[n]);
+    output.targetLogits[n] = row[input.targetIds[n]];
+  }
+  return output;
+}
+
+/** The token ids in a row's past. Throws an Error where any layer or head holds something else. */
+function pastOf(config: Gpt2Config, input: StepInput, s: number): number[] {
+  const P = input.pastTokens;
+  const ids: number[] = [];
+  for (let position = 0; position < input.pastLengths[s]; position++) {
+    for (let i = 0; i < 2 * config.layers; i++) {
+      for (let h = 0; h < heads; h++) {
+        const at = ((s * heads + h) * P + position) * headWidth;
+        const id = input.past[i][at];
+        if (i === 0 && h === 0) ids.push(id);
+        if (id !== ids[position] || input.past[i][at + 1] !== position + i / 16 + h / 4) {
+          throw new Error(
+            `row ${s}: the past at position ${position} (array ${i}, head ${h}) is not what was computed`,
+          );
+        }
+      }
+    }
+  }
+  return ids;
+}
+
+function logSumExp(logits: Float32Array, scale: number): number {
+  const highest = logits.reduce((a, b) => Math.max(a, b)) * scale;
+  return highest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit * scale - highest), 0));
+}
+
+/** MurmurHash3's finaliser. */
+function mix(word: number): number {
+  let x = word >>> 0;
+  x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
+  x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+  return (x ^ (x >>> 16)) >>> 0;
+}

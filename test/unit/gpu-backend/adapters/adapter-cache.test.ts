@@ -1,0 +1,65 @@
+import { describe, expect, test } from "vitest";
+import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
+import { AdapterCache } from "../../../../gpu-backend/adapters/adapter-cache.ts";
+
+/** Adapters of 100 bytes; each generation waits to be let go. */
+function slowSource() {
+  const waiting: { centroidId: string; finish: () => void; fail: (error: Error) => void }[] = [];
+  const source: AdapterSource = {
+    hashOf: (centroidId) => (centroidId === "nowhere" ? null : `hash-${centroidId}`),
+    generate(centroidId) {
+      return new Promise<Adapter>((resolve, reject) => {
+        const adapter = { hash: `hash-${centroidId}`, centroidId, gates: new Float32Array(1), scale: 1, bytes: 100 };
+        waiting.push({ centroidId, finish: () => resolve(adapter), fail: reject });
+      });
+    },
+  };
+  return { source, waiting };
+}
+
+describe("acquire", () => {
+  test("generates once however many ask at the same time; later ones hit", async () => {
+    const { source, waiting } = slowSource();
+    const cache = new AdapterCache(source, 1000);
+    const asked = Array.from({ length: 20 }, () => cache.acquire("c0", 1));
+    expect(waiting.length).toBe(1);
+    waiting[0].finish();
+    const acquired = await Promise.all(asked);
+    expect(new Set(acquired.map(({ adapter }) => adapter)).size).toBe(1);
+    expect(acquired.every(({ cache: result }) => result === "generated")).toBe(true);
+    expect((await cache.acquire("c0", 1)).cache).toBe("hit");
+    expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1 });
+  });
+
+  test("does not remember a failure, and knows which centroids there are", async () => {
+    const { source, waiting } = slowSource();
+    const cache = new AdapterCache(source, 1000);
+    const first = cache.acquire("c0", 1);
+    waiting[0].fail(new Error("out of memory"));
+    await expect(first).rejects.toThrow("out of memory");
+    const second = cache.acquire("c0", 1);
+    waiting[1].finish();
+    expect((await second).cache).toBe("generated");
+    await expect(cache.acquire("nowhere", 1)).rejects.toThrow(/no centroid nowhere/);
+  });
+
+  test("keeps within its bytes what is not in use, and all that is", async () => {
+    const { source, waiting } = slowSource();
+    const cache = new AdapterCache(source, 200);
+    const get = async (centroidId: string, users: number) => {
+      const acquired = cache.acquire(centroidId, users);
+      waiting.find((w) => w.centroidId === centroidId)?.finish();
+      return (await acquired).adapter;
+    };
+    const [c0, c1, c2] = [await get("c0", 2), await get("c1", 1), await get("c2", 1)];
+    expect(cache.stats).toMatchObject({ entries: 3, bytes: 300 });
+    cache.release(c0);
+    expect(cache.stats.bytes).toBe(300);
+    cache.release(c0);
+    expect(cache.stats).toMatchObject({ entries: 2, bytes: 200 });
+    cache.release(c1);
+    cache.release(c2);
+    expect(cache.stats.bytes).toBe(200);
+    expect((await cache.acquire("c1", 1)).cache).toBe("hit");
+  });
+});

@@ -1,0 +1,49 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { generatedAdapters } from "../../../../gpu-backend/adapters/generated.ts";
+import { gatesOf, readHyperNetwork } from "../../../../gpu-backend/adapters/hyper-network.ts";
+import { hyperNetworkFile, type Manifest } from "../../../../shared/artifacts/manifest.ts";
+import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../../../shared/artifacts/tensor-file.ts";
+import { tinyCentroids, writeTinyModel } from "../../../support/tiny-model.ts";
+
+let folder: string;
+let manifest: Manifest;
+let file: TensorFile;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "generated-adapters-"));
+  manifest = (await writeTinyModel(folder)).manifest;
+  file = readTensorFile(await readFile(join(folder, "artifacts", hyperNetworkFile)));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+test("each centroid gets its own gates under its own hash; scale 0 gets none", async () => {
+  const source = generatedAdapters(manifest, file);
+  const adapters = await Promise.all(tinyCentroids.map((id) => source.generate(id)));
+  const vectors = toFloat32(tensorOf(file, "centroids"));
+  adapters.forEach((adapter, k) => {
+    const P = manifest.embedding.dimensions;
+    const expected = gatesOf(readHyperNetwork(file), vectors.subarray(k * P, (k + 1) * P), manifest.centroids[k].scale);
+    expect(adapter.gates).toEqual(expected);
+    expect(adapter.hash).toBe(source.hashOf(tinyCentroids[k]));
+    expect(adapter.bytes).toBeGreaterThan(adapter.gates.byteLength);
+  });
+  expect(new Set(adapters.map(({ hash }) => hash)).size).toBe(tinyCentroids.length);
+  expect(adapters.at(-1)!.gates.every((gate) => gate === 0)).toBe(true);
+  expect(source.hashOf("c99")).toBe(null);
+  await expect(source.generate("c99")).rejects.toThrow(/c99.*c0, c1/);
+});
+
+test("the hash changes with the hyper-network, the centroid and the rank", () => {
+  const hashOf = (change: Partial<Manifest["hyperNetwork"]>) =>
+    generatedAdapters({ ...manifest, hyperNetwork: { ...manifest.hyperNetwork, ...change } }, file).hashOf("c0");
+  const hashes = [hashOf({}), hashOf({ hash: "0".repeat(64) }), hashOf({ rank: 7 }), hashOf({ biases: 9 })];
+  expect(new Set(hashes).size).toBe(4);
+});
+
+test("a centroid that is not the manifest's is refused by name", () => {
+  const [first, ...others] = manifest.centroids;
+  const changed = { ...manifest, centroids: [{ ...first, hash: "0".repeat(64) }, ...others] };
+  expect(() => generatedAdapters(changed, file)).toThrow(/centroid c0.*000/);
+});

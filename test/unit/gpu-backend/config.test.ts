@@ -1,0 +1,35 @@
+import { expect, test } from "vitest";
+import { readConfig } from "../../../gpu-backend/config.ts";
+
+test("an empty environment gives a backend on loopback with the embedded model", () => {
+  const config = readConfig({});
+  expect(config).toMatchObject({ host: "127.0.0.1", port: 8788, weightFormat: "fp32", maxSequences: 32 });
+  expect(config.modelDirectory).toMatch(/gpu-backend\/models\/chameleon-mini$/);
+  expect(config.threads).toBeGreaterThan(0);
+});
+
+test("variables are read as numbers", () => {
+  expect(readConfig({ BACKEND_PORT: "0", DRAIN_MS: "0", THREADS: "3", STEP_TOKENS: "64" })).toMatchObject({
+    port: 0,
+    drainMs: 0,
+    threads: 3,
+    stepTokens: 64,
+  });
+});
+
+test.each([
+  ["BACKEND_PORT", "70000"],
+  ["BACKEND_PORT", "http"],
+  ["MAX_SEQUENCES", "0"],
+  ["MAX_QUEUE", "1.5"],
+  ["STEP_TOKENS", "63"],
+  ["THREADS", "-1"],
+  ["THREADS", ""],
+  ["WEIGHT_FORMAT", "fp8"],
+])("%s=%s is refused by name and value", (name, value) => {
+  expect(() => readConfig({ [name]: value })).toThrow(new RegExp(`${name} is "${value}"`));
+});
+
+test("every variable at fault is named", () => {
+  expect(() => readConfig({ THREADS: "x", DRAIN_MS: "y" })).toThrow(/THREADS.*DRAIN_MS/);
+});

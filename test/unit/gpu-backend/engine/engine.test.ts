@@ -1,0 +1,453 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { ErrorKind } from "../../../../shared/errors.ts";
+import { uniformAt } from "../../../../shared/math/sampling.ts";
+import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
+import { seededRandom } from "../../../support/steps.ts";
+
+const seed = 1715;
+const V = fakeConfig.vocabularySize;
+/** End of text out of reach, so that lengths are what the test says. */
+const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+
+const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
+
+/** Greedy decoding by the fake's definition, without an engine. */
+function greedy(promptIds: number[], count: number, bias: ReadonlyMap<number, number> = new Map()): number[] {
+  const ids = [...promptIds];
+  for (let i = 0; i < count; i++) {
+    const logits = fakeLogits(V, ids);
+    for (const [id, value] of bias) logits[id] += value;
+    ids.push(Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b)[0]);
+  }
+  return ids.slice(promptIds.length);
+}
+const noEnd = new Map([[fakeConfig.endOfTextId, -100]]);
+
+describe("a sequence", () => {
+  test("of any prompt length is decoded as the definition says, and counts its tokens", async () => {
+    for (const length of [1, 2, 63, 64, 65, 128, 200]) {
+      const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
+      await engine.submit(null, [sequenceRequest("a", prompt(length), { maxTokens: 80, sampling: neverEnds })]);
+      await finish();
+      expect(tokensOf("a")).toEqual(greedy(prompt(length), 80, noEnd));
+      expect(lastFrameOf("a")).toMatchObject({
+        type: "done",
+        finishReason: "length",
+        promptTokens: length,
+        completionTokens: 80,
+        adapter: null,
+      });
+    }
+  });
+
+  test("ends with the end of text, which is not emitted", async () => {
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
+    // The fake's logits lie in [-4, 4]: with +2 the end comes soon, and not at once.
+    const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
+    const expected = greedy(prompt(5), 60, new Map(forced));
+    const end = expected.indexOf(fakeConfig.endOfTextId);
+    await engine.submit(null, [sequenceRequest("a", prompt(5), { maxTokens: 60, sampling: { logitBias: forced } })]);
+    await finish();
+    expect(end).toBeGreaterThan(0);
+    expect(tokensOf("a")).toEqual(expected.slice(0, end));
+    expect(lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: end });
+  });
+
+  test("ends where the context does, with its last token in it", async () => {
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({
+      runner: createFakeRunner({ config: { contextTokens: 40 } }),
+    });
+    await engine.submit(null, [sequenceRequest("a", prompt(39), { maxTokens: 10, sampling: neverEnds })]);
+    await engine.submit(null, [sequenceRequest("b", prompt(30), { maxTokens: 100, sampling: neverEnds })]);
+    await finish();
+    expect(tokensOf("a").length).toBe(1);
+    expect(tokensOf("b").length).toBe(10);
+    expect(lastFrameOf("b")).toMatchObject({ finishReason: "length", completionTokens: 10 });
+  });
+
+  test("stops at a stop string across token boundaries, with the token that completes it", async () => {
+    const runner = createFakeRunner();
+    const letters = greedy(prompt(9), 12, noEnd).map((id) => String.fromCharCode(97 + (id % 26)));
+    const stop = letters.slice(6, 9).join("");
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    await engine.submit(null, [sequenceRequest("a", prompt(9), { sampling: { ...neverEnds, stop: ["#", stop] } })]);
+    await finish();
+    const end = letters.join("").indexOf(stop) + stop.length;
+    expect(tokensOf("a").length).toBe(end);
+    expect(lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: end });
+  });
+
+  test("resumed from the tokens already sent goes on with the same ones, sampled and penalised alike", async () => {
+    const sampling = { ...neverEnds, temperature: 1, topP: 0.9, seed: 5, frequencyPenalty: 0.7, presencePenalty: 0.3 };
+    const { engine, finish, tokensOf, tokenFramesOf, lastFrameOf } = createEngineHarness({
+      runner: createFakeRunner(),
+    });
+    await engine.submit(null, [sequenceRequest("whole", prompt(20), { maxTokens: 40, sampling })]);
+    await finish();
+    const continuedIds = tokensOf("whole").slice(0, 13);
+    await engine.submit(null, [sequenceRequest("rest", prompt(20), { maxTokens: 40, continuedIds, sampling })]);
+    await finish();
+    expect(tokensOf("rest")).toEqual(tokensOf("whole").slice(13));
+    expect(tokenFramesOf("rest")[0].index).toBe(13);
+    expect(lastFrameOf("rest")).toMatchObject({ completionTokens: 40 });
+  });
+
+  test("that was complete when it broke off ends at once, for the same reason", async () => {
+    const runner = createFakeRunner();
+    const { engine, lastFrameOf } = createEngineHarness({ runner });
+    await engine.submit(null, [
+      sequenceRequest("length", prompt(3), { maxTokens: 2, continuedIds: [1, 2] }),
+      sequenceRequest("stop", prompt(3), { continuedIds: [1, 2], sampling: { stop: ["bc"] } }),
+      sequenceRequest("nothing", prompt(3), { maxTokens: 0 }),
+    ]);
+    expect(lastFrameOf("length")).toMatchObject({ finishReason: "length", completionTokens: 2 });
+    expect(lastFrameOf("stop")).toMatchObject({ finishReason: "stop", completionTokens: 2 });
+    expect(lastFrameOf("nothing")).toMatchObject({ finishReason: "length", completionTokens: 0 });
+    expect(runner.steps).toEqual([]);
+  });
+});
+
+describe("sampling", () => {
+  test("draws with (seed, position); logit bias and penalties enter before the draw", async () => {
+    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, logitBias: [[3, 2.5]] };
+    const { engine, finish, tokensOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
+    await engine.submit(null, [
+      sequenceRequest("a", prompt(4), {
+        maxTokens: 60,
+        sampling: {
+          ...sampling,
+          logitBias: [
+            [3, 2.5],
+            [99, -100],
+          ],
+          logprobs: 2,
+        },
+      }),
+    ]);
+    await finish();
+    const ids = prompt(4);
+    const counts = new Map<number, number>();
+    for (const frame of tokenFramesOf("a")) {
+      const logits = fakeLogits(V, ids);
+      logits[3] += 2.5;
+      logits[99] -= 100;
+      for (const [id, count] of counts) logits[id] -= 1.5 + 0.5 * count;
+      const ranked = Array.from(logits.keys()).sort((x, y) => logits[y] - logits[x] || x - y);
+      const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
+      expect(frame.tokenId).toBe(ranked[0]);
+      expect(frame.logprob).toBeCloseTo(logits[ranked[0]] - total, 4);
+      expect(frame.alternatives!.map(([id]) => id)).toEqual(ranked.slice(0, 2));
+      ids.push(frame.tokenId);
+      counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
+    }
+    expect(new Set(tokensOf("a")).size).toBeGreaterThan(30);
+  });
+
+  test("takes the token of the inverse distribution function, beyond the top K too", async () => {
+    const { engine, finish, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner({ topCount: 4 }) });
+    const sampling = { temperature: 2, seed: 11, logprobs: 0 };
+    await engine.submit(null, [sequenceRequest("a", prompt(6), { maxTokens: 40, sampling })]);
+    await finish();
+    const ids = prompt(6);
+    let beyond = 0;
+    for (const { index, tokenId, logprob } of tokenFramesOf("a")) {
+      const logits = fakeLogits(V, ids);
+      const ranked = Array.from(logits.keys()).sort((x, y) => logits[y] - logits[x] || x - y);
+      const weights = ranked.map((id) => Math.exp(logits[id] / 2));
+      const total = weights.reduce((a, b) => a + b);
+      let sum = 0;
+      const sums = weights.map((weight) => {
+        sum += weight;
+        return sum;
+      });
+      const rank = sums.findIndex((reached) => reached > uniformAt(11, index) * total);
+      expect(tokenId).toBe(ranked[rank]);
+      expect(logprob).toBeCloseTo(logits[tokenId] - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)), 4);
+      if (rank >= 4) beyond++;
+      ids.push(tokenId);
+    }
+    console.log(`${beyond} of ${tokenFramesOf("a").length} tokens beyond the top 4`);
+    expect(beyond).toBeGreaterThan(5);
+  });
+});
+
+describe("prompt logprobs", () => {
+  test.each([64, 16, 5])("come in one frame before the first token, right across chunks of %d", async (chunkTokens) => {
+    for (const length of [1, 2, 64, 65, 130]) {
+      const runner = createFakeRunner();
+      const { engine, finish, framesOf } = createEngineHarness({ runner, limits: { chunkTokens } });
+      const ids = prompt(length);
+      const request = { maxTokens: 2, promptLogprobs: true, sampling: { ...neverEnds, logprobs: 3 } };
+      await engine.submit(null, [sequenceRequest("a", ids, request)]);
+      await finish();
+      const frames = framesOf("a");
+      expect(frames.map(({ type }) => type)).toEqual(["prompt", "token", "token", "done"]);
+      const [frame] = frames;
+      if (frame.type !== "prompt") throw new Error("no prompt frame");
+      expect(frame.logprobs.length).toBe(length);
+      expect([frame.logprobs[0], frame.alternatives[0]]).toEqual([null, []]);
+      for (let i = 1; i < length; i++) {
+        const logits = fakeLogits(V, ids.slice(0, i));
+        const total = Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
+        expect(frame.logprobs[i]).toBeCloseTo(logits[ids[i]] - total, 4);
+        expect(frame.alternatives[i][0][0]).toBe(logits.indexOf(logits.reduce((a, b) => Math.max(a, b))));
+      }
+    }
+  });
+
+  test("are served without a completion, too", async () => {
+    const { engine, finish, framesOf } = createEngineHarness({ runner: createFakeRunner() });
+    const ask = (id: string, length: number) =>
+      engine.submit(null, [sequenceRequest(id, prompt(length), { maxTokens: 0, promptLogprobs: true })]);
+    await ask("long", 100);
+    await ask("one", 1);
+    await finish();
+    expect(framesOf("long").map(({ type }) => type)).toEqual(["prompt", "done"]);
+    expect(framesOf("one")).toMatchObject([{ type: "prompt", logprobs: [null] }, { finishReason: "length" }]);
+  });
+});
+
+describe("compare", () => {
+  test("gives each token's logprob without the adapter, of the same context and bias", async () => {
+    const { engine, finish, framesOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
+    const ids = prompt(70);
+    const sampling = { logitBias: [[5, 3]] as [number, number][], temperature: 1.5, seed: 2 };
+    await engine.submit("c1", [
+      sequenceRequest("a", ids, { maxTokens: 20, compare: true, promptLogprobs: true, sampling }),
+      sequenceRequest("b", prompt(3), { maxTokens: 20, sampling: { temperature: 1 } }),
+    ]);
+    await finish();
+    const [promptFrame] = framesOf("a");
+    if (promptFrame.type !== "prompt") throw new Error("no prompt frame");
+    const baseLogprob = (history: number[], id: number, bias: number) => {
+      const logits = fakeLogits(V, history);
+      logits[5] += bias;
+      return logits[id] - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0));
+    };
+    ids.forEach((id, i) => {
+      if (i > 0) expect(promptFrame.baseLogprobs![i]).toBeCloseTo(baseLogprob(ids.slice(0, i), id, 0), 4);
+    });
+    expect(promptFrame.baseLogprobs).not.toEqual(promptFrame.logprobs);
+    for (const { tokenId, baseLogprob: found, logprob } of tokenFramesOf("a")) {
+      expect(found).toBeCloseTo(baseLogprob(ids, tokenId, 3), 4);
+      expect(logprob).not.toBeCloseTo(found!, 4);
+      ids.push(tokenId);
+    }
+    expect(tokenFramesOf("b")[0]).not.toHaveProperty("baseLogprob");
+  });
+
+  test.each([null, "off"])(
+    "with centroid %s gives the same logprob twice, and needs no second head row",
+    async (id) => {
+      const runner = createFakeRunner();
+      const { engine, finish, tokenFramesOf, lastFrameOf } = createEngineHarness({ runner });
+      await engine.submit(id, [sequenceRequest("a", prompt(3), { compare: true })]);
+      await finish();
+      for (const frame of tokenFramesOf("a")) expect(frame.baseLogprob).toBe(frame.logprob);
+      expect(Math.max(...runner.steps.map((step) => step.headRows))).toBe(1);
+      expect(lastFrameOf("a")).toMatchObject({ adapter: id && { hash: "hash-off", scale: 0, cache: "generated" } });
+    },
+  );
+});
+
+describe("what cannot be served ends in one explicit error", () => {
+  const refused: [string, Parameters<typeof sequenceRequest>[1], object, ErrorKind, RegExp][] = [
+    ["a prompt as long as the context", prompt(512), {}, "context_length_exceeded", /512 tokens.*512/],
+    ["a token id out of the vocabulary", [1, 100], {}, "invalid_request", /100.*99/],
+    ["such an id among the continued", [1], { continuedIds: [200] }, "invalid_request", /200.*99/],
+    ["a bias on such an id", [1], { sampling: { logitBias: [[150, 1]] } }, "invalid_request", /150.*99/],
+  ];
+  test.each(refused)("%s", async (_, ids, rest, kind, message) => {
+    const { engine, finish, framesOf, tokensOf } = createEngineHarness({ runner: createFakeRunner() });
+    await engine.submit("c0", [
+      sequenceRequest("bad", ids, rest),
+      sequenceRequest("good", [1], { sampling: neverEnds }),
+    ]);
+    await finish();
+    expect(framesOf("bad")).toEqual([
+      { type: "error", id: "bad", kind, message: expect.stringMatching(message), retryAfterSeconds: null },
+    ]);
+    expect(tokensOf("good").length).toBe(16);
+  });
+
+  test("a full queue", async () => {
+    const { engine, finish, lastFrameOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      limits: { maxSequences: 1, maxQueue: 2 },
+    });
+    await engine.submit(
+      "c0",
+      ["a", "b", "c"].map((id) => sequenceRequest(id, [1])),
+    );
+    expect(lastFrameOf("c")).toMatchObject({ type: "error", kind: "overloaded", retryAfterSeconds: 3 });
+    await finish();
+    expect(lastFrameOf("a")?.type).toBe("done");
+    expect(lastFrameOf("b")?.type).toBe("done");
+  });
+
+  test("an adapter that cannot be generated", async () => {
+    const { engine, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
+    await engine.submit("nowhere", [sequenceRequest("a", [1])]);
+    expect(lastFrameOf("a")).toMatchObject({ type: "error", kind: "internal" });
+    expect(engine.busy).toBe(false);
+  });
+});
+
+describe("cancelling", () => {
+  test("frees the slot within one step, in every state, and the adapter with it", async () => {
+    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 }, cacheBytes: 0 });
+    const { engine, lastFrameOf, adapters } = harness;
+    await engine.submit("c0", [
+      sequenceRequest("decoding", prompt(3), { maxTokens: 400, sampling: neverEnds }),
+      sequenceRequest("prefilling", prompt(400)),
+      sequenceRequest("waiting", prompt(3)),
+    ]);
+    await engine.step();
+    expect(engine.stats).toMatchObject({ running: 2, waiting: 1 });
+    engine.cancel(["decoding", "prefilling", "waiting", "unknown"]);
+    await engine.step();
+    expect(engine.stats).toMatchObject({ running: 0, waiting: 0 });
+    for (const id of ["decoding", "prefilling", "waiting"]) {
+      expect(lastFrameOf(id)).toMatchObject({ type: "error", kind: "cancelled" });
+    }
+    expect(engine.busy).toBe(false);
+    // With no room in the cache only pins keep an adapter.
+    expect(adapters.stats).toMatchObject({ entries: 0, bytes: 0 });
+  });
+
+  test("while the adapter is being made leaves nothing behind", async () => {
+    const made = Promise.withResolvers<void>();
+    const source = {
+      hashOf: () => "hash",
+      async generate(centroidId: string) {
+        await made.promise;
+        return { hash: "hash", centroidId, gates: new Float32Array(2), scale: 1, bytes: 100 };
+      },
+    };
+    const { engine, framesOf, adapters } = createEngineHarness({ runner: createFakeRunner(), source, cacheBytes: 0 });
+    const submitted = engine.submit("c0", [sequenceRequest("a", [1])]);
+    engine.cancel(["a"]);
+    await engine.step();
+    made.resolve();
+    await submitted;
+    expect(framesOf("a")).toMatchObject([{ type: "error", kind: "cancelled" }]);
+    expect(engine.busy).toBe(false);
+    expect(adapters.stats.entries).toBe(0);
+  });
+
+  test("during a phase takes effect before the next", async () => {
+    const harness = createEngineHarness({
+      runner: createFakeRunner({
+        before: async () => harness.engine.cancel(["a"]),
+      }),
+    });
+    await harness.engine.submit(null, [sequenceRequest("a", [1], { sampling: neverEnds })]);
+    await harness.engine.step();
+    expect(harness.tokensOf("a").length).toBe(1);
+    expect(harness.lastFrameOf("a")).toMatchObject({ kind: "cancelled" });
+  });
+
+  test("200 of them, then one answers", async () => {
+    const { engine, finish, tokensOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      limits: { maxSequences: 8 },
+    });
+    for (let i = 0; i < 200; i++) {
+      await engine.submit("c0", [sequenceRequest(`s${i}`, prompt(1 + (i % 80), i), { maxTokens: 400 })]);
+      if (i % 3 === 0) await engine.step();
+      engine.cancel([`s${i}`]);
+    }
+    await engine.submit(null, [sequenceRequest("one", prompt(5), { sampling: neverEnds })]);
+    await finish();
+    expect(tokensOf("one")).toEqual(greedy(prompt(5), 16, noEnd));
+    expect(engine.stats).toMatchObject({ running: 0, waiting: 0 });
+  });
+});
+
+test("a micro-batch reports one cache result, the next one a hit", async () => {
+  const { engine, finish, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
+  await engine.submit("c0", [sequenceRequest("a", [1]), sequenceRequest("b", [2])]);
+  await engine.submit("c0", [sequenceRequest("c", [1])]);
+  await finish();
+  const cacheOf = (id: string) => {
+    const frame = lastFrameOf(id);
+    return frame?.type === "done" ? frame.adapter?.cache : null;
+  };
+  expect(["a", "b", "c"].map(cacheOf)).toEqual(["generated", "generated", "hit"]);
+});
+
+test("any traffic gives each sequence what it gets alone, and gives every slot and adapter back", async () => {
+  console.log(`seed ${seed}`);
+  const arrival = fc.record({
+    length: fc.integer({ min: 1, max: 150 }),
+    maxTokens: fc.integer({ min: 0, max: 40 }),
+    centroid: fc.constantFrom(null, "c0", "c1", "off"),
+    temperature: fc.constantFrom(0, 0.8),
+    promptLogprobs: fc.boolean(),
+    compare: fc.boolean(),
+    stepsBefore: fc.integer({ min: 0, max: 3 }),
+    cancelAfter: fc.option(fc.integer({ min: 0, max: 5 })),
+  });
+  const requestOf = (
+    a: { length: number; maxTokens: number; temperature: number; promptLogprobs: boolean; compare: boolean },
+    i: number,
+  ) =>
+    sequenceRequest(`s${i}`, prompt(a.length, i), {
+      maxTokens: a.maxTokens,
+      promptLogprobs: a.promptLogprobs,
+      compare: a.compare,
+      sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequencyPenalty: 0.4, logprobs: 1 },
+    });
+  await fc.assert(
+    fc.asyncProperty(fc.array(arrival, { maxLength: 12 }), async (arrivals) => {
+      const limits = { maxSequences: 5, stepTokens: 130 };
+      const together = createEngineHarness({ runner: createFakeRunner(), limits, cacheBytes: 0 });
+      const due = new Map<number, string[]>();
+      let now = 0;
+      const step = async () => {
+        together.engine.cancel(due.get(now++) ?? []);
+        await together.engine.step();
+      };
+      for (const [i, a] of arrivals.entries()) {
+        for (let s = 0; s < a.stepsBefore; s++) await step();
+        await together.engine.submit(a.centroid, [requestOf(a, i)]);
+        if (a.cancelAfter !== null) due.set(now + a.cancelAfter, [...(due.get(now + a.cancelAfter) ?? []), `s${i}`]);
+      }
+      while (together.engine.busy) await step();
+      for (const [i, a] of arrivals.entries()) {
+        const alone = createEngineHarness({ runner: createFakeRunner() });
+        await alone.engine.submit(a.centroid, [requestOf(a, i)]);
+        await alone.finish();
+        const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
+        const expected = alone.framesOf(`s${i}`).filter((frame) => frame.type !== "done");
+        const found = together.framesOf(`s${i}`).slice(0, -1);
+        expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
+      }
+      expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, adapters: { entries: 0, bytes: 0 } });
+    }),
+    { seed, numRuns: 60 },
+  );
+});
+
+test("a soak of 300 random sequences returns every slot, and the memory", async () => {
+  const random = seededRandom(seed);
+  const { engine, finish, lastFrameOf, reports } = createEngineHarness({
+    runner: createFakeRunner(),
+    limits: { maxSequences: 16 },
+  });
+  const empty = engine.stats.kvBytes;
+  for (let i = 0; i < 300; i++) {
+    const request = { maxTokens: Math.floor(random() * 30), sampling: { temperature: 1, seed: i } };
+    await engine.submit(`c${i % 5}`, [sequenceRequest(`s${i}`, prompt(1 + Math.floor(random() * 200), i), request)]);
+    await engine.step();
+    if (random() < 0.2) engine.cancel([`s${i}`]);
+  }
+  await finish();
+  for (let i = 0; i < 300; i++) expect(lastFrameOf(`s${i}`)?.type).toMatch(/done|error/);
+  expect(engine.stats).toMatchObject({ running: 0, waiting: 0, kvBytes: empty });
+  const area = reports.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens);
+  console.log(`seed ${seed}: ${reports.length} phases, at most ${Math.max(...area)} prompt tokens in one`);
+  expect(Math.max(...area)).toBeLessThanOrEqual(256);
+});

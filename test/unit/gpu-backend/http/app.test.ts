@@ -1,0 +1,176 @@
+import { beforeEach, describe, expect, test } from "vitest";
+import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
+import { createApp } from "../../../../gpu-backend/http/app.ts";
+import { jsonLog } from "../../../../gpu-backend/http/log.ts";
+import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
+import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
+import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
+import { sequenceRequest } from "../../../support/engine-harness.ts";
+
+/** An engine that the test speaks for. */
+let sink: FrameSink;
+let cancelled: string[];
+let refusal: Error | null;
+let info: EngineClient["info"];
+let logged: string[];
+let app: ReturnType<typeof createApp>;
+
+const secret = 31_337;
+const batch = (change: object = {}): BatchRequest => ({
+  version: 1,
+  manifestHash: "a".repeat(64),
+  centroidId: "c0",
+  sequences: [sequenceRequest("s1", [secret, secret]), sequenceRequest("s2", [secret])],
+  ...change,
+});
+const done = (id: string): Frame => ({
+  type: "done",
+  id,
+  finishReason: "stop",
+  adapter: null,
+  promptTokens: 1,
+  completionTokens: 1,
+  timings: { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0 },
+});
+const token = (id: string): Frame => ({ type: "token", id, index: 0, tokenId: secret });
+const post = (path: string, body: unknown, type = "application/json") =>
+  app.request(path, {
+    method: "POST",
+    headers: { "content-type": type },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+  });
+
+const errorOf = async (response: Response) => ((await response.json()) as ErrorEnvelope).error;
+
+beforeEach(() => {
+  cancelled = [];
+  logged = [];
+  refusal = null;
+  info = null;
+  const metrics = createMetrics(() => null);
+  const log = jsonLog(
+    (line) => logged.push(line),
+    () => new Date(0),
+  );
+  const engine = {
+    get info() {
+      return info;
+    },
+    openSequences: 0,
+    submit(_: BatchRequest, given: FrameSink) {
+      if (refusal) throw refusal;
+      sink = given;
+    },
+    cancel(ids: readonly string[]) {
+      cancelled.push(...ids);
+      return ids.filter((id) => id.startsWith("s"));
+    },
+  };
+  app = createApp({ engine, metrics, log, now: () => 0 });
+});
+
+describe("POST /v1/batches", () => {
+  test("answers at once, passes frames on as they come, and ends with the last sequence", async () => {
+    const response = await post("/v1/batches", batch());
+    expect(response.status).toBe(200);
+    expect(response.headers.get("content-type")).toBe("application/x-ndjson");
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+    sink([token("s1"), token("s2")]);
+    const first = (await reader.read()).value!;
+    expect(
+      first
+        .split("\n")
+        .slice(0, -1)
+        .map((line) => JSON.parse(line)),
+    ).toEqual([token("s1"), token("s2")]);
+    sink([done("s2")]);
+    await reader.read();
+    sink([done("s1")]);
+    expect(JSON.parse((await reader.read()).value!)).toEqual(done("s1"));
+    expect((await reader.read()).done).toBe(true);
+    expect(cancelled).toEqual([]);
+    expect(logged.map((line) => JSON.parse(line))).toMatchObject([
+      { event: "batch", centroid: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
+    ]);
+  });
+
+  test("cancels what is open when the client goes, and survives the frames that still come", async () => {
+    const response = await post("/v1/batches", batch());
+    sink([done("s1")]);
+    await response.body!.cancel();
+    expect(cancelled).toEqual(["s2"]);
+    sink([{ type: "error", id: "s2", kind: "cancelled", message: "cancelled", retryAfterSeconds: null }]);
+    expect(JSON.parse(logged[0])).toMatchObject({ done: 1, failed: 1, clientGone: true });
+  });
+
+  test("logs no token of a request, served or refused", async () => {
+    await post("/v1/batches", batch());
+    sink([token("s1"), done("s1"), done("s2")]);
+    await post("/v1/batches", batch({ sequences: [sequenceRequest("s1", [-secret])] }));
+    await post("/v1/batches", `{"promptIds": [${secret}`);
+    expect(logged.length).toBe(3);
+    expect(logged.join("")).not.toContain(String(secret));
+  });
+
+  test.each([
+    ["not JSON", "{", "application/json", 400, null, /JSON/],
+    ["another content type", "{}", "text/plain", 415, null, /text\/plain/],
+    ["another version", batch({ version: 2 }), "application/json", 400, "version", /version/],
+    ["no sequence", batch({ sequences: [] }), "application/json", 400, "sequences", /sequences/],
+    ["an unknown field", batch({ extra: 1 }), "application/json", 400, null, /extra/],
+    ["a bad id", batch({ sequences: [sequenceRequest("a/b", [1])] }), "application/json", 400, "sequences.0.id", /id/],
+  ])("refuses %s", async (_, body, type, status, param, message) => {
+    const response = await post("/v1/batches", body, type);
+    expect(response.status).toBe(status);
+    const error = await errorOf(response);
+    expect(error).toMatchObject({ type: "invalid_request_error", param });
+    expect(error.message).toMatch(message);
+  });
+
+  test("refuses a body over the bound", async () => {
+    const response = await post("/v1/batches", `"${"a".repeat(9 * 2 ** 20)}"`);
+    expect(response.status).toBe(413);
+    expect((await errorOf(response)).message).toMatch(/8388608/);
+  });
+
+  test("tells the engine's refusal in the envelope, with when to come back", async () => {
+    refusal = new ServiceError("backend_unavailable", "Draining.", { retryAfterSeconds: 7 });
+    const response = await post("/v1/batches", batch());
+    expect(response.status).toBe(503);
+    expect(response.headers.get("retry-after")).toBe("7");
+    expect(await errorOf(response)).toMatchObject({ code: "backend_unavailable", message: "Draining." });
+  });
+
+  test("keeps what is wrong inside to the log", async () => {
+    refusal = new Error("a secret path");
+    const response = await post("/v1/batches", batch());
+    expect(response.status).toBe(500);
+    expect(await response.text()).not.toContain("secret");
+    expect(logged[0]).toContain("a secret path");
+  });
+});
+
+test("POST /v1/cancellations says which of the sequences were open", async () => {
+  const response = await post("/v1/cancellations", { version: 1, ids: ["s1", "x"] });
+  expect(await response.json()).toEqual({ cancelled: ["s1"] });
+  expect(cancelled).toEqual(["s1", "x"]);
+});
+
+test("/readyz follows the engine, /healthz the process", async () => {
+  expect((await app.request("/readyz")).status).toBe(503);
+  expect((await app.request("/healthz")).status).toBe(200);
+  const manifest = { model: { name: "tiny", servedAs: "gpt2" } };
+  info = { manifest, manifestHash: "b".repeat(64) } as EngineClient["info"];
+  const response = await app.request("/readyz");
+  expect(response.status).toBe(200);
+  expect(await response.json()).toMatchObject({ model: "tiny", manifestHash: "b".repeat(64) });
+});
+
+test("a wrong method and an unknown path are errors in the envelope", async () => {
+  const wrongMethod = await app.request("/v1/batches");
+  expect([wrongMethod.status, wrongMethod.headers.get("allow")]).toEqual([405, "POST"]);
+  expect((await errorOf(wrongMethod)).message).toMatch(/POST.*GET/);
+  const unknown = await app.request("/v2");
+  expect(unknown.status).toBe(404);
+  expect((await errorOf(unknown)).code).toBe("not_found");
+});

@@ -1,0 +1,37 @@
+import { expect, test } from "vitest";
+import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
+
+test("counters follow the reports, gauges the engine at the time of the scrape", async () => {
+  const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3 };
+  let waiting = 4;
+  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters }));
+  metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
+  metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
+  metrics.sequenceEnded("stop");
+  metrics.sequenceEnded("cancelled");
+  waiting = 7;
+  const text = await metrics.text();
+  for (const line of [
+    "chameleon_queue_sequences 7",
+    "chameleon_running_sequences 6",
+    "chameleon_slots 32",
+    "chameleon_kv_bytes 4096",
+    "chameleon_adapter_cache_bytes 1000",
+    "chameleon_adapter_cache_hits 5",
+    "chameleon_adapter_cache_generated 3",
+    "chameleon_sampled_tokens_total 7",
+    "chameleon_prefill_tokens_total 100",
+    'chameleon_phase_duration_seconds_count{phase="decode"} 1',
+    'chameleon_phase_duration_seconds_sum{phase="prefill"} 0.02',
+    'chameleon_sequences_total{outcome="cancelled"} 1',
+  ]) {
+    expect(text.split("\n")).toContain(line);
+  }
+});
+
+test("two of them keep their own counts, and no engine reads as zero", async () => {
+  const [one, other] = [createMetrics(() => null), createMetrics(() => null)];
+  one.sequenceEnded("stop");
+  expect(await other.text()).not.toContain('outcome="stop"');
+  expect(await other.text()).toContain("chameleon_slots 0");
+});

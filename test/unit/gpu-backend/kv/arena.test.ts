@@ -1,0 +1,134 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
+import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
+
+const seed = 1712;
+const shape = { layers: 2, heads: 2, headWidth: 3, contextTokens: 300, maximumRows: 9 };
+const arrays = 2 * shape.layers;
+const stride = shape.heads * shape.headWidth;
+
+/** The value that array i holds for head element e of a token. */
+const elementOf = (token: number, i: number, e: number) => token + i / 8 + e / 64;
+
+/** New keys and values of `counts` tokens for each row, padded with NaN. */
+function presentOf(tokens: number[][], T: number): Float32Array {
+  const { heads: H, headWidth: d } = shape;
+  const present = new Float32Array(arrays * tokens.length * H * T * d).fill(Number.NaN);
+  for (let i = 0; i < arrays; i++) {
+    tokens.forEach((row, s) => {
+      for (let h = 0; h < H; h++) {
+        row.forEach((token, t) => {
+          for (let e = 0; e < d; e++) {
+            present[(((i * tokens.length + s) * H + h) * T + t) * d + e] = elementOf(token, i, h * d + e);
+          }
+        });
+      }
+    });
+  }
+  return present;
+}
+
+/** The tokens that a row holds, read back from every array and head. */
+function tokensIn(arena: KvArena, row: number): number[] {
+  const { past, pastLengths } = arena.feed(row, 1);
+  const { heads: H, headWidth: d } = shape;
+  return Array.from({ length: pastLengths[0] }, (_, t) => {
+    const token = Math.floor(past[0][t * d]);
+    for (let i = 0; i < arrays; i++) {
+      for (let e = 0; e < stride; e++) {
+        const at = (Math.floor(e / d) * arena.positions + t) * d + (e % d);
+        expect(past[i][at]).toBe(Math.fround(elementOf(token, i, e)));
+      }
+    }
+    expect(past[0].length).toBe(H * arena.positions * d);
+    return token;
+  });
+}
+
+test("each sequence finds what it appended, through any moves, growth and trimming", () => {
+  console.log(`seed ${seed}`);
+  const operation = fc.record({
+    kind: fc.constantFrom("open", "promote", "release", "append", "append", "trim"),
+    pick: fc.nat(),
+    count: fc.integer({ min: 1, max: 64 }),
+  });
+  fc.assert(
+    fc.property(fc.array(operation, { maxLength: 60 }), (operations) => {
+      const arena = new KvArena(shape);
+      const table = new SlotTable<{ tokens: number[] }>(shape.maximumRows);
+      let token = 1;
+      for (const { kind, pick, count } of operations) {
+        const { decoding, prefilling } = table;
+        const all = [...decoding, ...prefilling];
+        if (kind === "open" && table.size < table.capacity) {
+          table.open({ tokens: [] });
+          arena.open();
+        } else if (kind === "promote" && prefilling.length > 0) {
+          arena.follow(table.promote(prefilling[pick % prefilling.length]));
+        } else if (kind === "release" && all.length > 0) {
+          arena.close(table.release(all[pick % all.length]));
+        } else if (kind === "append") {
+          const isPrefill = prefilling.length > 0 && pick % 2 === 0;
+          const rows = isPrefill ? prefilling : decoding;
+          if (rows.length === 0) continue;
+          const T = isPrefill ? count : 1;
+          const added = rows.map(({ tokens }, s) => {
+            const room = Math.min(isPrefill ? Math.max(1, count - s) : 1, shape.contextTokens - tokens.length);
+            return Array.from({ length: room }, () => token++);
+          });
+          arena.append(
+            isPrefill ? decoding.length : 0,
+            added.map((ids) => ids.length),
+            presentOf(added, T),
+            T,
+          );
+          rows.forEach((row, s) => {
+            row.tokens.push(...added[s]);
+          });
+        } else arena.trim();
+        expect(arena.rows).toBe(table.size);
+        for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
+          expect(tokensIn(arena, row)).toEqual(tokens);
+        }
+      }
+    }),
+    { seed, numRuns: 60 },
+  );
+});
+
+describe("memory", () => {
+  const fill = (arena: KvArena, row: number, count: number) => {
+    const tokens = Array.from({ length: count }, (_, t) => t + 1);
+    arena.append(row, [count], presentOf([tokens], count), count);
+  };
+
+  test("positions grow by doubling, up to the context, and come back with room to spare", () => {
+    const arena = new KvArena(shape);
+    const empty = arena.bytes;
+    arena.open();
+    fill(arena, 0, 64);
+    expect(arena.positions).toBe(64);
+    fill(arena, 0, 1);
+    expect(arena.positions).toBe(128);
+    fill(arena, 0, 235);
+    expect(arena.positions).toBe(300);
+    expect(() => fill(arena, 0, 1)).toThrow(/301 positions.*300/);
+    arena.open();
+    fill(arena, 1, 60);
+    arena.close([{ from: 1, to: 0, swap: false }]);
+    arena.trim();
+    // 60 of 64 would grow again soon.
+    expect(arena.positions).toBe(128);
+    arena.close([]);
+    arena.trim();
+    expect(arena.bytes).toBe(empty);
+  });
+
+  test("rows grow up to the maximum, and no further", () => {
+    const arena = new KvArena(shape);
+    for (let row = 0; row < shape.maximumRows; row++) arena.open();
+    expect(arena.bytes).toBe(arrays * shape.maximumRows * stride * 64 * 4);
+    expect(() => arena.open()).toThrow(/all 9 rows/);
+  });
+});

@@ -1,0 +1,57 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
+
+const seed = 1711;
+
+test("whatever opens, starts decoding and ends: rows stay dense, decoding first, none shared, and contents follow the moves", () => {
+  console.log(`seed ${seed}`);
+  const operation = fc.record({ kind: fc.constantFrom("open", "promote", "release"), pick: fc.nat() });
+  fc.assert(
+    fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
+      const table = new SlotTable<number>(8);
+      /** What an arena would hold: the owner of each row. */
+      const contents: number[] = [];
+      const phases = new Map<number, "prefilling" | "decoding">();
+      let next = 0;
+      for (const { kind, pick } of operations) {
+        const candidates = [...phases.keys()].filter((key) => kind === "release" || phases.get(key) === "prefilling");
+        if (kind === "open") {
+          if (table.size === table.capacity) continue;
+          contents[table.open(next)] = next;
+          phases.set(next++, "prefilling");
+        } else if (candidates.length > 0) {
+          const key = candidates[pick % candidates.length];
+          const moves = kind === "promote" ? table.promote(key) : table.release(key);
+          for (const { from, to, swap } of moves) {
+            const replaced = contents[to];
+            contents[to] = contents[from];
+            if (swap) contents[from] = replaced;
+          }
+          if (kind === "promote") phases.set(key, "decoding");
+          else phases.delete(key);
+        }
+        const owners = [...table.decoding, ...table.prefilling];
+        expect(table.size).toBe(phases.size);
+        expect(contents.slice(0, table.size)).toEqual(owners);
+        expect(new Set(owners).size).toBe(owners.length);
+        for (const [row, owner] of owners.entries()) expect(table.rowOf(owner)).toBe(row);
+        for (const owner of table.decoding) expect(phases.get(owner)).toBe("decoding");
+        for (const owner of table.prefilling) expect(phases.get(owner)).toBe("prefilling");
+      }
+    }),
+    { seed, numRuns: 500 },
+  );
+});
+
+test("a full table, a second slot for one sequence, and a sequence without a slot are errors", () => {
+  const table = new SlotTable<string>(1);
+  expect(() => table.release("a")).toThrow(/no slot/);
+  table.open("a");
+  expect(() => table.open("b")).toThrow(/all 1 slots/);
+  table.promote("a");
+  expect(() => table.promote("a")).toThrow(/decoding already/);
+  table.release("a");
+  table.open("a");
+  expect(table.rowOf("a")).toBe(0);
+});
