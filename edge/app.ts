@@ -1,7 +1,7 @@
 /**
  * The public API as a Hono app. Knows no binding and no environment: what it needs from outside comes as Dependencies.
  */
-import { type Context, type Handler, Hono } from "hono";
+import { type Handler, Hono } from "hono";
 import { ServiceError } from "../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { auth } from "./middleware/auth.ts";
@@ -20,7 +20,13 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
 
   const route = (method: "GET" | "POST", path: string, handler: Handler<AppEnvironment>) => {
     app.on(method, path, handler);
-    app.all(path, (c) => methodNotAllowed(c, method === "GET" ? "GET, HEAD" : method));
+    const allowed = method === "GET" ? "GET, HEAD" : method;
+    app.all(path, (c) => {
+      const error = new ServiceError("method_not_allowed", `${c.req.path} takes ${allowed}, not ${c.req.method}.`);
+      const response = errorResponse(c, error, dependencies.log);
+      response.headers.set("allow", allowed);
+      return response;
+    });
   };
   route("POST", "/v1/completions", completions(dependencies));
   route("GET", "/v1/models", listModels(dependencies));
@@ -37,9 +43,4 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   });
   app.onError((thrown, c) => errorResponse(c, thrown, dependencies.log));
   return app;
-}
-
-function methodNotAllowed(c: Context<AppEnvironment>, allowed: string): never {
-  c.header("allow", allowed);
-  throw new ServiceError("method_not_allowed", `${c.req.path} takes ${allowed}, not ${c.req.method}.`);
 }

@@ -59,6 +59,11 @@ export class Relay {
     this.#batcher = batcher;
   }
 
+  /** Sequences in a queue. */
+  get waiting(): number {
+    return this.#batcher.queued;
+  }
+
   /** Nothing waits and nothing runs. */
   get idle(): boolean {
     return this.#batcher.idle && this.#openCalls === 0;
@@ -98,7 +103,10 @@ export class Relay {
     this.#openCalls++;
     try {
       const frames = await this.#open(key, entries, call);
-      for await (const frame of frames) this.#deliver(frame, call);
+      for await (const frame of frames) {
+        this.#deliver(frame, call);
+        if (call.aboard.size === 0) break; // the rest, if any, is for those who left
+      }
     } catch (error) {
       const failure = toServiceError(error);
       for (const id of call.aboard.keys()) this.#deliver(errorFrame(id, failure), call);

@@ -1,12 +1,10 @@
 /** Adapters that the hyper-network generates from the manifest's centroids. */
 import { createHash } from "node:crypto";
-import type { CentroidRecord, Manifest } from "../../shared/artifacts/manifest.ts";
+import { adapterIdentity, type CentroidRecord, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Adapter, AdapterSource } from "./adapter.ts";
 import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** The dtype that deltas are computed in; part of an adapter's content address. */
-const dtype = "F32";
 /** About what V8 takes for the record beside its gates: an object, two strings, a typed array's header. */
 const recordBytes = 512;
 
@@ -56,7 +54,6 @@ function checkCentroid(record: CentroidRecord, vector: Float32Array, scale: numb
   }
 }
 
-function adapterHash({ hyperNetwork }: Manifest, record: CentroidRecord): string {
-  const parts = [hyperNetwork.hash, record.hash, hyperNetwork.rank, hyperNetwork.biases, dtype];
-  return createHash("sha256").update(parts.join("\n")).digest("hex");
+function adapterHash(manifest: Manifest, record: CentroidRecord): string {
+  return createHash("sha256").update(adapterIdentity(manifest, record)).digest("hex");
 }

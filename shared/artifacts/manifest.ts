@@ -81,6 +81,14 @@ export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
 
+/** The dtype that deltas are computed in. */
+const deltaDtype = "F32";
+
+/** Everything that a centroid's adapter is made from, as text: SHA-256 of it is the adapter's hash. */
+export function adapterIdentity({ hyperNetwork }: Manifest, centroid: CentroidRecord): string {
+  return [hyperNetwork.hash, centroid.hash, hyperNetwork.rank, hyperNetwork.biases, deltaDtype].join("\n");
+}
+
 /** Parses manifest.json. Throws an Error that names the offending field. */
 export function parseManifest(json: string): Manifest {
   const parsed = manifestSchema.safeParse(JSON.parse(json));

@@ -23,12 +23,12 @@ export const completionRequestSchema = z
     /** Absent: the served model with the nearest centroid. */
     model: absentAs(z.string(), undefined),
     /** Absent: null, the beginning of a new document. */
-    prompt: z.unknown().transform(readPrompts),
+    prompt: z.unknown().optional().transform(readPrompts),
     max_tokens: absentAs(z.int().min(0), 16),
     temperature: absentAs(z.number().min(0).max(limits.temperature), 1),
     top_p: absentAs(z.number().min(0).max(1), 1),
     n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1),
-    stop: z.unknown().transform(readStop),
+    stop: z.unknown().optional().transform(readStop),
     seed: absentAs(z.int(), null),
     logprobs: absentAs(z.int().min(0).max(limits.completionLogprobs), null),
     echo: absentAs(z.boolean(), false),
@@ -59,7 +59,10 @@ export const completionRequestSchema = z
 export const assignRequestSchema = z.object({
   model: absentAs(z.string(), undefined),
   /** One text, several, or their token ids, as a completion's prompt. */
-  input: z.unknown().transform((value, context) => readPromptList(value, context, "input", limits.assignTexts)),
+  input: z
+    .unknown()
+    .optional()
+    .transform((value, context) => readPromptList(value, context, "input", limits.assignTexts)),
   /** How many centroids to name per text, the nearest included. */
   top: absentAs(z.int().min(1).max(16), 4),
 });

@@ -69,7 +69,11 @@ describe("MicroBatcher", () => {
         } else if (one.type === "remove") {
           const gone = (entry: number) => entry % one.modulus === 0;
           const before = [...waiting.values()].flat().length;
-          for (const [key, queue] of waiting) waiting.set(key, queue.filter((entry) => !gone(entry)));
+          for (const [key, queue] of waiting)
+            waiting.set(
+              key,
+              queue.filter((entry) => !gone(entry)),
+            );
           expect(batcher.remove(gone)).toBe(before - [...waiting.values()].flat().length);
         }
         for (const { key, entries } of drain(batcher)) {

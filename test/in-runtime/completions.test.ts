@@ -1,0 +1,380 @@
+import { describe, expect, test } from "vitest";
+import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/openai.ts";
+import { edgeModel } from "../support/edge-model.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { backendAnswers, eventsOf, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const { endOfTextId } = edgeModel;
+
+async function completed(body: object, app = testApp()): Promise<CompletionResponse> {
+  const response = await app.complete(body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return response.json();
+}
+
+/** A streamed completion put together again, choice by choice. */
+async function streamed(body: object): Promise<{ chunks: CompletionResponse[]; choices: CompletionChoice[] }> {
+  const response = await testApp().complete({ ...body, stream: true });
+  expect(response.status, await response.clone().text()).toBe(200);
+  const { data } = await eventsOf(response);
+  expect(data.pop()).toBe("[DONE]");
+  const chunks = data as CompletionResponse[];
+  const choices: CompletionChoice[] = [];
+  for (const part of chunks.flatMap((chunk) => chunk.choices)) {
+    const choice = choices[part.index];
+    if (!choice) choices[part.index] = structuredClone(part);
+    else {
+      choice.text += part.text;
+      choice.finish_reason ??= part.finish_reason;
+      if (part.logprobs) {
+        choice.logprobs ??= { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
+        choice.logprobs.tokens.push(...part.logprobs.tokens);
+        choice.logprobs.token_logprobs.push(...part.logprobs.token_logprobs);
+        choice.logprobs.top_logprobs.push(...part.logprobs.top_logprobs);
+        choice.logprobs.text_offset.push(...part.logprobs.text_offset);
+      }
+    }
+  }
+  return { chunks, choices };
+}
+
+describe("a completion", () => {
+  test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const app = testApp();
+    const response = await app.complete({ prompt: "aaa", max_tokens: 2 });
+    expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
+    const phases = response.headers
+      .get("server-timing")!
+      .split(", ")
+      .map((entry) => entry.split(";")[0]);
+    expect(phases).toEqual(["tokenize", "assign", "queue", "adapter", "prefill", "decode"]);
+    const block = {
+      centroid: "c0",
+      similarity: expect.closeTo(1, 5),
+      mode: "adapted",
+      adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
+      gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
+      timings: expect.any(Object),
+    };
+    expect(await response.json()).toEqual({
+      id: expect.stringMatching(/^cmpl-[0-9a-f]{32}$/),
+      object: "text_completion",
+      created: expect.any(Number),
+      model: "gpt2:auto",
+      system_fingerprint: `fp_${(await manifestHash()).slice(0, 12)}`,
+      choices: [{ index: 0, text: "bc", logprobs: null, finish_reason: "length", chameleon: block }],
+      usage: { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 },
+      chameleon: block,
+    });
+  });
+
+  test("defaults are OpenAI's", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ model: "gpt2" });
+    expect(seen.batches[0]).toMatchObject({ version: 1, manifestHash: await manifestHash(), centroidId: null });
+    expect(seen.batches[0].sequences).toHaveLength(1);
+    expect(seen.batches[0].sequences[0]).toMatchObject({
+      promptIds: [endOfTextId],
+      maxTokens: 16,
+      sampling: { temperature: 1, topP: 1, logprobs: null, stop: [], logitBias: [] },
+      promptLogprobs: false,
+      compare: false,
+    });
+  });
+
+  test("null means absent, and every field reaches the backend", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ model: "gpt2", prompt: "a", n: null, stop: null, seed: null, logit_bias: null, suffix: null });
+    await completed({
+      model: "gpt2",
+      prompt: "a",
+      temperature: 0,
+      top_p: 0,
+      max_tokens: 5,
+      stop: "\n",
+      presence_penalty: 0.5,
+      frequency_penalty: -0.5,
+      logit_bias: { 98: -100, 5: 1.5 },
+      logprobs: 2,
+      user: "someone",
+      best_of: 1,
+    });
+    expect(seen.batches[1].sequences[0]).toMatchObject({
+      maxTokens: 5,
+      sampling: {
+        temperature: 0,
+        stop: ["\n"],
+        logprobs: 2,
+        presencePenalty: 0.5,
+        frequencyPenalty: -0.5,
+        logitBias: expect.arrayContaining([
+          [98, -100],
+          [5, 1.5],
+        ]),
+      },
+    });
+    expect(seen.batches[1].sequences[0].sampling.topP).toBeGreaterThan(0);
+  });
+
+  test("prompt + max_tokens over the context is clipped", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 1000 });
+    expect(seen.batches[0].sequences[0].maxTokens).toBe(edgeModel.contextTokens - 40);
+    await completed({ model: "gpt2", prompt: "a".repeat(edgeModel.contextTokens) });
+    expect(seen.batches[1].sequences[0].maxTokens).toBe(0);
+  });
+
+  test("choices are prompt-major, one micro-batch per centroid, whatever order they end in", async () => {
+    const seen = backendAnswers(({ id, promptIds }, { centroidId }) => {
+      const choice = Number(id.split("-")[1]);
+      return saying(id, `${centroidId}${String.fromCharCode(promptIds[0])}${choice}${"!".repeat(6 - choice)}`);
+    });
+    const prompts = ["aa", "bb", "aa", [122, 122]];
+    const { choices, usage, chameleon } = await completed({ prompt: prompts.slice(0, 3), n: 2, max_tokens: 9 });
+    expect(choices.map(({ index, text }) => [index, text.slice(0, 4)])).toEqual([
+      [0, "c0a0"],
+      [1, "c0a1"],
+      [2, "c1b2"],
+      [3, "c1b3"],
+      [4, "c0a4"],
+      [5, "c0a5"],
+    ]);
+    expect(choices.map((choice) => choice.chameleon?.centroid)).toEqual(["c0", "c0", "c1", "c1", "c0", "c0"]);
+    expect(chameleon).toEqual(choices[0].chameleon);
+    expect(seen.batches.map((batch) => batch.centroidId).sort()).toEqual(["c0", "c1"]);
+    // A prompt counts once, whatever n is.
+    expect(usage?.prompt_tokens).toBe(6);
+  });
+
+  test("token ids are prompts: one list, or several", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ model: "gpt2", prompt: [97, 98] });
+    await completed({ model: "gpt2", prompt: [[97], [98, 99]] });
+    const prompts = seen.batches.map(({ sequences }) => sequences.map(({ promptIds }) => promptIds));
+    expect(prompts).toEqual([[[97, 98]], [[97], [98, 99]]]);
+  });
+
+  test("a seed repeats its texts, also beside other prompts, and differs between choices", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ model: "gpt2", prompt: "a", n: 3, seed: 5 });
+    await completed({ model: "gpt2", prompt: ["b", "a"], n: 3, seed: 5 });
+    await completed({ model: "gpt2", prompt: "a", n: 3, seed: -5 });
+    const seeds = seen.batches.map(({ sequences }) => sequences.map(({ sampling }) => sampling.seed));
+    expect(new Set(seeds[0]).size).toBe(3);
+    expect(seeds[1]).toEqual([...seeds[0], ...seeds[0]]);
+    expect(seeds[2]).not.toEqual(seeds[0]);
+  });
+
+  test("the end-of-text token is never part of the text", async () => {
+    backendAnswers(({ id }) => [
+      tokenFrame(id, 0, 98),
+      tokenFrame(id, 1, endOfTextId),
+      { ...doneFrame(id), finishReason: "stop" },
+    ]);
+    const { choices } = await completed({ model: "gpt2", prompt: "a" });
+    expect(choices[0]).toMatchObject({ text: "b", finish_reason: "stop" });
+  });
+});
+
+describe("which adapter is worn", () => {
+  const cases: [string, object, string | null, string, string][] = [
+    ["the nearest centroid's", { model: "gpt2:auto", prompt: "bbb" }, "c1", "c1", "adapted"],
+    ["the same without a model", { prompt: "bbb" }, "c1", "c1", "adapted"],
+    ["none for the base", { model: "gpt2", prompt: "bbb" }, null, "c1", "off"],
+    ["the model's own centroid's", { model: "gpt2:c0", prompt: "bbb" }, "c0", "c0", "adapted"],
+    ["none where it did not help", { prompt: "zzz" }, null, "c2", "auto-off"],
+    ["none where asked for off", { prompt: "bbb", chameleon: { adapter: "off" } }, null, "c1", "off"],
+    ["what the extension names", { model: "gpt2", prompt: "bbb", chameleon: { adapter: "c0" } }, "c0", "c0", "adapted"],
+    [
+      "the nearest where the extension says so",
+      { model: "gpt2", prompt: "bbb", chameleon: { adapter: "auto" } },
+      "c1",
+      "c1",
+      "adapted",
+    ],
+    [
+      "by the first tokens alone",
+      { prompt: `${"a".repeat(edgeModel.prefixTokens)}${"b".repeat(20)}` },
+      "c0",
+      "c0",
+      "adapted",
+    ],
+  ];
+  test.each(cases)("%s", async (_, body, sent, centroid, mode) => {
+    const seen = backendAnswers(({ id }, { centroidId }) =>
+      saying(id, "x").map((frame) =>
+        frame.type === "done" && centroidId === null ? { ...frame, adapter: null } : frame,
+      ),
+    );
+    const { chameleon } = await completed(body);
+    expect(seen.batches[0].centroidId).toBe(sent);
+    expect(chameleon).toMatchObject({ centroid, mode });
+    if (sent === null) expect(chameleon).toMatchObject({ adapter: null, gain: null });
+    else expect(chameleon?.gain).not.toBeNull();
+  });
+
+  test("compare tells each token's logprob with and without it, and the mean difference", async () => {
+    const seen = backendAnswers(({ id }) => [
+      { ...tokenFrame(id, 0, 98), logprob: -1, baseLogprob: -1.5 },
+      { ...tokenFrame(id, 1, 99), logprob: -2, baseLogprob: -1.7 },
+      { ...doneFrame(id), completionTokens: 2 },
+    ]);
+    const body = { prompt: "aaa", chameleon: { compare: true } };
+    const { chameleon, choices } = await completed(body);
+    expect(seen.batches[0].sequences[0]).toMatchObject({ compare: true, sampling: { logprobs: 0 } });
+    const tokens = [
+      { token: "b", logprob: -1, base_logprob: -1.5 },
+      { token: "c", logprob: -2, base_logprob: -1.7 },
+    ];
+    expect(chameleon?.compare).toEqual({ tokens, mean_difference: expect.closeTo(0.1, 6) });
+    expect(choices[0].logprobs).toBeNull();
+    const { chunks } = await streamed(body);
+    expect(chunks.flatMap((chunk) => chunk.choices[0].chameleon?.compare?.tokens ?? [])).toEqual(tokens);
+    expect(chunks.at(-1)?.chameleon?.compare?.mean_difference).toBeCloseTo(0.1, 6);
+  });
+});
+
+describe("logprobs and echo", () => {
+  const logged = (id: string, text: string) => saying(id, text, { logprob: -0.5 });
+
+  test("have OpenAI's four lists", async () => {
+    backendAnswers(({ id }) => [
+      {
+        ...tokenFrame(id, 0, 98),
+        logprob: -0.5,
+        alternatives: [
+          [99, -0.25],
+          [100, -0.75],
+        ],
+      },
+      doneFrame(id),
+    ]);
+    const { choices } = await completed({ prompt: "aaa", logprobs: 2 });
+    expect(choices[0].logprobs).toEqual({
+      tokens: ["b"],
+      token_logprobs: [-0.5],
+      top_logprobs: [{ c: -0.25, d: -0.75, b: -0.5 }],
+      text_offset: [0],
+    });
+    const { choices: bare } = await completed({ prompt: "aaa", logprobs: 0 });
+    expect(bare[0].logprobs?.top_logprobs).toEqual([{ b: -0.5 }]);
+  });
+
+  test("echo puts the prompt first; with logprobs its tokens too, the first without one", async () => {
+    const seen = backendAnswers(({ id, promptLogprobs }) => [
+      ...(promptLogprobs
+        ? [
+            {
+              type: "prompt" as const,
+              id,
+              logprobs: [null, -1, -2],
+              alternatives: [[], [[98, -1] as [number, number]], []],
+            },
+          ]
+        : []),
+      ...logged(id, "b"),
+    ]);
+    const { choices } = await completed({ prompt: "aéc", echo: true, logprobs: 1 });
+    expect(seen.batches[0].sequences[0].promptLogprobs).toBe(true);
+    expect(choices[0].text).toBe("aécb");
+    expect(choices[0].logprobs).toEqual({
+      tokens: ["a", "é", "c", "b"],
+      token_logprobs: [null, -1, -2, -0.5],
+      top_logprobs: [{}, { b: -1, é: -1 }, { c: -2 }, { b: -0.5 }],
+      text_offset: [0, 1, 2, 3],
+    });
+    const plain = await completed({ prompt: "aéc", echo: true });
+    expect(plain.choices[0]).toMatchObject({ text: "aécb", logprobs: null });
+    expect(seen.batches[1].sequences[0].promptLogprobs).toBe(false);
+  });
+
+  test("offsets count characters, and a token that is half a character is spelled in bytes", async () => {
+    backendAnswers(({ id }) => logged(id, "é😀b"));
+    const { choices } = await completed({ prompt: "aaa", logprobs: 0 });
+    expect(choices[0].logprobs?.tokens).toEqual([
+      "bytes:\\xc3",
+      "bytes:\\xa9",
+      "bytes:\\xf0",
+      "bytes:\\x9f",
+      "bytes:\\x98",
+      "bytes:\\x80",
+      "b",
+    ]);
+    expect(choices[0].logprobs?.text_offset).toEqual([0, 0, 1, 1, 1, 1, 2]);
+  });
+});
+
+describe("a stream", () => {
+  test.each([
+    ["plain text", "hello world", "hello world"],
+    ["characters of two to four bytes", "é–😀 naïve 日本", "é–😀 naïve 日本"],
+    ["a stop string over token boundaries", "one two\nuser: three", "one two"],
+    ["the beginning of a stop string that ends", "one\nus", "one\nus"],
+    ["half a character at the end", new Uint8Array([98, 0xe6, 0x97]), "b\ufffd"],
+  ])("says what an unstreamed completion says: %s", async (_, sent, text) => {
+    backendAnswers(({ id }) => saying(id, sent, { logprob: -0.5 }));
+    for (const logprobs of [null, 1]) {
+      const body = { prompt: ["aa", "bb"], n: 2, stop: ["\nuser:", "!!"], echo: true, logprobs };
+      const whole = await completed(body);
+      const { choices, chunks } = await streamed(body);
+      expect(whole.choices.map((choice) => choice.text)).toEqual(["aa", "aa", "bb", "bb"].map((echo) => echo + text));
+      expect(choices.map((choice) => choice.text)).toEqual(whole.choices.map((choice) => choice.text));
+      expect(choices.map((choice) => choice.logprobs)).toEqual(whole.choices.map((choice) => choice.logprobs));
+      const finishes = chunks.flatMap((chunk) => chunk.choices).filter((choice) => choice.finish_reason);
+      expect(finishes).toHaveLength(4);
+    }
+  });
+
+  test("has server-sent events of chunks, the last of a choice with its block", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const response = await testApp().complete({ prompt: "aaa", stream: true });
+    expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
+    expect(response.headers.get("server-timing")).toMatch(/^tokenize;dur=[\d.]+, assign;dur=[\d.]+$/);
+    const { data } = await eventsOf(response);
+    const head = {
+      id: expect.stringMatching(/^cmpl-/),
+      object: "text_completion",
+      created: expect.any(Number),
+      model: "gpt2:auto",
+      system_fingerprint: expect.stringMatching(/^fp_/),
+    };
+    const block = expect.objectContaining({ centroid: "c0", mode: "adapted", timings: expect.any(Object) });
+    const choice = { index: 0, logprobs: null, finish_reason: null };
+    expect(data).toEqual([
+      { ...head, choices: [{ ...choice, text: "b" }] },
+      { ...head, choices: [{ ...choice, text: "c" }] },
+      { ...head, choices: [{ ...choice, text: "", finish_reason: "length", chameleon: block }], chameleon: block },
+      "[DONE]",
+    ]);
+  });
+
+  test("include_usage adds a last chunk without choices, and null before it", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const { chunks } = await streamed({ prompt: ["aa", "b"], n: 2, stream_options: { include_usage: true } });
+    expect(chunks.at(-1)).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: 3, completion_tokens: 8, total_tokens: 11 },
+    });
+    for (const chunk of chunks.slice(0, -1)) expect(chunk.usage).toBeNull();
+    const { chunks: without } = await streamed({ prompt: "aa" });
+    for (const chunk of without) expect(chunk).not.toHaveProperty("usage");
+  });
+
+  test("an error frame midway: what was said, an error event, [DONE]", async () => {
+    backendAnswers(({ id }) => [
+      tokenFrame(id, 0, 98),
+      { type: "error", id, kind: "backend_unavailable", message: "going down", retryAfterSeconds: 1 },
+    ]);
+    const { complete, logged } = testApp();
+    const { data } = await eventsOf(await complete({ prompt: "aaa", stream: true }));
+    expect(data).toEqual([
+      expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
+      { error: { message: "going down", type: "server_error", param: null, code: "backend_unavailable" } },
+      "[DONE]",
+    ]);
+    expect(logged).toEqual(["backend_unavailable: going down"]);
+  });
+});

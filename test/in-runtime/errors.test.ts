@@ -1,0 +1,208 @@
+import { exports } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { describe, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import {
+  backendAnswers,
+  backendStreams,
+  backendUrl,
+  errorOf,
+  network,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
+
+useNetwork();
+
+const valid = { model: "gpt2", prompt: "aaa", max_tokens: 1 };
+
+describe("a request that is refused", () => {
+  const cases: [string, number, string, object | string, string[]][] = [
+    ["no JSON", 400, "", "{", ["JSON"]],
+    ["a list as body", 400, "", "[1]", ["list", "object"]],
+    ["an empty prompt", 400, "prompt", { ...valid, prompt: "" }, ["empty"]],
+    ["an empty list of prompts", 400, "prompt", { ...valid, prompt: [] }, ["empty"]],
+    ["an empty prompt among others", 400, "prompt", { ...valid, prompt: ["a", ""] }, ["prompt[1]", "empty"]],
+    ["prompts of two kinds", 400, "prompt", { ...valid, prompt: ["a", [1]] }, ["prompt[1]", "list"]],
+    ["a nested prompt", 400, "prompt", { ...valid, prompt: [[[1]]] }, ["prompt[0]", "list"]],
+    ["a prompt of another type", 400, "prompt", { ...valid, prompt: { text: "a" } }, ["object"]],
+    ["a fractional token id", 400, "prompt", { ...valid, prompt: [1.5] }, ["1.5"]],
+    ["a negative token id", 400, "prompt", { ...valid, prompt: [3, -1] }, ["prompt[1]", "-1"]],
+    ["a token id out of the vocabulary", 400, "prompt", { ...valid, prompt: [[1], [262]] }, ["262", "prompt[1]"]],
+    ["a prompt over the context", 400, "prompt", { ...valid, prompt: Array(49).fill(1) }, ["49", "48"]],
+    ["too many prompts", 400, "prompt", { ...valid, prompt: Array(33).fill("a") }, ["33", "32"]],
+    ["n over its limit", 400, "n", { ...valid, n: 17 }, ["17", "16"]],
+    ["prompts × n over the limit", 400, "n", { ...valid, n: 16, prompt: Array(9).fill("a") }, ["144", "128"]],
+    ["a negative max_tokens", 400, "max_tokens", { ...valid, max_tokens: -1 }, ["-1", "0"]],
+    ["max_tokens as text", 400, "max_tokens", { ...valid, max_tokens: "5" }, ['"5"', "number"]],
+    ["a fractional max_tokens", 400, "max_tokens", { ...valid, max_tokens: 1.5 }, ["1.5", "integer"]],
+    ["a temperature over its limit", 400, "temperature", { ...valid, temperature: 2.5 }, ["2.5", "2"]],
+    ["a top_p over 1", 400, "top_p", { ...valid, top_p: 1.1 }, ["1.1", "1"]],
+    ["logprobs over the limit", 400, "logprobs", { ...valid, logprobs: 6 }, ["6", "5"]],
+    ["five stop strings", 400, "stop", { ...valid, stop: ["1", "2", "3", "4", "5"] }, ["5", "4"]],
+    ["an empty stop string", 400, "stop", { ...valid, stop: [""] }, ["0", "128"]],
+    ["a long stop string", 400, "stop", { ...valid, stop: "x".repeat(129) }, ["129", "128"]],
+    ["a penalty over its limit", 400, "presence_penalty", { ...valid, presence_penalty: -3 }, ["-3", "-2"]],
+    ["a logit_bias over its limit", 400, "logit_bias", { ...valid, logit_bias: { 5: 101 } }, ["101", "100"]],
+    ["a logit_bias of no token", 400, "logit_bias", { ...valid, logit_bias: { the: 1 } }, ["the"]],
+    ["a logit_bias out of the vocabulary", 400, "logit_bias", { ...valid, logit_bias: { 262: 1 } }, ["262"]],
+    ["best_of", 400, "best_of", { ...valid, best_of: 3 }, ["3"]],
+    ["suffix", 400, "suffix", { ...valid, suffix: "end" }, ["suffix"]],
+    ["stream_options without stream", 400, "stream_options", { ...valid, stream_options: {} }, ["stream"]],
+    ["another adapter", 400, "chameleon.adapter", { ...valid, chameleon: { adapter: "c9" } }, ["c9"]],
+    ["an unknown model", 404, "model", { ...valid, model: "gpt-5" }, ["gpt-5"]],
+    ["an unknown centroid", 404, "model", { ...valid, model: "gpt2:c9" }, ["gpt2:c9"]],
+  ];
+  test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
+    const response = await testApp().complete(body as object);
+    const error = await errorOf(response);
+    expect(error.status, error.message).toBe(status);
+    expect(error.param).toBe(param || null);
+    expect(error.type).toBe("invalid_request_error");
+    for (const text of mentioned) expect(error.message).toContain(text);
+    expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
+  });
+
+  test("an over-long prompt has its own code", async () => {
+    const error = await errorOf(await testApp().complete({ ...valid, prompt: "a".repeat(49) }));
+    expect(error).toMatchObject({ status: 400, code: "context_length_exceeded", param: "prompt" });
+  });
+
+  test("another content type: 415", async () => {
+    const { post } = testApp();
+    const error = await errorOf(await post("/v1/completions", valid, { headers: { "content-type": "text/plain" } }));
+    expect(error).toMatchObject({ status: 415, code: "unsupported_media_type" });
+    expect(error.message).toContain("text/plain");
+  });
+
+  test.each([undefined, "Basic abc", "Bearer", "Bearer sk-wrong"])("a key of %s: 401", async (authorization) => {
+    const { app } = testApp();
+    const headers: Record<string, string> = { "content-type": "application/json" };
+    if (authorization) headers.authorization = authorization;
+    const response = await app.request("http://edge/v1/completions", { method: "POST", headers, body: "{}" });
+    const error = await errorOf(response);
+    expect(error).toMatchObject({ status: 401, type: "authentication_error", code: "invalid_api_key" });
+    expect(error.message).not.toContain("sk-wrong");
+  });
+
+  test("a body over the limit: 413, with and without Content-Length", async () => {
+    const large = JSON.stringify({ ...valid, user: "x".repeat(limits.bodyBytes) });
+    const declared = await errorOf(await testApp().complete(JSON.parse(large)));
+    expect(declared).toMatchObject({ status: 413, code: "body_too_large" });
+    expect(declared.message).toContain(String(limits.bodyBytes));
+    let pulled = 0;
+    const endless = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        pulled += 65_536;
+        controller.enqueue(new Uint8Array(65_536).fill(32));
+      },
+    });
+    const streamed = await testApp().request("/v1/completions", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: endless,
+    });
+    expect(streamed.status).toBe(413);
+    expect(pulled).toBeLessThan(2 * limits.bodyBytes);
+  });
+
+  test("a body that is not UTF-8: 400", async () => {
+    const { request } = testApp();
+    const headers = { "content-type": "application/json" };
+    const body = new Uint8Array([0x7b, 0xff, 0x7d]);
+    expect(await errorOf(await request("/v1/completions", { method: "POST", headers, body }))).toMatchObject({
+      status: 400,
+      message: expect.stringContaining("UTF-8"),
+    });
+  });
+
+  test("an unknown route: 404; a wrong method: 405 with Allow", async () => {
+    const { request } = testApp();
+    expect(await errorOf(await request("/v2/nothing"))).toMatchObject({ status: 404, code: "not_found" });
+    expect(await errorOf(await request("/artifacts/manifest.json"))).toMatchObject({ status: 404 });
+    const wrong = await request("/v1/completions");
+    expect(wrong.headers.get("allow")).toBe("POST");
+    expect(await errorOf(wrong)).toMatchObject({ status: 405, code: "method_not_allowed" });
+    expect((await request("/v1/models", { method: "DELETE" })).headers.get("allow")).toBe("GET, HEAD");
+  });
+});
+
+describe("a backend that fails", () => {
+  test("away: 503 with Retry-After, streamed or not", async () => {
+    network.use(http.post(`${backendUrl}/v1/batches`, () => HttpResponse.error()));
+    for (const stream of [false, true]) {
+      const response = await testApp().complete({ ...valid, stream });
+      expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+      expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable", type: "server_error" });
+    }
+  });
+
+  test.each([
+    [429, 429, "overloaded"],
+    [503, 503, "backend_unavailable"],
+    [409, 503, "backend_unavailable"],
+  ])("refusing with %d: %d with its Retry-After and its reason", async (answered, status, code) => {
+    backendStreams(() =>
+      HttpResponse.json(
+        { error: { message: "because of 12 and 10", type: "x", param: null, code: "y" } },
+        { status: answered, headers: { "retry-after": "9" } },
+      ),
+    );
+    const response = await testApp().complete({ ...valid, stream: true });
+    expect(response.headers.get("retry-after")).toBe("9");
+    const error = await errorOf(response);
+    expect(error).toMatchObject({ status, code });
+    expect(error.message).toContain("because of 12 and 10");
+  });
+
+  test("refusing our request: 500 that keeps the details to the log", async () => {
+    backendStreams(() =>
+      HttpResponse.json({ error: { message: "secret", type: "x", param: null, code: "y" } }, { status: 400 }),
+    );
+    const { complete, logged } = testApp();
+    const error = await errorOf(await complete(valid));
+    expect(error).toMatchObject({ status: 500, code: "internal_error" });
+    expect(error.message).not.toContain("secret");
+    expect(logged).toHaveLength(1);
+  });
+
+  test.each([
+    ["not JSON", "nonsense\n"],
+    ["no frame", '{"type":"token"}\n'],
+    ["a frame of somebody else", '{"type":"token","id":"x","index":0,"tokenId":1}\n'],
+    ["nothing", ""],
+    ["half a line", '{"type":"tok'],
+  ])("sending %s: 503", async (_, body) => {
+    backendStreams(() => new Response(body));
+    expect(await errorOf(await testApp().complete(valid))).toMatchObject({ status: 503, code: "backend_unavailable" });
+  });
+
+  test("an error frame has its own status", async () => {
+    backendAnswers(({ id }) => [
+      { type: "error", id, kind: "overloaded", message: "no slot of 8 in 30 s", retryAfterSeconds: 4 },
+    ]);
+    const response = await testApp().complete(valid);
+    expect(response.headers.get("retry-after")).toBe("4");
+    expect(await errorOf(response)).toMatchObject({ status: 429, message: "no slot of 8 in 30 s" });
+  });
+
+  test("is told nothing that a client made up", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await testApp().complete(valid, {
+      headers: { "x-chameleon-tenant": "other", "x-forwarded-for": "1.2.3.4", "x-request-id": "mine", cookie: "a=b" },
+    });
+    const names = [...seen.headers[0].keys()];
+    for (const name of ["x-chameleon-tenant", "x-forwarded-for", "x-request-id", "cookie", "authorization"]) {
+      expect(names).not.toContain(name);
+    }
+    expect(seen.batches[0].sequences[0].tenant).toBe("local");
+  });
+});
+
+test("the deployed Worker is wired: it is healthy, and closed to strangers", async () => {
+  const health = await exports.default.fetch("http://edge/healthz");
+  expect([health.status, await health.json()]).toEqual([200, { status: "ok" }]);
+  const stranger = await exports.default.fetch("http://edge/v1/models", { headers: { authorization: "Bearer sk-x" } });
+  expect((await errorOf(stranger)).status).toBe(401);
+});

@@ -1,0 +1,214 @@
+/**
+ * The app inside workerd, with the tiny model, the real micro-batching objects, and a backend that a test scripts.
+ * MSW answers the backend's HTTP: `msw/node` does not run here, its parts do.
+ */
+
+import { env } from "cloudflare:workers";
+import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";
+import { delay, HttpResponse, http } from "msw";
+import { defineNetwork, InterceptorSource } from "msw/experimental";
+import { afterAll, afterEach, beforeAll } from "vitest";
+import { createApp } from "../../edge/app.ts";
+import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { BackendClient } from "../../edge/backend/client.ts";
+import { createShardDispatch } from "../../edge/batching/shard.ts";
+import type { Dependencies } from "../../edge/dependencies.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import {
+  type BatchRequest,
+  batchRequestSchema,
+  type Frame,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+
+export const backendUrl = "http://127.0.0.1:8788";
+export const key = "sk-chameleon-local";
+const keyHash = "5b93e6a958772de0f808e4b81e411b4d0d33fac7bc164101f40502f0f6afcfb9";
+
+export const network = defineNetwork({
+  sources: [new InterceptorSource({ interceptors: [new FetchInterceptor()] })],
+  onUnhandledFrame: "error",
+  context: { quiet: true },
+});
+
+/** Starts and stops the mocked network around a file's tests. */
+export function useNetwork(): void {
+  beforeAll(() => network.enable());
+  afterEach(() => network.resetHandlers());
+  afterAll(() => network.disable());
+}
+
+type MaybePromise<T> = T | Promise<T>;
+
+/** What reached the backend. */
+export interface Seen {
+  batches: BatchRequest[];
+  headers: Headers[];
+  cancelled: string[];
+}
+
+/** Answers every batch with the frames that `script` gives for each of its sequences, in turns, one line a chunk. */
+export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchRequest) => Frame[]): Seen {
+  return backendStreams((batch) => {
+    const rows = batch.sequences.map((sequence) => script(sequence, batch));
+    const longest = Math.max(...rows.map((row) => row.length));
+    const frames = Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
+    return byteStream(frames.map(frameLine));
+  });
+}
+
+/** Answers every batch with a body of the test's making. */
+export function backendStreams(
+  body: (batch: BatchRequest, signal: AbortSignal) => MaybePromise<ReadableStream<Uint8Array> | Response>,
+): Seen {
+  const seen: Seen = { batches: [], headers: [], cancelled: [] };
+  network.use(
+    http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
+      // The edge must keep to the contract.
+      const batch = batchRequestSchema.parse(await request.json());
+      seen.batches.push(batch);
+      seen.headers.push(request.headers);
+      const made = await body(batch, request.signal);
+      return made instanceof Response
+        ? made
+        : new HttpResponse(made, { headers: { "content-type": "application/x-ndjson" } });
+    }),
+    http.post(`${backendUrl}/v1/cancellations`, async ({ request }) => {
+      seen.cancelled.push(...((await request.json()) as { ids: string[] }).ids);
+      return new HttpResponse(null, { status: 204 });
+    }),
+  );
+  return seen;
+}
+
+/** Chunks as given, then the end. */
+export function byteStream(chunks: readonly (string | Uint8Array)[]): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  const rest = [...chunks];
+  return new ReadableStream({
+    async pull(controller) {
+      await delay(0);
+      const chunk = rest.shift();
+      if (chunk === undefined) controller.close();
+      else controller.enqueue(typeof chunk === "string" ? encoder.encode(chunk) : chunk);
+    },
+  });
+}
+
+/**
+ * A body whose chunks come when the test sends them. Test and micro-batching object are two objects to the runtime,
+ * which lets neither wait for the other's streams or promises: so `open` makes the stream where it is read, and it
+ * looks for what the test left in plain fields.
+ */
+export class LateBody {
+  /** False while `open`'s caller should wait before it answers. */
+  accepted = true;
+  cancelled = false;
+  readonly #chunks: string[] = [];
+  #end: "close" | "fail" | null = null;
+
+  /** `signal` is the request's: aborted, it ends the body, as it does on a real connection. */
+  async open(signal: AbortSignal): Promise<ReadableStream<Uint8Array>> {
+    signal.addEventListener("abort", () => {
+      this.cancelled = true;
+    });
+    while (!this.accepted) await delay(1);
+    const encoder = new TextEncoder();
+    return new ReadableStream({
+      pull: async (controller) => {
+        while (this.#chunks.length === 0 && !this.#end && !this.cancelled) await delay(1);
+        if (this.cancelled) controller.error(signal.reason);
+        else if (this.#chunks.length > 0) controller.enqueue(encoder.encode(this.#chunks.shift()));
+        else if (this.#end === "fail") controller.error(new TypeError("connection lost"));
+        else if (this.#end === "close") controller.close();
+      },
+      cancel: () => {
+        this.cancelled = true;
+      },
+    });
+  }
+
+  send(...frames: Frame[]): void {
+    this.#chunks.push(frames.map(frameLine).join(""));
+  }
+
+  end(how: "close" | "fail" = "close"): void {
+    this.#end = how;
+  }
+}
+
+/** Frames of a completion that says `text`, byte by byte: in the tiny model ids below 256 are bytes. */
+export function saying(
+  id: string,
+  text: string | Uint8Array,
+  options: { logprob?: number; finish?: "stop" | "length" } = {},
+): Frame[] {
+  const bytes = [...(typeof text === "string" ? new TextEncoder().encode(text) : text)];
+  const tokens = bytes.map((byte, i) => {
+    const { logprob } = options;
+    const extra = logprob === undefined ? {} : { logprob, alternatives: [[byte, logprob] as [number, number]] };
+    return { ...tokenFrame(id, i, byte), ...extra };
+  });
+  return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
+}
+
+const artifacts = loadOnce(async () => {
+  const files = await edgeModelFiles();
+  return loadArtifacts(async (name) => files.get(name)!);
+});
+
+/** The manifest hash of the tiny model. */
+export async function manifestHash(): Promise<string> {
+  return (await artifacts()).manifestHash;
+}
+
+export function testApp(overrides: Partial<Dependencies> = {}) {
+  let ids = 0;
+  const logged: string[] = [];
+  const app = createApp({
+    artifacts,
+    keys: createKeyStore([{ hash: keyHash, tenant: "local" }]),
+    dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
+    readiness: () => new BackendClient(backendUrl).readiness(),
+    page: async () => new Response("page"),
+    now: () => Date.now(),
+    newId: () => (ids++).toString(16).padStart(32, "0"),
+    randomSeed: () => 7,
+    log: (_, error) => void logged.push(`${error.kind}: ${error.message}`),
+    heartbeatMs: 500,
+    ...overrides,
+  });
+  const request = (path: string, init: RequestInit = {}) => {
+    const headers = new Headers({ authorization: `Bearer ${key}` });
+    for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
+    return app.request(`http://edge${path}`, { ...init, headers });
+  };
+  const post = (path: string, body: unknown, init: RequestInit = {}) =>
+    request(path, {
+      method: "POST",
+      body: typeof body === "string" ? body : JSON.stringify(body),
+      ...init,
+      headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
+    });
+  const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
+  return { app, request, post, complete, logged };
+}
+
+export async function errorOf(response: Response): Promise<ErrorEnvelope["error"] & { status: number }> {
+  const { error } = await response.json<ErrorEnvelope>();
+  return { ...error, status: response.status };
+}
+
+/** The data of a stream's events, parsed but for [DONE], and its comments. */
+export async function eventsOf(response: Response): Promise<{ data: unknown[]; comments: number }> {
+  const events = (await response.text()).split("\n\n").slice(0, -1);
+  const data = events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));
+  return {
+    data: data.map((text) => (text === "[DONE]" ? text : JSON.parse(text))),
+    comments: events.filter((event) => event.startsWith(":")).length,
+  };
+}

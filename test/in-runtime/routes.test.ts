@@ -1,0 +1,135 @@
+import { HttpResponse, http } from "msw";
+import { describe, expect, test } from "vitest";
+import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import { backendUrl, errorOf, manifestHash, network, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+describe("models", () => {
+  test("are the base, its automatic adapter, and one per centroid", async () => {
+    const list = await (await testApp().request("/v1/models")).json<{ object: string; data: { id: string }[] }>();
+    expect(list.object).toBe("list");
+    expect(list.data.map(({ id }) => id)).toEqual(["gpt2", "gpt2:auto", "gpt2:c0", "gpt2:c1", "gpt2:c2"]);
+  });
+
+  test.each(["gpt2", "gpt2:auto", "gpt2%3Ac1"])("one by its id: %s", async (id) => {
+    const response = await testApp().request(`/v1/models/${id}`);
+    expect(await response.json()).toEqual({
+      id: decodeURIComponent(id),
+      object: "model",
+      created: expect.any(Number),
+      owned_by: "chameleon-edge",
+    });
+  });
+
+  test("an unknown one: 404", async () => {
+    const error = await errorOf(await testApp().request("/v1/models/gpt2:c7"));
+    expect(error).toMatchObject({ status: 404, code: "model_not_found" });
+    expect(error.message).toContain("gpt2:c7");
+  });
+});
+
+describe("assign", () => {
+  test("tells where texts would go, and who comes next", async () => {
+    const response = await testApp().post("/v1/assign", { input: ["aab", "zzz"], top: 2 });
+    const { data } = await response.json<{ data: unknown[] }>();
+    expect(data).toEqual([
+      {
+        index: 0,
+        tokens: 3,
+        centroid: "c0",
+        similarity: expect.closeTo(2 / Math.sqrt(5), 5),
+        mode: "adapted",
+        runners_up: [{ centroid: "c1", similarity: expect.closeTo(1 / Math.sqrt(5), 5) }],
+      },
+      expect.objectContaining({ index: 1, centroid: "c2", mode: "auto-off" }),
+    ]);
+  });
+
+  test("takes one text, token ids, and texts longer than the context", async () => {
+    for (const input of ["bbb", [98, 98], [[98], [98]], "b".repeat(500)]) {
+      const response = await testApp().post("/v1/assign", { input });
+      const { data } = await response.json<{ data: { centroid: string }[] }>();
+      expect(data[0].centroid).toBe("c1");
+    }
+  });
+
+  test.each([
+    [{}, "input"],
+    [{ input: "" }, "empty"],
+    [{ input: Array(65).fill("a") }, "64"],
+    [{ input: [999] }, "999"],
+  ])("refuses %j", async (body, mentioned) => {
+    const error = await errorOf(await testApp().post("/v1/assign", body));
+    expect(error).toMatchObject({ status: 400, param: "input" });
+    expect(error.message).toContain(mentioned);
+  });
+});
+
+test("centroids come with label, gain and whether they are off", async () => {
+  const response = await testApp().request("/v1/centroids");
+  const { data, manifest } = await response.json<{ data: object[]; manifest: string }>();
+  expect(manifest).toBe(await manifestHash());
+  expect(data).toHaveLength(3);
+  expect(data[1]).toMatchObject({
+    id: "c1",
+    model: "gpt2:c1",
+    label: ["b"],
+    scale: 0.5,
+    auto_off: false,
+    position: [1, -1],
+  });
+  expect(data[1]).toMatchObject({ gain: { nats: 0.2, ci95: [0.05, 0.3], tokens: 1000 } });
+  expect(data[2]).toMatchObject({ id: "c2", auto_off: true, gain: null });
+  expect(data[0]).toMatchObject({ adapter: { hash: expect.stringMatching(/^[0-9a-f]{64}$/) } });
+});
+
+describe("readiness", () => {
+  const backendSays = (body: object, status = 200) =>
+    network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body, { status })));
+  const readiness = (hash: string) => ({ status: "ready", model: "tiny", servedAs: "gpt2", manifestHash: hash });
+
+  test("ready: a backend that is, with our manifest", async () => {
+    backendSays(readiness(await manifestHash()));
+    const response = await testApp().request("/readyz");
+    expect([response.status, await response.json()]).toEqual([
+      200,
+      { status: "ready", manifest: await manifestHash() },
+    ]);
+  });
+
+  test("not ready: a backend with another manifest; the message names both", async () => {
+    backendSays(readiness("f".repeat(64)));
+    const response = await testApp().request("/readyz");
+    expect(response.headers.get("retry-after")).toBe("2");
+    const error = await errorOf(response);
+    expect(error).toMatchObject({ status: 503, code: "backend_unavailable" });
+    expect(error.message).toContain("f".repeat(64));
+    expect(error.message).toContain(await manifestHash());
+  });
+
+  test("not ready: a backend that is loading, broken, or away", async () => {
+    backendSays(readiness(await manifestHash()), 503);
+    expect((await testApp().request("/readyz")).status).toBe(503);
+    network.use(http.get(`${backendUrl}/readyz`, () => new HttpResponse("oops", { status: 500 })));
+    expect((await testApp().request("/readyz")).status).toBe(503);
+    network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.error()));
+    expect((await testApp().request("/readyz")).status).toBe(503);
+  });
+
+  test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {
+    const files = await edgeModelFiles();
+    let broken = true;
+    const artifacts = loadOnce(async () => {
+      if (broken) throw new ServiceError("backend_unavailable", "no tables", { retryAfterSeconds: 2 });
+      return loadArtifacts(async (name) => files.get(name)!);
+    });
+    const { request, complete } = testApp({ artifacts });
+    expect((await request("/readyz")).status).toBe(503);
+    expect(await errorOf(await complete({ prompt: "a" }))).toMatchObject({ status: 503, message: "no tables" });
+    broken = false;
+    expect((await request("/v1/models")).status).toBe(200);
+  });
+});

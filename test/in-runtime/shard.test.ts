@@ -1,0 +1,158 @@
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { describe, expect, test, vi } from "vitest";
+import type { Shard } from "../../edge/batching/shard.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { backendStreams, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+async function textsOf(response: Response): Promise<string[]> {
+  const { choices } = await response.json<{ choices: { text: string }[] }>();
+  return choices.map(({ text }) => text);
+}
+
+const readChunk = async (reader: ReadableStreamDefaultReader<Uint8Array>) =>
+  new TextDecoder().decode((await reader.read()).value);
+
+/** The texts of prompts "aaa" meet in the shard of centroid 0. */
+const shard = () => env.SHARDS.getByName("shard-0");
+const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
+const waitingInShard = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.waiting);
+
+/** Answers the calls in turn with bodies that the test fills. */
+function lateBackend(calls: number) {
+  const bodies = Array.from({ length: calls }, () => new LateBody());
+  const seen = backendStreams((_, signal) => bodies[seen.batches.length - 1].open(signal));
+  /** Ends all sequences of a call with one token each. */
+  const finish = (call: number) => {
+    for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
+    bodies[call].end();
+  };
+  return { bodies, seen, finish };
+}
+
+describe("a shard", () => {
+  test("sends a lone request at once, gathers what comes before that is accepted, and is idle in the end", async () => {
+    const { bodies, seen, finish } = lateBackend(3);
+    bodies[0].accepted = false;
+    const app = testApp();
+    const first = app.complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const others = [app.complete({ prompt: "aa", n: 2 }), app.complete({ prompt: "aaaa" })];
+    const other = app.complete({ prompt: "bbb" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
+    expect(await shardIsIdle()).toBe(false);
+    bodies[0].accepted = true;
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(3));
+    for (const call of [2, 1, 0]) finish(call);
+    const texts = await Promise.all([first, ...others, other].map(async (response) => textsOf(await response)));
+    expect(texts).toEqual([["b"], ["b", "b"], ["b"], ["b"]]);
+    expect(seen.batches.map(({ centroidId, sequences }) => [centroidId, sequences.length])).toEqual([
+      ["c0", 1],
+      ["c1", 1],
+      ["c0", 3],
+    ]);
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+  });
+
+  test("does not let one call's decoding delay another's start", async () => {
+    const { seen, finish } = lateBackend(2);
+    const app = testApp({ heartbeatMs: 5 });
+    const slow = await app.complete({ prompt: "aaa", stream: true });
+    const quick = app.complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
+    finish(1);
+    expect(await textsOf(await quick)).toEqual(["b"]);
+    finish(0);
+    expect((await eventsOf(slow)).data.at(-1)).toBe("[DONE]");
+  });
+
+  test("keeps a silent stream alive with comments, and sends each token as it comes", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
+    const reader = response.body!.getReader();
+    expect(await readChunk(reader)).toBe(": hb\n\n");
+    const { id } = seen.batches[0].sequences[0];
+    const nextEvent = async () => {
+      let chunk = await readChunk(reader);
+      while (chunk === ": hb\n\n") chunk = await readChunk(reader);
+      return JSON.parse(chunk.slice("data: ".length)).choices[0];
+    };
+    bodies[0].send(tokenFrame(id, 0, 98));
+    expect((await nextEvent()).text).toBe("b");
+    bodies[0].send(tokenFrame(id, 1, 99));
+    expect((await nextEvent()).text).toBe("c");
+    bodies[0].send(doneFrame(id));
+    expect((await nextEvent()).finish_reason).toBe("length");
+    expect(await readChunk(reader)).toBe("data: [DONE]\n\n");
+    expect((await reader.read()).done).toBe(true);
+  });
+
+  test.each(["fail", "close"] as const)(
+    "a backend that breaks off (%s): what was said, an error event, [DONE]",
+    async (how) => {
+      const { bodies, seen } = lateBackend(1);
+      const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
+      bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
+      bodies[0].end(how);
+      const { data } = await eventsOf(response);
+      expect(data).toEqual([
+        expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
+        { error: expect.objectContaining({ code: "backend_unavailable", type: "server_error" }) },
+        "[DONE]",
+      ]);
+      await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    },
+  );
+});
+
+describe("a client that goes away", () => {
+  test("frees its call at the backend when nobody else is on it", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
+    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
+    await response.body!.cancel();
+    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    expect(seen.cancelled).toEqual([]);
+  });
+
+  test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
+    const { bodies, seen, finish } = lateBackend(2);
+    bodies[0].accepted = false;
+    const app = testApp({ heartbeatMs: 5 });
+    const first = app.complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    // Three wait behind the first: one leaves the queue, one leaves while it runs, one stays.
+    const [leavesQueue, leavesCall, stays] = await Promise.all(
+      ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
+    );
+    await leavesQueue.body!.cancel();
+    await vi.waitFor(async () => expect(await waitingInShard()).toBe(2));
+    bodies[0].accepted = true;
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
+    expect(seen.batches[1].sequences.map(({ promptIds }) => promptIds.length)).toEqual([2, 4]);
+    const [gone, kept] = seen.batches[1].sequences.map(({ id }) => id);
+    bodies[1].send(tokenFrame(gone, 0, 98), tokenFrame(kept, 0, 98));
+    await leavesCall.body!.cancel();
+    await vi.waitFor(() => expect(seen.cancelled).toEqual([gone]));
+    bodies[1].send(tokenFrame(kept, 1, 99), doneFrame(kept));
+    const chunks = (await eventsOf(stays)).data.slice(0, -1) as { choices: { text: string }[] }[];
+    expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
+    finish(0);
+    await first;
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+  });
+
+  test("before any headers: its signal reaches the backend", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const abort = new AbortController();
+    const pending = testApp().complete({ prompt: "aaa" }, { signal: abort.signal });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    abort.abort();
+    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+    expect((await pending).status).toBe(503);
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+  });
+});
