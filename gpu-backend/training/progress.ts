@@ -45,7 +45,7 @@ function barProgress(output: NodeJS.WriteStream): Progress {
   };
 }
 
-/** Exported for its test. */
+/** Plain lines, at most one in ten seconds and one at a stage's end. */
 export function lineProgress(write: (line: string) => void, now: () => number): Progress {
   let current = { name: "", total: 0, startedMs: 0, lastLineMs: 0, firstDone: 0 };
   return {

@@ -61,15 +61,16 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
     progress,
     signal,
   );
+  let manifest: Manifest;
   try {
     const bank = await trainBank(prepared, options, cacheDirectory, progress, signal);
-    const manifest = await measureAndPublish(prepared, bank, options);
-    if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
-    progress.end();
-    return manifest;
+    manifest = await measureAndPublish(prepared, bank, options);
   } finally {
     await prepared.close();
   }
+  if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
+  progress.end();
+  return manifest;
 }
 
 interface Bank extends Omit<TrainedBank, "scales"> {

@@ -49,13 +49,34 @@ export function documentGain(losses: readonly WindowLoss[], random: Random): Gai
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;
 /** Nats a token that a scale must win on validation before it is shipped: less is noise as often as gain. */
 const requiredGain = 0.005;
+/** Nats a token that a corpus may lose. */
+const toleratedLoss = 0.005;
+/** A corpus with less than this share of a centroid's validation tokens is too little text to judge by. */
+const judgedShare = 0.1;
+
+/** Validation of one corpus within one centroid. */
+export interface ScaleTrial {
+  tokens: number;
+  /** Summed loss under each of `scaleChoices`. */
+  losses: number[];
+}
 
 /**
- * The scale with the lowest validation loss, or 0, auto-off, where none beats the base by a margin.
- * @param losses summed loss under each of `scaleChoices`
+ * A centroid's scale: of those under which none of its corpora gets worse, the one with the lowest loss; 0, auto-off,
+ * where that gains next to nothing. Without the first condition a corpus that gains much would pay for one that loses,
+ * and text that the base knows by heart would be served worse than by the base.
  */
-export function chooseScale(losses: readonly number[], tokens: number): number {
+export function chooseScale(trials: readonly ScaleTrial[]): number {
+  const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
+  const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);
+  const harms = (choice: number) =>
+    trials.some(
+      (trial) =>
+        trial.tokens >= judgedShare * tokens && trial.losses[choice] - trial.losses[0] > toleratedLoss * trial.tokens,
+    );
   let best = 0;
-  for (let i = 1; i < losses.length; i++) if (losses[i] < losses[best]) best = i;
-  return tokens > 0 && (losses[0] - losses[best]) / tokens >= requiredGain ? scaleChoices[best] : 0;
+  for (let choice = 1; choice < scaleChoices.length; choice++) {
+    if (gainAt(choice) > gainAt(best) && !harms(choice)) best = choice;
+  }
+  return gainAt(best) >= requiredGain * tokens ? scaleChoices[best] : 0;
 }

@@ -4,7 +4,7 @@ import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
 import type { WindowSet } from "./batches.ts";
-import { chooseScale, scaleChoices, type WindowLoss } from "./gain.ts";
+import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./gain.ts";
 import type { LossMeter } from "./loss.ts";
 import { type BankShape, type Parameters, parameterTensors } from "./parameters.ts";
 import type { HeadWeights } from "./training-graph.ts";
@@ -40,20 +40,25 @@ export function staticAdapter(shape: BankShape, parameters: Parameters): Adapter
   };
 }
 
-/** Scale per centroid [K]: the one with the lowest loss on `validation`. */
+/** Scale per centroid [K], chosen on `validation`. */
 export async function chooseScales(meter: LossMeter, validation: WindowSet, adapters: Adapters): Promise<Float32Array> {
   const K = adapters.centroids.count;
-  const indexes = [...validation.windows.keys()];
-  const memberOf = assignAll(validation.embeddings, adapters.centroids);
-  const losses = Array.from({ length: K }, () => new Array<number>(scaleChoices.length).fill(0));
-  const tokens = new Array<number>(K).fill(0);
-  for (const i of indexes) tokens[memberOf[i]] += scoredTokens(validation.windows[i]);
+  const { windows, embeddings } = validation;
+  const indexes = [...windows.keys()];
+  const memberOf = assignAll(embeddings, adapters.centroids);
+  const trials = Array.from({ length: K }, () => new Map<number, ScaleTrial>()); // by corpus
   for (const [choice, scale] of scaleChoices.entries()) {
     const gates = Array.from({ length: K }, (_, k) => adapters.gatesAt(k, scale));
     const sums = await meter.measure(validation, indexes, adapters.parameters, (i) => gates[memberOf[i]]);
-    for (const i of indexes) losses[memberOf[i]][choice] += sums[i];
+    for (const i of indexes) {
+      const ofCentroid = trials[memberOf[i]];
+      const trial = ofCentroid.get(windows[i].corpus) ?? { tokens: 0, losses: scaleChoices.map(() => 0) };
+      ofCentroid.set(windows[i].corpus, trial);
+      if (choice === 0) trial.tokens += scoredTokens(windows[i]);
+      trial.losses[choice] += sums[i];
+    }
   }
-  return Float32Array.from(losses, (ofChoice, k) => chooseScale(ofChoice, tokens[k]));
+  return Float32Array.from(trials, (ofCentroid) => chooseScale([...ofCentroid.values()]));
 }
 
 /** A window's losses and the centroid that served it. */

@@ -26,9 +26,18 @@ test("nothing measured is no gain, not zero", () => {
   expect(documentGain([], new Random(1, 0))).toBeNull();
 });
 
+const trial = (tokens: number, ...losses: number[]) => ({ tokens, losses });
+
 test("the scale is the best on validation, and 0 where the gain is within noise or absent", () => {
-  expect(chooseScale([100, 98, 96, 97, 99], 10)).toBe(0.5);
-  expect(chooseScale([100, 101, 102, 103, 104], 10)).toBe(0);
-  expect(chooseScale([100, 99.99, 99.98, 99.99, 100], 10)).toBe(0); // 0.002 nats a token
-  expect(chooseScale([0, 0, 0, 0, 0], 0)).toBe(0);
+  expect(chooseScale([trial(10, 100, 98, 96, 97, 99)])).toBe(0.5);
+  expect(chooseScale([trial(10, 100, 101, 102, 103, 104)])).toBe(0);
+  expect(chooseScale([trial(10, 100, 99.99, 99.98, 99.99, 100)])).toBe(0); // 0.002 nats a token
+  expect(chooseScale([])).toBe(0);
+});
+
+test("no corpus of a centroid pays for another, unless it is too small to judge by", () => {
+  const gaining = trial(50, 100, 90, 80, 70, 60);
+  expect(chooseScale([gaining, trial(50, 100, 99, 100, 102, 104)])).toBe(0.5);
+  expect(chooseScale([gaining, trial(50, 100, 101, 102, 103, 104)])).toBe(0);
+  expect(chooseScale([gaining, trial(5, 10, 11, 12, 13, 14)])).toBe(1);
 });
