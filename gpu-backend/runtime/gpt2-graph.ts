@@ -5,12 +5,12 @@
  */
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
-import { addQuantizedMatMul, quantizeColumns } from "./quantizer.ts";
+import { addBlockMatMul, addQuantizedMatMul, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Bank, Gpt2Config } from "./step.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
-export type WeightFormat = "fp32" | "int8";
-export const weightFormats = ["fp32", "int8"] as const satisfies WeightFormat[];
+export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
+export type WeightFormat = (typeof weightFormats)[number];
 
 /** Candidates that leave the graph per head row. */
 export const topCandidates = 64;
@@ -175,22 +175,25 @@ function addTrunk(build: Build, past: Past | null) {
 /** The tied matrix [V, D], once as the embedding of token ids and once as the head's x·Wᵀ. */
 function addTokenEmbedding({ g, config, weights, format }: Build) {
   const { vocabularySize: V, hiddenSize: D } = config;
+  const matrix = toFloat32(tensorOf(weights, "wte.weight"));
   if (format === "fp32") {
-    const rows = g.constant(toFloat32(tensorOf(weights, "wte.weight")), [V, D], "wte.weight");
+    const rows = g.constant(matrix, [V, D], "wte.weight");
     return {
       embed: (ids: string) => g.node("Gather", [rows, ids], { axis: 0 }),
       baseLogits: (hidden: string) => g.node("Gemm", [hidden, rows], { transB: 1 }),
     };
   }
-  const head = quantizeColumns(transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D), D, V); // [D, V]
-  const rows = g.constant(transpose(head.values, D, V), [V, D], "wte.weight");
-  const scales = g.constant(head.scales, [V, 1], "wte.scales");
+  const turned = transpose(matrix, V, D); // [D, V]
+  const embedding = quantizeColumns(turned, D, V);
+  const rows = g.constant(transpose(embedding.values, D, V), [V, D], "wte.weight");
+  const scales = g.constant(embedding.scales, [V, 1], "wte.scales");
   return {
     embed: (ids: string) => {
       const values = g.node("Cast", [g.node("Gather", [rows, ids], { axis: 0 })], { to: 1 });
       return g.node("Mul", [values, g.node("Gather", [scales, ids], { axis: 0 })]);
     },
-    baseLogits: (hidden: string) => addQuantizedMatMul(g, hidden, head),
+    baseLogits: (hidden: string) =>
+      format === "int8" ? addQuantizedMatMul(g, hidden, embedding) : addBlocks(g, hidden, turned, D, V, format),
   };
 }
 
@@ -210,7 +213,22 @@ function linear(build: Build, name: string, x: string, scaled = { columns: 0, by
   }
   const shift = g.constant(bias, [columns], `${name}.bias`);
   if (format === "fp32") return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), shift]);
-  return g.node("Add", [addQuantizedMatMul(g, x, quantizeColumns(kernel, rows, columns)), shift]);
+  const product =
+    format === "int8"
+      ? addQuantizedMatMul(g, x, quantizeColumns(kernel, rows, columns))
+      : addBlocks(g, x, kernel, rows, columns, format);
+  return g.node("Add", [product, shift]);
+}
+
+function addBlocks(
+  g: GraphBuilder,
+  x: string,
+  matrix: Float32Array,
+  rows: number,
+  columns: number,
+  format: "block8" | "block4",
+): string {
+  return addBlockMatMul(g, x, quantizeBlocks(matrix, rows, columns, format === "block8" ? 8 : 4));
 }
 
 function layerNorm(build: Build, name: string, x: string): string {

@@ -49,3 +49,59 @@ export function addQuantizedMatMul(g: GraphBuilder, x: string, w: QuantizedMatri
   ]);
   return g.node("Mul", [product, rowMaximum]);
 }
+
+/** Weights along the input dimension that share one scale in the block formats. */
+const blockRows = 32;
+
+/** A matrix as MatMulNBits wants it: per column, blocks of `blockRows` unsigned integers around half their range. */
+export interface BlockMatrix {
+  bits: 4 | 8;
+  rows: number;
+  columns: number;
+  /** [columns, rows / blockRows, blockRows × bits / 8]; of two 4-bit values in a byte the first is the low one. */
+  values: Uint8Array;
+  /** [columns × rows / blockRows] */
+  scales: Float32Array;
+}
+
+/** Rounds [rows, columns] to `bits` with one scale per block of a column. Throws an Error where rows do not divide. */
+export function quantizeBlocks(matrix: Float32Array, rows: number, columns: number, bits: 4 | 8): BlockMatrix {
+  if (rows % blockRows !== 0)
+    throw new Error(`block formats need a multiple of ${blockRows} inputs, the layer has ${rows}`);
+  const blocks = rows / blockRows;
+  const middle = 2 ** (bits - 1);
+  const scales = new Float32Array(columns * blocks);
+  const values = new Uint8Array((columns * rows * bits) / 8);
+  const at = (i: number, j: number) => matrix[i * columns + j];
+  for (let j = 0; j < columns; j++) {
+    for (let block = 0; block < blocks; block++) {
+      // The extreme value lands on the range's far end, which is one step longer on the negative side.
+      let extreme = 0;
+      for (let k = 0; k < blockRows; k++) {
+        const value = at(block * blockRows + k, j);
+        if (Math.abs(value) > Math.abs(extreme)) extreme = value;
+      }
+      const scale = extreme / -middle || 1;
+      scales[j * blocks + block] = scale;
+      for (let k = 0; k < blockRows; k++) {
+        const rounded = Math.min(Math.round(at(block * blockRows + k, j) / scale) + middle, 2 * middle - 1);
+        const position = j * rows + block * blockRows + k;
+        if (bits === 8) values[position] = rounded;
+        else values[position >> 1] |= rounded << (4 * (position & 1));
+      }
+    }
+  }
+  return { bits, rows, columns, values, scales };
+}
+
+/** Adds x·W to the graph: x [M, rows] float32 → [M, columns] float32, activations rounded to int8 per block. */
+export function addBlockMatMul(g: GraphBuilder, x: string, w: BlockMatrix): string {
+  const blocks = w.rows / blockRows;
+  const inputs = [
+    x,
+    g.constant(w.values, [w.columns, blocks, (blockRows * w.bits) / 8]),
+    g.constant(w.scales, [w.columns * blocks]),
+  ];
+  const shape = { K: w.rows, N: w.columns, bits: w.bits, block_size: blockRows };
+  return g.node("com.microsoft:MatMulNBits", inputs, { ...shape, accuracy_level: 4 });
+}
