@@ -12,6 +12,7 @@ import { listCentroids } from "./routes/centroids.ts";
 import { completions } from "./routes/completions.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listModels } from "./routes/models.ts";
+import { page } from "./routes/page.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
@@ -35,7 +36,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("GET", "/v1/centroids", listCentroids(dependencies));
   route("GET", "/healthz", healthz());
   route("GET", "/readyz", readyz(dependencies));
-  route("GET", "/", (c) => dependencies.page(c.req.raw));
+  route("GET", "/", page(dependencies));
 
   app.notFound((c) => {
     const error = new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);

@@ -86,6 +86,12 @@ test("centroids come with label, gain and whether they are off", async () => {
   expect(data[0]).toMatchObject({ adapter: { hash: expect.stringMatching(/^[0-9a-f]{64}$/) } });
 });
 
+test("the page is open to all, and may reach nothing but this API", async () => {
+  const response = await testApp().app.request("http://edge/");
+  expect([response.status, await response.text()]).toEqual([200, "page"]);
+  expect(response.headers.get("content-security-policy")).toContain("default-src 'none'");
+});
+
 describe("readiness", () => {
   const backendSays = (body: object, status = 200) =>
     network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body, { status })));

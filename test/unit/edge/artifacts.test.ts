@@ -1,0 +1,64 @@
+import { describe, expect, test } from "vitest";
+import { loadArtifacts, loadOnce } from "../../../edge/assign/artifacts.ts";
+import { edgeModel, edgeModelFiles } from "../../support/edge-model.ts";
+
+type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
+const reading = (files: Files) => async (name: string) => files.get(name) ?? Promise.reject(new Error(`no ${name}`));
+
+function editManifest(files: Files, edit: (manifest: Record<string, Record<string, unknown>>) => void): void {
+  const manifest = JSON.parse(new TextDecoder().decode(files.get("manifest.json")));
+  edit(manifest);
+  files.set("manifest.json", new TextEncoder().encode(JSON.stringify(manifest)));
+}
+
+describe("loadArtifacts", () => {
+  test("reads manifest, tokenizer and table, and knows the manifest by its hash", async () => {
+    const { manifest, manifestHash, tokenizer, table, centroids } = await loadArtifacts(
+      reading(await edgeModelFiles()),
+    );
+    expect(manifest.model.servedAs).toBe("gpt2");
+    expect(manifestHash).toMatch(/^[0-9a-f]{64}$/);
+    expect(tokenizer.decode(tokenizer.encode("the é"))).toBe("the é");
+    expect([table.vocabularySize, centroids.count]).toEqual([edgeModel.vocabularySize, 3]);
+  });
+
+  const damages: [string, (files: Files) => void, RegExp][] = [
+    ["a changed table", (files) => files.get("edge-table.safetensors")!.fill(77, 900, 901), /edge-table.*SHA-256/],
+    ["a changed tokenizer", (files) => files.get("tokenizer.safetensors")!.fill(77, 900, 901), /tokenizer.*SHA-256/],
+    ["a missing table", (files) => void files.delete("edge-table.safetensors"), /no edge-table/],
+    [
+      "an unlisted tokenizer",
+      (files) => editManifest(files, (m) => delete m.files["tokenizer.safetensors"]),
+      /does not list/,
+    ],
+    [
+      "another vocabulary",
+      (files) => editManifest(files, (m) => Object.assign(m.model, { vocabularySize: 9 })),
+      /262.*9/,
+    ],
+    [
+      "other dimensions",
+      (files) => editManifest(files, (m) => Object.assign(m.embedding, { dimensions: 64 })),
+      /4.*64/,
+    ],
+    ["a manifest of another format", (files) => editManifest(files, (m) => Object.assign(m, { format: 2 })), /format/],
+  ];
+  test.each(damages)("refuses %s", async (_, damage, message) => {
+    const files = await edgeModelFiles();
+    damage(files);
+    await expect(loadArtifacts(reading(files))).rejects.toThrow(message);
+  });
+});
+
+describe("loadOnce", () => {
+  test("loads once for all, and again after a failure", async () => {
+    let loads = 0;
+    const load = loadOnce(async () => {
+      if (++loads === 1) throw new Error("first");
+      return loads;
+    });
+    await expect(Promise.all([load(), load()])).rejects.toThrow("first");
+    expect(await Promise.all([load(), load()])).toEqual([2, 2]);
+    expect(await load()).toBe(2);
+  });
+});
