@@ -9,8 +9,6 @@ export interface LocalBackend {
   pid: number;
   /** What ended it, as a phrase; settles when it has ended. */
   ended: Promise<string>;
-  /** At once: it holds nothing that is worth a wait. */
-  kill(): void;
 }
 
 /** Starts gpu-backend/main.ts and waits for its ready line. Throws an Error if it ends without one. */
@@ -20,14 +18,14 @@ export async function startBackend(root: string, port: number): Promise<LocalBac
     // The channel says nothing; that it closes tells the backend that this process is gone, however it ended.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
-  const kill = () => void child.kill("SIGKILL");
-  process.once("exit", kill);
+  // At once: it holds nothing that is worth a wait. Half-way through its start it does not listen to the channel yet.
+  process.once("exit", () => child.kill("SIGKILL"));
   const ended = once(child, "exit").then(([code, signal]) =>
     signal ? `was ended by ${signal}` : `ended with ${code}`,
   );
   const ready = await Promise.race([readyLine(child), ended]);
   if (typeof ready === "string") throw new Error(`the backend ${ready} before it was ready`);
-  return { url: ready.url, pid: child.pid!, ended, kill };
+  return { url: ready.url, pid: child.pid!, ended };
 }
 
 async function readyLine(child: ChildProcess): Promise<{ url: string }> {

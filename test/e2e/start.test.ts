@@ -103,6 +103,16 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
 });
 
+test.each(["starting backend…", "starting edge…"])("SIGTERM right after %j ends everything", async (progress) => {
+  const { child, ended } = await start(["start"]);
+  for await (const line of createInterface({ input: child.stderr! })) if (line === progress) break;
+  child.stderr!.resume();
+  const stoppedMs = performance.now();
+  child.kill("SIGTERM");
+  expect(await ended).toMatchObject({ code: 0, stdout: "" });
+  expect(performance.now() - stoppedMs).toBeLessThan(stopLimitMs);
+});
+
 test("the backend's crash is told, and ends the edge", async () => {
   const { edge, ended, ready } = await start(["start", "--json"]);
   process.kill(JSON.parse(await ready).backends[0].pid, "SIGKILL");

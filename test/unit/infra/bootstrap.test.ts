@@ -9,19 +9,20 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 
 const bootstrap = path.join(import.meta.dirname, "../../../infra/bootstrap.mjs");
 
-/** Writes its arguments to npm.log, then does what NPM_DOES says; a real install empties node_modules first. */
+/** Writes its arguments to npm.log, then does what NPM_DOES says, or installs. */
 const npm = `
 const fs = require("node:fs");
 fs.appendFileSync("npm.log", process.argv.slice(2).join(" ") + "\\n");
-fs.rmSync("node_modules", { recursive: true, force: true });
 if (process.env.NPM_DOES === "hang") {
-  process.stderr.write("hanging");
   fs.writeFileSync("hanging", "");
   setInterval(() => {}, 1000);
 } else if (process.env.NPM_DOES) {
   console.error(process.env.NPM_DOES);
   process.exit(1);
-} else fs.mkdirSync("node_modules");
+} else {
+  fs.rmSync("node_modules", { recursive: true, force: true });
+  fs.mkdirSync("node_modules");
+}
 `;
 /** Stands in for \`npm start\`: tells what it was given, then ends or waits as its first argument says. */
 const startFile = `
@@ -107,14 +108,15 @@ test("redoes an install that failed, and shows why it did", async () => {
   expect(await npmCalls()).toHaveLength(2);
 });
 
-test("redoes an install that was interrupted, over a node_modules that was complete before", async () => {
+test("redoes an install that was interrupted, even for the lock that was installed before it", async () => {
   await run(["start"]);
-  await appendFile(path.join(root, "package-lock.json"), "\n");
+  await writeFile(path.join(root, "package-lock.json"), "{ }");
   const child = launch(["start"], { NPM_DOES: "hang" });
   const hanging = path.join(root, "hanging");
   await expect.poll(() => readFile(hanging, "utf8").catch(() => null), { timeout: 10_000 }).toBe("");
   child.kill("SIGTERM");
   expect((await once(child, "close"))[0]).toBe(128 + 15);
+  await writeFile(path.join(root, "package-lock.json"), "{}");
   expect((await run(["start"])).code).toBe(0);
   expect(await npmCalls()).toHaveLength(3);
 });
