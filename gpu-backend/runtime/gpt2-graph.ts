@@ -25,6 +25,9 @@ export const names = {
   pastValue: (layer: number) => `past_value.${layer}`,
   headRows: "head_rows",
   gates: "gates",
+  poolA: "pool_a",
+  poolB: "pool_b",
+  poolMask: "pool_mask",
   inverseTemperatures: "inverse_temperatures",
   targetIds: "target_ids",
   biasIndices: "bias_indices",
@@ -39,6 +42,12 @@ export const names = {
   hidden: "hidden",
 } as const;
 
+/** Slots for full adapters of one rank. */
+export interface PoolShape {
+  slots: number;
+  rank: number;
+}
+
 /** What a graph is made from and into. */
 interface Build {
   g: GraphBuilder;
@@ -52,8 +61,9 @@ export function buildServingGraph(
   config: Gpt2Config,
   weights: TensorFile,
   bank: Bank,
-  format: WeightFormat,
+  options: { format: WeightFormat; pool: PoolShape | null },
 ): Uint8Array {
+  const { format, pool } = options;
   const { hiddenSize: D, vocabularySize: V, heads: H } = config;
   const Q = bank.gates;
   const g = new GraphBuilder("gpt2-serving");
@@ -83,7 +93,14 @@ export function buildServingGraph(
   const a0 = g.constant(bank.a0, [Q], "bank.a0");
   const b = g.constant(bank.b, [Q, V], "bank.b");
   const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
-  const adapted = g.node("Gemm", [u, b, base]);
+  let adapted = g.node("Gemm", [u, b, base]);
+  if (pool) {
+    const R = pool.slots * pool.rank;
+    const poolA = g.input(names.poolA, "float32", [R, D]);
+    const poolMask = g.input(names.poolMask, "float32", ["N", R]); // 1 in the columns of the row's slot
+    const own = g.node("Mul", [g.node("Gemm", [hidden, poolA], { transB: 1 }), poolMask]);
+    adapted = g.node("Gemm", [own, g.input(names.poolB, "float32", [R, V]), adapted]);
+  }
 
   const biasIndices = g.node("Cast", [g.input(names.biasIndices, "int32", ["M", 2])], { to: 7 });
   const biasValues = g.input(names.biasValues, "float32", ["M"]);

@@ -1,8 +1,8 @@
 /** Executes steps on ONNX Runtime: one session over the serving graph. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildServingGraph, names, type WeightFormat } from "./gpt2-graph.ts";
+import { buildServingGraph, names, type PoolShape, type WeightFormat } from "./gpt2-graph.ts";
 import { openSession, type Session, type Tensor, tensor } from "./session.ts";
-import type { Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
+import type { AdapterPool, Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
 
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
@@ -15,21 +15,24 @@ export async function createStepRunner(options: {
   bank: Bank;
   threads: number;
   format?: WeightFormat;
+  pool?: PoolShape | null;
 }): Promise<StepRunner> {
-  const { config, weights, bank, threads, format = "fp32" } = options;
-  const session = await openSession(buildServingGraph(config, weights, bank, format), { threads });
-  return new OnnxRunner(config, bank.gates, session);
+  const { config, weights, bank, threads, format = "fp32", pool = null } = options;
+  const session = await openSession(buildServingGraph(config, weights, bank, { format, pool }), { threads });
+  return new OnnxRunner(config, bank.gates, session, pool && new PoolTensors(config, pool));
 }
 
 class OnnxRunner implements StepRunner {
   readonly config: Gpt2Config;
   readonly gates: number;
+  readonly pool: PoolTensors | null;
   readonly #session: Session;
   readonly #causalMasks = new Map<number, Tensor>();
 
-  constructor(config: Gpt2Config, gates: number, session: Session) {
+  constructor(config: Gpt2Config, gates: number, session: Session, pool: PoolTensors | null) {
     this.config = config;
     this.gates = gates;
+    this.pool = pool;
     this.#session = session;
   }
 
@@ -44,18 +47,24 @@ class OnnxRunner implements StepRunner {
     ];
     if (input.want.logits) fetches.push(names.logits);
     if (input.want.hidden) fetches.push(names.hidden);
-    const results = await this.#session.run(this.#feeds(input), fetches);
-    const floats = (name: string) => results[name].data as Float32Array;
+    const N = input.headRows.length;
+    // A single row's product with a matrix that is an input sums in another order than two rows' do.
+    const fed = this.pool && N === 1 ? withHeadRowTwice(input) : input;
+    const results = await this.#session.run(this.#feeds(fed), fetches);
+    const rowsOf = <T extends Float32Array | Int32Array>(name: string) => {
+      const data = results[name].data as T;
+      return data.subarray(0, (data.length / fed.headRows.length) * N) as T;
+    };
     return {
-      present: floats(names.present),
+      present: results[names.present].data as Float32Array,
       topCount: results[names.topIds].dims[1],
-      topLogits: floats(names.topLogits),
-      topIds: results[names.topIds].data as Int32Array,
-      logSumExp: floats(names.logSumExp),
-      scaledLogSumExp: floats(names.scaledLogSumExp),
-      targetLogits: floats(names.targetLogits),
-      logits: input.want.logits ? floats(names.logits) : null,
-      hidden: input.want.hidden ? floats(names.hidden) : null,
+      topLogits: rowsOf<Float32Array>(names.topLogits),
+      topIds: rowsOf<Int32Array>(names.topIds),
+      logSumExp: rowsOf<Float32Array>(names.logSumExp),
+      scaledLogSumExp: rowsOf<Float32Array>(names.scaledLogSumExp),
+      targetLogits: rowsOf<Float32Array>(names.targetLogits),
+      logits: input.want.logits ? rowsOf<Float32Array>(names.logits) : null,
+      hidden: input.want.hidden ? rowsOf<Float32Array>(names.hidden) : null,
     };
   }
 
@@ -80,6 +89,11 @@ class OnnxRunner implements StepRunner {
       [names.biasIndices]: tensor(bias.indices, [bias.values.length, 2]),
       [names.biasValues]: tensor(bias.values, [bias.values.length]),
     };
+    if (this.pool) {
+      feeds[names.poolA] = this.pool.a;
+      feeds[names.poolB] = this.pool.b;
+      feeds[names.poolMask] = this.pool.mask(input.poolSlots, N);
+    }
     for (let l = 0; l < layers; l++) {
       feeds[names.pastKey(l)] = tensor(input.past[2 * l], [S, H, P, D / H]);
       feeds[names.pastValue(l)] = tensor(input.past[2 * l + 1], [S, H, P, D / H]);
@@ -94,6 +108,65 @@ class OnnxRunner implements StepRunner {
       this.#causalMasks.set(T, mask);
     }
     return mask;
+  }
+}
+
+/** The input of one head row with that row repeated; the row bias stays with the first. */
+function withHeadRowTwice(input: StepInput): StepInput {
+  const twice = <T extends Float32Array | Int32Array>(row: T): T => {
+    const both = new (row.constructor as new (length: number) => T)(2 * row.length);
+    both.set(row);
+    both.set(row, row.length);
+    return both;
+  };
+  return {
+    ...input,
+    headRows: twice(input.headRows),
+    gates: twice(input.gates),
+    poolSlots: input.poolSlots && twice(input.poolSlots),
+    inverseTemperatures: twice(input.inverseTemperatures),
+    targetIds: twice(input.targetIds),
+  };
+}
+
+/** The pool's two tensors, read in place by every run. */
+class PoolTensors implements AdapterPool {
+  readonly slots: number;
+  readonly rank: number;
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly #aRows: Float32Array; // [slots × rank, D]
+  readonly #bRows: Float32Array; // [slots × rank, V]
+
+  constructor(config: Gpt2Config, { slots, rank }: PoolShape) {
+    this.slots = slots;
+    this.rank = rank;
+    this.#aRows = new Float32Array(slots * rank * config.hiddenSize);
+    this.#bRows = new Float32Array(slots * rank * config.vocabularySize);
+    this.a = tensor(this.#aRows, [slots * rank, config.hiddenSize]);
+    this.b = tensor(this.#bRows, [slots * rank, config.vocabularySize]);
+  }
+
+  write(slot: number, a: Float32Array, b: Float32Array): void {
+    if (slot < 0 || slot >= this.slots) throw new Error(`pool slot ${slot} of ${this.slots}`);
+    for (const [rows, values] of [
+      [this.#aRows, a],
+      [this.#bRows, b],
+    ]) {
+      const room = rows.length / this.slots;
+      if (values.length !== room) throw new Error(`a pool slot holds ${room} values, got ${values.length}`);
+      rows.set(values, slot * room);
+    }
+  }
+
+  /** [N, slots × rank]: 1 in the columns of each row's slot. */
+  mask(poolSlots: Int32Array | undefined, N: number): Tensor {
+    const width = this.slots * this.rank;
+    const mask = new Float32Array(N * width);
+    poolSlots?.forEach((slot, n) => {
+      if (slot >= 0) mask.fill(1, n * width + slot * this.rank, n * width + (slot + 1) * this.rank);
+    });
+    return tensor(mask, [N, width]);
   }
 }
 

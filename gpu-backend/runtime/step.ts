@@ -29,6 +29,8 @@ export interface StepInput {
   headRows: Int32Array;
   /** One row of gates per head row, [N, Q]; zeros give the base. */
   gates: Float32Array;
+  /** The pool slot of each head row's own directions, -1 for none, [N]; absent where no row has any. */
+  poolSlots?: Int32Array;
   /** Reciprocal temperature of each head row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
   /** A token id per head row whose logit is wanted whatever its rank, [N]. */
@@ -64,8 +66,22 @@ export interface StepRunner {
   readonly config: Gpt2Config;
   /** Q */
   readonly gates: number;
+  /** Where full adapters live; null where the graph was built without. */
+  readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;
   release(): Promise<void>;
+}
+
+/**
+ * Own directions of a few adapters at a time, as the paper's full kind has them (arXiv 2502.04315): a row in slot s gets
+ * the delta (h·Aₛᵀ)·Bₛ on top of the bank's. Rows of one step may be in any slots.
+ */
+export interface AdapterPool {
+  readonly slots: number;
+  /** R of every slot; an adapter of lower rank pads with zeros. */
+  readonly rank: number;
+  /** Overwrites a slot from the next run on. `a` is [R, D], `b` [R, V]. Never while a run reads it. */
+  write(slot: number, a: Float32Array, b: Float32Array): void;
 }
 
 /** The shape of a GPT-2. */

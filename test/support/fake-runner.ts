@@ -34,6 +34,7 @@ export function createFakeRunner(
   return {
     config,
     gates: 2,
+    pool: null,
     steps,
     async run(input) {
       await options.before?.(input);
