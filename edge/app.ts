@@ -7,6 +7,7 @@ import type { AppEnvironment, Dependencies } from "./dependencies.ts";
 import { auth } from "./middleware/auth.ts";
 import { errorResponse } from "./middleware/errors.ts";
 import { requestId } from "./middleware/request-id.ts";
+import { totalTiming } from "./middleware/server-timing.ts";
 import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
 import { completions } from "./routes/completions.ts";
@@ -16,7 +17,7 @@ import { page } from "./routes/page.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
-  app.use(requestId(dependencies.newId));
+  app.use(requestId(dependencies.newId), totalTiming(dependencies.now));
   app.use("/v1/*", auth(dependencies.keys));
 
   const route = (method: "GET" | "POST", path: string, handler: Handler<AppEnvironment>) => {

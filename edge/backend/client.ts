@@ -13,7 +13,8 @@ import { framesOf } from "./frames.ts";
 
 /** Seconds that a caller is told to wait where the backend did not say. */
 const retryAfterSeconds = 2;
-/** An accepted batch streams for as long as it takes; only a probe has to be quick. */
+/** An accepted batch streams for as long as it takes; accepting it, and answering a probe, has to be quick. */
+const acceptanceTimeoutMs = 10_000;
 const probeTimeoutMs = 2000;
 
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
@@ -27,15 +28,23 @@ const refusals: Partial<Record<number, ErrorKind>> = {
 
 export class BackendClient {
   readonly #url: string;
+  readonly #acceptanceTimeoutMs: number;
 
-  constructor(url: string) {
+  constructor(url: string, timeoutMs = acceptanceTimeoutMs) {
     this.#url = url;
+    this.#acceptanceTimeoutMs = timeoutMs;
   }
 
   /** A Dispatch. */
   async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame>> {
-    const response = await this.#post("/v1/batches", batch, signal);
-    return openFrames(response, batch);
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error("no answer in time")), this.#acceptanceTimeoutMs);
+    try {
+      const response = await this.#post("/v1/batches", batch, AbortSignal.any([signal, late.signal]));
+      return await openFrames(response, batch);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Tells the backend to drop sequences of a batch that goes on for others. */

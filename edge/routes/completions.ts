@@ -1,8 +1,8 @@
 /** POST /v1/completions: reads the request, runs its plan, answers whole or as a stream. */
 import type { Handler } from "hono";
-import { type CompletionRequest, completionRequestSchema, type Timings } from "../../shared/contracts/openai.ts";
+import { type CompletionRequest, completionRequestSchema } from "../../shared/contracts/openai.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
-import { envelopeOf, statusOf, toServiceError } from "../../shared/errors.ts";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { ChoicePart } from "../completions/choice.ts";
 import { eventStream, settlesWithin } from "../completions/event-stream.ts";
 import { generate } from "../completions/generate.ts";
@@ -10,6 +10,7 @@ import { planCompletion } from "../completions/plan.ts";
 import { ResponseBuilder } from "../completions/response.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
+import { serverTiming } from "../middleware/server-timing.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   const { now } = dependencies;
@@ -29,6 +30,14 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
 
     const abort = new AbortController();
     c.req.raw.signal.addEventListener("abort", () => abort.abort());
+    /** Calls off whatever else runs for this request, and says why it ends. */
+    const failed = (thrown: unknown): ServiceError => {
+      const isGone = abort.signal.aborted;
+      abort.abort();
+      return isGone
+        ? new ServiceError("cancelled", "The client went away.", { cause: thrown })
+        : toServiceError(thrown);
+    };
     const parts = generate(plan, request, artifacts.tokenizer, dependencies.dispatch, abort.signal);
     try {
       if (!request.stream) {
@@ -39,8 +48,7 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
       const first = parts.next();
       await settlesWithin(first, dependencies.heartbeatMs);
       const events = eventsOf(resumed(first, parts), builder, request, (thrown) => {
-        abort.abort();
-        const error = toServiceError(thrown);
+        const error = failed(thrown);
         if (statusOf(error.kind) >= 500) dependencies.log(requestId, error);
         return envelopeOf(error);
       });
@@ -54,9 +62,8 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
           },
         },
       );
-    } catch (error) {
-      abort.abort();
-      throw error;
+    } catch (thrown) {
+      throw failed(thrown);
     }
   };
 }
@@ -73,7 +80,7 @@ async function* eventsOf(
   parts: AsyncIterable<ChoicePart>,
   builder: ResponseBuilder,
   request: CompletionRequest,
-  failed: (thrown: unknown) => object,
+  envelopeOfFailure: (thrown: unknown) => object,
 ): AsyncGenerator<string> {
   const includeUsage = request.stream_options?.include_usage ?? false;
   try {
@@ -84,14 +91,7 @@ async function* eventsOf(
     }
     if (includeUsage) yield sseEvent(JSON.stringify(builder.usageChunk()));
   } catch (thrown) {
-    yield sseEvent(JSON.stringify(failed(thrown)));
+    yield sseEvent(JSON.stringify(envelopeOfFailure(thrown)));
   }
   yield sseDone;
-}
-
-/** The header's value, durations in milliseconds. */
-function serverTiming(timings: Partial<Timings>): string {
-  return Object.entries(timings)
-    .map(([phase, ms]) => `${phase};dur=${ms.toFixed(2)}`)
-    .join(", ");
 }

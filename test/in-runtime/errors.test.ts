@@ -1,6 +1,7 @@
 import { exports } from "cloudflare:workers";
-import { HttpResponse, http } from "msw";
+import { delay, HttpResponse, http } from "msw";
 import { describe, expect, test } from "vitest";
+import { BackendClient } from "../../edge/backend/client.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   backendAnswers,
@@ -136,6 +137,13 @@ describe("a backend that fails", () => {
       expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
       expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable", type: "server_error" });
     }
+  });
+
+  test("silent: 503 once the time to accept is over", async () => {
+    network.use(http.post(`${backendUrl}/v1/batches`, () => delay("infinite")));
+    const backend = new BackendClient(backendUrl, 10);
+    const { complete } = testApp({ dispatch: (batch, signal) => backend.openBatch(batch, signal) });
+    expect(await errorOf(await complete(valid))).toMatchObject({ status: 503, code: "backend_unavailable" });
   });
 
   test.each([

@@ -92,6 +92,17 @@ test("the page is open to all, and may reach nothing but this API", async () => 
   expect(response.headers.get("content-security-policy")).toContain("default-src 'none'");
 });
 
+test("every response has its id and its time, errors included", async () => {
+  const { request } = testApp();
+  const ids = new Set<string>();
+  for (const path of ["/healthz", "/v1/models", "/v1/models/nope", "/nowhere"]) {
+    const { headers } = await request(path);
+    expect(headers.get("server-timing")).toMatch(/^total;dur=\d+\.\d\d$/);
+    ids.add(headers.get("x-request-id")!);
+  }
+  expect(ids.size).toBe(4);
+});
+
 describe("readiness", () => {
   const backendSays = (body: object, status = 200) =>
     network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.json(body, { status })));

@@ -110,12 +110,14 @@ describe("a shard", () => {
 describe("a client that goes away", () => {
   test("frees its call at the backend when nobody else is on it", async () => {
     const { bodies, seen } = lateBackend(1);
-    const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
+    const app = testApp({ heartbeatMs: 5 });
+    const response = await app.complete({ prompt: "aaa", stream: true });
     bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
     await response.body!.cancel();
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
     await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
     expect(seen.cancelled).toEqual([]);
+    expect(app.logged).toEqual([]);
   });
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
@@ -148,11 +150,13 @@ describe("a client that goes away", () => {
   test("before any headers: its signal reaches the backend", async () => {
     const { bodies, seen } = lateBackend(1);
     const abort = new AbortController();
-    const pending = testApp().complete({ prompt: "aaa" }, { signal: abort.signal });
+    const app = testApp();
+    const pending = app.complete({ prompt: "aaa" }, { signal: abort.signal });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
     abort.abort();
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
-    expect((await pending).status).toBe(503);
+    expect((await pending).status).toBe(499);
+    expect(app.logged).toEqual([]);
     await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
   });
 });
