@@ -23,7 +23,7 @@ const environmentSchema = z.object({
     .min(1)
     .default(fileURLToPath(new URL("./models/chameleon-mini", import.meta.url))),
   /** How weights are stored in memory. */
-  WEIGHT_FORMAT: z.enum(["fp32", "int8"]).default("fp32"),
+  WEIGHT_FORMAT: z.enum(["fp32", "int8", "block8", "block4"]).default("fp32"),
   /** Threads inside an operator of the graph. */
   THREADS: integer(1, 256, availableParallelism()),
   /** Slots: sequences that run at the same time. KV memory grows with it. */
@@ -41,7 +41,7 @@ export interface BackendConfig {
   host: string;
   port: number;
   modelDirectory: string;
-  weightFormat: "fp32" | "int8";
+  weightFormat: "fp32" | "int8" | "block8" | "block4";
   threads: number;
   maxSequences: number;
   maxQueue: number;

@@ -47,19 +47,23 @@ export function isGreedy(temperature: number): boolean {
 export function sampleToken(row: HeadResult, sampling: { temperature: number; topP: number }, uniform: number): number {
   const { temperature, topP } = sampling;
   if (isGreedy(temperature)) return row.topIds[0];
-  const ids: number[] = [];
+  const ranked: number[] = [];
   const cumulative: number[] = [];
   let total = 0;
-  for (const { id, logit } of ranked(row, temperature)) {
-    total += Math.exp(logit / temperature - row.scaledLogSumExp);
-    ids.push(id);
-    cumulative.push(total);
-    // With the whole vocabulary as nucleus its mass is known to be 1, so the walk ends at the drawn token.
-    if (topP < 1 ? total >= topP : total > uniform) break;
+  // With the whole vocabulary as nucleus its mass is known to be 1, so the walk ends at the drawn token.
+  const isEnough = () => (topP < 1 ? total >= topP : total > uniform);
+  for (const band of rankedBands(row, temperature)) {
+    for (let i = 0; i < band.length && !isEnough(); i++) {
+      total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
+      ranked.push(band[i]);
+      cumulative.push(total);
+    }
+    if (isEnough()) break;
   }
   // The sum of all may fall short of 1 by rounding; then the draw is scaled to it.
   const target = topP < 1 || total <= uniform ? uniform * total : uniform;
-  return ids[cumulative.findIndex((sum) => sum > target)] ?? ids[ids.length - 1];
+  const drawn = cumulative.findIndex((sum) => sum > target);
+  return idAtRank(row, ranked, drawn < 0 ? ranked.length - 1 : drawn);
 }
 
 /** Logprob of a token id in a row, at temperature 1. */
@@ -75,27 +79,42 @@ export function alternativesOf(row: HeadResult, count: number): [number, number]
   return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, row.topLogits[rank] - row.logSumExp]);
 }
 
-/** All tokens by falling logit, ties by lower id, ranked no further than asked. */
-function* ranked(row: HeadResult, temperature: number): Generator<{ id: number; logit: number }> {
-  const { topIds, topLogits, logits } = row;
-  for (let rank = 0; rank < topIds.length; rank++) yield { id: topIds[rank], logit: topLogits[rank] };
+/**
+ * The logits of all tokens, falling: the top K, then band by band, so that a draw sorts what it needs and not the
+ * vocabulary. Logits without ids, because typed arrays sort plain numbers fast.
+ */
+function* rankedBands({ topLogits, logits }: HeadResult, temperature: number): Generator<Float32Array> {
+  yield topLogits;
   if (!logits) throw new Error("sampling needs the logits of its row");
-  let left = logits.length - topIds.length;
-  const top = new Set(topIds);
+  let known = topLogits.length;
   let above = Number.POSITIVE_INFINITY;
-  for (let floor = topLogits[topLogits.length - 1] - bandWidth * temperature; left > 0; ) {
-    const band: { id: number; logit: number }[] = [];
+  let floor = topLogits[known - 1] - bandWidth * temperature;
+  for (let left = logits.length; left > 0; ) {
+    const band = new Float32Array(left);
+    let size = 0;
     let next = Number.NEGATIVE_INFINITY;
     for (let id = 0; id < logits.length; id++) {
       const logit = logits[id];
-      if (logit >= above || top.has(id)) continue;
-      if (logit >= floor) band.push({ id, logit });
-      else next = Math.max(next, logit);
+      if (logit < floor) {
+        if (logit > next) next = logit;
+      } else if (logit < above) band[size++] = logit;
     }
-    yield* band.sort((a, b) => b.logit - a.logit || a.id - b.id);
-    left -= band.length;
+    // The first band begins with the top K.
+    yield band.subarray(0, size).sort().reverse().subarray(known);
+    known = 0;
+    left -= size;
     above = floor;
     // At least one in the next band, however wide the gap.
     floor = Math.min(next, floor) - bandWidth * temperature;
   }
+}
+
+/** The token id at a rank of `ranked`; equal logits rank by id. */
+function idAtRank({ topIds, logits }: HeadResult, ranked: readonly number[], rank: number): number {
+  if (rank < topIds.length) return topIds[rank];
+  let equalBefore = 0;
+  while (ranked[rank - equalBefore - 1] === ranked[rank]) equalBefore++;
+  let id = logits!.indexOf(ranked[rank]);
+  for (; equalBefore > 0; equalBefore--) id = logits!.indexOf(ranked[rank], id + 1);
+  return id;
 }
