@@ -103,14 +103,18 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
 });
 
-test.each(["starting backend…", "starting edge…"])("SIGTERM right after %j ends everything", async (progress) => {
+test.each([
+  ["starting backend…", stopLimitMs],
+  // Loading wrangler keeps the process busy, on a loaded machine for seconds; until then it hears nothing.
+  ["starting edge…", 5 * stopLimitMs],
+])("SIGTERM right after %j ends everything", async (progress, limitMs) => {
   const { child, ended } = await start(["start"]);
   for await (const line of createInterface({ input: child.stderr! })) if (line === progress) break;
   child.stderr!.resume();
   const stoppedMs = performance.now();
   child.kill("SIGTERM");
   expect(await ended).toMatchObject({ code: 0, stdout: "" });
-  expect(performance.now() - stoppedMs).toBeLessThan(stopLimitMs);
+  expect(performance.now() - stoppedMs).toBeLessThan(limitMs);
 });
 
 test("the backend's crash is told, and ends the edge", async () => {
