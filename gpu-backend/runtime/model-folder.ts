@@ -8,6 +8,11 @@ import type { Gpt2Config } from "./step.ts";
 
 const configSchema = z.object({
   model_type: z.literal("gpt2"),
+  architectures: z
+    .array(z.string())
+    .refine((names) => names.includes("GPT2LMHeadModel"), "only GPT2LMHeadModel is supported")
+    .nullish(),
+  add_cross_attention: z.literal(false).default(false),
   vocab_size: z.int().positive(),
   n_embd: z.int().positive(),
   n_layer: z.int().positive(),
@@ -34,18 +39,33 @@ export interface ModelFolder {
  * Throws an Error that names the file and the field or tensor at fault.
  */
 export async function readModelFolder(directory: string): Promise<ModelFolder> {
+  const config = await readModelConfig(directory);
+  const bytes = await readFile(join(directory, "model.safetensors"));
+  const weights: TensorFile = new Map();
+  for (const [name, tensor] of readTensorFile(bytes)) weights.set(name.replace(/^transformer\./, ""), tensor);
+  checkShapes(directory, config, weights);
+  return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
+}
+
+/**
+ * Reads and checks config.json alone.
+ * Throws an Error of one line that names the file, and the first field at fault with its value.
+ */
+export async function readModelConfig(directory: string): Promise<Gpt2Config> {
   const configFile = join(directory, "config.json");
-  const parsed = configSchema.safeParse(JSON.parse(await readFile(configFile, "utf8")));
-  if (!parsed.success)
-    throw new Error(`${configFile} does not describe a GPT-2 we can serve: ${z.prettifyError(parsed.error)}`);
+  const json: unknown = JSON.parse(await readFile(configFile, "utf8"));
+  const parsed = configSchema.safeParse(json);
+  if (!parsed.success) {
+    const [{ path, message }] = parsed.error.issues;
+    const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
+    const found = path.length > 0 ? `${path.join(".")} is ${JSON.stringify(value)?.slice(0, 80) ?? "missing"}: ` : "";
+    throw new Error(`${configFile} does not describe a GPT-2 we can serve: ${found}${message}`);
+  }
   const raw = parsed.data;
   if (raw.n_inner && raw.n_inner !== 4 * raw.n_embd) {
     throw new Error(`${configFile}: n_inner is ${raw.n_inner}, only 4 × n_embd = ${4 * raw.n_embd} is supported`);
   }
-  const bytes = await readFile(join(directory, "model.safetensors"));
-  const weights: TensorFile = new Map();
-  for (const [name, tensor] of readTensorFile(bytes)) weights.set(name.replace(/^transformer\./, ""), tensor);
-  const config: Gpt2Config = {
+  return {
     vocabularySize: raw.vocab_size,
     hiddenSize: raw.n_embd,
     layers: raw.n_layer,
@@ -54,8 +74,6 @@ export async function readModelFolder(directory: string): Promise<ModelFolder> {
     layerNormEpsilon: raw.layer_norm_epsilon,
     endOfTextId: raw.eos_token_id,
   };
-  checkShapes(directory, config, weights);
-  return { config, weights, weightsHash: createHash("sha256").update(bytes).digest("hex") };
 }
 
 /** Every tensor the trunk needs, with its shape (Conv1D weights are [in, out]). */

@@ -91,7 +91,7 @@ withTrainingOptions(program.command("train"))
       const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
       console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
     }
-    const { basePerplexity, adaptedPerplexity } = manifest.training;
+    const { basePerplexity, adaptedPerplexity } = manifest.training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
 

@@ -61,16 +61,25 @@ export const manifestSchema = z.strictObject({
   centroids: z.array(centroidSchema).min(1),
   /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
   files: z.record(z.string(), fileRecord),
-  training: z.strictObject({
-    seed: z.int(),
-    steps: z.int(),
-    corpora: z.array(
-      z.strictObject({ name: z.string(), sha256, documents: z.int(), tokens: z.int(), licence: z.string().nullable() }),
-    ),
-    /** Held-out perplexity of the base and of the adapters over all corpora. */
-    basePerplexity: z.number(),
-    adaptedPerplexity: z.number(),
-  }),
+  /** Null where nothing was trained: the base alone is served. */
+  training: z
+    .strictObject({
+      seed: z.int(),
+      steps: z.int(),
+      corpora: z.array(
+        z.strictObject({
+          name: z.string(),
+          sha256,
+          documents: z.int(),
+          tokens: z.int(),
+          licence: z.string().nullable(),
+        }),
+      ),
+      /** Held-out perplexity of the base and of the adapters over all corpora. */
+      basePerplexity: z.number(),
+      adaptedPerplexity: z.number(),
+    })
+    .nullable(),
 });
 
 export type Manifest = z.infer<typeof manifestSchema>;

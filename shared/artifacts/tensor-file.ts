@@ -3,8 +3,12 @@
  * a JSON header {name: {dtype, shape, data_offsets}}, then the bytes. Layout: FORMAT.md.
  */
 
-export type Dtype = "F32" | "F16" | "I8" | "U8" | "U16" | "I32" | "U32";
-const bytesPerElement: Record<Dtype, number> = { F32: 4, F16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 };
+const bytesPerElement = {
+  ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
+  // Never computed with; but a model's file may hold masks and positions of these beside its weights.
+  ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
+};
+export type Dtype = keyof typeof bytesPerElement;
 
 export interface Tensor {
   dtype: Dtype;
@@ -99,11 +103,12 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
   return tensor;
 }
 
-/** A float tensor as float32, widened from float16 where needed. Always a copy of its own, so aligned. */
+/** A float tensor as float32, widened from float16 or bfloat16 where needed. Always a copy of its own, so aligned. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   // Not `slice`: on Node's Buffer that is a view.
   const bytes = new Uint8Array(tensor.bytes);
   if (tensor.dtype === "F32") return new Float32Array(bytes.buffer);
+  if (tensor.dtype === "BF16") return widenBrainFloat(new Uint16Array(bytes.buffer));
   if (tensor.dtype !== "F16") throw new Error(`tensor file: cannot read ${tensor.dtype} as float32`);
   return widenHalf(new Uint16Array(bytes.buffer));
 }
@@ -121,6 +126,13 @@ export function widenHalf(halves: Uint16Array): Float32Array<ArrayBuffer> {
     else floats[i] = sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
   }
   return floats;
+}
+
+/** bfloat16 bit patterns to float32, exactly: they are the upper halves of float32's. */
+function widenBrainFloat(halves: Uint16Array): Float32Array<ArrayBuffer> {
+  const words = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;
+  return new Float32Array(words.buffer);
 }
 
 /** A typed array as a tensor; shares its memory. */

@@ -62,7 +62,7 @@ describe("a finished training", () => {
   });
 
   test("made the held-out loss lower", () => {
-    const { basePerplexity, adaptedPerplexity } = manifest.training;
+    const { basePerplexity, adaptedPerplexity } = manifest.training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(1)} → ${adaptedPerplexity.toFixed(1)}`);
     expect(adaptedPerplexity).toBeLessThan(0.5 * basePerplexity); // words of two tiny vocabularies
     for (const { gain, scale } of manifest.centroids) {

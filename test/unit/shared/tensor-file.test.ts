@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   readTensorFile,
+  type Tensor,
   type TensorFile,
   tensorFrom,
   tensorOf,
@@ -77,7 +78,7 @@ describe("a tensor file", () => {
       "spans 4 bytes, its shape needs 8",
     ],
     ["an end after the file's", { dtype: "U8", shape: [9], data_offsets: [0, 9] }, "x ends at"],
-    ["a dtype it does not know", { dtype: "BF16", shape: [2], data_offsets: [0, 4] }, "BF16"],
+    ["a dtype it does not know", { dtype: "F8_E4M3", shape: [4], data_offsets: [0, 4] }, "F8_E4M3"],
     ["a dtype that only objects know", { dtype: "toString", shape: [], data_offsets: [0, 4] }, "toString"],
     ["a start before the data", { dtype: "U8", shape: [8], data_offsets: [-4, 4] }, "offsets [-4,4]"],
     ["a part of an element", { dtype: "U8", shape: [0.5, 8], data_offsets: [0, 4] }, "shape [0.5,8]"],
@@ -121,6 +122,14 @@ describe("toFloat32", () => {
       1, -2,
     ]);
     expect(() => toFloat32(tensorFrom(Int8Array.of(1), [1]))).toThrow("I8");
+  });
+
+  it("widens bfloat16, the upper half of a float32", () => {
+    const floats = Float32Array.of(1, -2.5, 2 ** -130, 2 ** 100, Number.NEGATIVE_INFINITY, Number.NaN, -0);
+    const words = new Uint16Array(floats.buffer);
+    const halves = Uint16Array.from(floats, (_, i) => words[2 * i + 1]);
+    const tensor: Tensor = { dtype: "BF16", shape: [floats.length], bytes: new Uint8Array(halves.buffer) };
+    expect(Array.from(toFloat32(tensor))).toEqual(Array.from(floats));
   });
 });
 
