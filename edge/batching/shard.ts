@@ -31,7 +31,7 @@ export class Shard extends DurableObject<Env> {
   override async fetch(request: Request): Promise<Response> {
     const batch = await request.json<BatchRequest>();
     try {
-      return new Response(this.#frames(batch, request.signal), { headers: { "content-type": "application/x-ndjson" } });
+      return new Response(this.#frames(batch), { headers: { "content-type": "application/x-ndjson" } });
     } catch (thrown) {
       const error = toServiceError(thrown);
       const headers = { "retry-after": String(error.retryAfterSeconds ?? 0) };
@@ -40,7 +40,7 @@ export class Shard extends DurableObject<Env> {
   }
 
   /** What waits here is bounded: a sequence has no more frames than the context has tokens. */
-  #frames(batch: BatchRequest, signal: AbortSignal): ReadableStream<Uint8Array> {
+  #frames(batch: BatchRequest): ReadableStream<Uint8Array> {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
     const writer = writable.getWriter();
     const encoder = new TextEncoder();
@@ -51,7 +51,6 @@ export class Shard extends DurableObject<Env> {
       if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
     });
     writer.closed.catch(() => submission.cancel());
-    signal.addEventListener("abort", () => submission.cancel());
     return readable;
   }
 }

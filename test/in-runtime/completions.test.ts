@@ -307,6 +307,13 @@ describe("logprobs and echo", () => {
   });
 });
 
+test("tokens whose text a stop string takes away have no logprobs", async () => {
+  backendAnswers(({ id }) => saying(id, "one\nuser", { logprob: -0.5, finish: "stop" }));
+  const body = { prompt: "aaa", stop: ["\nuser"], logprobs: 0 };
+  expect((await completed(body)).choices[0].logprobs?.tokens).toEqual(["o", "n", "e"]);
+  expect((await streamed(body)).choices[0].logprobs?.tokens).toEqual(["o", "n", "e"]);
+});
+
 describe("a stream", () => {
   test.each([
     ["plain text", "hello world", "hello world"],
