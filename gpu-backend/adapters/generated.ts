@@ -30,7 +30,14 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
       const entry = entries.get(centroidId);
       if (!entry) throw new Error(`no centroid ${centroidId}; there are ${[...entries.keys()].join(", ")}`);
       const gates = gatesOf(network, entry.vector, entry.scale);
-      return { hash: entry.hash, centroidId, gates, scale: entry.scale, bytes: gates.byteLength + recordBytes };
+      return {
+        hash: entry.hash,
+        centroidId,
+        gates,
+        directions: null,
+        scale: entry.scale,
+        bytes: gates.byteLength + recordBytes,
+      };
     },
   };
 }

@@ -11,6 +11,7 @@ export class LruPolicy {
   /** In order of use, oldest first. */
   readonly #entries = new Map<string, Entry>();
   #bytes = 0;
+  #pinnedBytes = 0;
 
   constructor(maximumBytes: number) {
     this.#maximumBytes = maximumBytes;
@@ -18,6 +19,11 @@ export class LruPolicy {
 
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** Of the entries that are pinned. */
+  get pinnedBytes(): number {
+    return this.#pinnedBytes;
   }
 
   has(key: string): boolean {
@@ -34,6 +40,7 @@ export class LruPolicy {
   /** Marks an entry as just used and keeps it until it is unpinned as often. */
   pin(key: string, times: number): void {
     const entry = this.#entryOf(key);
+    if (entry.pins === 0 && times > 0) this.#pinnedBytes += entry.bytes;
     entry.pins += times;
     this.#entries.delete(key);
     this.#entries.set(key, entry);
@@ -43,6 +50,7 @@ export class LruPolicy {
     const entry = this.#entryOf(key);
     if (entry.pins === 0) throw new Error(`cache: ${key} is not pinned`);
     entry.pins--;
+    if (entry.pins === 0) this.#pinnedBytes -= entry.bytes;
   }
 
   /** Drops entries until the bound holds or only pinned ones are left, and returns their keys. */

@@ -7,6 +7,7 @@ import type { ErrorFrame, Frame, SequenceRequest } from "../../shared/contracts/
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
+import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
 import { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { alternativesOf, headResult, logprobOf, sampleToken } from "./sampler.ts";
@@ -32,6 +33,8 @@ export interface EngineStats {
   slots: number;
   kvBytes: number;
   adapters: AdapterCacheStats;
+  /** null where the graph has no pool. */
+  pool: PoolStats | null;
 }
 
 export interface EngineParts {
@@ -49,6 +52,7 @@ export class Engine {
   readonly #vocabulary: Vocabulary;
   readonly #scheduler: Scheduler<Sequence>;
   readonly #arena: KvArena;
+  readonly #pool: PoolSlots | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
   readonly #cancelled = new Set<string>();
@@ -59,6 +63,7 @@ export class Engine {
     this.#parts = parts;
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
     this.#scheduler = new Scheduler(parts.limits);
+    this.#pool = parts.runner.pool && new PoolSlots(parts.runner.pool);
     this.#arena = new KvArena({
       layers: config.layers,
       heads: config.heads,
@@ -80,6 +85,7 @@ export class Engine {
       slots: this.#parts.limits.maxSequences,
       kvBytes: this.#arena.bytes,
       adapters: this.#parts.adapters.stats,
+      pool: this.#pool?.stats ?? null,
     };
   }
 
@@ -119,7 +125,7 @@ export class Engine {
   /** One step: admission, then a prefill and a decode phase, each where there is something to do. */
   async step(): Promise<void> {
     this.#dropCancelled();
-    for (const sequence of this.#scheduler.admit()) {
+    for (const sequence of this.#scheduler.admit(this.#poolClaims())) {
       sequence.admitted(this.#parts.now());
       this.#arena.open();
     }
@@ -230,6 +236,23 @@ export class Engine {
     }
   }
 
+  /**
+   * Claims pool slots for the sequences of one admission. Once one finds none, no later one gets any, not even one whose
+   * adapter has a slot: else a busy centroid would keep its slot forever, and whoever waits for it would starve.
+   */
+  #poolClaims(): (sequence: Sequence) => boolean {
+    let isSlotAwaited = false;
+    return (sequence) => {
+      const adapter = sequence.acquired?.adapter;
+      if (!adapter?.directions) return true;
+      if (isSlotAwaited) return false;
+      if (!this.#pool) throw new Error(`adapter ${adapter.hash} needs a pool slot, the graph was built without a pool`);
+      sequence.poolSlot = this.#pool.take(adapter);
+      isSlotAwaited = sequence.poolSlot === null;
+      return !isSlotAwaited;
+    };
+  }
+
   #dropCancelled(): void {
     for (const id of this.#cancelled) {
       const sequence = this.#open.get(id);
@@ -248,7 +271,9 @@ export class Engine {
     this.#frames.push(lastFrame);
     const moves = this.#scheduler.remove(sequence);
     if (moves) this.#arena.close(moves);
-    if (sequence.acquired) this.#parts.adapters.release(sequence.acquired.adapter);
+    if (!sequence.acquired) return;
+    if (sequence.poolSlot !== null) this.#pool!.release(sequence.acquired.adapter);
+    this.#parts.adapters.release(sequence.acquired.adapter);
   }
 
   #flush(report: PhaseReport | null): void {

@@ -66,13 +66,17 @@ export class Scheduler<S extends Schedulable> {
     this.#waiting.push(sequence);
   }
 
-  /** Takes slots for as many waiting sequences as slots and the budget of a prefill phase allow, in their order. */
-  admit(): S[] {
+  /**
+   * Takes slots for as many waiting sequences as slots and the budget of a prefill phase allow, in their order.
+   * `claim` is asked last, for whatever else a sequence needs to run: true starts it, false leaves it where it waits.
+   */
+  admit(claim: (sequence: S) => boolean = () => true): S[] {
     const prefilling = this.#slots.prefilling;
     const admitted: S[] = [];
-    while (this.#waiting.length > 0 && this.#slots.size < this.#slots.capacity) {
-      if (!this.#fits(prefilling, this.#waiting[0])) break;
-      const next = this.#waiting.shift()!;
+    for (const next of [...this.#waiting]) {
+      if (this.#slots.size === this.#slots.capacity || !this.#fits(prefilling, next)) break;
+      if (!claim(next)) continue;
+      this.#waiting.splice(this.#waiting.indexOf(next), 1);
       this.#slots.open(next);
       prefilling.push(next);
       admitted.push(next);

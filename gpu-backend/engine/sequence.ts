@@ -38,6 +38,8 @@ export class Sequence implements Schedulable {
   readonly bias: Map<number, number>;
   /** Set before the sequence is queued; null serves the base. */
   acquired: AcquiredAdapter | null = null;
+  /** Where the adapter's own directions are, while the sequence runs; null where it has none. */
+  poolSlot: number | null = null;
   /** Set once; no frame follows. */
   ended = false;
 

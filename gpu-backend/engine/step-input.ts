@@ -78,27 +78,41 @@ function needsLogits({ sequence, scoredId, baseRow }: Head): boolean {
   return scoredId === null && (baseRow !== null || !isGreedy(sequence.request.sampling.temperature));
 }
 
+interface HeadRow {
+  flat: number;
+  gates: Float32Array | null;
+  /** -1 for none. */
+  poolSlot: number;
+  inverseTemperature: number;
+  targetId: number;
+}
+
+/** Nobody reads it. */
+const idleRow: HeadRow = { flat: 0, gates: null, poolSlot: -1, inverseTemperature: 1, targetId: 0 };
+
 /** Collects head rows. */
 class HeadRows {
   readonly #gates: number;
-  readonly #rows: { flat: number; gates: Float32Array | null; inverseTemperature: number; targetId: number }[] = [];
+  readonly #rows: HeadRow[] = [];
   readonly #bias = { rows: [] as number[], ids: [] as number[], values: [] as number[] };
 
   constructor(gates: number) {
     this.#gates = gates;
   }
 
-  /** Adds the row at flat position `flat`, and its twin with zero gates where the base is compared. */
+  /** Adds the row at flat position `flat`, and its twin without the adapter where the base is compared. */
   add(sequence: Sequence, flat: number, scoredId: number | null): Head {
     const gates = sequence.acquired?.adapter.gates ?? null;
-    const row = this.#addRow(sequence, flat, gates, scoredId);
-    const baseRow = sequence.comparesBase ? this.#addRow(sequence, flat, null, scoredId) : null;
+    const row = this.#addRow(sequence, { flat, gates, poolSlot: sequence.poolSlot ?? -1 }, scoredId);
+    const baseRow = sequence.comparesBase
+      ? this.#addRow(sequence, { flat, gates: null, poolSlot: -1 }, scoredId)
+      : null;
     return { sequence, row, baseRow, scoredId };
   }
 
-  tensors(): Pick<StepInput, "headRows" | "gates" | "inverseTemperatures" | "targetIds" | "bias"> {
-    // A step needs one head row at least; nobody reads this one.
-    const rows = this.#rows.length > 0 ? this.#rows : [{ flat: 0, gates: null, inverseTemperature: 1, targetId: 0 }];
+  tensors(): Pick<StepInput, "headRows" | "gates" | "poolSlots" | "inverseTemperatures" | "targetIds" | "bias"> {
+    // A step needs one head row at least.
+    const rows = this.#rows.length > 0 ? this.#rows : [idleRow];
     const gates = new Float32Array(rows.length * this.#gates);
     rows.forEach((row, n) => {
       if (row.gates) gates.set(row.gates, n * this.#gates);
@@ -106,6 +120,9 @@ class HeadRows {
     return {
       headRows: Int32Array.from(rows, (row) => row.flat),
       gates,
+      poolSlots: rows.some(({ poolSlot }) => poolSlot >= 0)
+        ? Int32Array.from(rows, ({ poolSlot }) => poolSlot)
+        : undefined,
       inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
       targetIds: Int32Array.from(rows, (row) => row.targetId),
       bias: {
@@ -116,11 +133,11 @@ class HeadRows {
     };
   }
 
-  #addRow(sequence: Sequence, flat: number, gates: Float32Array | null, scoredId: number | null): number {
+  #addRow(sequence: Sequence, wearing: Pick<HeadRow, "flat" | "gates" | "poolSlot">, scoredId: number | null): number {
     const row = this.#rows.length;
     const { temperature } = sequence.request.sampling;
     const inverseTemperature = scoredId !== null || isGreedy(temperature) ? 1 : 1 / temperature;
-    this.#rows.push({ flat, gates, inverseTemperature, targetId: scoredId ?? 0 });
+    this.#rows.push({ ...wearing, inverseTemperature, targetId: scoredId ?? 0 });
     // The row bias steers what is sampled; what the prompt says stands without it.
     if (scoredId === null) {
       for (const [id, value] of sequence.bias) {

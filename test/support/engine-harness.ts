@@ -76,7 +76,7 @@ export function fakeAdapters(gates: number): AdapterSource {
       const scale = centroidId === "off" ? 0 : 1;
       const phase = Number(centroidId.slice(1)) || 0;
       const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
-      return { hash: `hash-${centroidId}`, centroidId, gates: values, scale, bytes: 100 };
+      return { hash: `hash-${centroidId}`, centroidId, gates: values, directions: null, scale, bytes: 100 };
     },
   };
 }

@@ -9,7 +9,14 @@ function slowSource() {
     hashOf: (centroidId) => (centroidId === "nowhere" ? null : `hash-${centroidId}`),
     generate(centroidId) {
       return new Promise<Adapter>((resolve, reject) => {
-        const adapter = { hash: `hash-${centroidId}`, centroidId, gates: new Float32Array(1), scale: 1, bytes: 100 };
+        const adapter = {
+          hash: `hash-${centroidId}`,
+          centroidId,
+          gates: new Float32Array(1),
+          directions: null,
+          scale: 1,
+          bytes: 100,
+        };
         waiting.push({ centroidId, finish: () => resolve(adapter), fail: reject });
       });
     },

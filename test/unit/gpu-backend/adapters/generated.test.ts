@@ -27,10 +27,10 @@ test("each centroid gets its own gates under its own hash; scale 0 gets none", a
     const expected = gatesOf(readHyperNetwork(file), vectors.subarray(k * P, (k + 1) * P), manifest.centroids[k].scale);
     expect(adapter.gates).toEqual(expected);
     expect(adapter.hash).toBe(source.hashOf(tinyCentroids[k]));
-    expect(adapter.bytes).toBeGreaterThan(adapter.gates.byteLength);
+    expect(adapter.bytes).toBeGreaterThan(adapter.gates!.byteLength);
   });
   expect(new Set(adapters.map(({ hash }) => hash)).size).toBe(tinyCentroids.length);
-  expect(adapters.at(-1)!.gates.every((gate) => gate === 0)).toBe(true);
+  expect(adapters.at(-1)!.gates!.every((gate) => gate === 0)).toBe(true);
   expect(source.hashOf("c99")).toBe(null);
   await expect(source.generate("c99")).rejects.toThrow(/c99.*c0, c1/);
 });

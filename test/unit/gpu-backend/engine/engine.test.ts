@@ -323,7 +323,7 @@ describe("cancelling", () => {
       hashOf: () => "hash",
       async generate(centroidId: string) {
         await made.promise;
-        return { hash: "hash", centroidId, gates: new Float32Array(2), scale: 1, bytes: 100 };
+        return { hash: "hash", centroidId, gates: new Float32Array(2), directions: null, scale: 1, bytes: 100 };
       },
     };
     const { engine, framesOf, adapters } = createEngineHarness({ runner: createFakeRunner(), source, cacheBytes: 0 });

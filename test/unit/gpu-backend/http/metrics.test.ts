@@ -4,7 +4,7 @@ import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 test("counters follow the reports, gauges the engine at the time of the scrape", async () => {
   const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3 };
   let waiting = 4;
-  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters }));
+  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters, pool: null }));
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
   metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
   metrics.sequenceEnded("stop");

@@ -1,0 +1,87 @@
+/**
+ * Which adapter lives in which slot of the graph's pool. An adapter stays in its slot, ready for the next sequence of
+ * its centroid, until another needs the room: least recently used first out, never one that is pinned.
+ * Not here: who may run. A sequence that gets no slot waits; the engine asks again when one has ended.
+ */
+import type { AdapterPool } from "../runtime/step.ts";
+import type { Adapter } from "./adapter.ts";
+import { LruPolicy } from "./lru.ts";
+
+export interface PoolStats {
+  slots: number;
+  /** Slots that hold an adapter. */
+  resident: number;
+  /** Slots whose adapter a running sequence wears. */
+  pinned: number;
+  /** Times an adapter made room for another. */
+  evictions: number;
+}
+
+export class PoolSlots {
+  readonly #pool: AdapterPool;
+  /** Every adapter counts as one byte: the bound is the number of slots. */
+  readonly #policy: LruPolicy;
+  readonly #slotOf = new Map<string, number>();
+  readonly #free: number[];
+  #evictions = 0;
+
+  constructor(pool: AdapterPool) {
+    this.#pool = pool;
+    this.#policy = new LruPolicy(pool.slots);
+    this.#free = Array.from({ length: pool.slots }, (_, i) => pool.slots - 1 - i);
+  }
+
+  get stats(): PoolStats {
+    const { slots } = this.#pool;
+    return { slots, resident: this.#slotOf.size, pinned: this.#policy.pinnedBytes, evictions: this.#evictions };
+  }
+
+  /**
+   * The slot of an adapter, which is written there if need be and stays until it is released as often as it was taken;
+   * null where every slot is pinned by others. Throws an Error for an adapter without directions, or of a higher rank
+   * than the pool's. Never call it while a step runs.
+   */
+  take(adapter: Adapter): number | null {
+    const { hash } = adapter;
+    const kept = this.#slotOf.get(hash);
+    if (kept !== undefined) {
+      this.#policy.pin(hash, 1);
+      return kept;
+    }
+    const [a, b] = this.#rowsOf(adapter);
+    if (this.#policy.pinnedBytes === this.#pool.slots) return null;
+    this.#policy.add(hash, 1);
+    this.#policy.pin(hash, 1);
+    for (const dropped of this.#policy.evict()) {
+      this.#free.push(this.#slotOf.get(dropped)!);
+      this.#slotOf.delete(dropped);
+      this.#evictions++;
+    }
+    const slot = this.#free.pop()!;
+    this.#slotOf.set(hash, slot);
+    this.#pool.write(slot, a, b);
+    return slot;
+  }
+
+  /** Undoes one `take`. */
+  release(adapter: Adapter): void {
+    this.#policy.unpin(adapter.hash);
+  }
+
+  /** A [R, D] and B [R, V] at the pool's R. */
+  #rowsOf({ hash, directions }: Adapter): [Float32Array, Float32Array] {
+    const { rank } = this.#pool;
+    if (!directions) throw new Error(`adapter ${hash} has no directions of its own`);
+    if (directions.rank > rank)
+      throw new Error(`adapter ${hash} is of rank ${directions.rank}, a pool slot of ${rank}`);
+    return [padded(directions.a, directions.rank, rank), padded(directions.b, directions.rank, rank)];
+  }
+}
+
+/** The rows of a matrix and zero rows up to `rank`; the matrix itself where nothing is missing. */
+function padded(matrix: Float32Array, rows: number, rank: number): Float32Array {
+  if (rows === rank) return matrix;
+  const result = new Float32Array((matrix.length / rows) * rank);
+  result.set(matrix);
+  return result;
+}
