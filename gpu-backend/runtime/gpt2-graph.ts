@@ -6,6 +6,7 @@
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
 import { addBlockMatMul, addQuantizedMatMul, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
+import type { Device } from "./session.ts";
 import type { Bank, Gpt2Config } from "./step.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
@@ -54,6 +55,7 @@ interface Build {
   config: Gpt2Config;
   weights: TensorFile;
   format: WeightFormat;
+  device: Device;
 }
 
 /** The graph that serves: logits only at `head_rows`, with each row's delta and bias. */
@@ -61,13 +63,13 @@ export function buildServingGraph(
   config: Gpt2Config,
   weights: TensorFile,
   bank: Bank,
-  options: { format: WeightFormat; pool: PoolShape | null },
+  options: { format: WeightFormat; pool: PoolShape | null; device: Device },
 ): Uint8Array {
-  const { format, pool } = options;
+  const { format, pool, device } = options;
   const { hiddenSize: D, vocabularySize: V, heads: H } = config;
   const Q = bank.gates;
   const g = new GraphBuilder("gpt2-serving");
-  const build: Build = { g, config, weights, format };
+  const build: Build = { g, config, weights, format, device };
   const past = {
     mask: g.input(names.pastMask, "float32", ["S", 1, 1, "P"]),
     keys: layerNames(config, names.pastKey).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
@@ -124,7 +126,7 @@ export function buildServingGraph(
 /** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
 export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
-  const build: Build = { g, config, weights, format: "fp32" };
+  const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
   const { states } = addTrunk(build, null);
   g.output(names.hidden, layerNorm(build, "ln_f", states), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
@@ -166,13 +168,10 @@ function addTrunk(build: Build, past: Past | null) {
     const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
     present.push(...[k, v].map((x) => g.node("Unsqueeze", [x, g.integers(0)])));
 
-    const newScores = g.node("Add", [g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 }), causalMask]);
+    const newScores = g.node("Add", [products(build, q, k), causalMask]);
     let mixed: string;
     if (past && partLengths) {
-      const pastScores = g.node("Add", [
-        g.node("com.microsoft:FusedMatMul", [q, past.keys[l]], { transB: 1 }),
-        past.mask,
-      ]);
+      const pastScores = g.node("Add", [products(build, q, past.keys[l]), past.mask]);
       const attention = g.node("Softmax", [g.node("Concat", [pastScores, newScores], { axis: -1 })], { axis: -1 });
       const [toPast, toNew] = g.nodes("Split", [attention, partLengths], 2, { axis: -1 });
       mixed = g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toNew, v])]);
@@ -187,6 +186,12 @@ function addTrunk(build: Build, past: Past | null) {
     states = g.node("Add", [states, linear(build, `h.${l}.mlp.c_proj`, activated)]);
   }
   return { states, present, baseLogits };
+}
+
+/** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */
+function products({ g, device }: Build, q: string, k: string): string {
+  if (device === "cpu") return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
+  return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
 }
 
 /** The tied matrix [V, D], once as the embedding of token ids and once as the head's x·Wᵀ. */

@@ -1,7 +1,7 @@
 /** Executes steps on ONNX Runtime: one session over the serving graph. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { buildServingGraph, names, type PoolShape, type WeightFormat } from "./gpt2-graph.ts";
-import { openSession, type Session, type Tensor, tensor } from "./session.ts";
+import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import type { AdapterPool, Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
 
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
@@ -16,10 +16,12 @@ export async function createStepRunner(options: {
   threads: number;
   format?: WeightFormat;
   pool?: PoolShape | null;
+  device?: Device;
 }): Promise<StepRunner> {
-  const { config, weights, bank, threads, format = "fp32", pool = null } = options;
-  const session = await openSession(buildServingGraph(config, weights, bank, { format, pool }), { threads });
-  return new OnnxRunner(config, bank.gates, session, pool && new PoolTensors(config, pool));
+  const { config, weights, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
+  const graph = buildServingGraph(config, weights, bank, { format, pool, device });
+  const session = await openSession(graph, { threads, device });
+  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), device });
 }
 
 class OnnxRunner implements StepRunner {
@@ -27,16 +29,25 @@ class OnnxRunner implements StepRunner {
   readonly gates: number;
   readonly pool: PoolTensors | null;
   readonly #session: Session;
+  readonly #device: Device;
   readonly #causalMasks = new Map<number, Tensor>();
 
-  constructor(config: Gpt2Config, gates: number, session: Session, pool: PoolTensors | null) {
+  constructor(
+    config: Gpt2Config,
+    gates: number,
+    session: Session,
+    options: { pool: PoolTensors | null; device: Device },
+  ) {
     this.config = config;
     this.gates = gates;
-    this.pool = pool;
+    this.pool = options.pool;
+    this.#device = options.device;
     this.#session = session;
   }
 
   async run(input: StepInput): Promise<StepOutput> {
+    // WebGPU ends the process over an empty buffer.
+    if (this.#device !== "cpu" && input.pastTokens === 0) throw new Error(`pastTokens is 0, ${this.#device} needs 1`);
     const fetches: string[] = [
       names.present,
       names.topLogits,

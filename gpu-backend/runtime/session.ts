@@ -1,14 +1,19 @@
 /** Loads a graph into ONNX Runtime. The only file that names the package, so the only one that knows its options. */
 import ort from "onnxruntime-node";
 
+/** An execution provider of ONNX Runtime. */
+export type Device = "cpu" | "webgpu" | "cuda";
 export type Session = ort.InferenceSession;
 export type Tensor = ort.Tensor;
 type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
-/** Opens a session on the CPU over a serialised ModelProto, with `threads` threads inside each operator. */
-export function openSession(model: Uint8Array, options: { threads: number }): Promise<Session> {
+/**
+ * Opens a session over a serialised ModelProto, with `threads` threads inside each operator that runs on the CPU.
+ * Rejects where `device` (the CPU if none is named) is not there; an operator that it lacks runs on the CPU.
+ */
+export function openSession(model: Uint8Array, options: { threads: number; device?: Device }): Promise<Session> {
   return ort.InferenceSession.create(model, {
-    executionProviders: ["cpu"],
+    executionProviders: [options.device ?? "cpu"],
     graphOptimizationLevel: "all",
     intraOpNumThreads: options.threads,
     interOpNumThreads: 1,

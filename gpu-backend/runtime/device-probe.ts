@@ -1,0 +1,69 @@
+/** Probes devices: each does the same matrix products, timed. The decision about the figures is device.ts. */
+import { type Choice, chooseDevice, type DeviceSetting, devicesToProbe, type Probe } from "./device.ts";
+import type { WeightFormat } from "./gpt2-graph.ts";
+import { GraphBuilder } from "./graph.ts";
+import { type Device, openSession, tensor } from "./session.ts";
+
+const rows = 256;
+const width = 1024;
+const products = 4;
+/** Timed runs; the best counts, since a machine that starts has other things to do. */
+const runs = 3;
+
+/** Probes what has to be probed, and chooses. Up to a second or two where the adapter is slow. `now` in ms. */
+export async function selectDevice(options: {
+  setting: DeviceSetting;
+  format: WeightFormat;
+  threads: number;
+  now: () => number;
+}): Promise<Choice> {
+  const { setting, format, threads, now } = options;
+  const probes = new Map<Device, Probe>();
+  for (const device of devicesToProbe(setting, format)) probes.set(device, await probeDevice(device, threads, now));
+  return chooseDevice(setting, format, probes);
+}
+
+/** Runs the probe's graph on `device`. Never throws: what goes wrong is the result. */
+export async function probeDevice(device: Device, threads: number, now: () => number): Promise<Probe> {
+  try {
+    const session = await openSession(probeGraph(), { threads, device });
+    try {
+      const x = tensor(waves(rows * width, 1), [rows, width]);
+      // The first run compiles kernels.
+      const result = (await session.run({ x })).y.data as Float32Array;
+      let milliseconds = Number.POSITIVE_INFINITY;
+      for (let run = 0; run < runs; run++) {
+        const start = now();
+        await session.run({ x });
+        milliseconds = Math.min(milliseconds, now() - start);
+      }
+      return { milliseconds, result };
+    } finally {
+      await session.release();
+    }
+  } catch (error) {
+    return { failure: firstSentence(error) };
+  }
+}
+
+/** y [rows] = row sums of x·Wⁿ. */
+function probeGraph(): Uint8Array {
+  const g = new GraphBuilder("device-probe");
+  const matrix = g.constant(waves(width * width, 1 / Math.sqrt(width)), [width, width], "w");
+  let state = g.input("x", "float32", [rows, width]);
+  for (let i = 0; i < products; i++) state = g.node("MatMul", [state, matrix]);
+  g.output("y", g.node("ReduceSum", [state, g.integers(-1)], { keepdims: 0 }), "float32", [rows]);
+  return g.bytes();
+}
+
+/** Values without a pattern that a sum would cancel. */
+function waves(count: number, amplitude: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, i) => amplitude * Math.sin(i * i * 0.37 + i));
+}
+
+/** ONNX Runtime puts its source file and a stack before what it has to say, and line breaks into it. */
+function firstSentence(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  const said = message.trim().split("\n")[0];
+  return said.slice(said.lastIndexOf(" was false. ") + 1).replace(/^was false\. /, "");
+}

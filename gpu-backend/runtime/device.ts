@@ -1,0 +1,77 @@
+/**
+ * Which device serves: the decision, from the setting and from how the devices did in a probe. Pure; the probe itself
+ * is device-probe.ts. ONNX Runtime takes any WebGPU adapter without a word, a software one too, so what an adapter
+ * calls itself counts for nothing here: it is a GPU if it computes the same and clearly faster than the CPU.
+ */
+import type { WeightFormat } from "./gpt2-graph.ts";
+import type { Device } from "./session.ts";
+
+/** What may be asked for; "auto" is a GPU by WebGPU where there is one, else the CPU. */
+export const deviceSettings = ["auto", "cpu", "webgpu", "cuda"] as const;
+export type DeviceSetting = (typeof deviceSettings)[number];
+
+/** How a device did the probe's work, or why it could not. */
+export type Probe = { milliseconds: number; result: Float32Array } | { failure: string };
+
+/** The device that serves, and what the operator should know about that. */
+export interface Choice {
+  device: Device;
+  warning: string | null;
+}
+
+/** Below this, launching kernels and moving logits costs what the device gains. Software adapters are at 0.1 or less. */
+export const minimumSpeedup = 2;
+/** Largest relative difference from the CPU's result; kernels that sum in another order stay far below. */
+export const probeTolerance = 1e-3;
+
+/** The devices to be probed before `chooseDevice`; none where the probe cannot change the choice. */
+export function devicesToProbe(setting: DeviceSetting, format: WeightFormat): Device[] {
+  if (setting === "cpu" || (setting === "auto" && format !== "fp32")) return [];
+  return ["cpu", setting === "cuda" ? "cuda" : "webgpu"];
+}
+
+/**
+ * Chooses. What is no GPU leaves the CPU, with a warning unless "auto" found nothing at all.
+ * Throws an Error for CUDA that is not there, and for a GPU with a weight format that only the CPU serves.
+ */
+export function chooseDevice(setting: DeviceSetting, format: WeightFormat, probes: ReadonlyMap<Device, Probe>): Choice {
+  const onCpu = (warning: string | null): Choice => ({ device: "cpu", warning });
+  if (setting === "cpu") return onCpu(null);
+  if (format !== "fp32") {
+    if (setting === "auto") return onCpu(null);
+    throw new Error(`DEVICE=${setting} serves WEIGHT_FORMAT=fp32 only, not ${format}: its kernels are the CPU's`);
+  }
+  const device = setting === "cuda" ? "cuda" : "webgpu";
+  const cpu = probes.get("cpu");
+  const found = probes.get(device);
+  if (!cpu || !found) throw new Error(`DEVICE=${setting} is chosen from probes of cpu and ${device}`);
+  if ("failure" in cpu) throw new Error(`the CPU failed the device probe: ${cpu.failure}`);
+  if ("failure" in found) {
+    if (setting === "cuda") {
+      throw new Error(
+        `DEVICE=cuda: this installation of onnxruntime-node has no working CUDA provider (${found.failure}); use DEVICE=webgpu or DEVICE=cpu`,
+      );
+    }
+    return onCpu(setting === "auto" ? null : `no WebGPU adapter, serving on the CPU: ${found.failure}`);
+  }
+  const difference = relativeDifference(found.result, cpu.result);
+  // Written so that NaN is refused.
+  if (!(difference <= probeTolerance)) {
+    return onCpu(
+      `${device} computes ${difference.toExponential(1)} away from the CPU, at most ${probeTolerance} is right; serving on the CPU`,
+    );
+  }
+  const speedup = cpu.milliseconds / found.milliseconds;
+  if (!(speedup >= minimumSpeedup)) {
+    return onCpu(
+      `${device} has ${speedup.toFixed(2)} times the CPU's speed, a GPU has ${minimumSpeedup} at least; serving on the CPU`,
+    );
+  }
+  return { device, warning: null };
+}
+
+/** Largest difference over the largest expected value; NaN where a value is. */
+function relativeDifference(actual: Float32Array, expected: Float32Array): number {
+  const scale = expected.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+  return actual.reduce((max, value, i) => Math.max(max, Math.abs(value - expected[i])), 0) / scale;
+}

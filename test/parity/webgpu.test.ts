@@ -1,0 +1,107 @@
+/** The serving graph on a WebGPU adapter against the same graph on the CPU. Any adapter will do, a software one too. */
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { Bank, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { grownPast, maxDifference, noPast, randomBank, type StepRow, seededRandom, stepOf } from "../support/steps.ts";
+import { webgpuFailure } from "../support/webgpu.ts";
+
+/** Two float32 sums of a few hundred products in different orders; logits are of the order of 10. */
+const tolerance = 1e-4;
+const seed = 20_261_125;
+const random = seededRandom(seed);
+const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+const failure = await webgpuFailure();
+
+describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, () => {
+  const pool = { slots: 2, rank: 2 };
+  let model: ModelFolder;
+  let bank: Bank;
+  let onCpu: StepRunner;
+  let onGpu: StepRunner;
+
+  beforeAll(async () => {
+    console.log(`seed ${seed}, tolerance ${tolerance}`);
+    model = await readModelFolder(modelFolder);
+    bank = randomBank(model.config, 12, 3, random);
+    onCpu = await createStepRunner({ ...model, bank, threads: 1, pool });
+    onGpu = await createStepRunner({ ...model, bank, threads: 1, pool, device: "webgpu" });
+    for (let slot = 0; slot < pool.slots; slot++) {
+      const { hiddenSize: D, vocabularySize: V } = model.config;
+      const [a, b] = [D, V].map((width) =>
+        Float32Array.from({ length: pool.rank * width }, () => (random() - 0.5) * 0.2),
+      );
+      for (const runner of [onCpu, onGpu]) runner.pool!.write(slot, a, b);
+    }
+  });
+  afterAll(() => Promise.all([onCpu?.release(), onGpu?.release()]));
+
+  const rowOf = (length: number): StepRow => ({
+    tokenIds: Array.from({ length }, () => Math.floor(random() * model.config.vocabularySize)),
+    gates: Float32Array.from({ length: bank.gates }, () => random() * 4 - 2),
+    ...noPast(model.config),
+  });
+
+  /** Sets everything that a step may ask for. */
+  function askedOf(input: StepInput): StepInput {
+    const N = input.headRows.length;
+    input.inverseTemperatures = Float32Array.from({ length: N }, () => 0.5 + random());
+    input.targetIds = Int32Array.from({ length: N }, () => Math.floor(random() * model.config.vocabularySize));
+    input.bias = { rows: Int32Array.of(0, N - 1), ids: Int32Array.of(11, 4095), values: Float32Array.of(3, -2) };
+    input.poolSlots = Int32Array.from({ length: N }, (_, n) => (n % (pool.slots + 1)) - 1);
+    return input;
+  }
+
+  /** Largest difference of the outputs that are floats; the ids of the ranking have to be the same. */
+  function differenceOf(gpu: StepOutput, cpu: StepOutput): number {
+    expect(gpu.topIds).toEqual(cpu.topIds);
+    const floats = [
+      "present",
+      "topLogits",
+      "logSumExp",
+      "scaledLogSumExp",
+      "targetLogits",
+      "logits",
+      "hidden",
+    ] as const;
+    return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
+  }
+
+  test("a ragged prefill and the decode step after it are the CPU's, in every output", async () => {
+    const rows = [40, 3, 17, 2].map(rowOf);
+    const prefill = askedOf(stepOf(model.config, rows, { pastTokens: 64 }));
+    const prefilled = await onCpu.run(prefill);
+    const prefillDifference = differenceOf(await onGpu.run(prefill), prefilled);
+    const grown = rows.map((row, s) => ({
+      ...rowOf(1),
+      past: grownPast(model.config, row, s, prefill, prefilled),
+      pastLength: row.tokenIds.length,
+    }));
+    const decode = askedOf(stepOf(model.config, grown, { pastTokens: 64 }));
+    const decodeDifference = differenceOf(await onGpu.run(decode), await onCpu.run(decode));
+    console.log(
+      `max |WebGPU − CPU|: prefill ${prefillDifference.toExponential(2)}, decode ${decodeDifference.toExponential(2)}`,
+    );
+    expect(prefillDifference).toBeLessThan(tolerance);
+    expect(decodeDifference).toBeLessThan(tolerance);
+  });
+
+  test("a past of no positions is refused: the provider ends the process over an empty buffer", async () => {
+    await expect(onGpu.run(stepOf(model.config, [rowOf(3)]))).rejects.toThrow("pastTokens is 0");
+  });
+
+  test("a row is the same within the tolerance whatever its mates", async () => {
+    const rows = [5, 9, 30].map(rowOf);
+    const together = await onGpu.run(stepOf(model.config, rows, { pastTokens: 64 }));
+    let worst = 0;
+    for (const [s, row] of rows.entries()) {
+      const alone = await onGpu.run(stepOf(model.config, [row], { pastTokens: 64 }));
+      const V = model.config.vocabularySize;
+      worst = Math.max(worst, maxDifference(alone.logits!, together.logits!.subarray(s * V, (s + 1) * V)));
+    }
+    // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
+    console.log(`max |alone − among mates| ${worst.toExponential(2)}`);
+    expect(worst).toBeLessThan(tolerance);
+  });
+});

@@ -1,0 +1,16 @@
+/** Whether there is a WebGPU adapter to test on. */
+import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
+import { openSession } from "../../gpu-backend/runtime/session.ts";
+
+/** Why there is none (a driver is missing, as Debian's mesa-vulkan-drivers for one in software), or null. */
+export async function webgpuFailure(): Promise<string | null> {
+  const g = new GraphBuilder("nothing");
+  g.output("y", g.node("Neg", [g.input("x", "float32", [1])]), "float32", [1]);
+  try {
+    const session = await openSession(g.bytes(), { threads: 1, device: "webgpu" });
+    await session.release();
+    return null;
+  } catch (error) {
+    return /No supported adapters/.test(String(error)) ? "no WebGPU adapter (no Vulkan driver)" : String(error);
+  }
+}
