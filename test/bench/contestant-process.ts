@@ -1,0 +1,56 @@
+/**
+ * The child process of one contestant: loads its model, says so, and measures what it is asked, until it is told to end.
+ * Run by the contest: node --expose-gc contestant-process.ts SYSTEM FORMAT THREADS
+ */
+import { openChameleon } from "./chameleon.ts";
+import type { Contestant, Measurement, System } from "./contestant.ts";
+import type { GgufFormat } from "./llama/gguf.ts";
+import { promptsOf } from "./model.ts";
+import type { ExportFormat } from "./transformers/export-graph.ts";
+
+export type ToContestant = { batch: number; context: number; steps: number } | "release";
+export type FromContestant =
+  | { type: "ready"; firstIds: number[] }
+  | { type: "measured"; measurement: Measurement; rssBytes: number };
+
+/** Prompts that all contestants answer once, as a warm-up and to show that they compute the same. */
+const checkPrompts = { batch: 8, tokens: 24 };
+
+const [system, format, threads] = process.argv.slice(2);
+const contestant = await open(system as System, format, Number(threads));
+const firstIds = await contestant.firstIds(promptsOf(checkPrompts.batch, checkPrompts.tokens));
+say({ type: "ready", firstIds });
+process.on("message", (message: ToContestant) => {
+  answer(message).catch((error: unknown) => {
+    console.error(error);
+    process.exit(1);
+  });
+});
+
+async function open(system: System, format: string, threads: number): Promise<Contestant> {
+  switch (system) {
+    case "chameleon":
+      return openChameleon(format as Parameters<typeof openChameleon>[0], threads);
+    case "transformers.js":
+      return (await import("./transformers/contestant.ts")).openTransformers(format as ExportFormat, threads);
+    case "node-llama-cpp":
+      return (await import("./llama/contestant.ts")).openLlama(format as GgufFormat, threads);
+  }
+}
+
+async function answer(message: ToContestant): Promise<void> {
+  if (message === "release") {
+    await contestant.release();
+    process.disconnect();
+    return;
+  }
+  const { batch, context, steps } = message;
+  // What the last cell left behind is collected outside the measured time.
+  globalThis.gc?.();
+  const measurement = await contestant.measure(promptsOf(batch, context - steps), steps);
+  say({ type: "measured", measurement, rssBytes: process.memoryUsage.rss() });
+}
+
+function say(message: FromContestant): void {
+  process.send?.(message);
+}

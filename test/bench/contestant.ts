@@ -1,0 +1,51 @@
+/**
+ * What a contestant is: a loaded model that runs cells. Each lives in a child process of its own (contestant-process.ts),
+ * so that its memory is its own and no thread of another disturbs it.
+ */
+
+export const systems = ["chameleon", "transformers.js", "node-llama-cpp"] as const;
+export type System = (typeof systems)[number];
+
+export interface Entry {
+  system: System;
+  format: string;
+}
+
+/** A batch whose prompts have `context − steps` tokens and that then decodes `steps` tokens a row. */
+export interface Cell {
+  batch: number;
+  context: number;
+  steps: number;
+}
+
+export interface Measurement {
+  /** From the prompts to the first token of every row. */
+  prefillMs: number;
+  /** One per decode step: from a token of every row to the next token of every row. */
+  stepMs: number[];
+}
+
+export interface Contestant {
+  /** Runs the prompts [batch][tokens] and then `steps` greedy decode steps. */
+  measure(prompts: number[][], steps: number): Promise<Measurement>;
+  /** The base model's greedy first token of each prompt: whether contestants compute the same. */
+  firstIds(prompts: number[][]): Promise<number[]>;
+  release(): Promise<void>;
+}
+
+/** Times what a batch does: call `token()` whenever every row has its next token. */
+export class StepTimer {
+  #lastMs = performance.now();
+  readonly #spans: number[] = [];
+
+  token(): void {
+    const nowMs = performance.now();
+    this.#spans.push(nowMs - this.#lastMs);
+    this.#lastMs = nowMs;
+  }
+
+  result(): Measurement {
+    const [prefillMs, ...stepMs] = this.#spans;
+    return { prefillMs, stepMs };
+  }
+}

@@ -1,0 +1,79 @@
+/**
+ * node-llama-cpp as a contestant: one context with a sequence per row, all rows evaluated together, its prebuilt binary,
+ * its defaults (KV in fp16) but for threads and greedy sampling.
+ */
+import { gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
+import { type Contestant, StepTimer } from "../contestant.ts";
+import { cached, gpt2Config, gpt2Weights } from "../model.ts";
+import { importInstalled } from "../peer-package.ts";
+import type { GgufFormat } from "./gguf.ts";
+import { buildGguf } from "./gpt2-gguf.ts";
+
+/** What we use of the package; it is installed on demand, so its own types are not at hand. */
+interface NodeLlama {
+  getLlama(options: object): Promise<{ loadModel(options: object): Promise<Model> }>;
+}
+interface Model {
+  createContext(options: object): Promise<Context>;
+  dispose(): Promise<void>;
+}
+interface Context {
+  getSequence(): { evaluate(tokens: number[], options: object): AsyncGenerator<number, void> };
+  dispose(): Promise<void>;
+}
+
+export function ggufFile(format: GgufFormat): Promise<string> {
+  return cached(`llama/model-${format}.gguf`, async () =>
+    buildGguf(gpt2Config, await gpt2Weights(), gpt2VocabularyFiles(), format),
+  );
+}
+
+export async function openLlama(format: GgufFormat, threads: number): Promise<Contestant> {
+  const modelPath = await ggufFile(format);
+  const { getLlama } = await importInstalled<NodeLlama>(import.meta.dirname, "node-llama-cpp");
+  const llama = await getLlama({
+    gpu: false,
+    build: "never",
+    skipDownload: true,
+    maxThreads: threads,
+    logLevel: "error",
+    progressLogs: false,
+  });
+  const model = await llama.loadModel({ modelPath });
+
+  /** Room for the last sampled token, too, or its evaluation would begin to shift the context. */
+  const open = async (prompts: number[][], steps: number) => {
+    const contextSize = prompts[0].length + steps + 8;
+    const context = await model.createContext({ sequences: prompts.length, contextSize, threads });
+    const streams = prompts.map((prompt) =>
+      context.getSequence().evaluate(prompt, { temperature: 0, yieldEogToken: true }),
+    );
+    return {
+      /** The next token of every row: all ask at once, so the library evaluates them as one batch. */
+      next: () => Promise.all(streams.map(async (stream) => Number((await stream.next()).value))),
+      close: async () => {
+        await Promise.all(streams.map((stream) => stream.return()));
+        await context.dispose();
+      },
+    };
+  };
+  return {
+    async measure(prompts, steps) {
+      const batch = await open(prompts, steps);
+      const timer = new StepTimer();
+      for (let token = 0; token <= steps; token++) {
+        await batch.next();
+        timer.token();
+      }
+      await batch.close();
+      return timer.result();
+    },
+    async firstIds(prompts) {
+      const batch = await open(prompts, 0);
+      const ids = await batch.next();
+      await batch.close();
+      return ids;
+    },
+    release: () => model.dispose(),
+  };
+}

@@ -1,0 +1,162 @@
+/**
+ * The benchmark: our engine beside Transformers.js and node-llama-cpp on one model, GPT-2 124M's shape with random
+ * weights. Prints the bandwidth floor, the table and the ratios; `--json FILE` keeps the figures.
+ * Run: npm run bench -- --help
+ */
+import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { cpus, loadavg, totalmem } from "node:os";
+import { join } from "node:path";
+import { Command, InvalidArgumentError } from "commander";
+import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { adapterLine, measureAdapters } from "./adapters.ts";
+import { readBandwidth } from "./bandwidth.ts";
+import { type GroupResult, runGroup } from "./contest.ts";
+import type { Cell, Entry } from "./contestant.ts";
+import { installPeer, pinsOf } from "./peer-package.ts";
+import {
+  agreementLines,
+  type Floor,
+  floorLine,
+  floorRatioLines,
+  ratioLines,
+  tableLines,
+  weightBytesOf,
+} from "./report.ts";
+
+const peerFolders = [join(import.meta.dirname, "transformers"), join(import.meta.dirname, "llama")];
+
+/** Who is compared with whom: by bits of a weight, ours first. */
+const groups: Record<string, Entry[]> = {
+  fp32: [
+    { system: "chameleon", format: "fp32" },
+    { system: "transformers.js", format: "fp32" },
+    { system: "node-llama-cpp", format: "f32" },
+  ],
+  "8-bit": [
+    { system: "chameleon", format: "int8" },
+    { system: "transformers.js", format: "q8" },
+    { system: "node-llama-cpp", format: "q8_0" },
+    { system: "chameleon", format: "block8" },
+  ],
+  "4-bit": [
+    { system: "chameleon", format: "block4" },
+    { system: "transformers.js", format: "q4" },
+    { system: "node-llama-cpp", format: "q4_0" },
+  ],
+};
+
+const options = new Command("bench")
+  .description("our engine beside Transformers.js and node-llama-cpp: GPT-2 124M's shape, random weights")
+  .option("--quick", "only fp32 and 8-bit, batches 1 and 8, context 128, few steps")
+  .option("--json <file>", "write the figures there")
+  .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
+  .option("--rounds <n>", "rounds over which medians are taken", count, 5)
+  .option("--steps <n>", "decode steps of a round", count)
+  .option("--batches <list>", "batch sizes", counts)
+  .option("--contexts <list>", "prompt and decoded tokens together", counts)
+  .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
+  .option("--adapters", "measure what the delta costs, instead")
+  .parse()
+  .opts<{
+    quick?: boolean;
+    json?: string;
+    threads: number;
+    rounds: number;
+    steps?: number;
+    batches?: number[];
+    contexts?: number[];
+    groups?: string[];
+    adapters?: boolean;
+  }>();
+
+const loadAtStart = loadavg();
+const say = (line: string) => console.log(line);
+const figures = options.adapters ? await benchAdapters() : await benchContest();
+if (options.json) {
+  const machine = {
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    memoryBytes: totalmem(),
+    threads: options.threads,
+    loadAverage: { start: loadAtStart, end: loadavg() },
+  };
+  await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
+}
+
+async function benchContest() {
+  const { quick = false, threads, rounds } = options;
+  const steps = options.steps ?? (quick ? 4 : 8);
+  const chosen = options.groups ?? (quick ? ["fp32", "8-bit"] : Object.keys(groups));
+  const batches = options.batches ?? (quick ? [1, 8] : [1, 8, 32]);
+  const contexts = options.contexts ?? (quick ? [128] : [128, 512]);
+  const cells: Cell[] = contexts.flatMap((context) => batches.map((batch) => ({ batch, context, steps })));
+  const floors: Floor[] = [];
+  for (const format of weightFormats) {
+    const weightBytes = weightBytesOf(format);
+    const bandwidthBytesPerSecond = await readBandwidth(weightBytes, threads);
+    floors.push({
+      format,
+      weightBytes,
+      bandwidthBytesPerSecond,
+      msPerStep: (1000 * weightBytes) / bandwidthBytesPerSecond,
+    });
+  }
+  for (const floor of floors) say(floorLine(floor));
+
+  for (const folder of peerFolders) {
+    try {
+      installPeer(folder);
+    } catch (error) {
+      say(`cannot install ${Object.keys(pinsOf(folder))}: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  const results: { entries: Entry[]; result: GroupResult }[] = [];
+  const note = (line: string) => process.stderr.write(`${line}\n`);
+  for (const name of chosen) {
+    results.push({ entries: groups[name], result: await runGroup(groups[name], cells, { rounds, threads, note }) });
+  }
+  const rows = results.flatMap(({ result }) => result.rows);
+  const skipped = results.flatMap(({ result }) => result.skipped);
+  for (const line of tableLines(rows)) say(line);
+  for (const { system, format, reason } of skipped) say(`${system} ${format}: not measured, ${reason}`);
+  for (const { result } of results) for (const line of agreementLines(result)) say(line);
+  for (const line of floorRatioLines(rows, floors)) say(line);
+  for (const { entries } of results) for (const line of ratioLines(entries, rows)) say(line);
+  return { rows, floor: floors, skipped };
+}
+
+async function benchAdapters() {
+  const formats: WeightFormat[] = options.quick ? ["int8"] : ["fp32", "int8"];
+  const adapters = [];
+  for (const format of formats) adapters.push(...(await measureAdapters(format, options.threads, 4 * options.rounds)));
+  for (const row of adapters) say(adapterLine(row));
+  return { adapters };
+}
+
+function versions(): Record<string, string> {
+  const root = JSON.parse(readFileSync(join(import.meta.dirname, "../../package.json"), "utf8"));
+  return {
+    node: process.versions.node,
+    [root.name]: root.version,
+    "onnxruntime-node": root.dependencies["onnxruntime-node"],
+    ...Object.assign({}, ...peerFolders.map(pinsOf)),
+  };
+}
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
+  return value;
+}
+
+function counts(text: string): number[] {
+  return text.split(",").map(count);
+}
+
+function names(text: string): string[] {
+  const chosen = text.split(",");
+  const unknown = chosen.find((name) => !Object.hasOwn(groups, name));
+  if (unknown !== undefined) throw new InvalidArgumentError(`there is no group "${unknown}"`);
+  return chosen;
+}

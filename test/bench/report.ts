@@ -1,0 +1,109 @@
+/** The benchmark's lines: the floor, the table, who computes the same, and the ratios. Pure: results in, lines out. */
+
+import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
+import type { GroupResult, Row } from "./contest.ts";
+import type { Entry } from "./contestant.ts";
+import { gpt2Config } from "./model.ts";
+
+/** What a step of one row costs at least: every weight is read once. */
+export interface Floor {
+  format: WeightFormat;
+  weightBytes: number;
+  bandwidthBytesPerSecond: number;
+  msPerStep: number;
+}
+
+/** Bytes of one weight of a matrix, its share of a scale included. */
+const bytesPerWeight: Record<WeightFormat, number> = { fp32: 4, int8: 1, block8: 1 + 4 / 32, block4: 0.5 + 4 / 32 };
+
+/** Bytes of the matrices that one decode step reads: the linear layers and the head. */
+export function weightBytesOf(format: WeightFormat): number {
+  const matrices = [...expectedShapes(gpt2Config)].filter(
+    ([name, shape]) => shape.length === 2 && name !== "wpe.weight",
+  );
+  return bytesPerWeight[format] * matrices.reduce((sum, [, [rows, columns]]) => sum + rows * columns, 0);
+}
+
+export function floorLine({ format, weightBytes, bandwidthBytesPerSecond, msPerStep }: Floor): string {
+  const weights = `${(weightBytes / 1e6).toFixed(0)} MB`;
+  return `floor ${format.padEnd(6)} ${weights} of weights ÷ ${(bandwidthBytesPerSecond / 1e9).toFixed(1)} GB/s = ${msPerStep.toFixed(1)} ms/step`;
+}
+
+export function tableLines(rows: readonly Row[]): string[] {
+  const columns = ["batch", "context", "ms/step", "tokens/s", "prefill t/s", "first token ms", "memory MB"];
+  const line = (system: string, format: string, cells: (string | number)[]) =>
+    `${system.padEnd(16)}${format.padEnd(8)}${cells.map((cell) => `${cell}`.padStart(15)).join("")}`;
+  return [
+    line("system", "format", columns),
+    ...rows.map((row) =>
+      line(row.system, row.format, [
+        row.batch,
+        row.context,
+        row.msPerStep.toFixed(2),
+        row.tokensPerSecond.toFixed(1),
+        row.prefillTokensPerSecond.toFixed(0),
+        row.timeToFirstTokenMs.toFixed(0),
+        (row.rssBytes / 1e6).toFixed(0),
+      ]),
+    ),
+  ];
+}
+
+/** How many first tokens of the check prompts each contestant shares with the first of its group. */
+export function agreementLines({ firstIds }: GroupResult): string[] {
+  const [reference, ...others] = firstIds;
+  return others.map(({ entry, ids }) => {
+    const same = ids.filter((id, i) => id === reference.ids[i]).length;
+    return `${nameOf(entry)} and ${nameOf(reference.entry)}: ${same} of ${ids.length} first tokens are the same`;
+  });
+}
+
+/** Batch 1 against the floor of its format. */
+export function floorRatioLines(rows: readonly Row[], floors: readonly Floor[]): string[] {
+  return rows
+    .filter((row) => row.system === "chameleon" && row.batch === 1)
+    .flatMap((row) => {
+      const floor = floors.find(({ format }) => format === row.format);
+      return floor
+        ? [`${nameOf(row)}, batch 1, context ${row.context}: ${times(row.msPerStep / floor.msPerStep)} the floor`]
+        : [];
+    });
+}
+
+/** Of each cell, the other's time (and memory) ÷ that of the group's first: above 1 we win. */
+export function ratioLines(group: readonly Entry[], rows: readonly Row[]): string[] {
+  const [ours, ...others] = group;
+  const rowOf = (entry: Entry, { batch, context }: Row) =>
+    rows.find(
+      (row) =>
+        row.system === entry.system && row.format === entry.format && row.batch === batch && row.context === context,
+    );
+  return others.flatMap((other) =>
+    rows
+      .filter((row) => row.system === ours.system && row.format === ours.format)
+      .flatMap((row) => {
+        const peer = rowOf(other, row);
+        if (!peer) return [];
+        const ratios = {
+          decode: peer.msPerStep / row.msPerStep,
+          "first token": peer.timeToFirstTokenMs / row.timeToFirstTokenMs,
+          memory: peer.rssBytes / row.rssBytes,
+        };
+        const lost = Object.keys(ratios).filter((name) => ratios[name as keyof typeof ratios] < 1);
+        const figures = Object.entries(ratios).map(([name, ratio]) => `${name} ${times(ratio)}`);
+        const verdict = lost.length > 0 ? `  loses ${lost.join(", ")}` : "";
+        return [
+          `${nameOf(other)} ÷ ${nameOf(ours)}, batch ${row.batch}, context ${row.context}: ${figures.join("  ")}${verdict}`,
+        ];
+      }),
+  );
+}
+
+function nameOf({ system, format }: Entry): string {
+  return `${system} ${format}`;
+}
+
+function times(ratio: number): string {
+  return `${ratio.toFixed(2)}x`;
+}

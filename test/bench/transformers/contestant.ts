@@ -1,0 +1,81 @@
+/** Transformers.js as a contestant: its own `generate()` over a local folder with an exported graph. */
+import { join } from "node:path";
+import { type Contestant, StepTimer } from "../contestant.ts";
+import { cached, gpt2Config, gpt2Weights } from "../model.ts";
+import { importInstalled } from "../peer-package.ts";
+import { buildExportGraph, type ExportFormat, exportFiles } from "./export-graph.ts";
+
+/** What we use of the package; it is installed on demand, so its own types are not at hand. */
+interface Transformers {
+  env: { localModelPath: string; allowRemoteModels: boolean };
+  AutoModelForCausalLM: { from_pretrained(folder: string, options: object): Promise<Model> };
+  Tensor: new (type: string, data: BigInt64Array, dims: number[]) => object;
+}
+interface Model {
+  generate(options: object): Promise<{ tolist(): bigint[][] }>;
+  dispose(): Promise<unknown>;
+}
+
+/** Writes the model's folder where it is missing. Returns its path. */
+export async function exportFolder(format: ExportFormat): Promise<string> {
+  await cached(`transformers/${exportFiles[format]}`, async () =>
+    buildExportGraph(gpt2Config, await gpt2Weights(), format),
+  );
+  const config = {
+    model_type: "gpt2",
+    architectures: ["GPT2LMHeadModel"],
+    vocab_size: gpt2Config.vocabularySize,
+    n_embd: gpt2Config.hiddenSize,
+    n_layer: gpt2Config.layers,
+    n_head: gpt2Config.heads,
+    n_positions: gpt2Config.contextTokens,
+  };
+  return join(await cached("transformers/config.json", () => new TextEncoder().encode(JSON.stringify(config))), "..");
+}
+
+export async function openTransformers(format: ExportFormat, threads: number): Promise<Contestant> {
+  const folder = await exportFolder(format);
+  const { env, AutoModelForCausalLM, Tensor } = await importInstalled<Transformers>(
+    import.meta.dirname,
+    "@huggingface/transformers",
+  );
+  env.localModelPath = join(folder, "..");
+  env.allowRemoteModels = false;
+  const model = await AutoModelForCausalLM.from_pretrained("transformers", {
+    dtype: format,
+    device: "cpu",
+    local_files_only: true,
+    session_options: { intraOpNumThreads: threads, interOpNumThreads: 1 },
+  });
+  const generate = async (prompts: number[][], tokens: number, onTokens: () => void) => {
+    const dims = [prompts.length, prompts[0].length];
+    const ids = BigInt64Array.from(prompts.flat(), BigInt);
+    let calls = 0;
+    const output = await model.generate({
+      inputs: new Tensor("int64", ids, dims),
+      attention_mask: new Tensor("int64", new BigInt64Array(ids.length).fill(1n), dims),
+      max_new_tokens: tokens,
+      do_sample: false,
+      streamer: {
+        // The first call hands back the prompt, before anything has run.
+        put: () => calls++ > 0 && onTokens(),
+        end: () => {},
+      },
+    });
+    return output.tolist();
+  };
+  return {
+    async measure(prompts, steps) {
+      const timer = new StepTimer();
+      await generate(prompts, steps + 1, () => timer.token());
+      return timer.result();
+    },
+    async firstIds(prompts) {
+      const rows = await generate(prompts, 1, () => {});
+      return rows.map((row) => Number(row[prompts[0].length]));
+    },
+    release: async () => {
+      await model.dispose();
+    },
+  };
+}

@@ -1,0 +1,163 @@
+/**
+ * GPT-2 as Hugging Face's exports for Transformers.js have it: `past_key_values.N.key` in, the whole past concatenated
+ * with the new as `present.N.key` out, logits of the last `num_logits_to_keep` positions.
+ *
+ * What it is made to be: an export at its best. fp32 is the plain graph, tied matrix stored once. q8 is what
+ * Transformers.js's own quantisation writes (dynamic activations, one scale per tensor; weights int8, one scale per
+ * tensor), with the head quantised too, which published files often leave in fp32. q4 is MatMulNBits, symmetric, blocks
+ * of 32, int8 compute (accuracy level 4), on every linear layer and the head; published GPT-2 files leave the layers in fp32,
+ * as their Gemm nodes are not seen by that quantiser.
+ */
+import { GraphBuilder } from "../../../gpu-backend/runtime/graph.ts";
+import { addBlockMatMul, quantizeBlocks } from "../../../gpu-backend/runtime/quantizer.ts";
+import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
+import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+
+export type ExportFormat = "fp32" | "q8" | "q4";
+/** How Transformers.js finds the file of a format. */
+export const exportFiles: Record<ExportFormat, string> = {
+  fp32: "onnx/model.onnx",
+  q8: "onnx/model_quantized.onnx",
+  q4: "onnx/model_q4.onnx",
+};
+
+/** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
+export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format: ExportFormat): Uint8Array {
+  const { hiddenSize: D, vocabularySize: V, heads: H, layers } = config;
+  const d = D / H;
+  const g = new GraphBuilder("gpt2-export");
+  const tensor = (name: string) => {
+    const { shape } = tensorOf(weights, name);
+    return g.constant(toFloat32(tensorOf(weights, name)), shape, name);
+  };
+  const tokenIds = g.input("input_ids", "int64", ["batch_size", "sequence_length"]);
+  const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
+  const positions = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
+  const logitsToKeep = g.input("num_logits_to_keep", "int64", []);
+
+  const turnedHead = () => transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D); // [D, V]
+  const head = format === "fp32" ? null : addMatMul(g, format, turnedHead(), D, V);
+  const { embedded, headRows } = addEmbedding(g, format, weights, tokenIds);
+  const scoreMask = addScoreMask(g, tokenIds, attentionMask);
+  const shape = g.node("Shape", [tokenIds]); // [S, T]
+  const rowsAndHeads = g.node("Concat", [shape, g.integers(H, d)], { axis: 0 });
+  const toHeads = (flat: string) =>
+    g.node("Transpose", [g.node("Reshape", [flat, rowsAndHeads])], { perm: [0, 2, 1, 3] }); // [S, H, T, d]
+  const layerNorm = (name: string, x: string) =>
+    g.node("LayerNormalization", [x, tensor(`${name}.weight`), tensor(`${name}.bias`)], {
+      axis: -1,
+      epsilon: { float: config.layerNormEpsilon },
+    });
+  const linear = (name: string, x: string) => {
+    const [rows, columns] = tensorOf(weights, `${name}.weight`).shape;
+    const kernel = toFloat32(tensorOf(weights, `${name}.weight`));
+    if (format === "fp32") {
+      return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), tensor(`${name}.bias`)]);
+    }
+    return g.node("Add", [addMatMul(g, format, kernel, rows, columns)(x), tensor(`${name}.bias`)]);
+  };
+
+  const positionRows = g.node("Gather", [tensor("wpe.weight"), positions], { axis: 0 });
+  let states = g.node("Reshape", [g.node("Add", [embedded, positionRows]), g.integers(-1, D)]); // [S × T, D]
+  for (let l = 0; l < layers; l++) {
+    const qkv = linear(`h.${l}.attn.c_attn`, layerNorm(`h.${l}.ln_1`, states));
+    const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
+    const grown = (part: "key" | "value", added: string) => {
+      const past = g.input(`past_key_values.${l}.${part}`, "float32", ["batch_size", H, "past_sequence_length", d]);
+      const name = `present.${l}.${part}`;
+      // The name of the output goes on into attention: were it a second reader of the Concat, it would be copied.
+      g.output(name, g.node("Concat", [past, added], { axis: 2 }), "float32", [
+        "batch_size",
+        H,
+        "total_sequence_length",
+        d,
+      ]);
+      return name;
+    };
+    const keys = g.node("Transpose", [grown("key", k)], { perm: [0, 1, 3, 2] });
+    const scores = g.node("Mul", [g.node("MatMul", [q, keys]), g.scalar(1 / Math.sqrt(d))]);
+    const attention = g.node("Softmax", [g.node("Add", [scores, scoreMask])], { axis: -1 });
+    const mixed = g.node("Transpose", [g.node("MatMul", [attention, grown("value", v)])], { perm: [0, 2, 1, 3] });
+    states = g.node("Add", [states, linear(`h.${l}.attn.c_proj`, g.node("Reshape", [mixed, g.integers(-1, D)]))]);
+    const inner = linear(`h.${l}.mlp.c_fc`, layerNorm(`h.${l}.ln_2`, states));
+    states = g.node("Add", [states, linear(`h.${l}.mlp.c_proj`, g.node("com.microsoft:FastGelu", [inner]))]);
+  }
+
+  const perRow = g.node("Reshape", [states, g.node("Concat", [shape, g.integers(D)], { axis: 0 })]); // [S, T, D]
+  const firstKept = g.node("Neg", [g.node("Reshape", [logitsToKeep, g.integers(1)])]);
+  const kept = g.node("Slice", [perRow, firstKept, g.integers(2 ** 31), g.integers(1)]);
+  const hidden = layerNorm("ln_f", g.node("Reshape", [kept, g.integers(-1, D)]));
+  const logits = head ? head(hidden) : g.node("Gemm", [hidden, headRows], { transB: 1 });
+  const rows = g.node("Concat", [g.node("Shape", [kept], { start: 0, end: 2 }), g.integers(V)], { axis: 0 });
+  g.output("logits", g.node("Reshape", [logits, rows]), "float32", ["batch_size", "kept", V]);
+  return g.bytes();
+}
+
+/** The token embedding; in fp32 `headRows` is the tied matrix [V, D]. */
+function addEmbedding(g: GraphBuilder, format: ExportFormat, weights: TensorFile, tokenIds: string) {
+  const { shape } = tensorOf(weights, "wte.weight");
+  const matrix = toFloat32(tensorOf(weights, "wte.weight"));
+  if (format !== "q8") {
+    const headRows = g.constant(matrix, shape, "wte.weight");
+    return { embedded: g.node("Gather", [headRows, tokenIds], { axis: 0 }), headRows };
+  }
+  const { values, scale } = quantizeTensor(matrix);
+  const rows = g.node("Gather", [g.constant(values, shape, "wte.weight"), tokenIds], { axis: 0 });
+  const zero = g.constant(Int8Array.of(0), []);
+  return { embedded: g.node("DequantizeLinear", [rows, g.scalar(scale), zero]), headRows: "" };
+}
+
+/** [S, 1, T, P + T]: 0 where a query may look, the lowest float elsewhere. */
+function addScoreMask(g: GraphBuilder, tokenIds: string, attentionMask: string): string {
+  const lengthOf = (value: string) => g.node("Gather", [g.node("Shape", [value]), int64(g, 1)], { axis: 0 });
+  const total = lengthOf(attentionMask);
+  const past = g.node("Sub", [total, lengthOf(tokenIds)]);
+  const keys = g.node("Range", [int64(g, 0), total, int64(g, 1)]);
+  const queries = g.node("Unsqueeze", [g.node("Range", [past, total, int64(g, 1)]), g.integers(1)]);
+  const isPast = g.node("LessOrEqual", [keys, queries]); // [T, P + T]
+  const isToken = g.node("Unsqueeze", [g.node("Cast", [attentionMask], { to: 9 }), g.integers(1, 2)]); // [S, 1, 1, P + T]
+  return g.node("Where", [g.node("And", [isPast, isToken]), g.scalar(0), g.scalar(-3.4028234663852886e38)]);
+}
+
+/** x·W for a quantised [rows, columns] matrix, as a function of x [M, rows]. */
+function addMatMul(
+  g: GraphBuilder,
+  format: "q8" | "q4",
+  matrix: Float32Array,
+  rows: number,
+  columns: number,
+): (x: string) => string {
+  if (format === "q4") {
+    const blocks = quantizeBlocks(matrix, rows, columns, 4);
+    return (x) => addBlockMatMul(g, x, blocks);
+  }
+  const { values, scale } = quantizeTensor(matrix);
+  const weight = g.constant(values, [rows, columns]);
+  const zero = g.constant(Int8Array.of(0), []);
+  return (x) => {
+    const [rounded, step, zeroPoint] = g.nodes("DynamicQuantizeLinear", [x], 3);
+    const product = g.node("MatMulInteger", [rounded, weight, zeroPoint, zero]);
+    return g.node("Mul", [g.node("Cast", [product], { to: 1 }), g.node("Mul", [step, g.scalar(scale)])]);
+  };
+}
+
+/** int8 with one symmetric scale for all. */
+function quantizeTensor(matrix: Float32Array): { values: Int8Array; scale: number } {
+  let extreme = 0;
+  for (const value of matrix) extreme = Math.max(extreme, Math.abs(value));
+  const scale = extreme / 127 || 1;
+  const values = new Int8Array(matrix.length);
+  for (let i = 0; i < matrix.length; i++) values[i] = Math.round(matrix[i] / scale);
+  return { values, scale };
+}
+
+function int64(g: GraphBuilder, value: number): string {
+  return g.constant(BigInt64Array.of(BigInt(value)), []);
+}
+
+/** [rows, columns] → [columns, rows]. */
+function transpose(matrix: Float32Array, rows: number, columns: number): Float32Array {
+  const turned = new Float32Array(matrix.length);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = matrix[i * columns + j];
+  return turned;
+}
