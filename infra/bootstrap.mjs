@@ -20,6 +20,7 @@ const commands = {
   check: ["check style and types", "infra/check.ts"],
   backend: ["serve the backend alone", "gpu-backend/main.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
+  bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
 };
 
