@@ -1,6 +1,8 @@
-/** The backend's settings, from the environment: the only file of it that reads the environment. */
+/** The settings of the backend and of its import of models: the only file here that reads the environment. */
+import http from "node:http";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import { z } from "zod";
 
 const integer = (minimum: number, maximum: number, preset: number) =>
@@ -24,6 +26,8 @@ const environmentSchema = z.object({
     .default(fileURLToPath(new URL("./models/chameleon-mini", import.meta.url))),
   /** How weights are stored in memory. */
   WEIGHT_FORMAT: z.enum(["fp32", "int8", "block8", "block4"]).default("fp32"),
+  /** What the trunk runs on: runtime/device.ts. The CPU unless asked, since only there a result never depends on mates. */
+  DEVICE: z.enum(["auto", "cpu", "webgpu", "cuda"]).default("cpu"),
   /** Threads inside an operator of the graph. */
   THREADS: integer(1, 256, availableParallelism()),
   /** Slots: sequences that run at the same time. KV memory grows with it. */
@@ -42,6 +46,7 @@ export interface BackendConfig {
   port: number;
   modelDirectory: string;
   weightFormat: "fp32" | "int8" | "block8" | "block4";
+  device: "auto" | "cpu" | "webgpu" | "cuda";
   threads: number;
   maxSequences: number;
   maxQueue: number;
@@ -50,8 +55,16 @@ export interface BackendConfig {
   drainMs: number;
 }
 
-/** Reads and checks the settings. Throws an Error that names each variable at fault. */
-export function readConfig(environment: Record<string, string | undefined> = process.env): BackendConfig {
+/**
+ * Reads and checks the settings; of command line arguments there is `--device`, which wins over DEVICE.
+ * Throws an Error that names each variable at fault.
+ */
+export function readConfig(
+  variables: Record<string, string | undefined> = process.env,
+  args: readonly string[] = [],
+): BackendConfig {
+  const { device = variables.DEVICE } = parseArgs({ args: [...args], options: { device: { type: "string" } } }).values;
+  const environment: Record<string, string | undefined> = { ...variables, DEVICE: device };
   const parsed = environmentSchema.safeParse(environment);
   if (!parsed.success) {
     const issues = parsed.error.issues.map(({ path, message }) => {
@@ -66,6 +79,7 @@ export function readConfig(environment: Record<string, string | undefined> = pro
     port: values.BACKEND_PORT,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
+    device: values.DEVICE,
     threads: values.THREADS,
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
@@ -73,4 +87,28 @@ export function readConfig(environment: Record<string, string | undefined> = pro
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     drainMs: values.DRAIN_MS,
   };
+}
+
+export interface HubConfig {
+  /** Origin and path of the hub, without a slash at its end. */
+  endpoint: string;
+  token: string | null;
+}
+
+/** Where models are imported from. Throws an Error that names the variable at fault. */
+export function readHubConfig(environment: Record<string, string | undefined> = process.env): HubConfig {
+  const endpoint = (environment.HF_ENDPOINT || "https://huggingface.co").replace(/\/+$/, "");
+  if (!/^https?:$/.test(URL.parse(endpoint)?.protocol ?? "")) {
+    throw new Error(`bad settings: HF_ENDPOINT is ${JSON.stringify(environment.HF_ENDPOINT)}: must be an http(s) URL`);
+  }
+  return { endpoint, token: environment.HF_TOKEN || null };
+}
+
+/** Lets every request of this process go through the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name, if any. */
+export function useProxyOfEnvironment(environment: Record<string, string | undefined> = process.env): void {
+  const wanted = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"].find((name) => environment[name]);
+  if (!wanted) return;
+  // Older Node has no such function; `npm` picks one that has where it can.
+  if (!http.setGlobalProxyFromEnv) throw new Error(`${wanted} is set; Node 24.14 or newer is needed to go through it`);
+  http.setGlobalProxyFromEnv(environment);
 }

@@ -16,7 +16,7 @@ const chunkTokens = 64;
 const lastWordsMs = 1000;
 
 try {
-  await run(readConfig());
+  await run(readConfig(undefined, process.argv.slice(2)));
 } catch (error) {
   process.stderr.write(`chameleon backend: ${error instanceof Error ? error.message : error}\n`);
   process.exit(1);
@@ -50,7 +50,9 @@ async function run(config: BackendConfig): Promise<void> {
   process.once("disconnect", () => process.exit(0));
   process.channel?.unref();
 
-  const { manifestHash } = await engine.ready;
+  const { manifestHash, device, deviceWarning } = await engine.ready;
+  if (deviceWarning) log("warn", "device", { message: deviceWarning });
+  log("info", "ready", { device, weightFormat: config.weightFormat });
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest: manifestHash })}\n`);

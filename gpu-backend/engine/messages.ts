@@ -1,7 +1,9 @@
 /** What the main thread and the engine's thread say to each other. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
+import type { Device } from "../runtime/session.ts";
 import type { EngineStats, PhaseReport } from "./engine.ts";
 import type { SchedulerLimits } from "./scheduler.ts";
 
@@ -10,6 +12,7 @@ export interface EngineSettings {
   modelDirectory: string;
   threads: number;
   weightFormat: WeightFormat;
+  device: DeviceSetting;
   limits: SchedulerLimits;
   adapterCacheBytes: number;
 }
@@ -28,4 +31,7 @@ export type FromEngine =
 export interface EngineInfo {
   manifest: Manifest;
   manifestHash: string;
+  device: Device;
+  /** Why it is not the device that was asked for. */
+  deviceWarning: string | null;
 }

@@ -8,6 +8,7 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated.ts";
 import { bankOf } from "../adapters/hyper-network.ts";
+import { selectDevice } from "../runtime/device-probe.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
 import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
@@ -18,12 +19,10 @@ await serve(parentPort, workerData as EngineSettings);
 
 async function serve(port: NonNullable<typeof parentPort>, settings: EngineSettings): Promise<void> {
   const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(settings.modelDirectory);
-  const runner = await createStepRunner({
-    ...model,
-    bank: bankOf(hyperNetwork),
-    threads: settings.threads,
-    format: settings.weightFormat,
-  });
+  const { threads, weightFormat: format } = settings;
+  const now = () => performance.now();
+  const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
+  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads, format, device });
   const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;
   const engine = new Engine({
@@ -31,7 +30,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     adapters: new AdapterCache(generatedAdapters(manifest, hyperNetwork), settings.adapterCacheBytes),
     limits: settings.limits,
     pieceOf: (id) => tokenizer.pieceOf(id),
-    now: () => performance.now(),
+    now,
     emit: (frames, report) => emit(frames, report),
   });
   await engine.submit(null, [probe(model.config.endOfTextId)]);
@@ -52,7 +51,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     else isStopping = true;
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash } });
+  say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning: warning } });
 
   while (!isStopping) {
     if (failure) throw failure;

@@ -26,8 +26,17 @@ test.each([
   ["THREADS", "-1"],
   ["THREADS", ""],
   ["WEIGHT_FORMAT", "fp8"],
+  ["DEVICE", "tpu"],
 ])("%s=%s is refused by name and value", (name, value) => {
   expect(() => readConfig({ [name]: value })).toThrow(new RegExp(`${name} is "${value}"`));
+});
+
+test("--device wins over DEVICE, and no other argument is taken", () => {
+  expect(readConfig({}).device).toBe("cpu");
+  expect(readConfig({ DEVICE: "auto" }).device).toBe("auto");
+  expect(readConfig({ DEVICE: "auto" }, ["--device", "webgpu"]).device).toBe("webgpu");
+  expect(() => readConfig({}, ["--device", "tpu"])).toThrow('DEVICE is "tpu"');
+  expect(() => readConfig({}, ["--devices", "cpu"])).toThrow("--devices");
 });
 
 test("every variable at fault is named", () => {
