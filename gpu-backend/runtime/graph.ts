@@ -73,15 +73,24 @@ export class GraphBuilder {
     return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
   }
 
-  /** Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. */
-  node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
-    return this.nodes(op, inputs, 1, attributes)[0];
+  /**
+   * Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. A given `name`
+   * makes an output of the graph that the graph itself reads, too: through `output` alone it would be copied.
+   */
+  node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}, name?: string): string {
+    return this.nodes(op, inputs, 1, attributes, name)[0];
   }
 
   /** Adds a node with `count` outputs and returns their names. */
-  nodes(op: string, inputs: readonly string[], count: number, attributes: Record<string, Attribute> = {}): string[] {
+  nodes(
+    op: string,
+    inputs: readonly string[],
+    count: number,
+    attributes: Record<string, Attribute> = {},
+    name?: string,
+  ): string[] {
     const [domain, type] = op.includes(":") ? op.split(":") : ["", op];
-    const name = this.#fresh(type);
+    name ??= this.#fresh(type);
     const outputs = count === 1 ? [name] : Array.from({ length: count }, (_, i) => `${name}.${i}`);
     this.#nodes.push({
       op_type: type,

@@ -64,14 +64,8 @@ export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format
     const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
     const grown = (part: "key" | "value", added: string) => {
       const past = g.input(`past_key_values.${l}.${part}`, "float32", ["batch_size", H, "past_sequence_length", d]);
-      const name = `present.${l}.${part}`;
-      // The name of the output goes on into attention: were it a second reader of the Concat, it would be copied.
-      g.output(name, g.node("Concat", [past, added], { axis: 2 }), "float32", [
-        "batch_size",
-        H,
-        "total_sequence_length",
-        d,
-      ]);
+      const name = g.node("Concat", [past, added], { axis: 2 }, `present.${l}.${part}`);
+      g.output(name, name, "float32", ["batch_size", H, "total_sequence_length", d]);
       return name;
     };
     const keys = g.node("Transpose", [grown("key", k)], { perm: [0, 1, 3, 2] });
