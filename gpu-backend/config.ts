@@ -37,6 +37,8 @@ const environmentSchema = z.object({
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(64, 65_536, 256),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
+  /** Full adapters (manifest: hyperNetwork.kind) in use at the same time; a step costs a little more with each. */
+  ADAPTER_SLOTS: integer(1, 256, 8),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
 });
@@ -52,6 +54,7 @@ export interface BackendConfig {
   maxQueue: number;
   stepTokens: number;
   adapterCacheBytes: number;
+  adapterSlots: number;
   drainMs: number;
 }
 
@@ -85,6 +88,7 @@ export function readConfig(
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
+    adapterSlots: values.ADAPTER_SLOTS,
     drainMs: values.DRAIN_MS,
   };
 }

@@ -13,19 +13,28 @@ export interface AdapterCacheStats {
   bytes: number;
   hits: number;
   generated: number;
+  /** Dropped to keep within the bound. */
+  evictions: number;
+  /** Milliseconds that all generations took, each from its call to its end. */
+  generationMs: number;
 }
 
 export class AdapterCache {
   readonly #source: AdapterSource;
+  readonly #now: () => number;
   readonly #policy: LruPolicy;
   readonly #adapters = new Map<string, Adapter>();
   /** Generations under way, by hash. */
   readonly #underWay = new Map<string, Promise<Adapter>>();
   #hits = 0;
   #generated = 0;
+  #evictions = 0;
+  #generationMs = 0;
 
-  constructor(source: AdapterSource, maximumBytes: number) {
+  /** `now` gives the milliseconds of a clock that only goes forward. */
+  constructor(source: AdapterSource, maximumBytes: number, now: () => number) {
     this.#source = source;
+    this.#now = now;
     this.#policy = new LruPolicy(maximumBytes);
   }
 
@@ -35,6 +44,8 @@ export class AdapterCache {
       bytes: this.#policy.bytes,
       hits: this.#hits,
       generated: this.#generated,
+      evictions: this.#evictions,
+      generationMs: this.#generationMs,
     };
   }
 
@@ -70,10 +81,12 @@ export class AdapterCache {
   }
 
   async #generate(hash: string, centroidId: string): Promise<Adapter> {
+    const startedMs = this.#now();
     try {
       this.#generated++;
       return await this.#source.generate(centroidId);
     } finally {
+      this.#generationMs += this.#now() - startedMs;
       this.#underWay.delete(hash);
     }
   }
@@ -86,6 +99,9 @@ export class AdapterCache {
   }
 
   #drop(): void {
-    for (const hash of this.#policy.evict()) this.#adapters.delete(hash);
+    for (const hash of this.#policy.evict()) {
+      this.#adapters.delete(hash);
+      this.#evictions++;
+    }
   }
 }

@@ -1,22 +1,35 @@
-/** Adapters that the hyper-network generates from the manifest's centroids. */
+/** Adapters that the hyper-network, of either kind, generates from the manifest's centroids. */
 import { createHash } from "node:crypto";
 import { adapterIdentity, type CentroidRecord, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import type { Adapter, AdapterSource } from "./adapter.ts";
-import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { PoolShape } from "../runtime/gpt2-graph.ts";
+import type { Bank } from "../runtime/step.ts";
+import type { Adapter, AdapterSource, Directions } from "./adapter.ts";
+import { directionsOf, readFullNetwork } from "./full-network.ts";
+import { bankOf, gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** About what V8 takes for the record beside its gates: an object, two strings, a typed array's header. */
+/** About what V8 takes for the record beside its arrays: an object, two strings, typed arrays' headers. */
 const recordBytes = 512;
+/**
+ * Bound on what an adapter may hold. In the graph a row's sums run over its mates' slots too, times 0; a value whose
+ * products overflow would be 0 · ∞ = NaN there, for every row of the step.
+ */
+const largestValue = 1e6;
+
+type Parts = Pick<Adapter, "gates" | "directions">;
+/** Makes what an adapter is made of, from a centroid [P] and its scale. */
+type Maker = (centroid: Float32Array, scale: number) => Promise<Parts>;
 
 /**
- * Serves the centroids of `manifest` from hyper-network.safetensors.
- * Throws an Error where the file's centroids or scales are not the manifest's.
+ * Serves the centroids of `manifest` from hyper-network.safetensors. `pause` lets others have the thread; long
+ * generations take it often. Throws an Error where the file's centroids or scales are not the manifest's.
  */
-export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
-  const network = readHyperNetwork(file);
+export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: () => Promise<void>): AdapterSource {
+  const make = manifest.hyperNetwork.kind === "full" ? fullMaker(manifest, file, pause) : gatedMaker(file);
   const vectors = toFloat32(tensorOf(file, "centroids")); // [K, P]
   const scales = toFloat32(tensorOf(file, "scales")); // [K]
-  const P = network.dimensions;
+  const P = manifest.embedding.dimensions;
   const entries = new Map(
     manifest.centroids.map((record, index) => {
       const vector = vectors.subarray(index * P, (index + 1) * P);
@@ -29,17 +42,34 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile): Adapter
     async generate(centroidId): Promise<Adapter> {
       const entry = entries.get(centroidId);
       if (!entry) throw new Error(`no centroid ${centroidId}; there are ${[...entries.keys()].join(", ")}`);
-      const gates = gatesOf(network, entry.vector, entry.scale);
-      return {
-        hash: entry.hash,
-        centroidId,
-        gates,
-        directions: null,
-        scale: entry.scale,
-        bytes: gates.byteLength + recordBytes,
-      };
+      const { hash, vector, scale } = entry;
+      const { gates, directions } = await make(vector, scale);
+      if (gates) requireUsable(gates, "gate", centroidId);
+      if (directions) {
+        requireUsable(directions.a, "value of A", centroidId);
+        requireUsable(directions.b, "value of B", centroidId);
+      }
+      const values = (gates?.length ?? 0) + (directions ? directions.a.length + directions.b.length : 0);
+      return { hash, centroidId, gates, directions, scale, bytes: 4 * values + recordBytes };
     },
   };
+}
+
+/** The bank of the graph that serves `manifest`; for the full kind, which has none, one direction that adds nothing. */
+export function servedBank({ hyperNetwork, model }: Manifest, file: TensorFile): Bank {
+  if (hyperNetwork.kind === "gated-bank") return bankOf(file);
+  const { hiddenSize, vocabularySize } = model;
+  return { gates: 1, a: new Float32Array(hiddenSize), a0: new Float32Array(1), b: new Float32Array(vocabularySize) };
+}
+
+/**
+ * The pool of the graph that serves `manifest`; null where no adapter needs one. The rank is rounded up to a power of
+ * two: a product is summed in blocks of a power of two, and a slot across two blocks would sum in another order than
+ * the others.
+ */
+export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
+  if (hyperNetwork.kind === "gated-bank") return null;
+  return { slots, rank: 2 ** Math.ceil(Math.log2(hyperNetwork.rank)) };
 }
 
 /** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */
@@ -50,6 +80,42 @@ export function centroidHash(vector: Float32Array, scale: number): string {
   });
   bytes.setFloat32(4 * vector.length, scale, true);
   return createHash("sha256").update(bytes).digest("hex");
+}
+
+function gatedMaker(file: TensorFile): Maker {
+  const network = readHyperNetwork(file);
+  return async (centroid, scale) => ({ gates: gatesOf(network, centroid, scale), directions: null });
+}
+
+/** One at a time, so that a step waits for one slice at most, however many centroids are asked for at once. */
+function fullMaker({ hyperNetwork, model, embedding }: Manifest, file: TensorFile, pause: () => Promise<void>): Maker {
+  if (hyperNetwork.kind !== "full") throw new Error(`hyper-network of kind ${hyperNetwork.kind}, expected full`);
+  const network = readFullNetwork(file, { ...model, ...embedding, ...hyperNetwork });
+  let last: Promise<unknown> = Promise.resolve();
+  return (centroid, scale) => {
+    if (scale === 0) return Promise.resolve({ gates: null, directions: null });
+    const made = last.then(() => inSlices(directionsOf(network, centroid, scale), pause));
+    last = made;
+    return made.then((directions) => ({ gates: null, directions }));
+  };
+}
+
+async function inSlices(slices: Generator<void, Directions>, pause: () => Promise<void>): Promise<Directions> {
+  for (;;) {
+    const { done, value } = slices.next();
+    if (done) return value;
+    await pause();
+  }
+}
+
+/** Throws a ServiceError that names the centroid and the first value that is not a number of sensible size. */
+function requireUsable(values: Float32Array, what: string, centroidId: string): void {
+  const bad = values.findIndex((value) => !(Math.abs(value) <= largestValue));
+  if (bad < 0) return;
+  throw new ServiceError(
+    "internal",
+    `Centroid ${centroidId} has no usable adapter: ${what} ${bad} is ${values[bad]}, the bound is ±${largestValue}.`,
+  );
 }
 
 function checkCentroid(record: CentroidRecord, vector: Float32Array, scale: number): void {

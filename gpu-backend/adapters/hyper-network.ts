@@ -1,6 +1,7 @@
 /**
- * The hyper-network: a centroid in, the gates of its adapter out. Serving and evaluation both run this code, so that
- * what is measured is what is served. Not here: training it, and the delta that the gates switch (the graph's work).
+ * The gated hyper-network: a centroid in, the gates of its adapter out. Serving and evaluation both run this code, so that
+ * what is measured is what is served. Not here: training it, the delta that the gates switch (the graph's work), and the
+ * full kind (full-network.ts).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
  */
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
@@ -71,7 +72,8 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
+/** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing or of another shape. */
+export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
   const tensor = tensorOf(file, name);
   if (tensor.shape.join() !== shape.join()) {
     throw new Error(`hyper-network: tensor ${name} is [${tensor.shape}], expected [${shape}]`);

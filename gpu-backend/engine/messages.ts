@@ -15,6 +15,8 @@ export interface EngineSettings {
   device: DeviceSetting;
   limits: SchedulerLimits;
   adapterCacheBytes: number;
+  /** Adapters of their own directions in use at the same time. */
+  adapterSlots: number;
 }
 
 export type ToEngine =

@@ -6,8 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
-import { generatedAdapters } from "../adapters/generated.ts";
-import { bankOf } from "../adapters/hyper-network.ts";
+import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
 import { readArtifacts } from "./artifacts.ts";
@@ -22,12 +21,15 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const { threads, weightFormat: format } = settings;
   const now = () => performance.now();
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
-  const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), threads, format, device });
+  const bank = servedBank(manifest, hyperNetwork);
+  const pool = servedPool(manifest, settings.adapterSlots);
+  const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
+  const source = generatedAdapters(manifest, hyperNetwork, setImmediate);
   const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;
   const engine = new Engine({
     runner,
-    adapters: new AdapterCache(generatedAdapters(manifest, hyperNetwork), settings.adapterCacheBytes),
+    adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
     limits: settings.limits,
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,

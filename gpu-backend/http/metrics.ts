@@ -35,6 +35,12 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
   // Counted by the engine, so set, not incremented.
   gauge("adapter_cache_hits", "Micro-batches whose adapter was there", (s) => s.adapters.hits);
   gauge("adapter_cache_generated", "Adapters generated", (s) => s.adapters.generated);
+  gauge("adapter_cache_evictions", "Adapters dropped for want of memory", (s) => s.adapters.evictions);
+  gauge("adapter_generation_seconds", "Time that generations took, in all", (s) => s.adapters.generationMs / 1000);
+  gauge("adapter_pool_slots", "Slots for adapters of their own directions", (s) => s.pool?.slots ?? 0);
+  gauge("adapter_pool_resident", "Slots that hold an adapter", (s) => s.pool?.resident ?? 0);
+  gauge("adapter_pool_pinned", "Slots whose adapter a running sequence wears", (s) => s.pool?.pinned ?? 0);
+  gauge("adapter_pool_evictions", "Times an adapter made room for another", (s) => s.pool?.evictions ?? 0);
 
   const sampledTokens = new Counter({ name: "chameleon_sampled_tokens_total", help: "Tokens sampled", registers });
   const prefillTokens = new Counter({ name: "chameleon_prefill_tokens_total", help: "Tokens prefilled", registers });

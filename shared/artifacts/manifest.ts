@@ -26,10 +26,31 @@ export const centroidSchema = z.strictObject({
   size: z.int(),
   /** For maps only: the first two principal components of the centroids. */
   position: z.tuple([z.number(), z.number()]),
-  /** Multiplies the gates; 0 is auto-off: the base is served. */
+  /** Multiplies the gates, or the pair's B; 0 is auto-off: the base is served. */
   scale: z.number(),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
+});
+
+/** A hyper-network that makes a centroid's gates, of a bank that all centroids share. */
+const gatedBankSchema = z.strictObject({
+  kind: z.literal("gated-bank"),
+  /** SHA-256 of its tensor file. */
+  hash: sha256,
+  /** R low-rank directions and M bias directions: Q = R + M gates. */
+  rank: z.int(),
+  biases: z.int(),
+  hidden: z.int(),
+});
+
+/** A hyper-network that makes a whole low-rank pair for each centroid, as in arXiv 2502.04315. */
+const fullSchema = z.strictObject({
+  kind: z.literal("full"),
+  hash: sha256,
+  /** R of each pair. */
+  rank: z.int().min(1),
+  /** Units of its two hidden layers. */
+  hidden: z.tuple([z.int().min(1), z.int().min(1)]),
 });
 
 export const manifestSchema = z.strictObject({
@@ -49,15 +70,7 @@ export const manifestSchema = z.strictObject({
   }),
   /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
   embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),
-  hyperNetwork: z.strictObject({
-    kind: z.literal("gated-bank"),
-    /** SHA-256 of its tensor file. */
-    hash: sha256,
-    /** R low-rank directions and M bias directions: Q = R + M gates. */
-    rank: z.int(),
-    biases: z.int(),
-    hidden: z.int(),
-  }),
+  hyperNetwork: z.discriminatedUnion("kind", [gatedBankSchema, fullSchema]),
   centroids: z.array(centroidSchema).min(1),
   /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
   files: z.record(z.string(), fileRecord),
@@ -95,7 +108,8 @@ const deltaDtype = "F32";
 
 /** Everything that a centroid's adapter is made from, as text: SHA-256 of it is the adapter's hash. */
 export function adapterIdentity({ hyperNetwork }: Manifest, centroid: CentroidRecord): string {
-  return [hyperNetwork.hash, centroid.hash, hyperNetwork.rank, hyperNetwork.biases, deltaDtype].join("\n");
+  const shape = hyperNetwork.kind === "full" ? ["full", hyperNetwork.rank] : [hyperNetwork.rank, hyperNetwork.biases];
+  return [hyperNetwork.hash, centroid.hash, ...shape, deltaDtype].join("\n");
 }
 
 /** Parses manifest.json. Throws an Error that names the offending field. */

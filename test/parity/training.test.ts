@@ -41,6 +41,7 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
   const states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, trunk, () => {});
   const head = { hiddenSize: D, vocabularySize: V, tokenEmbedding: toFloat32(tensorOf(model.weights, "wte.weight")) };
+  if (manifest.hyperNetwork.kind !== "gated-bank") throw new Error(`kind ${manifest.hyperNetwork.kind}`);
   const shape = bankShape({ ...manifest.hyperNetwork, dimensions: manifest.embedding.dimensions });
   const names: ParameterName[] = ["w1", "b1", "w2", "b2", "a", "b"];
   const parameters: Parameters = new Map(names.map((name) => [name, toFloat32(tensorOf(tensors, name))]));

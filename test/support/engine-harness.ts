@@ -31,17 +31,16 @@ export function createEngineHarness(options: {
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
-  const adapters = new AdapterCache(
-    options.source ?? fakeAdapters(options.runner.gates),
-    options.cacheBytes ?? 2 ** 20,
-  );
   let clock = 0;
+  const now = () => clock++;
+  const source = options.source ?? fakeAdapters(options.runner.gates);
+  const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
   const engine = new Engine({
     runner: options.runner,
     adapters,
     limits: { ...testLimits, ...options.limits },
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
-    now: () => clock++,
+    now,
     emit(batch, report) {
       for (const frame of batch) {
         const own = frames.get(frame.id);

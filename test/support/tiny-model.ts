@@ -1,6 +1,6 @@
 /**
- * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and the artifacts of a gated bank, with a
- * valid manifest. Good for everything about serving, and for nothing about language.
+ * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and the artifacts of either kind, with a valid
+ * manifest. Good for everything about serving, and for nothing about language.
  */
 import { createHash } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -31,18 +31,23 @@ export const tinyConfig = {
 export const tinyCentroids = ["c0", "c1", "c2", "c3"];
 
 const P = 16; // dimensions of the prompt embedding
-const hidden = 8;
-const rank = 6;
-const biases = 2;
+const bank = { rank: 6, biases: 2, hidden: 8 };
+const full = { rank: 3, hidden: [10, 8] as [number, number] };
 
 /**
- * Writes the folder `directory` and returns its manifest and the manifest's hash. A `brokenPosition` makes a model that
- * answers, until a sequence reaches that position.
+ * Writes the folder `directory` and returns its manifest and the manifest's hash. There are `centroids` centroids `c0`,
+ * `c1`, …, the last of them auto-off. A `brokenPosition` makes a model that answers, until a sequence reaches that
+ * position, a `brokenCentroid` one whose vector is not a number.
  */
 export async function writeTinyModel(
   directory: string,
   seed = 7,
-  options: { brokenPosition?: number } = {},
+  options: {
+    kind?: Manifest["hyperNetwork"]["kind"];
+    centroids?: number;
+    brokenPosition?: number;
+    brokenCentroid?: number;
+  } = {},
 ): Promise<{ manifest: Manifest; manifestHash: string }> {
   const random = seededRandom(seed);
   const normal = gaussian(random);
@@ -79,29 +84,14 @@ export async function writeTinyModel(
   const floats = (shape: number[], spread: number) =>
     Float32Array.from({ length: elements(shape) }, () => spread * normal());
   const { vocabularySize: V, hiddenSize: D } = tinyConfig;
-  const Q = rank + biases;
-  const K = tinyCentroids.length;
+  const { kind = "gated-bank", centroids: K = tinyCentroids.length } = options;
   const vectors = floats([K, P], 1);
   for (let k = 0; k < K; k++) normalise(vectors.subarray(k * P, (k + 1) * P));
-  // The last centroid is auto-off.
-  const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / 4));
-  const a = floats([Q, D], 0.3);
-  a.fill(0, rank * D);
+  if (options.brokenCentroid !== undefined) vectors[options.brokenCentroid * P] = Number.NaN;
+  const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / K));
   const tensors: Record<string, TensorFile> = {
     [hyperNetworkFile]: new Map([
-      ["w1", tensorFrom(floats([hidden, P], 0.3), [hidden, P])],
-      ["b1", tensorFrom(floats([hidden], 0.1), [hidden])],
-      ["w2", tensorFrom(floats([Q, hidden], 0.5), [Q, hidden])],
-      ["b2", tensorFrom(floats([Q], 1), [Q])],
-      ["a", tensorFrom(a, [Q, D])],
-      [
-        "a0",
-        tensorFrom(
-          Float32Array.from({ length: Q }, (_, q) => (q < rank ? 0 : 1)),
-          [Q],
-        ),
-      ],
-      ["b", tensorFrom(floats([Q, V], 0.5), [Q, V])],
+      ...(kind === "full" ? fullTensors(floats) : bankTensors(floats)),
       ["centroids", tensorFrom(vectors, [K, P])],
       ["scales", tensorFrom(scales, [K])],
       ["unigram", tensorFrom(new Float32Array(V).fill(-Math.log(V)), [V])],
@@ -146,9 +136,12 @@ export async function writeTinyModel(
       endOfTextId: tinyConfig.endOfTextId,
     },
     embedding: { dimensions: P, prefixTokens: 64 },
-    hyperNetwork: { kind: "gated-bank", hash: files[hyperNetworkFile].sha256, rank, biases, hidden },
-    centroids: tinyCentroids.map((id, k) => ({
-      id,
+    hyperNetwork:
+      kind === "full"
+        ? { kind, hash: files[hyperNetworkFile].sha256, ...full }
+        : { kind, hash: files[hyperNetworkFile].sha256, ...bank },
+    centroids: Array.from(scales, (_, k) => ({
+      id: `c${k}`,
       hash: centroidHash(vectors.subarray(k * P, (k + 1) * P), scales[k]),
       label: [`label ${k}`],
       size: 100 + k,
@@ -162,6 +155,39 @@ export async function writeTinyModel(
   const manifestJson = JSON.stringify(manifest, null, 2);
   await writeFile(join(directory, "artifacts", "manifest.json"), manifestJson);
   return { manifest, manifestHash: sha256(new TextEncoder().encode(manifestJson)) };
+}
+
+type Floats = (shape: number[], spread: number) => Float32Array;
+
+function bankTensors(floats: Floats): TensorFile {
+  const { rank, biases, hidden } = bank;
+  const { vocabularySize: V, hiddenSize: D } = tinyConfig;
+  const Q = rank + biases;
+  const a = floats([Q, D], 0.3);
+  a.fill(0, rank * D);
+  const a0 = Float32Array.from({ length: Q }, (_, q) => (q < rank ? 0 : 1));
+  return new Map([
+    ["w1", tensorFrom(floats([hidden, P], 0.3), [hidden, P])],
+    ["b1", tensorFrom(floats([hidden], 0.1), [hidden])],
+    ["w2", tensorFrom(floats([Q, hidden], 0.5), [Q, hidden])],
+    ["b2", tensorFrom(floats([Q], 1), [Q])],
+    ["a", tensorFrom(a, [Q, D])],
+    ["a0", tensorFrom(a0, [Q])],
+    ["b", tensorFrom(floats([Q, V], 0.5), [Q, V])],
+  ]);
+}
+
+function fullTensors(floats: Floats): TensorFile {
+  const [first, second] = full.hidden;
+  const width = full.rank * (tinyConfig.hiddenSize + tinyConfig.vocabularySize);
+  return new Map([
+    ["w1", tensorFrom(floats([first, P], 0.3), [first, P])],
+    ["b1", tensorFrom(floats([first], 0.1), [first])],
+    ["w2", tensorFrom(floats([second, first], 0.5), [second, first])],
+    ["b2", tensorFrom(floats([second], 0.1), [second])],
+    ["w3", tensorFrom(floats([width, second], 0.15), [width, second])],
+    ["b3", tensorFrom(floats([width], 0.05), [width])],
+  ]);
 }
 
 /** vocab.json and merges.txt: the bytes in order, 43 merges that common English needs, the end of text. */

@@ -2,6 +2,10 @@ import { describe, expect, test } from "vitest";
 import type { Adapter, AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../../gpu-backend/adapters/adapter-cache.ts";
 
+/** Goes on by 5 ms whenever it is read. */
+let clockMs = 0;
+const now = () => (clockMs += 5);
+
 /** Adapters of 100 bytes; each generation waits to be let go. */
 function slowSource() {
   const waiting: { centroidId: string; finish: () => void; fail: (error: Error) => void }[] = [];
@@ -27,7 +31,7 @@ function slowSource() {
 describe("acquire", () => {
   test("generates once however many ask at the same time; later ones hit", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 1000);
+    const cache = new AdapterCache(source, 1000, now);
     const asked = Array.from({ length: 20 }, () => cache.acquire("c0", 1));
     expect(waiting.length).toBe(1);
     waiting[0].finish();
@@ -35,12 +39,12 @@ describe("acquire", () => {
     expect(new Set(acquired.map(({ adapter }) => adapter)).size).toBe(1);
     expect(acquired.every(({ cache: result }) => result === "generated")).toBe(true);
     expect((await cache.acquire("c0", 1)).cache).toBe("hit");
-    expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1 });
+    expect(cache.stats).toEqual({ entries: 1, bytes: 100, hits: 1, generated: 1, evictions: 0, generationMs: 5 });
   });
 
   test("does not remember a failure, and knows which centroids there are", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 1000);
+    const cache = new AdapterCache(source, 1000, now);
     const first = cache.acquire("c0", 1);
     waiting[0].fail(new Error("out of memory"));
     await expect(first).rejects.toThrow("out of memory");
@@ -52,7 +56,7 @@ describe("acquire", () => {
 
   test("keeps within its bytes what is not in use, and all that is", async () => {
     const { source, waiting } = slowSource();
-    const cache = new AdapterCache(source, 200);
+    const cache = new AdapterCache(source, 200, now);
     const get = async (centroidId: string, users: number) => {
       const acquired = cache.acquire(centroidId, users);
       waiting.find((w) => w.centroidId === centroidId)?.finish();
@@ -63,7 +67,7 @@ describe("acquire", () => {
     cache.release(c0);
     expect(cache.stats.bytes).toBe(300);
     cache.release(c0);
-    expect(cache.stats).toMatchObject({ entries: 2, bytes: 200 });
+    expect(cache.stats).toMatchObject({ entries: 2, bytes: 200, evictions: 1 });
     cache.release(c1);
     cache.release(c2);
     expect(cache.stats.bytes).toBe(200);

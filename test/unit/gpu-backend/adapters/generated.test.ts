@@ -8,6 +8,7 @@ import { hyperNetworkFile, type Manifest } from "../../../../shared/artifacts/ma
 import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../../../shared/artifacts/tensor-file.ts";
 import { tinyCentroids, writeTinyModel } from "../../../support/tiny-model.ts";
 
+const pause = async () => {};
 let folder: string;
 let manifest: Manifest;
 let file: TensorFile;
@@ -19,7 +20,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 test("each centroid gets its own gates under its own hash; scale 0 gets none", async () => {
-  const source = generatedAdapters(manifest, file);
+  const source = generatedAdapters(manifest, file, pause);
   const adapters = await Promise.all(tinyCentroids.map((id) => source.generate(id)));
   const vectors = toFloat32(tensorOf(file, "centroids"));
   adapters.forEach((adapter, k) => {
@@ -36,8 +37,10 @@ test("each centroid gets its own gates under its own hash; scale 0 gets none", a
 });
 
 test("the hash changes with the hyper-network, the centroid and the rank", () => {
-  const hashOf = (change: Partial<Manifest["hyperNetwork"]>) =>
-    generatedAdapters({ ...manifest, hyperNetwork: { ...manifest.hyperNetwork, ...change } }, file).hashOf("c0");
+  const { hyperNetwork } = manifest;
+  if (hyperNetwork.kind !== "gated-bank") throw new Error(`kind ${hyperNetwork.kind}`);
+  const hashOf = (change: Partial<typeof hyperNetwork>) =>
+    generatedAdapters({ ...manifest, hyperNetwork: { ...hyperNetwork, ...change } }, file, pause).hashOf("c0");
   const hashes = [hashOf({}), hashOf({ hash: "0".repeat(64) }), hashOf({ rank: 7 }), hashOf({ biases: 9 })];
   expect(new Set(hashes).size).toBe(4);
 });
@@ -45,5 +48,5 @@ test("the hash changes with the hyper-network, the centroid and the rank", () =>
 test("a centroid that is not the manifest's is refused by name", () => {
   const [first, ...others] = manifest.centroids;
   const changed = { ...manifest, centroids: [{ ...first, hash: "0".repeat(64) }, ...others] };
-  expect(() => generatedAdapters(changed, file)).toThrow(/centroid c0.*000/);
+  expect(() => generatedAdapters(changed, file, pause)).toThrow(/centroid c0.*000/);
 });

@@ -2,9 +2,10 @@ import { expect, test } from "vitest";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 
 test("counters follow the reports, gauges the engine at the time of the scrape", async () => {
-  const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3 };
+  const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 };
+  const pool = { slots: 8, resident: 7, pinned: 2, evictions: 9 };
   let waiting = 4;
-  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters, pool: null }));
+  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters, pool }));
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
   metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
   metrics.sequenceEnded("stop");
@@ -19,6 +20,12 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     "chameleon_adapter_cache_bytes 1000",
     "chameleon_adapter_cache_hits 5",
     "chameleon_adapter_cache_generated 3",
+    "chameleon_adapter_cache_evictions 1",
+    "chameleon_adapter_generation_seconds 0.04",
+    "chameleon_adapter_pool_slots 8",
+    "chameleon_adapter_pool_resident 7",
+    "chameleon_adapter_pool_pinned 2",
+    "chameleon_adapter_pool_evictions 9",
     "chameleon_sampled_tokens_total 7",
     "chameleon_prefill_tokens_total 100",
     'chameleon_phase_duration_seconds_count{phase="decode"} 1',
