@@ -81,7 +81,7 @@ describe("a finished training", () => {
       expect(Object.fromEntries(described)).toEqual(record.tensors);
     }
     expect(manifest.hyperNetwork.hash).toBe(manifest.files[hyperNetworkFile].sha256);
-    expect(manifest.training.corpora.map(({ name, documents }) => [name, documents])).toEqual([
+    expect(manifest.training?.corpora.map(({ name, documents }) => [name, documents])).toEqual([
       ["sea", 30],
       ["tables", 30],
     ]);
