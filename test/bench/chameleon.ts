@@ -57,6 +57,9 @@ export class Batch {
     this.#arena = new KvArena({ layers, heads, headWidth, contextTokens, maximumRows: rows });
   }
 
+  /** The pool slot of each row's own directions; null where none has any. */
+  poolSlots: Int32Array | null = null;
+
   /** Chunk by chunk, as many rows at a time as one phase holds; prompts are of one length. */
   async prefill(prompts: number[][], gates: Float32Array[]): Promise<void> {
     const together = Math.max(1, Math.floor(phaseTokens / chunkTokens));
@@ -101,6 +104,7 @@ export class Batch {
       ...feed,
       headRows: Int32Array.from({ length: N }, (_, n) => n * T + T - 1),
       gates: stepGates,
+      ...(this.poolSlots && gates ? { poolSlots: this.poolSlots.slice(first, first + S) } : {}),
       inverseTemperatures: new Float32Array(N).fill(1),
       targetIds: new Int32Array(N),
       bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },

@@ -21,8 +21,16 @@ export interface Row extends Entry {
   rssBytes: number;
 }
 
+/** Without a cell, all of them. */
 export interface Skipped extends Entry {
+  batch?: number;
+  context?: number;
   reason: string;
+}
+
+interface Sample {
+  measurement: Measurement;
+  rssBytes: number;
 }
 
 export interface GroupResult {
@@ -32,7 +40,7 @@ export interface GroupResult {
   firstIds: { entry: Entry; ids: number[] }[];
 }
 
-/** Runs one group, whose first entry is ours. Contestants that fail are left out, with the reason. */
+/** Runs one group, whose first entry is ours. A cell that a contestant fails in is left out, with the reason. */
 export async function runGroup(
   entries: readonly Entry[],
   cells: readonly Cell[],
@@ -41,40 +49,41 @@ export async function runGroup(
   const { rounds, threads, note } = options;
   const result: GroupResult = { rows: [], skipped: [], firstIds: [] };
   let running: Runner[] = [];
-  const drop = (entry: Entry, error: unknown) => {
-    result.skipped.push({ ...entry, reason: error instanceof Error ? error.message : String(error) });
-    note(`${entry.system} ${entry.format} is left out: ${result.skipped.at(-1)?.reason}`);
-    running = running.filter((runner) => runner.entry !== entry);
+  const skip = (skipped: Skipped) => {
+    result.skipped.push(skipped);
+    note(skippedLine(skipped));
   };
   try {
     for (const entry of entries) {
+      const runner = new Runner(entry, threads);
       try {
-        const runner = new Runner(entry, threads);
+        result.firstIds.push({ entry, ids: await runner.start() });
         running.push(runner);
-        result.firstIds.push({ entry, ids: await runner.ready() });
       } catch (error) {
-        drop(entry, error);
+        skip({ ...entry, reason: messageOf(error) });
       }
     }
     for (const cell of cells) {
-      const measured = new Map<Runner, { measurement: Measurement; rssBytes: number }[]>();
+      const samples = new Map(running.map((runner) => [runner, [] as Sample[]]));
       for (let round = 0; round < rounds; round++) {
-        for (const runner of round % 2 === 0 ? [...running] : running.toReversed()) {
+        for (const runner of round % 2 === 0 ? [...samples.keys()] : [...samples.keys()].reverse()) {
           try {
-            const samples = measured.get(runner) ?? [];
-            samples.push(await runner.measure(cell));
-            measured.set(runner, samples);
+            samples.get(runner)!.push(await runner.measure(cell));
           } catch (error) {
-            drop(runner.entry, error);
+            skip({ ...runner.entry, batch: cell.batch, context: cell.context, reason: messageOf(error) });
+            samples.delete(runner);
+            // The process is gone; a cell that is too big for it says nothing about the next.
+            await runner.start().catch(() => {
+              running = running.filter((other) => other !== runner);
+            });
           }
         }
       }
-      for (const runner of running) {
-        const row = rowOf(runner.entry, cell, measured.get(runner) ?? []);
+      for (const [runner, own] of samples) {
+        const row = rowOf(runner.entry, cell, own);
         result.rows.push(row);
-        note(
-          `${row.system} ${row.format}, batch ${row.batch}, context ${row.context}: ${row.msPerStep.toFixed(1)} ms/step`,
-        );
+        const { system, format, batch, context, msPerStep } = row;
+        note(`${system} ${format}, batch ${batch}, context ${context}: ${msPerStep.toFixed(1)} ms/step`);
       }
     }
   } finally {
@@ -83,7 +92,16 @@ export async function runGroup(
   return result;
 }
 
-function rowOf(entry: Entry, cell: Cell, samples: { measurement: Measurement; rssBytes: number }[]): Row {
+export function skippedLine({ system, format, batch, context, reason }: Skipped): string {
+  const cell = batch === undefined ? "" : `, batch ${batch}, context ${context}`;
+  return `${system} ${format}${cell}: not measured: ${reason}`;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function rowOf(entry: Entry, cell: Cell, samples: Sample[]): Row {
   const { batch, context, steps } = cell;
   const msPerStep = median(samples.flatMap(({ measurement }) => measurement.stepMs));
   const timeToFirstTokenMs = median(samples.map(({ measurement }) => measurement.prefillMs));
@@ -102,56 +120,57 @@ function rowOf(entry: Entry, cell: Cell, samples: { measurement: Measurement; rs
 /** A contestant's process, one question at a time. */
 class Runner {
   readonly entry: Entry;
-  readonly #child: ChildProcess;
+  readonly #threads: number;
+  #child: ChildProcess | null = null;
   #errors = "";
 
   constructor(entry: Entry, threads: number) {
     this.entry = entry;
+    this.#threads = threads;
+  }
+
+  /** Starts the process. Returns the first tokens of the check prompts. */
+  async start(): Promise<number[]> {
     const script = join(import.meta.dirname, "contestant-process.ts");
-    this.#child = fork(script, [entry.system, entry.format, `${threads}`], {
+    const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`], {
       execArgv: ["--expose-gc"],
       stdio: ["ignore", "ignore", "pipe", "ipc"],
     });
-    this.#child.stderr?.on("data", (chunk) => {
+    this.#child = child;
+    this.#errors = "";
+    child.stderr?.on("data", (chunk) => {
       this.#errors += chunk;
     });
-  }
-
-  async ready(): Promise<number[]> {
-    const answer = await this.#answer();
+    const answer = await this.#answer(child);
     if (answer.type !== "ready") throw new Error(`expected ready, got ${answer.type}`);
     return answer.firstIds;
   }
 
-  async measure(cell: Cell): Promise<{ measurement: Measurement; rssBytes: number }> {
-    this.#send(cell);
-    const answer = await this.#answer();
+  async measure(cell: Cell): Promise<Sample> {
+    if (!this.#child) throw new Error("its process was not started");
+    this.#child.send(cell satisfies ToContestant);
+    const answer = await this.#answer(this.#child);
     if (answer.type !== "measured") throw new Error(`expected a measurement, got ${answer.type}`);
     return answer;
   }
 
   end(): void {
-    if (this.#child.connected) this.#send("release");
+    if (this.#child?.connected) this.#child.send("release" satisfies ToContestant);
   }
 
-  #send(message: ToContestant): void {
-    this.#child.send(message);
-  }
-
-  #answer(): Promise<FromContestant> {
+  #answer(child: ChildProcess): Promise<FromContestant> {
     return new Promise((resolve, reject) => {
       const ended = (code: number | null, signal: string | null) => {
-        this.#child.off("message", heard);
-        reject(
-          new Error(`its process ended with ${signal ?? code}: ${this.#errors.trim().split("\n").slice(-3).join(" ")}`),
-        );
+        child.off("message", heard);
+        const lines = this.#errors.trim().split("\n").slice(0, 8).join(" ");
+        reject(new Error(`its process ended with ${signal ?? code}: ${lines}`));
       };
       const heard = (message: FromContestant) => {
-        this.#child.off("close", ended);
+        child.off("close", ended);
         resolve(message);
       };
-      this.#child.once("message", heard);
-      this.#child.once("close", ended);
+      child.once("message", heard);
+      child.once("close", ended);
     });
   }
 }

@@ -7,11 +7,11 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
-import { type GroupResult, runGroup } from "./contest.ts";
+import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import {
@@ -56,6 +56,14 @@ const options = new Command("bench")
   .option("--batches <list>", "batch sizes", counts)
   .option("--contexts <list>", "prompt and decoded tokens together", counts)
   .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
+  .addOption(
+    new Option(
+      "--peer-logits <at>",
+      "where Transformers.js's export has logits: at all positions, as GPT-2's on the hub do",
+    )
+      .choices(["all", "last"])
+      .default("all"),
+  )
   .option("--adapters", "measure what the delta costs, instead")
   .parse()
   .opts<{
@@ -67,6 +75,7 @@ const options = new Command("bench")
     batches?: number[];
     contexts?: number[];
     groups?: string[];
+    peerLogits: "all" | "last";
     adapters?: boolean;
   }>();
 
@@ -114,12 +123,13 @@ async function benchContest() {
   const results: { entries: Entry[]; result: GroupResult }[] = [];
   const note = (line: string) => process.stderr.write(`${line}\n`);
   for (const name of chosen) {
-    results.push({ entries: groups[name], result: await runGroup(groups[name], cells, { rounds, threads, note }) });
+    const entries = groups[name].map(asExported);
+    results.push({ entries, result: await runGroup(entries, cells, { rounds, threads, note }) });
   }
   const rows = results.flatMap(({ result }) => result.rows);
   const skipped = results.flatMap(({ result }) => result.skipped);
   for (const line of tableLines(rows)) say(line);
-  for (const { system, format, reason } of skipped) say(`${system} ${format}: not measured, ${reason}`);
+  for (const cell of skipped) say(skippedLine(cell));
   for (const { result } of results) for (const line of agreementLines(result)) say(line);
   for (const line of floorRatioLines(rows, floors)) say(line);
   for (const { entries } of results) for (const line of ratioLines(entries, rows)) say(line);
@@ -132,6 +142,11 @@ async function benchAdapters() {
   for (const format of formats) adapters.push(...(await measureAdapters(format, options.threads, 4 * options.rounds)));
   for (const row of adapters) say(adapterLine(row));
   return { adapters };
+}
+
+function asExported(entry: Entry): Entry {
+  const isLast = entry.system === "transformers.js" && options.peerLogits === "last";
+  return isLast ? { ...entry, format: `${entry.format}-last` } : entry;
 }
 
 function versions(): Record<string, string> {

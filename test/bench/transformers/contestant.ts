@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { type Contestant, StepTimer } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Weights } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
-import { buildExportGraph, type ExportFormat, exportFiles } from "./export-graph.ts";
+import { buildExportGraph, type ExportFormat, type ExportLogits, exportFiles } from "./export-graph.ts";
 
 /** What we use of the package; it is installed on demand, so its own types are not at hand. */
 interface Transformers {
@@ -16,10 +16,14 @@ interface Model {
   dispose(): Promise<unknown>;
 }
 
-/** Writes the model's folder where it is missing. Returns its path. */
-export async function exportFolder(format: ExportFormat): Promise<string> {
-  await cached(`transformers/${exportFiles[format]}`, async () =>
-    buildExportGraph(gpt2Config, await gpt2Weights(), format),
+/** A format, and "-last" where the export has logits at the last position only. */
+export type TransformersFormat = ExportFormat | `${ExportFormat}-last`;
+
+/** Writes the model's folder where it is missing. Returns its parent and its name. */
+async function exportFolder(format: ExportFormat, logitsAt: ExportLogits): Promise<{ parent: string; name: string }> {
+  const name = `transformers-${logitsAt}`;
+  await cached(`${name}/${exportFiles[format]}`, async () =>
+    buildExportGraph(gpt2Config, await gpt2Weights(), format, logitsAt),
   );
   const config = {
     model_type: "gpt2",
@@ -30,19 +34,21 @@ export async function exportFolder(format: ExportFormat): Promise<string> {
     n_head: gpt2Config.heads,
     n_positions: gpt2Config.contextTokens,
   };
-  return join(await cached("transformers/config.json", () => new TextEncoder().encode(JSON.stringify(config))), "..");
+  const file = await cached(`${name}/config.json`, () => new TextEncoder().encode(JSON.stringify(config)));
+  return { parent: join(file, "../.."), name };
 }
 
-export async function openTransformers(format: ExportFormat, threads: number): Promise<Contestant> {
-  const folder = await exportFolder(format);
+export async function openTransformers(format: TransformersFormat, threads: number): Promise<Contestant> {
+  const dtype = format.replace("-last", "") as ExportFormat;
+  const { parent, name } = await exportFolder(dtype, format === dtype ? "all" : "last");
   const { env, AutoModelForCausalLM, Tensor } = await importInstalled<Transformers>(
     import.meta.dirname,
     "@huggingface/transformers",
   );
-  env.localModelPath = join(folder, "..");
+  env.localModelPath = parent;
   env.allowRemoteModels = false;
-  const model = await AutoModelForCausalLM.from_pretrained("transformers", {
-    dtype: format,
+  const model = await AutoModelForCausalLM.from_pretrained(name, {
+    dtype,
     device: "cpu",
     local_files_only: true,
     session_options: { intraOpNumThreads: threads, interOpNumThreads: 1 },

@@ -1,6 +1,7 @@
 /**
  * GPT-2 as Hugging Face's exports for Transformers.js have it: `past_key_values.N.key` in, the whole past concatenated
- * with the new as `present.N.key` out, logits of the last `num_logits_to_keep` positions.
+ * with the new as `present.N.key` out. Logits come at every position, as GPT-2's published exports have them; "last" builds
+ * what exports of newer models do, logits of the last `num_logits_to_keep` positions, which spares a prefill most of the head.
  *
  * What it is made to be: an export at its best. fp32 is the plain graph, tied matrix stored once. q8 is what
  * Transformers.js's own quantisation writes (dynamic activations, one scale per tensor; weights int8, one scale per
@@ -14,6 +15,7 @@ import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 
 export type ExportFormat = "fp32" | "q8" | "q4";
+export type ExportLogits = "all" | "last";
 /** How Transformers.js finds the file of a format. */
 export const exportFiles: Record<ExportFormat, string> = {
   fp32: "onnx/model.onnx",
@@ -22,7 +24,12 @@ export const exportFiles: Record<ExportFormat, string> = {
 };
 
 /** S sequences, T tokens, P past positions, D hidden, H heads, d head width, V vocabulary. */
-export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format: ExportFormat): Uint8Array {
+export function buildExportGraph(
+  config: Gpt2Config,
+  weights: TensorFile,
+  format: ExportFormat,
+  logitsAt: ExportLogits,
+): Uint8Array {
   const { hiddenSize: D, vocabularySize: V, heads: H, layers } = config;
   const d = D / H;
   const g = new GraphBuilder("gpt2-export");
@@ -33,7 +40,6 @@ export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format
   const tokenIds = g.input("input_ids", "int64", ["batch_size", "sequence_length"]);
   const attentionMask = g.input("attention_mask", "int64", ["batch_size", "total_sequence_length"]);
   const positions = g.input("position_ids", "int64", ["batch_size", "sequence_length"]);
-  const logitsToKeep = g.input("num_logits_to_keep", "int64", []);
 
   const turnedHead = () => transpose(toFloat32(tensorOf(weights, "wte.weight")), V, D); // [D, V]
   const head = format === "fp32" ? null : addMatMul(g, format, turnedHead(), D, V);
@@ -78,8 +84,11 @@ export function buildExportGraph(config: Gpt2Config, weights: TensorFile, format
   }
 
   const perRow = g.node("Reshape", [states, g.node("Concat", [shape, g.integers(D)], { axis: 0 })]); // [S, T, D]
-  const firstKept = g.node("Neg", [g.node("Reshape", [logitsToKeep, g.integers(1)])]);
-  const kept = g.node("Slice", [perRow, firstKept, g.integers(2 ** 31), g.integers(1)]);
+  const keptRows = (logitsToKeep: string) => {
+    const first = g.node("Neg", [g.node("Reshape", [logitsToKeep, g.integers(1)])]);
+    return g.node("Slice", [perRow, first, g.integers(2 ** 31), g.integers(1)]);
+  };
+  const kept = logitsAt === "all" ? perRow : keptRows(g.input("num_logits_to_keep", "int64", []));
   const hidden = layerNorm("ln_f", g.node("Reshape", [kept, g.integers(-1, D)]));
   const logits = head ? head(hidden) : g.node("Gemm", [hidden, headRows], { transB: 1 });
   const rows = g.node("Concat", [g.node("Shape", [kept], { start: 0, end: 2 }), g.integers(V)], { axis: 0 });
