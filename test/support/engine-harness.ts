@@ -4,7 +4,7 @@ import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
-import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, Sampling, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export const testLimits: SchedulerLimits = { maxSequences: 40, maxQueue: 500, stepTokens: 256, chunkTokens: 64 };
@@ -76,6 +76,26 @@ export function fakeAdapters(gates: number): AdapterSource {
       const phase = Number(centroidId.slice(1)) || 0;
       const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
       return { hash: `hash-${centroidId}`, centroidId, gates: values, directions: null, scale, bytes: 100 };
+    },
+  };
+}
+
+/** Centroids `c0`, `c1`, … with own pairs of rank 1 that differ, for a fake runner's pool. */
+export function fakeFullAdapters(config: Gpt2Config): AdapterSource {
+  return {
+    hashOf: (centroidId) => `hash-${centroidId}`,
+    async generate(centroidId) {
+      const phase = Number(centroidId.slice(1));
+      const a = new Float32Array(config.hiddenSize).fill(Math.cos(phase + 1));
+      const b = new Float32Array(config.vocabularySize).fill(Math.cos(phase + 2));
+      return {
+        hash: `hash-${centroidId}`,
+        centroidId,
+        gates: null,
+        directions: { rank: 1, a, b },
+        scale: 1,
+        bytes: 100,
+      };
     },
   };
 }

@@ -45,6 +45,8 @@ test("any use keeps the bound, but for what is pinned, and never drops a pinned 
         }
         const kept = [...entries.values()];
         expect(policy.bytes).toBe(kept.reduce((sum, entry) => sum + entry.bytes, 0));
+        const pinned = kept.filter(({ pins }) => pins > 0);
+        expect(policy.pinnedBytes).toBe(pinned.reduce((sum, entry) => sum + entry.bytes, 0));
         expect(policy.bytes <= bound || kept.every(({ pins }) => pins > 0)).toBe(true);
         for (const present of entries.keys()) expect(policy.has(present)).toBe(true);
       }

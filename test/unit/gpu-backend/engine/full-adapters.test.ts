@@ -1,0 +1,142 @@
+/** Sequences whose adapters need one of a few pool slots: who waits, for how long, and what it never changes. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  createEngineHarness,
+  type EngineHarness,
+  fakeFullAdapters,
+  sequenceRequest,
+} from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+
+const seed = 1718;
+const slots = 2;
+/** End of text out of reach, so that lengths are what the test says. */
+const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+
+function harness(rest: Partial<Parameters<typeof createEngineHarness>[0]> = {}): EngineHarness {
+  const runner = createFakeRunner({ poolSlots: slots });
+  return createEngineHarness({ runner, source: fakeFullAdapters(fakeConfig), ...rest });
+}
+const requestOf = (id: string, maxTokens: number) => sequenceRequest(id, [1, 2, 3], { maxTokens, sampling: neverEnds });
+
+describe("where every slot is in use", () => {
+  test("the next centroid waits until one is free; the base, and who was before, go on", async () => {
+    const { engine, tokensOf, finish } = harness();
+    await engine.submit("c0", [requestOf("a", 5)]);
+    await engine.submit("c1", [requestOf("b", 20)]);
+    await engine.submit("c2", [requestOf("c", 5)]);
+    await engine.submit(null, [requestOf("base", 5)]);
+    for (let i = 0; i < 4; i++) await engine.step();
+    // The first step prefills and decodes: two tokens.
+    expect(["a", "b", "c", "base"].map((id) => tokensOf(id).length)).toEqual([5, 5, 0, 5]);
+    expect(engine.stats).toMatchObject({ waiting: 1, running: 1, pool: { resident: 2, pinned: 1, evictions: 0 } });
+    await engine.step();
+    expect(tokensOf("c").length).toBeGreaterThan(0);
+    expect(engine.stats.pool).toEqual({ slots, resident: 2, pinned: 2, evictions: 1 });
+    await finish();
+    expect(engine.stats).toMatchObject({ waiting: 0, running: 0, pool: { resident: 2, pinned: 0 } });
+  });
+
+  test("nobody starves behind centroids that never let go of theirs", async () => {
+    const { engine, tokensOf, finish } = harness();
+    const length = 10;
+    let startedAfter: number | null = null;
+    for (let i = 0; i < 60; i++) {
+      await engine.submit("c0", [requestOf(`a${i}`, length)]);
+      await engine.submit("c1", [requestOf(`b${i}`, length)]);
+      if (i === 20) await engine.submit("c2", [requestOf("late", length)]);
+      await engine.step();
+      if (startedAfter === null && tokensOf("late").length > 0) startedAfter = i - 20;
+    }
+    console.log(`started ${startedAfter} steps after it came; sequences take ${length}`);
+    expect(startedAfter).not.toBe(null);
+    expect(startedAfter).toBeLessThanOrEqual(2 * length);
+    await finish();
+    expect(tokensOf("late").length).toBe(length);
+    for (let i = 0; i < 60; i++) expect([tokensOf(`a${i}`).length, tokensOf(`b${i}`).length]).toEqual([length, length]);
+  });
+
+  test("who is cancelled while it waits takes nothing along", async () => {
+    const { engine, adapters, lastFrameOf, finish } = harness({ cacheBytes: 0 });
+    for (const centroid of ["c0", "c1", "c2", "c3"]) await engine.submit(centroid, [requestOf(centroid, 10)]);
+    await engine.step();
+    engine.cancel(["c2"]);
+    await finish();
+    expect(lastFrameOf("c2")).toMatchObject({ type: "error", kind: "cancelled" });
+    expect(lastFrameOf("c3")).toMatchObject({ type: "done", completionTokens: 10 });
+    expect(engine.stats.pool).toEqual({ slots, resident: 2, pinned: 0, evictions: 1 });
+    expect(adapters.stats.entries).toBe(0);
+  });
+});
+
+test("a graph without a pool fails loudly, not silently as the base", async () => {
+  const { engine } = harness({ runner: createFakeRunner() });
+  await engine.submit("c0", [requestOf("a", 5)]);
+  await expect(engine.step()).rejects.toThrow(/hash-c0.*without a pool/);
+});
+
+test("any traffic gives each sequence what it gets alone, ends all of them, and frees every slot", async () => {
+  console.log(`seed ${seed}`);
+  const arrival = fc.record({
+    centroid: fc.constantFrom(null, "c0", "c1", "c2", "c3", "c4"),
+    users: fc.integer({ min: 1, max: 3 }),
+    maxTokens: fc.integer({ min: 0, max: 12 }),
+    compare: fc.boolean(),
+    stepsBefore: fc.integer({ min: 0, max: 4 }),
+    cancelAfter: fc.option(fc.integer({ min: 0, max: 8 })),
+  });
+  const alone = new Map<string, number[]>();
+  const aloneTokens = async (centroid: string | null): Promise<number[]> => {
+    const key = String(centroid);
+    if (!alone.has(key)) {
+      const target = harness();
+      await target.engine.submit(centroid, [requestOf("a", 12)]);
+      await target.finish();
+      alone.set(key, target.tokensOf("a"));
+    }
+    return alone.get(key)!;
+  };
+  let waited = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(arrival, { minLength: 5, maxLength: 20 }), async (arrivals) => {
+      const together = harness({ limits: { maxSequences: 6 }, cacheBytes: 300 });
+      const due = new Map<number, string[]>();
+      let now = 0;
+      const step = async () => {
+        together.engine.cancel(due.get(now++) ?? []);
+        await together.engine.step();
+        if (together.engine.stats.waiting > 0 && together.engine.stats.running < 6) waited++;
+        expect(together.engine.stats.pool!.pinned).toBeLessThanOrEqual(slots);
+      };
+      const idsOf = (i: number) => Array.from({ length: arrivals[i].users }, (_, u) => `s${i}-${u}`);
+      for (const [i, a] of arrivals.entries()) {
+        for (let s = 0; s < a.stepsBefore; s++) await step();
+        const requests = idsOf(i).map((id) => ({ ...requestOf(id, a.maxTokens), compare: a.compare }));
+        await together.engine.submit(a.centroid, requests);
+        const { cancelAfter } = a;
+        if (cancelAfter !== null) due.set(now + cancelAfter, [...(due.get(now + cancelAfter) ?? []), idsOf(i)[0]]);
+      }
+      // Every step with work to do ends a token at least, so this many suffice; more would be a deadlock.
+      for (let s = 0; together.engine.busy; s++) {
+        expect(s).toBeLessThan(20 * 3 * 14);
+        await step();
+      }
+      for (const [i, a] of arrivals.entries()) {
+        const expected = (await aloneTokens(a.centroid)).slice(0, a.maxTokens);
+        for (const id of idsOf(i)) {
+          const found = together.tokensOf(id);
+          const isDone = together.lastFrameOf(id)?.type === "done";
+          if (!isDone) expect(together.lastFrameOf(id)).toMatchObject({ type: "error", kind: "cancelled" });
+          expect(found).toEqual(isDone ? expected : expected.slice(0, found.length));
+        }
+      }
+      const { running, waiting, pool, adapters } = together.engine.stats;
+      expect({ running, waiting, pinned: pool!.pinned }).toEqual({ running: 0, waiting: 0, pinned: 0 });
+      expect(adapters.bytes).toBeLessThanOrEqual(300);
+    }),
+    { seed, numRuns: 100 },
+  );
+  console.log(`in ${waited} steps a sequence waited although rows were free`);
+  expect(waited).toBeGreaterThan(100);
+});
