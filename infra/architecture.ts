@@ -16,6 +16,14 @@ const mayImport: Record<string, string[]> = {
   "gpu-backend/engine": ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
   "gpu-backend/training": ["gpu-backend/adapters", "gpu-backend/runtime", "shared"],
+  // Makes a model ready, offline: it may use training, and reads the result as serving will.
+  "gpu-backend/models": [
+    "gpu-backend/config.ts",
+    "gpu-backend/engine/artifacts.ts",
+    "gpu-backend/runtime",
+    "gpu-backend/training",
+    "shared",
+  ],
   "gpu-backend/config.ts": ["shared"],
   "gpu-backend/main.ts": [
     "gpu-backend/http",
@@ -38,6 +46,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander"],
+  "gpu-backend/models": ["@huggingface/hub", "commander"],
   infra: ["node:", "vitest", "wrangler"],
 };
 
@@ -46,7 +55,8 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
-const composes = /^(infra\/|edge\/(worker|batching\/shard)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli)\.ts$)/;
+const composes =
+  /^(infra\/|edge\/(worker|batching\/shard)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -19,6 +19,7 @@ const commands = {
   test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
   check: ["check style and types", "infra/check.ts"],
   backend: ["serve the backend alone", "gpu-backend/main.ts"],
+  import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],

@@ -1,0 +1,74 @@
+/**
+ * The artifacts of a model that nothing was trained for: tokenizer and prompt embedding of its own, and one centroid
+ * of scale 0 (auto-off), so that edge and backend serve the base alone until `npm run train` makes better ones.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Manifest } from "../../../shared/artifacts/manifest.ts";
+import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { readModelFolder } from "../../runtime/model-folder.ts";
+import type { Gpt2Config } from "../../runtime/step.ts";
+import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
+import { fitPromptSpace, foldTable } from "../../training/clustering/prompt-space.ts";
+import { prefixTokens } from "../../training/corpus/windows.ts";
+import { publish } from "../../training/publish.ts";
+
+const dimensions = 64; // P
+/**
+ * Without text, the pieces of the vocabulary stand in for it when the prompt embedding is fitted: these many of the
+ * lowest ids, which byte-pair merging made first because they are the most frequent.
+ */
+const fittedPieces = 4096;
+
+/** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
+export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
+  const { config, weights, weightsHash } = await readModelFolder(folder);
+  const tokenizer = await readTokenizerFiles(folder, config);
+  const { vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId } = config;
+  const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
+  const P = Math.min(dimensions, D);
+  const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => Int32Array.of(id));
+  const space = fitPromptSpace(tokenEmbedding, D, pieces, P);
+  // Nothing depends on the centroid while its scale is 0, nor on the bank, which starts as no delta at all.
+  const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
+  const shape = bankShape({ rank: 1, biases: 0, hidden: 1, dimensions: P });
+  return publish(
+    join(folder, "artifacts"),
+    {
+      shape,
+      head: { vocabularySize: V, hiddenSize: D, tokenEmbedding },
+      parameters: initialParameters(shape, D, V, 0, true),
+      centroids,
+      scales: Float32Array.of(0),
+      unigram: new Float32Array(V).fill(-Math.log(V)),
+      space,
+    },
+    foldTable(space, tokenEmbedding),
+    tokenizer,
+    [{ label: [], size: 0, position: [0, 0], scale: 0, gain: null }],
+    {
+      prefixTokens,
+      model: {
+        name,
+        servedAs: "gpt2",
+        weights: weightsHash,
+        ...{ vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId },
+      },
+      training: null,
+    },
+  );
+}
+
+/** The content of tokenizer.safetensors. Throws an Error that names the entry, or both sizes, where they do not fit. */
+export async function readTokenizerFiles(folder: string, config: Gpt2Config): Promise<TensorFile> {
+  const vocabulary = await readFile(join(folder, "vocab.json"), "utf8");
+  const merges = await readFile(join(folder, "merges.txt"), "utf8");
+  const packed = packTokenizer(vocabulary, merges, config.endOfTextId);
+  const { vocabularySize } = Tokenizer.fromTensors(packed);
+  if (vocabularySize !== config.vocabularySize) {
+    throw new Error(`${folder}/vocab.json has ${vocabularySize} entries, config.json says ${config.vocabularySize}`);
+  }
+  return packed;
+}

@@ -1,0 +1,129 @@
+/**
+ * One file from the hub to the disk. Written beside its name as `<name>.<checksum>.partial`, continued from there after
+ * a cut or an interruption, and given its name only when size and checksum are right. The URL names a commit and the
+ * partial file the content, so what is there can be no other file's beginning: no If-Range is needed.
+ */
+import { open, readdir, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { checksumOf, hasChecksum } from "./checksum.ts";
+import type { RemoteFile } from "./hub.ts";
+import { backOffMs, type HubAccess, HubError, maximumTries } from "./hub-fetch.ts";
+
+/**
+ * Brings `file` to `folder`; does nothing where it is already.
+ * @param onBytes called with the bytes of it that are on the disk
+ * @throws HubError of one line; the signal's reason when aborted. The partial file stays, unless its content is wrong.
+ */
+export async function download(
+  file: RemoteFile,
+  folder: string,
+  hubFetch: typeof fetch,
+  access: HubAccess,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
+  const path = join(folder, file.name);
+  const partial = partialPath(path, file);
+  if (!(await hasChecksum(path, file.checksum))) {
+    await fetchWhole(file, partial, hubFetch, access, onBytes);
+    const found = await checksumOf(partial, file.checksum.kind);
+    if (found.hex !== file.checksum.hex) {
+      await rm(partial);
+      throw new HubError(`${file.url} has the ${found.kind} hash ${found.hex}, the hub lists ${file.checksum.hex}`);
+    }
+    await rename(partial, path);
+  }
+  onBytes(file.bytes);
+  await removeOtherPartials(folder, file.name);
+}
+
+export function partialPath(path: string, { checksum }: RemoteFile): string {
+  return `${path}.${checksum.hex.slice(0, 16)}.partial`;
+}
+
+/** Requests until every byte is there; gives up after `maximumTries` in a row that brought none. */
+async function fetchWhole(
+  file: RemoteFile,
+  partial: string,
+  hubFetch: typeof fetch,
+  access: HubAccess,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
+  let have = await sizeOf(partial);
+  if (have > file.bytes) {
+    await rm(partial);
+    have = 0;
+  }
+  for (let fruitless = 0; have < file.bytes || file.bytes === 0; ) {
+    const headers = { "accept-encoding": "identity", ...(have > 0 && { range: `bytes=${have}-` }) };
+    const response = await hubFetch(file.url, { headers });
+    const cut = await append(response, file, partial, have, onBytes);
+    access.signal?.throwIfAborted();
+    const now = await sizeOf(partial);
+    fruitless = now > have ? 0 : fruitless + 1;
+    have = now;
+    if (have === file.bytes) break;
+    const where = `${file.name} broke off at ${have} of ${file.bytes} bytes`;
+    if (fruitless === maximumTries) {
+      throw new HubError(`${where}, ${maximumTries} times (${cut}); the same command goes on from there`);
+    }
+    access.note(`${where}; going on`);
+    await access.wait(backOffMs(Math.max(1, fruitless)));
+  }
+}
+
+/** Writes a body behind what is there. Returns why it ended early, or that it ended. Throws where the disk fails. */
+async function append(
+  response: Response,
+  file: RemoteFile,
+  partial: string,
+  have: number,
+  onBytes: (bytes: number) => void,
+): Promise<string> {
+  const range = response.headers.get("content-range") ?? "";
+  const continues = response.status === 206;
+  if (continues && !range.startsWith(`bytes ${have}-`)) {
+    throw new HubError(`${file.url} was asked for bytes from ${have} and answered with "${range}"`);
+  }
+  // A server that knows no ranges sends the whole file again.
+  const target = await open(partial, continues ? "a" : "w").catch((error) => diskError(error, file, partial));
+  let written = continues ? have : 0;
+  try {
+    const body = response.body?.getReader();
+    for (;;) {
+      const chunk = await body?.read().catch((error: Error) => error);
+      if (chunk instanceof Error) return chunk.message;
+      if (!chunk || chunk.done) return "the answer ended";
+      written += chunk.value.byteLength;
+      if (written > file.bytes) {
+        await body?.cancel();
+        throw new HubError(`${file.url} sends more than the ${file.bytes} bytes that the hub lists`);
+      }
+      await target.appendFile(chunk.value).catch((error) => diskError(error, file, partial));
+      onBytes(written);
+    }
+  } finally {
+    await target.sync().catch(() => {}); // A disk that is full has failed the write already.
+    await target.close();
+  }
+}
+
+function diskError(error: NodeJS.ErrnoException, file: RemoteFile, partial: string): never {
+  if (error.code !== "ENOSPC" && error.code !== "EDQUOT") throw error;
+  throw new HubError(`no space left for ${partial}: ${file.name} has ${file.bytes} bytes; free some and run it again`, {
+    cause: error,
+  });
+}
+
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  );
+}
+
+/** What an interrupted import of another revision left. */
+async function removeOtherPartials(folder: string, name: string): Promise<void> {
+  for (const entry of await readdir(folder)) {
+    if (entry.startsWith(`${name}.`) && entry.endsWith(".partial")) await rm(join(folder, entry));
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * `fetch` for the hub: authorised, patient with rate limits and short failures for a bounded number of tries, and with
+ * refusals turned into one line that names the model, the place and what to do. Not here: what is asked for (hub.ts),
+ * and bodies that break off (download.ts).
+ */
+import type { HubConfig } from "../../config.ts";
+
+export interface HubAccess extends HubConfig {
+  fetch: typeof fetch;
+  /** Resolves after so many milliseconds; rejects when the import is interrupted. */
+  wait(ms: number): Promise<void>;
+  now(): Date;
+  /** Tells the user, in a line, why it takes longer. */
+  note(line: string): void;
+  signal?: AbortSignal;
+}
+
+export const maximumTries = 5;
+/** A hub that asks for more is not waited for. */
+const longestWaitMs = 300_000;
+
+/** A refusal that no further try would change; its message is for the user. */
+export class HubError extends Error {}
+
+/** A fetch for model `id`: resolves with answers of status 2xx only, throws a HubError for all else. */
+export function hubFetch(id: string, access: HubAccess): typeof fetch {
+  return async (input, init) => {
+    const url = new URL(input instanceof Request ? input.url : input);
+    const headers = new Headers(init?.headers);
+    // The token is for the hub alone: not for a mirror that a listing may point to.
+    if (access.token && url.origin === new URL(access.endpoint).origin) {
+      headers.set("authorization", `Bearer ${access.token}`);
+    }
+    for (let tries = 1; ; tries++) {
+      const outcome = await access.fetch(url, { ...init, headers, signal: access.signal }).catch((error) => {
+        access.signal?.throwIfAborted();
+        return unreached(url, error);
+      });
+      if (outcome instanceof Response && outcome.ok) return outcome;
+      const waitMs =
+        outcome instanceof Response ? waitBeforeRetryMs(outcome, tries, access.now()) : outcome.waitMs(tries);
+      if (waitMs === null || tries === maximumTries || waitMs > longestWaitMs) {
+        throw outcome instanceof Response ? refusal(id, url, outcome, access, tries, waitMs) : outcome.error;
+      }
+      const why = outcome instanceof Response ? `answered ${outcome.status}` : "broke the connection";
+      access.note(`${url.host} ${why}; trying again in ${Math.ceil(waitMs / 1000)} s`);
+      if (outcome instanceof Response) await outcome.body?.cancel();
+      await access.wait(waitMs);
+    }
+  };
+}
+
+/** 1, 2, 4 … seconds. */
+export function backOffMs(tries: number): number {
+  return 1000 * 2 ** (tries - 1);
+}
+
+/** What the answer asks for, else a back-off; null where trying again is pointless. */
+function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Date): number | null {
+  if (![408, 429, 500, 502, 503, 504].includes(status)) return null;
+  const retryAfter = headers.get("retry-after");
+  if (retryAfter && /^\d+$/.test(retryAfter)) return Number(retryAfter) * 1000;
+  const until = Date.parse(retryAfter ?? "");
+  if (!Number.isNaN(until)) return Math.max(0, until - now.getTime());
+  // The hub's own way to say it: `RateLimit: "api";r=0;t=42`, t in seconds.
+  const reset = /;\s*t=(\d+)/.exec(headers.get("ratelimit") ?? "");
+  return reset && status === 429 ? Number(reset[1]) * 1000 : backOffMs(tries);
+}
+
+/** Failures of a connection that was there. Others (no such host, refused, bad certificate) are told at once. */
+const passing = /ECONNRESET|EPIPE|ETIMEDOUT|EAI_AGAIN|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
+
+function unreached(url: URL, thrown: unknown) {
+  const { cause, message } = thrown as Error & { cause?: { code?: string; message?: string } };
+  const code = cause?.code ?? "";
+  const why = [code, cause?.message ?? message].filter(Boolean).join(", ");
+  return {
+    error: new HubError(`cannot reach ${url.host} (${why}); behind a proxy set HTTPS_PROXY, for a mirror HF_ENDPOINT`),
+    waitMs: (tries: number) => (passing.test(code) ? backOffMs(tries) : null),
+  };
+}
+
+function refusal(
+  id: string,
+  url: URL,
+  { status, headers }: Response,
+  hub: HubConfig,
+  tries: number,
+  waitMs: number | null,
+) {
+  const reason = headers.get("x-error-code");
+  const page = `${hub.endpoint}/${id}`;
+  const say = (text: string) => new HubError(`${text} (HTTP ${status}, ${url.origin}${url.pathname})`);
+  if (reason === "GatedRepo" && (status === 401 || status === 403)) {
+    return say(`${id} is gated: accept its terms at ${page} and set HF_TOKEN to a token of that account`);
+  }
+  if (status === 401) {
+    return hub.token
+      ? say(`${id}: the hub does not accept HF_TOKEN, or has no such model`)
+      : say(`${id}: the hub has no such model, or it is private: check the name, or set HF_TOKEN`);
+  }
+  if (status === 403) return say(`${id}: ${hub.token ? "HF_TOKEN may not read it" : "reading it takes HF_TOKEN"}`);
+  if (status === 404 && reason === "RevisionNotFound") return say(`${id} has no such revision`);
+  if (status === 404) return say(`${id} is not on ${hub.endpoint}`);
+  if (status === 429) {
+    const seconds = waitMs === null ? "" : `, and asks to wait ${Math.ceil(waitMs / 1000)} s more`;
+    return say(`${url.host} limits requests: tried ${tries} times${seconds}`);
+  }
+  return say(`${url.host} failed, tried ${tries} times`);
+}

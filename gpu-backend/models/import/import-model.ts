@@ -1,0 +1,144 @@
+/**
+ * The whole way from a hub id or a local folder to a folder that can be served: files, then artifacts. Every file gets
+ * its name only when it is whole and right, and what can be refused is refused before the weights are fetched.
+ */
+import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
+import type { Manifest } from "../../../shared/artifacts/manifest.ts";
+import { readArtifacts } from "../../engine/artifacts.ts";
+import { readModelConfig } from "../../runtime/model-folder.ts";
+import type { Progress } from "../../training/progress.ts";
+import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
+import { checksumOf, hasChecksum } from "./checksum.ts";
+import { download } from "./download.ts";
+import { openRepository, type Repository } from "./hub.ts";
+import type { HubAccess } from "./hub-fetch.ts";
+import { checkWeightsSize, chooseFiles, weightsFile } from "./model-files.ts";
+
+export interface ImportOptions {
+  /** A hub id, or a folder. */
+  source: string;
+  /** Where the model goes; null: `.cache/models/<hub id>`, or where a local one is. */
+  out: string | null;
+  /** Branch, tag or commit of the hub; null: main. */
+  revision: string | null;
+}
+
+export interface Imported {
+  folder: string;
+  manifest: Manifest;
+  /** Artifacts that were there and fit are kept: training may have made them. */
+  keptArtifacts: boolean;
+}
+
+const defaultFolder = ".cache/models";
+const hubId = /^[A-Za-z0-9][\w.-]*(\/[\w.-]+)?$/;
+const MiB = 2 ** 20;
+
+/** Imports. Throws an Error of one line, or the signal's reason when aborted; the same options go on from there. */
+export async function importModel(options: ImportOptions, access: HubAccess, progress: Progress): Promise<Imported> {
+  const { source } = options;
+  const isFolder = await isDirectory(source);
+  if (isFolder && options.revision) throw new Error(`${source} is a folder here; --revision is for models of the hub`);
+  if (!isFolder && !hubId.test(source)) throw new Error(`${source} is neither a folder here nor a model id of the hub`);
+  const folder = options.out ?? (isFolder ? source : join(defaultFolder, source));
+  const name = isFolder ? basename(resolve(source)) : source;
+  if (isFolder) await copyFolder(source, folder);
+  else await downloadModel(source, options.revision ?? "main", folder, access, progress);
+
+  access.signal?.throwIfAborted();
+  const keptArtifacts = await isFile(manifestOf(folder));
+  if (!keptArtifacts) {
+    progress.note("making artifacts…");
+    await publishBaseArtifacts(folder, name);
+  }
+  // As serving will read it, every hash of it.
+  const { manifest } = await readArtifacts(folder);
+  return { folder, manifest, keptArtifacts };
+}
+
+async function downloadModel(name: string, revision: string, folder: string, access: HubAccess, progress: Progress) {
+  const repository = await openRepository(name, revision, access);
+  const where = `${repository.id} on ${access.endpoint}`;
+  const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
+  const weights = repository.files.get(weightsFile)!;
+  checkWeightsSize(weights.bytes, where);
+  await refuseOtherWeights(folder, (path) => hasChecksum(path, weights.checksum));
+  await mkdir(folder, { recursive: true });
+  await checkSpace(folder, repository);
+  progress.note(`${repository.id} at ${repository.commit}`);
+
+  progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
+  let before = 0;
+  for (const file of files) {
+    if (file === weights) await checkSmallFiles(folder);
+    await download(file, folder, repository.fetch, access, (bytes) =>
+      progress.advance(toMiB(before + bytes), file.name),
+    );
+    before += file.bytes;
+  }
+  progress.end();
+}
+
+/** Refuses what config or tokenizer show, before the weights are fetched. */
+async function checkSmallFiles(folder: string): Promise<void> {
+  await readTokenizerFiles(folder, await readModelConfig(folder));
+}
+
+async function copyFolder(source: string, folder: string): Promise<void> {
+  const files = chooseFiles(new Set(await readdir(source)), source);
+  checkWeightsSize((await stat(join(source, weightsFile))).size, source);
+  await checkSmallFiles(source);
+  if (resolve(source) === resolve(folder)) return;
+  const weights = await checksumOf(join(source, weightsFile), "sha256");
+  await refuseOtherWeights(folder, (path) => hasChecksum(path, weights));
+  await mkdir(folder, { recursive: true });
+  for (const name of files) {
+    const partial = join(folder, `${name}.partial`);
+    await copyFile(join(source, name), partial, constants.COPYFILE_FICLONE).catch(async (error) => {
+      await rm(partial, { force: true });
+      throw error;
+    });
+    await rename(partial, join(folder, name));
+  }
+}
+
+/** Artifacts belong to weights: another model must not slip under those that somebody trained. */
+async function refuseOtherWeights(folder: string, isSame: (weightsPath: string) => Promise<boolean>): Promise<void> {
+  if (!(await isFile(manifestOf(folder))) || (await isSame(join(folder, weightsFile)))) return;
+  throw new Error(`${folder}/artifacts was made for other weights; choose another --out, or delete that folder`);
+}
+
+/** Throws an Error with both figures where the disk cannot hold what is still to come. */
+async function checkSpace(folder: string, { files }: Repository): Promise<void> {
+  const names = await readdir(folder);
+  const { bytes: needed, checksum, name } = files.get(weightsFile)!;
+  if (names.includes(name) && (await hasChecksum(join(folder, name), checksum))) return;
+  const partial = names.find((entry) => entry.startsWith(`${name}.`));
+  const present = partial ? (await stat(join(folder, partial))).size : 0;
+  const { bavail, bsize } = await statfs(folder);
+  if (bavail * bsize >= needed - present) return;
+  throw new Error(`${folder} has ${toMiB(bavail * bsize)} MiB free; ${name} takes ${toMiB(needed - present)} MiB more`);
+}
+
+function manifestOf(folder: string): string {
+  return join(folder, "artifacts", "manifest.json");
+}
+
+function toMiB(bytes: number): number {
+  return Math.ceil(bytes / MiB);
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  return stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return stat(path).then(
+    (found) => found.isFile(),
+    () => false,
+  );
+}
