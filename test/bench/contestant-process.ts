@@ -20,6 +20,8 @@ const [system, format, threads] = process.argv.slice(2);
 const contestant = await open(system as System, format, Number(threads));
 const firstIds = await contestant.firstIds(promptsOf(checkPrompts.batch, checkPrompts.tokens));
 say({ type: "ready", firstIds });
+// The contest told us to end, or has ended itself.
+process.on("disconnect", () => process.exit());
 process.on("message", (message: ToContestant) => {
   answer(message).catch((error: unknown) => {
     console.error(error);

@@ -8,17 +8,19 @@ import { writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
+import { loadLine, measureLoad } from "./load.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import {
   agreementLines,
   type Floor,
   floorLine,
   floorRatioLines,
+  peerLines,
   ratioLines,
   tableLines,
   weightBytesOf,
@@ -65,6 +67,8 @@ const options = new Command("bench")
       .default("all"),
   )
   .option("--adapters", "measure what the delta costs, instead")
+  .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
+  .option("--requests <n>", "requests of the load", count, 100)
   .parse()
   .opts<{
     quick?: boolean;
@@ -77,11 +81,17 @@ const options = new Command("bench")
     groups?: string[];
     peerLogits: "all" | "last";
     adapters?: boolean;
+    load?: number;
+    requests: number;
   }>();
 
 const loadAtStart = loadavg();
 const say = (line: string) => console.log(line);
-const figures = options.adapters ? await benchAdapters() : await benchContest();
+const figures = options.adapters
+  ? await benchAdapters()
+  : options.load !== undefined
+    ? await benchLoad(options.load)
+    : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -112,6 +122,7 @@ async function benchContest() {
     });
   }
   for (const floor of floors) say(floorLine(floor));
+  for (const line of peerLines(options.peerLogits)) say(line);
 
   for (const folder of peerFolders) {
     try {
@@ -137,11 +148,25 @@ async function benchContest() {
 }
 
 async function benchAdapters() {
-  const formats: WeightFormat[] = options.quick ? ["int8"] : ["fp32", "int8"];
+  const { quick = false, threads } = options;
   const adapters = [];
-  for (const format of formats) adapters.push(...(await measureAdapters(format, options.threads, 4 * options.rounds)));
-  for (const row of adapters) say(adapterLine(row));
+  for (const format of quick ? (["int8"] as const) : (["fp32", "int8"] as const)) {
+    for (const row of await measureAdapters(format, threads, quick ? 8 : 20)) {
+      say(adapterLine(row));
+      adapters.push(row);
+    }
+  }
   return { adapters };
+}
+
+async function benchLoad(requestsPerSecond: number) {
+  const { threads, requests } = options;
+  const load = await measureLoad("int8", { threads, requestsPerSecond, requests });
+  for (const row of load) say(loadLine(row));
+  const [few, many] = load;
+  const ratio = many.timeToFirstTokenMs.p99 / few.timeToFirstTokenMs.p99;
+  say(`p99 first token, ${many.centroids} centroids ÷ ${few.centroids}: ${ratio.toFixed(2)}x`);
+  return { load };
 }
 
 function asExported(entry: Entry): Entry {
@@ -162,6 +187,12 @@ function versions(): Record<string, string> {
 function count(text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
+  return value;
+}
+
+function rate(text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new InvalidArgumentError("must be a number above 0");
   return value;
 }
 

@@ -30,6 +30,16 @@ export function floorLine({ format, weightBytes, bandwidthBytesPerSecond, msPerS
   return `floor ${format.padEnd(6)} ${weights} of weights ÷ ${(bandwidthBytesPerSecond / 1e9).toFixed(1)} GB/s = ${msPerStep.toFixed(1)} ms/step`;
 }
 
+/** What the peers run, in words. */
+export function peerLines(logitsAt: "all" | "last"): string[] {
+  const positions = logitsAt === "all" ? "every position, as GPT-2's published exports" : "the last position alone";
+  return [
+    `transformers.js: its generate() on the CPU, an export of the same weights, logits at ${positions};`,
+    "  q8: int8 weights and dynamic activations, a scale per tensor, head included; q4: blocks of 32, head included",
+    "node-llama-cpp: its prebuilt CPU binary, a sequence per row in one context, KV in fp16; every matrix in the format",
+  ];
+}
+
 export function tableLines(rows: readonly Row[]): string[] {
   const columns = ["batch", "context", "ms/step", "tokens/s", "prefill t/s", "first token ms", "memory MB"];
   const line = (system: string, format: string, cells: (string | number)[]) =>

@@ -1,0 +1,65 @@
+/** The benchmark's ratios: which way they point, and that a lost cell says so. */
+import { expect, test } from "vitest";
+import type { Row } from "../../bench/contest.ts";
+import { median } from "../../bench/median.ts";
+import { agreementLines, floorRatioLines, ratioLines, weightBytesOf } from "../../bench/report.ts";
+
+const row = (system: Row["system"], format: string, batch: number, figures: Partial<Row> = {}): Row => ({
+  system,
+  format,
+  batch,
+  context: 128,
+  msPerStep: 10,
+  tokensPerSecond: 100 * batch,
+  prefillTokensPerSecond: 1000,
+  timeToFirstTokenMs: 100,
+  rssBytes: 1e9,
+  ...figures,
+});
+const ours = { system: "chameleon", format: "int8" } as const;
+const peer = { system: "transformers.js", format: "q8" } as const;
+
+test("a ratio is the peer's time ÷ ours, cell by cell, and names what it loses", () => {
+  const lines = ratioLines(
+    [ours, peer],
+    [
+      row("chameleon", "int8", 1),
+      row("chameleon", "int8", 8),
+      row("transformers.js", "q8", 1, { msPerStep: 15, timeToFirstTokenMs: 50 }),
+      row("transformers.js", "q8", 8, { msPerStep: 30, timeToFirstTokenMs: 200 }),
+    ],
+  );
+  expect(lines).toHaveLength(2);
+  expect(lines[0]).toContain("batch 1");
+  expect(lines[0]).toContain("decode 1.50x  first token 0.50x  memory 1.00x  loses first token");
+  expect(lines[1]).toContain("decode 3.00x  first token 2.00x");
+  expect(lines[1]).not.toContain("loses");
+});
+
+test("a cell that the peer did not finish has no ratio", () => {
+  expect(ratioLines([ours, peer], [row("chameleon", "int8", 1), row("transformers.js", "q8", 8)])).toEqual([]);
+});
+
+test("the floor is held against batch 1 of its own format", () => {
+  const floors = [{ format: "int8" as const, weightBytes: 1e8, bandwidthBytesPerSecond: 2e10, msPerStep: 5 }];
+  const rows = [row("chameleon", "int8", 1), row("chameleon", "int8", 8), row("chameleon", "fp32", 1)];
+  expect(floorRatioLines(rows, floors)).toEqual([expect.stringContaining("2.00x the floor")]);
+});
+
+test("GPT-2 124M reads 124 million weights a step", () => {
+  expect(weightBytesOf("int8") / 1e6).toBeCloseTo(123.5, 1);
+  expect(weightBytesOf("fp32")).toBe(4 * weightBytesOf("int8"));
+});
+
+test("agreement counts equal first tokens against the group's first", () => {
+  const firstIds = [
+    { entry: ours, ids: [1, 2, 3] },
+    { entry: peer, ids: [1, 9, 3] },
+  ];
+  expect(agreementLines({ rows: [], skipped: [], firstIds })).toEqual([expect.stringContaining("2 of 3")]);
+});
+
+test("the median of an even count is between the two in the middle", () => {
+  expect(median([4, 1, 100, 2])).toBe(3);
+  expect(median([3, 1, 2])).toBe(2);
+});
