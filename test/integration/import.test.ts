@@ -111,7 +111,8 @@ describe("a whole import", () => {
     const backend = await startBackend({ MODEL_DIR: folder, THREADS: "1" });
     onTestFinished(() => void backend.child.kill("SIGKILL"));
     const tokens = async (centroidId: string | null) => {
-      const sequence = { ...sequenceRequest("s"), maxTokens: 5 };
+      const request = sequenceRequest("s");
+      const sequence = { ...request, maxTokens: 5, sampling: { ...request.sampling, temperature: 0 } };
       const response = await backend.post("/v1/batches", backend.batch(centroidId, [sequence]));
       expect(response.status).toBe(200);
       return (await allFrames(response)).flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));

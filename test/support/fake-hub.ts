@@ -14,7 +14,7 @@ export interface SeenRequest {
 export type Fault = (answer: () => Response) => Response;
 
 export class FakeHub {
-  readonly storage: string | null;
+  storage: string | null;
   readonly id: string;
   readonly files: Map<string, Uint8Array<ArrayBuffer>>;
   readonly seen: SeenRequest[] = [];
@@ -86,8 +86,8 @@ export function refuse(status: number, code: string, headers: Record<string, str
   return Response.json({ error: code }, { status, headers: { "x-error-code": code, ...headers } });
 }
 
-/** The first `bytes` of an answer; then `before` runs, and it breaks off, or ends as if that were all. */
-export function cutAfter(bytes: number, how: "break" | "end" = "break", before = () => {}): Fault {
+/** The first `bytes` of an answer; then `before` runs, and it breaks off, or ends as if that were all, or hangs. */
+export function cutAfter(bytes: number, how: "break" | "end" | "hang" = "break", before = () => {}): Fault {
   return (answer) => {
     const { status, headers, body } = answer();
     const reader = body!.getReader();
@@ -96,6 +96,7 @@ export function cutAfter(bytes: number, how: "break" | "end" = "break", before =
       {
         async pull(controller) {
           if (left === 0) before();
+          if (left === 0 && how === "hang") return new Promise(() => {});
           if (left === 0 && how === "break") return controller.error(new Error("connection reset"));
           const { value } = left > 0 ? await reader.read() : { value: undefined };
           if (!value) return controller.close();

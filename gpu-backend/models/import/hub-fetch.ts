@@ -68,7 +68,7 @@ function waitBeforeRetryMs({ status, headers }: Response, tries: number, now: Da
 }
 
 /** Failures of a connection that was there. Others (no such host, refused, bad certificate) are told at once. */
-const passing = /ECONNRESET|EPIPE|ETIMEDOUT|EAI_AGAIN|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
+const passing = /ECONNRESET|EPIPE|ETIMEDOUT|UND_ERR_(SOCKET|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)/;
 
 function unreached(url: URL, thrown: unknown) {
   const { cause, message } = thrown as Error & { cause?: { code?: string; message?: string } };
