@@ -24,11 +24,7 @@ export interface Phase {
 }
 
 /** The tensors the arena feeds for the rows of the phase. */
-export interface Feed {
-  past: Float32Array[];
-  pastLengths: Int32Array;
-  pastTokens: number;
-}
+export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens">;
 
 /** Builds the input for each chunk's next tokens, in the order of the rows. `gates` is Q. */
 export function composePhase(
@@ -75,7 +71,7 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
 function needsLogits({ sequence, scoredId, baseRow }: Head): boolean {
-  return scoredId === null && (baseRow !== null || !isGreedy(sequence.request.sampling.temperature));
+  return scoredId === null && (baseRow !== null || !isGreedy(sequence.request.sampling));
 }
 
 interface HeadRow {
@@ -135,8 +131,8 @@ class HeadRows {
 
   #addRow(sequence: Sequence, wearing: Pick<HeadRow, "flat" | "gates" | "poolSlot">, scoredId: number | null): number {
     const row = this.#rows.length;
-    const { temperature } = sequence.request.sampling;
-    const inverseTemperature = scoredId !== null || isGreedy(temperature) ? 1 : 1 / temperature;
+    const { sampling } = sequence.request;
+    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#rows.push({ ...wearing, inverseTemperature, targetId: scoredId ?? 0 });
     // The row bias steers what is sampled; what the prompt says stands without it.
     if (scoredId === null) {

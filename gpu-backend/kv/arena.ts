@@ -4,6 +4,7 @@
  * attention costs time over all P positions. Who has which row is the slot table's business.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
+import type { StepInput } from "../runtime/step.ts";
 import type { Move } from "./slot-table.ts";
 
 export interface ArenaShape {
@@ -29,6 +30,9 @@ export class KvArena {
   #rows = 0;
   /** Positions that hold keys and values, per row. */
   readonly #lengths: Int32Array;
+  /** What a row is called for as long as it lives, wherever it moves. */
+  readonly #names: number[] = [];
+  #opened = 0;
 
   constructor(shape: ArenaShape) {
     this.#shape = shape;
@@ -56,6 +60,7 @@ export class KvArena {
   /** Starts the row after the last one, empty. */
   open(): void {
     if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
+    this.#names.push(this.#opened++);
     this.#lengths[this.#rows++] = 0;
     if (this.#rows > this.#rowCapacity) this.#resize(this.#rows, this.#positions);
   }
@@ -73,6 +78,9 @@ export class KvArena {
       const replacedLength = this.#lengths[to];
       this.#lengths[to] = this.#lengths[from];
       if (swap) this.#lengths[from] = replacedLength;
+      const replacedName = this.#names[to];
+      this.#names[to] = this.#names[from];
+      if (swap) this.#names[from] = replacedName;
     }
   }
 
@@ -80,14 +88,16 @@ export class KvArena {
   close(moves: readonly Move[]): void {
     this.follow(moves);
     this.#rows--;
+    this.#names.length--;
   }
 
-  /** What a step over rows [first, first + count) reads: `past` views of [count, H, P, d], and their lengths. */
-  feed(first: number, count: number): { past: Float32Array[]; pastLengths: Int32Array } {
+  /** What a step over rows [first, first + count) reads: `past` views of [count, H, P, d], their lengths and names. */
+  feed(first: number, count: number): Pick<StepInput, "past" | "pastLengths" | "pastRows"> {
     const rowElements = this.#shape.heads * this.#positions * this.#shape.headWidth;
     return {
       past: this.#arrays.map((array) => array.subarray(first * rowElements, (first + count) * rowElements)),
       pastLengths: this.#lengths.slice(first, first + count),
+      pastRows: { fed: this.#names.slice(first, first + count), kept: [...this.#names] },
     };
   }
 

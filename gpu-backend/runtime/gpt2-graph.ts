@@ -24,6 +24,10 @@ export const names = {
   causalMask: "causal_mask",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
+  /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
+  pastRows: "past_rows",
+  writeAt: "write_at",
+  grown: (index: number) => `grown.${index}`,
   headRows: "head_rows",
   gates: "gates",
   poolA: "pool_a",
@@ -70,19 +74,11 @@ export function buildServingGraph(
   const Q = bank.gates;
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
-  const past = {
-    mask: g.input(names.pastMask, "float32", ["S", 1, 1, "P"]),
-    keys: layerNames(config, names.pastKey).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
-    values: layerNames(config, names.pastValue).map((n) => g.input(n, "float32", ["S", H, "P", D / H])),
-  };
+  const past = device === "webgpu" ? addPastOnDevice(build) : addPast(build);
   const trunk = addTrunk(build, past);
-  g.output(names.present, g.node("Concat", trunk.present, { axis: 0 }), "float32", [
-    2 * config.layers,
-    "S",
-    H,
-    "T",
-    D / H,
-  ]);
+  const present = trunk.fresh.map((x) => g.node("Unsqueeze", [x, g.integers(0)]));
+  g.output(names.present, g.node("Concat", present, { axis: 0 }), "float32", [2 * config.layers, "S", H, "T", D / H]);
+  if (past.write) past.write(trunk.fresh);
 
   const headRows = g.input(names.headRows, "int32", ["N"]);
   const selected = g.node("Gather", [trunk.states, headRows], { axis: 0 });
@@ -134,11 +130,40 @@ export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8A
 
 interface Past {
   mask: string;
+  /** Of each layer, [S, H, P, d]. */
   keys: string[];
   values: string[];
+  /** Adds the outputs that are this past grown by the step's keys and values, where the graph keeps it. */
+  write?: (fresh: string[]) => void;
 }
 
-/** Embeddings and blocks. `states` is [S × T, D] before the last layer norm; `present` holds 2L × [1, S, H, T, d]. */
+/** The past as the host feeds it: the rows of the step. */
+function addPast({ g, config }: Build, rows = "S"): Past {
+  const { hiddenSize: D, heads: H } = config;
+  const inputs = (name: (layer: number) => string) =>
+    layerNames(config, name).map((n) => g.input(n, "float32", [rows, H, "P", D / H]));
+  const mask = g.input(names.pastMask, "float32", ["S", 1, 1, "P"]);
+  return { mask, keys: inputs(names.pastKey), values: inputs(names.pastValue) };
+}
+
+/** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again. */
+function addPastOnDevice(build: Build): Past {
+  const { g, config } = build;
+  const { hiddenSize: D, heads: H } = config;
+  const { mask, keys, values } = addPast(build, "R");
+  const rows = g.input(names.pastRows, "int32", ["S"]);
+  const read = (all: string) => g.node("Gather", [all, rows], { axis: 0 });
+  const write = (fresh: string[]) => {
+    const at = g.node("Cast", [g.input(names.writeAt, "int32", ["S", H, "T", 3])], { to: 7 });
+    fresh.forEach((x, i) => {
+      const all = i % 2 ? values[i >> 1] : keys[i >> 1];
+      g.output(names.grown(i), g.node("ScatterND", [all, at, x]), "float32", ["R", H, "P", D / H]);
+    });
+  };
+  return { mask, keys: keys.map(read), values: values.map(read), write };
+}
+
+/** Embeddings and blocks. `states` is [S × T, D] before the last layer norm; `fresh` holds keys, then values, of each layer: 2L × [S, H, T, d]. */
 function addTrunk(build: Build, past: Past | null) {
   const { g, config } = build;
   const { hiddenSize: D, layers, heads: H } = config;
@@ -157,7 +182,7 @@ function addTrunk(build: Build, past: Past | null) {
         { axis: 0 },
       )
     : null;
-  const present: string[] = [];
+  const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
 
   for (let l = 0; l < layers; l++) {
@@ -166,7 +191,7 @@ function addTrunk(build: Build, past: Past | null) {
     const normed = layerNorm(build, `h.${l}.ln_1`, states);
     const qkv = linear(build, `h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) });
     const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
-    present.push(...[k, v].map((x) => g.node("Unsqueeze", [x, g.integers(0)])));
+    fresh.push(k, v);
 
     const newScores = g.node("Add", [products(build, q, k), causalMask]);
     let mixed: string;
@@ -185,7 +210,7 @@ function addTrunk(build: Build, past: Past | null) {
     const activated = g.node("com.microsoft:FastGelu", [inner]); // the tanh form, GPT-2's gelu_new
     states = g.node("Add", [states, linear(build, `h.${l}.mlp.c_proj`, activated)]);
   }
-  return { states, present, baseLogits };
+  return { states, fresh, baseLogits };
 }
 
 /** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */

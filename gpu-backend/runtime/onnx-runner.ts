@@ -3,6 +3,7 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { buildServingGraph, names, type PoolShape, type WeightFormat } from "./gpt2-graph.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import type { AdapterPool, Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
+import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
@@ -20,8 +21,10 @@ export async function createStepRunner(options: {
 }): Promise<StepRunner> {
   const { config, weights, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
   const graph = buildServingGraph(config, weights, bank, { format, pool, device });
-  const session = await openSession(graph, { threads, device });
-  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), device });
+  const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
+  const session = await openSession(graph, { threads, device, onDevice });
+  const past = device === "webgpu" ? await createWebgpuPast(config) : null;
+  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), past });
 }
 
 class OnnxRunner implements StepRunner {
@@ -29,25 +32,24 @@ class OnnxRunner implements StepRunner {
   readonly gates: number;
   readonly pool: PoolTensors | null;
   readonly #session: Session;
-  readonly #device: Device;
+  /** Where the past stays on the device. */
+  readonly #past: WebgpuPast | null;
   readonly #causalMasks = new Map<number, Tensor>();
 
   constructor(
     config: Gpt2Config,
     gates: number,
     session: Session,
-    options: { pool: PoolTensors | null; device: Device },
+    options: { pool: PoolTensors | null; past: WebgpuPast | null },
   ) {
     this.config = config;
     this.gates = gates;
     this.pool = options.pool;
-    this.#device = options.device;
+    this.#past = options.past;
     this.#session = session;
   }
 
   async run(input: StepInput): Promise<StepOutput> {
-    // WebGPU ends the process over an empty buffer.
-    if (this.#device !== "cpu" && input.pastTokens === 0) throw new Error(`pastTokens is 0, ${this.#device} needs 1`);
     const fetches: string[] = [
       names.present,
       names.topLogits,
@@ -61,7 +63,10 @@ class OnnxRunner implements StepRunner {
     const N = input.headRows.length;
     // A single row's product with a matrix that is an input sums in another order than two rows' do.
     const fed = this.pool && N === 1 ? withHeadRowTwice(input) : input;
-    const results = await this.#session.run(this.#feeds(fed), fetches);
+    const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
+    const feeds = { ...this.#feeds(fed, past.positions), ...past.feeds };
+    const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
+    past.take(results);
     const rowsOf = <T extends Float32Array | Int32Array>(name: string) => {
       const data = results[name].data as T;
       return data.subarray(0, (data.length / fed.headRows.length) * N) as T;
@@ -79,13 +84,14 @@ class OnnxRunner implements StepRunner {
     };
   }
 
-  release(): Promise<void> {
-    return this.#session.release();
+  async release(): Promise<void> {
+    await this.#past?.release();
+    await this.#session.release();
   }
 
-  #feeds(input: StepInput): Record<string, Tensor> {
-    const { sequences: S, tokens: T, pastTokens: P } = input;
-    const { layers, heads: H, hiddenSize: D } = this.config;
+  /** All but the past, of which P positions are fed. */
+  #feeds(input: StepInput, P: number): Record<string, Tensor> {
+    const { sequences: S, tokens: T } = input;
     const N = input.headRows.length;
     const bias = input.bias.values.length > 0 ? { indices: pairs(input.bias), values: input.bias.values } : zeroBias;
     const feeds: Record<string, Tensor> = {
@@ -105,10 +111,6 @@ class OnnxRunner implements StepRunner {
       feeds[names.poolB] = this.pool.b;
       feeds[names.poolMask] = this.pool.mask(input.poolSlots, N);
     }
-    for (let l = 0; l < layers; l++) {
-      feeds[names.pastKey(l)] = tensor(input.past[2 * l], [S, H, P, D / H]);
-      feeds[names.pastValue(l)] = tensor(input.past[2 * l + 1], [S, H, P, D / H]);
-    }
     return feeds;
   }
 
@@ -120,6 +122,18 @@ class OnnxRunner implements StepRunner {
     }
     return mask;
   }
+}
+
+/** The past as it lies in the host's memory. */
+function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
+  const { sequences: S, pastTokens: P } = input;
+  const { layers, heads: H, hiddenSize: D } = config;
+  const feeds: Record<string, Tensor> = {};
+  for (let l = 0; l < layers; l++) {
+    feeds[names.pastKey(l)] = tensor(input.past[2 * l], [S, H, P, D / H]);
+    feeds[names.pastValue(l)] = tensor(input.past[2 * l + 1], [S, H, P, D / H]);
+  }
+  return { feeds, positions: P, take: () => {} };
 }
 
 /** The input of one head row with that row repeated; the row bias stays with the first. */

@@ -4,14 +4,21 @@ import ort from "onnxruntime-node";
 /** An execution provider of ONNX Runtime. */
 export type Device = "cpu" | "webgpu" | "cuda";
 export type Session = ort.InferenceSession;
+export type SessionResults = ort.InferenceSession.ReturnType;
 export type Tensor = ort.Tensor;
 type Elements = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
 /**
  * Opens a session over a serialised ModelProto, with `threads` threads inside each operator that runs on the CPU.
  * Rejects where `device` (the CPU if none is named) is not there; an operator that it lacks runs on the CPU.
+ * Outputs named in `onDevice` stay there, to be fed again and disposed of; then every run has to fetch every output, and
+ * asking such a tensor for its data ends the process.
  */
-export function openSession(model: Uint8Array, options: { threads: number; device?: Device }): Promise<Session> {
+export function openSession(
+  model: Uint8Array,
+  options: { threads: number; device?: Device; onDevice?: readonly string[] },
+): Promise<Session> {
+  const { onDevice = [] } = options;
   return ort.InferenceSession.create(model, {
     executionProviders: [options.device ?? "cpu"],
     graphOptimizationLevel: "all",
@@ -19,6 +26,9 @@ export function openSession(model: Uint8Array, options: { threads: number; devic
     interOpNumThreads: 1,
     executionMode: "sequential",
     logSeverityLevel: 3,
+    ...(onDevice.length > 0 && {
+      preferredOutputLocation: Object.fromEntries(onDevice.map((name) => [name, "gpu-buffer" as const])),
+    }),
     // Spinning worker threads would starve the HTTP thread on a machine with few cores.
     extra: { session: { intra_op: { allow_spinning: "0" } } },
   });

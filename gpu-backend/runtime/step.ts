@@ -25,6 +25,12 @@ export interface StepInput {
   pastLengths: Int32Array;
   /** Keys, then values, of each layer: 2L arrays of [S, H, P, d], positions beyond a row's past length are ignored. */
   past: Float32Array[];
+  /**
+   * Names of the rows of `past`, [S], and of all rows that may be fed again; for runners that keep the past on their
+   * device. A name stands for one sequence's row: what is below its past length never changes, and after its first step
+   * only steps add to it. Absent: rows nobody has seen before.
+   */
+  pastRows?: { fed: readonly number[]; kept: readonly number[] };
   /** Flat positions (row × T + column) whose logits are wanted, [N]; at least one. */
   headRows: Int32Array;
   /** One row of gates per head row, [N, Q]; zeros give the base. */
