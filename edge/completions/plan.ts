@@ -105,6 +105,8 @@ function samplingOf(request: CompletionRequest, vocabularySize: number): Omit<Sa
     temperature: request.temperature,
     // The contract's range is open at 0, where only the likeliest token is left.
     topP: Math.max(request.top_p, Number.EPSILON),
+    topK: request.top_k,
+    minP: request.min_p,
     stop: request.stop,
     logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),
     presencePenalty: request.presence_penalty,

@@ -2,6 +2,7 @@
  * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
  * Logits already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
+import type { Sampling } from "../../shared/contracts/inference.ts";
 import type { StepOutput } from "../runtime/step.ts";
 
 /** What a step says about one head row; K candidates, V vocabulary. */
@@ -36,34 +37,50 @@ export function headResult(output: StepOutput, n: number): HeadResult {
   };
 }
 
-export function isGreedy(temperature: number): boolean {
-  return temperature < smallestTemperature;
+/** What decides which tokens may be drawn, and how likely each is. */
+export type Shaping = Pick<Sampling, "temperature" | "topP" | "topK" | "minP">;
+
+/** Whether the first token is the only one that can be drawn. */
+export function isGreedy({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
+  return temperature < smallestTemperature || topK === 1;
 }
 
 /**
- * The sampled token id: `uniform` in [0, 1) picks from the nucleus, the likeliest tokens that together reach `topP` at
- * this temperature, by inverse cumulative probability in order of rank. Greedy takes the first.
+ * The sampled token id. At this temperature, and in vLLM's order: `topK` and `minP` each leave the likeliest tokens,
+ * equals in order of id; of the mass of these the nucleus is the likeliest that reach `topP`; `uniform` in [0, 1) picks
+ * from it by inverse cumulative probability in order of rank. Greedy takes the first.
  */
-export function sampleToken(row: HeadResult, sampling: { temperature: number; topP: number }, uniform: number): number {
-  const { temperature, topP } = sampling;
-  if (isGreedy(temperature)) return row.topIds[0];
+export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {
+  if (isGreedy(sampling)) return row.topIds[0];
+  const { temperature, topP, topK, minP } = sampling;
+  const isCut = topK > 0 || minP > 0;
+  const lowest = row.topLogits[0] + temperature * Math.log(minP);
   const ranked: number[] = [];
   const cumulative: number[] = [];
   let total = 0;
-  // With the whole vocabulary as nucleus its mass is known to be 1, so the walk ends at the drawn token.
-  const isEnough = () => (topP < 1 ? total >= topP : total > uniform);
+  let isWhole = false;
   for (const band of rankedBands(row, temperature)) {
-    for (let i = 0; i < band.length && !isEnough(); i++) {
+    for (let i = 0; i < band.length && !isWhole; i++) {
+      if (band[i] < lowest) {
+        isWhole = true;
+        break;
+      }
       total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
+      // Uncut, the mass is known to be 1: the walk ends with the nucleus, or at the drawn token where that is all.
+      isWhole = isCut ? ranked.length === topK : topP < 1 ? total >= topP : total > uniform;
     }
-    if (isEnough()) break;
+    if (isWhole) break;
   }
-  // The sum of all may fall short of 1 by rounding; then the draw is scaled to it.
-  const target = topP < 1 || total <= uniform ? uniform * total : uniform;
+  if (isCut && topP < 1) {
+    cumulative.length = cumulative.findIndex((sum) => sum >= topP * total) + 1;
+    total = cumulative[cumulative.length - 1];
+  }
+  // Also where the sum of all falls short of 1 by rounding the draw is scaled to it.
+  const target = isCut || topP < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
-  return idAtRank(row, ranked, drawn < 0 ? ranked.length - 1 : drawn);
+  return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
 }
 
 /** Logprob of a token id in a row, at temperature 1. */

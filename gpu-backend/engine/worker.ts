@@ -82,6 +82,8 @@ function probe(endOfTextId: number): SequenceRequest {
     sampling: {
       temperature: 0,
       topP: 1,
+      topK: 0,
+      minP: 0,
       seed: 0,
       stop: [],
       logprobs: null,

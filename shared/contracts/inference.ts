@@ -20,6 +20,10 @@ export const samplingSchema = z.strictObject({
   /** 0 is greedy. */
   temperature: z.number().min(0).max(limits.temperature),
   topP: z.number().gt(0).max(1),
+  /** Only this many likeliest tokens are drawn from; 0 is all. */
+  topK: z.int().min(0).default(0),
+  /** Only tokens at least this fraction as likely as the likeliest, at the temperature, are drawn from; 0 is all. */
+  minP: z.number().min(0).max(1).default(0),
   /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
   stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings),

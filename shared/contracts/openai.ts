@@ -1,5 +1,6 @@
 /**
- * The public wire: OpenAI's completion schemas as far as they are served here, and the `chameleon` extension.
+ * The public wire: OpenAI's completion schemas as far as they are served here, `top_k` and `min_p` as vLLM has them, and
+ * the `chameleon` extension.
  * A field that is null counts as absent, as with OpenAI; unknown fields are ignored, so that other clients' extras pass.
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
@@ -27,6 +28,9 @@ export const completionRequestSchema = z
     max_tokens: absentAs(z.int().min(0), 16),
     temperature: absentAs(z.number().min(0).max(limits.temperature), 1),
     top_p: absentAs(z.number().min(0).max(1), 1),
+    /** -1 and 0 are all tokens. */
+    top_k: absentAs(z.int().min(-1), 0).transform((count) => Math.max(count, 0)),
+    min_p: absentAs(z.number().min(0).max(1), 0),
     n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1),
     stop: z.unknown().optional().transform(readStop),
     seed: absentAs(z.int(), null),

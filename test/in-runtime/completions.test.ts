@@ -79,7 +79,7 @@ describe("a completion", () => {
     expect(seen.batches[0].sequences[0]).toMatchObject({
       promptIds: [endOfTextId],
       maxTokens: 16,
-      sampling: { temperature: 1, topP: 1, logprobs: null, stop: [], logitBias: [] },
+      sampling: { temperature: 1, topP: 1, topK: 0, minP: 0, logprobs: null, stop: [], logitBias: [] },
       promptLogprobs: false,
       compare: false,
     });
@@ -93,6 +93,8 @@ describe("a completion", () => {
       prompt: "a",
       temperature: 0,
       top_p: 0,
+      top_k: 40,
+      min_p: 0.05,
       max_tokens: 5,
       stop: "\n",
       presence_penalty: 0.5,
@@ -106,6 +108,8 @@ describe("a completion", () => {
       maxTokens: 5,
       sampling: {
         temperature: 0,
+        topK: 40,
+        minP: 0.05,
         stop: ["\n"],
         logprobs: 2,
         presencePenalty: 0.5,
@@ -117,6 +121,8 @@ describe("a completion", () => {
       },
     });
     expect(seen.batches[1].sequences[0].sampling.topP).toBeGreaterThan(0);
+    await completed({ model: "gpt2", prompt: "a", top_k: -1, min_p: null });
+    expect(seen.batches[2].sequences[0].sampling).toMatchObject({ topK: 0, minP: 0 });
   });
 
   test("prompt + max_tokens over the context is clipped", async () => {

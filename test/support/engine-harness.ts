@@ -118,6 +118,8 @@ export function sequenceRequest(
     sampling: {
       temperature: 0,
       topP: 1,
+      topK: 0,
+      minP: 0,
       seed: 0,
       stop: [],
       logprobs: null,

@@ -11,6 +11,8 @@ export function sequenceRequest(id: string): SequenceRequest {
     sampling: {
       temperature: 1,
       topP: 1,
+      topK: 0,
+      minP: 0,
       seed: 1,
       stop: [],
       logprobs: null,

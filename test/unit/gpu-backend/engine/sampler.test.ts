@@ -1,5 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { alternativesOf, type HeadResult, logprobOf, sampleToken } from "../../../../gpu-backend/engine/sampler.ts";
+import {
+  alternativesOf,
+  type HeadResult,
+  logprobOf,
+  type Shaping,
+  sampleToken,
+} from "../../../../gpu-backend/engine/sampler.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -25,18 +31,29 @@ function logSumExp(logits: Float32Array, scale: number): number {
 const randomLogits = (spread: number, random = seededRandom(seed)) =>
   Float32Array.from({ length: V }, () => spread * random());
 
-/** The same definition, done slowly: sort everything, cut the nucleus, invert the distribution. */
-function slowSample(logits: Float32Array, temperature: number, topP: number, uniform: number): number {
-  const ids = rankedIds(logits);
+const shaping = (rest: Partial<Shaping>): Shaping => ({ temperature: 1, topP: 1, topK: 0, minP: 0, ...rest });
+
+/** The tokens that may be drawn and their probabilities, done slowly: sort everything, cut, renormalise, cut. */
+function slowNucleus(logits: Float32Array, { temperature, topP, topK, minP }: Shaping) {
   const total = logSumExp(logits, 1 / temperature);
-  const nucleus: { id: number; probability: number }[] = [];
+  const all = rankedIds(logits).map((id) => ({ id, probability: Math.exp(logits[id] / temperature - total) }));
+  const left = all
+    .slice(0, topK || all.length)
+    .filter(({ id }) => minP === 0 || logits[id] >= logits[all[0].id] + temperature * Math.log(minP));
+  const leftMass = topK || minP ? left.reduce((sum, { probability }) => sum + probability, 0) : 1;
+  const nucleus: typeof all = [];
   let mass = 0;
-  for (const id of ids) {
-    const probability = Math.exp(logits[id] / temperature - total);
-    nucleus.push({ id, probability });
-    mass += probability;
-    if (topP < 1 && mass >= topP) break;
+  for (const token of left) {
+    nucleus.push(token);
+    mass += token.probability;
+    if (topP < 1 && mass >= topP * leftMass) break;
   }
+  return { nucleus, mass };
+}
+
+/** The same definition as the sampler's: inverts the distribution. */
+function slowSample(logits: Float32Array, sampling: Shaping, uniform: number): number {
+  const { nucleus, mass } = slowNucleus(logits, sampling);
   let sum = 0;
   for (const { id, probability } of nucleus) {
     sum += probability;
@@ -47,26 +64,35 @@ function slowSample(logits: Float32Array, temperature: number, topP: number, uni
 
 describe("sampleToken", () => {
   test.each([
-    [0.7, 1],
-    [1, 1],
-    [2, 1],
-    [1, 0.9],
-    [1.3, 0.999],
-    [1, 0.05],
-    [0.01, 0.5],
+    shaping({ temperature: 0.7 }),
+    shaping({}),
+    shaping({ temperature: 2 }),
+    shaping({ topP: 0.9 }),
+    shaping({ temperature: 1.3, topP: 0.999 }),
+    shaping({ topP: 0.05 }),
+    shaping({ temperature: 0.01, topP: 0.5 }),
+    shaping({ topK: 5 }),
+    shaping({ topK: 8, temperature: 1.5 }),
+    shaping({ topK: 100 }),
+    shaping({ topK: V + 1, temperature: 2 }),
+    shaping({ minP: 0.3 }),
+    shaping({ minP: 0.001, temperature: 1.7 }),
+    shaping({ topK: 60, topP: 0.8 }),
+    shaping({ minP: 0.01, topP: 0.9, temperature: 1.2 }),
+    shaping({ topK: 40, minP: 0.05, topP: 0.95 }),
   ])(
-    "at temperature %d and top_p %d draws what a full sort draws, inside the top K and beyond",
-    (temperature, topP) => {
+    "with temperature $temperature, top_p $topP, top_k $topK, min_p $minP draws what a full sort draws, inside the top K and beyond",
+    (sampling) => {
       const random = seededRandom(seed);
       let beyond = 0;
       for (let i = 0; i < 200; i++) {
         const logits = randomLogits(10 * random(), random);
         const uniform = random();
-        const token = sampleToken(rowOf(logits, temperature), { temperature, topP }, uniform);
-        expect(token, `seed ${seed}, draw ${i}`).toBe(slowSample(logits, temperature, topP, uniform));
+        const token = sampleToken(rowOf(logits, sampling.temperature), sampling, uniform);
+        expect(token, `seed ${seed}, draw ${i}`).toBe(slowSample(logits, sampling, uniform));
         if (rankedIds(logits).indexOf(token) >= 8) beyond++;
       }
-      console.log(`temperature ${temperature}, top_p ${topP}: ${beyond} of 200 draws beyond the top 8`);
+      console.log(`${JSON.stringify(sampling)}: ${beyond} of 200 draws beyond the top 8`);
     },
   );
 
@@ -76,38 +102,80 @@ describe("sampleToken", () => {
     const row = rowOf(logits, temperature, 4);
     const draws = 20_000;
     const counts = new Float64Array(logits.length);
-    for (let i = 0; i < draws; i++) counts[sampleToken(row, { temperature, topP: 1 }, uniformAt(seed, i))]++;
+    for (let i = 0; i < draws; i++) counts[sampleToken(row, shaping({ temperature }), uniformAt(seed, i))]++;
     const expected = logits.map((logit) => draws * Math.exp(logit / temperature - row.scaledLogSumExp));
     const chiSquare = expected.reduce((sum, count, id) => sum + (counts[id] - count) ** 2 / count, 0);
     console.log(`χ² ${chiSquare.toFixed(1)} at 9 degrees of freedom (99.9% quantile 27.9), seed ${seed}`);
     expect(chiSquare).toBeLessThan(27.9);
   });
 
+  test.each([
+    shaping({ topK: 4, temperature: 0.8 }),
+    shaping({ minP: 0.06 }),
+    shaping({ topK: 7, minP: 0.02, topP: 0.9, temperature: 1.4 }),
+  ])(
+    "draws only what $topK, $minP and $topP leave, each token as often as its renormalised probability says",
+    (sampling) => {
+      const logits = Float32Array.from([2, 1, 0, -1, -1, -3, 0.5, 1.5, -2, 0]);
+      const row = rowOf(logits, sampling.temperature, 3);
+      const { nucleus, mass } = slowNucleus(logits, sampling);
+      const draws = 20_000;
+      const counts = new Float64Array(logits.length);
+      for (let i = 0; i < draws; i++) counts[sampleToken(row, sampling, uniformAt(seed, i))]++;
+      const expected = nucleus.map(({ id, probability }) => ({ id, count: (draws * probability) / mass }));
+      const chiSquare = expected.reduce((sum, { id, count }) => sum + (counts[id] - count) ** 2 / count, 0);
+      const degrees = nucleus.length - 1;
+      // Wilson and Hilferty's approximation of the 99.9% quantile.
+      const bound = degrees * (1 - 2 / (9 * degrees) + 3.09 * Math.sqrt(2 / (9 * degrees))) ** 3;
+      console.log(
+        `χ² ${chiSquare.toFixed(1)} at ${degrees} degrees of freedom (99.9% quantile ${bound.toFixed(1)}), seed ${seed}`,
+      );
+      expect(counts.reduce((sum, count, id) => sum + (expected.some((e) => e.id === id) ? count : 0), 0)).toBe(draws);
+      expect(degrees).toBeGreaterThan(1);
+      expect(degrees).toBeLessThan(logits.length - 1);
+      expect(chiSquare).toBeLessThan(bound);
+    },
+  );
+
+  test("top_k 1 and min_p 1 are greedy, whatever the logits, the temperature and the draw", () => {
+    const random = seededRandom(seed);
+    for (let i = 0; i < 300; i++) {
+      const temperature = 0.01 + 2 * random();
+      const row = rowOf(randomLogits(10 * random(), random), temperature);
+      for (const cut of [{ topK: 1 }, { minP: 1 }, { topK: 3, minP: 1, topP: 0.5 }]) {
+        expect(sampleToken(row, shaping({ temperature, ...cut }), random())).toBe(row.topIds[0]);
+      }
+      expect(sampleToken({ ...row, logits: null }, shaping({ temperature, topK: 1 }), random())).toBe(row.topIds[0]);
+    }
+  });
+
+  test("top_k cuts equals by id", () => {
+    const row = rowOf(new Float32Array(20).fill(1), 1);
+    const drawn = Array.from({ length: 12 }, (_, i) => sampleToken(row, shaping({ topK: 12 }), (i + 0.5) / 12));
+    expect(drawn).toEqual(Array.from({ length: 12 }, (_, i) => i));
+  });
+
   test("greedy takes the first, without logits; so does a temperature too small to divide by", () => {
     const row = { ...rowOf(randomLogits(5), 1), logits: null };
-    expect(sampleToken(row, { temperature: 0, topP: 1 }, 0.99)).toBe(row.topIds[0]);
-    expect(sampleToken(row, { temperature: 1e-30, topP: 1 }, 0.99)).toBe(row.topIds[0]);
+    expect(sampleToken(row, shaping({ temperature: 0 }), 0.99)).toBe(row.topIds[0]);
+    expect(sampleToken(row, shaping({ temperature: 1e-30 }), 0.99)).toBe(row.topIds[0]);
   });
 
   test("equal logits rank by id, and the ends of [0, 1) draw the ends", () => {
     const logits = new Float32Array(20).fill(1);
     const row = rowOf(logits, 1);
-    expect(sampleToken(row, { temperature: 1, topP: 1 }, 0)).toBe(0);
-    expect(sampleToken(row, { temperature: 1, topP: 1 }, 0.5001)).toBe(10);
-    expect(sampleToken(row, { temperature: 1, topP: 1 }, 1 - 2 ** -53)).toBe(19);
+    expect(sampleToken(row, shaping({}), 0)).toBe(0);
+    expect(sampleToken(row, shaping({}), 0.5001)).toBe(10);
+    expect(sampleToken(row, shaping({}), 1 - 2 ** -53)).toBe(19);
   });
 
   test("a wide gap below the top K is bridged, and a banned token is never drawn", () => {
     const logits = Float32Array.from({ length: 30 }, (_, id) => (id < 8 ? 0 : -50 - id));
     logits[29] = -1e9;
     const row = rowOf(logits, 1);
-    expect(sampleToken(row, { temperature: 1, topP: 1 }, 1 - 2 ** -53)).toBe(7);
+    expect(sampleToken(row, shaping({}), 1 - 2 ** -53)).toBe(7);
     // A log-sum-exp that claims more mass than there is sends the walk to the end.
-    const token = sampleToken(
-      { ...row, scaledLogSumExp: row.scaledLogSumExp + 1 },
-      { temperature: 1, topP: 1 },
-      0.9999,
-    );
+    const token = sampleToken({ ...row, scaledLogSumExp: row.scaledLogSumExp + 1 }, shaping({}), 0.9999);
     expect(token).toBe(7);
   });
 });
