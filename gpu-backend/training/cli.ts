@@ -43,7 +43,7 @@ function withTrainingOptions(command: Command): Command {
     .option("--biases <n>", "bias directions of the bank, M", count, 8)
     .option("--steps <n>", "optimiser steps", count, 400)
     .option("--learning-rate <x>", "peak", positive, 3e-3)
-    .option("--windows <n>", "training windows of 256 tokens at most", count, 5000)
+    .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
     .option("--threads <n>", "threads", count, availableParallelism());
 }
 
@@ -79,7 +79,7 @@ withTrainingOptions(program.command("train"))
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
-  .option("--held-out <n>", "windows at most for validation, and again for test", count, 1000)
+  .option("--held-out <n>", "windows at most for validation, and again for test", count, 750)
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: CommonFlags & TrainFlags) => {
     const common = await commonOptions(flags);
