@@ -1,8 +1,7 @@
 /**
- * The past on a WebGPU device: per layer keys and values of [R + 1, H, P, d] that never leave it. A step reads rows of
+ * The past on a WebGPU device: per layer keys and values of [R, H, P, d] that never leave it. A step reads rows of
  * them by number and gives them back with its own keys and values written in, as new buffers: the provider writes
  * nothing in place. The host's arrays stay the truth; a row that the device does not hold is uploaded from there.
- * The last row is nobody's: writes beyond the context, of padding only, go there.
  * Shapes: L layers, H heads, d head width, P positions, R rows, S sequences, T tokens.
  */
 import { DeviceRows } from "./device-rows.ts";
@@ -93,10 +92,11 @@ export class WebgpuPast {
     const { layers, heads: H, hiddenSize: D } = this.#config;
     const d = D / H;
     const P = this.#positions;
-    const R = this.#rows.capacity + 1;
+    const R = this.#rows.capacity;
     const isNew = this.#tensors.length === 0;
     const zeros = isNew ? tensor(new Float32Array(R * H * P * d), [R, H, P, d]) : null;
-    const written = missing.length > 0 ? missing.map((s) => rows[s]) : [R - 1];
+    // New tensors have to be made even where there is nothing to write: any row will do.
+    const written = missing.length > 0 ? missing.map((s) => rows[s]) : [0];
     const at = tensor(Int32Array.from(written), [written.length, 1]);
     const next: Tensor[] = [];
     for (let i = 0; i < 2 * layers; i++) {
@@ -120,7 +120,10 @@ export class WebgpuPast {
     this.#tensors = tensors;
   }
 
-  /** Where each new key and value goes, [S, H, T, (row, head, position)]. */
+  /**
+   * Where each new key and value goes, [S, H, T, (row, head, position)]. Padding beyond the context, as there is beside
+   * longer chunks, goes to its last position, which no later token can read.
+   */
   #places(rows: readonly number[], pastLengths: Int32Array, T: number): Int32Array {
     const H = this.#config.heads;
     const places = new Int32Array(rows.length * H * T * 3);
@@ -128,11 +131,9 @@ export class WebgpuPast {
     rows.forEach((row, s) => {
       for (let h = 0; h < H; h++) {
         for (let t = 0; t < T; t++) {
-          const position = pastLengths[s] + t;
-          const isInside = position < this.#positions;
-          places[i++] = isInside ? row : this.#rows.capacity;
+          places[i++] = row;
           places[i++] = h;
-          places[i++] = isInside ? position : 0;
+          places[i++] = Math.min(pastLengths[s] + t, this.#positions - 1);
         }
       }
     });

@@ -45,13 +45,13 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
 
   /**
    * Runs the step on both, checks it and returns its rows with their past grown, with `next` tokens each to go on with.
-   * With `isHidden` the device's step is fed NaN for a past.
+   * With `isHidden` the device's step is fed NaN for a past; with `isCpuOnly` the device never hears of it.
    */
   async function stepBoth(
     rows: NamedRow[],
-    options: { kept?: NamedRow[]; isHidden?: boolean; next?: number } = {},
+    options: { kept?: NamedRow[]; isHidden?: boolean; isCpuOnly?: boolean; next?: number } = {},
   ): Promise<NamedRow[]> {
-    const { kept = rows, isHidden = false, next = 1 } = options;
+    const { kept = rows, isHidden = false, isCpuOnly = false, next = 1 } = options;
     const input: StepInput = {
       ...stepOf(model.config, rows),
       pastRows: { fed: rows.map(({ name }) => name), kept: kept.map(({ name }) => name) },
@@ -60,10 +60,12 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
       ...input,
       past: input.past.map((p) => (isHidden ? new Float32Array(p.length).fill(Number.NaN) : p)),
     };
-    const [cpu, gpu] = [await onCpu.run(input), await onGpu.run(fedToGpu)];
-    const difference = maxDifference(gpu.logits!, cpu.logits!);
-    worst = Math.max(worst, difference);
-    expect(difference).toBeLessThan(tolerance);
+    const cpu = await onCpu.run(input);
+    if (!isCpuOnly) {
+      const difference = maxDifference((await onGpu.run(fedToGpu)).logits!, cpu.logits!);
+      worst = Math.max(worst, difference);
+      expect(difference).toBeLessThan(tolerance);
+    }
     return rows.map((row, s) => ({
       ...row,
       past: grownPast(model.config, row, s, input, cpu),
@@ -83,9 +85,8 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
 
   test("what the host alone has is uploaded, and held from then on", async () => {
     const [known] = await stepBoth([newRow(6)]);
-    const [stranger] = await stepBoth([newRow(30)], { kept: [known] });
-    const renamed = { ...stranger, name: ++lastName };
-    const rows = await stepBoth([renamed, known]);
+    const [stranger] = await stepBoth([newRow(30)], { isCpuOnly: true });
+    const rows = await stepBoth([stranger, known]);
     await stepBoth(rows, { isHidden: true });
   });
 
