@@ -53,7 +53,7 @@ export async function readModelFolder(directory: string): Promise<ModelFolder> {
  */
 export async function readModelConfig(directory: string): Promise<Gpt2Config> {
   const configFile = join(directory, "config.json");
-  const json: unknown = JSON.parse(await readFile(configFile, "utf8"));
+  const json = parseJson(await readFile(configFile, "utf8"), configFile);
   const parsed = configSchema.safeParse(json);
   if (!parsed.success) {
     const [{ path, message }] = parsed.error.issues;
@@ -74,6 +74,14 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
     layerNormEpsilon: raw.layer_norm_epsilon,
     endOfTextId: raw.eos_token_id,
   };
+}
+
+function parseJson(text: string, file: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new Error(`${file} is no JSON: ${(cause as Error).message.split("\n")[0]}`, { cause });
+  }
 }
 
 /** Every tensor the trunk needs, with its shape (Conv1D weights are [in, out]). */

@@ -258,7 +258,7 @@ describe("refusals of the hub", () => {
     expect(await refusal()).toMatch(/hub\.test limits requests: tried 5 times, and asks to wait 16 s more \(HTTP 429/);
     expect(waitsMs).toEqual([1000, 2000, 4000, 8000]);
     hub.fail(/api/, () => refuse(429, "", { "retry-after": "3600" }));
-    expect(await refusal()).toMatch(/tried 1 times, and asks to wait 3600 s more/);
+    expect(await refusal()).toMatch(/tried once, and asks to wait 3600 s more/);
   });
 });
 
@@ -269,6 +269,11 @@ describe("models that cannot be served", () => {
   };
   test.each<[string, () => void, RegExp]>([
     ["another architecture", () => setConfig({ model_type: "llama" }), /model_type is "llama"/],
+    [
+      "a config that is no JSON",
+      () => hub.files.set("config.json", new TextEncoder().encode("{")),
+      /config\.json is no JSON/,
+    ],
     ["an unsupported field", () => setConfig({ n_inner: 100 }), /n_inner is 100/],
     ["weights as a pickle", () => hub.files.delete(weights), /only as pytorch_model\.bin/],
     ["no merges", () => hub.files.delete("merges.txt"), /no merges\.txt/],

@@ -36,6 +36,7 @@ export async function download(
   await removeOtherPartials(folder, file.name);
 }
 
+/** Where the beginning of a file waits for its rest. */
 export function partialPath(path: string, { checksum }: RemoteFile): string {
   return `${path}.${checksum.hex.slice(0, 16)}.partial`;
 }
@@ -114,7 +115,8 @@ function diskError(error: NodeJS.ErrnoException, file: RemoteFile, partial: stri
   });
 }
 
-async function sizeOf(path: string): Promise<number> {
+/** Bytes of a file; 0 where there is none. */
+export async function sizeOf(path: string): Promise<number> {
   return stat(path).then(
     ({ size }) => size,
     () => 0,

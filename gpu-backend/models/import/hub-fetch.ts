@@ -90,6 +90,7 @@ function refusal(
 ) {
   const reason = headers.get("x-error-code");
   const page = `${hub.endpoint}/${id}`;
+  const tried = tries === 1 ? "tried once" : `tried ${tries} times`;
   const say = (text: string) => new HubError(`${text} (HTTP ${status}, ${url.origin}${url.pathname})`);
   if (reason === "GatedRepo" && (status === 401 || status === 403)) {
     return say(`${id} is gated: accept its terms at ${page} and set HF_TOKEN to a token of that account`);
@@ -104,7 +105,7 @@ function refusal(
   if (status === 404) return say(`${id} is not on ${hub.endpoint}`);
   if (status === 429) {
     const seconds = waitMs === null ? "" : `, and asks to wait ${Math.ceil(waitMs / 1000)} s more`;
-    return say(`${url.host} limits requests: tried ${tries} times${seconds}`);
+    return say(`${url.host} limits requests: ${tried}${seconds}`);
   }
-  return say(`${url.host} failed, tried ${tries} times`);
+  return say(`${url.host} failed, ${tried}`);
 }

@@ -10,7 +10,7 @@ import { readModelConfig } from "../../runtime/model-folder.ts";
 import type { Progress } from "../../training/progress.ts";
 import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
-import { download } from "./download.ts";
+import { download, partialPath, sizeOf } from "./download.ts";
 import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
 import { checkWeightsSize, chooseFiles, weightsFile } from "./model-files.ts";
@@ -49,7 +49,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   access.signal?.throwIfAborted();
   const keptArtifacts = await isFile(manifestOf(folder));
   if (!keptArtifacts) {
-    progress.note("making artifacts…");
+    progress.note("making artifacts; up to a minute at 768 dimensions…");
     await publishBaseArtifacts(folder, name);
   }
   // As serving will read it, every hash of it.
@@ -111,11 +111,10 @@ async function refuseOtherWeights(folder: string, isSame: (weightsPath: string) 
 
 /** Throws an Error with both figures where the disk cannot hold what is still to come. */
 async function checkSpace(folder: string, { files }: Repository): Promise<void> {
-  const names = await readdir(folder);
-  const { bytes: needed, checksum, name } = files.get(weightsFile)!;
-  if (names.includes(name) && (await hasChecksum(join(folder, name), checksum))) return;
-  const partial = names.find((entry) => entry.startsWith(`${name}.`));
-  const present = partial ? (await stat(join(folder, partial))).size : 0;
+  const weights = files.get(weightsFile)!;
+  const { bytes: needed, checksum, name } = weights;
+  if (await hasChecksum(join(folder, name), checksum)) return;
+  const present = await sizeOf(partialPath(join(folder, name), weights));
   const { bavail, bsize } = await statfs(folder);
   if (bavail * bsize >= needed - present) return;
   throw new Error(`${folder} has ${toMiB(bavail * bsize)} MiB free; ${name} takes ${toMiB(needed - present)} MiB more`);
