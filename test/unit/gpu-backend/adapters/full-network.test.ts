@@ -66,7 +66,7 @@ test("in slices or not, a large one is the formula's; a NaN comes through", () =
   );
   console.log(`max |directions − formula| ${difference.toExponential(2)}, tolerance ${tolerance}, ${pauses} pauses`);
   expect(difference).toBeLessThan(tolerance);
-  expect(pauses).toBe(Math.ceil((width * H2) / 2 ** 19) - 1);
+  expect(pauses).toBe(Math.ceil((width * H2) / 2 ** 20) - 1);
   const broken = run(network, Float32Array.from(centroid).fill(Number.NaN, 3, 4), 1);
   expect(broken.a.every(Number.isNaN) && broken.b.every(Number.isNaN)).toBe(true);
 });

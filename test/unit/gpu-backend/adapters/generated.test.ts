@@ -112,7 +112,7 @@ describe("the full kind", () => {
       open--;
     });
     await Promise.all(["c0", "c1", "c2"].map((id) => source.generate(id)));
-    expect(pauses).toBe(3 * 2);
+    expect(pauses).toBe(3);
     expect(mostOpen).toBe(1);
   });
 
