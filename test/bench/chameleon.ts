@@ -7,7 +7,7 @@ import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { seededRandom } from "../support/steps.ts";
-import { type Contestant, StepTimer } from "./contestant.ts";
+import { BatchMeter, type Contestant } from "./contestant.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
 /** As the server does by default: prompt tokens that a sequence, and a whole prefill phase, may take. */
@@ -22,14 +22,14 @@ export async function openChameleon(format: WeightFormat, threads: number): Prom
     async measure(prompts, steps) {
       const gates = prompts.map(() => Float32Array.from({ length: runner.gates }, () => random()));
       const batch = new Batch(runner, prompts.length);
-      const timer = new StepTimer();
+      const meter = new BatchMeter();
       await batch.prefill(prompts, gates);
-      timer.token();
+      meter.token();
       for (let step = 0; step < steps; step++) {
         await batch.decode(gates);
-        timer.token();
+        meter.token();
       }
-      return timer.result();
+      return meter.result();
     },
     async firstIds(prompts) {
       const batch = new Batch(runner, prompts.length);

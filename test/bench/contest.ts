@@ -17,7 +17,7 @@ export interface Row extends Entry {
   prefillTokensPerSecond: number;
   /** Until every row has its first token. */
   timeToFirstTokenMs: number;
-  /** Resident memory of the contestant's process after the cell; the largest of the rounds. */
+  /** Peak resident memory of the contestant's process in the cell. */
   rssBytes: number;
 }
 
@@ -26,11 +26,6 @@ export interface Skipped extends Entry {
   batch?: number;
   context?: number;
   reason: string;
-}
-
-interface Sample {
-  measurement: Measurement;
-  rssBytes: number;
 }
 
 export interface GroupResult {
@@ -64,7 +59,7 @@ export async function runGroup(
       }
     }
     for (const cell of cells) {
-      const samples = new Map(running.map((runner) => [runner, [] as Sample[]]));
+      const samples = new Map(running.map((runner) => [runner, [] as Measurement[]]));
       for (let round = 0; round < rounds; round++) {
         for (const runner of round % 2 === 0 ? [...samples.keys()] : [...samples.keys()].reverse()) {
           try {
@@ -101,10 +96,10 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-function rowOf(entry: Entry, cell: Cell, samples: Sample[]): Row {
+function rowOf(entry: Entry, cell: Cell, samples: Measurement[]): Row {
   const { batch, context, steps } = cell;
-  const msPerStep = median(samples.flatMap(({ measurement }) => measurement.stepMs));
-  const timeToFirstTokenMs = median(samples.map(({ measurement }) => measurement.prefillMs));
+  const msPerStep = median(samples.flatMap(({ stepMs }) => stepMs));
+  const timeToFirstTokenMs = median(samples.map(({ prefillMs }) => prefillMs));
   return {
     ...entry,
     batch,
@@ -146,12 +141,12 @@ class Runner {
     return answer.firstIds;
   }
 
-  async measure(cell: Cell): Promise<Sample> {
+  async measure(cell: Cell): Promise<Measurement> {
     if (!this.#child) throw new Error("its process was not started");
     this.#child.send(cell satisfies ToContestant);
     const answer = await this.#answer(this.#child);
     if (answer.type !== "measured") throw new Error(`expected a measurement, got ${answer.type}`);
-    return answer;
+    return answer.measurement;
   }
 
   end(): void {

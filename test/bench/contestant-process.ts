@@ -9,9 +9,7 @@ import { promptsOf } from "./model.ts";
 import type { TransformersFormat } from "./transformers/contestant.ts";
 
 export type ToContestant = { batch: number; context: number; steps: number } | "release";
-export type FromContestant =
-  | { type: "ready"; firstIds: number[] }
-  | { type: "measured"; measurement: Measurement; rssBytes: number };
+export type FromContestant = { type: "ready"; firstIds: number[] } | { type: "measured"; measurement: Measurement };
 
 /** Prompts that all contestants answer once, as a warm-up and to show that they compute the same. */
 const checkPrompts = { batch: 8, tokens: 24 };
@@ -49,8 +47,7 @@ async function answer(message: ToContestant): Promise<void> {
   const { batch, context, steps } = message;
   // What the last cell left behind is collected outside the measured time.
   globalThis.gc?.();
-  const measurement = await contestant.measure(promptsOf(batch, context - steps), steps);
-  say({ type: "measured", measurement, rssBytes: process.memoryUsage.rss() });
+  say({ type: "measured", measurement: await contestant.measure(promptsOf(batch, context - steps), steps) });
 }
 
 function say(message: FromContestant): void {

@@ -23,6 +23,8 @@ export interface Measurement {
   prefillMs: number;
   /** One per decode step: from a token of every row to the next token of every row. */
   stepMs: number[];
+  /** The largest resident memory of the process at any token, all that the batch needs still held. */
+  rssBytes: number;
 }
 
 export interface Contestant {
@@ -33,19 +35,20 @@ export interface Contestant {
   release(): Promise<void>;
 }
 
-/** Times what a batch does: call `token()` whenever every row has its next token. */
-export class StepTimer {
+/** Watches what a batch does: call `token()` whenever every row has its next token. */
+export class BatchMeter {
   #lastMs = performance.now();
   readonly #spans: number[] = [];
+  #rssBytes = 0;
 
   token(): void {
-    const nowMs = performance.now();
-    this.#spans.push(nowMs - this.#lastMs);
-    this.#lastMs = nowMs;
+    this.#spans.push(performance.now() - this.#lastMs);
+    this.#rssBytes = Math.max(this.#rssBytes, process.memoryUsage.rss());
+    this.#lastMs = performance.now();
   }
 
   result(): Measurement {
     const [prefillMs, ...stepMs] = this.#spans;
-    return { prefillMs, stepMs };
+    return { prefillMs, stepMs, rssBytes: this.#rssBytes };
   }
 }

@@ -101,6 +101,7 @@ async function runLoad(runner: StepRunner, arrivals: readonly Arrival[], centroi
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
+    prefixCache: null,
     limits,
     pieceOf: () => Uint8Array.of(97),
     now,

@@ -15,6 +15,7 @@ import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { loadLine, measureLoad } from "./load.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
+import { measurePrefix, prefixLine } from "./prefix.ts";
 import {
   agreementLines,
   type Floor,
@@ -67,6 +68,7 @@ const options = new Command("bench")
       .default("all"),
   )
   .option("--adapters", "measure what the delta costs, instead")
+  .option("--prefix", "measure what the prefix cache saves, instead")
   .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
   .option("--requests <n>", "requests of the load", count, 100)
   .parse()
@@ -157,6 +159,14 @@ async function benchAdapters() {
     }
   }
   return { adapters };
+}
+
+async function benchPrefix() {
+  const { threads, rounds } = options;
+  const prefix = [];
+  for (const format of ["fp32", "int8"] as const) prefix.push(await measurePrefix(format, threads, rounds));
+  for (const row of prefix) say(prefixLine(row));
+  return { prefix };
 }
 
 async function benchLoad(requestsPerSecond: number) {

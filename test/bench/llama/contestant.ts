@@ -3,7 +3,7 @@
  * its defaults (KV in fp16) but for threads and greedy sampling.
  */
 import { gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
-import { type Contestant, StepTimer } from "../contestant.ts";
+import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Weights } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
 import type { GgufFormat } from "./gguf.ts";
@@ -60,13 +60,13 @@ export async function openLlama(format: GgufFormat, threads: number): Promise<Co
   return {
     async measure(prompts, steps) {
       const batch = await open(prompts, steps);
-      const timer = new StepTimer();
+      const meter = new BatchMeter();
       for (let token = 0; token <= steps; token++) {
         await batch.next();
-        timer.token();
+        meter.token();
       }
       await batch.close();
-      return timer.result();
+      return meter.result();
     },
     async firstIds(prompts) {
       const batch = await open(prompts, 0);

@@ -1,6 +1,6 @@
 /** Transformers.js as a contestant: its own `generate()` over a local folder with an exported graph. */
 import { join } from "node:path";
-import { type Contestant, StepTimer } from "../contestant.ts";
+import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Weights } from "../model.ts";
 import { importInstalled } from "../peer-package.ts";
 import { buildExportGraph, type ExportFormat, type ExportLogits, exportFiles } from "./export-graph.ts";
@@ -72,9 +72,9 @@ export async function openTransformers(format: TransformersFormat, threads: numb
   };
   return {
     async measure(prompts, steps) {
-      const timer = new StepTimer();
-      await generate(prompts, steps + 1, () => timer.token());
-      return timer.result();
+      const meter = new BatchMeter();
+      await generate(prompts, steps + 1, () => meter.token());
+      return meter.result();
     },
     async firstIds(prompts) {
       const rows = await generate(prompts, 1, () => {});
