@@ -3,7 +3,7 @@
  * Logits already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
 import type { Sampling } from "../../shared/contracts/inference.ts";
-import type { StepOutput } from "../runtime/step.ts";
+import { type StepOutput, topCandidates } from "../runtime/step.ts";
 
 /** What a step says about one head row; K candidates, V vocabulary. */
 export interface HeadResult {
@@ -43,6 +43,11 @@ export type Shaping = Pick<Sampling, "temperature" | "topP" | "topK" | "minP">;
 /** Whether the first token is the only one that can be drawn. */
 export function isGreedy({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
   return temperature < smallestTemperature || topK === 1;
+}
+
+/** Whether the step's candidates are all that can be drawn, so that its logits need not be copied out. */
+export function drawsFromCandidates({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
+  return isGreedy({ temperature, topK }) || (topK > 0 && topK <= topCandidates);
 }
 
 /**

@@ -3,7 +3,7 @@
  * Shapes: S sequences, T tokens (right-padded), N head rows, Q gates.
  */
 import { minimumPrefillTokens, type StepInput } from "../runtime/step.ts";
-import { isGreedy } from "./sampler.ts";
+import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -71,7 +71,7 @@ function scoredAfter(sequence: Sequence, position: number): number | null {
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
 function needsLogits({ sequence, scoredId, baseRow }: Head): boolean {
-  return scoredId === null && (baseRow !== null || !isGreedy(sequence.request.sampling));
+  return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.request.sampling));
 }
 
 interface HeadRow {

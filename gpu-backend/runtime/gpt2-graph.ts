@@ -7,14 +7,11 @@ import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/ten
 import { GraphBuilder } from "./graph.ts";
 import { addBlockMatMul, addQuantizedMatMul, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
-import type { Bank, Gpt2Config } from "./step.ts";
+import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
-
-/** Candidates that leave the graph per head row. */
-export const topCandidates = 64;
 
 /** Input and output names of the serving graph; shapes are in step.ts. */
 export const names = {

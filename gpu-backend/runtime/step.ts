@@ -10,6 +10,9 @@
 
 export const minimumPrefillTokens = 2;
 
+/** Candidates that a step gives per head row, or V where that is smaller. */
+export const topCandidates = 64;
+
 export interface StepInput {
   /** S */
   sequences: number;
@@ -50,7 +53,7 @@ export interface StepInput {
 export interface StepOutput {
   /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
   present: Float32Array;
-  /** K, the width of the two below (`topCount`, or V where that is smaller). */
+  /** K, the width of the two below (`topCandidates`, or V where that is smaller). */
   topCount: number;
   /** Highest logits of each head row, descending, ties by lower id, [N, K]. */
   topLogits: Float32Array;

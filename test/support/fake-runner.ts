@@ -4,7 +4,13 @@
  * carry (token id, position), and every step checks that each row's past is exactly the history it must be, so a
  * misplaced copy in the KV arena is an error, not a slightly different number.
  */
-import type { Gpt2Config, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import {
+  type Gpt2Config,
+  type StepInput,
+  type StepOutput,
+  type StepRunner,
+  topCandidates,
+} from "../../gpu-backend/runtime/step.ts";
 
 const heads = 2;
 const headWidth = 2;
@@ -56,7 +62,7 @@ export function createFakeRunner(
       await options.before?.(input);
       const { sequences, tokens, pastTokens } = input;
       steps.push({ sequences, tokens, pastTokens, headRows: input.headRows.length });
-      return fakeStep(config, Math.min(options.topCount ?? 8, config.vocabularySize), input, pairs);
+      return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input, pairs);
     },
     async release() {},
   };

@@ -1,11 +1,13 @@
 import { describe, expect, test } from "vitest";
 import {
   alternativesOf,
+  drawsFromCandidates,
   type HeadResult,
   logprobOf,
   type Shaping,
   sampleToken,
 } from "../../../../gpu-backend/engine/sampler.ts";
+import { topCandidates } from "../../../../gpu-backend/runtime/step.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -146,6 +148,19 @@ describe("sampleToken", () => {
         expect(sampleToken(row, shaping({ temperature, ...cut }), random())).toBe(row.topIds[0]);
       }
       expect(sampleToken({ ...row, logits: null }, shaping({ temperature, topK: 1 }), random())).toBe(row.topIds[0]);
+    }
+  });
+
+  test("top_k within the candidates needs no logits, beyond them it does", () => {
+    const random = seededRandom(seed);
+    for (let i = 0; i < 100; i++) {
+      const row = rowOf(randomLogits(10 * random(), random), 1, topCandidates);
+      const [sampling, uniform] = [shaping({ topK: 1 + Math.floor(topCandidates * random()), topP: 0.95 }), random()];
+      expect(drawsFromCandidates(sampling)).toBe(true);
+      expect(sampleToken({ ...row, logits: null }, sampling, uniform)).toBe(sampleToken(row, sampling, uniform));
+    }
+    for (const sampling of [shaping({}), shaping({ topK: topCandidates + 1 }), shaping({ minP: 0.5 })]) {
+      expect(drawsFromCandidates(sampling)).toBe(false);
     }
   });
 
