@@ -157,8 +157,9 @@ class Runner {
     return new Promise((resolve, reject) => {
       const ended = (code: number | null, signal: string | null) => {
         child.off("message", heard);
-        const lines = this.#errors.trim().split("\n").slice(0, 8).join(" ");
-        reject(new Error(`its process ended with ${signal ?? code}: ${lines}`));
+        const lines = this.#errors.trim().split("\n");
+        const reason = lines.find((line) => /^\w*Error\b/.test(line)) ?? lines.at(-1);
+        reject(new Error(`its process ended with ${signal ?? code}: ${reason}`));
       };
       const heard = (message: FromContestant) => {
         child.off("close", ended);
