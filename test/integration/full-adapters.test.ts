@@ -1,4 +1,4 @@
-/** Full adapters, the paper's kind, on real ONNX sessions: more centroids than pool slots, and none of it may show. */
+/** Full adapters, the paper's kind, on real ONNX sessions and in a real process: more centroids than pool slots, and none of it may show. */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { generatedAdapters, servedBank, servedPool } from "../../gpu-backend/ada
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { allFrames, startBackend } from "../support/backend-process.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -142,4 +143,32 @@ test("a centroid that is not a number fails by name; its mates go on", async () 
   await target.finish();
   for (const { request } of mates) expect(target.tokensOf(request.id).length).toBe(request.maxTokens);
   expect(target.engine.stats.pool!.pinned).toBe(0);
+});
+
+test("the backend serves them over HTTP: all centroids at once through two slots, the broken one refused, all counted", async () => {
+  const backend = await startBackend({ MODEL_DIR: folder, ADAPTER_SLOTS: "2" });
+  try {
+    const sampling = { logitBias: neverEnds };
+    const last = await Promise.all(
+      Array.from({ length: centroids }, async (_, k) => {
+        const sequence = sequenceRequest(`s${k}`, randomPrompt(9), { maxTokens: 6, sampling });
+        const frames = await allFrames(await backend.post("/v1/batches", backend.batch(`c${k}`, [sequence])));
+        return frames.at(-1);
+      }),
+    );
+    last.forEach((frame, k) => {
+      if (`c${k}` === broken) expect(frame).toMatchObject({ type: "error", message: expect.stringMatching(/c4.*NaN/) });
+      else expect(frame).toMatchObject({ type: "done", completionTokens: 6, adapter: { cache: "generated" } });
+    });
+    const metric = (name: string) => backend.metric(`chameleon_adapter_${name}`);
+    expect([await metric("pool_slots"), await metric("pool_resident"), await metric("pool_pinned")]).toEqual([2, 2, 0]);
+    // Five with directions of their own came through two slots.
+    expect(await metric("pool_evictions")).toBe(3);
+    expect(await metric("cache_generated")).toBe(centroids);
+    expect(await metric("generation_seconds")).toBeGreaterThan(0);
+    expect((await fetch(`${backend.url}/readyz`)).status).toBe(200);
+  } finally {
+    backend.child.kill("SIGTERM");
+    await backend.exited;
+  }
 });

@@ -1,4 +1,5 @@
 /** Sequences whose adapters need one of a few pool slots: who waits, for how long, and what it never changes. */
+import { setImmediate } from "node:timers/promises";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
@@ -68,6 +69,31 @@ describe("where every slot is in use", () => {
     expect(engine.stats.pool).toEqual({ slots, resident: 2, pinned: 0, evictions: 1 });
     expect(adapters.stats.entries).toBe(0);
   });
+});
+
+test("others decode on while an adapter is being made", async () => {
+  const full = fakeFullAdapters(fakeConfig);
+  const pauses = 5;
+  const { engine, tokensOf, finish } = harness({
+    source: {
+      ...full,
+      async generate(centroidId) {
+        for (let i = 0; centroidId === "c1" && i < pauses; i++) await setImmediate();
+        return await full.generate(centroidId);
+      },
+    },
+  });
+  await engine.submit("c0", [requestOf("a", 20)]);
+  const submitted = engine.submit("c1", [requestOf("b", 5)]);
+  while (tokensOf("b").length === 0) {
+    await engine.step();
+    await setImmediate();
+  }
+  expect(tokensOf("a").length).toBeGreaterThan(pauses);
+  expect(tokensOf("a").length).toBeLessThan(20);
+  await submitted;
+  await finish();
+  expect([tokensOf("a").length, tokensOf("b").length]).toEqual([20, 5]);
 });
 
 test("a graph without a pool fails loudly, not silently as the base", async () => {
