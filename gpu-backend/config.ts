@@ -36,6 +36,8 @@ const environmentSchema = z.object({
   MAX_QUEUE: integer(1, 100_000, 256),
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(64, 65_536, 256),
+  /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */
+  PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
   /** Full adapters (manifest: hyperNetwork.kind) in use at the same time; a step costs a little more with each. */
   ADAPTER_SLOTS: integer(1, 256, 8),
@@ -53,6 +55,7 @@ export interface BackendConfig {
   maxSequences: number;
   maxQueue: number;
   stepTokens: number;
+  prefixCacheBytes: number;
   adapterCacheBytes: number;
   adapterSlots: number;
   drainMs: number;
@@ -87,6 +90,7 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
+    prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     adapterSlots: values.ADAPTER_SLOTS,
     drainMs: values.DRAIN_MS,

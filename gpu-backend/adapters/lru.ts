@@ -37,13 +37,19 @@ export class LruPolicy {
     this.#bytes += bytes;
   }
 
+  /** Marks an entry as just used. */
+  touch(key: string): void {
+    const entry = this.#entryOf(key);
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+  }
+
   /** Marks an entry as just used and keeps it until it is unpinned as often. */
   pin(key: string, times: number): void {
     const entry = this.#entryOf(key);
     if (entry.pins === 0 && times > 0) this.#pinnedBytes += entry.bytes;
     entry.pins += times;
-    this.#entries.delete(key);
-    this.#entries.set(key, entry);
+    this.touch(key);
   }
 
   unpin(key: string): void {

@@ -9,10 +9,12 @@ import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
 import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
 import { KvArena } from "../kv/arena.ts";
+import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { alternativesOf, headResult, logprobOf, sampleToken } from "./sampler.ts";
 import { type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
+import { SharedPrefixes } from "./shared-prefixes.ts";
 import { composePhase, type Head } from "./step-input.ts";
 
 /** One phase that ran. */
@@ -32,6 +34,8 @@ export interface EngineStats {
   running: number;
   slots: number;
   kvBytes: number;
+  /** null where nothing is kept of a prompt. */
+  prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;
   /** null where the graph has no pool. */
   pool: PoolStats | null;
@@ -40,6 +44,8 @@ export interface EngineStats {
 export interface EngineParts {
   runner: StepRunner;
   adapters: AdapterCache;
+  /** null keeps nothing of a prompt. */
+  prefixCache: PrefixCache | null;
   limits: SchedulerLimits;
   pieceOf(id: number): Uint8Array;
   /** Milliseconds of a clock that only goes forward. */
@@ -53,6 +59,7 @@ export class Engine {
   readonly #scheduler: Scheduler<Sequence>;
   readonly #arena: KvArena;
   readonly #pool: PoolSlots | null;
+  readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
   readonly #cancelled = new Set<string>();
@@ -64,6 +71,7 @@ export class Engine {
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
     this.#scheduler = new Scheduler(parts.limits);
     this.#pool = parts.runner.pool && new PoolSlots(parts.runner.pool);
+    this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#arena = new KvArena({
       layers: config.layers,
       heads: config.heads,
@@ -84,6 +92,7 @@ export class Engine {
       running: this.#scheduler.running,
       slots: this.#parts.limits.maxSequences,
       kvBytes: this.#arena.bytes,
+      prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
       pool: this.#pool?.stats ?? null,
     };
@@ -125,9 +134,10 @@ export class Engine {
   /** One step: admission, then a prefill and a decode phase, each where there is something to do. */
   async step(): Promise<void> {
     this.#dropCancelled();
-    for (const sequence of this.#scheduler.admit(this.#poolClaims())) {
+    for (const sequence of this.#scheduler.admit(this.#claims())) {
       sequence.admitted(this.#parts.now());
       this.#arena.open();
+      this.#reusePrefix(sequence);
     }
     await this.#run("prefill", this.#scheduler.prefillPhase());
     this.#dropCancelled();
@@ -149,6 +159,7 @@ export class Engine {
       output.present,
       input.tokens,
     );
+    if (phase === "prefill") this.#keepBlocks(firstRow, chunks);
     for (const { sequence, tokens } of chunks) sequence.cachedTokens += tokens;
     const cached = chunks.filter(({ sequence }) => sequence.pendingTokens === 0);
     for (const head of heads) this.#read(head, output);
@@ -159,6 +170,24 @@ export class Engine {
       sequences: chunks.length,
       tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
       sampledTokens: heads.filter((head) => head.scoredId === null).length,
+    });
+  }
+
+  /** Fills a sequence's new row with what the prefix cache has of its beginning. */
+  #reusePrefix(sequence: Sequence): void {
+    const blocks = this.#prefixes?.take(sequence) ?? [];
+    const { chunkTokens } = this.#parts.limits;
+    this.#arena.reserve(blocks.length * chunkTokens);
+    for (const block of blocks) this.#arena.append(this.#arena.rows - 1, [chunkTokens], block, chunkTokens);
+    sequence.reusedTokens = blocks.length * chunkTokens;
+    sequence.cachedTokens = sequence.reusedTokens;
+  }
+
+  /** Offers the chunks of a prefill phase to the prefix cache. */
+  #keepBlocks(firstRow: number, chunks: readonly Chunk<Sequence>[]): void {
+    chunks.forEach(({ sequence, tokens }, s) => {
+      const start = sequence.cachedTokens;
+      this.#prefixes?.computed(sequence, start, tokens, () => this.#arena.read(firstRow + s, start, start + tokens));
     });
   }
 
@@ -190,7 +219,10 @@ export class Engine {
 
   /** A sequence whose known tokens are all cached ends or goes on decoding. */
   #settle(sequence: Sequence, phase: "prefill" | "decode"): void {
-    if (phase === "prefill") sequence.prefilled(this.#parts.now());
+    if (phase === "prefill") {
+      sequence.prefilled(this.#parts.now());
+      this.#prefixes?.leave(sequence);
+    }
     if (this.#endIfFinished(sequence)) return;
     if (phase === "prefill") this.#arena.follow(this.#scheduler.promote(sequence));
   }
@@ -231,9 +263,20 @@ export class Engine {
     if (this.#endIfFinished(sequence)) return;
     try {
       this.#scheduler.enqueue(sequence);
+      this.#prefixes?.arrive(sequence);
     } catch (error) {
       this.#fail(sequence, toServiceError(error));
     }
+  }
+
+  /** Claims what the sequences of one admission need besides KV: that nobody computes the same, and a pool slot. */
+  #claims(): (sequence: Sequence) => boolean {
+    const claimPoolSlot = this.#poolClaims();
+    return (sequence) => {
+      if (this.#prefixes?.mustWait(sequence) || !claimPoolSlot(sequence)) return false;
+      this.#prefixes?.lead(sequence);
+      return true;
+    };
   }
 
   /**
@@ -269,6 +312,7 @@ export class Engine {
     sequence.ended = true;
     this.#open.delete(sequence.id);
     this.#frames.push(lastFrame);
+    this.#prefixes?.leave(sequence);
     const moves = this.#scheduler.remove(sequence);
     if (moves) this.#arena.close(moves);
     if (!sequence.acquired) return;

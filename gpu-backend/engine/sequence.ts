@@ -34,6 +34,8 @@ export class Sequence implements Schedulable {
   readonly ids: number[];
   /** How many of `ids` have their keys and values in the arena. */
   cachedTokens = 0;
+  /** How many of those came from the prefix cache. */
+  reusedTokens = 0;
   /** Sparse row bias of the next token: logit bias and penalties. */
   readonly bias: Map<number, number>;
   /** Set before the sequence is queued; null serves the base. */
@@ -71,6 +73,10 @@ export class Sequence implements Schedulable {
 
   get id(): string {
     return this.request.id;
+  }
+
+  get tenant(): string {
+    return this.request.tenant;
   }
 
   get promptTokens(): number {
@@ -174,6 +180,7 @@ export class Sequence implements Schedulable {
       },
       promptTokens: this.promptTokens,
       completionTokens: this.completionTokens,
+      reusedTokens: this.reusedTokens,
       timings: {
         adapterMs: this.#adapterMs,
         queueMs: admittedMs - this.#submittedMs - this.#adapterMs,

@@ -7,6 +7,8 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
+import { LruPolicy } from "../adapters/lru.ts";
+import { PrefixCache } from "../kv/prefix-cache.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
 import { readArtifacts } from "./artifacts.ts";
@@ -30,6 +32,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
+    prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(new LruPolicy(settings.prefixCacheBytes)) : null,
     limits: settings.limits,
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,

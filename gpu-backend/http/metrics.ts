@@ -30,9 +30,15 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
   gauge("running_sequences", "Sequences that hold a slot", (s) => s.running);
   gauge("slots", "Slots", (s) => s.slots);
   gauge("kv_bytes", "Memory of the KV arena", (s) => s.kvBytes);
+  gauge("prefix_cache_blocks", "Prompt blocks whose keys and values are kept", (s) => s.prefixes?.blocks ?? 0);
+  gauge("prefix_cache_bytes", "Memory of those blocks", (s) => s.prefixes?.bytes ?? 0);
+  // Counted by the engine, so set, not incremented; as are those of the adapters.
+  gauge("prefix_cache_hits", "Sequences that found their beginning", (s) => s.prefixes?.hits ?? 0);
+  gauge("prefix_cache_misses", "Sequences that found nothing of it", (s) => s.prefixes?.misses ?? 0);
+  gauge("prefix_cache_reused_tokens", "Prompt tokens that were not prefilled", (s) => s.prefixes?.reusedTokens ?? 0);
+  gauge("prefix_cache_evictions", "Blocks dropped for want of memory", (s) => s.prefixes?.evictions ?? 0);
   gauge("adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries);
   gauge("adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes);
-  // Counted by the engine, so set, not incremented.
   gauge("adapter_cache_hits", "Micro-batches whose adapter was there", (s) => s.adapters.hits);
   gauge("adapter_cache_generated", "Adapters generated", (s) => s.adapters.generated);
   gauge("adapter_cache_evictions", "Adapters dropped for want of memory", (s) => s.adapters.evictions);

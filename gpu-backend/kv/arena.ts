@@ -101,6 +101,11 @@ export class KvArena {
     };
   }
 
+  /** Makes room for rows of so many positions, once, before several appends. */
+  reserve(positions: number): void {
+    if (positions > this.#positions) this.#resize(this.#rowCapacity, positions);
+  }
+
   /**
    * Appends a step's new keys and values, `present` [2L, S, H, T, d], to rows [first, first + S): the first
    * `counts[s]` tokens of each.
@@ -111,7 +116,7 @@ export class KvArena {
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
-    if (longest > this.#positions) this.#resize(this.#rowCapacity, longest);
+    this.reserve(longest);
     const P = this.#positions;
     const S = counts.length;
     this.#arrays.forEach((array, i) => {
@@ -122,11 +127,26 @@ export class KvArena {
           const to = (((first + s) * H + h) * P + length) * d;
           const elements = counts[s] * d;
           // Views cost more than the copy where it is one token.
-          for (let e = 0; e < elements; e++) array[to + e] = present[from + e];
+          if (elements > d) array.set(present.subarray(from, from + elements), to);
+          else for (let e = 0; e < elements; e++) array[to + e] = present[from + e];
         }
       }
     });
     for (let s = 0; s < S; s++) this.#lengths[first + s] += counts[s];
+  }
+
+  /** A copy of a row's keys and values at positions [from, to), [2L, H, to − from, d], as `append` takes them. */
+  read(row: number, from: number, to: number): Float32Array {
+    const { heads: H, headWidth: d } = this.#shape;
+    const elements = (to - from) * d;
+    const copy = new Float32Array(this.#arrays.length * H * elements);
+    this.#arrays.forEach((array, i) => {
+      for (let h = 0; h < H; h++) {
+        const start = ((row * H + h) * this.#positions + from) * d;
+        copy.set(array.subarray(start, start + elements), (i * H + h) * elements);
+      }
+    });
+    return copy;
   }
 
   /** Gives memory back where a smaller size holds what is running with room to spare. */

@@ -95,6 +95,8 @@ export const doneFrameSchema = z.object({
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
   promptTokens: z.int(),
   completionTokens: z.int(),
+  /** Prompt tokens that need not be computed, as the backend had their keys and values. */
+  reusedTokens: z.int().optional(),
   timings: z.object({ queueMs: z.number(), adapterMs: z.number(), prefillMs: z.number(), decodeMs: z.number() }),
 });
 export const errorFrameSchema = z.object({

@@ -83,6 +83,7 @@ const options = new Command("bench")
     groups?: string[];
     peerLogits: "all" | "last";
     adapters?: boolean;
+    prefix?: boolean;
     load?: number;
     requests: number;
   }>();
@@ -91,9 +92,11 @@ const loadAtStart = loadavg();
 const say = (line: string) => console.log(line);
 const figures = options.adapters
   ? await benchAdapters()
-  : options.load !== undefined
-    ? await benchLoad(options.load)
-    : await benchContest();
+  : options.prefix
+    ? await benchPrefix()
+    : options.load !== undefined
+      ? await benchLoad(options.load)
+      : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,

@@ -56,8 +56,7 @@ export async function measurePrefix(format: WeightFormat, threads: number, round
     },
   });
   const random = seededRandom(64);
-  const draw = (tokens: number) =>
-    Array.from({ length: tokens }, () => Math.floor(random() * gpt2Config.endOfTextId));
+  const draw = (tokens: number) => Array.from({ length: tokens }, () => Math.floor(random() * gpt2Config.endOfTextId));
   const run = async (id: string, centroid: string, tenant: string, promptIds: number[]) => {
     await engine.submit(centroid, [sequenceRequest(id, promptIds, { tenant, maxTokens: 1 })]);
     while (engine.busy) await engine.step();

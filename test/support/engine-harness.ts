@@ -2,8 +2,10 @@
 
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
+import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
 import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
+import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import type { Frame, Sampling, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
@@ -28,16 +30,20 @@ export function createEngineHarness(options: {
   limits?: Partial<SchedulerLimits>;
   pieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
+  /** 0 keeps nothing of a prompt. */
+  prefixBytes?: number;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
   let clock = 0;
   const now = () => clock++;
   const source = options.source ?? fakeAdapters(options.runner.gates);
+  const { prefixBytes = 2 ** 28 } = options;
   const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
   const engine = new Engine({
     runner: options.runner,
     adapters,
+    prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
     limits: { ...testLimits, ...options.limits },
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
     now,

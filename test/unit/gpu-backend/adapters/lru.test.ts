@@ -17,7 +17,7 @@ test("drops the least recently used first, and no more than it must", () => {
 test("any use keeps the bound, but for what is pinned, and never drops a pinned entry", () => {
   console.log(`seed ${seed}`);
   const operation = fc.record({
-    kind: fc.constantFrom("add", "pin", "unpin"),
+    kind: fc.constantFrom("add", "pin", "unpin", "touch"),
     pick: fc.nat(),
     bytes: fc.integer({ min: 1, max: 50 }),
   });
@@ -32,7 +32,8 @@ test("any use keeps the bound, but for what is pinned, and never drops a pinned 
         if (kind === "add") {
           entries.set(`k${next}`, { bytes, pins: 0 });
           policy.add(`k${next++}`, bytes);
-        } else if (key !== undefined && kind === "pin") {
+        } else if (key !== undefined && kind === "touch") policy.touch(key);
+        else if (key !== undefined && kind === "pin") {
           policy.pin(key, 1 + (pick % 2));
           entries.get(key)!.pins += 1 + (pick % 2);
         } else if (key !== undefined) {

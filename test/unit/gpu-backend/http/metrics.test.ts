@@ -4,8 +4,9 @@ import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 test("counters follow the reports, gauges the engine at the time of the scrape", async () => {
   const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 };
   const pool = { slots: 8, resident: 7, pinned: 2, evictions: 9 };
+  const prefixes = { hits: 11, misses: 12, reusedTokens: 640, blocks: 13, bytes: 2048, evictions: 14 };
   let waiting = 4;
-  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, adapters, pool }));
+  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, prefixes, adapters, pool }));
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
   metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
   metrics.sequenceEnded("stop");
@@ -17,6 +18,12 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     "chameleon_running_sequences 6",
     "chameleon_slots 32",
     "chameleon_kv_bytes 4096",
+    "chameleon_prefix_cache_hits 11",
+    "chameleon_prefix_cache_misses 12",
+    "chameleon_prefix_cache_reused_tokens 640",
+    "chameleon_prefix_cache_blocks 13",
+    "chameleon_prefix_cache_bytes 2048",
+    "chameleon_prefix_cache_evictions 14",
     "chameleon_adapter_cache_bytes 1000",
     "chameleon_adapter_cache_hits 5",
     "chameleon_adapter_cache_generated 3",

@@ -1,0 +1,84 @@
+/**
+ * Prompt beginnings that sequences have in common are computed once: who finds blocks in the cache goes on after them,
+ * and who would compute a block that a running sequence is just computing waits for it, as the choices of one prompt do.
+ * Only whole blocks are shared; what is left of a prompt, at least its last token, each sequence computes for itself.
+ * Should the leader end early, or its blocks be evicted, the first of those who waited becomes the next leader.
+ */
+import { blockNames, type PrefixCache } from "../kv/prefix-cache.ts";
+
+/** What is asked of a sequence. */
+export interface Prefixed {
+  readonly tenant: string;
+  readonly ids: readonly number[];
+  /** Such a prompt needs the logits of every position, so it computes all of its blocks, for others too. */
+  readonly scoresPrompt: boolean;
+}
+
+export class SharedPrefixes<S extends Prefixed> {
+  readonly #cache: PrefixCache;
+  readonly #blockTokens: number;
+  /** The names of a sequence's whole blocks, from its arrival to the end of its prefill. */
+  readonly #chains = new Map<S, string[]>();
+  /** Who computes a block, by name. */
+  readonly #leaders = new Map<string, S>();
+
+  constructor(cache: PrefixCache, blockTokens: number) {
+    this.#cache = cache;
+    this.#blockTokens = blockTokens;
+  }
+
+  /** A sequence came. */
+  arrive(sequence: S): void {
+    this.#chains.set(sequence, blockNames(sequence.tenant, sequence.ids, this.#blockTokens));
+  }
+
+  /** Whether another is computing the block that this one would compute first. */
+  mustWait(sequence: S): boolean {
+    const next = this.#reusable(sequence).find((name) => !this.#cache.has(name));
+    return next !== undefined && this.#leaders.has(next);
+  }
+
+  /** A sequence starts: it leads the blocks that nobody has computed or is computing. */
+  lead(sequence: S): void {
+    for (const name of this.#chainOf(sequence)) {
+      if (!this.#cache.has(name) && !this.#leaders.has(name)) this.#leaders.set(name, sequence);
+    }
+  }
+
+  /** The blocks that a sequence starts from, each [2L, H, t, d]. */
+  take(sequence: S): Float32Array[] {
+    return this.#cache.take(this.#reusable(sequence), this.#blockTokens);
+  }
+
+  /**
+   * Keeps what a prefill step computed of a sequence, if it is a whole block: its first token is at position `start`,
+   * `read` copies its keys and values out, [2L, H, t, d].
+   */
+  computed(sequence: S, start: number, tokens: number, read: () => Float32Array): void {
+    if (tokens < this.#blockTokens) return;
+    const chain = this.#chainOf(sequence).slice(0, start / this.#blockTokens + 1);
+    const name = chain[chain.length - 1];
+    if (!this.#cache.has(name)) this.#cache.keep(chain, read());
+    if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);
+  }
+
+  /** A sequence is prefilled, or has ended: it computes no more blocks. */
+  leave(sequence: S): void {
+    for (const name of this.#chains.get(sequence) ?? []) {
+      if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);
+    }
+    this.#chains.delete(sequence);
+  }
+
+  /** The names of the blocks it may skip: the last token is always computed, as its logits are needed. */
+  #reusable(sequence: S): string[] {
+    if (sequence.scoresPrompt) return [];
+    return this.#chainOf(sequence).slice(0, Math.floor((sequence.ids.length - 1) / this.#blockTokens));
+  }
+
+  #chainOf(sequence: S): string[] {
+    const chain = this.#chains.get(sequence);
+    if (!chain) throw new Error("the sequence never arrived, or has left");
+    return chain;
+  }
+}

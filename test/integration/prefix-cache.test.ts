@@ -1,0 +1,104 @@
+/** The prefix cache on real ONNX sessions of every weight format: a hit must not change a bit of what comes out. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
+import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { seededRandom } from "../support/steps.ts";
+import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+
+const seed = 2027;
+const random = seededRandom(seed);
+const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * tinyConfig.endOfTextId));
+const logitBias: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+
+let folder: string;
+let artifacts: Artifacts;
+
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  folder = await mkdtemp(join(tmpdir(), "prefix-cache-"));
+  await writeTinyModel(folder);
+  artifacts = await readArtifacts(folder);
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+describe.each(weightFormats)("%s", (format) => {
+  let runner: StepRunner;
+  beforeAll(async () => {
+    runner = await createStepRunner({ ...artifacts.model, bank: bankOf(artifacts.hyperNetwork), threads: 2, format });
+  });
+  afterAll(() => runner.release());
+
+  const harness = (prefixBytes: number) =>
+    createEngineHarness({
+      runner,
+      source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork, setImmediate),
+      pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
+      prefixBytes,
+    });
+
+  test("a beginning of 400 tokens, computed under c0, changes no token and no logprob bit under c1, c0 or the base", async () => {
+    const shared = draw(400);
+    const sampled = { logitBias, logprobs: 5, temperature: 1 };
+    const request = (id: string, own: number, rest: Partial<SequenceRequest> = {}) =>
+      sequenceRequest(id, [...shared, ...draw(own)], { maxTokens: 24, ...rest, sampling: { ...sampled, seed: own } });
+    const work: [string | null, SequenceRequest][] = [
+      ["c0", request("first", 30)],
+      ["c1", request("c1", 20)],
+      ["c0", request("c0", 0)],
+      [null, request("base", 61)],
+      ["c1", request("compared", 3, { compare: true })],
+      // One token is left to prefill.
+      ["c1", { ...request("one", 0), promptIds: shared.slice(0, 385) }],
+    ];
+    const target = harness(2 ** 26);
+    await target.engine.submit(...first(work[0]));
+    await target.finish();
+    for (const one of work.slice(1)) await target.engine.submit(...first(one));
+    await target.finish();
+    let saved = 0;
+    for (const [centroid, one] of work) {
+      const alone = harness(0);
+      await alone.engine.submit(centroid, [one]);
+      await alone.finish();
+      expect(alone.tokensOf(one.id).length).toBe(24);
+      expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
+      const last = target.lastFrameOf(one.id);
+      const reusedTokens = last?.type === "done" ? last.reusedTokens : null;
+      expect(reusedTokens).toBe(one.id === "first" ? 0 : 384);
+      saved += reusedTokens ?? 0;
+    }
+    console.log(`${saved} of ${work.length * 400} shared tokens reused`);
+  });
+
+  test("eight choices of one prompt, two centroids, are the same as each alone", async () => {
+    const promptIds = draw(200);
+    const choice = (id: string, seed: number) =>
+      sequenceRequest(id, promptIds, { sampling: { logitBias, temperature: 1, seed, logprobs: 1 } });
+    const work = Array.from({ length: 8 }, (_, i): [string, SequenceRequest] => [`c${i % 2}`, choice(`s${i}`, i)]);
+    const target = harness(2 ** 26);
+    for (const one of work) await target.engine.submit(...first(one));
+    await target.finish();
+    expect(target.engine.stats.prefixes).toMatchObject({ hits: 7, misses: 1, reusedTokens: 7 * 192 });
+    for (const [centroid, one] of work) {
+      const alone = harness(0);
+      await alone.engine.submit(centroid, [one]);
+      await alone.finish();
+      expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
+    }
+  });
+});
+
+const first = ([centroid, one]: [string | null, SequenceRequest]): [string | null, SequenceRequest[]] => [
+  centroid,
+  [one],
+];

@@ -1,0 +1,178 @@
+/** The engine over a prefix cache: who computes a prompt, who waits, and what it never changes. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
+import { createEngineHarness, type EngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+
+const seed = 1721;
+const chunk = 64;
+/** Bytes of a block of the fake model. */
+const blockBytes = 2 * fakeConfig.layers * fakeConfig.hiddenSize * chunk * 4;
+const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+
+const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
+const request = (id: string, promptIds: number[], rest: Parameters<typeof sequenceRequest>[2] = {}) =>
+  sequenceRequest(id, promptIds, { maxTokens: 5, ...rest, sampling: { ...neverEnds, ...rest.sampling } });
+const harness = (options: Partial<Parameters<typeof createEngineHarness>[0]> = {}) =>
+  createEngineHarness({ runner: createFakeRunner(), ...options });
+const prefilledTokens = ({ reports }: EngineHarness) =>
+  reports.filter(({ phase }) => phase === "prefill").reduce((sum, { tokens }) => sum + tokens, 0);
+const reusedBy = ({ lastFrameOf }: EngineHarness, id: string) => {
+  const frame = lastFrameOf(id);
+  return frame?.type === "done" ? frame.reusedTokens : null;
+};
+
+async function aloneWithout(one: SequenceRequest, centroid: string | null = null) {
+  const alone = harness({ prefixBytes: 0 });
+  await alone.engine.submit(centroid, [one]);
+  await alone.finish();
+  return alone.framesOf(one.id).filter(({ type }) => type !== "done");
+}
+
+describe("a prompt whose beginning was computed before", () => {
+  test("is prefilled after its last whole block, under any centroid, and gets what it gets without", async () => {
+    const target = harness();
+    await target.engine.submit("c0", [request("first", prompt(200))]);
+    await target.finish();
+    const next = request("next", [...prompt(150), ...prompt(60, 3)], { sampling: { logprobs: 2 } });
+    await target.engine.submit("c1", [next]);
+    await target.finish();
+    expect([reusedBy(target, "first"), reusedBy(target, "next")]).toEqual([0, 128]);
+    expect(prefilledTokens(target)).toBe(200 + 210 - 128);
+    expect(target.framesOf("next").slice(0, -1)).toEqual(await aloneWithout(next, "c1"));
+    expect(target.engine.stats.prefixes).toMatchObject({ hits: 1, misses: 1, reusedTokens: 128, blocks: 4 });
+  });
+
+  test("of exactly whole blocks still computes its last one: that is where its logits come from", async () => {
+    const target = harness();
+    for (const id of ["a", "b"]) {
+      await target.engine.submit(null, [request(id, prompt(128))]);
+      await target.finish();
+    }
+    expect(reusedBy(target, "b")).toBe(64);
+    expect(target.tokensOf("b")).toEqual(target.tokensOf("a"));
+  });
+
+  test("is a stranger's to another tenant", async () => {
+    const target = harness();
+    for (const tenant of ["one", "other"]) {
+      await target.engine.submit(null, [request(tenant, prompt(200), { tenant })]);
+      await target.finish();
+    }
+    expect(reusedBy(target, "other")).toBe(0);
+    expect(prefilledTokens(target)).toBe(400);
+    expect(target.engine.stats.prefixes).toMatchObject({ hits: 0, misses: 2, blocks: 6 });
+  });
+
+  test("is computed whole where all of it is scored, and serves those after it", async () => {
+    const target = harness();
+    const scored = request("scored", prompt(200), { promptLogprobs: true });
+    for (const one of [request("first", prompt(200)), scored, request("last", prompt(200))]) {
+      await target.engine.submit(null, [one]);
+      await target.finish();
+    }
+    expect(["first", "scored", "last"].map((id) => reusedBy(target, id))).toEqual([0, 0, 192]);
+    expect(target.framesOf("scored").slice(0, -1)).toEqual(await aloneWithout(scored));
+  });
+
+  test("counts a resumed sequence's tokens as its beginning", async () => {
+    const target = harness();
+    await target.engine.submit(null, [request("whole", prompt(100), { maxTokens: 80 })]);
+    await target.finish();
+    const continuedIds = target.tokensOf("whole").slice(0, 40);
+    for (const id of ["resumed", "again"]) {
+      await target.engine.submit(null, [request(id, prompt(100), { maxTokens: 80, continuedIds })]);
+      await target.finish();
+      expect(target.tokensOf(id)).toEqual(target.tokensOf("whole").slice(40));
+    }
+    // What "whole" decoded is not kept, only what was prefilled.
+    expect([reusedBy(target, "resumed"), reusedBy(target, "again")]).toEqual([64, 128]);
+  });
+});
+
+describe("sequences of one prompt at the same time", () => {
+  const choices = (n: number) =>
+    Array.from({ length: n }, (_, i) => request(`s${i}`, prompt(300), { sampling: { temperature: 1, seed: i } }));
+
+  test("compute its whole blocks once, and each its own rest", async () => {
+    const target = harness();
+    await target.engine.submit("c0", choices(8));
+    await target.finish();
+    expect(prefilledTokens(target)).toBe(300 + 7 * (300 - 256));
+    for (const one of choices(8)) {
+      expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));
+    }
+    expect(new Set(choices(8).map(({ id }) => target.tokensOf(id).join())).size).toBe(8);
+  });
+
+  test("hold up nobody else, and short prompts do not wait at all", async () => {
+    const target = harness();
+    await target.engine.submit(null, choices(3));
+    await target.engine.submit(null, [request("other", prompt(20, 9)), request("twin", prompt(20, 9))]);
+    await target.engine.step();
+    expect(["s0", "s1", "other", "twin"].map((id) => target.tokensOf(id).length)).toEqual([0, 0, 2, 2]);
+    await target.finish();
+  });
+
+  test("go on under the next leader where the first is cancelled", async () => {
+    const target = harness();
+    await target.engine.submit(null, choices(3));
+    await target.engine.step();
+    await target.engine.step();
+    target.engine.cancel(["s0"]);
+    await target.finish();
+    expect(target.lastFrameOf("s0")).toMatchObject({ kind: "cancelled" });
+    expect([reusedBy(target, "s1"), reusedBy(target, "s2")]).toEqual([128, 256]);
+    expect(target.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+  });
+});
+
+test("any traffic in any memory gives each sequence what it gets alone without a cache, and keeps the bound", async () => {
+  console.log(`seed ${seed}`);
+  const arrival = fc.record({
+    shared: fc.integer({ min: 1, max: 220 }),
+    own: fc.integer({ min: 0, max: 80 }),
+    salt: fc.integer({ min: 0, max: 1 }),
+    tenant: fc.constantFrom("t", "u"),
+    centroid: fc.constantFrom(null, "c0", "c1"),
+    temperature: fc.constantFrom(0, 1),
+    promptLogprobs: fc.boolean(),
+    stepsBefore: fc.integer({ min: 0, max: 3 }),
+    cancelled: fc.boolean(),
+  });
+  let reused = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(arrival, { maxLength: 12 }), fc.integer({ min: 1, max: 8 }), async (arrivals, blocks) => {
+      const target = harness({ prefixBytes: blocks * blockBytes, limits: { maxSequences: 5, stepTokens: 130 } });
+      const requests = arrivals.map((a, i) =>
+        request(`s${i}`, [...prompt(a.shared, a.salt), ...prompt(a.own, i + 2)], {
+          tenant: a.tenant,
+          promptLogprobs: a.promptLogprobs,
+          sampling: { temperature: a.temperature, seed: i, logprobs: 1 },
+        }),
+      );
+      for (const [i, a] of arrivals.entries()) {
+        for (let s = 0; s < a.stepsBefore; s++) await target.engine.step();
+        await target.engine.submit(a.centroid, [requests[i]]);
+        if (a.cancelled) {
+          await target.engine.step();
+          target.engine.cancel([`s${i}`]);
+        }
+      }
+      await target.finish();
+      expect(target.engine.stats).toMatchObject({ running: 0, waiting: 0 });
+      expect(target.engine.stats.prefixes!.bytes).toBeLessThanOrEqual(blocks * blockBytes);
+      reused += target.engine.stats.prefixes!.reusedTokens;
+      for (const [i, one] of requests.entries()) {
+        const expected = await aloneWithout(one, arrivals[i].centroid);
+        const found = target.framesOf(one.id).slice(0, -1);
+        const isCancelled = target.lastFrameOf(one.id)?.type === "error";
+        expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
+      }
+    }),
+    { seed, numRuns: 60 },
+  );
+  console.log(`${reused} tokens reused`);
+  expect(reused).toBeGreaterThan(1000);
+});
