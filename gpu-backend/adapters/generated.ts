@@ -95,7 +95,7 @@ function fullMaker({ hyperNetwork, model, embedding }: Manifest, file: TensorFil
   return (centroid, scale) => {
     if (scale === 0) return Promise.resolve({ gates: null, directions: null });
     const made = last.then(() => inSlices(directionsOf(network, centroid, scale), pause));
-    last = made;
+    last = made.catch(() => {}); // whoever asked hears of it, the next one does not
     return made.then((directions) => ({ gates: null, directions }));
   };
 }
