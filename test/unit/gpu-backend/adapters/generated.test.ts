@@ -98,14 +98,16 @@ describe("the full kind", () => {
     expect(servedBank(manifest, file).gates).toBe(8);
   });
 
-  test("pauses while it makes a large one, and makes one at a time", async () => {
+  test("pauses while it makes a large one, makes one at a time, and gets over a failure", async () => {
     const { manifest: small, tensors } = await fullSource();
     const V = 50_000;
     const width = 3 * (small.model.hiddenSize + V);
     tensors.set("w3", tensorFrom(new Float32Array(width * 8).fill(0.01), [width, 8]));
     tensors.set("b3", tensorFrom(new Float32Array(width), [width]));
     let [pauses, open, mostOpen] = [0, 0, 0];
+    let failure: Error | null = null;
     const source = generatedAdapters({ ...small, model: { ...small.model, vocabularySize: V } }, tensors, async () => {
+      if (failure) throw failure;
       pauses++;
       mostOpen = Math.max(mostOpen, ++open);
       await setImmediate();
@@ -114,6 +116,10 @@ describe("the full kind", () => {
     await Promise.all(["c0", "c1", "c2"].map((id) => source.generate(id)));
     expect(pauses).toBe(3);
     expect(mostOpen).toBe(1);
+    failure = new Error("interrupted");
+    await expect(source.generate("c0")).rejects.toThrow("interrupted");
+    failure = null;
+    expect((await source.generate("c0")).directions).not.toBe(null);
   });
 
   test("a vector that is not a number fails its centroid by name, and no other", async () => {
