@@ -29,8 +29,14 @@ export function openSession(
     ...(onDevice.length > 0 && {
       preferredOutputLocation: Object.fromEntries(onDevice.map((name) => [name, "gpu-buffer" as const])),
     }),
-    // Spinning worker threads would starve the HTTP thread on a machine with few cores.
-    extra: { session: { intra_op: { allow_spinning: "0" } } },
+    extra: {
+      session: {
+        // Spinning worker threads would starve the HTTP thread on a machine with few cores.
+        intra_op: { allow_spinning: "0" },
+        // The softmax of a masked position is a denormal, and those cost the CPU a hundred times a zero.
+        set_denormal_as_zero: "1",
+      },
+    },
   });
 }
 
