@@ -30,12 +30,14 @@ const environmentSchema = z.object({
   DEVICE: z.enum(["auto", "cpu", "webgpu", "cuda"]).default("cpu"),
   /** Threads inside an operator of the graph. */
   THREADS: integer(1, 256, availableParallelism()),
-  /** Slots: sequences that run at the same time. KV memory grows with it. */
+  /** Slots: sequences that run at the same time, KV memory permitting. */
   MAX_SEQUENCES: integer(1, 1024, 32),
-  /** Sequences that wait for a slot; one more is refused. */
-  MAX_QUEUE: integer(1, 100_000, 256),
+  /** Sequences that wait for a slot. A tenant may take as many places as it leaves free, at most half. */
+  MAX_QUEUE: integer(2, 100_000, 512),
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(64, 65_536, 256),
+  /** Bound on keys and values of running sequences; it holds one as long as the context at least. */
+  KV_BYTES: integer(1, 2 ** 40, 2048 * MiB),
   /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
@@ -55,6 +57,7 @@ export interface BackendConfig {
   maxSequences: number;
   maxQueue: number;
   stepTokens: number;
+  kvBytes: number;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
   adapterSlots: number;
@@ -90,6 +93,7 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
+    kvBytes: values.KV_BYTES,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     adapterSlots: values.ADAPTER_SLOTS,

@@ -17,6 +17,7 @@ const errorTable = {
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
+  deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },
 } as const satisfies Record<string, { status: number; type: string; code: string | null }>;
 
 export type ErrorKind = keyof typeof errorTable;

@@ -9,10 +9,11 @@ import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
 import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
 import { KvArena } from "../kv/arena.ts";
+import { KvBudget } from "../kv/kv-budget.ts";
 import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { alternativesOf, headResult, logprobOf, sampleToken } from "./sampler.ts";
-import { type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { type Admission, type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { composePhase, type Head } from "./step-input.ts";
@@ -31,6 +32,10 @@ export interface PhaseReport {
 /** Where the engine stands. */
 export interface EngineStats {
   waiting: number;
+  /** Of those waiting: they ran before and gave way to another tenant. */
+  parked: number;
+  /** Times that a sequence was parked. */
+  preemptions: number;
   running: number;
   slots: number;
   kvBytes: number;
@@ -47,6 +52,8 @@ export interface EngineParts {
   /** null keeps nothing of a prompt. */
   prefixCache: PrefixCache | null;
   limits: SchedulerLimits;
+  /** Bound on the memory of keys and values of running and parked sequences. */
+  kvBytes: number;
   pieceOf(id: number): Uint8Array;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
@@ -67,17 +74,16 @@ export class Engine {
 
   constructor(parts: EngineParts) {
     const { config } = parts.runner;
+    const kvShape = { ...config, headWidth: config.hiddenSize / config.heads };
     this.#parts = parts;
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
-    this.#scheduler = new Scheduler(parts.limits);
+    this.#scheduler = new Scheduler(parts.limits, new KvBudget(kvShape, parts.kvBytes));
     this.#pool = parts.runner.pool && new PoolSlots(parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#arena = new KvArena({
-      layers: config.layers,
-      heads: config.heads,
-      headWidth: config.hiddenSize / config.heads,
-      contextTokens: config.contextTokens,
+      ...kvShape,
       maximumRows: parts.limits.maxSequences,
+      maximumBytes: parts.kvBytes,
     });
   }
 
@@ -89,6 +95,8 @@ export class Engine {
   get stats(): EngineStats {
     return {
       waiting: this.#scheduler.waiting,
+      parked: this.#scheduler.parked,
+      preemptions: this.#scheduler.preemptions,
       running: this.#scheduler.running,
       slots: this.#parts.limits.maxSequences,
       kvBytes: this.#arena.bytes,
@@ -134,11 +142,8 @@ export class Engine {
   /** One step: admission, then a prefill and a decode phase, each where there is something to do. */
   async step(): Promise<void> {
     this.#dropCancelled();
-    for (const sequence of this.#scheduler.admit(this.#claims())) {
-      sequence.admitted(this.#parts.now());
-      this.#arena.open();
-      this.#reusePrefix(sequence);
-    }
+    this.#dropLate();
+    for (const admission of this.#scheduler.admit(this.#claims())) this.#seat(admission);
     await this.#run("prefill", this.#scheduler.prefillPhase());
     this.#dropCancelled();
     await this.#run("decode", this.#scheduler.decodePhase());
@@ -171,6 +176,23 @@ export class Engine {
       tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
       sampledTokens: heads.filter((head) => head.scoredId === null).length,
     });
+  }
+
+  /** Gives a sequence its row, with all that is known of it already. */
+  #seat({ sequence, parked, moves }: Admission<Sequence>): void {
+    if (parked) {
+      parked.sequence.parkedAs = this.#arena.park(parked.row, parked.moves);
+      this.#releasePoolSlot(parked.sequence);
+    }
+    sequence.admitted(this.#parts.now());
+    if (sequence.parkedAs === null) {
+      this.#arena.open();
+      this.#reusePrefix(sequence);
+      return;
+    }
+    this.#arena.resume(sequence.parkedAs);
+    sequence.parkedAs = null;
+    this.#arena.follow(moves);
   }
 
   /** Fills a sequence's new row with what the prefix cache has of its beginning. */
@@ -273,8 +295,11 @@ export class Engine {
   #claims(): (sequence: Sequence) => boolean {
     const claimPoolSlot = this.#poolClaims();
     return (sequence) => {
-      if (this.#prefixes?.mustWait(sequence) || !claimPoolSlot(sequence)) return false;
-      this.#prefixes?.lead(sequence);
+      // A parked sequence goes on by itself.
+      const isNew = sequence.parkedAs === null;
+      if (isNew && this.#prefixes?.mustWait(sequence)) return false;
+      if (!claimPoolSlot(sequence)) return false;
+      if (isNew) this.#prefixes?.lead(sequence);
       return true;
     };
   }
@@ -304,6 +329,14 @@ export class Engine {
     this.#cancelled.clear();
   }
 
+  #dropLate(): void {
+    const nowMs = this.#parts.now();
+    for (const sequence of this.#scheduler.late(nowMs)) {
+      const message = `The deadline was ${sequence.request.deadlineMs} ms; no slot became free in time.`;
+      this.#fail(sequence, new ServiceError("deadline_exceeded", message));
+    }
+  }
+
   #fail(sequence: Sequence, error: ServiceError): void {
     this.#end(sequence, errorFrame(sequence.id, error));
   }
@@ -315,9 +348,15 @@ export class Engine {
     this.#prefixes?.leave(sequence);
     const moves = this.#scheduler.remove(sequence);
     if (moves) this.#arena.close(moves);
-    if (!sequence.acquired) return;
-    if (sequence.poolSlot !== null) this.#pool!.release(sequence.acquired.adapter);
-    this.#parts.adapters.release(sequence.acquired.adapter);
+    if (sequence.parkedAs !== null) this.#arena.discard(sequence.parkedAs);
+    this.#releasePoolSlot(sequence);
+    if (sequence.acquired) this.#parts.adapters.release(sequence.acquired.adapter);
+  }
+
+  #releasePoolSlot(sequence: Sequence): void {
+    if (sequence.poolSlot === null || !sequence.acquired) return;
+    this.#pool?.release(sequence.acquired.adapter);
+    sequence.poolSlot = null;
   }
 
   #flush(report: PhaseReport | null): void {

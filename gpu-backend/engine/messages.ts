@@ -14,6 +14,7 @@ export interface EngineSettings {
   weightFormat: WeightFormat;
   device: DeviceSetting;
   limits: SchedulerLimits;
+  kvBytes: number;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
   /** Adapters of their own directions in use at the same time. */

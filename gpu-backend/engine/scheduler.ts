@@ -1,17 +1,28 @@
 /**
  * Who runs in a step. Pure: no clock, no I/O, no tensors; the engine asks, runs, and reports back.
  *
- * Sequences wait first come, first served, for a slot. A step has two phases: every prefilling sequence advances by
- * one chunk of its prompt, then every decoding one by one token. As all of them advance in every step, nobody starves;
- * what bounds a step is admission. Chunks are cut at fixed prompt positions, never by what mates leave over, so that a
- * prompt is computed the same way in any company.
+ * Sequences wait for a slot; whose turn it is, the tenant queue says. A step has two phases: every prefilling sequence
+ * advances by one chunk of its prompt, then every decoding one by one token. As all of them advance in every step,
+ * nobody starves; what bounds a step is admission. Chunks are cut at fixed prompt positions, never by what mates leave
+ * over, so that a prompt is computed the same way in any company.
+ *
+ * A sequence is admitted only where KV memory holds all that run at their full length, so growth never runs out of it.
+ * Where there is no room for a tenant that has less than its share, the youngest sequence of the one with the most is
+ * parked: it gives up its slot, keeps its keys and values, and goes on from them when its turn has come again. Nothing
+ * is computed twice, so parking changes no bit of a result.
  */
 import { ServiceError } from "../../shared/errors.ts";
+import type { KvBudget } from "../kv/kv-budget.ts";
 import { type Move, SlotTable } from "../kv/slot-table.ts";
+import { type Queued, TenantQueue } from "./tenant-queue.ts";
 
-export interface Schedulable {
+export interface Schedulable extends Queued {
   /** Tokens whose keys and values are not cached yet. */
   readonly pendingTokens: number;
+  /** Tokens whose keys and values are. */
+  readonly cachedTokens: number;
+  /** As many as there may be of both at its end. */
+  readonly mostTokens: number;
   /** Whether prompt positions need the head, not only the last. */
   readonly scoresPrompt: boolean;
 }
@@ -19,7 +30,7 @@ export interface Schedulable {
 export interface SchedulerLimits {
   /** Slots. */
   maxSequences: number;
-  /** Sequences waiting for a slot. */
+  /** Sequences waiting for a slot. A tenant may take as many places as it leaves free. */
   maxQueue: number;
   /** Bound on S × T of a prefill phase, padding counted. */
   stepTokens: number;
@@ -32,56 +43,91 @@ export interface Chunk<S> {
   tokens: number;
 }
 
+/** A sequence that got a slot; what the arena must do, in this order. */
+export interface Admission<S> {
+  sequence: S;
+  /** Who was parked for it: the row to keep, and the moves that close it. */
+  parked: { sequence: S; row: number; moves: Move[] } | null;
+  /** After its row is opened: those of a parked sequence that was decoding. */
+  moves: Move[];
+}
+
 export class Scheduler<S extends Schedulable> {
   readonly #limits: SchedulerLimits;
+  readonly #kv: Pick<KvBudget, "holds">;
+  readonly #queue = new TenantQueue<S>();
   readonly #slots: SlotTable<S>;
-  #waiting: S[] = [];
+  /** Waiting sequences that ran before, and whether they decode. */
+  readonly #parked = new Map<S, { isDecoding: boolean }>();
+  #preemptions = 0;
 
-  constructor(limits: SchedulerLimits) {
+  constructor(limits: SchedulerLimits, kv: Pick<KvBudget, "holds">) {
     if (limits.stepTokens < limits.chunkTokens) {
       throw new Error(`stepTokens is ${limits.stepTokens}, one chunk alone has ${limits.chunkTokens}`);
     }
     this.#limits = limits;
+    this.#kv = kv;
     this.#slots = new SlotTable(limits.maxSequences);
   }
 
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#queue.waiting;
   }
 
   get running(): number {
     return this.#slots.size;
   }
 
-  /** Puts a sequence at the end of the queue. Throws a ServiceError "overloaded" where it is full. */
+  /** Of those waiting. */
+  get parked(): number {
+    return this.#parked.size;
+  }
+
+  /** Times a sequence was parked. */
+  get preemptions(): number {
+    return this.#preemptions;
+  }
+
+  /** Lets a sequence wait. Throws a ServiceError "overloaded" where its tenant has taken its share of the queue. */
   enqueue(sequence: S): void {
     const { maxQueue, maxSequences } = this.#limits;
-    if (this.#waiting.length >= maxQueue) {
+    const own = this.#queue.waitingOf(sequence.tenant);
+    const free = maxQueue - this.waiting;
+    if (own >= free) {
       // A rough guide: a second for each round that is queued before the caller.
-      const retryAfterSeconds = Math.ceil((maxQueue + 1) / maxSequences);
-      throw new ServiceError("overloaded", `The queue is full: ${this.#waiting.length} of ${maxQueue} places taken.`, {
-        retryAfterSeconds,
-      });
+      const retryAfterSeconds = Math.ceil((this.waiting + 1) / maxSequences);
+      throw new ServiceError(
+        "overloaded",
+        `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`,
+        { retryAfterSeconds },
+      );
     }
-    this.#waiting.push(sequence);
+    this.#queue.add(sequence);
+  }
+
+  /** Waiting sequences that can no longer start in time. */
+  late(nowMs: number): S[] {
+    return this.#queue.late(nowMs);
   }
 
   /**
-   * Takes slots for as many waiting sequences as slots and the budget of a prefill phase allow, in their order.
-   * `claim` is asked last, for whatever else a sequence needs to run: true starts it, false leaves it where it waits.
+   * Takes slots for as many waiting sequences as slots, KV memory and the budget of a prefill phase allow, in turn: the
+   * first that does not fit ends it, so that nobody passes it for ever. `claim` is asked last, for whatever else a
+   * sequence needs to run: true starts it, false leaves it where it waits.
    */
-  admit(claim: (sequence: S) => boolean = () => true): S[] {
-    const prefilling = this.#slots.prefilling;
-    const admitted: S[] = [];
-    for (const next of [...this.#waiting]) {
-      if (this.#slots.size === this.#slots.capacity || !this.#fits(prefilling, next)) break;
+  admit(claim: (sequence: S) => boolean = () => true): Admission<S>[] {
+    const admissions: Admission<S>[] = [];
+    for (const next of this.#queue.inTurn()) {
+      // Who gave way just now does not come back at once.
+      if (admissions.some(({ parked }) => parked?.sequence === next)) continue;
+      if (!this.#phaseHolds(next)) break;
+      const isRoom = this.#roomHolds(next);
+      const victim = isRoom ? null : this.#victimFor(next);
+      if (!isRoom && !victim) break;
       if (!claim(next)) continue;
-      this.#waiting.splice(this.#waiting.indexOf(next), 1);
-      this.#slots.open(next);
-      prefilling.push(next);
-      admitted.push(next);
+      admissions.push({ parked: victim && this.#park(victim), sequence: next, moves: this.#start(next) });
     }
-    return admitted;
+    return admissions;
   }
 
   /** The prefill phase: each prefilling sequence's next chunk, in the order of their rows, and the first row. */
@@ -102,16 +148,59 @@ export class Scheduler<S extends Schedulable> {
 
   /** Takes a sequence out, wherever it is: the moves that close its row, or null where it had none. */
   remove(sequence: S): Move[] | null {
-    if (this.#slots.rowOf(sequence) !== null) return this.#slots.release(sequence);
-    this.#waiting = this.#waiting.filter((other) => other !== sequence);
-    return null;
+    this.#queue.remove(sequence);
+    this.#parked.delete(sequence);
+    return this.#slots.rowOf(sequence) === null ? null : this.#slots.release(sequence);
+  }
+
+  #start(sequence: S): Move[] {
+    this.#queue.start(sequence);
+    this.#slots.open(sequence);
+    const isDecoding = this.#parked.get(sequence)?.isDecoding ?? false;
+    this.#parked.delete(sequence);
+    return isDecoding ? this.#slots.promote(sequence) : [];
+  }
+
+  #park(sequence: S): Admission<S>["parked"] {
+    const row = this.#slots.rowOf(sequence)!;
+    this.#parked.set(sequence, { isDecoding: this.#slots.decoding.includes(sequence) });
+    this.#queue.stop(sequence);
+    this.#preemptions++;
+    return { sequence, row, moves: this.#slots.release(sequence) };
+  }
+
+  /** Who is to be parked so that there is room for `next`; null where that is unfair, or does not help. */
+  #victimFor(next: S): S | null {
+    const victim = this.#queue.youngestOfRichest(next.tenant);
+    // Nothing is cached yet of one that was admitted just now.
+    if (!victim || victim.cachedTokens === 0) return null;
+    // Whatever is parked, a sequence of any length must be able to run alone.
+    const isSafe = this.#kv.holds(1, Number.POSITIVE_INFINITY, this.#parkedTokens(next, victim));
+    return isSafe && this.#roomHolds(next, victim) ? victim : null;
+  }
+
+  /** Whether slots and KV memory hold one more, were `victim` parked. */
+  #roomHolds(next: S, victim: S | null = null): boolean {
+    const running = [...this.#slots.decoding, ...this.#slots.prefilling].filter((sequence) => sequence !== victim);
+    if (running.length === this.#slots.capacity) return false;
+    const longest = running.reduce((most, { mostTokens }) => Math.max(most, mostTokens), next.mostTokens);
+    return this.#kv.holds(running.length + 1, longest, this.#parkedTokens(next, victim));
+  }
+
+  /** Tokens of all parked sequences, were `next` running and `victim` parked. */
+  #parkedTokens(next: S, victim: S | null): number {
+    let tokens = victim?.cachedTokens ?? 0;
+    for (const sequence of this.#parked.keys()) if (sequence !== next) tokens += sequence.cachedTokens;
+    return tokens;
   }
 
   /** Whether the prefill phase stays within its budget with one more. The first always fits. */
-  #fits(prefilling: readonly S[], next: S): boolean {
+  #phaseHolds(next: S): boolean {
+    if (this.#parked.get(next)?.isDecoding) return true;
+    const { prefilling } = this.#slots;
     // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
     if (next.scoresPrompt && prefilling.some((sequence) => sequence.scoresPrompt)) return false;
-    const longest = [...prefilling, next].reduce((max, sequence) => Math.max(max, this.#chunkOf(sequence)), 0);
+    const longest = prefilling.reduce((max, sequence) => Math.max(max, this.#chunkOf(sequence)), this.#chunkOf(next));
     return (prefilling.length + 1) * longest <= this.#limits.stepTokens;
   }
 

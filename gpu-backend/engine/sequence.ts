@@ -28,6 +28,9 @@ export interface Score {
   baseLogprob: number | null;
 }
 
+/** Where a sequence without a deadline stands among those of its tenant that have one. */
+const patienceMs = 60_000;
+
 export class Sequence implements Schedulable {
   readonly request: SequenceRequest;
   /** Prompt, continued and generated token ids. */
@@ -36,6 +39,8 @@ export class Sequence implements Schedulable {
   cachedTokens = 0;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
+  /** What the arena calls its row while it is parked; null before and while it runs. */
+  parkedAs: number | null = null;
   /** Sparse row bias of the next token: logit bias and penalties. */
   readonly bias: Map<number, number>;
   /** Set before the sequence is queued; null serves the base. */
@@ -77,6 +82,18 @@ export class Sequence implements Schedulable {
 
   get tenant(): string {
     return this.request.tenant;
+  }
+
+  get mostTokens(): number {
+    return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
+  }
+
+  get dueMs(): number {
+    return this.#submittedMs + (this.request.deadlineMs ?? patienceMs);
+  }
+
+  get expires(): boolean {
+    return this.request.deadlineMs !== undefined && this.#admittedMs === null;
   }
 
   get promptTokens(): number {
@@ -121,8 +138,9 @@ export class Sequence implements Schedulable {
     this.#adapterMs = nowMs - this.#submittedMs;
   }
 
+  /** It has a slot; after it was parked, once more. */
   admitted(nowMs: number): void {
-    this.#admittedMs = nowMs;
+    this.#admittedMs ??= nowMs;
   }
 
   /** The prompt is cached. */

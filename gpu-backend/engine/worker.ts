@@ -34,6 +34,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(new LruPolicy(settings.prefixCacheBytes)) : null,
     limits: settings.limits,
+    kvBytes: settings.kvBytes,
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,
     emit: (frames, report) => emit(frames, report),

@@ -27,9 +27,11 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
       },
     });
   gauge("queue_sequences", "Sequences waiting for a slot", (s) => s.waiting);
+  gauge("parked_sequences", "Of those, sequences that ran and gave way to another tenant", (s) => s.parked);
+  gauge("preemptions", "Times a sequence gave way", (s) => s.preemptions);
   gauge("running_sequences", "Sequences that hold a slot", (s) => s.running);
   gauge("slots", "Slots", (s) => s.slots);
-  gauge("kv_bytes", "Memory of the KV arena", (s) => s.kvBytes);
+  gauge("kv_bytes", "Memory of keys and values of running and parked sequences", (s) => s.kvBytes);
   gauge("prefix_cache_blocks", "Prompt blocks whose keys and values are kept", (s) => s.prefixes?.blocks ?? 0);
   gauge("prefix_cache_bytes", "Memory of those blocks", (s) => s.prefixes?.bytes ?? 0);
   // Counted by the engine, so set, not incremented; as are those of the adapters.

@@ -1,22 +1,22 @@
 /**
  * Keys and values of all running sequences: per layer two arrays [rows, H, P, d], dense, so that a step is fed views
  * of them and nothing is gathered. P and the row count come in power-of-two sizes and follow what is running, because
- * attention costs time over all P positions. Who has which row is the slot table's business.
+ * attention costs time over all P positions. Those of parked sequences lie aside, without padding. Who has which row is
+ * the slot table's business, and how many may run is the KV budget's: within it, memory stays below its bound, but for
+ * the one array that is being copied while sizes change.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
+import { bytesPerPosition, type KvShape, positionsFor, powerOfTwo } from "./kv-budget.ts";
 import type { Move } from "./slot-table.ts";
 
-export interface ArenaShape {
-  layers: number;
-  heads: number;
-  headWidth: number;
-  contextTokens: number;
+export interface ArenaShape extends KvShape {
   /** Upper bound of rows. */
   maximumRows: number;
+  /** Where it allows for what runs, there is room to grow; absent: no bound. */
+  maximumBytes?: number;
 }
 
-const smallestPositions = 64;
 const smallestRows = 4;
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
@@ -33,11 +33,16 @@ export class KvArena {
   /** What a row is called for as long as it lives, wherever it moves. */
   readonly #names: number[] = [];
   #opened = 0;
+  /** Keys and values of parked rows by name, each [2L, H, length, d]. */
+  readonly #parked = new Map<number, { present: Float32Array; length: number }>();
+  /** Of all rows and parked ones. */
+  readonly #maximumPositions: number;
 
   constructor(shape: ArenaShape) {
     this.#shape = shape;
     this.#lengths = new Int32Array(shape.maximumRows);
-    this.#resize(smallestRows, smallestPositions);
+    this.#maximumPositions = Math.floor((shape.maximumBytes ?? Number.POSITIVE_INFINITY) / bytesPerPosition(shape));
+    this.#resize(0, 0);
   }
 
   /** P of the next feed. */
@@ -50,7 +55,7 @@ export class KvArena {
   }
 
   get bytes(): number {
-    return this.#arrays.reduce((sum, array) => sum + array.byteLength, 0);
+    return (this.#rowCapacity * this.#positions + this.#parkedPositions) * bytesPerPosition(this.#shape);
   }
 
   lengthOf(row: number): number {
@@ -59,10 +64,29 @@ export class KvArena {
 
   /** Starts the row after the last one, empty. */
   open(): void {
-    if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
-    this.#names.push(this.#opened++);
-    this.#lengths[this.#rows++] = 0;
-    if (this.#rows > this.#rowCapacity) this.#resize(this.#rows, this.#positions);
+    this.#openAs(this.#opened++);
+  }
+
+  /** Closes a row, as the moves of its release say, and puts what it holds aside. Returns the name to resume it by. */
+  park(row: number, moves: readonly Move[]): number {
+    const name = this.#names[row];
+    const length = this.#lengths[row];
+    this.#parked.set(name, { present: this.read(row, 0, length), length });
+    this.close(moves);
+    if (!this.#allows(this.#rowCapacity, this.#positions)) this.#resize(this.#rows, this.#longest);
+    return name;
+  }
+
+  /** Starts the row after the last one with what was put aside under that name. */
+  resume(name: number): void {
+    const { present, length } = this.#takeParked(name);
+    this.#openAs(name);
+    this.append(this.#rows - 1, [length], present, length);
+  }
+
+  /** Forgets what was put aside under that name. */
+  discard(name: number): void {
+    this.#takeParked(name);
   }
 
   /** Moves rows as the slot table says. */
@@ -103,7 +127,9 @@ export class KvArena {
 
   /** Makes room for rows of so many positions, once, before several appends. */
   reserve(positions: number): void {
-    if (positions > this.#positions) this.#resize(this.#rowCapacity, positions);
+    if (positions <= this.#positions) return;
+    const isRoom = this.#allows(this.#rowCapacity, positionsFor(positions, this.#shape));
+    this.#resize(isRoom ? this.#rowCapacity : this.#rows, positions);
   }
 
   /**
@@ -151,17 +177,45 @@ export class KvArena {
 
   /** Gives memory back where a smaller size holds what is running with room to spare. */
   trim(): void {
-    const longest = this.#lengths.subarray(0, this.#rows).reduce((a, b) => Math.max(a, b), 0);
-    const positions = Math.min(this.#positions, bucket(longest / fullShare, smallestPositions));
-    const rows = Math.min(this.#rowCapacity, bucket(this.#rows / fullShare, smallestRows));
+    const positions = Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape));
+    const rows = Math.min(this.#rowCapacity, powerOfTwo(this.#rows / fullShare, smallestRows));
     if (positions < this.#positions || rows < this.#rowCapacity) this.#resize(rows, positions);
   }
 
-  /** Copies what is running into arrays with room for `rows` and `positions`. */
+  get #longest(): number {
+    return this.#lengths.subarray(0, this.#rows).reduce((a, b) => Math.max(a, b), 0);
+  }
+
+  get #parkedPositions(): number {
+    return this.#parked.values().reduce((sum, { length }) => sum + length, 0);
+  }
+
+  #allows(rows: number, positions: number): boolean {
+    return rows * positions + this.#parkedPositions <= this.#maximumPositions;
+  }
+
+  #openAs(name: number): void {
+    if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
+    const longest = this.#longest;
+    this.#names.push(name);
+    this.#lengths[this.#rows++] = 0;
+    if (this.#rows <= this.#rowCapacity) return;
+    this.#resize(this.#rows, this.#allows(this.#rows, this.#positions) ? this.#positions : longest);
+  }
+
+  #takeParked(name: number): { present: Float32Array; length: number } {
+    const parked = this.#parked.get(name);
+    if (!parked) throw new Error(`KV arena: no parked row ${name}`);
+    this.#parked.delete(name);
+    return parked;
+  }
+
+  /** Copies what is running into arrays with room for `rows` and `positions`, and for more rows where there is memory. */
   #resize(rows: number, positions: number): void {
-    const { layers, heads: H, headWidth: d, contextTokens, maximumRows } = this.#shape;
-    const rowCapacity = Math.min(bucket(rows, smallestRows), maximumRows);
-    const P = Math.min(bucket(positions, smallestPositions), contextTokens);
+    const { layers, heads: H, headWidth: d, maximumRows } = this.#shape;
+    const P = positionsFor(positions, this.#shape);
+    const affordable = Math.floor((this.#maximumPositions - this.#parkedPositions) / P);
+    const rowCapacity = Math.max(rows, Math.min(powerOfTwo(rows, smallestRows), maximumRows, affordable));
     const oldP = this.#positions;
     for (let i = 0; i < 2 * layers; i++) {
       const grown = new Float32Array(rowCapacity * H * P * d);
@@ -178,11 +232,4 @@ export class KvArena {
     this.#rowCapacity = rowCapacity;
     this.#positions = P;
   }
-}
-
-/** The smallest power of two that is at least `wanted` and `smallest`, itself one. */
-function bucket(wanted: number, smallest: number): number {
-  let size = smallest;
-  while (size < wanted) size *= 2;
-  return size;
 }

@@ -46,6 +46,11 @@ export const sequenceRequestSchema = z.strictObject({
   /** Counts `continuedIds` too. */
   maxTokens: z.int().min(0),
   sampling: samplingSchema,
+  /**
+   * Milliseconds from its arrival within which it must start, else it ends in an error. Of a tenant's sequences the one
+   * that is due first goes first; one without a deadline stands where one of a minute would.
+   */
+  deadlineMs: z.int().min(1).optional(),
   /** Ask for one `prompt` frame with the logprob of each prompt token. */
   promptLogprobs: z.boolean(),
   /** Ask for each token's logprob without the adapter, too. */

@@ -103,6 +103,7 @@ async function runLoad(runner: StepRunner, arrivals: readonly Arrival[], centroi
     adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
     prefixCache: null,
     limits,
+    kvBytes: 2 ** 31,
     pieceOf: () => Uint8Array.of(97),
     now,
     emit(frames) {

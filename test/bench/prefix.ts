@@ -46,6 +46,7 @@ export async function measurePrefix(format: WeightFormat, threads: number, round
     adapters: new AdapterCache(fakeAdapters(runner.gates), 2 ** 20, now),
     prefixCache: new PrefixCache(new LruPolicy(2 ** 28)),
     limits,
+    kvBytes: 2 ** 31,
     pieceOf: () => Uint8Array.of(97),
     now,
     emit(frames) {

@@ -29,7 +29,7 @@ const errorOf = async (response: Response) => ((await response.json()) as ErrorE
 describe("one backend", () => {
   let backend: Backend;
   beforeAll(async () => {
-    backend = await startBackend({ MODEL_DIR: folder, MAX_SEQUENCES: "4", MAX_QUEUE: "250" });
+    backend = await startBackend({ MODEL_DIR: folder, MAX_SEQUENCES: "4", MAX_QUEUE: "500" });
   });
   afterAll(async () => {
     backend.child.kill("SIGTERM");

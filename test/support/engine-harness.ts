@@ -30,6 +30,7 @@ export function createEngineHarness(options: {
   limits?: Partial<SchedulerLimits>;
   pieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
+  kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
 }): EngineHarness {
@@ -44,6 +45,7 @@ export function createEngineHarness(options: {
     runner: options.runner,
     adapters,
     prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
+    kvBytes: options.kvBytes ?? 2 ** 30,
     limits: { ...testLimits, ...options.limits },
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
     now,

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
@@ -275,7 +276,7 @@ describe("what cannot be served ends in one explicit error", () => {
   test("a full queue", async () => {
     const { engine, finish, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner(),
-      limits: { maxSequences: 1, maxQueue: 2 },
+      limits: { maxSequences: 1, maxQueue: 4 },
     });
     await engine.submit(
       "c0",
@@ -285,6 +286,31 @@ describe("what cannot be served ends in one explicit error", () => {
     await finish();
     expect(lastFrameOf("a")?.type).toBe("done");
     expect(lastFrameOf("b")?.type).toBe("done");
+  });
+
+  test("a deadline that passes before there is a slot; one that has a slot by then is served", async () => {
+    const { engine, finish, lastFrameOf, framesOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      limits: { maxSequences: 1 },
+    });
+    const deadlineMs = 30; // the harness's clock goes on by one whenever it is read
+    await engine.submit(null, [
+      sequenceRequest("running", [1], { deadlineMs, maxTokens: 100, sampling: neverEnds }),
+      sequenceRequest("waiting", [1], { deadlineMs }),
+      sequenceRequest("patient", [1]),
+    ]);
+    await finish();
+    expect(lastFrameOf("running")).toMatchObject({ type: "done", completionTokens: 100 });
+    expect(framesOf("waiting")).toEqual([
+      {
+        type: "error",
+        id: "waiting",
+        kind: "deadline_exceeded",
+        message: expect.stringMatching(/30 ms/),
+        retryAfterSeconds: null,
+      },
+    ]);
+    expect(lastFrameOf("patient")?.type).toBe("done");
   });
 
   test("an adapter that cannot be generated", async () => {
@@ -366,6 +392,52 @@ describe("cancelling", () => {
   });
 });
 
+describe("a sequence that gives way to another tenant", () => {
+  const greedy = { tenant: "greedy", maxTokens: 60, sampling: { ...neverEnds, temperature: 1, seed: 4 } };
+  const modest = (id: string) =>
+    sequenceRequest(id, prompt(9), { tenant: "modest", maxTokens: 5, sampling: neverEnds });
+
+  test("goes on where it was, decoding or prefilling, with its own keys and values", async () => {
+    const { engine, finish, tokensOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      limits: { maxSequences: 2 },
+    });
+    await engine.submit(null, [sequenceRequest("a", prompt(5), greedy), sequenceRequest("b", prompt(300), greedy)]);
+    for (let i = 0; i < 3; i++) await engine.step();
+    await engine.submit(null, [modest("m")]);
+    await engine.step();
+    expect(engine.stats).toMatchObject({ running: 2, waiting: 1, parked: 1, preemptions: 1 });
+    expect(tokensOf("m").length).toBe(2);
+    await finish();
+    for (const [id, length] of [
+      ["a", 5],
+      ["b", 300],
+    ] as const) {
+      const alone = createEngineHarness({ runner: createFakeRunner() });
+      await alone.engine.submit(null, [sequenceRequest(id, prompt(length), greedy)]);
+      await alone.finish();
+      expect(tokensOf(id)).toEqual(alone.tokensOf(id));
+    }
+    expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
+  });
+
+  test("can be cancelled while it waits, and leaves no memory behind", async () => {
+    const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 }, cacheBytes: 0 });
+    const { engine, finish, lastFrameOf, adapters } = harness;
+    const empty = engine.stats.kvBytes;
+    await engine.submit("c0", [sequenceRequest("a", prompt(5), greedy), sequenceRequest("b", prompt(5), greedy)]);
+    await engine.step();
+    await engine.submit("c1", [modest("m")]);
+    await engine.step();
+    expect(engine.stats.parked).toBe(1);
+    engine.cancel(["a", "b"]);
+    await finish();
+    expect(["a", "b", "m"].map((id) => lastFrameOf(id)?.type)).toEqual(["error", "error", "done"]);
+    expect(engine.stats).toMatchObject({ parked: 0, kvBytes: empty });
+    expect(adapters.stats.entries).toBe(0);
+  });
+});
+
 test("a micro-batch reports one cache result, the next one a hit", async () => {
   const { engine, finish, lastFrameOf } = createEngineHarness({ runner: createFakeRunner() });
   await engine.submit("c0", [sequenceRequest("a", [1]), sequenceRequest("b", [2])]);
@@ -382,53 +454,69 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
   console.log(`seed ${seed}`);
   const arrival = fc.record({
     length: fc.integer({ min: 1, max: 150 }),
-    maxTokens: fc.integer({ min: 0, max: 40 }),
+    maxTokens: fc.integer({ min: 0, max: 80 }),
+    tenant: fc.constantFrom("t", "t", "t", "u"),
     centroid: fc.constantFrom(null, "c0", "c1", "off"),
     temperature: fc.constantFrom(0, 0.8),
     promptLogprobs: fc.boolean(),
     compare: fc.boolean(),
-    stepsBefore: fc.integer({ min: 0, max: 3 }),
-    cancelAfter: fc.option(fc.integer({ min: 0, max: 5 })),
+    stepsBefore: fc.integer({ min: 0, max: 2 }),
+    cancelAfter: fc.option(fc.integer({ min: 0, max: 12 }), { freq: 2 }),
   });
   const requestOf = (
-    a: { length: number; maxTokens: number; temperature: number; promptLogprobs: boolean; compare: boolean },
+    a: Pick<SequenceRequest, "tenant" | "maxTokens" | "promptLogprobs" | "compare"> & {
+      length: number;
+      temperature: number;
+    },
     i: number,
   ) =>
     sequenceRequest(`s${i}`, prompt(a.length, i), {
+      tenant: a.tenant,
       maxTokens: a.maxTokens,
       promptLogprobs: a.promptLogprobs,
       compare: a.compare,
       sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequencyPenalty: 0.4, logprobs: 1 },
     });
+  // Memory for three sequences as long as the context.
+  const kvBytes = 3 * 512 * 2 * fakeConfig.layers * fakeConfig.hiddenSize * 4;
+  let preemptions = 0;
   await fc.assert(
-    fc.asyncProperty(fc.array(arrival, { maxLength: 12 }), async (arrivals) => {
-      const limits = { maxSequences: 5, stepTokens: 130 };
-      const together = createEngineHarness({ runner: createFakeRunner(), limits, cacheBytes: 0 });
-      const due = new Map<number, string[]>();
-      let now = 0;
-      const step = async () => {
-        together.engine.cancel(due.get(now++) ?? []);
-        await together.engine.step();
-      };
-      for (const [i, a] of arrivals.entries()) {
-        for (let s = 0; s < a.stepsBefore; s++) await step();
-        await together.engine.submit(a.centroid, [requestOf(a, i)]);
-        if (a.cancelAfter !== null) due.set(now + a.cancelAfter, [...(due.get(now + a.cancelAfter) ?? []), `s${i}`]);
-      }
-      while (together.engine.busy) await step();
-      for (const [i, a] of arrivals.entries()) {
-        const alone = createEngineHarness({ runner: createFakeRunner() });
-        await alone.engine.submit(a.centroid, [requestOf(a, i)]);
-        await alone.finish();
-        const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
-        const expected = alone.framesOf(`s${i}`).filter((frame) => frame.type !== "done");
-        const found = together.framesOf(`s${i}`).slice(0, -1);
-        expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
-      }
-      expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, adapters: { entries: 0, bytes: 0 } });
-    }),
+    fc.asyncProperty(
+      fc.array(arrival, { maxLength: 12, size: "max" }),
+      fc.integer({ min: 2, max: 5 }),
+      async (arrivals, maxSequences) => {
+        const limits = { maxSequences, stepTokens: 200 };
+        const together = createEngineHarness({ runner: createFakeRunner(), limits, cacheBytes: 0, kvBytes });
+        const due = new Map<number, string[]>();
+        let now = 0;
+        const step = async () => {
+          together.engine.cancel(due.get(now++) ?? []);
+          await together.engine.step();
+          expect(together.engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
+        };
+        for (const [i, a] of arrivals.entries()) {
+          for (let s = 0; s < a.stepsBefore; s++) await step();
+          await together.engine.submit(a.centroid, [requestOf(a, i)]);
+          if (a.cancelAfter !== null) due.set(now + a.cancelAfter, [...(due.get(now + a.cancelAfter) ?? []), `s${i}`]);
+        }
+        while (together.engine.busy) await step();
+        for (const [i, a] of arrivals.entries()) {
+          const alone = createEngineHarness({ runner: createFakeRunner() });
+          await alone.engine.submit(a.centroid, [requestOf(a, i)]);
+          await alone.finish();
+          const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
+          const expected = alone.framesOf(`s${i}`).filter((frame) => frame.type !== "done");
+          const found = together.framesOf(`s${i}`).slice(0, -1);
+          expect(found).toEqual(isCancelled ? expected.slice(0, found.length) : expected);
+        }
+        expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, adapters: { entries: 0, bytes: 0 } });
+        preemptions += together.engine.stats.preemptions;
+      },
+    ),
     { seed, numRuns: 60 },
   );
+  console.log(`${preemptions} preemptions`);
+  expect(preemptions).toBeGreaterThan(10);
 });
 
 test("a soak of 300 random sequences returns every slot, and the memory", async () => {

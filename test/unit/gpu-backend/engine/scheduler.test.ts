@@ -1,101 +1,245 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type Schedulable, Scheduler } from "../../../../gpu-backend/engine/scheduler.ts";
+import { type Schedulable, Scheduler, type SchedulerLimits } from "../../../../gpu-backend/engine/scheduler.ts";
+import { KvBudget, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
+import type { Move } from "../../../../gpu-backend/kv/slot-table.ts";
 import { ServiceError } from "../../../../shared/errors.ts";
 
 const seed = 1713;
 const chunkTokens = 64;
+const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 512 };
+const bytesPerPosition = 8;
 
 interface Fake extends Schedulable {
   pendingTokens: number;
+  cachedTokens: number;
   left: number;
   boundaries: number[];
-  steps: number;
+  isDecoding: boolean;
 }
-const fake = (promptTokens: number, completionTokens: number, scoresPrompt = false): Fake => ({
+let clockMs = 0;
+const fake = (promptTokens: number, completionTokens: number, rest: Partial<Fake> = {}): Fake => ({
+  tenant: "t",
+  dueMs: clockMs++,
+  expires: false,
   pendingTokens: promptTokens,
+  cachedTokens: 0,
+  mostTokens: promptTokens + completionTokens,
   left: completionTokens,
-  scoresPrompt,
+  scoresPrompt: false,
   boundaries: [],
-  steps: 0,
+  isDecoding: false,
+  ...rest,
+});
+const noBound = { holds: () => true };
+const limitsOf = (rest: Partial<SchedulerLimits>): SchedulerLimits => ({
+  maxSequences: 8,
+  maxQueue: 100_000,
+  stepTokens: 512,
+  chunkTokens,
+  ...rest,
 });
 
-/** One step as the engine does it; returns S × T of the prefill phase and the sequences that ended. */
-function step(scheduler: Scheduler<Fake>): { prefillArea: number; ended: Fake[] } {
-  scheduler.admit();
-  const ended: Fake[] = [];
-  const { chunks, firstRow } = scheduler.prefillPhase();
-  expect(firstRow).toBe(scheduler.running - chunks.length);
-  const prefillArea = chunks.length * Math.max(0, ...chunks.map((chunk) => chunk.tokens));
-  for (const { sequence, tokens } of chunks) {
-    sequence.pendingTokens -= tokens;
-    sequence.boundaries.push(tokens);
-    if (sequence.pendingTokens > 0) continue;
-    scheduler.promote(sequence);
-    sequence.pendingTokens = 1;
+/** A scheduler and what an engine does with it, step by step; it follows the moves and checks that they lead home. */
+class Simulation {
+  readonly scheduler: Scheduler<Fake>;
+  /** Who is in each row. */
+  readonly rows: Fake[] = [];
+  readonly parked = new Set<Fake>();
+  admitted: Fake[] = [];
+
+  constructor(limits: Partial<SchedulerLimits>, kv: Pick<KvBudget, "holds"> = noBound) {
+    this.scheduler = new Scheduler(limitsOf(limits), kv);
   }
-  for (const { sequence } of scheduler.decodePhase().chunks) {
-    if (--sequence.left > 0) continue;
-    scheduler.remove(sequence);
-    ended.push(sequence);
+
+  enqueue(...sequences: Fake[]): void {
+    for (const sequence of sequences) this.scheduler.enqueue(sequence);
   }
-  return { prefillArea, ended };
+
+  admit(): Fake[] {
+    const admissions = this.scheduler.admit();
+    for (const { sequence, parked, moves } of admissions) {
+      if (parked) {
+        expect(this.rows[parked.row]).toBe(parked.sequence);
+        this.parked.add(parked.sequence);
+        this.#close(parked.moves);
+      }
+      this.rows.push(sequence);
+      expect(moves.length === 0 || this.parked.has(sequence)).toBe(true);
+      this.parked.delete(sequence);
+      this.#follow(moves);
+    }
+    this.admitted = admissions.map(({ sequence }) => sequence);
+    return this.admitted;
+  }
+
+  /** Returns S × T of the prefill phase and the sequences that ended. */
+  step(): { prefillArea: number; ended: Fake[] } {
+    const { scheduler } = this;
+    this.admit();
+    const prefill = scheduler.prefillPhase();
+    expect(this.rows.slice(prefill.firstRow)).toEqual(prefill.chunks.map(({ sequence }) => sequence));
+    const prefillArea = prefill.chunks.length * Math.max(0, ...prefill.chunks.map(({ tokens }) => tokens));
+    for (const { sequence, tokens } of prefill.chunks) {
+      expect(sequence.isDecoding).toBe(false);
+      sequence.boundaries.push(tokens);
+      sequence.cachedTokens += tokens;
+      sequence.pendingTokens -= tokens;
+      if (sequence.pendingTokens > 0) continue;
+      sequence.pendingTokens = 1;
+      sequence.isDecoding = true;
+      this.#follow(scheduler.promote(sequence));
+    }
+    const ended: Fake[] = [];
+    const { chunks } = scheduler.decodePhase();
+    expect(this.rows.slice(0, chunks.length)).toEqual(chunks.map(({ sequence }) => sequence));
+    for (const { sequence } of chunks) {
+      expect(sequence.isDecoding).toBe(true);
+      sequence.cachedTokens++;
+      if (--sequence.left > 0) continue;
+      this.remove(sequence);
+      ended.push(sequence);
+    }
+    return { prefillArea, ended };
+  }
+
+  remove(sequence: Fake): void {
+    const moves = this.scheduler.remove(sequence);
+    if (moves) this.#close(moves);
+    this.parked.delete(sequence);
+  }
+
+  finish(): void {
+    while (this.scheduler.running + this.scheduler.waiting > 0) this.step();
+  }
+
+  #close(moves: readonly Move[]): void {
+    this.#follow(moves);
+    this.rows.pop();
+  }
+
+  #follow(moves: readonly Move[]): void {
+    for (const { from, to, swap } of moves) {
+      const replaced = this.rows[to];
+      this.rows[to] = this.rows[from];
+      if (swap) this.rows[from] = replaced;
+    }
+  }
 }
 
 describe("any traffic", () => {
+  const tenants = ["a", "b", "c", "d"];
   const arrival = fc.record({
+    tenant: fc.constantFrom("a", "a", "a", ...tenants),
     prompt: fc.integer({ min: 1, max: 400 }),
     completion: fc.integer({ min: 1, max: 40 }),
     scores: fc.boolean(),
-    after: fc.integer({ min: 0, max: 6 }),
-    cancelled: fc.boolean(),
+    after: fc.integer({ min: 0, max: 3 }),
+    cancelAfter: fc.option(fc.integer({ min: 0, max: 20 }), { freq: 2 }),
   });
-  test("ends every sequence in bounded time, in order of admission, within slots and budget, and frees every slot", () => {
-    console.log(`seed ${seed}`);
+  test("ends in bounded time, each tenant's in their order, within slots, budget and memory; nobody is passed for ever", () => {
+    let preemptions = 0;
+    let mostPassed = 0;
     fc.assert(
       fc.property(
-        fc.array(arrival, { maxLength: 40 }),
+        fc.array(arrival, { maxLength: 40, size: "max" }),
         fc.integer({ min: 1, max: 6 }),
-        fc.integer({ min: 64, max: 300 }),
-        (arrivals, maxSequences, stepTokens) => {
-          const scheduler = new Scheduler<Fake>({ maxSequences, maxQueue: 1000, stepTokens, chunkTokens });
+        fc.integer({ min: 64, max: 600 }),
+        fc.integer({ min: 1, max: 8 }),
+        (arrivals, maxSequences, stepTokens, contexts) => {
+          const positions = contexts * shape.contextTokens;
+          const budget = new KvBudget(shape, positions * bytesPerPosition);
+          const simulation = new Simulation({ maxSequences, stepTokens }, budget);
+          const { scheduler, rows, parked } = simulation;
           const queue = [...arrivals];
           const open = new Set<Fake>();
+          const cancelAt = new Map<Fake, number>();
+          const started = new Map<string, Fake[]>(tenants.map((tenant) => [tenant, []]));
+          /** Turns that others took while a tenant waited with nothing running. */
+          const passed = new Map<string, number>();
           let idle = 0;
+          let now = 0;
           // Alone each takes ⌈prompt / chunk⌉ + completion steps; one at a time is the worst there is.
-          let budget = arrivals.reduce((sum, a) => sum + Math.ceil(a.prompt / 64) + a.completion + a.after + 1, 1);
+          let left = arrivals.reduce((sum, a) => sum + Math.ceil(a.prompt / 64) + a.completion + a.after + 1, 1);
           while (queue.length > 0 || open.size > 0) {
-            expect(budget--).toBeGreaterThan(0);
+            expect(left--).toBeGreaterThan(0);
             if (queue.length > 0 && idle++ >= queue[0].after) {
               idle = 0;
-              const { prompt, completion, scores, cancelled } = queue.shift()!;
-              const sequence = fake(prompt, completion, scores);
-              scheduler.enqueue(sequence);
-              if (cancelled) scheduler.remove(sequence);
-              else open.add(sequence);
+              const { tenant, prompt, completion, scores, cancelAfter } = queue.shift()!;
+              const sequence = fake(prompt, completion, { tenant, scoresPrompt: scores });
+              simulation.enqueue(sequence);
+              open.add(sequence);
+              if (cancelAfter !== null) cancelAt.set(sequence, now + cancelAfter);
             }
-            const { prefillArea, ended } = step(scheduler);
-            expect(scheduler.running).toBeLessThanOrEqual(maxSequences);
+            for (const [sequence, at] of cancelAt) {
+              if (at !== now || !open.delete(sequence)) continue;
+              simulation.remove(sequence);
+            }
+            const isPoor = (tenant: string) =>
+              !rows.some((row) => row.tenant === tenant) &&
+              [...open].some((sequence) => sequence.tenant === tenant && !rows.includes(sequence));
+            const poor = tenants.filter(isPoor);
+            const { prefillArea, ended } = simulation.step();
+            for (const tenant of tenants) if (!poor.includes(tenant)) passed.delete(tenant);
+            const waiting = new Set(poor);
+            for (const { tenant: turn } of simulation.admitted) {
+              waiting.delete(turn);
+              passed.delete(turn);
+              for (const tenant of waiting) passed.set(tenant, (passed.get(tenant) ?? 0) + 1);
+            }
+            for (const count of passed.values()) {
+              mostPassed = Math.max(mostPassed, count);
+              expect(count).toBeLessThan(tenants.length);
+            }
+            for (const sequence of simulation.admitted) {
+              const before = started.get(sequence.tenant)!;
+              if (!before.includes(sequence)) before.push(sequence);
+            }
+            expect(scheduler.running).toBe(rows.length);
+            expect(rows.length).toBeLessThanOrEqual(maxSequences);
             expect(prefillArea).toBeLessThanOrEqual(stepTokens);
+            expect(scheduler.parked).toBe(parked.size);
+            const longest = rows.reduce((most, { cachedTokens }) => Math.max(most, cachedTokens), 0);
+            const aside = [...parked].reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
+            expect(rows.length * positionsFor(longest, shape) + aside).toBeLessThanOrEqual(positions);
             for (const sequence of ended) open.delete(sequence);
+            now++;
           }
-          expect([scheduler.running, scheduler.waiting]).toEqual([0, 0]);
+          for (const order of started.values()) {
+            expect(order.map(({ dueMs }) => dueMs)).toEqual(order.map(({ dueMs }) => dueMs).sort((x, y) => x - y));
+          }
+          expect([scheduler.running, scheduler.waiting, scheduler.parked]).toEqual([0, 0, 0]);
+          preemptions += scheduler.preemptions;
         },
       ),
-      { seed, numRuns: 300 },
+      { seed, numRuns: 400 },
     );
+    console.log(`seed ${seed}: ${preemptions} preemptions, passed ${mostPassed} times at most`);
+    expect(preemptions).toBeGreaterThan(50);
+    expect(mostPassed).toBeGreaterThan(0);
   });
 
-  test("cuts a prompt where it would be cut alone, whatever the mates", () => {
+  test("cuts a prompt where it would be cut alone, whatever the mates and however often it was parked", () => {
+    const prompts = fc.array(
+      fc.record({ length: fc.integer({ min: 1, max: 300 }), tenant: fc.constantFrom("a", "b") }),
+      {
+        minLength: 1,
+        maxLength: 12,
+      },
+    );
     fc.assert(
-      fc.property(fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1, maxLength: 12 }), (prompts) => {
-        const scheduler = new Scheduler<Fake>({ maxSequences: 4, maxQueue: 100, stepTokens: 200, chunkTokens });
-        const sequences = prompts.map((prompt) => fake(prompt, 3));
-        for (const sequence of sequences) scheduler.enqueue(sequence);
-        while (scheduler.running + scheduler.waiting > 0) step(scheduler);
+      fc.property(prompts, (prompts) => {
+        const simulation = new Simulation({ maxSequences: 4, stepTokens: 200 });
+        const sequences = prompts.map(({ length, tenant }) => fake(length, 3, { tenant }));
+        for (const sequence of sequences) {
+          simulation.enqueue(sequence);
+          simulation.step();
+        }
+        simulation.finish();
         sequences.forEach(({ boundaries }, i) => {
-          const whole = Array.from({ length: Math.floor(prompts[i] / 64) }, () => 64);
-          expect(boundaries).toEqual(prompts[i] % 64 ? [...whole, prompts[i] % 64] : whole);
+          const { length } = prompts[i];
+          const whole = Array.from({ length: Math.floor(length / 64) }, () => 64);
+          expect(boundaries).toEqual(length % 64 ? [...whole, length % 64] : whole);
         });
       }),
       { seed, numRuns: 200 },
@@ -103,34 +247,164 @@ describe("any traffic", () => {
   });
 });
 
+describe("between tenants", () => {
+  test("one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
+    const simulation = new Simulation({});
+    const greedy = Array.from({ length: 1000 }, () => fake(10, 30, { tenant: "greedy" }));
+    simulation.enqueue(...greedy);
+    for (let i = 0; i < 3; i++) simulation.step();
+    const modest = fake(10, 30, { tenant: "modest" });
+    simulation.enqueue(modest);
+    expect(simulation.admit()).toEqual([modest]);
+    expect([...simulation.parked]).toEqual([greedy[7]]);
+    const leftThen = greedy[7].left;
+    simulation.step();
+    expect(greedy[7].left).toBe(leftThen);
+    while (greedy[0].left > 0) simulation.step();
+    // The first free slot is its own again, before any of its tenant that never ran.
+    simulation.admit();
+    expect(simulation.rows).toContain(greedy[7]);
+    simulation.finish();
+    expect(greedy.every(({ left }) => left === 0)).toBe(true);
+    expect(modest.left).toBe(0);
+  });
+
+  test("slots are shared evenly among those who want them, and nobody is parked for an equal", () => {
+    const simulation = new Simulation({ maxSequences: 6 });
+    const countOf = (tenant: string) => simulation.rows.filter((row) => row.tenant === tenant).length;
+    const many = (tenant: string) => Array.from({ length: 20 }, () => fake(5, 50, { tenant }));
+    simulation.enqueue(...many("a"));
+    simulation.step();
+    simulation.enqueue(...many("b"));
+    simulation.step();
+    expect([countOf("a"), countOf("b")]).toEqual([3, 3]);
+    simulation.enqueue(...many("c"));
+    simulation.step();
+    expect([countOf("a"), countOf("b"), countOf("c")]).toEqual([2, 2, 2]);
+    const { preemptions } = simulation.scheduler;
+    simulation.enqueue(...many("d"));
+    simulation.step();
+    expect([countOf("a"), countOf("b"), countOf("c"), countOf("d")].toSorted()).toEqual([1, 1, 2, 2]);
+    for (let i = 0; i < 30; i++) simulation.step();
+    expect(simulation.scheduler.preemptions).toBe(preemptions + 1);
+  });
+
+  test("one that comes and goes does not get ahead of one that waits", () => {
+    const simulation = new Simulation({ maxSequences: 1 });
+    simulation.enqueue(fake(1, 5, { tenant: "first" }));
+    simulation.step();
+    const patient = fake(1, 1, { tenant: "patient" });
+    simulation.enqueue(patient);
+    for (let i = 0; patient.left > 0; i++) {
+      expect(i).toBeLessThan(6);
+      const visitor = fake(1, 1, { tenant: `visitor${i}` });
+      simulation.enqueue(visitor);
+      simulation.step();
+    }
+  });
+
+  test("where KV memory is short nobody is parked if a long sequence could not run then", () => {
+    const two = new KvBudget(shape, 2 * shape.contextTokens * bytesPerPosition);
+    const simulation = new Simulation({ stepTokens: 5000 }, two);
+    simulation.enqueue(...Array.from({ length: 9 }, () => fake(100, 12, { tenant: "greedy" })));
+    simulation.step();
+    simulation.step();
+    expect(simulation.rows.length).toBe(8); // of 128 positions each
+    const long = fake(400, 10, { tenant: "modest" });
+    simulation.enqueue(long);
+    for (let i = 0; !simulation.rows.includes(long); i++) {
+      expect(i).toBeLessThan(12);
+      simulation.step();
+    }
+    simulation.finish();
+    expect(simulation.scheduler.preemptions).toBe(0);
+  });
+});
+
+test("within a tenant the first due is first; who is late for its deadline is named while it waits, and not once it runs", () => {
+  const simulation = new Simulation({ maxSequences: 1 });
+  const [patient, urgent, running] = [
+    fake(1, 3, { dueMs: 1000 }),
+    fake(1, 3, { dueMs: 50, expires: true }),
+    fake(1, 3, { dueMs: 20, expires: true }),
+  ];
+  simulation.enqueue(patient, urgent, running);
+  expect(simulation.admit()).toEqual([running]);
+  expect(simulation.scheduler.late(49)).toEqual([]);
+  expect(simulation.scheduler.late(50)).toEqual([urgent]);
+  expect(simulation.scheduler.late(5000)).toEqual([urgent]);
+  simulation.remove(running);
+  expect(simulation.admit()).toEqual([urgent]);
+});
+
 test("admits in order of arrival: a later short prompt does not overtake a long one", () => {
-  const scheduler = new Scheduler<Fake>({ maxSequences: 8, maxQueue: 8, stepTokens: 128, chunkTokens });
+  const simulation = new Simulation({ stepTokens: 128 });
   const [first, second, third, short] = [fake(300, 1), fake(300, 1), fake(300, 1), fake(1, 1)];
-  for (const sequence of [first, second, third, short]) scheduler.enqueue(sequence);
-  expect(scheduler.admit()).toEqual([first, second]);
-  expect(scheduler.admit()).toEqual([]);
+  simulation.enqueue(first, second, third, short);
+  expect(simulation.admit()).toEqual([first, second]);
+  expect(simulation.admit()).toEqual([]);
+});
+
+test("asks each once for whatever else it needs; who lacks it keeps its place and holds up nobody", () => {
+  const { scheduler } = new Simulation({ maxSequences: 3 });
+  const sequences = ["a", "a", "b", "a", "b"].map((tenant) => fake(1, 1, { tenant }));
+  for (const sequence of sequences) scheduler.enqueue(sequence);
+  const lacking = new Set([sequences[0], sequences[2]]);
+  const asked: Fake[] = [];
+  const admissions = scheduler.admit((sequence) => {
+    asked.push(sequence);
+    return !lacking.has(sequence);
+  });
+  expect(admissions.map(({ sequence }) => sequence)).toEqual([sequences[1], sequences[4], sequences[3]]);
+  expect(new Set(asked).size).toBe(asked.length);
+  scheduler.remove(sequences[1]);
+  scheduler.remove(sequences[3]);
+  expect(scheduler.admit().map(({ sequence }) => sequence)).toEqual([sequences[0], sequences[2]]);
 });
 
 test("scores one prompt at a time", () => {
-  const scheduler = new Scheduler<Fake>({ maxSequences: 8, maxQueue: 8, stepTokens: 512, chunkTokens });
-  const [scored, plain, scoredToo] = [fake(10, 1, true), fake(10, 1), fake(10, 1, true)];
-  for (const sequence of [scored, plain, scoredToo]) scheduler.enqueue(sequence);
-  expect(scheduler.admit()).toEqual([scored, plain]);
-  scheduler.promote(scored);
-  expect(scheduler.admit()).toEqual([scoredToo]);
+  const simulation = new Simulation({});
+  const [scored, plain, scoredToo] = [
+    fake(10, 1, { scoresPrompt: true }),
+    fake(10, 1),
+    fake(10, 1, { scoresPrompt: true }),
+  ];
+  simulation.enqueue(scored, plain, scoredToo);
+  expect(simulation.admit()).toEqual([scored, plain]);
+  simulation.scheduler.promote(scored);
+  expect(simulation.scheduler.admit().map(({ sequence }) => sequence)).toEqual([scoredToo]);
 });
 
-test("refuses what the queue cannot hold, and says when to come back", () => {
-  const scheduler = new Scheduler<Fake>({ maxSequences: 2, maxQueue: 3, stepTokens: 64, chunkTokens });
-  for (let i = 0; i < 3; i++) scheduler.enqueue(fake(1, 1));
-  const refusal = (() => {
+describe("the queue", () => {
+  const refusalOf = (work: () => void): unknown => {
     try {
-      scheduler.enqueue(fake(1, 1));
+      work();
     } catch (error) {
       return error;
     }
-  })();
-  expect(refusal).toBeInstanceOf(ServiceError);
-  expect(refusal).toMatchObject({ kind: "overloaded", retryAfterSeconds: 2 });
-  expect((refusal as Error).message).toMatch(/3 of 3/);
+    return null;
+  };
+
+  test("takes of a tenant as many as it leaves free, so that others find places; and says when to come back", () => {
+    const { scheduler } = new Simulation({ maxSequences: 2, maxQueue: 6 });
+    const enqueue = (tenant: string) => scheduler.enqueue(fake(1, 1, { tenant }));
+    for (let i = 0; i < 3; i++) enqueue("greedy");
+    const refusal = refusalOf(() => enqueue("greedy"));
+    expect(refusal).toBeInstanceOf(ServiceError);
+    expect(refusal).toMatchObject({ kind: "overloaded", retryAfterSeconds: 2 });
+    expect((refusal as Error).message).toMatch(/3 of 6 places free.*has 3/);
+    enqueue("modest");
+    enqueue("another");
+    expect(refusalOf(() => enqueue("modest"))).toMatchObject({ kind: "overloaded" });
+  });
+
+  test("halves what is left with every greedy tenant: 64 places take six of them, and one more sequence", () => {
+    const { scheduler } = new Simulation({ maxQueue: 64 });
+    const taken = Array.from({ length: 8 }, (_, tenant) => {
+      const before = scheduler.waiting;
+      while (!refusalOf(() => scheduler.enqueue(fake(1, 1, { tenant: `t${tenant}` }))));
+      return scheduler.waiting - before;
+    });
+    expect(taken).toEqual([32, 16, 8, 4, 2, 1, 1, 0]);
+  });
 });

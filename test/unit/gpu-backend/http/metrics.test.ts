@@ -6,7 +6,8 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
   const pool = { slots: 8, resident: 7, pinned: 2, evictions: 9 };
   const prefixes = { hits: 11, misses: 12, reusedTokens: 640, blocks: 13, bytes: 2048, evictions: 14 };
   let waiting = 4;
-  const metrics = createMetrics(() => ({ waiting, running: 6, slots: 32, kvBytes: 4096, prefixes, adapters, pool }));
+  const sequences = { running: 6, parked: 1, preemptions: 15, slots: 32 };
+  const metrics = createMetrics(() => ({ waiting, ...sequences, kvBytes: 4096, prefixes, adapters, pool }));
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
   metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
   metrics.sequenceEnded("stop");
@@ -16,6 +17,8 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
   for (const line of [
     "chameleon_queue_sequences 7",
     "chameleon_running_sequences 6",
+    "chameleon_parked_sequences 1",
+    "chameleon_preemptions 15",
     "chameleon_slots 32",
     "chameleon_kv_bytes 4096",
     "chameleon_prefix_cache_hits 11",

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
+import { bytesPerPosition, KvBudget } from "../../../../gpu-backend/kv/kv-budget.ts";
 import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
@@ -46,55 +47,92 @@ function tokensIn(arena: KvArena, row: number): number[] {
   });
 }
 
-test("each sequence finds what it appended, through any moves, growth and trimming", () => {
+test("each sequence finds what it appended, through any moves, parking, growth and trimming, in memory that is bounded", () => {
   console.log(`seed ${seed}`);
   const operation = fc.record({
-    kind: fc.constantFrom("open", "promote", "release", "append", "append", "trim"),
+    kind: fc.constantFrom("open", "promote", "release", "append", "append", "trim", "park", "resume"),
     pick: fc.nat(),
     count: fc.integer({ min: 1, max: 64 }),
   });
   fc.assert(
-    fc.property(fc.array(operation, { maxLength: 60 }), (operations) => {
-      const arena = new KvArena(shape);
-      const table = new SlotTable<{ tokens: number[] }>(shape.maximumRows);
-      let token = 1;
-      for (const { kind, pick, count } of operations) {
-        const { decoding, prefilling } = table;
-        const all = [...decoding, ...prefilling];
-        if (kind === "open" && table.size < table.capacity) {
-          table.open({ tokens: [] });
-          arena.open();
-        } else if (kind === "promote" && prefilling.length > 0) {
-          arena.follow(table.promote(prefilling[pick % prefilling.length]));
-        } else if (kind === "release" && all.length > 0) {
-          arena.close(table.release(all[pick % all.length]));
-        } else if (kind === "append") {
-          const isPrefill = prefilling.length > 0 && pick % 2 === 0;
-          const rows = isPrefill ? prefilling : decoding;
-          if (rows.length === 0) continue;
-          const T = isPrefill ? count : 1;
-          const added = rows.map(({ tokens }, s) => {
-            const room = Math.min(isPrefill ? Math.max(1, count - s) : 1, shape.contextTokens - tokens.length);
-            return Array.from({ length: room }, () => token++);
-          });
-          arena.append(
-            isPrefill ? decoding.length : 0,
-            added.map((ids) => ids.length),
-            presentOf(added, T),
-            T,
-          );
-          rows.forEach((row, s) => {
-            row.tokens.push(...added[s]);
-          });
-        } else arena.trim();
-        expect(arena.rows).toBe(table.size);
-        for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
-          expect(tokensIn(arena, row)).toEqual(tokens);
+    fc.property(
+      fc.array(operation, { maxLength: 60, size: "max" }),
+      fc.integer({ min: 1, max: 9 }),
+      (operations, contexts) => {
+        const maximumBytes = contexts * shape.contextTokens * bytesPerPosition(shape);
+        const budget = new KvBudget(shape, maximumBytes);
+        const arena = new KvArena({ ...shape, maximumBytes });
+        const parked: { name: number; tokens: number[] }[] = [];
+        /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
+        const isRoom = (rows: number, length: number) => {
+          const running = [...table.decoding, ...table.prefilling];
+          const longest = running.reduce((most, { tokens }) => Math.max(most, tokens.length), length);
+          const aside = parked.reduce((sum, { tokens }) => sum + tokens.length, 0);
+          return budget.holds(running.length + rows, longest, aside);
+        };
+        const table = new SlotTable<{ tokens: number[] }>(shape.maximumRows);
+        let token = 1;
+        for (const { kind, pick, count } of operations) {
+          const { decoding, prefilling } = table;
+          const all = [...decoding, ...prefilling];
+          if (kind === "park" && all.length > 0) {
+            const victim = all[pick % all.length];
+            const row = table.rowOf(victim)!;
+            const { tokens } = victim;
+            // Its row makes room for it.
+            parked.push({ name: arena.park(row, table.release(victim)), tokens });
+          } else if (kind === "resume" && parked.length > 0 && table.size < table.capacity) {
+            const { name, tokens } = parked.splice(pick % parked.length, 1)[0];
+            if (isRoom(1, tokens.length)) {
+              table.open({ tokens });
+              arena.resume(name);
+            } else arena.discard(name);
+          } else if (kind === "open" && table.size < table.capacity && isRoom(1, 0)) {
+            table.open({ tokens: [] });
+            arena.open();
+          } else if (kind === "promote" && prefilling.length > 0) {
+            arena.follow(table.promote(prefilling[pick % prefilling.length]));
+          } else if (kind === "release" && all.length > 0) {
+            arena.close(table.release(all[pick % all.length]));
+          } else if (kind === "append") {
+            const isPrefill = prefilling.length > 0 && pick % 2 === 0;
+            const rows = isPrefill ? prefilling : decoding;
+            const grown = rows.reduce((most, { tokens }) => Math.max(most, tokens.length), 0) + (isPrefill ? count : 1);
+            if (rows.length === 0 || !isRoom(0, grown)) continue;
+            const T = isPrefill ? count : 1;
+            const added = rows.map(({ tokens }, s) => {
+              const room = Math.min(isPrefill ? Math.max(1, count - s) : 1, shape.contextTokens - tokens.length);
+              return Array.from({ length: room }, () => token++);
+            });
+            arena.append(
+              isPrefill ? decoding.length : 0,
+              added.map((ids) => ids.length),
+              presentOf(added, T),
+              T,
+            );
+            rows.forEach((row, s) => {
+              row.tokens.push(...added[s]);
+            });
+          } else arena.trim();
+          expect(arena.rows).toBe(table.size);
+          expect(arena.bytes).toBeLessThanOrEqual(maximumBytes);
+          for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
+            expect(tokensIn(arena, row)).toEqual(tokens);
+          }
         }
-      }
-    }),
+      },
+    ),
     { seed, numRuns: 60 },
   );
+});
+
+test("a copy of some positions of a row is what appending them gave", () => {
+  const arena = new KvArena(shape);
+  arena.open();
+  arena.open();
+  const tokens = Array.from({ length: 10 }, (_, t) => t + 1);
+  arena.append(1, [10], presentOf([tokens], 12), 12);
+  expect(arena.read(1, 3, 8)).toEqual(presentOf([tokens.slice(3, 8)], 5));
 });
 
 describe("memory", () => {

@@ -1,0 +1,128 @@
+/**
+ * Whose turn it is. Pure. Between tenants the one with the fewest running sequences is next, among those the one whose
+ * last turn is longest ago; so a tenant with nothing running waits for one turn of each other tenant at most, however
+ * many sequences they have waiting. Within a tenant it is the sequence that is due first, and first come, first served
+ * among equals.
+ */
+
+export interface Queued {
+  readonly tenant: string;
+  /** When its turn should have come, on the engine's clock. */
+  readonly dueMs: number;
+  /** Whether it is of no use to start later than that. */
+  readonly expires: boolean;
+}
+
+interface Tenant<S> {
+  /** By time due. */
+  waiting: S[];
+  /** In order of their start. */
+  running: Set<S>;
+  lastTurn: number;
+}
+
+export class TenantQueue<S extends Queued> {
+  /** Those that have anything waiting or running. */
+  readonly #tenants = new Map<string, Tenant<S>>();
+  #turns = 0;
+  #waiting = 0;
+
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  waitingOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.waiting.length ?? 0;
+  }
+
+  /** Lets a sequence wait. */
+  add(sequence: S): void {
+    let tenant = this.#tenants.get(sequence.tenant);
+    if (!tenant) {
+      // Behind all others: else one that comes and goes would always be first.
+      tenant = { waiting: [], running: new Set(), lastTurn: ++this.#turns };
+      this.#tenants.set(sequence.tenant, tenant);
+    }
+    const after = tenant.waiting.findLastIndex(({ dueMs }) => dueMs <= sequence.dueMs);
+    tenant.waiting.splice(after + 1, 0, sequence);
+    this.#waiting++;
+  }
+
+  /** Makes a waiting sequence a running one. */
+  start(sequence: S): void {
+    const tenant = this.#tenantOf(sequence);
+    this.#leave(tenant, sequence);
+    tenant.running.add(sequence);
+    tenant.lastTurn = ++this.#turns;
+  }
+
+  /** Makes a running sequence a waiting one. */
+  stop(sequence: S): void {
+    this.#tenantOf(sequence).running.delete(sequence);
+    this.add(sequence);
+  }
+
+  /** Forgets a sequence, waiting or running; one that is neither stays what it is. */
+  remove(sequence: S): void {
+    const tenant = this.#tenants.get(sequence.tenant);
+    if (!tenant) return;
+    if (tenant.waiting.includes(sequence)) this.#leave(tenant, sequence);
+    else tenant.running.delete(sequence);
+    if (tenant.waiting.length + tenant.running.size === 0) this.#tenants.delete(sequence.tenant);
+  }
+
+  /** Asks each waiting sequence once, in turn, as turns are after what was started meanwhile. */
+  *inTurn(): Generator<S> {
+    /** How many of a tenant's waiting sequences were asked and still wait. */
+    const asked = new Map<Tenant<S>, number>();
+    for (;;) {
+      let next: Tenant<S> | null = null;
+      for (const tenant of this.#tenants.values()) {
+        if ((asked.get(tenant) ?? 0) >= tenant.waiting.length) continue;
+        if (!next || isBefore(tenant, next)) next = tenant;
+      }
+      if (!next) return;
+      const place = asked.get(next) ?? 0;
+      const sequence = next.waiting[place];
+      yield sequence;
+      if (next.waiting[place] === sequence) asked.set(next, place + 1);
+    }
+  }
+
+  /** Waiting sequences that have expired. */
+  late(nowMs: number): S[] {
+    return [...this.#tenants.values()].flatMap(({ waiting }) => {
+      const due = waiting.findIndex(({ dueMs }) => dueMs > nowMs);
+      return waiting.slice(0, due < 0 ? waiting.length : due).filter(({ expires }) => expires);
+    });
+  }
+
+  /**
+   * Whose sequence should give way to one of `tenant`: the youngest of the tenant with the most running. null where
+   * that has not at least two more running, since then the other would be the poorer one afterwards.
+   */
+  youngestOfRichest(tenant: string): S | null {
+    const own = this.#tenants.get(tenant)?.running.size ?? 0;
+    let richest = new Set<S>();
+    for (const { running } of this.#tenants.values()) if (running.size > richest.size) richest = running;
+    return richest.size >= own + 2 ? ([...richest].at(-1) ?? null) : null;
+  }
+
+  #leave(tenant: Tenant<S>, sequence: S): void {
+    const place = tenant.waiting.indexOf(sequence);
+    if (place < 0) throw new Error("the sequence does not wait");
+    tenant.waiting.splice(place, 1);
+    this.#waiting--;
+  }
+
+  #tenantOf({ tenant: name }: S): Tenant<S> {
+    const tenant = this.#tenants.get(name);
+    if (!tenant) throw new Error(`tenant ${name} has no sequences`);
+    return tenant;
+  }
+}
+
+function isBefore<S>(one: Tenant<S>, other: Tenant<S>): boolean {
+  const difference = one.running.size - other.running.size;
+  return difference < 0 || (difference === 0 && one.lastTurn < other.lastTurn);
+}

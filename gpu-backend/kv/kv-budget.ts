@@ -1,0 +1,49 @@
+/** How much memory keys and values take, and how much they may. Pure arithmetic; the arena lays them out. */
+
+export interface KvShape {
+  layers: number;
+  heads: number;
+  headWidth: number;
+  contextTokens: number;
+}
+
+const smallestPositions = 64;
+
+/** Keys and values of one position. */
+export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number {
+  return 2 * layers * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
+}
+
+/** P, the positions of every row where the longest needs so many: a power of two, at most the context. */
+export function positionsFor(longest: number, { contextTokens }: KvShape): number {
+  return longest >= contextTokens ? contextTokens : Math.min(powerOfTwo(longest, smallestPositions), contextTokens);
+}
+
+/** The smallest power of two that is at least `wanted` and `smallest`, itself one. */
+export function powerOfTwo(wanted: number, smallest: number): number {
+  let size = smallest;
+  while (size < wanted) size *= 2;
+  return size;
+}
+
+export class KvBudget {
+  readonly #shape: KvShape;
+  /** In all. */
+  readonly #positions: number;
+
+  /** Throws an Error where `maximumBytes` do not hold one sequence as long as the context. */
+  constructor(shape: KvShape, maximumBytes: number) {
+    this.#shape = shape;
+    this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
+    if (this.#positions >= shape.contextTokens) return;
+    const needed = shape.contextTokens * bytesPerPosition(shape);
+    throw new Error(
+      `KV memory is ${maximumBytes} bytes; one sequence of ${shape.contextTokens} positions needs ${needed}`,
+    );
+  }
+
+  /** Whether there is room for `rows` of which the longest has `longest` positions, beside `parked` positions. */
+  holds(rows: number, longest: number, parked: number): boolean {
+    return rows * positionsFor(longest, this.#shape) + parked <= this.#positions;
+  }
+}
