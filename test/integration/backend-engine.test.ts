@@ -95,6 +95,29 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
     expect(widest).toBe(33);
     expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
   });
+
+  test("parked for other tenants, while prefilling or decoding, and resumed", async () => {
+    const work = mixedWork(1).map(({ centroid, request }, i) => ({
+      centroid,
+      request: { ...request, tenant: i % 4 === 3 ? `modest${i % 3}` : "greedy" },
+    }));
+    const crowded = harness({ maxSequences: 4, stepTokens: 256 });
+    for (const one of work.filter(({ request }) => request.tenant === "greedy")) await submit(crowded, one);
+    for (const one of work.filter(({ request }) => request.tenant !== "greedy")) {
+      for (let i = 0; i < 25; i++) await crowded.engine.step();
+      await submit(crowded, one);
+    }
+    await crowded.finish();
+    for (const one of work) {
+      const alone = harness();
+      await submit(alone, one);
+      await alone.finish();
+      expect(crowded.tokenFramesOf(one.request.id)).toEqual(alone.tokenFramesOf(one.request.id));
+    }
+    const { preemptions } = crowded.engine.stats;
+    console.log(`${preemptions} preemptions`);
+    expect(preemptions).toBeGreaterThan(5);
+  });
 });
 
 /** The oracle's logprobs [V] after a history. */
