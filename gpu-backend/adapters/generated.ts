@@ -55,11 +55,10 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: (
   };
 }
 
-/** The bank of the graph that serves `manifest`; for the full kind, which has none, one direction that adds nothing. */
-export function servedBank({ hyperNetwork, model }: Manifest, file: TensorFile): Bank {
+/** The bank of the graph that serves `manifest`; the full kind has none: no gates. */
+export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
   if (hyperNetwork.kind === "gated-bank") return bankOf(file);
-  const { hiddenSize, vocabularySize } = model;
-  return { gates: 1, a: new Float32Array(hiddenSize), a0: new Float32Array(1), b: new Float32Array(vocabularySize) };
+  return { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
 }
 
 /**

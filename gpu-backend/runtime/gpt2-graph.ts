@@ -84,11 +84,14 @@ export function buildServingGraph(
 
   const base = trunk.baseLogits(hidden); // [N, V]
   const gates = g.input(names.gates, "float32", ["N", Q]);
-  const a = g.constant(bank.a, [Q, D], "bank.a");
-  const a0 = g.constant(bank.a0, [Q], "bank.a0");
-  const b = g.constant(bank.b, [Q, V], "bank.b");
-  const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
-  let adapted = g.node("Gemm", [u, b, base]);
+  let adapted = base;
+  if (Q > 0) {
+    const a = g.constant(bank.a, [Q, D], "bank.a");
+    const a0 = g.constant(bank.a0, [Q], "bank.a0");
+    const b = g.constant(bank.b, [Q, V], "bank.b");
+    const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
+    adapted = g.node("Gemm", [u, b, base]);
+  }
   if (pool) {
     const R = pool.slots * pool.rank;
     const poolA = g.input(names.poolA, "float32", [R, D]);

@@ -23,11 +23,13 @@ type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Arr
 /** One graph under construction. Values are named strings; every method that makes one returns its name. */
 export class GraphBuilder {
   readonly #name: string;
-  readonly #nodes: object[] = [];
+  readonly #nodes: { input: string[]; output: string[] }[] = [];
   readonly #initializers: object[] = [];
   readonly #inputs: object[] = [];
   readonly #outputs: object[] = [];
   readonly #shared = new Map<string, string>();
+  /** What a node calls a value → what it is called as an output of the graph. */
+  readonly #renamed = new Map<string, string>();
   #next = 0;
 
   constructor(name: string) {
@@ -39,10 +41,9 @@ export class GraphBuilder {
     return name;
   }
 
-  /** Makes `value` a graph output called `name`. */
+  /** Makes a node's `value` a graph output called `name`, in place: an Identity would copy it at every run. */
   output(name: string, value: string, type: ElementType, shape: readonly Dimension[]): void {
-    if (value !== name)
-      this.#nodes.push({ op_type: "Identity", input: [value], output: [name], name: `output/${name}` });
+    this.#renamed.set(value, name);
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
@@ -73,38 +74,31 @@ export class GraphBuilder {
     return this.#share(`scalar ${value}`, () => this.constant(Float32Array.of(value), []));
   }
 
-  /**
-   * Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. A given `name`
-   * makes an output of the graph that the graph itself reads, too: through `output` alone it would be copied.
-   */
-  node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}, name?: string): string {
-    return this.nodes(op, inputs, 1, attributes, name)[0];
+  /** Adds a node with one output and returns its name. `op` may carry a domain: `com.microsoft:FastGelu`. */
+  node(op: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): string {
+    return this.nodes(op, inputs, 1, attributes)[0];
   }
 
   /** Adds a node with `count` outputs and returns their names. */
-  nodes(
-    op: string,
-    inputs: readonly string[],
-    count: number,
-    attributes: Record<string, Attribute> = {},
-    name?: string,
-  ): string[] {
+  nodes(op: string, inputs: readonly string[], count: number, attributes: Record<string, Attribute> = {}): string[] {
     const [domain, type] = op.includes(":") ? op.split(":") : ["", op];
-    name ??= this.#fresh(type);
+    const name = this.#fresh(type);
     const outputs = count === 1 ? [name] : Array.from({ length: count }, (_, i) => `${name}.${i}`);
-    this.#nodes.push({
+    const node = {
       op_type: type,
       domain,
       name,
       input: [...inputs],
       output: outputs,
       attribute: Object.entries(attributes).map(([key, value]) => attribute(key, value)),
-    });
+    };
+    this.#nodes.push(node);
     return outputs;
   }
 
   /** The serialised ModelProto. Throws an Error when protobuf finds a field of the wrong type. */
   bytes(): Uint8Array {
+    const rename = (value: string) => this.#renamed.get(value) ?? value;
     const model = {
       ir_version: irVersion,
       producer_name: "chameleon-edge",
@@ -114,7 +108,11 @@ export class GraphBuilder {
       ],
       graph: {
         name: this.#name,
-        node: this.#nodes,
+        node: this.#nodes.map((node) => ({
+          ...node,
+          input: node.input.map(rename),
+          output: node.output.map(rename),
+        })),
         initializer: this.#initializers,
         input: this.#inputs,
         output: this.#outputs,

@@ -70,9 +70,9 @@ export function buildExportGraph(
     const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
     const grown = (part: "key" | "value", added: string) => {
       const past = g.input(`past_key_values.${l}.${part}`, "float32", ["batch_size", H, "past_sequence_length", d]);
-      const name = g.node("Concat", [past, added], { axis: 2 }, `present.${l}.${part}`);
-      g.output(name, name, "float32", ["batch_size", H, "total_sequence_length", d]);
-      return name;
+      const all = g.node("Concat", [past, added], { axis: 2 });
+      g.output(`present.${l}.${part}`, all, "float32", ["batch_size", H, "total_sequence_length", d]);
+      return all;
     };
     const keys = g.node("Transpose", [grown("key", k)], { perm: [0, 1, 3, 2] });
     const scores = g.node("Mul", [g.node("MatMul", [q, keys]), g.scalar(1 / Math.sqrt(d))]);
