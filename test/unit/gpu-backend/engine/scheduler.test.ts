@@ -291,7 +291,7 @@ describe("between tenants", () => {
 
   test("one that comes and goes does not get ahead of one that waits", () => {
     const simulation = new Simulation({ maxSequences: 1 });
-    simulation.enqueue(fake(1, 5, { tenant: "first" }));
+    simulation.enqueue(fake(1, 5, { tenant: "patient" }));
     simulation.step();
     const patient = fake(1, 1, { tenant: "patient" });
     simulation.enqueue(patient);
@@ -303,7 +303,21 @@ describe("between tenants", () => {
     }
   });
 
-  test("where KV memory is short nobody is parked if a long sequence could not run then", () => {
+  test("nobody is parked where a sequence as long as the context could not run beside what is parked", () => {
+    const one = new KvBudget(shape, shape.contextTokens * bytesPerPosition);
+    const simulation = new Simulation({ maxSequences: 3 }, one);
+    simulation.enqueue(fake(20, 40, { tenant: "long" }));
+    simulation.enqueue(fake(20, 40, { tenant: "greedy" }), fake(20, 40, { tenant: "greedy" }));
+    simulation.step();
+    simulation.enqueue(fake(400, 100, { tenant: "long" }), fake(20, 40, { tenant: "modest" }));
+    for (let i = 0; simulation.scheduler.running + simulation.scheduler.waiting > 0; i++) {
+      expect(i).toBeLessThan(300);
+      simulation.step();
+    }
+    expect(simulation.scheduler.preemptions).toBe(0);
+  });
+
+  test("nobody is parked where that does not make room: a longer row for all takes more than one row less", () => {
     const two = new KvBudget(shape, 2 * shape.contextTokens * bytesPerPosition);
     const simulation = new Simulation({ stepTokens: 5000 }, two);
     simulation.enqueue(...Array.from({ length: 9 }, () => fake(100, 12, { tenant: "greedy" })));
