@@ -2,7 +2,7 @@
  * How a micro-batch becomes frames: the one interface of everything on the way to the model. The backend client
  * implements it over HTTP, the micro-batching objects implement it for many requests at once.
  */
-import type { BatchRequest, ErrorFrame, Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 
 /**
@@ -10,10 +10,6 @@ import type { ServiceError } from "../../shared/errors.ts";
  * `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted, failures are frames.
  */
 export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame>>;
-
-export function errorFrame(id: string, error: ServiceError): ErrorFrame {
-  return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
-}
 
 /** Whether a sequence ends with this frame. */
 export function isLast(frame: Frame): boolean {

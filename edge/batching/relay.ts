@@ -5,11 +5,12 @@
 import {
   type BatchRequest,
   contractVersion,
+  errorFrame,
   type Frame,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import { type Dispatch, errorFrame, isLast } from "../backend/dispatch.ts";
+import { type Dispatch, isLast } from "../backend/dispatch.ts";
 import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
 export interface RelayDependencies {

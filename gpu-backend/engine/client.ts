@@ -3,9 +3,9 @@
  * was taken in gets its last frame, also when the thread dies. Not here: HTTP.
  */
 import { Worker } from "node:worker_threads";
-import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { type EngineStats, errorFrame, type PhaseReport } from "./engine.ts";
+import type { EngineStats, PhaseReport } from "./engine.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 
 /** Takes some of a micro-batch's frames, in order. */

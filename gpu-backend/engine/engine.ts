@@ -3,7 +3,7 @@
  * and join or leave between the phases of a step. It owns no thread and no loop; whoever does calls `step` while it is
  * busy. Frames go out through `emit`, phase by phase.
  */
-import type { ErrorFrame, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
@@ -365,9 +365,4 @@ export class Engine {
     this.#frames = [];
     this.#parts.emit(frames, report);
   }
-}
-
-/** The error frame of one sequence. */
-export function errorFrame(id: string, error: ServiceError): ErrorFrame {
-  return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
 }

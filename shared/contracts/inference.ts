@@ -4,7 +4,7 @@
  * client sees.
  */
 import { z } from "zod";
-import { errorKinds } from "../errors.ts";
+import { errorKinds, type ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
 export const contractVersion = 1;
@@ -138,3 +138,8 @@ export type TokenFrame = z.infer<typeof tokenFrameSchema>;
 export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
+
+/** The error frame of one sequence. */
+export function errorFrame(id: string, error: ServiceError): ErrorFrame {
+  return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };
+}
