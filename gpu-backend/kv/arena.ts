@@ -17,7 +17,7 @@ export interface ArenaShape extends KvShape {
   maximumBytes?: number;
 }
 
-const smallestRows = 4;
+const smallestRows = 1;
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
 

@@ -16,7 +16,7 @@ import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
 const sharedTokens = 400;
 /** What each prompt has of its own after the shared tokens. */
-const ownTokens = 8;
+const ownTokens = 0;
 const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens: 64 };
 
 export interface PrefixRow {
