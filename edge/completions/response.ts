@@ -29,6 +29,8 @@ export class ResponseBuilder {
   readonly #choices: CompletionChoice[];
   readonly #compared: ComparedToken[][];
   #completionTokens = 0;
+  /** Per prompt: tokens that none of its choices computed. */
+  readonly #reusedTokens = new Map<readonly number[], number>();
   readonly #timings: Timings;
 
   constructor(envelope: Envelope, plan: Plan, compare: boolean) {
@@ -48,7 +50,13 @@ export class ResponseBuilder {
   get usage(): Usage {
     const prompt = this.#plan.promptTokens;
     const completion = this.#completionTokens;
-    return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
+    const reused = this.#reusedTokens.values().reduce((sum, tokens) => sum + tokens, 0);
+    return {
+      prompt_tokens: prompt,
+      completion_tokens: completion,
+      total_tokens: prompt + completion,
+      ...(reused > 0 && { prompt_tokens_details: { cached_tokens: reused } }),
+    };
   }
 
   add(part: ChoicePart): void {
@@ -64,6 +72,9 @@ export class ResponseBuilder {
     choice.finish_reason = part.done.finishReason;
     choice.chameleon = this.#block(part, this.#compared[index]);
     this.#completionTokens += part.done.completionTokens;
+    const { promptIds } = part.planned.sequence;
+    const { reusedTokens = 0 } = part.done;
+    this.#reusedTokens.set(promptIds, Math.min(this.#reusedTokens.get(promptIds) ?? reusedTokens, reusedTokens));
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
       this.#timings[phase] = Math.max(this.#timings[phase], part.done.timings[`${phase}Ms`]);
     }

@@ -129,6 +129,8 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  /** Where some of the prompt need not be computed. */
+  prompt_tokens_details?: { cached_tokens: number };
 }
 
 /** A whole completion, or one chunk of a streamed one. */

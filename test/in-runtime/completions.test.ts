@@ -364,6 +364,22 @@ describe("a stream", () => {
     ]);
   });
 
+  test("usage counts as cached what no choice of a prompt had to compute", async () => {
+    const reusedTokens = [0, 2, 1, 1];
+    backendAnswers(({ id }) =>
+      saying(id, "b").map((frame) =>
+        frame.type === "done" ? { ...frame, reusedTokens: reusedTokens[Number(id.split("-").at(-1))] } : frame,
+      ),
+    );
+    const { usage } = await completed({ prompt: ["aa", "b"], n: 2 });
+    expect(usage).toEqual({
+      prompt_tokens: 3,
+      completion_tokens: 4,
+      total_tokens: 7,
+      prompt_tokens_details: { cached_tokens: 1 },
+    });
+  });
+
   test("include_usage adds a last chunk without choices, and null before it", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const { chunks } = await streamed({ prompt: ["aa", "b"], n: 2, stream_options: { include_usage: true } });
