@@ -33,7 +33,7 @@ const environmentSchema = z.object({
   /** Slots: sequences that run at the same time, KV memory permitting. */
   MAX_SEQUENCES: integer(1, 1024, 32),
   /** Sequences that wait for a slot. A tenant may take as many places as it leaves free, at most half. */
-  MAX_QUEUE: integer(2, 100_000, 512),
+  MAX_QUEUE: integer(1, 100_000, 512),
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(64, 65_536, 256),
   /** Bound on keys and values of running sequences; it holds one as long as the context at least. */

@@ -519,22 +519,25 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
   expect(preemptions).toBeGreaterThan(10);
 });
 
-test("a soak of 300 random sequences returns every slot, and the memory", async () => {
+test("a soak of 1,000 random sequences of three tenants returns every slot, and the memory", async () => {
   const random = seededRandom(seed);
   const { engine, finish, lastFrameOf, reports } = createEngineHarness({
     runner: createFakeRunner(),
     limits: { maxSequences: 16 },
   });
   const empty = engine.stats.kvBytes;
-  for (let i = 0; i < 300; i++) {
-    const request = { maxTokens: Math.floor(random() * 30), sampling: { temperature: 1, seed: i } };
+  for (let i = 0; i < 1000; i++) {
+    const tenant = ["often", "often", "often", "seldom", "rarely"][Math.floor(random() * 5)];
+    const request = { tenant, maxTokens: Math.floor(random() * 60), sampling: { temperature: 1, seed: i } };
     await engine.submit(`c${i % 5}`, [sequenceRequest(`s${i}`, prompt(1 + Math.floor(random() * 200), i), request)]);
     await engine.step();
     if (random() < 0.2) engine.cancel([`s${i}`]);
   }
   await finish();
-  for (let i = 0; i < 300; i++) expect(lastFrameOf(`s${i}`)?.type).toMatch(/done|error/);
-  expect(engine.stats).toMatchObject({ running: 0, waiting: 0, kvBytes: empty });
+  for (let i = 0; i < 1000; i++) expect(lastFrameOf(`s${i}`)?.type).toMatch(/done|error/);
+  expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0, kvBytes: empty });
+  console.log(`${engine.stats.preemptions} preemptions`);
+  expect(engine.stats.preemptions).toBeGreaterThan(10);
   const area = reports.filter(({ phase }) => phase === "prefill").map(({ tokens }) => tokens);
   console.log(`seed ${seed}: ${reports.length} phases, at most ${Math.max(...area)} prompt tokens in one`);
   expect(Math.max(...area)).toBeLessThanOrEqual(256);
