@@ -175,9 +175,13 @@ export class KvArena {
     return copy;
   }
 
-  /** Gives memory back where a smaller size holds what is running with room to spare. */
+  /**
+   * Gives memory back where a smaller size holds what is running with room to spare. Where nothing is, one row stays as
+   * long as it was: new memory costs the next sequence more than the copies out of the prefix cache.
+   */
   trim(): void {
-    const positions = Math.min(this.#positions, positionsFor(this.#longest / fullShare, this.#shape));
+    const wanted = this.#rows > 0 ? positionsFor(this.#longest / fullShare, this.#shape) : this.#positions;
+    const positions = Math.min(this.#positions, wanted);
     const rows = Math.min(this.#rowCapacity, powerOfTwo(this.#rows / fullShare, smallestRows));
     if (positions < this.#positions || rows < this.#rowCapacity) this.#resize(rows, positions);
   }

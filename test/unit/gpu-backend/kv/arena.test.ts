@@ -160,6 +160,11 @@ describe("memory", () => {
     expect(arena.positions).toBe(128);
     arena.close([]);
     arena.trim();
+    // One row waits for the next.
+    expect([arena.positions, arena.bytes]).toEqual([128, 2 * empty]);
+    arena.open();
+    fill(arena, 0, 10);
+    arena.trim();
     expect(arena.bytes).toBe(empty);
   });
 
