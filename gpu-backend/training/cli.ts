@@ -126,7 +126,7 @@ withTrainingOptions(program.command("evaluate"))
         seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
         validationWindows: Math.ceil(flags.heldOut / 2),
         testWindows: flags.heldOut,
-        staticLearningRates: [1e-3, 3e-3, 1e-2],
+        staticLearningRates: [3e-3, 1e-2, 3e-2],
         reportFile: flags.json,
       },
       progress,

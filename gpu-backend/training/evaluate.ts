@@ -1,7 +1,8 @@
 /**
  * Measures the method on held-out documents: the base, a static adapter of equal trainable size, the gated bank, and
- * the bank with another centroid's gates (a control: what of the gain is the centroid's?). The first 64 tokens of a
- * window assign it, the tokens after them are scored. One split of documents, several training seeds.
+ * the bank with another centroid's gates (a control: what of the gain is the centroid's?), all at full strength; and
+ * both adapters as they would be shipped, at scales that make no corpus worse. The first 64 tokens of a window assign
+ * it, the tokens after them are scored. One split of documents, several training seeds.
  */
 import { writeAtomically } from "./atomic-file.ts";
 import { documentGain, type Gain } from "./bank/gain.ts";
@@ -39,7 +40,7 @@ export interface EvaluateOptions extends Omit<TrainOptions, "outDirectory" | "se
   reportFile: string | null;
 }
 
-export const methods = ["base", "static", "gated-bank", "wrong-centroid"] as const;
+export const methods = ["base", "static", "gated-bank", "wrong-centroid", "static-shipped", "bank-shipped"] as const;
 export type Method = (typeof methods)[number];
 
 export interface Report {
@@ -50,15 +51,15 @@ export interface Report {
   perplexity: Record<Method, number[]>;
   staticLearningRate: number;
   /** Over the same, seeds averaged. */
-  gains: { bankOverBase: Gain; bankOverStatic: Gain; bankOverWrongCentroid: Gain };
+  gains: { bankOverBase: Gain; bankOverStatic: Gain; bankOverWrongCentroid: Gain; shippedOverBase: Gain };
   corpora: {
     name: string;
     seenInTraining: boolean;
     documents: number;
     /** Seeds averaged (mean loss). */
     perplexity: Record<Method, number>;
-    bankOverBase: Gain;
     bankOverStatic: Gain;
+    shippedOverBase: Gain;
   }[];
 }
 
@@ -102,7 +103,14 @@ class Contest {
     const size = trainableCount(shape, D, V, true);
     this.#staticShape = bankShape({ ...shape, rank: Math.floor((size - V) / (D + V)), biases: 1 });
     const staticSize = trainableCount(this.#staticShape, D, V, false);
-    this.trainable = { base: 0, static: staticSize, "gated-bank": size, "wrong-centroid": size };
+    this.trainable = {
+      base: 0,
+      static: staticSize,
+      "gated-bank": size,
+      "wrong-centroid": size,
+      "static-shipped": staticSize,
+      "bank-shipped": size,
+    };
     this.#options = options;
     this.#progress = progress;
     this.#signal = signal;
@@ -118,40 +126,48 @@ class Contest {
     const state = await this.#train(this.#shape, clusters, seed, this.#options.learningRate, true);
     const bank = hyperNetworkAdapters(head, this.#shape, state.parameters, centroids);
     const meter = await LossMeter.open(head, this.#shape, this.#options.threads);
-    const scales = await chooseScales(meter, sets.validation, bank);
-    const bankLosses = await measureWindows(meter, sets.test, bank, scales);
+    const full = new Float32Array(K).fill(1);
     const shift = 1 + new Random(seed, streams.wrongCentroid).integer(K - 1);
     const wrong: Adapters = { ...bank, gatesAt: (k, scale) => bank.gatesAt((k + shift) % K, scale) };
-    const wrongScales = scales.map((_, k) => scales[(k + shift) % K]);
-    const wrongLosses = await measureWindows(meter, sets.test, wrong, wrongScales);
+    const bankLosses = await measureWindows(meter, sets.test, bank, full);
+    const wrongLosses = await measureWindows(meter, sets.test, wrong, full);
+    const scales = await chooseScales(meter, sets.validation, bank);
+    const shippedLosses = await measureWindows(meter, sets.test, bank, scales);
     await meter.release();
 
-    const staticLosses = await this.#runStatic(clusters, seed);
+    const fixed = await this.#runStatic(clusters, seed);
     return {
       base: bankLosses.map((loss) => ({ ...loss, adapted: loss.base })),
-      static: staticLosses,
+      static: fixed.full,
       "gated-bank": bankLosses,
       "wrong-centroid": wrongLosses,
+      "static-shipped": fixed.shipped,
+      "bank-shipped": shippedLosses,
     };
   }
 
-  /** The static adapter: its learning rate is chosen on validation with the first seed, its scale with every seed. */
-  async #runStatic(clusters: TrainingClusters, seed: number): Promise<AssignedLoss[]> {
+  /** The static adapter; its learning rate is chosen on validation with the first seed, at full strength. */
+  async #runStatic(clusters: TrainingClusters, seed: number) {
     const { sets, head } = this.#prepared;
     const meter = await LossMeter.open(head, this.#staticShape, this.#options.threads);
     const rates = this.staticLearningRate ? [this.staticLearningRate] : this.#options.staticLearningRates;
-    let best: { rate: number; validation: number; losses: AssignedLoss[] } | null = null;
+    const full = Float32Array.of(1);
+    let best: { rate: number; validation: number; adapter: Adapters } | null = null;
     for (const rate of rates) {
       const { parameters } = await this.#train(this.#staticShape, clusters, seed, rate, false);
       const adapter = staticAdapter(this.#staticShape, parameters);
-      const scales = await chooseScales(meter, sets.validation, adapter);
-      const validation = perplexityOf(await measureWindows(meter, sets.validation, adapter, scales), "adapted");
-      if (best && best.validation <= validation) continue;
-      best = { rate, validation, losses: await measureWindows(meter, sets.test, adapter, scales) };
+      const validation = perplexityOf(await measureWindows(meter, sets.validation, adapter, full), "adapted");
+      if (!best || validation < best.validation) best = { rate, validation, adapter };
     }
+    const { rate, adapter } = best!;
+    this.staticLearningRate = rate;
+    const scales = await chooseScales(meter, sets.validation, adapter);
+    const losses = {
+      full: await measureWindows(meter, sets.test, adapter, full),
+      shipped: await measureWindows(meter, sets.test, adapter, scales),
+    };
     await meter.release();
-    this.staticLearningRate = best!.rate;
-    return best!.losses;
+    return losses;
   }
 
   async #train(shape: BankShape, clusters: TrainingClusters, seed: number, learningRate: number, gated: boolean) {
@@ -169,8 +185,8 @@ function reportOf(prepared: Prepared, contest: Contest, runs: readonly Record<Me
   const isSeen = ({ corpus }: AssignedLoss) => !corpora[corpus].unseen;
   const random = new Random(1, streams.bootstrap);
   const averaged = byMethod((method) => averageLosses(runs.map((run) => run[method])));
-  const gain = (over: Method, keep: (loss: AssignedLoss) => boolean): Gain => {
-    const paired = averaged["gated-bank"].map((loss, i) => ({ ...loss, base: averaged[over][i].adapted }));
+  const gain = (of: Method, over: Method, keep: (loss: AssignedLoss) => boolean): Gain => {
+    const paired = averaged[of].map((loss, i) => ({ ...loss, base: averaged[over][i].adapted }));
     return documentGain(paired.filter(keep), random)!;
   };
   return {
@@ -179,9 +195,10 @@ function reportOf(prepared: Prepared, contest: Contest, runs: readonly Record<Me
     perplexity: byMethod((method) => runs.map((run) => perplexityOf(run[method].filter(isSeen), "adapted"))),
     staticLearningRate: contest.staticLearningRate!,
     gains: {
-      bankOverBase: gain("base", isSeen),
-      bankOverStatic: gain("static", isSeen),
-      bankOverWrongCentroid: gain("wrong-centroid", isSeen),
+      bankOverBase: gain("gated-bank", "base", isSeen),
+      bankOverStatic: gain("gated-bank", "static", isSeen),
+      bankOverWrongCentroid: gain("gated-bank", "wrong-centroid", isSeen),
+      shippedOverBase: gain("bank-shipped", "base", isSeen),
     },
     corpora: corpora.flatMap(({ name, unseen }, index) => {
       const inCorpus = ({ corpus }: AssignedLoss) => corpus === index;
@@ -192,8 +209,8 @@ function reportOf(prepared: Prepared, contest: Contest, runs: readonly Record<Me
         seenInTraining: !unseen,
         documents: new Set(windows.map(({ document }) => document)).size,
         perplexity: byMethod((method) => perplexityOf(averaged[method].filter(inCorpus), "adapted")),
-        bankOverBase: gain("base", inCorpus),
-        bankOverStatic: gain("static", inCorpus),
+        bankOverStatic: gain("gated-bank", "static", inCorpus),
+        shippedOverBase: gain("bank-shipped", "base", inCorpus),
       };
     }),
   };
