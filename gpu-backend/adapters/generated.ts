@@ -1,8 +1,10 @@
 /** Adapters that the hyper-network, of either kind, generates from the manifest's centroids. */
+
 import { createHash } from "node:crypto";
 import { adapterIdentity, type CentroidRecord, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { PoolShape } from "../runtime/gpt2-graph.ts";
 import type { Bank } from "../runtime/step.ts";
 import type { Adapter, AdapterSource, Directions } from "./adapter.ts";
@@ -68,7 +70,7 @@ export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
  */
 export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
   if (hyperNetwork.kind === "gated-bank") return null;
-  return { slots, rank: 2 ** Math.ceil(Math.log2(hyperNetwork.rank)) };
+  return { slots, rank: powerOfTwo(hyperNetwork.rank, 1) };
 }
 
 /** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */

@@ -4,7 +4,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
-import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
 import { LruPolicy } from "../adapters/lru.ts";
@@ -83,18 +83,7 @@ function probe(endOfTextId: number): SequenceRequest {
     promptIds: [endOfTextId],
     continuedIds: [],
     maxTokens: 1,
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed: 0,
-      stop: [],
-      logprobs: null,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: [],
-    },
+    sampling: greedySampling,
     promptLogprobs: false,
     compare: false,
   };

@@ -6,8 +6,9 @@
  * the one array that is being copied while sizes change.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
+import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { StepInput } from "../runtime/step.ts";
-import { bytesPerPosition, type KvShape, positionsFor, powerOfTwo } from "./kv-budget.ts";
+import { bytesPerPosition, type KvShape, positionsFor } from "./kv-budget.ts";
 import type { Move } from "./slot-table.ts";
 
 export interface ArenaShape extends KvShape {

@@ -1,4 +1,5 @@
 /** How much memory keys and values take, and how much they may. Pure arithmetic; the arena lays them out. */
+import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 
 export interface KvShape {
   layers: number;
@@ -17,13 +18,6 @@ export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number 
 /** P, the positions of every row where the longest needs so many: a power of two, at most the context. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   return longest >= contextTokens ? contextTokens : Math.min(powerOfTwo(longest, smallestPositions), contextTokens);
-}
-
-/** The smallest power of two that is at least `wanted` and `smallest`, itself one. */
-export function powerOfTwo(wanted: number, smallest: number): number {
-  let size = smallest;
-  while (size < wanted) size *= 2;
-  return size;
 }
 
 export class KvBudget {

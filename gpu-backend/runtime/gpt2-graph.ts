@@ -3,11 +3,13 @@
  * trunk alone. "Split" KV: the past is a read-only input, only the new keys and values come out.
  * Source of the model: Radford et al. 2019; of the delta: arXiv 2502.04315, eq. for the adapted LM head.
  */
+
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
 import { addBlockMatMul, addQuantizedMatMul, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
 import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
+import { transpose } from "./transpose.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
@@ -286,13 +288,6 @@ function layerNorm(build: Build, name: string, x: string): string {
 function weight({ g, weights }: Build, name: string): string {
   const tensor = tensorOf(weights, name);
   return g.constant(toFloat32(tensor), tensor.shape, name);
-}
-
-/** [rows, columns] → [columns, rows]. */
-function transpose<T extends Float32Array | Int8Array>(matrix: T, rows: number, columns: number): T {
-  const turned = matrix.slice() as T;
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = matrix[i * columns + j];
-  return turned;
 }
 
 function logSumExp(g: GraphBuilder, logits: string): string {

@@ -4,6 +4,7 @@
  * nothing in place. The host's arrays stay the truth; a row that the device does not hold is uploaded from there.
  * Shapes: L layers, H heads, d head width, P positions, R rows, S sequences, T tokens.
  */
+import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { DeviceRows } from "./device-rows.ts";
 import { names } from "./gpt2-graph.ts";
 import { GraphBuilder } from "./graph.ts";
@@ -149,11 +150,4 @@ function writerGraph(H: number, d: number): Uint8Array {
   const fresh = g.input("fresh", "float32", ["M", H, "P", d]);
   g.output(grown, g.node("ScatterND", [past, at, fresh]), "float32", ["R", H, "P", d]);
   return g.bytes();
-}
-
-/** The smallest power of two that is at least `wanted` and `smallest`, itself one. */
-function powerOfTwo(wanted: number, smallest: number): number {
-  let size = smallest;
-  while (size < wanted) size *= 2;
-  return size;
 }

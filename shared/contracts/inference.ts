@@ -139,6 +139,20 @@ export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
+/** Greedy, with nothing asked for and nothing steered: what a request of our own starts from. */
+export const greedySampling: Sampling = {
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  seed: 0,
+  stop: [],
+  logprobs: null,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: [],
+};
+
 /** The error frame of one sequence. */
 export function errorFrame(id: string, error: ServiceError): ErrorFrame {
   return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };

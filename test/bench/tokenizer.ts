@@ -10,6 +10,7 @@ import { readTensorFile, writeTensorFile } from "../../shared/artifacts/tensor-f
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
+import { median } from "./median.ts";
 
 const rounds = 7;
 const textCharacters = 2_000_000;
@@ -66,8 +67,4 @@ function timed(work: () => unknown): number {
   const startedMs = performance.now();
   work();
   return performance.now() - startedMs;
-}
-
-function median(values: number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1];
 }

@@ -7,7 +7,13 @@ import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
-import type { Frame, Sampling, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+import {
+  type Frame,
+  greedySampling,
+  type Sampling,
+  type SequenceRequest,
+  type TokenFrame,
+} from "../../shared/contracts/inference.ts";
 
 export const testLimits: SchedulerLimits = { maxSequences: 40, maxQueue: 500, stepTokens: 256, chunkTokens: 64 };
 
@@ -123,18 +129,6 @@ export function sequenceRequest(
     promptLogprobs: false,
     compare: false,
     ...rest,
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed: 0,
-      stop: [],
-      logprobs: null,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: [],
-      ...rest.sampling,
-    },
+    sampling: { ...greedySampling, ...rest.sampling },
   };
 }

@@ -1,5 +1,10 @@
 /** Requests and frames of the backend contract, filled in so that a test names only what it is about. */
-import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+import {
+  type DoneFrame,
+  greedySampling,
+  type SequenceRequest,
+  type TokenFrame,
+} from "../../shared/contracts/inference.ts";
 
 export function sequenceRequest(id: string): SequenceRequest {
   return {
@@ -8,18 +13,7 @@ export function sequenceRequest(id: string): SequenceRequest {
     promptIds: [1, 2, 3],
     continuedIds: [],
     maxTokens: 4,
-    sampling: {
-      temperature: 1,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed: 1,
-      stop: [],
-      logprobs: null,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: [],
-    },
+    sampling: { ...greedySampling, temperature: 1, seed: 1 },
     promptLogprobs: false,
     compare: false,
   };

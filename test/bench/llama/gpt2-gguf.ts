@@ -3,7 +3,9 @@
  * the metadata. In q8_0 and q4_0 every matrix but the positions is in that format; llama-quantize would keep the tied matrix
  * of a q4_0 file at 6 bits, which is slower.
  */
+
 import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
+import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
 import { type GgufFormat, type GgufTensor, type GgufValue, writeGguf } from "./gguf.ts";
@@ -78,11 +80,4 @@ function metadataOf(
     "tokenizer.ggml.bos_token_id": { u32: config.endOfTextId },
     "tokenizer.ggml.eos_token_id": { u32: config.endOfTextId },
   };
-}
-
-/** [rows, columns] → [columns, rows]. */
-function transpose(matrix: Float32Array, rows: number, columns: number): Float32Array {
-  const turned = new Float32Array(matrix.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = matrix[i * columns + j];
-  return turned;
 }

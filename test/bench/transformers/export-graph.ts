@@ -9,9 +9,11 @@
  * of 32, int8 compute (accuracy level 4), on every linear layer and the head; published GPT-2 files leave the layers in fp32,
  * as their Gemm nodes are not seen by that quantiser.
  */
+
 import { GraphBuilder } from "../../../gpu-backend/runtime/graph.ts";
 import { addBlockMatMul, quantizeBlocks } from "../../../gpu-backend/runtime/quantizer.ts";
 import type { Gpt2Config } from "../../../gpu-backend/runtime/step.ts";
+import { transpose } from "../../../gpu-backend/runtime/transpose.ts";
 import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 
 export type ExportFormat = "fp32" | "q8" | "q4";
@@ -156,11 +158,4 @@ function quantizeTensor(matrix: Float32Array): { values: Int8Array; scale: numbe
 
 function int64(g: GraphBuilder, value: number): string {
   return g.constant(BigInt64Array.of(BigInt(value)), []);
-}
-
-/** [rows, columns] → [columns, rows]. */
-function transpose(matrix: Float32Array, rows: number, columns: number): Float32Array {
-  const turned = new Float32Array(matrix.length);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) turned[j * rows + i] = matrix[i * columns + j];
-  return turned;
 }
