@@ -22,6 +22,7 @@ const commands = {
   import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
+  "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
 };
 
@@ -140,7 +141,7 @@ const [command, ...rest] = process.argv.slice(2);
 if (!isAtLeast(process.version, oldestNode))
   fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
 if (!Object.hasOwn(commands, command ?? "")) {
-  const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(10)}${help}`);
+  const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(14)}${help}`);
   const usage = `usage: chameleon COMMAND [arguments]\n\n${lines.join("\n")}\n`;
   if (command === "--help" || command === "-h") process.stdout.write(usage);
   else {

@@ -1,0 +1,107 @@
+/**
+ * What a bare workerd is told: the bundled Worker with the bindings of wrangler.toml, and nothing of wrangler's
+ * development server around it. Pure: names and values in, Cap'n Proto text out (schema: workerd.capnp).
+ */
+
+export interface WorkerdConfig {
+  /** Modules beside the configuration file, the entry first. */
+  modules: string[];
+  compatibilityDate: string;
+  compatibilityFlags: string[];
+  vars: Record<string, string>;
+  /** Binding → folder of static files. */
+  assets: { binding: string; directory: string } | null;
+  /** Durable Objects of this Worker; what they store lives in memory. */
+  objects: { binding: string; className: string }[];
+  /** Binding → what the namespace holds; it forgets the rest when it ends. */
+  namespaces: { binding: string; entries: Record<string, string> }[];
+  /** R2 buckets; each is empty, and refuses what is put into it. */
+  buckets: string[];
+  /** Datasets that take events and drop them. */
+  datasets: string[];
+}
+
+/** The text of a configuration that serves the Worker on a loopback port of the system's choice. */
+export function workerdConfigText(config: WorkerdConfig): string {
+  const { assets, objects, namespaces, buckets, datasets } = config;
+  const bindings = [
+    ...Object.entries(config.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
+    ...(assets ? [`(name = ${text(assets.binding)}, service = "assets")`] : []),
+    ...objects.map((one) => `(name = ${text(one.binding)}, durableObjectNamespace = ${text(one.className)})`),
+    ...namespaces.map((one, i) => `(name = ${text(one.binding)}, kvNamespace = "kv-${i}")`),
+    ...buckets.map((name) => `(name = ${text(name)}, r2Bucket = "empty-bucket")`),
+    ...datasets.map((name) => `(name = ${text(name)}, analyticsEngine = "sink")`),
+  ];
+  const classes = [...new Set(objects.map(({ className }) => className))].map(
+    (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
+  );
+  const services = [
+    `(name = "edge", worker = (
+      modules = ${list(config.modules.map(moduleText))},
+      compatibilityDate = ${text(config.compatibilityDate)},
+      compatibilityFlags = ${list(config.compatibilityFlags.map(text))},
+      bindings = ${list(bindings)},
+      durableObjectNamespaces = ${list(classes)},
+      durableObjectStorage = (inMemory = void),
+      globalOutbound = "network"))`,
+    // Backends are on this machine, which workerd's own "internet" leaves out.
+    `(name = "network", network = (allow = ["public", "private"]))`,
+    ...(assets ? [`(name = "assets", disk = (path = ${text(assets.directory)}))`] : []),
+    ...namespaces.map(({ entries }, i) => serviceText(`kv-${i}`, kvScript, [["entries", JSON.stringify(entries)]])),
+    ...(buckets.length > 0 ? [serviceText("empty-bucket", emptyBucketScript)] : []),
+    ...(datasets.length > 0 ? [serviceText("sink", sinkScript)] : []),
+  ];
+  return `using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = ${list(services)},
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "edge")]);
+`;
+}
+
+/** A key-value namespace as workerd asks for one over HTTP: GET, PUT, DELETE of /key. */
+const kvScript = `let held;
+export default {
+  async fetch(request, env) {
+    held ??= new Map(Object.entries(env.entries));
+    const key = decodeURIComponent(new URL(request.url).pathname.slice(1));
+    if (request.method === "PUT") held.set(key, await request.text());
+    else if (request.method === "DELETE") held.delete(key);
+    else if (held.has(key)) return new Response(held.get(key));
+    else return new Response(null, { status: 404 });
+    return new Response(null);
+  },
+};`;
+
+/** R2 tells errors in a header. */
+const emptyBucketScript = `export default {
+  fetch: () => new Response(null, { status: 404, headers: {
+    "cf-r2-error": JSON.stringify({ version: 1, v4code: 10007, message: "The specified key does not exist." }) } }),
+};`;
+
+const sinkScript = "export default { fetch: () => new Response(null) };";
+
+function serviceText(name: string, script: string, json: [string, string][] = []): string {
+  const bindings = json.map(([binding, value]) => `(name = ${text(binding)}, json = ${text(value)})`);
+  const modules = list([`(name = "main", esModule = ${text(script)})`]);
+  return `(name = "${name}", worker = (modules = ${modules}, compatibilityDate = "2026-11-17", bindings = ${list(bindings)}))`;
+}
+
+function moduleText(name: string): string {
+  const kind = name.endsWith(".wasm")
+    ? "wasm"
+    : name.endsWith("js")
+      ? "esModule"
+      : name.endsWith("txt")
+        ? "text"
+        : "data";
+  return `(name = ${text(name)}, ${kind} = embed ${text(name)})`;
+}
+
+function list(items: readonly string[]): string {
+  return `[${items.join(",\n    ")}]`;
+}
+
+/** Cap'n Proto's strings are C's. */
+function text(value: string): string {
+  return JSON.stringify(value);
+}

@@ -1,0 +1,59 @@
+/** The deployed Worker on a bare workerd: bundle, bindings of wrangler.toml, process. Used by checks and benchmarks. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { unstable_readConfig as readWranglerConfig } from "wrangler";
+import { type Bundle, bundleWorker } from "./bundle.ts";
+import { type WorkerdConfig, workerdConfigText } from "./config.ts";
+
+/** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
+interface WranglerConfig {
+  compatibility_date: string;
+  compatibility_flags: string[];
+  vars: Record<string, string>;
+  assets?: { binding: string; directory: string };
+  durable_objects: { bindings: { name: string; class_name: string }[] };
+  kv_namespaces: { binding: string }[];
+  r2_buckets: { binding: string }[];
+  analytics_engine_datasets: { binding: string }[];
+}
+
+/** A bundle with what a bare workerd must be told to serve it. */
+export interface BareEdge {
+  bundle: Bundle;
+  /** Writes the configuration, with `vars` over those of wrangler.toml, and returns its file. */
+  configure(vars?: Record<string, string>, entries?: Record<string, string>): Promise<string>;
+  /** Removes every file. */
+  remove(): Promise<void>;
+}
+
+export async function prepareBareEdge(root: string): Promise<BareEdge> {
+  const directory = await mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
+  const bundle = await bundleWorker(root, directory);
+  const wrangler: WranglerConfig = readWranglerConfig({ config: path.join(root, "wrangler.toml") });
+  return {
+    bundle,
+    async configure(vars = {}, entries = {}) {
+      const config: WorkerdConfig = {
+        modules: bundle.modules,
+        compatibilityDate: wrangler.compatibility_date,
+        compatibilityFlags: wrangler.compatibility_flags,
+        vars: { ...wrangler.vars, ...vars },
+        assets: wrangler.assets
+          ? { binding: wrangler.assets.binding, directory: path.resolve(root, wrangler.assets.directory) }
+          : null,
+        objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
+          binding: name,
+          className: class_name,
+        })),
+        namespaces: wrangler.kv_namespaces.map(({ binding }) => ({ binding, entries })),
+        buckets: wrangler.r2_buckets.map(({ binding }) => binding),
+        datasets: wrangler.analytics_engine_datasets.map(({ binding }) => binding),
+      };
+      const file = path.join(directory, "config.capnp");
+      await writeFile(file, workerdConfigText(config));
+      return file;
+    },
+    remove: () => rm(directory, { recursive: true, force: true }),
+  };
+}
