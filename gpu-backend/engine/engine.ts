@@ -164,9 +164,12 @@ export class Engine {
       output.present,
       input.tokens,
     );
-    if (phase === "prefill") this.#keepBlocks(firstRow, chunks);
+    const isPrefill = phase === "prefill";
+    if (isPrefill) this.#keepBlocks(firstRow, chunks);
     for (const { sequence, tokens } of chunks) sequence.cachedTokens += tokens;
-    const cached = chunks.filter(({ sequence }) => sequence.pendingTokens === 0);
+    const cached = chunks.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
+      isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
+    );
     for (const head of heads) this.#read(head, output);
     for (const { sequence } of cached) this.#settle(sequence, phase);
     this.#flush({
@@ -239,7 +242,7 @@ export class Engine {
     if (frame) this.#frames.push(frame);
   }
 
-  /** A sequence whose known tokens are all cached ends or goes on decoding. */
+  /** A sequence whose prompt, or in decoding all of whose tokens, are cached ends or goes on decoding. */
   #settle(sequence: Sequence, phase: "prefill" | "decode"): void {
     if (phase === "prefill") {
       sequence.prefilled(this.#parts.now());

@@ -17,8 +17,8 @@ import { type Move, SlotTable } from "../kv/slot-table.ts";
 import { type Queued, TenantQueue } from "./tenant-queue.ts";
 
 export interface Schedulable extends Queued {
-  /** Tokens whose keys and values are not cached yet. */
-  readonly pendingTokens: number;
+  /** Prompt tokens whose keys and values are not cached yet. */
+  readonly pendingPromptTokens: number;
   /** Tokens whose keys and values are. */
   readonly cachedTokens: number;
   /** As many as there may be of both at its end. */
@@ -136,7 +136,7 @@ export class Scheduler<S extends Schedulable> {
     return { firstRow: this.#slots.size - chunks.length, chunks };
   }
 
-  /** The decode phase: each decoding sequence's one pending token, in the order of their rows from row 0. */
+  /** The decode phase: each decoding sequence's next pending token, in the order of their rows from row 0. */
   decodePhase(): { firstRow: number; chunks: Chunk<S>[] } {
     return { firstRow: 0, chunks: this.#slots.decoding.map((sequence) => ({ sequence, tokens: 1 })) };
   }
@@ -205,6 +205,6 @@ export class Scheduler<S extends Schedulable> {
   }
 
   #chunkOf(sequence: S): number {
-    return Math.min(this.#limits.chunkTokens, sequence.pendingTokens);
+    return Math.min(this.#limits.chunkTokens, sequence.pendingPromptTokens);
   }
 }

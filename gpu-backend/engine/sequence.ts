@@ -108,6 +108,11 @@ export class Sequence implements Schedulable {
     return this.ids.length - this.cachedTokens;
   }
 
+  /** What was continued counts as decoded: one token a step, so that its keys and values are the bits they were. */
+  get pendingPromptTokens(): number {
+    return Math.max(0, this.promptTokens - this.cachedTokens);
+  }
+
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs;
   }

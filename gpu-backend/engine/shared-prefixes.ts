@@ -9,7 +9,9 @@ import { blockNames, type PrefixCache } from "../kv/prefix-cache.ts";
 /** What is asked of a sequence. */
 export interface Prefixed {
   readonly tenant: string;
+  /** Prompt, continued and generated token ids; only the prompt's are shared. */
   readonly ids: readonly number[];
+  readonly promptTokens: number;
   /** Such a prompt needs the logits of every position, so it computes all of its blocks, for others too. */
   readonly scoresPrompt: boolean;
 }
@@ -29,7 +31,10 @@ export class SharedPrefixes<S extends Prefixed> {
 
   /** A sequence came. */
   arrive(sequence: S): void {
-    this.#chains.set(sequence, blockNames(sequence.tenant, sequence.ids, this.#blockTokens));
+    this.#chains.set(
+      sequence,
+      blockNames(sequence.tenant, sequence.ids.slice(0, sequence.promptTokens), this.#blockTokens),
+    );
   }
 
   /** Whether another is computing the block that this one would compute first. */
@@ -73,7 +78,7 @@ export class SharedPrefixes<S extends Prefixed> {
   /** The names of the blocks it may skip: the last token is always computed, as its logits are needed. */
   #reusable(sequence: S): string[] {
     if (sequence.scoresPrompt) return [];
-    return this.#chainOf(sequence).slice(0, Math.floor((sequence.ids.length - 1) / this.#blockTokens));
+    return this.#chainOf(sequence).slice(0, Math.floor((sequence.promptTokens - 1) / this.#blockTokens));
   }
 
   #chainOf(sequence: S): string[] {

@@ -41,7 +41,10 @@ export const sequenceRequestSchema = z.strictObject({
   /** Salts whatever the backend keeps of the prompt. */
   tenant: id,
   promptIds: z.array(tokenId).min(1),
-  /** Tokens already sent to the client: a resumed sequence goes on after them, at the same positions. */
+  /**
+   * Tokens already sent to the client: a resumed sequence goes on after them, at the same positions and bit for bit,
+   * because the backend computes them one by one again, as when they were sampled.
+   */
   continuedIds: z.array(tokenId),
   /** Counts `continuedIds` too. */
   maxTokens: z.int().min(0),

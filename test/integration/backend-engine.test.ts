@@ -96,6 +96,43 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
     expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0 });
   });
 
+  test.each([
+    ["greedy", 0],
+    ["seeded", 1],
+  ])("%s: continued by another engine from any number of its tokens", async (_, temperature) => {
+    const work = mixedWork(temperature);
+    const first = harness();
+    for (const one of work) await submit(first, one);
+    await first.finish();
+    const second = harness();
+    let continuations = 0;
+    for (const { centroid, request } of work) {
+      const ids = first.tokensOf(request.id);
+      for (const known of [1, 2, 13, ids.length - 1]) {
+        const continuedIds = ids.slice(0, known);
+        await submit(second, { centroid, request: { ...request, id: `${request.id}_${known}`, continuedIds } });
+        continuations++;
+      }
+    }
+    await second.finish();
+    let different = 0;
+    let largest = 0;
+    for (const { request } of work) {
+      const whole = first.tokenFramesOf(request.id);
+      for (const known of [1, 2, 13, whole.length - 1]) {
+        const rest = second.tokenFramesOf(`${request.id}_${known}`);
+        const expected = whole.slice(known);
+        if (rest.map(({ tokenId }) => tokenId).join() !== expected.map(({ tokenId }) => tokenId).join()) different++;
+        for (const [i, { logprob }] of rest.entries()) {
+          largest = Math.max(largest, Math.abs(logprob! - expected[i].logprob!));
+        }
+      }
+    }
+    console.log(`${different} of ${continuations} texts differ, logprobs by up to ${largest.toExponential(2)}`);
+    expect(different).toBe(0);
+    expect(largest).toBe(0);
+  });
+
   test("parked for other tenants, while prefilling or decoding, and resumed", async () => {
     const work = mixedWork(1).map(({ centroid, request }, i) => ({
       centroid,

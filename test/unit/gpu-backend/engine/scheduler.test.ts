@@ -11,7 +11,7 @@ const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 512 };
 const bytesPerPosition = 8;
 
 interface Fake extends Schedulable {
-  pendingTokens: number;
+  pendingPromptTokens: number;
   cachedTokens: number;
   left: number;
   boundaries: number[];
@@ -22,7 +22,7 @@ const fake = (promptTokens: number, completionTokens: number, rest: Partial<Fake
   tenant: "t",
   dueMs: clockMs++,
   expires: false,
-  pendingTokens: promptTokens,
+  pendingPromptTokens: promptTokens,
   cachedTokens: 0,
   mostTokens: promptTokens + completionTokens,
   left: completionTokens,
@@ -84,9 +84,8 @@ class Simulation {
       expect(sequence.isDecoding).toBe(false);
       sequence.boundaries.push(tokens);
       sequence.cachedTokens += tokens;
-      sequence.pendingTokens -= tokens;
-      if (sequence.pendingTokens > 0) continue;
-      sequence.pendingTokens = 1;
+      sequence.pendingPromptTokens -= tokens;
+      if (sequence.pendingPromptTokens > 0) continue;
       sequence.isDecoding = true;
       this.#follow(scheduler.promote(sequence));
     }
