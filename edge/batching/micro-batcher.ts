@@ -5,38 +5,61 @@
  * One queue per centroid. An idle queue is sent at once, so a lone request never waits. While a call of a centroid
  * awaits acceptance, what arrives for it gathers and leaves as one call: the busier the backend, the larger the calls.
  * Once accepted, a call's decoding takes as long as it takes and delays nobody.
+ *
+ * Tenants take turns, one sequence a turn: next is the tenant whose last turn is longest ago, and within a tenant the
+ * sequence that is due first. So whoever has one sequence waits, in its queue, for one sequence of each other tenant at
+ * most, and between queues for one call of each, however many those have.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 
 export interface BatchingLimits {
   /** Calls awaiting acceptance at once. The platform allows six connections per object that await headers. */
   awaitingCalls: number;
-  /** Sequences waiting in all queues; more are refused, since they would wait longer than a caller does. */
+  /**
+   * Sequences waiting in all queues. A tenant may hold as much of it as it leaves free: one alone half of it, two with
+   * much to do a third each, and there is always room for one more tenant. More are refused.
+   */
   queuedSequences: number;
   sequencesPerCall: number;
 }
 
 export const batchingLimits: BatchingLimits = {
   awaitingCalls: 6,
-  queuedSequences: 1024,
+  queuedSequences: 2048,
   sequencesPerCall: limits.sequencesPerBatch,
 };
 
-/** Sequences that leave together, in order of arrival. */
+/** What the decisions need to know of whoever waits. */
+export interface Waiting {
+  sequence: { tenant: string; deadlineMs?: number | undefined };
+  arrivedMs: number;
+}
+
+/** Sequences that leave together, in the order of their turns. */
 export interface MicroBatch<T> {
   /** The queue's key; `accepted` wants it back. */
   key: string;
   entries: T[];
 }
 
-export class MicroBatcher<T> {
+/** Where a sequence without a deadline stands among its tenant's, as at the backend. */
+const defaultDeadlineMs = 60_000;
+
+interface Tenant {
+  waiting: number;
+  lastTurn: number;
+}
+
+export class MicroBatcher<T extends Waiting> {
   readonly #limits: BatchingLimits;
-  /** By key, in order of arrival; an empty queue is not kept. */
-  readonly #queues = new Map<string, { arrival: number; entry: T }[]>();
+  /** Key → tenant → its entries by time due; nothing empty is kept. */
+  readonly #queues = new Map<string, Map<string, T[]>>();
+  /** Those that have anything waiting. */
+  readonly #tenants = new Map<string, Tenant>();
   /** Keys with a call that awaits acceptance. */
   readonly #awaiting = new Set<string>();
   #queued = 0;
-  #arrivals = 0;
+  #turns = 0;
 
   constructor(bounds: BatchingLimits = batchingLimits) {
     this.#limits = bounds;
@@ -46,50 +69,75 @@ export class MicroBatcher<T> {
     return this.#queued;
   }
 
+  queuedOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.waiting ?? 0;
+  }
+
+  /** How many entries a tenant may have waiting now, those that wait counted. */
+  roomOf(tenant: string): number {
+    const free = this.#limits.queuedSequences - this.#queued;
+    return Math.floor((free + this.queuedOf(tenant)) / 2);
+  }
+
   /** Nothing waits and no call awaits acceptance. */
   get idle(): boolean {
     return this.#queued === 0 && this.#awaiting.size === 0;
   }
 
-  /** Queues all of `entries`, or none of them where they do not fit: false. */
+  /** Queues all of `entries`, which are one tenant's, or none of them where they do not fit: false. */
   enqueue(key: string, entries: readonly T[]): boolean {
-    if (this.#queued + entries.length > this.#limits.queuedSequences) return false;
-    const queue = this.#queues.get(key) ?? [];
-    for (const entry of entries) queue.push({ arrival: this.#arrivals++, entry });
-    if (queue.length > 0) this.#queues.set(key, queue);
+    if (entries.length === 0) return true;
+    const { tenant } = entries[0].sequence;
+    if (this.queuedOf(tenant) + entries.length > this.roomOf(tenant)) return false;
+    const queue = this.#queues.get(key) ?? new Map<string, T[]>();
+    this.#queues.set(key, queue);
+    queue.set(tenant, [...(queue.get(tenant) ?? []), ...entries].sort(byTimeDue));
+    // A new one stands behind all others: else one that comes and goes would always be first.
+    const known = this.#tenants.get(tenant) ?? { waiting: 0, lastTurn: ++this.#turns };
+    known.waiting += entries.length;
+    this.#tenants.set(tenant, known);
     this.#queued += entries.length;
     return true;
   }
 
-  /** Drops the waiting entries that `drop` picks, and returns how many. */
-  remove(drop: (entry: T) => boolean): number {
-    const before = this.#queued;
-    for (const [key, queue] of this.#queues)
-      this.#keep(
-        key,
-        queue,
-        queue.filter(({ entry }) => !drop(entry)),
-      );
-    return before - this.#queued;
-  }
-
-  /** The next micro-batch to send now, or null. Of the queues that may send, the one whose head came first. */
-  take(): MicroBatch<T> | null {
-    if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
-    let first: string | null = null;
-    let earliest = Number.POSITIVE_INFINITY;
-    for (const [key, [head]] of this.#queues) {
-      if (head.arrival < earliest && !this.#awaiting.has(key)) {
-        first = key;
-        earliest = head.arrival;
+  /** Drops the waiting entries that `drop` picks, and returns them. */
+  remove(drop: (entry: T) => boolean): T[] {
+    const dropped: T[] = [];
+    for (const [key, queue] of this.#queues) {
+      for (const [tenant, entries] of queue) {
+        const gone = entries.filter(drop);
+        if (gone.length === 0) continue;
+        queue.set(
+          tenant,
+          entries.filter((entry) => !gone.includes(entry)),
+        );
+        this.#forget(key, tenant, gone.length);
+        dropped.push(...gone);
       }
     }
-    if (first === null) return null;
-    const queue = this.#queues.get(first)!;
-    const taken = queue.slice(0, this.#limits.sequencesPerCall);
-    this.#keep(first, queue, queue.slice(taken.length));
-    this.#awaiting.add(first);
-    return { key: first, entries: taken.map(({ entry }) => entry) };
+    return dropped;
+  }
+
+  /** Drops the waiting entries whose deadline is over, and returns them. */
+  removeLate(nowMs: number): T[] {
+    return this.remove(
+      ({ sequence, arrivedMs }) => arrivedMs + (sequence.deadlineMs ?? Number.POSITIVE_INFINITY) <= nowMs,
+    );
+  }
+
+  /** The next micro-batch to send now, or null. Of the queues that may send, the one of the tenant whose turn it is. */
+  take(): MicroBatch<T> | null {
+    if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
+    const mayWait = [...this.#queues].filter(([key]) => !this.#awaiting.has(key));
+    const tenant = this.#next(mayWait.flatMap(([, queue]) => [...queue.keys()]));
+    if (tenant === null) return null;
+    const heads = mayWait.flatMap(([key, queue]) => {
+      const head = queue.get(tenant)?.[0];
+      return head ? [{ key, head }] : [];
+    });
+    const { key } = heads.reduce((first, one) => (byTimeDue(one.head, first.head) < 0 ? one : first));
+    this.#awaiting.add(key);
+    return { key, entries: this.#takeTurns(key) };
   }
 
   /** The call last taken for `key` was accepted, or failed: its queue may send again. */
@@ -97,9 +145,50 @@ export class MicroBatcher<T> {
     this.#awaiting.delete(key);
   }
 
-  #keep(key: string, before: { length: number }, after: { arrival: number; entry: T }[]): void {
-    this.#queued -= before.length - after.length;
-    if (after.length > 0) this.#queues.set(key, after);
-    else this.#queues.delete(key);
+  /** One call's worth of a queue. */
+  #takeTurns(key: string): T[] {
+    const taken: T[] = [];
+    while (taken.length < this.#limits.sequencesPerCall) {
+      const queue = this.#queues.get(key);
+      const tenant = this.#next([...(queue?.keys() ?? [])]);
+      if (!queue || tenant === null) break;
+      taken.push(queue.get(tenant)!.shift()!);
+      this.#tenants.get(tenant)!.lastTurn = ++this.#turns;
+      this.#forget(key, tenant, 1);
+    }
+    return taken;
   }
+
+  /** Of these tenants the one whose last turn is longest ago. */
+  #next(tenants: Iterable<string>): string | null {
+    let next: string | null = null;
+    let earliest = Number.POSITIVE_INFINITY;
+    for (const tenant of tenants) {
+      const { lastTurn } = this.#tenants.get(tenant)!;
+      if (lastTurn >= earliest) continue;
+      next = tenant;
+      earliest = lastTurn;
+    }
+    return next;
+  }
+
+  /** Counts off entries that have left a queue. */
+  #forget(key: string, tenant: string, left: number): void {
+    const queue = this.#queues.get(key)!;
+    if (queue.get(tenant)!.length === 0) queue.delete(tenant);
+    if (queue.size === 0) this.#queues.delete(key);
+    const known = this.#tenants.get(tenant)!;
+    known.waiting -= left;
+    if (known.waiting === 0) this.#tenants.delete(tenant);
+    this.#queued -= left;
+  }
+}
+
+/** Stable sorting leaves those of one time in order of arrival. */
+function byTimeDue(a: Waiting, b: Waiting): number {
+  return dueMs(a) - dueMs(b);
+}
+
+function dueMs({ sequence, arrivedMs }: Waiting): number {
+  return arrivedMs + (sequence.deadlineMs ?? defaultDeadlineMs);
 }

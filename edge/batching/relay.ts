@@ -76,9 +76,10 @@ export class Relay {
     const arrivedMs = this.#dependencies.now();
     const passengers = batch.sequences.map((sequence) => ({ sequence, route, receive, arrivedMs, call: null }));
     if (!this.#batcher.enqueue(`${route.manifestHash}/${route.centroidId ?? ""}`, passengers)) {
+      const { tenant } = batch.sequences[0];
       throw new ServiceError(
         "overloaded",
-        `${this.#batcher.queued} completions are waiting, the maximum is ${batchingLimits.queuedSequences}.`,
+        `${this.#batcher.queuedOf(tenant)} of your completions are waiting here, the maximum is ${this.#batcher.roomOf(tenant)} now; this request has ${passengers.length}.`,
         { retryAfterSeconds },
       );
     }
@@ -87,6 +88,10 @@ export class Relay {
   }
 
   #pump(): void {
+    for (const { sequence, receive } of this.#batcher.removeLate(this.#dependencies.now())) {
+      const message = `The request waited for ${sequence.deadlineMs} ms, its deadline, without a start.`;
+      receive(errorFrame(sequence.id, new ServiceError("deadline_exceeded", message)));
+    }
     for (let batch = this.#batcher.take(); batch; batch = this.#batcher.take()) {
       this.#dependencies.keepAlive(this.#send(batch));
     }
@@ -117,7 +122,7 @@ export class Relay {
   }
 
   async #open(key: string, entries: Passenger[], call: Call): Promise<AsyncIterable<Frame>> {
-    const sequences = entries.map(({ sequence }) => sequence);
+    const sequences = entries.map((passenger) => withRest(passenger.sequence, call.leftMs - passenger.arrivedMs));
     const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
     try {
       return await this.#dependencies.openBatch(batch, call.abort.signal);
@@ -153,6 +158,12 @@ export class Relay {
     // Where it fails the sequences run to their end for nobody, which costs only time.
     this.#dependencies.keepAlive(this.#dependencies.cancel(ids).catch(() => undefined));
   }
+}
+
+/** The backend counts a deadline from the sequence's arrival there. */
+function withRest(sequence: SequenceRequest, waitedMs: number): SequenceRequest {
+  if (sequence.deadlineMs === undefined) return sequence;
+  return { ...sequence, deadlineMs: Math.max(1, Math.ceil(sequence.deadlineMs - waitedMs)) };
 }
 
 /** The queue time of a caller is ours and the backend's. */

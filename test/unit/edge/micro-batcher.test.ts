@@ -1,118 +1,209 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
+import { MicroBatcher, type Waiting } from "../../../edge/batching/micro-batcher.ts";
 
-const bounds = { awaitingCalls: 3, queuedSequences: 20, sequencesPerCall: 4 };
+const bounds = { awaitingCalls: 3, queuedSequences: 40, sequencesPerCall: 4 };
 
-function drain(batcher: MicroBatcher<number>) {
-  const taken: { key: string; entries: number[] }[] = [];
+interface Entry extends Waiting {
+  name: number;
+}
+
+function entry(name: number, tenant = "t", deadlineMs?: number, arrivedMs = 0): Entry {
+  return { name, sequence: { tenant, deadlineMs }, arrivedMs };
+}
+
+function entries(names: number[], tenant?: string): Entry[] {
+  return names.map((name) => entry(name, tenant));
+}
+
+function range(count: number, from = 0): number[] {
+  return Array.from({ length: count }, (_, i) => from + i);
+}
+
+function drain(batcher: MicroBatcher<Entry>) {
+  const taken: { key: string; entries: Entry[] }[] = [];
   for (let batch = batcher.take(); batch; batch = batcher.take()) taken.push(batch);
   return taken;
 }
 
+const namesOf = (calls: { key: string; entries: Entry[] }[]) =>
+  calls.map((call) => [call.key, call.entries.map(({ name }) => name)]);
+
 describe("MicroBatcher", () => {
   test("sends an idle queue at once, and gathers while its call awaits acceptance", () => {
-    const batcher = new MicroBatcher<number>(bounds);
-    batcher.enqueue("a", [1]);
-    expect(drain(batcher)).toEqual([{ key: "a", entries: [1] }]);
-    batcher.enqueue("a", [2]);
-    batcher.enqueue("a", [3]);
-    batcher.enqueue("b", [4]);
-    expect(drain(batcher)).toEqual([{ key: "b", entries: [4] }]);
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", entries([1]));
+    expect(namesOf(drain(batcher))).toEqual([["a", [1]]]);
+    batcher.enqueue("a", entries([2]));
+    batcher.enqueue("a", entries([3]));
+    batcher.enqueue("b", entries([4]));
+    expect(namesOf(drain(batcher))).toEqual([["b", [4]]]);
     batcher.accepted("a");
-    expect(drain(batcher)).toEqual([{ key: "a", entries: [2, 3] }]);
+    expect(namesOf(drain(batcher))).toEqual([["a", [2, 3]]]);
   });
 
-  test("splits what exceeds one call, and refuses all of what exceeds the queue", () => {
-    const batcher = new MicroBatcher<number>(bounds);
-    expect(batcher.enqueue("a", [1, 2, 3, 4, 5, 6])).toBe(true);
-    expect(drain(batcher)).toEqual([{ key: "a", entries: [1, 2, 3, 4] }]);
+  test("splits what exceeds one call", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", entries(range(6)));
+    expect(namesOf(drain(batcher))).toEqual([["a", [0, 1, 2, 3]]]);
     expect(batcher.queued).toBe(2);
-    expect(batcher.enqueue("b", new Array(19).fill(0))).toBe(false);
-    expect(batcher.queued).toBe(2);
-    expect(batcher.enqueue("b", new Array(18).fill(0))).toBe(true);
   });
 
   test("is idle again when everything was accepted or removed", () => {
-    const batcher = new MicroBatcher<number>(bounds);
-    batcher.enqueue("a", [1]);
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", entries([1]));
     drain(batcher);
-    batcher.enqueue("a", [2, 3]);
-    expect(batcher.remove((entry) => entry > 1)).toBe(2);
+    batcher.enqueue("a", entries([2, 3]));
+    expect(batcher.remove(({ name }) => name > 1).map(({ name }) => name)).toEqual([2, 3]);
     expect(batcher.idle).toBe(false);
     batcher.accepted("a");
     expect(drain(batcher)).toEqual([]);
     expect(batcher.idle).toBe(true);
   });
 
+  test("lets tenants take turns within a queue, and between queues", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", entries([0], "burst"));
+    drain(batcher);
+    batcher.enqueue("a", entries(range(9, 1), "burst"));
+    batcher.enqueue("a", entries([50], "quiet"));
+    batcher.enqueue("a", entries([60, 61], "third"));
+    batcher.accepted("a");
+    expect(namesOf(drain(batcher))).toEqual([["a", [1, 50, 60, 2]]]);
+
+    for (const [i, key] of ["b", "c", "d", "e"].entries()) batcher.enqueue(key, entries([i + 70], "burst"));
+    expect(namesOf(drain(batcher))).toEqual([
+      ["b", [70]],
+      ["c", [71]],
+    ]);
+    batcher.enqueue("f", entries([80], "quiet"));
+    batcher.accepted("b");
+    batcher.accepted("c");
+    expect(namesOf(drain(batcher)).map(([key]) => key)).toContain("f");
+  });
+
+  test("takes of a tenant's sequences first what is due first, and gives back what is late", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", [entry(0)]);
+    drain(batcher);
+    batcher.enqueue("a", [entry(1), entry(2, "t", 500), entry(3, "t", 90_000), entry(4, "t", 100), entry(5)]);
+    expect(batcher.removeLate(99)).toEqual([]);
+    expect(batcher.removeLate(100).map(({ name }) => name)).toEqual([4]);
+    batcher.accepted("a");
+    expect(namesOf(drain(batcher))).toEqual([["a", [2, 1, 5, 3]]]);
+  });
+
+  test("holds as much of a tenant as that leaves free, so that another always finds room", () => {
+    const batcher = new MicroBatcher<Entry>({ ...bounds, awaitingCalls: 0 });
+    expect(batcher.roomOf("burst")).toBe(20);
+    expect(batcher.enqueue("a", entries(range(21), "burst"))).toBe(false);
+    expect(batcher.enqueue("a", entries(range(20), "burst"))).toBe(true);
+    expect(batcher.enqueue("b", entries([99], "burst"))).toBe(false);
+    expect(batcher.queuedOf("burst")).toBe(20);
+    expect(batcher.enqueue("a", entries(range(10), "second"))).toBe(true);
+    expect(batcher.enqueue("a", entries(range(5), "third"))).toBe(true);
+    expect(batcher.enqueue("a", entries([99], "third"))).toBe(false);
+    expect(batcher.queued).toBe(35);
+  });
+
   test("keeps its promises over any sequence of events", () => {
+    const tenant = fc.constantFrom("t0", "t1", "t2");
     const event = fc.oneof(
-      fc.record({ type: fc.constant("arrive" as const), key: fc.constantFrom(..."abcde"), count: fc.nat(9) }),
+      fc.record({ type: fc.constant("arrive" as const), key: fc.constantFrom(..."abcde"), count: fc.nat(9), tenant }),
       fc.record({ type: fc.constant("accept" as const), pick: fc.nat() }),
       fc.record({ type: fc.constant("remove" as const), modulus: fc.integer({ min: 2, max: 5 }) }),
     );
     const property = fc.property(fc.array(event, { maxLength: 60 }), (events) => {
-      const batcher = new MicroBatcher<number>(bounds);
-      const waiting = new Map<string, number[]>(); // the model: what should wait, in order
+      const batcher = new MicroBatcher<Entry>(bounds);
+      /** The model: what should wait, in order of arrival. */
+      let waiting: { key: string; entry: Entry }[] = [];
       const awaiting: string[] = [];
       let next = 0;
       for (const one of events) {
+        const total = waiting.length;
         if (one.type === "arrive") {
-          const entries = Array.from({ length: one.count }, () => next++);
-          const total = [...waiting.values()].flat().length;
-          const fits = total + entries.length <= bounds.queuedSequences;
-          expect(batcher.enqueue(one.key, entries)).toBe(fits);
-          if (fits) waiting.set(one.key, [...(waiting.get(one.key) ?? []), ...entries]);
+          const arrived = entries(range(one.count, next), one.tenant);
+          next += one.count;
+          const own = waiting.filter((w) => w.entry.sequence.tenant === one.tenant).length + arrived.length;
+          const fits = own <= bounds.queuedSequences - total - arrived.length;
+          expect(batcher.enqueue(one.key, arrived)).toBe(fits || arrived.length === 0);
+          if (fits) waiting.push(...arrived.map((e) => ({ key: one.key, entry: e })));
         } else if (one.type === "accept" && awaiting.length > 0) {
           const [key] = awaiting.splice(one.pick % awaiting.length, 1);
           batcher.accepted(key);
         } else if (one.type === "remove") {
-          const gone = (entry: number) => entry % one.modulus === 0;
-          const before = [...waiting.values()].flat().length;
-          for (const [key, queue] of waiting)
-            waiting.set(
-              key,
-              queue.filter((entry) => !gone(entry)),
-            );
-          expect(batcher.remove(gone)).toBe(before - [...waiting.values()].flat().length);
+          const gone = ({ name }: Entry) => name % one.modulus === 0;
+          waiting = waiting.filter((w) => !gone(w.entry));
+          expect(batcher.remove(gone)).toHaveLength(total - waiting.length);
         }
-        for (const { key, entries } of drain(batcher)) {
+        for (const { key, entries: taken } of drain(batcher)) {
           // One call of a key at a time, no more than allowed of all, none too large.
           expect(awaiting).not.toContain(key);
           awaiting.push(key);
           expect(awaiting.length).toBeLessThanOrEqual(bounds.awaitingCalls);
-          expect(entries.length).toBeGreaterThan(0);
-          expect(entries.length).toBeLessThanOrEqual(bounds.sequencesPerCall);
-          // Nothing lost, doubled or overtaken, within a key or between those that may send.
-          const heads = [...waiting].filter(([k, q]) => q.length > 0 && !awaiting.slice(0, -1).includes(k));
-          expect(entries[0]).toBe(Math.min(...heads.map(([, q]) => q[0])));
-          expect(entries).toEqual(waiting.get(key)!.slice(0, entries.length));
-          waiting.set(key, waiting.get(key)!.slice(entries.length));
+          expect(taken.length).toBeGreaterThan(0);
+          expect(taken.length).toBeLessThanOrEqual(bounds.sequencesPerCall);
+          const before = waiting.filter((w) => w.key === key);
+          for (const name of ["t0", "t1", "t2"]) {
+            const ofTenant = (list: Entry[]) => list.filter((e) => e.sequence.tenant === name);
+            const had = ofTenant(before.map((w) => w.entry));
+            const went = ofTenant(taken);
+            // Nothing lost, doubled or overtaken among a tenant's own.
+            expect(went).toEqual(had.slice(0, went.length));
+            // Fair: whoever stays behind got as many turns as anybody, but for the last round.
+            const most = Math.max(
+              ...["t0", "t1", "t2"].map((t) => taken.filter((e) => e.sequence.tenant === t).length),
+            );
+            if (went.length < had.length) expect(went.length).toBeGreaterThanOrEqual(most - 1);
+          }
+          waiting = waiting.filter((w) => !taken.includes(w.entry));
         }
         // Whoever waits has a reason to.
-        for (const [key, queue] of waiting) {
-          if (queue.length > 0) expect(awaiting.includes(key) || awaiting.length === bounds.awaitingCalls).toBe(true);
+        for (const { key } of waiting) {
+          expect(awaiting.includes(key) || awaiting.length === bounds.awaitingCalls).toBe(true);
         }
-        expect(batcher.queued).toBe([...waiting.values()].flat().length);
-        expect(batcher.idle).toBe(awaiting.length === 0 && batcher.queued === 0);
+        expect(batcher.queued).toBe(waiting.length);
+        expect(batcher.idle).toBe(awaiting.length === 0 && waiting.length === 0);
       }
     });
     fc.assert(property, { numRuns: 500 }); // a failure prints its seed
+  });
+
+  test("passes over a tenant that waits for one call of each other tenant at most", () => {
+    const property = fc.property(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 5 }), (others, calls) => {
+      const batcher = new MicroBatcher<Entry>({ ...bounds, queuedSequences: 10_000, awaitingCalls: 1 });
+      batcher.enqueue("first", entries([0], "o0"));
+      batcher.take();
+      for (let o = 0; o < others; o++) {
+        for (let k = 0; k < calls; k++) batcher.enqueue(`o${o}-${k}`, entries(range(20), `o${o}`));
+      }
+      batcher.enqueue("mine", entries([1], "quiet"));
+      let passedOver = 0;
+      for (let last = "first"; ; passedOver++) {
+        batcher.accepted(last);
+        last = batcher.take()!.key;
+        if (last === "mine") break;
+      }
+      expect(passedOver).toBeLessThanOrEqual(others);
+    });
+    fc.assert(property, { numRuns: 100 });
   });
 
   test("on a simulated clock: nobody waits longer than the acceptance of the call before theirs", () => {
     const acceptanceMs = 8;
     const arrival = fc.record({ atMs: fc.nat(200), key: fc.constantFrom("a", "b", "c") });
     const property = fc.property(fc.array(arrival, { minLength: 1, maxLength: 40 }), (arrivals) => {
-      const batcher = new MicroBatcher<number>({ ...bounds, queuedSequences: 99, sequencesPerCall: 99 });
+      const batcher = new MicroBatcher<Entry>({ ...bounds, queuedSequences: 99, sequencesPerCall: 99 });
       const acceptances: { atMs: number; key: string }[] = [];
       const waits: number[] = [];
       for (let nowMs = 0; nowMs <= 300; nowMs++) {
         for (const { key } of acceptances.filter(({ atMs }) => atMs === nowMs)) batcher.accepted(key);
-        for (const { key } of arrivals.filter(({ atMs }) => atMs === nowMs)) batcher.enqueue(key, [nowMs]);
-        for (const { key, entries } of drain(batcher)) {
-          for (const arrivedMs of entries) waits.push(nowMs - arrivedMs);
-          acceptances.push({ atMs: nowMs + acceptanceMs, key });
+        for (const { key } of arrivals.filter(({ atMs }) => atMs === nowMs)) {
+          batcher.enqueue(key, [entry(0, "t", undefined, nowMs)]);
+        }
+        for (const call of drain(batcher)) {
+          for (const { arrivedMs } of call.entries) waits.push(nowMs - arrivedMs);
+          acceptances.push({ atMs: nowMs + acceptanceMs, key: call.key });
         }
       }
       expect(waits).toHaveLength(arrivals.length);

@@ -59,6 +59,23 @@ function turn(): Promise<void> {
 }
 
 describe("Relay", () => {
+  test("ends who waited past its deadline, and leaves the backend the rest of a deadline", async () => {
+    const { relay, calls, pass } = scripted();
+    const received: Frame[] = [];
+    const due = (id: string, deadlineMs: number) => ({
+      version: 1 as const,
+      manifestHash: hash,
+      centroidId: "c0",
+      sequences: [{ ...sequenceRequest(id), deadlineMs }],
+    });
+    for (const batch of [due("a-0", 100), due("b-0", 50), due("c-0", 80)]) relay.submit(batch, (f) => received.push(f));
+    pass(60);
+    await calls[0].answer(doneFrame("a-0"));
+    expect(received.map(({ type, id }) => [type, id])).toContainEqual(["error", "b-0"]);
+    expect(received.find(({ type }) => type === "error")).toMatchObject({ kind: "deadline_exceeded" });
+    expect(calls[1].batch.sequences).toMatchObject([{ id: "c-0", deadlineMs: 20 }]);
+  });
+
   test("gathers requests of one centroid into one call, and gives each its own frames", async () => {
     const { calls, submit, relay, settled } = scripted();
     const first = submit(["a-0"]);
