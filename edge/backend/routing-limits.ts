@@ -1,0 +1,44 @@
+/** The numbers of routing and failover, each with its reason. Not settings: they hold for any model and any backend. */
+
+export interface RoutingLimits {
+  /** Errors in a row, without a completion in between, that eject a backend. One alone may be the network's. */
+  consecutiveErrors: number;
+  /** How long the first ejection lasts; each further one without a completion in between lasts twice as long. */
+  ejectionMs: number;
+  longestEjectionMs: number;
+  /** How long a backend that serves another manifest is asked last. A restart takes longer, a wrong guess costs one call. */
+  mismatchMs: number;
+  /** A backend takes at most this many times the average load, so that a popular centroid spills over. */
+  loadFactor: number;
+  /** Sequences that a backend may always have: below, a warm cache is worth more than balance. */
+  freeLoad: number;
+}
+
+export const routingLimits: RoutingLimits = {
+  consecutiveErrors: 3,
+  ejectionMs: 1000,
+  longestEjectionMs: 30_000,
+  mismatchMs: 5000,
+  loadFactor: 1.25,
+  freeLoad: 8,
+};
+
+/**
+ * Calls that may be repeated elsewhere. Starts full, so that the death of a backend with all it had is always survived;
+ * refilled by calls that are accepted, so that while everything fails nobody knocks more than once.
+ */
+export const retryBudget = { capacity: 256, earned: 0.2 };
+
+/** Sequences that may run twice because their first token is late: a tenth of all. */
+export const hedgeBudget = { capacity: 32, earned: 0.1 };
+
+/** Backends that may lose one sequence before it is given up, however much it has got so far: it may be what kills them. */
+export const mostAttempts = 8;
+
+/** Taking a batch in is quick, however busy a backend is. */
+export const acceptanceMs = 3000;
+/** A backend at work sends something every `heartbeatMs` of the contract; this many of them missed, it hangs. */
+export const silenceMs = 3000;
+export const probeMs = 2000;
+/** The platform lets an object have six connections that await their headers. */
+export const awaitingCalls = 6;

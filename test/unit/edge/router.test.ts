@@ -1,0 +1,179 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { rendezvousOrder } from "../../../edge/backend/rendezvous.ts";
+import { Router } from "../../../edge/backend/router.ts";
+import type { RoutingLimits } from "../../../edge/backend/routing-limits.ts";
+
+const limits: RoutingLimits = {
+  consecutiveErrors: 3,
+  ejectionMs: 100,
+  longestEjectionMs: 350,
+  mismatchMs: 50,
+  loadFactor: 1.25,
+  freeLoad: 4,
+};
+const hash = "a".repeat(64);
+const route = (centroidId: string | null) => ({ manifestHash: hash, centroidId });
+const none: ReadonlySet<string> = new Set();
+const centroids = Array.from({ length: 4000 }, (_, i) => `c${i}`);
+const names = (n: number) => Array.from({ length: n }, (_, i) => `http://10.0.0.${i + 1}:8788`);
+
+describe("rendezvousOrder", () => {
+  test("spreads the keys evenly, over first and second places", () => {
+    const backends = names(5);
+    const counts = [0, 1].map((place) => {
+      const firsts = centroids.map((key) => rendezvousOrder(key, backends)[place]);
+      return backends.map((name) => firsts.filter((first) => first === name).length);
+    });
+    console.log(`of ${centroids.length} keys over 5 backends: ${counts.map((c) => c.join(" ")).join(" | ")}`);
+    // 800 expected; five standard deviations are 126.
+    for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
+  });
+
+  test("a backend that goes moves only its own keys, whatever the order in the list", () => {
+    for (const key of centroids.slice(0, 500)) {
+      const order = rendezvousOrder(key, names(5));
+      expect(rendezvousOrder(key, names(5).toReversed())).toEqual(order);
+      for (const gone of names(5)) {
+        const rest = names(5).filter((name) => name !== gone);
+        expect(rendezvousOrder(key, rest)).toEqual(order.filter((name) => name !== gone));
+      }
+    }
+  });
+});
+
+describe("Router", () => {
+  test("sends a centroid where it was before, and elsewhere only over the load bound", () => {
+    const router = new Router(names(3), limits);
+    const order = rendezvousOrder("c1", names(3));
+    const chosen = Array.from({ length: 30 }, () => {
+      const { backend } = router.choose(route("c1"), none, 0)!;
+      router.loaded(backend, 1);
+      return backend;
+    });
+    expect(chosen.slice(0, 4)).toEqual(Array(4).fill(order[0]));
+    const counts = order.map((name) => chosen.filter((one) => one === name).length);
+    // 1.25 × 30 / 3, rounded up.
+    expect(Math.max(...counts)).toBe(13);
+    expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
+    for (const backend of chosen) router.loaded(backend, -1);
+    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
+  });
+
+  test("ejects after errors in a row; a completion in between forgives", () => {
+    const router = new Router(names(2), limits);
+    const [first, second] = rendezvousOrder("c1", names(2));
+    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
+    router.succeeded(first);
+    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
+    expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
+    expect(router.failed(first, false, 0)).toBe(true);
+    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
+  });
+
+  test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
+    const router = new Router(names(2), limits);
+    const [first, second] = rendezvousOrder("c1", names(2));
+    expect(router.failed(first, true, 0)).toBe(true);
+    // The rest of what it had fails, too.
+    for (let i = 0; i < 10; i++) expect(router.failed(first, true, 5)).toBe(false);
+    expect(router.takeProbes(99)).toEqual([]);
+    expect(router.takeProbes(100)).toEqual([first]);
+    expect(router.takeProbes(101)).toEqual([]);
+    expect(router.choose(route("c1"), none, 101)?.backend).toBe(second);
+    router.probed(first, false, 110);
+    expect(router.takeProbes(309)).toEqual([]);
+    expect(router.takeProbes(310)).toEqual([first]);
+    router.probed(first, false, 310);
+    expect(router.takeProbes(659)).toEqual([]);
+    expect(router.takeProbes(660)).toEqual([first]);
+    router.probed(first, true, 660);
+    expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
+    // Ready, and failing again: nothing is forgotten until a completion comes.
+    router.failed(first, true, 700);
+    expect(router.takeProbes(1049)).toEqual([]);
+    expect(router.takeProbes(1050)).toEqual([first]);
+    router.probed(first, true, 1050);
+    router.succeeded(first);
+    router.failed(first, true, 2000);
+    expect(router.takeProbes(2100)).toEqual([first]);
+  });
+
+  test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
+    const router = new Router(names(4), limits);
+    const [a, b, c, d] = names(4);
+    router.failed(a, true, 20);
+    router.failed(b, true, 10);
+    router.mismatched(c, hash, 0);
+    const tried = new Set<string>();
+    const order = [];
+    for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
+      order.push(next);
+      tried.add(next.backend);
+    }
+    expect(order).toEqual([
+      { backend: d, isFit: true },
+      { backend: b, isFit: false },
+      { backend: a, isFit: false },
+      { backend: c, isFit: false },
+    ]);
+  });
+
+  test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
+    const router = new Router(names(2), limits);
+    const [first, second] = rendezvousOrder("c1", names(2));
+    router.mismatched(first, hash, 0);
+    expect(router.choose(route("c1"), none, 49)?.backend).toBe(second);
+    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 49)?.backend).toBe(first);
+    expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
+  });
+
+  test("keeps its promises over any sequence of events", () => {
+    const event = fc.oneof(
+      { weight: 4, arbitrary: fc.record({ type: fc.constant("send" as const), centroid: fc.nat(9) }) },
+      { weight: 3, arbitrary: fc.record({ type: fc.constant("end" as const), pick: fc.nat(), ok: fc.boolean() }) },
+      { weight: 1, arbitrary: fc.record({ type: fc.constant("probe" as const), ready: fc.boolean() }) },
+      { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(200) }) },
+    );
+    const property = fc.property(fc.integer({ min: 1, max: 5 }), fc.array(event, { maxLength: 200 }), (n, events) => {
+      const router = new Router(names(n), limits);
+      const running: string[] = [];
+      const ejected = new Set<string>();
+      let nowMs = 0;
+      for (const one of events) {
+        if (one.type === "send") {
+          const choice = router.choose(route(`c${one.centroid}`), none, nowMs)!;
+          // Someone is always asked, and the unfit only where nobody is fit.
+          expect(choice.isFit).toBe(!ejected.has(choice.backend));
+          if (!choice.isFit) expect(ejected.size).toBe(n);
+          else {
+            const fit = names(n).filter((name) => !ejected.has(name));
+            const total = fit.reduce((sum, name) => sum + router.loadOf(name), 1);
+            const bound = Math.max(limits.freeLoad, Math.ceil((limits.loadFactor * total) / fit.length));
+            expect(router.loadOf(choice.backend)).toBeLessThan(bound);
+          }
+          router.loaded(choice.backend, 1);
+          running.push(choice.backend);
+        } else if (one.type === "end" && running.length > 0) {
+          const [backend] = running.splice(one.pick % running.length, 1);
+          router.loaded(backend, -1);
+          if (one.ok) router.succeeded(backend);
+          else if (router.failed(backend, false, nowMs)) {
+            expect(ejected.has(backend)).toBe(false);
+            ejected.add(backend);
+          }
+        } else if (one.type === "probe") {
+          for (const backend of router.takeProbes(nowMs)) {
+            expect(ejected.has(backend)).toBe(true);
+            router.probed(backend, one.ready, nowMs);
+            if (one.ready) ejected.delete(backend);
+          }
+        } else if (one.type === "pass") nowMs += one.ms;
+      }
+      for (const name of names(n)) {
+        expect(router.loadOf(name)).toBe(running.filter((one) => one === name).length);
+      }
+    });
+    fc.assert(property, { numRuns: 500 }); // a failure prints its seed
+  });
+});
