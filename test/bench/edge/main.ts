@@ -30,7 +30,7 @@ const root = path.join(import.meta.dirname, "../../..");
 const portkeyFolder = path.join(import.meta.dirname, "portkey");
 const key = "sk-chameleon-bench";
 const promptTokens = 100;
-const maxTokens = 4;
+const maxTokens = 8;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
 
@@ -39,7 +39,7 @@ const options = new Command("bench:edge")
   .option("--quick", "few rounds, the fake backend only")
   .option("--json <file>", "write the figures there")
   .option("--rounds <n>", "rounds, in alternating order", count, 6)
-  .option("--requests <n>", "requests of a round and contestant", count, 160)
+  .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180)
   .parse()
   .opts<{ quick?: boolean; json?: string; rounds: number; requests: number }>();
 
@@ -138,7 +138,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
 async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
   for (const concurrency of [1, 16]) {
-    const requestsPerRound = options.quick ? 32 : options.requests;
+    const requests = options.quick ? 48 : options.requests;
+    const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
     const rounds = options.quick ? 2 : options.rounds;
     rows.push(...(await measureFirstTokens(backend, ways, { concurrency, rounds, requestsPerRound })));
   }
