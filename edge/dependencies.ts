@@ -28,8 +28,8 @@ export interface Dependencies {
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   dispatch: Dispatch;
-  /** Asks the backend. Rejects with a ServiceError where it cannot be reached. */
-  readiness(): Promise<Readiness | null>;
+  /** What is served, by a backend of that manifest if one is ready; null where none is. */
+  readiness(manifestHash: string): Promise<Readiness | null>;
   /** The playground page. */
   page(request: Request): Promise<Response>;
   /** A clock in milliseconds since 1970. */

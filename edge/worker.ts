@@ -3,6 +3,7 @@ import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { createApp } from "./app.ts";
 import { loadArtifacts, loadOnce } from "./assign/artifacts.ts";
+import { readinessOf } from "./backend/backends.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
@@ -52,7 +53,11 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
-  readiness: () => new BackendClient(config.backendUrls[0]).readiness(),
+  readiness: (manifestHash) =>
+    readinessOf(
+      config.backendUrls.map((url) => new BackendClient(url)),
+      manifestHash,
+    ),
   page: (request) => env.ASSETS.fetch(request),
   now,
   newId: () => crypto.randomUUID().replaceAll("-", ""),

@@ -4,7 +4,7 @@ import { type CompletionRequest, completionRequestSchema } from "../../shared/co
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { ChoicePart } from "../completions/choice.ts";
-import { eventStream, settlesWithin } from "../completions/event-stream.ts";
+import { eventStream } from "../completions/event-stream.ts";
 import { generate } from "../completions/generate.ts";
 import { planCompletion } from "../completions/plan.ts";
 import { ResponseBuilder } from "../completions/response.ts";
@@ -12,6 +12,7 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
+import { settlesWithin } from "../settles-within.ts";
 import { metered } from "../tenants/admission.ts";
 import { mostTokens } from "../tenants/token-count.ts";
 

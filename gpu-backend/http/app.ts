@@ -14,7 +14,7 @@ import type { Metrics } from "./metrics.ts";
 export const batchBodyBytes = 8 * 2 ** 20;
 
 export interface AppParts {
-  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences">;
+  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences" | "messages">;
   metrics: Metrics;
   log: Log;
   /** Milliseconds of a clock that only goes forward. */

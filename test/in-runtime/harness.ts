@@ -10,7 +10,9 @@ import { defineNetwork, InterceptorSource } from "msw/experimental";
 import { afterAll, afterEach, beforeAll } from "vitest";
 import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
-import { BackendClient } from "../../edge/backend/client.ts";
+import { Backends, readinessOf } from "../../edge/backend/backends.ts";
+import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
+import type { Dispatch } from "../../edge/backend/dispatch.ts";
 import { createShardDispatch } from "../../edge/batching/shard.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { createAdmit } from "../../edge/tenants/admission.ts";
@@ -159,6 +161,21 @@ export function saying(
   return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
 }
 
+/** The backend without a micro-batching object before it. */
+export function backendsDispatch(limits: Partial<ClientLimits>): Dispatch {
+  const ignore = () => {};
+  return new Backends({
+    clients: new Map([[backendUrl, new BackendClient(backendUrl, undefined, limits)]]),
+    observer: { retried: ignore, resumed: ignore, hedged: ignore, ejected: ignore, returned: ignore, failed: ignore },
+    now: () => Date.now(),
+    after(ms, work) {
+      const timer = setTimeout(work, ms);
+      return () => clearTimeout(timer);
+    },
+    keepAlive: (work) => void work,
+  }).openBatch;
+}
+
 const artifacts = loadOnce(async () => {
   const files = await edgeModelFiles();
   return loadArtifacts(async (name) => files.get(name)!);
@@ -189,7 +206,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     }),
     usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
     dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
-    readiness: () => new BackendClient(backendUrl).readiness(),
+    readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     page: async () => new Response("page"),
     now,
     newId: () => (ids++).toString(16).padStart(32, "0"),
