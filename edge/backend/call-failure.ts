@@ -1,5 +1,8 @@
 /** How a call to a backend can fail, and the one table of what follows from it. */
-import type { ErrorKind, ServiceError } from "../../shared/errors.ts";
+import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
+
+/** Seconds that a caller is told to wait where the backend did not say. */
+export const retryAfterSeconds = 2;
 
 interface Consequence {
   /** What it says of the backend's health: nothing, something, or enough to eject it. */
@@ -45,6 +48,16 @@ export class CallFailure extends Error {
   get consequence(): Consequence {
     return failureTable[this.kind];
   }
+}
+
+/** The backend is not there, or not any more. */
+export function away(kind: FailureKind, message: string, cause: unknown): CallFailure {
+  return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }));
+}
+
+/** It ended its frames too early, or sent what is none. */
+export function brokenOff(cause: unknown): CallFailure {
+  return away("broken", "The inference backend broke off before this completion ended.", cause);
 }
 
 /** What an error frame says of the backend that sent it; null where it is about the sequence alone. */

@@ -8,7 +8,7 @@ import {
   readinessSchema,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { CallFailure, type FailureKind } from "./call-failure.ts";
+import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import { complete } from "./dispatch.ts";
 import { frameGroupsOf, framesOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
@@ -33,8 +33,6 @@ export interface ClientLimits {
   probeMs: number;
 }
 
-/** Seconds that a caller is told to wait where the backend did not say. */
-const retryAfterSeconds = 2;
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
 export class BackendClient implements BackendCalls {
@@ -130,12 +128,4 @@ function kindOfStatus(status: number): FailureKind {
   if (status === 503) return "unavailable";
   if (status === 409) return "mismatched";
   return status >= 500 || status === 401 ? "failing" : "refused";
-}
-
-function brokenOff(cause: unknown): CallFailure {
-  return away("broken", "The inference backend broke off before this completion ended.", cause);
-}
-
-function away(kind: FailureKind, message: string, cause: unknown): CallFailure {
-  return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }));
 }

@@ -14,7 +14,7 @@ import {
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { Attempt, type Turns } from "./attempt.ts";
 import type { Budget } from "./budget.ts";
-import { CallFailure, errorOf, failureKindOf } from "./call-failure.ts";
+import { brokenOff, CallFailure, errorOf, failureKindOf } from "./call-failure.ts";
 import type { BackendCalls } from "./client.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
@@ -348,10 +348,5 @@ function failureOf({ kind, message, retryAfterSeconds }: ErrorFrame): CallFailur
 
 /** Whatever is thrown that is no failure of the call itself is about its frames. */
 function asFailure(thrown: unknown): CallFailure {
-  if (thrown instanceof CallFailure) return thrown;
-  const message = "The inference backend sent what it must not.";
-  return new CallFailure(
-    "broken",
-    new ServiceError("backend_unavailable", message, { retryAfterSeconds: 2, cause: thrown }),
-  );
+  return thrown instanceof CallFailure ? thrown : brokenOff(thrown);
 }
