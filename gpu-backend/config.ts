@@ -41,8 +41,18 @@ const environmentSchema = z.object({
   /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
-  /** Full adapters (manifest: hyperNetwork.kind) in use at the same time; a step costs a little more with each. */
-  ADAPTER_SLOTS: integer(1, 256, 8),
+  /**
+   * Adapters with directions of their own (of hyperNetwork.kind "full", or made of examples) that run at the same time;
+   * a step costs a little more with each. 0: adapters are made of examples without directions.
+   */
+  ADAPTER_SLOTS: integer(0, 256, 8),
+  /** What outlives a restart: tenants' own adapters. Losing it costs time only, the edge has them too. */
+  DATA_DIR: z
+    .string()
+    .min(1)
+    .default(fileURLToPath(new URL("../.cache/backend", import.meta.url))),
+  /** Bound on a tenant's adapters there; beyond it goes what was used longest ago. */
+  TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
 });
@@ -61,6 +71,8 @@ export interface BackendConfig {
   prefixCacheBytes: number;
   adapterCacheBytes: number;
   adapterSlots: number;
+  dataDirectory: string;
+  tenantAdapterBytes: number;
   drainMs: number;
 }
 
@@ -97,6 +109,8 @@ export function readConfig(
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     adapterSlots: values.ADAPTER_SLOTS,
+    dataDirectory: values.DATA_DIR,
+    tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     drainMs: values.DRAIN_MS,
   };
 }

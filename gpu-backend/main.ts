@@ -2,10 +2,14 @@
  * The backend: one engine in its thread, HTTP in this one. Prints one JSON line on stdout when a real token has been
  * generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
  */
+import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
+import { InstantStore } from "./adapters/instant/store.ts";
 import { type BackendConfig, readConfig } from "./config.ts";
 import { EngineClient } from "./engine/client.ts";
+import { FitClient } from "./engine/instant/fit-client.ts";
+import { InstantAdapters } from "./engine/instant/service.ts";
 import { createApp } from "./http/app.ts";
 import { jsonLog } from "./http/log.ts";
 import { createMetrics } from "./http/metrics.ts";
@@ -33,7 +37,17 @@ async function run(config: BackendConfig): Promise<void> {
     { ...config, limits: { maxSequences, maxQueue, stepTokens, chunkTokens } },
     metrics,
   );
-  const app = createApp({ engine, metrics, log, now: () => performance.now() });
+  const now = () => performance.now();
+  const fitter = new FitClient(config.modelDirectory);
+  const adapters = new InstantAdapters({
+    engine,
+    fitter,
+    store: new InstantStore(config.dataDirectory, config.tenantAdapterBytes, () => new Date()),
+    withDirections: config.adapterSlots > 0,
+    newId: () => randomUUID(),
+    now,
+  });
+  const app = createApp({ engine, adapters, metrics, log, now });
   const server = await listen(app.fetch, config);
 
   let isClosing = false;
@@ -42,6 +56,7 @@ async function run(config: BackendConfig): Promise<void> {
     isClosing = true;
     log("info", "draining", { signal, sequences: engine.openSequences, limitMs: config.drainMs });
     await engine.close(config.drainMs);
+    await fitter.close();
     await close(server);
     process.exit(0);
   };

@@ -7,11 +7,6 @@ import { quietWrangler } from "./quiet-wrangler.ts";
 /** The key of a local start; it opens nothing anywhere else, as no deployment knows its hash. */
 export const localKey = "sk-chameleon-local";
 
-/** Where a local edge keeps what outlives it: keys, limits, use. `npm run keys` writes there, also while it runs. */
-export function stateFolder(root: string): string {
-  return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
-}
-
 /** Starts the Worker and returns its URL once it takes requests. It ends with this process. */
 export async function startEdge(root: string, port: number, backendUrls: string[]): Promise<string> {
   Object.assign(process.env, quietWrangler);
@@ -28,7 +23,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       server: { hostname: localHost, port },
       inspector: false,
       watch: false,
-      persist: stateFolder(root),
+      persist: false,
       logLevel: "warn",
     },
   });

@@ -50,12 +50,12 @@ export class AdapterCache {
   }
 
   /**
-   * The adapter of a centroid, pinned once for each of `users` sequences: call `release` as often.
-   * Throws an Error for a centroid that does not exist; a failed generation is not remembered.
+   * An adapter by its id, pinned once for each of `users` sequences: call `release` as often.
+   * Throws an Error for an id that does not exist; a failed generation is not remembered.
    */
-  async acquire(centroidId: string, users: number): Promise<AcquiredAdapter> {
-    const hash = this.#source.hashOf(centroidId);
-    if (hash === null) throw new Error(`no centroid ${centroidId}`);
+  async acquire(id: string, users: number): Promise<AcquiredAdapter> {
+    const hash = this.#source.hashOf(id);
+    if (hash === null) throw new Error(`no adapter ${id}`);
     const kept = this.#adapters.get(hash);
     if (kept) {
       this.#hits++;
@@ -64,7 +64,7 @@ export class AdapterCache {
     }
     let generation = this.#underWay.get(hash);
     if (!generation) {
-      generation = this.#generate(hash, centroidId);
+      generation = this.#generate(hash, id);
       this.#underWay.set(hash, generation);
     }
     const adapter = await generation;
@@ -80,11 +80,11 @@ export class AdapterCache {
     this.#drop();
   }
 
-  async #generate(hash: string, centroidId: string): Promise<Adapter> {
+  async #generate(hash: string, id: string): Promise<Adapter> {
     const startedMs = this.#now();
     try {
       this.#generated++;
-      return await this.#source.generate(centroidId);
+      return await this.#source.generate(id);
     } finally {
       this.#generationMs += this.#now() - startedMs;
       this.#underWay.delete(hash);

@@ -3,11 +3,12 @@
 export interface Adapter {
   /** Content address: SHA-256 of everything it is made from. */
   readonly hash: string;
-  readonly centroidId: string;
   /** [Q], the scale already in them; all zero where the scale is. null for an adapter that uses no bank. */
   readonly gates: Float32Array | null;
   /** Its own low-rank pair, the scale already in it; null where it has none, or where the scale is 0. */
   readonly directions: Directions | null;
+  /** Added to the logits of its rows; null where it has none. */
+  readonly bias: RowBias | null;
   /** 0 is auto-off: the base is served. */
   readonly scale: number;
   /** Memory it takes while cached. */
@@ -21,10 +22,16 @@ export interface Directions {
   b: Float32Array; // [R, V]
 }
 
-/** Makes adapters. `hashOf` is cheap and known before anything is generated. */
+/** Sparse: all other tokens stay as they are. */
+export interface RowBias {
+  ids: Int32Array; // rising
+  values: Float32Array;
+}
+
+/** Makes adapters, by id: that of a centroid, or of a tenant's own. `hashOf` is cheap and known before anything is made. */
 export interface AdapterSource {
-  /** null for a centroid that does not exist. */
-  hashOf(centroidId: string): string | null;
-  /** Throws an Error for a centroid that does not exist. */
-  generate(centroidId: string): Promise<Adapter>;
+  /** null for an id that does not exist. */
+  hashOf(id: string): string | null;
+  /** Throws an Error for an id that does not exist. */
+  generate(id: string): Promise<Adapter>;
 }

@@ -19,6 +19,9 @@ const recordBytes = 512;
  */
 const largestValue = 1e6;
 
+/** Of instant adapters, which alone have directions where the hyper-network makes gates. */
+const instantRank = 1;
+
 type Parts = Pick<Adapter, "gates" | "directions">;
 /** Makes what an adapter is made of, from a centroid [P] and its scale. */
 type Maker = (centroid: Float32Array, scale: number) => Promise<Parts>;
@@ -52,7 +55,7 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: (
         requireUsable(directions.b, "value of B", centroidId);
       }
       const values = (gates?.length ?? 0) + (directions ? directions.a.length + directions.b.length : 0);
-      return { hash, centroidId, gates, directions, scale, bytes: 4 * values + recordBytes };
+      return { hash, gates, directions, bias: null, scale, bytes: 4 * values + recordBytes };
     },
   };
 }
@@ -64,13 +67,13 @@ export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
 }
 
 /**
- * The pool of the graph that serves `manifest`; null where no adapter needs one. The rank is rounded up to a power of
+ * The pool of the graph that serves `manifest`; null for no slots. The rank is rounded up to a power of
  * two: a product is summed in blocks of a power of two, and a slot across two blocks would sum in another order than
  * the others.
  */
 export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
-  if (hyperNetwork.kind === "gated-bank") return null;
-  return { slots, rank: powerOfTwo(hyperNetwork.rank, 1) };
+  if (slots === 0) return null;
+  return { slots, rank: hyperNetwork.kind === "full" ? powerOfTwo(hyperNetwork.rank, 1) : instantRank };
 }
 
 /** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */

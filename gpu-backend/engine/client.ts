@@ -3,8 +3,9 @@
  * was taken in gets its last frame, also when the thread dies. Not here: HTTP.
  */
 import { Worker } from "node:worker_threads";
-import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { instantId } from "../adapters/instant/source.ts";
 import type { EngineStats, PhaseReport } from "./engine.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 
@@ -21,6 +22,8 @@ export class EngineClient {
   readonly #observer: EngineObserver;
   /** The sink of every sequence that has not ended, by id. */
   readonly #sinks = new Map<string, FrameSink>();
+  /** Hidden states of traced prompts whose last frame is still to come, by id. */
+  readonly #hidden = new Map<string, Float32Array>();
   readonly #ready = Promise.withResolvers<EngineInfo>();
   readonly #ended = Promise.withResolvers<Error | null>();
   #info: EngineInfo | null = null;
@@ -28,7 +31,6 @@ export class EngineClient {
   #isClosing = false;
   #failure: Error | null = null;
   #allEnded: (() => void) | null = null;
-  #messages = 0;
 
   constructor(settings: EngineSettings, observer: EngineObserver) {
     this.#observer = observer;
@@ -61,11 +63,6 @@ export class EngineClient {
     return this.#stats;
   }
 
-  /** Messages that came from the engine; each phase of a step sends one. */
-  get messages(): number {
-    return this.#messages;
-  }
-
   get openSequences(): number {
     return this.#sinks.size;
   }
@@ -75,9 +72,7 @@ export class EngineClient {
    * not ready or shutting down, another manifest, an unknown centroid, an id that is open already.
    */
   submit(batch: BatchRequest, sink: FrameSink): void {
-    const info = this.#info;
-    if (this.#isClosing) throw unavailable("The backend is shutting down.");
-    if (!info) throw unavailable(this.#failure ? "The engine has failed." : "The engine is starting.");
+    const info = this.#requireServing();
     if (batch.manifestHash !== info.manifestHash) {
       throw new ServiceError(
         "manifest_mismatch",
@@ -90,11 +85,42 @@ export class EngineClient {
         param: "centroidId",
       });
     }
+    if (batch.adapterHash && batch.sequences.some(({ tenant }) => tenant !== batch.sequences[0].tenant)) {
+      throw new ServiceError("invalid_request", "A batch that wears a tenant's adapter has sequences of another.", {
+        param: "adapterHash",
+      });
+    }
     const ids = new Set(batch.sequences.map(({ id }) => id));
     if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
     for (const id of ids) if (this.#sinks.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
     for (const id of ids) this.#sinks.set(id, sink);
-    this.#say({ type: "submit", centroidId: batch.centroidId, sequences: batch.sequences });
+    const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
+    this.#say({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
+  }
+
+  /**
+   * The hidden states of each prompt but its last token, [N, D], in the order of `sequences`. They wait and run like
+   * everybody's. Rejects with a ServiceError where one of them cannot be had; the others are cancelled.
+   */
+  hiddenStates(sequences: SequenceRequest[]): Promise<Float32Array[]> {
+    const ids = sequences.map(({ id }) => id);
+    const taken = Promise.withResolvers<Float32Array[]>();
+    const open = new Set(ids);
+    const sink: FrameSink = (frames) => {
+      for (const frame of frames) {
+        open.delete(frame.id);
+        if (frame.type !== "error") continue;
+        taken.reject(new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? 1 }));
+        this.cancel([...open]);
+      }
+      if (open.size > 0) return;
+      taken.resolve(ids.map((id) => this.#hidden.get(id)!));
+      for (const id of ids) this.#hidden.delete(id);
+    };
+    this.#requireServing();
+    for (const id of ids) this.#sinks.set(id, sink);
+    this.#say({ type: "submit", adapterId: null, sequences, traced: true });
+    return taken.promise;
   }
 
   /** Cancels what is open of `ids` and returns those; each still gets its last frame. */
@@ -123,15 +149,24 @@ export class EngineClient {
     await this.#ended.promise;
   }
 
+  #requireServing(): EngineInfo {
+    if (this.#isClosing) throw unavailable("The backend is shutting down.");
+    if (!this.#info) throw unavailable(this.#failure ? "The engine has failed." : "The engine is starting.");
+    return this.#info;
+  }
+
   #say(message: ToEngine): void {
     this.#worker.postMessage(message);
   }
 
   #hear(message: FromEngine): void {
-    this.#messages++;
     if (message.type === "ready") {
       this.#info = message.info;
       this.#ready.resolve(message.info);
+      return;
+    }
+    if (message.type === "hidden") {
+      if (this.#sinks.has(message.id)) this.#hidden.set(message.id, message.hidden);
       return;
     }
     this.#stats = message.stats;

@@ -12,7 +12,8 @@ import { KvArena } from "../kv/arena.ts";
 import { KvBudget } from "../kv/kv-budget.ts";
 import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
-import { alternativesOf, headResult, logprobOf, sampleToken } from "./sampler.ts";
+import { HiddenTrace } from "./hidden-trace.ts";
+import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
 import { type Admission, type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
@@ -107,25 +108,31 @@ export class Engine {
   }
 
   /**
-   * Takes in a micro-batch. What cannot be served ends in its error frame. Throws an Error for an id that is open
-   * already: its frames could not be told apart.
+   * Takes in a micro-batch that wears the adapter of `adapterId` (a centroid's id, or a tenant's own; null is the base).
+   * What cannot be served ends in its error frame. Throws an Error for an id that is open already: its frames could not
+   * be told apart. `traced` gets the hidden states of each prompt but its last token, [N, D], before its last frame.
    */
-  async submit(centroidId: string | null, requests: readonly SequenceRequest[]): Promise<void> {
+  async submit(
+    adapterId: string | null,
+    requests: readonly SequenceRequest[],
+    traced: ((id: string, hidden: Float32Array<ArrayBuffer>) => void) | null = null,
+  ): Promise<void> {
     const accepted: Sequence[] = [];
     for (const request of requests) {
       if (this.#open.has(request.id)) throw new Error(`sequence ${request.id} is open already`);
       const refusal = this.#refusalOf(request);
       if (refusal) this.#frames.push(errorFrame(request.id, refusal));
       else {
-        const sequence = new Sequence(request, this.#vocabulary, this.#parts.now());
+        const trace = traced && new HiddenTrace((hidden) => traced(request.id, hidden));
+        const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
       }
     }
     let acquired: AcquiredAdapter | null = null;
     try {
-      if (centroidId !== null && accepted.length > 0) {
-        acquired = await this.#parts.adapters.acquire(centroidId, accepted.length);
+      if (adapterId !== null && accepted.length > 0) {
+        acquired = await this.#parts.adapters.acquire(adapterId, accepted.length);
       }
     } catch (error) {
       for (const sequence of accepted) this.#fail(sequence, toServiceError(error));
@@ -227,6 +234,7 @@ export class Engine {
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
     if (scoredId !== null) {
       const logprob = result.targetLogit - result.logSumExp;
+      if (sequence.trace && output.hidden) sequence.trace.add(headHidden(output, row));
       sequence.scored({ logprob, alternatives, baseLogprob: base && base.targetLogit - base.logSumExp });
       return;
     }
@@ -257,6 +265,7 @@ export class Engine {
     const promptFrame = sequence.takePromptFrame();
     if (promptFrame) this.#frames.push(promptFrame);
     if (sequence.finish === null) return false;
+    sequence.trace?.done();
     this.#end(sequence, sequence.doneFrame(this.#parts.now()));
     return true;
   }

@@ -19,15 +19,21 @@ export interface EngineSettings {
   adapterCacheBytes: number;
   /** Adapters of their own directions in use at the same time. */
   adapterSlots: number;
+  /** Where tenants' own adapters are kept. */
+  dataDirectory: string;
+  tenantAdapterBytes: number;
 }
 
 export type ToEngine =
-  | { type: "submit"; centroidId: string | null; sequences: SequenceRequest[] }
+  /** `adapterId` is a centroid's, or a tenant's own (adapters/instant/source.ts); `traced` asks for hidden states. */
+  | { type: "submit"; adapterId: string | null; sequences: SequenceRequest[]; traced: boolean }
   | { type: "cancel"; ids: string[] }
   | { type: "stop" };
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
+  /** Of a traced prompt, all but its last token, [N, D]; its last frame follows. */
+  | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
   /** The frames of one phase (or of what happened between two). */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 

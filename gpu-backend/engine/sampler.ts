@@ -37,6 +37,13 @@ export function headResult(output: StepOutput, n: number): HeadResult {
   };
 }
 
+/** The hidden state [D] of head row `n`; a view. */
+export function headHidden({ hidden, logSumExp }: StepOutput, n: number): Float32Array {
+  if (!hidden) throw new Error("the step was not asked for hidden states");
+  const D = hidden.length / logSumExp.length;
+  return hidden.subarray(n * D, (n + 1) * D);
+}
+
 /** What decides which tokens may be drawn, and how likely each is. */
 export type Shaping = Pick<Sampling, "temperature" | "topP" | "topK" | "minP">;
 

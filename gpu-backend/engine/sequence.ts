@@ -12,6 +12,7 @@ import type {
 } from "../../shared/contracts/inference.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
+import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Schedulable } from "./scheduler.ts";
 
 /** What the engine knows of the model it serves. */
@@ -33,6 +34,8 @@ const patienceMs = 60_000;
 
 export class Sequence implements Schedulable {
   readonly request: SequenceRequest;
+  /** Takes the hidden states of its prompt; null for whoever wants tokens. */
+  readonly trace: HiddenTrace | null;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
   /** How many of `ids` have their keys and values in the arena. */
@@ -61,9 +64,10 @@ export class Sequence implements Schedulable {
   #admittedMs: number | null = null;
   #decodingMs: number | null = null;
 
-  constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number) {
+  constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: HiddenTrace | null = null) {
     const { promptIds, continuedIds, sampling } = request;
     this.request = request;
+    this.trace = trace;
     this.#vocabulary = vocabulary;
     this.#submittedMs = nowMs;
     this.ids = [...promptIds];
@@ -114,7 +118,7 @@ export class Sequence implements Schedulable {
   }
 
   get scoresPrompt(): boolean {
-    return this.request.promptLogprobs;
+    return this.request.promptLogprobs || this.trace !== null;
   }
 
   /** Whether a token is to be sampled once all `ids` are cached. */
@@ -162,7 +166,7 @@ export class Sequence implements Schedulable {
 
   /** The prompt frame, once: when it was asked for and every prompt token is scored. */
   takePromptFrame(): PromptFrame | null {
-    if (!this.scoresPrompt || !this.promptScored || this.#promptSent) return null;
+    if (!this.request.promptLogprobs || !this.promptScored || this.#promptSent) return null;
     this.#promptSent = true;
     return { type: "prompt", id: this.id, ...this.#prompt };
   }

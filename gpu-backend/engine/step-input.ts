@@ -2,6 +2,7 @@
  * Lays out one phase of a step: which tokens and positions the trunk sees, and which positions need the head. Pure.
  * Shapes: S sequences, T tokens (right-padded), N head rows, Q gates.
  */
+import type { RowBias } from "../adapters/adapter.ts";
 import { minimumPrefillTokens, type StepInput } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Chunk } from "./scheduler.ts";
@@ -59,7 +60,10 @@ export function composePhase(
     positions,
     ...feed,
     ...rows.tensors(),
-    want: { logits: heads.some(needsLogits), hidden: false },
+    want: {
+      logits: heads.some(needsLogits),
+      hidden: heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
+    },
   };
   return { input, heads };
 }
@@ -83,6 +87,7 @@ interface HeadRow {
   targetId: number;
 }
 
+const noBias: ReadonlyMap<number, number> = new Map();
 /** Nobody reads it. */
 const idleRow: HeadRow = { flat: 0, gates: null, poolSlot: -1, inverseTemperature: 1, targetId: 0 };
 
@@ -99,9 +104,10 @@ class HeadRows {
   /** Adds the row at flat position `flat`, and its twin without the adapter where the base is compared. */
   add(sequence: Sequence, flat: number, scoredId: number | null): Head {
     const gates = sequence.acquired?.adapter.gates ?? null;
-    const row = this.#addRow(sequence, { flat, gates, poolSlot: sequence.poolSlot ?? -1 }, scoredId);
+    const bias = sequence.acquired?.adapter.bias ?? null;
+    const row = this.#addRow(sequence, { flat, gates, bias, poolSlot: sequence.poolSlot ?? -1 }, scoredId);
     const baseRow = sequence.comparesBase
-      ? this.#addRow(sequence, { flat, gates: null, poolSlot: -1 }, scoredId)
+      ? this.#addRow(sequence, { flat, gates: null, bias: null, poolSlot: -1 }, scoredId)
       : null;
     return { sequence, row, baseRow, scoredId };
   }
@@ -129,19 +135,30 @@ class HeadRows {
     };
   }
 
-  #addRow(sequence: Sequence, wearing: Pick<HeadRow, "flat" | "gates" | "poolSlot">, scoredId: number | null): number {
+  #addRow(
+    sequence: Sequence,
+    { bias, ...wearing }: Pick<HeadRow, "flat" | "gates" | "poolSlot"> & { bias: RowBias | null },
+    scoredId: number | null,
+  ): number {
     const row = this.#rows.length;
     const { sampling } = sequence.request;
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#rows.push({ ...wearing, inverseTemperature, targetId: scoredId ?? 0 });
-    // The row bias steers what is sampled; what the prompt says stands without it.
-    if (scoredId === null) {
-      for (const [id, value] of sequence.bias) {
-        this.#bias.rows.push(row);
-        this.#bias.ids.push(id);
-        this.#bias.values.push(value);
-      }
-    }
+    // The request's bias steers what is sampled; what the prompt says stands without it. The adapter's is of both.
+    const own = scoredId === null ? sequence.bias : noBias;
+    const isWorn = new Set<number>();
+    bias?.ids.forEach((id, i) => {
+      const added = own.get(id);
+      if (added !== undefined) isWorn.add(id);
+      this.#addBias(row, id, bias.values[i] + (added ?? 0));
+    });
+    for (const [id, value] of own) if (!isWorn.has(id)) this.#addBias(row, id, value);
     return row;
+  }
+
+  #addBias(row: number, id: number, value: number): void {
+    this.#bias.rows.push(row);
+    this.#bias.ids.push(id);
+    this.#bias.values.push(value);
   }
 }

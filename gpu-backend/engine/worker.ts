@@ -7,6 +7,8 @@ import { parentPort, workerData } from "node:worker_threads";
 import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
+import { withInstantAdapters } from "../adapters/instant/source.ts";
+import { InstantStore } from "../adapters/instant/store.ts";
 import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
@@ -26,7 +28,11 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const bank = servedBank(manifest, hyperNetwork);
   const pool = servedPool(manifest, settings.adapterSlots);
   const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
-  const source = generatedAdapters(manifest, hyperNetwork, setImmediate);
+  const source = withInstantAdapters(
+    generatedAdapters(manifest, hyperNetwork, setImmediate),
+    new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
+    { manifestHash, gates: bank.gates, ...model.config },
+  );
   const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;
   const engine = new Engine({
@@ -41,6 +47,8 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   });
   await engine.submit(null, [probe(model.config.endOfTextId)]);
   while (engine.busy) await engine.step();
+  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) =>
+    port.postMessage({ type: "hidden", id, hidden } satisfies FromEngine, [hidden.buffer]);
   emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
 
   let wake = () => {};
@@ -52,7 +60,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
         failure = error;
         wake();
       };
-      engine.submit(message.centroidId, message.sequences).then(() => wake(), fail);
+      engine.submit(message.adapterId, message.sequences, message.traced ? trace : null).then(() => wake(), fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
     else isStopping = true;
     wake();

@@ -2,10 +2,12 @@
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import { z } from "zod";
 import { batchRequestSchema, cancelRequestSchema, type Readiness } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
+import type { InstantAdapters } from "../engine/instant/service.ts";
+import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
+import { readBody } from "./body.ts";
 import { frameStream } from "./frame-stream.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
@@ -14,19 +16,23 @@ import type { Metrics } from "./metrics.ts";
 export const batchBodyBytes = 8 * 2 ** 20;
 
 export interface AppParts {
-  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences" | "messages">;
+  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences">;
+  adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   metrics: Metrics;
   log: Log;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
 }
 
-export function createApp({ engine, metrics, log, now }: AppParts): Hono {
+export function createApp({ engine, adapters, metrics, log, now }: AppParts): Hono {
   const app = new Hono();
   app.post("/v1/*", requireJson, limitBody);
+  app.put("/v1/*", limitBody);
+  addAdapterRoutes(app, adapters, log);
 
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
+    await requireAdapter(batch, adapters.store);
     const startedMs = now();
     const body = frameStream(engine, batch, (outcome) => {
       log("info", "batch", {
@@ -60,6 +66,8 @@ export function createApp({ engine, metrics, log, now }: AppParts): Hono {
 
   for (const [path, method] of [
     ["/v1/batches", "POST"],
+    ["/v1/adapters", "POST"],
+    ["/v1/adapters/:tenant/:hash", "GET, PUT, DELETE"],
     ["/v1/cancellations", "POST"],
     ["/healthz", "GET"],
     ["/readyz", "GET"],
@@ -95,21 +103,6 @@ const limitBody = bodyLimit({
     throw new ServiceError("body_too_large", `The body has more than ${batchBodyBytes} bytes.`);
   },
 });
-
-/** The request's JSON body, checked. Throws a ServiceError that names the field at fault. */
-async function readBody<T>(context: Context, schema: z.ZodType<T>): Promise<T> {
-  let value: unknown;
-  try {
-    value = JSON.parse(await context.req.text());
-  } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause;
-    throw new ServiceError("invalid_request", "The body is not JSON.", { cause });
-  }
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new ServiceError("invalid_request", z.prettifyError(parsed.error), { param: issue.path.join(".") || null });
-}
 
 function answerError(context: Context, error: ServiceError): Response {
   if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));

@@ -61,8 +61,9 @@ class OnnxRunner implements StepRunner {
     if (input.want.logits) fetches.push(names.logits);
     if (input.want.hidden) fetches.push(names.hidden);
     const N = input.headRows.length;
-    // A single row's product with a matrix that is an input sums in another order than two rows' do.
-    const fed = this.pool && N === 1 ? withHeadRowTwice(input) : input;
+    // A single row's product with a matrix that is an input sums in another order than two rows' do. A row that wears
+    // nothing of the pool adds zeros in any order.
+    const fed = this.pool && N === 1 && input.poolSlots ? withHeadRowTwice(input) : input;
     const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
     const feeds = { ...this.#feeds(fed, past.positions), ...past.feeds };
     const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);

@@ -1,6 +1,9 @@
 /**
- * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
- * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. Not here: anything a public
+ * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s,
+ * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. `POST /v1/adapters` makes a
+ * tenant's adapter of an `AdapterRequest` and answers an `AdapterAnswer`; `/v1/adapters/TENANT/HASH` takes GET for its
+ * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
+ * `adapter_not_found`: PUT it, and send the batch again. Not here: anything a public
  * client sees.
  */
 import { z } from "zod";
@@ -8,9 +11,6 @@ import { errorKinds, type ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
 export const contractVersion = 1;
-
-/** An answer to a batch has no longer silence: where no frame comes, a blank line does, as long as the engine works. */
-export const heartbeatMs = 500;
 
 const tokenId = z.int().min(0);
 /** Strict, because ids travel into logs, metrics and URLs. */
@@ -68,7 +68,31 @@ export const batchRequestSchema = z.strictObject({
   manifestHash: hash,
   /** The one centroid of this micro-batch; null serves the base. */
   centroidId: id.nullable(),
+  /** An adapter of the tenant's own, worn instead of a centroid's; then all sequences are that tenant's. */
+  adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(limits.sequencesPerBatch),
+});
+
+export const adapterRequestSchema = z.strictObject({
+  version: z.literal(contractVersion),
+  manifestHash: hash,
+  tenant: id,
+  /** Mean of the examples' prompt embeddings, of length 1: the hyper-network's input. */
+  centroid: z.array(z.number()).min(1),
+  examples: z.array(z.array(tokenId).min(2)).min(2).max(limits.adapterExamples),
+});
+const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
+export const adapterAnswerSchema = z.object({
+  /** Names the adapter among the tenant's; another tenant's equal adapter has another. */
+  hash,
+  /** What each part gained, on examples that it was not made from, on top of those before it; and whether it stayed. */
+  parts: z.array(z.object({ name: z.enum(["gates", "unigram", "rank-1"]), kept: z.boolean(), gain })),
+  /** Of all that stayed; null where nothing did: the adapter is the base. */
+  gain: gain.nullable(),
+  tokens: z.int(),
+  /** The adapter's bytes in base64, for the other backends. */
+  file: z.string(),
+  timings: z.object({ hiddenMs: z.number(), fitMs: z.number() }),
 });
 
 export const cancelRequestSchema = z.strictObject({
@@ -137,6 +161,8 @@ export type Readiness = z.infer<typeof readinessSchema>;
 export type Sampling = z.infer<typeof samplingSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
+export type AdapterRequest = z.infer<typeof adapterRequestSchema>;
+export type AdapterAnswer = z.infer<typeof adapterAnswerSchema>;
 export type CancelRequest = z.infer<typeof cancelRequestSchema>;
 export type FinishReason = z.infer<typeof finishReasonSchema>;
 export type PromptFrame = z.infer<typeof promptFrameSchema>;

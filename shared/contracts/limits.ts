@@ -13,6 +13,10 @@ export const limits = {
   temperature: 2,
   penaltyMagnitude: 2,
   assignTexts: 64,
+  /** Example texts of one adapter, and the tokens of all of them; what a text has beyond the context is not read. */
+  adapterExamples: 64,
+  adapterTokens: 8192,
+  adaptersPerTenant: 64,
   /** Sequences of one micro-batch. */
   sequencesPerBatch: 128,
 } as const;

@@ -154,7 +154,7 @@ function generatedGates(gates: number): AdapterSource {
     hashOf: (centroidId) => centroidId,
     async generate(centroidId): Promise<Adapter> {
       const values = gatesOf(network, floats(P), 1);
-      return { hash: centroidId, centroidId, gates: values, directions: null, scale: 1, bytes: values.byteLength };
+      return { hash: centroidId, gates: values, directions: null, bias: null, scale: 1, bytes: values.byteLength };
     },
   };
 }

@@ -89,7 +89,7 @@ export function fakeAdapters(gates: number): AdapterSource {
       const scale = centroidId === "off" ? 0 : 1;
       const phase = Number(centroidId.slice(1)) || 0;
       const values = Float32Array.from({ length: gates }, (_, q) => scale * Math.cos(phase + q + 1));
-      return { hash: `hash-${centroidId}`, centroidId, gates: values, directions: null, scale, bytes: 100 };
+      return { hash: `hash-${centroidId}`, gates: values, directions: null, bias: null, scale, bytes: 100 };
     },
   };
 }
@@ -104,7 +104,7 @@ export function fakeFullAdapters(config: Gpt2Config): AdapterSource {
       const b = new Float32Array(config.vocabularySize).fill(Math.cos(phase + 2));
       return {
         hash: `hash-${centroidId}`,
-        centroidId,
+        bias: null,
         gates: null,
         directions: { rank: 1, a, b },
         scale: 1,

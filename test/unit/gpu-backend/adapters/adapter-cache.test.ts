@@ -15,7 +15,7 @@ function slowSource() {
       return new Promise<Adapter>((resolve, reject) => {
         const adapter = {
           hash: `hash-${centroidId}`,
-          centroidId,
+          bias: null,
           gates: new Float32Array(1),
           directions: null,
           scale: 1,
@@ -51,7 +51,7 @@ describe("acquire", () => {
     const second = cache.acquire("c0", 1);
     waiting[1].finish();
     expect((await second).cache).toBe("generated");
-    await expect(cache.acquire("nowhere", 1)).rejects.toThrow(/no centroid nowhere/);
+    await expect(cache.acquire("nowhere", 1)).rejects.toThrow(/no adapter nowhere/);
   });
 
   test("keeps within its bytes what is not in use, and all that is", async () => {

@@ -15,7 +15,7 @@ function fakePool(slots: number, rank = 1) {
 }
 const adapter = (n: number, rank = 1): Adapter => ({
   hash: `hash${n}`,
-  centroidId: `c${n}`,
+  bias: null,
   gates: null,
   directions: { rank, a: new Float32Array(rank).fill(n), b: new Float32Array(2 * rank).fill(-n) },
   scale: 1,

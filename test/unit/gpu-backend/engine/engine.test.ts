@@ -347,9 +347,9 @@ describe("cancelling", () => {
     const made = Promise.withResolvers<void>();
     const source = {
       hashOf: () => "hash",
-      async generate(centroidId: string) {
+      async generate() {
         await made.promise;
-        return { hash: "hash", centroidId, gates: new Float32Array(2), directions: null, scale: 1, bytes: 100 };
+        return { hash: "hash", gates: new Float32Array(2), directions: null, bias: null, scale: 1, bytes: 100 };
       },
     };
     const { engine, framesOf, adapters } = createEngineHarness({ runner: createFakeRunner(), source, cacheBytes: 0 });

@@ -1,0 +1,41 @@
+/** Whether a part of an adapter gained on examples that it did not see, and how sure that is. Pure. */
+
+/** Summed over one example: tokens, and how much better they were predicted, in nats. */
+export interface ExampleGain {
+  tokens: number;
+  nats: number;
+}
+
+export interface Gain {
+  /** Nats a token; positive is better. */
+  nats: number;
+  /** 95% interval over the examples (Student's t, as they are few); infinite for a single one. */
+  ci95: [number, number];
+  tokens: number;
+}
+
+/** Two-sided 95% quantiles of Student's t, by degrees of freedom 1, 2, …; beyond them the last serves. */
+const studentT = [
+  12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12, 2.11,
+  2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
+
+/** The gain over all examples: a ratio of sums, its error from how far the examples differ from it. */
+export function gainOver(examples: readonly ExampleGain[]): Gain {
+  const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);
+  const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;
+  const n = examples.length;
+  const squares = examples.reduce((sum, example) => sum + (example.nats - nats * example.tokens) ** 2, 0);
+  const error = Math.sqrt((squares * n) / (n - 1)) / tokens;
+  const reach = n > 1 ? studentT[Math.min(n - 1, studentT.length) - 1] * error : Number.POSITIVE_INFINITY;
+  return { nats, ci95: [nats - reach, nats + reach], tokens };
+}
+
+/** What a part must win, in nats a token, beyond being surely above zero. */
+export const partMargin = 0.005;
+/** What an adapter must win in all: less was lost on other text of the same kind as often as it was won. */
+export const adapterMargin = 0.02;
+
+export function isWorthwhile(gain: Gain, margin: number): boolean {
+  return gain.nats >= margin && gain.ci95[0] > 0;
+}

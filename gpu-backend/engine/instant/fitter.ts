@@ -1,0 +1,66 @@
+/** Fits instant adapters over the model's head: the pure fit, its probabilities, its gates. Runs where it is called. */
+import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import { servedBank } from "../../adapters/generated.ts";
+import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
+import { packInstant } from "../../adapters/instant/artifact.ts";
+import { type Example, fitInstant, type Head, type InstantFit } from "../../adapters/instant/fit.ts";
+import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
+import type { Artifacts } from "../artifacts.ts";
+
+export interface FitRequest {
+  /** [P] */
+  centroid: Float32Array;
+  examples: Example[];
+  /** Whether directions can be served. */
+  withDirections: boolean;
+}
+
+export interface FitResult extends Pick<InstantFit, "parts" | "gain"> {
+  file: Uint8Array<ArrayBuffer>;
+}
+
+export class Fitter {
+  readonly #artifacts: Artifacts;
+  readonly #session: HeadSession;
+  readonly #gates: number;
+
+  private constructor(artifacts: Artifacts, session: HeadSession, gates: number) {
+    this.#artifacts = artifacts;
+    this.#session = session;
+    this.#gates = gates;
+  }
+
+  static async open(artifacts: Artifacts, threads: number): Promise<Fitter> {
+    const { manifest, model, hyperNetwork } = artifacts;
+    const bank = servedBank(manifest, hyperNetwork);
+    const embedding = toFloat32(tensorOf(model.weights, "wte.weight"));
+    const session = await openHeadSession(embedding, model.config.hiddenSize, bank, threads);
+    return new Fitter(artifacts, session, bank.gates);
+  }
+
+  async fit(request: FitRequest): Promise<FitResult & { fit: InstantFit }> {
+    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(), request);
+    return { parts: fit.parts, gain: fit.gain, file: packInstant(fit, this.#artifacts.manifestHash), fit };
+  }
+
+  /** Gates of a centroid [P]; null where the hyper-network makes none, or was never trained. */
+  gatesAt(centroid: Float32Array): Float32Array | null {
+    const { manifest, hyperNetwork } = this.#artifacts;
+    if (manifest.hyperNetwork.kind !== "gated-bank" || manifest.training === null) return null;
+    return gatesOf(readHyperNetwork(hyperNetwork), centroid, 1);
+  }
+
+  release(): Promise<void> {
+    return this.#session.release();
+  }
+
+  #head(): Head {
+    const run = ({ hidden, targets }: Example, gates: Float32Array | null, chosen: Int32Array) =>
+      this.#session.run({ hidden, targets, gates: gates ?? new Float32Array(this.#gates), chosen });
+    return {
+      vocabularySize: this.#artifacts.manifest.model.vocabularySize,
+      survey: (example, gates) => run(example, gates, Int32Array.of(0)),
+      probabilities: async (example, gates, support) => (await run(example, gates, support)).probabilities,
+    };
+  }
+}

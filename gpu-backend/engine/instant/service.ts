@@ -1,0 +1,109 @@
+/**
+ * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another thread
+ * fits, the store keeps. Not here: HTTP, and names, which the edge gives.
+ */
+import {
+  type AdapterAnswer,
+  type AdapterRequest,
+  greedySampling,
+  type SequenceRequest,
+} from "../../../shared/contracts/inference.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
+import { ServiceError } from "../../../shared/errors.ts";
+import { instantHash } from "../../adapters/instant/artifact.ts";
+import type { InstantStore } from "../../adapters/instant/store.ts";
+import type { EngineClient } from "../client.ts";
+import type { FitClient } from "./fit-client.ts";
+
+export interface InstantAdapterParts {
+  engine: Pick<EngineClient, "hiddenStates" | "info">;
+  fitter: Pick<FitClient, "fit" | "requireRoom">;
+  store: InstantStore;
+  /** Whether the engine has a pool for directions. */
+  withDirections: boolean;
+  newId(): string;
+  now(): number;
+}
+
+export class InstantAdapters {
+  readonly #parts: InstantAdapterParts;
+
+  constructor(parts: InstantAdapterParts) {
+    this.#parts = parts;
+  }
+
+  get store(): InstantStore {
+    return this.#parts.store;
+  }
+
+  /** Throws a ServiceError for another manifest, ids out of the vocabulary, too much text, or no room. */
+  async create(request: AdapterRequest): Promise<AdapterAnswer> {
+    const { engine, fitter, store, withDirections, now } = this.#parts;
+    const prompts = this.#promptsOf(request);
+    fitter.requireRoom();
+    const startedMs = now();
+    const hidden = await engine.hiddenStates(prompts);
+    const hiddenMs = now() - startedMs;
+    const { file, parts, gain } = await fitter.fit({
+      centroid: Float32Array.from(request.centroid),
+      examples: prompts.map(({ promptIds }, i) => ({
+        hidden: hidden[i],
+        targets: Int32Array.from(promptIds.slice(1)),
+      })),
+      withDirections,
+    });
+    return {
+      hash: await store.keep(request.tenant, file),
+      parts,
+      gain,
+      tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),
+      file: Buffer.from(file).toString("base64"),
+      timings: { hiddenMs, fitMs: now() - startedMs - hiddenMs },
+    };
+  }
+
+  /** Keeps one that another backend made. Throws a ServiceError where the bytes are not what the hash says. */
+  async bring(tenant: string, hash: string, bytes: Uint8Array): Promise<void> {
+    const found = instantHash(tenant, bytes);
+    if (found !== hash) {
+      throw new ServiceError("invalid_request", `The adapter's hash for this tenant is ${found}, not ${hash}.`);
+    }
+    await this.#parts.store.keep(tenant, bytes);
+  }
+
+  #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest): SequenceRequest[] {
+    const { info } = this.#parts.engine;
+    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
+    const { manifest } = info;
+    const refuse = (message: string) => new ServiceError("invalid_request", message);
+    if (manifestHash !== info.manifestHash) {
+      throw new ServiceError(
+        "manifest_mismatch",
+        `The examples were encoded for manifest ${manifestHash}, this backend serves ${info.manifestHash}.`,
+      );
+    }
+    const P = manifest.embedding.dimensions;
+    if (centroid.length !== P) throw refuse(`The centroid has ${centroid.length} dimensions, expected ${P}.`);
+    // The engine wants room for one more token after a prompt.
+    const readable = examples.map((ids) => ids.slice(0, manifest.model.contextTokens - 1));
+    const total = readable.reduce((sum, ids) => sum + ids.length, 0);
+    if (total > limits.adapterTokens) {
+      throw refuse(`The examples have ${total} tokens, the maximum is ${limits.adapterTokens}.`);
+    }
+    const beyond = readable.flat().find((id) => id >= manifest.model.vocabularySize);
+    if (beyond !== undefined) {
+      throw refuse(`Token id ${beyond} is out of the vocabulary of ${manifest.model.vocabularySize} ids, from 0.`);
+    }
+    const batch = this.#parts.newId();
+    return readable.map((promptIds, i) => ({
+      id: `adapter-${batch}-${i}`,
+      tenant,
+      promptIds,
+      continuedIds: [],
+      maxTokens: 0,
+      sampling: greedySampling,
+      promptLogprobs: false,
+      compare: false,
+    }));
+  }
+}

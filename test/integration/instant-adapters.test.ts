@@ -1,0 +1,277 @@
+/**
+ * Tenants' own adapters on real ONNX sessions and in real processes: they share steps with centroids and the base and
+ * none of it may show; they are made of examples while others are served, outlive a restart, and are nobody else's.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { generatedAdapters, servedBank, servedPool } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
+import { type InstantParts, instantHash, packInstant } from "../../gpu-backend/adapters/instant/artifact.ts";
+import { instantId, withInstantAdapters } from "../../gpu-backend/adapters/instant/source.ts";
+import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { type AdapterAnswer, adapterAnswerSchema } from "../../shared/contracts/inference.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
+import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { seededRandom } from "../support/steps.ts";
+import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+
+const seed = 5150;
+const tolerance = 2e-4;
+const random = seededRandom(seed);
+const { vocabularySize: V, hiddenSize: D } = tinyConfig;
+const slots = 2;
+const tenants = ["acme", "other"];
+const neverEnds: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+
+let folder: string;
+let artifacts: Artifacts;
+let runner: StepRunner;
+/** Bytes of each adapter by its id. */
+const files = new Map<string, Uint8Array>();
+const partsOf = new Map<string, InstantParts>();
+
+const floats = (length: number, spread: number) => Float32Array.from({ length }, () => spread * (2 * random() - 1));
+function randomParts(kinds: string): InstantParts {
+  const ids = Int32Array.from({ length: 40 }, (_, i) => 7 * i);
+  return {
+    gates: kinds.includes("g") ? floats(runner.gates, 1) : null,
+    bias: kinds.includes("b") ? { ids, values: floats(ids.length, 2) } : null,
+    directions: kinds.includes("d") ? { rank: 1, a: floats(D, 1), b: floats(V, 1) } : null,
+  };
+}
+
+beforeAll(async () => {
+  console.log(`seed ${seed}, tolerance ${tolerance}, ${slots} pool slots`);
+  folder = await mkdtemp(join(tmpdir(), "instant-"));
+  await writeTinyModel(folder, seed);
+  artifacts = await readArtifacts(folder);
+  const { manifest, hyperNetwork, model, manifestHash } = artifacts;
+  const bank = servedBank(manifest, hyperNetwork);
+  runner = await createStepRunner({ ...model, bank, pool: servedPool(manifest, slots), threads: 2 });
+  for (const tenant of tenants) {
+    for (const kinds of ["b", "d", "g", "bd", "gbd", ""]) {
+      const parts = randomParts(kinds);
+      const file = packInstant(parts, manifestHash);
+      const id = instantId(tenant, instantHash(tenant, file));
+      files.set(id, file);
+      partsOf.set(id, parts);
+    }
+  }
+});
+afterAll(async () => {
+  await runner.release();
+  await rm(folder, { recursive: true });
+});
+
+function harness(): EngineHarness {
+  const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
+  const read = async (tenant: string, hash: string) => files.get(instantId(tenant, hash)) ?? null;
+  const shape = { manifestHash, gates: runner.gates, ...tinyConfig };
+  const source = withInstantAdapters(generatedAdapters(manifest, hyperNetwork, setImmediate), { read }, shape);
+  return createEngineHarness({ runner, source, pieceOf: (id) => tokenizer.pieceOf(id) });
+}
+const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
+
+test("a completion is the same alone and among mates with adapters of all kinds, bit for bit", async () => {
+  const wearing = [...files.keys(), "c0", "c1", null];
+  const all = Array.from({ length: 33 }, (_, i) => ({
+    adapterId: wearing[i % wearing.length],
+    request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 1, 30][i % 5]), {
+      maxTokens: 6 + (i % 4) * 6,
+      compare: i % 3 === 0,
+      promptLogprobs: i % 5 === 4,
+      sampling: {
+        temperature: i % 2,
+        seed: i,
+        logitBias: [...neverEnds, [7, 1]],
+        frequencyPenalty: i % 4 === 0 ? 1 : 0,
+        logprobs: 1,
+      },
+    }),
+  }));
+  const together = harness();
+  for (const { adapterId, request } of all) await together.engine.submit(adapterId, [request]);
+  await together.finish();
+  const texts = new Set<string>();
+  for (const { adapterId, request } of all) {
+    const alone = harness();
+    await alone.engine.submit(adapterId, [request]);
+    await alone.finish();
+    expect(alone.tokensOf(request.id)).toHaveLength(request.maxTokens);
+    expect(together.framesOf(request.id).slice(0, -1)).toEqual(alone.framesOf(request.id).slice(0, -1));
+    texts.add(alone.tokensOf(request.id).join());
+  }
+  console.log(
+    `${texts.size} different completions of ${all.length}, ${together.engine.stats.pool!.evictions} evictions`,
+  );
+  expect(together.engine.stats).toMatchObject({ running: 0, waiting: 0, pool: { slots, pinned: 0 } });
+  expect(together.engine.stats.pool!.evictions).toBeGreaterThan(0);
+  expect(texts.size).toBeGreaterThan(25);
+});
+
+test("what is served is the oracle's base with gates, bias and direction, and the base where no part is left", async () => {
+  const ids = randomPrompt(40);
+  const target = harness();
+  let n = 0;
+  for (const id of files.keys()) {
+    const request = sequenceRequest(`o${n++}`, ids, { maxTokens: 1, compare: true, sampling: { logprobs: 4 } });
+    await target.engine.submit(id, [request]);
+  }
+  await target.finish();
+  const { model, hyperNetwork } = artifacts;
+  const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
+  const bank = bankOf(hyperNetwork);
+  const differences: number[] = [];
+  for (const [i, parts] of [...partsOf.values()].entries()) {
+    const logprobsOf = ({ gates, bias, directions }: InstantParts) => {
+      const logits = oracleLogits(model.config, model.weights, hidden, bank, gates ?? new Float32Array(runner.gates));
+      bias?.ids.forEach((id, at) => {
+        logits[id] += bias.values[at];
+      });
+      const u = directions ? hidden.reduce((sum, x, d) => sum + x * directions.a[d], 0) : 0;
+      if (directions) for (let v = 0; v < V; v++) logits[v] += u * directions.b[v];
+      const total = oracleLogSumExp(logits);
+      return logits.map((logit) => logit - total);
+    };
+    const [adapted, base] = [logprobsOf(parts), logprobsOf({ gates: null, bias: null, directions: null })];
+    const [frame] = target.tokenFramesOf(`o${i}`);
+    differences.push(
+      Math.abs(frame.logprob! - adapted[frame.tokenId]),
+      Math.abs(frame.baseLogprob! - base[frame.tokenId]),
+    );
+    for (const [id, logprob] of frame.alternatives!) differences.push(Math.abs(logprob - adapted[id]));
+  }
+  console.log(`max |engine − oracle| ${Math.max(...differences).toExponential(2)}`);
+  expect(Math.max(...differences)).toBeLessThan(tolerance);
+});
+
+test("a tenant's adapter is out of another's reach, also by its hash", async () => {
+  const target = harness();
+  const [tenant, hash] = [...files.keys()][0].split("/");
+  expect(tenant).toBe("acme");
+  await target.engine.submit(instantId("other", hash), [sequenceRequest("thief", [1, 2])]);
+  expect(target.lastFrameOf("thief")).toMatchObject({ type: "error" });
+});
+
+describe("backends", () => {
+  let backends: Backend[];
+  let data: string;
+  const start = (directory: string) =>
+    startBackend({ MODEL_DIR: folder, DATA_DIR: join(data, directory), THREADS: "1" });
+  beforeAll(async () => {
+    data = await mkdtemp(join(tmpdir(), "instant-data-"));
+    backends = await Promise.all([start("one"), start("two")]);
+  });
+  afterAll(async () => {
+    for (const { child, exited } of backends) {
+      child.kill();
+      await exited;
+    }
+    await rm(data, { recursive: true });
+  });
+
+  /** Texts that use a tenth of the vocabulary, which the random base does not expect. */
+  const examples = Array.from({ length: 20 }, () => Array.from({ length: 80 }, () => Math.floor(random() * 30)));
+  const requestOf = (rest: object = {}) => ({
+    version: 1,
+    manifestHash: backends[0].manifestHash,
+    tenant: "acme",
+    centroid: Array.from({ length: 16 }, (_, p) => (p === 0 ? 1 : 0)),
+    examples,
+    ...rest,
+  });
+  const created = async (response: Response): Promise<AdapterAnswer> => {
+    expect(response.status, await response.clone().text()).toBe(201);
+    return adapterAnswerSchema.parse(await response.json());
+  };
+  const errorOf = async (response: Response) => ({
+    status: response.status,
+    ...((await response.json()) as ErrorEnvelope).error,
+  });
+  const wear = (backend: Backend, hash: string, tenant = "acme", id = "s") =>
+    backend.post("/v1/batches", {
+      ...backend.batch(null, [sequenceRequest(id, [1, 2, 3], { tenant, sampling: { logitBias: neverEnds } })]),
+      adapterHash: hash,
+    });
+
+  test("make it of examples, tell its gain, serve it, keep it over a restart, hand it on, forget it", async () => {
+    const [one, two] = backends;
+    const answer = await created(await one.post("/v1/adapters", requestOf()));
+    const unigram = answer.parts.find(({ name }) => name === "unigram")!;
+    console.log(
+      `gain ${answer.gain!.nats.toFixed(2)}, unigram ${unigram.gain.nats.toFixed(2)}, ${answer.timings.fitMs.toFixed(0)} ms`,
+    );
+    expect(unigram.kept).toBe(true);
+    expect(answer.gain!.ci95[0]).toBeGreaterThan(0.5);
+    expect(answer.tokens).toBe(1600);
+    const before = await allFrames(await wear(one, answer.hash));
+    expect(before.at(-1)).toMatchObject({ type: "done", adapter: { hash: answer.hash, scale: 1 } });
+    const tokens = before.flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
+    expect(tokens.filter((id) => id < 30).length, "of 16 tokens").toBeGreaterThan(10);
+
+    expect(await errorOf(await wear(two, answer.hash))).toMatchObject({ status: 404, code: "adapter_not_found" });
+    const path = `/v1/adapters/acme/${answer.hash}`;
+    const file = Buffer.from(answer.file, "base64");
+    const fetched = await fetch(one.url + path);
+    expect(Buffer.from(await fetched.arrayBuffer()).equals(file)).toBe(true);
+    const bring = (body: Uint8Array<ArrayBuffer>, tenant = "acme") =>
+      fetch(`${two.url}/v1/adapters/${tenant}/${answer.hash}`, { method: "PUT", body });
+    expect((await bring(Uint8Array.from(file))).status).toBe(204);
+    expect((await bring(Uint8Array.from(file), "other")).status, "the hash is the tenant's").toBe(400);
+    expect((await bring(Uint8Array.from(file).fill(0, -8))).status).toBe(400);
+    expect((await allFrames(await wear(two, answer.hash))).slice(0, -1)).toEqual(before.slice(0, -1));
+    expect(await errorOf(await wear(two, answer.hash, "other"))).toMatchObject({ status: 404 });
+
+    two.child.kill();
+    await two.exited;
+    backends[1] = await start("two");
+    expect((await allFrames(await wear(backends[1], answer.hash))).slice(0, -1)).toEqual(before.slice(0, -1));
+    const remove = () => fetch(backends[1].url + path, { method: "DELETE" });
+    expect([(await remove()).status, (await remove()).status]).toEqual([204, 404]);
+    expect((await wear(backends[1], answer.hash)).status).toBe(404);
+  });
+
+  test("the same examples give the same adapter, and others are served meanwhile", async () => {
+    const [one] = backends;
+    const busy = one.post(
+      "/v1/batches",
+      one.batch("c0", [sequenceRequest("busy", [1], { maxTokens: 200, sampling: { logitBias: neverEnds } })]),
+    );
+    const making = Promise.all([1, 2].map(async () => created(await one.post("/v1/adapters", requestOf()))));
+    const frames = await allFrames(await busy);
+    expect(frames.at(-1)).toMatchObject({ type: "done", completionTokens: 200 });
+    const [first, second] = await making;
+    expect(second).toMatchObject({ hash: first.hash, gain: first.gain });
+  });
+
+  test.each<[string, object, string]>([
+    ["a single example", { examples: [[1, 2, 3]] }, "at examples"],
+    ["an example of one token", { examples: [[1, 2], [3]] }, "at examples"],
+    [
+      "a token out of the vocabulary",
+      {
+        examples: [
+          [1, 2],
+          [3, 300],
+        ],
+      },
+      "Token id 300 is out of the vocabulary of 300",
+    ],
+    ["a centroid of another space", { centroid: [1, 0] }, "2 dimensions, expected 16"],
+    [
+      "too much text",
+      { examples: Array.from({ length: 64 }, () => new Array(200).fill(1)) },
+      "12800 tokens, the maximum is 8192",
+    ],
+  ])("refuse %s", async (_, change, message) => {
+    const refused = await errorOf(await backends[0].post("/v1/adapters", requestOf(change)));
+    expect(refused).toMatchObject({ status: 400, message: expect.stringContaining(message) });
+  });
+});

@@ -1,0 +1,99 @@
+/** The bytes of tenants' adapters, and where they are kept. */
+import { mkdtemp, readdir, rm, utimes, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import {
+  type InstantParts,
+  instantHash,
+  packInstant,
+  unpackInstant,
+} from "../../../../../gpu-backend/adapters/instant/artifact.ts";
+import { InstantStore } from "../../../../../gpu-backend/adapters/instant/store.ts";
+
+const manifestHash = "ab".repeat(32);
+const shape = { manifestHash, gates: 2, hiddenSize: 3, vocabularySize: 4 };
+const parts: InstantParts = {
+  gates: Float32Array.of(0.5, -1),
+  bias: { ids: Int32Array.of(0, 3), values: Float32Array.of(0.25, -0.5) },
+  directions: { rank: 1, a: Float32Array.of(1, 2, 3), b: Float32Array.of(4, 5, 6, 7) },
+};
+
+const now = () => new Date();
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), "instant-store-"));
+});
+afterEach(() => rm(directory, { recursive: true }));
+
+test("parts come back as they were, the missing ones as missing", () => {
+  expect(unpackInstant(packInstant(parts, manifestHash), shape)).toEqual(parts);
+  const base = { gates: null, bias: null, directions: null };
+  expect(unpackInstant(packInstant(base, manifestHash), shape)).toEqual(base);
+});
+
+test.each<[string, InstantParts, string]>([
+  ["gates of another bank", { ...parts, gates: new Float32Array(3) }, "gates is [3], expected [2]"],
+  [
+    "a token out of the vocabulary",
+    { ...parts, bias: { ids: Int32Array.of(1, 4), values: new Float32Array(2) } },
+    "below 4",
+  ],
+  ["a token twice", { ...parts, bias: { ids: Int32Array.of(1, 1), values: new Float32Array(2) } }, "rising"],
+  ["a value that is none", { ...parts, gates: Float32Array.of(0, Number.NaN) }, "value 1 is NaN"],
+  ["another hidden size", { ...parts, directions: { ...parts.directions!, a: new Float32Array(2) } }, "expected [1,3]"],
+])("%s is refused", (_, bad, message) => {
+  expect(() => unpackInstant(packInstant(bad, manifestHash), shape)).toThrow(message);
+});
+
+test("an adapter of another manifest is outdated, and both are named", () => {
+  const other = "cd".repeat(32);
+  expect(() => unpackInstant(packInstant(parts, other), shape)).toThrow(
+    expect.objectContaining({ kind: "adapter_outdated", message: expect.stringMatching(`${other}.*${manifestHash}`) }),
+  );
+});
+
+test("is there after a restart, for its tenant alone, and gone when it is removed", async () => {
+  const bytes = packInstant(parts, manifestHash);
+  const hash = await new InstantStore(directory, 10_000, now).keep("acme", bytes);
+  const store = new InstantStore(directory, 10_000, now);
+  expect(await store.read("acme", hash)).toEqual(Buffer.from(bytes));
+  expect(await store.keep("other", bytes), "equal bytes of another tenant have another name").not.toBe(hash);
+  expect(await store.read("other", hash)).toBe(null);
+  expect([await store.has("acme", hash), await store.has("other", hash)]).toEqual([true, false]);
+  expect([await store.remove("acme", hash), await store.remove("acme", hash)]).toEqual([true, false]);
+  expect(await store.read("acme", hash)).toBe(null);
+});
+
+test("a file that is not what its name says counts as missing; names that are no ids never become paths", async () => {
+  const store = new InstantStore(directory, 10_000, now);
+  const hash = await store.keep("acme", packInstant(parts, manifestHash));
+  await writeFile(join(directory, "acme", hash), "torn");
+  expect(await store.read("acme", hash)).toBe(null);
+  await expect(store.read("../acme", hash)).rejects.toThrow("not a tenant's id");
+  await expect(store.read("acme", "../x")).rejects.toThrow("not a tenant's id");
+});
+
+test("a tenant's share holds: what was used longest ago goes, what alone exceeds it is refused with both sizes", async () => {
+  const file = (n: number) => packInstant({ ...parts, gates: Float32Array.of(n, n) }, manifestHash);
+  const size = file(0).length;
+  const store = new InstantStore(directory, 2 * size, now);
+  const first = await store.keep("acme", file(1));
+  const second = await store.keep("acme", file(2));
+  await store.keep("other", file(1));
+  for (const [hash, at] of [
+    [first, 1000],
+    [second, 2000],
+  ] as const)
+    await utimes(join(directory, "acme", hash), at, at);
+  expect(await store.read("acme", first)).not.toBe(null);
+  const third = await store.keep("acme", file(3));
+  expect((await readdir(join(directory, "acme"))).sort()).toEqual([first, third].sort());
+  expect(await readdir(join(directory, "other"))).toEqual([instantHash("other", file(1))]);
+  await expect(new InstantStore(directory, size - 1, now).keep("acme", file(4))).rejects.toThrow(
+    expect.objectContaining({
+      kind: "adapter_quota_exceeded",
+      message: expect.stringMatching(`${size} .* ${size - 1} `),
+    }),
+  );
+});
