@@ -88,8 +88,6 @@ interface HeadRow {
 }
 
 const noBias: ReadonlyMap<number, number> = new Map();
-/** Nobody reads it. */
-const idleRow: HeadRow = { flat: 0, gates: null, poolSlot: -1, inverseTemperature: 1, targetId: 0 };
 
 /** Collects head rows. */
 class HeadRows {
@@ -113,8 +111,7 @@ class HeadRows {
   }
 
   tensors(): Pick<StepInput, "headRows" | "gates" | "poolSlots" | "inverseTemperatures" | "targetIds" | "bias"> {
-    // A step needs one head row at least.
-    const rows = this.#rows.length > 0 ? this.#rows : [idleRow];
+    const rows = this.#rows;
     const gates = new Float32Array(rows.length * this.#gates);
     rows.forEach((row, n) => {
       if (row.gates) gates.set(row.gates, n * this.#gates);

@@ -11,7 +11,7 @@ import type { Device } from "./session.ts";
 import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
-/** How the trunk's matrices and the head are stored; the delta is fp32 in both. */
+/** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
 
@@ -28,6 +28,8 @@ export const names = {
   writeAt: "write_at",
   grown: (index: number) => `grown.${index}`,
   headRows: "head_rows",
+  /** Whether anybody reads the head. */
+  wantsHead: "wants_head",
   gates: "gates",
   poolA: "pool_a",
   poolB: "pool_b",
@@ -39,8 +41,8 @@ export const names = {
   present: "present",
   topLogits: "top_logits",
   topIds: "top_ids",
-  logSumExp: "log_sum_exp",
-  scaledLogSumExp: "scaled_log_sum_exp",
+  topProbability: "top_probability",
+  scaledTopProbability: "scaled_top_probability",
   targetLogits: "target_logits",
   logits: "logits",
   hidden: "hidden",
@@ -61,7 +63,7 @@ interface Build {
   device: Device;
 }
 
-/** The graph that serves: logits only at `head_rows`, with each row's delta and bias. */
+/** The graph that serves: logits only at `head_rows`, with each row's delta and bias, and only where they are wanted. */
 export function buildServingGraph(
   config: Gpt2Config,
   weights: TensorFile,
@@ -70,63 +72,94 @@ export function buildServingGraph(
 ): Uint8Array {
   const { format, pool, device } = options;
   const { hiddenSize: D, vocabularySize: V, heads: H } = config;
-  const Q = bank.gates;
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
   const past = device === "webgpu" ? addPastOnDevice(build) : addPast(build);
-  const trunk = addTrunk(build, past);
-  const present = trunk.fresh.map((x) => g.node("Unsqueeze", [x, g.integers(0)]));
-  g.output(names.present, g.node("Concat", present, { axis: 0 }), "float32", [2 * config.layers, "S", H, "T", D / H]);
-  if (past.write) past.write(trunk.fresh);
-
   const headRows = g.input(names.headRows, "int32", ["N"]);
-  const selected = g.node("Gather", [trunk.states, headRows], { axis: 0 });
-  const hidden = layerNorm(build, "ln_f", selected); // [N, D]
+  const { hidden, fresh, baseLogits } = addTrunk(build, past, headRows);
+  g.output(names.present, g.node("Concat", fresh, { axis: 0 }), "float32", ["2L*S", H, "T", D / H]);
+  if (past.write) past.write(fresh);
   g.output(names.hidden, hidden, "float32", ["N", D]);
 
-  const base = trunk.baseLogits(hidden); // [N, V]
-  const gates = g.input(names.gates, "float32", ["N", Q]);
-  let adapted = base;
-  if (Q > 0) {
-    const a = g.constant(bank.a, [Q, D], "bank.a");
-    const a0 = g.constant(bank.a0, [Q], "bank.a0");
-    const b = g.constant(bank.b, [Q, V], "bank.b");
-    const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
-    adapted = g.node("Gemm", [u, b, base]);
-  }
-  if (pool) {
-    const R = pool.slots * pool.rank;
-    const poolA = g.input(names.poolA, "float32", [R, D]);
-    const poolMask = g.input(names.poolMask, "float32", ["N", R]); // 1 in the columns of the row's slot
-    const own = g.node("Mul", [g.node("Gemm", [hidden, poolA], { transB: 1 }), poolMask]);
-    adapted = g.node("Gemm", [own, g.input(names.poolB, "float32", [R, V]), adapted]);
-  }
-
-  const biasIndices = g.node("Cast", [g.input(names.biasIndices, "int32", ["M", 2])], { to: 7 });
-  const biasValues = g.input(names.biasValues, "float32", ["M"]);
-  const logits = g.node("ScatterND", [adapted, biasIndices, biasValues], { reduction: "add" });
-  g.output(names.logits, logits, "float32", ["N", V]);
-
   const K = Math.min(topCandidates, V);
-  const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
-  g.output(names.topLogits, topLogits, "float32", ["N", K]);
-  g.output(names.topIds, g.node("Cast", [topIds], { to: 6 }), "int32", ["N", K]);
-  g.output(names.logSumExp, logSumExp(g, logits), "float32", ["N"]);
-  const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
-  const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
-  g.output(names.scaledLogSumExp, logSumExp(g, g.node("Mul", [logits, column])), "float32", ["N"]);
-  const targets = g.node("Unsqueeze", [g.input(names.targetIds, "int32", ["N"]), g.integers(1)]);
-  const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
-  g.output(names.targetLogits, g.node("Squeeze", [targetLogits, g.integers(1)]), "float32", ["N"]);
+  const outputs = [
+    { name: names.topLogits, type: "float32", shape: ["N", K] },
+    { name: names.topIds, type: "int32", shape: ["N", K] },
+    { name: names.topProbability, type: "float32", shape: ["N", 1] },
+    { name: names.scaledTopProbability, type: "float32", shape: ["N", 1] },
+    { name: names.targetLogits, type: "float32", shape: ["N"] },
+    { name: names.logits, type: "float32", shape: ["N", V] },
+  ] as const;
+  const delta = addDeltaInputs(build, bank, pool);
+  const rowInputs = addRowInputs(g);
+  const values = g.when(g.input(names.wantsHead, "bool", []), outputs, () => {
+    const adapted = delta(hidden, baseLogits(hidden));
+    return rowInputs(adapted, K);
+  });
+  outputs.forEach(({ name, type, shape }, i) => {
+    g.output(name, values[i], type, shape);
+  });
   return g.bytes();
+}
+
+/** Inputs of the adapters. Returns what adds their deltas to the base logits [N, V] of hidden states [N, D]. */
+function addDeltaInputs({ g, config }: Build, bank: Bank, pool: PoolShape | null) {
+  const { hiddenSize: D, vocabularySize: V } = config;
+  const Q = bank.gates;
+  const gates = g.input(names.gates, "float32", ["N", Q]);
+  const R = pool ? pool.slots * pool.rank : 0;
+  const poolA = pool && g.input(names.poolA, "float32", [R, D]);
+  const poolB = pool && g.input(names.poolB, "float32", [R, V]);
+  const poolMask = pool && g.input(names.poolMask, "float32", ["N", R]); // 1 in the columns of the row's slot
+  return (hidden: string, base: string) => {
+    let adapted = base;
+    if (Q > 0) {
+      const a = g.constant(bank.a, [Q, D], "bank.a");
+      const a0 = g.constant(bank.a0, [Q], "bank.a0");
+      const b = g.constant(bank.b, [Q, V], "bank.b");
+      const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
+      adapted = g.node("Gemm", [u, b, base]);
+    }
+    if (poolA && poolB && poolMask) {
+      const own = g.node("Mul", [g.node("Gemm", [hidden, poolA], { transB: 1 }), poolMask]);
+      adapted = g.node("Gemm", [own, poolB, adapted]);
+    }
+    return adapted;
+  };
+}
+
+/** Inputs of the head rows. Returns what makes the outputs of the serving graph's head, in their order, from adapted logits [N, V]. */
+function addRowInputs(g: GraphBuilder) {
+  const biasIndices = g.input(names.biasIndices, "int32", ["M", 2]);
+  const biasValues = g.input(names.biasValues, "float32", ["M"]);
+  const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
+  const targetIds = g.input(names.targetIds, "int32", ["N"]);
+  return (adapted: string, K: number) => {
+    const indices = g.node("Cast", [biasIndices], { to: 7 });
+    const logits = g.node("ScatterND", [adapted, indices, biasValues], { reduction: "add" });
+    const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
+    const top = g.node("Slice", [topIds, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
+    const ofTop = (x: string) => g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top], { axis: 1 });
+    const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
+    const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]);
+    const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
+    return [
+      topLogits,
+      g.node("Cast", [topIds], { to: 6 }),
+      ofTop(logits),
+      ofTop(g.node("Mul", [logits, column])),
+      g.node("Squeeze", [targetLogits, g.integers(1)]),
+      logits,
+    ];
+  };
 }
 
 /** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
 export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
-  const { states } = addTrunk(build, null);
-  g.output(names.hidden, layerNorm(build, "ln_f", states), "float32", ["S*T", config.hiddenSize]);
+  const { hidden } = addTrunk(build, null, null);
+  g.output(names.hidden, hidden, "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
 }
 
@@ -165,54 +198,69 @@ function addPastOnDevice(build: Build): Past {
   return { mask, keys: keys.map(read), values: values.map(read), write };
 }
 
-/** Embeddings and blocks. `states` is [S × T, D] before the last layer norm; `fresh` holds keys, then values, of each layer: 2L × [S, H, T, d]. */
-function addTrunk(build: Build, past: Past | null) {
+/**
+ * Embeddings, blocks and the last layer norm. `hidden` is [N, D] at `headRows`, or [S × T, D] without; `fresh` holds keys,
+ * then values, of each layer: 2L × [S, H, T, d].
+ */
+function addTrunk(build: Build, past: Past | null, headRows: string | null) {
   const { g, config } = build;
   const { hiddenSize: D, layers, heads: H } = config;
   const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
   const positions = g.input(names.positions, "int32", ["S", "T"]);
-  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", "T"]);
   const { embed, baseLogits } = addTokenEmbedding(build);
   const positionRows = g.node("Gather", [weight(build, "wpe.weight"), positions], { axis: 0 });
   const embedded = g.node("Add", [embed(tokenIds), positionRows]);
-  const shape = g.node("Shape", [tokenIds]); // [S, T]
-  const rowsAndHeads = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
-  const partLengths = past
-    ? g.node(
-        "Concat",
-        [g.node("Shape", [past.mask], { start: 3, end: 4 }), g.node("Shape", [tokenIds], { start: 1, end: 2 })],
-        { axis: 0 },
-      )
-    : null;
+  const rowCount = g.node("Shape", [tokenIds], { start: 0, end: 1 }); // S
+  const tokenCount = g.node("Shape", [tokenIds], { start: 1, end: 2 }); // T
+  const shape = (...parts: string[]) => g.node("Concat", parts, { axis: 0 });
+  const byPart = shape(rowCount, tokenCount, g.integers(3, H, D / H));
+  const byHead = shape(g.integers(-1, H), tokenCount, g.integers(D / H));
+  const attention = addAttention(build, past, rowCount, tokenCount);
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
 
   for (let l = 0; l < layers; l++) {
-    const toHeads = (flat: string) =>
-      g.node("Transpose", [g.node("Reshape", [flat, rowsAndHeads])], { perm: [0, 2, 1, 3] }); // [S, H, T, d]
     const normed = layerNorm(build, `h.${l}.ln_1`, states);
-    const qkv = linear(build, `h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) });
-    const [q, k, v] = g.nodes("Split", [qkv], 3, { axis: 1, num_outputs: 3 }).map(toHeads);
+    const qkv = biased(g, linear(build, `h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) }));
+    const parts = g.node("Transpose", [g.node("Reshape", [qkv, byPart])], { perm: [2, 0, 3, 1, 4] }); // [3, S, H, T, d]
+    const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
     fresh.push(k, v);
-
-    const newScores = g.node("Add", [products(build, q, k), causalMask]);
-    let mixed: string;
-    if (past && partLengths) {
-      const pastScores = g.node("Add", [products(build, q, past.keys[l]), past.mask]);
-      const attention = g.node("Softmax", [g.node("Concat", [pastScores, newScores], { axis: -1 })], { axis: -1 });
-      const [toPast, toNew] = g.nodes("Split", [attention, partLengths], 2, { axis: -1 });
-      mixed = g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toNew, v])]);
-    } else {
-      mixed = g.node("MatMul", [g.node("Softmax", [newScores], { axis: -1 }), v]);
+    const mixed = g.node("Transpose", [attention(l, q, k, v)], { perm: [0, 2, 1, 3] });
+    let flat = g.node("Reshape", [mixed, g.integers(-1, D)]);
+    // Keys and values are all that other positions need of the last layer.
+    if (headRows && l === layers - 1) {
+      [flat, states] = [flat, states].map((x) => g.node("Gather", [x, headRows], { axis: 0 }));
     }
-    const flat = g.node("Reshape", [g.node("Transpose", [mixed], { perm: [0, 2, 1, 3] }), g.integers(-1, D)]);
-    states = g.node("Add", [states, linear(build, `h.${l}.attn.c_proj`, flat)]);
+    states = g.node("Add", [states, biased(g, linear(build, `h.${l}.attn.c_proj`, flat))]);
 
     const inner = linear(build, `h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
-    const activated = g.node("com.microsoft:FastGelu", [inner]); // the tanh form, GPT-2's gelu_new
-    states = g.node("Add", [states, linear(build, `h.${l}.mlp.c_proj`, activated)]);
+    const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
+    states = g.node("Add", [states, biased(g, linear(build, `h.${l}.mlp.c_proj`, activated))]);
   }
-  return { states, fresh, baseLogits };
+  return { hidden: layerNorm(build, "ln_f", states), fresh, baseLogits };
+}
+
+/** Attention of queries [S, H, T, d], over the past where there is one and over the step's own keys and values. */
+function addAttention(build: Build, past: Past | null, rowCount: string, tokenCount: string) {
+  const { g } = build;
+  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", "T"]);
+  if (!past) {
+    return (_: number, q: string, k: string, v: string) => {
+      const scores = g.node("Add", [products(build, q, k), causalMask]);
+      return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
+    };
+  }
+  const pastCount = g.node("Shape", [past.mask], { start: 3, end: 4 });
+  const partLengths = g.node("Concat", [pastCount, tokenCount], { axis: 0 });
+  const spread = (mask: string, columns: string) =>
+    g.node("Expand", [mask, g.node("Concat", [rowCount, g.integers(1), tokenCount, columns], { axis: 0 })]);
+  const mask = g.node("Concat", [spread(past.mask, pastCount), spread(causalMask, tokenCount)], { axis: -1 });
+  return (l: number, q: string, k: string, v: string) => {
+    const scores = g.node("Concat", [products(build, q, past.keys[l]), products(build, q, k)], { axis: -1 });
+    const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
+    const [toPast, toNew] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
+    return g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toNew, v])]);
+  };
 }
 
 /** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */
@@ -246,27 +294,40 @@ function addTokenEmbedding({ g, config, weights, format }: Build) {
   };
 }
 
+/** x·W, and what is still to be added to it: the next operator often adds a bias in passing. */
+interface Linear {
+  product: string;
+  /** null where the product holds it. */
+  bias: string | null;
+}
+
 /**
  * x·W + b. `scaled` multiplies the first `columns` outputs: 1/√d of the attention's queries goes into their weights,
  * which saves a pass over the scores.
  */
-function linear(build: Build, name: string, x: string, scaled = { columns: 0, by: 1 }): string {
+function linear(build: Build, name: string, x: string, scaled = { columns: 0, by: 1 }): Linear {
   const { g, weights, format } = build;
   const tensor = tensorOf(weights, `${name}.weight`);
   const [rows, columns] = tensor.shape;
   const kernel = toFloat32(tensor);
-  const bias = toFloat32(tensorOf(weights, `${name}.bias`));
+  const shift = toFloat32(tensorOf(weights, `${name}.bias`));
   for (let j = 0; j < scaled.columns; j++) {
-    bias[j] *= scaled.by;
+    shift[j] *= scaled.by;
     for (let i = 0; i < rows; i++) kernel[i * columns + j] *= scaled.by;
   }
-  const shift = g.constant(bias, [columns], `${name}.bias`);
-  if (format === "fp32") return g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), shift]);
+  const bias = g.constant(shift, [columns], `${name}.bias`);
+  if (format === "fp32") {
+    return { product: g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), bias]), bias: null };
+  }
   const product =
     format === "int8"
       ? addQuantizedMatMul(g, x, quantizeColumns(kernel, rows, columns))
       : addBlocks(g, x, kernel, rows, columns, format);
-  return g.node("Add", [product, shift]);
+  return { product, bias };
+}
+
+function biased(g: GraphBuilder, { product, bias }: Linear): string {
+  return bias ? g.node("Add", [product, bias]) : product;
 }
 
 function addBlocks(
@@ -288,10 +349,6 @@ function layerNorm(build: Build, name: string, x: string): string {
 function weight({ g, weights }: Build, name: string): string {
   const tensor = tensorOf(weights, name);
   return g.constant(toFloat32(tensor), tensor.shape, name);
-}
-
-function logSumExp(g: GraphBuilder, logits: string): string {
-  return g.node("ReduceLogSumExp", [logits, g.integers(-1)], { keepdims: 0 });
 }
 
 function layerNames(config: Gpt2Config, name: (layer: number) => string): string[] {

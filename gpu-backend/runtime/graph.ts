@@ -20,10 +20,37 @@ export type Dimension = number | string;
 export type Attribute = number | string | readonly number[] | { float: number };
 type Constant = Float32Array | Int32Array | BigInt64Array | Int8Array | Uint8Array;
 
+interface Node {
+  op_type: string;
+  domain: string;
+  name: string;
+  input: string[];
+  output: string[];
+  attribute: EncodedAttribute[];
+}
+
+/** An AttributeProto. */
+interface EncodedAttribute {
+  name: string;
+  type: number;
+  f?: number;
+  i?: number;
+  s?: Uint8Array;
+  ints?: number[];
+  g?: Branch;
+}
+
+interface Branch {
+  name: string;
+  node: Node[];
+  output: object[];
+}
+
 /** One graph under construction. Values are named strings; every method that makes one returns its name. */
 export class GraphBuilder {
   readonly #name: string;
-  readonly #nodes: { input: string[]; output: string[] }[] = [];
+  /** Those of the branch under construction, or of the graph itself. */
+  #nodes: Node[] = [];
   readonly #initializers: object[] = [];
   readonly #inputs: object[] = [];
   readonly #outputs: object[] = [];
@@ -96,9 +123,51 @@ export class GraphBuilder {
     return outputs;
   }
 
+  /**
+   * What `then` returns where `condition` (a bool scalar) holds; else empty tensors, and its nodes do not run. Outputs
+   * are the values' types and shapes; a dimension that varies is what is empty.
+   */
+  when(
+    condition: string,
+    outputs: readonly { type: "float32" | "int32"; shape: readonly Dimension[] }[],
+    then: () => string[],
+  ): string[] {
+    const outer = this.#nodes;
+    const branch = (values: () => string[]): Branch => {
+      this.#nodes = [];
+      const names = values();
+      const output = names.map((name, i) => valueInfo(name, outputs[i].type, outputs[i].shape));
+      return { name: this.#fresh("branch"), node: this.#nodes, output };
+    };
+    const thenBranch = branch(then);
+    const elseBranch = branch(() =>
+      outputs.map(({ type, shape }) => {
+        const empty = type === "float32" ? new Float32Array(0) : new Int32Array(0);
+        const sizes = shape.map((size) => (typeof size === "number" ? size : 0));
+        return this.node("Identity", [this.constant(empty, sizes)]);
+      }),
+    );
+    this.#nodes = outer;
+    const name = this.#fresh("If");
+    const output = outputs.map((_, i) => `${name}.${i}`);
+    const attribute = [
+      { name: "then_branch", type: 5, g: thenBranch },
+      { name: "else_branch", type: 5, g: elseBranch },
+    ];
+    this.#nodes.push({ op_type: "If", domain: "", name, input: [condition], output, attribute });
+    return output;
+  }
+
   /** The serialised ModelProto. Throws an Error when protobuf finds a field of the wrong type. */
   bytes(): Uint8Array {
     const rename = (value: string) => this.#renamed.get(value) ?? value;
+    const renamed = (nodes: readonly Node[]): Node[] =>
+      nodes.map((node) => ({
+        ...node,
+        input: node.input.map(rename),
+        output: node.output.map(rename),
+        attribute: node.attribute.map((one) => (one.g ? { ...one, g: { ...one.g, node: renamed(one.g.node) } } : one)),
+      }));
     const model = {
       ir_version: irVersion,
       producer_name: "chameleon-edge",
@@ -108,11 +177,7 @@ export class GraphBuilder {
       ],
       graph: {
         name: this.#name,
-        node: this.#nodes.map((node) => ({
-          ...node,
-          input: node.input.map(rename),
-          output: node.output.map(rename),
-        })),
+        node: renamed(this.#nodes),
         initializer: this.#initializers,
         input: this.#inputs,
         output: this.#outputs,
@@ -141,7 +206,7 @@ function valueInfo(name: string, type: ElementType, shape: readonly Dimension[])
   return { name, type: { tensor_type: { elem_type: elementTypes[type], shape: { dim } } } };
 }
 
-function attribute(name: string, value: Attribute): object {
+function attribute(name: string, value: Attribute): EncodedAttribute {
   if (typeof value === "string") return { name, type: 3, s: new TextEncoder().encode(value) };
   if (typeof value === "number") return { name, type: 2, i: value };
   if ("float" in value) return { name, type: 1, f: value.float };

@@ -7,6 +7,8 @@ import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.
 
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
+const yes = tensor(Uint8Array.of(1), [], "bool");
+const no = tensor(Uint8Array.of(0), [], "bool");
 const zeroBias = { indices: Int32Array.of(0, 0), values: Float32Array.of(0) };
 
 /** Builds the graph and opens the session. Memory: about twice the fp32 weights. */
@@ -54,31 +56,35 @@ class OnnxRunner implements StepRunner {
       names.present,
       names.topLogits,
       names.topIds,
-      names.logSumExp,
-      names.scaledLogSumExp,
+      names.topProbability,
+      names.scaledTopProbability,
       names.targetLogits,
     ];
     if (input.want.logits) fetches.push(names.logits);
     if (input.want.hidden) fetches.push(names.hidden);
     const N = input.headRows.length;
-    // A single row's product with a matrix that is an input sums in another order than two rows' do. A row that wears
-    // nothing of the pool adds zeros in any order.
-    const fed = this.pool && N === 1 && input.poolSlots ? withHeadRowTwice(input) : input;
+    const fed = withEnoughHeadRows(input, this.gates);
     const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
-    const feeds = { ...this.#feeds(fed, past.positions), ...past.feeds };
+    const feeds = { ...this.#feeds(fed, past.positions), ...past.feeds, [names.wantsHead]: N > 0 ? yes : no };
     const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
     past.take(results);
     const rowsOf = <T extends Float32Array | Int32Array>(name: string) => {
       const data = results[name].data as T;
       return data.subarray(0, (data.length / fed.headRows.length) * N) as T;
     };
+    const topCount = results[names.topIds].dims[1];
+    const topLogits = rowsOf<Float32Array>(names.topLogits);
+    // log Σ exp, by way of the likeliest token: the graph's softmax is many times faster than its ReduceLogSumExp, and
+    // its Log would round one row in another way than many.
+    const logSumExp = (name: string, inverseTemperatures: Float32Array | null) =>
+      rowsOf<Float32Array>(name).map((p, n) => topLogits[n * topCount] * (inverseTemperatures?.[n] ?? 1) - Math.log(p));
     return {
       present: results[names.present].data as Float32Array,
-      topCount: results[names.topIds].dims[1],
-      topLogits: rowsOf<Float32Array>(names.topLogits),
+      topCount,
+      topLogits,
       topIds: rowsOf<Int32Array>(names.topIds),
-      logSumExp: rowsOf<Float32Array>(names.logSumExp),
-      scaledLogSumExp: rowsOf<Float32Array>(names.scaledLogSumExp),
+      logSumExp: logSumExp(names.topProbability, null),
+      scaledLogSumExp: logSumExp(names.scaledTopProbability, input.inverseTemperatures),
       targetLogits: rowsOf<Float32Array>(names.targetLogits),
       logits: input.want.logits ? rowsOf<Float32Array>(names.logits) : null,
       hidden: input.want.hidden ? rowsOf<Float32Array>(names.hidden) : null,
@@ -135,6 +141,24 @@ function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
     feeds[names.pastValue(l)] = tensor(input.past[2 * l + 1], [S, H, P, D / H]);
   }
   return { feeds, positions: P, take: () => {} };
+}
+
+/**
+ * The graph wants a head row, though nobody may read it. And a lone row that wears something of the pool goes twice: its
+ * product with a matrix that is an input would be summed in another order than two rows' are.
+ */
+function withEnoughHeadRows(input: StepInput, gates: number): StepInput {
+  const N = input.headRows.length;
+  if (N === 0) {
+    return {
+      ...input,
+      headRows: Int32Array.of(0),
+      gates: new Float32Array(gates),
+      inverseTemperatures: Float32Array.of(1),
+      targetIds: Int32Array.of(0),
+    };
+  }
+  return N === 1 && input.poolSlots ? withHeadRowTwice(input) : input;
 }
 
 /** The input of one head row with that row repeated; the row bias stays with the first. */

@@ -33,10 +33,8 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
 /** Adds x·W to the graph: x [M, rows] float32 → [M, columns] float32. */
 export function addQuantizedMatMul(g: GraphBuilder, x: string, w: QuantizedMatrix): string {
   const columns = w.scales.length;
-  const rowMaximum = g.node("Max", [
-    g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 1 }),
-    g.scalar(1e-30), // a row of zeros would be 0 / 0
-  ]);
+  // A row of zeros is 0 / 0 below, which rounds to some integer and is multiplied by 0 in the end.
+  const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 1 });
   const step = g.scalar(1 / steps);
   const zero = g.constant(Uint8Array.of(zeroPoint), []);
   const rounded = g.node("QuantizeLinear", [g.node("Div", [x, rowMaximum]), step, zero]);

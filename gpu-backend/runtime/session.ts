@@ -41,6 +41,6 @@ export function openSession(
 }
 
 /** A tensor over the array's own memory: what is written there before the run is what the graph reads. */
-export function tensor(elements: Elements, shape: readonly number[]): Tensor {
-  return new ort.Tensor(elements as Float32Array, shape);
+export function tensor(elements: Elements, shape: readonly number[], type?: "bool"): Tensor {
+  return type ? new ort.Tensor(type, elements as Uint8Array, shape) : new ort.Tensor(elements as Float32Array, shape);
 }

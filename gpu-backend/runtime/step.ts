@@ -34,7 +34,7 @@ export interface StepInput {
    * only steps add to it. Absent: rows nobody has seen before.
    */
   pastRows?: { fed: readonly number[]; kept: readonly number[] };
-  /** Flat positions (row × T + column) whose logits are wanted, [N]; at least one. */
+  /** Flat positions (row × T + column) whose logits are wanted, [N]; without any the head is not computed. */
   headRows: Int32Array;
   /** One row of gates per head row, [N, Q]; zeros give the base. */
   gates: Float32Array;

@@ -85,11 +85,11 @@ export class Batch {
     for (let n = 0; n < this.lastIds.length; n++) this.lastIds[n] = output.topIds[n * output.topCount];
   }
 
-  /** A phase over rows [first, first + chunks.length), all chunks of one length T; without gates nobody reads the head. */
+  /** A phase over rows [first, first + chunks.length), all chunks of one length T; without gates the head is not computed. */
   async #step(first: number, chunks: number[][], gates: Float32Array[] | null): Promise<StepOutput> {
     const S = chunks.length;
     const T = chunks[0].length;
-    const N = gates ? S : 1;
+    const N = gates ? S : 0;
     const feed = this.#arena.feed(first, S);
     const stepGates = new Float32Array(N * this.#runner.gates);
     gates?.forEach((row, n) => {

@@ -154,6 +154,17 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     }
   });
 
+  test("without head rows nothing comes out but the same keys and values", async () => {
+    const input = stepOf(model.config, [row(randomIds(20), randomGates())]);
+    const { present } = await runner.run(input);
+    const none = { headRows: new Int32Array(0), targetIds: new Int32Array(0), gates: new Float32Array(0) };
+    const output = await runner.run({ ...input, ...none, inverseTemperatures: new Float32Array(0) });
+    expect(maxDifference(output.present, present)).toBe(0);
+    for (const rows of [output.topLogits, output.topIds, output.logSumExp, output.logits!, output.hidden!]) {
+      expect(rows.length).toBe(0);
+    }
+  });
+
   test.each([
     ["decode", false, (i: number) => grownRow([5, 37, 60][i % 3], randomIds(1))],
     ["prefill", true, async (i: number) => row(randomIds([64, 30, 7, 1][i % 4]), randomGates())],

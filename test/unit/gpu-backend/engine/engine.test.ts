@@ -174,6 +174,14 @@ describe("sampling", () => {
   });
 });
 
+test("the head is computed for nobody until a prompt's last chunk", async () => {
+  const runner = createFakeRunner();
+  const { engine, finish } = createEngineHarness({ runner, limits: { chunkTokens: 8 } });
+  await engine.submit(null, [sequenceRequest("a", prompt(20), { maxTokens: 2 })]);
+  await finish();
+  expect(runner.steps.map(({ headRows }) => headRows)).toEqual([0, 0, 1, 1]);
+});
+
 describe("prompt logprobs", () => {
   test.each([64, 16, 5])("come in one frame before the first token, right across chunks of %d", async (chunkTokens) => {
     for (const length of [1, 2, 64, 65, 130]) {

@@ -41,4 +41,33 @@ describe("GraphBuilder", () => {
     expect(y.data).toEqual(Float32Array.of(12, 23));
     await session.release();
   });
+
+  test("a branch runs only where its condition holds, reads what is around it, and else gives empty tensors", async () => {
+    const g = new GraphBuilder("test");
+    const x = g.input("x", "float32", ["N"]);
+    const doubled = g.node("Mul", [x, g.scalar(2)]);
+    g.output("doubled", doubled, "float32", ["N"]);
+    const one = g.constant(Int32Array.of(1), [1]);
+    const shapes = [
+      { type: "float32", shape: ["N"] },
+      { type: "int32", shape: ["M", 1] },
+    ] as const;
+    const [sum, id] = g.when(g.input("wanted", "bool", []), shapes, () => [
+      g.node("Add", [doubled, g.scalar(1)]),
+      g.node("Unsqueeze", [one, g.integers(1)]),
+    ]);
+    g.output("sum", sum, "float32", ["N"]);
+    g.output("id", id, "int32", ["M", 1]);
+    const session = await openSession(g.bytes(), { threads: 1 });
+    const run = (wanted: number) =>
+      session.run({ x: tensor(Float32Array.of(3, 4), [2]), wanted: tensor(Uint8Array.of(wanted), [], "bool") });
+    const taken = await run(1);
+    expect([...(taken.sum.data as Float32Array)]).toEqual([7, 9]);
+    expect(taken.id.dims).toEqual([1, 1]);
+    const left = await run(0);
+    expect([...(left.doubled.data as Float32Array)]).toEqual([6, 8]);
+    expect(left.sum.dims).toEqual([0]);
+    expect(left.id.dims).toEqual([0, 1]);
+    await session.release();
+  });
 });
