@@ -4,7 +4,9 @@
 import { type Handler, Hono } from "hono";
 import { ServiceError } from "../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
+import { rateLimitHeaders } from "./middleware/admission.ts";
 import { auth } from "./middleware/auth.ts";
+import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
 import { requestId } from "./middleware/request-id.ts";
 import { totalTiming } from "./middleware/server-timing.ts";
@@ -14,11 +16,12 @@ import { completions } from "./routes/completions.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listModels } from "./routes/models.ts";
 import { page } from "./routes/page.ts";
+import { usage } from "./routes/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
   app.use(requestId(dependencies.newId), totalTiming(dependencies.now));
-  app.use("/v1/*", auth(dependencies.keys));
+  app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders());
 
   const route = (method: "GET" | "POST", path: string, handler: Handler<AppEnvironment>) => {
     app.on(method, path, handler);
@@ -35,6 +38,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("GET", "/v1/models/:id", getModel(dependencies));
   route("POST", "/v1/assign", assignTexts(dependencies));
   route("GET", "/v1/centroids", listCentroids(dependencies));
+  route("GET", "/v1/usage", usage(dependencies));
   route("GET", "/healthz", healthz());
   route("GET", "/readyz", readyz(dependencies));
   route("GET", "/", page(dependencies));

@@ -4,7 +4,7 @@ import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
 export interface Config {
-  /** At least one; the first is asked. */
+  /** At least one. */
   backendUrls: string[];
   tenantKeys: TenantKey[];
   /** How many micro-batching objects the centroids are spread over. */

@@ -4,20 +4,32 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Dispatch } from "./backend/dispatch.ts";
-import type { KeyStore } from "./tenants/keys.ts";
+import type { Admit } from "./tenants/admission.ts";
+import type { Access, KeyStore } from "./tenants/keys.ts";
+import type { UsageRow } from "./tenants/ledger.ts";
 
 /** Hono's type parameter: what middleware leaves for the routes. */
 export interface AppEnvironment {
-  Variables: { requestId: string; tenant: string };
+  Variables: {
+    requestId: string;
+    tenant: string;
+    access: Access;
+    /** Of a request that asked for admission, and whose tenant has limits. */
+    rateLimitHeaders?: Record<string, string>;
+  };
 }
 
 export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
+  /** Before any work that costs tokens. */
+  admit: Admit;
+  /** What a tenant used from one day to another, both counted. */
+  usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   dispatch: Dispatch;
-  /** Asks the backend. Rejects with a ServiceError where it cannot be reached. */
-  readiness(): Promise<Readiness | null>;
+  /** What is served, by a backend of that manifest if one is ready; null where none is. */
+  readiness(manifestHash: string): Promise<Readiness | null>;
   /** The playground page. */
   page(request: Request): Promise<Response>;
   /** A clock in milliseconds since 1970. */

@@ -3,12 +3,16 @@ import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { createApp } from "./app.ts";
 import { loadArtifacts, loadOnce } from "./assign/artifacts.ts";
+import { readinessOf } from "./backend/backends.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
+import { createAdmit } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
+import { createRecords } from "./tenants/records.ts";
 
 export { Shard } from "./batching/shard.ts";
+export { Ledger } from "./tenants/ledger.ts";
 
 const config = readConfig(env);
 
@@ -26,19 +30,39 @@ const artifacts = loadOnce(async () => {
   }
 });
 
+const now = () => Date.now();
+const log = (requestId: string, error: ServiceError) => {
+  const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.cause;
+  console.error(JSON.stringify({ requestId, kind: error.kind, message: error.message, cause }));
+};
+
 const app = createApp({
   artifacts,
-  keys: createKeyStore(config.tenantKeys),
+  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now), now),
+  admit: createAdmit({
+    ledgers: env.LEDGERS,
+    background: waitUntil,
+    now,
+    report: (tenant, consumed) => {
+      for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {
+        const doubles = [requests, promptTokens, completionTokens];
+        env.USAGE_EVENTS?.writeDataPoint({ indexes: [tenant], blobs: [model, centroid], doubles });
+      }
+    },
+    log,
+  }),
+  usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
-  readiness: () => new BackendClient(config.backendUrls[0]).readiness(),
+  readiness: (manifestHash) =>
+    readinessOf(
+      config.backendUrls.map((url) => new BackendClient(url)),
+      manifestHash,
+    ),
   page: (request) => env.ASSETS.fetch(request),
-  now: () => Date.now(),
+  now,
   newId: () => crypto.randomUUID().replaceAll("-", ""),
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],
-  log: (requestId, error) => {
-    const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.cause;
-    console.error(JSON.stringify({ requestId, kind: error.kind, message: error.message, cause }));
-  },
+  log,
   heartbeatMs: 500,
 });
 

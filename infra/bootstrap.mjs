@@ -22,6 +22,7 @@ const commands = {
   import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
+  "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
 };

@@ -40,7 +40,7 @@ function median(samples: readonly number[]): number {
 }
 
 const empty = await mkdtemp(path.join(tmpdir(), "chameleon-empty-"));
-const edge = await prepareBareEdge(root);
+const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
 try {
   await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
   const emptyConfig = path.join(empty, "config.capnp");

@@ -7,6 +7,11 @@ import { quietWrangler } from "./quiet-wrangler.ts";
 /** The key of a local start; it opens nothing anywhere else, as no deployment knows its hash. */
 export const localKey = "sk-chameleon-local";
 
+/** Where a local edge keeps what outlives it: keys, limits, use. `npm run keys` writes there, also while it runs. */
+export function stateFolder(root: string): string {
+  return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
+}
+
 /** Starts the Worker and returns its URL once it takes requests. It ends with this process. */
 export async function startEdge(root: string, port: number, backendUrls: string[]): Promise<string> {
   Object.assign(process.env, quietWrangler);
@@ -23,7 +28,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       server: { hostname: localHost, port },
       inspector: false,
       watch: false,
-      persist: false,
+      persist: stateFolder(root),
       logLevel: "warn",
     },
   });

@@ -17,6 +17,7 @@ Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once
   EDGE_PORT     port of the edge, 8787 unless set
   BACKEND_PORT  port of the backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
+  STATE_DIR     where keys, limits and use are kept, .wrangler/state unless set
 What the backend reads besides is in gpu-backend/config.ts.
 `;
 

@@ -1,4 +1,4 @@
-/** Talks to one backend over HTTP. Whatever goes wrong becomes a ServiceError or an error frame that says so. */
+/** Talks to one backend over HTTP. Whatever goes wrong becomes a CallFailure. Not here: which backend, and what then. */
 import { z } from "zod";
 import {
   type BatchRequest,
@@ -7,96 +7,125 @@ import {
   type Readiness,
   readinessSchema,
 } from "../../shared/contracts/inference.ts";
-import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import { complete } from "./dispatch.ts";
-import { framesOf } from "./frames.ts";
+import { frameGroupsOf, framesOf, SilenceError } from "./frames.ts";
+import { Gate } from "./gate.ts";
+import { acceptanceMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
 
-/** Seconds that a caller is told to wait where the backend did not say. */
-const retryAfterSeconds = 2;
-/** An accepted batch streams for as long as it takes; accepting it, and answering a probe, has to be quick. */
-const acceptanceTimeoutMs = 10_000;
-const probeTimeoutMs = 2000;
+/** What one backend can be asked. */
+export interface BackendCalls {
+  /**
+   * Resolves when the batch is accepted, to its frames as they come, each chunk's together.
+   * Rejects with a CallFailure, and so does the iteration.
+   */
+  openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>>;
+  /** Drops sequences of a batch that goes on for others. */
+  cancel(ids: string[]): Promise<void>;
+  /** What the backend serves, or null where it is not ready. */
+  readiness(): Promise<Readiness | null>;
+}
+
+export interface ClientLimits {
+  acceptanceMs: number;
+  silenceMs: number;
+  probeMs: number;
+}
 
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
-/** What a public caller is told by the status a backend refuses with; any other is a mistake of ours. */
-const refusals: Partial<Record<number, ErrorKind>> = {
-  409: "backend_unavailable", // another manifest: it, or we, are being replaced
-  429: "overloaded",
-  503: "backend_unavailable",
-};
-
-export class BackendClient {
+export class BackendClient implements BackendCalls {
   readonly #url: string;
-  readonly #acceptanceTimeoutMs: number;
+  readonly #gate: Gate;
+  readonly #limits: ClientLimits;
 
-  constructor(url: string, timeoutMs = acceptanceTimeoutMs) {
+  /** `gate` is common to all clients of an object, which may await only so many answers at once. */
+  constructor(url: string, gate = new Gate(awaitingCalls), limits: Partial<ClientLimits> = {}) {
     this.#url = url;
-    this.#acceptanceTimeoutMs = timeoutMs;
+    this.#gate = gate;
+    this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
   }
 
-  /** A Dispatch. */
-  async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame>> {
-    const late = new AbortController();
-    const timer = setTimeout(() => late.abort(new Error("no answer in time")), this.#acceptanceTimeoutMs);
-    try {
-      const response = await this.#post("/v1/batches", batch, AbortSignal.any([signal, late.signal]));
-      return await openFrames(response, batch);
-    } finally {
-      clearTimeout(timer);
-    }
+  async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
+    const response = await this.#post("/v1/batches", batch, this.#limits.acceptanceMs, signal);
+    if (!response.ok || !response.body) throw await refusalOf(response);
+    return this.#framesOf(response.body);
   }
 
-  /** Tells the backend to drop sequences of a batch that goes on for others. */
   async cancel(ids: string[]): Promise<void> {
-    const response = await this.#post("/v1/cancellations", { version: contractVersion, ids });
+    const { acceptanceMs: limitMs } = this.#limits;
+    const response = await this.#post("/v1/cancellations", { version: contractVersion, ids }, limitMs);
     await response.body?.cancel();
   }
 
-  /** What the backend serves, or null where it is not ready. */
   async readiness(): Promise<Readiness | null> {
-    const response = await this.#fetch("/readyz", { signal: AbortSignal.timeout(probeTimeoutMs) });
+    const response = await this.#fetch("/readyz", {}, this.#limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
-  #post(path: string, body: unknown, signal?: AbortSignal): Promise<Response> {
-    const headers = { "content-type": "application/json" };
-    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  async *#framesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {
+    try {
+      yield* frameGroupsOf(body, this.#limits.silenceMs);
+    } catch (cause) {
+      if (cause instanceof SilenceError) throw away("silent", "The inference backend fell silent.", cause);
+      throw brokenOff(cause);
+    }
   }
 
-  async #fetch(path: string, init: RequestInit): Promise<Response> {
-    try {
-      return await fetch(this.#url + path, init);
-    } catch (cause) {
-      throw unavailable("The inference backend cannot be reached.", cause);
-    }
+  #post(path: string, body: unknown, limitMs: number, signal?: AbortSignal): Promise<Response> {
+    const headers = { "content-type": "application/json" };
+    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal }, limitMs);
+  }
+
+  /** Resolves to the answer's headers; waiting at the gate takes no time from `limitMs`. */
+  #fetch(path: string, init: RequestInit & { signal?: AbortSignal }, limitMs: number): Promise<Response> {
+    return this.#gate.pass(async () => {
+      const late = new AbortController();
+      const timer = setTimeout(() => late.abort(new Error(`no answer within ${limitMs} ms`)), limitMs);
+      const signal = init.signal ? AbortSignal.any([init.signal, late.signal]) : late.signal;
+      try {
+        return await fetch(this.#url + path, { ...init, signal });
+      } catch (cause) {
+        const kind = late.signal.aborted ? "silent" : "unreachable";
+        throw away(kind, "The inference backend cannot be reached.", cause);
+      } finally {
+        clearTimeout(timer);
+      }
+    });
   }
 }
 
 /** The frames of an accepted batch, or the ServiceError of a refused one. */
 export async function openFrames(response: Response, batch: BatchRequest): Promise<AsyncIterable<Frame>> {
-  if (!response.ok || !response.body) throw await refusal(response);
+  if (!response.ok || !response.body) throw (await refusalOf(response)).error;
   const ids = batch.sequences.map(({ id }) => id);
-  return complete(framesOf(response.body), ids, (cause) =>
-    unavailable("The inference backend broke off before this completion ended.", cause),
-  );
+  return complete(framesOf(response.body), ids, (cause) => brokenOff(cause).error);
 }
 
-async function refusal(response: Response): Promise<ServiceError> {
+async function refusalOf(response: Response): Promise<CallFailure> {
   const body = envelopeSchema.safeParse(await response.json().catch(() => null));
   const said = body.success ? body.data.error.message : "no reason given";
-  const kind = refusals[response.status] ?? "internal";
   const cause = new Error(`the backend answered ${response.status}: ${said}`);
-  if (kind === "internal")
-    return new ServiceError("internal", "The inference backend refused this request.", { cause });
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
-  return new ServiceError(kind, `The inference backend takes no requests now: ${said}`, {
-    retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds,
-    cause,
-  });
+  const options = { retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds, cause };
+  const busy = `The inference backend takes no requests now: ${said}`;
+  if (response.status === 429) return new CallFailure("overloaded", new ServiceError("overloaded", busy, options));
+  const kind = kindOfStatus(response.status);
+  if (kind === "refused") {
+    return new CallFailure(
+      kind,
+      new ServiceError("internal", "The inference backend refused this request.", { cause }),
+    );
+  }
+  const message = kind === "failing" ? "The inference backend failed on this request." : busy;
+  return new CallFailure(kind, new ServiceError("backend_unavailable", message, options));
 }
 
-function unavailable(message: string, cause?: unknown): ServiceError {
-  return new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause });
+/** 401 is a matter of that backend's secret, all other 4xx are of our request. */
+function kindOfStatus(status: number): FailureKind {
+  if (status === 503) return "unavailable";
+  if (status === 409) return "mismatched";
+  return status >= 500 || status === 401 ? "failing" : "refused";
 }

@@ -32,8 +32,8 @@ export const retryBudget = { capacity: 256, earned: 0.2 };
 /** Sequences that may run twice because their first token is late: a tenth of all. */
 export const hedgeBudget = { capacity: 32, earned: 0.1 };
 
-/** Backends that may lose one sequence before it is given up, however much it has got so far: it may be what kills them. */
-export const mostAttempts = 8;
+/** Times that a sequence is sent out before it is given up, however much it has got so far: it may be what kills them. */
+export const mostAttempts = 6;
 
 /** Taking a batch in is quick, however busy a backend is. */
 export const acceptanceMs = 3000;

@@ -15,8 +15,8 @@ import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.t
 
 export interface RelayDependencies {
   openBatch: Dispatch;
-  /** Tells the backend to drop sequences of a call that goes on. */
-  cancel(ids: string[]): Promise<void>;
+  /** Drops sequences of a call that goes on, accepted or not. */
+  cancel(ids: string[]): void;
   /** A clock in milliseconds. */
   now(): number;
   /** Holds a promise that nobody awaits. */
@@ -39,12 +39,9 @@ interface Passenger {
 
 interface Call {
   abort: AbortController;
-  accepted: boolean;
   leftMs: number;
   /** Those who still wait for frames, by sequence id. */
   aboard: Map<string, Passenger>;
-  /** Cancelled before the backend knew them. */
-  leftEarly: string[];
 }
 
 /** Seconds after which a full queue has most likely drained. */
@@ -100,10 +97,8 @@ export class Relay {
   async #send({ key, entries }: MicroBatch<Passenger>): Promise<void> {
     const call: Call = {
       abort: new AbortController(),
-      accepted: false,
       leftMs: this.#dependencies.now(),
       aboard: new Map(entries.map((passenger) => [passenger.sequence.id, passenger])),
-      leftEarly: [],
     };
     for (const passenger of entries) passenger.call = call;
     this.#openCalls++;
@@ -127,8 +122,6 @@ export class Relay {
     try {
       return await this.#dependencies.openBatch(batch, call.abort.signal);
     } finally {
-      call.accepted = true;
-      if (call.leftEarly.length > 0 && call.aboard.size > 0) this.#cancelAtBackend(call.leftEarly);
       this.#batcher.accepted(key);
       this.#pump();
     }
@@ -149,14 +142,8 @@ export class Relay {
     }
     for (const [call, ids] of left) {
       if (call.aboard.size === 0) call.abort.abort();
-      else if (call.accepted) this.#cancelAtBackend(ids);
-      else call.leftEarly.push(...ids);
+      else this.#dependencies.cancel(ids);
     }
-  }
-
-  #cancelAtBackend(ids: string[]): void {
-    // Where it fails the sequences run to their end for nobody, which costs only time.
-    this.#dependencies.keepAlive(this.#dependencies.cancel(ids).catch(() => undefined));
   }
 }
 

@@ -1,14 +1,18 @@
 /**
  * The Durable Object around a Relay: every request for the centroids of one shard, from all over the world, meets
- * here. It stores nothing and sets no timer, so an idle one costs nothing. `createShardDispatch` is the way in.
+ * here. It stores nothing and sets no timer of its own, so an idle one costs nothing. `createShardDispatch` is the way in.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { BatchRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
+import { Backends } from "../backend/backends.ts";
 import { BackendClient, openFrames } from "../backend/client.ts";
 import { type Dispatch, isLast } from "../backend/dispatch.ts";
+import { Gate } from "../backend/gate.ts";
+import { awaitingCalls } from "../backend/routing-limits.ts";
+import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { readConfig } from "../config.ts";
 import { Relay } from "./relay.ts";
 
@@ -17,14 +21,21 @@ export class Shard extends DurableObject<Env> {
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
-    const [url] = readConfig(env).backendUrls;
-    const backend = new BackendClient(url);
-    this.relay = new Relay({
-      openBatch: (batch, signal) => backend.openBatch(batch, signal),
-      cancel: (ids) => backend.cancel(ids),
-      now: () => Date.now(),
-      keepAlive: (work) => state.waitUntil(work),
+    const gate = new Gate(awaitingCalls);
+    const now = () => Date.now();
+    const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    const backends = new Backends({
+      clients: new Map(readConfig(env).backendUrls.map((url) => [url, new BackendClient(url, gate)])),
+      observer: routingLog,
+      now,
+      after(ms, work) {
+        const timer = setTimeout(work, ms);
+        return () => clearTimeout(timer);
+      },
+      keepAlive,
     });
+    const { openBatch } = backends;
+    this.relay = new Relay({ openBatch, cancel: (ids) => backends.cancel(ids), now, keepAlive });
   }
 
   /** A BatchRequest in, NDJSON frames out; reached by our own Worker only. */
@@ -54,6 +65,16 @@ export class Shard extends DurableObject<Env> {
     return readable;
   }
 }
+
+const say = (event: string, fields: object) => console.warn(JSON.stringify({ event, ...fields }));
+const routingLog: RoutingObserver = {
+  retried: (backend, sequences) => say("retried", { backend, sequences }),
+  resumed: (backend, sequences) => say("resumed", { backend, sequences }),
+  hedged: (backend, sequences) => say("hedged", { backend, sequences }),
+  ejected: (backend) => say("ejected", { backend }),
+  returned: (backend) => say("returned", { backend }),
+  failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
+};
 
 /** Sends each micro-batch to its centroid's shard; the base has a place behind the centroids. */
 export function createShardDispatch(

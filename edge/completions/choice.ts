@@ -20,6 +20,8 @@ export interface ChoiceOptions {
 /** What one frame added to a choice. */
 export interface ChoicePart {
   planned: PlannedChoice;
+  /** Generated for it, whether or not their text is in it. */
+  tokens: number;
   text: string;
   logprobs: CompletionLogprobs | null;
   compared: ComparedToken[];
@@ -67,7 +69,7 @@ export class Choice {
       case "prompt":
         return this.#part("", this.#promptTokens(frame), null);
       case "token":
-        return this.#part(this.#append(frame), this.#settled(), null);
+        return { ...this.#part(this.#append(frame), this.#settled(), null), tokens: 1 };
       case "done": {
         const rest = this.#text.end();
         return this.#part(rest, this.#stopped ? this.#settled() : this.#held.splice(0), frame);
@@ -129,6 +131,7 @@ export class Choice {
     this.#prompt = "";
     return {
       planned: this.planned,
+      tokens: 0,
       text: prompt + text,
       logprobs: this.#options.logprobs === null ? null : logprobsOf(tokens),
       compared: this.#options.compare ? comparedOf(tokens) : [],

@@ -1,5 +1,6 @@
 /** Server-sent events as a response body: with heartbeats, and told at once when the reader is gone. */
 import { sseComment } from "../../shared/contracts/sse.ts";
+import { settlesWithin } from "../settles-within.ts";
 
 /**
  * Events as they come. Where none comes for `heartbeatMs` a comment is written instead, since only a write shows that a
@@ -27,17 +28,4 @@ export function eventStream(
     },
     cancel: onCancel,
   });
-}
-
-/** Whether `work` settles within `ms`. Rejects when it does. */
-export async function settlesWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
-  let timer: number | null = null;
-  const late = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), ms);
-  });
-  try {
-    return await Promise.race([work.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -1,8 +1,9 @@
-/** Bearer key → tenant. Whoever has no key gets no further. */
+/** Bearer key → tenant, and whether the key may be used for this route. Whoever may not gets no further. */
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
 import type { KeyStore } from "../tenants/keys.ts";
+import { scopeOf } from "../tenants/scopes.ts";
 
 export function auth(keys: KeyStore) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
@@ -12,10 +13,17 @@ export function auth(keys: KeyStore) {
     }
     const key = /^Bearer +(\S+)$/i.exec(header)?.[1];
     if (!key) throw new ServiceError("unauthorized", "The Authorization header is not of the form `Bearer <key>`.");
-    const tenant = await keys.tenantOf(key);
     // The key itself is never repeated: messages end up in logs.
-    if (!tenant) throw new ServiceError("unauthorized", "The API key is not known.");
-    c.set("tenant", tenant);
+    const access = await keys.accessOf(key);
+    const scope = scopeOf(c.req.path);
+    if (scope && !access.scopes.includes(scope)) {
+      throw new ServiceError(
+        "forbidden",
+        `${c.req.path} needs a key with the scope ${scope}; this one has ${access.scopes.join(", ") || "none"}.`,
+      );
+    }
+    c.set("tenant", access.tenant);
+    c.set("access", access);
     await next();
   });
 }

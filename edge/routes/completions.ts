@@ -4,13 +4,17 @@ import { type CompletionRequest, completionRequestSchema } from "../../shared/co
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { ChoicePart } from "../completions/choice.ts";
-import { eventStream, settlesWithin } from "../completions/event-stream.ts";
+import { eventStream } from "../completions/event-stream.ts";
 import { generate } from "../completions/generate.ts";
 import { planCompletion } from "../completions/plan.ts";
 import { ResponseBuilder } from "../completions/response.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
+import { settlesWithin } from "../settles-within.ts";
+import { metered } from "../tenants/admission.ts";
+import { mostTokens } from "../tenants/token-count.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   const { now } = dependencies;
@@ -38,7 +42,9 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
         ? new ServiceError("cancelled", "The client went away.", { cause: thrown })
         : toServiceError(thrown);
     };
-    const parts = generate(plan, request, artifacts.tokenizer, dependencies.dispatch, abort.signal);
+    const admission = await admit(c, dependencies, mostTokens(plan.choices));
+    const generated = generate(plan, request, artifacts.tokenizer, dependencies.dispatch, abort.signal);
+    const parts = metered(generated, plan.choices, envelope.model, admission, abort.signal);
     try {
       if (!request.stream) {
         for await (const part of parts) builder.add(part);

@@ -13,7 +13,7 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const notReady = (message: string) => new ServiceError("backend_unavailable", message, { retryAfterSeconds });
     const { manifestHash } = await dependencies.artifacts();
-    const backend = await dependencies.readiness();
+    const backend = await dependencies.readiness(manifestHash);
     if (!backend) throw notReady("The inference backend is not ready.");
     if (backend.manifestHash !== manifestHash) {
       throw notReady(

@@ -1,27 +1,86 @@
-/** API keys. Only their SHA-256 is stored: who reads the configuration cannot use what is in it. */
+/**
+ * Who a key belongs to and what it may be used for. Only hashes are stored: who reads the records, or the configuration,
+ * cannot use what is in them. A record is found by the hash's first characters and held against the whole of it.
+ */
+import {
+  keyIdOf,
+  keyPrefix,
+  keyRecordSchema,
+  limitsOf,
+  type plans,
+  type Scope,
+  scopes,
+  type TenantLimits,
+  type TenantRecord,
+  tenantPrefix,
+  tenantRecordSchema,
+} from "../../shared/contracts/tenants.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../sha256.ts";
+import type { Records } from "./records.ts";
 
+/** A key of the configuration: for every use, and without an end. */
 export interface TenantKey {
   /** SHA-256 of the key, lower-case hex. */
   hash: string;
   tenant: string;
 }
 
-export interface KeyStore {
-  /** The tenant of a key, or null. */
-  tenantOf(key: string): Promise<string | null>;
+/** What a key opens. */
+export interface Access {
+  tenant: string;
+  keyId: string;
+  scopes: readonly Scope[];
+  limits: TenantLimits;
+  /** Web origins whose pages may use it. */
+  origins: readonly string[];
 }
 
-/** Keys from the configuration. Every stored hash is compared in full, so that timing tells nothing. */
-export function createKeyStore(stored: readonly TenantKey[]): KeyStore {
+export interface KeyStore {
+  /** Throws unauthorized for a key that is unknown, expired or revoked. */
+  accessOf(key: string): Promise<Access>;
+}
+
+/** Keys of the configuration, then those of the records. */
+export function createKeyStore(configured: readonly TenantKey[], records: Records, now: () => number): KeyStore {
   return {
-    async tenantOf(key) {
+    async accessOf(key) {
       const hash = await sha256Hex(new TextEncoder().encode(key));
-      let found: string | null = null;
-      for (const entry of stored) if (equals(entry.hash, hash)) found = entry.tenant;
-      return found;
+      let own: TenantKey | null = null;
+      for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
+      const read = (name: string) => records.get(name).catch(unreadable);
+      if (!own) return recordedAccess(hash, read, now());
+      const record = tenantOf(await read(tenantPrefix + own.tenant), "unlimited");
+      return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record) };
     },
   };
+}
+
+async function recordedAccess(hash: string, read: Records["get"], nowMs: number): Promise<Access> {
+  const keyId = keyIdOf(hash);
+  const record = keyRecordSchema.nullable().parse(await read(keyPrefix + keyId));
+  if (!record || !equals(record.hash, hash)) throw new ServiceError("unauthorized", "The API key is not known.");
+  if (record.revokedAt !== null) {
+    throw new ServiceError("unauthorized", `The API key ${keyId} was revoked at ${record.revokedAt}.`);
+  }
+  if (record.expiresAt !== null && Date.parse(record.expiresAt) <= nowMs) {
+    throw new ServiceError("unauthorized", `The API key ${keyId} expired at ${record.expiresAt}.`);
+  }
+  const tenant = tenantOf(await read(tenantPrefix + record.tenant), "standard");
+  return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(tenant) };
+}
+
+function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
+  return tenantRecordSchema.nullable().parse(record) ?? { plan, limits: {}, origins: [] };
+}
+
+function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {
+  return { limits: limitsOf(record), origins: record.origins };
+}
+
+function unreadable(cause: unknown): never {
+  const message = "API keys cannot be checked now; try again.";
+  throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
 }
 
 /** Compares two strings of equal length without an early exit. */

@@ -31,6 +31,7 @@ export class EngineClient {
   #isClosing = false;
   #failure: Error | null = null;
   #allEnded: (() => void) | null = null;
+  #messages = 0;
 
   constructor(settings: EngineSettings, observer: EngineObserver) {
     this.#observer = observer;
@@ -61,6 +62,11 @@ export class EngineClient {
 
   get stats(): EngineStats | null {
     return this.#stats;
+  }
+
+  /** Messages that came from the engine; each phase of a step sends one. */
+  get messages(): number {
+    return this.#messages;
   }
 
   get openSequences(): number {
@@ -160,6 +166,7 @@ export class EngineClient {
   }
 
   #hear(message: FromEngine): void {
+    this.#messages++;
     if (message.type === "ready") {
       this.#info = message.info;
       this.#ready.resolve(message.info);

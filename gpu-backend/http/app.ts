@@ -16,7 +16,7 @@ import type { Metrics } from "./metrics.ts";
 export const batchBodyBytes = 8 * 2 ** 20;
 
 export interface AppParts {
-  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences">;
+  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences" | "messages">;
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   metrics: Metrics;
   log: Log;

@@ -1,7 +1,11 @@
-/** One micro-batch's answer: frames from the engine to an NDJSON body, until the last sequence has its last frame. */
+/**
+ * One micro-batch's answer: frames from the engine to an NDJSON body, until the last sequence has its last frame.
+ * Blank lines in between tell that there is still somebody at work.
+ */
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../engine/client.ts";
+import { Heartbeat } from "./heartbeat.ts";
 
 /** How a micro-batch ended, for the log. */
 export interface BatchOutcome {
@@ -18,7 +22,7 @@ export interface BatchOutcome {
  * Throws a ServiceError where nothing of it can be served.
  */
 export function frameStream(
-  engine: Pick<EngineClient, "submit" | "cancel">,
+  engine: Pick<EngineClient, "submit" | "cancel" | "messages">,
   batch: BatchRequest,
   ended: (outcome: BatchOutcome) => void,
 ): ReadableStream<Uint8Array> {
@@ -32,16 +36,25 @@ export function frameStream(
     },
     cancel() {
       outcome.clientGone = true;
+      heartbeat.stop();
       engine.cancel([...open]);
     },
   });
-  engine.submit(batch, (frames) => {
-    for (const frame of frames) count(frame, outcome, open);
-    if (!outcome.clientGone) controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
-    if (open.size > 0) return;
-    if (!outcome.clientGone) controller.close();
-    ended(outcome);
-  });
+  const heartbeat = new Heartbeat(engine, () => controller.enqueue(encoder.encode("\n")));
+  try {
+    engine.submit(batch, (frames) => {
+      for (const frame of frames) count(frame, outcome, open);
+      if (!outcome.clientGone) controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
+      heartbeat.spoken();
+      if (open.size > 0) return;
+      heartbeat.stop();
+      if (!outcome.clientGone) controller.close();
+      ended(outcome);
+    });
+  } catch (error) {
+    heartbeat.stop();
+    throw error;
+  }
   return body;
 }
 

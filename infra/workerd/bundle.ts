@@ -16,17 +16,20 @@ export interface Bundle {
   gzipBytes: number;
 }
 
-/** Bundles the Worker into `directory`. Throws an Error with what wrangler said where it cannot. */
-export async function bundleWorker(root: string, directory: string): Promise<Bundle> {
+/**
+ * Bundles the Worker of a wrangler configuration, whose entry is `entry`.ts, into `directory`. Throws an Error with what
+ * wrangler said where it cannot.
+ */
+export async function bundleWorker(configFile: string, entryName: string, directory: string): Promise<Bundle> {
   const wrangler = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
-  const args = [wrangler, "deploy", "--dry-run", "--outdir", directory];
+  const args = [wrangler, "deploy", "--dry-run", "--config", configFile, "--outdir", directory];
   try {
-    await promisify(execFile)(process.execPath, args, { cwd: root, env: { ...process.env, ...quietWrangler } });
+    await promisify(execFile)(process.execPath, args, { env: { ...process.env, ...quietWrangler } });
   } catch (error) {
     const { stdout, stderr } = error as { stdout?: string; stderr?: string };
     throw new Error(`wrangler cannot bundle the Worker:\n${stdout ?? ""}${stderr ?? error}`);
   }
-  const entry = "worker.js";
+  const entry = `${entryName}.js`;
   const others = (await readdir(directory)).filter((name) => /\.(m?js|wasm|bin|txt)$/.test(name) && name !== entry);
   const modules = [entry, ...others];
   const contents = await Promise.all(modules.map((name) => readFile(path.join(directory, name))));

@@ -1,4 +1,4 @@
-/** The deployed Worker on a bare workerd: bundle, bindings of wrangler.toml, process. Used by checks and benchmarks. */
+/** A Worker as it is deployed, ready for a bare workerd: bundle and bindings of its wrangler configuration. */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -8,6 +8,7 @@ import { type WorkerdConfig, workerdConfigText } from "./config.ts";
 
 /** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
 interface WranglerConfig {
+  main: string;
   compatibility_date: string;
   compatibility_flags: string[];
   vars: Record<string, string>;
@@ -18,29 +19,40 @@ interface WranglerConfig {
   analytics_engine_datasets: { binding: string }[];
 }
 
+interface Settings {
+  vars?: Record<string, string>;
+  /** What every key-value namespace holds at first. */
+  entries?: Record<string, string>;
+  /** Folder of the static assets. */
+  assets?: string;
+}
+
 /** A bundle with what a bare workerd must be told to serve it. */
 export interface BareEdge {
   bundle: Bundle;
-  /** Writes the configuration, with `vars` over those of wrangler.toml, and returns its file. */
-  configure(vars?: Record<string, string>, entries?: Record<string, string>): Promise<string>;
+  /** Writes what workerd is told, and returns its file. `settings` go over what wrangler's configuration says. */
+  configure(settings?: Settings): Promise<string>;
   /** Removes every file. */
   remove(): Promise<void>;
 }
 
-export async function prepareBareEdge(root: string): Promise<BareEdge> {
+export async function prepareBareEdge(configFile: string): Promise<BareEdge> {
   const directory = await mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
-  const bundle = await bundleWorker(root, directory);
-  const wrangler: WranglerConfig = readWranglerConfig({ config: path.join(root, "wrangler.toml") });
+  const wrangler: WranglerConfig = readWranglerConfig({ config: configFile });
+  const bundle = await bundleWorker(configFile, path.parse(wrangler.main).name, directory);
   return {
     bundle,
-    async configure(vars = {}, entries = {}) {
+    async configure({ vars = {}, entries = {}, assets } = {}) {
       const config: WorkerdConfig = {
         modules: bundle.modules,
         compatibilityDate: wrangler.compatibility_date,
         compatibilityFlags: wrangler.compatibility_flags,
         vars: { ...wrangler.vars, ...vars },
         assets: wrangler.assets
-          ? { binding: wrangler.assets.binding, directory: path.resolve(root, wrangler.assets.directory) }
+          ? {
+              binding: wrangler.assets.binding,
+              directory: assets ?? path.resolve(path.dirname(configFile), wrangler.assets.directory),
+            }
           : null,
         objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
           binding: name,

@@ -18,7 +18,8 @@ export interface WorkerdProcess {
 
 /** Starts workerd and waits until it listens, which is after the Worker's global scope ran. Throws with its own words. */
 export async function startWorkerd(configFile: string): Promise<WorkerdProcess> {
-  const args = ["serve", "--control-fd=3", configFile];
+  // Outside Cloudflare a binding for Analytics Engine counts as an experiment.
+  const args = ["serve", "--experimental", "--control-fd=3", configFile];
   const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe", "pipe"] });
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);

@@ -1,5 +1,5 @@
 /**
- * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s,
+ * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
  * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. `POST /v1/adapters` makes a
  * tenant's adapter of an `AdapterRequest` and answers an `AdapterAnswer`; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
@@ -11,6 +11,9 @@ import { errorKinds, type ServiceError } from "../errors.ts";
 import { limits } from "./limits.ts";
 
 export const contractVersion = 1;
+
+/** An answer to a batch has no longer silence: where no frame comes, a blank line does, as long as the engine works. */
+export const heartbeatMs = 500;
 
 const tokenId = z.int().min(0);
 /** Strict, because ids travel into logs, metrics and URLs. */

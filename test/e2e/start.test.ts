@@ -1,7 +1,9 @@
 /** `npm start` as a person meets it: its one line, its errors, and that nothing outlives it. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { expect, onTestFinished, test } from "vitest";
@@ -23,12 +25,16 @@ interface Start {
 /** Runs the bootstrap, or `file`, as npm does, in a process group of its own. */
 async function start(args: string[], env: Record<string, string> = {}, file = "bootstrap.mjs"): Promise<Start> {
   const [edge, backend] = await freePorts(2);
+  const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
   const child = spawn(process.execPath, [path.join(root, "infra", file), ...args], {
-    env: { ...process.env, EDGE_PORT: String(edge), BACKEND_PORT: String(backend), ...env },
+    env: { ...process.env, EDGE_PORT: String(edge), BACKEND_PORT: String(backend), STATE_DIR: state, ...env },
     stdio: ["ignore", "pipe", "pipe"],
     detached: true,
   });
-  onTestFinished(() => signalGroup(child, "SIGKILL"));
+  onTestFinished(() => {
+    signalGroup(child, "SIGKILL");
+    return rm(state, { recursive: true, force: true, maxRetries: 3 });
+  });
   const printed = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) {
     child[name]!.on("data", (chunk) => {

@@ -1,11 +1,11 @@
 import { exports } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { describe, expect, test } from "vitest";
-import { BackendClient } from "../../edge/backend/client.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   backendAnswers,
   backendStreams,
+  backendsDispatch,
   backendUrl,
   errorOf,
   network,
@@ -144,8 +144,7 @@ describe("a backend that fails", () => {
 
   test("silent: 503 once the time to accept is over", async () => {
     network.use(http.post(`${backendUrl}/v1/batches`, () => delay("infinite")));
-    const backend = new BackendClient(backendUrl, 10);
-    const { complete } = testApp({ dispatch: (batch, signal) => backend.openBatch(batch, signal) });
+    const { complete } = testApp({ dispatch: backendsDispatch({ acceptanceMs: 10 }) });
     expect(await errorOf(await complete(valid))).toMatchObject({ status: 503, code: "backend_unavailable" });
   });
 

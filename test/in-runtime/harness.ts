@@ -10,10 +10,15 @@ import { defineNetwork, InterceptorSource } from "msw/experimental";
 import { afterAll, afterEach, beforeAll } from "vitest";
 import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
-import { BackendClient } from "../../edge/backend/client.ts";
+import { Backends, readinessOf } from "../../edge/backend/backends.ts";
+import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
+import type { Dispatch } from "../../edge/backend/dispatch.ts";
 import { createShardDispatch } from "../../edge/batching/shard.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { createAdmit } from "../../edge/tenants/admission.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { Consumption } from "../../edge/tenants/ledger.ts";
+import { createRecords } from "../../edge/tenants/records.ts";
 import {
   type BatchRequest,
   batchRequestSchema,
@@ -156,6 +161,21 @@ export function saying(
   return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
 }
 
+/** The backend without a micro-batching object before it. */
+export function backendsDispatch(limits: Partial<ClientLimits>): Dispatch {
+  const ignore = () => {};
+  return new Backends({
+    clients: new Map([[backendUrl, new BackendClient(backendUrl, undefined, limits)]]),
+    observer: { retried: ignore, resumed: ignore, hedged: ignore, ejected: ignore, returned: ignore, failed: ignore },
+    now: () => Date.now(),
+    after(ms, work) {
+      const timer = setTimeout(work, ms);
+      return () => clearTimeout(timer);
+    },
+    keepAlive: (work) => void work,
+  }).openBatch;
+}
+
 const artifacts = loadOnce(async () => {
   const files = await edgeModelFiles();
   return loadArtifacts(async (name) => files.get(name)!);
@@ -169,16 +189,29 @@ export async function manifestHash(): Promise<string> {
 export function testApp(overrides: Partial<Dependencies> = {}) {
   let ids = 0;
   const logged: string[] = [];
+  const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
+  /** What was used, as it is reported. */
+  const reported: [string, ...Consumption[]][] = [];
+  const works: Promise<void>[] = [];
+  const now = overrides.now ?? (() => Date.now());
   const app = createApp({
     artifacts,
-    keys: createKeyStore([{ hash: keyHash, tenant: "local" }]),
+    keys: createKeyStore([{ hash: keyHash, tenant: "local" }], createRecords(env.TENANTS, now), now),
+    admit: createAdmit({
+      ledgers: env.LEDGERS,
+      background: (work) => void works.push(work),
+      now,
+      report: (tenant, consumed) => void reported.push([tenant, ...consumed]),
+      log,
+    }),
+    usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
     dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
-    readiness: () => new BackendClient(backendUrl).readiness(),
+    readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     page: async () => new Response("page"),
-    now: () => Date.now(),
+    now,
     newId: () => (ids++).toString(16).padStart(32, "0"),
     randomSeed: () => 7,
-    log: (_, error) => void logged.push(`${error.kind}: ${error.message}`),
+    log,
     heartbeatMs: 500,
     ...overrides,
   });
@@ -195,7 +228,9 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
     });
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
-  return { app, request, post, complete, logged };
+  /** Everything that goes on behind answered requests. */
+  const settled = () => Promise.all(works);
+  return { app, request, post, complete, logged, reported, settled };
 }
 
 export async function errorOf(response: Response): Promise<ErrorEnvelope["error"] & { status: number }> {

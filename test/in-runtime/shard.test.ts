@@ -20,10 +20,12 @@ const shard = () => env.SHARDS.getByName("shard-0");
 const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
 const waitingInShard = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.waiting);
 
-/** Answers the calls in turn with bodies that the test fills. */
+/** Answers the calls in turn with bodies that the test fills; takes no more than those. */
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
-  const seen = backendStreams((_, signal) => bodies[seen.batches.length - 1].open(signal));
+  const seen = backendStreams(
+    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 503 }),
+  );
   /** Ends all sequences of a call with one token each. */
   const finish = (call: number) => {
     for (const { id } of seen.batches[call].sequences) bodies[call].send(tokenFrame(id, 0, 98), doneFrame(id));
@@ -90,7 +92,7 @@ describe("a shard", () => {
   });
 
   test.each(["fail", "close"] as const)(
-    "a backend that breaks off (%s): what was said, an error event, [DONE]",
+    "the only backend breaks off (%s), and is gone: what was said, an error event, [DONE]",
     async (how) => {
       const { bodies, seen } = lateBackend(1);
       const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });
@@ -102,6 +104,7 @@ describe("a shard", () => {
         { error: expect.objectContaining({ code: "backend_unavailable", type: "server_error" }) },
         "[DONE]",
       ]);
+      expect(seen.batches[1].sequences).toMatchObject([{ continuedIds: [98] }]);
       await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
     },
   );

@@ -1,7 +1,10 @@
 /** The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on free loopback ports. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
@@ -10,6 +13,8 @@ const startFile = fileURLToPath(new URL("../../infra/start.ts", import.meta.url)
 export interface Stack {
   edge: string;
   key: string;
+  /** What it keeps, in a folder of its own. */
+  state: string;
   backends: { url: string; pid: number }[];
   /** POSTs JSON with the local key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
@@ -19,9 +24,10 @@ export interface Stack {
 /** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
 export async function startStack(env: Record<string, string> = {}): Promise<Stack> {
   const [edgePort, backendPort] = await freePorts(2);
+  const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
   const child = spawn(process.execPath, [startFile, "--json"], {
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort), ...env },
+    env: { ...process.env, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort), STATE_DIR: state, ...env },
   });
   let printed = "";
   child.stderr.on("data", (chunk) => {
@@ -33,6 +39,7 @@ export async function startStack(env: Record<string, string> = {}): Promise<Stac
   return {
     edge,
     key,
+    state,
     backends,
     post: (path, body, headers = {}) =>
       fetch(edge + path, {
@@ -41,9 +48,11 @@ export async function startStack(env: Record<string, string> = {}): Promise<Stac
         body: typeof body === "string" ? body : JSON.stringify(body),
       }),
     async stop() {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGTERM");
-      await once(child, "exit");
+      if (child.exitCode === null && child.signalCode === null) {
+        child.kill("SIGTERM");
+        await once(child, "exit");
+      }
+      await rm(state, { recursive: true, force: true });
     },
   };
 }

@@ -1,6 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { readConfig } from "../../../edge/config.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
+import { createRecords } from "../../../edge/tenants/records.ts";
+import { plans } from "../../../shared/contracts/tenants.ts";
 
 const valid = { BACKEND_URLS: "http://127.0.0.1:8788", TENANT_KEYS: "[]", SHARD_COUNT: "4" };
 /** Of "one" and "two". */
@@ -32,11 +34,50 @@ describe("readConfig", () => {
 });
 
 describe("a key store", () => {
-  test("knows a tenant by the key's hash alone", async () => {
-    const store = createKeyStore(keys);
-    expect(await store.tenantOf("one")).toBe("first");
-    expect(await store.tenantOf("two")).toBe("second");
-    for (const key of ["", "on", "onee", keys[0].hash]) expect(await store.tenantOf(key)).toBeNull();
-    expect(await createKeyStore([]).tenantOf("one")).toBeNull();
+  const noRecords = { get: async () => null };
+
+  test("knows a tenant by the key's hash alone; one of the configuration has every scope and no limits", async () => {
+    const store = createKeyStore(keys, noRecords, () => 0);
+    expect(await store.accessOf("one")).toEqual({
+      tenant: "first",
+      keyId: keys[0].hash.slice(0, 16),
+      scopes: ["completions", "embeddings", "adapters", "usage"],
+      limits: plans.unlimited,
+      origins: [],
+    });
+    expect(await store.accessOf("two")).toMatchObject({ tenant: "second" });
+    for (const key of ["", "on", "onee", keys[0].hash]) {
+      await expect(store.accessOf(key)).rejects.toMatchObject({ kind: "unauthorized" });
+    }
+    await expect(createKeyStore([], noRecords, () => 0).accessOf("one")).rejects.toThrow(/not known/);
+  });
+
+  test("says that it cannot tell where the records cannot be read", async () => {
+    const store = createKeyStore([], { get: async () => Promise.reject(new Error("away")) }, () => 0);
+    await expect(store.accessOf("one")).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
+  });
+});
+
+describe("records", () => {
+  test("are remembered for a second, and longer where they cannot be read again", async () => {
+    let nowMs = 0;
+    let stored: unknown = 1;
+    let reads = 0;
+    const get = async () => {
+      reads++;
+      if (stored === "away") throw new Error("away");
+      return stored;
+    };
+    const records = createRecords({ get }, () => nowMs);
+    expect(await records.get("a")).toBe(1);
+    stored = 2;
+    nowMs = 999;
+    expect([await records.get("a"), reads]).toEqual([1, 1]);
+    nowMs = 1000;
+    expect([await records.get("a"), reads]).toEqual([2, 2]);
+    stored = "away";
+    nowMs = 9000;
+    expect(await records.get("a")).toBe(2);
+    await expect(records.get("b")).rejects.toThrow("away");
   });
 });

@@ -1,11 +1,11 @@
 import { tmpdir } from "node:os";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { InstantStore } from "../../../../gpu-backend/adapters/instant/store.ts";
 import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
-import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, heartbeatMs } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 
@@ -15,6 +15,7 @@ let cancelled: string[];
 let refusal: Error | null;
 let info: EngineClient["info"];
 let logged: string[];
+let messages = 0;
 let app: ReturnType<typeof createApp>;
 
 const secret = 31_337;
@@ -59,6 +60,9 @@ beforeEach(() => {
       return info;
     },
     openSequences: 0,
+    get messages() {
+      return messages;
+    },
     submit(_: BatchRequest, given: FrameSink) {
       if (refusal) throw refusal;
       sink = given;
@@ -99,6 +103,41 @@ describe("POST /v1/batches", () => {
     expect(logged.map((line) => JSON.parse(line))).toMatchObject([
       { event: "batch", centroid: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
     ]);
+  });
+
+  test("sends a blank line where nothing else is to be said, while the engine says something", async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    const response = await post("/v1/batches", batch());
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+    const lines: string[] = [];
+    const reading = (async () => {
+      for (let next = await reader.read(); !next.done; next = await reader.read()) lines.push(next.value);
+    })();
+    await vi.advanceTimersByTimeAsync(2 * heartbeatMs);
+    expect(lines).toEqual(["\n", "\n"]);
+    sink([token("s1")]);
+    await vi.advanceTimersByTimeAsync(heartbeatMs);
+    expect(lines.slice(2)).toEqual([`${JSON.stringify(token("s1"))}\n`]);
+    // A silent engine is not covered up for ever.
+    await vi.advanceTimersByTimeAsync(1000 * heartbeatMs);
+    const beats = lines.length;
+    expect(beats).toBeLessThan(100);
+    messages++;
+    await vi.advanceTimersByTimeAsync(heartbeatMs);
+    expect(lines.length).toBe(beats + 1);
+    sink([done("s1"), done("s2")]);
+    await reading;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  test("leaves no timer behind where it is refused, or the client goes", async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    await (await post("/v1/batches", batch())).body!.cancel();
+    refusal = new ServiceError("backend_unavailable", "Draining.");
+    await post("/v1/batches", batch());
+    expect(vi.getTimerCount()).toBe(0);
   });
 
   test("cancels what is open when the client goes, and survives the frames that still come", async () => {

@@ -1,0 +1,352 @@
+/**
+ * The way of one micro-batch through the backends, to the last frame of each of its sequences. Whoever is failed by a
+ * backend is sent to another, with the tokens that its client has, so that the client sees one unbroken series; whoever
+ * waits too long for a first frame is sent to a second one beside, and the first to say something keeps it.
+ * Which backend is the router's decision, how to call it the client's; what a client has, Delivery knows.
+ */
+import {
+  type BatchRequest,
+  contractVersion,
+  type ErrorFrame,
+  errorFrame,
+  type Frame,
+} from "../../shared/contracts/inference.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { Attempt, type Turns } from "./attempt.ts";
+import type { Budget } from "./budget.ts";
+import { brokenOff, CallFailure, errorOf, failureKindOf } from "./call-failure.ts";
+import type { BackendCalls } from "./client.ts";
+import { Delivery } from "./delivery.ts";
+import { isLast } from "./dispatch.ts";
+import type { FirstFrameTimes } from "./first-frame-times.ts";
+import type { Route, Router } from "./router.ts";
+import { mostAttempts } from "./routing-limits.ts";
+import type { RoutingObserver } from "./routing-observer.ts";
+
+/** What journeys have in common. */
+export interface Roads {
+  router: Router;
+  /** By name. */
+  clients: ReadonlyMap<string, BackendCalls>;
+  retries: Budget;
+  hedges: Budget;
+  firstFrames: FirstFrameTimes;
+  observer: RoutingObserver;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Runs `work` once, after `ms`; the returned function calls it off. */
+  after(ms: number, work: () => void): () => void;
+  /** Holds a promise that nobody awaits. */
+  keepAlive(work: Promise<void>): void;
+}
+
+const nobodyTried: Turns = { tried: new Set(), isSecondRound: false };
+
+/** Who failed a sequence, and how. */
+interface Lost {
+  backend: string;
+  failure: CallFailure;
+}
+
+export class Journey {
+  readonly #roads: Roads;
+  readonly #route: Route;
+  readonly #startedMs: number;
+  /** The sequences that have not ended, by the client's id. */
+  readonly #open = new Map<string, Delivery>();
+  /** The calls that carry each of them; two while it is hedged. */
+  readonly #carriers = new Map<Delivery, Set<Attempt>>();
+  /** Frames that nobody has taken yet. A sequence has no more of them than the context has tokens. */
+  readonly #frames: Frame[] = [];
+  #wake = () => {};
+
+  constructor(batch: BatchRequest, roads: Roads) {
+    this.#roads = roads;
+    this.#route = { manifestHash: batch.manifestHash, centroidId: batch.centroidId };
+    this.#startedMs = roads.now();
+    for (const sequence of batch.sequences) {
+      const delivery = new Delivery(sequence);
+      this.#open.set(sequence.id, delivery);
+      this.#carriers.set(delivery, new Set());
+    }
+  }
+
+  /** Resolves when a backend has accepted. Rejects with the ServiceError to refuse the whole batch with. */
+  async begin(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) this.stop();
+    signal.addEventListener("abort", () => this.stop());
+    await this.#send([...this.#open.values()], nobodyTried, null);
+  }
+
+  /** Of each sequence its frames in order, to its last. Leaving the loop calls everything off. */
+  async *frames(): AsyncGenerator<Frame> {
+    try {
+      for (;;) {
+        for (let frame = this.#frames.shift(); frame; frame = this.#frames.shift()) yield frame;
+        if (this.#open.size === 0) return;
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+    } finally {
+      this.stop();
+    }
+  }
+
+  /** Drops what is open of `ids`, without a frame. */
+  cancel(ids: readonly string[]): void {
+    for (const id of ids) {
+      const delivery = this.#open.get(id);
+      if (!delivery) continue;
+      this.#open.delete(id);
+      for (const attempt of this.#carriersOf(delivery)) this.#leave(attempt, delivery);
+    }
+    this.#wake();
+  }
+
+  stop(): void {
+    this.cancel([...this.#open.keys()]);
+  }
+
+  /**
+   * Sends `group` to one backend after the other until one accepts; `lost` is what brought it here, if one had accepted
+   * it already. Throws the ServiceError to end it with.
+   */
+  async #send(group: readonly Delivery[], from: Turns, lost: Lost | null): Promise<void> {
+    const { router, retries, now } = this.#roads;
+    const failures = lost ? [lost.failure] : [];
+    let last = lost?.backend ?? null;
+    let turns = from;
+    for (;;) {
+      const waiting = this.#stillWaiting(group);
+      if (waiting.length === 0) return;
+      let choice = router.choose(this.#route, turns.tried, now());
+      if (!choice && !turns.isSecondRound && failures.at(-1)?.consequence.again) {
+        turns = { tried: new Set(), isSecondRound: true };
+        choice = router.choose(this.#route, turns.tried, now());
+      }
+      if (!choice) throw errorOf(failures);
+      if (last !== null) {
+        if (retries.take(1) === 0) throw errorOf(failures);
+        this.#tellRetry(last, waiting);
+      }
+      last = choice.backend;
+      turns = withTurn(turns, last);
+      const failed = await this.#board(last, waiting, turns);
+      if (!failed) return;
+      failures.push(failed);
+      if (!failed.consequence.elsewhere) throw failed.error;
+    }
+  }
+
+  /** Who of `group` still is to be sent; ends those whose time or attempts are used up. */
+  #stillWaiting(group: readonly Delivery[]): Delivery[] {
+    const elapsedMs = this.#roads.now() - this.#startedMs;
+    return group.filter((delivery) => {
+      if (!this.#isOpen(delivery)) return false;
+      const timeLeftMs = delivery.timeLeftMs(elapsedMs);
+      if (timeLeftMs !== null && timeLeftMs <= 0) {
+        const message = `The deadline was ${delivery.sequence.deadlineMs} ms; no backend started in time.`;
+        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("deadline_exceeded", message)));
+      } else if (delivery.attempts >= mostAttempts) {
+        const message = `No backend finished this completion in ${mostAttempts} attempts.`;
+        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("backend_unavailable", message)));
+      }
+      return this.#isOpen(delivery);
+    });
+  }
+
+  /** Calls one backend. Returns its failure; null where it has accepted, or nobody waits any more. */
+  async #board(backend: string, group: readonly Delivery[], turns: Turns): Promise<CallFailure | null> {
+    const { router, clients, retries, now, keepAlive } = this.#roads;
+    const client = clients.get(backend)!;
+    const nowMs = now();
+    const attempt = new Attempt(backend, turns, group, {
+      nowMs,
+      elapsedMs: nowMs - this.#startedMs,
+      // Where it fails the sequences run to their end for nobody, which costs only time.
+      cancel: (ids) => keepAlive(client.cancel(ids).catch(() => undefined)),
+    });
+    for (const delivery of group) this.#carriersOf(delivery).add(attempt);
+    router.loaded(backend, group.length);
+    try {
+      const batch = { version: contractVersion, ...this.#route, sequences: attempt.sequences } as const;
+      const groups = await client.openBatch(batch, attempt.signal);
+      attempt.accepted();
+      retries.earn(1);
+      keepAlive(this.#follow(attempt, groups));
+      return null;
+    } catch (thrown) {
+      if (attempt.signal.aborted) return null;
+      for (const delivery of attempt.aboard) this.#ended(attempt, delivery);
+      return this.#note(backend, asFailure(thrown));
+    }
+  }
+
+  /** Takes an accepted call's frames to its end, good or bad. */
+  async #follow(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
+    const { firstFrames, after } = this.#roads;
+    const callOff = after(firstFrames.lateMs, () => this.#hedge(attempt));
+    let failure: CallFailure;
+    try {
+      for await (const frames of groups) {
+        this.#receive(attempt, frames);
+        if (attempt.aboard.length === 0) return;
+      }
+      throw new Error("the stream of frames ended early");
+    } catch (thrown) {
+      failure = asFailure(thrown);
+    } finally {
+      callOff();
+    }
+    if (attempt.signal.aborted) return;
+    this.#lose(attempt, attempt.aboard, failure);
+  }
+
+  /** Throws an Error for frames that the contract does not allow. */
+  #receive(attempt: Attempt, frames: readonly Frame[]): void {
+    const givenUp = new Map<Delivery, CallFailure>();
+    for (const frame of frames) {
+      const delivery = attempt.find(frame.id);
+      if (!delivery) continue;
+      const failure = frame.type === "error" ? failureOf(frame) : null;
+      if (failure) givenUp.set(delivery, failure);
+      else this.#take(attempt, delivery, frame);
+    }
+    // Those that a dying backend gives up in one breath travel on together.
+    for (const group of Map.groupBy(givenUp, ([, { kind }]) => kind).values()) {
+      const [[, failure]] = group;
+      this.#lose(
+        attempt,
+        group.map(([delivery]) => delivery),
+        failure,
+      );
+    }
+  }
+
+  #take(attempt: Attempt, delivery: Delivery, frame: Frame): void {
+    const { router, firstFrames, hedges, now } = this.#roads;
+    const others = [...this.#carriersOf(delivery)].filter((one) => one !== attempt);
+    if (frame.type === "error" && others.length > 0) {
+      // Its twin may still get through.
+      this.#ended(attempt, delivery);
+      return;
+    }
+    if (!delivery.hasBegun && frame.type !== "error") {
+      firstFrames.note(now() - attempt.departedMs);
+      hedges.earn(1);
+      for (const other of others) this.#leave(other, delivery);
+    }
+    const delivered = delivery.deliver(frame);
+    if (frame.type === "done") router.succeeded(attempt.backend);
+    if (isLast(frame)) this.#finish(delivery, delivered);
+    else this.#push(delivered);
+  }
+
+  /** A backend has failed sequences of a call that it had accepted. */
+  #lose(attempt: Attempt, deliveries: readonly Delivery[], failure: CallFailure): void {
+    for (const delivery of deliveries) this.#ended(attempt, delivery);
+    this.#note(attempt.backend, failure);
+    this.#moveOn({ backend: attempt.backend, failure }, deliveries, attempt.turns);
+  }
+
+  /** Sends sequences that a backend has failed to another, if no other carries them already. */
+  #moveOn(lost: Lost, deliveries: readonly Delivery[], turns: Turns): void {
+    const group = deliveries.filter((delivery) => this.#isOpen(delivery) && this.#carriersOf(delivery).size === 0);
+    if (group.length === 0) return;
+    // Where one has tokens, what failed before that may do better now.
+    const isBegun = group.some(({ hasTokens }) => hasTokens);
+    const from = isBegun ? withTurn(nobodyTried, lost.backend) : turns;
+    const sending = this.#send(group, from, lost).catch((thrown) => {
+      const error = toServiceError(thrown);
+      for (const delivery of group) {
+        if (this.#carriersOf(delivery).size === 0) this.#finish(delivery, errorFrame(delivery.id, error));
+      }
+    });
+    this.#roads.keepAlive(sending);
+  }
+
+  /** Sends those that still wait for their first frame to a second backend that is fit and less loaded. */
+  #hedge(attempt: Attempt): void {
+    const { router, hedges, observer, now, keepAlive } = this.#roads;
+    const late = attempt.aboard.filter((one) => !one.hasBegun && one.attempts === 1);
+    if (late.length === 0) return;
+    const choice = router.choose(this.#route, attempt.turns.tried, now());
+    if (!choice?.isFit || router.loadOf(choice.backend) >= router.loadOf(attempt.backend)) return;
+    const group = late.slice(0, hedges.take(late.length));
+    if (group.length === 0) return;
+    const { backend } = choice;
+    const turns = withTurn(attempt.turns, backend);
+    observer.hedged(backend, group.length);
+    const boarding = this.#board(backend, group, turns).then((failure) => {
+      // Their first call may have failed meanwhile, and left them to this one.
+      if (failure) this.#moveOn({ backend, failure }, group, turns);
+    });
+    keepAlive(boarding);
+  }
+
+  #tellRetry(backend: string, group: readonly Delivery[]): void {
+    const { observer } = this.#roads;
+    const begun = group.filter(({ hasTokens }) => hasTokens).length;
+    if (begun > 0) observer.resumed(backend, begun);
+    if (begun < group.length) observer.retried(backend, group.length - begun);
+  }
+
+  #note(backend: string, failure: CallFailure): CallFailure {
+    const { router, observer, now } = this.#roads;
+    const { health } = failure.consequence;
+    observer.failed(backend, failure);
+    if (failure.kind === "mismatched") router.mismatched(backend, this.#route.manifestHash, now());
+    if (health !== "fit" && router.failed(backend, health === "unfit", now())) observer.ejected(backend);
+    return failure;
+  }
+
+  /** Gives a sequence its last frame. */
+  #finish(delivery: Delivery, frame: Frame): void {
+    if (!this.#open.delete(delivery.id)) return;
+    for (const attempt of this.#carriersOf(delivery)) this.#ended(attempt, delivery);
+    this.#push(frame);
+  }
+
+  #push(frame: Frame): void {
+    this.#frames.push(frame);
+    this.#wake();
+  }
+
+  #ended(attempt: Attempt, delivery: Delivery): void {
+    if (this.#carriersOf(delivery).delete(attempt)) this.#roads.router.loaded(attempt.backend, -1);
+    attempt.ended(delivery);
+  }
+
+  #leave(attempt: Attempt, delivery: Delivery): void {
+    attempt.leave(delivery);
+    this.#ended(attempt, delivery);
+  }
+
+  #isOpen(delivery: Delivery): boolean {
+    return this.#open.has(delivery.id);
+  }
+
+  #carriersOf(delivery: Delivery): Set<Attempt> {
+    return this.#carriers.get(delivery)!;
+  }
+}
+
+function withTurn({ tried, isSecondRound }: Turns, backend: string): Turns {
+  return { tried: new Set([...tried, backend]), isSecondRound };
+}
+
+/** Why a backend gives a sequence up; null where its error is about the sequence itself. */
+function failureOf({ kind, message, retryAfterSeconds }: ErrorFrame): CallFailure | null {
+  const failure = failureKindOf(kind);
+  if (!failure) return null;
+  return new CallFailure(
+    failure,
+    new ServiceError(kind, message, { retryAfterSeconds: retryAfterSeconds ?? undefined }),
+  );
+}
+
+/** Whatever is thrown that is no failure of the call itself is about its frames. */
+function asFailure(thrown: unknown): CallFailure {
+  return thrown instanceof CallFailure ? thrown : brokenOff(thrown);
+}

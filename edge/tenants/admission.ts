@@ -1,0 +1,151 @@
+/**
+ * The Worker's side of a tenant's ledger: one call before a request's work, one after it. A tenant without limits has
+ * nothing to ask for, so its requests wait for nothing and are only counted.
+ */
+import { ServiceError } from "../../shared/errors.ts";
+import type { ChoicePart } from "../completions/choice.ts";
+import type { PlannedChoice } from "../completions/plan.ts";
+import type { Access } from "./keys.ts";
+import type { Consumption, Ledger } from "./ledger.ts";
+import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
+import { TokenCount } from "./token-count.ts";
+
+export interface AdmissionDependencies {
+  ledgers: DurableObjectNamespace<Ledger>;
+  /** Holds a promise that nobody awaits, beyond the request's end. */
+  background(work: Promise<void>): void;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Told of each request that used anything, once it has ended. */
+  report(tenant: string, consumed: readonly Consumption[]): void;
+  /** What was used could not be written. */
+  log(requestId: string, error: ServiceError): void;
+}
+
+export interface AdmissionRequest {
+  requestId: string;
+  access: Access;
+  /** The most that it may come to. */
+  tokens: number;
+  /** Gets `x-ratelimit-*` headers for the response, where the tenant has limits. */
+  tell(headers: Record<string, string>): void;
+}
+
+/** Throws rate_limited or quota_exceeded with the limit and the value. */
+export type Admit = (request: AdmissionRequest) => Promise<Admission>;
+
+export interface Admission {
+  /** Says that the request goes on; cheap. */
+  renew(): void;
+  /** Ends the request; only the first call counts. What it did not use of its reservation is free again. */
+  settle(consumed: readonly Consumption[]): void;
+}
+
+export function createAdmit(dependencies: AdmissionDependencies): Admit {
+  const { ledgers, background, now, report, log } = dependencies;
+  return async ({ requestId, access, tokens, tell }) => {
+    const { tenant, limits } = access;
+    const ledger = ledgers.getByName(tenant);
+    const isLimited = Object.values(limits).some((limit) => limit !== null);
+    if (isLimited) {
+      const decision = await asked(ledger.reserve(requestId, tokens, limits));
+      tell(rateLimitHeaders(decision));
+      if (decision.refusal) throw errorOf(decision.refusal);
+    }
+    let renewedMs = now();
+    let isOpen = true;
+    return {
+      renew() {
+        if (!isLimited || now() - renewedMs < leaseMs / 4) return;
+        renewedMs = now();
+        // Where it fails the next one may not, and in the end the lease is over.
+        background(ledger.renew(requestId).catch(() => undefined));
+      },
+      settle(consumed) {
+        if (!isOpen) return;
+        isOpen = false;
+        if (consumed.length > 0) report(tenant, consumed);
+        else if (!isLimited) return;
+        background(
+          ledger.settle(requestId, [...consumed]).catch((cause) => {
+            log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
+          }),
+        );
+      },
+    };
+  };
+}
+
+/** The parts of a request's choices as they come; settles when they end, however they end. `signal` is the caller's. */
+export async function* metered(
+  parts: AsyncIterable<ChoicePart>,
+  choices: readonly PlannedChoice[],
+  model: string,
+  admission: Admission,
+  signal: AbortSignal,
+): AsyncGenerator<ChoicePart, void> {
+  const count = new TokenCount(choices);
+  // Who goes away may leave the parts where they are, half-way.
+  signal.addEventListener("abort", () => admission.settle(count.consumed(model, true)));
+  try {
+    for await (const part of parts) {
+      count.add(part);
+      admission.renew();
+      yield part;
+    }
+  } finally {
+    admission.settle(count.consumed(model, false));
+  }
+}
+
+/** A ledger that cannot be asked lets nobody in: its limits would not be exact. */
+async function asked(decision: Promise<Decision>): Promise<Decision> {
+  try {
+    return await decision;
+  } catch (cause) {
+    const message = "The tenant's limits cannot be checked now; try again.";
+    throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+  }
+}
+
+const limitNames = {
+  requestsPerMinute: "requests a minute",
+  tokensPerMinute: "tokens a minute",
+  concurrentRequests: "requests at once",
+  tokensPerMonth: "tokens a month",
+} as const;
+
+function errorOf({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal): ServiceError {
+  const advice = retryAfterMs === null ? "It can never fit." : `Try again in ${duration(retryAfterMs)}.`;
+  const message = `The limit is ${maximum} ${limitNames[limit]}; ${used} are in use and this request needs ${wanted}. ${advice}`;
+  const retryAfterSeconds = retryAfterMs === null ? undefined : Math.ceil(retryAfterMs / 1000);
+  return new ServiceError(limit === "tokensPerMonth" ? "quota_exceeded" : "rate_limited", message, {
+    retryAfterSeconds,
+  });
+}
+
+/** As OpenAI sends them; its SDKs try nothing again that says they should not. */
+function rateLimitHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
+  return {
+    ...gaugeHeaders("requests", requests),
+    ...gaugeHeaders("tokens", tokens),
+    ...(refusal?.retryAfterMs === null && { "x-should-retry": "false" }),
+  };
+}
+
+function gaugeHeaders(name: string, gauge: Gauge | null): Record<string, string> {
+  if (!gauge) return {};
+  return {
+    [`x-ratelimit-limit-${name}`]: String(gauge.limit),
+    [`x-ratelimit-remaining-${name}`]: String(gauge.remaining),
+    [`x-ratelimit-reset-${name}`]: duration(gauge.resetMs),
+  };
+}
+
+/** `850ms`, `12s`, `6m0s`, `30h12m5s`. */
+function duration(ms: number): string {
+  if (ms < 1000) return `${Math.ceil(ms)}ms`;
+  const seconds = Math.ceil(ms / 1000);
+  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+  return `${h > 0 ? `${h}h` : ""}${h + m > 0 ? `${m}m` : ""}${s}s`;
+}

@@ -1,0 +1,177 @@
+/**
+ * Whether a tenant's next request may run. Pure: the clock is a parameter; ledger.ts is the object around it.
+ *
+ * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it:
+ * so no 60 seconds, wherever they begin, ever hold more than the limit, and what is kept is 61 numbers whatever the rate.
+ * A request reserves all the tokens that it may come to, and gives back what it did not use when it is settled.
+ */
+import type { TenantLimits } from "../../shared/contracts/tenants.ts";
+
+const secondMs = 1000;
+const windowMs = 61 * secondMs;
+/** A reservation that nobody settles or renews for so long belongs to an isolate that is gone. */
+export const leaseMs = 120_000;
+/** Nobody knows when a running request ends. */
+const concurrencyRetryMs = 1000;
+
+/** Why a request may not run. */
+export interface Refusal {
+  limit: keyof TenantLimits;
+  maximum: number;
+  /** In use, this request not counted. */
+  used: number;
+  asked: number;
+  /** When it would fit if nothing else came; null: never. */
+  retryAfterMs: number | null;
+}
+
+/** What is left of a limit. */
+export interface Gauge {
+  limit: number;
+  remaining: number;
+  /** Until all of it is there again, if nothing else came. */
+  resetMs: number;
+}
+
+export interface Decision {
+  refusal: Refusal | null;
+  /** After this request, of the limits that the tenant has. */
+  requests: Gauge | null;
+  tokens: Gauge | null;
+}
+
+interface Second {
+  requests: number;
+  tokens: number;
+}
+
+interface Reservation {
+  second: number;
+  tokens: number;
+  leaseUntilMs: number;
+}
+
+/** All that a quota knows, for storage. */
+export interface QuotaState {
+  seconds: [number, Second][];
+  open: [string, Reservation][];
+  month: { name: string; tokens: number };
+}
+
+export class Quota {
+  /** In order of time; those that have begun a minute ago or later. */
+  readonly #seconds: Map<number, Second>;
+  readonly #open: Map<string, Reservation>;
+  /** The month of the last settlement, and what was used in it. */
+  #month: { name: string; tokens: number };
+
+  constructor(state: QuotaState = { seconds: [], open: [], month: { name: "", tokens: 0 } }) {
+    this.#seconds = new Map(state.seconds);
+    this.#open = new Map(state.open);
+    this.#month = state.month;
+  }
+
+  get state(): QuotaState {
+    return { seconds: [...this.#seconds], open: [...this.#open], month: this.#month };
+  }
+
+  /** Reserves `tokens` for the request `id`, or says why not; a refused request counts nowhere. */
+  reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number): Decision {
+    this.#forget(nowMs);
+    const refusal = this.#refusal(tokens, limits, nowMs);
+    if (!refusal) {
+      const second = Math.floor(nowMs / secondMs);
+      const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
+      this.#seconds.set(second, { requests: counted.requests + 1, tokens: counted.tokens + tokens });
+      this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + leaseMs });
+    }
+    return {
+      refusal,
+      requests: this.#gauge("requests", limits.requestsPerMinute, nowMs),
+      tokens: this.#gauge("tokens", limits.tokensPerMinute, nowMs),
+    };
+  }
+
+  /** Says that the request still runs. */
+  renew(id: string, nowMs: number): void {
+    const reservation = this.#open.get(id);
+    if (reservation) reservation.leaseUntilMs = nowMs + leaseMs;
+  }
+
+  /** Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. */
+  settle(id: string, tokens: number, nowMs: number): void {
+    const name = monthOf(nowMs);
+    const before = this.#month.name === name ? this.#month.tokens : 0;
+    this.#month = { name, tokens: before + tokens };
+    const reservation = this.#open.get(id);
+    this.#open.delete(id);
+    const second = reservation && this.#seconds.get(reservation.second);
+    if (second) second.tokens += tokens - reservation.tokens;
+  }
+
+  #refusal(tokens: number, limits: TenantLimits, nowMs: number): Refusal | null {
+    const refuse = (limit: keyof TenantLimits, used: number, asked: number, retryMs: () => number): Refusal | null => {
+      const maximum = limits[limit];
+      if (maximum === null || used + asked <= maximum) return null;
+      return { limit, maximum, used, asked, retryAfterMs: asked > maximum ? null : retryMs() };
+    };
+    const { requests, tokens: recent } = this.#counted();
+    const reserved = [...this.#open.values()].reduce((sum, reservation) => sum + reservation.tokens, 0);
+    const used = (this.#month.name === monthOf(nowMs) ? this.#month.tokens : 0) + reserved;
+    return (
+      refuse("tokensPerMonth", used, tokens, () => nextMonthMs(nowMs) - nowMs) ??
+      refuse("requestsPerMinute", requests, 1, () => this.#roomMs("requests", 1, limits.requestsPerMinute!, nowMs)) ??
+      refuse("tokensPerMinute", recent, tokens, () => this.#roomMs("tokens", tokens, limits.tokensPerMinute!, nowMs)) ??
+      refuse("concurrentRequests", this.#open.size, 1, () => concurrencyRetryMs)
+    );
+  }
+
+  #counted(): Second {
+    const sum = { requests: 0, tokens: 0 };
+    for (const { requests, tokens } of this.#seconds.values()) {
+      sum.requests += requests;
+      sum.tokens += tokens;
+    }
+    return sum;
+  }
+
+  /** Until `asked` more fit. */
+  #roomMs(unit: keyof Second, asked: number, limit: number, nowMs: number): number {
+    let excess = this.#counted()[unit] + asked - limit;
+    for (const [second, counted] of this.#seconds) {
+      excess -= counted[unit];
+      if (excess <= 0) return endMs(second) - nowMs;
+    }
+    return windowMs;
+  }
+
+  #gauge(unit: keyof Second, limit: number | null, nowMs: number): Gauge | null {
+    if (limit === null) return null;
+    const last = [...this.#seconds].findLast(([, counted]) => counted[unit] > 0);
+    return {
+      limit,
+      remaining: Math.max(0, limit - this.#counted()[unit]),
+      resetMs: last ? endMs(last[0]) - nowMs : 0,
+    };
+  }
+
+  #forget(nowMs: number): void {
+    for (const second of this.#seconds.keys()) if (endMs(second) <= nowMs) this.#seconds.delete(second);
+    for (const [id, { leaseUntilMs }] of this.#open) if (leaseUntilMs <= nowMs) this.#open.delete(id);
+  }
+}
+
+/** When a second counts no more. */
+function endMs(second: number): number {
+  return second * secondMs + windowMs;
+}
+
+/** `2026-11`, UTC. */
+function monthOf(ms: number): string {
+  return new Date(ms).toISOString().slice(0, 7);
+}
+
+function nextMonthMs(ms: number): number {
+  const date = new Date(ms);
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth() + 1);
+}

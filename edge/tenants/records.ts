@@ -1,0 +1,42 @@
+/** Records of the KV namespace, each remembered for a moment per isolate. Not here: what they mean. */
+
+/** What of a KV namespace is needed. */
+export interface Namespace {
+  get(name: string, type: "json"): Promise<unknown>;
+}
+
+export interface Records {
+  /** The record as JSON gives it, or null. Rejects where the namespace cannot be read and nothing is remembered. */
+  get(name: string): Promise<unknown>;
+}
+
+/** So long a revoked key may still pass in an isolate, on top of what KV itself takes: a minute or so away from home. */
+const rememberMs = 1000;
+/** Names can be made up by anybody; the oldest are forgotten. */
+const rememberedNames = 1000;
+
+interface Remembered {
+  readMs: number;
+  record: unknown;
+}
+
+export function createRecords(namespace: Namespace, now: () => number): Records {
+  const remembered = new Map<string, Remembered>();
+  return {
+    async get(name) {
+      const known = remembered.get(name);
+      if (known && now() - known.readMs < rememberMs) return known.record;
+      try {
+        const record = await namespace.get(name, "json");
+        remembered.delete(name);
+        remembered.set(name, { readMs: now(), record });
+        if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
+        return record;
+      } catch (error) {
+        // Better an answer from a moment ago than none.
+        if (known) return known.record;
+        throw error;
+      }
+    },
+  };
+}

@@ -1,0 +1,50 @@
+/** What a request has used so far, from the parts of its choices as they come. Pure. */
+import type { ChoicePart } from "../completions/choice.ts";
+import type { PlannedChoice } from "../completions/plan.ts";
+import type { Consumption } from "./ledger.ts";
+
+/** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
+export function mostTokens(choices: readonly PlannedChoice[]): number {
+  const prompts = new Set(choices.map(({ sequence }) => sequence.promptIds));
+  const prompt = [...prompts].reduce((sum, ids) => sum + ids.length, 0);
+  return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompt);
+}
+
+export class TokenCount {
+  readonly #choices: readonly PlannedChoice[];
+  /** By choice: tokens so far; of those that have none, nothing. */
+  readonly #tokens = new Map<PlannedChoice, number>();
+
+  constructor(choices: readonly PlannedChoice[]) {
+    this.#choices = choices;
+  }
+
+  add({ planned, tokens, done }: ChoicePart): void {
+    this.#tokens.set(planned, done ? done.completionTokens : (this.#tokens.get(planned) ?? 0) + tokens);
+  }
+
+  /**
+   * By the centroid whose adapter served. Where the caller went away every prompt counts, as it was worked on; where we failed only those do that
+   * something was delivered for.
+   */
+  consumed(model: string, everyPrompt: boolean): Consumption[] {
+    const rows = new Map<string | null, Consumption>();
+    const prompts = new Set<readonly number[]>();
+    for (const choice of this.#choices) {
+      const tokens = this.#tokens.get(choice);
+      if (tokens === undefined && !everyPrompt) continue;
+      const { centroid: nearest, mode } = choice.assignment;
+      const { promptIds } = choice.sequence;
+      const centroid = mode === "adapted" ? nearest.id : null;
+      const row = rows.get(centroid) ?? { model, centroid, ...nothing };
+      // A request that fell to several centroids counts at its first.
+      const requests = rows.size === 0 ? 1 : row.requests;
+      const promptTokens = row.promptTokens + (prompts.has(promptIds) ? 0 : promptIds.length);
+      prompts.add(promptIds);
+      rows.set(centroid, { ...row, requests, promptTokens, completionTokens: row.completionTokens + (tokens ?? 0) });
+    }
+    return [...rows.values()];
+  }
+}
+
+const nothing = { requests: 0, promptTokens: 0, completionTokens: 0 };

@@ -1,0 +1,81 @@
+/**
+ * What the KV namespace TENANTS holds: one record per key and one per tenant. `npm run keys` writes them, the edge reads
+ * them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
+ */
+import { z } from "zod";
+import { hashPattern, idPattern } from "./inference.ts";
+
+/** What a key may be used for; `edge/tenants/scopes.ts` says which route needs which. */
+export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
+export type Scope = (typeof scopes)[number];
+
+/** Bounds on a tenant's use; null is none. */
+export interface TenantLimits {
+  /** In any 60 seconds, as is `tokensPerMinute`. */
+  requestsPerMinute: number | null;
+  /** Prompt and completion; while a request runs, all that it may still generate counts. */
+  tokensPerMinute: number | null;
+  concurrentRequests: number | null;
+  /** In a calendar month, UTC. */
+  tokensPerMonth: number | null;
+}
+
+/** What a tenant may use where its record names nothing else. */
+export const plans = {
+  standard: {
+    requestsPerMinute: 600,
+    tokensPerMinute: 250_000,
+    concurrentRequests: 64,
+    tokensPerMonth: 50_000_000,
+  },
+  unlimited: { requestsPerMinute: null, tokensPerMinute: null, concurrentRequests: null, tokensPerMonth: null },
+} as const satisfies Record<string, TenantLimits>;
+export type Plan = keyof typeof plans;
+export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
+
+const bound = z.int().min(0).nullable().optional();
+const time = z.iso.datetime();
+
+export const keyRecordSchema = z.object({
+  /** SHA-256 of the key, lower-case hex. */
+  hash: z.string().regex(hashPattern),
+  tenant: z.string().regex(idPattern),
+  scopes: z.array(z.enum(scopes)),
+  createdAt: time,
+  /** From then on it opens nothing. A rotated key's is the end of the overlap. */
+  expiresAt: time.nullable(),
+  revokedAt: time.nullable(),
+});
+
+export const tenantRecordSchema = z.object({
+  plan: z.enum(planNames),
+  /** What differs from the plan. */
+  limits: z.object({
+    requestsPerMinute: bound,
+    tokensPerMinute: bound,
+    concurrentRequests: bound,
+    tokensPerMonth: bound,
+  }),
+  /** Web origins whose pages may call with this tenant's keys. */
+  origins: z.array(z.string()),
+});
+
+export type KeyRecord = z.infer<typeof keyRecordSchema>;
+export type TenantRecord = z.infer<typeof tenantRecordSchema>;
+
+/** 64 bits of the hash: names a key in lists and logs, and finds its record; whether it is the key the whole hash says. */
+const keyIdCharacters = 16;
+export const keyIdPattern = /^[0-9a-f]{16}$/;
+
+export function keyIdOf(hash: string): string {
+  return hash.slice(0, keyIdCharacters);
+}
+
+/** Names in the namespace. */
+export const keyPrefix = "key:";
+export const tenantPrefix = "tenant:";
+
+export function limitsOf(record: TenantRecord): TenantLimits {
+  const differing = Object.entries(record.limits).filter(([, value]) => value !== undefined);
+  return { ...plans[record.plan], ...Object.fromEntries(differing) };
+}

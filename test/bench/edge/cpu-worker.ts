@@ -1,0 +1,40 @@
+/**
+ * Runs inside workerd: does the edge's own work on a request's texts, over and over. The runtime's clock stands still
+ * while it computes, so whoever asks holds the watch.
+ */
+import { type Artifacts, loadArtifacts, loadOnce } from "../../../edge/assign/artifacts.ts";
+import { assign } from "../../../edge/assign/assign.ts";
+import { encodePrompts } from "../../../edge/assign/encode.ts";
+
+/** `repeats` times over all texts; 0 measures the way there and back. */
+export interface CpuTask {
+  texts: string[];
+  repeats: number;
+  work: "tokenize" | "assign" | "both";
+}
+
+interface Env {
+  ASSETS: { fetch(url: string): Promise<Response> };
+}
+
+let load: (() => Promise<Artifacts>) | null = null;
+
+export default {
+  async fetch(request: Request, env: Env): Promise<Response> {
+    load ??= loadOnce(() =>
+      loadArtifacts(async (name) => {
+        const response = await env.ASSETS.fetch(`https://assets/artifacts/${name}`);
+        return new Uint8Array(await response.arrayBuffer());
+      }),
+    );
+    const artifacts = await load();
+    const { texts, repeats, work } = (await request.json()) as CpuTask;
+    const encoded = encodePrompts(texts, artifacts, "prompt");
+    let centroids = 0;
+    for (let i = 0; i < repeats; i++) {
+      const ids = work === "assign" ? encoded : encodePrompts(texts, artifacts, "prompt");
+      if (work !== "tokenize") for (const one of ids) centroids += assign(one, "auto", artifacts).centroid.size;
+    }
+    return Response.json({ centroids, tokens: encoded.map((ids) => ids.length) });
+  },
+};

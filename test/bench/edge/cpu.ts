@@ -1,0 +1,126 @@
+/**
+ * What tokenizing, embedding and assigning cost the edge, inside workerd: the embedded model's artifacts, and GPT-2's
+ * vocabulary with 64 centroids. From outside, as the difference between many repeats and none.
+ */
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { sha256Hex } from "../../../edge/sha256.ts";
+import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../../infra/workerd/process.ts";
+import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
+import { type TensorFile, tensorFrom, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
+import { seededRandom } from "../../support/steps.ts";
+import { median } from "../median.ts";
+import type { CpuTask } from "./cpu-worker.ts";
+import { benchTexts } from "./texts.ts";
+
+export interface CpuRow {
+  kind: "cpu";
+  vocabulary: number;
+  centroids: number;
+  tokens: number;
+  tokenizeMs: number;
+  assignMs: number;
+  /** One after the other, as a request does it. */
+  bothMs: number;
+}
+
+const root = path.join(import.meta.dirname, "../../..");
+const tokenCounts = [100, 1000];
+const textCount = 20;
+const rounds = 9;
+/** Milliseconds that the repeats of one measurement should take: long against the way there and back. */
+const spanMs = 200;
+
+export async function measureCpu(): Promise<CpuRow[]> {
+  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-bench-"));
+  const edge = await prepareBareEdge(path.join(import.meta.dirname, "cpu-worker.toml"));
+  try {
+    const gpt2 = await writeGpt2Assets(path.join(folder, "gpt2"));
+    const rows: CpuRow[] = [];
+    for (const assets of [path.join(root, "edge/public"), gpt2]) {
+      const read = (name: string) => readFile(path.join(assets, "artifacts", name));
+      const { manifest, tokenizer } = await loadArtifacts(read);
+      const workerd = await startWorkerd(await edge.configure({ assets }));
+      try {
+        for (const tokens of tokenCounts) rows.push(await measureTokens(workerd.url, tokenizer, tokens, manifest));
+      } finally {
+        await workerd.stop();
+      }
+    }
+    return rows;
+  } finally {
+    await edge.remove();
+    await rm(folder, { recursive: true });
+  }
+}
+
+async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, manifest: Manifest): Promise<CpuRow> {
+  const texts = benchTexts(tokenizer, tokens, textCount);
+  const spent = async (work: CpuTask["work"], repeats: number) => {
+    const started = performance.now();
+    const response = await fetch(url, { method: "POST", body: JSON.stringify({ texts, repeats, work }) });
+    await response.json();
+    return performance.now() - started;
+  };
+  const perText = async (work: CpuTask["work"]) => {
+    const trial = await spent(work, 20);
+    const repeats = Math.max(10, Math.ceil((spanMs * 20) / trial));
+    const samples: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const nothing = await spent(work, 0);
+      samples.push(((await spent(work, repeats)) - nothing) / (repeats * textCount));
+    }
+    return median(samples);
+  };
+  await spent("both", 50); // lets the runtime compile what it will run
+  return {
+    kind: "cpu",
+    vocabulary: manifest.model.vocabularySize,
+    centroids: manifest.centroids.length,
+    tokens,
+    tokenizeMs: await perText("tokenize"),
+    assignMs: await perText("assign"),
+    bothMs: await perText("both"),
+  };
+}
+
+/** GPT-2's own tokenizer with a random table: as much to compute as with a trained one. Returns the assets' folder. */
+async function writeGpt2Assets(assets: string): Promise<string> {
+  const [vocabularySize, dimensions, centroids] = [gpt2EndOfTextId + 1, 64, 64];
+  const random = seededRandom(1);
+  const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
+  const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
+  const table: TensorFile = new Map([
+    [
+      "table",
+      tensorFrom(
+        Int8Array.from({ length: vocabularySize * dimensions }, () => random() * 254 - 127),
+        [vocabularySize, dimensions],
+      ),
+    ],
+    ["table_scale", tensorFrom(floats(vocabularySize), [vocabularySize])],
+    ["centroids", tensorFrom(floats(centroids * dimensions), [centroids, dimensions])],
+  ]);
+  const files = new Map([
+    [edgeTableFile, writeTensorFile(table)],
+    [tokenizerFile, writeTensorFile(packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId))],
+  ]);
+  const manifest = parseManifest(await readFile(path.join(root, "edge/public/artifacts/manifest.json"), "utf8"));
+  manifest.model.vocabularySize = vocabularySize;
+  manifest.model.endOfTextId = gpt2EndOfTextId;
+  manifest.embedding.dimensions = dimensions;
+  manifest.centroids = Array.from({ length: centroids }, (_, i) => ({ ...manifest.centroids[0], id: `c${i}` }));
+  for (const [name, bytes] of files) {
+    manifest.files[name] = { sha256: await sha256Hex(bytes), bytes: bytes.byteLength, tensors: {} };
+  }
+  await mkdir(path.join(assets, "artifacts"), { recursive: true });
+  for (const [name, bytes] of files) await writeFile(path.join(assets, "artifacts", name), bytes);
+  await writeFile(path.join(assets, "artifacts/manifest.json"), JSON.stringify(manifest));
+  return assets;
+}

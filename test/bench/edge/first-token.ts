@@ -1,0 +1,96 @@
+/** How long callers wait for a first token: several ways to the same backend, in rounds whose order alternates. */
+import { Agent, request } from "node:http";
+
+/** One way to a completion. */
+export interface Way {
+  system: string;
+  url: string;
+  headers: Record<string, string>;
+  /** Bodies of its requests, each used in turn. */
+  bodies: string[];
+  /** What the answer holds once it holds a token. */
+  firstToken: string;
+}
+
+export interface FirstTokenRow {
+  kind: "first-token";
+  backend: string;
+  system: string;
+  concurrency: number;
+  requests: number;
+  p50Ms: number;
+  p99Ms: number;
+  requestsPerSecond: number;
+}
+
+export async function measureFirstTokens(
+  backend: string,
+  ways: readonly Way[],
+  options: { concurrency: number; rounds: number; requestsPerRound: number },
+): Promise<FirstTokenRow[]> {
+  const { concurrency, rounds, requestsPerRound } = options;
+  const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
+  const samples = new Map(ways.map((way) => [way, [] as number[]]));
+  const spentMs = new Map(ways.map((way) => [way, 0]));
+  // One round more, which is not counted: connections open, code is compiled.
+  for (let round = -1; round < rounds; round++) {
+    for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
+      const started = performance.now();
+      const waits = await closedLoop(concurrency, requestsPerRound, (i) => firstTokenMs(way, i + round * 7, agent));
+      if (round < 0) continue;
+      samples.get(way)!.push(...waits);
+      spentMs.set(way, spentMs.get(way)! + performance.now() - started);
+    }
+  }
+  agent.destroy();
+  return ways.map((way) => {
+    const sorted = samples.get(way)!.toSorted((a, b) => a - b);
+    const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+    return {
+      kind: "first-token",
+      backend,
+      system: way.system,
+      concurrency,
+      requests: sorted.length,
+      p50Ms: at(0.5),
+      p99Ms: at(0.99),
+      requestsPerSecond: (1000 * sorted.length) / spentMs.get(way)!,
+    };
+  });
+}
+
+/** Runs `count` tasks, `concurrency` at a time. */
+async function closedLoop(concurrency: number, count: number, task: (i: number) => Promise<number>): Promise<number[]> {
+  const results: number[] = [];
+  let next = 0;
+  const lane = async () => {
+    while (next < count) results.push(await task(next++));
+  };
+  await Promise.all(Array.from({ length: concurrency }, lane));
+  return results;
+}
+
+/** From the request to the first token; resolves when the whole answer has come. */
+function firstTokenMs({ system, url, headers, bodies, firstToken }: Way, index: number, agent: Agent): Promise<number> {
+  const body = bodies[(index + bodies.length) % bodies.length];
+  return new Promise((resolve, reject) => {
+    const startedMs = performance.now();
+    const sent = request(url, { method: "POST", agent, headers: { "content-type": "application/json", ...headers } });
+    sent.once("error", reject);
+    sent.once("response", (response) => {
+      let waitedMs: number | null = null;
+      let text = "";
+      response.setEncoding("utf8");
+      response.on("data", (chunk: string) => {
+        text += chunk;
+        if (waitedMs === null && text.includes(firstToken)) waitedMs = performance.now() - startedMs;
+      });
+      response.once("error", reject);
+      response.once("end", () => {
+        if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
+        else resolve(waitedMs);
+      });
+    });
+    sent.end(body);
+  });
+}

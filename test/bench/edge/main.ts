@@ -1,0 +1,198 @@
+/**
+ * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
+ * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
+ * Run: npm run bench:edge -- --help
+ */
+import { fork } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { cpus, loadavg, totalmem } from "node:os";
+import path from "node:path";
+import { Command, InvalidArgumentError } from "commander";
+import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { planCompletion } from "../../../edge/completions/plan.ts";
+import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
+import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../../infra/workerd/process.ts";
+import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
+import { startBackend } from "../../support/backend-process.ts";
+import { freePorts } from "../../support/stack.ts";
+import { installPeer, pinsOf } from "../peer-package.ts";
+import { type CpuRow, measureCpu } from "./cpu.ts";
+import { type FirstTokenRow, measureFirstTokens, type Way } from "./first-token.ts";
+import { startPortkey } from "./portkey/contestant.ts";
+import { added, addedLine, cpuLine, firstTokenLine, losingLines, targets } from "./report.ts";
+import { benchTexts } from "./texts.ts";
+
+const root = path.join(import.meta.dirname, "../../..");
+const portkeyFolder = path.join(import.meta.dirname, "portkey");
+const key = "sk-chameleon-bench";
+const promptTokens = 100;
+const maxTokens = 8;
+/** Distinct prompts, so that no cache answers. */
+const prompts = 256;
+
+const options = new Command("bench:edge")
+  .description("the edge's CPU per request, and the time it adds to a first token")
+  .option("--quick", "few rounds, the fake backend only")
+  .option("--json <file>", "write the figures there")
+  .option("--rounds <n>", "rounds, in alternating order", count, 6)
+  .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180)
+  .parse()
+  .opts<{ quick?: boolean; json?: string; rounds: number; requests: number }>();
+
+const say = (line: string) => void process.stdout.write(`${line}\n`);
+
+await stageArtifacts();
+const cpu = await measureCpu();
+for (const row of cpu) say(cpuLine(row));
+const firstTokens = await measureWays();
+for (const row of firstTokens) say(firstTokenLine(row));
+const addedRows = [
+  ...added(firstTokens, "chameleon edge", "the backend directly"),
+  ...added(firstTokens, "portkey", "an OpenAI server directly"),
+];
+for (const row of addedRows) say(addedLine(row));
+const losing = losingLines(cpu, addedRows, "chameleon edge", "portkey");
+for (const line of losing) say(line);
+if (losing.length === 0) say("no cell loses");
+
+if (options.json) {
+  const result = {
+    command: ["npm run bench:edge --", ...process.argv.slice(2)].join(" "),
+    machine: { cpu: cpus()[0].model, cores: cpus().length, memoryBytes: totalmem(), load: loadavg() },
+    versions: versions(),
+    targets,
+    rows: [...cpu, ...firstTokens, ...addedRows] satisfies (CpuRow | FirstTokenRow | object)[],
+    losing,
+  };
+  await writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
+}
+
+async function measureWays(): Promise<FirstTokenRow[]> {
+  const { manifestHash, ...ours } = await waysBodies();
+  const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
+  const stops: (() => Promise<unknown>)[] = [() => edge.remove()];
+  try {
+    const edgeWay = async (backendUrl: string): Promise<Way> => {
+      const hash = createHash("sha256").update(key).digest("hex");
+      const vars = { BACKEND_URLS: backendUrl, TENANT_KEYS: JSON.stringify([{ hash, tenant: "bench" }]) };
+      const workerd = await startWorkerd(await edge.configure({ vars }));
+      stops.push(() => workerd.stop());
+      const headers = { authorization: `Bearer ${key}` };
+      return {
+        system: "chameleon edge",
+        url: `${workerd.url}/v1/completions`,
+        headers,
+        bodies: ours.public,
+        firstToken: "data: {",
+      };
+    };
+    const directWay = (backendUrl: string): Way => ({
+      system: "the backend directly",
+      url: `${backendUrl}/v1/batches`,
+      headers: {},
+      bodies: ours.contract,
+      firstToken: '"type":"token"',
+    });
+
+    const fake = await startFakeBackend(manifestHash);
+    stops.push(fake.stop);
+    const openAiWay: Way = {
+      system: "an OpenAI server directly",
+      url: `${fake.url}/v1/completions`,
+      headers: {},
+      bodies: ours.public,
+      firstToken: "data: {",
+    };
+    const ways = [directWay(fake.url), await edgeWay(fake.url), openAiWay];
+    try {
+      installPeer(portkeyFolder);
+      const portkey = await startPortkey((await freePorts(1))[0]);
+      stops.push(portkey.stop);
+      const headers = {
+        "x-portkey-provider": "openai",
+        "x-portkey-custom-host": `${fake.url}/v1`,
+        authorization: "Bearer x",
+      };
+      ways.push({ ...openAiWay, system: "portkey", url: `${portkey.url}/v1/completions`, headers });
+    } catch (error) {
+      say(`portkey: not measured: ${error instanceof Error ? error.message : error}`);
+    }
+    const rows = await measureBackend("fake", ways);
+    if (options.quick) return rows;
+
+    const backend = await startBackend({ THREADS: "1" });
+    stops.push(async () => {
+      backend.child.kill();
+      await backend.exited;
+    });
+    return [...rows, ...(await measureBackend("real", [directWay(backend.url), await edgeWay(backend.url)]))];
+  } finally {
+    for (const stop of stops.reverse()) await stop();
+  }
+}
+
+async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
+  const rows: FirstTokenRow[] = [];
+  for (const concurrency of [1, 16]) {
+    const requests = options.quick ? 48 : options.requests;
+    const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
+    const rounds = options.quick ? 2 : options.rounds;
+    rows.push(...(await measureFirstTokens(backend, ways, { concurrency, rounds, requestsPerRound })));
+  }
+  return rows;
+}
+
+/** The same completions as a client asks for them, and as the edge passes them on. */
+async function waysBodies(): Promise<{ manifestHash: string; public: string[]; contract: string[] }> {
+  const artifacts = await loadArtifacts((name) => readFile(path.join(root, "edge/public/artifacts", name)));
+  const requests = benchTexts(artifacts.tokenizer, promptTokens, prompts).map((prompt) => ({
+    model: "gpt2:auto",
+    prompt,
+    max_tokens: maxTokens,
+    temperature: 0,
+    stream: true,
+  }));
+  const contract = requests.map((request, i) => {
+    const caller = { requestId: `direct-${i}`, tenant: "bench", randomSeed: 1, now: () => performance.now() };
+    return JSON.stringify(planCompletion(completionRequestSchema.parse(request), artifacts, caller).batches[0]);
+  });
+  return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
+}
+
+async function startFakeBackend(manifestHash: string): Promise<{ url: string; stop(): Promise<void> }> {
+  const child = fork(path.join(import.meta.dirname, "fake-backend.ts"), [manifestHash], {
+    stdio: ["ignore", "pipe", "inherit", "ipc"],
+  });
+  const [line] = await once(child.stdout!, "data");
+  return {
+    url: String(line).trim(),
+    async stop() {
+      child.kill();
+      await once(child, "close");
+    },
+  };
+}
+
+function versions(): Record<string, string> {
+  const { name, version, dependencies, devDependencies } = JSON.parse(
+    readFileSync(path.join(root, "package.json"), "utf8"),
+  );
+  const { hono } = dependencies;
+  return {
+    node: process.versions.node,
+    [name]: version,
+    workerd: devDependencies.workerd,
+    hono,
+    ...pinsOf(portkeyFolder),
+  };
+}
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
+  return value;
+}

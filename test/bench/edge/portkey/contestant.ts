@@ -1,0 +1,41 @@
+/**
+ * Portkey's gateway as it is started from npm, on Node. It passes a request on to an OpenAI-compatible server: it neither
+ * tokenizes nor assigns nor batches. @hono/node-server is pinned, since with newer ones of the range that the package allows
+ * every answer is "TypeError: immutable".
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import path from "node:path";
+
+export interface Portkey {
+  url: string;
+  stop(): Promise<void>;
+}
+
+/** Starts it on `port`, which has to be free. */
+export async function startPortkey(port: number): Promise<Portkey> {
+  const script = path.join(import.meta.dirname, "node_modules/@portkey-ai/gateway/build/start-server.js");
+  const child: ChildProcess = spawn(process.execPath, [script, `--port=${port}`, "--headless"], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, NODE_ENV: "production" },
+  });
+  process.once("exit", () => child.kill("SIGKILL"));
+  const ended = once(child, "close");
+  await new Promise<void>((resolve, reject) => {
+    let printed = "";
+    for (const stream of [child.stdout!, child.stderr!]) {
+      stream.on("data", (chunk) => {
+        printed = (printed + chunk).slice(-10_000);
+        if (printed.includes("Ready for connections")) resolve();
+      });
+    }
+    ended.then(() => reject(new Error(`Portkey's gateway ended before it was ready: ${printed}`)), reject);
+  });
+  return {
+    url: `http://127.0.0.1:${port}`,
+    async stop() {
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}

@@ -1,0 +1,71 @@
+/** The edge's figures as lines, and which of them miss their targets. Pure. */
+import type { CpuRow } from "./cpu.ts";
+import type { FirstTokenRow } from "./first-token.ts";
+
+export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
+
+/** What a way adds to the one that it is compared with: the difference of their percentiles. */
+export interface AddedRow {
+  kind: "added";
+  backend: string;
+  system: string;
+  to: string;
+  concurrency: number;
+  p50Ms: number;
+  p99Ms: number;
+}
+
+export function added(rows: readonly FirstTokenRow[], system: string, to: string): AddedRow[] {
+  return rows
+    .filter((row) => row.system === system)
+    .flatMap(({ backend, concurrency, p50Ms, p99Ms }) => {
+      const base = rows.find((row) => row.system === to && row.backend === backend && row.concurrency === concurrency);
+      if (!base) return [];
+      return [
+        { kind: "added", backend, system, to, concurrency, p50Ms: p50Ms - base.p50Ms, p99Ms: p99Ms - base.p99Ms },
+      ];
+    });
+}
+
+export function cpuLine({ vocabulary, centroids, tokens, tokenizeMs, assignMs, bothMs }: CpuRow): string {
+  const us = (ms: number) => `${(1000 * ms).toFixed(0)} µs`;
+  return `cpu    ${tokens} tokens, vocabulary ${vocabulary}, ${centroids} centroids: ${us(bothMs)} (tokenize ${us(tokenizeMs)}, embed and assign ${us(assignMs)})`;
+}
+
+export function firstTokenLine(row: FirstTokenRow): string {
+  const { backend, system, concurrency, requests, requestsPerSecond } = row;
+  return `first  ${backend} backend, concurrency ${concurrency}, ${system}: ${span(row)}, ${requestsPerSecond.toFixed(0)} requests/s (${requests} requests)`;
+}
+
+export function addedLine(row: AddedRow): string {
+  return `added  ${row.backend} backend, concurrency ${row.concurrency}, ${row.system} over ${row.to}: ${span(row)}`;
+}
+
+/** The cells of ours that miss a target, and those where the peer is faster. */
+export function losingLines(
+  cpu: readonly CpuRow[],
+  addedRows: readonly AddedRow[],
+  ours: string,
+  peer: string,
+): string[] {
+  const lines = cpu
+    .filter(({ tokens, bothMs }) => tokens === targets.cpuTokens && bothMs > targets.cpuMs)
+    .map((row) => `${cpuLine(row)}: over ${targets.cpuMs} ms`);
+  for (const row of addedRows.filter(({ system }) => system === ours)) {
+    if (row.p50Ms > targets.addedP50Ms) lines.push(`${addedLine(row)}: p50 over ${targets.addedP50Ms} ms`);
+    if (row.p99Ms > targets.addedP99Ms) lines.push(`${addedLine(row)}: p99 over ${targets.addedP99Ms} ms`);
+    const other = addedRows.find(
+      (one) => one.system === peer && one.backend === row.backend && one.concurrency === row.concurrency,
+    );
+    if (!other) continue;
+    for (const key of ["p50Ms", "p99Ms"] as const) {
+      if (row[key] > other[key])
+        lines.push(`${addedLine(row)}: ${peer} adds less at ${key.slice(0, 3)}, ${other[key].toFixed(1)} ms`);
+    }
+  }
+  return lines.map((line) => `LOSES  ${line}`);
+}
+
+function span({ p50Ms, p99Ms }: { p50Ms: number; p99Ms: number }): string {
+  return `p50 ${p50Ms.toFixed(2)} p99 ${p99Ms.toFixed(2)} ms`;
+}

@@ -1,0 +1,324 @@
+/** Keys, scopes, limits, usage and origins, with real KV and each tenant's real ledger. */
+import { evictDurableObject, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { beforeEach, describe, expect, test, vi } from "vitest";
+import { sha256Hex } from "../../edge/sha256.ts";
+import type { Ledger } from "../../edge/tenants/ledger.ts";
+import { leaseMs } from "../../edge/tenants/quota.ts";
+import { scopeOf } from "../../edge/tenants/scopes.ts";
+import {
+  type KeyRecord,
+  keyIdOf,
+  keyPrefix,
+  plans,
+  scopes,
+  type TenantRecord,
+  tenantPrefix,
+} from "../../shared/contracts/tenants.ts";
+import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const createdAt = "2026-11-01T00:00:00.000Z";
+let names = 0;
+
+/** A tenant of its own with one key. */
+async function tenantWith(record: Partial<TenantRecord> = {}, key: Partial<KeyRecord> = {}) {
+  const tenant = `tenant-${names++}`;
+  const secret = `sk-${crypto.randomUUID()}`;
+  const hash = await sha256Hex(new TextEncoder().encode(secret));
+  const stored: KeyRecord = { hash, tenant, scopes: [...scopes], createdAt, expiresAt: null, revokedAt: null, ...key };
+  const put = (change: Partial<KeyRecord>) =>
+    env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify({ ...stored, ...change }));
+  await put({});
+  const tenantRecord = { plan: "unlimited", limits: {}, origins: [], ...record };
+  await env.TENANTS.put(tenantPrefix + tenant, JSON.stringify(tenantRecord));
+  const headers = { authorization: `Bearer ${secret}` };
+  const ledger = env.LEDGERS.getByName(tenant);
+  const stateOf = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  return { tenant, headers, put, ledger, stateOf };
+}
+
+const today = () => new Date().toISOString().slice(0, 10);
+
+beforeEach(() => {
+  backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(maxTokens)));
+});
+
+describe("a key", () => {
+  test("of the records opens the API for its tenant", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const { headers, tenant } = await tenantWith();
+    expect((await testApp().complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+    expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
+  });
+
+  test("that is expired or revoked is refused, and says so", async () => {
+    let nowMs = Date.parse("2026-11-10T00:00:00Z");
+    const { request } = testApp({ now: () => nowMs });
+    const { headers, put } = await tenantWith({}, { expiresAt: "2026-11-10T00:00:10.000Z" });
+    expect((await request("/v1/models", { headers })).status).toBe(200);
+    nowMs += 10_000;
+    const expired = await errorOf(await request("/v1/models", { headers }));
+    expect(expired).toMatchObject({ status: 401, code: "invalid_api_key" });
+    expect(expired.message).toContain("2026-11-10T00:00:10.000Z");
+    await put({ expiresAt: null, revokedAt: "2026-11-10T00:00:11.000Z" });
+    nowMs += 2000;
+    expect((await errorOf(await request("/v1/models", { headers }))).message).toContain("revoked");
+  });
+
+  test("that shares only the first characters with a stored one is unknown", async () => {
+    const { headers, put } = await tenantWith();
+    await put({ hash: "0".repeat(64) });
+    expect(await errorOf(await testApp().request("/v1/models", { headers }))).toMatchObject({ status: 401 });
+  });
+
+  test("is checked again after a moment, and served on from memory where the records cannot be read", async () => {
+    let nowMs = 0;
+    const { request } = testApp({ now: () => nowMs });
+    const { headers, put } = await tenantWith();
+    const status = async () => (await request("/v1/models", { headers })).status;
+    expect(await status()).toBe(200);
+    await put({ revokedAt: createdAt });
+    expect(await status()).toBe(200);
+    nowMs += 1000;
+    expect(await status()).toBe(401);
+  });
+
+  test("without the scope of a route: 403 that names it", async () => {
+    const { headers } = await tenantWith({}, { scopes: ["usage"] });
+    const { complete, request } = testApp();
+    const error = await errorOf(await complete({ prompt: "aaa" }, { headers }));
+    expect(error).toMatchObject({ status: 403, type: "permission_error", code: "insufficient_permissions" });
+    expect(error.message).toContain("completions");
+    expect((await request("/v1/usage", { headers })).status).toBe(200);
+    expect((await request("/v1/models", { headers })).status).toBe(200);
+  });
+
+  test("has a scope for every route, or none needed", () => {
+    const paths = new Set(testApp().app.routes.map(({ path }) => path));
+    const versioned = [...paths].filter((path) => path.startsWith("/v1/") && path !== "/v1/*");
+    expect(versioned.length).toBeGreaterThan(4);
+    expect(versioned.filter((path) => scopeOf(path) === undefined)).toEqual([]);
+  });
+});
+
+describe("limits", () => {
+  test("of 500 requests at once exactly as many pass as a minute may have", async () => {
+    const { headers, tenant, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 120 } });
+    const { complete, settled } = testApp();
+    const responses = await Promise.all(
+      Array.from({ length: 500 }, () => complete({ prompt: "aaa", max_tokens: 2 }, { headers })),
+    );
+    const passed = responses.filter(({ status }) => status === 200);
+    const refused = responses.filter(({ status }) => status === 429);
+    console.log(`${passed.length} of ${responses.length} passed, ${refused.length} were refused`);
+    expect([passed.length, refused.length]).toEqual([120, 380]);
+    const remaining = passed.map((response) => Number(response.headers.get("x-ratelimit-remaining-requests")));
+    expect(remaining.sort((a, b) => a - b)).toEqual(Array.from({ length: 120 }, (_, i) => i));
+    for (const response of refused) {
+      const seconds = Number(response.headers.get("retry-after"));
+      expect(seconds).toBeGreaterThan(50);
+      expect(seconds).toBeLessThanOrEqual(61);
+    }
+    const error = await errorOf(refused[0]);
+    expect(error).toMatchObject({ type: "rate_limit_error", code: "rate_limit_exceeded" });
+    expect(error.message).toContain("120 requests a minute");
+    await settled();
+    const [row] = await ledger.usage(today(), today());
+    expect(row).toMatchObject({ requests: 120, promptTokens: 360, completionTokens: 240 });
+    const state = await stateOf();
+    expect(state.open).toEqual([]);
+    expect(state.seconds.reduce((sum, [, second]) => sum + second.tokens, 0)).toBe(600);
+    expect(tenant).toMatch(/^tenant-/);
+  });
+
+  test("of tokens: reserved at the start, settled at what was used", async () => {
+    backendAnswers(({ id }) => saying(id, "bb", { finish: "stop" }));
+    const { headers } = await tenantWith({ limits: { tokensPerMinute: 40 } });
+    const { complete, settled } = testApp();
+    const first = await complete({ prompt: "aaa", max_tokens: 16, n: 2 }, { headers });
+    expect(first.headers.get("x-ratelimit-limit-tokens")).toBe("40");
+    expect(first.headers.get("x-ratelimit-remaining-tokens")).toBe(String(40 - 3 - 2 * 16));
+    expect(first.headers.get("x-ratelimit-reset-tokens")).toMatch(/^(1m\ds|\d+s)$/);
+    await first.text();
+    await settled();
+    const second = await complete({ prompt: "aaa", max_tokens: 16 }, { headers });
+    expect(second.headers.get("x-ratelimit-remaining-tokens")).toBe(String(40 - 7 - 19));
+    const never = await complete({ prompt: "aaa", max_tokens: 40 }, { headers });
+    expect([never.status, never.headers.get("retry-after"), never.headers.get("x-should-retry")]).toEqual([
+      429,
+      null,
+      "false",
+    ]);
+  });
+
+  test("of a month: 429 as OpenAI's insufficient_quota until the next", async () => {
+    const { headers } = await tenantWith({ limits: { tokensPerMonth: 10 } });
+    const { complete, settled } = testApp();
+    await (await complete({ prompt: "aaa", max_tokens: 4 }, { headers })).text();
+    await settled();
+    const response = await complete({ prompt: "aaa", max_tokens: 1 }, { headers });
+    const until = Date.UTC(new Date().getUTCFullYear(), new Date().getUTCMonth() + 1) - Date.now();
+    expect(Math.abs(Number(response.headers.get("retry-after")) - until / 1000)).toBeLessThan(5);
+    expect(await errorOf(response)).toMatchObject({ status: 429, code: "insufficient_quota" });
+  });
+
+  test("of requests at once: free again when the stream ends, fails, or loses its reader", async () => {
+    const bodies: LateBody[] = [];
+    const seen = backendStreams((_, signal) => {
+      bodies.push(new LateBody());
+      return bodies.at(-1)!.open(signal);
+    });
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const app = testApp({ heartbeatMs: 5 });
+    const stream = () => app.complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
+    const used = async () => (await ledger.usage(today(), today()))[0] ?? null;
+    const isFree = () => vi.waitFor(async () => expect((await stateOf()).open).toEqual([]));
+
+    const reader = (await stream()).body!.getReader();
+    expect(await errorOf(await stream())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    const { id } = seen.batches[0].sequences[0];
+    bodies[0].send(...saying(id, "bbbb").slice(0, 3));
+    for (let text = ""; !text.includes("data:"); ) text += new TextDecoder().decode((await reader.read()).value);
+    await vi.waitFor(async () => {
+      await reader.read();
+      expect(app.reported.length).toBe(0);
+    });
+    await reader.cancel();
+    await isFree();
+    // The prompt, and what was generated before the reader went.
+    expect(await used()).toMatchObject({ requests: 1, promptTokens: 3 });
+    expect((await used())!.completionTokens).toBeGreaterThan(0);
+    expect((await used())!.completionTokens).toBeLessThanOrEqual(3);
+
+    const broken = await stream();
+    bodies[1].end("fail");
+    expect(await broken.text()).toContain("backend_unavailable");
+    await isFree();
+    // What we failed to do costs nothing.
+    expect(await used()).toMatchObject({ requests: 1 });
+
+    const whole = await stream();
+    bodies[2].send(...saying(seen.batches[2].sequences[0].id, "bbbb"));
+    bodies[2].end();
+    expect(await whole.text()).toContain("[DONE]");
+    await isFree();
+    expect(await used()).toMatchObject({ requests: 2, promptTokens: 6 });
+  });
+
+  test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
+    const { tenant, ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    expect((await ledger.reserve("gone", 5, { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
+    const { complete } = testApp();
+    expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
+    await runInDurableObject(env.LEDGERS.getByName(tenant), (object: Ledger) => {
+      object.now = () => Date.now() + leaseMs;
+    });
+    expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+  });
+
+  test("are still known when the ledger's object was evicted", async () => {
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 9 } });
+    const { complete, settled } = testApp();
+    await (await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).text();
+    await settled();
+    await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
+    // Behind the timer that writes it.
+    await runInDurableObject(ledger, () => new Promise((resolve) => setTimeout(resolve, 0)));
+    const before = await stateOf();
+    await evictDurableObject(ledger);
+    expect(await stateOf()).toEqual(before);
+    expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
+  });
+
+  test("are no business of a request that is refused for itself, or of a tenant that has none", async () => {
+    const { headers, stateOf } = await tenantWith({ limits: { requestsPerMinute: 1 } });
+    const { complete } = testApp();
+    expect((await complete({ prompt: "" }, { headers })).status).toBe(400);
+    expect((await stateOf()).seconds).toEqual([]);
+    const free = await tenantWith();
+    const response = await complete({ prompt: "aaa", max_tokens: 1 }, { headers: free.headers });
+    expect([...response.headers.keys()].filter((name) => name.startsWith("x-ratelimit"))).toEqual([]);
+  });
+});
+
+describe("usage", () => {
+  test("is told by day, model and centroid, to its own tenant alone", async () => {
+    const one = await tenantWith();
+    const other = await tenantWith();
+    const { complete, request, settled, reported } = testApp();
+    await complete({ prompt: ["aaa", "bb"], max_tokens: 2, n: 2 }, { headers: one.headers });
+    await complete({ model: "gpt2:c1", prompt: "aaa", max_tokens: 1 }, { headers: one.headers });
+    await complete({ model: "gpt2", prompt: "aaa", max_tokens: 1 }, { headers: one.headers });
+    await settled();
+    const told = await (await request("/v1/usage", { headers: one.headers })).json();
+    const day = today();
+    expect(told).toMatchObject({
+      object: "list",
+      tenant: one.tenant,
+      from: `${day.slice(0, 7)}-01`,
+      to: day,
+      data: [
+        { day, model: "gpt2", centroid: null, requests: 1, prompt_tokens: 3, completion_tokens: 1 },
+        { day, model: "gpt2:auto", centroid: "c0", requests: 1, prompt_tokens: 3, completion_tokens: 4 },
+        { day, model: "gpt2:auto", centroid: "c1", requests: 0, prompt_tokens: 2, completion_tokens: 4 },
+        { day, model: "gpt2:c1", centroid: "c1", requests: 1, prompt_tokens: 3, completion_tokens: 1 },
+      ],
+      total: { requests: 3, prompt_tokens: 11, completion_tokens: 10, total_tokens: 21 },
+      limits: { requests_per_minute: null },
+    });
+    expect(reported.map(([tenant]) => tenant)).toEqual(Array(3).fill(one.tenant));
+    const others = await (await request("/v1/usage", { headers: other.headers })).json();
+    expect(others).toMatchObject({ tenant: other.tenant, data: [], total: { requests: 0 } });
+    const past = await (await request("/v1/usage?from=2025-01-01&to=2025-12-31", { headers: one.headers })).json();
+    expect(past).toMatchObject({ data: [] });
+  });
+
+  test.each([
+    ["from=yesterday", "from"],
+    ["from=2026-13-01", "from"],
+    ["from=2026-02-02&to=2026-02-01", "0"],
+    ["from=2020-01-01&to=2026-01-01", "366"],
+  ])("refuses %s", async (query, mentioned) => {
+    const error = await errorOf(await testApp().request(`/v1/usage?${query}`));
+    expect(error).toMatchObject({ status: 400, type: "invalid_request_error" });
+    expect(error.message).toContain(mentioned);
+  });
+});
+
+describe("a call from a web page", () => {
+  const page = "https://app.example.com";
+
+  test("is preceded by a preflight, which anybody may make", async () => {
+    const { app } = testApp();
+    const response = await app.request("http://edge/v1/completions", {
+      method: "OPTIONS",
+      headers: {
+        origin: page,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+      },
+    });
+    expect(response.status).toBe(204);
+    expect(response.headers.get("access-control-allow-origin")).toBe(page);
+    expect(response.headers.get("access-control-allow-headers")).toContain("x-stainless-lang");
+    expect(response.headers.get("access-control-allow-methods")).toContain("POST");
+  });
+
+  test("is served to origins of the key's tenant and our own, and refused before any work to others", async () => {
+    const { headers, stateOf } = await tenantWith({ origins: [page], limits: { requestsPerMinute: 9 } });
+    const { complete } = testApp();
+    const body = { prompt: "aaa", max_tokens: 1 };
+    const served = await complete(body, { headers: { ...headers, origin: page } });
+    expect([served.status, served.headers.get("access-control-allow-origin")]).toEqual([200, page]);
+    expect(served.headers.get("vary")).toContain("origin");
+    expect(served.headers.get("access-control-expose-headers")).toContain("x-request-id");
+    const own = await complete(body, { headers: { ...headers, origin: "http://edge" } });
+    expect([own.status, own.headers.get("access-control-allow-origin")]).toEqual([200, null]);
+    const refused = await complete(body, { headers: { ...headers, origin: "https://evil.example" } });
+    expect(refused.headers.get("access-control-allow-origin")).toBeNull();
+    expect((await errorOf(refused)).message).toContain("evil.example");
+    expect((await stateOf()).seconds.reduce((sum, [, second]) => sum + second.requests, 0)).toBe(2);
+  });
+});

@@ -1,0 +1,183 @@
+/**
+ * Backends whose every answer a test gives, and the roads between them: real routing, counted events, timers that run
+ * when the test says so. What a sequence's tokens are depends on its seed and their position alone, as in the engine.
+ */
+import { Budget } from "../../edge/backend/budget.ts";
+import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
+import type { BackendCalls } from "../../edge/backend/client.ts";
+import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
+import type { Roads } from "../../edge/backend/journey.ts";
+import { Router } from "../../edge/backend/router.ts";
+import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
+import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { uniformAt } from "../../shared/math/sampling.ts";
+import { doneFrame, tokenFrame } from "./frames.ts";
+
+/** All frames that a backend sends for a sequence if nothing goes wrong: from where it is continued. */
+export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprobs }: SequenceRequest): Frame[] {
+  const tokens: Frame[] = [];
+  for (let i = continuedIds.length; i < maxTokens; i++) {
+    tokens.push(tokenFrame(id, i, Math.floor(uniformAt(sampling.seed, i) * 1000)));
+  }
+  const prompt: Frame[] = promptLogprobs ? [{ type: "prompt", id, logprobs: [null], alternatives: [[]] }] : [];
+  return [...prompt, ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
+}
+
+export function callFailure(kind: FailureKind, retryAfterSeconds = 2): CallFailure {
+  const error = kind === "overloaded" ? kind : kind === "refused" ? "internal" : "backend_unavailable";
+  return new CallFailure(kind, new ServiceError(error, kind, { retryAfterSeconds }));
+}
+
+/** One call that a scripted backend got. */
+export class ScriptedCall {
+  readonly batch: BatchRequest;
+  readonly signal: AbortSignal;
+  readonly #accepted = Promise.withResolvers<AsyncIterable<Frame[]>>();
+  readonly #groups: (Frame[] | Error | null)[] = [];
+  #wake = () => {};
+
+  constructor(batch: BatchRequest, signal: AbortSignal) {
+    this.batch = batch;
+    this.signal = signal;
+    signal.addEventListener("abort", () => {
+      this.#accepted.reject(callFailure("unreachable"));
+      void this.fail("broken");
+    });
+  }
+
+  get accepted(): Promise<AsyncIterable<Frame[]>> {
+    return this.#accepted.promise;
+  }
+
+  get ids(): string[] {
+    return this.batch.sequences.map(({ id }) => id);
+  }
+
+  async accept(): Promise<void> {
+    this.#accepted.resolve(this.#stream());
+    await turn();
+  }
+
+  async refuse(failure: CallFailure): Promise<void> {
+    this.#accepted.reject(failure);
+    await turn();
+  }
+
+  async send(...frames: Frame[]): Promise<void> {
+    this.#groups.push(frames);
+    this.#wake();
+    await turn();
+  }
+
+  /** Ends the answer: properly, or as that failure. */
+  async fail(kind: FailureKind | null): Promise<void> {
+    this.#groups.push(kind ? callFailure(kind) : null);
+    this.#wake();
+    await turn();
+  }
+
+  async *#stream(): AsyncGenerator<Frame[]> {
+    for (;;) {
+      for (let next = this.#groups.shift(); next !== undefined; next = this.#groups.shift()) {
+        if (next === null) return;
+        if (next instanceof Error) throw next;
+        yield next;
+      }
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+}
+
+export class ScriptedBackend implements BackendCalls {
+  readonly calls: ScriptedCall[] = [];
+  readonly cancelled: string[] = [];
+  ready: Readiness | null = null;
+  probes = 0;
+  /** Answers each call, where the test does not do it itself. */
+  answer: (call: ScriptedCall) => void = () => {};
+
+  openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
+    const call = new ScriptedCall(batch, signal);
+    this.calls.push(call);
+    this.answer(call);
+    return call.accepted;
+  }
+
+  async cancel(ids: string[]): Promise<void> {
+    this.cancelled.push(...ids);
+  }
+
+  async readiness(): Promise<Readiness | null> {
+    this.probes++;
+    return this.ready;
+  }
+
+  get last(): ScriptedCall {
+    return this.calls[this.calls.length - 1];
+  }
+}
+
+export interface ScriptedRoads extends Roads {
+  backends: ScriptedBackend[];
+  names: string[];
+  /** What the observer was told, as `event backend sequences`. */
+  events: string[];
+  /** Lets time pass, and what was to happen in it happen. */
+  pass(ms: number): Promise<void>;
+  /** Timers that wait. */
+  timers(): number;
+  settled(): Promise<unknown>;
+}
+
+export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRoads {
+  const names = Array.from({ length: count }, (_, i) => `b${i}`);
+  const backends = names.map(() => new ScriptedBackend());
+  const events: string[] = [];
+  const works: Promise<void>[] = [];
+  const timers = new Map<object, { atMs: number; work: () => void }>();
+  let clockMs = 0;
+  return {
+    names,
+    backends,
+    events,
+    router: new Router(names),
+    clients: new Map(names.map((name, i) => [name, backends[i]])),
+    retries: budgets.retries ?? new Budget(retryBudget),
+    hedges: budgets.hedges ?? new Budget(hedgeBudget),
+    firstFrames: new FirstFrameTimes(),
+    observer: {
+      retried: (backend, sequences) => void events.push(`retried ${backend} ${sequences}`),
+      resumed: (backend, sequences) => void events.push(`resumed ${backend} ${sequences}`),
+      hedged: (backend, sequences) => void events.push(`hedged ${backend} ${sequences}`),
+      ejected: (backend) => void events.push(`ejected ${backend}`),
+      returned: (backend) => void events.push(`returned ${backend}`),
+      failed: () => {},
+    },
+    now: () => clockMs,
+    after(ms, work) {
+      const key = {};
+      timers.set(key, { atMs: clockMs + ms, work });
+      return () => void timers.delete(key);
+    },
+    keepAlive: (work) => void works.push(work),
+    async pass(ms) {
+      clockMs += ms;
+      for (const [key, { atMs, work }] of timers) {
+        if (atMs > clockMs) continue;
+        timers.delete(key);
+        work();
+      }
+      await turn();
+    },
+    timers: () => timers.size,
+    settled: () => Promise.all(works),
+  };
+}
+
+/** Lets everything that can go on go on. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

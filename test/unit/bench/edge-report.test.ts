@@ -1,0 +1,32 @@
+/** The edge's benchmark tells what it loses. */
+import { expect, test } from "vitest";
+import type { FirstTokenRow } from "../../bench/edge/first-token.ts";
+import { added, losingLines } from "../../bench/edge/report.ts";
+
+const row = (system: string, p50Ms: number, p99Ms: number): FirstTokenRow => ({
+  kind: "first-token",
+  backend: "fake",
+  system,
+  concurrency: 1,
+  requests: 10,
+  p50Ms,
+  p99Ms,
+  requestsPerSecond: 1,
+});
+const cpu = (tokens: number, bothMs: number) =>
+  ({ kind: "cpu", vocabulary: 1, centroids: 1, tokens, tokenizeMs: 0, assignMs: 0, bothMs }) as const;
+
+test("what a way adds is the difference of its percentiles to the way that it is compared with", () => {
+  const rows = [row("direct", 5, 7), row("edge", 6.5, 16), row("edge at another backend", 1, 1)];
+  expect(added(rows, "edge", "direct")).toMatchObject([{ system: "edge", to: "direct", p50Ms: 1.5, p99Ms: 9 }]);
+});
+
+test("a missed target and a faster peer are both losses; a kept one is none", () => {
+  const edge = added([row("direct", 5, 7), row("edge", 6.5, 16)], "edge", "direct");
+  const peer = added([row("direct", 5, 7), row("peer", 6, 30)], "peer", "direct");
+  const lines = losingLines([cpu(100, 1.2), cpu(1000, 5)], [...edge, ...peer], "edge", "peer");
+  expect(lines).toHaveLength(3);
+  expect(lines[0]).toMatch(/^LOSES .*100 tokens.*over 1 ms$/);
+  expect(lines[1]).toMatch(/p99 over 8 ms$/);
+  expect(lines[2]).toMatch(/peer adds less at p50, 1\.0 ms$/);
+});

@@ -1,0 +1,42 @@
+import { expect, test } from "vitest";
+import { Delivery } from "../../../edge/backend/delivery.ts";
+import type { Frame } from "../../../shared/contracts/inference.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+
+const promptFrame = (id: string): Frame => ({ type: "prompt", id, logprobs: [null], alternatives: [[]] });
+
+test("asks for all at first, then for what is left, under a new id", () => {
+  const sequence = { ...sequenceRequest("a"), promptLogprobs: true };
+  const delivery = new Delivery(sequence);
+  expect(delivery.nextRequest(0)).toEqual(sequence);
+  delivery.deliver(promptFrame("a"));
+  delivery.deliver(tokenFrame("a", 0, 7));
+  delivery.deliver(tokenFrame("a", 1, 8));
+  const rest = { ...sequence, promptLogprobs: false, continuedIds: [7, 8] };
+  expect(delivery.nextRequest(0)).toEqual({ ...rest, id: "a_1" });
+  expect(delivery.nextRequest(0)).toEqual({ ...rest, id: "a_2" });
+  expect(delivery.attempts).toBe(3);
+});
+
+test("gives the client one series under its own id, which no frame may break", () => {
+  const delivery = new Delivery({ ...sequenceRequest("a"), continuedIds: [1, 2] });
+  expect(() => delivery.deliver(promptFrame("a"))).toThrow(/prompt/);
+  expect(() => delivery.deliver(tokenFrame("a", 1, 9))).toThrow(/index 1, 2 is next/);
+  expect(delivery.deliver(tokenFrame("a", 2, 9))).toEqual(tokenFrame("a", 2, 9));
+  // What a backend repeats, or skips, is no token of this series.
+  expect(() => delivery.deliver(tokenFrame("a_1", 2, 9))).toThrow(/index 2, 3 is next/);
+  expect(() => delivery.deliver(tokenFrame("a_1", 4, 9))).toThrow(/index 4, 3 is next/);
+  expect(delivery.deliver(tokenFrame("a_1", 3, 10))).toEqual(tokenFrame("a", 3, 10));
+  expect(delivery.deliver(doneFrame("a_1"))).toEqual(doneFrame("a"));
+});
+
+test("has a deadline until its first token, and passes on what is left of it", () => {
+  const delivery = new Delivery({ ...sequenceRequest("a"), deadlineMs: 100 });
+  expect(delivery.nextRequest(0.5).deadlineMs).toBe(100);
+  expect(delivery.nextRequest(30).deadlineMs).toBe(70);
+  expect([delivery.timeLeftMs(99), delivery.timeLeftMs(130)]).toEqual([1, -30]);
+  delivery.deliver(tokenFrame("a", 0, 7));
+  expect(delivery.timeLeftMs(130)).toBeNull();
+  expect(delivery.nextRequest(130)).not.toHaveProperty("deadlineMs");
+  expect(new Delivery(sequenceRequest("b")).timeLeftMs(1e9)).toBeNull();
+});

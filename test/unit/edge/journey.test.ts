@@ -1,0 +1,477 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { Budget } from "../../../edge/backend/budget.ts";
+import type { FailureKind } from "../../../edge/backend/call-failure.ts";
+import { Journey } from "../../../edge/backend/journey.ts";
+import { mostAttempts } from "../../../edge/backend/routing-limits.ts";
+import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
+import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
+import { sequenceRequest } from "../../support/frames.ts";
+import {
+  callFailure,
+  framesFor,
+  type ScriptedBackend,
+  type ScriptedCall,
+  type ScriptedRoads,
+  scriptedRoads,
+  turn,
+} from "../../support/scripted-backends.ts";
+
+const hash = "a".repeat(64);
+const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequest => ({
+  ...sequenceRequest(id),
+  maxTokens: 6,
+  ...rest,
+});
+
+/** Sends sequences on their way over `roads`, and collects what comes of them. */
+function travel(roads: ScriptedRoads, sequences: SequenceRequest[]) {
+  const journey = new Journey({ version: 1, manifestHash: hash, centroidId: "c0", sequences }, roads);
+  const abort = new AbortController();
+  const received: Frame[] = [];
+  const begun = journey.begin(abort.signal);
+  const ended = begun.then(async () => {
+    for await (const frame of journey.frames()) received.push(frame);
+  });
+  ended.catch(() => {});
+  return { journey, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
+}
+
+/** Whatever happened, nothing is left of it. */
+async function expectIdle(roads: ScriptedRoads) {
+  await roads.settled();
+  expect(roads.timers()).toBe(0);
+  expect(roads.names.map((name) => roads.router.loadOf(name))).toEqual(roads.names.map(() => 0));
+}
+
+/** The backend that got the last call, of those in `among`. */
+const called = (among: ScriptedBackend[]) => among.find(({ calls }) => calls.length > 0)!;
+const other = (roads: ScriptedRoads, backend: ScriptedBackend) => roads.backends.find((one) => one !== backend)!;
+const nameOf = (roads: ScriptedRoads, backend: ScriptedBackend) => roads.names[roads.backends.indexOf(backend)];
+const gaveUp = (id: string, kind: ErrorKind, retryAfterSeconds?: number) =>
+  errorFrame(id, new ServiceError(kind, kind, { retryAfterSeconds }));
+
+describe("a backend that fails", () => {
+  test.each<FailureKind>(["unreachable", "silent", "failing", "unavailable", "mismatched", "overloaded"])(
+    "to accept (%s): another is asked for the same",
+    async (kind) => {
+      const roads = scriptedRoads(2);
+      const { begun, ended, received } = travel(roads, [sequence("a"), sequence("b")]);
+      const first = called(roads.backends);
+      await first.last.refuse(callFailure(kind));
+      const second = other(roads, first);
+      expect(second.last.ids).toEqual(["a_1", "b_1"]);
+      await second.last.accept();
+      await begun;
+      for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
+      await ended;
+      expect(received).toEqual([...framesFor(sequence("a")), ...framesFor(sequence("b"))]);
+      expect(roads.events.filter((event) => event.startsWith("retried"))).toEqual([
+        `retried ${nameOf(roads, first)} 2`,
+      ]);
+      await expectIdle(roads);
+    },
+  );
+
+  test.each<FailureKind | null>(["broken", "silent", null])(
+    "mid-stream (%s): each goes on elsewhere after what its client has, unbroken",
+    async (kind) => {
+      const roads = scriptedRoads(2);
+      const sequences = [sequence("a", { promptLogprobs: true }), sequence("b"), sequence("c", { maxTokens: 2 })];
+      const { received, ended, of } = travel(roads, sequences);
+      const first = called(roads.backends);
+      await first.last.accept();
+      await first.last.send(...framesFor(sequences[0]).slice(0, 4), ...framesFor(sequences[2]));
+      await first.last.fail(kind);
+      const second = other(roads, first);
+      expect(
+        second.last.batch.sequences.map(({ id, continuedIds, promptLogprobs }) => [
+          id,
+          continuedIds.length,
+          promptLogprobs,
+        ]),
+      ).toEqual([
+        ["a_1", 3, false],
+        ["b_1", 0, false],
+      ]);
+      await second.last.accept();
+      for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
+      await ended;
+      for (const one of sequences) expect(of(one.id)).toEqual(framesFor(one));
+      expect(received).toHaveLength(8 + 7 + 3);
+      const name = nameOf(roads, first);
+      expect(roads.events.filter((event) => !event.startsWith("ejected"))).toEqual([
+        `resumed ${name} 1`,
+        `retried ${name} 1`,
+      ]);
+      await expectIdle(roads);
+    },
+  );
+
+  test.each<[string, (call: ScriptedCall) => Frame[]]>([
+    ["a token twice", ({ batch }) => [framesFor(batch.sequences[0])[0]]],
+    ["a frame of a stranger", () => framesFor(sequence("x"))],
+    ["a prompt frame out of place", () => [{ type: "prompt", id: "a", logprobs: [], alternatives: [] }]],
+  ])("by sending %s: nothing of it reaches the client", async (_, wrong) => {
+    const roads = scriptedRoads(2);
+    const { ended, received } = travel(roads, [sequence("a")]);
+    const first = called(roads.backends);
+    await first.last.accept();
+    await first.last.send(...framesFor(sequence("a")).slice(0, 2));
+    await first.last.send(...wrong(first.last));
+    const second = other(roads, first);
+    expect(second.last.batch.sequences[0].continuedIds).toHaveLength(2);
+    await second.last.accept();
+    await second.last.send(...framesFor(second.last.batch.sequences[0]));
+    await ended;
+    expect(received).toEqual(framesFor(sequence("a")));
+    await expectIdle(roads);
+  });
+
+  test("by giving some up: those travel on together at once, their mates stay", async () => {
+    const roads = scriptedRoads(2);
+    const ids = ["a", "b", "c", "d"];
+    const { ended, of } = travel(
+      roads,
+      ids.map((id) => sequence(id)),
+    );
+    const first = called(roads.backends);
+    await first.last.accept();
+    await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+    await first.last.send(gaveUp("b", "overloaded"), gaveUp("c", "overloaded"), framesFor(sequence("a"))[1]);
+    const second = other(roads, first);
+    expect(second.calls.map((call) => call.ids)).toEqual([["b_1", "c_1"]]);
+    await second.last.accept();
+    for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
+    await first.last.send(...framesFor(sequence("a")).slice(2), ...framesFor(sequence("d")));
+    await ended;
+    for (const id of ids) expect(of(id)).toEqual(framesFor(sequence(id)));
+    // Overload is no illness.
+    expect(roads.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
+    await expectIdle(roads);
+  });
+
+  test("of one alone: asked once more, as the failure may have been the network's; then told", async () => {
+    const roads = scriptedRoads(1);
+    const [backend] = roads.backends;
+    const { ended, received } = travel(roads, [sequence("a")]);
+    await backend.last.accept();
+    await backend.last.send(framesFor(sequence("a"))[0]);
+    await backend.last.fail("broken");
+    expect(backend.calls).toHaveLength(2);
+    await backend.last.refuse(callFailure("unreachable"));
+    await ended;
+    expect(received).toEqual([
+      framesFor(sequence("a"))[0],
+      expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
+    ]);
+    expect(backend.calls).toHaveLength(2);
+    await expectIdle(roads);
+  });
+
+  test("whoever is at fault itself is not tried elsewhere", async () => {
+    const roads = scriptedRoads(2);
+    const { begun } = travel(roads, [sequence("a")]);
+    const first = called(roads.backends);
+    await first.last.refuse(callFailure("refused"));
+    await expect(begun).rejects.toMatchObject({ kind: "internal" });
+    expect(other(roads, first).calls).toEqual([]);
+    const later = travel(roads, [sequence("b")]);
+    await first.last.accept();
+    await first.last.send(gaveUp("b", "deadline_exceeded"));
+    await later.ended;
+    expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
+    await expectIdle(roads);
+  });
+});
+
+describe("where no backend is left", () => {
+  test("overload is passed on, with the shortest wait, also beside backends that are down", async () => {
+    const roads = scriptedRoads(3);
+    const { begun } = travel(roads, [sequence("a")]);
+    const kinds = [callFailure("overloaded", 9), callFailure("unreachable"), callFailure("overloaded", 4)];
+    for (const backend of roads.backends) backend.answer = (call) => void call.refuse(kinds.pop()!);
+    await called(roads.backends).last.refuse(kinds.pop()!);
+    await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
+    await expectIdle(roads);
+  });
+
+  test("each sequence ends in one error, mid-stream", async () => {
+    const roads = scriptedRoads(2);
+    const { ended, received } = travel(roads, [sequence("a"), sequence("b")]);
+    for (const backend of roads.backends) {
+      backend.answer = (call) => {
+        const [one] = call.batch.sequences;
+        void call.accept().then(async () => {
+          await call.send(framesFor(one)[0]);
+          await call.fail("broken");
+        });
+      };
+    }
+    const first = called(roads.backends);
+    first.answer(first.last);
+    await ended;
+    const errors = received.filter(({ type }) => type === "error");
+    expect(errors.map(({ id }) => id).sort()).toEqual(["a", "b"]);
+    await expectIdle(roads);
+  });
+
+  test("what kills every backend is given up after so many, though each gave it a token", async () => {
+    const roads = scriptedRoads(9);
+    for (const backend of roads.backends) {
+      backend.answer = (call) => {
+        void call.accept().then(async () => {
+          await call.send(framesFor(call.batch.sequences[0])[0]);
+          await call.fail("broken");
+        });
+      };
+    }
+    const { ended, received } = travel(roads, [sequence("a", { maxTokens: 99 })]);
+    await ended;
+    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, mostAttempts));
+    expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
+  });
+
+  test("a used-up budget repeats nothing more", async () => {
+    const retries = new Budget({ capacity: 3, earned: 0 });
+    const roads = scriptedRoads(2, { retries });
+    for (const backend of roads.backends) backend.answer = (call) => void call.refuse(callFailure("failing"));
+    for (let i = 0; i < 10; i++)
+      await expect(travel(roads, [sequence("a")]).begun).rejects.toMatchObject({ kind: "backend_unavailable" });
+    expect(roads.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(10 + 3);
+  });
+
+  test("nor does a deadline that is over: time used by one backend is not there for the next", async () => {
+    const roads = scriptedRoads(2);
+    const { begun, ended, received } = travel(roads, [sequence("a", { deadlineMs: 100 }), sequence("b")]);
+    const first = called(roads.backends);
+    await roads.pass(100);
+    await first.last.refuse(callFailure("silent"));
+    const second = other(roads, first);
+    expect(second.last.ids).toEqual(["b_1"]);
+    await second.last.accept();
+    await begun;
+    await second.last.send(...framesFor(second.last.batch.sequences[0]));
+    await ended;
+    expect(received[0]).toMatchObject({ type: "error", id: "a", kind: "deadline_exceeded" });
+    expect(received.slice(1)).toEqual(framesFor(sequence("b")));
+    await expectIdle(roads);
+  });
+});
+
+describe("a first frame that is late", () => {
+  /** Two sequences with a backend that has said nothing of one, until both are late; a second backend is asked. */
+  async function hedged() {
+    const roads = scriptedRoads(2);
+    const journey = travel(roads, [sequence("a"), sequence("b")]);
+    const first = called(roads.backends);
+    await first.last.accept();
+    await first.last.send(framesFor(sequence("a"))[0]);
+    await roads.pass(1000);
+    const second = other(roads, first);
+    expect(second.last.ids).toEqual(["b_1"]);
+    expect(roads.events).toEqual([`hedged ${nameOf(roads, second)} 1`]);
+    return { roads, first, second, ...journey };
+  }
+  const restOf = (id: string) => framesFor(sequence(id)).slice(1);
+
+  test("is raced: who speaks first keeps the sequence, the other is told to drop it", async () => {
+    const { roads, first, second, ended, of } = await hedged();
+    await second.last.accept();
+    await second.last.send(framesFor(second.last.batch.sequences[0])[0]);
+    expect(first.cancelled).toEqual(["b"]);
+    // It had not heard yet.
+    await first.last.send(...framesFor(sequence("b")).slice(0, 3));
+    await first.last.send(...restOf("a"));
+    await second.last.send(...framesFor(second.last.batch.sequences[0]).slice(1));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+    await expectIdle(roads);
+  });
+
+  test("that comes after all wins, even before the second backend has accepted", async () => {
+    const { roads, first, second, ended, of } = await hedged();
+    await first.last.send(...framesFor(sequence("b")));
+    expect(second.last.signal.aborted).toBe(true);
+    await first.last.send(...restOf("a"));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+    await expectIdle(roads);
+  });
+
+  test.each(["accepted", "refused"])(
+    "of a call that then fails is left to the second, which is then %s",
+    async (how) => {
+      const { roads, first, second, ended, of } = await hedged();
+      await first.last.fail("broken");
+      // "a" goes on at once; "b" is still with the second.
+      const resumed = second.calls[1];
+      expect(resumed.ids).toEqual(["a_1"]);
+      await resumed.accept();
+      await resumed.send(...framesFor(resumed.batch.sequences[0]));
+      if (how === "accepted") {
+        await second.calls[0].accept();
+        await second.calls[0].send(...framesFor(second.calls[0].batch.sequences[0]));
+      } else {
+        await second.calls[0].refuse(callFailure("unreachable"));
+        const again = roads.backends.flatMap(({ calls }) => calls).find(({ ids }) => ids[0] === "b_2")!;
+        await again.accept();
+        await again.send(...framesFor(again.batch.sequences[0]));
+      }
+      await ended;
+      for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+      await expectIdle(roads);
+    },
+  );
+
+  test("is nobody's business where the budget is used up, or the others are unfit or as busy", async () => {
+    const cases: [string, ScriptedRoads][] = [
+      ["budget", scriptedRoads(2, { hedges: new Budget({ capacity: 0, earned: 0 }) })],
+      ["unfit", scriptedRoads(2)],
+      ["busy", scriptedRoads(2)],
+    ];
+    for (const [name, roads] of cases) {
+      const { abort } = travel(roads, [sequence("a")]);
+      const first = called(roads.backends);
+      const second = nameOf(roads, other(roads, first));
+      if (name === "unfit") roads.router.failed(second, true, 0);
+      if (name === "busy") roads.router.loaded(second, 1);
+      await first.last.accept();
+      await roads.pass(5000);
+      expect(other(roads, first).calls, name).toEqual([]);
+      abort.abort();
+      await roads.settled();
+      expect(roads.timers()).toBe(0);
+    }
+  });
+});
+
+describe("a client that goes away", () => {
+  test("is cancelled where its sequence runs; the last one calls the call off", async () => {
+    const roads = scriptedRoads(2);
+    const { journey, ended, received } = travel(roads, [sequence("a"), sequence("b")]);
+    const backend = called(roads.backends);
+    journey.cancel(["a"]);
+    expect(backend.cancelled).toEqual([]);
+    await backend.last.accept();
+    // Not before the backend knew it.
+    expect(backend.cancelled).toEqual(["a"]);
+    await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
+    journey.cancel(["b"]);
+    await ended;
+    expect(backend.last.signal.aborted).toBe(true);
+    expect(received).toEqual([framesFor(sequence("b"))[0]]);
+    expect(other(roads, backend).calls).toEqual([]);
+    await expectIdle(roads);
+  });
+
+  test("while it moves on is not sent elsewhere", async () => {
+    const roads = scriptedRoads(3);
+    const { abort, ended } = travel(roads, [sequence("a")]);
+    const first = called(roads.backends);
+    await first.last.accept();
+    await first.last.fail("broken");
+    const second = roads.backends.find((one) => one !== first && one.calls.length > 0)!;
+    abort.abort();
+    await turn();
+    expect(second.last.signal.aborted).toBe(true);
+    await ended;
+    expect(roads.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
+    await expectIdle(roads);
+  });
+
+  test("before it came is never sent", async () => {
+    const roads = scriptedRoads(1);
+    const journey = new Journey(
+      { version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] },
+      roads,
+    );
+    await journey.begin(AbortSignal.abort());
+    expect(await Array.fromAsync(journey.frames())).toEqual([]);
+    expect(roads.backends[0].calls).toEqual([]);
+  });
+});
+
+test("whatever backends do, each client sees its one series, whole or ended by one error", async () => {
+  const step = fc.record({
+    /** Frames sent before it, in all sequences of the call. */
+    after: fc.nat(8),
+    what: fc.constantFrom(
+      "go on",
+      "go on",
+      "broken",
+      "silent",
+      "end",
+      "give up",
+      "refuse",
+      "overload",
+      "repeat",
+      "pass",
+    ),
+    pick: fc.nat(9),
+  } as const);
+  let moved = 0;
+  let failed = 0;
+  const property = fc.asyncProperty(
+    fc.integer({ min: 1, max: 4 }),
+    fc.integer({ min: 1, max: 6 }),
+    fc.array(step, { maxLength: 12 }),
+    async (backends, count, script) => {
+      const roads = scriptedRoads(backends);
+      const steps = [...script];
+      const answer = async (call: ScriptedCall) => {
+        const rows = call.batch.sequences.map(framesFor);
+        let current = steps.shift();
+        if (current?.what === "refuse") return call.refuse(callFailure("unavailable"));
+        if (current?.what === "overload") return call.refuse(callFailure("overloaded"));
+        await call.accept();
+        for (let sent = 0; rows.some((row) => row.length > 0) && !call.signal.aborted; sent++) {
+          if (current && sent >= current.after) {
+            const { what, pick } = current;
+            current = steps.shift();
+            if (what === "broken" || what === "silent") return call.fail(what);
+            if (what === "end") return call.fail(null);
+            if (what === "pass") await roads.pass(1000);
+            const row = rows[pick % rows.length];
+            if (what === "give up" && row.length > 0) {
+              await call.send(gaveUp(row.splice(0)[0].id, "backend_unavailable"));
+            }
+            if (what === "repeat")
+              return call.send(framesFor(call.batch.sequences[0])[0]).then(() => call.fail("broken"));
+          }
+          await call.send(...rows.flatMap((row) => row.splice(0, 1)));
+        }
+      };
+      for (const backend of roads.backends) backend.answer = (call) => void answer(call);
+      const sequences = Array.from({ length: count }, (_, i) =>
+        sequence(`s${i}`, {
+          maxTokens: i * 2,
+          promptLogprobs: i % 2 === 0,
+          sampling: { ...sequenceRequest("").sampling, seed: i },
+        }),
+      );
+      const { begun, ended, of } = travel(roads, sequences);
+      const isRefused = await begun.then(
+        () => false,
+        () => true,
+      );
+      if (!isRefused) {
+        await ended;
+        for (const one of sequences) {
+          const whole = framesFor(one);
+          const got = of(one.id);
+          const last = got[got.length - 1];
+          if (last.type === "error") {
+            failed++;
+            expect(got.slice(0, -1)).toEqual(whole.slice(0, got.length - 1));
+          } else expect(got).toEqual(whole);
+        }
+      }
+      moved += roads.events.filter((event) => event.startsWith("resumed")).length;
+      await expectIdle(roads);
+    },
+  );
+  await fc.assert(property, { numRuns: 300 }); // a failure prints its seed
+  console.log(`${moved} groups were resumed, ${failed} sequences ended in an error`);
+  expect(moved).toBeGreaterThan(50);
+});
