@@ -24,6 +24,7 @@ const commands = {
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
+  fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
 };
 

@@ -43,8 +43,10 @@ async function boundedText(request: Request, maximum: number): Promise<string> {
     }
     return text + decoder.decode();
   } catch (error) {
+    if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
-    throw error;
+    // The client went away, or framed its body in another way than its headers say.
+    throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
   }
 }
 

@@ -121,6 +121,20 @@ describe("a request that is refused", () => {
     });
   });
 
+  test("a body that breaks off: 400, and nothing in the log of our failures", async () => {
+    const { request, logged } = testApp();
+    const headers = { "content-type": "application/json" };
+    const body = new ReadableStream({
+      pull(controller) {
+        controller.enqueue(new TextEncoder().encode('{"prompt"'));
+        controller.error(new Error("Network connection lost."));
+      },
+    });
+    const error = await errorOf(await request("/v1/completions", { method: "POST", headers, body }));
+    expect(error).toMatchObject({ status: 400, message: expect.stringMatching(/broke off after \d+ bytes/) });
+    expect(logged).toEqual([]);
+  });
+
   test("an unknown route: 404; a wrong method: 405 with Allow", async () => {
     const { request } = testApp();
     expect(await errorOf(await request("/v2/nothing"))).toMatchObject({ status: 404, code: "not_found" });

@@ -1,0 +1,18 @@
+/** A thousand bad requests leave edge and backend as they were; `npm run fuzz` sends as many as one likes. */
+import { expect, test } from "vitest";
+import { failureOf, fuzzRequests } from "../fuzz/requests/run.ts";
+
+const seed = Number(process.env.FUZZ_SEED ?? Math.floor(Math.random() * 1e6) + 1);
+
+test("bad requests get a refusal that is theirs, and nothing of them stays", async () => {
+  console.log(`seed ${seed} (set FUZZ_SEED to repeat)`);
+  const result = await fuzzRequests({ requests: 1000, seed, concurrency: 32, note: () => undefined });
+  console.log(JSON.stringify(result.outcomes));
+  expect(result.failures.map(({ request, outcome }) => [failureOf(outcome), request.head, outcome.answer])).toEqual([]);
+  expect(result.left).toMatchObject({
+    chameleon_running_sequences: 0,
+    chameleon_queue_sequences: 0,
+    chameleon_parked_sequences: 0,
+  });
+  expect(result.answerMs).toBeLessThan(5000);
+});

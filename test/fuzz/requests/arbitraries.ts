@@ -1,0 +1,310 @@
+/**
+ * Requests that no client should send: valid ones with fields broken, replaced and added, headers that lie, bodies that are
+ * cut or trickle in, readers that go away. A request is bytes, so that what no HTTP client would write can be sent too.
+ */
+import fc from "fast-check";
+import { limits } from "../../../shared/contracts/limits.ts";
+
+/** How the bytes are sent and the answer is read. */
+export type Delivery =
+  /** At once, and read to its end. */
+  | { kind: "whole" }
+  /** In pieces with pauses, and read to its end. */
+  | { kind: "slow"; pieces: number; pauseMs: number }
+  /** Only this share of it; then the connection is closed. */
+  | { kind: "cut-request"; share: number; waitMs: number }
+  /** At once; the connection is closed after this much of the answer. */
+  | { kind: "cut-answer"; bytes: number };
+
+export interface BadRequest {
+  head: string;
+  body: Uint8Array;
+  delivery: Delivery;
+}
+
+const printed = (text: string) => new TextEncoder().encode(text);
+
+/** Bodies that are right, for each route that takes one. */
+const validBodies: Record<string, object> = {
+  "/v1/completions": {
+    model: "gpt2:auto",
+    prompt: "If Tom has 5 apples",
+    max_tokens: 2,
+    temperature: 0,
+    stream: false,
+  },
+  "/v1/chat/completions": { model: "gpt2:auto", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 },
+  "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
+  "/v1/assign": { model: "gpt2:auto", input: ["Hello", "there"], top: 3 },
+};
+const knownFields = [
+  ...[
+    "model",
+    "prompt",
+    "max_tokens",
+    "n",
+    "stream",
+    "stop",
+    "seed",
+    "logprobs",
+    "echo",
+    "top_p",
+    "top_k",
+    "min_p",
+    "user",
+  ],
+  ...["temperature", "presence_penalty", "frequency_penalty", "logit_bias", "best_of", "suffix", "stream_options"],
+  ...[
+    "chameleon",
+    "messages",
+    "input",
+    "dimensions",
+    "encoding_format",
+    "top",
+    "top_logprobs",
+    "max_completion_tokens",
+  ],
+  ...["tools", "response_format", "__proto__", "constructor", "toString", "", "a".repeat(300)],
+];
+
+const oddText = fc.oneof(
+  fc.string({ unit: "binary", maxLength: 200 }),
+  fc.constantFrom(
+    "",
+    "\u0000",
+    "\ud800",
+    "<|endoftext|>",
+    "🦎".repeat(40),
+    "\u0085\u2028",
+    "../../etc/passwd",
+    "gpt2:c999",
+  ),
+  fc.constantFrom("a", " ", "\n", "é").map((one) => one.repeat(20_000)),
+);
+const oddNumber = fc.oneof(
+  fc.constantFrom(-1, 0, 0.5, 2, 17, 129, 1e9, -1e9, 1e308, Number.MAX_SAFE_INTEGER, 2 ** 32, 4096, 50_257, 1e-320),
+  fc.integer(),
+  fc.double({ noNaN: true, noDefaultInfinity: true }),
+);
+const oddList = fc.oneof(
+  fc.array(oddNumber, { maxLength: 40 }),
+  fc.array(oddText, { maxLength: 6 }),
+  fc.integer({ min: 1, max: 3000 }).map((length) => Array(length).fill(1)),
+  fc.integer({ min: 1, max: 2000 }).map((depth) => nested(depth)),
+);
+const oddValue = fc.oneof(
+  fc.constantFrom(null, true, false),
+  oddNumber,
+  oddText,
+  oddList,
+  fc.jsonValue({ maxDepth: 3 }),
+  fc.dictionary(fc.constantFrom(...knownFields, "1", "50256"), fc.oneof(oddNumber, fc.constant(true)), { maxKeys: 5 }),
+);
+
+/** A body of JSON: a valid one with some fields changed. Text that a lone surrogate is in is escaped, so it is JSON still. */
+const changedBody = fc
+  .record({
+    valid: fc.constantFrom(...Object.entries(validBodies)),
+    changes: fc.array(fc.tuple(fc.constantFrom(...knownFields), fc.option(oddValue, { nil: undefined })), {
+      maxLength: 3,
+    }),
+    stream: fc.boolean(),
+  })
+  .map(({ valid: [path, body], changes, stream }) => {
+    const changed: Record<string, unknown> = Object.assign(Object.create(null), body);
+    if (path.endsWith("completions")) changed.stream = stream;
+    for (const [field, value] of changes) changed[field] = value;
+    return { path, text: JSON.stringify(changed) };
+  });
+
+/** What the body's bytes become: mostly themselves. */
+const damage = fc.oneof(
+  { weight: 120, arbitrary: fc.constant((text: string) => printed(text)) },
+  {
+    weight: 10,
+    arbitrary: fc
+      .double({ min: 0, max: 1, noNaN: true })
+      .map((share) => (text: string) => printed(text.slice(0, share * text.length))),
+  },
+  { weight: 10, arbitrary: fc.uint8Array({ maxLength: 300 }).map((bytes) => () => new Uint8Array(bytes)) },
+  {
+    weight: 10,
+    arbitrary: fc
+      .uint8Array({ minLength: 1, maxLength: 4 })
+      .map((bytes) => (text: string) => new Uint8Array([...printed(text), ...bytes])),
+  },
+  {
+    weight: 10,
+    arbitrary: fc
+      .constantFrom("[]", "null", "1", '"x"', "", "{}", '{"prompt":1,"prompt":"a"}', "\ufeff{}")
+      .map((text) => () => printed(text)),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.constant((text: string) => printed(`${text.slice(0, -1)}${" ".repeat(limits.bodyBytes)}}`)),
+  },
+);
+
+const paths = fc.oneof(
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom(
+      "/",
+      "/healthz",
+      "/readyz",
+      "/v1/models",
+      "/v1/models/gpt2",
+      "/v1/centroids",
+      "/v1/usage",
+      "/openapi.json",
+    ),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom(
+      "/v1//completions",
+      "/v1/completions/",
+      "/v1/completions?x=1",
+      "/v1/../artifacts/manifest.json",
+      "/artifacts/manifest.json",
+      "/v1/models/%00",
+      "/v1/models/%ff",
+      "/%2e%2e/%2e%2e",
+      "*",
+      "//x",
+      "/v1/batches",
+      "/metrics",
+      "http://other/v1/models",
+    ),
+  },
+  { weight: 3, arbitrary: fc.webPath().map((path) => `/v1/${path.slice(0, 200)}`) },
+  { weight: 1, arbitrary: fc.integer({ min: 100, max: 20_000 }).map((length) => `/${"a".repeat(length)}`) },
+);
+/** Not CONNECT: a network in front of the Worker never lets it through, and a bare workerd fails on it by itself. */
+const methods = fc.constantFrom("POST", "GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "post", "FROB");
+
+const oddHeaders = fc.oneof(
+  fc.constantFrom(
+    "x-chameleon-tenant: other",
+    "x-chameleon-centroid: c1",
+    "x-request-id: ../../x",
+    "x-forwarded-for: 127.0.0.1",
+    "cf-connecting-ip: 127.0.0.1",
+    "traceparent: 00-00000000000000000000000000000000-0000000000000000-01",
+    `traceparent: ${"f".repeat(5000)}`,
+    "tracestate: =,=;\u00e9",
+    "content-encoding: gzip",
+    "expect: 100-continue",
+    "upgrade: websocket",
+    "connection: upgrade",
+    "range: bytes=0-1",
+    "accept-encoding: identity;q=0",
+    "if-none-match: *",
+    "origin: null",
+    "x-http-method-override: DELETE",
+    "host: other",
+    "transfer-encoding: chunked",
+    "transfer-encoding: chunked, identity",
+    "content-length: 5",
+    "content-length: -1",
+    "content-length: 99999999999",
+    "content-length: x",
+    "no colon at all",
+    ": no name",
+    "bad name: x",
+    " folded: x",
+  ),
+  fc.integer({ min: 100, max: 40_000 }).map((length) => `x-long: ${"a".repeat(length)}`),
+  fc
+    .integer({ min: 10, max: 400 })
+    .map((count) => Array.from({ length: count }, (_, i) => `x-many-${i}: y`).join("\r\n")),
+  fc.string({ unit: "binary", maxLength: 30 }).map((text) => `x-odd: ${text.replace(/[\r\n]/g, "")}`),
+);
+const authorization = (key: string) =>
+  fc.oneof(
+    { weight: 12, arbitrary: fc.constant(`authorization: Bearer ${key}`) },
+    {
+      weight: 1,
+      arbitrary: fc.constantFrom(
+        "",
+        "authorization: Bearer",
+        "authorization: Bearer sk-wrong",
+        `authorization: Basic ${key}`,
+        `authorization: Bearer ${key} x`,
+        `authorization: Bearer ${"k".repeat(8000)}`,
+      ),
+    },
+  );
+const contentType = fc.oneof(
+  { weight: 12, arbitrary: fc.constant("content-type: application/json") },
+  {
+    weight: 1,
+    arbitrary: fc.constantFrom(
+      "",
+      "content-type: text/plain",
+      "content-type: application/json; charset=utf-16",
+      "content-type: multipart/form-data; boundary=x",
+      "content-type: ;",
+    ),
+  },
+);
+
+const delivery: fc.Arbitrary<Delivery> = fc.oneof(
+  { weight: 20, arbitrary: fc.constant({ kind: "whole" } as const) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("slow" as const),
+      pieces: fc.integer({ min: 2, max: 6 }),
+      pauseMs: fc.integer({ min: 0, max: 30 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("cut-request" as const),
+      share: fc.double({ min: 0, max: 1, noNaN: true }),
+      waitMs: fc.integer({ min: 0, max: 50 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant("cut-answer" as const), bytes: fc.integer({ min: 0, max: 2000 }) }),
+  },
+);
+
+/** One bad request; `key` opens the edge. */
+export function badRequests(key: string): fc.Arbitrary<BadRequest> {
+  return fc
+    .record({
+      body: changedBody,
+      damage,
+      elsewhere: fc.tuple(methods, paths),
+      isElsewhere: fc.integer({ min: 0, max: 6 }),
+      authorization: authorization(key),
+      contentType,
+      odd: fc.array(oddHeaders, { maxLength: 2 }),
+      isOdd: fc.integer({ min: 0, max: 3 }),
+      delivery,
+    })
+    .map(({ body, damage, elsewhere, isElsewhere, authorization, contentType, odd, isOdd, delivery }) => {
+      const bytes = damage(body.text);
+      const [method, path] = isElsewhere === 0 ? elsewhere : ["POST", body.path];
+      const headers = [
+        "host: edge",
+        "connection: close",
+        authorization,
+        contentType,
+        `content-length: ${bytes.byteLength}`,
+      ];
+      if (isOdd === 0) headers.push(...odd);
+      const head = `${method} ${path} HTTP/1.1\r\n${headers.filter(Boolean).join("\r\n")}\r\n\r\n`;
+      return { head, body: bytes, delivery };
+    });
+}
+
+function nested(depth: number): unknown {
+  let value: unknown = 1;
+  for (let i = 0; i < depth; i++) value = [value];
+  return value;
+}
