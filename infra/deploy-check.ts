@@ -48,7 +48,7 @@ try {
     compatibilityFlags: [],
     vars: {},
     assets: null,
-    objects: [],
+    objects: { bindings: [], directory: empty },
     namespaces: [],
     buckets: [],
     datasets: [],

@@ -11,8 +11,8 @@ export interface WorkerdConfig {
   vars: Record<string, string>;
   /** Binding → folder of static files. */
   assets: { binding: string; directory: string } | null;
-  /** Durable Objects of this Worker; what they store lives in memory. */
-  objects: { binding: string; className: string }[];
+  /** Durable Objects of this Worker, and the folder for what they store: in memory workerd offers no SQL. */
+  objects: { bindings: { binding: string; className: string }[]; directory: string };
   /** Binding → what the namespace holds; it forgets the rest when it ends. */
   namespaces: { binding: string; entries: Record<string, string> }[];
   /** R2 buckets; each is empty, and refuses what is put into it. */
@@ -27,12 +27,12 @@ export function workerdConfigText(config: WorkerdConfig): string {
   const bindings = [
     ...Object.entries(config.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
     ...(assets ? [`(name = ${text(assets.binding)}, service = "assets")`] : []),
-    ...objects.map((one) => `(name = ${text(one.binding)}, durableObjectNamespace = ${text(one.className)})`),
+    ...objects.bindings.map((one) => `(name = ${text(one.binding)}, durableObjectNamespace = ${text(one.className)})`),
     ...namespaces.map((one, i) => `(name = ${text(one.binding)}, kvNamespace = "kv-${i}")`),
     ...buckets.map((name) => `(name = ${text(name)}, r2Bucket = "empty-bucket")`),
     ...datasets.map((name) => `(name = ${text(name)}, analyticsEngine = "sink")`),
   ];
-  const classes = [...new Set(objects.map(({ className }) => className))].map(
+  const classes = [...new Set(objects.bindings.map(({ className }) => className))].map(
     (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
   );
   const services = [
@@ -42,10 +42,11 @@ export function workerdConfigText(config: WorkerdConfig): string {
       compatibilityFlags = ${list(config.compatibilityFlags.map(text))},
       bindings = ${list(bindings)},
       durableObjectNamespaces = ${list(classes)},
-      durableObjectStorage = (inMemory = void),
+      durableObjectStorage = (localDisk = "objects"),
       globalOutbound = "network"))`,
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
+    `(name = "objects", disk = (path = ${text(objects.directory)}, writable = true))`,
     ...(assets ? [`(name = "assets", disk = (path = ${text(assets.directory)}))`] : []),
     ...namespaces.map(({ entries }, i) => serviceText(`kv-${i}`, kvScript, [["entries", JSON.stringify(entries)]])),
     ...(buckets.length > 0 ? [serviceText("empty-bucket", emptyBucketScript)] : []),

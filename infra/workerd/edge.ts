@@ -43,6 +43,8 @@ export async function prepareBareEdge(configFile: string): Promise<BareEdge> {
   return {
     bundle,
     async configure({ vars = {}, entries = {}, assets } = {}) {
+      // Each process has its own: a store is open in one only.
+      const objects = await mkdtemp(path.join(directory, "objects-"));
       const config: WorkerdConfig = {
         modules: bundle.modules,
         compatibilityDate: wrangler.compatibility_date,
@@ -54,10 +56,13 @@ export async function prepareBareEdge(configFile: string): Promise<BareEdge> {
               directory: assets ?? path.resolve(path.dirname(configFile), wrangler.assets.directory),
             }
           : null,
-        objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
-          binding: name,
-          className: class_name,
-        })),
+        objects: {
+          bindings: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
+            binding: name,
+            className: class_name,
+          })),
+          directory: objects,
+        },
         namespaces: wrangler.kv_namespaces.map(({ binding }) => ({ binding, entries })),
         buckets: wrangler.r2_buckets.map(({ binding }) => binding),
         datasets: wrangler.analytics_engine_datasets.map(({ binding }) => binding),

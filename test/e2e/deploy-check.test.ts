@@ -16,16 +16,16 @@ async function check(...args: string[]) {
 
 beforeAll(() => stageArtifacts());
 
-// A machine that is busy with something else may fail a start.
-test("the Worker is within its limits, and both figures are printed", { retry: 2 }, async () => {
-  const { stdout, code } = await check();
+test("the Worker is within its limits, and both figures are printed", async () => {
+  // A test is no place to time a start: the machine may be busy with others.
+  const { stdout, code } = await check("--start-ms", "2000");
   expect(code).toBe(0);
   expect(Number(/gzip ([\d.]+) kB/.exec(stdout)?.[1])).toBeGreaterThan(10);
   expect(Number(/startup +([\d.]+) ms/.exec(stdout)?.[1])).toBeGreaterThan(0);
 });
 
 test("a Worker over a limit fails the check", async () => {
-  const { stdout, code } = await check("--gzip-bytes", "1000");
+  const { stdout, code } = await check("--gzip-bytes", "1000", "--start-ms", "2000");
   expect(code).toBe(1);
   expect(stdout).toContain("of at most 1.0 kB  TOO MUCH");
 });
