@@ -47,7 +47,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
-  infra: ["node:", "vitest", "workerd", "wrangler"],
+  infra: ["commander", "node:", "vitest", "workerd", "wrangler"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */

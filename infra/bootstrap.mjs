@@ -23,6 +23,7 @@ const commands = {
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
+  keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
   evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],

@@ -1,0 +1,136 @@
+/** What `npm run keys` does to the records of keys and tenants. Not here: where they are, and how it is told. */
+import { createHash } from "node:crypto";
+import {
+  type KeyRecord,
+  keyIdOf,
+  keyPrefix,
+  keyRecordSchema,
+  type Scope,
+  type TenantLimits,
+  type TenantRecord,
+  tenantPrefix,
+  tenantRecordSchema,
+} from "../../shared/contracts/tenants.ts";
+import type { Namespace } from "./namespace.ts";
+
+export interface Actor {
+  namespace: Namespace;
+  now(): Date;
+  /** A key that nobody can guess. */
+  newKey(): string;
+}
+
+/** A key that was made just now: the one time that it is seen. */
+export interface NewKey {
+  key: string;
+  id: string;
+  record: KeyRecord;
+}
+
+export type KeyState = "active" | "expires" | "expired" | "revoked";
+
+export async function createKey(
+  actor: Actor,
+  tenant: string,
+  options: { scopes: readonly Scope[]; expiresAt: Date | null },
+): Promise<NewKey> {
+  const made = newKeyOf(actor, tenant, options.scopes, options.expiresAt);
+  await actor.namespace.put(new Map([[keyPrefix + made.id, made.record]]));
+  return made;
+}
+
+/** In order of tenant and creation. */
+export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KeyRecord }[]> {
+  const records = await namespace.get(await namespace.names(keyPrefix));
+  return [...records]
+    .map(([name, record]) => ({ id: name.slice(keyPrefix.length), record: keyRecordSchema.parse(record) }))
+    .filter(({ record }) => tenant === undefined || record.tenant === tenant)
+    .sort((a, b) => compare(a.record.tenant, b.record.tenant) || compare(a.record.createdAt, b.record.createdAt));
+}
+
+/** Throws an Error where there is no such key. */
+export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
+  const record = await recordOf(actor, id);
+  const revoked = { ...record, revokedAt: record.revokedAt ?? actor.now().toISOString() };
+  await actor.namespace.put(new Map([[keyPrefix + id, revoked]]));
+  return revoked;
+}
+
+/** A new key like the old, which goes on for `overlapMs`. Throws an Error where the old opens nothing any more. */
+export async function rotateKey(
+  actor: Actor,
+  id: string,
+  options: { overlapMs: number; expiresAt: Date | null },
+): Promise<NewKey & { old: KeyRecord }> {
+  const now = actor.now();
+  const record = await recordOf(actor, id);
+  const state = stateOf(record, now);
+  if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
+  const end = new Date(now.getTime() + options.overlapMs).toISOString();
+  const old = { ...record, expiresAt: record.expiresAt !== null && record.expiresAt < end ? record.expiresAt : end };
+  const made = newKeyOf(actor, record.tenant, record.scopes, options.expiresAt);
+  // In one write: there is no moment with neither.
+  await actor.namespace.put(
+    new Map([
+      [keyPrefix + made.id, made.record],
+      [keyPrefix + id, old],
+    ]),
+  );
+  return { ...made, old };
+}
+
+/** A change of a tenant's record: a limit that is null is none, one that is "plan" is the plan's again. */
+export interface TenantChange {
+  plan?: TenantRecord["plan"];
+  limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
+  origins?: string[];
+}
+
+/** null where nothing is recorded: then the standard plan holds, and none for keys of the configuration. */
+export async function readTenant({ namespace }: Actor, tenant: string): Promise<TenantRecord | null> {
+  const name = tenantPrefix + tenant;
+  return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
+}
+
+export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
+  const before = (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
+  const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
+  const record = tenantRecordSchema.parse({
+    plan: change.plan ?? before.plan,
+    limits: Object.fromEntries(limits),
+    origins: change.origins ?? before.origins,
+  });
+  await actor.namespace.put(new Map([[tenantPrefix + tenant, record]]));
+  return record;
+}
+
+export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyState {
+  if (revokedAt !== null) return "revoked";
+  if (expiresAt === null) return "active";
+  return Date.parse(expiresAt) <= now.getTime() ? "expired" : "expires";
+}
+
+function newKeyOf({ now, newKey }: Actor, tenant: string, scopes: readonly Scope[], expiresAt: Date | null): NewKey {
+  const key = newKey();
+  const hash = createHash("sha256").update(key).digest("hex");
+  const record = {
+    hash,
+    tenant,
+    scopes: [...scopes],
+    createdAt: now().toISOString(),
+    expiresAt: expiresAt?.toISOString() ?? null,
+    revokedAt: null,
+  };
+  return { key, id: keyIdOf(hash), record };
+}
+
+async function recordOf({ namespace }: Actor, id: string): Promise<KeyRecord> {
+  const name = keyPrefix + id;
+  const record = (await namespace.get([name])).get(name);
+  if (record === undefined) throw new Error(`there is no key ${id}; \`npm run keys -- list\` names them`);
+  return keyRecordSchema.parse(record);
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

@@ -1,0 +1,202 @@
+/**
+ * `npm run keys`: API keys and limits of tenants. A new key is printed on stdout once, alone, and kept nowhere; all else
+ * that is said goes to stderr, so that `KEY=$(npm run -s keys -- create acme)` works.
+ */
+import { randomBytes } from "node:crypto";
+import path from "node:path";
+import { Command, Option } from "commander";
+import { idPattern } from "../../shared/contracts/inference.ts";
+import {
+  type KeyRecord,
+  keyIdPattern,
+  limitsOf,
+  type Plan,
+  planNames,
+  plans,
+  type Scope,
+  scopes,
+  type TenantLimits,
+  type TenantRecord,
+} from "../../shared/contracts/tenants.ts";
+import { stateFolder } from "../local-edge.ts";
+import {
+  type Actor,
+  changeTenant,
+  createKey,
+  listKeys,
+  type NewKey,
+  readTenant,
+  revokeKey,
+  rotateKey,
+  stateOf,
+} from "./actions.ts";
+import { wranglerNamespace } from "./namespace.ts";
+import { duration, limit, origins, scopeList, when } from "./options.ts";
+
+const root = path.dirname(path.dirname(import.meta.dirname));
+const binding = "TENANTS";
+const say = (line: string) => void process.stderr.write(`${line}\n`);
+
+interface Place {
+  remote?: boolean;
+  namespaceId?: string;
+  json?: boolean;
+}
+
+const program = new Command("keys").description("API keys and limits of tenants").addHelpText(
+  "after",
+  `
+Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.wrangler/state).
+A change is in force there within a second; a remote one within about a minute, the time that KV takes.`,
+);
+
+command("create <tenant>", "make a key; it is printed once")
+  .addOption(new Option("--scopes <list>", `of ${scopes.join(", ")}`).argParser(scopeList).default([...scopes], "all"))
+  .option("--expires <when>", "as 90d, 12h, or a date; never unless set", when)
+  .action(async (tenant: string, options: Place & { scopes: Scope[]; expires?: Date }) => {
+    const made = await createKey(actorAt(options), checkedTenant(tenant), {
+      scopes: options.scopes,
+      expiresAt: options.expires ?? null,
+    });
+    show(made, options);
+  });
+
+command("list [tenant]", "list keys, of one tenant or of all").action(
+  async (tenant: string | undefined, options: Place) => {
+    const keys = await listKeys(actorAt(options), tenant);
+    if (options.json) {
+      const shown = keys.map(({ id, record }) => ({ id, ...withoutHash(record), state: stateOf(record, now()) }));
+      process.stdout.write(`${JSON.stringify(shown, null, 2)}\n`);
+    } else {
+      for (const { id, record } of keys) process.stdout.write(`${keyLine(id, record)}\n`);
+      if (keys.length === 0) say("there are no keys");
+    }
+  },
+);
+
+command("revoke <id>", "make a key open nothing any more").action(async (id: string, options: Place) => {
+  const record = await revokeKey(actorAt(options), checkedKeyId(id));
+  say(`revoked ${id} of ${record.tenant}; ${inForce(options)}`);
+});
+
+command("rotate <id>", "make a key like another, which goes on for a while")
+  .option("--overlap <time>", "how long the old one goes on, as 24h or 7d", duration, duration("24h"))
+  .option("--expires <when>", "of the new one, as 90d, 12h, or a date; never unless set", when)
+  .action(async (id: string, options: Place & { overlap: number; expires?: Date }) => {
+    const made = await rotateKey(actorAt(options), checkedKeyId(id), {
+      overlapMs: options.overlap,
+      expiresAt: options.expires ?? null,
+    });
+    show(made, options);
+    say(`${id} goes on until ${made.old.expiresAt}`);
+  });
+
+command("limits <tenant>", "show what a tenant may use, or change it; N is a number, none, or plan for the plan's own")
+  .addOption(new Option("--plan <name>", "where nothing else is set").choices(planNames))
+  .option("--requests-per-minute <N>", "in any 60 seconds", limit)
+  .option("--tokens-per-minute <N>", "prompt and completion", limit)
+  .option("--concurrent-requests <N>", "running at once", limit)
+  .option("--tokens-per-month <N>", "by the calendar, UTC", limit)
+  .option(
+    "--origin <origin>",
+    "a web origin whose pages may call with the tenant's keys; repeatable, replaces those set before",
+    origins,
+  )
+  .option("--no-origin", "no web page but our own")
+  .action(async (name: string, options: Place & LimitOptions) => {
+    const tenant = checkedTenant(name);
+    const { plan, origin, requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = options;
+    const given = { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth };
+    const limits = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+    const isChange = plan !== undefined || origin !== undefined || Object.keys(limits).length > 0;
+    const actor = actorAt(options);
+    const record = isChange
+      ? await changeTenant(actor, tenant, {
+          ...(plan && { plan }),
+          limits,
+          ...(origin !== undefined && { origins: origin || [] }),
+        })
+      : await readTenant(actor, tenant);
+    showTenant(tenant, record, options);
+    if (isChange) say(inForce(options));
+  });
+
+type LimitOptions = { [Name in keyof TenantLimits]?: number | null | "plan" } & {
+  plan?: Plan;
+  /** false for --no-origin. */
+  origin?: string[] | false;
+};
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  say(`chameleon: ${(error as Error).message}`);
+  process.exitCode = 1;
+}
+
+function command(usage: string, description: string): Command {
+  return program
+    .command(usage)
+    .description(description)
+    .addOption(new Option("--local", "the local edge; the default").conflicts("remote"))
+    .option("--remote", "the deployed edge, through wrangler's login or CLOUDFLARE_API_TOKEN")
+    .option("--namespace-id <id>", `the KV namespace, where wrangler.toml's ${binding} has no id`)
+    .option("--json", "print JSON");
+}
+
+function actorAt({ remote, namespaceId }: Place): Actor {
+  const which = namespaceId === undefined ? ["--binding", binding] : ["--namespace-id", namespaceId];
+  const where = remote ? ["--remote"] : ["--local", "--persist-to", stateFolder(root)];
+  return {
+    namespace: wranglerNamespace(root, [...which, ...where]),
+    now,
+    newKey: () => `sk-chameleon-${randomBytes(32).toString("base64url")}`,
+  };
+}
+
+function show({ key, id, record }: NewKey, { json }: Place): void {
+  process.stdout.write(`${json ? JSON.stringify({ key, id, ...withoutHash(record) }) : key}\n`);
+  say(keyLine(id, record));
+  say("The key is kept nowhere: this is the only time that it is shown.");
+}
+
+function showTenant(tenant: string, record: TenantRecord | null, { json }: Place): void {
+  const { plan, origins } = record ?? { plan: "standard", origins: [] };
+  const limits = record ? limitsOf(record) : plans.standard;
+  if (json) {
+    process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins })}\n`);
+    return;
+  }
+  const lines = Object.entries(limits).map(([name, value]) => `  ${name.padEnd(20)}${value ?? "none"}`);
+  process.stdout.write(`${tenant}: plan ${plan}${record ? "" : " (nothing is set)"}\n${lines.join("\n")}\n`);
+  process.stdout.write(`  ${"origins".padEnd(20)}${origins.join(" ") || "none"}\n`);
+}
+
+function keyLine(id: string, record: KeyRecord): string {
+  const state = stateOf(record, now());
+  const end = state === "revoked" ? ` at ${record.revokedAt}` : state === "active" ? "" : ` at ${record.expiresAt}`;
+  return `${id}  ${record.tenant}  ${record.scopes.join(",") || "no scope"}  made ${record.createdAt}  ${state}${end}`;
+}
+
+function withoutHash({ hash, ...record }: KeyRecord): Omit<KeyRecord, "hash"> {
+  return record;
+}
+
+function inForce({ remote }: Place): string {
+  return remote ? "in force within about a minute" : "in force within a second";
+}
+
+function now(): Date {
+  return new Date();
+}
+
+function checkedTenant(tenant: string): string {
+  if (!idPattern.test(tenant)) throw new Error(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
+  return tenant;
+}
+
+function checkedKeyId(id: string): string {
+  if (!keyIdPattern.test(id))
+    throw new Error("a key is named by its id, 16 hex digits, as `npm run keys -- list` has it");
+  return id;
+}

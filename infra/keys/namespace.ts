@@ -1,0 +1,80 @@
+/** The KV namespace of keys and tenants through wrangler's own client. Not here: what is in it. */
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { promisify } from "node:util";
+import { quietWrangler } from "../quiet-wrangler.ts";
+
+/** Records by name. Every method rejects with wrangler's own words where it fails. */
+export interface Namespace {
+  names(prefix: string): Promise<string[]>;
+  /** Those that are there, as JSON gives them. */
+  get(names: readonly string[]): Promise<Map<string, unknown>>;
+  put(records: ReadonlyMap<string, unknown>): Promise<void>;
+}
+
+/** The platform's bound on one read. */
+const namesPerRead = 100;
+
+/** `place` are wrangler's options that say which namespace. */
+export function wranglerNamespace(root: string, place: readonly string[]): Namespace {
+  const kv = (...args: string[]) => runWrangler(root, ["kv", ...args, ...place]);
+  return {
+    async names(prefix) {
+      const listed = JSON.parse(jsonIn(await kv("key", "list", "--prefix", prefix))) as { name: string }[];
+      return listed.map(({ name }) => name);
+    },
+    async get(names) {
+      const found = new Map<string, unknown>();
+      for (let i = 0; i < names.length; i += namesPerRead) {
+        const asked = names.slice(i, i + namesPerRead);
+        const output = await withFile(asked, (file) => kv("bulk", "get", file));
+        const read = JSON.parse(jsonIn(output)) as Record<string, { value: string | null } | null>;
+        for (const [name, entry] of Object.entries(read)) {
+          if (entry && entry.value !== null) found.set(name, JSON.parse(entry.value));
+        }
+      }
+      return found;
+    },
+    async put(records) {
+      const entries = [...records].map(([key, value]) => ({ key, value: JSON.stringify(value) }));
+      await withFile(entries, (file) => kv("bulk", "put", file));
+    },
+  };
+}
+
+async function runWrangler(root: string, args: string[]): Promise<string> {
+  const file = path.join(root, "node_modules/wrangler/bin/wrangler.js");
+  try {
+    const { stdout } = await promisify(execFile)(process.execPath, [file, ...args], {
+      cwd: root,
+      env: { ...process.env, ...quietWrangler, NO_COLOR: "1", FORCE_COLOR: "0" },
+      maxBuffer: 2 ** 28,
+    });
+    return stdout;
+  } catch (error) {
+    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
+    const said = /\[ERROR\] *([^\n]+)/.exec(stderr + stdout)?.[1] ?? (stderr || stdout || String(error)).trim();
+    throw new Error(`wrangler ${args.slice(0, 3).join(" ")}: ${said}`);
+  }
+}
+
+/** wrangler takes lists from files; these hold hashes, never keys. */
+async function withFile<T>(content: unknown, use: (file: string) => Promise<T>): Promise<T> {
+  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-keys-"));
+  try {
+    const file = path.join(folder, "list.json");
+    await writeFile(file, JSON.stringify(content), { mode: 0o600 });
+    return await use(file);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** Where something is said before it. */
+function jsonIn(output: string): string {
+  const start = output.search(/[[{]/);
+  if (start < 0) throw new Error(`wrangler answered without a list: ${output.slice(0, 200)}`);
+  return output.slice(start);
+}

@@ -1,0 +1,46 @@
+/** Values of the `keys` command line. Each throws commander's InvalidArgumentError with what it should have been. */
+import { InvalidArgumentError } from "commander";
+import { type Scope, scopes } from "../../shared/contracts/tenants.ts";
+
+export function scopeList(text: string): Scope[] {
+  const names = text.split(",");
+  const unknown = names.find((name) => !scopes.some((scope) => scope === name));
+  if (unknown !== undefined) throw new InvalidArgumentError(`there is no scope "${unknown}"`);
+  return names as Scope[];
+}
+
+/** null: no limit. */
+export function limit(text: string): number | null | "plan" {
+  if (text === "none") return null;
+  if (text === "plan") return "plan";
+  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('must be a whole number, "none" or "plan"');
+  return Number(text);
+}
+
+/** Repeatable. */
+export function origins(text: string, before: string[] | undefined): string[] {
+  const url = URL.parse(text);
+  if (!url || !/^https?:$/.test(url.protocol) || url.origin !== text.replace(/\/$/, "")) {
+    throw new InvalidArgumentError("must be an origin, as https://app.example.com");
+  }
+  return [...(before ?? []), url.origin];
+}
+
+const unitMs = { m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+
+/** In milliseconds. */
+export function duration(text: string): number {
+  const parts = /^(\d{1,5})([mhd])$/.exec(text);
+  if (!parts) throw new InvalidArgumentError("must be a time, as 30m, 24h or 7d");
+  return Number(parts[1]) * unitMs[parts[2] as keyof typeof unitMs];
+}
+
+/** A time from now, or a date. */
+export function when(text: string): Date {
+  if (/^\d+[mhd]$/.test(text)) return new Date(Date.now() + duration(text));
+  const date = new Date(text);
+  if (!/^\d{4}-\d{2}-\d{2}/.test(text) || Number.isNaN(date.getTime())) {
+    throw new InvalidArgumentError("must be a time from now, as 90d, or a date, as 2027-01-31");
+  }
+  return date;
+}

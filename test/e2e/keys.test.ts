@@ -1,0 +1,63 @@
+/** `npm run keys` against the edge that `npm start` serves: what it says is in force at once. */
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Stack, startStack } from "../support/stack.ts";
+
+const cli = fileURLToPath(new URL("../../infra/keys/cli.ts", import.meta.url));
+const patience = { timeout: 10_000 };
+let stack: Stack;
+beforeAll(async () => {
+  stack = await startStack();
+});
+afterAll(() => stack?.stop());
+
+async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const env = { ...process.env, STATE_DIR: stack.state };
+  return promisify(execFile)(process.execPath, [cli, ...args], { env }).then(
+    (output) => ({ code: 0, ...output }),
+    (error) => ({ code: error.code, stdout: error.stdout, stderr: error.stderr }),
+  );
+}
+
+const complete = (key: string) =>
+  stack.post("/v1/completions", { prompt: "Once", max_tokens: 1 }, { authorization: `Bearer ${key}` });
+
+test("a key is made, limited, rotated and revoked while the edge runs", async () => {
+  const created = await keys("create", "acme", "--scopes", "completions");
+  expect(created.code, created.stderr).toBe(0);
+  const key = created.stdout.trim();
+  expect(key).toMatch(/^sk-chameleon-[\w-]{43}$/);
+  const [id] = /[0-9a-f]{16}/.exec(created.stderr)!;
+  const first = await complete(key);
+  expect(first.status).toBe(200);
+  expect(first.headers.get("x-ratelimit-limit-requests")).toBe("600");
+  const usage = await fetch(`${stack.edge}/v1/usage`, { headers: { authorization: `Bearer ${key}` } });
+  expect(usage.status).toBe(403);
+
+  await keys("limits", "acme", "--requests-per-minute", "2");
+  await expect.poll(async () => (await complete(key)).headers.get("x-ratelimit-limit-requests"), patience).toBe("2");
+  const refused = await complete(key);
+  expect([refused.status, Number(refused.headers.get("retry-after")) > 0]).toEqual([429, true]);
+
+  const rotated = await keys("rotate", id, "--overlap", "1h", "--json");
+  const { key: next } = JSON.parse(rotated.stdout);
+  for (const one of [key, next]) expect((await complete(one)).status).toBe(429);
+  await keys("revoke", id);
+  await expect.poll(async () => (await complete(key)).status, patience).toBe(401);
+  expect((await complete(next)).status).toBe(429);
+});
+
+test("what it cannot do is one clear line", async () => {
+  const cases: [string[], RegExp][] = [
+    [["revoke", "sk-chameleon-secret"], /^chameleon: a key is named by its id/],
+    [["create", "a b"], /^chameleon: "a b" is no tenant/],
+    [["limits", "acme", "--tokens-per-minute", "many"], /whole number/],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await keys(...args);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(message);
+  }
+});

@@ -1,0 +1,112 @@
+/** What the keys command does to records, over a namespace in memory. */
+import { createHash } from "node:crypto";
+import { expect, test } from "vitest";
+import {
+  type Actor,
+  changeTenant,
+  createKey,
+  listKeys,
+  readTenant,
+  revokeKey,
+  rotateKey,
+  stateOf,
+} from "../../../infra/keys/actions.ts";
+import { duration, limit, origins, scopeList, when } from "../../../infra/keys/options.ts";
+import { limitsOf, plans } from "../../../shared/contracts/tenants.ts";
+
+function actor() {
+  const stored = new Map<string, string>();
+  let clockMs = Date.UTC(2026, 10, 25);
+  let keys = 0;
+  const acting: Actor = {
+    namespace: {
+      names: async (prefix) => [...stored.keys()].filter((name) => name.startsWith(prefix)),
+      get: async (names) =>
+        new Map(names.flatMap((name) => (stored.has(name) ? [[name, JSON.parse(stored.get(name)!)] as const] : []))),
+      put: async (records) => {
+        for (const [name, record] of records) stored.set(name, JSON.stringify(record));
+      },
+    },
+    now: () => new Date(clockMs),
+    newKey: () => `sk-${keys++}`,
+  };
+  return { acting, stored, pass: (ms: number) => (clockMs += ms), now: () => new Date(clockMs) };
+}
+
+const all = { scopes: ["completions", "usage"] as const, expiresAt: null };
+const hour = 3_600_000;
+
+test("a new key is stored as its hash alone, under the hash's first characters", async () => {
+  const { acting, stored } = actor();
+  const { key, id, record } = await createKey(acting, "acme", all);
+  const hash = createHash("sha256").update(key).digest("hex");
+  expect(record).toMatchObject({ hash, tenant: "acme", scopes: ["completions", "usage"], revokedAt: null });
+  expect(id).toBe(hash.slice(0, 16));
+  expect([...stored.keys()]).toEqual([`key:${id}`]);
+  expect([...stored.values()].join()).not.toContain(key);
+});
+
+test("lists are by tenant and time, of one tenant or all", async () => {
+  const { acting, pass } = actor();
+  for (const tenant of ["zeta", "acme", "zeta"]) {
+    await createKey(acting, tenant, all);
+    pass(1);
+  }
+  expect((await listKeys(acting)).map(({ record }) => record.tenant)).toEqual(["acme", "zeta", "zeta"]);
+  expect(await listKeys(acting, "acme")).toHaveLength(1);
+  expect(await listKeys(acting, "none")).toEqual([]);
+});
+
+test("a rotated key goes on for the overlap, a revoked one not at all", async () => {
+  const { acting, pass, now } = actor();
+  const old = await createKey(acting, "acme", all);
+  const made = await rotateKey(acting, old.id, { overlapMs: 24 * hour, expiresAt: null });
+  expect(made.record).toMatchObject({ tenant: "acme", scopes: ["completions", "usage"], expiresAt: null });
+  const states = async () => (await listKeys(acting)).map(({ record }) => stateOf(record, now())).sort();
+  expect(await states()).toEqual(["active", "expires"]);
+  pass(24 * hour);
+  expect(await states()).toEqual(["active", "expired"]);
+  await expect(rotateKey(acting, old.id, { overlapMs: hour, expiresAt: null })).rejects.toThrow(/expired/);
+  await revokeKey(acting, made.id);
+  expect(await states()).toEqual(["expired", "revoked"]);
+  await expect(revokeKey(acting, "0".repeat(16))).rejects.toThrow(/no key 0000000000000000/);
+});
+
+test("an overlap never prolongs a key", async () => {
+  const { acting, now } = actor();
+  const soon = new Date(now().getTime() + hour);
+  const old = await createKey(acting, "acme", { ...all, expiresAt: soon });
+  const made = await rotateKey(acting, old.id, { overlapMs: 24 * hour, expiresAt: null });
+  expect(made.old.expiresAt).toBe(soon.toISOString());
+});
+
+test("limits are the plan's but for those that are set, and may be the plan's again", async () => {
+  const { acting } = actor();
+  expect(await readTenant(acting, "acme")).toBeNull();
+  await changeTenant(acting, "acme", { limits: { requestsPerMinute: 7, tokensPerMonth: null } });
+  await changeTenant(acting, "acme", { limits: { tokensPerMinute: 0 }, origins: ["https://a.example"] });
+  const record = (await readTenant(acting, "acme"))!;
+  expect(limitsOf(record)).toEqual({
+    ...plans.standard,
+    requestsPerMinute: 7,
+    tokensPerMonth: null,
+    tokensPerMinute: 0,
+  });
+  expect(record.origins).toEqual(["https://a.example"]);
+  await changeTenant(acting, "acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
+  expect(limitsOf((await readTenant(acting, "acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
+});
+
+test("values of the command line are read, or refused with what they should be", () => {
+  expect([limit("12"), limit("none"), limit("plan")]).toEqual([12, null, "plan"]);
+  expect(() => limit("-1")).toThrow(/whole number/);
+  expect([duration("30m"), duration("24h"), duration("7d")]).toEqual([hour / 2, 24 * hour, 168 * hour]);
+  expect(() => duration("24")).toThrow(/30m/);
+  expect(when("2027-01-31").toISOString()).toBe("2027-01-31T00:00:00.000Z");
+  expect(Math.abs(when("1h").getTime() - Date.now() - hour)).toBeLessThan(5000);
+  for (const text of ["tomorrow", "2027-99-99", "5"]) expect(() => when(text)).toThrow(/date/);
+  expect(scopeList("usage,completions")).toEqual(["usage", "completions"]);
+  expect(() => scopeList("admin")).toThrow(/admin/);
+  expect(origins("https://b.example/", ["https://a.example"])).toEqual(["https://a.example", "https://b.example"]);
+  for (const text of ["*", "example.com", "https://a.example/path"]) expect(() => origins(text, undefined)).toThrow();
+});
