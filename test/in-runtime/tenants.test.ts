@@ -194,14 +194,17 @@ describe("limits", () => {
 
     const broken = await stream();
     bodies[1].end("fail");
+    // It is asked once more.
+    await vi.waitFor(() => expect(bodies).toHaveLength(3));
+    bodies[2].end("fail");
     expect(await broken.text()).toContain("backend_unavailable");
     await isFree();
     // What we failed to do costs nothing.
     expect(await used()).toMatchObject({ requests: 1 });
 
     const whole = await stream();
-    bodies[2].send(...saying(seen.batches[2].sequences[0].id, "bbbb"));
-    bodies[2].end();
+    bodies[3].send(...saying(seen.batches[3].sequences[0].id, "bbbb"));
+    bodies[3].end();
     expect(await whole.text()).toContain("[DONE]");
     await isFree();
     expect(await used()).toMatchObject({ requests: 2, promptTokens: 6 });
