@@ -11,15 +11,21 @@ export interface LocalBackend {
   ended: Promise<string>;
 }
 
-/** Starts gpu-backend/main.ts and waits for its ready line. Throws an Error if it ends without one. */
-export async function startBackend(root: string, port: number): Promise<LocalBackend> {
+/** Starts gpu-backend/main.ts, with `environment` over our own, and waits for its ready line. Throws an Error if it ends without one. */
+export async function startBackend(
+  root: string,
+  port: number,
+  environment: Record<string, string> = {},
+): Promise<LocalBackend> {
   const child = spawn(process.execPath, [path.join(root, "gpu-backend/main.ts")], {
-    env: { ...process.env, BACKEND_PORT: String(port) },
+    env: { ...process.env, ...environment, BACKEND_PORT: String(port) },
     // The channel says nothing; that it closes tells the backend that this process is gone, however it ended.
     stdio: ["ignore", "pipe", "inherit", "ipc"],
   });
   // At once: it holds nothing that is worth a wait. Half-way through its start it does not listen to the channel yet.
-  process.once("exit", () => child.kill("SIGKILL"));
+  const kill = () => void child.kill("SIGKILL");
+  process.once("exit", kill);
+  child.once("exit", () => process.off("exit", kill));
   const ended = once(child, "exit").then(([code, signal]) =>
     signal ? `was ended by ${signal}` : `ended with ${code}`,
   );

@@ -1,4 +1,4 @@
-/** The two ports of a local start: read, and found free before anything is started on them. */
+/** The ports of a local start: read, and found free before anything is started on them. */
 import { once } from "node:events";
 import { createServer, type Server } from "node:net";
 
@@ -15,10 +15,10 @@ export function readPort(env: NodeJS.ProcessEnv, name: string, fallback: number)
 }
 
 /** Throws an Error that names the port and the variable that moves it, if any of the ports is taken. */
-export async function assertPortsFree(ports: Record<string, number>): Promise<void> {
+export async function assertPortsFree(ports: readonly [variable: string, port: number][]): Promise<void> {
   const held: Server[] = [];
   try {
-    for (const [name, port] of Object.entries(ports)) {
+    for (const [name, port] of ports) {
       const server = createServer();
       try {
         await once(server.listen(port, localHost), "listening");

@@ -5,17 +5,19 @@
 import { Console } from "node:console";
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { startBackend } from "./local-backend.ts";
+import { startBackends } from "./local-backends.ts";
 import { localKey, startEdge } from "./local-edge.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 
-const help = `usage: npm start [-- --json]
+const mostBackends = 16;
+const help = `usage: npm start [-- --backends N --json]
 
 Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once a token was generated.
+  --backends N  as many backends (${mostBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again
   --json        the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}
   EDGE_PORT     port of the edge, 8787 unless set
-  BACKEND_PORT  port of the backend, 8788 unless set
+  BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits and use are kept, .wrangler/state unless set
 What the backend reads besides is in gpu-backend/config.ts.
@@ -24,22 +26,30 @@ What the backend reads besides is in gpu-backend/config.ts.
 const root = path.dirname(import.meta.dirname);
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
-async function start(json: boolean): Promise<void> {
+async function start(count: number, json: boolean): Promise<void> {
   const edgePort = readPort(process.env, "EDGE_PORT", 8787);
   const backendPort = readPort(process.env, "BACKEND_PORT", 8788);
-  await assertPortsFree({ EDGE_PORT: edgePort, BACKEND_PORT: backendPort });
+  const backendPorts = Array.from({ length: count }, (_, i) => (backendPort === 0 ? 0 : backendPort + i));
+  await assertPortsFree([
+    ["EDGE_PORT", edgePort],
+    ...backendPorts.map((port): [string, number] => ["BACKEND_PORT", port]),
+  ]);
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
-  say("starting backend…");
-  const backend = await startBackend(root, backendPort);
-  void backend.ended.then((how) => {
-    say(`chameleon: the backend ${how}`);
+  say(count > 1 ? `starting ${count} backends…` : "starting backend…");
+  const { backends, ended } = await startBackends(root, backendPorts, {}, say);
+  void ended.then((how) => {
+    say(`chameleon: ${how}`);
     process.exit(1);
   });
   say("starting edge…");
-  const edge = await startEdge(root, edgePort, [backend.url]);
+  const edge = await startEdge(
+    root,
+    edgePort,
+    backends.map(({ url }) => url),
+  );
   await generateToken(edge);
-  const ready = { ready: true, edge, key: localKey, backends: [{ url: backend.url, pid: backend.pid }] };
+  const ready = { ready: true, edge, key: localKey, backends };
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }
 
@@ -54,9 +64,20 @@ async function generateToken(edge: string): Promise<void> {
   if (!response.ok) throw new Error(`the first completion was answered ${response.status}: ${await response.text()}`);
 }
 
-function readArguments(): { json?: boolean; help?: boolean } {
+function readArguments(): { backends: number; json: boolean; help: boolean } {
   try {
-    return parseArgs({ options: { json: { type: "boolean" }, help: { type: "boolean", short: "h" } } }).values;
+    const { values } = parseArgs({
+      options: {
+        backends: { type: "string", default: "1" },
+        json: { type: "boolean", default: false },
+        help: { type: "boolean", short: "h", default: false },
+      },
+    });
+    const backends = /^\d+$/.test(values.backends) ? Number(values.backends) : 0;
+    if (backends < 1 || backends > mostBackends) {
+      throw new Error(`--backends is "${values.backends}"; it must be a whole number from 1 to ${mostBackends}`);
+    }
+    return { ...values, backends };
   } catch (error) {
     say(`chameleon: ${(error as Error).message}\n\n${help}`);
     process.exit(2);
@@ -74,7 +95,7 @@ if (options.help) {
   process.once("disconnect", () => process.exit(0));
   process.channel?.unref();
   try {
-    await start(options.json ?? false);
+    await start(options.backends, options.json);
   } catch (error) {
     say(`chameleon: ${(error as Error).message}`);
     process.exit(1);

@@ -19,11 +19,19 @@ test("names the taken port and its variable, and holds none of the ports afterwa
   onTestFinished(() => void taken.close());
   await once(taken, "listening");
   const { port } = taken.address() as AddressInfo;
-  await expect(assertPortsFree({ EDGE_PORT: 0, BACKEND_PORT: port })).rejects.toThrow(
-    `port ${port} is in use; set BACKEND_PORT to another`,
-  );
+  await expect(
+    assertPortsFree([
+      ["EDGE_PORT", 0],
+      ["BACKEND_PORT", port],
+    ]),
+  ).rejects.toThrow(`port ${port} is in use; set BACKEND_PORT to another`);
   await once(taken.close(), "close");
-  await assertPortsFree({ BACKEND_PORT: port });
-  await assertPortsFree({ BACKEND_PORT: port });
-  await expect(assertPortsFree({ EDGE_PORT: port, BACKEND_PORT: port })).rejects.toThrow("set BACKEND_PORT to another");
+  await assertPortsFree([["BACKEND_PORT", port]]);
+  await assertPortsFree([["BACKEND_PORT", port]]);
+  await expect(
+    assertPortsFree([
+      ["EDGE_PORT", port],
+      ["BACKEND_PORT", port],
+    ]),
+  ).rejects.toThrow("set BACKEND_PORT to another");
 });
