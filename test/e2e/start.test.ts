@@ -132,6 +132,28 @@ test("the backend's crash is told, and ends the edge", async () => {
   expect(await isRefused(edge)).toBe(true);
 });
 
+test("of several backends one that is killed is started again, while the other answers; SIGTERM ends all", async () => {
+  const { child, ended, ready } = await start(["start", "--backends", "2", "--json"], { BACKEND_PORT: "0" });
+  const told = JSON.parse(await ready);
+  expect(new Set(told.backends.map(({ url }: { url: string }) => url)).size).toBe(2);
+  const [killed] = told.backends;
+  process.kill(killed.pid, "SIGKILL");
+  const answer = await fetch(`${told.edge}/v1/completions`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${told.key}`, "content-type": "application/json" },
+    body: JSON.stringify({ prompt: "Once", max_tokens: 1 }),
+  });
+  expect(answer.status).toBe(200);
+  const port = Number(new URL(killed.url).port);
+  await expect.poll(() => isRefused(port), { timeout: 20_000 }).toBe(false);
+  child.kill("SIGTERM");
+  const { code, stderr } = await ended;
+  expect(code).toBe(0);
+  expect(stderr).toMatch(/was ended by SIGKILL; starting it again$/m);
+  const ports = told.backends.map(({ url }: { url: string }) => Number(new URL(url).port));
+  expect(await Promise.all(ports.map(isRefused))).toEqual([true, true]);
+});
+
 test("the backend ends with a start that was killed outright", async () => {
   const { child, backend, ready } = await start(["--json"], {}, "start.ts");
   await ready;
