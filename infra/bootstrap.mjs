@@ -26,7 +26,7 @@ const commands = {
   keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
-  evaluate: ["measure the method on held-out documents (--help)", "gpu-backend/training/cli.ts", "evaluate"],
+  eval: ["compare the methods on held-out documents (--help)", "gpu-backend/training/cli.ts", "eval"],
 };
 
 /** Starting Node: enough to run this file. */

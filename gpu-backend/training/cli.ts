@@ -1,11 +1,13 @@
-/** The training command line: `train` makes artifacts, `evaluate` measures the method. Decides nothing itself. */
+/** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError } from "commander";
+import { writeAtomically } from "./atomic-file.ts";
 import { defaultCorpora } from "./corpus/default-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
-import { evaluate } from "./evaluate.ts";
+import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
+import { knownDomains } from "./evaluation/known-domains.ts";
 import { createProgress } from "./progress.ts";
-import { gainText, reportTable } from "./report-table.ts";
+import { gainText, summaryTable } from "./report/tables.ts";
 import { train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
@@ -110,38 +112,52 @@ function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   source.licence = licence ?? null;
 }
 
-withTrainingOptions(program.command("evaluate"))
-  .description("compare base, static adapter and gated bank on held-out documents")
+withTrainingOptions(program.command("eval"))
+  .description("compare the methods on held-out documents: base, static adapters, the paper's, experts, gated bank")
   .option("--unseen <[name=]path>", "corpus that is only measured on; repeatable", collect, [])
+  .option(
+    "--known <name>",
+    "corpus that the base was trained on; repeatable (default: its model card's `datasets`)",
+    collect,
+  )
   .option("--seeds <n>", "trainings, seeds 1 to n", count, 3)
-  .option("--held-out <n>", "test windows at most, and half as many for validation", count, 2000)
-  .option("--cache <folder>", "where hidden states are kept", ".cache/evaluation")
-  .option("--json <file>", "where the report goes", ".cache/evaluation/report.json")
+  .option("--split-seed <n>", "decides which documents are held out", count, 1)
+  .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
+  .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
+  .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
+  .option("--quick", "a small run to see that all works: less text, fewer steps", false)
   .action(async (flags: CommonFlags & EvaluateFlags) => {
-    const report = await evaluate(
-      {
-        ...(await commonOptions(flags)),
-        unseenCorpora: flags.unseen.map(parseSource),
-        cacheDirectory: flags.cache,
-        seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
-        validationWindows: Math.ceil(flags.heldOut / 2),
-        testWindows: flags.heldOut,
-        staticLearningRates: [3e-3, 1e-2, 3e-2],
-        reportFile: flags.json,
-      },
-      progress,
-      interruption.signal,
-    );
-    console.log(reportTable(report));
-    console.log(`static learning rate ${report.staticLearningRate}; ${report.tokens} tokens scored; ${flags.json}`);
+    const common = await commonOptions(flags);
+    const options: EvaluateOptions = {
+      ...common,
+      unseenCorpora: flags.unseen.map(parseSource),
+      known: flags.known ?? (await knownDomains(flags.model)),
+      cacheDirectory: flags.cache,
+      seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
+      splitSeed: flags.splitSeed,
+      validationWindows: Math.ceil(flags.heldOut / 2),
+      testWindows: flags.heldOut,
+      staticLearningRates: [3e-3, 1e-2, 3e-2],
+    };
+    if (flags.quick) Object.assign(options, quick);
+    const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
+    await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
+    console.log(summaryTable(result));
+    console.log(`${flags.json}; npm run report shows it`);
   });
+
+/** What --quick overrules. */
+const quick = { trainWindows: 1200, validationWindows: 200, testWindows: 500, steps: 80, staticLearningRates: [1e-2] };
 
 interface EvaluateFlags {
   unseen: string[];
+  known?: string[];
   seeds: number;
+  splitSeed: number;
   heldOut: number;
   cache: string;
   json: string;
+  quick: boolean;
 }
 
 try {

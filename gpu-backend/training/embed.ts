@@ -1,12 +1,12 @@
 /** Prompt embeddings and nearest centroids of many windows, by the very functions that the edge runs. */
 import { type CentroidVectors, type EdgeTable, promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
-import { prefixOf, type Window } from "./corpus/windows.ts";
+import { prefixOf, prefixTokens, type Window } from "./corpus/windows.ts";
 
-/** [windows, P] */
-export function embedWindows(windows: readonly Window[], table: EdgeTable): Float32Array {
+/** From the first `tokens` of each window, [windows, P]. */
+export function embedWindows(windows: readonly Window[], table: EdgeTable, tokens = prefixTokens): Float32Array {
   const P = table.dimensions;
   const embeddings = new Float32Array(windows.length * P);
-  for (const [i, window] of windows.entries()) embeddings.set(promptEmbedding(prefixOf(window), table), i * P);
+  for (const [i, window] of windows.entries()) embeddings.set(promptEmbedding(prefixOf(window, tokens), table), i * P);
   return embeddings;
 }
 

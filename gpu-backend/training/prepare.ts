@@ -1,22 +1,22 @@
 /**
- * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, and hidden states.
- * Everything here depends on model, corpora and the split seed alone, never on how an adapter is trained.
+ * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, hidden states, and
+ * clusters. All but the clusters depends on model, corpora and the split seed alone, never on how an adapter is trained.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import type { EdgeTable } from "../../shared/math/assignment.ts";
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 import { createTrunkRunner } from "../runtime/trunk-runner.ts";
-import type { WindowSet } from "./bank/batches.ts";
+import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
-import { fitPromptSpace, foldTable, type PromptSpace } from "./clustering/prompt-space.ts";
+import { type Placement, placeText } from "./clustering/placement.ts";
+import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
 import { type Split, splitDocuments, splits } from "./corpus/splits.ts";
-import { prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
+import { documentKey, prefixOf, sampleWindows, type Window, windowsOf } from "./corpus/windows.ts";
 import { embedWindows } from "./embed.ts";
 import { HiddenStates, hiddenStatesKey } from "./hidden-states.ts";
 import type { Progress } from "./progress.ts";
@@ -51,7 +51,6 @@ export interface Prepared {
   tokenizerFile: TensorFile;
   corpora: PreparedCorpus[];
   space: PromptSpace;
-  table: EdgeTable;
   sets: Record<Split, WindowSet>;
   /** Names model, text, split and window counts: equal keys mean equal preparations. */
   key: string;
@@ -71,10 +70,9 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
 
   const { corpora, windows } = await readWindows(options, tokenizer, progress);
   const chosen = chooseWindows(windows, options);
-  const prefixes = chosen.train.map(prefixOf);
+  const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
   if (prefixes.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
   const space = fitPromptSpace(tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
-  const table = foldTable(space, tokenEmbedding);
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
   const key = hiddenStatesKey(model.weightsHash, everyWindow);
@@ -89,11 +87,31 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   const sets = {} as Record<Split, WindowSet>;
   let firstState = 0;
   for (const split of splits) {
-    sets[split] = { windows: chosen[split], states, firstState, embeddings: embedWindows(chosen[split], table) };
+    sets[split] = { windows: chosen[split], states, firstState };
     firstState += chosen[split].length;
   }
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
-  return { model, head, tokenizer, tokenizerFile, corpora, space, table, sets, key, close: () => states.close() };
+  return { model, head, tokenizer, tokenizerFile, corpora, space, sets, key, close: () => states.close() };
+}
+
+/** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */
+export interface Placed extends Placement {
+  sets: Record<Split, PlacedSet>;
+}
+
+/** Clusters the training text. Deterministic by seed. */
+export function place({ head, sets, space }: Prepared, clusters: number, seed: number): Placed {
+  const { windows } = sets.train;
+  const placement = placeText(foldRows(space, head.tokenEmbedding), windows, {
+    dimensions: space.dimensions,
+    clusters: Math.min(clusters, windows.length),
+    seed,
+  });
+  const placed = {} as Record<Split, PlacedSet>;
+  for (const split of splits) {
+    placed[split] = { ...sets[split], embeddings: embedWindows(sets[split].windows, placement.table) };
+  }
+  return { ...placement, sets: placed };
 }
 
 type WindowsBySplit = Record<Split, Window[]>;

@@ -6,6 +6,9 @@ export const streams = {
   initialise: 4,
   bootstrap: 5,
   wrongCentroid: 6,
+  placement: 7,
+  /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
+  dropout: 100,
   /** Training step s draws from stream `firstStep + s`. */
   firstStep: 1000,
 } as const;

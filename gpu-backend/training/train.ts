@@ -5,18 +5,18 @@
 import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import { gatedKind } from "./bank/bank-kinds.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
 import { documentGain } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
 import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
-import { Trainer, type TrainingClusters } from "./bank/trainer.ts";
-import { labelsOf, mapPositions } from "./clustering/describe.ts";
-import { kMeans } from "./clustering/k-means.ts";
+import { Trainer } from "./bank/trainer.ts";
+import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { prefixTokens, type Window } from "./corpus/windows.ts";
-import { keyOf, type Prepared, prepare } from "./prepare.ts";
+import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish, type TrainedBank } from "./publish.ts";
 import { Random } from "./random.ts";
@@ -74,7 +74,7 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
 }
 
 interface Bank extends Omit<TrainedBank, "scales"> {
-  clusters: TrainingClusters;
+  placed: Placed;
 }
 
 async function trainBank(
@@ -84,11 +84,11 @@ async function trainBank(
   progress: Progress,
   signal?: AbortSignal,
 ): Promise<Bank> {
-  const { head, sets, space } = prepared;
-  const P = space.dimensions;
-  const K = Math.min(options.clusters, sets.train.windows.length);
-  const clusters = kMeans(sets.train.embeddings, P, { clusters: K, seed: options.seed });
-  const shape = bankShape({ ...options, dimensions: P });
+  const { head, space } = prepared;
+  const placed = place(prepared, options.clusters, options.seed);
+  const { sets, centroids } = placed;
+  const K = centroids.count;
+  const shape = bankShape({ ...options, dimensions: centroids.dimensions });
   const { seed, steps, learningRate, threads } = options;
   const checkpoint = join(
     cacheDirectory,
@@ -97,11 +97,10 @@ async function trainBank(
   const resumed = await loadCheckpoint(checkpoint);
   if (resumed) progress.note(`going on from step ${resumed.step}`);
   const trainer = await Trainer.open(
-    head,
-    shape,
+    gatedKind(head, shape),
     sets.train,
-    clusters,
-    { seed, steps, learningRate, gated: true, threads },
+    { centroids: centroids.vectors, memberOf: placed.memberOf },
+    { seed, steps, learningRate, input: "jittered", threads },
     resumed,
   );
   const { parameters } = await runToEnd(trainer, "training", progress, async (state) => {
@@ -112,15 +111,16 @@ async function trainBank(
     shape,
     head,
     parameters,
-    centroids: { count: K, dimensions: P, vectors: clusters.centroids },
+    centroids,
     unigram: unigramOf(sets.train.windows, head.vocabularySize),
     space,
-    clusters,
+    placed,
   };
 }
 
 async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainOptions): Promise<Manifest> {
-  const { model, sets, tokenizer } = prepared;
+  const { model, tokenizer } = prepared;
+  const { sets, memberOf, table } = bank.placed;
   const K = bank.centroids.count;
   const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
   const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
@@ -128,19 +128,20 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
 
-  const counts = countsByCluster(sets.train.windows, bank.clusters.memberOf, K, bank.head.vocabularySize);
+  const counts = countsByCluster(sets.train.windows, memberOf, K, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
-  const positions = mapPositions(bank.centroids.vectors, bank.centroids.dimensions);
+  const plane = principalPlane(bank.centroids.vectors, bank.centroids.dimensions);
+  const positions = positionsIn(plane, bank.centroids.vectors);
   const random = new Random(options.seed, streams.bootstrap);
   const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = model.config;
   return publish(
     options.outDirectory,
     { ...bank, scales },
-    prepared.table,
+    table,
     prepared.tokenizerFile,
     labels.map((label, k) => ({
       label,
-      size: bank.clusters.memberOf.filter((member) => member === k).length,
+      size: memberOf.filter((member) => member === k).length,
       position: positions[k],
       scale: scales[k],
       gain: documentGain(
@@ -165,12 +166,6 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
       },
     },
   );
-}
-
-function countsByCluster(windows: readonly Window[], memberOf: Int32Array, K: number, V: number): Float64Array[] {
-  const counts = Array.from({ length: K }, () => new Float64Array(V));
-  for (const [i, { tokenIds }] of windows.entries()) for (const id of tokenIds) counts[memberOf[i]][id]++;
-  return counts;
 }
 
 /** Log-probabilities of the training text's tokens [V], half a count added to each. */

@@ -11,7 +11,8 @@ import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { readModelFolder } from "../../runtime/model-folder.ts";
 import type { Gpt2Config } from "../../runtime/step.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
-import { fitPromptSpace, foldTable } from "../../training/clustering/prompt-space.ts";
+import { quantised } from "../../training/clustering/placement.ts";
+import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish } from "../../training/publish.ts";
 
@@ -29,7 +30,10 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const { vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId } = config;
   const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
   const P = Math.min(dimensions, D);
-  const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => Int32Array.of(id));
+  const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
+    tokenIds: Int32Array.of(id),
+    document: String(id),
+  }));
   const space = fitPromptSpace(tokenEmbedding, D, pieces, P);
   // Nothing depends on the centroid while its scale is 0, nor on the bank, which starts as no delta at all.
   const centroids = { count: 1, dimensions: P, vectors: new Float32Array(P).fill(1, 0, 1) };
@@ -45,7 +49,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       unigram: new Float32Array(V).fill(-Math.log(V)),
       space,
     },
-    foldTable(space, tokenEmbedding),
+    quantised(foldRows(space, tokenEmbedding), P),
     tokenizer,
     [{ label: [], size: 0, position: [0, 0], scale: 0, gain: null }],
     {

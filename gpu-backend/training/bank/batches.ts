@@ -2,12 +2,16 @@
 import { scoredTokens, targetsOf, type Window } from "../corpus/windows.ts";
 import type { HiddenStates } from "../hidden-states.ts";
 
-/** Windows of one split, their cached hidden states and their prompt embeddings. */
+/** Windows of one split, and their cached hidden states. */
 export interface WindowSet {
   windows: readonly Window[];
   states: HiddenStates;
   /** Position of windows[0] in `states`. */
   firstState: number;
+}
+
+/** With their prompt embeddings. */
+export interface PlacedSet extends WindowSet {
   embeddings: Float32Array; // [windows, P]
 }
 

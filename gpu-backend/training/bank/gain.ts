@@ -19,31 +19,46 @@ export interface Gain {
 
 const resamples = 1000;
 
+/** A sum over a window's tokens, to be averaged. */
+export interface WindowSum {
+  document: string;
+  tokens: number;
+  sum: number;
+}
+
 /**
- * Gain with its 95% interval from a bootstrap over documents (percentiles), because windows of one document are alike.
- * Null where there is nothing to measure.
+ * Mean a token with its 95% interval from a bootstrap over documents (percentiles), because windows of one document are
+ * alike. Null where there is nothing to measure.
  */
-export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
-  const documents = new Map<string, { difference: number; tokens: number }>();
-  for (const { document, tokens, base, adapted } of losses) {
-    const sum = documents.get(document) ?? { difference: 0, tokens: 0 };
-    documents.set(document, { difference: sum.difference + base - adapted, tokens: sum.tokens + tokens });
+export function documentMean(windows: readonly WindowSum[], random: Random): Gain | null {
+  const documents = new Map<string, { sum: number; tokens: number }>();
+  for (const { document, tokens, sum } of windows) {
+    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
+    documents.set(document, { sum: before.sum + sum, tokens: before.tokens + tokens });
   }
   const sums = [...documents.values()];
   const tokens = sums.reduce((total, document) => total + document.tokens, 0);
   if (tokens === 0) return null;
-  const nats = sums.reduce((total, document) => total + document.difference, 0) / tokens;
+  const nats = sums.reduce((total, document) => total + document.sum, 0) / tokens;
   const draws = Array.from({ length: resamples }, () => {
-    let difference = 0;
+    let sum = 0;
     let drawnTokens = 0;
     for (let i = 0; i < sums.length; i++) {
       const document = sums[random.integer(sums.length)];
-      difference += document.difference;
+      sum += document.sum;
       drawnTokens += document.tokens;
     }
-    return difference / drawnTokens;
+    return sum / drawnTokens;
   }).sort((a, b) => a - b);
   return { nats, ci95: [draws[Math.floor(0.025 * resamples)], draws[Math.ceil(0.975 * resamples) - 1]], tokens };
+}
+
+/** Gain of an adapter over the base, and its interval over documents; null where there is nothing to measure. */
+export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
+  return documentMean(
+    losses.map(({ document, tokens, base, adapted }) => ({ document, tokens, sum: base - adapted })),
+    random,
+  );
 }
 
 export const scaleChoices = [0, 0.25, 0.5, 0.75, 1] as const;

@@ -19,15 +19,22 @@ export class LossMeter {
     return new LossMeter(await openSession(buildLossGraph(head, shape), { threads }), head, shape);
   }
 
+  /** Q */
+  get gates(): number {
+    return this.#shape.gates;
+  }
+
   /**
    * Sum of negative log-likelihoods of each window's scored tokens, in nats, [indexes].
    * @param gatesOf gates [Q] of a window; zeros give the base
+   * @param skipped scored tokens at a window's beginning that are left out of the sum
    */
   async measure(
     set: WindowSet,
     indexes: readonly number[],
     parameters: Parameters,
     gatesOf: (index: number) => Float32Array,
+    skipped = 0,
   ): Promise<Float64Array> {
     const { hiddenSize: D, vocabularySize: V } = this.#head;
     const Q = this.#shape.gates;
@@ -45,7 +52,11 @@ export class LossMeter {
         a: bank("a"),
         b: bank("b"),
       });
-      for (const [n, nll] of (results.nll.data as Float32Array).entries()) sums[measured + windowOf[n]] += nll;
+      let first = 0; // token of the window that n is in
+      for (const [n, nll] of (results.nll.data as Float32Array).entries()) {
+        if (n > 0 && windowOf[n] !== windowOf[n - 1]) first = n;
+        if (n - first >= skipped) sums[measured + windowOf[n]] += nll;
+      }
       measured += run.length;
     }
     return sums;

@@ -1,9 +1,12 @@
 /** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
+import type { Directions } from "../../adapters/adapter.ts";
+import { directionsOf, type FullNetwork } from "../../adapters/full-network.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
-import { scoredTokens } from "../corpus/windows.ts";
+import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
-import type { WindowSet } from "./batches.ts";
+import { expertGates } from "./bank-kinds.ts";
+import type { PlacedSet, WindowSet } from "./batches.ts";
 import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./gain.ts";
 import type { LossMeter } from "./loss.ts";
 import { type BankShape, type Parameters, parameterTensors } from "./parameters.ts";
@@ -40,8 +43,45 @@ export function staticAdapter(shape: BankShape, parameters: Parameters): Adapter
   };
 }
 
+/** The adapters of experts: each centroid's own directions and bias. */
+export function expertAdapters(shape: BankShape, parameters: Parameters, centroids: CentroidVectors): Adapters {
+  const gatesAt = (k: number, scale: number) => expertGates(shape, centroids.count, k, scale);
+  return { parameters, centroids, gatesAt };
+}
+
+/** The low-rank pairs that the full kind makes of the centroids, one under the other, by the very code that serves them. */
+export function fullAdapters(network: FullNetwork, centroids: CentroidVectors): Adapters {
+  const { rank: R, hiddenSize: D, vocabularySize: V } = network;
+  const { count: K, dimensions: P, vectors } = centroids;
+  const a = new Float32Array(K * R * D);
+  const b = new Float32Array(K * R * V);
+  for (let k = 0; k < K; k++) {
+    const pair = wholePair(network, vectors.subarray(k * P, (k + 1) * P));
+    a.set(pair.a, k * R * D);
+    b.set(pair.b, k * R * V);
+  }
+  const gatesAt = (k: number, scale: number) => new Float32Array(K * R).fill(scale, k * R, (k + 1) * R);
+  return {
+    parameters: new Map([
+      ["a", a],
+      ["b", b],
+    ]),
+    centroids,
+    gatesAt,
+  };
+}
+
+/** The pair that the full kind makes of one input [P], at full strength. */
+export function wholePair(network: FullNetwork, input: Float32Array): Directions {
+  const slices = directionsOf(network, input, 1);
+  for (;;) {
+    const { done, value } = slices.next();
+    if (done) return value;
+  }
+}
+
 /** Scale per centroid [K], chosen on `validation`. */
-export async function chooseScales(meter: LossMeter, validation: WindowSet, adapters: Adapters): Promise<Float32Array> {
+export async function chooseScales(meter: LossMeter, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
   const K = adapters.centroids.count;
   const { windows, embeddings } = validation;
   const indexes = [...windows.keys()];
@@ -70,24 +110,48 @@ export interface AssignedLoss extends WindowLoss {
 /** Losses of every window of `set`, under the base and under its centroid's adapter at its scale. */
 export async function measureWindows(
   meter: LossMeter,
-  set: WindowSet,
+  set: PlacedSet,
   adapters: Adapters,
   scales: Float32Array,
 ): Promise<AssignedLoss[]> {
   const indexes = [...set.windows.keys()];
   const memberOf = assignAll(set.embeddings, adapters.centroids);
-  const base = adapters.gatesAt(0, 0);
-  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
-  const baseSums = await meter.measure(set, indexes, adapters.parameters, () => base);
-  const adaptedSums = await meter.measure(set, indexes, adapters.parameters, (i) => gates[memberOf[i]]);
+  const base = await baseLosses(meter, set, adapters.parameters, indexes);
+  const adapted = await adaptedLosses(meter, set, adapters, scales, memberOf, indexes);
   return set.windows.map((window, i) => ({
     corpus: window.corpus,
-    document: `${window.corpus}/${window.document}`,
+    document: documentKey(window),
     tokens: scoredTokens(window),
     centroid: memberOf[i],
-    base: baseSums[i],
-    adapted: adaptedSums[i],
+    base: base[i],
+    adapted: adapted[i],
   }));
+}
+
+/** Summed losses under the base, [indexes]. */
+export function baseLosses(
+  meter: LossMeter,
+  set: WindowSet,
+  parameters: Parameters,
+  indexes: readonly number[],
+  skipped = 0,
+): Promise<Float64Array> {
+  const closed = new Float32Array(meter.gates);
+  return meter.measure(set, indexes, parameters, () => closed, skipped);
+}
+
+/** Summed losses under the adapters of the centroids [set's windows] at their scales [K], [indexes]. */
+export function adaptedLosses(
+  meter: LossMeter,
+  set: PlacedSet,
+  adapters: Adapters,
+  scales: Float32Array,
+  memberOf: Int32Array,
+  indexes: readonly number[],
+  skipped = 0,
+): Promise<Float64Array> {
+  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
+  return meter.measure(set, indexes, adapters.parameters, (i) => gates[memberOf[i]], skipped);
 }
 
 /** Perplexity of summed losses. */

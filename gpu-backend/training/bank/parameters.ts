@@ -12,16 +12,29 @@ export interface BankShape {
   a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
 }
 
+export interface FullShape {
+  dimensions: number; // P
+  hidden: readonly [number, number]; // H₁, H₂
+  rank: number; // R
+}
+
 /** Row-major. A static adapter (gates all one) has only `a` and `b`. */
 export type Parameters = Map<ParameterName, Float32Array>;
-export type ParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
+export type BankParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
+/** `w3` and `b3` are the full kind's. */
+export type ParameterName = BankParameterName | "w3" | "b3";
 
 export function bankShape(options: { rank: number; biases: number; hidden: number; dimensions: number }): BankShape {
   const gates = options.rank + options.biases;
   return { ...options, gates, a0: Float32Array.from({ length: gates }, (_, q) => (q < options.rank ? 0 : 1)) };
 }
 
-export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: number, vocabularySize: number): number[] {
+export function shapeOf(
+  name: BankParameterName,
+  shape: BankShape,
+  hiddenSize: number,
+  vocabularySize: number,
+): number[] {
   const { gates: Q, hidden: H, dimensions: P } = shape;
   return {
     w1: [H, P],
@@ -71,7 +84,7 @@ export function parameterTensors(
 ): TensorFile {
   const file: TensorFile = new Map();
   for (const [name, values] of parameters) {
-    file.set(name, tensorFrom(values, shapeOf(name, shape, hiddenSize, vocabularySize)));
+    file.set(name, tensorFrom(values, shapeOf(name as BankParameterName, shape, hiddenSize, vocabularySize)));
   }
   return file;
 }

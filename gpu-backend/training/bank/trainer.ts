@@ -1,23 +1,29 @@
 /**
- * Trains bank and hyper-network over cached hidden states, step by step. Every draw of a step depends on seed and step
+ * Trains adapters of any kind over cached hidden states, step by step. Every draw of a step depends on seed and step
  * number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
+import { scoredTokens } from "../corpus/windows.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
-import { gatherBatch, runsOf, type WindowSet } from "./batches.ts";
-import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
-import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
+import { gatherBatch, type PlacedSet, runsOf } from "./batches.ts";
+import type { DrawnWindow, Kind } from "./kind.ts";
+import type { ParameterName, Parameters } from "./parameters.ts";
 
 export interface TrainerOptions {
   seed: number;
   steps: number;
   learningRate: number;
-  /** false: a static adapter, the same for every window. */
-  gated: boolean;
+  input: InputSource;
   threads: number;
 }
+
+/**
+ * What the hyper-network is given for a window in training: a point on the way from its centroid to itself, its centroid,
+ * the mean of the windows drawn with it (as published), or the same for all text (a control).
+ */
+export type InputSource = "jittered" | "centroid" | "batch-mean" | "constant";
 
 /** Clusters of the training windows. */
 export interface TrainingClusters {
@@ -35,14 +41,15 @@ export interface TrainerState {
 const clustersPerStep = 3;
 const windowsPerCluster = 5;
 const warmUpSteps = 20;
+/** Keeps the steps of neighbouring seeds apart; no run is that long. */
+const stepSeedStride = 1_000_003;
 const adamW: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
 
 export class Trainer {
   readonly state: TrainerState;
   readonly #options: TrainerOptions;
-  readonly #shape: BankShape;
-  readonly #head: HeadWeights;
-  readonly #set: WindowSet;
+  readonly #kind: Kind;
+  readonly #set: PlacedSet;
   readonly #clusters: TrainingClusters;
   readonly #members: number[][];
   readonly #session: Session;
@@ -50,38 +57,33 @@ export class Trainer {
 
   private constructor(
     session: Session,
-    head: HeadWeights,
-    shape: BankShape,
-    set: WindowSet,
+    kind: Kind,
+    set: PlacedSet,
     clusters: TrainingClusters,
     options: TrainerOptions,
     state: TrainerState,
   ) {
     this.#session = session;
-    this.#head = head;
-    this.#shape = shape;
+    this.#kind = kind;
     this.#set = set;
     this.#clusters = clusters;
     this.#options = options;
     this.state = state;
     this.#members = membersOf(clusters);
-    for (const [name, values] of state.parameters) {
-      this.#feeds[name] = tensor(values, shapeOf(name, shape, head.hiddenSize, head.vocabularySize));
-    }
+    for (const [name, values] of state.parameters) this.#feeds[name] = tensor(values, kind.shapeOf(name));
   }
 
   /** `resumed`: the state of an interrupted run; without it training starts anew. */
   static async open(
-    head: HeadWeights,
-    shape: BankShape,
-    set: WindowSet,
+    kind: Kind,
+    set: PlacedSet,
     clusters: TrainingClusters,
     options: TrainerOptions,
     resumed: TrainerState | null,
   ): Promise<Trainer> {
-    const session = await openSession(buildTrainingGraph(head, shape, options.gated), { threads: options.threads });
-    const state = resumed ?? startOf(head, shape, options);
-    return new Trainer(session, head, shape, set, clusters, options, state);
+    const session = await openSession(kind.graph(), { threads: options.threads });
+    const state = resumed ?? startOf(kind, options.seed);
+    return new Trainer(session, kind, set, clusters, options, state);
   }
 
   get steps(): number {
@@ -107,47 +109,64 @@ export class Trainer {
     return this.#session.release();
   }
 
-  /** Some clusters, some windows of each, and for each window a point on the way from centroid to window. */
+  /** Some clusters, and some windows of each. */
   #draw(random: Random): DrawnWindow[] {
-    const P = this.#shape.dimensions;
-    const { centroids } = this.#clusters;
     return random
       .shuffled(this.#members)
       .slice(0, clustersPerStep)
-      .flatMap((members) =>
-        Array.from({ length: windowsPerCluster }, () => {
-          const index = members[random.integer(members.length)];
-          const k = this.#clusters.memberOf[index];
-          const centroid = centroids.subarray(k * P, (k + 1) * P);
-          const member = this.#set.embeddings.subarray(index * P, (index + 1) * P);
-          return { index, embedding: between(centroid, member, random.uniform()) };
-        }),
-      );
+      .flatMap((members, batch) => {
+        const indexes = Array.from({ length: windowsPerCluster }, () => members[random.integer(members.length)]);
+        const inputs = this.#inputs(indexes, random);
+        return indexes.map((index, i) => ({
+          index,
+          cluster: this.#clusters.memberOf[index],
+          batch,
+          embedding: inputs[i],
+        }));
+      });
+  }
+
+  /** Inputs of windows of one cluster that were drawn together, [P] each. */
+  #inputs(indexes: readonly number[], random: Random): Float32Array[] {
+    const { embeddings, windows } = this.#set;
+    const P = embeddings.length / windows.length;
+    const k = this.#clusters.memberOf[indexes[0]];
+    const centroid = this.#clusters.centroids.subarray(k * P, (k + 1) * P);
+    const members = indexes.map((index) => embeddings.subarray(index * P, (index + 1) * P));
+    switch (this.#options.input) {
+      case "jittered":
+        return members.map((member) => between(centroid, member, random.uniform()));
+      case "centroid":
+        return members.map(() => centroid);
+      case "batch-mean": {
+        const mean = meanDirection(members);
+        return members.map(() => mean);
+      }
+      case "constant": {
+        const constant = constantInput(P);
+        return members.map(() => constant);
+      }
+    }
   }
 
   async #lossAndGradients(drawn: readonly DrawnWindow[]) {
-    const { hiddenSize: D, vocabularySize: V } = this.#head;
-    const P = this.#shape.dimensions;
-    const embeddingOf = new Map(drawn.map(({ index, embedding }) => [index, embedding]));
-    const runs = runsOf(this.#set, [...embeddingOf.keys()], V);
-    const batches = await Promise.all(runs.map((run) => gatherBatch(this.#set, run, D)));
-    const tokens = batches.reduce((sum, batch) => sum + batch.targets.length, 0);
+    const { hiddenSize: D, vocabularySize: V } = this.#kind.head;
+    const indexes = drawn.map(({ index }) => index);
+    const tokens = indexes.reduce((sum, index) => sum + scoredTokens(this.#set.windows[index]), 0);
     const gradients = new Map<ParameterName, Float32Array>();
     let loss = 0;
-    for (const [i, { hidden, targets, windowOf }] of batches.entries()) {
-      const feeds: Record<string, Tensor> = {
+    let done = 0;
+    for (const run of runsOf(this.#set, indexes, V)) {
+      const windows = drawn.slice(done, done + run.length);
+      done += run.length;
+      const { hidden, targets, windowOf } = await gatherBatch(this.#set, run, D);
+      const results = await this.#session.run({
         ...this.#feeds,
+        ...this.#kind.feeds({ windows, windowOf, stepSeed: this.#options.seed * stepSeedStride + this.state.step }),
         hidden: tensor(hidden, [targets.length, D]),
         targets: tensor(targets, [targets.length]),
         weight: tensor(Float32Array.of(1 / tokens), []),
-      };
-      if (this.#options.gated) {
-        const embeddings = new Float32Array(runs[i].length * P);
-        for (const [s, index] of runs[i].entries()) embeddings.set(embeddingOf.get(index)!, s * P);
-        feeds.embeddings = tensor(embeddings, [runs[i].length, P]);
-        feeds.window_of = tensor(windowOf, [windowOf.length]);
-      }
-      const results = await this.#session.run(feeds);
+      });
       for (const nll of results.nll.data as Float32Array) loss += nll / tokens;
       for (const name of this.state.parameters.keys()) {
         const gradient = results[`d_${name}`].data as Float32Array;
@@ -160,14 +179,8 @@ export class Trainer {
   }
 }
 
-interface DrawnWindow {
-  /** In the window set. */
-  index: number;
-  embedding: Float32Array; // [P]
-}
-
-function startOf(head: HeadWeights, shape: BankShape, options: TrainerOptions): TrainerState {
-  const parameters = initialParameters(shape, head.hiddenSize, head.vocabularySize, options.seed, options.gated);
+function startOf(kind: Kind, seed: number): TrainerState {
+  const parameters = kind.initial(seed);
   const moments = new Map<ParameterName, Moments>();
   for (const [name, { length }] of parameters) {
     moments.set(name, { first: new Float32Array(length), second: new Float32Array(length) });
@@ -188,7 +201,22 @@ function membersOf({ memberOf }: TrainingClusters): number[][] {
 
 /** normalise(centroid + share · member) */
 function between(centroid: Float32Array, member: Float32Array, share: number): Float32Array {
-  const sum = centroid.map((x, p) => x + share * member[p]);
-  const length = Math.hypot(...sum);
-  return length > 0 ? sum.map((x) => x / length) : sum;
+  return unit(centroid.map((x, p) => x + share * member[p]));
+}
+
+/** Direction of the mean of some vectors. */
+export function meanDirection(vectors: readonly Float32Array[]): Float32Array {
+  const sum = new Float32Array(vectors[0].length);
+  for (const vector of vectors) for (let p = 0; p < sum.length; p++) sum[p] += vector[p];
+  return unit(sum);
+}
+
+/** The input of a hyper-network that is to know nothing of its text, [P]. */
+export function constantInput(P: number): Float32Array {
+  return new Float32Array(P).fill(1 / Math.sqrt(P));
+}
+
+function unit(vector: Float32Array): Float32Array {
+  const length = Math.hypot(...vector);
+  return length > 0 ? vector.map((x) => x / length) : vector;
 }

@@ -1,14 +1,15 @@
 /**
- * The training step as one ONNX graph: head delta, softmax cross-entropy and hyper-network, forward and backward, the
- * gradients in closed form. The trunk is not in it: hidden states are inputs, because an adapter never changes them.
+ * The training step as one ONNX graph: head delta, softmax cross-entropy and what makes the adapters, forward and
+ * backward, the gradients in closed form. The trunk is not in it: hidden states are inputs, as an adapter never changes them.
  *
- *   g = w2·gelu(w1·(√P·e) + b1) + b2     gates of a window [Q], or all ones for a static adapter
  *   p = A·h + a0,  u = p ⊙ g,  logits = W·h + Bᵀ·u,  loss = mean of −log softmax(logits)[target]
  *
  * with dlogits = softmax(logits) − onehot(target):
  *   dB = u·dlogitsᵀ,  du = B·dlogits,  dp = du ⊙ g,  dA = dp·hᵀ,  dg = Σ over the window's tokens of du ⊙ p
+ *
+ * Here: bank and hyper-network, whose gates are g = w2·gelu(w1·(√P·e) + b1) + b2, and banks whose gates are given.
  *   dw2 = dg·zᵀ, db2 = dg, dz = w2ᵀ·dg, dpre = dz ⊙ gelu'(pre), dw1 = dpre·(√P·e)ᵀ, db1 = dpre
- * N tokens, S windows.
+ * Not here: adapters that are made whole (full-graph.ts). N tokens, S windows.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import type { BankShape } from "./parameters.ts";
@@ -23,45 +24,35 @@ export interface HeadWeights {
   tokenEmbedding: Float32Array; // [V, D], the tied head
 }
 
+/** Where the gates come from: the hyper-network, an input, or nowhere (all one). */
+export type GateSource = "hyper-network" | "given" | "ones";
+
 /**
- * Inputs: hidden [N, D], targets [N], window_of [N], weight [] (1 / tokens of the whole step), the parameters, and
- * embeddings [S, P] where gated. Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
+ * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), the parameters; with a hyper-network
+ * window_of [N] and embeddings [S, P]; given gates [N, Q].
+ * Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
  */
-export function buildTrainingGraph(head: HeadWeights, shape: BankShape, gated: boolean): Uint8Array {
+export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: GateSource): Uint8Array {
   const { hiddenSize: D, vocabularySize: V } = head;
   const { gates: Q, hidden: H, dimensions: P } = shape;
   const g = new GraphBuilder("training-step");
-  const hidden = g.input("hidden", "float32", ["N", D]);
-  const targets = g.input("targets", "int32", ["N"]);
-  const weight = g.input("weight", "float32", []);
+  const tokens = addTokenInputs(g, D);
   const a = g.input("a", "float32", [Q, D]);
   const b = g.input("b", "float32", [Q, V]);
 
-  const network = gated ? addHyperNetwork(g, shape) : null;
-  const windowOf = gated ? g.input("window_of", "int32", ["N"]) : null;
-  const gates = network && windowOf ? g.node("Gather", [network.gates, windowOf], { axis: 0 }) : null; // [N, Q]
+  const network = source === "hyper-network" ? addHyperNetwork(g, shape) : null;
+  const windowOf = network ? g.input("window_of", "int32", ["N"]) : null;
+  let gates: string | null = null; // [N, Q]
+  if (network && windowOf) gates = g.node("Gather", [network.gates, windowOf], { axis: 0 });
+  else if (source === "given") gates = g.input("gates", "float32", ["N", Q]);
 
-  const a0 = g.constant(shape.a0, [Q]);
-  const p = g.node("Gemm", [hidden, a, a0], { transB: 1 }); // [N, Q]
-  const u = gates ? g.node("Mul", [p, gates]) : p;
-  const base = g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
-  const probabilities = g.node("Softmax", [g.node("Gemm", [u, b, base])], { axis: 1 }); // [N, V]
-  const targetColumn = g.node("Unsqueeze", [targets, g.integers(1)]);
-  const ofTarget = g.node("GatherElements", [probabilities, targetColumn], { axis: 1 });
-  const nll = g.node("Neg", [g.node("Log", [g.node("Squeeze", [ofTarget, g.integers(1)])])]);
-  g.output("nll", nll, "float32", ["N"]);
-
-  const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]); // [N, 1]
-  const dLogits = g.node("ScatterElements", [probabilities, targetColumn, minusOnes], { axis: 1, reduction: "add" });
-  const dB = g.node("Gemm", [g.node("Mul", [u, weight]), dLogits], { transA: 1 });
+  const { p, dU, dP, dB } = addHead(g, head, tokens, { a, b, a0: g.constant(shape.a0, [Q]), gates });
   g.output("d_b", dB, "float32", [Q, V]);
-  const dU = g.node("Mul", [g.node("Gemm", [dLogits, b], { transB: 1 }), weight]); // [N, Q]
-  const dP = gates ? g.node("Mul", [dU, gates]) : dU;
   const lowRank = g.constant(
     shape.a0.map((x) => 1 - x),
     [Q, 1],
   ); // bias directions have no row of A to learn
-  g.output("d_a", g.node("Mul", [g.node("Gemm", [dP, hidden], { transA: 1 }), lowRank]), "float32", [Q, D]);
+  g.output("d_a", g.node("Mul", [g.node("Gemm", [dP, tokens.hidden], { transA: 1 }), lowRank]), "float32", [Q, D]);
   if (!network || !windowOf) return g.bytes();
 
   const windows = g.node("Unsqueeze", [network.windowIndexes, g.integers(1)]); // [S, 1]
@@ -76,6 +67,53 @@ export function buildTrainingGraph(head: HeadWeights, shape: BankShape, gated: b
   g.output("d_w1", g.node("Gemm", [dPre, network.input], { transA: 1 }), "float32", [H, P]);
   g.output("d_b1", sumOverWindows(dPre), "float32", [H]);
   return g.bytes();
+}
+
+export interface TokenInputs {
+  hidden: string; // [N, D]
+  targets: string; // [N]
+  weight: string; // []
+}
+
+export function addTokenInputs(g: GraphBuilder, D: number): TokenInputs {
+  return {
+    hidden: g.input("hidden", "float32", ["N", D]),
+    targets: g.input("targets", "int32", ["N"]),
+    weight: g.input("weight", "float32", []),
+  };
+}
+
+/** Nodes of the head's two passes: p, dU, dP [N, Q], dB [Q, V]; gradients are scaled by the weight. */
+export interface HeadNodes {
+  p: string;
+  dU: string;
+  dP: string;
+  dB: string;
+}
+
+/** Head, adapter and loss, forward and backward; outputs nll [N]. a [Q, D], b [Q, V], a0 [Q], gates [N, Q]. */
+export function addHead(
+  g: GraphBuilder,
+  head: HeadWeights,
+  { hidden, targets, weight }: TokenInputs,
+  adapter: { a: string; b: string; a0: string | null; gates: string | null },
+): HeadNodes {
+  const { a, b, a0, gates } = adapter;
+  const { hiddenSize: D, vocabularySize: V } = head;
+  const p = g.node("Gemm", a0 ? [hidden, a, a0] : [hidden, a], { transB: 1 });
+  const u = gates ? g.node("Mul", [p, gates]) : p;
+  const base = g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
+  const probabilities = g.node("Softmax", [g.node("Gemm", [u, b, base])], { axis: 1 }); // [N, V]
+  const targetColumn = g.node("Unsqueeze", [targets, g.integers(1)]);
+  const ofTarget = g.node("GatherElements", [probabilities, targetColumn], { axis: 1 });
+  const nll = g.node("Neg", [g.node("Log", [g.node("Squeeze", [ofTarget, g.integers(1)])])]);
+  g.output("nll", nll, "float32", ["N"]);
+
+  const minusOnes = g.node("Sub", [ofTarget, g.node("Add", [ofTarget, g.scalar(1)])]); // [N, 1]
+  const dLogits = g.node("ScatterElements", [probabilities, targetColumn, minusOnes], { axis: 1, reduction: "add" });
+  const dB = g.node("Gemm", [g.node("Mul", [u, weight]), dLogits], { transA: 1 });
+  const dU = g.node("Mul", [g.node("Gemm", [dLogits, b], { transB: 1 }), weight]);
+  return { p, dU, dP: gates ? g.node("Mul", [dU, gates]) : dU, dB };
 }
 
 /** Forward pass of the hyper-network, with what its backward pass needs. */

@@ -1,4 +1,5 @@
 /** What people see of a centroid: a label of characteristic pieces, and a place on a map. */
+import type { Window } from "../corpus/windows.ts";
 import { symmetricEigen } from "./eigen.ts";
 
 /** Strength of the corpus as a prior, in tokens: rare pieces need more evidence to become characteristic. */
@@ -39,8 +40,25 @@ export function labelsOf(counts: readonly Float64Array[], textOf: (tokenId: numb
   });
 }
 
-/** First two principal components of the centroids [K, P], for a map. */
-export function mapPositions(centroids: Float32Array, dimensions: number): [number, number][] {
+/** How often each cluster's windows hold each token id, K × [V]: what labels are made from. */
+export function countsByCluster(
+  windows: readonly Window[],
+  memberOf: Int32Array,
+  K: number,
+  V: number,
+): Float64Array[] {
+  const counts = Array.from({ length: K }, () => new Float64Array(V));
+  for (const [i, { tokenIds }] of windows.entries()) for (const id of tokenIds) counts[memberOf[i]][id]++;
+  return counts;
+}
+
+/** The plane in which the centroids differ most: their mean and first two principal components. */
+export interface Plane {
+  mean: Float64Array; // [P]
+  axes: [Float64Array, Float64Array]; // [P] each
+}
+
+export function principalPlane(centroids: Float32Array, dimensions: number): Plane {
   const P = dimensions;
   const K = centroids.length / P;
   const mean = new Float64Array(P);
@@ -54,14 +72,19 @@ export function mapPositions(centroids: Float32Array, dimensions: number): [numb
     }
   }
   const { vectors } = symmetricEigen(covariance, P);
-  const along = (k: number, component: number) => {
+  const axis = (i: number) => (i < P ? vectors.slice(i * P, (i + 1) * P) : new Float64Array(P));
+  return { mean, axes: [axis(0), axis(1)] };
+}
+
+/** Where vectors [n, P] lie in the plane, for a map. */
+export function positionsIn({ mean, axes }: Plane, vectors: Float32Array): [number, number][] {
+  const P = mean.length;
+  const along = (i: number, axis: Float64Array) => {
     let projection = 0;
-    if (component < P) {
-      for (let p = 0; p < P; p++) projection += (centroids[k * P + p] - mean[p]) * vectors[component * P + p];
-    }
+    for (let p = 0; p < P; p++) projection += (vectors[i * P + p] - mean[p]) * axis[p];
     return projection;
   };
-  return Array.from({ length: K }, (_, k) => [along(k, 0), along(k, 1)]);
+  return Array.from({ length: vectors.length / P }, (_, i) => [along(i, axes[0]), along(i, axes[1])]);
 }
 
 function sum(values: Float64Array): number {

@@ -22,8 +22,13 @@ export function scoredTokens(window: Window): number {
   return window.tokenIds.length - prefixTokens;
 }
 
-export function prefixOf(window: Window): Int32Array {
-  return window.tokenIds.subarray(0, prefixTokens);
+export function prefixOf(window: Window, tokens = prefixTokens): Int32Array {
+  return window.tokenIds.subarray(0, tokens);
+}
+
+/** The same for all windows of a document, and for no others. */
+export function documentKey({ corpus, document }: Window): string {
+  return `${corpus}/${document}`;
 }
 
 /** The ids that are predicted, [scoredTokens]; the hidden state one position earlier predicts each. */

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openSession, type Session, type Tensor, tensor } from "../../../gpu-backend/runtime/session.ts";
 import {
+  type BankParameterName,
   bankShape,
   initialParameters,
-  type ParameterName,
   shapeOf,
 } from "../../../gpu-backend/training/bank/parameters.ts";
 import { buildLossGraph, buildTrainingGraph } from "../../../gpu-backend/training/bank/training-graph.ts";
@@ -34,8 +34,8 @@ for (const [name, values] of parameters) {
 let training: Session;
 let staticTraining: Session;
 beforeAll(async () => {
-  training = await openSession(buildTrainingGraph(head, shape, true), { threads: 1 });
-  staticTraining = await openSession(buildTrainingGraph(head, shape, false), { threads: 1 });
+  training = await openSession(buildTrainingGraph(head, shape, "hyper-network"), { threads: 1 });
+  staticTraining = await openSession(buildTrainingGraph(head, shape, "ones"), { threads: 1 });
 });
 afterAll(async () => {
   await training.release();
@@ -49,7 +49,8 @@ function feeds(gated: boolean): Record<string, Tensor> {
     weight: tensor(Float32Array.of(1 / N), []),
   };
   for (const [name, values] of parameters) {
-    if (gated || name === "a" || name === "b") result[name] = tensor(values, shapeOf(name, shape, D, V));
+    if (gated || name === "a" || name === "b")
+      result[name] = tensor(values, shapeOf(name as BankParameterName, shape, D, V));
   }
   if (gated) {
     result.window_of = tensor(windowOf, [N]);
@@ -61,7 +62,7 @@ function feeds(gated: boolean): Record<string, Tensor> {
 /** The loss in float64, written from the formulas of the paper and method, not from the graph. */
 function referenceLosses(gated: boolean): number[] {
   const { gates: Q, hidden: H, dimensions: P, a0 } = shape;
-  const at = (name: ParameterName) => parameters.get(name)!;
+  const at = (name: BankParameterName) => parameters.get(name)!;
   const gelu = (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
   const range = (n: number) => Array.from({ length: n }, (_, i) => i);
   const dot = (n: number, f: (i: number) => number) => range(n).reduce((sum, i) => sum + f(i), 0);

@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
 import { symmetricEigen } from "../../../gpu-backend/training/clustering/eigen.ts";
-import { fitPromptSpace, foldTable } from "../../../gpu-backend/training/clustering/prompt-space.ts";
+import { placeText, quantised } from "../../../gpu-backend/training/clustering/placement.ts";
+import { fitPromptSpace, foldRows } from "../../../gpu-backend/training/clustering/prompt-space.ts";
 import { Random } from "../../../gpu-backend/training/random.ts";
-import { promptEmbedding } from "../../../shared/math/assignment.ts";
+import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 
 const seed = 11;
 const [V, D, P] = [50, 12, 5];
@@ -10,6 +11,7 @@ const random = new Random(seed, 0);
 /** Some directions are much stronger than others, as in a real embedding. */
 const tokenEmbedding = Float32Array.from({ length: V * D }, (_, i) => random.normal() / (1 + (i % D)));
 const prefixes = Array.from({ length: 200 }, () => Int32Array.from({ length: 8 }, () => random.integer(V)));
+const ofOwnDocuments = prefixes.map((tokenIds, i) => ({ tokenIds, document: String(i) }));
 
 const meanRow = (ids: Int32Array) =>
   Array.from({ length: D }, (_, d) => ids.reduce((sum, id) => sum + tokenEmbedding[id * D + d], 0) / ids.length);
@@ -36,8 +38,8 @@ test("eigenvectors are orthonormal, sorted, and give the matrix back", () => {
   expect([...values]).toEqual([...values].sort((a, b) => b - a));
 });
 
-test("projected prefixes have mean 0 and variances √λ: half-whitened", () => {
-  const space = fitPromptSpace(tokenEmbedding, D, prefixes, P);
+test("without documents, projected prefixes have mean 0 and variances √λ: half-whitened", () => {
+  const space = fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, P);
   const projected = prefixes.map((ids) => {
     const row = meanRow(ids);
     return Array.from({ length: P }, (_, p) =>
@@ -60,8 +62,8 @@ test("projected prefixes have mean 0 and variances √λ: half-whitened", () => 
 });
 
 test("the folded int8 table embeds a prompt as the direct computation does", () => {
-  const space = fitPromptSpace(tokenEmbedding, D, prefixes, P);
-  const table = foldTable(space, tokenEmbedding);
+  const space = fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, P);
+  const table = quantised(foldRows(space, tokenEmbedding), P);
   let lowest = 1;
   for (const ids of prefixes.slice(0, 50)) {
     const row = meanRow(ids);
@@ -77,5 +79,51 @@ test("the folded int8 table embeds a prompt as the direct computation does", () 
 });
 
 test("more dimensions than the model is wide is refused", () => {
-  expect(() => fitPromptSpace(tokenEmbedding, D, prefixes, D + 1)).toThrow(/13.*12/);
+  expect(() => fitPromptSpace(tokenEmbedding, D, ofOwnDocuments, D + 1)).toThrow(/13.*12/);
+});
+
+test("with documents, what tells them apart counts and what varies within them does not", () => {
+  // Rows differ in two directions: tokens of both kinds vary widely in the first, the kinds differ a little in the second.
+  const rows = new Float32Array(V * D);
+  for (let v = 0; v < V; v++) {
+    rows[v * D] = 10 * random.normal();
+    rows[v * D + 1] = v < V / 2 ? 1 : -1;
+    for (let d = 2; d < D; d++) rows[v * D + d] = 0.01 * random.normal();
+  }
+  const texts = Array.from({ length: 200 }, (_, i) => {
+    const document = Math.floor(i / 4); // even documents are of one kind, odd ones of the other
+    return {
+      tokenIds: Int32Array.from({ length: 8 }, () => random.integer(V / 2) + (document % 2) * (V / 2)),
+      document: String(document),
+    };
+  });
+  const weights = (prefixTexts: typeof texts) => {
+    const { transform } = fitPromptSpace(rows, D, prefixTexts, 1);
+    return [Math.abs(transform[0]), Math.abs(transform[1])]; // of the two directions in the most telling one
+  };
+  const [noise, kind] = weights(texts);
+  expect(kind).toBeGreaterThan(20 * noise);
+  const [variance, ignored] = weights(texts.map((text, i) => ({ ...text, document: String(i) })));
+  expect(variance).toBeGreaterThan(ignored);
+});
+
+test("prefixes come to lie where their documents do", () => {
+  // Two kinds of documents share all tokens but two of fifty; the rows know nothing of it.
+  const rows = Float32Array.from({ length: V * P }, () => random.normal());
+  const windows = Array.from({ length: 300 }, (_, i) => ({
+    corpus: 0,
+    document: Math.floor(i / 3),
+    tokenIds: Int32Array.from({ length: 128 }, () =>
+      random.uniform() < 0.2 ? Math.floor(i / 3) % 2 : 2 + random.integer(V - 2),
+    ),
+  }));
+  const placement = placeText(rows, windows, { dimensions: P, clusters: 2, seed });
+  expect(placeText(rows, windows, { dimensions: P, clusters: 2, seed })).toEqual(placement);
+  for (const [i, member] of placement.memberOf.entries()) expect(member).toBe(placement.memberOf[i - (i % 3)]);
+  const landed = windows.filter(({ tokenIds }, i) => {
+    const embedding = promptEmbedding(tokenIds.subarray(0, 64), placement.table);
+    return rankCentroids(embedding, placement.centroids)[0].index === placement.memberOf[i];
+  });
+  console.log(`seed ${seed}: ${landed.length} of ${windows.length} prefixes landed with their documents, 285 wanted`);
+  expect(landed.length).toBeGreaterThanOrEqual(285);
 });

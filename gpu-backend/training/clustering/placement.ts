@@ -1,0 +1,154 @@
+/**
+ * Places text: clusters documents, and teaches the edge's table to tell a text's cluster from its first tokens. A document
+ * as a whole says far better than any 64 tokens of it what kind of text it is; so documents are clustered, all windows of
+ * one together, and the table's rows are fitted until prefixes land where their documents do.
+ */
+import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
+import { documentKey, prefixTokens, type Window } from "../corpus/windows.ts";
+import { Random } from "../random.ts";
+import { streams } from "../streams.ts";
+import { kMeans } from "./k-means.ts";
+
+export interface Placement {
+  table: EdgeTable;
+  centroids: CentroidVectors;
+  /** Cluster of each training window. */
+  memberOf: Int32Array;
+}
+
+const epochs = 5;
+const learningRate = 1;
+/** Similarities of −1 … 1 are multiplied by this before the softmax. */
+const sharpness = 10;
+
+/**
+ * Deterministic by seed. Throws an Error when there are fewer windows than clusters.
+ * @param rows [V, P], the folded prompt space: where the table starts
+ */
+export function placeText(
+  rows: Float32Array,
+  windows: readonly Window[],
+  options: { dimensions: number; clusters: number; seed: number },
+): Placement {
+  const { dimensions: P, clusters: K, seed } = options;
+  const points = documentPoints(quantised(rows, P), windows);
+  const { centroids, memberOf } = kMeans(points, P, { clusters: K, seed });
+  const fitted = rows.slice();
+  fitRows(fitted, windows, { count: K, dimensions: P, vectors: centroids }, memberOf, seed);
+  return {
+    table: quantised(fitted, P),
+    centroids: { count: K, dimensions: P, vectors: centroids },
+    memberOf,
+  };
+}
+
+/** Rows [V, P] as int8, one scale a row. */
+export function quantised(rows: Float32Array, dimensions: number): EdgeTable {
+  const P = dimensions;
+  const V = rows.length / P;
+  const table = { vocabularySize: V, dimensions: P, rows: new Int8Array(V * P), rowScales: new Float32Array(V) };
+  for (let v = 0; v < V; v++) {
+    let largest = 0;
+    for (let p = 0; p < P; p++) largest = Math.max(largest, Math.abs(rows[v * P + p]));
+    table.rowScales[v] = largest / 127;
+    if (largest === 0) continue;
+    for (let p = 0; p < P; p++) table.rows[v * P + p] = Math.round((rows[v * P + p] / largest) * 127);
+  }
+  return table;
+}
+
+/** For each window the direction of its document: of the sum of the embeddings of all the document's windows, [n, P]. */
+function documentPoints(table: EdgeTable, windows: readonly Window[]): Float32Array {
+  const P = table.dimensions;
+  const sums = new Map<string, Float32Array>();
+  for (const window of windows) {
+    const key = documentKey(window);
+    const sum = sums.get(key) ?? new Float32Array(P);
+    const embedding = promptEmbedding(window.tokenIds, table);
+    sums.set(
+      key,
+      sum.map((x, p) => x + embedding[p]),
+    );
+  }
+  const points = new Float32Array(windows.length * P);
+  for (const [i, window] of windows.entries()) {
+    const sum = sums.get(documentKey(window))!;
+    const length = Math.hypot(...sum);
+    points.set(length > 0 ? sum.map((x) => x / length) : sum, i * P);
+  }
+  return points;
+}
+
+/**
+ * Fits `rows` in place: softmax regression of a window's cluster on the direction of the sum of its tokens' rows, over
+ * stretches of as many tokens as a prefix has, drawn anew each time. Steps are Adagrad's, so rare tokens learn too.
+ */
+function fitRows(
+  rows: Float32Array,
+  windows: readonly Window[],
+  centroids: CentroidVectors,
+  memberOf: Int32Array,
+  seed: number,
+): void {
+  const { count: K, dimensions: P, vectors } = centroids;
+  const random = new Random(seed, streams.placement);
+  const squares = new Float32Array(rows.length).fill(1e-8);
+  const sum = new Float64Array(P);
+  const gradient = new Float64Array(P);
+  const probabilities = new Float64Array(K);
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    for (const i of random.shuffled([...windows.keys()])) {
+      const ids = stretchOf(windows[i].tokenIds, random);
+      sum.fill(0);
+      for (const v of ids) for (let p = 0; p < P; p++) sum[p] += rows[v * P + p];
+      const length = Math.hypot(...sum);
+      if (length === 0) continue;
+      for (let p = 0; p < P; p++) sum[p] /= length;
+      similarities(sum, centroids, probabilities);
+      softmax(probabilities);
+      // Of the loss by the direction, then by the sum: what lies along the direction does not turn it.
+      gradient.fill(0);
+      let along = 0;
+      for (let k = 0; k < K; k++) {
+        const error = sharpness * (probabilities[k] - (k === memberOf[i] ? 1 : 0));
+        for (let p = 0; p < P; p++) gradient[p] += error * vectors[k * P + p];
+      }
+      for (let p = 0; p < P; p++) along += gradient[p] * sum[p];
+      for (let p = 0; p < P; p++) gradient[p] = (gradient[p] - along * sum[p]) / length;
+      for (const v of ids) {
+        for (let p = 0; p < P; p++) {
+          const at = v * P + p;
+          squares[at] += gradient[p] * gradient[p];
+          rows[at] -= (learningRate * gradient[p]) / Math.sqrt(squares[at]);
+        }
+      }
+    }
+  }
+}
+
+function stretchOf(tokenIds: Int32Array, random: Random): Int32Array {
+  const start = random.integer(Math.max(1, tokenIds.length - prefixTokens + 1));
+  return tokenIds.subarray(start, start + prefixTokens);
+}
+
+function similarities(
+  direction: Float64Array,
+  { count: K, dimensions: P, vectors }: CentroidVectors,
+  into: Float64Array,
+) {
+  for (let k = 0; k < K; k++) {
+    let similarity = 0;
+    for (let p = 0; p < P; p++) similarity += direction[p] * vectors[k * P + p];
+    into[k] = sharpness * similarity;
+  }
+}
+
+function softmax(values: Float64Array): void {
+  const largest = Math.max(...values);
+  let total = 0;
+  for (let k = 0; k < values.length; k++) {
+    values[k] = Math.exp(values[k] - largest);
+    total += values[k];
+  }
+  for (let k = 0; k < values.length; k++) values[k] /= total;
+}

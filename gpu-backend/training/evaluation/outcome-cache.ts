@@ -1,0 +1,23 @@
+/** Finished parts of an evaluation on disk, so that an interrupted one goes on where it was. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { writeAtomically } from "../atomic-file.ts";
+import { keyOf } from "../prepare.ts";
+
+/** The value kept under `choices`, or what `make` gives, kept from then on. Values must be JSON. */
+export async function keptOrMade<T>(
+  directory: string,
+  name: string,
+  choices: readonly unknown[],
+  make: () => Promise<T>,
+): Promise<T> {
+  const path = join(directory, `${name}-${keyOf(...choices)}.json`);
+  const kept = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+  if (kept !== null) return JSON.parse(kept) as T;
+  const made = await make();
+  await writeAtomically(path, JSON.stringify(made));
+  return made;
+}
