@@ -10,6 +10,7 @@ import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
 import { requestId } from "./middleware/request-id.ts";
 import { totalTiming } from "./middleware/server-timing.ts";
+import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
 import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
 import { completions } from "./routes/completions.ts";
@@ -23,9 +24,13 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   app.use(requestId(dependencies.newId), totalTiming(dependencies.now));
   app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders());
 
-  const route = (method: "GET" | "POST", path: string, handler: Handler<AppEnvironment>) => {
-    app.on(method, path, handler);
-    const allowed = method === "GET" ? "GET, HEAD" : method;
+  type Method = "GET" | "POST" | "DELETE";
+  const route = (method: Method, path: string, handler: Handler<AppEnvironment>) => routes(path, { [method]: handler });
+  const routes = (path: string, handlers: Partial<Record<Method, Handler<AppEnvironment>>>) => {
+    for (const [method, handler] of Object.entries(handlers)) app.on(method, path, handler);
+    const allowed = Object.keys(handlers)
+      .map((method) => (method === "GET" ? "GET, HEAD" : method))
+      .join(", ");
     app.all(path, (c) => {
       const error = new ServiceError("method_not_allowed", `${c.req.path} takes ${allowed}, not ${c.req.method}.`);
       const response = errorResponse(c, error, dependencies.log);
@@ -39,6 +44,8 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("POST", "/v1/assign", assignTexts(dependencies));
   route("GET", "/v1/centroids", listCentroids(dependencies));
   route("GET", "/v1/usage", usage(dependencies));
+  routes("/v1/adapters", { GET: listAdapters(dependencies), POST: createAdapter(dependencies) });
+  routes("/v1/adapters/:name", { GET: getAdapter(dependencies), DELETE: deleteAdapter(dependencies) });
   route("GET", "/healthz", healthz());
   route("GET", "/readyz", readyz(dependencies));
   route("GET", "/", page(dependencies));

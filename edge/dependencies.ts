@@ -7,6 +7,7 @@ import type { Dispatch } from "./backend/dispatch.ts";
 import type { Admit } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
+import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
 /** Hono's type parameter: what middleware leaves for the routes. */
 export interface AppEnvironment {
@@ -27,6 +28,8 @@ export interface Dependencies {
   admit: Admit;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
+  /** Adapters of tenants' own. */
+  adapters: TenantAdapters;
   dispatch: Dispatch;
   /** What is served, by a backend of that manifest if one is ready; null where none is. */
   readiness(manifestHash: string): Promise<Readiness | null>;

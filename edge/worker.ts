@@ -10,8 +10,10 @@ import { readConfig } from "./config.ts";
 import { createAdmit } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
+import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Shard } from "./batching/shard.ts";
+export { AdapterShelf } from "./tenants/adapter-shelf.ts";
 export { Ledger } from "./tenants/ledger.ts";
 
 const config = readConfig(env);
@@ -36,6 +38,9 @@ const log = (requestId: string, error: ServiceError) => {
   console.error(JSON.stringify({ requestId, kind: error.kind, message: error.message, cause }));
 };
 
+/** Of one request: clients of another may not be waited for. */
+const clients = () => config.backendUrls.map((url) => new BackendClient(url));
+
 const app = createApp({
   artifacts,
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now), now),
@@ -52,12 +57,9 @@ const app = createApp({
     log,
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
+  adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
   dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
-  readiness: (manifestHash) =>
-    readinessOf(
-      config.backendUrls.map((url) => new BackendClient(url)),
-      manifestHash,
-    ),
+  readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   page: (request) => env.ASSETS.fetch(request),
   now,
   newId: () => crypto.randomUUID().replaceAll("-", ""),

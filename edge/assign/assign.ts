@@ -2,23 +2,33 @@
 import type { CentroidRecord, Manifest } from "../../shared/artifacts/manifest.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import type { OwnAdapter } from "../tenants/own-adapters.ts";
 import type { Artifacts } from "./artifacts.ts";
 
-/** What a request asks for: the nearest centroid, no adapter, or a centroid by its index. */
-export type Wish = "auto" | "off" | number;
+/** What a request asks for: the nearest centroid, no adapter, a centroid by its index, or an adapter of the tenant's own. */
+export type Wish = "auto" | "off" | number | OwnAdapter;
 
 export interface Assignment {
-  centroid: CentroidRecord;
+  /** One of the manifest's, or that of the tenant's own adapter, by whose name it goes. */
+  centroid: Pick<CentroidRecord, "id" | "gain">;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
+  /** Of an adapter of the tenant's own; null where the adapter is the centroid's. */
+  ownHash: string | null;
   mode: "adapted" | "off" | "auto-off";
 }
 
 /**
  * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`; absent: auto) and the extension's `adapter`, which
- * goes first. Throws model_not_found or invalid_request.
+ * goes first; `own` is the tenant's adapter that they name, if there is one. Throws model_not_found or invalid_request.
  */
-export function wishOf(model: string | undefined, adapter: string | undefined, manifest: Manifest): Wish {
+export function wishOf(
+  model: string | undefined,
+  adapter: string | undefined,
+  manifest: Manifest,
+  own: OwnAdapter | null = null,
+): Wish {
+  if (own) return own;
   const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest);
   if (adapter === undefined) return byModel;
   if (adapter === "auto" || adapter === "off") return adapter;
@@ -46,14 +56,27 @@ function modelWish(model: string, manifest: Manifest): Wish {
 
 /** Assigns a prompt by its first `prefixTokens` token ids. */
 export function assign(promptIds: readonly number[], wish: Wish, artifacts: Artifacts): Assignment {
+  if (typeof wish === "object") return assignOwn(promptIds, wish, artifacts);
   const ranked = rank(promptIds, artifacts);
   const { index, similarity } = (typeof wish === "number" && ranked.find((one) => one.index === wish)) || ranked[0];
   const centroid = artifacts.manifest.centroids[index];
-  return { centroid, similarity, mode: wish === "off" ? "off" : centroid.scale === 0 ? "auto-off" : "adapted" };
+  const mode = wish === "off" ? "off" : centroid.scale === 0 ? "auto-off" : "adapted";
+  return { centroid, similarity, ownHash: null, mode };
+}
+
+function assignOwn(promptIds: readonly number[], own: OwnAdapter, artifacts: Artifacts): Assignment {
+  const vectors = Float32Array.from(own.centroid);
+  const centroid = { count: 1, dimensions: vectors.length, vectors };
+  const [{ similarity }] = rankCentroids(embeddingOf(promptIds, artifacts), centroid);
+  const mode = own.gain ? "adapted" : "auto-off";
+  return { centroid: { id: own.name, gain: own.gain }, similarity, ownHash: own.hash, mode };
 }
 
 /** All centroids, nearest first. */
 export function rank(promptIds: readonly number[], artifacts: Artifacts): { index: number; similarity: number }[] {
-  const prefix = promptIds.slice(0, artifacts.manifest.embedding.prefixTokens);
-  return rankCentroids(promptEmbedding(prefix, artifacts.table), artifacts.centroids);
+  return rankCentroids(embeddingOf(promptIds, artifacts), artifacts.centroids);
+}
+
+function embeddingOf(promptIds: readonly number[], { manifest, table }: Artifacts): Float32Array {
+  return promptEmbedding(promptIds.slice(0, manifest.embedding.prefixTokens), table);
 }

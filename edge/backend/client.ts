@@ -1,6 +1,9 @@
 /** Talks to one backend over HTTP. Whatever goes wrong becomes a CallFailure. Not here: which backend, and what then. */
 import { z } from "zod";
 import {
+  type AdapterAnswer,
+  type AdapterRequest,
+  adapterAnswerSchema,
   type BatchRequest,
   contractVersion,
   type Frame,
@@ -12,7 +15,7 @@ import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } fro
 import { complete } from "./dispatch.ts";
 import { frameGroupsOf, framesOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
-import { acceptanceMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
+import { acceptanceMs, adapterMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
 
 /** What one backend can be asked. */
 export interface BackendCalls {
@@ -27,6 +30,9 @@ export interface BackendCalls {
   readiness(): Promise<Readiness | null>;
 }
 
+/** Bytes of a tenant's own adapter; null where there is none of that hash. */
+export type AdapterFiles = (tenant: string, hash: string) => Promise<ArrayBuffer | null>;
+
 export interface ClientLimits {
   acceptanceMs: number;
   silenceMs: number;
@@ -38,17 +44,34 @@ const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z
 export class BackendClient implements BackendCalls {
   readonly #url: string;
   readonly #gate: Gate;
+  readonly #fileOf: AdapterFiles;
   readonly #limits: ClientLimits;
 
-  /** `gate` is common to all clients of an object, which may await only so many answers at once. */
-  constructor(url: string, gate = new Gate(awaitingCalls), limits: Partial<ClientLimits> = {}) {
+  /**
+   * `gate` is common to all clients of an object, which may await only so many answers at once. `fileOf` gives the bytes
+   * of a tenant's adapter, which a backend may lack.
+   */
+  constructor(
+    url: string,
+    gate = new Gate(awaitingCalls),
+    limits: Partial<ClientLimits> = {},
+    fileOf: AdapterFiles = async () => null,
+  ) {
     this.#url = url;
     this.#gate = gate;
+    this.#fileOf = fileOf;
     this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
   }
 
   async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
-    const response = await this.#post("/v1/batches", batch, this.#limits.acceptanceMs, signal);
+    const send = () => this.#post("/v1/batches", batch, this.#limits.acceptanceMs, signal);
+    let response = await send();
+    // Of what is named in a batch only a tenant's own adapter can be unknown to a backend.
+    if (response.status === 404 && batch.adapterHash) {
+      await response.body?.cancel();
+      await this.#bring(batch.sequences[0].tenant, batch.adapterHash, signal);
+      response = await send();
+    }
     if (!response.ok || !response.body) throw await refusalOf(response);
     return this.#framesOf(response.body);
   }
@@ -63,6 +86,34 @@ export class BackendClient implements BackendCalls {
     const response = await this.#fetch("/readyz", {}, this.#limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
+  }
+
+  /** Makes an adapter of a tenant's examples. Rejects with a CallFailure. */
+  async createAdapter(request: AdapterRequest): Promise<AdapterAnswer> {
+    const response = await this.#post("/v1/adapters", request, adapterMs);
+    if (!response.ok) throw await refusalOf(response);
+    const answer = adapterAnswerSchema.safeParse(await response.json().catch(() => null));
+    if (!answer.success) throw brokenOff(answer.error);
+    return answer.data;
+  }
+
+  /** Lets go of a tenant's adapter, if it is there. */
+  async removeAdapter(tenant: string, hash: string): Promise<void> {
+    const { acceptanceMs: limitMs } = this.#limits;
+    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, { method: "DELETE" }, limitMs);
+    await response.body?.cancel();
+  }
+
+  /** Gives the backend a tenant's adapter that it lacks. Rejects with a CallFailure. */
+  async #bring(tenant: string, hash: string, signal: AbortSignal): Promise<void> {
+    const file = await this.#fileOf(tenant, hash);
+    if (!file) {
+      throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
+    }
+    const put = { method: "PUT", headers: { "content-type": "application/octet-stream" }, body: file, signal };
+    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#limits.acceptanceMs);
+    if (!response.ok) throw await refusalOf(response);
+    await response.body?.cancel();
   }
 
   async *#framesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {

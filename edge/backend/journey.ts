@@ -62,7 +62,8 @@ export class Journey {
 
   constructor(batch: BatchRequest, roads: Roads) {
     this.#roads = roads;
-    this.#route = { manifestHash: batch.manifestHash, centroidId: batch.centroidId };
+    const { manifestHash, centroidId, adapterHash } = batch;
+    this.#route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     this.#startedMs = roads.now();
     for (const sequence of batch.sequences) {
       const delivery = new Delivery(sequence);

@@ -12,6 +12,8 @@ import { type RoutingLimits, routingLimits } from "./routing-limits.ts";
 export interface Route {
   manifestHash: string;
   centroidId: string | null;
+  /** Of a tenant's own adapter, worn instead. */
+  adapterHash?: string;
 }
 
 export interface Choice {
@@ -38,7 +40,7 @@ export class Router {
 
   /** The backend to ask next, not one of `tried`; null where none is left. */
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
-    const order = rendezvousOrder(route.centroidId ?? "", [...this.#backends.keys()]);
+    const order = rendezvousOrder(route.adapterHash ?? route.centroidId ?? "", [...this.#backends.keys()]);
     const isFit = (name: string) => {
       const { health } = this.#of(name);
       return health.ejectedUntilMs === null && health.serves(route.manifestHash, nowMs);

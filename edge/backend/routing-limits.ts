@@ -42,3 +42,5 @@ export const silenceMs = 3000;
 export const probeMs = 2000;
 /** The platform lets an object have six connections that await their headers. */
 export const awaitingCalls = 6;
+/** Making an adapter: the examples' turn at a busy engine, and seconds of fitting for a wide base. */
+export const adapterMs = 120_000;

@@ -31,7 +31,7 @@ export interface Submission {
 
 interface Passenger {
   sequence: SequenceRequest;
-  route: { manifestHash: string; centroidId: string | null };
+  route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   receive(frame: Frame): void;
   arrivedMs: number;
   call: Call | null;
@@ -69,10 +69,11 @@ export class Relay {
 
   /** Queues a request's sequences; `receive` gets their frames. Throws overloaded where they do not fit. */
   submit(batch: BatchRequest, receive: (frame: Frame) => void): Submission {
-    const route = { manifestHash: batch.manifestHash, centroidId: batch.centroidId };
+    const { manifestHash, centroidId, adapterHash } = batch;
+    const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
     const passengers = batch.sequences.map((sequence) => ({ sequence, route, receive, arrivedMs, call: null }));
-    if (!this.#batcher.enqueue(`${route.manifestHash}/${route.centroidId ?? ""}`, passengers)) {
+    if (!this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, passengers)) {
       const { tenant } = batch.sequences[0];
       throw new ServiceError(
         "overloaded",

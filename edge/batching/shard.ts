@@ -8,7 +8,7 @@ import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { Backends } from "../backend/backends.ts";
-import { BackendClient, openFrames } from "../backend/client.ts";
+import { type AdapterFiles, BackendClient, openFrames } from "../backend/client.ts";
 import { type Dispatch, isLast } from "../backend/dispatch.ts";
 import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
@@ -22,10 +22,11 @@ export class Shard extends DurableObject<Env> {
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
     const gate = new Gate(awaitingCalls);
+    const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
     const now = () => Date.now();
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const backends = new Backends({
-      clients: new Map(readConfig(env).backendUrls.map((url) => [url, new BackendClient(url, gate)])),
+      clients: new Map(readConfig(env).backendUrls.map((url) => [url, new BackendClient(url, gate, {}, fileOf)])),
       observer: routingLog,
       now,
       after(ms, work) {
@@ -76,7 +77,7 @@ const routingLog: RoutingObserver = {
   failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
 };
 
-/** Sends each micro-batch to its centroid's shard; the base has a place behind the centroids. */
+/** Sends each micro-batch to its centroid's shard; the base has a place behind the centroids, tenants' adapters any. */
 export function createShardDispatch(
   shards: DurableObjectNamespace,
   shardCount: number,
@@ -85,7 +86,8 @@ export function createShardDispatch(
   return async (batch, signal) => {
     const { manifest } = await artifacts();
     const index = manifest.centroids.findIndex(({ id }) => id === batch.centroidId);
-    const place = index < 0 ? manifest.centroids.length : index;
+    const own = batch.adapterHash && Number.parseInt(batch.adapterHash.slice(0, 8), 16);
+    const place = own || (index < 0 ? manifest.centroids.length : index);
     const stub = shards.getByName(`shard-${place % shardCount}`);
     let response: Response;
     try {

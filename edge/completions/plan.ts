@@ -12,6 +12,7 @@ import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { type Assignment, assign, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
+import type { OwnAdapter } from "../tenants/own-adapters.ts";
 
 /** One choice of the response and the sequence that makes it. */
 export interface PlannedChoice {
@@ -34,6 +35,8 @@ export interface Plan {
 export interface Caller {
   requestId: string;
   tenant: string;
+  /** The tenant's own adapter that the request names, if it does. */
+  own?: OwnAdapter | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
   now(): number;
@@ -42,7 +45,7 @@ export interface Caller {
 /** Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
   const { manifest, manifestHash } = artifacts;
-  const wish = wishOf(request.model, request.chameleon.adapter, manifest);
+  const wish = wishOf(request.model, request.chameleon.adapter, manifest, caller.own);
   const started = caller.now();
   const prompts = encodePrompts(request.prompt ?? [[manifest.model.endOfTextId]], artifacts, "prompt");
   refuseOverlong(prompts, manifest.model);
@@ -118,10 +121,14 @@ function samplingOf(request: CompletionRequest, vocabularySize: number): Omit<Sa
 function batchesOf(choices: readonly PlannedChoice[], manifestHash: string): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
-    const centroidId = assignment.mode === "adapted" ? assignment.centroid.id : null;
-    const batch = batches.get(centroidId);
+    const { mode, centroid, ownHash } = assignment;
+    const worn = mode === "adapted" ? (ownHash ?? centroid.id) : null;
+    const batch = batches.get(worn);
     if (batch) batch.sequences.push(sequence);
-    else batches.set(centroidId, { version: contractVersion, manifestHash, centroidId, sequences: [sequence] });
+    else {
+      const adapter = ownHash && worn ? { centroidId: null, adapterHash: ownHash } : { centroidId: worn };
+      batches.set(worn, { version: contractVersion, manifestHash, ...adapter, sequences: [sequence] });
+    }
   }
   return [...batches.values()];
 }

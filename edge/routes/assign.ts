@@ -11,7 +11,8 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const request = await readBody(c.req.raw, assignRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
-    const wish = wishOf(request.model, undefined, artifacts.manifest);
+    const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
+    const wish = wishOf(request.model, undefined, artifacts.manifest, own);
     const data = encodePrompts(request.input, artifacts, "input").map((ids, index) => {
       const { centroid, similarity, mode } = assign(ids, wish, artifacts);
       const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);

@@ -22,7 +22,9 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
     const request = await readBody(c.req.raw, completionRequestSchema);
     const artifacts = await dependencies.artifacts();
     const requestId = c.get("requestId");
-    const caller = { requestId, tenant: c.get("tenant"), randomSeed: dependencies.randomSeed(), now };
+    const tenant = c.get("tenant");
+    const own = await dependencies.adapters.named(tenant, request.model, request.chameleon.adapter, artifacts);
+    const caller = { requestId, tenant, own, randomSeed: dependencies.randomSeed(), now };
     const plan = planCompletion(request, artifacts, caller);
     const envelope = {
       id: `cmpl-${dependencies.newId()}`,

@@ -1,4 +1,4 @@
-/** GET /v1/models and /v1/models/{id}: the base, its automatic adapter, and one model per centroid. */
+/** GET /v1/models and /v1/models/{id}: the base, its automatic adapter, one model per centroid, the tenant's own. */
 import type { Handler } from "hono";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { wishOf } from "../assign/assign.ts";
@@ -7,16 +7,19 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 export function listModels(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { manifest } = await dependencies.artifacts();
-    return c.json({ object: "list", data: modelNames(manifest).map(modelObject) });
+    const own = await dependencies.adapters.of(c.get("tenant")).list();
+    const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
+    return c.json({ object: "list", data: [...modelNames(manifest).map((id) => modelObject(id)), ...mine] });
   };
 }
 
 export function getModel(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const { manifest } = await dependencies.artifacts();
+    const artifacts = await dependencies.artifacts();
     const id = c.req.param("id") ?? "";
-    wishOf(id, undefined, manifest); // throws model_not_found
-    return c.json(modelObject(id));
+    const own = await dependencies.adapters.named(c.get("tenant"), id, undefined, artifacts);
+    wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
+    return c.json({ ...modelObject(id), ...(own && { created: own.created }) });
   };
 }
 

@@ -19,6 +19,7 @@ import { createAdmit } from "../../edge/tenants/admission.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Consumption } from "../../edge/tenants/ledger.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
+import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import {
   type BatchRequest,
   batchRequestSchema,
@@ -205,6 +206,11 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       log,
     }),
     usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
+    adapters: createTenantAdapters({
+      shelves: env.ADAPTERS,
+      clients: () => [new BackendClient(backendUrl)],
+      background: (work) => void works.push(work),
+    }),
     dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     page: async () => new Response("page"),

@@ -33,7 +33,7 @@ export default {
     let centroids = 0;
     for (let i = 0; i < repeats; i++) {
       const ids = work === "assign" ? encoded : encodePrompts(texts, artifacts, "prompt");
-      if (work !== "tokenize") for (const one of ids) centroids += assign(one, "auto", artifacts).centroid.size;
+      if (work !== "tokenize") for (const one of ids) centroids += assign(one, "auto", artifacts).centroid.id.length;
     }
     return Response.json({ centroids, tokens: encoded.map((ids) => ids.length) });
   },

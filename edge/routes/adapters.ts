@@ -1,0 +1,197 @@
+/**
+ * A tenant's own adapters: POST makes one of example texts and says what it gains, GET lists them or one, DELETE forgets
+ * one. No other tenant can tell that they exist.
+ */
+import type { Handler } from "hono";
+import { z } from "zod";
+import { type AdapterAnswer, contractVersion } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import type { Artifacts } from "../assign/artifacts.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { admit } from "../middleware/admission.ts";
+import { readBody } from "../middleware/body.ts";
+import { serverTiming } from "../middleware/server-timing.ts";
+import type { Added } from "../tenants/adapter-shelf.ts";
+import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
+
+const requestSchema = z.object({
+  name: z.string(),
+  examples: z.unknown().optional().transform(readExamples),
+});
+
+export function createAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const { now, adapters } = dependencies;
+    const { name, examples } = await readBody(c.req.raw, requestSchema);
+    const artifacts = await dependencies.artifacts();
+    const { manifest, manifestHash } = artifacts;
+    requireFreeName(name, manifest);
+    const tenant = c.get("tenant");
+    const shelf = adapters.of(tenant);
+    requireRoom(await shelf.roomFor(name), name);
+    const startedMs = now();
+    const encoded = encodeExamples(examples, artifacts);
+    const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
+    const centroid = centroidOf(encoded, artifacts);
+    const tokenize = now() - startedMs;
+
+    const admission = await admit(c, dependencies, tokens);
+    let answer: AdapterAnswer | null = null;
+    try {
+      answer = await adapters.create({
+        version: contractVersion,
+        ...{ manifestHash, tenant, centroid: [...centroid], examples: encoded },
+      });
+    } finally {
+      const model = modelOf(name, manifest.model.servedAs);
+      const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+      admission.settle(answer ? [used] : []);
+    }
+    const { hash, parts, gain } = answer;
+    const created = Math.floor(now() / 1000);
+    const adapter: OwnAdapter = {
+      ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
+      ...{ examples: examples.length, tokens, created },
+    };
+    requireRoom(await shelf.add(adapter, bytesOf(answer.file)), name);
+    const { hiddenMs, fitMs } = answer.timings;
+    return c.json(adapterObject(adapter, artifacts), 201, {
+      location: `/v1/adapters/${name}`,
+      "server-timing": serverTiming({ tokenize, hidden: hiddenMs, fit: fitMs }),
+    });
+  };
+}
+
+export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const artifacts = await dependencies.artifacts();
+    const all = await dependencies.adapters.of(c.get("tenant")).list();
+    return c.json({ object: "list", data: all.map((adapter) => adapterObject(adapter, artifacts)) });
+  };
+}
+
+export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const name = c.req.param("name") ?? "";
+    const adapter = await dependencies.adapters.of(c.get("tenant")).find(name);
+    if (!adapter) throw notFound(name);
+    return c.json(adapterObject(adapter, await dependencies.artifacts()));
+  };
+}
+
+export function deleteAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => {
+    const { adapters } = dependencies;
+    const tenant = c.get("tenant");
+    const name = c.req.param("name") ?? "";
+    const removed = await adapters.of(tenant).remove(name);
+    if (!removed) throw notFound(name);
+    if (removed.isLast) adapters.forget(tenant, removed.hash);
+    return c.json({ id: name, object: "adapter", deleted: true });
+  };
+}
+
+/** What a client sees of one. */
+function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts) {
+  const { name, hash, gain, parts, examples, tokens, created } = adapter;
+  const [nearest] =
+    adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
+  return {
+    id: name,
+    object: "adapter",
+    name,
+    model: modelOf(name, manifest.model.servedAs),
+    hash,
+    created,
+    examples,
+    tokens,
+    /** In nats a token over the base, with its 95% interval, on examples that it was not made from. */
+    gain,
+    parts,
+    /** Whether `model` serves more than the base. */
+    adapts: gain !== null,
+    message:
+      gain !== null
+        ? null
+        : "No part gained on examples it was not made from, so nothing was kept: this model is the base.",
+    /** Of the trained centroids, the one nearest to the examples; null once other artifacts are served. */
+    centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
+    outdated: adapter.manifestHash !== manifestHash,
+  };
+}
+
+/** Throws invalid_request for texts that are too short or, together, too long. */
+function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Artifacts): number[][] {
+  const refuse = (message: string, param: string) =>
+    new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  // The backend wants room for one more token.
+  const encoded = examples.map((text) => tokenizer.encode(text).slice(0, manifest.model.contextTokens - 1));
+  encoded.forEach((ids, i) => {
+    const param = `examples[${i}]`;
+    if (ids.length < 2) throw refuse(`${param} has ${ids.length} tokens, the minimum is 2`, param);
+  });
+  const total = encoded.reduce((sum, ids) => sum + ids.length, 0);
+  if (total <= limits.adapterTokens) return encoded;
+  throw refuse(
+    `examples have ${total} tokens together (of each ${manifest.model.contextTokens - 1} at most), the maximum is ${limits.adapterTokens}`,
+    "examples",
+  );
+}
+
+/** The mean of the examples' prompt embeddings, as training takes it of windows; of length 1. */
+function centroidOf(examples: readonly number[][], { table, manifest }: Artifacts): Float32Array {
+  const sum = new Float32Array(table.dimensions);
+  for (const ids of examples) {
+    promptEmbedding(ids.slice(0, manifest.embedding.prefixTokens), table).forEach((value, p) => {
+      sum[p] += value;
+    });
+  }
+  const length = Math.hypot(...sum);
+  return length > 0 ? sum.map((value) => value / length) : sum;
+}
+
+function requireRoom(room: Added, name: string): void {
+  if (room === "added") return;
+  if (room === "taken") {
+    throw new ServiceError(
+      "invalid_request",
+      `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`,
+      {
+        param: "name",
+      },
+    );
+  }
+  throw new ServiceError(
+    "adapter_quota_exceeded",
+    `You have ${limits.adaptersPerTenant} adapters, the maximum is ${limits.adaptersPerTenant}; delete one first.`,
+  );
+}
+
+function bytesOf(base64: string): ArrayBuffer {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
+}
+
+function notFound(name: string): ServiceError {
+  return new ServiceError("adapter_not_found", `You have no adapter ${JSON.stringify(name.slice(0, 80))}.`);
+}
+
+function modelOf(name: string, servedAs: string): string {
+  return `${servedAs}:${name}`;
+}
+
+function readExamples(value: unknown, context: z.RefinementCtx): string[] {
+  const refuse = (message: string): string[] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (!Array.isArray(value)) return refuse("examples must be a list of strings");
+  const { adapterExamples } = limits;
+  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2: one judges the other`);
+  if (value.length > adapterExamples) {
+    return refuse(`examples has ${value.length} entries, the maximum is ${adapterExamples}`);
+  }
+  const bad = value.findIndex((example) => typeof example !== "string");
+  return bad < 0 ? value : refuse(`examples[${bad}] is a ${typeof value[bad]}; it must be a string`);
+}

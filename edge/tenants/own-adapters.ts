@@ -1,0 +1,59 @@
+/**
+ * Adapters that a tenant made of its own examples, as the edge knows them: names, what they gain, and which request
+ * means which. Pure. Not here: where they are kept (adapter-shelf.ts) and how they are made (the backend).
+ */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+
+export interface OwnAdapter {
+  name: string;
+  /** The tenant's own content address of its bytes. */
+  hash: string;
+  /** The manifest it was made for: it fits no other. */
+  manifestHash: string;
+  /** Mean prompt embedding of its examples, of length 1, [P]. */
+  centroid: number[];
+  parts: AdapterAnswer["parts"];
+  /** On examples that it was not made from; null where nothing gained: then it is the base. */
+  gain: AdapterAnswer["gain"];
+  examples: number;
+  tokens: number;
+  /** Unix time in seconds. */
+  created: number;
+}
+
+const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
+/** What `model: "gpt2:…"` means already, or may in another set of artifacts. */
+const reserved = /^(auto|off|c\d+)$/;
+
+/** Throws a ServiceError that says what names there may be. */
+export function requireFreeName(name: string, { centroids }: Manifest): void {
+  const refuse = (why: string) =>
+    new ServiceError("invalid_request", `Invalid request: name is ${JSON.stringify(name.slice(0, 80))}; ${why}.`, {
+      param: "name",
+    });
+  if (!namePattern.test(name)) {
+    throw refuse("it must be 1 to 63 characters of a-z, 0-9, - and _, and begin with a letter or a digit");
+  }
+  if (reserved.test(name) || centroids.some(({ id }) => id === name))
+    throw refuse("that name is a centroid's, or reserved");
+}
+
+/** The name of a tenant's own adapter that a request asks for; null where it asks for none. */
+export function ownNameOf(model: string | undefined, adapter: string | undefined, manifest: Manifest): string | null {
+  const prefix = `${manifest.model.servedAs}:`;
+  const name = adapter ?? (model?.startsWith(prefix) ? model.slice(prefix.length) : "");
+  const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
+  return namePattern.test(name) && !isKnown ? name : null;
+}
+
+/** Throws adapter_outdated for one of another manifest. */
+export function requireCurrent(adapter: OwnAdapter, manifestHash: string): void {
+  if (adapter.manifestHash === manifestHash) return;
+  throw new ServiceError(
+    "adapter_outdated",
+    `The adapter ${adapter.name} was made for the manifest ${adapter.manifestHash}; ${manifestHash} is served now. Delete it and create it again from its examples.`,
+    { param: "model" },
+  );
+}

@@ -1,0 +1,90 @@
+/** Where tenants' own adapters are kept and made, for the routes: shelves at the edge, fits at the backends. */
+import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
+import type { Artifacts } from "../assign/artifacts.ts";
+import { CallFailure, errorOf } from "../backend/call-failure.ts";
+import type { BackendClient } from "../backend/client.ts";
+import type { AdapterShelf, Added } from "./adapter-shelf.ts";
+import { type OwnAdapter, ownNameOf, requireCurrent } from "./own-adapters.ts";
+
+/** A tenant's shelf (adapter-shelf.ts). */
+export interface Shelf {
+  /** In order of name. */
+  list(): Promise<OwnAdapter[]>;
+  find(name: string): Promise<OwnAdapter | null>;
+  roomFor(name: string): Promise<Added>;
+  add(adapter: OwnAdapter, file: ArrayBuffer): Promise<Added>;
+  /** null where there is none of that name. */
+  remove(name: string): Promise<{ hash: string; isLast: boolean } | null>;
+}
+
+export interface TenantAdapters {
+  of(tenant: string): Shelf;
+  /**
+   * The tenant's adapter that `model`, or the extension's `adapter`, names; null where it names none.
+   * Throws adapter_outdated.
+   */
+  named(
+    tenant: string,
+    model: string | undefined,
+    adapter: string | undefined,
+    artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
+  ): Promise<OwnAdapter | null>;
+  /** Lets a backend make one. Throws the ServiceError to refuse with. */
+  create(request: AdapterRequest): Promise<AdapterAnswer>;
+  /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
+  forget(tenant: string, hash: string): void;
+}
+
+export function createTenantAdapters(parts: {
+  shelves: DurableObjectNamespace<AdapterShelf>;
+  /** Of all backends, for one request. */
+  clients(): Pick<BackendClient, "createAdapter" | "removeAdapter">[];
+  /** Holds a promise that nobody awaits. */
+  background(work: Promise<void>): void;
+}): TenantAdapters {
+  const { shelves, clients, background } = parts;
+  const of = (tenant: string) => shelfOf(shelves.getByName(tenant));
+  return {
+    of,
+    async named(tenant, model, adapter, { manifest, manifestHash }) {
+      const name = ownNameOf(model, adapter, manifest);
+      const own = name === null ? null : await of(tenant).find(name);
+      if (own) requireCurrent(own, manifestHash);
+      return own;
+    },
+    async create(request) {
+      const failures: CallFailure[] = [];
+      for (const client of clients()) {
+        try {
+          return await client.createAdapter(request);
+        } catch (thrown) {
+          if (!(thrown instanceof CallFailure) || !thrown.consequence.elsewhere) throw errorBehind(thrown);
+          failures.push(thrown);
+        }
+      }
+      throw errorOf(failures);
+    },
+    forget(tenant, hash) {
+      for (const client of clients()) background(client.removeAdapter(tenant, hash).catch(() => undefined));
+    },
+  };
+}
+
+/** Records cross as JSON: the platform's types of calls lose tuples. */
+function shelfOf(stub: DurableObjectStub<AdapterShelf>): Shelf {
+  const read = (record: string) => JSON.parse(record) as OwnAdapter;
+  return {
+    list: async () => (await stub.list()).map(read),
+    async find(name) {
+      const record = await stub.find(name);
+      return record === null ? null : read(record);
+    },
+    roomFor: (name) => stub.roomFor(name),
+    add: (adapter, file) => stub.add(adapter.name, adapter.hash, JSON.stringify(adapter), file),
+    remove: (name) => stub.remove(name),
+  };
+}
+
+function errorBehind(thrown: unknown): unknown {
+  return thrown instanceof CallFailure ? thrown.error : thrown;
+}

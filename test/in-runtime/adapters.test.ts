@@ -1,0 +1,236 @@
+/** A tenant's own adapters through the API: real shelves and micro-batching objects, and a backend that is scripted. */
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { beforeEach, describe, expect, test } from "vitest";
+import { sha256Hex } from "../../edge/sha256.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import {
+  type AdapterAnswer,
+  type AdapterRequest,
+  adapterRequestSchema,
+  batchRequestSchema,
+} from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const file = new Uint8Array([1, 2, 3, 250]);
+const gain = { nats: 0.25, ci95: [0.2, 0.3] as [number, number], tokens: 400 };
+let tenants = 0;
+let keys: ReturnType<typeof createKeyStore>;
+/** The headers of two tenants that have nothing yet. */
+let mine: Record<string, string>;
+let theirs: Record<string, string>;
+
+beforeEach(async () => {
+  const key = async (tenant: string) => ({ tenant, hash: await sha256Hex(new TextEncoder().encode(`sk-${tenant}`)) });
+  const [a, b] = [`adapters-${tenants++}`, `adapters-${tenants++}`];
+  keys = createKeyStore([await key(a), await key(b)], { get: async () => null } as never, () => Date.now());
+  [mine, theirs] = [a, b].map((tenant) => ({ authorization: `Bearer sk-${tenant}` }));
+});
+
+/** Makes adapters whose hash is the first example's length; what it was asked is returned. */
+function backendMakes(change: Partial<AdapterAnswer> = {}): AdapterRequest[] {
+  const asked: AdapterRequest[] = [];
+  network.use(
+    http.post(`${backendUrl}/v1/adapters`, async ({ request }) => {
+      const body = adapterRequestSchema.parse(await request.json());
+      asked.push(body);
+      const answer: AdapterAnswer = {
+        hash: String(body.examples[0].length % 10).repeat(64),
+        parts: [{ name: "unigram", kept: true, gain }],
+        gain,
+        tokens: 8,
+        file: btoa(String.fromCharCode(...file)),
+        timings: { hiddenMs: 1, fitMs: 2 },
+        ...change,
+      };
+      return HttpResponse.json(answer, { status: 201 });
+    }),
+  );
+  return asked;
+}
+const adapterApp = () => testApp({ keys });
+const body = (rest: object = {}) => ({ name: "my-mail", examples: ["aaaa", "bbb", "aab"], ...rest });
+
+describe("POST /v1/adapters", () => {
+  test("makes one of texts, says what it gains, and it serves as a model beside the others", async () => {
+    const asked = backendMakes();
+    const { post, request, complete } = adapterApp();
+    const made = await post("/v1/adapters", body(), { headers: mine });
+    expect(made.status, await made.clone().text()).toBe(201);
+    expect(made.headers.get("location")).toBe("/v1/adapters/my-mail");
+    const adapter = await made.json();
+    expect(adapter).toMatchObject({
+      id: "my-mail",
+      model: "gpt2:my-mail",
+      hash: "4".repeat(64),
+      gain,
+      adapts: true,
+      message: null,
+      centroid: { nearest: "c0" },
+      examples: 3,
+      tokens: 10,
+    });
+    // Texts of a's and b's: between the two axes.
+    const [x, y] = asked[0].centroid;
+    expect(Math.hypot(...asked[0].centroid)).toBeCloseTo(1);
+    expect([x > 0.6, y > 0.5]).toEqual([true, true]);
+    expect(asked[0]).toMatchObject({ manifestHash: await manifestHash(), tenant: expect.stringMatching(/^adapters-/) });
+
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    for (const choice of [{ model: "gpt2:my-mail" }, { chameleon: { adapter: "my-mail" } }]) {
+      const answered = await complete({ prompt: "aaab", max_tokens: 2, ...choice }, { headers: mine });
+      expect(answered.status, await answered.clone().text()).toBe(200);
+      expect(await answered.json()).toMatchObject({
+        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", gain } }],
+      });
+    }
+    expect(seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([
+      [null, "4".repeat(64)],
+      [null, "4".repeat(64)],
+    ]);
+
+    const names = async (headers: Record<string, string>) =>
+      ((await (await request("/v1/models", { headers })).json()) as { data: { id: string }[] }).data.map(
+        ({ id }) => id,
+      );
+    expect(await names(mine)).toContain("gpt2:my-mail");
+    expect(await names(theirs)).not.toContain("gpt2:my-mail");
+    expect((await request("/v1/models/gpt2:my-mail", { headers: mine })).status).toBe(200);
+    expect((await request("/v1/models/gpt2:my-mail", { headers: theirs })).status).toBe(404);
+  });
+
+  test("that gained nothing is kept as the base, and every answer says so", async () => {
+    backendMakes({ gain: null, parts: [{ name: "unigram", kept: false, gain: { ...gain, nats: -0.01 } }] });
+    const { post, complete } = adapterApp();
+    const made = await (await post("/v1/adapters", body(), { headers: mine })).json();
+    expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
+    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", gain: null } });
+    expect(seen.batches[0]).toMatchObject({ centroidId: null });
+    expect(seen.batches[0].adapterHash).toBe(undefined);
+  });
+
+  test("brings its bytes to a backend that lacks it", async () => {
+    backendMakes();
+    const { post, complete } = adapterApp();
+    await post("/v1/adapters", body(), { headers: mine });
+    const brought: { url: string; bytes: number[] }[] = [];
+    network.use(
+      http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
+        const batch = batchRequestSchema.parse(await request.json());
+        if (brought.length === 0) {
+          return HttpResponse.json({ error: { message: "no adapter", code: "adapter_not_found" } }, { status: 404 });
+        }
+        return new HttpResponse(saying(batch.sequences[0].id, "ok").map(frameLine).join(""));
+      }),
+      http.put(`${backendUrl}/v1/adapters/*`, async ({ request }) => {
+        brought.push({ url: request.url, bytes: [...new Uint8Array(await request.arrayBuffer())] });
+        return new HttpResponse(null, { status: 204 });
+      }),
+    );
+    const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
+    expect(answered.status, await answered.clone().text()).toBe(200);
+    expect(brought).toEqual([{ url: expect.stringMatching(/\/v1\/adapters\/adapters-\d+\/4{64}$/), bytes: [...file] }]);
+  });
+
+  test.each<[string, object, RegExp]>([
+    ["a centroid's name", { name: "c1" }, /name is "c1"; that name is a centroid's/],
+    ["a name of a mode", { name: "auto" }, /reserved/],
+    ["a name of other characters", { name: "My Mail" }, /name is "My Mail"; it must be/],
+    ["one example", { examples: ["aaa"] }, /examples has 1 entries, the minimum is 2/],
+    ["too many", { examples: Array.from({ length: 65 }, () => "aaa") }, /examples has 65 entries, the maximum is 64/],
+    ["an example of one token", { examples: ["aaa", "a"] }, /examples\[1\] has 1 tokens, the minimum is 2/],
+    ["examples that are none", { examples: "aaa" }, /examples must be a list of strings/],
+  ])("refuses %s, naming limit and value", async (_, change, message) => {
+    const refused = await errorOf(await adapterApp().post("/v1/adapters", body(change), { headers: mine }));
+    expect(refused).toMatchObject({ status: 400, message: expect.stringMatching(message) });
+  });
+
+  test("refuses a name that is taken, and more than a tenant may have", async () => {
+    backendMakes();
+    const { post } = adapterApp();
+    const make = (name: string) => post("/v1/adapters", body({ name }), { headers: mine });
+    expect((await make("a0")).status).toBe(201);
+    expect(await errorOf(await make("a0"))).toMatchObject({ status: 400, param: "name" });
+    for (let i = 1; i < 64; i++) expect((await make(`a${i}`)).status).toBe(201);
+    expect(await errorOf(await make("a64"))).toMatchObject({
+      status: 403,
+      code: "adapter_quota_exceeded",
+      message: expect.stringContaining("maximum is 64"),
+    });
+  });
+
+  test("a backend that cannot make it is answered with its reason, and leaves nothing behind", async () => {
+    network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json({}, { status: 503 })));
+    const { post, request } = adapterApp();
+    expect((await post("/v1/adapters", body(), { headers: mine })).status).toBe(503);
+    expect(await (await request("/v1/adapters", { headers: mine })).json()).toEqual({ object: "list", data: [] });
+  });
+});
+
+describe("an adapter", () => {
+  test("is its tenant's alone: another finds, uses and deletes nothing, and may have one of that name", async () => {
+    backendMakes();
+    const { post, request, complete } = adapterApp();
+    await post("/v1/adapters", body(), { headers: mine });
+    for (const method of ["GET", "DELETE"]) {
+      const missed = await request("/v1/adapters/my-mail", { method, headers: theirs });
+      expect(await errorOf(missed)).toMatchObject({ status: 404, code: "adapter_not_found" });
+    }
+    expect(await errorOf(await complete({ model: "gpt2:my-mail", prompt: "a" }, { headers: theirs }))).toMatchObject({
+      status: 404,
+      code: "model_not_found",
+    });
+    expect((await post("/v1/adapters", body(), { headers: theirs })).status).toBe(201);
+    expect((await request("/v1/adapters/my-mail", { headers: mine })).status).toBe(200);
+  });
+
+  test("is gone once deleted, at the backends too; equal bytes under another name stay", async () => {
+    backendMakes();
+    const { post, request, complete, settled } = adapterApp();
+    for (const name of ["one", "two"]) await post("/v1/adapters", body({ name }), { headers: mine });
+    const dropped: string[] = [];
+    network.use(
+      http.delete(`${backendUrl}/v1/adapters/*`, ({ request }) => {
+        dropped.push(request.url.slice(-64));
+        return new HttpResponse(null, { status: 204 });
+      }),
+    );
+    const remove = (name: string) => request(`/v1/adapters/${name}`, { method: "DELETE", headers: mine });
+    expect(await (await remove("one")).json()).toEqual({ id: "one", object: "adapter", deleted: true });
+    await settled();
+    expect(dropped).toEqual([]);
+    expect((await remove("two")).status).toBe(200);
+    await settled();
+    expect(dropped).toEqual(["4".repeat(64)]);
+    expect((await remove("two")).status).toBe(404);
+    expect((await complete({ model: "gpt2:two", prompt: "a" }, { headers: mine })).status).toBe(404);
+  });
+
+  test("of other artifacts is refused by name until it is made again", async () => {
+    const tenant = mine.authorization.slice("Bearer sk-".length);
+    const record = {
+      name: "old",
+      hash: "5".repeat(64),
+      manifestHash: "6".repeat(64),
+      centroid: [1, 0, 0, 0],
+      parts: [],
+    };
+    await env.ADAPTERS.getByName(tenant).add("old", record.hash, JSON.stringify({ ...record, gain }), file.buffer);
+    const { complete, request } = adapterApp();
+    expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
+      status: 400,
+      code: "adapter_outdated",
+    });
+    expect(await (await request("/v1/adapters/old", { headers: mine })).json()).toMatchObject({ outdated: true });
+  });
+
+  test("needs a method that its path has", async () => {
+    const refused = await adapterApp().request("/v1/adapters/x", { method: "PUT", headers: mine });
+    expect([refused.status, refused.headers.get("allow")]).toEqual([405, "GET, HEAD, DELETE"]);
+  });
+});
