@@ -4,7 +4,7 @@
 import { type Handler, Hono } from "hono";
 import { ServiceError } from "../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
-import { rateLimitHeaders } from "./middleware/admission.ts";
+import { knownRefusals, rateLimitHeaders } from "./middleware/admission.ts";
 import { auth } from "./middleware/auth.ts";
 import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
@@ -22,7 +22,14 @@ import { usage } from "./routes/usage.ts";
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
   app.use(requestId(dependencies.newId), totalTiming(dependencies.now));
-  app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders());
+  app.use(
+    "/v1/*",
+    preflight(),
+    auth(dependencies.keys),
+    allowedOrigin(),
+    rateLimitHeaders(),
+    knownRefusals(dependencies),
+  );
 
   type Method = "GET" | "POST" | "DELETE";
   const route = (method: Method, path: string, handler: Handler<AppEnvironment>) => routes(path, { [method]: handler });

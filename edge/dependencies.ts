@@ -4,7 +4,7 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Dispatch } from "./backend/dispatch.ts";
-import type { Admit } from "./tenants/admission.ts";
+import type { Admissions } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
@@ -25,7 +25,7 @@ export interface Dependencies {
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
   /** Before any work that costs tokens. */
-  admit: Admit;
+  admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */

@@ -7,7 +7,7 @@ import { readinessOf } from "./backend/backends.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
-import { createAdmit } from "./tenants/admission.ts";
+import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
@@ -43,8 +43,8 @@ const clients = () => config.backendUrls.map((url) => new BackendClient(url));
 
 const app = createApp({
   artifacts,
-  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now), now),
-  admit: createAdmit({
+  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
+  admissions: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,
     now,

@@ -3,18 +3,30 @@ import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import type { Admission } from "../tenants/admission.ts";
+import { scopeOf } from "../tenants/scopes.ts";
 
 /**
  * Lets a request of `tokens` at most in; whoever is let in has to be settled. Throws rate_limited or quota_exceeded with
  * the limit and the value.
  */
 export function admit(c: Context<AppEnvironment>, dependencies: Dependencies, tokens: number): Promise<Admission> {
-  return dependencies.admit({
-    requestId: c.get("requestId"),
-    access: c.get("access"),
-    tokens,
-    tell: (headers) => c.set("rateLimitHeaders", headers),
+  const requestId = c.get("requestId");
+  return dependencies.admissions.admit({ requestId, tokens, access: c.get("access"), tell: tellIn(c) });
+}
+
+/** Refuses at once what is known to be refused, before its body is read. */
+export function knownRefusals(dependencies: Dependencies) {
+  return createMiddleware<AppEnvironment>(async (c, next) => {
+    // Reading costs no tokens; a route without a scope does not either.
+    if (c.req.method === "POST" && scopeOf(c.req.path)) {
+      dependencies.admissions.refuseKnown({ access: c.get("access"), tell: tellIn(c) });
+    }
+    await next();
   });
+}
+
+function tellIn(c: Context<AppEnvironment>): (headers: Record<string, string>) => void {
+  return (headers) => c.set("rateLimitHeaders", headers);
 }
 
 /** Errors have the headers, too. */

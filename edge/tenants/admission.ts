@@ -5,6 +5,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 import type { ChoicePart } from "../completions/choice.ts";
 import type { PlannedChoice } from "../completions/plan.ts";
+import { FullMinutes } from "./full-minutes.ts";
 import type { Access } from "./keys.ts";
 import type { Consumption, Ledger } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
@@ -31,8 +32,12 @@ export interface AdmissionRequest {
   tell(headers: Record<string, string>): void;
 }
 
-/** Throws rate_limited or quota_exceeded with the limit and the value. */
-export type Admit = (request: AdmissionRequest) => Promise<Admission>;
+/** Both throw rate_limited or quota_exceeded with the limit and the value. */
+export interface Admissions {
+  /** Before any work, and without asking anybody: for a request that is known to be refused. */
+  refuseKnown(request: Pick<AdmissionRequest, "access" | "tell">): void;
+  admit(request: AdmissionRequest): Promise<Admission>;
+}
 
 export interface Admission {
   /** Says that the request goes on; cheap. */
@@ -41,16 +46,24 @@ export interface Admission {
   settle(consumed: readonly Consumption[]): void;
 }
 
-export function createAdmit(dependencies: AdmissionDependencies): Admit {
+export function createAdmissions(dependencies: AdmissionDependencies): Admissions {
   const { ledgers, background, now, report, log } = dependencies;
-  return async ({ requestId, access, tokens, tell }) => {
+  const fullMinutes = new FullMinutes();
+
+  function refuseKnown({ access, tell }: Pick<AdmissionRequest, "access" | "tell">): void {
+    const decision = fullMinutes.decisionFor(access.tenant, access.limits, now());
+    if (decision) obey(decision, tell);
+  }
+
+  async function admit({ requestId, access, tokens, tell }: AdmissionRequest): Promise<Admission> {
     const { tenant, limits } = access;
     const ledger = ledgers.getByName(tenant);
     const isLimited = Object.values(limits).some((limit) => limit !== null);
     if (isLimited) {
+      refuseKnown({ access, tell });
       const decision = await asked(ledger.reserve(requestId, tokens, limits));
-      tell(rateLimitHeaders(decision));
-      if (decision.refusal) throw errorOf(decision.refusal);
+      fullMinutes.note(tenant, decision, now());
+      obey(decision, tell);
     }
     let renewedMs = now();
     let isOpen = true;
@@ -73,7 +86,9 @@ export function createAdmit(dependencies: AdmissionDependencies): Admit {
         );
       },
     };
-  };
+  }
+
+  return { refuseKnown, admit };
 }
 
 /** The parts of a request's choices as they come; settles when they end, however they end. `signal` is the caller's. */
@@ -96,6 +111,11 @@ export async function* metered(
   } finally {
     admission.settle(count.consumed(model, false));
   }
+}
+
+function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {
+  tell(rateLimitHeaders(decision));
+  if (decision.refusal) throw errorOf(decision.refusal);
 }
 
 /** A ledger that cannot be asked lets nobody in: its limits would not be exact. */

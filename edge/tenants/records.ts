@@ -20,18 +20,39 @@ interface Remembered {
   record: unknown;
 }
 
-export function createRecords(namespace: Namespace, now: () => number): Records {
+/** `hold` keeps a read going when the request that began it has ended, as others may wait for it. */
+export function createRecords(
+  namespace: Namespace,
+  now: () => number,
+  hold: (read: Promise<unknown>) => void,
+): Records {
   const remembered = new Map<string, Remembered>();
+  const reading = new Map<string, { begunMs: number; record: Promise<unknown> }>();
+
+  async function read(name: string): Promise<unknown> {
+    const record = await namespace.get(name, "json");
+    remembered.delete(name);
+    remembered.set(name, { readMs: now(), record });
+    if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
+    return record;
+  }
+
+  /** A thousand requests at once read a record once; nobody joins a read that seems to hang. */
+  function readOnce(name: string): Promise<unknown> {
+    const begun = reading.get(name);
+    if (begun && now() - begun.begunMs < rememberMs) return begun.record;
+    const record = read(name).finally(() => reading.delete(name));
+    reading.set(name, { begunMs: now(), record });
+    hold(record.catch(() => undefined));
+    return record;
+  }
+
   return {
     async get(name) {
       const known = remembered.get(name);
       if (known && now() - known.readMs < rememberMs) return known.record;
       try {
-        const record = await namespace.get(name, "json");
-        remembered.delete(name);
-        remembered.set(name, { readMs: now(), record });
-        if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
-        return record;
+        return await readOnce(name);
       } catch (error) {
         // Better an answer from a moment ago than none.
         if (known) return known.record;

@@ -15,7 +15,7 @@ import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import type { Dispatch } from "../../edge/backend/dispatch.ts";
 import { createShardDispatch } from "../../edge/batching/shard.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
-import { createAdmit } from "../../edge/tenants/admission.ts";
+import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Consumption } from "../../edge/tenants/ledger.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
@@ -193,12 +193,16 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
   /** What was used, as it is reported. */
   const reported: [string, ...Consumption[]][] = [];
-  const works: Promise<void>[] = [];
+  const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
   const app = createApp({
     artifacts,
-    keys: createKeyStore([{ hash: keyHash, tenant: "local" }], createRecords(env.TENANTS, now), now),
-    admit: createAdmit({
+    keys: createKeyStore(
+      [{ hash: keyHash, tenant: "local" }],
+      createRecords(env.TENANTS, now, (read) => void works.push(read)),
+      now,
+    ),
+    admissions: createAdmissions({
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
       now,

@@ -133,6 +133,31 @@ describe("limits", () => {
     expect(tenant).toMatch(/^tenant-/);
   });
 
+  test("of requests: what is known to be refused is refused before any work, until there is room or the limit changes", async () => {
+    let nowMs = Date.now();
+    const { headers, ledger, tenant, stateOf } = await tenantWith({ limits: { requestsPerMinute: 1 } });
+    const { complete } = testApp({ now: () => nowMs });
+    const body = { prompt: "aaa", max_tokens: 1 };
+    expect((await complete(body, { headers })).status).toBe(200);
+    const first = await complete(body, { headers });
+    expect(first.status).toBe(429);
+    // Nobody asks the ledger any more: it would let this one in.
+    await runInDurableObject(ledger, (object: Ledger) => {
+      object.now = () => Date.now() + 61_000;
+    });
+    nowMs += 2000;
+    const known = await complete({ prompt: "" }, { headers });
+    expect([known.status, known.headers.get("x-ratelimit-remaining-requests")]).toEqual([429, "0"]);
+    expect(Number(first.headers.get("retry-after")) - Number(known.headers.get("retry-after"))).toBe(2);
+    await env.TENANTS.put(
+      tenantPrefix + tenant,
+      JSON.stringify({ plan: "unlimited", limits: { requestsPerMinute: 9 }, origins: [] }),
+    );
+    nowMs += 1000;
+    expect((await complete(body, { headers })).status).toBe(200);
+    expect((await stateOf()).seconds).toHaveLength(1);
+  });
+
   test("of tokens: reserved at the start, settled at what was used", async () => {
     backendAnswers(({ id }) => saying(id, "bb", { finish: "stop" }));
     const { headers } = await tenantWith({ limits: { tokensPerMinute: 40 } });

@@ -59,7 +59,7 @@ describe("a key store", () => {
 });
 
 describe("records", () => {
-  test("are remembered for a second, and longer where they cannot be read again", async () => {
+  test("are read once by all who ask at a time, remembered for a second, and longer where they cannot be read again", async () => {
     let nowMs = 0;
     let stored: unknown = 1;
     let reads = 0;
@@ -68,8 +68,12 @@ describe("records", () => {
       if (stored === "away") throw new Error("away");
       return stored;
     };
-    const records = createRecords({ get }, () => nowMs);
-    expect(await records.get("a")).toBe(1);
+    const records = createRecords(
+      { get },
+      () => nowMs,
+      () => {},
+    );
+    expect(await Promise.all([records.get("a"), records.get("a")])).toEqual([1, 1]);
     stored = 2;
     nowMs = 999;
     expect([await records.get("a"), reads]).toEqual([1, 1]);
