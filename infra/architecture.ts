@@ -45,7 +45,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
-  "gpu-backend/training": ["cli-progress", "commander", "yaml"],
+  "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
   infra: ["commander", "node:", "vitest", "workerd", "wrangler"],
 };

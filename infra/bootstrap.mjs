@@ -27,6 +27,7 @@ const commands = {
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
   eval: ["compare the methods on held-out documents (--help)", "gpu-backend/training/cli.ts", "eval"],
+  report: ["draw what eval measured (--help)", "gpu-backend/training/cli.ts", "report"],
 };
 
 /** Starting Node: enough to run this file. */

@@ -1,13 +1,14 @@
 /** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
 import { availableParallelism } from "node:os";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { writeAtomically } from "./atomic-file.ts";
 import { defaultCorpora } from "./corpus/default-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
 import { knownDomains } from "./evaluation/known-domains.ts";
 import { createProgress } from "./progress.ts";
-import { gainText, summaryTable } from "./report/tables.ts";
+import { report } from "./report/report.ts";
+import { gainText, paperTable, summaryTable } from "./report/tables.ts";
 import { train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
@@ -125,6 +126,11 @@ withTrainingOptions(program.command("eval"))
   .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
   .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
   .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
+  .addOption(
+    new Option("--protocol <which>", "honest, the paper's own, or both")
+      .choices(["honest", "paper", "both"] as const)
+      .default("both" as const),
+  )
   .option("--quick", "a small run to see that all works: less text, fewer steps", false)
   .action(async (flags: CommonFlags & EvaluateFlags) => {
     const common = await commonOptions(flags);
@@ -138,16 +144,23 @@ withTrainingOptions(program.command("eval"))
       validationWindows: Math.ceil(flags.heldOut / 2),
       testWindows: flags.heldOut,
       staticLearningRates: [3e-3, 1e-2, 3e-2],
+      protocol: flags.protocol,
+      paperLines: 1600,
+      paperSteps: 300,
     };
     if (flags.quick) Object.assign(options, quick);
     const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
     await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
-    console.log(summaryTable(result));
+    if (result.results.length > 0) console.log(summaryTable(result));
+    if (result.paper) console.log(paperTable(result.paper));
     console.log(`${flags.json}; npm run report shows it`);
   });
 
 /** What --quick overrules. */
-const quick = { trainWindows: 1200, validationWindows: 200, testWindows: 500, steps: 80, staticLearningRates: [1e-2] };
+const quick = {
+  ...{ trainWindows: 1000, validationWindows: 150, testWindows: 400, paperLines: 400, paperSteps: 150 },
+  ...{ steps: 60, clusters: 8, rank: 24, biases: 8, staticLearningRates: [1e-2] },
+};
 
 interface EvaluateFlags {
   unseen: string[];
@@ -157,8 +170,19 @@ interface EvaluateFlags {
   heldOut: number;
   cache: string;
   json: string;
+  protocol: EvaluateOptions["protocol"];
   quick: boolean;
 }
+
+program
+  .command("report")
+  .description("draw a result of eval: report.html, which needs no network, and report.md")
+  .option("--eval <file>", "what eval wrote", ".cache/evaluation/result.json")
+  .option("--out <folder>", "where the report goes", ".cache/evaluation/report")
+  .action(async (flags: { eval: string; out: string }) => {
+    const { html, markdown } = await report(flags.eval, flags.out);
+    console.log(`${html}\n${markdown}`);
+  });
 
 try {
   await program.parseAsync();

@@ -154,6 +154,9 @@ describe("evaluation", () => {
     validationWindows: 20,
     testWindows: 60,
     staticLearningRates: [0.005, 0.02],
+    protocol: "both",
+    paperLines: 60,
+    paperSteps: 40,
   });
   let result: EvaluationResult;
   beforeAll(async () => {

@@ -26,8 +26,9 @@ import {
   trainedMethods,
 } from "./methods.ts";
 import { keptOrMade } from "./outcome-cache.ts";
+import { paperProtocol } from "./paper-protocol.ts";
 import { prefixWindows, tokensAfterPrefixes } from "./prefix-lengths.ts";
-import { type EvaluationResult, resultFormat, resultSchema } from "./result.ts";
+import { type EvaluationResult, type PaperResult, resultFormat, resultSchema } from "./result.ts";
 import { type Outcome, runTrial, type TrialContext } from "./trial.ts";
 
 export interface EvaluateOptions {
@@ -52,6 +53,11 @@ export interface EvaluateOptions {
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
+  /** The honest comparison, the paper's own, or both. */
+  protocol: "honest" | "paper" | "both";
+  /** Lines and steps that the paper's protocol trains on. */
+  paperLines: number;
+  paperSteps: number;
   threads: number;
 }
 
@@ -65,13 +71,11 @@ export async function evaluate(
   const startMs = now();
   const prepared = await prepare(options, progress, signal);
   try {
-    const contest = new Contest(prepared, options, progress, now, signal);
-    const base = await contest.base();
-    const seeds: PlacedOutcomes[] = [];
-    for (const seed of options.seeds) seeds.push(await contest.run(seed));
-    const result = resultOf(prepared, options, contest, base, seeds);
+    const honest = options.protocol === "paper" ? nothing : await compare(prepared, options, progress, now, signal);
+    const paper = options.protocol === "honest" ? null : await reproducePaper(prepared, options, progress);
     progress.end();
-    return resultSchema.parse({ ...result, seconds: (now() - startMs) / 1000 });
+    const about = aboutText(prepared, options);
+    return resultSchema.parse({ format: resultFormat, ...about, ...honest, paper, seconds: (now() - startMs) / 1000 });
   } finally {
     await prepared.close();
   }
@@ -144,37 +148,64 @@ class Contest {
   }
 }
 
-function resultOf(
-  prepared: Prepared,
-  options: EvaluateOptions,
-  contest: Contest,
-  base: readonly number[],
-  seeds: readonly PlacedOutcomes[],
-): Omit<EvaluationResult, "seconds"> {
-  const { sets, corpora, model } = prepared;
-  const { test } = sets;
-  const windows = test.windows.map((window) => ({
-    domain: window.corpus,
-    document: documentKey(window),
-    tokens: scoredTokens(window),
-  }));
-  const known = new Set(options.known);
-  const domains = corpora.map((corpus) => ({ ...corpus, known: known.has(corpus.name) }));
-  const analysis = new Analysis(windows, domains, base, seeds);
-  const [first] = seeds;
-  const prefixes = first.outcomes["gated-bank"].prefixes!;
+/** What a comparison gives; the rest of a result is about its text, or the paper's. */
+type Comparison = Omit<EvaluationResult, keyof ReturnType<typeof aboutText> | "format" | "paper" | "seconds">;
+
+const nothing: Comparison = {
+  ...{ results: [], summary: {}, gains: [], overStatic: null, controls: null },
+  ...{ centroids: [], documents: [], prefixLengths: [], curves: [] },
+};
+
+function aboutText({ model, corpora, sets }: Prepared, options: EvaluateOptions) {
+  const { windows } = sets.test;
+  const documentsOf = (domain: number) =>
+    new Set(windows.filter(({ corpus }) => corpus === domain).map(({ document }) => document)).size;
   return {
-    format: resultFormat,
     model: {
       name: basename(resolve(options.modelDirectory)),
       weights: model.weightsHash,
       parameters: [...model.weights.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
     },
     options: recordOf(options),
-    domains: domains.map(({ name, known, unseen, documents, tokens }, domain) => ({
-      ...{ name, known, unseen, documents, tokens },
-      testDocuments: new Set(windows.filter((window) => window.domain === domain).map(({ document }) => document)).size,
+    domains: corpora.map(({ name, unseen, documents, tokens }, domain) => ({
+      ...{ name, known: options.known.includes(name), unseen, documents, tokens },
+      testDocuments: documentsOf(domain),
     })),
+  };
+}
+
+function reproducePaper(prepared: Prepared, options: EvaluateOptions, progress: Progress): Promise<PaperResult> {
+  const { cacheDirectory, clusters, paperLines: lines, paperSteps: steps, threads, learningRate } = options;
+  const seed = options.seeds[0];
+  const settings = { lines, steps, learningRate, seed };
+  return keptOrMade(cacheDirectory, "paper", [prepared.key, clusters, settings], () =>
+    paperProtocol(prepared, place(prepared, clusters, seed), { ...settings, threads }, progress),
+  );
+}
+
+/** The honest comparison. */
+async function compare(
+  prepared: Prepared,
+  options: EvaluateOptions,
+  progress: Progress,
+  now: () => number,
+  signal: AbortSignal | undefined,
+): Promise<Comparison> {
+  const contest = new Contest(prepared, options, progress, now, signal);
+  const base = await contest.base();
+  const seeds: PlacedOutcomes[] = [];
+  for (const seed of options.seeds) seeds.push(await contest.run(seed));
+  const { test } = prepared.sets;
+  const windows = test.windows.map((window) => ({
+    domain: window.corpus,
+    document: documentKey(window),
+    tokens: scoredTokens(window),
+  }));
+  const domains = prepared.corpora.map((corpus) => ({ ...corpus, known: options.known.includes(corpus.name) }));
+  const analysis = new Analysis(windows, domains, base, seeds);
+  const [first] = seeds;
+  const prefixes = first.outcomes["gated-bank"].prefixes!;
+  return {
     results: analysis.results(),
     summary: Object.fromEntries(
       methods.map((method) => {
@@ -203,7 +234,6 @@ function resultOf(
       })),
     ),
     curves: curvesOf(first),
-    paper: null,
   };
 }
 

@@ -39,7 +39,8 @@ export interface MethodPlan {
 /** The published shape, whatever the model's width: 64 and 32 hidden units, pairs of rank 4. */
 const fullHidden = [64, 32] as const;
 const pairRank = 4;
-const published: FullRecipe = { dropout: 0.5, zeroStart: false };
+/** Dropout and start of the published code. */
+export const published: FullRecipe = { dropout: 0.5, zeroStart: false };
 const ours: FullRecipe = { dropout: 0, zeroStart: true };
 
 export interface MethodOptions {
@@ -54,7 +55,7 @@ export function planMethods(head: HeadWeights, options: MethodOptions): Record<T
   const { hiddenSize: D, vocabularySize: V } = head;
   const { shape, clusters: K, learningRate, staticLearningRates } = options;
   const P = shape.dimensions;
-  const fullShape: FullShape = { dimensions: P, hidden: fullHidden, rank: pairRank };
+  const fullShape = fullShapeOf(shape);
   const gated = gatedKind(head, shape);
   const full = (recipe: FullRecipe) => fullKind(head, fullShape, recipe);
   const single = [learningRate];
@@ -103,6 +104,10 @@ export function planMethods(head: HeadWeights, options: MethodOptions): Record<T
   };
 }
 
+export function fullShapeOf({ dimensions }: BankShape): FullShape {
+  return { dimensions, hidden: fullHidden, rank: pairRank };
+}
+
 /** Trainable numbers of a method as it is scored. */
 export function trainableOf(method: Method, plans: Record<TrainedMethod, MethodPlan>): number {
   if (method === "base") return 0;
@@ -123,5 +128,5 @@ function constantAdapter(head: HeadWeights, shape: BankShape, parameters: Parame
 
 /** The paper's network, to be fed with what batch-mean.ts gives it. */
 export function paperNetwork(head: HeadWeights, shape: BankShape, parameters: Parameters) {
-  return fullNetwork(head, { dimensions: shape.dimensions, hidden: fullHidden, rank: pairRank }, parameters);
+  return fullNetwork(head, fullShapeOf(shape), parameters);
 }

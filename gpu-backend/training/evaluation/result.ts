@@ -70,16 +70,18 @@ export const resultSchema = z.strictObject({
   summary: z.partialRecord(method, summary),
   /** Gated bank over static of equal size, and shipped bank over base, by domain. */
   gains: z.array(z.strictObject({ domain: z.string(), overStatic: gain, overBase: gain, shippedOverBase: gain })),
-  /** Gated bank over the static adapter of equal size, over all domains in training. */
-  overStatic: gain,
-  controls: z.strictObject({
-    /** `kept`: the share of the right centroid's gain over the base that any other centroid's adapter has too. */
-    wrongCentroid: z.strictObject({ gain, kept: z.number() }),
-    constantInput: z.strictObject({ overStatic: gain }),
-    /** Gated bank, windows of one centroid left out: the one with most training text, the one that gains most. */
-    withoutLargestCluster: z.strictObject({ overBase: gain, overStatic: gain }),
-    withoutBestCluster: z.strictObject({ overBase: gain, overStatic: gain }),
-  }),
+  /** Gated bank over the static adapter of equal size, over all domains in training. null without an honest run. */
+  overStatic: gain.nullable(),
+  controls: z
+    .strictObject({
+      /** `kept`: the share of the right centroid's gain over the base that any other centroid's adapter has too. */
+      wrongCentroid: z.strictObject({ gain, kept: z.number() }),
+      constantInput: z.strictObject({ overStatic: gain }),
+      /** Gated bank, windows of one centroid left out: the one with most training text, the one that gains most. */
+      withoutLargestCluster: z.strictObject({ overBase: gain, overStatic: gain }),
+      withoutBestCluster: z.strictObject({ overBase: gain, overStatic: gain }),
+    })
+    .nullable(),
   /** First seed, gated bank. */
   centroids: z.array(
     z.strictObject({
@@ -98,7 +100,16 @@ export const resultSchema = z.strictObject({
   ),
   prefixLengths: z.array(z.strictObject({ length: z.int(), overBase: gain, agreement: z.number() })),
   curves: z.array(z.strictObject({ method, step: z.int(), nats: z.number() })),
-  paper: z.strictObject({ rows: z.array(paperRow), lines: z.int(), paddedShare: z.number() }).nullable(),
+  paper: z
+    .strictObject({
+      rows: z.array(paperRow),
+      /** Scored lines, and the share of them that end in padding. */
+      lines: z.int(),
+      paddedShare: z.number(),
+      /** What the control adds to the padding's logit. */
+      padBias: z.number(),
+    })
+    .nullable(),
   seconds: z.number(),
 });
 

@@ -1,7 +1,7 @@
 /** Tables of a result, in Markdown: for a terminal, a model card and the report. */
 import type { Gain } from "../bank/gain.ts";
 import { type Method, methods } from "../evaluation/methods.ts";
-import type { EvaluationResult } from "../evaluation/result.ts";
+import type { EvaluationResult, PaperResult } from "../evaluation/result.ts";
 
 export const methodNames: Record<Method, string> = {
   base: "base",
@@ -34,6 +34,74 @@ export function summaryTable({ summary }: EvaluationResult): string {
     ];
   });
   return markdownTable(columns, rows);
+}
+
+/** A row a domain: perplexities, and gains of the gated bank with their intervals. */
+export function domainTable({ results, gains }: EvaluationResult): string {
+  const shown: Method[] = ["base", "static", "gated-bank", "gated-bank-shipped"];
+  const perplexityOf = (domain: string, method: Method) => {
+    const rows = results.filter((row) => row.domain === domain && row.method === method);
+    return Math.exp(rows.reduce((sum, { nll }) => sum + nll, 0) / rows.length).toFixed(2);
+  };
+  return markdownTable(
+    ["domain", ...shown.map((method) => methodNames[method]), "bank over static, nats", "shipped over base, nats"],
+    gains.map(({ domain, overStatic, shippedOverBase }) => [
+      domain,
+      ...shown.map((method) => perplexityOf(domain, method)),
+      gainText(overStatic),
+      gainText(shippedOverBase),
+    ]),
+  );
+}
+
+export function controlsTable({ controls, overStatic, summary }: EvaluationResult): string {
+  if (!controls || !overStatic) return "";
+  const { wrongCentroid, constantInput, withoutLargestCluster, withoutBestCluster } = controls;
+  return markdownTable(
+    ["nats a token", "over the base", "over static LoRA"],
+    [
+      ["gated bank", gainText(summary["gated-bank"]!.gain!), gainText(overStatic)],
+      ["the adapter of another centroid", gainText(wrongCentroid.gain), "–"],
+      ["the same input for all text", gainText(summary["constant-input"]!.gain!), gainText(constantInput.overStatic)],
+      [
+        "without the largest cluster",
+        ...[withoutLargestCluster.overBase, withoutLargestCluster.overStatic].map(gainText),
+      ],
+      ["without the best cluster", ...[withoutBestCluster.overBase, withoutBestCluster.overStatic].map(gainText)],
+    ],
+  );
+}
+
+export function textTable({ domains }: EvaluationResult): string {
+  return markdownTable(
+    ["domain", "documents", "tokens", "test documents", "the base knows it", "adapters are trained on it"],
+    domains.map(({ name, documents, tokens, testDocuments, known, unseen }) => [
+      name,
+      ...[documents, tokens, testDocuments].map((count) => count.toLocaleString("en")),
+      known ? "yes" : "no",
+      unseen ? "no" : "yes",
+    ]),
+  );
+}
+
+/** The paper's rows by its own measure and by the honest one, nats and perplexities. */
+export function paperTable({ rows, padBias }: PaperResult): string {
+  const loss = (nats: number) => `${nats.toFixed(4)} (${perplexityText(nats)})`;
+  return markdownTable(
+    ["the paper's table", "trainable", "published, GPT-2", "here, by its measure", "here, honest"],
+    rows.map(({ row, trainable, published, paperLoss, honestLoss }) => [
+      published === null ? `${row} by ${padBias}` : row,
+      trainable.toLocaleString("en"),
+      published === null ? "–" : loss(published),
+      loss(paperLoss),
+      loss(honestLoss),
+    ]),
+  );
+}
+
+function perplexityText(nats: number): string {
+  const perplexity = Math.exp(nats);
+  return perplexity >= 1000 ? Math.round(perplexity).toLocaleString("en") : perplexity.toFixed(2);
 }
 
 export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
