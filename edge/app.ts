@@ -10,6 +10,7 @@ import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
 import { requestId } from "./middleware/request-id.ts";
 import { totalTiming } from "./middleware/server-timing.ts";
+import { requestTrace } from "./middleware/trace.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
 import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
@@ -21,7 +22,11 @@ import { usage } from "./routes/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
-  app.use(requestId(dependencies.newId), totalTiming(dependencies.now));
+  app.use(
+    requestTrace({ ...dependencies, ...dependencies.tracing }),
+    requestId(dependencies.newId),
+    totalTiming(dependencies.now),
+  );
   app.use(
     "/v1/*",
     preflight(),

@@ -1,6 +1,7 @@
 /** The Worker's bindings as typed values: the only place that reads them. Throws an Error that names the variable. */
 import { z } from "zod";
 import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
+import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
 export interface Config {
@@ -9,13 +10,27 @@ export interface Config {
   tenantKeys: TenantKey[];
   /** How many micro-batching objects the centroids are spread over. */
   shardCount: number;
+  /** Where traces and metrics go; null where no collector is set. */
+  otlp: OtlpTarget | null;
+  /** Share of the traces that begin here and are kept, 0 to 1. */
+  traceRatio: number;
 }
 
 const tenantKeysSchema = z.array(
   z.strictObject({ hash: z.string().regex(hashPattern), tenant: z.string().regex(idPattern) }),
 );
 
-export function readConfig(env: { BACKEND_URLS: string; TENANT_KEYS: string; SHARD_COUNT: string }): Config {
+export interface Variables {
+  BACKEND_URLS: string;
+  TENANT_KEYS: string;
+  SHARD_COUNT: string;
+  OTEL_EXPORTER_OTLP_ENDPOINT?: string;
+  /** A secret. */
+  OTEL_EXPORTER_OTLP_HEADERS?: string;
+  OTEL_TRACES_SAMPLER_ARG?: string;
+}
+
+export function readConfig(env: Variables): Config {
   const backendUrls = env.BACKEND_URLS.split(",").map((url) => url.trim());
   for (const url of backendUrls) {
     if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
@@ -26,10 +41,16 @@ export function readConfig(env: { BACKEND_URLS: string; TENANT_KEYS: string; SHA
   if (!Number.isInteger(shardCount) || shardCount < 1 || shardCount > 64) {
     throw new Error(`SHARD_COUNT is ${JSON.stringify(env.SHARD_COUNT)}; it must be an integer from 1 to 64`);
   }
+  const traceRatio = Number(env.OTEL_TRACES_SAMPLER_ARG || 1);
+  if (!(traceRatio >= 0 && traceRatio <= 1)) {
+    throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
+  }
   return {
     backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     shardCount,
+    otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
+    traceRatio,
   };
 }
 

@@ -4,6 +4,7 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Dispatch } from "./backend/dispatch.ts";
+import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Admissions } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
@@ -13,6 +14,7 @@ import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 export interface AppEnvironment {
   Variables: {
     requestId: string;
+    trace: RequestTrace;
     tenant: string;
     access: Access;
     /** Of a request that asked for admission, and whose tenant has limits. */
@@ -41,6 +43,7 @@ export interface Dependencies {
   newId(): string;
   /** uint32 */
   randomSeed(): number;
+  tracing: Pick<TraceDependencies, "sampleRatio" | "ended" | "logRequest">;
   /** Receives failures that are ours rather than the caller's. */
   log(requestId: string, error: ServiceError): void;
   /** The longest silence of a stream. */

@@ -7,6 +7,8 @@ import { readinessOf } from "./backend/backends.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
+import { EdgeMetrics } from "./observability/edge-metrics.ts";
+import { exportSpans } from "./observability/otlp-export.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
@@ -40,6 +42,8 @@ const log = (requestId: string, error: ServiceError) => {
 
 /** Of one request: clients of another may not be waited for. */
 const clients = () => config.backendUrls.map((url) => new BackendClient(url));
+const metrics = new EdgeMetrics(config.otlp, now);
+const { otlp } = config;
 
 const app = createApp({
   artifacts,
@@ -61,6 +65,17 @@ const app = createApp({
   dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   page: (request) => env.ASSETS.fetch(request),
+  tracing: {
+    sampleRatio: otlp ? config.traceRatio : 0,
+    ended: (span) => {
+      if (otlp) waitUntil(exportSpans(otlp, [span]));
+    },
+    logRequest: (fields) => {
+      console.log(JSON.stringify({ level: "info", event: "request", ...fields }));
+      metrics.requested(fields);
+      waitUntil(metrics.report());
+    },
+  },
   now,
   newId: () => crypto.randomUUID().replaceAll("-", ""),
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],

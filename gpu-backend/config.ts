@@ -4,6 +4,7 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 
 const integer = (minimum: number, maximum: number, preset: number) =>
   z
@@ -55,6 +56,10 @@ const environmentSchema = z.object({
   TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
+  /** A collector for traces, as OpenTelemetry names it: `http://collector:4318`. None where it is not set. */
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.string().optional(),
+  /** What the collector wants: `name=value,name=value`. */
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().optional(),
 });
 
 export interface BackendConfig {
@@ -74,6 +79,7 @@ export interface BackendConfig {
   dataDirectory: string;
   tenantAdapterBytes: number;
   drainMs: number;
+  otlp: OtlpTarget | null;
 }
 
 /**
@@ -112,6 +118,7 @@ export function readConfig(
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     drainMs: values.DRAIN_MS,
+    otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };
 }
 

@@ -13,6 +13,7 @@ import { InstantAdapters } from "./engine/instant/service.ts";
 import { createApp } from "./http/app.ts";
 import { jsonLog } from "./http/log.ts";
 import { createMetrics } from "./http/metrics.ts";
+import { Tracer } from "./http/tracing.ts";
 
 /** Prompt tokens a sequence prefills per step; part of how a prompt is computed, so no setting. */
 const chunkTokens = 64;
@@ -47,7 +48,16 @@ async function run(config: BackendConfig): Promise<void> {
     newId: () => randomUUID(),
     now,
   });
-  const app = createApp({ engine, adapters, metrics, log, now });
+  const tracer =
+    config.otlp &&
+    new Tracer({
+      target: config.otlp,
+      fetch,
+      newSpanId: () => randomUUID().replaceAll("-", "").slice(0, 16),
+      epochMs: () => performance.timeOrigin + performance.now(),
+      log,
+    });
+  const app = createApp({ engine, adapters, metrics, log, tracer, now });
   const server = await listen(app.fetch, config);
 
   let isClosing = false;
@@ -58,6 +68,7 @@ async function run(config: BackendConfig): Promise<void> {
     await engine.close(config.drainMs);
     await fitter.close();
     await close(server);
+    await tracer?.flush();
     process.exit(0);
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutDown(signal));

@@ -12,16 +12,24 @@ export function stateFolder(root: string): string {
   return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
 }
 
+const text = (value: string) => ({ type: "plain_text" as const, value });
+
+/** The collector that this machine's environment names is the backend's and the edge's. */
+function collectorOf(env: NodeJS.ProcessEnv) {
+  const names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
+  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
+}
+
 /** Starts the Worker and returns its URL once it takes requests. It ends with this process. */
 export async function startEdge(root: string, port: number, backendUrls: string[]): Promise<string> {
   Object.assign(process.env, quietWrangler);
   const { unstable_startWorker: startWorker } = await import("wrangler");
-  const text = (value: string) => ({ type: "plain_text", value });
   const hash = createHash("sha256").update(localKey).digest("hex");
   const worker = await startWorker({
     config: path.join(root, "wrangler.toml"),
     bindings: {
       BACKEND_URLS: text(backendUrls.join(",")),
+      ...collectorOf(process.env),
       TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
     },
     dev: {

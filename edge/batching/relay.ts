@@ -21,6 +21,8 @@ export interface RelayDependencies {
   now(): number;
   /** Holds a promise that nobody awaits. */
   keepAlive(work: Promise<void>): void;
+  /** A micro-batch leaves; how long each of its sequences has waited for that. For metrics. */
+  batchLeft?(waitsMs: readonly number[]): void;
 }
 
 /** One request's share. */
@@ -102,6 +104,7 @@ export class Relay {
       aboard: new Map(entries.map((passenger) => [passenger.sequence.id, passenger])),
     };
     for (const passenger of entries) passenger.call = call;
+    this.#dependencies.batchLeft?.(entries.map(({ arrivedMs }) => call.leftMs - arrivedMs));
     this.#openCalls++;
     try {
       const frames = await this.#open(key, entries, call);

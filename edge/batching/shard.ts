@@ -14,10 +14,12 @@ import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { readConfig } from "../config.ts";
+import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { Relay } from "./relay.ts";
 
 export class Shard extends DurableObject<Env> {
   readonly relay: Relay;
+  readonly #metrics: EdgeMetrics;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
@@ -25,9 +27,11 @@ export class Shard extends DurableObject<Env> {
     const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
     const now = () => Date.now();
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    const config = readConfig(env);
+    this.#metrics = new EdgeMetrics(config.otlp, now);
     const backends = new Backends({
-      clients: new Map(readConfig(env).backendUrls.map((url) => [url, new BackendClient(url, gate, {}, fileOf)])),
-      observer: routingLog,
+      clients: new Map(config.backendUrls.map((url) => [url, new BackendClient(url, gate, {}, fileOf)])),
+      observer: this.#metrics.counting(routingLog),
       now,
       after(ms, work) {
         const timer = setTimeout(work, ms);
@@ -36,7 +40,13 @@ export class Shard extends DurableObject<Env> {
       keepAlive,
     });
     const { openBatch } = backends;
-    this.relay = new Relay({ openBatch, cancel: (ids) => backends.cancel(ids), now, keepAlive });
+    this.relay = new Relay({
+      openBatch,
+      cancel: (ids) => backends.cancel(ids),
+      now,
+      keepAlive,
+      batchLeft: (waitsMs) => this.#metrics.batchLeft(waitsMs),
+    });
   }
 
   /** A BatchRequest in, NDJSON frames out; reached by our own Worker only. */
@@ -60,7 +70,9 @@ export class Shard extends DurableObject<Env> {
     const submission = this.relay.submit(batch, (frame) => {
       // A failed write means that the reader is gone, which `closed` reports.
       writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
-      if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
+      if (!isLast(frame) || --open > 0) return;
+      writer.close().catch(() => undefined);
+      this.ctx.waitUntil(this.#metrics.report());
     });
     writer.closed.catch(() => submission.cancel());
     return readable;

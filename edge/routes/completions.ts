@@ -12,6 +12,7 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
+import { assignMsField } from "../observability/request-trace.ts";
 import { settlesWithin } from "../settles-within.ts";
 import { metered } from "../tenants/admission.ts";
 import { mostTokens } from "../tenants/token-count.ts";
@@ -45,7 +46,16 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
         : toServiceError(thrown);
     };
     const admission = await admit(c, dependencies, mostTokens(plan.choices));
-    const generated = generate(plan, request, artifacts.tokenizer, dependencies.dispatch, abort.signal);
+    const trace = c.get("trace");
+    trace.note({
+      "gen_ai.request.model": envelope.model.slice(0, 80),
+      "gen_ai.usage.input_tokens": plan.promptTokens,
+      "chameleon.choices": plan.choices.length,
+      "chameleon.centroid": plan.choices[0].assignment.centroid.id,
+      [assignMsField]: plan.assignMs,
+    });
+    const dispatch = trace.carriedBy(dependencies.dispatch);
+    const generated = generate(plan, request, artifacts.tokenizer, dispatch, abort.signal);
     const parts = metered(generated, plan.choices, envelope.model, admission, abort.signal);
     try {
       if (!request.stream) {

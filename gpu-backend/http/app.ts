@@ -8,9 +8,10 @@ import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
 import { readBody } from "./body.ts";
-import { frameStream } from "./frame-stream.ts";
+import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
+import type { Tracer } from "./tracing.ts";
 
 /** Room for `limits.sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 export const batchBodyBytes = 8 * 2 ** 20;
@@ -20,11 +21,13 @@ export interface AppParts {
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   metrics: Metrics;
   log: Log;
+  /** null where no collector is configured. */
+  tracer: Tracer | null;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
 }
 
-export function createApp({ engine, adapters, metrics, log, now }: AppParts): Hono {
+export function createApp({ engine, adapters, metrics, log, tracer, now }: AppParts): Hono {
   const app = new Hono();
   app.post("/v1/*", requireJson, limitBody);
   app.put("/v1/*", limitBody);
@@ -34,14 +37,15 @@ export function createApp({ engine, adapters, metrics, log, now }: AppParts): Ho
     const batch = await readBody(context, batchRequestSchema);
     await requireAdapter(batch, adapters.store);
     const startedMs = now();
-    const body = frameStream(engine, batch, (outcome) => {
+    const ended = (outcome: BatchOutcome) => {
       log("info", "batch", {
         centroid: batch.centroidId,
         sequences: batch.sequences.length,
         ms: Math.round(now() - startedMs),
         ...outcome,
       });
-    });
+    };
+    const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
     return context.body(body, 200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
   });
 

@@ -18,13 +18,14 @@ export interface BatchOutcome {
 }
 
 /**
- * Submits a micro-batch. The body's consumer going away cancels what is still open.
+ * Submits a micro-batch; `saw` hears of each of its frames. The body's consumer going away cancels what is still open.
  * Throws a ServiceError where nothing of it can be served.
  */
 export function frameStream(
   engine: Pick<EngineClient, "submit" | "cancel" | "messages">,
   batch: BatchRequest,
   ended: (outcome: BatchOutcome) => void,
+  saw: (frame: Frame) => void = () => undefined,
 ): ReadableStream<Uint8Array> {
   const open = new Set(batch.sequences.map(({ id }) => id));
   const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
@@ -43,7 +44,10 @@ export function frameStream(
   const heartbeat = new Heartbeat(engine, () => controller.enqueue(encoder.encode("\n")));
   try {
     engine.submit(batch, (frames) => {
-      for (const frame of frames) count(frame, outcome, open);
+      for (const frame of frames) {
+        count(frame, outcome, open);
+        saw(frame);
+      }
       if (!outcome.clientGone) controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
       heartbeat.spoken();
       if (open.size > 0) return;

@@ -8,6 +8,7 @@
  */
 import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
+import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
 
 export const contractVersion = 1;
@@ -60,6 +61,8 @@ export const sequenceRequestSchema = z.strictObject({
    * that is due first goes first; one without a deadline stands where one of a minute would.
    */
   deadlineMs: z.int().min(1).optional(),
+  /** The trace that it is part of (W3C Trace Context), where one is kept. */
+  traceparent: z.string().regex(traceparentPattern).optional(),
   /** Ask for one `prompt` frame with the logprob of each prompt token. */
   promptLogprobs: z.boolean(),
   /** Ask for each token's logprob without the adapter, too. */

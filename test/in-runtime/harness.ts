@@ -219,6 +219,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     page: async () => new Response("page"),
     now,
+    tracing: { sampleRatio: 0, ended: () => undefined, logRequest: () => undefined },
     newId: () => (ids++).toString(16).padStart(32, "0"),
     randomSeed: () => 7,
     log,

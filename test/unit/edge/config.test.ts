@@ -18,7 +18,13 @@ describe("readConfig", () => {
       TENANT_KEYS: JSON.stringify(keys),
       SHARD_COUNT: "8",
     });
-    expect(config).toEqual({ backendUrls: ["http://a:1", "https://b"], tenantKeys: keys, shardCount: 8 });
+    expect(config).toEqual({
+      backendUrls: ["http://a:1", "https://b"],
+      tenantKeys: keys,
+      shardCount: 8,
+      otlp: null,
+      traceRatio: 1,
+    });
   });
 
   test.each([
@@ -28,6 +34,8 @@ describe("readConfig", () => {
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
     [{ SHARD_COUNT: "0" }, /SHARD_COUNT.*"0"/],
     [{ SHARD_COUNT: "many" }, /SHARD_COUNT.*many/],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /OTEL_EXPORTER_OTLP_ENDPOINT.*collector:4318/],
+    [{ OTEL_TRACES_SAMPLER_ARG: "2" }, /OTEL_TRACES_SAMPLER_ARG.*"2"/],
   ])("refuses %j", (broken, message) => {
     expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
   });

@@ -1,7 +1,8 @@
 /** The container and cluster files against the code that they run: command, port, settings, probes, metrics. */
 import { readdirSync, readFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { parse, parseAllDocuments } from "yaml";
+import { EdgeMetrics } from "../../../edge/observability/edge-metrics.ts";
 import { readConfig } from "../../../gpu-backend/config.ts";
 import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
 import { createMetrics } from "../../../gpu-backend/http/metrics.ts";
@@ -98,3 +99,45 @@ test("service, scrape and scaling refer to what exists", async () => {
   for (const name of names) expect(exported).toContain(`\n${name} `);
   expect(Number(triggers[0].metadata.threshold)).toBe(0.75 * preset.maxSequences);
 });
+
+test("the dashboard shows what is measured, and of the edge everything", async () => {
+  const dashboard: { panels: { targets?: { expr: string }[] }[] } = JSON.parse(read("infra/dashboards/chameleon.json"));
+  const shown = dashboard.panels
+    .flatMap(({ targets = [] }) => targets)
+    .flatMap(({ expr }) => expr.match(/chameleon_\w+/g) ?? [])
+    .map((name) => name.replace(/_bucket$/, ""));
+  const backend = [...(await metrics.text()).matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name);
+  const measured = [...backend, ...(await edgeMetricNames())];
+  expect(shown.filter((name) => !measured.includes(name))).toEqual([]);
+  expect(measured.filter((name) => name.startsWith("chameleon_edge") && !shown.includes(name))).toEqual([]);
+});
+
+/** As Prometheus names what the edge reports over OTLP. */
+async function edgeMetricNames(): Promise<string[]> {
+  const sent: string[] = [];
+  vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
+    sent.push(body);
+    return new Response();
+  });
+  onTestFinished(() => void vi.unstubAllGlobals());
+  const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
+  edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1 });
+  edge.batchLeft([1]);
+  const quiet = () => undefined;
+  const observer = edge.counting({
+    ...{ retried: quiet, resumed: quiet, hedged: quiet },
+    ...{ ejected: quiet, returned: quiet, failed: quiet },
+  });
+  observer.retried("a", 1);
+  observer.resumed("a", 1);
+  observer.hedged("a", 1);
+  observer.ejected("a");
+  observer.returned("a");
+  observer.failed("a", new Error("x"));
+  await edge.report();
+  const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
+  return all.map(({ name, unit, sum }: { name: string; unit: string; sum?: object }) => {
+    const suffix = sum ? "_total" : unit === "s" ? "_seconds" : "";
+    return name.replaceAll(".", "_") + suffix;
+  });
+}

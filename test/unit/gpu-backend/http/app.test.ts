@@ -77,7 +77,7 @@ beforeEach(() => {
     bring: async () => {},
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };
-  app = createApp({ engine, adapters, metrics, log, now: () => 0 });
+  app = createApp({ engine, adapters, metrics, log, tracer: null, now: () => 0 });
 });
 
 describe("POST /v1/batches", () => {

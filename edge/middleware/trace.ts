@@ -1,0 +1,60 @@
+/**
+ * One trace per request: it goes on from the caller's `traceparent` or begins here, and ends when the last byte has been
+ * sent. A line of log for each request, without any of its text.
+ */
+import { createMiddleware } from "hono/factory";
+import type { Attributes } from "../../shared/observability/otlp.ts";
+import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
+import type { AppEnvironment } from "../dependencies.ts";
+import { RequestTrace, type TraceDependencies } from "../observability/request-trace.ts";
+
+export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: TraceDependencies) {
+  return createMiddleware<AppEnvironment>(async (c, next) => {
+    const startMs = now();
+    const caller = sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
+    const traceId = caller?.traceId ?? newId();
+    const sampled = sampleRatio > 0 && (caller?.sampled ?? isSampled(traceId, sampleRatio));
+    const trace = new RequestTrace({ traceId, spanId: newId().slice(0, 16), sampled });
+    c.set("trace", trace);
+    await next();
+    const { status, body, headers } = c.res;
+    const finish = (error: string | null) => {
+      const endMs = now();
+      const tenant = c.get("tenant");
+      const attributes: Attributes = {
+        "http.request.method": c.req.method,
+        "url.path": c.req.path.slice(0, 200),
+        "http.response.status_code": status,
+        "chameleon.request_id": c.get("requestId"),
+        ...(tenant ? { "chameleon.tenant": tenant } : {}),
+        ...trace.attributes,
+      };
+      logRequest({ ...attributes, traceId, ms: endMs - startMs, ...(error ? { error } : {}) });
+      if (!sampled) return;
+      const name = `${c.req.method} ${c.req.path.slice(0, 200)}`;
+      const { spanId } = trace.context;
+      ended({
+        traceId,
+        spanId,
+        parentSpanId: caller?.spanId ?? null,
+        name,
+        kind: "server",
+        startMs,
+        endMs,
+        attributes,
+        error,
+      });
+    };
+    if (!body || !headers.get("content-type")?.startsWith("text/event-stream")) {
+      finish(status >= 500 ? `status ${status}` : null);
+      return;
+    }
+    // A stream ends when its last byte is read, or its reader has gone.
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+    body.pipeTo(writable).then(
+      () => finish(null),
+      () => finish("the client went away"),
+    );
+    c.res = new Response(readable, c.res);
+  });
+}

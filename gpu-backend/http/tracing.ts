@@ -1,0 +1,139 @@
+/**
+ * Spans of sequences, for a collector: each sequence whose request is traced becomes one span with its phases below it.
+ * Times come from its last frame; no text and no token ids are in it.
+ */
+import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { type Attributes, type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
+import { parseTraceparent, type TraceContext } from "../../shared/observability/trace-context.ts";
+import type { Log } from "./log.ts";
+
+const service = "chameleon-backend";
+/** Spans leave together, this long after the first of them. */
+const delayMs = 1000;
+/** More than these are dropped: a collector that is away must not fill the memory. */
+const mostSpans = 10_000;
+
+export interface TracerParts {
+  target: OtlpTarget;
+  fetch(url: string, init: RequestInit): Promise<Response>;
+  /** 16 random hex digits. */
+  newSpanId(): string;
+  /** Milliseconds since 1970, fractions counted. */
+  epochMs(): number;
+  log: Log;
+}
+
+/** Watches one micro-batch. */
+export interface BatchTrace {
+  saw(frame: Frame): void;
+}
+
+export class Tracer {
+  readonly #parts: TracerParts;
+  #spans: Span[] = [];
+  #timer: NodeJS.Timeout | null = null;
+
+  constructor(parts: TracerParts) {
+    this.#parts = parts;
+  }
+
+  /** null where no sequence of it is traced. */
+  watch(batch: BatchRequest): BatchTrace | null {
+    const open = new Map<string, { request: SequenceRequest; parent: TraceContext; firstTokenMs: number | null }>();
+    for (const request of batch.sequences) {
+      const parent = parseTraceparent(request.traceparent);
+      if (parent?.sampled) open.set(request.id, { request, parent, firstTokenMs: null });
+    }
+    if (open.size === 0) return null;
+    const startMs = this.#parts.epochMs();
+    return {
+      saw: (frame) => {
+        const one = open.get(frame.id);
+        if (!one) return;
+        if (frame.type === "token") one.firstTokenMs ??= this.#parts.epochMs();
+        if (frame.type !== "done" && frame.type !== "error") return;
+        open.delete(frame.id);
+        this.#add(this.#spansOf(batch, one.request, one.parent, startMs, one.firstTokenMs, frame));
+      },
+    };
+  }
+
+  /** Sends what there is. Never rejects. */
+  async flush(): Promise<void> {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    const spans = this.#spans;
+    this.#spans = [];
+    if (spans.length === 0) return;
+    const { target, log } = this.#parts;
+    try {
+      const response = await this.#parts.fetch(`${target.endpoint}/v1/traces`, {
+        method: "POST",
+        headers: { ...target.headers, "content-type": "application/json" },
+        body: tracesBody(service, spans),
+        signal: AbortSignal.timeout(5000),
+      });
+      await response.body?.cancel();
+      if (!response.ok) throw new Error(`answered ${response.status}`);
+    } catch (error) {
+      log("warn", "export_failed", { spans: spans.length, cause: String(error) });
+    }
+  }
+
+  #add(spans: Span[]): void {
+    if (this.#spans.length + spans.length > mostSpans) return;
+    this.#spans.push(...spans);
+    this.#timer ??= setTimeout(() => void this.flush(), delayMs).unref();
+  }
+
+  #spansOf(
+    batch: BatchRequest,
+    request: SequenceRequest,
+    parent: TraceContext,
+    startMs: number,
+    firstTokenMs: number | null,
+    last: Frame & { type: "done" | "error" },
+  ): Span[] {
+    const { newSpanId, epochMs } = this.#parts;
+    const endMs = epochMs();
+    const { traceId } = parent;
+    const spanId = newSpanId();
+    const attributes: Attributes = {
+      "chameleon.sequence": request.id,
+      "chameleon.tenant": request.tenant,
+      "chameleon.centroid": batch.centroidId ?? "base",
+      "chameleon.batch.sequences": batch.sequences.length,
+      "chameleon.continued_tokens": request.continuedIds.length,
+      "gen_ai.usage.input_tokens": request.promptIds.length,
+    };
+    if (firstTokenMs !== null) attributes["chameleon.first_token_ms"] = firstTokenMs - startMs;
+    const error = last.type === "error" ? last.kind : null;
+    const sequence: Span = {
+      ...{ traceId, spanId, parentSpanId: parent.spanId, name: "sequence", kind: "server" },
+      ...{ startMs, endMs, attributes, error },
+    };
+    if (last.type === "error") return [sequence];
+    attributes["gen_ai.usage.output_tokens"] = last.completionTokens;
+    attributes["gen_ai.response.finish_reasons"] = last.finishReason;
+    if (last.adapter) {
+      attributes["chameleon.adapter.hash"] = last.adapter.hash;
+      attributes["chameleon.adapter.cache"] = last.adapter.cache;
+    }
+    if (last.reusedTokens !== undefined) attributes["chameleon.reused_tokens"] = last.reusedTokens;
+    // The phases follow each other and end with the last token, which is now.
+    const { adapterMs, queueMs, prefillMs, decodeMs } = last.timings;
+    const phases = Object.entries({ adapter: adapterMs, queue: queueMs, prefill: prefillMs, decode: decodeMs });
+    let atMs = endMs - phases.reduce((total, [, ms]) => total + ms, 0);
+    return [
+      sequence,
+      ...phases.map(([name, ms]): Span => {
+        const startedMs = atMs;
+        atMs += ms;
+        return {
+          ...{ traceId, spanId: newSpanId(), parentSpanId: spanId, name, kind: "internal" },
+          ...{ startMs: startedMs, endMs: atMs, attributes: {}, error: null },
+        };
+      }),
+    ];
+  }
+}

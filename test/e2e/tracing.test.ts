@@ -1,0 +1,98 @@
+/** One trace from the edge to the engine's phases, as a collector sees it: over OTLP, from both, and without any text. */
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { text } from "node:stream/consumers";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Stack, startStack } from "../support/stack.ts";
+
+interface Received {
+  service: string;
+  traceId: string;
+  spanId: string;
+  parentSpanId?: string;
+  name: string;
+  startTimeUnixNano: string;
+  endTimeUnixNano: string;
+  attributes: { key: string; value: Record<string, unknown> }[];
+}
+
+const spans: Received[] = [];
+const metricNames = new Set<string>();
+const bodies: string[] = [];
+let collector: Server;
+let stack: Stack;
+
+beforeAll(async () => {
+  collector = createServer((request, response) => {
+    void text(request).then((body) => {
+      bodies.push(body);
+      const { resourceSpans = [], resourceMetrics = [] } = JSON.parse(body);
+      for (const { resource, scopeSpans } of resourceSpans) {
+        const service = resource.attributes[0].value.stringValue;
+        for (const { spans: some } of scopeSpans) for (const span of some) spans.push({ service, ...span });
+      }
+      for (const { scopeMetrics } of resourceMetrics) {
+        for (const { metrics } of scopeMetrics) for (const { name } of metrics) metricNames.add(name);
+      }
+      response.end("{}");
+    });
+  }).listen(0, "127.0.0.1");
+  await once(collector, "listening");
+  const { port } = collector.address() as AddressInfo;
+  stack = await startStack({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` });
+}, 60_000);
+afterAll(async () => {
+  await stack?.stop();
+  collector?.close();
+});
+
+const attribute = (span: Received, key: string) =>
+  Object.values(span.attributes.find((one) => one.key === key)?.value ?? {})[0];
+
+test.each([false, true])("a caller's trace goes on through edge and backend (stream: %s)", async (stream) => {
+  const traceId = (stream ? "b" : "a").repeat(32);
+  const secret = "Pemberley porcupine";
+  const response = await stack.post(
+    "/v1/completions",
+    { prompt: secret, max_tokens: 3, temperature: 0, stream },
+    { traceparent: `00-${traceId}-${"c".repeat(16)}-01` },
+  );
+  const answer = await response.text();
+  expect(response.status, answer).toBe(200);
+  const ours = () => spans.filter((span) => span.traceId === traceId);
+  await expect.poll(() => ours().length, { timeout: 15_000 }).toBe(6);
+
+  const [edge] = ours().filter(({ service }) => service === "chameleon-edge");
+  expect(edge).toMatchObject({ name: "POST /v1/completions", parentSpanId: "c".repeat(16) });
+  expect(attribute(edge, "chameleon.request_id")).toBe(response.headers.get("x-request-id"));
+  const [sequence] = ours().filter(({ name }) => name === "sequence");
+  expect(sequence).toMatchObject({ service: "chameleon-backend", parentSpanId: edge.spanId });
+  expect(attribute(sequence, "gen_ai.usage.output_tokens")).toBe("3");
+  const phases = ours().filter(({ parentSpanId }) => parentSpanId === sequence.spanId);
+  expect(phases.map(({ name }) => name)).toEqual(["adapter", "queue", "prefill", "decode"]);
+  for (const { startTimeUnixNano, endTimeUnixNano } of phases) {
+    expect(BigInt(endTimeUnixNano)).toBeGreaterThanOrEqual(BigInt(startTimeUnixNano));
+  }
+  for (const body of bodies) expect(body).not.toMatch(/Pemberley|porcupine/);
+});
+
+test("a caller that wants no trace gets none; one that sends nonsense gets a new one", async () => {
+  const body = { prompt: "x", max_tokens: 1, temperature: 0 };
+  const unwanted = "d".repeat(32);
+  await (await stack.post("/v1/completions", body, { traceparent: `00-${unwanted}-${"c".repeat(16)}-00` })).text();
+  const before = spans.length;
+  const nonsense = "00-zz-zz-01";
+  const response = await stack.post("/v1/completions", body, { traceparent: nonsense });
+  await response.text();
+  const id = response.headers.get("x-request-id");
+  const isIts = (span: Received) => attribute(span, "chameleon.request_id") === id;
+  await expect.poll(() => spans.slice(before).some(isIts), { timeout: 15_000 }).toBe(true);
+  expect(spans.find(isIts)?.parentSpanId).toBeUndefined();
+  expect(spans.filter(({ traceId }) => traceId === unwanted)).toEqual([]);
+});
+
+test("the edge reports what it counts", async () => {
+  const wanted = ["chameleon.edge.requests", "chameleon.edge.batch.fill", "chameleon.edge.queue.age"];
+  await expect.poll(() => wanted.filter((name) => !metricNames.has(name)), { timeout: 15_000 }).toEqual([]);
+});
