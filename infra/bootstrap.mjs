@@ -26,6 +26,10 @@ const commands = {
   keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
+  "eval:instant": [
+    "measure adapters made of examples, on known and unknown text (--help)",
+    "test/bench/instant/main.ts",
+  ],
   eval: ["compare the methods on held-out documents (--help)", "gpu-backend/training/cli.ts", "eval"],
   report: ["draw what eval measured (--help)", "gpu-backend/training/cli.ts", "report"],
 };

@@ -1,0 +1,62 @@
+/** Adapters made of examples, end to end: `npm start` as it is, twice, the second time with a backend that lost its disk. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import OpenAI from "openai";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Stack, startStack } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+/** A language that the embedded model has never seen. */
+const words =
+  "el mar la noche una casa del río que viene con las manos vacías para nunca volver y luz entre los árboles sobre tierra fría donde duerme niño bajo cielo gris".split(
+    " ",
+  );
+const seed = 12;
+const random = seededRandom(seed);
+const text = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
+
+let folder: string;
+let stack: Stack;
+const start = (data: string) => startStack({ STATE_DIR: join(folder, "state"), DATA_DIR: join(folder, data) });
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  folder = await mkdtemp(join(tmpdir(), "adapters-"));
+  stack = await start("one");
+});
+afterAll(async () => {
+  await stack?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+test("20 texts become a model within seconds that predicts such text better, and outlives a restart", async () => {
+  const examples = Array.from({ length: 20 }, () => text(60));
+  const startedMs = performance.now();
+  const made = await stack.post("/v1/adapters", { name: "poema", examples });
+  const ms = performance.now() - startedMs;
+  expect(made.status, await made.clone().text()).toBe(201);
+  const { gain, tokens, hash } = (await made.json()) as { gain: { nats: number }; tokens: number; hash: string };
+  console.log(`${tokens} tokens in ${ms.toFixed(0)} ms, claimed ${gain.nats.toFixed(2)} nats`);
+
+  const prompt = text(40);
+  const gainOn = async () => {
+    const openai = new OpenAI({ baseURL: `${stack.edge}/v1`, apiKey: stack.key, maxRetries: 0 });
+    const echoed = { prompt, max_tokens: 0, echo: true, logprobs: 0, temperature: 0 };
+    const logprobOf = async (model: string) => {
+      const { choices } = await openai.completions.create({ ...echoed, model });
+      const known = choices[0].logprobs!.token_logprobs!.slice(1);
+      return known.reduce((sum, logprob) => sum + logprob, 0) / known.length;
+    };
+    return (await logprobOf("gpt2:poema")) - (await logprobOf("gpt2"));
+  };
+  const found = await gainOn();
+  console.log(`found ${found.toFixed(2)} nats on another text`);
+  expect(found).toBeGreaterThan(0.7 * gain.nats);
+  expect(found).toBeLessThan(1.3 * gain.nats);
+
+  await stack.stop();
+  stack = await start("two");
+  expect(await gainOn()).toBe(found);
+  const listed = await fetch(`${stack.edge}/v1/adapters`, { headers: { authorization: `Bearer ${stack.key}` } });
+  expect(await listed.json()).toMatchObject({ data: [{ name: "poema", hash, adapts: true, outdated: false }] });
+});
