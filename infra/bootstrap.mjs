@@ -22,6 +22,7 @@ const commands = {
   import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
+  "bench:fault": ["harm a backend under 200 streams (--help)", "test/bench/fault/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],

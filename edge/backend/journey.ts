@@ -122,7 +122,7 @@ export class Journey {
       const waiting = this.#stillWaiting(group);
       if (waiting.length === 0) return;
       let choice = router.choose(this.#route, turns.tried, now());
-      if (!choice && !turns.isSecondRound && failures.at(-1)?.consequence.again) {
+      if (!choice && !turns.isSecondRound && failures.some(({ consequence }) => consequence.again)) {
         turns = { tried: new Set(), isSecondRound: true };
         choice = router.choose(this.#route, turns.tried, now());
       }

@@ -1,0 +1,58 @@
+/**
+ * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams at once.
+ * Run: npm run bench:fault -- --help
+ */
+import { readFile, writeFile } from "node:fs/promises";
+import { cpus, loadavg } from "node:os";
+import path from "node:path";
+import { Command, InvalidArgumentError } from "commander";
+import { startCluster } from "../../fault/cluster.ts";
+import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
+import { requestsOf } from "../../fault/traffic.ts";
+
+const root = path.join(import.meta.dirname, "../../..");
+
+const options = new Command("bench:fault")
+  .description("streams that survive the loss of a backend")
+  .option("--json <file>", "write the figures there")
+  .option("--requests <n>", "streams, all at once", count, 200)
+  .option("--tokens <n>", "tokens of a stream, at least", count, 64)
+  .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(","))
+  .parse()
+  .opts<{ json?: string; requests: number; tokens: number; only?: string[] }>();
+
+const say = (line: string) => void process.stdout.write(`${line}\n`);
+const chosen = scenarios.filter(({ name }) => options.only?.includes(name) ?? true);
+if (chosen.length === 0) throw new Error(`there are the scenarios ${scenarios.map(({ name }) => name).join(", ")}`);
+
+const cluster = await startCluster();
+const results: Result[] = [];
+try {
+  const manifest = JSON.parse(await readFile(path.join(root, "edge/public/artifacts/manifest.json"), "utf8"));
+  const centroids = manifest.centroids.map(({ id }: { id: string }) => id);
+  const load = { bodies: requestsOf(options.requests, centroids, options.tokens), concurrency: options.requests };
+  const expected = await undisturbed(cluster, load);
+  say(
+    `${options.requests} streams of at least ${options.tokens} tokens at once, over ${centroids.length} centroids; two backends`,
+  );
+  for (const scenario of chosen) {
+    const result = await runScenario(cluster, scenario, load, expected);
+    results.push(result);
+    say(resultLine(result));
+    for (const example of result.examples) say(`  ${example.slice(0, 400)}`);
+  }
+} finally {
+  await cluster.stop();
+}
+if (options.json) {
+  const machine = { cpu: cpus()[0].model, cores: cpus().length, load: loadavg()[0], node: process.version };
+  const { requests, tokens } = options;
+  await writeFile(options.json, `${JSON.stringify({ machine, requests, tokens, results }, null, 2)}\n`);
+}
+if (results.some(({ failed, different }) => failed + different > 0)) process.exitCode = 1;
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a positive whole number");
+  return value;
+}

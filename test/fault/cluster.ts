@@ -1,0 +1,81 @@
+/** An edge in a bare workerd and two backends of the embedded model, each of which a test may harm. */
+import { createHash } from "node:crypto";
+import path from "node:path";
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../infra/workerd/process.ts";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { freePorts } from "../support/stack.ts";
+import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
+
+const root = path.join(import.meta.dirname, "../..");
+const key = "sk-chameleon-fault";
+
+export interface Edge {
+  url: string;
+  key: string;
+  /** How often it did something about a backend, by what it says in its log. */
+  events(): Record<string, number>;
+  stop(): Promise<void>;
+}
+
+export interface Cluster {
+  /** Before the first backend. */
+  proxy: FaultyProxy;
+  backends: Backend[];
+  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. */
+  startEdge(isProxied: boolean): Promise<Edge>;
+  /** Ends a backend and waits for it. */
+  end(backend: number, signal: NodeJS.Signals): Promise<void>;
+  /** Starts it again where it was. */
+  restart(backend: number): Promise<void>;
+  stop(): Promise<void>;
+}
+
+export async function startCluster(): Promise<Cluster> {
+  await stageArtifacts();
+  const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
+  const ports = await freePorts(2);
+  const start = (port: number) => startBackend({ BACKEND_PORT: String(port), THREADS: "1" });
+  const backends = await Promise.all(ports.map(start));
+  const proxy = await startFaultyProxy(backends[0].url);
+  const cluster: Cluster = {
+    proxy,
+    backends,
+    async startEdge(isProxied) {
+      const urls = isProxied ? [proxy.url, backends[1].url] : backends.map(({ url }) => url);
+      const hash = createHash("sha256").update(key).digest("hex");
+      const vars = { BACKEND_URLS: urls.join(","), TENANT_KEYS: JSON.stringify([{ hash, tenant: "fault" }]) };
+      const workerd = await startWorkerd(await edge.configure({ vars }));
+      return {
+        url: workerd.url,
+        key,
+        events: () => eventsOf(workerd.log()),
+        stop: () => workerd.stop(),
+      };
+    },
+    async end(backend, signal) {
+      backends[backend].child.kill(signal);
+      await backends[backend].exited;
+    },
+    async restart(backend) {
+      backends[backend] = await start(ports[backend]);
+    },
+    async stop() {
+      await proxy.stop();
+      for (const backend of backends.keys()) await cluster.end(backend, "SIGKILL");
+      await edge.remove();
+    },
+  };
+  return cluster;
+}
+
+/** Sequences, or times where none are told, by event. */
+function eventsOf(log: string): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const [line] of log.matchAll(/\{"event":.*\}/g)) {
+    const { event, sequences = 1 } = JSON.parse(line) as { event: string; sequences?: number };
+    counts[event] = (counts[event] ?? 0) + sequences;
+  }
+  return counts;
+}

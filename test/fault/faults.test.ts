@@ -1,0 +1,43 @@
+/** Backends fail under streams; no client may notice. `npm run bench:fault` does the same with 200 streams, and measures. */
+import { readFile } from "node:fs/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Cluster, startCluster } from "./cluster.ts";
+import { type Load, resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
+import { type Answer, requestsOf } from "./traffic.ts";
+
+const streams = 42;
+const tokens = 16;
+const manifestFile = new URL("../../edge/public/artifacts/manifest.json", import.meta.url);
+
+let cluster: Cluster;
+let load: Load;
+let expected: Answer[];
+beforeAll(async () => {
+  cluster = await startCluster();
+  const { centroids } = JSON.parse(await readFile(manifestFile, "utf8")) as { centroids: { id: string }[] };
+  const bodies = requestsOf(
+    streams,
+    centroids.map(({ id }) => id),
+    tokens,
+  );
+  load = { bodies, concurrency: streams };
+  expected = await undisturbed(cluster, load);
+});
+afterAll(() => cluster?.stop());
+
+test("the streams are of many kinds, and not all alike", () => {
+  const texts = expected.flatMap(({ seen }) => seen.texts);
+  expect(new Set(texts).size).toBeGreaterThan(streams / 2);
+  expect(expected.filter(({ seen }) => seen.logprobs.length > 0).length).toBeGreaterThan(3);
+  expect(expected.filter(({ seen }) => seen.compared.length > 0).length).toBeGreaterThan(3);
+});
+
+test.each(scenarios)("$name: no stream fails, and each is what it would have been", async (scenario) => {
+  const result = await runScenario(cluster, scenario, load, expected);
+  console.log(resultLine(result));
+  expect(result.examples).toEqual([]);
+  expect([result.failed, result.different]).toEqual([0, 0]);
+  // Else nothing was tried.
+  const { resumed = 0, retried = 0, hedged = 0 } = result.events;
+  if (scenario.name !== "slow") expect(resumed + retried + hedged).toBeGreaterThan(0);
+});

@@ -1,0 +1,153 @@
+/**
+ * What can happen to a backend under load, and what its clients notice: every stream is held against the same request's
+ * stream of a run in which nothing happened.
+ */
+import { isDeepStrictEqual } from "node:util";
+import type { Cluster } from "./cluster.ts";
+import { type Answer, type Body, Traffic } from "./traffic.ts";
+
+export interface Scenario {
+  name: string;
+  /** What is behind the proxy. */
+  isProxied?: boolean;
+  /** Before the first request. */
+  prepare?(cluster: Cluster): void;
+  /** Once clients have seen a twentieth of what they will. */
+  strike?(cluster: Cluster): Promise<void>;
+  /** Brings all back to where it was. */
+  repair?(cluster: Cluster): Promise<void>;
+}
+
+export const scenarios: Scenario[] = [
+  {
+    name: "kill -9",
+    strike: (cluster) => cluster.end(0, "SIGKILL"),
+    repair: (cluster) => cluster.restart(0),
+  },
+  {
+    name: "hang",
+    strike: async ({ backends }) => void backends[0].child.kill("SIGSTOP"),
+    repair: async ({ backends }) => void backends[0].child.kill("SIGCONT"),
+  },
+  {
+    name: "500",
+    isProxied: true,
+    prepare({ proxy }) {
+      proxy.trouble = { kind: "failing" };
+    },
+    async repair({ proxy }) {
+      proxy.trouble = { kind: "none" };
+    },
+  },
+  {
+    name: "slow",
+    isProxied: true,
+    prepare({ proxy }) {
+      proxy.trouble = { kind: "slow", chunkMs: 150 };
+    },
+    async repair({ proxy }) {
+      proxy.trouble = { kind: "none" };
+    },
+  },
+  {
+    name: "rolling restart",
+    async strike(cluster) {
+      for (const backend of cluster.backends.keys()) {
+        await cluster.end(backend, "SIGTERM");
+        await cluster.restart(backend);
+      }
+    },
+  },
+];
+
+export interface Result {
+  name: string;
+  requests: number;
+  failed: number;
+  /** Streams that are not those of the run without a fault. */
+  different: number;
+  events: Record<string, number>;
+  firstMs: number;
+  totalMs: number;
+  /** The longest that any client waited between two chunks. */
+  pauseMs: number;
+  /** The first things that went wrong. */
+  examples: string[];
+}
+
+export interface Load {
+  bodies: Body[];
+  concurrency: number;
+}
+
+/** The answers when nothing happens. Throws an Error if one fails. */
+export async function undisturbed(cluster: Cluster, { bodies, concurrency }: Load): Promise<Answer[]> {
+  const edge = await cluster.startEdge(false);
+  try {
+    const answers = await new Traffic(edge).run(bodies, concurrency);
+    const failure = answers.find((answer) => answer.failure !== null);
+    if (failure) throw new Error(`without any fault a request failed: ${failure.failure}`);
+    return answers;
+  } finally {
+    await edge.stop();
+  }
+}
+
+/** Sends the load while the scenario happens, again and again until it is over. */
+export async function runScenario(
+  cluster: Cluster,
+  scenario: Scenario,
+  { bodies, concurrency }: Load,
+  expected: readonly Answer[],
+): Promise<Result> {
+  const edge = await cluster.startEdge(scenario.isProxied ?? false);
+  const traffic = new Traffic(edge);
+  const chunks = expected.reduce((sum, answer) => sum + answer.chunks, 0);
+  let isOver = false;
+  try {
+    scenario.prepare?.(cluster);
+    const strike = async () => {
+      // Early: what clients have seen lags behind what backends have done.
+      await traffic.seen(Math.ceil(chunks / 20));
+      await scenario.strike?.(cluster);
+    };
+    const striking = strike().finally(() => {
+      isOver = true;
+    });
+    const answers: Answer[] = [];
+    do answers.push(...(await traffic.run(bodies, concurrency)));
+    while (!isOver);
+    await striking;
+    const failed = answers.filter(({ failure }) => failure !== null);
+    const different = answers.filter(
+      ({ failure, seen }, i) => failure === null && !isDeepStrictEqual(seen, expected[i % bodies.length].seen),
+    );
+    const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+    return {
+      name: scenario.name,
+      requests: answers.length,
+      failed: failed.length,
+      different: different.length,
+      events: edge.events(),
+      firstMs: median(answers.map(({ firstMs }) => firstMs)),
+      totalMs: median(answers.map(({ totalMs }) => totalMs)),
+      pauseMs: Math.max(...answers.map(({ pauseMs }) => pauseMs)),
+      examples: [...failed.map(({ failure }) => failure!), ...different.map(({ seen }) => JSON.stringify(seen))].slice(
+        0,
+        3,
+      ),
+    };
+  } finally {
+    await scenario.repair?.(cluster);
+    await edge.stop();
+  }
+}
+
+export function resultLine({ name, requests, failed, different, events, firstMs, totalMs, pauseMs }: Result): string {
+  const told = Object.entries(events).map(([event, count]) => `${event} ${count}`);
+  return [
+    `${name}: ${requests} requests, ${failed} failed, ${different} different`,
+    `first chunk ${firstMs.toFixed(0)} ms, whole ${totalMs.toFixed(0)} ms (medians), longest pause ${pauseMs.toFixed(0)} ms`,
+    told.join(", ") || "nothing noticed",
+  ].join("; ");
+}

@@ -1,0 +1,171 @@
+/** Streaming requests of every kind, and what their clients saw: all that must not change when a backend fails. */
+
+export interface Body {
+  model: string;
+  prompt: string | string[];
+  max_tokens: number;
+  temperature: number;
+  stream: true;
+  stream_options: { include_usage: true };
+  [option: string]: unknown;
+}
+
+/** What one client saw, joined over its chunks; equal where the completions are. */
+export interface Seen {
+  texts: string[];
+  finishes: (string | null)[];
+  logprobs: unknown[];
+  compared: unknown[];
+  centroids: unknown[];
+  usage: unknown;
+}
+
+export interface Answer {
+  seen: Seen;
+  /** Why it failed; null where it did not. */
+  failure: string | null;
+  chunks: number;
+  firstMs: number;
+  totalMs: number;
+  /** The longest wait between two chunks. */
+  pauseMs: number;
+}
+
+const openings = [
+  "It is a truth universally acknowledged, that a single man in possession of",
+  "If Tom has 5 apples and buys 3 more, how many",
+  "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1",
+  "The jargon of hackers has a word for this:",
+  "To install the package, run",
+  "Below is an instruction that describes a task.",
+];
+
+/** The same for the same count and centroids: greedy and seeded, with everything that a stream can carry. */
+export function requestsOf(count: number, centroids: readonly string[], tokens: number): Body[] {
+  const models = ["gpt2:auto", "gpt2", ...centroids.map((id) => `gpt2:${id}`)];
+  return Array.from({ length: count }, (_, i): Body => {
+    const options = [
+      {},
+      { logprobs: 2, echo: true },
+      { chameleon: { compare: true } },
+      { n: 2 },
+      { stop: ["\n", " the"] },
+      { frequency_penalty: 0.6, presence_penalty: 0.2 },
+      { logit_bias: { "13": 4 } },
+    ][i % 7];
+    return {
+      model: models[i % models.length],
+      prompt: `${openings[i % openings.length]}${" again".repeat(i % 5)}`,
+      max_tokens: tokens + (i % 3) * 8,
+      temperature: i % 2 ? 0.9 : 0,
+      seed: i,
+      stream: true,
+      stream_options: { include_usage: true },
+      ...options,
+    };
+  });
+}
+
+/** Sends requests, `concurrency` at a time, and tells how far they are. */
+export class Traffic {
+  readonly #edge: { url: string; key: string };
+  #chunks = 0;
+  readonly #waiting: { chunks: number; resolve: () => void }[] = [];
+
+  constructor(edge: { url: string; key: string }) {
+    this.#edge = edge;
+  }
+
+  /** Resolves when so many chunks have come, in all. */
+  seen(chunks: number): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
+  }
+
+  async run(bodies: readonly Body[], concurrency: number): Promise<Answer[]> {
+    const answers: Answer[] = [];
+    let next = 0;
+    const worker = async () => {
+      for (let i = next++; i < bodies.length; i = next++) answers[i] = await this.#ask(bodies[i]);
+    };
+    await Promise.all(Array.from({ length: concurrency }, worker));
+    return answers;
+  }
+
+  async #ask(body: Body): Promise<Answer> {
+    const seen: Seen = { texts: [], finishes: [], logprobs: [], compared: [], centroids: [], usage: null };
+    const startMs = performance.now();
+    let lastMs = startMs;
+    const answer: Answer = {
+      seen,
+      failure: "the stream ended without [DONE]",
+      chunks: 0,
+      firstMs: 0,
+      totalMs: 0,
+      pauseMs: 0,
+    };
+    try {
+      const response = await fetch(`${this.#edge.url}/v1/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: `Bearer ${this.#edge.key}` },
+        body: JSON.stringify(body),
+        signal: AbortSignal.timeout(120_000),
+      });
+      if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
+      for await (const data of eventsOf(response.body!)) {
+        const nowMs = performance.now();
+        if (answer.firstMs === 0) answer.firstMs = nowMs - startMs;
+        else answer.pauseMs = Math.max(answer.pauseMs, nowMs - lastMs);
+        lastMs = nowMs;
+        if (data === "[DONE]") {
+          if (answer.failure?.startsWith("the stream")) answer.failure = null;
+        } else if (data.startsWith('{"error"')) answer.failure = data;
+        else {
+          answer.chunks++;
+          this.#add(seen, JSON.parse(data));
+        }
+      }
+    } catch (error) {
+      answer.failure = String(error);
+    }
+    answer.totalMs = performance.now() - startMs;
+    return answer;
+  }
+
+  #add(seen: Seen, chunk: Chunk): void {
+    this.#chunks++;
+    for (const one of this.#waiting) if (this.#chunks >= one.chunks) one.resolve();
+    for (const { index, text, finish_reason, logprobs, chameleon } of chunk.choices) {
+      seen.texts[index] = (seen.texts[index] ?? "") + text;
+      seen.finishes[index] = finish_reason ?? seen.finishes[index] ?? null;
+      if (logprobs) seen.logprobs.push([index, logprobs]);
+      if (chameleon?.compare) seen.compared.push([index, chameleon.compare]);
+      if (chameleon?.centroid) seen.centroids[index] = [chameleon.centroid, chameleon.adapter?.hash ?? null];
+    }
+    if (chunk.usage) {
+      // How much of a prompt was in a cache is the backend's own.
+      const { prompt_tokens_details: _, ...usage } = chunk.usage;
+      seen.usage = usage;
+    }
+  }
+}
+
+interface Chunk {
+  choices: {
+    index: number;
+    text: string;
+    finish_reason: string | null;
+    logprobs: object | null;
+    chameleon?: { compare?: object; centroid?: string; adapter?: { hash: string } | null };
+  }[];
+  usage?: { prompt_tokens_details?: object } | null;
+}
+
+/** The data of server-sent events. */
+async function* eventsOf(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  let rest = "";
+  for await (const text of body.pipeThrough(new TextDecoderStream())) {
+    const events = (rest + text).split("\n\n");
+    rest = events.pop()!;
+    for (const event of events) if (event.startsWith("data: ")) yield event.slice("data: ".length);
+  }
+}
