@@ -115,28 +115,26 @@ export class Journey {
    */
   async #send(group: readonly Delivery[], from: Turns, lost: Lost | null): Promise<void> {
     const { router, retries, now } = this.#roads;
-    const failures = lost ? [lost.failure] : [];
-    let last = lost?.backend ?? null;
+    const losses = lost ? [lost] : [];
     let turns = from;
     for (;;) {
       const waiting = this.#stillWaiting(group);
       if (waiting.length === 0) return;
       let choice = router.choose(this.#route, turns.tried, now());
-      if (!choice && !turns.isSecondRound && failures.some(({ consequence }) => consequence.again)) {
-        turns = { tried: new Set(), isSecondRound: true };
+      if (!choice && !turns.isSecondRound) {
+        turns = secondRound(losses);
         choice = router.choose(this.#route, turns.tried, now());
       }
-      if (!choice) throw errorOf(failures);
-      if (last !== null) {
-        if (retries.take(1) === 0) throw errorOf(failures);
-        this.#tellRetry(last, waiting);
-      }
-      last = choice.backend;
-      turns = withTurn(turns, last);
-      const failed = await this.#board(last, waiting, turns);
-      if (!failed) return;
-      failures.push(failed);
-      if (!failed.consequence.elsewhere) throw failed.error;
+      const last = losses.at(-1);
+      // Without a loss there is no call to repeat, and somebody to ask.
+      if (!choice || (last && retries.take(1) === 0)) throw errorOf(losses.map(({ failure }) => failure));
+      if (last) this.#tellRetry(last.backend, waiting);
+      const { backend } = choice;
+      turns = withTurn(turns, backend);
+      const failure = await this.#board(backend, waiting, turns);
+      if (!failure) return;
+      losses.push({ backend, failure });
+      if (!failure.consequence.elsewhere) throw failure.error;
     }
   }
 
@@ -331,6 +329,12 @@ export class Journey {
   #carriersOf(delivery: Delivery): Set<Attempt> {
     return this.#carriers.get(delivery)!;
   }
+}
+
+/** Everybody once more but those that would say the same. */
+function secondRound(losses: readonly Lost[]): Turns {
+  const certain = losses.filter(({ failure }) => !failure.consequence.again);
+  return { tried: new Set(certain.map(({ backend }) => backend)), isSecondRound: true };
 }
 
 function withTurn({ tried, isSecondRound }: Turns, backend: string): Turns {

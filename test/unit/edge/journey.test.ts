@@ -191,8 +191,12 @@ describe("where no backend is left", () => {
     const { begun } = travel(roads, [sequence("a")]);
     const kinds = [callFailure("overloaded", 9), callFailure("unreachable"), callFailure("overloaded", 4)];
     for (const backend of roads.backends) backend.answer = (call) => void call.refuse(kinds.pop()!);
+    const again = callFailure("unreachable");
+    kinds.unshift(again);
     await called(roads.backends).last.refuse(kinds.pop()!);
     await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
+    // Who was away was asked once more, who was busy was not.
+    expect(roads.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
     await expectIdle(roads);
   });
 
