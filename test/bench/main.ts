@@ -13,6 +13,7 @@ import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
+import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
 import { loadLine, measureLoad } from "./load.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { measurePrefix, prefixLine } from "./prefix.ts";
@@ -127,6 +128,12 @@ async function benchContest() {
     });
   }
   for (const floor of floors) say(floorLine(floor));
+  const kernels: KernelFloor[] = [];
+  for (const format of kernelFormats) {
+    const measured = await measureKernels(format, threads);
+    say(kernelLine(measured));
+    kernels.push(...measured);
+  }
   for (const line of peerLines(options.peerLogits)) say(line);
 
   for (const folder of peerFolders) {
@@ -149,7 +156,7 @@ async function benchContest() {
   for (const { result } of results) for (const line of agreementLines(result)) say(line);
   for (const line of floorRatioLines(rows, floors)) say(line);
   for (const { entries } of results) for (const line of ratioLines(entries, rows)) say(line);
-  return { rows, floor: floors, skipped };
+  return { rows, floor: floors, kernels, skipped };
 }
 
 async function benchAdapters() {
