@@ -6,7 +6,7 @@
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
-import { addBlockMatMul, addQuantizedMatMul, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
+import { addBlockMatMul, addQuantizedMatMul, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
 import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
 import { transpose } from "./transpose.ts";
@@ -14,6 +14,11 @@ import { transpose } from "./transpose.ts";
 /** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
+
+/** The formats that a model of this shape can be stored in, fp32 first. */
+export function formatsFor({ hiddenSize }: Gpt2Config): WeightFormat[] {
+  return weightFormats.filter((format) => !format.startsWith("block") || hiddenSize % blockRows === 0);
+}
 
 /** Input and output names of the serving graph; shapes are in step.ts. */
 export const names = {

@@ -49,7 +49,7 @@ export function addQuantizedMatMul(g: GraphBuilder, x: string, w: QuantizedMatri
 }
 
 /** Weights along the input dimension that share one scale in the block formats. */
-const blockRows = 32;
+export const blockRows = 32;
 
 /** A matrix as MatMulNBits wants it: per column, blocks of `blockRows` unsigned integers around half their range. */
 export interface BlockMatrix {

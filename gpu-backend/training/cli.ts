@@ -8,7 +8,7 @@ import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
 import { knownDomains } from "./evaluation/known-domains.ts";
 import { createProgress } from "./progress.ts";
 import { report } from "./report/report.ts";
-import { gainText, paperTable, summaryTable } from "./report/tables.ts";
+import { formatTable, gainText, paperTable, summaryTable } from "./report/tables.ts";
 import { train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
@@ -151,7 +151,7 @@ withTrainingOptions(program.command("eval"))
     if (flags.quick) Object.assign(options, quick);
     const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
     await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
-    if (result.results.length > 0) console.log(summaryTable(result));
+    if (result.results.length > 0) console.log(`${summaryTable(result)}\n\n${formatTable(result)}`);
     if (result.paper) console.log(paperTable(result.paper));
     console.log(`${flags.json}; npm run report shows it`);
   });

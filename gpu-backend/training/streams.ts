@@ -7,6 +7,7 @@ export const streams = {
   bootstrap: 5,
   wrongCentroid: 6,
   placement: 7,
+  formats: 8,
   /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
   dropout: 100,
   /** Training step s draws from stream `firstStep + s`. */

@@ -164,6 +164,21 @@ describe("evaluation", () => {
     console.log(summaryTable(result));
   });
 
+  test("scores the base in the formats that a width of 16 can be stored in, on the text that the methods are scored on", () => {
+    expect(result.formats.map(({ format }) => format)).toEqual(["fp32", "int8"]);
+    const [fp32, int8] = result.formats;
+    const tokens = result.results.filter(({ method, seed }) => method === "base" && seed === 1);
+    expect(fp32.tokens).toBe(tokens.reduce((sum, row) => sum + row.tokens, 0));
+    const differences = [fp32.ppl / result.summary.base!.ppl - 1, int8.ppl / fp32.ppl - 1].map(Math.abs);
+    console.log(
+      `|serving ÷ training − 1| ${differences[0].toExponential(1)}, |int8 ÷ fp32 − 1| ${differences[1].toExponential(1)}`,
+    );
+    // Hidden states are kept as fp16 in between.
+    expect(differences[0]).toBeLessThan(1e-3);
+    expect(differences[1]).toBeGreaterThan(0);
+    expect(differences[1]).toBeLessThan(0.02);
+  });
+
   test("scores every method on every domain with every seed", () => {
     for (const method of methods) {
       const rows = result.results.filter((row) => row.method === method);

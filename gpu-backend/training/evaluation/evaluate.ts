@@ -16,6 +16,7 @@ import { assignAll } from "../embed.ts";
 import { type Placed, type Prepared, place, prepare } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
 import { Analysis, curvesOf, prefixGains, type SeedOutcomes } from "./analysis.ts";
+import { type FormatRow, measureFormats } from "./formats.ts";
 import {
   type Method,
   type MethodPlan,
@@ -118,6 +119,16 @@ class Contest {
     });
   }
 
+  /** The base in every weight format. */
+  formats(): Promise<FormatRow[]> {
+    const { key, model, sets } = this.#prepared;
+    const { threads, progress, signal } = this.#context;
+    const { cacheDirectory, splitSeed } = this.#options;
+    return keptOrMade(cacheDirectory, "formats", [key], () =>
+      measureFormats(model, sets.test.windows, { threads, seed: splitSeed }, progress, signal),
+    );
+  }
+
   async run(seed: number): Promise<PlacedOutcomes> {
     const placed = place(this.#prepared, this.#options.clusters, seed);
     const outcomes = {} as Record<TrainedMethod, Outcome>;
@@ -153,7 +164,7 @@ type Comparison = Omit<EvaluationResult, keyof ReturnType<typeof aboutText> | "f
 
 const nothing: Comparison = {
   ...{ results: [], summary: {}, gains: [], overStatic: null, controls: null },
-  ...{ centroids: [], documents: [], prefixLengths: [], curves: [] },
+  ...{ centroids: [], documents: [], prefixLengths: [], curves: [], formats: [] },
 };
 
 function aboutText({ model, corpora, sets }: Prepared, options: EvaluateOptions) {
@@ -193,6 +204,7 @@ async function compare(
 ): Promise<Comparison> {
   const contest = new Contest(prepared, options, progress, now, signal);
   const base = await contest.base();
+  const formats = await contest.formats();
   const seeds: PlacedOutcomes[] = [];
   for (const seed of options.seeds) seeds.push(await contest.run(seed));
   const { test } = prepared.sets;
@@ -234,6 +246,7 @@ async function compare(
       })),
     ),
     curves: curvesOf(first),
+    formats,
   };
 }
 

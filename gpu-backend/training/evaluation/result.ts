@@ -1,5 +1,6 @@
 /** The file that `eval` writes and `report` reads: its fields, and nothing of how they come about. */
 import { z } from "zod";
+import { weightFormats } from "../../runtime/gpt2-graph.ts";
 import { methods } from "./methods.ts";
 
 export const resultFormat = 1;
@@ -99,6 +100,8 @@ export const resultSchema = z.strictObject({
     z.strictObject({ domain: z.string(), centroid: z.string(), position: z.tuple([z.number(), z.number()]) }),
   ),
   prefixLengths: z.array(z.strictObject({ length: z.int(), overBase: gain, agreement: z.number() })),
+  /** The base's perplexity as each weight format serves it, on windows of the test split. */
+  formats: z.array(z.strictObject({ format: z.enum(weightFormats), ppl: z.number(), tokens: z.int() })),
   curves: z.array(z.strictObject({ method, step: z.int(), nats: z.number() })),
   paper: z
     .strictObject({

@@ -2,7 +2,7 @@
 import type { EvaluationResult } from "../evaluation/result.ts";
 import type { Plot } from "./plots.ts";
 import { findings, whyTheyDisagree } from "./prose.ts";
-import { controlsTable, domainTable, methodNames, paperTable, summaryTable, textTable } from "./tables.ts";
+import { controlsTable, domainTable, formatTable, methodNames, paperTable, summaryTable, textTable } from "./tables.ts";
 
 export interface DrawnPlot extends Plot {
   svg: string;
@@ -66,6 +66,9 @@ function sectionsOf(result: EvaluationResult, plots: readonly DrawnPlot[]): Sect
   if (result.paper) {
     const title = "The paper's table, beside the honest one";
     sections.push({ title, table: paperTable(result.paper), paragraphs: whyTheyDisagree(result) });
+  }
+  if (result.formats.length > 0) {
+    sections.push({ title: "What the weight formats cost", table: formatTable(result) });
   }
   sections.push({ title: "The text, and how it was run", paragraphs: [settingsOf(result)], table: textTable(result) });
   return sections;

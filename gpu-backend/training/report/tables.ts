@@ -104,6 +104,18 @@ function perplexityText(nats: number): string {
   return perplexity >= 1000 ? Math.round(perplexity).toLocaleString("en") : perplexity.toFixed(2);
 }
 
+/** A row a weight format: what serving in it costs. */
+export function formatTable({ formats }: EvaluationResult): string {
+  const [reference] = formats;
+  const rows = formats.map(({ format, ppl, tokens }) => [
+    format,
+    ppl.toFixed(3),
+    `${(100 * (ppl / reference.ppl - 1)).toFixed(2)}%`,
+    String(tokens),
+  ]);
+  return markdownTable(["weight format", "perplexity of the base", `over ${reference?.format}`, "tokens"], rows);
+}
+
 export function markdownTable(columns: readonly string[], rows: readonly (readonly string[])[]): string {
   return [columns, columns.map(() => "---"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 }
