@@ -46,6 +46,10 @@ const result: EvaluationResult = resultSchema.parse({
   })),
   documents: [{ domain: "sea", centroid: "c0", position: [0.1, 0.9] }],
   prefixLengths: [8, 128].map((length) => ({ length, overBase: gain(0.1), agreement: 0.5 })),
+  formats: [
+    { format: "fp32", ppl: 30, tokens: 500 },
+    { format: "int8", ppl: 30.06, tokens: 500 },
+  ],
   curves: [0, 10].map((step) => ({ method: "gated-bank", step, nats: 4 - step / 10 })),
   paper: {
     rows: [
@@ -83,7 +87,7 @@ test("a result of the paper's protocol alone has no plots, and says why the meas
   const paperOnly = {
     ...result,
     ...{ results: [], summary: {}, gains: [], overStatic: null, controls: null },
-    ...{ centroids: [], documents: [], prefixLengths: [], curves: [] },
+    ...{ centroids: [], documents: [], prefixLengths: [], curves: [], formats: [] },
   };
   expect(plotsOf(paperOnly)).toEqual([]);
   // 10 → 2.8 by one number, of 10 → 2 by LoRA.
