@@ -104,6 +104,7 @@ if (options.json) {
     cores: cpus().length,
     memoryBytes: totalmem(),
     threads: options.threads,
+    glibcTunables: process.env.GLIBC_TUNABLES ?? null,
     loadAverage: { start: loadAtStart, end: loadavg() },
   };
   await writeFile(options.json, `${JSON.stringify({ ...figures, machine, versions: versions() }, null, 2)}\n`);
