@@ -14,6 +14,13 @@ function trackedTexts(): [file: string, text: string][] {
     .filter(([, text]) => !text.includes("\0"));
 }
 
+interface LockEntry {
+  resolved?: string;
+  integrity?: string;
+  dependencies?: Record<string, string>;
+  optionalDependencies?: Record<string, string>;
+}
+
 const machinePath = /(?<![\w.})\]*])\/(?:work|root|tmp)(?=[/"'`\s]|$)/m;
 const registryHost = new RegExp(["registry\\.npmjs", "registry\\.yarnpkg", "deb\\.debian", "npmmirror"].join("|"));
 const linesWith = (pattern: RegExp) =>
@@ -29,13 +36,23 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
     expect(linesWith(machinePath)).toEqual([]);
   });
 
-  test("no tracked file names a registry host; the lock names hashes only", () => {
+  test("no tracked file names a registry host", () => {
     expect(linesWith(registryHost).filter((line) => !line.startsWith("test/unit/infra/hygiene"))).toEqual([]);
-    const lock = JSON.parse(readFileSync(`${root}/package-lock.json`, "utf8"));
-    const packages = Object.entries(lock.packages as Record<string, { resolved?: string; integrity?: string }>);
+  });
+
+  const locks = trackedTexts().filter(([file]) => file.endsWith("package-lock.json"));
+
+  test.each(locks)("%s names hashes only, and every package that a clean install asks for", (_, text) => {
+    const packages: [name: string, entry: LockEntry][] = Object.entries(JSON.parse(text).packages);
     expect(packages.length).toBeGreaterThan(1);
     expect(packages.filter(([, entry]) => entry.resolved)).toEqual([]);
     expect(packages.filter(([name, entry]) => name !== "" && !entry.integrity).map(([name]) => name)).toEqual([]);
+    // A package for another platform that the registry did not have when the lock was made is missing for everybody.
+    const locked = new Set(packages.map(([name]) => name.replace(/^.*node_modules\//, "")));
+    const wanted = packages.flatMap(([, { dependencies, optionalDependencies }]) =>
+      Object.keys({ ...dependencies, ...optionalDependencies }),
+    );
+    expect(wanted.filter((name) => !locked.has(name))).toEqual([]);
   });
 
   const manifest = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
