@@ -15,6 +15,7 @@ import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes
 import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
 import { completions } from "./routes/completions.ts";
+import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listModels } from "./routes/models.ts";
 import { page } from "./routes/page.ts";
@@ -51,6 +52,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     });
   };
   route("POST", "/v1/completions", completions(dependencies));
+  route("POST", "/v1/embeddings", embeddings(dependencies));
   route("GET", "/v1/models", listModels(dependencies));
   route("GET", "/v1/models/:id", getModel(dependencies));
   route("POST", "/v1/assign", assignTexts(dependencies));

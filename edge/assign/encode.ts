@@ -1,5 +1,5 @@
 /** Token ids of the prompts of a request, whatever form they came in. */
-import type { Prompt } from "../../shared/contracts/openai.ts";
+import type { Prompt } from "../../shared/contracts/fields.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "./artifacts.ts";
 

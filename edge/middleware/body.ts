@@ -80,6 +80,8 @@ function messageOf(issue: z.core.$ZodIssue, name: string): string {
       const expected = issue.expected === "int" ? "integer" : issue.expected;
       return `${name} is ${input}; it must be of type ${expected}`;
     }
+    case "invalid_value":
+      return `${name} is ${input}; it must be ${issue.values.map((value) => JSON.stringify(value)).join(" or ")}`;
     default:
       return issue.message;
   }

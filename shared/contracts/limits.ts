@@ -13,6 +13,9 @@ export const limits = {
   temperature: 2,
   penaltyMagnitude: 2,
   assignTexts: 64,
+  embeddingInputs: 2048,
+  /** Of one input. */
+  embeddingTokens: 8192,
   /** Example texts of one adapter, and the tokens of all of them; what a text has beyond the context is not read. */
   adapterExamples: 64,
   adapterTokens: 8192,

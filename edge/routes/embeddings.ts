@@ -1,0 +1,75 @@
+/**
+ * POST /v1/embeddings: the prompt embedding that centroids are found by, of the whole of each text, computed here. No
+ * backend is asked.
+ */
+import type { Handler } from "hono";
+import { type EmbeddingsResponse, embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { promptEmbedding } from "../../shared/math/assignment.ts";
+import { wishOf } from "../assign/assign.ts";
+import { encodePrompts } from "../assign/encode.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { admit } from "../middleware/admission.ts";
+import { readBody } from "../middleware/body.ts";
+import { serverTiming } from "../middleware/server-timing.ts";
+
+export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> {
+  const { now } = dependencies;
+  return async (c) => {
+    const request = await readBody(c.req.raw, embeddingsRequestSchema);
+    const artifacts = await dependencies.artifacts();
+    const { manifest, table } = artifacts;
+    const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
+    wishOf(request.model, undefined, manifest, own); // throws model_not_found
+    const model = request.model ?? manifest.model.servedAs;
+    const dimensions = request.dimensions ?? table.dimensions;
+    if (dimensions > table.dimensions) {
+      const message = `Invalid request: dimensions is ${dimensions}, the maximum is ${table.dimensions}.`;
+      throw new ServiceError("invalid_request", message, { param: "dimensions" });
+    }
+
+    const started = now();
+    const inputs = encodePrompts(request.input, artifacts, "input");
+    refuseOverlong(inputs);
+    const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
+    const tokenized = now();
+    const admission = await admit(c, dependencies, tokens);
+    const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+    admission.settle([consumed]);
+
+    const embedding = now();
+    const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
+    const data = inputs.map((ids, index) => ({
+      object: "embedding" as const,
+      index,
+      embedding: write(shortened(promptEmbedding(ids, table), dimensions)),
+    }));
+    c.header("server-timing", serverTiming({ tokenize: tokenized - started, embed: now() - embedding }));
+    c.get("trace").note({ "gen_ai.request.model": model.slice(0, 80), "gen_ai.usage.input_tokens": tokens });
+    const usage = { prompt_tokens: tokens, total_tokens: tokens };
+    return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
+  };
+}
+
+/** Throws context_length_exceeded for the first that is too long. */
+function refuseOverlong(inputs: readonly number[][]): void {
+  const i = inputs.findIndex((ids) => ids.length > limits.embeddingTokens);
+  if (i < 0) return;
+  const at = inputs.length > 1 ? `input[${i}]` : "input";
+  const message = `${at} has ${inputs[i].length} tokens, the maximum is ${limits.embeddingTokens}.`;
+  throw new ServiceError("context_length_exceeded", message, { param: "input" });
+}
+
+/** The leading dimensions, of length 1 again: training puts those that tell most first. */
+function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {
+  if (dimensions === vector.length) return vector;
+  const leading = vector.slice(0, dimensions);
+  const length = Math.hypot(...leading);
+  return length > 0 ? leading.map((value) => value / length) : leading;
+}
+
+/** Of its little-endian bytes, which is the order of every machine that runs this. */
+function base64Of(vector: Float32Array<ArrayBuffer>): string {
+  return new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength).toBase64();
+}
