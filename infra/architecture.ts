@@ -35,6 +35,8 @@ const mayImport: Record<string, string[]> = {
     "shared",
   ],
   infra: ["gpu-backend/config.ts", "shared"],
+  // Refuses what would be refused later, by the same code.
+  "infra/publish": ["infra", "gpu-backend/config.ts", "edge/assign/artifacts.ts", "gpu-backend/adapters", "shared"],
 };
 
 /** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
@@ -43,11 +45,12 @@ const mayUse: Record<string, string[]> = {
   edge: ["cloudflare:", "hono", "zod"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
+  "gpu-backend/engine": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
-  infra: ["commander", "node:", "vitest", "workerd", "wrangler"],
+  infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */

@@ -1,0 +1,117 @@
+/**
+ * `npm run publish`: artifacts into the bucket that the edge and its backends read, and the pointer to them. On stdout
+ * what is served then; all else goes to stderr.
+ */
+import path from "node:path";
+import { Command, Option } from "commander";
+import { readConfig } from "../../gpu-backend/config.ts";
+import { stateFolder } from "../local-edge.ts";
+import { readArtifactSet } from "./artifact-set.ts";
+import { withLocalStore } from "./local-store.ts";
+import { listSwitches, type Published, publishSet, rollBack } from "./publish.ts";
+import { s3Store } from "./s3-store.ts";
+import type { ObjectStore } from "./store.ts";
+
+const root = path.dirname(path.dirname(import.meta.dirname));
+const binding = "ARTIFACTS";
+const say = (line: string) => void process.stderr.write(`${line}\n`);
+
+interface Options {
+  artifacts?: string;
+  list?: boolean;
+  rollback?: boolean;
+  to?: string;
+  bucket?: string;
+  remote?: boolean;
+  endpoint?: string;
+  otherModel: boolean;
+  dryRun: boolean;
+  json?: boolean;
+}
+
+const program = new Command("publish")
+  .description("Publish artifacts: upload them under their hashes, then switch the one pointer to them")
+  .option("--artifacts <folder>", "what training wrote; artifacts/ of MODEL_DIR, or of the embedded model, unless set")
+  .addOption(new Option("--list", "list every switch, newest first").conflicts(["artifacts", "rollback", "to"]))
+  .addOption(new Option("--rollback", "serve again what was served before").conflicts(["artifacts", "to"]))
+  .addOption(
+    new Option("--to <hash>", "serve again the manifest whose hash begins so")
+      .conflicts("artifacts")
+      .argParser(readPrefix),
+  )
+  .option("--other-model", "also where the weights are not those of what is served", false)
+  .option("--dry-run", "only say what would be done", false)
+  .option("--remote", "the deployed edge's bucket, over R2's S3 API; the local edge's otherwise")
+  .option("--bucket <name>", `the bucket of ${binding} in wrangler.toml unless set`)
+  .option("--endpoint <url>", "of the S3 API; https://$CLOUDFLARE_ACCOUNT_ID.r2.cloudflarestorage.com unless set")
+  .option("--json", "print JSON")
+  .addHelpText(
+    "after",
+    `
+--remote reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an R2 token that may read and write the bucket's objects.
+Nothing is switched unless every file reads back whole. Edge and backends take a set up within seconds, each once it
+has it whole; what was served before stays there, so that --rollback is as quick.`,
+  );
+
+function readPrefix(text: string): string {
+  if (/^[0-9a-f]{4,64}$/.test(text)) return text;
+  throw new Error(`--to is "${text}"; it must be a manifest's hash, or 4 of its first digits or more`);
+}
+
+async function withStore<T>(options: Options, use: (store: ObjectStore) => Promise<T>): Promise<T> {
+  const bucket = options.bucket ?? (await boundBucket());
+  if (!options.remote) return await withLocalStore(stateFolder(root), bucket, use);
+  const { CLOUDFLARE_ACCOUNT_ID: account, AWS_ACCESS_KEY_ID: keyId, AWS_SECRET_ACCESS_KEY: secret } = process.env;
+  const endpoint = options.endpoint ?? (account && `https://${account}.r2.cloudflarestorage.com`);
+  if (!endpoint) throw new Error("--remote needs CLOUDFLARE_ACCOUNT_ID, or --endpoint");
+  if (!keyId || !secret) throw new Error("--remote needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+  return await use(s3Store({ endpoint, bucket, accessKeyId: keyId, secretAccessKey: secret }));
+}
+
+async function boundBucket(): Promise<string> {
+  const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
+  // wrangler's own type of it is not part of its package.
+  const { r2_buckets: buckets }: { r2_buckets: { binding: string; bucket_name?: string }[] } = readWranglerConfig({
+    config: path.join(root, "wrangler.toml"),
+  });
+  const name = buckets.find((one) => one.binding === binding)?.bucket_name;
+  if (!name) throw new Error(`wrangler.toml has no bucket ${binding}; --bucket names one`);
+  return name;
+}
+
+async function run(options: Options): Promise<void> {
+  if (options.list) {
+    const switches = await withStore(options, listSwitches);
+    if (options.json) process.stdout.write(`${JSON.stringify(switches, null, 2)}\n`);
+    else for (const { manifest, at } of switches) process.stdout.write(`${manifest}  ${at}\n`);
+    if (switches.length === 0) say("nothing was published yet");
+    return;
+  }
+  const { dryRun, otherModel } = options;
+  const isRollback = options.rollback || options.to !== undefined;
+  // Before the store is asked: a folder that cannot be served is no reason to open it.
+  const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
+  const set = isRollback ? null : await readArtifactSet(folder);
+  const published = await withStore(options, (store) => {
+    const publisher = { store, say, now: () => new Date() };
+    return set ? publishSet(publisher, set, { otherModel, dryRun }) : rollBack(publisher, options.to ?? null, dryRun);
+  });
+  tell(published, options);
+}
+
+function tell(published: Published, { json, dryRun }: Options): void {
+  const { manifest, before, uploaded, present, switched } = published;
+  if (json) process.stdout.write(`${JSON.stringify({ ...published, dryRun })}\n`);
+  else if (!dryRun) process.stdout.write(`${manifest}\n`);
+  const files = `${uploaded} files ${dryRun ? "to upload" : "uploaded"}, ${present} there already`;
+  if (switched) say(`${files}; serves ${manifest} now, ${before ?? "nothing published"} before`);
+  else say(`${files}; ${before === manifest ? "it is what is served already" : "nothing was switched"}`);
+}
+
+try {
+  await program.parseAsync();
+  await run(program.opts<Options>());
+} catch (error) {
+  say(`chameleon: ${(error as Error).message}`);
+  process.exitCode = 1;
+}

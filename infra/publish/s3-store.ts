@@ -1,0 +1,43 @@
+/** A bucket over the S3 API, which R2 speaks: requests signed with aws4fetch, switches by If-Match. */
+import { AwsClient } from "aws4fetch";
+import type { ObjectStore } from "./store.ts";
+
+export interface S3Place {
+  /** `https://ACCOUNT.r2.cloudflarestorage.com` */
+  endpoint: string;
+  bucket: string;
+  accessKeyId: string;
+  secretAccessKey: string;
+}
+
+export function s3Store({ endpoint, bucket, accessKeyId, secretAccessKey }: S3Place): ObjectStore {
+  const client = new AwsClient({ accessKeyId, secretAccessKey, service: "s3", region: "auto", retries: 4 });
+  const call = async (name: string, allowed: readonly number[], init: RequestInit = {}) => {
+    const url = `${endpoint.replace(/\/+$/, "")}/${bucket}/${name}`;
+    const response = await client.fetch(url, init).catch((cause) => {
+      throw new Error(`${url} cannot be reached`, { cause });
+    });
+    if (response.ok || allowed.includes(response.status)) return response;
+    const said = /<Message>([^<]*)/.exec(await response.text())?.[1] ?? "no reason given";
+    throw new Error(`${init.method ?? "GET"} ${url} was answered ${response.status}: ${said}`);
+  };
+  const put = (name: string, body: Uint8Array<ArrayBuffer>, allowed: readonly number[], headers = {}) =>
+    call(name, allowed, { method: "PUT", body, headers });
+  return {
+    async get(name) {
+      const response = await call(name, [404]);
+      if (response.status === 404) return null;
+      const etag = response.headers.get("etag");
+      if (!etag) throw new Error(`${name} has no etag`);
+      return { bytes: new Uint8Array(await response.arrayBuffer()), etag };
+    },
+    async put(name, bytes) {
+      await put(name, bytes, []);
+    },
+    async replace(name, bytes, etag) {
+      const condition: Record<string, string> = etag === null ? { "if-none-match": "*" } : { "if-match": etag };
+      const response = await put(name, bytes, [409, 412], condition);
+      return response.ok;
+    },
+  };
+}

@@ -1,0 +1,15 @@
+/** Where artifacts are published, as little of it as is needed. Not here: names and what is behind them. */
+
+export interface StoredObject {
+  bytes: Uint8Array<ArrayBuffer>;
+  /** Names this version of it. */
+  etag: string;
+}
+
+/** Every method rejects with an Error that names the object where it fails. */
+export interface ObjectStore {
+  get(name: string): Promise<StoredObject | null>;
+  put(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** Writes it where it still is the version `etag`, null being none. Returns false, and writes nothing, where it is not. */
+  replace(name: string, bytes: Uint8Array<ArrayBuffer>, etag: string | null): Promise<boolean>;
+}

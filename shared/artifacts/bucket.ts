@@ -1,0 +1,51 @@
+/**
+ * The bucket of published artifacts: each file under the hash of its bytes, so that nothing is ever written over, and one
+ * pointer that says which set is served. Both sides read it by these names; `npm run publish` alone writes.
+ */
+import { z } from "zod";
+
+/** The one object that changes. */
+export const pointerName = "artifacts/current.json";
+
+/** Of a file, manifest.json included, by SHA-256 of its bytes. */
+export function objectName(sha256: string): string {
+  return `artifacts/sha256/${sha256}`;
+}
+
+const pointerFormat = 1;
+/** Switches that the pointer remembers. */
+const mostSwitches = 100;
+
+const pointerSchema = z.strictObject({
+  format: z.literal(pointerFormat),
+  /** Newest first: the first is served. */
+  switches: z
+    .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
+    .min(1)
+    .max(mostSwitches),
+});
+
+export type Pointer = z.infer<typeof pointerSchema>;
+
+/** Throws an Error that says what is wrong with it. */
+export function parsePointer(json: string): Pointer {
+  const parsed = pointerSchema.safeParse(JSON.parse(json));
+  if (parsed.success) return parsed.data;
+  throw new Error(`${pointerName} is not a format-${pointerFormat} pointer: ${z.prettifyError(parsed.error)}`);
+}
+
+/** Hash of the manifest that is served. */
+export function currentOf({ switches }: Pointer): string {
+  return switches[0].manifest;
+}
+
+/** Hash of the manifest that was served before; null where there was none. */
+export function previousOf({ switches }: Pointer): string | null {
+  return switches.find(({ manifest }) => manifest !== switches[0].manifest)?.manifest ?? null;
+}
+
+/** The pointer after a switch. */
+export function switchedTo(manifest: string, at: Date, pointer: Pointer | null): Pointer {
+  const switches = [{ manifest, at: at.toISOString() }, ...(pointer?.switches ?? [])];
+  return { format: pointerFormat, switches: switches.slice(0, mostSwitches) };
+}

@@ -1,0 +1,32 @@
+/** A bucket in memory, as the publisher and the S3 API see it; a test may harm what is in it, or the way to it. */
+import { createHash } from "node:crypto";
+import type { ObjectStore } from "../../infra/publish/store.ts";
+
+export class MemoryStore implements ObjectStore {
+  readonly objects = new Map<string, Uint8Array<ArrayBuffer>>();
+  readonly written: string[] = [];
+  /** Before anything is written; may throw, or change what arrives. */
+  onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
+
+  etagOf(name: string): string | null {
+    const bytes = this.objects.get(name);
+    return bytes ? `"${createHash("md5").update(bytes).digest("hex")}"` : null;
+  }
+
+  async get(name: string) {
+    const bytes = this.objects.get(name);
+    return bytes ? { bytes: Uint8Array.from(bytes), etag: this.etagOf(name)! } : null;
+  }
+
+  async put(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    const arrived = this.onWrite(name, bytes);
+    this.written.push(name);
+    this.objects.set(name, Uint8Array.from(arrived));
+  }
+
+  async replace(name: string, bytes: Uint8Array<ArrayBuffer>, etag: string | null): Promise<boolean> {
+    if (this.etagOf(name) !== etag) return false;
+    await this.put(name, bytes);
+    return true;
+  }
+}
