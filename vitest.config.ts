@@ -16,7 +16,12 @@ export default defineConfig({
         },
       },
       {
-        plugins: [cloudflareTest({ wrangler: { configPath: "./wrangler.toml" } })],
+        plugins: [
+          cloudflareTest({
+            wrangler: { configPath: "./wrangler.toml" },
+            miniflare: { bindings: { BACKEND_SECRETS: "in-runtime-0123456789abcdef0123456789" } },
+          }),
+        ],
         test: { name: "edge", include: ["test/in-runtime/**/*.test.ts"], testTimeout: 20_000 },
       },
       {

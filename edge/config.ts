@@ -1,5 +1,6 @@
 /** The Worker's bindings as typed values: the only place that reads them. Throws an Error that names the variable. */
 import { z } from "zod";
+import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 import type { TenantKey } from "./tenants/keys.ts";
@@ -7,6 +8,10 @@ import type { TenantKey } from "./tenants/keys.ts";
 export interface Config {
   /** At least one. */
   backendUrls: string[];
+  /** The first signs our calls to them; none: calls go out unsigned. */
+  backendSecrets: string[];
+  /** The way to them: with our client certificate where one is bound. */
+  backendFetch: BackendFetch;
   tenantKeys: TenantKey[];
   /** How many micro-batching objects the centroids are spread over. */
   shardCount: number;
@@ -20,8 +25,14 @@ const tenantKeysSchema = z.array(
   z.strictObject({ hash: z.string().regex(hashPattern), tenant: z.string().regex(idPattern) }),
 );
 
+export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
+
 export interface Variables {
   BACKEND_URLS: string;
+  /** A secret. */
+  BACKEND_SECRETS?: string;
+  /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
+  BACKEND_CERTIFICATE?: { fetch: BackendFetch };
   TENANT_KEYS: string;
   SHARD_COUNT: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
@@ -47,6 +58,9 @@ export function readConfig(env: Variables): Config {
   }
   return {
     backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
+    backendFetch: (url, init) =>
+      env.BACKEND_CERTIFICATE ? env.BACKEND_CERTIFICATE.fetch(url, init) : fetch(url, init),
+    backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     shardCount,
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),

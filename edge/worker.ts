@@ -4,6 +4,7 @@ import { ServiceError } from "../shared/errors.ts";
 import { createApp } from "./app.ts";
 import { loadArtifacts, loadOnce } from "./assign/artifacts.ts";
 import { readinessOf } from "./backend/backends.ts";
+import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
@@ -40,8 +41,14 @@ const log = (requestId: string, error: ServiceError) => {
   console.error(JSON.stringify({ requestId, kind: error.kind, message: error.message, cause }));
 };
 
+const newId = () => crypto.randomUUID().replaceAll("-", "");
+if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLoopback(url))) {
+  const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
+  console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
+}
+const sign = createSigner(config.backendSecrets, { now, newNonce: newId });
 /** Of one request: clients of another may not be waited for. */
-const clients = () => config.backendUrls.map((url) => new BackendClient(url));
+const clients = () => config.backendUrls.map((url) => new BackendClient(url, { sign, fetch: config.backendFetch }));
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
 
@@ -77,7 +84,7 @@ const app = createApp({
     },
   },
   now,
-  newId: () => crypto.randomUUID().replaceAll("-", ""),
+  newId,
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],
   log,
   heartbeatMs: 500,
@@ -89,6 +96,10 @@ async function readAsset(name: string): Promise<Uint8Array> {
   const response = await env.ASSETS.fetch(`https://assets/artifacts/${name}`);
   if (!response.ok) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
   return new Uint8Array(await response.arrayBuffer());
+}
+
+function isLoopback(url: string): boolean {
+  return /^(localhost|\[::1\]|127\..*)$/.test(new URL(url).hostname);
 }
 
 function ignore(): void {}

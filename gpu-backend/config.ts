@@ -4,6 +4,7 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 
 const integer = (minimum: number, maximum: number, preset: number) =>
@@ -56,6 +57,8 @@ const environmentSchema = z.object({
   TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
+  /** What the edge signs its calls with; two, separated by a comma, while one takes the place of the other. None: anybody may call. */
+  BACKEND_SECRETS: z.string().optional(),
   /** A collector for traces, as OpenTelemetry names it: `http://collector:4318`. None where it is not set. */
   OTEL_EXPORTER_OTLP_ENDPOINT: z.string().optional(),
   /** What the collector wants: `name=value,name=value`. */
@@ -79,6 +82,8 @@ export interface BackendConfig {
   dataDirectory: string;
   tenantAdapterBytes: number;
   drainMs: number;
+  /** A call must be signed with one of them; none: calls need no signature. */
+  secrets: string[];
   otlp: OtlpTarget | null;
 }
 
@@ -118,6 +123,7 @@ export function readConfig(
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
     drainMs: values.DRAIN_MS,
+    secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
     otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };
 }

@@ -11,6 +11,7 @@ import { EngineClient } from "./engine/client.ts";
 import { FitClient } from "./engine/instant/fit-client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { createApp } from "./http/app.ts";
+import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog } from "./http/log.ts";
 import { createMetrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
@@ -19,6 +20,8 @@ import { Tracer } from "./http/tracing.ts";
 const chunkTokens = 64;
 /** How long connections may take to hear their last frames when the engine has died. */
 const lastWordsMs = 1000;
+const openToAll =
+  "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
 try {
   await run(readConfig(undefined, process.argv.slice(2)));
@@ -57,7 +60,9 @@ async function run(config: BackendConfig): Promise<void> {
       epochMs: () => performance.timeOrigin + performance.now(),
       log,
     });
-  const app = createApp({ engine, adapters, metrics, log, tracer, now });
+  const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
+  if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
+  const app = createApp({ engine, adapters, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   let isClosing = false;
@@ -88,6 +93,10 @@ async function run(config: BackendConfig): Promise<void> {
   log("error", "engine_failed", { message: failure.message, stack: failure.stack ?? null });
   await close(server);
   process.exit(1);
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127\./.test(host);
 }
 
 type Server = ReturnType<typeof serve>;

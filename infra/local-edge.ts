@@ -20,8 +20,8 @@ function collectorOf(env: NodeJS.ProcessEnv) {
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
 }
 
-/** Starts the Worker and returns its URL once it takes requests. It ends with this process. */
-export async function startEdge(root: string, port: number, backendUrls: string[]): Promise<string> {
+/** Starts the Worker and returns its URL once it takes requests; `secrets` sign its calls. It ends with this process. */
+export async function startEdge(root: string, port: number, backendUrls: string[], secrets: string): Promise<string> {
   Object.assign(process.env, quietWrangler);
   const { unstable_startWorker: startWorker } = await import("wrangler");
   const hash = createHash("sha256").update(localKey).digest("hex");
@@ -29,6 +29,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
     config: path.join(root, "wrangler.toml"),
     bindings: {
       BACKEND_URLS: text(backendUrls.join(",")),
+      BACKEND_SECRETS: text(secrets),
       ...collectorOf(process.env),
       TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
     },

@@ -3,6 +3,7 @@
  * On stdout the ready line alone; progress and logs on stderr. Not here: how a deployment starts its parts.
  */
 import { Console } from "node:console";
+import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { startBackends } from "./local-backends.ts";
@@ -20,6 +21,7 @@ Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once
   BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits and use are kept, .wrangler/state unless set
+  BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
 What the backend reads besides is in gpu-backend/config.ts.
 `;
 
@@ -37,7 +39,9 @@ async function start(count: number, json: boolean): Promise<void> {
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  const { backends, ended } = await startBackends(root, backendPorts, {}, say);
+  // Here nobody else could call them but this machine's users; signing all the same is what makes it the usual way.
+  const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
+  const { backends, ended } = await startBackends(root, backendPorts, { BACKEND_SECRETS: secrets }, say);
   void ended.then((how) => {
     say(`chameleon: ${how}`);
     process.exit(1);
@@ -47,6 +51,7 @@ async function start(count: number, json: boolean): Promise<void> {
     root,
     edgePort,
     backends.map(({ url }) => url),
+    secrets,
   );
   await generateToken(edge);
   const ready = { ready: true, edge, key: localKey, backends };

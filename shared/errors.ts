@@ -7,6 +7,8 @@ const errorTable = {
   invalid_request: { status: 400, type: "invalid_request_error", code: null },
   context_length_exceeded: { status: 400, type: "invalid_request_error", code: "context_length_exceeded" },
   unauthorized: { status: 401, type: "authentication_error", code: "invalid_api_key" },
+  /** Of a call from edge to backend. */
+  bad_signature: { status: 401, type: "authentication_error", code: "bad_signature" },
   forbidden: { status: 403, type: "permission_error", code: "insufficient_permissions" },
   not_found: { status: 404, type: "invalid_request_error", code: "not_found" },
   model_not_found: { status: 404, type: "invalid_request_error", code: "model_not_found" },

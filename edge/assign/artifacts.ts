@@ -8,8 +8,8 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { sha256Hex } from "../sha256.ts";
 
 export interface Artifacts {
   manifest: Manifest;

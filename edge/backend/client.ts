@@ -11,7 +11,9 @@ import {
   readinessSchema,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { BackendFetch } from "../config.ts";
 import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
+import type { SignCall } from "./call-signer.ts";
 import { complete } from "./dispatch.ts";
 import { frameGroupsOf, framesOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
@@ -39,27 +41,41 @@ export interface ClientLimits {
   probeMs: number;
 }
 
+export interface ClientParts {
+  /** Common to all clients of an object, which may await only so many answers at once. */
+  gate?: Gate;
+  /** Without it calls go out unsigned. */
+  sign?: SignCall;
+  /** The global one where there is none. */
+  fetch?: BackendFetch;
+  /** Gives the bytes of a tenant's adapter, which a backend may lack. */
+  fileOf?: AdapterFiles;
+  limits?: Partial<ClientLimits>;
+}
+
+interface Init {
+  method?: string;
+  headers?: Record<string, string>;
+  body?: Uint8Array;
+  signal?: AbortSignal;
+}
+
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
 export class BackendClient implements BackendCalls {
   readonly #url: string;
   readonly #gate: Gate;
+  readonly #sign: SignCall;
+  readonly #call: BackendFetch;
   readonly #fileOf: AdapterFiles;
   readonly #limits: ClientLimits;
 
-  /**
-   * `gate` is common to all clients of an object, which may await only so many answers at once. `fileOf` gives the bytes
-   * of a tenant's adapter, which a backend may lack.
-   */
-  constructor(
-    url: string,
-    gate = new Gate(awaitingCalls),
-    limits: Partial<ClientLimits> = {},
-    fileOf: AdapterFiles = async () => null,
-  ) {
+  constructor(url: string, { gate, sign, fetch: call, fileOf, limits }: ClientParts = {}) {
     this.#url = url;
-    this.#gate = gate;
-    this.#fileOf = fileOf;
+    this.#gate = gate ?? new Gate(awaitingCalls);
+    this.#sign = sign ?? (async () => ({}));
+    this.#call = call ?? ((target, init) => fetch(target, init));
+    this.#fileOf = fileOf ?? (async () => null);
     this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
   }
 
@@ -110,7 +126,8 @@ export class BackendClient implements BackendCalls {
     if (!file) {
       throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
     }
-    const put = { method: "PUT", headers: { "content-type": "application/octet-stream" }, body: file, signal };
+    const headers = { "content-type": "application/octet-stream" };
+    const put = { method: "PUT", headers, body: new Uint8Array(file), signal };
     const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#limits.acceptanceMs);
     if (!response.ok) throw await refusalOf(response);
     await response.body?.cancel();
@@ -127,17 +144,22 @@ export class BackendClient implements BackendCalls {
 
   #post(path: string, body: unknown, limitMs: number, signal?: AbortSignal): Promise<Response> {
     const headers = { "content-type": "application/json" };
-    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal }, limitMs);
+    return this.#fetch(
+      path,
+      { method: "POST", headers, body: new TextEncoder().encode(JSON.stringify(body)), signal },
+      limitMs,
+    );
   }
 
   /** Resolves to the answer's headers; waiting at the gate takes no time from `limitMs`. */
-  #fetch(path: string, init: RequestInit & { signal?: AbortSignal }, limitMs: number): Promise<Response> {
+  #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
     return this.#gate.pass(async () => {
+      const signed = await this.#sign(init.method ?? "GET", path, init.body ?? new Uint8Array());
       const late = new AbortController();
       const timer = setTimeout(() => late.abort(new Error(`no answer within ${limitMs} ms`)), limitMs);
       const signal = init.signal ? AbortSignal.any([init.signal, late.signal]) : late.signal;
       try {
-        return await fetch(this.#url + path, { ...init, signal });
+        return await this.#call(this.#url + path, { ...init, headers: { ...init.headers, ...signed }, signal });
       } catch (cause) {
         const kind = late.signal.aborted ? "silent" : "unreachable";
         throw away(kind, "The inference backend cannot be reached.", cause);

@@ -8,6 +8,7 @@ import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { Backends } from "../backend/backends.ts";
+import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient, openFrames } from "../backend/client.ts";
 import { type Dispatch, isLast } from "../backend/dispatch.ts";
 import { Gate } from "../backend/gate.ts";
@@ -29,8 +30,11 @@ export class Shard extends DurableObject<Env> {
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const config = readConfig(env);
     this.#metrics = new EdgeMetrics(config.otlp, now);
+    const newNonce = () => crypto.randomUUID().replaceAll("-", "");
+    const sign = createSigner(config.backendSecrets, { now, newNonce });
+    const parts = { gate, fileOf, sign, fetch: config.backendFetch };
     const backends = new Backends({
-      clients: new Map(config.backendUrls.map((url) => [url, new BackendClient(url, gate, {}, fileOf)])),
+      clients: new Map(config.backendUrls.map((url) => [url, new BackendClient(url, parts)])),
       observer: this.#metrics.counting(routingLog),
       now,
       after(ms, work) {

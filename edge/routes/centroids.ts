@@ -1,8 +1,8 @@
 /** GET /v1/centroids: what each centroid stands for and what its adapter was measured to gain. */
 import type { Handler } from "hono";
 import { adapterIdentity } from "../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { sha256Hex } from "../sha256.ts";
 
 export function listCentroids(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {

@@ -16,7 +16,7 @@ import {
   tenantRecordSchema,
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { sha256Hex } from "../sha256.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import type { Records } from "./records.ts";
 
 /** A key of the configuration: for every use, and without an end. */

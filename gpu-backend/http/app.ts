@@ -8,6 +8,8 @@ import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
 import { readBody } from "./body.ts";
+import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
+import type { CallVerifier } from "./call-verifier.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
@@ -23,14 +25,19 @@ export interface AppParts {
   log: Log;
   /** null where no collector is configured. */
   tracer: Tracer | null;
+  /** null where no secret is set: then anybody may call. */
+  verifier: CallVerifier | null;
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
 }
 
-export function createApp({ engine, adapters, metrics, log, tracer, now }: AppParts): Hono {
+export function createApp({ engine, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
-  app.post("/v1/*", requireJson, limitBody);
-  app.put("/v1/*", limitBody);
+  if (verifier) {
+    app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
+    app.use("/readyz", checkSignature(verifier));
+  } else app.use("/v1/*", limitBody);
+  app.post("/v1/*", requireJson);
   addAdapterRoutes(app, adapters, log);
 
   app.post("/v1/batches", async (context) => {

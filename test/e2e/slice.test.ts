@@ -154,6 +154,12 @@ describe("errors", () => {
   });
 });
 
+test("the backend takes no call but the edge's", async () => {
+  const response = await fetch(`${stack.backends[0].url}/v1/batches`, { method: "POST", body: "{}" });
+  expect(response.status).toBe(401);
+  expect(await response.json()).toMatchObject({ error: { code: "bad_signature" } });
+});
+
 test("200 requests given up by their clients leave room: the next is answered, and no slot stays taken", async () => {
   await Promise.all(
     Array.from({ length: 200 }, async (_, i) => {

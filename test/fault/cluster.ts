@@ -10,6 +10,7 @@ import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const key = "sk-chameleon-fault";
+const BACKEND_SECRETS = "fault-0123456789abcdef0123456789abcdef";
 
 export interface Edge {
   url: string;
@@ -36,7 +37,7 @@ export async function startCluster(): Promise<Cluster> {
   await stageArtifacts();
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const ports = await freePorts(2);
-  const start = (port: number) => startBackend({ BACKEND_PORT: String(port), THREADS: "1" });
+  const start = (port: number) => startBackend({ BACKEND_SECRETS, BACKEND_PORT: String(port), THREADS: "1" });
   const backends = await Promise.all(ports.map(start));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
@@ -45,7 +46,8 @@ export async function startCluster(): Promise<Cluster> {
     async startEdge(isProxied) {
       const urls = isProxied ? [proxy.url, backends[1].url] : backends.map(({ url }) => url);
       const hash = createHash("sha256").update(key).digest("hex");
-      const vars = { BACKEND_URLS: urls.join(","), TENANT_KEYS: JSON.stringify([{ hash, tenant: "fault" }]) };
+      const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
+      const vars = { BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
       const workerd = await startWorkerd(await edge.configure({ vars }));
       return {
         url: workerd.url,

@@ -2,7 +2,6 @@
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
-import { sha256Hex } from "../../edge/sha256.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import {
   type AdapterAnswer,
@@ -11,6 +10,7 @@ import {
   batchRequestSchema,
 } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

@@ -54,6 +54,8 @@ type MaybePromise<T> = T | Promise<T>;
 export interface Seen {
   batches: BatchRequest[];
   headers: Headers[];
+  /** Bodies of the batches, as they were sent. */
+  bytes: Uint8Array[];
   cancelled: string[];
 }
 
@@ -71,11 +73,13 @@ export function backendAnswers(script: (sequence: SequenceRequest, batch: BatchR
 export function backendStreams(
   body: (batch: BatchRequest, signal: AbortSignal) => MaybePromise<ReadableStream<Uint8Array> | Response>,
 ): Seen {
-  const seen: Seen = { batches: [], headers: [], cancelled: [] };
+  const seen: Seen = { batches: [], headers: [], bytes: [], cancelled: [] };
   network.use(
     http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
       // The edge must keep to the contract.
-      const batch = batchRequestSchema.parse(await request.json());
+      const bytes = new Uint8Array(await request.arrayBuffer());
+      const batch = batchRequestSchema.parse(JSON.parse(new TextDecoder().decode(bytes)));
+      seen.bytes.push(bytes);
       seen.batches.push(batch);
       seen.headers.push(request.headers);
       const made = await body(batch, request.signal);
@@ -166,7 +170,7 @@ export function saying(
 export function backendsDispatch(limits: Partial<ClientLimits>): Dispatch {
   const ignore = () => {};
   return new Backends({
-    clients: new Map([[backendUrl, new BackendClient(backendUrl, undefined, limits)]]),
+    clients: new Map([[backendUrl, new BackendClient(backendUrl, { limits })]]),
     observer: { retried: ignore, resumed: ignore, hedged: ignore, ejected: ignore, returned: ignore, failed: ignore },
     now: () => Date.now(),
     after(ms, work) {

@@ -2,7 +2,6 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { sha256Hex } from "../../edge/sha256.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
@@ -15,6 +14,7 @@ import {
   type TenantRecord,
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { createSigner } from "../../edge/backend/call-signer.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
@@ -25,6 +26,34 @@ const tokensOf = (frames: Frame[], id: string) =>
   frames.filter((frame) => frame.id === id && frame.type === "token").length;
 const lastOf = (frames: Frame[], id: string) => frames.findLast((frame) => frame.id === id);
 const errorOf = async (response: Response) => ((await response.json()) as ErrorEnvelope).error;
+
+test("where a secret is set only signed calls are served; without one, an open port is a loud warning", async () => {
+  const secret = "integration-0123456789abcdef0123456789";
+  const [guarded, open] = await Promise.all([
+    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0", BACKEND_SECRETS: secret }),
+    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0" }),
+  ]);
+  try {
+    expect(open.log()).toMatch(/"level":"warn","event":"unsigned_calls".*BACKEND_SECRETS/);
+    expect(guarded.log()).not.toContain("unsigned_calls");
+    const batch = guarded.batch("c0", [short("a")]);
+    const refused = await guarded.post("/v1/batches", batch);
+    expect(refused.status).toBe(401);
+    expect((await errorOf(refused)).code).toBe("bad_signature");
+    const sign = createSigner([secret], { now: () => Date.now(), newNonce: () => "0".repeat(32) });
+    const body = new TextEncoder().encode(JSON.stringify(batch));
+    const headers = { "content-type": "application/json", ...(await sign("POST", "/v1/batches", body)) };
+    const send = () => fetch(`${guarded.url}/v1/batches`, { method: "POST", headers, body });
+    expect(lastOf(await allFrames(await send()), "a")).toMatchObject({ type: "done" });
+    expect((await errorOf(await send())).message).toContain("used before");
+    expect(guarded.log()).not.toContain(secret);
+  } finally {
+    for (const { child, exited } of [guarded, open]) {
+      child.kill("SIGTERM");
+      await exited;
+    }
+  }
+});
 
 describe("one backend", () => {
   let backend: Backend;

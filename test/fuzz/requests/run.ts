@@ -18,6 +18,7 @@ import { type Outcome, send } from "./send.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 const key = "sk-chameleon-fuzz";
+const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** An answer may wait behind long generations; whoever waits longer has been forgotten. */
 const patienceMs = 60_000;
 const drainMs = 15_000;
@@ -47,10 +48,11 @@ export async function fuzzRequests(options: {
 }): Promise<FuzzResult> {
   const { requests, seed, concurrency, note } = options;
   await stageArtifacts();
-  const backend = await startBackend({ THREADS: "1", MAX_QUEUE: "256" });
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256" });
   const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const hash = createHash("sha256").update(key).digest("hex");
-  const vars = { BACKEND_URLS: backend.url, TENANT_KEYS: JSON.stringify([{ hash, tenant: "fuzz" }]) };
+  const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fuzz" }]);
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS };
   const edge = await startWorkerd(await bare.configure({ vars }));
   try {
     const port = Number(new URL(edge.url).port);

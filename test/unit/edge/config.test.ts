@@ -19,12 +19,30 @@ describe("readConfig", () => {
       SHARD_COUNT: "8",
     });
     expect(config).toEqual({
+      backendSecrets: [],
+      backendFetch: expect.any(Function),
       backendUrls: ["http://a:1", "https://b"],
       tenantKeys: keys,
       shardCount: 8,
       otlp: null,
       traceRatio: 1,
     });
+  });
+
+  test("takes the first secret to sign with, and a bound certificate to call with", async () => {
+    const called: string[] = [];
+    const certificate = {
+      async fetch(url: string) {
+        called.push(url);
+        return new Response();
+      },
+    };
+    const secrets = `${"n".repeat(32)},${"o".repeat(32)}`;
+    const config = readConfig({ ...valid, BACKEND_SECRETS: secrets, BACKEND_CERTIFICATE: certificate });
+    expect(config.backendSecrets).toEqual(["n".repeat(32), "o".repeat(32)]);
+    await config.backendFetch("https://b/readyz", {});
+    expect(called).toEqual(["https://b/readyz"]);
+    expect(() => readConfig({ ...valid, BACKEND_SECRETS: "too-short" })).toThrow(/BACKEND_SECRETS(?!.*too-short)/);
   });
 
   test.each([

@@ -63,7 +63,9 @@ test("compose publishes the port on loopback, and sets what config.ts knows", ()
   expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile" });
   expect(backend.ports).toEqual([`127.0.0.1:${preset.port}:${preset.port}`]);
   expect(settings).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
-  expect(readConfig(backend.environment)).toEqual(preset);
+  const given = Object.entries<string | null>(backend.environment).filter(([, value]) => value !== null);
+  expect(readConfig(Object.fromEntries(given) as Record<string, string>)).toEqual(preset);
+  expect(backend.environment.BACKEND_SECRETS).toBeNull();
   expect(Number.parseFloat(backend.stop_grace_period) * 1000).toBeGreaterThan(preset.drainMs);
 });
 
@@ -78,6 +80,8 @@ test("the pod has the port, settings, probes and grace that the backend wants", 
     expect(getPaths).toContain(httpGet.path);
   }
   expect(container.livenessProbe.httpGet.path).toBe("/healthz");
+  const secret = { secretKeyRef: { name: "chameleon-backend", key: "BACKEND_SECRETS" } };
+  expect(container.env).toContainEqual({ name: "BACKEND_SECRETS", valueFrom: secret });
   expect(pod.securityContext.runAsNonRoot).toBe(true);
   expect(deployment.spec.replicas).toBeUndefined();
 });

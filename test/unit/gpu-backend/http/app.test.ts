@@ -1,8 +1,10 @@
 import { tmpdir } from "node:os";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { createSigner } from "../../../../edge/backend/call-signer.ts";
 import { InstantStore } from "../../../../gpu-backend/adapters/instant/store.ts";
 import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
+import { CallVerifier } from "../../../../gpu-backend/http/call-verifier.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { type BatchRequest, type Frame, heartbeatMs } from "../../../../shared/contracts/inference.ts";
@@ -17,6 +19,7 @@ let info: EngineClient["info"];
 let logged: string[];
 let messages = 0;
 let app: ReturnType<typeof createApp>;
+let appWith: (verifier: CallVerifier | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
 const batch = (change: object = {}): BatchRequest => ({
@@ -77,7 +80,8 @@ beforeEach(() => {
     bring: async () => {},
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };
-  app = createApp({ engine, adapters, metrics, log, tracer: null, now: () => 0 });
+  appWith = (verifier) => createApp({ engine, adapters, metrics, log, tracer: null, verifier, now: () => 0 });
+  app = appWith(null);
 });
 
 describe("POST /v1/batches", () => {
@@ -210,6 +214,74 @@ test("/readyz follows the engine, /healthz the process", async () => {
   const response = await app.request("/readyz");
   expect(response.status).toBe(200);
   expect(await response.json()).toMatchObject({ model: "tiny", manifestHash: "b".repeat(64) });
+});
+
+describe("where a secret is set", () => {
+  const url = "http://backend";
+  const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body));
+  let nonces = 0;
+  const signOf = (secret: string) =>
+    createSigner([secret], { now: () => 0, newNonce: () => (nonces++).toString(16).padStart(32, "0") });
+  const sign = signOf("s".repeat(32));
+  const json = { "content-type": "application/json" };
+  const hash = "a".repeat(64);
+  beforeEach(() => {
+    app = appWith(new CallVerifier(["s".repeat(32)], () => 0));
+  });
+
+  test("a signed batch is served", async () => {
+    const body = bytesOf(batch());
+    const headers = { ...json, ...(await sign("POST", "/v1/batches", body)) };
+    expect((await app.request(`${url}/v1/batches`, { method: "POST", headers, body })).status).toBe(200);
+  });
+
+  test.each([
+    ["POST", "/v1/batches"],
+    ["POST", "/v1/cancellations"],
+    ["POST", "/v1/adapters"],
+    ["GET", `/v1/adapters/acme/${hash}`],
+    ["PUT", `/v1/adapters/acme/${hash}`],
+    ["DELETE", `/v1/adapters/acme/${hash}`],
+    ["GET", "/v1/whatever"],
+  ])("an unsigned %s of %s is refused before its body is read", async (method, path) => {
+    let isRead = false;
+    const body = new ReadableStream(
+      {
+        pull(controller) {
+          isRead = true;
+          controller.enqueue(bytesOf(batch()));
+          controller.close();
+        },
+      },
+      { highWaterMark: 0 },
+    );
+    const init = method === "GET" ? { method } : { method, body, duplex: "half", headers: json };
+    const response = await app.request(`${url}${path}`, init as RequestInit);
+    expect(response.status).toBe(401);
+    expect((await errorOf(response)).code).toBe("bad_signature");
+    expect(isRead).toBe(false);
+  });
+
+  test("another body under a right signature reaches nobody", async () => {
+    sink = () => expect.unreachable();
+    const headers = { ...json, ...(await sign("POST", "/v1/cancellations", bytesOf({ version: 1, ids: ["s1"] }))) };
+    const body = bytesOf({ version: 1, ids: ["s2"] });
+    const response = await app.request(`${url}/v1/cancellations`, { method: "POST", headers, body });
+    expect(response.status).toBe(401);
+    expect((await errorOf(response)).message).toContain("body");
+    expect(cancelled).toEqual([]);
+  });
+
+  test("probes need no signature, but a wrong one is told", async () => {
+    info = { manifest: { model: { name: "tiny", servedAs: "gpt2" } }, manifestHash: hash } as EngineClient["info"];
+    const probe = async (headers: Record<string, string>) => (await app.request(`${url}/readyz`, { headers })).status;
+    const nothing = new Uint8Array();
+    expect(await probe({})).toBe(200);
+    expect(await probe(await sign("GET", "/readyz", nothing))).toBe(200);
+    expect(await probe(await signOf("t".repeat(32))("GET", "/readyz", nothing))).toBe(401);
+    expect((await app.request(`${url}/healthz`)).status).toBe(200);
+    expect((await app.request(`${url}/metrics`)).status).toBe(200);
+  });
 });
 
 test("a wrong method and an unknown path are errors in the envelope", async () => {

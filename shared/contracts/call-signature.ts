@@ -1,0 +1,112 @@
+/**
+ * How a call of the edge to a backend is signed: the one canonical form, and what both sides do with it.
+ *
+ *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,nonce=HEX,body=SHA256,signature=HMAC
+ *
+ * The HMAC is over key, time, nonce, method, path and the body's hash, a line each. As the hash is in the header, a caller
+ * who has no secret is refused before any of its body is read. Not here: which nonces were seen, and how old a call may
+ * be, which are the backend's.
+ */
+import { hexOf, sha256Hex } from "../sha256.ts";
+
+const scheme = "Chameleon-HMAC-SHA256";
+const headerPattern = new RegExp(
+  `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),nonce=([0-9a-f]{32}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
+);
+/** The longest header that can be one. */
+export const signatureCharacters = 300;
+
+/** A secret, prepared. Its id says which it is and nothing of what it is. */
+export interface SigningKey {
+  id: string;
+  hmac: Awaited<ReturnType<typeof crypto.subtle.importKey>>;
+}
+
+/** What is signed. */
+export interface Call {
+  method: string;
+  /** Of the URL, its query counted. */
+  path: string;
+  keyId: string;
+  /** Since 1970. */
+  timeMs: number;
+  /** 32 hex digits, never the same twice. */
+  nonce: string;
+  bodySha256: string;
+}
+
+export interface SignedCall extends Call {
+  /** 64 hex digits. */
+  signature: string;
+}
+
+const fewestCharacters = 32;
+const mostSecrets = 2;
+
+/**
+ * The secrets of a variable: the first signs, any of them opens, so that a new one can be brought to both sides before the
+ * old one goes. None where it is empty. Throws an Error that names the variable and never repeats a secret.
+ */
+export function readSecrets(text: string | undefined, variable: string): string[] {
+  if (!text?.trim()) return [];
+  const secrets = text.split(",").map((secret) => secret.trim());
+  if (secrets.length > mostSecrets) {
+    throw new Error(`${variable} holds ${secrets.length} secrets; there may be ${mostSecrets}, separated by a comma`);
+  }
+  for (const [i, secret] of secrets.entries()) {
+    if (secret.length >= fewestCharacters && /^[\x21-\x7e]+$/.test(secret)) continue;
+    throw new Error(
+      `secret ${i + 1} of ${variable} has ${secret.length} characters; it must have at least ${fewestCharacters}, of printable ASCII without blanks`,
+    );
+  }
+  return secrets;
+}
+
+export async function signingKey(secret: string): Promise<SigningKey> {
+  const hmac = await crypto.subtle.importKey("raw", utf8(secret), { name: "HMAC", hash: "SHA-256" }, false, [
+    "sign",
+    "verify",
+  ]);
+  const id = hexOf(await crypto.subtle.sign("HMAC", hmac, utf8("chameleon key id"))).slice(0, 16);
+  return { id, hmac };
+}
+
+/** The header of one call. */
+export async function signatureHeader(
+  key: SigningKey,
+  {
+    method,
+    path,
+    body,
+    timeMs,
+    nonce,
+  }: Pick<Call, "method" | "path" | "timeMs" | "nonce"> & {
+    body: Uint8Array;
+  },
+): Promise<string> {
+  const call: Call = { method, path, keyId: key.id, timeMs, nonce, bodySha256: await sha256Hex(body) };
+  const signature = hexOf(await crypto.subtle.sign("HMAC", key.hmac, canonical(call)));
+  return `${scheme} key=${key.id},time=${timeMs},nonce=${nonce},body=${call.bodySha256},signature=${signature}`;
+}
+
+/** What a header claims of a call; null for anything that is no such header. */
+export function parseSignature(header: string, method: string, path: string): SignedCall | null {
+  const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
+  if (!match) return null;
+  const [, keyId, time, nonce, bodySha256, signature] = match;
+  return { method, path, keyId, timeMs: Number(time), nonce, bodySha256, signature };
+}
+
+/** Whether the holder of `key` signed this call; takes as long for any wrong signature. */
+export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<boolean> {
+  const signature = Uint8Array.from(call.signature.match(/../g)!, (digits) => Number.parseInt(digits, 16));
+  return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
+}
+
+function canonical({ keyId, timeMs, nonce, method, path, bodySha256 }: Call): Uint8Array {
+  return utf8([scheme, keyId, timeMs, nonce, method, path, bodySha256].join("\n"));
+}
+
+function utf8(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}

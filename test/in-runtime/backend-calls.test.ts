@@ -1,0 +1,80 @@
+/** What goes from the edge to a backend, and what of a client's request never does. */
+import { env } from "cloudflare:workers";
+import { describe, expect, test } from "vitest";
+import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import { backendAnswers, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+test("every call is signed, over the bytes that are sent", async () => {
+  const seen = backendAnswers(({ id }) => saying(id, "b"));
+  const { complete } = testApp();
+  for (const prompt of ["aaa", "bbb"]) expect((await complete({ prompt, max_tokens: 1 })).status).toBe(200);
+  const [secret] = (env as Env & { BACKEND_SECRETS: string }).BACKEND_SECRETS.split(",");
+  const key = await signingKey(secret);
+  const nonces = new Set<string>();
+  for (const [i, headers] of seen.headers.entries()) {
+    const call = parseSignature(headers.get("authorization") ?? "", "POST", "/v1/batches");
+    expect(call).toMatchObject({ keyId: key.id, bodySha256: await sha256Hex(seen.bytes[i]) });
+    expect(await isSignedBy(key, call!)).toBe(true);
+    expect(Math.abs(Date.now() - call!.timeMs)).toBeLessThan(10_000);
+    nonces.add(call!.nonce);
+  }
+  expect(nonces.size).toBe(2);
+});
+
+describe("nothing that a client sends reaches a backend", () => {
+  const body = { prompt: "aaa", max_tokens: 1, seed: 1 };
+  /** The one batch that this request becomes, and the headers it travels with. */
+  async function sentFor(headers: Record<string, string>, extra: object = {}) {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const response = await testApp().complete({ ...body, ...extra }, { headers });
+    expect(response.status, await response.clone().text()).toBe(200);
+    expect(seen.batches).toHaveLength(1);
+    return { batch: seen.batches[0], headers: Object.fromEntries(seen.headers[0]) };
+  }
+  const names = ["authorization", "content-type"];
+
+  test.each([
+    ...["tenant", "centroid", "manifest", "adapter", "key-id", "signature"].map((name) => `x-chameleon-${name}`),
+    ...["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip"],
+    ...["x-request-id", "traceparent", "tracestate", "baggage", "cookie", "via", "x-http-method-override", "te"],
+    ...["x-original-url", "x-rewrite-url", "cf-worker", "proxy-authorization", "idempotency-key", "user-agent"],
+  ])("as the header %s", async (name) => {
+    const value = name === "traceparent" ? `00-${"a".repeat(32)}-${"b".repeat(16)}-01` : "smuggled";
+    const sent = await sentFor({ [name]: value });
+    expect(Object.keys(sent.headers).sort()).toEqual(names);
+    expect(JSON.stringify(sent)).not.toContain(value);
+    expect(sent.batch).toEqual((await sentFor({})).batch);
+  });
+
+  test.each([
+    ...["tenant", "centroidId", "manifestHash", "adapterHash", "sequences", "version", "id", "traceparent"],
+    ...["continuedIds", "promptIds", "deadlineMs", "sampling", "__proto__", "constructor"],
+  ])("as the field %s", async (name) => {
+    for (const value of ["smuggled", ["smuggled"], { tenant: "smuggled" }]) {
+      const field = JSON.parse(`{${JSON.stringify(name)}: ${JSON.stringify(value)}}`);
+      const { batch } = await sentFor({}, field);
+      expect(batch).toEqual((await sentFor({})).batch);
+    }
+  });
+
+  test.each([
+    "http://evil.example/x",
+    "//evil.example",
+    "../../v1/adapters/other/x",
+    "c0/../c1",
+    "c0%2f",
+    "C0\r\nx: y",
+  ])("as a URL or a path in place of a name: %j", async (name) => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const { complete, request } = testApp();
+    const { status } = await complete({ ...body, model: `gpt2:${name}` });
+    expect(status).toBe(404);
+    expect((await complete({ ...body, chameleon: { adapter: name } })).status).toBe(400);
+    expect((await request(`/v1/models/${encodeURIComponent(name)}`)).status).toBe(404);
+    expect((await request(`/v1/adapters/${encodeURIComponent(name)}`, { method: "DELETE" })).status).toBe(404);
+    expect(seen.batches).toEqual([]);
+  });
+});

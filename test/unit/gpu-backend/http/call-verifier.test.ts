@@ -1,0 +1,158 @@
+import fc from "fast-check";
+import { beforeEach, describe, expect, test } from "vitest";
+import { createSigner } from "../../../../edge/backend/call-signer.ts";
+import { CallVerifier, clockToleranceMs } from "../../../../gpu-backend/http/call-verifier.ts";
+import { NonceMemory } from "../../../../gpu-backend/http/nonce-memory.ts";
+import { parseSignature, readSecrets } from "../../../../shared/contracts/call-signature.ts";
+import { sha256Hex } from "../../../../shared/sha256.ts";
+
+const [one, other, third] = ["1", "2", "3"].map((digit) => digit.repeat(32));
+const body = new TextEncoder().encode('{"prompt":"x"}');
+const post = ["POST", "/v1/batches", body] as const;
+let nowMs: number;
+let nonces: number;
+const newNonce = () => (nonces++).toString(16).padStart(32, "0");
+const signed = async (secret: string, ...[method, path, bytes]: Parameters<ReturnType<typeof createSigner>>) =>
+  (await createSigner([secret], { now: () => nowMs, newNonce })(method, path, bytes)).authorization;
+const verifierOf = (...secrets: string[]) => new CallVerifier(secrets, () => nowMs);
+const badSignature = (why: string) =>
+  expect.objectContaining({ kind: "bad_signature", message: expect.stringContaining(why) });
+
+beforeEach(() => {
+  nowMs = 1_800_000_000_000;
+  nonces = 0;
+});
+
+describe("a call", () => {
+  test("that the edge signed is taken, and its body is known by its hash", async () => {
+    const header = await signed(one, ...post);
+    await verifierOf(one).verify("POST", "/v1/batches", header);
+    expect(parseSignature(header, "POST", "/v1/batches")?.bodySha256).toBe(await sha256Hex(body));
+  });
+
+  test("is taken with either secret while they are replaced, and no longer once the old one is gone", async () => {
+    const verifier = verifierOf(other, one);
+    await verifier.verify("POST", "/v1/batches", await signed(one, ...post));
+    await verifier.verify("POST", "/v1/batches", await signed(other, ...post));
+    const old = await signed(one, ...post);
+    await expect(verifierOf(other).verify("POST", "/v1/batches", old)).rejects.toEqual(badSignature("known are"));
+    await expect(verifierOf(other, third).verify("POST", "/v1/batches", old)).rejects.toEqual(badSignature(" and "));
+  });
+
+  test.each([
+    [undefined, "BACKEND_SECRETS"],
+    ["", "BACKEND_SECRETS"],
+    ["Bearer sk-x", "form"],
+    [`Chameleon-HMAC-SHA256 ${"a".repeat(10_000)}`, "form"],
+  ])("with the header %j is refused", async (header, why) => {
+    await expect(verifierOf(one).verify("POST", "/v1/batches", header)).rejects.toEqual(badSignature(why));
+  });
+
+  test("is refused where anything of it was changed", async () => {
+    const verifier = verifierOf(one);
+    const header = await signed(one, ...post);
+    const verify = (changed: string, method = "POST", path = "/v1/batches") => verifier.verify(method, path, changed);
+    await expect(verify(header, "PUT")).rejects.toEqual(badSignature("match"));
+    await expect(verify(header, "POST", "/v1/adapters")).rejects.toEqual(badSignature("match"));
+    await expect(verify(header, "POST", "/v1/batches?x=1")).rejects.toEqual(badSignature("match"));
+    const start = header.indexOf("key=");
+    await fc.assert(
+      fc.asyncProperty(
+        fc.integer({ min: start, max: header.length - 1 }),
+        fc.constantFrom(..."0123456789abcdef"),
+        async (at, digit) => {
+          if (header[at] === digit) return;
+          await expect(verify(header.slice(0, at) + digit + header.slice(at + 1))).rejects.toMatchObject({
+            kind: "bad_signature",
+          });
+        },
+      ),
+      { numRuns: 300 },
+    );
+    // None of that used it up.
+    await verify(header);
+  });
+
+  test("is taken once, by whoever of many at a time comes first", async () => {
+    const verifier = verifierOf(one);
+    const header = await signed(one, ...post);
+    const results = await Promise.allSettled(
+      Array.from({ length: 20 }, () => verifier.verify("POST", "/v1/batches", header)),
+    );
+    expect(results.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    for (const result of results) {
+      if (result.status === "rejected") expect(result.reason).toEqual(badSignature("used before"));
+    }
+  });
+
+  test.each([-1, 1])("is taken up to the tolerance of clocks and not beyond (%i)", async (sign) => {
+    const madeMs = nowMs;
+    const [first, second] = [await signed(one, ...post), await signed(one, ...post)];
+    nowMs = madeMs + sign * clockToleranceMs;
+    const verifier = verifierOf(one);
+    await verifier.verify("POST", "/v1/batches", first);
+    nowMs += sign;
+    const why = `${clockToleranceMs + 1} ms from now`;
+    await expect(verifier.verify("POST", "/v1/batches", second)).rejects.toEqual(badSignature(why));
+  });
+
+  test("is never taken twice, at any time, however little is remembered", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.record({ call: fc.nat(7), passMs: fc.integer({ min: 0, max: clockToleranceMs }) }), {
+          maxLength: 40,
+        }),
+        fc.integer({ min: 1, max: 4 }),
+        async (events, capacity) => {
+          const verifier = new CallVerifier([one], () => nowMs, new NonceMemory(capacity));
+          const headers = new Map<number, string>();
+          const taken = new Set<number>();
+          for (const { call, passMs } of events) {
+            nowMs += passMs;
+            if (!headers.has(call)) headers.set(call, await signed(one, ...post));
+            const isTaken = await verifier.verify("POST", "/v1/batches", headers.get(call)).then(
+              () => true,
+              () => false,
+            );
+            if (isTaken) {
+              expect(taken.has(call)).toBe(false);
+              taken.add(call);
+            }
+          }
+        },
+      ),
+      { numRuns: 100 },
+    );
+  });
+});
+
+describe("the memory of nonces", () => {
+  test("holds no more than it may, and no longer than it must", () => {
+    const memory = new NonceMemory(3);
+    for (let i = 0; i < 100; i++) expect(memory.add(`n${i}`, 1000 + i, 0)).toBe("added");
+    expect(memory.size).toBe(3);
+    expect(memory.add("late", 1096, 0)).toBe("too old");
+    expect(memory.add("n99", 1099, 0)).toBe("seen");
+    // Two of three are past their time.
+    expect(memory.add("next", 1200, 1099)).toBe("added");
+    expect(memory.size).toBe(2);
+  });
+});
+
+describe("the variable of secrets", () => {
+  test("holds none, one, or two", () => {
+    expect([readSecrets(undefined, "X"), readSecrets("", "X"), readSecrets(" ", "X")]).toEqual([[], [], []]);
+    expect(readSecrets(one, "X")).toEqual([one]);
+    expect(readSecrets(`${one}, ${other}`, "X")).toEqual([one, other]);
+  });
+
+  test.each(["short", `${one},short`, `${one},${other},${third}`, `${one},`, "ä".repeat(40), `${"a b".repeat(20)}`])(
+    "is refused by its name, and not repeated: %j",
+    (text) => {
+      expect(() => readSecrets(text, "BACKEND_SECRETS")).toThrow(/BACKEND_SECRETS/);
+      for (const part of text.split(",").filter(Boolean)) {
+        expect(() => readSecrets(text, "BACKEND_SECRETS")).not.toThrow(part);
+      }
+    },
+  );
+});
