@@ -63,7 +63,7 @@ export async function publish(
   table: EdgeTable,
   tokenizer: TensorFile,
   centroids: readonly CentroidDescription[],
-  about: Pick<Manifest, "model" | "training"> & { prefixTokens: number },
+  about: Pick<Manifest, "model" | "promptBias" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
   const contents: [string, TensorFile][] = [
@@ -93,6 +93,7 @@ export async function publish(
       hash: centroidHash(bank.centroids.vectors.subarray(k * P, (k + 1) * P), description.scale),
       ...description,
     })),
+    promptBias: about.promptBias,
     files,
     training: about.training,
   } satisfies Manifest);

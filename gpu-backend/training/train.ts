@@ -5,17 +5,22 @@
 import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import { openHeadSession } from "../runtime/head-probabilities.ts";
 import { gatedKind } from "./bank/bank-kinds.ts";
+import type { PlacedSet } from "./bank/batches.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain } from "./bank/gain.ts";
+import { documentGain, documentMean } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
-import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
+import { type Adapters, chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
+import { choosePromptBias, logFrequenciesOf, measurePromptBias, promptLengths } from "./bank/prompt-bias.ts";
 import { runToEnd } from "./bank/run.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
+import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
-import { prefixTokens, type Window } from "./corpus/windows.ts";
+import { documentKey, prefixTokens } from "./corpus/windows.ts";
+import { assignAll } from "./embed.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish, type TrainedBank } from "./publish.ts";
@@ -64,7 +69,7 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   let manifest: Manifest;
   try {
     const bank = await trainBank(prepared, options, cacheDirectory, progress, signal);
-    manifest = await measureAndPublish(prepared, bank, options);
+    manifest = await measureAndPublish(prepared, bank, options, progress);
   } finally {
     await prepared.close();
   }
@@ -112,13 +117,18 @@ async function trainBank(
     head,
     parameters,
     centroids,
-    unigram: unigramOf(sets.train.windows, head.vocabularySize),
+    unigram: logFrequenciesOf(sets.train.windows, head.vocabularySize),
     space,
     placed,
   };
 }
 
-async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainOptions): Promise<Manifest> {
+async function measureAndPublish(
+  prepared: Prepared,
+  bank: Bank,
+  options: TrainOptions,
+  progress: Progress,
+): Promise<Manifest> {
   const { model, tokenizer } = prepared;
   const { sets, memberOf, table } = bank.placed;
   const K = bank.centroids.count;
@@ -127,6 +137,8 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
   const scales = await chooseScales(meter, sets.validation, adapters);
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
+  progress.stage("prompt bias", 2);
+  const promptBias = await fitPromptBias(prepared, bank, adapters, scales, options, progress);
 
   const counts = countsByCluster(sets.train.windows, memberOf, K, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
@@ -148,9 +160,11 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
         losses.filter(({ centroid }) => centroid === k),
         random,
       ),
+      promptBias: promptBias.strengths[k],
     })),
     {
       prefixTokens,
+      promptBias: { prior: promptBias.prior, gains: promptBias.gains },
       model: {
         name: basename(resolve(options.modelDirectory)),
         servedAs,
@@ -163,15 +177,46 @@ async function measureAndPublish(prepared: Prepared, bank: Bank, options: TrainO
         corpora: prepared.corpora.map(({ unseen: _, ...corpus }) => corpus),
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),
+        assignments: profileOf([...sets.validation.windows, ...sets.test.windows], table, bank.centroids),
       },
     },
   );
 }
 
-/** Log-probabilities of the training text's tokens [V], half a count added to each. */
-function unigramOf(windows: readonly Window[], V: number): Float32Array {
-  const counts = new Float64Array(V).fill(0.5);
-  for (const { tokenIds } of windows) for (const id of tokenIds) counts[id]++;
-  const total = counts.reduce((sum, count) => sum + count, 0);
-  return Float32Array.from(counts, (count) => Math.log(count / total));
+/** Strengths of the prompt bias, chosen on validation, and what it gains on test on top of what is shipped. */
+async function fitPromptBias(
+  prepared: Prepared,
+  { placed, head: weights, shape, parameters, unigram }: Bank,
+  adapters: Adapters,
+  scales: Float32Array,
+  { threads, seed }: TrainOptions,
+  progress: Progress,
+) {
+  const { hiddenSize: D } = weights;
+  const { sets, centroids } = placed;
+  const bank = { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
+  const head = await openHeadSession(weights.tokenEmbedding, D, bank, threads);
+  const frequencies = { logarithms: unigram, endOfTextId: prepared.model.config.endOfTextId };
+  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
+  const wornIn = (set: PlacedSet) => ({ gates, groupOf: assignAll(set.embeddings, centroids) });
+  try {
+    const { validation, test } = sets;
+    const { prior, strengths } = await choosePromptBias(head, D, validation, wornIn(validation), frequencies);
+    progress.advance(1);
+    // Where the adapter does not gain the base is served, and nothing but the base.
+    const served = strengths.map((strength, k) => (scales[k] === 0 ? 0 : strength));
+    const choicesOf = (k: number) => [{ prior, strength: served[k] }];
+    const measured = await measurePromptBias(head, D, test, wornIn(test), frequencies, choicesOf);
+    progress.advance(2);
+    const gains = promptLengths.flatMap((promptTokens) => {
+      const sums = measured
+        .filter((one) => one.promptTokens === promptTokens)
+        .map(({ window, tokens, gains: [sum] }) => ({ document: documentKey(test.windows[window]), tokens, sum }));
+      const gain = documentMean(sums, new Random(seed, streams.promptBias));
+      return gain ? [{ promptTokens, gain }] : [];
+    });
+    return { prior, strengths: served, gains };
+  } finally {
+    await head.release();
+  }
 }

@@ -30,7 +30,19 @@ export const centroidSchema = z.strictObject({
   scale: z.number(),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
+  /** Strength of the prompt bias on top of its adapter; absent, or 0: none. */
+  promptBias: z.number().min(0).optional(),
 });
+
+/** A row bias from each request's own prompt (`unigram` in FORMAT.md), as strong as validation chose for each centroid. */
+const promptBiasSchema = z.strictObject({
+  /** An occurrence of a token of frequency p weighs 1 / (prior · p). */
+  prior: z.number().positive(),
+  /** Held-out gain on top of the adapters as they are shipped, over the 64 tokens after prompts of these lengths. */
+  gains: z.array(z.strictObject({ promptTokens: z.int(), gain })),
+});
+
+const counts = z.array(z.int().min(0));
 
 /** A hyper-network that makes a centroid's gates, of a bank that all centroids share. */
 const gatedBankSchema = z.strictObject({
@@ -72,6 +84,8 @@ export const manifestSchema = z.strictObject({
   embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),
   hyperNetwork: z.discriminatedUnion("kind", [gatedBankSchema, fullSchema]),
   centroids: z.array(centroidSchema).min(1),
+  /** Absent: no prompt bias is served. */
+  promptBias: promptBiasSchema.optional(),
   /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
   files: z.record(z.string(), fileRecord),
   /** Null where nothing was trained: the base alone is served. */
@@ -91,6 +105,11 @@ export const manifestSchema = z.strictObject({
       /** Held-out perplexity of the base and of the adapters over all corpora. */
       basePerplexity: z.number(),
       adaptedPerplexity: z.number(),
+      /**
+       * How held-out text fell on the centroids, for each class of prompt lengths (`shared/math/assignment-profile.ts`):
+       * what live traffic is compared with. Absent in older artifacts.
+       */
+      assignments: z.array(z.strictObject({ centroids: counts, similarities: counts })).optional(),
     })
     .nullable(),
 });

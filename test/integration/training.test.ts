@@ -13,6 +13,7 @@ import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../shared/math/assignment.ts";
+import { promptClasses } from "../../shared/math/assignment-profile.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
@@ -101,6 +102,29 @@ describe("a finished training", () => {
       expect(scale).toBe(scales[k]);
       const vector = centroids.vectors.subarray(k * centroids.dimensions, (k + 1) * centroids.dimensions);
       expect(hash).toBe(centroidHash(vector, scale));
+    }
+  });
+
+  test("says how strong the prompt bias is, and what it gains on held-out text", () => {
+    const { prior, gains } = manifest.promptBias!;
+    expect(prior).toBeGreaterThan(0);
+    expect(gains.map(({ promptTokens }) => promptTokens)).toEqual([64, 128, 192]);
+    for (const { scale, promptBias } of manifest.centroids) {
+      expect(promptBias).toBeGreaterThanOrEqual(0);
+      if (scale === 0) expect(promptBias).toBe(0);
+    }
+  });
+
+  test("counted how held-out text falls on the centroids, by all lengths of prompts", () => {
+    const { assignments } = manifest.training!;
+    const sum = (counts: number[]) => counts.reduce((a, b) => a + b, 0);
+    const windows = assignments!.map(({ centroids }) => sum(centroids));
+    expect(new Set(windows).size).toBe(1);
+    expect(windows).toHaveLength(promptClasses.length);
+    expect(windows[0]).toBeGreaterThan(10);
+    for (const { centroids, similarities } of assignments!) {
+      expect(centroids).toHaveLength(manifest.centroids.length);
+      expect(sum(similarities)).toBe(windows[0]);
     }
   });
 

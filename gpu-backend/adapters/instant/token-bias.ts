@@ -19,8 +19,8 @@ export function tokenBias({ seen, expected }: TokenCounts): Float64Array {
 }
 
 /**
- * What `bias` [M] gains on positions `at` of probabilities [N, M], by example: bias of the token that came less
- * log(1 + Σ p·(e^bias − 1)), the growth of the normaliser.
+ * What `bias` [M] gains on positions `at` of probabilities [N, M], by example: bias of the token that came (none for a
+ * target of −1, which is not in the support) less log(1 + Σ p·(e^bias − 1)), the growth of the normaliser.
  */
 export function biasGains(
   observed: { exampleOf: Int32Array; targets: Int32Array; probabilities: Float32Array },
@@ -34,7 +34,7 @@ export function biasGains(
   for (const n of at) {
     let mass = 0;
     for (let m = 0, i = n * M; m < M; m++) mass += probabilities[i + m] * growth[m];
-    addGain(gains, exampleOf[n], bias[targets[n]] - Math.log1p(mass));
+    addGain(gains, exampleOf[n], (targets[n] < 0 ? 0 : bias[targets[n]]) - Math.log1p(mass));
   }
   return gains;
 }

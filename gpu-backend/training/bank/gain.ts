@@ -72,16 +72,22 @@ const judgedShare = 0.1;
 /** Validation of one corpus within one centroid. */
 export interface ScaleTrial {
   tokens: number;
-  /** Summed loss under each of `scaleChoices`. */
+  /** Summed loss under each choice; the first is to do nothing. */
   losses: number[];
 }
 
-/**
- * A centroid's scale: of those under which none of its corpora gets worse, the one with the lowest loss; 0, auto-off,
- * where that gains next to nothing. Without the first condition a corpus that gains much would pay for one that loses,
- * and text that the base knows by heart would be served worse than by the base.
- */
+/** A centroid's scale, one of `scaleChoices`; 0 is auto-off. */
 export function chooseScale(trials: readonly ScaleTrial[]): number {
+  return scaleChoices[chooseHarmless(trials)];
+}
+
+/**
+ * Of the choices under which no corpus gets worse, the one with the lowest loss; 0, to do nothing, where that gains next
+ * to nothing. Without the first condition a corpus that gains much would pay for one that loses, and text that the base
+ * knows by heart would be served worse than by the base.
+ */
+export function chooseHarmless(trials: readonly ScaleTrial[]): number {
+  const choices = trials[0]?.losses.length ?? 1;
   const tokens = trials.reduce((sum, trial) => sum + trial.tokens, 0);
   const gainAt = (choice: number) => trials.reduce((sum, { losses }) => sum + losses[0] - losses[choice], 0);
   const harms = (choice: number) =>
@@ -90,8 +96,8 @@ export function chooseScale(trials: readonly ScaleTrial[]): number {
         trial.tokens >= judgedShare * tokens && trial.losses[choice] - trial.losses[0] > toleratedLoss * trial.tokens,
     );
   let best = 0;
-  for (let choice = 1; choice < scaleChoices.length; choice++) {
+  for (let choice = 1; choice < choices; choice++) {
     if (gainAt(choice) > gainAt(best) && !harms(choice)) best = choice;
   }
-  return gainAt(best) >= requiredGain * tokens ? scaleChoices[best] : 0;
+  return gainAt(best) >= requiredGain * tokens ? best : 0;
 }
