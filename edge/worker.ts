@@ -2,8 +2,10 @@
 import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { createApp } from "./app.ts";
-import { loadArtifacts, loadOnce } from "./assign/artifacts.ts";
-import { readinessOf } from "./backend/backends.ts";
+import { ArtifactBucket } from "./assign/artifact-bucket.ts";
+import { type ArtifactObserver, ArtifactSets } from "./assign/artifact-sets.ts";
+import { loadArtifacts } from "./assign/artifacts.ts";
+import { isHeldBySome, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
@@ -21,20 +23,6 @@ export { Ledger } from "./tenants/ledger.ts";
 
 const config = readConfig(env);
 
-const artifacts = loadOnce(async () => {
-  const loading = loadArtifacts(readAsset);
-  // Others wait for this promise: it must outlive the request that began it.
-  waitUntil(loading.then(ignore, ignore));
-  try {
-    return await loading;
-  } catch (cause) {
-    throw new ServiceError("backend_unavailable", "The model's tables are not available at the edge.", {
-      retryAfterSeconds: 2,
-      cause,
-    });
-  }
-});
-
 const now = () => Date.now();
 const log = (requestId: string, error: ServiceError) => {
   const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.cause;
@@ -51,6 +39,34 @@ const sign = createSigner(config.backendSecrets, { now, newNonce: newId });
 const clients = () => config.backendUrls.map((url) => new BackendClient(url, { sign, fetch: config.backendFetch }));
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
+
+const tell = (level: "info" | "warn", event: string, fields: object) =>
+  console[level](JSON.stringify({ level, event, ...fields }));
+const artifactLog: ArtifactObserver = {
+  switched: (from, to) => tell("info", "artifacts_switched", { from, to }),
+  refused: (manifest, cause) => tell("warn", "artifacts_refused", { manifest, cause: String(cause) }),
+  awaited: (manifest) => tell("info", "artifacts_awaited", { manifest }),
+};
+/** A binding that a deployment may be without. */
+const bucket: R2Bucket | undefined = env.ARTIFACTS;
+const sets = new ArtifactSets({
+  source: bucket ? new ArtifactBucket(bucket) : null,
+  assets: () => loadArtifacts(readAsset),
+  isHeld: (manifestHash) => isHeldBySome(clients(), manifestHash),
+  now,
+  background: waitUntil,
+  observer: metrics.countingArtifacts(artifactLog),
+});
+const artifacts = async () => {
+  try {
+    return await sets.current();
+  } catch (cause) {
+    throw new ServiceError("backend_unavailable", "The model's tables are not available at the edge.", {
+      retryAfterSeconds: 2,
+      cause,
+    });
+  }
+};
 
 const app = createApp({
   artifacts,
@@ -101,5 +117,3 @@ async function readAsset(name: string): Promise<Uint8Array> {
 function isLoopback(url: string): boolean {
   return /^(localhost|\[::1\]|127\..*)$/.test(new URL(url).hostname);
 }
-
-function ignore(): void {}

@@ -1,8 +1,9 @@
-/** The edge's share of a model: manifest, tokenizer and edge table, from static assets, each held to its hash. */
+/** The edge's share of a model: manifest, tokenizer and edge table, each held to its hash. Not here: where they are. */
 import {
   edgeTableFile,
   type FileRecord,
   type Manifest,
+  manifestFile,
   parseManifest,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
@@ -20,12 +21,12 @@ export interface Artifacts {
   centroids: CentroidVectors;
 }
 
-/** Reads one file of the artifacts folder; the name is never taken from a request. */
-export type ReadAsset = (name: string) => Promise<Uint8Array>;
+/** Reads one file of a set, `sha256` being what the manifest says of it; the name is never taken from a request. */
+export type ReadArtifact = (name: string, sha256?: string) => Promise<Uint8Array>;
 
 /** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
-export async function loadArtifacts(read: ReadAsset): Promise<Artifacts> {
-  const manifestBytes = await read("manifest.json");
+export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
+  const manifestBytes = await read(manifestFile);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   const [manifestHash, tableFile, tokenFile] = await Promise.all([
     sha256Hex(manifestBytes),
@@ -53,9 +54,9 @@ export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
   };
 }
 
-async function readVerified(read: ReadAsset, name: string, record: FileRecord | undefined): Promise<TensorFile> {
+async function readVerified(read: ReadArtifact, name: string, record: FileRecord | undefined): Promise<TensorFile> {
   if (!record) throw new Error(`manifest.json does not list ${name}`);
-  const bytes = await read(name);
+  const bytes = await read(name, record.sha256);
   const actual = await sha256Hex(bytes);
   if (actual !== record.sha256) {
     throw new Error(

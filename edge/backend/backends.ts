@@ -2,7 +2,7 @@
  * All backends as one: a Dispatch that survives the loss of any of them. It sets no timer but those of calls under way,
  * and probes only while there is traffic, so that an idle one costs nothing.
  */
-import type { Readiness } from "../../shared/contracts/inference.ts";
+import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Dispatch } from "./dispatch.ts";
@@ -73,5 +73,17 @@ export class Backends {
 export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash: string): Promise<Readiness | null> {
   const asked = Array.from(clients, (client) => client.readiness().catch(() => null));
   const ready = (await Promise.all(asked)).filter((one) => one !== null);
-  return ready.find((one) => one.manifestHash === manifestHash) ?? ready[0] ?? null;
+  return ready.find((one) => holds(one, manifestHash)) ?? ready[0] ?? null;
+}
+
+/** Whether some backend is ready that serves batches of this manifest; as soon as one says so. Never rejects. */
+export function isHeldBySome(clients: Iterable<BackendCalls>, manifestHash: string): Promise<boolean> {
+  const asked = Array.from(clients, async (client) => {
+    const readiness = await client.readiness();
+    if (!readiness || !holds(readiness, manifestHash)) throw new Error("not this one");
+  });
+  return Promise.any(asked).then(
+    () => true,
+    () => false,
+  );
 }

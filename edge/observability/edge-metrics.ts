@@ -1,6 +1,7 @@
 /** What the edge counts: assignment, micro-batches, and what routing does. Reported to a collector now and then. */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
+import type { ArtifactObserver } from "../assign/artifact-sets.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { post, service } from "./otlp-export.ts";
 import { assignMsField } from "./request-trace.ts";
@@ -73,6 +74,27 @@ export class EdgeMetrics {
       failed: (backend, why) => {
         count("call_failures", 1, backend);
         observer.failed(backend, why);
+      },
+    };
+  }
+
+  /** `observer`, counted. */
+  countingArtifacts(observer: ArtifactObserver): ArtifactObserver {
+    const count = (name: string, manifest: string) => {
+      if (this.#target) this.#buffer.add(`chameleon.edge.artifacts.${name}`, 1, { manifest: manifest.slice(0, 12) });
+    };
+    return {
+      switched: (from, to) => {
+        count("switches", to);
+        observer.switched(from, to);
+      },
+      refused: (manifestHash, cause) => {
+        count("refusals", manifestHash ?? "pointer");
+        observer.refused(manifestHash, cause);
+      },
+      awaited: (manifestHash) => {
+        count("waits", manifestHash);
+        observer.awaited(manifestHash);
       },
     };
   }

@@ -1,5 +1,6 @@
 /** GET /healthz: the Worker runs. GET /readyz: a completion would be answered, by a backend with the same artifacts. */
 import type { Handler } from "hono";
+import { holds } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
@@ -15,7 +16,7 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
     const { manifestHash } = await dependencies.artifacts();
     const backend = await dependencies.readiness(manifestHash);
     if (!backend) throw notReady("The inference backend is not ready.");
-    if (backend.manifestHash !== manifestHash) {
+    if (!holds(backend, manifestHash)) {
       throw notReady(
         `The inference backend serves the manifest ${backend.manifestHash}, the edge has ${manifestHash}.`,
       );

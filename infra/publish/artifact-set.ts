@@ -4,13 +4,13 @@ import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
-import { hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { hyperNetworkFile, type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 
 export interface ArtifactSet {
   manifest: Manifest;
   manifestHash: string;
-  /** Every file by its name, `manifest.json` last. */
+  /** Every file by its name, `manifest.json` the last. */
   files: Map<string, PublishedFile>;
 }
 
@@ -18,8 +18,6 @@ export interface PublishedFile {
   sha256: string;
   bytes: Uint8Array<ArrayBuffer>;
 }
-
-const manifestName = "manifest.json";
 
 /** Throws an Error that names the file and what is wrong with it. */
 export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
@@ -31,7 +29,7 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
     });
     return Uint8Array.from(bytes);
   };
-  const manifestBytes = await read(manifestName);
+  const manifestBytes = await read(manifestFile);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   const files = new Map<string, PublishedFile>();
   for (const [name, record] of Object.entries(manifest.files)) {
@@ -46,7 +44,7 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
     files.set(name, { sha256: found, bytes });
   }
   const manifestHash = sha256(manifestBytes);
-  files.set(manifestName, { sha256: manifestHash, bytes: manifestBytes });
+  files.set(manifestFile, { sha256: manifestHash, bytes: manifestBytes });
   await requireServable(manifest, files);
   return { manifest, manifestHash, files };
 }

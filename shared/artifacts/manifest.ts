@@ -118,6 +118,7 @@ export type Manifest = z.infer<typeof manifestSchema>;
 export type CentroidRecord = z.infer<typeof centroidSchema>;
 export type FileRecord = z.infer<typeof fileRecord>;
 
+export const manifestFile = "manifest.json";
 export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";

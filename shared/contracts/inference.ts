@@ -160,7 +160,10 @@ export const readinessSchema = z.object({
   status: z.literal("ready"),
   model: z.string(),
   servedAs: z.string(),
+  /** Of the artifacts that are served first of all. */
   manifestHash: hash,
+  /** Of all that batches may name: more than one while a roll-out goes on. */
+  manifests: z.array(hash).optional(),
 });
 
 export type Readiness = z.infer<typeof readinessSchema>;
@@ -176,6 +179,11 @@ export type TokenFrame = z.infer<typeof tokenFrameSchema>;
 export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
+
+/** Whether a backend that says so serves batches of a manifest. */
+export function holds({ manifestHash, manifests = [] }: Readiness, wanted: string): boolean {
+  return manifestHash === wanted || manifests.includes(wanted);
+}
 
 /** Greedy, with nothing asked for and nothing steered: what a request of our own starts from. */
 export const greedySampling: Sampling = {

@@ -6,22 +6,23 @@ import { edgeTableFile, type Manifest, tokenizerFile } from "../../shared/artifa
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 
-const merges = ["t h", "th e", "Ġ the", "Ã ©", "w o"];
-const endOfTextId = 256 + merges.length;
+const someMerges = ["t h", "th e", "Ġ the", "Ã ©", "w o"];
+const endOfTextId = 256 + someMerges.length;
 const vocabularySize = endOfTextId + 1;
 const dimensions = 4;
 const subjects = ["a", "b", "z"];
 
 export const edgeModel = { contextTokens: 48, prefixTokens: 8, endOfTextId, vocabularySize } as const;
 
-/** File name → bytes, `manifest.json` included. */
-export async function edgeModelFiles(): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+/** File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same. */
+export async function edgeModelFiles(isOther = false): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+  const merges = isOther ? [...someMerges.slice(-1), ...someMerges.slice(0, -1)] : someMerges;
   const alphabet = byteAlphabet();
   const spellings = [...alphabet, ...merges.map((merge) => merge.replace(" ", "")), "<|endoftext|>"];
   const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
   const files = new Map([
     [tokenizerFile, packTokenizer(vocabulary, `#version: 0.2\n${merges.join("\n")}\n`, endOfTextId)],
-    [edgeTableFile, edgeTable()],
+    [edgeTableFile, edgeTable(isOther ? 0.02 : 0.01)],
   ]);
   const bytes = new Map([...files].map(([name, tensors]) => [name, writeTensorFile(tensors)]));
   const records: Manifest["files"] = {};
@@ -33,7 +34,7 @@ export async function edgeModelFiles(): Promise<Map<string, Uint8Array<ArrayBuff
 }
 
 /** Each subject's letter points along its own axis, every other token a little along the last. */
-function edgeTable(): TensorFile {
+function edgeTable(scale: number): TensorFile {
   const rows = new Int8Array(vocabularySize * dimensions);
   for (let id = 0; id < vocabularySize; id++) {
     const subject = subjects.findIndex((letter) => letter.charCodeAt(0) === id);
@@ -43,7 +44,7 @@ function edgeTable(): TensorFile {
   for (let k = 0; k < subjects.length; k++) centroids[k * dimensions + k] = 1;
   return new Map([
     ["table", tensorFrom(rows, [vocabularySize, dimensions])],
-    ["table_scale", tensorFrom(new Float32Array(vocabularySize).fill(0.01), [vocabularySize])],
+    ["table_scale", tensorFrom(new Float32Array(vocabularySize).fill(scale), [vocabularySize])],
     ["centroids", tensorFrom(centroids, [subjects.length, dimensions])],
   ]);
 }

@@ -138,6 +138,10 @@ async function edgeMetricNames(): Promise<string[]> {
   observer.ejected("a");
   observer.returned("a");
   observer.failed("a", new Error("x"));
+  const artifacts = edge.countingArtifacts({ switched: quiet, refused: quiet, awaited: quiet });
+  artifacts.switched(null, "a");
+  artifacts.refused("a", new Error("x"));
+  artifacts.awaited("a");
   await edge.report();
   const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
   return all.map(({ name, unit, sum }: { name: string; unit: string; sum?: object }) => {

@@ -1,0 +1,176 @@
+/** Artifacts out of a real R2 bucket inside workerd: what is whole is served, what is harmed in any way is refused. */
+import { env } from "cloudflare:workers";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ArtifactBucket } from "../../edge/assign/artifact-bucket.ts";
+import { ArtifactSets, artifactLimits } from "../../edge/assign/artifact-sets.ts";
+import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
+import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
+import { testApp } from "./harness.ts";
+
+type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
+const bucket = env.ARTIFACTS;
+
+/** A set under its names; returns the manifest's hash. */
+async function upload(files: Files): Promise<string> {
+  for (const bytes of files.values()) await bucket.put(objectName(await sha256Hex(bytes)), bytes);
+  return await sha256Hex(files.get(manifestFile)!);
+}
+async function nameOf(files: Files, name: string): Promise<string> {
+  return objectName(await sha256Hex(files.get(name)!));
+}
+async function point(manifest: string): Promise<void> {
+  const found = await bucket.get(pointerName);
+  const before = found && JSON.parse(await found.text());
+  await bucket.put(pointerName, JSON.stringify(switchedTo(manifest, new Date(0), before)));
+}
+/** The tiny model's set with one of its centroids labelled otherwise: another manifest over the same files. */
+async function relabelled(label: string): Promise<Files> {
+  const files = await edgeModelFiles();
+  const manifest = JSON.parse(new TextDecoder().decode(files.get(manifestFile)));
+  manifest.centroids[0].label = [label];
+  files.set(manifestFile, new TextEncoder().encode(JSON.stringify(manifest)) as Uint8Array<ArrayBuffer>);
+  return files;
+}
+
+let old: Files;
+let next: Files;
+let oldHash: string;
+let nextHash: string;
+beforeEach(async () => {
+  [old, next] = [await edgeModelFiles(), await relabelled("next")];
+  oldHash = await upload(old);
+  nextHash = await upload(next);
+  await point(oldHash);
+});
+afterEach(async () => {
+  for (const { key } of (await bucket.list()).objects) await bucket.delete(key);
+});
+
+/** An isolate's sets over the bucket, and what it tells. */
+function isolate() {
+  let nowMs = 0;
+  const told: { event: string; manifest: string | null; cause?: string }[] = [];
+  const works: Promise<void>[] = [];
+  const sets = new ArtifactSets({
+    source: new ArtifactBucket(bucket),
+    assets: () => Promise.reject(new Error("there are no assets")),
+    isHeld: async () => true,
+    now: () => nowMs,
+    background: (work) => void works.push(work),
+    observer: {
+      switched: (_, manifest) => told.push({ event: "switched", manifest }),
+      refused: (manifest, cause) => told.push({ event: "refused", manifest, cause: String(cause) }),
+      awaited: (manifest) => told.push({ event: "awaited", manifest }),
+    },
+  });
+  return {
+    sets,
+    told,
+    /** The hash that is served once a request has looked again. */
+    async looked(): Promise<string> {
+      nowMs += artifactLimits.refusedMs;
+      await sets.current();
+      await Promise.all(works);
+      return (await sets.current()).manifestHash;
+    },
+  };
+}
+
+test("a switch and its rollback are taken up, and the API serves what is current", async () => {
+  const one = isolate();
+  const { request } = testApp({ artifacts: one.sets.current });
+  const firstLabel = async () => {
+    const { manifest, data } = await (await request("/v1/centroids")).json<{
+      manifest: string;
+      data: { label: string[] }[];
+    }>();
+    return [manifest, data[0].label[0]];
+  };
+  const [, label] = await firstLabel();
+  await point(nextHash);
+  expect(await one.looked()).toBe(nextHash);
+  expect(await firstLabel()).toEqual([nextHash, "next"]);
+  await point(oldHash);
+  expect(await one.looked()).toBe(oldHash);
+  expect(await firstLabel()).toEqual([oldHash, label]);
+});
+
+test("a pointer that has not changed is not sent again", async () => {
+  const source = new ArtifactBucket(bucket);
+  const first = await source.pointer();
+  expect(first?.switches[0].manifest).toBe(oldHash);
+  expect(await source.pointer()).toBe(first);
+  await point(nextHash);
+  expect((await source.pointer())?.switches.map(({ manifest }) => manifest)).toEqual([nextHash, oldHash]);
+});
+
+describe("what is not as it should be is refused, told, and the old set stays; mended, it is taken up", () => {
+  const altered = (bytes: Uint8Array<ArrayBuffer>) =>
+    bytes.map((byte, i) => (i === bytes.length - 1 ? byte ^ 1 : byte));
+  const harms: [string, (files: Files) => Promise<unknown>, RegExp][] = [
+    [
+      "a truncated table",
+      async (f) => bucket.put(await nameOf(f, edgeTableFile), f.get(edgeTableFile)!.slice(0, -1)),
+      /edge-table.*SHA-256/,
+    ],
+    [
+      "an altered byte of the tokenizer",
+      async (f) => bucket.put(await nameOf(f, tokenizerFile), altered(f.get(tokenizerFile)!)),
+      /tokenizer.*SHA-256/,
+    ],
+    [
+      "a table under another's name",
+      async (f) => bucket.put(await nameOf(f, edgeTableFile), f.get(tokenizerFile)!),
+      /edge-table.*SHA-256/,
+    ],
+    ["a missing table", async (f) => bucket.delete(await nameOf(f, edgeTableFile)), /is not in the bucket/],
+    [
+      "an empty table",
+      async (f) => bucket.put(await nameOf(f, edgeTableFile), ""),
+      /edge-table has 0 bytes|edge-table.*0 bytes/,
+    ],
+    [
+      "a truncated manifest",
+      async (f) => bucket.put(await nameOf(f, manifestFile), f.get(manifestFile)!.slice(0, -1)),
+      /not those of its name/,
+    ],
+    [
+      "an altered manifest",
+      async (f) => bucket.put(await nameOf(f, manifestFile), altered(f.get(manifestFile)!)),
+      /not those of its name/,
+    ],
+    ["a missing manifest", async (f) => bucket.delete(await nameOf(f, manifestFile)), /is not in the bucket/],
+  ];
+  test.each(harms)("%s", async (_, harm, message) => {
+    // A set whose objects are its own: the old one's stay whole.
+    const files = await edgeModelFiles(true);
+    const hash = await upload(files);
+    const one = isolate();
+    await one.sets.current();
+    await harm(files);
+    await point(hash);
+    expect(await one.looked()).toBe(oldHash);
+    expect(one.told.slice(1)).toEqual([{ event: "refused", manifest: hash, cause: expect.stringMatching(message) }]);
+    // An isolate that starts now has nothing else than what was served before.
+    const fresh = isolate();
+    expect((await fresh.sets.current()).manifestHash).toBe(oldHash);
+    await upload(files);
+    expect(await one.looked()).toBe(hash);
+  });
+
+  test.each([
+    ["a pointer to nothing", JSON.stringify(switchedTo("f".repeat(64), new Date(0), null)), "f".repeat(64)],
+    ["a pointer that is cut off", '{"format": 1, "switches": [', null],
+    ["a pointer of another format", '{"format": 2}', null],
+  ])("%s", async (_, pointer, refused) => {
+    const one = isolate();
+    await one.sets.current();
+    await bucket.put(pointerName, pointer);
+    expect(await one.looked()).toBe(oldHash);
+    expect(one.told.slice(1)).toEqual([{ event: "refused", manifest: refused, cause: expect.any(String) }]);
+    await bucket.put(pointerName, JSON.stringify(switchedTo(nextHash, new Date(0), null)));
+    expect(await one.looked()).toBe(nextHash);
+  });
+});

@@ -1,0 +1,209 @@
+/** Which set an isolate serves, over a source in memory: when it looks, what it takes up, and what it refuses. */
+import { beforeEach, expect, test } from "vitest";
+import type { ArtifactSource } from "../../../edge/assign/artifact-bucket.ts";
+import { ArtifactSets, artifactLimits } from "../../../edge/assign/artifact-sets.ts";
+import type { Artifacts } from "../../../edge/assign/artifacts.ts";
+import { type Pointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
+
+const hashOf = (digit: string) => digit.repeat(64);
+const [a, b, c, embedded] = ["a", "b", "c", "0"].map(hashOf);
+const setOf = (manifestHash: string) => ({ manifestHash }) as Artifacts;
+
+let nowMs: number;
+let pointer: Pointer | null;
+let broken: Set<string>;
+let unheld: Set<string>;
+let calls: string[];
+let told: unknown[][];
+let works: Promise<void>[];
+let fault: Error | null;
+
+beforeEach(() => {
+  [nowMs, pointer, fault] = [1000, null, null];
+  [broken, unheld] = [new Set(), new Set()];
+  [calls, told, works] = [[], [], []];
+});
+
+const source: ArtifactSource = {
+  async pointer() {
+    calls.push("pointer");
+    if (fault) throw fault;
+    return pointer;
+  },
+  async load(hash) {
+    calls.push(`load ${hash[0]}`);
+    if (broken.has(hash)) throw new Error(`${hash[0]} is broken`);
+    return setOf(hash);
+  },
+};
+
+function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), from: ArtifactSource | null = source) {
+  const made = new ArtifactSets({
+    source: from,
+    assets,
+    isHeld: async (hash) => {
+      calls.push(`held ${hash[0]}`);
+      return !unheld.has(hash);
+    },
+    now: () => nowMs,
+    background: (work) => void works.push(work),
+    observer: {
+      switched: (from, to) => told.push(["switched", from?.[0] ?? null, to[0]]),
+      refused: (hash, cause) => told.push(["refused", hash?.[0] ?? null, String(cause)]),
+      awaited: (hash) => told.push(["awaited", hash[0]]),
+    },
+  });
+  return { current: async () => (await made.current()).manifestHash };
+}
+const publish = (manifest: string) => {
+  pointer = switchedTo(manifest, new Date(0), pointer);
+};
+/** Time goes on, a request comes, and what it set off behind itself ends. */
+async function later({ current }: { current: () => Promise<string> }, ms: number = artifactLimits.refreshMs) {
+  nowMs += ms;
+  const served = await current();
+  await Promise.all(works);
+  return served;
+}
+
+test("nothing published: the assets, without a question to any backend", async () => {
+  expect(await sets().current()).toBe(embedded);
+  expect(calls).toEqual(["pointer"]);
+  expect(await sets(undefined, null).current()).toBe(embedded);
+});
+
+test("many first requests load once; later ones look again behind themselves, every few seconds at most", async () => {
+  publish(a);
+  const isolate = sets();
+  expect(await Promise.all([isolate.current(), isolate.current(), isolate.current()])).toEqual([a, a, a]);
+  expect(calls).toEqual(["pointer", "load a", "held a"]);
+  calls = [];
+  nowMs += artifactLimits.refreshMs - 1;
+  await isolate.current();
+  expect(calls).toEqual([]);
+  nowMs += 1;
+  for (let i = 0; i < 5; i++) await isolate.current();
+  expect(calls).toEqual(["pointer"]);
+});
+
+test("a switch is served from the request after the look; one under way keeps its set", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  publish(b);
+  expect(await later(isolate)).toBe(a);
+  expect(await isolate.current()).toBe(b);
+  expect(told).toEqual([
+    ["switched", null, "a"],
+    ["switched", "a", "b"],
+  ]);
+});
+
+test("a rollback needs no load: the set before is still held, and no third", async () => {
+  for (const hash of [a, b]) publish(hash);
+  const isolate = sets();
+  await isolate.current();
+  publish(a);
+  await later(isolate);
+  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a"]);
+  publish(b);
+  await later(isolate);
+  expect(await isolate.current()).toBe(b);
+  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a"]);
+  publish(c);
+  await later(isolate);
+  publish(a);
+  await later(isolate);
+  // It was let go for c.
+  expect(calls.filter((call) => call.startsWith("load"))).toEqual(["load b", "load a", "load c", "load a"]);
+});
+
+test("while no ready backend has the new set the old one is served; the new one is not loaded again for that", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  publish(b);
+  unheld.add(b);
+  for (let i = 0; i < 3; i++) expect(await later(isolate)).toBe(a);
+  expect(await isolate.current()).toBe(a);
+  expect(told.filter(([what]) => what === "awaited")).toHaveLength(3);
+  unheld.delete(b);
+  await later(isolate);
+  expect(await isolate.current()).toBe(b);
+  expect(calls.filter((call) => call === "load b")).toHaveLength(1);
+});
+
+test("a set that cannot be loaded is refused and told; the old one stays, and it is tried again when it may be mended", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  publish(b);
+  broken.add(b);
+  for (let i = 0; i < 3; i++) expect(await later(isolate)).toBe(a);
+  expect(told.slice(1)).toEqual([["refused", "b", "Error: b is broken"]]);
+  broken.delete(b);
+  await later(isolate, artifactLimits.refusedMs);
+  expect(await isolate.current()).toBe(b);
+});
+
+test("a pointer that cannot be read, or is gone, changes nothing", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  fault = new Error("away");
+  expect(await later(isolate)).toBe(a);
+  expect(told.slice(1)).toEqual([["refused", null, "Error: away"]]);
+  fault = null;
+  pointer = null;
+  await later(isolate);
+  expect(await isolate.current()).toBe(a);
+});
+
+test("a new isolate takes what was served before where the new set is broken, or has no backend yet", async () => {
+  for (const hash of [a, b]) publish(hash);
+  broken.add(b);
+  expect(await sets().current()).toBe(a);
+  broken.delete(b);
+  unheld.add(b);
+  expect(await sets().current()).toBe(a);
+  for (const hash of [a, embedded]) unheld.add(hash);
+  // Nobody has anything: then what should be.
+  expect(await sets().current()).toBe(b);
+});
+
+test("a new isolate that cannot read the pointer serves the assets; without them the next request tries again", async () => {
+  publish(a);
+  fault = new Error("away");
+  expect(await sets().current()).toBe(embedded);
+  const isolate = sets(() => Promise.reject(new Error("no assets")));
+  await expect(isolate.current()).rejects.toThrow("no assets");
+  fault = null;
+  expect(await isolate.current()).toBe(a);
+});
+
+test("after a long silence a request waits for the look, as backends may have let go of the old set", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  publish(b);
+  nowMs += artifactLimits.staleMs;
+  expect(await isolate.current()).toBe(b);
+});
+
+test("a look that died with its request does not end all looking", async () => {
+  publish(a);
+  let isStuck = false;
+  const sticky = { ...source, pointer: () => (isStuck ? new Promise<never>(() => {}) : source.pointer()) };
+  const isolate = sets(undefined, sticky);
+  await isolate.current();
+  isStuck = true;
+  nowMs += artifactLimits.refreshMs;
+  await isolate.current();
+  isStuck = false;
+  works = [];
+  publish(b);
+  nowMs += artifactLimits.lookMs;
+  await isolate.current();
+  await Promise.all(works);
+  expect(await isolate.current()).toBe(b);
+});
