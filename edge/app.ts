@@ -8,7 +8,9 @@ import { knownRefusals, rateLimitHeaders } from "./middleware/admission.ts";
 import { auth } from "./middleware/auth.ts";
 import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
+import { headLimits } from "./middleware/head-limits.ts";
 import { requestId } from "./middleware/request-id.ts";
+import { securityHeaders } from "./middleware/security-headers.ts";
 import { totalTiming } from "./middleware/server-timing.ts";
 import { requestTrace } from "./middleware/trace.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
@@ -27,6 +29,8 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     requestTrace({ ...dependencies, ...dependencies.tracing }),
     requestId(dependencies.newId),
     totalTiming(dependencies.now),
+    securityHeaders(),
+    headLimits(),
   );
   app.use(
     "/v1/*",

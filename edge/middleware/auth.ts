@@ -14,7 +14,7 @@ export function auth(keys: KeyStore) {
     const key = /^Bearer +(\S+)$/i.exec(header)?.[1];
     if (!key) throw new ServiceError("unauthorized", "The Authorization header is not of the form `Bearer <key>`.");
     // The key itself is never repeated: messages end up in logs.
-    const access = await keys.accessOf(key);
+    const access = await keys.accessOf(key, c.req.header("cf-connecting-ip") ?? "");
     const scope = scopeOf(c.req.path);
     if (scope && !access.scopes.includes(scope)) {
       throw new ServiceError(

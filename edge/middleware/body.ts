@@ -3,8 +3,12 @@ import type { z } from "zod";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Reads a JSON object and checks it against `schema`. Throws a ServiceError of status 400, 413 or 415. */
-export async function readBody<T extends z.ZodType>(request: Request, schema: T): Promise<z.output<T>> {
+/** Reads a JSON object and checks it against `schema`. Throws a ServiceError of status 400, 408, 413 or 415. */
+export async function readBody<T extends z.ZodType>(
+  request: Request,
+  schema: T,
+  limitMs: number = limits.bodyMs,
+): Promise<z.output<T>> {
   const type = request.headers.get("content-type") ?? "";
   if (!/^application\/json *(;|$)/i.test(type)) {
     throw new ServiceError(
@@ -12,7 +16,7 @@ export async function readBody<T extends z.ZodType>(request: Request, schema: T)
       `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
     );
   }
-  return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes)));
+  return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes, limitMs)));
 }
 
 /** `value` as `schema` reads it. Throws invalid_request about the first field at fault. */
@@ -26,8 +30,8 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   });
 }
 
-/** The body as text. Counts what arrives: Content-Length may be absent or wrong. */
-async function boundedText(request: Request, maximum: number): Promise<string> {
+/** The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it. */
+async function boundedText(request: Request, maximum: number, limitMs: number): Promise<string> {
   const tooLarge = (bytes: number, relation: string) =>
     new ServiceError("body_too_large", `The body has ${relation}${bytes} bytes, the maximum is ${maximum}.`);
   const declared = Number(request.headers.get("content-length") ?? 0);
@@ -35,18 +39,29 @@ async function boundedText(request: Request, maximum: number): Promise<string> {
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
   let bytes = 0;
   let text = "";
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    const message = `Of the body ${bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
+    late.reject(new ServiceError("body_too_slow", message));
+  }, limitMs);
+  const reader = request.body?.getReader();
   try {
-    for await (const chunk of request.body ?? []) {
-      bytes += chunk.byteLength;
+    for (;;) {
+      const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
+      if (done) return text + decoder.decode();
+      bytes += value.byteLength;
       if (bytes > maximum) throw tooLarge(bytes, "at least ");
-      text += decoder.decode(chunk, { stream: true });
+      text += decoder.decode(value, { stream: true });
     }
-    return text + decoder.decode();
   } catch (error) {
+    // What is left of it nobody reads.
+    reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client went away, or framed its body in another way than its headers say.
     throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
+  } finally {
+    clearTimeout(timer);
   }
 }
 

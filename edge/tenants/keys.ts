@@ -17,6 +17,7 @@ import {
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+import { FailedKeys } from "./failed-keys.ts";
 import type { Records } from "./records.ts";
 
 /** A key of the configuration: for every use, and without an end. */
@@ -37,19 +38,38 @@ export interface Access {
 }
 
 export interface KeyStore {
-  /** Throws unauthorized for a key that is unknown, expired or revoked. */
-  accessOf(key: string): Promise<Access>;
+  /**
+   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited where too many such came from
+   * `address` lately; a key that opened something here before is let in all the same.
+   */
+  accessOf(key: string, address: string): Promise<Access>;
 }
 
 /** Keys of the configuration, then those of the records. */
 export function createKeyStore(configured: readonly TenantKey[], records: Records, now: () => number): KeyStore {
+  const failedKeys = new FailedKeys();
+
+  async function recorded(hash: string, address: string, read: Records["get"]): Promise<Access> {
+    const waitMs = failedKeys.waitMs(address, now());
+    if (waitMs > 0 && !records.remembers(keyPrefix + keyIdOf(hash))) {
+      const message = "Too many keys that open nothing came from this address; try again later.";
+      throw new ServiceError("rate_limited", message, { retryAfterSeconds: Math.ceil(waitMs / 1000) });
+    }
+    try {
+      return await recordedAccess(hash, read, now());
+    } catch (error) {
+      if (error instanceof ServiceError && error.kind === "unauthorized") failedKeys.failed(address, now());
+      throw error;
+    }
+  }
+
   return {
-    async accessOf(key) {
+    async accessOf(key, address) {
       const hash = await sha256Hex(new TextEncoder().encode(key));
       let own: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
       const read = (name: string) => records.get(name).catch(unreadable);
-      if (!own) return recordedAccess(hash, read, now());
+      if (!own) return recorded(hash, address, read);
       const record = tenantOf(await read(tenantPrefix + own.tenant), "unlimited");
       return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record) };
     },

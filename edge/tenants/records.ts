@@ -8,6 +8,8 @@ export interface Namespace {
 export interface Records {
   /** The record as JSON gives it, or null. Rejects where the namespace cannot be read and nothing is remembered. */
   get(name: string): Promise<unknown>;
+  /** Whether a record of that name, and not that there is none, is remembered, however long ago it was read. */
+  remembers(name: string): boolean;
 }
 
 /** So long a revoked key may still pass in an isolate, on top of what KV itself takes: a minute or so away from home. */
@@ -48,6 +50,7 @@ export function createRecords(
   }
 
   return {
+    remembers: (name) => (remembered.get(name)?.record ?? null) !== null,
     async get(name) {
       const known = remembered.get(name);
       if (known && now() - known.readMs < rememberMs) return known.record;

@@ -11,22 +11,27 @@ const { default: binary } = createRequire(import.meta.url)("workerd") as { defau
 export interface WorkerdProcess {
   url: string;
   pid: number;
-  /** What it wrote to stderr so far. */
+  /** The end of what it wrote to stderr, 64 kB; and to stdout, where that was asked for. */
   log(): string;
   stop(): Promise<void>;
 }
 
-/** Starts workerd and waits until it listens, which is after the Worker's global scope ran. Throws with its own words. */
-export async function startWorkerd(configFile: string): Promise<WorkerdProcess> {
+/**
+ * Starts workerd and waits until it listens, which is after the Worker's global scope ran. Throws with its own words.
+ * `console.log` goes to stdout, which costs time to read: none of it is kept unless `keepsStdout`.
+ */
+export async function startWorkerd(configFile: string, keepsStdout = false): Promise<WorkerdProcess> {
   // Outside Cloudflare a binding for Analytics Engine counts as an experiment.
   const args = ["serve", "--experimental", "--control-fd=3", configFile];
-  const child = spawn(binary, args, { stdio: ["ignore", "ignore", "pipe", "pipe"] });
+  const child = spawn(binary, args, { stdio: ["ignore", keepsStdout ? "pipe" : "ignore", "pipe", "pipe"] });
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
   let written = "";
-  child.stderr!.on("data", (chunk) => {
-    written = (written + chunk).slice(-65_536);
-  });
+  for (const stream of [child.stdout, child.stderr]) {
+    stream?.on("data", (chunk) => {
+      written = (written + chunk).slice(-65_536);
+    });
+  }
   const ended = once(child, "close").then(() => process.off("exit", kill));
   const port = await listeningPort(child);
   if (port === null) throw new Error(`workerd ended before it listened: ${written}`);

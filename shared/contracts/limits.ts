@@ -1,5 +1,10 @@
 /** Every bound on a request, in one table: the edge enforces it, the backend checks it again. */
 export const limits = {
+  urlCharacters: 4096,
+  /** Names and values of all headers of a request. */
+  headerCharacters: 16_384,
+  /** A body has arrived within so many milliseconds, or is not waited for. */
+  bodyMs: 30_000,
   bodyBytes: 1_048_576,
   promptsPerRequest: 32,
   choicesPerPrompt: 16,

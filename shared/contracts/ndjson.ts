@@ -63,7 +63,7 @@ export class LineSplitter {
   }
 }
 
-/** Reads frames from a byte stream. Blank lines are skipped. */
+/** Reads frames from a byte stream. Blank lines are skipped. Errors end up in logs, so they repeat nothing of a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
 
@@ -75,7 +75,7 @@ export class FrameReader {
   /** Throws an Error where the stream ends inside a line. */
   end(): void {
     const rest = this.#lines.end();
-    if (isNotBlank(rest)) throw new Error(`NDJSON: the stream ended inside a line: ${excerpt(rest)}`);
+    if (isNotBlank(rest)) throw new Error(`NDJSON: the stream ended inside a line, after ${rest.length} characters`);
   }
 }
 
@@ -83,18 +83,17 @@ function parseFrame(line: string): Frame {
   let value: unknown;
   try {
     value = JSON.parse(line);
-  } catch (cause) {
-    throw new Error(`NDJSON: a line is not JSON: ${excerpt(line)}`, { cause });
+  } catch {
+    throw new Error(`NDJSON: a line of ${line.length} characters is not JSON`);
   }
   const parsed = frameSchema.safeParse(value);
-  if (!parsed.success) throw new Error(`NDJSON: a line is not a frame: ${excerpt(line)}`, { cause: parsed.error });
+  if (!parsed.success) {
+    const [{ path, message }] = parsed.error.issues;
+    throw new Error(`NDJSON: a line of ${line.length} characters is not a frame: ${path.join(".")}: ${message}`);
+  }
   return parsed.data;
 }
 
 function isNotBlank(line: string): boolean {
   return line.trim() !== "";
-}
-
-function excerpt(line: string): string {
-  return JSON.stringify(line.length > 120 ? `${line.slice(0, 120)}…` : line);
 }

@@ -15,6 +15,8 @@ const BACKEND_SECRETS = "fault-0123456789abcdef0123456789abcdef";
 export interface Edge {
   url: string;
   key: string;
+  /** The end of what it wrote, 64 kB. */
+  log(): string;
   /** How often it did something about a backend, by what it says in its log. */
   events(): Record<string, number>;
   stop(): Promise<void>;
@@ -33,11 +35,13 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-export async function startCluster(): Promise<Cluster> {
+/** `settings` are the backends' environment and the edge's variables, on top of what they need. */
+export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
   await stageArtifacts();
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const ports = await freePorts(2);
-  const start = (port: number) => startBackend({ BACKEND_SECRETS, BACKEND_PORT: String(port), THREADS: "1" });
+  const start = (port: number) =>
+    startBackend({ ...settings, BACKEND_SECRETS, BACKEND_PORT: String(port), THREADS: "1" });
   const backends = await Promise.all(ports.map(start));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
@@ -47,11 +51,12 @@ export async function startCluster(): Promise<Cluster> {
       const urls = isProxied ? [proxy.url, backends[1].url] : backends.map(({ url }) => url);
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
-      const vars = { BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
-      const workerd = await startWorkerd(await edge.configure({ vars }));
+      const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
+      const workerd = await startWorkerd(await edge.configure({ vars }), true);
       return {
         url: workerd.url,
         key,
+        log: workerd.log,
         events: () => eventsOf(workerd.log()),
         stop: () => workerd.stop(),
       };

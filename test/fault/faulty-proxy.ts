@@ -4,8 +4,11 @@ import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** What happens to batches: nothing, a 500 at once, or that each chunk of an answer, its headers too, is held up. */
-export type Trouble = { kind: "none" } | { kind: "failing" } | { kind: "slow"; chunkMs: number };
+/**
+ * What happens to batches: nothing, a 500 at once, that each chunk of an answer, its headers too, is held up, or that the
+ * answer ends in the middle of its first chunk.
+ */
+export type Trouble = { kind: "none" } | { kind: "failing" } | { kind: "slow"; chunkMs: number } | { kind: "torn" };
 
 export interface FaultyProxy {
   url: string;
@@ -32,6 +35,11 @@ export async function startFaultyProxy(target: string): Promise<FaultyProxy> {
         response.writeHead(answer.statusCode!, answer.headers);
         for await (const chunk of answer) {
           if (pauseMs > 0) await sleep(pauseMs);
+          if (trouble.kind === "torn" && request.url === "/v1/batches") {
+            response.end(chunk.subarray(0, chunk.length / 2));
+            upstream.destroy();
+            return;
+          }
           if (!response.write(chunk)) await once(response, "drain");
         }
         response.end();

@@ -60,27 +60,30 @@ describe("readConfig", () => {
 });
 
 describe("a key store", () => {
-  const noRecords = { get: async () => null };
+  const noRecords = { get: async () => null, remembers: () => false };
 
   test("knows a tenant by the key's hash alone; one of the configuration has every scope and no limits", async () => {
     const store = createKeyStore(keys, noRecords, () => 0);
-    expect(await store.accessOf("one")).toEqual({
+    expect(await store.accessOf("one", "")).toEqual({
       tenant: "first",
       keyId: keys[0].hash.slice(0, 16),
       scopes: ["completions", "embeddings", "adapters", "usage"],
       limits: plans.unlimited,
       origins: [],
     });
-    expect(await store.accessOf("two")).toMatchObject({ tenant: "second" });
+    expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });
     for (const key of ["", "on", "onee", keys[0].hash]) {
-      await expect(store.accessOf(key)).rejects.toMatchObject({ kind: "unauthorized" });
+      await expect(store.accessOf(key, "")).rejects.toMatchObject({ kind: "unauthorized" });
     }
-    await expect(createKeyStore([], noRecords, () => 0).accessOf("one")).rejects.toThrow(/not known/);
+    await expect(createKeyStore([], noRecords, () => 0).accessOf("one", "")).rejects.toThrow(/not known/);
   });
 
   test("says that it cannot tell where the records cannot be read", async () => {
-    const store = createKeyStore([], { get: async () => Promise.reject(new Error("away")) }, () => 0);
-    await expect(store.accessOf("one")).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
+    const store = createKeyStore([], { ...noRecords, get: async () => Promise.reject(new Error("away")) }, () => 0);
+    await expect(store.accessOf("one", "")).rejects.toMatchObject({
+      kind: "backend_unavailable",
+      retryAfterSeconds: 1,
+    });
   });
 });
 

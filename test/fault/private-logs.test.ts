@@ -1,0 +1,123 @@
+/** Nothing that anybody writes of a request holds its text, its tokens or its answer, whatever goes right or wrong. */
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { text } from "node:stream/consumers";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Cluster, type Edge, startCluster } from "./cluster.ts";
+
+const marker = "Pemberley porcupine";
+const tokenIds = [1801, 1802, 1803];
+/** A word of it, and the ids however they are separated. */
+const forbidden = [/pemberley/i, /porcupine/i, /1801\D{1,4}1802/];
+
+const exported: string[] = [];
+let collector: Server;
+let cluster: Cluster;
+let edge: Edge;
+/** Of backends that were replaced. */
+let endedLogs = "";
+
+beforeAll(async () => {
+  collector = createServer((request, response) => {
+    void text(request).then((body) => {
+      exported.push(body);
+      response.end("{}");
+    });
+  }).listen(0, "127.0.0.1");
+  await once(collector, "listening");
+  const { port } = collector.address() as AddressInfo;
+  cluster = await startCluster({ OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}` });
+  edge = await cluster.startEdge(true);
+});
+afterAll(async () => {
+  await edge?.stop();
+  await cluster?.stop();
+  collector?.close();
+});
+
+async function send(path: string, body: unknown, headers: Record<string, string> = {}): Promise<[number, string]> {
+  const response = await fetch(edge.url + path, {
+    method: "POST",
+    headers: { authorization: `Bearer ${edge.key}`, "content-type": "application/json", ...headers },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+  });
+  return [response.status, await response.text()];
+}
+
+const complete = (change: object = {}) =>
+  send("/v1/completions", { prompt: marker, max_tokens: 8, seed: 1, ...change });
+
+/** Everything written up to now; the collector is told with some delay. */
+async function written(): Promise<string> {
+  const spans = () => exported.filter((body) => body.includes('"sequence"')).length;
+  await expect.poll(spans, { timeout: 20_000 }).toBeGreaterThan(0);
+  return [edge.log(), endedLogs, ...cluster.backends.map((backend) => backend.log()), ...exported].join("\n");
+}
+
+test("served requests: none of prompts, examples, stops, names of users, answers", async () => {
+  const answers: string[] = [];
+  for (const stream of [false, true]) {
+    const [status, answer] = await complete({ stream, logprobs: 2, echo: true, stop: ["porcupine!"], user: marker });
+    expect(status, answer).toBe(200);
+    expect((await complete({ prompt: tokenIds, stream }))[0]).toBe(200);
+  }
+  const [status, answer] = await complete({ max_tokens: 40, temperature: 0 });
+  expect(status).toBe(200);
+  answers.push(JSON.parse(answer).choices[0].text);
+  expect((await send("/v1/assign", { input: marker }))[0]).toBe(200);
+  const examples = Array.from({ length: 4 }, (_, i) => `${marker} ${i} ${"of the park ".repeat(8)}`);
+  expect((await send("/v1/adapters", { name: "park", examples }))[0]).toBe(201);
+  const all = await written();
+  expect(all).toContain('"event":"request"');
+  expect(all).toContain('"event":"batch"');
+  expect(all).toContain('"event":"adapter"');
+  for (const pattern of forbidden) expect(all).not.toMatch(pattern);
+  for (const text of answers) {
+    expect(text.length).toBeGreaterThan(20);
+    expect(all).not.toContain(JSON.stringify(text).slice(1, 21));
+  }
+});
+
+test("refused requests: none of what was wrong with them", async () => {
+  const refused: [path: string, body: unknown, status: number][] = [
+    ["/v1/completions", `{"prompt": "${marker}"`, 400],
+    ["/v1/completions", { prompt: { [marker]: marker } }, 400],
+    ["/v1/completions", { prompt: marker, max_tokens: marker }, 400],
+    ["/v1/completions", { prompt: marker, stop: [marker.repeat(20)] }, 400],
+    ["/v1/completions", { prompt: marker, model: `gpt2:${marker}` }, 404],
+    ["/v1/completions", { prompt: marker, logit_bias: { [marker]: 1 } }, 400],
+    ["/v1/completions", { prompt: [...tokenIds, 10_000_000] }, 400],
+    ["/v1/completions", { prompt: `${marker} `.repeat(3000) }, 400],
+    ["/v1/adapters", { name: "x", examples: [marker] }, 400],
+    ["/v1/assign", { input: [marker, 1] }, 400],
+  ];
+  for (const [path, body, status] of refused) expect([path, (await send(path, body))[0]]).toEqual([path, status]);
+  expect((await send("/v1/completions", { prompt: marker }, { "content-type": marker }))[0]).toBe(415);
+  for (const pattern of forbidden) expect(await written()).not.toMatch(pattern);
+});
+
+test("requests whose backend fails, breaks off inside a frame, dies, or is not there", async () => {
+  const { proxy } = cluster;
+  proxy.trouble = { kind: "failing" };
+  for (const model of ["gpt2", "gpt2:auto"]) expect((await complete({ model }))[0]).toBe(200);
+  proxy.trouble = { kind: "torn" };
+  for (let i = 0; i < 6; i++)
+    await complete({ model: `gpt2:c${i}`, prompt: tokenIds, logprobs: 2, stream: i % 2 === 0 });
+  proxy.trouble = { kind: "none" };
+  expect(edge.log()).toContain("inside a line");
+
+  const streams = Array.from({ length: 12 }, (_, i) =>
+    complete({ model: `gpt2:c${i}`, max_tokens: 200, stream: true }),
+  );
+  await expect.poll(() => cluster.backends[0].metric("chameleon_running_sequences")).toBeGreaterThan(0);
+  const ended = cluster.backends[0];
+  await cluster.end(0, "SIGKILL");
+  expect((await Promise.all(streams)).map(([status]) => status)).toEqual(Array(12).fill(200));
+  endedLogs += ended.log();
+  endedLogs += cluster.backends[1].log();
+  await cluster.end(1, "SIGKILL");
+  expect((await complete())[0]).toBe(503);
+  expect((await send("/v1/adapters", { name: "y", examples: [marker, `${marker} again`] }))[0]).toBe(503);
+  for (const pattern of forbidden) expect(await written()).not.toMatch(pattern);
+});

@@ -1,0 +1,173 @@
+/** What the edge refuses before it does anything for it, and what every response tells browsers. */
+import { env } from "cloudflare:workers";
+import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { readBody } from "../../edge/middleware/body.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { createRecords } from "../../edge/tenants/records.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { type KeyRecord, keyIdOf, keyPrefix, scopes } from "../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+describe("every response tells browsers", () => {
+  const strict = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+  };
+  const page = "<style>a{}</style><script type=module>1</script><script>2\n</script>";
+  const ask: Record<string, (app: ReturnType<typeof testApp>) => Response | Promise<Response>> = {
+    "a completion": ({ complete }) => complete({ prompt: "aaa", max_tokens: 1 }),
+    "a stream": ({ complete }) => complete({ prompt: "aaa", max_tokens: 1, stream: true }),
+    "a list": ({ request }) => request("/v1/models"),
+    health: ({ request }) => request("/healthz"),
+    "a bad request": ({ complete }) => complete({ prompt: 1 }),
+    "no key": ({ app }) => app.request("http://edge/v1/models"),
+    "no route": ({ request }) => request("/v1/nothing"),
+    "another method": ({ request }) => request("/v1/models", { method: "PUT" }),
+    "a preflight": ({ app }) =>
+      app.request("http://edge/v1/completions", {
+        method: "OPTIONS",
+        headers: { origin: "https://a.example", "access-control-request-method": "POST" },
+      }),
+    "our failure": ({ request }) => request("/readyz"),
+    "the page": ({ app }) => app.request("http://edge/"),
+  };
+
+  test.each(Object.keys(ask))("that nothing is to be embedded, guessed at, kept or referred to: %s", async (name) => {
+    backendAnswers(({ id }) => saying(id, "b"));
+    const { headers } = await ask[name](testApp({ page: async () => new Response(page), readiness: async () => null }));
+    expect(Object.fromEntries(headers)).toMatchObject(strict);
+    expect(headers.get("cache-control")).toBe("no-store");
+    expect(headers.get("x-request-id")).toMatch(/^req_/);
+    expect(headers.get("strict-transport-security")).toBeNull();
+    const policy = headers.get("content-security-policy");
+    expect(policy).toMatch(/default-src 'none'.*frame-ancestors 'none'/);
+    expect(policy).not.toContain("unsafe");
+    if (name !== "the page") expect(policy).not.toContain("script-src");
+  });
+
+  test("that the host is asked over https alone, where it was", async () => {
+    const { app } = testApp();
+    const { headers } = await app.request("https://edge/healthz");
+    expect(headers.get("strict-transport-security")).toMatch(/^max-age=\d{8}$/);
+  });
+
+  test("what scripts and styles the page has, by their hashes, whatever the browser holds of it", async () => {
+    const asked: Request[] = [];
+    const { app } = testApp({
+      async page(request) {
+        asked.push(request);
+        return new Response(page);
+      },
+    });
+    const response = await app.request("http://edge/", { headers: { "if-none-match": "*", cookie: "a=b" } });
+    const hash = async (text: string) => {
+      const hex = await sha256Hex(new TextEncoder().encode(text));
+      return btoa(hex.replace(/../g, (digits) => String.fromCharCode(Number.parseInt(digits, 16))));
+    };
+    const policy = response.headers.get("content-security-policy");
+    expect(policy).toContain(`; script-src 'sha256-${await hash("1")}' 'sha256-${await hash("2\n")}';`);
+    expect(policy).toContain(`; style-src 'sha256-${await hash("a{}")}';`);
+    expect(await response.text()).toBe(page);
+    expect([...asked[0].headers]).toEqual([]);
+  });
+});
+
+describe("refused before any work", () => {
+  const nothing = () => Promise.reject(new Error("not to be asked"));
+
+  test("an over-long URL: 414, and over-long headers: 431, by limit and value", async () => {
+    const { app } = testApp({ keys: { accessOf: nothing } });
+    const path = `/v1/models/${"a".repeat(limits.urlCharacters)}`;
+    const url = await errorOf(await app.request(`http://edge${path}`));
+    expect(url).toMatchObject({ status: 414, code: "url_too_long" });
+    expect(url.message).toContain(`${`http://edge${path}`.length} characters, the maximum is ${limits.urlCharacters}`);
+    const headers = { authorization: `Bearer ${"k".repeat(limits.headerCharacters)}` };
+    const long = await errorOf(await app.request("http://edge/v1/models", { headers }));
+    expect(long).toMatchObject({ status: 431, code: "headers_too_large" });
+    expect(long.message).toContain(`the maximum is ${limits.headerCharacters}`);
+  });
+
+  test("a body that trickles in: 408 once its time is over, and the rest is not read", async () => {
+    let isCancelled = false;
+    const body = new ReadableStream({
+      start: (controller) => controller.enqueue(new TextEncoder().encode('{"a":')),
+      cancel() {
+        isCancelled = true;
+      },
+    });
+    const headers = { "content-type": "application/json" };
+    const request = new Request("http://edge/", { method: "POST", headers, body });
+    const reading = readBody(request, z.object({}), 20);
+    await expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("20 ms") });
+    expect(isCancelled).toBe(true);
+  });
+});
+
+describe("keys that open nothing", () => {
+  const attempts = 30;
+
+  async function store() {
+    const clock = { nowMs: 0 };
+    const read: string[] = [];
+    const records = createRecords(
+      {
+        get(name) {
+          read.push(name);
+          return env.TENANTS.get(name, "json");
+        },
+      },
+      () => clock.nowMs,
+      () => undefined,
+    );
+    const key = `sk-${crypto.randomUUID()}`;
+    const hash = await sha256Hex(new TextEncoder().encode(key));
+    const record: KeyRecord = {
+      ...{ hash, tenant: "guessed-at", scopes: [...scopes] },
+      ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null, revokedAt: null },
+    };
+    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify(record));
+    const keys = createKeyStore([], records, () => clock.nowMs);
+    const kindOf = (key: string, address: string) =>
+      keys.accessOf(key, address).then(
+        () => "open",
+        ({ kind }) => kind as string,
+      );
+    return { clock, read, key, kindOf, keys };
+  }
+
+  test("are looked up so many times a minute from one address, and then no more", async () => {
+    const { clock, read, kindOf, keys } = await store();
+    for (let i = 0; i < attempts; i++) expect(await kindOf(`guess-${i}`, "192.0.2.1")).toBe("unauthorized");
+    expect(read).toHaveLength(attempts);
+    clock.nowMs = 20_000;
+    await expect(keys.accessOf("guess", "192.0.2.1")).rejects.toMatchObject({
+      ...{ kind: "rate_limited", retryAfterSeconds: 40 },
+    });
+    expect(read).toHaveLength(attempts);
+    // Others may, and after the minute so may they.
+    expect(await kindOf("guess", "192.0.2.2")).toBe("unauthorized");
+    clock.nowMs = 60_000;
+    expect(await kindOf("another", "192.0.2.1")).toBe("unauthorized");
+  });
+
+  test("do not shut out a good one from there that was in use before", async () => {
+    const { clock, key, kindOf } = await store();
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+    for (let i = 0; i < 2 * attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
+    clock.nowMs = 30_000;
+    expect(await kindOf("guess", "192.0.2.1")).toBe("rate_limited");
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+  });
+
+  test("count for a whole network of version 6", async () => {
+    const { kindOf } = await store();
+    for (let i = 0; i < attempts; i++) await kindOf(`guess-${i}`, `2001:db8:1:2:${i}::1`);
+    expect(await kindOf("guess", "2001:db8:1:2:ffff::9")).toBe("rate_limited");
+    expect(await kindOf("guess", "2001:db8:1:3::1")).toBe("unauthorized");
+  });
+});
