@@ -16,6 +16,7 @@ import { requestTrace } from "./middleware/trace.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
 import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
+import { chatCompletions } from "./routes/chat.ts";
 import { completions } from "./routes/completions.ts";
 import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
@@ -56,6 +57,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     });
   };
   route("POST", "/v1/completions", completions(dependencies));
+  route("POST", "/v1/chat/completions", chatCompletions(dependencies));
   route("POST", "/v1/embeddings", embeddings(dependencies));
   route("GET", "/v1/models", listModels(dependencies));
   route("GET", "/v1/models/:id", getModel(dependencies));

@@ -41,7 +41,7 @@ const mayImport: Record<string, string[]> = {
 
 /** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
 const mayUse: Record<string, string[]> = {
-  shared: ["zod"],
+  shared: ["@huggingface/jinja", "zod"],
   edge: ["cloudflare:", "hono", "zod"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],

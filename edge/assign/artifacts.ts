@@ -10,6 +10,7 @@ import {
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 
 export interface Artifacts {
@@ -17,6 +18,7 @@ export interface Artifacts {
   /** SHA-256 of manifest.json: what a backend must serve, too. */
   manifestHash: string;
   tokenizer: Tokenizer;
+  chatTemplate: ChatTemplate;
   table: EdgeTable;
   centroids: CentroidVectors;
 }
@@ -39,7 +41,8 @@ export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   agree("dimensions", manifest.embedding.dimensions, edgeTableFile, table.dimensions);
   agree("vocabulary entries", manifest.model.vocabularySize, edgeTableFile, table.vocabularySize);
   agree("vocabulary entries", manifest.model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
-  return { manifest, manifestHash, tokenizer, table, centroids };
+  const chatTemplate = new ChatTemplate(manifest.model.chatTemplate ?? null, tokenizer);
+  return { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
 }
 
 /** Runs `load` once and keeps its promise; after a failure the next caller tries again. */

@@ -3,7 +3,7 @@
  * an unstreamed response joins them, so both have the same text.
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
-import type { ComparedToken, CompletionLogprobs } from "../../shared/contracts/openai.ts";
+import type { ComparedToken } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
@@ -23,17 +23,21 @@ export interface ChoicePart {
   /** Generated for it, whether or not their text is in it. */
   tokens: number;
   text: string;
-  logprobs: CompletionLogprobs | null;
+  /** Where logprobs were asked for. */
+  logprobs: ReportedToken[] | null;
   compared: ComparedToken[];
   /** The sequence's end, in its last part only. */
   done: DoneFrame | null;
 }
 
-interface ReportedToken {
-  token: string;
+export interface ReportedToken {
+  piece: Uint8Array;
+  /** Where it starts in the text, in Unicode code points. */
   offset: number;
+  /** null for the first token of an echoed prompt, which has no context. */
   logprob: number | null;
-  top: Record<string, number>;
+  /** The likeliest tokens at its place, as many as were asked for. */
+  top: { piece: Uint8Array; logprob: number }[];
   baseLogprob: number | null;
 }
 
@@ -85,10 +89,10 @@ export class Choice {
     this.#stopped = stopped;
     const piece = this.#tokenizer.pieceOf(frame.tokenId);
     this.#held.push({
-      token: tokenText(piece),
+      piece,
       offset: this.#offsets.next(piece),
       logprob: frame.logprob ?? null,
-      top: this.#top(frame.tokenId, frame.logprob, frame.alternatives),
+      top: this.#top(frame.alternatives),
       // Without an adapter there is nothing to compare with.
       baseLogprob: frame.baseLogprob ?? frame.logprob ?? null,
     });
@@ -108,22 +112,18 @@ export class Choice {
       const piece = this.#tokenizer.pieceOf(id);
       const logprob = frame.logprobs[i] ?? null;
       return {
-        token: tokenText(piece),
+        piece,
         offset: offsets.next(piece),
         logprob,
-        top: this.#top(id, logprob, frame.alternatives[i]),
+        top: this.#top(frame.alternatives[i]),
         baseLogprob: frame.baseLogprobs?.[i] ?? logprob,
       };
     });
   }
 
-  /** The most likely alternatives and, as OpenAI promises, the token itself. */
-  #top(id: number, logprob: number | null | undefined, alternatives: Alternatives): Record<string, number> {
-    const name = (one: number) => tokenText(this.#tokenizer.pieceOf(one));
+  #top(alternatives: Alternatives): ReportedToken["top"] {
     const top = (alternatives ?? []).slice(0, this.#options.logprobs ?? 0);
-    const entries = top.map(([one, value]): [string, number] => [name(one), value]);
-    if (typeof logprob === "number") entries.push([name(id), logprob]);
-    return Object.fromEntries(entries);
+    return top.map(([id, logprob]) => ({ piece: this.#tokenizer.pieceOf(id), logprob }));
   }
 
   #part(text: string, tokens: ReportedToken[], done: DoneFrame | null): ChoicePart {
@@ -133,24 +133,15 @@ export class Choice {
       planned: this.planned,
       tokens: 0,
       text: prompt + text,
-      logprobs: this.#options.logprobs === null ? null : logprobsOf(tokens),
+      logprobs: this.#options.logprobs === null ? null : tokens,
       compared: this.#options.compare ? comparedOf(tokens) : [],
       done,
     };
   }
 }
 
-function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
-  return {
-    tokens: tokens.map(({ token }) => token),
-    token_logprobs: tokens.map(({ logprob }) => logprob),
-    top_logprobs: tokens.map(({ top }) => top),
-    text_offset: tokens.map(({ offset }) => offset),
-  };
-}
-
 function comparedOf(tokens: readonly ReportedToken[]): ComparedToken[] {
-  return tokens.flatMap(({ token, logprob, baseLogprob }) =>
-    logprob === null || baseLogprob === null ? [] : [{ token, logprob, base_logprob: baseLogprob }],
+  return tokens.flatMap(({ piece, logprob, baseLogprob }) =>
+    logprob === null || baseLogprob === null ? [] : [{ token: tokenText(piece), logprob, base_logprob: baseLogprob }],
   );
 }

@@ -1,10 +1,9 @@
 /** Runs a plan: its batches out, the parts of its choices back, as they come. */
-import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Dispatch } from "../backend/dispatch.ts";
 import { merged } from "../backend/frames.ts";
 import { Choice, type ChoicePart } from "./choice.ts";
-import type { Plan } from "./plan.ts";
+import type { GenerationRequest, Plan } from "./plan.ts";
 
 /**
  * Ends when every choice is done. Throws the ServiceError of the first sequence that fails: a sequence that its backend
@@ -12,7 +11,7 @@ import type { Plan } from "./plan.ts";
  */
 export async function* generate(
   plan: Plan,
-  request: CompletionRequest,
+  request: GenerationRequest,
   tokenizer: Tokenizer,
   dispatch: Dispatch,
   signal: AbortSignal,

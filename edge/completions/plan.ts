@@ -1,4 +1,6 @@
-/** From a checked request to the sequences that serve it. Pure. */
+/**
+ * From a checked request to the sequences that serve it. Pure. Not here: how a conversation becomes a prompt (chat.ts).
+ */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import {
   type BatchRequest,
@@ -13,6 +15,25 @@ import type { Artifacts } from "../assign/artifacts.ts";
 import { type Assignment, assign, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { OwnAdapter } from "../tenants/own-adapters.ts";
+
+/** What a completion's request and a chat's have in common once they are read. */
+export type GenerationRequest = Omit<
+  CompletionRequest,
+  "prompt" | "stream" | "stream_options" | "user" | "best_of" | "suffix"
+>;
+
+export interface TokenizedPrompt {
+  promptIds: number[];
+  /** By what it is assigned: the prompt itself where nothing else is said. */
+  subjectIds?: number[];
+}
+
+/** Where prompts come from. */
+export interface PromptSource {
+  /** The request's field, for messages. */
+  param: "prompt" | "messages";
+  read(): TokenizedPrompt[];
+}
 
 /** One choice of the response and the sequence that makes it. */
 export interface PlannedChoice {
@@ -42,22 +63,34 @@ export interface Caller {
   now(): number;
 }
 
-/** Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
+/** Plans a completion. Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
+  const prompts = request.prompt ?? [[artifacts.manifest.model.endOfTextId]];
+  const read = () => encodePrompts(prompts, artifacts, "prompt").map((promptIds) => ({ promptIds }));
+  return planGeneration(request, { param: "prompt", read }, artifacts, caller);
+}
+
+/** The same for prompts of any source. */
+export function planGeneration(
+  request: GenerationRequest,
+  source: PromptSource,
+  artifacts: Artifacts,
+  caller: Caller,
+): Plan {
   const { manifest, manifestHash } = artifacts;
   const wish = wishOf(request.model, request.chameleon.adapter, manifest, caller.own);
   const started = caller.now();
-  const prompts = encodePrompts(request.prompt ?? [[manifest.model.endOfTextId]], artifacts, "prompt");
-  refuseOverlong(prompts, manifest.model);
+  const prompts = source.read();
+  refuseOverlong(prompts, manifest.model, source.param);
   const tokenized = caller.now();
-  const assignments = prompts.map((promptIds) => assign(promptIds, wish, artifacts));
+  const assignments = prompts.map(({ promptIds, subjectIds }) => assign(subjectIds ?? promptIds, wish, artifacts));
   const assigned = caller.now();
 
   const sampling = samplingOf(request, manifest.model.vocabularySize);
   // Seeds of any size are allowed; 32 bits of them count.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
-  for (const [p, promptIds] of prompts.entries()) {
+  for (const [p, { promptIds }] of prompts.entries()) {
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
       const sequence: SequenceRequest = {
@@ -77,25 +110,30 @@ export function planCompletion(request: CompletionRequest, artifacts: Artifacts,
   return {
     choices,
     batches: batchesOf(choices, manifestHash),
-    promptTokens: prompts.reduce((total, ids) => total + ids.length, 0),
+    promptTokens: prompts.reduce((total, { promptIds }) => total + promptIds.length, 0),
     tokenizeMs: tokenized - started,
     assignMs: assigned - tokenized,
   };
 }
 
 /** Throws context_length_exceeded for the first prompt that the context cannot hold. */
-function refuseOverlong(prompts: readonly number[][], { contextTokens, servedAs }: Manifest["model"]): void {
-  const p = prompts.findIndex((ids) => ids.length > contextTokens);
+function refuseOverlong(
+  prompts: readonly TokenizedPrompt[],
+  { contextTokens, servedAs }: Manifest["model"],
+  param: PromptSource["param"],
+): void {
+  const p = prompts.findIndex(({ promptIds }) => promptIds.length > contextTokens);
   if (p < 0) return;
-  const at = prompts.length > 1 ? `prompt[${p}]` : "The prompt";
+  const one = param === "prompt" ? "The prompt has" : "The conversation's prompt has";
+  const has = prompts.length > 1 ? `prompt[${p}] has` : one;
   throw new ServiceError(
     "context_length_exceeded",
-    `${at} has ${prompts[p].length} tokens; the context of ${servedAs} holds ${contextTokens}.`,
-    { param: "prompt" },
+    `${has} ${prompts[p].promptIds.length} tokens; the context of ${servedAs} holds ${contextTokens}.`,
+    { param },
   );
 }
 
-function samplingOf(request: CompletionRequest, vocabularySize: number): Omit<Sampling, "seed"> {
+function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sampling, "seed"> {
   const unknown = request.logit_bias.find(([id]) => id >= vocabularySize);
   if (unknown) {
     throw new ServiceError(

@@ -1,14 +1,9 @@
-/** The parts of choices as OpenAI's completion objects: one for a whole response, or one chunk each. Pure. */
-import type {
-  ChameleonBlock,
-  ComparedToken,
-  CompletionChoice,
-  CompletionLogprobs,
-  CompletionResponse,
-  Timings,
-  Usage,
-} from "../../shared/contracts/openai.ts";
-import type { ChoicePart } from "./choice.ts";
+/**
+ * Collects the parts of all choices, and writes them as OpenAI's objects: one for a whole response, or one chunk each.
+ * Pure. Not here: what a choice looks like, which is its endpoint's form (completion-form.ts, chat-form.ts).
+ */
+import type { ChameleonBlock, ComparedToken, Timings, Usage } from "../../shared/contracts/responses.ts";
+import type { ChoicePart, ReportedToken } from "./choice.ts";
 import type { Plan } from "./plan.ts";
 
 /** What all chunks of a response have in common. */
@@ -21,23 +16,58 @@ export interface Envelope {
   fingerprint: string;
 }
 
-/** Collects the parts of all choices. */
-export class ResponseBuilder {
+/** What is known of a choice so far. */
+export interface CollectedChoice {
+  index: number;
+  text: string;
+  /** null where none were asked for. */
+  reported: ReportedToken[] | null;
+  finishReason: "stop" | "length" | null;
+  chameleon?: ChameleonBlock;
+}
+
+/** How an endpoint writes choices. */
+export interface Form<Choice, ChunkChoice> {
+  /** What its ids begin with. */
+  idPrefix: string;
+  object: string;
+  chunkObject: string;
+  choice(collected: CollectedChoice): Choice;
+  /** What a part adds; `isFirst` of its choice's chunks. */
+  chunkChoice(part: ChoicePart, isFirst: boolean): ChunkChoice;
+}
+
+interface Answer<Choice> {
+  id: string;
+  object: string;
+  created: number;
+  model: string;
+  system_fingerprint: string;
+  choices: (Choice & { chameleon?: Partial<ChameleonBlock> })[];
+  usage?: Usage;
+  chameleon?: Partial<ChameleonBlock>;
+}
+
+export class ResponseBuilder<Choice extends object, ChunkChoice extends object> {
+  readonly #form: Form<Choice, ChunkChoice>;
   readonly #envelope: Envelope;
   readonly #plan: Plan;
   readonly #compare: boolean;
-  readonly #choices: CompletionChoice[];
+  readonly #choices: CollectedChoice[];
   readonly #compared: ComparedToken[][];
+  /** Choices that had a chunk. */
+  readonly #begun = new Set<number>();
   #completionTokens = 0;
   /** Per prompt: tokens that none of its choices computed. */
   readonly #reusedTokens = new Map<readonly number[], number>();
   readonly #timings: Timings;
 
-  constructor(envelope: Envelope, plan: Plan, compare: boolean) {
+  constructor(form: Form<Choice, ChunkChoice>, envelope: Envelope, plan: Plan, compare: boolean) {
+    this.#form = form;
     this.#envelope = envelope;
     this.#plan = plan;
     this.#compare = compare;
-    this.#choices = plan.choices.map(({ index }) => ({ index, text: "", logprobs: null, finish_reason: null }));
+    this.#choices = plan.choices.map(({ index }) => ({ index, text: "", reported: null, finishReason: null }));
     this.#compared = plan.choices.map(() => []);
     this.#timings = { tokenize: plan.tokenizeMs, assign: plan.assignMs, queue: 0, adapter: 0, prefill: 0, decode: 0 };
   }
@@ -64,12 +94,12 @@ export class ResponseBuilder {
     const choice = this.#choices[index];
     choice.text += part.text;
     if (part.logprobs) {
-      choice.logprobs ??= { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
-      append(choice.logprobs, part.logprobs);
+      choice.reported ??= [];
+      choice.reported.push(...part.logprobs);
     }
     this.#compared[index].push(...part.compared);
     if (!part.done) return;
-    choice.finish_reason = part.done.finishReason;
+    choice.finishReason = part.done.finishReason;
     choice.chameleon = this.#block(part, this.#compared[index]);
     this.#completionTokens += part.done.completionTokens;
     const { promptIds } = part.planned.sequence;
@@ -81,35 +111,32 @@ export class ResponseBuilder {
   }
 
   /** The whole response, once every choice is done. */
-  response(): CompletionResponse {
-    const chameleon = this.#choices[0].chameleon;
-    return { ...this.#head(), choices: this.#choices, usage: this.usage, chameleon };
+  response(): Answer<Choice> {
+    const choices = this.#choices.map((one) => ({ ...this.#form.choice(one), chameleon: one.chameleon }));
+    return { ...this.#head(this.#form.object), choices, usage: this.usage, chameleon: choices[0].chameleon };
   }
 
   /** One part as a chunk, or null where there is nothing to tell yet. `add` it first. */
-  chunk(part: ChoicePart): CompletionResponse | null {
+  chunk(part: ChoicePart): Answer<ChunkChoice> | null {
     const { planned, text, logprobs, compared, done } = part;
-    if (!done && text === "" && compared.length === 0 && !logprobs?.tokens.length) return null;
-    const choice: CompletionChoice = {
-      index: planned.index,
-      text,
-      logprobs: logprobs?.tokens.length ? logprobs : null,
-      finish_reason: done?.finishReason ?? null,
-    };
+    if (!done && text === "" && compared.length === 0 && !logprobs?.length) return null;
+    const isFirst = !this.#begun.has(planned.index);
+    this.#begun.add(planned.index);
+    const choice: Answer<ChunkChoice>["choices"][number] = this.#form.chunkChoice(part, isFirst);
     // The block comes with a choice's last chunk; only compared tokens come with theirs, and add up over the chunks.
     if (done) choice.chameleon = this.#block(part, compared);
     else if (this.#compare) choice.chameleon = { compare: { tokens: compared } };
-    const chunk: CompletionResponse = { ...this.#head(), choices: [choice] };
+    const chunk = { ...this.#head(this.#form.chunkObject), choices: [choice] };
     return done ? { ...chunk, chameleon: choice.chameleon } : chunk;
   }
 
-  usageChunk(): CompletionResponse {
-    return { ...this.#head(), choices: [], usage: this.usage };
+  usageChunk(): Answer<never> {
+    return { ...this.#head(this.#form.chunkObject), choices: [], usage: this.usage };
   }
 
-  #head() {
+  #head(object: string) {
     const { id, created, model, fingerprint } = this.#envelope;
-    return { id, object: "text_completion" as const, created, model, system_fingerprint: fingerprint };
+    return { id, object, created, model, system_fingerprint: fingerprint };
   }
 
   /** The block of a choice that is done; `reported` are the compared tokens to list in it. */
@@ -141,11 +168,4 @@ export class ResponseBuilder {
 function meanDifference(compared: readonly ComparedToken[]): number | null {
   const sum = compared.reduce((total, { logprob, base_logprob }) => total + logprob - base_logprob, 0);
   return compared.length > 0 ? sum / compared.length : null;
-}
-
-function append(target: CompletionLogprobs, more: CompletionLogprobs): void {
-  target.tokens.push(...more.tokens);
-  target.token_logprobs.push(...more.token_logprobs);
-  target.top_logprobs.push(...more.top_logprobs);
-  target.text_offset.push(...more.text_offset);
 }

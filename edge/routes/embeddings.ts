@@ -3,8 +3,9 @@
  * backend is asked.
  */
 import type { Handler } from "hono";
-import { type EmbeddingsResponse, embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
+import { embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";

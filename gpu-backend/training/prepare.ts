@@ -12,6 +12,7 @@ import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 import { createTrunkRunner } from "../runtime/trunk-runner.ts";
 import type { PlacedSet, WindowSet } from "./bank/batches.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
+import { readChatTemplate } from "./chat-template-file.ts";
 import { type Placement, placeText } from "./clustering/placement.ts";
 import { fitPromptSpace, foldRows, type PromptSpace } from "./clustering/prompt-space.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "./corpus/read-corpus.ts";
@@ -49,6 +50,8 @@ export interface Prepared {
   tokenizer: Tokenizer;
   /** Content of tokenizer.safetensors. */
   tokenizerFile: TensorFile;
+  /** The model's own, if it has one. */
+  chatTemplate: string | undefined;
   corpora: PreparedCorpus[];
   space: PromptSpace;
   sets: Record<Split, WindowSet>;
@@ -67,6 +70,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
     model.config.endOfTextId,
   );
   const tokenizer = Tokenizer.fromTensors(tokenizerFile);
+  const chatTemplate = await readChatTemplate(options.modelDirectory, tokenizerFile);
 
   const { corpora, windows } = await readWindows(options, tokenizer, progress);
   const chosen = chooseWindows(windows, options);
@@ -91,7 +95,8 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
     firstState += chosen[split].length;
   }
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
-  return { model, head, tokenizer, tokenizerFile, corpora, space, sets, key, close: () => states.close() };
+  const close = () => states.close();
+  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, key, close };
 }
 
 /** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */

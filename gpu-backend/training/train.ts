@@ -170,6 +170,7 @@ async function measureAndPublish(
         servedAs,
         weights: model.weightsHash,
         ...{ vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId },
+        chatTemplate: prepared.chatTemplate,
       },
       training: {
         seed: options.seed,

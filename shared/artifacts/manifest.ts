@@ -79,6 +79,8 @@ export const manifestSchema = z.strictObject({
     heads: z.int(),
     contextTokens: z.int(),
     endOfTextId: z.int(),
+    /** Jinja, from its tokenizer_config.json; where it has none, chats are in Alpaca's style. */
+    chatTemplate: z.string().max(65_536).optional(),
   }),
   /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
   embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),

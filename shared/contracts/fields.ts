@@ -3,14 +3,34 @@
  * with OpenAI. Messages name the limit and the value.
  */
 import { z } from "zod";
-import { limits } from "./limits.ts";
 
 /** A prompt as it came: text still to be encoded, or token ids. */
 export type Prompt = string | number[];
 
-/** null and absent alike become `fallback`. */
-export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F) {
-  return schema.nullish().transform((value) => (value ?? fallback) as NonNullable<z.output<T>> | F);
+/** null and absent alike become `fallback`, which the API's document names where there is one. */
+export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
+  const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
+  return schema
+    .nullish()
+    .transform((value) => (value ?? fallback) as NonNullable<z.output<T>> | F)
+    .meta({ description, ...(hasDefault && { default: fallback }) });
+}
+
+/** A field that is one text, several, token ids or lists of them; `maximum` bounds how many. */
+export function promptField(name: string, maximum: number, description: string) {
+  return z
+    .unknown()
+    .optional()
+    .transform((value, context) => readPromptList(value, context, name, maximum))
+    .meta(promptSchema(maximum, description));
+}
+
+/** As JSON Schema, for the API's document: `readPromptList` says more than a schema can. */
+export function promptSchema(maximum: number, description: string) {
+  const text = { type: "string", minLength: 1 };
+  const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1 };
+  const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: maximum });
+  return { description, anyOf: [text, several(text), ids, several(ids)] };
 }
 
 /** A string, strings, token ids or lists of them, as a list of prompts. */
@@ -39,44 +59,6 @@ export function readPromptList(value: unknown, context: z.RefinementCtx, name: s
     if (bad >= 0) return refuse(`${at}[${bad}] is ${describe(prompt[bad])}; a token id is an integer from 0`);
   }
   return prompts as Prompt[];
-}
-
-export function readStop(value: unknown, context: z.RefinementCtx): string[] {
-  const refuse = (message: string): string[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (value === undefined || value === null) return [];
-  const stops: unknown[] = Array.isArray(value) ? value : [value];
-  if (stops.length > limits.stopStrings) {
-    return refuse(`stop has ${stops.length} strings, the maximum is ${limits.stopStrings}`);
-  }
-  for (const stop of stops) {
-    if (typeof stop !== "string") return refuse(`stop holds ${kindOf(stop)}; it must be a string or a list of strings`);
-    if (stop.length === 0 || stop.length > limits.stopCharacters) {
-      return refuse(`a stop string has ${stop.length} characters; it must have 1 to ${limits.stopCharacters}`);
-    }
-  }
-  return stops as string[];
-}
-
-export function readLogitBias(bias: Record<string, number>, context: z.RefinementCtx): [number, number][] {
-  const entries = Object.entries(bias);
-  const refuse = (message: string): [number, number][] => {
-    context.addIssue({ code: "custom", message, input: bias });
-    return z.NEVER;
-  };
-  if (entries.length > limits.logitBiasEntries) {
-    return refuse(`logit_bias has ${entries.length} entries, the maximum is ${limits.logitBiasEntries}`);
-  }
-  const magnitude = limits.logitBiasMagnitude;
-  for (const [key, value] of entries) {
-    if (!/^(0|[1-9]\d{0,8})$/.test(key)) return refuse(`logit_bias has the key ${describe(key)}; keys are token ids`);
-    if (Math.abs(value) > magnitude) {
-      return refuse(`logit_bias of token ${key} is ${value}; it must be between ${-magnitude} and ${magnitude}`);
-    }
-  }
-  return entries.map(([key, value]) => [Number(key), value]);
 }
 
 export function kindOf(value: unknown): string {

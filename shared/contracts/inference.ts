@@ -33,9 +33,10 @@ export const samplingSchema = z.strictObject({
   minP: z.number().min(0).max(1).default(0),
   /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
   seed: z.int().min(0).max(0xffffffff),
-  stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings),
+  /** A chat template may have one of its own. */
+  stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings + 1),
   /** Alternatives reported per token; null reports no logprob at all. */
-  logprobs: z.int().min(0).max(20).nullable(),
+  logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
   presencePenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
   frequencyPenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
   logitBias: z

@@ -15,6 +15,8 @@ export const limits = {
   logitBiasEntries: 300,
   logitBiasMagnitude: 100,
   completionLogprobs: 5,
+  chatLogprobs: 20,
+  chatMessages: 256,
   temperature: 2,
   penaltyMagnitude: 2,
   assignTexts: 64,

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/openai.ts";
+import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { backendAnswers, eventsOf, manifestHash, saying, testApp, useNetwork } from "./harness.ts";

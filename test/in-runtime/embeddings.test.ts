@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import type { EmbeddingsResponse } from "../../shared/contracts/embeddings.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
 import { errorOf, testApp, useNetwork } from "./harness.ts";
 
 // Nothing is mocked: a call of a backend would fail.

@@ -93,6 +93,21 @@ describe("a whole import", () => {
     expect(waitsMs).toEqual([]);
   });
 
+  test("takes the model's chat template into the manifest, and refuses one that cannot be used before the weights", async () => {
+    const withTemplate = (chat_template: string) => {
+      const config = new TextEncoder().encode(JSON.stringify({ chat_template }));
+      return new FakeHub(id, { ...original, "tokenizer_config.json": config });
+    };
+    const template = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}";
+    hub = withTemplate(template);
+    expect((await run()).manifest.model.chatTemplate).toBe(template);
+
+    folder = `${folder}-broken`;
+    hub = withTemplate("{% for %}");
+    expect(await refusal()).toContain(`the chat template of ${folder} cannot be used`);
+    expect(hub.requestsFor(weights)).toHaveLength(0);
+  });
+
   test("makes the same artifacts every time", async () => {
     const first = await run();
     await rm(folder, { recursive: true });

@@ -14,8 +14,14 @@ const subjects = ["a", "b", "z"];
 
 export const edgeModel = { contextTokens: 48, prefixTokens: 8, endOfTextId, vocabularySize } as const;
 
-/** File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same. */
-export async function edgeModelFiles(isOther = false): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
+/**
+ * File name → bytes, `manifest.json` included; `isOther`: of another set, no file of which is the same; `model` changes
+ * what the manifest says of the model.
+ */
+export async function edgeModelFiles(
+  isOther = false,
+  model: Partial<Manifest["model"]> = {},
+): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
   const merges = isOther ? [...someMerges.slice(-1), ...someMerges.slice(0, -1)] : someMerges;
   const alphabet = byteAlphabet();
   const spellings = [...alphabet, ...merges.map((merge) => merge.replace(" ", "")), "<|endoftext|>"];
@@ -29,7 +35,10 @@ export async function edgeModelFiles(isOther = false): Promise<Map<string, Uint8
   for (const [name, content] of bytes) {
     records[name] = { sha256: await sha256(content), bytes: content.byteLength, tensors: {} };
   }
-  bytes.set("manifest.json", new TextEncoder().encode(JSON.stringify(manifestOf(records))) as Uint8Array<ArrayBuffer>);
+  bytes.set(
+    "manifest.json",
+    new TextEncoder().encode(JSON.stringify(manifestOf(records, model))) as Uint8Array<ArrayBuffer>,
+  );
   return bytes;
 }
 
@@ -49,7 +58,7 @@ function edgeTable(scale: number): TensorFile {
   ]);
 }
 
-function manifestOf(files: Manifest["files"]): Manifest {
+function manifestOf(files: Manifest["files"], model: Partial<Manifest["model"]>): Manifest {
   return {
     format: 1,
     model: {
@@ -62,6 +71,7 @@ function manifestOf(files: Manifest["files"]): Manifest {
       heads: 1,
       contextTokens: edgeModel.contextTokens,
       endOfTextId,
+      ...model,
     },
     embedding: { dimensions, prefixTokens: edgeModel.prefixTokens },
     hyperNetwork: { kind: "gated-bank", hash: "1".repeat(64), rank: 1, biases: 1, hidden: 2 },

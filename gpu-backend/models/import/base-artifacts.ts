@@ -11,6 +11,7 @@ import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { readModelFolder } from "../../runtime/model-folder.ts";
 import type { Gpt2Config } from "../../runtime/step.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
+import { readChatTemplate } from "../../training/chat-template-file.ts";
 import { quantised } from "../../training/clustering/placement.ts";
 import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space.ts";
 import { prefixTokens } from "../../training/corpus/windows.ts";
@@ -59,6 +60,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
         servedAs: "gpt2",
         weights: weightsHash,
         ...{ vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId },
+        chatTemplate: await readChatTemplate(folder, tokenizer),
       },
       training: null,
     },

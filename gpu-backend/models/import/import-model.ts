@@ -7,6 +7,7 @@ import { basename, join, resolve } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import { readArtifacts } from "../../engine/artifacts.ts";
 import { readModelConfig } from "../../runtime/model-folder.ts";
+import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
 import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
 import { checksumOf, hasChecksum } from "./checksum.ts";
@@ -82,7 +83,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 
 /** Refuses what config or tokenizer show, before the weights are fetched. */
 async function checkSmallFiles(folder: string): Promise<void> {
-  await readTokenizerFiles(folder, await readModelConfig(folder));
+  await readChatTemplate(folder, await readTokenizerFiles(folder, await readModelConfig(folder)));
 }
 
 async function copyFolder(source: string, folder: string): Promise<void> {

@@ -1,9 +1,10 @@
 /** Which files of a repository or folder make a model that can be served. Pure: names in, names out. */
+import { chatTemplateFile } from "../../training/chat-template-file.ts";
 
 export const configFile = "config.json";
 export const vocabularyFiles = ["vocab.json", "merges.txt"];
 export const weightsFile = "model.safetensors";
-const optionalFiles = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+const optionalFiles = ["tokenizer.json", "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
 /** Node reads no larger file in one piece, and an ONNX graph holds no more. */
 export const largestWeightsBytes = 2 ** 31 - 1;

@@ -64,7 +64,19 @@ const knownFields = [
     "top_logprobs",
     "max_completion_tokens",
   ],
-  ...["tools", "response_format", "__proto__", "constructor", "toString", "", "a".repeat(300)],
+  ...[
+    "tools",
+    "tool_choice",
+    "functions",
+    "response_format",
+    "modalities",
+    "audio",
+    "__proto__",
+    "constructor",
+    "toString",
+    "",
+    "a".repeat(300),
+  ],
 ];
 
 const oddText = fc.oneof(
@@ -92,11 +104,30 @@ const oddList = fc.oneof(
   fc.integer({ min: 1, max: 3000 }).map((length) => Array(length).fill(1)),
   fc.integer({ min: 1, max: 2000 }).map((depth) => nested(depth)),
 );
+/** Conversations that are nearly right. */
+const oddMessages = fc.array(
+  fc.oneof(
+    fc.record({
+      role: fc.constantFrom<unknown>("user", "assistant", "system", "developer", "tool", "constructor", 1),
+      content: fc.oneof(
+        oddText,
+        fc.constantFrom<unknown>(null, {}, [], [{ type: "image_url" }], [null], [{ type: "text" }]),
+        fc.array(
+          oddText.map((text) => ({ type: "text", text })),
+          { maxLength: 3 },
+        ),
+      ),
+    }),
+    fc.constantFrom<unknown>(null, "hi", [], { role: "assistant", content: null, tool_calls: [{}] }),
+  ),
+  { maxLength: 300, size: "small" },
+);
 const oddValue = fc.oneof(
   fc.constantFrom(null, true, false),
   oddNumber,
   oddText,
   oddList,
+  oddMessages,
   fc.jsonValue({ maxDepth: 3 }),
   fc.dictionary(fc.constantFrom(...knownFields, "1", "50256"), fc.oneof(oddNumber, fc.constant(true)), { maxKeys: 5 }),
 );

@@ -1,0 +1,158 @@
+/**
+ * The public wire, outward: what each endpoint answers. OpenAI's shapes with the `chameleon` extension in them. The API's
+ * document and the tests hold answers to these schemas; the edge uses their types alone, so they are not in its bundle.
+ */
+import { z } from "zod";
+
+const unixSeconds = z.int().describe("Unix time in seconds");
+const milliseconds = z.number().min(0);
+const hash = z.string().regex(/^[0-9a-f]{64}$/);
+const logprob = z.number().describe("Natural logarithm of the probability");
+
+const gainSchema = z
+  .object({
+    nats: z.number(),
+    ci95: z.tuple([z.number(), z.number()]).describe("95% interval"),
+    tokens: z.int().describe("Measured on so many"),
+  })
+  .describe("Over the base on held-out text, in nats a token");
+
+export const timingsSchema = z
+  .object({
+    tokenize: milliseconds,
+    assign: milliseconds,
+    queue: milliseconds,
+    adapter: milliseconds,
+    prefill: milliseconds,
+    decode: milliseconds,
+  })
+  .describe("Milliseconds of each phase; the same names as in the Server-Timing header");
+
+const comparedTokenSchema = z.object({ token: z.string(), logprob, base_logprob: logprob });
+
+export const chameleonBlockSchema = z
+  .object({
+    centroid: z.string().describe("The nearest centroid, or the one that the request named"),
+    similarity: z.number().describe("Cosine of prompt embedding and centroid"),
+    mode: z
+      .enum(["adapted", "off", "auto-off"])
+      .describe("`off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured"),
+    adapter: z
+      .object({
+        hash,
+        cache: z.enum(["hit", "generated"]),
+        scale: z.number(),
+      })
+      .nullable(),
+    gain: gainSchema.nullable().describe("null where none was measured or none applies"),
+    timings: timingsSchema,
+    compare: z
+      .object({
+        tokens: z.array(comparedTokenSchema),
+        mean_difference: z.number().nullable().optional().describe("Nats a token that the adapter gained"),
+      })
+      .optional()
+      .describe("With `compare`. In a stream every chunk has its own `tokens`, the last one the mean over all"),
+  })
+  .describe("What the adapter did to one choice")
+  .meta({ id: "ChameleonBlock" });
+const partialBlock = chameleonBlockSchema.partial().optional();
+
+export const usageSchema = z
+  .object({
+    prompt_tokens: z.int().describe("Each prompt once, whatever n is"),
+    completion_tokens: z.int(),
+    total_tokens: z.int(),
+    prompt_tokens_details: z
+      .object({ cached_tokens: z.int() })
+      .optional()
+      .describe("Where some of the prompt need not be computed"),
+  })
+  .meta({ id: "Usage" });
+
+/** Of a whole answer and of a chunk alike. */
+function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
+  return z.object({
+    id: z.string(),
+    object: z.literal(object),
+    created: unixSeconds,
+    model: z.string(),
+    system_fingerprint: z.string().describe("Changes when the artifacts do, and so may the text of a seed"),
+    choices: z.array(choice),
+    usage: usageSchema.nullable().optional(),
+    chameleon: partialBlock.describe("The first choice's block"),
+  });
+}
+const finishReason = z.enum(["stop", "length"]);
+
+const completionLogprobsSchema = z.object({
+  tokens: z.array(z.string()),
+  token_logprobs: z.array(logprob.nullable()).describe("null for the first token of an echoed prompt"),
+  top_logprobs: z.array(z.record(z.string(), logprob)),
+  text_offset: z.array(z.int()).describe("Where each token starts in `text`, in Unicode code points"),
+});
+const completionChoice = z.object({
+  index: z.int(),
+  text: z.string(),
+  logprobs: completionLogprobsSchema.nullable(),
+  finish_reason: finishReason.nullable().describe("null in a chunk that is not the choice's last"),
+  chameleon: partialBlock,
+});
+export const completionResponseSchema = answer("text_completion", completionChoice)
+  .describe("A whole completion, or one chunk of a streamed one")
+  .meta({ id: "Completion" });
+
+const chatAlternative = z.object({
+  token: z.string(),
+  logprob,
+  bytes: z.array(z.int().min(0).max(255)).nullable().describe("UTF-8; of part of a character, its bytes"),
+});
+const chatLogprobsSchema = z.object({
+  content: z.array(chatAlternative.extend({ top_logprobs: z.array(chatAlternative) })).nullable(),
+  refusal: z.null(),
+});
+const chatChoice = z.object({
+  index: z.int(),
+  message: z.object({ role: z.literal("assistant"), content: z.string(), refusal: z.null() }),
+  logprobs: chatLogprobsSchema.nullable(),
+  finish_reason: finishReason,
+  chameleon: partialBlock,
+});
+export const chatResponseSchema = answer("chat.completion", chatChoice).meta({ id: "ChatCompletion" });
+const chatChunkChoice = z.object({
+  index: z.int(),
+  delta: z.object({ role: z.literal("assistant").optional(), content: z.string().optional() }),
+  logprobs: chatLogprobsSchema.nullable(),
+  finish_reason: finishReason.nullable(),
+  chameleon: partialBlock,
+});
+export const chatChunkSchema = answer("chat.completion.chunk", chatChunkChoice).meta({ id: "ChatCompletionChunk" });
+
+export const embeddingsResponseSchema = z
+  .object({
+    object: z.literal("list"),
+    data: z.array(
+      z.object({
+        object: z.literal("embedding"),
+        index: z.int(),
+        embedding: z.union([z.array(z.number()), z.string().describe("Base64 of little-endian float32")]),
+      }),
+    ),
+    model: z.string(),
+    usage: z.object({ prompt_tokens: z.int(), total_tokens: z.int() }),
+  })
+  .meta({ id: "Embeddings" });
+
+export type Timings = z.infer<typeof timingsSchema>;
+export type ComparedToken = z.infer<typeof comparedTokenSchema>;
+export type ChameleonBlock = z.infer<typeof chameleonBlockSchema>;
+export type Usage = z.infer<typeof usageSchema>;
+export type CompletionLogprobs = z.infer<typeof completionLogprobsSchema>;
+export type CompletionChoice = z.infer<typeof completionChoice>;
+export type CompletionResponse = z.infer<typeof completionResponseSchema>;
+export type ChatLogprobs = z.infer<typeof chatLogprobsSchema>;
+export type ChatChoice = z.infer<typeof chatChoice>;
+export type ChatChunkChoice = z.infer<typeof chatChunkChoice>;
+export type ChatResponse = z.infer<typeof chatResponseSchema>;
+export type ChatChunk = z.infer<typeof chatChunkSchema>;
+export type EmbeddingsResponse = z.infer<typeof embeddingsResponseSchema>;

@@ -1,0 +1,60 @@
+/**
+ * From a conversation to token ids: by the model's own chat template (Jinja, as Hugging Face's tokenizer_config.json has
+ * it), or in the style of Alpaca where it has none. Only the template itself may speak in special tokens: what a message
+ * says is text, whatever it spells.
+ */
+import { Template } from "@huggingface/jinja";
+import type { ChatMessage } from "../contracts/chat.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+/**
+ * Stands for the end-of-text token in a rendered text. Messages are made well-formed first, so no part of one, nor two
+ * of them side by side, can spell it.
+ */
+const endOfTextMark = "\udc00\udc00";
+
+const alpacaOpening =
+  "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
+const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" } as const;
+
+export class ChatTemplate {
+  readonly #tokenizer: Tokenizer;
+  readonly #template: Template | null;
+  /** Text at which the model's turn is over, besides the end of text: the next turn's title. */
+  readonly stops: readonly string[];
+
+  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it is not Jinja. */
+  constructor(source: string | null, tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer;
+    const spelling = tokenizer.decode([tokenizer.endOfTextId]);
+    this.#template = source === null ? null : new Template(source.replaceAll(spelling, endOfTextMark));
+    this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
+  }
+
+  /** Token ids of the conversation, up to where the assistant speaks. Throws an Error where the template refuses it. */
+  encode(messages: readonly ChatMessage[]): number[] {
+    const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
+    const text = this.#template ? this.#rendered(this.#template, wellFormed) : alpaca(wellFormed);
+    return text
+      .split(endOfTextMark)
+      .flatMap((part, i) => [...(i > 0 ? [this.#tokenizer.endOfTextId] : []), ...this.#tokenizer.encode(part)]);
+  }
+
+  #rendered(template: Template, messages: ChatMessage[]): string {
+    return template.render({
+      messages,
+      add_generation_prompt: true,
+      bos_token: endOfTextMark,
+      eos_token: endOfTextMark,
+      unk_token: endOfTextMark,
+      pad_token: endOfTextMark,
+    });
+  }
+}
+
+/** A system message takes the place of the opening, or stands between the turns. */
+function alpaca(messages: readonly ChatMessage[]): string {
+  const turns = messages.map(({ role, content }) => (role === "system" ? content : alpacaTitles[role] + content));
+  if (messages[0].role !== "system") turns.unshift(alpacaOpening);
+  return `${turns.join("\n\n")}\n\n${alpacaTitles.assistant}`;
+}

@@ -1,0 +1,329 @@
+import { describe, expect, test } from "vitest";
+import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
+import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { backendAnswers, errorOf, eventsOf, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const { endOfTextId, contextTokens } = edgeModel;
+const chatTemplate =
+  "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}";
+
+/** The tiny model with a template of its own; `model` changes more. */
+function chatApp(model: Parameters<typeof edgeModelFiles>[1] = { chatTemplate }) {
+  const artifacts = loadOnce(async () => {
+    const files = await edgeModelFiles(false, model);
+    return loadArtifacts(async (name) => files.get(name)!);
+  });
+  const app = testApp({ artifacts });
+  return { ...app, chat: (body: object) => app.post("/v1/chat/completions", body) };
+}
+
+async function chatted(body: object, app = chatApp()): Promise<ChatResponse> {
+  const response = await app.chat(body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return response.json();
+}
+
+async function chunksOf(body: object): Promise<ChatChunk[]> {
+  const response = await chatApp().chat({ ...body, stream: true });
+  expect(response.status, await response.clone().text()).toBe(200);
+  expect(response.headers.get("content-type")).toContain("text/event-stream");
+  const { data } = await eventsOf(response);
+  expect(data.pop()).toBe("[DONE]");
+  return data as ChatChunk[];
+}
+
+const bytesOf = (text: string) => [...new TextEncoder().encode(text)];
+const hello = [{ role: "user", content: "aaa" }];
+
+describe("a chat completion", () => {
+  test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
+    backendAnswers(({ id }) => saying(id, "bc", { finish: "stop" }));
+    const response = await chatApp().chat({ messages: hello });
+    expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
+    expect(response.headers.get("server-timing")).toMatch(/^tokenize;.*assign;.*queue;.*adapter;.*prefill;.*decode;/);
+    const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "adapted" });
+    expect(await response.json()).toEqual({
+      id: expect.stringMatching(/^chatcmpl-[0-9a-f]{32}$/),
+      object: "chat.completion",
+      created: expect.any(Number),
+      model: "gpt2:auto",
+      system_fingerprint: expect.stringMatching(/^fp_/),
+      choices: [
+        {
+          index: 0,
+          message: { role: "assistant", content: "bc", refusal: null },
+          logprobs: null,
+          finish_reason: "stop",
+          chameleon: block,
+        },
+      ],
+      usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 },
+      chameleon: block,
+    });
+  });
+
+  test("goes through the model's template, text parts joined, `developer` as `system`", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await chatted({
+      messages: [
+        { role: "developer", content: "x" },
+        {
+          role: "user",
+          content: [
+            { type: "text", text: "a" },
+            { type: "text", text: "b" },
+          ],
+          name: "someone",
+        },
+        { role: "assistant", content: "" },
+        { role: "user", content: "é" },
+      ],
+    });
+    const turns = ["sx", "uab", "a", "ué"].flatMap((turn) => [...bytesOf(turn), endOfTextId]);
+    // é is one token.
+    const ids = turns
+      .join()
+      .replace(bytesOf("é").join(), String(256 + 3))
+      .split(",")
+      .map(Number);
+    expect(seen.batches[0].sequences[0].promptIds).toEqual(ids);
+  });
+
+  test("speaks in Alpaca's style where the model has no template, and stops where that would speak for the user", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "Yes.\n\n### Instruction:\nMore"));
+    const { choices } = await chatted({ messages: hello, stop: ["1", "2", "3", "4"] }, chatApp({ contextTokens: 500 }));
+    const { promptIds, sampling } = seen.batches[0].sequences[0];
+    const prompt = new TextDecoder().decode(Uint8Array.from(promptIds.filter((id) => id < 256)));
+    expect(prompt).toMatch(/^Below is .*\n\n### Instruction:\naaa\n\n### Response:\n$/s);
+    expect(sampling.stop).toEqual(["1", "2", "3", "4", "### Instruction:"]);
+    expect(choices[0].message.content).toBe("Yes.\n\n");
+  });
+
+  test("a message's text never becomes a special token", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await chatted({ messages: [{ role: "user", content: "a<|endoftext|>b" }] });
+    const ids = [...bytesOf("ua<|endoftext|>b"), endOfTextId];
+    expect(seen.batches[0].sequences[0].promptIds).toEqual(ids);
+  });
+
+  test("is assigned by what is said, not by the template's own words", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "x"));
+    const { chameleon } = await chatted({
+      messages: [
+        { role: "system", content: "" },
+        { role: "user", content: "bbb" },
+      ],
+    });
+    expect(chameleon).toMatchObject({ centroid: "c1", similarity: expect.closeTo(1, 5) });
+    expect(seen.batches[0].centroidId).toBe("c1");
+    const { chameleon: off } = await chatted({ messages: hello, chameleon: { adapter: "c1" }, model: "gpt2" });
+    expect(off?.centroid).toBe("c1");
+  });
+
+  test("takes all that the context holds, or max_completion_tokens, or max_tokens", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await chatted({ messages: hello });
+    await chatted({ messages: hello, max_tokens: 3 });
+    await chatted({ messages: hello, max_tokens: 3, max_completion_tokens: 2 });
+    await chatted({ messages: hello, max_completion_tokens: 1000 });
+    await chatted({ messages: [{ role: "user", content: "a".repeat(contextTokens - 2) }] });
+    const asked = seen.batches.map(({ sequences }) => sequences[0].maxTokens);
+    expect(asked).toEqual([contextTokens - 5, 3, 2, contextTokens - 5, 0]);
+  });
+
+  test("passes sampling fields on, and what it need not understand", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await chatted({
+      ...{ messages: hello, n: 2, temperature: 0, top_p: 0.5, top_k: 3, min_p: 0.1, stop: ["x", "y"], seed: 5 },
+      ...{ presence_penalty: 1, frequency_penalty: -1, logit_bias: { 98: -100 }, logprobs: true, top_logprobs: 20 },
+      ...{ user: "u", tools: [], tool_choice: "none", response_format: { type: "text" }, modalities: ["text"] },
+      ...{ store: true, metadata: { a: "b" }, parallel_tool_calls: true, service_tier: "auto" },
+    });
+    expect(seen.batches[0].sequences).toHaveLength(2);
+    expect(seen.batches[0].sequences[0].sampling).toMatchObject({
+      ...{ temperature: 0, topP: 0.5, topK: 3, minP: 0.1, stop: ["x", "y"], logprobs: 20 },
+      ...{ presencePenalty: 1, frequencyPenalty: -1, logitBias: [[98, -100]] },
+    });
+  });
+
+  test("counts as its tenant's, by prompt and answer", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const app = chatApp();
+    await chatted({ messages: hello, max_tokens: 2 }, app);
+    await app.settled();
+    const used = { model: "gpt2:auto", centroid: "c0", requests: 1, promptTokens: 5, completionTokens: 2 };
+    expect(app.reported).toEqual([["local", used]]);
+  });
+});
+
+describe("logprobs", () => {
+  /** "é!" in three tokens, the first two of them half a character each. */
+  const answer = (id: string) => [
+    {
+      ...tokenFrame(id, 0, 0xc3),
+      logprob: -0.5,
+      alternatives: [
+        [0xc3, -0.5],
+        [98, -1],
+      ] as [number, number][],
+    },
+    {
+      ...tokenFrame(id, 1, 0xa9),
+      logprob: -0.25,
+      alternatives: [
+        [0xa9, -0.25],
+        [98, -2],
+      ] as [number, number][],
+    },
+    {
+      ...tokenFrame(id, 2, 33),
+      logprob: -3,
+      alternatives: [
+        [98, -0.1],
+        [99, -0.2],
+      ] as [number, number][],
+    },
+    { ...doneFrame(id), completionTokens: 3 },
+  ];
+  const body = { messages: hello, logprobs: true, top_logprobs: 2 };
+
+  test("come in the chat's shape, with bytes, half characters too", async () => {
+    backendAnswers(({ id }) => answer(id));
+    const { choices } = await chatted(body);
+    expect(choices[0].message.content).toBe("é!");
+    const b = (logprob: number) => ({ token: "b", logprob, bytes: [98] });
+    const first = { token: "bytes:\\xc3", logprob: -0.5, bytes: [0xc3] };
+    const second = { token: "bytes:\\xa9", logprob: -0.25, bytes: [0xa9] };
+    expect(choices[0].logprobs).toEqual({
+      content: [
+        { ...first, top_logprobs: [first, b(-1)] },
+        { ...second, top_logprobs: [second, b(-2)] },
+        // The token itself is not among the likeliest.
+        { token: "!", logprob: -3, bytes: [33], top_logprobs: [b(-0.1), { token: "c", logprob: -0.2, bytes: [99] }] },
+      ],
+      refusal: null,
+    });
+  });
+
+  test("without top_logprobs name no alternatives; streamed they add up to the same", async () => {
+    backendAnswers(({ id }) => answer(id));
+    const { choices } = await chatted({ ...body, top_logprobs: null });
+    expect(choices[0].logprobs?.content?.map((one) => one.top_logprobs)).toEqual([[], [], []]);
+    const whole = (await chatted(body)).choices[0].logprobs?.content;
+    const streamed = (await chunksOf(body)).flatMap((chunk) => chunk.choices[0].logprobs?.content ?? []);
+    expect(streamed).toEqual(whole);
+  });
+});
+
+describe("a streamed chat completion", () => {
+  test("begins each choice with the role, says the same text, ends each with one reason and its block", async () => {
+    backendAnswers(({ id }) => saying(id, `né ${id.at(-1)} xyz`));
+    const body = { messages: hello, n: 2, stop: "xyz" };
+    const { choices: whole } = await chatted(body);
+    const chunks = await chunksOf(body);
+    for (const chunk of chunks) expect(chunk).toMatchObject({ object: "chat.completion.chunk", id: chunks[0].id });
+    for (const index of [0, 1]) {
+      const parts = chunks.flatMap(({ choices }) => choices).filter((choice) => choice.index === index);
+      expect(parts.map(({ delta }) => delta.content ?? "").join("")).toBe(whole[index].message.content);
+      expect(parts.map(({ delta }) => delta.role).filter(Boolean)).toEqual(["assistant"]);
+      expect(parts[0].delta).toEqual({ role: "assistant", content: "n" });
+      expect(parts.map((part) => part.finish_reason).filter(Boolean)).toEqual([whole[index].finish_reason]);
+      expect(parts.at(-1)?.chameleon).toMatchObject({ centroid: "c0", mode: "adapted" });
+      expect(JSON.stringify(parts)).not.toContain("\ufffd");
+    }
+    expect(chunks.every((chunk) => !("usage" in chunk))).toBe(true);
+  });
+
+  test("tells usage last where it is asked for", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const chunks = await chunksOf({ messages: hello, stream_options: { include_usage: true } });
+    expect(chunks.pop()).toMatchObject({
+      choices: [],
+      usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 },
+    });
+    expect(chunks.length).toBeGreaterThan(0);
+    for (const chunk of chunks) expect(chunk.usage).toBeNull();
+  });
+
+  test("of nothing is a role, no text and a reason", async () => {
+    backendAnswers(({ id }) => [{ ...doneFrame(id), finishReason: "stop", completionTokens: 0 }]);
+    const [chunk] = await chunksOf({ messages: hello });
+    expect(chunk.choices[0]).toMatchObject({ delta: { role: "assistant", content: "" }, finish_reason: "stop" });
+  });
+
+  test("that its backend gives up ends in an error event and [DONE]", async () => {
+    backendAnswers(({ id }) => [
+      tokenFrame(id, 0, 98),
+      { type: "error", id, kind: "deadline_exceeded", message: "waited 30 s", retryAfterSeconds: null },
+    ]);
+    const last = (await chunksOf({ messages: hello })).at(-1);
+    expect(last).toEqual({ error: expect.objectContaining({ message: "waited 30 s", code: "deadline_exceeded" }) });
+  });
+
+  test("compares with the base as a completion does", async () => {
+    backendAnswers(({ id }) => [
+      { ...tokenFrame(id, 0, 98), logprob: -1, baseLogprob: -1.5 },
+      { ...doneFrame(id), completionTokens: 1 },
+    ]);
+    const { chameleon } = await chatted({ messages: hello, chameleon: { compare: true } });
+    expect(chameleon?.compare).toEqual({
+      tokens: [{ token: "b", logprob: -1, base_logprob: -1.5 }],
+      mean_difference: 0.5,
+    });
+  });
+});
+
+const user = (content: unknown) => ({ messages: [{ role: "user", content }] });
+const cases: [string, number, string, object, string[]][] = [
+  ["no messages", 400, "messages", {}, ["messages", "list"]],
+  ["an empty conversation", 400, "messages", { messages: [] }, ["empty"]],
+  ["too many messages", 400, "messages", { messages: Array(257).fill(hello[0]) }, ["257", String(limits.chatMessages)]],
+  ["a message that is text", 400, "messages[0]", { messages: ["hi"] }, ["messages[0]", "string"]],
+  ["an unknown role", 400, "messages[0]", { messages: [{ role: "robot", content: "" }] }, ["robot", "assistant"]],
+  ["a role of every object", 400, "messages[0]", { messages: [{ role: "constructor", content: "" }] }, ["constructor"]],
+  ["no content", 400, "messages[0]", { messages: [{ role: "user" }] }, ["content", "null"]],
+  ["a number as content", 400, "messages[0]", user(5), ["number"]],
+  ["an image", 400, "messages[0]", user([{ type: "image_url", image_url: { url: "x" } }]), ["image_url", "text"]],
+  ["a part without text", 400, "messages[0]", user([{ type: "text" }]), ["content[0].text"]],
+  ["a tool's answer", 400, "messages[0]", { messages: [{ role: "tool", content: "1" }] }, ["tool", "not built"]],
+  [
+    ...(["calls of tools", 400, "messages[0]"] as const),
+    { messages: [{ role: "assistant", content: null, tool_calls: [{}] }] },
+    ["not built"],
+  ],
+  ["tools", 400, "tools", { messages: hello, tools: [{ type: "function" }] }, ["tools", "not built"]],
+  ["a tool choice", 400, "tool_choice", { messages: hello, tool_choice: "required" }, ["required", "not built"]],
+  ["functions", 400, "functions", { messages: hello, functions: [{}] }, ["functions", "not built"]],
+  [
+    ...(["structured output", 400, "response_format"] as const),
+    { messages: hello, response_format: { type: "json_schema", json_schema: {} } },
+    ["json_schema", "text"],
+  ],
+  ["sound", 400, "modalities", { messages: hello, modalities: ["text", "audio"] }, ["audio", "text"]],
+  ["a voice", 400, "audio", { messages: hello, audio: { voice: "x" } }, ["not built"]],
+  ["a search of the web", 400, "web_search_options", { messages: hello, web_search_options: {} }, ["not built"]],
+  ["max_tokens 0", 400, "max_tokens", { messages: hello, max_tokens: 0 }, ["0", "1"]],
+  ["logprobs as a number", 400, "logprobs", { messages: hello, logprobs: 5 }, ["5", "boolean"]],
+  ["top_logprobs alone", 400, "top_logprobs", { messages: hello, top_logprobs: 2 }, ["logprobs: true"]],
+  ["too many top_logprobs", 400, "top_logprobs", { messages: hello, logprobs: true, top_logprobs: 21 }, ["21", "20"]],
+  ["five stops", 400, "stop", { messages: hello, stop: ["1", "2", "3", "4", "5"] }, ["5", "4"]],
+  ["stream_options without stream", 400, "stream_options", { messages: hello, stream_options: {} }, ["stream"]],
+  ["a prompt over the context", 400, "messages", user("a".repeat(47)), ["49", "48"]],
+  ["what the template refuses", 400, "messages", user("no"), ["template", "not like this"]],
+  ["an unknown model", 404, "model", { messages: hello, model: "gpt-5" }, ["gpt-5"]],
+];
+test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
+  const error = await errorOf(await chatApp().chat(body));
+  expect(error, error.message).toMatchObject({ status, param, type: "invalid_request_error" });
+  for (const text of mentioned) expect(error.message).toContain(text);
+});
+
+test("a prompt over the context has its own code", async () => {
+  const error = await errorOf(await chatApp().chat(user("a".repeat(100))));
+  expect(error).toMatchObject({ code: "context_length_exceeded", param: "messages" });
+});

@@ -1,0 +1,83 @@
+import { describe, expect, test } from "vitest";
+import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import type { ChatMessage } from "../../../shared/contracts/chat.ts";
+import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
+import { edgeModelFiles } from "../../support/edge-model.ts";
+
+const files = await edgeModelFiles();
+const { tokenizer } = await loadArtifacts(async (name) => files.get(name)!);
+const { endOfTextId } = tokenizer;
+
+const talk: ChatMessage[] = [
+  { role: "system", content: "Be brief." },
+  { role: "user", content: "the <|endoftext|> é" },
+  { role: "assistant", content: "Yes." },
+  { role: "user", content: "Why?" },
+];
+
+/** Text of the ids, each end of text as ⏹. */
+function read(ids: readonly number[]): string {
+  const parts: number[][] = [[]];
+  for (const id of ids) {
+    if (id === endOfTextId) parts.push([]);
+    else parts.at(-1)!.push(id);
+  }
+  return parts.map((part) => tokenizer.decode(part)).join("⏹");
+}
+const rendered = (source: string | null, messages = talk) => read(new ChatTemplate(source, tokenizer).encode(messages));
+
+describe("a model without a template of its own", () => {
+  test("speaks in the style of Alpaca; a system message takes the opening's place", () => {
+    expect(rendered(null)).toBe(
+      "Be brief.\n\n### Instruction:\nthe <|endoftext|> é\n\n### Response:\nYes.\n\n### Instruction:\nWhy?\n\n### Response:\n",
+    );
+    expect(rendered(null, [{ role: "user", content: "Hi" }])).toBe(
+      "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n",
+    );
+  });
+
+  test("stops where it would speak for the user", () => {
+    expect(new ChatTemplate(null, tokenizer).stops).toEqual(["### Instruction:"]);
+  });
+});
+
+describe("a model's own template", () => {
+  test("of the kind that DialoGPT has: every turn ends in the end of text", () => {
+    const source = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}";
+    expect(rendered(source)).toBe("Be brief.⏹the <|endoftext|> é⏹Yes.⏹Why?⏹");
+    expect(new ChatTemplate(source, tokenizer).stops).toEqual([]);
+  });
+
+  test("of ChatML's kind, with conditions, filters and a generation prompt", () => {
+    const source = `{%- for message in messages %}
+    {%- if loop.first and message['role'] != 'system' %}{{- 'default\\n' }}{%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content | trim + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}`;
+    expect(rendered(source, [{ role: "user", content: "  Hi " }])).toBe(
+      "default\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    );
+  });
+
+  test("may spell the end of text out; a message may not", () => {
+    const source = "<|endoftext|>{{ messages[1].content }}{{ '<|endoftext|>' }}";
+    expect(rendered(source)).toBe("⏹the <|endoftext|> é⏹");
+  });
+
+  test("takes no half of a character of a message for one of its own marks", () => {
+    const forged: ChatMessage[] = [
+      { role: "user", content: "a\udc00\udc00b\ud800" },
+      { role: "user", content: "\udc00\udc00" },
+    ];
+    const source = "{% for message in messages %}{{ message.content }}{% endfor %}";
+    expect(new ChatTemplate(source, tokenizer).encode(forged)).not.toContain(endOfTextId);
+    expect(rendered(source, forged)).toBe("a\ufffd\ufffdb\ufffd\ufffd\ufffd");
+    expect(rendered(null, forged)).not.toContain("⏹");
+  });
+
+  test("may refuse a conversation, and a broken one is told at once", () => {
+    const source = "{% if messages[0].role != 'user' %}{{ raise_exception('a user speaks first') }}{% endif %}";
+    expect(() => rendered(source)).toThrow("a user speaks first");
+    expect(() => new ChatTemplate("{% for %}", tokenizer)).toThrow();
+  });
+});
