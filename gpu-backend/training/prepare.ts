@@ -35,6 +35,8 @@ export interface PrepareOptions {
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
+  /** Length of the test stretches, as far as the context holds them; absent for none. */
+  stretchTokens?: number;
   threads: number;
 }
 
@@ -55,6 +57,8 @@ export interface Prepared {
   corpora: PreparedCorpus[];
   space: PromptSpace;
   sets: Record<Split, WindowSet>;
+  /** Test documents once more, in stretches of up to `stretchTokens`; without hidden states. */
+  stretches: Window[];
   /** Names model, text, split and window counts: equal keys mean equal preparations. */
   key: string;
   close(): Promise<void>;
@@ -72,7 +76,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   const tokenizer = Tokenizer.fromTensors(tokenizerFile);
   const chatTemplate = await readChatTemplate(options.modelDirectory, tokenizerFile);
 
-  const { corpora, windows } = await readWindows(options, tokenizer, progress);
+  const { corpora, windows, stretches } = await readWindows(options, tokenizer, model.config.contextTokens, progress);
   const chosen = chooseWindows(windows, options);
   const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
   if (prefixes.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
@@ -96,7 +100,7 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   }
   const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
   const close = () => states.close();
-  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, key, close };
+  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, stretches, key, close };
 }
 
 /** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */
@@ -119,15 +123,20 @@ export function place({ head, sets, space }: Prepared, clusters: number, seed: n
   return { ...placement, sets: placed };
 }
 
+/** Stretches at most: each is run through the trunk again whenever it is measured. */
+const mostStretches = 600;
+
 type WindowsBySplit = Record<Split, Window[]>;
 
-async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progress: Progress) {
+async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, contextTokens: number, progress: Progress) {
+  const stretchTokens = Math.min(options.stretchTokens ?? 0, contextTokens);
   const sources = [
     ...options.corpora.map((source) => ({ source, unseen: false })),
     ...options.unseenCorpora.map((source) => ({ source, unseen: true })),
   ];
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
   const windows: WindowsBySplit = { train: [], validation: [], test: [] };
+  const stretches: Window[] = [];
   const corpora: PreparedCorpus[] = [];
   progress.stage("tokens", sources.length);
   for (const [index, { source, unseen }] of sources.entries()) {
@@ -140,6 +149,9 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progre
       const tokenIds = Int32Array.from(tokenizer.encode(text));
       tokens += tokenIds.length;
       windows[splitOf[document]].push(...windowsOf(index, document, tokenIds));
+      if (stretchTokens > 0 && splitOf[document] === "test") {
+        stretches.push(...windowsOf(index, document, tokenIds, stretchTokens));
+      }
     }
     corpora.push({ ...corpus, documents: documents.length, tokens, unseen });
     progress.advance(index + 1, corpus.name);
@@ -147,7 +159,8 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progre
   for (const { name, documents, tokens } of corpora) {
     progress.note(`corpus ${name}: ${documents} documents, ${tokens} tokens`);
   }
-  return { corpora, windows };
+  const random = new Random(options.splitSeed, streams.promptBias);
+  return { corpora, windows, stretches: sampleWindows(stretches, mostStretches, random) };
 }
 
 function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {

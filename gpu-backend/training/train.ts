@@ -133,12 +133,15 @@ async function measureAndPublish(
   const { sets, memberOf, table } = bank.placed;
   const K = bank.centroids.count;
   const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
+  progress.stage("measuring", 3);
   const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
   const scales = await chooseScales(meter, sets.validation, adapters);
+  progress.advance(1, "scales");
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
-  progress.stage("prompt bias", 2);
-  const promptBias = await fitPromptBias(prepared, bank, adapters, scales, options, progress);
+  progress.advance(2, "gains");
+  const promptBias = await fitPromptBias(prepared, bank, adapters, scales, options);
+  progress.advance(3, "prompt bias");
 
   const counts = countsByCluster(sets.train.windows, memberOf, K, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
@@ -191,7 +194,6 @@ async function fitPromptBias(
   adapters: Adapters,
   scales: Float32Array,
   { threads, seed }: TrainOptions,
-  progress: Progress,
 ) {
   const { hiddenSize: D } = weights;
   const { sets, centroids } = placed;
@@ -203,12 +205,10 @@ async function fitPromptBias(
   try {
     const { validation, test } = sets;
     const { prior, strengths } = await choosePromptBias(head, D, validation, wornIn(validation), frequencies);
-    progress.advance(1);
     // Where the adapter does not gain the base is served, and nothing but the base.
     const served = strengths.map((strength, k) => (scales[k] === 0 ? 0 : strength));
     const choicesOf = (k: number) => [{ prior, strength: served[k] }];
     const measured = await measurePromptBias(head, D, test, wornIn(test), frequencies, choicesOf);
-    progress.advance(2);
     const gains = promptLengths.flatMap((promptTokens) => {
       const sums = measured
         .filter((one) => one.promptTokens === promptTokens)

@@ -242,6 +242,29 @@ describe("evaluation", () => {
     expect(small!.trainable).toBeGreaterThan(0.8 * bank!.trainable);
   });
 
+  test("says what the prompt's own words add, by prompt length, over kinds of text and domains alike", () => {
+    const { promptBias } = result;
+    expect(promptBias.map(({ method }) => method)).toEqual(["base", "gated-bank", "gated-bank-shipped", "static"]);
+    for (const { byLength, byDomain, strengths } of promptBias) {
+      // The tiny context holds no prompt of 256 tokens and 64 after it.
+      for (const text of ["trained", "known", "new"]) {
+        const rows = byLength.filter((row) => row.text === text);
+        expect(rows.map(({ promptTokens }) => promptTokens)).toEqual([16, 64, 128, 192]);
+      }
+      for (const promptTokens of [16, 192]) {
+        const parts = byDomain.filter((row) => row.promptTokens === promptTokens).map(({ gain }) => gain);
+        const { gain } = byLength.find((row) => row.promptTokens === promptTokens && row.text === "trained")!;
+        expect(parts.reduce((sum, { tokens }) => sum + tokens, 0)).toBe(gain.tokens);
+        expect(parts.reduce((sum, { nats, tokens }) => sum + nats * tokens, 0) / gain.tokens).toBeCloseTo(gain.nats, 9);
+      }
+      expect(strengths.length).toBeGreaterThan(0);
+    }
+    // The base knows neither vocabulary: what a prompt has seen of it is worth much.
+    const base = promptBias[0].byLength.filter(({ text }) => text === "trained");
+    expect(base[3].gain.ci95[0]).toBeGreaterThan(0.1);
+    expect(base[3].gain.nats).toBeGreaterThan(base[0].gain.nats);
+  });
+
   test("goes on after an interruption, to the same result", async () => {
     const { progress, signal } = interruptedAt("gated-bank, seed 2", 7);
     const interrupted = evaluateOptions("interrupted");

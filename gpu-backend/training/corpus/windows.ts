@@ -36,10 +36,11 @@ export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
 
-export function windowsOf(corpus: number, document: number, tokenIds: Int32Array): Window[] {
+/** Of at most `length` tokens each. */
+export function windowsOf(corpus: number, document: number, tokenIds: Int32Array, length = windowTokens): Window[] {
   const windows: Window[] = [];
-  for (let start = 0; start + prefixTokens + minimumScoredTokens <= tokenIds.length; start += windowTokens) {
-    windows.push({ corpus, document, tokenIds: tokenIds.subarray(start, start + windowTokens) });
+  for (let start = 0; start + prefixTokens + minimumScoredTokens <= tokenIds.length; start += length) {
+    windows.push({ corpus, document, tokenIds: tokenIds.subarray(start, start + length) });
   }
   return windows;
 }

@@ -15,7 +15,7 @@ import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
 import { type Placed, type Prepared, place, prepare } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
-import { Analysis, curvesOf, prefixGains, type SeedOutcomes } from "./analysis.ts";
+import { Analysis, curvesOf, prefixGains, promptBiasGains, type SeedOutcomes } from "./analysis.ts";
 import { type FormatRow, measureFormats } from "./formats.ts";
 import {
   type Method,
@@ -29,6 +29,7 @@ import {
 import { keptOrMade } from "./outcome-cache.ts";
 import { paperProtocol } from "./paper-protocol.ts";
 import { prefixWindows, tokensAfterPrefixes } from "./prefix-lengths.ts";
+import { stretchTokens } from "./prompt-lengths.ts";
 import { type EvaluationResult, type PaperResult, resultFormat, resultSchema } from "./result.ts";
 import { type Outcome, runTrial, type TrialContext } from "./trial.ts";
 
@@ -70,7 +71,7 @@ export async function evaluate(
   signal?: AbortSignal,
 ): Promise<EvaluationResult> {
   const startMs = now();
-  const prepared = await prepare(options, progress, signal);
+  const prepared = await prepare({ ...options, stretchTokens }, progress, signal);
   try {
     const honest = options.protocol === "paper" ? nothing : await compare(prepared, options, progress, now, signal);
     const paper = options.protocol === "honest" ? null : await reproducePaper(prepared, options, progress);
@@ -164,7 +165,7 @@ type Comparison = Omit<EvaluationResult, keyof ReturnType<typeof aboutText> | "f
 
 const nothing: Comparison = {
   ...{ results: [], summary: {}, gains: [], overStatic: null, controls: null },
-  ...{ centroids: [], documents: [], prefixLengths: [], curves: [], formats: [] },
+  ...{ centroids: [], documents: [], prefixLengths: [], promptBias: [], curves: [], formats: [] },
 };
 
 function aboutText({ model, corpora, sets }: Prepared, options: EvaluateOptions) {
@@ -244,6 +245,11 @@ async function compare(
         document: windows[i].document,
         tokens: tokensAfterPrefixes(test, i),
       })),
+    ),
+    promptBias: promptBiasGains(
+      [...first.outcomes["gated-bank"].promptBias!, ...first.outcomes.static.promptBias!],
+      prepared.stretches,
+      domains,
     ),
     curves: curvesOf(first),
     formats,

@@ -2,7 +2,16 @@
 import type { EvaluationResult } from "../evaluation/result.ts";
 import type { Plot } from "./plots.ts";
 import { findings, whyTheyDisagree } from "./prose.ts";
-import { controlsTable, domainTable, formatTable, methodNames, paperTable, summaryTable, textTable } from "./tables.ts";
+import {
+  controlsTable,
+  domainTable,
+  formatTable,
+  methodNames,
+  paperTable,
+  promptBiasTable,
+  summaryTable,
+  textTable,
+} from "./tables.ts";
 
 export interface DrawnPlot extends Plot {
   svg: string;
@@ -59,7 +68,11 @@ function sectionsOf(result: EvaluationResult, plots: readonly DrawnPlot[]): Sect
   const bullets = findings(result);
   if (bullets.length > 0) sections.push({ title: "What it comes to", bullets, table: summaryTable(result) });
   for (const plot of plots) {
-    const table = plot.id === "domains" ? domainTable(result) : undefined;
+    const tables: Record<string, (result: EvaluationResult) => string> = {
+      domains: domainTable,
+      prompts: promptBiasTable,
+    };
+    const table = tables[plot.id]?.(result);
     sections.push({ title: plot.title, plot, ...(table && { table }) });
   }
   if (result.controls) sections.push({ title: "Controls", table: controlsTable(result) });

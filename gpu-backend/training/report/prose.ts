@@ -5,13 +5,19 @@ import { gainText } from "./tables.ts";
 const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
 
 /** The claims, one a line, as the numbers bear them out or not. */
-export function findings({ summary, overStatic, controls, options }: EvaluationResult): string[] {
+export function findings({ summary, overStatic, controls, promptBias, options }: EvaluationResult): string[] {
   const base = summary.base;
   const bank = summary["gated-bank"];
   const shipped = summary["gated-bank-shipped"];
   if (!base || !bank || !shipped || !overStatic || !controls) return [];
   const change = (of: number | null, from: number | null) =>
     of === null || from === null ? "–" : `${of > from ? "+" : "−"}${percent(Math.abs(of / from - 1))}`;
+  const ofPrompts = promptBias.find(({ method }) => method === "gated-bank-shipped")?.byLength ?? [];
+  const added = (text: string) =>
+    ofPrompts
+      .filter((row) => row.text === text)
+      .map(({ promptTokens, gain }) => `${gainText(gain)} after ${promptTokens} tokens`)
+      .join(", ");
   const { wrongCentroid, constantInput, withoutBestCluster, withoutLargestCluster } = controls;
   return [
     `Gated bank over the base: perplexity ${base.ppl.toFixed(2)} → ${bank.ppl.toFixed(2)} (${change(bank.ppl, base.ppl)}); as shipped ${shipped.ppl.toFixed(2)} (${change(shipped.ppl, base.ppl)}).`,
@@ -20,6 +26,11 @@ export function findings({ summary, overStatic, controls, options }: EvaluationR
     `Any other centroid's adapter keeps ${percent(wrongCentroid.kept)} of the gain over the base.`,
     `A hyper-network that is told nothing of the text, over static LoRA: ${gainText(constantInput.overStatic)} nats.`,
     `Without the centroid with most text, the bank is ahead of static LoRA by ${gainText(withoutLargestCluster.overStatic)}; without the one that gains most, by ${gainText(withoutBestCluster.overStatic)}.`,
+    ...(ofPrompts.length > 0
+      ? [
+          `The prompt's own words add to the bank as shipped, in nats a token: ${added("trained")}; on domains that no adapter was trained on: ${added("unseen") || "–"}.`,
+        ]
+      : []),
     `${(options.seeds as number[]).length} training seeds, one split of documents; intervals are 95%, from a bootstrap over documents.`,
   ];
 }
