@@ -10,7 +10,7 @@ export type Wish = "auto" | "off" | number | OwnAdapter;
 
 export interface Assignment {
   /** One of the manifest's, or that of the tenant's own adapter, by whose name it goes. */
-  centroid: Pick<CentroidRecord, "id" | "gain">;
+  centroid: Pick<CentroidRecord, "id" | "gain" | "promptBias">;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
   /** Of an adapter of the tenant's own; null where the adapter is the centroid's. */

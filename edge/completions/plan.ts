@@ -103,6 +103,7 @@ export function planGeneration(
         sampling: { ...sampling, seed: deriveSeed(seed, i) },
         promptLogprobs: request.echo && request.logprobs !== null,
         compare: request.chameleon.compare,
+        ...(request.chameleon.prompt_bias && wearsPromptBias(assignments[p]) && { promptBias: true }),
       };
       choices.push({ index, assignment: assignments[p], sequence });
     }
@@ -114,6 +115,10 @@ export function planGeneration(
     tokenizeMs: tokenized - started,
     assignMs: assigned - tokenized,
   };
+}
+
+function wearsPromptBias({ mode, ownHash, centroid }: Assignment): boolean {
+  return mode === "adapted" && ownHash === null && (centroid.promptBias ?? 0) > 0;
 }
 
 /** Throws context_length_exceeded for the first prompt that the context cannot hold. */

@@ -148,6 +148,7 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
       similarity,
       mode,
       adapter: done?.adapter ?? null,
+      prompt_bias: done?.promptBias ?? null,
       gain: mode === "adapted" ? centroid.gain : null,
       timings: {
         tokenize: this.#plan.tokenizeMs,

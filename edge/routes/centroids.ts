@@ -19,6 +19,8 @@ export function listCentroids(dependencies: Dependencies): Handler<AppEnvironmen
         scale: centroid.scale,
         /** The adapter did not help when measured, so the base is served. */
         auto_off: centroid.scale === 0,
+        /** Strength of what a prompt's own words add on top of the adapter. */
+        prompt_bias: centroid.promptBias ?? 0,
         /** As in a completion's `chameleon.adapter.hash`. */
         adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
       })),

@@ -9,7 +9,10 @@
  * changes nothing in it, and a sequence that another backend resumes has the same bits of it. Serving and measuring both
  * run this code.
  */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { RowBias } from "./adapter.ts";
+import { floatsOf } from "./hyper-network.ts";
 
 export interface PromptBiasShape {
   /** 0 is off. */
@@ -38,4 +41,26 @@ export function promptBias(
     return strength * Math.log1p(occurrences);
   });
   return { ids, values };
+}
+
+export interface WornPromptBias {
+  strength: number;
+  bias: RowBias;
+}
+
+/** The prompt bias of a prompt on top of a centroid's adapter; null where the centroid has none, or where it adds nothing. */
+export type PromptBiasSource = (centroidId: string, promptIds: readonly number[]) => WornPromptBias | null;
+
+/** Serves what `manifest` says. Nothing is kept of a prompt. Throws an Error where hyper-network.safetensors lacks `unigram`. */
+export function servedPromptBias(manifest: Manifest, file: TensorFile): PromptBiasSource {
+  if (!manifest.promptBias) return () => null;
+  const { prior } = manifest.promptBias;
+  const { vocabularySize, endOfTextId } = manifest.model;
+  const logFrequencies = floatsOf(file, "unigram", [vocabularySize]);
+  const strengths = new Map(manifest.centroids.map(({ id, promptBias: strength = 0 }) => [id, strength]));
+  return (centroidId, promptIds) => {
+    const strength = strengths.get(centroidId) ?? 0;
+    const bias = promptBias(promptIds, logFrequencies, { strength, prior }, endOfTextId);
+    return bias && { strength, bias };
+  };
 }

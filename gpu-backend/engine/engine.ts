@@ -8,6 +8,7 @@ import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
 import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
+import type { PromptBiasSource } from "../adapters/prompt-bias.ts";
 import { KvArena } from "../kv/arena.ts";
 import { KvBudget } from "../kv/kv-budget.ts";
 import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
@@ -50,6 +51,8 @@ export interface EngineStats {
 export interface EngineParts {
   runner: StepRunner;
   adapters: AdapterCache;
+  /** Absent: none is worn. */
+  promptBias?: PromptBiasSource;
   /** null keeps nothing of a prompt. */
   prefixCache: PrefixCache | null;
   limits: SchedulerLimits;
@@ -137,7 +140,7 @@ export class Engine {
     } catch (error) {
       for (const sequence of accepted) this.#fail(sequence, toServiceError(error));
     }
-    for (const sequence of accepted) this.#enqueue(sequence, acquired);
+    for (const sequence of accepted) this.#enqueue(sequence, acquired, adapterId);
     this.#flush(null);
   }
 
@@ -288,12 +291,16 @@ export class Engine {
     );
   }
 
-  #enqueue(sequence: Sequence, acquired: AcquiredAdapter | null): void {
+  #enqueue(sequence: Sequence, acquired: AcquiredAdapter | null, adapterId: string | null): void {
     if (sequence.ended) {
       if (acquired) this.#parts.adapters.release(acquired.adapter);
       return;
     }
-    sequence.queued(acquired, this.#parts.now());
+    const { promptBias = false, promptIds } = sequence.request;
+    // A tenant's adapter may have counted the same words already.
+    const wearsPromptBias = promptBias && adapterId !== null && acquired !== null && !acquired.adapter.bias;
+    const worn = (wearsPromptBias && this.#parts.promptBias?.(adapterId, promptIds)) || null;
+    sequence.queued(acquired, worn, this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
     try {
       this.#scheduler.enqueue(sequence);

@@ -12,6 +12,7 @@ import type {
 } from "../../shared/contracts/inference.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
+import type { WornPromptBias } from "../adapters/prompt-bias.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Schedulable } from "./scheduler.ts";
 
@@ -48,6 +49,8 @@ export class Sequence implements Schedulable {
   readonly bias: Map<number, number>;
   /** Set before the sequence is queued; null serves the base. */
   acquired: AcquiredAdapter | null = null;
+  /** Worn where tokens are sampled; set before the sequence is queued. */
+  promptBias: WornPromptBias | null = null;
   /** Where the adapter's own directions are, while the sequence runs; null where it has none. */
   poolSlot: number | null = null;
   /** Set once; no frame follows. */
@@ -128,7 +131,8 @@ export class Sequence implements Schedulable {
 
   /** Whether the base's logprobs are asked for and differ from the adapter's. */
   get comparesBase(): boolean {
-    return this.request.compare && this.acquired !== null && this.acquired.adapter.scale !== 0;
+    const isAdapted = this.acquired !== null && this.acquired.adapter.scale !== 0;
+    return this.request.compare && (isAdapted || this.promptBias !== null);
   }
 
   /** The reason to end, once what is to be sampled and scored is done; null before. */
@@ -141,9 +145,10 @@ export class Sequence implements Schedulable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** The adapter is there (or none was asked for). */
-  queued(acquired: AcquiredAdapter | null, nowMs: number): void {
+  /** The adapter is there (or none was asked for), and what else is worn. */
+  queued(acquired: AcquiredAdapter | null, promptBias: WornPromptBias | null, nowMs: number): void {
     this.acquired = acquired;
+    this.promptBias = promptBias;
     this.#adapterMs = nowMs - this.#submittedMs;
   }
 
@@ -205,6 +210,9 @@ export class Sequence implements Schedulable {
         cache: this.acquired.cache,
         scale: this.acquired.adapter.scale,
       },
+      ...(this.promptBias && {
+        promptBias: { strength: this.promptBias.strength, tokens: this.promptBias.bias.ids.length },
+      }),
       promptTokens: this.promptTokens,
       completionTokens: this.completionTokens,
       reusedTokens: this.reusedTokens,

@@ -102,7 +102,9 @@ class HeadRows {
   /** Adds the row at flat position `flat`, and its twin without the adapter where the base is compared. */
   add(sequence: Sequence, flat: number, scoredId: number | null): Head {
     const gates = sequence.acquired?.adapter.gates ?? null;
-    const bias = sequence.acquired?.adapter.bias ?? null;
+    // The prompt's own words foretell what follows it, not the prompt; an adapter with a bias wears no second one.
+    const ofPrompt = scoredId === null ? sequence.promptBias : null;
+    const bias = ofPrompt?.bias ?? sequence.acquired?.adapter.bias ?? null;
     const row = this.#addRow(sequence, { flat, gates, bias, poolSlot: sequence.poolSlot ?? -1 }, scoredId);
     const baseRow = sequence.comparesBase
       ? this.#addRow(sequence, { flat, gates: null, bias: null, poolSlot: -1 }, scoredId)

@@ -13,8 +13,14 @@ const chameleonField = absentAs(
   z.object({
     adapter: absentAs(adapterId, undefined, "`auto`: the nearest centroid's; `off`: none; or a centroid, or your own"),
     compare: absentAs(z.boolean(), false, "Tell each token's logprob with and without the adapter"),
+    // Only where asked for: below temperature 1, text that is sampled with it repeats its prompt more than people do.
+    prompt_bias: absentAs(
+      z.boolean(),
+      false,
+      "Raise the prompt's own tokens on top of a centroid's adapter that gains by it",
+    ),
   }),
-  { adapter: undefined, compare: false },
+  { adapter: undefined, compare: false, prompt_bias: false },
   "What the adapter is to be, over what `model` says",
 );
 

@@ -68,6 +68,8 @@ export const sequenceRequestSchema = z.strictObject({
   promptLogprobs: z.boolean(),
   /** Ask for each token's logprob without the adapter, too. */
   compare: z.boolean(),
+  /** Wear the prompt bias as well, where the batch's centroid has one. It is made of `promptIds` alone. */
+  promptBias: z.boolean().optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
@@ -135,6 +137,8 @@ export const doneFrameSchema = z.object({
   finishReason: finishReasonSchema,
   /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
+  /** Absent where none was worn; `tokens`: how many logits it raised. */
+  promptBias: z.object({ strength: z.number(), tokens: z.int() }).optional(),
   promptTokens: z.int(),
   completionTokens: z.int(),
   /** Prompt tokens that need not be computed, as the backend had their keys and values. */

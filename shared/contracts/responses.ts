@@ -44,6 +44,10 @@ export const chameleonBlockSchema = z
         scale: z.number(),
       })
       .nullable(),
+    prompt_bias: z
+      .object({ strength: z.number(), tokens: z.int() })
+      .nullable()
+      .describe("What the prompt's own words added to the logits of so many token ids; null where nothing"),
     gain: gainSchema.nullable().describe("null where none was measured or none applies"),
     timings: timingsSchema,
     compare: z

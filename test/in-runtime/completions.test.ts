@@ -56,6 +56,7 @@ describe("a completion", () => {
       similarity: expect.closeTo(1, 5),
       mode: "adapted",
       adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
+      prompt_bias: null,
       gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
       timings: expect.any(Object),
     };
@@ -240,6 +241,35 @@ describe("which adapter is worn", () => {
     const { chunks } = await streamed(body);
     expect(chunks.flatMap((chunk) => chunk.choices[0].chameleon?.compare?.tokens ?? [])).toEqual(tokens);
     expect(chunks.at(-1)?.chameleon?.compare?.mean_difference).toBeCloseTo(0.1, 6);
+  });
+});
+
+describe("the prompt bias", () => {
+  test.each<[string, object, boolean]>([
+    ["asked for, of a centroid that has one", { prompt: "aaa" }, true],
+    ["of a centroid that is named", { prompt: "bbb", model: "gpt2:c0" }, true],
+    ["of a centroid that gains nothing by it", { prompt: "bbb" }, false],
+    ["of a centroid that is off", { prompt: "zzz" }, false],
+    ["of the base", { prompt: "aaa", model: "gpt2" }, false],
+  ])("%s", async (_, body, isWorn) => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ ...body, chameleon: { prompt_bias: true } });
+    expect(seen.batches[0].sequences[0].promptBias ?? false).toBe(isWorn);
+  });
+
+  test("is not worn unasked, and not where the adapter is off", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    await completed({ prompt: "aaa" });
+    await completed({ prompt: "aaa", chameleon: { prompt_bias: true, adapter: "off" } });
+    for (const { sequences } of seen.batches) expect(sequences[0]).not.toHaveProperty("promptBias");
+  });
+
+  test("is told of, streamed or not", async () => {
+    const promptBias = { strength: 0.5, tokens: 3 };
+    backendAnswers(({ id }) => [tokenFrame(id, 0, 98), { ...doneFrame(id), promptBias }]);
+    const body = { prompt: "aaa", chameleon: { prompt_bias: true } };
+    expect((await completed(body)).chameleon?.prompt_bias).toEqual(promptBias);
+    expect((await streamed(body)).chunks.at(-1)?.chameleon?.prompt_bias).toEqual(promptBias);
   });
 });
 

@@ -6,6 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
+import { promptBias, servedPromptBias } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -42,6 +43,7 @@ const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {
   createEngineHarness({
     runner,
     source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork, setImmediate),
+    promptBias: servedPromptBias(artifacts.manifest, artifacts.hyperNetwork),
     limits,
     pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
   });
@@ -51,12 +53,13 @@ interface Work {
   centroid: string | null;
   request: SequenceRequest;
 }
-/** 33 sequences of all centroids and the base, of lengths on both sides of a chunk and a KV size. */
+/** 33 sequences of all centroids and the base, with and without a prompt bias, of lengths on both sides of a chunk and a KV size. */
 function mixedWork(temperature: number): Work[] {
   return Array.from({ length: 33 }, (_, i) => ({
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
+      promptBias: i % 3 > 0,
       sampling: { temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
     }),
   }));
@@ -178,6 +181,58 @@ function oracleLogprobs(history: number[], centroid: string | null): Float64Arra
   const total = oracleLogSumExp(logits);
   return logits.map((logit) => logit - total);
 }
+
+test("the prompt bias is of the prompt and the centroid's strength alone; the base and the prompt's scores are without it", async () => {
+  const target = harness();
+  const ids = randomPrompt(66);
+  const sampling = { seed: 3, temperature: 0.9, logprobs: 0, frequencyPenalty: 0.5, logitBias: neverEnds };
+  const rest = { maxTokens: 8, compare: true, promptLogprobs: true, sampling };
+  for (const wears of [true, false]) {
+    await target.engine.submit("c1", [sequenceRequest(`${wears}`, ids, { ...rest, promptBias: wears })]);
+  }
+  await target.finish();
+  const { prior } = artifacts.manifest.promptBias!;
+  const { promptBias: strength } = artifacts.manifest.centroids[1];
+  const frequencies = toFloat32(tensorOf(artifacts.hyperNetwork, "unigram"));
+  const bias = promptBias(ids, frequencies, { prior, strength: strength! }, tinyConfig.endOfTextId)!;
+  expect(target.lastFrameOf("true")).toMatchObject({ promptBias: { strength, tokens: bias.ids.length } });
+  expect(target.lastFrameOf("false")).not.toHaveProperty("promptBias");
+  expect(target.framesOf("true")[0]).toEqual({ ...target.framesOf("false")[0], id: "true" });
+  const history = [...ids];
+  const counts = new Map<number, number>();
+  let worst = 0;
+  for (const frame of target.tokenFramesOf("true")) {
+    const biased = (logprobs: Float64Array, ofPrompt: boolean) => {
+      for (const [i, id] of bias.ids.entries()) if (ofPrompt) logprobs[id] += bias.values[i];
+      for (const [id, count] of counts) logprobs[id] -= 0.5 * count;
+      logprobs[tinyConfig.endOfTextId] -= 100;
+      return logprobs[frame.tokenId] - oracleLogSumExp(logprobs);
+    };
+    worst = Math.max(worst, Math.abs(frame.logprob! - biased(oracleLogprobs(history, "c1"), true)));
+    worst = Math.max(worst, Math.abs(frame.baseLogprob! - biased(oracleLogprobs(history, null), false)));
+    history.push(frame.tokenId);
+    counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
+  }
+  console.log(`max |engine − oracle| ${worst.toExponential(2)}`);
+  expect(target.tokensOf("true")).toHaveLength(8);
+  expect(worst).toBeLessThan(tolerance);
+});
+
+test.each([null, tinyCentroids.at(-1)!])(
+  "with centroid %s a prompt bias that is asked for is none",
+  async (centroid) => {
+    const target = harness();
+    const ids = randomPrompt(20);
+    const rest = { maxTokens: 8, sampling: { logprobs: 2, logitBias: neverEnds } };
+    await target.engine.submit(centroid, [sequenceRequest("asked", ids, { ...rest, promptBias: true })]);
+    await target.engine.submit(centroid, [sequenceRequest("plain", ids, rest)]);
+    await target.finish();
+    expect(target.tokenFramesOf("asked")).toEqual(
+      target.tokenFramesOf("plain").map((frame) => ({ ...frame, id: "asked" })),
+    );
+    expect(target.lastFrameOf("asked")).not.toHaveProperty("promptBias");
+  },
+);
 
 describe("logprobs", () => {
   test("of sampled tokens, their alternatives and the base are the oracle's", async () => {

@@ -3,6 +3,7 @@
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
+import type { PromptBiasSource } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
@@ -33,6 +34,7 @@ export interface EngineHarness {
 export function createEngineHarness(options: {
   runner: StepRunner;
   source?: AdapterSource;
+  promptBias?: PromptBiasSource;
   limits?: Partial<SchedulerLimits>;
   pieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
@@ -50,6 +52,7 @@ export function createEngineHarness(options: {
   const engine = new Engine({
     runner: options.runner,
     adapters,
+    promptBias: options.promptBias,
     prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
     kvBytes: options.kvBytes ?? 2 ** 30,
     limits: { ...testLimits, ...options.limits },

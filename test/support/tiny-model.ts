@@ -148,7 +148,10 @@ export async function writeTinyModel(
       position: [k, -k],
       scale: scales[k],
       gain: null,
+      // On the bank alone: the paper's kind has no token frequencies beside it.
+      ...(kind === "gated-bank" && { promptBias: scales[k] === 0 ? 0 : 0.3 + 0.2 * k }),
     })),
+    ...(kind === "gated-bank" && { promptBias: { prior: 20, gains: [] } }),
     files,
     training: { seed, steps: 0, corpora: [], basePerplexity: V, adaptedPerplexity: V },
   };

@@ -1,9 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
+import type { PromptBiasSource } from "../../../../gpu-backend/adapters/prompt-bias.ts";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
-import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -458,6 +460,70 @@ test("a micro-batch reports one cache result, the next one a hit", async () => {
   expect(["a", "b", "c"].map(cacheOf)).toEqual(["generated", "generated", "hit"]);
 });
 
+/** Raises each token of the prompt by as much as it is there; only centroids other than `off` have one. */
+const fakePromptBias: PromptBiasSource = (centroidId, promptIds) => {
+  if (centroidId === "off") return null;
+  const ids = Int32Array.from(new Set(promptIds)).sort();
+  const values = Float32Array.from(ids, (id) => promptIds.filter((one) => one === id).length);
+  return { strength: 1, bias: { ids, values } };
+};
+
+describe("prompt bias", () => {
+  const wears = { promptBias: true, maxTokens: 20, sampling: { ...neverEnds, logprobs: 0 } };
+
+  test("is added to what the request steers, at each token", async () => {
+    const { engine, finish, tokenFramesOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      promptBias: fakePromptBias,
+    });
+    const ids = [4, 7, 4];
+    const sampling = {
+      ...wears.sampling,
+      presencePenalty: 1,
+      logitBias: [
+        [7, 0.5],
+        [99, -100],
+      ] as [number, number][],
+    };
+    await engine.submit("c0", [sequenceRequest("a", ids, { ...wears, sampling })]);
+    await finish();
+    const gates = [Math.cos(1), Math.cos(2)];
+    const seen = new Set<number>();
+    for (const { tokenId, logprob } of tokenFramesOf("a")) {
+      const logits = fakeLogits(V, ids, gates);
+      logits[4] += 2;
+      logits[7] += 1.5;
+      logits[99] -= 100;
+      for (const id of seen) logits[id] -= 1;
+      expect(logprob).toBeCloseTo(logits[tokenId] - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)), 4);
+      ids.push(tokenId);
+      seen.add(tokenId);
+    }
+    expect(seen.size).toBeGreaterThan(5);
+  });
+
+  test("is not worn with a tenant's adapter that has a bias of its own, nor without an adapter", async () => {
+    const generated = fakeAdapters(2);
+    const source: AdapterSource = {
+      hashOf: (id) => generated.hashOf(id),
+      generate: async (id) => {
+        const adapter = await generated.generate(id);
+        const bias = { ids: Int32Array.of(3), values: Float32Array.of(1) };
+        return id === "c1" ? { ...adapter, bias } : adapter;
+      },
+    };
+    const { engine, finish, lastFrameOf } = createEngineHarness({
+      runner: createFakeRunner(),
+      source,
+      promptBias: fakePromptBias,
+    });
+    for (const id of ["c0", "c1", "off", null]) await engine.submit(id, [sequenceRequest(`${id}`, [1, 2], wears)]);
+    await finish();
+    const worn = ["c0", "c1", "off", "null"].map((id) => "promptBias" in lastFrameOf(id)!);
+    expect(worn).toEqual([true, false, false, false]);
+  });
+});
+
 test("any traffic gives each sequence what it gets alone, and gives every slot and adapter back", async () => {
   console.log(`seed ${seed}`);
   const arrival = fc.record({
@@ -483,6 +549,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
       maxTokens: a.maxTokens,
       promptLogprobs: a.promptLogprobs,
       compare: a.compare,
+      promptBias: i % 2 === 0,
       sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequencyPenalty: 0.4, logprobs: 1 },
     });
   // Memory for three sequences as long as the context.
@@ -494,7 +561,13 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
       fc.integer({ min: 2, max: 5 }),
       async (arrivals, maxSequences) => {
         const limits = { maxSequences, stepTokens: 200 };
-        const together = createEngineHarness({ runner: createFakeRunner(), limits, cacheBytes: 0, kvBytes });
+        const together = createEngineHarness({
+          runner: createFakeRunner(),
+          promptBias: fakePromptBias,
+          limits,
+          cacheBytes: 0,
+          kvBytes,
+        });
         const due = new Map<number, string[]>();
         let now = 0;
         const step = async () => {
@@ -509,7 +582,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
         }
         while (together.engine.busy) await step();
         for (const [i, a] of arrivals.entries()) {
-          const alone = createEngineHarness({ runner: createFakeRunner() });
+          const alone = createEngineHarness({ runner: createFakeRunner(), promptBias: fakePromptBias });
           await alone.engine.submit(a.centroid, [requestOf(a, i)]);
           await alone.finish();
           const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
