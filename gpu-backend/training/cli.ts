@@ -44,8 +44,8 @@ function withTrainingOptions(command: Command): Command {
     .option("--centroids <n>", "clusters of text, K", count, 16)
     .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
     .option("--biases <n>", "bias directions of the bank, M", count, 8)
-    .option("--steps <n>", "optimiser steps", count, 400)
-    .option("--learning-rate <x>", "peak", positive, 3e-3)
+    .option("--steps <n>", "optimiser steps", count, 600)
+    .option("--learning-rate <x>", "peak", positive, 1e-2)
     .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
     .option("--threads <n>", "threads", count, availableParallelism());
 }
@@ -143,7 +143,7 @@ withTrainingOptions(program.command("eval"))
       splitSeed: flags.splitSeed,
       validationWindows: Math.ceil(flags.heldOut / 2),
       testWindows: flags.heldOut,
-      staticLearningRates: [3e-3, 1e-2, 3e-2],
+      baselineLearningRates: [3e-3, 1e-2, 3e-2],
       protocol: flags.protocol,
       paperLines: 1600,
       paperSteps: 300,
@@ -159,7 +159,7 @@ withTrainingOptions(program.command("eval"))
 /** What --quick overrules. */
 const quick = {
   ...{ trainWindows: 1000, validationWindows: 150, testWindows: 400, paperLines: 400, paperSteps: 150 },
-  ...{ steps: 60, clusters: 8, rank: 24, biases: 8, staticLearningRates: [1e-2] },
+  ...{ steps: 60, clusters: 8, rank: 24, biases: 8, baselineLearningRates: [1e-2] },
 };
 
 interface EvaluateFlags {

@@ -26,6 +26,17 @@ export class Random {
     return radius * Math.cos(2 * Math.PI * this.uniform());
   }
 
+  /** Of the whole numbers below a bound as many as asked for, each at most once, rising. All of them where there are fewer. */
+  subset(below: number, count: number): Int32Array {
+    const numbers = Int32Array.from({ length: below }, (_, i) => i);
+    if (count >= below) return numbers;
+    for (let i = 0; i < count; i++) {
+      const j = i + this.integer(below - i);
+      [numbers[i], numbers[j]] = [numbers[j], numbers[i]];
+    }
+    return numbers.slice(0, count).sort();
+  }
+
   /** A new array with the items in random order (Fisher–Yates). */
   shuffled<T>(items: readonly T[]): T[] {
     const result = [...items];

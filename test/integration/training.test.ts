@@ -177,7 +177,7 @@ describe("evaluation", () => {
     steps: 40,
     validationWindows: 20,
     testWindows: 60,
-    staticLearningRates: [0.005, 0.02],
+    baselineLearningRates: [0.005, 0.02],
     protocol: "both",
     paperLines: 60,
     paperSteps: 40,

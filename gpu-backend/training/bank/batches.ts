@@ -25,36 +25,52 @@ export interface Batch {
 /** Logits of one run, in numbers: keeps a run's memory near 32 MB whatever the vocabulary. */
 const maximumLogits = 8_000_000;
 
-/** Cuts a list of window indexes into runs whose logits fit; a run has at least one window. */
-export function runsOf(set: WindowSet, indexes: readonly number[], vocabularySize: number): number[][] {
-  const runs: number[][] = [];
+/** Cuts a list of windows into runs whose logits fit; a run has at least one window. */
+export function runsOf<T>(windows: readonly T[], tokensOf: (window: T) => number, vocabularySize: number): T[][] {
+  const runs: T[][] = [];
   let tokens = Number.POSITIVE_INFINITY;
-  for (const index of indexes) {
-    const more = scoredTokens(set.windows[index]);
+  for (const window of windows) {
+    const more = tokensOf(window);
     if ((tokens + more) * vocabularySize > maximumLogits) {
       runs.push([]);
       tokens = 0;
     }
-    runs[runs.length - 1].push(index);
+    runs[runs.length - 1].push(window);
     tokens += more;
   }
   return runs;
 }
 
-export async function gatherBatch(set: WindowSet, indexes: readonly number[], hiddenSize: number): Promise<Batch> {
-  const tokens = indexes.reduce((sum, index) => sum + scoredTokens(set.windows[index]), 0);
+/** A window of a set, and which of its scored tokens are wanted, rising. */
+export interface WindowPart {
+  index: number;
+  tokens: Int32Array;
+}
+
+export function wholeWindow({ windows }: WindowSet, index: number): WindowPart {
+  return { index, tokens: Int32Array.from({ length: scoredTokens(windows[index]) }, (_, token) => token) };
+}
+
+export async function gatherBatch(set: WindowSet, parts: readonly WindowPart[], hiddenSize: number): Promise<Batch> {
+  const D = hiddenSize;
+  const N = parts.reduce((sum, { tokens }) => sum + tokens.length, 0);
   const batch: Batch = {
-    hidden: new Float32Array(tokens * hiddenSize),
-    targets: new Int32Array(tokens),
-    windowOf: new Int32Array(tokens),
+    hidden: new Float32Array(N * D),
+    targets: new Int32Array(N),
+    windowOf: new Int32Array(N),
   };
   let row = 0;
-  for (const [position, index] of indexes.entries()) {
+  for (const [position, { index, tokens }] of parts.entries()) {
     const window = set.windows[index];
-    await set.states.read(set.firstState + index, batch.hidden, row * hiddenSize);
-    batch.targets.set(targetsOf(window), row);
-    batch.windowOf.fill(position, row, row + scoredTokens(window));
-    row += scoredTokens(window);
+    const hidden = new Float32Array(scoredTokens(window) * D);
+    await set.states.read(set.firstState + index, hidden, 0);
+    const targets = targetsOf(window);
+    for (const token of tokens) {
+      batch.hidden.set(hidden.subarray(token * D, (token + 1) * D), row * D);
+      batch.targets[row] = targets[token];
+      batch.windowOf[row] = position;
+      row++;
+    }
   }
   return batch;
 }

@@ -15,10 +15,8 @@ export interface Kind {
   feeds(run: RunInputs): Record<string, Tensor>;
 }
 
-/** A window in a training step. */
+/** A window in a training step, as far as its adapter goes. */
 export interface DrawnWindow {
-  /** In the window set. */
-  index: number;
   cluster: number;
   /** Windows of one cluster that were drawn together have one number. */
   batch: number;

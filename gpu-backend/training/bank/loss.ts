@@ -1,6 +1,6 @@
 /** Measures: the loss of windows under given gates, through a forward-only graph. */
 import { openSession, type Session, tensor } from "../../runtime/session.ts";
-import { gatherBatch, runsOf, type WindowSet } from "./batches.ts";
+import { gatherBatch, runsOf, type WindowSet, wholeWindow } from "./batches.ts";
 import { type BankShape, type Parameters, shapeOf } from "./parameters.ts";
 import { buildLossGraph, type HeadWeights } from "./training-graph.ts";
 
@@ -41,10 +41,11 @@ export class LossMeter {
     const bank = (name: "a" | "b") => tensor(parameters.get(name)!, shapeOf(name, this.#shape, D, V));
     const sums = new Float64Array(indexes.length);
     let measured = 0;
-    for (const run of runsOf(set, indexes, V)) {
+    const parts = indexes.map((index) => wholeWindow(set, index));
+    for (const run of runsOf(parts, ({ tokens }) => tokens.length, V)) {
       const { hidden, targets, windowOf } = await gatherBatch(set, run, D);
       const gates = new Float32Array(targets.length * Q);
-      for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s]), n * Q);
+      for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s].index), n * Q);
       const results = await this.#session.run({
         hidden: tensor(hidden, [targets.length, D]),
         targets: tensor(targets, [targets.length]),

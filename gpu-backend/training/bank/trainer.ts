@@ -7,7 +7,7 @@ import { scoredTokens } from "../corpus/windows.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
-import { gatherBatch, type PlacedSet, runsOf } from "./batches.ts";
+import { gatherBatch, type PlacedSet, runsOf, type WindowPart } from "./batches.ts";
 import type { DrawnWindow, Kind } from "./kind.ts";
 import type { ParameterName, Parameters } from "./parameters.ts";
 
@@ -38,8 +38,13 @@ export interface TrainerState {
   moments: Map<ParameterName, Moments>;
 }
 
-const clustersPerStep = 3;
+const clustersPerStep = 6;
 const windowsPerCluster = 5;
+/**
+ * Tokens that a step takes of a window, drawn anew each time. Neighbours say much the same: few tokens of many windows teach
+ * more than all tokens of few.
+ */
+const tokensPerWindow = 48;
 const warmUpSteps = 20;
 /** Keeps the steps of neighbouring seeds apart; no run is that long. */
 const stepSeedStride = 1_000_003;
@@ -110,7 +115,7 @@ export class Trainer {
   }
 
   /** Some clusters, and some windows of each. */
-  #draw(random: Random): DrawnWindow[] {
+  #draw(random: Random): (DrawnWindow & WindowPart)[] {
     return random
       .shuffled(this.#members)
       .slice(0, clustersPerStep)
@@ -119,6 +124,7 @@ export class Trainer {
         const inputs = this.#inputs(indexes, random);
         return indexes.map((index, i) => ({
           index,
+          tokens: random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow),
           cluster: this.#clusters.memberOf[index],
           batch,
           embedding: inputs[i],
@@ -149,17 +155,13 @@ export class Trainer {
     }
   }
 
-  async #lossAndGradients(drawn: readonly DrawnWindow[]) {
+  async #lossAndGradients(drawn: readonly (DrawnWindow & WindowPart)[]) {
     const { hiddenSize: D, vocabularySize: V } = this.#kind.head;
-    const indexes = drawn.map(({ index }) => index);
-    const tokens = indexes.reduce((sum, index) => sum + scoredTokens(this.#set.windows[index]), 0);
+    const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
     const gradients = new Map<ParameterName, Float32Array>();
     let loss = 0;
-    let done = 0;
-    for (const run of runsOf(this.#set, indexes, V)) {
-      const windows = drawn.slice(done, done + run.length);
-      done += run.length;
-      const { hidden, targets, windowOf } = await gatherBatch(this.#set, run, D);
+    for (const windows of runsOf(drawn, (window) => window.tokens.length, V)) {
+      const { hidden, targets, windowOf } = await gatherBatch(this.#set, windows, D);
       const results = await this.#session.run({
         ...this.#feeds,
         ...this.#kind.feeds({ windows, windowOf, stepSeed: this.#options.seed * stepSeedStride + this.state.step }),

@@ -57,15 +57,16 @@ function recordText(name: string, line: string): string {
 export function withEnoughDocuments(documents: readonly Document[]): Document[] {
   if (documents.length >= minimumDocuments) return [...documents];
   return documents.flatMap(({ name, text }) =>
-    sectionsOf(text).map((section, index) => ({ name: `${name}#${index + 1}`, text: section })),
+    sectionsOf(text, sectionCharacters).map((section, index) => ({ name: `${name}#${index + 1}`, text: section })),
   );
 }
 
-function sectionsOf(text: string): string[] {
+/** Cut at blank lines, about so many characters each. */
+export function sectionsOf(text: string, characters: number): string[] {
   const sections: string[] = [];
   let start = 0;
-  while (text.length - start > 1.5 * sectionCharacters) {
-    const blankLine = text.indexOf("\n\n", start + sectionCharacters);
+  while (text.length - start > 1.5 * characters) {
+    const blankLine = text.indexOf("\n\n", start + characters);
     if (blankLine < 0) break;
     sections.push(text.slice(start, blankLine + 2));
     start = blankLine + 2;

@@ -50,8 +50,8 @@ export interface EvaluateOptions {
   dimensions: number; // P
   steps: number;
   learningRate: number;
-  /** Peaks among which the static adapters' are chosen on validation, with the first seed. */
-  staticLearningRates: readonly number[];
+  /** Peaks among which each method's but the bank's is chosen on validation, with the first seed. */
+  baselineLearningRates: readonly number[];
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
@@ -186,10 +186,13 @@ function aboutText({ model, corpora, sets }: Prepared, options: EvaluateOptions)
   };
 }
 
+/** Peak, of its LoRA as of its network. */
+const paperLearningRate = 3e-3;
+
 function reproducePaper(prepared: Prepared, options: EvaluateOptions, progress: Progress): Promise<PaperResult> {
-  const { cacheDirectory, clusters, paperLines: lines, paperSteps: steps, threads, learningRate } = options;
+  const { cacheDirectory, clusters, paperLines: lines, paperSteps: steps, threads } = options;
   const seed = options.seeds[0];
-  const settings = { lines, steps, learningRate, seed };
+  const settings = { lines, steps, learningRate: paperLearningRate, seed };
   return keptOrMade(cacheDirectory, "paper", [prepared.key, clusters, settings], () =>
     paperProtocol(prepared, place(prepared, clusters, seed), { ...settings, threads }, progress),
   );
@@ -308,6 +311,6 @@ function recordOf(options: EvaluateOptions): EvaluationResult["options"] {
     ...{ clusters, rank, biases, hidden, dimensions, steps, learningRate, splitSeed, threads },
     ...{ trainWindows, validationWindows, testWindows },
     seeds: [...options.seeds],
-    staticLearningRates: [...options.staticLearningRates],
+    baselineLearningRates: [...options.baselineLearningRates],
   };
 }

@@ -47,31 +47,30 @@ export interface MethodOptions {
   shape: BankShape;
   clusters: number; // K
   learningRate: number;
-  /** Of the static adapters, which alone are swept: a comparison with a badly tuned one would be none. */
-  staticLearningRates: readonly number[];
+  /** Of all but the bank, which alone is not swept: a comparison with a badly tuned method would be none. */
+  baselineLearningRates: readonly number[];
 }
 
 export function planMethods(head: HeadWeights, options: MethodOptions): Record<TrainedMethod, MethodPlan> {
   const { hiddenSize: D, vocabularySize: V } = head;
-  const { shape, clusters: K, learningRate, staticLearningRates } = options;
+  const { shape, clusters: K, learningRate, baselineLearningRates } = options;
   const P = shape.dimensions;
   const fullShape = fullShapeOf(shape);
   const gated = gatedKind(head, shape);
   const full = (recipe: FullRecipe) => fullKind(head, fullShape, recipe);
-  const single = [learningRate];
   const staticOf = (size: number): MethodPlan => {
     // A static pair of more directions than the model is wide could be no more than a head of its own.
     const rank = Math.max(1, Math.min(D, Math.floor((size - V) / (D + V))));
     const measured = bankShape({ ...shape, rank, biases: 1 });
     const adapters = (parameters: Parameters) => staticAdapter(measured, parameters);
     const kind = staticKind(head, measured);
-    return { kind, input: "constant", measured, learningRates: staticLearningRates, adapters };
+    return { kind, input: "constant", measured, learningRates: baselineLearningRates, adapters };
   };
   const bank = (input: InputSource, adapters: MethodPlan["adapters"]): MethodPlan => ({
     kind: gated,
     input,
     measured: shape,
-    learningRates: single,
+    learningRates: [learningRate],
     adapters,
   });
   const experts = expertsShape(K, pairRank, P);
@@ -82,21 +81,21 @@ export function planMethods(head: HeadWeights, options: MethodOptions): Record<T
       kind: full(published),
       input: "batch-mean",
       measured: bankShape({ ...shape, rank: pairRank, biases: 0 }),
-      learningRates: single,
+      learningRates: baselineLearningRates,
       adapters: null,
     },
     "paper-centroid": {
       kind: full(ours),
       input: "centroid",
       measured: bankShape({ ...shape, rank: K * pairRank, biases: 0 }),
-      learningRates: single,
+      learningRates: baselineLearningRates,
       adapters: (parameters, centroids) => fullAdapters(fullNetwork(head, fullShape, parameters), centroids),
     },
     experts: {
       kind: expertsKind(head, experts, K),
       input: "constant",
       measured: experts,
-      learningRates: single,
+      learningRates: baselineLearningRates,
       adapters: (parameters, centroids) => expertAdapters(experts, parameters, centroids),
     },
     "gated-bank": bank("jittered", (parameters, centroids) => hyperNetworkAdapters(head, shape, parameters, centroids)),

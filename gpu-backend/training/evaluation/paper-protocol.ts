@@ -132,7 +132,7 @@ async function trainOnLines(
     const random = new Random(seed, streams.firstStep + step);
     const { indexes, input } = lines.batches[random.integer(lines.batches.length)];
     const { hidden, targets } = gatherLines(lines, indexes);
-    const window = { index: 0, cluster: 0, batch: 0, embedding: input };
+    const window = { cluster: 0, batch: 0, embedding: input };
     const results = await session.run({
       ...Object.fromEntries([...parameters].map(([name, values]) => [name, tensor(values, kind.shapeOf(name))])),
       ...kind.feeds({ windows: [window], windowOf: new Int32Array(targets.length), stepSeed: seed * steps + step }),
