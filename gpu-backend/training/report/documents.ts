@@ -1,4 +1,5 @@
 /** The report itself: one HTML file that needs nothing else, and a Markdown summary beside its plots. */
+import { trainedMethods } from "../evaluation/methods.ts";
 import type { EvaluationResult } from "../evaluation/result.ts";
 import type { Plot } from "./plots.ts";
 import { findings, whyTheyDisagree } from "./prose.ts";
@@ -95,7 +96,7 @@ function settingsOf({ model, options, summary, seconds }: EvaluationResult): str
   const settings = Object.entries(options).map(
     ([name, value]) => `${name} ${Array.isArray(value) ? value.join(", ") : value}`,
   );
-  const chosen = (["static", "static-full"] as const).flatMap((method) => {
+  const chosen = trainedMethods.flatMap((method) => {
     const rate = summary[method]?.learningRate;
     return rate ? [`${methodNames[method]}: learning rate ${rate}`] : [];
   });

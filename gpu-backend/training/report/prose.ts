@@ -1,11 +1,12 @@
 /** What the report says in words: every number in it is computed from the result. */
 import type { EvaluationResult } from "../evaluation/result.ts";
-import { gainText } from "./tables.ts";
+import { gainText, perplexityOn } from "./tables.ts";
 
 const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
 
 /** The claims, one a line, as the numbers bear them out or not. */
-export function findings({ summary, overStatic, controls, promptBias, options }: EvaluationResult): string[] {
+export function findings(result: EvaluationResult): string[] {
+  const { summary, overStatic, controls, promptBias, options } = result;
   const base = summary.base;
   const bank = summary["gated-bank"];
   const shipped = summary["gated-bank-shipped"];
@@ -18,12 +19,16 @@ export function findings({ summary, overStatic, controls, promptBias, options }:
       .filter((row) => row.text === text)
       .map(({ promptTokens, gain }) => `${gainText(gain)} after ${promptTokens} tokens`)
       .join(", ");
+  const worst = worstKnown(result);
   const { wrongCentroid, constantInput, withoutBestCluster, withoutLargestCluster } = controls;
   return [
     `Gated bank over the base: perplexity ${base.ppl.toFixed(2)} → ${bank.ppl.toFixed(2)} (${change(bank.ppl, base.ppl)}); as shipped ${shipped.ppl.toFixed(2)} (${change(shipped.ppl, base.ppl)}).`,
     `On domains that the base never saw: ${change(bank.pplNew, base.pplNew)}; as shipped ${change(shipped.pplNew, base.pplNew)}. On the base's own: ${change(bank.pplKnown, base.pplKnown)}; as shipped ${change(shipped.pplKnown, base.pplKnown)}. On domains that no adapter was trained on: as shipped ${change(shipped.pplUnseen, base.pplUnseen)}.`,
+    ...(worst
+      ? [`Of the base's own domains ${worst.domain} fares worst as shipped: ${change(worst.shipped, worst.base)}.`]
+      : []),
     `Gated bank over a static LoRA of equal size: ${gainText(overStatic)} nats a token (perplexity −${percent(1 - Math.exp(-overStatic.nats))})${overStatic.ci95[0] > 0 ? "" : "; the interval does not exclude zero"}.`,
-    `Any other centroid's adapter keeps ${percent(wrongCentroid.kept)} of the gain over the base.`,
+    `The adapter of another centroid, drawn anew for each window, keeps ${percent(wrongCentroid.kept)} of the gain over the base.`,
     `A hyper-network that is told nothing of the text, over static LoRA: ${gainText(constantInput.overStatic)} nats.`,
     `Without the centroid with most text, the bank is ahead of static LoRA by ${gainText(withoutLargestCluster.overStatic)}; without the one that gains most, by ${gainText(withoutBestCluster.overStatic)}.`,
     ...(ofPrompts.length > 0
@@ -33,6 +38,19 @@ export function findings({ summary, overStatic, controls, promptBias, options }:
       : []),
     `${(options.seeds as number[]).length} training seeds, one split of documents; intervals are 95%, from a bootstrap over documents.`,
   ];
+}
+
+/** The base's own domain that the shipped bank serves worst beside the base; perplexities. */
+function worstKnown(result: EvaluationResult) {
+  return result.domains
+    .filter(({ known, unseen }) => known && !unseen)
+    .map(({ name: domain }) => ({
+      domain,
+      base: perplexityOn(result, domain, "base"),
+      shipped: perplexityOn(result, domain, "gated-bank-shipped"),
+    }))
+    .sort((a, b) => b.shipped / b.base - a.shipped / a.base)
+    .at(0);
 }
 
 /** Why the two measures disagree. */

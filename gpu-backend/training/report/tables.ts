@@ -36,18 +36,20 @@ export function summaryTable({ summary }: EvaluationResult): string {
   return markdownTable(columns, rows);
 }
 
+/** Of a method on a domain, seeds averaged. */
+export function perplexityOn({ results }: EvaluationResult, domain: string, method: Method): number {
+  const rows = results.filter((row) => row.domain === domain && row.method === method);
+  return Math.exp(rows.reduce((sum, { nll }) => sum + nll, 0) / rows.length);
+}
+
 /** A row a domain: perplexities, and gains of the gated bank with their intervals. */
-export function domainTable({ results, gains }: EvaluationResult): string {
+export function domainTable(result: EvaluationResult): string {
   const shown: Method[] = ["base", "static", "gated-bank", "gated-bank-shipped"];
-  const perplexityOf = (domain: string, method: Method) => {
-    const rows = results.filter((row) => row.domain === domain && row.method === method);
-    return Math.exp(rows.reduce((sum, { nll }) => sum + nll, 0) / rows.length).toFixed(2);
-  };
   return markdownTable(
     ["domain", ...shown.map((method) => methodNames[method]), "bank over static, nats", "shipped over base, nats"],
-    gains.map(({ domain, overStatic, shippedOverBase }) => [
+    result.gains.map(({ domain, overStatic, shippedOverBase }) => [
       domain,
-      ...shown.map((method) => perplexityOf(domain, method)),
+      ...shown.map((method) => perplexityOn(result, domain, method).toFixed(2)),
       gainText(overStatic),
       gainText(shippedOverBase),
     ]),

@@ -94,6 +94,7 @@ test("the page holds every plot and number, and asks for nothing from outside", 
     "0.041 [0.031, 0.051] after 64 tokens",
   ])
     expect(html).toContain(text);
+  expect(html).toContain("sea fares worst as shipped: −59.3%"); // e^−0.9
   const markdown = markdownReport(result, plots);
   for (const { id } of plots) expect(markdown).toContain(`(${id}.svg)`);
 });
