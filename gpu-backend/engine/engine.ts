@@ -165,7 +165,7 @@ export class Engine {
     const { firstRow, chunks } = work;
     if (chunks.length === 0) return;
     const startedMs = this.#parts.now();
-    const feed = { ...this.#arena.feed(firstRow, chunks.length), pastTokens: this.#arena.positions };
+    const feed = this.#arena.feed(firstRow, chunks.length, phase);
     const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(input);
     this.#arena.append(
@@ -199,7 +199,7 @@ export class Engine {
     }
     sequence.admitted(this.#parts.now());
     if (sequence.parkedAs === null) {
-      this.#arena.open();
+      this.#arena.open(sequence.promptTokens);
       this.#reusePrefix(sequence);
       return;
     }
@@ -212,7 +212,6 @@ export class Engine {
   #reusePrefix(sequence: Sequence): void {
     const blocks = this.#prefixes?.take(sequence) ?? [];
     const { chunkTokens } = this.#parts.limits;
-    this.#arena.reserve(blocks.length * chunkTokens);
     for (const block of blocks) this.#arena.append(this.#arena.rows - 1, [chunkTokens], block, chunkTokens);
     sequence.reusedTokens = blocks.length * chunkTokens;
     sequence.cachedTokens = sequence.reusedTokens;

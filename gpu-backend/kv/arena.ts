@@ -1,14 +1,15 @@
 /**
  * Keys and values of all running sequences: per layer two arrays [rows, H, P, d], dense, so that a step is fed views
- * of them and nothing is gathered. P and the row count come in power-of-two sizes and follow what is running, because
- * attention costs time over all P positions. Those of parked sequences lie aside, without padding. Who has which row is
- * the slot table's business, and how many may run is the KV budget's: within it, memory stays below its bound, but for
- * the one array that is being copied while sizes change.
+ * of them and nothing is gathered. P and the row count come in few sizes and follow what is running, because attention
+ * costs time over all P positions; a prefill, whose every token pays for them, is fed a shorter copy where that is
+ * cheaper. Those of parked sequences lie aside, without padding. Who has which row is the slot table's business, and how
+ * many may run is the KV budget's: within it, memory stays below its bound, but for the one array that is being copied
+ * while sizes change.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { StepInput } from "../runtime/step.ts";
-import { bytesPerPosition, type KvShape, positionsFor } from "./kv-budget.ts";
+import { bytesPerPosition, type KvShape, positionsFor, positionUnit } from "./kv-budget.ts";
 import type { Move } from "./slot-table.ts";
 
 export interface ArenaShape extends KvShape {
@@ -21,6 +22,10 @@ export interface ArenaShape extends KvShape {
 const smallestRows = 1;
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
+/** A prefill is fed a copy where that is at most this share of P: measured, a copied position costs a fifth of a computed one. */
+const tightShare = 0.75;
+/** Bound on such a copy; beyond it a prefill computes over all P positions. */
+const tightBytes = 64 * 2 ** 20;
 
 export class KvArena {
   readonly #shape: ArenaShape;
@@ -31,6 +36,8 @@ export class KvArena {
   #rows = 0;
   /** Positions that hold keys and values, per row. */
   readonly #lengths: Int32Array;
+  /** Positions that are wanted soon, per row. */
+  readonly #wanted: Int32Array;
   /** What a row is called for as long as it lives, wherever it moves. */
   readonly #names: number[] = [];
   #opened = 0;
@@ -38,10 +45,13 @@ export class KvArena {
   readonly #parked = new Map<number, { present: Float32Array; length: number }>();
   /** Of all rows and parked ones. */
   readonly #maximumPositions: number;
+  /** What the copy for a prefill is written into. */
+  #tight = new Float32Array(0);
 
   constructor(shape: ArenaShape) {
     this.#shape = shape;
     this.#lengths = new Int32Array(shape.maximumRows);
+    this.#wanted = new Int32Array(shape.maximumRows);
     this.#maximumPositions = Math.floor((shape.maximumBytes ?? Number.POSITIVE_INFINITY) / bytesPerPosition(shape));
     this.#resize(0, 0);
   }
@@ -56,22 +66,24 @@ export class KvArena {
   }
 
   get bytes(): number {
-    return (this.#rowCapacity * this.#positions + this.#parkedPositions) * bytesPerPosition(this.#shape);
+    const positions = this.#rowCapacity * this.#positions + this.#parkedPositions;
+    return positions * bytesPerPosition(this.#shape) + this.#tight.byteLength;
   }
 
   lengthOf(row: number): number {
     return this.#lengths[row];
   }
 
-  /** Starts the row after the last one, empty. */
-  open(): void {
-    this.#openAs(this.#opened++);
+  /** Starts the row after the last one, empty. It will soon hold so many positions: room for them is made at once. */
+  open(wanted = 0): void {
+    this.#openAs(this.#opened++, wanted);
   }
 
   /** Closes a row, as the moves of its release say, and puts what it holds aside. Returns the name to resume it by. */
   park(row: number, moves: readonly Move[]): number {
     const name = this.#names[row];
     const length = this.#lengths[row];
+    this.#dropTight();
     this.#parked.set(name, { present: this.read(row, 0, length), length });
     this.close(moves);
     if (!this.#allows(this.#rowCapacity, this.#positions)) this.#resize(this.#rows, this.#longest);
@@ -81,7 +93,7 @@ export class KvArena {
   /** Starts the row after the last one with what was put aside under that name. */
   resume(name: number): void {
     const { present, length } = this.#takeParked(name);
-    this.#openAs(name);
+    this.#openAs(name, length);
     this.append(this.#rows - 1, [length], present, length);
   }
 
@@ -100,12 +112,11 @@ export class KvArena {
         array.copyWithin(to * rowElements, from * rowElements, (from + 1) * rowElements);
         if (replaced) array.set(replaced, from * rowElements);
       }
-      const replacedLength = this.#lengths[to];
-      this.#lengths[to] = this.#lengths[from];
-      if (swap) this.#lengths[from] = replacedLength;
-      const replacedName = this.#names[to];
-      this.#names[to] = this.#names[from];
-      if (swap) this.#names[from] = replacedName;
+      for (const ofRows of [this.#lengths, this.#wanted, this.#names]) {
+        const replaced = ofRows[to];
+        ofRows[to] = ofRows[from];
+        if (swap) ofRows[from] = replaced;
+      }
     }
   }
 
@@ -116,12 +127,23 @@ export class KvArena {
     this.#names.length--;
   }
 
-  /** What a step over rows [first, first + count) reads: `past` views of [count, H, P, d], their lengths and names. */
-  feed(first: number, count: number): Pick<StepInput, "past" | "pastLengths" | "pastRows"> {
+  /** What a step over rows [first, first + count) reads: `past` of [count, H, P, d], its P, their lengths and names. */
+  feed(
+    first: number,
+    count: number,
+    phase: "prefill" | "decode",
+  ): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
+    const pastLengths = this.#lengths.slice(first, first + count);
+    const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
+    const tight = positionUnit * Math.ceil(longest / positionUnit);
+    const isTight = phase === "prefill" && tight <= tightShare * this.#positions && this.#makeTight(count * tight);
     const rowElements = this.#shape.heads * this.#positions * this.#shape.headWidth;
     return {
-      past: this.#arrays.map((array) => array.subarray(first * rowElements, (first + count) * rowElements)),
-      pastLengths: this.#lengths.slice(first, first + count),
+      past: isTight
+        ? this.#tightPast(first, count, tight)
+        : this.#arrays.map((array) => array.subarray(first * rowElements, (first + count) * rowElements)),
+      pastTokens: isTight ? tight : this.#positions,
+      pastLengths,
       pastRows: { fed: this.#names.slice(first, first + count), kept: [...this.#names] },
     };
   }
@@ -181,31 +203,69 @@ export class KvArena {
    * long as it was: new memory costs the next sequence more than the copies out of the prefix cache.
    */
   trim(): void {
+    if (this.#rows === 0) this.#dropTight();
     const wanted = this.#rows > 0 ? positionsFor(this.#longest / fullShare, this.#shape) : this.#positions;
     const positions = Math.min(this.#positions, wanted);
     const rows = Math.min(this.#rowCapacity, powerOfTwo(this.#rows / fullShare, smallestRows));
     if (positions < this.#positions || rows < this.#rowCapacity) this.#resize(rows, positions);
   }
 
+  /** Positions that the longest row holds or wants. */
   get #longest(): number {
-    return this.#lengths.subarray(0, this.#rows).reduce((a, b) => Math.max(a, b), 0);
+    let longest = 0;
+    for (let row = 0; row < this.#rows; row++) longest = Math.max(longest, this.#lengths[row], this.#wanted[row]);
+    return longest;
   }
 
   get #parkedPositions(): number {
     return this.#parked.values().reduce((sum, { length }) => sum + length, 0);
   }
 
-  #allows(rows: number, positions: number): boolean {
-    return rows * positions + this.#parkedPositions <= this.#maximumPositions;
+  /** Whether memory holds rows of so many positions, what is parked, and a copy of `tight` positions. */
+  #allows(rows: number, positions: number, tight = 0): boolean {
+    return rows * positions + this.#parkedPositions + tight <= this.#maximumPositions;
   }
 
-  #openAs(name: number): void {
+  /** Its memory is somebody else's now. */
+  #dropTight(): void {
+    this.#tight = new Float32Array(0);
+  }
+
+  /** Makes room for a copy of so many positions. Returns whether memory holds it. */
+  #makeTight(positions: number): boolean {
+    const perPosition = bytesPerPosition(this.#shape);
+    if (positions * perPosition <= this.#tight.byteLength) return true;
+    const wanted = powerOfTwo(positions, positionUnit);
+    if (wanted * perPosition > tightBytes || !this.#allows(this.#rowCapacity, this.#positions, wanted)) return false;
+    this.#tight = new Float32Array((wanted * perPosition) / Float32Array.BYTES_PER_ELEMENT);
+    return true;
+  }
+
+  /** The past of rows [first, first + count) with room for P positions only, 2L × [count, H, P, d], until the next call. */
+  #tightPast(first: number, count: number, P: number): Float32Array[] {
+    const { heads: H, headWidth: d } = this.#shape;
+    const elements = count * H * P * d;
+    return this.#arrays.map((array, i) => {
+      const copy = this.#tight.subarray(i * elements, (i + 1) * elements);
+      for (let head = 0; head < count * H; head++) {
+        const from = (first * H + head) * this.#positions * d;
+        copy.set(array.subarray(from, from + P * d), head * P * d);
+      }
+      return copy;
+    });
+  }
+
+  #openAs(name: number, wanted: number): void {
     if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
-    const longest = this.#longest;
     this.#names.push(name);
-    this.#lengths[this.#rows++] = 0;
-    if (this.#rows <= this.#rowCapacity) return;
-    this.#resize(this.#rows, this.#allows(this.#rows, this.#positions) ? this.#positions : longest);
+    this.#lengths[this.#rows] = 0;
+    this.#wanted[this.#rows++] = wanted;
+    const positions = Math.max(this.#positions, positionsFor(wanted, this.#shape));
+    if (this.#rows <= this.#rowCapacity && positions <= this.#positions) return;
+    const rows = Math.max(this.#rows, this.#rowCapacity);
+    // Where memory does not hold all of that, what is running has it.
+    if (this.#allows(rows, positions)) this.#resize(rows, positions);
+    else this.#resize(this.#rows, this.#longest);
   }
 
   #takeParked(name: number): { present: Float32Array; length: number } {
@@ -222,6 +282,7 @@ export class KvArena {
     const affordable = Math.floor((this.#maximumPositions - this.#parkedPositions) / P);
     const rowCapacity = Math.max(rows, Math.min(powerOfTwo(rows, smallestRows), maximumRows, affordable));
     const oldP = this.#positions;
+    this.#dropTight();
     for (let i = 0; i < 2 * layers; i++) {
       const grown = new Float32Array(rowCapacity * H * P * d);
       const old = this.#arrays[i];

@@ -8,16 +8,20 @@ export interface KvShape {
   contextTokens: number;
 }
 
-const smallestPositions = 64;
+/** Positions come in multiples of it: whole vectors of the processor, so that padding changes no sum. */
+export const positionUnit = 64;
 
 /** Keys and values of one position. */
 export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number {
   return 2 * layers * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
 }
 
-/** P, the positions of every row where the longest needs so many: a power of two, at most the context. */
+/** P, the positions of every row where the longest needs so many: a power of two or three quarters of one, at most the context. */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
-  return longest >= contextTokens ? contextTokens : Math.min(powerOfTwo(longest, smallestPositions), contextTokens);
+  if (longest >= contextTokens) return contextTokens;
+  const size = powerOfTwo(longest, positionUnit);
+  const isLess = longest <= 0.75 * size && size > 2 * positionUnit;
+  return Math.min(isLess ? 0.75 * size : size, contextTokens);
 }
 
 export class KvBudget {

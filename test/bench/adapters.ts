@@ -88,7 +88,7 @@ export function adapterLine({ format, kind, centroids, msPerStep, msPerStepWitho
 
 /** A prefilled batch on a graph. */
 async function openBatch(runner: StepRunner) {
-  const batch = new Batch(runner, batchRows);
+  const batch = new Batch(runner, batchRows, 2 * promptTokens);
   const zeroGates = Array.from({ length: batchRows }, () => new Float32Array(runner.gates));
   await batch.prefill(promptsOf(batchRows, promptTokens), zeroGates);
   return { runner, batch, zeroGates };

@@ -21,7 +21,7 @@ export async function openChameleon(format: WeightFormat, threads: number): Prom
   return {
     async measure(prompts, steps) {
       const gates = prompts.map(() => Float32Array.from({ length: runner.gates }, () => random()));
-      const batch = new Batch(runner, prompts.length);
+      const batch = new Batch(runner, prompts.length, prompts[0].length + steps);
       const meter = new BatchMeter();
       await batch.prefill(prompts, gates);
       meter.token();
@@ -32,7 +32,7 @@ export async function openChameleon(format: WeightFormat, threads: number): Prom
       return meter.result();
     },
     async firstIds(prompts) {
-      const batch = new Batch(runner, prompts.length);
+      const batch = new Batch(runner, prompts.length, prompts[0].length);
       await batch.prefill(
         prompts,
         prompts.map(() => new Float32Array(runner.gates)),
@@ -50,11 +50,13 @@ export class Batch {
   readonly #runner: StepRunner;
   readonly #arena: KvArena;
 
-  constructor(runner: StepRunner, rows: number) {
+  /** With room for `positions` of each row from the start, as a running server has it. */
+  constructor(runner: StepRunner, rows: number, positions: number) {
     const { layers, heads, hiddenSize, contextTokens } = runner.config;
     const headWidth = hiddenSize / heads;
     this.#runner = runner;
     this.#arena = new KvArena({ layers, heads, headWidth, contextTokens, maximumRows: rows });
+    for (let row = 0; row < rows; row++) this.#arena.open(positions);
   }
 
   /** The pool slot of each row's own directions; null where none has any. */
@@ -65,7 +67,6 @@ export class Batch {
     const together = Math.max(1, Math.floor(phaseTokens / chunkTokens));
     for (let first = 0; first < prompts.length; first += together) {
       const group = prompts.slice(first, first + together);
-      for (const _ of group) this.#arena.open();
       for (let start = 0; start < group[0].length; start += chunkTokens) {
         const chunks = group.map((prompt) => prompt.slice(start, start + chunkTokens));
         const isLast = start + chunkTokens >= group[0].length;
@@ -90,7 +91,7 @@ export class Batch {
     const S = chunks.length;
     const T = chunks[0].length;
     const N = gates ? S : 0;
-    const feed = this.#arena.feed(first, S);
+    const feed = this.#arena.feed(first, S, T > 1 ? "prefill" : "decode");
     const stepGates = new Float32Array(N * this.#runner.gates);
     gates?.forEach((row, n) => {
       stepGates.set(row, n * this.#runner.gates);
@@ -98,7 +99,6 @@ export class Batch {
     const output = await this.#runner.run({
       sequences: S,
       tokens: T,
-      pastTokens: this.#arena.positions,
       tokenIds: Int32Array.from(chunks.flat()),
       positions: Int32Array.from(chunks.flatMap((chunk, s) => chunk.map((_, t) => feed.pastLengths[s] + t))),
       ...feed,

@@ -175,10 +175,9 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     const together = await runner.run(stepOf(model.config, rows, { pastTokens: 64 }));
     for (const s of [0, 1, 2, 3, 31]) {
       const tokens = prefill ? Math.max(minimumPrefillTokens, rows[s].tokenIds.length) : 1;
-      const shapes = [
-        { pastTokens: 64, tokens },
-        { pastTokens: 512, tokens },
-      ];
+      const shapes = [64, 192, 448, 512].map((pastTokens) => ({ pastTokens, tokens }));
+      // Nothing is fed of a past that is empty.
+      if (prefill && rows[s].pastLength === 0) shapes.push({ pastTokens: 0, tokens });
       if (prefill) shapes.push({ pastTokens: 128, tokens: tokens + 13 });
       for (const shape of shapes) {
         const alone = await runner.run(stepOf(model.config, [rows[s]], shape));

@@ -30,19 +30,19 @@ function presentOf(tokens: number[][], T: number): Float32Array {
   return present;
 }
 
-/** The tokens that a row holds, read back from every array and head. */
-function tokensIn(arena: KvArena, row: number): number[] {
-  const { past, pastLengths } = arena.feed(row, 1);
+/** The tokens that a row holds, read back from every array and head as a phase is fed them. */
+function tokensIn(arena: KvArena, row: number, phase: "prefill" | "decode"): number[] {
+  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1, phase);
   const { heads: H, headWidth: d } = shape;
   return Array.from({ length: pastLengths[0] }, (_, t) => {
     const token = Math.floor(past[0][t * d]);
     for (let i = 0; i < arrays; i++) {
       for (let e = 0; e < stride; e++) {
-        const at = (Math.floor(e / d) * arena.positions + t) * d + (e % d);
+        const at = (Math.floor(e / d) * P + t) * d + (e % d);
         expect(past[i][at]).toBe(Math.fround(elementOf(token, i, e)));
       }
     }
-    expect(past[0].length).toBe(H * arena.positions * d);
+    expect(past[0].length).toBe(H * P * d);
     return token;
   });
 }
@@ -66,11 +66,11 @@ test("each sequence finds what it appended, through any moves, parking, growth a
         /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
         const isRoom = (rows: number, length: number) => {
           const running = [...table.decoding, ...table.prefilling];
-          const longest = running.reduce((most, { tokens }) => Math.max(most, tokens.length), length);
+          const longest = running.reduce((most, { tokens, wanted }) => Math.max(most, tokens.length, wanted), length);
           const aside = parked.reduce((sum, { tokens }) => sum + tokens.length, 0);
           return budget.holds(running.length + rows, longest, aside);
         };
-        const table = new SlotTable<{ tokens: number[] }>(shape.maximumRows);
+        const table = new SlotTable<{ tokens: number[]; wanted: number }>(shape.maximumRows);
         let token = 1;
         for (const { kind, pick, count } of operations) {
           const { decoding, prefilling } = table;
@@ -84,12 +84,14 @@ test("each sequence finds what it appended, through any moves, parking, growth a
           } else if (kind === "resume" && parked.length > 0 && table.size < table.capacity) {
             const { name, tokens } = parked.splice(pick % parked.length, 1)[0];
             if (isRoom(1, tokens.length)) {
-              table.open({ tokens });
+              table.open({ tokens, wanted: 0 });
               arena.resume(name);
             } else arena.discard(name);
-          } else if (kind === "open" && table.size < table.capacity && isRoom(1, 0)) {
-            table.open({ tokens: [] });
-            arena.open();
+          } else if (kind === "open" && table.size < table.capacity) {
+            const wanted = pick % 2 ? 4 * count : 0;
+            if (!isRoom(1, wanted)) continue;
+            table.open({ tokens: [], wanted });
+            arena.open(wanted);
           } else if (kind === "promote" && prefilling.length > 0) {
             arena.follow(table.promote(prefilling[pick % prefilling.length]));
           } else if (kind === "release" && all.length > 0) {
@@ -117,7 +119,8 @@ test("each sequence finds what it appended, through any moves, parking, growth a
           expect(arena.rows).toBe(table.size);
           expect(arena.bytes).toBeLessThanOrEqual(maximumBytes);
           for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
-            expect(tokensIn(arena, row)).toEqual(tokens);
+            expect(tokensIn(arena, row, "decode")).toEqual(tokens);
+            expect(tokensIn(arena, row, "prefill")).toEqual(tokens);
           }
         }
       },
@@ -141,7 +144,40 @@ describe("memory", () => {
     arena.append(row, [count], presentOf([tokens], count), count);
   };
 
-  test("positions grow by doubling, up to the context, and come back with room to spare", () => {
+  test("a prefill is fed a copy with room for no more than is held, where that is much less; a decode step views", () => {
+    const arena = new KvArena(shape);
+    arena.open();
+    arena.open(200);
+    expect(arena.positions).toBe(256);
+    const feedOf = (phase: "prefill" | "decode") => arena.feed(0, 2, phase);
+    expect([feedOf("prefill").pastTokens, feedOf("decode").pastTokens]).toEqual([0, 256]);
+    expect(feedOf("prefill").past.map(({ length }) => length)).toEqual(new Array(arrays).fill(0));
+    fill(arena, 0, 64);
+    fill(arena, 1, 65);
+    expect([feedOf("prefill").pastTokens, feedOf("decode").pastTokens]).toEqual([128, 256]);
+    expect([0, 1].map((row) => tokensIn(arena, row, "prefill").length)).toEqual([64, 65]);
+    fill(arena, 1, 128);
+    expect(feedOf("prefill").pastTokens).toBe(256);
+    expect(feedOf("prefill").past[0].buffer).toBe(feedOf("decode").past[0].buffer);
+  });
+
+  test("what a row wants stays reserved until it is closed, wherever it moves", () => {
+    const arena = new KvArena(shape);
+    arena.open();
+    arena.open(200);
+    arena.follow([{ from: 1, to: 0, swap: true }]);
+    arena.trim();
+    expect(arena.positions).toBe(256);
+    arena.close([]);
+    arena.trim();
+    expect(arena.positions).toBe(256);
+    arena.open();
+    arena.close([{ from: 1, to: 0, swap: false }]);
+    arena.trim();
+    expect(arena.positions).toBe(64);
+  });
+
+  test("positions grow by half, or a third, up to the context, and come back with room to spare", () => {
     const arena = new KvArena(shape);
     const empty = arena.bytes;
     arena.open();

@@ -7,9 +7,10 @@ test("a position takes its keys and values in every layer, as float32", () => {
   expect(bytesPerPosition(shape)).toBe(12 * 768 * 2 * 4);
 });
 
-test("rows come in powers of two from 64 positions, up to the context", () => {
-  const lengths = [0, 1, 64, 65, 512, 513, 999, 1000, Number.POSITIVE_INFINITY];
-  expect(lengths.map((length) => positionsFor(length, shape))).toEqual([64, 64, 64, 128, 512, 1000, 1000, 1000, 1000]);
+test("rows come in powers of two from 64 positions, and three quarters of them, up to the context", () => {
+  const sizes = { 0: 64, 1: 64, 64: 64, 65: 128, 129: 192, 193: 256, 384: 384, 385: 512, 513: 768, 769: 1000, 1000: 1000 };
+  for (const [length, size] of Object.entries(sizes)) expect(positionsFor(Number(length), shape)).toBe(size);
+  expect(positionsFor(Number.POSITIVE_INFINITY, shape)).toBe(1000);
   expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
 });
 
