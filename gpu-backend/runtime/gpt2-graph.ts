@@ -6,7 +6,7 @@
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
-import { addBlockMatMul, addQuantizedMatMul, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
+import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
 import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
 import { transpose } from "./transpose.ts";
@@ -223,10 +223,11 @@ function addTrunk(build: Build, past: Past | null, headRows: string | null) {
   const attention = addAttention(build, past, rowCount, tokenCount);
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
+  let linear = linearLayers(build, states);
 
   for (let l = 0; l < layers; l++) {
     const normed = layerNorm(build, `h.${l}.ln_1`, states);
-    const qkv = biased(g, linear(build, `h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) }));
+    const qkv = biased(g, linear(`h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) }));
     const parts = g.node("Transpose", [g.node("Reshape", [qkv, byPart])], { perm: [2, 0, 3, 1, 4] }); // [3, S, H, T, d]
     const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
     fresh.push(k, v);
@@ -235,12 +236,13 @@ function addTrunk(build: Build, past: Past | null, headRows: string | null) {
     // Keys and values are all that other positions need of the last layer.
     if (headRows && l === layers - 1) {
       [flat, states] = [flat, states].map((x) => g.node("Gather", [x, headRows], { axis: 0 }));
+      linear = linearLayers(build, states);
     }
-    states = g.node("Add", [states, biased(g, linear(build, `h.${l}.attn.c_proj`, flat))]);
+    states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, flat))]);
 
-    const inner = linear(build, `h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
+    const inner = linear(`h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
     const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
-    states = g.node("Add", [states, biased(g, linear(build, `h.${l}.mlp.c_proj`, activated))]);
+    states = g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]);
   }
   return { hidden: layerNorm(build, "ln_f", states), fresh, baseLogits };
 }
@@ -295,7 +297,9 @@ function addTokenEmbedding({ g, config, weights, format }: Build) {
       return g.node("Mul", [values, g.node("Gather", [scales, ids], { axis: 0 })]);
     },
     baseLogits: (hidden: string) =>
-      format === "int8" ? addQuantizedMatMul(g, hidden, embedding) : addBlocks(g, hidden, turned, D, V, format),
+      format === "int8"
+        ? addQuantizedMatMuls(g, hidden)(hidden, embedding)
+        : addBlocks(g, hidden, turned, D, V, format),
   };
 }
 
@@ -307,28 +311,30 @@ interface Linear {
 }
 
 /**
- * x·W + b. `scaled` multiplies the first `columns` outputs: 1/√d of the attention's queries goes into their weights,
- * which saves a pass over the scores.
+ * What adds x·W + b, for x of as many rows as `like` has. `scaled` multiplies the first `columns` outputs: 1/√d of the
+ * attention's queries goes into their weights, which saves a pass over the scores.
  */
-function linear(build: Build, name: string, x: string, scaled = { columns: 0, by: 1 }): Linear {
+function linearLayers(build: Build, like: string) {
   const { g, weights, format } = build;
-  const tensor = tensorOf(weights, `${name}.weight`);
-  const [rows, columns] = tensor.shape;
-  const kernel = toFloat32(tensor);
-  const shift = toFloat32(tensorOf(weights, `${name}.bias`));
-  for (let j = 0; j < scaled.columns; j++) {
-    shift[j] *= scaled.by;
-    for (let i = 0; i < rows; i++) kernel[i * columns + j] *= scaled.by;
-  }
-  const bias = g.constant(shift, [columns], `${name}.bias`);
-  if (format === "fp32") {
-    return { product: g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), bias]), bias: null };
-  }
-  const product =
-    format === "int8"
-      ? addQuantizedMatMul(g, x, quantizeColumns(kernel, rows, columns))
+  const multiply = format === "int8" ? addQuantizedMatMuls(g, like) : null;
+  return (name: string, x: string, scaled = { columns: 0, by: 1 }): Linear => {
+    const tensor = tensorOf(weights, `${name}.weight`);
+    const [rows, columns] = tensor.shape;
+    const kernel = toFloat32(tensor);
+    const shift = toFloat32(tensorOf(weights, `${name}.bias`));
+    for (let j = 0; j < scaled.columns; j++) {
+      shift[j] *= scaled.by;
+      for (let i = 0; i < rows; i++) kernel[i * columns + j] *= scaled.by;
+    }
+    const bias = g.constant(shift, [columns], `${name}.bias`);
+    if (format === "fp32") {
+      return { product: g.node("Gemm", [x, g.constant(kernel, [rows, columns], `${name}.weight`), bias]), bias: null };
+    }
+    const product = multiply
+      ? multiply(x, quantizeColumns(kernel, rows, columns))
       : addBlocks(g, x, kernel, rows, columns, format);
-  return { product, bias };
+    return { product, bias };
+  };
 }
 
 function biased(g: GraphBuilder, { product, bias }: Linear): string {
@@ -341,9 +347,9 @@ function addBlocks(
   matrix: Float32Array,
   rows: number,
   columns: number,
-  format: "block8" | "block4",
+  format: WeightFormat,
 ): string {
-  return addBlockMatMul(g, x, quantizeBlocks(matrix, rows, columns, format === "block8" ? 8 : 4));
+  return addBlockMatMul(g, x, quantizeBlocks(matrix, rows, columns, format === "block4" ? 4 : 8));
 }
 
 function layerNorm(build: Build, name: string, x: string): string {

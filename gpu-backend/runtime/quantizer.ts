@@ -30,22 +30,24 @@ export function quantizeColumns(matrix: Float32Array, rows: number, columns: num
   return { values, scales };
 }
 
-/** Adds x·W to the graph: x [M, rows] float32 → [M, columns] float32. */
-export function addQuantizedMatMul(g: GraphBuilder, x: string, w: QuantizedMatrix): string {
-  const columns = w.scales.length;
-  // A row of zeros is 0 / 0 below, which rounds to some integer and is multiplied by 0 in the end.
-  const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 1 });
-  const step = g.scalar(1 / steps);
+/**
+ * What adds x·W to the graph, x [M, rows] float32 → [M, columns] float32, for any x of as many rows M as `like` has: they
+ * share their zero points.
+ */
+export function addQuantizedMatMuls(g: GraphBuilder, like: string): (x: string, w: QuantizedMatrix) => string {
   const zero = g.constant(Uint8Array.of(zeroPoint), []);
-  const rounded = g.node("QuantizeLinear", [g.node("Div", [x, rowMaximum]), step, zero]);
-  const product = g.node("com.microsoft:MatMulIntegerToFloat", [
-    rounded,
-    g.constant(w.values, [w.values.length / columns, columns]),
-    step,
-    g.constant(w.scales, [columns]),
-    zero,
-  ]);
-  return g.node("Mul", [product, rowMaximum]);
+  const shape = g.node("Concat", [g.node("Shape", [like], { start: 0, end: 1 }), g.integers(1)], { axis: 0 });
+  const zeroPoints = g.node("Expand", [zero, shape]); // [M, 1]
+  return (x, { values, scales }) => {
+    const columns = scales.length;
+    const rows = values.length / columns;
+    const rowMaximum = g.node("ReduceMax", [g.node("Abs", [x]), g.integers(-1)], { keepdims: 1 });
+    const scale = g.node("Mul", [rowMaximum, g.scalar(1 / steps)]); // [M, 1]
+    // A block is a row. A row of zeros is 0 / 0 here, which rounds to some integer and is multiplied by 0 in the end.
+    const rounded = g.node("QuantizeLinear", [x, scale, zeroPoints], { axis: 1, block_size: rows });
+    const kernel = [g.constant(values, [rows, columns]), g.scalar(1), g.constant(scales, [columns]), zero];
+    return g.node("Mul", [g.node("com.microsoft:MatMulIntegerToFloat", [rounded, ...kernel]), scale]);
+  };
 }
 
 /** Weights along the input dimension that share one scale in the block formats. */

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { GraphBuilder } from "../../../../gpu-backend/runtime/graph.ts";
-import { addQuantizedMatMul, quantizeColumns } from "../../../../gpu-backend/runtime/quantizer.ts";
+import { addQuantizedMatMuls, quantizeColumns } from "../../../../gpu-backend/runtime/quantizer.ts";
 import { openSession, tensor } from "../../../../gpu-backend/runtime/session.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -14,7 +14,8 @@ test("a row of zeros gives zeros, changes no bit of the rows beside it, and they
   const matrix = draw(rows * columns);
   const row = draw(rows);
   const g = new GraphBuilder("quantized");
-  const product = addQuantizedMatMul(g, g.input("x", "float32", ["M", rows]), quantizeColumns(matrix, rows, columns));
+  const x = g.input("x", "float32", ["M", rows]);
+  const product = addQuantizedMatMuls(g, x)(x, quantizeColumns(matrix, rows, columns));
   g.output("y", product, "float32", ["M", columns]);
   const session = await openSession(g.bytes(), { threads: 1 });
   const run = async (...parts: Float32Array[]) => {
