@@ -55,6 +55,25 @@ const environmentSchema = z.object({
     .default(fileURLToPath(new URL("../.cache/backend", import.meta.url))),
   /** Bound on a tenant's adapters there; beyond it goes what was used longest ago. */
   TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
+  /**
+   * Where artifacts are published, to be taken up while it runs: the bucket over HTTP (the S3 API with the two keys below),
+   * or a folder with the bucket's names (file:). Not set: `artifacts/` of MODEL_DIR, as long as it runs.
+   */
+  ARTIFACTS_URL: z
+    .string()
+    .regex(/^((https?|file):\/\/.|$)/, "must be an http(s) or file URL")
+    .optional(),
+  AWS_ACCESS_KEY_ID: z.string().optional(),
+  AWS_SECRET_ACCESS_KEY: z.string().optional(),
+  /** How often it looks whether something else was published. */
+  ARTIFACTS_POLL_MS: integer(10, 3_600_000, 2000),
+  /**
+   * Sets of artifacts side by side while one takes the place of another. Each has a session, and memory, of its own: weights,
+   * KV_BYTES and caches count once for each.
+   */
+  ARTIFACT_SETS: integer(2, 8, 2),
+  /** How long a set that is not wanted any more goes on after it was last asked for. */
+  ARTIFACT_GRACE_MS: integer(0, 2 ** 31, 300_000),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
   /** What the edge signs its calls with; two, separated by a comma, while one takes the place of the other. None: anybody may call. */
@@ -81,6 +100,11 @@ export interface BackendConfig {
   adapterSlots: number;
   dataDirectory: string;
   tenantAdapterBytes: number;
+  /** null: what is published is of no concern. */
+  artifactStore: { url: string; credentials: { accessKeyId: string; secretAccessKey: string } | null } | null;
+  artifactPollMs: number;
+  artifactSets: number;
+  artifactGraceMs: number;
   drainMs: number;
   /** A call must be signed with one of them; none: calls need no signature. */
   secrets: string[];
@@ -122,10 +146,19 @@ export function readConfig(
     adapterSlots: values.ADAPTER_SLOTS,
     dataDirectory: values.DATA_DIR,
     tenantAdapterBytes: values.TENANT_ADAPTER_BYTES,
+    artifactStore: values.ARTIFACTS_URL ? { url: values.ARTIFACTS_URL, credentials: credentialsOf(values) } : null,
+    artifactPollMs: values.ARTIFACTS_POLL_MS,
+    artifactSets: values.ARTIFACT_SETS,
+    artifactGraceMs: values.ARTIFACT_GRACE_MS,
     drainMs: values.DRAIN_MS,
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
     otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };
+}
+
+function credentialsOf(values: { AWS_ACCESS_KEY_ID?: string; AWS_SECRET_ACCESS_KEY?: string }) {
+  const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = values;
+  return accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey } : null;
 }
 
 export interface HubConfig {

@@ -1,19 +1,24 @@
 /**
- * The backend: one engine in its thread, HTTP in this one. Prints one JSON line on stdout when a real token has been
- * generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
+ * The backend: an engine in its thread for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when a
+ * real token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { type BackendConfig, readConfig } from "./config.ts";
-import { EngineClient } from "./engine/client.ts";
-import { FitClient } from "./engine/instant/fit-client.ts";
+import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
+import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
+import { Follower } from "./engine/sets/follower.ts";
+import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
+import { SetFolders } from "./engine/sets/set-folder.ts";
+import { startSet } from "./engine/sets/start-set.ts";
 import { createApp } from "./http/app.ts";
 import { CallVerifier } from "./http/call-verifier.ts";
-import { jsonLog } from "./http/log.ts";
-import { createMetrics } from "./http/metrics.ts";
+import { jsonLog, type Log } from "./http/log.ts";
+import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
 
 /** Prompt tokens a sequence prefills per step; part of how a prompt is computed, so no setting. */
@@ -35,17 +40,24 @@ async function run(config: BackendConfig): Promise<void> {
     (line) => process.stderr.write(line),
     () => new Date(),
   );
-  const metrics = createMetrics(() => engine.stats);
-  const { maxSequences, maxQueue, stepTokens } = config;
-  const engine: EngineClient = new EngineClient(
-    { ...config, limits: { maxSequences, maxQueue, stepTokens, chunkTokens } },
-    metrics,
-  );
   const now = () => performance.now();
-  const fitter = new FitClient(config.modelDirectory);
+  const sets = new ServingSets(now);
+  const metrics = createMetrics({
+    stats: () => sets.stats,
+    manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
+  });
+  const start = async (artifactsDirectory: string) => {
+    const { maxSequences, maxQueue, stepTokens } = config;
+    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
+    const set = await startSet({ ...config, limits, artifactsDirectory }, metrics);
+    const { device, deviceWarning, manifestHash } = set.info;
+    if (deviceWarning) log("warn", "device", { message: deviceWarning });
+    log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });
+    return set;
+  };
+  const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
   const adapters = new InstantAdapters({
-    engine,
-    fitter,
+    setOf: (manifestHash) => sets.of(manifestHash),
     store: new InstantStore(config.dataDirectory, config.tenantAdapterBytes, () => new Date()),
     withDirections: config.adapterSlots > 0,
     newId: () => randomUUID(),
@@ -62,16 +74,16 @@ async function run(config: BackendConfig): Promise<void> {
     });
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
-  const app = createApp({ engine, adapters, metrics, log, tracer, verifier, now });
+  const app = createApp({ sets, adapters, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   let isClosing = false;
   const shutDown = async (signal: string) => {
     if (isClosing) process.exit(1);
     isClosing = true;
-    log("info", "draining", { signal, sequences: engine.openSequences, limitMs: config.drainMs });
-    await engine.close(config.drainMs);
-    await fitter.close();
+    log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
+    follower?.stop();
+    await sets.close(config.drainMs);
     await close(server);
     await tracer?.flush();
     process.exit(0);
@@ -81,18 +93,47 @@ async function run(config: BackendConfig): Promise<void> {
   process.once("disconnect", () => process.exit(0));
   process.channel?.unref();
 
-  const { manifestHash, device, deviceWarning } = await engine.ready;
-  if (deviceWarning) log("warn", "device", { message: deviceWarning });
-  log("info", "ready", { device, weightFormat: config.weightFormat });
+  // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
+  await follower?.look();
+  if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
+  follower?.follow(config.artifactPollMs);
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;
-  process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest: manifestHash })}\n`);
+  const manifest = sets.info?.manifestHash;
+  process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
 
-  const failure = await engine.ended;
-  if (!failure) return;
+  const failure = await sets.failed;
+  if (isClosing) return;
   log("error", "engine_failed", { message: failure.message, stack: failure.stack ?? null });
   await close(server);
   process.exit(1);
+}
+
+interface FollowerNeeds {
+  sets: ServingSets;
+  start(artifactsDirectory: string): Promise<ServingSet>;
+  now(): number;
+  metrics: Metrics;
+  log: Log;
+}
+
+function followerOf(config: BackendConfig, settings: StoreSettings, needs: FollowerNeeds): Follower {
+  const { metrics, log, ...parts } = needs;
+  const read = openStore(settings);
+  return new Follower({
+    ...parts,
+    read,
+    folders: new SetFolders(join(config.dataDirectory, "artifacts"), read, () => new Date()),
+    limits: { sets: config.artifactSets, graceMs: config.artifactGraceMs },
+    observer: {
+      adopted: (manifest) => log("info", "artifacts_adopted", { manifest }),
+      retired: (manifest) => log("info", "artifacts_retired", { manifest }),
+      refused(manifest, cause) {
+        metrics.setRefused();
+        log("warn", "artifacts_refused", { manifest, cause: String(cause) });
+      },
+    },
+  });
 }
 
 function isLoopback(host: string): boolean {

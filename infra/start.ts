@@ -5,10 +5,12 @@
 import { Console } from "node:console";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
+import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import { startBackends } from "./local-backends.ts";
-import { localKey, startEdge } from "./local-edge.ts";
+import { localKey, startEdge, stateFolder } from "./local-edge.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
+import { bucketCopy } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 
 const mostBackends = 16;
@@ -20,7 +22,7 @@ Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once
   EDGE_PORT     port of the edge, 8787 unless set
   BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
-  STATE_DIR     where keys, limits and use are kept, .wrangler/state unless set
+  STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
 What the backend reads besides is in gpu-backend/config.ts.
 `;
@@ -41,7 +43,15 @@ async function start(count: number, json: boolean): Promise<void> {
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Here nobody else could call them but this machine's users; signing all the same is what makes it the usual way.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
-  const { backends, ended } = await startBackends(root, backendPorts, { BACKEND_SECRETS: secrets }, say);
+  const { backends, ended } = await startBackends(
+    root,
+    backendPorts,
+    {
+      BACKEND_SECRETS: secrets,
+      ARTIFACTS_URL: process.env.ARTIFACTS_URL || pathToFileURL(bucketCopy(stateFolder(root))).href,
+    },
+    say,
+  );
   void ended.then((how) => {
     say(`chameleon: ${how}`);
     process.exit(1);

@@ -1,11 +1,17 @@
 /**
- * Everything that is served, from one model folder: weights, tokenizer, hyper-network, and the manifest that binds
- * them. Nothing is taken on trust: each file is held against the hash in the manifest.
+ * Everything that is served: weights of a model folder, and of a folder of artifacts tokenizer, hyper-network and the
+ * manifest that binds them. Nothing is taken on trust: each file is held against the hash in the manifest.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { hyperNetworkFile, type Manifest, parseManifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
+import {
+  hyperNetworkFile,
+  type Manifest,
+  manifestFile,
+  parseManifest,
+  tokenizerFile,
+} from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
@@ -19,10 +25,18 @@ export interface Artifacts {
   hyperNetwork: TensorFile;
 }
 
-/** Reads and checks `directory` and its `artifacts` folder. Throws an Error that names the file and both values. */
-export async function readArtifacts(directory: string): Promise<Artifacts> {
-  const model = await readModelFolder(directory);
-  const manifestBytes = await readFile(join(directory, "artifacts", "manifest.json"));
+/** Where a model folder has its own artifacts. */
+export function artifactsOf(modelDirectory: string): string {
+  return join(modelDirectory, "artifacts");
+}
+
+/** Reads and checks a model folder and a folder of artifacts for it. Throws an Error that names the file and both values. */
+export async function readArtifacts(
+  modelDirectory: string,
+  directory = artifactsOf(modelDirectory),
+): Promise<Artifacts> {
+  const model = await readModelFolder(modelDirectory);
+  const manifestBytes = await readFile(join(directory, manifestFile));
   const manifest = parseManifest(manifestBytes.toString("utf8"));
   checkModel(manifest, model);
   const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
@@ -46,7 +60,7 @@ function checkModel({ model: wanted }: Manifest, { config, weightsHash }: ModelF
 async function readListedFile(directory: string, manifest: Manifest, name: string): Promise<TensorFile> {
   const record = manifest.files[name];
   if (!record) throw new Error(`manifest.json lists no ${name}; it has ${Object.keys(manifest.files).join(", ")}`);
-  const bytes = await readFile(join(directory, "artifacts", name));
+  const bytes = await readFile(join(directory, name));
   requireEqual(`${name}: SHA-256`, sha256(bytes), record.sha256);
   return readTensorFile(bytes);
 }

@@ -10,6 +10,8 @@ import type { SchedulerLimits } from "./scheduler.ts";
 /** What the worker starts with. */
 export interface EngineSettings {
   modelDirectory: string;
+  /** The set that is served, in a folder as training writes one. */
+  artifactsDirectory: string;
   threads: number;
   weightFormat: WeightFormat;
   device: DeviceSetting;

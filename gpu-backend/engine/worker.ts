@@ -22,7 +22,10 @@ if (!parentPort) throw new Error("worker.ts runs as a worker thread; start main.
 await serve(parentPort, workerData as EngineSettings);
 
 async function serve(port: NonNullable<typeof parentPort>, settings: EngineSettings): Promise<void> {
-  const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(settings.modelDirectory);
+  const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(
+    settings.modelDirectory,
+    settings.artifactsDirectory,
+  );
   const { threads, weightFormat: format } = settings;
   const now = () => performance.now();
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });

@@ -6,6 +6,7 @@ import { batchRequestSchema, cancelRequestSchema, type Readiness } from "../../s
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
+import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
 import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
@@ -18,8 +19,12 @@ import type { Tracer } from "./tracing.ts";
 /** Room for `limits.sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 export const batchBodyBytes = 8 * 2 ** 20;
 
+type Sets = Pick<ServingSets, "cancel" | "info" | "manifests"> & {
+  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel" | "messages"> };
+};
+
 export interface AppParts {
-  engine: Pick<EngineClient, "submit" | "cancel" | "info" | "openSequences" | "messages">;
+  sets: Sets;
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   metrics: Metrics;
   log: Log;
@@ -31,7 +36,7 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({ engine, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
+export function createApp({ sets, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
   if (verifier) {
     app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
@@ -52,22 +57,22 @@ export function createApp({ engine, adapters, metrics, log, tracer, verifier, no
         ...outcome,
       });
     };
-    const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
+    const body = frameStream(sets.of(batch.manifestHash).engine, batch, ended, tracer?.watch(batch)?.saw);
     return context.body(body, 200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
   });
 
   app.post("/v1/cancellations", async (context) => {
     const { ids } = await readBody(context, cancelRequestSchema);
-    return context.json({ cancelled: engine.cancel(ids) });
+    return context.json({ cancelled: sets.cancel(ids) });
   });
 
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
   app.get("/readyz", (context) => {
-    const { info } = engine;
+    const { info, manifests } = sets;
     if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
     const { name, servedAs } = info.manifest.model;
-    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash: info.manifestHash };
+    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash: info.manifestHash, manifests };
     return context.json(ready);
   });
 

@@ -7,13 +7,22 @@ import type { EngineStats } from "../engine/engine.ts";
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 
 export interface Metrics extends EngineObserver {
+  /** Published artifacts could not be taken up. */
+  setRefused(): void;
   /** In Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
 }
 
-/** `stats` is asked at each scrape; null while there is no engine. */
-export function createMetrics(stats: () => EngineStats | null): Metrics {
+/** What is asked at each scrape. */
+export interface MetricsView {
+  /** Of every engine at work. */
+  stats(): readonly EngineStats[];
+  /** Hashes of the manifests that are served, and which of them first of all. */
+  manifests(): { all: readonly string[]; first: string | null };
+}
+
+export function createMetrics({ stats, manifests }: MetricsView): Metrics {
   const registers = [new Registry()];
   const [registry] = registers;
   const gauge = (name: string, help: string, read: (stats: EngineStats) => number) =>
@@ -22,8 +31,7 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
       help,
       registers,
       collect() {
-        const now = stats();
-        this.set(now ? read(now) : 0);
+        this.set(stats().reduce((sum, one) => sum + read(one), 0));
       },
     });
   gauge("queue_sequences", "Sequences waiting for a slot", (s) => s.waiting);
@@ -50,6 +58,22 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
   gauge("adapter_pool_pinned", "Slots whose adapter a running sequence wears", (s) => s.pool?.pinned ?? 0);
   gauge("adapter_pool_evictions", "Times an adapter made room for another", (s) => s.pool?.evictions ?? 0);
 
+  new Gauge({
+    name: "chameleon_artifact_sets",
+    help: "1 for each manifest that is served: first of all, or beside it for who still asks for it",
+    labelNames: ["manifest", "role"],
+    registers,
+    collect() {
+      this.reset();
+      const { all, first } = manifests();
+      for (const manifest of all) this.set({ manifest, role: manifest === first ? "first" : "beside" }, 1);
+    },
+  });
+  const setsRefused = new Counter({
+    name: "chameleon_artifact_sets_refused_total",
+    help: "Times that published artifacts, or their pointer, were not as they should be",
+    registers,
+  });
   const sampledTokens = new Counter({ name: "chameleon_sampled_tokens_total", help: "Tokens sampled", registers });
   const prefillTokens = new Counter({ name: "chameleon_prefill_tokens_total", help: "Tokens prefilled", registers });
   const phases = new Histogram({
@@ -74,6 +98,9 @@ export function createMetrics(stats: () => EngineStats | null): Metrics {
     },
     sequenceEnded(outcome) {
       sequences.inc({ outcome });
+    },
+    setRefused() {
+      setsRefused.inc();
     },
     text: () => registry.metrics(),
     contentType: registry.contentType,

@@ -22,6 +22,8 @@ export interface Seen {
 
 export interface Answer {
   seen: Seen;
+  /** Which artifacts answered; each that its chunks name. */
+  fingerprints: Set<string>;
   /** Why it failed; null where it did not. */
   failure: string | null;
   chunks: number;
@@ -97,6 +99,7 @@ export class Traffic {
     let lastMs = startMs;
     const answer: Answer = {
       seen,
+      fingerprints: new Set(),
       failure: "the stream ended without [DONE]",
       chunks: 0,
       firstMs: 0,
@@ -121,7 +124,9 @@ export class Traffic {
         } else if (data.startsWith('{"error"')) answer.failure = data;
         else {
           answer.chunks++;
-          this.#add(seen, JSON.parse(data));
+          const chunk: Chunk = JSON.parse(data);
+          answer.fingerprints.add(chunk.system_fingerprint);
+          this.#add(seen, chunk);
         }
       }
     } catch (error) {
@@ -150,6 +155,7 @@ export class Traffic {
 }
 
 interface Chunk {
+  system_fingerprint: string;
   choices: {
     index: number;
     text: string;

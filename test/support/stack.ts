@@ -16,16 +16,18 @@ export interface Stack {
   /** What it keeps, in a folder of its own. */
   state: string;
   backends: { url: string; pid: number }[];
+  /** What it has written to stderr. */
+  log(): string;
   /** POSTs JSON with the local key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
   stop(): Promise<void>;
 }
 
 /** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
-export async function startStack(env: Record<string, string> = {}): Promise<Stack> {
+export async function startStack(env: Record<string, string> = {}, args: string[] = []): Promise<Stack> {
   const [edgePort, backendPort] = await freePorts(2);
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
-  const child = spawn(process.execPath, [startFile, "--json"], {
+  const child = spawn(process.execPath, [startFile, "--json", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort), STATE_DIR: state, ...env },
   });
@@ -41,6 +43,7 @@ export async function startStack(env: Record<string, string> = {}): Promise<Stac
     key,
     state,
     backends,
+    log: () => printed,
     post: (path, body, headers = {}) =>
       fetch(edge + path, {
         method: "POST",
@@ -52,7 +55,7 @@ export async function startStack(env: Record<string, string> = {}): Promise<Stac
         child.kill("SIGTERM");
         await once(child, "exit");
       }
-      await rm(state, { recursive: true, force: true });
+      await rm(state, { recursive: true, force: true, maxRetries: 3 });
     },
   };
 }

@@ -3,7 +3,7 @@
  * manifest. Good for everything about serving, and for nothing about language.
  */
 import { createHash } from "node:crypto";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
@@ -14,7 +14,14 @@ import {
   manifestFormat,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
-import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import {
+  readTensorFile,
+  type TensorFile,
+  tensorFrom,
+  tensorOf,
+  toFloat32,
+  writeTensorFile,
+} from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { seededRandom } from "./steps.ts";
 
@@ -158,6 +165,42 @@ export async function writeTinyModel(
   const manifestJson = JSON.stringify(manifest, null, 2);
   await writeFile(join(directory, "artifacts", "manifest.json"), manifestJson);
   return { manifest, manifestHash: sha256(new TextEncoder().encode(manifestJson)) };
+}
+
+/**
+ * Writes other artifacts for the same weights into `directory` and returns it: gates that are twice as strong, and another
+ * label; with `everyFile` no file is the same as in `model`'s.
+ */
+export async function variantOf(
+  model: string,
+  directory: string,
+  label: string,
+  { everyFile = false } = {},
+): Promise<string> {
+  const from = join(model, "artifacts");
+  await mkdir(directory, { recursive: true });
+  const manifest: Manifest = JSON.parse(await readFile(join(from, "manifest.json"), "utf8"));
+  for (const name of Object.keys(manifest.files)) {
+    const file = readTensorFile(await readFile(join(from, name)));
+    const tensors: TensorFile = new Map(file);
+    if (name === hyperNetworkFile)
+      tensors.set(
+        "b2",
+        tensorFrom(
+          toFloat32(tensorOf(file, "b2")).map((value) => 2 * value),
+          tensorOf(file, "b2").shape,
+        ),
+      );
+    // Readers ignore a tensor that they do not know.
+    if (everyFile) tensors.set("variant", tensorFrom(new Float32Array([1]), [1]));
+    const bytes = writeTensorFile(tensors);
+    await writeFile(join(directory, name), bytes);
+    manifest.files[name] = { ...manifest.files[name], sha256: sha256(bytes), bytes: bytes.length };
+  }
+  manifest.hyperNetwork.hash = manifest.files[hyperNetworkFile].sha256;
+  manifest.centroids[0].label = [label];
+  await writeFile(join(directory, "manifest.json"), JSON.stringify(manifest, null, 2));
+  return directory;
 }
 
 type Floats = (shape: number[], spread: number) => Float32Array;

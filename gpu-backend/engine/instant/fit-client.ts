@@ -1,20 +1,20 @@
 /** The fitter as the main thread sees it: its thread starts with the first fit, and again after it died. */
 import { Worker } from "node:worker_threads";
 import { ServiceError } from "../../../shared/errors.ts";
-import type { FitAnswer } from "./fit-worker.ts";
+import type { FitAnswer, FitFolders } from "./fit-worker.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 
 /** Fits waiting or running; each takes about a second, and a caller waits no longer than some. */
 const maximumFits = 8;
 
 export class FitClient {
-  readonly #modelDirectory: string;
+  readonly #folders: FitFolders;
   #worker: Worker | null = null;
   /** In the order of their requests. */
   readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
 
-  constructor(modelDirectory: string) {
-    this.#modelDirectory = modelDirectory;
+  constructor(folders: FitFolders) {
+    this.#folders = folders;
   }
 
   /** Throws a ServiceError "overloaded" where too many fits wait, at once. */
@@ -44,7 +44,7 @@ export class FitClient {
 
   #start(): Worker {
     const worker = new Worker(new URL("./fit-worker.ts", import.meta.url), {
-      workerData: { modelDirectory: this.#modelDirectory },
+      workerData: this.#folders,
     });
     let failure: unknown = new Error("the fitter's thread ended");
     worker.on("message", (answer: FitAnswer) => {

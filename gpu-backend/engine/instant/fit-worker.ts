@@ -3,12 +3,19 @@ import { parentPort, workerData } from "node:worker_threads";
 import { readArtifacts } from "../artifacts.ts";
 import { type FitRequest, type FitResult, Fitter } from "./fitter.ts";
 
+/** What the worker starts with. */
+export interface FitFolders {
+  modelDirectory: string;
+  artifactsDirectory: string;
+}
+
 /** Answers to requests, in their order. */
 export type FitAnswer = { ok: true; result: FitResult } | { ok: false; message: string };
 
 if (!parentPort) throw new Error("fit-worker.ts runs as a worker thread; start main.ts");
 const port = parentPort;
-const opening = readArtifacts((workerData as { modelDirectory: string }).modelDirectory).then((artifacts) =>
+const { modelDirectory, artifactsDirectory } = workerData as FitFolders;
+const opening = readArtifacts(modelDirectory, artifactsDirectory).then((artifacts) =>
   // One thread: others serve meanwhile.
   Fitter.open(artifacts, 1),
 );

@@ -13,11 +13,15 @@ import { ServiceError } from "../../../shared/errors.ts";
 import { instantHash } from "../../adapters/instant/artifact.ts";
 import type { InstantStore } from "../../adapters/instant/store.ts";
 import type { EngineClient } from "../client.ts";
+import type { EngineInfo } from "../messages.ts";
 import type { FitClient } from "./fit-client.ts";
 
 export interface InstantAdapterParts {
-  engine: Pick<EngineClient, "hiddenStates" | "info">;
-  fitter: Pick<FitClient, "fit" | "requireRoom">;
+  /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
+  setOf(manifestHash: string): {
+    engine: Pick<EngineClient, "hiddenStates" | "info">;
+    fitter: Pick<FitClient, "fit" | "requireRoom">;
+  };
   store: InstantStore;
   /** Whether the engine has a pool for directions. */
   withDirections: boolean;
@@ -38,8 +42,9 @@ export class InstantAdapters {
 
   /** Throws a ServiceError for another manifest, ids out of the vocabulary, too much text, or no room. */
   async create(request: AdapterRequest): Promise<AdapterAnswer> {
-    const { engine, fitter, store, withDirections, now } = this.#parts;
-    const prompts = this.#promptsOf(request);
+    const { setOf, store, withDirections, now } = this.#parts;
+    const { engine, fitter } = setOf(request.manifestHash);
+    const prompts = this.#promptsOf(request, engine.info);
     fitter.requireRoom();
     const startedMs = now();
     const hidden = await engine.hiddenStates(prompts);
@@ -71,8 +76,7 @@ export class InstantAdapters {
     await this.#parts.store.keep(tenant, bytes);
   }
 
-  #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest): SequenceRequest[] {
-    const { info } = this.#parts.engine;
+  #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest, info: EngineInfo | null): SequenceRequest[] {
     if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
     const { manifest } = info;
     const refuse = (message: string) => new ServiceError("invalid_request", message);

@@ -11,7 +11,7 @@ const root = `${import.meta.dirname}/../../..`;
 const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
 
 const preset = readConfig({});
-const metrics = createMetrics(() => null);
+const metrics = createMetrics({ stats: () => [], manifests: () => ({ all: ["a"], first: "a" }) });
 const app = createApp({ metrics } as AppParts);
 const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
 /** Every setting that config.ts knows, as it is written there. */

@@ -53,16 +53,12 @@ beforeEach(() => {
   logged = [];
   refusal = null;
   info = null;
-  const metrics = createMetrics(() => null);
+  const metrics = createMetrics({ stats: () => [], manifests: () => ({ all: [], first: null }) });
   const log = jsonLog(
     (line) => logged.push(line),
     () => new Date(0),
   );
   const engine = {
-    get info() {
-      return info;
-    },
-    openSequences: 0,
     get messages() {
       return messages;
     },
@@ -75,12 +71,22 @@ beforeEach(() => {
       return ids.filter((id) => id.startsWith("s"));
     },
   };
+  const sets = {
+    of: () => ({ engine }),
+    cancel: engine.cancel,
+    get info() {
+      return info;
+    },
+    get manifests() {
+      return info ? [info.manifestHash, "b".repeat(64)] : [];
+    },
+  };
   const adapters = {
     create: async () => Promise.reject(new Error("not asked for")),
     bring: async () => {},
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };
-  appWith = (verifier) => createApp({ engine, adapters, metrics, log, tracer: null, verifier, now: () => 0 });
+  appWith = (verifier) => createApp({ sets, adapters, metrics, log, tracer: null, verifier, now: () => 0 });
   app = appWith(null);
 });
 

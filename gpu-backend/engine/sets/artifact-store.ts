@@ -1,0 +1,44 @@
+/**
+ * The bucket of published artifacts as a backend reads it: over HTTP, signed for the S3 API where there are credentials,
+ * or in a folder with the same names. Not here: what is in it (`shared/artifacts/FORMAT.md`).
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { AwsClient } from "aws4fetch";
+import { pointerName } from "../../../shared/artifacts/bucket.ts";
+
+/** Bytes of an object; null where there is none. Rejects with an Error that says what went wrong. */
+export type ReadObject = (name: string) => Promise<Uint8Array | null>;
+
+export interface StoreSettings {
+  /** http(s), or file. */
+  url: string;
+  credentials: { accessKeyId: string; secretAccessKey: string } | null;
+}
+
+/** Of the pointer, which is small and asked for before a start; of a file. */
+const [pointerMs, fileMs] = [5000, 120_000];
+
+export function openStore({ url, credentials }: StoreSettings): ReadObject {
+  if (url.startsWith("file:")) return (name) => readFile(join(fileURLToPath(url), name)).catch(unlessMissing);
+  // Whoever asks comes back soon enough by itself.
+  const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
+  const base = url.replace(/\/+$/, "");
+  return async (name) => {
+    const target = `${base}/${name}`;
+    const init = { signal: AbortSignal.timeout(name === pointerName ? pointerMs : fileMs) };
+    const response = client ? await client.fetch(target, init) : await fetch(target, init);
+    if (response.status === 404) {
+      await response.body?.cancel();
+      return null;
+    }
+    if (!response.ok) throw new Error(`${target} answered ${response.status}`);
+    return new Uint8Array(await response.arrayBuffer());
+  };
+}
+
+function unlessMissing(error: NodeJS.ErrnoException): null {
+  if (error.code === "ENOENT") return null;
+  throw error;
+}

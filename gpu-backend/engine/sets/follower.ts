@@ -1,0 +1,125 @@
+/**
+ * Follows the pointer of published artifacts: brings the set that it names, starts it beside what is served, and ends what
+ * nobody wants any more. A set that is not whole, is for other weights, or does not start is refused and told; what is
+ * served goes on. Not here: which sets there may be (set-policy.ts).
+ */
+import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
+import type { ReadObject } from "./artifact-store.ts";
+import type { ServingSet, ServingSets } from "./serving-sets.ts";
+import type { BroughtSet, SetFolders } from "./set-folder.ts";
+import { planSets, type SetLimits } from "./set-policy.ts";
+
+/** A set that was not whole is not tried again until then: the store may have been mended. */
+export const refusedMs = 30_000;
+/** The same of one that is whole and did not start: what kept it from it is seldom gone soon. */
+export const failedMs = 600_000;
+
+export interface SetObserver {
+  adopted(manifestHash: string): void;
+  /** The set, or where `manifestHash` is null the pointer, is not as it should be. */
+  refused(manifestHash: string | null, cause: unknown): void;
+  retired(manifestHash: string): void;
+}
+
+export interface FollowerParts {
+  read: ReadObject;
+  folders: Pick<SetFolders, "bring">;
+  sets: ServingSets;
+  /** Starts a set from its folder. */
+  start(folder: string): Promise<ServingSet>;
+  limits: SetLimits;
+  /** A clock in milliseconds. */
+  now(): number;
+  observer: SetObserver;
+}
+
+export class Follower {
+  readonly #parts: FollowerParts;
+  #refusal: { manifestHash: string; untilMs: number } | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #isStopped = false;
+
+  constructor(parts: FollowerParts) {
+    this.#parts = parts;
+  }
+
+  /** Looks now and every `pollMs` from now on, one look after the other. */
+  follow(pollMs: number): void {
+    const next = async () => {
+      await this.look();
+      if (!this.#isStopped) this.#timer = setTimeout(() => void next(), pollMs).unref();
+    };
+    void next();
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    if (this.#timer) clearTimeout(this.#timer);
+  }
+
+  /** One look at the pointer, and what follows from it. Never rejects. */
+  async look(): Promise<void> {
+    const { sets, limits, now, observer } = this.#parts;
+    const pointer = await this.#pointer();
+    if (!pointer) return;
+    const wanted = currentOf(pointer);
+    sets.prefer(wanted);
+    for (const { manifestHash, openSequences } of sets.held) {
+      if (manifestHash === wanted || openSequences > 0) sets.used(manifestHash);
+    }
+    const plan = planSets(sets.held, wanted, now(), limits);
+    const brought = plan.start ? await this.#bring(wanted) : null;
+    // Before anybody makes room for it, it is known to be whole.
+    if (plan.start && !brought) return;
+    for (const manifestHash of plan.retire) {
+      if (!(await sets.retire(manifestHash))) return;
+      observer.retired(manifestHash);
+    }
+    if (brought) await this.#start(wanted, brought.folder);
+  }
+
+  async #pointer(): Promise<Pointer | null> {
+    try {
+      const bytes = await this.#parts.read(pointerName);
+      return bytes && parsePointer(new TextDecoder().decode(bytes));
+    } catch (cause) {
+      this.#parts.observer.refused(null, cause);
+      return null;
+    }
+  }
+
+  async #bring(manifestHash: string): Promise<BroughtSet | null> {
+    const { folders, sets, now } = this.#parts;
+    if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;
+    try {
+      const brought = await folders.bring(manifestHash);
+      const [wanted, served] = [brought.manifest.model.weights, sets.info?.manifest.model.weights];
+      if (served && served !== wanted) throw new Error(`it is for weights ${wanted}, served here are ${served}`);
+      return brought;
+    } catch (cause) {
+      this.#refuse(manifestHash, cause, refusedMs);
+      return null;
+    }
+  }
+
+  async #start(manifestHash: string, folder: string): Promise<void> {
+    const { sets, start, observer } = this.#parts;
+    try {
+      const set = await start(folder);
+      if (this.#isStopped) {
+        await set.close(0);
+        return;
+      }
+      sets.adopt(set);
+      this.#refusal = null;
+      observer.adopted(manifestHash);
+    } catch (cause) {
+      this.#refuse(manifestHash, cause, failedMs);
+    }
+  }
+
+  #refuse(manifestHash: string, cause: unknown, forMs: number): void {
+    this.#refusal = { manifestHash, untilMs: this.#parts.now() + forMs };
+    this.#parts.observer.refused(manifestHash, cause);
+  }
+}

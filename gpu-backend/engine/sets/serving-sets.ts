@@ -1,0 +1,130 @@
+/**
+ * The sets of artifacts that this backend serves, side by side: each micro-batch goes to the set of its manifest. Which
+ * sets those are is set-policy.ts's decision and the follower's work.
+ */
+import { ServiceError } from "../../../shared/errors.ts";
+import type { EngineClient } from "../client.ts";
+import type { EngineStats } from "../engine.ts";
+import type { FitClient } from "../instant/fit-client.ts";
+import type { EngineInfo } from "../messages.ts";
+import type { HeldSet } from "./set-policy.ts";
+
+/** One set at work (start-set.ts). */
+export interface ServingSet {
+  info: Pick<EngineInfo, "manifestHash">;
+  engine: Pick<
+    EngineClient,
+    "submit" | "cancel" | "hiddenStates" | "info" | "messages" | "openSequences" | "stats" | "ended"
+  >;
+  fitter: Pick<FitClient, "fit" | "requireRoom">;
+  /** Takes no more, waits so long for what is open, and ends its threads. */
+  close(limitMs: number): Promise<void>;
+}
+
+interface Held {
+  set: ServingSet;
+  /** When it was asked for, or wanted, last. */
+  usedMs: number;
+}
+
+export class ServingSets {
+  readonly #held = new Map<string, Held>();
+  readonly #failed = Promise.withResolvers<Error>();
+  readonly #now: () => number;
+  #first: string | null = null;
+  #isClosing = false;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** Resolves when the engine of a set has died; what that is worth is for the process to say. */
+  get failed(): Promise<Error> {
+    return this.#failed.promise;
+  }
+
+  /** What is served first of all; null where nothing is, yet or any more. */
+  get info(): EngineInfo | null {
+    return this.#set(this.#first)?.engine.info ?? null;
+  }
+
+  /** Hashes of all manifests that are served. */
+  get manifests(): string[] {
+    return [...this.#held.keys()];
+  }
+
+  get held(): HeldSet[] {
+    return [...this.#held].map(([manifestHash, { set, usedMs }]) => ({
+      ...{ manifestHash, usedMs },
+      openSequences: set.engine.openSequences,
+    }));
+  }
+
+  get openSequences(): number {
+    return this.held.reduce((sum, { openSequences }) => sum + openSequences, 0);
+  }
+
+  get stats(): EngineStats[] {
+    return [...this.#held.values()].flatMap(({ set }) => set.engine.stats ?? []);
+  }
+
+  /**
+   * The set of a manifest; for an unknown one that which is served first, which will refuse it. Throws a ServiceError
+   * where there is none.
+   */
+  of(manifestHash: string): ServingSet {
+    const set = this.#set(manifestHash) ?? this.#set(this.#first);
+    if (set) {
+      this.used(manifestHash);
+      return set;
+    }
+    const message = this.#isClosing ? "The backend is shutting down." : "The engine is starting.";
+    throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
+  }
+
+  /** Cancels what is open of `ids`, and returns those. */
+  cancel(ids: readonly string[]): string[] {
+    return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
+  }
+
+  /** Serves a set, first of all from now on. */
+  adopt(set: ServingSet): void {
+    const { manifestHash } = set.info;
+    this.#held.set(manifestHash, { set, usedMs: this.#now() });
+    this.#first = manifestHash;
+    void set.engine.ended.then((failure) => {
+      if (failure) this.#failed.resolve(failure);
+    });
+  }
+
+  /** Serves first of all a set that is held already. */
+  prefer(manifestHash: string): void {
+    if (this.#held.has(manifestHash)) this.#first = manifestHash;
+  }
+
+  /** Somebody wants it, now. */
+  used(manifestHash: string): void {
+    const held = this.#held.get(manifestHash);
+    if (held) held.usedMs = this.#now();
+  }
+
+  /** Ends a set that is idle. Returns false, and lets it go on, where it is not. */
+  async retire(manifestHash: string): Promise<boolean> {
+    const set = this.#set(manifestHash);
+    if (!set || set.engine.openSequences > 0) return false;
+    this.#held.delete(manifestHash);
+    if (this.#first === manifestHash) this.#first = this.manifests.at(-1) ?? null;
+    await set.close(0);
+    return true;
+  }
+
+  /** Ends all. Until then they refuse what comes. */
+  async close(limitMs: number): Promise<void> {
+    this.#isClosing = true;
+    await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));
+  }
+
+  #set(manifestHash: string | null): ServingSet | null {
+    return (manifestHash && this.#held.get(manifestHash)?.set) || null;
+  }
+}

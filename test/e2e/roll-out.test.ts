@@ -1,0 +1,170 @@
+/**
+ * `npm run publish` against what `npm start` serves, two backends, under streams that never stop: whatever is switched, no
+ * stream fails, and each is what its artifacts give where nothing happens.
+ */
+import { execFile } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual, promisify } from "node:util";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
+import { withLocalStore } from "../../infra/publish/local-store.ts";
+import { publishSet } from "../../infra/publish/publish.ts";
+import type { ObjectStore } from "../../infra/publish/store.ts";
+import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
+import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+import { variantOf } from "../support/tiny-model.ts";
+
+const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
+const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+const bucketName = "chameleon-artifacts";
+const patience = { timeout: 60_000, interval: 100 };
+const concurrency = 8;
+
+let folder: string;
+let stack: Stack;
+let bodies: Body[];
+/** Manifests, and what they give where nothing happens, by fingerprint. */
+let old: string;
+let next: string;
+let expected: Map<string, Answer[]>;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "roll-out-"));
+  stack = await startStack({ BACKEND_PORT: "0", THREADS: "1", DATA_DIR: path.join(folder, "data") }, [
+    "--backends",
+    "2",
+  ]);
+  const { centroids } = (await readArtifactSet(path.join(model, "artifacts"))).manifest;
+  const ids = centroids.map(({ id }) => id);
+  bodies = requestsOf(16, ids, 16);
+
+  // Nothing is published yet: the static assets and the model's own artifacts serve.
+  old = (await publish("--dry-run")).manifest;
+  const ofOld = await undisturbed(old);
+  await publish();
+  const variant = await variantOf(model, path.join(folder, "variant"), "variant");
+  next = (await publish("--artifacts", variant)).manifest;
+  const ofNext = await undisturbed(next);
+  expected = new Map([
+    [fingerprintOf(old), ofOld],
+    [fingerprintOf(next), ofNext],
+  ]);
+  const differing = ofOld.filter(({ seen }, i) => !isDeepStrictEqual(seen.texts, ofNext[i].seen.texts));
+  expect(differing.length).toBeGreaterThan(bodies.length / 3);
+});
+afterAll(async () => {
+  await stack?.stop();
+  await rm(folder, { recursive: true });
+});
+
+async function publish(...args: string[]): Promise<{ manifest: string; switched: boolean }> {
+  const env = { ...process.env, STATE_DIR: stack.state };
+  const { stdout } = await promisify(execFile)(process.execPath, [cli, "--json", ...args], { env });
+  return JSON.parse(stdout);
+}
+/** Every question is a request as well, behind which the edge looks at the pointer. */
+async function served(): Promise<string> {
+  const response = await fetch(`${stack.edge}/readyz`);
+  return response.ok ? ((await response.json()) as { manifest: string }).manifest : `status ${response.status}`;
+}
+const fingerprintOf = (manifest: string) => `fp_${manifest.slice(0, 12)}`;
+const traffic = () => new Traffic({ url: stack.edge, key: stack.key });
+
+async function undisturbed(manifest: string): Promise<Answer[]> {
+  await vi.waitFor(async () => expect(await served()).toBe(manifest), patience);
+  const answers = await traffic().run(bodies, concurrency);
+  for (const { failure, fingerprints } of answers) {
+    expect([failure, [...fingerprints]]).toEqual([null, [fingerprintOf(manifest)]]);
+  }
+  return answers;
+}
+
+/** Sends the streams again and again until `work` is done, and once more. */
+async function under(work: () => Promise<void>): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  let isOver = false;
+  const working = work().finally(() => {
+    isOver = true;
+  });
+  do answers.push(...(await traffic().run(bodies, concurrency)));
+  while (!isOver);
+  await working;
+  answers.push(...(await traffic().run(bodies, concurrency)));
+  return answers;
+}
+
+/** Counts by fingerprint. Every stream must be whole, of one set, and what that set gives. */
+function requireUndisturbed(answers: readonly Answer[], expected: ReadonlyMap<string, readonly Answer[]>) {
+  const counts = new Map<string, number>();
+  for (const [i, { failure, fingerprints, seen }] of answers.entries()) {
+    expect(failure).toBeNull();
+    expect(fingerprints.size).toBe(1);
+    const [fingerprint] = fingerprints;
+    const alone = expected.get(fingerprint)?.[i % bodies.length].seen;
+    expect(isDeepStrictEqual(seen, alone), `${fingerprint}: ${JSON.stringify([seen, alone])}`).toBe(true);
+    counts.set(fingerprint, (counts.get(fingerprint) ?? 0) + 1);
+  }
+  return counts;
+}
+
+test("switches and rollbacks: no stream fails, each is what its artifacts give undisturbed", async () => {
+  const answers = await under(async () => {
+    for (const [args, manifest] of [
+      [["--rollback"], old],
+      [["--to", next.slice(0, 10)], next],
+    ] as const) {
+      expect(await publish(...args)).toMatchObject({ manifest, switched: true });
+      await expect.poll(served, patience).toBe(manifest);
+    }
+  });
+  const counts = requireUndisturbed(answers, expected);
+  console.log(`${answers.length} streams through a rollback and a switch, 0 failed: ${[...counts].join(" ")}`);
+  expect(counts.size).toBe(2);
+});
+
+test("a backend that holds both sets is killed in a switch: the other goes on with both", async () => {
+  const answers = await under(async () => {
+    process.kill(stack.backends[0].pid, "SIGKILL");
+    await publish("--rollback");
+    await expect.poll(served, patience).toBe(old);
+  });
+  const counts = requireUndisturbed(answers, expected);
+  console.log(`${answers.length} streams through a kill -9 and a rollback, 0 failed: ${[...counts].join(" ")}`);
+});
+
+test("a set that is harmed in the bucket: edge and backends refuse it, each says so, and the old one stays", async () => {
+  const third = await readArtifactSet(await variantOf(model, path.join(folder, "third"), "third", { everyFile: true }));
+  const harmed = objectName(third.files.get("edge-table.safetensors")!.sha256);
+  const isRefused = (by: RegExp) =>
+    stack
+      .log()
+      .split("\n")
+      .some((line) => by.test(line) && line.includes(third.manifestHash));
+  const answers = await under(async () => {
+    await withLocalStore(stack.state, bucketName, async (store) => {
+      await publishSet({ store: harming(store, harmed), now: () => new Date(), say: () => undefined }, third);
+    });
+    await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
+    await expect
+      .poll(async () => [await served(), isRefused(/\{"level":"warn","event":"artifacts_refused"/)], patience)
+      .toEqual([old, true]);
+  });
+  expect([...requireUndisturbed(answers, expected).keys()]).toEqual([fingerprintOf(old)]);
+  console.log(`${answers.length} streams while a harmed set was pointed at, 0 failed`);
+});
+
+/** Cuts one object off once the publisher has seen it whole. */
+function harming(store: ObjectStore, name: string): ObjectStore {
+  return {
+    ...store,
+    async replace(pointer, bytes, etag) {
+      expect(pointer).toBe(pointerName);
+      const { bytes: whole } = (await store.get(name))!;
+      await store.put(name, whole.slice(0, -1));
+      return store.replace(pointer, bytes, etag);
+    },
+  };
+}

@@ -1,0 +1,140 @@
+/** A real backend through a roll-out: sets of artifacts side by side, each batch served by the set of its manifest. */
+import { cp, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
+import { copiedTo } from "../../infra/publish/local-store.ts";
+import { publishSet, rollBack } from "../../infra/publish/publish.ts";
+import { objectName } from "../../shared/artifacts/bucket.ts";
+import type { Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { MemoryStore } from "../support/memory-store.ts";
+import { tinyConfig, variantOf, writeTinyModel } from "../support/tiny-model.ts";
+
+const patience = { timeout: 20_000, interval: 20 };
+let folder: string;
+let model: string;
+/** That of the model folder, and its successor. */
+let old: ArtifactSet;
+let next: ArtifactSet;
+let store: MemoryStore;
+let environment: Record<string, string>;
+const publisher = () => ({
+  store: copiedTo(path.join(folder, "bucket"), store),
+  now: () => new Date(0),
+  say: () => undefined,
+});
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "artifact-sets-"));
+  model = path.join(folder, "model");
+  await writeTinyModel(model);
+  old = await readArtifactSet(path.join(model, "artifacts"));
+  next = await readArtifactSet(await variantOf(model, path.join(folder, "next"), "next"));
+  store = new MemoryStore();
+  environment = {
+    MODEL_DIR: model,
+    THREADS: "1",
+    DATA_DIR: path.join(folder, "data"),
+    ARTIFACTS_URL: pathToFileURL(path.join(folder, "bucket")).href,
+    ARTIFACTS_POLL_MS: "20",
+    ARTIFACT_GRACE_MS: "5000",
+  };
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+const ask = (id: string, maxTokens = 30): SequenceRequest =>
+  sequenceRequest(id, [3, 1, 4, 1, 5], {
+    maxTokens,
+    sampling: { logitBias: [[tinyConfig.endOfTextId, -100]], logprobs: 0 },
+  });
+
+/** Tokens, and their logprobs, that a batch of one gets. */
+async function answerOf(backend: Backend, set: ArtifactSet, id: string, maxTokens?: number): Promise<unknown[]> {
+  const batch = backend.batch("c1", [ask(id, maxTokens)]);
+  const response = await backend.post("/v1/batches", { ...batch, manifestHash: set.manifestHash });
+  expect(response.status).toBe(200);
+  return said(await allFrames(response));
+}
+function said(frames: Frame[]): unknown[] {
+  expect(frames.at(-1)).toMatchObject({ type: "done" });
+  return frames.flatMap((frame) => (frame.type === "token" ? [[frame.tokenId, frame.logprob]] : []));
+}
+async function manifestsOf(backend: Backend): Promise<string[]> {
+  return ((await (await fetch(`${backend.url}/readyz`)).json()) as Readiness).manifests ?? [];
+}
+async function stop(backend: Backend): Promise<void> {
+  backend.child.kill("SIGTERM");
+  await backend.exited;
+}
+
+/** What each set gives where nothing happens. */
+async function undisturbed(set: ArtifactSet): Promise<unknown[]> {
+  const directory = path.join(folder, `alone-${set.manifestHash.slice(0, 8)}`);
+  await cp(model, directory, { recursive: true });
+  if (set === next) await cp(path.join(folder, "next"), path.join(directory, "artifacts"), { recursive: true });
+  const backend = await startBackend({ MODEL_DIR: directory, THREADS: "1" });
+  try {
+    expect(backend.manifestHash).toBe(set.manifestHash);
+    return await answerOf(backend, set, "alone", 600);
+  } finally {
+    await stop(backend);
+  }
+}
+
+test("a switch and a rollback: batches of both manifests are served throughout, as if each were alone", async () => {
+  const [ofOld, ofNext] = [await undisturbed(old), await undisturbed(next)];
+  expect(ofOld).not.toEqual(ofNext);
+  const backend = await startBackend(environment);
+  try {
+    expect(await manifestsOf(backend)).toEqual([old.manifestHash]);
+    const long = answerOf(backend, old, "long", 600);
+    await publishSet(publisher(), old);
+    await publishSet(publisher(), next);
+    await expect.poll(() => manifestsOf(backend), patience).toContain(next.manifestHash);
+    const readiness = await (await fetch(`${backend.url}/readyz`)).json();
+    expect(readiness).toMatchObject({ manifestHash: next.manifestHash });
+    expect(await answerOf(backend, next, "new-1")).toEqual(ofNext.slice(0, 30));
+    expect(await answerOf(backend, old, "old-1")).toEqual(ofOld.slice(0, 30));
+    expect(await long).toEqual(ofOld);
+
+    await rollBack(publisher(), null);
+    await expect
+      .poll(async () => (await fetch(`${backend.url}/readyz`)).json(), patience)
+      .toMatchObject({ manifestHash: old.manifestHash });
+    expect(await answerOf(backend, old, "old-2")).toEqual(ofOld.slice(0, 30));
+    expect(await answerOf(backend, next, "new-2")).toEqual(ofNext.slice(0, 30));
+    // Nobody asks for it any more.
+    await expect.poll(() => manifestsOf(backend), patience).toEqual([old.manifestHash]);
+    const late = await backend.post("/v1/batches", {
+      ...backend.batch("c1", [ask("late")]),
+      manifestHash: next.manifestHash,
+    });
+    expect(late.status).toBe(409);
+    expect(backend.log()).toContain('"event":"artifacts_retired"');
+    const metrics = await (await fetch(`${backend.url}/metrics`)).text();
+    expect(metrics).toContain(`chameleon_artifact_sets{manifest="${old.manifestHash}",role="first"} 1`);
+  } finally {
+    await stop(backend);
+  }
+});
+
+test("a backend starts with what is published; with the model's own where that is harmed, and says so", async () => {
+  await publishSet(publisher(), old);
+  await publishSet(publisher(), next);
+  const fresh = await startBackend(environment);
+  expect(await manifestsOf(fresh)).toEqual([next.manifestHash]);
+  await stop(fresh);
+
+  const name = objectName(next.files.get("hyper-network.safetensors")!.sha256);
+  const { put } = copiedTo(path.join(folder, "bucket"), new MemoryStore());
+  await put(name, store.objects.get(name)!.slice(0, -1));
+  const harmed = await startBackend({ ...environment, DATA_DIR: path.join(folder, "empty") });
+  expect(await manifestsOf(harmed)).toEqual([old.manifestHash]);
+  expect(harmed.log()).toMatch(/"event":"artifacts_refused".*hyper-network\.safetensors/);
+  expect(await harmed.metric("chameleon_artifact_sets_refused_total")).toBeGreaterThan(0);
+  await stop(harmed);
+});
