@@ -18,6 +18,7 @@ import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
 import { chatCompletions } from "./routes/chat.ts";
 import { completions } from "./routes/completions.ts";
+import { docs, docsFile, openApi } from "./routes/docs.ts";
 import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listModels } from "./routes/models.ts";
@@ -69,6 +70,9 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("GET", "/healthz", healthz());
   route("GET", "/readyz", readyz(dependencies));
   route("GET", "/", page(dependencies));
+  route("GET", "/docs", docs(dependencies));
+  route("GET", "/docs/:file", docsFile(dependencies));
+  route("GET", "/openapi.json", openApi(dependencies));
 
   app.notFound((c) => {
     const error = new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);

@@ -35,8 +35,8 @@ export interface Dependencies {
   dispatch: Dispatch;
   /** What is served, by a backend of that manifest if one is ready; null where none is. */
   readiness(manifestHash: string): Promise<Readiness | null>;
-  /** The playground page. */
-  page(request: Request): Promise<Response>;
+  /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */
+  asset(path: string): Promise<Response>;
   /** A clock in milliseconds since 1970. */
   now(): number;
   /** 32 characters, never the same twice. */

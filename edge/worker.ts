@@ -87,7 +87,7 @@ const app = createApp({
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
   dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
-  page: (request) => env.ASSETS.fetch(request),
+  asset,
   tracing: {
     sampleRatio: otlp ? config.traceRatio : 0,
     ended: (span) => {
@@ -107,6 +107,12 @@ const app = createApp({
 });
 
 export default app;
+
+async function asset(path: string): Promise<Response> {
+  const response = await env.ASSETS.fetch(`https://assets${path}`);
+  if (response.ok) return response;
+  throw new ServiceError("not_found", `${path} is no part of this deployment.`);
+}
 
 async function readAsset(name: string): Promise<Uint8Array> {
   const response = await env.ASSETS.fetch(`https://assets/artifacts/${name}`);

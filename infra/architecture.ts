@@ -50,7 +50,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
   "gpu-backend/models": ["@huggingface/hub", "commander"],
-  infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler"],
+  infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */

@@ -1,10 +1,12 @@
 /**
- * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run before every local start,
- * test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
+ * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with the API's document
+ * (stage-docs.ts), before every local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
  */
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import { edgeTableFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
+import { stageDocs } from "./stage-docs.ts";
+import { stageFile } from "./stage-file.ts";
 
 const root = path.dirname(import.meta.dirname);
 const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
@@ -26,19 +28,12 @@ export async function stageArtifacts(
     const wanted = await readFile(source).catch((cause) => {
       throw new Error(`cannot read the artifact ${source}; train it, or name another model directory`, { cause });
     });
-    const destination = path.join(target, name);
-    const present = await readFile(destination).catch(() => null);
-    if (present?.equals(wanted)) continue;
-    // The process id keeps two stagings at once from writing into one file.
-    const unfinished = `${destination}.${process.pid}`;
-    await writeFile(unfinished, wanted);
-    await rename(unfinished, destination);
-    copied.push(name);
+    if (await stageFile(path.join(target, name), wanted)) copied.push(name);
   }
   return copied;
 }
 
 if (import.meta.main) {
-  const copied = await stageArtifacts(process.argv[2]);
-  process.stdout.write(copied.length > 0 ? `staged ${copied.join(", ")}\n` : "the staged artifacts are up to date\n");
+  const copied = [...(await stageArtifacts(process.argv[2])), ...(await stageDocs())];
+  process.stdout.write(copied.length > 0 ? `staged ${copied.join(", ")}\n` : "the staged assets are up to date\n");
 }

@@ -12,6 +12,7 @@ import { localKey, startEdge, stateFolder } from "./local-edge.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { bucketCopy } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
+import { stageDocs } from "./stage-docs.ts";
 
 const mostBackends = 16;
 const help = `usage: npm start [-- --backends N --json]
@@ -40,6 +41,7 @@ async function start(count: number, json: boolean): Promise<void> {
   ]);
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
+  await stageDocs();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Here nobody else could call them but this machine's users; signing all the same is what makes it the usual way.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");

@@ -3,10 +3,12 @@ import path from "node:path";
 import { parseCLI, startVitest } from "vitest/node";
 import { quietWrangler } from "./quiet-wrangler.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
+import { stageDocs } from "./stage-docs.ts";
 
 const root = path.dirname(import.meta.dirname);
 Object.assign(process.env, quietWrangler);
 await stageArtifacts();
+await stageDocs();
 
 const { filter, options } = parseCLI(["vitest", "run", ...process.argv.slice(2)]);
 // Sets the exit code, also where no test was found.

@@ -27,12 +27,18 @@ export function securityHeaders() {
   });
 }
 
-/** The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. */
-export async function documentHeaders(html: string): Promise<Record<string, string>> {
+/**
+ * The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. `also`
+ * names what its scripts and styles may be besides.
+ */
+export async function documentHeaders(
+  html: string,
+  also: { script: string; style: string } = { script: "", style: "" },
+): Promise<Record<string, string>> {
   const policy = [
     "default-src 'none'",
-    `script-src ${await hashesOf(html, "script")}`,
-    `style-src ${await hashesOf(html, "style")}`,
+    `script-src ${[await hashesOf(html, "script"), also.script].join(" ").trim()}`,
+    `style-src ${[await hashesOf(html, "style"), also.style].join(" ").trim()}`,
     "img-src data:",
     "connect-src 'self'",
     "base-uri 'none'",

@@ -3,9 +3,10 @@
  * one. No other tenant can tell that they exist.
  */
 import type { Handler } from "hono";
-import { z } from "zod";
 import { type AdapterAnswer, contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
+import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
@@ -16,15 +17,10 @@ import { serverTiming } from "../middleware/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 
-const requestSchema = z.object({
-  name: z.string(),
-  examples: z.unknown().optional().transform(readExamples),
-});
-
 export function createAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { now, adapters } = dependencies;
-    const { name, examples } = await readBody(c.req.raw, requestSchema);
+    const { name, examples } = await readBody(c.req.raw, createAdapterRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, manifestHash } = artifacts;
     requireFreeName(name, manifest);
@@ -68,7 +64,8 @@ export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment
   return async (c) => {
     const artifacts = await dependencies.artifacts();
     const all = await dependencies.adapters.of(c.get("tenant")).list();
-    return c.json({ object: "list", data: all.map((adapter) => adapterObject(adapter, artifacts)) });
+    const data = all.map((adapter) => adapterObject(adapter, artifacts));
+    return c.json({ object: "list", data } satisfies AdapterList);
   };
 }
 
@@ -89,12 +86,12 @@ export function deleteAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const removed = await adapters.of(tenant).remove(name);
     if (!removed) throw notFound(name);
     if (removed.isLast) adapters.forget(tenant, removed.hash);
-    return c.json({ id: name, object: "adapter", deleted: true });
+    return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
   };
 }
 
 /** What a client sees of one. */
-function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts) {
+function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {
   const { name, hash, gain, parts, examples, tokens, created } = adapter;
   const [nearest] =
     adapter.manifestHash === manifestHash ? rankCentroids(Float32Array.from(adapter.centroid), centroids) : [];
@@ -107,16 +104,13 @@ function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids 
     created,
     examples,
     tokens,
-    /** In nats a token over the base, with its 95% interval, on examples that it was not made from. */
     gain,
     parts,
-    /** Whether `model` serves more than the base. */
     adapts: gain !== null,
     message:
       gain !== null
         ? null
         : "No part gained on examples it was not made from, so nothing was kept: this model is the base.",
-    /** Of the trained centroids, the one nearest to the examples; null once other artifacts are served. */
     centroid: nearest ? { nearest: manifest.centroids[nearest.index].id, similarity: nearest.similarity } : null,
     outdated: adapter.manifestHash !== manifestHash,
   };
@@ -179,19 +173,4 @@ function notFound(name: string): ServiceError {
 
 function modelOf(name: string, servedAs: string): string {
   return `${servedAs}:${name}`;
-}
-
-function readExamples(value: unknown, context: z.RefinementCtx): string[] {
-  const refuse = (message: string): string[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (!Array.isArray(value)) return refuse("examples must be a list of strings");
-  const { adapterExamples } = limits;
-  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2: one judges the other`);
-  if (value.length > adapterExamples) {
-    return refuse(`examples has ${value.length} entries, the maximum is ${adapterExamples}`);
-  }
-  const bad = value.findIndex((example) => typeof example !== "string");
-  return bad < 0 ? value : refuse(`examples[${bad}] is a ${typeof value[bad]}; it must be a string`);
 }

@@ -1,6 +1,7 @@
 /** POST /v1/assign: where texts would go, and which centroids come next, without generating anything. */
 import type { Handler } from "hono";
 import { assignRequestSchema } from "../../shared/contracts/openai.ts";
+import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
@@ -27,6 +28,6 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
           .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),
       };
     });
-    return c.json({ object: "list", data });
+    return c.json({ object: "list", data } satisfies AssignResponse);
   };
 }

@@ -1,13 +1,14 @@
 /** GET /healthz: the Worker runs. GET /readyz: a completion would be answered, by a backend with the same artifacts. */
 import type { Handler } from "hono";
 import { holds } from "../../shared/contracts/inference.ts";
+import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
 const retryAfterSeconds = 2;
 
 export function healthz(): Handler<AppEnvironment> {
-  return (c) => c.json({ status: "ok" });
+  return (c) => c.json({ status: "ok" } satisfies Health);
 }
 
 export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
@@ -21,6 +22,6 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
         `The inference backend serves the manifest ${backend.manifestHash}, the edge has ${manifestHash}.`,
       );
     }
-    return c.json({ status: "ready", manifest: manifestHash });
+    return c.json({ status: "ready", manifest: manifestHash } satisfies Ready);
   };
 }

@@ -1,6 +1,7 @@
 /** GET /v1/models and /v1/models/{id}: the base, its automatic adapter, one model per centroid, the tenant's own. */
 import type { Handler } from "hono";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { Model, ModelList } from "../../shared/contracts/responses.ts";
 import { wishOf } from "../assign/assign.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
@@ -9,7 +10,8 @@ export function listModels(dependencies: Dependencies): Handler<AppEnvironment> 
     const { manifest } = await dependencies.artifacts();
     const own = await dependencies.adapters.of(c.get("tenant")).list();
     const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
-    return c.json({ object: "list", data: [...modelNames(manifest).map((id) => modelObject(id)), ...mine] });
+    const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
+    return c.json({ object: "list", data } satisfies ModelList);
   };
 }
 
@@ -19,7 +21,7 @@ export function getModel(dependencies: Dependencies): Handler<AppEnvironment> {
     const id = c.req.param("id") ?? "";
     const own = await dependencies.adapters.named(c.get("tenant"), id, undefined, artifacts);
     wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
-    return c.json({ ...modelObject(id), ...(own && { created: own.created }) });
+    return c.json({ ...modelObject(id), ...(own && { created: own.created }) } satisfies Model);
   };
 }
 
@@ -28,6 +30,6 @@ function modelNames({ model, centroids }: Manifest): string[] {
 }
 
 /** `created` is required by OpenAI's schema; artifacts carry no date, as equal content must have equal bytes. */
-function modelObject(id: string) {
+function modelObject(id: string): Model {
   return { id, object: "model", created: 0, owned_by: "chameleon-edge" };
 }

@@ -3,11 +3,10 @@ import type { Handler } from "hono";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { documentHeaders } from "../middleware/security-headers.ts";
 
-export function page(dependencies: Dependencies): Handler<AppEnvironment> {
+export function page({ asset }: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    // Whole, whatever the browser holds: what it may run is read off it.
-    const asset = await dependencies.page(new Request(c.req.url));
-    const html = await asset.text();
-    return c.html(html, { status: asset.status as 200, headers: await documentHeaders(html) });
+    // Read whole: what it may run is read off it.
+    const html = await (await asset("/index.html")).text();
+    return c.html(html, { headers: await documentHeaders(html) });
   };
 }

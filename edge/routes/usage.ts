@@ -1,17 +1,17 @@
 /** GET /v1/usage: what the tenant has used, by day, model and centroid. A tenant sees its own alone. */
 import type { Handler } from "hono";
-import { z } from "zod";
+import { usageQuerySchema } from "../../shared/contracts/openai.ts";
+import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { checked } from "../middleware/body.ts";
 
 const dayMs = 86_400_000;
 const mostDays = 366;
-const querySchema = z.object({ from: day("from"), to: day("to") });
 
 export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const query = checked(querySchema, c.req.query());
+    const query = checked(usageQuerySchema, c.req.query());
     const today = new Date(dependencies.now()).toISOString().slice(0, 10);
     const to = query.to ?? today;
     /** The month so far, where nothing is said. */
@@ -45,19 +45,12 @@ export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
         completion_tokens: completion,
         total_tokens: prompt + completion,
       },
-      /** null is none. */
       limits: {
         requests_per_minute: limits.requestsPerMinute,
         tokens_per_minute: limits.tokensPerMinute,
         concurrent_requests: limits.concurrentRequests,
         tokens_per_month: limits.tokensPerMonth,
       },
-    });
+    } satisfies UsageReport);
   };
-}
-
-function day(name: string) {
-  return z.iso
-    .date({ error: ({ input }) => `${name} is ${JSON.stringify(input)}; it must be a day, as 2026-11-25` })
-    .optional();
 }

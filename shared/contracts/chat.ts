@@ -74,8 +74,7 @@ export const chatRequestSchema = z
     refuseTogether(request, 1, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
-  })
-  .meta({ id: "ChatCompletionRequest" });
+  });
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 

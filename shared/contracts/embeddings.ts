@@ -3,16 +3,10 @@ import { z } from "zod";
 import { absentAs, promptField } from "./fields.ts";
 import { limits } from "./limits.ts";
 
-export const embeddingsRequestSchema = z
-  .object({
-    model: absentAs(z.string(), undefined, "Any that is served: an adapter changes no embedding"),
-    input: promptField("input", limits.embeddingInputs, "Texts or token ids"),
-    dimensions: absentAs(z.int().min(1), null, "Keeps so many of the leading dimensions; absent, all"),
-    encoding_format: absentAs(
-      z.enum(["float", "base64"]),
-      "float" as const,
-      "`base64` is that of little-endian float32",
-    ),
-    user: absentAs(z.string(), null, "Ignored"),
-  })
-  .meta({ id: "EmbeddingsRequest" });
+export const embeddingsRequestSchema = z.object({
+  model: absentAs(z.string(), undefined, "Any that is served: an adapter changes no embedding"),
+  input: promptField("input", limits.embeddingInputs, "Texts or token ids"),
+  dimensions: absentAs(z.int().min(1), null, "Keeps so many of the leading dimensions; absent, all"),
+  encoding_format: absentAs(z.enum(["float", "base64"]), "float" as const, "`base64` is that of little-endian float32"),
+  user: absentAs(z.string(), null, "Ignored"),
+});

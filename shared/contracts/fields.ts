@@ -20,17 +20,17 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
 export function promptField(name: string, maximum: number, description: string) {
   return z
     .unknown()
-    .optional()
     .transform((value, context) => readPromptList(value, context, name, maximum))
     .meta(promptSchema(maximum, description));
 }
 
 /** As JSON Schema, for the API's document: `readPromptList` says more than a schema can. */
-export function promptSchema(maximum: number, description: string) {
+export function promptSchema(maximum: number, description: string, isOptional = false) {
   const text = { type: "string", minLength: 1 };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1 };
   const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: maximum });
-  return { description, anyOf: [text, several(text), ids, several(ids)] };
+  const absent = isOptional ? [{ type: "null" }] : [];
+  return { description, anyOf: [text, several(text), ids, several(ids), ...absent] };
 }
 
 /** A string, strings, token ids or lists of them, as a list of prompts. */

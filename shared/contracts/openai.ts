@@ -15,7 +15,9 @@ export const completionRequestSchema = z
       .unknown()
       .optional()
       .transform(readPrompts)
-      .meta(promptSchema(limits.promptsPerRequest, "Texts or token ids; absent, the beginning of a new document")),
+      .meta(
+        promptSchema(limits.promptsPerRequest, "Texts or token ids; absent, the beginning of a new document", true),
+      ),
     max_tokens: absentAs(z.int().min(0), 16, "Most tokens of each choice; the context bounds them, too"),
     logprobs: absentAs(
       z.int().min(0).max(limits.completionLogprobs),
@@ -34,16 +36,29 @@ export const completionRequestSchema = z
       refuse("best_of", `best_of is ${request.best_of}; only best_of equal to n (${request.n}) is supported`);
     }
     if (request.suffix) refuse("suffix", "suffix is not supported: the model only continues text");
-  })
-  .meta({ id: "CompletionRequest" });
+  });
 
-export const assignRequestSchema = z
-  .object({
-    model: absentAs(z.string(), undefined, "As a completion's"),
-    input: promptField("input", limits.assignTexts, "Texts or token ids, as a completion's prompt"),
-    top: absentAs(z.int().min(1).max(16), 4, "How many centroids to name per text, the nearest included"),
-  })
-  .meta({ id: "AssignRequest" });
+export const assignRequestSchema = z.object({
+  model: absentAs(z.string(), undefined, "As a completion's"),
+  input: promptField("input", limits.assignTexts, "Texts or token ids, as a completion's prompt"),
+  top: absentAs(z.int().min(1).max(16), 4, "How many centroids to name per text, the nearest included"),
+});
+
+export const createAdapterRequestSchema = z.object({
+  name: z.string().meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]{0,62}$" }),
+  examples: z
+    .unknown()
+    .transform(readExamples)
+    .meta({
+      description: "Texts of its subject; each judges an adapter that is made of the others",
+      type: "array",
+      items: { type: "string" },
+      minItems: 2,
+      maxItems: limits.adapterExamples,
+    }),
+});
+
+export const usageQuerySchema = z.object({ from: day("from"), to: day("to") });
 
 export type CompletionRequest = z.infer<typeof completionRequestSchema>;
 export type AssignRequest = z.infer<typeof assignRequestSchema>;
@@ -51,4 +66,25 @@ export type AssignRequest = z.infer<typeof assignRequestSchema>;
 function readPrompts(value: unknown, context: z.RefinementCtx): Prompt[] | null {
   if (value === undefined || value === null) return null;
   return readPromptList(value, context, "prompt", limits.promptsPerRequest);
+}
+
+function readExamples(value: unknown, context: z.RefinementCtx): string[] {
+  const refuse = (message: string): string[] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (!Array.isArray(value)) return refuse("examples must be a list of strings");
+  const { adapterExamples } = limits;
+  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2: one judges the other`);
+  if (value.length > adapterExamples) {
+    return refuse(`examples has ${value.length} entries, the maximum is ${adapterExamples}`);
+  }
+  const bad = value.findIndex((example) => typeof example !== "string");
+  return bad < 0 ? value : refuse(`examples[${bad}] is a ${typeof value[bad]}; it must be a string`);
+}
+
+function day(name: string) {
+  return z.iso
+    .date({ error: ({ input }) => `${name} is ${JSON.stringify(input)}; it must be a day, as 2026-11-25` })
+    .optional();
 }

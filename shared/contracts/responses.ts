@@ -58,21 +58,18 @@ export const chameleonBlockSchema = z
       .optional()
       .describe("With `compare`. In a stream every chunk has its own `tokens`, the last one the mean over all"),
   })
-  .describe("What the adapter did to one choice")
-  .meta({ id: "ChameleonBlock" });
+  .describe("What the adapter did to one choice");
 const partialBlock = chameleonBlockSchema.partial().optional();
 
-export const usageSchema = z
-  .object({
-    prompt_tokens: z.int().describe("Each prompt once, whatever n is"),
-    completion_tokens: z.int(),
-    total_tokens: z.int(),
-    prompt_tokens_details: z
-      .object({ cached_tokens: z.int() })
-      .optional()
-      .describe("Where some of the prompt need not be computed"),
-  })
-  .meta({ id: "Usage" });
+export const usageSchema = z.object({
+  prompt_tokens: z.int().describe("Each prompt once, whatever n is"),
+  completion_tokens: z.int(),
+  total_tokens: z.int(),
+  prompt_tokens_details: z
+    .object({ cached_tokens: z.int() })
+    .optional()
+    .describe("Where some of the prompt need not be computed"),
+});
 
 /** Of a whole answer and of a chunk alike. */
 function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
@@ -102,9 +99,9 @@ const completionChoice = z.object({
   finish_reason: finishReason.nullable().describe("null in a chunk that is not the choice's last"),
   chameleon: partialBlock,
 });
-export const completionResponseSchema = answer("text_completion", completionChoice)
-  .describe("A whole completion, or one chunk of a streamed one")
-  .meta({ id: "Completion" });
+export const completionResponseSchema = answer("text_completion", completionChoice).describe(
+  "A whole completion, or one chunk of a streamed one",
+);
 
 const chatAlternative = z.object({
   token: z.string(),
@@ -122,7 +119,7 @@ const chatChoice = z.object({
   finish_reason: finishReason,
   chameleon: partialBlock,
 });
-export const chatResponseSchema = answer("chat.completion", chatChoice).meta({ id: "ChatCompletion" });
+export const chatResponseSchema = answer("chat.completion", chatChoice);
 const chatChunkChoice = z.object({
   index: z.int(),
   delta: z.object({ role: z.literal("assistant").optional(), content: z.string().optional() }),
@@ -130,22 +127,130 @@ const chatChunkChoice = z.object({
   finish_reason: finishReason.nullable(),
   chameleon: partialBlock,
 });
-export const chatChunkSchema = answer("chat.completion.chunk", chatChunkChoice).meta({ id: "ChatCompletionChunk" });
+export const chatChunkSchema = answer("chat.completion.chunk", chatChunkChoice);
 
-export const embeddingsResponseSchema = z
+export const embeddingsResponseSchema = z.object({
+  object: z.literal("list"),
+  data: z.array(
+    z.object({
+      object: z.literal("embedding"),
+      index: z.int(),
+      embedding: z.union([z.array(z.number()), z.string().describe("Base64 of little-endian float32")]),
+    }),
+  ),
+  model: z.string(),
+  usage: z.object({ prompt_tokens: z.int(), total_tokens: z.int() }),
+});
+
+export const modelSchema = z.object({
+  id: z.string(),
+  object: z.literal("model"),
+  created: unixSeconds.describe("Unix time in seconds; 0 but for your own adapters, as artifacts carry no date"),
+  owned_by: z.string(),
+});
+export const modelListSchema = z.object({ object: z.literal("list"), data: z.array(modelSchema) });
+
+const rankedSchema = z.object({ centroid: z.string(), similarity: z.number() });
+export const assignResponseSchema = z.object({
+  object: z.literal("list"),
+  data: z.array(
+    z.object({
+      index: z.int(),
+      tokens: z.int(),
+      centroid: z.string(),
+      similarity: z.number().describe("Cosine of prompt embedding and centroid"),
+      mode: chameleonBlockSchema.shape.mode,
+      runners_up: z.array(rankedSchema),
+    }),
+  ),
+});
+
+export const centroidListSchema = z.object({
+  object: z.literal("list"),
+  manifest: hash.describe("SHA-256 of the manifest that is served"),
+  data: z.array(
+    z.object({
+      id: z.string(),
+      object: z.literal("centroid"),
+      model: z.string(),
+      label: z.array(z.string()).describe("Characteristic tokens, most characteristic first"),
+      size: z.int().describe("Training windows that fell to it"),
+      position: z.tuple([z.number(), z.number()]).describe("For maps: the first two principal components"),
+      gain: gainSchema.nullable(),
+      scale: z.number(),
+      auto_off: z.boolean().describe("The adapter did not help when it was measured, so the base is served"),
+      prompt_bias: z.number().describe("Strength of what a prompt's own words add on top of the adapter"),
+      adapter: z.object({ hash: hash.describe("As in a completion's `chameleon.adapter.hash`") }),
+    }),
+  ),
+});
+
+export const adapterSchema = z
   .object({
-    object: z.literal("list"),
-    data: z.array(
-      z.object({
-        object: z.literal("embedding"),
-        index: z.int(),
-        embedding: z.union([z.array(z.number()), z.string().describe("Base64 of little-endian float32")]),
-      }),
-    ),
-    model: z.string(),
-    usage: z.object({ prompt_tokens: z.int(), total_tokens: z.int() }),
+    id: z.string(),
+    object: z.literal("adapter"),
+    name: z.string(),
+    model: z.string().describe("What requests name"),
+    hash,
+    created: unixSeconds,
+    examples: z.int(),
+    tokens: z.int(),
+    gain: gainSchema.nullable().describe("On examples that it was not made from, in nats a token over the base"),
+    parts: z.array(z.object({ name: z.enum(["gates", "unigram", "rank-1"]), kept: z.boolean(), gain: gainSchema })),
+    adapts: z.boolean().describe("Whether `model` serves more than the base"),
+    message: z.string().nullable(),
+    centroid: z
+      .object({ nearest: z.string(), similarity: z.number() })
+      .nullable()
+      .describe("The trained centroid nearest to the examples; null once other artifacts are served"),
+    outdated: z.boolean().describe("It was made for other artifacts than are served: make it again"),
   })
-  .meta({ id: "Embeddings" });
+  .describe("An adapter of the tenant's own");
+export const adapterListSchema = z.object({ object: z.literal("list"), data: z.array(adapterSchema) });
+export const adapterDeletedSchema = z.object({
+  id: z.string(),
+  object: z.literal("adapter"),
+  deleted: z.literal(true),
+});
+
+const day = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
+const count = z.int().min(0);
+const bound = z.number().nullable().describe("null is none");
+export const usageReportSchema = z.object({
+  object: z.literal("list"),
+  tenant: z.string(),
+  from: day,
+  to: day,
+  data: z.array(
+    z.object({
+      day,
+      model: z.string(),
+      centroid: z.string().nullable().describe("Whose adapter served; null is none"),
+      requests: count,
+      prompt_tokens: count,
+      completion_tokens: count,
+    }),
+  ),
+  total: z.object({ requests: count, prompt_tokens: count, completion_tokens: count, total_tokens: count }),
+  limits: z.object({
+    requests_per_minute: bound,
+    tokens_per_minute: bound,
+    concurrent_requests: bound,
+    tokens_per_month: bound,
+  }),
+});
+
+export const healthSchema = z.object({ status: z.literal("ok") });
+export const readySchema = z.object({ status: z.literal("ready"), manifest: hash });
+
+export const errorSchema = z.object({
+  error: z.object({
+    message: z.string().describe("Names the limit and the value that broke it"),
+    type: z.string(),
+    param: z.string().nullable().describe("The request's field at fault"),
+    code: z.string().nullable(),
+  }),
+});
 
 export type Timings = z.infer<typeof timingsSchema>;
 export type ComparedToken = z.infer<typeof comparedTokenSchema>;
@@ -160,3 +265,13 @@ export type ChatChunkChoice = z.infer<typeof chatChunkChoice>;
 export type ChatResponse = z.infer<typeof chatResponseSchema>;
 export type ChatChunk = z.infer<typeof chatChunkSchema>;
 export type EmbeddingsResponse = z.infer<typeof embeddingsResponseSchema>;
+export type Model = z.infer<typeof modelSchema>;
+export type ModelList = z.infer<typeof modelListSchema>;
+export type AssignResponse = z.infer<typeof assignResponseSchema>;
+export type CentroidList = z.infer<typeof centroidListSchema>;
+export type Adapter = z.infer<typeof adapterSchema>;
+export type AdapterList = z.infer<typeof adapterListSchema>;
+export type AdapterDeleted = z.infer<typeof adapterDeletedSchema>;
+export type UsageReport = z.infer<typeof usageReportSchema>;
+export type Health = z.infer<typeof healthSchema>;
+export type Ready = z.infer<typeof readySchema>;

@@ -221,7 +221,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     }),
     dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
-    page: async () => new Response("page"),
+    asset: async (path) => new Response(path),
     now,
     tracing: { sampleRatio: 0, ended: () => undefined, logRequest: () => undefined },
     newId: () => (ids++).toString(16).padStart(32, "0"),

@@ -1,6 +1,9 @@
+import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test } from "vitest";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { scopeOf } from "../../edge/tenants/scopes.ts";
+import { operations } from "../../infra/openapi/operations.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { backendUrl, errorOf, manifestHash, network, testApp, useNetwork } from "./harness.ts";
@@ -88,8 +91,59 @@ test("centroids come with label, gain and whether they are off", async () => {
 
 test("the page is open to all, and may reach nothing but this API", async () => {
   const response = await testApp().app.request("http://edge/");
-  expect([response.status, await response.text()]).toEqual([200, "page"]);
+  expect([response.status, await response.text()]).toEqual([200, "/index.html"]);
   expect(response.headers.get("content-security-policy")).toContain("default-src 'none'");
+});
+
+describe("the API's document", () => {
+  const documented = operations.map(({ method, path }) => `${method.toUpperCase()} ${path}`);
+
+  test("has every route of the app, and no other", () => {
+    const routes = testApp()
+      .app.routes.filter(({ method }) => method !== "ALL")
+      .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, "{$1}")}`);
+    expect(routes.length).toBeGreaterThan(10);
+    expect(documented.sort()).toEqual(routes.sort());
+  });
+
+  test("asks for a key, and names its scope, as the routes do", () => {
+    for (const { path, scope } of operations) expect([path, scope]).toEqual([path, scopeOf(path)]);
+  });
+
+  test("is open to all, and so is the page that draws it, with scripts of this host alone", async () => {
+    const { app } = testApp();
+    const document = await app.request("http://edge/openapi.json");
+    expect([document.status, await document.text()]).toEqual([200, "/openapi.json"]);
+    expect(document.headers.get("content-type")).toContain("application/json");
+    const docs = await app.request("http://edge/docs");
+    expect([docs.status, await docs.text()]).toEqual([200, "/docs.html"]);
+    expect(docs.headers.get("content-security-policy")).toMatch(/script-src [^;]*'self'.*style-src [^;]*'self'/);
+    const script = await app.request("http://edge/docs/swagger-ui-bundle.js");
+    expect(await script.text()).toBe("/docs/swagger-ui-bundle.js");
+    expect(script.headers.get("content-type")).toContain("text/javascript");
+  });
+
+  test("comes with nothing else of the assets", async () => {
+    const { app } = testApp();
+    for (const file of ["index.html", "swagger-ui.js", "__proto__", "..%2Fopenapi.json"]) {
+      expect((await errorOf(await app.request(`http://edge/docs/${file}`))).code).toBe("not_found");
+    }
+  });
+
+  test("is staged with what draws it", async () => {
+    for (const path of ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/"]) {
+      const response = await exports.default.fetch(`http://edge${path}`);
+      expect([path, response.status, (await response.text()).length > 1000]).toEqual([path, 200, true]);
+    }
+  });
+
+  test("HEAD says the same without a body, and nothing but GET is taken", async () => {
+    const { app } = testApp();
+    const head = await app.request("http://edge/openapi.json", { method: "HEAD" });
+    expect([head.status, await head.text()]).toEqual([200, ""]);
+    const options = await app.request("http://edge/docs", { method: "OPTIONS" });
+    expect([options.status, options.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+  });
 });
 
 test("every response has its id and its time, errors included", async () => {

@@ -1,0 +1,214 @@
+/**
+ * The API's document, OpenAPI 3.1, out of the schemas that requests are checked by and answers are typed by, the table of
+ * limits and the table of errors. Pure. It is made where the edge's assets are staged, so none of it is in the Worker.
+ */
+import { z } from "zod";
+import { limits } from "../../shared/contracts/limits.ts";
+import { type ErrorKind, envelopeOf, ServiceError, statusOf } from "../../shared/errors.ts";
+import { type Operation, operations, type SchemaName, schemas } from "./operations.ts";
+
+const anyRoute: ErrorKind[] = ["method_not_allowed", "url_too_long", "headers_too_large", "internal"];
+const anyWithKey: ErrorKind[] = ["unauthorized", "forbidden"];
+const anyWithBody: ErrorKind[] = ["invalid_request", "body_too_slow", "body_too_large", "unsupported_media_type"];
+const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overloaded", "backend_unavailable"];
+
+const introduction = `GPT-2 behind OpenAI's API, where every text is answered with a language-model head that was generated for its subject.
+Point an OpenAI client at it by its base URL and a key. Fields that are not listed are ignored; one that is \`null\` counts as absent.
+
+**The extension.** Requests may say \`chameleon: {adapter, compare}\`; answers tell under \`chameleon\` which centroid served, how
+near it was, and what its adapter was measured to gain.
+
+**Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. Where the service fails in the middle of one,
+its last event before \`[DONE]\` is an error.
+
+**Errors** have OpenAI's envelope, whatever their kind, and name the limit and the value.
+
+**Limits** of a request, enforced before any work: ${Object.entries(limits)
+  .map(([name, value]) => `\`${name}\` ${value}`)
+  .join(" · ")}.`;
+
+const headers = {
+  "x-request-id": { description: "Names the request in our logs", schema: { type: "string" } },
+  "server-timing": { description: "Milliseconds of each phase", schema: { type: "string" } },
+  "retry-after": { description: "Seconds", schema: { type: "integer", minimum: 0 } },
+  ...Object.fromEntries(
+    ["requests", "tokens"].flatMap((what) =>
+      ["limit", "remaining", "reset"].map((which) => [
+        `x-ratelimit-${which}-${what}`,
+        { description: `Of ${what} a minute, where the tenant has such a limit`, schema: { type: "string" } },
+      ]),
+    ),
+  ),
+};
+const headerRefs = (names: readonly string[]) =>
+  Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }]));
+const always = ["x-request-id", "server-timing"];
+const rateLimits = Object.keys(headers).filter((name) => name.startsWith("x-ratelimit-"));
+
+const schemaRef = (name: SchemaName) => ({ $ref: `#/components/schemas/${name}` });
+
+/** The whole document, for the API at `/` of its own host. */
+export function openApiDocument(version: string) {
+  const paths: Record<string, Record<string, object>> = {};
+  for (const operation of operations) {
+    paths[operation.path] ??= {};
+    paths[operation.path][operation.method] = operationObject(operation);
+  }
+  const tags = [...new Set(operations.map(({ tag }) => tag))].map((name) => ({ name }));
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "Chameleon Edge",
+      version,
+      description: introduction,
+      license: { name: "MIT", identifier: "MIT" },
+      "x-limits": limits,
+    },
+    servers: [{ url: "/" }],
+    tags,
+    security: [{ key: [] }],
+    paths,
+    components: {
+      securitySchemes: {
+        key: { type: "http", scheme: "bearer", description: "A tenant's key, as `npm run keys` makes them" },
+      },
+      headers,
+      schemas: schemaObjects(),
+    },
+  };
+}
+
+/** Fields as a client writes them: before they are transformed, and with the default that zod then leaves out. */
+const asWritten = {
+  io: "input",
+  override({ zodSchema, jsonSchema }) {
+    const fallback = z.globalRegistry.get(zodSchema)?.default;
+    if (fallback !== undefined) jsonSchema.default = fallback;
+    // Any integer is safe in JSON's own sense: these bounds would only be noise.
+    if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+    if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+  },
+} satisfies z.core.ToJSONSchemaParams;
+
+function schemaObjects(): Record<string, object> {
+  const registry = z.registry<{ id: string }>();
+  for (const [id, schema] of Object.entries(schemas)) registry.add(schema, { id });
+  const made = z.toJSONSchema(registry, { ...asWritten, uri: (id) => `#/components/schemas/${id}` });
+  return Object.fromEntries(
+    Object.entries(made.schemas).map(([name, { $schema, $id, ...schema }]) => [name, schema as object]),
+  );
+}
+
+function operationObject(operation: Operation): object {
+  const { id, tag, summary, description, scope, query, parameter, request, status = 200, response, events } = operation;
+  const hasKey = scope !== undefined;
+  const errors = [
+    ...anyRoute,
+    ...(hasKey ? anyWithKey : []),
+    ...(request ? anyWithBody : []),
+    ...(parameter ? (["not_found"] as const) : []),
+    ...(operation.errors ?? []),
+  ];
+  const parameters = [
+    ...(parameter ? [{ ...parameter, in: "path", required: true, schema: { type: "string" } }] : []),
+    ...Object.entries(query ? z.toJSONSchema(query, asWritten).properties! : {}).map(([name, schema]) => ({
+      ...{ name, in: "query", required: false, schema },
+    })),
+  ];
+  return {
+    operationId: id,
+    tags: [tag],
+    summary,
+    ...(description || scope
+      ? { description: [description, scope && `Scope: \`${scope}\`.`].filter(Boolean).join("\n\n") }
+      : {}),
+    ...(hasKey ? {} : { security: [] }),
+    ...(parameters.length > 0 ? { parameters } : {}),
+    ...(request
+      ? {
+          requestBody: {
+            required: true,
+            content: { "application/json": { schema: schemaRef(request.schema), example: request.example } },
+          },
+        }
+      : {}),
+    responses: {
+      [status]: {
+        ...answerOf(response, events),
+        headers: headerRefs([...always, ...(scope && request ? rateLimits : [])]),
+      },
+      ...errorResponses(errors),
+    },
+  };
+}
+
+function answerOf(response: Operation["response"], events: SchemaName | undefined) {
+  if (typeof response !== "string") {
+    const schema = response.media.startsWith("text/") ? { type: "string" } : {};
+    return { description: response.description, content: { [response.media]: { schema } } };
+  }
+  const stream = events && {
+    "text/event-stream": {
+      schema: { type: "string", description: "Events, each with this as its data" },
+      // OpenAPI 3.1 has no word for what is in an event.
+      "x-event-schema": schemaRef(events),
+    },
+  };
+  return { description: "Done", content: { "application/json": { schema: schemaRef(response) }, ...stream } };
+}
+
+/** One response for each status, which names what it can mean. */
+function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
+  const byStatus = new Map<number, ErrorKind[]>();
+  for (const kind of new Set(kinds)) {
+    const status = statusOf(kind);
+    byStatus.set(status, [...(byStatus.get(status) ?? []), kind]);
+  }
+  const described = [...byStatus].sort(([a], [b]) => a - b);
+  return Object.fromEntries(
+    described.map(([status, kinds]) => {
+      const envelopes = kinds.map((kind) => ({ kind, body: envelopeOf(new ServiceError(kind, meanings[kind])) }));
+      const again = kinds.some((kind) => withRetryAfter.includes(kind)) ? ["retry-after"] : [];
+      return [
+        status,
+        {
+          description: kinds.map((kind) => meanings[kind]).join(" "),
+          headers: headerRefs([...always, ...again]),
+          content: {
+            "application/json": {
+              schema: schemaRef("Error"),
+              examples: Object.fromEntries(envelopes.map(({ kind, body }) => [kind, { value: body }])),
+            },
+          },
+        },
+      ];
+    }),
+  );
+}
+
+const meanings: Record<ErrorKind, string> = {
+  invalid_request: "A field is missing, of the wrong kind, or over its limit.",
+  context_length_exceeded: "A prompt is longer than what can be read.",
+  unauthorized: "There is no key, or none that is known.",
+  bad_signature: "A call between edge and backend is not signed as it should be.",
+  forbidden: "The key is not for this route, or not for this page's origin.",
+  not_found: "There is no such thing.",
+  model_not_found: "There is no such model.",
+  adapter_not_found: "You have no such adapter.",
+  adapter_outdated: "The adapter was made for other artifacts than are served; make it again.",
+  adapter_quota_exceeded: "You have as many adapters as there may be.",
+  method_not_allowed: "The route takes another method, which Allow names.",
+  manifest_mismatch: "Edge and backend serve different artifacts.",
+  body_too_slow: "The body took too long to arrive.",
+  body_too_large: "The body is over its limit.",
+  url_too_long: "The URL is over its limit.",
+  headers_too_large: "The headers are over their limit.",
+  unsupported_media_type: "The body is not application/json.",
+  cancelled: "The client went away.",
+  rate_limited: "Too many requests or tokens in a minute, or requests at once.",
+  quota_exceeded: "The month's tokens are used up.",
+  overloaded: "All backends have as much as they can take.",
+  internal: "The service failed on this request.",
+  backend_unavailable: "No backend can be reached, or the limits cannot be checked.",
+  deadline_exceeded: "It could not begin in time.",
+};

@@ -1,0 +1,66 @@
+/** The API's document is valid, and has every error and every limit. That it has every route: test/in-runtime. */
+import { Validator } from "@seriousme/openapi-schema-validator";
+import { describe, expect, test } from "vitest";
+import { openApiDocument } from "../../../infra/openapi/document.ts";
+import { operations } from "../../../infra/openapi/operations.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
+import { type ErrorKind, envelopeOf, errorKinds, ServiceError, statusOf } from "../../../shared/errors.ts";
+
+const document = openApiDocument("1.2.3");
+const operationsOf = Object.entries(document.paths).flatMap(([path, methods]) =>
+  Object.entries(methods).map(([method, operation]) => ({ path, method, operation: operation as OperationObject })),
+);
+interface OperationObject {
+  responses: Record<string, { content: Record<string, { examples?: Record<string, { value: unknown }> }> }>;
+}
+
+test("is valid OpenAPI 3.1", async () => {
+  const { valid, errors } = await new Validator().validate(structuredClone(document));
+  expect(errors).toBeUndefined();
+  expect(valid).toBe(true);
+  expect(document).toMatchObject({ openapi: "3.1.0", info: { version: "1.2.3" } });
+});
+
+test("names every way to fail that a client can meet, with its status and its envelope", () => {
+  const told = new Map<ErrorKind, Set<number>>();
+  for (const { operation } of operationsOf) {
+    for (const [status, response] of Object.entries(operation.responses)) {
+      for (const [kind, { value }] of Object.entries(response.content["application/json"]?.examples ?? {})) {
+        told.set(kind as ErrorKind, (told.get(kind as ErrorKind) ?? new Set()).add(Number(status)));
+        const { error } = value as { error: { message: string } };
+        expect(value).toEqual(envelopeOf(new ServiceError(kind as ErrorKind, error.message)));
+      }
+    }
+  }
+  // Between edge and backend, or to somebody who is gone.
+  const unmet: ErrorKind[] = ["bad_signature", "manifest_mismatch", "cancelled"];
+  expect([...told.keys()].sort()).toEqual(errorKinds.filter((kind) => !unmet.includes(kind)).sort());
+  for (const [kind, statuses] of told) expect([...statuses]).toEqual([statusOf(kind)]);
+});
+
+describe("limits", () => {
+  test("are those of the table", () => {
+    expect(document.info["x-limits"]).toBe(limits);
+    for (const [name, value] of Object.entries(limits)) {
+      expect(document.info.description).toContain(`\`${name}\` ${value}`);
+    }
+  });
+
+  test("bound the fields of requests, whose defaults are told", () => {
+    const { schemas } = document.components as unknown as {
+      schemas: Record<string, { properties: Record<string, unknown>; required?: string[] }>;
+    };
+    const { n, temperature, prompt } = schemas.CompletionRequest.properties;
+    expect(n).toMatchObject({ anyOf: [{ minimum: 1, maximum: limits.choicesPerPrompt }, {}], default: 1 });
+    expect(temperature).toMatchObject({ anyOf: [{ minimum: 0, maximum: limits.temperature }, {}], default: 1 });
+    expect(JSON.stringify(prompt)).toContain(`"maxItems":${limits.promptsPerRequest}`);
+    expect(schemas.ChatCompletionRequest.properties.messages).toMatchObject({ maxItems: limits.chatMessages });
+    expect(schemas.ChatCompletionRequest.required).toEqual(["messages"]);
+    expect(schemas.EmbeddingsRequest.required).toEqual(["input"]);
+  });
+});
+
+test("its operations have names of their own", () => {
+  const ids = operations.map(({ id }) => id);
+  expect(new Set(ids).size).toBe(ids.length);
+});
