@@ -16,6 +16,7 @@ import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
 import { SetFolders } from "./engine/sets/set-folder.ts";
 import { startSet } from "./engine/sets/start-set.ts";
 import { createApp } from "./http/app.ts";
+import { AssignmentCounter } from "./http/assignment-counter.ts";
 import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
@@ -74,7 +75,8 @@ async function run(config: BackendConfig): Promise<void> {
     });
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
-  const app = createApp({ sets, adapters, metrics, log, tracer, verifier, now });
+  const assignments = new AssignmentCounter(randomUUID(), (counted) => metrics.assigned(counted));
+  const app = createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   let isClosing = false;

@@ -27,6 +27,7 @@ const commands = {
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   publish: ["publish artifacts, switch back, list (--help)", "infra/publish/cli.ts"],
+  drift: ["compare live traffic with training, and say whether to train again (--help)", "infra/drift/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
   fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
   "eval:instant": [

@@ -1,5 +1,5 @@
 /** Which centroid a prompt goes to, and whether its adapter is worn. Pure. */
-import type { CentroidRecord, Manifest } from "../../shared/artifacts/manifest.ts";
+import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { OwnAdapter } from "../tenants/own-adapters.ts";
@@ -60,7 +60,7 @@ export function assign(promptIds: readonly number[], wish: Wish, artifacts: Arti
   const ranked = rank(promptIds, artifacts);
   const { index, similarity } = (typeof wish === "number" && ranked.find((one) => one.index === wish)) || ranked[0];
   const centroid = artifacts.manifest.centroids[index];
-  const mode = wish === "off" ? "off" : centroid.scale === 0 ? "auto-off" : "adapted";
+  const mode = wish === "off" ? "off" : isAutoOff(centroid) ? "auto-off" : "adapted";
   return { centroid, similarity, ownHash: null, mode };
 }
 

@@ -42,7 +42,7 @@ export class Delivery {
 
   /** What to ask the next backend for: the rest. Each attempt has an id of its own, as an earlier one may still run. */
   nextRequest(elapsedMs: number): SequenceRequest {
-    const { id, promptLogprobs, deadlineMs: _, ...rest } = this.sequence;
+    const { id, promptLogprobs, assignment, deadlineMs: _, ...rest } = this.sequence;
     const timeLeftMs = this.timeLeftMs(elapsedMs);
     const attempt = this.#attempts++;
     return {
@@ -50,6 +50,7 @@ export class Delivery {
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
+      ...(attempt === 0 && assignment && { assignment }),
       ...(timeLeftMs !== null && { deadlineMs: Math.max(1, Math.ceil(timeLeftMs)) }),
     };
   }

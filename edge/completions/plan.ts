@@ -90,7 +90,7 @@ export function planGeneration(
   // Seeds of any size are allowed; 32 bits of them count.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
-  for (const [p, { promptIds }] of prompts.entries()) {
+  for (const [p, { promptIds, subjectIds = promptIds }] of prompts.entries()) {
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
       const sequence: SequenceRequest = {
@@ -104,6 +104,7 @@ export function planGeneration(
         promptLogprobs: request.echo && request.logprobs !== null,
         compare: request.chameleon.compare,
         ...(request.chameleon.prompt_bias && wearsPromptBias(assignments[p]) && { promptBias: true }),
+        ...(wish === "auto" && i === 0 && { assignment: countedAssignment(assignments[p], subjectIds, manifest) }),
       };
       choices.push({ index, assignment: assignments[p], sequence });
     }
@@ -115,6 +116,15 @@ export function planGeneration(
     tokenizeMs: tokenized - started,
     assignMs: assigned - tokenized,
   };
+}
+
+/** What backends count of a prompt that chose its centroid by itself. */
+function countedAssignment(
+  { centroid, similarity }: Assignment,
+  subjectIds: readonly number[],
+  { embedding }: Manifest,
+): SequenceRequest["assignment"] {
+  return { centroidId: centroid.id, similarity, tokens: Math.min(subjectIds.length, embedding.prefixTokens) };
 }
 
 function wearsPromptBias({ mode, ownHash, centroid }: Assignment): boolean {

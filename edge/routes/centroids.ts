@@ -1,6 +1,6 @@
 /** GET /v1/centroids: what each centroid stands for and what its adapter was measured to gain. */
 import type { Handler } from "hono";
-import { adapterIdentity } from "../../shared/artifacts/manifest.ts";
+import { adapterIdentity, isAutoOff } from "../../shared/artifacts/manifest.ts";
 import type { CentroidList } from "../../shared/contracts/responses.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
@@ -18,8 +18,8 @@ export function listCentroids(dependencies: Dependencies): Handler<AppEnvironmen
         position: centroid.position,
         gain: centroid.gain,
         scale: centroid.scale,
-        auto_off: centroid.scale === 0,
-        prompt_bias: centroid.promptBias ?? 0,
+        auto_off: isAutoOff(centroid),
+        prompt_bias: isAutoOff(centroid) ? 0 : (centroid.promptBias ?? 0),
         adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
       })),
     );

@@ -2,12 +2,18 @@
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import { batchRequestSchema, cancelRequestSchema, type Readiness } from "../../shared/contracts/inference.ts";
+import {
+  type AssignmentReport,
+  batchRequestSchema,
+  cancelRequestSchema,
+  type Readiness,
+} from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
+import type { AssignmentCounter } from "./assignment-counter.ts";
 import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
 import type { CallVerifier } from "./call-verifier.ts";
@@ -26,6 +32,7 @@ type Sets = Pick<ServingSets, "cancel" | "info" | "manifests"> & {
 export interface AppParts {
   sets: Sets;
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
+  assignments: AssignmentCounter;
   metrics: Metrics;
   log: Log;
   /** null where no collector is configured. */
@@ -36,7 +43,7 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({ sets, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
+export function createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
   if (verifier) {
     app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
@@ -58,6 +65,9 @@ export function createApp({ sets, adapters, metrics, log, tracer, verifier, now 
       });
     };
     const body = frameStream(sets.of(batch.manifestHash).engine, batch, ended, tracer?.watch(batch)?.saw);
+    // What is about to go is no longer compared with anything.
+    const { info } = sets;
+    if (info?.manifestHash === batch.manifestHash) assignments.count(batch, info.manifest);
     return context.body(body, 200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
   });
 
@@ -66,11 +76,17 @@ export function createApp({ sets, adapters, metrics, log, tracer, verifier, now 
     return context.json({ cancelled: sets.cancel(ids) });
   });
 
+  app.get("/v1/assignments", (context) => {
+    const { info } = sets;
+    if (!info) throw notReady();
+    return context.json(assignments.report(info.manifestHash, info.manifest) satisfies AssignmentReport);
+  });
+
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
   app.get("/readyz", (context) => {
     const { info, manifests } = sets;
-    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
+    if (!info) throw notReady();
     const { name, servedAs } = info.manifest.model;
     const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash: info.manifestHash, manifests };
     return context.json(ready);
@@ -85,6 +101,7 @@ export function createApp({ sets, adapters, metrics, log, tracer, verifier, now 
     ["/v1/adapters", "POST"],
     ["/v1/adapters/:tenant/:hash", "GET, PUT, DELETE"],
     ["/v1/cancellations", "POST"],
+    ["/v1/assignments", "GET"],
     ["/healthz", "GET"],
     ["/readyz", "GET"],
     ["/metrics", "GET"],
@@ -103,6 +120,10 @@ export function createApp({ sets, adapters, metrics, log, tracer, verifier, now 
     return answerError(context, error);
   });
   return app;
+}
+
+function notReady(): ServiceError {
+  return new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
 }
 
 const requireJson: MiddlewareHandler = async (context, next) => {

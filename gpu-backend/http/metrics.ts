@@ -1,7 +1,9 @@
 /** What Prometheus sees: counters fed by the engine's reports, gauges read when scraped. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
 import type { EngineStats } from "../engine/engine.ts";
+import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts";
 
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
@@ -9,6 +11,8 @@ const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 export interface Metrics extends EngineObserver {
   /** Published artifacts could not be taken up. */
   setRefused(): void;
+  /** Prompts fell on centroids; never a single one. */
+  assigned(assignments: readonly CountedAssignment[]): void;
   /** In Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
@@ -90,7 +94,18 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     registers,
   });
 
+  const similarity = new Histogram({
+    name: "chameleon_assignment_similarity",
+    help: `Cosine of prompts and the centroids that they fell on; it moves in steps of ${promptsPerStep} prompts`,
+    labelNames: ["centroid"],
+    buckets: Array.from({ length: similarityBins - 1 }, (_, bin) => (bin + 1) / similarityBins),
+    registers,
+  });
+
   return {
+    assigned(assignments) {
+      for (const one of assignments) similarity.observe({ centroid: one.centroidId }, one.similarity);
+    },
     phaseRan({ phase, ms, tokens, sampledTokens: sampled }) {
       phases.observe({ phase }, ms / 1000);
       sampledTokens.inc(sampled);

@@ -125,6 +125,11 @@ export const edgeTableFile = "edge-table.safetensors";
 export const tokenizerFile = "tokenizer.safetensors";
 export const hyperNetworkFile = "hyper-network.safetensors";
 
+/** Whether a centroid serves the base (auto-off): validation found no scale that gains, or held-out text says it lost. */
+export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
+  return scale === 0 || (measured !== null && measured.nats <= 0);
+}
+
 /** The dtype that deltas are computed in. */
 const deltaDtype = "F32";
 

@@ -18,6 +18,13 @@ test("asks for all at first, then for what is left, under a new id", () => {
   expect(delivery.attempts).toBe(3);
 });
 
+test("is counted once, however often it is asked for", () => {
+  const assignment = { centroidId: "c0", similarity: 0.5, tokens: 3 };
+  const delivery = new Delivery({ ...sequenceRequest("a"), assignment });
+  expect(delivery.nextRequest(0).assignment).toEqual(assignment);
+  expect(delivery.nextRequest(0)).not.toHaveProperty("assignment");
+});
+
 test("gives the client one series under its own id, which no frame may break", () => {
   const delivery = new Delivery({ ...sequenceRequest("a"), continuedIds: [1, 2] });
   expect(() => delivery.deliver(promptFrame("a"))).toThrow(/prompt/);

@@ -1,0 +1,25 @@
+import { expect, test } from "vitest";
+import type { Artifacts } from "../../../edge/assign/artifacts.ts";
+import { assign } from "../../../edge/assign/assign.ts";
+
+const gain = (nats: number) => ({ nats, ci95: [nats - 0.01, nats + 0.01] as [number, number], tokens: 1000 });
+
+/** One centroid, on which everything falls. */
+function artifacts(centroid: { scale: number; gain: ReturnType<typeof gain> | null }): Artifacts {
+  return {
+    manifest: { centroids: [{ id: "c0", ...centroid }], embedding: { dimensions: 1, prefixTokens: 64 } },
+    table: { vocabularySize: 2, dimensions: 1, rows: Int8Array.of(1, 1), rowScales: Float32Array.of(1, 1) },
+    centroids: { count: 1, dimensions: 1, vectors: Float32Array.of(1) },
+  } as unknown as Artifacts;
+}
+
+test.each<[string, Parameters<typeof artifacts>[0], string]>([
+  ["that gains", { scale: 0.5, gain: gain(0.02) }, "adapted"],
+  ["that was not measured", { scale: 1, gain: null }, "adapted"],
+  ["that validation found no scale for", { scale: 0, gain: gain(0) }, "auto-off"],
+  ["that lost on held-out text", { scale: 0.5, gain: gain(-0.003) }, "auto-off"],
+  ["that won nothing there", { scale: 0.25, gain: gain(0) }, "auto-off"],
+])("a centroid %s", (_, centroid, mode) => {
+  for (const wish of ["auto", 0] as const) expect(assign([0, 1], wish, artifacts(centroid)).mode).toBe(mode);
+  expect(assign([0], "off", artifacts(centroid)).mode).toBe("off");
+});
