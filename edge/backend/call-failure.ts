@@ -11,24 +11,26 @@ interface Consequence {
   elsewhere: boolean;
   /** So may the same one, a moment later. */
   again: boolean;
+  /** And whoever was under way already had better wait for it. */
+  passes: boolean;
 }
 
 const failureTable = {
   /** No connection, or no answer to it. */
-  unreachable: { health: "doubtful", elsewhere: true, again: true },
+  unreachable: { health: "doubtful", elsewhere: true, again: true, passes: true },
   /** The frames ended too early, or were none. */
-  broken: { health: "doubtful", elsewhere: true, again: true },
+  broken: { health: "doubtful", elsewhere: true, again: true, passes: true },
   /** It holds the connection and says nothing. */
-  silent: { health: "unfit", elsewhere: true, again: true },
+  silent: { health: "unfit", elsewhere: true, again: true, passes: true },
   /** It answered that it failed. */
-  failing: { health: "doubtful", elsewhere: true, again: false },
+  failing: { health: "doubtful", elsewhere: true, again: false, passes: false },
   /** It says itself that it starts or ends. */
-  unavailable: { health: "unfit", elsewhere: true, again: false },
+  unavailable: { health: "unfit", elsewhere: true, again: false, passes: true },
   /** It serves another manifest: it, or we, are being replaced. */
-  mismatched: { health: "fit", elsewhere: true, again: false },
-  overloaded: { health: "fit", elsewhere: true, again: false },
+  mismatched: { health: "fit", elsewhere: true, again: false, passes: false },
+  overloaded: { health: "fit", elsewhere: true, again: false, passes: false },
   /** The request is at fault, and would be everywhere. */
-  refused: { health: "fit", elsewhere: false, again: false },
+  refused: { health: "fit", elsewhere: false, again: false, passes: false },
 } as const satisfies Record<string, Consequence>;
 
 export type FailureKind = keyof typeof failureTable;

@@ -9,6 +9,7 @@ export class Delivery {
   readonly #tokenIds: number[];
   #isPromptSent = false;
   #attempts = 0;
+  #losses = 0;
 
   constructor(sequence: SequenceRequest) {
     this.sequence = sequence;
@@ -22,6 +23,15 @@ export class Delivery {
   /** How often it was sent to a backend. */
   get attempts(): number {
     return this.#attempts;
+  }
+
+  /** How often a backend had taken it in and failed on it. */
+  get losses(): number {
+    return this.#losses;
+  }
+
+  lost(): void {
+    this.#losses++;
   }
 
   /** The client has a token of it. */

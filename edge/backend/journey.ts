@@ -20,7 +20,7 @@ import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
 import type { FirstFrameTimes } from "./first-frame-times.ts";
 import type { Route, Router } from "./router.ts";
-import { mostAttempts } from "./routing-limits.ts";
+import { mostLosses, roundPausesMs } from "./routing-limits.ts";
 import type { RoutingObserver } from "./routing-observer.ts";
 
 /** What journeys have in common. */
@@ -41,6 +41,8 @@ export interface Roads {
 }
 
 const nobodyTried: Turns = { tried: new Set(), isSecondRound: false };
+/** After a pause: everybody once, and not twice. */
+const anotherRound: Turns = { tried: new Set(), isSecondRound: true };
 
 /** Who failed a sequence, and how. */
 interface Lost {
@@ -111,12 +113,15 @@ export class Journey {
 
   /**
    * Sends `group` to one backend after the other until one accepts; `lost` is what brought it here, if one had accepted
-   * it already. Throws the ServiceError to end it with.
+   * it already: then it waits for better times, too. Throws the ServiceError to end it with.
    */
   async #send(group: readonly Delivery[], from: Turns, lost: Lost | null): Promise<void> {
     const { router, retries, now } = this.#roads;
-    const losses = lost ? [lost] : [];
+    let last = lost;
+    /** Of this round. */
+    let losses = lost ? [lost] : [];
     let turns = from;
+    const pausesMs = (lost ? roundPausesMs : []).values();
     for (;;) {
       const waiting = this.#stillWaiting(group);
       if (waiting.length === 0) return;
@@ -125,7 +130,15 @@ export class Journey {
         turns = secondRound(losses);
         choice = router.choose(this.#route, turns.tried, now());
       }
-      const last = losses.at(-1);
+      if (!choice && losses.some(({ failure }) => failure.consequence.passes)) {
+        const { done, value: pauseMs } = pausesMs.next();
+        if (!done) {
+          await this.#pause(pauseMs);
+          turns = anotherRound;
+          losses = [];
+          continue;
+        }
+      }
       // Without a loss there is no call to repeat, and somebody to ask.
       if (!choice || (last && retries.take(1) === 0)) throw errorOf(losses.map(({ failure }) => failure));
       if (last) this.#tellRetry(last.backend, waiting);
@@ -133,9 +146,14 @@ export class Journey {
       turns = withTurn(turns, backend);
       const failure = await this.#board(backend, waiting, turns);
       if (!failure) return;
-      losses.push({ backend, failure });
+      last = { backend, failure };
+      losses.push(last);
       if (!failure.consequence.elsewhere) throw failure.error;
     }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.#roads.after(ms, resolve));
   }
 
   /** Who of `group` still is to be sent; ends those whose time or attempts are used up. */
@@ -147,8 +165,8 @@ export class Journey {
       if (timeLeftMs !== null && timeLeftMs <= 0) {
         const message = `The deadline was ${delivery.sequence.deadlineMs} ms; no backend started in time.`;
         this.#finish(delivery, errorFrame(delivery.id, new ServiceError("deadline_exceeded", message)));
-      } else if (delivery.attempts >= mostAttempts) {
-        const message = `No backend finished this completion in ${mostAttempts} attempts.`;
+      } else if (delivery.losses >= mostLosses) {
+        const message = `${mostLosses} backends took this completion in, and none finished it.`;
         this.#finish(delivery, errorFrame(delivery.id, new ServiceError("backend_unavailable", message)));
       }
       return this.#isOpen(delivery);
@@ -244,7 +262,10 @@ export class Journey {
 
   /** A backend has failed sequences of a call that it had accepted. */
   #lose(attempt: Attempt, deliveries: readonly Delivery[], failure: CallFailure): void {
-    for (const delivery of deliveries) this.#ended(attempt, delivery);
+    for (const delivery of deliveries) {
+      delivery.lost();
+      this.#ended(attempt, delivery);
+    }
     this.#note(attempt.backend, failure);
     this.#moveOn({ backend: attempt.backend, failure }, deliveries, attempt.turns);
   }

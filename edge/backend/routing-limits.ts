@@ -32,8 +32,15 @@ export const retryBudget = { capacity: 256, earned: 0.2 };
 /** Sequences that may run twice because their first token is late: a tenth of all. */
 export const hedgeBudget = { capacity: 32, earned: 0.1 };
 
-/** Times that a sequence is sent out before it is given up, however much it has got so far: it may be what kills them. */
-export const mostAttempts = 6;
+/** Backends that took a sequence in and failed on it before it is given up, however far it got: it may be what kills them. */
+export const mostLosses = 6;
+
+/**
+ * Pauses between rounds for sequences that had been taken in, while all that is against the backends may pass: a restart or a
+ * stall. Their clients see a stream that stands still for up to 14 s, not one that fails. Who was never taken
+ * in is told at once, and may come again.
+ */
+export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000];
 
 /** Taking a batch in is quick, however busy a backend is. */
 export const acceptanceMs = 3000;

@@ -1,8 +1,19 @@
 import { describe, expect, test } from "vitest";
+import type { Frame } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, eventsOf, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendStreams,
+  byteStream,
+  eventsOf,
+  manifestHash,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -439,17 +450,20 @@ describe("a stream", () => {
   });
 
   test("an error frame midway: what was said, an error event, [DONE]", async () => {
-    backendAnswers(({ id }) => [
-      tokenFrame(id, 0, 98),
-      { type: "error", id, kind: "backend_unavailable", message: "going down", retryAfterSeconds: 1 },
-    ]);
+    const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) => {
+      const error = { type: "error", id, kind: "backend_unavailable", message: "going down", retryAfterSeconds: 1 };
+      if (continuedIds.length > 0) return new Response(null, { status: 500 });
+      return byteStream([frameLine(tokenFrame(id, 0, 98)), frameLine(error as Frame)]);
+    });
     const { complete, logged } = testApp();
     const { data } = await eventsOf(await complete({ prompt: "aaa", stream: true }));
+    expect(seen.batches).toHaveLength(2);
+    const message = "The inference backend failed on this request.";
     expect(data).toEqual([
       expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
-      { error: { message: "going down", type: "server_error", param: null, code: "backend_unavailable" } },
+      { error: { message, type: "server_error", param: null, code: "backend_unavailable" } },
       "[DONE]",
     ]);
-    expect(logged).toEqual(["backend_unavailable: going down"]);
+    expect(logged).toEqual([`backend_unavailable: ${message}`]);
   });
 });

@@ -24,7 +24,7 @@ const waitingInShard = () => runInDurableObject(shard(), ({ relay }: Shard) => r
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
   const seen = backendStreams(
-    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 503 }),
+    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
   );
   /** Ends all sequences of a call with one token each. */
   const finish = (call: number) => {
@@ -92,7 +92,7 @@ describe("a shard", () => {
   });
 
   test.each(["fail", "close"] as const)(
-    "the only backend breaks off (%s), and is gone: what was said, an error event, [DONE]",
+    "the only backend breaks off (%s), and then only fails: what was said, an error event, [DONE]",
     async (how) => {
       const { bodies, seen } = lateBackend(1);
       const response = await testApp({ heartbeatMs: 5 }).complete({ prompt: "aaa", stream: true });

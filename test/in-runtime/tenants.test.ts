@@ -191,7 +191,9 @@ describe("limits", () => {
 
   test("of requests at once: free again when the stream ends, fails, or loses its reader", async () => {
     const bodies: LateBody[] = [];
+    let isFailing = false;
     const seen = backendStreams((_, signal) => {
+      if (isFailing) return new Response(null, { status: 500 });
       bodies.push(new LateBody());
       return bodies.at(-1)!.open(signal);
     });
@@ -218,18 +220,19 @@ describe("limits", () => {
     expect((await used())!.completionTokens).toBeLessThanOrEqual(3);
 
     const broken = await stream();
-    bodies[1].end("fail");
     // It is asked once more.
-    await vi.waitFor(() => expect(bodies).toHaveLength(3));
-    bodies[2].end("fail");
+    isFailing = true;
+    bodies[1].end("fail");
     expect(await broken.text()).toContain("backend_unavailable");
     await isFree();
     // What we failed to do costs nothing.
     expect(await used()).toMatchObject({ requests: 1 });
 
+    isFailing = false;
     const whole = await stream();
-    bodies[3].send(...saying(seen.batches[3].sequences[0].id, "bbbb"));
-    bodies[3].end();
+    await vi.waitFor(() => expect(bodies).toHaveLength(3));
+    bodies[2].send(...saying(seen.batches.at(-1)!.sequences[0].id, "bbbb"));
+    bodies[2].end();
     expect(await whole.text()).toContain("[DONE]");
     await isFree();
     expect(await used()).toMatchObject({ requests: 2, promptTokens: 6 });

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { Budget } from "../../../edge/backend/budget.ts";
 import type { FailureKind } from "../../../edge/backend/call-failure.ts";
 import { Journey } from "../../../edge/backend/journey.ts";
-import { mostAttempts } from "../../../edge/backend/routing-limits.ts";
+import { mostLosses, roundPausesMs } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { sequenceRequest } from "../../support/frames.ts";
@@ -35,6 +35,16 @@ function travel(roads: ScriptedRoads, sequences: SequenceRequest[]) {
   });
   ended.catch(() => {});
   return { journey, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
+}
+
+/** Lets time pass wherever nothing else goes on, until `work` is done. */
+async function passUntil(work: Promise<unknown>, roads: ScriptedRoads) {
+  let isDone = false;
+  const done = work.finally(() => {
+    isDone = true;
+  });
+  for (let i = 1; !isDone; i++) await (i % 20 === 0 ? roads.pass(2000) : turn());
+  await done;
 }
 
 /** Whatever happened, nothing is left of it. */
@@ -151,7 +161,7 @@ describe("a backend that fails", () => {
     await expectIdle(roads);
   });
 
-  test("of one alone: asked once more, as the failure may have been the network's; then told", async () => {
+  test("of one alone: asked once more at once, and again after longer and longer pauses; then told", async () => {
     const roads = scriptedRoads(1);
     const [backend] = roads.backends;
     const { ended, received } = travel(roads, [sequence("a")]);
@@ -160,11 +170,75 @@ describe("a backend that fails", () => {
     await backend.last.fail("broken");
     expect(backend.calls).toHaveLength(2);
     await backend.last.refuse(callFailure("unreachable"));
+    for (const [i, pauseMs] of roundPausesMs.entries()) {
+      await roads.pass(pauseMs - 1);
+      expect(backend.calls).toHaveLength(2 + i);
+      await roads.pass(1);
+      expect(backend.calls).toHaveLength(3 + i);
+      await backend.last.refuse(callFailure("unreachable"));
+    }
     await ended;
     expect(received).toEqual([
       framesFor(sequence("a"))[0],
       expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
     ]);
+    expect(backend.calls).toHaveLength(2 + roundPausesMs.length);
+    await expectIdle(roads);
+  });
+
+  test.each<FailureKind>(["unreachable", "silent", "unavailable"])(
+    "and no other that takes it in (%s): goes on where it was once one is back",
+    async (kind) => {
+      const roads = scriptedRoads(2);
+      const { ended, received } = travel(roads, [sequence("a")]);
+      const first = called(roads.backends);
+      const second = other(roads, first);
+      let isBack = false;
+      for (const backend of roads.backends) {
+        backend.answer = (call) => {
+          const [one] = call.batch.sequences;
+          if (isBack) void call.accept().then(() => call.send(...framesFor(one)));
+          else void call.refuse(callFailure(kind));
+        };
+      }
+      await first.last.accept();
+      await first.last.send(framesFor(sequence("a"))[0]);
+      await first.last.fail("broken");
+      await roads.pass(roundPausesMs[0]);
+      await roads.pass(roundPausesMs[1]);
+      expect(received).toHaveLength(1);
+      const calls = first.calls.length + second.calls.length;
+      isBack = true;
+      await roads.pass(roundPausesMs[2]);
+      await ended;
+      expect(received).toEqual(framesFor(sequence("a")));
+      expect(first.calls.length + second.calls.length).toBe(calls + 1);
+      await expectIdle(roads);
+    },
+  );
+
+  test("and others that only fail, or serve something else, is not waited for", async () => {
+    const roads = scriptedRoads(2);
+    const { ended, received } = travel(roads, [sequence("a")]);
+    const first = called(roads.backends);
+    other(roads, first).answer = (call) => void call.refuse(callFailure("mismatched"));
+    await first.last.accept();
+    await first.last.fail("failing");
+    await ended;
+    expect(received).toMatchObject([{ type: "error" }]);
+    await expectIdle(roads);
+  });
+
+  test("and was left by its client meanwhile: nobody is asked any more", async () => {
+    const roads = scriptedRoads(1);
+    const [backend] = roads.backends;
+    const { abort, ended } = travel(roads, [sequence("a")]);
+    await backend.last.accept();
+    await backend.last.fail("broken");
+    await backend.last.refuse(callFailure("unreachable"));
+    abort.abort();
+    await ended;
+    await roads.pass(roundPausesMs[0]);
     expect(backend.calls).toHaveLength(2);
     await expectIdle(roads);
   });
@@ -232,7 +306,7 @@ describe("where no backend is left", () => {
     }
     const { ended, received } = travel(roads, [sequence("a", { maxTokens: 99 })]);
     await ended;
-    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, mostAttempts));
+    expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, mostLosses));
     expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
   });
 
@@ -426,7 +500,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
       const answer = async (call: ScriptedCall) => {
         const rows = call.batch.sequences.map(framesFor);
         let current = steps.shift();
-        if (current?.what === "refuse") return call.refuse(callFailure("unavailable"));
+        if (current?.what === "refuse") return call.refuse(callFailure(current.pick < 5 ? "unavailable" : "failing"));
         if (current?.what === "overload") return call.refuse(callFailure("overloaded"));
         await call.accept();
         for (let sent = 0; rows.some((row) => row.length > 0) && !call.signal.aborted; sent++) {
@@ -460,7 +534,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
         () => true,
       );
       if (!isRefused) {
-        await ended;
+        await passUntil(ended, roads);
         for (const one of sequences) {
           const whole = framesFor(one);
           const got = of(one.id);
