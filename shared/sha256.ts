@@ -3,6 +3,10 @@ export async function sha256Hex(bytes: Uint8Array): Promise<string> {
   return hexOf(await crypto.subtle.digest("SHA-256", bytes));
 }
 
+const hexDigits = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
+
 export function hexOf(bytes: ArrayBuffer): string {
-  return Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  let hex = "";
+  for (const byte of new Uint8Array(bytes)) hex += hexDigits[byte];
+  return hex;
 }

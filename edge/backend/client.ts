@@ -15,7 +15,7 @@ import type { BackendFetch } from "../config.ts";
 import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { complete } from "./dispatch.ts";
-import { frameGroupsOf, framesOf, SilenceError } from "./frames.ts";
+import { checkedFramesOf, frameGroupsOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
 import { acceptanceMs, adapterMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
 
@@ -174,7 +174,7 @@ export class BackendClient implements BackendCalls {
 export async function openFrames(response: Response, batch: BatchRequest): Promise<AsyncIterable<Frame>> {
   if (!response.ok || !response.body) throw (await refusalOf(response)).error;
   const ids = batch.sequences.map(({ id }) => id);
-  return complete(framesOf(response.body), ids, (cause) => brokenOff(cause).error);
+  return complete(checkedFramesOf(response.body), ids, (cause) => brokenOff(cause).error);
 }
 
 async function refusalOf(response: Response): Promise<CallFailure> {

@@ -1,31 +1,32 @@
 /** NDJSON frames over the runtime's byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
-import { settlesWithin } from "../settles-within.ts";
+import { Watch } from "../watch.ts";
 
 /** Nothing came for too long, not even a blank line. */
 export class SilenceError extends Error {
   override readonly name = "SilenceError";
 }
 
-/** Reads frames as they arrive; leaving the loop cancels the body. Throws an Error for anything that is no frame. */
-export async function* framesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
-  const reader = new FrameReader();
+/** Reads frames that our own objects have checked, as they arrive; leaving the loop cancels the body. */
+export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+  const reader = new FrameReader({ isChecked: true });
   for await (const chunk of body) yield* reader.push(chunk);
   reader.end();
 }
 
 /**
- * The same, the frames of one chunk together. Throws a SilenceError where no byte comes for `silenceMs`; the time that
- * the caller takes for a chunk does not count.
+ * Reads a backend's frames, those of one chunk together. Throws an Error for anything that is no frame, a SilenceError
+ * where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not count.
  */
 export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   const reader = new FrameReader();
   const source = body.getReader();
+  const watch = new Watch(silenceMs);
   try {
     for (;;) {
       const next = source.read();
-      if (!(await settlesWithin(next, silenceMs))) throw new SilenceError(`nothing came for ${silenceMs} ms`);
+      if (!(await watch.settles(next))) throw new SilenceError(`nothing came for ${silenceMs} ms`);
       const { done, value } = await next;
       if (done) break;
       const frames = reader.push(value);
@@ -33,6 +34,7 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
     }
     reader.end();
   } finally {
+    watch.stop();
     // Of a body that failed nothing is left to cancel.
     source.cancel().catch(() => undefined);
   }

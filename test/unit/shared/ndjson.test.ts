@@ -68,7 +68,17 @@ describe("FrameReader", () => {
     expect(() => reader.end()).toThrow("inside a line");
   });
 
-  it.each(["{", '{"type":"token"}', "[]", "null"])("refuses %s, quoting it", (line) => {
-    expect(() => new FrameReader().push(utf8.encode(`${line}\n`))).toThrow(JSON.stringify(line));
+  it.each(["{", '{"type":"token","id":"secret"}', "[]", "null", "secret"])(
+    "refuses %s by its length, and repeats nothing of it",
+    (line) => {
+      const push = () => new FrameReader().push(utf8.encode(`${line}\n`));
+      expect(push).toThrow(`a line of ${line.length} characters`);
+      expect(push).not.toThrow("secret");
+    },
+  );
+
+  it("takes lines that were checked before at their word", () => {
+    const line = { type: "token", id: "a", index: 0, tokenId: 1, unchecked: true };
+    expect(new FrameReader({ isChecked: true }).push(utf8.encode(`${JSON.stringify(line)}\n`))).toEqual([line]);
   });
 });
