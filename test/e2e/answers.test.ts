@@ -1,0 +1,196 @@
+/**
+ * What the running API takes and answers, held to its own document and to OpenAI's published schemas: whole answers, each
+ * event of a stream, errors.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { DocumentSchemas, PublishedSchemas } from "../support/answer-schemas.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+let stack: Stack;
+let published: PublishedSchemas;
+const ours = new DocumentSchemas();
+beforeAll(async () => {
+  [stack, published] = await Promise.all([startStack(), PublishedSchemas.read()]);
+}, 60_000);
+afterAll(() => stack?.stop());
+
+interface Exchange {
+  path: string;
+  /** Its path in the document, where that has a parameter. */
+  route?: string;
+  method?: "GET" | "POST" | "DELETE" | "PUT";
+  body?: object | string;
+  headers?: Record<string, string>;
+  status?: number;
+}
+
+/** Sends it, holds the answer to both, and returns what was in it: a body, or the data of the events. */
+async function exchange({ path, route = path, body, headers, status = 200, ...rest }: Exchange): Promise<unknown[]> {
+  const method = rest.method ?? (body === undefined ? "GET" : "POST");
+  const response = await fetch(stack.edge + path, {
+    method,
+    headers: { authorization: `Bearer ${stack.key}`, "content-type": "application/json", ...headers },
+    body: typeof body === "object" ? JSON.stringify(body) : body,
+  });
+  const text = await response.text();
+  expect(response.status, text).toBe(status);
+  expect(response.headers.get("x-request-id")).toMatch(/^req_/);
+  expect(response.headers.get("server-timing")).toMatch(/;dur=\d/);
+  const media = response.headers.get("content-type")!.split(";")[0];
+  const isStream = media === "text/event-stream";
+  const answers = isStream ? dataOf(text) : [JSON.parse(text)];
+  expect(answers.length).toBeGreaterThan(0);
+  const mine = ours.response(method.toLowerCase(), route, status, media);
+  // Base64 came after the description of embeddings.
+  const isBase64 = typeof body === "object" && "encoding_format" in body && body.encoding_format === "base64";
+  const theirs = isBase64 ? null : published.response(route, status, isStream);
+  if (status >= 400) expect(theirs).not.toBeNull();
+  for (const answer of answers) {
+    for (const schema of [mine, theirs]) {
+      if (schema && !schema(answer))
+        expect.fail(`${JSON.stringify(schema.errors, null, 1)}\n${JSON.stringify(answer)}`);
+    }
+  }
+  return answers;
+}
+
+function dataOf(text: string): unknown[] {
+  const data = text.split("\n\n").filter((event) => event.startsWith("data: "));
+  expect(data.pop()).toBe("data: [DONE]");
+  return data.map((event) => JSON.parse(event.slice("data: ".length)));
+}
+
+const prompt = "If Tom has 5 apples and buys 3 more, how many é";
+const messages = [
+  { role: "system", content: "Answer briefly." },
+  { role: "user", content: [{ type: "text", text: "What is an adapter?" }] },
+];
+const completions: Record<string, object> = {
+  plain: { prompt, max_tokens: 6 },
+  "with everything said of it": {
+    ...{ prompt: [prompt, "=head1 NAME"], n: 2, max_tokens: 6, echo: true, logprobs: 3, seed: 1, stop: ["\n", "###"] },
+    ...{ chameleon: { compare: true }, user: "someone", logit_bias: { 50: -100 }, top_k: 50, min_p: 0.01 },
+  },
+  "of the base": { model: "gpt2", prompt: [1, 2, 3], max_tokens: 3, logprobs: 0 },
+  "of nothing": { prompt, max_tokens: 0, echo: true, logprobs: 1 },
+};
+const chats: Record<string, object> = {
+  plain: { messages, max_completion_tokens: 6 },
+  "with everything said of it": {
+    ...{ messages, n: 2, max_tokens: 6, logprobs: true, top_logprobs: 4, seed: 1, stop: "\n\n" },
+    ...{ chameleon: { compare: true }, response_format: { type: "text" }, presence_penalty: 1 },
+  },
+  "of the base": { model: "gpt2", messages, max_tokens: 3, logprobs: true },
+};
+
+describe.each([
+  ["/v1/completions", completions],
+  ["/v1/chat/completions", chats],
+])("%s", (path, bodies) => {
+  test.each(Object.keys(bodies))("whole, %s", async (name) => {
+    const body = bodies[name];
+    const request = ours.request("post", path);
+    expect(request(body), JSON.stringify(request.errors)).toBe(true);
+    await exchange({ path, body });
+  });
+
+  test.each(Object.keys(bodies))("streamed, %s", async (name) => {
+    const chunks = await exchange({ path, body: { ...bodies[name], stream: true } });
+    const withUsage = { ...bodies[name], stream: true, stream_options: { include_usage: true } };
+    const counted = await exchange({ path, body: withUsage });
+    expect(counted.at(-1)).toMatchObject({ choices: [], usage: { total_tokens: expect.any(Number) } });
+    expect(counted.length).toBeGreaterThan(chunks.length > 1 ? 1 : 0);
+  });
+});
+
+test("embeddings, in both formats", async () => {
+  for (const body of [{ input: prompt }, { input: [[1, 2], [3]], dimensions: 3 }, { input: ["a"], model: "gpt2" }]) {
+    expect(ours.request("post", "/v1/embeddings")(body)).toBe(true);
+    await exchange({ path: "/v1/embeddings", body });
+    await exchange({ path: "/v1/embeddings", body: { ...body, encoding_format: "base64" } });
+  }
+});
+
+test("models, centroids, assignments, usage and health", async () => {
+  await exchange({ path: "/v1/models" });
+  await exchange({ path: "/v1/models/gpt2:c0", route: "/v1/models/{id}" });
+  await exchange({ path: "/v1/centroids" });
+  await exchange({ path: "/v1/assign", body: { input: [prompt, "b"], top: 2 } });
+  await exchange({ path: "/v1/usage" });
+  await exchange({ path: "/healthz" });
+  await exchange({ path: "/readyz" });
+});
+
+test("adapters of one's own, and the model that comes with one", async () => {
+  const route = "/v1/adapters/{name}";
+  const examples = [
+    "Whisk the eggs with the sugar until pale.",
+    "Fold in the flour, then bake it.",
+    "Melt the butter.",
+  ];
+  const body = { name: "recipes", examples };
+  expect(ours.request("post", "/v1/adapters")(body)).toBe(true);
+  await exchange({ path: "/v1/adapters", body, status: 201 });
+  await exchange({ path: "/v1/adapters" });
+  await exchange({ path: "/v1/adapters/recipes", route });
+  await exchange({ path: "/v1/models" });
+  await exchange({ path: "/v1/models/gpt2:recipes", route: "/v1/models/{id}" });
+  await exchange({ path: "/v1/completions", body: { model: "gpt2:recipes", prompt, max_tokens: 2 } });
+  await exchange({ path: "/v1/adapters", body, status: 400 });
+  await exchange({ path: "/v1/adapters/recipes", route, method: "DELETE" });
+  await exchange({ path: "/v1/adapters/recipes", route, status: 404 });
+});
+
+describe("errors", () => {
+  const valid = { prompt, max_tokens: 1 };
+  const path = "/v1/completions";
+  const cases: Record<string, Exchange> = {
+    "bad JSON": { path, body: "{", status: 400 },
+    "a prompt over the context": { path, body: { prompt: Array(600).fill(5) }, status: 400 },
+    "no key": { path, body: valid, headers: { authorization: "" }, status: 401 },
+    "a page of nobody's": { path, body: valid, headers: { origin: "https://elsewhere.example" }, status: 403 },
+    "an unknown model": { path, body: { ...valid, model: "gpt5" }, status: 404 },
+    "a body too large": { path, body: " ".repeat(2 ** 20 + 1), status: 413 },
+    "another content type": { path, body: valid, headers: { "content-type": "text/plain" }, status: 415 },
+    "a URL too long": { path: `/v1/usage?x=${"x".repeat(4096)}`, route: "/v1/usage", status: 414 },
+    "a chat with tools": { path: "/v1/chat/completions", body: { messages, tools: [{}] }, status: 400 },
+    "an unknown model's name": { path: "/v1/models/x", route: "/v1/models/{id}", status: 404 },
+    "another adapter's name": { path: "/v1/adapters/x", route: "/v1/adapters/{name}", status: 404 },
+    "a day that is none": { path: "/v1/usage?from=x", route: "/v1/usage", status: 400 },
+  };
+  test.each(Object.keys(cases))("%s", async (name) => {
+    await exchange(cases[name]);
+  });
+});
+
+describe("what the document's schemas refuse, the API refuses", () => {
+  const bad: Record<string, object[]> = {
+    "/v1/completions": [
+      ...[{ prompt: 5 }, { prompt: [] }, { prompt: [""] }, { prompt: [-1] }, { prompt: Array(33).fill("a") }],
+      ...[{ n: 0 }, { n: 1.5 }, { n: 17 }, { temperature: 2.1 }, { top_p: -1 }, { logprobs: 6 }, { echo: "yes" }],
+      ...[{ stop: ["1", "2", "3", "4", "5"] }, { stop: "" }, { max_tokens: "5" }, { stream_options: 1 }, { seed: 0.5 }],
+      ...[{ chameleon: { compare: 1 } }, { logit_bias: [] }],
+    ],
+    "/v1/chat/completions": [
+      ...[{}, { messages: [] }, { messages: "hi" }, { messages: [{ role: "user" }] }, { messages: ["hi"] }],
+      ...[
+        { messages: [{ role: "robot", content: "" }] },
+        { messages: [{ role: "user", content: [{ type: "image_url" }] }] },
+      ],
+      ...[
+        { messages, max_tokens: 0 },
+        { messages, top_logprobs: 21 },
+        { messages, logprobs: 1 },
+      ],
+    ],
+    "/v1/embeddings": [{}, { input: "" }, { input: "a", dimensions: 0 }, { input: "a", encoding_format: "int8" }],
+    "/v1/assign": [{}, { input: [] }, { input: "a", top: 17 }],
+    "/v1/adapters": [{}, { name: "a" }, { name: "UP", examples: ["a b c", "d e f"] }, { name: "a", examples: ["one"] }],
+  };
+  test.each(Object.keys(bad))("%s", async (path) => {
+    for (const body of bad[path]) {
+      expect(ours.request("post", path)(body), JSON.stringify(body)).toBe(false);
+      await exchange({ path, body, status: 400 });
+    }
+  });
+});

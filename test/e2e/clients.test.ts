@@ -1,0 +1,246 @@
+/**
+ * Other people's clients, unchanged, against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. What they
+ * say over one model and seed must be what plain HTTP says.
+ */
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { HumanMessage, SystemMessage } from "@langchain/core/messages";
+import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
+import { APICallError, embedMany, generateText, streamText } from "ai";
+import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Stack, startStack } from "../support/stack.ts";
+
+let stack: Stack;
+let baseURL: string;
+beforeAll(async () => {
+  stack = await startStack();
+  baseURL = `${stack.edge}/v1`;
+}, 60_000);
+afterAll(() => stack?.stop());
+
+const model = "gpt2:auto";
+const prompt = "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1";
+const system = "You are brief.";
+const question = "What is a truth universally acknowledged?";
+const texts = [
+  "a single man in possession of a good fortune",
+  "the functions in this section",
+  "the eggs and the sugar",
+];
+
+async function plain<T>(path: string, body: object): Promise<T> {
+  const response = await stack.post(path, body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return (await response.json()) as T;
+}
+async function completion(body: object): Promise<string> {
+  const { choices } = await plain<OpenAI.Completion>("/v1/completions", { model, prompt, ...body });
+  return choices[0].text;
+}
+async function chat(body: object): Promise<string> {
+  const messages = [
+    { role: "system", content: system },
+    { role: "user", content: question },
+  ];
+  const { choices } = await plain<OpenAI.ChatCompletion>("/v1/chat/completions", { model, messages, ...body });
+  return choices[0].message.content!;
+}
+async function vectors(): Promise<number[][]> {
+  const { data } = await plain<OpenAI.CreateEmbeddingResponse>("/v1/embeddings", { model, input: texts });
+  return data.map(({ embedding }) => embedding);
+}
+
+/** What one token takes away: an answer that is aborted has fewer than these. */
+const long = 400;
+
+describe("the openai SDK", () => {
+  const client = () => new OpenAI({ baseURL, apiKey: stack.key, maxRetries: 0 });
+  const sampling = { max_tokens: 24, temperature: 0.7, seed: 3 };
+  const messages = [
+    { role: "system" as const, content: system },
+    { role: "user" as const, content: [{ type: "text" as const, text: question }] },
+  ];
+
+  test("completes, whole and streamed", async () => {
+    const expected = await completion(sampling);
+    const whole = await client().completions.create({ model, prompt, ...sampling });
+    expect(whole.choices[0].text).toBe(expected);
+    let text = "";
+    for await (const chunk of await client().completions.create({ model, prompt, ...sampling, stream: true })) {
+      text += chunk.choices[0].text;
+    }
+    expect(text).toBe(expected);
+  });
+
+  test("chats, whole, streamed, and through its stream helper", async () => {
+    const expected = await chat(sampling);
+    const request = { model, messages, ...sampling, logprobs: true, top_logprobs: 2 };
+    const whole = await client().chat.completions.create(request);
+    expect(whole.choices[0].message).toEqual({ role: "assistant", content: expected, refusal: null });
+    expect(whole.choices[0].logprobs?.content).toHaveLength(whole.usage!.completion_tokens);
+    const stream = client().chat.completions.stream({ ...request, stream_options: { include_usage: true } });
+    let text = "";
+    stream.on("content", (delta) => {
+      text += delta;
+    });
+    const final = await stream.finalChatCompletion();
+    expect(text).toBe(expected);
+    expect(final.choices[0]).toMatchObject({ finish_reason: "length", message: { content: expected } });
+    expect(final.choices[0].logprobs?.content).toEqual(whole.choices[0].logprobs?.content);
+    expect(final.usage).toMatchObject({ completion_tokens: 24 });
+  });
+
+  test("embeds: base64, which it asks for by itself, is the same as floats", async () => {
+    const expected = await vectors();
+    const { data, usage } = await client().embeddings.create({ model, input: texts });
+    expect(data.map(({ embedding }) => embedding)).toEqual(expected);
+    expect(usage.total_tokens).toBeGreaterThan(0);
+    const floats = await client().embeddings.create({ model, input: texts, encoding_format: "float" });
+    expect(floats.data.map(({ embedding }) => embedding)).toEqual(expected);
+  });
+
+  test("lists models and finds one", async () => {
+    const ids: string[] = [];
+    for await (const { id } of client().models.list()) ids.push(id);
+    expect(ids).toEqual(expect.arrayContaining(["gpt2", "gpt2:auto", "gpt2:c0"]));
+    expect(await client().models.retrieve("gpt2:c0")).toMatchObject({ id: "gpt2:c0", object: "model" });
+  });
+
+  test("knows our errors, and may go away in the middle", async () => {
+    const wrong = client().chat.completions.create({
+      model,
+      messages,
+      tools: [{ type: "function", function: { name: "f" } }],
+    });
+    await expect(wrong).rejects.toThrow(BadRequestError);
+    await expect(wrong).rejects.toMatchObject({
+      status: 400,
+      param: "tools",
+      requestID: expect.stringMatching(/^req_/),
+    });
+    await expect(client().completions.create({ model: "gpt5", prompt })).rejects.toThrow(NotFoundError);
+    const stream = await client().chat.completions.create({ model: "gpt2", messages, max_tokens: long, stream: true });
+    let chunks = 0;
+    for await (const _ of stream) if (++chunks === 2) stream.controller.abort();
+    expect(chunks).toBeLessThan(long);
+    const signal = AbortSignal.timeout(1);
+    const aborted = client().completions.create({ model: "gpt2", prompt, max_tokens: long }, { signal });
+    await expect(aborted).rejects.toThrow(APIUserAbortError);
+  });
+});
+
+describe("the Vercel AI SDK", () => {
+  const provider = () => createOpenAICompatible({ name: "chameleon", baseURL, apiKey: stack.key, includeUsage: true });
+  const sampling = { maxOutputTokens: 24, temperature: 0.7, seed: 3, maxRetries: 0 };
+  const same = { max_tokens: 24, temperature: 0.7, seed: 3 };
+
+  test("completes, whole and streamed, with the stop string that it sends along", async () => {
+    // Its completion model writes a prompt as a conversation, and stops where the user would speak.
+    const request = { model: provider().completionModel(model), prompt: question, ...sampling };
+    const whole = await generateText({ ...request, include: { requestBody: true } });
+    const written = whole.request.body as { prompt: string; stop: string[] };
+    expect(written.stop).toEqual(["\nuser:"]);
+    expect(whole.text).toBe(await completion({ ...same, prompt: written.prompt, stop: written.stop }));
+    const streamed = streamText(request);
+    expect(await streamed.text).toBe(whole.text);
+    expect(await streamed.finishReason).toBe(whole.finishReason);
+  });
+
+  test("chats, whole and streamed, and counts tokens", async () => {
+    const expected = await chat(same);
+    const request = { model: provider().chatModel(model), instructions: system, prompt: question, ...sampling };
+    const whole = await generateText(request);
+    expect(whole.text).toBe(expected);
+    expect(whole.finishReason).toBe("length");
+    expect(whole.usage.outputTokens).toBe(24);
+    const streamed = streamText(request);
+    const parts: string[] = [];
+    for await (const part of streamed.textStream) parts.push(part);
+    expect(parts.join("")).toBe(expected);
+    expect(parts.length).toBeGreaterThan(1);
+    expect(await streamed.usage).toMatchObject({ outputTokens: 24, inputTokens: whole.usage.inputTokens });
+  });
+
+  test("embeds", async () => {
+    const { embeddings, usage } = await embedMany({
+      model: provider().embeddingModel(model),
+      values: texts,
+      maxRetries: 0,
+    });
+    expect(embeddings).toEqual(await vectors());
+    expect(usage.tokens).toBeGreaterThan(0);
+  });
+
+  test("knows our errors, and may go away in the middle", async () => {
+    const wrong = generateText({ model: provider().chatModel("gpt5"), prompt: question, maxRetries: 0 });
+    await expect(wrong).rejects.toSatisfy((error) => APICallError.isInstance(error) && error.statusCode === 404);
+    await expect(wrong).rejects.toThrow("gpt5");
+    const abort = new AbortController();
+    const request = { model: provider().chatModel("gpt2"), prompt: question, maxOutputTokens: long };
+    const streamed = streamText({ ...request, abortSignal: abort.signal, onError: () => undefined });
+    let parts = 0;
+    for await (const part of streamed.stream) if (part.type === "text-delta" && ++parts === 2) abort.abort();
+    expect(parts).toBeLessThan(long);
+  });
+});
+
+describe("LangChain", () => {
+  const common = () => ({ apiKey: stack.key, configuration: { baseURL }, model, maxRetries: 0 });
+  const sampling = { maxTokens: 24, temperature: 0.7, modelKwargs: { seed: 3 } };
+  const same = { max_tokens: 24, temperature: 0.7, seed: 3 };
+  const messages = [new SystemMessage(system), new HumanMessage(question)];
+
+  test("completes, whole and streamed", async () => {
+    const expected = await completion(same);
+    const llm = new OpenAICompletions({ ...common(), ...sampling });
+    expect(await llm.invoke(prompt)).toBe(expected);
+    let text = "";
+    for await (const part of await llm.stream(prompt)) text += part;
+    expect(text).toBe(expected);
+  });
+
+  test("chats, whole and streamed, and counts tokens", async () => {
+    const expected = await chat(same);
+    const llm = new ChatOpenAI({ ...common(), ...sampling });
+    const whole = await llm.invoke(messages);
+    expect(whole.content).toBe(expected);
+    expect(whole.usage_metadata).toMatchObject({ output_tokens: 24 });
+    expect(whole.response_metadata.finish_reason).toBe("length");
+    let text = "";
+    let tokens = 0;
+    for await (const part of await llm.stream(messages)) {
+      text += part.content;
+      tokens += part.usage_metadata?.output_tokens ?? 0;
+    }
+    expect(text).toBe(expected);
+    expect(tokens).toBe(24);
+  });
+
+  test("embeds documents and a question", async () => {
+    const embeddings = new OpenAIEmbeddings(common());
+    const expected = await vectors();
+    expect(await embeddings.embedDocuments(texts)).toEqual(expected);
+    expect(await embeddings.embedQuery(texts[1])).toEqual(expected[1]);
+  });
+
+  test("knows our errors, and may go away in the middle", async () => {
+    const wrong = new ChatOpenAI({ ...common(), model: "gpt5" }).invoke(messages);
+    await expect(wrong).rejects.toMatchObject({ status: 404 });
+    const abort = new AbortController();
+    const llm = new ChatOpenAI({ ...common(), model: "gpt2", maxTokens: long });
+    let parts = 0;
+    const reading = (async () => {
+      for await (const _ of await llm.stream(messages, { signal: abort.signal })) if (++parts === 2) abort.abort();
+    })();
+    await reading.catch((error: Error) => expect(error.message).toMatch(/abort/i));
+    expect(parts).toBeLessThan(long);
+  });
+});
+
+test("who went away left no slot taken", async () => {
+  const running = async () => {
+    const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
+    return Number(/^chameleon_running_sequences(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
+  };
+  await expect.poll(running, { timeout: 10_000 }).toBe(0);
+});

@@ -1,0 +1,108 @@
+/** Validators for what the API answers: of OpenAI's published schemas, and of our own document. */
+import { readFile } from "node:fs/promises";
+import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
+import { openApiDocument } from "../../infra/openapi/document.ts";
+
+type Schema = Record<string, unknown>;
+interface Operation {
+  requestBody?: { content: { "application/json": { schema: Schema } } };
+  responses: Record<string, { content: Record<string, { schema: Schema; "x-event-schema"?: Schema }> }>;
+}
+
+/** Formats are OpenAI's own (`unixtime`, `float`) or say nothing of what we answer. */
+const options = { strict: false, validateFormats: false, allErrors: true };
+
+const document = openApiDocument("0.0.0");
+const operations = document.paths as unknown as Record<string, Record<string, Operation>>;
+
+/** Validators of our document. A property that it does not name is an error: the document would be behind. */
+export class DocumentSchemas {
+  readonly #ajv = new Ajv2020(options);
+
+  constructor() {
+    this.#ajv.addSchema({ $id: "document", components: { schemas: closed(document.components.schemas) } });
+  }
+
+  request(method: string, path: string): ValidateFunction {
+    return this.#compiled(operations[path][method].requestBody!.content["application/json"].schema);
+  }
+
+  /** Of an answer's body; of an event's data where it streams. Throws an Error where the document has no such answer. */
+  response(method: string, path: string, status: number, media: string): ValidateFunction {
+    const content = operations[path]?.[method]?.responses[status]?.content[media];
+    if (!content) throw new Error(`the document has no ${media} of status ${status} for ${method} ${path}`);
+    return this.#compiled(content["x-event-schema"] ?? content.schema);
+  }
+
+  #compiled(schema: Schema): ValidateFunction {
+    return this.#ajv.compile({ $ref: String(schema.$ref).replace("#/", "document#/") });
+  }
+}
+
+/** Which of OpenAI's schemas an answer of a route is; null where OpenAI has none. */
+const publishedNames: Record<string, { whole: string; event?: string }> = {
+  "/v1/completions": { whole: "CreateCompletionResponse", event: "StreamedCompletion" },
+  "/v1/chat/completions": { whole: "CreateChatCompletionResponse", event: "CreateChatCompletionStreamResponse" },
+  "/v1/embeddings": { whole: "CreateEmbeddingResponse" },
+  "/v1/models": { whole: "ListModelsResponse" },
+  "/v1/models/{id}": { whole: "Model" },
+};
+
+/** Validators of OpenAI's published schemas (openai-schemas.json). */
+export class PublishedSchemas {
+  readonly #ajv = new Ajv2020(options);
+
+  static async read(): Promise<PublishedSchemas> {
+    const file = await readFile(new URL("openai-schemas.json", import.meta.url), "utf8");
+    return new PublishedSchemas((JSON.parse(file) as { schemas: Record<string, Schema> }).schemas);
+  }
+
+  private constructor(published: Record<string, Schema>) {
+    const schemas = nullable(published) as Record<string, Completion>;
+    // What the API does and its description leaves out: an echoed prompt's first token has no logprob…
+    const completion = schemas.CreateCompletionResponse;
+    const choice = completion.properties.choices.items;
+    const logprobs = choice.properties.logprobs.anyOf[0] as { properties: Record<string, Schema> };
+    logprobs.properties.token_logprobs = { type: "array", items: { type: ["number", "null"] } };
+    // …and a streamed completion has the reason in its last chunk, and no usage before that.
+    const streamed = structuredClone(completion);
+    streamed.properties.choices.items.properties.finish_reason = {
+      enum: [...choice.properties.finish_reason.enum, null],
+    };
+    streamed.properties.usage = { anyOf: [streamed.properties.usage, { type: "null" }] };
+    schemas.StreamedCompletion = streamed;
+    this.#ajv.addSchema({ $id: "openai", components: { schemas } });
+  }
+
+  response(path: string, status: number, isEvent: boolean): ValidateFunction | null {
+    const { whole, event } = publishedNames[path] ?? {};
+    const name = status >= 400 ? "ErrorResponse" : isEvent ? event : whole;
+    return name ? this.#ajv.compile({ $ref: `openai#/components/schemas/${name}` }) : null;
+  }
+}
+
+interface Completion extends Schema {
+  properties: {
+    choices: {
+      items: { properties: { logprobs: { anyOf: unknown[] }; finish_reason: { enum: unknown[] } & Schema } };
+    };
+    usage: Schema;
+  } & Schema;
+}
+
+/** With no property but those named. */
+function closed(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(closed);
+  if (typeof value !== "object" || value === null) return value;
+  const inner = Object.fromEntries(Object.entries(value).map(([name, one]) => [name, closed(one)]));
+  return "properties" in inner && inner.type === "object" ? { additionalProperties: false, ...inner } : inner;
+}
+
+/** With OpenAPI 3.0's `nullable`, which the description still has in places, as JSON Schema says it. */
+function nullable(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(nullable);
+  if (typeof value !== "object" || value === null) return value;
+  const { nullable: isNullable, ...rest } = value as Schema;
+  const inner = Object.fromEntries(Object.entries(rest).map(([name, one]) => [name, nullable(one)]));
+  return isNullable === true ? { anyOf: [inner, { type: "null" }] } : inner;
+}
