@@ -17,6 +17,12 @@ const integer = (minimum: number, maximum: number, preset: number) =>
 
 const MiB = 2 ** 20;
 
+/**
+ * Prompt tokens a sequence prefills per step, and of a block of the prefix cache; part of how a prompt is computed, so no
+ * setting. Half as many would cost a lone prompt a tenth more time, twice as many the others a longer pause.
+ */
+export const chunkTokens = 128;
+
 const environmentSchema = z.object({
   BACKEND_HOST: z.string().min(1).default("127.0.0.1"),
   /** 0 lets the system choose. */
@@ -37,7 +43,7 @@ const environmentSchema = z.object({
   /** Sequences that wait for a slot. A tenant may take as many places as it leaves free, at most half. */
   MAX_QUEUE: integer(1, 100_000, 512),
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
-  STEP_TOKENS: integer(64, 65_536, 256),
+  STEP_TOKENS: integer(chunkTokens, 65_536, 256),
   /** Bound on keys and values of running sequences; it holds one as long as the context at least. */
   KV_BYTES: integer(1, 2 ** 40, 2048 * MiB),
   /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */

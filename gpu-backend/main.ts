@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { InstantStore } from "./adapters/instant/store.ts";
-import { type BackendConfig, readConfig } from "./config.ts";
+import { type BackendConfig, chunkTokens, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
@@ -22,8 +22,6 @@ import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
 
-/** Prompt tokens a sequence prefills per step; part of how a prompt is computed, so no setting. */
-const chunkTokens = 64;
 /** How long connections may take to hear their last frames when the engine has died. */
 const lastWordsMs = 1000;
 const openToAll =

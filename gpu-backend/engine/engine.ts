@@ -165,7 +165,8 @@ export class Engine {
     const { firstRow, chunks } = work;
     if (chunks.length === 0) return;
     const startedMs = this.#parts.now();
-    const feed = this.#arena.feed(firstRow, chunks.length, phase);
+    const longestChunk = chunks.reduce((longest, { tokens }) => Math.max(longest, tokens), 0);
+    const feed = this.#arena.feed(firstRow, chunks.length, longestChunk);
     const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(input);
     this.#arena.append(

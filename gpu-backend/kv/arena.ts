@@ -22,8 +22,8 @@ export interface ArenaShape extends KvShape {
 const smallestRows = 1;
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
-/** A prefill is fed a copy where that is at most this share of P: measured, a copied position costs a fifth of a computed one. */
-const tightShare = 0.75;
+/** To copy a position for a prefill costs what attention over it costs this many tokens. */
+const copyTokens = 16;
 /** Bound on such a copy; beyond it a prefill computes over all P positions. */
 const tightBytes = 64 * 2 ** 20;
 
@@ -127,16 +127,17 @@ export class KvArena {
     this.#names.length--;
   }
 
-  /** What a step over rows [first, first + count) reads: `past` of [count, H, P, d], its P, their lengths and names. */
+  /** What a step of T `tokens` over rows [first, first + count) reads: `past` of [count, H, P, d], its P, lengths, names. */
   feed(
     first: number,
     count: number,
-    phase: "prefill" | "decode",
+    tokens: number,
   ): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
     const pastLengths = this.#lengths.slice(first, first + count);
     const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
     const tight = positionUnit * Math.ceil(longest / positionUnit);
-    const isTight = phase === "prefill" && tight <= tightShare * this.#positions && this.#makeTight(count * tight);
+    const isCheaper = tight * (tokens + copyTokens) < this.#positions * tokens;
+    const isTight = isCheaper && this.#makeTight(count * tight);
     const rowElements = this.#shape.heads * this.#positions * this.#shape.headWidth;
     return {
       past: isTight
@@ -200,10 +201,11 @@ export class KvArena {
 
   /**
    * Gives memory back where a smaller size holds what is running with room to spare. Where nothing is, one row stays as
-   * long as it was: new memory costs the next sequence more than the copies out of the prefix cache.
+   * long as it was, and the copy for a prefill where both take no more than the context: new memory costs the next
+   * sequence more than the copies out of the prefix cache.
    */
   trim(): void {
-    if (this.#rows === 0) this.#dropTight();
+    if (this.#rows === 0 && this.bytes > this.#shape.contextTokens * bytesPerPosition(this.#shape)) this.#dropTight();
     const wanted = this.#rows > 0 ? positionsFor(this.#longest / fullShare, this.#shape) : this.#positions;
     const positions = Math.min(this.#positions, wanted);
     const rows = Math.min(this.#rowCapacity, powerOfTwo(this.#rows / fullShare, smallestRows));

@@ -33,8 +33,9 @@ export const names = {
   writeAt: "write_at",
   grown: (index: number) => `grown.${index}`,
   headRows: "head_rows",
-  /** Whether anybody reads the head. */
+  /** Whether anybody reads the head, and whether anybody's temperature is not 1. */
   wantsHead: "wants_head",
+  wantsScaled: "wants_scaled",
   gates: "gates",
   poolA: "pool_a",
   poolB: "pool_b",
@@ -138,6 +139,7 @@ function addRowInputs(g: GraphBuilder) {
   const biasIndices = g.input(names.biasIndices, "int32", ["M", 2]);
   const biasValues = g.input(names.biasValues, "float32", ["M"]);
   const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
+  const wantsScaled = g.input(names.wantsScaled, "bool", []);
   const targetIds = g.input(names.targetIds, "int32", ["N"]);
   return (adapted: string, K: number) => {
     const indices = g.node("Cast", [biasIndices], { to: 7 });
@@ -145,14 +147,18 @@ function addRowInputs(g: GraphBuilder) {
     const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
     const top = g.node("Slice", [topIds, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
     const ofTop = (x: string) => g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top], { axis: 1 });
-    const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
+    const scaledOfTop = () => {
+      const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
+      return [ofTop(g.node("Mul", [logits, column]))];
+    };
+    const [scaledTop] = g.when(wantsScaled, [{ type: "float32", shape: ["N", 1] }], scaledOfTop);
     const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]);
     const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
     return [
       topLogits,
       g.node("Cast", [topIds], { to: 6 }),
       ofTop(logits),
-      ofTop(g.node("Mul", [logits, column])),
+      scaledTop,
       g.node("Squeeze", [targetLogits, g.integers(1)]),
       logits,
     ];

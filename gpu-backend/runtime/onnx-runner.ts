@@ -52,20 +52,20 @@ class OnnxRunner implements StepRunner {
   }
 
   async run(input: StepInput): Promise<StepOutput> {
-    const fetches: string[] = [
-      names.present,
-      names.topLogits,
-      names.topIds,
-      names.topProbability,
-      names.scaledTopProbability,
-      names.targetLogits,
-    ];
+    const fetches: string[] = [names.present, names.topLogits, names.topIds, names.topProbability, names.targetLogits];
+    const isScaled = input.inverseTemperatures.some((inverse) => inverse !== 1);
+    if (isScaled) fetches.push(names.scaledTopProbability);
     if (input.want.logits) fetches.push(names.logits);
     if (input.want.hidden) fetches.push(names.hidden);
     const N = input.headRows.length;
     const fed = withEnoughHeadRows(input, this.gates);
     const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
-    const feeds = { ...this.#feeds(fed, past.positions), ...past.feeds, [names.wantsHead]: N > 0 ? yes : no };
+    const feeds = {
+      ...this.#feeds(fed, past.positions),
+      ...past.feeds,
+      [names.wantsHead]: N > 0 ? yes : no,
+      [names.wantsScaled]: isScaled ? yes : no,
+    };
     const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
     past.take(results);
     const rowsOf = <T extends Float32Array | Int32Array>(name: string) => {
@@ -78,13 +78,14 @@ class OnnxRunner implements StepRunner {
     // its Log would round one row in another way than many.
     const logSumExp = (name: string, inverseTemperatures: Float32Array | null) =>
       rowsOf<Float32Array>(name).map((p, n) => topLogits[n * topCount] * (inverseTemperatures?.[n] ?? 1) - Math.log(p));
+    const plain = logSumExp(names.topProbability, null);
     return {
       present: results[names.present].data as Float32Array,
       topCount,
       topLogits,
       topIds: rowsOf<Int32Array>(names.topIds),
-      logSumExp: logSumExp(names.topProbability, null),
-      scaledLogSumExp: logSumExp(names.scaledTopProbability, input.inverseTemperatures),
+      logSumExp: plain,
+      scaledLogSumExp: isScaled ? logSumExp(names.scaledTopProbability, input.inverseTemperatures) : plain,
       targetLogits: rowsOf<Float32Array>(names.targetLogits),
       logits: input.want.logits ? rowsOf<Float32Array>(names.logits) : null,
       hidden: input.want.hidden ? rowsOf<Float32Array>(names.hidden) : null,

@@ -2,6 +2,7 @@
  * Our engine's inner loop as a contestant: the step runner over the KV arena, prefilled in chunks and decoded a token
  * a row, every row with the gates of another centroid. Not here: the scheduler, HTTP.
  */
+import { chunkTokens } from "../../gpu-backend/config.ts";
 import { KvArena } from "../../gpu-backend/kv/arena.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -10,8 +11,7 @@ import { seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-/** As the server does by default: prompt tokens that a sequence, and a whole prefill phase, may take. */
-const chunkTokens = 64;
+/** Prompt tokens that a whole prefill phase may take, as the server does by default. */
 const phaseTokens = 256;
 
 export async function openChameleon(format: WeightFormat, threads: number): Promise<Contestant> {
@@ -91,7 +91,7 @@ export class Batch {
     const S = chunks.length;
     const T = chunks[0].length;
     const N = gates ? S : 0;
-    const feed = this.#arena.feed(first, S, T > 1 ? "prefill" : "decode");
+    const feed = this.#arena.feed(first, S, T);
     const stepGates = new Float32Array(N * this.#runner.gates);
     gates?.forEach((row, n) => {
       stepGates.set(row, n * this.#runner.gates);

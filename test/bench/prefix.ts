@@ -4,6 +4,7 @@
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
+import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
@@ -17,7 +18,7 @@ import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 const sharedTokens = 400;
 /** What each prompt has of its own after the shared tokens. */
 const ownTokens = 0;
-const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens: 64 };
+const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 
 export interface PrefixRow {
   format: WeightFormat;

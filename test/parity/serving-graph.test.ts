@@ -165,6 +165,17 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     }
   });
 
+  test("a row's scaled log-sum-exp is the same whether its mates' temperature is 1, as its own, or not", async () => {
+    const rows = [row(randomIds(9), randomGates()), row(randomIds(5), randomGates())];
+    const alone = await runner.run(stepOf(model.config, rows));
+    expect(alone.scaledLogSumExp).toEqual(alone.logSumExp);
+    const input = stepOf(model.config, rows);
+    input.inverseTemperatures = Float32Array.of(1, 2);
+    const scaled = (await runner.run(input)).scaledLogSumExp;
+    expect(scaled[0]).toBe(alone.logSumExp[0]);
+    expect(scaled[1]).not.toBe(alone.logSumExp[1]);
+  });
+
   test.each([
     ["decode", false, (i: number) => grownRow([5, 37, 60][i % 3], randomIds(1))],
     ["prefill", true, async (i: number) => row(randomIds([64, 30, 7, 1][i % 4]), randomGates())],

@@ -9,11 +9,11 @@ test("an empty environment gives a backend on loopback with the embedded model",
 });
 
 test("variables are read as numbers", () => {
-  expect(readConfig({ BACKEND_PORT: "0", DRAIN_MS: "0", THREADS: "3", STEP_TOKENS: "64" })).toMatchObject({
+  expect(readConfig({ BACKEND_PORT: "0", DRAIN_MS: "0", THREADS: "3", STEP_TOKENS: "128" })).toMatchObject({
     port: 0,
     drainMs: 0,
     threads: 3,
-    stepTokens: 64,
+    stepTokens: 128,
   });
 });
 
@@ -22,7 +22,7 @@ test.each([
   ["BACKEND_PORT", "http"],
   ["MAX_SEQUENCES", "0"],
   ["MAX_QUEUE", "1.5"],
-  ["STEP_TOKENS", "63"],
+  ["STEP_TOKENS", "127"],
   ["THREADS", "-1"],
   ["THREADS", ""],
   ["WEIGHT_FORMAT", "fp8"],

@@ -30,9 +30,9 @@ function presentOf(tokens: number[][], T: number): Float32Array {
   return present;
 }
 
-/** The tokens that a row holds, read back from every array and head as a phase is fed them. */
-function tokensIn(arena: KvArena, row: number, phase: "prefill" | "decode"): number[] {
-  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1, phase);
+/** The tokens that a row holds, read back from every array and head as a step of so many tokens is fed them. */
+function tokensIn(arena: KvArena, row: number, stepTokens: number): number[] {
+  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1, stepTokens);
   const { heads: H, headWidth: d } = shape;
   return Array.from({ length: pastLengths[0] }, (_, t) => {
     const token = Math.floor(past[0][t * d]);
@@ -119,8 +119,8 @@ test("each sequence finds what it appended, through any moves, parking, growth a
           expect(arena.rows).toBe(table.size);
           expect(arena.bytes).toBeLessThanOrEqual(maximumBytes);
           for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
-            expect(tokensIn(arena, row, "decode")).toEqual(tokens);
-            expect(tokensIn(arena, row, "prefill")).toEqual(tokens);
+            expect(tokensIn(arena, row, 1)).toEqual(tokens);
+            expect(tokensIn(arena, row, 64)).toEqual(tokens);
           }
         }
       },
@@ -144,21 +144,21 @@ describe("memory", () => {
     arena.append(row, [count], presentOf([tokens], count), count);
   };
 
-  test("a prefill is fed a copy with room for no more than is held, where that is much less; a decode step views", () => {
+  test("a prefill is fed a copy with room for no more than is held, where its tokens pay for it; a decode step views", () => {
     const arena = new KvArena(shape);
     arena.open();
     arena.open(200);
     expect(arena.positions).toBe(256);
-    const feedOf = (phase: "prefill" | "decode") => arena.feed(0, 2, phase);
-    expect([feedOf("prefill").pastTokens, feedOf("decode").pastTokens]).toEqual([0, 256]);
-    expect(feedOf("prefill").past.map(({ length }) => length)).toEqual(new Array(arrays).fill(0));
+    const fed = (tokens: number) => arena.feed(0, 2, tokens).pastTokens;
+    expect([64, 1].map(fed)).toEqual([0, 0]);
+    expect(arena.feed(0, 2, 64).past.map(({ length }) => length)).toEqual(new Array(arrays).fill(0));
     fill(arena, 0, 64);
     fill(arena, 1, 65);
-    expect([feedOf("prefill").pastTokens, feedOf("decode").pastTokens]).toEqual([128, 256]);
-    expect([0, 1].map((row) => tokensIn(arena, row, "prefill").length)).toEqual([64, 65]);
+    expect([64, 8, 1].map(fed)).toEqual([128, 256, 256]);
+    expect([0, 1].map((row) => tokensIn(arena, row, 64).length)).toEqual([64, 65]);
     fill(arena, 1, 128);
-    expect(feedOf("prefill").pastTokens).toBe(256);
-    expect(feedOf("prefill").past[0].buffer).toBe(feedOf("decode").past[0].buffer);
+    expect([1000, 64].map(fed)).toEqual([256, 256]);
+    expect(arena.feed(0, 2, 64).past[0].buffer).toBe(arena.feed(0, 2, 1).past[0].buffer);
   });
 
   test("what a row wants stays reserved until it is closed, wherever it moves", () => {
