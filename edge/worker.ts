@@ -3,9 +3,9 @@ import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { createApp } from "./app.ts";
 import { ArtifactBucket } from "./assign/artifact-bucket.ts";
-import { type ArtifactObserver, ArtifactSets } from "./assign/artifact-sets.ts";
+import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
 import { loadArtifacts } from "./assign/artifacts.ts";
-import { isHeldBySome, readinessOf } from "./backend/backends.ts";
+import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardDispatch } from "./batching/shard.ts";
@@ -52,7 +52,7 @@ const bucket: R2Bucket | undefined = env.ARTIFACTS;
 const sets = new ArtifactSets({
   source: bucket ? new ArtifactBucket(bucket) : null,
   assets: () => loadArtifacts(readAsset),
-  isHeld: (manifestHash) => isHeldBySome(clients(), manifestHash),
+  holding: (manifestHash) => holdingOf(clients(), manifestHash, artifactLimits.holdingMs),
   now,
   background: waitUntil,
   observer: metrics.countingArtifacts(artifactLog),

@@ -3,10 +3,12 @@
  * before or will be next. A request keeps the set that it began with, so a switch breaks none.
  *
  * The pointer is read again behind a request every few seconds. A set becomes the served one only when it is whole and
- * checked, and some ready backend serves it, too; whatever goes wrong on the way is told, and what is served stays.
+ * checked, and every ready backend serves it, too, or, where some never will, one of them does: the first that has it
+ * could not take everybody's requests alone. Whatever goes wrong on the way is told, and what is served stays.
  * Not here: where sets come from (artifact-bucket.ts, static assets).
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
+import type { Holding } from "../backend/backends.ts";
 import { settlesWithin } from "../settles-within.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, loadOnce } from "./artifacts.ts";
@@ -20,6 +22,10 @@ export const artifactLimits = {
   patienceMs: 2000,
   /** A set that was refused is not read again until then; the bucket may have been mended. */
   refusedMs: 30_000,
+  /** After so long it is enough that some ready backend has a set, and not all of them. */
+  spreadMs: 30_000,
+  /** A backend that does not say within this what it has is taken not to be ready. */
+  holdingMs: 500,
   /** A look that takes longer died with the request that began it. */
   lookMs: 20_000,
 };
@@ -28,7 +34,7 @@ export interface ArtifactObserver {
   switched(from: string | null, to: string): void;
   /** The set, or where `manifestHash` is null the pointer, cannot be had as it should be. */
   refused(manifestHash: string | null, cause: unknown): void;
-  /** It is whole here, and no ready backend has it yet. */
+  /** It is whole here, and not at the backends yet. */
   awaited(manifestHash: string): void;
 }
 
@@ -37,8 +43,8 @@ export interface ArtifactSetsParts {
   source: ArtifactSource | null;
   /** What is served where nothing was published, and in need. */
   assets(): Promise<Artifacts>;
-  /** Whether a ready backend serves batches of this manifest. */
-  isHeld(manifestHash: string): Promise<boolean>;
+  /** How many of the ready backends serve batches of this manifest. */
+  holding(manifestHash: string): Promise<Holding>;
   /** A clock in milliseconds. */
   now(): number;
   /** Holds a promise that nobody awaits. */
@@ -53,6 +59,8 @@ export class ArtifactSets {
   #look: { sinceMs: number; work: Promise<void> } | null = null;
   #lookedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
+  /** The set that some backends have, and since when. */
+  #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   readonly #open = loadOnce(() => {
     const opening = this.#firstSet();
@@ -76,9 +84,9 @@ export class ArtifactSets {
     return this.#served;
   };
 
-  /** What the pointer says, else what it said before, else the assets: the first that is whole and has a backend. */
+  /** What the pointer says, else what it said before, else the assets: of those that are whole, what most backends have. */
   async #firstSet(): Promise<Artifacts> {
-    const { source, assets, isHeld, now, observer } = this.#parts;
+    const { source, assets, holding, now, observer } = this.#parts;
     const pointer =
       (await source?.pointer().catch((cause) => {
         observer.refused(null, cause);
@@ -86,8 +94,7 @@ export class ArtifactSets {
       })) ?? null;
     const published = pointer ? [currentOf(pointer), previousOf(pointer)].filter((hash) => hash !== null) : [];
     const loads = [...published.map((hash) => () => this.#load(source!, hash)), assets];
-    let first: Artifacts | null = null;
-    let chosen: Artifacts | null = null;
+    const whole: Partial<Record<Holding, Artifacts>> = {};
     let failure: unknown = null;
     for (const load of loads) {
       const set = await load().catch((cause) => {
@@ -95,12 +102,12 @@ export class ArtifactSets {
         return null;
       });
       if (!set) continue;
-      first ??= set;
-      if (loads.length > 1 && !(await isHeld(set.manifestHash))) continue;
-      chosen = set;
-      break;
+      // Where there is no choice nobody is asked.
+      const share = loads.length === 1 ? "all" : await holding(set.manifestHash);
+      whole[share] ??= set;
+      if (share === "all") break;
     }
-    chosen ??= first;
+    const chosen = whole.all ?? whole.some ?? whole.none;
     if (!chosen) throw failure;
     this.#served = chosen;
     this.#lookedMs = now();
@@ -123,14 +130,14 @@ export class ArtifactSets {
 
   /** Never rejects. */
   async #lookAgain(source: ArtifactSource): Promise<void> {
-    const { isHeld, observer } = this.#parts;
+    const { observer } = this.#parts;
     try {
       const pointer = await source.pointer();
       // What is served stays where the pointer is gone.
       const wanted = pointer && currentOf(pointer);
       if (!wanted || wanted === this.#served!.manifestHash) return;
       if (this.#other?.manifestHash !== wanted) this.#other = await this.#load(source, wanted);
-      if (!(await isHeld(wanted))) {
+      if (!(await this.#isSpread(wanted))) {
         observer.awaited(wanted);
         return;
       }
@@ -142,6 +149,15 @@ export class ArtifactSets {
       if (cause instanceof RefusedSet) return;
       observer.refused(null, cause);
     }
+  }
+
+  async #isSpread(manifestHash: string): Promise<boolean> {
+    const share = await this.#parts.holding(manifestHash);
+    if (share === "none") this.#spreading = null;
+    if (share !== "some") return share === "all";
+    const nowMs = this.#parts.now();
+    if (this.#spreading?.manifestHash !== manifestHash) this.#spreading = { manifestHash, sinceMs: nowMs };
+    return nowMs - this.#spreading.sinceMs >= artifactLimits.spreadMs;
   }
 
   /** Rejects with RefusedSet for one that is no good, or was not a moment ago. */

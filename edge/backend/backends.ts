@@ -3,6 +3,7 @@
  * and probes only while there is traffic, so that an idle one costs nothing.
  */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
+import { settlesWithin } from "../settles-within.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Dispatch } from "./dispatch.ts";
@@ -76,14 +77,24 @@ export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash:
   return ready.find((one) => holds(one, manifestHash)) ?? ready[0] ?? null;
 }
 
-/** Whether some backend is ready that serves batches of this manifest; as soon as one says so. Never rejects. */
-export function isHeldBySome(clients: Iterable<BackendCalls>, manifestHash: string): Promise<boolean> {
+/** How many of the ready backends serve batches of a manifest. */
+export type Holding = "all" | "some" | "none";
+
+/** Whoever has not answered within `limitMs` is not ready. Never rejects. */
+export async function holdingOf(
+  clients: Iterable<BackendCalls>,
+  manifestHash: string,
+  limitMs: number,
+): Promise<Holding> {
+  let ready = 0;
+  let holding = 0;
   const asked = Array.from(clients, async (client) => {
-    const readiness = await client.readiness();
-    if (!readiness || !holds(readiness, manifestHash)) throw new Error("not this one");
+    const readiness = await client.readiness().catch(() => null);
+    if (!readiness) return;
+    ready++;
+    if (holds(readiness, manifestHash)) holding++;
   });
-  return Promise.any(asked).then(
-    () => true,
-    () => false,
-  );
+  await settlesWithin(Promise.all(asked), limitMs);
+  if (holding === 0) return "none";
+  return holding === ready ? "all" : "some";
 }

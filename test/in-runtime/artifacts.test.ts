@@ -56,7 +56,7 @@ function isolate() {
   const sets = new ArtifactSets({
     source: new ArtifactBucket(bucket),
     assets: () => Promise.reject(new Error("there are no assets")),
-    isHeld: async () => true,
+    holding: async () => "all",
     now: () => nowMs,
     background: (work) => void works.push(work),
     observer: {

@@ -3,6 +3,7 @@ import { beforeEach, expect, test } from "vitest";
 import type { ArtifactSource } from "../../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../../edge/assign/artifact-sets.ts";
 import type { Artifacts } from "../../../edge/assign/artifacts.ts";
+import type { Holding } from "../../../edge/backend/backends.ts";
 import { type Pointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 
 const hashOf = (digit: string) => digit.repeat(64);
@@ -12,7 +13,7 @@ const setOf = (manifestHash: string) => ({ manifestHash }) as Artifacts;
 let nowMs: number;
 let pointer: Pointer | null;
 let broken: Set<string>;
-let unheld: Set<string>;
+let holding: Map<string, Holding>;
 let calls: string[];
 let told: unknown[][];
 let works: Promise<void>[];
@@ -20,7 +21,7 @@ let fault: Error | null;
 
 beforeEach(() => {
   [nowMs, pointer, fault] = [1000, null, null];
-  [broken, unheld] = [new Set(), new Set()];
+  [broken, holding] = [new Set(), new Map()];
   [calls, told, works] = [[], [], []];
 });
 
@@ -41,9 +42,9 @@ function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), fr
   const made = new ArtifactSets({
     source: from,
     assets,
-    isHeld: async (hash) => {
+    holding: async (hash) => {
       calls.push(`held ${hash[0]}`);
-      return !unheld.has(hash);
+      return holding.get(hash) ?? "all";
     },
     now: () => nowMs,
     background: (work) => void works.push(work),
@@ -123,14 +124,27 @@ test("while no ready backend has the new set the old one is served; the new one 
   const isolate = sets();
   await isolate.current();
   publish(b);
-  unheld.add(b);
+  holding.set(b, "none");
   for (let i = 0; i < 3; i++) expect(await later(isolate)).toBe(a);
   expect(await isolate.current()).toBe(a);
   expect(told.filter(([what]) => what === "awaited")).toHaveLength(3);
-  unheld.delete(b);
+  holding.delete(b);
   await later(isolate);
   expect(await isolate.current()).toBe(b);
   expect(calls.filter((call) => call === "load b")).toHaveLength(1);
+});
+
+test("while only some backends have the new set they are spared everybody's requests, for a while", async () => {
+  publish(a);
+  const isolate = sets();
+  await isolate.current();
+  publish(b);
+  holding.set(b, "some");
+  const looks = artifactLimits.spreadMs / artifactLimits.refreshMs;
+  for (let i = 0; i < looks; i++) await later(isolate);
+  expect(await isolate.current()).toBe(a);
+  await later(isolate);
+  expect(await isolate.current()).toBe(b);
 });
 
 test("a set that cannot be loaded is refused and told; the old one stays, and it is tried again when it may be mended", async () => {
@@ -164,10 +178,16 @@ test("a new isolate takes what was served before where the new set is broken, or
   broken.add(b);
   expect(await sets().current()).toBe(a);
   broken.delete(b);
-  unheld.add(b);
+  holding.set(b, "some");
   expect(await sets().current()).toBe(a);
-  for (const hash of [a, embedded]) unheld.add(hash);
+  holding.set(b, "none");
+  expect(await sets().current()).toBe(a);
+  holding.set(a, "none");
+  expect(await sets().current()).toBe(embedded);
+  holding.set(a, "some").set(embedded, "some");
+  expect(await sets().current()).toBe(a);
   // Nobody has anything: then what should be.
+  for (const hash of [a, embedded]) holding.set(hash, "none");
   expect(await sets().current()).toBe(b);
 });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { Backends, readinessOf } from "../../../edge/backend/backends.ts";
+import { Backends, holdingOf, readinessOf } from "../../../edge/backend/backends.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { callFailure, framesFor, ScriptedBackend, scriptedRoads } from "../../support/scripted-backends.ts";
@@ -76,4 +76,19 @@ test("ready is who serves the manifest, else who is ready at all", async () => {
   expect(await readinessOf([away, old, current], hash)).toBe(current.ready);
   expect(await readinessOf([away, old], hash)).toBe(old.ready);
   expect(await readinessOf([away], hash)).toBeNull();
+  old.ready = { ...ready("b".repeat(64)), manifests: ["b".repeat(64), hash] };
+  expect(await readinessOf([away, old], hash)).toBe(old.ready);
+});
+
+test("a manifest is held by all, some or none of the backends that say in time that they are ready", async () => {
+  const [away, hanging, starting] = [new ScriptedBackend(), new ScriptedBackend(), new ScriptedBackend()];
+  away.readiness = () => Promise.reject(callFailure("unreachable"));
+  hanging.readiness = () => new Promise(() => {});
+  const holder = Object.assign(new ScriptedBackend(), { ready: { ...ready("c".repeat(64)), manifests: [hash] } });
+  const other = Object.assign(new ScriptedBackend(), { ready: ready("b".repeat(64)) });
+  const share = (...backends: ScriptedBackend[]) => holdingOf([away, hanging, starting, ...backends], hash, 20);
+  expect(await share()).toBe("none");
+  expect(await share(other)).toBe("none");
+  expect(await share(other, holder)).toBe("some");
+  expect(await share(holder, holder)).toBe("all");
 });
