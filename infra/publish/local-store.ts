@@ -2,6 +2,7 @@
  * The bucket of the edge that `npm start` serves, running or not: wrangler's own R2, on this machine's disk. Nothing
  * but a Worker can read that, so local backends read a copy in a folder, with the same names.
  */
+import { randomUUID } from "node:crypto";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -74,7 +75,7 @@ export function copiedTo(folder: string, store: ObjectStore): ObjectStore {
     const file = path.join(folder, name);
     if ((await readFile(file).catch(() => null))?.equals(bytes)) return;
     await mkdir(path.dirname(file), { recursive: true });
-    const unfinished = `${file}.${process.pid}`;
+    const unfinished = `${file}.${randomUUID()}`;
     await writeFile(unfinished, bytes);
     await rename(unfinished, file);
   };
