@@ -10,7 +10,7 @@ import { parseArgs } from "node:util";
 import { startBackends } from "./local-backends.ts";
 import { localKey, startEdge, stateFolder } from "./local-edge.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
-import { bucketCopy } from "./publish/local-store.ts";
+import { bucketCopy, publishedManifest } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 import { stageDocs } from "./stage-docs.ts";
 
@@ -66,6 +66,8 @@ async function start(count: number, json: boolean): Promise<void> {
     secrets,
   );
   await generateToken(edge);
+  const published = await publishedManifest(stateFolder(root));
+  if (published) say(`published artifacts come first: ${published} (npm run publish -- --list)`);
   const ready = { ready: true, edge, key: localKey, backends };
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }

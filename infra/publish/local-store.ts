@@ -6,12 +6,22 @@ import { randomUUID } from "node:crypto";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { quietWrangler } from "../quiet-wrangler.ts";
 import type { ObjectStore } from "./store.ts";
 
 /** Where the local backends read what was published locally. */
 export function bucketCopy(stateFolder: string): string {
   return path.join(stateFolder, "bucket");
+}
+
+/** Hash of the manifest that was published locally; null where nothing was, or what is there cannot be read. */
+export async function publishedManifest(stateFolder: string): Promise<string | null> {
+  try {
+    return currentOf(parsePointer(await readFile(path.join(bucketCopy(stateFolder), pointerName), "utf8")));
+  } catch {
+    return null;
+  }
 }
 
 /** Runs `use` with the bucket of a local edge whose state is in `stateFolder`. */
