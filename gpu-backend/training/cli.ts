@@ -2,6 +2,7 @@
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { writeAtomically } from "./atomic-file.ts";
+import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { defaultCorpora } from "./corpus/default-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
@@ -83,12 +84,20 @@ withTrainingOptions(program.command("train"))
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
   .option("--held-out <n>", "windows at most for validation, and again for test", count, 750)
+  .addOption(
+    new Option(
+      "--head <format>",
+      "of the base's logits in training steps; int8 is the faster the larger the vocabulary",
+    )
+      .choices(headFormats)
+      .default("fp32" as const),
+  )
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: CommonFlags & TrainFlags) => {
     const common = await commonOptions(flags);
     for (const entry of flags.licence) nameLicence(common.corpora, entry);
-    const { seed, keepCache } = flags;
-    const options = { ...common, outDirectory: flags.out, heldOutWindows: flags.heldOut, seed, keepCache };
+    const { seed, keepCache, head: headFormat, heldOut: heldOutWindows, out: outDirectory } = flags;
+    const options = { ...common, outDirectory, heldOutWindows, headFormat, seed, keepCache };
     const manifest = await train(options, progress, interruption.signal);
     for (const { id, label, size, scale, gain } of manifest.centroids) {
       const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
@@ -103,6 +112,7 @@ interface TrainFlags {
   out: string;
   seed: number;
   heldOut: number;
+  head: HeadFormat;
   keepCache: boolean;
 }
 

@@ -16,6 +16,7 @@ import { bankShape } from "./bank/parameters.ts";
 import { choosePromptBias, logFrequenciesOf, measurePromptBias, promptLengths } from "./bank/prompt-bias.ts";
 import { runToEnd } from "./bank/run.ts";
 import { Trainer } from "./bank/trainer.ts";
+import { type HeadFormat, headIn } from "./bank/training-graph.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
@@ -39,6 +40,8 @@ export interface TrainOptions {
   dimensions: number; // P
   steps: number;
   learningRate: number;
+  /** Of the base's logits in training steps. */
+  headFormat: HeadFormat;
   trainWindows: number;
   /** For validation, and again for test. */
   heldOutWindows: number;
@@ -94,15 +97,15 @@ async function trainBank(
   const { sets, centroids } = placed;
   const K = centroids.count;
   const shape = bankShape({ ...options, dimensions: centroids.dimensions });
-  const { seed, steps, learningRate, threads } = options;
+  const { seed, steps, learningRate, headFormat, threads } = options;
   const checkpoint = join(
     cacheDirectory,
-    `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, K)}.safetensors`,
+    `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, headFormat, K)}.safetensors`,
   );
   const resumed = await loadCheckpoint(checkpoint);
   if (resumed) progress.note(`going on from step ${resumed.step}`);
   const trainer = await Trainer.open(
-    gatedKind(head, shape),
+    gatedKind(headIn(headFormat, head), shape),
     sets.train,
     { centroids: centroids.vectors, memberOf: placed.memberOf },
     { seed, steps, learningRate, input: "jittered", threads },

@@ -27,6 +27,7 @@ import {
   tableLines,
   weightBytesOf,
 } from "./report.ts";
+import { measureTraining, trainingLines } from "./training.ts";
 
 const peerFolders = [join(import.meta.dirname, "transformers"), join(import.meta.dirname, "llama")];
 
@@ -56,7 +57,7 @@ const options = new Command("bench")
   .option("--json <file>", "write the figures there")
   .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
   .option("--rounds <n>", "rounds over which medians are taken", count, 5)
-  .option("--steps <n>", "decode steps of a round", count)
+  .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (400)", count)
   .option("--batches <list>", "batch sizes", counts)
   .option("--contexts <list>", "prompt and decoded tokens together", counts)
   .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
@@ -70,6 +71,8 @@ const options = new Command("bench")
   )
   .option("--adapters", "measure what the delta costs, instead")
   .option("--prefix", "measure what the prefix cache saves, instead")
+  .option("--training", "measure what training adapters takes, instead")
+  .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
   .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
   .option("--requests <n>", "requests of the load", count, 100)
   .parse()
@@ -85,6 +88,8 @@ const options = new Command("bench")
     peerLogits: "all" | "last";
     adapters?: boolean;
     prefix?: boolean;
+    training?: boolean;
+    tokens: number;
     load?: number;
     requests: number;
   }>();
@@ -95,9 +100,11 @@ const figures = options.adapters
   ? await benchAdapters()
   : options.prefix
     ? await benchPrefix()
-    : options.load !== undefined
-      ? await benchLoad(options.load)
-      : await benchContest();
+    : options.training
+      ? await benchTraining()
+      : options.load !== undefined
+        ? await benchLoad(options.load)
+        : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -170,6 +177,13 @@ async function benchAdapters() {
     }
   }
   return { adapters };
+}
+
+async function benchTraining() {
+  const { threads, rounds, tokens, steps = 400 } = options;
+  const training = await measureTraining(threads, rounds);
+  for (const line of trainingLines(training, tokens, steps)) say(line);
+  return { training };
 }
 
 async function benchPrefix() {

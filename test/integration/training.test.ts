@@ -148,6 +148,21 @@ describe("a finished training", () => {
     expect(await bytesOf(outDirectory)).toEqual(await bytesOf(out));
   });
 
+  test("ends as well where steps see a head rounded to int8, and goes on from no checkpoint of the other", async () => {
+    const outDirectory = join(folder, "rounded");
+    const { progress, signal } = interruptedAt("training", 7);
+    await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
+    const notes: string[] = [];
+    const noting = { ...silent, note: (line: string) => notes.push(line) };
+    const rounded = await train({ ...options, outDirectory, headFormat: "int8" }, noting);
+    expect(notes.filter((line) => line.startsWith("going on"))).toEqual([]);
+    const ratio = rounded.training!.adaptedPerplexity / manifest.training!.adaptedPerplexity;
+    console.log(`held-out perplexity × ${ratio.toFixed(4)}`);
+    expect(rounded.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
+    expect(rounded.training!.basePerplexity).toBe(manifest.training!.basePerplexity);
+    expect(Math.abs(ratio - 1)).toBeLessThan(0.02);
+  });
+
   test("with another seed is another", async () => {
     const outDirectory = join(folder, "other");
     const other = await train({ ...options, outDirectory, seed: seed + 1 }, silent);

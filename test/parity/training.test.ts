@@ -7,10 +7,12 @@ import { expect, test } from "vitest";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
 import { readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { hyperNetworkAdapters, measureWindows, perplexityOf } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, type ParameterName, type Parameters } from "../../gpu-backend/training/bank/parameters.ts";
+import { buildTrainingGraph, type HeadFormat, headIn } from "../../gpu-backend/training/bank/training-graph.ts";
 import { prefixTokens, targetsOf, windowsOf } from "../../gpu-backend/training/corpus/windows.ts";
 import { embedWindows } from "../../gpu-backend/training/embed.ts";
 import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
@@ -84,4 +86,57 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
   expect(measured.some(({ base, adapted }) => base !== adapted)).toBe(true);
   await Promise.all([trunk.release(), meter.release(), runner.release(), states.close()]);
   await rm(folder, { recursive: true });
+});
+
+test("a head rounded to int8 gives training the gradients of the head itself, but for a few thousandths", async () => {
+  const { config, weights } = await readModelFolder(modelFolder);
+  const { hiddenSize: D, vocabularySize: V } = config;
+  const tokenizer = Tokenizer.fromTensors(
+    readTensorFile(await readFile(join(modelFolder, "artifacts", tokenizerFile))),
+  );
+  const text = await readFile(fileURLToPath(import.meta.url), "utf8");
+  const [{ tokenIds }] = windowsOf(0, 0, Int32Array.from(tokenizer.encode(text)));
+  const trunk = await createTrunkRunner({ config, weights, threads: 1 });
+  const N = tokenIds.length - 1;
+  const hidden = (await trunk.hidden(tokenIds, 1, tokenIds.length)).slice(0, N * D);
+  await trunk.release();
+  // The bank that ships: what training has in hand towards its end.
+  const file = readTensorFile(await readFile(join(modelFolder, "artifacts", hyperNetworkFile)));
+  const names = ["w1", "b1", "w2", "b2", "a", "b"] as const;
+  const bank = bankOf(file);
+  const [hiddenUnits, dimensions] = tensorOf(file, "w1").shape;
+  const rank = bank.a0.filter((x) => x === 0).length;
+  const shape = bankShape({ rank, biases: bank.gates - rank, hidden: hiddenUnits, dimensions });
+  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: toFloat32(tensorOf(weights, "wte.weight")) };
+  const gradientsIn = async (format: HeadFormat) => {
+    const graph = buildTrainingGraph(headIn(format, head), shape, "hyper-network");
+    const session = await openSession(graph, { threads: 1 });
+    const results = await session.run({
+      ...Object.fromEntries(
+        names.map((name) => [name, tensor(toFloat32(tensorOf(file, name)), tensorOf(file, name).shape)]),
+      ),
+      hidden: tensor(hidden, [N, D]),
+      targets: tensor(tokenIds.slice(1), [N]),
+      weight: tensor(Float32Array.of(1 / N), []),
+      window_of: tensor(new Int32Array(N), [N]),
+      embeddings: tensor(toFloat32(tensorOf(file, "centroids")).slice(0, dimensions), [1, dimensions]),
+    });
+    await session.release();
+    return results;
+  };
+  const [exact, rounded] = [await gradientsIn("fp32"), await gradientsIn("int8")];
+  const dot = (x: Float32Array, y: Float32Array) => x.reduce((sum, value, i) => sum + value * y[i], 0);
+  for (const name of names) {
+    const [x, y] = [exact, rounded].map((results) => results[`d_${name}`].data as Float32Array);
+    const cosine = dot(x, y) / Math.sqrt(dot(x, x) * dot(y, y));
+    const length = Math.sqrt(dot(y, y) / dot(x, x));
+    console.log(`d_${name}: cosine ${cosine.toFixed(5)}, length × ${length.toFixed(4)}`);
+    expect(cosine).toBeGreaterThan(0.999);
+    expect(cosine).toBeLessThan(1);
+    expect(Math.abs(length - 1)).toBeLessThan(0.01);
+  }
+  const mean = (values: Float32Array) => values.reduce((sum, x) => sum + x, 0) / N;
+  const bias = mean(rounded.nll.data as Float32Array) - mean(exact.nll.data as Float32Array);
+  console.log(`loss ${bias.toExponential(1)} nats a token beside the exact one's`);
+  expect(Math.abs(bias)).toBeLessThan(0.01);
 });

@@ -36,6 +36,7 @@ export async function tinyTraining(folder: string, seed: number): Promise<Omit<T
     dimensions: 8,
     steps: 60,
     learningRate: 0.02,
+    headFormat: "fp32",
     trainWindows: 100,
     heldOutWindows: 40,
     threads: 1,

@@ -12,6 +12,8 @@
  * Not here: adapters that are made whole (full-graph.ts). N tokens, S windows.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
+import { addQuantizedMatMuls, type QuantizedMatrix, quantizeColumns } from "../../runtime/quantizer.ts";
+import { transpose } from "../../runtime/transpose.ts";
 import type { BankShape } from "./parameters.ts";
 
 /** c and k of gelu_new: ½x(1 + tanh(c(x + kx³))). */
@@ -22,6 +24,18 @@ export interface HeadWeights {
   vocabularySize: number; // V
   hiddenSize: number; // D
   tokenEmbedding: Float32Array; // [V, D], the tied head
+  /** Stands in for it in training steps, [D, V]; absent: the head itself. What is measured is always measured by the head. */
+  rounded?: QuantizedMatrix;
+}
+
+export const headFormats = ["fp32", "int8"] as const;
+export type HeadFormat = (typeof headFormats)[number];
+
+/** A head whose training steps compute the base's logits in `format`. */
+export function headIn(format: HeadFormat, head: HeadWeights): HeadWeights {
+  if (format === "fp32") return head;
+  const { hiddenSize: D, vocabularySize: V, tokenEmbedding } = head;
+  return { ...head, rounded: quantizeColumns(transpose(tokenEmbedding, V, D), D, V) };
 }
 
 /** Where the gates come from: the hyper-network, an input, or nowhere (all one). */
@@ -102,7 +116,9 @@ export function addHead(
   const { hiddenSize: D, vocabularySize: V } = head;
   const p = g.node("Gemm", a0 ? [hidden, a, a0] : [hidden, a], { transB: 1 });
   const u = gates ? g.node("Mul", [p, gates]) : p;
-  const base = g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
+  const base = head.rounded
+    ? addQuantizedMatMuls(g, hidden)(hidden, head.rounded)
+    : g.node("Gemm", [hidden, g.constant(head.tokenEmbedding, [V, D])], { transB: 1 });
   const probabilities = g.node("Softmax", [g.node("Gemm", [u, b, base])], { axis: 1 }); // [N, V]
   const targetColumn = g.node("Unsqueeze", [targets, g.integers(1)]);
   const ofTarget = g.node("GatherElements", [probabilities, targetColumn], { axis: 1 });

@@ -1,0 +1,167 @@
+/**
+ * What training adapters for GPT-2 124M takes: hidden states, optimiser steps with the base's head in fp32 and in int8, and
+ * the measuring afterwards, each timed on a few windows by the code that trains; projected to a corpus of a given size.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openHeadSession } from "../../gpu-backend/runtime/head-probabilities.ts";
+import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
+import { gatedKind } from "../../gpu-backend/training/bank/bank-kinds.ts";
+import type { WindowSet } from "../../gpu-backend/training/bank/batches.ts";
+import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
+import { baseLosses } from "../../gpu-backend/training/bank/measure.ts";
+import { bankShape, type Parameters } from "../../gpu-backend/training/bank/parameters.ts";
+import { measurePromptBias } from "../../gpu-backend/training/bank/prompt-bias.ts";
+import { Trainer } from "../../gpu-backend/training/bank/trainer.ts";
+import {
+  type HeadFormat,
+  type HeadWeights,
+  headFormats,
+  headIn,
+} from "../../gpu-backend/training/bank/training-graph.ts";
+import { scoredTokens, windowTokens } from "../../gpu-backend/training/corpus/windows.ts";
+import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
+import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { seededRandom } from "../support/steps.ts";
+import { median } from "./median.ts";
+import { gpt2Config, gpt2Weights } from "./model.ts";
+
+const measuredWindows = 32;
+const clusters = 4;
+const dimensions = 64;
+/** As `train` has it by default. */
+const shape = bankShape({ rank: 64, biases: 8, hidden: 32, dimensions });
+/** Passes over the validation windows that choose scales, and over the test windows that measure. */
+const validationPasses = 5;
+const testPasses = 2;
+const heldOutWindows = 750;
+/** Of validation, and again of test, that the prompt bias is measured on. */
+const promptBiasWindows = 600;
+
+export interface TrainingRow {
+  threads: number;
+  /** Seconds for 1,000 tokens. */
+  hiddenStates: number;
+  /** Of a step of 15 windows, 2,880 scored tokens. */
+  step: Record<HeadFormat, number>;
+  /** Seconds for 1,000 scored tokens. */
+  scoring: number;
+  /** Of one window with three prompts in it. */
+  promptBias: number;
+  /** Of the whole process. */
+  peakBytes: number;
+}
+
+export async function measureTraining(threads: number, rounds: number): Promise<TrainingRow> {
+  const folder = await mkdtemp(join(tmpdir(), "bench-training-"));
+  try {
+    return await measureIn(folder, threads, rounds);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+async function measureIn(folder: string, threads: number, rounds: number): Promise<TrainingRow> {
+  const { hiddenSize: D, vocabularySize: V, endOfTextId } = gpt2Config;
+  const weights = await gpt2Weights();
+  const random = seededRandom(8);
+  const windows = Array.from({ length: measuredWindows }, (_, document) => ({
+    corpus: 0,
+    document,
+    tokenIds: Int32Array.from({ length: windowTokens }, () => Math.floor(random() * endOfTextId)),
+  }));
+  const trunk = await createTrunkRunner({ config: gpt2Config, weights, threads });
+  await trunk.hidden(windows[0].tokenIds, 1, windowTokens); // the first pass lays out memory
+  let states: HiddenStates | undefined;
+  const hiddenSeconds = await timed(async () => {
+    states = await HiddenStates.open(join(folder, "hidden.f16"), windows, D, trunk, () => {});
+  });
+  await trunk.release();
+  if (!states) throw new Error("no hidden states were computed");
+
+  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding: toFloat32(tensorOf(weights, "wte.weight")) };
+  const embeddings = Float32Array.from({ length: measuredWindows * dimensions }, () => random() - 0.5);
+  const set = { windows, states, firstState: 0, embeddings };
+  const memberOf = Int32Array.from({ length: measuredWindows }, (_, i) => i % clusters);
+  const centroids = Float32Array.from({ length: clusters * dimensions }, () => random() - 0.5);
+  const options = { seed: 1, steps: 1000, learningRate: 1e-3, input: "jittered" as const, threads };
+  const trainers = [];
+  for (const format of headFormats) {
+    const kind = gatedKind(headIn(format, head), shape);
+    const trainer = await Trainer.open(kind, set, { centroids, memberOf }, options, null);
+    await trainer.step();
+    trainers.push({ format, trainer, seconds: [] as number[] });
+  }
+  for (let round = 0; round < rounds; round++) {
+    for (const one of round % 2 ? trainers.toReversed() : trainers) {
+      one.seconds.push(await timed(() => one.trainer.step()));
+    }
+  }
+  const { parameters } = trainers[0].trainer.state;
+  for (const { trainer } of trainers) await trainer.release();
+  const step = Object.fromEntries(trainers.map(({ format, seconds }) => [format, median(seconds)]));
+
+  const { scoring, promptBias } = await measuring(head, set, parameters, threads);
+  await states.close();
+  return {
+    threads,
+    hiddenStates: (1000 * hiddenSeconds) / (measuredWindows * windowTokens),
+    step: step as TrainingRow["step"],
+    scoring,
+    promptBias,
+    peakBytes: process.resourceUsage().maxRSS * 1024,
+  };
+}
+
+/** What chooses and measures after the last step. */
+async function measuring(
+  head: HeadWeights,
+  set: WindowSet,
+  parameters: Parameters,
+  threads: number,
+): Promise<Pick<TrainingRow, "scoring" | "promptBias">> {
+  const meter = await LossMeter.open(head, shape, threads);
+  const indexes = [...set.windows.keys()].slice(0, 8);
+  await baseLosses(meter, set, parameters, [0]);
+  const scoringSeconds = await timed(() => baseLosses(meter, set, parameters, indexes));
+  await meter.release();
+  const tokens = indexes.reduce((sum, i) => sum + scoredTokens(set.windows[i]), 0);
+
+  const bank = { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
+  const session = await openHeadSession(head.tokenEmbedding, head.hiddenSize, bank, threads);
+  const frequencies = { logarithms: new Float32Array(head.vocabularySize).fill(-10), endOfTextId: 0 };
+  const worn = { gates: [new Float32Array(shape.gates)], groupOf: new Int32Array(set.windows.length) };
+  const few = { ...set, windows: set.windows.slice(0, 6) };
+  const choices = [{ prior: 500, strength: 0.5 }];
+  const promptBiasSeconds = await timed(() =>
+    measurePromptBias(session, head.hiddenSize, few, worn, frequencies, () => choices),
+  );
+  await session.release();
+  return { scoring: (1000 * scoringSeconds) / tokens, promptBias: promptBiasSeconds / few.windows.length };
+}
+
+async function timed(run: () => Promise<unknown>): Promise<number> {
+  const started = performance.now();
+  await run();
+  return (performance.now() - started) / 1000;
+}
+
+/** The times, and what they come to for so many tokens of training text and steps. */
+export function trainingLines(row: TrainingRow, tokens: number, steps: number): string[] {
+  const scoredShare = 0.75; // of a window
+  const heldOutTokens = heldOutWindows * windowTokens;
+  const hidden = (row.hiddenStates * (tokens + 2 * heldOutTokens)) / 1000;
+  const scored = (heldOutTokens * scoredShare * (validationPasses + testPasses)) / 1000;
+  const measured = row.scoring * scored + 2 * promptBiasWindows * row.promptBias;
+  const minutes = (seconds: number) => `${(seconds / 60).toFixed(0)} min`;
+  return [
+    `${row.threads} thread(s); hidden states ${row.hiddenStates.toFixed(2)} s for 1,000 tokens; scoring ${row.scoring.toFixed(2)} s`,
+    ...headFormats.map((format) => {
+      const total = hidden + steps * row.step[format] + measured;
+      const parts = `hidden states ${minutes(hidden)}, steps ${minutes(steps * row.step[format])}, measuring ${minutes(measured)}`;
+      return `head ${format}: ${row.step[format].toFixed(2)} s a step of 2,880 tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
+    }),
+    `peak memory ${(row.peakBytes / 1e9).toFixed(2)} GB; hidden states on disk ${(((tokens + 2 * heldOutTokens) * scoredShare * gpt2Config.hiddenSize * 2) / 1e9).toFixed(2)} GB`,
+  ];
+}
