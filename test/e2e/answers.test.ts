@@ -3,6 +3,7 @@
  * event of a stream, errors.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { operations } from "../../infra/openapi/operations.ts";
 import { DocumentSchemas, PublishedSchemas } from "../support/answer-schemas.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
@@ -139,6 +140,12 @@ test("adapters of one's own, and the model that comes with one", async () => {
   await exchange({ path: "/v1/adapters", body, status: 400 });
   await exchange({ path: "/v1/adapters/recipes", route, method: "DELETE" });
   await exchange({ path: "/v1/adapters/recipes", route, status: 404 });
+});
+
+test("the document's own examples", async () => {
+  for (const { method, path, request, status } of operations) {
+    if (request) await exchange({ path, method: method.toUpperCase() as "POST", body: request.example, status });
+  }
 });
 
 describe("errors", () => {

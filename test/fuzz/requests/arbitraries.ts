@@ -188,6 +188,8 @@ const paths = fc.oneof(
       "/v1/centroids",
       "/v1/usage",
       "/openapi.json",
+      "/docs",
+      "/docs/swagger-ui.css",
     ),
   },
   {

@@ -5,6 +5,7 @@ import { openApiDocument } from "../../../infra/openapi/document.ts";
 import { operations } from "../../../infra/openapi/operations.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { type ErrorKind, envelopeOf, errorKinds, ServiceError, statusOf } from "../../../shared/errors.ts";
+import { DocumentSchemas, PublishedSchemas } from "../../support/answer-schemas.ts";
 
 const document = openApiDocument("1.2.3");
 const operationsOf = Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -58,6 +59,18 @@ describe("limits", () => {
     expect(schemas.ChatCompletionRequest.required).toEqual(["messages"]);
     expect(schemas.EmbeddingsRequest.required).toEqual(["input"]);
   });
+});
+
+test("its examples keep to its schemas, and every error's envelope to OpenAI's", async () => {
+  const ours = new DocumentSchemas();
+  const published = await PublishedSchemas.read();
+  for (const { method, path, request } of operations) {
+    if (request) expect(ours.request(method, path)(request.example), path).toBe(true);
+  }
+  for (const kind of errorKinds) {
+    const envelope = envelopeOf(new ServiceError(kind, "because", { param: "n" }));
+    expect(published.response("", statusOf(kind), false)!(envelope), kind).toBe(true);
+  }
 });
 
 test("its operations have names of their own", () => {

@@ -1,0 +1,64 @@
+/** What holds for every route, by the table that the API's document is made of. */
+import { describe, expect, test } from "vitest";
+import { operations } from "../../infra/openapi/operations.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { errorOf, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const paths = [...new Set(operations.map(({ path }) => path))];
+const urlOf = (path: string) => path.replace(/\{\w+\}/, "gpt2");
+const withKey = operations.filter(({ scope }) => scope !== undefined);
+const withBody = operations.filter(({ request }) => request);
+const named = (list: typeof operations) => list.map(({ method, path }) => [method.toUpperCase(), path] as const);
+
+/** Of every answer, whatever it is. */
+function expectHeaders({ headers }: Response): void {
+  expect(headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
+  expect(headers.get("server-timing")).toMatch(/;dur=\d/);
+  expect(headers.get("x-content-type-options")).toBe("nosniff");
+}
+
+test.each(paths)("%s takes its own methods alone, and names them", async (path) => {
+  const methods = operations.filter((one) => one.path === path).map(({ method }) => method.toUpperCase());
+  const allowed = methods.map((method) => (method === "GET" ? "GET, HEAD" : method)).join(", ");
+  for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
+    if (methods.includes(method)) continue;
+    const response = await testApp().request(urlOf(path), { method });
+    expect([method, response.headers.get("allow")]).toEqual([method, allowed]);
+    expectHeaders(response);
+    expect(await errorOf(response)).toMatchObject({ status: 405, code: "method_not_allowed" });
+  }
+});
+
+test.each(named(withKey))("%s %s wants a key", async (method, path) => {
+  const { app } = testApp();
+  const response = await app.request(`http://edge${urlOf(path)}`, { method });
+  expectHeaders(response);
+  expect(await errorOf(response)).toMatchObject({ status: 401, code: "invalid_api_key" });
+});
+
+describe.each(named(withBody))("%s %s", (method, path) => {
+  const send = (body: string, headers: Record<string, string> = {}) =>
+    testApp().request(path, { method, body, headers: { "content-type": "application/json", ...headers } });
+  const cases: [string, number, string | null, () => Promise<Response>][] = [
+    ["no JSON", 400, null, async () => send("{")],
+    ["a list", 400, null, async () => send("[]")],
+    ["another content type", 415, "unsupported_media_type", async () => send("{}", { "content-type": "text/plain" })],
+    ["a body too large", 413, "body_too_large", async () => send(" ".repeat(limits.bodyBytes + 1))],
+  ];
+  test.each(cases)("%s: %d", async (_, status, code, ask) => {
+    const response = await ask();
+    expectHeaders(response);
+    expect(await errorOf(response)).toMatchObject({ status, code, type: "invalid_request_error" });
+  });
+});
+
+test("HEAD answers as GET does, without a body", async () => {
+  for (const { path } of operations.filter(({ method, parameter }) => method === "get" && !parameter)) {
+    const { request } = testApp({ readiness: async () => null, usage: async () => [] });
+    const [got, head] = await Promise.all([request(path), request(path, { method: "HEAD" })]);
+    expect([path, head.status, await head.text()]).toEqual([path, got.status, ""]);
+    expectHeaders(head);
+  }
+});
