@@ -25,6 +25,7 @@ const commands = {
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   "bench:fault": ["harm a backend under 200 streams (--help)", "test/bench/fault/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
+  "bench:tenants": ["measure what a tenant's burst costs another (--help)", "test/bench/tenants/main.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
   publish: ["publish artifacts, switch back, list (--help)", "infra/publish/cli.ts"],
   drift: ["compare live traffic with training, and say whether to train again (--help)", "infra/drift/cli.ts"],

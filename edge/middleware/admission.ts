@@ -3,7 +3,6 @@ import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import type { Admission } from "../tenants/admission.ts";
-import { scopeOf } from "../tenants/scopes.ts";
 
 /**
  * Lets a request of `tokens` at most in; whoever is let in has to be settled. Throws rate_limited or quota_exceeded with
@@ -17,10 +16,8 @@ export function admit(c: Context<AppEnvironment>, dependencies: Dependencies, to
 /** Refuses at once what is known to be refused, before its body is read. */
 export function knownRefusals(dependencies: Dependencies) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
-    // Reading costs no tokens; a route without a scope does not either.
-    if (c.req.method === "POST" && scopeOf(c.req.path)) {
-      dependencies.admissions.refuseKnown({ access: c.get("access"), tell: tellIn(c) });
-    }
+    // What is read is not counted.
+    if (c.req.method === "POST") dependencies.admissions.refuseKnown({ access: c.get("access"), tell: tellIn(c) });
     await next();
   });
 }

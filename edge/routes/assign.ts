@@ -5,6 +5,7 @@ import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 
 export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
@@ -14,6 +15,8 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const { centroids } = artifacts.manifest;
     const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
+    // It costs no tokens, but a request.
+    (await admit(c, dependencies, 0)).settle([]);
     const data = encodePrompts(request.input, artifacts, "input").map((ids, index) => {
       const { centroid, similarity, mode } = assign(ids, wish, artifacts);
       const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);

@@ -158,6 +158,19 @@ describe("limits", () => {
     expect((await stateOf()).seconds).toHaveLength(1);
   });
 
+  test("of requests: assigning is one, without tokens, and is no use", async () => {
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
+    const { post, settled } = testApp();
+    const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
+    const first = await assign();
+    expect([first.status, first.headers.get("x-ratelimit-remaining-requests")]).toEqual([200, "1"]);
+    expect((await assign()).status).toBe(200);
+    expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    await settled();
+    expect((await stateOf()).open).toEqual([]);
+    expect(await ledger.usage(today(), today())).toEqual([]);
+  });
+
   test("of tokens: reserved at the start, settled at what was used", async () => {
     backendAnswers(({ id }) => saying(id, "bb", { finish: "stop" }));
     const { headers } = await tenantWith({ limits: { tokensPerMinute: 40 } });

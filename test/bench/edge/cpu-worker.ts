@@ -5,18 +5,21 @@
 import { type Artifacts, loadArtifacts, loadOnce } from "../../../edge/assign/artifacts.ts";
 import { assign } from "../../../edge/assign/assign.ts";
 import { encodePrompts } from "../../../edge/assign/encode.ts";
+import { createSigner } from "../../../edge/backend/call-signer.ts";
 
 /** `repeats` times over all texts; 0 measures the way there and back. */
 export interface CpuTask {
   texts: string[];
   repeats: number;
-  work: "tokenize" | "assign" | "both";
+  /** "sign": a call to a backend, `texts` being its body. */
+  work: "tokenize" | "assign" | "both" | "sign";
 }
 
 interface Env {
   ASSETS: { fetch(url: string): Promise<Response> };
 }
 
+const sign = createSigner(["s".repeat(32)], { now: () => 0, newNonce: () => "0".repeat(32) });
 let load: (() => Promise<Artifacts>) | null = null;
 
 export default {
@@ -29,6 +32,11 @@ export default {
     );
     const artifacts = await load();
     const { texts, repeats, work } = (await request.json()) as CpuTask;
+    if (work === "sign") {
+      const body = new TextEncoder().encode(texts.join(""));
+      for (let i = 0; i < repeats; i++) await sign("POST", "/v1/batches", body);
+      return Response.json({ bytes: body.byteLength });
+    }
     const encoded = encodePrompts(texts, artifacts, "prompt");
     let centroids = 0;
     for (let i = 0; i < repeats; i++) {

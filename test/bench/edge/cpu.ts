@@ -6,6 +6,8 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { createSigner } from "../../../edge/backend/call-signer.ts";
+import { CallVerifier } from "../../../gpu-backend/http/call-verifier.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
@@ -30,12 +32,73 @@ export interface CpuRow {
   bothMs: number;
 }
 
+/** What a signature costs a call: made inside workerd, checked by a backend's Node. */
+export interface SigningRow {
+  kind: "signing";
+  bodyBytes: number;
+  signMs: number;
+  verifyMs: number;
+}
+
 const root = path.join(import.meta.dirname, "../../..");
 const tokenCounts = [100, 1000];
 const textCount = 20;
 const rounds = 9;
 /** Milliseconds that the repeats of one measurement should take: long against the way there and back. */
 const spanMs = 200;
+
+export async function measureSigning(): Promise<SigningRow[]> {
+  const edge = await prepareBareEdge(path.join(import.meta.dirname, "cpu-worker.toml"));
+  const workerd = await startWorkerd(await edge.configure({ assets: path.join(root, "edge/public") }));
+  try {
+    const rows: SigningRow[] = [];
+    for (const bodyBytes of [1000, 20_000]) {
+      const task = (repeats: number): CpuTask => ({ texts: ["a".repeat(bodyBytes)], repeats, work: "sign" });
+      await spentMs(workerd.url, task(2000)); // lets the runtime compile what it will run
+      rows.push({
+        kind: "signing",
+        bodyBytes,
+        signMs: await perRepeat((repeats) => spentMs(workerd.url, task(repeats))),
+        verifyMs: await perRepeat((repeats) => spentVerifyingMs(bodyBytes, repeats)),
+      });
+    }
+    return rows;
+  } finally {
+    await workerd.stop();
+    await edge.remove();
+  }
+}
+
+async function perRepeat(spent: (repeats: number) => Promise<number>): Promise<number> {
+  const repeats = 2000;
+  const samples: number[] = [];
+  for (let round = 0; round < rounds; round++) samples.push(((await spent(repeats)) - (await spent(0))) / repeats);
+  return median(samples);
+}
+
+async function spentVerifyingMs(bodyBytes: number, repeats: number): Promise<number> {
+  const secret = "s".repeat(32);
+  let calls = 0;
+  const newNonce = () => (calls++).toString(16).padStart(32, "0");
+  const sign = createSigner([secret], { now: () => 0, newNonce });
+  const body = new TextEncoder().encode("a".repeat(bodyBytes));
+  const headers: string[] = [];
+  for (let i = 0; i < repeats; i++) headers.push((await sign("POST", "/v1/batches", body)).authorization);
+  const verifier = new CallVerifier([secret], () => 0);
+  const started = performance.now();
+  for (const header of headers) {
+    await verifier.verify("POST", "/v1/batches", header);
+    await sha256Hex(body);
+  }
+  return performance.now() - started;
+}
+
+async function spentMs(url: string, task: CpuTask): Promise<number> {
+  const started = performance.now();
+  const response = await fetch(url, { method: "POST", body: JSON.stringify(task) });
+  await response.json();
+  return performance.now() - started;
+}
 
 export async function measureCpu(): Promise<CpuRow[]> {
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-bench-"));
@@ -62,12 +125,7 @@ export async function measureCpu(): Promise<CpuRow[]> {
 
 async function measureTokens(url: string, tokenizer: Tokenizer, tokens: number, manifest: Manifest): Promise<CpuRow> {
   const texts = benchTexts(tokenizer, tokens, textCount);
-  const spent = async (work: CpuTask["work"], repeats: number) => {
-    const started = performance.now();
-    const response = await fetch(url, { method: "POST", body: JSON.stringify({ texts, repeats, work }) });
-    await response.json();
-    return performance.now() - started;
-  };
+  const spent = (work: CpuTask["work"], repeats: number) => spentMs(url, { texts, repeats, work });
   const perText = async (work: CpuTask["work"]) => {
     const trial = await spent(work, 20);
     const repeats = Math.max(10, Math.ceil((spanMs * 20) / trial));

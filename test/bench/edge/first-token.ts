@@ -6,6 +6,8 @@ export interface Way {
   system: string;
   url: string;
   headers: Record<string, string>;
+  /** Gives more headers for a body, before its time counts. */
+  sign?: (body: Uint8Array) => Promise<Record<string, string>>;
   /** Bodies of its requests, each used in turn. */
   bodies: string[];
   /** What the answer holds once it holds a token. */
@@ -36,7 +38,11 @@ export async function measureFirstTokens(
   for (let round = -1; round < rounds; round++) {
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       const started = performance.now();
-      const waits = await closedLoop(concurrency, requestsPerRound, (i) => firstTokenMs(way, i + round * 7, agent));
+      const waits = await closedLoop(
+        concurrency,
+        requestsPerRound,
+        async (i) => (await timed(way, i + round * 7, agent)).firstMs,
+      );
       if (round < 0) continue;
       samples.get(way)!.push(...waits);
       spentMs.set(way, spentMs.get(way)! + performance.now() - started);
@@ -44,38 +50,50 @@ export async function measureFirstTokens(
   }
   agent.destroy();
   return ways.map((way) => {
-    const sorted = samples.get(way)!.toSorted((a, b) => a - b);
-    const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+    const waits = samples.get(way)!;
     return {
       kind: "first-token",
       backend,
       system: way.system,
       concurrency,
-      requests: sorted.length,
-      p50Ms: at(0.5),
-      p99Ms: at(0.99),
-      requestsPerSecond: (1000 * sorted.length) / spentMs.get(way)!,
+      requests: waits.length,
+      p50Ms: quantile(waits, 0.5),
+      p99Ms: quantile(waits, 0.99),
+      requestsPerSecond: (1000 * waits.length) / spentMs.get(way)!,
     };
   });
 }
 
+export function quantile(samples: readonly number[], share: number): number {
+  const sorted = samples.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+}
+
 /** Runs `count` tasks, `concurrency` at a time. */
-async function closedLoop(concurrency: number, count: number, task: (i: number) => Promise<number>): Promise<number[]> {
-  const results: number[] = [];
+export async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
+  const results: T[] = [];
   let next = 0;
   const lane = async () => {
-    while (next < count) results.push(await task(next++));
+    for (let i = next++; i < count; i = next++) results.push(await task(i));
   };
   await Promise.all(Array.from({ length: concurrency }, lane));
   return results;
 }
 
-/** From the request to the first token; resolves when the whole answer has come. */
-function firstTokenMs({ system, url, headers, bodies, firstToken }: Way, index: number, agent: Agent): Promise<number> {
+/** Milliseconds of one completion, from its request on. */
+export interface Times {
+  firstMs: number;
+  totalMs: number;
+}
+
+export async function timed(way: Way, index: number, agent: Agent): Promise<Times> {
+  const { system, url, bodies, firstToken } = way;
   const body = bodies[(index + bodies.length) % bodies.length];
+  const signed = (await way.sign?.(new TextEncoder().encode(body))) ?? {};
+  const headers = { "content-type": "application/json", ...way.headers, ...signed };
   return new Promise((resolve, reject) => {
     const startedMs = performance.now();
-    const sent = request(url, { method: "POST", agent, headers: { "content-type": "application/json", ...headers } });
+    const sent = request(url, { method: "POST", agent, headers });
     sent.once("error", reject);
     sent.once("response", (response) => {
       let waitedMs: number | null = null;
@@ -88,7 +106,7 @@ function firstTokenMs({ system, url, headers, bodies, firstToken }: Way, index: 
       response.once("error", reject);
       response.once("end", () => {
         if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
-        else resolve(waitedMs);
+        else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs });
       });
     });
     sent.end(body);

@@ -3,15 +3,14 @@
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
-import { fork } from "node:child_process";
-import { createHash } from "node:crypto";
-import { once } from "node:events";
+import { createHash, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
+import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { planCompletion } from "../../../edge/completions/plan.ts";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
@@ -20,15 +19,17 @@ import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { type CpuRow, measureCpu } from "./cpu.ts";
+import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
+import { startFakeBackend } from "./fake-backend-process.ts";
 import { type FirstTokenRow, measureFirstTokens, type Way } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
-import { added, addedLine, cpuLine, firstTokenLine, losingLines, targets } from "./report.ts";
+import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 const portkeyFolder = path.join(import.meta.dirname, "portkey");
 const key = "sk-chameleon-bench";
+const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
 const promptTokens = 100;
 const maxTokens = 8;
 /** Distinct prompts, so that no cache answers. */
@@ -43,11 +44,16 @@ const options = new Command("bench:edge")
   .parse()
   .opts<{ quick?: boolean; json?: string; rounds: number; requests: number }>();
 
+/** As the edge does. */
+const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => randomUUID().replaceAll("-", "") });
+
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
 await stageArtifacts();
 const cpu = await measureCpu();
 for (const row of cpu) say(cpuLine(row));
+const signing = await measureSigning();
+for (const row of signing) say(signingLine(row));
 const firstTokens = await measureWays();
 for (const row of firstTokens) say(firstTokenLine(row));
 const addedRows = [
@@ -65,7 +71,7 @@ if (options.json) {
     machine: { cpu: cpus()[0].model, cores: cpus().length, memoryBytes: totalmem(), load: loadavg() },
     versions: versions(),
     targets,
-    rows: [...cpu, ...firstTokens, ...addedRows] satisfies (CpuRow | FirstTokenRow | object)[],
+    rows: [...cpu, ...signing, ...firstTokens, ...addedRows] satisfies (CpuRow | FirstTokenRow | object)[],
     losing,
   };
   await writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
@@ -78,7 +84,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
   try {
     const edgeWay = async (backendUrl: string): Promise<Way> => {
       const hash = createHash("sha256").update(key).digest("hex");
-      const vars = { BACKEND_URLS: backendUrl, TENANT_KEYS: JSON.stringify([{ hash, tenant: "bench" }]) };
+      const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
+      const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
       const workerd = await startWorkerd(await edge.configure({ vars }));
       stops.push(() => workerd.stop());
       const headers = { authorization: `Bearer ${key}` };
@@ -94,6 +101,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       system: "the backend directly",
       url: `${backendUrl}/v1/batches`,
       headers: {},
+      sign: (body) => sign("POST", "/v1/batches", body),
       bodies: ours.contract,
       firstToken: '"type":"token"',
     });
@@ -124,7 +132,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
     const rows = await measureBackend("fake", ways);
     if (options.quick) return rows;
 
-    const backend = await startBackend({ THREADS: "1" });
+    const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
     stops.push(async () => {
       backend.child.kill();
       await backend.exited;
@@ -161,20 +169,6 @@ async function waysBodies(): Promise<{ manifestHash: string; public: string[]; c
     return JSON.stringify(planCompletion(completionRequestSchema.parse(request), artifacts, caller).batches[0]);
   });
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
-}
-
-async function startFakeBackend(manifestHash: string): Promise<{ url: string; stop(): Promise<void> }> {
-  const child = fork(path.join(import.meta.dirname, "fake-backend.ts"), [manifestHash], {
-    stdio: ["ignore", "pipe", "inherit", "ipc"],
-  });
-  const [line] = await once(child.stdout!, "data");
-  return {
-    url: String(line).trim(),
-    async stop() {
-      child.kill();
-      await once(child, "close");
-    },
-  };
 }
 
 function versions(): Record<string, string> {

@@ -1,0 +1,200 @@
+/**
+ * Whether one tenant's burst stays inside its limits exactly, and what another tenant notices of it: its completions alone,
+ * and beside a tenant that sends 500 requests at once, and again each second, whatever it is told. In turns, through a bare
+ * workerd. The backend is one that answers
+ * by the clock, so that what is measured is the edge, and then the real one.
+ * Run: npm run bench:tenants -- --help
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { readFile, writeFile } from "node:fs/promises";
+import { Agent } from "node:http";
+import { cpus, loadavg } from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Command, InvalidArgumentError } from "commander";
+import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
+import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../../infra/workerd/process.ts";
+import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
+import { startBackend } from "../../support/backend-process.ts";
+import { startFakeBackend } from "../edge/fake-backend-process.ts";
+import { closedLoop, quantile, type Times, timed, type Way } from "../edge/first-token.ts";
+import type { BurstResult, BurstTask } from "./burst.ts";
+
+const root = path.join(import.meta.dirname, "../../..");
+const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
+/** A quiet tenant has few requests open. */
+const quietLanes = 2;
+/** As impatient as a client gets that does not read Retry-After. */
+const pauseMs = 1000;
+/** No longer, or the minute is over and more may pass. */
+const burstingMs = 45_000;
+const targetRatio = 1.5;
+
+const options = new Command("bench:tenants")
+  .description("one tenant's burst: exact limits, and what another tenant notices")
+  .option("--json <file>", "write the figures there")
+  .option("--rounds <n>", "rounds, quiet and burst in turns", count, 3)
+  .option("--requests <n>", "the quiet tenant's completions of a round and phase", count, 100)
+  .option("--burst <n>", "requests at once of a burst", count, 500)
+  .option("--limit <n>", "requests a minute that a bursting tenant may have", count, 64)
+  .option("--tokens <n>", "tokens of a completion", count, 64)
+  .parse()
+  .opts<{ json?: string; rounds: number; requests: number; burst: number; limit: number; tokens: number }>();
+
+interface Row {
+  backend: string;
+  phase: "alone" | "beside bursts";
+  requests: number;
+  firstP50Ms: number;
+  firstP99Ms: number;
+  totalP50Ms: number;
+  totalP99Ms: number;
+}
+
+const say = (line: string) => void process.stdout.write(`${line}\n`);
+const body = (prompt: string) =>
+  JSON.stringify({ model: "gpt2:auto", prompt, max_tokens: options.tokens, temperature: 0, stream: true });
+
+await stageArtifacts();
+const manifest = await readFile(path.join(root, "edge/public/artifacts/manifest.json"));
+const fake = await startFakeBackend(createHash("sha256").update(manifest).digest("hex"));
+const real = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
+const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
+const rows: Row[] = [];
+const wrong: string[] = [];
+let bursts = 0;
+try {
+  for (const [backend, url] of Object.entries({ fake: fake.url, real: real.url })) await measure(backend, url);
+} finally {
+  await fake.stop();
+  real.child.kill();
+  await real.exited;
+  await bare.remove();
+}
+say(
+  `${bursts} bursts of ${options.burst}, ${options.limit} a minute allowed: ${wrong.length === 0 ? "all exact" : wrong.join("; ")}`,
+);
+const losing = ratioLines().filter(({ isOver }) => isOver);
+for (const { line } of ratioLines()) say(line);
+if (options.json) {
+  const machine = { cpu: cpus()[0].model, cores: cpus().length, load: loadavg() };
+  const result = { machine, options, rows, bursts, wrong, losing: losing.map(({ line }) => line) };
+  await writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
+}
+// Exactness must hold on any machine; time is for who reads it.
+process.exitCode = wrong.length > 0 ? 1 : 0;
+
+async function measure(backend: string, backendUrl: string): Promise<void> {
+  const tenants = ["quiet", ...Array.from({ length: options.rounds + 1 }, (_, i) => `burst-${i}`)];
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
+  const edge = await startWorkerd(await bare.configure({ vars, entries: recordsOf(tenants) }));
+  const url = `${edge.url}/v1/completions`;
+  const burster = fork(path.join(import.meta.dirname, "burst.ts"), [url, body("Buy now")]);
+  const agent = new Agent({ keepAlive: true, maxSockets: quietLanes });
+  const headers = { authorization: `Bearer ${keyOf("quiet")}` };
+  const bodies = Array.from({ length: 256 }, (_, i) => body(`On the ${i}th of May a letter came, and`));
+  const quiet: Way = { system: "quiet tenant", url, headers, bodies, firstToken: "data: {" };
+  const samples: Record<Row["phase"], Times[]> = { alone: [], "beside bursts": [] };
+  const run = (requests: number) => closedLoop(quietLanes, requests, (i) => timed(quiet, i, agent));
+  try {
+    await run(40); // connections open, code is compiled
+    check(await bursting(burster, options.rounds), options.limit);
+    for (let round = 0; round < options.rounds; round++) {
+      const alone = async () => void samples.alone.push(...(await run(options.requests)));
+      const beside = async () => {
+        let isOver = false;
+        const running = run(options.requests).finally(() => {
+          isOver = true;
+        });
+        const untilMs = performance.now() + burstingMs;
+        for (let i = 0; !isOver && performance.now() < untilMs; i++) {
+          check(await bursting(burster, round), i === 0 ? options.limit : 0);
+          await sleep(pauseMs);
+        }
+        samples["beside bursts"].push(...(await running));
+      };
+      for (const phase of round % 2 === 0 ? [alone, beside] : [beside, alone]) await phase();
+    }
+  } finally {
+    burster.kill();
+    agent.destroy();
+    await edge.stop();
+  }
+  for (const [phase, times] of Object.entries(samples) as [Row["phase"], Times[]][]) {
+    const [first, total] = [times.map(({ firstMs }) => firstMs), times.map(({ totalMs }) => totalMs)];
+    const row: Row = {
+      ...{ backend, phase, requests: times.length },
+      ...{ firstP50Ms: quantile(first, 0.5), firstP99Ms: quantile(first, 0.99) },
+      ...{ totalP50Ms: quantile(total, 0.5), totalP99Ms: quantile(total, 0.99) },
+    };
+    rows.push(row);
+    say(
+      `${backend} backend, quiet tenant ${phase}: first token p50 ${row.firstP50Ms.toFixed(1)} p99 ${row.firstP99Ms.toFixed(1)} ms, whole p50 ${row.totalP50Ms.toFixed(0)} p99 ${row.totalP99Ms.toFixed(0)} ms (${row.requests} completions)`,
+    );
+  }
+}
+
+async function bursting(child: ChildProcess, index: number): Promise<BurstResult> {
+  child.send({ key: keyOf(`burst-${index}`), requests: options.burst } satisfies BurstTask);
+  const [result] = (await once(child, "message")) as [BurstResult];
+  return result;
+}
+
+/** Exactly `limit` pass, each is told what is left, and all others are refused. */
+function check({ statuses, remaining }: BurstResult, limit: number): void {
+  bursts++;
+  const { burst } = options;
+  const expected = Array.from({ length: Math.min(burst, limit) }, (_, i) => limit - 1 - i);
+  const isExact =
+    (statuses[200] ?? 0) === expected.length &&
+    (statuses[429] ?? 0) === burst - expected.length &&
+    remaining.sort((a, b) => b - a).every((left, i) => left === expected[i]);
+  if (!isExact) wrong.push(`burst ${bursts} had ${JSON.stringify(statuses)}`);
+}
+
+function ratioLines(): { line: string; isOver: boolean }[] {
+  return ["fake", "real"].flatMap((backend) => {
+    const [alone, beside] = (["alone", "beside bursts"] as const).map(
+      (phase) => rows.find((row) => row.backend === backend && row.phase === phase)!,
+    );
+    return (["firstP99Ms", "totalP99Ms"] as const).map((field) => {
+      const ratio = beside[field] / alone[field];
+      const isOver = ratio > targetRatio;
+      const what = field === "firstP99Ms" ? "first token" : "whole completion";
+      return {
+        line: `${isOver ? "LOSES  " : ""}${backend} backend: p99 of the quiet tenant's ${what} ${ratio.toFixed(2)}x beside bursts`,
+        isOver,
+      };
+    });
+  });
+}
+
+function keyOf(tenant: string): string {
+  return `sk-bench-${tenant}`;
+}
+
+/** What KV holds of these tenants. */
+function recordsOf(tenants: readonly string[]): Record<string, string> {
+  const createdAt = "2026-11-01T00:00:00.000Z";
+  return Object.fromEntries(
+    tenants.flatMap((tenant) => {
+      const hash = createHash("sha256").update(keyOf(tenant)).digest("hex");
+      const key = { hash, tenant, scopes, createdAt, expiresAt: null, revokedAt: null };
+      const limits = tenant === "quiet" ? {} : { requestsPerMinute: options.limit };
+      const record = { plan: "unlimited", limits, origins: [] };
+      return [
+        [keyPrefix + keyIdOf(hash), JSON.stringify(key)],
+        [tenantPrefix + tenant, JSON.stringify(record)],
+      ];
+    }),
+  );
+}
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
+  return value;
+}
