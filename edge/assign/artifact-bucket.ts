@@ -2,7 +2,7 @@
 import { objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { type Artifacts, loadArtifacts } from "./artifacts.ts";
+import { type Artifacts, loadArtifacts, mostArtifactBytes } from "./artifacts.ts";
 
 /** What is read of the platform's R2Bucket. */
 export interface Bucket {
@@ -15,6 +15,7 @@ interface Unchanged {
 }
 
 interface Found extends Unchanged {
+  size: number;
   body: unknown;
   text(): Promise<string>;
   arrayBuffer(): Promise<ArrayBuffer>;
@@ -54,6 +55,8 @@ export class ArtifactBucket implements ArtifactSource {
       const found = await this.#bucket.get(objectName(sha256));
       if (!found)
         throw new Error(`${objectName(sha256)}, ${name} of the manifest ${manifestHash}, is not in the bucket`);
+      // Before it takes memory.
+      if (found.size > mostArtifactBytes) throw new Error(`${objectName(sha256)}, ${name}, has ${found.size} bytes`);
       const bytes = new Uint8Array(await found.arrayBuffer());
       // The others are held against what this one says.
       if (name === manifestFile && (await sha256Hex(bytes)) !== manifestHash) {

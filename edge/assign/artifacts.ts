@@ -26,6 +26,9 @@ export interface Artifacts {
 /** Reads one file of a set, `sha256` being what the manifest says of it; the name is never taken from a request. */
 export type ReadArtifact = (name: string, sha256?: string) => Promise<Uint8Array>;
 
+/** Of each file. An isolate has 128 MB, and holds two sets of them; a table of GPT-2's vocabulary has 3.5 MB. */
+export const mostArtifactBytes = 16 * 2 ** 20;
+
 /** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
 export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   const manifestBytes = await read(manifestFile);
@@ -59,6 +62,9 @@ export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
 
 async function readVerified(read: ReadArtifact, name: string, record: FileRecord | undefined): Promise<TensorFile> {
   if (!record) throw new Error(`manifest.json does not list ${name}`);
+  if (record.bytes > mostArtifactBytes) {
+    throw new Error(`${name} has ${record.bytes} bytes; the edge holds files of at most ${mostArtifactBytes}`);
+  }
   const bytes = await read(name, record.sha256);
   const actual = await sha256Hex(bytes);
   if (actual !== record.sha256) {

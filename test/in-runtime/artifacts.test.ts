@@ -3,6 +3,7 @@ import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ArtifactBucket } from "../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../edge/assign/artifact-sets.ts";
+import { mostArtifactBytes } from "../../edge/assign/artifacts.ts";
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
@@ -130,6 +131,11 @@ describe("what is not as it should be is refused, told, and the old set stays; m
       "an empty table",
       async (f) => bucket.put(await nameOf(f, edgeTableFile), ""),
       /edge-table has 0 bytes|edge-table.*0 bytes/,
+    ],
+    [
+      "a table that would not fit",
+      async (f) => bucket.put(await nameOf(f, edgeTableFile), new Uint8Array(mostArtifactBytes + 1)),
+      /edge-table.* 16777217 bytes/,
     ],
     [
       "a truncated manifest",

@@ -46,6 +46,12 @@ describe("loadArtifacts", () => {
       (files) => editManifest(files, (m) => Object.assign(m.embedding, { dimensions: 64 })),
       /4.*64/,
     ],
+    [
+      "a table that an isolate cannot hold",
+      (files) =>
+        editManifest(files, (m) => Object.assign(m.files["edge-table.safetensors"] as object, { bytes: 2 ** 25 })),
+      /edge-table.*33554432.*16777216/,
+    ],
     ["a manifest of another format", (files) => editManifest(files, (m) => Object.assign(m, { format: 2 })), /format/],
   ];
   test.each(damages)("refuses %s", async (_, damage, message) => {
