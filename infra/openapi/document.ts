@@ -15,7 +15,7 @@ const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overload
 const introduction = `GPT-2 behind OpenAI's API, where every text is answered with a language-model head that was generated for its subject.
 Point an OpenAI client at it by its base URL and a key. Fields that are not listed are ignored; one that is \`null\` counts as absent.
 
-**The extension.** Requests may say \`chameleon: {adapter, compare}\`; answers tell under \`chameleon\` which centroid served, how
+**The extension.** Requests may say \`chameleon: {adapter, compare, prompt_bias}\`; answers tell under \`chameleon\` which centroid served, how
 near it was, and what its adapter was measured to gain.
 
 **Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. Where the service fails in the middle of one,
