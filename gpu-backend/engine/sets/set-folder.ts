@@ -50,7 +50,11 @@ export class SetFolders {
   async #tidy(): Promise<void> {
     const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
     const folders = await Promise.all(
-      names.map(async (name) => ({ name, wantedMs: (await stat(join(this.#directory, name))).mtimeMs })),
+      names.map(async (name) => {
+        // Another backend may have removed it just now.
+        const about = await stat(join(this.#directory, name)).catch(() => null);
+        return { name, wantedMs: about?.mtimeMs ?? 0 };
+      }),
     );
     for (const { name } of folders.toSorted((a, b) => b.wantedMs - a.wantedMs).slice(keptFolders)) {
       await rm(join(this.#directory, name), { recursive: true, force: true });
