@@ -31,6 +31,9 @@ import { measureTraining, trainingLines } from "./training.ts";
 
 const peerFolders = [join(import.meta.dirname, "transformers"), join(import.meta.dirname, "llama")];
 
+/** Tokens at the beginning of prompts that two centroids share. */
+const sharedPrefixes = [400, 800];
+
 /** Who is compared with whom: by bits of a weight, ours first. */
 const groups: Record<string, Entry[]> = {
   fp32: [
@@ -187,10 +190,14 @@ async function benchTraining() {
 }
 
 async function benchPrefix() {
-  const { threads, rounds } = options;
   const prefix = [];
-  for (const format of ["fp32", "int8"] as const) prefix.push(await measurePrefix(format, threads, rounds));
-  for (const row of prefix) say(prefixLine(row));
+  for (const format of ["fp32", "int8"] as const) {
+    for (const sharedTokens of sharedPrefixes) {
+      const row = await measurePrefix(format, sharedTokens, options);
+      say(prefixLine(row));
+      prefix.push(row);
+    }
+  }
   return { prefix };
 }
 

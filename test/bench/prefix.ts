@@ -15,7 +15,6 @@ import { seededRandom } from "../support/steps.ts";
 import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-const sharedTokens = 400;
 /** What each prompt has of its own after the shared tokens. */
 const ownTokens = 0;
 const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
@@ -32,7 +31,12 @@ export interface PrefixRow {
   saved: number;
 }
 
-export async function measurePrefix(format: WeightFormat, threads: number, rounds: number): Promise<PrefixRow> {
+export async function measurePrefix(
+  format: WeightFormat,
+  sharedTokens: number,
+  options: { threads: number; rounds: number },
+): Promise<PrefixRow> {
+  const { threads, rounds } = options;
   const runner = await createStepRunner({
     config: gpt2Config,
     weights: await gpt2Weights(),
