@@ -22,16 +22,19 @@ export interface ArenaShape extends KvShape {
 const smallestRows = 1;
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
+/** Memory for so many times what is running may stay: to give it back and take it again costs more than it is worth. */
+const spareShare = 4;
 /** To copy a position for a prefill costs what attention over it costs this many tokens. */
 const copyTokens = 16;
 /** Bound on such a copy; beyond it a prefill computes over all P positions. */
-const tightBytes = 64 * 2 ** 20;
+const tightBytes = 128 * 2 ** 20;
 
 export class KvArena {
   readonly #shape: ArenaShape;
-  /** Keys at 2l, values at 2l + 1, each [rowCapacity, H, P, d]. */
+  /** Keys at 2l, values at 2l + 1, each of [rows, H, P, d] and some room. */
   #arrays: Float32Array[] = [];
-  #rowCapacity = 0;
+  /** Positions that the arrays have room for, over all rows. */
+  #capacity = 0;
   #positions = 0; // P
   #rows = 0;
   /** Positions that hold keys and values, per row. */
@@ -53,7 +56,7 @@ export class KvArena {
     this.#lengths = new Int32Array(shape.maximumRows);
     this.#wanted = new Int32Array(shape.maximumRows);
     this.#maximumPositions = Math.floor((shape.maximumBytes ?? Number.POSITIVE_INFINITY) / bytesPerPosition(shape));
-    this.#resize(0, 0);
+    this.#allocate(0, positionsFor(0, shape));
   }
 
   /** P of the next feed. */
@@ -66,8 +69,7 @@ export class KvArena {
   }
 
   get bytes(): number {
-    const positions = this.#rowCapacity * this.#positions + this.#parkedPositions;
-    return positions * bytesPerPosition(this.#shape) + this.#tight.byteLength;
+    return (this.#capacity + this.#parkedPositions) * bytesPerPosition(this.#shape) + this.#tight.byteLength;
   }
 
   lengthOf(row: number): number {
@@ -83,10 +85,11 @@ export class KvArena {
   park(row: number, moves: readonly Move[]): number {
     const name = this.#names[row];
     const length = this.#lengths[row];
-    this.#dropTight();
+    if (!this.#allows(this.#capacity, length + this.#tight.byteLength / bytesPerPosition(this.#shape)))
+      this.#dropTight();
     this.#parked.set(name, { present: this.read(row, 0, length), length });
     this.close(moves);
-    if (!this.#allows(this.#rowCapacity, this.#positions)) this.#resize(this.#rows, this.#longest);
+    if (!this.#allows(this.#capacity)) this.#allocate(this.#rows, positionsFor(this.#longest, this.#shape));
     return name;
   }
 
@@ -151,9 +154,7 @@ export class KvArena {
 
   /** Makes room for rows of so many positions, once, before several appends. */
   reserve(positions: number): void {
-    if (positions <= this.#positions) return;
-    const isRoom = this.#allows(this.#rowCapacity, positionsFor(positions, this.#shape));
-    this.#resize(isRoom ? this.#rowCapacity : this.#rows, positions);
+    if (positions > this.#positions) this.#fit(positionsFor(positions, this.#shape));
   }
 
   /**
@@ -208,8 +209,10 @@ export class KvArena {
     if (this.#rows === 0 && this.bytes > this.#shape.contextTokens * bytesPerPosition(this.#shape)) this.#dropTight();
     const wanted = this.#rows > 0 ? positionsFor(this.#longest / fullShare, this.#shape) : this.#positions;
     const positions = Math.min(this.#positions, wanted);
-    const rows = Math.min(this.#rowCapacity, powerOfTwo(this.#rows / fullShare, smallestRows));
-    if (positions < this.#positions || rows < this.#rowCapacity) this.#resize(rows, positions);
+    const rows = this.#rows > 1 ? powerOfTwo(this.#rows / fullShare, smallestRows) : 1;
+    const kept = this.#rows > 0 ? spareShare * rows * positions : positions;
+    if (this.#capacity > kept) this.#allocate(rows, positions);
+    else if (positions < this.#positions) this.#spread(positions);
   }
 
   /** Positions that the longest row holds or wants. */
@@ -223,9 +226,9 @@ export class KvArena {
     return this.#parked.values().reduce((sum, { length }) => sum + length, 0);
   }
 
-  /** Whether memory holds rows of so many positions, what is parked, and a copy of `tight` positions. */
-  #allows(rows: number, positions: number, tight = 0): boolean {
-    return rows * positions + this.#parkedPositions + tight <= this.#maximumPositions;
+  /** Whether memory holds arrays of so many positions, what is parked, and a copy of `tight` positions. */
+  #allows(capacity: number, tight = 0): boolean {
+    return capacity + this.#parkedPositions + tight <= this.#maximumPositions;
   }
 
   /** Its memory is somebody else's now. */
@@ -237,8 +240,8 @@ export class KvArena {
   #makeTight(positions: number): boolean {
     const perPosition = bytesPerPosition(this.#shape);
     if (positions * perPosition <= this.#tight.byteLength) return true;
-    const wanted = powerOfTwo(positions, positionUnit);
-    if (wanted * perPosition > tightBytes || !this.#allows(this.#rowCapacity, this.#positions, wanted)) return false;
+    const wanted = Math.min(powerOfTwo(positions, positionUnit), Math.floor(tightBytes / perPosition));
+    if (wanted < positions || !this.#allows(this.#capacity, wanted)) return false;
     this.#tight = new Float32Array((wanted * perPosition) / Float32Array.BYTES_PER_ELEMENT);
     return true;
   }
@@ -262,12 +265,7 @@ export class KvArena {
     this.#names.push(name);
     this.#lengths[this.#rows] = 0;
     this.#wanted[this.#rows++] = wanted;
-    const positions = Math.max(this.#positions, positionsFor(wanted, this.#shape));
-    if (this.#rows <= this.#rowCapacity && positions <= this.#positions) return;
-    const rows = Math.max(this.#rows, this.#rowCapacity);
-    // Where memory does not hold all of that, what is running has it.
-    if (this.#allows(rows, positions)) this.#resize(rows, positions);
-    else this.#resize(this.#rows, this.#longest);
+    this.#fit(Math.max(this.#positions, positionsFor(wanted, this.#shape)));
   }
 
   #takeParked(name: number): { present: Float32Array; length: number } {
@@ -277,27 +275,48 @@ export class KvArena {
     return parked;
   }
 
-  /** Copies what is running into arrays with room for `rows` and `positions`, and for more rows where there is memory. */
-  #resize(rows: number, positions: number): void {
+  /** Makes room for P positions in every row; where memory does not hold that, for what the longest needs. */
+  #fit(P: number): void {
+    if (this.#rows * P <= this.#capacity) this.#spread(P);
+    else if (this.#allows(this.#rows * P)) this.#allocate(this.#rows, P);
+    else this.#allocate(this.#rows, positionsFor(this.#longest, this.#shape));
+  }
+
+  /** Moves what is running apart, or together, so that every row has P positions. */
+  #spread(P: number): void {
+    const { heads: H, headWidth: d } = this.#shape;
+    const oldP = this.#positions;
+    this.#positions = P;
+    if (P === oldP) return;
+    const heads = Array.from({ length: this.#rows * H }, (_, head) => head);
+    // From the far end where they move apart, or one would overwrite the next.
+    if (P > oldP) heads.reverse();
+    for (const array of this.#arrays) {
+      for (const head of heads) {
+        const from = head * oldP * d;
+        array.copyWithin(head * P * d, from, from + this.#lengths[Math.floor(head / H)] * d);
+      }
+    }
+  }
+
+  /** Copies what is running into arrays with room for `rows` of P positions, and for more rows where there is memory. */
+  #allocate(rows: number, P: number): void {
     const { layers, heads: H, headWidth: d, maximumRows } = this.#shape;
-    const P = positionsFor(positions, this.#shape);
     const affordable = Math.floor((this.#maximumPositions - this.#parkedPositions) / P);
     const rowCapacity = Math.max(rows, Math.min(powerOfTwo(rows, smallestRows), maximumRows, affordable));
     const oldP = this.#positions;
-    this.#dropTight();
+    if (!this.#allows(rowCapacity * P, this.#tight.byteLength / bytesPerPosition(this.#shape))) this.#dropTight();
     for (let i = 0; i < 2 * layers; i++) {
-      const grown = new Float32Array(rowCapacity * H * P * d);
+      const made = new Float32Array(rowCapacity * H * P * d);
       const old = this.#arrays[i];
-      for (let row = 0; row < Math.min(this.#rows, this.#rowCapacity); row++) {
-        const elements = this.#lengths[row] * d;
-        for (let h = 0; h < H; h++) {
-          const from = (row * H + h) * oldP * d;
-          grown.set(old.subarray(from, from + elements), (row * H + h) * P * d);
-        }
+      // A row that has just been opened may lie beyond the old arrays; it holds nothing.
+      for (let head = 0; head < this.#rows * H; head++) {
+        const from = head * oldP * d;
+        made.set(old.subarray(from, from + this.#lengths[Math.floor(head / H)] * d), head * P * d);
       }
-      this.#arrays[i] = grown;
+      this.#arrays[i] = made;
     }
-    this.#rowCapacity = rowCapacity;
+    this.#capacity = rowCapacity * P;
     this.#positions = P;
   }
 }

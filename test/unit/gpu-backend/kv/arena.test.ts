@@ -201,7 +201,32 @@ describe("memory", () => {
     arena.open();
     fill(arena, 0, 10);
     arena.trim();
+    expect([arena.positions, arena.bytes]).toEqual([64, 2 * empty]);
+    arena.close([]);
+    arena.trim();
     expect(arena.bytes).toBe(empty);
+  });
+
+  test("memory of rows that ended stays for others, who spread and close up in it, and goes when it is four times too much", () => {
+    const arena = new KvArena(shape);
+    for (let row = 0; row < 8; row++) arena.open(row === 7 ? 200 : 0);
+    const full = arena.bytes;
+    expect(full).toBe(8 * 256 * arrays * stride * 4);
+    for (let row = 7; row > 1; row--) arena.close([]);
+    fill(arena, 0, 100);
+    fill(arena, 1, 30);
+    arena.trim();
+    expect([arena.positions, arena.bytes]).toEqual([192, full]);
+    expect([0, 1].map((row) => tokensIn(arena, row, 1).length)).toEqual([100, 30]);
+    fill(arena, 1, 170);
+    expect([arena.positions, arena.bytes]).toEqual([256, full]);
+    expect([0, 1].map((row) => arena.lengthOf(row))).toEqual([100, 200]);
+    expect(tokensIn(arena, 0, 1).length).toBe(100);
+    arena.close([]);
+    arena.trim();
+    // One of 192 is left of eight of 256.
+    expect([arena.positions, arena.bytes]).toEqual([192, (full * 192) / (8 * 256)]);
+    expect(tokensIn(arena, 0, 1).length).toBe(100);
   });
 
   test("rows grow up to the maximum, and no further", () => {
