@@ -1,5 +1,6 @@
 /** Runs the plan of a completion or a chat, and answers whole or as a stream. */
 import type { Context } from "hono";
+import { limits } from "../../shared/contracts/limits.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
@@ -16,6 +17,9 @@ import { generate } from "./generate.ts";
 import type { Caller, GenerationRequest, Plan } from "./plan.ts";
 import { type Form, ResponseBuilder } from "./response.ts";
 
+/** A caller's own: milliseconds within which each of its choices must start, else it ends in deadline_exceeded. */
+const deadlineHeader = "x-deadline-ms";
+
 export interface Generation<Choice extends object, ChunkChoice extends object> {
   request: GenerationRequest & { stream: boolean; stream_options: { include_usage: boolean } | null };
   plan: Plan;
@@ -23,7 +27,7 @@ export interface Generation<Choice extends object, ChunkChoice extends object> {
   form: Form<Choice, ChunkChoice>;
 }
 
-/** Who asks, and for whose adapter. Throws adapter_outdated. */
+/** Who asks, for whose adapter, and how long that may wait. Throws adapter_outdated, and invalid_request for the header. */
 export async function callerOf(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -32,7 +36,18 @@ export async function callerOf(
 ): Promise<Caller> {
   const tenant = c.get("tenant");
   const own = await dependencies.adapters.named(tenant, request.model, request.chameleon.adapter, artifacts);
-  return { requestId: c.get("requestId"), tenant, own, randomSeed: dependencies.randomSeed(), now: dependencies.now };
+  const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
+  const { randomSeed, now } = dependencies;
+  return { requestId: c.get("requestId"), tenant, own, deadlineMs, randomSeed: randomSeed(), now };
+}
+
+function deadlineOf(header: string | undefined): number | null {
+  if (header === undefined) return null;
+  const deadlineMs = /^\d{1,9}$/.test(header) ? Number(header) : 0;
+  if (deadlineMs >= 1 && deadlineMs <= limits.deadlineMs) return deadlineMs;
+  const shown = JSON.stringify(header.slice(0, 40));
+  const message = `The header ${deadlineHeader} is ${shown}; it must be milliseconds, 1 to ${limits.deadlineMs}.`;
+  throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
 /** Throws the ServiceError that ends it before its first part. */

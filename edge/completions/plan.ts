@@ -58,6 +58,8 @@ export interface Caller {
   tenant: string;
   /** The tenant's own adapter that the request names, if it does. */
   own?: OwnAdapter | null;
+  /** How long it may wait for its start. */
+  deadlineMs?: number | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
   now(): number;
@@ -101,6 +103,7 @@ export function planGeneration(
         maxTokens: Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length),
         // By the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
         sampling: { ...sampling, seed: deriveSeed(seed, i) },
+        ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         promptLogprobs: request.echo && request.logprobs !== null,
         compare: request.chameleon.compare,
         ...(request.chameleon.prompt_bias && wearsPromptBias(assignments[p]) && { promptBias: true }),

@@ -5,6 +5,8 @@ export const limits = {
   headerCharacters: 16_384,
   /** A body has arrived within so many milliseconds, or is not waited for. */
   bodyMs: 30_000,
+  /** The longest wait for a start that a caller may set. */
+  deadlineMs: 600_000,
   bodyBytes: 1_048_576,
   promptsPerRequest: 32,
   choicesPerPrompt: 16,

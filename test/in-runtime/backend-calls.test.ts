@@ -3,7 +3,7 @@ import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { backendAnswers, saying, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -22,6 +22,33 @@ test("every call is signed, over the bytes that are sent", async () => {
     nonces.add(call!.nonce);
   }
   expect(nonces.size).toBe(2);
+});
+
+describe("a caller's deadline", () => {
+  test("travels with each of its choices; what is left of it, in milliseconds", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const headers = { "x-deadline-ms": "1500" };
+    const { complete } = testApp();
+    expect((await complete({ prompt: ["aaa", "aa"], max_tokens: 1, n: 2 }, { headers })).status).toBe(200);
+    const deadlines = seen.batches.flatMap(({ sequences }) => sequences.map(({ deadlineMs }) => deadlineMs ?? 0));
+    expect(deadlines).toHaveLength(4);
+    for (const deadlineMs of deadlines) {
+      expect(deadlineMs).toBeGreaterThan(0);
+      expect(deadlineMs).toBeLessThanOrEqual(1500);
+    }
+  });
+
+  test.each(["0", "-1", "1.5", "soon", "600001", ""])("of %j is refused by the limit", async (deadline) => {
+    const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": deadline } });
+    expect(await errorOf(response)).toMatchObject({ status: 400, param: "x-deadline-ms" });
+  });
+
+  test("that is over is 504", async () => {
+    const error = { type: "error", kind: "deadline_exceeded", message: "too late", retryAfterSeconds: null } as const;
+    backendAnswers(({ id }) => [{ ...error, id }]);
+    const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": "5" } });
+    expect(await errorOf(response)).toMatchObject({ status: 504, code: "deadline_exceeded" });
+  });
 });
 
 describe("nothing that a client sends reaches a backend", () => {

@@ -19,8 +19,8 @@ import { type Outcome, send } from "./send.ts";
 const root = path.join(import.meta.dirname, "../../..");
 const key = "sk-chameleon-fuzz";
 const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
-/** An answer may wait behind long generations; whoever waits longer has been forgotten. */
-const patienceMs = 60_000;
+/** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
+const patienceMs = 180_000;
 const drainMs = 15_000;
 const generatedAtOnce = 500;
 
