@@ -14,6 +14,8 @@ export interface Records {
 
 /** So long a revoked key may still pass in an isolate, on top of what KV itself takes: a minute or so away from home. */
 const rememberMs = 1000;
+/** From then on it is read again behind whoever asks, so that steady traffic never waits for it. */
+const refreshMs = 600;
 /** Names can be made up by anybody; the oldest are forgotten. */
 const rememberedNames = 1000;
 
@@ -53,7 +55,11 @@ export function createRecords(
     remembers: (name) => (remembered.get(name)?.record ?? null) !== null,
     async get(name) {
       const known = remembered.get(name);
-      if (known && now() - known.readMs < rememberMs) return known.record;
+      const ageMs = known ? now() - known.readMs : Number.POSITIVE_INFINITY;
+      if (known && ageMs < rememberMs) {
+        if (ageMs >= refreshMs) void readOnce(name);
+        return known.record;
+      }
       try {
         return await readOnce(name);
       } catch (error) {

@@ -3,6 +3,7 @@ import { readConfig } from "../../../edge/config.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { plans } from "../../../shared/contracts/tenants.ts";
+import { turn } from "../../support/scripted-backends.ts";
 
 const valid = { BACKEND_URLS: "http://127.0.0.1:8788", TENANT_KEYS: "[]", SHARD_COUNT: "4" };
 /** Of "one" and "two". */
@@ -104,13 +105,24 @@ describe("records", () => {
     );
     expect(await Promise.all([records.get("a"), records.get("a")])).toEqual([1, 1]);
     stored = 2;
-    nowMs = 999;
+    nowMs = 599;
     expect([await records.get("a"), reads]).toEqual([1, 1]);
     nowMs = 1000;
     expect([await records.get("a"), reads]).toEqual([2, 2]);
+    // Asked all the time, nobody waits for the next read.
+    stored = 3;
+    nowMs = 1600;
+    expect(await Promise.all([records.get("a"), records.get("a")])).toEqual([2, 2]);
+    await turn();
+    expect([await records.get("a"), reads]).toEqual([3, 3]);
+    // Nor is one that fails behind them anybody's failure.
     stored = "away";
+    nowMs = 2300;
+    expect(await records.get("a")).toBe(3);
+    await turn();
+    expect([await records.get("a"), reads]).toEqual([3, 5]);
     nowMs = 9000;
-    expect(await records.get("a")).toBe(2);
+    expect(await records.get("a")).toBe(3);
     await expect(records.get("b")).rejects.toThrow("away");
   });
 });
