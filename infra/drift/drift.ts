@@ -10,6 +10,7 @@
  */
 import { type AssignmentCounts, emptyProfile, similarityBins } from "../../shared/math/assignment-profile.ts";
 
+export const watchedIndex = 0.1;
 export const majorIndex = 0.25;
 /** Added to every bin, as nobody can take the logarithm of nothing. */
 const smoothing = 0.5;

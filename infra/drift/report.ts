@@ -1,6 +1,6 @@
 /** What `npm run drift` says. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import { type DriftResult, isMajor, majorIndex, type Shift } from "./drift.ts";
+import { type DriftResult, isMajor, majorIndex, type Shift, watchedIndex } from "./drift.ts";
 
 /** Centroids that the shift is shown by. */
 const shownCentroids = 5;
@@ -29,6 +29,6 @@ export function verdictText(
 
 function indexText(shift: Shift): string {
   const { psi, chance } = shift;
-  const what = isMajor(shift) ? "moved" : "as in training";
+  const what = isMajor(shift) ? "moved" : psi >= watchedIndex && psi > chance ? "moved a little" : "as in training";
   return `${what} (index ${psi.toFixed(3)}; ${majorIndex} is much, chance alone stays below ${chance.toFixed(3)})`;
 }

@@ -293,7 +293,7 @@ function byPrompt({ promptBias }: EvaluationResult): Plot {
     title: null,
     sort: shown.map(({ method }) => methodNames[method]),
     scale: { range: [colours.base, colours.bank, colours.fixed] },
-    legend: { orient: "top" },
+    legend: { orient: "top", symbolOpacity: 1 },
   } as const;
   return {
     id: "prompts",
