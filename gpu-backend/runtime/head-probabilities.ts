@@ -81,9 +81,10 @@ function buildHeadGraph(tokenEmbedding: Float32Array, D: number, bank: Bank): Ui
     logits = g.node("Gemm", [gated, g.constant(bank.b, [Q, V]), logits]);
   }
   const probabilities = g.node("Softmax", [logits], { axis: 1 });
-  const ofTarget = g.node("Squeeze", [g.node("GatherElements", [logits, targets], { axis: 1 }), g.integers(1)]);
-  const total = g.node("ReduceLogSumExp", [logits, g.integers(1)], { keepdims: 0 });
-  g.output("logprobs", g.node("Sub", [ofTarget, total]), "float32", ["N"]);
+  // Not ReduceLogSumExp, which takes several times as long over a large vocabulary.
+  const logprobs = g.node("LogSoftmax", [logits], { axis: 1 });
+  const ofTarget = g.node("GatherElements", [logprobs, targets], { axis: 1 });
+  g.output("logprobs", g.node("Squeeze", [ofTarget, g.integers(1)]), "float32", ["N"]);
   g.output("expected", g.node("ReduceSum", [probabilities, g.integers(0)], { keepdims: 0 }), "float32", [V]);
   g.output("probabilities", g.node("Gather", [probabilities, chosen], { axis: 1 }), "float32", ["N", "M"]);
   return g.bytes();
