@@ -36,7 +36,7 @@ export function preflight() {
 export function allowedOrigin() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const origin = c.req.header("origin");
-    if (!origin || origin === new URL(c.req.url).origin) return next();
+    if (!origin || origin === URL.parse(c.req.url)?.origin) return next();
     const { tenant, origins } = c.get("access");
     if (!origins.includes(origin)) {
       const shown = JSON.stringify(origin.slice(0, 100));

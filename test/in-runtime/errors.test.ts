@@ -8,6 +8,7 @@ import {
   backendsDispatch,
   backendUrl,
   errorOf,
+  key,
   network,
   testApp,
   useNetwork,
@@ -131,6 +132,16 @@ describe("a request that is refused", () => {
     });
     const error = await errorOf(await request("/v1/completions", { method: "POST", headers, body }));
     expect(error).toMatchObject({ status: 400, message: expect.stringMatching(/broke off after \d+ bytes/) });
+    expect(logged).toEqual([]);
+  });
+
+  test("two Host headers make no URL: a page's call is refused, not a failure of ours", async () => {
+    const { app, logged } = testApp();
+    const headers = { authorization: `Bearer ${key}`, origin: "null" };
+    const request = new Request("http://edge/v1/models", { headers });
+    // What the runtime makes of them, and no Request can be made with.
+    Object.defineProperty(request, "url", { value: "http://edge, other/v1/models" });
+    expect(await errorOf(await app.fetch(request))).toMatchObject({ status: 403 });
     expect(logged).toEqual([]);
   });
 
