@@ -60,7 +60,7 @@ const options = new Command("bench")
   .option("--json <file>", "write the figures there")
   .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
   .option("--rounds <n>", "rounds over which medians are taken", count, 5)
-  .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (400)", count)
+  .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (600)", count)
   .option("--batches <list>", "batch sizes", counts)
   .option("--contexts <list>", "prompt and decoded tokens together", counts)
   .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
@@ -183,7 +183,7 @@ async function benchAdapters() {
 }
 
 async function benchTraining() {
-  const { threads, rounds, tokens, steps = 400 } = options;
+  const { threads, rounds, tokens, steps = 600 } = options;
   const training = await measureTraining(threads, rounds);
   for (const line of trainingLines(training, tokens, steps)) say(line);
   return { training };

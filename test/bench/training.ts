@@ -43,7 +43,7 @@ export interface TrainingRow {
   threads: number;
   /** Seconds for 1,000 tokens. */
   hiddenStates: number;
-  /** Of a step of 15 windows, 2,880 scored tokens. */
+  /** Of a step of 30 windows, 48 tokens of each. */
   step: Record<HeadFormat, number>;
   /** Seconds for 1,000 scored tokens. */
   scoring: number;
@@ -160,7 +160,7 @@ export function trainingLines(row: TrainingRow, tokens: number, steps: number): 
     ...headFormats.map((format) => {
       const total = hidden + steps * row.step[format] + measured;
       const parts = `hidden states ${minutes(hidden)}, steps ${minutes(steps * row.step[format])}, measuring ${minutes(measured)}`;
-      return `head ${format}: ${row.step[format].toFixed(2)} s a step of 2,880 tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
+      return `head ${format}: ${row.step[format].toFixed(2)} s a step of 1,440 tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
     }),
     `peak memory ${(row.peakBytes / 1e9).toFixed(2)} GB; hidden states on disk ${(((tokens + 2 * heldOutTokens) * scoredShare * gpt2Config.hiddenSize * 2) / 1e9).toFixed(2)} GB`,
   ];
