@@ -7,6 +7,7 @@ import { defaultCorpora } from "./corpus/default-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
 import { knownDomains } from "./evaluation/known-domains.ts";
+import { coreMethods, trainedMethods } from "./evaluation/methods.ts";
 import { createProgress } from "./progress.ts";
 import { report } from "./report/report.ts";
 import { formatTable, gainText, paperTable, summaryTable } from "./report/tables.ts";
@@ -45,7 +46,7 @@ function withTrainingOptions(command: Command): Command {
     .option("--centroids <n>", "clusters of text, K", count, 16)
     .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
     .option("--biases <n>", "bias directions of the bank, M", count, 8)
-    .option("--steps <n>", "optimiser steps", count, 600)
+    .option("--steps <n>", "optimiser steps", count, 400)
     .option("--learning-rate <x>", "peak", positive, 1e-2)
     .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
     .option("--threads <n>", "threads", count, availableParallelism());
@@ -136,6 +137,7 @@ withTrainingOptions(program.command("eval"))
   .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
   .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
   .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
+  .option("--core", "only the base, static LoRA of equal size, the gated bank and its controls: half the time", false)
   .addOption(
     new Option("--protocol <which>", "honest, the paper's own, or both")
       .choices(["honest", "paper", "both"] as const)
@@ -154,6 +156,7 @@ withTrainingOptions(program.command("eval"))
       validationWindows: Math.ceil(flags.heldOut / 2),
       testWindows: flags.heldOut,
       baselineLearningRates: [3e-3, 1e-2, 3e-2],
+      methods: flags.core ? coreMethods : trainedMethods,
       protocol: flags.protocol,
       paperLines: 1600,
       paperSteps: 300,
@@ -180,6 +183,7 @@ interface EvaluateFlags {
   heldOut: number;
   cache: string;
   json: string;
+  core: boolean;
   protocol: EvaluateOptions["protocol"];
   quick: boolean;
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
 import { type EvaluateOptions, evaluate } from "../../gpu-backend/training/evaluation/evaluate.ts";
-import { methods } from "../../gpu-backend/training/evaluation/methods.ts";
+import { coreMethods, methods, trainedMethods } from "../../gpu-backend/training/evaluation/methods.ts";
 import type { EvaluationResult } from "../../gpu-backend/training/evaluation/result.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { summaryTable } from "../../gpu-backend/training/report/tables.ts";
@@ -193,6 +193,7 @@ describe("evaluation", () => {
     validationWindows: 20,
     testWindows: 60,
     baselineLearningRates: [0.005, 0.02],
+    methods: trainedMethods,
     protocol: "both",
     paperLines: 60,
     paperSteps: 40,
@@ -278,6 +279,21 @@ describe("evaluation", () => {
     const base = promptBias[0].byLength.filter(({ text }) => text === "trained");
     expect(base[3].gain.ci95[0]).toBeGreaterThan(0.1);
     expect(base[3].gain.nats).toBeGreaterThan(base[0].gain.nats);
+  });
+
+  test("of the core methods alone is the whole one without the others", async () => {
+    const core = { ...evaluateOptions("evaluation"), methods: coreMethods, protocol: "honest" as const };
+    const part = await evaluate(core, silent, () => 0);
+    expect(Object.keys(part.summary)).toEqual([
+      ...["base", "static", "gated-bank", "constant-input", "static-shipped", "gated-bank-shipped"],
+    ]);
+    expect(part).toEqual({
+      ...result,
+      results: result.results.filter(({ method }) => part.summary[method]),
+      summary: Object.fromEntries(Object.entries(result.summary).filter(([method]) => method in part.summary)),
+      curves: result.curves.filter(({ method }) => part.summary[method]),
+      paper: null,
+    });
   });
 
   test("goes on after an interruption, to the same result", async () => {

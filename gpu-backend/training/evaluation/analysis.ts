@@ -6,7 +6,7 @@ import { documentMean, type Gain } from "../bank/gain.ts";
 import { documentKey, type Window } from "../corpus/windows.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
-import { type Method, methods, type TrainedMethod, trainedMethods } from "./methods.ts";
+import { type coreMethods, type Method, methods, type TrainedMethod, trainedMethods, trainedOf } from "./methods.ts";
 import type { PrefixLosses } from "./prefix-lengths.ts";
 import { measuredPrompts, type PromptBiasOutcome } from "./prompt-lengths.ts";
 import { type EvaluationResult, textKinds } from "./result.ts";
@@ -26,10 +26,13 @@ export interface Domain {
   unseen: boolean;
 }
 
+/** Of every method that was compared. */
+export type Outcomes = Record<(typeof coreMethods)[number], Outcome> & Partial<Record<TrainedMethod, Outcome>>;
+
 /** One seed's outcomes, and the clusters that they share. */
 export interface SeedOutcomes {
   seed: number;
-  outcomes: Record<TrainedMethod, Outcome>;
+  outcomes: Outcomes;
   /** Of each test window. */
   centroidOf: ArrayLike<number>;
   /** Training windows of each centroid. */
@@ -57,8 +60,14 @@ export class Analysis {
     this.#seeds = seeds;
   }
 
+  /** What was scored, the base first. */
+  methods(): Method[] {
+    const [{ outcomes }] = this.#seeds;
+    return methods.filter((method) => method === "base" || outcomes[trainedOf(method)]);
+  }
+
   results(): EvaluationResult["results"] {
-    return methods.flatMap((method) =>
+    return this.methods().flatMap((method) =>
       this.#seeds.flatMap((seed) =>
         this.#domains.flatMap(({ name, known, unseen }, domain) => {
           const losses = this.#lossesOf(method, seed);
@@ -134,7 +143,7 @@ export class Analysis {
     if (method === "base") return this.#base;
     if (method === "static-shipped") return outcomes.static.shipped!;
     if (method === "gated-bank-shipped") return outcomes["gated-bank"].shipped!;
-    return outcomes[method].losses;
+    return outcomes[method]!.losses;
   }
 
   /** Nats gained over the static adapter by each centroid of a seed, summed over the domains in training. */
@@ -170,7 +179,7 @@ export class Analysis {
 
 /** Learning curves of every method, of the seed that has them. */
 export function curvesOf({ outcomes }: SeedOutcomes): EvaluationResult["curves"] {
-  return trainedMethods.flatMap((method) => outcomes[method].curve.map((point) => ({ method, ...point })));
+  return trainedMethods.flatMap((method) => (outcomes[method]?.curve ?? []).map((point) => ({ method, ...point })));
 }
 
 /** What the gated bank gains on the same tokens when it is chosen from prefixes of many lengths. */

@@ -15,17 +15,9 @@ import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
 import { type Placed, type Prepared, place, prepare } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
-import { Analysis, curvesOf, prefixGains, promptBiasGains, type SeedOutcomes } from "./analysis.ts";
+import { Analysis, curvesOf, type Outcomes, prefixGains, promptBiasGains, type SeedOutcomes } from "./analysis.ts";
 import { type FormatRow, measureFormats } from "./formats.ts";
-import {
-  type Method,
-  type MethodPlan,
-  methods,
-  planMethods,
-  type TrainedMethod,
-  trainableOf,
-  trainedMethods,
-} from "./methods.ts";
+import { type MethodPlan, planMethods, type TrainedMethod, trainableOf, trainedOf } from "./methods.ts";
 import { keptOrMade } from "./outcome-cache.ts";
 import { paperProtocol } from "./paper-protocol.ts";
 import { prefixWindows, tokensAfterPrefixes } from "./prefix-lengths.ts";
@@ -55,6 +47,8 @@ export interface EvaluateOptions {
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
+  /** Of the honest comparison; `coreMethods` at least. */
+  methods: readonly TrainedMethod[];
   /** The honest comparison, the paper's own, or both. */
   protocol: "honest" | "paper" | "both";
   /** Lines and steps that the paper's protocol trains on. */
@@ -132,8 +126,8 @@ class Contest {
 
   async run(seed: number): Promise<PlacedOutcomes> {
     const placed = place(this.#prepared, this.#options.clusters, seed);
-    const outcomes = {} as Record<TrainedMethod, Outcome>;
-    for (const method of trainedMethods) outcomes[method] = await this.#best(method, placed, seed);
+    const outcomes = {} as Outcomes;
+    for (const method of this.#options.methods) outcomes[method] = await this.#best(method, placed, seed);
     return {
       ...{ seed, outcomes, placed },
       centroidOf: assignAll(placed.sets.test.embeddings, placed.centroids),
@@ -224,8 +218,8 @@ async function compare(
   return {
     results: analysis.results(),
     summary: Object.fromEntries(
-      methods.map((method) => {
-        const outcomes = method === "base" ? [] : seeds.map((seed) => seed.outcomes[trainedOf(method)]);
+      analysis.methods().map((method) => {
+        const outcomes = method === "base" ? [] : seeds.map((seed) => seed.outcomes[trainedOf(method)]!);
         return [
           method,
           {
@@ -296,11 +290,6 @@ function sizesOf({ memberOf, centroids }: Placed): number[] {
   const sizes = new Array<number>(centroids.count).fill(0);
   for (const k of memberOf) sizes[k]++;
   return sizes;
-}
-
-/** The training that a scored method comes from. */
-function trainedOf(method: Exclude<Method, "base">): TrainedMethod {
-  return method.replace("-shipped", "") as TrainedMethod;
 }
 
 /** What decides the result besides model and text, and `threads`, which decides the time. */

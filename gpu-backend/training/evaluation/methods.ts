@@ -20,10 +20,17 @@ export const trainedMethods = [
   "constant-input",
 ] as const;
 export type TrainedMethod = (typeof trainedMethods)[number];
+/** What is claimed of the gated bank needs these; the others may be left out. */
+export const coreMethods = ["static", "gated-bank", "constant-input"] as const;
 
 /** What is scored: also the base, and two of the methods with the scales that they would be shipped with. */
 export const methods = ["base", ...trainedMethods, "static-shipped", "gated-bank-shipped"] as const;
 export type Method = (typeof methods)[number];
+
+/** The training that a scored method comes from. */
+export function trainedOf(method: Exclude<Method, "base">): TrainedMethod {
+  return method.replace("-shipped", "") as TrainedMethod;
+}
 
 export interface MethodPlan {
   kind: Kind;
@@ -110,7 +117,7 @@ export function fullShapeOf({ dimensions }: BankShape): FullShape {
 /** Trainable numbers of a method as it is scored. */
 export function trainableOf(method: Method, plans: Record<TrainedMethod, MethodPlan>): number {
   if (method === "base") return 0;
-  return plans[method.replace("-shipped", "") as TrainedMethod].kind.trainable;
+  return plans[trainedOf(method)].kind.trainable;
 }
 
 /** The hyper-network's answer to an input that knows nothing, for all text. */
