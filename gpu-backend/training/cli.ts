@@ -159,7 +159,7 @@ withTrainingOptions(program.command("eval"))
       methods: flags.core ? coreMethods : trainedMethods,
       protocol: flags.protocol,
       paperLines: 1600,
-      paperSteps: 300,
+      paperSteps: 1200,
     };
     if (flags.quick) Object.assign(options, quick);
     const result = await evaluate(options, progress, () => performance.now(), interruption.signal);

@@ -51,7 +51,7 @@ export interface EvaluateOptions {
   methods: readonly TrainedMethod[];
   /** The honest comparison, the paper's own, or both. */
   protocol: "honest" | "paper" | "both";
-  /** Lines and steps that the paper's protocol trains on. */
+  /** Lines and steps that the paper's protocol trains on: its network passes LoRA only after several hundred steps. */
   paperLines: number;
   paperSteps: number;
   threads: number;
