@@ -12,7 +12,10 @@ export interface Records {
   remembers(name: string): boolean;
 }
 
-/** So long a revoked key may still pass in an isolate, on top of what KV itself takes: a minute or so away from home. */
+/**
+ * So long a revoked key may still pass in an isolate, and as long again while it is being read, on top of what KV itself
+ * takes: a minute or so away from home.
+ */
 const rememberMs = 1000;
 /** From then on it is read again behind whoever asks, so that steady traffic never waits for it. */
 const refreshMs = 600;
@@ -24,32 +27,35 @@ interface Remembered {
   record: unknown;
 }
 
-/** `hold` keeps a read going when the request that began it has ended, as others may wait for it. */
+/**
+ * Every request awaits its own read alone: the platform fails who waits for a promise that another request began, once in
+ * a while. So while one reads, the others take what is remembered. `hold` keeps a read going behind the response.
+ */
 export function createRecords(
   namespace: Namespace,
   now: () => number,
   hold: (read: Promise<unknown>) => void,
 ): Records {
   const remembered = new Map<string, Remembered>();
-  const reading = new Map<string, { begunMs: number; record: Promise<unknown> }>();
+  /** When the latest read of a name began that has not ended. */
+  const reading = new Map<string, number>();
 
   async function read(name: string): Promise<unknown> {
-    const record = await namespace.get(name, "json");
-    remembered.delete(name);
-    remembered.set(name, { readMs: now(), record });
-    if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
-    return record;
+    const begunMs = now();
+    reading.set(name, begunMs);
+    try {
+      const record = await namespace.get(name, "json");
+      remembered.delete(name);
+      remembered.set(name, { readMs: now(), record });
+      if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
+      return record;
+    } finally {
+      if (reading.get(name) === begunMs) reading.delete(name);
+    }
   }
 
-  /** A thousand requests at once read a record once; nobody joins a read that seems to hang. */
-  function readOnce(name: string): Promise<unknown> {
-    const begun = reading.get(name);
-    if (begun && now() - begun.begunMs < rememberMs) return begun.record;
-    const record = read(name).finally(() => reading.delete(name));
-    reading.set(name, { begunMs: now(), record });
-    hold(record.catch(() => undefined));
-    return record;
-  }
+  /** Whether somebody reads it; a read that seems to hang counts for nothing. */
+  const isRead = (name: string) => now() - (reading.get(name) ?? Number.NEGATIVE_INFINITY) < rememberMs;
 
   return {
     remembers: (name) => (remembered.get(name)?.record ?? null) !== null,
@@ -57,11 +63,12 @@ export function createRecords(
       const known = remembered.get(name);
       const ageMs = known ? now() - known.readMs : Number.POSITIVE_INFINITY;
       if (known && ageMs < rememberMs) {
-        if (ageMs >= refreshMs) void readOnce(name);
+        if (ageMs >= refreshMs && !isRead(name)) hold(read(name).catch(() => undefined));
         return known.record;
       }
+      if (known && ageMs < 2 * rememberMs && isRead(name)) return known.record;
       try {
-        return await readOnce(name);
+        return await read(name);
       } catch (error) {
         // Better an answer from a moment ago than none.
         if (known) return known.record;

@@ -89,7 +89,7 @@ describe("a key store", () => {
 });
 
 describe("records", () => {
-  test("are read once by all who ask at a time, remembered for a second, and longer where they cannot be read again", async () => {
+  test("are remembered for a second, and longer where they cannot be read again", async () => {
     let nowMs = 0;
     let stored: unknown = 1;
     let reads = 0;
@@ -103,7 +103,7 @@ describe("records", () => {
       () => nowMs,
       () => {},
     );
-    expect(await Promise.all([records.get("a"), records.get("a")])).toEqual([1, 1]);
+    expect([await records.get("a"), reads]).toEqual([1, 1]);
     stored = 2;
     nowMs = 599;
     expect([await records.get("a"), reads]).toEqual([1, 1]);
@@ -124,5 +124,39 @@ describe("records", () => {
     nowMs = 9000;
     expect(await records.get("a")).toBe(3);
     await expect(records.get("b")).rejects.toThrow("away");
+  });
+
+  test("are awaited only by whoever began to read: while it reads, the others take what is remembered, for another second", async () => {
+    let nowMs = 0;
+    const reads: PromiseWithResolvers<number>[] = [];
+    const get = () => {
+      const read = Promise.withResolvers<number>();
+      reads.push(read);
+      return read.promise;
+    };
+    const records = createRecords(
+      { get },
+      () => nowMs,
+      () => {},
+    );
+    // Nothing is remembered: each reads for itself.
+    const first = records.get("a");
+    const second = records.get("a");
+    expect(reads).toHaveLength(2);
+    reads[1].resolve(2);
+    expect(await second).toBe(2);
+    reads[0].resolve(1);
+    expect(await first).toBe(1);
+    nowMs = 1500;
+    const reader = records.get("a");
+    expect(await Promise.all([records.get("a"), records.get("a")])).toEqual([1, 1]);
+    expect(reads).toHaveLength(3);
+    // A read that hangs is waited for by nobody else, and what is too old is taken by nobody.
+    nowMs = 2500;
+    const another = records.get("a");
+    reads[3].resolve(4);
+    expect(await another).toBe(4);
+    reads[2].resolve(3);
+    expect(await reader).toBe(3);
   });
 });
