@@ -11,7 +11,7 @@ const { default: binary } = createRequire(import.meta.url)("workerd") as { defau
 export interface WorkerdProcess {
   url: string;
   pid: number;
-  /** The end of what it wrote to stderr, 64 kB; and to stdout, where that was asked for. */
+  /** The end of what it wrote to stderr, 64 kB; and to stdout, where that was asked for: then 16 MB of both. */
   log(): string;
   stop(): Promise<void>;
 }
@@ -29,7 +29,7 @@ export async function startWorkerd(configFile: string, keepsStdout = false): Pro
   let written = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream?.on("data", (chunk) => {
-      written = (written + chunk).slice(-65_536);
+      written = (written + chunk).slice(keepsStdout ? -16_777_216 : -65_536);
     });
   }
   const ended = once(child, "close").then(() => process.off("exit", kill));
