@@ -1,6 +1,7 @@
 /** The Worker's entry: bindings → dependencies. Everything else is app.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
+import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
 import { ArtifactBucket } from "./assign/artifact-bucket.ts";
 import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
@@ -30,7 +31,7 @@ const log = (requestId: string, error: ServiceError) => {
 };
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
-if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLoopback(url))) {
+if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLoopback(new URL(url).hostname))) {
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
 }
@@ -118,8 +119,4 @@ async function readAsset(name: string): Promise<Uint8Array> {
   const response = await env.ASSETS.fetch(`https://assets/artifacts/${name}`);
   if (!response.ok) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
   return new Uint8Array(await response.arrayBuffer());
-}
-
-function isLoopback(url: string): boolean {
-  return /^(localhost|\[::1\]|127\..*)$/.test(new URL(url).hostname);
 }

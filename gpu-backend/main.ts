@@ -6,6 +6,7 @@ import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
+import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { type BackendConfig, chunkTokens, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
@@ -134,10 +135,6 @@ function followerOf(config: BackendConfig, settings: StoreSettings, needs: Follo
       },
     },
   });
-}
-
-function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127\./.test(host);
 }
 
 type Server = ReturnType<typeof serve>;

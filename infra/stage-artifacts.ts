@@ -2,16 +2,16 @@
  * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with the API's document
  * (stage-docs.ts), before every local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
  */
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { edgeTableFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
+import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
 import { stageDocs } from "./stage-docs.ts";
-import { stageFile } from "./stage-file.ts";
+import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
 const embeddedModel = path.join(root, "gpu-backend/models/chameleon-mini");
 /** The manifest last: whoever reads in between sees files that do not match it, and says so. */
-const stagedFiles = [edgeTableFile, tokenizerFile, "manifest.json"];
+const stagedFiles = [edgeTableFile, tokenizerFile, manifestFile];
 
 /**
  * Copies what differs, each file in one step, and returns the names of the copied.
@@ -21,14 +21,13 @@ export async function stageArtifacts(
   modelDirectory: string = embeddedModel,
   target: string = path.join(root, "edge/public/artifacts"),
 ): Promise<string[]> {
-  await mkdir(target, { recursive: true });
   const copied: string[] = [];
   for (const name of stagedFiles) {
     const source = path.join(modelDirectory, "artifacts", name);
     const wanted = await readFile(source).catch((cause) => {
       throw new Error(`cannot read the artifact ${source}; train it, or name another model directory`, { cause });
     });
-    if (await stageFile(path.join(target, name), wanted)) copied.push(name);
+    if (await writeWhole(path.join(target, name), wanted)) copied.push(name);
   }
   return copied;
 }

@@ -2,18 +2,17 @@
  * Puts the API's document and what draws it where wrangler takes static assets from, beside the page docs.html. Run where
  * artifacts are staged.
  */
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { openApiDocument } from "./openapi/document.ts";
-import { stageFile } from "./stage-file.ts";
+import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
 const renderer = path.dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
 
 /** Writes what differs, and returns the names of what was written. */
 export async function stageDocs(target: string = path.join(root, "edge/public")): Promise<string[]> {
-  await mkdir(path.join(target, "docs"), { recursive: true });
   const { version } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8")) as { version: string };
   const document = `${JSON.stringify(openApiDocument(version))}\n`;
   const files: [string, Buffer][] = [["openapi.json", Buffer.from(document)]];
@@ -21,6 +20,6 @@ export async function stageDocs(target: string = path.join(root, "edge/public"))
     files.push([`docs/${name}`, await readFile(path.join(renderer, name))]);
   }
   const written: string[] = [];
-  for (const [name, wanted] of files) if (await stageFile(path.join(target, name), wanted)) written.push(name);
+  for (const [name, wanted] of files) if (await writeWhole(path.join(target, name), wanted)) written.push(name);
   return written;
 }

@@ -7,6 +7,7 @@ import {
   type FileRecord,
   hyperNetworkFile,
   type Manifest,
+  manifestFile,
   manifestFormat,
   manifestSchema,
   tokenizerFile,
@@ -97,7 +98,7 @@ export async function publish(
     files,
     training: about.training,
   } satisfies Manifest);
-  await writeAtomically(join(directory, "manifest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
   return manifest;
 }
 

@@ -3,15 +3,17 @@
  * The verdict goes to stdout and into the exit code, all else to stderr.
  */
 import { randomBytes } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { readConfig } from "../../gpu-backend/config.ts";
-import { type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readSecrets, signatureHeader, signingKey } from "../../shared/contracts/call-signature.ts";
 import { type AssignmentReport, assignmentReportSchema } from "../../shared/contracts/inference.ts";
+import { emptyProfile } from "../../shared/math/assignment-profile.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { added, type DriftResult, driftOf, noCounts } from "./drift.ts";
+import { writeWhole } from "../write-whole.ts";
+import { added, type DriftResult, driftOf } from "./drift.ts";
 import { verdictText } from "./report.ts";
 import { folded, stateSchema, totalOf } from "./state.ts";
 
@@ -70,13 +72,13 @@ async function run(options: Options): Promise<DriftResult> {
   if (other) throw new Error(`a backend serves the manifest ${other.manifestHash}, ${folder} holds ${manifestHash}`);
   const live = options.state ? await foldedInto(options.state, reports, options.days) : sumOf(reports, manifest);
   const result = driftOf(live, reference, options.fewest);
-  if (options.json) await writeWhole(options.json, { manifestHash, backends: reports.length, ...result });
+  if (options.json) await writeJson(options.json, { manifestHash, backends: reports.length, ...result });
   process.stdout.write(`${verdictText(result, manifest)}\n`);
   return result;
 }
 
 async function readManifest(folder: string): Promise<{ manifest: Manifest; manifestHash: string }> {
-  const bytes = await readFile(path.join(folder, "manifest.json"));
+  const bytes = await readFile(path.join(folder, manifestFile));
   return { manifest: parseManifest(bytes.toString("utf8")), manifestHash: await sha256Hex(new Uint8Array(bytes)) };
 }
 
@@ -112,7 +114,7 @@ async function signature(callPath: string): Promise<Record<string, string>> {
 }
 
 function sumOf(reports: readonly AssignmentReport[], { centroids }: Manifest) {
-  return reports.map(({ classes }) => classes).reduce(added, noCounts(centroids.length));
+  return reports.map(({ classes }) => classes).reduce(added, emptyProfile(centroids.length));
 }
 
 async function foldedInto(file: string, reports: readonly AssignmentReport[], days: number) {
@@ -126,14 +128,12 @@ async function foldedInto(file: string, reports: readonly AssignmentReport[], da
   if (before && before.manifestHash !== reports[0].manifestHash)
     say("another manifest is served now: counting begins anew");
   const state = folded(before, reports, new Date().toISOString().slice(0, 10), days);
-  await writeWhole(file, state);
+  await writeJson(file, state);
   return totalOf(state);
 }
 
-async function writeWhole(file: string, content: unknown): Promise<void> {
-  await mkdir(path.dirname(path.resolve(file)), { recursive: true });
-  await writeFile(`${file}.partial`, `${JSON.stringify(content, null, 2)}\n`);
-  await rename(`${file}.partial`, file);
+function writeJson(file: string, content: unknown): Promise<boolean> {
+  return writeWhole(file, Buffer.from(`${JSON.stringify(content, null, 2)}\n`));
 }
 
 try {

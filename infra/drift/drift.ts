@@ -8,7 +8,7 @@
  * (1/n + 1/m)·χ² with one degree of freedom less than bins by chance alone (Yurdakul 2018), so it must also exceed what
  * chance gives in 95 of 100 cases.
  */
-import { type AssignmentCounts, emptyProfile, similarityBins } from "../../shared/math/assignment-profile.ts";
+import { type AssignmentCounts, similarityBins } from "../../shared/math/assignment-profile.ts";
 
 export const watchedIndex = 0.1;
 export const majorIndex = 0.25;
@@ -73,10 +73,6 @@ export function added(one: readonly AssignmentCounts[], other: readonly Assignme
 /** What came since `before`, a state of the same counters. */
 export function since(now: readonly AssignmentCounts[], before: readonly AssignmentCounts[]): AssignmentCounts[] {
   return combined(now, before, (a, b) => Math.max(0, a - b));
-}
-
-export function noCounts(centroids: number): AssignmentCounts[] {
-  return emptyProfile(centroids);
 }
 
 function combined(

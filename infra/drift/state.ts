@@ -4,8 +4,8 @@
  */
 import { z } from "zod";
 import type { AssignmentReport } from "../../shared/contracts/inference.ts";
-import type { AssignmentCounts } from "../../shared/math/assignment-profile.ts";
-import { added, noCounts, since } from "./drift.ts";
+import { type AssignmentCounts, emptyProfile } from "../../shared/math/assignment-profile.ts";
+import { added, since } from "./drift.ts";
 
 const classes = z.array(z.object({ centroids: z.array(z.int()), similarities: z.array(z.int()) }));
 const day = z.string().regex(/^\d{4}-\d\d-\d\d$/);
@@ -35,7 +35,7 @@ export function folded(
   const runs = Object.fromEntries(Object.entries(before?.runs ?? {}).filter(([, { asked }]) => asked >= oldest));
   const days = Object.fromEntries(Object.entries(before?.days ?? {}).filter(isKept));
   for (const { run, classes: now } of reports) {
-    const nothing = noCounts(now[0].centroids.length);
+    const nothing = emptyProfile(now[0].centroids.length);
     days[today] = added(days[today] ?? nothing, since(now, runs[run]?.classes ?? nothing));
     runs[run] = { asked: today, classes: now };
   }

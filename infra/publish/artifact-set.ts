@@ -1,11 +1,11 @@
 /** Reads a folder of artifacts to be published, and refuses what edge or backend would refuse, by their own code. */
-import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
 import { hyperNetworkFile, type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 
 export interface ArtifactSet {
   manifest: Manifest;
@@ -35,7 +35,7 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
   for (const [name, record] of Object.entries(manifest.files)) {
     if (path.basename(name) !== name) throw new Error(`manifest.json lists ${name}, which is not a name of a file`);
     const bytes = await read(name);
-    const found = sha256(bytes);
+    const found = await sha256Hex(bytes);
     if (found !== record.sha256) {
       throw new Error(
         `${name} has ${bytes.length} bytes of SHA-256 ${found}; the manifest says ${record.bytes}, ${record.sha256}`,
@@ -43,7 +43,7 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
     }
     files.set(name, { sha256: found, bytes });
   }
-  const manifestHash = sha256(manifestBytes);
+  const manifestHash = await sha256Hex(manifestBytes);
   files.set(manifestFile, { sha256: manifestHash, bytes: manifestBytes });
   await requireServable(manifest, files);
   return { manifest, manifestHash, files };
@@ -60,8 +60,4 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   servedBank(manifest, network);
   const adapters = generatedAdapters(manifest, network, async () => undefined);
   for (const { id } of manifest.centroids) await adapters.generate(id);
-}
-
-export function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

@@ -2,12 +2,12 @@
  * The bucket of the edge that `npm start` serves, running or not: wrangler's own R2, on this machine's disk. Nothing
  * but a Worker can read that, so local backends read a copy in a folder, with the same names.
  */
-import { randomUUID } from "node:crypto";
-import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { quietWrangler } from "../quiet-wrangler.ts";
+import { writeWhole } from "../write-whole.ts";
 import type { ObjectStore } from "./store.ts";
 
 /** Where the local backends read what was published locally. */
@@ -82,12 +82,7 @@ function r2Store(bucket: Bucket): ObjectStore {
 /** `store`, with every object that is read or written put into `folder` as well: what was cut off heals with the next run. */
 export function copiedTo(folder: string, store: ObjectStore): ObjectStore {
   const copy = async (name: string, bytes: Uint8Array) => {
-    const file = path.join(folder, name);
-    if ((await readFile(file).catch(() => null))?.equals(bytes)) return;
-    await mkdir(path.dirname(file), { recursive: true });
-    const unfinished = `${file}.${randomUUID()}`;
-    await writeFile(unfinished, bytes);
-    await rename(unfinished, file);
+    await writeWhole(path.join(folder, name), bytes);
   };
   return {
     async get(name) {

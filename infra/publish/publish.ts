@@ -13,7 +13,8 @@ import {
   switchedTo,
 } from "../../shared/artifacts/bucket.ts";
 import { type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
-import { type ArtifactSet, sha256 } from "./artifact-set.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import type { ArtifactSet } from "./artifact-set.ts";
 import type { ObjectStore } from "./store.ts";
 
 export interface Publisher {
@@ -55,12 +56,12 @@ export async function publishSet(
   let uploaded = 0;
   // The manifest comes last: whoever finds it finds all that it lists.
   for (const [name, { sha256: hash, bytes }] of set.files) {
-    if (isWhole((await store.get(objectName(hash)))?.bytes, hash)) continue;
+    if (await isWhole((await store.get(objectName(hash)))?.bytes, hash)) continue;
     uploaded++;
     say(`${dryRun ? "would upload" : "uploading"} ${name}, ${bytes.length} bytes, as ${objectName(hash)}`);
     if (dryRun) continue;
     await store.put(objectName(hash), bytes);
-    if (!isWhole((await store.get(objectName(hash)))?.bytes, hash)) {
+    if (!(await isWhole((await store.get(objectName(hash)))?.bytes, hash))) {
       throw new Error(`${objectName(hash)} does not read back as it was written; nothing was switched`);
     }
   }
@@ -129,7 +130,7 @@ async function requireSameModel(store: ObjectStore, { model }: Manifest, served:
 async function storedManifest(store: ObjectStore, hash: string): Promise<Manifest> {
   const bytes = (await store.get(objectName(hash)))?.bytes;
   if (!bytes) throw new Error(`the manifest ${hash} is not in the store`);
-  if (!isWhole(bytes, hash)) throw new Error(`the manifest ${hash} is not what its name says`);
+  if (!(await isWhole(bytes, hash))) throw new Error(`the manifest ${hash} is not what its name says`);
   return parseManifest(new TextDecoder().decode(bytes));
 }
 
@@ -137,13 +138,13 @@ async function storedManifest(store: ObjectStore, hash: string): Promise<Manifes
 async function requireWhole(store: ObjectStore, manifest: string): Promise<number> {
   const records = Object.entries((await storedManifest(store, manifest)).files);
   for (const [name, { sha256: hash }] of records) {
-    if (!isWhole((await store.get(objectName(hash)))?.bytes, hash)) {
+    if (!(await isWhole((await store.get(objectName(hash)))?.bytes, hash))) {
       throw new Error(`${name} of the manifest ${manifest} is not whole in the store; publish its folder again`);
     }
   }
   return records.length + 1;
 }
 
-function isWhole(bytes: Uint8Array | undefined, hash: string): boolean {
-  return bytes !== undefined && sha256(bytes) === hash;
+async function isWhole(bytes: Uint8Array | undefined, hash: string): Promise<boolean> {
+  return bytes !== undefined && (await sha256Hex(bytes)) === hash;
 }

@@ -9,6 +9,7 @@ import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { count } from "../support/options.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
@@ -224,12 +225,6 @@ function versions(): Record<string, string> {
     "onnxruntime-node": root.dependencies["onnxruntime-node"],
     ...Object.assign({}, ...peerFolders.map(pinsOf)),
   };
-}
-
-function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
-  return value;
 }
 
 function rate(text: string): number {

@@ -3,12 +3,12 @@
  * also those that only the edge reads: a set that an edge must refuse is refused here, too. What is there and whole is not
  * fetched again, so that it goes on where it was cut off.
  */
-import { createHash } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
 import { type Manifest, manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
+import { sha256Hex } from "../../../shared/sha256.ts";
 import type { ReadObject } from "./artifact-store.ts";
 
 export interface BroughtSet {
@@ -64,10 +64,10 @@ export class SetFolders {
   async #bringFile(folder: string, name: string, hash: string): Promise<Uint8Array> {
     const path = join(folder, name);
     const present = await readFile(path).catch(() => null);
-    if (present && sha256(present) === hash) return present;
+    if (present && (await sha256Hex(present)) === hash) return present;
     const bytes = await this.#read(objectName(hash));
     if (!bytes) throw new Error(`${objectName(hash)}, ${name}, is not in the store`);
-    const found = sha256(bytes);
+    const found = await sha256Hex(bytes);
     if (found !== hash) {
       throw new Error(`${objectName(hash)}, ${name}, has ${bytes.length} bytes of SHA-256 ${found}`);
     }
@@ -77,8 +77,4 @@ export class SetFolders {
     await rename(unfinished, path);
     return bytes;
   }
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

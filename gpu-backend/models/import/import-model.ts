@@ -4,8 +4,8 @@
  */
 import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import type { Manifest } from "../../../shared/artifacts/manifest.ts";
-import { readArtifacts } from "../../engine/artifacts.ts";
+import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
+import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
 import { readModelConfig } from "../../runtime/model-folder.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
@@ -122,7 +122,7 @@ async function checkSpace(folder: string, { files }: Repository): Promise<void> 
 }
 
 function manifestOf(folder: string): string {
-  return join(folder, "artifacts", "manifest.json");
+  return join(artifactsOf(folder), manifestFile);
 }
 
 function toMiB(bytes: number): number {

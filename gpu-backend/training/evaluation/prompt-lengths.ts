@@ -5,7 +5,6 @@
  */
 import { openHeadSession } from "../../runtime/head-probabilities.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
-import type { WindowSet } from "../bank/batches.ts";
 import type { Adapters } from "../bank/measure.ts";
 import type { BankShape } from "../bank/parameters.ts";
 import {
@@ -71,7 +70,7 @@ export async function promptBiasOutcomes(
           ? new Int32Array(embeddings.length / placed.table.dimensions)
           : assignAll(embeddings, adapters.centroids);
       const groupOf = assigned(validation.embeddings);
-      const choice = await choosePromptBias(head, D, validation as WindowSet, { gates, groupOf }, frequencies);
+      const choice = await choosePromptBias(head, D, validation, { gates, groupOf }, frequencies);
       const strengths = choice.strengths.map((strength, k) => (scales?.[k] === 0 ? 0 : strength));
       const groupsAt = measuredPrompts.map((tokens) =>
         assigned(embedWindows(stretches, placed.table, Math.min(tokens, prefixTokens))),

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { planCompletion } from "../../../edge/completions/plan.ts";
@@ -17,6 +17,7 @@ import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { count } from "../../support/options.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
@@ -183,10 +184,4 @@ function versions(): Record<string, string> {
     hono,
     ...pinsOf(portkeyFolder),
   };
-}
-
-function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
-  return value;
 }

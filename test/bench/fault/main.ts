@@ -5,10 +5,11 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 import { startCluster } from "../../fault/cluster.ts";
 import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
 import { requestsOf } from "../../fault/traffic.ts";
+import { count } from "../../support/options.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 
@@ -50,9 +51,3 @@ if (options.json) {
   await writeFile(options.json, `${JSON.stringify({ machine, requests, tokens, results }, null, 2)}\n`);
 }
 if (results.some(({ failed, different }) => failed + different > 0)) process.exitCode = 1;
-
-function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a positive whole number");
-  return value;
-}

@@ -13,12 +13,13 @@ import { Agent } from "node:http";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { count } from "../../support/options.ts";
 import { startFakeBackend } from "../edge/fake-backend-process.ts";
 import { closedLoop, quantile, type Times, timed, type Way } from "../edge/first-token.ts";
 import type { BurstResult, BurstTask } from "./burst.ts";
@@ -191,10 +192,4 @@ function recordsOf(tenants: readonly string[]): Record<string, string> {
       ];
     }),
   );
-}
-
-function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
-  return value;
 }

@@ -2,7 +2,8 @@
  * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get,
  * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
+import { count } from "../../support/options.ts";
 import { failureOf, fuzzRequests, MB } from "./run.ts";
 
 const options = new Command("fuzz")
@@ -53,10 +54,4 @@ function growth(name: string, rss: readonly number[]): boolean {
   say(`memory of the ${name}: ${rss.map(MB).join(", ")}; last third over middle third ${(last / middle).toFixed(2)}x`);
   // A short run is still warming up.
   return options.requests < 10_000 || last < 1.2 * middle;
-}
-
-function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError("must be a whole number above 0");
-  return value;
 }

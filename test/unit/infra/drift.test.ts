@@ -8,11 +8,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, onTestFinished, test } from "vitest";
-import { added, chiSquared95, driftOf, majorIndex, noCounts, since } from "../../../infra/drift/drift.ts";
+import { added, chiSquared95, driftOf, majorIndex, since } from "../../../infra/drift/drift.ts";
 import { folded, totalOf } from "../../../infra/drift/state.ts";
 import { parseSignature } from "../../../shared/contracts/call-signature.ts";
 import type { AssignmentReport } from "../../../shared/contracts/inference.ts";
-import { type AssignmentCounts, promptClasses, similarityBinOf } from "../../../shared/math/assignment-profile.ts";
+import {
+  type AssignmentCounts,
+  emptyProfile,
+  promptClasses,
+  similarityBinOf,
+} from "../../../shared/math/assignment-profile.ts";
 import { seededRandom } from "../../support/steps.ts";
 import { writeTinyModel } from "../../support/tiny-model.ts";
 
@@ -36,7 +41,7 @@ function traffic(
   options: { weights?: readonly number[]; lengths?: readonly number[]; closeness?: number } = {},
 ): AssignmentCounts[] {
   const { weights = mixture, lengths = promptClasses.map(() => 1), closeness = 0.5 } = options;
-  const counts = noCounts(weights.length);
+  const counts = emptyProfile(weights.length);
   for (let i = 0; i < prompts; i++) {
     const c = draw(random, lengths);
     const wanders = random() < 0.5 - 0.1 * c;
@@ -98,7 +103,7 @@ test("traffic of other subjects, or less like any centroid, asks for training", 
 
 test("of too few prompts nothing is said, however they fall", () => {
   const reference = recorded(seededRandom(seed), 1500);
-  const live = noCounts(K);
+  const live = emptyProfile(K);
   live[4].centroids[0] = 499;
   live[4].similarities[0] = 499;
   expect(driftOf(live, reference, 500)).toMatchObject({ verdict: "too few requests", prompts: 499, centroids: null });
@@ -108,7 +113,7 @@ test("of too few prompts nothing is said, however they fall", () => {
 });
 
 test("counts of other centroids are refused, with both numbers", () => {
-  expect(() => driftOf(noCounts(3), noCounts(4), 1)).toThrow(/3 centroids.*4/);
+  expect(() => driftOf(emptyProfile(3), emptyProfile(4), 1)).toThrow(/3 centroids.*4/);
 });
 
 test("quantiles of χ² are the tables'", () => {
@@ -123,7 +128,7 @@ test("quantiles of χ² are the tables'", () => {
 
 /** `n` prompts, all alike. */
 const counted = (n: number): AssignmentCounts[] => {
-  const counts = noCounts(2);
+  const counts = emptyProfile(2);
   counts[4].centroids[1] = n;
   counts[4].similarities[5] = n;
   return counts;
@@ -188,7 +193,7 @@ test("the command asks backends, keeps a state, and exits with its verdict", asy
   const text = JSON.stringify({ ...manifest, training: { ...manifest.training, assignments } });
   await writeFile(path, text);
   const manifestHash = createHash("sha256").update(text).digest("hex");
-  let answer: AssignmentReport = { run: "one", manifestHash, classes: noCounts(centroids) };
+  let answer: AssignmentReport = { run: "one", manifestHash, classes: emptyProfile(centroids) };
   const signatures: string[] = [];
   const server = createServer(({ url, headers }, response) => {
     signatures.push(headers.authorization ?? "");
