@@ -15,9 +15,10 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const { centroids } = artifacts.manifest;
     const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
-    // It costs no tokens, but a request.
+    const inputs = encodePrompts(request.input, artifacts, "input");
+    // It costs no tokens, but a request, unless it is refused.
     (await admit(c, dependencies, 0)).settle([]);
-    const data = encodePrompts(request.input, artifacts, "input").map((ids, index) => {
+    const data = inputs.map((ids, index) => {
       const { centroid, similarity, mode } = assign(ids, wish, artifacts);
       const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);
       return {

@@ -128,7 +128,8 @@ export const operations: Operation[] = [
     ...{ method: "post", path: "/v1/assign", id: "assign", tag: "Embed and assign", scope: null },
     summary: "Where texts would go, without generating",
     request: { schema: "AssignRequest", example: { input: "It is a truth universally acknowledged", top: 3 } },
-    ...{ response: "Assignments", errors: ["model_not_found", "adapter_outdated", ...unavailable] },
+    response: "Assignments",
+    errors: ["model_not_found", "adapter_outdated", "rate_limited", "quota_exceeded", ...unavailable],
   },
   {
     ...{ method: "get", path: "/v1/models", id: "listModels", tag: "Models and adapters", scope: null },

@@ -164,6 +164,8 @@ describe("limits", () => {
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
     const first = await assign();
     expect([first.status, first.headers.get("x-ratelimit-remaining-requests")]).toEqual([200, "1"]);
+    // One that is refused, as such ids are in no vocabulary, is none.
+    expect((await post("/v1/assign", { input: [1e6] }, { headers })).status).toBe(400);
     expect((await assign()).status).toBe(200);
     expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     await settled();
