@@ -37,6 +37,14 @@ export class LruPolicy {
     this.#bytes += bytes;
   }
 
+  /** Takes an unpinned entry out. */
+  remove(key: string): void {
+    const { bytes, pins } = this.#entryOf(key);
+    if (pins > 0) throw new Error(`cache: ${key} is pinned`);
+    this.#entries.delete(key);
+    this.#bytes -= bytes;
+  }
+
   /** Marks an entry as just used. */
   touch(key: string): void {
     const entry = this.#entryOf(key);

@@ -15,7 +15,7 @@ import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
-import { type Admission, type Chunk, Scheduler, type SchedulerLimits } from "./scheduler.ts";
+import { type Admission, type Pass, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { composePhase, type Head } from "./step-input.ts";
@@ -154,19 +154,19 @@ export class Engine {
     this.#dropCancelled();
     this.#dropLate();
     for (const admission of this.#scheduler.admit(this.#claims())) this.#seat(admission);
-    await this.#run("prefill", this.#scheduler.prefillPhase());
+    for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
     this.#dropCancelled();
     await this.#run("decode", this.#scheduler.decodePhase());
     this.#arena.trim();
     this.#flush(null);
   }
 
-  async #run(phase: "prefill" | "decode", work: { firstRow: number; chunks: Chunk<Sequence>[] }): Promise<void> {
-    const { firstRow, chunks } = work;
+  async #run(phase: "prefill" | "decode", pass: Pass<Sequence>): Promise<void> {
+    const { firstRow, begunTokens, chunks } = pass;
     if (chunks.length === 0) return;
     const startedMs = this.#parts.now();
     const longestChunk = chunks.reduce((longest, { tokens }) => Math.max(longest, tokens), 0);
-    const feed = this.#arena.feed(firstRow, chunks.length, longestChunk);
+    const feed = { ...this.#arena.feed(firstRow, chunks.length, longestChunk), begunTokens };
     const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(input);
     this.#arena.append(
@@ -176,7 +176,7 @@ export class Engine {
       input.tokens,
     );
     const isPrefill = phase === "prefill";
-    if (isPrefill) this.#keepBlocks(firstRow, chunks);
+    if (isPrefill) this.#keepBlocks(pass);
     for (const { sequence, tokens } of chunks) sequence.cachedTokens += tokens;
     const cached = chunks.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
       isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
@@ -211,18 +211,19 @@ export class Engine {
 
   /** Fills a sequence's new row with what the prefix cache has of its beginning. */
   #reusePrefix(sequence: Sequence): void {
-    const blocks = this.#prefixes?.take(sequence) ?? [];
-    const { chunkTokens } = this.#parts.limits;
-    for (const block of blocks) this.#arena.append(this.#arena.rows - 1, [chunkTokens], block, chunkTokens);
-    sequence.reusedTokens = blocks.length * chunkTokens;
+    for (const { block, tokens } of this.#prefixes?.take(sequence) ?? []) {
+      this.#arena.append(this.#arena.rows - 1, [tokens], block.present, block.ids.length);
+      sequence.reusedTokens += tokens;
+    }
     sequence.cachedTokens = sequence.reusedTokens;
   }
 
-  /** Offers the chunks of a prefill phase to the prefix cache. */
-  #keepBlocks(firstRow: number, chunks: readonly Chunk<Sequence>[]): void {
+  /** Offers the chunks of a prefill pass to the prefix cache. */
+  #keepBlocks({ firstRow, begunTokens, chunks }: Pass<Sequence>): void {
     chunks.forEach(({ sequence, tokens }, s) => {
-      const start = sequence.cachedTokens;
-      this.#prefixes?.computed(sequence, start, tokens, () => this.#arena.read(firstRow + s, start, start + tokens));
+      const start = sequence.cachedTokens - begunTokens;
+      const end = sequence.cachedTokens + tokens;
+      this.#prefixes?.computed(sequence, start, end, () => this.#arena.read(firstRow + s, start, end));
     });
   }
 

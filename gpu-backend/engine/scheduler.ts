@@ -4,7 +4,8 @@
  * Sequences wait for a slot; whose turn it is, the tenant queue says. A step has two phases: every prefilling sequence
  * advances by one chunk of its prompt, then every decoding one by one token. As all of them advance in every step,
  * nobody starves; what bounds a step is admission. Chunks are cut at fixed prompt positions, never by what mates leave
- * over, so that a prompt is computed the same way in any company.
+ * over, so that a prompt is computed the same way in any company. One whose beginning is cached may start within a chunk
+ * and goes on to its end, in a pass of those who start as far into one.
  *
  * A sequence is admitted only where KV memory holds all that run at their full length, so growth never runs out of it.
  * Where there is no room for a tenant that has less than its share, the youngest sequence of the one with the most is
@@ -41,6 +42,14 @@ export interface SchedulerLimits {
 export interface Chunk<S> {
   sequence: S;
   tokens: number;
+}
+
+/** What runs at once: next tokens of the sequences in the rows from the first on. */
+export interface Pass<S> {
+  firstRow: number;
+  /** Of each one's chunk, so many tokens are cached already. */
+  begunTokens: number;
+  chunks: Chunk<S>[];
 }
 
 /** A sequence that got a slot; what the arena must do, in this order. */
@@ -130,15 +139,29 @@ export class Scheduler<S extends Schedulable> {
     return admissions;
   }
 
-  /** The prefill phase: each prefilling sequence's next chunk, in the order of their rows, and the first row. */
-  prefillPhase(): { firstRow: number; chunks: Chunk<S>[] } {
-    const chunks = this.#slots.prefilling.map((sequence) => ({ sequence, tokens: this.#chunkOf(sequence) }));
-    return { firstRow: this.#slots.size - chunks.length, chunks };
+  /**
+   * The prefill phase: each prefilling sequence's next chunk, or what is left of it, in passes over rows that follow each
+   * other and are equally far into their chunks. Rows may move, and sequences end, between one pass and the next.
+   */
+  *prefillPasses(): Generator<Pass<S>> {
+    const left = new Set(this.#slots.prefilling);
+    while (left.size > 0) {
+      const { prefilling } = this.#slots;
+      const first = prefilling.findIndex((sequence) => left.has(sequence));
+      if (first < 0) return;
+      const begunTokens = this.#begunOf(prefilling[first]);
+      const isOther = (sequence: S) => !left.has(sequence) || this.#begunOf(sequence) !== begunTokens;
+      const count = prefilling.slice(first).findIndex(isOther);
+      const sequences = prefilling.slice(first, count < 0 ? undefined : first + count);
+      for (const sequence of sequences) left.delete(sequence);
+      const chunks = sequences.map((sequence) => ({ sequence, tokens: this.#chunkOf(sequence) }));
+      yield { firstRow: this.#slots.decoding.length + first, begunTokens, chunks };
+    }
   }
 
   /** The decode phase: each decoding sequence's next pending token, in the order of their rows from row 0. */
-  decodePhase(): { firstRow: number; chunks: Chunk<S>[] } {
-    return { firstRow: 0, chunks: this.#slots.decoding.map((sequence) => ({ sequence, tokens: 1 })) };
+  decodePhase(): Pass<S> {
+    return { firstRow: 0, begunTokens: 0, chunks: this.#slots.decoding.map((sequence) => ({ sequence, tokens: 1 })) };
   }
 
   /** A sequence whose prompt is cached decodes from the next phase on. */
@@ -200,11 +223,24 @@ export class Scheduler<S extends Schedulable> {
     const { prefilling } = this.#slots;
     // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
     if (next.scoresPrompt && prefilling.some((sequence) => sequence.scoresPrompt)) return false;
-    const longest = prefilling.reduce((max, sequence) => Math.max(max, this.#chunkOf(sequence)), this.#chunkOf(next));
+    const longest = prefilling.reduce(
+      (max, sequence) => Math.max(max, this.#longestOf(sequence)),
+      this.#longestOf(next),
+    );
     return (prefilling.length + 1) * longest <= this.#limits.stepTokens;
   }
 
-  #chunkOf(sequence: S): number {
+  /** Tokens of the longest chunk that a sequence will have. */
+  #longestOf(sequence: S): number {
     return Math.min(this.#limits.chunkTokens, sequence.pendingPromptTokens);
+  }
+
+  #chunkOf(sequence: S): number {
+    return Math.min(this.#limits.chunkTokens - this.#begunOf(sequence), sequence.pendingPromptTokens);
+  }
+
+  /** Tokens of a sequence's next chunk that are cached already. */
+  #begunOf(sequence: S): number {
+    return sequence.cachedTokens % this.#limits.chunkTokens;
   }
 }

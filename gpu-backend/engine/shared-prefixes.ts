@@ -1,10 +1,11 @@
 /**
  * Prompt beginnings that sequences have in common are computed once: who finds blocks in the cache goes on after them,
  * and who would compute a block that a running sequence is just computing waits for it, as the choices of one prompt do.
- * Only whole blocks are shared; what is left of a prompt, at least its last token, each sequence computes for itself.
+ * Only whole blocks are waited for; what is left of a prompt, at least its last token, each sequence computes for itself,
+ * but for what is cached of it.
  * Should the leader end early, or its blocks be evicted, the first of those who waited becomes the next leader.
  */
-import { blockNames, type PrefixCache } from "../kv/prefix-cache.ts";
+import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 
 /** What is asked of a sequence. */
 export interface Prefixed {
@@ -50,21 +51,27 @@ export class SharedPrefixes<S extends Prefixed> {
     }
   }
 
-  /** The blocks that a sequence starts from, each [2L, H, t, d]. */
-  take(sequence: S): Float32Array[] {
-    return this.#cache.take(this.#reusable(sequence), this.#blockTokens);
+  /** What a sequence starts from. The last token is always computed, as its logits are needed. */
+  take(sequence: S): FoundBlock[] {
+    if (sequence.scoresPrompt) return [];
+    const { tenant, ids, promptTokens } = sequence;
+    return this.#cache.take(tenant, this.#reusable(sequence), ids.slice(0, promptTokens - 1));
   }
 
   /**
-   * Keeps what a prefill step computed of a sequence, if it is a whole block: its first token is at position `start`,
-   * `read` copies its keys and values out, [2L, H, t, d].
+   * Keeps what a prefill step completed of a sequence, a whole block or the end of the prompt: positions [start, end),
+   * whose keys and values `read` copies out, [2L, H, end − start, d].
    */
-  computed(sequence: S, start: number, tokens: number, read: () => Float32Array): void {
-    if (tokens < this.#blockTokens) return;
-    const chain = this.#chainOf(sequence).slice(0, start / this.#blockTokens + 1);
-    const name = chain[chain.length - 1];
-    if (!this.#cache.has(name)) this.#cache.keep(chain, read());
-    if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);
+  computed(sequence: S, start: number, end: number, read: () => Float32Array): void {
+    const chain = this.#chainOf(sequence);
+    const at = start / this.#blockTokens;
+    // Absent where the block is the prompt's end.
+    const name = chain.at(at);
+    if (name === undefined || !this.#cache.has(name)) {
+      const ids = Int32Array.from(sequence.ids.slice(start, end));
+      this.#cache.keep(sequence.tenant, chain.slice(0, at), { ids, present: read() });
+    }
+    if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }
 
   /** A sequence is prefilled, or has ended: it computes no more blocks. */

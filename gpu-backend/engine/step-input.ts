@@ -25,7 +25,7 @@ export interface Phase {
 }
 
 /** The tensors the arena feeds for the rows of the phase. */
-export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens">;
+export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens" | "begunTokens">;
 
 /** Builds the input for each chunk's next tokens, in the order of the rows. `gates` is Q. */
 export function composePhase(

@@ -1,8 +1,10 @@
 /**
- * Keys and values of prompt beginnings that were computed before, in blocks of one prefill chunk. A block is named by a
- * hash of the tenant and of every token id up to its end, so that it is found by whoever has the same beginning, under
- * any centroid, and never by another tenant. Chunks lie at fixed positions and a row's results are the same bits
- * whatever its mates, so a block that was found is bit for bit what computing it would give.
+ * Keys and values of prompt beginnings that were computed before, in blocks of one prefill chunk; the last block of a
+ * prompt may be shorter. A whole block is named by a hash of the tenant and of every token id up to its end, so that it is
+ * found by whoever has the same beginning, under any centroid, and never by another tenant. Of the block in which a prompt
+ * leaves what was computed before, those tokens are found that it has in common. Chunks lie at fixed positions, a row's
+ * results are the same bits whatever its mates and wherever a step goes on with a chunk, so what was found is bit for bit
+ * what computing it would give.
  * There are no pins: what is found is copied into the arena at once, nobody reads a block later.
  * Not here: who waits for whom to compute a block (engine/shared-prefixes.ts).
  */
@@ -10,11 +12,11 @@ import { createHash } from "node:crypto";
 import type { LruPolicy } from "../adapters/lru.ts";
 
 export interface PrefixCacheStats {
-  /** Sequences that found a block at least. */
+  /** Sequences that found a block at least, or a part of one. */
   hits: number;
-  /** Sequences that had a block to look for and found none. */
+  /** Sequences that had something to look for and found nothing. */
   misses: number;
-  /** Tokens of all blocks found: prefill that was not run. */
+  /** Tokens of all that was found: prefill that was not run. */
   reusedTokens: number;
   blocks: number;
   bytes: number;
@@ -22,22 +24,43 @@ export interface PrefixCacheStats {
   evictions: number;
 }
 
+/** Keys and values of t tokens, which the holder never changes. */
+export interface Block {
+  ids: Int32Array; // [t]
+  present: Float32Array; // [2L, H, t, d]
+}
+
+/** The first `tokens` tokens of a block. */
+export interface FoundBlock {
+  block: Block;
+  tokens: number;
+}
+
+/** Below this, a block or what is found of one is not worth a pass of its own. */
+export const leastTokens = 8;
+
 /** The names of the whole blocks at the start of `ids`; each stands for all that comes before it, too. */
 export function blockNames(tenant: string, ids: readonly number[], blockTokens: number): string[] {
   const names: string[] = [];
   let before = tenant;
   for (let end = blockTokens; end <= ids.length; end += blockTokens) {
-    const block = Int32Array.from({ length: blockTokens }, (_, t) => ids[end - blockTokens + t]);
-    before = createHash("sha256").update(`${before}\n`).update(block).digest("hex");
+    before = blockName(before, Int32Array.from(ids.slice(end - blockTokens, end)));
     names.push(before);
   }
   return names;
 }
 
+/** The name of a block after the one of that name, or after a tenant's beginning. */
+function blockName(before: string, ids: Int32Array): string {
+  return createHash("sha256").update(`${before}\n`).update(ids).digest("hex");
+}
+
 export class PrefixCache {
   readonly #policy: LruPolicy;
-  /** By name, each [2L, H, t, d] of its t tokens. */
-  readonly #blocks = new Map<string, Float32Array>();
+  /** By name. */
+  readonly #blocks = new Map<string, Block & { before: string }>();
+  /** Names of the blocks that follow a block, or a tenant's beginning. */
+  readonly #following = new Map<string, Set<string>>();
   #hits = 0;
   #misses = 0;
   #reusedTokens = 0;
@@ -62,32 +85,82 @@ export class PrefixCache {
     return this.#blocks.has(name);
   }
 
-  /** The blocks at the start of a chain of names, up to the first that is missing. Counts as one use of each. */
-  take(chain: readonly string[], blockTokens: number): Float32Array[] {
+  /**
+   * What is kept of the start of a tenant's `ids`: the blocks of `chain`, the names of its whole blocks, up to the first
+   * that is missing, then what another block has in common with the rest. Counts as one use of each.
+   */
+  take(tenant: string, chain: readonly string[], ids: readonly number[]): FoundBlock[] {
     const missing = chain.findIndex((name) => !this.#blocks.has(name));
-    const found = missing < 0 ? chain : chain.slice(0, missing);
+    const names = missing < 0 ? [...chain] : chain.slice(0, missing);
+    const found: FoundBlock[] = names.map((name) => {
+      const block = this.#blocks.get(name)!;
+      return { block, tokens: block.ids.length };
+    });
+    const part = this.#partAfter(names.at(-1) ?? tenant, ids.slice(found.reduce((sum, { tokens }) => sum + tokens, 0)));
+    if (part) {
+      names.push(part.name);
+      found.push(part);
+    }
     if (found.length > 0) this.#hits++;
-    else if (chain.length > 0) this.#misses++;
-    this.#reusedTokens += found.length * blockTokens;
-    this.#used(found);
-    return found.map((name) => this.#blocks.get(name)!);
+    else if (ids.length >= leastTokens) this.#misses++;
+    for (const { tokens } of found) this.#reusedTokens += tokens;
+    this.#used(names);
+    return found;
   }
 
-  /** Keeps the last block of a chain of names, if memory allows; the caller never changes it again. */
-  keep(chain: readonly string[], block: Float32Array): void {
-    const name = chain[chain.length - 1];
-    if (this.#blocks.has(name)) return;
-    this.#policy.add(name, block.byteLength);
-    this.#blocks.set(name, block);
-    this.#used(chain.filter((other) => this.#blocks.has(other)));
+  /** Keeps the block after those of `chain`, if memory allows, in place of what is kept of its beginning. */
+  keep(tenant: string, chain: readonly string[], block: Block): void {
+    const before = chain.at(-1) ?? tenant;
+    const name = blockName(before, block.ids);
+    if (block.ids.length < leastTokens || this.#blocks.has(name)) return;
+    for (const other of this.#following.get(before) ?? []) {
+      const { ids } = this.#blocks.get(other)!;
+      const common = commonTokens(ids, block.ids);
+      if (common === block.ids.length) return;
+      if (common < ids.length) continue;
+      this.#policy.remove(other);
+      this.#forget(other);
+    }
+    this.#policy.add(name, block.present.byteLength);
+    this.#blocks.set(name, { ...block, before });
+    const following = this.#following.get(before);
+    if (following) following.add(name);
+    else this.#following.set(before, new Set([name]));
+    this.#used([...chain, name].filter((other) => this.#blocks.has(other)));
     for (const dropped of this.#policy.evict()) {
-      this.#blocks.delete(dropped);
+      this.#forget(dropped);
       this.#evictions++;
     }
+  }
+
+  /** Of the blocks that follow, what has most tokens in common with `ids`. */
+  #partAfter(before: string, ids: readonly number[]): (FoundBlock & { name: string }) | null {
+    let best: (FoundBlock & { name: string }) | null = null;
+    for (const name of this.#following.get(before) ?? []) {
+      const block = this.#blocks.get(name)!;
+      const tokens = commonTokens(block.ids, ids);
+      if (tokens >= Math.max(leastTokens, (best?.tokens ?? 0) + 1)) best = { name, block, tokens };
+    }
+    return best;
+  }
+
+  #forget(name: string): void {
+    const { before } = this.#blocks.get(name)!;
+    this.#blocks.delete(name);
+    const following = this.#following.get(before);
+    following?.delete(name);
+    if (following?.size === 0) this.#following.delete(before);
   }
 
   /** Last block first, so that a beginning is never dropped before what follows it: that could not be found without. */
   #used(chain: readonly string[]): void {
     for (const name of chain.toReversed()) this.#policy.touch(name);
   }
+}
+
+/** At the start of both. */
+function commonTokens(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  const most = Math.min(a.length, b.length);
+  for (let t = 0; t < most; t++) if (a[t] !== b[t]) return t;
+  return most;
 }

@@ -26,6 +26,7 @@ export const names = {
   positions: "positions",
   pastMask: "past_mask",
   causalMask: "causal_mask",
+  begun: "begun",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
   /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
@@ -179,6 +180,8 @@ interface Past {
   /** Of each layer, [S, H, P, d]. */
   keys: string[];
   values: string[];
+  /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
+  begun: string[];
   /** Adds the outputs that are this past grown by the step's keys and values, where the graph keeps it. */
   write?: (fresh: string[]) => void;
 }
@@ -189,14 +192,16 @@ function addPast({ g, config }: Build, rows = "S"): Past {
   const inputs = (name: (layer: number) => string) =>
     layerNames(config, name).map((n) => g.input(n, "float32", [rows, H, "P", D / H]));
   const mask = g.input(names.pastMask, "float32", ["S", 1, 1, "P"]);
-  return { mask, keys: inputs(names.pastKey), values: inputs(names.pastValue) };
+  const all = g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
+  const begun = g.nodes("Split", [all], 2 * config.layers, { axis: 0, num_outputs: 2 * config.layers });
+  return { mask, keys: inputs(names.pastKey), values: inputs(names.pastValue), begun };
 }
 
 /** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again. */
 function addPastOnDevice(build: Build): Past {
   const { g, config } = build;
   const { hiddenSize: D, heads: H } = config;
-  const { mask, keys, values } = addPast(build, "R");
+  const { mask, keys, values, begun } = addPast(build, "R");
   const rows = g.input(names.pastRows, "int32", ["S"]);
   const read = (all: string) => g.node("Gather", [all, rows], { axis: 0 });
   const write = (fresh: string[]) => {
@@ -206,7 +211,7 @@ function addPastOnDevice(build: Build): Past {
       g.output(names.grown(i), g.node("ScatterND", [all, at, x]), "float32", ["R", H, "P", D / H]);
     });
   };
-  return { mask, keys: keys.map(read), values: values.map(read), write };
+  return { mask, keys: keys.map(read), values: values.map(read), begun, write };
 }
 
 /**
@@ -253,10 +258,13 @@ function addTrunk(build: Build, past: Past | null, headRows: string | null) {
   return { hidden: layerNorm(build, "ln_f", states), fresh, baseLogits };
 }
 
-/** Attention of queries [S, H, T, d], over the past where there is one and over the step's own keys and values. */
+/**
+ * Attention of queries [S, H, T, d], over the past where there is one and over the chunk: the step's own keys and values,
+ * after what has begun of it. Its sum is one, so that a chunk gives the same bits wherever a step goes on with it.
+ */
 function addAttention(build: Build, past: Past | null, rowCount: string, tokenCount: string) {
   const { g } = build;
-  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", "T"]);
+  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", past ? "G+T" : "T"]);
   if (!past) {
     return (_: number, q: string, k: string, v: string) => {
       const scores = g.node("Add", [products(build, q, k), causalMask]);
@@ -264,15 +272,17 @@ function addAttention(build: Build, past: Past | null, rowCount: string, tokenCo
     };
   }
   const pastCount = g.node("Shape", [past.mask], { start: 3, end: 4 });
-  const partLengths = g.node("Concat", [pastCount, tokenCount], { axis: 0 });
+  const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
+  const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
   const spread = (mask: string, columns: string) =>
     g.node("Expand", [mask, g.node("Concat", [rowCount, g.integers(1), tokenCount, columns], { axis: 0 })]);
-  const mask = g.node("Concat", [spread(past.mask, pastCount), spread(causalMask, tokenCount)], { axis: -1 });
+  const mask = g.node("Concat", [spread(past.mask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
   return (l: number, q: string, k: string, v: string) => {
-    const scores = g.node("Concat", [products(build, q, past.keys[l]), products(build, q, k)], { axis: -1 });
+    const [keys, values] = [k, v].map((own, i) => g.node("Concat", [past.begun[2 * l + i], own], { axis: 2 }));
+    const scores = g.node("Concat", [products(build, q, past.keys[l]), products(build, q, keys)], { axis: -1 });
     const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
-    const [toPast, toNew] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
-    return g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toNew, v])]);
+    const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
+    return g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toChunk, values])]);
   };
 }
 

@@ -7,6 +7,7 @@ import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.
 
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
+const keptCausalMasks = 256;
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
 const zeroBias = { indices: Int32Array.of(0, 0), values: Float32Array.of(0) };
@@ -36,7 +37,7 @@ class OnnxRunner implements StepRunner {
   readonly #session: Session;
   /** Where the past stays on the device. */
   readonly #past: WebgpuPast | null;
-  readonly #causalMasks = new Map<number, Tensor>();
+  readonly #causalMasks = new Map<string, Tensor>();
 
   constructor(
     config: Gpt2Config,
@@ -99,14 +100,16 @@ class OnnxRunner implements StepRunner {
 
   /** All but the past, of which P positions are fed. */
   #feeds(input: StepInput, P: number): Record<string, Tensor> {
-    const { sequences: S, tokens: T } = input;
+    const { sequences: S, tokens: T, begunTokens: G = 0 } = input;
+    const { heads: H, hiddenSize: D, layers } = this.config;
     const N = input.headRows.length;
     const bias = input.bias.values.length > 0 ? { indices: pairs(input.bias), values: input.bias.values } : zeroBias;
     const feeds: Record<string, Tensor> = {
       [names.tokenIds]: tensor(input.tokenIds, [S, T]),
       [names.positions]: tensor(input.positions, [S, T]),
-      [names.pastMask]: tensor(pastMask(input.pastLengths, P), [S, 1, 1, P]),
-      [names.causalMask]: this.#causalMask(T),
+      [names.pastMask]: tensor(pastMask(input.pastLengths, P, G), [S, 1, 1, P]),
+      [names.causalMask]: this.#causalMask(T, G),
+      [names.begun]: tensor(begunChunks(input, H, D / H), [2 * layers * S, H, G, D / H]),
       [names.headRows]: tensor(input.headRows, [N]),
       [names.gates]: tensor(input.gates, [N, this.gates]),
       [names.inverseTemperatures]: tensor(input.inverseTemperatures, [N]),
@@ -122,11 +125,14 @@ class OnnxRunner implements StepRunner {
     return feeds;
   }
 
-  #causalMask(T: number): Tensor {
-    let mask = this.#causalMasks.get(T);
+  #causalMask(T: number, G: number): Tensor {
+    const key = `${T} ${G}`;
+    let mask = this.#causalMasks.get(key);
     if (!mask) {
-      mask = causalMask(T);
-      this.#causalMasks.set(T, mask);
+      mask = causalMask(T, G);
+      // They are small, but there may be thousands.
+      if (this.#causalMasks.size >= keptCausalMasks) this.#causalMasks.clear();
+      this.#causalMasks.set(key, mask);
     }
     return mask;
   }
@@ -221,17 +227,34 @@ class PoolTensors implements AdapterPool {
   }
 }
 
-/** [1, 1, T, T]: 0 where a column is not after its row. */
-export function causalMask(T: number): Tensor {
-  const mask = new Float32Array(T * T);
-  for (let row = 0; row < T; row++) mask.fill(hiddenScore, row * T + row + 1, (row + 1) * T);
-  return tensor(mask, [1, 1, T, T]);
+/** [1, 1, T, G + T]: 0 where a column is not after its row; the first G columns are before all rows. */
+export function causalMask(T: number, G = 0): Tensor {
+  const mask = new Float32Array(T * (G + T));
+  for (let row = 0; row < T; row++) mask.fill(hiddenScore, row * (G + T) + G + row + 1, (row + 1) * (G + T));
+  return tensor(mask, [1, 1, T, G + T]);
 }
 
-function pastMask(pastLengths: Int32Array, P: number): Float32Array {
+/** What has begun of a chunk is seen beside the new tokens, not in the past. */
+function pastMask(pastLengths: Int32Array, P: number, G: number): Float32Array {
   const mask = new Float32Array(pastLengths.length * P);
-  for (let row = 0; row < pastLengths.length; row++) mask.fill(hiddenScore, row * P + pastLengths[row], (row + 1) * P);
+  pastLengths.forEach((length, row) => {
+    mask.fill(hiddenScore, row * P + length - G, (row + 1) * P);
+  });
   return mask;
+}
+
+/** Keys and values of the last G positions of each row's past, [2L, S, H, G, d]. */
+function begunChunks(input: StepInput, H: number, d: number): Float32Array {
+  const { sequences: S, pastTokens: P, pastLengths, begunTokens: G = 0 } = input;
+  const chunks = new Float32Array(input.past.length * S * H * G * d);
+  if (G === 0) return chunks;
+  input.past.forEach((array, i) => {
+    for (let head = 0; head < S * H; head++) {
+      const end = head * P + pastLengths[Math.floor(head / H)];
+      chunks.set(array.subarray((end - G) * d, end * d), (i * S * H + head) * G * d);
+    }
+  });
+  return chunks;
 }
 
 function pairs(bias: StepInput["bias"]): Int32Array {

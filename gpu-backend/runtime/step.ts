@@ -1,7 +1,7 @@
 /**
  * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
  * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads, d head width,
- * P past positions of the feed, N head rows.
+ * P past positions of the feed, G tokens of a chunk that has begun, N head rows.
  *
  * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
  * runs or at least `minimumPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
@@ -26,6 +26,11 @@ export interface StepInput {
   positions: Int32Array;
   /** Valid positions of each row's past, [S]. */
   pastLengths: Int32Array;
+  /**
+   * G: of a prompt chunk that the step goes on with, so many tokens are the end of every row's past already. Attention
+   * sums over them together with the new ones, so that results are the bits of the chunk computed at once. Absent: none.
+   */
+  begunTokens?: number;
   /** Keys, then values, of each layer: 2L arrays of [S, H, P, d], positions beyond a row's past length are ignored. */
   past: Float32Array[];
   /**

@@ -32,8 +32,12 @@ import { measureTraining, trainingLines } from "./training.ts";
 
 const peerFolders = [join(import.meta.dirname, "transformers"), join(import.meta.dirname, "llama")];
 
-/** Tokens at the beginning of prompts that two centroids share. */
-const sharedPrefixes = [400, 800];
+/** Tokens at the beginning of prompts that two centroids share, and what each has of its own after them. */
+const sharedPrefixes = [
+  { sharedTokens: 400, ownTokens: 0 },
+  { sharedTokens: 400, ownTokens: 20 },
+  { sharedTokens: 800, ownTokens: 0 },
+];
 
 /** Who is compared with whom: by bits of a weight, ours first. */
 const groups: Record<string, Entry[]> = {
@@ -193,8 +197,8 @@ async function benchTraining() {
 async function benchPrefix() {
   const prefix = [];
   for (const format of ["fp32", "int8"] as const) {
-    for (const sharedTokens of sharedPrefixes) {
-      const row = await measurePrefix(format, sharedTokens, options);
+    for (const prompts of sharedPrefixes) {
+      const row = await measurePrefix(format, prompts, options);
       say(prefixLine(row));
       prefix.push(row);
     }

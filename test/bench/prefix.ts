@@ -1,5 +1,5 @@
 /**
- * What the prefix cache saves: the prefill of a prompt whose first 400 tokens another prompt had before, under another
+ * What the prefix cache saves: the prefill of a prompt whose first tokens another prompt had before, under another
  * centroid, beside the prefill of the same prompt for a tenant that has nothing in the cache.
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
@@ -15,8 +15,6 @@ import { seededRandom } from "../support/steps.ts";
 import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-/** What each prompt has of its own after the shared tokens. */
-const ownTokens = 0;
 const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 
 export interface PrefixRow {
@@ -33,9 +31,10 @@ export interface PrefixRow {
 
 export async function measurePrefix(
   format: WeightFormat,
-  sharedTokens: number,
+  prompts: { sharedTokens: number; ownTokens: number },
   options: { threads: number; rounds: number },
 ): Promise<PrefixRow> {
+  const { sharedTokens, ownTokens } = prompts;
   const { threads, rounds } = options;
   const runner = await createStepRunner({
     config: gpt2Config,

@@ -60,6 +60,8 @@ describe.each(weightFormats)("%s", (format) => {
       // One token is left to prefill.
       ["c1", { ...request("one", 0), promptIds: shared.slice(0, 385) }],
     ];
+    // All but the last token of a prompt that is no longer than what it shares.
+    const expected: Record<string, number> = { first: 0, c0: 399, one: 384 };
     const target = harness(2 ** 26);
     await target.engine.submit(...first(work[0]));
     await target.finish();
@@ -74,7 +76,7 @@ describe.each(weightFormats)("%s", (format) => {
       expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
       const last = target.lastFrameOf(one.id);
       const reusedTokens = last?.type === "done" ? last.reusedTokens : null;
-      expect(reusedTokens).toBe(one.id === "first" ? 0 : 384);
+      expect(reusedTokens).toBe(expected[one.id] ?? 400);
       saved += reusedTokens ?? 0;
     }
     console.log(`${saved} of ${work.length * 400} shared tokens reused`);

@@ -176,6 +176,34 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     expect(scaled[1]).not.toBe(alone.logSumExp[1]);
   });
 
+  test("a chunk gives the same bits wherever a step goes on with it, alone or beside others as far into theirs", async () => {
+    const { vocabularySize: V, hiddenSize: D } = model.config;
+    const starts = [await grownRow(64, randomIds(50)), row(randomIds(50), randomGates())];
+    for (const begunTokens of [8, 33, 48]) {
+      const begun = await Promise.all(
+        starts.map(async (start): Promise<StepRow> => {
+          const first = { ...start, tokenIds: start.tokenIds.slice(0, begunTokens) };
+          const input = stepOf(model.config, [first]);
+          const past = grownPast(model.config, first, 0, input, await runner.run(input));
+          const pastLength = start.pastLength + begunTokens;
+          return { ...start, tokenIds: start.tokenIds.slice(begunTokens), past, pastLength };
+        }),
+      );
+      const together = await runner.run({ ...stepOf(model.config, begun, { pastTokens: 128 }), begunTokens });
+      for (const [s, start] of starts.entries()) {
+        const pastTokens = [128, 192][s];
+        const alone = await runner.run({ ...stepOf(model.config, [begun[s]], { pastTokens }), begunTokens });
+        const whole = await runner.run(stepOf(model.config, [start]));
+        for (const output of [alone.logits!, together.logits!.subarray(s * V, (s + 1) * V)]) {
+          expect(maxDifference(output, whole.logits!)).toBe(0);
+        }
+        for (const output of [alone.hidden!, together.hidden!.subarray(s * D, (s + 1) * D)]) {
+          expect(maxDifference(output, whole.hidden!)).toBe(0);
+        }
+      }
+    }
+  });
+
   test.each([
     ["decode", false, (i: number) => grownRow([5, 37, 60][i % 3], randomIds(1))],
     ["prefill", true, async (i: number) => row(randomIds([64, 30, 7, 1][i % 4]), randomGates())],

@@ -16,6 +16,8 @@ interface Fake extends Schedulable {
   left: number;
   boundaries: number[];
   isDecoding: boolean;
+  /** Tokens that it finds cached when it first starts. */
+  reused: number;
 }
 let clockMs = 0;
 const fake = (promptTokens: number, completionTokens: number, rest: Partial<Fake> = {}): Fake => ({
@@ -29,6 +31,7 @@ const fake = (promptTokens: number, completionTokens: number, rest: Partial<Fake
   scoresPrompt: false,
   boundaries: [],
   isDecoding: false,
+  reused: 0,
   ...rest,
 });
 const noBound = { holds: () => true };
@@ -66,7 +69,10 @@ class Simulation {
       }
       this.rows.push(sequence);
       expect(moves.length === 0 || this.parked.has(sequence)).toBe(true);
-      this.parked.delete(sequence);
+      if (!this.parked.delete(sequence)) {
+        sequence.cachedTokens = sequence.reused;
+        sequence.pendingPromptTokens -= sequence.reused;
+      }
       this.#follow(moves);
     }
     this.admitted = admissions.map(({ sequence }) => sequence);
@@ -77,18 +83,30 @@ class Simulation {
   step(): { prefillArea: number; ended: Fake[] } {
     const { scheduler } = this;
     this.admit();
-    const prefill = scheduler.prefillPhase();
-    expect(this.rows.slice(prefill.firstRow)).toEqual(prefill.chunks.map(({ sequence }) => sequence));
-    const prefillArea = prefill.chunks.length * Math.max(0, ...prefill.chunks.map(({ tokens }) => tokens));
-    for (const { sequence, tokens } of prefill.chunks) {
-      expect(sequence.isDecoding).toBe(false);
-      sequence.boundaries.push(tokens);
-      sequence.cachedTokens += tokens;
-      sequence.pendingPromptTokens -= tokens;
-      if (sequence.pendingPromptTokens > 0) continue;
-      sequence.isDecoding = true;
-      this.#follow(scheduler.promote(sequence));
+    const prefilling = this.rows.filter(({ isDecoding }) => !isDecoding);
+    const advanced: Fake[] = [];
+    let prefillArea = 0;
+    for (const { firstRow, begunTokens, chunks } of scheduler.prefillPasses()) {
+      const sequences = chunks.map(({ sequence }) => sequence);
+      expect(this.rows.slice(firstRow, firstRow + chunks.length)).toEqual(sequences);
+      advanced.push(...sequences);
+      prefillArea += chunks.length * Math.max(0, ...chunks.map(({ tokens }) => tokens));
+      for (const { sequence, tokens } of chunks) {
+        expect(sequence.isDecoding).toBe(false);
+        expect(sequence.cachedTokens % chunkTokens).toBe(begunTokens);
+        sequence.boundaries.push(tokens);
+        sequence.cachedTokens += tokens;
+        sequence.pendingPromptTokens -= tokens;
+        if (sequence.pendingPromptTokens > 0) {
+          expect(sequence.cachedTokens % chunkTokens).toBe(0);
+          continue;
+        }
+        sequence.isDecoding = true;
+        this.#follow(scheduler.promote(sequence));
+      }
     }
+    expect(new Set(advanced)).toEqual(new Set(prefilling));
+    expect(advanced.length).toBe(prefilling.length);
     const ended: Fake[] = [];
     const { chunks } = scheduler.decodePhase();
     expect(this.rows.slice(0, chunks.length)).toEqual(chunks.map(({ sequence }) => sequence));
@@ -131,6 +149,7 @@ describe("any traffic", () => {
   const arrival = fc.record({
     tenant: fc.constantFrom("a", "a", "a", ...tenants),
     prompt: fc.integer({ min: 1, max: 400 }),
+    shared: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 400 })),
     completion: fc.integer({ min: 1, max: 40 }),
     scores: fc.boolean(),
     after: fc.integer({ min: 0, max: 3 }),
@@ -164,8 +183,9 @@ describe("any traffic", () => {
             expect(left--).toBeGreaterThan(0);
             if (queue.length > 0 && idle++ >= queue[0].after) {
               idle = 0;
-              const { tenant, prompt, completion, scores, cancelAfter } = queue.shift()!;
-              const sequence = fake(prompt, completion, { tenant, scoresPrompt: scores });
+              const { tenant, prompt, shared, completion, scores, cancelAfter } = queue.shift()!;
+              const reused = scores ? 0 : Math.min(shared, prompt - 1);
+              const sequence = fake(prompt, completion, { tenant, scoresPrompt: scores, reused });
               simulation.enqueue(sequence);
               open.add(sequence);
               if (cancelAfter !== null) cancelAt.set(sequence, now + cancelAfter);

@@ -31,26 +31,26 @@ async function aloneWithout(one: SequenceRequest, centroid: string | null = null
 }
 
 describe("a prompt whose beginning was computed before", () => {
-  test("is prefilled after its last whole block, under any centroid, and gets what it gets without", async () => {
+  test("is prefilled after the last token it has in common, under any centroid, and gets what it gets without", async () => {
     const target = harness();
     await target.engine.submit("c0", [request("first", prompt(200))]);
     await target.finish();
     const next = request("next", [...prompt(150), ...prompt(60, 3)], { sampling: { logprobs: 2 } });
     await target.engine.submit("c1", [next]);
     await target.finish();
-    expect([reusedBy(target, "first"), reusedBy(target, "next")]).toEqual([0, 128]);
-    expect(prefilledTokens(target)).toBe(200 + 210 - 128);
+    expect([reusedBy(target, "first"), reusedBy(target, "next")]).toEqual([0, 150]);
+    expect(prefilledTokens(target)).toBe(200 + 210 - 150);
     expect(target.framesOf("next").slice(0, -1)).toEqual(await aloneWithout(next, "c1"));
-    expect(target.engine.stats.prefixes).toMatchObject({ hits: 1, misses: 1, reusedTokens: 128, blocks: 4 });
+    expect(target.engine.stats.prefixes).toMatchObject({ hits: 1, misses: 1, reusedTokens: 150, blocks: 6 });
   });
 
-  test("of exactly whole blocks still computes its last one: that is where its logits come from", async () => {
+  test("and is no longer still computes its last token: that is where its logits come from", async () => {
     const target = harness();
     for (const id of ["a", "b"]) {
       await target.engine.submit(null, [request(id, prompt(128))]);
       await target.finish();
     }
-    expect(reusedBy(target, "b")).toBe(64);
+    expect(reusedBy(target, "b")).toBe(127);
     expect(target.tokensOf("b")).toEqual(target.tokensOf("a"));
   });
 
@@ -62,7 +62,7 @@ describe("a prompt whose beginning was computed before", () => {
     }
     expect(reusedBy(target, "other")).toBe(0);
     expect(prefilledTokens(target)).toBe(400);
-    expect(target.engine.stats.prefixes).toMatchObject({ hits: 0, misses: 2, blocks: 6 });
+    expect(target.engine.stats.prefixes).toMatchObject({ hits: 0, misses: 2, blocks: 8 });
   });
 
   test("is computed whole where all of it is scored, and serves those after it", async () => {
@@ -86,7 +86,7 @@ describe("a prompt whose beginning was computed before", () => {
       await target.finish();
       expect(target.tokensOf(id)).toEqual(target.tokensOf("whole").slice(40));
     }
-    expect([reusedBy(target, "resumed"), reusedBy(target, "again")]).toEqual([64, 64]);
+    expect([reusedBy(target, "resumed"), reusedBy(target, "again")]).toEqual([99, 99]);
   });
 });
 
@@ -94,11 +94,12 @@ describe("sequences of one prompt at the same time", () => {
   const choices = (n: number) =>
     Array.from({ length: n }, (_, i) => request(`s${i}`, prompt(300), { sampling: { temperature: 1, seed: i } }));
 
-  test("compute its whole blocks once, and each its own rest", async () => {
+  test("compute its whole blocks once, and each its own rest, or its last token where that was there", async () => {
     const target = harness();
     await target.engine.submit("c0", choices(8));
     await target.finish();
-    expect(prefilledTokens(target)).toBe(300 + 7 * (300 - 256));
+    // Four fit one pass: the leader's end is there when the last four start.
+    expect(prefilledTokens(target)).toBe(300 + 3 * (300 - 256) + 4);
     for (const one of choices(8)) {
       expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));
     }
