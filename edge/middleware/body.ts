@@ -54,6 +54,7 @@ async function boundedText(request: Request, maximum: number, limitMs: number): 
       text += decoder.decode(value, { stream: true });
     }
   } catch (error) {
+    letGo(error);
     // What is left of it nobody reads.
     reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
@@ -63,6 +64,14 @@ async function boundedText(request: Request, maximum: number, limitMs: number): 
   } finally {
     clearTimeout(timer);
   }
+}
+
+/**
+ * Without this each body that breaks off stays in memory, with its request and response: the stream holds its error where
+ * no collector looks, and an error holds the functions on its stack, and what those hold, until the stack is first read.
+ */
+function letGo(error: unknown): void {
+  if (error instanceof Error) void error.stack;
 }
 
 function parsedJson(text: string): unknown {

@@ -52,7 +52,7 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
       const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
-      const workerd = await startWorkerd(await edge.configure({ vars }), true);
+      const workerd = await startWorkerd(await edge.configure({ vars }), { keepsStdout: true });
       return {
         url: workerd.url,
         key,

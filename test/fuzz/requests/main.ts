@@ -3,21 +3,35 @@
  * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
 import { Command } from "commander";
+import { lateGrowth, verdictOf } from "../../support/growth.ts";
 import { count } from "../../support/options.ts";
-import { failureOf, fuzzRequests, MB } from "./run.ts";
+import type { Memory, MemorySample } from "./memory.ts";
+import { failureOf, fuzzRequests } from "./run.ts";
+
+/** For a line through the later half of them. */
+const memorySamples = 20;
+/** In fewer, caches still fill. */
+const fewestForMemory = 50_000;
+/** Growth for 10,000 requests that counts as none: 50 bytes a request that JavaScript holds, and 400 of the process. */
+const levelBytes = { live: 500_000, rss: 4_000_000 };
 
 const options = new Command("fuzz")
   .description("bad requests against a real edge and a real backend")
-  .option("--requests <n>", "how many", count, 10_000)
+  .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
   .option("--concurrency <n>", "how many at once", count, 32)
   .option("--seed <n>", "repeats a run", count, (Date.now() % 1_000_000) + 1)
   .parse()
   .opts<{ requests: number; concurrency: number; seed: number }>();
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
+const MB = (bytes: number) => (bytes / 1e6).toFixed(1);
+const shown = ({ live, rss, rssBefore }: Memory) => `${MB(live)} live, ${MB(rss)} resident (${MB(rssBefore)} before)`;
+const note = ({ requests, edge, backend }: MemorySample) =>
+  say(`${requests} of ${options.requests}, in MB, garbage collected: edge ${shown(edge)}; backend ${shown(backend)}`);
+
 say(`seed ${options.seed}`);
 const started = performance.now();
-const result = await fuzzRequests({ ...options, note: say });
+const result = await fuzzRequests({ ...options, memorySamples, note });
 const seconds = (performance.now() - started) / 1000;
 
 const outcomes = Object.entries(result.outcomes).sort(([, a], [, b]) => b - a);
@@ -38,20 +52,18 @@ say(
     .join(", ")}`,
 );
 say(`a good request afterwards: ${result.answerMs.toFixed(0)} ms`);
-const edgeGrowth = growth("edge", result.edgeRss);
-const backendGrowth = growth("backend", result.backendRss);
 const isClean = ["running", "queue", "parked"].every((name) => result.left[`chameleon_${name}_sequences`] === 0);
-const ok = result.failed === 0 && isClean && edgeGrowth && backendGrowth;
+const isLevel = [growth("edge", "live"), growth("edge", "rss"), growth("backend", "live"), growth("backend", "rss")];
+const ok = result.failed === 0 && isClean && isLevel.every(Boolean);
 say(ok ? "ok" : "FAILED");
 process.exitCode = ok ? 0 : 1;
 
-/** Whether memory is level: in the last third of the run no more than a fifth above the middle third. */
-function growth(name: string, rss: readonly number[]): boolean {
-  const third = Math.floor(rss.length / 3);
-  const mean = (values: readonly number[]) => values.reduce((total, value) => total + value, 0) / values.length;
-  const middle = mean(rss.slice(third, 2 * third));
-  const last = mean(rss.slice(-third));
-  say(`memory of the ${name}: ${rss.map(MB).join(", ")}; last third over middle third ${(last / middle).toFixed(2)}x`);
-  // A short run is still warming up.
-  return options.requests < 10_000 || last < 1.2 * middle;
+/** Says how memory grew over the second half of the run; false where it is seen to. */
+function growth(side: "edge" | "backend", kind: "live" | "rss"): boolean {
+  const found = lateGrowth(result.memory.map((sample) => ({ requests: sample.requests, value: sample[side][kind] })));
+  const verdict = options.requests < fewestForMemory ? "too few requests to say" : verdictOf(found, levelBytes[kind]);
+  const name = kind === "live" ? "live" : "resident";
+  const figures = `${MB(found.slope)} ± ${MB(2 * found.error)} MB for 10,000 requests`;
+  say(`${name} memory of the ${side}, second half: ${figures}, limit ${MB(levelBytes[kind])}: ${verdict}`);
+  return verdict !== "grows";
 }

@@ -3,9 +3,7 @@
  * what memory they hold, and whether all that was begun for those who left is given back.
  */
 
-import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import fc from "fast-check";
@@ -14,6 +12,7 @@ import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
+import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
 import { type Outcome, send } from "./send.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
@@ -22,6 +21,8 @@ const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
 const patienceMs = 180_000;
 const drainMs = 15_000;
+/** For what runs to end before memory is looked at; a few long generations matter little. */
+const restMs = 2000;
 const generatedAtOnce = 500;
 
 export interface FuzzResult {
@@ -30,9 +31,8 @@ export interface FuzzResult {
   /** Requests whose answer may not be; at most some are kept. */
   failures: { request: BadRequest; outcome: Outcome }[];
   failed: number;
-  /** Resident memory in bytes at each tenth of the run. */
-  edgeRss: number[];
-  backendRss: number[];
+  /** At even distances along the run, and at its end. */
+  memory: MemorySample[];
   /** Of the backend, once everything is answered; what was there at the start in brackets. */
   left: Record<string, number>;
   /** Milliseconds that a good request took afterwards. */
@@ -44,39 +44,56 @@ export async function fuzzRequests(options: {
   requests: number;
   seed: number;
   concurrency: number;
-  note(line: string): void;
+  /** How often to look at memory; sending rests meanwhile. 0: never. */
+  memorySamples: number;
+  note(sample: MemorySample): void;
 }): Promise<FuzzResult> {
-  const { requests, seed, concurrency, note } = options;
+  const { requests, seed, concurrency, memorySamples, note } = options;
+  const isWatched = memorySamples > 0;
   await stageArtifacts();
-  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256" });
+  const watched = isWatched ? watchedBackend : {};
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", ...watched });
   const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const hash = createHash("sha256").update(key).digest("hex");
   const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fuzz" }]);
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS };
-  const edge = await startWorkerd(await bare.configure({ vars }));
+  const edge = await startWorkerd(await bare.configure({ vars }), { isInspected: isWatched });
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
+    const watch = isWatched ? await watchMemory(edge, backend, () => countedRequest(edge.url)) : null;
     const result: FuzzResult = {
       outcomes: {},
       failures: [],
       failed: 0,
-      edgeRss: [],
-      backendRss: [],
+      memory: [],
       left: {},
       answerMs: 0,
       log: "",
     };
     const source = requestSource(seed);
     let sent = 0;
+    let rest: Promise<void> | null = null;
+    const look = async () => {
+      if (!watch) return;
+      await settled(backend.metric, restMs);
+      const sample = await watch.sample(sent);
+      result.memory.push(sample);
+      note(sample);
+    };
+    const distance = isWatched ? Math.ceil(requests / memorySamples) : Number.POSITIVE_INFINITY;
+    let nextLook = distance;
+    await look();
     const lane = async () => {
-      while (sent < requests) {
-        const index = sent++;
-        if (index % Math.max(1, Math.floor(requests / 10)) === 0) {
-          result.edgeRss.push(rssBytes(edge.pid));
-          result.backendRss.push(rssBytes(backend.child.pid!));
-          note(`${index} of ${requests}: edge ${MB(result.edgeRss.at(-1)!)}, backend ${MB(result.backendRss.at(-1)!)}`);
+      for (;;) {
+        await rest;
+        if (sent >= requests) return;
+        if (sent >= nextLook) {
+          nextLook += distance;
+          rest = look();
+          await rest;
         }
+        sent++;
         const request = source.next().value;
         const outcome = await send(request, port, patienceMs);
         const name = outcome.gaveUp ?? outcome.status ?? "closed";
@@ -88,9 +105,9 @@ export async function fuzzRequests(options: {
       }
     };
     await Promise.all(Array.from({ length: concurrency }, lane));
-    result.left = await settled(backend.metric);
-    result.edgeRss.push(rssBytes(edge.pid));
-    result.backendRss.push(rssBytes(backend.child.pid!));
+    result.left = await settled(backend.metric, drainMs);
+    await look();
+    watch?.close();
     const started = performance.now();
     await goodRequest(edge.url);
     result.answerMs = performance.now() - started;
@@ -124,20 +141,30 @@ function* requestSource(seed: number): Generator<BadRequest, never> {
 }
 
 async function goodRequest(edgeUrl: string): Promise<void> {
-  const response = await fetch(`${edgeUrl}/v1/completions`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-    body: JSON.stringify({ model: "gpt2:auto", prompt: "Once more", max_tokens: 4, temperature: 0 }),
-    signal: AbortSignal.timeout(patienceMs),
-  });
-  const body = (await response.json()) as { usage?: { completion_tokens: number } };
+  const wanted = { model: "gpt2:auto", prompt: "Once more", max_tokens: 4, temperature: 0 };
+  const body = await post(edgeUrl, "/v1/completions", wanted);
   if (body.usage?.completion_tokens !== 4) throw new Error(`a good request was answered ${JSON.stringify(body)}`);
 }
 
-/** What the backend still holds, once it is nothing, or after some time. */
-async function settled(metric: (name: string) => Promise<number>): Promise<Record<string, number>> {
+/** Is answered and counted at the edge, however busy the backend is. */
+async function countedRequest(edgeUrl: string): Promise<void> {
+  await post(edgeUrl, "/v1/embeddings", { model: "gpt2", input: "Once more" });
+}
+
+async function post(edgeUrl: string, route: string, body: object): Promise<{ usage?: { completion_tokens: number } }> {
+  const response = await fetch(edgeUrl + route, {
+    method: "POST",
+    headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+    body: JSON.stringify(body),
+    signal: AbortSignal.timeout(patienceMs),
+  });
+  return (await response.json()) as { usage?: { completion_tokens: number } };
+}
+
+/** What the backend still holds, once it is nothing, or after `limitMs`. */
+async function settled(metric: (name: string) => Promise<number>, limitMs: number): Promise<Record<string, number>> {
   const names = ["chameleon_running_sequences", "chameleon_queue_sequences", "chameleon_parked_sequences"];
-  const deadline = performance.now() + drainMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const values = await Promise.all(names.map(metric));
     const left = Object.fromEntries(names.map((name, i) => [name, values[i]]));
@@ -145,15 +172,4 @@ async function settled(metric: (name: string) => Promise<number>): Promise<Recor
     if (values.every((value) => value === 0) || performance.now() > deadline) return left;
     await sleep(20);
   }
-}
-
-function rssBytes(pid: number): number {
-  if (process.platform === "linux") {
-    return 1024 * Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
-  }
-  return 1024 * Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" }));
-}
-
-export function MB(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(0)} MB`;
 }

@@ -1,0 +1,77 @@
+/**
+ * The memory of edge and backend, as it is once garbage is collected: what JavaScript still holds, and what the system has
+ * given the process. Before that it says little: an isolate collects when its own heap has grown, and whatever hangs on its
+ * garbage outside of the heap, the better part by far, waits for that.
+ */
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import type { WorkerdProcess } from "../../../infra/workerd/process.ts";
+import type { Backend } from "../../support/backend-process.ts";
+import { watchHeap } from "../../support/live-heap.ts";
+
+/** What the backend is started with, so that it can be watched. */
+export const watchedBackend = { NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ""} --inspect=127.0.0.1:0` };
+/**
+ * The stand-in for Analytics Engine makes more garbage than our Worker and has next to no heap. Those for keys and artifacts
+ * are asked now and then, and gather nothing.
+ */
+const watchedServices = ["edge", "sink"];
+
+/** Bytes. */
+export interface Memory {
+  /** Objects, strings and buffers, garbage collected. */
+  live: number;
+  /** Resident, garbage collected. */
+  rss: number;
+  /** Resident, just before. */
+  rssBefore: number;
+}
+
+export interface MemorySample {
+  /** Sent until then. */
+  requests: number;
+  edge: Memory;
+  backend: Memory;
+}
+
+export interface MemoryWatch {
+  sample(requests: number): Promise<MemorySample>;
+  close(): void;
+}
+
+/** `touch` sends a request that reaches everything at the edge. */
+export async function watchMemory(
+  edge: WorkerdProcess,
+  backend: Backend,
+  touch: () => Promise<void>,
+): Promise<MemoryWatch> {
+  const backendUrl = /^Debugger listening on (ws:\S+)/m.exec(backend.log())?.[1];
+  if (!edge.inspector || !backendUrl) throw new Error("edge and backend must be started with their inspectors");
+  const heaps = {
+    edge: await watchHeap(watchedServices.map(edge.inspector), touch),
+    backend: await watchHeap([backendUrl]),
+  };
+  const memoryOf = async (name: keyof typeof heaps, pid: number): Promise<Memory> => {
+    const rssBefore = rssBytes(pid);
+    const { heap, buffers } = await heaps[name].live();
+    return { live: heap + buffers, rss: rssBytes(pid), rssBefore };
+  };
+  return {
+    sample: async (requests) => ({
+      requests,
+      edge: await memoryOf("edge", edge.pid),
+      backend: await memoryOf("backend", backend.child.pid!),
+    }),
+    close() {
+      heaps.edge.close();
+      heaps.backend.close();
+    },
+  };
+}
+
+function rssBytes(pid: number): number {
+  if (process.platform === "linux") {
+    return 1024 * Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+  }
+  return 1024 * Number(execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" }));
+}
