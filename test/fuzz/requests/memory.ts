@@ -10,7 +10,13 @@ import type { Backend } from "../../support/backend-process.ts";
 import { watchHeap } from "../../support/live-heap.ts";
 
 /** What the backend is started with, so that it can be watched. */
-export const watchedBackend = { NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ""} --inspect=127.0.0.1:0` };
+export const watchedBackend = {
+  NODE_OPTIONS: `${process.env.NODE_OPTIONS ?? ""} --inspect=127.0.0.1:0`,
+  // What is free goes back to the system at once: else what glibc keeps for later, 50 MB now and none then, hides all else.
+  GLIBC_TUNABLES: "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072",
+  // Full soon: a cache that fills looks like a leak.
+  PREFIX_CACHE_BYTES: String(2 ** 21),
+};
 /**
  * The stand-in for Analytics Engine makes more garbage than our Worker and has next to no heap. Those for keys and artifacts
  * are asked now and then, and gather nothing.

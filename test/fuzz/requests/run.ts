@@ -21,8 +21,8 @@ const BACKEND_SECRETS = "fuzz-0123456789abcdef0123456789abcdef";
 /** An answer may wait behind generations to the context's end, on a busy machine; whoever waits longer has been forgotten. */
 const patienceMs = 180_000;
 const drainMs = 15_000;
-/** For what runs to end before memory is looked at; a few long generations matter little. */
-const restMs = 2000;
+/** For what runs to end before memory is looked at: whoever sends has stopped. */
+const restMs = 30_000;
 const generatedAtOnce = 500;
 
 export interface FuzzResult {
@@ -33,7 +33,7 @@ export interface FuzzResult {
   failed: number;
   /** At even distances along the run, and at its end. */
   memory: MemorySample[];
-  /** Of the backend, once everything is answered; what was there at the start in brackets. */
+  /** Of the backend, once everything is answered. */
   left: Record<string, number>;
   /** Milliseconds that a good request took afterwards. */
   answerMs: number;
