@@ -11,8 +11,15 @@ export class SilenceError extends Error {
 /** Reads frames that our own objects have checked, as they arrive; leaving the loop cancels the body. */
 export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
   const reader = new FrameReader({ isChecked: true });
-  for await (const chunk of body) yield* reader.push(chunk);
-  reader.end();
+  const source = body.getReader();
+  try {
+    for (let { done, value } = await source.read(); !done; { done, value } = await source.read()) {
+      yield* reader.push(value as Uint8Array);
+    }
+    reader.end();
+  } finally {
+    source.cancel().catch(() => undefined);
+  }
 }
 
 /**

@@ -57,7 +57,7 @@ export class Shard extends DurableObject<Env> {
   override async fetch(request: Request): Promise<Response> {
     const batch = await request.json<BatchRequest>();
     try {
-      return new Response(this.#frames(batch), { headers: { "content-type": "application/x-ndjson" } });
+      return new Response(this.#frames(batch, request.signal), { headers: { "content-type": "application/x-ndjson" } });
     } catch (thrown) {
       const error = toServiceError(thrown);
       const headers = { "retry-after": String(error.retryAfterSeconds ?? 0) };
@@ -66,8 +66,8 @@ export class Shard extends DurableObject<Env> {
   }
 
   /** What waits here is bounded: a sequence has no more frames than the context has tokens. */
-  #frames(batch: BatchRequest): ReadableStream<Uint8Array> {
-    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+  #frames(batch: BatchRequest, signal: AbortSignal): ReadableStream<Uint8Array> {
+    const { readable, writable } = new IdentityTransformStream();
     const writer = writable.getWriter();
     const encoder = new TextEncoder();
     let open = batch.sequences.length;
@@ -78,6 +78,8 @@ export class Shard extends DurableObject<Env> {
       writer.close().catch(() => undefined);
       this.ctx.waitUntil(this.#metrics.report());
     });
+    // A failed write tells it, too, where there is one.
+    signal.addEventListener("abort", () => submission.cancel());
     writer.closed.catch(() => submission.cancel());
     return readable;
   }

@@ -102,8 +102,13 @@ export async function answer<Choice extends object, ChunkChoice extends object>(
         return envelopeOf(error);
       },
     );
+    const ended = trace.goesOn();
+    c.req.raw.signal.addEventListener("abort", () => ended("the client went away"));
     return new Response(
-      eventStream(events, dependencies.heartbeatMs, () => abort.abort()),
+      eventStream(events, dependencies.heartbeatMs, (isGone) => {
+        if (isGone) abort.abort();
+        ended(isGone ? "the client went away" : null);
+      }),
       {
         headers: {
           "content-type": "text/event-stream; charset=utf-8",

@@ -4,41 +4,44 @@ import { Watch } from "../watch.ts";
 
 /**
  * Events as they come. Where none comes for `heartbeatMs` a comment is written instead, since only a write shows that a
- * client is gone. `onCancel` runs then. No timer is left once the events have ended.
+ * client is gone. `ended` is told the end once: whether the client was gone. No timer is left once the events have ended.
  */
 export function eventStream(
   events: AsyncIterable<string>,
   heartbeatMs: number,
-  onCancel: () => void,
+  ended: (isGone: boolean) => void,
 ): ReadableStream<Uint8Array> {
-  const encoder = new TextEncoder();
-  const iterator = events[Symbol.asyncIterator]();
+  // The runtime's own: a stream of JavaScript's takes a turn of it for each chunk.
+  const { readable, writable } = new IdentityTransformStream();
+  const writer = writable.getWriter();
   const watch = new Watch(heartbeatMs);
-  let next: Promise<IteratorResult<string>> | null = null;
-  return new ReadableStream({
-    async pull(controller) {
-      next ??= iterator.next();
-      try {
-        if (!(await watch.settles(next))) {
-          controller.enqueue(encoder.encode(sseComment("hb")));
-          return;
-        }
-      } catch (error) {
-        watch.stop();
-        throw error;
+  const encoder = new TextEncoder();
+  const send = async () => {
+    const iterator = events[Symbol.asyncIterator]();
+    for (let next = iterator.next(); ; ) {
+      if (!(await watch.settles(next))) {
+        await writer.write(encoder.encode(sseComment("hb")));
+        continue;
       }
       const { done, value } = await next;
-      next = null;
-      if (!done) {
-        controller.enqueue(encoder.encode(value));
-        return;
-      }
-      watch.stop();
-      controller.close();
+      if (done) break;
+      await writer.write(encoder.encode(value));
+      next = iterator.next();
+    }
+    await writer.close();
+  };
+  const end = (isGone: boolean) => {
+    watch.stop();
+    ended(isGone);
+  };
+  // While nothing is written, too.
+  writer.closed.catch(() => end(true));
+  send().then(
+    () => end(false),
+    (error) => {
+      writer.abort(error).catch(() => undefined);
+      end(true);
     },
-    cancel() {
-      watch.stop();
-      onCancel();
-    },
-  });
+  );
+  return readable;
 }

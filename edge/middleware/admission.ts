@@ -3,6 +3,7 @@ import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import type { Admission } from "../tenants/admission.ts";
+import { setHeaders } from "./response-headers.ts";
 
 /**
  * Lets a request of `tokens` at most in; whoever is let in has to be settled. Throws rate_limited or quota_exceeded with
@@ -30,6 +31,6 @@ function tellIn(c: Context<AppEnvironment>): (headers: Record<string, string>) =
 export function rateLimitHeaders() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     await next();
-    for (const [name, value] of Object.entries(c.get("rateLimitHeaders") ?? {})) c.header(name, value);
+    setHeaders(c, c.get("rateLimitHeaders") ?? {});
   });
 }

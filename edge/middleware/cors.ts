@@ -5,6 +5,7 @@
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
+import { setHeaders } from "./response-headers.ts";
 
 const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
@@ -46,8 +47,7 @@ export function allowedOrigin() {
       );
     }
     await next();
-    c.header("access-control-allow-origin", origin);
-    c.header("access-control-expose-headers", exposed);
-    c.header("vary", "origin", { append: true });
+    setHeaders(c, { "access-control-allow-origin": origin, "access-control-expose-headers": exposed });
+    c.res.headers.append("vary", "origin");
   });
 }

@@ -4,6 +4,7 @@
  */
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment } from "../dependencies.ts";
+import { presetHeaders, setHeaders } from "./response-headers.ts";
 
 const always = {
   "x-content-type-options": "nosniff",
@@ -21,9 +22,9 @@ const httpsOnly = "max-age=31536000";
 export function securityHeaders() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     await next();
-    for (const [name, value] of Object.entries(always)) c.header(name, value);
-    for (const [name, value] of Object.entries(presets)) if (!c.res.headers.has(name)) c.header(name, value);
-    if (c.req.url.startsWith("https:")) c.header("strict-transport-security", httpsOnly);
+    setHeaders(c, always);
+    presetHeaders(c, presets);
+    if (c.req.url.startsWith("https:")) setHeaders(c, { "strict-transport-security": httpsOnly });
   });
 }
 

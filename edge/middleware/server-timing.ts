@@ -1,6 +1,7 @@
 /** The Server-Timing header: phases where a route tells them, else the whole. Durations in milliseconds. */
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment } from "../dependencies.ts";
+import { presetHeaders } from "./response-headers.ts";
 
 /** `{ tokenize: 1.5 }` → `tokenize;dur=1.50`. The runtime's clock stands still between I/O, so pure work shows as 0. */
 export function serverTiming(phases: object): string {
@@ -14,6 +15,6 @@ export function totalTiming(now: () => number) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const started = now();
     await next();
-    if (!c.res.headers.has("server-timing")) c.header("server-timing", serverTiming({ total: now() - started }));
+    presetHeaders(c, { "server-timing": serverTiming({ total: now() - started }) });
   });
 }

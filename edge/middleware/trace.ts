@@ -17,7 +17,7 @@ export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: Tra
     const trace = new RequestTrace({ traceId, spanId: newId().slice(0, 16), sampled });
     c.set("trace", trace);
     await next();
-    const { status, body, headers } = c.res;
+    const { status } = c.res;
     const finish = (error: string | null) => {
       const endMs = now();
       const tenant = c.get("tenant");
@@ -45,16 +45,7 @@ export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: Tra
         error,
       });
     };
-    if (!body || !headers.get("content-type")?.startsWith("text/event-stream")) {
-      finish(status >= 500 ? `status ${status}` : null);
-      return;
-    }
-    // A stream ends when its last byte is read, or its reader has gone.
-    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
-    body.pipeTo(writable).then(
-      () => finish(null),
-      () => finish("the client went away"),
-    );
-    c.res = new Response(readable, c.res);
+    if (trace.end !== null) void trace.end.then(finish);
+    else finish(status >= 500 ? `status ${status}` : null);
   });
 }

@@ -22,8 +22,21 @@ export class RequestTrace {
   /** Of the request's span: ids, counts and names, never text. */
   readonly attributes: Attributes = {};
 
+  #end: PromiseWithResolvers<string | null> | null = null;
+
   constructor(context: TraceContext) {
     this.context = context;
+  }
+
+  /** Where the answer goes on behind its head: resolves when it ends, to why it broke off or to null. */
+  get end(): Promise<string | null> | null {
+    return this.#end?.promise ?? null;
+  }
+
+  /** Says that the answer goes on behind its head. Whoever says so tells its end, once; further calls change nothing. */
+  goesOn(): (error: string | null) => void {
+    this.#end = Promise.withResolvers();
+    return this.#end.resolve;
   }
 
   note(attributes: Attributes): void {

@@ -2,6 +2,7 @@
  * Who a key belongs to and what it may be used for. Only hashes are stored: who reads the records, or the configuration,
  * cannot use what is in them. A record is found by the hash's first characters and held against the whole of it.
  */
+import type { z } from "zod";
 import {
   keyIdOf,
   keyPrefix,
@@ -78,7 +79,7 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
 
 async function recordedAccess(hash: string, read: Records["get"], nowMs: number): Promise<Access> {
   const keyId = keyIdOf(hash);
-  const record = keyRecordSchema.nullable().parse(await read(keyPrefix + keyId));
+  const record = keyRecordOf(await read(keyPrefix + keyId));
   if (!record || !equals(record.hash, hash)) throw new ServiceError("unauthorized", "The API key is not known.");
   if (record.revokedAt !== null) {
     throw new ServiceError("unauthorized", `The API key ${keyId} was revoked at ${record.revokedAt}.`);
@@ -91,7 +92,21 @@ async function recordedAccess(hash: string, read: Records["get"], nowMs: number)
 }
 
 function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
-  return tenantRecordSchema.nullable().parse(record) ?? { plan, limits: {}, origins: [] };
+  return tenantRecordOf(record) ?? { plan, limits: {}, origins: [] };
+}
+
+const keyRecordOf = checkedOnce(keyRecordSchema.nullable());
+const tenantRecordOf = checkedOnce(tenantRecordSchema.nullable());
+
+/** `schema.parse`, which looks at each object once: a remembered record comes with every request. */
+function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.output<T> {
+  const known = new WeakMap<object, z.output<T>>();
+  return (record) => {
+    if (typeof record !== "object" || record === null) return schema.parse(record);
+    const parsed = known.get(record) ?? schema.parse(record);
+    known.set(record, parsed);
+    return parsed;
+  };
 }
 
 function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {

@@ -1,8 +1,9 @@
 /**
  * The Durable Object of one tenant: what it has used, and whether its next request may run. Quota decides, this stores.
  *
- * A reservation is answered from memory and written right after: an object that is lost within those milliseconds forgets
- * it, and none waits for a disk. What was used is written before anybody is told. No timer is set but that write's.
+ * Everything is decided in memory, and written together with what else comes within `commitMs`: a commit waits for a disk,
+ * whatever is in it, and so might all who come after it. An object that is lost before forgets reservations; of what was
+ * used nobody is told that it is counted before it is written. No timer is set but that write's.
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
@@ -32,12 +33,16 @@ const schema = `
   ) WITHOUT ROWID;
 `;
 
+const commitMs = 20;
+
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
   readonly #sql: SqlStorage;
   readonly quota: Quota;
-  #writeIsDue = false;
+  /** What was used and is not written. */
+  readonly #unwritten = new Map<string, UsageRow>();
+  #commit: Promise<void> | null = null;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
@@ -49,17 +54,17 @@ export class Ledger extends DurableObject<Env> {
 
   reserve(id: string, tokens: number, limits: TenantLimits): Decision {
     const decision = this.quota.reserve(id, tokens, limits, this.now());
-    if (!decision.refusal) this.#writeSoon();
+    if (!decision.refusal) this.#commitSoon().catch(() => undefined);
     return decision;
   }
 
   renew(id: string): void {
     this.quota.renew(id, this.now());
-    this.#writeSoon();
+    this.#commitSoon().catch(() => undefined);
   }
 
-  /** Ends a request, whether it has a reservation or not. */
-  settle(id: string, consumed: Consumption[]): void {
+  /** Ends a request, whether it has a reservation or not. Resolves when its use is written. */
+  settle(id: string, consumed: Consumption[]): Promise<void> {
     const nowMs = this.now();
     const tokens = consumed.reduce(
       (sum, { promptTokens, completionTokens }) => sum + promptTokens + completionTokens,
@@ -67,18 +72,13 @@ export class Ledger extends DurableObject<Env> {
     );
     this.quota.settle(id, tokens, nowMs);
     const day = new Date(nowMs).toISOString().slice(0, 10);
-    for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {
-      this.#sql.exec(
-        `INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
-         promptTokens = promptTokens + excluded.promptTokens, completionTokens = completionTokens + excluded.completionTokens`,
-        ...[day, model, centroid ?? "", requests, promptTokens, completionTokens],
-      );
-    }
-    this.#write();
+    for (const one of consumed) this.#use({ day, ...one });
+    return this.#commitSoon();
   }
 
   /** From one day to another, both counted, in order of time. */
   usage(from: string, to: string): UsageRow[] {
+    this.#write();
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
       "SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid",
       from,
@@ -87,15 +87,37 @@ export class Ledger extends DurableObject<Env> {
     return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
   }
 
-  #writeSoon(): void {
-    if (this.#writeIsDue) return;
-    this.#writeIsDue = true;
-    // After the answer has left: the platform holds answers back until what was written before them is safe.
-    setTimeout(() => this.#write(), 0);
+  #use(row: UsageRow): void {
+    const key = JSON.stringify([row.day, row.model, row.centroid]);
+    const before = this.#unwritten.get(key);
+    this.#unwritten.set(key, {
+      ...row,
+      requests: row.requests + (before?.requests ?? 0),
+      promptTokens: row.promptTokens + (before?.promptTokens ?? 0),
+      completionTokens: row.completionTokens + (before?.completionTokens ?? 0),
+    });
+  }
+
+  /** Resolves when all until now is written. */
+  #commitSoon(): Promise<void> {
+    this.#commit ??= new Promise<void>((resolve) => setTimeout(resolve, commitMs)).then(() => {
+      this.#commit = null;
+      this.#write();
+    });
+    return this.#commit;
   }
 
   #write(): void {
-    this.#writeIsDue = false;
-    this.#sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(this.quota.state));
+    this.ctx.storage.transactionSync(() => {
+      for (const { day, model, centroid, requests, promptTokens, completionTokens } of this.#unwritten.values()) {
+        this.#sql.exec(
+          `INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+           promptTokens = promptTokens + excluded.promptTokens, completionTokens = completionTokens + excluded.completionTokens`,
+          ...[day, model, centroid ?? "", requests, promptTokens, completionTokens],
+        );
+      }
+      this.#sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(this.quota.state));
+    });
+    this.#unwritten.clear();
   }
 }

@@ -209,6 +209,38 @@ export type DoneFrame = z.infer<typeof doneFrameSchema>;
 export type ErrorFrame = z.infer<typeof errorFrameSchema>;
 export type Frame = z.infer<typeof frameSchema>;
 
+/**
+ * `value` where it is a token frame without alternatives, as nearly all are: what `frameSchema` would return, in a tenth of
+ * its time. null for anything else, right or wrong, which is the schema's to judge.
+ */
+export function plainTokenFrame(value: unknown): TokenFrame | null {
+  const {
+    type,
+    id: of,
+    index,
+    tokenId: token,
+    logprob = 0,
+    baseLogprob = 0,
+  } = (value ?? {}) as Record<string, unknown>;
+  const isOne =
+    type === "token" &&
+    typeof of === "string" &&
+    idPattern.test(of) &&
+    isCount(index) &&
+    isCount(token) &&
+    Number.isFinite(logprob) &&
+    Number.isFinite(baseLogprob);
+  if (!isOne) return null;
+  for (const name in value as object) if (!plainTokenFields.has(name)) return null;
+  return value as TokenFrame;
+}
+
+const plainTokenFields = new Set(["type", "id", "index", "tokenId", "logprob", "baseLogprob"]);
+
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
 /** Whether a backend that says so serves batches of a manifest. */
 export function holds({ manifestHash, manifests = [] }: Readiness, wanted: string): boolean {
   return manifestHash === wanted || manifests.includes(wanted);

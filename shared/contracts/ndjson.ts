@@ -1,7 +1,7 @@
 /**
  * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
  */
-import { type Frame, frameSchema } from "./inference.ts";
+import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -29,8 +29,12 @@ export class LineSplitter {
     const lines: string[] = [];
     let start = 0;
     for (let end = chunk.indexOf(newline); end >= 0; end = chunk.indexOf(newline, start)) {
-      this.#append(chunk.subarray(start, end));
-      lines.push(this.#flush());
+      const part = chunk.subarray(start, end);
+      if (this.#pendingBytes === 0) lines.push(decoder.decode(this.#bounded(part)));
+      else {
+        this.#append(part);
+        lines.push(this.#flush());
+      }
       start = end + 1;
     }
     // A copy: the caller may reuse its buffer.
@@ -44,11 +48,15 @@ export class LineSplitter {
   }
 
   #append(part: Uint8Array): void {
+    this.#pending.push(this.#bounded(part));
     this.#pendingBytes += part.length;
-    if (this.#pendingBytes > this.#maximumBytes) {
-      throw new Error(`NDJSON: a line of more than ${this.#maximumBytes} bytes (${this.#pendingBytes} so far)`);
-    }
-    this.#pending.push(part);
+  }
+
+  /** `part`, if the line that it goes on stays within bounds. */
+  #bounded(part: Uint8Array): Uint8Array {
+    const bytes = this.#pendingBytes + part.length;
+    if (bytes <= this.#maximumBytes) return part;
+    throw new Error(`NDJSON: a line of more than ${this.#maximumBytes} bytes (${bytes} so far)`);
   }
 
   #flush(): string {
@@ -96,6 +104,8 @@ function parseFrame(line: string): Frame {
   } catch {
     throw new Error(`NDJSON: a line of ${line.length} characters is not JSON`);
   }
+  const token = plainTokenFrame(value);
+  if (token) return token;
   const parsed = frameSchema.safeParse(value);
   if (!parsed.success) {
     const [{ path, message }] = parsed.error.issues;

@@ -15,6 +15,7 @@ interface Received {
   startTimeUnixNano: string;
   endTimeUnixNano: string;
   attributes: { key: string; value: Record<string, unknown> }[];
+  status?: { message?: string };
 }
 
 const spans: Received[] = [];
@@ -75,6 +76,25 @@ test.each([false, true])("a caller's trace goes on through edge and backend (str
     expect(BigInt(endTimeUnixNano)).toBeGreaterThanOrEqual(BigInt(startTimeUnixNano));
   }
   for (const body of bodies) expect(body).not.toMatch(/Pemberley|porcupine/);
+});
+
+test("a caller that goes away in the middle of a stream ends its span", async () => {
+  const traceId = "e".repeat(32);
+  const gone = new AbortController();
+  const response = await fetch(`${stack.edge}/v1/completions`, {
+    method: "POST",
+    headers: {
+      "content-type": "application/json",
+      authorization: `Bearer ${stack.key}`,
+      traceparent: `00-${traceId}-${"c".repeat(16)}-01`,
+    },
+    body: JSON.stringify({ prompt: "x", max_tokens: 250, n: 8, temperature: 1, stream: true }),
+    signal: gone.signal,
+  });
+  await response.body!.getReader().read();
+  gone.abort();
+  const isItsEnd = (span: Received) => span.traceId === traceId && span.service === "chameleon-edge";
+  await expect.poll(() => spans.find(isItsEnd)?.status?.message, { timeout: 15_000 }).toMatch(/client/);
 });
 
 test("a caller that wants no trace gets none; one that sends nonsense gets a new one", async () => {

@@ -1,0 +1,57 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
+
+const limits = { atOnce: 4, intervalMs: 2, longestMs: 20, rememberedKeys: 3 };
+/** When each of `arrivals` of one key starts. */
+const startsOf = (arrivals: readonly number[], pace = new Pace(limits)) =>
+  arrivals.map((ms) => ms + pace.waitMs(1, ms));
+
+test("some start at once, the others one after the other, none later than the longest wait", () => {
+  const starts = startsOf(Array.from({ length: 20 }, () => 1000));
+  expect(starts.slice(0, 8)).toEqual([1000, 1000, 1000, 1000, 1002, 1004, 1006, 1008]);
+  expect(Math.max(...starts)).toBe(1020);
+});
+
+test("in order, in bounds, and never more at once than `atOnce` and what the time since then allows", () => {
+  const gaps = fc.array(fc.integer({ min: 0, max: 12 }), { minLength: 1, maxLength: 200 });
+  fc.assert(
+    fc.property(gaps, (steps) => {
+      let nowMs = 0;
+      const arrivals = steps.map((step) => {
+        nowMs += step;
+        return nowMs;
+      });
+      const starts = startsOf(arrivals);
+      for (const [i, start] of starts.entries()) {
+        expect(start - arrivals[i]).toBeLessThanOrEqual(limits.longestMs);
+        if (i > 0) expect(start).toBeGreaterThanOrEqual(starts[i - 1]);
+        // Whoever waits, but not for the longest, has a full allowance before it.
+        const waitMs = start - arrivals[i];
+        if (waitMs === 0 || waitMs >= limits.longestMs) continue;
+        const others = starts.filter((other, j) => j < i && other > start - limits.atOnce * limits.intervalMs);
+        expect(others.length).toBeGreaterThanOrEqual(limits.atOnce - 1);
+      }
+    }),
+  );
+});
+
+test("of another key nobody waits, and a key that pauses starts anew", () => {
+  const pace = new Pace(limits);
+  for (let i = 0; i < 10; i++) pace.waitMs(1, 0);
+  expect(pace.waitMs(1, 0)).toBeGreaterThan(0);
+  expect(pace.waitMs(2, 0)).toBe(0);
+  expect(pace.waitMs(1, 1000)).toBe(0);
+});
+
+test("keys beyond those it remembers push out the oldest", () => {
+  const pace = new Pace(limits);
+  for (let i = 0; i < 10; i++) pace.waitMs(1, 0);
+  for (const key of [2, 3, 4]) pace.waitMs(key, 0);
+  expect(pace.waitMs(1, 0)).toBe(0);
+});
+
+test("keys of one letter's difference have numbers of their own", () => {
+  const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`Bearer sk-chameleon-${i}`)));
+  expect(numbers.size).toBe(1000);
+});
