@@ -1,5 +1,7 @@
 /** How long callers wait for a first token: several ways to the same backend, in rounds whose order alternates. */
 import { Agent, request } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
+import { seededRandom } from "../../support/steps.ts";
 
 /** One way to a completion. */
 export interface Way {
@@ -14,11 +16,19 @@ export interface Way {
   firstToken: string;
 }
 
+/**
+ * Whether callers ask again at once, and so, with answers of one length, all at the same moment; or after a pause each of its
+ * own length, as callers do that know nothing of each other.
+ */
+export type Arrivals = "in step" | "apart";
+const longestPauseMs = 20;
+
 export interface FirstTokenRow {
   kind: "first-token";
   backend: string;
   system: string;
   concurrency: number;
+  arrivals: Arrivals;
   requests: number;
   p50Ms: number;
   p99Ms: number;
@@ -28,9 +38,9 @@ export interface FirstTokenRow {
 export async function measureFirstTokens(
   backend: string,
   ways: readonly Way[],
-  options: { concurrency: number; rounds: number; requestsPerRound: number },
+  options: { concurrency: number; arrivals: Arrivals; rounds: number; requestsPerRound: number },
 ): Promise<FirstTokenRow[]> {
-  const { concurrency, rounds, requestsPerRound } = options;
+  const { concurrency, arrivals, rounds, requestsPerRound } = options;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const samples = new Map(ways.map((way) => [way, [] as number[]]));
   const spentMs = new Map(ways.map((way) => [way, 0]));
@@ -38,11 +48,11 @@ export async function measureFirstTokens(
   for (let round = -1; round < rounds; round++) {
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       const started = performance.now();
-      const waits = await closedLoop(
-        concurrency,
-        requestsPerRound,
-        async (i) => (await timed(way, i + round * 7, agent)).firstMs,
-      );
+      const random = seededRandom(round + 2);
+      const waits = await closedLoop(concurrency, requestsPerRound, async (i) => {
+        if (arrivals === "apart") await sleep(longestPauseMs * random());
+        return (await timed(way, i + round * 7, agent)).firstMs;
+      });
       if (round < 0) continue;
       samples.get(way)!.push(...waits);
       spentMs.set(way, spentMs.get(way)! + performance.now() - started);
@@ -56,6 +66,7 @@ export async function measureFirstTokens(
       backend,
       system: way.system,
       concurrency,
+      arrivals,
       requests: waits.length,
       p50Ms: quantile(waits, 0.5),
       p99Ms: quantile(waits, 0.99),

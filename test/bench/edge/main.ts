@@ -22,7 +22,7 @@ import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
-import { type FirstTokenRow, measureFirstTokens, type Way } from "./first-token.ts";
+import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
@@ -146,11 +146,16 @@ async function measureWays(): Promise<FirstTokenRow[]> {
 
 async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
-  for (const concurrency of [1, 16]) {
+  const cells: [number, Arrivals][] = [
+    [1, "in step"],
+    [16, "apart"],
+    [16, "in step"],
+  ];
+  for (const [concurrency, arrivals] of cells) {
     const requests = options.quick ? 48 : options.requests;
     const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
     const rounds = options.quick ? 2 : options.rounds;
-    rows.push(...(await measureFirstTokens(backend, ways, { concurrency, rounds, requestsPerRound })));
+    rows.push(...(await measureFirstTokens(backend, ways, { concurrency, arrivals, rounds, requestsPerRound })));
   }
   return rows;
 }

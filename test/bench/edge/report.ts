@@ -1,6 +1,6 @@
 /** The edge's figures as lines, and which of them miss their targets. Pure. */
 import type { CpuRow, SigningRow } from "./cpu.ts";
-import type { FirstTokenRow } from "./first-token.ts";
+import type { Arrivals, FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
@@ -11,6 +11,7 @@ export interface AddedRow {
   system: string;
   to: string;
   concurrency: number;
+  arrivals: Arrivals;
   p50Ms: number;
   p99Ms: number;
 }
@@ -18,14 +19,20 @@ export interface AddedRow {
 export function added(rows: readonly FirstTokenRow[], system: string, to: string): AddedRow[] {
   return rows
     .filter((row) => row.system === system)
-    .flatMap(({ backend, concurrency, p50Ms, p99Ms }) => {
-      const base = rows.find((row) => row.system === to && row.backend === backend && row.concurrency === concurrency);
+    .flatMap((row) => {
+      const { backend, concurrency, arrivals, p50Ms, p99Ms } = row;
+      const base = rows.find((other) => other.system === to && isSameCell(other, row));
       if (!base) return [];
-      return [
-        { kind: "added", backend, system, to, concurrency, p50Ms: p50Ms - base.p50Ms, p99Ms: p99Ms - base.p99Ms },
-      ];
+      const cell = { backend, system, to, concurrency, arrivals };
+      return [{ kind: "added", ...cell, p50Ms: p50Ms - base.p50Ms, p99Ms: p99Ms - base.p99Ms }];
     });
 }
+
+type Cell = Pick<FirstTokenRow, "backend" | "concurrency" | "arrivals">;
+const isSameCell = (a: Cell, b: Cell) =>
+  a.backend === b.backend && a.concurrency === b.concurrency && a.arrivals === b.arrivals;
+const shown = ({ backend, concurrency, arrivals }: Cell) =>
+  `${backend} backend, concurrency ${concurrency}${concurrency > 1 ? ` ${arrivals}` : ""}`;
 
 export function cpuLine({ vocabulary, centroids, tokens, tokenizeMs, assignMs, bothMs }: CpuRow): string {
   const us = (ms: number) => `${(1000 * ms).toFixed(0)} µs`;
@@ -38,12 +45,12 @@ export function signingLine({ bodyBytes, signMs, verifyMs }: SigningRow): string
 }
 
 export function firstTokenLine(row: FirstTokenRow): string {
-  const { backend, system, concurrency, requests, requestsPerSecond } = row;
-  return `first  ${backend} backend, concurrency ${concurrency}, ${system}: ${span(row)}, ${requestsPerSecond.toFixed(0)} requests/s (${requests} requests)`;
+  const { system, requests, requestsPerSecond } = row;
+  return `first  ${shown(row)}, ${system}: ${span(row)}, ${requestsPerSecond.toFixed(0)} requests/s (${requests} requests)`;
 }
 
 export function addedLine(row: AddedRow): string {
-  return `added  ${row.backend} backend, concurrency ${row.concurrency}, ${row.system} over ${row.to}: ${span(row)}`;
+  return `added  ${shown(row)}, ${row.system} over ${row.to}: ${span(row)}`;
 }
 
 /** The cells of ours that miss a target, and those where the peer is faster. */
@@ -59,9 +66,7 @@ export function losingLines(
   for (const row of addedRows.filter(({ system }) => system === ours)) {
     if (row.p50Ms > targets.addedP50Ms) lines.push(`${addedLine(row)}: p50 over ${targets.addedP50Ms} ms`);
     if (row.p99Ms > targets.addedP99Ms) lines.push(`${addedLine(row)}: p99 over ${targets.addedP99Ms} ms`);
-    const other = addedRows.find(
-      (one) => one.system === peer && one.backend === row.backend && one.concurrency === row.concurrency,
-    );
+    const other = addedRows.find((one) => one.system === peer && isSameCell(one, row));
     if (!other) continue;
     for (const key of ["p50Ms", "p99Ms"] as const) {
       if (row[key] > other[key])

@@ -8,6 +8,7 @@ const row = (system: string, p50Ms: number, p99Ms: number): FirstTokenRow => ({
   backend: "fake",
   system,
   concurrency: 1,
+  arrivals: "in step",
   requests: 10,
   p50Ms,
   p99Ms,
