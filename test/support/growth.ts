@@ -1,10 +1,10 @@
 /** Whether something grows with the number of requests. Pure. */
 
+/** By so much for each 10,000 requests, and between what that lies with 95% confidence. */
 export interface Growth {
-  /** By so much for each 10,000 requests. */
   slope: number;
-  /** Standard error of that. */
-  error: number;
+  low: number;
+  high: number;
 }
 
 export interface Point {
@@ -12,28 +12,27 @@ export interface Point {
   value: number;
 }
 
-/** A straight line through the later half of `points`, by least squares: in the earlier half caches fill. Wants six. */
+/**
+ * A straight line through the later half of `points`, which want six at least: in the earlier half caches fill. By the median of
+ * the slopes between any two (Theil and Sen, the interval by Kendall's statistic), which does not mind samples that were
+ * taken while something ran.
+ */
 export function lateGrowth(points: readonly Point[]): Growth {
   const late = points.slice(Math.floor(points.length / 2));
-  const x = late.map(({ requests }) => requests / 10_000);
-  const y = late.map(({ value }) => value);
-  const [meanX, meanY] = [mean(x), mean(y)];
-  const spread = sum(x.map((one) => (one - meanX) ** 2));
-  const slope = sum(x.map((one, i) => (one - meanX) * (y[i] - meanY))) / spread;
-  const residual = sum(x.map((one, i) => (y[i] - meanY - slope * (one - meanX)) ** 2));
-  return { slope, error: Math.sqrt(residual / (late.length - 2) / spread) };
+  const slopes = late
+    .flatMap((to, i) =>
+      late.slice(0, i).map((from) => (10_000 * (to.value - from.value)) / (to.requests - from.requests)),
+    )
+    .sort((a, b) => a - b);
+  const n = late.length;
+  const spread = 1.96 * Math.sqrt((n * (n - 1) * (2 * n + 5)) / 18);
+  const at = (place: number) => slopes[Math.min(Math.max(Math.round(place), 0), slopes.length - 1)];
+  const last = slopes.length - 1;
+  return { slope: at(last / 2), low: at((last - spread) / 2), high: at((last + spread) / 2) };
 }
 
 /** Whether growth of more than `limit` can be ruled out, or is seen, or neither: then there was too little to go by. */
-export function verdictOf({ slope, error }: Growth, limit: number): "level" | "grows" | "unclear" {
-  if (slope + 2 * error <= limit) return "level";
-  return slope - 2 * error > limit ? "grows" : "unclear";
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0);
-}
-
-function mean(values: readonly number[]): number {
-  return sum(values) / values.length;
+export function verdictOf({ low, high }: Growth, limit: number): "level" | "grows" | "unclear" {
+  if (high <= limit) return "level";
+  return low > limit ? "grows" : "unclear";
 }

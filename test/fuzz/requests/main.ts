@@ -24,7 +24,7 @@ const options = new Command("fuzz")
   .opts<{ requests: number; concurrency: number; seed: number }>();
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
-const MB = (bytes: number) => (bytes / 1e6).toFixed(1);
+const MB = (bytes: number) => (bytes / 1e6).toFixed(2);
 const shown = ({ live, rss, rssBefore }: Memory) => `${MB(live)} live, ${MB(rss)} resident (${MB(rssBefore)} before)`;
 const note = ({ requests, edge, backend }: MemorySample) =>
   say(`${requests} of ${options.requests}, in MB, garbage collected: edge ${shown(edge)}; backend ${shown(backend)}`);
@@ -63,7 +63,7 @@ function growth(side: "edge" | "backend", kind: "live" | "rss"): boolean {
   const found = lateGrowth(result.memory.map((sample) => ({ requests: sample.requests, value: sample[side][kind] })));
   const verdict = options.requests < fewestForMemory ? "too few requests to say" : verdictOf(found, levelBytes[kind]);
   const name = kind === "live" ? "live" : "resident";
-  const figures = `${MB(found.slope)} ± ${MB(2 * found.error)} MB for 10,000 requests`;
+  const figures = `${MB(found.slope)} MB for 10,000 requests (95%: ${MB(found.low)} to ${MB(found.high)})`;
   say(`${name} memory of the ${side}, second half: ${figures}, limit ${MB(levelBytes[kind])}: ${verdict}`);
   return verdict !== "grows";
 }
