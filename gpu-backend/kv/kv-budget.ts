@@ -16,12 +16,14 @@ export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number 
   return 2 * layers * heads * headWidth * Float32Array.BYTES_PER_ELEMENT;
 }
 
-/** P, the positions of every row where the longest needs so many: a power of two or three quarters of one, at most the context. */
+/**
+ * P, the positions of every row where the longest needs so many, at most the context: eighths of the next power of two, as
+ * every step computes over all of them and every size more is a copy.
+ */
 export function positionsFor(longest: number, { contextTokens }: KvShape): number {
   if (longest >= contextTokens) return contextTokens;
-  const size = powerOfTwo(longest, positionUnit);
-  const isLess = longest <= 0.75 * size && size > 2 * positionUnit;
-  return Math.min(isLess ? 0.75 * size : size, contextTokens);
+  const unit = Math.max(positionUnit, powerOfTwo(longest, positionUnit) / 8);
+  return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
 export class KvBudget {

@@ -7,9 +7,9 @@ test("a position takes its keys and values in every layer, as float32", () => {
   expect(bytesPerPosition(shape)).toBe(12 * 768 * 2 * 4);
 });
 
-test("rows come in powers of two from 64 positions, and three quarters of them, up to the context", () => {
-  const lengths = [0, 64, 65, 129, 192, 193, 384, 385, 513, 769, 1000, Number.POSITIVE_INFINITY];
-  const sizes = [64, 64, 128, 192, 192, 256, 384, 512, 768, 1000, 1000, 1000];
+test("rows come in eighths of the next power of two, whole multiples of 64, up to the context", () => {
+  const lengths = [0, 64, 65, 129, 192, 193, 257, 320, 385, 448, 513, 641, 769, 897, 1000, Number.POSITIVE_INFINITY];
+  const sizes = [64, 64, 128, 192, 192, 256, 320, 320, 448, 448, 640, 768, 896, 1000, 1000, 1000];
   expect(lengths.map((length) => positionsFor(length, shape))).toEqual(sizes);
   expect(positionsFor(1, { ...shape, contextTokens: 32 })).toBe(32);
 });
