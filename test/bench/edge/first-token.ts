@@ -35,6 +35,14 @@ export interface FirstTokenRow {
   requestsPerSecond: number;
 }
 
+/** Takes each way as often as makes its code compiled: one that serves has served before. */
+export async function warmUp(ways: readonly Way[], requests: number): Promise<void> {
+  const concurrency = 16;
+  const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
+  for (const way of ways) await closedLoop(concurrency, requests, (i) => timed(way, i, agent));
+  agent.destroy();
+}
+
 export async function measureFirstTokens(
   backend: string,
   ways: readonly Way[],
@@ -44,7 +52,7 @@ export async function measureFirstTokens(
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const samples = new Map(ways.map((way) => [way, [] as number[]]));
   const spentMs = new Map(ways.map((way) => [way, 0]));
-  // One round more, which is not counted: connections open, code is compiled.
+  // One round more, which is not counted: connections open.
   for (let round = -1; round < rounds; round++) {
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       const started = performance.now();

@@ -22,7 +22,7 @@ import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
-import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way } from "./first-token.ts";
+import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
@@ -151,6 +151,7 @@ async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenR
     [16, "apart"],
     [16, "in step"],
   ];
+  await warmUp(ways, options.quick ? 200 : 1500);
   for (const [concurrency, arrivals] of cells) {
     const requests = options.quick ? 48 : options.requests;
     const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
