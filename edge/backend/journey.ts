@@ -352,9 +352,15 @@ export class Journey {
   }
 }
 
-/** Everybody once more but those that would say the same. */
+/**
+ * Everybody once more but those that would say the same. Who starts or ends may be through with it once another has been
+ * asked since: in a rolling restart one is back as the next one ends.
+ */
 function secondRound(losses: readonly Lost[]): Turns {
-  const certain = losses.filter(({ failure }) => !failure.consequence.again);
+  const mayBeBack = ({ failure }: Lost) => failure.kind === "unavailable";
+  const certain = losses.filter(
+    (loss, i) => !loss.failure.consequence.again && !(mayBeBack(loss) && i < losses.length - 1),
+  );
   return { tried: new Set(certain.map(({ backend }) => backend)), isSecondRound: true };
 }
 
