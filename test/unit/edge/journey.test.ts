@@ -259,6 +259,21 @@ describe("a backend that fails", () => {
   });
 });
 
+test("the last of two to end asks the first one again, which was starting and is there now", async () => {
+  const roads = scriptedRoads(2);
+  const { begun, ended, received } = travel(roads, [sequence("a")]);
+  const first = called(roads.backends);
+  await first.last.refuse(callFailure("unavailable"));
+  await other(roads, first).last.refuse(callFailure("unavailable"));
+  expect(first.calls).toHaveLength(2);
+  await first.last.accept();
+  await begun;
+  await first.last.send(...framesFor(first.last.batch.sequences[0]));
+  await ended;
+  expect(received).toEqual(framesFor(sequence("a")));
+  await expectIdle(roads);
+});
+
 describe("where no backend is left", () => {
   test("overload is passed on, with the shortest wait, also beside backends that are down", async () => {
     const roads = scriptedRoads(3);
