@@ -9,28 +9,28 @@ interface Consequence {
   health: "fit" | "doubtful" | "unfit";
   /** Another backend may do better. */
   elsewhere: boolean;
-  /** So may the same one, a moment later. */
-  again: boolean;
+  /** So may the same one: a moment later, or once another has been asked since. */
+  again: "soon" | "after another" | "never";
   /** And whoever was under way already had better wait for it. */
   passes: boolean;
 }
 
 const failureTable = {
   /** No connection, or no answer to it. */
-  unreachable: { health: "doubtful", elsewhere: true, again: true, passes: true },
+  unreachable: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
   /** The frames ended too early, or were none. */
-  broken: { health: "doubtful", elsewhere: true, again: true, passes: true },
+  broken: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
   /** It holds the connection and says nothing. */
-  silent: { health: "unfit", elsewhere: true, again: true, passes: true },
+  silent: { health: "unfit", elsewhere: true, again: "soon", passes: true },
   /** It answered that it failed. */
-  failing: { health: "doubtful", elsewhere: true, again: false, passes: false },
-  /** It says itself that it starts or ends. */
-  unavailable: { health: "unfit", elsewhere: true, again: false, passes: true },
+  failing: { health: "doubtful", elsewhere: true, again: "never", passes: false },
+  /** It says itself that it starts or ends: in a rolling restart one is back as the next one ends. */
+  unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
   /** It serves another manifest: it, or we, are being replaced. */
-  mismatched: { health: "fit", elsewhere: true, again: false, passes: false },
-  overloaded: { health: "fit", elsewhere: true, again: false, passes: false },
+  mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
+  overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The request is at fault, and would be everywhere. */
-  refused: { health: "fit", elsewhere: false, again: false, passes: false },
+  refused: { health: "fit", elsewhere: false, again: "never", passes: false },
 } as const satisfies Record<string, Consequence>;
 
 export type FailureKind = keyof typeof failureTable;

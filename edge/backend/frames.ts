@@ -13,11 +13,14 @@ export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncG
   const reader = new FrameReader({ isChecked: true });
   const source = body.getReader();
   try {
-    for (let { done, value } = await source.read(); !done; { done, value } = await source.read()) {
-      yield* reader.push(value as Uint8Array);
+    for (;;) {
+      const { done, value } = await source.read();
+      if (done) break;
+      yield* reader.push(value);
     }
     reader.end();
   } finally {
+    // Of a body that failed nothing is left to cancel.
     source.cancel().catch(() => undefined);
   }
 }

@@ -352,15 +352,12 @@ export class Journey {
   }
 }
 
-/**
- * Everybody once more but those that would say the same. Who starts or ends may be through with it once another has been
- * asked since: in a rolling restart one is back as the next one ends.
- */
+/** Everybody once more but those that would say the same. */
 function secondRound(losses: readonly Lost[]): Turns {
-  const mayBeBack = ({ failure }: Lost) => failure.kind === "unavailable";
-  const certain = losses.filter(
-    (loss, i) => !loss.failure.consequence.again && !(mayBeBack(loss) && i < losses.length - 1),
-  );
+  const certain = losses.filter(({ failure }, i) => {
+    const { again } = failure.consequence;
+    return again === "never" || (again === "after another" && i === losses.length - 1);
+  });
   return { tried: new Set(certain.map(({ backend }) => backend)), isSecondRound: true };
 }
 

@@ -103,7 +103,6 @@ export async function answer<Choice extends object, ChunkChoice extends object>(
       },
     );
     const ended = trace.goesOn();
-    c.req.raw.signal.addEventListener("abort", () => ended("the client went away"));
     return new Response(
       eventStream(events, dependencies.heartbeatMs, (isGone) => {
         if (isGone) abort.abort();

@@ -34,14 +34,10 @@ export function eventStream(
     watch.stop();
     ended(isGone);
   };
-  // While nothing is written, too.
-  writer.closed.catch(() => end(true));
-  send().then(
+  writer.closed.then(
     () => end(false),
-    (error) => {
-      writer.abort(error).catch(() => undefined);
-      end(true);
-    },
+    () => end(true),
   );
+  send().catch((error) => writer.abort(error).catch(() => undefined));
   return readable;
 }

@@ -2,6 +2,7 @@
  * Who has tried keys in vain lately, by address: guessing 256 bits is hopeless, but each guess costs a look-up. Pure; of
  * one isolate, bounded.
  */
+import { setNewest } from "./newest.ts";
 
 /** A minute's tries with keys that open nothing; a program with an old key in it stops at the first. */
 const mostTries = 30;
@@ -24,9 +25,7 @@ export class FailedKeys {
       known.count++;
       return;
     }
-    this.#tries.delete(name);
-    this.#tries.set(name, { count: 1, untilMs: nowMs + windowMs });
-    if (this.#tries.size > rememberedAddresses) this.#tries.delete(this.#tries.keys().next().value!);
+    setNewest(this.#tries, name, { count: 1, untilMs: nowMs + windowMs }, rememberedAddresses);
   }
 
   /** How long nothing more from there is looked up; 0 where it may try. */

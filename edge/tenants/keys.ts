@@ -103,8 +103,11 @@ function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.out
   const known = new WeakMap<object, z.output<T>>();
   return (record) => {
     if (typeof record !== "object" || record === null) return schema.parse(record);
-    const parsed = known.get(record) ?? schema.parse(record);
-    known.set(record, parsed);
+    let parsed = known.get(record);
+    if (parsed === undefined) {
+      parsed = schema.parse(record);
+      known.set(record, parsed);
+    }
     return parsed;
   };
 }

@@ -78,7 +78,7 @@ export class Ledger extends DurableObject<Env> {
 
   /** From one day to another, both counted, in order of time. */
   usage(from: string, to: string): UsageRow[] {
-    this.#write();
+    if (this.#unwritten.size > 0) this.#write();
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
       "SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid",
       from,

@@ -2,6 +2,7 @@
  * When a request may start whose key brings many at once. An isolate has one thread: what arrives in one breath is in
  * front of whatever others send next, even where all of it is refused in the end. Pure; of one isolate, bounded.
  */
+import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
   /** Requests of a key that start without waiting. */
@@ -31,9 +32,7 @@ export class Pace {
     const aheadMs = (atOnce - 1) * intervalMs;
     const inTurnMs = Math.max(nowMs, (this.#lastStartMs.get(key) ?? Number.NEGATIVE_INFINITY) + intervalMs);
     const startMs = Math.min(inTurnMs, nowMs + aheadMs + longestMs);
-    this.#lastStartMs.delete(key);
-    this.#lastStartMs.set(key, startMs);
-    if (this.#lastStartMs.size > rememberedKeys) this.#lastStartMs.delete(this.#lastStartMs.keys().next().value!);
+    setNewest(this.#lastStartMs, key, startMs, rememberedKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 }

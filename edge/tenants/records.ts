@@ -1,4 +1,5 @@
 /** Records of the KV namespace, each remembered for a moment per isolate. Not here: what they mean. */
+import { setNewest } from "./newest.ts";
 
 /** What of a KV namespace is needed. */
 export interface Namespace {
@@ -45,9 +46,7 @@ export function createRecords(
     reading.set(name, begunMs);
     try {
       const record = await namespace.get(name, "json");
-      remembered.delete(name);
-      remembered.set(name, { readMs: now(), record });
-      if (remembered.size > rememberedNames) remembered.delete(remembered.keys().next().value!);
+      setNewest(remembered, name, { readMs: now(), record }, rememberedNames);
       return record;
     } finally {
       if (reading.get(name) === begunMs) reading.delete(name);

@@ -31,8 +31,8 @@ export async function startWorkerd(
   { keepsStdout = false, isInspected = false }: WorkerdOptions = {},
 ): Promise<WorkerdProcess> {
   // Outside Cloudflare a binding for Analytics Engine counts as an experiment.
-  const args = ["serve", "--experimental", "--control-fd=3", configFile];
-  if (isInspected) args.splice(1, 0, "--inspector-addr=127.0.0.1:0");
+  const inspector = isInspected ? ["--inspector-addr=127.0.0.1:0"] : [];
+  const args = ["serve", "--experimental", "--control-fd=3", ...inspector, configFile];
   const child = spawn(binary, args, { stdio: ["ignore", keepsStdout ? "pipe" : "ignore", "pipe", "pipe"] });
   const kill = () => void child.kill("SIGKILL");
   process.once("exit", kill);
