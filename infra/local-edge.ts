@@ -1,6 +1,8 @@
 /** The Worker on a local workerd, through wrangler. Not here: what the Worker does. */
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
@@ -20,7 +22,13 @@ function collectorOf(env: NodeJS.ProcessEnv) {
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
 }
 
-/** Starts the Worker and returns its URL once it takes requests; `secrets` sign its calls. It ends with this process. */
+/** Longer than a slow machine takes. */
+const startMs = 60_000;
+
+/**
+ * Starts the Worker and returns its URL once it takes requests; `secrets` sign its calls. It ends with this process.
+ * Throws an Error that says why it does not start.
+ */
 export async function startEdge(root: string, port: number, backendUrls: string[], secrets: string): Promise<string> {
   Object.assign(process.env, quietWrangler);
   const { unstable_startWorker: startWorker } = await import("wrangler");
@@ -41,6 +49,12 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       logLevel: "warn",
     },
   });
-  await worker.ready;
-  return (await worker.url).origin;
+  // By itself it would wait for ever for a server that could not start, such as one whose port is taken.
+  const failed = once(worker.raw, "error").then(([event]) => {
+    throw new Error(`the edge did not start: ${(event as Error).message ?? (event as { reason: string }).reason}`);
+  });
+  const late = setTimeout(startMs, null, { ref: false }).then(() => {
+    throw new Error(`the edge did not start within ${startMs} ms`);
+  });
+  return (await Promise.race([worker.url, failed, late])).origin;
 }

@@ -33,10 +33,7 @@ let next: string;
 let expected: Map<string, Answer[]>;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "roll-out-"));
-  stack = await startStack({ BACKEND_PORT: "0", THREADS: "1", DATA_DIR: path.join(folder, "data") }, [
-    "--backends",
-    "2",
-  ]);
+  stack = await startStack({ THREADS: "1", DATA_DIR: path.join(folder, "data") }, ["--backends", "2"]);
   const { centroids } = (await readArtifactSet(path.join(model, "artifacts"))).manifest;
   const ids = centroids.map(({ id }) => id);
   bodies = requestsOf(16, ids, 16);

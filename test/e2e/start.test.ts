@@ -174,6 +174,18 @@ test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before a
   });
 });
 
+test("a port that is taken while the backend starts is told, and ends the start", async () => {
+  const { child, edge, ended } = await start(["start"]);
+  for await (const line of createInterface({ input: child.stderr! })) if (line === "starting backend…") break;
+  child.stderr!.resume();
+  const taken = createServer().listen(edge, "127.0.0.1");
+  onTestFinished(() => void taken.close());
+  await once(taken, "listening");
+  const { code, stdout, stderr } = await ended;
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(new RegExp(`^chameleon: the edge did not start: .*:${edge}`, "m"));
+});
+
 test("a model that is not there is one clear line", async () => {
   const { ended } = await start(["start"], { MODEL_DIR: "no-such-folder" });
   const { code, stdout, stderr } = await ended;

@@ -5,7 +5,6 @@ import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../infra/workerd/process.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
-import { freePorts } from "../support/stack.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -39,10 +38,8 @@ export interface Cluster {
 export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
   await stageArtifacts();
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-  const ports = await freePorts(2);
-  const start = (port: number) =>
-    startBackend({ ...settings, BACKEND_SECRETS, BACKEND_PORT: String(port), THREADS: "1" });
-  const backends = await Promise.all(ports.map(start));
+  const start = (BACKEND_PORT: string) => startBackend({ ...settings, BACKEND_SECRETS, BACKEND_PORT, THREADS: "1" });
+  const backends = await Promise.all(["0", "0"].map(start));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
@@ -66,7 +63,7 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
       await backends[backend].exited;
     },
     async restart(backend) {
-      backends[backend] = await start(ports[backend]);
+      backends[backend] = await start(new URL(backends[backend].url).port);
     },
     async stop() {
       await proxy.stop();

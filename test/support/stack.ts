@@ -1,4 +1,4 @@
-/** The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on free loopback ports. */
+/** The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on loopback ports of the system's choice. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -25,11 +25,10 @@ export interface Stack {
 
 /** Starts edge and backend and waits for the ready line. Throws an Error with what was printed if none comes. */
 export async function startStack(env: Record<string, string> = {}, args: string[] = []): Promise<Stack> {
-  const [edgePort, backendPort] = await freePorts(2);
   const state = await mkdtemp(path.join(tmpdir(), "chameleon-state-"));
   const child = spawn(process.execPath, [startFile, "--json", ...args], {
     stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort), STATE_DIR: state, ...env },
+    env: { ...process.env, EDGE_PORT: "0", BACKEND_PORT: "0", STATE_DIR: state, ...env },
   });
   let printed = "";
   child.stderr.on("data", (chunk) => {
