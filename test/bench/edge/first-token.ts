@@ -103,6 +103,8 @@ export async function closedLoop<T>(concurrency: number, count: number, task: (i
 export interface Times {
   firstMs: number;
   totalMs: number;
+  /** The answer as it came. */
+  text: string;
 }
 
 export async function timed(way: Way, index: number, agent: Agent): Promise<Times> {
@@ -125,7 +127,7 @@ export async function timed(way: Way, index: number, agent: Agent): Promise<Time
       response.once("error", reject);
       response.once("end", () => {
         if (waitedMs === null) reject(new Error(`${system} answered ${response.statusCode}: ${text.slice(0, 300)}`));
-        else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs });
+        else resolve({ firstMs: waitedMs, totalMs: performance.now() - startedMs, text });
       });
     });
     sent.end(body);

@@ -2,7 +2,8 @@
  * Whether one tenant's burst stays inside its limits exactly, and what another tenant notices of it: its completions alone,
  * and beside a tenant that sends 500 requests at once, and again each second, whatever it is told. In turns, through a bare
  * workerd. The backend is one that answers
- * by the clock, so that what is measured is the edge, and then the real one.
+ * by the clock, so that what is measured is the edge, and then the real one; of that, the engine's share is told, as each answer
+ * says it: prefill and decode, and before them the queue, which begins at the edge.
  * Run: npm run bench:tenants -- --help
  */
 import { type ChildProcess, fork } from "node:child_process";
@@ -13,10 +14,11 @@ import { Agent } from "node:http";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
+import { completionResponseSchema } from "../../../shared/contracts/responses.ts";
 import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { count } from "../../support/options.ts";
@@ -36,6 +38,7 @@ const targetRatio = 1.5;
 
 const options = new Command("bench:tenants")
   .description("one tenant's burst: exact limits, and what another tenant notices")
+  .addOption(new Option("--backend <name>", "one of the two alone").choices(["fake", "real"]))
   .option("--json <file>", "write the figures there")
   .option("--rounds <n>", "rounds, quiet and burst in turns", count, 3)
   .option("--requests <n>", "the quiet tenant's completions of a round and phase", count, 100)
@@ -43,7 +46,15 @@ const options = new Command("bench:tenants")
   .option("--limit <n>", "requests a minute that a bursting tenant may have", count, 64)
   .option("--tokens <n>", "tokens of a completion", count, 64)
   .parse()
-  .opts<{ json?: string; rounds: number; requests: number; burst: number; limit: number; tokens: number }>();
+  .opts<{
+    backend?: "fake" | "real";
+    json?: string;
+    rounds: number;
+    requests: number;
+    burst: number;
+    limit: number;
+    tokens: number;
+  }>();
 
 interface Row {
   backend: string;
@@ -53,6 +64,8 @@ interface Row {
   firstP99Ms: number;
   totalP50Ms: number;
   totalP99Ms: number;
+  /** null where the backend has no engine. */
+  engine: Record<"queueP50Ms" | "queueP99Ms" | "prefillP99Ms" | "runP50Ms" | "runP99Ms", number> | null;
 }
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
@@ -68,7 +81,9 @@ const rows: Row[] = [];
 const wrong: string[] = [];
 let bursts = 0;
 try {
-  for (const [backend, url] of Object.entries({ fake: fake.url, real: real.url })) await measure(backend, url);
+  for (const [backend, url] of Object.entries({ fake: fake.url, real: real.url })) {
+    if (!options.backend || options.backend === backend) await measure(backend, url);
+  }
 } finally {
   await fake.stop();
   real.child.kill();
@@ -130,10 +145,16 @@ async function measure(backend: string, backendUrl: string): Promise<void> {
       ...{ backend, phase, requests: times.length },
       ...{ firstP50Ms: quantile(first, 0.5), firstP99Ms: quantile(first, 0.99) },
       ...{ totalP50Ms: quantile(total, 0.5), totalP99Ms: quantile(total, 0.99) },
+      engine: backend === "real" ? engineOf(times) : null,
     };
     rows.push(row);
     say(
       `${backend} backend, quiet tenant ${phase}: first token p50 ${row.firstP50Ms.toFixed(1)} p99 ${row.firstP99Ms.toFixed(1)} ms, whole p50 ${row.totalP50Ms.toFixed(0)} p99 ${row.totalP99Ms.toFixed(0)} ms (${row.requests} completions)`,
+    );
+    if (!row.engine) continue;
+    const { queueP50Ms, queueP99Ms, prefillP99Ms, runP50Ms, runP99Ms } = row.engine;
+    say(
+      `  in the engine: queue p50 ${queueP50Ms.toFixed(1)} p99 ${queueP99Ms.toFixed(1)} ms, prefill p99 ${prefillP99Ms.toFixed(1)} ms, prefill and decode p50 ${runP50Ms.toFixed(0)} p99 ${runP99Ms.toFixed(0)} ms`,
     );
   }
 }
@@ -158,19 +179,37 @@ function check({ statuses, remaining }: BurstResult, limit: number): void {
 
 function ratioLines(): { line: string; isOver: boolean }[] {
   return ["fake", "real"].flatMap((backend) => {
-    const [alone, beside] = (["alone", "beside bursts"] as const).map(
-      (phase) => rows.find((row) => row.backend === backend && row.phase === phase)!,
+    const [alone, beside] = (["alone", "beside bursts"] as const).map((phase) =>
+      rows.find((row) => row.backend === backend && row.phase === phase),
     );
-    return (["firstP99Ms", "totalP99Ms"] as const).map((field) => {
-      const ratio = beside[field] / alone[field];
+    if (!alone || !beside) return [];
+    const ratios: [string, number][] = [
+      ["first token", beside.firstP99Ms / alone.firstP99Ms],
+      ["whole completion", beside.totalP99Ms / alone.totalP99Ms],
+    ];
+    if (beside.engine) ratios.push(["prefill and decode", beside.engine.runP99Ms / alone.engine!.runP99Ms]);
+    return ratios.map(([what, ratio]) => {
       const isOver = ratio > targetRatio;
-      const what = field === "firstP99Ms" ? "first token" : "whole completion";
       return {
         line: `${isOver ? "LOSES  " : ""}${backend} backend: p99 of the quiet tenant's ${what} ${ratio.toFixed(2)}x beside bursts`,
         isOver,
       };
     });
   });
+}
+
+function engineOf(times: readonly Times[]): Row["engine"] {
+  const timings = times.map(({ text }) => {
+    const last = text.split("\n").findLast((line) => line.includes('"timings"'));
+    if (!last) throw new Error(`an answer has no timings: ${text.slice(-300)}`);
+    return completionResponseSchema.parse(JSON.parse(last.slice("data: ".length))).chameleon!.timings!;
+  });
+  const [queues, prefills] = [timings.map(({ queue }) => queue), timings.map(({ prefill }) => prefill)];
+  const runs = timings.map(({ adapter, prefill, decode }) => adapter + prefill + decode);
+  return {
+    ...{ queueP50Ms: quantile(queues, 0.5), queueP99Ms: quantile(queues, 0.99) },
+    ...{ prefillP99Ms: quantile(prefills, 0.99), runP50Ms: quantile(runs, 0.5), runP99Ms: quantile(runs, 0.99) },
+  };
 }
 
 function keyOf(tenant: string): string {
