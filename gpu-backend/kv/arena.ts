@@ -108,12 +108,17 @@ export class KvArena {
   /** Moves rows as the slot table says. */
   follow(moves: readonly Move[]): void {
     const { heads: H, headWidth: d } = this.#shape;
-    const rowElements = H * this.#positions * d;
+    const headElements = this.#positions * d;
     for (const { from, to, swap } of moves) {
+      // What lies beyond a row's length is nobody's.
+      const [moved, replaced] = [this.#lengths[from] * d, this.#lengths[to] * d];
       for (const array of this.#arrays) {
-        const replaced = swap ? array.slice(to * rowElements, (to + 1) * rowElements) : null;
-        array.copyWithin(to * rowElements, from * rowElements, (from + 1) * rowElements);
-        if (replaced) array.set(replaced, from * rowElements);
+        for (let h = 0; h < H; h++) {
+          const [source, target] = [(from * H + h) * headElements, (to * H + h) * headElements];
+          const kept = swap ? array.slice(target, target + replaced) : null;
+          array.copyWithin(target, source, source + moved);
+          if (kept) array.set(kept, source);
+        }
       }
       for (const ofRows of [this.#lengths, this.#wanted, this.#names]) {
         const replaced = ofRows[to];
