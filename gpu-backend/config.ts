@@ -23,6 +23,12 @@ const MiB = 2 ** 20;
  */
 export const chunkTokens = 128;
 
+/**
+ * So many times what a step takes at most, beside those of a tenant that has more than its share: what is left to that tenant
+ * is the rest (engine/step-shares.ts). Less would starve it where a step of two rows costs hardly more than one of one.
+ */
+export const tenantSlowdown = 1.3;
+
 const environmentSchema = z.object({
   BACKEND_HOST: z.string().min(1).default("127.0.0.1"),
   /** 0 lets the system choose. */

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
-import { type BackendConfig, chunkTokens, readConfig } from "./config.ts";
+import { type BackendConfig, chunkTokens, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
@@ -48,7 +48,7 @@ async function run(config: BackendConfig): Promise<void> {
   });
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
-    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
+    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
     const set = await startSet({ ...config, limits, artifactsDirectory }, metrics);
     const { device, deviceWarning, manifestHash } = set.info;
     if (deviceWarning) log("warn", "device", { message: deviceWarning });

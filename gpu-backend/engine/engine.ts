@@ -38,6 +38,8 @@ export interface EngineStats {
   parked: number;
   /** Times that a sequence was parked. */
   preemptions: number;
+  /** Times that a running sequence stood still in a step. */
+  heldRows: number;
   running: number;
   slots: number;
   kvBytes: number;
@@ -101,6 +103,7 @@ export class Engine {
       waiting: this.#scheduler.waiting,
       parked: this.#scheduler.parked,
       preemptions: this.#scheduler.preemptions,
+      heldRows: this.#scheduler.heldRows,
       running: this.#scheduler.running,
       slots: this.#parts.limits.maxSequences,
       kvBytes: this.#arena.bytes,
@@ -153,10 +156,13 @@ export class Engine {
   async step(): Promise<void> {
     this.#dropCancelled();
     this.#dropLate();
-    for (const admission of this.#scheduler.admit(this.#claims())) this.#seat(admission);
+    for (const admission of this.#scheduler.admit(this.#parts.now(), this.#claims())) this.#seat(admission);
+    this.#scheduler.share();
     for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
     this.#dropCancelled();
-    await this.#run("decode", this.#scheduler.decodePhase());
+    const { moves, ...decode } = this.#scheduler.decodePhase();
+    this.#arena.follow(moves);
+    await this.#run("decode", decode);
     this.#arena.trim();
     this.#flush(null);
   }
@@ -183,9 +189,11 @@ export class Engine {
     );
     for (const head of heads) this.#read(head, output);
     for (const { sequence } of cached) this.#settle(sequence, phase);
+    const ms = this.#parts.now() - startedMs;
+    this.#scheduler.ran(phase, pass, ms);
     this.#flush({
       phase,
-      ms: this.#parts.now() - startedMs,
+      ms,
       sequences: chunks.length,
       tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
       sampledTokens: heads.filter((head) => head.scoredId === null).length,
@@ -223,6 +231,8 @@ export class Engine {
     chunks.forEach(({ sequence, tokens }, s) => {
       const start = sequence.cachedTokens - begunTokens;
       const end = sequence.cachedTokens + tokens;
+      // What is cut short here goes on in a later step.
+      if (end - start < this.#parts.limits.chunkTokens && end < sequence.promptTokens) return;
       this.#prefixes?.computed(sequence, start, end, () => this.#arena.read(firstRow + s, start, end));
     });
   }

@@ -7,6 +7,10 @@
  * over, so that a prompt is computed the same way in any company. One whose beginning is cached may start within a chunk
  * and goes on to its end, in a pass of those who start as far into one.
  *
+ * A tenant that has more than its share is held back beside others, where a step would else cost them more time than they
+ * lose to it (step-shares.ts): no more of its sequences start than a step takes rows of, those that decode take turns, and
+ * a prompt goes on by parts of its chunks, which is the same to the bit.
+ *
  * A sequence is admitted only where KV memory holds all that run at their full length, so growth never runs out of it.
  * Where there is no room for a tenant that has less than its share, the youngest sequence of the one with the most is
  * parked: it gives up its slot, keeps its keys and values, and goes on from them when its turn has come again. Nothing
@@ -15,6 +19,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { type Move, SlotTable } from "../kv/slot-table.ts";
+import { type OthersLoad, StepShares } from "./step-shares.ts";
 import { type Queued, TenantQueue } from "./tenant-queue.ts";
 
 export interface Schedulable extends Queued {
@@ -37,6 +42,8 @@ export interface SchedulerLimits {
   stepTokens: number;
   /** Prompt tokens a sequence prefills per step. */
   chunkTokens: number;
+  /** So many times what a step takes at most, beside those of a tenant that has more than its share. Above 1. */
+  slowdown: number;
 }
 
 export interface Chunk<S> {
@@ -50,6 +57,11 @@ export interface Pass<S> {
   /** Of each one's chunk, so many tokens are cached already. */
   begunTokens: number;
   chunks: Chunk<S>[];
+}
+
+/** What decodes: rows move before it. */
+export interface DecodePass<S> extends Pass<S> {
+  moves: Move[];
 }
 
 /** A sequence that got a slot; what the arena must do, in this order. */
@@ -68,7 +80,13 @@ export class Scheduler<S extends Schedulable> {
   readonly #slots: SlotTable<S>;
   /** Waiting sequences that ran before, and whether they decode. */
   readonly #parked = new Map<S, { isDecoding: boolean }>();
+  readonly #shares: StepShares<S>;
+  /** Tenants that are held to a part of this step, or were to one of the last, as they have more than their share. */
+  #held: ReadonlySet<string> = new Set();
+  /** Of those, whose prompts went on in this step. */
+  readonly #advanced = new Set<S>();
   #preemptions = 0;
+  #heldRows = 0;
 
   constructor(limits: SchedulerLimits, kv: Pick<KvBudget, "holds">) {
     if (limits.stepTokens < limits.chunkTokens) {
@@ -77,6 +95,7 @@ export class Scheduler<S extends Schedulable> {
     this.#limits = limits;
     this.#kv = kv;
     this.#slots = new SlotTable(limits.maxSequences);
+    this.#shares = new StepShares(limits.slowdown);
   }
 
   get waiting(): number {
@@ -95,6 +114,11 @@ export class Scheduler<S extends Schedulable> {
   /** Times a sequence was parked. */
   get preemptions(): number {
     return this.#preemptions;
+  }
+
+  /** Times a running sequence stood still in a step, as its tenant has more than its share. */
+  get heldRows(): number {
+    return this.#heldRows;
   }
 
   /** Lets a sequence wait. Throws a ServiceError "overloaded" where its tenant has taken its share of the queue. */
@@ -120,35 +144,67 @@ export class Scheduler<S extends Schedulable> {
   }
 
   /**
-   * Takes slots for as many waiting sequences as slots, KV memory and the budget of a prefill phase allow, in turn: the
-   * first that does not fit ends it, so that nobody passes it for ever. `claim` is asked last, for whatever else a
-   * sequence needs to run: true starts it, false leaves it where it waits.
+   * A step begins: takes slots for as many waiting sequences as slots, KV memory and the budget of a prefill phase allow,
+   * in turn: the first that does not fit ends it, so that nobody passes it for ever. Tenants that are held back are passed.
+   * `claim` is asked last, for whatever else a sequence needs to run: true starts it, false leaves it where it waits.
    */
-  admit(claim: (sequence: S) => boolean = () => true): Admission<S>[] {
+  admit(nowMs: number, claim: (sequence: S) => boolean = () => true): Admission<S>[] {
+    this.#queue.look(nowMs);
     const admissions: Admission<S>[] = [];
+    let over = this.#queue.overShare();
+    const passed = new Set<string>();
     for (const next of this.#queue.inTurn()) {
       // Who gave way just now does not come back at once.
       if (admissions.some(({ parked }) => parked?.sequence === next)) continue;
-      if (!this.#phaseHolds(next)) break;
+      if (passed.has(next.tenant) || !this.#shareHolds(next, over)) {
+        passed.add(next.tenant);
+        continue;
+      }
+      if (!this.#phaseHolds(next, over)) break;
       const isRoom = this.#roomHolds(next);
       const victim = isRoom ? null : this.#victimFor(next);
       if (!isRoom && !victim) break;
       if (!claim(next)) continue;
       admissions.push({ parked: victim && this.#park(victim), sequence: next, moves: this.#start(next) });
+      over = this.#queue.overShare();
     }
     return admissions;
   }
 
+  /** Says which tenants are held back in the step; once all that was admitted has found what is cached of it. */
+  share(): void {
+    const over = this.#queue.overShare();
+    this.#held = over;
+    this.#advanced.clear();
+    if (over.size === 0) {
+      this.#shares.settle();
+      return;
+    }
+    const others = this.#othersOf(over);
+    this.#shares.begin(others, over.size);
+    const { prefilling } = this.#slots;
+    const chunks = prefilling.filter(({ tenant }) => over.has(tenant));
+    const tokens = chunks.reduce((sum, sequence) => sum + this.#chunkOf(sequence), 0);
+    if (this.#shares.holds(others, this.#slots.size - others.rows, tokens)) this.#held = new Set();
+  }
+
+  /** A pass took so long. */
+  ran(phase: "prefill" | "decode", { chunks }: Pass<S>, ms: number): void {
+    const longest = chunks.reduce((max, { tokens }) => Math.max(max, tokens), 0);
+    this.#shares.ran(phase, chunks.length * longest, ms);
+  }
+
   /**
    * The prefill phase: each prefilling sequence's next chunk, or what is left of it, in passes over rows that follow each
-   * other and are equally far into their chunks. Rows may move, and sequences end, between one pass and the next.
+   * other and are equally far into their chunks; of those held back, the one whose turn it is, a part of it. Rows may move,
+   * and sequences end, between one pass and the next.
    */
   *prefillPasses(): Generator<Pass<S>> {
-    const left = new Set(this.#slots.prefilling);
+    const left = this.#phaseOf(this.#slots.prefilling.filter(({ tenant }) => !this.#held.has(tenant)));
     while (left.size > 0) {
       const { prefilling } = this.#slots;
       const first = prefilling.findIndex((sequence) => left.has(sequence));
-      if (first < 0) return;
+      if (first < 0) break;
       const begunTokens = this.#begunOf(prefilling[first]);
       const isOther = (sequence: S) => !left.has(sequence) || this.#begunOf(sequence) !== begunTokens;
       const count = prefilling.slice(first).findIndex(isOther);
@@ -157,11 +213,33 @@ export class Scheduler<S extends Schedulable> {
       const chunks = sequences.map((sequence) => ({ sequence, tokens: this.#chunkOf(sequence) }));
       yield { firstRow: this.#slots.decoding.length + first, begunTokens, chunks };
     }
+    for (const sequence of this.#shares.inTurn(this.#heldNow())) {
+      const row = this.#slots.rowOf(sequence)!;
+      // A decoding one's turn comes in the decode phase.
+      if (row < this.#slots.decoding.length) return;
+      const tokens = this.#shares.takePiece(sequence, this.#chunkOf(sequence));
+      if (tokens === 0) return;
+      this.#advanced.add(sequence);
+      yield { firstRow: row, begunTokens: this.#begunOf(sequence), chunks: [{ sequence, tokens }] };
+    }
   }
 
-  /** The decode phase: each decoding sequence's next pending token, in the order of their rows from row 0. */
-  decodePhase(): Pass<S> {
-    return { firstRow: 0, begunTokens: 0, chunks: this.#slots.decoding.map((sequence) => ({ sequence, tokens: 1 })) };
+  /** The decode phase: the next pending token of each decoding sequence, or of those held back whose turn it is. */
+  decodePhase(): DecodePass<S> {
+    const { decoding, prefilling } = this.#slots;
+    const chunksOf = (sequences: readonly S[]) => sequences.map((sequence) => ({ sequence, tokens: 1 }));
+    if (this.#held.size === 0) return { firstRow: 0, moves: [], begunTokens: 0, chunks: chunksOf(decoding) };
+    const taken = new Set(decoding.filter(({ tenant }) => !this.#held.has(tenant)));
+    for (const sequence of this.#shares.inTurn(this.#heldNow())) {
+      if (this.#advanced.has(sequence)) continue;
+      // Nobody begins another turn before a prompt whose turn it is.
+      if (prefilling.includes(sequence) || !this.#shares.takeRow(sequence, taken.size)) break;
+      taken.add(sequence);
+    }
+    this.#heldRows += decoding.length - taken.size;
+    const { firstRow, moves } = this.#slots.gather(taken);
+    const chunks = chunksOf(this.#slots.decoding.slice(firstRow, firstRow + taken.size));
+    return { firstRow, moves, begunTokens: 0, chunks };
   }
 
   /** A sequence whose prompt is cached decodes from the next phase on. */
@@ -217,10 +295,52 @@ export class Scheduler<S extends Schedulable> {
     return tokens;
   }
 
+  /** Whether a tenant's share of a step's time has room for one more. Who ran before takes turns with the others. */
+  #shareHolds(next: S, over: ReadonlySet<string>): boolean {
+    if (!over.has(next.tenant) || this.#queue.runningOf(next.tenant) === 0 || this.#parked.has(next)) return true;
+    const others = this.#othersOf(over);
+    const running = this.#slots.size - others.rows;
+    return running < this.#shares.rows(others, over.size, this.#limits.maxSequences);
+  }
+
+  /** What tenants have in a step that have no more than their share. */
+  #othersOf(over: ReadonlySet<string>): OthersLoad {
+    const rowsOf = new Map<string, number>();
+    let prefillTokens = 0;
+    for (const sequence of [...this.#slots.decoding, ...this.#slots.prefilling]) {
+      if (over.has(sequence.tenant)) continue;
+      rowsOf.set(sequence.tenant, (rowsOf.get(sequence.tenant) ?? 0) + 1);
+      prefillTokens += this.#chunkOf(sequence);
+    }
+    const rows = [...rowsOf.values()];
+    return { rows: rows.reduce((a, b) => a + b, 0), mostRows: Math.max(0, ...rows), prefillTokens };
+  }
+
+  #heldNow(): S[] {
+    if (this.#held.size === 0) return [];
+    return [...this.#slots.decoding, ...this.#slots.prefilling].filter(({ tenant }) => this.#held.has(tenant));
+  }
+
+  /** The first of those prefilling that the budget of a phase has room for: all, but for some that were held back before. */
+  #phaseOf(prefilling: readonly S[]): Set<S> {
+    const phase = new Set<S>();
+    let longest = 0;
+    let isScored = false;
+    for (const sequence of prefilling) {
+      longest = Math.max(longest, this.#chunkOf(sequence));
+      const isFull = (phase.size + 1) * longest > this.#limits.stepTokens || (isScored && sequence.scoresPrompt);
+      if (phase.size > 0 && isFull) break;
+      phase.add(sequence);
+      isScored ||= sequence.scoresPrompt;
+    }
+    return phase;
+  }
+
   /** Whether the prefill phase stays within its budget with one more. The first always fits. */
-  #phaseHolds(next: S): boolean {
+  #phaseHolds(next: S, over: ReadonlySet<string>): boolean {
     if (this.#parked.get(next)?.isDecoding) return true;
-    const { prefilling } = this.#slots;
+    // Those held back are no part of the phase, they have passes of their own.
+    const prefilling = this.#slots.prefilling.filter(({ tenant }) => !this.#held.has(tenant) || over.has(next.tenant));
     // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
     if (next.scoresPrompt && prefilling.some((sequence) => sequence.scoresPrompt)) return false;
     const longest = prefilling.reduce(

@@ -3,6 +3,8 @@
  * last turn is longest ago; so a tenant with nothing running waits for one turn of each other tenant at most, however
  * many sequences they have waiting. Within a tenant it is the sequence that is due first, and first come, first served
  * among equals.
+ * Of the tenants that run, one has more than its share that has more sequences than the mean of all, waiting ones counted.
+ * Who left a moment ago counts as one that runs: it may only be between two requests.
  */
 
 export interface Queued {
@@ -19,16 +21,25 @@ interface Tenant<S> {
   /** In order of their start. */
   running: Set<S>;
   lastTurn: number;
+  /** When it ran last; null where that is too long ago, or never. */
+  ranMs: number | null;
 }
 
+/** How long a tenant is remembered that has nothing left: longer than a caller needs between an answer and its next request. */
+const rememberedMs = 100;
+
 export class TenantQueue<S extends Queued> {
-  /** Those that have anything waiting or running. */
+  /** Those that have anything waiting or running, or ran a moment ago. */
   readonly #tenants = new Map<string, Tenant<S>>();
   #turns = 0;
   #waiting = 0;
 
   get waiting(): number {
     return this.#waiting;
+  }
+
+  runningOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.running.size ?? 0;
   }
 
   waitingOf(tenant: string): number {
@@ -39,10 +50,11 @@ export class TenantQueue<S extends Queued> {
   add(sequence: S): void {
     let tenant = this.#tenants.get(sequence.tenant);
     if (!tenant) {
-      // Behind all others: else one that comes and goes would always be first.
-      tenant = { waiting: [], running: new Set(), lastTurn: ++this.#turns };
+      tenant = { waiting: [], running: new Set(), lastTurn: 0, ranMs: null };
       this.#tenants.set(sequence.tenant, tenant);
     }
+    // Behind all others: else one that comes and goes would always be first.
+    if (isEmpty(tenant)) tenant.lastTurn = ++this.#turns;
     const after = tenant.waiting.findLastIndex(({ dueMs }) => dueMs <= sequence.dueMs);
     tenant.waiting.splice(after + 1, 0, sequence);
     this.#waiting++;
@@ -68,7 +80,35 @@ export class TenantQueue<S extends Queued> {
     if (!tenant) return;
     if (tenant.waiting.includes(sequence)) this.#leave(tenant, sequence);
     else tenant.running.delete(sequence);
-    if (tenant.waiting.length + tenant.running.size === 0) this.#tenants.delete(sequence.tenant);
+    if (isEmpty(tenant) && tenant.ranMs === null) this.#tenants.delete(sequence.tenant);
+  }
+
+  /** It is `nowMs`: remembers who runs, forgets who ran too long ago. */
+  look(nowMs: number): void {
+    for (const [name, tenant] of this.#tenants) {
+      if (tenant.running.size > 0) tenant.ranMs = nowMs;
+      else if (tenant.ranMs !== null && nowMs - tenant.ranMs > rememberedMs) tenant.ranMs = null;
+      if (isEmpty(tenant) && tenant.ranMs === null) this.#tenants.delete(name);
+    }
+  }
+
+  /** Tenants that have more than their share. */
+  overShare(): Set<string> {
+    const over = new Set<string>();
+    let total = 0;
+    let tenants = 0;
+    for (const tenant of this.#tenants.values()) {
+      if (!runsOrRan(tenant)) continue;
+      total += sequencesOf(tenant);
+      tenants++;
+    }
+    if (tenants < 2) return over;
+    // Rounded up: nobody is held to less for a single one.
+    const share = Math.ceil(total / tenants);
+    for (const [name, tenant] of this.#tenants) {
+      if (runsOrRan(tenant) && sequencesOf(tenant) > share) over.add(name);
+    }
+    return over;
   }
 
   /** Asks each waiting sequence once, in turn, as turns are after what was started meanwhile. */
@@ -102,7 +142,7 @@ export class TenantQueue<S extends Queued> {
    * that has not at least two more running, since then the other would be the poorer one afterwards.
    */
   youngestOfRichest(tenant: string): S | null {
-    const own = this.#tenants.get(tenant)?.running.size ?? 0;
+    const own = this.runningOf(tenant);
     let richest = new Set<S>();
     for (const { running } of this.#tenants.values()) if (running.size > richest.size) richest = running;
     return richest.size >= own + 2 ? ([...richest].at(-1) ?? null) : null;
@@ -120,6 +160,18 @@ export class TenantQueue<S extends Queued> {
     if (!tenant) throw new Error(`tenant ${name} has no sequences`);
     return tenant;
   }
+}
+
+function isEmpty<S>({ waiting, running }: Tenant<S>): boolean {
+  return waiting.length + running.size === 0;
+}
+
+function runsOrRan<S>({ running, ranMs }: Tenant<S>): boolean {
+  return running.size > 0 || ranMs !== null;
+}
+
+function sequencesOf<S>({ waiting, running }: Tenant<S>): number {
+  return Math.max(1, waiting.length + running.size);
 }
 
 function isBefore<S>(one: Tenant<S>, other: Tenant<S>): boolean {

@@ -7,7 +7,7 @@ import type { PromptBiasSource } from "../../gpu-backend/adapters/prompt-bias.ts
 import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
-import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Gpt2Config, StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import {
   type Frame,
   greedySampling,
@@ -16,7 +16,13 @@ import {
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
 
-export const testLimits: SchedulerLimits = { maxSequences: 40, maxQueue: 500, stepTokens: 256, chunkTokens: 64 };
+export const testLimits: SchedulerLimits = {
+  maxSequences: 40,
+  maxQueue: 500,
+  stepTokens: 256,
+  chunkTokens: 64,
+  slowdown: 1.3,
+};
 
 export interface EngineHarness {
   engine: Engine;
@@ -41,6 +47,8 @@ export function createEngineHarness(options: {
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
+  /** What a run of the runner takes by the engine's clock, milliseconds; absent: all take the same. */
+  msOf?: (input: StepInput) => number;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
@@ -49,8 +57,16 @@ export function createEngineHarness(options: {
   const source = options.source ?? fakeAdapters(options.runner.gates);
   const { prefixBytes = 2 ** 28 } = options;
   const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
+  const { config, gates, pool } = options.runner;
   const engine = new Engine({
-    runner: options.runner,
+    runner: {
+      ...{ config, gates, pool },
+      run(input) {
+        clock += options.msOf?.(input) ?? 0;
+        return options.runner.run(input);
+      },
+      release: () => options.runner.release(),
+    },
     adapters,
     promptBias: options.promptBias,
     prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
