@@ -3,7 +3,7 @@
 import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
-import type { Dispatch } from "./backend/dispatch.ts";
+import type { Orders } from "./completions/order.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Admissions } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
@@ -32,11 +32,13 @@ export interface Dependencies {
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
-  dispatch: Dispatch;
+  orders: Orders;
   /** What is served, by a backend of that manifest if one is ready; null where none is. */
   readiness(manifestHash: string): Promise<Readiness | null>;
   /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */
   asset(path: string): Promise<Response>;
+  /** Holds a promise that nobody awaits, beyond the request's end. */
+  background(work: Promise<void>): void;
   /** A clock in milliseconds since 1970. */
   now(): number;
   /** 32 characters, never the same twice. */

@@ -3,15 +3,16 @@ import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
-import { ArtifactBucket } from "./assign/artifact-bucket.ts";
 import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
-import { loadArtifacts } from "./assign/artifacts.ts";
+import { artifactsMissing } from "./assign/artifacts.ts";
+import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
-import { createShardDispatch } from "./batching/shard.ts";
+import { createShardOrders } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
+import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
@@ -25,10 +26,6 @@ export { Ledger } from "./tenants/ledger.ts";
 const config = readConfig(env);
 
 const now = () => Date.now();
-const log = (requestId: string, error: ServiceError) => {
-  const cause = error.cause instanceof Error ? (error.cause.stack ?? error.cause.message) : error.cause;
-  console.error(JSON.stringify({ requestId, kind: error.kind, message: error.message, cause }));
-};
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
 if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLoopback(new URL(url).hostname))) {
@@ -48,11 +45,9 @@ const artifactLog: ArtifactObserver = {
   refused: (manifest, cause) => tell("warn", "artifacts_refused", { manifest, cause: String(cause) }),
   awaited: (manifest) => tell("info", "artifacts_awaited", { manifest }),
 };
-/** A binding that a deployment may be without. */
-const bucket: R2Bucket | undefined = env.ARTIFACTS;
 const sets = new ArtifactSets({
-  source: bucket ? new ArtifactBucket(bucket) : null,
-  assets: () => loadArtifacts(readAsset),
+  source: publishedSets(env),
+  assets: () => deployedSet(env),
   holding: (manifestHash) => holdingOf(clients(), manifestHash, artifactLimits.holdingMs),
   now,
   background: waitUntil,
@@ -62,10 +57,7 @@ const artifacts = async () => {
   try {
     return await sets.current();
   } catch (cause) {
-    throw new ServiceError("backend_unavailable", "The model's tables are not available at the edge.", {
-      retryAfterSeconds: 2,
-      cause,
-    });
+    throw artifactsMissing(cause);
   }
 };
 
@@ -76,17 +68,12 @@ const app = createApp({
     ledgers: env.LEDGERS,
     background: waitUntil,
     now,
-    report: (tenant, consumed) => {
-      for (const { model, centroid, requests, promptTokens, completionTokens } of consumed) {
-        const doubles = [requests, promptTokens, completionTokens];
-        env.USAGE_EVENTS?.writeDataPoint({ indexes: [tenant], blobs: [model, centroid], doubles });
-      }
-    },
-    log,
+    report: usageReport(env),
+    log: logFailure,
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  dispatch: createShardDispatch(env.SHARDS, config.shardCount, artifacts),
+  orders: createShardOrders(env.SHARDS, config.shardCount),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   asset,
   tracing: {
@@ -100,10 +87,11 @@ const app = createApp({
       waitUntil(metrics.report());
     },
   },
+  background: waitUntil,
   now,
   newId,
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],
-  log,
+  log: logFailure,
   heartbeatMs: 500,
 });
 
@@ -113,10 +101,4 @@ async function asset(path: string): Promise<Response> {
   const response = await env.ASSETS.fetch(`https://assets${path}`);
   if (response.ok) return response;
   throw new ServiceError("not_found", `${path} is no part of this deployment.`);
-}
-
-async function readAsset(name: string): Promise<Uint8Array> {
-  const response = await env.ASSETS.fetch(`https://assets/artifacts/${name}`);
-  if (!response.ok) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
-  return new Uint8Array(await response.arrayBuffer());
 }

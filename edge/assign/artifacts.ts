@@ -8,10 +8,12 @@ import {
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { setNewest } from "../tenants/newest.ts";
 
 export interface Artifacts {
   manifest: Manifest;
@@ -29,6 +31,14 @@ export type ReadArtifact = (name: string, sha256?: string) => Promise<Uint8Array
 /** Of each file. An isolate has 128 MB, and holds two sets of them; a table of GPT-2's vocabulary has 3.5 MB. */
 export const mostArtifactBytes = 16 * 2 ** 20;
 
+/** The served one, and the one before or after it. */
+const mostHeldSets = 2;
+/**
+ * By manifest hash, whoever has loaded them: requests and objects may share an isolate, and a set is large. Values only:
+ * what one request awaits, another may not.
+ */
+const held = new Map<string, Artifacts>();
+
 /** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
 export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   const manifestBytes = await read(manifestFile);
@@ -45,7 +55,20 @@ export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
   agree("vocabulary entries", manifest.model.vocabularySize, edgeTableFile, table.vocabularySize);
   agree("vocabulary entries", manifest.model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
   const chatTemplate = new ChatTemplate(manifest.model.chatTemplate ?? null, tokenizer);
-  return { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
+  const set = { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
+  setNewest(held, manifestHash, set, mostHeldSets);
+  return set;
+}
+
+/** One that this isolate has loaded, if it has it still. */
+export function heldSet(manifestHash: string): Artifacts | null {
+  return held.get(manifestHash) ?? null;
+}
+
+/** The failure that a caller is told. */
+export function artifactsMissing(cause: unknown): ServiceError {
+  const message = "The model's tables are not available at the edge.";
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 2, cause });
 }
 
 /** Runs `load` once and keeps its promise; after a failure the next caller tries again. */

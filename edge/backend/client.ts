@@ -14,8 +14,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { BackendFetch } from "../config.ts";
 import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
-import { complete } from "./dispatch.ts";
-import { checkedFramesOf, frameGroupsOf, SilenceError } from "./frames.ts";
+import { frameGroupsOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
 import { acceptanceMs, adapterMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
 
@@ -60,6 +59,7 @@ interface Init {
   signal?: AbortSignal;
 }
 
+const encoder = new TextEncoder();
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
 export class BackendClient implements BackendCalls {
@@ -144,37 +144,32 @@ export class BackendClient implements BackendCalls {
 
   #post(path: string, body: unknown, limitMs: number, signal?: AbortSignal): Promise<Response> {
     const headers = { "content-type": "application/json" };
-    return this.#fetch(
-      path,
-      { method: "POST", headers, body: new TextEncoder().encode(JSON.stringify(body)), signal },
-      limitMs,
-    );
+    return this.#fetch(path, { method: "POST", headers, body: encoder.encode(JSON.stringify(body)), signal }, limitMs);
   }
 
   /** Resolves to the answer's headers; waiting at the gate takes no time from `limitMs`. */
   #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
     return this.#gate.pass(async () => {
       const signed = await this.#sign(init.method ?? "GET", path, init.body ?? new Uint8Array());
-      const late = new AbortController();
-      const timer = setTimeout(() => late.abort(new Error(`no answer within ${limitMs} ms`)), limitMs);
-      const signal = init.signal ? AbortSignal.any([init.signal, late.signal]) : late.signal;
+      const call = new AbortController();
+      let isLate = false;
+      const timer = setTimeout(() => {
+        isLate = true;
+        call.abort(new Error(`no answer within ${limitMs} ms`));
+      }, limitMs);
+      init.signal?.addEventListener("abort", () => call.abort(init.signal?.reason));
+      if (init.signal?.aborted) call.abort(init.signal.reason);
+      const { signal } = call;
       try {
         return await this.#call(this.#url + path, { ...init, headers: { ...init.headers, ...signed }, signal });
       } catch (cause) {
-        const kind = late.signal.aborted ? "silent" : "unreachable";
+        const kind = isLate ? "silent" : "unreachable";
         throw away(kind, "The inference backend cannot be reached.", cause);
       } finally {
         clearTimeout(timer);
       }
     });
   }
-}
-
-/** The frames of an accepted batch, or the ServiceError of a refused one. */
-export async function openFrames(response: Response, batch: BatchRequest): Promise<AsyncIterable<Frame>> {
-  if (!response.ok || !response.body) throw (await refusalOf(response)).error;
-  const ids = batch.sequences.map(({ id }) => id);
-  return complete(checkedFramesOf(response.body), ids, (cause) => brokenOff(cause).error);
 }
 
 async function refusalOf(response: Response): Promise<CallFailure> {

@@ -49,18 +49,3 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
     source.cancel().catch(() => undefined);
   }
 }
-
-/** Frames of several batches, as they come. */
-export async function* merged(sources: readonly AsyncIterable<Frame>[]): AsyncGenerator<Frame> {
-  const iterators = sources.map((source) => source[Symbol.asyncIterator]());
-  const next = (i: number) => iterators[i].next().then((result) => ({ i, result }));
-  const pending = new Map(iterators.map((_, i) => [i, next(i)]));
-  while (pending.size > 0) {
-    const { i, result } = await Promise.race(pending.values());
-    if (result.done) pending.delete(i);
-    else {
-      pending.set(i, next(i));
-      yield result.value;
-    }
-  }
-}

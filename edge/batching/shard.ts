@@ -1,34 +1,56 @@
 /**
  * The Durable Object around a Relay: every request for the centroids of one shard, from all over the world, meets
- * here. It stores nothing and sets no timer of its own, so an idle one costs nothing. `createShardDispatch` is the way in.
+ * here, and gets its answer from here. It stores nothing, and sets no timer but those of streams, so an idle one costs
+ * nothing. `createShardOrders` is the way in.
  */
 import { DurableObject } from "cloudflare:workers";
-import type { BatchRequest } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
-import type { Artifacts } from "../assign/artifacts.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { type Artifacts, artifactsMissing, heldSet } from "../assign/artifacts.ts";
+import { setOf } from "../assign/deployed.ts";
 import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
-import { type AdapterFiles, BackendClient, openFrames } from "../backend/client.ts";
-import { type Dispatch, isLast } from "../backend/dispatch.ts";
+import { type AdapterFiles, BackendClient } from "../backend/client.ts";
+import { complete, isLast } from "../backend/dispatch.ts";
+import { checkedFramesOf } from "../backend/frames.ts";
 import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
+import { type AnsweringParts, answerOrder } from "../completions/answering.ts";
+import { interrupted, type Order, type Orders } from "../completions/order.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
-import { Relay } from "./relay.ts";
+import { logFailure, usageReport } from "../observability/log.ts";
+import { type Admission, admissionOf, type SettlementDependencies } from "../tenants/admission.ts";
+import { GatheredUse } from "../tenants/gathered-use.ts";
+import { refusalOf, refusalResponse } from "./refusal.ts";
+import { Relay, type Submission } from "./relay.ts";
+
+const orderUrl = "https://shard/order";
+const framesUrl = "https://shard/frames";
+const shardName = (index: number) => `shard-${index}`;
+const now = () => Date.now();
 
 export class Shard extends DurableObject<Env> {
   readonly relay: Relay;
+  /** Told what requests used; a test may set another. */
+  report: SettlementDependencies["report"];
   readonly #metrics: EdgeMetrics;
+  readonly #shardCount: number;
+  readonly #gathered: GatheredUse;
+  /** Artifacts that are being loaded, by manifest hash. */
+  readonly #loading = new Map<string, Promise<Artifacts>>();
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
     const gate = new Gate(awaitingCalls);
     const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
-    const now = () => Date.now();
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const config = readConfig(env);
+    this.report = usageReport(env);
+    this.#gathered = new GatheredUse(env.LEDGERS);
+    this.#shardCount = config.shardCount;
     this.#metrics = new EdgeMetrics(config.otlp, now);
     const newNonce = () => crypto.randomUUID().replaceAll("-", "");
     const sign = createSigner(config.backendSecrets, { now, newNonce });
@@ -53,20 +75,78 @@ export class Shard extends DurableObject<Env> {
     });
   }
 
-  /** A BatchRequest in, NDJSON frames out; reached by our own Worker only. */
+  /** Reached by our own Worker and its objects only. */
   override async fetch(request: Request): Promise<Response> {
-    const batch = await request.json<BatchRequest>();
     try {
-      return new Response(this.#frames(batch, request.signal), { headers: { "content-type": "application/x-ndjson" } });
+      const isOrder = request.url === orderUrl;
+      return isOrder
+        ? await this.#answer(await request.json<Order>(), request.signal)
+        : this.#frames(await request.json<BatchRequest>(), request.signal);
     } catch (thrown) {
-      const error = toServiceError(thrown);
-      const headers = { "retry-after": String(error.retryAfterSeconds ?? 0) };
-      return Response.json(envelopeOf(error), { status: statusOf(error.kind), headers });
+      return refusalResponse(toServiceError(thrown));
     }
   }
 
-  /** What waits here is bounded: a sequence has no more frames than the context has tokens. */
-  #frames(batch: BatchRequest, signal: AbortSignal): ReadableStream<Uint8Array> {
+  /** All of an order is answered here, whose first batch is of this shard; the frames of others come from theirs. */
+  async #answer(order: Order, signal: AbortSignal): Promise<Response> {
+    const { admitted, plan, places } = order;
+    const log = (error: ServiceError) => logFailure(admitted.requestId, error);
+    const background = (work: Promise<void>) => this.ctx.waitUntil(work);
+    const admission = admissionOf(admitted, {
+      ledgers: this.env.LEDGERS,
+      gathered: this.#gathered,
+      background,
+      now,
+      report: this.report,
+      log: logFailure,
+    });
+    const artifacts = heldSet(plan.manifestHash) ?? (await this.#load(plan.manifestHash, admission));
+    const shardOf = (place: number) => place % this.#shardCount;
+    const own = shardOf(places[0]);
+    const submit: AnsweringParts["submit"] = (batch, place, receive) =>
+      shardOf(place) === own ? this.relay.submit(batch, receive) : this.#submitTo(shardOf(place), batch, receive);
+    const { tokenizer } = artifacts;
+    return answerOrder(order, { tokenizer, submit, admission, signal, log }).finally(() =>
+      this.ctx.waitUntil(this.#metrics.report()),
+    );
+  }
+
+  /** The same at another shard. */
+  #submitTo(shard: number, batch: BatchRequest, receive: (frame: Frame) => void): Submission {
+    const abort = new AbortController();
+    const stub = this.env.SHARDS.getByName(shardName(shard));
+    const carry = async () => {
+      const init = { method: "POST", body: JSON.stringify(batch), signal: abort.signal };
+      const response = await stub.fetch(framesUrl, init);
+      if (!response.ok || !response.body) throw await refusalOf(response);
+      const ids = batch.sequences.map(({ id }) => id);
+      for await (const frame of complete(checkedFramesOf(response.body), ids, interrupted)) receive(frame);
+    };
+    const carried = carry().catch((thrown) => {
+      if (abort.signal.aborted) return;
+      const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
+      for (const { id } of batch.sequences) receive(errorFrame(id, error));
+    });
+    this.ctx.waitUntil(carried);
+    return { cancel: () => abort.abort() };
+  }
+
+  /** Artifacts that this isolate has not; whoever needs them meanwhile waits for the same. */
+  async #load(manifestHash: string, admission: Admission): Promise<Artifacts> {
+    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
+    this.#loading.set(manifestHash, loading);
+    try {
+      return await loading;
+    } catch (cause) {
+      admission.settle([]);
+      throw artifactsMissing(cause);
+    } finally {
+      this.#loading.delete(manifestHash);
+    }
+  }
+
+  /** NDJSON frames; what waits here is bounded: a sequence has no more of them than the context has tokens. */
+  #frames(batch: BatchRequest, signal: AbortSignal): Response {
     const { readable, writable } = new IdentityTransformStream();
     const writer = writable.getWriter();
     const encoder = new TextEncoder();
@@ -74,14 +154,12 @@ export class Shard extends DurableObject<Env> {
     const submission = this.relay.submit(batch, (frame) => {
       // A failed write means that the reader is gone, which `closed` reports.
       writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
-      if (!isLast(frame) || --open > 0) return;
-      writer.close().catch(() => undefined);
-      this.ctx.waitUntil(this.#metrics.report());
+      if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
     });
     // A failed write tells it, too, where there is one.
     signal.addEventListener("abort", () => submission.cancel());
     writer.closed.catch(() => submission.cancel());
-    return readable;
+    return new Response(readable, { headers: { "content-type": "application/x-ndjson" } });
   }
 }
 
@@ -95,27 +173,12 @@ const routingLog: RoutingObserver = {
   failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
 };
 
-/** Sends each micro-batch to its centroid's shard; the base has a place behind the centroids, tenants' adapters any. */
-export function createShardDispatch(
-  shards: DurableObjectNamespace,
-  shardCount: number,
-  artifacts: () => Promise<Artifacts>,
-): Dispatch {
-  return async (batch, signal) => {
-    const { manifest } = await artifacts();
-    const index = manifest.centroids.findIndex(({ id }) => id === batch.centroidId);
-    const own = batch.adapterHash && Number.parseInt(batch.adapterHash.slice(0, 8), 16);
-    const place = own || (index < 0 ? manifest.centroids.length : index);
-    const stub = shards.getByName(`shard-${place % shardCount}`);
-    let response: Response;
-    try {
-      response = await stub.fetch("https://shard/", { method: "POST", body: JSON.stringify(batch), signal });
-    } catch (cause) {
-      throw new ServiceError("backend_unavailable", "The request was interrupted at the edge; try again.", {
-        retryAfterSeconds: 1,
-        cause,
-      });
-    }
-    return openFrames(response, batch);
+/** Takes each order to the shard of its first batch. */
+export function createShardOrders(shards: DurableObjectNamespace, shardCount: number): Orders {
+  return async (order, signal) => {
+    const stub = shards.getByName(shardName(order.places[0] % shardCount));
+    const response = await stub.fetch(orderUrl, { method: "POST", body: JSON.stringify(order), signal });
+    if (!response.ok) throw await refusalOf(response);
+    return response;
   };
 }

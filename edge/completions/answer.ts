@@ -1,30 +1,24 @@
-/** Runs the plan of a completion or a chat, and answers whole or as a stream. */
+/** Has the plan of a completion or a chat answered by its object, and passes the answer on. */
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
-import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { admit } from "../middleware/admission.ts";
-import { serverTiming } from "../middleware/server-timing.ts";
 import { assignMsField } from "../observability/request-trace.ts";
-import { settlesWithin } from "../settles-within.ts";
-import { metered } from "../tenants/admission.ts";
 import { mostTokens } from "../tenants/token-count.ts";
-import type { ChoicePart } from "./choice.ts";
-import { eventStream } from "./event-stream.ts";
-import { generate } from "./generate.ts";
-import type { Caller, GenerationRequest, Plan } from "./plan.ts";
-import { type Form, ResponseBuilder } from "./response.ts";
+import { forms, interrupted, type Order, placeOf } from "./order.ts";
+import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
 
 /** A caller's own: milliseconds within which each of its choices must start, else it ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-export interface Generation<Choice extends object, ChunkChoice extends object> {
+export interface Generation {
   request: GenerationRequest & { stream: boolean; stream_options: { include_usage: boolean } | null };
   plan: Plan;
   artifacts: Artifacts;
-  form: Form<Choice, ChunkChoice>;
+  form: Order["form"];
 }
 
 /** Who asks, for whose adapter, and how long that may wait. Throws adapter_outdated, and invalid_request for the header. */
@@ -51,99 +45,98 @@ function deadlineOf(header: string | undefined): number | null {
 }
 
 /** Throws the ServiceError that ends it before its first part. */
-export async function answer<Choice extends object, ChunkChoice extends object>(
+export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
-  { request, plan, artifacts, form }: Generation<Choice, ChunkChoice>,
+  { request, plan, artifacts, form }: Generation,
 ): Promise<Response> {
-  const envelope = {
-    id: form.idPrefix + dependencies.newId(),
-    created: Math.floor(dependencies.now() / 1000),
-    model: request.model ?? `${artifacts.manifest.model.servedAs}:auto`,
-    fingerprint: `fp_${artifacts.manifestHash.slice(0, 12)}`,
-  };
-  const builder = new ResponseBuilder(form, envelope, plan, request.chameleon.compare);
-
-  const abort = new AbortController();
-  c.req.raw.signal.addEventListener("abort", () => abort.abort());
-  /** Calls off whatever else runs for this request, and says why it ends. */
-  const failed = (thrown: unknown): ServiceError => {
-    const isGone = abort.signal.aborted;
-    abort.abort();
-    return isGone ? new ServiceError("cancelled", "The client went away.", { cause: thrown }) : toServiceError(thrown);
-  };
-  const admission = await admit(c, dependencies, mostTokens(plan.choices));
+  const { signal } = c.req.raw;
   const trace = c.get("trace");
+  const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
+  const admission = await admit(c, dependencies, mostTokens(plan.choices));
   trace.note({
-    "gen_ai.request.model": envelope.model.slice(0, 80),
+    "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,
     "chameleon.choices": plan.choices.length,
     "chameleon.centroid": plan.choices[0].assignment.centroid.id,
     [assignMsField]: plan.assignMs,
   });
-  const dispatch = trace.carriedBy(dependencies.dispatch);
-  const generated = generate(plan, request, artifacts.tokenizer, dispatch, abort.signal);
-  const parts = metered(generated, plan.choices, envelope.model, admission, abort.signal);
+  const order: Order = {
+    form,
+    envelope: {
+      id: forms[form].idPrefix + dependencies.newId(),
+      created: Math.floor(dependencies.now() / 1000),
+      model,
+      fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
+    },
+    plan: traced(plan, trace.traceparent),
+    places: batchesOf(plan).map((batch) => placeOf(batch, artifacts.manifest)),
+    options: { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare },
+    stream: request.stream,
+    includeUsage: request.stream_options?.include_usage ?? false,
+    heartbeatMs: dependencies.heartbeatMs,
+    admitted: admission.request,
+  };
   try {
-    if (!request.stream) {
-      for await (const part of parts) builder.add(part);
-      return c.json(builder.response(), 200, { "server-timing": serverTiming(builder.timings) });
-    }
-    // A refusal comes at once, and still has a status of its own; whoever waits in a queue gets headers meanwhile.
-    const first = parts.next();
-    await settlesWithin(first, dependencies.heartbeatMs);
-    const events = eventsOf(
-      resumed(first, parts),
-      builder,
-      request.stream_options?.include_usage ?? false,
-      (thrown) => {
-        const error = failed(thrown);
-        if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);
-        return envelopeOf(error);
-      },
-    );
+    const response = await dependencies.orders(order, signal);
+    const { headers } = response;
+    if (!request.stream) return new Response(await response.text(), { headers });
     const ended = trace.goesOn();
-    return new Response(
-      eventStream(events, dependencies.heartbeatMs, (isGone) => {
-        if (isGone) abort.abort();
-        ended(isGone ? "the client went away" : null);
-      }),
-      {
-        headers: {
-          "content-type": "text/event-stream; charset=utf-8",
-          "cache-control": "no-store",
-          "server-timing": serverTiming({ tokenize: plan.tokenizeMs, assign: plan.assignMs }),
-        },
+    const body = passedOn(response.body!, {
+      background: dependencies.background,
+      lost(error) {
+        admission.settle([]);
+        dependencies.log(c.get("requestId"), error);
       },
-    );
+      ended: (isGone) => ended(isGone ? "the client went away" : null),
+    });
+    return new Response(body, { headers });
   } catch (thrown) {
-    throw failed(thrown);
+    if (signal.aborted) throw new ServiceError("cancelled", "The client went away.", { cause: thrown });
+    if (thrown instanceof ServiceError) throw thrown;
+    // Its object is gone, and cannot settle it any more.
+    admission.settle([]);
+    throw interrupted(thrown);
   }
 }
 
-/** `parts` with the one that was asked for already. */
-async function* resumed(first: Promise<IteratorResult<ChoicePart, void>>, parts: AsyncIterable<ChoicePart>) {
-  const { done, value } = await first;
-  if (done) return;
-  yield value;
-  yield* parts;
+function traced(plan: Plan, traceparent: string | null): Plan {
+  if (traceparent === null) return plan;
+  return { ...plan, choices: plan.choices.map((one) => ({ ...one, sequence: { ...one.sequence, traceparent } })) };
 }
 
-async function* eventsOf(
-  parts: AsyncIterable<ChoicePart>,
-  builder: ResponseBuilder<object, object>,
-  includeUsage: boolean,
-  envelopeOfFailure: (thrown: unknown) => object,
-): AsyncGenerator<string> {
-  try {
-    for await (const part of parts) {
-      builder.add(part);
-      const chunk = builder.chunk(part);
-      if (chunk) yield sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk));
-    }
-    if (includeUsage) yield sseEvent(JSON.stringify(builder.usageChunk()));
-  } catch (thrown) {
-    yield sseEvent(JSON.stringify(envelopeOfFailure(thrown)));
-  }
-  yield sseDone;
+interface PassingOn {
+  /** Holds a promise beyond the client's leaving. */
+  background(work: Promise<void>): void;
+  lost(error: ServiceError): void;
+  ended(isGone: boolean): void;
+}
+
+/**
+ * `events` as they come, without a turn of ours for each. Where they break off, an error event and the end: nothing is
+ * lost silently.
+ */
+function passedOn(
+  events: ReadableStream<Uint8Array>,
+  { background, lost, ended }: PassingOn,
+): ReadableStream<Uint8Array> {
+  const { readable, writable } = new IdentityTransformStream();
+  const passing = events
+    .pipeTo(writable, { preventClose: true, preventAbort: true })
+    .then(() => writable.close())
+    .catch(async (cause) => {
+      const error = interrupted(cause);
+      const writer = writable.getWriter();
+      // Where the client broke it off, neither can be written.
+      await writer.write(new TextEncoder().encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
+      await writer.close();
+      lost(error);
+    });
+  background(
+    passing.then(
+      () => ended(false),
+      () => ended(true),
+    ),
+  );
+  return readable;
 }

@@ -56,6 +56,11 @@ export class Choice {
   #held: ReportedToken[] = [];
   #stopped = false;
 
+  /** Somebody wants to know its tokens. */
+  get #isReported(): boolean {
+    return this.#options.logprobs !== null || this.#options.compare;
+  }
+
   constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions) {
     const { promptIds, sampling } = planned.sequence;
     this.planned = planned;
@@ -87,6 +92,7 @@ export class Choice {
     if (this.#stopped || frame.tokenId === this.#tokenizer.endOfTextId) return "";
     const { text, stopped } = this.#text.push(frame.tokenId);
     this.#stopped = stopped;
+    if (!this.#isReported) return text;
     const piece = this.#tokenizer.pieceOf(frame.tokenId);
     this.#held.push({
       piece,

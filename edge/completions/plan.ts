@@ -38,15 +38,17 @@ export interface PromptSource {
 /** One choice of the response and the sequence that makes it. */
 export interface PlannedChoice {
   index: number;
+  /** Which of the request's prompts it is of. */
+  prompt: number;
   assignment: Assignment;
   sequence: SequenceRequest;
 }
 
 export interface Plan {
+  /** Of the artifacts that it was made with. */
+  manifestHash: string;
   /** Prompt-major: the choices of prompt p are p·n to p·n + n − 1. */
   choices: PlannedChoice[];
-  /** One per centroid, the base counting as one. */
-  batches: BatchRequest[];
   /** Each prompt counted once, whatever n is. */
   promptTokens: number;
   tokenizeMs: number;
@@ -109,12 +111,12 @@ export function planGeneration(
         ...(request.chameleon.prompt_bias && wearsPromptBias(assignments[p]) && { promptBias: true }),
         ...(wish === "auto" && i === 0 && { assignment: countedAssignment(assignments[p], subjectIds, manifest) }),
       };
-      choices.push({ index, assignment: assignments[p], sequence });
+      choices.push({ index, prompt: p, assignment: assignments[p], sequence });
     }
   }
   return {
+    manifestHash,
     choices,
-    batches: batchesOf(choices, manifestHash),
     promptTokens: prompts.reduce((total, { promptIds }) => total + promptIds.length, 0),
     tokenizeMs: tokenized - started,
     assignMs: assigned - tokenized,
@@ -174,7 +176,8 @@ function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sa
   };
 }
 
-function batchesOf(choices: readonly PlannedChoice[], manifestHash: string): BatchRequest[] {
+/** One per centroid, the base counting as one; the first choice is in the first. */
+export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
     const { mode, centroid, ownHash } = assignment;

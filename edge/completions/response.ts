@@ -59,7 +59,7 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
   readonly #begun = new Set<number>();
   #completionTokens = 0;
   /** Per prompt: tokens that none of its choices computed. */
-  readonly #reusedTokens = new Map<readonly number[], number>();
+  readonly #reusedTokens = new Map<number, number>();
   readonly #timings: Timings;
 
   constructor(form: Form<Choice, ChunkChoice>, envelope: Envelope, plan: Plan, compare: boolean) {
@@ -102,9 +102,9 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
     choice.finishReason = part.done.finishReason;
     choice.chameleon = this.#block(part, this.#compared[index]);
     this.#completionTokens += part.done.completionTokens;
-    const { promptIds } = part.planned.sequence;
+    const { prompt } = part.planned;
     const { reusedTokens = 0 } = part.done;
-    this.#reusedTokens.set(promptIds, Math.min(this.#reusedTokens.get(promptIds) ?? reusedTokens, reusedTokens));
+    this.#reusedTokens.set(prompt, Math.min(this.#reusedTokens.get(prompt) ?? reusedTokens, reusedTokens));
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
       this.#timings[phase] = Math.max(this.#timings[phase], part.done.timings[`${phase}Ms`]);
     }

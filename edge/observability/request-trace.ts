@@ -1,7 +1,6 @@
 /** One request's trace: what is known of it on the way, and how it travels on. Not here: where it begins and ends. */
 import type { Attributes, Span } from "../../shared/observability/otlp.ts";
 import { formatTraceparent, type TraceContext } from "../../shared/observability/trace-context.ts";
-import type { Dispatch } from "../backend/dispatch.ts";
 
 export interface TraceDependencies {
   newId(): string;
@@ -43,11 +42,8 @@ export class RequestTrace {
     Object.assign(this.attributes, attributes);
   }
 
-  /** `dispatch`, with this trace on every sequence. */
-  carriedBy(dispatch: Dispatch): Dispatch {
-    if (!this.context.sampled) return dispatch;
-    const traceparent = formatTraceparent(this.context);
-    return (batch, signal) =>
-      dispatch({ ...batch, sequences: batch.sequences.map((sequence) => ({ ...sequence, traceparent })) }, signal);
+  /** As it travels on, where it is kept. */
+  get traceparent(): string | null {
+    return this.context.sampled ? formatTraceparent(this.context) : null;
   }
 }

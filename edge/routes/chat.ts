@@ -3,7 +3,6 @@ import type { Handler } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { answer, callerOf } from "../completions/answer.ts";
 import { generationOf, planChat } from "../completions/chat.ts";
-import { chatForm } from "../completions/chat-form.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 
@@ -13,6 +12,6 @@ export function chatCompletions(dependencies: Dependencies): Handler<AppEnvironm
     const artifacts = await dependencies.artifacts();
     const request = generationOf(chat, artifacts);
     const plan = planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));
-    return answer(c, dependencies, { request, plan, artifacts, form: chatForm });
+    return answer(c, dependencies, { request, plan, artifacts, form: "chat" });
   };
 }

@@ -2,7 +2,6 @@
 import type { Handler } from "hono";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
 import { answer, callerOf } from "../completions/answer.ts";
-import { completionForm } from "../completions/completion-form.ts";
 import { planCompletion } from "../completions/plan.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
@@ -12,6 +11,6 @@ export function completions(dependencies: Dependencies): Handler<AppEnvironment>
     const request = await readBody(c.req.raw, completionRequestSchema);
     const artifacts = await dependencies.artifacts();
     const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
-    return answer(c, dependencies, { request, plan, artifacts, form: completionForm });
+    return answer(c, dependencies, { request, plan, artifacts, form: "completion" });
   };
 }

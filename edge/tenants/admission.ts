@@ -3,16 +3,17 @@
  * nothing to ask for, so its requests wait for nothing and are only counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
-import type { ChoicePart } from "../completions/choice.ts";
-import type { PlannedChoice } from "../completions/plan.ts";
 import { FullMinutes } from "./full-minutes.ts";
+import type { GatheredUse } from "./gathered-use.ts";
 import type { Access } from "./keys.ts";
 import type { Consumption, Ledger } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
-import { TokenCount } from "./token-count.ts";
 
-export interface AdmissionDependencies {
+/** What an admitted request's use is told to. */
+export interface SettlementDependencies {
   ledgers: DurableObjectNamespace<Ledger>;
+  /** Where use may be gathered: for tenants without limits, to whom it makes no difference when it is counted. */
+  gathered?: GatheredUse;
   /** Holds a promise that nobody awaits, beyond the request's end. */
   background(work: Promise<void>): void;
   /** A clock in milliseconds. */
@@ -39,15 +40,24 @@ export interface Admissions {
   admit(request: AdmissionRequest): Promise<Admission>;
 }
 
+/** A request that was let in. It is settled where it ends, which may be another object. */
+export interface AdmittedRequest {
+  requestId: string;
+  tenant: string;
+  /** Whether its tenant has limits: then it holds a reservation. */
+  isLimited: boolean;
+}
+
 export interface Admission {
+  readonly request: AdmittedRequest;
   /** Says that the request goes on; cheap. */
   renew(): void;
   /** Ends the request; only the first call counts. What it did not use of its reservation is free again. */
   settle(consumed: readonly Consumption[]): void;
 }
 
-export function createAdmissions(dependencies: AdmissionDependencies): Admissions {
-  const { ledgers, background, now, report, log } = dependencies;
+export function createAdmissions(dependencies: SettlementDependencies): Admissions {
+  const { ledgers, now } = dependencies;
   const fullMinutes = new FullMinutes();
 
   function refuseKnown({ access, tell }: Pick<AdmissionRequest, "access" | "tell">): void {
@@ -57,60 +67,54 @@ export function createAdmissions(dependencies: AdmissionDependencies): Admission
 
   async function admit({ requestId, access, tokens, tell }: AdmissionRequest): Promise<Admission> {
     const { tenant, limits } = access;
-    const ledger = ledgers.getByName(tenant);
     const isLimited = Object.values(limits).some((limit) => limit !== null);
     if (isLimited) {
       refuseKnown({ access, tell });
-      const decision = await asked(ledger.reserve(requestId, tokens, limits));
+      const decision = await asked(ledgers.getByName(tenant).reserve(requestId, tokens, limits));
       fullMinutes.note(tenant, decision, now());
       obey(decision, tell);
     }
-    let renewedMs = now();
-    let isOpen = true;
-    return {
-      renew() {
-        if (!isLimited || now() - renewedMs < leaseMs / 4) return;
-        renewedMs = now();
-        // Where it fails the next one may not, and in the end the lease is over.
-        background(ledger.renew(requestId).catch(() => undefined));
-      },
-      settle(consumed) {
-        if (!isOpen) return;
-        isOpen = false;
-        if (consumed.length > 0) report(tenant, consumed);
-        else if (!isLimited) return;
-        background(
-          ledger.settle(requestId, [...consumed]).catch((cause) => {
-            log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
-          }),
-        );
-      },
-    };
+    return admissionOf({ requestId, tenant, isLimited }, dependencies);
   }
 
   return { refuseKnown, admit };
 }
 
-/** The parts of a request's choices as they come; settles when they end, however they end. `signal` is the caller's. */
-export async function* metered(
-  parts: AsyncIterable<ChoicePart>,
-  choices: readonly PlannedChoice[],
-  model: string,
-  admission: Admission,
-  signal: AbortSignal,
-): AsyncGenerator<ChoicePart, void> {
-  const count = new TokenCount(choices);
-  // Who goes away may leave the parts where they are, half-way.
-  signal.addEventListener("abort", () => admission.settle(count.consumed(model, true)));
-  try {
-    for await (const part of parts) {
-      count.add(part);
-      admission.renew();
-      yield part;
-    }
-  } finally {
-    admission.settle(count.consumed(model, false));
-  }
+/** The admission of a request that was let in, here or elsewhere. */
+export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
+  const { requestId, tenant, isLimited } = request;
+  const { ledgers, gathered, background, now, report, log } = dependencies;
+  let renewedMs = now();
+  let isOpen = true;
+  return {
+    request,
+    renew() {
+      if (!isLimited || now() - renewedMs < leaseMs / 4) return;
+      renewedMs = now();
+      // Where it fails the next one may not, and in the end the lease is over.
+      background(
+        ledgers
+          .getByName(tenant)
+          .renew(requestId)
+          .catch(() => undefined),
+      );
+    },
+    settle(consumed) {
+      if (!isOpen) return;
+      isOpen = false;
+      if (consumed.length > 0) report(tenant, consumed);
+      else if (!isLimited) return;
+      const settled =
+        gathered && !isLimited
+          ? gathered.add(tenant, consumed)
+          : ledgers.getByName(tenant).settle(requestId, [...consumed]);
+      background(
+        settled.catch((cause) => {
+          log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
+        }),
+      );
+    },
+  };
 }
 
 function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {

@@ -21,6 +21,8 @@ import { sha256Hex } from "../../shared/sha256.ts";
 import { FailedKeys } from "./failed-keys.ts";
 import type { Records } from "./records.ts";
 
+const encoder = new TextEncoder();
+
 /** A key of the configuration: for every use, and without an end. */
 export interface TenantKey {
   /** SHA-256 of the key, lower-case hex. */
@@ -66,7 +68,7 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
 
   return {
     async accessOf(key, address) {
-      const hash = await sha256Hex(new TextEncoder().encode(key));
+      const hash = await sha256Hex(encoder.encode(key));
       let own: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
       const read = (name: string) => records.get(name).catch(unreadable);

@@ -65,13 +65,18 @@ export class Ledger extends DurableObject<Env> {
 
   /** Ends a request, whether it has a reservation or not. Resolves when its use is written. */
   settle(id: string, consumed: Consumption[]): Promise<void> {
-    const nowMs = this.now();
-    const tokens = consumed.reduce(
-      (sum, { promptTokens, completionTokens }) => sum + promptTokens + completionTokens,
-      0,
-    );
-    this.quota.settle(id, tokens, nowMs);
-    const day = new Date(nowMs).toISOString().slice(0, 10);
+    this.quota.settle(id, tokensOf(consumed), this.now());
+    return this.#count(consumed);
+  }
+
+  /** Counts what requests without reservations used. Resolves when it is written. */
+  use(consumed: Consumption[]): Promise<void> {
+    this.quota.use(tokensOf(consumed), this.now());
+    return this.#count(consumed);
+  }
+
+  #count(consumed: readonly Consumption[]): Promise<void> {
+    const day = new Date(this.now()).toISOString().slice(0, 10);
     for (const one of consumed) this.#use({ day, ...one });
     return this.#commitSoon();
   }
@@ -120,4 +125,8 @@ export class Ledger extends DurableObject<Env> {
     });
     this.#unwritten.clear();
   }
+}
+
+function tokensOf(consumed: readonly Consumption[]): number {
+  return consumed.reduce((sum, { promptTokens, completionTokens }) => sum + promptTokens + completionTokens, 0);
 }

@@ -98,11 +98,16 @@ export class Quota {
     if (reservation) reservation.leaseUntilMs = nowMs + leaseMs;
   }
 
-  /** Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. */
-  settle(id: string, tokens: number, nowMs: number): void {
+  /** Counts tokens that were used without a reservation. */
+  use(tokens: number, nowMs: number): void {
     const name = monthOf(nowMs);
     const before = this.#month.name === name ? this.#month.tokens : 0;
     this.#month = { name, tokens: before + tokens };
+  }
+
+  /** Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. */
+  settle(id: string, tokens: number, nowMs: number): void {
+    this.use(tokens, nowMs);
     const reservation = this.#open.get(id);
     this.#open.delete(id);
     const second = reservation && this.#seconds.get(reservation.second);

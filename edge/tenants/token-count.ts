@@ -5,9 +5,9 @@ import type { Consumption } from "./ledger.ts";
 
 /** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
 export function mostTokens(choices: readonly PlannedChoice[]): number {
-  const prompts = new Set(choices.map(({ sequence }) => sequence.promptIds));
-  const prompt = [...prompts].reduce((sum, ids) => sum + ids.length, 0);
-  return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompt);
+  const lengths = new Map(choices.map(({ prompt, sequence }) => [prompt, sequence.promptIds.length]));
+  const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
+  return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
 }
 
 export class TokenCount {
@@ -29,7 +29,7 @@ export class TokenCount {
    */
   consumed(model: string, everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
-    const prompts = new Set<readonly number[]>();
+    const prompts = new Set<number>();
     for (const choice of this.#choices) {
       const tokens = this.#tokens.get(choice);
       if (tokens === undefined && !everyPrompt) continue;
@@ -39,8 +39,8 @@ export class TokenCount {
       const row = rows.get(centroid) ?? { model, centroid, ...nothing };
       // A request that fell to several centroids counts at its first.
       const requests = rows.size === 0 ? 1 : row.requests;
-      const promptTokens = row.promptTokens + (prompts.has(promptIds) ? 0 : promptIds.length);
-      prompts.add(promptIds);
+      const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : promptIds.length);
+      prompts.add(choice.prompt);
       rows.set(centroid, { ...row, requests, promptTokens, completionTokens: row.completionTokens + (tokens ?? 0) });
     }
     return [...rows.values()];

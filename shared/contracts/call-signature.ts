@@ -9,6 +9,7 @@
  */
 import { hexOf, sha256Hex } from "../sha256.ts";
 
+const encoder = new TextEncoder();
 const scheme = "Chameleon-HMAC-SHA256";
 const headerPattern = new RegExp(
   `^${scheme} key=([0-9a-f]{16}),time=(\\d{1,15}),nonce=([0-9a-f]{32}),body=([0-9a-f]{64}),signature=([0-9a-f]{64})$`,
@@ -108,5 +109,5 @@ function canonical({ keyId, timeMs, nonce, method, path, bodySha256 }: Call): Ui
 }
 
 function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+  return encoder.encode(text);
 }

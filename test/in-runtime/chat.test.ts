@@ -4,7 +4,7 @@ import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, errorOf, eventsOf, saying, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, errorOf, eventsOf, reportedByShards, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -153,11 +153,10 @@ describe("a chat completion", () => {
 
   test("counts as its tenant's, by prompt and answer", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
-    const app = chatApp();
-    await chatted({ messages: hello, max_tokens: 2 }, app);
-    await app.settled();
+    const reported = await reportedByShards();
+    await chatted({ messages: hello, max_tokens: 2 });
     const used = { model: "gpt2:auto", centroid: "c0", requests: 1, promptTokens: 5, completionTokens: 2 };
-    expect(app.reported).toEqual([["local", used]]);
+    expect(reported()).toEqual([["local", used]]);
   });
 });
 

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
@@ -455,8 +455,8 @@ describe("a stream", () => {
       if (continuedIds.length > 0) return new Response(null, { status: 500 });
       return byteStream([frameLine(tokenFrame(id, 0, 98)), frameLine(error as Frame)]);
     });
-    const { complete, logged } = testApp();
-    const { data } = await eventsOf(await complete({ prompt: "aaa", stream: true }));
+    const logged = vi.spyOn(console, "error").mockReturnValue();
+    const { data } = await eventsOf(await testApp().complete({ prompt: "aaa", stream: true }));
     expect(seen.batches).toHaveLength(2);
     const message = "The inference backend failed on this request.";
     expect(data).toEqual([
@@ -464,6 +464,7 @@ describe("a stream", () => {
       { error: { message, type: "server_error", param: null, code: "backend_unavailable" } },
       "[DONE]",
     ]);
-    expect(logged).toEqual([`backend_unavailable: ${message}`]);
+    expect(JSON.parse(logged.mock.lastCall![0])).toMatchObject({ kind: "backend_unavailable", message });
+    logged.mockRestore();
   });
 });

@@ -5,11 +5,11 @@ import { limits } from "../../shared/contracts/limits.ts";
 import {
   backendAnswers,
   backendStreams,
-  backendsDispatch,
   backendUrl,
   errorOf,
   key,
   network,
+  ordersWith,
   testApp,
   useNetwork,
 } from "./harness.ts";
@@ -168,7 +168,7 @@ describe("a backend that fails", () => {
 
   test("silent: 503 once the time to accept is over", async () => {
     network.use(http.post(`${backendUrl}/v1/batches`, () => delay("infinite")));
-    const { complete } = testApp({ dispatch: backendsDispatch({ acceptanceMs: 10 }) });
+    const { complete } = testApp({ orders: ordersWith({ acceptanceMs: 10 }) });
     expect(await errorOf(await complete(valid))).toMatchObject({ status: 503, code: "backend_unavailable" });
   });
 

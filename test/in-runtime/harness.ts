@@ -3,6 +3,7 @@
  * MSW answers the backend's HTTP: `msw/node` does not run here, its parts do.
  */
 
+import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";
 import { delay, HttpResponse, http } from "msw";
@@ -12,8 +13,10 @@ import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
-import type { Dispatch } from "../../edge/backend/dispatch.ts";
-import { createShardDispatch } from "../../edge/batching/shard.ts";
+import { Relay } from "../../edge/batching/relay.ts";
+import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
+import { type AnsweringParts, answerOrder } from "../../edge/completions/answering.ts";
+import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
@@ -166,10 +169,11 @@ export function saying(
   return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
 }
 
-/** The backend without a micro-batching object before it. */
-export function backendsDispatch(limits: Partial<ClientLimits>): Dispatch {
+/** Answers without a micro-batching object of its own, which has its own limits. */
+export function ordersWith(limits: Partial<ClientLimits>): Orders {
   const ignore = () => {};
-  return new Backends({
+  const keepAlive = (work: Promise<void>) => void work;
+  const backends = new Backends({
     clients: new Map([[backendUrl, new BackendClient(backendUrl, { limits })]]),
     observer: { retried: ignore, resumed: ignore, hedged: ignore, ejected: ignore, returned: ignore, failed: ignore },
     now: () => Date.now(),
@@ -177,8 +181,16 @@ export function backendsDispatch(limits: Partial<ClientLimits>): Dispatch {
       const timer = setTimeout(work, ms);
       return () => clearTimeout(timer);
     },
-    keepAlive: (work) => void work,
-  }).openBatch;
+    keepAlive,
+  });
+  const { openBatch } = backends;
+  const relay = new Relay({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
+  return async (order, signal) => {
+    const { tokenizer } = await artifacts();
+    const admission = { request: order.admitted, renew: ignore, settle: ignore };
+    const submit: AnsweringParts["submit"] = (batch, _, receive) => relay.submit(batch, receive);
+    return answerOrder(order, { tokenizer, submit, admission, signal, log: ignore });
+  };
 }
 
 const artifacts = loadOnce(async () => {
@@ -219,9 +231,10 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
-    dispatch: createShardDispatch(env.SHARDS, 4, artifacts),
+    orders: createShardOrders(env.SHARDS, 4),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     asset: async (path) => new Response(path),
+    background: (work) => void works.push(work),
     now,
     tracing: { sampleRatio: 0, ended: () => undefined, logRequest: () => undefined },
     newId: () => (ids++).toString(16).padStart(32, "0"),
@@ -246,6 +259,17 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   /** Everything that goes on behind answered requests. */
   const settled = () => Promise.all(works);
   return { app, request, post, complete, logged, reported, settled };
+}
+
+/** What was used of completions, as it is reported; empties itself with each call. */
+export async function reportedByShards(): Promise<() => [string, ...Consumption[]][]> {
+  const reported: [string, ...Consumption[]][] = [];
+  for (let i = 0; i < Number(env.SHARD_COUNT); i++) {
+    await runInDurableObject(env.SHARDS.getByName(`shard-${i}`), (shard: Shard) => {
+      shard.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
+    });
+  }
+  return () => reported.splice(0);
 }
 
 export async function errorOf(response: Response): Promise<ErrorEnvelope["error"] & { status: number }> {

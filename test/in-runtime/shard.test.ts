@@ -2,8 +2,9 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Shard } from "../../edge/batching/shard.ts";
+import type { Dependencies } from "../../edge/dependencies.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, errorOf, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -76,18 +77,21 @@ describe("a shard", () => {
     const reader = response.body!.getReader();
     expect(await readChunk(reader)).toBe(": hb\n\n");
     const { id } = seen.batches[0].sequences[0];
-    const nextEvent = async () => {
+    const nextChunk = async () => {
       let chunk = await readChunk(reader);
       while (chunk === ": hb\n\n") chunk = await readChunk(reader);
-      return JSON.parse(chunk.slice("data: ".length)).choices[0];
+      return chunk;
     };
+    const eventOf = (text: string) => JSON.parse(text.slice("data: ".length)).choices[0];
+    const nextEvent = async () => eventOf(await nextChunk());
     bodies[0].send(tokenFrame(id, 0, 98));
     expect((await nextEvent()).text).toBe("b");
     bodies[0].send(tokenFrame(id, 1, 99));
     expect((await nextEvent()).text).toBe("c");
     bodies[0].send(doneFrame(id));
-    expect((await nextEvent()).finish_reason).toBe("length");
-    expect(await readChunk(reader)).toBe("data: [DONE]\n\n");
+    const [last, end] = (await nextChunk()).split(/(?<=\n\n)/);
+    expect(eventOf(last).finish_reason).toBe("length");
+    expect(end).toBe("data: [DONE]\n\n");
     expect((await reader.read()).done).toBe(true);
   });
 
@@ -108,6 +112,50 @@ describe("a shard", () => {
       await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
     },
   );
+});
+
+describe("a shard that is lost", () => {
+  const lose = () =>
+    runInDurableObject(shard(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
+
+  test("in the middle of a stream: what was said, an error event, [DONE], and its tenant's place is free", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const settled: unknown[] = [];
+    const admissions: Dependencies["admissions"] = {
+      refuseKnown: () => undefined,
+      admit: async ({ requestId, access: { tenant } }) => ({
+        request: { requestId, tenant, isLimited: true },
+        renew: () => undefined,
+        settle: (consumed) => void settled.push(consumed),
+      }),
+    };
+    const app = testApp({ heartbeatMs: 5, admissions });
+    const response = await app.complete({ prompt: "aaa", stream: true });
+    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
+    const reader = response.body!.getReader();
+    let text = "";
+    while (!text.includes("data:")) text += await readChunk(reader);
+    await lose();
+    for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
+      text += new TextDecoder().decode(chunk.value);
+    }
+    const events = text.split("\n\n").filter((event) => event.startsWith("data: "));
+    expect(events).toHaveLength(3);
+    expect(JSON.parse(events[1].slice("data: ".length)).error).toMatchObject({ code: "backend_unavailable" });
+    expect(events[2]).toBe("data: [DONE]");
+    await vi.waitFor(() => expect(settled).toEqual([[]]));
+    expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]);
+  });
+
+  test("before an answer began: 503 with Retry-After", async () => {
+    const { seen } = lateBackend(1);
+    const pending = testApp().complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    await lose();
+    const response = await pending;
+    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+    expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable" });
+  });
 });
 
 describe("a client that goes away", () => {

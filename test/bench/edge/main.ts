@@ -11,7 +11,7 @@ import path from "node:path";
 import { Command } from "commander";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
-import { planCompletion } from "../../../edge/completions/plan.ts";
+import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
@@ -173,7 +173,7 @@ async function waysBodies(): Promise<{ manifestHash: string; public: string[]; c
   }));
   const contract = requests.map((request, i) => {
     const caller = { requestId: `direct-${i}`, tenant: "bench", randomSeed: 1, now: () => performance.now() };
-    return JSON.stringify(planCompletion(completionRequestSchema.parse(request), artifacts, caller).batches[0]);
+    return JSON.stringify(batchesOf(planCompletion(completionRequestSchema.parse(request), artifacts, caller))[0]);
   });
   return { manifestHash: artifacts.manifestHash, public: requests.map((request) => JSON.stringify(request)), contract };
 }

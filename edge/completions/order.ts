@@ -1,0 +1,48 @@
+/** A planned request as it travels to the object that answers it. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import type { BatchRequest } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { AdmittedRequest } from "../tenants/admission.ts";
+import { chatForm } from "./chat-form.ts";
+import type { ChoiceOptions } from "./choice.ts";
+import { completionForm } from "./completion-form.ts";
+import type { Plan } from "./plan.ts";
+import type { Envelope } from "./response.ts";
+
+/** How each endpoint writes its answers. */
+export const forms = { completion: completionForm, chat: chatForm };
+
+/** All that its answer is made of; JSON. */
+export interface Order {
+  form: keyof typeof forms;
+  envelope: Envelope;
+  plan: Plan;
+  /** Of each of the plan's batches. */
+  places: number[];
+  options: ChoiceOptions;
+  stream: boolean;
+  /** A stream ends with a chunk that tells it. */
+  includeUsage: boolean;
+  /** The longest silence of a stream. */
+  heartbeatMs: number;
+  admitted: AdmittedRequest;
+}
+
+/** Where a batch belongs among all: by its centroid; the base behind those, adapters of tenants anywhere. */
+export function placeOf({ centroidId, adapterHash }: BatchRequest, { centroids }: Manifest): number {
+  if (adapterHash) return Number.parseInt(adapterHash.slice(0, 8), 16);
+  const index = centroids.findIndex(({ id }) => id === centroidId);
+  return index < 0 ? centroids.length : index;
+}
+
+/** Its object was lost: the machine, or the code, was replaced. */
+export function interrupted(cause: unknown): ServiceError {
+  const message = "The request was interrupted at the edge; try again.";
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+}
+
+/**
+ * Resolves to the answer as its client gets it, `content-type` and `server-timing` included: whole, or once its stream
+ * has begun. Rejects with the ServiceError that ends it before. From then on it settles what was admitted.
+ */
+export type Orders = (order: Order, signal: AbortSignal) => Promise<Response>;

@@ -1,0 +1,55 @@
+import { expect, test } from "vitest";
+import type { Bucket } from "../../../edge/assign/artifact-bucket.ts";
+import { heldSet } from "../../../edge/assign/artifacts.ts";
+import { setOf } from "../../../edge/assign/deployed.ts";
+import { objectName } from "../../../shared/artifacts/bucket.ts";
+import { sha256Hex } from "../../../shared/sha256.ts";
+import { edgeModelFiles } from "../../support/edge-model.ts";
+
+type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
+const hashOf = (files: Files) => sha256Hex(files.get("manifest.json")!);
+
+function assetsOf(files: Files) {
+  const asked: string[] = [];
+  const fetch = async (url: string) => {
+    const name = url.split("/").at(-1)!;
+    asked.push(name);
+    return new Response(files.get(name));
+  };
+  return { asked, ASSETS: { fetch } };
+}
+
+async function bucketOf(files: Files): Promise<Bucket> {
+  const objects = new Map<string, Uint8Array<ArrayBuffer>>();
+  for (const bytes of files.values()) objects.set(objectName(await sha256Hex(bytes)), bytes);
+  const get = async (name: string) => {
+    const bytes = objects.get(name);
+    if (!bytes) return null;
+    const text = async () => new TextDecoder().decode(bytes);
+    return { etag: name, size: bytes.byteLength, body: bytes, text, arrayBuffer: async () => bytes.slice().buffer };
+  };
+  return { get } as Bucket;
+}
+
+test("a set comes from the bucket where it was published, else from the assets; once loaded it is held", async () => {
+  const [deployed, published] = [await edgeModelFiles(), await edgeModelFiles(true)];
+  const assets = assetsOf(deployed);
+  const bindings = { ...assets, ARTIFACTS: await bucketOf(published) };
+  const hash = await hashOf(published);
+  expect((await setOf(hash, bindings)).manifestHash).toBe(hash);
+  expect(assets.asked).toEqual([]);
+  expect((await setOf(await hashOf(deployed), bindings)).manifestHash).toBe(await hashOf(deployed));
+  const asked = assets.asked.length;
+  expect(asked).toBeGreaterThan(0);
+  expect(await setOf(hash, bindings)).toBe(heldSet(hash));
+  expect(await setOf(await hashOf(deployed), bindings)).toBe(heldSet(await hashOf(deployed)));
+  expect(assets.asked).toHaveLength(asked);
+});
+
+test("one that is nowhere is an error that names both", async () => {
+  const deployed = await edgeModelFiles();
+  const unknown = "0".repeat(64);
+  const failure = setOf(unknown, assetsOf(deployed));
+  await expect(failure).rejects.toThrow(unknown);
+  await expect(failure).rejects.toThrow(await hashOf(deployed));
+});
