@@ -181,7 +181,7 @@ export class Scheduler<S extends Schedulable> {
       return;
     }
     const others = this.#othersOf(over);
-    this.#shares.begin(others, over.size);
+    this.#shares.begin(others);
     const { prefilling } = this.#slots;
     const chunks = prefilling.filter(({ tenant }) => over.has(tenant));
     const tokens = chunks.reduce((sum, sequence) => sum + this.#chunkOf(sequence), 0);
@@ -305,15 +305,8 @@ export class Scheduler<S extends Schedulable> {
 
   /** What tenants have in a step that have no more than their share. */
   #othersOf(over: ReadonlySet<string>): OthersLoad {
-    const rowsOf = new Map<string, number>();
-    let prefillTokens = 0;
-    for (const sequence of [...this.#slots.decoding, ...this.#slots.prefilling]) {
-      if (over.has(sequence.tenant)) continue;
-      rowsOf.set(sequence.tenant, (rowsOf.get(sequence.tenant) ?? 0) + 1);
-      prefillTokens += this.#chunkOf(sequence);
-    }
-    const rows = [...rowsOf.values()];
-    return { rows: rows.reduce((a, b) => a + b, 0), mostRows: Math.max(0, ...rows), prefillTokens };
+    const own = [...this.#slots.decoding, ...this.#slots.prefilling].filter(({ tenant }) => !over.has(tenant));
+    return { rows: own.length, prefillTokens: own.reduce((sum, sequence) => sum + this.#chunkOf(sequence), 0) };
   }
 
   #heldNow(): S[] {

@@ -1,18 +1,15 @@
 /**
  * How much of a step's time tenants with more than their share may take beside the others. Pure.
  *
- * Others are slowed by them to at most `slowdown` times what a step would take without, or to what it would take had each of
- * them as many rows as the largest of the others, whichever is more: who has as many is no burden to be kept off. What they
- * take beyond that for want of anything smaller they owe to the next steps. Among themselves they take turns of a few tokens,
- * tenant by tenant, so that all of their sequences go on.
+ * Others are slowed by them to at most `slowdown` times what a step would take without. What they take beyond that for want of
+ * anything smaller they owe to the next steps. Among themselves they take turns of a few tokens, tenant by tenant, so that all
+ * of their sequences go on.
  */
 import { PhaseCost } from "./phase-cost.ts";
 
 /** What the others have in a step. */
 export interface OthersLoad {
-  /** Rows of all of them, and of the one that has most. */
   rows: number;
-  mostRows: number;
   /** Tokens of their prefill phase. */
   prefillTokens: number;
 }
@@ -53,9 +50,9 @@ export class StepShares<S extends { readonly tenant: string }> {
     this.#balanceMs = 0;
   }
 
-  /** A step begins in which `tenants` have more than their share. */
-  begin(others: OthersLoad, tenants: number): void {
-    const allowanceMs = this.#allowanceMs(others, tenants);
+  /** A step begins in which there are tenants with more than their share, beside others. */
+  begin(others: OthersLoad): void {
+    const allowanceMs = this.#allowanceMs(others);
     // Where nobody else runs, no step stands idle for what is owed.
     const isAlone = others.rows === 0;
     this.#balanceMs = isAlone ? allowanceMs : Math.min(this.#balanceMs + allowanceMs, allowanceMs);
@@ -63,7 +60,7 @@ export class StepShares<S extends { readonly tenant: string }> {
 
   /** Rows that they may take in every step, one for each tenant at least, `most` at most. */
   rows(others: OthersLoad, tenants: number, most: number): number {
-    const allowanceMs = this.#allowanceMs(others, tenants);
+    const allowanceMs = this.#allowanceMs(others);
     let rows = Math.min(tenants, most);
     while (rows < most && this.#decodeMs(others.rows, rows + 1) <= allowanceMs) rows++;
     return rows;
@@ -81,7 +78,9 @@ export class StepShares<S extends { readonly tenant: string }> {
     if (!this.#mayTake) return 0;
     const { prefill } = this.#cost;
     let piece = tokens;
-    while (piece > leastPieceTokens && prefill.msOf(piece) > this.#balanceMs) piece = Math.ceil(piece / 2);
+    while (piece >= 2 * leastPieceTokens && prefill.msOf(piece) > this.#balanceMs) {
+      piece = leastPieceTokens * (Math.ceil(piece / leastPieceTokens) - 1);
+    }
     this.#balanceMs -= prefill.msOf(piece);
     this.#takeTurn(sequence, piece);
     return piece;
@@ -131,12 +130,11 @@ export class StepShares<S extends { readonly tenant: string }> {
     return Math.max(0, decode.msOf(others + rows) - decode.msOf(others));
   }
 
-  #allowanceMs({ rows, mostRows, prefillTokens }: OthersLoad, tenants: number): number {
+  #allowanceMs({ rows, prefillTokens }: OthersLoad): number {
     const { decode, prefill } = this.#cost;
     // Who left just now may be back at any time, and then waits for the end of a step.
     if (rows === 0) return this.#slowdown * decode.msOf(1);
-    const ownMs = decode.msOf(rows) + prefill.msOf(prefillTokens);
-    return Math.max((this.#slowdown - 1) * ownMs, this.#decodeMs(rows, tenants * mostRows));
+    return (this.#slowdown - 1) * (decode.msOf(rows) + prefill.msOf(prefillTokens));
   }
 
   #takeTurn(sequence: S, tokens: number): void {

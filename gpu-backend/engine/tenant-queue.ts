@@ -3,7 +3,8 @@
  * last turn is longest ago; so a tenant with nothing running waits for one turn of each other tenant at most, however
  * many sequences they have waiting. Within a tenant it is the sequence that is due first, and first come, first served
  * among equals.
- * Of the tenants that run, one has more than its share that has more sequences than the mean of all, waiting ones counted.
+ * Of the tenants that run, one has more than its share that has more sequences, waiting ones counted, than the mean of all and
+ * than half as many again as any that has no more than the mean: about as many as others is no burst.
  * Who left a moment ago counts as one that runs: it may only be between two requests.
  */
 
@@ -27,6 +28,8 @@ interface Tenant<S> {
 
 /** How long a tenant is remembered that has nothing left: longer than a caller needs between an answer and its next request. */
 const rememberedMs = 100;
+
+const burstRatio = 1.5;
 
 export class TenantQueue<S extends Queued> {
   /** Those that have anything waiting or running, or ran a moment ago. */
@@ -95,16 +98,10 @@ export class TenantQueue<S extends Queued> {
   /** Tenants that have more than their share. */
   overShare(): Set<string> {
     const over = new Set<string>();
-    let total = 0;
-    let tenants = 0;
-    for (const tenant of this.#tenants.values()) {
-      if (!runsOrRan(tenant)) continue;
-      total += sequencesOf(tenant);
-      tenants++;
-    }
-    if (tenants < 2) return over;
-    // Rounded up: nobody is held to less for a single one.
-    const share = Math.ceil(total / tenants);
+    const counts = [...this.#tenants.values()].filter(runsOrRan).map(sequencesOf);
+    if (counts.length < 2) return over;
+    const mean = counts.reduce((sum, count) => sum + count, 0) / counts.length;
+    const share = Math.max(mean, burstRatio * Math.max(...counts.filter((count) => count <= mean)));
     for (const [name, tenant] of this.#tenants) {
       if (runsOrRan(tenant) && sequencesOf(tenant) > share) over.add(name);
     }

@@ -145,8 +145,7 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
       centroid,
       request: { ...request, tenant: i % 4 === 3 ? `modest${i % 3}` : "greedy" },
     }));
-    // A step's time is no matter here.
-    const crowded = harness({ maxSequences: 4, stepTokens: 256, slowdown: 100 });
+    const crowded = harness({ maxSequences: 4, stepTokens: 256 });
     for (const one of work.filter(({ request }) => request.tenant === "greedy")) await submit(crowded, one);
     for (const one of work.filter(({ request }) => request.tenant !== "greedy")) {
       for (let i = 0; i < 25; i++) await crowded.engine.step();
@@ -193,7 +192,7 @@ describe("held back beside another tenant", () => {
         request: { ...longest.request, id: "again", promptIds: [...longest.request.promptIds, 5] },
       });
       heavy.push({ ...longest, request: { ...longest.request, id: "scored", promptLogprobs: true } });
-      const crowded = harness({}, msOf);
+      const crowded = harness({ slowdown: 1.3 }, msOf);
       const first = steps > 0 ? heavy : quiet;
       for (const one of first) await submit(crowded, one);
       for (let i = 0; i < Math.max(steps, 3); i++) await crowded.engine.step();
@@ -214,8 +213,7 @@ describe("held back beside another tenant", () => {
       console.log(
         `${heldRows} rows held; ${mean.toFixed(1)} rows a step beside the other, ${Math.max(...rows)} at most`,
       );
-      // Two of each tenant.
-      expect(mean).toBeLessThan(4.5);
+      expect(mean).toBeLessThan(4);
       expect(heldRows).toBeGreaterThan(leastHeld);
       const widest = Math.max(...crowded.reports.map(({ sequences }) => sequences));
       expect(widest).toBeGreaterThan(25);

@@ -405,6 +405,7 @@ describe("cancelling", () => {
 test("a beginning that is computed in parts, beside another tenant, is shared when it is whole", async () => {
   const { engine, finish, lastFrameOf, reports } = createEngineHarness({
     runner: createFakeRunner(),
+    limits: { slowdown: 1.3 },
     msOf: ({ sequences, tokens }) => 10 + 10 * sequences * tokens,
   });
   const request = (id: string, tenant: string, length: number) =>

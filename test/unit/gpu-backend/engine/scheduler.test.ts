@@ -438,10 +438,9 @@ describe("beside a tenant that has more than its share", () => {
           simulation.step();
           for (const sequence of light) expect(simulation.advanced.decode).toContain(sequence);
         }
-        const own = costOf("decode", light.length);
-        const allowed = Math.max(slowdown * own, costOf("decode", light.length * (1 + tenants)));
+        const allowed = slowdown * costOf("decode", light.length);
         const stepMs = (simulation.nowMs - startMs) / steps;
-        // Where a row costs more than they may take of a step, the last of them is owed still.
+        // Of the last row a part may be owed still.
         expect(stepMs).toBeLessThanOrEqual(allowed + rowMs / steps + 1e-9);
         mostSlowed = Math.max(mostSlowed, stepMs / allowed);
         const tokens = heavies.map(({ left }, i) => before[i] - left);
@@ -508,18 +507,18 @@ describe("beside a tenant that has more than its share", () => {
   const steep = evenly(1, 1, 0.5);
   const many = (count: number, tenant: string) => Array.from({ length: count }, () => fake(10, 200, { tenant }));
 
-  test("nothing is held where there is no other, where it has no more than they, and where a step costs the same anyhow", () => {
+  test("nothing is held where there is no other, where it has about as many as they, and where a step costs the same anyhow", () => {
     const lonely = new Simulation({}, noBound, steep);
     lonely.enqueue(...many(20, "only"));
     for (let i = 0; i < 300; i++) lonely.step();
     expect(lonely.scheduler.running).toBe(8);
     expect(lonely.scheduler.heldRows).toBe(0);
 
-    const equal = new Simulation({}, noBound, steep);
-    equal.enqueue(...many(20, "a"), ...many(20, "b"));
-    for (let i = 0; i < 300; i++) equal.step();
-    expect(equal.scheduler.running).toBe(8);
-    expect(equal.scheduler.heldRows).toBe(0);
+    const alike = new Simulation({}, noBound, steep);
+    alike.enqueue(...many(20, "a"), ...many(16, "b"));
+    for (let i = 0; i < 300; i++) alike.step();
+    expect(alike.scheduler.running).toBe(8);
+    expect(alike.scheduler.heldRows).toBe(0);
 
     const flat = new Simulation({}, noBound, evenly(10, 0.001, 0.001));
     flat.enqueue(...many(7, "a"));
@@ -542,8 +541,7 @@ describe("beside a tenant that has more than its share", () => {
     simulation.enqueue(...heavies);
     for (let i = 0; i < 60; i++) {
       simulation.step();
-      // As many rows as the other has, and no more.
-      expect(simulation.rows.length).toBeLessThanOrEqual(4);
+      expect(simulation.rows.length).toBe(3);
       expect(simulation.advanced.decode).toEqual(expect.arrayContaining(quiet));
     }
     expect(heavies[0].boundaries).toEqual([32, 32]);
