@@ -18,6 +18,7 @@ import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { type AnsweringParts, answerOrder } from "../completions/answering.ts";
+import { EventStreams } from "../completions/event-stream.ts";
 import { interrupted, type Order, type Orders } from "../completions/order.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
@@ -39,6 +40,7 @@ export class Shard extends DurableObject<Env> {
   readonly #metrics: EdgeMetrics;
   readonly #shardCount: number;
   readonly #gathered: GatheredUse;
+  readonly #streams = new EventStreams();
   /** Artifacts that are being loaded, by manifest hash. */
   readonly #loading = new Map<string, Promise<Artifacts>>();
 
@@ -106,7 +108,7 @@ export class Shard extends DurableObject<Env> {
     const submit: AnsweringParts["submit"] = (batch, place, receive) =>
       shardOf(place) === own ? this.relay.submit(batch, receive) : this.#submitTo(shardOf(place), batch, receive);
     const { tokenizer } = artifacts;
-    return answerOrder(order, { tokenizer, submit, admission, signal, log }).finally(() =>
+    return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log }).finally(() =>
       this.ctx.waitUntil(this.#metrics.report()),
     );
   }

@@ -8,7 +8,7 @@ import { serverTiming } from "../middleware/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import { TokenCount } from "../tenants/token-count.ts";
 import { Choice, type ChoicePart } from "./choice.ts";
-import { EventStream } from "./event-stream.ts";
+import type { EventStream, EventStreams } from "./event-stream.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
 import { ResponseBuilder } from "./response.ts";
@@ -20,6 +20,8 @@ export interface AnsweringParts {
    * ServiceError of one that is refused at once.
    */
   submit(batch: BatchRequest, place: number, receive: (frame: Frame) => void): Submission;
+  /** Of the object that answers. */
+  streams: EventStreams;
   admission: Admission;
   /** The client's. */
   signal: AbortSignal;
@@ -58,7 +60,7 @@ class Answering {
     this.#count = new TokenCount(plan.choices);
     this.#openChoices = plan.choices.length;
     this.#stream = stream
-      ? new EventStream(heartbeatMs, {
+      ? parts.streams.open(order.admitted.tenant, heartbeatMs, {
           silent: () => this.#begin(),
           ended: (isGone) => isGone && this.#leave(),
         })
@@ -106,8 +108,8 @@ class Answering {
     let events = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
     if (isLast && includeUsage) events += sseEvent(JSON.stringify(this.#builder.usageChunk()));
     if (isLast) events += sseDone;
-    if (events !== "") stream.write(events);
-    if (isLast) stream.close();
+    if (isLast) stream.close(events);
+    else if (events !== "") stream.write(events);
     this.#begin();
   }
 
@@ -120,8 +122,7 @@ class Answering {
       return;
     }
     if (statusOf(error.kind) >= 500) this.#parts.log(error);
-    this.#stream?.write(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
-    this.#stream?.close();
+    this.#stream?.close(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
   }
 
   /** The client went away. */

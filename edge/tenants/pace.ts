@@ -15,7 +15,7 @@ export interface PaceLimits {
   rememberedKeys: number;
 }
 
-export const paceLimits: PaceLimits = { atOnce: 32, intervalMs: 1, longestMs: 500, rememberedKeys: 1024 };
+export const paceLimits: PaceLimits = { atOnce: 16, intervalMs: 2, longestMs: 1000, rememberedKeys: 1024 };
 
 export class Pace {
   readonly #limits: PaceLimits;

@@ -16,6 +16,7 @@ import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { Relay } from "../../edge/batching/relay.ts";
 import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
 import { type AnsweringParts, answerOrder } from "../../edge/completions/answering.ts";
+import { EventStreams } from "../../edge/completions/event-stream.ts";
 import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
@@ -189,7 +190,7 @@ export function ordersWith(limits: Partial<ClientLimits>): Orders {
     const { tokenizer } = await artifacts();
     const admission = { request: order.admitted, renew: ignore, settle: ignore };
     const submit: AnsweringParts["submit"] = (batch, _, receive) => relay.submit(batch, receive);
-    return answerOrder(order, { tokenizer, submit, admission, signal, log: ignore });
+    return answerOrder(order, { tokenizer, submit, streams: new EventStreams(), admission, signal, log: ignore });
   };
 }
 

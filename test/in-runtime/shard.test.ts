@@ -2,6 +2,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Shard } from "../../edge/batching/shard.ts";
+import { streamLimits } from "../../edge/completions/event-stream.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { backendStreams, errorOf, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
@@ -93,6 +94,44 @@ describe("a shard", () => {
     expect(eventOf(last).finish_reason).toBe("length");
     expect(end).toBe("data: [DONE]\n\n");
     expect((await reader.read()).done).toBe(true);
+  });
+
+  test("writes each event as it comes, and gathers those of a tenant that has many streams", async () => {
+    const { bodies, seen } = lateBackend(streamLimits.ungathered + 1);
+    const app = testApp();
+    const open = async () => {
+      const pending = app.complete({ prompt: "aaa", stream: true });
+      await vi.waitFor(() => expect(bodies.some((_, i) => i === readers.length && seen.batches[i])).toBe(true));
+      const [call, { id }] = [readers.length, seen.batches[readers.length].sequences[0]];
+      bodies[call].send(tokenFrame(id, 0, 97));
+      const reader = (await pending).body!.getReader();
+      readers.push(reader);
+      expect(await eventsIn(reader)).toBe(1);
+    };
+    const readers: ReadableStreamDefaultReader<Uint8Array>[] = [];
+    const eventsIn = async (reader: (typeof readers)[number]) => {
+      let chunk = await readChunk(reader);
+      while (chunk.startsWith(":")) chunk = await readChunk(reader);
+      return chunk.split("\n\n").length - 1;
+    };
+    const twoMore = (call: number, from: number) => {
+      const { id } = seen.batches[call].sequences[0];
+      bodies[call].send(tokenFrame(id, from, 98), tokenFrame(id, from + 1, 98));
+      return eventsIn(readers[call]);
+    };
+    for (let i = 0; i < streamLimits.ungathered; i++) await open();
+    expect(await twoMore(0, 1)).toBe(1);
+    expect(await eventsIn(readers[0])).toBe(1);
+    await open();
+    expect(await twoMore(0, 3)).toBe(2);
+    expect(await twoMore(streamLimits.ungathered, 1)).toBe(2);
+    // The end brings what was gathered, and waits for nothing.
+    const { id } = seen.batches[0].sequences[0];
+    bodies[0].send(tokenFrame(id, 5, 98), doneFrame(id));
+    expect(await eventsIn(readers[0])).toBe(3);
+    expect((await readers[0].read()).done).toBe(true);
+    await Promise.all(readers.slice(1).map((reader) => reader.cancel()));
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
   });
 
   test.each(["fail", "close"] as const)(

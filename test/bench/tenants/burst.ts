@@ -1,10 +1,12 @@
 /**
  * One tenant's burst, as a process of its own, so that it takes no time from whoever measures: each message names a key and
- * brings as many requests at once as it says. Arguments: the URL of the completions, the body of each request.
+ * and URL brings as many requests at once as it says. Argument: the body of each request.
  */
 import { Agent, request } from "node:http";
 
 export interface BurstTask {
+  /** Of the completions. */
+  url: string;
   key: string;
   requests: number;
 }
@@ -17,19 +19,19 @@ export interface BurstResult {
   ms: number;
 }
 
-const [url, body] = process.argv.slice(2);
+const [body] = process.argv.slice(2);
 const agent = new Agent({ keepAlive: true });
 
-process.on("message", ({ key, requests }: BurstTask) => {
+process.on("message", ({ url, key, requests }: BurstTask) => {
   const startedMs = performance.now();
   const result: BurstResult = { statuses: {}, remaining: [], ms: 0 };
-  void Promise.all(Array.from({ length: requests }, () => ask(key, result))).then(() => {
+  void Promise.all(Array.from({ length: requests }, () => ask(url, key, result))).then(() => {
     process.send!({ ...result, ms: performance.now() - startedMs });
   });
 });
 process.once("disconnect", () => process.exit(0));
 
-function ask(key: string, result: BurstResult): Promise<void> {
+function ask(url: string, key: string, result: BurstResult): Promise<void> {
   return new Promise((resolve) => {
     const headers = { "content-type": "application/json", authorization: `Bearer ${key}` };
     const sent = request(url, { method: "POST", agent, headers });

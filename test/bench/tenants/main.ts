@@ -1,6 +1,7 @@
 /**
  * Whether one tenant's burst stays inside its limits exactly, and what another tenant notices of it: its completions alone,
- * and beside a tenant that sends 500 requests at once, and again each second, whatever it is told. In turns, through a bare
+ * beside a tenant that sends 500 requests at once, and again each second, whatever it is told, to another edge of this machine
+ * or to the same. In turns, through a bare
  * workerd. The backend is one that answers
  * by the clock, so that what is measured is the edge, and then the real one; of that, the engine's share is told, as each answer
  * says it: prefill and decode, and before them the queue, which begins at the edge.
@@ -56,9 +57,13 @@ const options = new Command("bench:tenants")
     tokens: number;
   }>();
 
+/** Bursts elsewhere go through an edge of their own: what they cost the quiet tenant is this machine's share. */
+const phases = ["alone", "beside bursts elsewhere", "beside bursts"] as const;
+type Phase = (typeof phases)[number];
+
 interface Row {
   backend: string;
-  phase: "alone" | "beside bursts";
+  phase: Phase;
   requests: number;
   firstP50Ms: number;
   firstP99Ms: number;
@@ -106,40 +111,45 @@ process.exitCode = wrong.length > 0 ? 1 : 0;
 async function measure(backend: string, backendUrl: string): Promise<void> {
   const tenants = ["quiet", ...Array.from({ length: options.rounds + 1 }, (_, i) => `burst-${i}`)];
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-  const edge = await startWorkerd(await bare.configure({ vars, entries: recordsOf(tenants) }));
-  const url = `${edge.url}/v1/completions`;
-  const burster = fork(path.join(import.meta.dirname, "burst.ts"), [url, body("Buy now")]);
+  const start = async () => startWorkerd(await bare.configure({ vars, entries: recordsOf(tenants) }));
+  const [edge, elsewhere] = [await start(), await start()];
+  const [url, urlElsewhere] = [edge, elsewhere].map((one) => `${one.url}/v1/completions`);
+  const burster = fork(path.join(import.meta.dirname, "burst.ts"), [body("Buy now")]);
   const agent = new Agent({ keepAlive: true, maxSockets: quietLanes });
   const headers = { authorization: `Bearer ${keyOf("quiet")}` };
   const bodies = Array.from({ length: 256 }, (_, i) => body(`On the ${i}th of May a letter came, and`));
   const quiet: Way = { system: "quiet tenant", url, headers, bodies, firstToken: "data: {" };
-  const samples: Record<Row["phase"], Times[]> = { alone: [], "beside bursts": [] };
+  const samples: Record<Phase, Times[]> = { alone: [], "beside bursts elsewhere": [], "beside bursts": [] };
   const run = (requests: number) => closedLoop(quietLanes, requests, (i) => timed(quiet, i, agent));
   try {
     await run(40); // connections open, code is compiled
-    check(await bursting(burster, options.rounds), options.limit);
+    for (const one of [url, urlElsewhere]) check(await bursting(burster, one, options.rounds), options.limit);
     for (let round = 0; round < options.rounds; round++) {
-      const alone = async () => void samples.alone.push(...(await run(options.requests)));
-      const beside = async () => {
+      const beside = async (burstUrl: string) => {
         let isOver = false;
         const running = run(options.requests).finally(() => {
           isOver = true;
         });
         const untilMs = performance.now() + burstingMs;
         for (let i = 0; !isOver && performance.now() < untilMs; i++) {
-          check(await bursting(burster, round), i === 0 ? options.limit : 0);
+          check(await bursting(burster, burstUrl, round), i === 0 ? options.limit : 0);
           await sleep(pauseMs);
         }
-        samples["beside bursts"].push(...(await running));
+        return running;
       };
-      for (const phase of round % 2 === 0 ? [alone, beside] : [beside, alone]) await phase();
+      const ways: Record<Phase, () => Promise<Times[]>> = {
+        alone: () => run(options.requests),
+        "beside bursts elsewhere": () => beside(urlElsewhere),
+        "beside bursts": () => beside(url),
+      };
+      for (const phase of round % 2 === 0 ? phases : phases.toReversed()) samples[phase].push(...(await ways[phase]()));
     }
   } finally {
     burster.kill();
     agent.destroy();
-    await edge.stop();
+    await Promise.all([edge.stop(), elsewhere.stop()]);
   }
-  for (const [phase, times] of Object.entries(samples) as [Row["phase"], Times[]][]) {
+  for (const [phase, times] of Object.entries(samples) as [Phase, Times[]][]) {
     const [first, total] = [times.map(({ firstMs }) => firstMs), times.map(({ totalMs }) => totalMs)];
     const row: Row = {
       ...{ backend, phase, requests: times.length },
@@ -159,8 +169,8 @@ async function measure(backend: string, backendUrl: string): Promise<void> {
   }
 }
 
-async function bursting(child: ChildProcess, index: number): Promise<BurstResult> {
-  child.send({ key: keyOf(`burst-${index}`), requests: options.burst } satisfies BurstTask);
+async function bursting(child: ChildProcess, url: string, index: number): Promise<BurstResult> {
+  child.send({ url, key: keyOf(`burst-${index}`), requests: options.burst } satisfies BurstTask);
   const [result] = (await once(child, "message")) as [BurstResult];
   return result;
 }
@@ -179,19 +189,20 @@ function check({ statuses, remaining }: BurstResult, limit: number): void {
 
 function ratioLines(): { line: string; isOver: boolean }[] {
   return ["fake", "real"].flatMap((backend) => {
-    const [alone, beside] = (["alone", "beside bursts"] as const).map((phase) =>
+    const [alone, elsewhere, beside] = phases.map((phase) =>
       rows.find((row) => row.backend === backend && row.phase === phase),
     );
-    if (!alone || !beside) return [];
-    const ratios: [string, number][] = [
-      ["first token", beside.firstP99Ms / alone.firstP99Ms],
-      ["whole completion", beside.totalP99Ms / alone.totalP99Ms],
-    ];
-    if (beside.engine) ratios.push(["prefill and decode", beside.engine.runP99Ms / alone.engine!.runP99Ms]);
-    return ratios.map(([what, ratio]) => {
+    if (!alone || !elsewhere || !beside) return [];
+    const ratiosTo = (row: Row) => ({
+      "first token": row.firstP99Ms / alone.firstP99Ms,
+      "whole completion": row.totalP99Ms / alone.totalP99Ms,
+      ...(row.engine && { "prefill and decode": row.engine.runP99Ms / alone.engine!.runP99Ms }),
+    });
+    const machines: Record<string, number> = ratiosTo(elsewhere);
+    return Object.entries(ratiosTo(beside)).map(([what, ratio]) => {
       const isOver = ratio > targetRatio;
       return {
-        line: `${isOver ? "LOSES  " : ""}${backend} backend: p99 of the quiet tenant's ${what} ${ratio.toFixed(2)}x beside bursts`,
+        line: `${isOver ? "LOSES  " : ""}${backend} backend: p99 of the quiet tenant's ${what} ${ratio.toFixed(2)}x beside bursts, ${machines[what].toFixed(2)}x beside bursts elsewhere`,
         isOver,
       };
     });
