@@ -14,6 +14,9 @@ import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./pla
 /** A caller's own: milliseconds within which each of its choices must start, else it ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
+/** By then an object has settled whatever it was asked before. */
+const settledMs = 1000;
+
 export interface Generation {
   request: GenerationRequest & { stream: boolean; stream_options: { include_usage: boolean } | null };
   plan: Plan;
@@ -92,7 +95,12 @@ export async function answer(
     });
     return new Response(body, { headers });
   } catch (thrown) {
-    if (signal.aborted) throw new ServiceError("cancelled", "The client went away.", { cause: thrown });
+    if (signal.aborted) {
+      // Its object settles it, with what it used, if the order came so far.
+      const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
+      dependencies.background(later.then(() => admission.settle([])));
+      throw new ServiceError("cancelled", "The client went away.", { cause: thrown });
+    }
     if (thrown instanceof ServiceError) throw thrown;
     // Its object is gone, and cannot settle it any more.
     admission.settle([]);

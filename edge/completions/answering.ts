@@ -91,12 +91,12 @@ class Answering {
       this.#parts.admission.renew();
       this.#builder.add(part);
       const isLast = part.done !== null && --this.#openChoices === 0;
-      if (isLast) this.#end(false);
       if (this.#stream) this.#tell(this.#stream, part, isLast);
       else if (isLast) {
         const headers = { "server-timing": serverTiming(this.#builder.timings) };
         this.#response.resolve(Response.json(this.#builder.response(), { headers }));
       }
+      if (isLast) this.#end(false);
     } catch (thrown) {
       this.#fail(thrown);
     }

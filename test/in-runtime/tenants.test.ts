@@ -259,6 +259,15 @@ describe("limits", () => {
     expect(await used()).toMatchObject({ requests: 2, promptTokens: 6 });
   });
 
+  test("of requests at once: free again where the caller went before its request was anywhere", async () => {
+    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { complete } = testApp();
+    const body = { prompt: "aaa", max_tokens: 1 };
+    expect((await complete(body, { headers, signal: AbortSignal.abort() })).status).toBe(499);
+    await vi.waitFor(async () => expect((await stateOf()).open).toEqual([]), { timeout: 5000 });
+    expect(await ledger.usage(today(), today())).toEqual([]);
+  });
+
   test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
     const { tenant, ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
     expect((await ledger.reserve("gone", 5, { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
