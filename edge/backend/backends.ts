@@ -38,20 +38,12 @@ export class Backends {
       this.#journeys.delete(journey);
       throw error;
     }
-    return this.#framesOf(journey);
+    return journey.frames(() => this.#journeys.delete(journey));
   };
 
   /** Drops sequences of batches that go on for others. */
   cancel(ids: readonly string[]): void {
     for (const journey of this.#journeys) journey.cancel(ids);
-  }
-
-  async *#framesOf(journey: Journey) {
-    try {
-      yield* journey.frames();
-    } finally {
-      this.#journeys.delete(journey);
-    }
   }
 
   #probe(): void {

@@ -89,7 +89,7 @@ export class BackendClient implements BackendCalls {
       response = await send();
     }
     if (!response.ok || !response.body) throw await refusalOf(response);
-    return this.#framesOf(response.body);
+    return frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames);
   }
 
   async cancel(ids: string[]): Promise<void> {
@@ -133,15 +133,6 @@ export class BackendClient implements BackendCalls {
     await response.body?.cancel();
   }
 
-  async *#framesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {
-    try {
-      yield* frameGroupsOf(body, this.#limits.silenceMs);
-    } catch (cause) {
-      if (cause instanceof SilenceError) throw away("silent", "The inference backend fell silent.", cause);
-      throw brokenOff(cause);
-    }
-  }
-
   #post(path: string, body: unknown, limitMs: number, signal?: AbortSignal): Promise<Response> {
     const headers = { "content-type": "application/json" };
     return this.#fetch(path, { method: "POST", headers, body: encoder.encode(JSON.stringify(body)), signal }, limitMs);
@@ -170,6 +161,10 @@ export class BackendClient implements BackendCalls {
       }
     });
   }
+}
+
+function failureOfFrames(cause: unknown): CallFailure {
+  return cause instanceof SilenceError ? away("silent", "The inference backend fell silent.", cause) : brokenOff(cause);
 }
 
 async function refusalOf(response: Response): Promise<CallFailure> {

@@ -26,10 +26,15 @@ export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncG
 }
 
 /**
- * Reads a backend's frames, those of one chunk together. Throws an Error for anything that is no frame, a SilenceError
- * where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not count.
+ * Reads a backend's frames, those of one chunk together. Throws what `failure` makes of an Error: one for anything that
+ * is no frame, a SilenceError where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not
+ * count.
  */
-export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
+export async function* frameGroupsOf(
+  body: ReadableStream<Uint8Array>,
+  silenceMs: number,
+  failure: (cause: unknown) => Error,
+): AsyncGenerator<Frame[]> {
   const reader = new FrameReader();
   const source = body.getReader();
   const watch = new Watch(silenceMs);
@@ -43,6 +48,8 @@ export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs
       if (frames.length > 0) yield frames;
     }
     reader.end();
+  } catch (cause) {
+    throw failure(cause);
   } finally {
     watch.stop();
     // Of a body that failed nothing is left to cancel.

@@ -81,8 +81,8 @@ export class Journey {
     await this.#send([...this.#open.values()], nobodyTried, null);
   }
 
-  /** Of each sequence its frames in order, to its last. Leaving the loop calls everything off. */
-  async *frames(): AsyncGenerator<Frame> {
+  /** Of each sequence its frames in order, to its last. Leaving the loop calls everything off; then `ended` is told. */
+  async *frames(ended: () => void = () => {}): AsyncGenerator<Frame> {
     try {
       for (;;) {
         for (let frame = this.#frames.shift(); frame; frame = this.#frames.shift()) yield frame;
@@ -93,6 +93,7 @@ export class Journey {
       }
     } finally {
       this.stop();
+      ended();
     }
   }
 
