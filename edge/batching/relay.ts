@@ -31,10 +31,16 @@ export interface Submission {
   cancel(): void;
 }
 
-interface Passenger {
+/** Who is told of a request's sequences. */
+export interface Receiver {
+  /** A backend has accepted one of them; once for each, or never. */
+  accepted(): void;
+  receive(frame: Frame): void;
+}
+
+interface Passenger extends Receiver {
   sequence: SequenceRequest;
   route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
-  receive(frame: Frame): void;
   arrivedMs: number;
   call: Call | null;
 }
@@ -69,12 +75,19 @@ export class Relay {
     return this.#batcher.idle && this.#openCalls === 0;
   }
 
-  /** Queues a request's sequences; `receive` gets their frames. Throws overloaded where they do not fit. */
-  submit(batch: BatchRequest, receive: (frame: Frame) => void): Submission {
+  /** Queues a request's sequences; `receiver` gets their frames. Throws overloaded where they do not fit. */
+  submit(batch: BatchRequest, { accepted, receive }: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
-    const passengers = batch.sequences.map((sequence) => ({ sequence, route, receive, arrivedMs, call: null }));
+    const passengers = batch.sequences.map((sequence) => ({
+      sequence,
+      route,
+      accepted,
+      receive,
+      arrivedMs,
+      call: null,
+    }));
     if (!this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, passengers)) {
       const { tenant } = batch.sequences[0];
       throw new ServiceError(
@@ -108,6 +121,7 @@ export class Relay {
     this.#openCalls++;
     try {
       const frames = await this.#open(key, entries, call);
+      for (const passenger of call.aboard.values()) passenger.accepted();
       for await (const frame of frames) {
         this.#deliver(frame, call);
         if (call.aboard.size === 0) break; // the rest, if any, is for those who left

@@ -4,7 +4,7 @@
  * nothing. `createShardOrders` is the way in.
  */
 import { DurableObject } from "cloudflare:workers";
-import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing, heldSet } from "../assign/artifacts.ts";
@@ -26,7 +26,7 @@ import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf, type SettlementDependencies } from "../tenants/admission.ts";
 import { GatheredUse } from "../tenants/gathered-use.ts";
 import { refusalOf, refusalResponse } from "./refusal.ts";
-import { Relay, type Submission } from "./relay.ts";
+import { type Receiver, Relay, type Submission } from "./relay.ts";
 
 const orderUrl = "https://shard/order";
 const framesUrl = "https://shard/frames";
@@ -105,8 +105,8 @@ export class Shard extends DurableObject<Env> {
     const artifacts = heldSet(plan.manifestHash) ?? (await this.#load(plan.manifestHash, admission));
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
-    const submit: AnsweringParts["submit"] = (batch, place, receive) =>
-      shardOf(place) === own ? this.relay.submit(batch, receive) : this.#submitTo(shardOf(place), batch, receive);
+    const submit: AnsweringParts["submit"] = (batch, place, receiver) =>
+      shardOf(place) === own ? this.relay.submit(batch, receiver) : this.#submitTo(shardOf(place), batch, receiver);
     const { tokenizer } = artifacts;
     return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log }).finally(() =>
       this.ctx.waitUntil(this.#metrics.report()),
@@ -114,7 +114,7 @@ export class Shard extends DurableObject<Env> {
   }
 
   /** The same at another shard. */
-  #submitTo(shard: number, batch: BatchRequest, receive: (frame: Frame) => void): Submission {
+  #submitTo(shard: number, batch: BatchRequest, { accepted, receive }: Receiver): Submission {
     const abort = new AbortController();
     const stub = this.env.SHARDS.getByName(shardName(shard));
     const carry = async () => {
@@ -122,7 +122,12 @@ export class Shard extends DurableObject<Env> {
       const response = await stub.fetch(framesUrl, init);
       if (!response.ok || !response.body) throw await refusalOf(response);
       const ids = batch.sequences.map(({ id }) => id);
-      for await (const frame of complete(checkedFramesOf(response.body), ids, interrupted)) receive(frame);
+      // That shard has only queued them: their first frames say that they were accepted.
+      const unaccepted = new Set(ids);
+      for await (const frame of complete(checkedFramesOf(response.body), ids, interrupted)) {
+        if (unaccepted.delete(frame.id) && frame.type !== "error") accepted();
+        receive(frame);
+      }
     };
     const carried = carry().catch((thrown) => {
       if (abort.signal.aborted) return;
@@ -153,10 +158,13 @@ export class Shard extends DurableObject<Env> {
     const writer = writable.getWriter();
     const encoder = new TextEncoder();
     let open = batch.sequences.length;
-    const submission = this.relay.submit(batch, (frame) => {
-      // A failed write means that the reader is gone, which `closed` reports.
-      writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
-      if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
+    const submission = this.relay.submit(batch, {
+      accepted: () => undefined,
+      receive(frame) {
+        // A failed write means that the reader is gone, which `closed` reports.
+        writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
+        if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
+      },
     });
     // A failed write tells it, too, where there is one.
     signal.addEventListener("abort", () => submission.cancel());

@@ -3,7 +3,7 @@ import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { Submission } from "../batching/relay.ts";
+import type { Receiver, Submission } from "../batching/relay.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import { TokenCount } from "../tenants/token-count.ts";
@@ -16,10 +16,10 @@ import { ResponseBuilder } from "./response.ts";
 export interface AnsweringParts {
   tokenizer: Tokenizer;
   /**
-   * Sends a batch on its way to its place; `receive` gets the frames of its sequences, of each in order, to its last. Throws the
-   * ServiceError of one that is refused at once.
+   * Sends a batch on its way to its place; `receiver` gets the frames of its sequences, of each in order, to its last.
+   * Throws the ServiceError of one that is refused at once.
    */
-  submit(batch: BatchRequest, place: number, receive: (frame: Frame) => void): Submission;
+  submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
   /** Of the object that answers. */
   streams: EventStreams;
   admission: Admission;
@@ -30,9 +30,10 @@ export interface AnsweringParts {
 }
 
 /**
- * Resolves to the whole answer, or to a stream once its first part is there or a heartbeat has passed: so a refusal that
- * comes at once has a status of its own, and whoever waits in a queue has headers meanwhile. Rejects with the
- * ServiceError that ends it before. Either way the admission is settled when it ends.
+ * Resolves to the whole answer, or to a stream once backends have accepted all of it, its first part is there, or a
+ * heartbeat has passed: so a refusal has a status of its own, whoever waits in a queue has headers meanwhile, and a first
+ * token finds them written. Rejects with the ServiceError that ends it before. Either way the admission is settled when
+ * it ends.
  */
 export function answerOrder(order: Order, parts: AnsweringParts): Promise<Response> {
   return new Answering(order, parts).response;
@@ -48,6 +49,7 @@ class Answering {
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
   #openChoices: number;
+  #unaccepted: number;
   #hasBegun = false;
   #hasEnded = false;
 
@@ -59,6 +61,7 @@ class Answering {
     this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, options.compare);
     this.#count = new TokenCount(plan.choices);
     this.#openChoices = plan.choices.length;
+    this.#unaccepted = plan.choices.length;
     this.#stream = stream
       ? parts.streams.open(order.admitted.tenant, heartbeatMs, {
           silent: () => this.#begin(),
@@ -68,9 +71,13 @@ class Answering {
     parts.signal.addEventListener("abort", () => this.#leave());
     if (parts.signal.aborted) this.#leave();
     try {
+      const receiver: Receiver = {
+        accepted: () => this.#accept(),
+        receive: (frame) => this.#receive(frame),
+      };
       for (const [i, batch] of batchesOf(plan).entries()) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(batch, order.places[i], (frame) => this.#receive(frame));
+        const submission = parts.submit(batch, order.places[i], receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }
@@ -81,6 +88,12 @@ class Answering {
 
   get response(): Promise<Response> {
     return this.#response.promise;
+  }
+
+  /** Who set a deadline is told with a status that it passed, so waits for more than this. */
+  #accept(): void {
+    const isDue = this.#order.plan.choices[0].sequence.deadlineMs !== undefined;
+    if (--this.#unaccepted === 0 && this.#stream && !isDue) this.#begin();
   }
 
   #receive(frame: Frame): void {
@@ -140,7 +153,7 @@ class Answering {
   }
 
   #begin(): void {
-    if (this.#hasBegun) return;
+    if (this.#hasBegun || this.#hasEnded) return;
     this.#hasBegun = true;
     const { tokenizeMs, assignMs } = this.#order.plan;
     const headers = {

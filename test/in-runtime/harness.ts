@@ -189,7 +189,7 @@ export function ordersWith(limits: Partial<ClientLimits>): Orders {
   return async (order, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: order.admitted, renew: ignore, settle: ignore };
-    const submit: AnsweringParts["submit"] = (batch, _, receive) => relay.submit(batch, receive);
+    const submit: AnsweringParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
     return answerOrder(order, { tokenizer, submit, streams: new EventStreams(), admission, signal, log: ignore });
   };
 }

@@ -4,6 +4,8 @@ import { describe, expect, test, vi } from "vitest";
 import type { Shard } from "../../edge/batching/shard.ts";
 import { streamLimits } from "../../edge/completions/event-stream.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { errorFrame } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { backendStreams, errorOf, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
 
@@ -70,6 +72,33 @@ describe("a shard", () => {
     expect(await textsOf(await quick)).toEqual(["b"]);
     finish(0);
     expect((await eventsOf(slow)).data.at(-1)).toBe("[DONE]");
+  });
+
+  test("answers a stream once it is accepted; one with a deadline once it has started, or with a status", async () => {
+    const { bodies, seen, finish } = lateBackend(3);
+    const app = testApp();
+    const complete = (headers: Record<string, string>) => app.complete({ prompt: "aaa", stream: true }, { headers });
+    bodies[0].accepted = false;
+    let isAnswered = false;
+    const pending = Promise.resolve(complete({})).finally(() => {
+      isAnswered = true;
+    });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    expect(isAnswered).toBe(false);
+    bodies[0].accepted = true;
+    expect((await pending).status).toBe(200);
+    const late = complete({ "x-deadline-ms": "300" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
+    const { id } = seen.batches[1].sequences[0];
+    bodies[1].send(errorFrame(id, new ServiceError("deadline_exceeded", "waited 300 ms")));
+    expect((await late).status).toBe(504);
+    const early = complete({ "x-deadline-ms": "300" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(3));
+    finish(2);
+    expect((await early).status).toBe(200);
+    finish(0);
+    await Promise.all([pending, early].map(async (response) => (await response).text()));
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
   });
 
   test("keeps a silent stream alive with comments, and sends each token as it comes", async () => {

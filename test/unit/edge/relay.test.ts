@@ -25,8 +25,13 @@ function scripted() {
   const submit = (ids: string[], centroidId: string | null = "c0") => {
     const received: Frame[] = [];
     const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences: ids.map(sequenceRequest) };
-    const submission = relay.submit(batch, (frame) => received.push(frame));
-    return { received, cancel: submission.cancel };
+    /** How many frames there were each time that one of its sequences was accepted. */
+    const accepted: number[] = [];
+    const submission = relay.submit(batch, {
+      accepted: () => void accepted.push(received.length),
+      receive: (frame) => void received.push(frame),
+    });
+    return { received, accepted, cancel: submission.cancel };
   };
   return { relay, calls, cancelled, submit, settled: () => Promise.all(works), pass: (ms: number) => (clockMs += ms) };
 }
@@ -59,6 +64,20 @@ function turn(): Promise<void> {
 }
 
 describe("Relay", () => {
+  test("tells that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
+    const { calls, submit } = scripted();
+    const first = submit(["a-0", "a-1"]);
+    await turn();
+    expect(first.accepted).toEqual([]);
+    await calls[0].answer(doneFrame("a-0"), doneFrame("a-1"));
+    expect(first.accepted).toEqual([0, 0]);
+    const refused = submit(["b-0"]);
+    calls[1].accepted.reject(new ServiceError("overloaded", "full"));
+    await turn();
+    expect(refused.accepted).toEqual([]);
+    expect(refused.received).toMatchObject([{ type: "error", kind: "overloaded" }]);
+  });
+
   test("ends who waited past its deadline, and leaves the backend the rest of a deadline", async () => {
     const { relay, calls, pass } = scripted();
     const received: Frame[] = [];
@@ -68,7 +87,8 @@ describe("Relay", () => {
       centroidId: "c0",
       sequences: [{ ...sequenceRequest(id), deadlineMs }],
     });
-    for (const batch of [due("a-0", 100), due("b-0", 50), due("c-0", 80)]) relay.submit(batch, (f) => received.push(f));
+    for (const batch of [due("a-0", 100), due("b-0", 50), due("c-0", 80)])
+      relay.submit(batch, { accepted: () => undefined, receive: (frame) => void received.push(frame) });
     pass(60);
     await calls[0].answer(doneFrame("a-0"));
     expect(received.map(({ type, id }) => [type, id])).toContainEqual(["error", "b-0"]);
