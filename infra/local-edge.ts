@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import path from "node:path";
-import { setTimeout } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
@@ -53,7 +53,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
   const failed = once(worker.raw, "error").then(([event]) => {
     throw new Error(`the edge did not start: ${(event as Error).message ?? (event as { reason: string }).reason}`);
   });
-  const late = setTimeout(startMs, null, { ref: false }).then(() => {
+  const late = sleep(startMs, null, { ref: false }).then(() => {
     throw new Error(`the edge did not start within ${startMs} ms`);
   });
   return (await Promise.race([worker.url, failed, late])).origin;

@@ -1,7 +1,6 @@
 /** How an object of ours says that it does not answer, and why. */
 import { z } from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
-import { interrupted } from "../completions/order.ts";
 
 const refusalSchema = z.object({
   kind: z.enum(errorKinds),
@@ -15,10 +14,10 @@ export function refusalResponse({ kind, message, param, retryAfterSeconds }: Ser
   return Response.json(refusal, { status: statusOf(kind) });
 }
 
-/** The ServiceError of a response that is none of a request served. */
-export async function refusalOf(response: Response): Promise<ServiceError> {
+/** Why a response is no answer: the ServiceError that it tells, or another Error where it was not an object of ours that spoke. */
+export async function refusalOf(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
-  if (!read.success) return interrupted(new Error(`the object answered ${response.status}`));
+  if (!read.success) return new Error(`the object answered ${response.status}`);
   const { kind, message, param, retryAfterSeconds } = read.data;
   return new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }

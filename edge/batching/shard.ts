@@ -7,7 +7,7 @@ import { DurableObject } from "cloudflare:workers";
 import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import { type Artifacts, artifactsMissing, heldSet } from "../assign/artifacts.ts";
+import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { setOf } from "../assign/deployed.ts";
 import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
@@ -30,6 +30,7 @@ import { type Receiver, Relay, type Submission } from "./relay.ts";
 
 const orderUrl = "https://shard/order";
 const framesUrl = "https://shard/frames";
+const encoder = new TextEncoder();
 const shardName = (index: number) => `shard-${index}`;
 const now = () => Date.now();
 
@@ -72,7 +73,8 @@ export class Shard extends DurableObject<Env> {
       openBatch,
       cancel: (ids) => backends.cancel(ids),
       now,
-      keepAlive,
+      // No timer reports what is counted: it goes out as a micro-batch ends.
+      keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchLeft: (waitsMs) => this.#metrics.batchLeft(waitsMs),
     });
   }
@@ -102,15 +104,12 @@ export class Shard extends DurableObject<Env> {
       report: this.report,
       log: logFailure,
     });
-    const artifacts = heldSet(plan.manifestHash) ?? (await this.#load(plan.manifestHash, admission));
+    const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
     const submit: AnsweringParts["submit"] = (batch, place, receiver) =>
       shardOf(place) === own ? this.relay.submit(batch, receiver) : this.#submitTo(shardOf(place), batch, receiver);
-    const { tokenizer } = artifacts;
-    return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log }).finally(() =>
-      this.ctx.waitUntil(this.#metrics.report()),
-    );
+    return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log });
   }
 
   /** The same at another shard. */
@@ -118,13 +117,11 @@ export class Shard extends DurableObject<Env> {
     const abort = new AbortController();
     const stub = this.env.SHARDS.getByName(shardName(shard));
     const carry = async () => {
-      const init = { method: "POST", body: JSON.stringify(batch), signal: abort.signal };
-      const response = await stub.fetch(framesUrl, init);
-      if (!response.ok || !response.body) throw await refusalOf(response);
+      const response = await ask(stub, framesUrl, batch, abort.signal);
       const ids = batch.sequences.map(({ id }) => id);
       // That shard has only queued them: their first frames say that they were accepted.
       const unaccepted = new Set(ids);
-      for await (const frame of complete(checkedFramesOf(response.body), ids, interrupted)) {
+      for await (const frame of complete(checkedFramesOf(response.body!), ids, interrupted)) {
         if (unaccepted.delete(frame.id) && frame.type !== "error") accepted();
         receive(frame);
       }
@@ -138,8 +135,8 @@ export class Shard extends DurableObject<Env> {
     return { cancel: () => abort.abort() };
   }
 
-  /** Artifacts that this isolate has not; whoever needs them meanwhile waits for the same. */
-  async #load(manifestHash: string, admission: Admission): Promise<Artifacts> {
+  /** Most likely this isolate holds them; where not, whoever needs them meanwhile waits for the same. */
+  async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
     const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
     this.#loading.set(manifestHash, loading);
     try {
@@ -156,7 +153,6 @@ export class Shard extends DurableObject<Env> {
   #frames(batch: BatchRequest, signal: AbortSignal): Response {
     const { readable, writable } = new IdentityTransformStream();
     const writer = writable.getWriter();
-    const encoder = new TextEncoder();
     let open = batch.sequences.length;
     const submission = this.relay.submit(batch, {
       accepted: () => undefined,
@@ -187,8 +183,13 @@ const routingLog: RoutingObserver = {
 export function createShardOrders(shards: DurableObjectNamespace, shardCount: number): Orders {
   return async (order, signal) => {
     const stub = shards.getByName(shardName(order.places[0] % shardCount));
-    const response = await stub.fetch(orderUrl, { method: "POST", body: JSON.stringify(order), signal });
-    if (!response.ok) throw await refusalOf(response);
-    return response;
+    return ask(stub, orderUrl, order, signal);
   };
+}
+
+/** Rejects with the ServiceError of a refusal, and with another Error where the shard is lost. */
+async function ask(stub: DurableObjectStub, url: string, body: unknown, signal: AbortSignal): Promise<Response> {
+  const response = await stub.fetch(url, { method: "POST", body: JSON.stringify(body), signal });
+  if (!response.ok) throw await refusalOf(response);
+  return response;
 }

@@ -56,11 +56,6 @@ export class Choice {
   #held: ReportedToken[] = [];
   #stopped = false;
 
-  /** Somebody wants to know its tokens. */
-  get #isReported(): boolean {
-    return this.#options.logprobs !== null || this.#options.compare;
-  }
-
   constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions) {
     const { promptIds, sampling } = planned.sequence;
     this.planned = planned;
@@ -86,6 +81,11 @@ export class Choice {
       case "error":
         throw new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined });
     }
+  }
+
+  /** Somebody wants to know its tokens. */
+  get #isReported(): boolean {
+    return this.#options.logprobs !== null || this.#options.compare;
   }
 
   #append(frame: TokenFrame): string {

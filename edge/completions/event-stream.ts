@@ -8,7 +8,7 @@ import { sseComment } from "../../shared/contracts/sse.ts";
 export const streamLimits = {
   /** Streams of a tenant, at one object, whose events are written as they come. */
   ungathered: 4,
-  /** Events of further ones wait for those of so long at most; first and last ones never do. */
+  /** Where it has more, events of all of them wait for those of so long at most; first and last ones never do. */
   gatherMs: 25,
 };
 

@@ -19,6 +19,13 @@ async function textsOf(response: Response): Promise<string[]> {
 const readChunk = async (reader: ReadableStreamDefaultReader<Uint8Array>) =>
   new TextDecoder().decode((await reader.read()).value);
 
+/** The next chunk that is no heartbeat. */
+async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<string> {
+  let chunk = await readChunk(reader);
+  while (chunk === ": hb\n\n") chunk = await readChunk(reader);
+  return chunk;
+}
+
 /** The texts of prompts "aaa" meet in the shard of centroid 0. */
 const shard = () => env.SHARDS.getByName("shard-0");
 const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
@@ -107,19 +114,14 @@ describe("a shard", () => {
     const reader = response.body!.getReader();
     expect(await readChunk(reader)).toBe(": hb\n\n");
     const { id } = seen.batches[0].sequences[0];
-    const nextChunk = async () => {
-      let chunk = await readChunk(reader);
-      while (chunk === ": hb\n\n") chunk = await readChunk(reader);
-      return chunk;
-    };
     const eventOf = (text: string) => JSON.parse(text.slice("data: ".length)).choices[0];
-    const nextEvent = async () => eventOf(await nextChunk());
+    const nextEvent = async () => eventOf(await nextEvents(reader));
     bodies[0].send(tokenFrame(id, 0, 98));
     expect((await nextEvent()).text).toBe("b");
     bodies[0].send(tokenFrame(id, 1, 99));
     expect((await nextEvent()).text).toBe("c");
     bodies[0].send(doneFrame(id));
-    const [last, end] = (await nextChunk()).split(/(?<=\n\n)/);
+    const [last, end] = (await nextEvents(reader)).split(/(?<=\n\n)/);
     expect(eventOf(last).finish_reason).toBe("length");
     expect(end).toBe("data: [DONE]\n\n");
     expect((await reader.read()).done).toBe(true);
@@ -138,11 +140,7 @@ describe("a shard", () => {
       expect(await eventsIn(reader)).toBe(1);
     };
     const readers: ReadableStreamDefaultReader<Uint8Array>[] = [];
-    const eventsIn = async (reader: (typeof readers)[number]) => {
-      let chunk = await readChunk(reader);
-      while (chunk.startsWith(":")) chunk = await readChunk(reader);
-      return chunk.split("\n\n").length - 1;
-    };
+    const eventsIn = async (reader: (typeof readers)[number]) => (await nextEvents(reader)).split("\n\n").length - 1;
     const twoMore = (call: number, from: number) => {
       const { id } = seen.batches[call].sequences[0];
       bodies[call].send(tokenFrame(id, from, 98), tokenFrame(id, from + 1, 98));

@@ -1,4 +1,7 @@
-/** The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on loopback ports of the system's choice. */
+/**
+ * The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on loopback ports of the system's
+ * choice.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";

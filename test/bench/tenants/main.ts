@@ -1,10 +1,9 @@
 /**
  * Whether one tenant's burst stays inside its limits exactly, and what another tenant notices of it: its completions alone,
  * beside a tenant that sends 500 requests at once, and again each second, whatever it is told, to another edge of this machine
- * or to the same. In turns, through a bare
- * workerd. The backend is one that answers
- * by the clock, so that what is measured is the edge, and then the real one; of that, the engine's share is told, as each answer
- * says it: prefill and decode, and before them the queue, which begins at the edge.
+ * or to the same. In turns, through a bare workerd. The backend is one that answers by the clock, so that what is measured is
+ * the edge, and then the real one; of that, the engine's share is told, as each answer says it: prefill and decode, and before
+ * them the queue, which begins at the edge.
  * Run: npm run bench:tenants -- --help
  */
 import { type ChildProcess, fork } from "node:child_process";
