@@ -14,7 +14,8 @@ export function tokenText(piece: Uint8Array): string {
  * that goes on with a character begun before it starts where that character starts.
  */
 export class OffsetCounter {
-  readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
+  /** Made for the first token: most completions ask for no offsets. */
+  #decoder: TextDecoder | null = null;
   #characters: number;
 
   /** `start`: characters before the first token. */
@@ -24,6 +25,7 @@ export class OffsetCounter {
 
   /** The offset of the next token, whose bytes are `piece`. */
   next(piece: Uint8Array): number {
+    this.#decoder ??= new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
     const offset = this.#characters;
     for (const _ of this.#decoder.decode(piece, { stream: true })) this.#characters++;
     return offset;

@@ -30,13 +30,18 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   });
 }
 
-/** The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it. */
+const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+
+/**
+ * The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it, and not for
+ * its end where all that was declared is there: nearly every body is one chunk.
+ */
 async function boundedText(request: Request, maximum: number, limitMs: number): Promise<string> {
   const tooLarge = (bytes: number, relation: string) =>
     new ServiceError("body_too_large", `The body has ${relation}${bytes} bytes, the maximum is ${maximum}.`);
-  const declared = Number(request.headers.get("content-length") ?? 0);
+  const declared = Number(request.headers.get("content-length") ?? Number.NaN);
   if (declared > maximum) throw tooLarge(declared, "");
-  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+  let decoder: TextDecoder | null = null;
   let bytes = 0;
   let text = "";
   const late = Promise.withResolvers<never>();
@@ -48,9 +53,11 @@ async function boundedText(request: Request, maximum: number, limitMs: number): 
   try {
     for (;;) {
       const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
-      if (done) return text + decoder.decode();
+      if (done) return text + (decoder?.decode() ?? "");
       bytes += value.byteLength;
       if (bytes > maximum) throw tooLarge(bytes, "at least ");
+      if (bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
+      decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
       text += decoder.decode(value, { stream: true });
     }
   } catch (error) {

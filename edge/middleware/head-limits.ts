@@ -12,7 +12,9 @@ export function headLimits() {
       throw new ServiceError("url_too_long", message);
     }
     let characters = 0;
-    for (const [name, value] of headers) characters += name.length + value.length;
+    headers.forEach((value, name) => {
+      characters += name.length + value.length;
+    });
     if (characters > limits.headerCharacters) {
       const message = `The headers have ${characters} characters together, the maximum is ${limits.headerCharacters}.`;
       throw new ServiceError("headers_too_large", message);

@@ -111,6 +111,51 @@ describe("refused before any work", () => {
   });
 });
 
+describe("a body is read", () => {
+  const schema = z.object({ a: z.string() });
+  const bytes = new TextEncoder().encode('{"a":"Bären – 🐻"}');
+
+  /** In chunks of `size`; without an end where it is not `closed`. */
+  function request(content: Uint8Array, size: number, declared: number | null, closed = true): Request {
+    const body = new ReadableStream({
+      start(controller) {
+        for (let at = 0; at < content.length; at += size) controller.enqueue(content.slice(at, at + size));
+        if (closed) controller.close();
+      },
+    });
+    const headers = new Headers({ "content-type": "application/json" });
+    if (declared !== null) headers.set("content-length", String(declared));
+    return new Request("http://edge/", { method: "POST", headers, body });
+  }
+
+  test("however it is cut, whether or not it declares its length", async () => {
+    for (const size of [1, 2, 3, 7, bytes.length]) {
+      for (const declared of [null, bytes.length]) {
+        expect(await readBody(request(bytes, size, declared), schema)).toEqual({ a: "Bären – 🐻" });
+      }
+    }
+  });
+
+  test("without waiting for its end once all that it declared is there", async () => {
+    for (const size of [5, bytes.length]) {
+      expect(await readBody(request(bytes, size, bytes.length, false), schema, 50)).toEqual({ a: "Bären – 🐻" });
+    }
+    const early = readBody(request(bytes.slice(0, -1), 5, bytes.length, false), schema, 20);
+    await expect(early).rejects.toMatchObject({ kind: "body_too_slow" });
+  });
+
+  test("as UTF-8 only, and what was wrong with one is forgotten with it", async () => {
+    const cut = bytes.slice(0, bytes.indexOf(0xc3) + 1);
+    for (const size of [1, bytes.length]) {
+      for (const declared of [null, cut.length]) {
+        const reading = readBody(request(cut, size, declared), schema);
+        await expect(reading).rejects.toMatchObject({ message: expect.stringContaining("not valid UTF-8") });
+        expect(await readBody(request(bytes, bytes.length, bytes.length), schema)).toEqual({ a: "Bären – 🐻" });
+      }
+    }
+  });
+});
+
 describe("keys that open nothing", () => {
   const attempts = 30;
 
