@@ -9,7 +9,6 @@ import { auth } from "./middleware/auth.ts";
 import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
 import { headLimits } from "./middleware/head-limits.ts";
-import { paced } from "./middleware/paced.ts";
 import { requestId } from "./middleware/request-id.ts";
 import { securityHeaders } from "./middleware/security-headers.ts";
 import { totalTiming } from "./middleware/server-timing.ts";
@@ -37,7 +36,6 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   );
   app.use(
     "/v1/*",
-    paced(dependencies.now),
     preflight(),
     auth(dependencies.keys),
     allowedOrigin(),

@@ -10,8 +10,17 @@ import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
-/** Hono's type parameter: what middleware leaves for the routes. */
+/** What is known of a request before anything is done for it. */
+export interface Arrival {
+  /** By the clock of Dependencies. */
+  arrivedMs: number;
+  /** How much of the time since then it waited for its key's pace; for most 0. */
+  pacedMs: number;
+}
+
+/** Hono's type parameter: what comes with a request, and what middleware leaves for the routes. */
 export interface AppEnvironment {
+  Bindings: Arrival;
   Variables: {
     requestId: string;
     trace: RequestTrace;

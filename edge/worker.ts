@@ -1,4 +1,4 @@
-/** The Worker's entry: bindings → dependencies. Everything else is app.ts. */
+/** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
@@ -14,6 +14,7 @@ import { readConfig } from "./config.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
+import { paced } from "./paced.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
@@ -95,7 +96,7 @@ const app = createApp({
   heartbeatMs: 500,
 });
 
-export default app;
+export default { fetch: paced((request, arrival) => app.fetch(request, arrival), now) };
 
 async function asset(path: string): Promise<Response> {
   const response = await env.ASSETS.fetch(`https://assets${path}`);

@@ -6,15 +6,16 @@ import { createMiddleware } from "hono/factory";
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
 import type { AppEnvironment } from "../dependencies.ts";
-import { RequestTrace, type TraceDependencies } from "../observability/request-trace.ts";
+import { pacedMsField, RequestTrace, type TraceDependencies } from "../observability/request-trace.ts";
 
 export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: TraceDependencies) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
-    const startMs = now();
+    const { arrivedMs: startMs, pacedMs } = c.env;
     const caller = sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
     const traceId = caller?.traceId ?? newId();
     const sampled = sampleRatio > 0 && (caller?.sampled ?? isSampled(traceId, sampleRatio));
     const trace = new RequestTrace({ traceId, spanId: newId().slice(0, 16), sampled });
+    if (pacedMs > 0) trace.note({ [pacedMsField]: pacedMs });
     c.set("trace", trace);
     await next();
     const { status } = c.res;

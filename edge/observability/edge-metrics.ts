@@ -1,13 +1,18 @@
-/** What the edge counts: assignment, micro-batches, and what routing does. Reported to a collector now and then. */
+/** What the edge counts: requests and how long their pace held them, assignment, micro-batches, and what routing does. Reported to a collector now and then. */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import type { ArtifactObserver } from "../assign/artifact-sets.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { post, service } from "./otlp-export.ts";
-import { assignMsField } from "./request-trace.ts";
+import { assignMsField, pacedMsField } from "./request-trace.ts";
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
+/** Of the requests whose log line has that field, in milliseconds. */
+const durations = [
+  ["chameleon.edge.assign.duration", assignMsField],
+  ["chameleon.edge.pace.wait", pacedMsField],
+] as const;
 /** Reports are this far apart. None has a timer, which would keep an idle object: one goes out with what happens next. */
 const reportMs = 10_000;
 
@@ -32,9 +37,9 @@ export class EdgeMetrics {
     const status = fields["http.response.status_code"];
     this.#buffer.add("chameleon.edge.requests", 1, { status });
     this.#buffer.observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, { status });
-    const assignMs = fields[assignMsField];
-    if (assignMs !== undefined) {
-      this.#buffer.observe("chameleon.edge.assign.duration", "s", seconds, Number(assignMs) / 1000);
+    for (const [name, field] of durations) {
+      const ms = fields[field];
+      if (ms !== undefined) this.#buffer.observe(name, "s", seconds, Number(ms) / 1000);
     }
   }
 

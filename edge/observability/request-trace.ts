@@ -14,6 +14,8 @@ export interface TraceDependencies {
 
 /** Where a route notes the time that assignment took. */
 export const assignMsField = "chameleon.assign_ms";
+/** Where stands how long a request waited for its key's pace, if it did. */
+export const pacedMsField = "chameleon.paced_ms";
 
 /** What a route may say about its request. */
 export class RequestTrace {

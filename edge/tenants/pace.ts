@@ -9,18 +9,33 @@ export interface PaceLimits {
   atOnce: number;
   /** Each further one starts so much later, about as long as a request occupies the thread. */
   intervalMs: number;
-  /** Nobody waits longer. */
+  /** Nobody waits longer, nor is a refusal remembered for longer than `refusedMs`, whatever it says. */
   longestMs: number;
+  refusedMs: number;
   /** The oldest are forgotten. */
   rememberedKeys: number;
 }
 
-export const paceLimits: PaceLimits = { atOnce: 16, intervalMs: 2, longestMs: 1000, rememberedKeys: 1024 };
+export const paceLimits: PaceLimits = {
+  atOnce: 16,
+  intervalMs: 2,
+  longestMs: 1000,
+  refusedMs: 60_000,
+  rememberedKeys: 1024,
+};
+
+interface KeyPace {
+  /** When the last of its requests would have started, had each waited `intervalMs` for the one before. */
+  lastStartMs: number;
+  /** Until then it has been told that it will be refused. */
+  refusedUntilMs: number;
+}
+
+const unknown: KeyPace = { lastStartMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
 
 export class Pace {
   readonly #limits: PaceLimits;
-  /** Key → when the last of its requests would have started, had each waited `intervalMs` for the one before. */
-  readonly #lastStartMs = new Map<number, number>();
+  readonly #keys = new Map<number, KeyPace>();
 
   constructor(limits: PaceLimits = paceLimits) {
     this.#limits = limits;
@@ -29,11 +44,18 @@ export class Pace {
   /** How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. */
   waitMs(key: number, nowMs: number): number {
     const { atOnce, intervalMs, longestMs, rememberedKeys } = this.#limits;
-    const aheadMs = (atOnce - 1) * intervalMs;
-    const inTurnMs = Math.max(nowMs, (this.#lastStartMs.get(key) ?? Number.NEGATIVE_INFINITY) + intervalMs);
+    const { lastStartMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+    const aheadMs = nowMs < refusedUntilMs ? 0 : (atOnce - 1) * intervalMs;
+    const inTurnMs = Math.max(nowMs, lastStartMs + intervalMs);
     const startMs = Math.min(inTurnMs, nowMs + aheadMs + longestMs);
-    setNewest(this.#lastStartMs, key, startMs, rememberedKeys);
+    setNewest(this.#keys, key, { lastStartMs: startMs, refusedUntilMs }, rememberedKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
+  }
+
+  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
+  refused(key: number, nowMs: number, forMs: number): void {
+    const known = this.#keys.get(key);
+    if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
   }
 }
 

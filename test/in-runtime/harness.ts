@@ -19,6 +19,7 @@ import { type AnsweringParts, answerOrder } from "../../edge/completions/answeri
 import { EventStreams } from "../../edge/completions/event-stream.ts";
 import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { paced } from "../../edge/paced.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Consumption } from "../../edge/tenants/ledger.ts";
@@ -212,7 +213,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const reported: [string, ...Consumption[]][] = [];
   const works: Promise<unknown>[] = [];
   const now = overrides.now ?? (() => Date.now());
-  const app = createApp({
+  const hono = createApp({
     artifacts,
     keys: createKeyStore(
       [{ hash: keyHash, tenant: "local" }],
@@ -244,6 +245,13 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     heartbeatMs: 500,
     ...overrides,
   });
+  /** As the Worker does, at each key's pace. */
+  const fetch = paced((request, arrival) => hono.fetch(request, arrival), now);
+  const app = {
+    fetch,
+    request: (url: string, init?: RequestInit) => fetch(new Request(url, init)),
+    routes: hono.routes,
+  };
   const request = (path: string, init: RequestInit = {}) => {
     const headers = new Headers({ authorization: `Bearer ${key}` });
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);

@@ -1,16 +1,97 @@
+import { HttpResponse, http } from "msw";
 import { expect, test } from "vitest";
+import type { Dependencies } from "../../edge/dependencies.ts";
+import { EdgeMetrics } from "../../edge/observability/edge-metrics.ts";
 import { paceLimits } from "../../edge/tenants/pace.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
-import { testApp } from "./harness.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Attributes, Span } from "../../shared/observability/otlp.ts";
+import { network, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const { atOnce } = paceLimits;
+const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, origins: [] };
+const opensAll: Dependencies["keys"] = { accessOf: async () => access };
+const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 
 test("the API looks at a key's requests at their pace, and at another key's at once", async () => {
   const looked: string[] = [];
-  const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, origins: [] };
   const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
   const { request } = testApp({ keys, now: () => 0 });
-  const ask = (key: string) => request("/v1/nothing", { headers: { authorization: `Bearer ${key}` } });
-  const { atOnce } = paceLimits;
+  const ask = (key: string) => request(...nothing(key));
   const responses = await Promise.all([...Array.from({ length: atOnce + 9 }, () => ask("many")), ask("one")]);
   expect(responses.map(({ status }) => status)).toEqual(Array(atOnce + 10).fill(404));
   expect(looked.indexOf("one")).toBe(atOnce);
+});
+
+test("nothing is done for a request before its pace lets it in", async () => {
+  let made = 0;
+  const newId = () => String(made++).padStart(32, "0");
+  const { request } = testApp({ keys: opensAll, now: () => 0, newId });
+  // A request's first steps are taken as it is let in: what has been made then is for those that do not wait.
+  const all = Array.from({ length: 4 * atOnce }, () => request(...nothing("many")));
+  const madeAtOnce = made;
+  expect(madeAtOnce).toBeGreaterThan(0);
+  await Promise.all(all);
+  expect(made).toBe(4 * madeAtOnce);
+});
+
+test("log, span, Server-Timing and metric count the wait from a request's arrival on", async () => {
+  const [lines, spans]: [Attributes[], Span[]] = [[], []];
+  let nowMs = 1000;
+  const tracing = {
+    sampleRatio: 1,
+    ended: (span: Span) => void spans.push(span),
+    logRequest: (fields: Attributes) => void lines.push(fields),
+  };
+  const { request } = testApp({ keys: opensAll, now: () => nowMs, tracing });
+  const all = Array.from({ length: atOnce + 1 }, () => request(...nothing("many")));
+  nowMs = 1040;
+  const timings = (await Promise.all(all)).map(({ headers }) => headers.get("server-timing"));
+  expect(timings[atOnce]).toBe("total;dur=40.00, pace;dur=40.00");
+  const paced = lines.filter((line) => "chameleon.paced_ms" in line);
+  expect(paced).toMatchObject([{ ms: 40, "chameleon.paced_ms": 40 }]);
+  expect(spans.at(-1)).toMatchObject({ startMs: 1000, endMs: 1040, attributes: { "chameleon.paced_ms": 40 } });
+  expect(timings.filter((timing) => timing?.includes("pace"))).toHaveLength(1);
+
+  let reported = "";
+  network.use(
+    http.post("http://collector.example/v1/metrics", async ({ request: sent }) => {
+      reported = await sent.text();
+      return new HttpResponse();
+    }),
+  );
+  const metrics = new EdgeMetrics({ endpoint: "http://collector.example", headers: {} }, () => nowMs);
+  for (const line of lines) metrics.requested(line);
+  await metrics.report();
+  const waits = reported.slice(reported.indexOf("chameleon.edge.pace.wait"));
+  expect(waits).toMatch(/^chameleon\.edge\.pace\.wait".*?"count":"1","sum":0\.04,/);
+});
+
+test("a key that was told to come again later starts one by one until then", async () => {
+  let isFull = true;
+  let looks = 0;
+  const keys: Dependencies["keys"] = {
+    accessOf: async () => {
+      looks++;
+      if (isFull) throw new ServiceError("rate_limited", "full", { retryAfterSeconds: 5 });
+      return access;
+    },
+  };
+  let nowMs = 0;
+  const { request } = testApp({ keys, now: () => nowMs });
+  const ask = async (requests: number) => {
+    const before = looks;
+    const all = Array.from({ length: requests }, () => request(...nothing("many")));
+    const atOnceNow = looks - before;
+    await Promise.all(all);
+    return atOnceNow;
+  };
+  expect(await ask(1)).toBe(1);
+  isFull = false;
+  nowMs = 4999;
+  expect(await ask(8)).toBe(1);
+  nowMs = 5100;
+  expect(await ask(8)).toBe(8);
 });

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
 
-const limits = { atOnce: 4, intervalMs: 2, longestMs: 20, rememberedKeys: 3 };
+const limits = { atOnce: 4, intervalMs: 2, longestMs: 20, refusedMs: 500, rememberedKeys: 3 };
 /** When each of `arrivals` of one key starts. */
 const startsOf = (arrivals: readonly number[], pace = new Pace(limits)) =>
   arrivals.map((ms) => ms + pace.waitMs(1, ms));
@@ -42,6 +42,19 @@ test("of another key nobody waits, and a key that pauses starts anew", () => {
   expect(pace.waitMs(1, 0)).toBeGreaterThan(0);
   expect(pace.waitMs(2, 0)).toBe(0);
   expect(pace.waitMs(1, 1000)).toBe(0);
+});
+
+test("after a refusal none starts beside another, until it is over or as long as refusals are remembered", () => {
+  for (const [forMs, untilMs] of [
+    [300, 300],
+    [9999, limits.refusedMs],
+  ]) {
+    const pace = new Pace(limits);
+    pace.waitMs(1, 0);
+    pace.refused(1, 0, forMs);
+    expect(startsOf([untilMs - 1, untilMs - 1, untilMs - 1], pace)).toEqual([-1, 1, 3].map((ms) => untilMs + ms));
+    expect(startsOf([untilMs + 10, untilMs + 10, untilMs + 10], pace)).toEqual(Array(3).fill(untilMs + 10));
+  }
 });
 
 test("keys beyond those it remembers push out the oldest", () => {
