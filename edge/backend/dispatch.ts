@@ -6,10 +6,11 @@ import { type BatchRequest, errorFrame, type Frame } from "../../shared/contract
 import type { ServiceError } from "../../shared/errors.ts";
 
 /**
- * Resolves when the batch is accepted, to its frames: of each sequence its frames in order, ending in exactly one
- * `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted, failures are frames.
+ * Resolves when the batch is accepted, to its frames, those together that came together: of each sequence its frames in
+ * order, ending in exactly one `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted,
+ * failures are frames.
  */
-export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame>>;
+export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
 
 /** Whether a sequence ends with this frame. */
 export function isLast(frame: Frame): boolean {
@@ -17,25 +18,35 @@ export function isLast(frame: Frame): boolean {
 }
 
 /**
- * Holds a stream of frames to a Dispatch's promise: whatever goes wrong with `frames`, every id of `ids` still ends.
+ * Holds a stream of frames to a Dispatch's promise: whatever goes wrong with `groups`, every id of `ids` still ends.
  * A frame of an unknown or finished sequence is the sender's mistake and ends the others in `failure` too.
  */
 export async function* complete(
-  frames: AsyncIterable<Frame>,
+  groups: AsyncIterable<Frame[]>,
   ids: readonly string[],
   failure: (cause: unknown) => ServiceError,
-): AsyncGenerator<Frame> {
+): AsyncGenerator<Frame[]> {
   const open = new Set(ids);
   let cause: unknown = new Error("the stream of frames ended early");
   try {
-    for await (const frame of frames) {
-      if (!open.has(frame.id)) throw new Error(`a ${frame.type} frame of ${frame.id}, which is unknown or has ended`);
-      if (isLast(frame)) open.delete(frame.id);
-      yield frame;
+    for await (const group of groups) {
+      const sound: Frame[] = [];
+      let stray: Frame | null = null;
+      for (const frame of group) {
+        if (open.size === 0) break;
+        if (!open.has(frame.id)) {
+          stray = frame;
+          break;
+        }
+        if (isLast(frame)) open.delete(frame.id);
+        sound.push(frame);
+      }
+      if (sound.length > 0) yield sound;
       if (open.size === 0) return;
+      if (stray) throw new Error(`a ${stray.type} frame of ${stray.id}, which is unknown or has ended`);
     }
   } catch (error) {
     cause = error;
   }
-  for (const id of open) yield errorFrame(id, failure(cause));
+  yield Array.from(open, (id) => errorFrame(id, failure(cause)));
 }

@@ -8,15 +8,16 @@ export class SilenceError extends Error {
   override readonly name = "SilenceError";
 }
 
-/** Reads frames that our own objects have checked, as they arrive; leaving the loop cancels the body. */
-export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame> {
+/** Reads frames that our own objects have checked, those of one chunk together; leaving the loop cancels the body. */
+export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {
   const reader = new FrameReader({ isChecked: true });
   const source = body.getReader();
   try {
     for (;;) {
       const { done, value } = await source.read();
       if (done) break;
-      yield* reader.push(value);
+      const frames = reader.push(value);
+      if (frames.length > 0) yield frames;
     }
     reader.end();
   } finally {

@@ -82,10 +82,10 @@ export class Journey {
   }
 
   /** Of each sequence its frames in order, to its last. Leaving the loop calls everything off; then `ended` is told. */
-  async *frames(ended: () => void = () => {}): AsyncGenerator<Frame> {
+  async *frames(ended: () => void = () => {}): AsyncGenerator<Frame[]> {
     try {
       for (;;) {
-        for (let frame = this.#frames.shift(); frame; frame = this.#frames.shift()) yield frame;
+        while (this.#frames.length > 0) yield this.#frames.splice(0);
         if (this.#open.size === 0) return;
         await new Promise<void>((resolve) => {
           this.#wake = resolve;

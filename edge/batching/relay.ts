@@ -35,10 +35,12 @@ export interface Submission {
 export interface Receiver {
   /** A backend has accepted one of them; once for each, or never. */
   accepted(): void;
-  receive(frame: Frame): void;
+  /** Frames that came together, of each of its sequences in order. */
+  receive(frames: Frame[]): void;
 }
 
-interface Passenger extends Receiver {
+interface Passenger {
+  receiver: Receiver;
   sequence: SequenceRequest;
   route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   arrivedMs: number;
@@ -76,18 +78,11 @@ export class Relay {
   }
 
   /** Queues a request's sequences; `receiver` gets their frames. Throws overloaded where they do not fit. */
-  submit(batch: BatchRequest, { accepted, receive }: Receiver): Submission {
+  submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
-    const passengers = batch.sequences.map((sequence) => ({
-      sequence,
-      route,
-      accepted,
-      receive,
-      arrivedMs,
-      call: null,
-    }));
+    const passengers = batch.sequences.map((sequence) => ({ receiver, sequence, route, arrivedMs, call: null }));
     if (!this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, passengers)) {
       const { tenant } = batch.sequences[0];
       throw new ServiceError(
@@ -101,9 +96,9 @@ export class Relay {
   }
 
   #pump(): void {
-    for (const { sequence, receive } of this.#batcher.removeLate(this.#dependencies.now())) {
+    for (const { sequence, receiver } of this.#batcher.removeLate(this.#dependencies.now())) {
       const message = `The request waited for ${sequence.deadlineMs} ms, its deadline, without a start.`;
-      receive(errorFrame(sequence.id, new ServiceError("deadline_exceeded", message)));
+      receiver.receive([errorFrame(sequence.id, new ServiceError("deadline_exceeded", message))]);
     }
     for (let batch = this.#batcher.take(); batch; batch = this.#batcher.take()) {
       this.#dependencies.keepAlive(this.#send(batch));
@@ -120,21 +115,24 @@ export class Relay {
     this.#dependencies.batchLeft?.(entries.map(({ arrivedMs }) => call.leftMs - arrivedMs));
     this.#openCalls++;
     try {
-      const frames = await this.#open(key, entries, call);
-      for (const passenger of call.aboard.values()) passenger.accepted();
-      for await (const frame of frames) {
-        this.#deliver(frame, call);
+      const groups = await this.#open(key, entries, call);
+      for (const { receiver } of call.aboard.values()) receiver.accepted();
+      for await (const group of groups) {
+        this.#deliver(group, call);
         if (call.aboard.size === 0) break; // the rest, if any, is for those who left
       }
     } catch (error) {
       const failure = toServiceError(error);
-      for (const id of call.aboard.keys()) this.#deliver(errorFrame(id, failure), call);
+      this.#deliver(
+        Array.from(call.aboard.keys(), (id) => errorFrame(id, failure)),
+        call,
+      );
     } finally {
       this.#openCalls--;
     }
   }
 
-  async #open(key: string, entries: Passenger[], call: Call): Promise<AsyncIterable<Frame>> {
+  async #open(key: string, entries: Passenger[], call: Call): Promise<AsyncIterable<Frame[]>> {
     const sequences = entries.map((passenger) => withRest(passenger.sequence, call.leftMs - passenger.arrivedMs));
     const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
     try {
@@ -145,11 +143,18 @@ export class Relay {
     }
   }
 
-  #deliver(frame: Frame, call: Call): void {
-    const passenger = call.aboard.get(frame.id);
-    if (!passenger) return; // cancelled, and the backend has not noticed yet
-    if (isLast(frame)) call.aboard.delete(frame.id);
-    passenger.receive(frame.type === "done" ? withWait(frame, call.leftMs - passenger.arrivedMs) : frame);
+  #deliver(frames: readonly Frame[], call: Call): void {
+    const shares = new Map<Receiver, Frame[]>();
+    for (const frame of frames) {
+      const passenger = call.aboard.get(frame.id);
+      if (!passenger) continue; // cancelled, and the backend has not noticed yet
+      if (isLast(frame)) call.aboard.delete(frame.id);
+      const told = frame.type === "done" ? withWait(frame, call.leftMs - passenger.arrivedMs) : frame;
+      const share = shares.get(passenger.receiver);
+      if (share) share.push(told);
+      else shares.set(passenger.receiver, [told]);
+    }
+    for (const [receiver, share] of shares) receiver.receive(share);
   }
 
   #cancel(passengers: readonly Passenger[]): void {

@@ -121,15 +121,15 @@ export class Shard extends DurableObject<Env> {
       const ids = batch.sequences.map(({ id }) => id);
       // That shard has only queued them: their first frames say that they were accepted.
       const unaccepted = new Set(ids);
-      for await (const frame of complete(checkedFramesOf(response.body!), ids, interrupted)) {
-        if (unaccepted.delete(frame.id) && frame.type !== "error") accepted();
-        receive(frame);
+      for await (const frames of complete(checkedFramesOf(response.body!), ids, interrupted)) {
+        for (const { id, type } of frames) if (unaccepted.delete(id) && type !== "error") accepted();
+        receive(frames);
       }
     };
     const carried = carry().catch((thrown) => {
       if (abort.signal.aborted) return;
       const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
-      for (const { id } of batch.sequences) receive(errorFrame(id, error));
+      receive(batch.sequences.map(({ id }) => errorFrame(id, error)));
     });
     this.ctx.waitUntil(carried);
     return { cancel: () => abort.abort() };
@@ -156,10 +156,11 @@ export class Shard extends DurableObject<Env> {
     let open = batch.sequences.length;
     const submission = this.relay.submit(batch, {
       accepted: () => undefined,
-      receive(frame) {
+      receive(frames) {
         // A failed write means that the reader is gone, which `closed` reports.
-        writer.write(encoder.encode(frameLine(frame))).catch(() => undefined);
-        if (isLast(frame) && --open === 0) writer.close().catch(() => undefined);
+        writer.write(encoder.encode(frames.map(frameLine).join(""))).catch(() => undefined);
+        open -= frames.filter(isLast).length;
+        if (open === 0) writer.close().catch(() => undefined);
       },
     });
     // A failed write tells it, too, where there is one.

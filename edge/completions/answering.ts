@@ -7,7 +7,7 @@ import type { Receiver, Submission } from "../batching/relay.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import { TokenCount } from "../tenants/token-count.ts";
-import { Choice, type ChoicePart } from "./choice.ts";
+import { Choice } from "./choice.ts";
 import type { EventStream, EventStreams } from "./event-stream.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
@@ -62,6 +62,7 @@ class Answering {
     this.#count = new TokenCount(plan.choices);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
+    const gatherMs = stream ? parts.streams.gatherMs(order.admitted.tenant) : wholeGatherMs;
     this.#stream = stream
       ? parts.streams.open(order.admitted.tenant, heartbeatMs, {
           silent: () => this.#begin(),
@@ -73,11 +74,11 @@ class Answering {
     try {
       const receiver: Receiver = {
         accepted: () => this.#accept(),
-        receive: (frame) => this.#receive(frame),
+        receive: (frames) => this.#receive(frames),
       };
       for (const [i, batch] of batchesOf(plan).entries()) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(batch, order.places[i], receiver);
+        const submission = parts.submit(gathered(batch, gatherMs), order.places[i], receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }
@@ -96,34 +97,49 @@ class Answering {
     if (--this.#unaccepted === 0 && this.#stream && !isDue) this.#begin();
   }
 
-  #receive(frame: Frame): void {
+  #receive(frames: readonly Frame[]): void {
     if (this.#hasEnded) return;
+    let events = "";
     try {
-      const part = this.#choices.get(frame.id)!.push(frame);
-      this.#count.add(part);
       this.#parts.admission.renew();
-      this.#builder.add(part);
-      const isLast = part.done !== null && --this.#openChoices === 0;
-      if (this.#stream) this.#tell(this.#stream, part, isLast);
-      else if (isLast) {
-        const headers = { "server-timing": serverTiming(this.#builder.timings) };
-        this.#response.resolve(Response.json(this.#builder.response(), { headers }));
-      }
-      if (isLast) this.#end(false);
+      for (const frame of frames) events += this.#take(frame);
+      if (this.#openChoices === 0) this.#complete(events);
+      else this.#write(events);
     } catch (thrown) {
+      // What came before it is the client's.
+      if (events !== "") this.#write(events);
       this.#fail(thrown);
     }
   }
 
-  #tell(stream: EventStream, part: ChoicePart, isLast: boolean): void {
+  /** The events that a frame makes; none where the answer is no stream. Throws the ServiceError of an error frame. */
+  #take(frame: Frame): string {
+    const part = this.#choices.get(frame.id)!.push(frame);
+    this.#count.add(part);
+    this.#builder.add(part);
+    if (part.done) this.#openChoices--;
+    if (!this.#stream) return "";
     const { includeUsage } = this.#order;
     const chunk = this.#builder.chunk(part);
-    let events = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
-    if (isLast && includeUsage) events += sseEvent(JSON.stringify(this.#builder.usageChunk()));
-    if (isLast) events += sseDone;
-    if (isLast) stream.close(events);
-    else if (events !== "") stream.write(events);
-    this.#begin();
+    const event = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    if (this.#openChoices > 0) return event;
+    return event + (includeUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
+  }
+
+  #write(events: string): void {
+    if (events !== "") this.#stream?.write(events);
+    if (this.#stream) this.#begin();
+  }
+
+  #complete(events: string): void {
+    if (this.#stream) {
+      this.#stream.close(events);
+      this.#begin();
+    } else {
+      const headers = { "server-timing": serverTiming(this.#builder.timings) };
+      this.#response.resolve(Response.json(this.#builder.response(), { headers }));
+    }
+    this.#end(false);
   }
 
   #fail(thrown: unknown): void {
@@ -169,4 +185,12 @@ class Answering {
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
     this.#parts.admission.settle(this.#count.consumed(this.#order.envelope.model, isGone));
   }
+}
+
+/** Where nobody reads along. */
+const wholeGatherMs = 250;
+
+function gathered(batch: BatchRequest, gatherMs: number | null): BatchRequest {
+  if (gatherMs === null) return batch;
+  return { ...batch, sequences: batch.sequences.map((sequence) => ({ ...sequence, gatherMs })) };
 }

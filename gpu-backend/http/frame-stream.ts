@@ -5,6 +5,7 @@
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { EngineClient } from "../engine/client.ts";
+import { FrameGathering } from "./frame-gathering.ts";
 import { Heartbeat } from "./heartbeat.ts";
 
 /** How a micro-batch ended, for the log. */
@@ -37,9 +38,13 @@ export function frameStream(
     },
     cancel() {
       outcome.clientGone = true;
+      gathering.stop();
       heartbeat.stop();
       engine.cancel([...open]);
     },
+  });
+  const gathering = new FrameGathering(batch.sequences, (frames) => {
+    controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
   });
   const heartbeat = new Heartbeat(engine, () => controller.enqueue(encoder.encode("\n")));
   try {
@@ -48,7 +53,7 @@ export function frameStream(
         count(frame, outcome, open);
         saw(frame);
       }
-      if (!outcome.clientGone) controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
+      if (!outcome.clientGone) gathering.push(frames);
       heartbeat.spoken();
       if (open.size > 0) return;
       heartbeat.stop();

@@ -64,6 +64,11 @@ export const sequenceRequestSchema = z.strictObject({
    * that is due first goes first; one without a deadline stands where one of a minute would.
    */
   deadlineMs: z.int().min(1).optional(),
+  /**
+   * Milliseconds for which a token may wait for those that follow, to travel with them; its first never does, and its end
+   * takes along what waits. Absent: none waits.
+   */
+  gatherMs: z.int().min(1).max(heartbeatMs).optional(),
   /** The trace that it is part of (W3C Trace Context), where one is kept. */
   traceparent: z.string().regex(traceparentPattern).optional(),
   /** Ask for one `prompt` frame with the logprob of each prompt token. */

@@ -127,38 +127,47 @@ describe("a shard", () => {
     expect((await reader.read()).done).toBe(true);
   });
 
-  test("writes each event as it comes, and gathers those of a tenant that has many streams", async () => {
-    const { bodies, seen } = lateBackend(streamLimits.ungathered + 1);
+  test("lets tokens travel together where a tenant has many streams, or nobody reads along", async () => {
+    const { bodies, seen, finish } = lateBackend(streamLimits.ungathered + 2);
     const app = testApp();
-    const open = async () => {
-      const pending = app.complete({ prompt: "aaa", stream: true });
-      await vi.waitFor(() => expect(bodies.some((_, i) => i === readers.length && seen.batches[i])).toBe(true));
-      const [call, { id }] = [readers.length, seen.batches[readers.length].sequences[0]];
-      bodies[call].send(tokenFrame(id, 0, 97));
-      const reader = (await pending).body!.getReader();
-      readers.push(reader);
-      expect(await eventsIn(reader)).toBe(1);
-    };
-    const readers: ReadableStreamDefaultReader<Uint8Array>[] = [];
-    const eventsIn = async (reader: (typeof readers)[number]) => (await nextEvents(reader)).split("\n\n").length - 1;
-    const twoMore = (call: number, from: number) => {
-      const { id } = seen.batches[call].sequences[0];
-      bodies[call].send(tokenFrame(id, from, 98), tokenFrame(id, from + 1, 98));
-      return eventsIn(readers[call]);
-    };
-    for (let i = 0; i < streamLimits.ungathered; i++) await open();
-    expect(await twoMore(0, 1)).toBe(1);
-    expect(await eventsIn(readers[0])).toBe(1);
-    await open();
-    expect(await twoMore(0, 3)).toBe(2);
-    expect(await twoMore(streamLimits.ungathered, 1)).toBe(2);
-    // The end brings what was gathered, and waits for nothing.
+    const called = async (calls: number) => vi.waitFor(() => expect(seen.batches).toHaveLength(calls));
+    const answers: Promise<Response>[] = [];
+    for (let i = 0; i <= streamLimits.ungathered; i++) {
+      answers.push(Promise.resolve(app.complete({ prompt: "aaa", stream: true })));
+      await called(i + 1);
+    }
+    answers.push(Promise.resolve(app.complete({ prompt: "aaa" })));
+    await called(streamLimits.ungathered + 2);
+    const waits = seen.batches.map(({ sequences: [{ gatherMs }] }) => gatherMs);
+    const alone = Array.from({ length: streamLimits.ungathered }, () => undefined);
+    expect(waits).toEqual([...alone, streamLimits.gatherMs, expect.any(Number)]);
+    expect(waits.at(-1)).toBeGreaterThan(streamLimits.gatherMs);
+    // What came together is written together: one read has it all.
     const { id } = seen.batches[0].sequences[0];
-    bodies[0].send(tokenFrame(id, 5, 98), doneFrame(id));
-    expect(await eventsIn(readers[0])).toBe(3);
-    expect((await readers[0].read()).done).toBe(true);
-    await Promise.all(readers.slice(1).map((reader) => reader.cancel()));
+    const reader = (await answers[0]).body!.getReader();
+    for (const from of [0, 2]) {
+      bodies[0].send(tokenFrame(id, from, 98), tokenFrame(id, from + 1, 98));
+      expect((await nextEvents(reader)).split("\n\n")).toHaveLength(3);
+    }
+    await reader.cancel();
+    for (let call = 1; call < seen.batches.length; call++) finish(call);
+    await Promise.all(answers.slice(1).map(async (answer) => (await answer).text()));
     await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+  });
+
+  test("an error beside tokens leaves the client those tokens", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const response = await testApp().complete({ prompt: "aaa", stream: true });
+    const { id } = seen.batches[0].sequences[0];
+    const error = new ServiceError("deadline_exceeded", "too late");
+    bodies[0].send(tokenFrame(id, 0, 98), tokenFrame(id, 1, 99), errorFrame(id, error));
+    const { data } = await eventsOf(response);
+    expect(data).toEqual([
+      expect.objectContaining({ choices: [expect.objectContaining({ text: "b" })] }),
+      expect.objectContaining({ choices: [expect.objectContaining({ text: "c" })] }),
+      { error: expect.objectContaining({ code: "deadline_exceeded" }) },
+      "[DONE]",
+    ]);
   });
 
   test.each(["fail", "close"] as const)(

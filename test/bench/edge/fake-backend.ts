@@ -6,6 +6,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
+import { FrameGathering } from "../../../gpu-backend/http/frame-gathering.ts";
 import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../shared/contracts/ndjson.ts";
 import { sseDone, sseEvent } from "../../../shared/contracts/sse.ts";
@@ -42,13 +43,14 @@ function sendFrames(response: ServerResponse, { sequences }: BatchRequest): void
   response.writeHead(200, { "content-type": "application/x-ndjson" });
   response.flushHeaders();
   const longest = Math.max(...sequences.map(({ maxTokens }) => maxTokens));
+  const gathering = new FrameGathering(sequences, (frames) => response.write(frames.map(frameLine).join("")));
   byTheClock(response, longest, (i) => {
     const frames = sequences.flatMap(({ id, maxTokens }): Frame[] => {
       if (i >= maxTokens) return [];
       const last = i === maxTokens - 1 ? [{ ...doneFrame(id), completionTokens: maxTokens }] : [];
       return [tokenFrame(id, i, 65), ...last];
     });
-    return frames.map(frameLine).join("");
+    gathering.push(frames);
   });
 }
 
@@ -58,15 +60,15 @@ function sendEvents(response: ServerResponse, tokens: number): void {
   byTheClock(response, tokens, (i) => {
     const choice = { index: 0, text: "A", logprobs: null, finish_reason: i === tokens - 1 ? "length" : null };
     const event = { id: "cmpl-fake", object: "text_completion", created: 0, model: "gpt2", choices: [choice] };
-    return sseEvent(JSON.stringify(event)) + (i === tokens - 1 ? sseDone : "");
+    response.write(sseEvent(JSON.stringify(event)) + (i === tokens - 1 ? sseDone : ""));
   });
 }
 
-function byTheClock(response: ServerResponse, tokens: number, textOf: (i: number) => string): void {
+function byTheClock(response: ServerResponse, tokens: number, write: (i: number) => void): void {
   let i = 0;
   const step = () => {
     if (response.destroyed) return;
-    response.write(textOf(i));
+    write(i);
     if (++i < tokens) setTimeout(step, stepMs);
     else response.end();
   };

@@ -64,7 +64,7 @@ describe("Backends", () => {
     backends.cancel(["b", "x"]);
     expect(roads.backends[0].cancelled).toEqual(["b"]);
     await roads.backends[0].last.send(...framesFor(sequenceRequest("a")));
-    expect(await frames).toEqual(framesFor(sequenceRequest("a")));
+    expect((await frames).flat()).toEqual(framesFor(sequenceRequest("a")));
   });
 });
 

@@ -5,15 +5,17 @@ import { ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../../support/frames.ts";
 
 const broken = (cause: unknown) => new ServiceError("backend_unavailable", "broke off", { cause });
-/** What comes of `frames` for the sequences a and b, as `type id`. */
+/** What comes of `frames` for the sequences a and b, as `type id`: the same whether they come alone or together. */
 async function ended(frames: Frame[], failure?: Error): Promise<string[]> {
-  async function* source() {
-    yield* frames;
+  async function* source(groups: Frame[][]) {
+    yield* groups;
     if (failure) throw failure;
   }
-  const result: string[] = [];
-  for await (const { type, id } of complete(source(), ["a", "b"], broken)) result.push(`${type} ${id}`);
-  return result;
+  const told = async (groups: Frame[][]) =>
+    (await Array.fromAsync(complete(source(groups), ["a", "b"], broken))).flat().map(({ type, id }) => `${type} ${id}`);
+  const alone = await told(frames.map((frame) => [frame]));
+  expect(await told([frames])).toEqual(alone);
+  return alone;
 }
 
 const whole = [tokenFrame("a", 0, 1), doneFrame("b"), doneFrame("a")];

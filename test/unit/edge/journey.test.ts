@@ -31,7 +31,7 @@ function travel(roads: ScriptedRoads, sequences: SequenceRequest[]) {
   const received: Frame[] = [];
   const begun = journey.begin(abort.signal);
   const ended = begun.then(async () => {
-    for await (const frame of journey.frames()) received.push(frame);
+    for await (const frames of journey.frames()) received.push(...frames);
   });
   ended.catch(() => {});
   return { journey, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };

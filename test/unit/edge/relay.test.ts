@@ -29,7 +29,7 @@ function scripted() {
     const accepted: number[] = [];
     const submission = relay.submit(batch, {
       accepted: () => void accepted.push(received.length),
-      receive: (frame) => void received.push(frame),
+      receive: (frames) => void received.push(...frames),
     });
     return { received, accepted, cancel: submission.cancel };
   };
@@ -37,7 +37,7 @@ function scripted() {
 }
 
 class ScriptedCall {
-  readonly accepted = Promise.withResolvers<AsyncIterable<Frame>>();
+  readonly accepted = Promise.withResolvers<AsyncIterable<Frame[]>>();
   readonly ids: string[];
   readonly batch: BatchRequest;
   readonly signal: AbortSignal;
@@ -55,8 +55,8 @@ class ScriptedCall {
   }
 }
 
-async function* stream(frames: Frame[]): AsyncGenerator<Frame> {
-  yield* frames;
+async function* stream(frames: Frame[]): AsyncGenerator<Frame[]> {
+  yield frames;
 }
 
 function turn(): Promise<void> {
@@ -88,12 +88,35 @@ describe("Relay", () => {
       sequences: [{ ...sequenceRequest(id), deadlineMs }],
     });
     for (const batch of [due("a-0", 100), due("b-0", 50), due("c-0", 80)])
-      relay.submit(batch, { accepted: () => undefined, receive: (frame) => void received.push(frame) });
+      relay.submit(batch, { accepted: () => undefined, receive: (frames) => void received.push(...frames) });
     pass(60);
     await calls[0].answer(doneFrame("a-0"));
     expect(received.map(({ type, id }) => [type, id])).toContainEqual(["error", "b-0"]);
     expect(received.find(({ type }) => type === "error")).toMatchObject({ kind: "deadline_exceeded" });
     expect(calls[1].batch.sequences).toMatchObject([{ id: "c-0", deadlineMs: 20 }]);
+  });
+
+  test("gives a request all of its frames that came together at once, those of its other sequences too", async () => {
+    const { relay, calls } = scripted();
+    const groups: string[][] = [];
+    const submit = (name: string, ids: string[]) =>
+      relay.submit(
+        { version: 1, manifestHash: hash, centroidId: "c0", sequences: ids.map(sequenceRequest) },
+        {
+          accepted: () => undefined,
+          receive: (frames) => void groups.push([name, ...frames.map(({ type, id }) => `${type} ${id}`)]),
+        },
+      );
+    submit("first", ["x"]);
+    submit("a", ["a-0", "a-1"]);
+    submit("b", ["b-0"]);
+    await calls[0].answer(doneFrame("x"));
+    const together = [tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), doneFrame("a-0")];
+    await calls[1].answer(...together);
+    expect(groups.slice(1, 3)).toEqual([
+      ["a", "token a-0", "token a-1", "done a-0"],
+      ["b", "token b-0"],
+    ]);
   });
 
   test("gathers requests of one centroid into one call, and gives each its own frames", async () => {
@@ -183,15 +206,15 @@ describe("Relay", () => {
       const gone = submit(["a-0", "a-1"]);
       const stays = submit(["b-0"]);
       await calls[0].answer(doneFrame("x-0"));
-      const frames = new TransformStream<Frame, Frame>();
+      const frames = new TransformStream<Frame[], Frame[]>();
       const writer = frames.writable.getWriter();
       calls[1].accepted.resolve(frames.readable);
-      await writer.write(doneFrame("a-1"));
+      await writer.write([doneFrame("a-1")]);
       await turn();
       gone.cancel();
       gone.cancel();
-      await writer.write(tokenFrame("a-0", 0, 1));
-      await writer.write(doneFrame("b-0"));
+      await writer.write([tokenFrame("a-0", 0, 1)]);
+      await writer.write([doneFrame("b-0")]);
       // Nobody is left on the call: it is let go, whatever else would come.
       await expect(writer.closed).rejects.toBeUndefined();
       expect(cancelled).toEqual([["a-0"]]);

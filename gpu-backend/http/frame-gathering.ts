@@ -1,0 +1,58 @@
+/** Lets tokens wait for those that follow where their callers can, since each write costs the sender and the reader more. */
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+
+export class FrameGathering {
+  readonly #send: (frames: Frame[]) => void;
+  /** Milliseconds that tokens of a sequence may wait; none is kept that may not. */
+  readonly #gatherMs: ReadonlyMap<string, number>;
+  /** Sequences that had a token. */
+  readonly #begun = new Set<string>();
+  #waiting: Frame[] = [];
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  /** When the timer runs off; a clock in milliseconds. */
+  #dueMs = Number.POSITIVE_INFINITY;
+
+  /** `send` gets every frame once, in order, those together that travel together. */
+  constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
+    this.#send = send;
+    this.#gatherMs = new Map(sequences.flatMap(({ id, gatherMs }) => (gatherMs === undefined ? [] : [[id, gatherMs]])));
+  }
+
+  push(frames: readonly Frame[]): void {
+    this.#waiting.push(...frames);
+    const waitMs = Math.min(...frames.map((frame) => this.#waitMs(frame)));
+    if (waitMs <= 0) this.#flush();
+    else this.#flushBy(performance.now() + waitMs);
+  }
+
+  /** Forgets what waits: nobody reads it any more. */
+  stop(): void {
+    this.#waiting = [];
+    this.#disarm();
+  }
+
+  #waitMs({ type, id }: Frame): number {
+    if (type !== "token") return 0;
+    if (this.#begun.has(id)) return this.#gatherMs.get(id) ?? 0;
+    this.#begun.add(id);
+    return 0;
+  }
+
+  #flushBy(dueMs: number): void {
+    if (dueMs >= this.#dueMs) return;
+    this.#disarm();
+    this.#dueMs = dueMs;
+    this.#timer = setTimeout(() => this.#flush(), dueMs - performance.now());
+  }
+
+  #flush(): void {
+    this.#disarm();
+    this.#send(this.#waiting.splice(0));
+  }
+
+  #disarm(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#dueMs = Number.POSITIVE_INFINITY;
+  }
+}
