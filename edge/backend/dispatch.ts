@@ -33,7 +33,6 @@ export async function* complete(
       const sound: Frame[] = [];
       let stray: Frame | null = null;
       for (const frame of group) {
-        if (open.size === 0) break;
         if (!open.has(frame.id)) {
           stray = frame;
           break;

@@ -1,0 +1,57 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import type { EngineClient } from "../../../../gpu-backend/engine/client.ts";
+import { type BatchOutcome, frameStream } from "../../../../gpu-backend/http/frame-stream.ts";
+import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
+import { frameLine } from "../../../../shared/contracts/ndjson.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
+
+const gatherMs = 25;
+const batch: BatchRequest = {
+  version: 1,
+  manifestHash: "a".repeat(64),
+  centroidId: "c0",
+  sequences: [{ ...sequenceRequest("a"), gatherMs }],
+};
+
+/** The body of `batch`, and the engine that makes it. */
+function streamed() {
+  let tell: (frames: Frame[]) => void = () => undefined;
+  const cancelled: string[][] = [];
+  const engine: Pick<EngineClient, "submit" | "cancel" | "messages"> = {
+    messages: 0,
+    submit: (_, receive) => {
+      tell = receive;
+    },
+    cancel: (ids) => {
+      cancelled.push([...ids]);
+      return [];
+    },
+  };
+  const outcomes: BatchOutcome[] = [];
+  const reader = frameStream(engine, batch, (outcome) => void outcomes.push(outcome)).getReader();
+  const next = async () => new TextDecoder().decode((await reader.read()).value);
+  return { reader, next, say: (...frames: Frame[]) => tell(frames), cancelled, outcomes };
+}
+
+test("writes tokens that travel together in one chunk, counts them as they come, and closes with the last", async () => {
+  const { reader, next, say, outcomes } = streamed();
+  const frames = [tokenFrame("a", 0, 65), tokenFrame("a", 1, 66), tokenFrame("a", 2, 67), doneFrame("a")];
+  for (const frame of frames) say(frame);
+  expect(await next()).toBe(frameLine(frames[0]));
+  expect(await next()).toBe(frames.slice(1).map(frameLine).join(""));
+  expect((await reader.read()).done).toBe(true);
+  expect(outcomes).toEqual([{ tokens: 3, done: 1, failed: 0, clientGone: false }]);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("a reader who goes leaves nothing that waits", async () => {
+  const { reader, say, cancelled } = streamed();
+  say(tokenFrame("a", 0, 65));
+  say(tokenFrame("a", 1, 66));
+  await reader.cancel();
+  expect(cancelled).toEqual([["a"]]);
+  expect(vi.getTimerCount()).toBe(0);
+});
