@@ -23,8 +23,9 @@ import { interrupted, type Order, type Orders } from "../completions/order.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
-import { type Admission, admissionOf, type SettlementDependencies } from "../tenants/admission.ts";
+import { type Admission, admissionOf } from "../tenants/admission.ts";
 import { GatheredUse } from "../tenants/gathered-use.ts";
+import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { refusalOf, refusalResponse } from "./refusal.ts";
 import { type Receiver, Relay, type Submission } from "./relay.ts";
 
@@ -37,7 +38,8 @@ const now = () => Date.now();
 export class Shard extends DurableObject<Env> {
   readonly relay: Relay;
   /** Told what requests used; a test may set another. */
-  report: SettlementDependencies["report"];
+  report: ReportUse;
+  readonly usage: UsageEvents;
   readonly #metrics: EdgeMetrics;
   readonly #shardCount: number;
   readonly #gathered: GatheredUse;
@@ -52,6 +54,7 @@ export class Shard extends DurableObject<Env> {
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const config = readConfig(env);
     this.report = usageReport(env);
+    this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#gathered = new GatheredUse(env.LEDGERS);
     this.#shardCount = config.shardCount;
     this.#metrics = new EdgeMetrics(config.otlp, now);
@@ -101,7 +104,7 @@ export class Shard extends DurableObject<Env> {
       gathered: this.#gathered,
       background,
       now,
-      report: this.report,
+      report: (tenant, consumed) => this.usage.add(tenant, consumed),
       log: logFailure,
     });
     const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);

@@ -3,11 +3,13 @@
  * nothing to ask for, so its requests wait for nothing and are only counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
+import type { Consumption } from "./consumption.ts";
 import { FullMinutes } from "./full-minutes.ts";
 import type { GatheredUse } from "./gathered-use.ts";
 import type { Access } from "./keys.ts";
-import type { Consumption, Ledger } from "./ledger.ts";
+import type { Ledger } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
+import type { ReportUse } from "./usage-events.ts";
 
 /** What an admitted request's use is told to. */
 export interface SettlementDependencies {
@@ -19,7 +21,7 @@ export interface SettlementDependencies {
   /** A clock in milliseconds. */
   now(): number;
   /** Told of each request that used anything, once it has ended. */
-  report(tenant: string, consumed: readonly Consumption[]): void;
+  report: ReportUse;
   /** What was used could not be written. */
   log(requestId: string, error: ServiceError): void;
 }

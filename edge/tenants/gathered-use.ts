@@ -2,7 +2,8 @@
  * What requests of tenants used, told their ledgers together with what comes within `gatherMs`: each telling is a request to
  * another object. Of one object, which waits for it; an object that is lost meanwhile loses what it has not told.
  */
-import type { Consumption, Ledger } from "./ledger.ts";
+import type { Consumption } from "./consumption.ts";
+import type { Ledger } from "./ledger.ts";
 
 const gatherMs = 50;
 

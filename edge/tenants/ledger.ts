@@ -7,17 +7,8 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
+import { type Consumption, inAll } from "./consumption.ts";
 import { type Decision, Quota, type QuotaState } from "./quota.ts";
-
-/** What one request used of one centroid. */
-export interface Consumption {
-  model: string;
-  /** null for the base alone. */
-  centroid: string | null;
-  requests: number;
-  promptTokens: number;
-  completionTokens: number;
-}
 
 export interface UsageRow extends Consumption {
   /** `2026-11-25`, UTC. */
@@ -94,13 +85,7 @@ export class Ledger extends DurableObject<Env> {
 
   #use(row: UsageRow): void {
     const key = JSON.stringify([row.day, row.model, row.centroid]);
-    const before = this.#unwritten.get(key);
-    this.#unwritten.set(key, {
-      ...row,
-      requests: row.requests + (before?.requests ?? 0),
-      promptTokens: row.promptTokens + (before?.promptTokens ?? 0),
-      completionTokens: row.completionTokens + (before?.completionTokens ?? 0),
-    });
+    this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
   }
 
   /** Resolves when all until now is written. */

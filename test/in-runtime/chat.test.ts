@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
@@ -156,7 +156,7 @@ describe("a chat completion", () => {
     const reported = await reportedByShards();
     await chatted({ messages: hello, max_tokens: 2 });
     const used = { model: "gpt2:auto", centroid: "c0", requests: 1, promptTokens: 5, completionTokens: 2 };
-    expect(reported()).toEqual([["local", used]]);
+    await vi.waitFor(() => expect(reported()).toEqual([["local", used]]));
   });
 });
 

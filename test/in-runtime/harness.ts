@@ -8,7 +8,7 @@ import { env } from "cloudflare:workers";
 import { FetchInterceptor } from "@mswjs/interceptors/fetch/web";
 import { delay, HttpResponse, http } from "msw";
 import { defineNetwork, InterceptorSource } from "msw/experimental";
-import { afterAll, afterEach, beforeAll } from "vitest";
+import { afterAll, afterEach, beforeAll, expect, vi } from "vitest";
 import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
@@ -21,8 +21,8 @@ import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { paced } from "../../edge/paced.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
+import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
-import type { Consumption } from "../../edge/tenants/ledger.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import {
@@ -274,7 +274,9 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
 export async function reportedByShards(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
   for (let i = 0; i < Number(env.SHARD_COUNT); i++) {
-    await runInDurableObject(env.SHARDS.getByName(`shard-${i}`), (shard: Shard) => {
+    await runInDurableObject(env.SHARDS.getByName(`shard-${i}`), async (shard: Shard) => {
+      // What was used before is not this test's.
+      await vi.waitFor(() => expect(shard.usage.idle).toBe(true));
       shard.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
   }

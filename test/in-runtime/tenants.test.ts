@@ -2,6 +2,7 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import type { Consumption } from "../../edge/tenants/consumption.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
@@ -332,7 +333,16 @@ describe("usage", () => {
       total: { requests: 3, prompt_tokens: 11, completion_tokens: 10, total_tokens: 21 },
       limits: { requests_per_minute: null },
     });
-    expect(reported().map(([tenant]) => tenant)).toEqual(Array(3).fill(one.tenant));
+    const events: Consumption[] = [];
+    await vi.waitFor(() => {
+      for (const [tenant, ...consumed] of reported()) {
+        expect(tenant).toBe(one.tenant);
+        events.push(...consumed);
+      }
+      const sum = (count: (event: Consumption) => number) => events.reduce((total, event) => total + count(event), 0);
+      expect([sum((event) => event.requests), sum((event) => event.promptTokens)]).toEqual([3, 11]);
+      expect(sum((event) => event.completionTokens)).toBe(10);
+    });
     const others = await (await request("/v1/usage", { headers: other.headers })).json();
     expect(others).toMatchObject({ tenant: other.tenant, data: [], total: { requests: 0 } });
     const past = await (await request("/v1/usage?from=2025-01-01&to=2025-12-31", { headers: one.headers })).json();

@@ -1,0 +1,20 @@
+/** What requests used. */
+export interface Consumption {
+  model: string;
+  /** null for the base alone. */
+  centroid: string | null;
+  requests: number;
+  promptTokens: number;
+  completionTokens: number;
+}
+
+/** `one`, with what `before` it used of the same. */
+export function inAll<T extends Consumption>(one: T, before: T | undefined): T {
+  if (!before) return one;
+  return {
+    ...one,
+    requests: one.requests + before.requests,
+    promptTokens: one.promptTokens + before.promptTokens,
+    completionTokens: one.completionTokens + before.completionTokens,
+  };
+}

@@ -1,0 +1,46 @@
+/**
+ * What requests used, reported in fewer events than there were requests: each costs the object's thread time, and money.
+ * Those of `gatherMs` that are of one tenant, model and centroid are one. An object that is lost meanwhile loses them; what
+ * counts is in the ledgers.
+ */
+import { type Consumption, inAll } from "./consumption.ts";
+
+const gatherMs = 250;
+
+export type ReportUse = (tenant: string, consumed: readonly Consumption[]) => void;
+
+export class UsageEvents {
+  readonly #report: ReportUse;
+  /** Holds a promise that nobody awaits. */
+  readonly #background: (work: Promise<void>) => void;
+  /** Tenant → model and centroid → what was used. */
+  readonly #untold = new Map<string, Map<string, Consumption>>();
+
+  constructor(report: ReportUse, background: (work: Promise<void>) => void) {
+    this.#report = report;
+    this.#background = background;
+  }
+
+  /** All is told. */
+  get idle(): boolean {
+    return this.#untold.size === 0;
+  }
+
+  add(tenant: string, consumed: readonly Consumption[]): void {
+    if (this.#untold.size === 0) this.#background(this.#tellSoon());
+    const untold = this.#untold.get(tenant) ?? new Map<string, Consumption>();
+    this.#untold.set(tenant, untold);
+    for (const one of consumed) {
+      const key = JSON.stringify([one.model, one.centroid]);
+      untold.set(key, inAll(one, untold.get(key)));
+    }
+  }
+
+  /** No timer is left when it resolves. */
+  async #tellSoon(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, gatherMs));
+    const gathered = [...this.#untold];
+    this.#untold.clear();
+    for (const [tenant, consumed] of gathered) this.#report(tenant, [...consumed.values()]);
+  }
+}
