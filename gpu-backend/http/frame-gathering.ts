@@ -8,9 +8,8 @@ export class FrameGathering {
   /** Sequences that had a token. */
   readonly #begun = new Set<string>();
   #waiting: Frame[] = [];
-  #timer: ReturnType<typeof setTimeout> | null = null;
-  /** When the timer runs off; a clock in milliseconds. */
-  #dueMs = Number.POSITIVE_INFINITY;
+  /** By how long the frame that set one may wait; the first to run off sends all. */
+  readonly #timers = new Map<number, ReturnType<typeof setTimeout>>();
 
   /** `send` gets every frame once, in order, those together that travel together. */
   constructor(sequences: readonly SequenceRequest[], send: (frames: Frame[]) => void) {
@@ -21,8 +20,12 @@ export class FrameGathering {
   push(frames: readonly Frame[]): void {
     this.#waiting.push(...frames);
     const waitMs = Math.min(...frames.map((frame) => this.#waitMs(frame)));
-    if (waitMs <= 0) this.#flush();
-    else this.#flushBy(performance.now() + waitMs);
+    if (waitMs === 0) this.#flush();
+    else if (!this.#timers.has(waitMs))
+      this.#timers.set(
+        waitMs,
+        setTimeout(() => this.#flush(), waitMs),
+      );
   }
 
   /** Forgets what waits: nobody reads it any more. */
@@ -38,21 +41,13 @@ export class FrameGathering {
     return 0;
   }
 
-  #flushBy(dueMs: number): void {
-    if (dueMs >= this.#dueMs) return;
-    this.#disarm();
-    this.#dueMs = dueMs;
-    this.#timer = setTimeout(() => this.#flush(), dueMs - performance.now());
-  }
-
   #flush(): void {
     this.#disarm();
     this.#send(this.#waiting.splice(0));
   }
 
   #disarm(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#dueMs = Number.POSITIVE_INFINITY;
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
   }
 }
