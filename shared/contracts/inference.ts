@@ -242,45 +242,6 @@ export function plainTokenFrame(value: unknown): TokenFrame | null {
 
 const plainTokenFields = new Set(["type", "id", "index", "tokenId", "logprob", "baseLogprob"]);
 
-/** The same for a done frame whose counts are none below 0. */
-export function plainDoneFrame(value: unknown): DoneFrame | null {
-  return fits(value, plainDone) ? (value as DoneFrame) : null;
-}
-
-/** What each field holds, by its name; one that may be absent takes undefined. */
-type Fields = Readonly<Record<string, (value: unknown) => boolean>>;
-
-const plainAdapter: Fields = {
-  hash: (value) => typeof value === "string" && hashPattern.test(value),
-  cache: (value) => value === "hit" || value === "generated",
-  scale: Number.isFinite,
-};
-const plainPromptBias: Fields = { strength: Number.isFinite, tokens: isCount };
-const plainTimings: Fields = {
-  queueMs: Number.isFinite,
-  adapterMs: Number.isFinite,
-  prefillMs: Number.isFinite,
-  decodeMs: Number.isFinite,
-};
-const plainDone: Fields = {
-  type: (value) => value === "done",
-  id: (value) => typeof value === "string" && idPattern.test(value),
-  finishReason: (value) => value === "stop" || value === "length",
-  adapter: (value) => value === null || fits(value, plainAdapter),
-  promptBias: (value) => value === undefined || fits(value, plainPromptBias),
-  promptTokens: isCount,
-  completionTokens: isCount,
-  reusedTokens: (value) => value === undefined || isCount(value),
-  timings: (value) => fits(value, plainTimings),
-};
-
-function fits(value: unknown, fields: Fields): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  for (const name in value) if (!Object.hasOwn(fields, name)) return false;
-  for (const name in fields) if (!fields[name]((value as Record<string, unknown>)[name])) return false;
-  return true;
-}
-
 function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }

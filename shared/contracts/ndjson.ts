@@ -1,7 +1,7 @@
 /**
  * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
  */
-import { type Frame, frameSchema, plainDoneFrame, plainTokenFrame } from "./inference.ts";
+import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -104,8 +104,8 @@ function parseFrame(line: string): Frame {
   } catch {
     throw new Error(`NDJSON: a line of ${line.length} characters is not JSON`);
   }
-  const plain = plainTokenFrame(value) ?? plainDoneFrame(value);
-  if (plain) return plain;
+  const token = plainTokenFrame(value);
+  if (token) return token;
   const parsed = frameSchema.safeParse(value);
   if (!parsed.success) {
     const [{ path, message }] = parsed.error.issues;
