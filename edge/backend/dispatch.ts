@@ -27,25 +27,22 @@ export async function* complete(
   failure: (cause: unknown) => ServiceError,
 ): AsyncGenerator<Frame[]> {
   const open = new Set(ids);
+  /** Of the group that is looked at. */
+  let sound: Frame[] = [];
   let cause: unknown = new Error("the stream of frames ended early");
   try {
     for await (const group of groups) {
-      const sound: Frame[] = [];
-      let stray: Frame | null = null;
       for (const frame of group) {
-        if (!open.has(frame.id)) {
-          stray = frame;
-          break;
-        }
+        if (!open.has(frame.id)) throw new Error(`a ${frame.type} frame of ${frame.id}, which is unknown or has ended`);
         if (isLast(frame)) open.delete(frame.id);
         sound.push(frame);
       }
-      if (sound.length > 0) yield sound;
+      yield sound;
+      sound = [];
       if (open.size === 0) return;
-      if (stray) throw new Error(`a ${stray.type} frame of ${stray.id}, which is unknown or has ended`);
     }
   } catch (error) {
     cause = error;
   }
-  yield Array.from(open, (id) => errorFrame(id, failure(cause)));
+  yield [...sound, ...Array.from(open, (id) => errorFrame(id, failure(cause)))];
 }

@@ -9,6 +9,7 @@ import type { Admission } from "../tenants/admission.ts";
 import { TokenCount } from "../tenants/token-count.ts";
 import { Choice } from "./choice.ts";
 import type { EventStream, EventStreams } from "./event-stream.ts";
+import { gathered } from "./gathering.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
 import { ResponseBuilder } from "./response.ts";
@@ -62,9 +63,10 @@ class Answering {
     this.#count = new TokenCount(plan.choices);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
-    const gatherMs = stream ? parts.streams.gatherMs(order.admitted.tenant) : wholeGatherMs;
+    const { tenant } = order.admitted;
+    const openStreams = parts.streams.openOf(tenant);
     this.#stream = stream
-      ? parts.streams.open(order.admitted.tenant, heartbeatMs, {
+      ? parts.streams.open(tenant, heartbeatMs, {
           silent: () => this.#begin(),
           ended: (isGone) => isGone && this.#leave(),
         })
@@ -78,7 +80,7 @@ class Answering {
       };
       for (const [i, batch] of batchesOf(plan).entries()) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(gathered(batch, gatherMs), order.places[i], receiver);
+        const submission = parts.submit(gathered(batch, stream, openStreams), order.places[i], receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }
@@ -127,8 +129,9 @@ class Answering {
   }
 
   #write(events: string): void {
-    if (events !== "") this.#stream?.write(events);
-    if (this.#stream) this.#begin();
+    if (!this.#stream) return;
+    if (events !== "") this.#stream.write(events);
+    this.#begin();
   }
 
   #complete(events: string): void {
@@ -185,12 +188,4 @@ class Answering {
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
     this.#parts.admission.settle(this.#count.consumed(this.#order.envelope.model, isGone));
   }
-}
-
-/** Where nobody reads along. */
-const wholeGatherMs = 250;
-
-function gathered(batch: BatchRequest, gatherMs: number | null): BatchRequest {
-  if (gatherMs === null) return batch;
-  return { ...batch, sequences: batch.sequences.map((sequence) => ({ ...sequence, gatherMs })) };
 }

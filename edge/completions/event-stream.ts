@@ -1,16 +1,5 @@
-/**
- * Server-sent events as response bodies: with heartbeats, and told at once when the reader is gone. Where a tenant has many
- * streams, tokens are to travel together: each read and each write costs the object's one thread about as much as all that
- * is done for a token, and would take its time from everybody's first tokens.
- */
+/** Server-sent events as response bodies: with heartbeats, and told at once when the reader is gone. */
 import { sseComment } from "../../shared/contracts/sse.ts";
-
-export const streamLimits = {
-  /** Streams of a tenant, at one object, whose tokens travel one by one. */
-  ungathered: 2,
-  /** In any more of them tokens wait so long at most; first and last ones never do. */
-  gatherMs: 25,
-};
 
 /** How often streams are looked at. */
 const tickMs = 50;
@@ -27,9 +16,9 @@ export class EventStreams {
   readonly #tenants = new Map<string, Set<EventStream>>();
   #timer: ReturnType<typeof setInterval> | null = null;
 
-  /** How long tokens of a new stream may wait for others; null: not at all. */
-  gatherMs(tenant: string): number | null {
-    return (this.#tenants.get(tenant)?.size ?? 0) >= streamLimits.ungathered ? streamLimits.gatherMs : null;
+  /** A tenant's. */
+  openOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.size ?? 0;
   }
 
   /** Where nothing is written for `heartbeatMs` a comment is, since only a write shows that a client is gone. */
@@ -83,7 +72,10 @@ export class EventStream {
     );
   }
 
-  /** Never waits: whoever writes bounds what there is to write. A failed write means that the reader is gone, which `closed` reports. */
+  /**
+   * Never waits: whoever writes bounds what there is to write. A failed write means that the reader is gone, which `closed`
+   * reports.
+   */
   write(events: string): void {
     this.#silentTicks = 0;
     this.#writer.write(encoder.encode(events)).catch(ignore);

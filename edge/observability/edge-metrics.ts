@@ -1,4 +1,7 @@
-/** What the edge counts: requests and how long their pace held them, assignment, micro-batches, and what routing does. Reported to a collector now and then. */
+/**
+ * What the edge counts: requests and how long their pace held them, assignment, micro-batches, and what routing does.
+ * Reported to a collector now and then.
+ */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import type { ArtifactObserver } from "../assign/artifact-sets.ts";

@@ -9,8 +9,9 @@ export interface PaceLimits {
   atOnce: number;
   /** Each further one starts so much later, about as long as a request occupies the thread. */
   intervalMs: number;
-  /** Nobody waits longer, nor is a refusal remembered for longer than `refusedMs`, whatever it says. */
+  /** Nobody waits longer. */
   longestMs: number;
+  /** No refusal is remembered for longer, whatever it says. */
   refusedMs: number;
   /** The oldest are forgotten. */
   rememberedKeys: number;

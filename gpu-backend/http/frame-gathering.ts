@@ -21,11 +21,7 @@ export class FrameGathering {
     this.#waiting.push(...frames);
     const waitMs = Math.min(...frames.map((frame) => this.#waitMs(frame)));
     if (waitMs === 0) this.#flush();
-    else if (!this.#timers.has(waitMs))
-      this.#timers.set(
-        waitMs,
-        setTimeout(() => this.#flush(), waitMs),
-      );
+    else if (!this.#timers.has(waitMs)) this.#arm(waitMs);
   }
 
   /** Forgets what waits: nobody reads it any more. */
@@ -39,6 +35,11 @@ export class FrameGathering {
     if (this.#begun.has(id)) return this.#gatherMs.get(id) ?? 0;
     this.#begun.add(id);
     return 0;
+  }
+
+  #arm(waitMs: number): void {
+    const timer = setTimeout(() => this.#flush(), waitMs);
+    this.#timers.set(waitMs, timer);
   }
 
   #flush(): void {

@@ -2,7 +2,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Shard } from "../../edge/batching/shard.ts";
-import { streamLimits } from "../../edge/completions/event-stream.ts";
+import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { errorFrame } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -128,20 +128,20 @@ describe("a shard", () => {
   });
 
   test("lets tokens travel together where a tenant has many streams, or nobody reads along", async () => {
-    const { bodies, seen, finish } = lateBackend(streamLimits.ungathered + 2);
+    const { bodies, seen, finish } = lateBackend(gatheringLimits.aloneStreams + 2);
     const app = testApp();
     const called = async (calls: number) => vi.waitFor(() => expect(seen.batches).toHaveLength(calls));
     const answers: Promise<Response>[] = [];
-    for (let i = 0; i <= streamLimits.ungathered; i++) {
+    for (let i = 0; i <= gatheringLimits.aloneStreams; i++) {
       answers.push(Promise.resolve(app.complete({ prompt: "aaa", stream: true })));
       await called(i + 1);
     }
     answers.push(Promise.resolve(app.complete({ prompt: "aaa" })));
-    await called(streamLimits.ungathered + 2);
+    await called(gatheringLimits.aloneStreams + 2);
     const waits = seen.batches.map(({ sequences: [{ gatherMs }] }) => gatherMs);
-    const alone = Array.from({ length: streamLimits.ungathered }, () => undefined);
-    expect(waits).toEqual([...alone, streamLimits.gatherMs, expect.any(Number)]);
-    expect(waits.at(-1)).toBeGreaterThan(streamLimits.gatherMs);
+    const alone = Array.from({ length: gatheringLimits.aloneStreams }, () => undefined);
+    expect(waits).toEqual([...alone, gatheringLimits.streamMs, expect.any(Number)]);
+    expect(waits.at(-1)).toBeGreaterThan(gatheringLimits.streamMs);
     // What came together is written together: one read has it all.
     const { id } = seen.batches[0].sequences[0];
     const reader = (await answers[0]).body!.getReader();
