@@ -60,9 +60,9 @@ export class Pace {
   }
 }
 
-/** A key's number, FNV-1a: so that no key is kept. Two of one number only wait for each other. */
-export function paceKeyOf(text: string): number {
+/** FNV-1a of an API key, so that no key is kept in memory. Two keys with the same hash share one pace. */
+export function paceKeyOf(key: string): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
   return hash >>> 0;
 }
