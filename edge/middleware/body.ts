@@ -82,6 +82,11 @@ function letGo(error: unknown): void {
 }
 
 function parsedJson(text: string): unknown {
+  const levels = nestingOf(text);
+  if (levels > limits.bodyNesting) {
+    const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
+    throw new ServiceError("invalid_request", message);
+  }
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -92,6 +97,31 @@ function parsedJson(text: string): unknown {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
   const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
   throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);
+}
+
+const [quote, backslash, listStart, listEnd, objectStart, objectEnd] = [...'"\\[]{}'].map((c) => c.charCodeAt(0));
+
+/** How many levels deep the lists and objects of a JSON text are nested. Reads its characters once, and parses nothing. */
+function nestingOf(json: string): number {
+  let level = 0;
+  let deepest = 0;
+  for (let i = 0; i < json.length; i++) {
+    const character = json.charCodeAt(i);
+    if (character === quote) i = endOfString(json, i);
+    else if (character === listStart || character === objectStart) deepest = Math.max(deepest, ++level);
+    else if (character === listEnd || character === objectEnd) level--;
+  }
+  return deepest;
+}
+
+/** Index of the quote that ends the string whose first quote is at `start`; the text's length where there is none. */
+function endOfString(json: string, start: number): number {
+  for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
+    let backslashes = 0;
+    while (json.charCodeAt(end - 1 - backslashes) === backslash) backslashes++;
+    if (backslashes % 2 === 0) return end;
+  }
+  return json.length;
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
@@ -126,10 +156,41 @@ function fieldName(path: readonly PropertyKey[]): string {
   );
 }
 
-/** A value for a message: whole if short. */
+const shownCharacters = 60;
+
+/** A value as JSON for a message, cut to `shownCharacters`. Costs as much as what it shows, however large the value is. */
 function shown(value: unknown): string {
-  const json = JSON.stringify(value) ?? "absent";
-  return json.length > 60 ? `${json.slice(0, 60)}…` : json;
+  let json = "";
+  const write = (part: unknown): void => {
+    if (json.length > shownCharacters) return;
+    if (typeof part === "string") json += JSON.stringify(part.slice(0, shownCharacters));
+    else if (typeof part !== "object" || part === null) json += JSON.stringify(part) ?? "absent";
+    else if (Array.isArray(part)) writeEach("[", "]", part.keys(), (i) => write(part[i]));
+    else {
+      writeEach("{", "}", ownKeysOf(part), (key) => {
+        json += `${JSON.stringify(key.slice(0, shownCharacters))}:`;
+        write((part as Record<string, unknown>)[key]);
+      });
+    }
+  };
+  const writeEach = <T>(open: string, close: string, items: Iterable<T>, writeItem: (item: T) => void): void => {
+    json += open;
+    let isFirst = true;
+    for (const item of items) {
+      if (json.length > shownCharacters) return;
+      if (!isFirst) json += ",";
+      isFirst = false;
+      writeItem(item);
+    }
+    json += close;
+  };
+  write(value);
+  return json.length > shownCharacters ? `${json.slice(0, shownCharacters)}…` : json;
+}
+
+/** One at a time: `Object.keys` lists them all. */
+function* ownKeysOf(value: object): Generator<string> {
+  for (const key in value) if (Object.hasOwn(value, key)) yield key;
 }
 
 function lengthOf(value: unknown): number {

@@ -8,6 +8,8 @@ export const limits = {
   /** The longest wait for a start that a caller may set. */
   deadlineMs: 600_000,
   bodyBytes: 1_048_576,
+  /** Levels of lists and objects within each other, the body itself included. */
+  bodyNesting: 64,
   promptsPerRequest: 32,
   choicesPerPrompt: 16,
   /** Prompts × n of one request. */
@@ -19,6 +21,7 @@ export const limits = {
   completionLogprobs: 5,
   chatLogprobs: 20,
   chatMessages: 256,
+  modalities: 8,
   temperature: 2,
   penaltyMagnitude: 2,
   assignTexts: 64,
