@@ -13,7 +13,7 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const request = await readBody(c.req.raw, assignRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
-    const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
+    const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
     const inputs = encodePrompts(request.input, artifacts, "input");
     // It costs no tokens, but a request, unless it is refused.
