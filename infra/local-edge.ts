@@ -1,8 +1,9 @@
-/** The Worker on a local workerd, through wrangler. Not here: what the Worker does. */
+/** Runs the Worker on a local workerd, through wrangler's development server and a proxy in front of it. */
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { startLocalProxy } from "./local-proxy.ts";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
@@ -22,12 +23,12 @@ function collectorOf(env: NodeJS.ProcessEnv) {
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
 }
 
-/** Longer than a slow machine takes. */
+/** Timeout for wrangler's start, in milliseconds: longer than a slow machine takes. */
 const startMs = 60_000;
 
 /**
- * Starts the Worker and returns its URL once it takes requests; `secrets` sign its calls. It ends with this process.
- * Throws an Error that says why it does not start.
+ * Starts the Worker and returns its origin once it takes requests; `secrets` sign its calls to backends. It ends with this
+ * process. Throws an Error that says why it does not start.
  */
 export async function startEdge(root: string, port: number, backendUrls: string[], secrets: string): Promise<string> {
   Object.assign(process.env, quietWrangler);
@@ -42,19 +43,23 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
     },
     dev: {
-      server: { hostname: localHost, port },
+      server: { hostname: localHost, port: 0 },
       inspector: false,
       watch: false,
       persist: stateFolder(root),
       logLevel: "warn",
     },
   });
-  // By itself it would wait for ever for a server that could not start, such as one whose port is taken.
+  // `worker.url` never settles where the server cannot start.
   const failed = once(worker.raw, "error").then(([event]) => {
     throw new Error(`the edge did not start: ${(event as Error).message ?? (event as { reason: string }).reason}`);
   });
   const late = sleep(startMs, null, { ref: false }).then(() => {
     throw new Error(`the edge did not start within ${startMs} ms`);
   });
-  return (await Promise.race([worker.url, failed, late])).origin;
+  const target = await Promise.race([worker.url, failed, late]);
+  const allowedHosts = (process.env.EDGE_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
+  return startLocalProxy(port, target, allowedHosts).catch((error: Error) => {
+    throw new Error(`the edge did not start: ${error.message}`);
+  });
 }
