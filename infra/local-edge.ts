@@ -7,17 +7,17 @@ import { startLocalProxy } from "./local-proxy.ts";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
-/** The key of a local start; it opens nothing anywhere else, as no deployment knows its hash. */
+/** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
 
-/** Where a local edge keeps what outlives it: keys, limits, use. `npm run keys` writes there, also while it runs. */
+/** Folder of a local edge's storage: keys, limits, usage. `npm run keys` writes there, also while the edge runs. */
 export function stateFolder(root: string): string {
   return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
 }
 
 const text = (value: string) => ({ type: "plain_text" as const, value });
 
-/** The collector that this machine's environment names is the backend's and the edge's. */
+/** The OpenTelemetry settings of this process's environment, as bindings: edge and backend use the same collector. */
 function collectorOf(env: NodeJS.ProcessEnv) {
   const names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));

@@ -1,4 +1,4 @@
-/** From a request's bytes to a checked object. Messages name the field, the value and the limit. */
+/** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
 import type { z } from "zod";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -19,7 +19,7 @@ export async function readBody<T extends z.ZodType>(
   return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes, limitMs)));
 }
 
-/** `value` as `schema` reads it. Throws invalid_request about the first field at fault. */
+/** Parses `value` with `schema`. Throws invalid_request for the first issue. */
 export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;

@@ -1,4 +1,4 @@
-/** GET /v1/models and /v1/models/{id}: the base, its automatic adapter, one model per centroid, the tenant's own. */
+/** GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see. */
 import type { Handler } from "hono";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Model, ModelList } from "../../shared/contracts/responses.ts";

@@ -1,19 +1,19 @@
 /**
- * When a request may start whose key brings many at once. An isolate has one thread: what arrives in one breath is in
- * front of whatever others send next, even where all of it is refused in the end. Pure; of one isolate, bounded.
+ * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
+ * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
  */
 import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
-  /** Requests of a key that start without waiting. */
+  /** Requests of a key that start without a delay. */
   atOnce: number;
-  /** Each further one starts so much later, about as long as a request occupies the thread. */
+  /** Delay between the starts of further requests: about as long as one request occupies the thread. */
   intervalMs: number;
-  /** Nobody waits longer. */
+  /** Upper bound on the delay of a request. */
   longestMs: number;
-  /** No refusal is remembered for longer, whatever it says. */
+  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;
-  /** The oldest are forgotten. */
+  /** Keys kept in memory; the least recently used one is dropped. */
   rememberedKeys: number;
 }
 
@@ -26,9 +26,9 @@ export const paceLimits: PaceLimits = {
 };
 
 interface KeyPace {
-  /** When the last of its requests would have started, had each waited `intervalMs` for the one before. */
+  /** When the key's last request would have started if each had waited `intervalMs` for the one before. */
   lastStartMs: number;
-  /** Until then it has been told that it will be refused. */
+  /** End of the Retry-After of its last refusal: until then its requests start one by one. */
   refusedUntilMs: number;
 }
 
@@ -42,7 +42,7 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. */
+  /** Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. */
   waitMs(key: number, nowMs: number): number {
     const { atOnce, intervalMs, longestMs, rememberedKeys } = this.#limits;
     const { lastStartMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
@@ -53,7 +53,7 @@ export class Pace {
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
+  /** Records that a request of `key` was refused with a Retry-After of `forMs`. */
   refused(key: number, nowMs: number, forMs: number): void {
     const known = this.#keys.get(key);
     if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
