@@ -23,7 +23,7 @@ export function planChat(
   artifacts: Artifacts,
   caller: Caller,
 ): Plan {
-  const read = () => [tokenized(messages, artifacts)];
+  const read = () => [tokenized(messages, artifacts, caller.now())];
   return planGeneration(request, { param: "messages", read }, artifacts, caller);
 }
 
@@ -34,9 +34,10 @@ export function planChat(
 function tokenized(
   messages: readonly ChatMessage[],
   { chatTemplate, tokenizer, manifest }: Artifacts,
+  nowMs: number,
 ): TokenizedPrompt {
   const { prefixTokens } = manifest.embedding;
-  const promptIds = encoded(messages, chatTemplate);
+  const promptIds = encoded(messages, chatTemplate, nowMs);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;
@@ -46,12 +47,12 @@ function tokenized(
   return subjectIds.length > 0 ? { promptIds, subjectIds } : { promptIds };
 }
 
-function encoded(messages: readonly ChatMessage[], template: Artifacts["chatTemplate"]): number[] {
+function encoded(messages: readonly ChatMessage[], template: Artifacts["chatTemplate"], nowMs: number): number[] {
   const refuse = (message: string, cause?: unknown) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "messages", cause });
   let promptIds: number[];
   try {
-    promptIds = template.encode(messages);
+    promptIds = template.encode(messages, nowMs);
   } catch (cause) {
     const said = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
     throw refuse(`the model's chat template refuses these messages: ${said}`, cause);
