@@ -15,6 +15,7 @@ import { download, partialPath, sizeOf } from "./download.ts";
 import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
 import { checkWeightsSize, chooseFiles, weightsFile } from "./model-files.ts";
+import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
 
 export interface ImportOptions {
   /** A hub id, or a folder. */
@@ -44,7 +45,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   if (!isFolder && !hubId.test(source)) throw new Error(`${source} is neither a folder here nor a model id of the hub`);
   const folder = options.out ?? (isFolder ? source : join(defaultFolder, source));
   const name = isFolder ? basename(resolve(source)) : source;
-  if (isFolder) await copyFolder(source, folder);
+  if (isFolder) await copyFolder(source, folder, access.now());
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
@@ -72,7 +73,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
   let before = 0;
   for (const file of files) {
-    if (file === weights) await checkSmallFiles(folder);
+    if (file === weights) await checkSmallFiles(folder, access.now());
     await download(file, folder, repository.fetch, access, (bytes) =>
       progress.advance(toMiB(before + bytes), file.name),
     );
@@ -82,14 +83,16 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 }
 
 /** Refuses what config or tokenizer show, before the weights are fetched. */
-async function checkSmallFiles(folder: string): Promise<void> {
-  await readChatTemplate(folder, await readTokenizerFiles(folder, await readModelConfig(folder)));
+async function checkSmallFiles(folder: string, now: Date): Promise<void> {
+  const tokenizer = await readTokenizerFiles(folder, await readModelConfig(folder));
+  const template = await readChatTemplate(folder, tokenizer);
+  await compareWithAutoTokenizer(folder, tokenizer, template ?? null, now);
 }
 
-async function copyFolder(source: string, folder: string): Promise<void> {
+async function copyFolder(source: string, folder: string, now: Date): Promise<void> {
   const files = chooseFiles(new Set(await readdir(source)), source);
   checkWeightsSize((await stat(join(source, weightsFile))).size, source);
-  await checkSmallFiles(source);
+  await checkSmallFiles(source, now);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
   await refuseOtherWeights(folder, (path) => hasChecksum(path, weights));
