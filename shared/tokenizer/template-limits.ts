@@ -6,8 +6,8 @@ export const templateLimits = {
   /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,
   /**
-   * Syntax nodes evaluated, loop iterations included. The heaviest of the published templates in the tests takes about
-   * 15,000 on a conversation of 256 messages; this many take about a fifth of a second.
+   * Syntax nodes evaluated, loop iterations included. The heaviest of the published templates in the tests takes
+   * 17,000 on a conversation of 256 messages; this many take a few tenths of a second.
    */
   steps: 131_072,
   /** Nodes evaluated inside each other. Published templates nest about 30 deep; the stack holds some thousands. */

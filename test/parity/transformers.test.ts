@@ -15,15 +15,18 @@ import {
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { oracleTexts } from "../../gpu-backend/models/import/oracle-texts.ts";
+import { compareWithAutoTokenizer } from "../../gpu-backend/models/import/tokenizer-check.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import { trialConversations } from "../../gpu-backend/training/trial-conversations.ts";
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { buildExportGraph } from "../bench/transformers/export-graph.ts";
 import { chatTemplates } from "../support/chat-templates.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { fuzzText } from "../support/fuzz-text.ts";
+import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 
 const folder = join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini");
@@ -74,6 +77,18 @@ describe("token ids", () => {
     const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
     console.log(`${texts.length} texts, ${mismatches.length} mismatches`);
     expect(mismatches).toEqual([]);
+  });
+
+  test("of GPT-2's vocabulary pass what an import asks, with a template and without", async () => {
+    const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
+    const gpt2 = join(scratch, "gpt2");
+    await mkdir(gpt2);
+    await writeFile(join(gpt2, "vocab.json"), vocabJson);
+    await writeFile(join(gpt2, "merges.txt"), mergesTxt);
+    const packed = packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId);
+    for (const template of [null, chatTemplates.thinking]) {
+      await compareWithAutoTokenizer(gpt2, packed, template, new Date());
+    }
   });
 
   test("of text that spells the end of text are text here, and the special token there", () => {

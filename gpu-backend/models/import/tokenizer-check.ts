@@ -14,7 +14,7 @@ import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.t
 import { oracleTexts } from "./oracle-texts.ts";
 
 const comparedTexts = 1000;
-/** A tokenizer of 50,000 entries takes 2 s and 200 MB. */
+/** A tokenizer of 50,000 entries takes 2 s and 100 MB. */
 const threadLimits = { seconds: 120, megabytes: 1024 };
 /** Of a text, and of its ids, in a refusal. */
 const shownCharacters = 60;

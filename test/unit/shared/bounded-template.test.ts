@@ -6,6 +6,8 @@ import { limits } from "../../../shared/contracts/limits.ts";
 import { BoundedTemplate } from "../../../shared/tokenizer/bounded-template.ts";
 import { TemplateLimitError, TemplateRefusal, templateLimits } from "../../../shared/tokenizer/template-limits.ts";
 import { chatTemplates } from "../../support/chat-templates.ts";
+import { randomTemplate } from "../../support/random-template.ts";
+import { seededRandom } from "../../support/steps.ts";
 
 const nowMs = Date.UTC(2026, 0, 2, 3, 4);
 
@@ -58,6 +60,39 @@ describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
     });
     expect(dateless(bounded)).toBe(dateless(outcome(() => new Template(source).render(variables))));
   });
+});
+
+test("renders random templates as without bounds, or fails where they fail", () => {
+  const seed = 20_261_126;
+  const random = seededRandom(seed);
+  const messages = conversation(4, 16, "system");
+  const counts = { rendered: 0, failed: 0, refused: 0 };
+  /** What is refused here alone. */
+  const narrower = /a function is no text|a namespace inside another value|range\(\) takes/;
+  for (let i = 0; i < 1500; i++) {
+    const source = randomTemplate(random);
+    const outcome = (run: () => string) => {
+      try {
+        return run();
+      } catch (error) {
+        return error as Error;
+      }
+    };
+    const wanted = outcome(() => new Template(source).render(variablesOf(messages)));
+    const found = outcome(() => render(source, messages).text);
+    if (found instanceof Error && (found instanceof TemplateLimitError || narrower.test(found.message)))
+      counts.refused++;
+    else if (typeof wanted === "string") {
+      if (found !== wanted) expect(found, `seed ${seed}, template ${i}: ${source}`).toBe(wanted);
+      counts.rendered++;
+    } else {
+      expect(found, `seed ${seed}, template ${i}: ${source}`).toBeInstanceOf(Error);
+      counts.failed++;
+    }
+  }
+  console.log(`seed ${seed}: ${JSON.stringify(counts)}`);
+  expect(counts.rendered).toBeGreaterThan(200);
+  expect(counts.refused).toBeLessThan(counts.rendered / 4);
 });
 
 /** The limit on characters grows with the conversation; this one leaves room to meet the others. */
@@ -132,7 +167,7 @@ const attacks: [string, string, string][] = [
   ["the same text read again and again", `${million}{% for i in range(60000) %}{{ x|length }}{% endfor %}`, read],
   [
     "the same text stripped again and again",
-    `${million}{% set strip = x.strip %}{% for i in range(60000) %}{% set y = strip() %}{% endfor %}`,
+    `${million}{% set x = x|replace('a', ' ') %}{% set strip = x.strip %}{% for i in range(60000) %}{% set y = strip() %}{% endfor %}`,
     read,
   ],
   ["a long text sliced again and again", `${million}{% for i in range(60000) %}{% set y = x[:1] %}{% endfor %}`, read],
