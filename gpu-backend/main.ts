@@ -49,7 +49,11 @@ async function run(config: BackendConfig): Promise<void> {
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
-    const set = await startSet({ ...config, limits, artifactsDirectory }, metrics);
+    const observer = {
+      ...metrics,
+      sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),
+    };
+    const set = await startSet({ ...config, limits, artifactsDirectory }, observer);
     const { device, deviceWarning, manifestHash } = set.info;
     if (deviceWarning) log("warn", "device", { message: deviceWarning });
     log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });

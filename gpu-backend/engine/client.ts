@@ -6,8 +6,8 @@ import { Worker } from "node:worker_threads";
 import { type BatchRequest, errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { instantId } from "../adapters/instant/source.ts";
-import type { EngineStats, PhaseReport } from "./engine.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import type { EngineStats, PhaseReport } from "./reports.ts";
 
 /** Takes some of a micro-batch's frames, in order. */
 export type FrameSink = (frames: Frame[]) => void;
@@ -15,6 +15,8 @@ export type FrameSink = (frames: Frame[]) => void;
 export interface EngineObserver {
   phaseRan(report: PhaseReport): void;
   sequenceEnded(outcome: string): void;
+  /** A sequence ended because it cannot be computed: what went wrong, without any of its tokens. */
+  sequenceFaulted(description: string): void;
 }
 
 export class EngineClient {
@@ -170,6 +172,10 @@ export class EngineClient {
     if (message.type === "ready") {
       this.#info = message.info;
       this.#ready.resolve(message.info);
+      return;
+    }
+    if (message.type === "fault") {
+      this.#observer.sequenceFaulted(message.description);
       return;
     }
     if (message.type === "hidden") {

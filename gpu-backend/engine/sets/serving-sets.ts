@@ -4,9 +4,9 @@
  */
 import { ServiceError } from "../../../shared/errors.ts";
 import type { EngineClient } from "../client.ts";
-import type { EngineStats } from "../engine.ts";
 import type { FitClient } from "../instant/fit-client.ts";
 import type { EngineInfo } from "../messages.ts";
+import type { EngineStats } from "../reports.ts";
 import type { HeldSet } from "./set-policy.ts";
 
 /** One set at work (start-set.ts). */
