@@ -169,6 +169,10 @@ describe("ending", () => {
       const refused = await backend.post("/v1/batches", backend.batch("c0", [short("b")]));
       expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
       expect((await errorOf(refused)).message).toMatch(/shutting down/);
+      // It gets no more work, and is not restarted before what it has is done.
+      const probes = await Promise.all(["/readyz", "/healthz"].map((path) => fetch(backend!.url + path)));
+      expect(probes.map(({ status }) => status)).toEqual([503, 200]);
+      expect((await errorOf(probes[0])).message).toMatch(/shutting down/);
     }
     expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
     expect(await backend.exited).toBe(0);
