@@ -158,7 +158,9 @@ export class EngineClient {
       for (const frame of frames) {
         open.delete(frame.id);
         if (frame.type !== "error") continue;
-        taken.reject(new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? 1 }));
+        taken.reject(
+          new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined }),
+        );
         this.cancel([...open]);
       }
       if (open.size > 0) return;
