@@ -8,30 +8,29 @@
  * a failed run of the session, concerns all sequences: `step` rejects, and the engine must not be used any more.
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
-import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
-import { PoolSlots } from "../adapters/pool-slots.ts";
-import type { PromptBiasSource } from "../adapters/prompt-bias.ts";
+import type { AdapterCache } from "../adapters/adapter-cache.ts";
 import { KvArena } from "../kv/arena.ts";
 import { KvBudget } from "../kv/kv-budget.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
+import { AdapterClaims } from "./adapter-claims.ts";
+import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
-import { faultOf, needsPool, refusalOf } from "./refusals.ts";
+import { sampleFirst, scorePrompt, weighMixture } from "./mixture-steps.ts";
+import { faultOf, refusalOf } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
-import { faultsOf } from "./result-check.ts";
+import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
 import { type Admission, type Pass, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { composePhase, type Head } from "./step-input.ts";
+import { composePhase } from "./step-input.ts";
 
 export interface EngineParts {
   runner: StepRunner;
   adapters: AdapterCache;
-  /** Absent: none is worn. */
-  promptBias?: PromptBiasSource;
   /** null keeps nothing of a prompt. */
   prefixCache: PrefixCache | null;
   limits: SchedulerLimits;
@@ -50,7 +49,7 @@ export class Engine {
   readonly #vocabulary: Vocabulary;
   readonly #scheduler: Scheduler<Sequence>;
   readonly #arena: KvArena;
-  readonly #pool: PoolSlots | null;
+  readonly #claims: AdapterClaims;
   readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
@@ -59,11 +58,12 @@ export class Engine {
 
   constructor(parts: EngineParts) {
     const { config } = parts.runner;
-    const kvShape = { ...config, headWidth: config.hiddenSize / config.heads };
+    // One pair more than there are layers: the pointer's keys, and states of which the head can be computed again.
+    const kvShape = { ...config, layers: config.layers + 1, headWidth: config.hiddenSize / config.heads };
     this.#parts = parts;
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
     this.#scheduler = new Scheduler(parts.limits, new KvBudget(kvShape, parts.kvBytes));
-    this.#pool = parts.runner.pool && new PoolSlots(parts.runner.pool);
+    this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#arena = new KvArena({
       ...kvShape,
@@ -88,12 +88,13 @@ export class Engine {
       kvBytes: this.#arena.bytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
-      pool: this.#pool?.stats ?? null,
+      pool: this.#claims.poolStats,
     };
   }
 
   /**
-   * Takes in a micro-batch that wears the adapter of `adapterId` (a centroid's id, or a tenant's own; null is the base).
+   * Takes in a micro-batch of the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a sequence with
+   * a mixture has adapters of its own.
    * What cannot be served ends in its error frame. Throws an Error for an id that is open already: its frames could not
    * be told apart. `traced` gets the hidden states of each prompt but its last token, [N, D], before its last frame.
    */
@@ -120,22 +121,11 @@ export class Engine {
         this.#frames.push(errorFrame(request.id, this.#noted(thrown)));
       }
     }
-    let acquired: AcquiredAdapter | null = null;
-    try {
-      if (adapterId !== null && accepted.length > 0) {
-        acquired = await this.#parts.adapters.acquire(adapterId, accepted.length);
-      }
-    } catch (error) {
-      for (const sequence of accepted) this.#fail(sequence, toServiceError(error));
-    }
-    for (const sequence of accepted) {
-      if (sequence.ended) {
-        if (acquired) this.#parts.adapters.release(acquired.adapter);
-        continue;
-      }
-      sequence.acquired = acquired;
-      this.#guard(sequence, () => this.#enqueue(sequence, adapterId));
-    }
+    await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
+      if (acquired instanceof ServiceError) return this.#fail(sequence, acquired);
+      sequence.adapters = acquired;
+      this.#guard(sequence, () => this.#enqueue(sequence));
+    });
     this.#flush(null);
   }
 
@@ -149,7 +139,8 @@ export class Engine {
     this.#dropCancelled();
     this.#dropLate();
     const unfit = new Map<Sequence, unknown>();
-    for (const admission of this.#scheduler.admit(this.#parts.now(), this.#claims(unfit))) this.#seat(admission);
+    const claims = this.#admissionClaims(unfit);
+    for (const admission of this.#scheduler.admit(this.#parts.now(), claims)) this.#seat(admission);
     for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#noted(thrown));
     this.#scheduler.share();
     for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
@@ -187,6 +178,7 @@ export class Engine {
     );
     for (const [sequence, error] of faults) this.#fail(sequence, this.#noted(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
+    if (isPrefill) await this.#startMixtures(cached.map(({ sequence }) => sequence));
     for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
     const ms = this.#parts.now() - startedMs;
     this.#scheduler.ran(phase, pass, ms);
@@ -199,11 +191,35 @@ export class Engine {
     });
   }
 
+  /** Weighs the mixtures among sequences whose prompt is cached, scores their prompts, and samples their first tokens. */
+  async #startMixtures(prefilled: readonly Sequence[]): Promise<void> {
+    const parts = { runner: this.#parts.runner, arena: this.#arena };
+    for (const sequence of prefilled.filter(({ isMixed, ended }) => isMixed && !ended)) {
+      // Rows move where a sequence ends.
+      const rowOf = () => this.#scheduler.rowOf(sequence);
+      const fault = await weighMixture(sequence, rowOf(), parts);
+      if (fault) this.#fail(sequence, this.#noted(fault));
+      if (!sequence.request.promptLogprobs) continue;
+      for await (const { heads, output } of scorePrompt(sequence, rowOf, parts)) this.#readChecked(heads, output);
+    }
+    const first = prefilled.filter((one) => one.isMixed && !one.ended && one.wantsToken && one.pendingTokens === 0);
+    if (first.length === 0) return;
+    const rows = new Map(first.map((sequence) => [this.#scheduler.rowOf(sequence), sequence]));
+    const { heads, output } = await sampleFirst(rows, parts);
+    this.#readChecked(heads, output);
+  }
+
+  /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */
+  #readChecked(heads: readonly Head[], output: StepOutput): void {
+    for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#noted(error));
+    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
+  }
+
   /** Gives a sequence its row, with all that is known of it already. */
   #seat({ sequence, parked, moves }: Admission<Sequence>): void {
     if (parked) {
       parked.sequence.parkedAs = this.#arena.park(parked.row, parked.moves);
-      this.#releasePoolSlot(parked.sequence);
+      this.#claims.releaseSlots(parked.sequence);
     }
     sequence.admitted(this.#parts.now());
     if (sequence.parkedAs === null) {
@@ -238,14 +254,15 @@ export class Engine {
   }
 
   /** Scores a prompt token or samples the next one. */
-  #read({ sequence, row, baseRow, scoredId }: Head, output: StepOutput): void {
-    const result = headResult(output, row);
+  #read({ sequence, isMixed, row, hiddenRow, baseRow, scoredId }: Head, output: StepOutput): void {
+    const result = headResult(isMixed ? output.mixed!.rows! : output, row);
     const { sampling } = sequence.request;
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
     if (scoredId !== null) {
       const logprob = result.targetLogit - result.logSumExp;
-      if (sequence.trace && output.hidden) sequence.trace.add(headHidden(output, row));
+      if (sequence.trace && output.hidden)
+        sequence.trace.add(headHidden(output.hidden, this.#parts.runner.config.hiddenSize, hiddenRow));
       sequence.scored({ logprob, alternatives, baseLogprob: base && base.targetLogit - base.logSumExp });
       return;
     }
@@ -282,53 +299,31 @@ export class Engine {
   }
 
   /** Throws a ServiceError where the queue is full. */
-  #enqueue(sequence: Sequence, adapterId: string | null): void {
-    const { acquired } = sequence;
-    const { promptBias = false, promptIds } = sequence.request;
-    // A tenant's adapter may have counted the same words already.
-    const wearsPromptBias = promptBias && adapterId !== null && acquired !== null && !acquired.adapter.bias;
-    const worn = (wearsPromptBias && this.#parts.promptBias?.(adapterId, promptIds)) || null;
-    sequence.queued(worn, this.#parts.now());
+  #enqueue(sequence: Sequence): void {
+    sequence.queued(this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
     this.#scheduler.enqueue(sequence);
     this.#prefixes?.arrive(sequence);
   }
 
   /**
-   * Claims what the sequences of one admission need besides KV: that nobody computes the same, and a pool slot. A
+   * Claims what the sequences of one admission need besides KV: that nobody computes the same, and pool slots. A
    * sequence whose claim throws is not admitted; `unfit` gets what was thrown.
    */
-  #claims(unfit: Map<Sequence, unknown>): (sequence: Sequence) => boolean {
-    const claimPoolSlot = this.#poolClaims();
+  #admissionClaims(unfit: Map<Sequence, unknown>): (sequence: Sequence) => boolean {
+    const claimPoolSlots = this.#claims.slotClaims();
     return (sequence) => {
       // A parked sequence goes on by itself.
       const isNew = sequence.parkedAs === null;
       try {
         if (isNew && this.#prefixes?.mustWait(sequence)) return false;
-        if (!claimPoolSlot(sequence)) return false;
+        if (!claimPoolSlots(sequence)) return false;
         if (isNew) this.#prefixes?.lead(sequence);
         return true;
       } catch (thrown) {
         unfit.set(sequence, thrown);
         return false;
       }
-    };
-  }
-
-  /**
-   * Claims pool slots for the sequences of one admission. Once one finds none, no later one gets any, not even one whose
-   * adapter has a slot: else a busy centroid would keep its slot forever, and whoever waits for it would starve.
-   */
-  #poolClaims(): (sequence: Sequence) => boolean {
-    let isSlotAwaited = false;
-    return (sequence) => {
-      const adapter = sequence.acquired?.adapter;
-      if (!adapter?.directions) return true;
-      if (isSlotAwaited) return false;
-      if (!this.#pool) throw needsPool(adapter);
-      sequence.poolSlot = this.#pool.take(adapter);
-      isSlotAwaited = sequence.poolSlot === null;
-      return !isSlotAwaited;
     };
   }
 
@@ -379,14 +374,7 @@ export class Engine {
     const moves = this.#scheduler.remove(sequence);
     if (moves) this.#arena.close(moves);
     if (sequence.parkedAs !== null) this.#arena.discard(sequence.parkedAs);
-    this.#releasePoolSlot(sequence);
-    if (sequence.acquired) this.#parts.adapters.release(sequence.acquired.adapter);
-  }
-
-  #releasePoolSlot(sequence: Sequence): void {
-    if (sequence.poolSlot === null || !sequence.acquired) return;
-    this.#pool?.release(sequence.acquired.adapter);
-    sequence.poolSlot = null;
+    this.#claims.release(sequence);
   }
 
   #flush(report: PhaseReport | null): void {

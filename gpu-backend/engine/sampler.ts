@@ -3,7 +3,7 @@
  * Logits already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
 import type { Sampling } from "../../shared/contracts/inference.ts";
-import { type StepOutput, topCandidates } from "../runtime/step.ts";
+import { type RowOutput, topCandidates } from "../runtime/step.ts";
 
 /** What a step says about one head row; K candidates, V vocabulary. */
 export interface HeadResult {
@@ -24,7 +24,7 @@ export const smallestTemperature = 1e-3;
 const bandWidth = 2;
 
 /** The result of head row `n`: views, no copies. */
-export function headResult(output: StepOutput, n: number): HeadResult {
+export function headResult(output: RowOutput, n: number): HeadResult {
   const { topCount: K, logits } = output;
   const V = logits ? logits.length / output.logSumExp.length : 0;
   return {
@@ -37,10 +37,8 @@ export function headResult(output: StepOutput, n: number): HeadResult {
   };
 }
 
-/** The hidden state [D] of head row `n`; a view. */
-export function headHidden({ hidden, logSumExp }: StepOutput, n: number): Float32Array {
-  if (!hidden) throw new Error("the step was not asked for hidden states");
-  const D = hidden.length / logSumExp.length;
+/** The hidden state [D] of head row `n` of [M, D]; a view. */
+export function headHidden(hidden: Float32Array, D: number, n: number): Float32Array {
   return hidden.subarray(n * D, (n + 1) * D);
 }
 

@@ -124,6 +124,13 @@ export class Scheduler<S extends Schedulable> {
     return this.#parked.size;
   }
 
+  /** The row of a running sequence. */
+  rowOf(sequence: S): number {
+    const row = this.#slots.rowOf(sequence);
+    if (row === null) throw new Error("the sequence does not run");
+    return row;
+  }
+
   /** Times a sequence was parked. */
   get preemptions(): number {
     return this.#preemptions;

@@ -10,9 +10,9 @@ import type {
   SequenceRequest,
   TokenFrame,
 } from "../../shared/contracts/inference.ts";
+import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
-import type { WornPromptBias } from "../adapters/prompt-bias.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Schedulable } from "./scheduler.ts";
 
@@ -47,12 +47,14 @@ export class Sequence implements Schedulable {
   parkedAs: number | null = null;
   /** Sparse row bias of the next token: logit bias and penalties. */
   readonly bias: Map<number, number>;
-  /** Set before the sequence is queued; null serves the base. */
-  acquired: AcquiredAdapter | null = null;
-  /** Worn where tokens are sampled; set before the sequence is queued. */
-  promptBias: WornPromptBias | null = null;
-  /** Where the adapter's own directions are, while the sequence runs; null where it has none. */
-  poolSlot: number | null = null;
+  /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
+  adapters: readonly AcquiredAdapter[] = [];
+  /** Pool slots of the adapters while the sequence runs, null for those without directions; empty while it does not run. */
+  poolSlots: (number | null)[] = [];
+  /** What the answer is a mixture of; set once the prompt is cached. */
+  mixture: MixtureWeights | null = null;
+  /** null where the weights were given, and before they are known. */
+  evidence: PromptEvidence | null = null;
   /** Set once; no frame follows. */
   ended = false;
 
@@ -129,10 +131,23 @@ export class Sequence implements Schedulable {
     return this.#finish === null;
   }
 
-  /** Whether the base's logprobs are asked for and differ from the adapter's. */
+  /** The adapter of a sequence that is no mixture; null for the base. */
+  get acquired(): AcquiredAdapter | null {
+    return this.adapters[0] ?? null;
+  }
+
+  get isMixed(): boolean {
+    return this.request.mixture !== undefined;
+  }
+
+  /** Prompt tokens that the pointer copies from, and that are evidence. */
+  get evidenceTokens(): number {
+    return Math.min(this.promptTokens, this.request.mixture?.evidence?.tokens ?? 0);
+  }
+
+  /** Whether the base's logprobs are asked for and differ from those of what is served. */
   get comparesBase(): boolean {
-    const isAdapted = this.acquired !== null && this.acquired.adapter.scale !== 0;
-    return this.request.compare && (isAdapted || this.promptBias !== null);
+    return this.request.compare && (this.isMixed || (this.acquired !== null && this.acquired.adapter.scale !== 0));
   }
 
   /** The reason to end, once what is to be sampled and scored is done; null before. */
@@ -145,9 +160,8 @@ export class Sequence implements Schedulable {
     return this.#prompt.logprobs.length === this.promptTokens;
   }
 
-  /** The adapter is there (or none was asked for), and what else is worn. */
-  queued(promptBias: WornPromptBias | null, nowMs: number): void {
-    this.promptBias = promptBias;
+  /** What comes before the queue is done: its adapters are there. */
+  queued(nowMs: number): void {
     this.#adapterMs = nowMs - this.#submittedMs;
   }
 
@@ -209,8 +223,12 @@ export class Sequence implements Schedulable {
         cache: this.acquired.cache,
         scale: this.acquired.adapter.scale,
       },
-      ...(this.promptBias && {
-        promptBias: { strength: this.promptBias.strength, tokens: this.promptBias.bias.ids.length },
+      ...(this.mixture && {
+        mixture: {
+          ...this.mixture,
+          adapters: this.adapters.map(({ adapter }, i) => ({ hash: adapter.hash, weight: this.mixture!.adapters[i] })),
+          evidence: this.evidence,
+        },
       }),
       promptTokens: this.promptTokens,
       completionTokens: this.completionTokens,

@@ -13,7 +13,6 @@ import { generatedAdapters, servedBank, servedPool } from "../adapters/generated
 import { withInstantAdapters } from "../adapters/instant/source.ts";
 import { InstantStore } from "../adapters/instant/store.ts";
 import { LruPolicy } from "../adapters/lru.ts";
-import { servedPromptBias } from "../adapters/prompt-bias.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
@@ -45,7 +44,6 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
-    promptBias: servedPromptBias(manifest, hyperNetwork),
     prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(new LruPolicy(settings.prefixCacheBytes)) : null,
     limits: settings.limits,
     kvBytes: settings.kvBytes,

@@ -205,6 +205,34 @@ export class KvArena {
     return copy;
   }
 
+  /** States of a row at some positions, from the last pair of arrays, [positions, D]. */
+  states(row: number, positions: readonly number[]): Float32Array {
+    const D = this.#shape.heads * this.#shape.headWidth;
+    const states = new Float32Array(positions.length * D);
+    positions.forEach((position, x) => {
+      this.#copyPosition(this.#arrays.length - 1, row, position, states.subarray(x * D, (x + 1) * D));
+    });
+    return states;
+  }
+
+  /** The pointer's keys at a row's first `count` positions, [D] each. */
+  keys(row: number, count: number): Float32Array[] {
+    const D = this.#shape.heads * this.#shape.headWidth;
+    return Array.from({ length: count }, (_, position) => {
+      const key = new Float32Array(D);
+      this.#copyPosition(this.#arrays.length - 2, row, position, key);
+      return key;
+    });
+  }
+
+  #copyPosition(array: number, row: number, position: number, into: Float32Array): void {
+    const { heads: H, headWidth: d } = this.#shape;
+    for (let h = 0; h < H; h++) {
+      const from = ((row * H + h) * this.#positions + position) * d;
+      for (let e = 0; e < d; e++) into[h * d + e] = this.#arrays[array][from + e];
+    }
+  }
+
   /**
    * Gives memory back where a smaller size holds what is running with room to spare. Where nothing is, one row stays as
    * long as it was, and the copy for a prefill where both take no more than the context: new memory costs the next

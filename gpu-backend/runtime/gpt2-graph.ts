@@ -1,14 +1,16 @@
 /**
- * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk, head, delta, row bias, top-K) and the
- * trunk alone. "Split" KV: the past is a read-only input, only the new keys and values come out.
+ * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk and head; the head is in head-graph.ts) and
+ * the trunk alone. "Split" KV: the past is a read-only input, only the new keys and values come out.
  * Source of the model: Radford et al. 2019; of the delta: arXiv 2502.04315, eq. for the adapted LM head.
  */
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { GraphBuilder } from "./graph.ts";
+import { names } from "./graph-names.ts";
+import { addAdapters, addMixedHead, addPlainHead, type PoolShape } from "./head-graph.ts";
 import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
-import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
+import type { Bank, Gpt2Config } from "./step.ts";
 import { transpose } from "./transpose.ts";
 
 /** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
@@ -20,47 +22,6 @@ export function formatsFor({ hiddenSize }: Gpt2Config): WeightFormat[] {
   return weightFormats.filter((format) => !format.startsWith("block") || hiddenSize % blockRows === 0);
 }
 
-/** Input and output names of the serving graph; shapes are in step.ts. */
-export const names = {
-  tokenIds: "token_ids",
-  positions: "positions",
-  pastMask: "past_mask",
-  causalMask: "causal_mask",
-  begun: "begun",
-  pastKey: (layer: number) => `past_key.${layer}`,
-  pastValue: (layer: number) => `past_value.${layer}`,
-  /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
-  pastRows: "past_rows",
-  writeAt: "write_at",
-  grown: (index: number) => `grown.${index}`,
-  headRows: "head_rows",
-  /** Whether anybody reads the head, and whether anybody's temperature is not 1. */
-  wantsHead: "wants_head",
-  wantsScaled: "wants_scaled",
-  gates: "gates",
-  poolA: "pool_a",
-  poolB: "pool_b",
-  poolMask: "pool_mask",
-  inverseTemperatures: "inverse_temperatures",
-  targetIds: "target_ids",
-  biasIndices: "bias_indices",
-  biasValues: "bias_values",
-  present: "present",
-  topLogits: "top_logits",
-  topIds: "top_ids",
-  topProbability: "top_probability",
-  scaledTopProbability: "scaled_top_probability",
-  targetLogits: "target_logits",
-  logits: "logits",
-  hidden: "hidden",
-} as const;
-
-/** Slots for full adapters of one rank. */
-export interface PoolShape {
-  slots: number;
-  rank: number;
-}
-
 /** What a graph is made from and into. */
 interface Build {
   g: GraphBuilder;
@@ -70,7 +31,11 @@ interface Build {
   device: Device;
 }
 
-/** The graph that serves: logits only at `head_rows`, with each row's delta and bias, and only where they are wanted. */
+/**
+ * The graph that serves. The trunk runs where the step has tokens (`wants_trunk`), the head on positions of this step
+ * (`head_rows`) and on states of earlier ones that the host feeds again (`fed_states`). Head rows are plain (one adapter) or
+ * mixed (several experts).
+ */
 export function buildServingGraph(
   config: Gpt2Config,
   weights: TensorFile,
@@ -78,101 +43,83 @@ export function buildServingGraph(
   options: { format: WeightFormat; pool: PoolShape | null; device: Device },
 ): Uint8Array {
   const { format, pool, device } = options;
-  const { hiddenSize: D, vocabularySize: V, heads: H } = config;
+  const { hiddenSize: D, heads: H } = config;
   const g = new GraphBuilder("gpt2-serving");
   const build: Build = { g, config, weights, format, device };
-  const past = device === "webgpu" ? addPastOnDevice(build) : addPast(build);
-  const headRows = g.input(names.headRows, "int32", ["N"]);
-  const { hidden, fresh, baseLogits } = addTrunk(build, past, headRows);
-  g.output(names.present, g.node("Concat", fresh, { axis: 0 }), "float32", ["2L*S", H, "T", D / H]);
-  if (past.write) past.write(fresh);
-  g.output(names.hidden, hidden, "float32", ["N", D]);
-
-  const K = Math.min(topCandidates, V);
-  const outputs = [
-    { name: names.topLogits, type: "float32", shape: ["N", K] },
-    { name: names.topIds, type: "int32", shape: ["N", K] },
-    { name: names.topProbability, type: "float32", shape: ["N", 1] },
-    { name: names.scaledTopProbability, type: "float32", shape: ["N", 1] },
-    { name: names.targetLogits, type: "float32", shape: ["N"] },
-    { name: names.logits, type: "float32", shape: ["N", V] },
-  ] as const;
-  const delta = addDeltaInputs(build, bank, pool);
-  const rowInputs = addRowInputs(g);
-  const values = g.when(g.input(names.wantsHead, "bool", []), outputs, () => {
-    const adapted = delta(hidden, baseLogits(hidden));
-    return rowInputs(adapted, K);
-  });
-  outputs.forEach(({ name, type, shape }, i) => {
-    g.output(name, values[i], type, shape);
-  });
+  const embedding = addTokenEmbedding(build);
+  const { present, states } = device === "cpu" ? addServingTrunk(build, embedding) : addDeviceTrunk(build, embedding);
+  g.output(names.present, present, "float32", ["2L*S", H, "T", D / H]);
+  const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
+  const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
+  const { middle, hidden } = addLastFeedForward(build, headStates);
+  g.output(names.hidden, hidden, "float32", ["M", D]);
+  const adapters = addAdapters({ g, config, bank, pool });
+  const { baseLogits } = embedding;
+  const head = { g, config, adapters, baseLogits, products: (q: string, k: string) => products(build, q, k) };
+  addPlainHead(head, hidden);
+  addMixedHead(head, hidden, unitRows(g, middle));
   return g.bytes();
-}
-
-/** Inputs of the adapters. Returns what adds their deltas to the base logits [N, V] of hidden states [N, D]. */
-function addDeltaInputs({ g, config }: Build, bank: Bank, pool: PoolShape | null) {
-  const { hiddenSize: D, vocabularySize: V } = config;
-  const Q = bank.gates;
-  const gates = g.input(names.gates, "float32", ["N", Q]);
-  const R = pool ? pool.slots * pool.rank : 0;
-  const poolA = pool && g.input(names.poolA, "float32", [R, D]);
-  const poolB = pool && g.input(names.poolB, "float32", [R, V]);
-  const poolMask = pool && g.input(names.poolMask, "float32", ["N", R]); // 1 in the columns of the row's slot
-  return (hidden: string, base: string) => {
-    let adapted = base;
-    if (Q > 0) {
-      const a = g.constant(bank.a, [Q, D], "bank.a");
-      const a0 = g.constant(bank.a0, [Q], "bank.a0");
-      const b = g.constant(bank.b, [Q, V], "bank.b");
-      const u = g.node("Mul", [g.node("Gemm", [hidden, a, a0], { transB: 1 }), gates]); // [N, Q]
-      adapted = g.node("Gemm", [u, b, base]);
-    }
-    if (poolA && poolB && poolMask) {
-      const own = g.node("Mul", [g.node("Gemm", [hidden, poolA], { transB: 1 }), poolMask]);
-      adapted = g.node("Gemm", [own, poolB, adapted]);
-    }
-    return adapted;
-  };
-}
-
-/** Inputs of the head rows. Returns what makes the outputs of the serving graph's head, in their order, from adapted logits [N, V]. */
-function addRowInputs(g: GraphBuilder) {
-  const biasIndices = g.input(names.biasIndices, "int32", ["M", 2]);
-  const biasValues = g.input(names.biasValues, "float32", ["M"]);
-  const inverseTemperatures = g.input(names.inverseTemperatures, "float32", ["N"]);
-  const wantsScaled = g.input(names.wantsScaled, "bool", []);
-  const targetIds = g.input(names.targetIds, "int32", ["N"]);
-  return (adapted: string, K: number) => {
-    const indices = g.node("Cast", [biasIndices], { to: 7 });
-    const logits = g.node("ScatterND", [adapted, indices, biasValues], { reduction: "add" });
-    const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
-    const top = g.node("Slice", [topIds, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
-    const ofTop = (x: string) => g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top], { axis: 1 });
-    const scaledOfTop = () => {
-      const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
-      return [ofTop(g.node("Mul", [logits, column]))];
-    };
-    const [scaledTop] = g.when(wantsScaled, [{ type: "float32", shape: ["N", 1] }], scaledOfTop);
-    const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]);
-    const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
-    return [
-      topLogits,
-      g.node("Cast", [topIds], { to: 6 }),
-      ofTop(logits),
-      scaledTop,
-      g.node("Squeeze", [targetLogits, g.integers(1)]),
-      logits,
-    ];
-  };
 }
 
 /** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
 export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
-  const { hidden } = addTrunk(build, null, null);
-  g.output(names.hidden, hidden, "float32", ["S*T", config.hiddenSize]);
+  const { states } = addTrunk(build, tokenInputs(build), null, addTokenEmbedding(build));
+  g.output(names.hidden, addLastFeedForward(build, states).hidden, "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
+}
+
+/** `present` and states [S × T, D] of a step that may have no tokens: then both are empty. */
+function addServingTrunk(build: Build, embedding: Embedding) {
+  const { g, config } = build;
+  const { hiddenSize: D, heads: H } = config;
+  const inputs = tokenInputs(build);
+  const past = pastInputs(build);
+  const outputs = [
+    { type: "float32", shape: ["2L*S", H, "T", D / H] },
+    { type: "float32", shape: ["S*T", D] },
+  ] as const;
+  const [present, states] = g.when(g.input(names.wantsTrunk, "bool", []), outputs, () => {
+    const trunk = addTrunk(build, inputs, splitPast(build, past), embedding);
+    return [addPresent(build, inputs, trunk), trunk.states];
+  });
+  return { present, states };
+}
+
+/** The same where the past is on the device: such a step always has a token. */
+function addDeviceTrunk(build: Build, embedding: Embedding) {
+  const inputs = tokenInputs(build);
+  const past = addPastOnDevice(build);
+  const trunk = addTrunk(build, inputs, past, embedding);
+  past.write(trunk.fresh);
+  return { present: addPresent(build, inputs, trunk), states: trunk.states };
+}
+
+/**
+ * What a step adds to the past: keys and values of each layer and, as one more pair, what the pointer needs: each position's
+ * key (the input of the last feed-forward part after its layer norm, of length 1; kNN-LM, arXiv 1911.00172), and its state
+ * before that layer norm, of which the head can be computed later.
+ */
+function addPresent(build: Build, { shape }: TokenInputs, { fresh, states }: Trunk): string {
+  const { g, config } = build;
+  const { hiddenSize: D, layers, heads: H } = config;
+  const byPosition = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
+  const asPair = (x: string) => g.node("Transpose", [g.node("Reshape", [x, byPosition])], { perm: [0, 2, 1, 3] });
+  const keys = unitRows(g, layerNorm(build, `h.${layers - 1}.ln_2`, states));
+  return g.node("Concat", [...fresh, asPair(keys), asPair(states)], { axis: 0 });
+}
+
+interface TokenInputs {
+  tokenIds: string; // [S, T]
+  positions: string; // [S, T]
+  /** (S, T) */
+  shape: string;
+}
+
+function tokenInputs({ g }: Build): TokenInputs {
+  const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
+  return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
 }
 
 interface Past {
@@ -182,26 +129,29 @@ interface Past {
   values: string[];
   /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
   begun: string[];
-  /** Adds the outputs that are this past grown by the step's keys and values, where the graph keeps it. */
-  write?: (fresh: string[]) => void;
 }
 
-/** The past as the host feeds it: the rows of the step. */
-function addPast({ g, config }: Build, rows = "S"): Past {
+/** Inputs of a past. */
+function pastInputs({ g, config }: Build, rows = "S") {
   const { hiddenSize: D, heads: H } = config;
   const inputs = (name: (layer: number) => string) =>
     layerNames(config, name).map((n) => g.input(n, "float32", [rows, H, "P", D / H]));
   const mask = g.input(names.pastMask, "float32", ["S", 1, 1, "P"]);
-  const all = g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
-  const begun = g.nodes("Split", [all], 2 * config.layers, { axis: 0, num_outputs: 2 * config.layers });
+  const begun = g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
   return { mask, keys: inputs(names.pastKey), values: inputs(names.pastValue), begun };
 }
 
-/** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again. */
-function addPastOnDevice(build: Build): Past {
+/** The past as the host feeds it: the rows of the step. */
+function splitPast({ g, config }: Build, past: ReturnType<typeof pastInputs>): Past {
+  const parts = 2 * config.layers;
+  return { ...past, begun: g.nodes("Split", [past.begun], parts, { axis: 0, num_outputs: parts }) };
+}
+
+/** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again by `write`. */
+function addPastOnDevice(build: Build): Past & { write(fresh: string[]): void } {
   const { g, config } = build;
   const { hiddenSize: D, heads: H } = config;
-  const { mask, keys, values, begun } = addPast(build, "R");
+  const { mask, keys, values, begun } = splitPast(build, pastInputs(build, "R"));
   const rows = g.input(names.pastRows, "int32", ["S"]);
   const read = (all: string) => g.node("Gather", [all, rows], { axis: 0 });
   const write = (fresh: string[]) => {
@@ -214,27 +164,33 @@ function addPastOnDevice(build: Build): Past {
   return { mask, keys: keys.map(read), values: values.map(read), begun, write };
 }
 
-/**
- * Embeddings, blocks and the last layer norm. `hidden` is [N, D] at `headRows`, or [S × T, D] without; `fresh` holds keys,
- * then values, of each layer: 2L × [S, H, T, d].
- */
-function addTrunk(build: Build, past: Past | null, headRows: string | null) {
+interface Trunk {
+  /** Before the last block's feed-forward part, [S × T, D]. */
+  states: string;
+  /** Keys, then values, of each layer: 2L × [S, H, T, d]. */
+  fresh: string[];
+}
+
+/** Embeddings and blocks, but for the last block's feed-forward part: of that, only rows with a head are computed. */
+function addTrunk(
+  build: Build,
+  { tokenIds, positions, shape: stepShape }: TokenInputs,
+  past: Past | null,
+  { embed }: Embedding,
+): Trunk {
   const { g, config } = build;
   const { hiddenSize: D, layers, heads: H } = config;
-  const tokenIds = g.input(names.tokenIds, "int32", ["S", "T"]);
-  const positions = g.input(names.positions, "int32", ["S", "T"]);
-  const { embed, baseLogits } = addTokenEmbedding(build);
   const positionRows = g.node("Gather", [weight(build, "wpe.weight"), positions], { axis: 0 });
   const embedded = g.node("Add", [embed(tokenIds), positionRows]);
-  const rowCount = g.node("Shape", [tokenIds], { start: 0, end: 1 }); // S
-  const tokenCount = g.node("Shape", [tokenIds], { start: 1, end: 2 }); // T
+  const rowCount = g.node("Slice", [stepShape, g.integers(0), g.integers(1)]); // S
+  const tokenCount = g.node("Slice", [stepShape, g.integers(1), g.integers(2)]); // T
   const shape = (...parts: string[]) => g.node("Concat", parts, { axis: 0 });
   const byPart = shape(rowCount, tokenCount, g.integers(3, H, D / H));
   const byHead = shape(g.integers(-1, H), tokenCount, g.integers(D / H));
   const attention = addAttention(build, past, rowCount, tokenCount);
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
-  let linear = linearLayers(build, states);
+  const linear = linearLayers(build, states);
 
   for (let l = 0; l < layers; l++) {
     const normed = layerNorm(build, `h.${l}.ln_1`, states);
@@ -243,19 +199,32 @@ function addTrunk(build: Build, past: Past | null, headRows: string | null) {
     const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
     fresh.push(k, v);
     const mixed = g.node("Transpose", [attention(l, q, k, v)], { perm: [0, 2, 1, 3] });
-    let flat = g.node("Reshape", [mixed, g.integers(-1, D)]);
-    // Keys and values are all that other positions need of the last layer.
-    if (headRows && l === layers - 1) {
-      [flat, states] = [flat, states].map((x) => g.node("Gather", [x, headRows], { axis: 0 }));
-      linear = linearLayers(build, states);
-    }
+    const flat = g.node("Reshape", [mixed, g.integers(-1, D)]);
     states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, flat))]);
-
-    const inner = linear(`h.${l}.mlp.c_fc`, layerNorm(build, `h.${l}.ln_2`, states));
-    const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
-    states = g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]);
+    if (l < layers - 1) states = addFeedForward(build, l, states, linear).states;
   }
-  return { hidden: layerNorm(build, "ln_f", states), fresh, baseLogits };
+  return { states, fresh };
+}
+
+/** The feed-forward part of block l. `middle` is its input after the layer norm. */
+function addFeedForward(build: Build, l: number, states: string, linear: ReturnType<typeof linearLayers>) {
+  const { g } = build;
+  const middle = layerNorm(build, `h.${l}.ln_2`, states);
+  const inner = linear(`h.${l}.mlp.c_fc`, middle);
+  const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
+  return { middle, states: g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]) };
+}
+
+/** What is left of the trunk for rows with a head: the last feed-forward part and the last layer norm. */
+function addLastFeedForward(build: Build, rows: string) {
+  const { middle, states } = addFeedForward(build, build.config.layers - 1, rows, linearLayers(build, rows));
+  return { middle, hidden: layerNorm(build, "ln_f", states) };
+}
+
+/** Rows of x [M, D] divided by their length; a row of zeros stays one. */
+function unitRows(g: GraphBuilder, x: string): string {
+  const length = g.node("ReduceL2", [x, g.integers(-1)], { keepdims: 1 });
+  return g.node("Div", [x, g.node("Max", [length, g.scalar(1e-12)])]);
 }
 
 /**
@@ -292,8 +261,15 @@ function products({ g, device }: Build, q: string, k: string): string {
   return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
 }
 
+interface Embedding {
+  /** [S, T, D] of token ids [S, T] */
+  embed(ids: string): string;
+  /** [N, V] of hidden states [N, D] */
+  baseLogits(hidden: string): string;
+}
+
 /** The tied matrix [V, D], once as the embedding of token ids and once as the head's x·Wᵀ. */
-function addTokenEmbedding({ g, config, weights, format }: Build) {
+function addTokenEmbedding({ g, config, weights, format }: Build): Embedding {
   const { vocabularySize: V, hiddenSize: D } = config;
   const matrix = toFloat32(tensorOf(weights, "wte.weight"));
   if (format === "fp32") {

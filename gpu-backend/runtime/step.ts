@@ -1,7 +1,8 @@
 /**
  * What one pass of the trunk takes and gives: the interface between the engine and whatever executes the graph.
  * S sequences, T tokens (right-padded), D hidden, Q gates, V vocabulary, L layers, H heads, d head width,
- * P past positions of the feed, G tokens of a chunk that has begun, N head rows.
+ * P past positions of the feed, G tokens of a chunk that has begun, M head rows, N plain and X mixed rows of them,
+ * J adapters of a mixed row.
  *
  * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
  * runs or at least `minimumPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
@@ -14,7 +15,7 @@ export const minimumPrefillTokens = 2;
 export const topCandidates = 64;
 
 export interface StepInput {
-  /** S */
+  /** S; 0 runs the head alone, on fed states. */
   sequences: number;
   /** T */
   tokens: number;
@@ -31,7 +32,10 @@ export interface StepInput {
    * sums over them together with the new ones, so that results are the bits of the chunk computed at once. Absent: none.
    */
   begunTokens?: number;
-  /** Keys, then values, of each layer: 2L arrays of [S, H, P, d], positions beyond a row's past length are ignored. */
+  /**
+   * Keys, then values, of each layer, then the pointer's keys and states, as arrays of [S, H, P, d]; positions beyond a row's
+   * past length are ignored. A step whose rows mix no pointer may leave the last two out.
+   */
   past: Float32Array[];
   /**
    * Names of the rows of `past`, [S], and of all rows that may be fed again; for runners that keep the past on their
@@ -39,28 +43,102 @@ export interface StepInput {
    * only steps add to it. Absent: rows nobody has seen before.
    */
   pastRows?: { fed: readonly number[]; kept: readonly number[] };
-  /** Flat positions (row × T + column) whose logits are wanted, [N]; without any the head is not computed. */
+  /** Flat positions (row × T + column) that the head is computed at; before the fed states, they are its rows. */
   headRows: Int32Array;
-  /** One row of gates per head row, [N, Q]; zeros give the base. */
+  /** States of earlier steps that the head is computed of, [·, D], as the pointer's pair of `present` holds them. */
+  fedStates?: Float32Array;
+  /** Which of the head's rows are plain, [N]; absent: all of `headRows`. */
+  plainRows?: Int32Array;
+  /** Rows of several experts. */
+  mixed?: MixedInput;
+  /** One row of gates per plain row, [N, Q]; zeros give the base. */
   gates: Float32Array;
-  /** The pool slot of each head row's own directions, -1 for none, [N]; absent where no row has any. */
+  /** The pool slot of each plain row's own directions, -1 for none, [N]; absent where no row has any. */
   poolSlots?: Int32Array;
-  /** Reciprocal temperature of each head row for `scaledLogSumExp`, [N]. */
+  /** Reciprocal temperature of each plain row for `scaledLogSumExp`, [N]. */
   inverseTemperatures: Float32Array;
-  /** A token id per head row whose logit is wanted whatever its rank, [N]. */
+  /** A token id per plain row whose logit is wanted whatever its rank, [N]. */
   targetIds: Int32Array;
-  /** Sparse row bias: `values[i]` is added to logit `ids[i]` of head row `rows[i]`. No (row, id) pair may occur twice. */
-  bias: { rows: Int32Array; ids: Int32Array; values: Float32Array };
+  /** Sparse row bias of plain rows. */
+  bias: SparseBias;
   /** Which optional outputs to copy out. */
   want: { logits: boolean; hidden: boolean };
 }
 
-export interface StepOutput {
-  /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1. */
+/** `values[i]` is added to logit `ids[i]` of row `rows[i]`. No (row, id) pair may occur twice. */
+export interface SparseBias {
+  rows: Int32Array;
+  ids: Int32Array;
+  values: Float32Array;
+}
+
+/** Rows whose distribution is a mixture of the base, J adapters and the pointer. */
+export interface MixedInput {
+  /** Which of the head's rows they are, [X]. */
+  rows: Int32Array;
+  /** J, at least 1; a row of fewer adapters has zero gates and weight 0 in the rest. */
+  adapters: number;
+  gates: Float32Array; // [X, J, Q]
+  /** [X, J], -1 for none; absent where no adapter has directions. */
+  poolSlots?: Int32Array;
+  /** Row bias of adapters: as a sparse bias, of adapter `adapters[i]` of row `rows[i]`. */
+  adapterBias: SparseBias & { adapters: Int32Array };
+  /** Token ids that every expert scores, [X]. */
+  targetIds: Int32Array;
+  /** Absent: the experts only score the targets. */
+  mixture?: {
+    baseWeights: Float32Array; // [X]
+    adapterWeights: Float32Array; // [X, J]
+    inverseTemperatures: Float32Array; // [X]
+    bias: SparseBias;
+    pointer: PointerInput;
+  };
+}
+
+/**
+ * What the pointer copies from: keys of the prompts in `count` rows of the arena, asked by T mixed rows each.
+ * The mass of position i goes to token id ids[i].
+ */
+export interface PointerInput {
+  keys: Float32Array; // [count, H, P, d]
+  count: number;
+  positions: number; // P
+  /** How many positions of each row may be copied from, [count]. */
+  lengths: Int32Array;
+  /** θ: the softmax is of θ · cosine. */
+  sharpness: number;
+  /** Which of the mixed rows ask each arena row, [count, T]; any where nobody asks. */
+  queries: Int32Array;
+  /** Where each mixed row's answer is, of count × T, [X]. */
+  answers: Int32Array;
+  /** [X, P] */
+  ids: Int32Array;
+  /** [X] */
+  weights: Float32Array;
+}
+
+export interface StepOutput extends RowOutput {
+  /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1; then the pointer's pair. */
   present: Float32Array;
+  /** Final hidden states (after the last layer norm) of the head's rows, [M, D]. */
+  hidden: Float32Array | null;
+  /** null where the step had no mixed rows. */
+  mixed: MixedOutput | null;
+}
+
+export interface MixedOutput {
+  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]. */
+  baseTargets: Float32Array;
+  adapterTargets: Float32Array;
+  /** Of the mixture, whose logits are its log-probabilities; null where it was not asked for. */
+  rows: RowOutput | null;
+}
+
+/** What comes of the plain rows, or of the mixed ones. */
+export interface RowOutput {
   /** K, the width of the two below (`topCandidates`, or V where that is smaller). */
   topCount: number;
-  /** Highest logits of each head row, descending, ties by lower id, [N, K]. */
+  /** Highest logits of each row, descending, ties by lower id, [N, K]. */
   topLogits: Float32Array;
   topIds: Int32Array;
   /** log Σ exp(logits), [N]: a logprob is logit − logSumExp. */
@@ -71,8 +149,6 @@ export interface StepOutput {
   targetLogits: Float32Array;
   /** [N, V] */
   logits: Float32Array | null;
-  /** Final hidden states (after the last layer norm) of the head rows, [N, D]. */
-  hidden: Float32Array | null;
 }
 
 /** Executes steps. One implementation over ONNX Runtime; tests may bring another. */

@@ -1,6 +1,7 @@
 /** Hidden states of whole texts, for training and evaluation: the trunk without a past and without a head. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildTrunkGraph, names } from "./gpt2-graph.ts";
+import { buildTrunkGraph } from "./gpt2-graph.ts";
+import { names } from "./graph-names.ts";
 import { causalMask } from "./onnx-runner.ts";
 import { openSession, tensor } from "./session.ts";
 import type { Gpt2Config } from "./step.ts";

@@ -7,8 +7,8 @@
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { DeviceRows } from "./device-rows.ts";
 import { isFiniteRow } from "./finite-rows.ts";
-import { names } from "./gpt2-graph.ts";
 import { GraphBuilder } from "./graph.ts";
+import { names } from "./graph-names.ts";
 import { openSession, type Session, type SessionResults, type Tensor, tensor } from "./session.ts";
 import type { Gpt2Config, StepInput } from "./step.ts";
 
@@ -124,7 +124,7 @@ export class WebgpuPast {
    */
   #forgetUnlessFinite(present: Float32Array, sequences: number, tokens: number): void {
     const { layers, heads } = this.#config;
-    const shape = { arrays: 2 * layers, sequences, heads, tokens };
+    const shape = { arrays: 2 * (layers + 1), sequences, heads, tokens };
     const rows = Array.from({ length: sequences }, (_, s) => s);
     if (rows.every((s) => isFiniteRow(present, shape, s, tokens))) return;
     this.#rows = new DeviceRows(this.#rows.capacity);

@@ -46,6 +46,37 @@ export const samplingSchema = z.strictObject({
     .max(limits.logitBiasEntries),
 });
 
+const share = z.number().min(0).max(1);
+/** An answer's distribution as a mixture of the base, adapters and the pointer (`shared/math/evidence.ts`). */
+export const mixtureSchema = z.strictObject({
+  /** Weight of the base: its prior where the prompt's evidence decides, else as it is served. */
+  base: share,
+  /** Adapters beside the base: a centroid's, or one of the tenant's own. With the base the weights add up to 1. */
+  adapters: z
+    .array(
+      z.union([
+        z.strictObject({ centroidId: id, weight: share }),
+        z.strictObject({ adapterHash: hash, weight: share }),
+      ]),
+    )
+    .max(limits.mixtureAdapters),
+  /** How the prompt decides; absent: the weights are fixed, and there is no pointer. */
+  evidence: z
+    .strictObject({
+      tokens: z.int().min(0),
+      temper: z.number().min(0).max(1),
+      floor: share,
+      pointer: z.strictObject({
+        sharpness: z.number().min(0).max(100),
+        shares: z
+          .array(z.strictObject({ share, prior: share }))
+          .min(1)
+          .max(16),
+      }),
+    })
+    .optional(),
+});
+
 export const sequenceRequestSchema = z.strictObject({
   id,
   /** Salts whatever the backend keeps of the prompt. */
@@ -75,6 +106,8 @@ export const sequenceRequestSchema = z.strictObject({
   promptLogprobs: z.boolean(),
   /** Ask for each token's logprob without the adapter, too. */
   compare: z.boolean(),
+  /** Serve this mixture rather than the batch's adapter alone. */
+  mixture: mixtureSchema.optional(),
   /** Wear the prompt bias as well, where the batch's centroid has one. It is made of `promptIds` alone. */
   promptBias: z.boolean().optional(),
   /**
@@ -151,6 +184,18 @@ export const doneFrameSchema = z.object({
   finishReason: finishReasonSchema,
   /** null for the base. `cache` says whether the adapter was there or was made for this micro-batch. */
   adapter: z.object({ hash, cache: z.enum(["hit", "generated"]), scale: z.number() }).nullable(),
+  /**
+   * What the answer was a mixture of, where it was one: weights of the base, of each adapter as the request lists them (with
+   * its hash), and of the pointer; and what the prompt's own tokens gained by it, where they decided.
+   */
+  mixture: z
+    .object({
+      base: z.number(),
+      adapters: z.array(z.object({ hash, weight: z.number() })),
+      pointer: z.number(),
+      evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
+    })
+    .optional(),
   /** Absent where none was worn; `tokens`: how many logits it raised. */
   promptBias: z.object({ strength: z.number(), tokens: z.int() }).optional(),
   promptTokens: z.int(),
@@ -202,6 +247,7 @@ export const readinessSchema = z.object({
 export type AssignmentReport = z.infer<typeof assignmentReportSchema>;
 export type Readiness = z.infer<typeof readinessSchema>;
 export type Sampling = z.infer<typeof samplingSchema>;
+export type MixtureRequest = z.infer<typeof mixtureSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
 export type AdapterRequest = z.infer<typeof adapterRequestSchema>;

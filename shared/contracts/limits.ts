@@ -32,6 +32,8 @@ export const limits = {
   adapterExamples: 64,
   adapterTokens: 8192,
   adaptersPerTenant: 64,
+  /** Adapters that one answer may be a mixture of, beside the base. */
+  mixtureAdapters: 3,
   /** Sequences of one micro-batch. */
   sequencesPerBatch: 128,
 } as const;

@@ -6,14 +6,14 @@ import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
-import { promptBias, servedPromptBias } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
-import { oracleHidden, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
+import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 import { seededRandom } from "../support/steps.ts";
 import { tinyCentroids, tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -47,23 +47,34 @@ const harness = (
     runner,
     msOf,
     source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork, setImmediate),
-    promptBias: servedPromptBias(artifacts.manifest, artifacts.hyperNetwork),
     limits,
     pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
   });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
+const rule: NonNullable<MixtureRequest["evidence"]> = {
+  tokens: 1024,
+  temper: 0.1,
+  floor: 0.05,
+  pointer: { sharpness: 15, shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
+};
+const mixtureOf = (...ids: string[]): MixtureRequest => ({
+  base: 0.5,
+  adapters: ids.map((centroidId) => ({ centroidId, weight: 0.5 / ids.length })),
+  evidence: rule,
+});
+
 interface Work {
   centroid: string | null;
   request: SequenceRequest;
 }
-/** 33 sequences of all centroids and the base, with and without a prompt bias, of lengths on both sides of a chunk and a KV size. */
+/** 33 sequences of all centroids and the base, plain and mixtures of up to three adapters, of lengths on both sides of a chunk and a KV size. */
 function mixedWork(temperature: number): Work[] {
   return Array.from({ length: 33 }, (_, i) => ({
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
-      promptBias: i % 3 > 0,
+      mixture: i % 3 > 0 ? { ...mixtureOf(...tinyCentroids.slice(0, i % 4)) } : undefined,
       sampling: { temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
     }),
   }));
@@ -243,57 +254,101 @@ function oracleLogprobs(history: number[], centroid: string | null): Float64Arra
   return logits.map((logit) => logit - total);
 }
 
-test("the prompt bias is of the prompt and the centroid's strength alone; the base and the prompt's scores are without it", async () => {
+test("a mixture is weighed by its prompt and gives the oracle's logprobs; the base beside it, too", async () => {
   const target = harness();
-  const ids = randomPrompt(66);
+  const ids = [...randomPrompt(30), ...randomPrompt(8)];
+  ids.push(...ids.slice(4, 24));
   const sampling = { seed: 3, temperature: 0.9, logprobs: 0, frequencyPenalty: 0.5, logitBias: neverEnds };
-  const rest = { maxTokens: 8, compare: true, promptLogprobs: true, sampling };
-  for (const wears of [true, false]) {
-    await target.engine.submit("c1", [sequenceRequest(`${wears}`, ids, { ...rest, promptBias: wears })]);
-  }
+  const mixture = mixtureOf("c0", "c1");
+  await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
   await target.finish();
-  const { prior } = artifacts.manifest.promptBias!;
-  const { promptBias: strength } = artifacts.manifest.centroids[1];
-  const frequencies = toFloat32(tensorOf(artifacts.hyperNetwork, "unigram"));
-  const bias = promptBias(ids, frequencies, { prior, strength: strength! }, tinyConfig.endOfTextId)!;
-  expect(target.lastFrameOf("true")).toMatchObject({ promptBias: { strength, tokens: bias.ids.length } });
-  expect(target.lastFrameOf("false")).not.toHaveProperty("promptBias");
-  expect(target.framesOf("true")[0]).toEqual({ ...target.framesOf("false")[0], id: "true" });
+  const done = target.lastFrameOf("a");
+  if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
+  const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
+  const keys = oracleKeys(artifacts.model.config, artifacts.model.weights, ids);
+  const testimonies = positionsOfEvidence(ids.length).map((t) => ({
+    experts: [null, "c0", "c1"].map((centroid) => Math.exp(oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]])),
+    pointer: copied(keys, ids, t, ids.length)[ids[t + 1]] ?? 0,
+  }));
+  const expected = weigh([0.5, 0.25, 0.25], { ...rule, tokens: ids.length }, testimonies);
+  expect(done.mixture.evidence!.tokens).toBe(16);
+  const off = [
+    done.mixture.base - expected.weights.base,
+    done.mixture.pointer - expected.weights.pointer,
+    ...weights.adapters.map((weight, j) => weight - expected.weights.adapters[j]),
+    done.mixture.evidence!.nats - expected.evidence.nats,
+  ].map(Math.abs);
+  console.log(`weights ${JSON.stringify(done.mixture)}, max |engine − oracle| ${Math.max(...off).toExponential(2)}`);
+  expect(Math.max(...off)).toBeLessThan(tolerance);
+
   const history = [...ids];
   const counts = new Map<number, number>();
   let worst = 0;
-  for (const frame of target.tokenFramesOf("true")) {
-    const biased = (logprobs: Float64Array, ofPrompt: boolean) => {
-      for (const [i, id] of bias.ids.entries()) if (ofPrompt) logprobs[id] += bias.values[i];
+  for (const frame of target.tokenFramesOf("a")) {
+    const each = [null, "c0", "c1"].map((centroid) => oracleLogprobs(history, centroid));
+    const all = oracleKeys(artifacts.model.config, artifacts.model.weights, history);
+    const pointer = copied(all, history, history.length - 1, ids.length);
+    const steered = (logprobs: Float64Array) => {
       for (const [id, count] of counts) logprobs[id] -= 0.5 * count;
       logprobs[tinyConfig.endOfTextId] -= 100;
       return logprobs[frame.tokenId] - oracleLogSumExp(logprobs);
     };
-    worst = Math.max(worst, Math.abs(frame.logprob! - biased(oracleLogprobs(history, "c1"), true)));
-    worst = Math.max(worst, Math.abs(frame.baseLogprob! - biased(oracleLogprobs(history, null), false)));
+    const mixed = each[0].map((_, v) =>
+      Math.log(
+        weights.base * Math.exp(each[0][v]) +
+          weights.adapters[0] * Math.exp(each[1][v]) +
+          weights.adapters[1] * Math.exp(each[2][v]) +
+          done.mixture!.pointer * (pointer[v] ?? 0),
+      ),
+    );
+    worst = Math.max(worst, Math.abs(frame.logprob! - steered(mixed)));
+    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(each[0])));
     history.push(frame.tokenId);
     counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
   }
   console.log(`max |engine − oracle| ${worst.toExponential(2)}`);
-  expect(target.tokensOf("true")).toHaveLength(8);
+  expect(target.tokensOf("a")).toHaveLength(8);
   expect(worst).toBeLessThan(tolerance);
 });
 
-test.each([null, tinyCentroids.at(-1)!])(
-  "with centroid %s a prompt bias that is asked for is none",
-  async (centroid) => {
-    const target = harness();
-    const ids = randomPrompt(20);
-    const rest = { maxTokens: 8, sampling: { logprobs: 2, logitBias: neverEnds } };
-    await target.engine.submit(centroid, [sequenceRequest("asked", ids, { ...rest, promptBias: true })]);
-    await target.engine.submit(centroid, [sequenceRequest("plain", ids, rest)]);
-    await target.finish();
-    expect(target.tokenFramesOf("asked")).toEqual(
-      target.tokenFramesOf("plain").map((frame) => ({ ...frame, id: "asked" })),
-    );
-    expect(target.lastFrameOf("asked")).not.toHaveProperty("promptBias");
-  },
-);
+/** The pointer's probability of each token after position t, from the definition: {id: p}. */
+function copied(keys: Float64Array[], ids: number[], t: number, promptTokens: number): Record<number, number> {
+  const until = Math.min(t, promptTokens - 1);
+  const masses = keys.slice(0, until).map((key) => Math.exp(15 * key.reduce((sum, x, e) => sum + x * keys[t][e], 0)));
+  const total = masses.reduce((a, b) => a + b, 0);
+  const p: Record<number, number> = {};
+  masses.forEach((mass, i) => {
+    p[ids[i + 1]] = (p[ids[i + 1]] ?? 0) + mass / total;
+  });
+  return p;
+}
+
+test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
+  const target = harness();
+  const ids = randomPrompt(150);
+  const short = { ...mixtureOf("c0"), evidence: { ...rule, tokens: 40 } };
+  const sampling = { logprobs: 0 };
+  await target.engine.submit("c0", [
+    sequenceRequest("scored", ids, { maxTokens: 0, promptLogprobs: true, mixture: short, sampling }),
+    sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf("c0"), sampling }),
+  ]);
+  await target.finish();
+  const [scored] = target.framesOf("scored");
+  const [first, done] = target.framesOf("prompt");
+  if (scored.type !== "prompt" || first.type !== "token" || done.type !== "done") throw new Error("other frames");
+  // The same weights as those of the prompt that the evidence is.
+  expect(target.lastFrameOf("scored")).toMatchObject({ mixture: done.mixture });
+  expect(scored.logprobs).toHaveLength(150);
+  const base = Math.abs(scored.logprobs[20]! - oracleLogprobs(ids.slice(0, 20), null)[ids[20]]);
+  const { base: ofBase, adapters, pointer } = done.mixture!;
+  const history = ids.slice(0, 120);
+  const copies = copied(oracleKeys(artifacts.model.config, artifacts.model.weights, history), history, 119, 40);
+  const [plain, adapted] = [null, "c0"].map((centroid) => Math.exp(oracleLogprobs(history, centroid)[ids[120]]));
+  const expected = Math.log(ofBase * plain + adapters[0].weight * adapted + pointer * (copies[ids[120]] ?? 0));
+  const mixed = Math.abs(scored.logprobs[120]! - expected);
+  console.log(`|engine − oracle| ${base.toExponential(2)} of evidence, ${mixed.toExponential(2)} beyond`);
+  expect(Math.max(base, mixed)).toBeLessThan(tolerance);
+});
 
 describe("logprobs", () => {
   test("of sampled tokens, their alternatives and the base are the oracle's", async () => {

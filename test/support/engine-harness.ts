@@ -3,7 +3,6 @@
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
-import type { PromptBiasSource } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
@@ -43,7 +42,6 @@ export interface EngineHarness {
 export function createEngineHarness(options: {
   runner: StepRunner;
   source?: AdapterSource;
-  promptBias?: PromptBiasSource;
   limits?: Partial<SchedulerLimits>;
   pieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
@@ -72,7 +70,6 @@ export function createEngineHarness(options: {
       release: () => options.runner.release(),
     },
     adapters,
-    promptBias: options.promptBias,
     prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
     kvBytes: options.kvBytes ?? 2 ** 30,
     limits: { ...testLimits, ...options.limits },

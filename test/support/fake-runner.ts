@@ -79,14 +79,17 @@ export function fakeLogits(V: number, history: readonly number[], gates: ArrayLi
 
 function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [number, number][]): StepOutput {
   const { sequences: S, tokens: T } = input;
-  const { vocabularySize: V, layers } = config;
-  const N = input.headRows.length;
-  const present = new Float32Array(2 * layers * S * heads * T * headWidth).fill(poison);
+  const { vocabularySize: V } = config;
+  // Keys and values of each layer, and the pointer's pair.
+  const arrays = 2 * (config.layers + 1);
+  const flatRows = Int32Array.from(input.plainRows ?? input.headRows.keys(), (at) => input.headRows[at]);
+  const N = flatRows.length;
+  const present = new Float32Array(arrays * S * heads * T * headWidth).fill(poison);
   for (let s = 0; s < S; s++) {
     for (let t = 0; t < T; t++) {
       const isPadding = t > 0 && input.positions[s * T + t] === 0;
       if (isPadding) continue;
-      for (let i = 0; i < 2 * layers; i++) {
+      for (let i = 0; i < arrays; i++) {
         for (let h = 0; h < heads; h++) {
           const at = (((i * S + s) * heads + h) * T + t) * headWidth;
           present[at] = input.tokenIds[s * T + t];
@@ -95,7 +98,7 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
       }
     }
   }
-  const histories = Array.from({ length: S }, (_, s) => pastOf(config, input, s));
+  const histories = Array.from({ length: S }, (_, s) => pastOf(input, s));
   const logits = new Float32Array(N * V);
   const output: StepOutput = {
     present,
@@ -107,11 +110,12 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
     targetLogits: new Float32Array(N),
     logits: input.want.logits ? logits : null,
     hidden: null,
+    mixed: null,
   };
   for (let n = 0; n < N; n++) {
-    const s = Math.floor(input.headRows[n] / T);
+    const s = Math.floor(flatRows[n] / T);
     const own = [];
-    for (let t = 0; t <= input.headRows[n] % T; t++) {
+    for (let t = 0; t <= flatRows[n] % T; t++) {
       own.push(input.tokenIds[s * T + t]);
       const position = input.pastLengths[s] + t;
       if (input.positions[s * T + t] !== position)
@@ -137,11 +141,11 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
 }
 
 /** The token ids in a row's past. Throws an Error where any layer or head holds something else. */
-function pastOf(config: Gpt2Config, input: StepInput, s: number): number[] {
+function pastOf(input: StepInput, s: number): number[] {
   const P = input.pastTokens;
   const ids: number[] = [];
   for (let position = 0; position < input.pastLengths[s]; position++) {
-    for (let i = 0; i < 2 * config.layers; i++) {
+    for (let i = 0; i < input.past.length; i++) {
       for (let h = 0; h < heads; h++) {
         const at = ((s * heads + h) * P + position) * headWidth;
         const id = input.past[i][at];

@@ -1,11 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
-import type { PromptBiasSource } from "../../../../gpu-backend/adapters/prompt-bias.ts";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
-import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -482,70 +480,6 @@ test("a micro-batch reports one cache result, the next one a hit", async () => {
   expect(["a", "b", "c"].map(cacheOf)).toEqual(["generated", "generated", "hit"]);
 });
 
-/** Raises each token of the prompt by as much as it is there; only centroids other than `off` have one. */
-const fakePromptBias: PromptBiasSource = (centroidId, promptIds) => {
-  if (centroidId === "off") return null;
-  const ids = Int32Array.from(new Set(promptIds)).sort();
-  const values = Float32Array.from(ids, (id) => promptIds.filter((one) => one === id).length);
-  return { strength: 1, bias: { ids, values } };
-};
-
-describe("prompt bias", () => {
-  const wears = { promptBias: true, maxTokens: 20, sampling: { ...neverEnds, logprobs: 0 } };
-
-  test("is added to what the request steers, at each token", async () => {
-    const { engine, finish, tokenFramesOf } = createEngineHarness({
-      runner: createFakeRunner(),
-      promptBias: fakePromptBias,
-    });
-    const ids = [4, 7, 4];
-    const sampling = {
-      ...wears.sampling,
-      presencePenalty: 1,
-      logitBias: [
-        [7, 0.5],
-        [99, -100],
-      ] as [number, number][],
-    };
-    await engine.submit("c0", [sequenceRequest("a", ids, { ...wears, sampling })]);
-    await finish();
-    const gates = [Math.cos(1), Math.cos(2)];
-    const seen = new Set<number>();
-    for (const { tokenId, logprob } of tokenFramesOf("a")) {
-      const logits = fakeLogits(V, ids, gates);
-      logits[4] += 2;
-      logits[7] += 1.5;
-      logits[99] -= 100;
-      for (const id of seen) logits[id] -= 1;
-      expect(logprob).toBeCloseTo(logits[tokenId] - Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)), 4);
-      ids.push(tokenId);
-      seen.add(tokenId);
-    }
-    expect(seen.size).toBeGreaterThan(5);
-  });
-
-  test("is not worn with a tenant's adapter that has a bias of its own, nor without an adapter", async () => {
-    const generated = fakeAdapters(2);
-    const source: AdapterSource = {
-      hashOf: (id) => generated.hashOf(id),
-      generate: async (id) => {
-        const adapter = await generated.generate(id);
-        const bias = { ids: Int32Array.of(3), values: Float32Array.of(1) };
-        return id === "c1" ? { ...adapter, bias } : adapter;
-      },
-    };
-    const { engine, finish, lastFrameOf } = createEngineHarness({
-      runner: createFakeRunner(),
-      source,
-      promptBias: fakePromptBias,
-    });
-    for (const id of ["c0", "c1", "off", null]) await engine.submit(id, [sequenceRequest(`${id}`, [1, 2], wears)]);
-    await finish();
-    const worn = ["c0", "c1", "off", "null"].map((id) => "promptBias" in lastFrameOf(id)!);
-    expect(worn).toEqual([true, false, false, false]);
-  });
-});
-
 test("any traffic gives each sequence what it gets alone, and gives every slot and adapter back", async () => {
   console.log(`seed ${seed}`);
   const arrival = fc.record({
@@ -571,11 +505,10 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
       maxTokens: a.maxTokens,
       promptLogprobs: a.promptLogprobs,
       compare: a.compare,
-      promptBias: i % 2 === 0,
       sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequencyPenalty: 0.4, logprobs: 1 },
     });
   // Memory for three sequences as long as the context.
-  const kvBytes = 3 * 512 * 2 * fakeConfig.layers * fakeConfig.hiddenSize * 4;
+  const kvBytes = 3 * 512 * 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
   let preemptions = 0;
   await fc.assert(
     fc.asyncProperty(
@@ -585,7 +518,6 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
         const limits = { maxSequences, stepTokens: 200 };
         const together = createEngineHarness({
           runner: createFakeRunner(),
-          promptBias: fakePromptBias,
           limits,
           cacheBytes: 0,
           kvBytes,
@@ -604,7 +536,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
         }
         while (together.engine.busy) await step();
         for (const [i, a] of arrivals.entries()) {
-          const alone = createEngineHarness({ runner: createFakeRunner(), promptBias: fakePromptBias });
+          const alone = createEngineHarness({ runner: createFakeRunner() });
           await alone.engine.submit(a.centroid, [requestOf(a, i)]);
           await alone.finish();
           const isCancelled = together.lastFrameOf(`s${i}`)?.type === "error";
@@ -628,7 +560,7 @@ test("a soak of 1,000 random sequences of three tenants returns every slot, and 
     runner: createFakeRunner(),
     limits: { maxSequences: 16 },
   });
-  const oneRow = 2 * fakeConfig.layers * fakeConfig.hiddenSize * 4 * fakeConfig.contextTokens;
+  const oneRow = 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4 * fakeConfig.contextTokens;
   for (let i = 0; i < 1000; i++) {
     const tenant = ["often", "often", "often", "seldom", "rarely"][Math.floor(random() * 5)];
     const request = { tenant, maxTokens: Math.floor(random() * 60), sampling: { temperature: 1, seed: i } };

@@ -51,8 +51,9 @@ function spoiltRunner(
 
 /** Makes the keys and values of a row not a number, from one layer on, as they would be in a transformer. */
 function spoilKeys(output: StepOutput, s: number, sequences: number, value = Number.NaN): void {
-  const perRow = output.present.length / (2 * layers * sequences);
-  for (let i = 2; i < 2 * layers; i++) {
+  const arrays = 2 * (layers + 1);
+  const perRow = output.present.length / (arrays * sequences);
+  for (let i = 2; i < arrays; i++) {
     output.present.fill(value, (i * sequences + s) * perRow, (i * sequences + s + 1) * perRow);
   }
 }
@@ -260,7 +261,7 @@ describe("what is thrown for one sequence ends that one", () => {
     expectNothingLeft(harness);
   });
 
-  test.each(["promptBias", "pieceOf", "logits"])("%s", async (what) => {
+  test.each(["pieceOf", "logits"])("%s", async (what) => {
     const fail = () => {
       throw new Error(`${what} failed`);
     };
@@ -275,15 +276,14 @@ describe("what is thrown for one sequence ends that one", () => {
       },
       source: fakeAdapters(2),
       cacheBytes: 0,
-      promptBias: what === "promptBias" ? fail : () => null,
       pieceOf: what === "pieceOf" ? fail : undefined,
     });
     await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
     const sampling = { temperature: 1, seed: 5, stop: ["#"], logitBias: neverEnds.logitBias };
-    const wearing = { promptBias: true, maxTokens: 400, sampling };
+    const rest = { maxTokens: 400, sampling };
     await harness.engine.submit("c0", [
-      sequenceRequest("bad", prompt(5, 2), wearing),
-      sequenceRequest("continued", prompt(5, 2), { ...wearing, continuedIds: [1, 2] }),
+      sequenceRequest("bad", prompt(5, 2), rest),
+      sequenceRequest("continued", prompt(5, 2), { ...rest, continuedIds: [1, 2] }),
     ]);
     await harness.finish();
     for (const id of ["bad", "continued"]) {
@@ -299,12 +299,13 @@ describe("what is thrown for one sequence ends that one", () => {
     const faults: unknown[] = [];
     const harness = createEngineHarness({
       runner: createFakeRunner(),
-      promptBias: () => {
+      pieceOf: () => {
         throw new Error("the cause");
       },
       faulted: (error) => faults.push(error.cause),
     });
-    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { promptBias: true })]);
+    const sampling = { stop: ["#"] };
+    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { continuedIds: [1], sampling })]);
     expect(faults).toMatchObject([{ message: "the cause" }]);
   });
 });

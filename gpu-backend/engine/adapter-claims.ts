@@ -1,0 +1,103 @@
+/**
+ * What sequences hold of adapters: each is pinned in the cache from its submission to its end, and those with directions of
+ * their own have a pool slot while they run.
+ */
+import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { type ServiceError, toServiceError } from "../../shared/errors.ts";
+import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
+import { instantId } from "../adapters/instant/source.ts";
+import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
+import type { AdapterPool } from "../runtime/step.ts";
+import { needsPool } from "./refusals.ts";
+import type { Sequence } from "./sequence.ts";
+
+export class AdapterClaims {
+  readonly #cache: Pick<AdapterCache, "acquire" | "release">;
+  readonly #pool: PoolSlots | null;
+
+  constructor(cache: Pick<AdapterCache, "acquire" | "release">, pool: AdapterPool | null) {
+    this.#cache = cache;
+    this.#pool = pool && new PoolSlots(pool);
+  }
+
+  /** null where the graph has no pool. */
+  get poolStats(): PoolStats | null {
+    return this.#pool?.stats ?? null;
+  }
+
+  /**
+   * Pins what each sequence of a micro-batch needs: the adapters of its mixture, or else the batch's (null: none). Tells
+   * `done` of each, with its adapters or with why it cannot have them.
+   */
+  async acquire(
+    sequences: readonly Sequence[],
+    batchAdapterId: string | null,
+    done: (sequence: Sequence, acquired: AcquiredAdapter[] | ServiceError) => void,
+  ): Promise<void> {
+    const users = new Map<string, number>();
+    for (const { request } of sequences) {
+      for (const id of adapterIdsOf(request, batchAdapterId)) users.set(id, (users.get(id) ?? 0) + 1);
+    }
+    const acquired = new Map<string, AcquiredAdapter>();
+    const failures = new Map<string, ServiceError>();
+    for (const [id, count] of users) {
+      try {
+        acquired.set(id, await this.#cache.acquire(id, count));
+      } catch (error) {
+        failures.set(id, toServiceError(error));
+      }
+    }
+    for (const sequence of sequences) {
+      const ids = adapterIdsOf(sequence.request, batchAdapterId);
+      const had = ids.flatMap((id) => acquired.get(id) ?? []);
+      const failure = ids.map((id) => failures.get(id)).find((error) => error !== undefined);
+      if (failure || sequence.ended) this.#unpin(had);
+      if (!sequence.ended) done(sequence, failure ?? had);
+    }
+  }
+
+  /**
+   * Claims pool slots for the sequences of one admission. Once one finds none, no later one gets any, not even one whose
+   * adapter has a slot: else a busy centroid would keep its slot forever, and whoever waits for it would starve.
+   */
+  slotClaims(): (sequence: Sequence) => boolean {
+    let isSlotAwaited = false;
+    return (sequence) => {
+      const wanted = sequence.adapters.filter(({ adapter }) => adapter.directions);
+      if (wanted.length === 0) return true;
+      if (isSlotAwaited) return false;
+      if (!this.#pool) throw needsPool(wanted[0].adapter);
+      for (const { adapter } of sequence.adapters) {
+        const slot = adapter.directions ? this.#pool.take(adapter) : null;
+        isSlotAwaited = slot === null && adapter.directions !== null;
+        if (isSlotAwaited) break;
+        sequence.poolSlots.push(slot);
+      }
+      if (isSlotAwaited) this.releaseSlots(sequence);
+      return !isSlotAwaited;
+    };
+  }
+
+  releaseSlots(sequence: Sequence): void {
+    sequence.poolSlots.forEach((slot, j) => {
+      if (slot !== null) this.#pool?.release(sequence.adapters[j].adapter);
+    });
+    sequence.poolSlots = [];
+  }
+
+  /** A sequence has ended. */
+  release(sequence: Sequence): void {
+    this.releaseSlots(sequence);
+    this.#unpin(sequence.adapters);
+  }
+
+  #unpin(acquired: readonly AcquiredAdapter[]): void {
+    for (const { adapter } of acquired) this.#cache.release(adapter);
+  }
+}
+
+/** Ids of the adapters of a request's distribution. */
+function adapterIdsOf({ mixture, tenant }: SequenceRequest, batchAdapterId: string | null): string[] {
+  if (!mixture) return batchAdapterId === null ? [] : [batchAdapterId];
+  return mixture.adapters.map((one) => ("centroidId" in one ? one.centroidId : instantId(tenant, one.adapterHash)));
+}

@@ -1,0 +1,268 @@
+/**
+ * Collects the head rows of one run: plain rows of one adapter, mixed rows of several, and the rows of the base beside them
+ * where it is compared. Pure.
+ * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
+ */
+import type { Adapter, RowBias } from "../adapters/adapter.ts";
+import type { MixedInput, PointerInput, SparseBias, StepInput } from "../runtime/step.ts";
+import { drawsFromCandidates, isGreedy } from "./sampler.ts";
+import type { Sequence } from "./sequence.ts";
+
+/** Where a sequence's next token, or the score of a prompt token, comes out. */
+export interface Head {
+  sequence: Sequence;
+  /** Of the mixed rows, or of the plain ones. */
+  isMixed: boolean;
+  row: number;
+  /** Of all rows that the head has a hidden state of. */
+  hiddenRow: number;
+  /** The plain row without any adapter, where the base is compared. */
+  baseRow: number | null;
+  /** The prompt token to be scored; null where the next token is to be sampled. */
+  scoredId: number | null;
+}
+
+/** What the pointer's keys are read from: the past of S rows, and where in it they are. */
+export type PointerFeed = Pick<StepInput, "past" | "pastTokens">;
+
+interface PlainRow {
+  at: number;
+  gates: Float32Array | null;
+  /** -1 for none. */
+  poolSlot: number;
+  inverseTemperature: number;
+  targetId: number;
+}
+
+interface MixedRow {
+  at: number;
+  sequence: Sequence;
+  inverseTemperature: number;
+  targetId: number;
+  /** Which of the S rows of the feed holds its prompt; null where only targets are scored. */
+  arenaRow: number | null;
+}
+
+const noBias: ReadonlyMap<number, number> = new Map();
+
+export class HeadRows {
+  readonly heads: Head[] = [];
+  readonly #gates: number;
+  readonly #feed: PointerFeed;
+  readonly #arenaRows: number;
+  readonly #headRows: number[] = [];
+  readonly #plain: PlainRow[] = [];
+  readonly #mixed: MixedRow[] = [];
+  readonly #bias = new BiasList();
+  readonly #mixedBias = new BiasList();
+  readonly #adapterBias = new BiasList();
+  readonly #biasedAdapters: number[] = [];
+  #fed = 0;
+
+  /** `gates` is Q, `arenaRows` S. */
+  constructor(gates: number, feed: PointerFeed, arenaRows: number) {
+    this.#gates = gates;
+    this.#feed = feed;
+    this.#arenaRows = arenaRows;
+  }
+
+  /** The head's row at flat position `flat` of the step. Never after `fed`. */
+  at(flat: number): number {
+    return this.#headRows.push(flat) - 1;
+  }
+
+  /** The head's row of the next state that is fed. */
+  fed(): number {
+    return this.#headRows.length + this.#fed++;
+  }
+
+  /** A row of the sequence's one adapter, or of the base; and its twin without, where the base is compared. */
+  addPlain(sequence: Sequence, at: number, scoredId: number | null): void {
+    const adapter = sequence.isMixed ? null : (sequence.acquired?.adapter ?? null);
+    const row = this.#addPlain(sequence, at, adapter, sequence.poolSlots[0] ?? -1, scoredId);
+    const baseRow = sequence.comparesBase && adapter ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
+    this.heads.push({ sequence, isMixed: false, row, hiddenRow: at, baseRow, scoredId });
+  }
+
+  /** A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. */
+  addMixed(sequence: Sequence, at: number, scoredId: number | null, arenaRow: number): void {
+    const row = this.#mixed.length;
+    const { sampling } = sequence.request;
+    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
+    this.#mixed.push({ at, sequence, inverseTemperature, targetId: scoredId ?? 0, arenaRow });
+    this.#addAdapterBias(row, sequence);
+    if (scoredId === null) for (const [id, value] of sequence.bias) this.#mixedBias.add(row, id, value);
+    const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
+    this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
+  }
+
+  /** A row that only asks what the base and each adapter of a sequence's mixture say of a token. */
+  addTestimony(sequence: Sequence, at: number, targetId: number): void {
+    this.#addAdapterBias(this.#mixed.length, sequence);
+    this.#mixed.push({ at, sequence, inverseTemperature: 1, targetId, arenaRow: null });
+  }
+
+  tensors() {
+    const rows = this.#plain;
+    const gates = new Float32Array(rows.length * this.#gates);
+    rows.forEach((row, n) => {
+      if (row.gates) gates.set(row.gates, n * this.#gates);
+    });
+    return {
+      headRows: Int32Array.from(this.#headRows),
+      plainRows: Int32Array.from(rows, ({ at }) => at),
+      gates,
+      poolSlots: rows.some(({ poolSlot }) => poolSlot >= 0)
+        ? Int32Array.from(rows, ({ poolSlot }) => poolSlot)
+        : undefined,
+      inverseTemperatures: Float32Array.from(rows, (row) => row.inverseTemperature),
+      targetIds: Int32Array.from(rows, (row) => row.targetId),
+      bias: this.#bias.tensors(),
+      mixed: this.#mixed.length > 0 ? this.#mixedInput() : undefined,
+      want: {
+        logits: this.heads.some(needsLogits),
+        hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
+      },
+    };
+  }
+
+  #mixedInput(): MixedInput {
+    const rows = this.#mixed;
+    const Q = this.#gates;
+    const J = adaptersOfWidest(rows);
+    const gates = new Float32Array(rows.length * J * Q);
+    const slots = new Int32Array(rows.length * J).fill(-1);
+    rows.forEach(({ sequence }, x) => {
+      sequence.adapters.forEach(({ adapter }, j) => {
+        if (adapter.gates) gates.set(adapter.gates, (x * J + j) * Q);
+        slots[x * J + j] = sequence.poolSlots[j] ?? -1;
+      });
+    });
+    return {
+      rows: Int32Array.from(rows, ({ at }) => at),
+      adapters: J,
+      gates,
+      poolSlots: slots.some((slot) => slot >= 0) ? slots : undefined,
+      adapterBias: { ...this.#adapterBias.tensors(), adapters: Int32Array.from(this.#biasedAdapters) },
+      targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
+      mixture: rows[0].arenaRow === null ? undefined : this.#mixture(J),
+    };
+  }
+
+  #mixture(J: number): NonNullable<MixedInput["mixture"]> {
+    const rows = this.#mixed;
+    const adapterWeights = new Float32Array(rows.length * J);
+    rows.forEach(({ sequence }, x) => {
+      adapterWeights.set(sequence.mixture!.adapters, x * J);
+    });
+    return {
+      baseWeights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.base),
+      adapterWeights,
+      inverseTemperatures: Float32Array.from(rows, ({ inverseTemperature }) => inverseTemperature),
+      bias: this.#mixedBias.tensors(),
+      pointer: this.#pointer(),
+    };
+  }
+
+  #pointer(): PointerInput {
+    const rows = this.#mixed;
+    const { past, pastTokens: P } = this.#feed;
+    const S = this.#arenaRows;
+    const asked = Array.from({ length: S }, (): number[] => []);
+    rows.forEach(({ arenaRow }, x) => {
+      asked[arenaRow!].push(x);
+    });
+    const T = asked.reduce((most, { length }) => Math.max(most, length), 1);
+    const queries = new Int32Array(S * T);
+    const lengths = new Int32Array(S).fill(1);
+    const answers = new Int32Array(rows.length);
+    const ids = new Int32Array(rows.length * P);
+    asked.forEach((ofRow, s) => {
+      ofRow.forEach((x, t) => {
+        const { sequence, at } = rows[x];
+        queries[s * T + t] = at;
+        answers[x] = s * T + t;
+        lengths[s] = Math.max(1, sequence.evidenceTokens - 1);
+        for (let i = 0; i < lengths[s]; i++) ids[x * P + i] = sequence.ids[i + 1];
+      });
+    });
+    return {
+      keys: past[past.length - 2],
+      count: S,
+      positions: P,
+      lengths,
+      sharpness: rows[0].sequence.request.mixture?.evidence?.pointer.sharpness ?? 0,
+      queries,
+      answers,
+      ids,
+      weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.pointer),
+    };
+  }
+
+  #addPlain(
+    sequence: Sequence,
+    at: number,
+    adapter: Adapter | null,
+    poolSlot: number,
+    scoredId: number | null,
+  ): number {
+    const row = this.#plain.length;
+    const { sampling } = sequence.request;
+    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
+    const gates = adapter?.gates ?? null;
+    this.#plain.push({ at, gates, poolSlot, inverseTemperature, targetId: scoredId ?? 0 });
+    // The request's bias steers what is sampled; what the prompt says stands without it. The adapter's is of both.
+    const own = scoredId === null ? sequence.bias : noBias;
+    this.#addRowBias(row, adapter?.bias ?? null, own);
+    return row;
+  }
+
+  #addRowBias(row: number, bias: RowBias | null, own: ReadonlyMap<number, number>): void {
+    const isAdded = new Set<number>();
+    bias?.ids.forEach((id, i) => {
+      const added = own.get(id);
+      if (added !== undefined) isAdded.add(id);
+      this.#bias.add(row, id, bias.values[i] + (added ?? 0));
+    });
+    for (const [id, value] of own) if (!isAdded.has(id)) this.#bias.add(row, id, value);
+  }
+
+  #addAdapterBias(row: number, { adapters }: Sequence): void {
+    adapters.forEach(({ adapter: { bias } }, j) => {
+      bias?.ids.forEach((id, i) => {
+        this.#adapterBias.add(row, id, bias.values[i]);
+        this.#biasedAdapters.push(j);
+      });
+    });
+  }
+}
+
+class BiasList {
+  readonly #rows: number[] = [];
+  readonly #ids: number[] = [];
+  readonly #values: number[] = [];
+
+  add(row: number, id: number, value: number): void {
+    this.#rows.push(row);
+    this.#ids.push(id);
+    this.#values.push(value);
+  }
+
+  tensors(): SparseBias {
+    return {
+      rows: Int32Array.from(this.#rows),
+      ids: Int32Array.from(this.#ids),
+      values: Float32Array.from(this.#values),
+    };
+  }
+}
+
+/** J: 1, 2 or 3, so that a row's sum over its adapters has the same terms in any company: further ones weigh 0. */
+function adaptersOfWidest(rows: readonly MixedRow[]): number {
+  return rows.reduce((most, { sequence }) => Math.max(most, sequence.adapters.length), 1);
+}
+
+/** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
+function needsLogits({ sequence, scoredId, baseRow }: Head): boolean {
+  return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.request.sampling));
+}

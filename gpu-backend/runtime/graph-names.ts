@@ -1,0 +1,65 @@
+/** Input and output names of the serving graph; shapes are in gpt2-graph.ts and head-graph.ts. */
+export const names = {
+  tokenIds: "token_ids",
+  positions: "positions",
+  pastMask: "past_mask",
+  causalMask: "causal_mask",
+  begun: "begun",
+  pastKey: (layer: number) => `past_key.${layer}`,
+  pastValue: (layer: number) => `past_value.${layer}`,
+  /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
+  pastRows: "past_rows",
+  writeAt: "write_at",
+  grown: (index: number) => `grown.${index}`,
+  wantsTrunk: "wants_trunk",
+  /** What the head is computed from: positions of this step, then states of earlier ones. */
+  headRows: "head_rows",
+  fedStates: "fed_states",
+  /** Slots of adapters with directions of their own. */
+  poolA: "pool_a",
+  poolB: "pool_b",
+  plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask" },
+  mixed: {
+    ...rowNames("mixed_"),
+    /** Whether the experts are only to score the targets, or their mixture is wanted, too. */
+    wantsMixture: "wants_mixture",
+    gates: "expert_gates",
+    poolMask: "expert_pool_mask",
+    expertBiasIndices: "expert_bias_indices",
+    expertBiasValues: "expert_bias_values",
+    baseWeights: "base_weights",
+    expertWeights: "expert_weights",
+    baseTargets: "base_targets",
+    expertTargets: "expert_targets",
+    pointerKeys: "pointer_keys",
+    pointerQueries: "pointer_queries",
+    pointerMask: "pointer_mask",
+    pointerSharpness: "pointer_sharpness",
+    pointerRows: "pointer_rows",
+    pointerIds: "pointer_ids",
+    pointerWeights: "pointer_weights",
+  },
+  present: "present",
+  hidden: "hidden",
+} as const;
+
+/** Of one kind of head row: which of the head's rows are of it, what is asked of them, and what comes out. */
+function rowNames(prefix: string) {
+  return {
+    rows: `${prefix}rows`,
+    /** Whether there are any, and whether any has a temperature other than 1. */
+    wanted: `${prefix}wanted`,
+    scaled: `${prefix}scaled`,
+    inverseTemperatures: `${prefix}inverse_temperatures`,
+    targetIds: `${prefix}target_ids`,
+    biasIndices: `${prefix}bias_indices`,
+    biasValues: `${prefix}bias_values`,
+    topLogits: `${prefix}top_logits`,
+    topIds: `${prefix}top_ids`,
+    topProbability: `${prefix}top_probability`,
+    scaledTopProbability: `${prefix}scaled_top_probability`,
+    targetLogits: `${prefix}target_logits`,
+    logits: `${prefix}logits`,
+  };
+}
+export type RowNames = ReturnType<typeof rowNames>;

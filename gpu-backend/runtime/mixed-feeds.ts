@@ -1,0 +1,131 @@
+/** Feeds of mixed rows, and what comes of them. Shapes as in head-graph.ts. */
+import { names } from "./graph-names.ts";
+import type { PoolTensors } from "./pool-tensors.ts";
+import { bool, interleaved, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
+import { type SessionResults, type Tensor, tensor } from "./session.ts";
+import type { Gpt2Config, MixedInput, MixedOutput, PointerInput } from "./step.ts";
+
+const { mixed: n } = names;
+/** Added to the score of a position that must not be copied from. */
+const hiddenScore = -1e9;
+const none = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+
+interface Served {
+  config: Gpt2Config;
+  /** Q */
+  gates: number;
+  pool: PoolTensors | null;
+}
+
+/** All inputs of mixed rows; where there are none, of one that is not computed. */
+export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
+  const { config, gates: Q, pool } = served;
+  const rows = input ?? noMixedRow(Q);
+  const { adapters: J, mixture, adapterBias } = rows;
+  const X = rows.rows.length;
+  const bias = adapterBias.values.length > 0 ? adapterBias : { ...none, adapters: Int32Array.of(0) };
+  const places = interleaved(bias.rows, bias.adapters, bias.ids);
+  const asked = mixture ?? { inverseTemperatures: new Float32Array(X).fill(1), bias: none };
+  const feeds: Record<string, Tensor> = {
+    [n.rows]: tensor(rows.rows, [X]),
+    [n.gates]: tensor(rows.gates, [X, J, Q]),
+    [n.expertBiasIndices]: tensor(places, [bias.values.length, 3]),
+    [n.expertBiasValues]: tensor(bias.values, [bias.values.length]),
+    [n.targetIds]: tensor(rows.targetIds, [X]),
+    ...rowFeeds(n, { ...asked, wanted: input !== undefined }),
+    [n.wantsMixture]: bool(mixture !== undefined),
+    [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
+    [n.expertWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
+    ...pointerFeeds(mixture?.pointer ?? noPointer(config, X), config, X),
+  };
+  if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
+  return feeds;
+}
+
+export function mixedFetches({ mixture }: MixedInput, wantsLogits: boolean): string[] {
+  if (!mixture) return [n.baseTargets, n.expertTargets];
+  return [n.baseTargets, n.expertTargets, ...rowFetches(n, mixture.inverseTemperatures, wantsLogits)];
+}
+
+export function readMixed(results: SessionResults, input: MixedInput, wantsLogits: boolean): MixedOutput {
+  const X = input.rows.length;
+  const data = (name: string) => results[name].data as Float32Array;
+  return {
+    baseTargets: data(n.baseTargets).subarray(0, X),
+    adapterTargets: data(n.expertTargets).subarray(0, X * input.adapters),
+    rows: input.mixture
+      ? readRows(results, n, X, {
+          inverseTemperatures: input.mixture.inverseTemperatures,
+          want: { logits: wantsLogits },
+        })
+      : null,
+  };
+}
+
+/** A lone row whose adapters use the pool goes twice, as a plain one does (onnx-runner.ts); the bias stays with the first. */
+export function withTwoPooledRows(input: MixedInput): MixedInput {
+  if (input.rows.length !== 1 || !input.poolSlots) return input;
+  const { mixture } = input;
+  return {
+    ...input,
+    rows: twice(input.rows),
+    gates: twice(input.gates),
+    poolSlots: twice(input.poolSlots),
+    targetIds: twice(input.targetIds),
+    mixture: mixture && {
+      ...mixture,
+      baseWeights: twice(mixture.baseWeights),
+      adapterWeights: twice(mixture.adapterWeights),
+      inverseTemperatures: twice(mixture.inverseTemperatures),
+      pointer: {
+        ...mixture.pointer,
+        answers: twice(mixture.pointer.answers),
+        ids: twice(mixture.pointer.ids),
+        weights: twice(mixture.pointer.weights),
+      },
+    },
+  };
+}
+
+function noMixedRow(Q: number): MixedInput {
+  return {
+    rows: Int32Array.of(0),
+    adapters: 1,
+    gates: new Float32Array(Q),
+    adapterBias: { ...none, adapters: Int32Array.of(0) },
+    targetIds: Int32Array.of(0),
+  };
+}
+
+/** One that has nothing to copy from. */
+function noPointer({ hiddenSize }: Gpt2Config, X: number): PointerInput {
+  return {
+    keys: new Float32Array(hiddenSize),
+    count: 1,
+    positions: 1,
+    lengths: Int32Array.of(1),
+    sharpness: 0,
+    queries: Int32Array.of(0),
+    answers: new Int32Array(X),
+    ids: new Int32Array(X),
+    weights: new Float32Array(X),
+  };
+}
+
+function pointerFeeds(pointer: PointerInput, config: Gpt2Config, X: number): Record<string, Tensor> {
+  const { keys, count, positions: P, lengths, sharpness, queries, answers, ids, weights } = pointer;
+  const { heads: H, hiddenSize: D } = config;
+  const mask = new Float32Array(count * P);
+  lengths.forEach((length, row) => {
+    mask.fill(hiddenScore, row * P + length, (row + 1) * P);
+  });
+  return {
+    [n.pointerKeys]: tensor(keys, [count, H, P, D / H]),
+    [n.pointerQueries]: tensor(queries, [count, queries.length / count]),
+    [n.pointerMask]: tensor(mask, [count, 1, P]),
+    [n.pointerSharpness]: tensor(Float32Array.of(sharpness), []),
+    [n.pointerRows]: tensor(answers, [X]),
+    [n.pointerIds]: tensor(ids, [X, P]),
+    [n.pointerWeights]: tensor(weights, [X, 1]),
+  };
+}

@@ -1,0 +1,119 @@
+/**
+ * How a prompt decides what answers it. Experts (the base, adapters, the pointer) predict the prompt's own tokens; how well
+ * they do so weighs them, and the weights then stay as they are. Weighing on generated text would favour the expert that is
+ * surest of itself, so it is never done.
+ * The pointer copies: its probability of a token is the attention mass on prompt positions that the token follows (Grave,
+ * Joulin, Usunier, arXiv 1612.04426). It takes a share λ of the answer, one of a few; each pair of an expert and a share has
+ * a weight. Pure.
+ */
+
+/** How the experts of one prompt are weighed. */
+export interface EvidenceRule {
+  /** Prompt tokens that are evidence, from the first on; they are also what the pointer copies from. */
+  tokens: number;
+  /** η: the log-likelihood of each token counts this much. Plain Bayes would be 1. */
+  temper: number;
+  /** Least weight of the base, so that no token is less likely than its probability under the base times this. */
+  floor: number;
+  pointer: {
+    /** θ: the softmax is of θ · cosine. */
+    sharpness: number;
+    /** Shares λ that the pointer may take, with their priors. */
+    shares: readonly { share: number; prior: number }[];
+  };
+}
+
+/** What the experts say of one token of the prompt. */
+export interface Testimony {
+  /** Probability under the base, then under each adapter. */
+  experts: ArrayLike<number>;
+  pointer: number;
+}
+
+/** The answer's distribution: Σ weight · p. The weights add up to 1. */
+export interface MixtureWeights {
+  base: number;
+  adapters: number[];
+  pointer: number;
+}
+
+/** What the prompt's own tokens gained by the mixture, each under the weights of those before it. */
+export interface PromptEvidence {
+  /** Mean over the base, in nats a token. */
+  nats: number;
+  tokens: number;
+}
+
+/** Tokens of a prompt that are looked at: enough that more would change little (see the model card). */
+export const evidencePositions = 16;
+/** An adapter, or the pointer, of less weight is left out: its step would cost more than it can give. */
+const leastWeight = 0.01;
+/** Guards the logarithm of a probability that float32 could not hold. */
+const leastProbability = 1e-37;
+
+/**
+ * The positions t whose next token is looked at, rising: all of the N − 1, or `evidencePositions` of them, spread evenly
+ * and the last included.
+ */
+export function positionsOfEvidence(tokens: number): number[] {
+  const all = Math.max(0, tokens - 1);
+  const count = Math.min(all, evidencePositions);
+  return Array.from({ length: count }, (_, i) => Math.floor(((i + 1) * all) / count) - 1);
+}
+
+/**
+ * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
+ * `positionsOfEvidence`. Each of those stands for an equal part of the prompt.
+ */
+export function weigh(
+  priors: readonly number[],
+  rule: EvidenceRule,
+  testimonies: readonly Testimony[],
+): { weights: MixtureWeights; evidence: PromptEvidence } {
+  const shares = rule.tokens > 1 ? rule.pointer.shares : [{ share: 0, prior: 1 }];
+  const pairs = priors.flatMap((prior, expert) =>
+    shares.map(({ share, prior: ofShare }) => ({ expert, share, logWeight: Math.log(prior) + Math.log(ofShare) })),
+  );
+  const temper = (rule.temper * Math.max(0, rule.tokens - 1)) / Math.max(1, testimonies.length);
+  let gained = 0;
+  for (const { experts, pointer } of testimonies) {
+    const before = normalised(pairs);
+    let mixed = 0;
+    pairs.forEach((pair, i) => {
+      const p = Math.max((1 - pair.share) * experts[pair.expert] + pair.share * pointer, leastProbability);
+      mixed += before[i] * p;
+      pair.logWeight += temper * Math.log(p);
+    });
+    gained += Math.log(mixed) - Math.log(Math.max(experts[0], leastProbability));
+  }
+  const after = normalised(pairs);
+  const byExpert = priors.map(() => 0);
+  let pointer = 0;
+  pairs.forEach(({ expert, share }, i) => {
+    byExpert[expert] += after[i] * (1 - share);
+    pointer += after[i] * share;
+  });
+  const [base, ...adapters] = byExpert;
+  return {
+    weights: withFloor({ base, adapters, pointer }, rule.floor),
+    evidence: { nats: testimonies.length > 0 ? gained / testimonies.length : 0, tokens: testimonies.length },
+  };
+}
+
+/** Leaves out what weighs next to nothing, and gives the base its floor. */
+export function withFloor({ base, adapters, pointer }: MixtureWeights, floor: number): MixtureWeights {
+  const keep = (weight: number) => (weight < leastWeight ? 0 : weight);
+  const kept = [...adapters, pointer].map(keep);
+  const others = kept.reduce((sum, weight) => sum + weight, 0);
+  const ofBase = Math.max(base / (base + others), others > 0 ? floor : 1);
+  const scaled = kept.map((weight) => (others > 0 ? (weight * (1 - ofBase)) / others : 0));
+  return { base: ofBase, adapters: scaled.slice(0, -1), pointer: scaled[scaled.length - 1] };
+}
+
+/** Weights of the pairs, adding up to 1. */
+function normalised(pairs: readonly { logWeight: number }[]): number[] {
+  const highest = pairs.reduce((most, { logWeight }) => Math.max(most, logWeight), Number.NEGATIVE_INFINITY);
+  const weights = pairs.map(({ logWeight }) => Math.exp(logWeight - highest));
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  return weights.map((weight) => weight / sum);
+}

@@ -1,0 +1,204 @@
+/** Mixed rows of the serving graph: their definition, and that a row's bits depend on nothing but the row, in each format. */
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { Bank, MixedInput, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
+
+const seed = 20_261_126;
+/** Probabilities are float32 sums of a few thousand terms; a wrong weight or expert is off by far more. */
+const tolerance = 2e-5;
+const random = seededRandom(seed);
+const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+const pool = { slots: 3, rank: 1 };
+const prompt = 40;
+const J = 3;
+
+let model: ModelFolder;
+let bank: Bank;
+beforeAll(async () => {
+  console.log(`seed ${seed}, tolerance ${tolerance}`);
+  model = await readModelFolder(modelFolder);
+  bank = randomBank(model.config, 12, 3, random);
+});
+
+const none = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
+const randomIds = (count: number) => Array.from({ length: count }, () => Math.floor(random() * 4000));
+const floats = (count: number) => Float32Array.from({ length: count }, () => random() * 2 - 1);
+
+/** A prompt that has been prefilled: its tokens, and the pointer's keys and states of each position. */
+interface Prefilled {
+  ids: number[];
+  keys: Float32Array; // [H, prompt, d]
+  states: Float32Array; // [prompt, D]
+}
+
+async function prefill(runner: StepRunner): Promise<Prefilled> {
+  const { layers, hiddenSize: D, heads: H } = model.config;
+  const d = D / H;
+  const ids = randomIds(prompt);
+  const gates = new Float32Array(bank.gates);
+  const { present } = await runner.run(stepOf(model.config, [{ tokenIds: ids, gates, ...noPast(model.config) }]));
+  const size = prompt * D;
+  const keys = present.slice(2 * layers * size, (2 * layers + 1) * size);
+  const ofHeads = present.subarray((2 * layers + 1) * size);
+  const states = new Float32Array(size);
+  for (let h = 0; h < H; h++) {
+    for (let t = 0; t < prompt; t++) {
+      for (let e = 0; e < d; e++) states[t * D + h * d + e] = ofHeads[(h * prompt + t) * d + e];
+    }
+  }
+  return { ids, keys, states };
+}
+
+/** One row of a mixture: a state of a prompt, gates and weights of its adapters. */
+interface Row {
+  of: Prefilled;
+  position: number;
+  gates: Float32Array; // [J, Q]
+  weights: number[]; // base, adapters, pointer
+  poolSlot: number;
+}
+
+const rowOf = (of: Prefilled, adapters: number, poolSlot = -1): Row => {
+  const weights = Array.from({ length: J + 2 }, (_, i) => (i > adapters && i <= J ? 0 : 0.1 + random()));
+  const sum = weights.reduce((a, b) => a + b, 0);
+  const gates = floats(J * bank.gates).fill(0, adapters * bank.gates);
+  return { of, position: prompt - 1, gates, weights: weights.map((w) => w / sum), poolSlot };
+};
+
+/** The run of the head alone over rows, whose prompts lie in P positions each. */
+function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
+  const { hiddenSize: D, heads: H } = model.config;
+  const d = D / H;
+  const X = rows.length;
+  const keys = new Float32Array(X * P * D).fill(7);
+  const fedStates = new Float32Array(X * D);
+  const gates = new Float32Array(X * adapters * bank.gates);
+  const poolSlots = new Int32Array(X * adapters).fill(-1);
+  const ids = new Int32Array(X * P);
+  rows.forEach(({ of, position, gates: own, poolSlot }, x) => {
+    for (let h = 0; h < H; h++) {
+      keys.set(of.keys.subarray(h * prompt * d, (h + 1) * prompt * d), (x * H + h) * P * d);
+    }
+    fedStates.set(of.states.subarray(position * D, (position + 1) * D), x * D);
+    gates.set(own.subarray(0, adapters * bank.gates), x * adapters * bank.gates);
+    poolSlots[x * adapters] = poolSlot;
+    for (let i = 0; i < position; i++) ids[x * P + i] = of.ids[i + 1];
+  });
+  const mixed: MixedInput = {
+    rows: Int32Array.from(rows.keys()),
+    adapters,
+    gates,
+    poolSlots: rows.some(({ poolSlot }) => poolSlot >= 0) ? poolSlots : undefined,
+    adapterBias: { ...none, adapters: new Int32Array(0) },
+    targetIds: Int32Array.from(rows, (_, x) => 5 + x),
+    mixture: {
+      baseWeights: Float32Array.from(rows, ({ weights }) => weights[0]),
+      adapterWeights: Float32Array.from(rows.flatMap(({ weights }) => weights.slice(1, 1 + adapters))),
+      inverseTemperatures: new Float32Array(X).fill(1.25),
+      bias: none,
+      pointer: {
+        ...{ keys, count: X, positions: P, sharpness: 15, queries: Int32Array.from(rows.keys()), ids },
+        lengths: Int32Array.from(rows, ({ position }) => position),
+        answers: Int32Array.from(rows.keys()),
+        weights: Float32Array.from(rows, ({ weights }) => weights[J + 1]),
+      },
+    },
+  };
+  return {
+    ...{ sequences: 0, tokens: 1, pastTokens: P, tokenIds: new Int32Array(0), positions: new Int32Array(0), past: [] },
+    ...{ pastLengths: new Int32Array(0), headRows: new Int32Array(0), fedStates, plainRows: new Int32Array(0), mixed },
+    ...{
+      gates: new Float32Array(0),
+      inverseTemperatures: new Float32Array(0),
+      targetIds: new Int32Array(0),
+      bias: none,
+    },
+    want: { logits: true, hidden: false },
+  };
+}
+
+const logitsOf = ({ mixed }: StepOutput, x: number) => {
+  const { logits, logSumExp } = mixed!.rows!;
+  const V = logits!.length / logSumExp.length;
+  return logits!.subarray(x * V, (x + 1) * V);
+};
+
+describe.each(weightFormats)("mixed rows in %s", (format) => {
+  let runner: StepRunner;
+  let prompts: Prefilled[];
+  beforeAll(async () => {
+    runner = await createStepRunner({ ...model, bank, threads: 2, format, pool });
+    for (let slot = 0; slot < pool.slots; slot++) {
+      runner.pool!.write(slot, floats(model.config.hiddenSize), floats(model.config.vocabularySize));
+    }
+    prompts = [];
+    for (let i = 0; i < 5; i++) prompts.push(await prefill(runner));
+  });
+  afterAll(() => runner.release());
+
+  test("are log p of the weighted sum of the experts' probabilities, and the pointer's", async () => {
+    const row = rowOf(prompts[0], J);
+    const { mixed } = await runner.run(headOf([row], 64));
+    const { hiddenSize: D, heads: H } = model.config;
+    const Q = bank.gates;
+    const plain = await runner.run({
+      ...headOf([row], 64),
+      ...{ mixed: undefined, plainRows: new Int32Array(J + 1), inverseTemperatures: new Float32Array(J + 1).fill(1) },
+      ...{ gates: Float32Array.of(...new Float32Array(Q), ...row.gates), targetIds: new Int32Array(J + 1) },
+    });
+    const V = model.config.vocabularySize;
+    const p = new Float64Array(V);
+    for (let e = 0; e <= J; e++) {
+      for (let v = 0; v < V; v++) p[v] += row.weights[e] * Math.exp(plain.logits![e * V + v] - plain.logSumExp[e]);
+    }
+    const keyAt = (t: number) =>
+      Float64Array.from({ length: D }, (_, e) => {
+        const d = D / H;
+        return row.of.keys[(Math.floor(e / d) * prompt + t) * d + (e % d)];
+      });
+    const asked = keyAt(row.position);
+    const masses = Array.from({ length: row.position }, (_, i) =>
+      Math.exp(15 * keyAt(i).reduce((sum, x, e) => sum + x * asked[e], 0)),
+    );
+    const total = masses.reduce((a, b) => a + b, 0);
+    masses.forEach((mass, i) => {
+      p[row.of.ids[i + 1]] += (row.weights[J + 1] * mass) / total;
+    });
+    const difference = maxDifference(mixed!.rows!.logits!, p.map(Math.log));
+    console.log(`${format}: max |graph − definition| ${difference.toExponential(2)}`);
+    expect(difference).toBeLessThan(tolerance);
+    const target = Math.exp(plain.logits![5] - plain.logSumExp[0]);
+    expect(Math.abs(mixed!.baseTargets[0] - target)).toBeLessThan(1e-6);
+  });
+
+  test("give the same bits alone, among others, with fewer adapters fed and in any number of positions", async () => {
+    const slots = [
+      [-1, -1, -1, -1, -1],
+      [0, -1, 2, 1, 0],
+    ];
+    for (const ofRows of slots) {
+      const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], ofRows[i]));
+      const together = await runner.run(headOf(rows, 128));
+      for (const [x, row] of rows.entries()) {
+        const own = row.gates.subarray(bank.gates).some((gate) => gate !== 0) ? J : 1;
+        for (const [P, adapters] of [
+          [64, J],
+          [128, own],
+        ]) {
+          const alone = headOf([row], P, adapters);
+          alone.mixed!.targetIds[0] = 5 + x;
+          const output = await runner.run(alone);
+          // A lone product with a matrix that is an input goes with a twin of its own, which changes no bit either.
+          expect(maxDifference(logitsOf(output, 0), logitsOf(together, x))).toBe(0);
+          expect(output.mixed!.baseTargets[0]).toBe(together.mixed!.baseTargets[x]);
+          expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
+          expect(output.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[x]);
+        }
+      }
+    }
+  });
+});
