@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { templateLimits } from "../tokenizer/template-limits.ts";
+import { limits } from "../contracts/limits.ts";
 
 export const manifestFormat = 1;
 
@@ -41,6 +42,20 @@ const promptBiasSchema = z.strictObject({
   prior: z.number().positive(),
   /** Held-out gain on top of the adapters as they are shipped, over the 64 tokens after prompts of these lengths. */
   gains: z.array(z.strictObject({ promptTokens: z.int(), gain })),
+});
+
+const share = z.number().min(0).max(1);
+/** How prompts weigh experts (`shared/math/evidence.ts`), as training calibrated it. */
+const evidenceSchema = z.strictObject({
+  adapters: z.int().min(1).max(limits.mixtureAdapters),
+  similarityScale: z.number().min(0).max(1000),
+  floor: z.number().gt(0).max(1),
+  sharpness: z.number().min(0).max(100),
+  shares: z.array(share).max(15),
+  byLength: z
+    .array(z.strictObject({ promptTokens: z.int().min(0), base: share, noPointer: share, temper: share }))
+    .min(1)
+    .max(32),
 });
 
 const counts = z.array(z.int().min(0));
@@ -87,6 +102,8 @@ export const manifestSchema = z.strictObject({
   embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),
   hyperNetwork: z.discriminatedUnion("kind", [gatedBankSchema, fullSchema]),
   centroids: z.array(centroidSchema).min(1),
+  /** Absent: the default of `shared/math/evidence.ts`. */
+  evidence: evidenceSchema.optional(),
   /** Absent: no prompt bias is served. */
   promptBias: promptBiasSchema.optional(),
   /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
