@@ -87,6 +87,16 @@ export function withTwoPooledRows(input: MixedInput): MixedInput {
   };
 }
 
+/** The input with its rows of the head elsewhere. */
+export function withMovedRows(input: MixedInput, moved: (rows: Int32Array) => Int32Array): MixedInput {
+  const { mixture } = input;
+  return {
+    ...input,
+    rows: moved(input.rows),
+    mixture: mixture && { ...mixture, pointer: { ...mixture.pointer, queries: moved(mixture.pointer.queries) } },
+  };
+}
+
 function noMixedRow(Q: number): MixedInput {
   return {
     rows: Int32Array.of(0),

@@ -3,13 +3,15 @@ import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { buildServingGraph, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { PoolShape } from "./head-graph.ts";
-import { feedMixed, mixedFetches, readMixed, withTwoPooledRows } from "./mixed-feeds.ts";
+import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
 import type { Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
 import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
+/** Names of the engine's rows are not negative. */
+const unreadRow = -1;
 /** Added to the score of a position that must not be seen; finite, so that a row without any past stays finite. */
 const hiddenScore = -1e9;
 const keptCausalMasks = 256;
@@ -54,7 +56,8 @@ class OnnxRunner implements StepRunner {
     this.#session = session;
   }
 
-  async run(input: StepInput): Promise<StepOutput> {
+  async run(asked: StepInput): Promise<StepOutput> {
+    const input = this.#past && asked.sequences === 0 ? withOneToken(asked, this.config) : asked;
     const plain = input.plainRows?.length ?? input.headRows.length;
     const fed = withEnoughRows(input, this.gates);
     const fetches = [
@@ -124,6 +127,24 @@ class OnnxRunner implements StepRunner {
     }
     return mask;
   }
+}
+
+/** On a device the trunk always runs: a step without tokens gets one, in a row of its own, that nobody reads. */
+function withOneToken(input: StepInput, { layers, hiddenSize }: Gpt2Config): StepInput {
+  const P = 1;
+  const moved = (rows: Int32Array) => rows.map((row) => row + 1);
+  return {
+    ...input,
+    ...{ sequences: 1, tokens: 1, pastTokens: P, tokenIds: new Int32Array(1), positions: new Int32Array(1) },
+    ...{
+      pastLengths: new Int32Array(1),
+      past: Array.from({ length: 2 * layers }, () => new Float32Array(P * hiddenSize)),
+    },
+    pastRows: { fed: [unreadRow], kept: input.pastRows?.kept ?? [] },
+    headRows: Int32Array.of(0, ...moved(input.headRows)),
+    plainRows: input.plainRows && moved(input.plainRows),
+    mixed: input.mixed && withMovedRows(input.mixed, moved),
+  };
 }
 
 /** Without the row that the graph was given where there was none. */

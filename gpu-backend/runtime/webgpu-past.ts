@@ -54,7 +54,7 @@ export class WebgpuPast {
     const fed = input.pastRows?.fed ?? Array.from(pastLengths, () => --this.#unnamed);
     const kept = input.pastRows?.kept ?? fed;
     const longest = pastLengths.reduce((max, length) => Math.max(max, length), 0);
-    this.#reserve(Math.max(kept.length, fed.length), Math.min(longest + T, contextTokens));
+    this.#reserve(new Set([...kept, ...fed]).size, Math.min(longest + T, contextTokens));
     const { rows, missing } = this.#rows.place(fed, pastLengths, kept);
     if (missing.length > 0 || this.#tensors.length === 0) await this.#upload(input, rows, missing);
 

@@ -6,12 +6,14 @@ import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/mod
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, MixedInput, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
+import { webgpuFailure } from "../support/webgpu.ts";
 
 const seed = 20_261_126;
 /** Probabilities are float32 sums of a few thousand terms; a wrong weight or expert is off by far more. */
 const tolerance = 2e-5;
 const random = seededRandom(seed);
 const modelFolder = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+const noWebgpu = await webgpuFailure();
 const pool = { slots: 3, rank: 1 };
 const prompt = 40;
 const J = 3;
@@ -126,6 +128,22 @@ const logitsOf = ({ mixed }: StepOutput, x: number) => {
   const V = logits!.length / logSumExp.length;
   return logits!.subarray(x * V, (x + 1) * V);
 };
+
+describe.skipIf(noWebgpu)(`mixed rows on WebGPU${noWebgpu ? `, skipped: ${noWebgpu}` : ""}`, () => {
+  test("are the CPU's, to rounding", async () => {
+    const runners = [
+      await createStepRunner({ ...model, bank, threads: 1 }),
+      await createStepRunner({ ...model, bank, threads: 1, device: "webgpu" }),
+    ];
+    const prompts = [await prefill(runners[0]), await prefill(runners[0])];
+    const rows = prompts.map((of, i) => rowOf(of, 3 - i));
+    const [onCpu, onGpu] = [await runners[0].run(headOf(rows, 64)), await runners[1].run(headOf(rows, 64))];
+    const difference = maxDifference(onGpu.mixed!.rows!.logits!, onCpu.mixed!.rows!.logits!);
+    console.log(`max |GPU − CPU| ${difference.toExponential(2)}`);
+    expect(difference).toBeLessThan(1e-3);
+    for (const runner of runners) await runner.release();
+  });
+});
 
 describe.each(weightFormats)("mixed rows in %s", (format) => {
   let runner: StepRunner;
