@@ -10,7 +10,8 @@ import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifact
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { defaultCalibration, ruleFor } from "../../shared/math/evidence.ts";
 import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { seededRandom } from "../support/steps.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
@@ -18,6 +19,13 @@ import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 const seed = 2027;
 const random = seededRandom(seed);
 const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * tinyConfig.endOfTextId));
+const { basePrior, ...evidence } = ruleFor(defaultCalibration, 407);
+const mixture = {
+  base: basePrior,
+  adapters: ["c0", "c1"].map((centroidId) => ({ centroidId, weight: (1 - basePrior) / 2 })),
+  evidence: { ...evidence, pointer: { ...evidence.pointer, shares: [...evidence.pointer.shares] } },
+};
+const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
 const logitBias: [number, number][] = [[tinyConfig.endOfTextId, -100]];
 
 let folder: string;
@@ -57,6 +65,8 @@ describe.each(weightFormats)("%s", (format) => {
       ["c0", request("c0", 0)],
       [null, request("base", 61)],
       ["c1", request("compared", 3, { compare: true })],
+      // Its evidence is of tokens that were computed for another.
+      ["c0", request("mixed", 7, { mixture, compare: true })],
       // One token is left to prefill.
       ["c1", { ...request("one", 0), promptIds: shared.slice(0, 385) }],
     ];
@@ -74,6 +84,7 @@ describe.each(weightFormats)("%s", (format) => {
       await alone.finish();
       expect(alone.tokensOf(one.id).length).toBe(24);
       expect(target.tokenFramesOf(one.id)).toEqual(alone.tokenFramesOf(one.id));
+      expect(mixtureIn(target.lastFrameOf(one.id))).toEqual(mixtureIn(alone.lastFrameOf(one.id)));
       const last = target.lastFrameOf(one.id);
       const reusedTokens = last?.type === "done" ? last.reusedTokens : null;
       expect(reusedTokens).toBe(expected[one.id] ?? 400);

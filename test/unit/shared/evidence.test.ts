@@ -1,0 +1,132 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { manifestSchema } from "../../../shared/artifacts/manifest.ts";
+import {
+  defaultCalibration,
+  evidencePositions,
+  type MixtureWeights,
+  positionsOfEvidence,
+  priorsOf,
+  ruleFor,
+  type Testimony,
+  weigh,
+  withFloor,
+} from "../../../shared/math/evidence.ts";
+
+const seed = 20_261_126;
+const sumOf = ({ base, adapters, pointer }: MixtureWeights) => base + adapters.reduce((a, b) => a + b, 0) + pointer;
+const rule = (tokens: number, temper: number, floor = 0.05) => ({
+  ...{ tokens, temper, floor },
+  pointer: { sharpness: 15, shares: [0, 0.1, 0.3].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
+});
+const same = (expert: number, n = 16): Testimony[] =>
+  Array.from({ length: n }, () => ({ experts: [0.01, 0.01, 0.01].with(expert, 0.2), pointer: 0 }));
+
+describe("positions of evidence", () => {
+  test("are all positions that have a next token, where there are few", () => {
+    expect(positionsOfEvidence(0)).toEqual([]);
+    expect(positionsOfEvidence(1)).toEqual([]);
+    expect(positionsOfEvidence(2)).toEqual([0]);
+    expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+  });
+
+  test("else are evenly spread, rising, and end at the last", () => {
+    for (const tokens of [18, 33, 64, 500, 1024]) {
+      const positions = positionsOfEvidence(tokens);
+      expect(positions).toHaveLength(evidencePositions);
+      expect(positions.at(-1)).toBe(tokens - 2);
+      const gaps = positions.map((t, i) => t - (positions[i - 1] ?? -1));
+      expect(Math.max(...gaps) - Math.min(...gaps)).toBeLessThanOrEqual(1);
+    }
+  });
+});
+
+describe("weighing", () => {
+  test("without evidence leaves the priors", () => {
+    const { weights, evidence } = weigh([0.5, 0.3, 0.2], rule(1, 0.2), []);
+    expect(weights.base).toBeCloseTo(0.5, 12);
+    expect(weights.adapters[0]).toBeCloseTo(0.3, 12);
+    expect(weights.pointer).toBe(0);
+    expect(evidence).toEqual({ nats: 0, tokens: 0 });
+  });
+
+  test("goes to the expert that predicts the prompt; the pointer takes a share only where it does, too", () => {
+    for (const expert of [0, 1, 2]) {
+      const { weights, evidence } = weigh([0.4, 0.3, 0.3], rule(65, 0.2), same(expert));
+      const all = [weights.base, ...weights.adapters];
+      expect(all.indexOf(Math.max(...all))).toBe(expert);
+      expect(weights.pointer).toBeLessThan(0.05);
+      if (expert === 0) expect(evidence.nats).toBeLessThanOrEqual(0);
+      else expect(evidence.nats).toBeGreaterThan(0.5);
+    }
+    const copying = same(0).map((one) => ({ ...one, pointer: 0.9 }));
+    expect(weigh([0.4, 0.3, 0.3], rule(65, 0.2), copying).weights.pointer).toBeGreaterThan(0.2);
+  });
+
+  test("looked at 16 or at all positions, equal evidence weighs the same", () => {
+    const few = weigh([0.4, 0.3, 0.3], rule(65, 0.02), same(1, 16)).weights;
+    const all = weigh([0.4, 0.3, 0.3], rule(65, 0.02), same(1, 64)).weights;
+    expect(few.base).toBeCloseTo(all.base, 10);
+  });
+
+  test("the gain on the prompt is each token's under the weights of those before it", () => {
+    const one: Testimony[] = [{ experts: [0.1, 0.4], pointer: 0 }];
+    const { evidence } = weigh(
+      [0.5, 0.5],
+      { ...rule(2, 1), pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } },
+      one,
+    );
+    // The first token is seen under the priors.
+    expect(evidence.nats).toBeCloseTo(Math.log(0.25 / 0.1), 12);
+  });
+
+  test("whatever the experts say, weights add up to 1, the base has its floor, and no token costs more than it allows", () => {
+    console.log(`seed ${seed}`);
+    const p = fc.double({ min: 0, max: 1, noNaN: true });
+    const testimony = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer: p });
+    fc.assert(
+      fc.property(
+        fc.array(testimony, { maxLength: 16 }),
+        fc.integer({ min: 1, max: 1024 }),
+        fc.double({ min: 0, max: 1, noNaN: true }),
+        fc.double({ min: 0.01, max: 1, noNaN: true }),
+        fc.array(p, { minLength: 5, maxLength: 5 }),
+        (testimonies, tokens, temper, floor, next) => {
+          const { weights } = weigh([0.4, 0.3, 0.2, 0.1], rule(tokens, temper, floor), testimonies);
+          expect(sumOf(weights)).toBeCloseTo(1, 9);
+          expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
+          const served = [weights.base, ...weights.adapters, weights.pointer].reduce(
+            (sum, w, i) => sum + w * next[i],
+            0,
+          );
+          expect(served).toBeGreaterThanOrEqual(floor * next[0] * (1 - 1e-9));
+        },
+      ),
+      { seed, numRuns: 1000 },
+    );
+  });
+});
+
+test("given weights are served as they are, but for what weighs next to nothing", () => {
+  expect(withFloor({ base: 0, adapters: [0.5, 0.5], pointer: 0 }, 0)).toEqual({
+    base: 0,
+    adapters: [0.5, 0.5],
+    pointer: 0,
+  });
+  const { base, adapters, pointer } = withFloor({ base: 0.6, adapters: [0.399, 0.001], pointer: 0 }, 0.05);
+  expect(adapters[1]).toBe(0);
+  expect(base + adapters[0] + pointer).toBeCloseTo(1, 12);
+  expect(withFloor({ base: 1, adapters: [], pointer: 0 }, 0.05)).toEqual({ base: 1, adapters: [], pointer: 0 });
+});
+
+test("the default calibration is one that a manifest may hold, and gives short prompts to the base", () => {
+  expect(manifestSchema.shape.evidence.safeParse(defaultCalibration).success).toBe(true);
+  expect(ruleFor(defaultCalibration, 8).basePrior).toBeGreaterThan(ruleFor(defaultCalibration, 64).basePrior);
+  for (const tokens of [0, 1, 8, 64, 1024]) {
+    const { pointer, basePrior } = ruleFor(defaultCalibration, tokens);
+    expect(pointer.shares.reduce((sum, { prior }) => sum + prior, 0)).toBeCloseTo(1, 12);
+    const priors = priorsOf([0.9, 0.5, 0.1], 1 - basePrior, defaultCalibration);
+    expect(priors.reduce((a, b) => a + b, basePrior)).toBeCloseTo(1, 12);
+    expect(priors[0]).toBeGreaterThan(priors[1]);
+  }
+});
