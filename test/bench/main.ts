@@ -16,6 +16,7 @@ import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
 import { loadLine, measureLoad } from "./load.ts";
+import { measureMixture, mixtureLine } from "./mixture.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { measurePrefix, prefixLine } from "./prefix.ts";
 import {
@@ -79,6 +80,7 @@ const options = new Command("bench")
       .default("all"),
   )
   .option("--adapters", "measure what the delta costs, instead")
+  .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
   .option("--prefix", "measure what the prefix cache saves, instead")
   .option("--training", "measure what training adapters takes, instead")
   .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
@@ -96,6 +98,7 @@ const options = new Command("bench")
     groups?: string[];
     peerLogits: "all" | "last";
     adapters?: boolean;
+    mixture?: boolean;
     prefix?: boolean;
     training?: boolean;
     tokens: number;
@@ -107,13 +110,15 @@ const loadAtStart = loadavg();
 const say = (line: string) => console.log(line);
 const figures = options.adapters
   ? await benchAdapters()
-  : options.prefix
-    ? await benchPrefix()
-    : options.training
-      ? await benchTraining()
-      : options.load !== undefined
-        ? await benchLoad(options.load)
-        : await benchContest();
+  : options.mixture
+    ? await benchMixture()
+    : options.prefix
+      ? await benchPrefix()
+      : options.training
+        ? await benchTraining()
+        : options.load !== undefined
+          ? await benchLoad(options.load)
+          : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -191,6 +196,20 @@ async function benchTraining() {
   const training = await measureTraining(threads, rounds);
   for (const line of trainingLines(training, tokens, steps)) say(line);
   return { training };
+}
+
+async function benchMixture() {
+  const { threads, rounds, steps = 24 } = options;
+  const mixture = [];
+  for (const format of ["int8", "fp32"] as const) {
+    for (const batch of options.batches ?? [1, 8]) {
+      for (const row of await measureMixture(format, batch, { threads, rounds, steps })) {
+        say(mixtureLine(row));
+        mixture.push(row);
+      }
+    }
+  }
+  return { mixture };
 }
 
 async function benchPrefix() {
