@@ -2,10 +2,11 @@
  * Byte-level BPE as GPT-2 uses it: text ↔ token ids of any vocabulary made of the 256 bytes, merges and one
  * end-of-text token. Not here: reading vocab.json and merges.txt (pack.ts), decoding token by token (text-stream.ts).
  */
-import { type TensorFile, tensorOf } from "../artifacts/tensor-file.ts";
+import type { TensorFile } from "../artifacts/tensor-file.ts";
 import { MergeTable } from "./merge-table.ts";
 import { Merger } from "./merger.ts";
 import { isPairAt, preTokenEnd } from "./pre-tokens.ts";
+import { readVocabulary } from "./vocabulary.ts";
 
 /** Words repeat, so their ids are kept; at this many the memory starts afresh. */
 const rememberedPreTokens = 8192;
@@ -24,27 +25,25 @@ export class Tokenizer {
   readonly #rankById: Uint16Array; // [V], of merged ids
   #scratch = new Uint16Array(256);
 
-  /** Reads what pack.ts wrote. Throws an Error that names the tensor that is missing or misshapen. */
+  /** Reads what pack.ts wrote. Throws an Error that names the tensor that is missing, misshapen or inconsistent. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(file);
   }
 
   private constructor(file: TensorFile) {
-    this.#byteIds = uint16Of(file, "byte_ids", 256);
-    this.#pairs = uint16Of(file, "merges");
-    const merges = this.#pairs.length / 2;
-    const mergedIds = file.has("merged_ids")
-      ? uint16Of(file, "merged_ids", merges)
-      : new Uint16Array(merges).map((_, rank) => 256 + rank);
-    [this.endOfTextId] = uint16Of(file, "end_of_text_id", 1);
-    this.#merger = new Merger(new MergeTable(this.#pairs), mergedIds);
-    this.vocabularySize = 1 + [this.#byteIds, mergedIds].reduce(highest, this.endOfTextId);
-
-    this.#rankById = new Uint16Array(this.vocabularySize);
-    for (let rank = 0; rank < merges; rank++) this.#rankById[mergedIds[rank]] = rank;
-    this.#pieces = new Array(this.vocabularySize);
-    for (let byte = 0; byte < 256; byte++) this.#pieces[this.#byteIds[byte]] = Uint8Array.of(byte);
-    this.#pieces[this.endOfTextId] = tensorOf(file, "end_of_text").bytes;
+    const { size, byteIds, pairs, mergedIds, endOfTextId, endOfText } = readVocabulary(file);
+    this.vocabularySize = size;
+    this.endOfTextId = endOfTextId;
+    this.#byteIds = byteIds;
+    this.#pairs = pairs;
+    this.#merger = new Merger(new MergeTable(pairs), mergedIds);
+    this.#rankById = new Uint16Array(size);
+    mergedIds.forEach((id, rank) => {
+      this.#rankById[id] = rank;
+    });
+    this.#pieces = new Array(size);
+    for (let byte = 0; byte < 256; byte++) this.#pieces[byteIds[byte]] = Uint8Array.of(byte);
+    this.#pieces[endOfTextId] = endOfText;
   }
 
   /** Token ids of a text. The end-of-text token's own spelling is text like any other. */
@@ -132,17 +131,4 @@ export class Tokenizer {
     }
     return length;
   }
-}
-
-function highest(start: number, ids: Uint16Array): number {
-  return ids.reduce((a, b) => Math.max(a, b), start);
-}
-
-function uint16Of(file: TensorFile, name: string, elements?: number): Uint16Array {
-  const { dtype, shape, bytes } = tensorOf(file, name);
-  if (dtype !== "U16" || (elements !== undefined && bytes.byteLength !== 2 * elements)) {
-    throw new Error(`tokenizer: tensor ${name} is ${dtype} [${shape}], expected U16 of ${elements ?? "any"} elements`);
-  }
-  // A copy of its own, so that it is aligned.
-  return new Uint16Array(new Uint8Array(bytes).buffer);
 }
