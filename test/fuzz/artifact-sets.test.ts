@@ -19,7 +19,7 @@ import { SetFolders } from "../../gpu-backend/engine/sets/set-folder.ts";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { currentOf, objectName, parsePointer, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import { hyperNetworkFile, manifestFile, setFiles } from "../../shared/artifacts/manifest.ts";
+import { manifestFile, setFiles } from "../../shared/artifacts/manifest.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
@@ -82,8 +82,23 @@ const oddJson = fc.oneof(
   fc.constantFrom(10, 1000, 100_000).map((length) => `[${"0,".repeat(length)}0]`),
   fc.constantFrom(10, 50_000).map((depth) => "[".repeat(depth) + "]".repeat(depth)),
 );
-const share = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
+/** Any place in a file alike: fast-check prefers the ends. */
+const share = fc.noBias(fc.nat(999_999)).map((millionths) => millionths / 1e6);
 
+/** One element of a tensor changed. */
+const elementHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
+  // An element of a tensor: no number, infinite, huge; a token id of the vocabulary, or beyond it.
+  fc.tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699)).map(([at, word]) => (bytes: Bytes) => {
+    const changed = Uint8Array.from(bytes);
+    new DataView(changed.buffer).setUint32(4 * Math.floor((at * (bytes.length - 4)) / 4), word, true);
+    return changed;
+  }),
+  fc.tuple(share, fc.oneof(fc.nat(310), fc.constant(65_535))).map(([at, id]) => (bytes: Bytes) => {
+    const changed = Uint8Array.from(bytes);
+    new DataView(changed.buffer).setUint16(2 * Math.floor((at * (bytes.length - 2)) / 2), id, true);
+    return changed;
+  }),
+);
 /** One change to the bytes of a file. */
 const byteHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   fc.tuple(share, fc.integer({ min: 1, max: 255 })).map(([at, bits]) => (bytes: Bytes) => {
@@ -93,14 +108,6 @@ const byteHarm: fc.Arbitrary<(bytes: Bytes) => Bytes> = fc.oneof(
   }),
   share.map((at) => (bytes: Bytes) => bytes.slice(0, Math.floor(at * bytes.length))),
   fc.uint8Array({ minLength: 1, maxLength: 50 }).map((more) => (bytes: Bytes) => Uint8Array.from([...bytes, ...more])),
-  // Four bytes of a tensor: NaN, infinite, huge, or ids that no vocabulary has.
-  fc
-    .tuple(share, fc.constantFrom(0x7fc00000, 0x7f800000, 0x7e967699, 0xffffffff, 0))
-    .map(([at, word]) => (bytes: Bytes) => {
-      const changed = Uint8Array.from(bytes);
-      new DataView(changed.buffer).setUint32(Math.floor(at * (bytes.length - 4)), word, true);
-      return changed;
-    }),
 );
 /** One value in JSON becomes another, or a key does: text in, text out. */
 const jsonHarm = fc.tuple(share, fc.boolean(), oddJson).map(([at, isKey, value]) => (text: string) => {
@@ -125,6 +132,10 @@ const manifestHarm = fc.oneof(
   { weight: 1, arbitrary: byteHarm },
 );
 
+function seldom<T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U): fc.Arbitrary<T | U> {
+  return fc.oneof({ weight: 1, arbitrary }, { weight: 3, arbitrary: fc.constant(otherwise) });
+}
+
 interface Harm {
   kind: number;
   file: string;
@@ -136,15 +147,17 @@ interface Harm {
 }
 const harms: fc.Arbitrary<Harm> = fc.record({
   kind: fc.nat(1),
-  file: fc.constantFrom<string>(...setFiles, hyperNetworkFile),
+  file: fc.constantFrom<string>(...setFiles),
   harm: fc.oneof(
+    elementHarm,
+    elementHarm,
     byteHarm,
     headerHarm,
     fc.constant((bytes: Bytes) => bytes),
   ),
-  isListed: fc.boolean(),
-  manifest: fc.option(manifestHarm, { freq: 1 }),
-  pointer: fc.option(manifestHarm, { freq: 8 }),
+  isListed: seldom(fc.constant(false), true),
+  manifest: seldom(manifestHarm, null),
+  pointer: seldom(manifestHarm, null),
 });
 
 /** The files of a harmed set, each with the name that the bucket has it under. */
