@@ -17,8 +17,8 @@ import { checkedFramesOf } from "../backend/frames.ts";
 import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
-import { type AnsweringParts, answerOrder } from "../completions/answering.ts";
-import { EventStreams } from "../completions/event-stream.ts";
+import { AnswerBodies } from "../completions/answer-body.ts";
+import { answerOrder, type CompletionWriterParts } from "../completions/completion-writer.ts";
 import { interrupted, type Order, type Orders } from "../completions/order.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
@@ -43,7 +43,7 @@ export class Shard extends DurableObject<Env> {
   readonly #metrics: EdgeMetrics;
   readonly #shardCount: number;
   readonly #gathered: GatheredUse;
-  readonly #streams = new EventStreams();
+  readonly bodies = new AnswerBodies();
   /** Artifacts that are being loaded, by manifest hash. */
   readonly #loading = new Map<string, Promise<Artifacts>>();
 
@@ -110,9 +110,9 @@ export class Shard extends DurableObject<Env> {
     const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
-    const submit: AnsweringParts["submit"] = (batch, place, receiver) =>
+    const submit: CompletionWriterParts["submit"] = (batch, place, receiver) =>
       shardOf(place) === own ? this.relay.submit(batch, receiver) : this.#submitTo(shardOf(place), batch, receiver);
-    return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log });
+    return answerOrder(order, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
   /** The same at another shard. */

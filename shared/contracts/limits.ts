@@ -29,6 +29,12 @@ export const limits = {
   adapterExamples: 64,
   adapterTokens: 8192,
   adaptersPerTenant: 64,
+  /** Logprobs that an answer without `stream` may come to: choices × tokens × (1 + alternatives, and 1 with `compare`). */
+  wholeLogprobs: 65_536,
+  /** Kept of an answer without `stream` until it is complete; above, it is cancelled. */
+  wholeAnswerBytes: 8_388_608,
+  /** Of a stream, sent and not read; where more is to be sent then, it is cancelled. */
+  unreadBytes: 524_288,
   /** Sequences of one micro-batch. */
   sequencesPerBatch: 128,
 } as const;

@@ -15,8 +15,8 @@ import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { Relay } from "../../edge/batching/relay.ts";
 import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
-import { type AnsweringParts, answerOrder } from "../../edge/completions/answering.ts";
-import { EventStreams } from "../../edge/completions/event-stream.ts";
+import { AnswerBodies } from "../../edge/completions/answer-body.ts";
+import { answerOrder, type CompletionWriterParts } from "../../edge/completions/completion-writer.ts";
 import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { paced } from "../../edge/paced.ts";
@@ -147,6 +147,11 @@ export class LateBody {
     });
   }
 
+  /** All that was sent has been read. */
+  get isTaken(): boolean {
+    return this.#chunks.length === 0;
+  }
+
   send(...frames: Frame[]): void {
     this.#chunks.push(frames.map(frameLine).join(""));
   }
@@ -190,8 +195,9 @@ export function ordersWith(limits: Partial<ClientLimits>): Orders {
   return async (order, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: order.admitted, renew: ignore, settle: ignore };
-    const submit: AnsweringParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
-    return answerOrder(order, { tokenizer, submit, streams: new EventStreams(), admission, signal, log: ignore });
+    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
+    const bodies = new AnswerBodies();
+    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now: () => Date.now(), log: ignore });
   };
 }
 
