@@ -58,7 +58,7 @@ export class Journey {
   readonly #open = new Map<string, Delivery>();
   /** The calls that carry each of them; two while it is hedged. */
   readonly #carriers = new Map<Delivery, Set<Attempt>>();
-  /** Frames that nobody has taken yet. A sequence has no more of them than the context has tokens. */
+  /** Frames that nobody has taken yet: one turn's, as whoever iterates waits for nothing else. */
   readonly #frames: Frame[] = [];
   #wake = () => {};
 
