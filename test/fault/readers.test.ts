@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import path from "node:path";
+import OpenAI from "openai";
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
@@ -178,6 +179,8 @@ test("a whole answer that takes long is white space and JSON; one that fails bre
   const text = await good.text();
   expect([good.status, good.headers.get("content-length"), text.slice(0, 1)]).toEqual([200, null, " "]);
   expect(JSON.parse(text).usage.completion_tokens).toBe(200);
+  const openai = new OpenAI({ baseURL: `${edge.url}/v1`, apiKey: keys.other, maxRetries: 0 });
+  expect((await openai.completions.create(body)).usage?.completion_tokens).toBe(200);
   await vi.waitFor(async () => expect(await completionTokens("slow")).toBeGreaterThan(0), patience);
   expect(await completionTokens("slow")).toBe(200);
 });
