@@ -1,5 +1,6 @@
 /** From a request's bytes to a checked object. Messages name the field, the value and the limit. */
 import type { z } from "zod";
+import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
@@ -95,7 +96,8 @@ function parsedJson(text: string): unknown {
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
-  const input = shown(issue.input);
+  // Never the whole value as JSON: a list of a body's length would cost as much as the body.
+  const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
     case "too_big": {
       if (issue.origin === "string")
@@ -124,12 +126,6 @@ function fieldName(path: readonly PropertyKey[]): string {
     (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
     "",
   );
-}
-
-/** A value for a message: whole if short. */
-function shown(value: unknown): string {
-  const json = JSON.stringify(value) ?? "absent";
-  return json.length > 60 ? `${json.slice(0, 60)}…` : json;
 }
 
 function lengthOf(value: unknown): number {

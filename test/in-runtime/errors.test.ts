@@ -51,6 +51,19 @@ describe("a request that is refused", () => {
     ["a logit_bias over its limit", 400, "logit_bias", { ...valid, logit_bias: { 5: 101 } }, ["101", "100"]],
     ["a logit_bias of no token", 400, "logit_bias", { ...valid, logit_bias: { the: 1 } }, ["the"]],
     ["a logit_bias out of the vocabulary", 400, "logit_bias", { ...valid, logit_bias: { 262: 1 } }, ["262"]],
+    [
+      "too many entries of logit_bias",
+      400,
+      "logit_bias",
+      { ...valid, logit_bias: Object.fromEntries(Array.from({ length: 301 }, (_, id) => [id, "x"])) },
+      ["301", "300"],
+    ],
+    ["a logit_bias that is no object", 400, "logit_bias", { ...valid, logit_bias: [1] }, ["list"]],
+    ["a logit_bias of text", 400, "logit_bias", { ...valid, logit_bias: { 5: "1" } }, ['"1"', "number"]],
+    ["a long model", 400, "model", { ...valid, model: "m".repeat(257) }, ["257", "256"]],
+    ["a long user", 400, "user", { ...valid, user: "u".repeat(1025) }, ["1025", "1024"]],
+    ["a long adapter", 400, "chameleon.adapter", { ...valid, chameleon: { adapter: "c".repeat(65) } }, ["65", "64"]],
+    ["n nested deeper than a stack", 400, "n", `{"prompt":"a","n":${"[".repeat(3e5)}${"]".repeat(3e5)}}`, ["list"]],
     ["best_of", 400, "best_of", { ...valid, best_of: 3 }, ["3"]],
     ["suffix", 400, "suffix", { ...valid, suffix: "end" }, ["suffix"]],
     ["stream_options without stream", 400, "stream_options", { ...valid, stream_options: {} }, ["stream"]],
@@ -59,7 +72,7 @@ describe("a request that is refused", () => {
     ["an unknown centroid", 404, "model", { ...valid, model: "gpt2:c9" }, ["gpt2:c9"]],
   ];
   test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
-    const response = await testApp().complete(body as object);
+    const response = await testApp().post("/v1/completions", body);
     const error = await errorOf(response);
     expect(error.status, error.message).toBe(status);
     expect(error.param).toBe(param || null);
