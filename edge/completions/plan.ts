@@ -14,7 +14,7 @@ import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { type Assignment, assign, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
-import type { OwnAdapter } from "../tenants/own-adapters.ts";
+import type { NamedAdapters } from "../tenants/own-adapters.ts";
 
 /** What a completion's request and a chat's have in common once they are read. */
 export type GenerationRequest = Omit<
@@ -58,8 +58,8 @@ export interface Plan {
 export interface Caller {
   requestId: string;
   tenant: string;
-  /** The tenant's own adapter that the request names, if it does. */
-  own?: OwnAdapter | null;
+  /** The tenant's own adapters that the request names; absent: none. */
+  own?: NamedAdapters;
   /** How long it may wait for its start. */
   deadlineMs?: number | null;
   /** uint32, used where the request brings no seed. */

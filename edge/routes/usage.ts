@@ -23,6 +23,10 @@ export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
     }
     const { tenant, limits } = c.get("access");
     const rows = await dependencies.usage(tenant, from, to);
+    if (rows.length > requestLimits.usageRows) {
+      const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
+      throw new ServiceError("invalid_request", message, { param: "from" });
+    }
     const data = rows.map(({ day, model, centroid, requests, promptTokens, completionTokens }) => ({
       day,
       model,

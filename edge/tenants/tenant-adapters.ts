@@ -4,7 +4,7 @@ import type { Artifacts } from "../assign/artifacts.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
 import type { AdapterShelf, Added } from "./adapter-shelf.ts";
-import { type OwnAdapter, ownNameOf, requireCurrent } from "./own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
 
 /** A tenant's shelf (adapter-shelf.ts). */
 export interface Shelf {
@@ -19,16 +19,13 @@ export interface Shelf {
 
 export interface TenantAdapters {
   of(tenant: string): Shelf;
-  /**
-   * The tenant's adapter that `model`, or the extension's `adapter`, names; null where it names none.
-   * Throws adapter_outdated.
-   */
+  /** The tenant's adapters that `model` and the extension's `adapter` name. Throws adapter_outdated. */
   named(
     tenant: string,
     model: string | undefined,
     adapter: string | undefined,
     artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
-  ): Promise<OwnAdapter | null>;
+  ): Promise<NamedAdapters>;
   /** Lets a backend make one. Throws the ServiceError to refuse with. */
   create(request: AdapterRequest): Promise<AdapterAnswer>;
   /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
@@ -47,10 +44,14 @@ export function createTenantAdapters(parts: {
   return {
     of,
     async named(tenant, model, adapter, { manifest, manifestHash }) {
-      const name = ownNameOf(model, adapter, manifest);
-      const own = name === null ? null : await of(tenant).find(name);
-      if (own) requireCurrent(own, manifestHash);
-      return own;
+      const find = async (text: string) => {
+        const name = ownNameOf(text, manifest);
+        const own = name === null ? null : await of(tenant).find(name);
+        if (own) requireCurrent(own, manifestHash);
+        return own;
+      };
+      const [byModel, byAdapter] = await Promise.all([find(suffixOf(model, manifest)), find(adapter ?? "")]);
+      return { byModel, byAdapter };
     },
     async create(request) {
       const failures: CallFailure[] = [];

@@ -3,9 +3,10 @@ import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import type { Ledger } from "../../edge/tenants/ledger.ts";
+import { type Ledger, otherModels, usageKeysPerDay } from "../../edge/tenants/ledger.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import {
   type KeyRecord,
   keyIdOf,
@@ -347,6 +348,54 @@ describe("usage", () => {
     expect(others).toMatchObject({ tenant: other.tenant, data: [], total: { requests: 0 } });
     const past = await (await request("/v1/usage?from=2025-01-01&to=2025-12-31", { headers: one.headers })).json();
     expect(past).toMatchObject({ data: [] });
+  });
+
+  test("is told whatever rows a ledger holds: names are cut, and rows of one cut name are one", async () => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      for (let i = 0; i < 41; i++) {
+        const model = `${"m".repeat(900_000)}${i}`;
+        storage.sql.exec("INSERT INTO usage VALUES (?, ?, 'c1', 1, 2, 3)", today(), model);
+      }
+    });
+    const response = await testApp().request("/v1/usage", { headers });
+    expect(response.status).toBe(200);
+    const { data, total } = await response.json<{ data: { model: string }[]; total: object }>();
+    expect(data).toMatchObject([{ model: "m".repeat(limits.modelCharacters), centroid: "c1", requests: 41 }]);
+    expect(total).toMatchObject({ requests: 41, prompt_tokens: 82, completion_tokens: 123 });
+  });
+
+  test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
+    const { ledger } = await tenantWith();
+    const consumed = Array.from({ length: usageKeysPerDay + 50 }, (_, i) => ({
+      ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
+      ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
+    }));
+    await ledger.use(consumed);
+    await ledger.use(consumed);
+    const rows = await ledger.usage(today(), today());
+    expect(rows).toHaveLength(usageKeysPerDay + 1);
+    expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);
+    const sum = (count: (row: Consumption) => number) => rows.reduce((total, row) => total + count(row), 0);
+    expect([sum((row) => row.requests), sum((row) => row.promptTokens)]).toEqual([
+      2 * consumed.length,
+      4 * consumed.length,
+    ]);
+    expect(rows.find(({ model }) => model === otherModels)).toMatchObject({ requests: 100 });
+  });
+
+  test("of more rows than one answer may have: 400 that names both", async () => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      storage.sql.exec(
+        `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= ${limits.usageRows})
+         INSERT INTO usage SELECT ?, 'm' || i, '', 1, 1, 1 FROM n`,
+        today(),
+      );
+    });
+    const error = await errorOf(await testApp().request("/v1/usage", { headers }));
+    expect(error).toMatchObject({ status: 400, param: "from" });
+    expect(error.message).toContain(String(limits.usageRows));
   });
 
   test.each([
