@@ -121,17 +121,19 @@ function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Ar
   const refuse = (message: string, param: string) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   // The backend wants room for one more token.
-  const encoded = examples.map((text) => tokenizer.encode(text).slice(0, manifest.model.contextTokens - 1));
-  encoded.forEach((ids, i) => {
+  const most = manifest.model.contextTokens - 1;
+  let total = 0;
+  return examples.map((text, i) => {
+    const ids = tokenizer.encode(text, most).slice(0, most);
     const param = `examples[${i}]`;
     if (ids.length < 2) throw refuse(`${param} has ${ids.length} tokens, the minimum is 2`, param);
+    total += ids.length;
+    if (total <= limits.adapterTokens) return ids;
+    throw refuse(
+      `examples[0] to ${param} have ${total} tokens together (of each ${most} at most), the maximum is ${limits.adapterTokens}`,
+      "examples",
+    );
   });
-  const total = encoded.reduce((sum, ids) => sum + ids.length, 0);
-  if (total <= limits.adapterTokens) return encoded;
-  throw refuse(
-    `examples have ${total} tokens together (of each ${manifest.model.contextTokens - 1} at most), the maximum is ${limits.adapterTokens}`,
-    "examples",
-  );
 }
 
 /** The mean of the examples' prompt embeddings, as training takes it of windows; of length 1. */

@@ -15,6 +15,9 @@ import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 
+const { embeddingTokens } = limits;
+const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
+
 export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> {
   const { now } = dependencies;
   return async (c) => {
@@ -31,8 +34,7 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     }
 
     const started = now();
-    const inputs = encodePrompts(request.input, artifacts, "input");
-    refuseOverlong(inputs);
+    const inputs = encodePrompts(request.input, artifacts, bound);
     const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
     const tokenized = now();
     const admission = await admit(c, dependencies, tokens);
@@ -51,15 +53,6 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     const usage = { prompt_tokens: tokens, total_tokens: tokens };
     return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
   };
-}
-
-/** Throws context_length_exceeded for the first that is too long. */
-function refuseOverlong(inputs: readonly number[][]): void {
-  const i = inputs.findIndex((ids) => ids.length > limits.embeddingTokens);
-  if (i < 0) return;
-  const at = inputs.length > 1 ? `input[${i}]` : "input";
-  const message = `${at} has ${inputs[i].length} tokens, the maximum is ${limits.embeddingTokens}.`;
-  throw new ServiceError("context_length_exceeded", message, { param: "input" });
 }
 
 /** The leading dimensions, of length 1 again: training puts those that tell most first. */

@@ -81,10 +81,18 @@ describe("a request that is refused", () => {
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
   });
 
-  test("an over-long prompt has its own code", async () => {
-    const error = await errorOf(await testApp().complete({ ...valid, prompt: "a".repeat(49) }));
-    expect(error).toMatchObject({ status: 400, code: "context_length_exceeded", param: "prompt" });
-  });
+  test.each([
+    ["prompt", "/v1/completions", { prompt: "a".repeat(49) }],
+    ["prompt", "/v1/completions", { prompt: ["a", "the ".repeat(2e5)] }],
+    ["messages", "/v1/chat/completions", { messages: [{ role: "user", content: "a ".repeat(4e5) }] }],
+  ])(
+    "a %s over the context has its own code, and is encoded no further than one token over it",
+    async (param, path, body) => {
+      const error = await errorOf(await testApp().post(path, { model: "gpt2", ...body }));
+      expect(error).toMatchObject({ status: 400, code: "context_length_exceeded", param });
+      expect(error.message).toMatch(/has at least 49 tokens; the context of gpt2 holds 48/);
+    },
+  );
 
   test("another content type: 415", async () => {
     const { post } = testApp();
