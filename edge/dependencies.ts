@@ -5,7 +5,7 @@ import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Orders } from "./completions/order.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
-import type { Admissions } from "./tenants/admission.ts";
+import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
@@ -26,6 +26,8 @@ export interface AppEnvironment {
     trace: RequestTrace;
     tenant: string;
     access: Access;
+    /** Of a POST. */
+    admission: PendingAdmission;
     /** Of a request that asked for admission, and whose tenant has limits. */
     rateLimitHeaders?: Record<string, string>;
   };
@@ -35,7 +37,7 @@ export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
-  /** Before any work that costs tokens. */
+  /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

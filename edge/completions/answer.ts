@@ -5,7 +5,7 @@ import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
 import { forms, interrupted, type Order, placeOf } from "./order.ts";
@@ -56,7 +56,7 @@ export async function answer(
   const { signal } = c.req.raw;
   const trace = c.get("trace");
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
-  const admission = await admit(c, dependencies, mostTokens(plan.choices));
+  const admission = await reserve(c, mostTokens(plan.choices));
   trace.note({
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,

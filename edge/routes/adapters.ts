@@ -11,7 +11,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
@@ -33,7 +33,7 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const centroid = centroidOf(encoded, artifacts);
     const tokenize = now() - startedMs;
 
-    const admission = await admit(c, dependencies, tokens);
+    const admission = await reserve(c, tokens);
     let answer: AdapterAnswer | null = null;
     try {
       answer = await adapters.create({

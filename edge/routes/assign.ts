@@ -5,7 +5,6 @@ import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
 import { encodeBeginnings } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 
 export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
@@ -17,8 +16,6 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
     const most = artifacts.manifest.embedding.prefixTokens;
     const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
-    // It costs no tokens, but a request, unless it is refused.
-    (await admit(c, dependencies, 0)).settle([]);
     const data = inputs.map((ids, index) => {
       const { centroid, similarity, mode } = assign(ids, wish, artifacts);
       const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);

@@ -51,8 +51,17 @@ export class Ledger extends DurableObject<Env> {
     this.quota = new Quota(stored && (JSON.parse(stored.state) as QuotaState));
   }
 
-  reserve(id: string, tokens: number, limits: TenantLimits): Decision {
-    const decision = this.quota.reserve(id, tokens, limits, this.now());
+  /** Counts a request before it is read. */
+  admit(id: string, tenantLimits: TenantLimits): Decision {
+    return this.#stored(this.quota.admit(id, tenantLimits, this.now()));
+  }
+
+  /** Reserves what an admitted request may come to. */
+  reserve(id: string, tokens: number, tenantLimits: TenantLimits): Decision {
+    return this.#stored(this.quota.reserve(id, tokens, tenantLimits, this.now()));
+  }
+
+  #stored(decision: Decision): Decision {
     if (!decision.refusal) this.#commitSoon().catch(() => undefined);
     return decision;
   }

@@ -175,8 +175,6 @@ describe("limits", () => {
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
     const first = await assign();
     expect([first.status, first.headers.get("x-ratelimit-remaining-requests")]).toEqual([200, "1"]);
-    // One that is refused, as such ids are in no vocabulary, is none.
-    expect((await post("/v1/assign", { input: [1e6] }, { headers })).status).toBe(400);
     expect((await assign()).status).toBe(200);
     expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     await settled();
@@ -272,7 +270,7 @@ describe("limits", () => {
 
   test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
     const { tenant, ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
-    expect((await ledger.reserve("gone", 5, { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
+    expect((await ledger.admit("gone", { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
     const { complete } = testApp();
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
     await runInDurableObject(env.LEDGERS.getByName(tenant), (object: Ledger) => {
@@ -286,6 +284,7 @@ describe("limits", () => {
     const { complete, settled } = testApp();
     await (await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).text();
     await settled();
+    await ledger.admit("running", { ...plans.unlimited, requestsPerMinute: 2 });
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
     // What resolves when it is written has all before it written, too.
     await ledger.settle("another", []);
@@ -295,12 +294,73 @@ describe("limits", () => {
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
   });
 
-  test("are no business of a request that is refused for itself, or of a tenant that has none", async () => {
-    const { headers, stateOf } = await tenantWith({ limits: { requestsPerMinute: 1 } });
-    const { complete } = testApp();
-    expect((await complete({ prompt: "" }, { headers })).status).toBe(400);
-    expect((await stateOf()).seconds).toEqual([]);
+  /** Everything that a key can POST and is refused for itself. */
+  const refused: [string, string, BodyInit, Record<string, string>, number][] = [
+    ["an empty prompt", "/v1/completions", '{"prompt":""}', {}, 400],
+    ["a prompt over the context", "/v1/completions", JSON.stringify({ prompt: "the ".repeat(2e5) }), {}, 400],
+    ["an unknown model", "/v1/completions", '{"prompt":"a","model":"b"}', {}, 404],
+    [
+      "a long conversation",
+      "/v1/chat/completions",
+      JSON.stringify({ messages: [{ role: "user", content: "a ".repeat(1e5) }] }),
+      {},
+      400,
+    ],
+    ["ids of no vocabulary", "/v1/assign", '{"input":[1000000]}', {}, 400],
+    ["a long input", "/v1/embeddings", JSON.stringify({ input: "a ".repeat(2e5) }), {}, 400],
+    ["one example", "/v1/adapters", '{"name":"a","examples":["aa"]}', {}, 400],
+    ["no JSON", "/v1/completions", "{", {}, 400],
+    ["another content type", "/v1/completions", "a", { "content-type": "text/plain" }, 415],
+    ["a large body", "/v1/completions", " ".repeat(limits.bodyBytes + 1), {}, 413],
+    ["no route", "/v1/nothing", "{}", {}, 404],
+  ];
+  test.each(refused)("of requests: %s counts as one, and holds no place", async (_, path, body, more, status) => {
+    const { headers, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
+    const { request, settled } = testApp();
+    const ask = () =>
+      request(path, { method: "POST", body, headers: { "content-type": "application/json", ...more, ...headers } });
+    for (const remaining of ["1", "0"]) {
+      const response = await ask();
+      expect([response.status, response.headers.get("x-ratelimit-remaining-requests")]).toEqual([status, remaining]);
+      await settled();
+      expect((await stateOf()).open).toEqual([]);
+    }
+    expect(await errorOf(await ask())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    expect(await ledger.usage(today(), today())).toEqual([]);
+  });
+
+  test.each([
+    ["a month that is used up", { tokensPerMonth: 4 }, "insufficient_quota", 1],
+    ["a month without tokens", { tokensPerMonth: 0 }, "insufficient_quota", 0],
+    ["a minute without requests", { requestsPerMinute: 0 }, "rate_limit_exceeded", 0],
+  ])("%s refuses every request without reading it, and the ledger is asked once", async (_, limit, code, before) => {
+    const { headers, ledger } = await tenantWith({ limits: limit });
+    const { complete, request, settled } = testApp();
+    for (let i = 0; i < before; i++) {
+      expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+      await settled();
+    }
+    const paths = ["/v1/completions", "/v1/chat/completions", "/v1/assign", "/v1/embeddings", "/v1/adapters"];
+    for (const path of [...paths, ...paths]) {
+      let pulled = 0;
+      const body = new ReadableStream({ pull: () => void pulled++ }, { highWaterMark: 0 });
+      const refusal = await request(path, {
+        method: "POST",
+        body,
+        headers: { ...headers, "content-type": "application/json" },
+      });
+      expect(await errorOf(refusal)).toMatchObject({ status: 429, code });
+      expect([path, pulled]).toEqual([path, 0]);
+      // From here on nobody asks the ledger, which would let it in.
+      await runInDurableObject(ledger, (object: Ledger) => {
+        object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
+      });
+    }
+  });
+
+  test("are no business of a tenant that has none", async () => {
     const free = await tenantWith();
+    const { complete } = testApp();
     const response = await complete({ prompt: "aaa", max_tokens: 1 }, { headers: free.headers });
     expect([...response.headers.keys()].filter((name) => name.startsWith("x-ratelimit"))).toEqual([]);
   });
