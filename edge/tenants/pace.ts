@@ -5,14 +5,18 @@
 import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
-  /** Requests of a key that start without waiting. */
+  /** Small requests of a key that start without waiting. */
   atOnce: number;
-  /** Each further one starts so much later, about as long as a request occupies the thread. */
+  /** Each further one starts so much later, about as long as a small request occupies the thread. */
   intervalMs: number;
-  /** Nobody waits longer. */
+  /** What a mebibyte of body adds to that: it is received, parsed and encoded. */
+  bodyMsPerMebibyte: number;
+  /** A small request waits no longer; a larger one so much longer as it takes more time. */
   longestMs: number;
   /** No refusal is remembered for longer, whatever it says. */
   refusedMs: number;
+  /** How long a refusal is remembered that does not say when to come again. */
+  refusedOnceMs: number;
   /** The oldest are forgotten. */
   rememberedKeys: number;
 }
@@ -20,19 +24,23 @@ export interface PaceLimits {
 export const paceLimits: PaceLimits = {
   atOnce: 16,
   intervalMs: 2,
+  bodyMsPerMebibyte: 60,
   longestMs: 1000,
   refusedMs: 60_000,
+  refusedOnceMs: 1000,
   rememberedKeys: 1024,
 };
 
+const mebibyte = 2 ** 20;
+
 interface KeyPace {
-  /** When the last of its requests would have started, had each waited `intervalMs` for the one before. */
-  lastStartMs: number;
-  /** Until then it has been told that it will be refused. */
+  /** When the time of all its requests is over, had each started as the one before was done. */
+  freeMs: number;
+  /** Until then none of its requests starts beside another. */
   refusedUntilMs: number;
 }
 
-const unknown: KeyPace = { lastStartMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
+const unknown: KeyPace = { freeMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
 
 export class Pace {
   readonly #limits: PaceLimits;
@@ -42,21 +50,30 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. */
-  waitMs(key: number, nowMs: number): number {
-    const { atOnce, intervalMs, longestMs, rememberedKeys } = this.#limits;
-    const { lastStartMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+  /**
+   * How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. `bodyBytes` are those
+   * that it declares.
+   */
+  waitMs(key: number, nowMs: number, bodyBytes: number): number {
+    const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;
+    const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+    const takesMs = intervalMs + (bodyBytes / mebibyte) * bodyMsPerMebibyte;
     const aheadMs = nowMs < refusedUntilMs ? 0 : (atOnce - 1) * intervalMs;
-    const inTurnMs = Math.max(nowMs, lastStartMs + intervalMs);
-    const startMs = Math.min(inTurnMs, nowMs + aheadMs + longestMs);
-    setNewest(this.#keys, key, { lastStartMs: startMs, refusedUntilMs }, rememberedKeys);
+    const longest = longestMs * (takesMs / intervalMs);
+    const startMs = Math.min(Math.max(nowMs, freeMs), nowMs + aheadMs + longest);
+    setNewest(this.#keys, key, { freeMs: Math.max(freeMs, startMs + takesMs), refusedUntilMs }, rememberedKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
-  refused(key: number, nowMs: number, forMs: number): void {
+  /**
+   * A request of `key` was refused, and told to come again after `forMs` (null: nothing was said): those that come until
+   * then start one by one from the first on.
+   */
+  refused(key: number, nowMs: number, forMs: number | null): void {
     const known = this.#keys.get(key);
-    if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
+    const { refusedMs, refusedOnceMs } = this.#limits;
+    const untilMs = nowMs + Math.min(forMs ?? refusedOnceMs, refusedMs);
+    if (known) known.refusedUntilMs = Math.max(known.refusedUntilMs, untilMs);
   }
 }
 

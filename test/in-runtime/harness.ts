@@ -257,13 +257,13 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
     return app.request(`http://edge${path}`, { ...init, headers });
   };
-  const post = (path: string, body: unknown, init: RequestInit = {}) =>
-    request(path, {
-      method: "POST",
-      body: typeof body === "string" ? body : JSON.stringify(body),
-      ...init,
-      headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
-    });
+  const post = (path: string, content: unknown, init: RequestInit = {}) => {
+    const body = typeof content === "string" ? content : JSON.stringify(content);
+    // As every client does: only a request that arrives has its length by itself.
+    const length = String(new TextEncoder().encode(body).length);
+    const headers = { "content-type": "application/json", "content-length": length };
+    return request(path, { method: "POST", body, ...init, headers: { ...headers, ...(init.headers as object) } });
+  };
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
   /** Everything that goes on behind answered requests. */
   const settled = () => Promise.all(works);
