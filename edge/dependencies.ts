@@ -4,6 +4,7 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Orders } from "./completions/order.ts";
+import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
@@ -37,6 +38,7 @@ export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
+  bodyReads: BodyReads;
   /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */

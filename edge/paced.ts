@@ -2,8 +2,8 @@
  * The door of the Worker: requests of a key that brings many at once go in one after the other, at their key's pace. Around
  * the app rather than in it, for all that is done for a request before it waits is done for hundreds in one breath.
  */
-import { limits } from "../shared/contracts/limits.ts";
 import type { Arrival } from "./dependencies.ts";
+import { mostBytesOf } from "./middleware/body.ts";
 import { Pace, paceKeyOf } from "./tenants/pace.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
@@ -16,21 +16,13 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const authorization = request.headers.get("authorization");
     if (!authorization) return handle(request, { arrivedMs, pacedMs: 0 });
     const key = paceKeyOf(authorization);
-    const waitMs = pace.waitMs(key, arrivedMs, bodyBytesOf(request));
+    const waitMs = pace.waitMs(key, arrivedMs, request.method === "POST" ? mostBytesOf(request) : 0);
     // Each has a timer of its own: no request may be woken by another's.
     if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
     const response = await handle(request, { arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
     if (isRefused(request, response)) pace.refused(key, now(), retryAfterMsOf(response));
     return response;
   };
-}
-
-/** What a request's body may come to, by its headers. */
-function bodyBytesOf({ method, headers }: Request): number {
-  if (method !== "POST") return 0;
-  const declared = Number(headers.get("content-length") ?? limits.bodyBytes);
-  // What is over the limit is not read.
-  return declared <= limits.bodyBytes ? declared : 0;
 }
 
 /** Refusing what is only read costs nothing to speak of. */

@@ -20,7 +20,7 @@ import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 export function createAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { now, adapters } = dependencies;
-    const { name, examples } = await readBody(c.req.raw, createAdapterRequestSchema);
+    const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, manifestHash } = artifacts;
     requireFreeName(name, manifest);

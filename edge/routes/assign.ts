@@ -9,7 +9,7 @@ import { readBody } from "../middleware/body.ts";
 
 export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const request = await readBody(c.req.raw, assignRequestSchema);
+    const request = await readBody(c, dependencies, assignRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
     const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);

@@ -21,7 +21,7 @@ const bound = { param: "input", single: "input", most: embeddingTokens, says: `t
 export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> {
   const { now } = dependencies;
   return async (c) => {
-    const request = await readBody(c.req.raw, embeddingsRequestSchema);
+    const request = await readBody(c, dependencies, embeddingsRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, table } = artifacts;
     const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);

@@ -19,6 +19,7 @@ import { type AnsweringParts, answerOrder } from "../../edge/completions/answeri
 import { EventStreams } from "../../edge/completions/event-stream.ts";
 import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
@@ -220,6 +221,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       createRecords(env.TENANTS, now, (read) => void works.push(read)),
       now,
     ),
+    bodyReads: new BodyReads(),
     admissions: createAdmissions({
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
