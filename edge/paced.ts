@@ -20,17 +20,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     // Each has a timer of its own: no request may be woken by another's.
     if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
     const response = await handle(request, { arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
-    if (isRefused(request, response)) pace.refused(key, now(), retryAfterMsOf(response));
+    if (response.status === 429) pace.refused(key, now(), Number(response.headers.get("retry-after")) * 1000);
     return response;
   };
-}
-
-/** Refusing what is only read costs nothing to speak of. */
-function isRefused({ method }: Request, { status }: Response): boolean {
-  return status === 429 || (method === "POST" && status >= 400 && status < 500);
-}
-
-function retryAfterMsOf({ headers }: Response): number | null {
-  const seconds = headers.get("retry-after");
-  return seconds === null ? null : Number(seconds) * 1000;
 }

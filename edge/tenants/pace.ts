@@ -15,8 +15,6 @@ export interface PaceLimits {
   longestMs: number;
   /** No refusal is remembered for longer, whatever it says. */
   refusedMs: number;
-  /** How long a refusal is remembered that does not say when to come again. */
-  refusedOnceMs: number;
   /** The oldest are forgotten. */
   rememberedKeys: number;
 }
@@ -27,7 +25,6 @@ export const paceLimits: PaceLimits = {
   bodyMsPerMebibyte: 60,
   longestMs: 1000,
   refusedMs: 60_000,
-  refusedOnceMs: 1000,
   rememberedKeys: 1024,
 };
 
@@ -65,15 +62,10 @@ export class Pace {
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /**
-   * A request of `key` was refused, and told to come again after `forMs` (null: nothing was said): those that come until
-   * then start one by one from the first on.
-   */
-  refused(key: number, nowMs: number, forMs: number | null): void {
+  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
+  refused(key: number, nowMs: number, forMs: number): void {
     const known = this.#keys.get(key);
-    const { refusedMs, refusedOnceMs } = this.#limits;
-    const untilMs = nowMs + Math.min(forMs ?? refusedOnceMs, refusedMs);
-    if (known) known.refusedUntilMs = Math.max(known.refusedUntilMs, untilMs);
+    if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
   }
 }
 

@@ -4,7 +4,7 @@ import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
 
 const limits = {
   ...{ atOnce: 4, intervalMs: 2, bodyMsPerMebibyte: 38, longestMs: 20 },
-  ...{ refusedMs: 500, refusedOnceMs: 100, rememberedKeys: 3 },
+  ...{ refusedMs: 500, rememberedKeys: 3 },
 };
 const mebibyte = 2 ** 20;
 /** When each of `arrivals` of one key starts. */
@@ -30,17 +30,6 @@ test("a small request waits no longer than the longest, whatever bodies came bef
   for (let i = 0; i < 5; i++) pace.waitMs(1, 0, mebibyte);
   expect(pace.waitMs(1, 0, 0)).toBe(limits.longestMs);
   expect(pace.waitMs(1, 0, mebibyte)).toBe(200 - 6);
-});
-
-test("a refusal that says no time is remembered for a while, and shortens no other", () => {
-  const pace = new Pace(limits);
-  pace.waitMs(1, 0, 0);
-  pace.refused(1, 0, null);
-  expect(startsOf([99, 99, 99], pace)).toEqual([99, 101, 103]);
-  expect(startsOf([200, 200, 200], pace)).toEqual([200, 200, 200]);
-  pace.refused(1, 200, 300);
-  pace.refused(1, 200, null);
-  expect(startsOf([400, 400], pace)).toEqual([400, 402]);
 });
 
 test("in order, in bounds, and never more at once than `atOnce` and what the time since then allows", () => {
