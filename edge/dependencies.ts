@@ -11,11 +11,13 @@ import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
-/** What is known of a request before anything is done for it. */
+/** What is known of a request before any middleware runs. */
 export interface Arrival {
+  /** The API key of its Authorization header, not yet checked; null where the header holds none. */
+  key: string | null;
   /** By the clock of Dependencies. */
   arrivedMs: number;
-  /** How much of the time since then it waited for its key's pace; for most 0. */
+  /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }
 

@@ -32,7 +32,7 @@ export async function callerOf(
   artifacts: Artifacts,
 ): Promise<Caller> {
   const tenant = c.get("tenant");
-  const own = await dependencies.adapters.named(tenant, request.model, request.chameleon.adapter, artifacts);
+  const own = await dependencies.adapters.named(c.get("access"), request.model, request.chameleon.adapter, artifacts);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const { randomSeed, now } = dependencies;
   return { requestId: c.get("requestId"), tenant, own, deadlineMs, randomSeed: randomSeed(), now };

@@ -31,7 +31,7 @@ export function planChat(
   artifacts: Artifacts,
   caller: Caller,
 ): Plan {
-  return planGeneration(request, () => [tokenized(messages, artifacts)], artifacts, caller);
+  return planGeneration(request, () => [tokenized(messages, artifacts, caller.now())], artifacts, caller);
 }
 
 /**
@@ -41,10 +41,11 @@ export function planChat(
 function tokenized(
   messages: readonly ChatMessage[],
   { chatTemplate, tokenizer, manifest }: Artifacts,
+  nowMs: number,
 ): TokenizedPrompt {
   const { prefixTokens } = manifest.embedding;
   const bound = contextBound("messages", "The conversation's prompt", manifest);
-  const promptIds = encoded(messages, chatTemplate, bound.most);
+  const promptIds = encoded(messages, chatTemplate, nowMs, bound.most);
   if (promptIds.length > bound.most) throw overlong(bound, bound.single, null);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
@@ -55,12 +56,17 @@ function tokenized(
   return subjectIds.length > 0 ? { promptIds, subjectIds } : { promptIds };
 }
 
-function encoded(messages: readonly ChatMessage[], template: Artifacts["chatTemplate"], most: number): number[] {
+function encoded(
+  messages: readonly ChatMessage[],
+  template: Artifacts["chatTemplate"],
+  nowMs: number,
+  most: number,
+): number[] {
   const refuse = (message: string, cause?: unknown) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "messages", cause });
   let promptIds: number[];
   try {
-    promptIds = template.encode(messages, most);
+    promptIds = template.encode(messages, nowMs, most);
   } catch (cause) {
     const said = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
     throw refuse(`the model's chat template refuses these messages: ${said}`, cause);

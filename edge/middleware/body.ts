@@ -1,4 +1,4 @@
-/** From a request's bytes to a checked object. Messages name the field, the value and the limit. */
+/** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
 import type { Context } from "hono";
 import type { z } from "zod";
 import { describe } from "../../shared/contracts/fields.ts";
@@ -53,7 +53,7 @@ export async function readJson<T extends z.ZodType>(
   return checked(schema, parsedJson(await boundedText(request, limitMs)));
 }
 
-/** `value` as `schema` reads it. Throws invalid_request about the first field at fault. */
+/** Parses `value` with `schema`. Throws invalid_request for the first issue. */
 export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
@@ -113,6 +113,11 @@ function letGo(error: unknown): void {
 }
 
 function parsedJson(text: string): unknown {
+  const levels = nestingOf(text);
+  if (levels > limits.bodyNesting) {
+    const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
+    throw new ServiceError("invalid_request", message);
+  }
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -123,6 +128,31 @@ function parsedJson(text: string): unknown {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
   const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
   throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);
+}
+
+const [quote, backslash, listStart, listEnd, objectStart, objectEnd] = [...'"\\[]{}'].map((c) => c.charCodeAt(0));
+
+/** How many levels deep the lists and objects of a JSON text are nested. Reads its characters once, and parses nothing. */
+function nestingOf(json: string): number {
+  let level = 0;
+  let deepest = 0;
+  for (let i = 0; i < json.length; i++) {
+    const character = json.charCodeAt(i);
+    if (character === quote) i = endOfString(json, i);
+    else if (character === listStart || character === objectStart) deepest = Math.max(deepest, ++level);
+    else if (character === listEnd || character === objectEnd) level--;
+  }
+  return deepest;
+}
+
+/** Index of the quote that ends the string whose first quote is at `start`; the text's length where there is none. */
+function endOfString(json: string, start: number): number {
+  for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
+    let backslashes = 0;
+    while (json.charCodeAt(end - 1 - backslashes) === backslash) backslashes++;
+    if (backslashes % 2 === 0) return end;
+  }
+  return json.length;
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {

@@ -12,7 +12,7 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const request = await readBody(c, dependencies, assignRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
-    const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
+    const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
     const most = artifacts.manifest.embedding.prefixTokens;
     const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });

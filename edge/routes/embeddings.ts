@@ -24,7 +24,7 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     const request = await readBody(c, dependencies, embeddingsRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, table } = artifacts;
-    const own = await dependencies.adapters.named(c.get("tenant"), request.model, undefined, artifacts);
+    const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
     wishOf(request.model, undefined, manifest, own); // throws model_not_found
     const model = request.model ?? manifest.model.servedAs;
     const dimensions = request.dimensions ?? table.dimensions;

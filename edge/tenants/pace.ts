@@ -1,21 +1,21 @@
 /**
- * When a request may start whose key brings many at once. An isolate has one thread: what arrives in one breath is in
- * front of whatever others send next, even where all of it is refused in the end. Pure; of one isolate, bounded.
+ * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
+ * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
  */
 import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
-  /** Small requests of a key that start without waiting. */
+  /** Small requests of a key that start without a delay. */
   atOnce: number;
-  /** Each further one starts so much later, about as long as a small request occupies the thread. */
+  /** Delay between the starts of further ones: about as long as a small request occupies the thread. */
   intervalMs: number;
-  /** What a mebibyte of body adds to that: it is received, parsed and encoded. */
+  /** What a mebibyte of body adds to that delay: it is received, parsed and encoded. */
   bodyMsPerMebibyte: number;
-  /** A small request waits no longer; a larger one so much longer as it takes more time. */
+  /** Upper bound on the delay of a small request; a larger one may wait longer in proportion to its time. */
   longestMs: number;
-  /** No refusal is remembered for longer, whatever it says. */
+  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;
-  /** The oldest are forgotten. */
+  /** Keys kept in memory; the least recently used one is dropped. */
   rememberedKeys: number;
 }
 
@@ -33,7 +33,7 @@ const mebibyte = 2 ** 20;
 interface KeyPace {
   /** When the time of all its requests is over, had each started as the one before was done. */
   freeMs: number;
-  /** Until then none of its requests starts beside another. */
+  /** End of the Retry-After of its last refusal: until then its requests start one by one. */
   refusedUntilMs: number;
 }
 
@@ -48,8 +48,8 @@ export class Pace {
   }
 
   /**
-   * How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. `bodyBytes` are those
-   * that it declares.
+   * Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. `bodyBytes` is the
+   * size of body that it declares.
    */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;
@@ -62,16 +62,16 @@ export class Pace {
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
+  /** Records that a request of `key` was refused with a Retry-After of `forMs`. */
   refused(key: number, nowMs: number, forMs: number): void {
     const known = this.#keys.get(key);
     if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
   }
 }
 
-/** A key's number, FNV-1a: so that no key is kept. Two of one number only wait for each other. */
-export function paceKeyOf(text: string): number {
+/** FNV-1a of an API key, so that no key is kept in memory. Two keys with the same hash share one pace. */
+export function paceKeyOf(key: string): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
   return hash >>> 0;
 }

@@ -213,6 +213,7 @@ const meanings: Record<ErrorKind, string> = {
   quota_exceeded: "The month's tokens are used up.",
   overloaded: "All backends have as much as they can take.",
   internal: "The service failed on this request.",
+  generation_failed: "The model cannot compute this completion; it is not tried again.",
   backend_unavailable: "No backend can be reached, or the limits cannot be checked.",
   deadline_exceeded: "It could not begin in time.",
 };

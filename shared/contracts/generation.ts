@@ -42,7 +42,6 @@ const stopField = z
     ],
   });
 
-/** Its entries are counted before any is looked at. */
 const logitBiasField = z
   .unknown()
   .optional()
@@ -114,29 +113,29 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-function readLogitBias(bias: unknown, context: z.RefinementCtx): [number, number][] {
+/** Counts before it looks at the entries: a record schema would make an issue of each. */
+function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
   const refuse = (message: string): [number, number][] => {
-    context.addIssue({ code: "custom", message, input: bias });
+    context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
-  if (bias === undefined || bias === null) return [];
-  if (typeof bias !== "object" || Array.isArray(bias)) {
-    return refuse(`logit_bias is ${kindOf(bias)}; it must be an object of token ids and numbers`);
+  if (value === undefined || value === null) return [];
+  if (typeof value !== "object" || Array.isArray(value)) {
+    return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
   }
-  const count = Object.keys(bias).length;
-  if (count > limits.logitBiasEntries) {
-    return refuse(`logit_bias has ${count} entries, the maximum is ${limits.logitBiasEntries}`);
+  const entries: [string, unknown][] = Object.entries(value);
+  if (entries.length > limits.logitBiasEntries) {
+    return refuse(`logit_bias has ${entries.length} entries, the maximum is ${limits.logitBiasEntries}`);
   }
   const magnitude = limits.logitBiasMagnitude;
-  const entries: [number, number][] = [];
-  for (const [key, value] of Object.entries(bias as Record<string, unknown>)) {
+  const biases: [number, number][] = [];
+  for (const [key, bias] of entries) {
     if (!/^(0|[1-9]\d{0,8})$/.test(key)) return refuse(`logit_bias has the key ${describe(key)}; keys are token ids`);
-    if (typeof value !== "number")
-      return refuse(`logit_bias of token ${key} is ${describe(value)}; it must be a number`);
-    if (Math.abs(value) > magnitude) {
-      return refuse(`logit_bias of token ${key} is ${value}; it must be between ${-magnitude} and ${magnitude}`);
+    if (typeof bias !== "number") return refuse(`logit_bias of token ${key} is ${describe(bias)}; it must be a number`);
+    if (Math.abs(bias) > magnitude) {
+      return refuse(`logit_bias of token ${key} is ${bias}; it must be between ${-magnitude} and ${magnitude}`);
     }
-    entries.push([Number(key), value]);
+    biases.push([Number(key), bias]);
   }
-  return entries;
+  return biases;
 }

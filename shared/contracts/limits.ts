@@ -3,7 +3,7 @@
  * it. Code reads the plain numbers of `limits`.
  */
 
-type Unit = "bytes" | "characters" | "days" | "entries" | "milliseconds" | "tokens" | "value";
+type Unit = "bytes" | "characters" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
 interface Limit {
   /** The largest that is accepted. */
@@ -18,6 +18,7 @@ export const limitTable = {
   headerCharacters: { value: 16_384, unit: "characters", bounds: "Names and values of all headers together" },
   bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time in which the whole body arrives" },
   bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and with it each text and list in it" },
+  bodyNesting: { value: 64, unit: "levels", bounds: "Lists and objects within each other, the body itself included" },
   bodyBytesAtOnce: {
     value: 8_388_608,
     unit: "bytes",
@@ -39,6 +40,7 @@ export const limitTable = {
   chatMessages: { value: 256, unit: "entries", bounds: "`messages`" },
   messageParts: { value: 256, unit: "entries", bounds: "Parts of one message's `content`" },
   formatCharacters: { value: 64, unit: "characters", bounds: "`response_format.type`" },
+  modalities: { value: 8, unit: "entries", bounds: "`modalities`" },
   temperature: { value: 2, unit: "value", bounds: "`temperature`" },
   penaltyMagnitude: {
     value: 2,

@@ -7,7 +7,15 @@ import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { limits } from "../../shared/contracts/limits.ts";
-import { type KeyRecord, keyIdOf, keyPrefix, plans, scopes } from "../../shared/contracts/tenants.ts";
+import {
+  type KeyRecord,
+  keyIdOf,
+  keyPrefix,
+  plans,
+  scopes,
+  type TenantRecord,
+  tenantPrefix,
+} from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -238,33 +246,48 @@ describe("what headers decide", () => {
 describe("keys that open nothing", () => {
   const attempts = 30;
 
-  async function store() {
+  /** `others` is how many further keys the namespace lists. */
+  async function store(others = 0) {
     const clock = { nowMs: 0 };
     const read: string[] = [];
+    let listings = 0;
+    const key = `sk-${crypto.randomUUID()}`;
+    const hash = await sha256Hex(new TextEncoder().encode(key));
+    const names = [keyPrefix + keyIdOf(hash), ...Array.from({ length: others }, (_, i) => `${keyPrefix}${i}`)];
     const records = createRecords(
       {
         get(name) {
           read.push(name);
           return env.TENANTS.get(name, "json");
         },
+        async list({ prefix, cursor }) {
+          listings++;
+          expect(prefix).toBe(keyPrefix);
+          const from = Number(cursor ?? 0);
+          const page = names.slice(from, from + 1000).map((name) => ({ name }));
+          const isLast = from + 1000 >= names.length;
+          return isLast
+            ? { keys: page, list_complete: true }
+            : { keys: page, list_complete: false, cursor: `${from + 1000}` };
+        },
       },
       () => clock.nowMs,
       () => undefined,
     );
-    const key = `sk-${crypto.randomUUID()}`;
-    const hash = await sha256Hex(new TextEncoder().encode(key));
     const record: KeyRecord = {
       ...{ hash, tenant: "guessed-at", scopes: [...scopes] },
       ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null, revokedAt: null },
     };
     await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify(record));
+    const tenant: TenantRecord = { plan: "standard", limits: {}, origins: [] };
+    await env.TENANTS.put(tenantPrefix + record.tenant, JSON.stringify(tenant));
     const keys = createKeyStore([], records, () => clock.nowMs);
     const kindOf = (key: string, address: string) =>
       keys.accessOf(key, address).then(
         () => "open",
         ({ kind }) => kind as string,
       );
-    return { clock, read, key, kindOf, keys };
+    return { clock, read, listings: () => listings, key, kindOf, keys };
   }
 
   test("are looked up so many times a minute from one address, and then no more", async () => {
@@ -288,6 +311,37 @@ describe("keys that open nothing", () => {
     for (let i = 0; i < 2 * attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
     clock.nowMs = 30_000;
     expect(await kindOf("guess", "192.0.2.1")).toBe("rate_limited");
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+  });
+
+  test("do not shut out a good one from there that nobody used before, nor cost more reads for it", async () => {
+    const { clock, read, listings, key, kindOf } = await store();
+    for (let i = 0; i < 2 * attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+    const readForGood = 2;
+    for (let i = 0; i < 300; i++) {
+      clock.nowMs += 100;
+      expect(await kindOf(`more-${i}`, "192.0.2.1")).toBe("rate_limited");
+    }
+    expect(read).toHaveLength(attempts + readForGood);
+    expect(listings()).toBeLessThanOrEqual(4);
+  });
+
+  test("do not push good ones out of memory", async () => {
+    const { clock, read, key, kindOf } = await store();
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+    for (let i = 0; i < 1100; i++) await kindOf(`guess-${i}`, `192.0.${i >> 8}.${i & 255}`);
+    const before = read.length;
+    clock.nowMs = 500;
+    expect(await kindOf(key, "192.0.2.1")).toBe("open");
+    expect(read).toHaveLength(before);
+  });
+
+  test("are refused without a read where there are more keys than are listed", async () => {
+    const { read, key, kindOf } = await store(60_000);
+    for (let i = 0; i < attempts; i++) await kindOf(`guess-${i}`, "192.0.2.1");
+    expect(await kindOf("guess", "192.0.2.1")).toBe("rate_limited");
+    expect(read).toHaveLength(attempts);
     expect(await kindOf(key, "192.0.2.1")).toBe("open");
   });
 

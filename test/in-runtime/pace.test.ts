@@ -25,6 +25,38 @@ test("the API looks at a key's requests at their pace, and at another key's at o
   expect(looked.indexOf("one")).toBe(atOnce);
 });
 
+test("spellings of the header do not escape the pace of their key", async () => {
+  const looked: string[] = [];
+  const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
+  const { request } = testApp({ keys, now: () => 0 });
+  const scheme = (i: number) => [..."bearer"].map((c, bit) => (i & (1 << bit) ? c.toUpperCase() : c)).join("");
+  const all = Array.from({ length: 4 * atOnce }, (_, i) => {
+    const authorization = `${scheme(i)}${" ".repeat(1 + (i % 7))}many`;
+    return request("/v1/nothing", { headers: { authorization } });
+  });
+  const other = request(...nothing("one"));
+  expect((await other).status).toBe(404);
+  await Promise.all(all);
+  expect(looked.indexOf("one")).toBe(atOnce);
+  expect(new Set(looked)).toEqual(new Set(["many", "one"]));
+});
+
+test("a header that holds no key is refused without a look-up", async () => {
+  let looks = 0;
+  const keys: Dependencies["keys"] = {
+    accessOf: async () => {
+      looks++;
+      return access;
+    },
+  };
+  const { request } = testApp({ keys });
+  for (const authorization of ["Basic abc", "Bearer", "Bearer a b", "Bearer a, Bearer b", "Bearer\tkey", "key"]) {
+    const response = await request("/v1/models", { headers: { authorization } });
+    expect([authorization, response.status]).toEqual([authorization, 401]);
+  }
+  expect(looks).toBe(0);
+});
+
 test("nothing is done for a request before its pace lets it in", async () => {
   let made = 0;
   const newId = () => String(made++).padStart(32, "0");

@@ -84,6 +84,6 @@ test("keys beyond those it remembers push out the oldest", () => {
 });
 
 test("keys of one letter's difference have numbers of their own", () => {
-  const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`Bearer sk-chameleon-${i}`)));
+  const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`sk-chameleon-${i}`)));
   expect(numbers.size).toBe(1000);
 });
