@@ -5,7 +5,7 @@ import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
 import { forms, interrupted, type Order, placeOf } from "./order.ts";
@@ -33,7 +33,7 @@ export async function callerOf(
   artifacts: Artifacts,
 ): Promise<Caller> {
   const tenant = c.get("tenant");
-  const own = await dependencies.adapters.named(tenant, request.model, request.chameleon.adapter, artifacts);
+  const own = await dependencies.adapters.named(c.get("access"), request.model, request.chameleon.adapter, artifacts);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const { randomSeed, now } = dependencies;
   return { requestId: c.get("requestId"), tenant, own, deadlineMs, randomSeed: randomSeed(), now };
@@ -59,7 +59,7 @@ export async function answer(
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
   const options = { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare };
   if (!request.stream) refuseManyLogprobs(plan, options);
-  const admission = await admit(c, dependencies, mostTokens(plan.choices));
+  const admission = await reserve(c, mostTokens(plan.choices));
   trace.note({
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,

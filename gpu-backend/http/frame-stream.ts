@@ -29,7 +29,7 @@ export interface BatchOutcome {
  * Throws a ServiceError where nothing of it can be served.
  */
 export function frameStream(
-  engine: Pick<EngineClient, "submit" | "cancel" | "messages">,
+  engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs">,
   batch: BatchRequest,
   ended: (outcome: BatchOutcome) => void,
   saw: (frame: Frame) => void = () => undefined,

@@ -74,6 +74,7 @@ const generates: ErrorKind[] = [
   "overloaded",
   "rate_limited",
   "quota_exceeded",
+  "generation_failed",
   "backend_unavailable",
   "deadline_exceeded",
 ];

@@ -3,6 +3,7 @@
  * The manifest hash, SHA-256 of manifest.json's bytes, travels with every micro-batch.
  */
 import { z } from "zod";
+import { templateLimits } from "../tokenizer/template-limits.ts";
 
 export const manifestFormat = 1;
 
@@ -80,7 +81,7 @@ export const manifestSchema = z.strictObject({
     contextTokens: z.int(),
     endOfTextId: z.int(),
     /** Jinja, from its tokenizer_config.json; where it has none, chats are in Alpaca's style. */
-    chatTemplate: z.string().max(65_536).optional(),
+    chatTemplate: z.string().max(templateLimits.sourceCharacters).optional(),
   }),
   /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
   embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),

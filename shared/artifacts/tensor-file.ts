@@ -18,7 +18,8 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-const maximumHeaderBytes = 100_000_000;
+/** A GPT-2 of 256 layers takes a tenth of it. */
+const maximumHeaderBytes = 4 * 2 ** 20;
 
 /**
  * Reads a safetensors file without copying its tensors.
@@ -28,7 +29,10 @@ export function readTensorFile(file: Uint8Array): TensorFile {
   if (file.byteLength < 8) throw new Error(`tensor file: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const headerBytes = view.getUint32(0, true);
-  if (view.getUint32(4, true) !== 0 || headerBytes > maximumHeaderBytes || 8 + headerBytes > file.byteLength) {
+  if (headerBytes > maximumHeaderBytes) {
+    throw new Error(`tensor file: header of ${headerBytes} bytes, the maximum is ${maximumHeaderBytes}`);
+  }
+  if (view.getUint32(4, true) !== 0 || 8 + headerBytes > file.byteLength) {
     throw new Error(`tensor file: header of ${headerBytes} bytes does not fit a file of ${file.byteLength}`);
   }
   const header: unknown = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
@@ -101,6 +105,25 @@ export function tensorOf(file: TensorFile, name: string): Tensor {
   const tensor = file.get(name);
   if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].join(", ")}`);
   return tensor;
+}
+
+/** Whether `toFloat32` reads it. */
+export function isFloat(dtype: Dtype): boolean {
+  return dtype in exponentBits;
+}
+
+/** The bits that are all set in infinities and NaN. */
+const exponentBits: Partial<Record<Dtype, number>> = { F32: 0x7f80_0000, F16: 0x7c00, BF16: 0x7f80 };
+
+/** Index of the first element of a float tensor that is infinite or not a number; -1 where all are finite. */
+export function firstNonFinite({ dtype, bytes }: Tensor): number {
+  const mask = exponentBits[dtype];
+  if (mask === undefined) throw new Error(`tensor file: ${dtype} is no float of up to 32 bits`);
+  // Aligned, as the file's own bytes need not be.
+  const { buffer } = new Uint8Array(bytes);
+  const words = dtype === "F32" ? new Uint32Array(buffer) : new Uint16Array(buffer);
+  for (let i = 0; i < words.length; i++) if ((words[i] & mask) === mask) return i;
+  return -1;
 }
 
 /** A float tensor as float32, widened from float16 or bfloat16 where needed. Always a copy of its own, so aligned. */

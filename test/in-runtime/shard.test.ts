@@ -197,11 +197,13 @@ describe("a shard that is lost", () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
-      refuseKnown: () => undefined,
       admit: async ({ requestId, access: { tenant } }) => ({
-        request: { requestId, tenant, isLimited: true },
-        renew: () => undefined,
-        settle: (consumed) => void settled.push(consumed),
+        reserve: async () => ({
+          request: { requestId, tenant, isLimited: true },
+          renew: () => undefined,
+          settle: (consumed) => void settled.push(consumed),
+        }),
+        release: () => undefined,
       }),
     };
     const app = testApp({ heartbeatMs: 5, admissions });

@@ -297,6 +297,27 @@ describe("a backend that fails", () => {
     expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
     await expectIdle(roads);
   });
+
+  test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
+    "a sequence that ends in %s, mid-stream, goes to no other backend; its mate goes on",
+    async (kind) => {
+      const roads = scriptedRoads(3);
+      const { begun, ended, of } = travel(roads, [sequence("a"), sequence("b")]);
+      const first = called(roads.backends);
+      await first.last.accept();
+      await begun;
+      const [token] = framesFor(sequence("a"));
+      await first.last.send(token, gaveUp("a", kind));
+      await first.last.send(...framesFor(sequence("b")));
+      await ended;
+      expect(of("a")).toEqual([token, gaveUp("a", kind)]);
+      expect(of("b")).toEqual(framesFor(sequence("b")));
+      for (const backend of roads.backends) if (backend !== first) expect(backend.calls).toEqual([]);
+      // It says nothing against the backend.
+      expect(roads.events).toEqual([]);
+      await expectIdle(roads);
+    },
+  );
 });
 
 test("the last of two to end asks the first one again, which was starting and is there now", async () => {

@@ -20,8 +20,8 @@ const batch: BatchRequest = {
 function streamed() {
   let tell: (frames: Frame[]) => void = () => undefined;
   const cancelled: string[][] = [];
-  const engine: Pick<EngineClient, "submit" | "cancel" | "messages"> = {
-    messages: 0,
+  const engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs"> = {
+    stalledMs: 0,
     submit: (_, receive) => {
       tell = receive;
     },
