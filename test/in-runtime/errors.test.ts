@@ -19,7 +19,7 @@ useNetwork();
 const valid = { model: "gpt2", prompt: "aaa", max_tokens: 1 };
 
 describe("a request that is refused", () => {
-  const cases: [string, number, string, object | string, string[]][] = [
+  const cases: [string, number, string | null, object | string, string[]][] = [
     ["no JSON", 400, "", "{", ["JSON"]],
     ["a list as body", 400, "", "[1]", ["list", "object"]],
     ["an empty prompt", 400, "prompt", { ...valid, prompt: "" }, ["empty"]],
