@@ -60,7 +60,11 @@ async function failedSequences(backends: readonly Backend[]): Promise<number> {
 test("no slots for a model of full adapters is refused at the start, by name", async () => {
   const MODEL_DIR = path.join(folder, "full");
   await writeTinyModel(MODEL_DIR, 7, { kind: "full" });
-  await expect(startedBackend({ MODEL_DIR, ADAPTER_SLOTS: "0" })).rejects.toThrow(/ADAPTER_SLOTS is "?0/);
+  const outcome = await startedBackend({ MODEL_DIR, ADAPTER_SLOTS: "0" }).then(
+    () => "started",
+    (error) => String(error),
+  );
+  expect(outcome).toMatch(/exit 1: .*ADAPTER_SLOTS is "?0/);
 });
 
 test("a prompt whose logits are no numbers ends in one explicit error; others' texts stay, no process dies", async () => {
@@ -130,6 +134,8 @@ test("an adapter with directions from before ends its sequence alone where there
 
 describe("a tenant's short prompt", () => {
   const probes = 12;
+  /** Its own chunk and two more, some of them several times as long as the mean step that they are measured in. */
+  const mostSteps = 20;
   let backend: Backend;
   let edge: AttackedEdge;
 
@@ -214,16 +220,16 @@ describe("a tenant's short prompt", () => {
     console.log(
       `beside ${name} and ${streams} streams: ${shown(beside)} steps to the first token, alone ${shown(alone)}`,
     );
-    expect(median(beside)).toBeLessThanOrEqual(4 * Math.max(median(alone), 1));
-    expect(Math.max(...beside)).toBeLessThan(40);
+    expect(Math.max(...beside)).toBeLessThan(mostSteps);
   });
 });
 
 test("a backend that is told to end is not ready, yet lives, and finishes what runs", async () => {
   const backend = await startBackend({ THREADS: "1", DRAIN_MS: "60000" });
   try {
-    const sequence = { ...sequenceRequest("long"), maxTokens: 400 };
-    const response = await backend.post("/v1/batches", backend.batch(null, [sequence]));
+    // Long enough for all that is asked meanwhile.
+    const long = Array.from({ length: 24 }, (_, i) => ({ ...sequenceRequest(`long-${i}`), maxTokens: 480 }));
+    const response = await backend.post("/v1/batches", backend.batch(null, long));
     const frames = framesOf(response);
     await frames.next();
     const health = async () => [
@@ -244,9 +250,9 @@ test("a backend that is told to end is not ready, yet lives, and finishes what r
       async (late) => (late.status === 200 ? (await allFrames(late)).at(-1)?.type : late.status),
       () => "refused",
     );
-    let last: string | undefined;
-    for await (const { type } of frames) last = type;
-    expect(last).toBe("done");
+    let done = 0;
+    for await (const { type } of frames) if (type === "done") done++;
+    expect(done).toBe(long.length);
     expect(draining).toEqual([503, 200]);
     expect(refused).not.toBe("done");
     expect(await backend.exited).toBe(0);

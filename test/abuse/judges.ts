@@ -1,7 +1,7 @@
 /** What the attacks are judged by: a bystander's latency as a ratio to its own, and the memory of a process. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
 /** Another caller's median latency under attack may be this many times what it is alone, in the same run. */
@@ -14,7 +14,12 @@ export function residentBytes(pid: number): number {
   return statusKilobytes(pid, "VmRSS") * 1024;
 }
 
-/** The most that was resident since the process began. */
+/** Lets the peak begin anew: what is resident now. */
+export function forgetPeak(pid: number): void {
+  writeFileSync(`/proc/${pid}/clear_refs`, "5");
+}
+
+/** The most that was resident since the peak was forgotten, or the process began. */
 export function peakBytes(pid: number): number {
   return statusKilobytes(pid, "VmHWM") * 1024;
 }
