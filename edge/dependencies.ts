@@ -4,17 +4,20 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Orders } from "./completions/order.ts";
+import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
-import type { Admissions } from "./tenants/admission.ts";
+import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
-/** What is known of a request before anything is done for it. */
+/** What is known of a request before any middleware runs. */
 export interface Arrival {
+  /** The API key of its Authorization header, not yet checked; null where the header holds none. */
+  key: string | null;
   /** By the clock of Dependencies. */
   arrivedMs: number;
-  /** How much of the time since then it waited for its key's pace; for most 0. */
+  /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }
 
@@ -26,6 +29,8 @@ export interface AppEnvironment {
     trace: RequestTrace;
     tenant: string;
     access: Access;
+    /** Of a POST. */
+    admission: PendingAdmission;
     /** Of a request that asked for admission, and whose tenant has limits. */
     rateLimitHeaders?: Record<string, string>;
   };
@@ -35,7 +40,8 @@ export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
-  /** Before any work that costs tokens. */
+  bodyReads: BodyReads;
+  /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

@@ -1,25 +1,27 @@
 /**
- * The door of the Worker: requests of a key that brings many at once go in one after the other, at their key's pace. Around
- * the app rather than in it, for all that is done for a request before it waits is done for hundreds in one breath.
+ * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app rather than being middleware of it,
+ * so that a delayed request has cost nothing but reading its key.
  */
 import type { Arrival } from "./dependencies.ts";
+import { mostBytesOf } from "./middleware/body.ts";
+import { bearerKeyOf } from "./tenants/bearer-key.ts";
 import { Pace, paceKeyOf } from "./tenants/pace.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
 
-/** `handle`, at a pace. It is told when a request came, so that the wait is part of what it says of it. */
+/** Wraps `handle` in per-key pacing. `handle` receives the arrival time, so that it can report the delay. */
 export function paced(handle: Handle, now: () => number): (request: Request) => Promise<Response> {
   const pace = new Pace();
   return async (request) => {
     const arrivedMs = now();
-    const authorization = request.headers.get("authorization");
-    if (!authorization) return handle(request, { arrivedMs, pacedMs: 0 });
-    const key = paceKeyOf(authorization);
-    const waitMs = pace.waitMs(key, arrivedMs);
-    // Each has a timer of its own: no request may be woken by another's.
+    const key = bearerKeyOf(request.headers);
+    if (key === null) return handle(request, { key, arrivedMs, pacedMs: 0 });
+    const paceKey = paceKeyOf(key);
+    const waitMs = pace.waitMs(paceKey, arrivedMs, request.method === "POST" ? mostBytesOf(request) : 0);
+    // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
-    const response = await handle(request, { arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
-    if (response.status === 429) pace.refused(key, now(), Number(response.headers.get("retry-after")) * 1000);
+    const response = await handle(request, { key, arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
+    if (response.status === 429) pace.refused(paceKey, now(), Number(response.headers.get("retry-after")) * 1000);
     return response;
   };
 }

@@ -25,6 +25,8 @@ import { Tracer } from "./http/tracing.ts";
 
 /** How long connections may take to hear their last frames when the engine has died. */
 const lastWordsMs = 1000;
+/** The end of the process does not wait for an engine whose step has taken this long, in milliseconds. */
+const shortStallMs = 5000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
@@ -49,7 +51,11 @@ async function run(config: BackendConfig): Promise<void> {
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
-    const set = await startSet({ ...config, limits, artifactsDirectory }, metrics);
+    const observer = {
+      ...metrics,
+      sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),
+    };
+    const set = await startSet({ ...config, limits, artifactsDirectory }, { observer, now });
     const { device, deviceWarning, manifestHash } = set.info;
     if (deviceWarning) log("warn", "device", { message: deviceWarning });
     log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });
@@ -78,20 +84,26 @@ async function run(config: BackendConfig): Promise<void> {
   const app = createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
+  /** Ends the process. `process.exit` waits for every thread, also for one stuck in native code, so that one is killed. */
+  const leave = (code: number, isResponsive = sets.stalledMs < shortStallMs) => {
+    if (isResponsive) process.exit(code);
+    process.kill(process.pid, "SIGKILL");
+  };
   let isClosing = false;
   const shutDown = async (signal: string) => {
-    if (isClosing) process.exit(1);
+    if (isClosing) leave(1);
     isClosing = true;
     log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
     follower?.stop();
-    await sets.close(config.drainMs);
+    const isEnded = await sets.close(config.drainMs);
+    if (!isEnded) log("error", "engine_hung", { message: "a thread did not end in time" });
     await close(server);
     await tracer?.flush();
-    process.exit(0);
+    leave(0, isEnded);
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutDown(signal));
   // A parent that opened a channel takes the backend with it, however it ended.
-  process.once("disconnect", () => process.exit(0));
+  process.once("disconnect", () => leave(0));
   process.channel?.unref();
 
   // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
@@ -107,7 +119,7 @@ async function run(config: BackendConfig): Promise<void> {
   if (isClosing) return;
   log("error", "engine_failed", { message: failure.message, stack: failure.stack ?? null });
   await close(server);
-  process.exit(1);
+  leave(1);
 }
 
 interface FollowerNeeds {

@@ -63,7 +63,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
-  "gpu-backend/models": ["@huggingface/hub", "commander"],
+  "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
   infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 

@@ -1,7 +1,8 @@
 /**
- * `npm run deploy:check`: whether the Worker is small and quick enough to deploy. Bundles it as a deployment does, and
- * starts it cold in a bare workerd, in turns with an empty Worker: what it takes longer is the Worker's own start.
- * Exit code 1 above a limit; `-- --gzip-bytes N` and `-- --start-ms N` set stricter or looser ones.
+ * `npm run deploy:check`: whether the Worker is small and starts quickly enough to deploy. Bundles it as a deployment does,
+ * and starts it cold in a bare workerd, in turns with an empty Worker. The start is judged by the ratio of the two, which a
+ * slow or busy machine changes little; milliseconds are printed only.
+ * Exit code 1 above a limit; `-- --gzip-bytes N` and `-- --start-ratio N` set other limits.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,15 +12,25 @@ import { workerdConfigText } from "./workerd/config.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { startWorkerd } from "./workerd/process.ts";
 
-/** A tenth of what the platform allows: room to grow, and a start that no caller notices. */
-const presets = { "gzip-bytes": "400000", "start-ms": "100" };
-const coldStarts = 7;
+/**
+ * Bytes: a tenth of what the platform allows. Ratio: twice the highest of what the Worker takes on two cores, 2.8 where
+ * little else runs and 1.7 to 5.3 on a busy machine, so that only a start that has become much slower fails.
+ */
+const presets = { "gzip-bytes": "400000", "start-ratio": "10" };
+/** Pairs of cold starts. Odd, so that there is a median pair. */
+const pairs = 7;
 
 const root = path.dirname(import.meta.dirname);
-const { values } = parseArgs({ options: { "gzip-bytes": { type: "string" }, "start-ms": { type: "string" } } });
+const { values } = parseArgs({ options: { "gzip-bytes": { type: "string" }, "start-ratio": { type: "string" } } });
 const limits = { ...presets, ...values };
-const bundleLimitBytes = Number(limits["gzip-bytes"]);
-const startLimitMs = Number(limits["start-ms"]);
+const bundleLimitBytes = limitOf("gzip-bytes");
+const startLimitRatio = limitOf("start-ratio");
+
+function limitOf(name: keyof typeof presets): number {
+  const limit = Number(limits[name]);
+  if (!(limit > 0)) throw new Error(`--${name} is ${JSON.stringify(limits[name])}; it must be a number above 0`);
+  return limit;
+}
 
 /** Milliseconds from the start of the process to its first answer. */
 async function coldStartMs(configFile: string): Promise<number> {
@@ -56,24 +67,31 @@ try {
   await writeFile(emptyConfig, workerdConfigText({ ...bare, modules: ["worker.js"], compatibilityDate: "2026-11-17" }));
   const edgeConfig = await edge.configure();
 
-  const withEdge: number[] = [];
-  const withoutEdge: number[] = [];
-  for (let i = 0; i < coldStarts; i++) {
-    withoutEdge.push(await coldStartMs(emptyConfig));
-    withEdge.push(await coldStartMs(edgeConfig));
+  // A first start of each fills the disk cache, and is not counted.
+  await coldStartMs(emptyConfig);
+  await coldStartMs(edgeConfig);
+  const starts: { emptyMs: number; edgeMs: number }[] = [];
+  for (let i = 0; i < pairs; i++) {
+    // In turns, and each in front as often: what slows the machine for a while slows both.
+    const isEmptyFirst = i % 2 === 0;
+    const firstMs = await coldStartMs(isEmptyFirst ? emptyConfig : edgeConfig);
+    const secondMs = await coldStartMs(isEmptyFirst ? edgeConfig : emptyConfig);
+    const [emptyMs, edgeMs] = isEmptyFirst ? [firstMs, secondMs] : [secondMs, firstMs];
+    starts.push({ emptyMs, edgeMs });
   }
-  const startMs = median(withEdge) - median(withoutEdge);
+  const startRatio = median(starts.map(({ emptyMs, edgeMs }) => edgeMs / emptyMs));
+  const [edgeMs, emptyMs] = [median(starts.map((one) => one.edgeMs)), median(starts.map((one) => one.emptyMs))];
   const { rawBytes, gzipBytes } = edge.bundle;
   const kB = (bytes: number) => `${(bytes / 1000).toFixed(1)} kB`;
   const verdict = (ok: boolean) => (ok ? "ok" : "TOO MUCH");
   const isSmall = gzipBytes <= bundleLimitBytes;
-  const isQuick = startMs <= startLimitMs;
+  const isQuick = startRatio <= startLimitRatio;
   process.stdout.write(
     [
       `bundle   ${kB(rawBytes)}, gzip ${kB(gzipBytes)} of at most ${kB(bundleLimitBytes)}  ${verdict(isSmall)}`,
-      `startup  ${startMs.toFixed(1)} ms of at most ${startLimitMs} ms  ${verdict(isQuick)}`,
-      `         (median of ${coldStarts} cold starts to the first answer: ${median(withEdge).toFixed(1)} ms, ` +
-        `an empty Worker's ${median(withoutEdge).toFixed(1)} ms)`,
+      `startup  ${startRatio.toFixed(2)} x an empty Worker's of at most ${startLimitRatio} x  ${verdict(isQuick)}`,
+      `         (medians of ${pairs} cold starts to the first answer, in turns: ${edgeMs.toFixed(1)} ms, ` +
+        `an empty Worker's ${emptyMs.toFixed(1)} ms)`,
       "",
     ].join("\n"),
   );

@@ -1,33 +1,34 @@
-/** The Worker on a local workerd, through wrangler. Not here: what the Worker does. */
+/** Runs the Worker on a local workerd, through wrangler's development server and a proxy in front of it. */
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { startLocalProxy } from "./local-proxy.ts";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
-/** The key of a local start; it opens nothing anywhere else, as no deployment knows its hash. */
+/** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
 
-/** Where a local edge keeps what outlives it: keys, limits, use. `npm run keys` writes there, also while it runs. */
+/** Folder of a local edge's storage: keys, limits, usage. `npm run keys` writes there, also while the edge runs. */
 export function stateFolder(root: string): string {
   return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
 }
 
 const text = (value: string) => ({ type: "plain_text" as const, value });
 
-/** The collector that this machine's environment names is the backend's and the edge's. */
+/** The OpenTelemetry settings of this process's environment, as bindings: edge and backend use the same collector. */
 function collectorOf(env: NodeJS.ProcessEnv) {
   const names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
   return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
 }
 
-/** Longer than a slow machine takes. */
+/** Timeout for wrangler's start, in milliseconds: longer than a slow machine takes. */
 const startMs = 60_000;
 
 /**
- * Starts the Worker and returns its URL once it takes requests; `secrets` sign its calls. It ends with this process.
- * Throws an Error that says why it does not start.
+ * Starts the Worker and returns its origin once it takes requests; `secrets` sign its calls to backends. It ends with this
+ * process. Throws an Error that says why it does not start.
  */
 export async function startEdge(root: string, port: number, backendUrls: string[], secrets: string): Promise<string> {
   Object.assign(process.env, quietWrangler);
@@ -42,19 +43,23 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
     },
     dev: {
-      server: { hostname: localHost, port },
+      server: { hostname: localHost, port: 0 },
       inspector: false,
       watch: false,
       persist: stateFolder(root),
       logLevel: "warn",
     },
   });
-  // By itself it would wait for ever for a server that could not start, such as one whose port is taken.
+  // `worker.url` never settles where the server cannot start.
   const failed = once(worker.raw, "error").then(([event]) => {
     throw new Error(`the edge did not start: ${(event as Error).message ?? (event as { reason: string }).reason}`);
   });
   const late = sleep(startMs, null, { ref: false }).then(() => {
     throw new Error(`the edge did not start within ${startMs} ms`);
   });
-  return (await Promise.race([worker.url, failed, late])).origin;
+  const target = await Promise.race([worker.url, failed, late]);
+  const allowedHosts = (process.env.EDGE_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
+  return startLocalProxy(port, target, allowedHosts).catch((error: Error) => {
+    throw new Error(`the edge did not start: ${error.message}`);
+  });
 }

@@ -21,6 +21,7 @@ Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once
   --backends N  as many backends (${mostBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again
   --json        the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}
   EDGE_PORT     port of the edge, 8787 unless set
+  EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas
   BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
@@ -43,7 +44,7 @@ async function start(count: number, json: boolean): Promise<void> {
   await stageArtifacts(process.env.MODEL_DIR || undefined);
   await stageDocs();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
-  // Here nobody else could call them but this machine's users; signing all the same is what makes it the usual way.
+  // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const { backends, ended } = await startBackends(
     root,
@@ -72,7 +73,7 @@ async function start(count: number, json: boolean): Promise<void> {
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }
 
-/** Ready means that a real token came all the way. Throws an Error with the answer if none did. */
+/** Generates one token through edge and backend. Throws an Error with the answer where that fails. */
 async function generateToken(edge: string): Promise<void> {
   const response = await fetch(`${edge}/v1/completions`, {
     method: "POST",

@@ -27,6 +27,8 @@ const errorTable = {
   quota_exceeded: { status: 429, type: "insufficient_quota", code: "insufficient_quota" },
   overloaded: { status: 429, type: "rate_limit_error", code: "overloaded" },
   internal: { status: 500, type: "server_error", code: "internal_error" },
+  /** One sequence cannot be computed, on any backend: nobody tries it again. */
+  generation_failed: { status: 500, type: "server_error", code: "generation_failed" },
   backend_unavailable: { status: 503, type: "server_error", code: "backend_unavailable" },
   deadline_exceeded: { status: 504, type: "server_error", code: "deadline_exceeded" },
 } as const satisfies Record<string, { status: number; type: string; code: string | null }>;

@@ -1,4 +1,4 @@
-/** Bearer key → tenant, and whether the key may be used for this route. Whoever may not gets no further. */
+/** Checks the API key: which tenant it belongs to, and whether its scopes allow this route. */
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
@@ -7,13 +7,13 @@ import { scopeOf } from "../tenants/scopes.ts";
 
 export function auth(keys: KeyStore) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
-    const header = c.req.header("authorization");
-    if (!header) {
-      throw new ServiceError("unauthorized", "No API key: send the header `Authorization: Bearer <key>`.");
+    const { key } = c.env;
+    if (key === null) {
+      const isSent = c.req.header("authorization") !== undefined;
+      const problem = isSent ? "The Authorization header is not of the form `Bearer <key>`" : "No API key";
+      throw new ServiceError("unauthorized", `${problem}: send the header \`Authorization: Bearer <key>\`.`);
     }
-    const key = /^Bearer +(\S+)$/i.exec(header)?.[1];
-    if (!key) throw new ServiceError("unauthorized", "The Authorization header is not of the form `Bearer <key>`.");
-    // The key itself is never repeated: messages end up in logs.
+    // No message repeats the key: messages are logged.
     const access = await keys.accessOf(key, c.req.header("cf-connecting-ip") ?? "");
     const scope = scopeOf(c.req.path);
     if (scope && !access.scopes.includes(scope)) {

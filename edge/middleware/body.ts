@@ -1,25 +1,59 @@
-/** From a request's bytes to a checked object. Messages name the field, the value and the limit. */
+/** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
+import type { Context } from "hono";
 import type { z } from "zod";
+import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
-/** Reads a JSON object and checks it against `schema`. Throws a ServiceError of status 400, 408, 413 or 415. */
-export async function readBody<T extends z.ZodType>(
-  request: Request,
+/**
+ * Reads a request's JSON object and checks it against `schema`. What its headers decide is refused before its body is read.
+ * Throws a ServiceError of status 400, 408, 413, 415 or 429.
+ */
+export function readBody<T extends z.ZodType>(
+  c: Context<AppEnvironment>,
+  { bodyReads }: Dependencies,
   schema: T,
-  limitMs: number = limits.bodyMs,
 ): Promise<z.output<T>> {
-  const type = request.headers.get("content-type") ?? "";
+  const request = c.req.raw;
+  requireReadable(request);
+  return bodyReads.during(c.get("access").keyId, mostBytesOf(request), () => readJson(request, schema));
+}
+
+/** What the body of a request may come to, by its headers. */
+export function mostBytesOf({ headers }: Request): number {
+  const declared = Number(headers.get("content-length") ?? Number.NaN);
+  return declared >= 0 && declared <= limits.bodyBytes ? declared : limits.bodyBytes;
+}
+
+/** Throws unsupported_media_type or body_too_large by the headers alone. */
+function requireReadable({ headers }: Request): void {
+  const type = headers.get("content-type") ?? "";
   if (!/^application\/json *(;|$)/i.test(type)) {
     throw new ServiceError(
       "unsupported_media_type",
       `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
     );
   }
-  return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes, limitMs)));
+  const declared = Number(headers.get("content-length") ?? 0);
+  if (declared > limits.bodyBytes) throw tooLarge(declared, "");
 }
 
-/** `value` as `schema` reads it. Throws invalid_request about the first field at fault. */
+function tooLarge(bytes: number, relation: string): ServiceError {
+  const message = `The body has ${relation}${bytes} bytes, the maximum is ${limits.bodyBytes}.`;
+  return new ServiceError("body_too_large", message);
+}
+
+/** The body of a request whose headers allow it. Throws a ServiceError of status 400, 408 or 413. */
+export async function readJson<T extends z.ZodType>(
+  request: Request,
+  schema: T,
+  limitMs: number = limits.bodyMs,
+): Promise<z.output<T>> {
+  return checked(schema, parsedJson(await boundedText(request, limitMs)));
+}
+
+/** Parses `value` with `schema`. Throws invalid_request for the first issue. */
 export function checked<T extends z.ZodType>(schema: T, value: unknown): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
@@ -36,11 +70,8 @@ const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
  * The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it, and not for
  * its end where all that was declared is there: nearly every body is one chunk.
  */
-async function boundedText(request: Request, maximum: number, limitMs: number): Promise<string> {
-  const tooLarge = (bytes: number, relation: string) =>
-    new ServiceError("body_too_large", `The body has ${relation}${bytes} bytes, the maximum is ${maximum}.`);
+async function boundedText(request: Request, limitMs: number): Promise<string> {
   const declared = Number(request.headers.get("content-length") ?? Number.NaN);
-  if (declared > maximum) throw tooLarge(declared, "");
   let decoder: TextDecoder | null = null;
   let bytes = 0;
   let text = "";
@@ -55,7 +86,7 @@ async function boundedText(request: Request, maximum: number, limitMs: number): 
       const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
       if (done) return text + (decoder?.decode() ?? "");
       bytes += value.byteLength;
-      if (bytes > maximum) throw tooLarge(bytes, "at least ");
+      if (bytes > limits.bodyBytes) throw tooLarge(bytes, "at least ");
       if (bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
       decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
       text += decoder.decode(value, { stream: true });
@@ -82,6 +113,11 @@ function letGo(error: unknown): void {
 }
 
 function parsedJson(text: string): unknown {
+  const levels = nestingOf(text);
+  if (levels > limits.bodyNesting) {
+    const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
+    throw new ServiceError("invalid_request", message);
+  }
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -94,8 +130,34 @@ function parsedJson(text: string): unknown {
   throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);
 }
 
+const [quote, backslash, listStart, listEnd, objectStart, objectEnd] = [...'"\\[]{}'].map((c) => c.charCodeAt(0));
+
+/** How many levels deep the lists and objects of a JSON text are nested. Reads its characters once, and parses nothing. */
+function nestingOf(json: string): number {
+  let level = 0;
+  let deepest = 0;
+  for (let i = 0; i < json.length; i++) {
+    const character = json.charCodeAt(i);
+    if (character === quote) i = endOfString(json, i);
+    else if (character === listStart || character === objectStart) deepest = Math.max(deepest, ++level);
+    else if (character === listEnd || character === objectEnd) level--;
+  }
+  return deepest;
+}
+
+/** Index of the quote that ends the string whose first quote is at `start`; the text's length where there is none. */
+function endOfString(json: string, start: number): number {
+  for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
+    let backslashes = 0;
+    while (json.charCodeAt(end - 1 - backslashes) === backslash) backslashes++;
+    if (backslashes % 2 === 0) return end;
+  }
+  return json.length;
+}
+
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
-  const input = shown(issue.input);
+  // Never the whole value as JSON: a list of a body's length would cost as much as the body.
+  const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
     case "too_big": {
       if (issue.origin === "string")
@@ -124,12 +186,6 @@ function fieldName(path: readonly PropertyKey[]): string {
     (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
     "",
   );
-}
-
-/** A value for a message: whole if short. */
-function shown(value: unknown): string {
-  const json = JSON.stringify(value) ?? "absent";
-  return json.length > 60 ? `${json.slice(0, 60)}…` : json;
 }
 
 function lengthOf(value: unknown): number {

@@ -1,6 +1,8 @@
 /**
- * Calls from web pages. A preflight carries no key, so it is answered to anybody and grants nothing by itself; the call
- * then needs an origin of the key's tenant, or our own, before any work is done for it.
+ * CORS. A preflight carries no key, so every preflight is answered, and grants nothing by itself. The call after it needs
+ * an origin of the key's tenant, or the edge's own, before any work is done for it. The edge's own origin is that of the
+ * request's URL, so whatever routes requests to the Worker must check the host: the platform does, and so does the local
+ * proxy (infra/local-proxy.ts).
  */
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
@@ -13,7 +15,7 @@ const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 const preflightSeconds = "600";
 
-/** Before `auth`. */
+/** Answers preflights. Runs before `auth`. */
 export function preflight() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const origin = c.req.header("origin");
@@ -33,7 +35,7 @@ export function preflight() {
   });
 }
 
-/** After `auth`. Throws forbidden for a page that the tenant did not name. */
+/** Throws forbidden for a page whose origin is not among the tenant's. Runs after `auth`. */
 export function allowedOrigin() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const origin = c.req.header("origin");
@@ -43,7 +45,7 @@ export function allowedOrigin() {
       const shown = JSON.stringify(origin.slice(0, 100));
       throw new ServiceError(
         "forbidden",
-        `Pages of ${shown} may not use keys of ${tenant}; its origins are set by its limits.`,
+        `Pages of ${shown} may not use keys of ${tenant}: the origin is not among the tenant's.`,
       );
     }
     await next();

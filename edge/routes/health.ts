@@ -1,6 +1,6 @@
-/** GET /healthz: the Worker runs. GET /readyz: a completion would be answered, by a backend with the same artifacts. */
+/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts would answer a completion. */
 import type { Handler } from "hono";
-import { holds } from "../../shared/contracts/inference.ts";
+import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
@@ -11,11 +11,16 @@ export function healthz(): Handler<AppEnvironment> {
   return (c) => c.json({ status: "ok" } satisfies Health);
 }
 
+/**
+ * Needs no key, so that load balancers can ask; and each probe is a signed call to every backend, so an isolate probes once
+ * per `probeIntervalMs` and answers everybody else from the last result.
+ */
 export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
+  const lastProbe = new LastProbe(dependencies);
   return async (c) => {
     const notReady = (message: string) => new ServiceError("backend_unavailable", message, { retryAfterSeconds });
     const { manifestHash } = await dependencies.artifacts();
-    const backend = await dependencies.readiness(manifestHash);
+    const backend = await lastProbe.readiness(manifestHash);
     if (!backend) throw notReady("The inference backend is not ready.");
     if (!holds(backend, manifestHash)) {
       throw notReady(
@@ -24,4 +29,74 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
     }
     return c.json({ status: "ready", manifest: manifestHash } satisfies Ready);
   };
+}
+
+/** How old the result may be that a request is answered with, in milliseconds: load balancers ask every few seconds. */
+const probeIntervalMs = 1000;
+/** A probe that takes longer counts as failed; longer than a backend's own limit for the call. Milliseconds. */
+const longestProbeMs = 5000;
+/** How often a request that waits for the first result looks for it, in milliseconds. */
+const pollMs = 20;
+
+/**
+ * The result of the isolate's last probe. Holds values, never promises: workerd may fail a request that awaits a promise of
+ * another one.
+ */
+class LastProbe {
+  readonly #dependencies: Pick<Dependencies, "readiness" | "now" | "background">;
+  #result: { manifestHash: string; readiness: Readiness | null; endedMs: number } | null = null;
+  /** When the probe that runs began; null where none runs. */
+  #begunMs: number | null = null;
+
+  constructor(dependencies: Pick<Dependencies, "readiness" | "now" | "background">) {
+    this.#dependencies = dependencies;
+  }
+
+  /** Probes where the last result is too old and no other request is probing; else returns the last result. */
+  async readiness(manifestHash: string): Promise<Readiness | null> {
+    const { now, background } = this.#dependencies;
+    const result = this.#resultFor(manifestHash);
+    if (result && now() - result.endedMs < probeIntervalMs) return result.readiness;
+    if (!this.#isProbing()) {
+      const probe = this.#probe(manifestHash);
+      // Goes on where its client leaves: the others rely on it.
+      background(
+        probe.then(
+          () => undefined,
+          () => undefined,
+        ),
+      );
+      return probe;
+    }
+    if (result) return result.readiness;
+    // The isolate's first probe runs: each request that comes meanwhile looks for its result with a timer of its own.
+    while (this.#isProbing()) {
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
+      const first = this.#resultFor(manifestHash);
+      if (first) return first.readiness;
+    }
+    return null;
+  }
+
+  async #probe(manifestHash: string): Promise<Readiness | null> {
+    const { now, readiness } = this.#dependencies;
+    const begunMs = now();
+    this.#begunMs = begunMs;
+    try {
+      const found = await readiness(manifestHash);
+      this.#result = { manifestHash, readiness: found, endedMs: now() };
+      return found;
+    } finally {
+      if (this.#begunMs === begunMs) this.#begunMs = null;
+    }
+  }
+
+  /** A probe that hangs stops counting after `longestProbeMs`. */
+  #isProbing(): boolean {
+    return this.#begunMs !== null && this.#dependencies.now() - this.#begunMs < longestProbeMs;
+  }
+
+  #resultFor(manifestHash: string) {
+    return this.#result?.manifestHash === manifestHash ? this.#result : null;
+  }
 }

@@ -1,4 +1,4 @@
-/** GET /v1/models and /v1/models/{id}: the base, its automatic adapter, one model per centroid, the tenant's own. */
+/** GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see. */
 import type { Handler } from "hono";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Model, ModelList } from "../../shared/contracts/responses.ts";
@@ -8,7 +8,7 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 export function listModels(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { manifest } = await dependencies.artifacts();
-    const own = await dependencies.adapters.of(c.get("tenant")).list();
+    const own = await dependencies.adapters.visibleTo(c.get("access"));
     const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
     const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
     return c.json({ object: "list", data } satisfies ModelList);
@@ -19,9 +19,9 @@ export function getModel(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const artifacts = await dependencies.artifacts();
     const id = c.req.param("id") ?? "";
-    const own = await dependencies.adapters.named(c.get("tenant"), id, undefined, artifacts);
+    const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
     wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
-    return c.json({ ...modelObject(id), ...(own && { created: own.created }) } satisfies Model);
+    return c.json({ ...modelObject(id), ...(own.byModel && { created: own.byModel.created }) } satisfies Model);
   };
 }
 

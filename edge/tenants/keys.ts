@@ -1,6 +1,7 @@
 /**
- * Who a key belongs to and what it may be used for. Only hashes are stored: who reads the records, or the configuration,
- * cannot use what is in them. A record is found by the hash's first characters and held against the whole of it.
+ * Looks up API keys: which tenant a key belongs to, and what it may be used for. Only SHA-256 hashes are stored, so reading
+ * the records or the configuration gives nobody a key. A record is named by the hash's first 64 bits; the whole hash is
+ * compared.
  */
 import type { z } from "zod";
 import {
@@ -23,39 +24,51 @@ import type { Records } from "./records.ts";
 
 const encoder = new TextEncoder();
 
-/** A key of the configuration: for every use, and without an end. */
+/** A key of the configuration: it has every scope and does not expire. */
 export interface TenantKey {
   /** SHA-256 of the key, lower-case hex. */
   hash: string;
   tenant: string;
 }
 
-/** What a key opens. */
+/** What a key gives access to. */
 export interface Access {
   tenant: string;
   keyId: string;
   scopes: readonly Scope[];
   limits: TenantLimits;
-  /** Web origins whose pages may use it. */
+  /** Web origins whose pages may use the key. */
   origins: readonly string[];
 }
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited where too many such came from
-   * `address` lately; a key that opened something here before is let in all the same.
+   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited in its place where too many such
+   * keys came from the network of `address` in the last minute. A valid key is never refused because of them.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
 
-/** Keys of the configuration, then those of the records. */
+/** Looks a key up in the configuration first, then in the records. */
 export function createKeyStore(configured: readonly TenantKey[], records: Records, now: () => number): KeyStore {
   const failedKeys = new FailedKeys();
 
+  /**
+   * Many clients share one address (NAT), so failures of a network must not refuse the valid keys of others there, and a
+   * valid key is recognised only by reading its record. Three rules keep reads bounded against guessing all the same:
+   * 1. Each network has 30 failed reads a minute. Within them nothing is refused.
+   * 2. A key whose record is cached needs no read. Guesses cannot displace it: they are cached apart.
+   * 3. Past the 30, the names of all key records are listed, once per 10 s and isolate. A guess is not among them, which
+   *    would take a SHA-256 that begins with the 64 bits of a stored one, so it costs no read; a valid key is, and is read.
+   * So n guesses cost 30 reads a minute and network, and one listing per 10 s and isolate, plus what arrives while the
+   * first listing runs. What remains: a key that is newer than the listing waits for the next one, and so does a key past
+   * the listing's 10,000 names that is not cached; both only on a network with 30 failures.
+   */
   async function recorded(hash: string, address: string, read: Records["get"]): Promise<Access> {
     const waitMs = failedKeys.waitMs(address, now());
-    if (waitMs > 0 && !records.remembers(keyPrefix + keyIdOf(hash))) {
-      const message = "Too many keys that open nothing came from this address; try again later.";
+    const name = keyPrefix + keyIdOf(hash);
+    if (waitMs > 0 && !records.remembers(name) && !(await records.mayHaveKey(name))) {
+      const message = "Too many unknown API keys came from this network in the last minute; try again later.";
       throw new ServiceError("rate_limited", message, { retryAfterSeconds: Math.ceil(waitMs / 1000) });
     }
     try {
@@ -100,7 +113,7 @@ function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
 const keyRecordOf = checkedOnce(keyRecordSchema.nullable());
 const tenantRecordOf = checkedOnce(tenantRecordSchema.nullable());
 
-/** `schema.parse`, which looks at each object once: a remembered record comes with every request. */
+/** `schema.parse` that checks each object once: a cached record is the same object for every request. */
 function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.output<T> {
   const known = new WeakMap<object, z.output<T>>();
   return (record) => {

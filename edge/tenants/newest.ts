@@ -1,6 +1,6 @@
-/** A bounded memory of an isolate's: what anybody can make up names for must not grow without end. */
+/** A bounded map, for entries whose names clients choose. */
 
-/** Sets an entry and makes it the newest; of more than `most` the oldest is forgotten. */
+/** Sets an entry as the newest one, and deletes the oldest where there are more than `most`. */
 export function setNewest<Key, Value>(map: Map<Key, Value>, key: Key, value: Value, most: number): void {
   map.delete(key);
   map.set(key, value);

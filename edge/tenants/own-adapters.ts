@@ -1,6 +1,6 @@
 /**
- * Adapters that a tenant made of its own examples, as the edge knows them: names, what they gain, and which request
- * means which. Pure. Not here: where they are kept (adapter-shelf.ts) and how they are made (the backend).
+ * A tenant's own adapters, made from its examples: their records and names, and which one a request names. Pure. Not here:
+ * storage (adapter-shelf.ts) and fitting (the backend).
  */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";
@@ -10,12 +10,12 @@ export interface OwnAdapter {
   name: string;
   /** The tenant's own content address of its bytes. */
   hash: string;
-  /** The manifest it was made for: it fits no other. */
+  /** The manifest it was made for. It cannot be used with another. */
   manifestHash: string;
   /** Mean prompt embedding of its examples, of length 1, [P]. */
   centroid: number[];
   parts: AdapterAnswer["parts"];
-  /** On examples that it was not made from; null where nothing gained: then it is the base. */
+  /** Measured on held-out examples; null where there was no gain, and the base is served. */
   gain: AdapterAnswer["gain"];
   examples: number;
   tokens: number;
@@ -24,10 +24,10 @@ export interface OwnAdapter {
 }
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
-/** What `model: "gpt2:…"` means already, or may in another set of artifacts. */
+/** Names with another meaning in `model: "gpt2:…"`, in this set of artifacts or another. */
 const reserved = /^(auto|off|c\d+)$/;
 
-/** Throws a ServiceError that says what names there may be. */
+/** Throws invalid_request for a name that is malformed or reserved. */
 export function requireFreeName(name: string, { centroids }: Manifest): void {
   const refuse = (why: string) =>
     new ServiceError("invalid_request", `Invalid request: name is ${JSON.stringify(name.slice(0, 80))}; ${why}.`, {
@@ -40,10 +40,19 @@ export function requireFreeName(name: string, { centroids }: Manifest): void {
     throw refuse("that name is a centroid's, or reserved");
 }
 
-/** The name of a tenant's own adapter that a request asks for; null where it asks for none. */
-export function ownNameOf(model: string | undefined, adapter: string | undefined, manifest: Manifest): string | null {
-  const prefix = `${manifest.model.servedAs}:`;
-  const name = adapter ?? (model?.startsWith(prefix) ? model.slice(prefix.length) : "");
+/** A tenant's own adapters that a request names; null where a field names none. */
+export interface NamedAdapters {
+  byModel: OwnAdapter | null;
+  byAdapter: OwnAdapter | null;
+}
+
+/** The part of `model` after the served name; empty where there is none. */
+export function suffixOf(model: string | undefined, { model: { servedAs } }: Manifest): string {
+  return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
+}
+
+/** `name` where it can be that of an adapter of a tenant's own, else null. */
+export function ownNameOf(name: string, manifest: Manifest): string | null {
   const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
   return namePattern.test(name) && !isKnown ? name : null;
 }

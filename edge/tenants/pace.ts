@@ -1,38 +1,43 @@
 /**
- * When a request may start whose key brings many at once. An isolate has one thread: what arrives in one breath is in
- * front of whatever others send next, even where all of it is refused in the end. Pure; of one isolate, bounded.
+ * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
+ * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
  */
 import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
-  /** Requests of a key that start without waiting. */
+  /** Small requests of a key that start without a delay. */
   atOnce: number;
-  /** Each further one starts so much later, about as long as a request occupies the thread. */
+  /** Delay between the starts of further ones: about as long as a small request occupies the thread. */
   intervalMs: number;
-  /** Nobody waits longer. */
+  /** What a mebibyte of body adds to that delay: it is received, parsed and encoded. */
+  bodyMsPerMebibyte: number;
+  /** Upper bound on the delay of a small request; a larger one may wait longer in proportion to its time. */
   longestMs: number;
-  /** No refusal is remembered for longer, whatever it says. */
+  /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;
-  /** The oldest are forgotten. */
+  /** Keys kept in memory; the least recently used one is dropped. */
   rememberedKeys: number;
 }
 
 export const paceLimits: PaceLimits = {
   atOnce: 16,
   intervalMs: 2,
+  bodyMsPerMebibyte: 60,
   longestMs: 1000,
   refusedMs: 60_000,
   rememberedKeys: 1024,
 };
 
+const mebibyte = 2 ** 20;
+
 interface KeyPace {
-  /** When the last of its requests would have started, had each waited `intervalMs` for the one before. */
-  lastStartMs: number;
-  /** Until then it has been told that it will be refused. */
+  /** When the time of all its requests is over, had each started as the one before was done. */
+  freeMs: number;
+  /** End of the Retry-After of its last refusal: until then its requests start one by one. */
   refusedUntilMs: number;
 }
 
-const unknown: KeyPace = { lastStartMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
+const unknown: KeyPace = { freeMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
 
 export class Pace {
   readonly #limits: PaceLimits;
@@ -42,27 +47,31 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** How long the next request of `key` waits before it starts, in whole milliseconds; for most 0. */
-  waitMs(key: number, nowMs: number): number {
-    const { atOnce, intervalMs, longestMs, rememberedKeys } = this.#limits;
-    const { lastStartMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+  /**
+   * Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. `bodyBytes` is the
+   * size of body that it declares.
+   */
+  waitMs(key: number, nowMs: number, bodyBytes: number): number {
+    const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;
+    const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+    const takesMs = intervalMs + (bodyBytes / mebibyte) * bodyMsPerMebibyte;
     const aheadMs = nowMs < refusedUntilMs ? 0 : (atOnce - 1) * intervalMs;
-    const inTurnMs = Math.max(nowMs, lastStartMs + intervalMs);
-    const startMs = Math.min(inTurnMs, nowMs + aheadMs + longestMs);
-    setNewest(this.#keys, key, { lastStartMs: startMs, refusedUntilMs }, rememberedKeys);
+    const longest = longestMs * (takesMs / intervalMs);
+    const startMs = Math.min(Math.max(nowMs, freeMs), nowMs + aheadMs + longest);
+    setNewest(this.#keys, key, { freeMs: Math.max(freeMs, startMs + takesMs), refusedUntilMs }, rememberedKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 
-  /** A request of `key` was told to come again after `forMs`: those that come before start one by one from the first on. */
+  /** Records that a request of `key` was refused with a Retry-After of `forMs`. */
   refused(key: number, nowMs: number, forMs: number): void {
     const known = this.#keys.get(key);
     if (known) known.refusedUntilMs = nowMs + Math.min(forMs, this.#limits.refusedMs);
   }
 }
 
-/** A key's number, FNV-1a: so that no key is kept. Two of one number only wait for each other. */
-export function paceKeyOf(text: string): number {
+/** FNV-1a of an API key, so that no key is kept in memory. Two keys with the same hash share one pace. */
+export function paceKeyOf(key: string): number {
   let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
   return hash >>> 0;
 }

@@ -1,7 +1,7 @@
-/** Which scope a key needs for which route: the one table. A route with null takes any key. */
+/** What a key's scopes allow: the scope each route needs, and who sees a tenant's own adapters. */
 import type { Scope } from "../../shared/contracts/tenants.ts";
 
-/** Each holds for the path and all below it. */
+/** Holds for the path and everything below it; null: any key. */
 const scopeOfPath: Record<string, Scope | null> = {
   "/v1/completions": "completions",
   "/v1/chat/completions": "completions",
@@ -13,8 +13,16 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/models": null,
 };
 
-/** undefined for a path that the table does not know, which no route may have. */
+/** undefined for a path that is not in the table; every route of the app is. */
 export function scopeOf(path: string): Scope | null | undefined {
   const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
   return known === undefined ? undefined : scopeOfPath[known];
+}
+
+/**
+ * Whether a key may know that its tenant's own adapters exist: it can make them (`adapters`) or use them (`completions`).
+ * For other keys they are unknown models, also on routes that any key may call.
+ */
+export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
+  return scopes.includes("adapters") || scopes.includes("completions");
 }

@@ -68,12 +68,18 @@ export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
 }
 
 /**
- * The pool of the graph that serves `manifest`; null for no slots. The rank is rounded up to a power of
+ * The pool of the graph that serves `manifest`; null for no slots. Throws an Error for no slots where every adapter of
+ * the manifest needs one. The rank is rounded up to a power of
  * two: a product is summed in blocks of a power of two, and a slot across two blocks would sum in another order than
  * the others.
  */
 export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
-  if (slots === 0) return null;
+  if (slots === 0) {
+    if (hyperNetwork.kind === "gated-bank") return null;
+    throw new Error(
+      `ADAPTER_SLOTS is 0; the manifest's adapters are of kind "${hyperNetwork.kind}" and need 1 at least`,
+    );
+  }
   return { slots, rank: hyperNetwork.kind === "full" ? powerOfTwo(hyperNetwork.rank, 1) : instantRank };
 }
 
@@ -118,7 +124,7 @@ function requireUsable(values: Float32Array, what: string, centroidId: string): 
   const bad = values.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;
   throw new ServiceError(
-    "internal",
+    "generation_failed",
     `Centroid ${centroidId} has no usable adapter: ${what} ${bad} is ${values[bad]}, the bound is ±${setLimits.tensorValue}.`,
   );
 }

@@ -38,7 +38,7 @@ export class PoolSlots {
 
   /**
    * The slot of an adapter, which is written there if need be and stays until it is released as often as it was taken;
-   * null where every slot is pinned by others. Throws an Error for an adapter without directions, or of a higher rank
+   * null where every slot is pinned by others. Throws an Error, and takes nothing, for an adapter without directions, or of a higher rank
    * than the pool's. Never call it while a step runs.
    */
   take(adapter: Adapter): number | null {
@@ -58,8 +58,15 @@ export class PoolSlots {
       this.#evictions++;
     }
     const slot = this.#free.pop()!;
+    try {
+      this.#pool.write(slot, a, b);
+    } catch (thrown) {
+      this.#policy.unpin(hash);
+      this.#policy.remove(hash);
+      this.#free.push(slot);
+      throw thrown;
+    }
     this.#slotOf.set(hash, slot);
-    this.#pool.write(slot, a, b);
     return slot;
   }
 

@@ -6,8 +6,9 @@ import { Worker } from "node:worker_threads";
 import { type BatchRequest, errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { instantId } from "../adapters/instant/source.ts";
-import type { EngineStats, PhaseReport } from "./engine.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import type { EngineStats, PhaseReport } from "./reports.ts";
+import { settlesWithin } from "./settles-within.ts";
 
 /** Takes some of a micro-batch's frames, in order. */
 export type FrameSink = (frames: Frame[]) => void;
@@ -15,13 +16,40 @@ export type FrameSink = (frames: Frame[]) => void;
 export interface EngineObserver {
   phaseRan(report: PhaseReport): void;
   sequenceEnded(outcome: string): void;
+  /** A sequence ended because it cannot be computed: what went wrong, without any of its tokens. */
+  sequenceFaulted(description: string): void;
+}
+
+/**
+ * Milliseconds without a finished step, while a sequence is open, after which the engine counts as hung. The longest step
+ * takes seconds, and so does making the adapter that a sequence waits for.
+ */
+export const stallMs = 30_000;
+/** Milliseconds for a thread to end, once asked and once more when terminated. All it served has been failed by then. */
+const stopMs = 2000;
+/** Milliseconds for the hidden states of an adapter's examples. The edge waits 120 s for an adapter, the fit included. */
+const hiddenStatesMs = 100_000;
+
+export interface EngineClientParts {
+  observer: EngineObserver;
+  /** Milliseconds of a clock that only goes forward. */
+  now(): number;
+  /** What runs in the thread; absent: the engine. */
+  thread?: URL;
+}
+
+interface OpenSequence {
+  sink: FrameSink;
+  /** When it came. */
+  sinceMs: number;
 }
 
 export class EngineClient {
   readonly #worker: Worker;
   readonly #observer: EngineObserver;
-  /** The sink of every sequence that has not ended, by id. */
-  readonly #sinks = new Map<string, FrameSink>();
+  readonly #now: () => number;
+  /** Every sequence that has not ended, by id, in the order they came. */
+  readonly #open = new Map<string, OpenSequence>();
   /** Hidden states of traced prompts whose last frame is still to come, by id. */
   readonly #hidden = new Map<string, Float32Array>();
   readonly #ready = Promise.withResolvers<EngineInfo>();
@@ -31,11 +59,12 @@ export class EngineClient {
   #isClosing = false;
   #failure: Error | null = null;
   #allEnded: (() => void) | null = null;
-  #messages = 0;
+  #lastStepMs = Number.NEGATIVE_INFINITY;
 
-  constructor(settings: EngineSettings, observer: EngineObserver) {
+  constructor(settings: EngineSettings, { observer, now, thread }: EngineClientParts) {
     this.#observer = observer;
-    this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { workerData: settings });
+    this.#now = now;
+    this.#worker = new Worker(thread ?? new URL("./worker.ts", import.meta.url), { workerData: settings });
     this.#worker.on("message", (message: FromEngine) => this.#hear(message));
     this.#worker.on("error", (error) => {
       this.#failure = error instanceof Error ? error : new Error(String(error));
@@ -64,13 +93,25 @@ export class EngineClient {
     return this.#stats;
   }
 
-  /** Messages that came from the engine; each phase of a step sends one. */
-  get messages(): number {
-    return this.#messages;
+  /** Milliseconds for which no step has finished although a sequence is open; 0 where none is open. */
+  get stalledMs(): number {
+    const [oldest] = this.#open.values();
+    return oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastStepMs) : 0;
   }
 
   get openSequences(): number {
-    return this.#sinks.size;
+    return this.#open.size;
+  }
+
+  /**
+   * What is served. Throws a ServiceError "backend_unavailable" where no batch is taken: the engine starts, shuts down, has
+   * failed or hangs.
+   */
+  requireServing(): EngineInfo {
+    if (this.#isClosing) throw unavailable("The backend is shutting down.");
+    if (!this.#info) throw unavailable(this.#failure ? "The engine has failed." : "The engine is starting.");
+    if (this.stalledMs >= stallMs) throw stalled(this.stalledMs);
+    return this.#info;
   }
 
   /**
@@ -78,7 +119,7 @@ export class EngineClient {
    * not ready or shutting down, another manifest, an unknown centroid, an id that is open already.
    */
   submit(batch: BatchRequest, sink: FrameSink): void {
-    const info = this.#requireServing();
+    const info = this.requireServing();
     if (batch.manifestHash !== info.manifestHash) {
       throw new ServiceError(
         "manifest_mismatch",
@@ -98,8 +139,8 @@ export class EngineClient {
     }
     const ids = new Set(batch.sequences.map(({ id }) => id));
     if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
-    for (const id of ids) if (this.#sinks.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
-    for (const id of ids) this.#sinks.set(id, sink);
+    for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
+    this.#take(ids, sink);
     const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
     this.#say({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
   }
@@ -108,7 +149,8 @@ export class EngineClient {
    * The hidden states of each prompt but its last token, [N, D], in the order of `sequences`. They wait and run like
    * everybody's. Rejects with a ServiceError where one of them cannot be had; the others are cancelled.
    */
-  hiddenStates(sequences: SequenceRequest[]): Promise<Float32Array[]> {
+  async hiddenStates(sequences: SequenceRequest[]): Promise<Float32Array[]> {
+    this.requireServing();
     const ids = sequences.map(({ id }) => id);
     const taken = Promise.withResolvers<Float32Array[]>();
     const open = new Set(ids);
@@ -116,33 +158,38 @@ export class EngineClient {
       for (const frame of frames) {
         open.delete(frame.id);
         if (frame.type !== "error") continue;
-        taken.reject(new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? 1 }));
+        taken.reject(
+          new ServiceError(frame.kind, frame.message, { retryAfterSeconds: frame.retryAfterSeconds ?? undefined }),
+        );
         this.cancel([...open]);
       }
       if (open.size > 0) return;
       taken.resolve(ids.map((id) => this.#hidden.get(id)!));
       for (const id of ids) this.#hidden.delete(id);
     };
-    this.#requireServing();
-    for (const id of ids) this.#sinks.set(id, sink);
+    this.#take(ids, sink);
     this.#say({ type: "submit", adapterId: null, sequences, traced: true });
+    if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
+      taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
+      this.cancel([...open]);
+    }
     return taken.promise;
   }
 
   /** Cancels what is open of `ids` and returns those; each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
-    const open = ids.filter((id) => this.#sinks.has(id));
+    const open = ids.filter((id) => this.#open.has(id));
     if (open.length > 0) this.#say({ type: "cancel", ids: open });
     return open;
   }
 
   /**
-   * Takes no more, waits up to `limitMs` for what is open, fails the rest, and ends the thread.
-   * Resolves when the thread has ended.
+   * Takes no more, waits up to `limitMs` for what is open, fails the rest, and ends the thread. Resolves to whether the
+   * thread has ended: one that is stuck in native code does not, and cannot be made to.
    */
-  async close(limitMs: number): Promise<void> {
+  async close(limitMs: number): Promise<boolean> {
     this.#isClosing = true;
-    if (this.#sinks.size > 0) {
+    if (this.#open.size > 0) {
       const all = Promise.withResolvers<void>();
       this.#allEnded = all.resolve;
       const timer = setTimeout(all.resolve, limitMs);
@@ -150,15 +197,17 @@ export class EngineClient {
       clearTimeout(timer);
     }
     this.#failOpen(unavailable(`The backend is shutting down, and did not finish within ${limitMs} ms.`));
-    if (this.#info) this.#say({ type: "stop" });
-    else await this.#worker.terminate();
-    await this.#ended.promise;
+    if (this.#info) {
+      this.#say({ type: "stop" });
+      if (await settlesWithin(this.#ended.promise, stopMs)) return true;
+    }
+    void this.#worker.terminate();
+    return settlesWithin(this.#ended.promise, stopMs);
   }
 
-  #requireServing(): EngineInfo {
-    if (this.#isClosing) throw unavailable("The backend is shutting down.");
-    if (!this.#info) throw unavailable(this.#failure ? "The engine has failed." : "The engine is starting.");
-    return this.#info;
+  #take(ids: Iterable<string>, sink: FrameSink): void {
+    const sinceMs = this.#now();
+    for (const id of ids) this.#open.set(id, { sink, sinceMs });
   }
 
   #say(message: ToEngine): void {
@@ -166,18 +215,24 @@ export class EngineClient {
   }
 
   #hear(message: FromEngine): void {
-    this.#messages++;
     if (message.type === "ready") {
       this.#info = message.info;
       this.#ready.resolve(message.info);
       return;
     }
+    if (message.type === "fault") {
+      this.#observer.sequenceFaulted(message.description);
+      return;
+    }
     if (message.type === "hidden") {
-      if (this.#sinks.has(message.id)) this.#hidden.set(message.id, message.hidden);
+      if (this.#open.has(message.id)) this.#hidden.set(message.id, message.hidden);
       return;
     }
     this.#stats = message.stats;
-    if (message.report) this.#observer.phaseRan(message.report);
+    if (message.report) {
+      this.#lastStepMs = this.#now();
+      this.#observer.phaseRan(message.report);
+    }
     this.#deliver(message.frames);
   }
 
@@ -185,21 +240,21 @@ export class EngineClient {
   #deliver(frames: readonly Frame[]): void {
     const bySink = new Map<FrameSink, Frame[]>();
     for (const frame of frames) {
-      const sink = this.#sinks.get(frame.id);
+      const sink = this.#open.get(frame.id)?.sink;
       if (!sink) continue;
       const group = bySink.get(sink);
       if (group) group.push(frame);
       else bySink.set(sink, [frame]);
       if (frame.type !== "done" && frame.type !== "error") continue;
-      this.#sinks.delete(frame.id);
+      this.#open.delete(frame.id);
       this.#observer.sequenceEnded(frame.type === "done" ? frame.finishReason : frame.kind);
     }
     for (const [sink, group] of bySink) sink(group);
-    if (this.#sinks.size === 0) this.#allEnded?.();
+    if (this.#open.size === 0) this.#allEnded?.();
   }
 
   #failOpen(error: ServiceError): void {
-    this.#deliver([...this.#sinks.keys()].map((id) => errorFrame(id, error)));
+    this.#deliver([...this.#open.keys()].map((id) => errorFrame(id, error)));
   }
 
   #end(): void {
@@ -210,6 +265,12 @@ export class EngineClient {
     if (failure) this.#ready.reject(failure);
     this.#ended.resolve(failure);
   }
+}
+
+/** No step has finished for so long. */
+export function stalled(ms: number): ServiceError {
+  const seconds = Math.round(ms / 1000);
+  return unavailable(`The engine has finished no step for ${seconds} s; it counts as hung after ${stallMs / 1000} s.`);
 }
 
 function unavailable(message: string): ServiceError {

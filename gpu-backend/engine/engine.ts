@@ -2,53 +2,30 @@
  * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame,
  * and join or leave between the phases of a step. It owns no thread and no loop; whoever does calls `step` while it is
  * busy. Frames go out through `emit`, phase by phase.
+ *
+ * A fault of one sequence (a result that is not a number, anything thrown while only that sequence is handled) ends it in
+ * one error frame and gives back all it held; the others go on to the same bits. What is thrown by a whole step, such as
+ * a failed run of the session, concerns all sequences: `step` rejects, and the engine must not be used any more.
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import type { AcquiredAdapter, AdapterCache, AdapterCacheStats } from "../adapters/adapter-cache.ts";
-import { PoolSlots, type PoolStats } from "../adapters/pool-slots.ts";
+import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
+import { PoolSlots } from "../adapters/pool-slots.ts";
 import type { PromptBiasSource } from "../adapters/prompt-bias.ts";
 import { KvArena } from "../kv/arena.ts";
 import { KvBudget } from "../kv/kv-budget.ts";
-import type { PrefixCache, PrefixCacheStats } from "../kv/prefix-cache.ts";
+import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
+import { faultOf, needsPool, refusalOf } from "./refusals.ts";
+import type { EngineStats, PhaseReport } from "./reports.ts";
+import { faultsOf } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
 import { type Admission, type Pass, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { composePhase, type Head } from "./step-input.ts";
-
-/** One phase that ran. */
-export interface PhaseReport {
-  phase: "prefill" | "decode";
-  ms: number;
-  sequences: number;
-  /** Tokens fed to the trunk, padding not counted. */
-  tokens: number;
-  /** Tokens sampled. */
-  sampledTokens: number;
-}
-
-/** Where the engine stands. */
-export interface EngineStats {
-  waiting: number;
-  /** Of those waiting: they ran before and gave way to another tenant. */
-  parked: number;
-  /** Times that a sequence was parked. */
-  preemptions: number;
-  /** Times that a running sequence stood still in a step. */
-  heldRows: number;
-  running: number;
-  slots: number;
-  kvBytes: number;
-  /** null where nothing is kept of a prompt. */
-  prefixes: PrefixCacheStats | null;
-  adapters: AdapterCacheStats;
-  /** null where the graph has no pool. */
-  pool: PoolStats | null;
-}
 
 export interface EngineParts {
   runner: StepRunner;
@@ -64,6 +41,8 @@ export interface EngineParts {
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
+  /** A sequence ended because it cannot be computed; `error.cause` is what was thrown. */
+  faulted?(error: ServiceError): void;
 }
 
 export class Engine {
@@ -123,16 +102,22 @@ export class Engine {
     requests: readonly SequenceRequest[],
     traced: ((id: string, hidden: Float32Array<ArrayBuffer>) => void) | null = null,
   ): Promise<void> {
+    const taken = new Set(this.#open.keys());
+    for (const { id } of requests) {
+      if (taken.has(id)) throw new Error(`sequence ${id} is open already`);
+      taken.add(id);
+    }
     const accepted: Sequence[] = [];
     for (const request of requests) {
-      if (this.#open.has(request.id)) throw new Error(`sequence ${request.id} is open already`);
-      const refusal = this.#refusalOf(request);
-      if (refusal) this.#frames.push(errorFrame(request.id, refusal));
-      else {
+      try {
+        const refusal = refusalOf(request, this.#parts.runner.config);
+        if (refusal) throw refusal;
         const trace = traced && new HiddenTrace((hidden) => traced(request.id, hidden));
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
+      } catch (thrown) {
+        this.#frames.push(errorFrame(request.id, this.#noted(thrown)));
       }
     }
     let acquired: AcquiredAdapter | null = null;
@@ -143,7 +128,14 @@ export class Engine {
     } catch (error) {
       for (const sequence of accepted) this.#fail(sequence, toServiceError(error));
     }
-    for (const sequence of accepted) this.#enqueue(sequence, acquired, adapterId);
+    for (const sequence of accepted) {
+      if (sequence.ended) {
+        if (acquired) this.#parts.adapters.release(acquired.adapter);
+        continue;
+      }
+      sequence.acquired = acquired;
+      this.#guard(sequence, () => this.#enqueue(sequence, adapterId));
+    }
     this.#flush(null);
   }
 
@@ -156,7 +148,9 @@ export class Engine {
   async step(): Promise<void> {
     this.#dropCancelled();
     this.#dropLate();
-    for (const admission of this.#scheduler.admit(this.#parts.now(), this.#claims())) this.#seat(admission);
+    const unfit = new Map<Sequence, unknown>();
+    for (const admission of this.#scheduler.admit(this.#parts.now(), this.#claims(unfit))) this.#seat(admission);
+    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#noted(thrown));
     this.#scheduler.share();
     for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
     this.#dropCancelled();
@@ -175,20 +169,25 @@ export class Engine {
     const feed = { ...this.#arena.feed(firstRow, chunks.length, longestChunk), begunTokens };
     const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
     const output = await this.#parts.runner.run(input);
+    const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, this.#parts.runner.config);
+    const isSound = ({ sequence }: { sequence: Sequence }) => !faults.has(sequence);
+    // A mask only adds to a score, so one value in the arena that is not finite would spoil whoever gets the row next.
     this.#arena.append(
       firstRow,
-      chunks.map((chunk) => chunk.tokens),
+      chunks.map((chunk) => (isSound(chunk) ? chunk.tokens : 0)),
       output.present,
       input.tokens,
     );
+    const sound = chunks.filter(isSound);
     const isPrefill = phase === "prefill";
-    if (isPrefill) this.#keepBlocks(pass);
-    for (const { sequence, tokens } of chunks) sequence.cachedTokens += tokens;
-    const cached = chunks.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
+    if (isPrefill) this.#keepBlocks(pass, faults);
+    for (const { sequence, tokens } of sound) sequence.cachedTokens += tokens;
+    const cached = sound.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
       isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
     );
-    for (const head of heads) this.#read(head, output);
-    for (const { sequence } of cached) this.#settle(sequence, phase);
+    for (const [sequence, error] of faults) this.#fail(sequence, this.#noted(error));
+    for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
+    for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
     const ms = this.#parts.now() - startedMs;
     this.#scheduler.ran(phase, pass, ms);
     this.#flush({
@@ -196,7 +195,7 @@ export class Engine {
       ms,
       sequences: chunks.length,
       tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
-      sampledTokens: heads.filter((head) => head.scoredId === null).length,
+      sampledTokens: heads.filter((head) => head.scoredId === null && isSound(head)).length,
     });
   }
 
@@ -226,9 +225,10 @@ export class Engine {
     sequence.cachedTokens = sequence.reusedTokens;
   }
 
-  /** Offers the chunks of a prefill pass to the prefix cache. */
-  #keepBlocks({ firstRow, begunTokens, chunks }: Pass<Sequence>): void {
+  /** Offers the chunks of a prefill pass to the prefix cache, but for those of `faults`. */
+  #keepBlocks({ firstRow, begunTokens, chunks }: Pass<Sequence>, faults: ReadonlyMap<Sequence, unknown>): void {
     chunks.forEach(({ sequence, tokens }, s) => {
+      if (faults.has(sequence)) return;
       const start = sequence.cachedTokens - begunTokens;
       const end = sequence.cachedTokens + tokens;
       // What is cut short here goes on in a later step.
@@ -240,9 +240,6 @@ export class Engine {
   /** Scores a prompt token or samples the next one. */
   #read({ sequence, row, baseRow, scoredId }: Head, output: StepOutput): void {
     const result = headResult(output, row);
-    if (!Number.isFinite(result.logSumExp)) {
-      throw new Error(`the model gave logits whose log-sum-exp is ${result.logSumExp}`);
-    }
     const { sampling } = sequence.request;
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
@@ -284,53 +281,37 @@ export class Engine {
     return true;
   }
 
-  #refusalOf({ promptIds, continuedIds, sampling }: SequenceRequest): ServiceError | null {
-    const { contextTokens, vocabularySize } = this.#parts.runner.config;
-    if (promptIds.length >= contextTokens) {
-      return new ServiceError(
-        "context_length_exceeded",
-        `The prompt has ${promptIds.length} tokens, the context holds ${contextTokens} and needs room for one more.`,
-      );
-    }
-    const beyond = [...promptIds, ...continuedIds, ...sampling.logitBias.map(([tokenId]) => tokenId)].find(
-      (tokenId) => tokenId >= vocabularySize,
-    );
-    if (beyond === undefined) return null;
-    return new ServiceError(
-      "invalid_request",
-      `Token id ${beyond} is out of the vocabulary: ids go up to ${vocabularySize - 1}.`,
-    );
-  }
-
-  #enqueue(sequence: Sequence, acquired: AcquiredAdapter | null, adapterId: string | null): void {
-    if (sequence.ended) {
-      if (acquired) this.#parts.adapters.release(acquired.adapter);
-      return;
-    }
+  /** Throws a ServiceError where the queue is full. */
+  #enqueue(sequence: Sequence, adapterId: string | null): void {
+    const { acquired } = sequence;
     const { promptBias = false, promptIds } = sequence.request;
     // A tenant's adapter may have counted the same words already.
     const wearsPromptBias = promptBias && adapterId !== null && acquired !== null && !acquired.adapter.bias;
     const worn = (wearsPromptBias && this.#parts.promptBias?.(adapterId, promptIds)) || null;
-    sequence.queued(acquired, worn, this.#parts.now());
+    sequence.queued(worn, this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
-    try {
-      this.#scheduler.enqueue(sequence);
-      this.#prefixes?.arrive(sequence);
-    } catch (error) {
-      this.#fail(sequence, toServiceError(error));
-    }
+    this.#scheduler.enqueue(sequence);
+    this.#prefixes?.arrive(sequence);
   }
 
-  /** Claims what the sequences of one admission need besides KV: that nobody computes the same, and a pool slot. */
-  #claims(): (sequence: Sequence) => boolean {
+  /**
+   * Claims what the sequences of one admission need besides KV: that nobody computes the same, and a pool slot. A
+   * sequence whose claim throws is not admitted; `unfit` gets what was thrown.
+   */
+  #claims(unfit: Map<Sequence, unknown>): (sequence: Sequence) => boolean {
     const claimPoolSlot = this.#poolClaims();
     return (sequence) => {
       // A parked sequence goes on by itself.
       const isNew = sequence.parkedAs === null;
-      if (isNew && this.#prefixes?.mustWait(sequence)) return false;
-      if (!claimPoolSlot(sequence)) return false;
-      if (isNew) this.#prefixes?.lead(sequence);
-      return true;
+      try {
+        if (isNew && this.#prefixes?.mustWait(sequence)) return false;
+        if (!claimPoolSlot(sequence)) return false;
+        if (isNew) this.#prefixes?.lead(sequence);
+        return true;
+      } catch (thrown) {
+        unfit.set(sequence, thrown);
+        return false;
+      }
     };
   }
 
@@ -344,7 +325,7 @@ export class Engine {
       const adapter = sequence.acquired?.adapter;
       if (!adapter?.directions) return true;
       if (isSlotAwaited) return false;
-      if (!this.#pool) throw new Error(`adapter ${adapter.hash} needs a pool slot, the graph was built without a pool`);
+      if (!this.#pool) throw needsPool(adapter);
       sequence.poolSlot = this.#pool.take(adapter);
       isSlotAwaited = sequence.poolSlot === null;
       return !isSlotAwaited;
@@ -365,6 +346,25 @@ export class Engine {
       const message = `The deadline was ${sequence.request.deadlineMs} ms; no slot became free in time.`;
       this.#fail(sequence, new ServiceError("deadline_exceeded", message));
     }
+  }
+
+  /** Runs what concerns one sequence alone, unless it has ended; where that throws, it ends. */
+  #guard(sequence: Sequence, work: () => void): void {
+    if (sequence.ended) return;
+    try {
+      work();
+    } catch (thrown) {
+      // What fails while it ends has left the books of all sequences half done.
+      if (sequence.ended) throw thrown;
+      this.#fail(sequence, this.#noted(thrown));
+    }
+  }
+
+  /** The error that ends a sequence for which `thrown` was thrown, once whoever keeps the log knows of it. */
+  #noted(thrown: unknown): ServiceError {
+    const error = faultOf(thrown);
+    if (error.kind === "generation_failed") this.#parts.faulted?.(error);
+    return error;
   }
 
   #fail(sequence: Sequence, error: ServiceError): void {

@@ -4,7 +4,7 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { Device } from "../runtime/session.ts";
-import type { EngineStats, PhaseReport } from "./engine.ts";
+import type { EngineStats, PhaseReport } from "./reports.ts";
 import type { SchedulerLimits } from "./scheduler.ts";
 
 /** What the worker starts with. */
@@ -36,6 +36,8 @@ export type FromEngine =
   | { type: "ready"; info: EngineInfo }
   /** Of a traced prompt, all but its last token, [N, D]; its last frame follows. */
   | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
+  /** A sequence ended because it cannot be computed; the log gets to know why. */
+  | { type: "fault"; description: string }
   /** The frames of one phase (or of what happened between two). */
   | { type: "frames"; frames: Frame[]; report: PhaseReport | null; stats: EngineStats };
 

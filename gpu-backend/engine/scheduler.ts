@@ -1,11 +1,20 @@
 /**
  * Who runs in a step. Pure: no clock, no I/O, no tensors; the engine asks, runs, and reports back.
  *
- * Sequences wait for a slot; whose turn it is, the tenant queue says. A step has two phases: every prefilling sequence
- * advances by one chunk of its prompt, then every decoding one by one token. As all of them advance in every step,
- * nobody starves; what bounds a step is admission. Chunks are cut at fixed prompt positions, never by what mates leave
- * over, so that a prompt is computed the same way in any company. One whose beginning is cached may start within a chunk
- * and goes on to its end, in a pass of those who start as far into one.
+ * Sequences wait for a slot; TenantQueue says in which order they are asked. A step has two phases: prefilling sequences
+ * advance by one chunk of their prompt, then every decoding one by one token. Chunks are cut at fixed prompt positions,
+ * never by what mates leave over, so that a prompt is computed the same way in any company. One whose beginning is cached
+ * may start within a chunk and goes on to its end, in a pass of those who start as far into one.
+ *
+ * A sequence that cannot start is passed, not waited for, and how long it waits is bounded. For a tenant that has no more
+ * than its share:
+ * - Its sequences start in their order, as many as one phase has room for; prompts of other tenants do not count. So where
+ *   a slot and memory are free, its first one starts in the next step if none of its prompts is under way.
+ * - Tenants take turns in the prefill phase. With T tenants that have a prompt under way and M = ⌊stepTokens / chunkTokens⌋,
+ *   its first prompt advances at least every ⌈T / M⌉ steps, a scored one after one step more for each other tenant with a
+ *   scored one. So a prompt of n chunks is prefilled within n · ⌈T / M⌉ steps of its start.
+ * - A sequence that finds no slot or memory is passed by those after it in turn, once by each tenant. A tenant that has
+ *   passed one starts nothing more before it; its next sequence waits for room, too, and is passed in the same way.
  *
  * A tenant that has more than its share is held back beside others, where a step would else cost them more time than they
  * lose to it (step-shares.ts): no more of its sequences start than a step takes rows of, those that decode take turns, and
@@ -19,6 +28,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { type Move, SlotTable } from "../kv/slot-table.ts";
+import { PrefillTurns } from "./prefill-turns.ts";
 import { type OthersLoad, StepShares } from "./step-shares.ts";
 import { type Queued, TenantQueue } from "./tenant-queue.ts";
 
@@ -85,6 +95,9 @@ export class Scheduler<S extends Schedulable> {
   #held: ReadonlySet<string> = new Set();
   /** Of those, whose prompts went on in this step. */
   readonly #advanced = new Set<S>();
+  readonly #prefillTurns = new PrefillTurns<S>();
+  /** Of a sequence that waits for a slot or memory: the tenants that have passed it. */
+  readonly #passedBy = new WeakMap<S, Set<string>>();
   #preemptions = 0;
   #heldRows = 0;
 
@@ -144,28 +157,41 @@ export class Scheduler<S extends Schedulable> {
   }
 
   /**
-   * A step begins: takes slots for as many waiting sequences as slots, KV memory and the budget of a prefill phase allow,
-   * in turn: the first that does not fit ends it, so that nobody passes it for ever. Tenants that are held back are passed.
-   * `claim` is asked last, for whatever else a sequence needs to run: true starts it, false leaves it where it waits.
+   * A step begins: takes slots for as many waiting sequences as slots and memory allow, in turn. Those that cannot start
+   * are passed, and so are tenants that are held back. `claim` is asked last, for whatever else a sequence needs to run:
+   * true starts it, false leaves it where it waits.
    */
   admit(nowMs: number, claim: (sequence: S) => boolean = () => true): Admission<S>[] {
     this.#queue.look(nowMs);
     const admissions: Admission<S>[] = [];
     let over = this.#queue.overShare();
+    /** Tenants whose next sequence cannot start in this step. */
     const passed = new Set<string>();
+    const started: string[] = [];
+    /** For each sequence that waits for room, the tenants that may not pass it again. */
+    const waitingForRoom: Set<string>[] = [];
     for (const next of this.#queue.inTurn()) {
       // Who gave way just now does not come back at once.
       if (admissions.some(({ parked }) => parked?.sequence === next)) continue;
-      if (passed.has(next.tenant) || !this.#shareHolds(next, over)) {
+      if (passed.has(next.tenant) || !this.#shareHolds(next, over) || !this.#phaseHolds(next)) {
         passed.add(next.tenant);
         continue;
       }
-      if (!this.#phaseHolds(next, over)) break;
       const isRoom = this.#roomHolds(next);
       const victim = isRoom ? null : this.#victimFor(next);
-      if (!isRoom && !victim) break;
+      if ((!isRoom && !victim) || waitingForRoom.some((by) => by.has(next.tenant))) {
+        passed.add(next.tenant);
+        // What started before the last of its own tenant did not pass it.
+        const since = started.slice(started.lastIndexOf(next.tenant) + 1);
+        const by = new Set([...(this.#passedBy.get(next) ?? []), ...since]);
+        this.#passedBy.set(next, by);
+        waitingForRoom.push(by);
+        continue;
+      }
       if (!claim(next)) continue;
       admissions.push({ parked: victim && this.#park(victim), sequence: next, moves: this.#start(next) });
+      started.push(next.tenant);
+      for (const by of waitingForRoom) by.add(next.tenant);
       over = this.#queue.overShare();
     }
     return admissions;
@@ -195,12 +221,13 @@ export class Scheduler<S extends Schedulable> {
   }
 
   /**
-   * The prefill phase: each prefilling sequence's next chunk, or what is left of it, in passes over rows that follow each
-   * other and are equally far into their chunks; of those held back, the one whose turn it is, a part of it. Rows may move,
-   * and sequences end, between one pass and the next.
+   * The prefill phase: the next chunk, or what is left of it, of the prefilling sequences whose turn it is, in passes over
+   * rows that follow each other and are equally far into their chunks; of those held back, the one whose turn it is, a
+   * part of it. Rows may move, and sequences end, between one pass and the next.
    */
   *prefillPasses(): Generator<Pass<S>> {
     const left = this.#phaseOf(this.#slots.prefilling.filter(({ tenant }) => !this.#held.has(tenant)));
+    this.#prefillTurns.advanced(left, this.#slots.prefilling);
     while (left.size > 0) {
       const { prefilling } = this.#slots;
       const first = prefilling.findIndex((sequence) => left.has(sequence));
@@ -259,7 +286,10 @@ export class Scheduler<S extends Schedulable> {
     this.#slots.open(sequence);
     const isDecoding = this.#parked.get(sequence)?.isDecoding ?? false;
     this.#parked.delete(sequence);
-    return isDecoding ? this.#slots.promote(sequence) : [];
+    this.#passedBy.delete(sequence);
+    if (isDecoding) return this.#slots.promote(sequence);
+    this.#prefillTurns.started(sequence.tenant);
+    return [];
   }
 
   #park(sequence: S): Admission<S>["parked"] {
@@ -297,7 +327,7 @@ export class Scheduler<S extends Schedulable> {
 
   /** Whether a tenant's share of a step's time has room for one more. Who ran before takes turns with the others. */
   #shareHolds(next: S, over: ReadonlySet<string>): boolean {
-    if (!over.has(next.tenant) || this.#queue.runningOf(next.tenant) === 0 || this.#parked.has(next)) return true;
+    if (!over.has(next.tenant) || this.#queue.runningOf(next.tenant).size === 0 || this.#parked.has(next)) return true;
     const others = this.#othersOf(over);
     const running = this.#slots.size - others.rows;
     return running < this.#shares.rows(others, over.size, this.#limits.maxSequences);
@@ -305,8 +335,13 @@ export class Scheduler<S extends Schedulable> {
 
   /** What tenants have in a step that have no more than their share. */
   #othersOf(over: ReadonlySet<string>): OthersLoad {
-    const own = [...this.#slots.decoding, ...this.#slots.prefilling].filter(({ tenant }) => !over.has(tenant));
-    return { rows: own.length, prefillTokens: own.reduce((sum, sequence) => sum + this.#chunkOf(sequence), 0) };
+    const isOther = ({ tenant }: S) => !over.has(tenant);
+    const prefilling = this.#slots.prefilling.filter(isOther);
+    const phase = [...this.#phaseOf(prefilling)];
+    return {
+      rows: this.#slots.decoding.filter(isOther).length + prefilling.length,
+      prefillTokens: phase.reduce((sum, sequence) => sum + this.#chunkOf(sequence), 0),
+    };
   }
 
   #heldNow(): S[] {
@@ -314,38 +349,40 @@ export class Scheduler<S extends Schedulable> {
     return [...this.#slots.decoding, ...this.#slots.prefilling].filter(({ tenant }) => this.#held.has(tenant));
   }
 
-  /** The first of those prefilling that the budget of a phase has room for: all, but for some that were held back before. */
+  /**
+   * As many of those prefilling as the budget of a phase has room for. Where one does not fit, what its tenant has after it
+   * is passed, too.
+   */
   #phaseOf(prefilling: readonly S[]): Set<S> {
     const phase = new Set<S>();
+    const passed = new Set<string>();
     let longest = 0;
     let isScored = false;
-    for (const sequence of prefilling) {
-      longest = Math.max(longest, this.#chunkOf(sequence));
-      const isFull = (phase.size + 1) * longest > this.#limits.stepTokens || (isScored && sequence.scoresPrompt);
-      if (phase.size > 0 && isFull) break;
+    const some = new Set(prefilling);
+    const promptsOf = (tenant: string) => [...this.#queue.runningOf(tenant)].filter((sequence) => some.has(sequence));
+    for (const sequence of this.#prefillTurns.inTurn(promptsOf)) {
+      if (passed.has(sequence.tenant)) continue;
+      const longestWith = Math.max(longest, this.#chunkOf(sequence));
+      // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
+      const isFull = (phase.size + 1) * longestWith > this.#limits.stepTokens || (isScored && sequence.scoresPrompt);
+      if (phase.size > 0 && isFull) {
+        passed.add(sequence.tenant);
+        continue;
+      }
       phase.add(sequence);
+      longest = longestWith;
       isScored ||= sequence.scoresPrompt;
     }
     return phase;
   }
 
-  /** Whether the prefill phase stays within its budget with one more. The first always fits. */
-  #phaseHolds(next: S, over: ReadonlySet<string>): boolean {
+  /** Whether a prefill phase of its tenant's prompts alone stays within its budget with one more. The first always does. */
+  #phaseHolds(next: S): boolean {
     if (this.#parked.get(next)?.isDecoding) return true;
-    // Those held back are no part of the phase, they have passes of their own.
-    const prefilling = this.#slots.prefilling.filter(({ tenant }) => !this.#held.has(tenant) || over.has(next.tenant));
-    // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
-    if (next.scoresPrompt && prefilling.some((sequence) => sequence.scoresPrompt)) return false;
-    const longest = prefilling.reduce(
-      (max, sequence) => Math.max(max, this.#longestOf(sequence)),
-      this.#longestOf(next),
-    );
-    return (prefilling.length + 1) * longest <= this.#limits.stepTokens;
-  }
-
-  /** Tokens of the longest chunk that a sequence will have. */
-  #longestOf(sequence: S): number {
-    return Math.min(this.#limits.chunkTokens, sequence.pendingPromptTokens);
+    const own = this.#slots.prefilling.filter(({ tenant }) => tenant === next.tenant);
+    if (next.scoresPrompt && own.some((sequence) => sequence.scoresPrompt)) return false;
+    const longest = [...own, next].reduce((most, { pendingPromptTokens }) => Math.max(most, pendingPromptTokens), 0);
+    return (own.length + 1) * Math.min(longest, this.#limits.chunkTokens) <= this.#limits.stepTokens;
   }
 
   #chunkOf(sequence: S): number {

@@ -146,8 +146,7 @@ export class Sequence implements Schedulable {
   }
 
   /** The adapter is there (or none was asked for), and what else is worn. */
-  queued(acquired: AcquiredAdapter | null, promptBias: WornPromptBias | null, nowMs: number): void {
-    this.acquired = acquired;
+  queued(promptBias: WornPromptBias | null, nowMs: number): void {
     this.promptBias = promptBias;
     this.#adapterMs = nowMs - this.#submittedMs;
   }

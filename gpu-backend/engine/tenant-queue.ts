@@ -41,8 +41,9 @@ export class TenantQueue<S extends Queued> {
     return this.#waiting;
   }
 
-  runningOf(tenant: string): number {
-    return this.#tenants.get(tenant)?.running.size ?? 0;
+  /** A tenant's running sequences, in order of their start. */
+  runningOf(tenant: string): ReadonlySet<S> {
+    return this.#tenants.get(tenant)?.running ?? new Set();
   }
 
   waitingOf(tenant: string): number {
@@ -139,7 +140,7 @@ export class TenantQueue<S extends Queued> {
    * that has not at least two more running, since then the other would be the poorer one afterwards.
    */
   youngestOfRichest(tenant: string): S | null {
-    const own = this.runningOf(tenant);
+    const own = this.runningOf(tenant).size;
     let richest = new Set<S>();
     for (const { running } of this.#tenants.values()) if (running.size > richest.size) richest = running;
     return richest.size >= own + 2 ? ([...richest].at(-1) ?? null) : null;

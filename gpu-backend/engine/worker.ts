@@ -1,10 +1,13 @@
 /**
- * The engine's thread: a step blocks its thread, so session, KV and scheduler live here and HTTP does not. Anything
- * thrown here ends the thread; the client on the main thread turns that into explicit errors.
+ * The engine's thread: a step blocks its thread, so session, KV and scheduler live here and HTTP does not. What concerns
+ * one sequence alone the engine ends with that sequence. Anything thrown here concerns all of them, such as a failed run
+ * of the session: it ends the thread, the client on the main thread ends every open sequence in `backend_unavailable`,
+ * and the edge resumes them on another backend.
  */
 import { setImmediate } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
 import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
 import { withInstantAdapters } from "../adapters/instant/source.ts";
@@ -49,6 +52,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,
     emit: (frames, report) => emit(frames, report),
+    faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
   await engine.submit(null, [probe(model.config.endOfTextId)]);
   while (engine.busy) await engine.step();
@@ -100,6 +104,13 @@ function probe(endOfTextId: number): SequenceRequest {
     promptLogprobs: false,
     compare: false,
   };
+}
+
+/** For the log. Of what others threw only the places: its message may tell tokens. */
+function descriptionOf({ message, cause }: ServiceError): string {
+  if (!(cause instanceof Error)) return message;
+  const places = (cause.stack ?? "").split("\n").filter((line) => line.startsWith("    at "));
+  return `${message}\n${cause.name}\n${places.join("\n")}`;
 }
 
 function requireToken(frames: Frame[]): void {

@@ -9,7 +9,7 @@ import {
   type Readiness,
 } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
-import type { EngineClient } from "../engine/client.ts";
+import { type EngineClient, stalled, stallMs } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
@@ -25,8 +25,8 @@ import type { Tracer } from "./tracing.ts";
 /** Room for `limits.sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 export const batchBodyBytes = 8 * 2 ** 20;
 
-type Sets = Pick<ServingSets, "cancel" | "info" | "manifests"> & {
-  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel" | "messages"> };
+type Sets = Pick<ServingSets, "cancel" | "info" | "manifests" | "requireServing" | "stalledMs"> & {
+  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs"> };
 };
 
 export interface AppParts {
@@ -78,17 +78,21 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
 
   app.get("/v1/assignments", (context) => {
     const { info } = sets;
-    if (!info) throw notReady();
+    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
     return context.json(assignments.report(info.manifestHash, info.manifest) satisfies AssignmentReport);
   });
 
-  app.get("/healthz", (context) => context.json({ status: "ok" }));
+  /** Live: a restart would mend nothing. Not live is an engine that hangs. */
+  app.get("/healthz", (context) => {
+    if (sets.stalledMs >= stallMs) throw stalled(sets.stalledMs);
+    return context.json({ status: "ok" });
+  });
 
+  /** Ready: a batch of the manifest that is served first would be taken now. */
   app.get("/readyz", (context) => {
-    const { info, manifests } = sets;
-    if (!info) throw notReady();
-    const { name, servedAs } = info.manifest.model;
-    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash: info.manifestHash, manifests };
+    const { manifest, manifestHash } = sets.requireServing();
+    const { name, servedAs } = manifest.model;
+    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash, manifests: sets.manifests };
     return context.json(ready);
   });
 
@@ -120,10 +124,6 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
     return answerError(context, error);
   });
   return app;
-}
-
-function notReady(): ServiceError {
-  return new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
 }
 
 const requireJson: MiddlewareHandler = async (context, next) => {

@@ -2,13 +2,13 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
-import type { EngineStats } from "../engine/engine.ts";
+import type { EngineStats } from "../engine/reports.ts";
 import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts";
 
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 
-export interface Metrics extends EngineObserver {
+export interface Metrics extends Pick<EngineObserver, "phaseRan" | "sequenceEnded"> {
   /** Published artifacts could not be taken up. */
   setRefused(): void;
   /** Prompts fell on centroids; never a single one. */

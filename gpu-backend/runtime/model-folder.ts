@@ -3,8 +3,26 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { isFloat, readTensorFile, type TensorFile, tensorOf } from "../../shared/artifacts/tensor-file.ts";
 import type { Gpt2Config } from "./step.ts";
+
+/**
+ * Bounds on what a config.json may say: it is not trusted, and sizes are allocated from it. The largest GPT-2 has 48 layers
+ * of 1,600 with 25 heads, 1,024 positions and 50,257 tokens.
+ */
+const largest = {
+  layers: 256,
+  hiddenSize: 16_384,
+  heads: 1024,
+  contextTokens: 65_536,
+  /** Token ids are packed in 16 bits. */
+  vocabularySize: 65_536,
+  /** Of two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
+  parameters: 2 ** 30 - 1,
+};
+/** Outside of these float32 loses the epsilon beside a variance, or the variance beside the epsilon. */
+const epsilon = { smallest: 1e-12, largest: 0.1 };
+const size = (most: number) => z.int().positive().max(most);
 
 const configSchema = z.object({
   model_type: z.literal("gpt2"),
@@ -13,14 +31,14 @@ const configSchema = z.object({
     .refine((names) => names.includes("GPT2LMHeadModel"), "only GPT2LMHeadModel is supported")
     .nullish(),
   add_cross_attention: z.literal(false).default(false),
-  vocab_size: z.int().positive(),
-  n_embd: z.int().positive(),
-  n_layer: z.int().positive(),
-  n_head: z.int().positive(),
-  n_positions: z.int().positive(),
+  vocab_size: size(largest.vocabularySize),
+  n_embd: size(largest.hiddenSize),
+  n_layer: size(largest.layers),
+  n_head: size(largest.heads),
+  n_positions: size(largest.contextTokens),
   n_inner: z.int().positive().nullish(),
   activation_function: z.literal("gelu_new").default("gelu_new"),
-  layer_norm_epsilon: z.number().positive().default(1e-5),
+  layer_norm_epsilon: z.number().min(epsilon.smallest).max(epsilon.largest).default(1e-5),
   tie_word_embeddings: z.literal(true).default(true),
   scale_attn_weights: z.literal(true).default(true),
   scale_attn_by_inverse_layer_idx: z.literal(false).default(false),
@@ -62,10 +80,16 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
     throw new Error(`${configFile} does not describe a GPT-2 we can serve: ${found}${message}`);
   }
   const raw = parsed.data;
+  const refuse = (why: string) => new Error(`${configFile}: ${why}`);
   if (raw.n_inner && raw.n_inner !== 4 * raw.n_embd) {
-    throw new Error(`${configFile}: n_inner is ${raw.n_inner}, only 4 × n_embd = ${4 * raw.n_embd} is supported`);
+    throw refuse(`n_inner is ${raw.n_inner}, only 4 × n_embd = ${4 * raw.n_embd} is supported`);
   }
-  return {
+  if (raw.n_embd % raw.n_head !== 0)
+    throw refuse(`n_head is ${raw.n_head}, which does not divide n_embd, ${raw.n_embd}`);
+  if (raw.eos_token_id >= raw.vocab_size) {
+    throw refuse(`eos_token_id is ${raw.eos_token_id}, the vocabulary has ${raw.vocab_size} entries`);
+  }
+  const config: Gpt2Config = {
     vocabularySize: raw.vocab_size,
     hiddenSize: raw.n_embd,
     layers: raw.n_layer,
@@ -74,6 +98,16 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
     layerNormEpsilon: raw.layer_norm_epsilon,
     endOfTextId: raw.eos_token_id,
   };
+  const parameters = parametersOf(config);
+  if (parameters > largest.parameters) {
+    throw refuse(`its sizes make ${parameters} parameters, the maximum is ${largest.parameters}`);
+  }
+  return config;
+}
+
+/** Elements of all tensors of `expectedShapes`. */
+export function parametersOf({ hiddenSize: D, vocabularySize: V, contextTokens, layers }: Gpt2Config): number {
+  return (V + contextTokens + 2) * D + layers * (12 * D + 13) * D;
 }
 
 function parseJson(text: string, file: string): unknown {
@@ -117,6 +151,9 @@ function checkShapes(directory: string, config: Gpt2Config, weights: TensorFile)
   for (const [name, shape] of expectedShapes(config)) {
     const found = weights.get(name)?.shape;
     if (!found) throw new Error(`${directory}/model.safetensors has no tensor ${name}`);
+    const { dtype } = tensorOf(weights, name);
+    if (!isFloat(dtype))
+      throw new Error(`${directory}/model.safetensors: ${name} is ${dtype}, not a float of up to 32 bits`);
     if (found.join() !== shape.join()) {
       throw new Error(`${directory}/model.safetensors: ${name} is [${found}], config.json asks for [${shape}]`);
     }

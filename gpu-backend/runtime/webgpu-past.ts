@@ -6,6 +6,7 @@
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import { DeviceRows } from "./device-rows.ts";
+import { isFiniteRow } from "./finite-rows.ts";
 import { names } from "./gpt2-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { openSession, type Session, type SessionResults, type Tensor, tensor } from "./session.ts";
@@ -70,6 +71,7 @@ export class WebgpuPast {
       fed.forEach((name, s) => {
         this.#rows.hold(name, Math.min(pastLengths[s] + T, contextTokens));
       });
+      this.#forgetUnlessFinite(results[names.present].data as Float32Array, fed.length, T);
     };
     return { feeds, positions: this.#positions, take };
   }
@@ -114,6 +116,19 @@ export class WebgpuPast {
       next.push(results[grown]);
     }
     this.#replace(next);
+  }
+
+  /**
+   * Drops the device's copy where a row of the step is not finite: a new sequence gets a row as the last one left it, and
+   * the mask only adds to a score. The host's arrays, which hold no such value, are uploaded for the next step.
+   */
+  #forgetUnlessFinite(present: Float32Array, sequences: number, tokens: number): void {
+    const { layers, heads } = this.#config;
+    const shape = { arrays: 2 * layers, sequences, heads, tokens };
+    const rows = Array.from({ length: sequences }, (_, s) => s);
+    if (rows.every((s) => isFiniteRow(present, shape, s, tokens))) return;
+    this.#rows = new DeviceRows(this.#rows.capacity);
+    this.#replace([]);
   }
 
   #replace(tensors: Tensor[]): void {

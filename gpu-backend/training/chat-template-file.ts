@@ -3,8 +3,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
-import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { runInThread } from "./killable-thread.ts";
 
 export const chatTemplateFile = "chat_template.jinja";
 const configFile = "tokenizer_config.json";
@@ -16,13 +15,19 @@ const configSchema = z.object({
     .transform((value) => (Array.isArray(value) ? value.find(({ name }) => name === "default")?.template : value)),
 });
 
-/** undefined where there is none. Throws an Error of one line that names the file, for one that cannot be used. */
+/** Every rendering of the trial is bounded, and takes less than a second; this is for what no bound foresees. */
+const trialLimits = { seconds: 60, megabytes: 512 };
+
+/**
+ * Reads the template and tries it, in a thread, on the conversations of trial-conversations.ts. undefined where there is
+ * none. Throws an Error of one line that names the folder, for one that cannot be used.
+ */
 export async function readChatTemplate(folder: string, tokenizer: TensorFile): Promise<string | undefined> {
   const file = await readIfThere(join(folder, chatTemplateFile));
   const source = file ?? (await configuredIn(join(folder, configFile)));
   if (source === undefined) return undefined;
   try {
-    new ChatTemplate(source, Tokenizer.fromTensors(tokenizer)).encode([{ role: "user", content: "Hello" }]);
+    await runInThread(new URL("./template-trial.ts", import.meta.url), { source, tokenizer }, trialLimits);
   } catch (cause) {
     const why = (cause as Error).message.split("\n")[0].slice(0, 200);
     throw new Error(`the chat template of ${folder} cannot be used: ${why}`, { cause });

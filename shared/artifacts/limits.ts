@@ -3,6 +3,8 @@
  * A set beyond one is refused with the name, the limit and the value, before anything is allocated for it.
  * Not here: bounds on requests (`shared/contracts/limits.ts`), and on the weights of a model.
  */
+import { templateLimits } from "../tokenizer/template-limits.ts";
+
 export const setLimits = {
   /** The pointer: 100 switches take 14 kB. */
   pointerBytes: 65_536,
@@ -53,7 +55,7 @@ export const setLimits = {
   labelCharacters: 512,
   /** Of the model's name, the corpora's and their licences'. */
   nameCharacters: 256,
-  chatTemplateCharacters: 65_536,
+  chatTemplateCharacters: templateLimits.sourceCharacters,
   corpora: 1024,
   promptBiasGains: 16,
   /** Magnitude of strength and prior of a prompt bias. */

@@ -181,6 +181,25 @@ export function requireFloats(
   throw new Error(`${what}: ${name}: value ${bad} is ${values[bad]}, the limit is ±${setLimits.tensorValue}`);
 }
 
+/** Whether `toFloat32` reads it. */
+export function isFloat(dtype: Dtype): boolean {
+  return dtype in exponentBits;
+}
+
+/** The bits that are all set in infinities and NaN. */
+const exponentBits: Partial<Record<Dtype, number>> = { F32: 0x7f80_0000, F16: 0x7c00, BF16: 0x7f80 };
+
+/** Index of the first element of a float tensor that is infinite or not a number; -1 where all are finite. */
+export function firstNonFinite({ dtype, bytes }: Tensor): number {
+  const mask = exponentBits[dtype];
+  if (mask === undefined) throw new Error(`tensor file: ${dtype} is no float of up to 32 bits`);
+  // Aligned, as the file's own bytes need not be.
+  const { buffer } = new Uint8Array(bytes);
+  const words = dtype === "F32" ? new Uint32Array(buffer) : new Uint16Array(buffer);
+  for (let i = 0; i < words.length; i++) if ((words[i] & mask) === mask) return i;
+  return -1;
+}
+
 /** A float tensor as float32, widened from float16 or bfloat16 where needed. Always a copy of its own, so aligned. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
   // Not `slice`: on Node's Buffer that is a view.

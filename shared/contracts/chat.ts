@@ -21,7 +21,7 @@ const roles: Record<string, ChatMessage["role"]> = {
 
 const textPart = {
   type: "object",
-  properties: { type: { const: "text" }, text: { type: "string" } },
+  properties: { type: { const: "text" }, text: { type: "string", maxLength: limits.bodyBytes } },
   required: ["type", "text"],
 };
 const messagesSchema = {
@@ -33,10 +33,20 @@ const messagesSchema = {
     type: "object",
     properties: {
       role: { enum: Object.keys(roles), description: "`developer` is `system`" },
-      content: { anyOf: [{ type: "string" }, { type: "array", items: textPart }] },
+      content: {
+        anyOf: [
+          { type: "string", maxLength: limits.bodyBytes },
+          { type: "array", items: textPart, maxItems: limits.messageParts },
+        ],
+      },
     },
     required: ["role", "content"],
   },
+};
+
+const modalitiesSchema = {
+  description: "`text` only",
+  anyOf: [{ type: "null" }, { type: "array", items: { const: "text" }, maxItems: limits.modalities }],
 };
 
 const mostTokens = z.int().min(1);
@@ -59,8 +69,8 @@ export const chatRequestSchema = z
       null,
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
-    response_format: absentAs(z.looseObject({ type: z.string() }), null, "`text` only"),
-    modalities: absentAs(z.array(z.string()), null, "`text` only"),
+    response_format: absentAs(z.object({ type: z.string().max(limits.formatCharacters) }), null, "`text` only"),
+    modalities: z.unknown().optional().transform(readModalities).meta(modalitiesSchema),
     tools: unbuilt("calling tools"),
     tool_choice: unbuilt("calling tools; `none` and `auto` pass"),
     functions: unbuilt("calling functions"),
@@ -78,10 +88,7 @@ export const chatRequestSchema = z
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-function refuseUnbuilt(
-  request: Record<string, unknown> & Pick<ChatRequest, "response_format" | "modalities">,
-  refuse: Refuse,
-) {
+function refuseUnbuilt(request: Record<string, unknown> & Pick<ChatRequest, "response_format">, refuse: Refuse) {
   for (const field of ["tools", "functions"]) {
     const value = request[field];
     const isEmpty = value === undefined || value === null || (Array.isArray(value) && value.length === 0);
@@ -98,8 +105,21 @@ function refuseUnbuilt(
   const format = request.response_format?.type ?? "text";
   if (format !== "text")
     refuse("response_format", `response_format is of type ${describe(format)}; only text is built`);
-  const other = request.modalities?.find((modality) => modality !== "text");
-  if (other !== undefined) refuse("modalities", `modalities holds ${describe(other)}; only text is built`);
+}
+
+/** Counts before it looks at the entries: an element schema would make an issue of each. */
+function readModalities(value: unknown, context: z.RefinementCtx): void {
+  const problem = modalitiesProblem(value ?? []);
+  if (problem) context.addIssue({ code: "custom", message: problem, input: value });
+}
+
+function modalitiesProblem(value: unknown): string | null {
+  if (!Array.isArray(value)) return `modalities is ${kindOf(value)}; it must be a list`;
+  if (value.length > limits.modalities) {
+    return `modalities has ${value.length} entries, the maximum is ${limits.modalities}`;
+  }
+  const other = (value as unknown[]).findIndex((modality) => modality !== "text");
+  return other < 0 ? null : `modalities[${other}] is ${describe(value[other])}; only text is built`;
 }
 
 function readMessages(value: unknown, context: z.RefinementCtx): ChatMessage[] {
@@ -134,6 +154,9 @@ function readMessage(value: unknown, at: string): ChatMessage | string {
   if (typeof content === "string") return { role: known, content };
   if (!Array.isArray(content))
     return `${at}.content is ${kindOf(content)}; it must be a string or a list of text parts`;
+  if (content.length > limits.messageParts) {
+    return `${at}.content has ${content.length} parts, the maximum is ${limits.messageParts}`;
+  }
   const texts: string[] = [];
   for (const [i, part] of (content as unknown[]).entries()) {
     const { type, text } = (typeof part === "object" && part !== null ? part : {}) as Record<string, unknown>;

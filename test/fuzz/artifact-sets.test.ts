@@ -217,7 +217,7 @@ async function readAsEdge(manifestHash: string, objects: Files) {
   for (const { similarity } of rankCentroids(promptEmbedding(ids, set.table), set.centroids)) {
     expect(Math.abs(similarity)).toBeLessThan(1.001);
   }
-  set.chatTemplate.encode([{ role: "user", content: "hello" }]);
+  set.chatTemplate.encode([{ role: "user", content: "hello" }], 0);
   return set.manifestHash;
 }
 

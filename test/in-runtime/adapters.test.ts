@@ -2,7 +2,7 @@
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -10,6 +10,7 @@ import {
   batchRequestSchema,
 } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
+import type { Scope } from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -100,6 +101,85 @@ describe("POST /v1/adapters", () => {
     expect(await names(theirs)).not.toContain("gpt2:my-mail");
     expect((await request("/v1/models/gpt2:my-mail", { headers: mine })).status).toBe(200);
     expect((await request("/v1/models/gpt2:my-mail", { headers: theirs })).status).toBe(404);
+  });
+
+  test("serves whoever names it beside a model, which is resolved all the same", async () => {
+    backendMakes();
+    const { post, complete, request } = adapterApp();
+    await post("/v1/adapters", body(), { headers: mine });
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const chameleon = { adapter: "my-mail" };
+    const routes = [
+      (model: string) => complete({ model, prompt: "aaab", max_tokens: 2, chameleon }, { headers: mine }),
+      (model: string) =>
+        post(
+          "/v1/chat/completions",
+          { model, messages: [{ role: "user", content: "aab" }], chameleon },
+          { headers: mine },
+        ),
+    ];
+    for (const ask of routes) {
+      for (const model of ["no-such-model", "gpt2:nobodys", "gpt2:auto ", "GPT2"]) {
+        const error = await errorOf(await ask(model));
+        expect(error).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
+        expect(error.message).toContain(model);
+      }
+    }
+    expect(seen.batches).toEqual([]);
+    for (const model of ["gpt2", "gpt2:auto", "gpt2:c1", "gpt2:my-mail"]) {
+      const answered = await complete({ model, prompt: "aaab", max_tokens: 2, chameleon }, { headers: mine });
+      expect([answered.status, await answered.json()]).toMatchObject([
+        200,
+        { model, chameleon: { centroid: "my-mail" } },
+      ]);
+    }
+    const named = (name: string) =>
+      complete({ model: "gpt2:my-mail", prompt: "a", chameleon: { adapter: name } }, { headers: mine });
+    expect(await (await named("c1")).json()).toMatchObject({ chameleon: { centroid: "c1" } });
+    expect(await errorOf(await named("nobodys"))).toMatchObject({ status: 400, param: "chameleon.adapter" });
+    expect((await request("/v1/models/gpt2:nobodys", { headers: mine })).status).toBe(404);
+  });
+
+  test("is an unknown model to keys that may neither make nor use it", async () => {
+    backendMakes();
+    const full = adapterApp();
+    expect((await full.post("/v1/adapters", body(), { headers: mine })).status).toBe(201);
+    const withScopes = (...scopes: Scope[]) => {
+      const accessOf: KeyStore["accessOf"] = async (key, address) => ({
+        ...(await keys.accessOf(key, address)),
+        scopes,
+      });
+      return testApp({ keys: { accessOf } });
+    };
+    const model = "gpt2:my-mail";
+    const answersOf = async ({ request, post }: ReturnType<typeof testApp>) => {
+      const statusOf = async (response: Response) => (response.ok ? response.status : errorOf(response));
+      const posted = async (path: string) => statusOf(await post(path, { model, input: "aaab" }, { headers: mine }));
+      return {
+        list: await (await request("/v1/models", { headers: mine })).text(),
+        one: await statusOf(await request(`/v1/models/${model}`, { headers: mine })),
+        assign: await posted("/v1/assign"),
+        embeddings: await posted("/v1/embeddings"),
+        centroids: await (await request("/v1/centroids", { headers: mine })).text(),
+      };
+    };
+    const unknown = expect.objectContaining({ status: 404, code: "model_not_found" });
+    for (const scopes of [["usage"], ["embeddings"], [], ["usage", "embeddings"]] as Scope[][]) {
+      const answers = await answersOf(withScopes(...scopes));
+      expect([scopes, answers.list, answers.centroids]).toEqual([
+        scopes,
+        expect.not.stringContaining("my-mail"),
+        expect.not.stringContaining("my-mail"),
+      ]);
+      const forbidden = expect.objectContaining({ status: 403 });
+      const embeddings = scopes.includes("embeddings") ? unknown : forbidden;
+      expect([scopes, answers]).toMatchObject([scopes, { one: unknown, assign: unknown, embeddings }]);
+    }
+    for (const scopes of [["adapters"], ["completions"]] as Scope[][]) {
+      const answers = await answersOf(withScopes(...scopes));
+      expect([scopes, answers.list]).toEqual([scopes, expect.stringContaining(model)]);
+      expect([scopes, answers]).toMatchObject([scopes, { one: 200, assign: 200 }]);
+    }
   });
 
   test("that gained nothing is kept as the base, and every answer says so", async () => {

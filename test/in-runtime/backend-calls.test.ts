@@ -10,6 +10,7 @@ useNetwork();
 test("every call is signed, over the bytes that are sent", async () => {
   const seen = backendAnswers(({ id }) => saying(id, "b"));
   const { complete } = testApp();
+  const beforeMs = Date.now();
   for (const prompt of ["aaa", "bbb"]) expect((await complete({ prompt, max_tokens: 1 })).status).toBe(200);
   const [secret] = (env as Env & { BACKEND_SECRETS: string }).BACKEND_SECRETS.split(",");
   const key = await signingKey(secret);
@@ -18,7 +19,7 @@ test("every call is signed, over the bytes that are sent", async () => {
     const call = parseSignature(headers.get("authorization") ?? "", "POST", "/v1/batches");
     expect(call).toMatchObject({ keyId: key.id, bodySha256: await sha256Hex(seen.bytes[i]) });
     expect(await isSignedBy(key, call!)).toBe(true);
-    expect(Math.abs(Date.now() - call!.timeMs)).toBeLessThan(10_000);
+    expect([beforeMs <= call!.timeMs, call!.timeMs <= Date.now()]).toEqual([true, true]);
     nonces.add(call!.nonce);
   }
   expect(nonces.size).toBe(2);
@@ -27,14 +28,14 @@ test("every call is signed, over the bytes that are sent", async () => {
 describe("a caller's deadline", () => {
   test("travels with each of its choices; what is left of it, in milliseconds", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const headers = { "x-deadline-ms": "1500" };
+    const headers = { "x-deadline-ms": "600000" };
     const { complete } = testApp();
     expect((await complete({ prompt: ["aaa", "aa"], max_tokens: 1, n: 2 }, { headers })).status).toBe(200);
     const deadlines = seen.batches.flatMap(({ sequences }) => sequences.map(({ deadlineMs }) => deadlineMs ?? 0));
     expect(deadlines).toHaveLength(4);
     for (const deadlineMs of deadlines) {
       expect(deadlineMs).toBeGreaterThan(0);
-      expect(deadlineMs).toBeLessThanOrEqual(1500);
+      expect(deadlineMs).toBeLessThanOrEqual(600_000);
     }
   });
 

@@ -2,6 +2,7 @@ import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
+import { templateLimits } from "../../shared/tokenizer/template-limits.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { backendAnswers, errorOf, eventsOf, reportedByShards, saying, testApp, useNetwork } from "./harness.ts";
@@ -10,7 +11,7 @@ useNetwork();
 
 const { endOfTextId, contextTokens } = edgeModel;
 const chatTemplate =
-  "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}";
+  "{% for message in messages %}{{ message.role[0] }}{{ message.content }}{{ eos_token }}{% endfor %}{% if messages[0].content == 'no' %}{{ raise_exception('not like this') }}{% endif %}{% if messages[0].content == 'much' %}{{ range(2000000000) }}{% endif %}";
 
 /** The tiny model with a template of its own; `model` changes more. */
 function chatApp(model: Parameters<typeof edgeModelFiles>[1] = { chatTemplate }) {
@@ -126,7 +127,7 @@ describe("a chat completion", () => {
   });
 
   test("takes all that the context holds, or max_completion_tokens, or max_tokens", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
     await chatted({ messages: hello });
     await chatted({ messages: hello, max_tokens: 3 });
     await chatted({ messages: hello, max_tokens: 3, max_completion_tokens: 2 });
@@ -314,6 +315,7 @@ const cases: [string, number, string, object, string[]][] = [
   ["stream_options without stream", 400, "stream_options", { messages: hello, stream_options: {} }, ["stream"]],
   ["a prompt over the context", 400, "messages", user("a".repeat(47)), ["49", "48"]],
   ["what the template refuses", 400, "messages", user("no"), ["template", "not like this"]],
+  ["what takes the template too far", 400, "messages", user("much"), ["2000000000", String(templateLimits.listItems)]],
   ["an unknown model", 404, "model", { messages: hello, model: "gpt-5" }, ["gpt-5"]],
 ];
 test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {

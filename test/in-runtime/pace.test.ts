@@ -25,6 +25,38 @@ test("the API looks at a key's requests at their pace, and at another key's at o
   expect(looked.indexOf("one")).toBe(atOnce);
 });
 
+test("spellings of the header do not escape the pace of their key", async () => {
+  const looked: string[] = [];
+  const keys = { accessOf: async (key: string) => ({ ...access, keyId: String(looked.push(key)) }) };
+  const { request } = testApp({ keys, now: () => 0 });
+  const scheme = (i: number) => [..."bearer"].map((c, bit) => (i & (1 << bit) ? c.toUpperCase() : c)).join("");
+  const all = Array.from({ length: 4 * atOnce }, (_, i) => {
+    const authorization = `${scheme(i)}${" ".repeat(1 + (i % 7))}many`;
+    return request("/v1/nothing", { headers: { authorization } });
+  });
+  const other = request(...nothing("one"));
+  expect((await other).status).toBe(404);
+  await Promise.all(all);
+  expect(looked.indexOf("one")).toBe(atOnce);
+  expect(new Set(looked)).toEqual(new Set(["many", "one"]));
+});
+
+test("a header that holds no key is refused without a look-up", async () => {
+  let looks = 0;
+  const keys: Dependencies["keys"] = {
+    accessOf: async () => {
+      looks++;
+      return access;
+    },
+  };
+  const { request } = testApp({ keys });
+  for (const authorization of ["Basic abc", "Bearer", "Bearer a b", "Bearer a, Bearer b", "Bearer\tkey", "key"]) {
+    const response = await request("/v1/models", { headers: { authorization } });
+    expect([authorization, response.status]).toEqual([authorization, 401]);
+  }
+  expect(looks).toBe(0);
+});
+
 test("nothing is done for a request before its pace lets it in", async () => {
   let made = 0;
   const newId = () => String(made++).padStart(32, "0");
@@ -67,6 +99,31 @@ test("log, span, Server-Timing and metric count the wait from a request's arriva
   await metrics.report();
   const waits = reported.slice(reported.indexOf("chameleon.edge.pace.wait"));
   expect(waits).toMatch(/^chameleon\.edge\.pace\.wait".*?"count":"1","sum":0\.04,/);
+});
+
+test("a body takes its key's time by the length that it declares", async () => {
+  let made = 0;
+  const newId = () => String(made++).padStart(32, "0");
+  let nowMs = 0;
+  const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
+  /** How many of some requests are let in at once; a request's first steps are taken as it is. */
+  const letIn = async (bodies: (string | ReadableStream)[]) => {
+    const before = made;
+    const all = bodies.map((body) => {
+      const headers = new Headers({ "content-type": "application/json", authorization: "Bearer many" });
+      if (typeof body === "string") headers.set("content-length", String(body.length));
+      return request("/v1/assign", { method: "POST", body, headers });
+    });
+    const madeAtOnce = made - before;
+    expect((await Promise.all(all)).map(({ status }) => status)).toEqual(bodies.map(() => 400));
+    return madeAtOnce / ((made - before) / bodies.length);
+  };
+  expect(await letIn(Array(4).fill("{}"))).toBe(4);
+  nowMs += 2000;
+  expect(await letIn(Array(4).fill(`{"a":"${"a".repeat(2 ** 18)}"}`))).toBe(2);
+  nowMs += 2000;
+  // Whoever declares no length may send as much as there may be.
+  expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
 });
 
 test("a key that was told to come again later starts one by one until then", async () => {

@@ -1,9 +1,10 @@
 import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { operations } from "../../infra/openapi/operations.ts";
+import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { backendUrl, errorOf, manifestHash, network, testApp, useNetwork } from "./harness.ts";
@@ -54,8 +55,10 @@ describe("assign", () => {
   test("takes one text, token ids, and texts longer than the context", async () => {
     for (const input of ["bbb", [98, 98], [[98], [98]], "b".repeat(500)]) {
       const response = await testApp().post("/v1/assign", { input });
-      const { data } = await response.json<{ data: { centroid: string }[] }>();
+      const { data } = await response.json<{ data: { centroid: string; tokens: number }[] }>();
       expect(data[0].centroid).toBe("c1");
+      // No text is read beyond what assigns it.
+      expect(data[0].tokens).toBeLessThanOrEqual(8);
     }
   });
 
@@ -188,6 +191,53 @@ describe("readiness", () => {
     expect((await testApp().request("/readyz")).status).toBe(503);
     network.use(http.get(`${backendUrl}/readyz`, () => HttpResponse.error()));
     expect((await testApp().request("/readyz")).status).toBe(503);
+  });
+
+  test("is probed once a second, however many ask and whatever came of it", async () => {
+    let nowMs = 0;
+    const probes: PromiseWithResolvers<Readiness | null>[] = [];
+    const ready = readiness(await manifestHash()) as Readiness;
+    const { request } = testApp({
+      now: () => nowMs,
+      readiness: () => {
+        const probe = Promise.withResolvers<Readiness | null>();
+        probes.push(probe);
+        return probe.promise;
+      },
+    });
+    const ask = async (times: number) => {
+      const all = await Promise.all(Array.from({ length: times }, () => request("/readyz")));
+      return new Set(all.map(({ status }) => status));
+    };
+    const probed = (count: number) => vi.waitFor(() => expect(probes).toHaveLength(count));
+
+    const first = ask(50);
+    await probed(1);
+    probes[0].resolve(ready);
+    expect(await first).toEqual(new Set([200]));
+    nowMs = 999;
+    expect(await ask(50)).toEqual(new Set([200]));
+    expect(probes).toHaveLength(1);
+
+    // While one asks anew, the others hear what was last known.
+    nowMs = 1000;
+    const second = ask(1);
+    await probed(2);
+    expect(await ask(50)).toEqual(new Set([200]));
+    probes[1].resolve(null);
+    expect(await second).toEqual(new Set([503]));
+    expect(await ask(50)).toEqual(new Set([503]));
+    expect(probes).toHaveLength(2);
+
+    // One that never ends is given up.
+    nowMs = 2000;
+    void ask(1);
+    await probed(3);
+    nowMs = 7000;
+    const last = ask(1);
+    await probed(4);
+    probes[3].resolve(ready);
+    expect(await last).toEqual(new Set([200]));
   });
 
   test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {

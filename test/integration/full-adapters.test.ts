@@ -136,7 +136,7 @@ test("a centroid that is not a number fails by name; its mates go on", async () 
   for (let i = 0; i < 2; i++) {
     await target.engine.submit(broken, [{ ...lonely.request, id: `broken${i}` }]);
     expect(target.framesOf(`broken${i}`)).toMatchObject([
-      { type: "error", kind: "internal", message: expect.stringMatching(/Centroid c4.*NaN/) },
+      { type: "error", kind: "generation_failed", message: expect.stringMatching(/Centroid c4.*NaN/) },
     ]);
   }
   await running;

@@ -277,10 +277,35 @@ describe("refusals of the hub", () => {
   });
 });
 
+interface TokenizerJson {
+  normalizer: null;
+  pre_tokenizer: object;
+  post_processor: null;
+  decoder: object;
+  added_tokens: object[];
+  model: { type: string; vocab: object; merges: string[] };
+}
+
 describe("models that cannot be served", () => {
   const config = () => JSON.parse(new TextDecoder().decode(original["config.json"]));
   const setConfig = (change: object) => {
-    hub.files.set("config.json", new TextEncoder().encode(JSON.stringify({ ...config(), ...change })));
+    setText("config.json", JSON.stringify({ ...config(), ...change }));
+  };
+  const setText = (name: string, text: string) => hub.files.set(name, new TextEncoder().encode(text));
+  /** Gives the model a tokenizer.json of its own vocabulary, changed. */
+  const setTokenizer = (change: (tokenizer: TokenizerJson) => void) => {
+    const read = (name: string) => new TextDecoder().decode(original[name]);
+    const byteLevel = { type: "ByteLevel", add_prefix_space: false, use_regex: true };
+    const tokenizer: TokenizerJson = {
+      ...{ normalizer: null, pre_tokenizer: byteLevel, post_processor: null, decoder: byteLevel, added_tokens: [] },
+      model: {
+        type: "BPE",
+        vocab: JSON.parse(read("vocab.json")),
+        merges: read("merges.txt").trim().split("\n").slice(1),
+      },
+    };
+    change(tokenizer);
+    setText("tokenizer.json", JSON.stringify(tokenizer));
   };
   test.each<[string, () => void, RegExp]>([
     ["another architecture", () => setConfig({ model_type: "llama" }), /model_type is "llama"/],
@@ -291,6 +316,47 @@ describe("models that cannot be served", () => {
     ],
     ["an unsupported field", () => setConfig({ n_inner: 100 }), /n_inner is 100/],
     ["weights as a pickle", () => hub.files.delete(weights), /only as pytorch_model\.bin/],
+    [
+      "heads that do not divide the width",
+      () => setConfig({ n_head: 7 }),
+      /n_head is 7, which does not divide n_embd, 32/,
+    ],
+    ["layers without end", () => setConfig({ n_layer: 1e9 }), /n_layer is 1000000000: .*256/],
+    [
+      "more parameters than the weights hold",
+      () => setConfig({ n_layer: 200 }),
+      /the \d+ parameters of config\.json take more/,
+    ],
+    [
+      "a configuration of megabytes",
+      () => setText("config.json", " ".repeat(2 ** 20 + 1)),
+      /1048577 bytes; at most 1048576/,
+    ],
+    [
+      "a tokenizer.json with other merges",
+      () => setTokenizer(({ model }) => model.merges.reverse()),
+      /the tokenizer of .* differs from its AutoTokenizer's on ".*": \[[\d,]+.*\] here, \[[\d,]+.*\] there/,
+    ],
+    [
+      "a tokenizer.json that puts a space first",
+      () => setTokenizer(({ pre_tokenizer }) => Object.assign(pre_tokenizer, { add_prefix_space: true })),
+      /the tokenizer of .* differs/,
+    ],
+    [
+      "a tokenizer.json that is none",
+      () => setText("tokenizer.json", "{}"),
+      /AutoTokenizer cannot read the tokenizer of/,
+    ],
+    [
+      "a template with a special token that the vocabulary does not have",
+      () => setText("tokenizer_config.json", JSON.stringify({ bos_token: "<s>", chat_template: "{{ bos_token }}x" })),
+      /the chat template of .* differs from its AutoTokenizer's on "a user's message"/,
+    ],
+    [
+      "a template without end",
+      () => setText("tokenizer_config.json", JSON.stringify({ chat_template: "{{ range(2000000000) }}" })),
+      /the chat template of .* makes 2000000000 list items, the maximum is 65536/,
+    ],
     ["no merges", () => hub.files.delete("merges.txt"), /no merges\.txt/],
     ["no config", () => hub.files.delete("config.json"), /no config\.json/],
     ["another vocabulary", () => setConfig({ vocab_size: 512 }), /vocab\.json has 300 entries, config\.json says 512/],
@@ -298,6 +364,18 @@ describe("models that cannot be served", () => {
     arrange();
     expect(await refusal()).toMatch(message);
     expect(hub.requestsFor(weights)).toEqual([]);
+  });
+
+  test("a tokenizer.json that agrees is taken", async () => {
+    setTokenizer(() => {});
+    expect((await run()).manifest.model.name).toBe(id);
+  });
+
+  test("weights that are not numbers are refused by name, and leave no artifacts", async () => {
+    await writeTinyModel(join(scratch, "broken"), 11, { brokenPosition: 7 });
+    hub.files.set(weights, new Uint8Array(await readFile(join(scratch, "broken", weights))));
+    expect(await refusal()).toMatch(/model\.safetensors: element 224 of wpe\.weight is NaN/);
+    expect(await filesIn(join(folder, "artifacts"))).toEqual([]);
   });
 
   test("other weights never slip under artifacts that are there", async () => {

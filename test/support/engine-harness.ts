@@ -4,7 +4,8 @@ import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
 import type { PromptBiasSource } from "../../gpu-backend/adapters/prompt-bias.ts";
-import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
+import { Engine } from "../../gpu-backend/engine/engine.ts";
+import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { Gpt2Config, StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -15,6 +16,7 @@ import {
   type SequenceRequest,
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
+import type { ServiceError } from "../../shared/errors.ts";
 
 export const testLimits: SchedulerLimits = {
   maxSequences: 40,
@@ -50,6 +52,7 @@ export function createEngineHarness(options: {
   prefixBytes?: number;
   /** What a run of the runner takes by the engine's clock, milliseconds; absent: all take the same. */
   msOf?: (input: StepInput) => number;
+  faulted?: (error: ServiceError) => void;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
@@ -75,6 +78,7 @@ export function createEngineHarness(options: {
     limits: { ...testLimits, ...options.limits },
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
     now,
+    faulted: (error) => options.faulted?.(error),
     emit(batch, report) {
       for (const frame of batch) {
         const own = frames.get(frame.id);

@@ -4,9 +4,9 @@
  */
 import { ServiceError } from "../../../shared/errors.ts";
 import type { EngineClient } from "../client.ts";
-import type { EngineStats } from "../engine.ts";
 import type { FitClient } from "../instant/fit-client.ts";
 import type { EngineInfo } from "../messages.ts";
+import type { EngineStats } from "../reports.ts";
 import type { HeldSet } from "./set-policy.ts";
 
 /** One set at work (start-set.ts). */
@@ -14,11 +14,11 @@ export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
   engine: Pick<
     EngineClient,
-    "submit" | "cancel" | "hiddenStates" | "info" | "messages" | "openSequences" | "stats" | "ended"
+    "submit" | "cancel" | "hiddenStates" | "info" | "requireServing" | "stalledMs" | "openSequences" | "stats" | "ended"
   >;
   fitter: Pick<FitClient, "fit" | "requireRoom">;
-  /** Takes no more, waits so long for what is open, and ends its threads. */
-  close(limitMs: number): Promise<void>;
+  /** Takes no more, waits so long for what is open, and ends its threads. Resolves, in bounded time, to whether they have ended. */
+  close(limitMs: number): Promise<boolean>;
 }
 
 interface Held {
@@ -46,6 +46,18 @@ export class ServingSets {
   /** What is served first of all; null where nothing is, yet or any more. */
   get info(): EngineInfo | null {
     return this.#set(this.#first)?.engine.info ?? null;
+  }
+
+  /** What is served first of all. Throws a ServiceError "backend_unavailable" where no batch for it is taken. */
+  requireServing(): EngineInfo {
+    const set = this.#set(this.#first);
+    if (!set || this.#isClosing) throw this.#unavailable();
+    return set.engine.requireServing();
+  }
+
+  /** Milliseconds for which the engine that hangs longest has finished no step although it has work; 0 where none has any. */
+  get stalledMs(): number {
+    return Math.max(0, ...Array.from(this.#held.values(), ({ set }) => set.engine.stalledMs));
   }
 
   /** Hashes of all manifests that are served. */
@@ -78,8 +90,7 @@ export class ServingSets {
       this.used(manifestHash);
       return set;
     }
-    const message = this.#isClosing ? "The backend is shutting down." : "The engine is starting.";
-    throw new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
+    throw this.#unavailable();
   }
 
   /** Cancels what is open of `ids`, and returns those. */
@@ -118,10 +129,16 @@ export class ServingSets {
     return true;
   }
 
-  /** Ends all. Until then they refuse what comes. */
-  async close(limitMs: number): Promise<void> {
+  /** Ends all; from now on they refuse what comes. Resolves, in bounded time, to whether all their threads have ended. */
+  async close(limitMs: number): Promise<boolean> {
     this.#isClosing = true;
-    await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));
+    const ended = await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));
+    return ended.every(Boolean);
+  }
+
+  #unavailable(): ServiceError {
+    const message = this.#isClosing ? "The backend is shutting down." : "The engine is starting.";
+    return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
   }
 
   #set(manifestHash: string | null): ServingSet | null {

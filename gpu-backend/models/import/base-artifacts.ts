@@ -5,10 +5,10 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
-import { type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
+import { firstNonFinite, type TensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { readModelFolder } from "../../runtime/model-folder.ts";
+import { expectedShapes, readModelFolder } from "../../runtime/model-folder.ts";
 import type { Gpt2Config } from "../../runtime/step.ts";
 import { bankShape, initialParameters } from "../../training/bank/parameters.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
@@ -27,6 +27,7 @@ const fittedPieces = 4096;
 /** Writes `<folder>/artifacts` for the model in `folder`. Throws an Error that names the file at fault. */
 export async function publishBaseArtifacts(folder: string, name: string): Promise<Manifest> {
   const { config, weights, weightsHash } = await readModelFolder(folder);
+  requireFinite(folder, config, weights);
   const tokenizer = await readTokenizerFiles(folder, config);
   const { vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId } = config;
   const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
@@ -65,6 +66,16 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       training: null,
     },
   );
+}
+
+/** One such weight makes every sequence that meets it, or all, fail while it is served. */
+function requireFinite(folder: string, config: Gpt2Config, weights: TensorFile): void {
+  for (const name of expectedShapes(config).keys()) {
+    const index = firstNonFinite(tensorOf(weights, name));
+    if (index < 0) continue;
+    const [value] = toFloat32(tensorOf(weights, name)).subarray(index);
+    throw new Error(`${folder}/model.safetensors: element ${index} of ${name} is ${value}`);
+  }
 }
 
 /** The content of tokenizer.safetensors. Throws an Error that names the entry, or both sizes, where they do not fit. */

@@ -6,7 +6,7 @@ import { constants, copyFile, mkdir, readdir, rename, rm, stat, statfs } from "n
 import { basename, join, resolve } from "node:path";
 import { type Manifest, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { artifactsOf, readArtifacts } from "../../engine/artifacts.ts";
-import { readModelConfig } from "../../runtime/model-folder.ts";
+import { parametersOf, readModelConfig } from "../../runtime/model-folder.ts";
 import { readChatTemplate } from "../../training/chat-template-file.ts";
 import type { Progress } from "../../training/progress.ts";
 import { publishBaseArtifacts, readTokenizerFiles } from "./base-artifacts.ts";
@@ -14,7 +14,8 @@ import { checksumOf, hasChecksum } from "./checksum.ts";
 import { download, partialPath, sizeOf } from "./download.ts";
 import { openRepository, type Repository } from "./hub.ts";
 import type { HubAccess } from "./hub-fetch.ts";
-import { checkWeightsSize, chooseFiles, weightsFile } from "./model-files.ts";
+import { checkFileSize, checkWeightsHold, chooseFiles, weightsFile } from "./model-files.ts";
+import { compareWithAutoTokenizer } from "./tokenizer-check.ts";
 
 export interface ImportOptions {
   /** A hub id, or a folder. */
@@ -44,7 +45,7 @@ export async function importModel(options: ImportOptions, access: HubAccess, pro
   if (!isFolder && !hubId.test(source)) throw new Error(`${source} is neither a folder here nor a model id of the hub`);
   const folder = options.out ?? (isFolder ? source : join(defaultFolder, source));
   const name = isFolder ? basename(resolve(source)) : source;
-  if (isFolder) await copyFolder(source, folder);
+  if (isFolder) await copyFolder(source, folder, access.now());
   else await downloadModel(source, options.revision ?? "main", folder, access, progress);
 
   access.signal?.throwIfAborted();
@@ -63,7 +64,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   const where = `${repository.id} on ${access.endpoint}`;
   const files = chooseFiles(new Set(repository.files.keys()), where).map((file) => repository.files.get(file)!);
   const weights = repository.files.get(weightsFile)!;
-  checkWeightsSize(weights.bytes, where);
+  for (const { name, bytes } of files) checkFileSize(name, bytes, where);
   await refuseOtherWeights(folder, (path) => hasChecksum(path, weights.checksum));
   await mkdir(folder, { recursive: true });
   await checkSpace(folder, repository);
@@ -72,7 +73,7 @@ async function downloadModel(name: string, revision: string, folder: string, acc
   progress.stage("download MiB", toMiB(files.reduce((sum, { bytes }) => sum + bytes, 0)));
   let before = 0;
   for (const file of files) {
-    if (file === weights) await checkSmallFiles(folder);
+    if (file === weights) await checkSmallFiles(folder, weights.bytes, access.now());
     await download(file, folder, repository.fetch, access, (bytes) =>
       progress.advance(toMiB(before + bytes), file.name),
     );
@@ -82,14 +83,20 @@ async function downloadModel(name: string, revision: string, folder: string, acc
 }
 
 /** Refuses what config or tokenizer show, before the weights are fetched. */
-async function checkSmallFiles(folder: string): Promise<void> {
-  await readChatTemplate(folder, await readTokenizerFiles(folder, await readModelConfig(folder)));
+async function checkSmallFiles(folder: string, weightsBytes: number, now: Date): Promise<void> {
+  const config = await readModelConfig(folder);
+  checkWeightsHold(parametersOf(config), weightsBytes, folder);
+  const tokenizer = await readTokenizerFiles(folder, config);
+  const template = await readChatTemplate(folder, tokenizer);
+  await compareWithAutoTokenizer(folder, tokenizer, template ?? null, now);
 }
 
-async function copyFolder(source: string, folder: string): Promise<void> {
+async function copyFolder(source: string, folder: string, now: Date): Promise<void> {
   const files = chooseFiles(new Set(await readdir(source)), source);
-  checkWeightsSize((await stat(join(source, weightsFile))).size, source);
-  await checkSmallFiles(source);
+  const bytes = new Map<string, number>();
+  for (const name of files) bytes.set(name, (await stat(join(source, name))).size);
+  for (const [name, size] of bytes) checkFileSize(name, size, source);
+  await checkSmallFiles(source, bytes.get(weightsFile)!, now);
   if (resolve(source) === resolve(folder)) return;
   const weights = await checksumOf(join(source, weightsFile), "sha256");
   await refuseOtherWeights(folder, (path) => hasChecksum(path, weights));

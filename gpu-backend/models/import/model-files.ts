@@ -6,8 +6,19 @@ export const vocabularyFiles = ["vocab.json", "merges.txt"];
 export const weightsFile = "model.safetensors";
 const optionalFiles = ["tokenizer.json", "tokenizer_config.json", chatTemplateFile, "generation_config.json"];
 
-/** Node reads no larger file in one piece, and an ONNX graph holds no more. */
-export const largestWeightsBytes = 2 ** 31 - 1;
+const MiB = 2 ** 20;
+/** Bytes of each file at most: several times what a vocabulary of 65,536 takes. */
+const largestBytes: Record<string, number> = {
+  [configFile]: MiB,
+  "vocab.json": 8 * MiB,
+  "merges.txt": 8 * MiB,
+  "tokenizer.json": 32 * MiB,
+  "tokenizer_config.json": 4 * MiB,
+  [chatTemplateFile]: MiB,
+  "generation_config.json": MiB,
+  /** Node reads no larger file in one piece, and an ONNX graph holds no more. */
+  [weightsFile]: 2 ** 31 - 1,
+};
 
 const otherWeights = [
   ["model.safetensors.index.json", "in several pieces"],
@@ -32,8 +43,16 @@ export function chooseFiles(present: ReadonlySet<string>, where: string): string
   return [configFile, ...vocabularyFiles, ...optionalFiles.filter((name) => present.has(name)), weightsFile];
 }
 
-/** Throws an Error that names size and limit. */
-export function checkWeightsSize(bytes: number, where: string): void {
-  if (bytes <= largestWeightsBytes) return;
-  throw new Error(`${where}: ${weightsFile} has ${bytes} bytes; at most ${largestWeightsBytes} can be served`);
+/** Throws an Error that names the file, its size and the limit. */
+export function checkFileSize(name: string, bytes: number, where: string): void {
+  const most = largestBytes[name];
+  if (bytes > most) throw new Error(`${where}: ${name} has ${bytes} bytes; at most ${most} can be served`);
+}
+
+/** Throws an Error with both figures where the weights are too short for the parameters, of two bytes each at least. */
+export function checkWeightsHold(parameters: number, bytes: number, where: string): void {
+  if (bytes >= 2 * parameters) return;
+  throw new Error(
+    `${where}: ${weightsFile} has ${bytes} bytes; the ${parameters} parameters of ${configFile} take more`,
+  );
 }

@@ -1,20 +1,9 @@
 /** Transformers.js as a contestant: its own `generate()` over a local folder with an exported graph. */
 import { join } from "node:path";
+import { AutoModelForCausalLM, env, Tensor, type TextStreamer } from "@huggingface/transformers";
 import { BatchMeter, type Contestant } from "../contestant.ts";
 import { cached, gpt2Config, gpt2Weights } from "../model.ts";
-import { importInstalled } from "../peer-package.ts";
 import { buildExportGraph, type ExportFormat, type ExportLogits, exportFiles } from "./export-graph.ts";
-
-/** What we use of the package; it is installed on demand, so its own types are not at hand. */
-interface Transformers {
-  env: { localModelPath: string; allowRemoteModels: boolean };
-  AutoModelForCausalLM: { from_pretrained(folder: string, options: object): Promise<Model> };
-  Tensor: new (type: string, data: BigInt64Array, dims: number[]) => object;
-}
-interface Model {
-  generate(options: object): Promise<{ tolist(): bigint[][] }>;
-  dispose(): Promise<unknown>;
-}
 
 /** A format, and "-last" where the export has logits at the last position only. */
 export type TransformersFormat = ExportFormat | `${ExportFormat}-last`;
@@ -41,10 +30,6 @@ async function exportFolder(format: ExportFormat, logitsAt: ExportLogits): Promi
 export async function openTransformers(format: TransformersFormat, threads: number): Promise<Contestant> {
   const dtype = format.replace("-last", "") as ExportFormat;
   const { parent, name } = await exportFolder(dtype, format === dtype ? "all" : "last");
-  const { env, AutoModelForCausalLM, Tensor } = await importInstalled<Transformers>(
-    import.meta.dirname,
-    "@huggingface/transformers",
-  );
   env.localModelPath = parent;
   env.allowRemoteModels = false;
   const model = await AutoModelForCausalLM.from_pretrained(name, {
@@ -57,18 +42,20 @@ export async function openTransformers(format: TransformersFormat, threads: numb
     const dims = [prompts.length, prompts[0].length];
     const ids = BigInt64Array.from(prompts.flat(), BigInt);
     let calls = 0;
+    const streamer = {
+      // The first call hands back the prompt, before anything has run.
+      put: () => calls++ > 0 && onTokens(),
+      end: () => {},
+    };
     const output = await model.generate({
       inputs: new Tensor("int64", ids, dims),
       attention_mask: new Tensor("int64", new BigInt64Array(ids.length).fill(1n), dims),
       max_new_tokens: tokens,
       do_sample: false,
-      streamer: {
-        // The first call hands back the prompt, before anything has run.
-        put: () => calls++ > 0 && onTokens(),
-        end: () => {},
-      },
+      // These two methods are all that is called; the declaration asks for those of a printer of text too.
+      streamer: streamer as unknown as TextStreamer,
     });
-    return output.tolist();
+    return (output as Tensor).tolist() as bigint[][];
   };
   return {
     async measure(prompts, steps) {

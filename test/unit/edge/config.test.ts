@@ -61,7 +61,7 @@ describe("readConfig", () => {
 });
 
 describe("a key store", () => {
-  const noRecords = { get: async () => null, remembers: () => false };
+  const noRecords = { get: async () => null, remembers: () => false, mayHaveKey: async () => true };
 
   test("knows a tenant by the key's hash alone; one of the configuration has every scope and no limits", async () => {
     const store = createKeyStore(keys, noRecords, () => 0);
@@ -89,6 +89,8 @@ describe("a key store", () => {
 });
 
 describe("records", () => {
+  const noList = () => Promise.reject(new Error("not to be listed"));
+
   test("are remembered for a second, and longer where they cannot be read again", async () => {
     let nowMs = 0;
     let stored: unknown = 1;
@@ -99,7 +101,7 @@ describe("records", () => {
       return stored;
     };
     const records = createRecords(
-      { get },
+      { get, list: noList },
       () => nowMs,
       () => {},
     );
@@ -135,7 +137,7 @@ describe("records", () => {
       return read.promise;
     };
     const records = createRecords(
-      { get },
+      { get, list: noList },
       () => nowMs,
       () => {},
     );
@@ -158,5 +160,36 @@ describe("records", () => {
     expect(await another).toBe(4);
     reads[2].resolve(3);
     expect(await reader).toBe(3);
+  });
+
+  test("names of key records are listed once for all who ask within ten seconds, also where the listing fails", async () => {
+    let nowMs = 0;
+    const listings: PromiseWithResolvers<string[]>[] = [];
+    const list = async () => {
+      const listing = Promise.withResolvers<string[]>();
+      listings.push(listing);
+      return { keys: (await listing.promise).map((name) => ({ name })), list_complete: true } as const;
+    };
+    const records = createRecords(
+      { get: async () => null, list },
+      () => nowMs,
+      () => {},
+    );
+    const first = records.mayHaveKey("key:b");
+    // Nobody waits for the listing of another request.
+    expect(await records.mayHaveKey("key:b")).toBe(true);
+    listings[0].resolve(["key:a"]);
+    expect(await first).toBe(false);
+    expect([await records.mayHaveKey("key:a"), await records.mayHaveKey("key:b")]).toEqual([true, false]);
+    nowMs = 10_000;
+    const later = records.mayHaveKey("key:b");
+    expect(await records.mayHaveKey("key:b")).toBe(false);
+    listings[1].reject(new Error("away"));
+    expect(await later).toBe(false);
+    expect(listings).toHaveLength(2);
+    nowMs = 15_000;
+    const last = records.mayHaveKey("key:b");
+    listings[2].resolve(["key:b"]);
+    expect(await last).toBe(true);
   });
 });

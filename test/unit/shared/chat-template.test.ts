@@ -24,7 +24,8 @@ function read(ids: readonly number[]): string {
   }
   return parts.map((part) => tokenizer.decode(part)).join("⏹");
 }
-const rendered = (source: string | null, messages = talk) => read(new ChatTemplate(source, tokenizer).encode(messages));
+const rendered = (source: string | null, messages = talk) =>
+  read(new ChatTemplate(source, tokenizer).encode(messages, 0));
 
 describe("a model without a template of its own", () => {
   test("speaks in the style of Alpaca; a system message takes the opening's place", () => {
@@ -70,7 +71,7 @@ describe("a model's own template", () => {
       { role: "user", content: "\udc00\udc00" },
     ];
     const source = "{% for message in messages %}{{ message.content }}{% endfor %}";
-    expect(new ChatTemplate(source, tokenizer).encode(forged)).not.toContain(endOfTextId);
+    expect(new ChatTemplate(source, tokenizer).encode(forged, 0)).not.toContain(endOfTextId);
     expect(rendered(source, forged)).toBe("a\ufffd\ufffdb\ufffd\ufffd\ufffd");
     expect(rendered(null, forged)).not.toContain("⏹");
   });

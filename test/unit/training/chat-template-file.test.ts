@@ -4,6 +4,7 @@ import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { readChatTemplate } from "../../../gpu-backend/training/chat-template-file.ts";
 import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
+import { templateLimits } from "../../../shared/tokenizer/template-limits.ts";
 
 const spellings = [...byteAlphabet(), "<|endoftext|>"];
 const vocabulary = JSON.stringify(Object.fromEntries(spellings.map((spelling, id) => [spelling, id])));
@@ -42,16 +43,45 @@ test("a file of its own goes first", async () => {
   expect(await read()).toBe(template);
 });
 
-test.each([
-  ["no Jinja", { chat_template: "{% if" }],
-  ["one that refuses a greeting", { chat_template: "{{ raise_exception('never') }}" }],
-  ["no text", { chat_template: 5 }],
-])("refuses %s in one line that names the folder", async (_, value) => {
-  await config(value);
+test("it may refuse conversations other than a user's message", async () => {
+  const alternating =
+    "{% if messages|length > 1 %}{{ raise_exception('one at a time') }}{% endif %}{{ messages[0].content }}";
+  await config({ chat_template: alternating });
+  expect(await read()).toBe(alternating);
+});
+
+test("the largest conversation is tried too", async () => {
+  const cubic =
+    "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% endfor %}{% endfor %}{% endfor %}x";
+  await config({ chat_template: cubic });
+  await expect(read()).rejects.toThrow(
+    `on 255 messages: the chat template takes more than ${templateLimits.steps} steps`,
+  );
+});
+
+test.each<[string, unknown, string]>([
+  ["no Jinja", "{% if", ""],
+  ["one that refuses a greeting", "{{ raise_exception('never') }}", "on a user's message: never"],
+  ["one that makes nothing of a greeting", "{% if messages|length > 1 %}x{% endif %}", "no text of a user's message"],
+  [
+    "one that fails on a system message",
+    "{{ messages[0].content }}{% if messages[0].role == 'system' %}{{ tools() }}{% endif %}",
+    "on a system message and a user's",
+  ],
+  ["a list without end", "{{ range(2000000000) }}", `the maximum is ${templateLimits.listItems}`],
+  [
+    "one that is too long",
+    "x".repeat(templateLimits.sourceCharacters + 1),
+    `the maximum is ${templateLimits.sourceCharacters}`,
+  ],
+  ["no text", 5, "does not say"],
+])("refuses %s in one line that names the folder and why", async (_, template, why) => {
+  await config({ chat_template: template });
   const message = await read().then(
     () => expect.fail("it was taken"),
     (error: Error) => error.message,
   );
   expect(message).toContain(folder);
+  expect(message).toContain(why);
   expect(message).not.toContain("\n");
 });

@@ -92,7 +92,8 @@ describe("the full kind", () => {
   test("needs a pool of its rank, rounded up to a power of two, and no bank", async () => {
     const { manifest: full, tensors } = await fullSource();
     expect(servedPool(full, 8)).toEqual({ slots: 8, rank: 4 });
-    expect(servedPool(full, 0)).toBe(null);
+    expect(() => servedPool(full, 0)).toThrow(/ADAPTER_SLOTS is 0.*"full"/);
+    expect(servedPool(manifest, 0)).toBe(null);
     expect(servedPool(manifest, 8), "for adapters made of examples").toEqual({ slots: 8, rank: 1 });
     expect(servedBank(full, tensors).gates).toBe(0);
     expect(servedBank(manifest, file).gates).toBe(8);

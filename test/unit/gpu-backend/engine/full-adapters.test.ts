@@ -96,10 +96,11 @@ test("others decode on while an adapter is being made", async () => {
   expect([tokensOf("a").length, tokensOf("b").length]).toEqual([20, 5]);
 });
 
-test("a graph without a pool fails loudly, not silently as the base", async () => {
-  const { engine } = harness({ runner: createFakeRunner() });
+test("a graph without a pool refuses, and does not serve the base instead", async () => {
+  const { engine, framesOf, finish } = harness({ runner: createFakeRunner() });
   await engine.submit("c0", [requestOf("a", 5)]);
-  await expect(engine.step()).rejects.toThrow(/hash-c0.*without a pool/);
+  await finish();
+  expect(framesOf("a")).toMatchObject([{ type: "error", kind: "adapter_outdated" }]);
 });
 
 test("any traffic gives each sequence what it gets alone, ends all of them, and frees every slot", async () => {

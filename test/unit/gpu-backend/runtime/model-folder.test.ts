@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { expectedShapes, readModelFolder } from "../../../../gpu-backend/runtime/model-folder.ts";
+import { expectedShapes, parametersOf, readModelFolder } from "../../../../gpu-backend/runtime/model-folder.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../shared/artifacts/tensor-file.ts";
 
 const config = {
@@ -69,6 +69,19 @@ describe("readModelFolder", () => {
     ["attention scaled by layer", { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx/],
     ["an untied head", { tie_word_embeddings: false }, /tie_word_embeddings/],
     ["another inner width", { n_inner: 12 }, /n_inner.*12.*16/],
+    ["layers without end", { n_layer: 1e9 }, /n_layer is 1000000000: .*256/],
+    ["a width without end", { n_embd: 1e9 }, /n_embd is 1000000000: .*16384/],
+    ["heads without end", { n_head: 1e9 }, /n_head is 1000000000: .*1024/],
+    ["heads that do not divide the width", { n_head: 3 }, /n_head is 3, .*n_embd, 4/],
+    ["more heads than the width", { n_head: 8 }, /n_head is 8, .*n_embd, 4/],
+    ["positions without end", { n_positions: 1e9 }, /n_positions is 1000000000: .*65536/],
+    ["a vocabulary without end", { vocab_size: 1e9 }, /vocab_size is 1000000000: .*65536/],
+    ["a fraction of a layer", { n_layer: 1.5 }, /n_layer is 1.5/],
+    ["a size in words", { n_layer: "12" }, /n_layer is "12"/],
+    ["more parameters than a file holds", { n_layer: 256, n_embd: 16384 }, /824\d{9} parameters, .*1073741823/],
+    ["an epsilon that float32 rounds to 0", { layer_norm_epsilon: 1e-60 }, /layer_norm_epsilon is 1e-60: .*1e-12/],
+    ["an epsilon that drowns the values", { layer_norm_epsilon: 1e30 }, /layer_norm_epsilon is 1e\+30: .*0\.1/],
+    ["an end of text outside the vocabulary", { eos_token_id: 11 }, /eos_token_id is 11, .*11/],
   ])("refuses %s by the name of the field", async (_, change, message) => {
     await write({ ...config, ...change });
     const error = await readModelFolder(folder).catch((thrown) => thrown);
@@ -82,6 +95,18 @@ describe("readModelFolder", () => {
       weights.set("h.0.attn.masked_bias", tensorFrom(Float32Array.of(-1e4), []));
     });
     expect((await readModelFolder(folder)).weights.size).toBeGreaterThan(0);
+  });
+
+  test("parametersOf counts the elements of every tensor", () => {
+    const shape = { vocabularySize: 11, hiddenSize: 6, layers: 3, heads: 2, contextTokens: 8 };
+    const gpt2 = { ...shape, layerNormEpsilon: 1e-5, endOfTextId: 10 };
+    const elements = [...expectedShapes(gpt2).values()].map((dims) => dims.reduce((a, b) => a * b));
+    expect(parametersOf(gpt2)).toBe(elements.reduce((a, b) => a + b));
+  });
+
+  test("refuses weights that are no floats, by name", async () => {
+    await write(config, (weights) => weights.set("ln_f.weight", tensorFrom(new Int32Array(4), [4])));
+    await expect(readModelFolder(folder)).rejects.toThrow(/ln_f\.weight is I32/);
   });
 
   test("names a missing tensor, and both shapes of a wrong one", async () => {

@@ -84,7 +84,8 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       submit() {},
       cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
       hiddenStates: never,
-      messages: 0,
+      requireServing: () => info,
+      stalledMs: 0,
       stats: null,
       ended: new Promise(() => {}),
       get openSequences() {
@@ -92,7 +93,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       },
     },
     fitter: { fit: never, requireRoom() {} },
-    close: async () => void closed.push(manifestHash),
+    close: async () => closed.push(manifestHash) > 0,
   };
 }
 const publish = (set: ArtifactSet) =>

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { checkWeightsSize, chooseFiles } from "../../../../../gpu-backend/models/import/model-files.ts";
+import { checkFileSize, checkWeightsHold, chooseFiles } from "../../../../../gpu-backend/models/import/model-files.ts";
 
 const gpt2 = ["config.json", "vocab.json", "merges.txt", "model.safetensors"];
 
@@ -27,7 +27,23 @@ describe("chooseFiles", () => {
   });
 });
 
-test("checkWeightsSize names size and limit", () => {
-  checkWeightsSize(2 ** 31 - 1, "x");
-  expect(() => checkWeightsSize(2 ** 31, "x")).toThrow(/2147483648 bytes; at most 2147483647/);
+test.each([
+  ["model.safetensors", 2 ** 31 - 1],
+  ["config.json", 2 ** 20],
+  ["tokenizer.json", 2 ** 25],
+])("checkFileSize names size and limit of %s", (name, most) => {
+  checkFileSize(name, most, "x");
+  expect(() => checkFileSize(name, most + 1, "x")).toThrow(`x: ${name} has ${most + 1} bytes; at most ${most}`);
+});
+
+test("every file that may be taken has a limit", () => {
+  const optional = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+  for (const name of chooseFiles(new Set([...gpt2, ...optional]), "x")) {
+    expect(() => checkFileSize(name, Number.MAX_SAFE_INTEGER, "x")).toThrow(name);
+  }
+});
+
+test("checkWeightsHold names both figures", () => {
+  checkWeightsHold(100, 200, "x");
+  expect(() => checkWeightsHold(100, 199, "x")).toThrow(/199 bytes; the 100 parameters/);
 });

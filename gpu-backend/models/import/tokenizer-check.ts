@@ -1,0 +1,135 @@
+/**
+ * Holds a tokenizer and chat template against Transformers.js's AutoTokenizer, which reads tokenizer.json where we read
+ * vocab.json and merges.txt. Transformers.js is a development dependency: the container image holds no import.
+ */
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
+import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { runInThread } from "../../training/killable-thread.ts";
+import { trialConversations } from "../../training/trial-conversations.ts";
+import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.ts";
+import { oracleTexts } from "./oracle-texts.ts";
+
+const comparedTexts = 1000;
+/** A tokenizer of 50,000 entries takes 2 s and 100 MB. */
+const threadLimits = { seconds: 120, megabytes: 1024 };
+/** Of a text, and of its ids, in a refusal. */
+const shownCharacters = 60;
+const shownIds = 12;
+
+const files = { tokenizer: "tokenizer.json", config: "tokenizer_config.json" };
+
+/**
+ * Throws an Error of one line that names the first text or conversation on which the two differ, with both lists of ids.
+ * @param template null where the model has none
+ */
+export async function compareWithAutoTokenizer(
+  folder: string,
+  packed: TensorFile,
+  template: string | null,
+  now: Date,
+): Promise<void> {
+  const tokenizer = Tokenizer.fromTensors(packed);
+  const texts = oracleTexts(comparedTexts);
+  const scratch = await mkdtemp(join(tmpdir(), "tokenizer-"));
+  const theirs = await askAutoTokenizer(folder, scratch, tokenizer, texts, template)
+    .catch((cause: Error) => {
+      throw new Error(`AutoTokenizer cannot read the tokenizer of ${folder}: ${oneLine(cause.message)}`, { cause });
+    })
+    .finally(() => rm(scratch, { recursive: true }));
+
+  for (const [i, text] of texts.entries())
+    requireSame(`the tokenizer of ${folder}`, text, tokenizer.encode(text), theirs.texts[i]);
+  if (template === null) return;
+  const ours = new ChatTemplate(template, tokenizer);
+  // Templates see the date of this place, as they do in the other's hands.
+  const nowMs = now.getTime() - now.getTimezoneOffset() * 60_000;
+  for (const [i, { name, messages }] of trialConversations.entries()) {
+    requireSame(`the chat template of ${folder}`, name, idsOrNull(ours, messages, nowMs), theirs.conversations[i]);
+  }
+}
+
+async function askAutoTokenizer(
+  folder: string,
+  scratch: string,
+  tokenizer: Tokenizer,
+  texts: string[],
+  template: string | null,
+): Promise<AutoTokenizerIds> {
+  const own = join(scratch, "own");
+  await mkdir(own);
+  const special = tokenizer.decode([tokenizer.endOfTextId]);
+  const config = JSON.parse((await readIfThere(join(folder, files.config))) ?? "{}") as Record<string, unknown>;
+  // What GPT-2's tokenizer class has where its configuration is silent.
+  const specials = { bos_token: special, eos_token: special, unk_token: special };
+  await writeFile(
+    join(own, files.config),
+    JSON.stringify({ tokenizer_class: "GPT2Tokenizer", ...specials, ...config }),
+  );
+  const target = join(own, files.tokenizer);
+  await copyFile(join(folder, files.tokenizer), target).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+    await writeFile(target, await tokenizerJson(folder, tokenizer));
+  });
+  const question: AutoTokenizerQuestion = {
+    ...{ parent: dirname(own), name: basename(own), texts, template },
+    conversations: trialConversations.map(({ messages }) => messages),
+  };
+  return runInThread<AutoTokenizerIds>(new URL("./auto-tokenizer.ts", import.meta.url), question, threadLimits);
+}
+
+/** tokenizer.json for a model that comes without one: byte-level BPE over its vocabulary, as GPT-2's is. */
+async function tokenizerJson(folder: string, tokenizer: Tokenizer): Promise<string> {
+  const merges = (await readFile(join(folder, "merges.txt"), "utf8")).split(/\r?\n/);
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const content = tokenizer.decode([tokenizer.endOfTextId]);
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  return JSON.stringify({
+    version: "1.0",
+    added_tokens: [{ id: tokenizer.endOfTextId, content, ...flags }],
+    normalizer: null,
+    ...{ pre_tokenizer: byteLevel, post_processor: byteLevel, decoder: byteLevel },
+    model: {
+      type: "BPE",
+      ...{ dropout: null, unk_token: null, continuing_subword_prefix: "", end_of_word_suffix: "", fuse_unk: false },
+      vocab: JSON.parse(await readFile(join(folder, "vocab.json"), "utf8")),
+      merges: merges.filter((line) => line !== "" && !line.startsWith("#version")),
+    },
+  });
+}
+
+function idsOrNull(template: ChatTemplate, messages: Parameters<ChatTemplate["encode"]>[0], nowMs: number) {
+  try {
+    return template.encode(messages, nowMs);
+  } catch {
+    // The trial has passed, so this is a conversation that the template refuses.
+    return null;
+  }
+}
+
+function requireSame(what: string, text: string, ours: number[] | null, theirs: number[] | null): void {
+  if (ours?.join() === theirs?.join()) return;
+  const shown = JSON.stringify(text.slice(0, shownCharacters));
+  throw new Error(
+    `${what} differs from its AutoTokenizer's on ${shown}: [${idsOf(ours)}] here, [${idsOf(theirs)}] there`,
+  );
+}
+
+function idsOf(ids: number[] | null): string {
+  if (ids === null) return "refused";
+  return ids.slice(0, shownIds).join() + (ids.length > shownIds ? `,… ${ids.length} in all` : "");
+}
+
+function oneLine(message: string): string {
+  return message.split("\n")[0].slice(0, 200);
+}
+
+async function readIfThere(file: string): Promise<string | null> {
+  return readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+}

@@ -1,0 +1,29 @@
+/** Whether keys and values that a step computed are numbers. Pure. */
+
+/** The shape of `present`, [arrays, S, H, T, d]. */
+export interface PresentShape {
+  /** 2L */
+  arrays: number;
+  sequences: number; // S
+  heads: number; // H
+  tokens: number; // T
+}
+
+/**
+ * Whether the keys and values of row `s` are finite in the first `tokens` positions. It reads the last layer only: a
+ * value that is not finite in an earlier layer makes the hidden state not finite, and with it all later keys and values.
+ */
+export function isFiniteRow(present: Float32Array, shape: PresentShape, s: number, tokens: number): boolean {
+  const { arrays, sequences: S, heads: H, tokens: T } = shape;
+  const d = present.length / (arrays * S * H * T);
+  // x − x is 0 for a finite x and NaN for every other, so the sum tells without a branch for each value.
+  let sum = 0;
+  for (let i = arrays - 2; i < arrays; i++) {
+    for (let h = 0; h < H; h++) {
+      const start = ((i * S + s) * H + h) * T * d;
+      const end = start + tokens * d;
+      for (let at = start; at < end; at++) sum += present[at] - present[at];
+    }
+  }
+  return sum === 0;
+}

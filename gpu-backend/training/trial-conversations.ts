@@ -1,0 +1,43 @@
+/** Conversations that a chat template is tried on before a model with it is served. */
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+
+export interface TrialConversation {
+  name: string;
+  messages: ChatMessage[];
+}
+
+const user = (content: string): ChatMessage => ({ role: "user", content });
+const assistant = (content: string): ChatMessage => ({ role: "assistant", content });
+const system = (content: string): ChatMessage => ({ role: "system", content });
+
+/** The first must render; a template may refuse others by `raise_exception`. */
+export const trialConversations: TrialConversation[] = [
+  { name: "a user's message", messages: [user("Hello")] },
+  { name: "a system message and a user's", messages: [system("Be brief."), user("Why is the sky blue?")] },
+  { name: "three turns", messages: [user("Hi"), assistant("Hello! How can I help?"), user("Tell me a story.")] },
+  {
+    name: "five turns with a system message",
+    messages: [system("You are a poet."), ...turns(5, "A line of verse.\n")],
+  },
+  { name: "two users' messages in a row", messages: [user("One."), user("Two.")] },
+  { name: "an assistant's message last", messages: [user("Count."), assistant("One, two,")] },
+  { name: "empty messages", messages: [user(""), assistant(""), user("")] },
+  { name: "spaces and line breaks", messages: [user("  a\r\n\r\n\tb  \n"), assistant("\n\n"), user(" ")] },
+  { name: "other scripts", messages: [user("Grüße, мир, 世界, 👩‍👩‍👧 e\u0301"), assistant("שלום"), user("مرحبا")] },
+  { name: "a template's own syntax", messages: [user("{{ 7 * 7 }} {% if x %} {# y #} </think> [INST] <<SYS>>")] },
+];
+
+/** As many messages, and as much text, as a request may hold; for the limits, so not compared with other tokenizers. */
+export const largestConversations: TrialConversation[] = [
+  { name: `${limits.chatMessages - 1} messages`, messages: turns(limits.chatMessages - 1, "x") },
+  { name: `a message of ${limits.bodyBytes} characters`, messages: [user("four ".repeat(limits.bodyBytes / 5))] },
+  {
+    name: `${limits.chatMessages - 1} messages of ${limits.bodyBytes} characters together`,
+    messages: turns(limits.chatMessages - 1, "four ".repeat(limits.bodyBytes / limits.chatMessages / 5)),
+  },
+];
+
+function turns(count: number, content: string): ChatMessage[] {
+  return Array.from({ length: count }, (_, i) => (i % 2 === 0 ? user(content) : assistant(content)));
+}

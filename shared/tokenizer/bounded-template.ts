@@ -1,0 +1,89 @@
+/** A Jinja template of an imported model, rendered within the limits of template-limits.ts. */
+import { BoundedInterpreter } from "./bounded-interpreter.ts";
+import { Environment, parseTemplate, type SyntaxNode } from "./jinja.ts";
+import { itemCharacters, requireAtMost, TemplateBudget } from "./template-budget.ts";
+import { TemplateLimitError, TemplateRefusal, templateLimits } from "./template-limits.ts";
+import { readTemplateTree, type TemplateTree } from "./template-tree.ts";
+
+const months = "January February March April May June July August September October November December".split(" ");
+
+export class BoundedTemplate {
+  readonly #program: SyntaxNode;
+  readonly #tree: TemplateTree;
+
+  /** Throws an Error where the source exceeds a limit or is not Jinja. */
+  constructor(source: string) {
+    const { sourceCharacters, whitespaceRun } = templateLimits;
+    if (source.length > sourceCharacters) {
+      throw new TemplateLimitError(
+        `the chat template has ${source.length} characters, the maximum is ${sourceCharacters}`,
+      );
+    }
+    // Counted by hand: the expression that finds a run may itself take quadratic time.
+    for (let at = 0, run = 0; at < source.length; at++) {
+      run = /\s/.test(source[at]) ? run + 1 : 0;
+      if (run > whitespaceRun) {
+        throw new TemplateLimitError(`the chat template has more than ${whitespaceRun} whitespace characters in a row`);
+      }
+    }
+    this.#program = parseTemplate(source);
+    this.#tree = readTemplateTree(this.#program);
+  }
+
+  /**
+   * The text, and what it took. Throws a TemplateLimitError, a TemplateRefusal where the template raises one, or another
+   * Error where it goes wrong.
+   * @param conversationCharacters what the caller sent; the limit on characters grows with it
+   * @param nowMs for `strftime_now`, which reads it in UTC
+   */
+  render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): Rendering {
+    const environment = new Environment();
+    const budget = new TemplateBudget(conversationCharacters);
+    for (const [name, value] of Object.entries({ ...globals(nowMs, budget), ...variables }))
+      environment.set(name, value);
+    const { value } = new BoundedInterpreter(environment, this.#tree, budget).evaluate(this.#program, environment);
+    return { text: value as string, ...budget.spent };
+  }
+}
+
+export interface Rendering {
+  text: string;
+  steps: number;
+  characters: number;
+}
+
+/** The functions and constants that Transformers gives a chat template. */
+function globals(nowMs: number, budget: TemplateBudget): Record<string, unknown> {
+  return {
+    ...{ true: true, false: false, none: null, True: true, False: false, None: null },
+    range: (...bounds: unknown[]) => range(bounds, budget),
+    raise_exception: (message: unknown) => {
+      throw new TemplateRefusal(String(message).slice(0, 200));
+    },
+    strftime_now: (format: unknown) => formatDate(String(format), new Date(nowMs)),
+  };
+}
+
+function range(bounds: unknown[], budget: TemplateBudget): number[] {
+  if (!bounds.every(Number.isSafeInteger)) throw new Error("range() takes integers");
+  const numbers = bounds as number[];
+  const [start, stop, step = 1] = numbers.length === 1 ? [0, numbers[0]] : numbers;
+  if (stop === undefined || step === 0) throw new Error("range() takes a stop, and a step other than 0");
+  const count = Math.max(0, Math.ceil((stop - start) / step));
+  requireAtMost("list items", count, templateLimits.listItems);
+  budget.spendCharacters(itemCharacters * count);
+  return Array.from({ length: count }, (_, i) => start + i * step);
+}
+
+/** Python's strftime, as far as chat templates use it. */
+function formatDate(format: string, date: Date): string {
+  requireAtMost("characters of an argument", format.length, templateLimits.argumentCharacters);
+  const two = (value: number) => String(value).padStart(2, "0");
+  const month = months[date.getUTCMonth()];
+  const fields: Record<string, string> = {
+    ...{ "%Y": String(date.getUTCFullYear()), "%m": two(date.getUTCMonth() + 1), "%d": two(date.getUTCDate()) },
+    ...{ "%B": month, "%b": month.slice(0, 3), "%H": two(date.getUTCHours()), "%M": two(date.getUTCMinutes()) },
+    "%%": "%",
+  };
+  return format.replace(/%[YmdbBHM%]/g, (field) => fields[field]);
+}

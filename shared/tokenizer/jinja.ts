@@ -1,0 +1,34 @@
+/**
+ * What we use of @huggingface/jinja, with its types: the package's own name their files without an extension, which does
+ * not resolve from a module.
+ */
+import * as jinja from "@huggingface/jinja";
+
+export interface SyntaxNode {
+  type: string;
+}
+
+/** A box over a string, number, boolean, null, undefined, array or Map of boxes, or a function. */
+export interface TemplateValue {
+  type: string;
+  value: unknown;
+  /** Methods, and for some `length`. */
+  builtins: ReadonlyMap<string, TemplateValue>;
+}
+
+export interface Environment {
+  /** Declares a variable; converts a JavaScript value to boxes. */
+  set(name: string, value: unknown): TemplateValue;
+}
+
+interface Interpreter {
+  evaluate(node: SyntaxNode | undefined, environment: Environment): TemplateValue;
+}
+
+export const Environment = jinja.Environment as unknown as new () => Environment;
+export const Interpreter = jinja.Interpreter as unknown as new (environment: Environment) => Interpreter;
+
+/** The syntax tree, with whitespace treated as Transformers does. Throws an Error for what is not Jinja. */
+export function parseTemplate(source: string): SyntaxNode {
+  return jinja.parse(jinja.tokenize(source, { lstrip_blocks: true, trim_blocks: true })) as unknown as SyntaxNode;
+}

@@ -1,0 +1,103 @@
+/** Bodies within their size limit whose shape is extreme: nested deep, or with a very long list in a short field. */
+import { describe, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const chat = { messages: [{ role: "user", content: "a" }], max_tokens: 1 };
+const bodies: Record<string, object> = {
+  "/v1/completions": { prompt: "a", max_tokens: 1 },
+  "/v1/chat/completions": chat,
+  "/v1/embeddings": { input: "a" },
+  "/v1/assign": { input: "a" },
+  "/v1/adapters": { name: "mine", examples: ["a", "b"] },
+};
+const fields = [
+  ...["prompt", "input", "messages", "examples", "name", "model", "stop", "seed", "n", "user", "stream_options"],
+  ...["modalities", "tool_choice", "tools", "functions", "function_call", "response_format", "audio"],
+  ...["web_search_options", "logit_bias", "metadata", "chameleon", "suffix", "encoding_format", "unknown"],
+];
+
+/** `body` with `value`, as JSON, in place of `field`. */
+function bodyWith(body: object, field: string, value: string): string {
+  return JSON.stringify({ ...body, [field]: "VALUE" }).replace('"VALUE"', () => value);
+}
+
+const depth = 250_000;
+const nested: Record<string, string> = {
+  lists: "[".repeat(depth) + "]".repeat(depth),
+  objects: `${'{"a":'.repeat(depth / 2)}1${"}".repeat(depth / 2)}`,
+};
+
+describe.each(Object.entries(bodies))("POST %s", (path, body) => {
+  test.each(Object.keys(nested))("refuses %s that are nested deep, in whatever field", async (kind) => {
+    for (const field of fields) {
+      const error = await errorOf(await testApp().post(path, bodyWith(body, field, nested[kind])));
+      expect([field, error.status, error.message]).toEqual([field, 400, expect.any(String)]);
+      expect(error.message).toContain(String(limits.bodyNesting));
+      expect(error.message).toMatch(kind === "lists" ? /\b250001\b/ : /\b125001\b/);
+    }
+  });
+
+  const long: Record<string, string> = {
+    numbers: `[${Array(400_000).fill(1).join()}]`,
+    texts: `[${Array(200_000).fill('""').join()}]`,
+    lists: `[${Array(300_000).fill("[]").join()}]`,
+    entries: `{${Array.from({ length: 80_000 }, (_, i) => `"${i}":""`).join()}}`,
+    "valid entries": `{${Array.from({ length: 80_000 }, (_, i) => `"${i}":1`).join()}}`,
+  };
+  test.each(Object.keys(long))("answers a field of very many %s with a 4xx, or ignores the field", async (kind) => {
+    backendAnswers(({ id }) => saying(id, "b"));
+    for (const field of fields) {
+      // An adapter is really made: not here.
+      if (path === "/v1/adapters" && !(field in body)) continue;
+      const response = await testApp().post(path, bodyWith(body, field, long[kind]));
+      expect([field, response.status]).toEqual([field, expect.toSatisfy((status: number) => status < 500)]);
+      if (response.status < 400) continue;
+      const { message } = await errorOf(response);
+      expect([field, message.length]).toEqual([field, expect.toSatisfy((length: number) => length < 300)]);
+    }
+  });
+});
+
+test("nesting is counted outside strings alone, and up to the limit it passes", async () => {
+  backendAnswers(({ id }) => saying(id, "b"));
+  const levels = (count: number) => "[".repeat(count) + "]".repeat(count);
+  const passing = [
+    levels(limits.bodyNesting - 1),
+    JSON.stringify(levels(100)),
+    JSON.stringify(`\\"${levels(100)}`),
+    JSON.stringify(`${levels(100)}\\\\`),
+    `[${Array(100).fill("[]").join()}]`,
+  ];
+  for (const value of passing) {
+    const response = await testApp().post(
+      "/v1/completions",
+      bodyWith({ prompt: "a", max_tokens: 1 }, "unknown", value),
+    );
+    expect([value, response.status]).toEqual([value, 200]);
+  }
+  const body = bodyWith({ prompt: "a" }, "unknown", `["\\\\",${levels(limits.bodyNesting - 1)}]`);
+  const error = await errorOf(await testApp().post("/v1/completions", body));
+  expect([error.status, error.message]).toEqual([400, expect.stringContaining(`${limits.bodyNesting + 1} levels`)]);
+});
+
+test.each([
+  ["modalities", { ...chat, modalities: Array(400_000).fill(1) }, ["400000", String(limits.modalities)]],
+  ["modalities", { ...chat, modalities: ["text", 1] }, ["modalities[1]", "is 1"]],
+  ["modalities", { ...chat, modalities: "text" }, ["a string"]],
+  ["response_format", { ...chat, response_format: Array(400_000).fill(1) }, ["a list", "object"]],
+  ["response_format.type", { ...chat, response_format: { type: 1 } }, ["1"]],
+])("%s is refused by limit and value", async (param, body, mentioned) => {
+  const error = await errorOf(await testApp().post("/v1/chat/completions", body));
+  expect(error).toMatchObject({ status: 400, param });
+  for (const text of mentioned) expect(error.message).toContain(text);
+});
+
+test("logit_bias with too many entries is refused by limit and value, before its values are looked at", async () => {
+  const logit_bias = Object.fromEntries(Array.from({ length: 80_000 }, (_, i) => [i, ""]));
+  const error = await errorOf(await testApp().complete({ prompt: "a", logit_bias }));
+  expect(error).toMatchObject({ status: 400, param: "logit_bias" });
+  for (const value of [80_000, limits.logitBiasEntries]) expect(error.message).toContain(String(value));
+});

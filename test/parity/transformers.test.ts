@@ -1,0 +1,183 @@
+/**
+ * The embedded model in Transformers.js, which nobody here wrote: its tokenizer, its rendering of chat templates and its
+ * generation, over tokenizer.json and a graph in its own layout, against what is served.
+ */
+import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  AutoModelForCausalLM,
+  AutoTokenizer,
+  env,
+  type PreTrainedTokenizer,
+  type Tensor,
+} from "@huggingface/transformers";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { oracleTexts } from "../../gpu-backend/models/import/oracle-texts.ts";
+import { compareWithAutoTokenizer } from "../../gpu-backend/models/import/tokenizer-check.ts";
+import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import { trialConversations } from "../../gpu-backend/training/trial-conversations.ts";
+import type { ChatMessage } from "../../shared/contracts/chat.ts";
+import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
+import { packTokenizer } from "../../shared/tokenizer/pack.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { buildExportGraph } from "../bench/transformers/export-graph.ts";
+import { chatTemplates } from "../support/chat-templates.ts";
+import { createEngineHarness, sequenceRequest } from "../support/engine-harness.ts";
+import { fuzzText } from "../support/fuzz-text.ts";
+import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
+import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
+
+const folder = join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini");
+const seed = 20_261_126;
+/** Both compute in float32, in another order; logits are of about 10. */
+const tolerance = 1e-4;
+const prompts = [
+  "The",
+  "Once upon a time there was a small house",
+  "def main():\n    return",
+  "In 1969, the first people on the moon said that",
+  "Dear friends,\n\nI am writing to",
+];
+
+let scratch: string;
+let theirs: PreTrainedTokenizer;
+let ours: Tokenizer;
+let artifacts: Awaited<ReturnType<typeof readArtifacts>>;
+
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  artifacts = await readArtifacts(folder);
+  ours = artifacts.tokenizer;
+  scratch = await mkdtemp(join(tmpdir(), "transformers-"));
+  await mkdir(join(scratch, "mini/onnx"), { recursive: true });
+  for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
+    await cp(join(folder, name), join(scratch, "mini", name));
+  }
+  env.allowRemoteModels = false;
+  env.localModelPath = scratch;
+  theirs = await AutoTokenizer.from_pretrained("mini", { local_files_only: true });
+});
+afterAll(() => rm(scratch, { recursive: true }));
+
+const theirIds = (text: string) => theirs.encode(text, { add_special_tokens: false });
+
+describe("token ids", () => {
+  test("of 4,000 texts are the same", () => {
+    const random = seededRandom(seed);
+    // The two exceptions below apart.
+    const fuzzed = Array.from({ length: 3000 }, () =>
+      fuzzText(random)
+        .toWellFormed()
+        .replaceAll(/[\u0085\ufeff]/g, "")
+        .replaceAll("<|endoftext|>", ""),
+    );
+    const texts = [...oracleTexts(1000), ...fuzzed];
+    const mismatches = texts.filter((text) => ours.encode(text).join() !== theirIds(text).join());
+    console.log(`${texts.length} texts, ${mismatches.length} mismatches`);
+    expect(mismatches).toEqual([]);
+  });
+
+  test("of GPT-2's vocabulary pass what an import asks, with a template and without", async () => {
+    const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
+    const gpt2 = join(scratch, "gpt2");
+    await mkdir(gpt2);
+    await writeFile(join(gpt2, "vocab.json"), vocabJson);
+    await writeFile(join(gpt2, "merges.txt"), mergesTxt);
+    const packed = packTokenizer(vocabJson, mergesTxt, gpt2EndOfTextId);
+    for (const template of [null, chatTemplates.thinking]) {
+      await compareWithAutoTokenizer(gpt2, packed, template, new Date());
+    }
+  });
+
+  test("of text that spells the end of text are text here, and the special token there", () => {
+    const { endOfTextId } = ours;
+    expect(ours.encode("a<|endoftext|>b")).not.toContain(endOfTextId);
+    expect(theirIds("a<|endoftext|>b")).toEqual([...ours.encode("a"), endOfTextId, ...ours.encode("b")]);
+  });
+
+  test.each([
+    ["U+0085 is whitespace here, as in Unicode and tiktoken, and none there", "  \u0085x"],
+    ["U+FEFF is none here, as in Unicode and tiktoken, and whitespace there", "\ufeff're"],
+  ])("%s", (_, text) => {
+    expect(theirIds(text)).not.toEqual(ours.encode(text));
+    expect(theirs.decode(theirIds(text))).toBe(ours.decode(ours.encode(text)));
+  });
+});
+
+describe("token ids of conversations", () => {
+  // Their date is the system's, in the zone of this machine; ours is passed, and read in UTC.
+  const now = new Date(2026, 1, 3, 12);
+  const nowMs = now.getTime() - now.getTimezoneOffset() * 60_000;
+  afterEach(() => void vi.useRealTimers());
+
+  test.each(Object.entries(chatTemplates))("are the same by the template %s, refusals too", (_, chat_template) => {
+    vi.useFakeTimers({ toFake: ["Date"], now });
+    const template = new ChatTemplate(chat_template, ours);
+    const outcome = (run: () => unknown) => {
+      try {
+        return run();
+      } catch (error) {
+        return `refused: ${(error as Error).message}`;
+      }
+    };
+    const options = { chat_template, add_generation_prompt: true, return_tensor: false, return_dict: false };
+    for (const { name, messages } of trialConversations) {
+      const wanted = outcome(() => theirs.apply_chat_template(messages as ChatMessage[], options));
+      expect(
+        outcome(() => template.encode(messages, nowMs)),
+        name,
+      ).toEqual(wanted);
+    }
+  });
+});
+
+describe("the model", () => {
+  test("has the same logits at every position, and the same greedy text", async () => {
+    const { config, weights } = artifacts.model;
+    const graph = buildExportGraph(config, weights, "fp32", "all");
+    await writeFile(join(scratch, "mini/onnx/model.onnx"), graph);
+    const model = await AutoModelForCausalLM.from_pretrained("mini", {
+      ...{ dtype: "fp32", device: "cpu", local_files_only: true },
+      session_options: { intraOpNumThreads: 1, interOpNumThreads: 1 },
+    });
+    // All gates are 0, so the bank adds nothing.
+    const bank = randomBank(config, 2, 1, seededRandom(seed));
+    const runner = await createStepRunner({ ...artifacts.model, bank, threads: 1 });
+    const row = (tokenIds: number[]) => ({ tokenIds, gates: new Float32Array(bank.gates), ...noPast(config) });
+    const V = config.vocabularySize;
+    let worst = 0;
+    let compared = 0;
+    for (const prompt of prompts) {
+      const inputs = theirs(prompt);
+      const { logits } = await model(inputs);
+      const ids = ours.encode(prompt);
+      expect(logits.dims).toEqual([1, ids.length, V]);
+      for (let length = 1; length <= ids.length; length++) {
+        const { logits: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
+        worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
+        compared += V;
+      }
+    }
+    console.log(`${compared} logits: max |served − Transformers.js| ${worst.toExponential(2)}, tolerance ${tolerance}`);
+    expect(worst).toBeLessThan(tolerance);
+
+    const { engine, tokensOf, finish } = createEngineHarness({ runner, pieceOf: (id) => ours.pieceOf(id) });
+    const tokens = 40;
+    for (const [i, prompt] of prompts.entries()) {
+      const sampling = { temperature: 0 };
+      await engine.submit(null, [sequenceRequest(`s${i}`, ours.encode(prompt), { maxTokens: tokens, sampling })]);
+    }
+    await finish();
+    for (const [i, prompt] of prompts.entries()) {
+      const output = await model.generate({ ...theirs(prompt), max_new_tokens: tokens, do_sample: false });
+      const [text] = theirs.batch_decode(output as Tensor, { skip_special_tokens: true });
+      const served = ours.decode(tokensOf(`s${i}`).filter((id) => id !== ours.endOfTextId));
+      console.log(JSON.stringify(served));
+      expect(prompt + served).toBe(text);
+    }
+    await runner.release();
+    await model.dispose();
+  });
+});

@@ -1,0 +1,333 @@
+/** A fault of one sequence ends that sequence in one explicit error; the others go on as if it had never been there. */
+import { describe, expect, test } from "vitest";
+import { failureKindOf } from "../../../../edge/backend/call-failure.ts";
+import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
+import type { Frame } from "../../../../shared/contracts/inference.ts";
+import {
+  createEngineHarness,
+  type EngineHarness,
+  fakeAdapters,
+  fakeFullAdapters,
+  sequenceRequest,
+} from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+
+/** Marks the sequence whose results are spoilt. */
+const marker = 77;
+/** Neither the end of text nor the marker is ever sampled. */
+const banned = [fakeConfig.endOfTextId, marker].map((id): [number, number] => [id, -100]);
+const neverEnds = { temperature: 1, seed: 3, logitBias: banned };
+const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13) % 70);
+const { heads, layers } = fakeConfig;
+
+/**
+ * A fake runner that lets `spoil` change the output in the rows that hold the marker. Refuses a past that has anything
+ * not finite anywhere, also beyond the rows' lengths: a mask adds to a score, it does not replace it.
+ */
+function spoiltRunner(
+  spoil: (output: StepOutput, row: { s: number; heads: number[] }) => void,
+  from = createFakeRunner(),
+): StepRunner {
+  const marked = (input: StepInput, s: number) => {
+    const { tokens: T, pastTokens: P, pastLengths } = input;
+    const ids = [...input.tokenIds.subarray(s * T, (s + 1) * T)];
+    for (let t = 0; t < pastLengths[s]; t++) ids.push(input.past[0][s * heads * P * 2 + t * 2]);
+    return ids.includes(marker);
+  };
+  return {
+    ...from,
+    async run(input) {
+      for (const array of input.past) if (!array.every(Number.isFinite)) throw new Error("the past is not finite");
+      const output = await from.run(input);
+      for (let s = 0; s < input.sequences; s++) {
+        if (!marked(input, s)) continue;
+        const ofRow = [...input.headRows.keys()].filter((n) => Math.floor(input.headRows[n] / input.tokens) === s);
+        spoil(output, { s, heads: ofRow });
+      }
+      return output;
+    },
+  };
+}
+
+/** Makes the keys and values of a row not a number, from one layer on, as they would be in a transformer. */
+function spoilKeys(output: StepOutput, s: number, sequences: number, value = Number.NaN): void {
+  const perRow = output.present.length / (2 * layers * sequences);
+  for (let i = 2; i < 2 * layers; i++) {
+    output.present.fill(value, (i * sequences + s) * perRow, (i * sequences + s + 1) * perRow);
+  }
+}
+const spoilLogits = (output: StepOutput, rows: number[]) => {
+  for (const n of rows) {
+    output.logSumExp[n] = Number.NaN;
+    output.topLogits.fill(Number.NaN, n * output.topCount, (n + 1) * output.topCount);
+    output.logits?.fill(Number.NaN, n * fakeConfig.vocabularySize, (n + 1) * fakeConfig.vocabularySize);
+  }
+};
+
+/** Mates of all kinds: decoding, prefilling in several chunks, waiting for a slot. */
+const mates = Array.from({ length: 6 }, (_, i) =>
+  sequenceRequest(`mate${i}`, prompt([3, 64, 9, 150, 70, 200][i], i), { maxTokens: 30, sampling: neverEnds }),
+);
+async function alone(): Promise<Map<string, Frame[]>> {
+  const harness = createEngineHarness({ runner: createFakeRunner() });
+  await harness.engine.submit("c0", mates);
+  await harness.finish();
+  return new Map(mates.map(({ id }) => [id, harness.framesOf(id)]));
+}
+
+/** What tells of time, or of who came first, is no part of the text. */
+const textOf = (frames: readonly Frame[]) => frames.filter(({ type }) => type !== "done");
+
+function expectNothingLeft({ engine, adapters }: EngineHarness): void {
+  expect(engine.busy).toBe(false);
+  expect(engine.stats).toMatchObject({ running: 0, waiting: 0, parked: 0 });
+  // With no room in the cache only pins keep an adapter.
+  expect(adapters.stats).toMatchObject({ entries: 0, bytes: 0 });
+}
+
+describe("a row that is not a number", () => {
+  const isDecoding = (ids: number[]) => ids.length > 0;
+  test.each([
+    ["in its logits, at its first token", 3, (o: StepOutput, r: { heads: number[] }) => spoilLogits(o, r.heads)],
+    ["in its logits, while it decodes", 3, null],
+    ["in its keys and values, in a chunk without logits", 200, "keys"],
+    ["in its keys and values as infinity", 200, "infinity"],
+  ] as const)("%s ends alone", async (_, length, fault) => {
+    let steps = 0;
+    let sequences = 0;
+    const fake = createFakeRunner();
+    const counting: StepRunner = {
+      ...fake,
+      run(input) {
+        steps++;
+        sequences = input.sequences;
+        return fake.run(input);
+      },
+    };
+    const runner = spoiltRunner(
+      (output, row) => {
+        if (typeof fault === "function") fault(output, row);
+        else if (fault === null) {
+          if (steps > 12) spoilLogits(output, row.heads);
+        } else spoilKeys(output, row.s, sequences, fault === "keys" ? Number.NaN : Number.POSITIVE_INFINITY);
+      },
+      { ...counting, steps: [] } as unknown as ReturnType<typeof createFakeRunner>,
+    );
+    const harness = createEngineHarness({ runner, limits: { maxSequences: 5 }, cacheBytes: 0 });
+    const { engine, framesOf, lastFrameOf, tokensOf } = harness;
+    const bad = sequenceRequest("bad", [marker, ...prompt(length, 9)], { maxTokens: 40, sampling: neverEnds });
+    await engine.submit("c0", [mates[0], mates[1], bad, ...mates.slice(2)]);
+    await harness.finish();
+    expect(lastFrameOf("bad")).toMatchObject({ type: "error", kind: "generation_failed", retryAfterSeconds: null });
+    expect(framesOf("bad").filter(({ type }) => type === "error")).toHaveLength(1);
+    expect(isDecoding(tokensOf("bad"))).toBe(fault === null);
+    const expected = await alone();
+    for (const { id } of mates) expect(textOf(framesOf(id))).toEqual(textOf(expected.get(id)!));
+    expectNothingLeft(harness);
+  });
+
+  test("leaves no block of the step that spoilt it in the prefix cache, and its followers go on", async () => {
+    let spoilt = 2;
+    let sequences = 0;
+    const fake = createFakeRunner();
+    const runner = spoiltRunner(
+      (output, { s }) => {
+        if (spoilt-- > 0) spoilKeys(output, s, sequences);
+      },
+      {
+        ...fake,
+        run(input: StepInput) {
+          sequences = input.sequences;
+          return fake.run(input);
+        },
+      } as ReturnType<typeof createFakeRunner>,
+    );
+    const harness = createEngineHarness({ runner, cacheBytes: 0 });
+    const { engine, lastFrameOf, tokensOf } = harness;
+    const ids = [marker, ...prompt(150, 1)];
+    const requests = ["leader", "follower1", "follower2", "follower3"].map((id) =>
+      sequenceRequest(id, ids, { maxTokens: 5, sampling: neverEnds }),
+    );
+    await engine.submit("c0", requests);
+    await engine.step();
+    expect(lastFrameOf("leader")).toMatchObject({ kind: "generation_failed" });
+    expect(engine.stats.prefixes).toMatchObject({ blocks: 0, bytes: 0 });
+    await harness.finish();
+    expect(lastFrameOf("follower1")).toMatchObject({ kind: "generation_failed" });
+    expect(lastFrameOf("follower2")).toMatchObject({ type: "done", reusedTokens: 0 });
+    expect(lastFrameOf("follower3")).toMatchObject({ type: "done", reusedTokens: 128 });
+    expect(tokensOf("follower3")).toEqual(tokensOf("follower2"));
+    expectNothingLeft(harness);
+  });
+
+  test("while it is traced for an adapter gives no hidden states", async () => {
+    const traced: string[] = [];
+    const runner = spoiltRunner((output, { heads: rows }) => spoilLogits(output, rows));
+    const harness = createEngineHarness({
+      runner: {
+        ...runner,
+        async run(input) {
+          const output = await runner.run(input);
+          return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
+        },
+      },
+      cacheBytes: 0,
+    });
+    const requests = [sequenceRequest("bad", [marker, 1, 2], { maxTokens: 0 }), sequenceRequest("good", [1, 2, 3])];
+    await harness.engine.submit(null, [{ ...requests[0] }, { ...requests[1], maxTokens: 0 }], (id) => traced.push(id));
+    await harness.finish();
+    expect(traced).toEqual(["good"]);
+    expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
+    expectNothingLeft(harness);
+  });
+});
+
+describe("what is thrown for one sequence ends that one", () => {
+  const good = () => sequenceRequest("good", prompt(9, 1), { maxTokens: 20, sampling: neverEnds });
+  async function expectedTokens(): Promise<number[]> {
+    const harness = createEngineHarness({ runner: createFakeRunner() });
+    await harness.engine.submit(null, [good()]);
+    await harness.finish();
+    return harness.tokensOf("good");
+  }
+
+  test("an adapter with directions where the graph has no pool", async () => {
+    const harness = createEngineHarness({
+      runner: createFakeRunner(),
+      source: fakeFullAdapters(fakeConfig),
+      cacheBytes: 0,
+    });
+    await harness.engine.submit(null, [good()]);
+    await harness.engine.step();
+    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2])]);
+    await harness.finish();
+    expect(harness.lastFrameOf("bad")).toMatchObject({
+      type: "error",
+      kind: "adapter_outdated",
+      message: expect.stringMatching(/hash-c0.*ADAPTER_SLOTS is 0/),
+    });
+    expect(harness.tokensOf("good")).toEqual(await expectedTokens());
+    expectNothingLeft(harness);
+  });
+
+  test("an adapter of a higher rank than the pool's; who waits for a slot gets it", async () => {
+    const full = fakeFullAdapters(fakeConfig);
+    const harness = createEngineHarness({
+      runner: createFakeRunner({ poolSlots: 1 }),
+      source: {
+        ...full,
+        async generate(id) {
+          const adapter = await full.generate(id);
+          return id === "c0" ? { ...adapter, directions: { ...adapter.directions!, rank: 2 } } : adapter;
+        },
+      },
+      cacheBytes: 0,
+    });
+    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2])]);
+    await harness.engine.submit("c1", [sequenceRequest("next", [1, 2], { maxTokens: 3, sampling: neverEnds })]);
+    await harness.finish();
+    expect(harness.lastFrameOf("bad")).toMatchObject({ kind: "generation_failed" });
+    expect(harness.lastFrameOf("next")).toMatchObject({ type: "done" });
+    expect(harness.engine.stats.pool).toMatchObject({ pinned: 0 });
+    expectNothingLeft(harness);
+  });
+
+  test("a pool slot that cannot be written is free again", async () => {
+    let writes = 0;
+    const runner = createFakeRunner({ poolSlots: 1 });
+    const harness = createEngineHarness({
+      runner: {
+        ...runner,
+        pool: {
+          ...runner.pool!,
+          write(slot, a, b) {
+            if (writes++ === 0) throw new Error("no such slot");
+            runner.pool!.write(slot, a, b);
+          },
+        },
+      },
+      source: fakeFullAdapters(fakeConfig),
+      cacheBytes: 0,
+    });
+    for (const centroid of ["c0", "c1", "c0"]) {
+      const request = sequenceRequest(`${centroid}_${writes}`, [1, 2], { maxTokens: 3, sampling: neverEnds });
+      await harness.engine.submit(centroid, [request]);
+      await harness.finish();
+    }
+    expect(harness.lastFrameOf("c0_0")).toMatchObject({ kind: "generation_failed" });
+    expect(harness.lastFrameOf("c1_1")).toMatchObject({ type: "done" });
+    expect(harness.lastFrameOf("c0_2")).toMatchObject({ type: "done" });
+    expectNothingLeft(harness);
+  });
+
+  test.each(["promptBias", "pieceOf", "logits"])("%s", async (what) => {
+    const fail = () => {
+      throw new Error(`${what} failed`);
+    };
+    const fake = createFakeRunner({ topCount: 4 });
+    const harness = createEngineHarness({
+      runner: {
+        ...fake,
+        async run(input) {
+          const output = await fake.run(input);
+          return what === "logits" ? { ...output, logits: null } : output;
+        },
+      },
+      source: fakeAdapters(2),
+      cacheBytes: 0,
+      promptBias: what === "promptBias" ? fail : () => null,
+      pieceOf: what === "pieceOf" ? fail : undefined,
+    });
+    await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
+    const sampling = { temperature: 1, seed: 5, stop: ["#"], logitBias: neverEnds.logitBias };
+    const wearing = { promptBias: true, maxTokens: 400, sampling };
+    await harness.engine.submit("c0", [
+      sequenceRequest("bad", prompt(5, 2), wearing),
+      sequenceRequest("continued", prompt(5, 2), { ...wearing, continuedIds: [1, 2] }),
+    ]);
+    await harness.finish();
+    for (const id of ["bad", "continued"]) {
+      const last = harness.lastFrameOf(id);
+      expect(last).toMatchObject({ type: "error", kind: "generation_failed" });
+      expect(JSON.stringify(last)).not.toContain(what);
+    }
+    expect(harness.lastFrameOf("good")).toMatchObject({ type: "done" });
+    expectNothingLeft(harness);
+  });
+
+  test("is told to whoever keeps the log, with its cause", async () => {
+    const faults: unknown[] = [];
+    const harness = createEngineHarness({
+      runner: createFakeRunner(),
+      promptBias: () => {
+        throw new Error("the cause");
+      },
+      faulted: (error) => faults.push(error.cause),
+    });
+    await harness.engine.submit("c0", [sequenceRequest("bad", [1, 2], { promptBias: true })]);
+    expect(faults).toMatchObject([{ message: "the cause" }]);
+  });
+});
+
+test("a step that cannot run at all is no sequence's fault: it is thrown", async () => {
+  const harness = createEngineHarness({
+    runner: createFakeRunner({ before: () => Promise.reject(new Error("out of memory")) }),
+  });
+  await harness.engine.submit(null, [sequenceRequest("a", [1])]);
+  await expect(harness.engine.step()).rejects.toThrow("out of memory");
+});
+
+test("a batch with an id that is open already takes nothing in", async () => {
+  const harness = createEngineHarness({ runner: createFakeRunner(), cacheBytes: 0 });
+  await harness.engine.submit("c0", [sequenceRequest("a", [1], { sampling: neverEnds })]);
+  const again = harness.engine.submit("c0", [sequenceRequest("b", [1]), sequenceRequest("a", [1])]);
+  await expect(again).rejects.toThrow(/a is open/);
+  await harness.finish();
+  expect(harness.framesOf("b")).toEqual([]);
+  expectNothingLeft(harness);
+});
+
+test("the edge takes the error as the sequence's own, and asks no other backend", () => {
+  expect(failureKindOf("generation_failed")).toBeNull();
+  expect(failureKindOf("adapter_outdated")).toBeNull();
+});

@@ -1,0 +1,256 @@
+/** Templates that would run long or grow large are refused by name; published ones render as without bounds. */
+import { Template } from "@huggingface/jinja";
+import { describe, expect, test } from "vitest";
+import type { ChatMessage } from "../../../shared/contracts/chat.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
+import { BoundedTemplate } from "../../../shared/tokenizer/bounded-template.ts";
+import { TemplateLimitError, TemplateRefusal, templateLimits } from "../../../shared/tokenizer/template-limits.ts";
+import { chatTemplates } from "../../support/chat-templates.ts";
+import { randomTemplate } from "../../support/random-template.ts";
+import { seededRandom } from "../../support/steps.ts";
+
+const nowMs = Date.UTC(2026, 0, 2, 3, 4);
+
+function conversation(count: number, charactersEach: number, first: ChatMessage["role"] = "user"): ChatMessage[] {
+  return Array.from({ length: count }, (_, i) => ({
+    role: i === 0 ? first : (i % 2 === 0) === (first === "user") ? "user" : "assistant",
+    content: `${i % 3 ? "" : "<think>so</think>"}${"né \r\n x".repeat(charactersEach / 8)}`,
+  }));
+}
+function variablesOf(messages: ChatMessage[]): Record<string, unknown> {
+  const marks = { bos_token: "<s>", eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" };
+  return { messages, add_generation_prompt: true, ...marks };
+}
+const charactersOf = (messages: ChatMessage[]) => messages.reduce((sum, { content }) => sum + content.length, 0);
+function render(source: string, messages = conversation(1, 8)) {
+  return new BoundedTemplate(source).render(variablesOf(messages), charactersOf(messages), nowMs);
+}
+
+const most = limits.chatMessages;
+/** The last three are as large as a request may be. */
+const conversations: [string, ChatMessage[]][] = [
+  ["a message", conversation(1, 40)],
+  ["nothing in it", [{ role: "user", content: "" }]],
+  ["turns", conversation(5, 40)],
+  ["a system message", conversation(6, 40, "system")],
+  ["the most messages", conversation(most - 1, 8)],
+  ["the most text in the most messages", conversation(most - 1, 8 * Math.floor(limits.bodyBytes / most / 8))],
+  ["the most text in one message", conversation(1, limits.bodyBytes)],
+];
+
+describe.each(Object.entries(chatTemplates))("the template %s", (_, source) => {
+  test.each(conversations)("renders %s as without bounds, and takes half of what it may at most", (_, messages) => {
+    const variables = variablesOf(messages);
+    const outcome = (run: () => string) => {
+      try {
+        return run();
+      } catch (error) {
+        if (error instanceof TemplateLimitError) throw error;
+        return `raised ${(error as Error).message}`;
+      }
+    };
+    // The date apart, which the library takes from the system's clock.
+    const dateless = (text: string) => text.replace(/Today Date: .*/, "");
+    const bounded = outcome(() => {
+      const { text, steps, characters } = render(source, messages);
+      expect(steps).toBeLessThan(templateLimits.steps / 2);
+      const most = templateLimits.characters + templateLimits.characterReads * charactersOf(messages);
+      expect(characters).toBeLessThan(most / 2);
+      return text;
+    });
+    expect(dateless(bounded)).toBe(dateless(outcome(() => new Template(source).render(variables))));
+  });
+});
+
+test("renders random templates as without bounds, or fails where they fail", () => {
+  const seed = 20_261_126;
+  const random = seededRandom(seed);
+  const messages = conversation(4, 16, "system");
+  const counts = { rendered: 0, failed: 0, refused: 0 };
+  /** What is refused here alone. */
+  const narrower = /a function is no text|a namespace inside another value|range\(\) takes/;
+  for (let i = 0; i < 1500; i++) {
+    const source = randomTemplate(random);
+    const outcome = (run: () => string) => {
+      try {
+        return run();
+      } catch (error) {
+        return error as Error;
+      }
+    };
+    const wanted = outcome(() => new Template(source).render(variablesOf(messages)));
+    const found = outcome(() => render(source, messages).text);
+    if (found instanceof Error && (found instanceof TemplateLimitError || narrower.test(found.message)))
+      counts.refused++;
+    else if (typeof wanted === "string") {
+      if (found !== wanted) expect(found, `seed ${seed}, template ${i}: ${source}`).toBe(wanted);
+      counts.rendered++;
+    } else {
+      expect(found, `seed ${seed}, template ${i}: ${source}`).toBeInstanceOf(Error);
+      counts.failed++;
+    }
+  }
+  console.log(`seed ${seed}: ${JSON.stringify(counts)}`);
+  expect(counts.rendered).toBeGreaterThan(200);
+  expect(counts.refused).toBeLessThan(counts.rendered / 4);
+});
+
+/** The limit on characters grows with the conversation; this one leaves room to meet the others. */
+const largest = conversation(1, limits.bodyBytes);
+/** Sets x to 2^20 letters. */
+const million = `{% set x = 'aaaaaaaaaaaaaaaa' %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}{% set x %}${"{{ x }}".repeat(256)}{% endset %}`;
+/** Sets w to 2^19 words. */
+const words = `{% set w %}${"a a ".repeat(64)}{% endset %}{% set w %}${"{{ w }}".repeat(256)}{% endset %}{% set w %}${"{{ w }}".repeat(16)}{% endset %}`;
+const doubled = (step: string) => `{% set ns = namespace(x='ab', y=[1]) %}{% for i in range(60) %}${step}{% endfor %}`;
+const isNested = "makes 17 values inside each other, the maximum is 16";
+const steps = `more than ${templateLimits.steps} steps`;
+const read = "characters read and written";
+const one = `characters of one value, the maximum is ${templateLimits.valueCharacters}`;
+const items = `list items, the maximum is ${templateLimits.listItems}`;
+const argument = `characters of an argument, the maximum is ${templateLimits.argumentCharacters}`;
+
+/** [what it does, source, what the refusal names] */
+const attacks: [string, string, string][] = [
+  ["a range", "{{ range(2000000000) }}", `makes 2000000000 ${items}`],
+  ["a range down", "{{ range(0, -2000000000, -1) }}", items],
+  [
+    "a range of numbers that do not grow",
+    "{{ range(9007199254740990, 9007199254740991)|length }}{{ range(1, 2, 9007199254740993) }}",
+    "takes integers",
+  ],
+  [
+    "nested loops",
+    "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% endfor %}",
+    steps,
+  ],
+  [
+    "a loop over much, again and again",
+    "{% set r = range(60000) %}{% for a in r %}{% for b in r if false %}{% endfor %}{% endfor %}",
+    steps,
+  ],
+  [
+    "a macro that calls itself",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    `more than ${templateLimits.depth} nodes`,
+  ],
+  [
+    "a macro that calls itself twice",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(30) }}",
+    steps,
+  ],
+  [
+    "a macro with much in it, defined in a loop",
+    `{% for i in range(60000) %}{% macro m() %}${"{{ 1 }}".repeat(500)}{% endmacro %}{% endfor %}`,
+    steps,
+  ],
+  ["a string doubled by +", doubled("{% set ns.x = ns.x + ns.x %}"), one],
+  ["a string doubled by ~", doubled("{% set ns.x = ns.x ~ ns.x %}"), one],
+  ["a string doubled by a block", doubled("{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"), one],
+  [
+    "a string doubled by a filter block",
+    doubled("{% set y %}{% filter upper %}{{ ns.x }}{{ ns.x }}{% endfilter %}{% endset %}{% set ns.x = y %}"),
+    one,
+  ],
+  ["a string doubled by replace", doubled("{% set ns.x = ns.x.replace('a', 'aa').replace('b', 'bb') %}"), one],
+  ["a string doubled by join", doubled("{% set ns.x = [ns.x, ns.x]|join('') %}"), one],
+  ["a list doubled", doubled("{% set ns.y = ns.y + ns.y %}"), one],
+  ["a list that holds itself twice, deeper and deeper", doubled("{% set ns.y = [ns.y, ns.y] %}"), one],
+  ["the same in objects", doubled("{% set ns.y = {'a': ns.y, 'b': ns.y} %}"), one],
+  ["a list inside a list, deeper and deeper", doubled("{% set ns.y = [ns.y] %}"), isNested],
+  [
+    "a list of long strings",
+    doubled(
+      "{% set ns.x = ns.x + ns.x if ns.x|length < 100000 else ns.x %}{% set ns.y = [ns.x, ns.x, ns.x, ns.x, ns.x, ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% set ns.y = [ns.y, ns.y] %}",
+    ),
+    one,
+  ],
+  ["the same text read again and again", `${million}{% for i in range(60000) %}{{ x|length }}{% endfor %}`, read],
+  [
+    "the same text stripped again and again",
+    `${million}{% set x = x|replace('a', ' ') %}{% set strip = x.strip %}{% for i in range(60000) %}{% set y = strip() %}{% endfor %}`,
+    read,
+  ],
+  ["a long text sliced again and again", `${million}{% for i in range(60000) %}{% set y = x[:1] %}{% endfor %}`, read],
+  ["a list written out again and again", `{% set y = range(60000) %}{% for i in y %}{{ y }}{% endfor %}`, read],
+  ["a list sorted again and again", `{% set y = range(60000) %}{% for i in y %}{% set z = y|sort %}{% endfor %}`, read],
+  ["a long pattern searched in a long text", `${million}{{ ('b' + x) in (x + x[:9]) }}`, read],
+  ["a long pattern split by", `${million}{{ x.split('b' + x)|length }}`, argument],
+  ["a long pattern replaced", `${million}{{ x|replace('b' + x, '') }}`, argument],
+  ["every letter replaced by a long text", `${million}{{ x|replace('a', x) }}`, one],
+  ["the same by a method", `${million}{{ x.replace('a', x) }}`, one],
+  ["the same by a method under another name", `${million}{% set f = x['repl' ~ 'ace'] %}{{ f('a', x) }}`, one],
+  ["the same by a call block", `${million}{% set f = x.replace %}{% call f('a', x) %}{% endcall %}`, one],
+  ["nothing replaced by a long text", `${million}{{ x|replace('', x) }}`, one],
+  ["a long separator", `${million}{{ range(60000)|join(x) }}`, one],
+  ["letters joined by a separator", `${million}{{ x|join('aaaa') }}`, items],
+  ["lines indented far", `{{ 'a\\nb'|indent(500000000) }}`, one],
+  ["many lines indented", `${million}{{ x|replace('a', '\\n')|indent(9, true, true) }}`, one],
+  ["JSON indented far", "{{ [1]|tojson(indent=100000000) }}", `the maximum is ${templateLimits.jsonIndent}`],
+  ["a long separator in JSON", `${million}{{ range(60000)|tojson(separators=[x, ""]) }}`, argument],
+  ["a text split into many words", `${words}{{ w.split()|length }}`, items],
+  ["a text split into many letters", `${million}{{ x.split('a')|length }}`, items],
+  ["a long attribute", `${million}{{ messages|map(attribute=x)|list }}`, argument],
+  ["a long attribute to sort by", `${million}{{ messages|sort(attribute=x) }}`, argument],
+  ["a long date", `${million}{{ strftime_now(x) }}`, argument],
+  ["much text in the end", `${million}{{ x }}{{ x }}{{ x }}`, one],
+];
+test.each(attacks)("refuses %s", (_, source, named) => {
+  let thrown: unknown;
+  try {
+    render(source, largest);
+  } catch (error) {
+    thrown = error;
+  }
+  expect((thrown as Error)?.message).toContain(named);
+  if (!named.endsWith("integers")) expect(thrown).toBeInstanceOf(TemplateLimitError);
+});
+
+test("refuses a source that is too long, and one that the lexer would take long to read", () => {
+  const { sourceCharacters, whitespaceRun } = templateLimits;
+  expect(() => new BoundedTemplate("a".repeat(sourceCharacters))).not.toThrow();
+  expect(() => new BoundedTemplate("a".repeat(sourceCharacters + 1))).toThrow(
+    `${sourceCharacters + 1} characters, the maximum is ${sourceCharacters}`,
+  );
+  expect(() => new BoundedTemplate(`a${" ".repeat(whitespaceRun + 1)}`)).toThrow(
+    `more than ${whitespaceRun} whitespace`,
+  );
+  expect(() => new BoundedTemplate("(".repeat(sourceCharacters))).not.toThrow();
+  expect(() => new BoundedTemplate(`{{ ${"(".repeat(sourceCharacters - 8)}`)).toThrow();
+});
+
+test.each([
+  "{{ ns }}{% set ns = namespace() %}{% set ns.a = ns %}",
+  "{% set ns = namespace() %}{{ [ns] }}",
+  "{% set a = namespace() %}{% set b = namespace(a=a) %}",
+])("refuses a namespace inside another value: %s", (source) => {
+  expect(() => render(source)).toThrow("a namespace inside another value");
+});
+
+test.each([
+  "{{ messages.constructor }}{{ messages.__proto__ }}{{ messages[0].constructor }}{{ ''.constructor }}",
+  "{{ messages['constructor'] }}{{ messages[0]['__proto__'] }}{{ range.constructor }}{{ none.constructor }}",
+  "{{ messages|map(attribute='constructor')|join }}{{ messages|map(attribute='__proto__.constructor')|join }}",
+  "{{ constructor }}{{ __proto__ }}{{ globalThis }}{{ process }}{{ namespace().constructor }}{{ toString }}",
+])("reaches no property of JavaScript's: %s", (source) => {
+  expect(render(source).text).toBe("");
+});
+
+test("writes out no function's source", () => {
+  for (const source of ["{{ range }}", "{{ messages[0].items }}"]) expect(() => render(source)).toThrow("no text");
+});
+
+test("a template's own refusal says what it says, in 200 characters", () => {
+  const refusal = () => render("{{ raise_exception('no'|replace('o', messages[0].content)) }}", conversation(1, 8000));
+  expect(refusal).toThrow(TemplateRefusal);
+  expect(refusal).toThrow(/^n.{199}$/s);
+});
+
+test("the date is the caller's clock's, in UTC", () => {
+  expect(render("{{ strftime_now('%d %b %Y, %B %m %H:%M %%') }}").text).toBe("02 Jan 2026, January 01 03:04 %");
+});
+
+test("an empty list has no first item, as without bounds", () => {
+  expect(render("{% set a = []|first %}{{ a is defined }}{{ range(3) }}{{ range(5, 1, -2) }}").text).toBe(
+    "false[0, 1, 2][5, 3]",
+  );
+});
