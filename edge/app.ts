@@ -4,7 +4,7 @@
 import { type Handler, Hono } from "hono";
 import { ServiceError } from "../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "./dependencies.ts";
-import { knownRefusals, rateLimitHeaders } from "./middleware/admission.ts";
+import { admission, rateLimitHeaders } from "./middleware/admission.ts";
 import { auth } from "./middleware/auth.ts";
 import { allowedOrigin, preflight } from "./middleware/cors.ts";
 import { errorResponse } from "./middleware/errors.ts";
@@ -34,14 +34,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     securityHeaders(),
     headLimits(),
   );
-  app.use(
-    "/v1/*",
-    preflight(),
-    auth(dependencies.keys),
-    allowedOrigin(),
-    rateLimitHeaders(),
-    knownRefusals(dependencies),
-  );
+  app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders(), admission(dependencies));
 
   type Method = "GET" | "POST" | "DELETE";
   const route = (method: Method, path: string, handler: Handler<AppEnvironment>) => routes(path, { [method]: handler });

@@ -4,8 +4,9 @@ import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Orders } from "./completions/order.ts";
+import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
-import type { Admissions } from "./tenants/admission.ts";
+import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
@@ -28,6 +29,8 @@ export interface AppEnvironment {
     trace: RequestTrace;
     tenant: string;
     access: Access;
+    /** Of a POST. */
+    admission: PendingAdmission;
     /** Of a request that asked for admission, and whose tenant has limits. */
     rateLimitHeaders?: Record<string, string>;
   };
@@ -37,7 +40,8 @@ export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   keys: KeyStore;
-  /** Before any work that costs tokens. */
+  bodyReads: BodyReads;
+  /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

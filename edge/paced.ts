@@ -3,6 +3,7 @@
  * so that a delayed request has cost nothing but reading its key.
  */
 import type { Arrival } from "./dependencies.ts";
+import { mostBytesOf } from "./middleware/body.ts";
 import { bearerKeyOf } from "./tenants/bearer-key.ts";
 import { Pace, paceKeyOf } from "./tenants/pace.ts";
 
@@ -16,7 +17,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const key = bearerKeyOf(request.headers);
     if (key === null) return handle(request, { key, arrivedMs, pacedMs: 0 });
     const paceKey = paceKeyOf(key);
-    const waitMs = pace.waitMs(paceKey, arrivedMs);
+    const waitMs = pace.waitMs(paceKey, arrivedMs, request.method === "POST" ? mostBytesOf(request) : 0);
     // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
     const response = await handle(request, { key, arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });

@@ -11,6 +11,7 @@ import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createShardOrders } from "./batching/shard.ts";
 import { readConfig } from "./config.ts";
+import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
@@ -65,6 +66,7 @@ const artifacts = async () => {
 const app = createApp({
   artifacts,
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
+  bodyReads: new BodyReads(),
   admissions: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,

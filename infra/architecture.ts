@@ -10,10 +10,17 @@ import { parseAst } from "vitest/node";
 const mayImport: Record<string, string[]> = {
   shared: [],
   edge: ["shared"],
-  "gpu-backend/adapters": ["shared"],
+  "gpu-backend/bounded-file.ts": [],
+  "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "shared"],
   "gpu-backend/kv": ["shared"],
   "gpu-backend/runtime": ["shared"],
-  "gpu-backend/engine": ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
+  "gpu-backend/engine": [
+    "gpu-backend/bounded-file.ts",
+    "gpu-backend/adapters",
+    "gpu-backend/kv",
+    "gpu-backend/runtime",
+    "shared",
+  ],
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
   "gpu-backend/training": ["gpu-backend/adapters", "gpu-backend/runtime", "shared"],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
@@ -36,7 +43,14 @@ const mayImport: Record<string, string[]> = {
   ],
   infra: ["gpu-backend/config.ts", "shared"],
   // Refuses what would be refused later, by the same code.
-  "infra/publish": ["infra", "gpu-backend/config.ts", "edge/assign/artifacts.ts", "gpu-backend/adapters", "shared"],
+  "infra/publish": [
+    "infra",
+    "gpu-backend/config.ts",
+    "gpu-backend/bounded-file.ts",
+    "edge/assign/artifacts.ts",
+    "gpu-backend/adapters",
+    "shared",
+  ],
 };
 
 /** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */

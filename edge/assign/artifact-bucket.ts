@@ -1,8 +1,9 @@
 /** Published artifacts as the edge reads them from R2. R2 reads its own writes, so what is switched is seen at once. */
 import { objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
-import { sha256Hex } from "../../shared/sha256.ts";
-import { type Artifacts, loadArtifacts, mostArtifactBytes } from "./artifacts.ts";
+import { requireManifest } from "../../shared/artifacts/set-file.ts";
+import { type Artifacts, loadArtifacts } from "./artifacts.ts";
 
 /** What is read of the platform's R2Bucket. */
 export interface Bucket {
@@ -45,26 +46,29 @@ export class ArtifactBucket implements ArtifactSource {
     if (!found) return null;
     // Without a body it is the version that is known.
     if (!isWithBody(found)) return known?.pointer ?? null;
+    requireSize(pointerName, found, setLimits.pointerBytes);
     const pointer = parsePointer(await found.text());
     this.#known = { pointer, etag: found.etag };
     return pointer;
   }
 
   load(manifestHash: string): Promise<Artifacts> {
-    return loadArtifacts(async (name, sha256 = manifestHash) => {
+    return loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
+      const what = `${objectName(sha256)}, ${name} of the manifest ${manifestHash}`;
       const found = await this.#bucket.get(objectName(sha256));
-      if (!found)
-        throw new Error(`${objectName(sha256)}, ${name} of the manifest ${manifestHash}, is not in the bucket`);
-      // Before it takes memory.
-      if (found.size > mostArtifactBytes) throw new Error(`${objectName(sha256)}, ${name}, has ${found.size} bytes`);
+      if (!found) throw new Error(`${what}, is not in the bucket`);
+      requireSize(what, found, mostBytes);
       const bytes = new Uint8Array(await found.arrayBuffer());
       // The others are held against what this one says.
-      if (name === manifestFile && (await sha256Hex(bytes)) !== manifestHash) {
-        throw new Error(`${objectName(sha256)} has ${bytes.byteLength} bytes that are not those of its name`);
-      }
+      if (name === manifestFile) await requireManifest(bytes, manifestHash);
       return bytes;
     });
   }
+}
+
+/** Before it takes memory. */
+function requireSize(what: string, { size }: Found, mostBytes: number): void {
+  if (size > mostBytes) throw new Error(`${what}, has ${size} bytes, the maximum is ${mostBytes}`);
 }
 
 function isWithBody(found: Found | Unchanged): found is Found {

@@ -1,12 +1,13 @@
 /** The edge's share of a model: manifest, tokenizer and edge table, each held to its hash. Not here: where they are. */
+import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   edgeTableFile,
-  type FileRecord,
   type Manifest,
   manifestFile,
   parseManifest,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
+import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../shared/math/assignment.ts";
@@ -25,11 +26,11 @@ export interface Artifacts {
   centroids: CentroidVectors;
 }
 
-/** Reads one file of a set, `sha256` being what the manifest says of it; the name is never taken from a request. */
-export type ReadArtifact = (name: string, sha256?: string) => Promise<Uint8Array>;
-
-/** Of each file. An isolate has 128 MB, and holds two sets of them; a table of GPT-2's vocabulary has 3.5 MB. */
-export const mostArtifactBytes = 16 * 2 ** 20;
+/**
+ * Reads a file of a set, `mostBytes + 1` bytes of it at most; `sha256` is what the manifest says of it. The name is never
+ * taken from a request.
+ */
+export type ReadArtifact = (name: string, mostBytes: number, sha256?: string) => Promise<Uint8Array>;
 
 /** The served one, and the one before or after it. */
 const mostHeldSets = 2;
@@ -41,23 +42,34 @@ const held = new Map<string, Artifacts>();
 
 /** Loads and checks everything. Throws an Error that names the file and what is wrong with it. */
 export async function loadArtifacts(read: ReadArtifact): Promise<Artifacts> {
-  const manifestBytes = await read(manifestFile);
+  const manifestBytes = await read(manifestFile, setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   const [manifestHash, tableFile, tokenFile] = await Promise.all([
     sha256Hex(manifestBytes),
-    readVerified(read, edgeTableFile, manifest.files[edgeTableFile]),
-    readVerified(read, tokenizerFile, manifest.files[tokenizerFile]),
+    readVerified(read, manifest, edgeTableFile),
+    readVerified(read, manifest, tokenizerFile),
   ]);
   const { table, centroids } = readEdgeTable(tableFile);
   const tokenizer = Tokenizer.fromTensors(tokenFile);
+  const { model, embedding } = manifest;
   agree("centroids", manifest.centroids.length, edgeTableFile, centroids.count);
-  agree("dimensions", manifest.embedding.dimensions, edgeTableFile, table.dimensions);
-  agree("vocabulary entries", manifest.model.vocabularySize, edgeTableFile, table.vocabularySize);
-  agree("vocabulary entries", manifest.model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
-  const chatTemplate = new ChatTemplate(manifest.model.chatTemplate ?? null, tokenizer);
+  agree("dimensions", embedding.dimensions, edgeTableFile, table.dimensions);
+  agree("vocabulary entries", model.vocabularySize, edgeTableFile, table.vocabularySize);
+  agree("vocabulary entries", model.vocabularySize, tokenizerFile, tokenizer.vocabularySize);
+  agree("as the end-of-text id", model.endOfTextId, tokenizerFile, tokenizer.endOfTextId);
+  const chatTemplate = chatTemplateOf(model.chatTemplate ?? null, tokenizer);
   const set = { manifest, manifestHash, tokenizer, chatTemplate, table, centroids };
   setNewest(held, manifestHash, set, mostHeldSets);
   return set;
+}
+
+function chatTemplateOf(source: string | null, tokenizer: Tokenizer): ChatTemplate {
+  try {
+    return new ChatTemplate(source, tokenizer);
+  } catch (cause) {
+    const why = (cause as Error).message.split("\n")[0].slice(0, 200);
+    throw new Error(`${manifestFile}: model.chatTemplate cannot be used: ${why}`, { cause });
+  }
 }
 
 /** One that this isolate has loaded, if it has it still. */
@@ -83,19 +95,15 @@ export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
   };
 }
 
-async function readVerified(read: ReadArtifact, name: string, record: FileRecord | undefined): Promise<TensorFile> {
-  if (!record) throw new Error(`manifest.json does not list ${name}`);
-  if (record.bytes > mostArtifactBytes) {
-    throw new Error(`${name} has ${record.bytes} bytes; the edge holds files of at most ${mostArtifactBytes}`);
-  }
-  const bytes = await read(name, record.sha256);
-  const actual = await sha256Hex(bytes);
-  if (actual !== record.sha256) {
-    throw new Error(
-      `${name} has ${bytes.byteLength} bytes of SHA-256 ${actual}; the manifest says ${record.bytes}, ${record.sha256}`,
-    );
-  }
-  return readTensorFile(bytes);
+async function readVerified(
+  read: ReadArtifact,
+  { files }: Manifest,
+  name: typeof edgeTableFile | typeof tokenizerFile,
+): Promise<TensorFile> {
+  const record = files[name];
+  const bytes = await read(name, record.bytes, record.sha256);
+  await requireFile(name, bytes, record);
+  return readTensorFile(bytes, name);
 }
 
 function agree(what: string, expected: number, file: string, actual: number): void {

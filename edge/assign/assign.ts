@@ -2,7 +2,7 @@
 import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
-import type { OwnAdapter } from "../tenants/own-adapters.ts";
+import type { NamedAdapters, OwnAdapter } from "../tenants/own-adapters.ts";
 import type { Artifacts } from "./artifacts.ts";
 
 /** What a request asks for: the nearest centroid, no adapter, a centroid by its index, or an adapter of the tenant's own. */
@@ -19,24 +19,25 @@ export interface Assignment {
 }
 
 /**
- * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`; absent: auto) and the extension's `adapter`, which
- * goes first; `own` is the tenant's adapter that they name, if there is one. Throws model_not_found or invalid_request.
+ * The wish behind `model` (`gpt2`, `gpt2:auto`, `gpt2:<centroid>`, `gpt2:<own adapter>`; absent: auto) and the extension's
+ * `adapter`, which overrides it. `model` must exist even then: answers and usage repeat it.
+ * Throws model_not_found or invalid_request.
  */
 export function wishOf(
   model: string | undefined,
   adapter: string | undefined,
   manifest: Manifest,
-  own: OwnAdapter | null = null,
+  own: NamedAdapters = { byModel: null, byAdapter: null },
 ): Wish {
-  if (own) return own;
-  const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest);
+  const byModel = own.byModel ?? modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest);
   if (adapter === undefined) return byModel;
+  if (own.byAdapter) return own.byAdapter;
   if (adapter === "auto" || adapter === "off") return adapter;
   const index = manifest.centroids.findIndex(({ id }) => id === adapter);
   if (index >= 0) return index;
   throw new ServiceError(
     "invalid_request",
-    `chameleon.adapter is ${JSON.stringify(adapter)}; it must be "auto", "off" or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
+    `chameleon.adapter is ${JSON.stringify(adapter)}; it must be "auto", "off", an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
     { param: "chameleon.adapter" },
   );
 }

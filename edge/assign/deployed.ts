@@ -1,4 +1,5 @@
 /** Where this deployment's artifacts are: the bucket, if it has one, and the static assets. */
+import { readAtMost } from "../../shared/artifacts/set-file.ts";
 import { ArtifactBucket, type ArtifactSource, type Bucket } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
 
@@ -15,10 +16,10 @@ export function publishedSets({ ARTIFACTS }: Bindings): ArtifactSource | null {
 
 /** What is served where nothing was published. */
 export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
-  return loadArtifacts(async (name) => {
+  return loadArtifacts(async (name, mostBytes) => {
     const response = await ASSETS.fetch(`https://assets/artifacts/${name}`);
-    if (!response.ok) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
-    return new Uint8Array(await response.arrayBuffer());
+    if (!response.ok || !response.body) throw new Error(`the asset artifacts/${name} answered ${response.status}`);
+    return await readAtMost(response.body, mostBytes);
   });
 }
 

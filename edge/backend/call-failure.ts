@@ -22,7 +22,7 @@ const failureTable = {
   broken: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
   /** It holds the connection and says nothing. */
   silent: { health: "unfit", elsewhere: true, again: "soon", passes: true },
-  /** It answered that it failed. */
+  /** It answered that it failed, or sent frames that are not allowed. */
   failing: { health: "doubtful", elsewhere: true, again: "never", passes: false },
   /** It says itself that it starts or ends: in a rolling restart one is back as the next one ends. */
   unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
@@ -60,6 +60,11 @@ export function away(kind: FailureKind, message: string, cause: unknown): CallFa
 /** It ended its frames too early, or sent what is none. */
 export function brokenOff(cause: unknown): CallFailure {
   return away("broken", "The inference backend broke off before this completion ended.", cause);
+}
+
+/** It sent frames for a sequence that the contract does not allow; asked again it would do the same. */
+export function violated(cause: unknown): CallFailure {
+  return away("failing", "The inference backend answered this completion with frames that are not allowed.", cause);
 }
 
 /** What an error frame says of the backend that sent it; null where it is about the sequence alone. */

@@ -2,7 +2,7 @@
  * One sequence as its client sees it, however many backends work on it: what was delivered, and what is left to ask for.
  * Pure. Frames of all attempts go in, one unbroken series of frames under the client's id comes out.
  */
-import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { DoneFrame, Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export class Delivery {
   readonly sequence: SequenceRequest;
@@ -65,16 +65,39 @@ export class Delivery {
     };
   }
 
-  /** Takes an attempt's next frame; returns it as the client gets it. Throws an Error where it would break the series. */
+  /**
+   * Takes an attempt's next frame and returns it as the client gets it. Throws an Error for a frame that breaks the series:
+   * tokens out of order or beyond `maxTokens`, or a `done` frame whose counts differ from what was delivered.
+   */
   deliver(frame: Frame): Frame {
-    if (frame.type === "prompt") {
-      if (this.hasBegun || !this.sequence.promptLogprobs) throw new Error("a prompt frame out of place");
-      this.#isPromptSent = true;
-    } else if (frame.type === "token") {
-      const expected = this.#tokenIds.length;
-      if (frame.index !== expected) throw new Error(`a token of index ${frame.index}, ${expected} is next`);
-      this.#tokenIds.push(frame.tokenId);
-    }
+    if (frame.type === "prompt") this.#deliverPrompt();
+    else if (frame.type === "token") this.#deliverToken(frame);
+    else if (frame.type === "done") this.#checkCounts(frame);
     return { ...frame, id: this.id };
+  }
+
+  #deliverPrompt(): void {
+    if (this.hasBegun || !this.sequence.promptLogprobs) throw new Error("a prompt frame out of place");
+    this.#isPromptSent = true;
+  }
+
+  #deliverToken({ index, tokenId }: TokenFrame): void {
+    const expected = this.#tokenIds.length;
+    const { maxTokens } = this.sequence;
+    if (index !== expected) throw new Error(`a token of index ${index}, ${expected} is next`);
+    if (index >= maxTokens) throw new Error(`a token of index ${index}, the maximum is ${maxTokens} tokens`);
+    this.#tokenIds.push(tokenId);
+  }
+
+  /** Usage is counted from these, so a backend cannot state anything but what it sent. */
+  #checkCounts({ completionTokens, reusedTokens = 0 }: DoneFrame): void {
+    const delivered = this.#tokenIds.length;
+    if (completionTokens !== delivered) {
+      throw new Error(`a done frame that counts ${completionTokens} tokens, ${delivered} were delivered`);
+    }
+    const computed = this.sequence.promptIds.length + delivered;
+    if (reusedTokens < 0 || reusedTokens > computed) {
+      throw new Error(`a done frame with ${reusedTokens} reused tokens, there are ${computed}`);
+    }
   }
 }

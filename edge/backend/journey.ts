@@ -14,7 +14,7 @@ import {
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { Attempt, type Turns } from "./attempt.ts";
 import type { Budget } from "./budget.ts";
-import { brokenOff, CallFailure, errorOf, failureKindOf } from "./call-failure.ts";
+import { brokenOff, CallFailure, errorOf, failureKindOf, violated } from "./call-failure.ts";
 import type { BackendCalls } from "./client.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
@@ -58,7 +58,7 @@ export class Journey {
   readonly #open = new Map<string, Delivery>();
   /** The calls that carry each of them; two while it is hedged. */
   readonly #carriers = new Map<Delivery, Set<Attempt>>();
-  /** Frames that nobody has taken yet. A sequence has no more of them than the context has tokens. */
+  /** Frames that nobody has taken yet: one turn's, as whoever iterates waits for nothing else. */
   readonly #frames: Frame[] = [];
   #wake = () => {};
 
@@ -221,15 +221,24 @@ export class Journey {
     this.#lose(attempt, attempt.aboard, failure);
   }
 
-  /** Throws an Error for frames that the contract does not allow. */
+  /** Throws an Error for a frame of an unknown sequence. A frame that breaks its own sequence's series fails that alone. */
   #receive(attempt: Attempt, frames: readonly Frame[]): void {
     const givenUp = new Map<Delivery, CallFailure>();
     for (const frame of frames) {
       const delivery = attempt.find(frame.id);
       if (!delivery) continue;
       const failure = frame.type === "error" ? failureOf(frame) : null;
-      if (failure) givenUp.set(delivery, failure);
-      else this.#take(attempt, delivery, frame);
+      if (failure) {
+        givenUp.set(delivery, failure);
+        continue;
+      }
+      try {
+        this.#take(attempt, delivery, frame);
+      } catch (cause) {
+        // The backend may go on computing it.
+        attempt.leave(delivery);
+        givenUp.set(delivery, violated(cause));
+      }
     }
     // Those that a dying backend gives up in one breath travel on together.
     for (const group of Map.groupBy(givenUp, ([, { kind }]) => kind).values()) {
@@ -250,12 +259,13 @@ export class Journey {
       this.#ended(attempt, delivery);
       return;
     }
-    if (!delivery.hasBegun && frame.type !== "error") {
+    const isFirst = !delivery.hasBegun && frame.type !== "error";
+    const delivered = delivery.deliver(frame);
+    if (isFirst) {
       firstFrames.note(now() - attempt.departedMs);
       hedges.earn(1);
       for (const other of others) this.#leave(other, delivery);
     }
-    const delivered = delivery.deliver(frame);
     if (frame.type === "done") router.succeeded(attempt.backend);
     if (isLast(frame)) this.#finish(delivery, delivered);
     else this.#push(delivered);

@@ -5,6 +5,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
@@ -17,8 +18,8 @@ import { checkedFramesOf } from "../backend/frames.ts";
 import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
-import { type AnsweringParts, answerOrder } from "../completions/answering.ts";
-import { EventStreams } from "../completions/event-stream.ts";
+import { AnswerBodies } from "../completions/answer-body.ts";
+import { answerOrder, type CompletionWriterParts } from "../completions/completion-writer.ts";
 import { interrupted, type Order, type Orders } from "../completions/order.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
@@ -31,7 +32,6 @@ import { type Receiver, Relay, type Submission } from "./relay.ts";
 
 const orderUrl = "https://shard/order";
 const framesUrl = "https://shard/frames";
-const encoder = new TextEncoder();
 const shardName = (index: number) => `shard-${index}`;
 const now = () => Date.now();
 
@@ -43,7 +43,7 @@ export class Shard extends DurableObject<Env> {
   readonly #metrics: EdgeMetrics;
   readonly #shardCount: number;
   readonly #gathered: GatheredUse;
-  readonly #streams = new EventStreams();
+  readonly bodies = new AnswerBodies();
   /** Artifacts that are being loaded, by manifest hash. */
   readonly #loading = new Map<string, Promise<Artifacts>>();
 
@@ -110,9 +110,9 @@ export class Shard extends DurableObject<Env> {
     const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
-    const submit: AnsweringParts["submit"] = (batch, place, receiver) =>
+    const submit: CompletionWriterParts["submit"] = (batch, place, receiver) =>
       shardOf(place) === own ? this.relay.submit(batch, receiver) : this.#submitTo(shardOf(place), batch, receiver);
-    return answerOrder(order, { tokenizer, submit, streams: this.#streams, admission, signal, log });
+    return answerOrder(order, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
   /** The same at another shard. */
@@ -152,24 +152,42 @@ export class Shard extends DurableObject<Env> {
     }
   }
 
-  /** NDJSON frames; what waits here is bounded: a sequence has no more of them than the context has tokens. */
+  /** NDJSON frames for another shard, which reads them as they come. Where it does not, the frames end, and it makes errors of that. */
   #frames(batch: BatchRequest, signal: AbortSignal): Response {
-    const { readable, writable } = new IdentityTransformStream();
-    const writer = writable.getWriter();
     let open = batch.sequences.length;
-    const submission = this.relay.submit(batch, {
-      accepted: () => undefined,
-      receive(frames) {
-        // A failed write means that the reader is gone, which `closed` reports.
-        writer.write(encoder.encode(frames.map(frameLine).join(""))).catch(() => undefined);
-        open -= frames.filter(isLast).length;
-        if (open === 0) writer.close().catch(() => undefined);
+    let submission: Submission | null = null;
+    const cancel = () => submission?.cancel();
+    const body = this.bodies.open(
+      { tenant: batch.sequences[0].tenant, maximumBytes: limits.wholeAnswerBytes, heartbeat: null },
+      {
+        silent: () => undefined,
+        overflowed() {
+          cancel();
+          body.breakOff();
+        },
+        // A failed write tells it, too, where there is one.
+        ended: (isGone) => isGone && cancel(),
       },
+    );
+    try {
+      submission = this.relay.submit(batch, {
+        accepted: () => undefined,
+        receive(frames) {
+          const lines = frames.map(frameLine).join("");
+          open -= frames.filter(isLast).length;
+          if (open === 0) body.close(lines);
+          else body.write(lines);
+        },
+      });
+    } catch (refused) {
+      body.breakOff();
+      throw refused;
+    }
+    signal.addEventListener("abort", () => {
+      cancel();
+      body.breakOff();
     });
-    // A failed write tells it, too, where there is one.
-    signal.addEventListener("abort", () => submission.cancel());
-    writer.closed.catch(() => submission.cancel());
-    return new Response(readable, { headers: { "content-type": "application/x-ndjson" } });
+    return new Response(body.readable, { headers: { "content-type": "application/x-ndjson" } });
   }
 }
 

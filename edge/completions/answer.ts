@@ -5,11 +5,12 @@ import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
 import { forms, interrupted, type Order, placeOf } from "./order.ts";
 import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
+import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
 /** A caller's own: milliseconds within which each of its choices must start, else it ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
@@ -56,7 +57,9 @@ export async function answer(
   const { signal } = c.req.raw;
   const trace = c.get("trace");
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
-  const admission = await admit(c, dependencies, mostTokens(plan.choices));
+  const options = { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare };
+  if (!request.stream) refuseManyLogprobs(plan, options);
+  const admission = await reserve(c, mostTokens(plan.choices));
   trace.note({
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,
@@ -74,7 +77,7 @@ export async function answer(
     },
     plan: traced(plan, trace.traceparent),
     places: batchesOf(plan).map((batch) => placeOf(batch, artifacts.manifest)),
-    options: { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare },
+    options,
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
     heartbeatMs: dependencies.heartbeatMs,
@@ -83,15 +86,15 @@ export async function answer(
   try {
     const response = await dependencies.orders(order, signal);
     const { headers } = response;
-    if (!request.stream) return new Response(await response.text(), { headers });
+    if (headers.has("content-length")) return new Response(await response.arrayBuffer(), { headers });
     const ended = trace.goesOn();
-    const body = passedOn(response.body!, {
+    const body = passedOn(response.body!, request.stream, {
       background: dependencies.background,
       lost(error) {
         admission.settle([]);
         dependencies.log(c.get("requestId"), error);
       },
-      ended: (isGone) => ended(isGone ? "the client went away" : null),
+      ended,
     });
     return new Response(body, { headers });
   } catch (thrown) {
@@ -117,33 +120,37 @@ interface PassingOn {
   /** Holds a promise beyond the client's leaving. */
   background(work: Promise<void>): void;
   lost(error: ServiceError): void;
-  ended(isGone: boolean): void;
+  /** null: as it should. */
+  ended(why: string | null): void;
 }
 
 /**
- * `events` as they come, without a turn of ours for each. Where they break off, an error event and the end: nothing is
- * lost silently.
+ * `body` as it comes, without a turn of ours for each part. Where it breaks off nothing is lost silently: events end in an
+ * error event, and a whole answer breaks off here, too, as half a JSON text tells nobody why.
  */
 function passedOn(
-  events: ReadableStream<Uint8Array>,
+  body: ReadableStream<Uint8Array>,
+  isStream: boolean,
   { background, lost, ended }: PassingOn,
 ): ReadableStream<Uint8Array> {
   const { readable, writable } = new IdentityTransformStream();
-  const passing = events
+  const passing = body
     .pipeTo(writable, { preventClose: true, preventAbort: true })
     .then(() => writable.close())
     .catch(async (cause) => {
       const error = interrupted(cause);
       const writer = writable.getWriter();
-      // Where the client broke it off, neither can be written.
-      await writer.write(new TextEncoder().encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
-      await writer.close();
+      // Where the client broke it off, nothing can be written.
+      const last = isStream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : " ";
+      await writer.write(new TextEncoder().encode(last));
+      await (isStream ? writer.close() : writer.abort(error));
       lost(error);
+      return "the answer broke off";
     });
   background(
     passing.then(
-      () => ended(false),
-      () => ended(true),
+      (why) => ended(why ?? null),
+      () => ended("the client went away"),
     ),
   );
   return readable;

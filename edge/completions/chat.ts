@@ -2,7 +2,15 @@
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
-import { type Caller, type GenerationRequest, type Plan, planGeneration, type TokenizedPrompt } from "./plan.ts";
+import { overlong } from "../assign/encode.ts";
+import {
+  type Caller,
+  contextBound,
+  type GenerationRequest,
+  type Plan,
+  planGeneration,
+  type TokenizedPrompt,
+} from "./plan.ts";
 
 /** A chat request in a completion's words. */
 export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
@@ -23,8 +31,7 @@ export function planChat(
   artifacts: Artifacts,
   caller: Caller,
 ): Plan {
-  const read = () => [tokenized(messages, artifacts, caller.now())];
-  return planGeneration(request, { param: "messages", read }, artifacts, caller);
+  return planGeneration(request, () => [tokenized(messages, artifacts, caller.now())], artifacts, caller);
 }
 
 /**
@@ -37,22 +44,29 @@ function tokenized(
   nowMs: number,
 ): TokenizedPrompt {
   const { prefixTokens } = manifest.embedding;
-  const promptIds = encoded(messages, chatTemplate, nowMs);
+  const bound = contextBound("messages", "The conversation's prompt", manifest);
+  const promptIds = encoded(messages, chatTemplate, nowMs, bound.most);
+  if (promptIds.length > bound.most) throw overlong(bound, bound.single, null);
   const subjectIds: number[] = [];
   for (const { content } of messages) {
     if (subjectIds.length >= prefixTokens) break;
     const text = subjectIds.length > 0 ? `\n${content}` : content;
-    subjectIds.push(...tokenizer.encode(text).slice(0, prefixTokens));
+    subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
   }
   return subjectIds.length > 0 ? { promptIds, subjectIds } : { promptIds };
 }
 
-function encoded(messages: readonly ChatMessage[], template: Artifacts["chatTemplate"], nowMs: number): number[] {
+function encoded(
+  messages: readonly ChatMessage[],
+  template: Artifacts["chatTemplate"],
+  nowMs: number,
+  most: number,
+): number[] {
   const refuse = (message: string, cause?: unknown) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param: "messages", cause });
   let promptIds: number[];
   try {
-    promptIds = template.encode(messages, nowMs);
+    promptIds = template.encode(messages, nowMs, most);
   } catch (cause) {
     const said = cause instanceof Error ? cause.message.slice(0, 200) : "no reason given";
     throw refuse(`the model's chat template refuses these messages: ${said}`, cause);

@@ -13,8 +13,8 @@ import { ServiceError } from "../../shared/errors.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { type Assignment, assign, wishOf } from "../assign/assign.ts";
-import { encodePrompts } from "../assign/encode.ts";
-import type { OwnAdapter } from "../tenants/own-adapters.ts";
+import { encodePrompts, type TokenBound } from "../assign/encode.ts";
+import type { NamedAdapters } from "../tenants/own-adapters.ts";
 
 /** What a completion's request and a chat's have in common once they are read. */
 export type GenerationRequest = Omit<
@@ -26,13 +26,6 @@ export interface TokenizedPrompt {
   promptIds: number[];
   /** By what it is assigned: the prompt itself where nothing else is said. */
   subjectIds?: number[];
-}
-
-/** Where prompts come from. */
-export interface PromptSource {
-  /** The request's field, for messages. */
-  param: "prompt" | "messages";
-  read(): TokenizedPrompt[];
 }
 
 /** One choice of the response and the sequence that makes it. */
@@ -58,8 +51,8 @@ export interface Plan {
 export interface Caller {
   requestId: string;
   tenant: string;
-  /** The tenant's own adapter that the request names, if it does. */
-  own?: OwnAdapter | null;
+  /** The tenant's own adapters that the request names; absent: none. */
+  own?: NamedAdapters;
   /** How long it may wait for its start. */
   deadlineMs?: number | null;
   /** uint32, used where the request brings no seed. */
@@ -70,22 +63,28 @@ export interface Caller {
 /** Plans a completion. Throws a ServiceError (400 or 404) for what only the model can tell: unknown model, ids, lengths. */
 export function planCompletion(request: CompletionRequest, artifacts: Artifacts, caller: Caller): Plan {
   const prompts = request.prompt ?? [[artifacts.manifest.model.endOfTextId]];
-  const read = () => encodePrompts(prompts, artifacts, "prompt").map((promptIds) => ({ promptIds }));
-  return planGeneration(request, { param: "prompt", read }, artifacts, caller);
+  const bound = contextBound("prompt", "The prompt", artifacts.manifest);
+  const read = () => encodePrompts(prompts, artifacts, bound).map((promptIds) => ({ promptIds }));
+  return planGeneration(request, read, artifacts, caller);
 }
 
-/** The same for prompts of any source. */
+/** The bound on a prompt that the model's context sets. */
+export function contextBound(param: string, single: string, { model }: Manifest): TokenBound {
+  const { contextTokens, servedAs } = model;
+  return { param, single, most: contextTokens, says: `the context of ${servedAs} holds ${contextTokens}` };
+}
+
+/** The same for prompts of any source: `read` gives them, each within the context. */
 export function planGeneration(
   request: GenerationRequest,
-  source: PromptSource,
+  read: () => TokenizedPrompt[],
   artifacts: Artifacts,
   caller: Caller,
 ): Plan {
   const { manifest, manifestHash } = artifacts;
   const wish = wishOf(request.model, request.chameleon.adapter, manifest, caller.own);
   const started = caller.now();
-  const prompts = source.read();
-  refuseOverlong(prompts, manifest.model, source.param);
+  const prompts = read();
   const tokenized = caller.now();
   const assignments = prompts.map(({ promptIds, subjectIds }) => assign(subjectIds ?? promptIds, wish, artifacts));
   const assigned = caller.now();
@@ -134,23 +133,6 @@ function countedAssignment(
 
 function wearsPromptBias({ mode, ownHash, centroid }: Assignment): boolean {
   return mode === "adapted" && ownHash === null && (centroid.promptBias ?? 0) > 0;
-}
-
-/** Throws context_length_exceeded for the first prompt that the context cannot hold. */
-function refuseOverlong(
-  prompts: readonly TokenizedPrompt[],
-  { contextTokens, servedAs }: Manifest["model"],
-  param: PromptSource["param"],
-): void {
-  const p = prompts.findIndex(({ promptIds }) => promptIds.length > contextTokens);
-  if (p < 0) return;
-  const one = param === "prompt" ? "The prompt has" : "The conversation's prompt has";
-  const has = prompts.length > 1 ? `prompt[${p}] has` : one;
-  throw new ServiceError(
-    "context_length_exceeded",
-    `${has} ${prompts[p].promptIds.length} tokens; the context of ${servedAs} holds ${contextTokens}.`,
-    { param },
-  );
 }
 
 function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sampling, "seed"> {

@@ -48,13 +48,27 @@ interface Answer<Choice> {
   chameleon?: Partial<ChameleonBlock>;
 }
 
+export interface BuilderOptions {
+  compare: boolean;
+  /** Whether `response` is to be asked for: a stream's parts are written as they come, and need not be kept. */
+  isWhole: boolean;
+}
+
+/**
+ * Bytes that a kept logprob takes, with its token and its place in a list: measured in V8, and rounded up. As JSON it takes
+ * fewer.
+ */
+const logprobBytes = 96;
+
 export class ResponseBuilder<Choice extends object, ChunkChoice extends object> {
   readonly #form: Form<Choice, ChunkChoice>;
   readonly #envelope: Envelope;
   readonly #plan: Plan;
-  readonly #compare: boolean;
+  readonly #options: BuilderOptions;
   readonly #choices: CollectedChoice[];
   readonly #compared: ComparedToken[][];
+  /** By choice. */
+  readonly #differences: MeanDifference[];
   /** Choices that had a chunk. */
   readonly #begun = new Set<number>();
   #completionTokens = 0;
@@ -62,13 +76,16 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
   readonly #reusedTokens = new Map<number, number>();
   readonly #timings: Timings;
 
-  constructor(form: Form<Choice, ChunkChoice>, envelope: Envelope, plan: Plan, compare: boolean) {
+  #keptBytes = 0;
+
+  constructor(form: Form<Choice, ChunkChoice>, envelope: Envelope, plan: Plan, options: BuilderOptions) {
     this.#form = form;
     this.#envelope = envelope;
     this.#plan = plan;
-    this.#compare = compare;
+    this.#options = options;
     this.#choices = plan.choices.map(({ index }) => ({ index, text: "", reported: null, finishReason: null }));
     this.#compared = plan.choices.map(() => []);
+    this.#differences = plan.choices.map(() => new MeanDifference());
     this.#timings = { tokenize: plan.tokenizeMs, assign: plan.assignMs, queue: 0, adapter: 0, prefill: 0, decode: 0 };
   }
 
@@ -89,25 +106,39 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
     };
   }
 
+  /** About how much of the response is in memory. */
+  get keptBytes(): number {
+    return this.#keptBytes;
+  }
+
   add(part: ChoicePart): void {
     const { index } = part.planned;
     const choice = this.#choices[index];
-    choice.text += part.text;
-    if (part.logprobs) {
-      choice.reported ??= [];
-      choice.reported.push(...part.logprobs);
-    }
-    this.#compared[index].push(...part.compared);
+    this.#completionTokens += part.tokens;
+    this.#differences[index].add(part.compared);
+    if (this.#options.isWhole) this.#keep(part);
     if (!part.done) return;
     choice.finishReason = part.done.finishReason;
     choice.chameleon = this.#block(part, this.#compared[index]);
-    this.#completionTokens += part.done.completionTokens;
     const { prompt } = part.planned;
     const { reusedTokens = 0 } = part.done;
     this.#reusedTokens.set(prompt, Math.min(this.#reusedTokens.get(prompt) ?? reusedTokens, reusedTokens));
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
       this.#timings[phase] = Math.max(this.#timings[phase], part.done.timings[`${phase}Ms`]);
     }
+  }
+
+  #keep({ planned: { index }, text, logprobs, compared }: ChoicePart): void {
+    const choice = this.#choices[index];
+    choice.text += text;
+    if (logprobs) {
+      choice.reported ??= [];
+      choice.reported.push(...logprobs);
+    }
+    this.#compared[index].push(...compared);
+    const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
+    // A character that is not Latin-1 makes V8 keep two bytes of all.
+    this.#keptBytes += 2 * text.length + logprobBytes * reported;
   }
 
   /** The whole response, once every choice is done. */
@@ -125,7 +156,7 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
     const choice: Answer<ChunkChoice>["choices"][number] = this.#form.chunkChoice(part, isFirst);
     // The block comes with a choice's last chunk; only compared tokens come with theirs, and add up over the chunks.
     if (done) choice.chameleon = this.#block(part, compared);
-    else if (this.#compare) choice.chameleon = { compare: { tokens: compared } };
+    else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared } };
     const chunk = { ...this.#head(this.#form.chunkObject), choices: [choice] };
     return done ? { ...chunk, chameleon: choice.chameleon } : chunk;
   }
@@ -158,15 +189,25 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
         prefill: prefillMs,
         decode: decodeMs,
       },
-      ...(this.#compare && {
-        compare: { tokens: reported, mean_difference: meanDifference(this.#compared[planned.index]) },
+      ...(this.#options.compare && {
+        compare: { tokens: reported, mean_difference: this.#differences[planned.index].value },
       }),
     };
   }
 }
 
-/** Nats a token that the adapter gained; null where there is no token. */
-function meanDifference(compared: readonly ComparedToken[]): number | null {
-  const sum = compared.reduce((total, { logprob, base_logprob }) => total + logprob - base_logprob, 0);
-  return compared.length > 0 ? sum / compared.length : null;
+/** Nats a token that the adapter gained. */
+class MeanDifference {
+  #sum = 0;
+  #tokens = 0;
+
+  add(compared: readonly ComparedToken[]): void {
+    for (const { logprob, base_logprob } of compared) this.#sum += logprob - base_logprob;
+    this.#tokens += compared.length;
+  }
+
+  /** null where there is no token. */
+  get value(): number | null {
+    return this.#tokens > 0 ? this.#sum / this.#tokens : null;
+  }
 }

@@ -6,25 +6,30 @@ import type { Admission } from "../tenants/admission.ts";
 import { setHeaders } from "./response-headers.ts";
 
 /**
- * Lets a request of `tokens` at most in; whoever is let in has to be settled. Throws rate_limited or quota_exceeded with
- * the limit and the value.
+ * Counts every POST before anything of its body is read, so that one that is refused later counts, too. What is read
+ * (GET) or removed is not counted.
  */
-export function admit(c: Context<AppEnvironment>, dependencies: Dependencies, tokens: number): Promise<Admission> {
-  const requestId = c.get("requestId");
-  return dependencies.admissions.admit({ requestId, tokens, access: c.get("access"), tell: tellIn(c) });
-}
-
-/** Refuses at once what is known to be refused, before its body is read. */
-export function knownRefusals(dependencies: Dependencies) {
+export function admission({ admissions }: Dependencies) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
-    // What is read is not counted.
-    if (c.req.method === "POST") dependencies.admissions.refuseKnown({ access: c.get("access"), tell: tellIn(c) });
-    await next();
+    if (c.req.method !== "POST") return next();
+    const tell = (headers: Record<string, string>) =>
+      c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...headers });
+    const pending = await admissions.admit({ requestId: c.get("requestId"), access: c.get("access"), tell });
+    c.set("admission", pending);
+    try {
+      await next();
+    } finally {
+      pending.release();
+    }
   });
 }
 
-function tellIn(c: Context<AppEnvironment>): (headers: Record<string, string>) => void {
-  return (headers) => c.set("rateLimitHeaders", headers);
+/**
+ * Lets a request of `tokens` at most go on; whoever has its admission settles it. Throws rate_limited or quota_exceeded
+ * with the limit and the value.
+ */
+export function reserve(c: Context<AppEnvironment>, tokens: number): Promise<Admission> {
+  return c.get("admission").reserve(tokens);
 }
 
 /** Errors have the headers, too. */

@@ -1,22 +1,56 @@
 /** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
+import type { Context } from "hono";
 import type { z } from "zod";
+import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
-/** Reads a JSON object and checks it against `schema`. Throws a ServiceError of status 400, 408, 413 or 415. */
-export async function readBody<T extends z.ZodType>(
-  request: Request,
+/**
+ * Reads a request's JSON object and checks it against `schema`. What its headers decide is refused before its body is read.
+ * Throws a ServiceError of status 400, 408, 413, 415 or 429.
+ */
+export function readBody<T extends z.ZodType>(
+  c: Context<AppEnvironment>,
+  { bodyReads }: Dependencies,
   schema: T,
-  limitMs: number = limits.bodyMs,
 ): Promise<z.output<T>> {
-  const type = request.headers.get("content-type") ?? "";
+  const request = c.req.raw;
+  requireReadable(request);
+  return bodyReads.during(c.get("access").keyId, mostBytesOf(request), () => readJson(request, schema));
+}
+
+/** What the body of a request may come to, by its headers. */
+export function mostBytesOf({ headers }: Request): number {
+  const declared = Number(headers.get("content-length") ?? Number.NaN);
+  return declared >= 0 && declared <= limits.bodyBytes ? declared : limits.bodyBytes;
+}
+
+/** Throws unsupported_media_type or body_too_large by the headers alone. */
+function requireReadable({ headers }: Request): void {
+  const type = headers.get("content-type") ?? "";
   if (!/^application\/json *(;|$)/i.test(type)) {
     throw new ServiceError(
       "unsupported_media_type",
       `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
     );
   }
-  return checked(schema, parsedJson(await boundedText(request, limits.bodyBytes, limitMs)));
+  const declared = Number(headers.get("content-length") ?? 0);
+  if (declared > limits.bodyBytes) throw tooLarge(declared, "");
+}
+
+function tooLarge(bytes: number, relation: string): ServiceError {
+  const message = `The body has ${relation}${bytes} bytes, the maximum is ${limits.bodyBytes}.`;
+  return new ServiceError("body_too_large", message);
+}
+
+/** The body of a request whose headers allow it. Throws a ServiceError of status 400, 408 or 413. */
+export async function readJson<T extends z.ZodType>(
+  request: Request,
+  schema: T,
+  limitMs: number = limits.bodyMs,
+): Promise<z.output<T>> {
+  return checked(schema, parsedJson(await boundedText(request, limitMs)));
 }
 
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */
@@ -36,11 +70,8 @@ const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
  * The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it, and not for
  * its end where all that was declared is there: nearly every body is one chunk.
  */
-async function boundedText(request: Request, maximum: number, limitMs: number): Promise<string> {
-  const tooLarge = (bytes: number, relation: string) =>
-    new ServiceError("body_too_large", `The body has ${relation}${bytes} bytes, the maximum is ${maximum}.`);
+async function boundedText(request: Request, limitMs: number): Promise<string> {
   const declared = Number(request.headers.get("content-length") ?? Number.NaN);
-  if (declared > maximum) throw tooLarge(declared, "");
   let decoder: TextDecoder | null = null;
   let bytes = 0;
   let text = "";
@@ -55,7 +86,7 @@ async function boundedText(request: Request, maximum: number, limitMs: number): 
       const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
       if (done) return text + (decoder?.decode() ?? "");
       bytes += value.byteLength;
-      if (bytes > maximum) throw tooLarge(bytes, "at least ");
+      if (bytes > limits.bodyBytes) throw tooLarge(bytes, "at least ");
       if (bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
       decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
       text += decoder.decode(value, { stream: true });
@@ -125,7 +156,8 @@ function endOfString(json: string, start: number): number {
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
-  const input = shown(issue.input);
+  // Never the whole value as JSON: a list of a body's length would cost as much as the body.
+  const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
     case "too_big": {
       if (issue.origin === "string")
@@ -154,43 +186,6 @@ function fieldName(path: readonly PropertyKey[]): string {
     (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
     "",
   );
-}
-
-const shownCharacters = 60;
-
-/** A value as JSON for a message, cut to `shownCharacters`. Costs as much as what it shows, however large the value is. */
-function shown(value: unknown): string {
-  let json = "";
-  const write = (part: unknown): void => {
-    if (json.length > shownCharacters) return;
-    if (typeof part === "string") json += JSON.stringify(part.slice(0, shownCharacters));
-    else if (typeof part !== "object" || part === null) json += JSON.stringify(part) ?? "absent";
-    else if (Array.isArray(part)) writeEach("[", "]", part.keys(), (i) => write(part[i]));
-    else {
-      writeEach("{", "}", ownKeysOf(part), (key) => {
-        json += `${JSON.stringify(key.slice(0, shownCharacters))}:`;
-        write((part as Record<string, unknown>)[key]);
-      });
-    }
-  };
-  const writeEach = <T>(open: string, close: string, items: Iterable<T>, writeItem: (item: T) => void): void => {
-    json += open;
-    let isFirst = true;
-    for (const item of items) {
-      if (json.length > shownCharacters) return;
-      if (!isFirst) json += ",";
-      isFirst = false;
-      writeItem(item);
-    }
-    json += close;
-  };
-  write(value);
-  return json.length > shownCharacters ? `${json.slice(0, shownCharacters)}…` : json;
-}
-
-/** One at a time: `Object.keys` lists them all. */
-function* ownKeysOf(value: object): Generator<string> {
-  for (const key in value) if (Object.hasOwn(value, key)) yield key;
 }
 
 function lengthOf(value: unknown): number {

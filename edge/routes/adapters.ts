@@ -11,7 +11,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
@@ -20,7 +20,7 @@ import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 export function createAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { now, adapters } = dependencies;
-    const { name, examples } = await readBody(c.req.raw, createAdapterRequestSchema);
+    const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, manifestHash } = artifacts;
     requireFreeName(name, manifest);
@@ -33,7 +33,7 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const centroid = centroidOf(encoded, artifacts);
     const tokenize = now() - startedMs;
 
-    const admission = await admit(c, dependencies, tokens);
+    const admission = await reserve(c, tokens);
     let answer: AdapterAnswer | null = null;
     try {
       answer = await adapters.create({
@@ -121,17 +121,19 @@ function encodeExamples(examples: readonly string[], { tokenizer, manifest }: Ar
   const refuse = (message: string, param: string) =>
     new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   // The backend wants room for one more token.
-  const encoded = examples.map((text) => tokenizer.encode(text).slice(0, manifest.model.contextTokens - 1));
-  encoded.forEach((ids, i) => {
+  const most = manifest.model.contextTokens - 1;
+  let total = 0;
+  return examples.map((text, i) => {
+    const ids = tokenizer.encode(text, most).slice(0, most);
     const param = `examples[${i}]`;
     if (ids.length < 2) throw refuse(`${param} has ${ids.length} tokens, the minimum is 2`, param);
+    total += ids.length;
+    if (total <= limits.adapterTokens) return ids;
+    throw refuse(
+      `examples[0] to ${param} have ${total} tokens together (of each ${most} at most), the maximum is ${limits.adapterTokens}`,
+      "examples",
+    );
   });
-  const total = encoded.reduce((sum, ids) => sum + ids.length, 0);
-  if (total <= limits.adapterTokens) return encoded;
-  throw refuse(
-    `examples have ${total} tokens together (of each ${manifest.model.contextTokens - 1} at most), the maximum is ${limits.adapterTokens}`,
-    "examples",
-  );
 }
 
 /** The mean of the examples' prompt embeddings, as training takes it of windows; of length 1. */

@@ -3,21 +3,19 @@ import type { Handler } from "hono";
 import { assignRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
-import { encodePrompts } from "../assign/encode.ts";
+import { encodeBeginnings } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 
 export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const request = await readBody(c.req.raw, assignRequestSchema);
+    const request = await readBody(c, dependencies, assignRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
     const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
     const wish = wishOf(request.model, undefined, artifacts.manifest, own);
-    const inputs = encodePrompts(request.input, artifacts, "input");
-    // It costs no tokens, but a request, unless it is refused.
-    (await admit(c, dependencies, 0)).settle([]);
+    const most = artifacts.manifest.embedding.prefixTokens;
+    const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
     const data = inputs.map((ids, index) => {
       const { centroid, similarity, mode } = assign(ids, wish, artifacts);
       const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);

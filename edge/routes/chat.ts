@@ -8,7 +8,7 @@ import { readBody } from "../middleware/body.ts";
 
 export function chatCompletions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const { messages, ...chat } = await readBody(c.req.raw, chatRequestSchema);
+    const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
     const artifacts = await dependencies.artifacts();
     const request = generationOf(chat, artifacts);
     const plan = planChat(messages, request, artifacts, await callerOf(c, dependencies, request, artifacts));

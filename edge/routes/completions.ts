@@ -8,7 +8,7 @@ import { readBody } from "../middleware/body.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    const request = await readBody(c.req.raw, completionRequestSchema);
+    const request = await readBody(c, dependencies, completionRequestSchema);
     const artifacts = await dependencies.artifacts();
     const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));
     return answer(c, dependencies, { request, plan, artifacts, form: "completion" });

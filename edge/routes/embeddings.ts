@@ -11,14 +11,17 @@ import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { admit } from "../middleware/admission.ts";
+import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
+
+const { embeddingTokens } = limits;
+const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
 
 export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> {
   const { now } = dependencies;
   return async (c) => {
-    const request = await readBody(c.req.raw, embeddingsRequestSchema);
+    const request = await readBody(c, dependencies, embeddingsRequestSchema);
     const artifacts = await dependencies.artifacts();
     const { manifest, table } = artifacts;
     const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
@@ -31,11 +34,10 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     }
 
     const started = now();
-    const inputs = encodePrompts(request.input, artifacts, "input");
-    refuseOverlong(inputs);
+    const inputs = encodePrompts(request.input, artifacts, bound);
     const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
     const tokenized = now();
-    const admission = await admit(c, dependencies, tokens);
+    const admission = await reserve(c, tokens);
     const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
     admission.settle([consumed]);
 
@@ -51,15 +53,6 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     const usage = { prompt_tokens: tokens, total_tokens: tokens };
     return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
   };
-}
-
-/** Throws context_length_exceeded for the first that is too long. */
-function refuseOverlong(inputs: readonly number[][]): void {
-  const i = inputs.findIndex((ids) => ids.length > limits.embeddingTokens);
-  if (i < 0) return;
-  const at = inputs.length > 1 ? `input[${i}]` : "input";
-  const message = `${at} has ${inputs[i].length} tokens, the maximum is ${limits.embeddingTokens}.`;
-  throw new ServiceError("context_length_exceeded", message, { param: "input" });
 }
 
 /** The leading dimensions, of length 1 again: training puts those that tell most first. */

@@ -1,5 +1,6 @@
 /** GET /v1/usage: what the tenant has used, by day, model and centroid. A tenant sees its own alone. */
 import type { Handler } from "hono";
+import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -7,7 +8,6 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { checked } from "../middleware/body.ts";
 
 const dayMs = 86_400_000;
-const mostDays = 366;
 
 export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
@@ -17,12 +17,16 @@ export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
     /** The month so far, where nothing is said. */
     const from = query.from ?? `${to.slice(0, 7)}-01`;
     const days = (Date.parse(to) - Date.parse(from)) / dayMs + 1;
-    if (days < 1 || days > mostDays) {
-      const message = `Invalid request: from ${from} to ${to} is ${days} days; it must be 1 to ${mostDays}.`;
+    if (days < 1 || days > requestLimits.usageDays) {
+      const message = `Invalid request: from ${from} to ${to} is ${days} days; it must be 1 to ${requestLimits.usageDays}.`;
       throw new ServiceError("invalid_request", message, { param: "from" });
     }
     const { tenant, limits } = c.get("access");
     const rows = await dependencies.usage(tenant, from, to);
+    if (rows.length > requestLimits.usageRows) {
+      const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
+      throw new ServiceError("invalid_request", message, { param: "from" });
+    }
     const data = rows.map(({ day, model, centroid, requests, promptTokens, completionTokens }) => ({
       day,
       model,

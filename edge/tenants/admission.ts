@@ -1,12 +1,13 @@
 /**
- * The Worker's side of a tenant's ledger: one call before a request's work, one after it. A tenant without limits has
- * nothing to ask for, so its requests wait for nothing and are only counted.
+ * The Worker's side of a tenant's ledger: a request is admitted before it is read, reserves its tokens once they are known,
+ * and is settled when it ends. A tenant without limits has nothing to ask for, so its requests wait for nothing and only
+ * their use is counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { Consumption } from "./consumption.ts";
-import { FullMinutes } from "./full-minutes.ts";
 import type { GatheredUse } from "./gathered-use.ts";
 import type { Access } from "./keys.ts";
+import { KnownRefusals } from "./known-refusals.ts";
 import type { Ledger } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
 import type { ReportUse } from "./usage-events.ts";
@@ -29,20 +30,30 @@ export interface SettlementDependencies {
 export interface AdmissionRequest {
   requestId: string;
   access: Access;
-  /** The most that it may come to. */
-  tokens: number;
   /** Gets `x-ratelimit-*` headers for the response, where the tenant has limits. */
   tell(headers: Record<string, string>): void;
 }
 
-/** Both throw rate_limited or quota_exceeded with the limit and the value. */
 export interface Admissions {
-  /** Before any work, and without asking anybody: for a request that is known to be refused. */
-  refuseKnown(request: Pick<AdmissionRequest, "access" | "tell">): void;
-  admit(request: AdmissionRequest): Promise<Admission>;
+  /**
+   * Before a request is read. One that is known to be refused is so without asking anybody.
+   * Throws rate_limited or quota_exceeded with the limit and the value.
+   */
+  admit(request: AdmissionRequest): Promise<PendingAdmission>;
 }
 
-/** A request that was let in. It is settled where it ends, which may be another object. */
+/** A request that counts, and has its place among those at once. */
+export interface PendingAdmission {
+  /**
+   * Before its work: `tokens` are the most that it may come to. Whoever has the admission settles it.
+   * Throws rate_limited or quota_exceeded with the limit and the value.
+   */
+  reserve(tokens: number): Promise<Admission>;
+  /** Gives its place back where nothing was reserved; it counts all the same. */
+  release(): void;
+}
+
+/** A request that has reserved its tokens. It is settled where it ends, which may be another object. */
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
@@ -60,29 +71,35 @@ export interface Admission {
 
 export function createAdmissions(dependencies: SettlementDependencies): Admissions {
   const { ledgers, now } = dependencies;
-  const fullMinutes = new FullMinutes();
-
-  function refuseKnown({ access, tell }: Pick<AdmissionRequest, "access" | "tell">): void {
-    const decision = fullMinutes.decisionFor(access.tenant, access.limits, now());
-    if (decision) obey(decision, tell);
-  }
-
-  async function admit({ requestId, access, tokens, tell }: AdmissionRequest): Promise<Admission> {
-    const { tenant, limits } = access;
-    const isLimited = Object.values(limits).some((limit) => limit !== null);
-    if (isLimited) {
-      refuseKnown({ access, tell });
-      const decision = await asked(ledgers.getByName(tenant).reserve(requestId, tokens, limits));
-      fullMinutes.note(tenant, decision, now());
+  const knownRefusals = new KnownRefusals();
+  return {
+    async admit({ requestId, access, tell }) {
+      const { tenant, limits } = access;
+      const isLimited = Object.values(limits).some((limit) => limit !== null);
+      const admitted = admissionOf({ requestId, tenant, isLimited }, dependencies);
+      if (!isLimited) return { reserve: async () => admitted, release: () => undefined };
+      const ledger = ledgers.getByName(tenant);
+      const known = knownRefusals.decisionFor(tenant, limits, now());
+      const decision = known ?? (await asked(ledger.admit(requestId, limits)));
+      if (!known) knownRefusals.note(tenant, decision, now());
       obey(decision, tell);
-    }
-    return admissionOf({ requestId, tenant, isLimited }, dependencies);
-  }
-
-  return { refuseKnown, admit };
+      let isReserved = false;
+      return {
+        async reserve(tokens) {
+          // Of the requests that are left, the admission has told.
+          obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
+          isReserved = true;
+          return admitted;
+        },
+        release: () => {
+          if (!isReserved) admitted.settle([]);
+        },
+      };
+    },
+  };
 }
 
-/** The admission of a request that was let in, here or elsewhere. */
+/** The reservation of a request that was let in, here or elsewhere. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
   const { ledgers, gathered, background, now, report, log } = dependencies;

@@ -6,6 +6,7 @@
  * used nobody is told that it is counted before it is written. No timer is set but that write's.
  */
 import { DurableObject } from "cloudflare:workers";
+import { limits } from "../../shared/contracts/limits.ts";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { type Consumption, inAll } from "./consumption.ts";
 import { type Decision, Quota, type QuotaState } from "./quota.ts";
@@ -25,6 +26,13 @@ const schema = `
 `;
 
 const commitMs = 20;
+/**
+ * Models and centroids that a day's use is told apart by: twice as many as the centroids of a large set, and own adapters.
+ * A tenant can name adapters without end, and a ledger keeps its rows for good.
+ */
+export const usageKeysPerDay = 1024;
+/** The model of the row that counts all further ones of a day. */
+export const otherModels = "(others)";
 
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
@@ -43,8 +51,17 @@ export class Ledger extends DurableObject<Env> {
     this.quota = new Quota(stored && (JSON.parse(stored.state) as QuotaState));
   }
 
-  reserve(id: string, tokens: number, limits: TenantLimits): Decision {
-    const decision = this.quota.reserve(id, tokens, limits, this.now());
+  /** Counts a request before it is read. */
+  admit(id: string, tenantLimits: TenantLimits): Decision {
+    return this.#stored(this.quota.admit(id, tenantLimits, this.now()));
+  }
+
+  /** Reserves what an admitted request may come to. */
+  reserve(id: string, tokens: number, tenantLimits: TenantLimits): Decision {
+    return this.#stored(this.quota.reserve(id, tokens, tenantLimits, this.now()));
+  }
+
+  #stored(decision: Decision): Decision {
     if (!decision.refusal) this.#commitSoon().catch(() => undefined);
     return decision;
   }
@@ -72,18 +89,25 @@ export class Ledger extends DurableObject<Env> {
     return this.#commitSoon();
   }
 
-  /** From one day to another, both counted, in order of time. */
+  /**
+   * From one day to another, both counted, in order of time; one more than `limits.usageRows` where there are more. Names
+   * are cut here, too: a row of another version of this code must not make the answer too large to send.
+   */
   usage(from: string, to: string): UsageRow[] {
     if (this.#unwritten.size > 0) this.#write();
     const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
-      "SELECT * FROM usage WHERE day BETWEEN ? AND ? ORDER BY day, model, centroid",
+      `SELECT day, substr(model, 1, ${limits.modelCharacters}) AS model,
+         substr(centroid, 1, ${limits.adapterCharacters}) AS centroid, sum(requests) AS requests,
+         sum(promptTokens) AS promptTokens, sum(completionTokens) AS completionTokens
+       FROM usage WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT ${limits.usageRows + 1}`,
       from,
       to,
     );
     return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
   }
 
-  #use(row: UsageRow): void {
+  #use(used: UsageRow): void {
+    const row = { ...used, model: used.model.slice(0, limits.modelCharacters) };
     const key = JSON.stringify([row.day, row.model, row.centroid]);
     this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
   }
@@ -99,7 +123,10 @@ export class Ledger extends DurableObject<Env> {
 
   #write(): void {
     this.ctx.storage.transactionSync(() => {
-      for (const { day, model, centroid, requests, promptTokens, completionTokens } of this.#unwritten.values()) {
+      for (const row of this.#unwritten.values()) {
+        const { day, model, centroid, requests, promptTokens, completionTokens } = this.#hasRoomFor(row)
+          ? row
+          : { ...row, model: otherModels, centroid: null };
         this.#sql.exec(
           `INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
            promptTokens = promptTokens + excluded.promptTokens, completionTokens = completionTokens + excluded.completionTokens`,
@@ -109,6 +136,18 @@ export class Ledger extends DurableObject<Env> {
       this.#sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(this.quota.state));
     });
     this.#unwritten.clear();
+  }
+
+  /** Whether a row's use is counted by itself: its key has a row already, or its day can have one more. */
+  #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
+    const { isKnown, keys } = this.#sql
+      .exec<{ isKnown: number; keys: number }>(
+        `SELECT EXISTS (SELECT 1 FROM usage WHERE day = ?1 AND model = ?2 AND centroid = ?3) AS isKnown,
+           (SELECT count(*) FROM usage WHERE day = ?1) AS keys`,
+        ...[day, model, centroid ?? ""],
+      )
+      .one();
+    return isKnown === 1 || keys < usageKeysPerDay;
   }
 }
 

@@ -40,10 +40,19 @@ export function requireFreeName(name: string, { centroids }: Manifest): void {
     throw refuse("that name is a centroid's, or reserved");
 }
 
-/** The name of the own adapter that a request names; null where it names none. */
-export function ownNameOf(model: string | undefined, adapter: string | undefined, manifest: Manifest): string | null {
-  const prefix = `${manifest.model.servedAs}:`;
-  const name = adapter ?? (model?.startsWith(prefix) ? model.slice(prefix.length) : "");
+/** A tenant's own adapters that a request names; null where a field names none. */
+export interface NamedAdapters {
+  byModel: OwnAdapter | null;
+  byAdapter: OwnAdapter | null;
+}
+
+/** The part of `model` after the served name; empty where there is none. */
+export function suffixOf(model: string | undefined, { model: { servedAs } }: Manifest): string {
+  return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
+}
+
+/** `name` where it can be that of an adapter of a tenant's own, else null. */
+export function ownNameOf(name: string, manifest: Manifest): string | null {
   const isKnown = reserved.test(name) || manifest.centroids.some(({ id }) => id === name);
   return namePattern.test(name) && !isKnown ? name : null;
 }

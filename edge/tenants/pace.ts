@@ -5,11 +5,13 @@
 import { setNewest } from "./newest.ts";
 
 export interface PaceLimits {
-  /** Requests of a key that start without a delay. */
+  /** Small requests of a key that start without a delay. */
   atOnce: number;
-  /** Delay between the starts of further requests: about as long as one request occupies the thread. */
+  /** Delay between the starts of further ones: about as long as a small request occupies the thread. */
   intervalMs: number;
-  /** Upper bound on the delay of a request. */
+  /** What a mebibyte of body adds to that delay: it is received, parsed and encoded. */
+  bodyMsPerMebibyte: number;
+  /** Upper bound on the delay of a small request; a larger one may wait longer in proportion to its time. */
   longestMs: number;
   /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;
@@ -20,19 +22,22 @@ export interface PaceLimits {
 export const paceLimits: PaceLimits = {
   atOnce: 16,
   intervalMs: 2,
+  bodyMsPerMebibyte: 60,
   longestMs: 1000,
   refusedMs: 60_000,
   rememberedKeys: 1024,
 };
 
+const mebibyte = 2 ** 20;
+
 interface KeyPace {
-  /** When the key's last request would have started if each had waited `intervalMs` for the one before. */
-  lastStartMs: number;
+  /** When the time of all its requests is over, had each started as the one before was done. */
+  freeMs: number;
   /** End of the Retry-After of its last refusal: until then its requests start one by one. */
   refusedUntilMs: number;
 }
 
-const unknown: KeyPace = { lastStartMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
+const unknown: KeyPace = { freeMs: Number.NEGATIVE_INFINITY, refusedUntilMs: Number.NEGATIVE_INFINITY };
 
 export class Pace {
   readonly #limits: PaceLimits;
@@ -42,14 +47,18 @@ export class Pace {
     this.#limits = limits;
   }
 
-  /** Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. */
-  waitMs(key: number, nowMs: number): number {
-    const { atOnce, intervalMs, longestMs, rememberedKeys } = this.#limits;
-    const { lastStartMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+  /**
+   * Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. `bodyBytes` is the
+   * size of body that it declares.
+   */
+  waitMs(key: number, nowMs: number, bodyBytes: number): number {
+    const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;
+    const { freeMs, refusedUntilMs } = this.#keys.get(key) ?? unknown;
+    const takesMs = intervalMs + (bodyBytes / mebibyte) * bodyMsPerMebibyte;
     const aheadMs = nowMs < refusedUntilMs ? 0 : (atOnce - 1) * intervalMs;
-    const inTurnMs = Math.max(nowMs, lastStartMs + intervalMs);
-    const startMs = Math.min(inTurnMs, nowMs + aheadMs + longestMs);
-    setNewest(this.#keys, key, { lastStartMs: startMs, refusedUntilMs }, rememberedKeys);
+    const longest = longestMs * (takesMs / intervalMs);
+    const startMs = Math.min(Math.max(nowMs, freeMs), nowMs + aheadMs + longest);
+    setNewest(this.#keys, key, { freeMs: Math.max(freeMs, startMs + takesMs), refusedUntilMs }, rememberedKeys);
     return Math.max(0, Math.ceil(startMs - nowMs - aheadMs));
   }
 

@@ -3,7 +3,8 @@
  *
  * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it:
  * so no 60 seconds, wherever they begin, ever hold more than the limit, and what is kept is 61 numbers whatever the rate.
- * A request reserves all the tokens that it may come to, and gives back what it did not use when it is settled.
+ * A request is admitted before it is read, which counts it; once its tokens are known it reserves all that it may come
+ * to, and gives back what it did not use when it is settled.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 
@@ -46,7 +47,9 @@ interface Second {
 }
 
 interface Reservation {
+  /** When its tokens were reserved. */
   second: number;
+  /** 0 until then. */
   tokens: number;
   leaseUntilMs: number;
 }
@@ -75,16 +78,55 @@ export class Quota {
     return { seconds: [...this.#seconds], open: [...this.#open], month: this.#month };
   }
 
-  /** Reserves `tokens` for the request `id`, or says why not; a refused request counts nowhere. */
+  /**
+   * Counts the request `id` and gives it a place, or says why not: then it counts nowhere. A month whose tokens are used
+   * up, reservations aside, refuses every request, and goes on to do so until it is over.
+   */
+  admit(id: string, limits: TenantLimits, nowMs: number): Decision {
+    this.#forget(nowMs);
+    const { requestsPerMinute, tokensPerMonth } = limits;
+    const month = this.#monthTokens(nowMs);
+    const refusal =
+      (tokensPerMonth !== null && month >= tokensPerMonth
+        ? refusalOf("tokensPerMonth", limits, month, 1, () => nextMonthMs(nowMs) - nowMs)
+        : null) ??
+      refusalOf("requestsPerMinute", limits, this.#counted().requests, 1, () =>
+        this.#roomMs("requests", 1, requestsPerMinute!, nowMs),
+      ) ??
+      refusalOf("concurrentRequests", limits, this.#open.size, 1, () => concurrencyRetryMs);
+    if (!refusal) {
+      const second = this.#count({ requests: 1, tokens: 0 }, nowMs);
+      this.#open.set(id, { second, tokens: 0, leaseUntilMs: nowMs + leaseMs });
+    }
+    return this.#decision(refusal, limits, nowMs);
+  }
+
+  /** Reserves `tokens` for the request `id`, which was admitted, or says why not. */
   reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number): Decision {
     this.#forget(nowMs);
-    const refusal = this.#refusal(tokens, limits, nowMs);
+    const reserved = [...this.#open.values()].reduce((sum, reservation) => sum + reservation.tokens, 0);
+    const month = this.#monthTokens(nowMs) + reserved;
+    const refusal =
+      refusalOf("tokensPerMonth", limits, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
+      refusalOf("tokensPerMinute", limits, this.#counted().tokens, tokens, () =>
+        this.#roomMs("tokens", tokens, limits.tokensPerMinute!, nowMs),
+      );
     if (!refusal) {
-      const second = Math.floor(nowMs / secondMs);
-      const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
-      this.#seconds.set(second, { requests: counted.requests + 1, tokens: counted.tokens + tokens });
+      const second = this.#count({ requests: 0, tokens }, nowMs);
       this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + leaseMs });
     }
+    return this.#decision(refusal, limits, nowMs);
+  }
+
+  /** Counts in the second that is now, which is returned. */
+  #count({ requests, tokens }: Second, nowMs: number): number {
+    const second = Math.floor(nowMs / secondMs);
+    const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
+    this.#seconds.set(second, { requests: counted.requests + requests, tokens: counted.tokens + tokens });
+    return second;
+  }
+
+  #decision(refusal: Refusal | null, limits: TenantLimits, nowMs: number): Decision {
     return {
       refusal,
       requests: this.#gauge("requests", limits.requestsPerMinute, nowMs),
@@ -100,9 +142,12 @@ export class Quota {
 
   /** Counts tokens that were used without a reservation. */
   use(tokens: number, nowMs: number): void {
-    const name = monthOf(nowMs);
-    const before = this.#month.name === name ? this.#month.tokens : 0;
-    this.#month = { name, tokens: before + tokens };
+    this.#month = { name: monthOf(nowMs), tokens: this.#monthTokens(nowMs) + tokens };
+  }
+
+  /** What was used in this month. */
+  #monthTokens(nowMs: number): number {
+    return this.#month.name === monthOf(nowMs) ? this.#month.tokens : 0;
   }
 
   /** Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. */
@@ -112,23 +157,6 @@ export class Quota {
     this.#open.delete(id);
     const second = reservation && this.#seconds.get(reservation.second);
     if (second) second.tokens += tokens - reservation.tokens;
-  }
-
-  #refusal(tokens: number, limits: TenantLimits, nowMs: number): Refusal | null {
-    const refuse = (limit: keyof TenantLimits, used: number, asked: number, retryMs: () => number): Refusal | null => {
-      const maximum = limits[limit];
-      if (maximum === null || used + asked <= maximum) return null;
-      return { limit, maximum, used, asked, retryAfterMs: asked > maximum ? null : retryMs() };
-    };
-    const { requests, tokens: recent } = this.#counted();
-    const reserved = [...this.#open.values()].reduce((sum, reservation) => sum + reservation.tokens, 0);
-    const used = (this.#month.name === monthOf(nowMs) ? this.#month.tokens : 0) + reserved;
-    return (
-      refuse("tokensPerMonth", used, tokens, () => nextMonthMs(nowMs) - nowMs) ??
-      refuse("requestsPerMinute", requests, 1, () => this.#roomMs("requests", 1, limits.requestsPerMinute!, nowMs)) ??
-      refuse("tokensPerMinute", recent, tokens, () => this.#roomMs("tokens", tokens, limits.tokensPerMinute!, nowMs)) ??
-      refuse("concurrentRequests", this.#open.size, 1, () => concurrencyRetryMs)
-    );
   }
 
   #counted(): Second {
@@ -164,6 +192,19 @@ export class Quota {
     for (const second of this.#seconds.keys()) if (endMs(second) <= nowMs) this.#seconds.delete(second);
     for (const [id, { leaseUntilMs }] of this.#open) if (leaseUntilMs <= nowMs) this.#open.delete(id);
   }
+}
+
+/** null where `asked` more fit beside what is `used`. */
+function refusalOf(
+  limit: keyof TenantLimits,
+  limits: TenantLimits,
+  used: number,
+  asked: number,
+  retryMs: () => number,
+): Refusal | null {
+  const maximum = limits[limit];
+  if (maximum === null || used + asked <= maximum) return null;
+  return { limit, maximum, used, asked, retryAfterMs: asked > maximum ? null : retryMs() };
 }
 
 /** When a second counts no more. */

@@ -5,7 +5,7 @@ import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
 import type { AdapterShelf, Added } from "./adapter-shelf.ts";
 import type { Access } from "./keys.ts";
-import { type OwnAdapter, ownNameOf, requireCurrent } from "./own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
 import { seesOwnAdapters } from "./scopes.ts";
 
 /** A tenant's shelf (adapter-shelf.ts). */
@@ -26,7 +26,7 @@ export interface TenantAdapters {
   /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
-   * The adapter of the key's tenant that `model`, or the extension's `adapter`, names; null where it names none, or none
+   * The adapters of the key's tenant that `model` and the extension's `adapter` name; null where a field names none, or none
    * that the key may see. Throws adapter_outdated.
    */
   named(
@@ -34,7 +34,7 @@ export interface TenantAdapters {
     model: string | undefined,
     adapter: string | undefined,
     artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
-  ): Promise<OwnAdapter | null>;
+  ): Promise<NamedAdapters>;
   /** Lets a backend make one. Throws the ServiceError to refuse with. */
   create(request: AdapterRequest): Promise<AdapterAnswer>;
   /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
@@ -54,10 +54,14 @@ export function createTenantAdapters(parts: {
     of,
     visibleTo: async ({ tenant, scopes }) => (seesOwnAdapters(scopes) ? of(tenant).list() : []),
     async named({ tenant, scopes }, model, adapter, { manifest, manifestHash }) {
-      const name = seesOwnAdapters(scopes) ? ownNameOf(model, adapter, manifest) : null;
-      const own = name === null ? null : await of(tenant).find(name);
-      if (own) requireCurrent(own, manifestHash);
-      return own;
+      const find = async (text: string) => {
+        const name = seesOwnAdapters(scopes) ? ownNameOf(text, manifest) : null;
+        const own = name === null ? null : await of(tenant).find(name);
+        if (own) requireCurrent(own, manifestHash);
+        return own;
+      };
+      const [byModel, byAdapter] = await Promise.all([find(suffixOf(model, manifest)), find(adapter ?? "")]);
+      return { byModel, byAdapter };
     },
     async create(request) {
       const failures: CallFailure[] = [];

@@ -19,13 +19,18 @@ export class TokenCount {
     this.#choices = choices;
   }
 
-  add({ planned, tokens, done }: ChoicePart): void {
-    this.#tokens.set(planned, done ? done.completionTokens : (this.#tokens.get(planned) ?? 0) + tokens);
+  add({ planned, tokens }: ChoicePart): void {
+    this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
+  }
+
+  /** Every choice has had a part. */
+  get haveAllBegun(): boolean {
+    return this.#tokens.size === this.#choices.length;
   }
 
   /**
-   * By the centroid whose adapter served. Where the caller went away every prompt counts, as it was worked on; where we failed only those do that
-   * something was delivered for.
+   * By the centroid whose adapter served. `everyPrompt`: the caller went away, so every prompt counts, as work on it may have
+   * begun; otherwise only prompts count that have a part.
    */
   consumed(model: string, everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();

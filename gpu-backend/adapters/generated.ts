@@ -1,8 +1,14 @@
 /** Adapters that the hyper-network, of either kind, generates from the manifest's centroids. */
 
 import { createHash } from "node:crypto";
-import { adapterIdentity, type CentroidRecord, type Manifest } from "../../shared/artifacts/manifest.ts";
-import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import {
+  adapterIdentity,
+  type CentroidRecord,
+  hyperNetworkFile,
+  type Manifest,
+} from "../../shared/artifacts/manifest.ts";
+import { requireTensor, type TensorFile, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { PoolShape } from "../runtime/head-graph.ts";
@@ -13,12 +19,6 @@ import { bankOf, gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
 /** About what V8 takes for the record beside its arrays: an object, two strings, typed arrays' headers. */
 const recordBytes = 512;
-/**
- * Bound on what an adapter may hold. In the graph a row's sums run over its mates' slots too, times 0; a value whose
- * products overflow would be 0 · ∞ = NaN there, for every row of the step.
- */
-const largestValue = 1e6;
-
 /** Of instant adapters, which alone have directions where the hyper-network makes gates. */
 const instantRank = 1;
 
@@ -32,9 +32,10 @@ type Maker = (centroid: Float32Array, scale: number) => Promise<Parts>;
  */
 export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: () => Promise<void>): AdapterSource {
   const make = manifest.hyperNetwork.kind === "full" ? fullMaker(manifest, file, pause) : gatedMaker(file);
-  const vectors = toFloat32(tensorOf(file, "centroids")); // [K, P]
-  const scales = toFloat32(tensorOf(file, "scales")); // [K]
-  const P = manifest.embedding.dimensions;
+  const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
+  // Not their values: a centroid that is no number costs only its own adapter.
+  const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
+  const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
   const entries = new Map(
     manifest.centroids.map((record, index) => {
       const vector = vectors.subarray(index * P, (index + 1) * P);
@@ -120,15 +121,20 @@ async function inSlices(slices: Generator<void, Directions>, pause: () => Promis
 
 /** Throws a ServiceError that names the centroid and the first value that is not a number of sensible size. */
 function requireUsable(values: Float32Array, what: string, centroidId: string): void {
-  const bad = values.findIndex((value) => !(Math.abs(value) <= largestValue));
+  const bad = values.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;
   throw new ServiceError(
     "generation_failed",
-    `Centroid ${centroidId} has no usable adapter: ${what} ${bad} is ${values[bad]}, the bound is ±${largestValue}.`,
+    `Centroid ${centroidId} has no usable adapter: ${what} ${bad} is ${values[bad]}, the bound is ±${setLimits.tensorValue}.`,
   );
 }
 
 function checkCentroid(record: CentroidRecord, vector: Float32Array, scale: number): void {
+  if (Math.fround(record.scale) !== scale) {
+    throw new Error(
+      `centroid ${record.id} of hyper-network.safetensors has scale ${scale}, manifest.json ${record.scale}`,
+    );
+  }
   const found = centroidHash(vector, scale);
   if (found !== record.hash) {
     throw new Error(

@@ -4,7 +4,8 @@
  * full kind (full-network.ts).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
  */
-import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { hyperNetworkFile } from "../../shared/artifacts/manifest.ts";
+import { requireFloats, type TensorFile, tensorOf } from "../../shared/artifacts/tensor-file.ts";
 import type { Bank } from "../runtime/step.ts";
 
 export interface HyperNetwork {
@@ -72,11 +73,7 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
 }
 
-/** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing or of another shape. */
+/** A tensor of hyper-network.safetensors as float32. Throws an Error where it is missing, of another shape, or holds a value beyond the limit. */
 export function floatsOf(file: TensorFile, name: string, shape: number[]): Float32Array<ArrayBuffer> {
-  const tensor = tensorOf(file, name);
-  if (tensor.shape.join() !== shape.join()) {
-    throw new Error(`hyper-network: tensor ${name} is [${tensor.shape}], expected [${shape}]`);
-  }
-  return toFloat32(tensor);
+  return requireFloats(file, name, shape, hyperNetworkFile);
 }

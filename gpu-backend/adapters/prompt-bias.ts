@@ -9,10 +9,13 @@
  * changes nothing in it, and a sequence that another backend resumes has the same bits of it. Serving and measuring both
  * run this code.
  */
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
+import { hyperNetworkFile, type Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { RowBias } from "./adapter.ts";
 import { floatsOf } from "./hyper-network.ts";
+
+/** A token that training never saw has about −20; one occurrence of a frequency of 0 would weigh more than any number. */
+const lowestLogFrequency = -100;
 
 export interface PromptBiasShape {
   /** 0 is off. */
@@ -57,6 +60,12 @@ export function servedPromptBias(manifest: Manifest, file: TensorFile): PromptBi
   const { prior } = manifest.promptBias;
   const { vocabularySize, endOfTextId } = manifest.model;
   const logFrequencies = floatsOf(file, "unigram", [vocabularySize]);
+  const bad = logFrequencies.findIndex((value) => !(value <= 0 && value >= lowestLogFrequency));
+  if (bad >= 0) {
+    throw new Error(
+      `${hyperNetworkFile}: unigram: value ${bad} is ${logFrequencies[bad]}, it must be ${lowestLogFrequency} to 0`,
+    );
+  }
   const strengths = new Map(manifest.centroids.map(({ id, promptBias: strength = 0 }) => [id, strength]));
   return (centroidId, promptIds) => {
     const strength = strengths.get(centroidId) ?? 0;

@@ -2,18 +2,22 @@
  * Everything that is served: weights of a model folder, and of a folder of artifacts tokenizer, hyper-network and the
  * manifest that binds them. Nothing is taken on trust: each file is held against the hash in the manifest.
  */
-import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
   hyperNetworkFile,
   type Manifest,
   manifestFile,
   parseManifest,
+  type SetFile,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
+import { requireFile } from "../../shared/artifacts/set-file.ts";
 import { readTensorFile, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { requireHyperNetwork } from "../adapters/hyper-network-file.ts";
+import { readFileAtMost } from "../bounded-file.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 
 export interface Artifacts {
@@ -36,15 +40,15 @@ export async function readArtifacts(
   directory = artifactsOf(modelDirectory),
 ): Promise<Artifacts> {
   const model = await readModelFolder(modelDirectory);
-  const manifestBytes = await readFile(join(directory, manifestFile));
-  const manifest = parseManifest(manifestBytes.toString("utf8"));
+  const manifestBytes = await readFileAtMost(join(directory, manifestFile), setLimits.manifestBytes);
+  const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   checkModel(manifest, model);
   const tokenizer = Tokenizer.fromTensors(await readListedFile(directory, manifest, tokenizerFile));
   requireEqual(`${tokenizerFile}: vocabulary size`, tokenizer.vocabularySize, manifest.model.vocabularySize);
   requireEqual(`${tokenizerFile}: end-of-text id`, tokenizer.endOfTextId, manifest.model.endOfTextId);
   const hyperNetwork = await readListedFile(directory, manifest, hyperNetworkFile);
-  requireEqual("manifest.json: hyperNetwork.hash", manifest.hyperNetwork.hash, manifest.files[hyperNetworkFile].sha256);
-  return { model, manifest, manifestHash: sha256(manifestBytes), tokenizer, hyperNetwork };
+  requireHyperNetwork(manifest, hyperNetwork);
+  return { model, manifest, manifestHash: await sha256Hex(manifestBytes), tokenizer, hyperNetwork };
 }
 
 function checkModel({ model: wanted }: Manifest, { config, weightsHash }: ModelFolder): void {
@@ -57,18 +61,12 @@ function checkModel({ model: wanted }: Manifest, { config, weightsHash }: ModelF
   requireEqual("config.json: eos_token_id", config.endOfTextId, wanted.endOfTextId);
 }
 
-async function readListedFile(directory: string, manifest: Manifest, name: string): Promise<TensorFile> {
-  const record = manifest.files[name];
-  if (!record) throw new Error(`manifest.json lists no ${name}; it has ${Object.keys(manifest.files).join(", ")}`);
-  const bytes = await readFile(join(directory, name));
-  requireEqual(`${name}: SHA-256`, sha256(bytes), record.sha256);
-  return readTensorFile(bytes);
+async function readListedFile(directory: string, { files }: Manifest, name: SetFile): Promise<TensorFile> {
+  const bytes = await readFileAtMost(join(directory, name), files[name].bytes);
+  await requireFile(name, bytes, files[name]);
+  return readTensorFile(bytes, name);
 }
 
 function requireEqual(what: string, found: string | number, wanted: string | number): void {
   if (found !== wanted) throw new Error(`${what} is ${found}, the manifest says ${wanted}`);
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

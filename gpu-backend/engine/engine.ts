@@ -196,7 +196,7 @@ export class Engine {
     const parts = { runner: this.#parts.runner, arena: this.#arena };
     for (const sequence of prefilled.filter(({ isMixed, ended }) => isMixed && !ended)) {
       // Rows move where a sequence ends.
-      const rowOf = () => this.#scheduler.rowOf(sequence);
+      const rowOf = () => this.#scheduler.rowOf(sequence)!;
       const fault = await weighMixture(sequence, rowOf(), parts);
       if (fault) this.#fail(sequence, this.#noted(fault));
       if (!sequence.request.promptLogprobs) continue;
@@ -204,7 +204,7 @@ export class Engine {
     }
     const first = prefilled.filter((one) => one.isMixed && !one.ended && one.wantsToken && one.pendingTokens === 0);
     if (first.length === 0) return;
-    const rows = new Map(first.map((sequence) => [this.#scheduler.rowOf(sequence), sequence]));
+    const rows = new Map(first.map((sequence) => [this.#scheduler.rowOf(sequence)!, sequence]));
     const { heads, output } = await sampleFirst(rows, parts);
     this.#readChecked(heads, output);
   }

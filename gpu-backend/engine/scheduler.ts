@@ -124,12 +124,8 @@ export class Scheduler<S extends Schedulable> {
     return this.#parked.size;
   }
 
-  /** The row of a running sequence. */
-  rowOf(sequence: S): number {
-    const row = this.#slots.rowOf(sequence);
-    if (row === null) throw new Error("the sequence does not run");
-    return row;
-  }
+  /** The row of a running sequence, else null. */
+  rowOf = (sequence: S): number | null => this.#slots.rowOf(sequence);
 
   /** Times a sequence was parked. */
   get preemptions(): number {
@@ -248,7 +244,7 @@ export class Scheduler<S extends Schedulable> {
       yield { firstRow: this.#slots.decoding.length + first, begunTokens, chunks };
     }
     for (const sequence of this.#shares.inTurn(this.#heldNow())) {
-      const row = this.#slots.rowOf(sequence)!;
+      const row = this.rowOf(sequence)!;
       // A decoding one's turn comes in the decode phase.
       if (row < this.#slots.decoding.length) return;
       const tokens = this.#shares.takePiece(sequence, this.#chunkOf(sequence));
@@ -300,7 +296,7 @@ export class Scheduler<S extends Schedulable> {
   }
 
   #park(sequence: S): Admission<S>["parked"] {
-    const row = this.#slots.rowOf(sequence)!;
+    const row = this.rowOf(sequence)!;
     this.#parked.set(sequence, { isDecoding: this.#slots.decoding.includes(sequence) });
     this.#queue.stop(sequence);
     this.#preemptions++;

@@ -37,7 +37,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork, setImmediate),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
-    { manifestHash, gates: bank.gates, ...model.config },
+    { manifestHash, gates: bank.gates, rank: pool?.rank ?? 0, ...model.config },
   );
   const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;

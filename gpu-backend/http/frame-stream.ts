@@ -8,6 +8,12 @@ import type { EngineClient } from "../engine/client.ts";
 import { FrameGathering } from "./frame-gathering.ts";
 import { Heartbeat } from "./heartbeat.ts";
 
+/**
+ * Unread bytes of one answer: above, its reader is too slow, or has hung. As many as the prompt frames of a full micro-batch
+ * have with five alternatives a token, which come within a few steps.
+ */
+export const unreadFrameBytes = 16 * 2 ** 20;
+
 /** How a micro-batch ended, for the log. */
 export interface BatchOutcome {
   tokens: number;
@@ -32,21 +38,30 @@ export function frameStream(
   const outcome: BatchOutcome = { tokens: 0, done: 0, failed: 0, clientGone: false };
   const encoder = new TextEncoder();
   let controller!: ReadableStreamDefaultController<Uint8Array>;
-  const body = new ReadableStream<Uint8Array>({
-    start(started) {
-      controller = started;
+  /** Nobody reads on. */
+  const drop = () => {
+    outcome.clientGone = true;
+    gathering.stop();
+    heartbeat.stop();
+    engine.cancel([...open]);
+  };
+  const body = new ReadableStream<Uint8Array>(
+    {
+      start(started) {
+        controller = started;
+      },
+      cancel: drop,
     },
-    cancel() {
-      outcome.clientGone = true;
-      gathering.stop();
-      heartbeat.stop();
-      engine.cancel([...open]);
-    },
-  });
-  const gathering = new FrameGathering(batch.sequences, (frames) => {
-    controller.enqueue(encoder.encode(frames.map(frameLine).join("")));
-  });
-  const heartbeat = new Heartbeat(engine, () => controller.enqueue(encoder.encode("\n")));
+    new ByteLengthQueuingStrategy({ highWaterMark: unreadFrameBytes }),
+  );
+  const write = (text: string) => {
+    controller.enqueue(encoder.encode(text));
+    if (controller.desiredSize! >= 0) return;
+    controller.error(new Error(`more than ${unreadFrameBytes} bytes of the answer are unread`));
+    drop();
+  };
+  const gathering = new FrameGathering(batch.sequences, (frames) => write(frames.map(frameLine).join("")));
+  const heartbeat = new Heartbeat(engine, () => write("\n"));
   try {
     engine.submit(batch, (frames) => {
       for (const frame of frames) {

@@ -10,6 +10,7 @@ import {
   manifestFile,
   manifestFormat,
   manifestSchema,
+  type SetFile,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
@@ -67,17 +68,16 @@ export async function publish(
   about: Pick<Manifest, "model" | "promptBias" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
-  const contents: [string, TensorFile][] = [
-    [edgeTableFile, edgeTableTensors(table, bank.centroids)],
-    [tokenizerFile, tokenizer],
-    [hyperNetworkFile, hyperNetworkTensors(bank)],
-  ];
-  const files: Record<string, FileRecord> = {};
-  for (const [name, tensors] of contents) {
+  const write = async (name: SetFile, tensors: TensorFile): Promise<FileRecord> => {
     const bytes = writeTensorFile(tensors);
     await writeAtomically(join(directory, name), bytes);
-    files[name] = fileRecord(bytes, tensors);
-  }
+    return fileRecord(bytes, tensors);
+  };
+  const files: Manifest["files"] = {
+    [edgeTableFile]: await write(edgeTableFile, edgeTableTensors(table, bank.centroids)),
+    [tokenizerFile]: await write(tokenizerFile, tokenizer),
+    [hyperNetworkFile]: await write(hyperNetworkFile, hyperNetworkTensors(bank)),
+  };
   const manifest: Manifest = manifestSchema.parse({
     format: manifestFormat,
     model: about.model,

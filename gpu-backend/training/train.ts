@@ -4,6 +4,7 @@
  */
 import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import { setLimits } from "../../shared/artifacts/limits.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { openHeadSession } from "../runtime/head-probabilities.ts";
 import { gatedKind } from "./bank/bank-kinds.ts";
@@ -56,6 +57,7 @@ const servedAs = "gpt2";
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
 export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
+  requirePublishable(options);
   const cacheDirectory = join(options.outDirectory, "cache");
   const prepared = await prepare(
     {
@@ -79,6 +81,19 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
   progress.end();
   return manifest;
+}
+
+/** Throws an Error before anything is trained that a manifest could not say. */
+function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpora }: TrainOptions): void {
+  const sizes = {
+    centroids: clusters,
+    gates: rank + biases,
+    hiddenUnits: hidden,
+    ...{ dimensions, corpora: corpora.length },
+  };
+  for (const [name, size] of Object.entries(sizes) as [keyof typeof sizes, number][]) {
+    if (size > setLimits[name]) throw new Error(`${name}: ${size}, a set of artifacts has at most ${setLimits[name]}`);
+  }
 }
 
 interface Bank extends Omit<TrainedBank, "scales"> {

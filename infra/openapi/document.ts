@@ -3,7 +3,7 @@
  * limits and the table of errors. Pure. It is made where the edge's assets are staged, so none of it is in the Worker.
  */
 import { z } from "zod";
-import { limits } from "../../shared/contracts/limits.ts";
+import { limitTable } from "../../shared/contracts/limits.ts";
 import { type ErrorKind, envelopeOf, ServiceError, statusOf } from "../../shared/errors.ts";
 import { type Operation, operations, type SchemaName, schemas } from "./operations.ts";
 
@@ -23,9 +23,13 @@ its last event before \`[DONE]\` is an error.
 
 **Errors** have OpenAI's envelope, whatever their kind, and name the limit and the value.
 
-**Limits** of a request, enforced before any work: ${Object.entries(limits)
-  .map(([name, value]) => `\`${name}\` ${value}`)
-  .join(" · ")}.`;
+**Limits** of a request, enforced before any work:
+
+| limit | most | unit | bounds |
+| --- | --: | --- | --- |
+${Object.entries(limitTable)
+  .map(([name, { value, unit, bounds }]) => `| \`${name}\` | ${value} | ${unit} | ${bounds} |`)
+  .join("\n")}`;
 
 const headers = {
   "x-request-id": { description: "Names the request in our logs", schema: { type: "string" } },
@@ -62,7 +66,7 @@ export function openApiDocument(version: string) {
       version,
       description: introduction,
       license: { name: "MIT", identifier: "MIT" },
-      "x-limits": limits,
+      "x-limits": limitTable,
     },
     servers: [{ url: "/" }],
     tags,

@@ -64,6 +64,9 @@ export interface Operation {
   errors?: ErrorKind[];
 }
 
+const answers =
+  "Without `stream`, an answer that takes longer than half a second from its first token begins with status 200 and spaces, and its JSON follows; where it fails after that its connection breaks off. A stream with more than 512 kB unread ends in an error event.";
+
 const generates: ErrorKind[] = [
   "context_length_exceeded",
   "model_not_found",
@@ -83,7 +86,8 @@ export const operations: Operation[] = [
     ...{ method: "post", path: "/v1/completions", id: "createCompletion", tag: "Generate", scope: "completions" },
     summary: "Go on with a text",
     description:
-      "Choices are prompt-major: those of prompt p are p·n to p·n + n − 1. Prompt and `max_tokens` together over the context end in `finish_reason: length`.",
+      "Choices are prompt-major: those of prompt p are p·n to p·n + n − 1. Prompt and `max_tokens` together over the context end in `finish_reason: length`. " +
+      answers,
     request: {
       schema: "CompletionRequest",
       example: {
@@ -105,7 +109,8 @@ export const operations: Operation[] = [
     },
     summary: "Answer a conversation",
     description:
-      "Messages go through the model's chat template; a model without one is spoken to in Alpaca's style. No text of a message becomes a special token. The centroid is that of what is said, not of the template's own words.",
+      "Messages go through the model's chat template; a model without one is spoken to in Alpaca's style. No text of a message becomes a special token. The centroid is that of what is said, not of the template's own words. " +
+      answers,
     request: {
       schema: "ChatCompletionRequest",
       example: {

@@ -1,10 +1,21 @@
 /** Reads a folder of artifacts to be published, and refuses what edge or backend would refuse, by their own code. */
-import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { loadArtifacts } from "../../edge/assign/artifacts.ts";
+import { type Artifacts, loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
-import { hyperNetworkFile, type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
-import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { requireHyperNetwork } from "../../gpu-backend/adapters/hyper-network-file.ts";
+import { servedPromptBias } from "../../gpu-backend/adapters/prompt-bias.ts";
+import { readFileAtMost } from "../../gpu-backend/bounded-file.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import {
+  edgeTableFile,
+  hyperNetworkFile,
+  type Manifest,
+  manifestFile,
+  parseManifest,
+  setFiles,
+} from "../../shared/artifacts/manifest.ts";
+import { requireFile } from "../../shared/artifacts/set-file.ts";
+import { readTensorFile, type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 
 export interface ArtifactSet {
@@ -19,29 +30,22 @@ export interface PublishedFile {
   bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** Throws an Error that names the file and what is wrong with it. */
+/** Throws an Error that names the file and what is wrong with it. Files that a set does not have are never read. */
 export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
-  const read = async (name: string) => {
-    const bytes = await readFile(path.join(directory, name)).catch((cause) => {
+  const read = (name: string, mostBytes: number) =>
+    readFileAtMost(path.join(directory, name), mostBytes).catch((cause) => {
       throw new Error(`cannot read ${path.join(directory, name)}; --artifacts names a folder that training wrote`, {
         cause,
       });
     });
-    return Uint8Array.from(bytes);
-  };
-  const manifestBytes = await read(manifestFile);
+  const manifestBytes = await read(manifestFile, setLimits.manifestBytes);
   const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
   const files = new Map<string, PublishedFile>();
-  for (const [name, record] of Object.entries(manifest.files)) {
-    if (path.basename(name) !== name) throw new Error(`manifest.json lists ${name}, which is not a name of a file`);
-    const bytes = await read(name);
-    const found = await sha256Hex(bytes);
-    if (found !== record.sha256) {
-      throw new Error(
-        `${name} has ${bytes.length} bytes of SHA-256 ${found}; the manifest says ${record.bytes}, ${record.sha256}`,
-      );
-    }
-    files.set(name, { sha256: found, bytes });
+  for (const name of setFiles) {
+    const record = manifest.files[name];
+    const bytes = await read(name, record.bytes);
+    await requireFile(name, bytes, record);
+    files.set(name, { sha256: record.sha256, bytes });
   }
   const manifestHash = await sha256Hex(manifestBytes);
   files.set(manifestFile, { sha256: manifestHash, bytes: manifestBytes });
@@ -50,14 +54,22 @@ export async function readArtifactSet(directory: string): Promise<ArtifactSet> {
 }
 
 async function requireServable(manifest: Manifest, files: ReadonlyMap<string, PublishedFile>): Promise<void> {
-  await loadArtifacts(async (name) => files.get(name)!.bytes);
-  const bytes = files.get(hyperNetworkFile)?.bytes;
-  if (!bytes) throw new Error(`manifest.json does not list ${hyperNetworkFile}`);
-  if (manifest.hyperNetwork.hash !== manifest.files[hyperNetworkFile].sha256) {
-    throw new Error(`manifest.json: hyperNetwork.hash is not the hash of ${hyperNetworkFile}`);
-  }
-  const network = readTensorFile(bytes);
+  const edge = await loadArtifacts(async (name) => files.get(name)!.bytes);
+  const network = readTensorFile(files.get(hyperNetworkFile)!.bytes, hyperNetworkFile);
+  requireHyperNetwork(manifest, network);
+  requireSameCentroids(edge, network);
   servedBank(manifest, network);
+  servedPromptBias(manifest, network);
   const adapters = generatedAdapters(manifest, network, async () => undefined);
   for (const { id } of manifest.centroids) await adapters.generate(id);
+}
+
+/** The manifest's hashes of centroids hold for the backend's alone. */
+function requireSameCentroids({ centroids }: Artifacts, network: TensorFile): void {
+  const backends = toFloat32(tensorOf(network, "centroids"));
+  const other = centroids.vectors.findIndex((value, i) => value !== backends[i]);
+  if (other < 0) return;
+  throw new Error(
+    `${edgeTableFile}: centroids: value ${other} is ${centroids.vectors[other]}, ${hyperNetworkFile} has ${backends[other]}`,
+  );
 }

@@ -55,7 +55,10 @@ export async function withLocalStore<T>(
 
 /** What we use of the platform's R2Bucket. */
 interface Bucket {
-  get(name: string): Promise<{ arrayBuffer(): Promise<ArrayBuffer>; etag: string } | null>;
+  get(
+    name: string,
+    options: { range: { length: number } },
+  ): Promise<{ arrayBuffer(): Promise<ArrayBuffer>; etag: string } | null>;
   put(
     name: string,
     bytes: Uint8Array<ArrayBuffer>,
@@ -65,8 +68,8 @@ interface Bucket {
 
 function r2Store(bucket: Bucket): ObjectStore {
   return {
-    async get(name) {
-      const found = await bucket.get(name);
+    async get(name, mostBytes) {
+      const found = await bucket.get(name, { range: { length: mostBytes + 1 } });
       return found && { bytes: new Uint8Array(await found.arrayBuffer()), etag: await found.etag };
     },
     async put(name, bytes) {
@@ -85,9 +88,9 @@ export function copiedTo(folder: string, store: ObjectStore): ObjectStore {
     await writeWhole(path.join(folder, name), bytes);
   };
   return {
-    async get(name) {
-      const found = await store.get(name);
-      if (found) await copy(name, found.bytes);
+    async get(name, mostBytes) {
+      const found = await store.get(name, mostBytes);
+      if (found && found.bytes.byteLength <= mostBytes) await copy(name, found.bytes);
       return found;
     },
     async put(name, bytes) {

@@ -12,7 +12,9 @@ import {
   previousOf,
   switchedTo,
 } from "../../shared/artifacts/bucket.ts";
-import { type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
+import { setLimits } from "../../shared/artifacts/limits.ts";
+import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
+import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { ArtifactSet } from "./artifact-set.ts";
 import type { ObjectStore } from "./store.ts";
@@ -56,12 +58,12 @@ export async function publishSet(
   let uploaded = 0;
   // The manifest comes last: whoever finds it finds all that it lists.
   for (const [name, { sha256: hash, bytes }] of set.files) {
-    if (await isWhole((await store.get(objectName(hash)))?.bytes, hash)) continue;
+    if (await isStored(store, hash, bytes.byteLength)) continue;
     uploaded++;
     say(`${dryRun ? "would upload" : "uploading"} ${name}, ${bytes.length} bytes, as ${objectName(hash)}`);
     if (dryRun) continue;
     await store.put(objectName(hash), bytes);
-    if (!(await isWhole((await store.get(objectName(hash)))?.bytes, hash))) {
+    if (!(await isStored(store, hash, bytes.byteLength))) {
       throw new Error(`${objectName(hash)} does not read back as it was written; nothing was switched`);
     }
   }
@@ -108,7 +110,7 @@ async function switchPointer(
 }
 
 async function readPointer(store: ObjectStore): Promise<Found> {
-  const found = await store.get(pointerName);
+  const found = await store.get(pointerName, setLimits.pointerBytes);
   if (!found) return { pointer: null, etag: null };
   return { pointer: parsePointer(new TextDecoder().decode(found.bytes)), etag: found.etag };
 }
@@ -128,23 +130,24 @@ async function requireSameModel(store: ObjectStore, { model }: Manifest, served:
 }
 
 async function storedManifest(store: ObjectStore, hash: string): Promise<Manifest> {
-  const bytes = (await store.get(objectName(hash)))?.bytes;
+  const bytes = (await store.get(objectName(hash), setLimits.manifestBytes))?.bytes;
   if (!bytes) throw new Error(`the manifest ${hash} is not in the store`);
-  if (!(await isWhole(bytes, hash))) throw new Error(`the manifest ${hash} is not what its name says`);
+  await requireManifest(bytes, hash);
   return parseManifest(new TextDecoder().decode(bytes));
 }
 
 /** Returns how many files there are. */
 async function requireWhole(store: ObjectStore, manifest: string): Promise<number> {
-  const records = Object.entries((await storedManifest(store, manifest)).files);
-  for (const [name, { sha256: hash }] of records) {
-    if (!(await isWhole((await store.get(objectName(hash)))?.bytes, hash))) {
+  const { files } = await storedManifest(store, manifest);
+  for (const name of setFiles) {
+    if (!(await isStored(store, files[name].sha256, files[name].bytes))) {
       throw new Error(`${name} of the manifest ${manifest} is not whole in the store; publish its folder again`);
     }
   }
-  return records.length + 1;
+  return setFiles.length + 1;
 }
 
-async function isWhole(bytes: Uint8Array | undefined, hash: string): Promise<boolean> {
-  return bytes !== undefined && (await sha256Hex(bytes)) === hash;
+async function isStored(store: ObjectStore, hash: string, byteLength: number): Promise<boolean> {
+  const found = await store.get(objectName(hash), byteLength);
+  return found?.bytes.byteLength === byteLength && (await sha256Hex(found.bytes)) === hash;
 }

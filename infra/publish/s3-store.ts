@@ -1,5 +1,6 @@
 /** A bucket over the S3 API, which R2 speaks: requests signed with aws4fetch, switches by If-Match. */
 import { AwsClient } from "aws4fetch";
+import { readAtMost } from "../../shared/artifacts/set-file.ts";
 import type { ObjectStore } from "./store.ts";
 
 export interface S3Place {
@@ -24,12 +25,12 @@ export function s3Store({ endpoint, bucket, accessKeyId, secretAccessKey }: S3Pl
   const put = (name: string, body: Uint8Array<ArrayBuffer>, allowed: readonly number[], headers = {}) =>
     call(name, allowed, { method: "PUT", body, headers });
   return {
-    async get(name) {
+    async get(name, mostBytes) {
       const response = await call(name, [404]);
       if (response.status === 404) return null;
       const etag = response.headers.get("etag");
       if (!etag) throw new Error(`${name} has no etag`);
-      return { bytes: new Uint8Array(await response.arrayBuffer()), etag };
+      return { bytes: await readAtMost(response.body ?? [], mostBytes), etag };
     },
     async put(name, bytes) {
       await put(name, bytes, []);

@@ -8,7 +8,8 @@ export interface StoredObject {
 
 /** Every method rejects with an Error that names the object where it fails. */
 export interface ObjectStore {
-  get(name: string): Promise<StoredObject | null>;
+  /** `mostBytes + 1` bytes of it at most; null where there is none. */
+  get(name: string, mostBytes: number): Promise<StoredObject | null>;
   put(name: string, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Writes it where it still is the version `etag`, null being none. Returns false, and writes nothing, where it is not. */
   replace(name: string, bytes: Uint8Array<ArrayBuffer>, etag: string | null): Promise<boolean>;

@@ -3,6 +3,8 @@
  * pointer that says which set is served. Both sides read it by these names; `npm run publish` alone writes.
  */
 import { z } from "zod";
+import { parseChecked } from "./checked-json.ts";
+import { setLimits } from "./limits.ts";
 
 /** The one object that changes. */
 export const pointerName = "artifacts/current.json";
@@ -13,8 +15,6 @@ export function objectName(sha256: string): string {
 }
 
 const pointerFormat = 1;
-/** Switches that the pointer remembers. */
-const mostSwitches = 100;
 
 const pointerSchema = z.strictObject({
   format: z.literal(pointerFormat),
@@ -22,16 +22,16 @@ const pointerSchema = z.strictObject({
   switches: z
     .array(z.strictObject({ manifest: z.string().regex(/^[0-9a-f]{64}$/), at: z.iso.datetime() }))
     .min(1)
-    .max(mostSwitches),
+    .max(setLimits.pointerSwitches),
 });
 
 export type Pointer = z.infer<typeof pointerSchema>;
 
 /** Throws an Error that says what is wrong with it. */
 export function parsePointer(json: string): Pointer {
-  const parsed = pointerSchema.safeParse(JSON.parse(json));
-  if (parsed.success) return parsed.data;
-  throw new Error(`${pointerName} is not a format-${pointerFormat} pointer: ${z.prettifyError(parsed.error)}`);
+  // No value takes less than two characters.
+  const bounds = { characters: setLimits.pointerBytes, values: setLimits.pointerBytes };
+  return parseChecked(pointerSchema, json, pointerName, bounds);
 }
 
 /** Hash of the manifest that is served. */
@@ -47,5 +47,5 @@ export function previousOf({ switches }: Pointer): string | null {
 /** The pointer after a switch. */
 export function switchedTo(manifest: string, at: Date, pointer: Pointer | null): Pointer {
   const switches = [{ manifest, at: at.toISOString() }, ...(pointer?.switches ?? [])];
-  return { format: pointerFormat, switches: switches.slice(0, mostSwitches) };
+  return { format: pointerFormat, switches: switches.slice(0, setLimits.pointerSwitches) };
 }

@@ -3,62 +3,89 @@
  * The manifest hash, SHA-256 of manifest.json's bytes, travels with every micro-batch.
  */
 import { z } from "zod";
-import { templateLimits } from "../tokenizer/template-limits.ts";
 import { limits } from "../contracts/limits.ts";
+import { promptClasses, similarityBins } from "../math/assignment-profile.ts";
+import { parseChecked } from "./checked-json.ts";
+import { setLimits } from "./limits.ts";
 
 export const manifestFormat = 1;
 
+export const manifestFile = "manifest.json";
+export const edgeTableFile = "edge-table.safetensors";
+export const tokenizerFile = "tokenizer.safetensors";
+export const hyperNetworkFile = "hyper-network.safetensors";
+
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
-const fileRecord = z.strictObject({
-  sha256,
-  bytes: z.int().min(0),
-  tensors: z.record(z.string(), z.strictObject({ dtype: z.string(), shape: z.array(z.int().min(0)) })),
-});
+const count = z.int().min(0);
+const upTo = (limit: number, from = 1) => z.int().min(from).max(limit);
+const within = (magnitude: number) => z.number().min(-magnitude).max(magnitude);
+const name = z.string().max(setLimits.nameCharacters);
+
+const tensorName = z.string().max(setLimits.tensorNameCharacters);
+const fileRecord = (bytes: number) =>
+  z.strictObject({
+    sha256,
+    bytes: upTo(bytes, 0),
+    tensors: z.record(
+      tensorName,
+      z.strictObject({ dtype: z.string().max(16), shape: z.array(count).max(setLimits.tensorDimensions) }),
+    ),
+  });
 
 /** A difference of mean negative log-likelihoods in nats a token (positive: better), with its 95% interval. */
-const gain = z.strictObject({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
+const nats = within(setLimits.gainNats);
+const gain = z.strictObject({ nats, ci95: z.tuple([nats, nats]), tokens: count });
 
 export const centroidSchema = z.strictObject({
-  id: z.string().regex(/^[a-z0-9-]{1,32}$/),
+  /** `c<k>` of centroid k. */
+  id: z.string().regex(/^c(0|[1-9][0-9]{0,3})$/),
   /** SHA-256 over the centroid's vector [P] and scale, little-endian float32. */
   hash: sha256,
   /** Characteristic pieces, most characteristic first. */
-  label: z.array(z.string()),
+  label: z.array(z.string().max(setLimits.labelCharacters)).max(setLimits.labels),
   /** Training windows assigned to it. */
-  size: z.int(),
+  size: count,
   /** For maps only: the first two principal components of the centroids. */
-  position: z.tuple([z.number(), z.number()]),
+  position: z.tuple([within(setLimits.position), within(setLimits.position)]),
   /** Multiplies the gates, or the pair's B; 0 is auto-off: the base is served. */
-  scale: z.number(),
+  scale: z.number().min(0).max(1),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
   /** Strength of the prompt bias on top of its adapter; absent, or 0: none. */
-  promptBias: z.number().min(0).optional(),
+  promptBias: z.number().min(0).max(setLimits.promptBias).optional(),
 });
 
 /** A row bias from each request's own prompt (`unigram` in FORMAT.md), as strong as validation chose for each centroid. */
 const promptBiasSchema = z.strictObject({
   /** An occurrence of a token of frequency p weighs 1 / (prior · p). */
-  prior: z.number().positive(),
+  prior: z
+    .number()
+    .min(1 / setLimits.promptBias)
+    .max(setLimits.promptBias),
   /** Held-out gain on top of the adapters as they are shipped, over the 64 tokens after prompts of these lengths. */
-  gains: z.array(z.strictObject({ promptTokens: z.int(), gain })),
+  gains: z.array(z.strictObject({ promptTokens: upTo(setLimits.contextTokens), gain })).max(setLimits.promptBiasGains),
 });
 
 const share = z.number().min(0).max(1);
 /** How prompts weigh experts (`shared/math/evidence.ts`), as training calibrated it. */
-const evidenceSchema = z.strictObject({
+export const evidenceSchema = z.strictObject({
   adapters: z.int().min(1).max(limits.mixtureAdapters),
-  similarityScale: z.number().min(0).max(1000),
+  similarityScale: z.number().min(0).max(setLimits.similarityScale),
   floor: z.number().gt(0).max(1),
-  sharpness: z.number().min(0).max(100),
-  shares: z.array(share).max(15),
+  sharpness: z.number().min(0).max(limits.pointerSharpness),
+  shares: z.array(share).max(limits.pointerShares - 1),
   byLength: z
-    .array(z.strictObject({ promptTokens: z.int().min(0), base: share, noPointer: share, temper: share }))
+    .array(
+      z.strictObject({
+        promptTokens: z.int().min(0).max(setLimits.contextTokens),
+        base: share,
+        noPointer: share,
+        temper: share,
+      }),
+    )
     .min(1)
-    .max(32),
+    .max(setLimits.evidenceLengths),
 });
-
-const counts = z.array(z.int().min(0));
 
 /** A hyper-network that makes a centroid's gates, of a bank that all centroids share. */
 const gatedBankSchema = z.strictObject({
@@ -66,9 +93,9 @@ const gatedBankSchema = z.strictObject({
   /** SHA-256 of its tensor file. */
   hash: sha256,
   /** R low-rank directions and M bias directions: Q = R + M gates. */
-  rank: z.int(),
-  biases: z.int(),
-  hidden: z.int(),
+  rank: upTo(setLimits.gates, 0),
+  biases: upTo(setLimits.gates, 0),
+  hidden: upTo(setLimits.hiddenUnits),
 });
 
 /** A hyper-network that makes a whole low-rank pair for each centroid, as in arXiv 2502.04315. */
@@ -76,52 +103,53 @@ const fullSchema = z.strictObject({
   kind: z.literal("full"),
   hash: sha256,
   /** R of each pair. */
-  rank: z.int().min(1),
+  rank: upTo(setLimits.pairRank),
   /** Units of its two hidden layers. */
-  hidden: z.tuple([z.int().min(1), z.int().min(1)]),
+  hidden: z.tuple([upTo(setLimits.hiddenUnits), upTo(setLimits.hiddenUnits)]),
 });
 
-export const manifestSchema = z.strictObject({
+const shape = z.strictObject({
   format: z.literal(manifestFormat),
   model: z.strictObject({
-    name: z.string(),
+    name,
     /** The `model` that public requests name. */
-    servedAs: z.string(),
+    servedAs: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$/),
     /** SHA-256 of model.safetensors. */
     weights: sha256,
-    vocabularySize: z.int(),
-    hiddenSize: z.int(),
-    layers: z.int(),
-    heads: z.int(),
-    contextTokens: z.int(),
-    endOfTextId: z.int(),
+    vocabularySize: upTo(setLimits.vocabulary),
+    hiddenSize: upTo(setLimits.hiddenSize),
+    layers: upTo(setLimits.layers),
+    heads: upTo(setLimits.heads),
+    contextTokens: upTo(setLimits.contextTokens),
+    endOfTextId: count,
     /** Jinja, from its tokenizer_config.json; where it has none, chats are in Alpaca's style. */
-    chatTemplate: z.string().max(templateLimits.sourceCharacters).optional(),
+    chatTemplate: z.string().max(setLimits.chatTemplateCharacters).optional(),
   }),
   /** Prompt embedding: P dimensions, from the first `prefixTokens` tokens. */
-  embedding: z.strictObject({ dimensions: z.int(), prefixTokens: z.int() }),
+  embedding: z.strictObject({
+    dimensions: upTo(setLimits.dimensions),
+    prefixTokens: upTo(setLimits.contextTokens),
+  }),
   hyperNetwork: z.discriminatedUnion("kind", [gatedBankSchema, fullSchema]),
-  centroids: z.array(centroidSchema).min(1),
+  centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
   /** Absent: the default of `shared/math/evidence.ts`. */
   evidence: evidenceSchema.optional(),
   /** Absent: no prompt bias is served. */
   promptBias: promptBiasSchema.optional(),
-  /** `edge-table.safetensors`, `tokenizer.safetensors` (edge and backend), `hyper-network.safetensors` (backend). */
-  files: z.record(z.string(), fileRecord),
+  /** These and no other: nothing in a set chooses the name of a file. */
+  files: z.strictObject({
+    [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),
+    [tokenizerFile]: fileRecord(setLimits.tokenizerBytes),
+    [hyperNetworkFile]: fileRecord(setLimits.hyperNetworkBytes),
+  }),
   /** Null where nothing was trained: the base alone is served. */
   training: z
     .strictObject({
       seed: z.int(),
-      steps: z.int(),
-      corpora: z.array(
-        z.strictObject({
-          name: z.string(),
-          sha256,
-          documents: z.int(),
-          tokens: z.int(),
-          licence: z.string().nullable(),
-        }),
-      ),
+      steps: count,
+      corpora: z
+        .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
+        .max(setLimits.corpora),
       /** Held-out perplexity of the base and of the adapters over all corpora. */
       basePerplexity: z.number(),
       adaptedPerplexity: z.number(),
@@ -129,19 +157,53 @@ export const manifestSchema = z.strictObject({
        * How held-out text fell on the centroids, for each class of prompt lengths (`shared/math/assignment-profile.ts`):
        * what live traffic is compared with. Absent in older artifacts.
        */
-      assignments: z.array(z.strictObject({ centroids: counts, similarities: counts })).optional(),
+      assignments: z
+        .array(
+          z.strictObject({
+            centroids: z.array(count).max(setLimits.centroids),
+            similarities: z.array(count).length(similarityBins),
+          }),
+        )
+        .length(promptClasses.length)
+        .optional(),
     })
     .nullable(),
 });
 
+/** Fields that are each within bounds and contradict one another. */
+export const manifestSchema = shape.superRefine(({ model, hyperNetwork, centroids, training, files }, context) => {
+  const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
+  if (model.endOfTextId >= model.vocabularySize) {
+    refuse(["model", "endOfTextId"], `it must be below the vocabulary of ${model.vocabularySize}`);
+  }
+  if (model.hiddenSize % model.heads !== 0) {
+    refuse(["model", "heads"], `it must divide the hidden size ${model.hiddenSize}`);
+  }
+  if (hyperNetwork.hash !== files[hyperNetworkFile].sha256) {
+    refuse(["hyperNetwork", "hash"], `it must be the hash of ${hyperNetworkFile}`);
+  }
+  if (hyperNetwork.kind === "gated-bank") {
+    const gates = hyperNetwork.rank + hyperNetwork.biases;
+    if (gates < 1 || gates > setLimits.gates) {
+      refuse(["hyperNetwork", "rank"], `with its biases it must be 1 to ${setLimits.gates}, the limit gates`);
+    }
+  }
+  centroids.forEach(({ id }, k) => {
+    if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
+  });
+  training?.assignments?.forEach((counted, i) => {
+    if (counted.centroids.length !== centroids.length) {
+      refuse(["training", "assignments", i, "centroids"], `it must be as many as the ${centroids.length} centroids`);
+    }
+  });
+});
+
 export type Manifest = z.infer<typeof manifestSchema>;
 export type CentroidRecord = z.infer<typeof centroidSchema>;
-export type FileRecord = z.infer<typeof fileRecord>;
-
-export const manifestFile = "manifest.json";
-export const edgeTableFile = "edge-table.safetensors";
-export const tokenizerFile = "tokenizer.safetensors";
-export const hyperNetworkFile = "hyper-network.safetensors";
+export type FileRecord = z.infer<ReturnType<typeof fileRecord>>;
+export type SetFile = keyof Manifest["files"];
+/** The files that a manifest lists. */
+export const setFiles: readonly SetFile[] = [edgeTableFile, tokenizerFile, hyperNetworkFile];
 
 /** Whether a centroid serves the base (auto-off): validation found no scale that gains, or held-out text says it lost. */
 export function isAutoOff({ scale, gain: measured }: Pick<CentroidRecord, "scale" | "gain">): boolean {
@@ -157,10 +219,8 @@ export function adapterIdentity({ hyperNetwork }: Manifest, centroid: CentroidRe
   return [hyperNetwork.hash, centroid.hash, ...shape, deltaDtype].join("\n");
 }
 
-/** Parses manifest.json. Throws an Error that names the offending field. */
+/** Parses manifest.json. Throws an Error that names the fields at fault with their values. */
 export function parseManifest(json: string): Manifest {
-  const parsed = manifestSchema.safeParse(JSON.parse(json));
-  if (!parsed.success)
-    throw new Error(`manifest.json is not a format-${manifestFormat} manifest: ${z.prettifyError(parsed.error)}`);
-  return parsed.data;
+  const bounds = { characters: setLimits.manifestBytes, values: setLimits.manifestValues };
+  return parseChecked(manifestSchema, json, manifestFile, bounds);
 }

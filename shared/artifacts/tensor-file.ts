@@ -2,6 +2,7 @@
  * safetensors, the one container of every tensor we read or write: an 8-byte little-endian header length,
  * a JSON header {name: {dtype, shape, data_offsets}}, then the bytes. Layout: FORMAT.md.
  */
+import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
@@ -18,46 +19,71 @@ export interface Tensor {
 }
 export type TensorFile = Map<string, Tensor>;
 
-/** A GPT-2 of 256 layers takes a tenth of it. */
-const maximumHeaderBytes = 4 * 2 ** 20;
-
 /**
- * Reads a safetensors file without copying its tensors.
+ * Reads a safetensors file without copying its tensors. `what` names the file in errors.
  * Throws an Error that names the tensor and the sizes when the file is truncated, overlong or inconsistent.
  */
-export function readTensorFile(file: Uint8Array): TensorFile {
-  if (file.byteLength < 8) throw new Error(`tensor file: ${file.byteLength} bytes, a header needs at least 8`);
+export function readTensorFile(file: Uint8Array, what = "tensor file"): TensorFile {
+  if (file.byteLength < 8) throw new Error(`${what}: ${file.byteLength} bytes, a header needs at least 8`);
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const headerBytes = view.getUint32(0, true);
-  if (headerBytes > maximumHeaderBytes) {
-    throw new Error(`tensor file: header of ${headerBytes} bytes, the maximum is ${maximumHeaderBytes}`);
+  const headerBytes = view.getUint32(0, true) + 2 ** 32 * view.getUint32(4, true);
+  if (8 + headerBytes > file.byteLength) {
+    throw new Error(`${what}: header of ${headerBytes} bytes does not fit a file of ${file.byteLength}`);
   }
-  if (view.getUint32(4, true) !== 0 || 8 + headerBytes > file.byteLength) {
-    throw new Error(`tensor file: header of ${headerBytes} bytes does not fit a file of ${file.byteLength}`);
+  if (headerBytes > setLimits.tensorHeaderBytes) {
+    throw new Error(`${what}: header of ${headerBytes} bytes, the maximum is ${setLimits.tensorHeaderBytes}`);
   }
-  const header: unknown = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + headerBytes)));
+  const entries = readHeader(file.subarray(8, 8 + headerBytes), what);
+  const data = file.subarray(8 + headerBytes);
   const tensors: TensorFile = new Map();
-  let end = 0;
-  for (const [name, entry] of Object.entries(header as Record<string, unknown>)) {
-    if (name === "__metadata__") continue;
-    const {
-      dtype,
-      shape,
-      data_offsets: [start, stop],
-    } = requireEntry(name, entry);
+  for (const [name, { dtype, shape, data_offsets }] of entries) {
+    const [start, stop] = data_offsets;
     const expected = shape.reduce((a, b) => a * b, bytesPerElement[dtype]);
-    if (stop - start !== expected)
-      throw new Error(`tensor file: ${name} spans ${stop - start} bytes, its shape needs ${expected}`);
-    if (8 + headerBytes + stop > file.byteLength) {
-      throw new Error(`tensor file: ${name} ends at ${8 + headerBytes + stop}, the file has ${file.byteLength} bytes`);
+    if (stop - start !== expected) {
+      throw new Error(`${what}: ${name} spans ${stop - start} bytes, its shape needs ${expected}`);
     }
-    end = Math.max(end, stop);
-    tensors.set(name, { dtype, shape, bytes: file.subarray(8 + headerBytes + start, 8 + headerBytes + stop) });
+    if (stop > data.byteLength) {
+      throw new Error(`${what}: ${name} ends at ${8 + headerBytes + stop}, the file has ${file.byteLength} bytes`);
+    }
+    tensors.set(name, { dtype, shape, bytes: data.subarray(start, stop) });
   }
-  if (8 + headerBytes + end !== file.byteLength) {
-    throw new Error(`tensor file: ${file.byteLength} bytes, the header accounts for ${8 + headerBytes + end}`);
-  }
+  requireContiguous(entries, 8 + headerBytes, file.byteLength, what);
   return tensors;
+}
+
+type Entries = readonly (readonly [string, HeaderEntry])[];
+
+function readHeader(bytes: Uint8Array, what: string): Entries {
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder().decode(bytes));
+  } catch (cause) {
+    throw new Error(`${what}: its header is not JSON: ${(cause as Error).message.slice(0, 80)}`, { cause });
+  }
+  if (typeof header !== "object" || header === null || Array.isArray(header)) {
+    throw new Error(`${what}: its header is not a JSON object`);
+  }
+  const entries = Object.entries(header).filter(([name]) => name !== "__metadata__");
+  if (entries.length > setLimits.tensorsPerFile) {
+    throw new Error(`${what}: ${entries.length} tensors, the maximum is ${setLimits.tensorsPerFile}`);
+  }
+  return entries.map(([name, entry]) => [name, requireEntry(what, name, entry)] as const);
+}
+
+/** Throws an Error where tensors overlap, or do not account for every byte. */
+function requireContiguous(entries: Entries, dataStart: number, fileBytes: number, what: string): void {
+  let end = 0;
+  for (const [name, { data_offsets }] of entries.toSorted(byOffset)) {
+    if (data_offsets[0] !== end) throw new Error(`${what}: ${name} begins at ${data_offsets[0]}, not at ${end}`);
+    end = data_offsets[1];
+  }
+  if (dataStart + end !== fileBytes) {
+    throw new Error(`${what}: ${fileBytes} bytes, the header accounts for ${dataStart + end}`);
+  }
+}
+
+function byOffset([, a]: Entries[number], [, b]: Entries[number]): number {
+  return a.data_offsets[0] - b.data_offsets[0] || a.data_offsets[1] - b.data_offsets[1];
 }
 
 interface HeaderEntry {
@@ -66,19 +92,34 @@ interface HeaderEntry {
   data_offsets: [number, number];
 }
 
-function requireEntry(name: string, entry: unknown): HeaderEntry {
-  const { dtype, shape, data_offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
-  if (!Object.hasOwn(bytesPerElement, String(dtype))) {
-    throw new Error(`tensor file: ${name} has dtype ${dtype}, which is not supported`);
+function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
+  if (name.length > setLimits.tensorNameCharacters) {
+    throw new Error(
+      `${what}: a tensor's name has ${name.length} characters, the maximum is ${setLimits.tensorNameCharacters}`,
+    );
   }
-  if (!isSizes(shape) || !isSizes(data_offsets) || data_offsets.length !== 2) {
-    throw new Error(`tensor file: ${name} has shape [${shape}] and offsets [${data_offsets}], which are not sizes`);
+  const { dtype, shape, data_offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
+  if (typeof dtype !== "string" || !Object.hasOwn(bytesPerElement, dtype)) {
+    throw new Error(`${what}: ${name} has dtype ${shown(dtype)}, which is not supported`);
+  }
+  if (!isSizes(shape, setLimits.tensorDimensions) || !isSizes(data_offsets, 2) || data_offsets.length !== 2) {
+    throw new Error(
+      `${what}: ${name} has shape ${shown(shape)} and offsets ${shown(data_offsets)}, which are not sizes`,
+    );
   }
   return { dtype: dtype as Dtype, shape, data_offsets: [data_offsets[0], data_offsets[1]] };
 }
 
-function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+function isSizes(value: unknown, most: number): value is number[] {
+  return Array.isArray(value) && value.length <= most && value.every((size) => Number.isSafeInteger(size) && size >= 0);
+}
+
+/** A few characters of it, also where it nests deeper than the stack. */
+function shown(value: unknown): string {
+  if (!Array.isArray(value))
+    return typeof value === "object" && value !== null ? "an object" : String(value).slice(0, 40);
+  if (value.length > setLimits.tensorDimensions) return `a list of ${value.length}`;
+  return `[${value.map((one) => (typeof one === "object" && one !== null ? "…" : String(one).slice(0, 40)))}]`;
 }
 
 /** Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. */
@@ -103,8 +144,41 @@ export function writeTensorFile(tensors: TensorFile): Uint8Array<ArrayBuffer> {
 /** The named tensor; throws an Error that lists what is there. */
 export function tensorOf(file: TensorFile, name: string): Tensor {
   const tensor = file.get(name);
-  if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].join(", ")}`);
+  if (!tensor) throw new Error(`tensor file: no tensor ${name}; it has ${[...file.keys()].slice(0, 20).join(", ")}`);
   return tensor;
+}
+
+/**
+ * The named tensor, of this dtype and shape; null in a shape stands for any size. `what` names the file.
+ * Throws an Error that names all of them.
+ */
+export function requireTensor(
+  file: TensorFile,
+  name: string,
+  dtype: Dtype,
+  shape: readonly (number | null)[],
+  what: string,
+): Tensor {
+  const tensor = file.get(name);
+  if (!tensor) throw new Error(`${what}: no tensor ${name}`);
+  const isOfShape =
+    tensor.shape.length === shape.length && shape.every((size, i) => size === null || size === tensor.shape[i]);
+  if (tensor.dtype === dtype && isOfShape) return tensor;
+  const wanted = shape.map((size) => size ?? "any").join();
+  throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
+}
+
+/** The same of float32 alone, as a copy of its own. Throws an Error for a value that is no number, or beyond the limit. */
+export function requireFloats(
+  file: TensorFile,
+  name: string,
+  shape: readonly (number | null)[],
+  what: string,
+): Float32Array<ArrayBuffer> {
+  const values = toFloat32(requireTensor(file, name, "F32", shape, what));
+  const bad = values.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
+  if (bad < 0) return values;
+  throw new Error(`${what}: ${name}: value ${bad} is ${values[bad]}, the limit is ±${setLimits.tensorValue}`);
 }
 
 /** Whether `toFloat32` reads it. */

@@ -21,7 +21,7 @@ const roles: Record<string, ChatMessage["role"]> = {
 
 const textPart = {
   type: "object",
-  properties: { type: { const: "text" }, text: { type: "string" } },
+  properties: { type: { const: "text" }, text: { type: "string", maxLength: limits.bodyBytes } },
   required: ["type", "text"],
 };
 const messagesSchema = {
@@ -33,7 +33,12 @@ const messagesSchema = {
     type: "object",
     properties: {
       role: { enum: Object.keys(roles), description: "`developer` is `system`" },
-      content: { anyOf: [{ type: "string" }, { type: "array", items: textPart }] },
+      content: {
+        anyOf: [
+          { type: "string", maxLength: limits.bodyBytes },
+          { type: "array", items: textPart, maxItems: limits.messageParts },
+        ],
+      },
     },
     required: ["role", "content"],
   },
@@ -64,7 +69,7 @@ export const chatRequestSchema = z
       null,
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
-    response_format: absentAs(z.object({ type: z.string() }), null, "`text` only"),
+    response_format: absentAs(z.object({ type: z.string().max(limits.formatCharacters) }), null, "`text` only"),
     modalities: z.unknown().optional().transform(readModalities).meta(modalitiesSchema),
     tools: unbuilt("calling tools"),
     tool_choice: unbuilt("calling tools; `none` and `auto` pass"),
@@ -149,6 +154,9 @@ function readMessage(value: unknown, at: string): ChatMessage | string {
   if (typeof content === "string") return { role: known, content };
   if (!Array.isArray(content))
     return `${at}.content is ${kindOf(content)}; it must be a string or a list of text parts`;
+  if (content.length > limits.messageParts) {
+    return `${at}.content has ${content.length} parts, the maximum is ${limits.messageParts}`;
+  }
   const texts: string[] = [];
   for (const [i, part] of (content as unknown[]).entries()) {
     const { type, text } = (typeof part === "object" && part !== null ? part : {}) as Record<string, unknown>;

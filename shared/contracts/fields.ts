@@ -3,6 +3,7 @@
  * with OpenAI. Messages name the limit and the value.
  */
 import { z } from "zod";
+import { limits } from "./limits.ts";
 
 /** A prompt as it came: text still to be encoded, or token ids. */
 export type Prompt = string | number[];
@@ -16,6 +17,13 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
     .meta({ description, ...(hasDefault && { default: fallback }) });
 }
 
+/** `model`, of every request that has one. */
+export const modelField = (description: string) =>
+  absentAs(z.string().max(limits.modelCharacters), undefined, description);
+
+/** `user`, which is checked for its length and not used. */
+export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
+
 /** A field that is one text, several, token ids or lists of them; `maximum` bounds how many. */
 export function promptField(name: string, maximum: number, description: string) {
   return z
@@ -26,8 +34,8 @@ export function promptField(name: string, maximum: number, description: string) 
 
 /** As JSON Schema, for the API's document: `readPromptList` says more than a schema can. */
 export function promptSchema(maximum: number, description: string, isOptional = false) {
-  const text = { type: "string", minLength: 1 };
-  const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1 };
+  const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
+  const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
   const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: maximum });
   const absent = isOptional ? [{ type: "null" }] : [];
   return { description, anyOf: [text, several(text), ids, several(ids), ...absent] };
@@ -69,7 +77,7 @@ export function kindOf(value: unknown): string {
 
 /** A value as a message shows it: short, whatever a client sent. */
 export function describe(value: unknown): string {
-  return typeof value === "number"
+  return typeof value === "number" || typeof value === "boolean"
     ? String(value)
     : typeof value === "string"
       ? JSON.stringify(value.slice(0, 40))

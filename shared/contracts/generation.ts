@@ -3,11 +3,11 @@
  * vLLM has them, and the `chameleon` extension.
  */
 import { z } from "zod";
-import { absentAs, describe, kindOf } from "./fields.ts";
+import { absentAs, describe, kindOf, modelField, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
 
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
-const adapterId = z.string().min(1).max(64);
+const adapterId = z.string().min(1).max(limits.adapterCharacters);
 
 const chameleonField = absentAs(
   z.object({
@@ -55,7 +55,7 @@ const logitBiasField = z
   });
 
 export const generationFields = {
-  model: absentAs(z.string(), undefined, "`gpt2:auto` (nearest centroid) where it is absent; see `GET /v1/models`"),
+  model: modelField("`gpt2:auto` (nearest centroid) where it is absent; see `GET /v1/models`"),
   temperature: absentAs(z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"),
   top_p: absentAs(z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"),
   top_k: absentAs(z.int().min(-1), 0, "Draws from so many likeliest tokens; -1 and 0 are all").transform((count) =>
@@ -74,7 +74,7 @@ export const generationFields = {
     null,
     "With `stream` only",
   ),
-  user: absentAs(z.string(), null, "Ignored"),
+  user: userField,
   chameleon: chameleonField,
 };
 

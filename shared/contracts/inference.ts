@@ -67,7 +67,7 @@ export const mixtureSchema = z.strictObject({
       temper: z.number().min(0).max(1),
       floor: share,
       pointer: z.strictObject({
-        sharpness: z.number().min(0).max(100),
+        sharpness: z.number().min(0).max(limits.pointerSharpness),
         shares: z
           .array(z.strictObject({ share, prior: share }))
           .min(1)

@@ -1,39 +1,89 @@
-/** Every bound on a request, in one table: the edge enforces it, the backend checks it again. */
-export const limits = {
-  urlCharacters: 4096,
-  /** Names and values of all headers of a request. */
-  headerCharacters: 16_384,
-  /** A body has arrived within so many milliseconds, or is not waited for. */
-  bodyMs: 30_000,
-  /** The longest wait for a start that a caller may set. */
-  deadlineMs: 600_000,
-  bodyBytes: 1_048_576,
-  /** Levels of lists and objects within each other, the body itself included. */
-  bodyNesting: 64,
-  promptsPerRequest: 32,
-  choicesPerPrompt: 16,
-  /** Prompts × n of one request. */
-  choicesPerRequest: 128,
-  stopStrings: 4,
-  stopCharacters: 128,
-  logitBiasEntries: 300,
-  logitBiasMagnitude: 100,
-  completionLogprobs: 5,
-  chatLogprobs: 20,
-  chatMessages: 256,
-  modalities: 8,
-  temperature: 2,
-  penaltyMagnitude: 2,
-  assignTexts: 64,
-  embeddingInputs: 2048,
-  /** Of one input. */
-  embeddingTokens: 8192,
-  /** Example texts of one adapter, and the tokens of all of them; what a text has beyond the context is not read. */
-  adapterExamples: 64,
-  adapterTokens: 8192,
-  adaptersPerTenant: 64,
-  /** Adapters that one answer may be a mixture of, beside the base. */
-  mixtureAdapters: 3,
-  /** Sequences of one micro-batch. */
-  sequencesPerBatch: 128,
-} as const;
+/**
+ * Every bound on a request, in one table: the edge enforces it, the backend checks it again, and the API's document shows
+ * it. Code reads the plain numbers of `limits`.
+ */
+
+type Unit = "bytes" | "characters" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
+
+interface Limit {
+  /** The largest that is accepted. */
+  value: number;
+  unit: Unit;
+  /** What it bounds, in Markdown without `|`: the field, where it is one. */
+  bounds: string;
+}
+
+export const limitTable = {
+  urlCharacters: { value: 4096, unit: "characters", bounds: "The URL" },
+  headerCharacters: { value: 16_384, unit: "characters", bounds: "Names and values of all headers together" },
+  bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time in which the whole body arrives" },
+  bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and with it each text and list in it" },
+  bodyNesting: { value: 64, unit: "levels", bounds: "Lists and objects within each other, the body itself included" },
+  bodyBytesAtOnce: {
+    value: 8_388_608,
+    unit: "bytes",
+    bounds: "Bodies of one key that one machine of the edge reads at once; a body of undeclared length counts in full",
+  },
+  deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
+  modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
+  userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is not used" },
+  adapterCharacters: { value: 64, unit: "characters", bounds: "`chameleon.adapter`" },
+  promptsPerRequest: { value: 32, unit: "entries", bounds: "`prompt` of a completion" },
+  choicesPerPrompt: { value: 16, unit: "entries", bounds: "`n`" },
+  choicesPerRequest: { value: 128, unit: "entries", bounds: "Prompts × `n`" },
+  stopStrings: { value: 4, unit: "entries", bounds: "`stop`" },
+  stopCharacters: { value: 128, unit: "characters", bounds: "Each string of `stop`" },
+  logitBiasEntries: { value: 300, unit: "entries", bounds: "`logit_bias`" },
+  logitBiasMagnitude: { value: 100, unit: "value", bounds: "Each value of `logit_bias`, of either sign" },
+  completionLogprobs: { value: 5, unit: "entries", bounds: "`logprobs` of a completion" },
+  chatLogprobs: { value: 20, unit: "entries", bounds: "`top_logprobs` of a chat completion" },
+  chatMessages: { value: 256, unit: "entries", bounds: "`messages`" },
+  messageParts: { value: 256, unit: "entries", bounds: "Parts of one message's `content`" },
+  formatCharacters: { value: 64, unit: "characters", bounds: "`response_format.type`" },
+  modalities: { value: 8, unit: "entries", bounds: "`modalities`" },
+  temperature: { value: 2, unit: "value", bounds: "`temperature`" },
+  penaltyMagnitude: {
+    value: 2,
+    unit: "value",
+    bounds: "`presence_penalty` and `frequency_penalty`, of either sign",
+  },
+  assignTexts: { value: 64, unit: "entries", bounds: "`input` of `/v1/assign`" },
+  assignTop: { value: 16, unit: "entries", bounds: "`top` of `/v1/assign`" },
+  embeddingInputs: { value: 2048, unit: "entries", bounds: "`input` of `/v1/embeddings`" },
+  embeddingTokens: { value: 8192, unit: "tokens", bounds: "Each text of `/v1/embeddings`" },
+  adapterNameCharacters: { value: 63, unit: "characters", bounds: "`name` of an adapter" },
+  adapterExamples: { value: 64, unit: "entries", bounds: "`examples` of an adapter" },
+  adapterTokens: {
+    value: 8192,
+    unit: "tokens",
+    bounds: "All examples of an adapter together; what a text has beyond the context is not read",
+  },
+  adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters that a tenant keeps" },
+  usageDays: { value: 366, unit: "days", bounds: "Period of one answer of `/v1/usage`" },
+  usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one answer of `/v1/usage`" },
+  mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters that one answer is a mixture of, beside the base" },
+  pointerShares: { value: 16, unit: "entries", bounds: "Shares of the pointer, between edge and backend" },
+  pointerSharpness: { value: 100, unit: "value", bounds: "Sharpness of the pointer, between edge and backend" },
+  wholeLogprobs: {
+    value: 65_536,
+    unit: "entries",
+    bounds: "Logprobs of an answer without `stream`: choices × tokens × (1 + alternatives, and 1 with `compare`)",
+  },
+  wholeAnswerBytes: {
+    value: 8_388_608,
+    unit: "bytes",
+    bounds: "An answer without `stream`; above it, it is cancelled",
+  },
+  unreadBytes: {
+    value: 524_288,
+    unit: "bytes",
+    bounds: "Sent of a stream and not read; where more is to be sent then, it is cancelled",
+  },
+  sequencesPerBatch: { value: 128, unit: "entries", bounds: "Sequences of one micro-batch, between edge and backend" },
+} as const satisfies Record<string, Limit>;
+
+type LimitName = keyof typeof limitTable;
+
+export const limits = Object.fromEntries(Object.entries(limitTable).map(([name, { value }]) => [name, value])) as {
+  readonly [Name in LimitName]: (typeof limitTable)[Name]["value"];
+};

@@ -4,7 +4,7 @@
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
 import { z } from "zod";
-import { absentAs, type Prompt, promptField, promptSchema, readPromptList } from "./fields.ts";
+import { absentAs, describe, modelField, type Prompt, promptField, promptSchema, readPromptList } from "./fields.ts";
 import { generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
@@ -26,7 +26,7 @@ export const completionRequestSchema = z
     ),
     echo: absentAs(z.boolean(), false, "Begin each choice with its prompt"),
     best_of: absentAs(z.int(), null, "Nothing but n is supported"),
-    suffix: absentAs(z.string(), null, "Not supported"),
+    suffix: absentAs(z.string().meta({ maxLength: 0 }), null, "Not supported"),
   })
   .superRefine((request, context) => {
     const refuse = (param: string, message: string) =>
@@ -39,20 +39,23 @@ export const completionRequestSchema = z
   });
 
 export const assignRequestSchema = z.object({
-  model: absentAs(z.string(), undefined, "As a completion's"),
+  model: modelField("As a completion's"),
   input: promptField("input", limits.assignTexts, "Texts or token ids, as a completion's prompt"),
-  top: absentAs(z.int().min(1).max(16), 4, "How many centroids to name per text, the nearest included"),
+  top: absentAs(z.int().min(1).max(limits.assignTop), 4, "How many centroids to name per text, the nearest included"),
 });
 
 export const createAdapterRequestSchema = z.object({
-  name: z.string().meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]{0,62}$" }),
+  name: z
+    .string()
+    .max(limits.adapterNameCharacters)
+    .meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]*$" }),
   examples: z
     .unknown()
     .transform(readExamples)
     .meta({
       description: "Texts of its subject; each judges an adapter that is made of the others",
       type: "array",
-      items: { type: "string" },
+      items: { type: "string", maxLength: limits.bodyBytes },
       minItems: 2,
       maxItems: limits.adapterExamples,
     }),
@@ -85,6 +88,6 @@ function readExamples(value: unknown, context: z.RefinementCtx): string[] {
 
 function day(name: string) {
   return z.iso
-    .date({ error: ({ input }) => `${name} is ${JSON.stringify(input)}; it must be a day, as 2026-11-25` })
+    .date({ error: ({ input }) => `${name} is ${describe(input)}; it must be a day, as 2026-11-25` })
     .optional();
 }

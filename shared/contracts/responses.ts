@@ -156,7 +156,7 @@ export const assignResponseSchema = z.object({
   data: z.array(
     z.object({
       index: z.int(),
-      tokens: z.int(),
+      tokens: z.int().describe("Its first tokens, by which it is assigned; what comes after them is not read"),
       centroid: z.string(),
       similarity: z.number().describe("Cosine of prompt embedding and centroid"),
       mode: chameleonBlockSchema.shape.mode,

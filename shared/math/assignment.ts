@@ -3,7 +3,8 @@
  * projection are linear, so training folded them into the table; what is left is a mean of rows.
  * Shapes: V vocabulary, P dimensions, K centroids.
  */
-import { type Tensor, type TensorFile, tensorOf, toFloat32 } from "../artifacts/tensor-file.ts";
+import { edgeTableFile } from "../artifacts/manifest.ts";
+import { requireFloats, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
 
 export interface EdgeTable {
   vocabularySize: number; // V
@@ -25,30 +26,26 @@ export interface RankedCentroid {
   similarity: number;
 }
 
-/** Reads edge-table.safetensors. Throws an Error that names the tensor and shape at fault. */
+/** How far from 1 the squared length of a centroid may be. */
+const lengthTolerance = 1e-3;
+
+/** Reads edge-table.safetensors. Throws an Error that names the tensor and what is wrong with it. */
 export function readEdgeTable(file: TensorFile): { table: EdgeTable; centroids: CentroidVectors } {
-  const table = tensorOf(file, "table");
-  const [vocabularySize, dimensions] = table.shape;
-  requireTensor("table", table, "I8", [vocabularySize, dimensions]);
-  const scales = tensorOf(file, "table_scale");
-  requireTensor("table_scale", scales, "F32", [vocabularySize]);
-  const centroids = tensorOf(file, "centroids");
-  const count = centroids.shape[0];
-  requireTensor("centroids", centroids, "F32", [count, dimensions]);
-  return {
-    table: {
-      vocabularySize,
-      dimensions,
-      rows: new Int8Array(table.bytes.buffer, table.bytes.byteOffset, table.bytes.byteLength),
-      rowScales: toFloat32(scales),
-    },
-    centroids: { count, dimensions, vectors: toFloat32(centroids) },
-  };
+  const { shape, bytes } = requireTensor(file, "table", "I8", [null, null], edgeTableFile);
+  const [vocabularySize, dimensions] = shape;
+  const rowScales = requireFloats(file, "table_scale", [vocabularySize], edgeTableFile);
+  const vectors = requireFloats(file, "centroids", [null, dimensions], edgeTableFile);
+  const centroids = { count: dimensions > 0 ? vectors.length / dimensions : 0, dimensions, vectors };
+  requireUnitLength(centroids);
+  const rows = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return { table: { vocabularySize, dimensions, rows, rowScales }, centroids };
 }
 
-function requireTensor(name: string, { dtype, shape }: Tensor, wantedDtype: string, wantedShape: number[]): void {
-  if (dtype !== wantedDtype || shape.join() !== wantedShape.join()) {
-    throw new Error(`edge table: tensor ${name} is ${dtype} [${shape}], expected ${wantedDtype} [${wantedShape}]`);
+function requireUnitLength({ count, dimensions, vectors }: CentroidVectors): void {
+  for (let k = 0; k < count; k++) {
+    const squares = vectors.subarray(k * dimensions, (k + 1) * dimensions).reduce((sum, x) => sum + x * x, 0);
+    if (Math.abs(squares - 1) <= lengthTolerance) continue;
+    throw new Error(`${edgeTableFile}: centroids: the length of row ${k} is ${Math.sqrt(squares)}, it must be 1`);
   }
 }
 

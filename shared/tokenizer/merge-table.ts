@@ -3,6 +3,8 @@
  * because a Map of 50,000 entries costs ten times the load time and memory.
  */
 
+import { setLimits } from "../artifacts/limits.ts";
+
 const noMerge = -1;
 
 export class MergeTable {
@@ -12,7 +14,10 @@ export class MergeTable {
   readonly #ranks: Int32Array;
   readonly #shift: number;
 
-  /** `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. */
+  /**
+   * `pairs`: [M, 2] token ids, in order of rank: lower ranks merge first. Throws an Error for a pair that comes twice, and
+   * for pairs chosen to fall on the same slots.
+   */
   constructor(pairs: Uint16Array) {
     const merges = pairs.length / 2;
     // At most half full, so that a probe is short.
@@ -27,6 +32,7 @@ export class MergeTable {
         throw new Error(`tokenizer: merges ${this.#ranks[slot]} and ${rank} are the same pair`);
       this.#pairs[slot] = pair;
       this.#ranks[slot] = rank;
+      this.#requireShortRun(slot);
     }
   }
 
@@ -40,6 +46,16 @@ export class MergeTable {
     let slot = Math.imul(pair ^ (pair >>> 15), 0x9e3779b1) >>> this.#shift;
     while (this.#ranks[slot] !== noMerge && this.#pairs[slot] !== pair) slot = (slot + 1) & (this.#ranks.length - 1);
     return slot;
+  }
+
+  /** A look-up visits the occupied slots from its own on, so their runs are bounded. */
+  #requireShortRun(slot: number): void {
+    const last = this.#ranks.length - 1;
+    let run = 1;
+    for (let at = (slot + 1) & last; this.#ranks[at] !== noMerge; at = (at + 1) & last) run++;
+    for (let at = (slot - 1) & last; this.#ranks[at] !== noMerge; at = (at - 1) & last) run++;
+    if (run <= setLimits.mergeRun) return;
+    throw new Error(`tokenizer: ${run} merges fall on neighbouring slots, the limit mergeRun is ${setLimits.mergeRun}`);
   }
 }
 

@@ -2,10 +2,11 @@
  * Byte-level BPE as GPT-2 uses it: text ↔ token ids of any vocabulary made of the 256 bytes, merges and one
  * end-of-text token. Not here: reading vocab.json and merges.txt (pack.ts), decoding token by token (text-stream.ts).
  */
-import { type TensorFile, tensorOf } from "../artifacts/tensor-file.ts";
+import type { TensorFile } from "../artifacts/tensor-file.ts";
 import { MergeTable } from "./merge-table.ts";
 import { Merger } from "./merger.ts";
 import { isPairAt, preTokenEnd } from "./pre-tokens.ts";
+import { readVocabulary } from "./vocabulary.ts";
 
 /** Words repeat, so their ids are kept; at this many the memory starts afresh. */
 const rememberedPreTokens = 8192;
@@ -22,40 +23,52 @@ export class Tokenizer {
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint16Array; // [M, 2]
   readonly #rankById: Uint16Array; // [V], of merged ids
+  /** [V] Bytes of the longest piece that is merged from an id, or the id's own; Infinity where no float holds it. */
+  readonly #longestWith: Float32Array;
+  /** In bytes. */
+  readonly #longestPiece: number;
   #scratch = new Uint16Array(256);
 
-  /** Reads what pack.ts wrote. Throws an Error that names the tensor that is missing or misshapen. */
+  /** Reads what pack.ts wrote. Throws an Error that names the tensor that is missing, misshapen or inconsistent. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(file);
   }
 
   private constructor(file: TensorFile) {
-    this.#byteIds = uint16Of(file, "byte_ids", 256);
-    this.#pairs = uint16Of(file, "merges");
-    const merges = this.#pairs.length / 2;
-    const mergedIds = file.has("merged_ids")
-      ? uint16Of(file, "merged_ids", merges)
-      : new Uint16Array(merges).map((_, rank) => 256 + rank);
-    [this.endOfTextId] = uint16Of(file, "end_of_text_id", 1);
-    this.#merger = new Merger(new MergeTable(this.#pairs), mergedIds);
-    this.vocabularySize = 1 + [this.#byteIds, mergedIds].reduce(highest, this.endOfTextId);
-
-    this.#rankById = new Uint16Array(this.vocabularySize);
-    for (let rank = 0; rank < merges; rank++) this.#rankById[mergedIds[rank]] = rank;
-    this.#pieces = new Array(this.vocabularySize);
-    for (let byte = 0; byte < 256; byte++) this.#pieces[this.#byteIds[byte]] = Uint8Array.of(byte);
-    this.#pieces[this.endOfTextId] = tensorOf(file, "end_of_text").bytes;
+    const { size, byteIds, pairs, mergedIds, endOfTextId, endOfText } = readVocabulary(file);
+    this.vocabularySize = size;
+    this.endOfTextId = endOfTextId;
+    this.#byteIds = byteIds;
+    this.#pairs = pairs;
+    this.#merger = new Merger(new MergeTable(pairs), mergedIds);
+    this.#rankById = new Uint16Array(size);
+    mergedIds.forEach((id, rank) => {
+      this.#rankById[id] = rank;
+    });
+    this.#longestWith = longestPieces(pairs, mergedIds, size);
+    this.#longestPiece = this.#longestWith.reduce((longest, bytes) => Math.max(longest, bytes), 1);
+    this.#pieces = new Array(size);
+    for (let byte = 0; byte < 256; byte++) this.#pieces[byteIds[byte]] = Uint8Array.of(byte);
+    this.#pieces[endOfTextId] = endOfText;
   }
 
-  /** Token ids of a text. The end-of-text token's own spelling is text like any other. */
-  encode(text: string): number[] {
+  /**
+   * Token ids of a text. The end-of-text token's own spelling is text like any other. Of a text that has more than `most`,
+   * the ids of a beginning: `most + 1` of them, at a cost that depends on `most` and not on the text's length. They are
+   * the whole text's first ids, but for those of a pre-token that goes beyond the bound.
+   */
+  encode(text: string, most = Number.POSITIVE_INFINITY): number[] {
     const ids: number[] = [];
-    for (let start = 0; start < text.length; ) {
-      const end = preTokenEnd(text, start);
-      if (end - start > rememberedLength) this.#encodePreToken(text, start, end, ids);
-      else for (const id of this.#recall(text.slice(start, end))) ids.push(id);
+    // Each code unit is a byte at least, so a text of so many has more than `most` tokens.
+    const length = Math.min(text.length, (most + 1) * this.#longestPiece);
+    const read = length < text.length ? text.slice(0, length) : text;
+    for (let start = 0; start < length && ids.length <= most; ) {
+      const end = preTokenEnd(read, start);
+      if (end - start > rememberedLength) this.#encodePreToken(read, start, end, ids, most - ids.length);
+      else for (const id of this.#recall(read.slice(start, end))) ids.push(id);
       start = end;
     }
+    if (ids.length > most) ids.length = most + 1;
     return ids;
   }
 
@@ -93,17 +106,33 @@ export class Tokenizer {
     const known = this.#remembered.get(preToken);
     if (known) return known;
     const ids: number[] = [];
-    this.#encodePreToken(preToken, 0, preToken.length, ids);
+    this.#encodePreToken(preToken, 0, preToken.length, ids, Number.POSITIVE_INFINITY);
     if (this.#remembered.size >= rememberedPreTokens) this.#remembered.clear();
     this.#remembered.set(preToken, ids);
     return ids;
   }
 
-  #encodePreToken(text: string, start: number, end: number, out: number[]): void {
+  /** Of a pre-token that has more than `most` ids, more than `most` ids of its beginning. */
+  #encodePreToken(text: string, start: number, end: number, out: number[], most: number): void {
     // No code unit needs more than 3 bytes; a pair needs 4.
     if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Uint16Array(3 * (end - start));
     const length = this.#writeByteIds(text, start, end);
-    this.#merger.merge(this.#scratch, length, out);
+    this.#merger.merge(this.#scratch, length > most ? this.#lengthOver(most, length) : length, out);
+  }
+
+  /**
+   * How many of the `length` byte ids in scratch make more than `most` tokens, whatever they merge into; `length` where
+   * that is not known before they are merged. A byte is at least the share 1/n of its token, where n is the length of the
+   * longest piece that has this byte: "a" 32 bytes, "z" 17.
+   */
+  #lengthOver(most: number, length: number): number {
+    let tokens = 0;
+    for (let i = 0; i < length; i++) {
+      tokens += 1 / this.#longestWith[this.#scratch[i]];
+      // More than a rounding error over it.
+      if (tokens > most + 1e-3) return i + 1;
+    }
+    return length;
   }
 
   /** Writes the byte ids of text[start, end) in UTF-8, a lone surrogate as U+FFFD, and returns how many. */
@@ -134,15 +163,16 @@ export class Tokenizer {
   }
 }
 
-function highest(start: number, ids: Uint16Array): number {
-  return ids.reduce((a, b) => Math.max(a, b), start);
-}
-
-function uint16Of(file: TensorFile, name: string, elements?: number): Uint16Array {
-  const { dtype, shape, bytes } = tensorOf(file, name);
-  if (dtype !== "U16" || (elements !== undefined && bytes.byteLength !== 2 * elements)) {
-    throw new Error(`tokenizer: tensor ${name} is ${dtype} [${shape}], expected U16 of ${elements ?? "any"} elements`);
+/** By id, the bytes of the longest piece that is merged from it, itself included. */
+function longestPieces(pairs: Uint16Array, mergedIds: Uint16Array, vocabularySize: number): Float32Array {
+  const longest = new Float32Array(vocabularySize).fill(1);
+  // Lower ranks are parts of higher ones: lengths go up the merges, and the longest comes back down.
+  for (let rank = 0; rank < mergedIds.length; rank++) {
+    longest[mergedIds[rank]] = longest[pairs[2 * rank]] + longest[pairs[2 * rank + 1]];
   }
-  // A copy of its own, so that it is aligned.
-  return new Uint16Array(new Uint8Array(bytes).buffer);
+  for (let rank = mergedIds.length - 1; rank >= 0; rank--) {
+    const whole = longest[mergedIds[rank]];
+    for (const part of [pairs[2 * rank], pairs[2 * rank + 1]]) longest[part] = Math.max(longest[part], whole);
+  }
+  return longest;
 }

@@ -5,7 +5,8 @@
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { chunkTokens, tenantSlowdown } from "../../gpu-backend/config.ts";
-import { Engine, type PhaseReport } from "../../gpu-backend/engine/engine.ts";
+import { Engine } from "../../gpu-backend/engine/engine.ts";
+import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";

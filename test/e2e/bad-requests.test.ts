@@ -10,6 +10,7 @@ test("bad requests get a refusal that is theirs, and nothing of them stays", asy
   const result = await fuzzRequests(options);
   console.log(JSON.stringify(result.outcomes));
   expect(result.failures.map(({ request, outcome }) => [failureOf(outcome), request.head, outcome.answer])).toEqual([]);
+  expect(result.refusedSets).toBeGreaterThan(0);
   expect(result.left).toMatchObject({
     chameleon_running_sequences: 0,
     chameleon_queue_sequences: 0,

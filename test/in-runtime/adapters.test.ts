@@ -103,6 +103,43 @@ describe("POST /v1/adapters", () => {
     expect((await request("/v1/models/gpt2:my-mail", { headers: theirs })).status).toBe(404);
   });
 
+  test("serves whoever names it beside a model, which is resolved all the same", async () => {
+    backendMakes();
+    const { post, complete, request } = adapterApp();
+    await post("/v1/adapters", body(), { headers: mine });
+    const seen = backendAnswers(({ id }) => saying(id, "ok"));
+    const chameleon = { adapter: "my-mail" };
+    const routes = [
+      (model: string) => complete({ model, prompt: "aaab", max_tokens: 2, chameleon }, { headers: mine }),
+      (model: string) =>
+        post(
+          "/v1/chat/completions",
+          { model, messages: [{ role: "user", content: "aab" }], chameleon },
+          { headers: mine },
+        ),
+    ];
+    for (const ask of routes) {
+      for (const model of ["no-such-model", "gpt2:nobodys", "gpt2:auto ", "GPT2"]) {
+        const error = await errorOf(await ask(model));
+        expect(error).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
+        expect(error.message).toContain(model);
+      }
+    }
+    expect(seen.batches).toEqual([]);
+    for (const model of ["gpt2", "gpt2:auto", "gpt2:c1", "gpt2:my-mail"]) {
+      const answered = await complete({ model, prompt: "aaab", max_tokens: 2, chameleon }, { headers: mine });
+      expect([answered.status, await answered.json()]).toMatchObject([
+        200,
+        { model, chameleon: { centroid: "my-mail" } },
+      ]);
+    }
+    const named = (name: string) =>
+      complete({ model: "gpt2:my-mail", prompt: "a", chameleon: { adapter: name } }, { headers: mine });
+    expect(await (await named("c1")).json()).toMatchObject({ chameleon: { centroid: "c1" } });
+    expect(await errorOf(await named("nobodys"))).toMatchObject({ status: 400, param: "chameleon.adapter" });
+    expect((await request("/v1/models/gpt2:nobodys", { headers: mine })).status).toBe(404);
+  });
+
   test("is an unknown model to keys that may neither make nor use it", async () => {
     backendMakes();
     const full = adapterApp();

@@ -3,7 +3,6 @@ import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { ArtifactBucket } from "../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../edge/assign/artifact-sets.ts";
-import { mostArtifactBytes } from "../../edge/assign/artifacts.ts";
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
@@ -134,18 +133,18 @@ describe("what is not as it should be is refused, told, and the old set stays; m
     ],
     [
       "a table that would not fit",
-      async (f) => bucket.put(await nameOf(f, edgeTableFile), new Uint8Array(mostArtifactBytes + 1)),
-      /edge-table.* 16777217 bytes/,
+      async (f) => bucket.put(await nameOf(f, edgeTableFile), new Uint8Array(16 * 2 ** 20 + 1)),
+      /edge-table.* 16777217 bytes, the maximum is \d+$/,
     ],
     [
       "a truncated manifest",
       async (f) => bucket.put(await nameOf(f, manifestFile), f.get(manifestFile)!.slice(0, -1)),
-      /not those of its name/,
+      /manifest.*SHA-256/,
     ],
     [
       "an altered manifest",
       async (f) => bucket.put(await nameOf(f, manifestFile), altered(f.get(manifestFile)!)),
-      /not those of its name/,
+      /manifest.*SHA-256/,
     ],
     ["a missing manifest", async (f) => bucket.delete(await nameOf(f, manifestFile)), /is not in the bucket/],
   ];

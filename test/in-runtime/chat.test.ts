@@ -127,7 +127,7 @@ describe("a chat completion", () => {
   });
 
   test("takes all that the context holds, or max_completion_tokens, or max_tokens", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
     await chatted({ messages: hello });
     await chatted({ messages: hello, max_tokens: 3 });
     await chatted({ messages: hello, max_tokens: 3, max_completion_tokens: 2 });

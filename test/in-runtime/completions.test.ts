@@ -138,7 +138,7 @@ describe("a completion", () => {
   });
 
   test("prompt + max_tokens over the context is clipped", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
     await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 1000 });
     expect(seen.batches[0].sequences[0].maxTokens).toBe(edgeModel.contextTokens - 40);
     await completed({ model: "gpt2", prompt: "a".repeat(edgeModel.contextTokens) });
@@ -151,7 +151,7 @@ describe("a completion", () => {
       return saying(id, `${centroidId}${String.fromCharCode(promptIds[0])}${choice}${"!".repeat(6 - choice)}`);
     });
     const prompts = ["aa", "bb", "aa", [122, 122]];
-    const { choices, usage, chameleon } = await completed({ prompt: prompts.slice(0, 3), n: 2, max_tokens: 9 });
+    const { choices, usage, chameleon } = await completed({ prompt: prompts.slice(0, 3), n: 2, max_tokens: 10 });
     expect(choices.map(({ index, text }) => [index, text.slice(0, 4)])).toEqual([
       [0, "c0a0"],
       [1, "c0a1"],
@@ -190,7 +190,7 @@ describe("a completion", () => {
     backendAnswers(({ id }) => [
       tokenFrame(id, 0, 98),
       tokenFrame(id, 1, endOfTextId),
-      { ...doneFrame(id), finishReason: "stop" },
+      { ...doneFrame(id), finishReason: "stop", completionTokens: 2 },
     ]);
     const { choices } = await completed({ model: "gpt2", prompt: "a" });
     expect(choices[0]).toMatchObject({ text: "b", finish_reason: "stop" });
@@ -387,7 +387,7 @@ describe("a stream", () => {
   ])("says what an unstreamed completion says: %s", async (_, sent, text) => {
     backendAnswers(({ id }) => saying(id, sent, { logprob: -0.5 }));
     for (const logprobs of [null, 1]) {
-      const body = { prompt: ["aa", "bb"], n: 2, stop: ["\nuser:", "!!"], echo: true, logprobs };
+      const body = { prompt: ["aa", "bb"], n: 2, max_tokens: 32, stop: ["\nuser:", "!!"], echo: true, logprobs };
       const whole = await completed(body);
       const { choices, chunks } = await streamed(body);
       expect(whole.choices.map((choice) => choice.text)).toEqual(["aa", "aa", "bb", "bb"].map((echo) => echo + text));

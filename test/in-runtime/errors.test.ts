@@ -19,7 +19,7 @@ useNetwork();
 const valid = { model: "gpt2", prompt: "aaa", max_tokens: 1 };
 
 describe("a request that is refused", () => {
-  const cases: [string, number, string, object | string, string[]][] = [
+  const cases: [string, number, string | null, object | string, string[]][] = [
     ["no JSON", 400, "", "{", ["JSON"]],
     ["a list as body", 400, "", "[1]", ["list", "object"]],
     ["an empty prompt", 400, "prompt", { ...valid, prompt: "" }, ["empty"]],
@@ -51,6 +51,25 @@ describe("a request that is refused", () => {
     ["a logit_bias over its limit", 400, "logit_bias", { ...valid, logit_bias: { 5: 101 } }, ["101", "100"]],
     ["a logit_bias of no token", 400, "logit_bias", { ...valid, logit_bias: { the: 1 } }, ["the"]],
     ["a logit_bias out of the vocabulary", 400, "logit_bias", { ...valid, logit_bias: { 262: 1 } }, ["262"]],
+    [
+      "too many entries of logit_bias",
+      400,
+      "logit_bias",
+      { ...valid, logit_bias: Object.fromEntries(Array.from({ length: 301 }, (_, id) => [id, "x"])) },
+      ["301", "300"],
+    ],
+    ["a logit_bias that is no object", 400, "logit_bias", { ...valid, logit_bias: [1] }, ["list"]],
+    ["a logit_bias of text", 400, "logit_bias", { ...valid, logit_bias: { 5: "1" } }, ['"1"', "number"]],
+    ["a long model", 400, "model", { ...valid, model: "m".repeat(257) }, ["257", "256"]],
+    ["a long user", 400, "user", { ...valid, user: "u".repeat(1025) }, ["1025", "1024"]],
+    ["a long adapter", 400, "chameleon.adapter", { ...valid, chameleon: { adapter: "c".repeat(65) } }, ["65", "64"]],
+    [
+      "n nested deeper than a stack",
+      400,
+      null,
+      `{"prompt":"a","n":${"[".repeat(3e5)}${"]".repeat(3e5)}}`,
+      ["300001", "64"],
+    ],
     ["best_of", 400, "best_of", { ...valid, best_of: 3 }, ["3"]],
     ["suffix", 400, "suffix", { ...valid, suffix: "end" }, ["suffix"]],
     ["stream_options without stream", 400, "stream_options", { ...valid, stream_options: {} }, ["stream"]],
@@ -59,7 +78,7 @@ describe("a request that is refused", () => {
     ["an unknown centroid", 404, "model", { ...valid, model: "gpt2:c9" }, ["gpt2:c9"]],
   ];
   test.each(cases)("%s: %d", async (_, status, param, body, mentioned) => {
-    const response = await testApp().complete(body as object);
+    const response = await testApp().post("/v1/completions", body);
     const error = await errorOf(response);
     expect(error.status, error.message).toBe(status);
     expect(error.param).toBe(param || null);
@@ -68,10 +87,18 @@ describe("a request that is refused", () => {
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
   });
 
-  test("an over-long prompt has its own code", async () => {
-    const error = await errorOf(await testApp().complete({ ...valid, prompt: "a".repeat(49) }));
-    expect(error).toMatchObject({ status: 400, code: "context_length_exceeded", param: "prompt" });
-  });
+  test.each([
+    ["prompt", "/v1/completions", { prompt: "a".repeat(49) }],
+    ["prompt", "/v1/completions", { prompt: ["a", "the ".repeat(2e5)] }],
+    ["messages", "/v1/chat/completions", { messages: [{ role: "user", content: "a ".repeat(4e5) }] }],
+  ])(
+    "a %s over the context has its own code, and is encoded no further than one token over it",
+    async (param, path, body) => {
+      const error = await errorOf(await testApp().post(path, { model: "gpt2", ...body }));
+      expect(error).toMatchObject({ status: 400, code: "context_length_exceeded", param });
+      expect(error.message).toMatch(/has at least 49 tokens; the context of gpt2 holds 48/);
+    },
+  );
 
   test("another content type: 415", async () => {
     const { post } = testApp();

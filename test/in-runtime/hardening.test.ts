@@ -1,8 +1,9 @@
 /** What the edge refuses before it does anything for it, and what every response tells browsers. */
 import { env } from "cloudflare:workers";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { z } from "zod";
-import { readBody } from "../../edge/middleware/body.ts";
+import { readJson } from "../../edge/middleware/body.ts";
+import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -10,6 +11,7 @@ import {
   type KeyRecord,
   keyIdOf,
   keyPrefix,
+  plans,
   scopes,
   type TenantRecord,
   tenantPrefix,
@@ -112,7 +114,7 @@ describe("refused before any work", () => {
     });
     const headers = { "content-type": "application/json" };
     const request = new Request("http://edge/", { method: "POST", headers, body });
-    const reading = readBody(request, z.object({}), 20);
+    const reading = readJson(request, z.object({}), 20);
     await expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("20 ms") });
     expect(isCancelled).toBe(true);
   });
@@ -138,16 +140,16 @@ describe("a body is read", () => {
   test("however it is cut, whether or not it declares its length", async () => {
     for (const size of [1, 2, 3, 7, bytes.length]) {
       for (const declared of [null, bytes.length]) {
-        expect(await readBody(request(bytes, size, declared), schema)).toEqual({ a: "Bären – 🐻" });
+        expect(await readJson(request(bytes, size, declared), schema)).toEqual({ a: "Bären – 🐻" });
       }
     }
   });
 
   test("without waiting for its end once all that it declared is there", async () => {
     for (const size of [5, bytes.length]) {
-      expect(await readBody(request(bytes, size, bytes.length, false), schema, 50)).toEqual({ a: "Bären – 🐻" });
+      expect(await readJson(request(bytes, size, bytes.length, false), schema, 50)).toEqual({ a: "Bären – 🐻" });
     }
-    const early = readBody(request(bytes.slice(0, -1), 5, bytes.length, false), schema, 20);
+    const early = readJson(request(bytes.slice(0, -1), 5, bytes.length, false), schema, 20);
     await expect(early).rejects.toMatchObject({ kind: "body_too_slow" });
   });
 
@@ -155,11 +157,89 @@ describe("a body is read", () => {
     const cut = bytes.slice(0, bytes.indexOf(0xc3) + 1);
     for (const size of [1, bytes.length]) {
       for (const declared of [null, cut.length]) {
-        const reading = readBody(request(cut, size, declared), schema);
+        const reading = readJson(request(cut, size, declared), schema);
         await expect(reading).rejects.toMatchObject({ message: expect.stringContaining("not valid UTF-8") });
-        expect(await readBody(request(bytes, bytes.length, bytes.length), schema)).toEqual({ a: "Bären – 🐻" });
+        expect(await readJson(request(bytes, bytes.length, bytes.length), schema)).toEqual({ a: "Bären – 🐻" });
       }
     }
+  });
+});
+
+describe("bodies of one key at once", () => {
+  /** Asks with a body that comes when it is `sent`. */
+  function slow(app: ReturnType<typeof testApp>, declared: number | null, key = "one", content = '{"input":"a"}') {
+    const sent = Promise.withResolvers<void>();
+    let pulled = 0;
+    const body = new ReadableStream<Uint8Array>(
+      {
+        async pull(controller) {
+          pulled++;
+          await sent.promise;
+          controller.enqueue(new TextEncoder().encode(content.padEnd(declared ?? 0)));
+          controller.close();
+        },
+      },
+      { highWaterMark: 0 },
+    );
+    const headers = new Headers({ authorization: `Bearer ${key}`, "content-type": "application/json" });
+    if (declared !== null) headers.set("content-length", String(declared));
+    const response = app.request("/v1/assign", { method: "POST", body, headers });
+    return { response, send: () => sent.resolve(), pulled: () => pulled };
+  }
+  const keys = {
+    accessOf: async (keyId: string) => ({ tenant: "t", keyId, scopes: [], limits: plans.unlimited, origins: [] }),
+  };
+
+  test("are bounded: one beyond is refused unread, by limit and value, until another is done", async () => {
+    const app = testApp({ keys, bodyReads: new BodyReads(100_000) });
+    const first = [slow(app, 50_000), slow(app, 40_000)];
+    for (const { pulled } of first) await vi.waitFor(() => expect(pulled()).toBe(1));
+    const beyond = slow(app, 10_001);
+    const refusal = await beyond.response;
+    expect([refusal.headers.get("retry-after"), beyond.pulled()]).toEqual(["1", 0]);
+    const error = await errorOf(refusal);
+    expect(error).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    for (const bytes of ["90000", "10001", "100000"]) expect(error.message).toContain(bytes);
+    // Another key's are its own, and a small one fits.
+    const others = [slow(app, 90_000, "two"), slow(app, 9000)];
+    for (const { send } of [...first, ...others]) send();
+    for (const { response } of [...first, ...others]) expect((await response).status).toBe(200);
+    const next = slow(app, 100_000);
+    next.send();
+    expect((await next.response).status).toBe(200);
+  });
+
+  test("count in full where they declare no length, and are free again however they end", async () => {
+    const app = testApp({ keys, bodyReads: new BodyReads(limits.bodyBytes) });
+    const first = slow(app, null);
+    await vi.waitFor(() => expect(first.pulled()).toBe(1));
+    expect((await slow(app, 100).response).status).toBe(429);
+    first.send();
+    expect((await first.response).status).toBe(200);
+    const broken = slow(app, 13, "one", "{");
+    broken.send();
+    expect((await broken.response).status).toBe(400);
+    const last = slow(app, null);
+    last.send();
+    expect((await last.response).status).toBe(200);
+  });
+});
+
+describe("what headers decide", () => {
+  const headers = { "content-type": "application/json" };
+  const cases: [string, number, string, RequestInit][] = [
+    ["another content type", 415, "/v1/completions", { headers: { "content-type": "text/plain" } }],
+    ["a declared length", 413, "/v1/completions", { headers: { ...headers, "content-length": "2000000" } }],
+    ["a method", 405, "/v1/completions", { method: "PUT", headers }],
+    ["a path", 404, "/v1/nothing", { headers }],
+    ["a foreign page", 403, "/v1/completions", { headers: { ...headers, origin: "https://evil.example" } }],
+    ["no key", 401, "/v1/completions", { headers: { ...headers, authorization: "Bearer sk-wrong" } }],
+  ];
+  test.each(cases)("reads no body: %s", async (_, status, path, init) => {
+    let pulled = 0;
+    const body = new ReadableStream({ pull: () => void pulled++ }, { highWaterMark: 0 });
+    const response = await testApp().request(path, { method: "POST", body, ...init });
+    expect([response.status, pulled]).toEqual([status, 0]);
   });
 });
 

@@ -15,10 +15,11 @@ import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { Relay } from "../../edge/batching/relay.ts";
 import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
-import { type AnsweringParts, answerOrder } from "../../edge/completions/answering.ts";
-import { EventStreams } from "../../edge/completions/event-stream.ts";
+import { AnswerBodies } from "../../edge/completions/answer-body.ts";
+import { answerOrder, type CompletionWriterParts } from "../../edge/completions/completion-writer.ts";
 import type { Orders } from "../../edge/completions/order.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
@@ -147,6 +148,11 @@ export class LateBody {
     });
   }
 
+  /** All that was sent has been read. */
+  get isTaken(): boolean {
+    return this.#chunks.length === 0;
+  }
+
   send(...frames: Frame[]): void {
     this.#chunks.push(frames.map(frameLine).join(""));
   }
@@ -190,8 +196,9 @@ export function ordersWith(limits: Partial<ClientLimits>): Orders {
   return async (order, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: order.admitted, renew: ignore, settle: ignore };
-    const submit: AnsweringParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
-    return answerOrder(order, { tokenizer, submit, streams: new EventStreams(), admission, signal, log: ignore });
+    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
+    const bodies = new AnswerBodies();
+    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now: () => Date.now(), log: ignore });
   };
 }
 
@@ -220,6 +227,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       createRecords(env.TENANTS, now, (read) => void works.push(read)),
       now,
     ),
+    bodyReads: new BodyReads(),
     admissions: createAdmissions({
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
@@ -257,13 +265,13 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     for (const [name, value] of new Headers(init.headers)) headers.set(name, value);
     return app.request(`http://edge${path}`, { ...init, headers });
   };
-  const post = (path: string, body: unknown, init: RequestInit = {}) =>
-    request(path, {
-      method: "POST",
-      body: typeof body === "string" ? body : JSON.stringify(body),
-      ...init,
-      headers: { "content-type": "application/json", ...(init.headers as Record<string, string>) },
-    });
+  const post = (path: string, content: unknown, init: RequestInit = {}) => {
+    const body = typeof content === "string" ? content : JSON.stringify(content);
+    // As every client does: only a request that arrives has its length by itself.
+    const length = String(new TextEncoder().encode(body).length);
+    const headers = { "content-type": "application/json", "content-length": length };
+    return request(path, { method: "POST", body, ...init, headers: { ...headers, ...(init.headers as object) } });
+  };
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
   /** Everything that goes on behind answered requests. */
   const settled = () => Promise.all(works);

@@ -101,6 +101,31 @@ test("log, span, Server-Timing and metric count the wait from a request's arriva
   expect(waits).toMatch(/^chameleon\.edge\.pace\.wait".*?"count":"1","sum":0\.04,/);
 });
 
+test("a body takes its key's time by the length that it declares", async () => {
+  let made = 0;
+  const newId = () => String(made++).padStart(32, "0");
+  let nowMs = 0;
+  const { request } = testApp({ keys: opensAll, now: () => nowMs, newId });
+  /** How many of some requests are let in at once; a request's first steps are taken as it is. */
+  const letIn = async (bodies: (string | ReadableStream)[]) => {
+    const before = made;
+    const all = bodies.map((body) => {
+      const headers = new Headers({ "content-type": "application/json", authorization: "Bearer many" });
+      if (typeof body === "string") headers.set("content-length", String(body.length));
+      return request("/v1/assign", { method: "POST", body, headers });
+    });
+    const madeAtOnce = made - before;
+    expect((await Promise.all(all)).map(({ status }) => status)).toEqual(bodies.map(() => 400));
+    return madeAtOnce / ((made - before) / bodies.length);
+  };
+  expect(await letIn(Array(4).fill("{}"))).toBe(4);
+  nowMs += 2000;
+  expect(await letIn(Array(4).fill(`{"a":"${"a".repeat(2 ** 18)}"}`))).toBe(2);
+  nowMs += 2000;
+  // Whoever declares no length may send as much as there may be.
+  expect(await letIn(Array.from({ length: 4 }, () => new Blob(["{}"]).stream()))).toBe(1);
+});
+
 test("a key that was told to come again later starts one by one until then", async () => {
   let isFull = true;
   let looks = 0;

@@ -55,8 +55,10 @@ describe("assign", () => {
   test("takes one text, token ids, and texts longer than the context", async () => {
     for (const input of ["bbb", [98, 98], [[98], [98]], "b".repeat(500)]) {
       const response = await testApp().post("/v1/assign", { input });
-      const { data } = await response.json<{ data: { centroid: string }[] }>();
+      const { data } = await response.json<{ data: { centroid: string; tokens: number }[] }>();
       expect(data[0].centroid).toBe("c1");
+      // No text is read beyond what assigns it.
+      expect(data[0].tokens).toBeLessThanOrEqual(8);
     }
   });
 

@@ -120,7 +120,7 @@ describe("a shard", () => {
     expect((await nextEvent()).text).toBe("b");
     bodies[0].send(tokenFrame(id, 1, 99));
     expect((await nextEvent()).text).toBe("c");
-    bodies[0].send(doneFrame(id));
+    bodies[0].send({ ...doneFrame(id), completionTokens: 2 });
     const [last, end] = (await nextEvents(reader)).split(/(?<=\n\n)/);
     expect(eventOf(last).finish_reason).toBe("length");
     expect(end).toBe("data: [DONE]\n\n");
@@ -197,11 +197,13 @@ describe("a shard that is lost", () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
-      refuseKnown: () => undefined,
       admit: async ({ requestId, access: { tenant } }) => ({
-        request: { requestId, tenant, isLimited: true },
-        renew: () => undefined,
-        settle: (consumed) => void settled.push(consumed),
+        reserve: async () => ({
+          request: { requestId, tenant, isLimited: true },
+          renew: () => undefined,
+          settle: (consumed) => void settled.push(consumed),
+        }),
+        release: () => undefined,
       }),
     };
     const app = testApp({ heartbeatMs: 5, admissions });
@@ -265,7 +267,7 @@ describe("a client that goes away", () => {
     bodies[1].send(tokenFrame(gone, 0, 98), tokenFrame(kept, 0, 98));
     await leavesCall.body!.cancel();
     await vi.waitFor(() => expect(seen.cancelled).toEqual([gone]));
-    bodies[1].send(tokenFrame(kept, 1, 99), doneFrame(kept));
+    bodies[1].send(tokenFrame(kept, 1, 99), { ...doneFrame(kept), completionTokens: 2 });
     const chunks = (await eventsOf(stays)).data.slice(0, -1) as { choices: { text: string }[] }[];
     expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
     finish(0);

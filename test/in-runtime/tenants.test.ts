@@ -3,9 +3,10 @@ import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import type { Ledger } from "../../edge/tenants/ledger.ts";
+import { type Ledger, otherModels, usageKeysPerDay } from "../../edge/tenants/ledger.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import {
   type KeyRecord,
   keyIdOf,
@@ -136,6 +137,8 @@ describe("limits", () => {
     const error = await errorOf(refused[0]);
     expect(error).toMatchObject({ type: "rate_limit_error", code: "rate_limit_exceeded" });
     expect(error.message).toContain("120 requests a minute");
+    // One that takes long is settled when it has been read.
+    await Promise.all(passed.map((response) => response.text()));
     await settled();
     const [row] = await ledger.usage(today(), today());
     expect(row).toMatchObject({ requests: 120, promptTokens: 360, completionTokens: 240 });
@@ -176,8 +179,6 @@ describe("limits", () => {
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
     const first = await assign();
     expect([first.status, first.headers.get("x-ratelimit-remaining-requests")]).toEqual([200, "1"]);
-    // One that is refused, as such ids are in no vocabulary, is none.
-    expect((await post("/v1/assign", { input: [1e6] }, { headers })).status).toBe(400);
     expect((await assign()).status).toBe(200);
     expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     await settled();
@@ -277,7 +278,7 @@ describe("limits", () => {
 
   test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
     const { tenant, ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
-    expect((await ledger.reserve("gone", 5, { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
+    expect((await ledger.admit("gone", { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
     const { complete } = testApp();
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
     await runInDurableObject(env.LEDGERS.getByName(tenant), (object: Ledger) => {
@@ -291,6 +292,7 @@ describe("limits", () => {
     const { complete, settled } = testApp();
     await (await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).text();
     await settled();
+    await ledger.admit("running", { ...plans.unlimited, requestsPerMinute: 2 });
     await ledger.reserve("running", 7, { ...plans.unlimited, requestsPerMinute: 2 });
     // What resolves when it is written has all before it written, too.
     await ledger.settle("another", []);
@@ -300,12 +302,73 @@ describe("limits", () => {
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
   });
 
-  test("are no business of a request that is refused for itself, or of a tenant that has none", async () => {
-    const { headers, stateOf } = await tenantWith({ limits: { requestsPerMinute: 1 } });
-    const { complete } = testApp();
-    expect((await complete({ prompt: "" }, { headers })).status).toBe(400);
-    expect((await stateOf()).seconds).toEqual([]);
+  /** Everything that a key can POST and is refused for itself. */
+  const refused: [string, string, BodyInit, Record<string, string>, number][] = [
+    ["an empty prompt", "/v1/completions", '{"prompt":""}', {}, 400],
+    ["a prompt over the context", "/v1/completions", JSON.stringify({ prompt: "the ".repeat(2e5) }), {}, 400],
+    ["an unknown model", "/v1/completions", '{"prompt":"a","model":"b"}', {}, 404],
+    [
+      "a long conversation",
+      "/v1/chat/completions",
+      JSON.stringify({ messages: [{ role: "user", content: "a ".repeat(1e5) }] }),
+      {},
+      400,
+    ],
+    ["ids of no vocabulary", "/v1/assign", '{"input":[1000000]}', {}, 400],
+    ["a long input", "/v1/embeddings", JSON.stringify({ input: "a ".repeat(2e5) }), {}, 400],
+    ["one example", "/v1/adapters", '{"name":"a","examples":["aa"]}', {}, 400],
+    ["no JSON", "/v1/completions", "{", {}, 400],
+    ["another content type", "/v1/completions", "a", { "content-type": "text/plain" }, 415],
+    ["a large body", "/v1/completions", " ".repeat(limits.bodyBytes + 1), {}, 413],
+    ["no route", "/v1/nothing", "{}", {}, 404],
+  ];
+  test.each(refused)("of requests: %s counts as one, and holds no place", async (_, path, body, more, status) => {
+    const { headers, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
+    const { request, settled } = testApp();
+    const ask = () =>
+      request(path, { method: "POST", body, headers: { "content-type": "application/json", ...more, ...headers } });
+    for (const remaining of ["1", "0"]) {
+      const response = await ask();
+      expect([response.status, response.headers.get("x-ratelimit-remaining-requests")]).toEqual([status, remaining]);
+      await settled();
+      expect((await stateOf()).open).toEqual([]);
+    }
+    expect(await errorOf(await ask())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    expect(await ledger.usage(today(), today())).toEqual([]);
+  });
+
+  test.each([
+    ["a month that is used up", { tokensPerMonth: 4 }, "insufficient_quota", 1],
+    ["a month without tokens", { tokensPerMonth: 0 }, "insufficient_quota", 0],
+    ["a minute without requests", { requestsPerMinute: 0 }, "rate_limit_exceeded", 0],
+  ])("%s refuses every request without reading it, and the ledger is asked once", async (_, limit, code, before) => {
+    const { headers, ledger } = await tenantWith({ limits: limit });
+    const { complete, request, settled } = testApp();
+    for (let i = 0; i < before; i++) {
+      expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+      await settled();
+    }
+    const paths = ["/v1/completions", "/v1/chat/completions", "/v1/assign", "/v1/embeddings", "/v1/adapters"];
+    for (const path of [...paths, ...paths]) {
+      let pulled = 0;
+      const body = new ReadableStream({ pull: () => void pulled++ }, { highWaterMark: 0 });
+      const refusal = await request(path, {
+        method: "POST",
+        body,
+        headers: { ...headers, "content-type": "application/json" },
+      });
+      expect(await errorOf(refusal)).toMatchObject({ status: 429, code });
+      expect([path, pulled]).toEqual([path, 0]);
+      // From here on nobody asks the ledger, which would let it in.
+      await runInDurableObject(ledger, (object: Ledger) => {
+        object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
+      });
+    }
+  });
+
+  test("are no business of a tenant that has none", async () => {
     const free = await tenantWith();
+    const { complete } = testApp();
     const response = await complete({ prompt: "aaa", max_tokens: 1 }, { headers: free.headers });
     expect([...response.headers.keys()].filter((name) => name.startsWith("x-ratelimit"))).toEqual([]);
   });
@@ -353,6 +416,54 @@ describe("usage", () => {
     expect(others).toMatchObject({ tenant: other.tenant, data: [], total: { requests: 0 } });
     const past = await (await request("/v1/usage?from=2025-01-01&to=2025-12-31", { headers: one.headers })).json();
     expect(past).toMatchObject({ data: [] });
+  });
+
+  test("is told whatever rows a ledger holds: names are cut, and rows of one cut name are one", async () => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      for (let i = 0; i < 41; i++) {
+        const model = `${"m".repeat(900_000)}${i}`;
+        storage.sql.exec("INSERT INTO usage VALUES (?, ?, 'c1', 1, 2, 3)", today(), model);
+      }
+    });
+    const response = await testApp().request("/v1/usage", { headers });
+    expect(response.status).toBe(200);
+    const { data, total } = await response.json<{ data: { model: string }[]; total: object }>();
+    expect(data).toMatchObject([{ model: "m".repeat(limits.modelCharacters), centroid: "c1", requests: 41 }]);
+    expect(total).toMatchObject({ requests: 41, prompt_tokens: 82, completion_tokens: 123 });
+  });
+
+  test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
+    const { ledger } = await tenantWith();
+    const consumed = Array.from({ length: usageKeysPerDay + 50 }, (_, i) => ({
+      ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
+      ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
+    }));
+    await ledger.use(consumed);
+    await ledger.use(consumed);
+    const rows = await ledger.usage(today(), today());
+    expect(rows).toHaveLength(usageKeysPerDay + 1);
+    expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);
+    const sum = (count: (row: Consumption) => number) => rows.reduce((total, row) => total + count(row), 0);
+    expect([sum((row) => row.requests), sum((row) => row.promptTokens)]).toEqual([
+      2 * consumed.length,
+      4 * consumed.length,
+    ]);
+    expect(rows.find(({ model }) => model === otherModels)).toMatchObject({ requests: 100 });
+  });
+
+  test("of more rows than one answer may have: 400 that names both", async () => {
+    const { headers, ledger } = await tenantWith();
+    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      storage.sql.exec(
+        `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= ${limits.usageRows})
+         INSERT INTO usage SELECT ?, 'm' || i, '', 1, 1, 1 FROM n`,
+        today(),
+      );
+    });
+    const error = await errorOf(await testApp().request("/v1/usage", { headers }));
+    expect(error).toMatchObject({ status: 400, param: "from" });
+    expect(error.message).toContain(String(limits.usageRows));
   });
 
   test.each([

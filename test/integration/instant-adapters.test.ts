@@ -73,7 +73,7 @@ afterAll(async () => {
 function harness(): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
   const read = async (tenant: string, hash: string) => files.get(instantId(tenant, hash)) ?? null;
-  const shape = { manifestHash, gates: runner.gates, ...tinyConfig };
+  const shape = { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...tinyConfig };
   const source = withInstantAdapters(generatedAdapters(manifest, hyperNetwork, setImmediate), { read }, shape);
   return createEngineHarness({ runner, source, pieceOf: (id) => tokenizer.pieceOf(id) });
 }

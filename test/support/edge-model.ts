@@ -2,7 +2,7 @@
  * A tiny model's artifacts as the edge reads them: 256 bytes and a few merges, three centroids for texts of a's, b's
  * and z's. Centroid c2 is auto-off.
  */
-import { edgeTableFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
+import { edgeTableFile, hyperNetworkFile, type Manifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { byteAlphabet, packTokenizer } from "../../shared/tokenizer/pack.ts";
 
@@ -31,10 +31,16 @@ export async function edgeModelFiles(
     [edgeTableFile, edgeTable(isOther ? 0.02 : 0.01)],
   ]);
   const bytes = new Map([...files].map(([name, tensors]) => [name, writeTensorFile(tensors)]));
-  const records: Manifest["files"] = {};
-  for (const [name, content] of bytes) {
-    records[name] = { sha256: await sha256(content), bytes: content.byteLength, tensors: {} };
-  }
+  const record = async (name: string) => {
+    const content = bytes.get(name)!;
+    return { sha256: await sha256(content), bytes: content.byteLength, tensors: {} };
+  };
+  const records: Manifest["files"] = {
+    [edgeTableFile]: await record(edgeTableFile),
+    [tokenizerFile]: await record(tokenizerFile),
+    // The edge never reads it.
+    [hyperNetworkFile]: { sha256: "1".repeat(64), bytes: 0, tensors: {} },
+  };
   bytes.set(
     "manifest.json",
     new TextEncoder().encode(JSON.stringify(manifestOf(records, model))) as Uint8Array<ArrayBuffer>,

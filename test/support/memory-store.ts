@@ -5,6 +5,8 @@ import type { ObjectStore } from "../../infra/publish/store.ts";
 export class MemoryStore implements ObjectStore {
   readonly objects = new Map<string, Uint8Array<ArrayBuffer>>();
   readonly written: string[] = [];
+  /** Bytes of the largest object that was read, as far as it was. */
+  largestRead = 0;
   /** Before anything is written; may throw, or change what arrives. */
   onWrite: (name: string, bytes: Uint8Array<ArrayBuffer>) => Uint8Array<ArrayBuffer> = (_, bytes) => bytes;
 
@@ -13,8 +15,9 @@ export class MemoryStore implements ObjectStore {
     return bytes ? `"${createHash("md5").update(bytes).digest("hex")}"` : null;
   }
 
-  async get(name: string) {
-    const bytes = this.objects.get(name);
+  async get(name: string, mostBytes: number) {
+    const bytes = this.objects.get(name)?.subarray(0, mostBytes + 1);
+    this.largestRead = Math.max(this.largestRead, bytes?.byteLength ?? 0);
     return bytes ? { bytes: Uint8Array.from(bytes), etag: this.etagOf(name)! } : null;
   }
 

@@ -12,6 +12,8 @@ import {
   hyperNetworkFile,
   type Manifest,
   manifestFormat,
+  type SetFile,
+  setFiles,
   tokenizerFile,
 } from "../../shared/artifacts/manifest.ts";
 import {
@@ -96,7 +98,7 @@ export async function writeTinyModel(
   for (let k = 0; k < K; k++) normalise(vectors.subarray(k * P, (k + 1) * P));
   if (options.brokenCentroid !== undefined) vectors[options.brokenCentroid * P] = Number.NaN;
   const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / K));
-  const tensors: Record<string, TensorFile> = {
+  const tensors: Record<SetFile, TensorFile> = {
     [hyperNetworkFile]: new Map([
       ...(kind === "full" ? fullTensors(floats) : bankTensors(floats)),
       ["centroids", tensorFrom(vectors, [K, P])],
@@ -119,16 +121,17 @@ export async function writeTinyModel(
     [tokenizerFile]: packTokenizer(vocabulary, merges, tinyConfig.endOfTextId),
   };
 
-  const files: Manifest["files"] = {};
-  for (const [name, file] of Object.entries(tensors)) {
-    const bytes = writeTensorFile(file);
+  const write = async (name: SetFile) => {
+    const bytes = writeTensorFile(tensors[name]);
     await writeFile(join(directory, "artifacts", name), bytes);
-    files[name] = {
-      sha256: sha256(bytes),
-      bytes: bytes.length,
-      tensors: Object.fromEntries([...file].map(([tensor, { dtype, shape }]) => [tensor, { dtype, shape }])),
-    };
-  }
+    const described = [...tensors[name]].map(([tensor, { dtype, shape }]) => [tensor, { dtype, shape }]);
+    return { sha256: sha256(bytes), bytes: bytes.length, tensors: Object.fromEntries(described) };
+  };
+  const files: Manifest["files"] = {
+    [hyperNetworkFile]: await write(hyperNetworkFile),
+    [edgeTableFile]: await write(edgeTableFile),
+    [tokenizerFile]: await write(tokenizerFile),
+  };
   const manifest: Manifest = {
     format: manifestFormat,
     model: {
@@ -180,7 +183,7 @@ export async function variantOf(
   const from = join(model, "artifacts");
   await mkdir(directory, { recursive: true });
   const manifest: Manifest = JSON.parse(await readFile(join(from, "manifest.json"), "utf8"));
-  for (const name of Object.keys(manifest.files)) {
+  for (const name of setFiles) {
     const file = readTensorFile(await readFile(join(from, name)));
     const tensors: TensorFile = new Map(file);
     if (name === hyperNetworkFile)

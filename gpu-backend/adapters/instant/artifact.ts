@@ -5,11 +5,10 @@
 import { createHash } from "node:crypto";
 import {
   readTensorFile,
-  type Tensor,
+  requireFloats,
+  requireTensor,
   type TensorFile,
   tensorFrom,
-  tensorOf,
-  toFloat32,
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -21,12 +20,13 @@ export type InstantParts = Pick<Adapter, "gates" | "bias" | "directions">;
 export interface InstantShape {
   manifestHash: string;
   gates: number;
+  /** Of the pairs that the pool holds; 0 where the pool is off. */
+  rank: number;
   hiddenSize: number;
   vocabularySize: number;
 }
 
-/** As in generated.ts: a value beyond it could overflow in a mate's sums. */
-const largestValue = 1e6;
+const what = "instant adapter";
 
 export function packInstant({ gates, bias, directions }: InstantParts, manifestHash: string): Uint8Array<ArrayBuffer> {
   const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])]]);
@@ -43,22 +43,25 @@ export function packInstant({ gates, bias, directions }: InstantParts, manifestH
   return writeTensorFile(file);
 }
 
-/** Throws a ServiceError "adapter_outdated" for one of another manifest, an Error for bytes that are no such file. */
+/**
+ * Throws a ServiceError "adapter_outdated" for one of another manifest or with a pair that the pool cannot hold, an Error
+ * for bytes that are no such file.
+ */
 export function unpackInstant(bytes: Uint8Array, shape: InstantShape): InstantParts {
-  const file = readTensorFile(bytes);
-  const madeFor = Buffer.from(tensorOf(file, "manifest").bytes).toString("hex");
+  const file = readTensorFile(bytes, what);
+  const madeFor = Buffer.from(requireTensor(file, "manifest", "U8", [32], what).bytes).toString("hex");
   if (madeFor !== shape.manifestHash) {
-    throw new ServiceError(
-      "adapter_outdated",
-      `The adapter was made for manifest ${madeFor}, this backend serves ${shape.manifestHash}. Create it again from its examples.`,
-    );
+    throw outdated(`The adapter was made for manifest ${madeFor}, this backend serves ${shape.manifestHash}.`);
   }
-  const gates = file.get("gates");
   return {
-    gates: gates ? floats("gates", gates, [shape.gates]) : null,
+    gates: file.has("gates") ? requireFloats(file, "gates", [shape.gates], what) : null,
     bias: biasOf(file, shape.vocabularySize),
     directions: directionsOf(file, shape),
   };
+}
+
+function outdated(why: string): ServiceError {
+  return new ServiceError("adapter_outdated", `${why} Create it again from its examples.`);
 }
 
 /** SHA-256 of the tenant's id, a line feed and the bytes: equal bytes of two tenants have nothing in common. */
@@ -67,28 +70,23 @@ export function instantHash(tenant: string, bytes: Uint8Array): string {
 }
 
 function biasOf(file: TensorFile, V: number): InstantParts["bias"] {
-  const tensor = file.get("bias_ids");
-  if (!tensor) return null;
-  const ids = new Int32Array(new Uint8Array(tensor.bytes).buffer);
+  if (!file.has("bias_ids")) return null;
+  const { bytes } = requireTensor(file, "bias_ids", "I32", [null], what);
+  // A copy of its own, so that it is aligned.
+  const ids = new Int32Array(new Uint8Array(bytes).buffer);
   const isRising = ids.every((id, i) => id < V && id > (i === 0 ? -1 : ids[i - 1]));
-  if (tensor.dtype !== "I32" || !isRising) throw new Error(`bias_ids: not rising token ids below ${V}`);
-  return { ids, values: floats("bias_values", tensorOf(file, "bias_values"), [ids.length]) };
+  if (!isRising) throw new Error(`${what}: bias_ids: not rising token ids below ${V}`);
+  return { ids, values: requireFloats(file, "bias_values", [ids.length], what) };
 }
 
 function directionsOf(
   file: TensorFile,
-  { hiddenSize: D, vocabularySize: V }: InstantShape,
+  { rank: mostRank, hiddenSize: D, vocabularySize: V }: InstantShape,
 ): InstantParts["directions"] {
-  const a = file.get("a");
-  if (!a) return null;
-  const rank = a.shape[0];
-  return { rank, a: floats("a", a, [rank, D]), b: floats("b", tensorOf(file, "b"), [rank, V]) };
-}
-
-function floats(name: string, tensor: Tensor, shape: number[]): Float32Array<ArrayBuffer> {
-  if (tensor.shape.join() !== shape.join()) throw new Error(`${name} is [${tensor.shape}], expected [${shape}]`);
-  const values = toFloat32(tensor);
-  const bad = values.findIndex((value) => !(Math.abs(value) <= largestValue));
-  if (bad >= 0) throw new Error(`${name}: value ${bad} is ${values[bad]}, the bound is ±${largestValue}`);
-  return values;
+  if (!file.has("a")) return null;
+  const [rank] = requireTensor(file, "a", "F32", [null, D], what).shape;
+  if (rank > mostRank) {
+    throw outdated(`The adapter has a pair of rank ${rank}, this backend's pool holds pairs of rank ${mostRank}.`);
+  }
+  return { rank, a: requireFloats(file, "a", [rank, D], what), b: requireFloats(file, "b", [rank, V], what) };
 }

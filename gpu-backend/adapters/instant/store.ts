@@ -3,10 +3,11 @@
  * its name is the hash of what is in it. Whoever asks names the tenant, so no tenant reaches another's. The edge keeps
  * the originals and brings back what is missing here, so a full folder drops what was used longest ago.
  */
-import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { hashPattern, idPattern } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
+import { readFileAtMost } from "../../bounded-file.ts";
 import { instantHash } from "./artifact.ts";
 
 export class InstantStore {
@@ -40,7 +41,7 @@ export class InstantStore {
   /** null where it is not there, or is not what its name says. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     const path = this.#pathOf(tenant, hash);
-    const bytes = await readFile(path).catch(unlessMissing);
+    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(unlessMissing);
     if (!bytes || instantHash(tenant, bytes) !== hash) return null;
     const now = this.#now();
     await utimes(path, now, now).catch(unlessMissing);

@@ -2,14 +2,18 @@
  * The bucket of published artifacts as a backend reads it: over HTTP, signed for the S3 API where there are credentials,
  * or in a folder with the same names. Not here: what is in it (`shared/artifacts/FORMAT.md`).
  */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { AwsClient } from "aws4fetch";
 import { pointerName } from "../../../shared/artifacts/bucket.ts";
+import { readAtMost } from "../../../shared/artifacts/set-file.ts";
+import { readFileAtMost } from "../../bounded-file.ts";
 
-/** Bytes of an object; null where there is none. Rejects with an Error that says what went wrong. */
-export type ReadObject = (name: string) => Promise<Uint8Array | null>;
+/**
+ * Bytes of an object, `mostBytes + 1` of them at most; null where there is none. Rejects with an Error that says what went
+ * wrong.
+ */
+export type ReadObject = (name: string, mostBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
   /** http(s), or file. */
@@ -21,11 +25,13 @@ export interface StoreSettings {
 const [pointerMs, fileMs] = [5000, 120_000];
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
-  if (url.startsWith("file:")) return (name) => readFile(join(fileURLToPath(url), name)).catch(unlessMissing);
+  if (url.startsWith("file:")) {
+    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(unlessMissing);
+  }
   // Whoever asks comes back soon enough by itself.
   const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
   const base = url.replace(/\/+$/, "");
-  return async (name) => {
+  return async (name, mostBytes) => {
     const target = `${base}/${name}`;
     const init = { signal: AbortSignal.timeout(name === pointerName ? pointerMs : fileMs) };
     const response = client ? await client.fetch(target, init) : await fetch(target, init);
@@ -33,8 +39,11 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
       await response.body?.cancel();
       return null;
     }
-    if (!response.ok) throw new Error(`${target} answered ${response.status}`);
-    return new Uint8Array(await response.arrayBuffer());
+    if (!response.ok) {
+      await response.body?.cancel();
+      throw new Error(`${target} answered ${response.status}`);
+    }
+    return response.body ? await readAtMost(response.body, mostBytes) : new Uint8Array(0);
   };
 }
 

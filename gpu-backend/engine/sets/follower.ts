@@ -4,6 +4,7 @@
  * served goes on. Not here: which sets there may be (set-policy.ts).
  */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
+import { setLimits } from "../../../shared/artifacts/limits.ts";
 import type { ReadObject } from "./artifact-store.ts";
 import type { ServingSet, ServingSets } from "./serving-sets.ts";
 import type { BroughtSet, SetFolders } from "./set-folder.ts";
@@ -80,7 +81,7 @@ export class Follower {
 
   async #pointer(): Promise<Pointer | null> {
     try {
-      const bytes = await this.#parts.read(pointerName);
+      const bytes = await this.#parts.read(pointerName, setLimits.pointerBytes);
       return bytes && parsePointer(new TextDecoder().decode(bytes));
     } catch (cause) {
       this.#parts.observer.refused(null, cause);
@@ -92,7 +93,7 @@ export class Follower {
     const { folders, sets, now } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) return null;
     try {
-      const brought = await folders.bring(manifestHash);
+      const brought = await folders.bring(manifestHash, sets.manifests);
       const [wanted, served] = [brought.manifest.model.weights, sets.info?.manifest.model.weights];
       if (served && served !== wanted) throw new Error(`it is for weights ${wanted}, served here are ${served}`);
       return brought;

@@ -1,14 +1,22 @@
 /**
- * Brings a published set into a folder of its own, laid out as training writes one. Every file is held against its hash,
- * also those that only the edge reads: a set that an edge must refuse is refused here, too. What is there and whole is not
- * fetched again, so that it goes on where it was cut off.
+ * Brings a published set into a folder of its own, laid out as training writes one. Every file is held against its size and
+ * hash, also those that only the edge reads. The manifest is checked before anything is written, and written last: a folder
+ * with one is whole. What is there and whole is not fetched again, so that it goes on where it was cut off.
  */
-import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { mkdir, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
-import { type Manifest, manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
+import { setLimits } from "../../../shared/artifacts/limits.ts";
+import {
+  type FileRecord,
+  type Manifest,
+  manifestFile,
+  parseManifest,
+  setFiles,
+} from "../../../shared/artifacts/manifest.ts";
+import { requireFile, requireManifest } from "../../../shared/artifacts/set-file.ts";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
-import { sha256Hex } from "../../../shared/sha256.ts";
+import { readFileAtMost } from "../../bounded-file.ts";
 import type { ReadObject } from "./artifact-store.ts";
 
 export interface BroughtSet {
@@ -16,8 +24,10 @@ export interface BroughtSet {
   manifest: Manifest;
 }
 
-/** Folders of sets that are kept: those that were wanted last. */
+/** Folders of whole sets that are kept: those that were wanted last. */
 const keptFolders = 8;
+/** Folders of sets that were cut off or refused: the newest, as its files need not be fetched again. */
+const keptUnfinished = 1;
 
 export class SetFolders {
   readonly #directory: string;
@@ -31,50 +41,80 @@ export class SetFolders {
     this.#now = now;
   }
 
-  /** Rejects with an Error that names the object at fault. */
-  async bring(manifestHash: string): Promise<BroughtSet> {
+  /**
+   * Rejects with an Error that names the object at fault. Folders of the manifests `inUse` stay, however many others come.
+   */
+  async bring(manifestHash: string, inUse: readonly string[]): Promise<BroughtSet> {
     const folder = join(this.#directory, manifestHash);
+    const path = join(folder, manifestFile);
+    const isManifest = (bytes: Uint8Array) => requireManifest(bytes, manifestHash);
+    const present = await presentFile(path, setLimits.manifestBytes, isManifest);
+    const bytes = present ?? (await this.#fetch(manifestHash, manifestFile, setLimits.manifestBytes, isManifest));
+    const manifest = parseManifest(new TextDecoder().decode(bytes));
     await mkdir(folder, { recursive: true });
-    const manifestBytes = await this.#bringFile(folder, manifestFile, manifestHash);
-    const manifest = parseManifest(new TextDecoder().decode(manifestBytes));
-    for (const [name, { sha256 }] of Object.entries(manifest.files)) {
-      if (basename(name) !== name)
-        throw new Error(`the manifest ${manifestHash} lists ${name}, which is not a file's name`);
-      await this.#bringFile(folder, name, sha256);
+    try {
+      for (const name of setFiles) await this.#bringFile(folder, name, manifest.files[name]);
+      if (!present) await writeWhole(path, bytes);
+      await utimes(folder, this.#now(), this.#now());
+    } finally {
+      await this.#tidy([...inUse, manifestHash]);
     }
-    await utimes(folder, this.#now(), this.#now());
-    await this.#tidy();
     return { folder, manifest };
   }
 
-  async #tidy(): Promise<void> {
+  /** Removes the folders that nobody is likely to want again. */
+  async #tidy(kept: readonly string[]): Promise<void> {
     const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
+    // Another backend may have removed one just now.
+    const timeOf = async (...path: string[]) => (await stat(join(this.#directory, ...path)).catch(() => null))?.mtimeMs;
     const folders = await Promise.all(
-      names.map(async (name) => {
-        // Another backend may have removed it just now.
-        const about = await stat(join(this.#directory, name)).catch(() => null);
-        return { name, wantedMs: about?.mtimeMs ?? 0 };
-      }),
+      names.map(async (name) => ({
+        name,
+        wantedMs: (await timeOf(name)) ?? 0,
+        isWhole: (await timeOf(name, manifestFile)) !== undefined,
+      })),
     );
-    for (const { name } of folders.toSorted((a, b) => b.wantedMs - a.wantedMs).slice(keptFolders)) {
-      await rm(join(this.#directory, name), { recursive: true, force: true });
+    const newestFirst = folders.toSorted((a, b) => b.wantedMs - a.wantedMs);
+    const surplus = [
+      ...newestFirst.filter(({ isWhole }) => isWhole).slice(keptFolders),
+      ...newestFirst.filter(({ isWhole }) => !isWhole).slice(keptUnfinished),
+    ];
+    for (const { name } of surplus) {
+      if (!kept.includes(name)) await rm(join(this.#directory, name), { recursive: true, force: true });
     }
   }
 
-  async #bringFile(folder: string, name: string, hash: string): Promise<Uint8Array> {
+  async #bringFile(folder: string, name: string, record: FileRecord): Promise<void> {
     const path = join(folder, name);
-    const present = await readFile(path).catch(() => null);
-    if (present && (await sha256Hex(present)) === hash) return present;
-    const bytes = await this.#read(objectName(hash));
+    const isWhole = (bytes: Uint8Array) => requireFile(name, bytes, record);
+    if (await presentFile(path, record.bytes, isWhole)) return;
+    await writeWhole(path, await this.#fetch(record.sha256, name, record.bytes, isWhole));
+  }
+
+  async #fetch(hash: string, name: string, mostBytes: number, check: Check): Promise<Uint8Array> {
+    const bytes = await this.#read(objectName(hash), mostBytes);
     if (!bytes) throw new Error(`${objectName(hash)}, ${name}, is not in the store`);
-    const found = await sha256Hex(bytes);
-    if (found !== hash) {
-      throw new Error(`${objectName(hash)}, ${name}, has ${bytes.length} bytes of SHA-256 ${found}`);
-    }
-    // The process id: another may be at it, too.
-    const unfinished = `${path}.${process.pid}`;
-    await writeFile(unfinished, bytes);
-    await rename(unfinished, path);
+    await check(bytes);
     return bytes;
   }
+}
+
+/** Rejects where the bytes are not those of the file. */
+type Check = (bytes: Uint8Array) => Promise<void>;
+
+async function presentFile(path: string, mostBytes: number, check: Check): Promise<Uint8Array | null> {
+  try {
+    const bytes = await readFileAtMost(path, mostBytes);
+    await check(bytes);
+    return bytes;
+  } catch {
+    return null;
+  }
+}
+
+async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  // The process id: another may be at it, too.
+  const unfinished = `${path}.${process.pid}`;
+  await writeFile(unfinished, bytes);
+  await rename(unfinished, path);
 }

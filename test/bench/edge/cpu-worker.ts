@@ -22,6 +22,8 @@ interface Env {
 const sign = createSigner(["s".repeat(32)], { now: () => 0, newNonce: () => "0".repeat(32) });
 let load: (() => Promise<Artifacts>) | null = null;
 
+const bound = { param: "prompt", single: "The prompt", most: Number.POSITIVE_INFINITY, says: "there is no bound" };
+
 export default {
   async fetch(request: Request, env: Env): Promise<Response> {
     load ??= loadOnce(() =>
@@ -37,10 +39,10 @@ export default {
       for (let i = 0; i < repeats; i++) await sign("POST", "/v1/batches", body);
       return Response.json({ bytes: body.byteLength });
     }
-    const encoded = encodePrompts(texts, artifacts, "prompt");
+    const encoded = encodePrompts(texts, artifacts, bound);
     let centroids = 0;
     for (let i = 0; i < repeats; i++) {
-      const ids = work === "assign" ? encoded : encodePrompts(texts, artifacts, "prompt");
+      const ids = work === "assign" ? encoded : encodePrompts(texts, artifacts, bound);
       if (work !== "tokenize") for (const one of ids) centroids += assign(one, "auto", artifacts).centroid.id.length;
     }
     return Response.json({ centroids, tokens: encoded.map((ids) => ids.length) });

@@ -153,6 +153,11 @@ async function writeGpt2Assets(assets: string): Promise<string> {
   const [vocabularySize, dimensions, centroids] = [gpt2EndOfTextId + 1, 64, 64];
   const random = seededRandom(1);
   const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
+  const vectors = floats(centroids * dimensions);
+  for (let k = 0; k < centroids; k++) {
+    const vector = vectors.subarray(k * dimensions, (k + 1) * dimensions);
+    vector.set(vector.map((value) => value / Math.hypot(...vector)));
+  }
   const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
   const table: TensorFile = new Map([
     [
@@ -163,7 +168,7 @@ async function writeGpt2Assets(assets: string): Promise<string> {
       ),
     ],
     ["table_scale", tensorFrom(floats(vocabularySize), [vocabularySize])],
-    ["centroids", tensorFrom(floats(centroids * dimensions), [centroids, dimensions])],
+    ["centroids", tensorFrom(vectors, [centroids, dimensions])],
   ]);
   const files = new Map([
     [edgeTableFile, writeTensorFile(table)],
@@ -173,8 +178,11 @@ async function writeGpt2Assets(assets: string): Promise<string> {
   manifest.model.vocabularySize = vocabularySize;
   manifest.model.endOfTextId = gpt2EndOfTextId;
   manifest.embedding.dimensions = dimensions;
+  // Its counts are those of the embedded centroids.
+  manifest.training = null;
   manifest.centroids = Array.from({ length: centroids }, (_, i) => ({ ...manifest.centroids[0], id: `c${i}` }));
-  for (const [name, bytes] of files) {
+  for (const name of [edgeTableFile, tokenizerFile] as const) {
+    const bytes = files.get(name)!;
     manifest.files[name] = { sha256: await sha256Hex(bytes), bytes: bytes.byteLength, tensors: {} };
   }
   await mkdir(path.join(assets, "artifacts"), { recursive: true });

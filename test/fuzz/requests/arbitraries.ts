@@ -4,6 +4,7 @@
  */
 import fc from "fast-check";
 import { limits } from "../../../shared/contracts/limits.ts";
+import { largeObject, largeParts, largeValue, withLargeParts } from "./large-values.ts";
 
 /** How the bytes are sent and the answer is read. */
 export type Delivery =
@@ -14,7 +15,9 @@ export type Delivery =
   /** Only this share of it; then the connection is closed. */
   | { kind: "cut-request"; share: number; waitMs: number }
   /** At once; the connection is closed after this much of the answer. */
-  | { kind: "cut-answer"; bytes: number };
+  | { kind: "cut-answer"; bytes: number }
+  /** At once; the answer is read until the connection is closed, or never. */
+  | { kind: "leaves"; waitMs: number; isReading: boolean };
 
 export interface BadRequest {
   head: string;
@@ -36,6 +39,13 @@ const validBodies: Record<string, object> = {
   "/v1/chat/completions": { model: "gpt2:auto", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 },
   "/v1/embeddings": { model: "gpt2", input: ["Hello"], dimensions: 8, encoding_format: "float" },
   "/v1/assign": { model: "gpt2:auto", input: ["Hello", "there"], top: 3 },
+};
+/** What makes an answer as large as a request may ask for, within a few tokens. */
+const largestAnswers: Record<string, object> = {
+  "/v1/completions": { n: 16, max_tokens: 8, logprobs: 5, echo: true },
+  "/v1/chat/completions": { n: 16, max_tokens: 8, logprobs: true, top_logprobs: 20, chameleon: { compare: true } },
+  "/v1/embeddings": { input: Array(200).fill("Hello") },
+  "/v1/assign": { input: Array(64).fill("Hello"), top: 16 },
 };
 const knownFields = [
   ...[
@@ -124,6 +134,8 @@ const oddMessages = fc.array(
 );
 const oddValue = fc.oneof(
   fc.constantFrom(null, true, false),
+  largeValue,
+  largeObject,
   oddNumber,
   oddText,
   oddList,
@@ -140,12 +152,21 @@ const changedBody = fc
       maxLength: 3,
     }),
     stream: fc.boolean(),
+    isLargest: fc.integer({ min: 0, max: 12 }),
+    large: fc.record({
+      isOne: fc.integer({ min: 0, max: 20 }),
+      field: fc.constantFrom(...knownFields),
+      part: fc.constantFrom(...Object.keys(largeParts)),
+    }),
   })
-  .map(({ valid: [path, body], changes, stream }) => {
+  .map(({ valid: [path, body], changes, stream, isLargest, large }) => {
     const changed: Record<string, unknown> = Object.assign(Object.create(null), body);
     if (path.endsWith("completions")) changed.stream = stream;
+    // One answer in thirteen is as large as one may ask for.
+    if (isLargest === 0) Object.assign(changed, largestAnswers[path]);
     for (const [field, value] of changes) changed[field] = value;
-    return { path, text: JSON.stringify(changed) };
+    if (large.isOne === 0) changed[large.field] = `@large:${large.part}:900000`;
+    return { path, text: withLargeParts(JSON.stringify(changed)) };
   });
 
 /** What the body's bytes become: mostly themselves. */
@@ -230,6 +251,14 @@ const oddHeaders = fc.oneof(
     "expect: 100-continue",
     "upgrade: websocket",
     "connection: upgrade",
+    "host: edge\r\nhost: other",
+    "origin: http://edge",
+    "origin: http://other",
+    "x-deadline-ms: 1",
+    `x-deadline-ms: ${"9".repeat(400)}`,
+    "cf-connecting-ip: 2001:db8::1",
+    "cf-connecting-ip: ::1, ::2",
+    "sec-fetch-site: cross-site",
     "range: bytes=0-1",
     "accept-encoding: identity;q=0",
     "if-none-match: *",
@@ -256,12 +285,25 @@ const oddHeaders = fc.oneof(
 const authorization = (key: string) =>
   fc.oneof(
     { weight: 12, arbitrary: fc.constant(`authorization: Bearer ${key}`) },
+    // The same key, spelled otherwise.
+    {
+      weight: 2,
+      arbitrary: fc
+        .tuple(
+          fc.constantFrom("authorization", "Authorization", "AUTHORIZATION", "aUTHORIZATION"),
+          fc.constantFrom("Bearer", "bearer", "BEARER", "bEaReR"),
+          fc.constantFrom(" ", "  ", "\t", " ".repeat(200)),
+          fc.constantFrom("", " ", "\t"),
+        )
+        .map(([name, scheme, gap, end]) => `${name}: ${scheme}${gap}${key}${end}`),
+    },
     {
       weight: 1,
       arbitrary: fc.constantFrom(
         "",
         "authorization: Bearer",
         "authorization: Bearer sk-wrong",
+        `authorization: Bearer ${key}\r\nauthorization: Bearer sk-wrong`,
         `authorization: Basic ${key}`,
         `authorization: Bearer ${key} x`,
         `authorization: Bearer ${"k".repeat(8000)}`,
@@ -303,6 +345,14 @@ const delivery: fc.Arbitrary<Delivery> = fc.oneof(
   {
     weight: 2,
     arbitrary: fc.record({ kind: fc.constant("cut-answer" as const), bytes: fc.integer({ min: 0, max: 2000 }) }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("leaves" as const),
+      waitMs: fc.integer({ min: 0, max: 3000 }),
+      isReading: fc.boolean(),
+    }),
   },
 );
 

@@ -53,8 +53,9 @@ say(
 );
 say(`a good request afterwards: ${result.answerMs.toFixed(0)} ms`);
 const isClean = ["running", "queue", "parked"].every((name) => result.left[`chameleon_${name}_sequences`] === 0);
+say(`sets of artifacts refused meanwhile: ${result.refusedSets}`);
 const isLevel = [growth("edge", "live"), growth("edge", "rss"), growth("backend", "live"), growth("backend", "rss")];
-const ok = result.failed === 0 && isClean && isLevel.every(Boolean);
+const ok = result.failed === 0 && isClean && result.refusedSets > 0 && isLevel.every(Boolean);
 say(ok ? "ok" : "FAILED");
 process.exitCode = ok ? 0 : 1;
 

@@ -4,14 +4,18 @@
  */
 
 import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
+import { publishBadSets } from "./bad-sets.ts";
 import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
 import { type Outcome, send } from "./send.ts";
 
@@ -35,6 +39,8 @@ export interface FuzzResult {
   memory: MemorySample[];
   /** Of the backend, once everything is answered. */
   left: Record<string, number>;
+  /** Sets of artifacts that the backend refused meanwhile; it must have served its own throughout. */
+  refusedSets: number;
   /** Milliseconds that a good request took afterwards. */
   answerMs: number;
   log: string;
@@ -52,12 +58,24 @@ export async function fuzzRequests(options: {
   const isWatched = memorySamples > 0;
   await stageArtifacts();
   const watched = isWatched ? watchedBackend : {};
-  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", ...watched });
+  const folder = await mkdtemp(path.join(tmpdir(), "chameleon-fuzz-"));
+  const bucket = path.join(folder, "bucket");
+  const backend = await startBackend({
+    ...{ BACKEND_SECRETS, THREADS: "1", MAX_QUEUE: "256", DATA_DIR: path.join(folder, "data") },
+    ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "250" },
+    ...watched,
+  });
   const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const hash = createHash("sha256").update(key).digest("hex");
   const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fuzz" }]);
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS };
   const edge = await startWorkerd(await bare.configure({ vars }), { isInspected: isWatched });
+  const publishing = new AbortController();
+  const published = publishBadSets(
+    path.join(root, "gpu-backend/models/chameleon-mini/artifacts"),
+    bucket,
+    publishing.signal,
+  );
   try {
     const port = Number(new URL(edge.url).port);
     await goodRequest(edge.url);
@@ -68,6 +86,7 @@ export async function fuzzRequests(options: {
       failed: 0,
       memory: [],
       left: {},
+      refusedSets: 0,
       answerMs: 0,
       log: "",
     };
@@ -108,16 +127,20 @@ export async function fuzzRequests(options: {
     result.left = await settled(backend.metric, drainMs);
     await look();
     watch?.close();
+    result.refusedSets = await backend.metric("chameleon_artifact_sets_refused_total");
     const started = performance.now();
     await goodRequest(edge.url);
     result.answerMs = performance.now() - started;
     result.log = edge.log();
     return result;
   } finally {
+    publishing.abort();
+    await published;
     await edge.stop();
     await bare.remove();
     backend.child.kill();
     await backend.exited;
+    await rm(folder, { recursive: true, force: true });
   }
 }
 
@@ -126,6 +149,8 @@ export function failureOf({ status, answer, gaveUp }: Outcome): string | null {
   if (gaveUp === "too late" && status === null) return "no answer in time";
   if (status === null || status < 400 || gaveUp) return null;
   if (status === 503 && /^retry-after: \d+\r$/im.test(answer)) return null;
+  // The deadline that the request itself set.
+  if (status === 504 && answer.includes('"deadline_exceeded"')) return null;
   // Ours comes in OpenAI's envelope; what HTTP itself forbids is refused by the runtime before the Worker sees it.
   const isOurs = /^x-request-id: /im.test(answer);
   if (status === 501 && !isOurs && answer.includes("Unrecognized request method")) return null;

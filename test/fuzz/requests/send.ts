@@ -41,6 +41,12 @@ export async function send({ head, body, delivery }: BadRequest, port: number, p
     case "cut-answer":
       socket.write(request);
       break;
+    case "leaves":
+      if (!delivery.isReading) socket.pause();
+      socket.write(request);
+      await Promise.race([sleep(delivery.waitMs), ended]);
+      giveUp("as planned");
+      break;
     case "slow": {
       const size = Math.ceil(request.byteLength / delivery.pieces);
       for (let at = 0; at < request.byteLength && !socket.destroyed; at += size) {

@@ -34,12 +34,12 @@ describe("loadArtifacts", () => {
     [
       "an unlisted tokenizer",
       (files) => editManifest(files, (m) => delete m.files["tokenizer.safetensors"]),
-      /does not list/,
+      /files\.tokenizer\.safetensors is undefined/,
     ],
     [
       "another vocabulary",
-      (files) => editManifest(files, (m) => Object.assign(m.model, { vocabularySize: 9 })),
-      /262.*9/,
+      (files) => editManifest(files, (m) => Object.assign(m.model, { vocabularySize: 1000 })),
+      /262.*1000/,
     ],
     [
       "other dimensions",
@@ -51,6 +51,21 @@ describe("loadArtifacts", () => {
       (files) =>
         editManifest(files, (m) => Object.assign(m.files["edge-table.safetensors"] as object, { bytes: 2 ** 25 })),
       /edge-table.*33554432.*16777216/,
+    ],
+    [
+      "an end of text that is not the tokenizer's",
+      (files) => editManifest(files, (m) => Object.assign(m.model, { endOfTextId: 5 })),
+      /tokenizer.*261.*5/,
+    ],
+    [
+      "a chat template that is no Jinja",
+      (files) => editManifest(files, (m) => Object.assign(m.model, { chatTemplate: "{% if %}" })),
+      /manifest\.json: model\.chatTemplate/,
+    ],
+    [
+      "a chat template that nests deeper than the stack",
+      (files) => editManifest(files, (m) => Object.assign(m.model, { chatTemplate: `{{ ${"(".repeat(60_000)} }}` })),
+      /manifest\.json: model\.chatTemplate/,
     ],
     ["a manifest of another format", (files) => editManifest(files, (m) => Object.assign(m, { format: 2 })), /format/],
   ];

@@ -34,7 +34,28 @@ test("gives the client one series under its own id, which no frame may break", (
   expect(() => delivery.deliver(tokenFrame("a_1", 2, 9))).toThrow(/index 2, 3 is next/);
   expect(() => delivery.deliver(tokenFrame("a_1", 4, 9))).toThrow(/index 4, 3 is next/);
   expect(delivery.deliver(tokenFrame("a_1", 3, 10))).toEqual(tokenFrame("a", 3, 10));
-  expect(delivery.deliver(doneFrame("a_1"))).toEqual(doneFrame("a"));
+  const done = { ...doneFrame("a_1"), completionTokens: 4 };
+  expect(delivery.deliver(done)).toEqual({ ...done, id: "a" });
+});
+
+test("takes no token beyond the most that were asked for", () => {
+  const delivery = new Delivery({ ...sequenceRequest("a"), maxTokens: 2 });
+  for (const index of [0, 1]) delivery.deliver(tokenFrame("a", index, 7));
+  expect(() => delivery.deliver(tokenFrame("a", 2, 7))).toThrow(/index 2.* 2/);
+});
+
+test.each([-1_000_000, -1, 1, 3, 1e9])("takes no done frame that counts %i tokens after 2", (completionTokens) => {
+  const delivery = new Delivery(sequenceRequest("a"));
+  for (const index of [0, 1]) delivery.deliver(tokenFrame("a", index, 7));
+  const message = new RegExp(`${completionTokens} .* 2`);
+  expect(() => delivery.deliver({ ...doneFrame("a"), completionTokens })).toThrow(message);
+});
+
+test("takes no done frame that reused more of the prompt than there is", () => {
+  const deliver = (reusedTokens: number) => () =>
+    new Delivery(sequenceRequest("a")).deliver({ ...doneFrame("a"), completionTokens: 0, reusedTokens });
+  expect(deliver(3)).not.toThrow();
+  for (const reused of [4, -1]) expect(deliver(reused)).toThrow(new RegExp(`${reused} .* 3`));
 });
 
 test("has a deadline until its first token, and passes on what is left of it", () => {

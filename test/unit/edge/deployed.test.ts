@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import type { Bucket } from "../../../edge/assign/artifact-bucket.ts";
+import { ArtifactBucket, type Bucket } from "../../../edge/assign/artifact-bucket.ts";
 import { heldSet } from "../../../edge/assign/artifacts.ts";
-import { setOf } from "../../../edge/assign/deployed.ts";
+import { deployedSet, setOf } from "../../../edge/assign/deployed.ts";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";
@@ -44,6 +44,37 @@ test("a set comes from the bucket where it was published, else from the assets; 
   expect(await setOf(hash, bindings)).toBe(heldSet(hash));
   expect(await setOf(await hashOf(deployed), bindings)).toBe(heldSet(await hashOf(deployed)));
   expect(assets.asked).toHaveLength(asked);
+});
+
+test("an object or asset that is larger than declared is not read to its end", async () => {
+  const files = await edgeModelFiles(true);
+  const hash = await hashOf(files);
+  const { get } = await bucketOf(files);
+  const table = objectName(await sha256Hex(files.get("edge-table.safetensors")!));
+  const large = { size: 6e8, body: "", arrayBuffer: () => Promise.reject(new Error("read")) };
+  const bucket = { get: async (name: string) => (name === table ? { ...(await get(name)), ...large } : get(name)) };
+  await expect(new ArtifactBucket(bucket as Bucket).load(hash)).rejects.toThrow(/edge-table.* 600000000 bytes/);
+
+  let sent = 0;
+  const endless = () =>
+    new ReadableStream<Uint8Array>({
+      pull(controller) {
+        sent += 1000;
+        controller.enqueue(new Uint8Array(1000));
+      },
+    });
+  const ASSETS = {
+    fetch: async (url: string) =>
+      new Response(url.endsWith("tokenizer.safetensors") ? endless() : files.get(url.split("/").at(-1)!)),
+  };
+  await expect(deployedSet({ ASSETS })).rejects.toThrow(/tokenizer\.safetensors has more than the \d+ bytes/);
+  expect(sent).toBeLessThan(100_000);
+});
+
+test("a pointer that is larger than it may be is not read", async () => {
+  const get = async () => ({ etag: "1", size: 1e8, body: "", text: () => Promise.reject(new Error("read")) });
+  const bucket = { get } as unknown as Bucket;
+  await expect(new ArtifactBucket(bucket).pointer()).rejects.toThrow(/current\.json.* 100000000 bytes.* 65536/);
 });
 
 test("one that is nowhere is an error that names both", async () => {

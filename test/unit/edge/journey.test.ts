@@ -6,7 +6,7 @@ import { Journey } from "../../../edge/backend/journey.ts";
 import { mostLosses, roundPausesMs } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
-import { sequenceRequest } from "../../support/frames.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {
   callFailure,
   framesFor,
@@ -135,6 +135,46 @@ describe("a backend that fails", () => {
     await second.last.send(...framesFor(second.last.batch.sequences[0]));
     await ended;
     expect(received).toEqual(framesFor(sequence("a")));
+    await expectIdle(roads);
+  });
+
+  test.each<[string, (id: string) => Frame]>([
+    ["a token beyond the most", (id) => tokenFrame(id, 6, 1)],
+    ["a count below what it sent", (id) => ({ ...doneFrame(id), completionTokens: -1_000_000 })],
+    ["a count above what it sent", (id) => ({ ...doneFrame(id), completionTokens: 7 })],
+  ])("by sending %s: that sequence alone goes on elsewhere, its mates stay", async (_, wrong) => {
+    const roads = scriptedRoads(2);
+    const { ended, of } = travel(roads, [sequence("a"), sequence("b")]);
+    const first = called(roads.backends);
+    await first.last.accept();
+    const tokens = framesFor(sequence("a")).slice(0, -1);
+    await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
+    expect(first.cancelled).toEqual(["a"]);
+    // It had not heard yet.
+    await first.last.send(tokenFrame("a", 7, 1));
+    const second = other(roads, first);
+    expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
+    await second.last.accept();
+    await second.last.send(...framesFor(second.last.batch.sequences[0]));
+    await first.last.send(...framesFor(sequence("b")).slice(1));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+    await expectIdle(roads);
+  });
+
+  test("by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
+    const roads = scriptedRoads(2);
+    for (const backend of roads.backends) {
+      backend.answer = (call) => {
+        const [{ id }] = call.batch.sequences;
+        void call.accept().then(() => call.send({ ...doneFrame(id), completionTokens: -1_000_000 }));
+      };
+    }
+    const { ended, received } = travel(roads, [sequence("a")]);
+    const first = called(roads.backends);
+    first.answer(first.last);
+    await ended;
+    expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
     await expectIdle(roads);
   });
 

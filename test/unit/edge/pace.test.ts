@@ -2,15 +2,34 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
 
-const limits = { atOnce: 4, intervalMs: 2, longestMs: 20, refusedMs: 500, rememberedKeys: 3 };
+const limits = {
+  ...{ atOnce: 4, intervalMs: 2, bodyMsPerMebibyte: 38, longestMs: 20 },
+  ...{ refusedMs: 500, rememberedKeys: 3 },
+};
+const mebibyte = 2 ** 20;
 /** When each of `arrivals` of one key starts. */
-const startsOf = (arrivals: readonly number[], pace = new Pace(limits)) =>
-  arrivals.map((ms) => ms + pace.waitMs(1, ms));
+const startsOf = (arrivals: readonly number[], pace = new Pace(limits), bodyBytes = 0) =>
+  arrivals.map((ms) => ms + pace.waitMs(1, ms, bodyBytes));
 
 test("some start at once, the others one after the other, none later than the longest wait", () => {
   const starts = startsOf(Array.from({ length: 20 }, () => 1000));
   expect(starts.slice(0, 8)).toEqual([1000, 1000, 1000, 1000, 1002, 1004, 1006, 1008]);
   expect(Math.max(...starts)).toBe(1020);
+});
+
+test("a larger body takes its share of the thread's time, and waits longer for it", () => {
+  const arrivals = Array.from({ length: 20 }, () => 1000);
+  const starts = startsOf(arrivals, new Pace(limits), mebibyte);
+  // The allowance of small requests, 6 ms, is theirs, too.
+  expect(starts.slice(0, 4)).toEqual([1000, 1034, 1074, 1114]);
+  expect(Math.max(...starts)).toBe(1400);
+});
+
+test("a small request waits no longer than the longest, whatever bodies came before, and does not shorten their wait", () => {
+  const pace = new Pace(limits);
+  for (let i = 0; i < 5; i++) pace.waitMs(1, 0, mebibyte);
+  expect(pace.waitMs(1, 0, 0)).toBe(limits.longestMs);
+  expect(pace.waitMs(1, 0, mebibyte)).toBe(200 - 6);
 });
 
 test("in order, in bounds, and never more at once than `atOnce` and what the time since then allows", () => {
@@ -38,10 +57,10 @@ test("in order, in bounds, and never more at once than `atOnce` and what the tim
 
 test("of another key nobody waits, and a key that pauses starts anew", () => {
   const pace = new Pace(limits);
-  for (let i = 0; i < 10; i++) pace.waitMs(1, 0);
-  expect(pace.waitMs(1, 0)).toBeGreaterThan(0);
-  expect(pace.waitMs(2, 0)).toBe(0);
-  expect(pace.waitMs(1, 1000)).toBe(0);
+  for (let i = 0; i < 10; i++) pace.waitMs(1, 0, 0);
+  expect(pace.waitMs(1, 0, 0)).toBeGreaterThan(0);
+  expect(pace.waitMs(2, 0, 0)).toBe(0);
+  expect(pace.waitMs(1, 1000, 0)).toBe(0);
 });
 
 test("after a refusal none starts beside another, until it is over or as long as refusals are remembered", () => {
@@ -50,7 +69,7 @@ test("after a refusal none starts beside another, until it is over or as long as
     [9999, limits.refusedMs],
   ]) {
     const pace = new Pace(limits);
-    pace.waitMs(1, 0);
+    pace.waitMs(1, 0, 0);
     pace.refused(1, 0, forMs);
     expect(startsOf([untilMs - 1, untilMs - 1, untilMs - 1], pace)).toEqual([-1, 1, 3].map((ms) => untilMs + ms));
     expect(startsOf([untilMs + 10, untilMs + 10, untilMs + 10], pace)).toEqual(Array(3).fill(untilMs + 10));
@@ -59,9 +78,9 @@ test("after a refusal none starts beside another, until it is over or as long as
 
 test("keys beyond those it remembers push out the oldest", () => {
   const pace = new Pace(limits);
-  for (let i = 0; i < 10; i++) pace.waitMs(1, 0);
-  for (const key of [2, 3, 4]) pace.waitMs(key, 0);
-  expect(pace.waitMs(1, 0)).toBe(0);
+  for (let i = 0; i < 10; i++) pace.waitMs(1, 0, 0);
+  for (const key of [2, 3, 4]) pace.waitMs(key, 0, 0);
+  expect(pace.waitMs(1, 0, 0)).toBe(0);
 });
 
 test("keys of one letter's difference have numbers of their own", () => {

@@ -11,8 +11,14 @@ const none: TenantLimits = {
 };
 const startMs = Date.UTC(2026, 10, 25, 4);
 
+/** Admits a request and reserves its tokens; what it is refused at last is decided. */
 function reserve(quota: Quota, id: string, limits: Partial<TenantLimits>, nowMs = startMs, tokens = 1) {
-  return quota.reserve(id, tokens, { ...none, ...limits }, nowMs);
+  const all = { ...none, ...limits };
+  const admitted = quota.admit(id, all, nowMs);
+  if (admitted.refusal) return admitted;
+  const reserved = quota.reserve(id, tokens, all, nowMs);
+  if (reserved.refusal) quota.settle(id, 0, nowMs);
+  return reserved;
 }
 
 describe("Quota", () => {
@@ -82,6 +88,36 @@ describe("Quota", () => {
     expect(reserve(quota, "d", limits, Date.UTC(2026, 11), 100).refusal).toBeNull();
   });
 
+  test("counts a request that is admitted, whatever becomes of it, and gives back its place", () => {
+    const quota = new Quota();
+    const limits = { requestsPerMinute: 2, tokensPerMinute: 10, concurrentRequests: 1 };
+    expect(reserve(quota, "too large", limits, startMs, 11).refusal).toMatchObject({ limit: "tokensPerMinute" });
+    expect(quota.admit("read", { ...none, ...limits }, startMs)).toMatchObject({
+      refusal: null,
+      requests: { remaining: 0 },
+    });
+    expect(reserve(quota, "b", limits).refusal).toMatchObject({ limit: "requestsPerMinute", used: 2 });
+    quota.settle("read", 0, startMs);
+    expect(quota.state.open).toEqual([]);
+    expect(quota.state.seconds.map(([, second]) => second)).toEqual([{ requests: 2, tokens: 0 }]);
+  });
+
+  test("refuses every request once a month's tokens are used up, and only then", () => {
+    const quota = new Quota();
+    const limits = { ...none, tokensPerMonth: 100 };
+    expect(quota.admit("a", limits, startMs).refusal).toBeNull();
+    expect(quota.reserve("a", 100, limits, startMs).refusal).toBeNull();
+    // What is reserved may come back.
+    expect(quota.admit("b", limits, startMs).refusal).toBeNull();
+    expect(quota.reserve("b", 1, limits, startMs).refusal).toMatchObject({ limit: "tokensPerMonth", used: 100 });
+    quota.settle("a", 100, startMs);
+    const retryAfterMs = Date.UTC(2026, 11) - startMs;
+    expect(quota.admit("c", limits, startMs).refusal).toMatchObject({ used: 100, maximum: 100, retryAfterMs });
+    expect(quota.admit("c", limits, startMs + retryAfterMs).refusal).toBeNull();
+    const never = { ...none, tokensPerMonth: 0 };
+    expect(new Quota().admit("d", never, startMs).refusal).toMatchObject({ maximum: 0, retryAfterMs: null });
+  });
+
   test("counts what comes without a reservation, or after its lease", () => {
     const quota = new Quota();
     quota.settle("unlimited", 70, startMs);
@@ -101,7 +137,7 @@ describe("Quota", () => {
   test("over any sequence of events: no 60 seconds and no moment hold more than the limits, and nothing is refused in vain", () => {
     const limits = { requestsPerMinute: 5, tokensPerMinute: 40, concurrentRequests: 3, tokensPerMonth: 400 };
     const event = fc.oneof(
-      fc.record({ type: fc.constant("ask" as const), tokens: fc.integer({ min: 0, max: 30 }) }),
+      fc.record({ type: fc.constant("ask" as const), tokens: fc.integer({ min: 1, max: 30 }) }),
       fc.record({ type: fc.constant("settle" as const), pick: fc.nat(), share: fc.integer({ min: 0, max: 10 }) }),
       fc.record({ type: fc.constant("pass" as const), ms: fc.integer({ min: 1, max: 30_000 }) }),
     );
@@ -119,7 +155,9 @@ describe("Quota", () => {
           ended.open = false;
           quota.settle(ended.id, ended.tokens, nowMs);
         } else if (one.type === "ask") {
-          const { refusal } = quota.reserve(`r${i}`, one.tokens, limits, nowMs);
+          const requests = () => quota.state.seconds.reduce((total, [, second]) => total + second.requests, 0);
+          const before = requests();
+          const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
           // A lease that is over frees the slot and the month, not the minute.
           const charged = granted.filter(({ open, atMs }) => !open || atMs + leaseMs > nowMs);
           const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
@@ -134,11 +172,13 @@ describe("Quota", () => {
             granted.push({ id: `r${i}`, atMs: nowMs, tokens: one.tokens, open: true });
           } else {
             expect(fits(61_000)).toBe(false);
+            // One that was admitted counts, though its tokens do not fit.
+            if (requests() > before) granted.push({ id: `r${i}`, atMs: nowMs, tokens: 0, open: false });
           }
           // Trying again when told to works, if nothing else comes.
           if (refusal?.retryAfterMs && refusal.limit !== "concurrentRequests") {
             const later = new Quota(JSON.parse(JSON.stringify(quota.state)));
-            const again = later.reserve("again", one.tokens, limits, nowMs + refusal.retryAfterMs);
+            const again = reserve(later, "again", limits, nowMs + refusal.retryAfterMs, one.tokens);
             expect(again.refusal?.limit).not.toBe(refusal.limit);
           }
         }

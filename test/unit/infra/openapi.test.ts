@@ -3,7 +3,7 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import { describe, expect, test } from "vitest";
 import { openApiDocument } from "../../../infra/openapi/document.ts";
 import { operations } from "../../../infra/openapi/operations.ts";
-import { limits } from "../../../shared/contracts/limits.ts";
+import { limits, limitTable } from "../../../shared/contracts/limits.ts";
 import { type ErrorKind, envelopeOf, errorKinds, ServiceError, statusOf } from "../../../shared/errors.ts";
 import { DocumentSchemas, PublishedSchemas } from "../../support/answer-schemas.ts";
 
@@ -11,6 +11,15 @@ const document = openApiDocument("1.2.3");
 const operationsOf = Object.entries(document.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, operation]) => ({ path, method, operation: operation as OperationObject })),
 );
+interface JsonSchema {
+  type?: string | string[];
+  maxItems?: number;
+  maxProperties?: number;
+  additionalProperties?: unknown;
+  items?: JsonSchema;
+  properties?: Record<string, JsonSchema>;
+  anyOf?: JsonSchema[];
+}
 interface OperationObject {
   responses: Record<string, { content: Record<string, { examples?: Record<string, { value: unknown }> }> }>;
 }
@@ -40,11 +49,42 @@ test("names every way to fail that a client can meet, with its status and its en
 });
 
 describe("limits", () => {
-  test("are those of the table", () => {
-    expect(document.info["x-limits"]).toBe(limits);
-    for (const [name, value] of Object.entries(limits)) {
-      expect(document.info.description).toContain(`\`${name}\` ${value}`);
+  test("are rows of one table, each with its value, its unit and what it bounds", () => {
+    expect(document.info["x-limits"]).toBe(limitTable);
+    const lines = document.info.description.split("\n");
+    const rows = lines.filter((line) => /^\| `\w+` \|/.test(line)).map((line) => line.slice(2, -2).split(" | "));
+    expect(lines).toContain("| limit | most | unit | bounds |");
+    expect(rows.map(([name, value]) => [name, Number(value)])).toEqual(
+      Object.entries(limits).map(([name, value]) => [`\`${name}\``, value]),
+    );
+    for (const row of rows) {
+      expect(row, row[0]).toHaveLength(4);
+      expect(row[2], row[0]).toMatch(/^[a-z]+$/);
+      expect(row[3].length, row[0]).toBeGreaterThan(2);
     }
+  });
+
+  test("bound every string, every list and every open object of every request", () => {
+    const open: string[] = [];
+    /** Refused unless every entry is `text`, so nothing of it is kept. */
+    const refused = /\.modalities/;
+    let seen = 0;
+    const walk = (schema: JsonSchema, at: string) => {
+      seen++;
+      const isClosed = "enum" in schema || "const" in schema || "format" in schema || "maxLength" in schema;
+      const types = [schema.type].flat();
+      if (types.includes("string") && !isClosed) open.push(at);
+      if (types.includes("array") && schema.maxItems === undefined) open.push(at);
+      // Fields that a request must not set are refused whatever they hold, and other unknown ones are dropped.
+      if (types.includes("object") && schema.additionalProperties && schema.maxProperties === undefined) open.push(at);
+      if (schema.items) walk(schema.items, `${at}[]`);
+      for (const [name, one] of Object.entries(schema.properties ?? {})) walk(one, `${at}.${name}`);
+      for (const one of schema.anyOf ?? []) walk(one, at);
+    };
+    const { schemas } = document.components as unknown as { schemas: Record<string, JsonSchema> };
+    for (const { request } of operations) if (request) walk(schemas[request.schema], request.schema);
+    expect(seen).toBeGreaterThan(50);
+    expect(open.filter((at) => !refused.test(at))).toEqual([]);
   });
 
   test("bound the fields of requests, whose defaults are told", () => {

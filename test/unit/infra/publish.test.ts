@@ -1,5 +1,5 @@
 /** What the publish command does to a bucket, over one in memory, with real artifacts of a tiny model. */
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -7,6 +7,8 @@ import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifa
 import { copiedTo } from "../../../infra/publish/local-store.ts";
 import { listSwitches, type Publisher, publishSet, rollBack } from "../../../infra/publish/publish.ts";
 import { currentOf, objectName, parsePointer, pointerName, previousOf } from "../../../shared/artifacts/bucket.ts";
+import { readTensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
+import { sha256Hex } from "../../../shared/sha256.ts";
 import { MemoryStore } from "../../support/memory-store.ts";
 import { writeTinyModel } from "../../support/tiny-model.ts";
 
@@ -30,6 +32,21 @@ interface EditableManifest {
   centroids: { label: string[] }[];
   model: object;
   files: object;
+  hyperNetwork: object;
+}
+
+/** Changes the first value of a tensor of the hyper-network, and the manifest with it. */
+async function setFloat(directory: string, tensor: string, value: number): Promise<void> {
+  const file = path.join(directory, "hyper-network.safetensors");
+  const bytes = await readFile(file);
+  const { bytes: found } = tensorOf(readTensorFile(bytes), tensor);
+  new DataView(found.buffer, found.byteOffset).setFloat32(0, value, true);
+  await writeFile(file, bytes);
+  const hash = await sha256Hex(bytes);
+  await edit(directory, (manifest) => {
+    Object.assign(manifest.hyperNetwork, { hash });
+    Object.assign(Object(manifest.files)["hyper-network.safetensors"], { sha256: hash });
+  });
 }
 
 async function edit(directory: string, change: (manifest: EditableManifest) => unknown): Promise<void> {
@@ -175,6 +192,17 @@ describe("rollback", () => {
     await expect(rollBack(publisher, "0000000")).rejects.toThrow(/0 of the manifests/);
   });
 
+  test("an object of another length under a file's name is never read to its end, and is uploaded again", async () => {
+    await publishSet(publisher, first);
+    const name = objectName(first.manifest.files["edge-table.safetensors"].sha256);
+    const bytes = store.objects.get(name)!;
+    store.objects.set(name, new Uint8Array(5e6));
+    store.largestRead = 0;
+    await publishSet(publisher, second);
+    expect(store.objects.get(name)).toEqual(bytes);
+    expect(store.largestRead).toBeLessThan(1e6);
+  });
+
   test("a set that is not whole any more is not gone back to", async () => {
     await publishSet(publisher, first);
     await publishSet(publisher, second);
@@ -198,14 +226,34 @@ describe("a folder", () => {
       },
       /hyper-network\.safetensors has .* SHA-256/,
     ],
-    ["whose manifest says otherwise", (d) => edit(d, (m) => Object.assign(m.model, { vocabularySize: 9 })), /300.*9/],
+    [
+      "whose manifest says otherwise",
+      (d) => edit(d, (m) => Object.assign(m.model, { vocabularySize: 1000 })),
+      /300.*1000/,
+    ],
     ["of another format", (d) => edit(d, (m) => Object.assign(m, { format: 2 })), /format/],
     [
       "that names a file elsewhere",
       (d) => edit(d, (m) => Object.assign(m.files, { "../config.json": Object.values(m.files)[0] })),
-      /\.\.\/config\.json, which is not a name/,
+      /files.*\.\.\/config\.json/,
     ],
     ["of other centroids", (d) => edit(d, (m) => m.centroids.pop()), /centroids/],
+    [
+      "that lists manifest.json",
+      (d) => edit(d, (m) => Object.assign(m.files, { "manifest.json": Object.values(m.files)[0] })),
+      /files.*manifest\.json/,
+    ],
+    ["of rank 10⁹", (d) => edit(d, (m) => Object.assign(m.hyperNetwork, { rank: 1e9 })), /rank is 1000000000.*4096/],
+    ["of another rank than its bank", (d) => edit(d, (m) => Object.assign(m.hyperNetwork, { rank: 7 })), /w2 is/],
+    ["of another scale", (d) => edit(d, (m) => Object.assign(m.centroids[0], { scale: 0.5 })), /c0.* scale 1.* 0\.5/],
+    ["whose bank holds an infinite value", (d) => setFloat(d, "b", Number.POSITIVE_INFINITY), /b: value 0 is Infinity/],
+    ["whose bank overflows", (d) => setFloat(d, "a", 1e30), /a: value 0 is .*1000000/],
+    ["whose token frequencies are no logarithms", (d) => setFloat(d, "unigram", 1), /unigram: value 0 is 1/],
+    [
+      "whose file is longer than declared",
+      async (d) => writeFile(path.join(d, "edge-table.safetensors"), "x".repeat(1e6), { flag: "a" }),
+      /edge-table\.safetensors has more than the \d+ bytes/,
+    ],
   ];
   test.each(damaged)("%s is refused before anything is sent", async (_, damage, message) => {
     const directory = artifacts("damaged");
@@ -215,9 +263,21 @@ describe("a folder", () => {
     await rm(directory, { recursive: true });
   });
 
+  test("files of a terabyte beside the set are never read", async () => {
+    const directory = artifacts("beside");
+    await cp(artifacts("first"), directory, { recursive: true });
+    for (const name of ["extra.bin", "manifest.json.bak"]) {
+      await writeFile(path.join(directory, name), "");
+      await truncate(path.join(directory, name), 2 ** 40);
+    }
+    const { files, manifestHash } = await readArtifactSet(directory);
+    expect(manifestHash).toBe(first.manifestHash);
+    expect([...files.keys()].sort()).toEqual([...first.files.keys()].sort());
+  });
+
   test("whose adapters are no numbers is refused", async () => {
     await writeTinyModel(path.join(folder, "broken"), 9, { brokenCentroid: 1 });
-    await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/c1.*NaN/);
+    await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/centroids.*NaN/);
   });
 });
 

@@ -86,7 +86,19 @@ describe("readEdgeTable", () => {
     ["table", tensorFrom(new Float32Array(6), [3, 2])],
     ["table_scale", tensorFrom(new Float32Array(2), [2])],
     ["centroids", tensorFrom(new Float32Array(3), [1, 3])],
+    ["table", tensorFrom(new Int8Array(6), [6])],
   ])("names tensor %s when it does not fit the others", (name, tensor) => {
-    expect(() => readEdgeTable(file().set(name, tensor))).toThrow(`tensor ${name} is`);
+    expect(() => readEdgeTable(file().set(name, tensor))).toThrow(`${name} is`);
+  });
+
+  it.each<[string, string, number[], number[], RegExp]>([
+    ["a scale that is no number", "table_scale", [1, Number.NaN, 3], [3], /table_scale: value 1 is NaN/],
+    ["an infinite scale", "table_scale", [1, 2, Number.POSITIVE_INFINITY], [3], /table_scale: value 2 is Infinity/],
+    ["a scale whose products overflow", "table_scale", [1e30, 2, 3], [3], /table_scale: value 0 is .*1000000/],
+    ["a centroid that is no number", "centroids", [0, Number.NaN], [1, 2], /centroids: value 1 is NaN/],
+    ["a centroid of another length", "centroids", [0, 3], [1, 2], /centroids: the length of row 0 is 3/],
+  ])("refuses %s", (_, name, values, shape, message) => {
+    const tensor = tensorFrom(Float32Array.from(values), shape);
+    expect(() => readEdgeTable(file().set(name, tensor))).toThrow(message);
   });
 });

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { manifestSchema } from "../../../shared/artifacts/manifest.ts";
+import { evidenceSchema } from "../../../shared/artifacts/manifest.ts";
 import {
   defaultCalibration,
   evidencePositions,
@@ -120,7 +120,7 @@ test("given weights are served as they are, but for what weighs next to nothing"
 });
 
 test("the default calibration is one that a manifest may hold, and gives short prompts to the base", () => {
-  expect(manifestSchema.shape.evidence.safeParse(defaultCalibration).success).toBe(true);
+  expect(evidenceSchema.safeParse(defaultCalibration).success).toBe(true);
   expect(ruleFor(defaultCalibration, 8).basePrior).toBeGreaterThan(ruleFor(defaultCalibration, 64).basePrior);
   for (const tokens of [0, 1, 8, 64, 1024]) {
     const { pointer, basePrior } = ruleFor(defaultCalibration, tokens);

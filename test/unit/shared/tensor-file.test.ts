@@ -23,9 +23,15 @@ const tensors = (): TensorFile =>
     ["half", { dtype: "F16", shape: [1], bytes: Uint8Array.of(0x00, 0x3c) }],
   ]);
 
+/** 100,000 lists in each other. */
+class Deep {}
+
 /** A file with this header, and `dataBytes` bytes after it. */
 function fileOf(header: unknown, dataBytes: number): Uint8Array {
-  const json = new TextEncoder().encode(JSON.stringify(header));
+  // JSON.stringify recurses; a list that is too deep for it stands in as text.
+  const deepest = (_: string, value: unknown) => (value instanceof Deep ? "DEEP" : value);
+  const text = JSON.stringify(header, deepest).replace('"DEEP"', `${"[".repeat(100_000)}${"]".repeat(100_000)}`);
+  const json = new TextEncoder().encode(text);
   const file = new Uint8Array(8 + json.length + dataBytes);
   new DataView(file.buffer).setUint32(0, json.length, true);
   file.set(json, 8);
@@ -122,6 +128,51 @@ describe("a tensor file", () => {
     const broken = file.slice();
     broken[8] = 0x5b;
     expect(() => readTensorFile(broken)).toThrow();
+  });
+
+  it.each<[string, unknown, number, RegExp]>([
+    [
+      "two tensors share bytes",
+      { x: { dtype: "U8", shape: [4], data_offsets: [0, 4] }, y: { dtype: "U8", shape: [4], data_offsets: [0, 4] } },
+      4,
+      /y begins at 0, not at 4/,
+    ],
+    [
+      "bytes belong to no tensor",
+      { x: { dtype: "U8", shape: [1], data_offsets: [0, 1] }, y: { dtype: "U8", shape: [1], data_offsets: [3, 4] } },
+      4,
+      /y begins at 3, not at 1/,
+    ],
+    ["its header is a list", [], 0, /not a JSON object/],
+    ["its header is null", null, 0, /not a JSON object/],
+    [
+      "a shape overflows",
+      { x: { dtype: "F64", shape: [2 ** 52, 2 ** 52, 2 ** 52], data_offsets: [0, 4] } },
+      4,
+      /spans 4 bytes/,
+    ],
+    [
+      "it has too many dimensions",
+      { x: { dtype: "U8", shape: Array(9).fill(1), data_offsets: [0, 1] } },
+      1,
+      /a list of 9/,
+    ],
+    ["a name is long", { ["x".repeat(257)]: { dtype: "U8", shape: [1], data_offsets: [0, 1] } }, 1, /257.*256/],
+    [
+      "it has too many tensors",
+      Object.fromEntries(
+        Array.from({ length: 8193 }, (_, i) => [i, { dtype: "U8", shape: [0], data_offsets: [0, 0] }]),
+      ),
+      0,
+      /8193 tensors, the maximum is 8192/,
+    ],
+    ["its header is long", { x: " ".repeat(1_048_576) }, 0, /header of 10485\d\d bytes, the maximum is 1048576/],
+    ["a size is a deep list", { x: { dtype: "U8", shape: new Deep(), data_offsets: [0, 0] } }, 0, /are not sizes/],
+    ["a dtype is a deep list", { x: { dtype: new Deep(), shape: [], data_offsets: [0, 0] } }, 0, /not supported/],
+  ])("is refused in a few words when %s", (_, header, dataBytes, message) => {
+    const file = fileOf(header, dataBytes);
+    expect(() => readTensorFile(file)).toThrow(message);
+    expect(() => readTensorFile(file)).toThrow(/^.{1,500}$/s);
   });
 
   it("names the tensors it has when one is missing", () => {

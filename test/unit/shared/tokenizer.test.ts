@@ -1,12 +1,16 @@
 import { readFileSync } from "node:fs";
-import { describe, expect, it } from "vitest";
+import fc from "fast-check";
+import { describe, expect, it, vi } from "vitest";
 import { readTensorFile, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { Merger } from "../../../shared/tokenizer/merger.ts";
 import { byteAlphabet, packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import reference from "../../support/chameleon-mini-reference.json" with { type: "json" };
 import { gpt2EndOfTextId, gpt2Tokenizer } from "../../support/gpt2-vocabulary.ts";
 
 const gpt2 = gpt2Tokenizer();
+/** Bytes of GPT-2's longest piece. */
+const longestPiece = 128;
 
 describe("with GPT-2's vocabulary", () => {
   it("gives the ids that GPT-2 is known for", () => {
@@ -72,6 +76,62 @@ describe("with GPT-2's vocabulary", () => {
     console.log(`${JSON.stringify(unit)} × ${repeats}: ${best[1].toFixed(1)} ms, ${ratio.toFixed(1)} times an eighth`);
     // Linear is 8, quadratic 64: between the two.
     expect(ratio).toBeLessThan(3 * factor);
+  });
+});
+
+describe("with a bound", () => {
+  const words = Array.from({ length: 500 }, (_, i) => `word${i * 7919}`).join(" ");
+  const texts = [
+    words,
+    "a".repeat(5000),
+    "-".repeat(5000),
+    " ".repeat(300),
+    "é".repeat(900),
+    "x😀".repeat(400),
+    "",
+    "a",
+  ];
+
+  it("gives all ids of a text that keeps to it, and one more than it of any other", () => {
+    for (const text of texts) {
+      const ids = gpt2.encode(text);
+      for (const most of [0, 1, 2, 7, 64, ids.length - 1, ids.length, ids.length + 1, 100_000]) {
+        if (most < 0) continue;
+        const bounded = gpt2.encode(text, most);
+        if (ids.length <= most) expect(bounded).toEqual(ids);
+        else expect([text.slice(0, 5), most, bounded.length]).toEqual([text.slice(0, 5), most, most + 1]);
+      }
+    }
+  });
+
+  it("gives the first ids of words, as without it", () => {
+    expect(gpt2.encode(words, 100)).toEqual(gpt2.encode(words).slice(0, 101));
+  });
+
+  it("keeps to it for any text", () => {
+    const piece = fc.oneof(
+      fc.string({ unit: "binary", maxLength: 12 }),
+      fc
+        .constantFrom("-", "a", " ", "=", "the ", "é", "😀", "\ud83d")
+        .chain((unit) => fc.integer({ min: 1, max: 300 }).map((times) => unit.repeat(times))),
+    );
+    const text = fc.array(piece, { maxLength: 8 }).map((pieces) => pieces.join(""));
+    const property = fc.property(text, fc.integer({ min: 0, max: 200 }), (one, most) => {
+      const whole = gpt2.encode(one);
+      const bounded = gpt2.encode(one, most);
+      expect(bounded.length).toBe(Math.min(whole.length, most + 1));
+      if (whole.length <= most) expect(bounded).toEqual(whole);
+    });
+    fc.assert(property, { numRuns: 300 }); // a failure prints its seed
+  });
+
+  it.each(["the quick brown fox ", "a", "-", " ", "é"])("reads no more of %j, repeated, than it needs", (unit) => {
+    const text = unit.repeat(1_000_000 / unit.length);
+    const merge = vi.spyOn(Merger.prototype, "merge");
+    gpt2.encode(text, 1024);
+    const merged = merge.mock.calls.reduce((sum, [, length]) => sum + length, 0);
+    merge.mockRestore();
+    expect(merged).toBeLessThanOrEqual(1025 * longestPiece);
   });
 });
 

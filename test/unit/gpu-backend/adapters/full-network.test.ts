@@ -37,7 +37,7 @@ test("by hand: two rectified layers, then A, then B times the scale", () => {
 test("a centroid of another dimension and a misshapen tensor are refused with both numbers", () => {
   const network = readFullNetwork(file(), shape);
   expect(() => run(network, Float32Array.of(1), 1)).toThrow(/1 dimensions.*4/);
-  expect(() => readFullNetwork(file(), { ...shape, rank: 2 })).toThrow(/w3 is \[5,2\], expected \[10,2\]/);
+  expect(() => readFullNetwork(file(), { ...shape, rank: 2 })).toThrow(/w3 is F32 \[5,2\], expected F32 \[10,2\]/);
 });
 
 test("in slices or not, a large one is the formula's; a NaN comes through", () => {

@@ -43,6 +43,6 @@ describe("gatesOf", () => {
 test("the bank is read as it lies, and a misshapen tensor is named", () => {
   expect(bankOf(file())).toMatchObject({ gates: 2, a0: Float32Array.of(0, 1), a: Float32Array.of(1, 2, 3, 0, 0, 0) });
   const broken = file().set("a0", tensorFrom(new Float32Array(3), [3]));
-  expect(() => bankOf(broken)).toThrow(/a0 is \[3\], expected \[2\]/);
+  expect(() => bankOf(broken)).toThrow(/a0 is F32 \[3\], expected F32 \[2\]/);
   expect(() => readHyperNetwork(file().set("b1", tensorFrom(new Float32Array(1), [1])))).toThrow(/b1/);
 });

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { EngineClient } from "../../../../gpu-backend/engine/client.ts";
-import { type BatchOutcome, frameStream } from "../../../../gpu-backend/http/frame-stream.ts";
+import { type BatchOutcome, frameStream, unreadFrameBytes } from "../../../../gpu-backend/http/frame-stream.ts";
 import type { BatchRequest, Frame } from "../../../../shared/contracts/inference.ts";
 import { frameLine } from "../../../../shared/contracts/ndjson.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../../support/frames.ts";
@@ -54,4 +54,29 @@ test("a reader who goes leaves nothing that waits", async () => {
   await reader.cancel();
   expect(cancelled).toEqual([["a"]]);
   expect(vi.getTimerCount()).toBe(0);
+});
+
+test("a reader who falls too far behind loses what is open, and the engine is told; one who reads in time does not", async () => {
+  const alternatives = Array.from({ length: 1000 }, (_, i): [number, number] => [i, -i]);
+  const prompt = (): Frame => ({ type: "prompt", id: "a", logprobs: [null], alternatives: [alternatives] });
+  const bytes = Buffer.byteLength(frameLine(prompt()));
+  const fits = Math.floor(unreadFrameBytes / bytes);
+  const quick = streamed();
+  for (let i = 0; i < 2 * fits; i++) {
+    quick.say(prompt());
+    expect(await quick.next()).toBe(frameLine(prompt()));
+  }
+  expect(quick.cancelled).toEqual([]);
+  await quick.reader.cancel();
+
+  const slow = streamed();
+  for (let i = 0; i < fits; i++) slow.say(prompt());
+  expect(slow.cancelled).toEqual([]);
+  slow.say(prompt());
+  expect(slow.cancelled).toEqual([["a"]]);
+  await expect(slow.reader.read()).rejects.toThrow(new RegExp(`${unreadFrameBytes}`));
+  expect(vi.getTimerCount()).toBe(0);
+  // What the engine had under way ends in its own frames, which go nowhere.
+  slow.say(tokenFrame("a", 0, 65), doneFrame("a"));
+  expect(slow.outcomes).toEqual([{ tokens: 1, done: 1, failed: 0, clientGone: true }]);
 });

@@ -1,5 +1,5 @@
 /** The bytes of tenants' adapters, and where they are kept. */
-import { mkdtemp, readdir, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -10,9 +10,15 @@ import {
   unpackInstant,
 } from "../../../../../gpu-backend/adapters/instant/artifact.ts";
 import { InstantStore } from "../../../../../gpu-backend/adapters/instant/store.ts";
+import {
+  type Tensor,
+  type TensorFile,
+  tensorFrom,
+  writeTensorFile,
+} from "../../../../../shared/artifacts/tensor-file.ts";
 
 const manifestHash = "ab".repeat(32);
-const shape = { manifestHash, gates: 2, hiddenSize: 3, vocabularySize: 4 };
+const shape = { manifestHash, gates: 2, rank: 1, hiddenSize: 3, vocabularySize: 4 };
 const parts: InstantParts = {
   gates: Float32Array.of(0.5, -1),
   bias: { ids: Int32Array.of(0, 3), values: Float32Array.of(0.25, -0.5) },
@@ -33,7 +39,7 @@ test("parts come back as they were, the missing ones as missing", () => {
 });
 
 test.each<[string, InstantParts, string]>([
-  ["gates of another bank", { ...parts, gates: new Float32Array(3) }, "gates is [3], expected [2]"],
+  ["gates of another bank", { ...parts, gates: new Float32Array(3) }, "gates is F32 [3], expected F32 [2]"],
   [
     "a token out of the vocabulary",
     { ...parts, bias: { ids: Int32Array.of(1, 4), values: new Float32Array(2) } },
@@ -41,9 +47,62 @@ test.each<[string, InstantParts, string]>([
   ],
   ["a token twice", { ...parts, bias: { ids: Int32Array.of(1, 1), values: new Float32Array(2) } }, "rising"],
   ["a value that is none", { ...parts, gates: Float32Array.of(0, Number.NaN) }, "value 1 is NaN"],
-  ["another hidden size", { ...parts, directions: { ...parts.directions!, a: new Float32Array(2) } }, "expected [1,3]"],
+  [
+    "another hidden size",
+    { ...parts, directions: { ...parts.directions!, a: new Float32Array(2) } },
+    "a is F32 [1,2], expected F32 [any,3]",
+  ],
 ])("%s is refused", (_, bad, message) => {
   expect(() => unpackInstant(packInstant(bad, manifestHash), shape)).toThrow(message);
+});
+
+test.each([0, 1])("a pair of a higher rank than the pool's %d is outdated, and both are named", (rank) => {
+  const directions = { rank: rank + 1, a: new Float32Array(3 * (rank + 1)), b: new Float32Array(4 * (rank + 1)) };
+  const bytes = packInstant({ ...parts, directions }, manifestHash);
+  expect(() => unpackInstant(bytes, { ...shape, rank })).toThrow(
+    expect.objectContaining({
+      kind: "adapter_outdated",
+      message: expect.stringMatching(`rank ${rank + 1}.* rank ${rank}`),
+    }),
+  );
+});
+
+const floats = (...values: number[]) => tensorFrom(Float32Array.from(values), [values.length]);
+test.each<[string, [string, Tensor][], RegExp]>([
+  [
+    "token ids that are no whole numbers of 32 bits",
+    [["bias_ids", tensorFrom(new Uint8Array(3), [3])]],
+    /bias_ids is U8/,
+  ],
+  ["token ids of two dimensions", [["bias_ids", tensorFrom(new Int32Array(2), [1, 2])]], /bias_ids is I32 \[1,2\]/],
+  ["ids without values", [["bias_ids", tensorFrom(Int32Array.of(1), [1])]], /no tensor bias_values/],
+  [
+    "values of another number",
+    [
+      ["bias_ids", tensorFrom(Int32Array.of(1), [1])],
+      ["bias_values", floats(1, 2)],
+    ],
+    /bias_values is F32 \[2\]/,
+  ],
+  ["half a pair", [["a", tensorFrom(new Float32Array(3), [1, 3])]], /no tensor b/],
+  [
+    "a pair of rank 10⁹ without a byte",
+    [["a", tensorFrom(new Float32Array(0), [1e9, 0])]],
+    /a is F32 \[1000000000,0\]/,
+  ],
+  ["a manifest hash of another length", [["manifest", tensorFrom(new Uint8Array(31), [31])]], /manifest is U8 \[31\]/],
+  ["an infinite gate", [["gates", floats(Number.POSITIVE_INFINITY, 0)]], /gates: value 0 is Infinity/],
+])("%s: refused by name", (_, changed, message) => {
+  const file: TensorFile = new Map([["manifest", tensorFrom(Buffer.from(manifestHash, "hex"), [32])], ...changed]);
+  expect(() => unpackInstant(writeTensorFile(file), shape)).toThrow(message);
+});
+
+test.each([
+  ["cut off", (bytes: Uint8Array) => bytes.subarray(0, -1)],
+  ["empty", () => new Uint8Array(0)],
+  ["noise", (bytes: Uint8Array) => bytes.map((byte, i) => byte ^ (i * 37))],
+])("a file that is %s is refused by name", (_, harm) => {
+  expect(() => unpackInstant(harm(packInstant(parts, manifestHash)), shape)).toThrow(/^instant adapter: /);
 });
 
 test("an adapter of another manifest is outdated, and both are named", () => {
@@ -57,11 +116,18 @@ test("is there after a restart, for its tenant alone, and gone when it is remove
   const bytes = packInstant(parts, manifestHash);
   const hash = await new InstantStore(directory, 10_000, now).keep("acme", bytes);
   const store = new InstantStore(directory, 10_000, now);
-  expect(await store.read("acme", hash)).toEqual(Buffer.from(bytes));
+  expect(await store.read("acme", hash)).toEqual(bytes);
   expect(await store.keep("other", bytes), "equal bytes of another tenant have another name").not.toBe(hash);
   expect(await store.read("other", hash)).toBe(null);
   expect([await store.has("acme", hash), await store.has("other", hash)]).toEqual([true, false]);
   expect([await store.remove("acme", hash), await store.remove("acme", hash)]).toEqual([true, false]);
+  expect(await store.read("acme", hash)).toBe(null);
+});
+
+test("a file larger than a tenant's share counts as missing, and is not read", async () => {
+  const store = new InstantStore(directory, 10_000, now);
+  const hash = await store.keep("acme", packInstant(parts, manifestHash));
+  await truncate(join(directory, "acme", hash), 2 ** 40);
   expect(await store.read("acme", hash)).toBe(null);
 });
 

@@ -24,8 +24,8 @@ afterAll(async () => {
 test("a folder has what is in it, and nothing else", async () => {
   await writeFile(path.join(folder, "one"), Uint8Array.of(1, 2));
   const read = openStore({ url: pathToFileURL(folder).href, credentials: null });
-  expect(Uint8Array.from((await read("one"))!)).toEqual(Uint8Array.of(1, 2));
-  expect(await read("artifacts/two")).toBeNull();
+  expect(Uint8Array.from((await read("one", 2))!)).toEqual(Uint8Array.of(1, 2));
+  expect(await read("artifacts/two", 2)).toBeNull();
 });
 
 test.each([
@@ -45,9 +45,30 @@ test.each([
     }),
   );
   const read = openStore({ url: `${url}/`, credentials });
-  expect(await read("artifacts/one")).toEqual(Uint8Array.of(3));
-  expect(await read("artifacts/two")).toBeNull();
+  expect(await read("artifacts/one", 2)).toEqual(Uint8Array.of(3));
+  expect(await read("artifacts/two", 2)).toBeNull();
   expect(seen.filter((one) => signature.test(one))).toHaveLength(2);
+});
+
+test("an object is read one byte past the bound at most: what is behind it never arrives", async () => {
+  let sent = 0;
+  let isCancelled = false;
+  const endless = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      sent += 1000;
+      controller.enqueue(new Uint8Array(1000));
+    },
+    cancel() {
+      isCancelled = true;
+    },
+  });
+  server.use(http.get(`${url}/endless`, () => new HttpResponse(endless)));
+  const read = openStore({ url, credentials: null });
+  expect((await read("endless", 4500))?.length).toBe(4501);
+  await expect.poll(() => isCancelled).toBe(true);
+  expect(sent).toBeLessThan(100_000);
+  await writeFile(path.join(folder, "large"), new Uint8Array(5000));
+  expect((await openStore({ url: pathToFileURL(folder).href, credentials: null })("large", 4500))?.length).toBe(4501);
 });
 
 test("a refusal and a broken connection are errors, not absences", async () => {
@@ -56,6 +77,6 @@ test("a refusal and a broken connection are errors, not absences", async () => {
     http.get(`${url}/broken`, () => HttpResponse.error()),
   );
   const read = openStore({ url, credentials: null });
-  await expect(read("denied")).rejects.toThrow(/denied answered 403/);
-  await expect(read("broken")).rejects.toThrow();
+  await expect(read("denied", 2)).rejects.toThrow(/denied answered 403/);
+  await expect(read("broken", 2)).rejects.toThrow();
 });

@@ -10,7 +10,9 @@ import { SetFolders } from "../../../../../gpu-backend/engine/sets/set-folder.ts
 import { type ArtifactSet, readArtifactSet } from "../../../../../infra/publish/artifact-set.ts";
 import { publishSet } from "../../../../../infra/publish/publish.ts";
 import { objectName, pointerName } from "../../../../../shared/artifacts/bucket.ts";
-import { parseManifest } from "../../../../../shared/artifacts/manifest.ts";
+import { setLimits } from "../../../../../shared/artifacts/limits.ts";
+import { type Manifest, manifestFile, parseManifest } from "../../../../../shared/artifacts/manifest.ts";
+import { sha256Hex } from "../../../../../shared/sha256.ts";
 import { MemoryStore } from "../../../../support/memory-store.ts";
 import { variantOf, writeTinyModel } from "../../../../support/tiny-model.ts";
 
@@ -39,9 +41,11 @@ let busy: Set<string>;
 let startFault: Error | null;
 let cache: string;
 let reads: string[];
+/** Bytes that each read gave. */
+let sizes: number[];
 
 beforeEach(async () => {
-  [store, nowMs, told, closed, reads] = [new MemoryStore(), 0, [], [], []];
+  [store, nowMs, told, closed, reads, sizes] = [new MemoryStore(), 0, [], [], [], []];
   [busy, startFault] = [new Set(), null];
   cache = await mkdtemp(path.join(folder, "cache-"));
   sets = new ServingSets(() => nowMs);
@@ -63,9 +67,11 @@ beforeEach(async () => {
   });
 });
 
-async function read(name: string) {
+async function read(name: string, mostBytes: number) {
   reads.push(name);
-  return (await store.get(name))?.bytes ?? null;
+  const bytes = (await store.get(name, mostBytes))?.bytes ?? null;
+  sizes.push(bytes?.length ?? 0);
+  return bytes;
 }
 
 function fakeSet(manifestHash: string, manifest: string): ServingSet {
@@ -198,6 +204,113 @@ test.each(harms)("%s is refused, what is served goes on; mended, it is taken up"
   expect(sets.info?.manifestHash).toBe(otherSame.manifestHash);
 });
 
+/** Publishes the manifest of `otherSame`, changed, with its files; returns its hash. */
+async function publishChanged(change: (manifest: Manifest) => unknown): Promise<string> {
+  const manifest = structuredClone(otherSame.manifest);
+  change(manifest);
+  const bytes = new TextEncoder().encode(JSON.stringify(manifest)) as Uint8Array<ArrayBuffer>;
+  const hash = await sha256Hex(bytes);
+  for (const file of otherSame.files.values()) await store.put(objectName(file.sha256), file.bytes);
+  await store.put(objectName(hash), bytes);
+  pointTo(hash);
+  return hash;
+}
+const anyRecord = { sha256: "0".repeat(64), bytes: 6e8, tensors: {} };
+const malices: [string, (manifest: Manifest) => unknown, RegExp][] = [
+  ...["..", ".", "manifest.json", "/etc/x", "a/../../b", "extra.bin"].map(
+    (name): [string, (manifest: Manifest) => unknown, RegExp] => [
+      `a file named ${name}`,
+      ({ files }) => Object.assign(files, { [name]: anyRecord }),
+      /manifest\.json.*files/,
+    ],
+  ),
+  ["rank 10⁹", ({ hyperNetwork }) => Object.assign(hyperNetwork, { rank: 1e9 }), /rank is 1000000000.*4096/],
+  [
+    "a file declared as 600 MB",
+    ({ files }) => Object.assign(files["hyper-network.safetensors"], { bytes: 6e8 }),
+    /bytes is 600000000.*268435456/,
+  ],
+  [
+    "a file declared shorter than it is",
+    ({ files }) => Object.assign(files["edge-table.safetensors"], { bytes: 5 }),
+    /edge-table.* more than the 5 bytes/,
+  ],
+  [
+    "a file declared longer than it is",
+    ({ files }) => Object.assign(files["tokenizer.safetensors"], { bytes: 1e6 }),
+    /tokenizer.* 1000000/,
+  ],
+];
+test.each(malices)(
+  "%s is refused before anything of it is written; what is served goes on",
+  async (_, change, message) => {
+    await publish(published[0]);
+    await follower.look();
+    const before = await contentsOf(folder);
+    reads = [];
+    sizes = [];
+    const hash = await publishChanged(change);
+    await follower.look();
+    expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(message)]]);
+    expect([sets.info?.manifestHash, closed]).toEqual([published[0].manifestHash, []]);
+    expect(reads).not.toContain(objectName(anyRecord.sha256));
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(setLimits.manifestBytes);
+    const after = await contentsOf(folder);
+    const added = after.filter((name) => !before.includes(name));
+    // Files that are whole may stay, in its own folder and without a manifest.
+    expect(added.every((name) => name.startsWith(path.relative(folder, path.join(cache, hash))))).toBe(true);
+    expect(added.filter((name) => name.endsWith(manifestFile))).toEqual([]);
+  },
+);
+
+test("a manifest that is longer than it may be is not read to its end", async () => {
+  await publish(published[0]);
+  await follower.look();
+  const bytes = new Uint8Array(setLimits.manifestBytes + 100_000);
+  const hash = await sha256Hex(bytes);
+  await store.put(objectName(hash), bytes);
+  pointTo(hash);
+  sizes = [];
+  await follower.look();
+  expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(/manifest.* more than 2097152 bytes/)]]);
+  expect(Math.max(...sizes)).toBe(setLimits.manifestBytes + 1);
+  store.objects.set(pointerName, new Uint8Array(10_000_000));
+  sizes = [];
+  await follower.look();
+  expect(told.slice(2)).toEqual([["refused", null, expect.stringMatching(/current\.json/)]]);
+  expect(sizes).toEqual([setLimits.pointerBytes + 1]);
+});
+
+test("many bad sets leave the folder of what is served, and one unfinished folder of theirs", async () => {
+  await publish(published[0]);
+  await follower.look();
+  for (let i = 0; i < 12; i++) {
+    nowMs += refusedMs;
+    await publishChanged((manifest) => {
+      manifest.centroids[0].label = [`bad ${i}`];
+      manifest.files["hyper-network.safetensors"].bytes += 1;
+    });
+    await follower.look();
+  }
+  // Whole ones that do not start, too.
+  startFault = new Error("no memory");
+  for (let i = 0; i < 12; i++) {
+    nowMs += failedMs;
+    await publishChanged((manifest) => {
+      manifest.centroids[0].label = [`whole ${i}`];
+    });
+    await follower.look();
+  }
+  expect(told).toHaveLength(25);
+  const folders = await readdir(cache);
+  expect(folders).toContain(published[0].manifestHash);
+  expect(folders.length).toBeLessThanOrEqual(10);
+});
+
+async function contentsOf(directory: string): Promise<string[]> {
+  return (await readdir(directory, { recursive: true })).sort();
+}
+
 /** Other files all through, for the same weights. */
 let otherSame: ArtifactSet;
 beforeAll(async () => {
@@ -254,10 +367,10 @@ test("what is in its folder and whole is not read again; what is harmed there is
   expect(objects()).toHaveLength(4);
   const again = new SetFolders(cache, read, () => new Date(nowMs));
   reads = [];
-  await again.bring(manifestHash);
+  await again.bring(manifestHash, []);
   expect(objects()).toEqual([]);
   await writeFile(path.join(cache, manifestHash, "tokenizer.safetensors"), "half");
-  await again.bring(manifestHash);
+  await again.bring(manifestHash, []);
   expect(objects()).toEqual([nameOf(published[0], "tokenizer.safetensors")]);
 });
 
@@ -269,12 +382,13 @@ test("of folders those stay that were wanted last", async () => {
   const strangers = Array.from({ length: 8 }, (_, i) => String(i).repeat(64));
   for (const name of strangers) {
     await mkdir(path.join(cache, name));
+    await writeFile(path.join(cache, name, "manifest.json"), "whole");
     await utimes(path.join(cache, name), new Date(nowMs), new Date(nowMs));
     nowMs += 1000;
   }
-  await folders.bring(first.manifestHash);
+  await folders.bring(first.manifestHash, []);
   nowMs += 1000;
-  await folders.bring(second.manifestHash);
+  await folders.bring(second.manifestHash, []);
   const left = [...strangers.slice(2), first.manifestHash, second.manifestHash];
   expect((await readdir(cache)).sort()).toEqual(left.sort());
 });

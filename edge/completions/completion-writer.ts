@@ -1,0 +1,263 @@
+/** Makes one answer of the frames of its sequences, whole or as a stream of events. Not here: where frames come from. */
+import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import type { Receiver, Submission } from "../batching/relay.ts";
+import { serverTiming } from "../middleware/server-timing.ts";
+import type { Admission } from "../tenants/admission.ts";
+import type { Consumption } from "../tenants/consumption.ts";
+import { TokenCount } from "../tenants/token-count.ts";
+import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
+import { Choice } from "./choice.ts";
+import { gathered } from "./gathering.ts";
+import { forms, type Order } from "./order.ts";
+import { batchesOf } from "./plan.ts";
+import { ResponseBuilder } from "./response.ts";
+
+/**
+ * Bytes up to which a whole answer that is complete in time goes out with its length. A longer one is a body that its object
+ * counts until it is read.
+ */
+const shortAnswerBytes = 64 * 1024;
+
+export interface CompletionWriterParts {
+  tokenizer: Tokenizer;
+  /**
+   * Sends a batch on its way to its place; `receiver` gets the frames of its sequences, of each in order, to its last.
+   * Throws the ServiceError of one that is refused at once.
+   */
+  submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
+  /** Of the object that answers. */
+  bodies: AnswerBodies;
+  admission: Admission;
+  /** The client's. */
+  signal: AbortSignal;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Receives failures that are ours, where the client has a part of its answer already. */
+  log(error: ServiceError): void;
+}
+
+/**
+ * Resolves to the response, whose body may go on. Rejects with the ServiceError that ends it before it has begun. Either way
+ * the admission is settled when the answer ends.
+ *
+ * A stream begins when backends have accepted all of it, its first event is there, or a heartbeat has passed: so a refusal
+ * has a status of its own, whoever waits in a queue has headers meanwhile, and a first token finds them written.
+ *
+ * A whole answer that is complete within a heartbeat's time of its first token has a `content-length`. One that takes longer
+ * begins then: with white space wherever tokens come, since only a write shows that the client is gone, and with its JSON
+ * at the end. Where it fails after that its body breaks off.
+ */
+export function answerOrder(order: Order, parts: CompletionWriterParts): Promise<Response> {
+  return new CompletionWriter(order, parts).response;
+}
+
+class CompletionWriter {
+  readonly #order: Order;
+  readonly #parts: CompletionWriterParts;
+  readonly #choices: Map<string, Choice>;
+  readonly #builder: ResponseBuilder<object, object>;
+  readonly #count: TokenCount;
+  readonly #body: AnswerBody;
+  readonly #submissions: Submission[] = [];
+  readonly #response = Promise.withResolvers<Response>();
+  #openChoices: number;
+  #unaccepted: number;
+  #firstFrameMs: number | null = null;
+  #hasBegun = false;
+  #hasEnded = false;
+
+  constructor(order: Order, parts: CompletionWriterParts) {
+    const { form, envelope, plan, options, stream, heartbeatMs } = order;
+    this.#order = order;
+    this.#parts = parts;
+    this.#choices = new Map(plan.choices.map((one) => [one.sequence.id, new Choice(one, parts.tokenizer, options)]));
+    this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, {
+      compare: options.compare,
+      isWhole: !stream,
+    });
+    this.#count = new TokenCount(plan.choices);
+    this.#openChoices = plan.choices.length;
+    this.#unaccepted = plan.choices.length;
+    const { tenant } = order.admitted;
+    const openStreams = parts.bodies.streamsOf(tenant);
+    this.#body = parts.bodies.open(
+      {
+        tenant,
+        maximumBytes: stream ? limits.unreadBytes : limits.wholeAnswerBytes,
+        heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
+      },
+      {
+        silent: () => this.#begin(),
+        overflowed: (error) => this.#overflow(error),
+        ended: (isGone) => isGone && this.#leave(),
+      },
+    );
+    parts.signal.addEventListener("abort", () => this.#leave());
+    if (parts.signal.aborted) this.#leave();
+    try {
+      const receiver: Receiver = {
+        accepted: () => this.#accept(),
+        receive: (frames) => this.#receive(frames),
+      };
+      for (const [i, batch] of batchesOf(plan).entries()) {
+        if (this.#hasEnded) return;
+        const submission = parts.submit(gathered(batch, stream, openStreams), order.places[i], receiver);
+        if (this.#hasEnded) submission.cancel();
+        else this.#submissions.push(submission);
+      }
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
+  }
+
+  get response(): Promise<Response> {
+    return this.#response.promise;
+  }
+
+  #accept(): void {
+    if (--this.#unaccepted === 0 && this.#order.stream && !this.#isDue) this.#begin();
+  }
+
+  /** Who set a deadline is told with a status that it passed: its answer begins with what says that it did not. */
+  get #isDue(): boolean {
+    return this.#order.plan.choices[0].sequence.deadlineMs !== undefined;
+  }
+
+  #receive(frames: readonly Frame[]): void {
+    if (this.#hasEnded) return;
+    let events = "";
+    try {
+      this.#parts.admission.renew();
+      for (const frame of frames) events += this.#take(frame);
+    } catch (thrown) {
+      // What came before it is the client's.
+      this.#writeEvents(events);
+      this.#fail(thrown);
+      return;
+    }
+    if (this.#openChoices === 0) this.#complete(events);
+    else if (this.#order.stream) this.#writeEvents(events);
+    else this.#goOn();
+  }
+
+  /** The events that a frame makes; none where the answer is no stream. Throws the ServiceError of an error frame. */
+  #take(frame: Frame): string {
+    const part = this.#choices.get(frame.id)!.push(frame);
+    this.#count.add(part);
+    this.#builder.add(part);
+    if (part.done) this.#openChoices--;
+    const { stream, includeUsage } = this.#order;
+    if (!stream) return "";
+    const chunk = this.#builder.chunk(part);
+    const event = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    if (this.#openChoices > 0) return event;
+    return event + (includeUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
+  }
+
+  #writeEvents(events: string): void {
+    if (events === "") return;
+    this.#body.write(events);
+    this.#begin();
+  }
+
+  /** Tokens of a whole answer have come, and more are to come. Where none do there is no work that a client could leave. */
+  #goOn(): void {
+    this.#body.keep(this.#builder.keptBytes);
+    const nowMs = this.#parts.now();
+    this.#firstFrameMs ??= nowMs;
+    const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;
+    if (this.#hasEnded || !isLong || (this.#isDue && !this.#count.haveAllBegun)) return;
+    if (this.#body.isRead) this.#body.write(" ");
+    this.#begin();
+  }
+
+  #complete(events: string): void {
+    if (this.#order.stream) {
+      this.#body.close(events);
+      this.#begin();
+    } else this.#completeWhole();
+    this.#end(this.#count.consumed(this.#model, false));
+  }
+
+  #completeWhole(): void {
+    const json = JSON.stringify(this.#builder.response());
+    const bytes = new TextEncoder().encode(json);
+    if (this.#hasBegun || bytes.length > shortAnswerBytes) {
+      this.#body.close(json);
+      this.#begin();
+      return;
+    }
+    this.#body.breakOff();
+    this.#response.resolve(
+      new Response(bytes, { headers: { ...this.#head(), "content-length": String(bytes.length) } }),
+    );
+  }
+
+  /** A failure of ours, or of what was asked for: the client pays for what it has got, which is none of a whole answer. */
+  #fail(thrown: unknown): void {
+    if (this.#hasEnded) return;
+    const isDelivered = this.#order.stream && this.#hasBegun;
+    this.#end(isDelivered ? this.#count.consumed(this.#model, false) : []);
+    this.#tell(toServiceError(thrown));
+  }
+
+  /** The answer is too large, or its client too slow. Where that is the client's doing it pays as if it had gone away. */
+  #overflow(error: ServiceError): void {
+    if (this.#hasEnded) return;
+    if (error.kind === "overloaded") {
+      this.#fail(error);
+      return;
+    }
+    this.#end(this.#count.consumed(this.#model, true));
+    this.#tell(error);
+  }
+
+  /** The client went away: it pays for what was computed until then. */
+  #leave(): void {
+    if (this.#hasEnded) return;
+    this.#end(this.#count.consumed(this.#model, true));
+    // What nobody reads must not stay behind in the body.
+    this.#body.breakOff();
+    if (!this.#hasBegun) this.#response.reject(new ServiceError("cancelled", "The client went away."));
+  }
+
+  /** Tells the client why its answer ends: with a status, an event, or a body that breaks off. */
+  #tell(error: ServiceError): void {
+    if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
+    if (this.#hasBegun && this.#order.stream)
+      this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
+    else this.#body.breakOff();
+    if (!this.#hasBegun) this.#response.reject(error);
+  }
+
+  #begin(): void {
+    if (this.#hasBegun || this.#hasEnded) return;
+    this.#hasBegun = true;
+    this.#response.resolve(new Response(this.#body.readable, { headers: this.#head() }));
+  }
+
+  #head(): Record<string, string> {
+    const { tokenizeMs, assignMs } = this.#order.plan;
+    const known = { tokenize: tokenizeMs, assign: assignMs };
+    if (this.#order.stream) {
+      const type = "text/event-stream; charset=utf-8";
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
+    }
+    const timings = this.#openChoices === 0 ? this.#builder.timings : known;
+    return { "content-type": "application/json", "server-timing": serverTiming(timings) };
+  }
+
+  get #model(): string {
+    return this.#order.envelope.model;
+  }
+
+  #end(consumed: readonly Consumption[]): void {
+    this.#hasEnded = true;
+    if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
+    this.#parts.admission.settle(consumed);
+  }
+}

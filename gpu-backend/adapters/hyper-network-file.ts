@@ -1,0 +1,28 @@
+/**
+ * hyper-network.safetensors held against its manifest: every tensor that serving reads is there, of the shape that the
+ * manifest says. It costs a look at the header; values are checked where they are read (`requireFloats`).
+ */
+import { hyperNetworkFile, type Manifest } from "../../shared/artifacts/manifest.ts";
+import { requireTensor, type TensorFile } from "../../shared/artifacts/tensor-file.ts";
+
+/** Throws an Error that names the tensor, its shape and the one that is expected. */
+export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
+  const { centroids, embedding, model } = manifest;
+  const K = centroids.length;
+  const shapes = { ...layerShapes(manifest), centroids: [K, embedding.dimensions], scales: [K] };
+  for (const [name, shape] of Object.entries(shapes)) requireTensor(file, name, "F32", shape, hyperNetworkFile);
+  if (manifest.promptBias) requireTensor(file, "unigram", "F32", [model.vocabularySize], hyperNetworkFile);
+}
+
+function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {
+  const { dimensions: P } = embedding;
+  const { hiddenSize: D, vocabularySize: V } = model;
+  if (hyperNetwork.kind === "full") {
+    const [first, second] = hyperNetwork.hidden;
+    const width = hyperNetwork.rank * (D + V);
+    return { w1: [first, P], b1: [first], w2: [second, first], b2: [second], w3: [width, second], b3: [width] };
+  }
+  const H = hyperNetwork.hidden;
+  const Q = hyperNetwork.rank + hyperNetwork.biases;
+  return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, V] };
+}

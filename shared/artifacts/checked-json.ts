@@ -1,0 +1,61 @@
+/** JSON that somebody else wrote: parsed within bounds, and refused in a few words whatever is in it. */
+import type { z } from "zod";
+
+const reportedIssues = 3;
+const reportedCharacters = 80;
+
+export interface JsonBounds {
+  characters: number;
+  /** Objects, lists and what they hold, all together. */
+  values: number;
+}
+
+/** Throws an Error that names `what`, and the first fields at fault with their values. */
+export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, most: JsonBounds): T {
+  if (text.length > most.characters) {
+    throw new Error(`${what} has ${text.length} characters, the maximum is ${most.characters}`);
+  }
+  const json = parsedJson(text, what);
+  requireFewValues(json, what, most.values);
+  const parsed = schema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const { issues } = parsed.error;
+  const told = issues.slice(0, reportedIssues).map(({ path, message }) => {
+    const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
+    return `${shortened(path.join(".") || "it")} is ${shown(value)}: ${shortened(message)}`;
+  });
+  if (issues.length > reportedIssues) told.push(`and ${issues.length - reportedIssues} more`);
+  throw new Error(`${what} is not valid: ${told.join("; ")}`);
+}
+
+function parsedJson(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new Error(`${what} is not JSON: ${shortened((cause as Error).message)}`, { cause });
+  }
+}
+
+/** Not recursive, as nesting may be as deep as the text is long. */
+function requireFewValues(json: unknown, what: string, most: number): void {
+  const open = [json];
+  let values = 1;
+  while (open.length > 0) {
+    const value = open.pop();
+    if (typeof value !== "object" || value === null) continue;
+    const inner = Object.values(value);
+    values += inner.length;
+    if (values > most) throw new Error(`${what} has more than ${most} values`);
+    for (const one of inner) open.push(one);
+  }
+}
+
+function shown(value: unknown): string {
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  if (typeof value === "string") return JSON.stringify(shortened(value));
+  return typeof value === "object" && value !== null ? "an object" : String(value);
+}
+
+function shortened(text: string): string {
+  return text.length > reportedCharacters ? `${text.slice(0, reportedCharacters)}…` : text;
+}

@@ -1,0 +1,97 @@
+/** The Worker in a bare workerd, with tenants of a test's own in its key-value store: what the attacks are made on. */
+import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { prepareBareEdge } from "../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../infra/workerd/process.ts";
+import {
+  keyIdOf,
+  keyPrefix,
+  type Scope,
+  scopes,
+  type TenantLimits,
+  tenantPrefix,
+} from "../../shared/contracts/tenants.ts";
+
+export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
+
+/** Of a key; a tenant's limits are those of its first. */
+export interface Tenant {
+  /** Where it is not called as its key. */
+  tenant?: string;
+  limits?: Partial<TenantLimits>;
+  scopes?: readonly Scope[];
+}
+
+export interface AttackedEdge {
+  url: string;
+  port: number;
+  /** Of workerd. */
+  pid: number;
+  log(): string;
+  get(path: string, tenant: string, headers?: Record<string, string>): Promise<Response>;
+  post(path: string, tenant: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+  stop(): Promise<void>;
+}
+
+export function keyOf(tenant: string): string {
+  return `sk-chameleon-abuse-${tenant}`;
+}
+
+/**
+ * Starts an edge that knows `tenants`, by the names of their keys, each without limits and with every scope unless it says otherwise, and serves the
+ * artifacts of `model`, or of the embedded model.
+ */
+export async function startAttackedEdge(options: {
+  backendUrls: readonly string[];
+  tenants: Record<string, Tenant>;
+  model?: string;
+}): Promise<AttackedEdge> {
+  const assets = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-assets-"));
+  await stageArtifacts(options.model, path.join(assets, "artifacts"));
+  const bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
+  const workerd = await startWorkerd(await bare.configure({ vars, entries: recordsOf(options.tenants), assets }));
+  const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
+    fetch(workerd.url + route, {
+      method,
+      headers: { authorization: `Bearer ${keyOf(tenant)}`, ...headers },
+      body,
+      signal: AbortSignal.timeout(60_000),
+    });
+  return {
+    url: workerd.url,
+    port: Number(new URL(workerd.url).port),
+    pid: workerd.pid,
+    log: workerd.log,
+    get: (route, tenant, headers = {}) => send("GET", route, tenant, headers),
+    post: (route, tenant, body, headers = {}) =>
+      send("POST", route, tenant, { "content-type": "application/json", ...headers }, textOf(body)),
+    async stop() {
+      await workerd.stop();
+      await bare.remove();
+      await rm(assets, { recursive: true });
+    },
+  };
+}
+
+function textOf(body: unknown): string {
+  return typeof body === "string" ? body : JSON.stringify(body);
+}
+
+function recordsOf(tenants: Record<string, Tenant>): Record<string, string> {
+  const createdAt = "2026-11-01T00:00:00.000Z";
+  return Object.fromEntries(
+    Object.entries(tenants).flatMap(([name, { tenant = name, limits = {}, scopes: granted = scopes }]) => {
+      const hash = createHash("sha256").update(keyOf(name)).digest("hex");
+      const key = { hash, tenant, scopes: granted, createdAt, expiresAt: null, revokedAt: null };
+      const record = { plan: "unlimited", limits, origins: [] };
+      return [
+        [keyPrefix + keyIdOf(hash), JSON.stringify(key)],
+        ...(tenant === name ? [[tenantPrefix + tenant, JSON.stringify(record)]] : []),
+      ];
+    }),
+  );
+}

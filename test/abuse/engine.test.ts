@@ -1,0 +1,263 @@
+/**
+ * Attack: sequences that break an engine from within, settings that let them, a tenant that fills the engine, a backend told
+ * to end. Judged by: which processes live, what the broken sequence's caller gets, that others' texts do not change by a
+ * character, and by engine steps: how many another tenant's short prompt waits.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/frames.ts";
+import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
+import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
+import { median } from "./judges.ts";
+
+const patience = { timeout: 30_000, interval: 20 };
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-engine-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function startedBackend(env: Record<string, string>): Promise<Backend> {
+  const DATA_DIR = path.join(folder, `data-${performance.now()}`);
+  const backend = await startBackend({ BACKEND_SECRETS, THREADS: "1", DATA_DIR, ...env });
+  onTestFinished(async () => {
+    backend.child.kill("SIGKILL");
+    await backend.exited;
+  });
+  return backend;
+}
+
+async function startedEdge(backends: readonly Backend[], model?: string): Promise<AttackedEdge> {
+  const edge = await startAttackedEdge({
+    backendUrls: backends.map(({ url }) => url),
+    tenants: { attacker: {}, quiet: {} },
+    model,
+  });
+  onTestFinished(() => edge.stop());
+  return edge;
+}
+
+function livingOf(backends: readonly Backend[]): number {
+  return backends.filter(({ child }) => child.exitCode === null && child.signalCode === null).length;
+}
+
+interface Completion {
+  choices: { text: string; finish_reason: string }[];
+  chameleon: { timings: { queue: number; prefill: number } };
+}
+
+/** Sequences that ended in an error, over all backends. */
+async function failedSequences(backends: readonly Backend[]): Promise<number> {
+  const texts = await Promise.all(backends.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
+  const ended = texts.flatMap((text) => [...text.matchAll(/^chameleon_sequences_total\{outcome="(\w+)"\} (\d+)$/gm)]);
+  return ended.reduce((sum, [, outcome, n]) => sum + (/^(stop|length|cancelled)$/.test(outcome) ? 0 : Number(n)), 0);
+}
+
+test("no slots for a model of full adapters is refused at the start, by name", async () => {
+  const MODEL_DIR = path.join(folder, "full");
+  await writeTinyModel(MODEL_DIR, 7, { kind: "full" });
+  const outcome = await startedBackend({ MODEL_DIR, ADAPTER_SLOTS: "0" }).then(
+    () => "started",
+    (error) => String(error),
+  );
+  expect(outcome).toMatch(/exit 1: .*ADAPTER_SLOTS is "?0/);
+});
+
+test("a prompt whose logits are no numbers ends in one explicit error; others' texts stay, no process dies", async () => {
+  const model = path.join(folder, "broken");
+  const brokenPosition = 300;
+  await writeTinyModel(model, 7, { brokenPosition });
+  const backends = await Promise.all([0, 1].map(() => startedBackend({ MODEL_DIR: model })));
+  const edge = await startedEdge(backends, model);
+  const other = {
+    prompt: [5, 6, 7],
+    n: 4,
+    max_tokens: 200,
+    temperature: 1,
+    seed: 3,
+    logit_bias: { [tinyConfig.endOfTextId]: -100 },
+  };
+  const textsOf = async () => {
+    const response = await edge.post("/v1/completions", "quiet", other);
+    const text = await response.text();
+    expect(response.status, text).toBe(200);
+    return (JSON.parse(text) as Completion).choices.map((choice) => choice.text);
+  };
+  const alone = await textsOf();
+
+  const beside = Promise.all(Array.from({ length: 6 }, textsOf));
+  const broken = { prompt: Array(brokenPosition + 50).fill(9), max_tokens: 4 };
+  for (const stream of [false, true]) {
+    const response = await edge.post("/v1/completions", "attacker", { ...broken, stream });
+    const text = await response.text();
+    console.log(`${response.status} ${text.slice(0, 200)}`);
+    // A stream may have begun before.
+    expect(stream ? [200, 500] : [500]).toContain(response.status);
+    expect(response.headers.get("retry-after")).toBeNull();
+    expect(text).toMatch(/"error":\{"message"/);
+    expect(livingOf(backends)).toBe(2);
+  }
+  for (const texts of await beside) expect(texts).toEqual(alone);
+  expect(livingOf(backends)).toBe(2);
+  // One error a request: neither was tried again, or resumed on the other backend.
+  expect(await failedSequences(backends)).toBe(2);
+});
+
+test("an adapter with directions from before ends its sequence alone where there are no slots for it", async () => {
+  const model = path.join(folder, "directions");
+  await writeTinyModel(model);
+  const DATA_DIR = path.join(folder, "kept");
+  const before = await startedBackend({ MODEL_DIR: model, DATA_DIR });
+  const { port } = new URL(before.url);
+  const edge = await startedEdge([before], model);
+  const examples = Array.from({ length: 24 }, () => "the end of the end of the end of the end of the end of the end");
+  const created = await edge.post("/v1/adapters", "attacker", { name: "mine", examples });
+  const adapter = (await created.json()) as { parts: { name: string; kept: boolean }[] };
+  expect(created.status).toBe(201);
+  expect(adapter.parts.find(({ name }) => name === "rank-1")?.kept, "the adapter has directions").toBe(true);
+  before.child.kill("SIGKILL");
+  await before.exited;
+
+  const after = await startedBackend({ MODEL_DIR: model, DATA_DIR, ADAPTER_SLOTS: "0", BACKEND_PORT: port });
+  const response = await edge.post("/v1/completions", "attacker", { model: "gpt2:mine", prompt: "the", max_tokens: 4 });
+  const text = await response.text();
+  console.log(`${response.status} ${text.slice(0, 200)}`);
+  expect(livingOf([after])).toBe(1);
+  if (response.status !== 200) expect(text).toMatch(/"error":\{"message"/);
+  const good = await edge.post("/v1/completions", "quiet", { prompt: "the", max_tokens: 4 });
+  expect(good.status, await good.text()).toBe(200);
+});
+
+describe("a tenant's short prompt", () => {
+  const probes = 12;
+  /** Its own chunk and two more, some of them several times as long as the mean step that they are measured in. */
+  const mostSteps = 20;
+  let backend: Backend;
+  let edge: AttackedEdge;
+
+  /** What running sequences and steps have cost until now. */
+  async function engineTime(): Promise<{ steps: number; seconds: number }> {
+    const text = await (await fetch(`${backend.url}/metrics`)).text();
+    const of = (name: string) =>
+      [...text.matchAll(new RegExp(`^chameleon_phase_duration_seconds_${name}\\{phase="(\\w+)"\\} (.*)$`, "gm"))].map(
+        ([, phase, value]) => [phase, Number(value)] as const,
+      );
+    const seconds = of("sum").reduce((sum, [, value]) => sum + value, 0);
+    return { steps: of("count").find(([phase]) => phase === "decode")?.[1] ?? 0, seconds };
+  }
+
+  /** Waits of prompts of three tokens, one after the other, in mean steps of the same time. */
+  async function stepsWaited(isOver: () => boolean): Promise<number[]> {
+    const before = await engineTime();
+    const waitsMs: number[] = [];
+    while (waitsMs.length < 3 || (!isOver() && waitsMs.length < probes)) {
+      const response = await edge.post("/v1/completions", "quiet", { prompt: [5, 6, 7], max_tokens: 1 });
+      const { chameleon } = (await response.json()) as Completion;
+      waitsMs.push(chameleon.timings.queue + chameleon.timings.prefill);
+    }
+    const after = await engineTime();
+    const stepMs = (1000 * (after.seconds - before.seconds)) / (after.steps - before.steps);
+    return waitsMs.map((waitMs) => waitMs / stepMs);
+  }
+
+  /** Streams of the quiet tenant, over and over, until the test is over. */
+  function decoding(streams: number): void {
+    const controller = new AbortController();
+    const lane = async () => {
+      while (!controller.signal.aborted) {
+        const body = { prompt: "Once", n: streams, max_tokens: 400, stream: true };
+        await (await edge.post("/v1/completions", "quiet", body)).text();
+      }
+    };
+    const done = lane().catch(() => undefined);
+    onTestFinished(async () => {
+      controller.abort();
+      await done;
+    });
+  }
+
+  const attacks: [name: string, streams: number, attack: (i: number) => Promise<unknown>][] = [
+    [
+      "an adapter made of 64 examples",
+      8,
+      async (i) => {
+        const examples = Array.from({ length: 64 }, (_, k) => `${k} ${"of the park and the house ".repeat(15)}`);
+        const response = await edge.post("/v1/adapters", "attacker", { name: `mine-${i}`, examples });
+        expect(response.status, await response.text()).toBe(201);
+      },
+    ],
+    [
+      "64 long prompts",
+      16,
+      () =>
+        Promise.all(
+          Array.from({ length: 64 }, async (_, k) => {
+            const prompt = Array.from({ length: 400 }, (_, t) => 300 + ((7 * k + 13 * t) % 3000));
+            const response = await edge.post("/v1/completions", "attacker", { prompt, max_tokens: 1 });
+            expect(response.status, await response.text()).toBe(200);
+          }),
+        ),
+    ],
+  ];
+  test.each(attacks)("waits a few steps at most beside %s", async (name, streams, attack) => {
+    backend = await startedBackend({});
+    edge = await startedEdge([backend]);
+    decoding(streams);
+    await expect.poll(() => backend.metric("chameleon_running_sequences"), patience).toBe(streams);
+    const alone = await stepsWaited(() => false);
+    let isOver = false;
+    const attacking = attack(0).finally(() => {
+      isOver = true;
+    });
+    await expect.poll(() => backend.metric("chameleon_running_sequences"), patience).toBeGreaterThan(streams);
+    const beside = await stepsWaited(() => isOver);
+    await attacking;
+    const shown = (steps: number[]) => `${median(steps).toFixed(1)} (at most ${Math.max(...steps).toFixed(1)})`;
+    console.log(
+      `beside ${name} and ${streams} streams: ${shown(beside)} steps to the first token, alone ${shown(alone)}`,
+    );
+    expect(Math.max(...beside)).toBeLessThan(mostSteps);
+  });
+});
+
+test("a backend that is told to end is not ready, yet lives, and finishes what runs", async () => {
+  const backend = await startBackend({ THREADS: "1", DRAIN_MS: "60000" });
+  try {
+    // Long enough for all that is asked meanwhile.
+    const long = Array.from({ length: 24 }, (_, i) => ({ ...sequenceRequest(`long-${i}`), maxTokens: 480 }));
+    const response = await backend.post("/v1/batches", backend.batch(null, long));
+    const frames = framesOf(response);
+    await frames.next();
+    const health = async () => [
+      await fetch(`${backend.url}/readyz`).then(
+        ({ status }) => status,
+        () => "refused",
+      ),
+      await fetch(`${backend.url}/healthz`).then(
+        ({ status }) => status,
+        () => "refused",
+      ),
+    ];
+    expect(await health()).toEqual([200, 200]);
+    backend.child.kill("SIGTERM");
+    await expect.poll(() => backend.log(), patience).toContain('"draining"');
+    const draining = await health();
+    const refused = await backend.post("/v1/batches", backend.batch(null, [sequenceRequest("late")])).then(
+      async (late) => (late.status === 200 ? (await allFrames(late)).at(-1)?.type : late.status),
+      () => "refused",
+    );
+    let done = 0;
+    for await (const { type } of frames) if (type === "done") done++;
+    expect(done).toBe(long.length);
+    expect(draining).toEqual([503, 200]);
+    expect(refused).not.toBe("done");
+    expect(await backend.exited).toBe(0);
+  } finally {
+    backend.child.kill("SIGKILL");
+    await backend.exited;
+  }
+});

@@ -1,0 +1,74 @@
+/** Starts fake-backend-process.ts. */
+import { fork } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import path from "node:path";
+import { manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
+import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+
+export interface FakeBackendOptions {
+  /** That it says it serves. */
+  manifestHash: string;
+  /** Between two tokens of a sequence. */
+  stepMs: number;
+  /** The first is every token, all of them in turn its alternatives. */
+  tokenIds: number[];
+  /** Tokens beyond the `maxTokens` that were asked for. */
+  extraTokens: number;
+  /** What its done frames claim; null: `maxTokens`. */
+  completionTokens: number | null;
+}
+
+export interface FakeBackendCounts {
+  readinessCalls: number;
+  /** Begun. */
+  sequences: number;
+  /** Begun, and neither ended nor cancelled. */
+  running: number;
+  /** Made, over all sequences. */
+  tokens: number;
+}
+
+export interface FakeBackend {
+  url: string;
+  counts(): Promise<FakeBackendCounts>;
+  stop(): Promise<void>;
+}
+
+const artifacts = path.join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini/artifacts");
+/** One letter. */
+const shortToken = 65;
+
+/** Says that it serves the embedded model's artifacts. */
+export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
+  const manifest = await readFile(path.join(artifacts, manifestFile));
+  const all: FakeBackendOptions = {
+    manifestHash: createHash("sha256").update(manifest).digest("hex"),
+    ...{ stepMs: 5, tokenIds: [shortToken], extraTokens: 0, completionTokens: null },
+    ...options,
+  };
+  const child = fork(path.join(import.meta.dirname, "fake-backend-process.ts"), [JSON.stringify(all)], {
+    stdio: ["ignore", "pipe", "inherit", "ipc"],
+  });
+  const [line] = await once(child.stdout!, "data");
+  const url = String(line).trim();
+  return {
+    url,
+    counts: async () => (await (await fetch(`${url}/counts`)).json()) as FakeBackendCounts,
+    async stop() {
+      const ended = once(child, "close");
+      child.kill();
+      await ended;
+    },
+  };
+}
+
+/** The tokens of the embedded model that take most bytes in an answer, longest first. */
+export async function longestTokens(count: number): Promise<number[]> {
+  const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(artifacts, tokenizerFile))));
+  const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);
+  const ids = lengths.keys().filter((id) => id !== tokenizer.endOfTextId);
+  return [...ids].sort((a, b) => lengths[b] - lengths[a]).slice(0, count);
+}

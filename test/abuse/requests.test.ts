@@ -1,0 +1,259 @@
+/**
+ * Attack: requests with strings, lists and nestings far beyond what anybody needs, header spellings that dodge the pace, keys
+ * that are guessed, keys that ask for more than their scope. Judged by: the status and size of the answer, what is still
+ * answered afterwards, and counts.
+ */
+import http from "node:http";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Backend, startBackend } from "../support/backend-process.ts";
+import { plainRequest } from "./clients.ts";
+import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./edge.ts";
+
+const long = "x".repeat(900_000);
+const example = "The quick brown fox jumps over the lazy dog, and again. ";
+const own = "mine";
+/** No refusal repeats what it refuses. */
+const mostErrorBytes = 2000;
+const patience = { timeout: 20_000 };
+
+let backend: Backend;
+let edge: AttackedEdge;
+beforeAll(async () => {
+  backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
+  const tenants = { owner: {}, counted: {}, patient: {}, hurried: {}, fresh: {}, other: {} };
+  edge = await startAttackedEdge({
+    backendUrls: [backend.url],
+    tenants: { ...tenants, accountant: { tenant: "owner", scopes: ["usage"] } },
+  });
+  for (const tenant of ["owner", "counted"]) {
+    const examples = [example, example.repeat(2), example.repeat(3)];
+    const created = await edge.post("/v1/adapters", tenant, { name: own, examples });
+    expect(created.status, await created.text()).toBe(201);
+  }
+});
+afterAll(async () => {
+  await edge?.stop();
+  backend?.child.kill();
+  await backend?.exited;
+});
+
+describe("what no request needs is refused, shortly", () => {
+  const chameleon = { adapter: own };
+  const chat = { messages: [{ role: "user", content: "Once" }], max_tokens: 1 };
+  const deep = (depth: number) => `${'{"a":'.repeat(depth)}1${"}".repeat(depth)}`;
+  const cases: [what: string, route: string, body: unknown, statuses: number[], names: RegExp][] = [
+    [
+      "an unknown model beside an own adapter",
+      "/v1/completions",
+      { model: "no-such-model", chameleon, max_tokens: 1 },
+      [404],
+      /no-such-model/,
+    ],
+    [
+      "an unknown model beside an own adapter, chat",
+      "/v1/chat/completions",
+      { ...chat, model: "no-such-model", chameleon },
+      [404],
+      /no-such-model/,
+    ],
+    [
+      "a model of 900 kB beside an own adapter",
+      "/v1/completions",
+      { model: long, chameleon, max_tokens: 1 },
+      [400, 404],
+      /model/,
+    ],
+    [
+      "a model of 900 kB beside an own adapter, streamed",
+      "/v1/completions",
+      { model: long, chameleon, n: 16, stream: true },
+      [400, 404],
+      /model/,
+    ],
+    ["a model of 900 kB, chat", "/v1/chat/completions", { ...chat, model: long, chameleon }, [400, 404], /model/],
+    ["a model of 900 kB, embeddings", "/v1/embeddings", { model: long, input: "Once" }, [400, 404], /model/],
+    ["a model of 900 kB, assign", "/v1/assign", { model: long, input: "Once" }, [400, 404], /model/],
+    ["a user of 900 kB", "/v1/completions", { prompt: "Once", max_tokens: 1, user: long }, [400], /user.*900000/],
+    [
+      "a user of 900 kB, embeddings",
+      "/v1/embeddings",
+      { model: "gpt2", input: "Once", user: long },
+      [200, 400],
+      /user|embedding/,
+    ],
+    ["a suffix of 900 kB", "/v1/completions", { prompt: "Once", max_tokens: 1, suffix: long }, [400], /suffix/],
+    ["an adapter of 900 kB", "/v1/completions", { prompt: "Once", chameleon: { adapter: long } }, [400], /adapter/],
+    ["an adapter's name of 900 kB", "/v1/adapters", { name: long, examples: [example, example] }, [400], /name/],
+    [
+      "a key of logit_bias of 900 kB",
+      "/v1/completions",
+      { prompt: "Once", logit_bias: { [long]: 1 } },
+      [400],
+      /logit_bias/,
+    ],
+    ["a role of 900 kB", "/v1/chat/completions", { messages: [{ role: long, content: "Once" }] }, [400], /role/],
+    [
+      "a response_format of 900 kB",
+      "/v1/chat/completions",
+      { ...chat, response_format: { type: long } },
+      [400],
+      /response_format/,
+    ],
+    [
+      "400,000 numbers as modalities",
+      "/v1/chat/completions",
+      { ...chat, modalities: Array(400_000).fill(1) },
+      [400],
+      /modalities/,
+    ],
+    [
+      "400,000 texts as modalities",
+      "/v1/chat/completions",
+      { ...chat, modalities: Array(200_000).fill("a") },
+      [400],
+      /modalities/,
+    ],
+    ["300,000 stops", "/v1/completions", { prompt: "Once", stop: Array(250_000).fill("a") }, [400], /stop.*250000/],
+    [
+      "a tool_choice nested 150,000 deep",
+      "/v1/chat/completions",
+      `{"messages":[{"role":"user","content":"Once"}],"tool_choice":${deep(150_000)}}`,
+      [400],
+      /tool_choice|nested|deep/i,
+    ],
+    [
+      "a tool_choice of lists nested 300,000 deep",
+      "/v1/chat/completions",
+      `{"messages":[{"role":"user","content":"Once"}],"tool_choice":${"[".repeat(300_000)}${"]".repeat(300_000)}}`,
+      [400],
+      /tool_choice|nested|deep/i,
+    ],
+    [
+      "a prompt nested 300,000 deep",
+      "/v1/completions",
+      `{"prompt":${"[".repeat(300_000)}${"]".repeat(300_000)}}`,
+      [400],
+      /prompt|nested|deep/i,
+    ],
+    [
+      "an unknown field nested 300,000 deep",
+      "/v1/completions",
+      `{"prompt":"Once","max_tokens":1,"extra":${"[".repeat(300_000)}${"]".repeat(300_000)}}`,
+      [200, 400],
+      /./,
+    ],
+  ];
+  test.each(cases)("%s", async (_, route, body, statuses, names) => {
+    const response = await edge.post(route, "owner", body);
+    const text = await response.text();
+    const shown = text.slice(0, 300);
+    expect(statuses, `${response.status} ${shown}`).toContain(response.status);
+    if (response.status >= 400) expect(text.length, shown).toBeLessThan(mostErrorBytes);
+    expect(text).toMatch(names);
+  });
+});
+
+test("60 models that do not exist leave the usage answerable and small", async () => {
+  const models = 60;
+  await Promise.all(
+    Array.from({ length: models }, async (_, i) => {
+      const model = `${String.fromCharCode(97 + (i % 26)).repeat(800_000)}${i}`;
+      const body = { model, chameleon: { adapter: own }, prompt: "Once", max_tokens: 1 };
+      await (await edge.post("/v1/completions", "counted", body)).text();
+    }),
+  );
+  const good = await edge.post("/v1/completions", "counted", { prompt: "Once", max_tokens: 1 });
+  expect(good.status, await good.text()).toBe(200);
+  const usage = async () => {
+    const response = await edge.get("/v1/usage", "counted");
+    return { status: response.status, text: await response.text() };
+  };
+  await expect.poll(async () => (await usage()).text, patience).toMatch(/gpt2:auto|"code"/);
+  const { status, text } = await usage();
+  console.log(`usage after ${models} unknown models: ${status}, ${text.length} bytes`);
+  expect(status, text.slice(0, 200)).toBe(200);
+  expect(text.length).toBeLessThan(20_000);
+});
+
+describe("pace", () => {
+  const burst = 200;
+  /** How many of `burst` requests at once say that they were paced. */
+  async function paced(headers: readonly string[]): Promise<number> {
+    const agent = new http.Agent({ keepAlive: true, maxSockets: burst });
+    const timings = await Promise.all(
+      Array.from(
+        { length: burst },
+        (_, i) =>
+          new Promise<string>((resolve, reject) => {
+            const options = {
+              port: edge.port,
+              path: "/v1/models/gpt2",
+              agent,
+              headers: { authorization: headers[i % headers.length] },
+            };
+            const request = http.get(options, (response) => {
+              response.resume();
+              response.on("end", () => resolve(String(response.headers["server-timing"])));
+            });
+            request.on("error", reject);
+          }),
+      ),
+    );
+    agent.destroy();
+    return timings.filter((timing) => /\bpace;/.test(timing)).length;
+  }
+
+  test("is one key's, however its header is spelled", async () => {
+    const key = keyOf("hurried");
+    const spellings = Array.from({ length: burst }, (_, i) => {
+      const scheme = [..."bearer"].map((letter, k) => (i & (1 << k) ? letter.toUpperCase() : letter)).join("");
+      return `${scheme}${" ".repeat(1 + (i >> 6))}${key}`;
+    });
+    const same = await paced([`Bearer ${keyOf("patient")}`]);
+    const spelled = await paced(spellings);
+    console.log(`of ${burst} requests at once ${same} were paced, ${spelled} with as many spellings of one key`);
+    expect(same).toBeGreaterThan(burst / 2);
+    expect(spelled).toBeGreaterThan(burst / 2);
+  });
+});
+
+describe("guessed keys", () => {
+  const guess = (address: string, key: string) =>
+    plainRequest(edge.port, {
+      path: "/v1/models",
+      headers: { authorization: `Bearer ${key}`, "cf-connecting-ip": address },
+    });
+
+  test("an IPv6 network is one address, however its zeros are written", async () => {
+    // All in 2001:db8:0:7::/64 and in 2001:db8::/64.
+    const networks = [
+      (i: number) => `2001:db8:0:7:${(i + 1).toString(16)}::1`,
+      (i: number) => `2001:db8::${(i + 1).toString(16)}:0:0:1`,
+      (i: number) => `2001:DB8:0:0:${(i + 1).toString(16)}::`,
+    ];
+    for (const address of networks) {
+      const statuses: number[] = [];
+      for (let i = 0; i < 40; i++) statuses.push((await guess(address(i), `sk-guess-${i}`)).status);
+      console.log(`${address(0)}: ${statuses.filter((status) => status === 401).length} of 40 guesses looked up`);
+      expect(statuses.at(-1)).toBe(429);
+    }
+  });
+
+  test("others' failures lock no valid key out, not even one that was never seen before", async () => {
+    const address = "203.0.113.9";
+    for (let i = 0; i < 60; i++) await guess(address, `sk-wrong-${i}`);
+    const { status, body } = await guess(address, keyOf("fresh"));
+    expect(status, body).toBe(200);
+  });
+});
+
+test("a key for usage alone sees no adapter of its tenant", async () => {
+  const seen = await edge.get("/v1/models", "owner");
+  expect(await seen.text()).toContain(`gpt2:${own}`);
+  const models = await edge.get("/v1/models", "accountant");
+  expect(await models.text()).not.toContain(`gpt2:${own}`);
+  for (const route of ["/v1/adapters", `/v1/adapters/${own}`, `/v1/models/gpt2:${own}`]) {
+    const { status } = await edge.get(route, "accountant");
+    expect([403, 404], route).toContain(status);
+  }
+});

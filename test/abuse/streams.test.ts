@@ -1,0 +1,136 @@
+/**
+ * Attack: clients that ask for the largest legal answers and never read them, or leave before theirs is there.
+ * Judged by: the edge's memory, another tenant's answers meanwhile, the tokens that a backend makes for nobody, and what is
+ * charged for them. The backend is a fake whose tokens come by the clock, so that nothing depends on the machine's speed.
+ */
+import type { Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { postBytes, sendAndNeverRead } from "./clients.ts";
+import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
+import { type FakeBackend, longestTokens, startFakeBackend } from "./fake-backend.ts";
+import { forgetPeak, megabytes, mostGrowthBytes, peakBytes, residentBytes } from "./judges.ts";
+
+const patience = { timeout: 60_000, interval: 50 };
+const choices = 16;
+const message = { role: "user", content: "Once" };
+/** As many bytes a token as a request may ask for. */
+const largest = {
+  messages: [message],
+  n: choices,
+  logprobs: true,
+  top_logprobs: 20,
+  chameleon: { compare: true },
+  stream: true,
+};
+
+let backend: FakeBackend | undefined;
+let edge: AttackedEdge | undefined;
+let sockets: Socket[];
+beforeEach(() => {
+  sockets = [];
+});
+afterEach(async () => {
+  for (const socket of sockets) socket.destroy();
+  await edge?.stop();
+  await backend?.stop();
+  [edge, backend] = [undefined, undefined];
+});
+
+async function start(stepMs: number): Promise<{ edge: AttackedEdge; backend: FakeBackend }> {
+  backend = await startFakeBackend({ stepMs, tokenIds: await longestTokens(20) });
+  edge = await startAttackedEdge({ backendUrls: [backend.url], tenants: { attacker: {}, quiet: {} } });
+  return { edge, backend };
+}
+
+async function usageOf(edge: AttackedEdge, tenant: string): Promise<{ requests: number; completion_tokens: number }> {
+  const response = await edge.get("/v1/usage", tenant);
+  return ((await response.json()) as { total: { requests: number; completion_tokens: number } }).total;
+}
+
+test("100 never-reading clients of the largest answers: the edge grows by little, others are served", async () => {
+  const clients = 100;
+  const { edge, backend } = await start(20);
+  // What as many reading clients cost is in the heap before, so that what nobody reads is all that may be added.
+  const read = async () => (await edge.post("/v1/chat/completions", "quiet", { ...largest, max_tokens: 20 })).text();
+  await Promise.all(Array.from({ length: clients }, read));
+  const { sequences: readSequences } = await backend.counts();
+  const beforeBytes = residentBytes(edge.pid);
+  forgetPeak(edge.pid);
+
+  const bytes = postBytes("/v1/chat/completions", "attacker", largest);
+  sockets = await Promise.all(Array.from({ length: clients }, () => sendAndNeverRead(edge.port, bytes)));
+  const begun = async () => (await backend.counts()).sequences - readSequences;
+  await expect.poll(begun, patience).toBeGreaterThan((clients * choices) / 2);
+  let served = 0;
+  do {
+    const answer = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
+    expect(answer.status, await answer.text()).toBe(200);
+    served++;
+  } while ((await backend.counts()).running > 0 && peakBytes(edge.pid) - beforeBytes <= mostGrowthBytes);
+  const peak = peakBytes(edge.pid);
+  console.log(
+    `${clients} clients that never read: edge ${megabytes(beforeBytes)} → ${megabytes(peak)}, ${served} requests of another tenant answered meanwhile, ${JSON.stringify(await backend.counts())}`,
+  );
+  expect(peak - beforeBytes).toBeLessThanOrEqual(mostGrowthBytes);
+});
+
+test("an answer that nobody reads is cancelled, and that answer alone", async () => {
+  const { edge, backend } = await start(15);
+  const body = { ...largest, max_tokens: 300 };
+  const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
+  await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
+  sockets = [await sendAndNeverRead(edge.port, postBytes("/v1/chat/completions", "attacker", body))];
+  await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(2 * choices);
+  const whole = await reading;
+  await expect.poll(async () => (await backend.counts()).running, patience).toBe(0);
+  const read = whole.split("\n\n").filter((event) => event.includes('"delta":{"content":')).length;
+  const { tokens } = await backend.counts();
+  console.log(
+    `a reader got ${read} tokens, ${megabytes(whole.length)}; for who does not read ${tokens - read} were made`,
+  );
+  expect(whole.endsWith("data: [DONE]\n\n")).toBe(true);
+  expect(read).toBeGreaterThanOrEqual(choices * (body.max_tokens - 1));
+  // 512 kB in the edge, and what the kernel takes in its buffers.
+  expect(tokens - read).toBeLessThan(read * 0.75);
+});
+
+test("who leaves an unstreamed request stops its work, and is not charged for what was not made", async () => {
+  const [stepMs, maxTokens] = [40, 400];
+  const { edge, backend } = await start(stepMs);
+  const bytes = postBytes("/v1/completions", "attacker", { prompt: "Once", n: choices, max_tokens: maxTokens });
+  const socket = await sendAndNeverRead(edge.port, bytes);
+  sockets = [socket];
+  await expect.poll(async () => (await backend.counts()).sequences, patience).toBe(choices);
+  await sleep(60);
+  socket.destroy();
+
+  const half = (choices * maxTokens) / 2;
+  const stopped = async () => {
+    const { running, tokens } = await backend.counts();
+    return running === 0 || tokens > half;
+  };
+  await expect.poll(stopped, patience).toBe(true);
+  const { tokens } = await backend.counts();
+  console.log(`left at 60 ms: ${tokens} of ${choices * maxTokens} tokens made`);
+  expect(tokens).toBeLessThan(half);
+  await expect.poll(async () => (await usageOf(edge, "attacker")).requests, patience).toBe(1);
+  const { completion_tokens } = await usageOf(edge, "attacker");
+  console.log(`${completion_tokens} tokens charged`);
+  expect(completion_tokens).toBeLessThanOrEqual(tokens);
+});
+
+test("a short whole answer keeps its status, and a long one that nobody leaves is whole", async () => {
+  const { edge } = await start(20);
+  const short = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
+  const long = await edge.post("/v1/completions", "quiet", { prompt: "Once", n: 2, max_tokens: 160 });
+  for (const [response, tokens] of [
+    [short, 2],
+    [long, 320],
+  ] as const) {
+    expect(response.status).toBe(200);
+    expect(response.headers.get("content-type")).toMatch(/^application\/json/);
+    const { usage } = (await response.json()) as { usage: { completion_tokens: number } };
+    expect(usage.completion_tokens).toBe(tokens);
+  }
+});

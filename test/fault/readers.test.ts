@@ -1,0 +1,195 @@
+/**
+ * Clients that read too slowly, or leave: what the edge holds for them in a bare workerd, what is computed for them, what it
+ * costs, and that others are served meanwhile.
+ */
+import { createHash } from "node:crypto";
+import { connect, type Socket } from "node:net";
+import path from "node:path";
+import OpenAI from "openai";
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
+import { startWorkerd, type WorkerdProcess } from "../../infra/workerd/process.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { type FloodBackend, startFloodBackend } from "../support/flood-backend.ts";
+import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
+
+const BACKEND_SECRETS = "readers-0123456789abcdef0123456789abcdef";
+const keys = { slow: "sk-chameleon-slow", other: "sk-chameleon-other" };
+const slowClients = 24;
+
+let bare: BareEdge;
+let backend: FloodBackend;
+let edge: WorkerdProcess;
+
+beforeAll(async () => {
+  await stageArtifacts();
+  bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
+});
+beforeEach(async () => {
+  backend = await startFloodBackend();
+  const tenants = Object.entries(keys).map(([tenant, key]) => ({
+    hash: createHash("sha256").update(key).digest("hex"),
+    tenant,
+  }));
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS: JSON.stringify(tenants) };
+  edge = await startWorkerd(await bare.configure({ vars }), { isInspected: true });
+  return async () => {
+    await edge.stop();
+    await backend.stop();
+  };
+});
+afterAll(() => bare.remove());
+
+type Tenant = keyof typeof keys;
+
+function post(tenant: Tenant, route: string, body: object): Promise<Response> {
+  return fetch(edge.url + route, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: `Bearer ${keys[tenant]}` },
+    body: JSON.stringify(body),
+  });
+}
+
+/** Sends a request over a socket of its own, from which nothing is read. */
+function unread(route: string, body: object): Socket {
+  const { host, hostname, port } = new URL(edge.url);
+  const text = JSON.stringify(body);
+  const head = [
+    `POST ${route} HTTP/1.1`,
+    `host: ${host}`,
+    `authorization: Bearer ${keys.slow}`,
+    "content-type: application/json",
+    `content-length: ${Buffer.byteLength(text)}`,
+  ];
+  const socket = connect(Number(port), hostname).pause();
+  socket.on("error", () => undefined);
+  socket.write(`${head.join("\r\n")}\r\n\r\n${text}`);
+  return socket;
+}
+
+async function completionTokens(tenant: Tenant): Promise<number> {
+  const response = await fetch(`${edge.url}/v1/usage`, { headers: { authorization: `Bearer ${keys[tenant]}` } });
+  return ((await response.json()) as { total: { completion_tokens: number } }).total.completion_tokens;
+}
+
+const patience = { timeout: 60_000, interval: 50 };
+const batchesEnded = () =>
+  vi.waitFor(() => expect(backend.batches.every(({ end }) => end !== null)).toBe(true), patience);
+const quick = { model: "gpt2", prompt: "Hello", max_tokens: 4 };
+/** All that an event of a chat can have. */
+const largest = { logprobs: true, top_logprobs: limits.chatLogprobs, chameleon: { compare: true } };
+const messages = [{ role: "user", content: "Tell me all that you know." }];
+
+async function withHeap(work: (watch: HeapWatch) => Promise<void>): Promise<void> {
+  const watch = await watchHeap([edge.inspector!("edge")], async () => {
+    await (await post("other", "/v1/completions", quick)).text();
+  });
+  try {
+    await work(watch);
+  } finally {
+    watch.close();
+  }
+}
+
+test("clients that never read a stream: each is cancelled, the edge holds 64 MB at most, and others are served", async () => {
+  await withHeap(async (watch) => {
+    const before = await watch.live();
+    const sockets = Array.from({ length: slowClients }, (_, seed) =>
+      unread("/v1/chat/completions", {
+        model: "gpt2",
+        messages,
+        n: limits.choicesPerPrompt,
+        stream: true,
+        seed,
+        ...largest,
+      }),
+    );
+    await vi.waitFor(() => expect(sequencesOf(sockets.length)).toBe(true), patience);
+    expect((await post("other", "/v1/completions", quick)).status).toBe(200);
+    await batchesEnded();
+    const cancelled = backend.batches.filter(({ end }) => end === "cancelled");
+    expect(cancelled.length).toBeGreaterThan(0);
+    const during = await watch.live();
+    const grownMb = (during.heap + during.buffers - before.heap - before.buffers) / 2 ** 20;
+    console.log(`${sockets.length} unread streams: ${grownMb.toFixed(1)} MB more are in memory`);
+    expect(grownMb).toBeLessThan(64);
+    for (const socket of sockets) socket.destroy();
+  });
+});
+
+/** Whether all choices of so many requests have reached the backend. */
+function sequencesOf(requests: number): boolean {
+  const sequences = backend.batches.flatMap(({ request }) => request.sequences);
+  return sequences.filter(({ tenant }) => tenant === "slow").length === requests * limits.choicesPerPrompt;
+}
+
+test("clients that never read a whole answer of the largest size: the edge holds 64 MB at most, others are served", async () => {
+  await withHeap(async (watch) => {
+    const before = await watch.live();
+    const perToken = 2 + limits.chatLogprobs;
+    const max_tokens = Math.floor(limits.wholeLogprobs / limits.choicesPerPrompt / perToken);
+    const body = { model: "gpt2", messages, n: limits.choicesPerPrompt, ...largest };
+    const refused = await post("slow", "/v1/chat/completions", { ...body, max_tokens: max_tokens + 1 });
+    expect(refused.status).toBe(400);
+    const { error } = (await refused.json()) as { error: { message: string } };
+    expect(error.message).toContain(String(limits.wholeLogprobs));
+    expect(error.message).toContain(String((max_tokens + 1) * limits.choicesPerPrompt * perToken));
+    const sockets = Array.from({ length: slowClients }, (_, seed) =>
+      unread("/v1/chat/completions", { ...body, max_tokens, seed }),
+    );
+    await vi.waitFor(() => expect(sequencesOf(sockets.length)).toBe(true), patience);
+    expect((await post("other", "/v1/completions", quick)).status).toBe(200);
+    await batchesEnded();
+    const during = await watch.live();
+    const grownMb = (during.heap + during.buffers - before.heap - before.buffers) / 2 ** 20;
+    console.log(`${sockets.length} unread answers: ${grownMb.toFixed(1)} MB more are in memory`);
+    expect(grownMb).toBeLessThan(64);
+    for (const socket of sockets) socket.destroy();
+  });
+});
+
+test.each(["a closed connection", "a reset connection"])(
+  "a client that leaves a whole answer (%s) stops its work, and pays for what was computed",
+  async (how) => {
+    backend.stepMs = 10;
+    const socket = unread("/v1/completions", { model: "gpt2", prompt: "Hello", n: 16, max_tokens: 400 }).resume();
+    await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(0), patience);
+    if (how === "a closed connection") socket.destroy();
+    else socket.resetAndDestroy();
+    await batchesEnded();
+    const [{ end, tokens }] = backend.batches;
+    expect(end).toBe("cancelled");
+    // At 10 ms a step and more: of 400 steps no more than in a second.
+    expect(tokens).toBeLessThan(16 * 100);
+    await vi.waitFor(async () => expect(await completionTokens("slow")).toBeGreaterThan(0), patience);
+    expect(await completionTokens("slow")).toBeLessThanOrEqual(tokens);
+  },
+);
+
+test("a whole answer that takes long is white space and JSON; one that fails breaks off, and costs nothing", async () => {
+  backend.stepMs = 10;
+  const body = { model: "gpt2", prompt: "Hello", n: 2, max_tokens: 100 };
+  const broken = await post("slow", "/v1/completions", body);
+  backend.isDead = true;
+  expect(broken.status).toBe(200);
+  await expect(broken.text()).rejects.toThrow();
+  backend.isDead = false;
+  const good = await post("slow", "/v1/completions", body);
+  const text = await good.text();
+  expect([good.status, good.headers.get("content-length"), text.slice(0, 1)]).toEqual([200, null, " "]);
+  expect(JSON.parse(text).usage.completion_tokens).toBe(200);
+  const openai = new OpenAI({ baseURL: `${edge.url}/v1`, apiKey: keys.other, maxRetries: 0 });
+  expect((await openai.completions.create(body)).usage?.completion_tokens).toBe(200);
+  await vi.waitFor(async () => expect(await completionTokens("slow")).toBeGreaterThan(0), patience);
+  expect(await completionTokens("slow")).toBe(200);
+});
+
+test("an answer that fails before it has begun has a status, and costs nothing", async () => {
+  backend.stepMs = 10;
+  const pending = post("slow", "/v1/completions", { model: "gpt2", prompt: "Hello", n: 16, max_tokens: 400 });
+  await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(0), patience);
+  backend.isDead = true;
+  expect((await pending).status).toBe(503);
+  expect(await completionTokens("slow")).toBe(0);
+});

@@ -1,0 +1,36 @@
+/**
+ * Values near the size of a body: long strings, long lists and deep nesting. They stand in the body as a mark until it is
+ * text, as JSON.stringify recurses.
+ */
+import fc from "fast-check";
+
+/** JSON of about so many characters. */
+export const largeParts: Record<string, (size: number) => string> = {
+  text: (size) => JSON.stringify("x".repeat(size)),
+  words: (size) => JSON.stringify("word ".repeat(size / 5)),
+  numbers: (size) => `[${"1,".repeat(size / 2)}1]`,
+  strings: (size) => `[${'"a",'.repeat(size / 4)}"a"]`,
+  objects: (size) => `[${"{},".repeat(size / 3)}{}]`,
+  lists: (size) => "[".repeat(size / 2) + "]".repeat(size / 2),
+  nested: (size) => `${'{"type":'.repeat(size / 9)}1${"}".repeat(size / 9)}`,
+  keys: (size) => `{${Array.from({ length: size / 12 }, (_, i) => `"k${i}":1`).join(",")}}`,
+};
+/** A mark. */
+export const largeValue = fc
+  .record({ part: fc.constantFrom(...Object.keys(largeParts)), size: fc.constantFrom(300, 5000, 50_000, 900_000) })
+  .map(({ part, size }) => `@large:${part}:${size}`);
+/** A body with its marks replaced. */
+export const withLargeParts = (json: string) =>
+  json.replace(/"@large:(\w+):(\d+)"/g, (_, part: string, size: string) => largeParts[part](Number(size)));
+
+/** Objects that fields hold, with a large value inside. */
+export const largeObject = fc.oneof(
+  largeValue.map((value) => ({ adapter: value })),
+  largeValue.map((value) => ({ adapter: "mine", compare: value })),
+  largeValue.map((value) => ({ type: "function", function: { name: value } })),
+  largeValue.map((value) => ({ type: "json_schema", json_schema: { name: "x", schema: value } })),
+  largeValue.map((value) => [{ type: "function", function: { name: "x", parameters: value } }]),
+  largeValue.map((value) => [{ role: "user", content: value }]),
+  largeValue.map((value) => [{ role: value, content: "hi", name: value }]),
+  largeValue.map((value) => ({ [`50${value}`]: 1 })),
+);

@@ -1,0 +1,290 @@
+/** What answers hold in memory, what ends them, and who pays for what. */
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { describe, expect, test, vi } from "vitest";
+import type { Shard } from "../../edge/batching/shard.ts";
+import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import type { ServiceError } from "../../shared/errors.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import {
+  backendStreams,
+  byteStream,
+  errorOf,
+  eventsOf,
+  LateBody,
+  reportedByShards,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
+
+useNetwork();
+
+/** The texts of prompts "aaa" meet in the shard of centroid 0. */
+const shard = () => env.SHARDS.getByName("shard-0");
+const heldByShard = () => runInDurableObject(shard(), ({ bodies }: Shard) => bodies.heldBytes);
+const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
+
+function lateBackend(calls: number) {
+  const bodies = Array.from({ length: calls }, () => new LateBody());
+  const seen = backendStreams(
+    (_, signal) => bodies[seen.batches.length - 1]?.open(signal) ?? new Response(null, { status: 500 }),
+  );
+  return { bodies, seen };
+}
+
+/** Tokens that were charged for, once all is reported. */
+async function chargedBy(reported: Awaited<ReturnType<typeof reportedByShards>>): Promise<number> {
+  await vi.waitFor(() => runInDurableObject(shard(), ({ usage }: Shard) => expect(usage.idle).toBe(true)));
+  return reported()
+    .flatMap(([, ...consumed]) => consumed)
+    .reduce((sum, { completionTokens }) => sum + completionTokens, 0);
+}
+
+const alternatives = Array.from({ length: 5 }, (_, i): [number, number] => [i, -1 - i / 7]);
+const scoredToken = (id: string, index: number) => ({ ...tokenFrame(id, index, 98), logprob: -0.5, alternatives });
+
+/** A body of one object's, and what it was told. */
+function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
+  const { maximumBytes = 1000, isStream = true } = options;
+  const told: { overflow: ServiceError | null; isGone: boolean | null } = { overflow: null, isGone: null };
+  const heartbeat = isStream ? { text: ":\n\n", everyMs: 60_000 } : null;
+  const body: AnswerBody = bodies.open(
+    { tenant, maximumBytes, heartbeat },
+    {
+      silent: () => undefined,
+      overflowed(error) {
+        told.overflow = error;
+        body.closeWith("why");
+      },
+      ended(isGone) {
+        told.isGone = isGone;
+      },
+    },
+  );
+  return { body, told, text: () => new Response(body.readable).text() };
+}
+
+describe("a body", () => {
+  test("holds what is not read, in order, and nothing once it is", async () => {
+    const bodies = new AnswerBodies();
+    const { body, told, text } = opened(bodies, "a", { maximumBytes: 10 ** 7 });
+    let written = "";
+    for (let i = 0; i < 500; i++) {
+      const part = `${i}é`.repeat((i % 50) * 20 + 1);
+      body.write(part);
+      written += part;
+    }
+    body.close("end");
+    expect(bodies.heldBytes).toBe(new TextEncoder().encode(`${written}end`).length);
+    expect(await text()).toBe(`${written}end`);
+    await vi.waitFor(() => expect(told).toEqual({ overflow: null, isGone: false }));
+    expect([bodies.heldBytes, bodies.streamsOf("a")]).toEqual([0, 0]);
+  });
+
+  test("of which too much is unread ends alone, with limit and value, and lets go of what waited", async () => {
+    const bodies = new AnswerBodies();
+    const slow = opened(bodies, "a");
+    const other = opened(bodies, "a");
+    slow.body.write("x".repeat(1000));
+    slow.body.write("y".repeat(1));
+    expect(slow.told.overflow).toBeNull();
+    slow.body.write("z");
+    expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
+    slow.body.write("never");
+    // What the runtime has is delivered, what waited is not.
+    expect(await slow.text()).toBe(`${"x".repeat(1000)}why`);
+    other.body.close("other");
+    expect(await other.text()).toBe("other");
+    await vi.waitFor(() => expect([slow.told.isGone, other.told.isGone]).toEqual([false, false]));
+    expect(bodies.heldBytes).toBe(0);
+  });
+
+  test("that is read as it comes may be of any length", async () => {
+    const bodies = new AnswerBodies();
+    const { body, told } = opened(bodies, "a");
+    const reader = body.readable.getReader();
+    for (let i = 0; i < 10; i++) {
+      body.write("x".repeat(900));
+      let read = 0;
+      while (read < 900) read += (await reader.read()).value!.length;
+      await vi.waitFor(() => expect(bodies.heldBytes).toBe(0));
+    }
+    expect(told.overflow).toBeNull();
+    await reader.cancel();
+    // Only a write shows it.
+    body.write("x");
+    await vi.waitFor(() => expect(told.isGone).toBe(true));
+  });
+});
+
+describe("the bodies of an object", () => {
+  test("end the largest of the tenant that holds most, however many others have a little", async () => {
+    const bodies = new AnswerBodies(10_000);
+    const options = { maximumBytes: 10 ** 6 };
+    const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
+    for (const { body } of small) body.keep(1000);
+    const write = (bytes: number, parts: number) => {
+      const one = opened(bodies, "large", options);
+      for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
+      return one;
+    };
+    const [larger, large] = [write(6000, 2), write(900, 1)];
+    expect(larger.told.overflow).toBeNull();
+    small[0].body.keep(1200);
+    expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
+    // What the runtime has of it may still be read.
+    expect([larger.told.isGone, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
+    // Where that alone is too much it breaks off.
+    const largest = write(9000, 1);
+    expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, isGone: false });
+    expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
+    expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
+  });
+});
+
+describe("a stream that nobody reads", () => {
+  test("is cancelled at the backend, holds no more than it may, and ends in an error that tells both", async () => {
+    const { bodies, seen } = lateBackend(2);
+    const reported = await reportedByShards();
+    const app = testApp();
+    const prompt = Array.from({ length: 8 }, () => "aaa");
+    const slow = await app.complete({ prompt, n: 16, max_tokens: 45, logprobs: 5, stream: true });
+    expect(slow.status, slow.status === 200 ? "" : await slow.clone().text()).toBe(200);
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const other = await app.complete({ prompt: "aaa", stream: true });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
+    const { sequences } = seen.batches[0];
+    let sent = 0;
+    let held = 0;
+    for (let i = 0; i < sequences[0].maxTokens && !bodies[0].cancelled; i++) {
+      for (const { id } of sequences) {
+        bodies[0].send(scoredToken(id, i));
+        sent++;
+      }
+      await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
+      held = Math.max(held, await heldByShard());
+    }
+    // One group of frames more than the maximum, which is what showed that it is too much.
+    expect(held).toBeGreaterThan(limits.unreadBytes / 2);
+    expect(held).toBeLessThan(limits.unreadBytes + 100_000);
+    expect(bodies[0].cancelled).toBe(true);
+    // Others are served.
+    const otherId = seen.batches[1].sequences[0].id;
+    bodies[1].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
+    expect((await eventsOf(other)).data.at(-1)).toBe("[DONE]");
+    const { data } = await eventsOf(slow);
+    expect(data.at(-1)).toBe("[DONE]");
+    const { error } = data.at(-2) as { error: { message: string; code: string } };
+    expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    expect(await heldByShard()).toBe(0);
+    // It is paid for as if its client had gone away.
+    const charged = await chargedBy(reported);
+    expect(charged).toBeGreaterThan(sent - 3 * sequences.length);
+    expect(charged).toBeLessThanOrEqual(sent + 1);
+  });
+});
+
+describe("a whole answer", () => {
+  test("that is complete in time has its length", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const [{ id }] = seen.batches[0].sequences;
+    bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
+    const response = await pending;
+    expect(response.headers.get("content-length")).toBe(String((await response.bytes()).length));
+    expect(await heldByShard()).toBe(0);
+  });
+
+  /** A whole answer whose head has come, with `sent` tokens of several choices. */
+  async function begun(n: number) {
+    const { bodies, seen } = lateBackend(1);
+    const app = testApp({ heartbeatMs: 5 });
+    let isAnswered = false;
+    const pending = Promise.resolve(app.complete({ prompt: "aaa", n, max_tokens: 45 })).finally(() => {
+      isAnswered = true;
+    });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const ids = seen.batches[0].sequences.map(({ id }) => id);
+    let sent = 0;
+    const send = async () => {
+      bodies[0].send(...ids.map((id) => tokenFrame(id, sent, 98)));
+      sent++;
+      await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
+    };
+    while (!isAnswered && sent < 40) await send();
+    const response = await pending;
+    expect([response.status, response.headers.get("content-type")]).toEqual([200, "application/json"]);
+    expect(response.headers.has("content-length")).toBe(false);
+    return { app, backend: bodies[0], seen, ids, send, response, sent: () => sent };
+  }
+
+  test("that takes longer begins with white space, and is the same JSON", async () => {
+    const { backend, ids, send, response, sent } = await begun(2);
+    await send();
+    backend.send(...ids.map((id) => ({ ...doneFrame(id), completionTokens: sent() })));
+    const text = await response.text();
+    expect(text).toMatch(/^ +\{/);
+    const { choices, usage } = JSON.parse(text);
+    expect(choices.map(({ text }: { text: string }) => text)).toEqual(["b".repeat(sent()), "b".repeat(sent())]);
+    expect(usage.completion_tokens).toBe(2 * sent());
+    await vi.waitFor(async () => expect(await heldByShard()).toBe(0));
+  });
+
+  test("whose client goes away stops at the backend with the next tokens, and is charged for until then", async () => {
+    const reported = await reportedByShards();
+    const { backend, send, response, sent } = await begun(2);
+    await response.body!.cancel();
+    while (!backend.cancelled && sent() < 44) await send();
+    expect(backend.cancelled).toBe(true);
+    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    const charged = await chargedBy(reported);
+    expect(charged).toBeGreaterThan(0);
+    expect(charged).toBeLessThanOrEqual(2 * sent());
+    expect(await heldByShard()).toBe(0);
+  });
+
+  test("that fails after it has begun breaks off, and costs nothing", async () => {
+    const reported = await reportedByShards();
+    const { app, backend, response } = await begun(2);
+    backend.end("fail");
+    await expect(response.text()).rejects.toThrow();
+    expect(await chargedBy(reported)).toBe(0);
+    await vi.waitFor(() => expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]));
+    expect(await heldByShard()).toBe(0);
+  });
+
+  test("that fails before has a status, and costs nothing, whatever was computed", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const reported = await reportedByShards();
+    const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa", n: 2, max_tokens: 9 });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    for (const { id } of seen.batches[0].sequences) for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(id, i, 98));
+    bodies[0].end("fail");
+    expect(await errorOf(await pending)).toMatchObject({ status: 503 });
+    expect(await chargedBy(reported)).toBe(0);
+  });
+});
+
+describe("usage", () => {
+  test("is what was sent, whatever a backend says", async () => {
+    const reported = await reportedByShards();
+    const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
+      byteStream(
+        [tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }].map(frameLine),
+      ),
+    );
+    const app = testApp();
+    expect(await errorOf(await app.complete({ prompt: "aaa" }))).toMatchObject({ status: 503 });
+    expect(await chargedBy(reported)).toBe(0);
+    const { data } = await eventsOf(await app.complete({ prompt: "aaa", max_tokens: 9, stream: true }));
+    const texts = data.flatMap((event) => (event as { choices?: { text: string }[] }).choices ?? []);
+    expect(data.at(-2)).toMatchObject({ error: { code: "backend_unavailable" } });
+    expect(texts.length).toBeGreaterThan(0);
+    expect(await chargedBy(reported)).toBe(texts.length);
+    expect(seen.batches.length).toBeGreaterThan(1);
+  });
+});

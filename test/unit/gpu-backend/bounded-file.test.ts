@@ -1,0 +1,39 @@
+import { execFileSync } from "node:child_process";
+import { mkdir, mkdtemp, open, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { readFileAtMost } from "../../../gpu-backend/bounded-file.ts";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "bounded-file-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+test("a file is read to its end, or one byte past the bound", async () => {
+  const file = path.join(folder, "four");
+  await writeFile(file, Uint8Array.of(1, 2, 3, 4));
+  for (const most of [4, 5, 1e9]) expect(await readFileAtMost(file, most)).toEqual(Uint8Array.of(1, 2, 3, 4));
+  expect(await readFileAtMost(file, 2)).toEqual(Uint8Array.of(1, 2, 3));
+  expect(await readFileAtMost(file, 0)).toEqual(Uint8Array.of(1));
+});
+
+test("a file of a terabyte takes no more memory than the bound", async () => {
+  const file = path.join(folder, "sparse");
+  const handle = await open(file, "w");
+  await handle.truncate(2 ** 40);
+  await handle.close();
+  const bytes = await readFileAtMost(file, 1000);
+  expect([bytes.length, bytes.buffer.byteLength]).toEqual([1001, 1001]);
+});
+
+test("what is no file is refused, and a pipe that nobody writes to is not waited for", async () => {
+  await mkdir(path.join(folder, "directory"));
+  await expect(readFileAtMost(path.join(folder, "directory"), 10)).rejects.toThrow(/directory/);
+  if (process.platform !== "win32") {
+    execFileSync("mkfifo", [path.join(folder, "pipe")]);
+    await expect(readFileAtMost(path.join(folder, "pipe"), 10)).rejects.toThrow(/pipe is not a file/);
+  }
+  await expect(readFileAtMost(path.join(folder, "missing"), 10)).rejects.toMatchObject({ code: "ENOENT" });
+});
