@@ -59,12 +59,17 @@ const config :Workerd.Config = (
 `;
 }
 
-/** A key-value namespace as workerd asks for one over HTTP: GET, PUT, DELETE of /key. */
+/** A key-value namespace as workerd asks for one over HTTP: GET, PUT, DELETE of /key, and GET of / with a prefix lists names. */
 const kvScript = `let held;
 export default {
   async fetch(request, env) {
     held ??= new Map(Object.entries(env.entries));
-    const key = decodeURIComponent(new URL(request.url).pathname.slice(1));
+    const { pathname, searchParams } = new URL(request.url);
+    const key = decodeURIComponent(pathname.slice(1));
+    if (key === "") {
+      const names = [...held.keys()].filter((name) => name.startsWith(searchParams.get("prefix") ?? ""));
+      return Response.json({ keys: names.map((name) => ({ name })), list_complete: true });
+    }
     if (request.method === "PUT") held.set(key, await request.text());
     else if (request.method === "DELETE") held.delete(key);
     else if (held.has(key)) return new Response(held.get(key));

@@ -14,6 +14,7 @@ import {
   type TenantLimits,
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
+import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
 
 export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
 
@@ -30,6 +31,8 @@ export interface AttackedEdge {
   port: number;
   /** Of workerd. */
   pid: number;
+  /** What its isolate holds once garbage is collected; `idle` is a request that lets it do so. */
+  watchHeap(idle: () => Promise<void>): Promise<HeapWatch>;
   log(): string;
   get(path: string, tenant: string, headers?: Record<string, string>): Promise<Response>;
   post(path: string, tenant: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
@@ -53,7 +56,9 @@ export async function startAttackedEdge(options: {
   await stageArtifacts(options.model, path.join(assets, "artifacts"));
   const bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
-  const workerd = await startWorkerd(await bare.configure({ vars, entries: recordsOf(options.tenants), assets }));
+  const workerd = await startWorkerd(await bare.configure({ vars, entries: recordsOf(options.tenants), assets }), {
+    isInspected: true,
+  });
   const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
     fetch(workerd.url + route, {
       method,
@@ -65,6 +70,7 @@ export async function startAttackedEdge(options: {
     url: workerd.url,
     port: Number(new URL(workerd.url).port),
     pid: workerd.pid,
+    watchHeap: (idle) => watchHeap([workerd.inspector!("edge")], idle),
     log: workerd.log,
     get: (route, tenant, headers = {}) => send("GET", route, tenant, headers),
     post: (route, tenant, body, headers = {}) =>

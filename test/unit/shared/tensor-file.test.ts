@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { setLimits } from "../../../shared/artifacts/limits.ts";
 import {
   firstNonFinite,
   readTensorFile,
@@ -65,8 +66,9 @@ describe("a tensor file", () => {
 
   it("refuses a header that is too long, before it reads it", () => {
     const file = new Uint8Array(2 ** 23);
-    new DataView(file.buffer).setUint32(0, 2 ** 22 + 1, true);
-    expect(() => readTensorFile(file)).toThrow(`header of ${2 ** 22 + 1} bytes, the maximum is ${2 ** 22}`);
+    const most = setLimits.tensorHeaderBytes;
+    new DataView(file.buffer).setUint32(0, most + 1, true);
+    expect(() => readTensorFile(file)).toThrow(`header of ${most + 1} bytes, the maximum is ${most}`);
   });
 
   it.each<[Tensor["dtype"], number[], number]>([
