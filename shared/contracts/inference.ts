@@ -135,15 +135,16 @@ export const adapterRequestSchema = z.strictObject({
   tenant: id,
   /** Mean of the examples' prompt embeddings, of length 1: the hyper-network's input. */
   centroid: z.array(z.number()).min(1),
+  /** Of two examples the adapter is the base: a gain needs three, one to make a part, one to choose and one to measure. */
   examples: z.array(z.array(tokenId).min(2)).min(2).max(limits.adapterExamples),
 });
 const gain = z.object({ nats: z.number(), ci95: z.tuple([z.number(), z.number()]), tokens: z.int() });
 export const adapterAnswerSchema = z.object({
   /** Names the adapter among the tenant's; another tenant's equal adapter has another. */
   hash,
-  /** What each part gained, on examples that it was not made from, on top of those before it; and whether it stayed. */
+  /** Each part's gain on top of those before it, on the examples that decided whether it is kept: an optimistic figure. */
   parts: z.array(z.object({ name: z.enum(["gates", "unigram", "rank-1"]), kept: z.boolean(), gain })),
-  /** Of all that stayed; null where nothing did: the adapter is the base. */
+  /** On examples that neither made nor chose the parts (nested cross-validation); null where the adapter is the base. */
   gain: gain.nullable(),
   tokens: z.int(),
   /** The adapter's bytes in base64, for the other backends. */

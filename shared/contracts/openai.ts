@@ -53,7 +53,8 @@ export const createAdapterRequestSchema = z.object({
     .unknown()
     .transform(readExamples)
     .meta({
-      description: "Texts of its subject; each judges an adapter that is made of the others",
+      description:
+        "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
       type: "array",
       items: { type: "string", maxLength: limits.bodyBytes },
       minItems: 2,
@@ -78,7 +79,7 @@ function readExamples(value: unknown, context: z.RefinementCtx): string[] {
   };
   if (!Array.isArray(value)) return refuse("examples must be a list of strings");
   const { adapterExamples } = limits;
-  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2: one judges the other`);
+  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2`);
   if (value.length > adapterExamples) {
     return refuse(`examples has ${value.length} entries, the maximum is ${adapterExamples}`);
   }

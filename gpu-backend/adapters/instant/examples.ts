@@ -10,13 +10,13 @@ export interface Observed {
   /** What follows each position: an index into `support`, [N]. */
   targets: Int32Array;
   hidden: Float32Array; // [N, D]
-  /** Token ids, rising. All that occur as targets, and those that the head expects often; all others stay as they are. */
+  /** Token ids, rising: all that occur as targets, and those that the head expects often. Other tokens never get a bias. */
   support: Int32Array; // [M]
   /** Probability of each token of the support at each position, [N, M]; the rest of the mass is elsewhere. */
   probabilities: Float32Array;
 }
 
-/** How often each token of the support came, and how often the head expected it, over some positions. */
+/** How often each token of the support occurred, and how often the head expected it, over some positions. */
 export interface TokenCounts {
   seen: Float64Array; // [M]
   expected: Float64Array; // [M]
@@ -48,12 +48,18 @@ export function sumOf(counts: readonly TokenCounts[]): TokenCounts {
   return total;
 }
 
-/** Which positions are of the examples that `chosen` picks. */
+/** The positions of the examples that `chosen` picks. */
 export function positionsOf({ exampleOf }: Observed, chosen: (example: number) => boolean): Int32Array {
   return Int32Array.from(exampleOf.keys().filter((n) => chosen(exampleOf[n])));
 }
 
-/** Example i is held out in fold i mod this many, so that each is held out once. */
+/**
+ * With fewer examples than this, each is a fold of its own. Five leaves three of five examples to make parts of while one
+ * fold measures and another chooses; four would leave as few as two.
+ */
+const maximumFolds = 5;
+
+/** Number of folds; example i is in fold i mod this. */
 export function foldsOf(examples: number): number {
-  return Math.min(examples, 3);
+  return Math.min(examples, maximumFolds);
 }

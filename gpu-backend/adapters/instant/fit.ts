@@ -1,15 +1,17 @@
 /**
- * Makes an instant adapter of a few examples: which of its three parts are worth keeping, and what the whole gains.
- * Each part is judged on examples that it was not made from, and stays only if it surely gains there; where all
- * together gain next to nothing, nothing stays and the adapter is the base. Pure but for the head, which is asked for
- * probabilities. Not here: where hidden states come from, and the bytes of the result.
+ * Makes an instant adapter of a few examples: chooses by cross-validation which of its three parts are kept, makes them of
+ * all examples, and reports what adapters made this way gain on examples that neither made nor chose them. Where that is
+ * next to nothing, the adapter is the base. Pure but for the head, which is asked for probabilities. Not here: where
+ * hidden states come from, and the bytes of the result.
  * Shapes: D hidden size, V vocabulary, Q gates, M tokens of the support.
  */
 import type { Directions, RowBias } from "../adapter.ts";
-import { countsOf, foldsOf, type Observed, positionsOf, sumOf } from "./examples.ts";
-import { adapterMargin, type ExampleGain, type Gain, gainOver, isWorthwhile, partMargin } from "./held-out-gain.ts";
-import { fitRankOne, type RankOne, rankOneGains, standardised } from "./rank-one.ts";
-import { biasGains, biasStrengths, tokenBias } from "./token-bias.ts";
+import { type Candidates, choose, gatesPart, nestedGain, type PartGain } from "./choice.ts";
+import { foldsOf, type Observed } from "./examples.ts";
+import { FoldParts, scaled } from "./fold-parts.ts";
+import type { ExampleGain, Gain } from "./held-out-gain.ts";
+import type { RankOne } from "./rank-one.ts";
+import { expectedCount } from "./token-bias.ts";
 
 /** One example after the trunk. */
 export interface Example {
@@ -27,27 +29,22 @@ export interface Head {
   probabilities(example: Example, gates: Float32Array | null, support: Int32Array): Promise<Float32Array>;
 }
 
-export const partNames = ["gates", "unigram", "rank-1"] as const;
-export type PartName = (typeof partNames)[number];
-
 export interface InstantFit {
   /** null where they are not worth it. */
   gates: Float32Array | null;
   bias: RowBias | null;
   directions: Directions | null;
-  /** What each part gained on top of those before it, kept or not; absent where it was not tried. */
-  parts: { name: PartName; kept: boolean; gain: Gain }[];
-  /** Of what is kept, on examples that it was not made from; null where nothing is. */
+  /** Each part that was tried, with its gain on the examples that decided whether it is kept: an optimistic figure. */
+  parts: PartGain[];
+  /**
+   * By nested cross-validation: what adapters made and chosen without an example gain on it. The interval may reach below 0.
+   * null where the adapter is the base: nothing is worth keeping, or there are two examples, too few to nest.
+   */
   gain: Gain | null;
 }
 
 /** From this many examples on a direction is fitted: of fewer it learns the texts and not their kind. */
 export const rankOneExamples = 20;
-/** Which share of the direction may be applied. */
-const rankOneStrengths = [0.5, 0.75, 1] as const;
-/** A token that does not come belongs to the support where the head expects it at least this often. */
-const expectedCount = 0.5;
-const none = { gates: null, bias: null, directions: null, gain: null };
 
 /** `gates` are those of the examples' centroid [Q]; null where the served hyper-network makes none. */
 export async function fitInstant(
@@ -57,39 +54,48 @@ export async function fitInstant(
   { withDirections }: { withDirections: boolean },
 ): Promise<InstantFit> {
   const base = await eachOf(examples, (example) => head.survey(example, null));
-  const parts: InstantFit["parts"] = [];
-  let start = { gates: null as Float32Array | null, surveys: base };
-  let gains: ExampleGain[] = examples.map(({ targets }) => ({ tokens: targets.length, nats: 0 }));
-  if (gates) {
-    const adapted = await eachOf(examples, (example) => head.survey(example, gates));
-    const won = adapted.map(({ logprobs }, i) => ({
-      tokens: logprobs.length,
-      nats: logprobs.reduce((sum, logprob, n) => sum + logprob - base[i].logprobs[n], 0),
-    }));
-    const part = judged("gates", won);
-    parts.push(part);
-    if (part.kept) [start, gains] = [{ gates, surveys: adapted }, won];
-  }
+  const adapted = gates && (await eachOf(examples, (example) => head.survey(example, gates)));
+  const made = new Map<boolean, FoldParts>();
+  const candidates: Candidates = {
+    tokens: examples.map(({ targets }) => targets.length),
+    gateGains: adapted && new Map(adapted.map(({ logprobs }, i) => [i, gainOf(logprobs, base[i].logprobs)])),
+    withDirections: withDirections && examples.length >= rankOneExamples,
+    on: (gated) => made.get(gated)!,
+  };
+  /** Observes what the choice without a fold needs: with the gates or without them. */
+  const prepare = async (without: number | null) => {
+    const gated = gatesPart(candidates, without)?.kept ?? false;
+    if (made.has(gated)) return;
+    const [start, surveys] = gated ? [gates, adapted!] : [null, base];
+    made.set(gated, new FoldParts(await observe(examples, head, start, surveys)));
+  };
 
-  const observed = await observe(examples, head, start);
-  const unigram = chooseBias(observed, examples.length);
-  parts.push(unigram.part);
-  if (unigram.part.kept) gains = together(gains, unigram.gains);
-  const bias = unigram.part.kept ? unigram.bias : new Float64Array(observed.support.length);
+  await prepare(null);
+  const { gated, biasStrength, rankOneStrength, parts } = choose(candidates, null);
+  let gain: Gain | null = null;
+  if (parts.some(({ kept }) => kept)) {
+    for (let fold = 0; fold < foldsOf(examples.length); fold++) await prepare(fold);
+    gain = nestedGain(candidates);
+  }
+  // No margin here: adapters kept because this figure is high would on average be reported as better than they are. The
+  // margins belong to the choice, which is made again within the folds.
+  if (!gain || gain.nats <= 0) {
+    const notKept = parts.map((part) => ({ ...part, kept: false }));
+    return { gates: null, bias: null, directions: null, parts: notKept, gain: null };
+  }
+  const chosen = candidates.on(gated);
+  const rankOne = rankOneStrength > 0 ? chosen.rankOne([], biasStrength) : null;
+  const applied = rankOne && { ...rankOne, b: scaled(rankOne.b, rankOneStrength) };
+  return {
+    gates: gated ? gates : null,
+    ...assembled(chosen.observed, scaled(chosen.bias([]), biasStrength), applied, head.vocabularySize),
+    parts,
+    gain,
+  };
+}
 
-  let rankOne: RankOne | null = null;
-  if (withDirections && examples.length >= rankOneExamples) {
-    const found = chooseRankOne(observed, examples.length, unigram.part.kept ? unigram.strength : 0, bias);
-    if (found) {
-      parts.push(found.part);
-      if (found.part.kept) [rankOne, gains] = [found.fit, together(gains, found.gains)];
-    }
-  }
-  const gain = gainOver(gains);
-  if (!parts.some(({ kept }) => kept) || !isWorthwhile(gain, adapterMargin)) {
-    return { ...none, parts: parts.map((part) => ({ ...part, kept: false })) };
-  }
-  return { gates: start.gates, ...assembled(observed, bias, rankOne, head.vocabularySize), parts, gain };
+function gainOf(logprobs: Float32Array, baseLogprobs: Float32Array): ExampleGain {
+  return { tokens: logprobs.length, nats: logprobs.reduce((sum, logprob, n) => sum + logprob - baseLogprobs[n], 0) };
 }
 
 /** One after the other: results of V numbers each are better not all under way at once. */
@@ -99,10 +105,11 @@ async function eachOf<T>(examples: readonly Example[], ask: (example: Example) =
   return answers;
 }
 
-async function observe(
+export async function observe(
   examples: readonly Example[],
   head: Head,
-  { gates, surveys }: { gates: Float32Array | null; surveys: { expected: Float64Array }[] },
+  gates: Float32Array | null,
+  surveys: readonly { expected: Float64Array }[],
 ): Promise<Observed> {
   const wanted = new Float64Array(head.vocabularySize);
   for (const { expected } of surveys)
@@ -141,57 +148,6 @@ async function observe(
   return observed;
 }
 
-/** The strength at which the bias gains most on held-out examples, and the bias of all examples at it. */
-function chooseBias(observed: Observed, examples: number) {
-  const counts = countsOf(observed);
-  const folds = foldsOf(examples);
-  const byStrength = biasStrengths.map(() => new Map<number, ExampleGain>());
-  for (let fold = 0; fold < folds; fold++) {
-    const unseen = tokenBias(sumOf(counts.filter((_, i) => i % folds !== fold)));
-    const at = positionsOf(observed, (i) => i % folds === fold);
-    biasStrengths.forEach((strength, s) => {
-      for (const [i, gain] of biasGains(observed, at, scaled(unseen, strength))) byStrength[s].set(i, gain);
-    });
-  }
-  const { gains, index } = best(byStrength);
-  const strength = biasStrengths[index];
-  return { part: judged("unigram", gains), gains, strength, bias: scaled(tokenBias(sumOf(counts)), strength) };
-}
-
-/** The direction on top of the bias; null where the examples repeat too little to fit one. */
-function chooseRankOne(observed: Observed, examples: number, biasStrength: number, bias: Float64Array) {
-  const counts = countsOf(observed);
-  const folds = foldsOf(examples);
-  const states = standardised(observed);
-  const byStrength = rankOneStrengths.map(() => new Map<number, ExampleGain>());
-  for (let fold = 0; fold < folds; fold++) {
-    // The bias below it must not have seen the held-out examples either.
-    const unseen = scaled(tokenBias(sumOf(counts.filter((_, i) => i % folds !== fold))), biasStrength);
-    const fit = fitRankOne(
-      observed,
-      states,
-      positionsOf(observed, (i) => i % folds !== fold),
-      unseen,
-    );
-    if (!fit) return null;
-    const at = positionsOf(observed, (i) => i % folds === fold);
-    rankOneGains(observed, at, unseen, fit, rankOneStrengths).forEach((gains, s) => {
-      for (const [i, gain] of gains) byStrength[s].set(i, gain);
-    });
-  }
-  const { gains, index } = best(byStrength);
-  const part = judged("rank-1", gains);
-  const fit = part.kept
-    ? fitRankOne(
-        observed,
-        states,
-        positionsOf(observed, () => true),
-        bias,
-      )
-    : null;
-  return { part, gains, fit: fit && { ...fit, b: scaled(fit.b, rankOneStrengths[index]) } };
-}
-
 /** What is served: a sparse row bias of token ids, and a pair of rank 1; the pair's constant goes into the bias. */
 function assembled({ support, hidden, exampleOf }: Observed, bias: Float64Array, rankOne: RankOne | null, V: number) {
   const D = hidden.length / exampleOf.length;
@@ -209,24 +165,4 @@ function assembled({ support, hidden, exampleOf }: Observed, bias: Float64Array,
   const kept = Int32Array.from(values.keys().filter((m) => values[m] !== 0));
   const rowBias = { ids: kept.map((m) => support[m]), values: Float32Array.from(kept, (m) => values[m]) };
   return { bias: kept.length > 0 ? rowBias : null, directions };
-}
-
-function judged(name: PartName, gains: readonly ExampleGain[]) {
-  const gain = gainOver(gains);
-  return { name, kept: isWorthwhile(gain, partMargin), gain };
-}
-
-function best(byStrength: readonly Map<number, ExampleGain>[]): { gains: ExampleGain[]; index: number } {
-  const totals = byStrength.map((gains) => gains.values().reduce((sum, { nats }) => sum + nats, 0));
-  const index = totals.indexOf(Math.max(...totals));
-  const gains = byStrength[index];
-  return { index, gains: [...gains.keys()].sort((a, b) => a - b).map((i) => gains.get(i)!) };
-}
-
-function together(one: readonly ExampleGain[], other: readonly ExampleGain[]): ExampleGain[] {
-  return one.map(({ tokens, nats }, i) => ({ tokens, nats: nats + other[i].nats }));
-}
-
-function scaled(values: Float64Array, factor: number): Float64Array {
-  return values.map((value) => factor * value);
 }

@@ -1,4 +1,4 @@
-/** Whether a part of an adapter gained on examples that it did not see, and how sure that is. Pure. */
+/** How much a part of an adapter, or the whole, gained on examples that it was not made from, with an interval. Pure. */
 
 /** Summed over one example: tokens, and how much better they were predicted, in nats. */
 export interface ExampleGain {
@@ -31,9 +31,12 @@ export function gainOver(examples: readonly ExampleGain[]): Gain {
   return { nats, ci95: [nats - reach, nats + reach], tokens };
 }
 
-/** What a part must win, in nats a token, beyond being surely above zero. */
+/** Gain in nats a token that a part must reach to be kept; its interval must lie above zero, too. */
 export const partMargin = 0.005;
-/** What an adapter must win in all: less was lost on other text of the same kind as often as it was won. */
+/**
+ * Gain that the kept parts must reach together, on the examples that chose them, or the adapter is the base: adapters of
+ * a smaller gain lost on other text of the same kind as often as they gained.
+ */
 export const adapterMargin = 0.02;
 
 export function isWorthwhile(gain: Gain, margin: number): boolean {

@@ -31,12 +31,13 @@ const largestSlopeStep = 0.5;
 const covarianceProducts = 2 ** 24;
 
 /**
- * Fits to positions `at` on top of a bias [M] of the support; `states` are all positions'. null where no token came
- * often enough.
+ * Fits to positions `at` on top of a bias [M] of the support; no other position has any influence. null where no token
+ * occurs often enough.
  */
-export function fitRankOne(observed: Observed, states: States, at: Int32Array, bias: Float64Array): RankOne | null {
+export function fitRankOne(observed: Observed, at: Int32Array, bias: Float64Array): RankOne | null {
   const bent = bentTokens(observed, at);
   if (bent.length === 0) return null;
+  const states = standardised(observed, at);
   const head = biasedHead(observed, at, bias, bent);
   const lead = leadingDirection(head, states);
   const start = { direction: lead, b: new Float64Array(bent.length) };
@@ -72,10 +73,8 @@ export function rankOneGains(
   return gains;
 }
 
-/** The probabilities that the direction bends, the bias already in them. */
+/** The probabilities that the direction bends, the bias already in them, at N chosen positions. */
 export interface BentHead {
-  /** Which positions these are. */
-  at: Int32Array;
   probabilities: Float32Array; // [N, R]
   /** Index into the bent tokens, or -1 for another token, [N]. */
   targets: Int32Array;
@@ -102,35 +101,35 @@ function biasedHead(observed: Observed, at: Int32Array, bias: Float64Array, bent
     for (let m = 0; m < M; m++) total += row[m] * (factors[m] - 1);
     for (let r = 0; r < R; r++) probabilities[i * R + r] = (row[bent[r]] * factors[bent[r]]) / total;
   });
-  return { at, probabilities, targets: Int32Array.from(at, (n) => placeOf[observed.targets[n]]) };
+  return { probabilities, targets: Int32Array.from(at, (n) => placeOf[observed.targets[n]]) };
 }
 
-/** Hidden states without their scale. What is held out may be among them: nothing here knows what came next. */
-export interface States {
+/** Hidden states of N positions, standardised over these positions alone. */
+interface States {
   /** Each element centred and brought to variance 1, [N, D]. */
   values: Float32Array;
   means: Float64Array; // [D]
   deviations: Float64Array; // [D]
-  /** Of their covariance with the ridge. */
-  factor: Float64Array; // [D, D]
+  /** Cholesky factor of their covariance with the ridge, [D, D]. */
+  factor: Float64Array;
 }
 
-export function standardised({ hidden, exampleOf }: Observed): States {
-  const N = exampleOf.length;
-  const D = hidden.length / N;
+function standardised({ hidden, exampleOf }: Observed, at: Int32Array): States {
+  const N = at.length;
+  const D = hidden.length / exampleOf.length;
   const means = new Float64Array(D);
   const squares = new Float64Array(D);
-  for (let n = 0, i = 0; n < N; n++) {
-    for (let d = 0; d < D; d++, i++) {
+  for (const n of at) {
+    for (let d = 0, i = n * D; d < D; d++, i++) {
       means[d] += hidden[i] / N;
       squares[d] += hidden[i] ** 2 / N;
     }
   }
   const deviations = squares.map((square, d) => Math.sqrt(Math.max(square - means[d] ** 2, 1e-12)));
   const values = new Float32Array(N * D);
-  for (let n = 0, i = 0; n < N; n++) {
-    for (let d = 0; d < D; d++, i++) values[i] = (hidden[i] - means[d]) / deviations[d];
-  }
+  at.forEach((n, row) => {
+    for (let d = 0, i = n * D, j = row * D; d < D; d++, i++, j++) values[j] = (hidden[i] - means[d]) / deviations[d];
+  });
   const stride = Math.ceil((N * D * D) / covarianceProducts);
   return { values, means, deviations, factor: factorised(covariance(values, N, D, stride)) };
 }
@@ -158,8 +157,8 @@ function leadingDirection(head: BentHead, states: States): Float64Array<ArrayBuf
   let b = Float64Array.from({ length: R }, (_, r) => Math.sin(12.9898 * (r + 1)));
   let direction = new Float64Array(states.means.length);
   for (let k = 0; k < leadingIterations; k++) {
-    direction = solved(states.factor, gradientOf(head, states, residualsAlong(head, b)));
-    const u = along(head, states, direction);
+    direction = solved(states.factor, gradientOf(states, residualsAlong(head, b)));
+    const u = along(states, direction);
     const deviation = Math.sqrt(u.reduce((sum, value) => sum + value * value, 0) / u.length);
     direction = direction.map((value) => value / deviation);
     b = firstSlopes(
@@ -190,7 +189,7 @@ function firstSlopes({ probabilities, targets }: BentHead, u: Float64Array): Flo
 /** Damped Newton steps in direction and slopes together. */
 function descend(head: BentHead, states: States, start: { direction: Float64Array; b: Float64Array }) {
   let { direction, b } = start;
-  let u = along(head, states, direction);
+  let u = along(states, direction);
   let now = derivatives(head, u, b);
   for (let k = 0; k < newtonIterations; k++) {
     const slopeStep = now.slopes.map((slope, r) =>
@@ -198,12 +197,12 @@ function descend(head: BentHead, states: States, start: { direction: Float64Arra
     );
     // At b = 0 no direction is better than another.
     const curvature = now.alongCurvature;
-    const turn = k === 0 ? direction.map(() => 0) : solved(states.factor, gradientOf(head, states, now.along));
+    const turn = k === 0 ? direction.map(() => 0) : solved(states.factor, gradientOf(states, now.along));
     let isBetter = false;
     for (let step = 1; step >= 0.25 && !isBetter; step /= 2) {
       const nextB = b.map((value, r) => value + step * slopeStep[r]);
       const nextDirection = direction.map((value, d) => value - (step * turn[d]) / (curvature + ridge));
-      const nextU = along(head, states, nextDirection);
+      const nextU = along(states, nextDirection);
       const next = derivatives(head, nextU, nextB);
       if (penalised(next.loss, nextB) >= penalised(now.loss, b)) continue;
       [b, direction, u, now, isBetter] = [nextB, nextDirection, nextU, next, true];
@@ -267,19 +266,19 @@ function residualsAlong({ probabilities, targets }: BentHead, b: Float64Array): 
 }
 
 /** Mean of values [N] times the states, [D]. */
-function gradientOf({ at }: BentHead, { values, means }: States, weights: Float64Array): Float64Array<ArrayBuffer> {
+function gradientOf({ values, means }: States, weights: Float64Array): Float64Array<ArrayBuffer> {
   const D = means.length;
   const result = new Float64Array(D);
   weights.forEach((weight, n) => {
-    for (let d = 0, i = at[n] * D; d < D; d++, i++) result[d] += weight * values[i];
+    for (let d = 0, i = n * D; d < D; d++, i++) result[d] += weight * values[i];
   });
   return result.map((value) => value / weights.length);
 }
 
 /** The states along a direction, [N]. */
-function along({ at }: BentHead, { values, means }: States, direction: Float64Array): Float64Array {
+function along({ values, means }: States, direction: Float64Array): Float64Array {
   const D = means.length;
-  return Float64Array.from(at, (n) => {
+  return Float64Array.from({ length: values.length / D }, (_, n) => {
     let sum = 0;
     for (let d = 0, i = n * D; d < D; d++, i++) sum += direction[d] * values[i];
     return sum;

@@ -10,12 +10,20 @@ import type { ExampleGain } from "./held-out-gain.ts";
 
 /** Added to both counts: one occurrence says little. */
 const priorCount = 1;
-/** Which share of the bias may be applied; the examples that it was not counted on choose. */
-export const biasStrengths = [0.25, 0.5, 0.75, 1] as const;
+/** Shares of the bias that may be applied; examples that it was not counted on decide which. */
+export const biasStrengths: readonly number[] = [0.25, 0.5, 0.75, 1];
 
-/** log((seen + 1) / (expected + 1)) of each token of the support, [M]. */
+/** A token that does not occur gets a bias only where the head expects it at least this often. */
+export const expectedCount = 0.5;
+
+/**
+ * log((seen + 1) / (expected + 1)) of each token of the support, [M]; 0 for a token that neither occurs nor is expected
+ * `expectedCount` times in what was counted. So a token that is in the support because of other examples gets no bias.
+ */
 export function tokenBias({ seen, expected }: TokenCounts): Float64Array {
-  return seen.map((count, m) => Math.log((count + priorCount) / (expected[m] + priorCount)));
+  return seen.map((count, m) =>
+    count > 0 || expected[m] >= expectedCount ? Math.log((count + priorCount) / (expected[m] + priorCount)) : 0,
+  );
 }
 
 /**
