@@ -46,7 +46,11 @@ export interface InstantFit {
 /** From this many examples on a direction is fitted: of fewer it learns the texts and not their kind. */
 export const rankOneExamples = 20;
 
-/** `gates` are those of the examples' centroid [Q]; null where the served hyper-network makes none. */
+/**
+ * `gates` are those of the examples' centroid [Q]; null where the served hyper-network makes none. Each example has its share
+ * in that centroid, a fold's examples included: what gates gain is therefore about .012 nats too high for 5 examples, .004
+ * for 20 (chameleon-mini, six domains). Nothing else of a fold enters what is measured on it.
+ */
 export async function fitInstant(
   examples: readonly Example[],
   gates: Float32Array | null,
