@@ -7,11 +7,10 @@ import { requireTensor, type TensorFile } from "../../shared/artifacts/tensor-fi
 
 /** Throws an Error that names the tensor, its shape and the one that is expected. */
 export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void {
-  const { centroids, embedding, model } = manifest;
+  const { centroids, embedding } = manifest;
   const K = centroids.length;
   const shapes = { ...layerShapes(manifest), centroids: [K, embedding.dimensions], scales: [K] };
   for (const [name, shape] of Object.entries(shapes)) requireTensor(file, name, "F32", shape, hyperNetworkFile);
-  if (manifest.promptBias) requireTensor(file, "unigram", "F32", [model.vocabularySize], hyperNetworkFile);
 }
 
 function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {

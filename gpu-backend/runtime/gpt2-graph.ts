@@ -61,12 +61,14 @@ export function buildServingGraph(
   return g.bytes();
 }
 
-/** The trunk without a past and without a head: token ids [S, T] → final hidden states [S × T, D], for training. */
+/** The trunk without a past and without a head, for training: token ids [S, T] → hidden states and pointer keys [S × T, D]. */
 export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8Array {
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
   const { states } = addTrunk(build, tokenInputs(build), null, addTokenEmbedding(build));
-  g.output(names.hidden, addLastFeedForward(build, states).hidden, "float32", ["S*T", config.hiddenSize]);
+  const { middle, hidden } = addLastFeedForward(build, states);
+  g.output(names.hidden, hidden, "float32", ["S*T", config.hiddenSize]);
+  g.output(names.keys, unitRows(g, middle), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
 }
 

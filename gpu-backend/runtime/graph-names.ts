@@ -41,6 +41,7 @@ export const names = {
   },
   present: "present",
   hidden: "hidden",
+  keys: "keys",
 } as const;
 
 /** Of one kind of head row: which of the head's rows are of it, what is asked of them, and what comes out. */

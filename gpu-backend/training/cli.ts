@@ -3,6 +3,8 @@ import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { writeAtomically } from "./atomic-file.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
+import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
+import { calibrationTable } from "./calibration/table.ts";
 import { defaultCorpora } from "./corpus/default-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
@@ -11,7 +13,7 @@ import { coreMethods, trainedMethods } from "./evaluation/methods.ts";
 import { createProgress } from "./progress.ts";
 import { report } from "./report/report.ts";
 import { formatTable, gainText, paperTable, summaryTable } from "./report/tables.ts";
-import { train } from "./train.ts";
+import { type CalibrationOptions, recalibrate, train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
 const progress = createProgress(process.stderr, () => performance.now());
@@ -93,20 +95,58 @@ withTrainingOptions(program.command("train"))
       .choices(headFormats)
       .default("fp32" as const),
   )
+  .option("--family <name=corpus,corpus>", "corpora that calibration leaves out together; repeatable", collect, [])
+  .option("--calibration-steps <n>", "optimiser steps of each training that calibrates evidence", count, 100)
+  .option("--calibration-texts <n>", "texts of each corpus that it is calibrated on", count, 32)
+  .option("--no-calibrate", "serve the default calibration of evidence")
+  .option(
+    "--calibrate-only <folder>",
+    "train nothing that is served: calibrate the artifacts of a folder on the corpora they were made of",
+  )
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: CommonFlags & TrainFlags) => {
     const common = await commonOptions(flags);
     for (const entry of flags.licence) nameLicence(common.corpora, entry);
     const { seed, keepCache, head: headFormat, heldOut: heldOutWindows, out: outDirectory } = flags;
-    const options = { ...common, outDirectory, heldOutWindows, headFormat, seed, keepCache };
-    const manifest = await train(options, progress, interruption.signal);
+    const calibration = calibrationOptions(common.corpora, flags);
+    const options = { ...common, outDirectory, heldOutWindows, headFormat, seed, keepCache, calibration };
+    if (flags.calibrateOnly !== undefined) {
+      if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
+      const { calibrated } = await recalibrate(
+        flags.calibrateOnly,
+        { ...options, calibration },
+        progress,
+        interruption.signal,
+      );
+      console.log(calibrationTable(calibrated!));
+      return;
+    }
+    const { manifest, calibrated } = await train(options, progress, interruption.signal);
     for (const { id, label, size, scale, gain } of manifest.centroids) {
       const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
       console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
     }
+    if (calibrated) console.log(calibrationTable(calibrated));
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
+
+/** null where calibration is not wanted, or where the corpora are too few families for it. */
+function calibrationOptions(
+  corpora: readonly CorpusSource[],
+  { calibrate, family, calibrationSteps: steps, calibrationTexts: textsPerCorpus }: TrainFlags,
+): CalibrationOptions | null {
+  const families = familiesOf(
+    corpora.map(({ name }) => name),
+    family.map(parseFamily),
+  );
+  if (!calibrate) return null;
+  if (families.length >= fewestFamilies) return { families, steps, textsPerCorpus };
+  progress.note(
+    `${families.length} families of corpora, calibration needs ${fewestFamilies}: evidence keeps its default`,
+  );
+  return null;
+}
 
 interface TrainFlags {
   licence: string[];
@@ -115,6 +155,11 @@ interface TrainFlags {
   heldOut: number;
   head: HeadFormat;
   keepCache: boolean;
+  calibrate: boolean;
+  calibrateOnly?: string;
+  family: string[];
+  calibrationSteps: number;
+  calibrationTexts: number;
 }
 
 function nameLicence(corpora: readonly CorpusSource[], entry: string): void {

@@ -32,7 +32,7 @@ export class HiddenStates {
     path: string,
     windows: readonly Window[],
     hiddenSize: number,
-    trunk: TrunkRunner,
+    trunk: Pick<TrunkRunner, "hidden">,
     onProgress: (windowsDone: number) => void,
     signal?: AbortSignal,
   ): Promise<HiddenStates> {
@@ -67,7 +67,7 @@ async function compute(
   windows: readonly Window[],
   offsets: Float64Array,
   hiddenSize: number,
-  trunk: TrunkRunner,
+  trunk: Pick<TrunkRunner, "hidden">,
   onProgress: (windowsDone: number) => void,
   signal?: AbortSignal,
 ): Promise<void> {
@@ -92,7 +92,11 @@ async function compute(
 }
 
 /** One trunk pass over right-padded windows; only the rows that predict a scored token are kept. */
-async function hiddenOf(windows: readonly Window[], D: number, trunk: TrunkRunner): Promise<Float16Array> {
+async function hiddenOf(
+  windows: readonly Window[],
+  D: number,
+  trunk: Pick<TrunkRunner, "hidden">,
+): Promise<Float16Array> {
   const T = Math.min(windowTokens, Math.max(...windows.map((window) => window.tokenIds.length)));
   const tokenIds = new Int32Array(windows.length * T);
   for (const [s, window] of windows.entries()) tokenIds.set(window.tokenIds, s * T);

@@ -35,8 +35,6 @@ export interface PrepareOptions {
   trainWindows: number;
   validationWindows: number;
   testWindows: number;
-  /** Length of the test stretches, as far as the context holds them; absent for none. */
-  stretchTokens?: number;
   threads: number;
 }
 
@@ -57,8 +55,6 @@ export interface Prepared {
   corpora: PreparedCorpus[];
   space: PromptSpace;
   sets: Record<Split, WindowSet>;
-  /** Test documents once more, in stretches of up to `stretchTokens`; without hidden states. */
-  stretches: Window[];
   /** Names model, text, split and window counts: equal keys mean equal preparations. */
   key: string;
   close(): Promise<void>;
@@ -76,11 +72,11 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   const tokenizer = Tokenizer.fromTensors(tokenizerFile);
   const chatTemplate = await readChatTemplate(options.modelDirectory, tokenizerFile);
 
-  const { corpora, windows, stretches } = await readWindows(options, tokenizer, model.config.contextTokens, progress);
+  const { corpora, windows } = await readWindows(options, tokenizer, progress);
   const chosen = chooseWindows(windows, options);
-  const prefixes = chosen.train.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
-  if (prefixes.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
-  const space = fitPromptSpace(tokenEmbedding, D, prefixes, Math.min(options.dimensions, D));
+  if (chosen.train.length === 0) throw new Error("the corpora hold no document of 80 tokens or more to train on");
+  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
+  const space = promptSpaceOf(head, chosen.train, options.dimensions);
 
   const everyWindow = splits.flatMap((split) => chosen[split]);
   const key = hiddenStatesKey(model.weightsHash, everyWindow);
@@ -98,9 +94,14 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
     sets[split] = { windows: chosen[split], states, firstState };
     firstState += chosen[split].length;
   }
-  const head = { vocabularySize: V, hiddenSize: D, tokenEmbedding };
   const close = () => states.close();
-  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, stretches, key, close };
+  return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, key, close };
+}
+
+/** Fits the prompt embedding to training windows: P `dimensions`, or as many as the model is wide. */
+export function promptSpaceOf(head: HeadWeights, windows: readonly Window[], dimensions: number): PromptSpace {
+  const prefixes = windows.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
+  return fitPromptSpace(head.tokenEmbedding, head.hiddenSize, prefixes, Math.min(dimensions, head.hiddenSize));
 }
 
 /** Clusters of the training windows, the table that places text among them, and every split's windows placed by it. */
@@ -109,7 +110,11 @@ export interface Placed extends Placement {
 }
 
 /** Clusters the training text. Deterministic by seed. */
-export function place({ head, sets, space }: Prepared, clusters: number, seed: number): Placed {
+export function place(
+  { head, sets, space }: Pick<Prepared, "head" | "sets" | "space">,
+  clusters: number,
+  seed: number,
+): Placed {
   const { windows } = sets.train;
   const placement = placeText(foldRows(space, head.tokenEmbedding), windows, {
     dimensions: space.dimensions,
@@ -123,20 +128,15 @@ export function place({ head, sets, space }: Prepared, clusters: number, seed: n
   return { ...placement, sets: placed };
 }
 
-/** Stretches at most: each is run through the trunk again whenever it is measured. */
-const mostStretches = 600;
-
 type WindowsBySplit = Record<Split, Window[]>;
 
-async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, contextTokens: number, progress: Progress) {
-  const stretchTokens = Math.min(options.stretchTokens ?? 0, contextTokens);
+async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progress: Progress) {
   const sources = [
     ...options.corpora.map((source) => ({ source, unseen: false })),
     ...options.unseenCorpora.map((source) => ({ source, unseen: true })),
   ];
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
   const windows: WindowsBySplit = { train: [], validation: [], test: [] };
-  const stretches: Window[] = [];
   const corpora: PreparedCorpus[] = [];
   progress.stage("tokens", sources.length);
   for (const [index, { source, unseen }] of sources.entries()) {
@@ -149,9 +149,6 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, contex
       const tokenIds = Int32Array.from(tokenizer.encode(text));
       tokens += tokenIds.length;
       windows[splitOf[document]].push(...windowsOf(index, document, tokenIds));
-      if (stretchTokens > 0 && splitOf[document] === "test") {
-        stretches.push(...windowsOf(index, document, tokenIds, stretchTokens));
-      }
     }
     corpora.push({ ...corpus, documents: documents.length, tokens, unseen });
     progress.advance(index + 1, corpus.name);
@@ -159,8 +156,7 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, contex
   for (const { name, documents, tokens } of corpora) {
     progress.note(`corpus ${name}: ${documents} documents, ${tokens} tokens`);
   }
-  const random = new Random(options.splitSeed, streams.promptBias);
-  return { corpora, windows, stretches: sampleWindows(stretches, mostStretches, random) };
+  return { corpora, windows };
 }
 
 function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {

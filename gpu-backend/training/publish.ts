@@ -28,7 +28,6 @@ export interface TrainedBank {
   parameters: Parameters;
   centroids: CentroidVectors;
   scales: Float32Array; // [K]
-  unigram: Float32Array; // [V], log-probabilities
   space: PromptSpace;
 }
 
@@ -39,7 +38,6 @@ export function hyperNetworkTensors(bank: TrainedBank): TensorFile {
   file.set("a0", tensorFrom(bank.shape.a0, [bank.shape.gates]));
   file.set("centroids", tensorFrom(bank.centroids.vectors, [K, P]));
   file.set("scales", tensorFrom(bank.scales, [K]));
-  file.set("unigram", tensorFrom(bank.unigram, [V]));
   file.set("mean", tensorFrom(bank.space.mean, [D]));
   file.set("transform", tensorFrom(bank.space.transform, [D, P]));
   return file;
@@ -65,7 +63,7 @@ export async function publish(
   table: EdgeTable,
   tokenizer: TensorFile,
   centroids: readonly CentroidDescription[],
-  about: Pick<Manifest, "model" | "promptBias" | "training"> & { prefixTokens: number },
+  about: Pick<Manifest, "model" | "evidence" | "training"> & { prefixTokens: number },
 ): Promise<Manifest> {
   const P = bank.centroids.dimensions;
   const write = async (name: SetFile, tensors: TensorFile): Promise<FileRecord> => {
@@ -94,12 +92,17 @@ export async function publish(
       hash: centroidHash(bank.centroids.vectors.subarray(k * P, (k + 1) * P), description.scale),
       ...description,
     })),
-    promptBias: about.promptBias,
+    evidence: about.evidence,
     files,
     training: about.training,
   } satisfies Manifest);
-  await writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
+  await writeManifest(directory, manifest);
   return manifest;
+}
+
+/** Writes manifest.json in one piece. */
+export function writeManifest(directory: string, manifest: Manifest): Promise<void> {
+  return writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
 }
 
 function fileRecord(bytes: Uint8Array, tensors: TensorFile): FileRecord {

@@ -8,7 +8,7 @@ export const streams = {
   wrongCentroid: 6,
   placement: 7,
   formats: 8,
-  promptBias: 9,
+  calibration: 10,
   /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
   dropout: 100,
   /** Training step s draws from stream `firstStep + s`. */

@@ -2,30 +2,28 @@
  * The whole way from corpora to artifacts. Resumable: hidden states and the optimiser's state are kept in
  * `<out>/cache`, and the same options go on from there to the same bytes.
  */
-import { rm } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import { openHeadSession } from "../runtime/head-probabilities.ts";
+import { type Manifest, manifestFile, manifestSchema, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { gatedKind } from "./bank/bank-kinds.ts";
-import type { PlacedSet } from "./bank/batches.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain, documentMean } from "./bank/gain.ts";
+import { documentGain } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
-import { type Adapters, chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
+import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
-import { choosePromptBias, logFrequenciesOf, measurePromptBias, promptLengths } from "./bank/prompt-bias.ts";
 import { runToEnd } from "./bank/run.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
+import { type Calibrated, calibrate } from "./calibration/calibrate.ts";
+import type { Family } from "./calibration/families.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
-import { documentKey, prefixTokens } from "./corpus/windows.ts";
-import { assignAll } from "./embed.ts";
+import { prefixTokens } from "./corpus/windows.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
-import { publish, type TrainedBank } from "./publish.ts";
+import { publish, type TrainedBank, writeManifest } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
@@ -49,6 +47,20 @@ export interface TrainOptions {
   threads: number;
   /** Keep `<out>/cache` when done. */
   keepCache: boolean;
+  /** Of each training that calibrates evidence; null: the default of `shared/math/evidence.ts` is served. */
+  calibration: CalibrationOptions | null;
+}
+
+export interface CalibrationOptions {
+  families: readonly Family[];
+  steps: number;
+  textsPerCorpus: number;
+}
+
+/** A bank, its measurements, and the table of what evidence gains where it was calibrated. */
+export interface Trained {
+  manifest: Manifest;
+  calibrated: Calibrated | null;
 }
 
 const stepsBetweenCheckpoints = 50;
@@ -56,9 +68,49 @@ const stepsBetweenCheckpoints = 50;
 const servedAs = "gpt2";
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
-export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
+export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Trained> {
   requirePublishable(options);
-  const cacheDirectory = join(options.outDirectory, "cache");
+  return withPrepared(options, progress, signal, async (prepared) => {
+    const bank = await trainBank(prepared, options, progress, signal);
+    const calibrated = options.calibration
+      ? await calibrateEvidence(prepared, options, options.calibration, progress, signal)
+      : null;
+    const manifest = await measureAndPublish(prepared, bank, calibrated, options, progress);
+    return { manifest, calibrated };
+  });
+}
+
+/**
+ * Calibrates the evidence of artifacts that are there already: of their files only manifest.json changes, and in it only
+ * `evidence`. Throws an Error where they were made for other weights.
+ */
+export async function recalibrate(
+  artifacts: string,
+  options: TrainOptions & { calibration: CalibrationOptions },
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Trained> {
+  const path = join(artifacts, manifestFile);
+  const before = parseManifest(await readFile(path, "utf8"));
+  return withPrepared(options, progress, signal, async (prepared) => {
+    if (before.model.weights !== prepared.model.weightsHash) {
+      throw new Error(`${path} is for weights ${before.model.weights}, the model has ${prepared.model.weightsHash}`);
+    }
+    const calibrated = await calibrateEvidence(prepared, options, options.calibration, progress, signal);
+    const manifest = manifestSchema.parse({ ...before, evidence: calibrated.calibration });
+    await writeManifest(artifacts, manifest);
+    return { manifest, calibrated };
+  });
+}
+
+/** Prepares the text, lets `use` have it, and takes the cache away if it is not to be kept. */
+async function withPrepared<T>(
+  options: TrainOptions,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+  use: (prepared: Prepared) => Promise<T>,
+): Promise<T> {
+  const cacheDirectory = cacheOf(options);
   const prepared = await prepare(
     {
       ...options,
@@ -71,16 +123,34 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
     progress,
     signal,
   );
-  let manifest: Manifest;
-  try {
-    const bank = await trainBank(prepared, options, cacheDirectory, progress, signal);
-    manifest = await measureAndPublish(prepared, bank, options, progress);
-  } finally {
-    await prepared.close();
-  }
+  const result = await use(prepared).finally(() => prepared.close());
   if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
   progress.end();
-  return manifest;
+  return result;
+}
+
+function cacheOf({ outDirectory }: TrainOptions): string {
+  return join(outDirectory, "cache");
+}
+
+/** Windows of each calibrating training, and those that its scales are chosen on: a share of what the bank itself gets. */
+const calibrationWindows = 4000;
+const calibrationValidationWindows = 160;
+
+function calibrateEvidence(
+  prepared: Prepared,
+  options: TrainOptions,
+  { families, steps, textsPerCorpus }: CalibrationOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Calibrated> {
+  const { seed, clusters, rank, biases, hidden, dimensions, learningRate, headFormat, threads } = options;
+  const fold = {
+    ...{ seed, clusters, rank, biases, hidden, dimensions, learningRate, headFormat, steps, textsPerCorpus },
+    trainWindows: calibrationWindows,
+    validationWindows: calibrationValidationWindows,
+  };
+  return calibrate(prepared, { ...fold, families, threads, cacheDirectory: cacheOf(options) }, progress, signal);
 }
 
 /** Throws an Error before anything is trained that a manifest could not say. */
@@ -103,7 +173,6 @@ interface Bank extends Omit<TrainedBank, "scales"> {
 async function trainBank(
   prepared: Prepared,
   options: TrainOptions,
-  cacheDirectory: string,
   progress: Progress,
   signal?: AbortSignal,
 ): Promise<Bank> {
@@ -114,7 +183,7 @@ async function trainBank(
   const shape = bankShape({ ...options, dimensions: centroids.dimensions });
   const { seed, steps, learningRate, headFormat, threads } = options;
   const checkpoint = join(
-    cacheDirectory,
+    cacheOf(options),
     `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, headFormat, K)}.safetensors`,
   );
   const resumed = await loadCheckpoint(checkpoint);
@@ -130,20 +199,13 @@ async function trainBank(
     if (signal?.aborted || state.step % stepsBetweenCheckpoints === 0) await saveCheckpoint(checkpoint, state);
     signal?.throwIfAborted();
   });
-  return {
-    shape,
-    head,
-    parameters,
-    centroids,
-    unigram: logFrequenciesOf(sets.train.windows, head.vocabularySize),
-    space,
-    placed,
-  };
+  return { shape, head, parameters, centroids, space, placed };
 }
 
 async function measureAndPublish(
   prepared: Prepared,
   bank: Bank,
+  calibrated: Calibrated | null,
   options: TrainOptions,
   progress: Progress,
 ): Promise<Manifest> {
@@ -151,15 +213,13 @@ async function measureAndPublish(
   const { sets, memberOf, table } = bank.placed;
   const K = bank.centroids.count;
   const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
-  progress.stage("measuring", 3);
+  progress.stage("measuring", 2);
   const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
   const scales = await chooseScales(meter, sets.validation, adapters);
   progress.advance(1, "scales");
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
   progress.advance(2, "gains");
-  const promptBias = await fitPromptBias(prepared, bank, adapters, scales, options);
-  progress.advance(3, "prompt bias");
 
   const counts = countsByCluster(sets.train.windows, memberOf, K, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
@@ -181,11 +241,10 @@ async function measureAndPublish(
         losses.filter(({ centroid }) => centroid === k),
         random,
       ),
-      promptBias: promptBias.strengths[k],
     })),
     {
       prefixTokens,
-      promptBias: { prior: promptBias.prior, gains: promptBias.gains },
+      evidence: calibrated?.calibration,
       model: {
         name: basename(resolve(options.modelDirectory)),
         servedAs,
@@ -203,39 +262,4 @@ async function measureAndPublish(
       },
     },
   );
-}
-
-/** Strengths of the prompt bias, chosen on validation, and what it gains on test on top of what is shipped. */
-async function fitPromptBias(
-  prepared: Prepared,
-  { placed, head: weights, shape, parameters, unigram }: Bank,
-  adapters: Adapters,
-  scales: Float32Array,
-  { threads, seed }: TrainOptions,
-) {
-  const { hiddenSize: D } = weights;
-  const { sets, centroids } = placed;
-  const bank = { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
-  const head = await openHeadSession(weights.tokenEmbedding, D, bank, threads);
-  const frequencies = { logarithms: unigram, endOfTextId: prepared.model.config.endOfTextId };
-  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
-  const wornIn = (set: PlacedSet) => ({ gates, groupOf: assignAll(set.embeddings, centroids) });
-  try {
-    const { validation, test } = sets;
-    const { prior, strengths } = await choosePromptBias(head, D, validation, wornIn(validation), frequencies);
-    // Where the adapter does not gain the base is served, and nothing but the base.
-    const served = strengths.map((strength, k) => (scales[k] === 0 ? 0 : strength));
-    const choicesOf = (k: number) => [{ prior, strength: served[k] }];
-    const measured = await measurePromptBias(head, D, test, wornIn(test), frequencies, choicesOf);
-    const gains = promptLengths.flatMap((promptTokens) => {
-      const sums = measured
-        .filter((one) => one.promptTokens === promptTokens)
-        .map(({ window, tokens, gains: [sum] }) => ({ document: documentKey(test.windows[window]), tokens, sum }));
-      const gain = documentMean(sums, new Random(seed, streams.promptBias));
-      return gain ? [{ promptTokens, gain }] : [];
-    });
-    return { prior, strengths: served, gains };
-  } finally {
-    await head.release();
-  }
 }

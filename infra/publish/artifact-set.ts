@@ -3,7 +3,6 @@ import path from "node:path";
 import { type Artifacts, loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
 import { requireHyperNetwork } from "../../gpu-backend/adapters/hyper-network-file.ts";
-import { servedPromptBias } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { readFileAtMost } from "../../gpu-backend/bounded-file.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -59,7 +58,6 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   requireHyperNetwork(manifest, network);
   requireSameCentroids(edge, network);
   servedBank(manifest, network);
-  servedPromptBias(manifest, network);
   const adapters = generatedAdapters(manifest, network, async () => undefined);
   for (const { id } of manifest.centroids) await adapters.generate(id);
 }

@@ -61,9 +61,6 @@ export const setLimits = {
   evidenceLengths: 32,
   /** Factor of similarity in the priors of a mixture. */
   similarityScale: 1000,
-  promptBiasGains: 16,
-  /** Magnitude of strength and prior of a prompt bias. */
-  promptBias: 1_000_000,
   /** Nats a token, in magnitude. A uniform guess over 65,536 ids has 11. */
   gainNats: 1000,
   /** Magnitude of a coordinate of the map. */

@@ -51,19 +51,8 @@ export const centroidSchema = z.strictObject({
   scale: z.number().min(0).max(1),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
-  /** Strength of the prompt bias on top of its adapter; absent, or 0: none. */
-  promptBias: z.number().min(0).max(setLimits.promptBias).optional(),
-});
-
-/** A row bias from each request's own prompt (`unigram` in FORMAT.md), as strong as validation chose for each centroid. */
-const promptBiasSchema = z.strictObject({
-  /** An occurrence of a token of frequency p weighs 1 / (prior · p). */
-  prior: z
-    .number()
-    .min(1 / setLimits.promptBias)
-    .max(setLimits.promptBias),
-  /** Held-out gain on top of the adapters as they are shipped, over the 64 tokens after prompts of these lengths. */
-  gains: z.array(z.strictObject({ promptTokens: upTo(setLimits.contextTokens), gain })).max(setLimits.promptBiasGains),
+  /** No longer made nor served; the edge's responses still read it. */
+  promptBias: z.number().min(0).max(1).optional(),
 });
 
 const share = z.number().min(0).max(1);
@@ -134,8 +123,6 @@ const shape = z.strictObject({
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
   /** Absent: the default of `shared/math/evidence.ts`. */
   evidence: evidenceSchema.optional(),
-  /** Absent: no prompt bias is served. */
-  promptBias: promptBiasSchema.optional(),
   /** These and no other: nothing in a set chooses the name of a file. */
   files: z.strictObject({
     [edgeTableFile]: fileRecord(setLimits.edgeTableBytes),

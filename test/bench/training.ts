@@ -5,14 +5,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openHeadSession } from "../../gpu-backend/runtime/head-probabilities.ts";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
 import { gatedKind } from "../../gpu-backend/training/bank/bank-kinds.ts";
 import type { WindowSet } from "../../gpu-backend/training/bank/batches.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { baseLosses } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, type Parameters } from "../../gpu-backend/training/bank/parameters.ts";
-import { measurePromptBias } from "../../gpu-backend/training/bank/prompt-bias.ts";
 import { Trainer } from "../../gpu-backend/training/bank/trainer.ts";
 import {
   type HeadFormat,
@@ -36,8 +34,6 @@ const shape = bankShape({ rank: 64, biases: 8, hidden: 32, dimensions });
 const validationPasses = 5;
 const testPasses = 2;
 const heldOutWindows = 750;
-/** Of validation, and again of test, that the prompt bias is measured on. */
-const promptBiasWindows = 600;
 
 export interface TrainingRow {
   threads: number;
@@ -47,8 +43,6 @@ export interface TrainingRow {
   step: Record<HeadFormat, number>;
   /** Seconds for 1,000 scored tokens. */
   scoring: number;
-  /** Of one window with three prompts in it. */
-  promptBias: number;
   /** Of the whole process. */
   peakBytes: number;
 }
@@ -102,43 +96,30 @@ async function measureIn(folder: string, threads: number, rounds: number): Promi
   for (const { trainer } of trainers) await trainer.release();
   const step = Object.fromEntries(trainers.map(({ format, seconds }) => [format, median(seconds)]));
 
-  const { scoring, promptBias } = await measuring(head, set, parameters, threads);
+  const scoring = await scoringSeconds(head, set, parameters, threads);
   await states.close();
   return {
     threads,
     hiddenStates: (1000 * hiddenSeconds) / (measuredWindows * windowTokens),
     step: step as TrainingRow["step"],
     scoring,
-    promptBias,
     peakBytes: process.resourceUsage().maxRSS * 1024,
   };
 }
 
-/** What chooses and measures after the last step. */
-async function measuring(
+/** Seconds for 1,000 scored tokens: what chooses and measures after the last step. */
+async function scoringSeconds(
   head: HeadWeights,
   set: WindowSet,
   parameters: Parameters,
   threads: number,
-): Promise<Pick<TrainingRow, "scoring" | "promptBias">> {
+): Promise<number> {
   const meter = await LossMeter.open(head, shape, threads);
   const indexes = [...set.windows.keys()].slice(0, 8);
   await baseLosses(meter, set, parameters, [0]);
-  const scoringSeconds = await timed(() => baseLosses(meter, set, parameters, indexes));
+  const seconds = await timed(() => baseLosses(meter, set, parameters, indexes));
   await meter.release();
-  const tokens = indexes.reduce((sum, i) => sum + scoredTokens(set.windows[i]), 0);
-
-  const bank = { gates: shape.gates, a: parameters.get("a")!, a0: shape.a0, b: parameters.get("b")! };
-  const session = await openHeadSession(head.tokenEmbedding, head.hiddenSize, bank, threads);
-  const frequencies = { logarithms: new Float32Array(head.vocabularySize).fill(-10), endOfTextId: 0 };
-  const worn = { gates: [new Float32Array(shape.gates)], groupOf: new Int32Array(set.windows.length) };
-  const few = { ...set, windows: set.windows.slice(0, 6) };
-  const choices = [{ prior: 500, strength: 0.5 }];
-  const promptBiasSeconds = await timed(() =>
-    measurePromptBias(session, head.hiddenSize, few, worn, frequencies, () => choices),
-  );
-  await session.release();
-  return { scoring: (1000 * scoringSeconds) / tokens, promptBias: promptBiasSeconds / few.windows.length };
+  return (1000 * seconds) / indexes.reduce((sum, i) => sum + scoredTokens(set.windows[i]), 0);
 }
 
 async function timed(run: () => Promise<unknown>): Promise<number> {
@@ -153,7 +134,7 @@ export function trainingLines(row: TrainingRow, tokens: number, steps: number): 
   const heldOutTokens = heldOutWindows * windowTokens;
   const hidden = (row.hiddenStates * (tokens + 2 * heldOutTokens)) / 1000;
   const scored = (heldOutTokens * scoredShare * (validationPasses + testPasses)) / 1000;
-  const measured = row.scoring * scored + 2 * promptBiasWindows * row.promptBias;
+  const measured = row.scoring * scored;
   const minutes = (seconds: number) => `${(seconds / 60).toFixed(0)} min`;
   return [
     `${row.threads} thread(s); hidden states ${row.hiddenStates.toFixed(2)} s for 1,000 tokens; scoring ${row.scoring.toFixed(2)} s`,

@@ -13,7 +13,6 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../edge/assign/artifact-bucket.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
-import { servedPromptBias } from "../../gpu-backend/adapters/prompt-bias.ts";
 import { artifactsOf, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { SetFolders } from "../../gpu-backend/engine/sets/set-folder.ts";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
@@ -234,11 +233,10 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
   const { manifest, hyperNetwork } = await readArtifacts(model, brought.folder);
   const bank = servedBank(manifest, hyperNetwork);
   for (const values of [bank.a, bank.a0, bank.b]) expect(values.every(Number.isFinite)).toBe(true);
-  const bias = servedPromptBias(manifest, hyperNetwork);
   const adapters = generatedAdapters(manifest, hyperNetwork, async () => undefined);
   for (const { id } of manifest.centroids) {
     const adapter = await adapters.generate(id);
-    const parts = [adapter.gates, adapter.directions?.a, adapter.directions?.b, bias(id, [1, 2, 2])?.bias.values];
+    const parts = [adapter.gates, adapter.directions?.a, adapter.directions?.b];
     for (const values of parts) expect(values?.every(Number.isFinite) ?? true).toBe(true);
   }
   return manifestHash;

@@ -103,7 +103,6 @@ export async function writeTinyModel(
       ...(kind === "full" ? fullTensors(floats) : bankTensors(floats)),
       ["centroids", tensorFrom(vectors, [K, P])],
       ["scales", tensorFrom(scales, [K])],
-      ["unigram", tensorFrom(new Float32Array(V).fill(-Math.log(V)), [V])],
       ["mean", tensorFrom(new Float32Array(D), [D])],
       ["transform", tensorFrom(floats([D, P], 1), [D, P])],
     ]),
@@ -159,9 +158,7 @@ export async function writeTinyModel(
       scale: scales[k],
       gain: null,
       // On the bank alone: the paper's kind has no token frequencies beside it.
-      ...(kind === "gated-bank" && { promptBias: scales[k] === 0 ? 0 : 0.3 + 0.2 * k }),
     })),
-    ...(kind === "gated-bank" && { promptBias: { prior: 20, gains: [] } }),
     files,
     training: { seed, steps: 0, corpora: [], basePerplexity: V, adaptedPerplexity: V },
   };

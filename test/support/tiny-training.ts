@@ -11,12 +11,16 @@ const embedded = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini"
 const vocabularySize = 400;
 const shape = { n_embd: 16, n_layer: 1, n_head: 2, n_positions: 256 };
 
-/** Writes `<folder>/model` and `<folder>/<name>.jsonl` for two corpora; returns options that train on them. */
-export async function tinyTraining(folder: string, seed: number): Promise<Omit<TrainOptions, "outDirectory">> {
+/** Writes `<folder>/model` and `<folder>/<name>.jsonl` for each corpus; returns options that train on them. */
+export async function tinyTraining(
+  folder: string,
+  seed: number,
+  names: readonly string[] = ["sea", "tables"],
+): Promise<Omit<TrainOptions, "outDirectory">> {
   const random = seededRandom(seed);
   await writeModel(join(folder, "model"), random);
   const corpora = [];
-  for (const name of ["sea", "tables"]) {
+  for (const name of names) {
     const words = Array.from({ length: 12 }, () => word(random));
     const documents = Array.from({ length: 30 }, () =>
       JSON.stringify({ text: Array.from({ length: 150 }, () => words[Math.floor(random() ** 2 * 12)]).join(" ") }),
@@ -41,6 +45,7 @@ export async function tinyTraining(folder: string, seed: number): Promise<Omit<T
     heldOutWindows: 40,
     threads: 1,
     keepCache: false,
+    calibration: null,
   };
 }
 

@@ -48,7 +48,6 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
       parameters: initialParameters(shape, D, V, 0, true),
       centroids,
       scales: Float32Array.of(0),
-      unigram: new Float32Array(V).fill(-Math.log(V)),
       space,
     },
     quantised(foldRows(space, tokenEmbedding), P),

@@ -5,9 +5,18 @@ import type { HiddenStates } from "../hidden-states.ts";
 /** Windows of one split, and their cached hidden states. */
 export interface WindowSet {
   windows: readonly Window[];
-  states: HiddenStates;
+  states: Pick<HiddenStates, "read">;
   /** Position of windows[0] in `states`. */
   firstState: number;
+}
+
+/** The windows of `set` at `indexes`. */
+export function subsetOf({ windows, states, firstState }: WindowSet, indexes: readonly number[]): WindowSet {
+  return {
+    windows: indexes.map((i) => windows[i]),
+    states: { read: (at, target, from) => states.read(firstState + indexes[at], target, from) },
+    firstState: 0,
+  };
 }
 
 /** With their prompt embeddings. */

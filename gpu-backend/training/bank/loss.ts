@@ -19,6 +19,11 @@ export class LossMeter {
     return new LossMeter(await openSession(buildLossGraph(head, shape), { threads }), head, shape);
   }
 
+  /** V */
+  get vocabularySize(): number {
+    return this.#head.vocabularySize;
+  }
+
   /** Q */
   get gates(): number {
     return this.#shape.gates;
@@ -38,7 +43,6 @@ export class LossMeter {
   ): Promise<Float64Array> {
     const { hiddenSize: D, vocabularySize: V } = this.#head;
     const Q = this.#shape.gates;
-    const bank = (name: "a" | "b") => tensor(parameters.get(name)!, shapeOf(name, this.#shape, D, V));
     const sums = new Float64Array(indexes.length);
     let measured = 0;
     const parts = indexes.map((index) => wholeWindow(set, index));
@@ -46,21 +50,40 @@ export class LossMeter {
       const { hidden, targets, windowOf } = await gatherBatch(set, run, D);
       const gates = new Float32Array(targets.length * Q);
       for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s].index), n * Q);
-      const results = await this.#session.run({
-        hidden: tensor(hidden, [targets.length, D]),
-        targets: tensor(targets, [targets.length]),
-        gates: tensor(gates, [targets.length, Q]),
-        a: bank("a"),
-        b: bank("b"),
-      });
+      const losses = await this.tokenLosses(hidden, targets, gates, parameters);
       let first = 0; // token of the window that n is in
-      for (const [n, nll] of (results.nll.data as Float32Array).entries()) {
+      for (const [n, nll] of losses.entries()) {
         if (n > 0 && windowOf[n] !== windowOf[n - 1]) first = n;
         if (n - first >= skipped) sums[measured + windowOf[n]] += nll;
       }
       measured += run.length;
     }
     return sums;
+  }
+
+  /**
+   * Negative log-likelihood of each target, in nats, [N].
+   * @param hidden [N, D]
+   * @param targets [N]
+   * @param gates [N, Q]
+   */
+  async tokenLosses(
+    hidden: Float32Array,
+    targets: Int32Array,
+    gates: Float32Array,
+    parameters: Parameters,
+  ): Promise<Float32Array> {
+    const { hiddenSize: D, vocabularySize: V } = this.#head;
+    const N = targets.length;
+    const bank = (name: "a" | "b") => tensor(parameters.get(name)!, shapeOf(name, this.#shape, D, V));
+    const results = await this.#session.run({
+      hidden: tensor(hidden, [N, D]),
+      targets: tensor(targets, [N]),
+      gates: tensor(gates, [N, this.#shape.gates]),
+      a: bank("a"),
+      b: bank("b"),
+    });
+    return results.nll.data as Float32Array;
   }
 
   release(): Promise<void> {

@@ -36,11 +36,10 @@ export function targetsOf(window: Window): Int32Array {
   return window.tokenIds.subarray(prefixTokens);
 }
 
-/** Of at most `length` tokens each. */
-export function windowsOf(corpus: number, document: number, tokenIds: Int32Array, length = windowTokens): Window[] {
+export function windowsOf(corpus: number, document: number, tokenIds: Int32Array): Window[] {
   const windows: Window[] = [];
-  for (let start = 0; start + prefixTokens + minimumScoredTokens <= tokenIds.length; start += length) {
-    windows.push({ corpus, document, tokenIds: tokenIds.subarray(start, start + length) });
+  for (let start = 0; start + prefixTokens + minimumScoredTokens <= tokenIds.length; start += windowTokens) {
+    windows.push({ corpus, document, tokenIds: tokenIds.subarray(start, start + windowTokens) });
   }
   return windows;
 }

@@ -3,13 +3,11 @@
  * controls. Pure arithmetic. Not here: how the losses were measured (trial.ts), and how they are shown (../report).
  */
 import { documentMean, type Gain } from "../bank/gain.ts";
-import { documentKey, type Window } from "../corpus/windows.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import { type coreMethods, type Method, methods, type TrainedMethod, trainedMethods, trainedOf } from "./methods.ts";
 import type { PrefixLosses } from "./prefix-lengths.ts";
-import { measuredPrompts, type PromptBiasOutcome } from "./prompt-lengths.ts";
-import { type EvaluationResult, textKinds } from "./result.ts";
+import type { EvaluationResult } from "./result.ts";
 import type { Outcome } from "./trial.ts";
 
 /** A test window, as far as a loss needs explaining. */
@@ -192,37 +190,6 @@ export function prefixGains(
     if (length === null || windows.length === 0) return [];
     const sums = windows.map((window, i) => ({ ...window, sum: base.losses[i] - losses[i] }));
     return [{ length, overBase: documentMean(sums, new Random(1, streams.bootstrap))!, agreement }];
-  });
-}
-
-/** What the prompt bias gains by prompt length, over kinds of text and domains that have any. */
-export function promptBiasGains(
-  outcomes: readonly PromptBiasOutcome[],
-  stretches: readonly Window[],
-  domains: readonly Domain[],
-): EvaluationResult["promptBias"] {
-  const isOf: Record<(typeof textKinds)[number], (domain: Domain) => boolean> = {
-    trained: ({ unseen }) => !unseen,
-    known: ({ unseen, known }) => !unseen && known,
-    new: ({ unseen, known }) => !unseen && !known,
-    unseen: ({ unseen }) => unseen,
-  };
-  return outcomes.map(({ method, prior, strengths, gains }) => {
-    const over = (keep: (domain: Domain) => boolean) =>
-      measuredPrompts.flatMap((promptTokens) => {
-        const sums = gains
-          .filter((one) => one.promptTokens === promptTokens && keep(domains[stretches[one.stretch].corpus]))
-          .map(({ stretch, tokens, gain }) => ({ document: documentKey(stretches[stretch]), tokens, sum: gain }));
-        const gain = documentMean(sums, new Random(1, streams.bootstrap));
-        return gain ? [{ promptTokens, gain }] : [];
-      });
-    return {
-      ...{ method, prior, strengths },
-      byLength: textKinds.flatMap((text) => over(isOf[text]).map((row) => ({ ...row, text }))),
-      byDomain: domains.flatMap((domain) =>
-        over((one) => one === domain).map((row) => ({ ...row, domain: domain.name })),
-      ),
-    };
   });
 }
 

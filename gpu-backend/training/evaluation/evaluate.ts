@@ -13,15 +13,14 @@ import { countsByCluster, labelsOf, positionsIn, principalPlane } from "../clust
 import type { CorpusSource } from "../corpus/read-corpus.ts";
 import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
+import { keptOrMade } from "../kept-results.ts";
 import { type Placed, type Prepared, place, prepare } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
-import { Analysis, curvesOf, type Outcomes, prefixGains, promptBiasGains, type SeedOutcomes } from "./analysis.ts";
+import { Analysis, curvesOf, type Outcomes, prefixGains, type SeedOutcomes } from "./analysis.ts";
 import { type FormatRow, measureFormats } from "./formats.ts";
 import { type MethodPlan, planMethods, type TrainedMethod, trainableOf, trainedOf } from "./methods.ts";
-import { keptOrMade } from "./outcome-cache.ts";
 import { paperProtocol } from "./paper-protocol.ts";
 import { prefixWindows, tokensAfterPrefixes } from "./prefix-lengths.ts";
-import { stretchTokens } from "./prompt-lengths.ts";
 import { type EvaluationResult, type PaperResult, resultFormat, resultSchema } from "./result.ts";
 import { type Outcome, runTrial, type TrialContext } from "./trial.ts";
 
@@ -65,7 +64,7 @@ export async function evaluate(
   signal?: AbortSignal,
 ): Promise<EvaluationResult> {
   const startMs = now();
-  const prepared = await prepare({ ...options, stretchTokens }, progress, signal);
+  const prepared = await prepare(options, progress, signal);
   try {
     const honest = options.protocol === "paper" ? nothing : await compare(prepared, options, progress, now, signal);
     const paper = options.protocol === "honest" ? null : await reproducePaper(prepared, options, progress);
@@ -159,7 +158,7 @@ type Comparison = Omit<EvaluationResult, keyof ReturnType<typeof aboutText> | "f
 
 const nothing: Comparison = {
   ...{ results: [], summary: {}, gains: [], overStatic: null, controls: null },
-  ...{ centroids: [], documents: [], prefixLengths: [], promptBias: [], curves: [], formats: [] },
+  ...{ centroids: [], documents: [], prefixLengths: [], curves: [], formats: [] },
 };
 
 function aboutText({ model, corpora, sets }: Prepared, options: EvaluateOptions) {
@@ -242,11 +241,6 @@ async function compare(
         document: windows[i].document,
         tokens: tokensAfterPrefixes(test, i),
       })),
-    ),
-    promptBias: promptBiasGains(
-      [...first.outcomes["gated-bank"].promptBias!, ...first.outcomes.static.promptBias!],
-      prepared.stretches,
-      domains,
     ),
     curves: curvesOf(first),
     formats,

@@ -5,9 +5,6 @@ import { methods } from "./methods.ts";
 
 export const resultFormat = 1;
 
-/** All domains in training; those of them that the base knows, and the others; domains that no adapter was trained on. */
-export const textKinds = ["trained", "known", "new", "unseen"] as const;
-
 const method = z.enum(methods);
 const interval = z.tuple([z.number(), z.number()]);
 /** A difference of mean losses in nats a token (positive: better), with its 95% interval over documents. */
@@ -103,20 +100,6 @@ export const resultSchema = z.strictObject({
     z.strictObject({ domain: z.string(), centroid: z.string(), position: z.tuple([z.number(), z.number()]) }),
   ),
   prefixLengths: z.array(z.strictObject({ length: z.int(), overBase: gain, agreement: z.number() })),
-  /**
-   * What a request's own prompt adds over the 64 tokens after it (adapters/prompt-bias.ts), first seed: on top of a
-   * method, by the prompt's length, over each kind of text and each domain.
-   */
-  promptBias: z.array(
-    z.strictObject({
-      method,
-      /** Chosen on validation; strengths by centroid, or one for all text. */
-      prior: z.number(),
-      strengths: z.array(z.number()),
-      byLength: z.array(z.strictObject({ promptTokens: z.int(), text: z.enum(textKinds), gain })),
-      byDomain: z.array(z.strictObject({ promptTokens: z.int(), domain: z.string(), gain })),
-    }),
-  ),
   /** The base's perplexity as each weight format serves it, on windows of the test split. */
   formats: z.array(z.strictObject({ format: z.enum(weightFormats), ppl: z.number(), tokens: z.int() })),
   curves: z.array(z.strictObject({ method, step: z.int(), nats: z.number() })),

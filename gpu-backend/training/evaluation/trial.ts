@@ -1,9 +1,7 @@
 /** One trial: trains one method with one seed, and scores the test windows in every way that the method is scored. */
-import { createTrunkRunner } from "../../runtime/trunk-runner.ts";
 import { LossMeter } from "../bank/loss.ts";
 import { type Adapters, adaptedLosses, chooseScales } from "../bank/measure.ts";
 import type { Parameters } from "../bank/parameters.ts";
-import { logFrequenciesOf } from "../bank/prompt-bias.ts";
 import { Trainer } from "../bank/trainer.ts";
 import type { Split } from "../corpus/splits.ts";
 import { scoredTokens } from "../corpus/windows.ts";
@@ -15,7 +13,6 @@ import { streams } from "../streams.ts";
 import { batchMeanLosses } from "./batch-mean.ts";
 import { type MethodPlan, paperNetwork, type TrainedMethod } from "./methods.ts";
 import { type PrefixLosses, prefixLosses } from "./prefix-lengths.ts";
-import { type PromptBiasOutcome, promptBiasOutcomes, type Served } from "./prompt-lengths.ts";
 
 /** What a trial leaves behind: numbers alone, so that it can be kept on disk. Losses are sums of nats per test window. */
 export interface Outcome extends Scores {
@@ -36,8 +33,6 @@ interface Scores {
   wrongCentroid: number[] | null;
   /** Of the gated bank with the first seed. */
   prefixes: PrefixLosses[] | null;
-  /** Of the gated bank, the static adapter and the base, with the first seed. */
-  promptBias: PromptBiasOutcome[] | null;
 }
 
 export interface TrialContext {
@@ -108,21 +103,13 @@ class Scorer {
   readonly #meter: LossMeter;
   readonly #placed: Placed;
   readonly #prepared: Prepared;
-  readonly #threads: number;
 
-  constructor(
-    method: TrainedMethod,
-    plan: MethodPlan,
-    meter: LossMeter,
-    placed: Placed,
-    { prepared, threads }: TrialContext,
-  ) {
+  constructor(method: TrainedMethod, plan: MethodPlan, meter: LossMeter, placed: Placed, { prepared }: TrialContext) {
     this.#method = method;
     this.#plan = plan;
     this.#meter = meter;
     this.#placed = placed;
     this.#prepared = prepared;
-    this.#threads = threads;
   }
 
   /** Mean loss on a few validation windows, the same each time. */
@@ -140,7 +127,7 @@ class Scorer {
     const scores: Scores = {
       validation: this.#mean(await this.#fullStrength(parameters, "validation", all), all),
       losses: [...(await this.#fullStrength(parameters, "test", everyTest))],
-      ...{ shipped: null, scales: null, wrongCentroid: null, prefixes: null, promptBias: null },
+      ...{ shipped: null, scales: null, wrongCentroid: null, prefixes: null },
     };
     if (this.#method !== "static" && this.#method !== "gated-bank") return scores;
     const adapters = this.#plan.adapters!(parameters, this.#placed.centroids);
@@ -148,7 +135,6 @@ class Scorer {
     const scales = await chooseScales(this.#meter, validation, adapters);
     scores.scales = [...scales];
     scores.shipped = [...(await adaptedLosses(this.#meter, test, adapters, scales, memberOf, everyTest))];
-    if (detailed) scores.promptBias = await this.#promptBias(adapters, scales);
     if (this.#method === "static") return scores;
     const full = new Float32Array(adapters.centroids.count).fill(1);
     const others = otherCentroids(memberOf, adapters.centroids.count, seed);
@@ -166,26 +152,6 @@ class Scorer {
     const adapters: Adapters = this.#plan.adapters(parameters, this.#placed.centroids);
     const full = new Float32Array(adapters.centroids.count).fill(1);
     return adaptedLosses(this.#meter, set, adapters, full, assignAll(set.embeddings, adapters.centroids), indexes);
-  }
-
-  async #promptBias(adapters: Adapters, shipped: Float32Array): Promise<PromptBiasOutcome[]> {
-    const { model, head, stretches } = this.#prepared;
-    const full = new Float32Array(adapters.centroids.count).fill(1);
-    const served: Served[] = [{ method: this.#method, adapters, scales: full }];
-    if (this.#method === "gated-bank") {
-      served.unshift({ method: "base", adapters, scales: null });
-      served.push({ method: "gated-bank-shipped", adapters, scales: shipped });
-    }
-    const trunk = await createTrunkRunner({ ...model, threads: this.#threads });
-    try {
-      const { windows } = this.#placed.sets.train;
-      const { endOfTextId } = model.config;
-      const frequencies = { logarithms: logFrequenciesOf(windows, head.vocabularySize), endOfTextId };
-      const context = { head, shape: this.#plan.measured, placed: this.#placed, stretches, frequencies, trunk };
-      return await promptBiasOutcomes(served, { ...context, threads: this.#threads });
-    } finally {
-      await trunk.release();
-    }
   }
 
   #mean(sums: Float64Array, indexes: readonly number[]): number {

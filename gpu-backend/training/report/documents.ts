@@ -3,16 +3,7 @@ import { trainedMethods } from "../evaluation/methods.ts";
 import type { EvaluationResult } from "../evaluation/result.ts";
 import type { Plot } from "./plots.ts";
 import { findings, whyTheyDisagree } from "./prose.ts";
-import {
-  controlsTable,
-  domainTable,
-  formatTable,
-  methodNames,
-  paperTable,
-  promptBiasTable,
-  summaryTable,
-  textTable,
-} from "./tables.ts";
+import { controlsTable, domainTable, formatTable, methodNames, paperTable, summaryTable, textTable } from "./tables.ts";
 
 export interface DrawnPlot extends Plot {
   svg: string;
@@ -69,12 +60,7 @@ function sectionsOf(result: EvaluationResult, plots: readonly DrawnPlot[]): Sect
   const bullets = findings(result);
   if (bullets.length > 0) sections.push({ title: "What it comes to", bullets, table: summaryTable(result) });
   for (const plot of plots) {
-    const tables: Record<string, (result: EvaluationResult) => string> = {
-      domains: domainTable,
-      prompts: promptBiasTable,
-    };
-    const table = tables[plot.id]?.(result);
-    sections.push({ title: plot.title, plot, ...(table && { table }) });
+    sections.push({ title: plot.title, plot, ...(plot.id === "domains" && { table: domainTable(result) }) });
   }
   if (result.controls) sections.push({ title: "Controls", table: controlsTable(result) });
   if (result.paper) {

@@ -24,7 +24,6 @@ export function plotsOf(result: EvaluationResult): Plot[] {
   if (result.results.length > 0) {
     plots.push(perplexities(result), byDomain(result), byCentroid(result), map(result));
     if (result.prefixLengths.length > 0) plots.push(byPrefix(result));
-    if (result.promptBias.length > 0) plots.push(byPrompt(result));
     plots.push(curves(result));
   }
   return plots;
@@ -262,64 +261,6 @@ function byPrefix({ prefixLengths }: EvaluationResult): Plot {
           },
         },
       ],
-    },
-  };
-}
-
-function byPrompt({ promptBias }: EvaluationResult): Plot {
-  const texts = {
-    trained: "domains in training",
-    known: "… that the base knows",
-    new: "… new to it",
-    unseen: "not trained on",
-  };
-  const shown = promptBias.filter(({ method }) => method !== "gated-bank");
-  const values = shown.flatMap(({ method, byLength }) =>
-    byLength.map(({ promptTokens, text, gain }) => ({
-      ...{ method: methodNames[method], text: texts[text], promptTokens },
-      ...intervalOf(gain),
-    })),
-  );
-  const lengths = [...new Set(values.map(({ promptTokens }) => promptTokens))];
-  const x = {
-    field: "promptTokens",
-    type: "quantitative",
-    title: "tokens of the prompt",
-    axis: { values: lengths, grid: false },
-  } as const;
-  const color = {
-    field: "method",
-    type: "nominal",
-    title: null,
-    sort: shown.map(({ method }) => methodNames[method]),
-    scale: { range: [colours.base, colours.bank, colours.fixed] },
-    legend: { orient: "top", symbolOpacity: 1 },
-  } as const;
-  return {
-    id: "prompts",
-    title: "What the prompt's own words add",
-    caption:
-      "The prompt bias on top of each method: gain over the 64 tokens after a prompt of so many tokens, first seed. Its " +
-      "strengths were chosen on validation, by centroid, so that no domain in training gets worse. Bands are 95% intervals " +
-      "over documents.",
-    spec: {
-      data: { values },
-      facet: { column: { field: "text", type: "nominal", title: null, sort: Object.values(texts) } },
-      spec: {
-        width: 150,
-        height: 220,
-        layer: [
-          { mark: { type: "rule", color: "#9ca3af" }, encoding: { y: { datum: 0, type: "quantitative" } } },
-          {
-            mark: { type: "errorband", opacity: 0.18 },
-            encoding: { x, color, y: { field: "low", type: "quantitative", title: nats }, y2: { field: "high" } },
-          },
-          {
-            mark: { type: "line", point: { size: 45, filled: true } },
-            encoding: { x, color, y: { field: "nats", type: "quantitative" } },
-          },
-        ],
-      },
     },
   };
 }

@@ -6,19 +6,13 @@ const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
 
 /** The claims, one a line, as the numbers bear them out or not. */
 export function findings(result: EvaluationResult): string[] {
-  const { summary, overStatic, controls, promptBias, options } = result;
+  const { summary, overStatic, controls, options } = result;
   const base = summary.base;
   const bank = summary["gated-bank"];
   const shipped = summary["gated-bank-shipped"];
   if (!base || !bank || !shipped || !overStatic || !controls) return [];
   const change = (of: number | null, from: number | null) =>
     of === null || from === null ? "–" : `${of > from ? "+" : "−"}${percent(Math.abs(of / from - 1))}`;
-  const ofPrompts = promptBias.find(({ method }) => method === "gated-bank-shipped")?.byLength ?? [];
-  const added = (text: string) =>
-    ofPrompts
-      .filter((row) => row.text === text)
-      .map(({ promptTokens, gain }) => `${gainText(gain)} after ${promptTokens} tokens`)
-      .join(", ");
   const worst = worstKnown(result);
   const { wrongCentroid, constantInput, withoutBestCluster, withoutLargestCluster } = controls;
   return [
@@ -31,11 +25,6 @@ export function findings(result: EvaluationResult): string[] {
     `The adapter of another centroid, drawn anew for each window, keeps ${percent(wrongCentroid.kept)} of the gain over the base.`,
     `A hyper-network that is told nothing of the text, over static LoRA: ${gainText(constantInput.overStatic)} nats.`,
     `Without the centroid with most text, the bank is ahead of static LoRA by ${gainText(withoutLargestCluster.overStatic)}; without the one that gains most, by ${gainText(withoutBestCluster.overStatic)}.`,
-    ...(ofPrompts.length > 0
-      ? [
-          `The prompt's own words add to the bank as shipped, in nats a token: ${added("trained")}; on domains that no adapter was trained on: ${added("unseen") || "–"}.`,
-        ]
-      : []),
     `${(options.seeds as number[]).length} training seeds, one split of documents; intervals are 95%, from a bootstrap over documents.`,
   ];
 }

@@ -106,47 +106,6 @@ function perplexityText(nats: number): string {
   return perplexity >= 1000 ? Math.round(perplexity).toLocaleString("en") : perplexity.toFixed(2);
 }
 
-/** A row a method and kind of text, or a domain: what the prompt bias gains, by prompt length. */
-export function promptBiasTable({ promptBias, domains }: EvaluationResult): string {
-  const served = promptBias.find(({ method }) => method === "gated-bank-shipped");
-  if (!served) return "";
-  const lengths = [...new Set(served.byLength.map(({ promptTokens }) => promptTokens))];
-  const texts = {
-    trained: "domains in training",
-    known: "known to the base",
-    new: "new to the base",
-    unseen: "not trained on",
-  };
-  const row = (name: string, of: string, gains: readonly { promptTokens: number; gain: Gain }[]) => [
-    name,
-    of,
-    ...lengths.map((length) => {
-      const found = gains.find(({ promptTokens }) => promptTokens === length);
-      return found ? gainText(found.gain) : "–";
-    }),
-  ];
-  const rows = promptBias.flatMap(({ method, byLength }) =>
-    Object.entries(texts).map(([kind, text]) =>
-      row(
-        text,
-        methodNames[method],
-        byLength.filter((one) => one.text === kind),
-      ),
-    ),
-  );
-  const byDomain = domains.map(({ name }) =>
-    row(
-      name,
-      methodNames["gated-bank-shipped"],
-      served.byDomain.filter(({ domain }) => domain === name),
-    ),
-  );
-  return markdownTable(
-    ["text", "on top of", ...lengths.map((length) => `prompt of ${length}, nats`)],
-    [...rows, ...byDomain],
-  );
-}
-
 /** A row a weight format: what serving in it costs. */
 export function formatTable({ formats }: EvaluationResult): string {
   const [reference] = formats;

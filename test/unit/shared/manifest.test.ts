@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { parsePointer, switchedTo } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
 import { type Manifest, parseManifest } from "../../../shared/artifacts/manifest.ts";
+import { limits } from "../../../shared/contracts/limits.ts";
 
 const embedded = readFileSync(
   new URL("../../../gpu-backend/models/chameleon-mini/artifacts/manifest.json", import.meta.url),
@@ -54,10 +55,9 @@ test.each<[Path, unknown, number]>([
   [["centroids", 3, "label"], ["x".repeat(513)], setLimits.labelCharacters],
   [["centroids", 3, "label"], Array(17).fill("x"), setLimits.labels],
   [["centroids", 3, "position"], [1e9, 0], setLimits.position],
-  [["centroids", 3, "promptBias"], 1e9, setLimits.promptBias],
   [["centroids", 3, "gain"], { nats: 1e9, ci95: [0, 0], tokens: 1 }, setLimits.gainNats],
-  [["promptBias", "prior"], 1e9, setLimits.promptBias],
-  [["promptBias", "gains"], Array(17).fill(1), setLimits.promptBiasGains],
+  [["evidence", "sharpness"], 1e9, limits.pointerSharpness],
+  [["evidence", "byLength"], Array(33).fill(1), setLimits.evidenceLengths],
   [["training", "corpora"], Array(1025).fill(1), setLimits.corpora],
   [["files", "edge-table.safetensors", "bytes"], 1e9, setLimits.edgeTableBytes],
   [["files", "tokenizer.safetensors", "bytes"], 1e9, setLimits.tokenizerBytes],
@@ -94,7 +94,7 @@ describe("numbers that are none of their kind", () => {
   test.each(["1e400", "-1e400"])("%s is read as infinite, and refused", (number) => {
     for (const path of [
       ["centroids", 0, "scale"],
-      ["promptBias", "prior"],
+      ["evidence", "floor"],
     ] as Path[]) {
       const json = withValue(path, "HERE").replace('"HERE"', number);
       expect(refusalOf(json)).toContain(path.join("."));

@@ -1,8 +1,8 @@
-/** Finished parts of an evaluation on disk, so that an interrupted one goes on where it was. */
+/** Finished parts of an evaluation or a calibration on disk, so that an interrupted one goes on where it was. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeAtomically } from "../atomic-file.ts";
-import { keyOf } from "../prepare.ts";
+import { writeAtomically } from "./atomic-file.ts";
+import { keyOf } from "./prepare.ts";
 
 /** The value kept under `choices`, or what `make` gives, kept from then on. Values must be JSON. */
 export async function keptOrMade<T>(

@@ -1,0 +1,99 @@
+/** Calibrates evidence: from families of corpora to the manifest's `evidence`, and to what it is expected to gain. */
+import { createTrunkRunner } from "../../runtime/trunk-runner.ts";
+import { documentMean, type Gain } from "../bank/gain.ts";
+import type { Prepared } from "../prepare.ts";
+import type { Progress } from "../progress.ts";
+import { Random } from "../random.ts";
+import { streams } from "../streams.ts";
+import { calibrationOf, choose, type GroupedTrial, gainOf, type Measured, measureGrid, weightsOf } from "./choose.ts";
+import type { Family } from "./families.ts";
+import { type FoldOptions, trialsOfFolds } from "./folds.ts";
+import { promptLengths } from "./trials.ts";
+
+export interface CalibrateOptions extends FoldOptions {
+  families: readonly Family[];
+  cacheDirectory: string;
+  threads: number;
+}
+
+/** What a mixture and the nearest adapter gain over the base on one kind of text, in nats a token. */
+export interface CalibrationRow {
+  group: string;
+  promptTokens: number;
+  mixture: Gain;
+  nearest: Gain;
+}
+
+export interface Calibrated {
+  calibration: ReturnType<typeof calibrationOf>;
+  /** Each family's rows under what is chosen without that family. */
+  rows: CalibrationRow[];
+}
+
+/** Says what calibration takes, as steps of training. */
+export function calibrationCost({ families, steps, textsPerCorpus }: CalibrateOptions): string {
+  const folds = families.length + 1;
+  return `calibrating evidence: ${folds} trainings of ${steps} steps, ${textsPerCorpus} texts of each corpus twice (${folds * steps} steps in all)`;
+}
+
+/** Deterministic. Throws the signal's reason when aborted; finished folds stay in the cache. */
+export async function calibrate(
+  prepared: Prepared,
+  options: CalibrateOptions,
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<Calibrated> {
+  const { families, cacheDirectory, threads, ...foldOptions } = options;
+  progress.note(calibrationCost(options));
+  const trunk = await createTrunkRunner({ ...prepared.model, threads });
+  const context = { prepared, trunk, families, cacheDirectory, threads, progress, signal };
+  const trials = await trialsOfFolds(foldOptions, context).finally(() => trunk.release());
+  const byLength = promptLengths
+    .map((promptTokens) => ({ promptTokens, trials: trials.filter((trial) => trial.promptTokens === promptTokens) }))
+    .filter(({ trials: some }) => some.length > 0);
+  progress.stage("weighing", byLength.length);
+  const measured = byLength.map(({ promptTokens, trials: some }, done) => {
+    signal?.throwIfAborted();
+    const one = measureGrid(promptTokens, some);
+    progress.advance(done + 1);
+    return one;
+  });
+  return {
+    calibration: calibrationOf(measured, choose(measured)),
+    rows: crossValidated(measured, byLength, families, foldOptions.seed),
+  };
+}
+
+function crossValidated(
+  measured: readonly Measured[],
+  byLength: readonly { promptTokens: number; trials: readonly GroupedTrial[] }[],
+  families: readonly Family[],
+  seed: number,
+): CalibrationRow[] {
+  const random = new Random(seed, streams.bootstrap);
+  return families.flatMap(({ name }) => {
+    const choice = choose(measured, (family) => family !== name);
+    const calibration = calibrationOf(measured, choice);
+    return byLength.flatMap(({ promptTokens, trials }) => {
+      const groups = Map.groupBy(
+        trials.filter(({ family }) => family === name),
+        ({ group }) => group,
+      );
+      return [...groups].map(([group, members]) => {
+        const meanOf = (gain: (trial: GroupedTrial) => number) =>
+          documentMean(
+            members.map((trial) => ({ ...trial, tokens: trial.continuation.length, sum: gain(trial) })),
+            random,
+          )!;
+        return {
+          ...{ group, promptTokens },
+          mixture: meanOf((trial) => gainOf(trial, weightsOf(trial, calibration))),
+          nearest: meanOf((trial) => gainOf(trial, nearestAlone)),
+        };
+      });
+    });
+  });
+}
+
+/** What naming the nearest centroid serves. */
+const nearestAlone = { base: 0, adapters: [1], pointer: 0 };

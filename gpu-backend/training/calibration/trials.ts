@@ -1,0 +1,165 @@
+/**
+ * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters of the prompt's nearest
+ * centroids and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
+ * These are all numbers that a mixture's gain depends on, so that calibrations can be compared without the model.
+ * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
+ */
+import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
+import { defaultCalibration, positionsOfEvidence, type Testimony } from "../../../shared/math/evidence.ts";
+import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
+import type { LossMeter } from "../bank/loss.ts";
+import type { Adapters } from "../bank/measure.ts";
+import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/windows.ts";
+import type { Placed } from "../prepare.ts";
+
+/** Prompts that calibration cuts off a text, in tokens. */
+export const promptLengths = [8, 16, 32, 64, 128] as const;
+const longestPrompt = promptLengths[promptLengths.length - 1];
+/** Tokens after a prompt that are scored, at most and at least. */
+const continuationTokens = 64;
+const fewestTokens = 32;
+/** Of a text; fewer where it is shorter. */
+const textTokens = longestPrompt + continuationTokens;
+/** A text that is long enough for every prompt. */
+export const longEnough = longestPrompt + fewestTokens;
+/** Rows of a run of the head, so that their logits take 32 MB at most. */
+const maximumLogits = 8_000_000;
+
+/** A text, cut after `promptTokens`. */
+export interface Trial {
+  document: string;
+  /** Index of its corpus. */
+  corpus: number;
+  promptTokens: number;
+  /** Of the nearest centroids, which are the adapters among the experts; the nearest first. */
+  similarities: number[];
+  /** At `positionsOfEvidence` of the prompt. */
+  evidence: Testimony[];
+  /** Of the tokens after it. */
+  continuation: Testimony[];
+}
+
+/** A trained bank and what reads it. */
+export interface TrialContext {
+  trunk: TrunkRunner;
+  meter: LossMeter;
+  placed: Pick<Placed, "table" | "centroids">;
+  adapters: Adapters;
+  scales: Float32Array; // [K]
+}
+
+export async function trialsOf(
+  window: Window,
+  { trunk, meter, placed, adapters, scales }: TrialContext,
+): Promise<Trial[]> {
+  const tokenIds = window.tokenIds.slice(0, textTokens);
+  const T = tokenIds.length;
+  const { hidden, keys } = await trunk.hiddenAndKeys(tokenIds, 1, T);
+  const D = hidden.length / T;
+  const cuts = promptLengths
+    .filter((promptTokens) => T - promptTokens >= fewestTokens)
+    .map((promptTokens) => {
+      const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), placed.table);
+      const after = Math.min(continuationTokens, T - promptTokens);
+      return {
+        promptTokens,
+        nearest: rankCentroids(embedding, placed.centroids).slice(0, defaultCalibration.adapters),
+        evidence: positionsOfEvidence(promptTokens),
+        continuation: Array.from({ length: after }, (_, i) => promptTokens - 1 + i),
+      };
+    });
+
+  const rows = new ExpertRows();
+  for (const { nearest, evidence, continuation } of cuts) {
+    for (const position of [...evidence, ...continuation]) {
+      for (const expert of [base, ...nearest.map(({ index }) => index)]) rows.add(position, expert);
+    }
+  }
+  const gatesOf = (expert: number) =>
+    expert === base ? new Float32Array(meter.gates) : adapters.gatesAt(expert, scales[expert]);
+  await rows.measure({ tokenIds, hidden, D }, gatesOf, meter, adapters);
+
+  return cuts.map(({ promptTokens, nearest, evidence, continuation }) => {
+    const experts = [base, ...nearest.map(({ index }) => index)];
+    const testify = (position: number): Testimony => ({
+      experts: experts.map((expert) => rows.probability(position, expert)),
+      pointer: pointerProbability(keys, tokenIds, position, Math.min(position, promptTokens - 1)),
+    });
+    return {
+      ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
+      similarities: nearest.map(({ similarity }) => similarity),
+      evidence: evidence.map(testify),
+      continuation: continuation.map(testify),
+    };
+  });
+}
+
+/** The base's number among centroids. */
+const base = -1;
+
+/** Positions of a text and experts that give the next token a probability there, each pair once. */
+class ExpertRows {
+  readonly #rowOf = new Map<string, number>();
+  readonly #rows: { position: number; expert: number }[] = [];
+  #losses = new Float32Array(0);
+
+  add(position: number, expert: number): void {
+    const key = `${position}/${expert}`;
+    if (this.#rowOf.has(key)) return;
+    this.#rowOf.set(key, this.#rows.length);
+    this.#rows.push({ position, expert });
+  }
+
+  async measure(
+    { tokenIds, hidden, D }: { tokenIds: Int32Array; hidden: Float32Array; D: number },
+    gatesOf: (expert: number) => Float32Array,
+    meter: LossMeter,
+    { parameters }: Adapters,
+  ): Promise<void> {
+    const gates = new Map(
+      [...new Set(this.#rows.map(({ expert }) => expert))].map((expert) => [expert, gatesOf(expert)]),
+    );
+    const most = Math.max(1, Math.floor(maximumLogits / meter.vocabularySize));
+    this.#losses = new Float32Array(this.#rows.length);
+    for (let start = 0; start < this.#rows.length; start += most) {
+      const rows = this.#rows.slice(start, start + most);
+      const inputs = {
+        hidden: new Float32Array(rows.length * D),
+        targets: Int32Array.from(rows, ({ position }) => tokenIds[position + 1]),
+        gates: new Float32Array(rows.length * meter.gates),
+      };
+      for (const [n, { position, expert }] of rows.entries()) {
+        inputs.hidden.set(hidden.subarray(position * D, (position + 1) * D), n * D);
+        inputs.gates.set(gates.get(expert)!, n * meter.gates);
+      }
+      this.#losses.set(await meter.tokenLosses(inputs.hidden, inputs.targets, inputs.gates, parameters), start);
+    }
+  }
+
+  probability(position: number, expert: number): number {
+    return Math.exp(-this.#losses[this.#rowOf.get(`${position}/${expert}`)!]);
+  }
+}
+
+/**
+ * What the pointer gives the token after `position`, copying from the first `copied` positions: the share of the attention
+ * on those that the same token follows. `keys` are [T, D], of length 1.
+ */
+export function pointerProbability(
+  keys: Float32Array,
+  ids: ArrayLike<number>,
+  position: number,
+  copied: number,
+): number {
+  const D = keys.length / ids.length;
+  let all = 0;
+  let found = 0;
+  for (let i = 0; i < copied; i++) {
+    let cosine = 0;
+    for (let e = 0; e < D; e++) cosine += keys[position * D + e] * keys[i * D + e];
+    const mass = Math.exp(defaultCalibration.sharpness * (cosine - 1));
+    all += mass;
+    if (ids[i + 1] === ids[position + 1]) found += mass;
+  }
+  return all > 0 ? found / all : 0;
+}

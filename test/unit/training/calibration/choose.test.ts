@@ -1,0 +1,130 @@
+/** Calibration on made-up trials, of which the best answer is known. */
+import { expect, test } from "vitest";
+import {
+  calibrationOf,
+  choose,
+  type GroupedTrial,
+  gainOf,
+  measureGrid,
+  weightsOf,
+} from "../../../../gpu-backend/training/calibration/choose.ts";
+import { manifestSchema } from "../../../../shared/artifacts/manifest.ts";
+import { positionsOfEvidence, type Testimony } from "../../../../shared/math/evidence.ts";
+import { seededRandom } from "../../../support/steps.ts";
+
+const base = 0.01;
+/** What one adapter and the pointer say, as multiples of the base's probability. */
+const says = (adapter: number, pointer = 0): Testimony => ({
+  experts: [base, adapter * base],
+  pointer: pointer * base,
+});
+
+function trialsOf(group: string, evidence: Testimony, continuation: Testimony, promptTokens = 16): GroupedTrial[] {
+  return Array.from({ length: 20 }, (_, i) => ({
+    ...{ group, family: group, document: `${group}/${i}`, corpus: 0, promptTokens, similarities: [0.5] },
+    evidence: positionsOfEvidence(promptTokens).map(() => evidence),
+    continuation: Array.from({ length: 64 }, () => continuation),
+  }));
+}
+
+function chosen(...trials: GroupedTrial[][]) {
+  const measured = [measureGrid(16, trials.flat())];
+  const { floor, byLength } = calibrationOf(measured, choose(measured));
+  return { floor, ...byLength[0] };
+}
+
+test("the base keeps as much as the text that loses needs, and no more", () => {
+  // The evidence says nothing. A weight of 1 − w on an adapter of .96 times the base loses −log(1 − .04 (1 − w)).
+  const loses = trialsOf("loses", says(1), says(0.96));
+  const gains = trialsOf("gains", says(1), says(2));
+  expect(chosen(loses, gains).base).toBe(0.9);
+  expect(chosen(gains).base).toBe(0.3);
+});
+
+test("where all choices harm, the one that harms least is taken", () => {
+  const row = chosen(trialsOf("loses", says(1), says(0.01)), trialsOf("gains", says(1), says(3)));
+  expect(row.base).toBe(0.95);
+});
+
+test("a pointer that never finds a token is used least, one that always does is used most", () => {
+  expect(chosen(trialsOf("new", says(1, 1), says(1, 0))).noPointer).toBe(0.95);
+  expect(chosen(trialsOf("copied", says(1, 1), says(1, 50))).noPointer).toBe(0.5);
+});
+
+test("evidence counts much where it is right, and little where it misleads", () => {
+  const right = [trialsOf("gains", says(2), says(2)), trialsOf("loses", says(0.5), says(0.5))];
+  expect(chosen(...right).temper).toBe(0.5);
+  const misleads = [trialsOf("gains", says(0.5), says(2)), trialsOf("loses", says(2), says(0.5))];
+  expect(chosen(...misleads).temper).toBe(0.05);
+});
+
+test("the floor is as high as costs nothing", () => {
+  // Without evidence the base has a weight of .3 at least, so a floor of .3 changes nothing.
+  expect(chosen(trialsOf("gains", says(1), says(2))).floor).toBe(0.3);
+  expect(chosen(trialsOf("gains", says(20), says(20))).floor).toBe(0.02);
+});
+
+test("the worst twentieth of the texts may not lose much, however much all gain", () => {
+  const gains = trialsOf("gains", says(1), says(4));
+  const [worst] = trialsOf("gains", says(1), says(0.01));
+  const all = [...gains.slice(1), worst];
+  expect(chosen(gains).base).toBe(0.3);
+  // It loses −log(w + .01 (1 − w)), which is .1 at w = .904.
+  expect(chosen(all).base).toBe(0.95);
+});
+
+test("of choices that gain the same the safest is taken", () => {
+  const { base: prior, noPointer, temper } = chosen(trialsOf("same", says(1, 1), says(1, 1)));
+  expect([prior, noPointer, temper]).toEqual([0.95, 0.95, 0.05]);
+});
+
+test("a family that is left out of the choice has no say in it", () => {
+  const measured = [measureGrid(16, [...trialsOf("a", says(1), says(0.96)), ...trialsOf("b", says(1), says(2))])];
+  const without = calibrationOf(
+    measured,
+    choose(measured, (family) => family !== "a"),
+  );
+  expect(without.byLength[0].base).toBe(0.3);
+});
+
+test("random trials: what is chosen is a valid record, and gains what serving it gains", () => {
+  const seed = 5;
+  console.log(`seed ${seed}`);
+  const random = seededRandom(seed);
+  const testimony = (): Testimony => ({
+    experts: Array.from({ length: 4 }, () => 0.001 + 0.2 * random()),
+    pointer: random() < 0.5 ? 0 : 0.3 * random(),
+  });
+  for (let round = 0; round < 2; round++) {
+    const byLength = [8, 32, 128].map((promptTokens) => ({
+      promptTokens,
+      trials: Array.from(
+        { length: 12 },
+        (_, i): GroupedTrial => ({
+          ...{ group: `g${i % 3}`, family: `f${i % 2}`, document: `${i}`, corpus: 0, promptTokens },
+          similarities: [0.6, 0.4, 0.3 * random()],
+          evidence: positionsOfEvidence(promptTokens).map(testimony),
+          continuation: Array.from({ length: 40 }, testimony),
+        }),
+      ),
+    }));
+    const measured = byLength.map(({ promptTokens, trials }) => measureGrid(promptTokens, trials));
+    const choice = choose(measured);
+    const calibration = manifestSchema.shape.evidence.parse(calibrationOf(measured, choice))!;
+    expect(calibration.byLength.map(({ promptTokens }) => promptTokens)).toEqual([8, 32, 128]);
+    for (const [l, { trials }] of byLength.entries()) {
+      for (const [t, trial] of trials.entries()) {
+        const weights = weightsOf(trial, calibration);
+        expect(weights.base).toBeGreaterThanOrEqual(calibration.floor - 1e-12);
+        const served = gainOf(trial, weights) / trial.continuation.length;
+        expect(measured[l].gains[choice.floor][choice.candidates[l]][t]).toBeCloseTo(served, 5);
+        // The bound that is published.
+        for (const one of trial.continuation) {
+          expect(gainOf({ ...trial, continuation: [one] }, weights)).toBeGreaterThan(
+            Math.log(calibration.floor) - 1e-9,
+          );
+        }
+      }
+    }
+  }
+});
