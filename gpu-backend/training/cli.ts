@@ -96,7 +96,7 @@ withTrainingOptions(program.command("train"))
       .default("fp32" as const),
   )
   .option("--family <name=corpus,corpus>", "corpora that calibration leaves out together; repeatable", collect, [])
-  .option("--calibration-steps <n>", "optimiser steps of each training that calibrates evidence", count, 100)
+  .option("--calibration-steps <n>", "of each training that calibrates evidence (default: a quarter of --steps)", count)
   .option("--calibration-texts <n>", "texts of each corpus that it is calibrated on", count, 32)
   .option("--no-calibrate", "serve the default calibration of evidence")
   .option(
@@ -134,14 +134,16 @@ withTrainingOptions(program.command("train"))
 /** null where calibration is not wanted, or where the corpora are too few families for it. */
 function calibrationOptions(
   corpora: readonly CorpusSource[],
-  { calibrate, family, calibrationSteps: steps, calibrationTexts: textsPerCorpus }: TrainFlags,
+  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus, steps }: CommonFlags & TrainFlags,
 ): CalibrationOptions | null {
   const families = familiesOf(
     corpora.map(({ name }) => name),
     family.map(parseFamily),
   );
   if (!calibrate) return null;
-  if (families.length >= fewestFamilies) return { families, steps, textsPerCorpus };
+  if (families.length >= fewestFamilies) {
+    return { families, steps: calibrationSteps ?? Math.ceil(steps / 4), textsPerCorpus };
+  }
   progress.note(
     `${families.length} families of corpora, calibration needs ${fewestFamilies}: evidence keeps its default`,
   );
@@ -158,7 +160,7 @@ interface TrainFlags {
   calibrate: boolean;
   calibrateOnly?: string;
   family: string[];
-  calibrationSteps: number;
+  calibrationSteps?: number;
   calibrationTexts: number;
 }
 

@@ -5,7 +5,16 @@ import type { Prepared } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
-import { calibrationOf, choose, type GroupedTrial, gainOf, type Measured, measureGrid, weightsOf } from "./choose.ts";
+import {
+  calibrationOf,
+  choose,
+  type GroupedTrial,
+  gainOf,
+  type Measured,
+  measureGrid,
+  nearestAlone,
+  weightsOf,
+} from "./choose.ts";
 import type { Family } from "./families.ts";
 import { type FoldOptions, trialsOfFolds } from "./folds.ts";
 import { promptLengths } from "./trials.ts";
@@ -94,6 +103,3 @@ function crossValidated(
     });
   });
 }
-
-/** What naming the nearest centroid serves. */
-const nearestAlone = { base: 0, adapters: [1], pointer: 0 };

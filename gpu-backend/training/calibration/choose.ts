@@ -1,7 +1,7 @@
 /**
  * Chooses how mixtures are made for prompts of every length, by what they would have gained on trials. Pure: the gain of a
  * mixture is arithmetic over the experts' probabilities, with the very functions that weigh them when they are served.
- * Least harm comes first: text must lose next to nothing, whatever other text gains.
+ * Least harm comes first: no text may lose more than is tolerated, whatever other text gains.
  */
 import {
   defaultCalibration,
@@ -12,15 +12,18 @@ import {
   weigh,
   withFloor,
 } from "../../../shared/math/evidence.ts";
+import { prefixTokens } from "../corpus/windows.ts";
 import type { Trial } from "./trials.ts";
 
 /** A trial of a group: a corpus that the bank was trained on, or one that it was trained without. */
 export interface GroupedTrial extends Trial {
   group: string;
   family: string;
+  /** The bank was trained on other documents of its corpus. */
+  isKnown: boolean;
 }
 
-/** What is tried, the safest first: all combinations for each prompt length, and one floor for all of them. */
+/** What is tried: all combinations for each prompt length, and one floor for all of them. */
 const grid = {
   base: [0.95, 0.9, 0.8, 0.7, 0.5, 0.3],
   noPointer: [0.95, 0.85, 0.7, 0.5],
@@ -37,18 +40,27 @@ const withoutFloor = candidates.map((candidate) => ({
   byLength: [{ promptTokens: 0, ...candidate }],
 }));
 
-/** Nats a token that a group may lose. */
+/** What is tolerated, in nats a token: that a group loses to the base; */
 const toleratedLoss = 0.005;
-/** Share of the texts that are the worst ones, and nats a token that they may lose on average. */
-const worstShare = 0.05;
+/** that the worst texts do, on average, which are this share of all; */
 const toleratedWorstLoss = 0.1;
-/** Nats a token that a choice must gain to be preferred to a safer one: less is noise as often as gain. */
-const requiredGain = 0.001;
+const worstShare = 0.05;
+/** and that a known group loses to the nearest adapter alone, where the prompt is as long as what training assigns by. */
+const toleratedBehindNearest = 0.02;
+/** Nats a token that a choice may gain less than another and be preferred because it is safer: so much is noise. */
+const worthOfSafety = 0.01;
+/** The same for a higher floor. What that costs falls on the few groups whose adapters are best: there it is ten times as much. */
+const worthOfFloor = 0.002;
+
+/** What naming the nearest centroid serves. */
+export const nearestAlone: MixtureWeights = { base: 0, adapters: [1], pointer: 0 };
 
 /** Gains of a prompt length's trials under every floor and candidate, in nats a token. */
 export interface Measured {
   promptTokens: number;
-  trials: { group: string; family: string; tokens: number }[];
+  trials: { group: string; family: string; tokens: number; isKnown: boolean }[];
+  /** [trials] */
+  nearest: Float32Array;
   /** [floors][candidates][trials] */
   gains: Float32Array[][];
 }
@@ -63,8 +75,14 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
       for (const [f, floor] of grid.floor.entries()) gains[f][c][t] = gainOf(trial, withFloor(weights, floor)) / tokens;
     }
   }
-  const about = trials.map(({ group, family, continuation }) => ({ group, family, tokens: continuation.length }));
-  return { promptTokens, trials: about, gains };
+  return {
+    promptTokens,
+    trials: trials.map(({ group, family, isKnown, continuation }) => {
+      return { group, family, isKnown, tokens: continuation.length };
+    }),
+    nearest: Float32Array.from(trials, (trial) => gainOf(trial, nearestAlone) / trial.continuation.length),
+    gains,
+  };
 }
 
 /** Weights of a trial's experts, as its prompt would be served under a calibration. */
@@ -85,12 +103,6 @@ export function gainOf({ continuation }: Trial, { base, adapters, pointer }: Mix
   return nats;
 }
 
-/** Nats a token that a choice loses beyond what is tolerated, and that it gains on average over the groups. */
-interface Score {
-  harm: number;
-  gain: number;
-}
-
 /** The places of what was chosen in the grid. */
 export interface Choice {
   floor: number;
@@ -99,30 +111,26 @@ export interface Choice {
 }
 
 /**
- * The safest choice of those with the least harm that gain about as much as any: for each floor of the candidates of each
- * length, then of the floors.
+ * Of the choices that do the least harm and gain about as much as any the safest: for each floor and length the candidate
+ * under which the worst group loses least, then the highest floor.
  * @param keep families whose trials count
  */
 export function choose(measured: readonly Measured[], keep: (family: string) => boolean = () => true): Choice {
-  const byFloor = grid.floor.map((_, floor) => {
+  const byFloor = grid.floor.map((height, floor) => {
     const best = measured.map((one) =>
-      safest(candidates.map((_, index) => ({ index, ...scoreOf(one, one.gains[floor][index], keep) }))),
+      safest(
+        candidates.map((_, index) => ({ index, ...scoreOf(one, one.gains[floor][index], keep) })),
+        worthOfSafety,
+      ),
     );
     return {
       choice: { floor, candidates: best.map(({ index }) => index) },
       harm: Math.max(0, ...best.map(({ harm }) => harm)),
       gain: meanOf(best.map(({ gain }) => gain)),
+      safety: height,
     };
   });
-  return safest(byFloor).choice;
-}
-
-/** @param scores the safest first */
-function safest<T extends Score>(scores: readonly T[]): T {
-  const leastHarm = Math.min(...scores.map(({ harm }) => harm));
-  const harmless = scores.filter(({ harm }) => harm === leastHarm);
-  const mostGain = Math.max(...harmless.map(({ gain }) => gain));
-  return harmless.find(({ gain }) => gain >= mostGain - requiredGain)!;
+  return safest(byFloor, worthOfFloor).choice;
 }
 
 /** What a manifest brings: a row for each measured length, which holds from that length on. */
@@ -135,21 +143,52 @@ export function calibrationOf(measured: readonly Measured[], choice: Choice) {
   } satisfies EvidenceCalibration;
 }
 
-function scoreOf({ trials }: Measured, gains: Float32Array, keep: (family: string) => boolean): Score {
-  const groups = new Map<string, { nats: number; tokens: number }>();
+interface Score {
+  /** Nats a token beyond what is tolerated, of whatever is harmed most. */
+  harm: number;
+  /** Mean over the groups, in nats a token. */
+  gain: number;
+  /** Higher is safer. */
+  safety: number;
+}
+
+function safest<T extends Score>(scores: readonly T[], worth: number): T {
+  const leastHarm = Math.min(...scores.map(({ harm }) => harm));
+  const harmless = scores.filter(({ harm }) => harm === leastHarm);
+  const mostGain = Math.max(...harmless.map(({ gain }) => gain));
+  return harmless
+    .filter(({ gain }) => gain >= mostGain - worth)
+    .reduce((best, score) => (score.safety > best.safety ? score : best));
+}
+
+function scoreOf(
+  { promptTokens, trials, nearest }: Measured,
+  gains: Float32Array,
+  keep: (family: string) => boolean,
+): Score {
+  const groups = new Map<string, { nats: number; nearest: number; tokens: number; isKnown: boolean }>();
   const texts: number[] = [];
-  for (const [t, { group, family, tokens }] of trials.entries()) {
+  for (const [t, { group, family, tokens, isKnown }] of trials.entries()) {
     if (!keep(family)) continue;
-    const sum = groups.get(group) ?? { nats: 0, tokens: 0 };
+    const sum = groups.get(group) ?? { nats: 0, nearest: 0, tokens: 0, isKnown };
     groups.set(group, sum);
     sum.nats += gains[t] * tokens;
+    sum.nearest += nearest[t] * tokens;
     sum.tokens += tokens;
     texts.push(gains[t]);
   }
   const means = [...groups.values()].map(({ nats, tokens }) => nats / tokens);
+  const lowest = Math.min(...means);
   const worst = texts.sort((a, b) => a - b).slice(0, Math.ceil(worstShare * texts.length));
-  const harm = Math.max(0, -Math.min(...means) - toleratedLoss, -meanOf(worst) - toleratedWorstLoss);
-  return { harm, gain: meanOf(means) };
+  const behind = [...groups.values()]
+    .filter(({ isKnown }) => isKnown && promptTokens >= prefixTokens)
+    .map((sum) => (sum.nearest - sum.nats) / sum.tokens);
+  const harms = [
+    -lowest - toleratedLoss,
+    -meanOf(worst) - toleratedWorstLoss,
+    ...behind.map((nats) => nats - toleratedBehindNearest),
+  ];
+  return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
 }
 
 function meanOf(values: readonly number[]): number {

@@ -105,7 +105,7 @@ async function runFold(leftOut: Family | null, options: FoldOptions, context: Fo
       const family = families.find(({ corpora: members }) => members.includes(name))!.name;
       const group = leftOut ? `${name}, left out` : name;
       for (const trial of await trialsOf(window, { trunk, meter, placed, adapters, scales })) {
-        trials.push({ ...trial, group, family });
+        trials.push({ ...trial, group, family, isKnown: leftOut === null });
       }
       progress.advance(done + 1);
     }
