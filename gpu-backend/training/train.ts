@@ -15,7 +15,7 @@ import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
-import { type Calibrated, calibrate } from "./calibration/calibrate.ts";
+import { type Calibrated, calibrate, calibrationCost } from "./calibration/calibrate.ts";
 import type { Family } from "./calibration/families.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import { profileOf } from "./clustering/profile.ts";
@@ -111,6 +111,7 @@ async function withPrepared<T>(
   use: (prepared: Prepared) => Promise<T>,
 ): Promise<T> {
   const cacheDirectory = cacheOf(options);
+  if (options.calibration) progress.note(calibrationCost(options.calibration));
   const prepared = await prepare(
     {
       ...options,

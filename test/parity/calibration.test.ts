@@ -30,6 +30,9 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await read(tokenizerFile)));
   const text = await readFile(fileURLToPath(import.meta.url), "utf8");
   const tokenIds = Int32Array.from(tokenizer.encode(text)).slice(0, 96);
+  // What comes after 64 tokens is one that they lack: a pointer that copied from beyond the prompt would find it.
+  const prompt = new Set(tokenIds.subarray(0, 64));
+  tokenIds.fill([...Array(500).keys()].find((id) => !prompt.has(id))!, 64);
   const { hiddenSize: D, vocabularySize: V } = model.config;
   const head = { hiddenSize: D, vocabularySize: V, tokenEmbedding: toFloat32(tensorOf(model.weights, "wte.weight")) };
   if (manifest.hyperNetwork.kind !== "gated-bank") throw new Error(`kind ${manifest.hyperNetwork.kind}`);

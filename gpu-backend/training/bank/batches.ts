@@ -32,7 +32,7 @@ export interface Batch {
 }
 
 /** Logits of one run, in numbers: keeps a run's memory near 32 MB whatever the vocabulary. */
-const maximumLogits = 8_000_000;
+export const maximumLogits = 8_000_000;
 
 /** Cuts a list of windows into runs whose logits fit; a run has at least one window. */
 export function runsOf<T>(windows: readonly T[], tokensOf: (window: T) => number, vocabularySize: number): T[][] {

@@ -40,9 +40,13 @@ export interface Calibrated {
 }
 
 /** Says what calibration takes, as steps of training. */
-export function calibrationCost({ families, steps, textsPerCorpus }: CalibrateOptions): string {
+export function calibrationCost({
+  families,
+  steps,
+  textsPerCorpus,
+}: Pick<CalibrateOptions, "families" | "steps" | "textsPerCorpus">): string {
   const folds = families.length + 1;
-  return `calibrating evidence: ${folds} trainings of ${steps} steps, ${textsPerCorpus} texts of each corpus twice (${folds * steps} steps in all)`;
+  return `calibrating evidence will take ${folds} trainings of ${steps} steps, ${folds * steps} in all, and ${textsPerCorpus} texts of each corpus twice`;
 }
 
 /** Deterministic. Throws the signal's reason when aborted; finished folds stay in the cache. */
@@ -53,7 +57,6 @@ export async function calibrate(
   signal?: AbortSignal,
 ): Promise<Calibrated> {
   const { families, cacheDirectory, threads, ...foldOptions } = options;
-  progress.note(calibrationCost(options));
   const trunk = await createTrunkRunner({ ...prepared.model, threads });
   const context = { prepared, trunk, families, cacheDirectory, threads, progress, signal };
   const trials = await trialsOfFolds(foldOptions, context).finally(() => trunk.release());

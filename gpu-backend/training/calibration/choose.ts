@@ -40,16 +40,19 @@ const withoutFloor = candidates.map((candidate) => ({
   byLength: [{ promptTokens: 0, ...candidate }],
 }));
 
-/** What is tolerated, in nats a token: that a group loses to the base; */
+/** A group may lose this much to the base, in nats a token. */
 const toleratedLoss = 0.005;
-/** that the worst texts do, on average, which are this share of all; */
-const toleratedWorstLoss = 0.1;
+/** The worst texts of all groups, which are this share of them, may lose this much on average, in nats a token. */
 const worstShare = 0.05;
-/** and that a known group loses to the nearest adapter alone, where the prompt is as long as what training assigns by. */
+const toleratedWorstLoss = 0.1;
+/**
+ * A known group may be this much behind the nearest adapter alone, in nats a token, where the prompt is at least as long as
+ * the prefix that training assigns windows by.
+ */
 const toleratedBehindNearest = 0.02;
-/** Nats a token that a choice may gain less than another and be preferred because it is safer: so much is noise. */
+/** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
-/** The same for a higher floor. What that costs falls on the few groups whose adapters are best: there it is ten times as much. */
+/** The same for a higher floor, which costs the groups with the best adapters about ten times its mean cost. */
 const worthOfFloor = 0.002;
 
 /** What naming the nearest centroid serves. */

@@ -23,7 +23,7 @@ import type { GroupedTrial } from "./choose.ts";
 import type { Family } from "./families.ts";
 import { longEnough, trialsOf } from "./trials.ts";
 
-/** Settings of each fold's training; less than a training of its own takes. */
+/** Settings of each fold's training. */
 export interface FoldOptions {
   seed: number;
   clusters: number; // K
@@ -41,7 +41,7 @@ export interface FoldOptions {
   textsPerCorpus: number;
 }
 
-/** Texts of one document at most: they are alike. */
+/** At most so many texts of one document are used, because they are alike. */
 const textsPerDocument = 3;
 
 export interface FoldContext {

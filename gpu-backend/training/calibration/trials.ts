@@ -1,29 +1,28 @@
 /**
  * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters of the prompt's nearest
  * centroids and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
- * These are all numbers that a mixture's gain depends on, so that calibrations can be compared without the model.
+ * A mixture's gain depends on these numbers alone, so calibrations are compared without the model.
  * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
  */
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import { defaultCalibration, positionsOfEvidence, type Testimony } from "../../../shared/math/evidence.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
+import { maximumLogits } from "../bank/batches.ts";
 import type { LossMeter } from "../bank/loss.ts";
 import type { Adapters } from "../bank/measure.ts";
 import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/windows.ts";
 import type { Placed } from "../prepare.ts";
 
-/** Prompts that calibration cuts off a text, in tokens. */
+/** Lengths of the prompts that each text is cut into, in tokens. */
 export const promptLengths = [8, 16, 32, 64, 128] as const;
 const longestPrompt = promptLengths[promptLengths.length - 1];
-/** Tokens after a prompt that are scored, at most and at least. */
+/** At most and at least so many tokens after a prompt are scored. */
 const continuationTokens = 64;
 const fewestTokens = 32;
-/** Of a text; fewer where it is shorter. */
+/** At most so many tokens of a text are used. */
 const textTokens = longestPrompt + continuationTokens;
 /** A text that is long enough for every prompt. */
 export const longEnough = longestPrompt + fewestTokens;
-/** Rows of a run of the head, so that their logits take 32 MB at most. */
-const maximumLogits = 8_000_000;
 
 /** A text, cut after `promptTokens`. */
 export interface Trial {
@@ -39,7 +38,7 @@ export interface Trial {
   continuation: Testimony[];
 }
 
-/** A trained bank and what reads it. */
+/** A trained bank, and the sessions that compute its probabilities. */
 export interface TrialContext {
   trunk: TrunkRunner;
   meter: LossMeter;
@@ -94,10 +93,10 @@ export async function trialsOf(
   });
 }
 
-/** The base's number among centroids. */
+/** Stands for the base among indexes of centroids. */
 const base = -1;
 
-/** Positions of a text and experts that give the next token a probability there, each pair once. */
+/** Pairs of a position of a text and an expert, each once, and the probability that the expert gives the next token there. */
 class ExpertRows {
   readonly #rowOf = new Map<string, number>();
   readonly #rows: { position: number; expert: number }[] = [];
