@@ -6,7 +6,13 @@
  */
 
 import type { ServiceError } from "../../shared/errors.ts";
-import { positionsOfEvidence, type Testimony, weigh, withFloor } from "../../shared/math/evidence.ts";
+import {
+  pointerProbability,
+  positionsOfEvidence,
+  type Testimony,
+  weigh,
+  withFloor,
+} from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HeadRows } from "./head-rows.ts";
@@ -50,7 +56,7 @@ export async function weighMixture(
     const keys = arena.keys(row, tokens);
     positions.forEach((t, x) => {
       const ofAdapters = adapterTargets.subarray(x * J, x * J + adapters.length);
-      const pointer = pointerProbability(keys, sequence.ids, t, rule.pointer.sharpness);
+      const pointer = pointerProbability(keys, sequence.ids, t, { tokens, ...rule.pointer });
       testimonies.push({ experts: [baseTargets[x], ...ofAdapters], pointer });
     });
   }
@@ -62,21 +68,6 @@ export async function weighMixture(
 }
 
 const noFeed = { past: [], pastTokens: 0 };
-
-/** What the pointer gives the token after position t, copying from the positions before it. `keys` are [tokens, D]. */
-export function pointerProbability(keys: Float32Array[], ids: readonly number[], t: number, sharpness: number): number {
-  let all = 0;
-  let found = 0;
-  for (let i = 0; i < t; i++) {
-    let cosine = 0;
-    const [asked, key] = [keys[t], keys[i]];
-    for (let e = 0; e < asked.length; e++) cosine += asked[e] * key[e];
-    const mass = Math.exp(sharpness * (cosine - 1));
-    all += mass;
-    if (ids[i + 1] === ids[t + 1]) found += mass;
-  }
-  return all > 0 ? found / all : 0;
-}
 
 /**
  * The heads that score a mixture's prompt, run by run: what was evidence is scored by the base, what comes after it as a

@@ -207,30 +207,28 @@ export class KvArena {
 
   /** States of a row at some positions, from the last pair of arrays, [positions, D]. */
   states(row: number, positions: readonly number[]): Float32Array {
-    const D = this.#shape.heads * this.#shape.headWidth;
-    const states = new Float32Array(positions.length * D);
-    positions.forEach((position, x) => {
-      this.#copyPosition(this.#arrays.length - 1, row, position, states.subarray(x * D, (x + 1) * D));
-    });
-    return states;
+    return this.#copyOf(this.#arrays.length - 1, row, positions);
   }
 
-  /** The pointer's keys at a row's first `count` positions, [D] each. */
-  keys(row: number, count: number): Float32Array[] {
-    const D = this.#shape.heads * this.#shape.headWidth;
-    return Array.from({ length: count }, (_, position) => {
-      const key = new Float32Array(D);
-      this.#copyPosition(this.#arrays.length - 2, row, position, key);
-      return key;
-    });
+  /** The pointer's keys at a row's first `count` positions, from the last pair of arrays, [count, D]. */
+  keys(row: number, count: number): { keys: Float32Array; D: number } {
+    const positions = Array.from({ length: count }, (_, position) => position);
+    const { heads, headWidth } = this.#shape;
+    return { keys: this.#copyOf(this.#arrays.length - 2, row, positions), D: heads * headWidth };
   }
 
-  #copyPosition(array: number, row: number, position: number, into: Float32Array): void {
+  /** What an array holds of a row at some positions, heads side by side: [positions, D]. */
+  #copyOf(array: number, row: number, positions: readonly number[]): Float32Array {
     const { heads: H, headWidth: d } = this.#shape;
-    for (let h = 0; h < H; h++) {
-      const from = ((row * H + h) * this.#positions + position) * d;
-      for (let e = 0; e < d; e++) into[h * d + e] = this.#arrays[array][from + e];
-    }
+    const source = this.#arrays[array];
+    const copy = new Float32Array(positions.length * H * d);
+    positions.forEach((position, x) => {
+      for (let h = 0; h < H; h++) {
+        const from = ((row * H + h) * this.#positions + position) * d;
+        for (let e = 0; e < d; e++) copy[(x * H + h) * d + e] = source[from + e];
+      }
+    });
+    return copy;
   }
 
   /**

@@ -127,6 +127,28 @@ export function positionsOfEvidence(tokens: number): number[] {
 }
 
 /**
+ * What the pointer gives the token after `position` of a prompt whose first `tokens` it may copy from: the share of the
+ * attention on those positions, all before this one, that the same token follows. `keys` are [positions, D], of length 1.
+ */
+export function pointerProbability(
+  { keys, D }: { keys: Float32Array; D: number },
+  ids: ArrayLike<number>,
+  position: number,
+  { tokens, sharpness }: { tokens: number; sharpness: number },
+): number {
+  let all = 0;
+  let found = 0;
+  for (let i = 0; i < Math.min(position, tokens - 1); i++) {
+    let cosine = 0;
+    for (let e = 0; e < D; e++) cosine += keys[position * D + e] * keys[i * D + e];
+    const mass = Math.exp(sharpness * (cosine - 1));
+    all += mass;
+    if (ids[i + 1] === ids[position + 1]) found += mass;
+  }
+  return all > 0 ? found / all : 0;
+}
+
+/**
  * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
  * `positionsOfEvidence`. Each of those stands for an equal part of the prompt.
  */

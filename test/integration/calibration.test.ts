@@ -3,15 +3,13 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { pointerProbability as servedPointer } from "../../gpu-backend/engine/mixture-steps.ts";
 import { familiesOf } from "../../gpu-backend/training/calibration/families.ts";
 import { calibrationTable } from "../../gpu-backend/training/calibration/table.ts";
-import { pointerProbability, promptLengths } from "../../gpu-backend/training/calibration/trials.ts";
+import { promptLengths } from "../../gpu-backend/training/calibration/trials.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { recalibrate, type Trained, type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { manifestSchema, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
-import { seededRandom } from "../support/steps.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 4;
@@ -91,30 +89,4 @@ test("of artifacts that are there changes nothing but their evidence", async () 
   await recalibrate(outDirectory, { ...options, calibration, outDirectory }, silent);
   const after = parseManifest(await manifestOf("default"));
   expect(after).toEqual({ ...before, evidence: trained.calibrated!.calibration });
-});
-
-test("the pointer copies as the engine's does, from the prompt alone", () => {
-  const random = seededRandom(seed);
-  const [T, D] = [20, 6];
-  const rows = Array.from({ length: T }, () => {
-    const row = Float32Array.from({ length: D }, () => random() - 0.5);
-    const length = Math.hypot(...row);
-    return row.map((x) => x / length);
-  });
-  const keys = Float32Array.from(rows.flatMap((row) => [...row]));
-  const ids = Array.from({ length: T }, () => Math.floor(random() * 4));
-  for (let t = 0; t < T - 1; t++) {
-    expect(pointerProbability(keys, ids, t, t)).toBeCloseTo(
-      servedPointer(rows, ids, t, defaultCalibration.sharpness),
-      6,
-    );
-    // After a prompt of 8 tokens: the engine, were the prompt's first 7 positions followed by t at once.
-    if (t < 7) continue;
-    const [copiedRows, copiedIds] = [
-      [...rows.slice(0, 7), rows[t]],
-      [...ids.slice(0, 8), ids[t + 1]],
-    ];
-    const served = servedPointer(copiedRows, copiedIds, 7, defaultCalibration.sharpness);
-    expect(pointerProbability(keys, ids, t, 7)).toBeCloseTo(served, 6);
-  }
 });

@@ -5,7 +5,12 @@
  * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
  */
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
-import { defaultCalibration, positionsOfEvidence, type Testimony } from "../../../shared/math/evidence.ts";
+import {
+  defaultCalibration,
+  pointerProbability,
+  positionsOfEvidence,
+  type Testimony,
+} from "../../../shared/math/evidence.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import { maximumLogits } from "../bank/batches.ts";
 import type { LossMeter } from "../bank/loss.ts";
@@ -82,7 +87,7 @@ export async function trialsOf(
     const experts = [base, ...nearest.map(({ index }) => index)];
     const testify = (position: number): Testimony => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
-      pointer: pointerProbability(keys, tokenIds, position, Math.min(position, promptTokens - 1)),
+      pointer: pointerProbability({ keys, D }, tokenIds, position, { ...defaultCalibration, tokens: promptTokens }),
     });
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
@@ -138,27 +143,4 @@ class ExpertRows {
   probability(position: number, expert: number): number {
     return Math.exp(-this.#losses[this.#rowOf.get(`${position}/${expert}`)!]);
   }
-}
-
-/**
- * What the pointer gives the token after `position`, copying from the first `copied` positions: the share of the attention
- * on those that the same token follows. `keys` are [T, D], of length 1.
- */
-export function pointerProbability(
-  keys: Float32Array,
-  ids: ArrayLike<number>,
-  position: number,
-  copied: number,
-): number {
-  const D = keys.length / ids.length;
-  let all = 0;
-  let found = 0;
-  for (let i = 0; i < copied; i++) {
-    let cosine = 0;
-    for (let e = 0; e < D; e++) cosine += keys[position * D + e] * keys[i * D + e];
-    const mass = Math.exp(defaultCalibration.sharpness * (cosine - 1));
-    all += mass;
-    if (ids[i + 1] === ids[position + 1]) found += mass;
-  }
-  return all > 0 ? found / all : 0;
 }

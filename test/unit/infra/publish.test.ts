@@ -248,7 +248,6 @@ describe("a folder", () => {
     ["of another scale", (d) => edit(d, (m) => Object.assign(m.centroids[0], { scale: 0.5 })), /c0.* scale 1.* 0\.5/],
     ["whose bank holds an infinite value", (d) => setFloat(d, "b", Number.POSITIVE_INFINITY), /b: value 0 is Infinity/],
     ["whose bank overflows", (d) => setFloat(d, "a", 1e30), /a: value 0 is .*1000000/],
-    ["whose token frequencies are no logarithms", (d) => setFloat(d, "unigram", 1), /unigram: value 0 is 1/],
     [
       "whose file is longer than declared",
       async (d) => writeFile(path.join(d, "edge-table.safetensors"), "x".repeat(1e6), { flag: "a" }),

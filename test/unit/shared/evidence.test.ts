@@ -5,6 +5,7 @@ import {
   defaultCalibration,
   evidencePositions,
   type MixtureWeights,
+  pointerProbability,
   positionsOfEvidence,
   priorsOf,
   ruleFor,
@@ -105,6 +106,21 @@ describe("weighing", () => {
       { seed, numRuns: 1000 },
     );
   });
+});
+
+test("the pointer copies what followed positions of the prompt like this one, and nothing after the prompt", () => {
+  const [D, sharpness] = [2, 15];
+  // Positions 0 and 3 have one key, 1 and 2 another; ids 7 8 9 7 8.
+  const keys = Float32Array.of(1, 0, 0, 1, 0, 1, 1, 0, 1, 0);
+  const ids = [7, 8, 9, 7, 8];
+  const at = (position: number, tokens: number) =>
+    pointerProbability({ keys, D }, ids, position, { tokens, sharpness });
+  // After the second 7 comes 8, as after the first.
+  expect(at(3, 4)).toBeGreaterThan(0.99);
+  expect(at(0, 4)).toBe(0);
+  // Of a prompt of two tokens one position may be copied: its 8.
+  expect(at(3, 2)).toBe(1);
+  expect(at(3, 1)).toBe(0);
 });
 
 test("given weights are served as they are, but for what weighs next to nothing", () => {
