@@ -85,7 +85,7 @@ describe("POST /v1/adapters", () => {
       const answered = await complete({ prompt: "aaab", max_tokens: 2, ...choice }, { headers: mine });
       expect(answered.status, await answered.clone().text()).toBe(200);
       expect(await answered.json()).toMatchObject({
-        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", gain } }],
+        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", held_out_gain: gain } }],
       });
     }
     expect(seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([
@@ -189,7 +189,7 @@ describe("POST /v1/adapters", () => {
     expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
     const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
-    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", gain: null } });
+    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", held_out_gain: null } });
     expect(seen.batches[0]).toMatchObject({ centroidId: null });
     expect(seen.batches[0].adapterHash).toBe(undefined);
   });

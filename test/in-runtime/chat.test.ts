@@ -47,7 +47,7 @@ describe("a chat completion", () => {
     const response = await chatApp().chat({ messages: hello });
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
     expect(response.headers.get("server-timing")).toMatch(/^tokenize;.*assign;.*queue;.*adapter;.*prefill;.*decode;/);
-    const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "adapted" });
+    const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "evidence" });
     expect(await response.json()).toEqual({
       id: expect.stringMatching(/^chatcmpl-[0-9a-f]{32}$/),
       object: "chat.completion",
@@ -233,7 +233,7 @@ describe("a streamed chat completion", () => {
       expect(parts.map(({ delta }) => delta.role).filter(Boolean)).toEqual(["assistant"]);
       expect(parts[0].delta).toEqual({ role: "assistant", content: "n" });
       expect(parts.map((part) => part.finish_reason).filter(Boolean)).toEqual([whole[index].finish_reason]);
-      expect(parts.at(-1)?.chameleon).toMatchObject({ centroid: "c0", mode: "adapted" });
+      expect(parts.at(-1)?.chameleon).toMatchObject({ centroid: "c0", mode: "evidence" });
       expect(JSON.stringify(parts)).not.toContain("\ufffd");
     }
     expect(chunks.every((chunk) => !("usage" in chunk))).toBe(true);
