@@ -126,6 +126,38 @@ describe("a chat completion", () => {
     expect(off?.centroid).toBe("c1");
   });
 
+  test("is weighed by what is said, not by the template's own words", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "x"));
+    const messages = [
+      { role: "system", content: " ab\n" },
+      { role: "user", content: "é" },
+      { role: "assistant", content: "" },
+      { role: "user", content: "the ub" },
+    ];
+    const evidenceOf = async (body: object, app = chatApp()) => {
+      await chatted(body, app);
+      return seen.batches.at(-1)!.sequences[0].mixture!.evidence!;
+    };
+    // s␠ab⏎ · ué · a · u the␠ub, each with an end of text; "the" and "é" are one token each.
+    const spans = [
+      [2, 4],
+      [7, 8],
+      [12, 16],
+    ];
+    expect(await evidenceOf({ messages })).toMatchObject({ tokens: 17, spans });
+    const first = await evidenceOf({ messages, chameleon: { evidence_tokens: 8 } });
+    expect(first).toMatchObject({ tokens: 8, spans: spans.slice(0, 2) });
+    // Where nothing is said all of the prompt is evidence.
+    expect(await evidenceOf({ messages: [{ role: "user", content: "" }] })).not.toHaveProperty("spans");
+    const alpaca = await evidenceOf(
+      { messages: [{ role: "user", content: "What task?" }] },
+      chatApp({ contextTokens: 500 }),
+    );
+    const { promptIds } = seen.batches.at(-1)!.sequences[0];
+    const said = alpaca.spans!.map(([start, end]) => promptIds.slice(start, end));
+    expect(said).toEqual([bytesOf("What task?")]);
+  });
+
   test("takes all that the context holds, or max_completion_tokens, or max_tokens", async () => {
     const seen = backendAnswers(({ id, maxTokens }) => saying(id, "b".repeat(Math.min(1, maxTokens))));
     await chatted({ messages: hello });
