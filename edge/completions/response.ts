@@ -179,9 +179,9 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
       centroid: centroid.id,
       similarity,
       mode,
-      adapter: done?.adapter ?? null,
       experts: expertsOf(planned.assignment, done),
       evidence: done?.mixture?.evidence ?? null,
+      adapter: done?.adapter ?? null,
       held_out_gain: planned.assignment.experts.includes(centroid.id) ? centroid.gain : null,
       timings: {
         tokenize: this.#plan.tokenizeMs,

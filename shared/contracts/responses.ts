@@ -72,7 +72,13 @@ export const chameleonBlockSchema = z
     compare: z
       .object({
         tokens: z.array(comparedTokenSchema),
-        mean_difference: z.number().nullable().optional().describe("Nats a token that the answer gained over the base"),
+        mean_difference: z
+          .number()
+          .nullable()
+          .optional()
+          .describe(
+            "Mean of logprob − base_logprob. Of sampled text its expectation is a divergence, never below 0: no gain",
+          ),
       })
       .optional()
       .describe("With `compare`. In a stream every chunk has its own `tokens`, the last one the mean over all"),
