@@ -1,21 +1,45 @@
-/** Which centroid a prompt goes to, and whether its adapter is worn. Pure. */
+/** Which centroid a prompt is nearest to, and which experts answer it. Pure. */
 import { type CentroidRecord, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import type { AdapterField } from "../../shared/contracts/generation.ts";
+import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
-import type { NamedAdapters, OwnAdapter } from "../tenants/own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, suffixOf } from "../tenants/own-adapters.ts";
 import type { Artifacts } from "./artifacts.ts";
+import {
+  automaticMixture,
+  type Candidate,
+  type EvidenceTokens,
+  listedMixture,
+  type PlannedMixture,
+} from "./mixture.ts";
 
-/** What a request asks for: the nearest centroid, no adapter, a centroid by its index, or an adapter of the tenant's own. */
-export type Wish = "auto" | "off" | number | OwnAdapter;
+/** A centroid by its index, or an adapter of the tenant's own. */
+type NamedAdapter = number | OwnAdapter;
+
+/**
+ * What a request asks for: the mixture of base and nearest adapters, the nearest adapter alone, no adapter, one adapter
+ * by name, or a mixture of those that it lists.
+ */
+export type Wish = "auto" | "nearest" | "off" | NamedAdapter | ListedWish[];
+
+interface ListedWish {
+  adapter: "base" | NamedAdapter;
+  weight: number | null;
+}
 
 export interface Assignment {
-  /** One of the manifest's, or that of the tenant's own adapter, by whose name it goes. */
-  centroid: Pick<CentroidRecord, "id" | "gain" | "promptBias">;
+  /** The nearest centroid; where the request names adapters, the one of them that `adapter` is, by its name. */
+  centroid: Pick<CentroidRecord, "id" | "gain">;
   /** Cosine of prompt embedding and centroid. */
   similarity: number;
-  /** Of an adapter of the tenant's own; null where the adapter is the centroid's. */
-  ownHash: string | null;
-  mode: "adapted" | "off" | "auto-off";
+  /** What the micro-batch, routing and usage go by: the one adapter, or the first of a mixture; null for the base. */
+  adapter: { id: string; ownHash: string | null } | null;
+  mode: "evidence" | "fixed" | "adapted" | "off" | "auto-off";
+  /** null: `adapter` alone answers. */
+  mixture: MixtureRequest | null;
+  /** Ids of the adapters that answer, in the mixture's order. */
+  experts: string[];
 }
 
 /**
@@ -25,29 +49,45 @@ export interface Assignment {
  */
 export function wishOf(
   model: string | undefined,
-  adapter: string | undefined,
+  adapter: AdapterField | undefined,
   manifest: Manifest,
-  own: NamedAdapters = { byModel: null, byAdapter: null },
+  own: NamedAdapters = new Map(),
 ): Wish {
-  const byModel = own.byModel ?? modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest);
+  const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest, own);
   if (adapter === undefined) return byModel;
-  if (own.byAdapter) return own.byAdapter;
-  if (adapter === "auto" || adapter === "off") return adapter;
-  const index = manifest.centroids.findIndex(({ id }) => id === adapter);
-  if (index >= 0) return index;
+  if (typeof adapter !== "string") {
+    return adapter.map(({ id, weight }, i) => ({
+      adapter: id === "base" ? id : namedAdapter(id, `chameleon.adapter[${i}].id`, '"base"', manifest, own),
+      weight,
+    }));
+  }
+  if (adapter === "auto" || adapter === "nearest" || adapter === "off") return adapter;
+  return namedAdapter(adapter, "chameleon.adapter", '"auto", "nearest", "off"', manifest, own);
+}
+
+/** `at` is the field, `words` what else it may be. */
+function namedAdapter(id: string, at: string, words: string, manifest: Manifest, own: NamedAdapters): NamedAdapter {
+  const adapter = adapterOf(id, manifest, own);
+  if (adapter !== null) return adapter;
   throw new ServiceError(
     "invalid_request",
-    `chameleon.adapter is ${JSON.stringify(adapter)}; it must be "auto", "off", an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
+    `${at} is ${JSON.stringify(id)}; it must be ${words}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
     { param: "chameleon.adapter" },
   );
 }
 
-function modelWish(model: string, manifest: Manifest): Wish {
+/** null where there is none of that id. */
+function adapterOf(id: string, { centroids }: Manifest, own: NamedAdapters): NamedAdapter | null {
+  const index = centroids.findIndex((centroid) => centroid.id === id);
+  return own.get(id) ?? (index >= 0 ? index : null);
+}
+
+function modelWish(model: string, manifest: Manifest, own: NamedAdapters): Wish {
   const { servedAs } = manifest.model;
   if (model === servedAs) return "off";
   if (model === `${servedAs}:auto`) return "auto";
-  const index = manifest.centroids.findIndex(({ id }) => model === `${servedAs}:${id}`);
-  if (index >= 0) return index;
+  const adapter = adapterOf(suffixOf(model, manifest), manifest, own);
+  if (adapter !== null) return adapter;
   throw new ServiceError(
     "model_not_found",
     `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models).`,
@@ -55,22 +95,58 @@ function modelWish(model: string, manifest: Manifest): Wish {
   );
 }
 
-/** Assigns a prompt by its first `prefixTokens` token ids. */
-export function assign(promptIds: readonly number[], wish: Wish, artifacts: Artifacts): Assignment {
-  if (typeof wish === "object") return assignOwn(promptIds, wish, artifacts);
-  const ranked = rank(promptIds, artifacts);
-  const { index, similarity } = (typeof wish === "number" && ranked.find((one) => one.index === wish)) || ranked[0];
-  const centroid = artifacts.manifest.centroids[index];
-  const mode = wish === "off" ? "off" : isAutoOff(centroid) ? "auto-off" : "adapted";
-  return { centroid, similarity, ownHash: null, mode };
+/**
+ * Assigns a prompt by its first `prefixTokens` token ids. `evidence`: which of the prompt's tokens weigh a mixture; absent,
+ * all of `promptIds`.
+ */
+export function assign(
+  promptIds: readonly number[],
+  wish: Wish,
+  artifacts: Artifacts,
+  evidence: EvidenceTokens = { tokens: promptIds.length },
+): Assignment {
+  const { manifest } = artifacts;
+  const embedding = embeddingOf(promptIds, artifacts);
+  const nearestFirst = rankCentroids(embedding, artifacts.centroids).map(({ index, similarity }): Candidate => {
+    const centroid = manifest.centroids[index];
+    return { id: centroid.id, ownHash: null, similarity, gain: centroid.gain, isOff: isAutoOff(centroid) };
+  });
+  const [nearest] = nearestFirst;
+  const candidateOf = (adapter: NamedAdapter): Candidate => {
+    if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
+    return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
+  };
+  if (wish === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
+  if (Array.isArray(wish)) {
+    const listed = wish.map(({ adapter, weight }) => ({
+      candidate: adapter === "base" ? null : candidateOf(adapter),
+      weight,
+    }));
+    const planned = listedMixture(listed, manifest, evidence);
+    return mixed(planned.experts[0] ?? nearest, planned);
+  }
+  const one = typeof wish === "string" ? nearest : candidateOf(wish);
+  const mode = wish === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
+  return { ...placeOf(one), mode, ...served(mode === "adapted" ? [one] : []), mixture: null };
 }
 
-function assignOwn(promptIds: readonly number[], own: OwnAdapter, artifacts: Artifacts): Assignment {
-  const vectors = Float32Array.from(own.centroid);
-  const centroid = { count: 1, dimensions: vectors.length, vectors };
-  const [{ similarity }] = rankCentroids(embeddingOf(promptIds, artifacts), centroid);
-  const mode = own.gain ? "adapted" : "auto-off";
-  return { centroid: { id: own.name, gain: own.gain }, similarity, ownHash: own.hash, mode };
+function mixed(at: Candidate, { mode, experts, request }: PlannedMixture): Assignment {
+  return { ...placeOf(at), mode, ...served(experts), mixture: request };
+}
+
+function placeOf({ id, gain, similarity }: Candidate): Pick<Assignment, "centroid" | "similarity"> {
+  return { centroid: { id, gain }, similarity };
+}
+
+function served(experts: readonly Candidate[]): Pick<Assignment, "adapter" | "experts"> {
+  const [first] = experts;
+  return { adapter: first ? { id: first.id, ownHash: first.ownHash } : null, experts: experts.map(({ id }) => id) };
+}
+
+function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {
+  const vectors = Float32Array.from(centroid);
+  const [{ similarity }] = rankCentroids(embedding, { count: 1, dimensions: vectors.length, vectors });
+  return { id: name, ownHash: hash, similarity, gain, isOff: gain === null };
 }
 
 /** All centroids, nearest first. */

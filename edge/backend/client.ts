@@ -7,6 +7,7 @@ import {
   type BatchRequest,
   contractVersion,
   type Frame,
+  ownAdaptersOf,
   type Readiness,
   readinessSchema,
 } from "../../shared/contracts/inference.ts";
@@ -82,10 +83,11 @@ export class BackendClient implements BackendCalls {
   async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
     const send = () => this.#post("/v1/batches", batch, this.#limits.acceptanceMs, signal);
     let response = await send();
-    // Of what is named in a batch only a tenant's own adapter can be unknown to a backend.
-    if (response.status === 404 && batch.adapterHash) {
+    // Of what a batch names, a backend can lack only a tenant's own adapters.
+    const own = response.status === 404 ? ownAdaptersOf(batch) : [];
+    if (own.length > 0) {
       await response.body?.cancel();
-      await this.#bring(batch.sequences[0].tenant, batch.adapterHash, signal);
+      for (const hash of own) await this.#bring(batch.sequences[0].tenant, hash, signal);
       response = await send();
     }
     if (!response.ok || !response.body) throw await refusalOf(response);

@@ -1,6 +1,8 @@
 /** From a checked chat request to the sequences that serve it. Pure. */
 import type { ChatMessage, ChatRequest } from "../../shared/contracts/chat.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { Span } from "../../shared/math/evidence.ts";
+import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { overlong } from "../assign/encode.ts";
 import {
@@ -53,7 +55,39 @@ function tokenized(
     const text = subjectIds.length > 0 ? `\n${content}` : content;
     subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
   }
-  return subjectIds.length > 0 ? { promptIds, subjectIds } : { promptIds };
+  const spans = saidSpans(messages, promptIds, tokenizer);
+  return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), ...(spans.length > 0 && { spans }) };
+}
+
+/**
+ * Where the prompt has what the messages say: the tokens that end within it. Each message is looked for after the one
+ * before; a template may trim it, and what it changes otherwise is not found. A message of few letters may be found in the
+ * template's own words, which costs a token or two of evidence.
+ */
+function saidSpans(messages: readonly ChatMessage[], promptIds: readonly number[], tokenizer: Tokenizer): Span[] {
+  // One character a byte. No message writes a special token, so that gets a character which no byte has.
+  const decoder = new TextDecoder("windows-1252");
+  const pieces = promptIds.map((id) =>
+    id === tokenizer.endOfTextId ? "\u0100" : decoder.decode(tokenizer.pieceOf(id)),
+  );
+  const text = pieces.join("");
+  const spans: Span[] = [];
+  let token = 0;
+  let tokenEnd = pieces[0]?.length ?? 0;
+  let after = 0;
+  for (const { content } of messages) {
+    const trimmed = content.trim();
+    if (trimmed === "" || trimmed.length > text.length) continue;
+    const said = decoder.decode(new TextEncoder().encode(trimmed));
+    const start = text.indexOf(said, after);
+    if (start < 0) continue;
+    after = start + said.length;
+    while (tokenEnd <= start) tokenEnd += pieces[++token].length;
+    const first = token;
+    while (token < pieces.length && tokenEnd <= after) tokenEnd += pieces[++token]?.length ?? 1;
+    if (token > first) spans.push([first, token]);
+  }
+  return spans;
 }
 
 function encoded(

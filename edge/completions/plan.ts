@@ -10,10 +10,12 @@ import {
 } from "../../shared/contracts/inference.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import type { Span } from "../../shared/math/evidence.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { type Assignment, assign, wishOf } from "../assign/assign.ts";
 import { encodePrompts, type TokenBound } from "../assign/encode.ts";
+import { type EvidenceTokens, evidenceCount } from "../assign/mixture.ts";
 import type { NamedAdapters } from "../tenants/own-adapters.ts";
 
 /** What a completion's request and a chat's have in common once they are read. */
@@ -26,6 +28,8 @@ export interface TokenizedPrompt {
   promptIds: number[];
   /** By what it is assigned: the prompt itself where nothing else is said. */
   subjectIds?: number[];
+  /** Which of its tokens are evidence; absent: all of them. */
+  spans?: Span[];
 }
 
 /** One choice of the response and the sequence that makes it. */
@@ -82,18 +86,23 @@ export function planGeneration(
   caller: Caller,
 ): Plan {
   const { manifest, manifestHash } = artifacts;
-  const wish = wishOf(request.model, request.chameleon.adapter, manifest, caller.own);
+  const { adapter, evidence_tokens, compare } = request.chameleon;
+  const wish = wishOf(request.model, adapter, manifest, caller.own);
+  /** The prompt's text chooses its centroid. */
+  const isChosen = wish === "auto" || wish === "nearest";
+  const mostEvidence = evidenceBound(evidence_tokens, manifest);
   const started = caller.now();
   const prompts = read();
   const tokenized = caller.now();
-  const assignments = prompts.map(({ promptIds, subjectIds }) => assign(subjectIds ?? promptIds, wish, artifacts));
+  const decisive = prompts.map((prompt) => decisiveTokens(prompt, mostEvidence));
+  const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, wish, artifacts, evidence));
   const assigned = caller.now();
 
   const sampling = samplingOf(request, manifest.model.vocabularySize);
   // Seeds of any size are allowed; 32 bits of them count.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
-  for (const [p, { promptIds, subjectIds = promptIds }] of prompts.entries()) {
+  for (const [p, { promptIds }] of prompts.entries()) {
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
       const sequence: SequenceRequest = {
@@ -106,9 +115,9 @@ export function planGeneration(
         sampling: { ...sampling, seed: deriveSeed(seed, i) },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         promptLogprobs: request.echo && request.logprobs !== null,
-        compare: request.chameleon.compare,
-        ...(request.chameleon.prompt_bias && wearsPromptBias(assignments[p]) && { promptBias: true }),
-        ...(wish === "auto" && i === 0 && { assignment: countedAssignment(assignments[p], subjectIds, manifest) }),
+        compare,
+        ...(assignments[p].mixture && { mixture: assignments[p].mixture }),
+        ...(isChosen && i === 0 && { assignment: countedAssignment(assignments[p], decisive[p].subjectIds, manifest) }),
       };
       choices.push({ index, prompt: p, assignment: assignments[p], sequence });
     }
@@ -122,6 +131,24 @@ export function planGeneration(
   };
 }
 
+/** Tokens of a prompt that may decide, by `chameleon.evidence_tokens`. Throws invalid_request for more than the context. */
+function evidenceBound(asked: number | null, { model: { contextTokens, servedAs } }: Manifest): number {
+  if (asked === null || asked <= contextTokens) return asked ?? contextTokens;
+  throw new ServiceError(
+    "invalid_request",
+    `Invalid request: chameleon.evidence_tokens is ${asked}; the context of ${servedAs} holds ${contextTokens}.`,
+    { param: "chameleon.evidence_tokens" },
+  );
+}
+
+/** What assigns a prompt and weighs its experts, where no more than its first `most` tokens may. */
+function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, most: number) {
+  const tokens = Math.min(most, promptIds.length);
+  const within = spans?.filter(([start]) => start < tokens).map(([start, end]): Span => [start, Math.min(end, tokens)]);
+  const evidence: EvidenceTokens = { tokens, ...(within && { spans: within }) };
+  return { subjectIds: (subjectIds ?? promptIds).slice(0, Math.max(1, evidenceCount(evidence))), evidence };
+}
+
 /** What backends count of a prompt that chose its centroid by itself. */
 function countedAssignment(
   { centroid, similarity }: Assignment,
@@ -129,10 +156,6 @@ function countedAssignment(
   { embedding }: Manifest,
 ): SequenceRequest["assignment"] {
   return { centroidId: centroid.id, similarity, tokens: Math.min(subjectIds.length, embedding.prefixTokens) };
-}
-
-function wearsPromptBias({ mode, ownHash, centroid }: Assignment): boolean {
-  return mode === "adapted" && ownHash === null && (centroid.promptBias ?? 0) > 0;
 }
 
 function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sampling, "seed"> {
@@ -158,17 +181,17 @@ function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sa
   };
 }
 
-/** One per centroid, the base counting as one; the first choice is in the first. */
+/** One per adapter that sequences go by (`Assignment.adapter`), the base counting as one; the first choice is in the first. */
 export function batchesOf({ choices, manifestHash }: Pick<Plan, "choices" | "manifestHash">): BatchRequest[] {
   const batches = new Map<string | null, BatchRequest>();
   for (const { assignment, sequence } of choices) {
-    const { mode, centroid, ownHash } = assignment;
-    const worn = mode === "adapted" ? (ownHash ?? centroid.id) : null;
-    const batch = batches.get(worn);
+    const { id = null, ownHash = null } = assignment.adapter ?? {};
+    const key = ownHash ?? id;
+    const batch = batches.get(key);
     if (batch) batch.sequences.push(sequence);
     else {
-      const adapter = ownHash && worn ? { centroidId: null, adapterHash: ownHash } : { centroidId: worn };
-      batches.set(worn, { version: contractVersion, manifestHash, ...adapter, sequences: [sequence] });
+      const adapter = ownHash === null ? { centroidId: id } : { centroidId: null, adapterHash: ownHash };
+      batches.set(key, { version: contractVersion, manifestHash, ...adapter, sequences: [sequence] });
     }
   }
   return [...batches.values()];

@@ -2,9 +2,10 @@
  * Collects the parts of all choices, and writes them as OpenAI's objects: one for a whole response, or one chunk each.
  * Pure. Not here: what a choice looks like, which is its endpoint's form (completion-form.ts, chat-form.ts).
  */
+import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ChameleonBlock, ComparedToken, Timings, Usage } from "../../shared/contracts/responses.ts";
 import type { ChoicePart, ReportedToken } from "./choice.ts";
-import type { Plan } from "./plan.ts";
+import type { Plan, PlannedChoice } from "./plan.ts";
 
 /** What all chunks of a response have in common. */
 export interface Envelope {
@@ -178,9 +179,10 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
       centroid: centroid.id,
       similarity,
       mode,
+      experts: expertsOf(planned.assignment, done),
+      evidence: done?.mixture?.evidence ?? null,
       adapter: done?.adapter ?? null,
-      prompt_bias: done?.promptBias ?? null,
-      gain: mode === "adapted" ? centroid.gain : null,
+      held_out_gain: planned.assignment.experts.includes(centroid.id) ? centroid.gain : null,
       timings: {
         tokenize: this.#plan.tokenizeMs,
         assign: this.#plan.assignMs,
@@ -196,7 +198,19 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
   }
 }
 
-/** Nats a token that the adapter gained. */
+/** Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. */
+function expertsOf({ experts }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
+  const mixture = done?.mixture;
+  if (!mixture) {
+    const [id = "base"] = experts;
+    return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];
+  }
+  const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight, hash }));
+  const pointer = mixture.evidence ? [{ id: "pointer", weight: mixture.pointer }] : [];
+  return [{ id: "base", weight: mixture.base }, ...adapters, ...pointer];
+}
+
+/** Nats a token that the answer gained over the base. */
 class MeanDifference {
   #sum = 0;
   #tokens = 0;

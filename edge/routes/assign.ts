@@ -17,14 +17,15 @@ export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment>
     const most = artifacts.manifest.embedding.prefixTokens;
     const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
     const data = inputs.map((ids, index) => {
-      const { centroid, similarity, mode } = assign(ids, wish, artifacts);
-      const others = rank(ids, artifacts).filter((one) => centroids[one.index] !== centroid);
+      const { centroid, similarity, mode, experts } = assign(ids, wish, artifacts);
+      const others = rank(ids, artifacts).filter((one) => centroids[one.index].id !== centroid.id);
       return {
         index,
         tokens: ids.length,
         centroid: centroid.id,
         similarity,
         mode,
+        experts: mode === "evidence" ? ["base", ...experts, "pointer"] : experts.length > 0 ? experts : ["base"],
         runners_up: others
           .slice(0, request.top - 1)
           .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),

@@ -19,7 +19,6 @@ export function listCentroids(dependencies: Dependencies): Handler<AppEnvironmen
         gain: centroid.gain,
         scale: centroid.scale,
         auto_off: isAutoOff(centroid),
-        prompt_bias: isAutoOff(centroid) ? 0 : (centroid.promptBias ?? 0),
         adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
       })),
     );

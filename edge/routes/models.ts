@@ -21,7 +21,8 @@ export function getModel(dependencies: Dependencies): Handler<AppEnvironment> {
     const id = c.req.param("id") ?? "";
     const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
     wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
-    return c.json({ ...modelObject(id), ...(own.byModel && { created: own.byModel.created }) } satisfies Model);
+    const [adapter] = own.values();
+    return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
   };
 }
 

@@ -25,7 +25,7 @@ export interface OwnAdapter {
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,62}$/;
 /** Names with another meaning in `model: "gpt2:…"`, in this set of artifacts or another. */
-const reserved = /^(auto|off|c\d+)$/;
+const reserved = /^(auto|base|nearest|off|pointer|c\d+)$/;
 
 /** Throws invalid_request for a name that is malformed or reserved. */
 export function requireFreeName(name: string, { centroids }: Manifest): void {
@@ -40,11 +40,8 @@ export function requireFreeName(name: string, { centroids }: Manifest): void {
     throw refuse("that name is a centroid's, or reserved");
 }
 
-/** A tenant's own adapters that a request names; null where a field names none. */
-export interface NamedAdapters {
-  byModel: OwnAdapter | null;
-  byAdapter: OwnAdapter | null;
-}
+/** Those of a tenant's own adapters that a request names, by name. */
+export type NamedAdapters = ReadonlyMap<string, OwnAdapter>;
 
 /** The part of `model` after the served name; empty where there is none. */
 export function suffixOf(model: string | undefined, { model: { servedAs } }: Manifest): string {

@@ -1,4 +1,5 @@
 /** Where tenants' own adapters are kept and made, for the routes: shelves at the edge, fits at the backends. */
+import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
@@ -26,13 +27,13 @@ export interface TenantAdapters {
   /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
-   * The adapters of the key's tenant that `model` and the extension's `adapter` name; null where a field names none, or none
-   * that the key may see. Throws adapter_outdated.
+   * The adapters of the key's tenant that `model` and the extension's `adapter` name, as far as the key may see them. Throws
+   * adapter_outdated.
    */
   named(
     access: Viewer,
     model: string | undefined,
-    adapter: string | undefined,
+    adapter: AdapterField | undefined,
     artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
   ): Promise<NamedAdapters>;
   /** Lets a backend make one. Throws the ServiceError to refuse with. */
@@ -54,14 +55,14 @@ export function createTenantAdapters(parts: {
     of,
     visibleTo: async ({ tenant, scopes }) => (seesOwnAdapters(scopes) ? of(tenant).list() : []),
     async named({ tenant, scopes }, model, adapter, { manifest, manifestHash }) {
-      const find = async (text: string) => {
-        const name = seesOwnAdapters(scopes) ? ownNameOf(text, manifest) : null;
-        const own = name === null ? null : await of(tenant).find(name);
-        if (own) requireCurrent(own, manifestHash);
-        return own;
-      };
-      const [byModel, byAdapter] = await Promise.all([find(suffixOf(model, manifest)), find(adapter ?? "")]);
-      return { byModel, byAdapter };
+      const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
+      const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
+      const found = seesOwnAdapters(scopes)
+        ? await Promise.all([...new Set(names)].map((name) => of(tenant).find(name)))
+        : [];
+      const own = found.filter((one) => one !== null);
+      for (const one of own) requireCurrent(one, manifestHash);
+      return new Map(own.map((one) => [one.name, one]));
     },
     async create(request) {
       const failures: CallFailure[] = [];

@@ -29,7 +29,7 @@ export class TokenCount {
   }
 
   /**
-   * By the centroid whose adapter served. `everyPrompt`: the caller went away, so every prompt counts, as work on it may have
+   * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller went away, so every prompt counts, as work on it may have
    * begun; otherwise only prompts count that have a part.
    */
   consumed(model: string, everyPrompt: boolean): Consumption[] {
@@ -38,9 +38,8 @@ export class TokenCount {
     for (const choice of this.#choices) {
       const tokens = this.#tokens.get(choice);
       if (tokens === undefined && !everyPrompt) continue;
-      const { centroid: nearest, mode } = choice.assignment;
       const { promptIds } = choice.sequence;
-      const centroid = mode === "adapted" ? nearest.id : null;
+      const centroid = choice.assignment.adapter?.id ?? null;
       const row = rows.get(centroid) ?? { model, centroid, ...nothing };
       // A request that fell to several centroids counts at its first.
       const requests = rows.size === 0 ? 1 : row.requests;

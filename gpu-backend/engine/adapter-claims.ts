@@ -66,7 +66,9 @@ export class AdapterClaims {
       const wanted = sequence.adapters.filter(({ adapter }) => adapter.directions);
       if (wanted.length === 0) return true;
       if (isSlotAwaited) return false;
-      if (!this.#pool) throw needsPool(wanted[0].adapter);
+      const slots = this.#pool?.stats.slots ?? 0;
+      const needed = new Set(wanted.map(({ adapter }) => adapter.hash)).size;
+      if (!this.#pool || needed > slots) throw needsPool(wanted[0].adapter, needed, slots);
       for (const { adapter } of sequence.adapters) {
         const slot = adapter.directions ? this.#pool.take(adapter) : null;
         isSlotAwaited = slot === null && adapter.directions !== null;

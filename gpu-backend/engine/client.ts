@@ -3,7 +3,13 @@
  * was taken in gets its last frame, also when the thread dies. Not here: HTTP.
  */
 import { Worker } from "node:worker_threads";
-import { type BatchRequest, errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import {
+  type BatchRequest,
+  errorFrame,
+  type Frame,
+  ownAdaptersOf,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { instantId } from "../adapters/instant/source.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -132,8 +138,8 @@ export class EngineClient {
         param: "centroidId",
       });
     }
-    if (batch.adapterHash && batch.sequences.some(({ tenant }) => tenant !== batch.sequences[0].tenant)) {
-      throw new ServiceError("invalid_request", "A batch that wears a tenant's adapter has sequences of another.", {
+    if (ownAdaptersOf(batch).length > 0 && batch.sequences.some(({ tenant }) => tenant !== batch.sequences[0].tenant)) {
+      throw new ServiceError("invalid_request", "A batch that names a tenant's adapter has sequences of another.", {
         param: "adapterHash",
       });
     }

@@ -191,7 +191,7 @@ export class HeadRows {
       count: S,
       positions: P,
       lengths,
-      sharpness: rows[0].sequence.request.mixture?.evidence?.pointer.sharpness ?? 0,
+      sharpness: sharpnessOf(rows),
       queries,
       answers,
       ids,
@@ -255,6 +255,12 @@ class BiasList {
       values: Float32Array.from(this.#values),
     };
   }
+}
+
+/** The same for all mixtures of a manifest that have a pointer; those of given weights have none. */
+function sharpnessOf(rows: readonly MixedRow[]): number {
+  const ruled = rows.find(({ sequence }) => sequence.request.mixture?.evidence);
+  return ruled?.sequence.request.mixture?.evidence?.pointer.sharpness ?? 0;
 }
 
 /** J: 1, 2 or 3, so that a row's sum over its adapters has the same terms in any company: further ones weigh 0. */

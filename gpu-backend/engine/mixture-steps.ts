@@ -44,7 +44,7 @@ export async function weighMixture(
     return null;
   }
   const tokens = sequence.evidenceTokens;
-  const positions = positionsOfEvidence(tokens);
+  const positions = positionsOfEvidence(tokens, rule.spans);
   const testimonies: Testimony[] = [];
   if (positions.length > 0) {
     const rows = new HeadRows(runner.gates, noFeed, 0);

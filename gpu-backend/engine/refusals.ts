@@ -25,11 +25,15 @@ export function refusalOf(
   );
 }
 
-/** The adapter needs a pool slot, and the graph was built without a pool. */
-export function needsPool({ hash }: Adapter): ServiceError {
+/** A sequence needs more pool slots than the graph has: for `adapter`, and others of its mixture. */
+export function needsPool({ hash }: Adapter, needed: number, slots: number): ServiceError {
+  const [kind, advice] =
+    slots === 0
+      ? (["adapter_outdated", "Create it again from its examples."] as const)
+      : (["invalid_request", "Name fewer adapters of that kind."] as const);
   return new ServiceError(
-    "adapter_outdated",
-    `Adapter ${hash} has directions of its own, and this backend serves none: ADAPTER_SLOTS is 0. Create it again from its examples.`,
+    kind,
+    `Adapter ${hash} has directions of its own and needs a pool slot: ${needed} are needed, ADAPTER_SLOTS is ${slots}. ${advice}`,
   );
 }
 

@@ -3,7 +3,13 @@
  * its tenant and its hash, and a wrong pair finds nothing.
  */
 import type { Hono } from "hono";
-import { adapterRequestSchema, type BatchRequest, hashPattern, idPattern } from "../../shared/contracts/inference.ts";
+import {
+  adapterRequestSchema,
+  type BatchRequest,
+  hashPattern,
+  idPattern,
+  ownAdaptersOf,
+} from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import { readBody } from "./body.ts";
@@ -40,12 +46,11 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
   });
 }
 
-/** Throws a ServiceError "adapter_not_found" where a batch wears an adapter that is not here. */
-export async function requireAdapter(
-  { adapterHash, sequences }: BatchRequest,
-  store: Adapters["store"],
-): Promise<void> {
-  if (adapterHash && !(await store.has(sequences[0].tenant, adapterHash))) throw missing(adapterHash);
+/** Throws a ServiceError "adapter_not_found" where a batch names a tenant's own adapter that is not here. */
+export async function requireAdapters(batch: BatchRequest, store: Adapters["store"]): Promise<void> {
+  for (const hash of ownAdaptersOf(batch)) {
+    if (!(await store.has(batch.sequences[0].tenant, hash))) throw missing(hash);
+  }
 }
 
 function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: string; hash: string } {

@@ -12,7 +12,7 @@ import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared
 import { type EngineClient, stalled, stallMs } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
-import { addAdapterRoutes, requireAdapter } from "./adapters.ts";
+import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import type { AssignmentCounter } from "./assignment-counter.ts";
 import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
@@ -54,7 +54,7 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
 
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
-    await requireAdapter(batch, adapters.store);
+    await requireAdapters(batch, adapters.store);
     const startedMs = now();
     const ended = (outcome: BatchOutcome) => {
       log("info", "batch", {

@@ -15,8 +15,15 @@ const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overload
 const introduction = `GPT-2 behind OpenAI's API, where every text is answered with a language-model head that was generated for its subject.
 Point an OpenAI client at it by its base URL and a key. Fields that are not listed are ignored; one that is \`null\` counts as absent.
 
-**The extension.** Requests may say \`chameleon: {adapter, compare, prompt_bias}\`; answers tell under \`chameleon\` which centroid served, how
-near it was, and what its adapter was measured to gain.
+**The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`; answers tell under \`chameleon\` which experts answered
+with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
+
+**Evidence.** By default an answer's probabilities are a weighted sum of those of the base, of the nearest centroids' adapters and of a pointer,
+which copies from the prompt. How well each predicts the prompt's own tokens sets the weights, once: what is generated never changes them. The base
+keeps a floor, so no token is less likely than its probability under the base times the weight of \`base\`. \`temperature\`, penalties and
+\`logit_bias\` act on the sum, and \`logprobs\` are of it. A template's own text in a chat is no evidence. The prompt's tokens that are evidence
+are scored by the base where \`echo\` and \`logprobs\` ask for them; with \`evidence_tokens: N\` those after the first N as a continuation would be.
+Usage counts a mixture at its nearest centroid, or at an adapter of your own where it has one.
 
 **Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. Where the service fails in the middle of one,
 its last event before \`[DONE]\` is an error.

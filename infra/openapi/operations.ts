@@ -109,7 +109,7 @@ export const operations: Operation[] = [
     },
     summary: "Answer a conversation",
     description:
-      "Messages go through the model's chat template; a model without one is spoken to in Alpaca's style. No text of a message becomes a special token. The centroid is that of what is said, not of the template's own words. " +
+      "Messages go through the model's chat template; a model without one is spoken to in Alpaca's style. No text of a message becomes a special token. Centroid and evidence are of what is said, not of the template's own words. " +
       answers,
     request: {
       schema: "ChatCompletionRequest",
@@ -132,14 +132,15 @@ export const operations: Operation[] = [
   },
   {
     ...{ method: "post", path: "/v1/assign", id: "assign", tag: "Embed and assign", scope: null },
-    summary: "Where texts would go, without generating",
+    summary: "Where texts would go and what would answer them, without generating",
     request: { schema: "AssignRequest", example: { input: "It is a truth universally acknowledged", top: 3 } },
     response: "Assignments",
     errors: ["model_not_found", "adapter_outdated", "rate_limited", "quota_exceeded", ...unavailable],
   },
   {
     ...{ method: "get", path: "/v1/models", id: "listModels", tag: "Models and adapters", scope: null },
-    summary: "The base, its automatic adapter, one model for each centroid, your own",
+    summary: "The base, the mixture that each prompt decides, one model for each centroid, your own",
+    description: "Naming a centroid or an adapter of your own forces it, at full strength.",
     ...{ response: "ModelList", errors: unavailable },
   },
   {

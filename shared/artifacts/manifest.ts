@@ -51,8 +51,6 @@ export const centroidSchema = z.strictObject({
   scale: z.number().min(0).max(1),
   /** Held-out gain over the base with this scale; null where nothing was held out. */
   gain: gain.nullable(),
-  /** No longer made nor served; the edge's responses still read it. */
-  promptBias: z.number().min(0).max(1).optional(),
 });
 
 const share = z.number().min(0).max(1);

@@ -7,21 +7,54 @@ import { absentAs, describe, kindOf, modelField, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
 
 const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
-const adapterId = z.string().min(1).max(limits.adapterCharacters);
+
+/** An expert that a request lists, with its weight; null: the prompt decides. */
+export interface ListedExpert {
+  id: string;
+  weight: number | null;
+}
+/** `chameleon.adapter` as it was read. */
+export type AdapterField = string | ListedExpert[];
+
+const expertSchema = {
+  type: "object",
+  properties: {
+    id: {
+      type: "string",
+      minLength: 1,
+      maxLength: limits.adapterCharacters,
+      description: "`base`, a centroid, your own",
+    },
+    weight: { anyOf: [{ type: "null" }, { type: "number", minimum: 0, maximum: limits.expertWeight }] },
+  },
+  required: ["id"],
+};
+const adapterField = z
+  .unknown()
+  .optional()
+  .transform(readAdapter)
+  .meta({
+    description:
+      "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
+    anyOf: [
+      { type: "null" },
+      { type: "string", minLength: 1, maxLength: limits.adapterCharacters },
+      { type: "array", items: expertSchema, minItems: 1, maxItems: limits.mixtureAdapters + 1 },
+    ],
+  });
 
 const chameleonField = absentAs(
   z.object({
-    adapter: absentAs(adapterId, undefined, "`auto`: the nearest centroid's; `off`: none; or a centroid, or your own"),
-    compare: absentAs(z.boolean(), false, "Tell each token's logprob with and without the adapter"),
-    // Only where asked for: below temperature 1, text that is sampled with it repeats its prompt more than people do.
-    prompt_bias: absentAs(
-      z.boolean(),
-      false,
-      "Raise the prompt's own tokens on top of a centroid's adapter that gains by it",
+    adapter: adapterField,
+    compare: absentAs(z.boolean(), false, "Tell each token's logprob beside that of the base"),
+    evidence_tokens: absentAs(
+      z.int().min(1),
+      null,
+      "Only the first so many tokens of the prompt assign it, weigh its experts and are copied from, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
     ),
   }),
-  { adapter: undefined, compare: false, prompt_bias: false },
-  "What the adapter is to be, over what `model` says",
+  { adapter: undefined, compare: false, evidence_tokens: null },
+  "What answers, over what `model` says",
 );
 
 /** A stop string, or several. */
@@ -55,7 +88,7 @@ const logitBiasField = z
   });
 
 export const generationFields = {
-  model: modelField("`gpt2:auto` (nearest centroid) where it is absent; see `GET /v1/models`"),
+  model: modelField("`gpt2:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
   temperature: absentAs(z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"),
   top_p: absentAs(z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"),
   top_k: absentAs(z.int().min(-1), 0, "Draws from so many likeliest tokens; -1 and 0 are all").transform((count) =>
@@ -111,6 +144,63 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
     }
   }
   return stops as string[];
+}
+
+/** Counts before it looks at the entries: an element schema would make an issue of each. */
+function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField | undefined {
+  if (value === undefined || value === null) return undefined;
+  const refuse = (message: string): undefined => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (!Array.isArray(value)) {
+    const problem = idProblem(value);
+    return problem ? refuse(`chameleon.adapter ${problem}, or a list of experts`) : (value as string);
+  }
+  const problem = expertsProblem(value);
+  if (problem) return refuse(problem);
+  return (value as Partial<ListedExpert>[]).map(({ id, weight }) => ({ id: id!, weight: weight ?? null }));
+}
+
+function idProblem(id: unknown): string | null {
+  const most = limits.adapterCharacters;
+  if (typeof id !== "string") return `is ${describe(id)}; it must be a string of 1 to ${most} characters`;
+  if (id.length >= 1 && id.length <= most) return null;
+  return `has ${id.length} characters; it must be a string of 1 to ${most}`;
+}
+
+function expertsProblem(experts: readonly unknown[]): string | null {
+  const { mixtureAdapters, expertWeight } = limits;
+  const at = (i: number) => `chameleon.adapter[${i}]`;
+  if (experts.length === 0) return "chameleon.adapter is an empty list; at least one expert is needed";
+  if (experts.length > mixtureAdapters + 1) {
+    return `chameleon.adapter has ${experts.length} entries, the maximum is ${mixtureAdapters} beside base`;
+  }
+  const first = (experts[0] as { weight?: unknown } | null)?.weight ?? null;
+  const seen = new Set<unknown>();
+  let sum = 0;
+  for (const [i, expert] of experts.entries()) {
+    if (typeof expert !== "object" || expert === null || Array.isArray(expert)) {
+      return `${at(i)} is ${describe(expert)}; it must be an object with an id`;
+    }
+    const { id, weight = null } = expert as { id?: unknown; weight?: unknown };
+    const problem = idProblem(id);
+    if (problem) return `${at(i)}.id ${problem}`;
+    if (seen.has(id)) return `${at(i)}.id is ${describe(id)}, which is in the list already`;
+    seen.add(id);
+    if ((weight === null) !== (first === null)) {
+      return `${at(i)}.weight is ${describe(weight)}, ${at(0)}.weight is ${describe(first)}; all experts have a weight, or none`;
+    }
+    if (weight === null) continue;
+    if (typeof weight !== "number" || weight < 0 || weight > expertWeight) {
+      return `${at(i)}.weight is ${describe(weight)}; it must be a number from 0 to ${expertWeight}`;
+    }
+    sum += weight;
+  }
+  if (seen.size > mixtureAdapters && !seen.has("base")) {
+    return `chameleon.adapter has ${seen.size} adapters, the maximum is ${mixtureAdapters} beside base`;
+  }
+  return first === null || sum > 0 ? null : "the weights in chameleon.adapter add up to 0; the sum must be above 0";
 }
 
 /** Counts before it looks at the entries: a record schema would make an issue of each. */

@@ -63,7 +63,13 @@ export const mixtureSchema = z.strictObject({
   /** How the prompt decides; absent: the weights are fixed, and there is no pointer. */
   evidence: z
     .strictObject({
+      /** The first so many prompt tokens are evidence, and what the pointer copies from. */
       tokens: z.int().min(0),
+      /** Token ranges [start, end), rising: of the first `tokens` only these are evidence. Absent: all of them. */
+      spans: z
+        .array(z.tuple([z.int().min(0), z.int().min(0)]))
+        .max(limits.chatMessages)
+        .optional(),
       temper: z.number().min(0).max(1),
       floor: share,
       pointer: z.strictObject({
@@ -71,7 +77,7 @@ export const mixtureSchema = z.strictObject({
         shares: z
           .array(z.strictObject({ share, prior: share }))
           .min(1)
-          .max(16),
+          .max(limits.pointerShares),
       }),
     })
     .optional(),
@@ -108,8 +114,6 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** Serve this mixture rather than the batch's adapter alone. */
   mixture: mixtureSchema.optional(),
-  /** Wear the prompt bias as well, where the batch's centroid has one. It is made of `promptIds` alone. */
-  promptBias: z.boolean().optional(),
   /**
    * Where the prompt belongs, by its first `tokens` tokens; to be counted, whatever adapter is worn. Once a prompt: absent
    * on its other choices, on what is asked for again, and where the request named its adapter.
@@ -122,9 +126,9 @@ export const sequenceRequestSchema = z.strictObject({
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** The one centroid of this micro-batch; null serves the base. */
+  /** The one centroid of this micro-batch; null serves the base. Sequences with a mixture are grouped by their nearest. */
   centroidId: id.nullable(),
-  /** An adapter of the tenant's own, worn instead of a centroid's; then all sequences are that tenant's. */
+  /** An adapter of the tenant's own instead of a centroid's; then all sequences are that tenant's. */
   adapterHash: hash.optional(),
   sequences: z.array(sequenceRequestSchema).min(1).max(limits.sequencesPerBatch),
 });
@@ -197,8 +201,6 @@ export const doneFrameSchema = z.object({
       evidence: z.object({ nats: z.number(), tokens: z.int() }).nullable(),
     })
     .optional(),
-  /** Absent where none was worn; `tokens`: how many logits it raised. */
-  promptBias: z.object({ strength: z.number(), tokens: z.int() }).optional(),
   promptTokens: z.int(),
   completionTokens: z.int(),
   /** Prompt tokens that need not be computed, as the backend had their keys and values. */
@@ -291,6 +293,13 @@ const plainTokenFields = new Set(["type", "id", "index", "tokenId", "logprob", "
 
 function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Hashes of the tenant's own adapters that a batch names, each once; a backend may lack them. */
+export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[] {
+  const mixed = sequences.flatMap(({ mixture }) => mixture?.adapters ?? []);
+  const hashes = mixed.flatMap((one) => ("adapterHash" in one ? [one.adapterHash] : []));
+  return [...new Set([...(adapterHash ? [adapterHash] : []), ...hashes])];
 }
 
 /** Whether a backend that says so serves batches of a manifest. */

@@ -27,7 +27,7 @@ export const limitTable = {
   deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
   modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
   userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is not used" },
-  adapterCharacters: { value: 64, unit: "characters", bounds: "`chameleon.adapter`" },
+  adapterCharacters: { value: 64, unit: "characters", bounds: "`chameleon.adapter`, and each `id` in it" },
   promptsPerRequest: { value: 32, unit: "entries", bounds: "`prompt` of a completion" },
   choicesPerPrompt: { value: 16, unit: "entries", bounds: "`n`" },
   choicesPerRequest: { value: 128, unit: "entries", bounds: "Prompts × `n`" },
@@ -61,7 +61,8 @@ export const limitTable = {
   adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters that a tenant keeps" },
   usageDays: { value: 366, unit: "days", bounds: "Period of one answer of `/v1/usage`" },
   usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one answer of `/v1/usage`" },
-  mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters that one answer is a mixture of, beside the base" },
+  mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
+  expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },
   pointerShares: { value: 16, unit: "entries", bounds: "Shares of the pointer, between edge and backend" },
   pointerSharpness: { value: 100, unit: "value", bounds: "Sharpness of the pointer, between edge and backend" },
   wholeLogprobs: {

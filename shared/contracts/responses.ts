@@ -17,6 +17,18 @@ const gainSchema = z
   })
   .describe("Over the base on held-out text, in nats a token");
 
+const expertSchema = z.object({
+  id: z.string().describe("`base`, a centroid, an adapter of your own, or `pointer`, which copies from the prompt"),
+  weight: z.number().min(0).max(1).describe("Of its probabilities in the answer's; all weights add up to 1"),
+  hash: hash.optional().describe("Of an adapter"),
+});
+const evidenceSchema = z
+  .object({
+    nats: z.number().describe("Mean gain over the base, in nats a token; positive is better than the base"),
+    tokens: z.int().describe("Tokens of the prompt that were looked at"),
+  })
+  .describe("What the experts gained on the prompt's own tokens, each under the weights by the tokens before it");
+
 export const timingsSchema = z
   .object({
     tokenize: milliseconds,
@@ -32,33 +44,46 @@ const comparedTokenSchema = z.object({ token: z.string(), logprob, base_logprob:
 
 export const chameleonBlockSchema = z
   .object({
-    centroid: z.string().describe("The nearest centroid, or the one that the request named"),
+    centroid: z
+      .string()
+      .describe("The nearest centroid; where the request names adapters, the first of those that serve"),
     similarity: z.number().describe("Cosine of prompt embedding and centroid"),
     mode: z
-      .enum(["adapted", "off", "auto-off"])
-      .describe("`off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured"),
+      .enum(["evidence", "fixed", "adapted", "off", "auto-off"])
+      .describe(
+        "`evidence`: a mixture, weighed by the prompt; `fixed`: one of given weights; `adapted`: one adapter at full strength; `off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured, so the base answers",
+      ),
+    experts: z.array(expertSchema).describe("What the answer's probabilities are a weighted sum of"),
+    evidence: evidenceSchema.nullable().describe("null where the prompt did not decide"),
     adapter: z
       .object({
         hash,
         cache: z.enum(["hit", "generated"]),
         scale: z.number(),
       })
-      .nullable(),
-    prompt_bias: z
-      .object({ strength: z.number(), tokens: z.int() })
       .nullable()
-      .describe("What the prompt's own words added to the logits of so many token ids; null where nothing"),
-    gain: gainSchema.nullable().describe("null where none was measured or none applies"),
+      .describe("The adapter that serves, the nearest of several; null for the base alone"),
+    held_out_gain: gainSchema
+      .nullable()
+      .describe(
+        "What the adapter of `centroid` gained on held-out text of its own; null where none was measured or it does not serve",
+      ),
     timings: timingsSchema,
     compare: z
       .object({
         tokens: z.array(comparedTokenSchema),
-        mean_difference: z.number().nullable().optional().describe("Nats a token that the adapter gained"),
+        mean_difference: z
+          .number()
+          .nullable()
+          .optional()
+          .describe(
+            "Mean of logprob − base_logprob. Of sampled text its expectation is a divergence, never below 0: no gain",
+          ),
       })
       .optional()
       .describe("With `compare`. In a stream every chunk has its own `tokens`, the last one the mean over all"),
   })
-  .describe("What the adapter did to one choice");
+  .describe("What answered one choice");
 const partialBlock = chameleonBlockSchema.partial().optional();
 
 export const usageSchema = z.object({
@@ -160,6 +185,9 @@ export const assignResponseSchema = z.object({
       centroid: z.string(),
       similarity: z.number().describe("Cosine of prompt embedding and centroid"),
       mode: chameleonBlockSchema.shape.mode,
+      experts: z
+        .array(z.string())
+        .describe("What would answer; with `mode` `evidence`, the prompt decides with which weights"),
       runners_up: z.array(rankedSchema),
     }),
   ),
@@ -179,7 +207,6 @@ export const centroidListSchema = z.object({
       gain: gainSchema.nullable(),
       scale: z.number(),
       auto_off: z.boolean().describe("The adapter did not help when it was measured, so the base is served"),
-      prompt_bias: z.number().describe("Strength of what a prompt's own words add on top of the adapter"),
       adapter: z.object({ hash: hash.describe("As in a completion's `chameleon.adapter.hash`") }),
     }),
   ),

@@ -7,10 +7,15 @@
  * a weight. Pure.
  */
 
+/** Tokens [start, end) of a prompt. */
+export type Span = [start: number, end: number];
+
 /** How the experts of one prompt are weighed. */
 export interface EvidenceRule {
-  /** Prompt tokens that are evidence, from the first on; they are also what the pointer copies from. */
+  /** The first so many prompt tokens are evidence; they are also what the pointer copies from. */
   tokens: number;
+  /** Token ranges [start, end), rising, where only these of the first `tokens` are evidence. */
+  spans?: Span[] | undefined;
   /** η: the log-likelihood of each token counts this much. Plain Bayes would be 1. */
   temper: number;
   /** Least weight of the base, so that no token is less likely than its probability under the base times this. */
@@ -19,7 +24,7 @@ export interface EvidenceRule {
     /** θ: the softmax is of θ · cosine. */
     sharpness: number;
     /** Shares λ that the pointer may take, with their priors. */
-    shares: readonly { share: number; prior: number }[];
+    shares: { share: number; prior: number }[];
   };
 }
 
@@ -117,13 +122,22 @@ const leastWeight = 0.01;
 const leastProbability = 1e-37;
 
 /**
- * The positions t whose next token is looked at, rising: all of the N − 1, or `evidencePositions` of them, spread evenly
- * and the last included.
+ * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of them,
+ * spread evenly and the last included.
  */
-export function positionsOfEvidence(tokens: number): number[] {
-  const all = Math.max(0, tokens - 1);
-  const count = Math.min(all, evidencePositions);
-  return Array.from({ length: count }, (_, i) => Math.floor(((i + 1) * all) / count) - 1);
+export function positionsOfEvidence(tokens: number, spans?: readonly Span[]): number[] {
+  const all = positionsBeforeEvidence(tokens, spans);
+  const count = Math.min(all.length, evidencePositions);
+  return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
+}
+
+/** All positions whose next token is evidence. The first token of a prompt has none before it. */
+function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, tokens]]): number[] {
+  return spans.flatMap(([start, end]) => {
+    const first = Math.max(0, start - 1);
+    const count = Math.max(0, Math.min(end, tokens) - 1 - first);
+    return Array.from({ length: count }, (_, i) => first + i);
+  });
 }
 
 /**
@@ -157,11 +171,12 @@ export function weigh(
   rule: EvidenceRule,
   testimonies: readonly Testimony[],
 ): { weights: MixtureWeights; evidence: PromptEvidence } {
-  const shares = rule.tokens > 1 ? rule.pointer.shares : [{ share: 0, prior: 1 }];
+  const evidenceTokens = positionsBeforeEvidence(rule.tokens, rule.spans).length;
+  const shares = evidenceTokens > 0 ? rule.pointer.shares : [{ share: 0, prior: 1 }];
   const pairs = priors.flatMap((prior, expert) =>
     shares.map(({ share, prior: ofShare }) => ({ expert, share, logWeight: Math.log(prior) + Math.log(ofShare) })),
   );
-  const temper = (rule.temper * Math.max(0, rule.tokens - 1)) / Math.max(1, testimonies.length);
+  const temper = (rule.temper * evidenceTokens) / Math.max(1, testimonies.length);
   let gained = 0;
   for (const { experts, pointer } of testimonies) {
     const before = normalised(pairs);

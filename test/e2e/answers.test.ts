@@ -74,6 +74,22 @@ const completions: Record<string, object> = {
   },
   "of the base": { model: "gpt2", prompt: [1, 2, 3], max_tokens: 3, logprobs: 0 },
   "of nothing": { prompt, max_tokens: 0, echo: true, logprobs: 1 },
+  "of listed experts": {
+    prompt,
+    max_tokens: 2,
+    chameleon: { adapter: [{ id: "base" }, { id: "c1" }], evidence_tokens: 4 },
+  },
+  "of fixed weights": {
+    prompt,
+    max_tokens: 2,
+    chameleon: {
+      adapter: [
+        { id: "c0", weight: 0.5 },
+        { id: "c1", weight: 1 },
+      ],
+    },
+  },
+  "of the nearest centroid": { prompt, max_tokens: 2, chameleon: { adapter: "nearest" } },
 };
 const chats: Record<string, object> = {
   plain: { messages, max_completion_tokens: 6 },
@@ -176,7 +192,10 @@ describe("what the document's schemas refuse, the API refuses", () => {
       ...[{ prompt: 5 }, { prompt: [] }, { prompt: [""] }, { prompt: [-1] }, { prompt: Array(33).fill("a") }],
       ...[{ n: 0 }, { n: 1.5 }, { n: 17 }, { temperature: 2.1 }, { top_p: -1 }, { logprobs: 6 }, { echo: "yes" }],
       ...[{ stop: ["1", "2", "3", "4", "5"] }, { stop: "" }, { max_tokens: "5" }, { stream_options: 1 }, { seed: 0.5 }],
-      ...[{ chameleon: { compare: 1 } }, { logit_bias: [] }],
+      ...[{ chameleon: { compare: 1 } }, { logit_bias: [] }, { chameleon: { evidence_tokens: 0 } }],
+      ...[[], [{}], ["c1"], Array(5).fill({ id: "c1" }), [{ id: "c1", weight: -1 }]].map((adapter) => ({
+        chameleon: { adapter },
+      })),
     ],
     "/v1/chat/completions": [
       ...[{}, { messages: [] }, { messages: "hi" }, { messages: [{ role: "user" }] }, { messages: ["hi"] }],

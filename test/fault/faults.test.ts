@@ -28,6 +28,8 @@ afterAll(() => cluster?.stop());
 test("the streams are of many kinds, and not all alike", () => {
   const texts = expected.flatMap(({ seen }) => seen.texts);
   expect(new Set(texts).size).toBeGreaterThan(streams / 2);
+  const mixed = expected.flatMap(({ seen }) => seen.experts as [unknown[], object | null][]);
+  expect(mixed.filter(([experts, evidence]) => evidence && experts.length > 3).length).toBeGreaterThan(streams / 4);
   expect(expected.filter(({ seen }) => seen.logprobs.length > 0).length).toBeGreaterThan(3);
   expect(expected.filter(({ seen }) => seen.compared.length > 0).length).toBeGreaterThan(3);
 });

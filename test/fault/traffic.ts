@@ -17,6 +17,8 @@ export interface Seen {
   logprobs: unknown[];
   compared: unknown[];
   centroids: unknown[];
+  /** With their weights. */
+  experts: unknown[];
   usage: unknown;
 }
 
@@ -56,7 +58,8 @@ export function requestsOf(count: number, centroids: readonly string[], tokens: 
       { logit_bias: { "13": 4 } },
     ][i % 7];
     return {
-      model: models[i % models.length],
+      // A third are mixtures.
+      model: i % 3 === 0 ? "gpt2:auto" : models[i % models.length],
       prompt: `${openings[i % openings.length]}${" again".repeat(i % 5)}`,
       max_tokens: tokens + (i % 3) * 8,
       temperature: i % 2 ? 0.9 : 0,
@@ -94,7 +97,7 @@ export class Traffic {
   }
 
   async #ask(body: Body): Promise<Answer> {
-    const seen: Seen = { texts: [], finishes: [], logprobs: [], compared: [], centroids: [], usage: null };
+    const seen: Seen = { texts: [], finishes: [], logprobs: [], compared: [], centroids: [], experts: [], usage: null };
     const startMs = performance.now();
     let lastMs = startMs;
     const answer: Answer = {
@@ -145,6 +148,7 @@ export class Traffic {
       if (logprobs) seen.logprobs.push([index, logprobs]);
       if (chameleon?.compare) seen.compared.push([index, chameleon.compare]);
       if (chameleon?.centroid) seen.centroids[index] = [chameleon.centroid, chameleon.adapter?.hash ?? null];
+      if (chameleon?.experts) seen.experts[index] = [chameleon.experts, chameleon.evidence];
     }
     if (chunk.usage) {
       // How much of a prompt was in a cache is the backend's own.
@@ -161,7 +165,13 @@ interface Chunk {
     text: string;
     finish_reason: string | null;
     logprobs: object | null;
-    chameleon?: { compare?: object; centroid?: string; adapter?: { hash: string } | null };
+    chameleon?: {
+      compare?: object;
+      centroid?: string;
+      adapter?: { hash: string } | null;
+      experts?: { weight: number }[];
+      evidence?: object | null;
+    };
   }[];
   usage?: { prompt_tokens_details?: object } | null;
 }

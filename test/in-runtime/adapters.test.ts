@@ -85,7 +85,7 @@ describe("POST /v1/adapters", () => {
       const answered = await complete({ prompt: "aaab", max_tokens: 2, ...choice }, { headers: mine });
       expect(answered.status, await answered.clone().text()).toBe(200);
       expect(await answered.json()).toMatchObject({
-        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", gain } }],
+        choices: [{ text: "ok", chameleon: { centroid: "my-mail", mode: "adapted", held_out_gain: gain } }],
       });
     }
     expect(seen.batches.map(({ centroidId, adapterHash }) => [centroidId, adapterHash])).toEqual([
@@ -189,19 +189,24 @@ describe("POST /v1/adapters", () => {
     expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
     const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
-    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", gain: null } });
+    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", held_out_gain: null } });
     expect(seen.batches[0]).toMatchObject({ centroidId: null });
     expect(seen.batches[0].adapterHash).toBe(undefined);
   });
 
-  test("brings its bytes to a backend that lacks it", async () => {
+  test.each<[string, object]>([
+    ["served alone", { model: "gpt2:my-mail" }],
+    ["listed among others", { chameleon: { adapter: [{ id: "base" }, { id: "c0" }, { id: "my-mail" }] } }],
+  ])("brings its bytes to a backend that lacks it: %s", async (_, wish) => {
     backendMakes();
     const { post, complete } = adapterApp();
     await post("/v1/adapters", body(), { headers: mine });
     const brought: { url: string; bytes: number[] }[] = [];
+    const routes: unknown[] = [];
     network.use(
       http.post(`${backendUrl}/v1/batches`, async ({ request }) => {
         const batch = batchRequestSchema.parse(await request.json());
+        routes.push([batch.centroidId, batch.adapterHash]);
         if (brought.length === 0) {
           return HttpResponse.json({ error: { message: "no adapter", code: "adapter_not_found" } }, { status: 404 });
         }
@@ -212,8 +217,10 @@ describe("POST /v1/adapters", () => {
         return new HttpResponse(null, { status: 204 });
       }),
     );
-    const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
+    const answered = await complete({ ...wish, prompt: "aa", max_tokens: 2 }, { headers: mine });
     expect(answered.status, await answered.clone().text()).toBe(200);
+    // Never in a micro-batch with sequences of other tenants.
+    expect(routes).toEqual(Array(2).fill([null, "4".repeat(64)]));
     expect(brought).toEqual([{ url: expect.stringMatching(/\/v1\/adapters\/adapters-\d+\/4{64}$/), bytes: [...file] }]);
   });
 

@@ -47,7 +47,7 @@ describe("a chat completion", () => {
     const response = await chatApp().chat({ messages: hello });
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
     expect(response.headers.get("server-timing")).toMatch(/^tokenize;.*assign;.*queue;.*adapter;.*prefill;.*decode;/);
-    const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "adapted" });
+    const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "evidence" });
     expect(await response.json()).toEqual({
       id: expect.stringMatching(/^chatcmpl-[0-9a-f]{32}$/),
       object: "chat.completion",
@@ -124,6 +124,38 @@ describe("a chat completion", () => {
     expect(seen.batches[0].centroidId).toBe("c1");
     const { chameleon: off } = await chatted({ messages: hello, chameleon: { adapter: "c1" }, model: "gpt2" });
     expect(off?.centroid).toBe("c1");
+  });
+
+  test("is weighed by what is said, not by the template's own words", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "x"));
+    const messages = [
+      { role: "system", content: " ab\n" },
+      { role: "user", content: "é" },
+      { role: "assistant", content: "" },
+      { role: "user", content: "the ub" },
+    ];
+    const evidenceOf = async (body: object, app = chatApp()) => {
+      await chatted(body, app);
+      return seen.batches.at(-1)!.sequences[0].mixture!.evidence!;
+    };
+    // s␠ab⏎ · ué · a · u the␠ub, each with an end of text; "the" and "é" are one token each.
+    const spans = [
+      [2, 4],
+      [7, 8],
+      [12, 16],
+    ];
+    expect(await evidenceOf({ messages })).toMatchObject({ tokens: 17, spans });
+    const first = await evidenceOf({ messages, chameleon: { evidence_tokens: 8 } });
+    expect(first).toMatchObject({ tokens: 8, spans: spans.slice(0, 2) });
+    // Where nothing is said all of the prompt is evidence.
+    expect(await evidenceOf({ messages: [{ role: "user", content: "" }] })).not.toHaveProperty("spans");
+    const alpaca = await evidenceOf(
+      { messages: [{ role: "user", content: "What task?" }] },
+      chatApp({ contextTokens: 500 }),
+    );
+    const { promptIds } = seen.batches.at(-1)!.sequences[0];
+    const said = alpaca.spans!.map(([start, end]) => promptIds.slice(start, end));
+    expect(said).toEqual([bytesOf("What task?")]);
   });
 
   test("takes all that the context holds, or max_completion_tokens, or max_tokens", async () => {
@@ -233,7 +265,7 @@ describe("a streamed chat completion", () => {
       expect(parts.map(({ delta }) => delta.role).filter(Boolean)).toEqual(["assistant"]);
       expect(parts[0].delta).toEqual({ role: "assistant", content: "n" });
       expect(parts.map((part) => part.finish_reason).filter(Boolean)).toEqual([whole[index].finish_reason]);
-      expect(parts.at(-1)?.chameleon).toMatchObject({ centroid: "c0", mode: "adapted" });
+      expect(parts.at(-1)?.chameleon).toMatchObject({ centroid: "c0", mode: "evidence" });
       expect(JSON.stringify(parts)).not.toContain("\ufffd");
     }
     expect(chunks.every((chunk) => !("usage" in chunk))).toBe(true);

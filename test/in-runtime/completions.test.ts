@@ -18,6 +18,8 @@ import {
 useNetwork();
 
 const { endOfTextId } = edgeModel;
+const nearest = { chameleon: { adapter: "nearest" } };
+const base = { id: "base", weight: 1 };
 
 async function completed(body: object, app = testApp()): Promise<CompletionResponse> {
   const response = await app.complete(body);
@@ -55,7 +57,7 @@ describe("a completion", () => {
   test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
     const app = testApp();
-    const response = await app.complete({ prompt: "aaa", max_tokens: 2 });
+    const response = await app.complete({ prompt: "aaa", max_tokens: 2, ...nearest });
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
     const phases = response.headers
       .get("server-timing")!
@@ -66,9 +68,10 @@ describe("a completion", () => {
       centroid: "c0",
       similarity: expect.closeTo(1, 5),
       mode: "adapted",
+      experts: [{ id: "c0", weight: 1, hash: "e".repeat(64) }],
+      evidence: null,
       adapter: { hash: "e".repeat(64), cache: "hit", scale: 1 },
-      prompt_bias: null,
-      gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
+      held_out_gain: { nats: 0.1, ci95: [0.05, 0.3], tokens: 1000 },
       timings: expect.any(Object),
     };
     expect(await response.json()).toEqual({
@@ -197,28 +200,29 @@ describe("a completion", () => {
   });
 });
 
-describe("which adapter is worn", () => {
+describe("which adapter serves", () => {
   const cases: [string, object, string | null, string, string][] = [
-    ["the nearest centroid's", { model: "gpt2:auto", prompt: "bbb" }, "c1", "c1", "adapted"],
-    ["the same without a model", { prompt: "bbb" }, "c1", "c1", "adapted"],
+    ["by evidence, the nearest first", { model: "gpt2:auto", prompt: "bbb" }, "c1", "c1", "evidence"],
+    ["the same without a model", { prompt: "bbb" }, "c1", "c1", "evidence"],
     ["none for the base", { model: "gpt2", prompt: "bbb" }, null, "c1", "off"],
     ["the model's own centroid's", { model: "gpt2:c0", prompt: "bbb" }, "c0", "c0", "adapted"],
-    ["none where it did not help", { prompt: "zzz" }, null, "c2", "auto-off"],
+    ["the nearest alone where the extension says so", { ...nearest, prompt: "bbb" }, "c1", "c1", "adapted"],
+    ["none where the nearest did not help", { ...nearest, prompt: "zzz" }, null, "c2", "auto-off"],
     ["none where asked for off", { prompt: "bbb", chameleon: { adapter: "off" } }, null, "c1", "off"],
     ["what the extension names", { model: "gpt2", prompt: "bbb", chameleon: { adapter: "c0" } }, "c0", "c0", "adapted"],
     [
-      "the nearest where the extension says so",
+      "by evidence where the extension says so",
       { model: "gpt2", prompt: "bbb", chameleon: { adapter: "auto" } },
       "c1",
       "c1",
-      "adapted",
+      "evidence",
     ],
     [
       "by the first tokens alone",
       { prompt: `${"a".repeat(edgeModel.prefixTokens)}${"b".repeat(20)}` },
       "c0",
       "c0",
-      "adapted",
+      "evidence",
     ],
   ];
   test.each(cases)("%s", async (_, body, sent, centroid, mode) => {
@@ -229,9 +233,10 @@ describe("which adapter is worn", () => {
     );
     const { chameleon } = await completed(body);
     expect(seen.batches[0].centroidId).toBe(sent);
+    expect(seen.batches[0].sequences[0].mixture !== undefined).toBe(mode === "evidence");
     expect(chameleon).toMatchObject({ centroid, mode });
-    if (sent === null) expect(chameleon).toMatchObject({ adapter: null, gain: null });
-    else expect(chameleon?.gain).not.toBeNull();
+    if (sent === null) expect(chameleon).toMatchObject({ adapter: null, held_out_gain: null, experts: [base] });
+    else expect(chameleon?.held_out_gain).not.toBeNull();
   });
 
   test("compare tells each token's logprob with and without it, and the mean difference", async () => {
@@ -259,6 +264,7 @@ test("backends are told where a prompt fell, once, and only where it chose by it
   const seen = backendAnswers(({ id }) => saying(id, "b"));
   await completed({ prompt: "aaa", n: 2 });
   await completed({ prompt: "zzz", model: "gpt2:auto" });
+  await completed({ prompt: "zzz", ...nearest });
   await completed({ prompt: "aaa", model: "gpt2:c1" });
   await completed({ prompt: "aaa", model: "gpt2" });
   const counted = seen.batches.map(({ sequences }) => sequences.map(({ assignment }) => assignment ?? null));
@@ -266,38 +272,10 @@ test("backends are told where a prompt fell, once, and only where it chose by it
   expect(counted).toEqual([
     [{ centroidId: "c0", similarity, tokens: 3 }, null],
     [{ centroidId: "c2", similarity, tokens: 3 }],
+    [{ centroidId: "c2", similarity, tokens: 3 }],
     [null],
     [null],
   ]);
-});
-
-describe("the prompt bias", () => {
-  test.each<[string, object, boolean]>([
-    ["asked for, of a centroid that has one", { prompt: "aaa" }, true],
-    ["of a centroid that is named", { prompt: "bbb", model: "gpt2:c0" }, true],
-    ["of a centroid that gains nothing by it", { prompt: "bbb" }, false],
-    ["of a centroid that is off", { prompt: "zzz" }, false],
-    ["of the base", { prompt: "aaa", model: "gpt2" }, false],
-  ])("%s", async (_, body, isWorn) => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
-    await completed({ ...body, chameleon: { prompt_bias: true } });
-    expect(seen.batches[0].sequences[0].promptBias ?? false).toBe(isWorn);
-  });
-
-  test("is not worn unasked, and not where the adapter is off", async () => {
-    const seen = backendAnswers(({ id }) => saying(id, "b"));
-    await completed({ prompt: "aaa" });
-    await completed({ prompt: "aaa", chameleon: { prompt_bias: true, adapter: "off" } });
-    for (const { sequences } of seen.batches) expect(sequences[0]).not.toHaveProperty("promptBias");
-  });
-
-  test("is told of, streamed or not", async () => {
-    const promptBias = { strength: 0.5, tokens: 3 };
-    backendAnswers(({ id }) => [tokenFrame(id, 0, 98), { ...doneFrame(id), promptBias }]);
-    const body = { prompt: "aaa", chameleon: { prompt_bias: true } };
-    expect((await completed(body)).chameleon?.prompt_bias).toEqual(promptBias);
-    expect((await streamed(body)).chunks.at(-1)?.chameleon?.prompt_bias).toEqual(promptBias);
-  });
 });
 
 describe("logprobs and echo", () => {
@@ -411,7 +389,7 @@ describe("a stream", () => {
       model: "gpt2:auto",
       system_fingerprint: expect.stringMatching(/^fp_/),
     };
-    const block = expect.objectContaining({ centroid: "c0", mode: "adapted", timings: expect.any(Object) });
+    const block = expect.objectContaining({ centroid: "c0", mode: "evidence", timings: expect.any(Object) });
     const choice = { index: 0, logprobs: null, finish_reason: null };
     expect(data).toEqual([
       { ...head, choices: [{ ...choice, text: "b" }] },

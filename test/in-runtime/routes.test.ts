@@ -45,10 +45,11 @@ describe("assign", () => {
         tokens: 3,
         centroid: "c0",
         similarity: expect.closeTo(2 / Math.sqrt(5), 5),
-        mode: "adapted",
+        mode: "evidence",
+        experts: ["base", "c0", "c1", "pointer"],
         runners_up: [{ centroid: "c1", similarity: expect.closeTo(1 / Math.sqrt(5), 5) }],
       },
-      expect.objectContaining({ index: 1, centroid: "c2", mode: "auto-off" }),
+      expect.objectContaining({ index: 1, centroid: "c2", mode: "evidence" }),
     ]);
   });
 

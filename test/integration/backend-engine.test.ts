@@ -58,10 +58,10 @@ const rule: NonNullable<MixtureRequest["evidence"]> = {
   floor: 0.05,
   pointer: { sharpness: 15, shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
 };
-const mixtureOf = (...ids: string[]): MixtureRequest => ({
+const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): MixtureRequest => ({
   base: 0.5,
   adapters: ids.map((centroidId) => ({ centroidId, weight: 0.5 / ids.length })),
-  evidence: rule,
+  evidence,
 });
 
 interface Work {
@@ -74,7 +74,8 @@ function mixedWork(temperature: number): Work[] {
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
-      mixture: i % 3 > 0 ? { ...mixtureOf(...tinyCentroids.slice(0, i % 4)) } : undefined,
+      // Of given weights, too: those have no pointer.
+      mixture: i % 3 > 0 ? mixtureOf(i % 5 > 1 ? rule : undefined, ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: { temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
     }),
   }));
@@ -254,24 +255,34 @@ function oracleLogprobs(history: number[], centroid: string | null): Float64Arra
   return logits.map((logit) => logit - total);
 }
 
-test("a mixture is weighed by its prompt and gives the oracle's logprobs; the base beside it, too", async () => {
+test.each<[string, [number, number][] | undefined, number]>([
+  ["its prompt", undefined, 16],
+  [
+    "parts of its prompt",
+    [
+      [5, 11],
+      [30, 34],
+    ],
+    10,
+  ],
+])("a mixture is weighed by %s and gives the oracle's logprobs; the base beside it, too", async (_, spans, looked) => {
   const target = harness();
   const ids = [...randomPrompt(30), ...randomPrompt(8)];
   ids.push(...ids.slice(4, 24));
   const sampling = { seed: 3, temperature: 0.9, logprobs: 0, frequencyPenalty: 0.5, logitBias: neverEnds };
-  const mixture = mixtureOf("c0", "c1");
+  const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
   await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
   await target.finish();
   const done = target.lastFrameOf("a");
   if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
   const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
   const keys = oracleKeys(artifacts.model.config, artifacts.model.weights, ids);
-  const testimonies = positionsOfEvidence(ids.length).map((t) => ({
+  const testimonies = positionsOfEvidence(ids.length, spans).map((t) => ({
     experts: [null, "c0", "c1"].map((centroid) => Math.exp(oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]])),
     pointer: copied(keys, ids, t, ids.length)[ids[t + 1]] ?? 0,
   }));
-  const expected = weigh([0.5, 0.25, 0.25], { ...rule, tokens: ids.length }, testimonies);
-  expect(done.mixture.evidence!.tokens).toBe(16);
+  const expected = weigh([0.5, 0.25, 0.25], { ...rule, spans, tokens: ids.length }, testimonies);
+  expect(done.mixture.evidence!.tokens).toBe(looked);
   const off = [
     done.mixture.base - expected.weights.base,
     done.mixture.pointer - expected.weights.pointer,
@@ -326,11 +337,11 @@ function copied(keys: Float64Array[], ids: number[], t: number, promptTokens: nu
 test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
   const target = harness();
   const ids = randomPrompt(150);
-  const short = { ...mixtureOf("c0"), evidence: { ...rule, tokens: 40 } };
+  const short = mixtureOf({ ...rule, tokens: 40 }, "c0");
   const sampling = { logprobs: 0 };
   await target.engine.submit("c0", [
     sequenceRequest("scored", ids, { maxTokens: 0, promptLogprobs: true, mixture: short, sampling }),
-    sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf("c0"), sampling }),
+    sequenceRequest("prompt", ids.slice(0, 40), { maxTokens: 1, mixture: mixtureOf(rule, "c0"), sampling }),
   ]);
   await target.finish();
   const [scored] = target.framesOf("scored");

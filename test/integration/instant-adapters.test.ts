@@ -217,6 +217,16 @@ describe("backends", () => {
     expect(tokens.filter((id) => id < 30).length, "of 16 tokens").toBeGreaterThan(10);
 
     expect(await errorOf(await wear(two, answer.hash))).toMatchObject({ status: 404, code: "adapter_not_found" });
+    const mixture = { base: 0.5, adapters: [{ adapterHash: answer.hash, weight: 0.5 }] };
+    const mixed = (backend: Backend, ...tenants: string[]) => {
+      const sequences = tenants.map((tenant, i) => sequenceRequest(`m${i}`, [1, 2, 3], { tenant, mixture }));
+      return backend.post("/v1/batches", backend.batch("c0", sequences));
+    };
+    expect(await errorOf(await mixed(two, "acme"))).toMatchObject({ status: 404, code: "adapter_not_found" });
+    expect(await errorOf(await mixed(one, "acme", "other"))).toMatchObject({ status: 400 });
+    expect((await allFrames(await mixed(one, "acme"))).at(-1)).toMatchObject({
+      mixture: { adapters: [{ hash: answer.hash, weight: 0.5 }] },
+    });
     const path = `/v1/adapters/acme/${answer.hash}`;
     const file = Buffer.from(answer.file, "base64");
     const fetched = await fetch(one.url + path);

@@ -88,7 +88,6 @@ function manifestOf(files: Manifest["files"], model: Partial<Manifest["model"]>)
       size: 10,
       position: [k, -k],
       scale: [1, 0.5, 0][k],
-      promptBias: [0.5, 0, 0.5][k],
       gain: k === 2 ? null : { nats: 0.1 * (k + 1), ci95: [0.05, 0.3], tokens: 1000 },
     })),
     files,

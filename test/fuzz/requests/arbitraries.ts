@@ -132,8 +132,15 @@ const oddMessages = fc.array(
   ),
   { maxLength: 300, size: "small" },
 );
+/** Lists of experts that are nearly right. */
+const oddExpert = fc.record({
+  id: fc.oneof(fc.constantFrom("base", "c0", "c1", "c2"), oddText),
+  weight: fc.constantFrom<unknown>(undefined, null, 1, 0, -1, "1"),
+});
+const oddWish = fc.record({ adapter: fc.array(oddExpert, { maxLength: 5 }), evidence_tokens: oddNumber });
 const oddValue = fc.oneof(
   fc.constantFrom(null, true, false),
+  oddWish,
   largeValue,
   largeObject,
   oddNumber,

@@ -20,6 +20,6 @@ test.each<[string, Parameters<typeof artifacts>[0], string]>([
   ["that lost on held-out text", { scale: 0.5, gain: gain(-0.003) }, "auto-off"],
   ["that won nothing there", { scale: 0.25, gain: gain(0) }, "auto-off"],
 ])("a centroid %s", (_, centroid, mode) => {
-  for (const wish of ["auto", 0] as const) expect(assign([0, 1], wish, artifacts(centroid)).mode).toBe(mode);
+  for (const wish of ["nearest", 0] as const) expect(assign([0, 1], wish, artifacts(centroid)).mode).toBe(mode);
   expect(assign([0], "off", artifacts(centroid)).mode).toBe("off");
 });

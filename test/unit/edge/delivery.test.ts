@@ -6,7 +6,8 @@ import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts"
 const promptFrame = (id: string): Frame => ({ type: "prompt", id, logprobs: [null], alternatives: [[]] });
 
 test("asks for all at first, then for what is left, under a new id", () => {
-  const sequence = { ...sequenceRequest("a"), promptLogprobs: true };
+  const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
+  const sequence = { ...sequenceRequest("a"), promptLogprobs: true, mixture };
   const delivery = new Delivery(sequence);
   expect(delivery.nextRequest(0)).toEqual(sequence);
   delivery.deliver(promptFrame("a"));

@@ -40,9 +40,33 @@ describe("positions of evidence", () => {
       expect(Math.max(...gaps) - Math.min(...gaps)).toBeLessThanOrEqual(1);
     }
   });
+
+  test("are within the spans where there are some, and never beyond the first tokens", () => {
+    expect(positionsOfEvidence(30, [[0, 30]])).toEqual(positionsOfEvidence(30));
+    expect(
+      positionsOfEvidence(9, [
+        [0, 2],
+        [4, 6],
+        [8, 20],
+      ]),
+    ).toEqual([0, 3, 4, 7]);
+    expect(positionsOfEvidence(9, [[9, 12]])).toEqual([]);
+    const many = positionsOfEvidence(1024, [
+      [10, 40],
+      [500, 1000],
+    ]);
+    expect([many.length, many.at(-1)]).toEqual([evidencePositions, 998]);
+    expect(many.filter((t) => (t >= 9 && t < 39) || (t >= 499 && t < 999))).toEqual(many);
+  });
 });
 
 describe("weighing", () => {
+  test("counts each token of the spans once, however many are looked at", () => {
+    const whole = weigh([0.4, 0.3, 0.3], rule(5, 0.2), same(1, 4));
+    const within = weigh([0.4, 0.3, 0.3], { ...rule(50, 0.2), spans: [[20, 24]] }, same(1, 4));
+    expect(within).toEqual(whole);
+  });
+
   test("without evidence leaves the priors", () => {
     const { weights, evidence } = weigh([0.5, 0.3, 0.2], rule(1, 0.2), []);
     expect(weights.base).toBeCloseTo(0.5, 12);

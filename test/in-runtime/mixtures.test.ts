@@ -1,0 +1,175 @@
+/** What an answer is a mixture of: from the request to the backend's batch, and back into the answer. */
+import { describe, expect, test, vi } from "vitest";
+import type { DoneFrame, Frame } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
+import type { AssignResponse, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { defaultCalibration, ruleFor } from "../../shared/math/evidence.ts";
+import { edgeModel } from "../support/edge-model.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { backendAnswers, errorOf, eventsOf, reportedByShards, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+async function completed(body: object): Promise<CompletionResponse> {
+  const response = await testApp().complete(body);
+  expect(response.status, await response.clone().text()).toBe(200);
+  return response.json();
+}
+
+/** Frames of a sequence that was served as a mixture of equal parts. */
+function mixedAnswer(id: string, adapters: number, evidence: object | null): Frame[] {
+  const share = 1 / (adapters + (evidence ? 2 : 1));
+  const mixture = {
+    base: share,
+    adapters: Array.from({ length: adapters }, (_, j) => ({ hash: String(j).repeat(64), weight: share })),
+    pointer: evidence ? share : 0,
+    evidence,
+  } as DoneFrame["mixture"];
+  return [tokenFrame(id, 0, 98), { ...doneFrame(id), mixture }];
+}
+
+const sentOf = async (body: object) => {
+  const seen = backendAnswers(({ id }) => saying(id, "x"));
+  await completed(body);
+  const [{ centroidId, sequences }] = seen.batches;
+  return { centroidId, mixture: sequences[0].mixture, sequences };
+};
+
+describe("the default", () => {
+  test("sends each sequence what its prompt may be a mixture of, choices of a prompt alike", async () => {
+    const { mixture, sequences, centroidId } = await sentOf({ prompt: "aab", n: 2, max_tokens: 1 });
+    const { basePrior, ...rule } = ruleFor(defaultCalibration, 3);
+    expect(centroidId).toBe("c0");
+    expect(mixture).toMatchObject({ base: basePrior, evidence: { ...rule, tokens: 3 } });
+    // c2 is off.
+    expect(mixture?.adapters.map((one) => "centroidId" in one && one.centroidId)).toEqual(["c0", "c1"]);
+    expect(mixture!.adapters[0].weight).toBeGreaterThan(mixture!.adapters[1].weight);
+    expect(sequences[1].mixture).toEqual(mixture);
+  });
+
+  test("of a prompt whose nearest centroid is off goes by the nearest that is not, and says where it fell", async () => {
+    backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0.1, tokens: 2 }));
+    const { chameleon } = await completed({ prompt: "zzzb" });
+    expect(chameleon).toMatchObject({ centroid: "c2", mode: "evidence", held_out_gain: null });
+    expect(chameleon?.experts?.map(({ id }) => id)).toEqual(["base", "c1", "c0", "pointer"]);
+    expect((await sentOf({ prompt: "zzzb" })).centroidId).toBe("c1");
+  });
+
+  test("tells experts with weights and the evidence, streamed or not", async () => {
+    const evidence = { nats: 0.25, tokens: 2 };
+    backendAnswers(({ id }) => mixedAnswer(id, 2, evidence));
+    const body = { prompt: "aaa", max_tokens: 1 };
+    const block = {
+      mode: "evidence",
+      experts: [
+        { id: "base", weight: 0.25 },
+        { id: "c0", weight: 0.25, hash: "0".repeat(64) },
+        { id: "c1", weight: 0.25, hash: "1".repeat(64) },
+        { id: "pointer", weight: 0.25 },
+      ],
+      evidence,
+      held_out_gain: { nats: 0.1 },
+    };
+    expect((await completed(body)).chameleon).toMatchObject(block);
+    const { data } = await eventsOf(await testApp().complete({ ...body, stream: true }));
+    expect(data.at(-2)).toMatchObject({ chameleon: block });
+  });
+
+  test("counts at its nearest adapter", async () => {
+    backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0, tokens: 2 }));
+    const reported = await reportedByShards();
+    await completed({ prompt: "zzzb", max_tokens: 1 });
+    await vi.waitFor(() => expect(reported()).toMatchObject([["local", { model: "gpt2:auto", centroid: "c1" }]]));
+  });
+});
+
+describe("evidence_tokens", () => {
+  test("lets only the first tokens of a prompt assign, weigh and be copied from", async () => {
+    const whole = await sentOf({ prompt: "abbbbb" });
+    expect([whole.centroidId, whole.mixture?.evidence?.tokens]).toEqual(["c1", 6]);
+    const first = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: 1 } });
+    const alone = await sentOf({ prompt: "a" });
+    expect(first.centroidId).toBe("c0");
+    expect(first.mixture).toEqual(alone.mixture);
+    expect(first.sequences[0].assignment).toEqual(alone.sequences[0].assignment);
+    const beyond = await sentOf({ prompt: "abbbbb", chameleon: { evidence_tokens: edgeModel.contextTokens } });
+    expect(beyond.mixture).toEqual(whole.mixture);
+    expect((await sentOf({ prompt: "ab", chameleon: { adapter: "nearest", evidence_tokens: 1 } })).centroidId).toBe(
+      "c0",
+    );
+  });
+});
+
+describe("a list of experts", () => {
+  const listed = (...adapter: object[]) => ({ prompt: "aab", chameleon: { adapter } });
+
+  test("is weighed by evidence, or fixed where each has a weight", async () => {
+    const weighed = await sentOf(listed({ id: "base" }, { id: "c1" }));
+    expect(weighed).toMatchObject({ centroidId: "c1", mixture: { adapters: [{ centroidId: "c1" }] } });
+    expect(weighed.mixture?.evidence?.tokens).toBe(3);
+    expect(weighed.sequences[0]).not.toHaveProperty("assignment");
+    const fixed = await sentOf(listed({ id: "c1", weight: 1 }, { id: "c0", weight: 3 }, { id: "base", weight: 0 }));
+    expect(fixed.mixture).toEqual({
+      base: 0,
+      adapters: [
+        { centroidId: "c0", weight: 0.75 },
+        { centroidId: "c1", weight: 0.25 },
+      ],
+    });
+  });
+
+  test("is told as it was served", async () => {
+    backendAnswers(({ id }) => mixedAnswer(id, 1, null));
+    const { chameleon } = await completed(listed({ id: "base", weight: 2 }, { id: "c1", weight: 2 }));
+    expect(chameleon).toMatchObject({ centroid: "c1", mode: "fixed", evidence: null });
+    expect(chameleon?.experts).toEqual([
+      { id: "base", weight: 0.5 },
+      { id: "c1", weight: 0.5, hash: "0".repeat(64) },
+    ]);
+  });
+
+  test.each<[string, unknown, ...string[]]>([
+    ["an empty list", [], "empty"],
+    ["too many", Array.from({ length: 6 }, (_, k) => ({ id: `c${k}` })), "6", String(limits.mixtureAdapters)],
+    ["too many without the base", ["a", "b", "c", "d"].map((id) => ({ id })), "4", String(limits.mixtureAdapters)],
+    ["an entry that is no object", ["c1"], "adapter[0]", "c1"],
+    ["an entry without an id", [{ weight: 1 }], "adapter[0].id", "null"],
+    ["an id that is no string", [{ id: 5 }], "adapter[0].id", "5"],
+    ["an id that is too long", [{ id: "x".repeat(65) }], "65", String(limits.adapterCharacters)],
+    ["an unknown id", [{ id: "base" }, { id: "nobodys" }], "adapter[1].id", "nobodys"],
+    ["an id twice", [{ id: "c1" }, { id: "c1" }], "adapter[1].id", "c1"],
+    ["weights for some", [{ id: "c1", weight: 1 }, { id: "c0" }], "adapter[1].weight", "null"],
+    ["a negative weight", [{ id: "c1", weight: -0.5 }], "adapter[0].weight", "-0.5"],
+    ["a weight that is no number", [{ id: "c1", weight: "1" }], "adapter[0].weight", '"1"'],
+    ["a weight beyond the limit", [{ id: "c1", weight: 1e300 }], String(limits.expertWeight)],
+    ["weights of nothing", [{ id: "c1", weight: 0 }], "add up to 0"],
+    ["a number", 5, "adapter", "5"],
+    ["an object", {}, "adapter", "an object"],
+    ["no text", "", "0 characters"],
+  ])("refused: %s", async (_, adapter, ...mentioned) => {
+    const error = await errorOf(await testApp().complete({ prompt: "a", chameleon: { adapter } }));
+    expect(error, error.message).toMatchObject({ status: 400, param: "chameleon.adapter" });
+    for (const text of mentioned) expect(error.message).toContain(text);
+  });
+});
+
+test.each<[unknown, ...string[]]>([
+  [0, "0", "1"],
+  [1.5, "1.5", "integer"],
+  [edgeModel.contextTokens + 1, String(edgeModel.contextTokens + 1), String(edgeModel.contextTokens)],
+  ["8", '"8"'],
+])("evidence_tokens %s is refused", async (evidence_tokens, ...mentioned) => {
+  const error = await errorOf(await testApp().complete({ prompt: "a", chameleon: { evidence_tokens } }));
+  expect(error, error.message).toMatchObject({ status: 400, param: "chameleon.evidence_tokens" });
+  for (const text of mentioned) expect(error.message).toContain(text);
+});
+
+test("/v1/assign names what would answer", async () => {
+  const experts = async (model?: string) => {
+    const response = await testApp().post("/v1/assign", { input: "aab", model });
+    return (await response.json<AssignResponse>()).data[0].experts;
+  };
+  expect(await experts()).toEqual(["base", "c0", "c1", "pointer"]);
+  expect(await experts("gpt2:c1")).toEqual(["c1"]);
+  expect(await experts("gpt2")).toEqual(["base"]);
+});

@@ -1,0 +1,146 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  automaticMixture,
+  type Candidate,
+  evidenceCount,
+  type Listed,
+  listedMixture,
+} from "../../../edge/assign/mixture.ts";
+import { mixtureSchema } from "../../../shared/contracts/inference.ts";
+import { defaultCalibration, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
+
+const seed = 20_261_126;
+const bank = { hyperNetwork: { kind: "gated-bank" } } as const;
+const candidate = (id: string, similarity: number, more: Partial<Candidate> = {}): Candidate => ({
+  ...{ id, similarity, ownHash: null, gain: null, isOff: false },
+  ...more,
+});
+const nearest = [0.9, 0.8, 0.5, 0.4, 0.1].map((similarity, k) => candidate(`c${k}`, similarity));
+const own = (id: string, similarity: number) => candidate(id, similarity, { ownHash: "a".repeat(64) });
+const list = (...entries: [Candidate | "base", number?][]): Listed[] =>
+  entries.map(([one, weight]) => ({ candidate: one === "base" ? null : one, weight: weight ?? null }));
+const idsOf = ({ experts }: { experts: Candidate[] }) => experts.map(({ id }) => id);
+const totalOf = ({ request }: ReturnType<typeof automaticMixture>) =>
+  request.adapters.reduce((sum, { weight }) => sum + weight, request.base);
+
+describe("a mixture by evidence", () => {
+  test("is of the base and the nearest centroids, by the rule and the priors of the prompt's length", () => {
+    for (const tokens of [1, 8, 64]) {
+      const { experts, request, mode } = automaticMixture(nearest, bank, { tokens });
+      const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens);
+      const priors = priorsOf([0.9, 0.8, 0.5], 1 - basePrior, defaultCalibration);
+      expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
+      expect(request).toEqual({
+        base: basePrior,
+        adapters: priors.map((weight, k) => ({ centroidId: `c${k}`, weight })),
+        evidence: rule,
+      });
+      expect(mixtureSchema.parse(request)).toEqual(request);
+    }
+  });
+
+  test("goes by the manifest's own calibration where it has one", () => {
+    const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
+    const { request } = automaticMixture(nearest, { ...bank, evidence }, { tokens: 64 });
+    expect(request.adapters).toHaveLength(1);
+    expect(request.evidence?.floor).toBe(0.3);
+  });
+
+  test("passes over centroids that are off, and is base and pointer alone where all are", () => {
+    const without = (...off: number[]) =>
+      automaticMixture(
+        nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
+        bank,
+        { tokens: 64 },
+      );
+    expect(idsOf(without(0, 2))).toEqual(["c1", "c3", "c4"]);
+    const { experts, request } = without(0, 1, 2, 3, 4);
+    expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
+    expect(request.evidence?.pointer.shares.length).toBeGreaterThan(1);
+  });
+
+  test("has one adapter where each takes a slot of the pool", () => {
+    expect(idsOf(automaticMixture(nearest, { hyperNetwork: { kind: "full" } }, { tokens: 64 }))).toEqual(["c0"]);
+  });
+
+  test("of a chat goes by the tokens of its messages", () => {
+    const spans: [number, number][] = [
+      [3, 7],
+      [9, 60],
+    ];
+    expect(evidenceCount({ tokens: 64, spans })).toBe(55);
+    expect(evidenceCount({ tokens: 10, spans })).toBe(5);
+    const short = automaticMixture(nearest, bank, { tokens: 100, spans: [[3, 7]] });
+    expect(short.request.base).toBe(ruleFor(defaultCalibration, 4).basePrior);
+    expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
+  });
+});
+
+describe("a mixture of listed experts", () => {
+  const evidence = { tokens: 64 };
+
+  test("without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
+    const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), bank, evidence);
+    expect(mode).toBe("evidence");
+    expect(request).toMatchObject({ base: 0.5, evidence: { tokens: 64, floor: defaultCalibration.floor } });
+    // The nearest first.
+    expect(request.adapters).toEqual([
+      { centroidId: "c1", weight: 0.25 },
+      { centroidId: "c3", weight: 0.25 },
+    ]);
+    const alone = listedMixture(list(["base"]), bank, evidence);
+    expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
+    const without = listedMixture(list([nearest[0]], [nearest[1]]), bank, evidence);
+    expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
+  });
+
+  test("with weights is fixed: in proportion, without evidence", () => {
+    const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), bank, evidence);
+    expect([mode, request]).toEqual(["fixed", { base: 0.25, adapters: [{ centroidId: "c0", weight: 0.75 }] }]);
+  });
+
+  test("counts an adapter that is off as the base, and puts a tenant's own first", () => {
+    const off = { ...nearest[0], isOff: true };
+    const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), bank, evidence);
+    expect(fixed.request).toEqual({
+      base: 0.25,
+      adapters: [
+        { adapterHash: "a".repeat(64), weight: 0.25 },
+        { centroidId: "c1", weight: 0.5 },
+      ],
+    });
+    expect(idsOf(fixed)).toEqual(["legal", "c1"]);
+    const weighed = listedMixture(list(["base"], [off], [nearest[1]]), bank, evidence);
+    expect(weighed.request).toMatchObject({ base: 0.75, adapters: [{ centroidId: "c1", weight: 0.25 }] });
+  });
+});
+
+test("whatever is listed, weights add up to 1 and keep to the contract", () => {
+  console.log(`seed ${seed}`);
+  const entry = fc.record({
+    isBase: fc.boolean(),
+    isOff: fc.boolean(),
+    weight: fc.double({ min: 0, max: 1e6, noNaN: true }),
+  });
+  fc.assert(
+    fc.property(
+      fc.array(entry, { minLength: 1, maxLength: 3 }),
+      fc.boolean(),
+      fc.integer({ min: 1, max: 1024 }),
+      (entries, isFixed, tokens) => {
+        fc.pre(!isFixed || entries.some(({ weight }) => weight > 1e-9));
+        const listed = entries.map(
+          ({ isBase, isOff, weight }, k): Listed => ({
+            candidate: isBase && k === 0 ? null : { ...nearest[k], isOff },
+            weight: isFixed ? weight : null,
+          }),
+        );
+        const planned = listedMixture(listed, bank, { tokens });
+        expect(totalOf(planned)).toBeCloseTo(1, 9);
+        mixtureSchema.parse(planned.request);
+      },
+    ),
+    { seed, numRuns: 500 },
+  );
+});

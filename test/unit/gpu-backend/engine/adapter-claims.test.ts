@@ -1,0 +1,41 @@
+import { expect, test } from "vitest";
+import { AdapterClaims } from "../../../../gpu-backend/engine/adapter-claims.ts";
+import { Sequence } from "../../../../gpu-backend/engine/sequence.ts";
+import { fakeFullAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
+import { fakeConfig } from "../../../support/fake-runner.ts";
+
+const pool = { slots: 2, rank: 1, write: () => undefined };
+const source = fakeFullAdapters(fakeConfig);
+const cache = {
+  acquire: async (id: string) => ({ adapter: await source.generate(id), cache: "hit" as const }),
+  release: () => undefined,
+};
+
+/** Of a mixture of these centroids, each of which has directions of its own. */
+async function sequenceOf(claims: AdapterClaims, id: string, ...centroids: string[]): Promise<Sequence> {
+  const adapters = centroids.map((centroidId) => ({ centroidId, weight: 1 / centroids.length }));
+  const request = sequenceRequest(id, [1, 2], { mixture: { base: 0, adapters } });
+  const sequence = new Sequence(request, { ...fakeConfig, pieceOf: () => new Uint8Array() }, 0);
+  await claims.acquire([sequence], null, (_, acquired) => {
+    if (Array.isArray(acquired)) sequence.adapters = acquired;
+  });
+  return sequence;
+}
+
+test("a mixture takes a slot for each of its adapters, or none", async () => {
+  const claims = new AdapterClaims(cache, pool);
+  const [one, two] = [await sequenceOf(claims, "one", "c0", "c1"), await sequenceOf(claims, "two", "c1", "c2")];
+  const isSeated = claims.slotClaims();
+  expect([isSeated(one), isSeated(two)]).toEqual([true, false]);
+  expect([one.poolSlots.length, two.poolSlots.length]).toEqual([2, 0]);
+  claims.release(one);
+  expect(claims.slotClaims()(two)).toBe(true);
+});
+
+test("a mixture of more adapters than there are slots is refused: it would wait forever", async () => {
+  const claims = new AdapterClaims(cache, pool);
+  const sequence = await sequenceOf(claims, "a", "c0", "c1", "c2");
+  expect(() => claims.slotClaims()(sequence)).toThrow(/3 are needed, ADAPTER_SLOTS is 2/);
+  // The same adapter under two names takes one slot.
+  expect(claims.slotClaims()(await sequenceOf(claims, "b", "c0", "c0", "c1"))).toBe(true);
+});
