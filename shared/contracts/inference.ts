@@ -115,7 +115,7 @@ export const sequenceRequestSchema = z.strictObject({
   /** Serve this mixture rather than the batch's adapter alone. */
   mixture: mixtureSchema.optional(),
   /**
-   * Where the prompt belongs, by its first `tokens` tokens; to be counted, whatever adapter is worn. Once a prompt: absent
+   * Where the prompt belongs, by its first `tokens` tokens; to be counted, whatever answers it. Once a prompt: absent
    * on its other choices, on what is asked for again, and where the request named its adapter.
    */
   assignment: z

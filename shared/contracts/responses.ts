@@ -53,7 +53,9 @@ export const chameleonBlockSchema = z
       .describe(
         "`evidence`: a mixture, weighed by the prompt; `fixed`: one of given weights; `adapted`: one adapter at full strength; `off`: the request wanted the base; `auto-off`: the adapter did not help when it was measured, so the base answers",
       ),
-    experts: z.array(expertSchema).describe("What the answer's probabilities are a weighted sum of"),
+    experts: z
+      .array(expertSchema)
+      .describe("What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0"),
     evidence: evidenceSchema.nullable().describe("null where the prompt did not decide"),
     adapter: z
       .object({

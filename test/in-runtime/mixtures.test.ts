@@ -164,6 +164,12 @@ test.each<[unknown, ...string[]]>([
   for (const text of mentioned) expect(error.message).toContain(text);
 });
 
+test("a prompt bias is no field any more, so it is ignored as unknown ones are", async () => {
+  const body = { prompt: "aab", max_tokens: 1 };
+  const asked = await sentOf({ ...body, chameleon: { prompt_bias: true } });
+  expect(asked.mixture).toEqual((await sentOf(body)).mixture);
+});
+
 test("/v1/assign names what would answer", async () => {
   const experts = async (model?: string) => {
     const response = await testApp().post("/v1/assign", { input: "aab", model });
