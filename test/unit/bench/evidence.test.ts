@@ -1,0 +1,117 @@
+/** The evidence measurement: how texts are cut, and its statistics on cases with a known answer. */
+import { expect, test } from "vitest";
+import { distinctBigrams, endsInLoop, longestCycle, promptWordShare } from "../../bench/evidence/generation-figures.ts";
+import { spread, withoutTags } from "../../bench/evidence/new-text.ts";
+import { difference, overSources, worstOf } from "../../bench/evidence/statistics.ts";
+import { cutTexts, longestPrompt, scoredTokens, withPrompt } from "../../bench/evidence/texts.ts";
+
+const text = (document: string, bytes = scoredTokens) => ({ document, bytes });
+/** A token a letter; "m" takes two bytes. */
+const letters = {
+  encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
+  pieceOf: (id: number) => new Uint8Array(id === 109 ? 2 : 1),
+};
+
+test("a difference is the mean over tokens, in nats, and over bytes, in bits", () => {
+  const texts = [text("a", 100), text("b", 300)];
+  const { nats, bits } = difference(texts, [-64, -128], [-128, -320]);
+  expect(nats.mean).toBeCloseTo((64 + 192) / 128, 12);
+  expect(bits.mean).toBeCloseTo((64 + 192) / Math.LN2 / 400, 12);
+});
+
+test("the interval resamples documents: many texts of two documents are two observations", () => {
+  const gains = Array.from({ length: 200 }, (_, i) => (i < 100 ? 0 : scoredTokens));
+  const nothing = gains.map(() => 0);
+  const alike = difference(
+    gains.map((_, i) => text(i < 100 ? "a" : "b")),
+    gains,
+    nothing,
+  );
+  expect(alike.nats.mean).toBe(0.5);
+  // A quarter of the resamples have one document alone, twice.
+  expect(alike.nats.ci95).toEqual([0, 1]);
+  const apart = difference(
+    gains.map((_, i) => text(`${i}`)),
+    gains,
+    nothing,
+  );
+  expect(apart.nats.ci95[0]).toBeGreaterThan(0.4);
+  expect(apart.nats.ci95[1]).toBeLessThan(0.6);
+});
+
+test("equal texts have an interval of no width", () => {
+  const texts = ["a", "b", "c"].map((document) => text(document));
+  const { nats, bits } = difference(texts, [-32, -32, -32], [-64, -64, -64]);
+  expect(nats).toEqual({ mean: 0.5, ci95: [0.5, 0.5] });
+  expect(bits.ci95[0]).toBeCloseTo(0.5 / Math.LN2, 12);
+});
+
+test("the worst 5% are the lowest, their number rounded down but one at least", () => {
+  const gains = Array.from({ length: 59 }, (_, i) => i - 10);
+  expect(worstOf(gains)).toEqual({ mean: -9.5, boundary: -9, single: -10 });
+  expect(worstOf([3, 1, 2])).toEqual({ mean: 1, boundary: 1, single: 1 });
+});
+
+test("the interval over sources is Student's t", () => {
+  const { mean, ci95 } = overSources([1, 2, 3]);
+  expect(mean).toBe(2);
+  // t(2 degrees of freedom) · s / √n
+  expect(ci95[0]).toBeCloseTo(2 - 4.303 / Math.sqrt(3), 9);
+  expect(ci95[1]).toBeCloseTo(2 + 4.303 / Math.sqrt(3), 9);
+});
+
+test("each document gives a text before any gives a second, and texts do not overlap", () => {
+  const size = longestPrompt + scoredTokens;
+  const documents = [
+    { name: "long", text: "abcdefg".repeat(size) },
+    { name: "short", text: "x".repeat(size - 1) },
+    { name: "other", text: "m".repeat(2 * size) },
+  ];
+  const texts = cutTexts(documents, letters, 4);
+  expect(texts.map(({ document }) => document).sort()).toEqual(["long", "long", "other", "other"]);
+  expect(new Set(texts.slice(0, 2).map(({ document }) => document)).size).toBe(2);
+  expect(texts.every(({ ids }) => ids.length === size)).toBe(true);
+  expect(texts.find(({ document }) => document === "other")!.bytes).toBe(2 * scoredTokens);
+  // The document has seven, each once.
+  const ofLong = cutTexts([documents[0]], letters, 100).map(({ ids }) => ids.join());
+  expect(ofLong).toHaveLength(7);
+  expect(cutTexts(documents, letters, 4)).toEqual(texts);
+});
+
+test("after a prompt of any length the same tokens are scored", () => {
+  const [cut] = cutTexts([{ name: "a", text: "0123456789abcdef".repeat(8) }], letters, 1);
+  for (const promptTokens of [8, 16, 32, 64]) {
+    const ids = withPrompt(cut, promptTokens);
+    expect(ids).toHaveLength(promptTokens + scoredTokens);
+    expect(ids.slice(promptTokens)).toEqual(cut.ids.slice(longestPrompt));
+  }
+});
+
+test("a loop is a cycle that ends a sample, three times at least and over 12 tokens", () => {
+  const before = [90, 91, 92, 93];
+  const cycle = Array.from({ length: longestCycle }, (_, i) => i);
+  expect(endsInLoop([...before, ...cycle, ...cycle, ...cycle])).toBe(true);
+  expect(endsInLoop([...before, ...cycle, ...cycle])).toBe(false);
+  expect(endsInLoop([...before, ...cycle, ...cycle, ...cycle, 99])).toBe(false);
+  expect(endsInLoop([...before, ...Array(12).fill(7)])).toBe(true);
+  expect(endsInLoop([...before, ...Array(11).fill(7)])).toBe(false);
+  const tooLong = Array.from({ length: longestCycle + 1 }, (_, i) => i);
+  expect(endsInLoop([...tooLong, ...tooLong, ...tooLong])).toBe(false);
+});
+
+test("distinct bigrams and words of the prompt are shares", () => {
+  expect(distinctBigrams([1, 2, 1, 2, 3])).toBe(3 / 4);
+  expect(distinctBigrams([1])).toBe(1);
+  expect(promptWordShare("The cat sat.", "the Cat ran the")).toBe(3 / 4);
+  expect(promptWordShare("a", "…")).toBeNull();
+});
+
+test("of many items as many as asked for are kept, spread evenly", () => {
+  expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
+  expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([1, 4, 7]);
+});
+
+test("the Brown corpus is read without its tags, as it was printed", () => {
+  const tagged = "\n\tHe/pps said/vbd ``/`` no/at ''/'' ,/, and/or/cc (/( left/vbd )/) ;/. ;/.\n\n\n\tNext/ap ./.\n";
+  expect(withoutTags(tagged)).toBe('He said "no", and/or (left);\nNext.');
+});
