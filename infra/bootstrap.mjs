@@ -35,6 +35,10 @@ const commands = {
     "measure adapters made of examples, on known and unknown text (--help)",
     "test/bench/instant/main.ts",
   ],
+  "eval:evidence": [
+    "measure what the mixture gains on new text, beside the nearest adapter and controls (--help)",
+    "test/bench/evidence/main.ts",
+  ],
   eval: ["compare the methods on held-out documents (--help)", "gpu-backend/training/cli.ts", "eval"],
   report: ["draw what eval measured (--help)", "gpu-backend/training/cli.ts", "report"],
 };

