@@ -1,6 +1,6 @@
 /** Scores and continues texts on an engine in this process: the one that serves, without what surrounds it. */
 import { setImmediate } from "node:timers/promises";
-import type { AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
+import type { AdapterSource, RowBias } from "../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../gpu-backend/adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../../../gpu-backend/adapters/generated.ts";
 import { gatesOf, readHyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
@@ -42,6 +42,7 @@ export interface Continuation {
 
 export class EngineScorer {
   readonly artifacts: Artifacts;
+  readonly #source: AdapterSource;
   readonly #runner: StepRunner;
   readonly #engine: Engine;
   readonly #threads: number;
@@ -71,6 +72,7 @@ export class EngineScorer {
     const { tokenizer } = artifacts;
     const now = () => performance.now();
     this.artifacts = artifacts;
+    this.#source = source;
     this.#runner = runner;
     this.#threads = threads;
     this.#engine = new Engine({
@@ -112,22 +114,38 @@ export class EngineScorer {
 
   /** Nats of the last `scoredTokens` under the base at each of the temperatures: [temperature][text]. */
   async scoreAtTemperatures(texts: readonly number[][], temperatures: readonly number[]): Promise<number[][]> {
-    const D = this.artifacts.model.config.hiddenSize;
-    this.#head ??= await openHeadSession(
-      toFloat32(tensorOf(this.artifacts.model.weights, "wte.weight")),
-      D,
-      { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) },
-      this.#threads,
-    );
+    const { gates } = this.#runner;
     const scores: number[][] = temperatures.map(() => []);
     for (const ids of texts) {
-      const hidden = (await this.#hiddenStates(ids)).slice(-scoredTokens * D); // [scoredTokens, D]
-      const targets = Int32Array.from(ids.slice(-scoredTokens));
+      const { hidden, targets } = await this.#scoredStates(ids);
       for (const [i, temperature] of temperatures.entries()) {
         const scaled = hidden.map((value) => value / temperature);
-        const shared = { targets, gates: new Float32Array(0), chosen: Int32Array.of(0) };
-        scores[i].push(sum((await this.#head.run({ hidden: scaled, ...shared })).logprobs));
+        const input = { hidden: scaled, targets, gates: new Float32Array(gates), chosen: Int32Array.of(0) };
+        scores[i].push(sum((await (await this.#openHead()).run(input)).logprobs));
       }
+    }
+    return scores;
+  }
+
+  /** Nats of the last `scoredTokens` of each text under an adapter of gates and a bias on some tokens' logits. */
+  async scoreBiased(texts: readonly { ids: number[]; adapterId: string; bias: RowBias | null }[]): Promise<number[]> {
+    const scores: number[] = [];
+    for (const { ids, adapterId, bias } of texts) {
+      const { hidden, targets } = await this.#scoredStates(ids);
+      const { gates } = await this.#source.generate(adapterId);
+      if (!gates) throw new Error(`adapter ${adapterId} has no gates; a bias is scored on top of a gated bank alone`);
+      const head = await this.#openHead();
+      const chosen = bias?.ids ?? Int32Array.of(0);
+      const { logprobs, probabilities } = await head.run({ hidden, targets, gates, chosen });
+      const values = new Map(bias ? [...bias.ids].map((id, m) => [id, bias.values[m]]) : []);
+      const ofText = targets.reduce((total, target, n) => {
+        const raised = chosen.reduce(
+          (mass, id, m) => mass + probabilities[n * chosen.length + m] * Math.expm1(values.get(id) ?? 0),
+          0,
+        );
+        return total + logprobs[n] + (values.get(target) ?? 0) - Math.log1p(raised);
+      }, 0);
+      scores.push(ofText);
     }
     return scores;
   }
@@ -137,8 +155,17 @@ export class EngineScorer {
     await this.#runner.release();
   }
 
-  /** Of each position but the last, [N, D]. */
-  async #hiddenStates(ids: number[]): Promise<Float32Array> {
+  async #openHead(): Promise<HeadSession> {
+    if (this.#head) return this.#head;
+    const { model, manifest, hyperNetwork } = this.artifacts;
+    const embedding = toFloat32(tensorOf(model.weights, "wte.weight"));
+    const bank = servedBank(manifest, hyperNetwork);
+    this.#head = await openHeadSession(embedding, model.config.hiddenSize, bank, this.#threads);
+    return this.#head;
+  }
+
+  /** The scored tokens, and the states [scoredTokens, D] that foretell them. */
+  async #scoredStates(ids: number[]): Promise<{ hidden: Float32Array; targets: Int32Array }> {
     let traced = new Float32Array(0);
     const rest = { maxTokens: 0, promptLogprobs: true, sampling: greedySampling };
     await this.#engine.submit(null, [this.#request({ ids, plan: { adapterId: null }, ...rest })], (_, hidden) => {
@@ -146,7 +173,8 @@ export class EngineScorer {
     });
     while (this.#engine.busy) await this.#engine.step();
     this.#frames.clear();
-    return traced;
+    const D = this.artifacts.model.config.hiddenSize;
+    return { hidden: traced.slice(-scoredTokens * D), targets: Int32Array.from(ids.slice(-scoredTokens)) };
   }
 
   async #run(asked: readonly Asked[], onText: (done: number) => void): Promise<Frame[][]> {
