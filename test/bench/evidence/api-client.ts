@@ -5,10 +5,10 @@ import { base, mixture, nearest } from "./methods.ts";
 import { scoredTokens } from "./texts.ts";
 
 /** What the request says beside its prompt. */
-const requestOf: Record<string, { model: string; adapter: string }> = {
-  [base]: { model: "gpt2", adapter: "off" },
-  [nearest]: { model: "gpt2:auto", adapter: "nearest" },
-  [mixture]: { model: "gpt2:auto", adapter: "auto" },
+const requestOf: Record<string, { isBase: boolean; adapter: string }> = {
+  [base]: { isBase: true, adapter: "off" },
+  [nearest]: { isBase: false, adapter: "nearest" },
+  [mixture]: { isBase: false, adapter: "auto" },
 };
 
 const answerSchema = z.object({
@@ -28,27 +28,44 @@ export interface ApiOptions {
   pause?: (ms: number) => Promise<unknown>;
 }
 
+/** Throws an Error where the API does not know `chameleon.evidence_tokens`: it would ignore it, and score something else. */
+export async function requireEvidenceTokens(options: ApiOptions): Promise<void> {
+  const request = { prompt: [0, 0], max_tokens: 0, echo: true, logprobs: 0, chameleon: { evidence_tokens: -1 } };
+  const response = await post(request, options);
+  const said = await response.text();
+  if (response.status === 400 && said.includes("evidence_tokens")) return;
+  throw new Error(
+    `${options.url} answered ${response.status} to evidence_tokens of -1, not 400: does it know the field? ${said}`,
+  );
+}
+
 /** Nats of the last `scoredTokens` of `ids`, of which all before them are evidence. Throws an Error with the API's answer. */
 export async function scoreByApi(ids: readonly number[], method: string, options: ApiOptions): Promise<number> {
-  const { url, key, model = "gpt2", fetch: send = fetch, pause = setTimeout } = options;
-  const { model: named, adapter } = requestOf[method];
-  const body = JSON.stringify({
-    ...{ model: named.replace("gpt2", model), prompt: ids, max_tokens: 0, echo: true, logprobs: 0 },
-    chameleon: { adapter, evidence_tokens: ids.length - scoredTokens },
-  });
+  const { adapter, isBase } = requestOf[method];
+  const { model = "gpt2" } = options;
+  const response = await post(
+    {
+      ...{ model: isBase ? model : `${model}:auto`, prompt: ids, max_tokens: 0, echo: true, logprobs: 0 },
+      chameleon: { adapter, evidence_tokens: ids.length - scoredTokens },
+    },
+    options,
+  );
+  if (!response.ok) throw new Error(`${options.url} answered ${response.status}: ${await response.text()}`);
+  const [{ logprobs }] = answerSchema.parse(await response.json()).choices;
+  const scores = logprobs.token_logprobs;
+  if (scores.length !== ids.length) throw new Error(`${scores.length} logprobs for a prompt of ${ids.length} tokens`);
+  return scores.slice(-scoredTokens).reduce<number>((sum, logprob) => sum + logprob!, 0);
+}
+
+/** The answer, whatever it is; one that says to wait is waited for. */
+async function post(request: object, options: ApiOptions): Promise<Response> {
+  const { url, key, fetch: send = fetch, pause = setTimeout } = options;
   const headers = { "content-type": "application/json", ...(key !== null && { authorization: `Bearer ${key}` }) };
   for (let attempt = 1; ; attempt++) {
+    const body = JSON.stringify(request);
     const response = await send(new URL("/v1/completions", url), { method: "POST", headers, body });
-    if (response.ok) {
-      const [{ logprobs }] = answerSchema.parse(await response.json()).choices;
-      const scores = logprobs.token_logprobs;
-      if (scores.length !== ids.length)
-        throw new Error(`${scores.length} logprobs for a prompt of ${ids.length} tokens`);
-      return scores.slice(-scoredTokens).reduce<number>((sum, logprob) => sum + logprob!, 0);
-    }
     const isBusy = response.status === 429 || response.status === 503;
-    const said = await response.text();
-    if (!isBusy || attempt === attempts) throw new Error(`${url} answered ${response.status}: ${said}`);
+    if (!isBusy || attempt === attempts) return response;
     const seconds = Number(response.headers.get("retry-after") ?? 1);
     await pause(Math.min(longestWaitMs, 1000 * Math.max(1, seconds)));
   }

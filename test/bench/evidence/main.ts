@@ -16,7 +16,7 @@ import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import { type ApiOptions, scoreByApi } from "./api-client.ts";
+import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "./api-client.ts";
 import { EngineScorer } from "./engine-scorer.ts";
 import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
 import {
@@ -39,7 +39,8 @@ import { newSource, readSources, type TrainedDomain, trainedDomain } from "./sou
 import { longestPrompt, type Source, type Text, withPrompt } from "./texts.ts";
 
 const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…] [--control-tokens N,…]
-                              [--source NAME=PATH]... [--domain NAME=PATH]... [--samples N]
+                              [--source NAME=PATH]... [--domain NAME=PATH]... [--domain-texts N] [--domain-controls]
+                              [--samples N] [--new-text DIR]
                               [--model DIR] [--artifacts DIR] [--static DIR] [--format fp32|…]
                               [--api URL [--key KEY] [--api-model NAME]] [--resume] [--json FILE]
 
@@ -50,7 +51,8 @@ const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…
 --texts           of each source at most (60; 300 for figures to be published)
 --domain-texts    of each domain at most (as --texts)
 --prompt-tokens   lengths of prompts, each at most 64 (8,16,32,64)
---control-tokens  lengths at which controls are measured, too; none for none (64)
+--control-tokens  lengths at which controls are measured on new text, too; none for none (64)
+--domain-controls measure them on the domains as well
 --static          artifacts of one centroid (npm run train -- --centroids 1): a static head, as a control
 --samples         continuations of each method at each temperature (64; 0 for none)
 --api             score through the public API of this address instead: base, nearest and mixture alone
@@ -66,6 +68,7 @@ const { values } = parseArgs({
     texts: { type: "string", default: "60" },
     "domain-texts": { type: "string" },
     "prompt-tokens": { type: "string", default: "8,16,32,64" },
+    "domain-controls": { type: "boolean", default: false },
     "control-tokens": { type: "string", default: "64" },
     samples: { type: "string", default: "64" },
     model: { type: "string", default: embedded },
@@ -114,6 +117,7 @@ const staticScorer = values.static
 const api: ApiOptions | null = values.api
   ? { url: values.api, key: values.key ?? null, model: values["api-model"] }
   : null;
+if (api) await requireEvidenceTokens(api);
 const promptBias = servedPromptBias(manifest, scorer.artifacts.hyperNetwork);
 const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
 
@@ -134,7 +138,7 @@ const scored: Scored[] = [];
 for (const [kind, sources] of [["new", fresh] as const, ["trained", domains] as const]) {
   for (const promptTokens of lengths) {
     if (sources.length === 0) continue;
-    const methods = methodsAt(promptTokens);
+    const methods = methodsAt(kind, promptTokens);
     progress.stage(`${kind} text, ${promptTokens} prompt tokens`, sources.length * methods.length);
     let done = 0;
     for (const source of sources) {
@@ -189,8 +193,9 @@ if (generation.length > 0) {
 }
 console.log(`\n${values.json}`);
 
-function methodsAt(promptTokens: number): string[] {
-  if (!controlLengths.includes(promptTokens)) return [...mainMethods];
+function methodsAt(kind: Kind, promptTokens: number): string[] {
+  const withControls = controlLengths.includes(promptTokens) && (kind === "new" || values["domain-controls"]);
+  if (!withControls) return [...mainMethods];
   const more = [
     ...(manifest.promptBias ? [biased] : []),
     ...(fitted[promptTokens] ? [temperature] : []),

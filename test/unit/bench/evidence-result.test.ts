@@ -1,7 +1,7 @@
 /** The evidence measurement: plans of the methods, what is said of their scores, and the client of the public API. */
 import { expect, test, vi } from "vitest";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import { type ApiOptions, scoreByApi } from "../../bench/evidence/api-client.ts";
+import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "../../bench/evidence/api-client.ts";
 import { base, controls, mixture, nearest, type Placement, Prompt, planners } from "../../bench/evidence/methods.ts";
 import { checksOf, meansOf, rowsOf, type Scored } from "../../bench/evidence/result.ts";
 import { scoredTokens } from "../../bench/evidence/texts.ts";
@@ -156,4 +156,11 @@ test("a busy API is asked again after the time it names; another refusal is an e
   await expect(scoreByApi(ids, base, refusing)).rejects.toThrow("400: no such field");
   const short = client(async () => answer([null, -1]));
   await expect(scoreByApi(ids, base, short)).rejects.toThrow("2 logprobs for a prompt of 72 tokens");
+});
+
+test("an API that does not know the field is not measured: it would ignore it", async () => {
+  const knowing = client(async () => new Response("chameleon.evidence_tokens is -1", { status: 400 }));
+  await expect(requireEvidenceTokens(knowing)).resolves.toBeUndefined();
+  const ignoring = client(async () => answer([null, -1]));
+  await expect(requireEvidenceTokens(ignoring)).rejects.toThrow("answered 200 to evidence_tokens of -1");
 });
