@@ -93,7 +93,8 @@ test("rows compare each method with the base and with the mixture; means count e
 test.each([
   ["a source that loses", { a: 0.3, b: -0.02, c: 0.3 }, "interval of a source"],
   ["a mean below .08", { a: 0.05, b: 0.06, c: 0.055 }, "mean over sources"],
-  ["worst texts that lose more than .1", { a: 0.3, b: -0.2, c: 0.3 }, "worst texts, their mean"],
+  ["worst texts that lose more than .1", { a: 0.3, b: -0.2, c: 0.3 }, "worst texts of all sources, their mean"],
+  ["worst texts of one source that lose more than .1", { a: 0.3, b: -0.2, c: 0.3 }, "worst texts of a source"],
 ])("%s fails its check", (_, gains, what) => {
   const judged = (by: Record<string, number>) => {
     const scored = Object.entries(by).flatMap(([source, gain]) => scoredAt(source, { [mixture]: gain, [nearest]: -1 }));
