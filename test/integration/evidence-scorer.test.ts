@@ -28,26 +28,6 @@ test("at temperature 1 the base scores as it is served, at others differently", 
   expect(Math.abs(atTwo - served)).toBeGreaterThan(1);
 });
 
-test("a bias makes its tokens likelier, as the softmax has it, on top of the adapter as it is served", async () => {
-  const one = { ids: text, adapterId: "c0" };
-  const bent = new Set(text.slice(-scoredTokens));
-  const ids = Int32Array.from(bent).sort();
-  const [plain, none, some] = await scorer.scoreBiased([
-    { ...one, bias: null },
-    { ...one, bias: { ids, values: new Float32Array(ids.length) } },
-    { ...one, bias: { ids, values: new Float32Array(ids.length).fill(1) } },
-  ]);
-  expect(plain).toBeCloseTo(await scoreOf({ adapterId: "c0" }), 3);
-  expect(none).toBeCloseTo(plain, 6);
-  expect(some).toBeGreaterThan(plain);
-  // Every token raised alike changes nothing.
-  const every = Int32Array.from({ length: scorer.artifacts.model.config.vocabularySize }, (_, id) => id);
-  const [all] = await scorer.scoreBiased([
-    { ...one, bias: { ids: every, values: new Float32Array(every.length).fill(1) } },
-  ]);
-  expect(all).toBeCloseTo(plain, 2);
-});
-
 test("a mixture that is all base scores as the base, one that is all adapter as the adapter", async () => {
   const evidence = { tokens: 32, temper: 0, floor: 0, pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } };
   const adapters = [{ centroidId: "c0", weight: 0 }];

@@ -1,6 +1,6 @@
 /** Scores and continues texts on an engine in this process: the one that serves, without what surrounds it. */
 import { setImmediate } from "node:timers/promises";
-import type { AdapterSource, RowBias } from "../../../gpu-backend/adapters/adapter.ts";
+import type { AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../../gpu-backend/adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../../../gpu-backend/adapters/generated.ts";
 import { gatesOf, readHyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
@@ -42,7 +42,6 @@ export interface Continuation {
 
 export class EngineScorer {
   readonly artifacts: Artifacts;
-  readonly #source: AdapterSource;
   readonly #runner: StepRunner;
   readonly #engine: Engine;
   readonly #threads: number;
@@ -72,7 +71,6 @@ export class EngineScorer {
     const { tokenizer } = artifacts;
     const now = () => performance.now();
     this.artifacts = artifacts;
-    this.#source = source;
     this.#runner = runner;
     this.#threads = threads;
     this.#engine = new Engine({
@@ -123,29 +121,6 @@ export class EngineScorer {
         const input = { hidden: scaled, targets, gates: new Float32Array(gates), chosen: Int32Array.of(0) };
         scores[i].push(sum((await (await this.#openHead()).run(input)).logprobs));
       }
-    }
-    return scores;
-  }
-
-  /** Nats of the last `scoredTokens` of each text under an adapter of gates and a bias on some tokens' logits. */
-  async scoreBiased(texts: readonly { ids: number[]; adapterId: string; bias: RowBias | null }[]): Promise<number[]> {
-    const scores: number[] = [];
-    for (const { ids, adapterId, bias } of texts) {
-      const { hidden, targets } = await this.#scoredStates(ids);
-      const { gates } = await this.#source.generate(adapterId);
-      if (!gates) throw new Error(`adapter ${adapterId} has no gates; a bias is scored on top of a gated bank alone`);
-      const head = await this.#openHead();
-      const chosen = bias?.ids ?? Int32Array.of(0);
-      const { logprobs, probabilities } = await head.run({ hidden, targets, gates, chosen });
-      const values = new Map(bias ? [...bias.ids].map((id, m) => [id, bias.values[m]]) : []);
-      const ofText = targets.reduce((total, target, n) => {
-        const raised = chosen.reduce(
-          (mass, id, m) => mass + probabilities[n * chosen.length + m] * Math.expm1(values.get(id) ?? 0),
-          0,
-        );
-        return total + logprobs[n] + (values.get(target) ?? 0) - Math.log1p(raised);
-      }, 0);
-      scores.push(ofText);
     }
     return scores;
   }

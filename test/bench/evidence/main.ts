@@ -7,7 +7,6 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { servedPromptBias } from "../../../gpu-backend/adapters/prompt-bias.ts";
 import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
@@ -21,7 +20,6 @@ import { EngineScorer } from "./engine-scorer.ts";
 import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
 import {
   base,
-  biased,
   controls,
   mainMethods,
   type Placement,
@@ -118,7 +116,6 @@ const api: ApiOptions | null = values.api
   ? { url: values.api, key: values.key ?? null, model: values["api-model"] }
   : null;
 if (api) await requireEvidenceTokens(api);
-const promptBias = servedPromptBias(manifest, scorer.artifacts.hyperNetwork);
 const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
 
 const corpora =
@@ -183,7 +180,7 @@ await writeAtomically(
     2,
   )}\n`,
 );
-console.log(tables(sources, rows, means, [...controls, biased, temperature, staticHead]));
+console.log(tables(sources, rows, means, [...controls, temperature, staticHead]));
 if (Object.keys(fitted).length > 0) console.log(`\nfitted temperatures: ${JSON.stringify(fitted)}`);
 for (const control of missing) console.log(`\nnot measured: ${control}`);
 console.log(`\n### What is wanted\n\n${checkTable(checks)}`);
@@ -196,11 +193,7 @@ console.log(`\n${values.json}`);
 function methodsAt(kind: Kind, promptTokens: number): string[] {
   const withControls = controlLengths.includes(promptTokens) && (kind === "new" || values["domain-controls"]);
   if (!withControls) return [...mainMethods];
-  const more = [
-    ...(manifest.promptBias ? [biased] : []),
-    ...(fitted[promptTokens] ? [temperature] : []),
-    ...(staticScorer ? [staticHead] : []),
-  ];
+  const more = [...(fitted[promptTokens] ? [temperature] : []), ...(staticScorer ? [staticHead] : [])];
   return [...Object.keys(planners), ...more];
 }
 
@@ -225,14 +218,6 @@ function scoresOf(texts: readonly Text[], promptTokens: number, method: string):
       const [scores] = await scorer.scoreAtTemperatures(all, [chosen]);
       return scores;
     });
-  }
-  if (method === biased) {
-    const planned = all.map((ids) => {
-      const prompt = ids.slice(0, promptTokens);
-      const [{ id }] = new Prompt(prompt, placement).nearest;
-      return { ids, adapterId: id, bias: promptBias(id, prompt)?.bias ?? null };
-    });
-    return store.scores([manifestHash, format, method, all], () => scorer.scoreBiased(planned));
   }
   const own = method === staticHead ? staticScorer! : scorer;
   const planned = all.map((ids, i) => {

@@ -35,8 +35,6 @@ export const nearest = "nearest";
 export const mixture = "mixture";
 /** Needs hidden states rather than a plan. */
 export const temperature = "base with a fitted temperature";
-/** Is no mixture, and the engine scores no prompt with it. */
-export const biased = "nearest and prompt bias";
 /** Needs artifacts of its own. */
 export const staticHead = "static head and evidence";
 
