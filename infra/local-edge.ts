@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { startLocalProxy } from "./local-proxy.ts";
+import { hostsOf, startLocalProxy } from "./local-proxy.ts";
 import { localHost } from "./ports.ts";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
@@ -58,8 +58,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
     throw new Error(`the edge did not start within ${startMs} ms`);
   });
   const target = await Promise.race([worker.url, failed, late]);
-  const allowedHosts = (process.env.EDGE_HOSTS ?? "").split(",").map((name) => name.trim().toLowerCase());
-  return startLocalProxy(port, target, allowedHosts).catch((error: Error) => {
+  return startLocalProxy(port, target, hostsOf(process.env.EDGE_HOSTS)).catch((error: Error) => {
     throw new Error(`the edge did not start: ${error.message}`);
   });
 }

@@ -31,7 +31,7 @@ const headBytes = 131_072;
  */
 export async function startLocalProxy(port: number, target: URL, allowedHosts: readonly string[]): Promise<string> {
   const server = createServer({ maxHeaderSize: headBytes, requestTimeout: 0 }, (request, response) => {
-    const refusal = refusalOf(request.headers.host, request.url ?? "", allowedHosts);
+    const refusal = requestRefusal(request.headers.host, request.url ?? "", allowedHosts);
     if (refusal) return refuse(response, refusal);
     try {
       passOn(request, response, target);
@@ -44,14 +44,20 @@ export async function startLocalProxy(port: number, target: URL, allowedHosts: r
   return `http://${localHost}:${(server.address() as { port: number }).port}`;
 }
 
+/** Host names in EDGE_HOSTS. */
+export function hostsOf(edgeHosts: string | undefined): string[] {
+  const names = (edgeHosts ?? "").split(",").map((name) => name.trim().toLowerCase());
+  return names.filter((name) => name !== "");
+}
+
 /** Why a request is not passed on, or null. Browsers let no page choose the Host header, so it tells DNS rebinding. */
-export function refusalOf(
+function requestRefusal(
   host: string | undefined,
   target: string,
   allowedHosts: readonly string[],
 ): ServiceError | null {
-  const name = /^([a-z\d.-]+|\[[a-f\d:]+\])(:\d*)?$/i.exec(host ?? "")?.[1].toLowerCase() ?? "";
-  if (!isLoopback(name) && !allowedHosts.includes(name)) {
+  const name = hostName(host ?? "");
+  if (name === null || !(isLoopback(name) || allowedHosts.includes(name))) {
     const shown = JSON.stringify((host ?? "").slice(0, 80));
     return new ServiceError(
       "forbidden",
@@ -63,6 +69,11 @@ export function refusalOf(
   const isReserved = reservedPaths.some((reserved) => path === reserved || path?.startsWith(`${reserved}/`));
   if (path === undefined || isReserved) return new ServiceError("not_found", `There is no ${target.slice(0, 200)}.`);
   return null;
+}
+
+/** Name in a Host header, in lower case and without the port; null where the header is not a name or an IPv6 address. */
+function hostName(host: string): string | null {
+  return /^([a-z\d.-]+|\[[a-f\d:]+\])(:\d*)?$/i.exec(host)?.[1].toLowerCase() ?? null;
 }
 
 function refuse(response: ServerResponse, error: ServiceError): void {

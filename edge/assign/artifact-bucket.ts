@@ -54,9 +54,9 @@ export class ArtifactBucket implements ArtifactSource {
 
   load(manifestHash: string): Promise<Artifacts> {
     return loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
-      const what = `${objectName(sha256)}, ${name} of the manifest ${manifestHash}`;
+      const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
       const found = await this.#bucket.get(objectName(sha256));
-      if (!found) throw new Error(`${what}, is not in the bucket`);
+      if (!found) throw new Error(`${what} is not in the bucket`);
       requireSize(what, found, mostBytes);
       const bytes = new Uint8Array(await found.arrayBuffer());
       // The others are held against what this one says.
@@ -68,7 +68,7 @@ export class ArtifactBucket implements ArtifactSource {
 
 /** Before it takes memory. */
 function requireSize(what: string, { size }: Found, mostBytes: number): void {
-  if (size > mostBytes) throw new Error(`${what}, has ${size} bytes, the maximum is ${mostBytes}`);
+  if (size > mostBytes) throw new Error(`${what} has ${size} bytes, the maximum is ${mostBytes}`);
 }
 
 function isWithBody(found: Found | Unchanged): found is Found {

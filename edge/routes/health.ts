@@ -16,11 +16,11 @@ export function healthz(): Handler<AppEnvironment> {
  * per `probeIntervalMs` and answers everybody else from the last result.
  */
 export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
-  const lastProbe = new LastProbe(dependencies);
+  const probes = new Probes(dependencies);
   return async (c) => {
     const notReady = (message: string) => new ServiceError("backend_unavailable", message, { retryAfterSeconds });
     const { manifestHash } = await dependencies.artifacts();
-    const backend = await lastProbe.readiness(manifestHash);
+    const backend = await probes.readiness(manifestHash);
     if (!backend) throw notReady("The inference backend is not ready.");
     if (!holds(backend, manifestHash)) {
       throw notReady(
@@ -35,68 +35,60 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
 const probeIntervalMs = 1000;
 /** A probe that takes longer counts as failed; longer than a backend's own limit for the call. Milliseconds. */
 const longestProbeMs = 5000;
-/** How often a request that waits for the first result looks for it, in milliseconds. */
+/** Interval at which a request looks for the result of another request's probe, in milliseconds. */
 const pollMs = 20;
 
+interface Probe {
+  manifestHash: string;
+  begunMs: number;
+  /** null while it runs. */
+  ended: { ms: number; readiness: Readiness | null } | null;
+}
+
 /**
- * The result of the isolate's last probe. Holds values, never promises: workerd may fail a request that awaits a promise of
- * another one.
+ * The isolate's last probe. Holds values, never promises: workerd may fail a request that awaits a promise of another one.
+ * Each probe keeps its own result, so a late result does not replace a newer one.
  */
-class LastProbe {
+class Probes {
   readonly #dependencies: Pick<Dependencies, "readiness" | "now" | "background">;
-  #result: { manifestHash: string; readiness: Readiness | null; endedMs: number } | null = null;
-  /** When the probe that runs began; null where none runs. */
-  #begunMs: number | null = null;
+  #last: Probe | null = null;
 
   constructor(dependencies: Pick<Dependencies, "readiness" | "now" | "background">) {
     this.#dependencies = dependencies;
   }
 
-  /** Probes where the last result is too old and no other request is probing; else returns the last result. */
+  /** The last result where it is new enough, else that of the probe that runs, else that of a new probe. */
   async readiness(manifestHash: string): Promise<Readiness | null> {
     const { now, background } = this.#dependencies;
-    const result = this.#resultFor(manifestHash);
-    if (result && now() - result.endedMs < probeIntervalMs) return result.readiness;
-    if (!this.#isProbing()) {
-      const probe = this.#probe(manifestHash);
-      // Goes on where its client leaves: the others rely on it.
-      background(
-        probe.then(
-          () => undefined,
-          () => undefined,
-        ),
-      );
-      return probe;
+    const last = this.#last;
+    if (last?.manifestHash === manifestHash) {
+      if (this.#isRunning(last)) return this.#resultOf(last);
+      if (last.ended && now() - last.ended.ms < probeIntervalMs) return last.ended.readiness;
     }
-    if (result) return result.readiness;
-    // The isolate's first probe runs: each request that comes meanwhile looks for its result with a timer of its own.
-    while (this.#isProbing()) {
-      await new Promise((resolve) => setTimeout(resolve, pollMs));
-      const first = this.#resultFor(manifestHash);
-      if (first) return first.readiness;
-    }
-    return null;
+    const result = this.#probe(manifestHash);
+    // Goes on where its client leaves: the others rely on it.
+    background(result.then(() => undefined));
+    return result;
   }
 
+  /** Never rejects. */
   async #probe(manifestHash: string): Promise<Readiness | null> {
     const { now, readiness } = this.#dependencies;
-    const begunMs = now();
-    this.#begunMs = begunMs;
-    try {
-      const found = await readiness(manifestHash);
-      this.#result = { manifestHash, readiness: found, endedMs: now() };
-      return found;
-    } finally {
-      if (this.#begunMs === begunMs) this.#begunMs = null;
-    }
+    const probe: Probe = { manifestHash, begunMs: now(), ended: null };
+    this.#last = probe;
+    const found = await readiness(manifestHash).catch(() => null);
+    probe.ended = { ms: now(), readiness: found };
+    return found;
+  }
+
+  /** Waits for another request's probe, with timers of this request's own; null where it takes too long. */
+  async #resultOf(probe: Probe): Promise<Readiness | null> {
+    while (this.#isRunning(probe)) await new Promise((resolve) => setTimeout(resolve, pollMs));
+    return probe.ended?.readiness ?? null;
   }
 
   /** A probe that hangs stops counting after `longestProbeMs`. */
-  #isProbing(): boolean {
-    return this.#begunMs !== null && this.#dependencies.now() - this.#begunMs < longestProbeMs;
-  }
-
-  #resultFor(manifestHash: string) {
-    return this.#result?.manifestHash === manifestHash ? this.#result : null;
+  #isRunning({ begunMs, ended }: Probe): boolean {
+    return !ended && this.#dependencies.now() - begunMs < longestProbeMs;
   }
 }

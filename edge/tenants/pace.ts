@@ -11,7 +11,7 @@ export interface PaceLimits {
   intervalMs: number;
   /** What a mebibyte of body adds to that delay: it is received, parsed and encoded. */
   bodyMsPerMebibyte: number;
-  /** Upper bound on the delay of a small request; a larger one may wait longer in proportion to its time. */
+  /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
   longestMs: number;
   /** Upper bound on how long a refusal is remembered, whatever its Retry-After. */
   refusedMs: number;

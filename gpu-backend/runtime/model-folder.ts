@@ -3,27 +3,17 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { setLimits } from "../../shared/artifacts/limits.ts";
 import { isFloat, readTensorFile, type TensorFile, tensorOf } from "../../shared/artifacts/tensor-file.ts";
 import type { Gpt2Config } from "./step.ts";
 
-/**
- * Bounds on what a config.json may say: it is not trusted, and sizes are allocated from it. The largest GPT-2 has 48 layers
- * of 1,600 with 25 heads, 1,024 positions and 50,257 tokens.
- */
-const largest = {
-  layers: 256,
-  hiddenSize: 16_384,
-  heads: 1024,
-  contextTokens: 65_536,
-  /** Token ids are packed in 16 bits. */
-  vocabularySize: 65_536,
-  /** Of two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
-  parameters: 2 ** 30 - 1,
-};
+/** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
+const mostParameters = 2 ** 30 - 1;
 /** Outside of these float32 loses the epsilon beside a variance, or the variance beside the epsilon. */
 const epsilon = { smallest: 1e-12, largest: 0.1 };
 const size = (most: number) => z.int().positive().max(most);
 
+/** The sizes are bounded as in a manifest: config.json is not trusted, and memory is allocated by them. */
 const configSchema = z.object({
   model_type: z.literal("gpt2"),
   architectures: z
@@ -31,11 +21,11 @@ const configSchema = z.object({
     .refine((names) => names.includes("GPT2LMHeadModel"), "only GPT2LMHeadModel is supported")
     .nullish(),
   add_cross_attention: z.literal(false).default(false),
-  vocab_size: size(largest.vocabularySize),
-  n_embd: size(largest.hiddenSize),
-  n_layer: size(largest.layers),
-  n_head: size(largest.heads),
-  n_positions: size(largest.contextTokens),
+  vocab_size: size(setLimits.vocabulary),
+  n_embd: size(setLimits.hiddenSize),
+  n_layer: size(setLimits.layers),
+  n_head: size(setLimits.heads),
+  n_positions: size(setLimits.contextTokens),
   n_inner: z.int().positive().nullish(),
   activation_function: z.literal("gelu_new").default("gelu_new"),
   layer_norm_epsilon: z.number().min(epsilon.smallest).max(epsilon.largest).default(1e-5),
@@ -99,8 +89,8 @@ export async function readModelConfig(directory: string): Promise<Gpt2Config> {
     endOfTextId: raw.eos_token_id,
   };
   const parameters = parametersOf(config);
-  if (parameters > largest.parameters) {
-    throw refuse(`its sizes make ${parameters} parameters, the maximum is ${largest.parameters}`);
+  if (parameters > mostParameters) {
+    throw refuse(`its sizes make ${parameters} parameters, the maximum is ${mostParameters}`);
   }
   return config;
 }

@@ -85,7 +85,11 @@ test("no key can be forged through the explorer", async () => {
 
 test("a foreign Host is refused, with and without a matching Origin, and so is a page of another port", async () => {
   const key = `Bearer ${stack.key}`;
-  const foreign = ["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example", `localhost.evil.example:${port}`];
+  const foreign = [
+    ...["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example", `localhost.evil.example:${port}`],
+    // No host names at all.
+    ...["a b", `evil_x.example:${port}`, `evil.example@localhost:${port}`, `localhost/:${port}`],
+  ];
   const cases = foreign.flatMap((name): Record<string, string>[] => [
     { host: name },
     { host: name, origin: `http://${name}` },

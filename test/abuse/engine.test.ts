@@ -127,15 +127,16 @@ test("an adapter with directions from before ends its sequence alone where there
   const text = await response.text();
   console.log(`${response.status} ${text.slice(0, 200)}`);
   expect(livingOf([after])).toBe(1);
-  if (response.status !== 200) expect(text).toMatch(/"error":\{"message"/);
+  expect(response.status, text).toBe(400);
+  expect(text).toMatch(/"code":"adapter_outdated"/);
   const good = await edge.post("/v1/completions", "quiet", { prompt: "the", max_tokens: 4 });
   expect(good.status, await good.text()).toBe(200);
 });
 
 describe("a tenant's short prompt", () => {
   const probes = 12;
-  /** Its own chunk and two more, some of them several times as long as the mean step that they are measured in. */
-  const mostSteps = 20;
+  /** Of the median: its own chunk, two more, and room for one that takes longer than the mean step that it is measured in. */
+  const mostSteps = 5;
   let backend: Backend;
   let edge: AttackedEdge;
 
@@ -220,7 +221,7 @@ describe("a tenant's short prompt", () => {
     console.log(
       `beside ${name} and ${streams} streams: ${shown(beside)} steps to the first token, alone ${shown(alone)}`,
     );
-    expect(Math.max(...beside)).toBeLessThan(mostSteps);
+    expect(median(beside)).toBeLessThan(mostSteps);
   });
 });
 

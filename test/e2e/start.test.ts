@@ -76,8 +76,6 @@ test("prints one ready line on stdout; SIGTERM ends everything", async () => {
   const { code, stdout } = await ended;
   const stopMs = performance.now() - readyMs;
   console.log(`ready in ${(readyMs - startedMs).toFixed(0)} ms, ended in ${stopMs.toFixed(0)} ms`);
-  // Nothing is waited for: what was started is ended in less time than it took to start.
-  expect(stopMs).toBeLessThan(readyMs - startedMs);
   expect(code).toBe(0);
   expect(stdout.split("\n")).toHaveLength(2);
   expect(await Promise.all([isRefused(edge), isRefused(backend)])).toEqual([true, true]);

@@ -152,7 +152,8 @@ test("clients that never read a whole answer of the largest size: the edge holds
 test.each(["a closed connection", "a reset connection"])(
   "a client that leaves a whole answer (%s) stops its work, and pays for what was computed",
   async (how) => {
-    backend.stepMs = 10;
+    // A whole answer takes 10 s at least.
+    backend.stepMs = 25;
     const socket = unread("/v1/completions", { model: "gpt2", prompt: "Hello", n: 16, max_tokens: 400 }).resume();
     await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(0), patience);
     if (how === "a closed connection") socket.destroy();
@@ -160,8 +161,7 @@ test.each(["a closed connection", "a reset connection"])(
     await batchesEnded();
     const [{ end, tokens }] = backend.batches;
     expect(end).toBe("cancelled");
-    // At 10 ms a step and more: of 400 steps no more than in a second.
-    expect(tokens).toBeLessThan(16 * 100);
+    expect(tokens).toBeLessThan((16 * 400) / 2);
     await vi.waitFor(async () => expect(await completionTokens("slow")).toBeGreaterThan(0), patience);
     expect(await completionTokens("slow")).toBeLessThanOrEqual(tokens);
   },
@@ -170,7 +170,8 @@ test.each(["a closed connection", "a reset connection"])(
 test("a whole answer that takes long is white space and JSON; one that fails breaks off, and costs nothing", async () => {
   backend.stepMs = 10;
   const body = { model: "gpt2", prompt: "Hello", n: 2, max_tokens: 100 };
-  const broken = await post("slow", "/v1/completions", body);
+  // Its status comes before it is over, however busy the machine.
+  const broken = await post("slow", "/v1/completions", { ...body, max_tokens: 800 });
   backend.isDead = true;
   expect(broken.status).toBe(200);
   await expect(broken.text()).rejects.toThrow();
@@ -186,10 +187,12 @@ test("a whole answer that takes long is white space and JSON; one that fails bre
 });
 
 test("an answer that fails before it has begun has a status, and costs nothing", async () => {
-  backend.stepMs = 10;
+  const tokens = Promise.withResolvers<void>();
+  backend.held = tokens.promise;
   const pending = post("slow", "/v1/completions", { model: "gpt2", prompt: "Hello", n: 16, max_tokens: 400 });
-  await vi.waitFor(() => expect(backend.batches[0]?.tokens).toBeGreaterThan(0), patience);
+  await vi.waitFor(() => expect(backend.batches).toHaveLength(1), patience);
   backend.isDead = true;
+  tokens.resolve();
   expect((await pending).status).toBe(503);
   expect(await completionTokens("slow")).toBe(0);
 });

@@ -196,10 +196,17 @@ describe("readiness", () => {
 
   test("is probed once a second, however many ask and whatever came of it", async () => {
     let nowMs = 0;
+    let asked = 0;
     const probes: PromiseWithResolvers<Readiness | null>[] = [];
+    const files = await edgeModelFiles();
+    const serving = await loadArtifacts(async (name) => files.get(name)!);
     const ready = readiness(await manifestHash()) as Readiness;
     const { request } = testApp({
       now: () => nowMs,
+      artifacts: async () => {
+        asked++;
+        return serving;
+      },
       readiness: () => {
         const probe = Promise.withResolvers<Readiness | null>();
         probes.push(probe);
@@ -220,25 +227,60 @@ describe("readiness", () => {
     expect(await ask(50)).toEqual(new Set([200]));
     expect(probes).toHaveLength(1);
 
-    // While one asks anew, the others hear what was last known.
-    nowMs = 1000;
-    const second = ask(1);
-    await probed(2);
-    expect(await ask(50)).toEqual(new Set([200]));
-    probes[1].resolve(null);
-    expect(await second).toEqual(new Set([503]));
-    expect(await ask(50)).toEqual(new Set([503]));
-    expect(probes).toHaveLength(2);
+    // While one asks anew, the others wait for the same answer, however old the last one is.
+    for (const later of [1000, 3_600_000]) {
+      nowMs += later;
+      const probesBefore: number = probes.length;
+      const all = ask(50);
+      await probed(probesBefore + 1);
+      probes[probesBefore].resolve(null);
+      expect(await all).toEqual(new Set([503]));
+      expect(await ask(50)).toEqual(new Set([503]));
+      expect(probes).toHaveLength(probesBefore + 1);
+    }
 
-    // One that never ends is given up.
-    nowMs = 2000;
-    void ask(1);
-    await probed(3);
-    nowMs = 7000;
-    const last = ask(1);
+    // One that never ends is given up, by all that waited for it, and changes nothing where it ends after all.
+    nowMs += 1000;
+    const hung = ask(1);
     await probed(4);
-    probes[3].resolve(ready);
+    const askedBefore = asked;
+    const waiting = ask(50);
+    await vi.waitFor(() => expect(asked).toBe(askedBefore + 50));
+    // What waits for the artifacts goes on before a timer's turn.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    nowMs += 5000;
+    expect(await waiting).toEqual(new Set([503]));
+    const last = ask(1);
+    await probed(5);
+    probes[4].resolve(ready);
     expect(await last).toEqual(new Set([200]));
+    probes[3].resolve(null);
+    expect(await hung).toEqual(new Set([503]));
+    expect(await ask(50)).toEqual(new Set([200]));
+    expect(probes).toHaveLength(5);
+  });
+
+  test("of one set says nothing of another, and a probe that throws counts as failed", async () => {
+    const files = await edgeModelFiles();
+    const serving = await loadArtifacts(async (name) => files.get(name)!);
+    let set = "a".repeat(64);
+    const probed: string[] = [];
+    const { request } = testApp({
+      now: () => 0,
+      artifacts: async () => ({ ...serving, manifestHash: set }),
+      readiness: async (manifestHash) => {
+        probed.push(manifestHash[0]);
+        if (manifestHash[0] === "c") throw new Error("lost");
+        return readiness(manifestHash) as Readiness;
+      },
+    });
+    const ask = async () => (await request("/readyz")).status;
+    expect([await ask(), await ask()]).toEqual([200, 200]);
+    set = "b".repeat(64);
+    expect([await ask(), await ask()]).toEqual([200, 200]);
+    set = "c".repeat(64);
+    expect([await ask(), await ask()]).toEqual([503, 503]);
+    expect(probed).toEqual(["a", "b", "c"]);
   });
 
   test("not ready: no artifacts; completions say so too, and a later request tries again", async () => {

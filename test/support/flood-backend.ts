@@ -27,6 +27,8 @@ export interface FloodBackend {
   stepMs: number;
   /** While it is set every connection is closed, and none is answered. */
   isDead: boolean;
+  /** No micro-batch gets a token before it resolves. */
+  held: Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -53,6 +55,7 @@ export async function startFloodBackend(): Promise<FloodBackend> {
     const { sequences } = batch.request;
     response.writeHead(200, { "content-type": "application/x-ndjson" });
     const closed = once(response, "close");
+    await Promise.race([backend.held, closed]);
     const longest = Math.max(...sequences.map(({ maxTokens }) => maxTokens));
     for (let i = 0; i < longest && !response.destroyed; i++) {
       if (backend.isDead) {
@@ -78,6 +81,7 @@ export async function startFloodBackend(): Promise<FloodBackend> {
     batches: [],
     stepMs: 0,
     isDead: false,
+    held: Promise.resolve(),
     async stop() {
       server.closeAllConnections();
       server.close();

@@ -15,15 +15,19 @@ export interface Point {
 /**
  * A straight line through the later half of `points`, which want six at least: in the earlier half caches fill. By the median of
  * the slopes between any two (Theil and Sen, the interval by Kendall's statistic), which does not mind samples that were
- * taken while something ran.
+ * taken while something ran. null where no two samples differ in their number of requests.
  */
-export function lateGrowth(points: readonly Point[]): Growth {
+export function lateGrowth(points: readonly Point[]): Growth | null {
   const late = points.slice(Math.floor(points.length / 2));
   const slopes = late
     .flatMap((to, i) =>
-      late.slice(0, i).map((from) => (10_000 * (to.value - from.value)) / (to.requests - from.requests)),
+      late
+        .slice(0, i)
+        .filter((from) => from.requests !== to.requests)
+        .map((from) => (10_000 * (to.value - from.value)) / (to.requests - from.requests)),
     )
     .sort((a, b) => a - b);
+  if (slopes.length === 0) return null;
   const n = late.length;
   const spread = 1.96 * Math.sqrt((n * (n - 1) * (2 * n + 5)) / 18);
   const at = (place: number) => slopes[Math.min(Math.max(Math.round(place), 0), slopes.length - 1)];

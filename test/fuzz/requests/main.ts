@@ -62,8 +62,12 @@ process.exitCode = ok ? 0 : 1;
 /** Says how memory grew over the second half of the run; false where it is seen to. */
 function growth(side: "edge" | "backend", kind: "live" | "rss"): boolean {
   const found = lateGrowth(result.memory.map((sample) => ({ requests: sample.requests, value: sample[side][kind] })));
-  const verdict = options.requests < fewestForMemory ? "too few requests to say" : verdictOf(found, levelBytes[kind]);
   const name = kind === "live" ? "live" : "resident";
+  if (!found) {
+    say(`${name} memory of the ${side}: too few requests to say`);
+    return true;
+  }
+  const verdict = options.requests < fewestForMemory ? "too few requests to say" : verdictOf(found, levelBytes[kind]);
   const figures = `${MB(found.slope)} MB for 10,000 requests (95%: ${MB(found.low)} to ${MB(found.high)})`;
   say(`${name} memory of the ${side}, second half: ${figures}, limit ${MB(levelBytes[kind])}: ${verdict}`);
   return verdict !== "grows";

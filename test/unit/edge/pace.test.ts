@@ -1,6 +1,8 @@
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Pace, paceKeyOf } from "../../../edge/tenants/pace.ts";
+import { limits as requestLimits } from "../../../shared/contracts/limits.ts";
 
 const limits = {
   ...{ atOnce: 4, intervalMs: 2, bodyMsPerMebibyte: 38, longestMs: 20 },
@@ -86,4 +88,18 @@ test("keys beyond those it remembers push out the oldest", () => {
 test("keys of one letter's difference have numbers of their own", () => {
   const numbers = new Set(Array.from({ length: 1000 }, (_, i) => paceKeyOf(`sk-chameleon-${i}`)));
   expect(numbers.size).toBe(1000);
+});
+
+test("TENANTS.md tells the longest waits of a small request and of the largest body", () => {
+  const text = readFileSync(new URL("../../../edge/tenants/TENANTS.md", import.meta.url), "utf8");
+  const told = /A small request waits at most (\d+) s, a body of 1 MiB at most (\d+) s/
+    .exec(text)
+    ?.slice(1)
+    .map(Number);
+  expect(requestLimits.bodyBytes).toBe(mebibyte);
+  const longestSeconds = [0, mebibyte].map((bytes) => {
+    const pace = new Pace();
+    return Math.max(...Array.from({ length: 1000 }, () => pace.waitMs(1, 0, bytes))) / 1000;
+  });
+  expect(told).toEqual(longestSeconds);
 });

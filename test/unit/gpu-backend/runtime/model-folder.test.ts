@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { expectedShapes, parametersOf, readModelFolder } from "../../../../gpu-backend/runtime/model-folder.ts";
+import { setLimits } from "../../../../shared/artifacts/limits.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../../shared/artifacts/tensor-file.ts";
 
 const config = {
@@ -40,6 +41,9 @@ async function write(settings: object, change: (weights: TensorFile) => void = (
   await writeFile(join(folder, "model.safetensors"), writeTensorFile(weights));
 }
 
+/** Matches a refusal of `field` that is one above `most`. */
+const beyond = (field: string, most: number) => new RegExp(`${field} is ${most + 1}: .*<=${most}$`);
+
 describe("readModelFolder", () => {
   test.each(["", "transformer."])("reads config and tensors named with the prefix %j", async (prefix) => {
     await write(config, undefined, prefix);
@@ -69,13 +73,21 @@ describe("readModelFolder", () => {
     ["attention scaled by layer", { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx/],
     ["an untied head", { tie_word_embeddings: false }, /tie_word_embeddings/],
     ["another inner width", { n_inner: 12 }, /n_inner.*12.*16/],
-    ["layers without end", { n_layer: 1e9 }, /n_layer is 1000000000: .*256/],
-    ["a width without end", { n_embd: 1e9 }, /n_embd is 1000000000: .*16384/],
-    ["heads without end", { n_head: 1e9 }, /n_head is 1000000000: .*1024/],
+    ["layers beyond the limit of a set", { n_layer: setLimits.layers + 1 }, beyond("n_layer", setLimits.layers)],
+    ["a width beyond the limit of a set", { n_embd: setLimits.hiddenSize + 1 }, beyond("n_embd", setLimits.hiddenSize)],
+    ["heads beyond the limit of a set", { n_head: setLimits.heads + 1 }, beyond("n_head", setLimits.heads)],
     ["heads that do not divide the width", { n_head: 3 }, /n_head is 3, .*n_embd, 4/],
     ["more heads than the width", { n_head: 8 }, /n_head is 8, .*n_embd, 4/],
-    ["positions without end", { n_positions: 1e9 }, /n_positions is 1000000000: .*65536/],
-    ["a vocabulary without end", { vocab_size: 1e9 }, /vocab_size is 1000000000: .*65536/],
+    [
+      "positions beyond the limit of a set",
+      { n_positions: setLimits.contextTokens + 1 },
+      beyond("n_positions", setLimits.contextTokens),
+    ],
+    [
+      "a vocabulary beyond the limit of a set",
+      { vocab_size: setLimits.vocabulary + 1 },
+      beyond("vocab_size", setLimits.vocabulary),
+    ],
     ["a fraction of a layer", { n_layer: 1.5 }, /n_layer is 1.5/],
     ["a size in words", { n_layer: "12" }, /n_layer is "12"/],
     ["more parameters than a file holds", { n_layer: 256, n_embd: 16384 }, /824\d{9} parameters, .*1073741823/],
