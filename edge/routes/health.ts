@@ -1,4 +1,4 @@
-/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts would answer a completion. */
+/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts can serve a completion. */
 import type { Handler } from "hono";
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
@@ -12,8 +12,8 @@ export function healthz(): Handler<AppEnvironment> {
 }
 
 /**
- * Needs no key, so that load balancers can ask; and each probe is a signed call to every backend, so an isolate probes once
- * per `probeIntervalMs` and answers everybody else from the last result.
+ * Needs no key, so that load balancers can call it. Each probe is a signed call to every backend, so an isolate probes at
+ * most once per `probeIntervalMs` and answers other requests from the last result.
  */
 export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
   const lastProbe = new LastProbe(dependencies);
@@ -31,35 +31,35 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
   };
 }
 
-/** How old the result may be that a request is answered with, in milliseconds: load balancers ask every few seconds. */
+/** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** A probe that takes longer counts as failed; longer than a backend's own limit for the call. Milliseconds. */
+/** A probe that takes longer counts as failed, in milliseconds; above the timeout of the call itself. */
 const longestProbeMs = 5000;
-/** How often a request that waits for the first result looks for it, in milliseconds. */
+/** Interval at which a request polls for the first result, in milliseconds. */
 const pollMs = 20;
 
 /**
- * The result of the isolate's last probe. Holds values, never promises: workerd may fail a request that awaits a promise of
- * another one.
+ * The result of the isolate's last probe. Holds values, never promises: workerd may fail a request that awaits another
+ * request's promise.
  */
 class LastProbe {
   readonly #dependencies: Pick<Dependencies, "readiness" | "now" | "background">;
   #result: { manifestHash: string; readiness: Readiness | null; endedMs: number } | null = null;
-  /** When the probe that runs began; null where none runs. */
+  /** Start of the running probe; null when none runs. */
   #begunMs: number | null = null;
 
   constructor(dependencies: Pick<Dependencies, "readiness" | "now" | "background">) {
     this.#dependencies = dependencies;
   }
 
-  /** Probes where the last result is too old and no other request is probing; else returns the last result. */
+  /** Probes if the last result is too old and no other request is probing; otherwise returns the last result. */
   async readiness(manifestHash: string): Promise<Readiness | null> {
     const { now, background } = this.#dependencies;
     const result = this.#resultFor(manifestHash);
     if (result && now() - result.endedMs < probeIntervalMs) return result.readiness;
     if (!this.#isProbing()) {
       const probe = this.#probe(manifestHash);
-      // Goes on where its client leaves: the others rely on it.
+      // Continues if its client disconnects: other requests use its result.
       background(
         probe.then(
           () => undefined,
@@ -69,7 +69,7 @@ class LastProbe {
       return probe;
     }
     if (result) return result.readiness;
-    // The isolate's first probe runs: each request that comes meanwhile looks for its result with a timer of its own.
+    // The isolate's first probe is running: each other request polls for its result with its own timer.
     while (this.#isProbing()) {
       await new Promise((resolve) => setTimeout(resolve, pollMs));
       const first = this.#resultFor(manifestHash);
@@ -91,7 +91,7 @@ class LastProbe {
     }
   }
 
-  /** A probe that hangs stops counting after `longestProbeMs`. */
+  /** False once a probe has run for `longestProbeMs`. */
   #isProbing(): boolean {
     return this.#begunMs !== null && this.#dependencies.now() - this.#begunMs < longestProbeMs;
   }
