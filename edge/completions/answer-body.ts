@@ -6,7 +6,7 @@
 import { ServiceError } from "../../shared/errors.ts";
 
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four shards in it, bodies use half at most. */
-export const objectBodyBytes = 16 * 2 ** 20;
+const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 64 * 1024;
@@ -14,7 +14,7 @@ const writeBytes = 64 * 1024;
 /** Interval of the timer that checks for due heartbeats, in milliseconds. */
 const tickMs = 50;
 
-export interface BodyOptions {
+interface BodyOptions {
   tenant: string;
   /** Maximum bytes that this body may hold. */
   maximumBytes: number;
@@ -22,7 +22,7 @@ export interface BodyOptions {
   heartbeat: { text: string; everyMs: number } | null;
 }
 
-export interface BodyEvents {
+interface BodyEvents {
   /** No write completed for `everyMs`. */
   heartbeatDue(): void;
   /** The body exceeds a limit. The callee must end it now, with `closeWith` or `breakOff`. */

@@ -117,7 +117,7 @@ export class Engine {
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
       } catch (thrown) {
-        this.#frames.push(errorFrame(request.id, this.#noted(thrown)));
+        this.#frames.push(errorFrame(request.id, this.#reportFault(thrown)));
       }
     }
     let acquired: AcquiredAdapter | null = null;
@@ -150,7 +150,7 @@ export class Engine {
     this.#dropLate();
     const unfit = new Map<Sequence, unknown>();
     for (const admission of this.#scheduler.admit(this.#parts.now(), this.#claims(unfit))) this.#seat(admission);
-    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#noted(thrown));
+    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#reportFault(thrown));
     this.#scheduler.share();
     for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
     this.#dropCancelled();
@@ -185,7 +185,7 @@ export class Engine {
     const cached = sound.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
       isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
     );
-    for (const [sequence, error] of faults) this.#fail(sequence, this.#noted(error));
+    for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
     const ms = this.#parts.now() - startedMs;
@@ -354,14 +354,14 @@ export class Engine {
     try {
       work();
     } catch (thrown) {
-      // What fails while it ends has left the books of all sequences half done.
+      // A failure during cleanup leaves shared state inconsistent; rethrow.
       if (sequence.ended) throw thrown;
-      this.#fail(sequence, this.#noted(thrown));
+      this.#fail(sequence, this.#reportFault(thrown));
     }
   }
 
-  /** The error that ends a sequence for which `thrown` was thrown, once whoever keeps the log knows of it. */
-  #noted(thrown: unknown): ServiceError {
+  /** Converts to a ServiceError and reports engine faults. */
+  #reportFault(thrown: unknown): ServiceError {
     const error = faultOf(thrown);
     if (error.kind === "generation_failed") this.#parts.faulted?.(error);
     return error;

@@ -1,7 +1,7 @@
 /** Whether keys and values that a step computed are numbers. Pure. */
 
 /** The shape of `present`, [arrays, S, H, T, d]. */
-export interface PresentShape {
+interface PresentShape {
   /** 2L */
   arrays: number;
   sequences: number; // S

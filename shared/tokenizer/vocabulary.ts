@@ -4,7 +4,7 @@
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
-import { requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
+import { alignedCopy, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
 
 export interface Vocabulary {
   size: number; // V
@@ -70,8 +70,7 @@ function highest(start: number, ids: Uint16Array): number {
 
 function uint16Of(file: TensorFile, name: string, shape: (number | null)[]): Uint16Array {
   const { bytes } = requireTensor(file, name, "U16", shape, tokenizerFile);
-  // A copy of its own, so that it is aligned.
-  return new Uint16Array(new Uint8Array(bytes).buffer);
+  return new Uint16Array(alignedCopy(bytes));
 }
 
 function refused(why: string): Error {

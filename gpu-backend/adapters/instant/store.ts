@@ -7,7 +7,7 @@ import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises
 import { join } from "node:path";
 import { hashPattern, idPattern } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
+import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
 import { instantHash } from "./artifact.ts";
 
 export class InstantStore {
@@ -41,15 +41,15 @@ export class InstantStore {
   /** null where it is not there, or is not what its name says. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     const path = this.#pathOf(tenant, hash);
-    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(unlessMissing);
+    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(nullIfMissing);
     if (!bytes || instantHash(tenant, bytes) !== hash) return null;
     const now = this.#now();
-    await utimes(path, now, now).catch(unlessMissing);
+    await utimes(path, now, now).catch(nullIfMissing);
     return bytes;
   }
 
   async has(tenant: string, hash: string): Promise<boolean> {
-    return (await stat(this.#pathOf(tenant, hash)).catch(unlessMissing)) !== null;
+    return (await stat(this.#pathOf(tenant, hash)).catch(nullIfMissing)) !== null;
   }
 
   /** Whether it was there. */
@@ -63,7 +63,7 @@ export class InstantStore {
   async #drop(tenant: string, kept: string): Promise<void> {
     const names = (await readdir(join(this.#directory, tenant))).filter((name) => hashPattern.test(name));
     const files = await Promise.all(
-      names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(unlessMissing) })),
+      names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(nullIfMissing) })),
     );
     let total = files.reduce((sum, { about }) => sum + (about?.size ?? 0), 0);
     for (const { name, about } of files.sort((a, b) => (a.about?.mtimeMs ?? 0) - (b.about?.mtimeMs ?? 0))) {
@@ -90,9 +90,4 @@ async function writeWhole(path: string, unfinished: string, bytes: Uint8Array): 
     await file.close();
   }
   await rename(unfinished, path);
-}
-
-function unlessMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }

@@ -12,7 +12,7 @@ const fitMs = 60_000;
 /** Milliseconds for the thread to end. */
 const stopMs = 2000;
 
-export interface FitClientParts {
+interface FitClientParts {
   /** What runs in the thread; absent: the fitter. */
   thread?: URL;
   fitMs?: number;

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { AwsClient } from "aws4fetch";
 import { pointerName } from "../../../shared/artifacts/bucket.ts";
 import { readAtMost } from "../../../shared/artifacts/set-file.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
+import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
 
 /**
  * Bytes of an object, `mostBytes + 1` of them at most; null where there is none. Rejects with an Error that says what went
@@ -26,7 +26,7 @@ const [pointerMs, fileMs] = [5000, 120_000];
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
   if (url.startsWith("file:")) {
-    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(unlessMissing);
+    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(nullIfMissing);
   }
   // Whoever asks comes back soon enough by itself.
   const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
@@ -45,9 +45,4 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
     }
     return response.body ? await readAtMost(response.body, mostBytes) : new Uint8Array(0);
   };
-}
-
-function unlessMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }
