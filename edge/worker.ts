@@ -1,5 +1,6 @@
 /** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
+import { heartbeatMs } from "../shared/contracts/inference.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
@@ -95,7 +96,7 @@ const app = createApp({
   newId,
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],
   log: logFailure,
-  heartbeatMs: 500,
+  heartbeatMs,
 });
 
 export default { fetch: paced((request, arrival) => app.fetch(request, arrival), now) };

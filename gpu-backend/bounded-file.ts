@@ -1,12 +1,12 @@
-/** Reads a file that somebody else wrote. Not here: what may be in it. */
+/** Reads untrusted files up to a size limit, and files that may be missing. Not here: checks of the content. */
 import { constants, open } from "node:fs/promises";
 
 /**
- * `mostBytes + 1` bytes of it at most: who reads them refuses what has the one too many. Rejects with an Error where it is
- * no regular file; a pipe is not waited for.
+ * Returns at most `mostBytes + 1` bytes, so the caller can detect an oversized file. Rejects with an Error if it is not a
+ * regular file; opening a pipe does not block.
  */
 export async function readFileAtMost(path: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  // Windows has no such flag.
+  // Windows has no O_NONBLOCK.
   const file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   try {
     const about = await file.stat();
@@ -22,4 +22,10 @@ export async function readFileAtMost(path: string, mostBytes: number): Promise<U
   } finally {
     await file.close();
   }
+}
+
+/** For `catch`: null if the file does not exist. Throws every other error. */
+export function nullIfMissing(error: NodeJS.ErrnoException): null {
+  if (error.code === "ENOENT") return null;
+  throw error;
 }

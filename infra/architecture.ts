@@ -22,9 +22,10 @@ const mayImport: Record<string, string[]> = {
     "shared",
   ],
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
-  "gpu-backend/training": ["gpu-backend/adapters", "gpu-backend/runtime", "shared"],
+  "gpu-backend/training": ["gpu-backend/bounded-file.ts", "gpu-backend/adapters", "gpu-backend/runtime", "shared"],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
+    "gpu-backend/bounded-file.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
     "gpu-backend/runtime",

@@ -1,11 +1,11 @@
-/** Published artifacts as the edge reads them from R2. R2 reads its own writes, so what is switched is seen at once. */
+/** Reads published artifacts from R2. R2 is strongly consistent, so a switch is visible immediately. */
 import { objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { type Artifacts, loadArtifacts } from "./artifacts.ts";
 
-/** What is read of the platform's R2Bucket. */
+/** The methods of R2Bucket in use. */
 export interface Bucket {
   get(name: string, options: { onlyIf: { etagDoesNotMatch: string } }): Promise<Found | Unchanged | null>;
   get(name: string): Promise<Found | null>;
@@ -22,11 +22,11 @@ interface Found extends Unchanged {
   arrayBuffer(): Promise<ArrayBuffer>;
 }
 
-/** Where sets come from, and which is to be served. Everything rejects with an Error that names object and fault. */
+/** Source of sets and of the pointer. Methods reject with an Error that names the object and the fault. */
 export interface ArtifactSource {
-  /** null where nothing was published. */
+  /** The pointer; null if nothing was published. */
   pointer(): Promise<Pointer | null>;
-  /** By the manifest's hash; whole and checked, or not at all. */
+  /** Loads a set by its manifest's hash. Rejects unless all of it is valid. */
   load(manifestHash: string): Promise<Artifacts>;
 }
 
@@ -44,7 +44,7 @@ export class ArtifactBucket implements ArtifactSource {
       ? await this.#bucket.get(pointerName, { onlyIf: { etagDoesNotMatch: known.etag } })
       : await this.#bucket.get(pointerName);
     if (!found) return null;
-    // Without a body it is the version that is known.
+    // No body: the known version is current.
     if (!isWithBody(found)) return known?.pointer ?? null;
     requireSize(pointerName, found, setLimits.pointerBytes);
     const pointer = parsePointer(await found.text());
@@ -59,14 +59,14 @@ export class ArtifactBucket implements ArtifactSource {
       if (!found) throw new Error(`${what} is not in the bucket`);
       requireSize(what, found, mostBytes);
       const bytes = new Uint8Array(await found.arrayBuffer());
-      // The others are held against what this one says.
+      // Other files are checked against this manifest.
       if (name === manifestFile) await requireManifest(bytes, manifestHash);
       return bytes;
     });
   }
 }
 
-/** Before it takes memory. */
+/** Checks the size before the object is read into memory. */
 function requireSize(what: string, { size }: Found, mostBytes: number): void {
   if (size > mostBytes) throw new Error(`${what} has ${size} bytes, the maximum is ${mostBytes}`);
 }

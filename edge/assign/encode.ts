@@ -1,20 +1,20 @@
-/** Token ids of the prompts of a request, whatever form they came in. No text is encoded beyond what it may have. */
+/** Encodes the prompts of a request. Encoding stops one token past the limit of a text. */
 import type { Prompt } from "../../shared/contracts/fields.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "./artifacts.ts";
 
-/** How many tokens each prompt of a field may have. */
+/** Maximum tokens of each prompt of a field. */
 export interface TokenBound {
   /** The request's field, for messages. */
   param: string;
-  /** How a message names the only prompt. */
+  /** Name of the prompt in an error message if there is only one. */
   single: string;
   most: number;
-  /** The bound in words, after "has 1030 tokens; ". */
+  /** The limit in words: follows "has 1030 tokens; " in an error message. */
   says: string;
 }
 
-/** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id out of the vocabulary. */
+/** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
   return prompts.map((prompt, p) => {
     const at = prompts.length > 1 ? `${bound.param}[${p}]` : null;
@@ -26,7 +26,7 @@ export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, 
   });
 }
 
-/** The first `most` tokens of each prompt, however long it is. Throws invalid_request for an id out of the vocabulary. */
+/** The first `most` tokens of each prompt, however long it is. Throws invalid_request for an id outside the vocabulary. */
 export function encodeBeginnings(
   prompts: readonly Prompt[],
   artifacts: Artifacts,
@@ -39,7 +39,7 @@ export function encodeBeginnings(
   });
 }
 
-/** `tokens`: how many it has; null where no more than one over the bound were made. */
+/** `tokens` is null when encoding stopped one token past the limit. */
 export function overlong({ param, most, says }: TokenBound, at: string, tokens: number | null): ServiceError {
   const message = `${at} has ${tokens ?? `at least ${most + 1}`} tokens; ${says}.`;
   return new ServiceError("context_length_exceeded", message, { param });

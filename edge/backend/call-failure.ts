@@ -1,35 +1,35 @@
-/** How a call to a backend can fail, and the one table of what follows from it. */
+/** The kinds of failure of a backend call, and the consequences of each. */
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 
-/** Seconds that a caller is told to wait where the backend did not say. */
+/** Retry-After in seconds when the backend sent none. */
 export const retryAfterSeconds = 2;
 
 interface Consequence {
-  /** What it says of the backend's health: nothing, something, or enough to eject it. */
+  /** Effect on the backend's health: none, one failure, or immediate ejection. */
   health: "fit" | "doubtful" | "unfit";
-  /** Another backend may do better. */
+  /** Retry on another backend. */
   elsewhere: boolean;
-  /** So may the same one: a moment later, or once another has been asked since. */
+  /** Retry on the same backend: after a short delay, after another backend was called, or never. */
   again: "soon" | "after another" | "never";
-  /** And whoever was under way already had better wait for it. */
+  /** The failure is temporary: sequences that have tokens already wait for a backend. */
   passes: boolean;
 }
 
 const failureTable = {
-  /** No connection, or no answer to it. */
+  /** No connection, or it was closed before a response. */
   unreachable: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
-  /** The frames ended too early, or were none. */
+  /** The frames ended too early or could not be parsed. */
   broken: { health: "doubtful", elsewhere: true, again: "soon", passes: true },
-  /** It holds the connection and says nothing. */
+  /** The connection is open, but nothing is received. */
   silent: { health: "unfit", elsewhere: true, again: "soon", passes: true },
-  /** It answered that it failed, or sent frames that are not allowed. */
+  /** The backend reported a failure, or its frames violate the contract. */
   failing: { health: "doubtful", elsewhere: true, again: "never", passes: false },
-  /** It says itself that it starts or ends: in a rolling restart one is back as the next one ends. */
+  /** The backend is starting or stopping. In a rolling restart it is back when the next one stops. */
   unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
-  /** It serves another manifest: it, or we, are being replaced. */
+  /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
   overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
-  /** The request is at fault, and would be everywhere. */
+  /** The request is invalid for every backend. */
   refused: { health: "fit", elsewhere: false, again: "never", passes: false },
 } as const satisfies Record<string, Consequence>;
 
@@ -37,7 +37,7 @@ export type FailureKind = keyof typeof failureTable;
 
 export class CallFailure extends Error {
   readonly kind: FailureKind;
-  /** What the caller is told where nobody does better. */
+  /** Sent to the client if no retry succeeds. */
   readonly error: ServiceError;
 
   constructor(kind: FailureKind, error: ServiceError) {
@@ -52,29 +52,29 @@ export class CallFailure extends Error {
   }
 }
 
-/** The backend is not there, or not any more. */
+/** A failure that the client sees as `backend_unavailable`. */
 export function away(kind: FailureKind, message: string, cause: unknown): CallFailure {
   return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }));
 }
 
-/** It ended its frames too early, or sent what is none. */
+/** The frames ended too early or could not be parsed. */
 export function brokenOff(cause: unknown): CallFailure {
   return away("broken", "The inference backend broke off before this completion ended.", cause);
 }
 
-/** It sent frames for a sequence that the contract does not allow; asked again it would do the same. */
-export function violated(cause: unknown): CallFailure {
+/** The backend's frames for a sequence violate the contract. Not retried there: it would repeat them. */
+export function contractViolation(cause: unknown): CallFailure {
   return away("failing", "The inference backend answered this completion with frames that are not allowed.", cause);
 }
 
-/** What an error frame says of the backend that sent it; null where it is about the sequence alone. */
+/** The failure of the backend that an error frame reports; null when the error concerns only the sequence. */
 export function failureKindOf(kind: ErrorKind): FailureKind | null {
   if (kind === "overloaded") return "overloaded";
   if (kind === "backend_unavailable") return "unavailable";
   return kind === "internal" ? "failing" : null;
 }
 
-/** What ends a sequence that all of `failures` have failed: overload, if a backend had only that against it. */
+/** The error that ends a sequence after `failures`: `overloaded` if any backend was, otherwise that of the last. */
 export function errorOf(failures: readonly CallFailure[]): ServiceError {
   const overloads = failures.filter(({ kind }) => kind === "overloaded").map(({ error }) => error);
   const soonest = (error: ServiceError) => error.retryAfterSeconds ?? Number.POSITIVE_INFINITY;

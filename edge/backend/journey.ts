@@ -14,7 +14,7 @@ import {
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { Attempt, type Turns } from "./attempt.ts";
 import type { Budget } from "./budget.ts";
-import { brokenOff, CallFailure, errorOf, failureKindOf, violated } from "./call-failure.ts";
+import { brokenOff, CallFailure, contractViolation, errorOf, failureKindOf } from "./call-failure.ts";
 import type { BackendCalls } from "./client.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
@@ -237,7 +237,7 @@ export class Journey {
       } catch (cause) {
         // The backend may go on computing it.
         attempt.leave(delivery);
-        givenUp.set(delivery, violated(cause));
+        givenUp.set(delivery, contractViolation(cause));
       }
     }
     // Those that a dying backend gives up in one breath travel on together.

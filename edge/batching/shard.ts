@@ -1,7 +1,7 @@
 /**
- * The Durable Object around a Relay: every request for the centroids of one shard, from all over the world, meets
- * here, and gets its answer from here. It stores nothing, and sets no timer but those of streams, so an idle one costs
- * nothing. `createShardOrders` is the way in.
+ * The Durable Object around a Relay. Every request for the centroids of one shard, worldwide, is batched and answered
+ * here. It stores nothing and has no timer except for open bodies, so an idle one costs nothing. The Worker calls it
+ * through `createShardOrders`.
  */
 import { DurableObject } from "cloudflare:workers";
 import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
@@ -37,7 +37,7 @@ const now = () => Date.now();
 
 export class Shard extends DurableObject<Env> {
   readonly relay: Relay;
-  /** Told what requests used; a test may set another. */
+  /** Reports usage; tests replace it. */
   report: ReportUse;
   readonly usage: UsageEvents;
   readonly #metrics: EdgeMetrics;
@@ -76,13 +76,13 @@ export class Shard extends DurableObject<Env> {
       openBatch,
       cancel: (ids) => backends.cancel(ids),
       now,
-      // No timer reports what is counted: it goes out as a micro-batch ends.
+      // Metrics are sent when a micro-batch ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchLeft: (waitsMs) => this.#metrics.batchLeft(waitsMs),
     });
   }
 
-  /** Reached by our own Worker and its objects only. */
+  /** Called only by the Worker and other shards. */
   override async fetch(request: Request): Promise<Response> {
     try {
       const isOrder = request.url === orderUrl;
@@ -94,7 +94,7 @@ export class Shard extends DurableObject<Env> {
     }
   }
 
-  /** All of an order is answered here, whose first batch is of this shard; the frames of others come from theirs. */
+  /** Answers an order whose first batch is of this shard; frames of its other batches come from their shards. */
   async #answer(order: Order, signal: AbortSignal): Promise<Response> {
     const { admitted, plan, places } = order;
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
@@ -115,14 +115,14 @@ export class Shard extends DurableObject<Env> {
     return answerOrder(order, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
-  /** The same at another shard. */
+  /** Submits a batch to another shard. */
   #submitTo(shard: number, batch: BatchRequest, { accepted, receive }: Receiver): Submission {
     const abort = new AbortController();
     const stub = this.env.SHARDS.getByName(shardName(shard));
     const carry = async () => {
       const response = await ask(stub, framesUrl, batch, abort.signal);
       const ids = batch.sequences.map(({ id }) => id);
-      // That shard has only queued them: their first frames say that they were accepted.
+      // The other shard has only queued them: a sequence is accepted when its first frame arrives.
       const unaccepted = new Set(ids);
       for await (const frames of complete(checkedFramesOf(response.body!), ids, interrupted)) {
         for (const { id, type } of frames) if (unaccepted.delete(id) && type !== "error") accepted();
@@ -138,7 +138,7 @@ export class Shard extends DurableObject<Env> {
     return { cancel: () => abort.abort() };
   }
 
-  /** Most likely this isolate holds them; where not, whoever needs them meanwhile waits for the same. */
+  /** Usually cached in this isolate; otherwise concurrent orders share one load. */
   async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
     const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
     this.#loading.set(manifestHash, loading);
@@ -152,7 +152,7 @@ export class Shard extends DurableObject<Env> {
     }
   }
 
-  /** NDJSON frames for another shard, which reads them as they come. Where it does not, the frames end, and it makes errors of that. */
+  /** Streams NDJSON frames to another shard. If that shard stops reading, the stream breaks off and it reports errors. */
   #frames(batch: BatchRequest, signal: AbortSignal): Response {
     let open = batch.sequences.length;
     let submission: Submission | null = null;
@@ -160,12 +160,12 @@ export class Shard extends DurableObject<Env> {
     const body = this.bodies.open(
       { tenant: batch.sequences[0].tenant, maximumBytes: limits.wholeAnswerBytes, heartbeat: null },
       {
-        silent: () => undefined,
+        heartbeatDue: () => undefined,
         overflowed() {
           cancel();
           body.breakOff();
         },
-        // A failed write tells it, too, where there is one.
+        // A failed write detects a disconnect as well as `signal` does.
         ended: (isGone) => isGone && cancel(),
       },
     );
@@ -201,7 +201,7 @@ const routingLog: RoutingObserver = {
   failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
 };
 
-/** Takes each order to the shard of its first batch. */
+/** Sends each order to the shard of its first batch. */
 export function createShardOrders(shards: DurableObjectNamespace, shardCount: number): Orders {
   return async (order, signal) => {
     const stub = shards.getByName(shardName(order.places[0] % shardCount));
@@ -209,7 +209,7 @@ export function createShardOrders(shards: DurableObjectNamespace, shardCount: nu
   };
 }
 
-/** Rejects with the ServiceError of a refusal, and with another Error where the shard is lost. */
+/** Rejects with the ServiceError of a refusal, or with another Error when the shard is lost. */
 async function ask(stub: DurableObjectStub, url: string, body: unknown, signal: AbortSignal): Promise<Response> {
   const response = await stub.fetch(url, { method: "POST", body: JSON.stringify(body), signal });
   if (!response.ok) throw await refusalOf(response);

@@ -1,33 +1,33 @@
 /**
- * Bodies of the answers of one object, with a bound on the bytes that they hold: what a reader has not taken yet and, for a
- * whole answer, what is known of it so far. The runtime's streams accept any number of writes; so a body gives its stream
- * one write at a time, which settles when the next stage (object, Worker, socket) has taken it, and holds the rest itself.
+ * Response bodies of one Durable Object, with a bound on the bytes that they hold: unread bytes and, for a non-streamed
+ * answer, the parts kept so far. The runtime's streams queue writes without a bound. So a body has at most one write
+ * pending in its stream, which settles when the next stage (object, Worker, socket) has read it, and queues the rest itself.
  */
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Held by all bodies of one object. An isolate has 128 MB; with four shards in it, bodies take half of that at most. */
-export const objectBodyBytes = 16 * 2 ** 20;
+/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four shards in it, bodies use half at most. */
+const objectBodyBytes = 16 * 2 ** 20;
 
-/** The most that a stream is given at once: it cannot be taken back where an answer is cancelled. */
+/** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 64 * 1024;
 
-/** How often silent streams are looked for, in milliseconds. */
+/** Interval of the timer that checks for due heartbeats, in milliseconds. */
 const tickMs = 50;
 
-export interface BodyOptions {
+interface BodyOptions {
   tenant: string;
-  /** Bytes that this body may hold. */
+  /** Maximum bytes that this body may hold. */
   maximumBytes: number;
-  /** What a stream of events writes after `everyMs` of silence: only a write shows that the reader is gone. */
+  /** Written to an event stream when no write has completed for `everyMs`: only a write detects a disconnect. */
   heartbeat: { text: string; everyMs: number } | null;
 }
 
-export interface BodyEvents {
-  /** A heartbeat is due, or a write is unread for as long. */
-  silent(): void;
-  /** The body holds too much: it has to end now, by `closeWith` or `breakOff`. */
+interface BodyEvents {
+  /** No write completed for `everyMs`. */
+  heartbeatDue(): void;
+  /** The body exceeds a limit. The callee must end it now, with `closeWith` or `breakOff`. */
   overflowed(error: ServiceError): void;
-  /** The end, told once: whether the reader was gone. */
+  /** Called once, when the body has ended. `isGone`: the reader disconnected. */
   ended(isGone: boolean): void;
 }
 
@@ -35,19 +35,19 @@ export class AnswerBodies {
   readonly #maximumBytes: number;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Runs while there are any. */
+  /** Runs while a body is open. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
   constructor(maximumBytes: number = objectBodyBytes) {
     this.#maximumBytes = maximumBytes;
   }
 
-  /** Held by all of them. */
+  /** Bytes held by all bodies. */
   get heldBytes(): number {
     return this.#heldBytes;
   }
 
-  /** How many streams of events a tenant has. */
+  /** Number of open event streams of a tenant. */
   streamsOf(tenant: string): number {
     let streams = 0;
     for (const { isStream } of this.#tenants.get(tenant) ?? []) if (isStream) streams++;
@@ -59,7 +59,7 @@ export class AnswerBodies {
     const bodies = this.#tenants.get(tenant) ?? new Set();
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
-      silent: events.silent,
+      heartbeatDue: events.heartbeatDue,
       overflowed: events.overflowed,
       ended: (isGone) => {
         bodies.delete(body);
@@ -69,7 +69,7 @@ export class AnswerBodies {
       },
       held: (changedBytes) => {
         this.#heldBytes += changedBytes;
-        if (changedBytes > 0) this.#makeRoom();
+        if (changedBytes > 0) this.#evictLargest();
       },
     });
     bodies.add(body);
@@ -77,11 +77,11 @@ export class AnswerBodies {
     return body;
   }
 
-  /** Ends the largest answer of the tenant whose answers hold most, until the rest fits. */
-  #makeRoom(): void {
+  /** While the limit is exceeded, ends the largest body of the tenant whose bodies hold most. */
+  #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
-      largest(heaviest, ({ heldBytes }) => heldBytes).makeRoom(this.#maximumBytes);
+      largest(heaviest, ({ heldBytes }) => heldBytes).evict(this.#maximumBytes);
     }
   }
 
@@ -95,7 +95,7 @@ export class AnswerBodies {
   }
 }
 
-/** Of at least one. */
+/** The element with the largest size; `all` must not be empty. */
 function largest<T>(all: Iterable<T>, sizeOf: (one: T) => number): T {
   return [...all].reduce((a, b) => (sizeOf(b) > sizeOf(a) ? b : a));
 }
@@ -113,22 +113,22 @@ export class AnswerBody {
   readonly #events: BodyEvents & { held(changedBytes: number): void };
   readonly #heartbeatTicks: number;
   #stream: { readable: ReadableStream<Uint8Array>; writer: WritableStreamDefaultWriter<Uint8Array> } | null = null;
-  /** Given to the stream, and not read. */
+  /** Bytes of the pending stream write. */
   #writingBytes = 0;
-  /** To be written next, in parts of `writeBytes` at most. */
-  #waiting: Uint8Array[] = [];
-  #waitingBytes = 0;
-  #keptBytes = 0;
+  /** Queued for the next writes, in chunks of at most `writeBytes`. */
+  #queue: Uint8Array[] = [];
+  #queuedBytes = 0;
+  #pendingBytes = 0;
   #heldBytes = 0;
   #silentTicks = 0;
-  /** Nothing is written after what waits. */
+  /** No more data is accepted; the stream closes when the queue is empty. */
   #isClosing = false;
   #hasEnded = false;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
     this.#options = options;
     this.#events = events;
-    // A tick may come right after a write.
+    // A tick may follow a write immediately.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
   }
 
@@ -140,50 +140,49 @@ export class AnswerBody {
     return this.#heldBytes;
   }
 
-  /** All that was written has been read. */
-  get isRead(): boolean {
+  get hasNoUnreadWrite(): boolean {
     return this.#writingBytes === 0;
   }
 
-  /** The response's body. Made when it is needed: a short whole answer is none. */
+  /** The response body. Created on first use: a short non-streamed answer needs none. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#opened().readable;
   }
 
-  /** Never waits. Where more than `maximumBytes` are unread already it writes nothing, and the body has to end. */
+  /** Queues `text` without waiting. If more than `maximumBytes` are unread already, reports `overflowed` instead. */
   write(text: string): void {
     if (this.#isClosing || this.#hasEnded || text === "") return;
     if (this.#overflows()) return;
     this.#append(text);
-    this.#told();
+    this.#reportHeldBytes();
   }
 
-  /** Says how much is known of an answer that is written when it is complete. */
-  keep(bytes: number): void {
+  /** Sets the bytes kept for an answer that is written when it is complete. Reports `overflowed` above `maximumBytes`. */
+  setPendingBytes(bytes: number): void {
     if (this.#isClosing || this.#hasEnded) return;
-    this.#keptBytes = bytes;
-    this.#told();
+    this.#pendingBytes = bytes;
+    this.#reportHeldBytes();
     this.#overflows();
   }
 
-  /** Writes the last text, in place of what was kept, and ends when all is read. Never waits. */
+  /** Writes the last text and closes the stream once everything is read, without waiting. Pending bytes become 0. */
   close(text: string): void {
     if (this.#isClosing || this.#hasEnded) return;
     this.#isClosing = true;
-    this.#keptBytes = 0;
+    this.#pendingBytes = 0;
     if (text !== "") this.#append(text);
-    this.#told();
-    if (this.isRead) this.#finish();
+    this.#reportHeldBytes();
+    if (this.hasNoUnreadWrite) this.#finish();
   }
 
-  /** The same without what waits to be written. */
+  /** Discards queued data, writes `text`, then closes. */
   closeWith(text: string): void {
-    this.#waiting = [];
-    this.#waitingBytes = 0;
+    this.#queue = [];
+    this.#queuedBytes = 0;
     this.close(text);
   }
 
-  /** Ends at once. Whoever still reads sees a body that broke off. */
+  /** Aborts the stream: a client that still reads gets an incomplete body. */
   breakOff(): void {
     this.#stream?.writer.abort(new Error("the answer broke off")).catch(ignore);
     this.#end(false);
@@ -192,21 +191,21 @@ export class AnswerBody {
   tick(): void {
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
-    // A write that is unread tells as well whether the reader is gone.
-    if (this.isRead) this.write(heartbeat.text);
+    // A pending write detects a disconnect as well.
+    if (this.hasNoUnreadWrite) this.write(heartbeat.text);
     this.#silentTicks = 0;
-    this.#events.silent();
+    this.#events.heartbeatDue();
   }
 
-  /** Lets go of what it holds: the bodies of its object hold more than `maximumBytes`, and it is the largest. */
-  makeRoom(maximumBytes: number): void {
+  /** Ends this body because the object's memory limit is exceeded. */
+  evict(maximumBytes: number): void {
     if (this.#isClosing) {
       this.breakOff();
       return;
     }
-    const message = `The answers at this place hold more than ${maximumBytes} bytes, the maximum; ${this.#heldBytes} of them are this one's, unread or not complete.`;
+    const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
     this.#events.overflowed(new ServiceError("overloaded", message, { retryAfterSeconds: 1 }));
-    // Whatever came of it, it ends.
+    // If the callee did not end it.
     if (!this.#isClosing) this.breakOff();
   }
 
@@ -219,33 +218,32 @@ export class AnswerBody {
     return true;
   }
 
-  /** Reports what it holds. */
-  #told(): void {
+  #reportHeldBytes(): void {
     const before = this.#heldBytes;
-    this.#heldBytes = this.#writingBytes + this.#waitingBytes + this.#keptBytes;
+    this.#heldBytes = this.#writingBytes + this.#queuedBytes + this.#pendingBytes;
     if (this.#heldBytes !== before) this.#events.held(this.#heldBytes - before);
   }
 
   #append(text: string): void {
     this.#silentTicks = 0;
     const bytes = encoder.encode(text);
-    this.#waitingBytes += bytes.length;
-    if (bytes.length <= writeBytes) this.#waiting.push(bytes);
-    // Copies: a view of a part would keep all the others.
-    else for (let i = 0; i < bytes.length; i += writeBytes) this.#waiting.push(bytes.slice(i, i + writeBytes));
-    if (this.isRead) this.#writeNext();
+    this.#queuedBytes += bytes.length;
+    if (bytes.length <= writeBytes) this.#queue.push(bytes);
+    // Copies: a view would keep the whole buffer in memory.
+    else for (let i = 0; i < bytes.length; i += writeBytes) this.#queue.push(bytes.slice(i, i + writeBytes));
+    if (this.hasNoUnreadWrite) this.#writeNext();
   }
 
   #writeNext(): void {
     let count = 0;
     let bytes = 0;
-    while (count < this.#waiting.length && (count === 0 || bytes + this.#waiting[count].length <= writeBytes)) {
-      bytes += this.#waiting[count++].length;
+    while (count < this.#queue.length && (count === 0 || bytes + this.#queue[count].length <= writeBytes)) {
+      bytes += this.#queue[count++].length;
     }
-    const part = joined(this.#waiting.splice(0, count), bytes);
-    this.#waitingBytes -= bytes;
+    const part = joined(this.#queue.splice(0, count), bytes);
+    this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
-    // Where it fails the reader is gone, which `closed` tells.
+    // It rejects if the reader disconnected; `writer.closed` reports that.
     this.#opened()
       .writer.write(part)
       .then(() => this.#written(), ignore);
@@ -254,9 +252,9 @@ export class AnswerBody {
   #written(): void {
     if (this.#hasEnded) return;
     this.#writingBytes = 0;
-    if (this.#waiting.length > 0) this.#writeNext();
+    if (this.#queue.length > 0) this.#writeNext();
     else if (this.#isClosing) this.#finish();
-    this.#told();
+    this.#reportHeldBytes();
   }
 
   #finish(): void {
@@ -265,7 +263,7 @@ export class AnswerBody {
 
   #opened() {
     if (!this.#stream) {
-      // The runtime's own: a stream of JavaScript's takes a turn of it for each chunk.
+      // IdentityTransformStream is native: no JavaScript runs per chunk.
       const { readable, writable } = new IdentityTransformStream();
       const writer = writable.getWriter();
       writer.closed.then(
@@ -280,9 +278,9 @@ export class AnswerBody {
   #end(isGone: boolean): void {
     if (this.#hasEnded) return;
     this.#hasEnded = true;
-    this.#waiting = [];
-    this.#waitingBytes = this.#writingBytes = this.#keptBytes = 0;
-    this.#told();
+    this.#queue = [];
+    this.#queuedBytes = this.#writingBytes = this.#pendingBytes = 0;
+    this.#reportHeldBytes();
     this.#events.ended(isGone);
   }
 }

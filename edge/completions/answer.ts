@@ -1,4 +1,4 @@
-/** Has the plan of a completion or a chat answered by its object, and passes the answer on. */
+/** Sends the plan of a completion or a chat to its Durable Object and returns the answer. */
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
@@ -12,10 +12,10 @@ import { forms, interrupted, type Order, placeOf } from "./order.ts";
 import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
 import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
-/** A caller's own: milliseconds within which each of its choices must start, else it ends in deadline_exceeded. */
+/** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** By then an object has settled whatever it was asked before. */
+/** Time after which an object has settled an order that it received, in milliseconds. */
 const settledMs = 1000;
 
 export interface Generation {
@@ -25,7 +25,7 @@ export interface Generation {
   form: Order["form"];
 }
 
-/** Who asks, for whose adapter, and how long that may wait. Throws adapter_outdated, and invalid_request for the header. */
+/** Reads the caller, its own adapter and its deadline. Throws adapter_outdated, or invalid_request for the header. */
 export async function callerOf(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -48,7 +48,7 @@ function deadlineOf(header: string | undefined): number | null {
   throw new ServiceError("invalid_request", message, { param: deadlineHeader });
 }
 
-/** Throws the ServiceError that ends it before its first part. */
+/** Throws a ServiceError if the answer fails before it begins. */
 export async function answer(
   c: Context<AppEnvironment>,
   dependencies: Dependencies,
@@ -58,7 +58,7 @@ export async function answer(
   const trace = c.get("trace");
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
   const options = { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare };
-  if (!request.stream) refuseManyLogprobs(plan, options);
+  if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
   const admission = await reserve(c, mostTokens(plan.choices));
   trace.note({
     "gen_ai.request.model": model.slice(0, 80),
@@ -99,13 +99,13 @@ export async function answer(
     return new Response(body, { headers });
   } catch (thrown) {
     if (signal.aborted) {
-      // Its object settles it, with what it used, if the order came so far.
+      // The object settles the admission with its use, if it received the order.
       const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
       dependencies.background(later.then(() => admission.settle([])));
-      throw new ServiceError("cancelled", "The client went away.", { cause: thrown });
+      throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
     if (thrown instanceof ServiceError) throw thrown;
-    // Its object is gone, and cannot settle it any more.
+    // The object is lost and can no longer settle the admission.
     admission.settle([]);
     throw interrupted(thrown);
   }
@@ -117,16 +117,16 @@ function traced(plan: Plan, traceparent: string | null): Plan {
 }
 
 interface PassingOn {
-  /** Holds a promise beyond the client's leaving. */
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   lost(error: ServiceError): void;
-  /** null: as it should. */
+  /** `why` is null for a complete answer. */
   ended(why: string | null): void;
 }
 
 /**
- * `body` as it comes, without a turn of ours for each part. Where it breaks off nothing is lost silently: events end in an
- * error event, and a whole answer breaks off here, too, as half a JSON text tells nobody why.
+ * Pipes `body` without running code per chunk. If `body` fails, a stream ends in an error event, and a non-streamed answer is
+ * aborted so that its client does not take half a JSON text for a complete one.
  */
 function passedOn(
   body: ReadableStream<Uint8Array>,
@@ -140,7 +140,7 @@ function passedOn(
     .catch(async (cause) => {
       const error = interrupted(cause);
       const writer = writable.getWriter();
-      // Where the client broke it off, nothing can be written.
+      // Rejects if the client has disconnected.
       const last = isStream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : " ";
       await writer.write(new TextEncoder().encode(last));
       await (isStream ? writer.close() : writer.abort(error));

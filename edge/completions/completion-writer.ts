@@ -1,4 +1,4 @@
-/** Makes one answer of the frames of its sequences, whole or as a stream of events. Not here: where frames come from. */
+/** Builds one response, streamed or not, from the frames of its sequences. Not here: where frames come from. */
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
@@ -17,39 +17,39 @@ import { batchesOf } from "./plan.ts";
 import { ResponseBuilder } from "./response.ts";
 
 /**
- * Bytes up to which a whole answer that is complete in time goes out with its length. A longer one is a body that its object
- * counts until it is read.
+ * Maximum bytes of a non-streamed answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes
+ * count until they are read.
  */
 const shortAnswerBytes = 64 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
   /**
-   * Sends a batch on its way to its place; `receiver` gets the frames of its sequences, of each in order, to its last.
-   * Throws the ServiceError of one that is refused at once.
+   * Submits a batch to its place; `receiver` gets every frame of its sequences, those of one sequence in order.
+   * Throws a ServiceError when the batch is refused immediately.
    */
   submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
-  /** Of the object that answers. */
+  /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;
-  /** The client's. */
+  /** Aborts when the client disconnects. */
   signal: AbortSignal;
   /** A clock in milliseconds. */
   now(): number;
-  /** Receives failures that are ours, where the client has a part of its answer already. */
+  /** Logs a server failure after the response has begun. */
   log(error: ServiceError): void;
 }
 
 /**
- * Resolves to the response, whose body may go on. Rejects with the ServiceError that ends it before it has begun. Either way
- * the admission is settled when the answer ends.
+ * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before.
+ * The admission is settled when the answer ends, in either case.
  *
- * A stream begins when backends have accepted all of it, its first event is there, or a heartbeat has passed: so a refusal
- * has a status of its own, whoever waits in a queue has headers meanwhile, and a first token finds them written.
+ * A stream begins when backends have accepted all sequences, when its first event is ready, or after one heartbeat
+ * interval. So a refusal has its own status, and a client that waits in a queue gets headers early.
  *
- * A whole answer that is complete within a heartbeat's time of its first token has a `content-length`. One that takes longer
- * begins then: with white space wherever tokens come, since only a write shows that the client is gone, and with its JSON
- * at the end. Where it fails after that its body breaks off.
+ * A non-streamed answer that completes within one heartbeat interval of its first token has a `content-length`. A longer one
+ * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
+ * If it fails after it has begun, its body is aborted.
  */
 export function answerOrder(order: Order, parts: CompletionWriterParts): Promise<Response> {
   return new CompletionWriter(order, parts).response;
@@ -91,7 +91,7 @@ class CompletionWriter {
         heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
       },
       {
-        silent: () => this.#begin(),
+        heartbeatDue: () => this.#begin(),
         overflowed: (error) => this.#overflow(error),
         ended: (isGone) => isGone && this.#leave(),
       },
@@ -119,11 +119,11 @@ class CompletionWriter {
   }
 
   #accept(): void {
-    if (--this.#unaccepted === 0 && this.#order.stream && !this.#isDue) this.#begin();
+    if (--this.#unaccepted === 0 && this.#order.stream && !this.#hasDeadline) this.#begin();
   }
 
-  /** Who set a deadline is told with a status that it passed: its answer begins with what says that it did not. */
-  get #isDue(): boolean {
+  /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
+  get #hasDeadline(): boolean {
     return this.#order.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
@@ -134,17 +134,17 @@ class CompletionWriter {
       this.#parts.admission.renew();
       for (const frame of frames) events += this.#take(frame);
     } catch (thrown) {
-      // What came before it is the client's.
+      // Earlier frames of the same group are still delivered.
       this.#writeEvents(events);
       this.#fail(thrown);
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
     else if (this.#order.stream) this.#writeEvents(events);
-    else this.#goOn();
+    else this.#continueWhole();
   }
 
-  /** The events that a frame makes; none where the answer is no stream. Throws the ServiceError of an error frame. */
+  /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     this.#count.add(part);
@@ -164,14 +164,14 @@ class CompletionWriter {
     this.#begin();
   }
 
-  /** Tokens of a whole answer have come, and more are to come. Where none do there is no work that a client could leave. */
-  #goOn(): void {
-    this.#body.keep(this.#builder.keptBytes);
+  /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
+  #continueWhole(): void {
+    this.#body.setPendingBytes(this.#builder.keptBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;
-    if (this.#hasEnded || !isLong || (this.#isDue && !this.#count.haveAllBegun)) return;
-    if (this.#body.isRead) this.#body.write(" ");
+    if (this.#hasEnded || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
+    if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
     this.#begin();
   }
 
@@ -197,15 +197,15 @@ class CompletionWriter {
     );
   }
 
-  /** A failure of ours, or of what was asked for: the client pays for what it has got, which is none of a whole answer. */
+  /** Server failure: charge delivered tokens; nothing for a non-streamed answer. */
   #fail(thrown: unknown): void {
     if (this.#hasEnded) return;
     const isDelivered = this.#order.stream && this.#hasBegun;
     this.#end(isDelivered ? this.#count.consumed(this.#model, false) : []);
-    this.#tell(toServiceError(thrown));
+    this.#sendError(toServiceError(thrown));
   }
 
-  /** The answer is too large, or its client too slow. Where that is the client's doing it pays as if it had gone away. */
+  /** A memory limit is exceeded. Above its own limit the answer is charged like one whose client disconnected. */
   #overflow(error: ServiceError): void {
     if (this.#hasEnded) return;
     if (error.kind === "overloaded") {
@@ -213,20 +213,20 @@ class CompletionWriter {
       return;
     }
     this.#end(this.#count.consumed(this.#model, true));
-    this.#tell(error);
+    this.#sendError(error);
   }
 
-  /** The client went away: it pays for what was computed until then. */
+  /** The client disconnected: charge everything computed so far. */
   #leave(): void {
     if (this.#hasEnded) return;
     this.#end(this.#count.consumed(this.#model, true));
-    // What nobody reads must not stay behind in the body.
+    // Frees the unread bytes of the body.
     this.#body.breakOff();
-    if (!this.#hasBegun) this.#response.reject(new ServiceError("cancelled", "The client went away."));
+    if (!this.#hasBegun) this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
   }
 
-  /** Tells the client why its answer ends: with a status, an event, or a body that breaks off. */
-  #tell(error: ServiceError): void {
+  /** Reports the error to the client: by a status, an error event, or an aborted body. */
+  #sendError(error: ServiceError): void {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
     if (this.#hasBegun && this.#order.stream)
       this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);

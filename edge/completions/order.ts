@@ -1,4 +1,4 @@
-/** A planned request as it travels to the object that answers it. */
+/** A planned request, as sent to the Durable Object that answers it. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { BatchRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -9,21 +9,21 @@ import { completionForm } from "./completion-form.ts";
 import type { Plan } from "./plan.ts";
 import type { Envelope } from "./response.ts";
 
-/** How each endpoint writes its answers. */
+/** The response format of each endpoint. */
 export const forms = { completion: completionForm, chat: chatForm };
 
-/** All that its answer is made of; JSON. */
+/** Everything needed to build the answer, as JSON. */
 export interface Order {
   form: keyof typeof forms;
   envelope: Envelope;
   plan: Plan;
-  /** Of each of the plan's batches. */
+  /** The place of each batch of the plan. */
   places: number[];
   options: ChoiceOptions;
   stream: boolean;
-  /** A stream ends with a chunk that tells it. */
+  /** True if a stream ends with a usage chunk. */
   includeUsage: boolean;
-  /** The longest silence of a stream. */
+  /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
 }
@@ -35,7 +35,7 @@ export function placeOf({ centroidId, adapterHash }: BatchRequest, { centroids }
   return index < 0 ? centroids.length : index;
 }
 
-/** Its object was lost: the machine, or the code, was replaced. */
+/** The error of an order whose Durable Object was lost because its machine or code was replaced. */
 export function interrupted(cause: unknown): ServiceError {
   const message = "The request was interrupted at the edge; try again.";
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });

@@ -1,16 +1,17 @@
-/** A bound on the logprobs of an answer that is not a stream: it is in memory until it is complete. Pure. */
+/** Limits the logprobs of a non-streamed answer, which is in memory until it is complete. Pure. */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Plan } from "./plan.ts";
 
 interface Reported {
-  /** Alternatives per token; null for no logprobs at all. */
+  form: "chat" | "completion";
+  /** Alternatives per token; null when logprobs are off. */
   logprobs: number | null;
   compare: boolean;
 }
 
-/** Throws invalid_request where the answer may come to more logprobs than a whole one may have. */
-export function refuseManyLogprobs({ choices }: Plan, { logprobs, compare }: Reported): void {
+/** Throws invalid_request when the answer may exceed `limits.wholeLogprobs`. */
+export function refuseManyLogprobs({ choices }: Plan, { form, logprobs, compare }: Reported): void {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
   const tokensOf = ({ sequence: { maxTokens, promptLogprobs, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (promptLogprobs ? promptIds.length : 0);
@@ -18,7 +19,13 @@ export function refuseManyLogprobs({ choices }: Plan, { logprobs, compare }: Rep
   if (most <= limits.wholeLogprobs) return;
   throw new ServiceError(
     "invalid_request",
-    `Invalid request: the answer may come to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
-    { param: "logprobs" },
+    `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
+    { param: fieldOf(form, logprobs) },
   );
+}
+
+/** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */
+function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
+  if (logprobs === null) return "chameleon.compare";
+  return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
 }

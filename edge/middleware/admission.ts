@@ -1,14 +1,11 @@
-/** Between routes and a tenant's limits: asks for admission, and puts what it says about them on every response. */
+/** Admits requests by their tenant's limits, and sets `x-ratelimit-*` headers on every response. */
 import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import type { Admission } from "../tenants/admission.ts";
 import { setHeaders } from "./response-headers.ts";
 
-/**
- * Counts every POST before anything of its body is read, so that one that is refused later counts, too. What is read
- * (GET) or removed is not counted.
- */
+/** Counts every POST before its body is read, so that a request that is refused later counts too. GET and DELETE do not. */
 export function admission({ admissions }: Dependencies) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     if (c.req.method !== "POST") return next();
@@ -25,14 +22,14 @@ export function admission({ admissions }: Dependencies) {
 }
 
 /**
- * Lets a request of `tokens` at most go on; whoever has its admission settles it. Throws rate_limited or quota_exceeded
- * with the limit and the value.
+ * Reserves at most `tokens` for the request; the caller settles the admission. Throws rate_limited or quota_exceeded with
+ * the limit and the value.
  */
 export function reserve(c: Context<AppEnvironment>, tokens: number): Promise<Admission> {
   return c.get("admission").reserve(tokens);
 }
 
-/** Errors have the headers, too. */
+/** Also on error responses. */
 export function rateLimitHeaders() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     await next();

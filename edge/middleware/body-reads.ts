@@ -1,27 +1,27 @@
 /**
- * How many bytes of bodies each key has being read. Slow ones take no time of the isolate, but its memory, which all share.
- * One that comes on top is refused rather than made to wait: no request of a Worker can wake another. Of one isolate.
+ * Limits the bytes of request bodies read concurrently per key and isolate. Excess requests get 429 because a Worker request
+ * cannot wake another.
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Bodies are read in less, but for slow callers. */
+/** Longer than reading a body takes, unless the client is slow. */
 const retryAfterSeconds = 1;
 
 export class BodyReads {
   readonly #most: number;
-  /** Bytes by key; none of a key that has no body being read. */
+  /** Bytes being read, by key id; a key without any has no entry. */
   readonly #reading = new Map<string, number>();
 
   constructor(most: number = limits.bodyBytesAtOnce) {
     this.#most = most;
   }
 
-  /** Does `read` while `bytes` of the key count as being read. Throws rate_limited where they do not fit. */
+  /** Runs `read` and counts `bytes` of the key until it settles. Throws rate_limited when they exceed the limit. */
   async during<T>(keyId: string, bytes: number, read: () => Promise<T>): Promise<T> {
     const before = this.#reading.get(keyId) ?? 0;
     if (before + bytes > this.#most) {
-      const message = `Bodies of this key with ${before} bytes are being read, and this one has up to ${bytes}; at once the maximum is ${this.#most}.`;
+      const message = `This key is already sending ${before} bytes; ${bytes} more exceed the limit of ${this.#most} concurrent bytes.`;
       throw new ServiceError("rate_limited", message, { retryAfterSeconds });
     }
     this.#reading.set(keyId, before + bytes);

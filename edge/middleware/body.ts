@@ -7,7 +7,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
 /**
- * Reads a request's JSON object and checks it against `schema`. What its headers decide is refused before its body is read.
+ * Reads a request's JSON object and checks it against `schema`. Checks of headers run before the body is read.
  * Throws a ServiceError of status 400, 408, 413, 415 or 429.
  */
 export function readBody<T extends z.ZodType>(
@@ -20,13 +20,13 @@ export function readBody<T extends z.ZodType>(
   return bodyReads.during(c.get("access").keyId, mostBytesOf(request), () => readJson(request, schema));
 }
 
-/** What the body of a request may come to, by its headers. */
+/** Maximum bytes of the body, according to its headers. */
 export function mostBytesOf({ headers }: Request): number {
   const declared = Number(headers.get("content-length") ?? Number.NaN);
   return declared >= 0 && declared <= limits.bodyBytes ? declared : limits.bodyBytes;
 }
 
-/** Throws unsupported_media_type or body_too_large by the headers alone. */
+/** Throws unsupported_media_type or body_too_large, according to the headers. */
 function requireReadable({ headers }: Request): void {
   const type = headers.get("content-type") ?? "";
   if (!/^application\/json *(;|$)/i.test(type)) {
@@ -44,7 +44,7 @@ function tooLarge(bytes: number, relation: string): ServiceError {
   return new ServiceError("body_too_large", message);
 }
 
-/** The body of a request whose headers allow it. Throws a ServiceError of status 400, 408 or 413. */
+/** Reads and parses the body after the checks of headers. Throws a ServiceError of status 400, 408 or 413. */
 export async function readJson<T extends z.ZodType>(
   request: Request,
   schema: T,
@@ -67,8 +67,8 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
 /**
- * The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it, and not for
- * its end where all that was declared is there: nearly every body is one chunk.
+ * The body as text. Counts received bytes, since Content-Length may be absent or wrong. Waits up to `limitMs` for the body, and
+ * does not wait for the end of the stream once all declared bytes have arrived: most bodies are one chunk.
  */
 async function boundedText(request: Request, limitMs: number): Promise<string> {
   const declared = Number(request.headers.get("content-length") ?? Number.NaN);
@@ -93,11 +93,11 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
     }
   } catch (error) {
     letGo(error);
-    // What is left of it nobody reads.
+    // The rest of the body is not read.
     reader?.cancel(error).catch(() => undefined);
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
-    // The client went away, or framed its body in another way than its headers say.
+    // The client disconnected, or the framing of the body contradicts its headers.
     throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
   } finally {
     clearTimeout(timer);
@@ -105,8 +105,8 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
 }
 
 /**
- * Without this each body that breaks off stays in memory, with its request and response: the stream holds its error where
- * no collector looks, and an error holds the functions on its stack, and what those hold, until the stack is first read.
+ * Prevents a memory leak: workerd keeps the error of an aborted body outside the garbage-collected heap, and an error keeps the
+ * functions on its stack, and so request and response, until `stack` is first read.
  */
 function letGo(error: unknown): void {
   if (error instanceof Error) void error.stack;
@@ -122,7 +122,7 @@ function parsedJson(text: string): unknown {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    // V8's message repeats part of the body, which is the caller's own.
+    // V8's message contains a part of the body, which belongs to the caller.
     throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
   }
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
@@ -132,7 +132,7 @@ function parsedJson(text: string): unknown {
 
 const [quote, backslash, listStart, listEnd, objectStart, objectEnd] = [...'"\\[]{}'].map((c) => c.charCodeAt(0));
 
-/** How many levels deep the lists and objects of a JSON text are nested. Reads its characters once, and parses nothing. */
+/** Nesting depth of the lists and objects of a JSON text. Scans the characters once without parsing. */
 function nestingOf(json: string): number {
   let level = 0;
   let deepest = 0;
@@ -145,7 +145,7 @@ function nestingOf(json: string): number {
   return deepest;
 }
 
-/** Index of the quote that ends the string whose first quote is at `start`; the text's length where there is none. */
+/** Index of the quote that ends the string that starts at `start`; the length of the text if there is none. */
 function endOfString(json: string, start: number): number {
   for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
     let backslashes = 0;
@@ -156,7 +156,7 @@ function endOfString(json: string, start: number): number {
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {
-  // Never the whole value as JSON: a list of a body's length would cost as much as the body.
+  // Not the whole value as JSON, which may be as long as the body.
   const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
     case "too_big": {

@@ -1,4 +1,4 @@
-/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts would answer a completion. */
+/** GET /healthz: the Worker runs. GET /readyz: a backend with the same artifacts can serve a completion. */
 import type { Handler } from "hono";
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
@@ -12,8 +12,8 @@ export function healthz(): Handler<AppEnvironment> {
 }
 
 /**
- * Needs no key, so that load balancers can ask; and each probe is a signed call to every backend, so an isolate probes once
- * per `probeIntervalMs` and answers everybody else from the last result.
+ * Needs no key, so that load balancers can call it. Each probe is a signed call to every backend, so an isolate probes at
+ * most once per `probeIntervalMs` and answers other requests from the last result.
  */
 export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
   const probes = new Probes(dependencies);
@@ -31,9 +31,9 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
   };
 }
 
-/** How old the result may be that a request is answered with, in milliseconds: load balancers ask every few seconds. */
+/** Minimum interval between probes, in milliseconds. */
 const probeIntervalMs = 1000;
-/** A probe that takes longer counts as failed; longer than a backend's own limit for the call. Milliseconds. */
+/** A probe that takes longer counts as failed, in milliseconds; above the timeout of the call itself. */
 const longestProbeMs = 5000;
 /** Interval at which a request looks for the result of another request's probe, in milliseconds. */
 const pollMs = 20;

@@ -1,7 +1,6 @@
 /**
- * The Worker's side of a tenant's ledger: a request is admitted before it is read, reserves its tokens once they are known,
- * and is settled when it ends. A tenant without limits has nothing to ask for, so its requests wait for nothing and only
- * their use is counted.
+ * The Worker's side of a tenant's ledger: a request is admitted before its body is read, reserves its tokens once they are
+ * known, and is settled when it ends. For a tenant without limits the ledger is not called; only its use is counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { Consumption } from "./consumption.ts";
@@ -12,18 +11,18 @@ import type { Ledger } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
 import type { ReportUse } from "./usage-events.ts";
 
-/** What an admitted request's use is told to. */
+/** What admission and settlement need. */
 export interface SettlementDependencies {
   ledgers: DurableObjectNamespace<Ledger>;
-  /** Where use may be gathered: for tenants without limits, to whom it makes no difference when it is counted. */
+  /** Sends the use of tenants without limits in groups, since the time of counting does not matter for them. */
   gathered?: GatheredUse;
-  /** Holds a promise that nobody awaits, beyond the request's end. */
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   /** A clock in milliseconds. */
   now(): number;
-  /** Told of each request that used anything, once it has ended. */
+  /** Reports each request that used tokens, when it has ended. */
   report: ReportUse;
-  /** What was used could not be written. */
+  /** Logs use that could not be written. */
   log(requestId: string, error: ServiceError): void;
 }
 
@@ -36,36 +35,36 @@ export interface AdmissionRequest {
 
 export interface Admissions {
   /**
-   * Before a request is read. One that is known to be refused is so without asking anybody.
+   * Admits a request before its body is read. Cached refusals are answered without calling the ledger.
    * Throws rate_limited or quota_exceeded with the limit and the value.
    */
   admit(request: AdmissionRequest): Promise<PendingAdmission>;
 }
 
-/** A request that counts, and has its place among those at once. */
+/** An admitted request: it counts in the minute and among the concurrent requests. */
 export interface PendingAdmission {
   /**
-   * Before its work: `tokens` are the most that it may come to. Whoever has the admission settles it.
+   * Reserves at most `tokens` for the request before its work. The caller settles the returned admission.
    * Throws rate_limited or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
-  /** Gives its place back where nothing was reserved; it counts all the same. */
+  /** Ends the request if nothing was reserved. It still counts in the minute. */
   release(): void;
 }
 
-/** A request that has reserved its tokens. It is settled where it ends, which may be another object. */
+/** A request that has reserved its tokens. Another object may settle it. */
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** Whether its tenant has limits: then it holds a reservation. */
+  /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
 }
 
 export interface Admission {
   readonly request: AdmittedRequest;
-  /** Says that the request goes on; cheap. */
+  /** Extends the lease of the reservation when a quarter of it has passed; cheap. */
   renew(): void;
-  /** Ends the request; only the first call counts. What it did not use of its reservation is free again. */
+  /** Ends the request and frees the unused part of its reservation. Only the first call has an effect. */
   settle(consumed: readonly Consumption[]): void;
 }
 
@@ -86,7 +85,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       let isReserved = false;
       return {
         async reserve(tokens) {
-          // Of the requests that are left, the admission has told.
+          // The admission has already set the headers about requests.
           obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
           isReserved = true;
           return admitted;
@@ -99,7 +98,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   };
 }
 
-/** The reservation of a request that was let in, here or elsewhere. */
+/** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, isLimited } = request;
   const { ledgers, gathered, background, now, report, log } = dependencies;
@@ -110,7 +109,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
     renew() {
       if (!isLimited || now() - renewedMs < leaseMs / 4) return;
       renewedMs = now();
-      // Where it fails the next one may not, and in the end the lease is over.
+      // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
       background(
         ledgers
           .getByName(tenant)
@@ -141,7 +140,7 @@ function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {
   if (decision.refusal) throw errorOf(decision.refusal);
 }
 
-/** A ledger that cannot be asked lets nobody in: its limits would not be exact. */
+/** Refuses the request when the ledger cannot be called, since limits are exact. */
 async function asked(decision: Promise<Decision>): Promise<Decision> {
   try {
     return await decision;
@@ -167,7 +166,7 @@ function errorOf({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal)
   });
 }
 
-/** As OpenAI sends them; its SDKs try nothing again that says they should not. */
+/** OpenAI's header names. Its SDKs do not retry a response with `x-should-retry: false`. */
 function rateLimitHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),

@@ -1,7 +1,6 @@
 /**
- * Tenants whose every request is refused for a while, as their ledgers said: all requests of their minute, or all tokens of
- * their month, are used. Until then an isolate says so by itself, before any work. Pure; as exact as the ledger, whose word
- * it is.
+ * Caches a ledger's lasting refusals so that they are repeated without a call: no requests left in the minute, or no tokens
+ * left in the month. Pure; as exact as the ledger, whose decision it repeats.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "./newest.ts";
@@ -9,19 +8,19 @@ import type { Decision, Refusal } from "./quota.ts";
 
 interface KnownRefusal {
   refusal: Refusal;
-  /** Infinity: until the limit changes. */
+  /** Infinity: the refusal holds until the limit changes. */
   untilMs: number;
   resetAtMs: number;
 }
 
-/** Those that hold for every request of the tenant until they are over. */
+/** Limits whose refusal holds for every request of the tenant until it expires. */
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const rememberedTenants = 4096;
 
 export class KnownRefusals {
   readonly #known = new Map<string, KnownRefusal>();
 
-  /** Learns from a ledger's decision on admission. */
+  /** Stores the refusal of a ledger's decision, if it is a lasting one. */
   note(tenant: string, { refusal, requests }: Decision, nowMs: number): void {
     if (!refusal || !lasting.includes(refusal.limit)) return;
     const untilMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
@@ -29,7 +28,7 @@ export class KnownRefusals {
     setNewest(this.#known, tenant, known, rememberedTenants);
   }
 
-  /** What the ledger would decide, or null where it has to be asked. Limits may have changed since. */
+  /** The cached refusal, or null when the ledger must be called. A refusal by a limit that has changed is dropped. */
   decisionFor(tenant: string, limits: TenantLimits, nowMs: number): Decision | null {
     const known = this.#known.get(tenant);
     if (!known) return null;

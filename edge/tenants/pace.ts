@@ -7,9 +7,9 @@ import { setNewest } from "./newest.ts";
 export interface PaceLimits {
   /** Small requests of a key that start without a delay. */
   atOnce: number;
-  /** Delay between the starts of further ones: about as long as a small request occupies the thread. */
+  /** Interval between the starts of further ones: about the time that a small request occupies the thread. */
   intervalMs: number;
-  /** What a mebibyte of body adds to that delay: it is received, parsed and encoded. */
+  /** Added to that interval per MiB of body, which is received, parsed and encoded. */
   bodyMsPerMebibyte: number;
   /** Upper bound on the delay of a small request. A body's is longer in proportion to its time: 31 s for one mebibyte. */
   longestMs: number;
@@ -31,7 +31,7 @@ export const paceLimits: PaceLimits = {
 const mebibyte = 2 ** 20;
 
 interface KeyPace {
-  /** When the time of all its requests is over, had each started as the one before was done. */
+  /** Time at which the work reserved for this key ends (virtual queue). */
   freeMs: number;
   /** End of the Retry-After of its last refusal: until then its requests start one by one. */
   refusedUntilMs: number;
@@ -48,8 +48,8 @@ export class Pace {
   }
 
   /**
-   * Takes the next place of `key` and returns the delay of its request, in whole milliseconds; mostly 0. `bodyBytes` is the
-   * size of body that it declares.
+   * Reserves time for a request of `key` and returns its delay in whole milliseconds; usually 0. `bodyBytes` is the declared
+   * size of its body.
    */
   waitMs(key: number, nowMs: number, bodyBytes: number): number {
     const { atOnce, intervalMs, bodyMsPerMebibyte, longestMs, rememberedKeys } = this.#limits;

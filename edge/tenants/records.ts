@@ -1,8 +1,8 @@
-/** Reads the KV namespace, and caches its records in the isolate for about a second. Not here: what the records mean. */
+/** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
 import { keyPrefix } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "./newest.ts";
 
-/** The part of a KV namespace that is used. */
+/** The methods of a KV namespace in use. */
 export interface Namespace {
   get(name: string, type: "json"): Promise<unknown>;
   list(options: { prefix: string; cursor?: string }): Promise<NamePage>;
@@ -11,31 +11,31 @@ export interface Namespace {
 type NamePage = { keys: { name: string }[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /** The record as parsed JSON, or null. Rejects where the namespace cannot be read and nothing is cached. */
+  /** The record as parsed JSON, or null. Rejects if the namespace cannot be read and nothing is cached. */
   get(name: string): Promise<unknown>;
-  /** Whether a record of that name (not its absence) is cached, however long ago it was read. */
+  /** True if a record of that name (not its absence) is cached, whatever its age. */
   remembers(name: string): boolean;
   /**
-   * Whether a key record of that name may exist, by a listing of all of them that is at most `listedMs` old. True where
-   * there is no listing yet. Costs one listing per `listedMs`, however often it is asked.
+   * True if the cached listing of key records contains the name, or if there is no listing yet. Lists the namespace at most
+   * once per `listedMs`.
    */
   mayHaveKey(name: string): Promise<boolean>;
 }
 
 /**
- * How long a revoked key may still pass in an isolate, in milliseconds; as long again while it is being read, and on top
- * of that what KV itself caches, about a minute.
+ * Maximum age of a cached record in milliseconds, doubled while the record is being read again. A revoked key is accepted for
+ * at most this time, plus KV's own cache of about a minute.
  */
 const rememberMs = 1000;
-/** From this age on a record is read again in the background, so that steady traffic never waits for a read. */
+/** Age from which a record is read again in the background, in milliseconds, so that steady traffic waits for no read. */
 const refreshMs = 600;
-/** Per isolate. Names that exist and names that do not are cached apart: anybody can make up the latter. */
+/** Cached names per isolate. Missing names have their own cache, since anybody can invent them. */
 const rememberedNames = 1000;
-/** A new key waits at most this long, and only on a network that failed too often. Milliseconds. */
+/** Maximum age of the key listing, in milliseconds; bounds the delay for a new key on a blocked network. */
 const listedMs = 10_000;
-/** A listing that takes longer counts as failed. Milliseconds. */
+/** A listing that takes longer counts as failed, in milliseconds. */
 const listingMs = 5000;
-/** Ten pages of a listing. Key records past them count as absent. */
+/** Maximum names in the listing (ten pages). Later key records count as absent. */
 const mostListedNames = 10_000;
 
 interface Remembered {
@@ -44,8 +44,8 @@ interface Remembered {
 }
 
 /**
- * Every request awaits only reads that it began itself: workerd may fail a request that awaits a promise of another one.
- * While one request reads, the others use what is cached. `hold` keeps a read alive past its response (waitUntil).
+ * A request awaits only its own reads: workerd may fail a request that awaits another request's promise. While one request
+ * reads, the others use the cache. `hold` keeps a read alive after its response (waitUntil).
  */
 export function createRecords(
   namespace: Namespace,
@@ -54,7 +54,7 @@ export function createRecords(
 ): Records {
   const found = new Map<string, Remembered>();
   const missing = new Map<string, Remembered>();
-  /** Name → when the latest read of it that has not ended began. */
+  /** Name → start of the latest pending read. */
   const reading = new Map<string, number>();
   let listed: { names: Set<string>; readMs: number } | null = null;
   let listingBegunMs = Number.NEGATIVE_INFINITY;
@@ -73,7 +73,7 @@ export function createRecords(
     }
   }
 
-  /** Whether a request is reading it. A read that hangs stops counting. */
+  /** True while a request is reading the record; a read stops counting after `rememberMs`. */
   const isRead = (name: string) => now() - (reading.get(name) ?? Number.NEGATIVE_INFINITY) < rememberMs;
 
   async function listKeys(): Promise<void> {
@@ -93,7 +93,7 @@ export function createRecords(
     async mayHaveKey(name) {
       const isFresh = listed !== null && now() - listed.readMs < listedMs;
       const isBeingListed = now() - listingBegunMs < listingMs;
-      // A listing that fails is not tried again before `listingMs`.
+      // A failed listing is retried after `listingMs`.
       if (!isFresh && !isBeingListed) await listKeys().catch(() => undefined);
       return listed === null || listed.names.has(name);
     },
@@ -108,7 +108,7 @@ export function createRecords(
       try {
         return await read(name);
       } catch (error) {
-        // A record from a moment ago is better than a failure.
+        // An old record is better than a failure.
         if (known) return known.record;
         throw error;
       }

@@ -1,4 +1,4 @@
-/** Adapters that the hyper-network, of either kind, generates from the manifest's centroids. */
+/** Generates adapters from the manifest's centroids with a hyper-network of either kind. */
 
 import { createHash } from "node:crypto";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -17,23 +17,23 @@ import type { Adapter, AdapterSource, Directions } from "./adapter.ts";
 import { directionsOf, readFullNetwork } from "./full-network.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** About what V8 takes for the record beside its arrays: an object, two strings, typed arrays' headers. */
+/** Approximate memory of an adapter beside its values: an object, two strings, headers of typed arrays. */
 const recordBytes = 512;
-/** Of instant adapters, which alone have directions where the hyper-network makes gates. */
+/** Rank of instant adapters, the only ones with directions when the hyper-network generates gates. */
 const instantRank = 1;
 
 type Parts = Pick<Adapter, "gates" | "directions">;
-/** Makes what an adapter is made of, from a centroid [P] and its scale. */
+/** Generates the parts of an adapter from a centroid [P] and its scale. */
 type Maker = (centroid: Float32Array, scale: number) => Promise<Parts>;
 
 /**
- * Serves the centroids of `manifest` from hyper-network.safetensors. `pause` lets others have the thread; long
- * generations take it often. Throws an Error where the file's centroids or scales are not the manifest's.
+ * Serves the centroids of `manifest` from hyper-network.safetensors. `pause` yields the thread; long generations
+ * call it often. Throws an Error if the file's centroids or scales differ from the manifest's.
  */
 export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: () => Promise<void>): AdapterSource {
   const make = manifest.hyperNetwork.kind === "full" ? fullMaker(manifest, file, pause) : gatedMaker(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
-  // Not their values: a centroid that is no number costs only its own adapter.
+  // Values are not checked here: NaN fails only that centroid's adapter.
   const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
   const scales = toFloat32(requireTensor(file, "scales", "F32", [K], hyperNetworkFile)); // [K]
   const entries = new Map(
@@ -61,17 +61,16 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: (
   };
 }
 
-/** The bank of the graph that serves `manifest`; the full kind has none: no gates. */
+/** The bank of the graph that serves `manifest`; without gates for the full kind. */
 export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
   if (hyperNetwork.kind === "gated-bank") return bankOf(file);
   return { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
 }
 
 /**
- * The pool of the graph that serves `manifest`; null for no slots. Throws an Error for no slots where every adapter of
- * the manifest needs one. The rank is rounded up to a power of
- * two: a product is summed in blocks of a power of two, and a slot across two blocks would sum in another order than
- * the others.
+ * The pool of the graph that serves `manifest`; null without slots. Throws an Error without slots if the manifest's adapters
+ * need them. The rank is rounded up to a power of two: products are summed in blocks of a power of two, and a slot that
+ * spans two blocks would be summed in another order than the others.
  */
 export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
   if (slots === 0) {
@@ -98,7 +97,7 @@ function gatedMaker(file: TensorFile): Maker {
   return async (centroid, scale) => ({ gates: gatesOf(network, centroid, scale), directions: null });
 }
 
-/** One at a time, so that a step waits for one slice at most, however many centroids are asked for at once. */
+/** Generates one adapter at a time, so that a step waits for at most one slice, whatever the number of requests. */
 function fullMaker({ hyperNetwork, model, embedding }: Manifest, file: TensorFile, pause: () => Promise<void>): Maker {
   if (hyperNetwork.kind !== "full") throw new Error(`hyper-network of kind ${hyperNetwork.kind}, expected full`);
   const network = readFullNetwork(file, { ...model, ...embedding, ...hyperNetwork });
@@ -106,7 +105,7 @@ function fullMaker({ hyperNetwork, model, embedding }: Manifest, file: TensorFil
   return (centroid, scale) => {
     if (scale === 0) return Promise.resolve({ gates: null, directions: null });
     const made = last.then(() => inSlices(directionsOf(network, centroid, scale), pause));
-    last = made.catch(() => {}); // whoever asked hears of it, the next one does not
+    last = made.catch(() => {}); // only the caller gets the error, not the next generation
     return made.then((directions) => ({ gates: null, directions }));
   };
 }
@@ -119,7 +118,7 @@ async function inSlices(slices: Generator<void, Directions>, pause: () => Promis
   }
 }
 
-/** Throws a ServiceError that names the centroid and the first value that is not a number of sensible size. */
+/** Throws a ServiceError that names the centroid and the first value that is NaN or beyond the limit. */
 function requireUsable(values: Float32Array, what: string, centroidId: string): void {
   const bad = values.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;

@@ -1,6 +1,6 @@
 /**
- * hyper-network.safetensors held against its manifest: every tensor that serving reads is there, of the shape that the
- * manifest says. It costs a look at the header; values are checked where they are read (`requireFloats`).
+ * Checks hyper-network.safetensors against its manifest: every tensor that serving reads exists and has the shape that the
+ * manifest implies. Checks the header only; `requireFloats` checks values.
  */
 import { hyperNetworkFile, type Manifest } from "../../shared/artifacts/manifest.ts";
 import { requireTensor, type TensorFile } from "../../shared/artifacts/tensor-file.ts";

@@ -1,6 +1,6 @@
 /**
- * The engine as the main thread sees it: micro-batches in, frames out, one worker thread behind. Every sequence that
- * was taken in gets its last frame, also when the thread dies. Not here: HTTP.
+ * The main thread's interface to the engine, which runs in a worker thread: micro-batches in, frames out. Every accepted
+ * sequence gets a last frame, also when the thread dies. Not here: HTTP.
  */
 import { Worker } from "node:worker_threads";
 import {
@@ -16,13 +16,13 @@ import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./message
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { settlesWithin } from "./settles-within.ts";
 
-/** Takes some of a micro-batch's frames, in order. */
+/** Receives frames of a micro-batch, in order. */
 export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver {
   phaseRan(report: PhaseReport): void;
   sequenceEnded(outcome: string): void;
-  /** A sequence ended because it cannot be computed: what went wrong, without any of its tokens. */
+  /** A sequence ended because it cannot be computed. `description` contains none of its tokens. */
   sequenceFaulted(description: string): void;
 }
 
@@ -31,22 +31,22 @@ export interface EngineObserver {
  * takes seconds, and so does making the adapter that a sequence waits for.
  */
 export const stallMs = 30_000;
-/** Milliseconds for a thread to end, once asked and once more when terminated. All it served has been failed by then. */
+/** Timeout for a graceful stop, and again for terminate(), in milliseconds. All open sequences have been failed before. */
 const stopMs = 2000;
-/** Milliseconds for the hidden states of an adapter's examples. The edge waits 120 s for an adapter, the fit included. */
+/** Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 120 s, the fit included. */
 const hiddenStatesMs = 100_000;
 
 export interface EngineClientParts {
   observer: EngineObserver;
-  /** Milliseconds of a clock that only goes forward. */
+  /** A monotonic clock, in milliseconds. */
   now(): number;
-  /** What runs in the thread; absent: the engine. */
+  /** Script of the worker thread; the engine's by default. */
   thread?: URL;
 }
 
 interface OpenSequence {
   sink: FrameSink;
-  /** When it came. */
+  /** Time at which it was submitted. */
   sinceMs: number;
 }
 
@@ -54,9 +54,9 @@ export class EngineClient {
   readonly #worker: Worker;
   readonly #observer: EngineObserver;
   readonly #now: () => number;
-  /** Every sequence that has not ended, by id, in the order they came. */
+  /** Open sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
-  /** Hidden states of traced prompts whose last frame is still to come, by id. */
+  /** Hidden states of traced prompts that have no last frame yet, by id. */
   readonly #hidden = new Map<string, Float32Array>();
   readonly #ready = Promise.withResolvers<EngineInfo>();
   readonly #ended = Promise.withResolvers<Error | null>();
@@ -71,26 +71,26 @@ export class EngineClient {
     this.#observer = observer;
     this.#now = now;
     this.#worker = new Worker(thread ?? new URL("./worker.ts", import.meta.url), { workerData: settings });
-    this.#worker.on("message", (message: FromEngine) => this.#hear(message));
+    this.#worker.on("message", (message: FromEngine) => this.#onMessage(message));
     this.#worker.on("error", (error) => {
       this.#failure = error instanceof Error ? error : new Error(String(error));
     });
     this.#worker.on("exit", () => this.#end());
-    // Whoever starts the engine awaits this; others may not care.
+    // Only the code that starts the engine awaits this promise.
     this.#ready.promise.catch(() => {});
   }
 
-  /** Resolves once a token has been generated; rejects where the engine cannot start. */
+  /** Resolves once a token has been generated; rejects if the engine cannot start. */
   get ready(): Promise<EngineInfo> {
     return this.#ready.promise;
   }
 
-  /** Resolves when the thread has ended: null where that was asked for, else the reason. */
+  /** Resolves when the thread has ended: to null after `close`, otherwise to the reason. */
   get ended(): Promise<Error | null> {
     return this.#ended.promise;
   }
 
-  /** What is served; null before it is ready and after the thread has ended. */
+  /** What is served; null before `ready` and after the thread has ended. */
   get info(): EngineInfo | null {
     return this.#info;
   }
@@ -99,7 +99,7 @@ export class EngineClient {
     return this.#stats;
   }
 
-  /** Milliseconds for which no step has finished although a sequence is open; 0 where none is open. */
+  /** Milliseconds since the last finished step while a sequence is open; 0 when none is open. */
   get stalledMs(): number {
     const [oldest] = this.#open.values();
     return oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastStepMs) : 0;
@@ -110,8 +110,8 @@ export class EngineClient {
   }
 
   /**
-   * What is served. Throws a ServiceError "backend_unavailable" where no batch is taken: the engine starts, shuts down, has
-   * failed or hangs.
+   * Returns what is served. Throws `backend_unavailable` when no batch is accepted: the engine is starting, is shutting down,
+   * has failed or hangs.
    */
   requireServing(): EngineInfo {
     if (this.#isClosing) throw unavailable("The backend is shutting down.");
@@ -121,8 +121,8 @@ export class EngineClient {
   }
 
   /**
-   * Hands a micro-batch to the engine; its frames go to `sink`. Throws a ServiceError where none of it can be served:
-   * not ready or shutting down, another manifest, an unknown centroid, an id that is open already.
+   * Submits a micro-batch to the engine; its frames go to `sink`. Throws a ServiceError when it is refused as a whole: not
+   * ready or shutting down, another manifest, an unknown centroid, an id that is open already.
    */
   submit(batch: BatchRequest, sink: FrameSink): void {
     const info = this.requireServing();
@@ -139,7 +139,7 @@ export class EngineClient {
       });
     }
     if (ownAdaptersOf(batch).length > 0 && batch.sequences.some(({ tenant }) => tenant !== batch.sequences[0].tenant)) {
-      throw new ServiceError("invalid_request", "A batch that names a tenant's adapter has sequences of another.", {
+      throw new ServiceError("invalid_request", "A batch with a tenant's adapter has sequences of another tenant.", {
         param: "adapterHash",
       });
     }
@@ -148,12 +148,12 @@ export class EngineClient {
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
     this.#take(ids, sink);
     const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
-    this.#say({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
+    this.#post({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
   }
 
   /**
-   * The hidden states of each prompt but its last token, [N, D], in the order of `sequences`. They wait and run like
-   * everybody's. Rejects with a ServiceError where one of them cannot be had; the others are cancelled.
+   * The hidden states of each prompt without its last token, [N, D], in the order of `sequences`. They are scheduled like
+   * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled.
    */
   async hiddenStates(sequences: SequenceRequest[]): Promise<Float32Array[]> {
     this.requireServing();
@@ -174,7 +174,7 @@ export class EngineClient {
       for (const id of ids) this.#hidden.delete(id);
     };
     this.#take(ids, sink);
-    this.#say({ type: "submit", adapterId: null, sequences, traced: true });
+    this.#post({ type: "submit", adapterId: null, sequences, traced: true });
     if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
       taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
       this.cancel([...open]);
@@ -182,16 +182,16 @@ export class EngineClient {
     return taken.promise;
   }
 
-  /** Cancels what is open of `ids` and returns those; each still gets its last frame. */
+  /** Cancels the open sequences among `ids` and returns their ids; each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
-    if (open.length > 0) this.#say({ type: "cancel", ids: open });
+    if (open.length > 0) this.#post({ type: "cancel", ids: open });
     return open;
   }
 
   /**
-   * Takes no more, waits up to `limitMs` for what is open, fails the rest, and ends the thread. Resolves to whether the
-   * thread has ended: one that is stuck in native code does not, and cannot be made to.
+   * Accepts no more batches, waits up to `limitMs` for open sequences, fails the rest, and stops the thread. Resolves to true
+   * if the thread has ended; a thread that is stuck in native code cannot be stopped.
    */
   async close(limitMs: number): Promise<boolean> {
     this.#isClosing = true;
@@ -204,7 +204,7 @@ export class EngineClient {
     }
     this.#failOpen(unavailable(`The backend is shutting down, and did not finish within ${limitMs} ms.`));
     if (this.#info) {
-      this.#say({ type: "stop" });
+      this.#post({ type: "stop" });
       if (await settlesWithin(this.#ended.promise, stopMs)) return true;
     }
     void this.#worker.terminate();
@@ -216,11 +216,11 @@ export class EngineClient {
     for (const id of ids) this.#open.set(id, { sink, sinceMs });
   }
 
-  #say(message: ToEngine): void {
+  #post(message: ToEngine): void {
     this.#worker.postMessage(message);
   }
 
-  #hear(message: FromEngine): void {
+  #onMessage(message: FromEngine): void {
     if (message.type === "ready") {
       this.#info = message.info;
       this.#ready.resolve(message.info);
@@ -242,7 +242,7 @@ export class EngineClient {
     this.#deliver(message.frames);
   }
 
-  /** Gives each sink its frames at once. Frames of sequences that were failed here already find none. */
+  /** Calls each sink once with its frames. Frames of sequences that have already ended are dropped. */
   #deliver(frames: readonly Frame[]): void {
     const bySink = new Map<FrameSink, Frame[]>();
     for (const frame of frames) {
@@ -265,7 +265,7 @@ export class EngineClient {
 
   #end(): void {
     this.#info = null;
-    const failure = this.#isClosing ? null : (this.#failure ?? new Error("the engine's thread ended by itself"));
+    const failure = this.#isClosing ? null : (this.#failure ?? new Error("the engine's thread ended unexpectedly"));
     this.#failure = failure;
     this.#failOpen(unavailable("The engine failed while it served this request."));
     if (failure) this.#ready.reject(failure);
@@ -273,7 +273,7 @@ export class EngineClient {
   }
 }
 
-/** No step has finished for so long. */
+/** The error while no step has finished for `ms`. */
 export function stalled(ms: number): ServiceError {
   const seconds = Math.round(ms / 1000);
   return unavailable(`The engine has finished no step for ${seconds} s; it counts as hung after ${stallMs / 1000} s.`);

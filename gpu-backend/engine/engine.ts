@@ -118,7 +118,7 @@ export class Engine {
         this.#open.set(sequence.id, sequence);
         accepted.push(sequence);
       } catch (thrown) {
-        this.#frames.push(errorFrame(request.id, this.#noted(thrown)));
+        this.#frames.push(errorFrame(request.id, this.#reportFault(thrown)));
       }
     }
     await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
@@ -141,7 +141,7 @@ export class Engine {
     const unfit = new Map<Sequence, unknown>();
     const claims = this.#admissionClaims(unfit);
     for (const admission of this.#scheduler.admit(this.#parts.now(), claims)) this.#seat(admission);
-    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#noted(thrown));
+    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#reportFault(thrown));
     this.#scheduler.share();
     for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
     this.#dropCancelled();
@@ -176,7 +176,7 @@ export class Engine {
     const cached = sound.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
       isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
     );
-    for (const [sequence, error] of faults) this.#fail(sequence, this.#noted(error));
+    for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     if (isPrefill) await this.#startMixtures(cached.map(({ sequence }) => sequence));
     for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
@@ -198,7 +198,7 @@ export class Engine {
       // Rows move where a sequence ends.
       const rowOf = () => this.#scheduler.rowOf(sequence)!;
       const fault = await weighMixture(sequence, rowOf(), parts);
-      if (fault) this.#fail(sequence, this.#noted(fault));
+      if (fault) this.#fail(sequence, this.#reportFault(fault));
       if (!sequence.request.promptLogprobs) continue;
       for await (const { heads, output } of scorePrompt(sequence, rowOf, parts)) this.#readChecked(heads, output);
     }
@@ -211,7 +211,7 @@ export class Engine {
 
   /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */
   #readChecked(heads: readonly Head[], output: StepOutput): void {
-    for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#noted(error));
+    for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
   }
 
@@ -349,14 +349,14 @@ export class Engine {
     try {
       work();
     } catch (thrown) {
-      // What fails while it ends has left the books of all sequences half done.
+      // A failure during cleanup leaves shared state inconsistent; rethrow.
       if (sequence.ended) throw thrown;
-      this.#fail(sequence, this.#noted(thrown));
+      this.#fail(sequence, this.#reportFault(thrown));
     }
   }
 
-  /** The error that ends a sequence for which `thrown` was thrown, once whoever keeps the log knows of it. */
-  #noted(thrown: unknown): ServiceError {
+  /** Converts to a ServiceError and reports engine faults. */
+  #reportFault(thrown: unknown): ServiceError {
     const error = faultOf(thrown);
     if (error.kind === "generation_failed") this.#parts.faulted?.(error);
     return error;

@@ -1,10 +1,10 @@
-/** Why a sequence is not served, or ends early: what is at fault is that sequence alone. Pure. */
+/** Errors that refuse or end one sequence because of its own request or data. Pure. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Adapter } from "../adapters/adapter.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
 
-/** The error to refuse a request with; null where it can be served. */
+/** The error that refuses a request; null if it can be served. */
 export function refusalOf(
   { promptIds, continuedIds, sampling }: SequenceRequest,
   { contextTokens, vocabularySize }: Gpt2Config,
@@ -37,7 +37,7 @@ export function needsPool({ hash }: Adapter, needed: number, slots: number): Ser
   );
 }
 
-/** The model computed something that is not a number: `what` is it, by name and value. */
+/** The model computed a value that is not finite. `what` gives its name and value. */
 export function notFinite(what: string): ServiceError {
   return new ServiceError(
     "generation_failed",
@@ -46,8 +46,8 @@ export function notFinite(what: string): ServiceError {
 }
 
 /**
- * The error that ends a sequence for which `thrown` was thrown. An unknown one becomes `generation_failed`, which the
- * edge does not send to another backend: what fails on a sequence's own data here fails there, too, and might do harm.
+ * The error that ends a sequence for which `thrown` was thrown. An unknown error becomes `generation_failed`, which
+ * the edge does not retry: the same data would fail on another backend too, and might damage it.
  */
 export function faultOf(thrown: unknown): ServiceError {
   if (thrown instanceof ServiceError) return thrown;

@@ -1,4 +1,4 @@
-/** Finds the sequences of a pass whose results are not numbers. Pure. */
+/** Finds the sequences of a pass whose results are not finite. Pure. */
 import type { ServiceError } from "../../shared/errors.ts";
 import { isFiniteRow } from "../runtime/finite-rows.ts";
 import type { Gpt2Config, StepOutput } from "../runtime/step.ts";
@@ -8,7 +8,7 @@ import { headResult } from "./sampler.ts";
 import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
 
-/** What to end each of them with; `tokens` is T of the pass. */
+/** The error for each faulty sequence; `tokens` is T. */
 export function faultsOf(
   { chunks, heads, tokens }: { chunks: readonly Chunk<Sequence>[]; heads: readonly Head[]; tokens: number },
   output: StepOutput,

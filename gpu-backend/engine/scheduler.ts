@@ -1,58 +1,58 @@
 /**
- * Who runs in a step. Pure: no clock, no I/O, no tensors; the engine asks, runs, and reports back.
+ * Decides which sequences run in a step. Pure: no clock, no I/O, no tensors. The engine calls it, runs its passes and reports
+ * their times.
  *
- * Sequences wait for a slot; TenantQueue says in which order they are asked. A step has two phases: prefilling sequences
- * advance by one chunk of their prompt, then every decoding one by one token. Chunks are cut at fixed prompt positions,
- * never by what mates leave over, so that a prompt is computed the same way in any company. One whose beginning is cached
- * may start within a chunk and goes on to its end, in a pass of those who start as far into one.
+ * Sequences wait for a slot; TenantQueue gives the order. A step has two phases: first each prefilling sequence advances by
+ * one chunk of its prompt, then each decoding sequence by one token. Chunk boundaries are at fixed prompt positions, so
+ * results do not depend on the batch. A prompt whose beginning is cached may start inside a chunk and continues to the
+ * chunk's end, in a pass with those that start at the same offset.
  *
- * A sequence that cannot start is passed, not waited for, and how long it waits is bounded. For a tenant that has no more
- * than its share:
- * - Its sequences start in their order, as many as one phase has room for; prompts of other tenants do not count. So where
- *   a slot and memory are free, its first one starts in the next step if none of its prompts is under way.
- * - Tenants take turns in the prefill phase. With T tenants that have a prompt under way and M = ⌊stepTokens / chunkTokens⌋,
- *   its first prompt advances at least every ⌈T / M⌉ steps, a scored one after one step more for each other tenant with a
- *   scored one. So a prompt of n chunks is prefilled within n · ⌈T / M⌉ steps of its start.
- * - A sequence that finds no slot or memory is passed by those after it in turn, once by each tenant. A tenant that has
- *   passed one starts nothing more before it; its next sequence waits for room, too, and is passed in the same way.
+ * A sequence that cannot start does not block those after it, and its wait is bounded. With T the number of tenants that have
+ * a prompt in prefill, and M = ⌊stepTokens / chunkTokens⌋, these bounds hold for a tenant within its share:
+ * 1. Start: its sequences start in their order, limited by the room of one phase; prompts of other tenants do not count. If
+ *    a slot and memory are free and none of its prompts is in prefill, its first sequence starts in the next step.
+ * 2. Prefill: tenants take turns. Its first prompt advances at least every ⌈T / M⌉ steps, so a prompt of n chunks is
+ *    prefilled within n · ⌈T / M⌉ steps of its start. A scored prompt waits one more step for each other tenant with a
+ *    scored prompt.
+ * 3. Slots and memory: while a sequence waits for them, each tenant can start later sequences before it only once. After
+ *    that, the tenant's next sequence waits for room too, under the same rule.
  *
- * A tenant that has more than its share is held back beside others, where a step would else cost them more time than they
- * lose to it (step-shares.ts): no more of its sequences start than a step takes rows of, those that decode take turns, and
- * a prompt goes on by parts of its chunks, which is the same to the bit.
+ * A tenant above its share is held back where it would slow others' steps by more than the allowed factor (step-shares.ts):
+ * no more of its sequences start than fit a step, its decoding sequences take turns, and its prompts advance by parts of
+ * chunks, with the same results bit for bit.
  *
- * A sequence is admitted only where KV memory holds all that run at their full length, so growth never runs out of it.
- * Where there is no room for a tenant that has less than its share, the youngest sequence of the one with the most is
- * parked: it gives up its slot, keeps its keys and values, and goes on from them when its turn has come again. Nothing
- * is computed twice, so parking changes no bit of a result.
+ * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
+ * is no room for a tenant below its share, the youngest sequence of the tenant with the most is parked: it gives up its slot,
+ * keeps its keys and values, and later resumes from them. Nothing is recomputed, so parking does not change results.
  */
 import { ServiceError } from "../../shared/errors.ts";
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { type Move, SlotTable } from "../kv/slot-table.ts";
-import { PrefillTurns } from "./prefill-turns.ts";
+import { PrefillRoundRobin } from "./prefill-round-robin.ts";
 import { type OthersLoad, StepShares } from "./step-shares.ts";
 import { type Queued, TenantQueue } from "./tenant-queue.ts";
 
 export interface Schedulable extends Queued {
   /** Prompt tokens whose keys and values are not cached yet. */
   readonly pendingPromptTokens: number;
-  /** Tokens whose keys and values are. */
+  /** Tokens whose keys and values are cached. */
   readonly cachedTokens: number;
-  /** As many as there may be of both at its end. */
+  /** Maximum tokens of the sequence, prompt and completion. */
   readonly mostTokens: number;
-  /** Whether prompt positions need the head, not only the last. */
+  /** True if every prompt position needs logits, not only the last. */
   readonly scoresPrompt: boolean;
 }
 
 export interface SchedulerLimits {
   /** Slots. */
   maxSequences: number;
-  /** Sequences waiting for a slot. A tenant may take as many places as it leaves free. */
+  /** Maximum waiting sequences. A tenant may take as many places as it leaves free. */
   maxQueue: number;
-  /** Bound on S × T of a prefill phase, padding counted. */
+  /** Maximum S × T of a prefill phase, padding included. */
   stepTokens: number;
-  /** Prompt tokens a sequence prefills per step. */
+  /** Prompt tokens of a sequence per step. */
   chunkTokens: number;
-  /** So many times what a step takes at most, beside those of a tenant that has more than its share. Above 1. */
+  /** Maximum factor by which tenants above their share may lengthen others' steps. Above 1. */
   slowdown: number;
 }
 
@@ -61,25 +61,25 @@ export interface Chunk<S> {
   tokens: number;
 }
 
-/** What runs at once: next tokens of the sequences in the rows from the first on. */
+/** One model call: the next tokens of the sequences in consecutive rows. */
 export interface Pass<S> {
   firstRow: number;
-  /** Of each one's chunk, so many tokens are cached already. */
+  /** Tokens of each sequence's chunk that are cached already. */
   begunTokens: number;
   chunks: Chunk<S>[];
 }
 
-/** What decodes: rows move before it. */
+/** The decode pass; the rows move before it runs. */
 export interface DecodePass<S> extends Pass<S> {
   moves: Move[];
 }
 
-/** A sequence that got a slot; what the arena must do, in this order. */
+/** A sequence that got a slot, and the changes of the arena, in order. */
 export interface Admission<S> {
   sequence: S;
-  /** Who was parked for it: the row to keep, and the moves that close it. */
+  /** The sequence that was parked for it: the row to keep, and the moves that close it. */
   parked: { sequence: S; row: number; moves: Move[] } | null;
-  /** After its row is opened: those of a parked sequence that was decoding. */
+  /** Moves after its row is opened, if it was parked while decoding. */
   moves: Move[];
 }
 
@@ -88,15 +88,15 @@ export class Scheduler<S extends Schedulable> {
   readonly #kv: Pick<KvBudget, "holds">;
   readonly #queue = new TenantQueue<S>();
   readonly #slots: SlotTable<S>;
-  /** Waiting sequences that ran before, and whether they decode. */
+  /** Waiting sequences that were parked, and whether they decode. */
   readonly #parked = new Map<S, { isDecoding: boolean }>();
   readonly #shares: StepShares<S>;
-  /** Tenants that are held to a part of this step, or were to one of the last, as they have more than their share. */
+  /** Tenants above their share that are held back in this step. */
   #held: ReadonlySet<string> = new Set();
-  /** Of those, whose prompts went on in this step. */
+  /** Sequences of held tenants whose prompts advanced in this step. */
   readonly #advanced = new Set<S>();
-  readonly #prefillTurns = new PrefillTurns<S>();
-  /** Of a sequence that waits for a slot or memory: the tenants that have passed it. */
+  readonly #prefillOrder = new PrefillRoundRobin<S>();
+  /** For each sequence that waits for a slot or memory, the tenants that started a later sequence before it. */
   readonly #passedBy = new WeakMap<S, Set<string>>();
   #preemptions = 0;
   #heldRows = 0;
@@ -119,7 +119,7 @@ export class Scheduler<S extends Schedulable> {
     return this.#slots.size;
   }
 
-  /** Of those waiting. */
+  /** Number of waiting sequences that were parked. */
   get parked(): number {
     return this.#parked.size;
   }
@@ -127,23 +127,23 @@ export class Scheduler<S extends Schedulable> {
   /** The row of a running sequence, else null. */
   rowOf = (sequence: S): number | null => this.#slots.rowOf(sequence);
 
-  /** Times a sequence was parked. */
+  /** Number of times a sequence was parked. */
   get preemptions(): number {
     return this.#preemptions;
   }
 
-  /** Times a running sequence stood still in a step, as its tenant has more than its share. */
+  /** Number of times a running sequence of a held tenant did not advance in a step. */
   get heldRows(): number {
     return this.#heldRows;
   }
 
-  /** Lets a sequence wait. Throws a ServiceError "overloaded" where its tenant has taken its share of the queue. */
+  /** Adds a sequence to its tenant's queue. Throws `overloaded` when the tenant's part of the queue is full. */
   enqueue(sequence: S): void {
     const { maxQueue, maxSequences } = this.#limits;
     const own = this.#queue.waitingOf(sequence.tenant);
     const free = maxQueue - this.waiting;
     if (own >= free) {
-      // A rough guide: a second for each round that is queued before the caller.
+      // An estimate: one second per full batch in the queue.
       const retryAfterSeconds = Math.ceil((this.waiting + 1) / maxSequences);
       throw new ServiceError(
         "overloaded",
@@ -154,15 +154,15 @@ export class Scheduler<S extends Schedulable> {
     this.#queue.add(sequence);
   }
 
-  /** Waiting sequences that can no longer start in time. */
+  /** Waiting sequences whose deadline has passed. */
   late(nowMs: number): S[] {
     return this.#queue.late(nowMs);
   }
 
   /**
-   * A step begins: takes slots for as many waiting sequences as slots and memory allow, in turn. Those that cannot start
-   * are passed, and so are tenants that are held back. `claim` is asked last, for whatever else a sequence needs to run:
-   * true starts it, false leaves it where it waits.
+   * Begins a step: starts as many waiting sequences, in order, as slots and memory allow. Sequences that cannot start are
+   * skipped, and so are tenants that are held back. `claim` is called last, for other resources of the sequence: true
+   * starts it, false leaves it waiting.
    */
   admit(nowMs: number, claim: (sequence: S) => boolean = () => true): Admission<S>[] {
     this.#queue.look(nowMs);
@@ -174,7 +174,7 @@ export class Scheduler<S extends Schedulable> {
     /** For each sequence that waits for room, the tenants that may not pass it again. */
     const waitingForRoom: Set<string>[] = [];
     for (const next of this.#queue.inTurn()) {
-      // Who gave way just now does not come back at once.
+      // A sequence that was parked in this step does not restart in it.
       if (admissions.some(({ parked }) => parked?.sequence === next)) continue;
       if (passed.has(next.tenant) || !this.#shareHolds(next, over) || !this.#phaseHolds(next)) {
         passed.add(next.tenant);
@@ -184,7 +184,7 @@ export class Scheduler<S extends Schedulable> {
       const victim = isRoom ? null : this.#victimFor(next);
       if ((!isRoom && !victim) || waitingForRoom.some((by) => by.has(next.tenant))) {
         passed.add(next.tenant);
-        // What started before the last of its own tenant did not pass it.
+        // Only tenants that started after the last start of its own tenant have passed it.
         const since = started.slice(started.lastIndexOf(next.tenant) + 1);
         const by = new Set([...(this.#passedBy.get(next) ?? []), ...since]);
         this.#passedBy.set(next, by);
@@ -200,7 +200,7 @@ export class Scheduler<S extends Schedulable> {
     return admissions;
   }
 
-  /** Says which tenants are held back in the step; once all that was admitted has found what is cached of it. */
+  /** Decides which tenants are held back in the step. Runs after admitted sequences have found their cached prefixes. */
   share(): void {
     const over = this.#queue.overShare();
     this.#held = over;
@@ -217,20 +217,20 @@ export class Scheduler<S extends Schedulable> {
     if (this.#shares.holds(others, this.#slots.size - others.rows, tokens)) this.#held = new Set();
   }
 
-  /** A pass took so long. */
+  /** Records the duration of a pass. */
   ran(phase: "prefill" | "decode", { chunks }: Pass<S>, ms: number): void {
     const longest = chunks.reduce((max, { tokens }) => Math.max(max, tokens), 0);
     this.#shares.ran(phase, chunks.length * longest, ms);
   }
 
   /**
-   * The prefill phase: the next chunk, or what is left of it, of the prefilling sequences whose turn it is, in passes over
-   * rows that follow each other and are equally far into their chunks; of those held back, the one whose turn it is, a
-   * part of it. Rows may move, and sequences end, between one pass and the next.
+   * The prefill phase: the next chunk, or its rest, of the prefilling sequences in turn. Each pass covers consecutive rows at
+   * the same offset of their chunks. Of the held sequences, the next in turn advances by a part of its chunk. Rows may move
+   * and sequences may end between two passes.
    */
   *prefillPasses(): Generator<Pass<S>> {
     const left = this.#phaseOf(this.#slots.prefilling.filter(({ tenant }) => !this.#held.has(tenant)));
-    this.#prefillTurns.advanced(left, this.#slots.prefilling);
+    this.#prefillOrder.advanced(left, this.#slots.prefilling);
     while (left.size > 0) {
       const { prefilling } = this.#slots;
       const first = prefilling.findIndex((sequence) => left.has(sequence));
@@ -245,7 +245,7 @@ export class Scheduler<S extends Schedulable> {
     }
     for (const sequence of this.#shares.inTurn(this.#heldNow())) {
       const row = this.rowOf(sequence)!;
-      // A decoding one's turn comes in the decode phase.
+      // A decoding sequence takes its turn in the decode phase.
       if (row < this.#slots.decoding.length) return;
       const tokens = this.#shares.takePiece(sequence, this.#chunkOf(sequence));
       if (tokens === 0) return;
@@ -254,7 +254,7 @@ export class Scheduler<S extends Schedulable> {
     }
   }
 
-  /** The decode phase: the next pending token of each decoding sequence, or of those held back whose turn it is. */
+  /** The decode phase: the next token of each decoding sequence; of the held ones, only those in turn. */
   decodePhase(): DecodePass<S> {
     const { decoding, prefilling } = this.#slots;
     const chunksOf = (sequences: readonly S[]) => sequences.map((sequence) => ({ sequence, tokens: 1 }));
@@ -262,7 +262,7 @@ export class Scheduler<S extends Schedulable> {
     const taken = new Set(decoding.filter(({ tenant }) => !this.#held.has(tenant)));
     for (const sequence of this.#shares.inTurn(this.#heldNow())) {
       if (this.#advanced.has(sequence)) continue;
-      // Nobody begins another turn before a prompt whose turn it is.
+      // A prompt in turn is not overtaken by later held sequences.
       if (prefilling.includes(sequence) || !this.#shares.takeRow(sequence, taken.size)) break;
       taken.add(sequence);
     }
@@ -272,12 +272,12 @@ export class Scheduler<S extends Schedulable> {
     return { firstRow, moves, begunTokens: 0, chunks };
   }
 
-  /** A sequence whose prompt is cached decodes from the next phase on. */
+  /** Moves a sequence whose prompt is cached to the decoding rows. */
   promote(sequence: S): Move[] {
     return this.#slots.promote(sequence);
   }
 
-  /** Takes a sequence out, wherever it is: the moves that close its row, or null where it had none. */
+  /** Removes a sequence and returns the moves that close its row, or null if it had none. */
   remove(sequence: S): Move[] | null {
     this.#queue.remove(sequence);
     this.#parked.delete(sequence);
@@ -291,7 +291,7 @@ export class Scheduler<S extends Schedulable> {
     this.#parked.delete(sequence);
     this.#passedBy.delete(sequence);
     if (isDecoding) return this.#slots.promote(sequence);
-    this.#prefillTurns.started(sequence.tenant);
+    this.#prefillOrder.started(sequence.tenant);
     return [];
   }
 
@@ -303,17 +303,17 @@ export class Scheduler<S extends Schedulable> {
     return { sequence, row, moves: this.#slots.release(sequence) };
   }
 
-  /** Who is to be parked so that there is room for `next`; null where that is unfair, or does not help. */
+  /** The sequence to park so that `next` fits; null if that would be unfair or would not make room. */
   #victimFor(next: S): S | null {
     const victim = this.#queue.youngestOfRichest(next.tenant);
-    // Nothing is cached yet of one that was admitted just now.
+    // A sequence that was admitted in this step has nothing cached.
     if (!victim || victim.cachedTokens === 0) return null;
-    // Whatever is parked, a sequence of any length must be able to run alone.
+    // Beside all parked sequences, one of any length must fit alone.
     const isSafe = this.#kv.holds(1, Number.POSITIVE_INFINITY, this.#parkedTokens(next, victim));
     return isSafe && this.#roomHolds(next, victim) ? victim : null;
   }
 
-  /** Whether slots and KV memory hold one more, were `victim` parked. */
+  /** True if slots and KV memory hold one more sequence, with `victim` parked. */
   #roomHolds(next: S, victim: S | null = null): boolean {
     const running = [...this.#slots.decoding, ...this.#slots.prefilling].filter((sequence) => sequence !== victim);
     if (running.length === this.#slots.capacity) return false;
@@ -321,14 +321,14 @@ export class Scheduler<S extends Schedulable> {
     return this.#kv.holds(running.length + 1, longest, this.#parkedTokens(next, victim));
   }
 
-  /** Tokens of all parked sequences, were `next` running and `victim` parked. */
+  /** Tokens of all parked sequences, with `next` running and `victim` parked. */
   #parkedTokens(next: S, victim: S | null): number {
     let tokens = victim?.cachedTokens ?? 0;
     for (const sequence of this.#parked.keys()) if (sequence !== next) tokens += sequence.cachedTokens;
     return tokens;
   }
 
-  /** Whether a tenant's share of a step's time has room for one more. Who ran before takes turns with the others. */
+  /** True if the tenant's share of step time allows one more. A parked sequence restarts regardless. */
   #shareHolds(next: S, over: ReadonlySet<string>): boolean {
     if (!over.has(next.tenant) || this.#queue.runningOf(next.tenant).size === 0 || this.#parked.has(next)) return true;
     const others = this.#othersOf(over);
@@ -336,7 +336,7 @@ export class Scheduler<S extends Schedulable> {
     return running < this.#shares.rows(others, over.size, this.#limits.maxSequences);
   }
 
-  /** What tenants have in a step that have no more than their share. */
+  /** The load of a step from tenants within their share. */
   #othersOf(over: ReadonlySet<string>): OthersLoad {
     const isOther = ({ tenant }: S) => !over.has(tenant);
     const prefilling = this.#slots.prefilling.filter(isOther);
@@ -353,8 +353,8 @@ export class Scheduler<S extends Schedulable> {
   }
 
   /**
-   * As many of those prefilling as the budget of a phase has room for. Where one does not fit, what its tenant has after it
-   * is passed, too.
+   * The prefilling sequences that fit the budget of a phase, in turn. After one that does not fit, its tenant's later ones are
+   * skipped too.
    */
   #phaseOf(prefilling: readonly S[]): Set<S> {
     const phase = new Set<S>();
@@ -363,10 +363,10 @@ export class Scheduler<S extends Schedulable> {
     let isScored = false;
     const some = new Set(prefilling);
     const promptsOf = (tenant: string) => [...this.#queue.runningOf(tenant)].filter((sequence) => some.has(sequence));
-    for (const sequence of this.#prefillTurns.inTurn(promptsOf)) {
+    for (const sequence of this.#prefillOrder.inTurn(promptsOf)) {
       if (passed.has(sequence.tenant)) continue;
       const longestWith = Math.max(longest, this.#chunkOf(sequence));
-      // The head rows of a scored chunk are as many as its tokens, each as wide as the vocabulary: one at a time.
+      // A scored chunk needs a row of logits per token, each as wide as the vocabulary: at most one per phase.
       const isFull = (phase.size + 1) * longestWith > this.#limits.stepTokens || (isScored && sequence.scoresPrompt);
       if (phase.size > 0 && isFull) {
         passed.add(sequence.tenant);
@@ -379,7 +379,7 @@ export class Scheduler<S extends Schedulable> {
     return phase;
   }
 
-  /** Whether a prefill phase of its tenant's prompts alone stays within its budget with one more. The first always does. */
+  /** True if `next` fits a prefill phase together with its tenant's prompts. The first one always does. */
   #phaseHolds(next: S): boolean {
     if (this.#parked.get(next)?.isDecoding) return true;
     const own = this.#slots.prefilling.filter(({ tenant }) => tenant === next.tenant);

@@ -1,7 +1,7 @@
-/** Whether keys and values that a step computed are numbers. Pure. */
+/** Checks that computed keys and values are finite. Pure. */
 
 /** The shape of `present`, [arrays, S, H, T, d]. */
-export interface PresentShape {
+interface PresentShape {
   /** 2L */
   arrays: number;
   sequences: number; // S
@@ -10,13 +10,13 @@ export interface PresentShape {
 }
 
 /**
- * Whether the keys and values of row `s` are finite in the first `tokens` positions. It reads the last layer only: a
- * value that is not finite in an earlier layer makes the hidden state not finite, and with it all later keys and values.
+ * True if the keys and values of row `s` are finite in the first `tokens` positions. Reads only the last layer: a non-finite
+ * value in an earlier layer makes the hidden state non-finite, and so all later keys and values.
  */
 export function isFiniteRow(present: Float32Array, shape: PresentShape, s: number, tokens: number): boolean {
   const { arrays, sequences: S, heads: H, tokens: T } = shape;
   const d = present.length / (arrays * S * H * T);
-  // x − x is 0 for a finite x and NaN for every other, so the sum tells without a branch for each value.
+  // x − x is 0 for a finite x and NaN otherwise, so the sum needs no branch per value.
   let sum = 0;
   for (let i = arrays - 2; i < arrays; i++) {
     for (let h = 0; h < H; h++) {

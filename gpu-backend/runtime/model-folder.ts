@@ -1,4 +1,4 @@
-/** Reads a folder as Hugging Face lays it out: config.json and model.safetensors of a GPT2LMHeadModel. */
+/** Reads a Hugging Face model folder: config.json and model.safetensors of a GPT2LMHeadModel. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +9,7 @@ import type { Gpt2Config } from "./step.ts";
 
 /** Maximum number of parameters: two bytes each in model.safetensors, of which Node reads 2 GiB in one piece. */
 const mostParameters = 2 ** 30 - 1;
-/** Outside of these float32 loses the epsilon beside a variance, or the variance beside the epsilon. */
+/** Outside this range, float32 rounds away the epsilon or the variance in their sum. */
 const epsilon = { smallest: 1e-12, largest: 0.1 };
 const size = (most: number) => z.int().positive().max(most);
 

@@ -1,8 +1,9 @@
-/** The chat template of a model's folder, as Hugging Face keeps it: in a file of its own or in tokenizer_config.json. */
+/** Reads the chat template of a Hugging Face model folder: from its own file or from tokenizer_config.json. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { nullIfMissing } from "../bounded-file.ts";
 import { runInThread } from "./killable-thread.ts";
 
 export const chatTemplateFile = "chat_template.jinja";
@@ -15,15 +16,15 @@ const configSchema = z.object({
     .transform((value) => (Array.isArray(value) ? value.find(({ name }) => name === "default")?.template : value)),
 });
 
-/** Every rendering of the trial is bounded, and takes less than a second; this is for what no bound foresees. */
+/** Limits of the trial's thread. Each rendering is bounded and takes less than a second; these are a second defence. */
 const trialLimits = { seconds: 60, megabytes: 512 };
 
 /**
- * Reads the template and tries it, in a thread, on the conversations of trial-conversations.ts. undefined where there is
- * none. Throws an Error of one line that names the folder, for one that cannot be used.
+ * Reads the template and renders the conversations of trial-conversations.ts with it, in a thread. Returns undefined if there
+ * is none. Throws an Error of one line that names the folder if it cannot be used.
  */
 export async function readChatTemplate(folder: string, tokenizer: TensorFile): Promise<string | undefined> {
-  const file = await readIfThere(join(folder, chatTemplateFile));
+  const file = await readFile(join(folder, chatTemplateFile), "utf8").catch(nullIfMissing);
   const source = file ?? (await configuredIn(join(folder, configFile)));
   if (source === undefined) return undefined;
   try {
@@ -36,18 +37,11 @@ export async function readChatTemplate(folder: string, tokenizer: TensorFile): P
 }
 
 async function configuredIn(file: string): Promise<string | undefined> {
-  const text = await readIfThere(file);
-  if (text === undefined) return undefined;
+  const text = await readFile(file, "utf8").catch(nullIfMissing);
+  if (text === null) return undefined;
   try {
     return configSchema.parse(JSON.parse(text)).chat_template ?? undefined;
   } catch (cause) {
-    throw new Error(`${file} does not say what chat_template is`, { cause });
+    throw new Error(`${file} has an invalid chat_template`, { cause });
   }
-}
-
-async function readIfThere(file: string): Promise<string | undefined> {
-  return readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return undefined;
-    throw error;
-  });
 }

@@ -1,6 +1,7 @@
 /** Finished parts of an evaluation or a calibration on disk, so that an interrupted one goes on where it was. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { nullIfMissing } from "../bounded-file.ts";
 import { writeAtomically } from "./atomic-file.ts";
 import { keyOf } from "./prepare.ts";
 
@@ -12,10 +13,7 @@ export async function keptOrMade<T>(
   make: () => Promise<T>,
 ): Promise<T> {
   const path = join(directory, `${name}-${keyOf(...choices)}.json`);
-  const kept = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
+  const kept = await readFile(path, "utf8").catch(nullIfMissing);
   if (kept !== null) return JSON.parse(kept) as T;
   const made = await make();
   await writeAtomically(path, JSON.stringify(made));

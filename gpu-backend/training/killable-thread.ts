@@ -1,20 +1,20 @@
-/** Work on files that are not trusted, in a thread that is ended when it takes too long or too much memory. */
+/** Runs untrusted work in a worker thread with time and memory limits. */
 import { Worker } from "node:worker_threads";
 
-export interface ThreadLimits {
+interface ThreadLimits {
   seconds: number;
   megabytes: number;
 }
 
-/** What a thread's script posts. */
+/** The message that the thread's script posts. */
 export type ThreadAnswer<T> = { ok: true; result: T } | { ok: false; message: string };
 
-/** Runs `script` with `data` as its workerData. Rejects with an Error of one line that names the limit it met. */
+/** Runs `script` with `data` as its workerData. Rejects with an Error of one line that names the exceeded limit. */
 export async function runInThread<T>(script: URL, data: unknown, { seconds, megabytes }: ThreadLimits): Promise<T> {
   const worker = new Worker(script, {
     workerData: data,
     resourceLimits: { maxOldGenerationSizeMb: megabytes },
-    // A library's warnings are not the command's output.
+    // Keeps warnings of libraries out of the command's output.
     stdout: true,
     stderr: true,
   });

@@ -2,7 +2,7 @@
 import type { ChatMessage } from "../../shared/contracts/chat.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 
-export interface TrialConversation {
+interface TrialConversation {
   name: string;
   messages: ChatMessage[];
 }

@@ -1,6 +1,6 @@
 /**
- * The API's document, OpenAPI 3.1, out of the schemas that requests are checked by and answers are typed by, the table of
- * limits and the table of errors. Pure. It is made where the edge's assets are staged, so none of it is in the Worker.
+ * The OpenAPI 3.1 document of the API, from the schemas of requests and responses, the table of limits and the table of
+ * errors. Pure. It is generated when the edge's assets are staged, so the Worker contains none of it.
  */
 import { z } from "zod";
 import { limitTable } from "../../shared/contracts/limits.ts";
@@ -13,7 +13,7 @@ const anyWithBody: ErrorKind[] = ["invalid_request", "body_too_slow", "body_too_
 const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overloaded", "backend_unavailable"];
 
 const introduction = `GPT-2 behind OpenAI's API, where every text is answered with a language-model head that was generated for its subject.
-Point an OpenAI client at it by its base URL and a key. Fields that are not listed are ignored; one that is \`null\` counts as absent.
+Set an OpenAI client's base URL and key to use it. Unlisted fields are ignored; a field that is \`null\` counts as absent.
 
 **The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`; answers tell under \`chameleon\` which experts answered
 with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
@@ -25,28 +25,28 @@ keeps a floor, so no token is less likely than its probability under the base ti
 are scored by the base where \`echo\` and \`logprobs\` ask for them; with \`evidence_tokens: N\` those after the first N as a continuation would be.
 Usage counts a mixture at its nearest centroid, or at an adapter of your own where it has one.
 
-**Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. Where the service fails in the middle of one,
-its last event before \`[DONE]\` is an error.
+**Streams** are server-sent events that end with \`data: [DONE]\`; comments keep them alive. If the service fails during a stream, the
+last event before \`[DONE]\` is an error.
 
-**Errors** have OpenAI's envelope, whatever their kind, and name the limit and the value.
+**Errors** have OpenAI's envelope and name the limit and the value.
 
-**Limits** of a request, enforced before any work:
+**Limits** on requests and responses.
 
-| limit | most | unit | bounds |
+| Name | Maximum | Unit | Applies to |
 | --- | --: | --- | --- |
 ${Object.entries(limitTable)
-  .map(([name, { value, unit, bounds }]) => `| \`${name}\` | ${value} | ${unit} | ${bounds} |`)
+  .map(([name, { value, unit, bounds }]) => `| \`${name}\` | ${value} | ${unit === "value" ? "–" : unit} | ${bounds} |`)
   .join("\n")}`;
 
 const headers = {
-  "x-request-id": { description: "Names the request in our logs", schema: { type: "string" } },
+  "x-request-id": { description: "Identifies the request in logs", schema: { type: "string" } },
   "server-timing": { description: "Milliseconds of each phase", schema: { type: "string" } },
   "retry-after": { description: "Seconds", schema: { type: "integer", minimum: 0 } },
   ...Object.fromEntries(
     ["requests", "tokens"].flatMap((what) =>
       ["limit", "remaining", "reset"].map((which) => [
         `x-ratelimit-${which}-${what}`,
-        { description: `Of ${what} a minute, where the tenant has such a limit`, schema: { type: "string" } },
+        { description: `Limit of ${what} per minute, if the tenant has one`, schema: { type: "string" } },
       ]),
     ),
   ),
@@ -58,7 +58,7 @@ const rateLimits = Object.keys(headers).filter((name) => name.startsWith("x-rate
 
 const schemaRef = (name: SchemaName) => ({ $ref: `#/components/schemas/${name}` });
 
-/** The whole document, for the API at `/` of its own host. */
+/** The document, for an API at `/` of its host. */
 export function openApiDocument(version: string) {
   const paths: Record<string, Record<string, object>> = {};
   for (const operation of operations) {
@@ -89,13 +89,13 @@ export function openApiDocument(version: string) {
   };
 }
 
-/** Fields as a client writes them: before they are transformed, and with the default that zod then leaves out. */
+/** Fields as clients send them: before transforms, and with the defaults that zod then omits. */
 const asWritten = {
   io: "input",
   override({ zodSchema, jsonSchema }) {
     const fallback = z.globalRegistry.get(zodSchema)?.default;
     if (fallback !== undefined) jsonSchema.default = fallback;
-    // Any integer is safe in JSON's own sense: these bounds would only be noise.
+    // Bounds of safe integers tell a client nothing.
     if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
   },
@@ -160,15 +160,15 @@ function answerOf(response: Operation["response"], events: SchemaName | undefine
   }
   const stream = events && {
     "text/event-stream": {
-      schema: { type: "string", description: "Events, each with this as its data" },
-      // OpenAPI 3.1 has no word for what is in an event.
+      schema: { type: "string", description: "Events whose data has the schema `x-event-schema`" },
+      // OpenAPI 3.1 cannot describe the content of an event.
       "x-event-schema": schemaRef(events),
     },
   };
   return { description: "Done", content: { "application/json": { schema: schemaRef(response) }, ...stream } };
 }
 
-/** One response for each status, which names what it can mean. */
+/** One response per status, with the meanings of its errors. */
 function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
   const byStatus = new Map<number, ErrorKind[]>();
   for (const kind of new Set(kinds)) {
@@ -198,29 +198,29 @@ function errorResponses(kinds: readonly ErrorKind[]): Record<string, object> {
 }
 
 const meanings: Record<ErrorKind, string> = {
-  invalid_request: "A field is missing, of the wrong kind, or over its limit.",
-  context_length_exceeded: "A prompt is longer than what can be read.",
-  unauthorized: "There is no key, or none that is known.",
-  bad_signature: "A call between edge and backend is not signed as it should be.",
-  forbidden: "The key is not for this route, or not for this page's origin.",
-  not_found: "There is no such thing.",
-  model_not_found: "There is no such model.",
-  adapter_not_found: "You have no such adapter.",
-  adapter_outdated: "The adapter was made for other artifacts than are served; make it again.",
-  adapter_quota_exceeded: "You have as many adapters as there may be.",
-  method_not_allowed: "The route takes another method, which Allow names.",
+  invalid_request: "A field is missing, has the wrong type, or exceeds its limit.",
+  context_length_exceeded: "A prompt is longer than the context.",
+  unauthorized: "The key is missing or unknown.",
+  bad_signature: "A call between edge and backend has no valid signature.",
+  forbidden: "The key does not allow this route or this origin.",
+  not_found: "The resource does not exist.",
+  model_not_found: "The model does not exist.",
+  adapter_not_found: "The adapter does not exist.",
+  adapter_outdated: "The adapter was created for other artifacts; create it again.",
+  adapter_quota_exceeded: "The tenant has the maximum number of adapters.",
+  method_not_allowed: "The route does not support this method; see the Allow header.",
   manifest_mismatch: "Edge and backend serve different artifacts.",
   body_too_slow: "The body took too long to arrive.",
-  body_too_large: "The body is over its limit.",
-  url_too_long: "The URL is over its limit.",
-  headers_too_large: "The headers are over their limit.",
+  body_too_large: "The body exceeds its limit.",
+  url_too_long: "The URL exceeds its limit.",
+  headers_too_large: "The headers exceed their limit.",
   unsupported_media_type: "The body is not application/json.",
-  cancelled: "The client went away.",
-  rate_limited: "Too many requests or tokens in a minute, or requests at once.",
+  cancelled: "The client disconnected.",
+  rate_limited: "Too many requests or tokens per minute, or too many concurrent requests.",
   quota_exceeded: "The month's tokens are used up.",
-  overloaded: "All backends have as much as they can take.",
+  overloaded: "All backends are at capacity.",
   internal: "The service failed on this request.",
-  generation_failed: "The model cannot compute this completion; it is not tried again.",
-  backend_unavailable: "No backend can be reached, or the limits cannot be checked.",
-  deadline_exceeded: "It could not begin in time.",
+  generation_failed: "The model cannot compute this completion; it is not retried.",
+  backend_unavailable: "No backend can be reached, or limits cannot be checked.",
+  deadline_exceeded: "The request did not start before its deadline.",
 };

@@ -1,10 +1,9 @@
-/**
- * What the API does, route by route: the part of its document that no schema says. A test holds it to the app's routes, so
- * a route that is not here fails it.
- */
+/** The operations of the API document: what no schema describes. A test compares them with the routes of the app. */
 import type { z } from "zod";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
 import { embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
+import { heartbeatMs } from "../../shared/contracts/inference.ts";
+import { limits } from "../../shared/contracts/limits.ts";
 import {
   assignRequestSchema,
   completionRequestSchema,
@@ -15,7 +14,7 @@ import * as responses from "../../shared/contracts/responses.ts";
 import type { Scope } from "../../shared/contracts/tenants.ts";
 import type { ErrorKind } from "../../shared/errors.ts";
 
-/** Every schema that has a name in the document. */
+/** Named schemas of the document. */
 export const schemas = {
   CompletionRequest: completionRequestSchema,
   ChatCompletionRequest: chatRequestSchema,
@@ -44,28 +43,27 @@ export type SchemaName = keyof typeof schemas;
 
 export interface Operation {
   method: "get" | "post" | "delete";
-  /** As OpenAPI writes it: `/v1/models/{id}`. */
+  /** In OpenAPI's form: `/v1/models/{id}`. */
   path: string;
   id: string;
   tag: "Generate" | "Embed and assign" | "Models and adapters" | "Tenant" | "Service" | "Pages";
   summary: string;
   description?: string;
-  /** What a key must be for; null: any key; undefined: none is asked for. */
+  /** Scope that the key needs; null: any key; undefined: no key. */
   scope?: Scope | null;
   query?: z.ZodObject;
-  /** Of the path's parameter. */
+  /** The path parameter. */
   parameter?: { name: string; description: string };
   request?: { schema: SchemaName; example: object };
   status?: 200 | 201;
   response: SchemaName | { media: string; description: string };
-  /** The schema of its events where it can stream. */
+  /** Schema of the events, if it can stream. */
   events?: SchemaName;
-  /** Beside those that any route, any route with a key, and any with a body has. */
+  /** In addition to the errors of every route, of routes with a key, and of routes with a body. */
   errors?: ErrorKind[];
 }
 
-const answers =
-  "Without `stream`, an answer that takes longer than half a second from its first token begins with status 200 and spaces, and its JSON follows; where it fails after that its connection breaks off. A stream with more than 512 kB unread ends in an error event.";
+const answers = `Without \`stream\`, an answer that takes more than ${heartbeatMs / 1000} s after its first token begins with status 200 and spaces, followed by its JSON; if it fails after that, the connection is closed. A stream with more than ${limits.unreadBytes / 1024} KiB unread ends in an error event.`;
 
 const generates: ErrorKind[] = [
   "context_length_exceeded",

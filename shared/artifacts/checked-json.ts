@@ -1,16 +1,17 @@
-/** JSON that somebody else wrote: parsed within bounds, and refused in a few words whatever is in it. */
+/** Parses untrusted JSON within limits, and refuses it with a short message. */
 import type { z } from "zod";
+import { describe } from "../describe.ts";
 
 const reportedIssues = 3;
 const reportedCharacters = 80;
 
-export interface JsonBounds {
+interface JsonBounds {
   characters: number;
-  /** Objects, lists and what they hold, all together. */
+  /** Values in total, nested ones included. */
   values: number;
 }
 
-/** Throws an Error that names `what`, and the first fields at fault with their values. */
+/** Throws an Error that names `what`, and the first invalid fields with their values. */
 export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string, most: JsonBounds): T {
   if (text.length > most.characters) {
     throw new Error(`${what} has ${text.length} characters, the maximum is ${most.characters}`);
@@ -22,7 +23,7 @@ export function parseChecked<T>(schema: z.ZodType<T>, text: string, what: string
   const { issues } = parsed.error;
   const told = issues.slice(0, reportedIssues).map(({ path, message }) => {
     const value = path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown> | null)?.[key], json);
-    return `${shortened(path.join(".") || "it")} is ${shown(value)}: ${shortened(message)}`;
+    return `${shortened(path.join(".") || "it")} is ${describe(value)}: ${shortened(message)}`;
   });
   if (issues.length > reportedIssues) told.push(`and ${issues.length - reportedIssues} more`);
   throw new Error(`${what} is not valid: ${told.join("; ")}`);
@@ -36,7 +37,7 @@ function parsedJson(text: string, what: string): unknown {
   }
 }
 
-/** Not recursive, as nesting may be as deep as the text is long. */
+/** Iterative, since nesting may be as deep as the text is long. */
 function requireFewValues(json: unknown, what: string, most: number): void {
   const open = [json];
   let values = 1;
@@ -48,12 +49,6 @@ function requireFewValues(json: unknown, what: string, most: number): void {
     if (values > most) throw new Error(`${what} has more than ${most} values`);
     for (const one of inner) open.push(one);
   }
-}
-
-function shown(value: unknown): string {
-  if (Array.isArray(value)) return `a list of ${value.length}`;
-  if (typeof value === "string") return JSON.stringify(shortened(value));
-  return typeof value === "object" && value !== null ? "an object" : String(value);
 }
 
 function shortened(text: string): string {

@@ -1,12 +1,9 @@
-/** How a file of a set is read and held against its record, the same at publisher, edge and backend. */
+/** Reads a file of a set and checks it against its record. Shared by publisher, edge and backend. */
 import { sha256Hex } from "../sha256.ts";
 import { setLimits } from "./limits.ts";
 import { manifestFile } from "./manifest.ts";
 
-/**
- * Bytes of a stream: `mostBytes + 1` of them at most, then it is cancelled. Who reads them refuses what has the one too
- * many, so nothing larger than was declared is ever held.
- */
+/** Returns at most `mostBytes + 1` bytes of a stream, so the caller can detect an oversized file; cancels the rest. */
 export async function readAtMost(
   stream: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   mostBytes: number,
@@ -27,7 +24,7 @@ export async function readAtMost(
   return bytes;
 }
 
-/** Throws an Error that names the file where its bytes are not those of its record. */
+/** Throws an Error that names the file when its size or hash differs from its record. */
 export async function requireFile(
   name: string,
   bytes: Uint8Array,
@@ -41,7 +38,7 @@ export async function requireFile(
   );
 }
 
-/** The same of manifest.json, of which only the hash is known. */
+/** Checks manifest.json against its hash. */
 export async function requireManifest(bytes: Uint8Array, sha256: string): Promise<void> {
   const most = setLimits.manifestBytes;
   if (bytes.byteLength > most) throw new Error(`${manifestFile} has more than ${most} bytes, the limit manifestBytes`);

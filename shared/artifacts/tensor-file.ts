@@ -2,11 +2,12 @@
  * safetensors, the one container of every tensor we read or write: an 8-byte little-endian header length,
  * a JSON header {name: {dtype, shape, data_offsets}}, then the bytes. Layout: FORMAT.md.
  */
+import { describe } from "../describe.ts";
 import { setLimits } from "./limits.ts";
 
 const bytesPerElement = {
   ...{ F32: 4, F16: 2, BF16: 2, I8: 1, U8: 1, U16: 2, I32: 4, U32: 4 },
-  // Never computed with; but a model's file may hold masks and positions of these beside its weights.
+  // Only read, never computed with: masks and positions in a model's file.
   ...{ BOOL: 1, I16: 2, I64: 8, U64: 8, F64: 8 },
 };
 export type Dtype = keyof typeof bytesPerElement;
@@ -100,11 +101,11 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
   }
   const { dtype, shape, data_offsets } = (entry ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
   if (typeof dtype !== "string" || !Object.hasOwn(bytesPerElement, dtype)) {
-    throw new Error(`${what}: ${name} has dtype ${shown(dtype)}, which is not supported`);
+    throw new Error(`${what}: ${name} has dtype ${describe(dtype)}, which is not supported`);
   }
   if (!isSizes(shape, setLimits.tensorDimensions) || !isSizes(data_offsets, 2) || data_offsets.length !== 2) {
     throw new Error(
-      `${what}: ${name} has shape ${shown(shape)} and offsets ${shown(data_offsets)}, which are not sizes`,
+      `${what}: ${name} has shape ${describe(shape)} and offsets ${describe(data_offsets)}, which are not sizes`,
     );
   }
   return { dtype: dtype as Dtype, shape, data_offsets: [data_offsets[0], data_offsets[1]] };
@@ -112,14 +113,6 @@ function requireEntry(what: string, name: string, entry: unknown): HeaderEntry {
 
 function isSizes(value: unknown, most: number): value is number[] {
   return Array.isArray(value) && value.length <= most && value.every((size) => Number.isSafeInteger(size) && size >= 0);
-}
-
-/** A few characters of it, also where it nests deeper than the stack. */
-function shown(value: unknown): string {
-  if (!Array.isArray(value))
-    return typeof value === "object" && value !== null ? "an object" : String(value).slice(0, 40);
-  if (value.length > setLimits.tensorDimensions) return `a list of ${value.length}`;
-  return `[${value.map((one) => (typeof one === "object" && one !== null ? "…" : String(one).slice(0, 40)))}]`;
 }
 
 /** Writes a safetensors file. Tensors keep the map's order; each starts on an 8-byte boundary of the data. */
@@ -168,7 +161,9 @@ export function requireTensor(
   throw new Error(`${what}: ${name} is ${tensor.dtype} [${tensor.shape}], expected ${dtype} [${wanted}]`);
 }
 
-/** The same of float32 alone, as a copy of its own. Throws an Error for a value that is no number, or beyond the limit. */
+/**
+ * Like `requireTensor` for F32, copied and range-checked. Throws an Error for NaN or a value beyond `setLimits.tensorValue`.
+ */
 export function requireFloats(
   file: TensorFile,
   name: string,
@@ -181,33 +176,37 @@ export function requireFloats(
   throw new Error(`${what}: ${name}: value ${bad} is ${values[bad]}, the limit is ±${setLimits.tensorValue}`);
 }
 
-/** Whether `toFloat32` reads it. */
+/** True for the dtypes that `toFloat32` reads. */
 export function isFloat(dtype: Dtype): boolean {
   return dtype in exponentBits;
 }
 
-/** The bits that are all set in infinities and NaN. */
+/** Exponent bits, all set in infinities and NaN. */
 const exponentBits: Partial<Record<Dtype, number>> = { F32: 0x7f80_0000, F16: 0x7c00, BF16: 0x7f80 };
 
-/** Index of the first element of a float tensor that is infinite or not a number; -1 where all are finite. */
+/** Index of the first infinite or NaN element of a float tensor; -1 if all are finite. */
 export function firstNonFinite({ dtype, bytes }: Tensor): number {
   const mask = exponentBits[dtype];
-  if (mask === undefined) throw new Error(`tensor file: ${dtype} is no float of up to 32 bits`);
-  // Aligned, as the file's own bytes need not be.
-  const { buffer } = new Uint8Array(bytes);
+  if (mask === undefined) throw new Error(`tensor file: ${dtype} is not a float of up to 32 bits`);
+  const buffer = alignedCopy(bytes);
   const words = dtype === "F32" ? new Uint32Array(buffer) : new Uint16Array(buffer);
   for (let i = 0; i < words.length; i++) if ((words[i] & mask) === mask) return i;
   return -1;
 }
 
-/** A float tensor as float32, widened from float16 or bfloat16 where needed. Always a copy of its own, so aligned. */
+/** Copies bytes to a new buffer. A typed array needs alignment, which a view into a file may lack. */
+export function alignedCopy(bytes: Uint8Array): ArrayBuffer {
+  // Not `slice`, which is a view for Node's Buffer.
+  return new Uint8Array(bytes).buffer;
+}
+
+/** A float tensor as float32, widened from float16 or bfloat16. Always a copy. */
 export function toFloat32(tensor: Tensor): Float32Array<ArrayBuffer> {
-  // Not `slice`: on Node's Buffer that is a view.
-  const bytes = new Uint8Array(tensor.bytes);
-  if (tensor.dtype === "F32") return new Float32Array(bytes.buffer);
-  if (tensor.dtype === "BF16") return widenBrainFloat(new Uint16Array(bytes.buffer));
+  const buffer = alignedCopy(tensor.bytes);
+  if (tensor.dtype === "F32") return new Float32Array(buffer);
+  if (tensor.dtype === "BF16") return widenBrainFloat(new Uint16Array(buffer));
   if (tensor.dtype !== "F16") throw new Error(`tensor file: cannot read ${tensor.dtype} as float32`);
-  return widenHalf(new Uint16Array(bytes.buffer));
+  return widenHalf(new Uint16Array(buffer));
 }
 
 /** Float16 bit patterns to float32, exactly. */

@@ -1,14 +1,14 @@
-/**
- * How the fields of public requests are read, where several requests have them. A field that is null counts as absent, as
- * with OpenAI. Messages name the limit and the value.
- */
+/** Schemas of fields that several public requests share. A null field counts as absent, as in OpenAI's API. */
 import { z } from "zod";
+import { describe } from "../describe.ts";
 import { limits } from "./limits.ts";
 
-/** A prompt as it came: text still to be encoded, or token ids. */
+export { describe };
+
+/** A prompt of a request: text or token ids. */
 export type Prompt = string | number[];
 
-/** null and absent alike become `fallback`, which the API's document names where there is one. */
+/** Replaces null and absent by `fallback`, and adds it to the API document as the default if it is a scalar. */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   return schema
@@ -17,14 +17,14 @@ export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, descrip
     .meta({ description, ...(hasDefault && { default: fallback }) });
 }
 
-/** `model`, of every request that has one. */
+/** `model`. */
 export const modelField = (description: string) =>
   absentAs(z.string().max(limits.modelCharacters), undefined, description);
 
-/** `user`, which is checked for its length and not used. */
+/** `user`: its length is checked, its value is ignored. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
 
-/** A field that is one text, several, token ids or lists of them; `maximum` bounds how many. */
+/** A string, strings, token ids or lists of token ids; `maximum` limits the number of prompts. */
 export function promptField(name: string, maximum: number, description: string) {
   return z
     .unknown()
@@ -32,7 +32,7 @@ export function promptField(name: string, maximum: number, description: string) 
     .meta(promptSchema(maximum, description));
 }
 
-/** As JSON Schema, for the API's document: `readPromptList` says more than a schema can. */
+/** The JSON Schema of a prompt field for the API document; `readPromptList` checks more. */
 export function promptSchema(maximum: number, description: string, isOptional = false) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
@@ -73,13 +73,4 @@ export function kindOf(value: unknown): string {
   if (Array.isArray(value)) return "a list";
   if (value === null || value === undefined) return "null";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
-}
-
-/** A value as a message shows it: short, whatever a client sent. */
-export function describe(value: unknown): string {
-  return typeof value === "number" || typeof value === "boolean"
-    ? String(value)
-    : typeof value === "string"
-      ? JSON.stringify(value.slice(0, 40))
-      : kindOf(value);
 }

@@ -1,32 +1,32 @@
 /**
- * Every bound on a request, in one table: the edge enforces it, the backend checks it again, and the API's document shows
- * it. Code reads the plain numbers of `limits`.
+ * Limits of the public API. The edge enforces them; the backend rechecks those of the inference contract. The API document
+ * shows the table; code uses the numbers in `limits`.
  */
 
 type Unit = "bytes" | "characters" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
 interface Limit {
-  /** The largest that is accepted. */
+  /** The largest accepted value. */
   value: number;
   unit: Unit;
-  /** What it bounds, in Markdown without `|`: the field, where it is one. */
+  /** What the limit applies to, in Markdown without `|`. */
   bounds: string;
 }
 
 export const limitTable = {
   urlCharacters: { value: 4096, unit: "characters", bounds: "The URL" },
   headerCharacters: { value: 16_384, unit: "characters", bounds: "Names and values of all headers together" },
-  bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time in which the whole body arrives" },
-  bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and with it each text and list in it" },
-  bodyNesting: { value: 64, unit: "levels", bounds: "Lists and objects within each other, the body itself included" },
+  bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time to receive the body" },
+  bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and so each text and list in it" },
+  bodyNesting: { value: 64, unit: "levels", bounds: "Nested lists and objects, the body included" },
   bodyBytesAtOnce: {
     value: 8_388_608,
     unit: "bytes",
-    bounds: "Bodies of one key that one machine of the edge reads at once; a body of undeclared length counts in full",
+    bounds: "Bodies of one key that one isolate reads concurrently; a body of undeclared length counts as the maximum",
   },
   deadlineMs: { value: 600_000, unit: "milliseconds", bounds: "The header `x-deadline-ms`" },
   modelCharacters: { value: 256, unit: "characters", bounds: "`model`" },
-  userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is not used" },
+  userCharacters: { value: 1024, unit: "characters", bounds: "`user`, which is ignored" },
   adapterCharacters: { value: 64, unit: "characters", bounds: "`chameleon.adapter`, and each `id` in it" },
   promptsPerRequest: { value: 32, unit: "entries", bounds: "`prompt` of a completion" },
   choicesPerPrompt: { value: 16, unit: "entries", bounds: "`n`" },
@@ -56,11 +56,11 @@ export const limitTable = {
   adapterTokens: {
     value: 8192,
     unit: "tokens",
-    bounds: "All examples of an adapter together; what a text has beyond the context is not read",
+    bounds: "All examples of an adapter together; tokens of a text beyond the context are not read",
   },
-  adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters that a tenant keeps" },
-  usageDays: { value: 366, unit: "days", bounds: "Period of one answer of `/v1/usage`" },
-  usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one answer of `/v1/usage`" },
+  adaptersPerTenant: { value: 64, unit: "entries", bounds: "Adapters of a tenant" },
+  usageDays: { value: 366, unit: "days", bounds: "Period of one response of `/v1/usage`" },
+  usageRows: { value: 20_000, unit: "entries", bounds: "Rows of one response of `/v1/usage`" },
   mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
   expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },
   pointerShares: { value: 16, unit: "entries", bounds: "Shares of the pointer, between edge and backend" },
@@ -73,12 +73,12 @@ export const limitTable = {
   wholeAnswerBytes: {
     value: 8_388_608,
     unit: "bytes",
-    bounds: "An answer without `stream`; above it, it is cancelled",
+    bounds: "An answer without `stream`; a larger one is cancelled",
   },
   unreadBytes: {
     value: 524_288,
     unit: "bytes",
-    bounds: "Sent of a stream and not read; where more is to be sent then, it is cancelled",
+    bounds: "Unread bytes of a stream; the stream is cancelled above this",
   },
   sequencesPerBatch: { value: 128, unit: "entries", bounds: "Sequences of one micro-batch, between edge and backend" },
 } as const satisfies Record<string, Limit>;

@@ -1,15 +1,15 @@
 /**
  * The Jinja interpreter of @huggingface/jinja with a budget. A template comes with an imported model and runs in an
- * isolate that other tenants share, so every node costs a step, every value costs its characters, and an operation
- * whose result may be a product of its operands' sizes (range, replace, join, indent, split, tojson) is checked before
- * it runs. Values are boxes over Maps, arrays and primitives: no name in a template reaches a JavaScript property.
+ * isolate that other tenants share. So every node costs a step and every value its characters, and an operation whose
+ * result may be the product of its operands' sizes (range, replace, join, indent, split, tojson) is checked before it
+ * runs. Values wrap Maps, arrays and primitives: no name in a template reaches a JavaScript property.
  */
 import { type Environment, Interpreter, type SyntaxNode, type TemplateValue } from "./jinja.ts";
 import { itemCharacters, itemReadCharacters, itemsOf, requireAtMost, type TemplateBudget } from "./template-budget.ts";
 import { templateLimits } from "./template-limits.ts";
 import type { TemplateTree } from "./template-tree.ts";
 
-/** Stands in the tree for an operand that has been evaluated. */
+/** Replaces an operand in the tree that has been evaluated. */
 class Evaluated {
   readonly type = "Evaluated";
   readonly value: TemplateValue;
@@ -18,7 +18,7 @@ class Evaluated {
   }
 }
 
-/** The parts of the nodes that are treated here. */
+/** Fields of the node types that this class handles. */
 interface Parts {
   operator: { value: string };
   left: SyntaxNode;
@@ -40,17 +40,17 @@ interface Named {
   value: string;
 }
 
-/** The interpreter finds out by an exception that no variable has a name. */
+/** Undefined lookups throw internally; charge 8 steps. */
 const undefinedSteps = 8;
 
-/** Filters whose arguments the interpreter wants as they are written. */
+/** Filters whose arguments the interpreter needs unevaluated. */
 const literalArguments = ["selectattr", "rejectattr"];
 
 export class BoundedInterpreter extends Interpreter {
   readonly #tree: TemplateTree;
   readonly #budget: TemplateBudget;
-  /** Values whose methods have their checks. */
-  readonly #guarded = new WeakSet<object>();
+  /** Values whose methods are already wrapped. */
+  readonly #wrapped = new WeakSet<object>();
 
   constructor(environment: Environment, tree: TemplateTree, budget: TemplateBudget) {
     super(environment);
@@ -107,7 +107,7 @@ export class BoundedInterpreter extends Interpreter {
 
   #binary(node: SyntaxNode & Parts, environment: Environment): TemplateValue {
     const operator = node.operator.value;
-    // These two may leave their right operand unevaluated, and make no new value.
+    // `and` and `or` may skip their right operand, and create no value.
     if (operator === "and" || operator === "or") return super.evaluate(node, environment);
     const left = this.evaluate(node.left, environment);
     const right = this.evaluate(node.right, environment);
@@ -130,12 +130,12 @@ export class BoundedInterpreter extends Interpreter {
     const known = literalArguments.includes(name) ? filter : this.#withArguments(filter, environment);
     const given = (known.args ?? []).flatMap(evaluatedIn);
     this.#checkFilter(name, operand, given);
-    if (operand.type === "ObjectValue" || name === "replace") this.#guard(operand);
+    if (operand.type === "ObjectValue" || name === "replace") this.#wrapMethods(operand);
     const node = { type: "FilterExpression", operand: new Evaluated(operand), filter: known };
     return super.evaluate(node as SyntaxNode, environment);
   }
 
-  /** The filter with each argument evaluated, so that it is evaluated once. */
+  /** The filter with its arguments evaluated, so that each is evaluated once. */
   #withArguments(filter: Parts["filter"], environment: Environment): Parts["filter"] {
     const evaluated = (node: SyntaxNode) => new Evaluated(this.evaluate(node, environment));
     const args = filter.args?.map((node): SyntaxNode => {
@@ -193,16 +193,16 @@ export class BoundedInterpreter extends Interpreter {
   #member(node: SyntaxNode & Parts, environment: Environment): TemplateValue {
     const object = this.evaluate(node.object, environment);
     const isSlice = node.property.type === "SliceExpression";
-    // A slice of a string makes a list of its characters first.
+    // Slicing a string first creates a list of its characters.
     if (isSlice && object.type === "StringValue") this.#budget.spendCharacters(4 * this.#budget.charactersOf(object));
     const isEntry =
       !node.computed && object.value instanceof Map && object.value.has((node.property as SyntaxNode & Named).value);
-    if (!isEntry) this.#guard(object);
+    if (!isEntry) this.#wrapMethods(object);
     return super.evaluate({ ...node, object: new Evaluated(object) } as SyntaxNode, environment);
   }
 
   #loop(node: SyntaxNode & Parts, environment: Environment): TemplateValue {
-    // `for x in items if test` has the items inside its iterable.
+    // In `for x in items if test`, the iterable is a SelectExpression around the items.
     const select = node.iterable.type === "SelectExpression" ? (node.iterable as SyntaxNode & Parts) : null;
     const items = this.evaluate(select ? select.lhs : node.iterable, environment);
     this.#budget.spendSteps(itemsOf(items));
@@ -211,11 +211,11 @@ export class BoundedInterpreter extends Interpreter {
     return super.evaluate({ ...node, iterable } as SyntaxNode, environment);
   }
 
-  /** Has every call of a method of a string or object charged and checked, however the template comes to hold it. */
-  #guard(object: TemplateValue): void {
+  /** Wraps the methods of a string or object, so that every call is charged and checked. */
+  #wrapMethods(object: TemplateValue): void {
     const isText = object.type === "StringValue";
-    if (!(isText || object.type === "ObjectValue") || this.#guarded.has(object)) return;
-    this.#guarded.add(object);
+    if (!(isText || object.type === "ObjectValue") || this.#wrapped.has(object)) return;
+    this.#wrapped.add(object);
     for (const [name, method] of object.builtins) {
       if (method.type !== "FunctionValue") continue;
       const call = method.value as (given: TemplateValue[], scope: Environment) => TemplateValue;
@@ -235,7 +235,7 @@ export class BoundedInterpreter extends Interpreter {
     );
     for (const value of given) this.#budget.spendCharacters(this.#budget.charactersOf(value));
     if (name !== "split" && name !== "replace") return;
-    // Without a pattern, `split` takes words.
+    // Without a pattern, `split` splits at white space.
     const longest = pattern?.length ?? 1;
     requireAtMost("characters of an argument", longest, templateLimits.argumentCharacters);
     this.#budget.spendSearch(text.length, longest);

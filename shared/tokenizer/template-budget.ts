@@ -1,20 +1,20 @@
-/** What one rendering of a template has used, and the sizes of its values. Knows values, not syntax. */
+/** Counts the steps and characters that one rendering uses, and computes sizes of values. Independent of the syntax. */
 import type { TemplateValue } from "./jinja.ts";
 import { TemplateLimitError, templateLimits } from "./template-limits.ts";
 
-/** A list item or an object's entry takes about the memory of so many characters. */
+/** Cost model: the memory of a list item or object entry, in characters. */
 export const itemCharacters = 32;
-/** Reading or copying a list takes about the time and memory of so many characters an item. */
+/** Cost model: reading or copying one list item, in characters. */
 export const itemReadCharacters = 8;
-/** JSON may spell a character in six, `\u001f`. */
+/** JSON may escape one character as six, `\u001f`. */
 const jsonGrowth = 6;
-/** Comparisons of a substring search in the time of reading one character. */
+/** Cost model: 64 comparisons of a substring search cost one character. */
 const searchComparisons = 64;
 
 interface Size {
-  /** Characters of the value written out, about; `itemCharacters` for each item. */
+  /** Approximate characters of the value as text, with `itemCharacters` per item. */
   characters: number;
-  /** Lists and objects inside each other. */
+  /** Depth of nested lists and objects. */
   nesting: number;
 }
 const scalarSize: Size = { characters: 1, nesting: 0 };
@@ -24,10 +24,10 @@ export class TemplateBudget {
   #steps = 0;
   #characters = 0;
   #depth = 0;
-  /** Of lists and objects, which never change. */
+  /** Sizes of lists and objects, which are immutable. */
   readonly #sizes = new WeakMap<object, Size>();
 
-  /** @param conversationCharacters what the caller sent */
+  /** @param conversationCharacters characters of the conversation to render */
   constructor(conversationCharacters: number) {
     const { characters, characterReads } = templateLimits;
     this.#characterLimit = characters + characterReads * conversationCharacters;
@@ -55,9 +55,9 @@ export class TemplateBudget {
     this.#depth--;
   }
 
-  /** Charges a value that was read or made; `isOutput`: it becomes text. Throws where it alone is too large. */
+  /** Charges a value that was read or created. `isOutput`: it is written out. Throws if it exceeds the limit of one value. */
   charge(value: TemplateValue | undefined, isOutput: boolean): void {
-    // What the filters `first` and `last` make of an empty list.
+    // The filters `first` and `last` return undefined for an empty list.
     if (value === undefined) return;
     if (value.type === "StringValue") {
       const { length } = value.value as string;
@@ -67,17 +67,17 @@ export class TemplateBudget {
       const { characters } = this.#sizeOf(value);
       this.spendCharacters(isOutput ? jsonGrowth * characters : itemReadCharacters * itemsOf(value));
     } else if (value.type === "FunctionValue" && isOutput) {
-      throw new Error("a function is no text");
+      throw new Error("a function cannot be written out");
     }
   }
 
-  /** Characters of a value written out. Throws where they are too many. */
+  /** Characters of a value as text. Throws if they exceed the limit of one value. */
   charactersOf(value: TemplateValue): number {
     if (value.type === "StringValue") return (value.value as string).length;
     return isContainer(value) ? this.#sizeOf(value).characters : scalarSize.characters;
   }
 
-  /** Charges a search for a substring; its worst case is a product. */
+  /** Charges the worst case of a substring search: every pattern character at every position. */
   spendSearch(textCharacters: number, patternCharacters: number): void {
     this.spendCharacters((textCharacters * patternCharacters) / searchComparisons);
   }
@@ -88,7 +88,7 @@ export class TemplateBudget {
     const size = { characters: 0, nesting: 1 };
     requireAtMost("list items", itemsOf(value), templateLimits.listItems);
     for (const [key, item] of entriesOf(value)) {
-      // A namespace is the one value that changes: inside another it would change that one's size, or hold itself.
+      // Namespaces are mutable: one inside another value would change that value's size, or contain itself.
       if (item.type === "NamespaceValue") throw new Error("a namespace inside another value is not supported");
       const { characters, nesting } = isContainer(item)
         ? this.#sizeOf(item)
@@ -103,18 +103,18 @@ export class TemplateBudget {
   }
 }
 
-/** Throws a TemplateLimitError where `value` exceeds `limit`. */
+/** Throws a TemplateLimitError when `value` exceeds `limit`. */
 export function requireAtMost(what: string, value: number, limit: number): void {
-  // Not `value > limit`, which NaN passes.
+  // Not `value > limit`, which is false for NaN.
   if (!(value <= limit))
     throw new TemplateLimitError(`the chat template makes ${value} ${what}, the maximum is ${limit}`);
 }
 
-export function isContainer(value: TemplateValue): boolean {
+function isContainer(value: TemplateValue): boolean {
   return value.value instanceof Map || Array.isArray(value.value);
 }
 
-/** Items of a list, entries of an object; 0 of anything else. */
+/** Number of list items or object entries; 0 for other values. */
 export function itemsOf(value: TemplateValue): number {
   if (Array.isArray(value.value)) return value.value.length;
   return value.value instanceof Map ? value.value.size : 0;

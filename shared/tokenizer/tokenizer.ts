@@ -8,9 +8,9 @@ import { Merger } from "./merger.ts";
 import { isPairAt, preTokenEnd } from "./pre-tokens.ts";
 import { readVocabulary } from "./vocabulary.ts";
 
-/** Words repeat, so their ids are kept; at this many the memory starts afresh. */
+/** Cached pre-tokens, since words repeat. The cache is cleared when it is full. */
 const rememberedPreTokens = 8192;
-/** A longer slice would be a view that keeps its whole text alive (V8 copies below 13 characters). */
+/** Longest cached pre-token. A longer slice is a view that keeps its whole text in memory (V8 copies below 13 characters). */
 const rememberedLength = 12;
 
 export class Tokenizer {
@@ -19,17 +19,17 @@ export class Tokenizer {
   readonly #byteIds: Uint16Array; // [256]
   readonly #merger: Merger;
   readonly #remembered = new Map<string, readonly number[]>();
-  /** Piece by token id, the longer ones made when first asked for. */
+  /** Piece by token id; merged ones are created on first use. */
   readonly #pieces: Uint8Array[];
   readonly #pairs: Uint16Array; // [M, 2]
   readonly #rankById: Uint16Array; // [V], of merged ids
-  /** [V] Bytes of the longest piece that is merged from an id, or the id's own; Infinity where no float holds it. */
+  /** [V] Bytes of the longest piece that contains an id, its own included; Infinity beyond float32. */
   readonly #longestWith: Float32Array;
-  /** In bytes. */
+  /** Bytes of the longest piece. */
   readonly #longestPiece: number;
   #scratch = new Uint16Array(256);
 
-  /** Reads what pack.ts wrote. Throws an Error that names the tensor that is missing, misshapen or inconsistent. */
+  /** Reads the tensors of pack.ts. Throws an Error that names a tensor that is missing, misshapen or inconsistent. */
   static fromTensors(file: TensorFile): Tokenizer {
     return new Tokenizer(file);
   }
@@ -53,13 +53,13 @@ export class Tokenizer {
   }
 
   /**
-   * Token ids of a text. The end-of-text token's own spelling is text like any other. Of a text that has more than `most`,
-   * the ids of a beginning: `most + 1` of them, at a cost that depends on `most` and not on the text's length. They are
-   * the whole text's first ids, but for those of a pre-token that goes beyond the bound.
+   * Token ids of a text. The spelling of the end-of-text token is ordinary text. If the text has more than `most` tokens,
+   * returns `most + 1` ids of its beginning, at a cost that depends on `most` and not on the length of the text. These are
+   * the first ids of the whole text, except in a pre-token that crosses the limit.
    */
   encode(text: string, most = Number.POSITIVE_INFINITY): number[] {
     const ids: number[] = [];
-    // Each code unit is a byte at least, so a text of so many has more than `most` tokens.
+    // A code unit is at least one byte, so this many code units make more than `most` tokens.
     const length = Math.min(text.length, (most + 1) * this.#longestPiece);
     const read = length < text.length ? text.slice(0, length) : text;
     for (let start = 0; start < length && ids.length <= most; ) {
@@ -72,7 +72,7 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Text of token ids; bytes that are not UTF-8 become U+FFFD. Throws a RangeError for an id out of the vocabulary. */
+  /** The text of token ids; invalid UTF-8 becomes U+FFFD. Throws a RangeError for an id outside the vocabulary. */
   decode(ids: readonly number[]): string {
     const pieces = ids.map((id) => this.pieceOf(id));
     const bytes = new Uint8Array(pieces.reduce((total, piece) => total + piece.length, 0));
@@ -84,7 +84,7 @@ export class Tokenizer {
     return new TextDecoder("utf-8", { fatal: false, ignoreBOM: true }).decode(bytes);
   }
 
-  /** The bytes of a token id; not to be changed. Throws a RangeError for an id out of the vocabulary. */
+  /** The bytes of a token id; do not modify them. Throws a RangeError for an id outside the vocabulary. */
   pieceOf(id: number): Uint8Array {
     if (!(Number.isInteger(id) && id >= 0 && id < this.vocabularySize)) {
       throw new RangeError(`token id ${id} is not in the vocabulary of ${this.vocabularySize}`);
@@ -112,30 +112,30 @@ export class Tokenizer {
     return ids;
   }
 
-  /** Of a pre-token that has more than `most` ids, more than `most` ids of its beginning. */
+  /** Appends the ids of a pre-token. If it has more than `most`, appends more than `most` ids of its beginning. */
   #encodePreToken(text: string, start: number, end: number, out: number[], most: number): void {
-    // No code unit needs more than 3 bytes; a pair needs 4.
+    // A code unit needs at most 3 bytes, a surrogate pair 4.
     if (this.#scratch.length < 3 * (end - start)) this.#scratch = new Uint16Array(3 * (end - start));
     const length = this.#writeByteIds(text, start, end);
     this.#merger.merge(this.#scratch, length > most ? this.#lengthOver(most, length) : length, out);
   }
 
   /**
-   * How many of the `length` byte ids in scratch make more than `most` tokens, whatever they merge into; `length` where
-   * that is not known before they are merged. A byte is at least the share 1/n of its token, where n is the length of the
-   * longest piece that has this byte: "a" 32 bytes, "z" 17.
+   * The smallest n so that the first n byte ids in scratch make more than `most` tokens however they merge; `length` if no
+   * n up to `length` is known to. Lower bound of the tokens of n bytes: Σ 1 / longest(byte), where longest(byte) is the
+   * length of the longest piece that contains the byte ("a": 32 bytes, "z": 17).
    */
   #lengthOver(most: number, length: number): number {
     let tokens = 0;
     for (let i = 0; i < length; i++) {
       tokens += 1 / this.#longestWith[this.#scratch[i]];
-      // More than a rounding error over it.
+      // The margin covers rounding errors.
       if (tokens > most + 1e-3) return i + 1;
     }
     return length;
   }
 
-  /** Writes the byte ids of text[start, end) in UTF-8, a lone surrogate as U+FFFD, and returns how many. */
+  /** Writes the byte ids of text[start, end) in UTF-8, a lone surrogate as U+FFFD, and returns their number. */
   #writeByteIds(text: string, start: number, end: number): number {
     const ids = this.#byteIds;
     const target = this.#scratch;
@@ -163,10 +163,10 @@ export class Tokenizer {
   }
 }
 
-/** By id, the bytes of the longest piece that is merged from it, itself included. */
+/** By id, the bytes of the longest piece that contains it, itself included. */
 function longestPieces(pairs: Uint16Array, mergedIds: Uint16Array, vocabularySize: number): Float32Array {
   const longest = new Float32Array(vocabularySize).fill(1);
-  // Lower ranks are parts of higher ones: lengths go up the merges, and the longest comes back down.
+  // Parts have lower ranks than their merge: lengths propagate by rising rank, maxima by falling rank.
   for (let rank = 0; rank < mergedIds.length; rank++) {
     longest[mergedIds[rank]] = longest[pairs[2 * rank]] + longest[pairs[2 * rank + 1]];
   }

@@ -1,10 +1,10 @@
 /**
- * What tokenizer.safetensors says of a vocabulary, checked: every id is a byte, a merge or the end of text, and every merge
- * joins pieces that come before it, so that no piece is made of itself. Not here: encoding and decoding (tokenizer.ts).
+ * Reads and checks the vocabulary of tokenizer.safetensors: every id is a byte, a merge or the end of text, and every merge
+ * joins earlier pieces, so that no piece contains itself. Not here: encoding and decoding (tokenizer.ts).
  */
 import { setLimits } from "../artifacts/limits.ts";
 import { tokenizerFile } from "../artifacts/manifest.ts";
-import { requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
+import { alignedCopy, requireTensor, type TensorFile } from "../artifacts/tensor-file.ts";
 
 export interface Vocabulary {
   size: number; // V
@@ -17,7 +17,7 @@ export interface Vocabulary {
   endOfText: Uint8Array;
 }
 
-/** Throws an Error that names the tensor and the id or rank at fault. */
+/** Throws an Error that names the tensor and the invalid id or rank. */
 export function readVocabulary(file: TensorFile): Vocabulary {
   const byteIds = uint16Of(file, "byte_ids", [256]);
   const pairs = uint16Of(file, "merges", [null, 2]);
@@ -39,7 +39,7 @@ export function readVocabulary(file: TensorFile): Vocabulary {
 }
 
 function requirePieces({ size, byteIds, pairs, mergedIds, endOfTextId }: Omit<Vocabulary, "endOfText">): void {
-  /** Bytes of each id's piece; 0: none is known yet. */
+  /** Bytes of each id's piece; 0 if not known yet. */
   const lengths = new Uint16Array(size);
   for (const id of byteIds) {
     if (lengths[id] > 0) throw refused(`byte_ids: id ${id} is that of two bytes`);
@@ -54,7 +54,7 @@ function requirePieces({ size, byteIds, pairs, mergedIds, endOfTextId }: Omit<Vo
     if (length > setLimits.pieceBytes) {
       throw refused(`merges: merge ${rank} makes ${length} bytes, the limit pieceBytes is ${setLimits.pieceBytes}`);
     }
-    // Two merges may make the same piece, of different parts.
+    // Two merges of different parts may produce the same piece.
     if (id === endOfTextId || (lengths[id] > 0 && lengths[id] !== length)) {
       throw refused(`merged_ids: merge ${rank} makes id ${id}, which is something else`);
     }
@@ -70,8 +70,7 @@ function highest(start: number, ids: Uint16Array): number {
 
 function uint16Of(file: TensorFile, name: string, shape: (number | null)[]): Uint16Array {
   const { bytes } = requireTensor(file, name, "U16", shape, tokenizerFile);
-  // A copy of its own, so that it is aligned.
-  return new Uint16Array(new Uint8Array(bytes).buffer);
+  return new Uint16Array(alignedCopy(bytes));
 }
 
 function refused(why: string): Error {

@@ -53,7 +53,7 @@ function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: 
   const body: AnswerBody = bodies.open(
     { tenant, maximumBytes, heartbeat },
     {
-      silent: () => undefined,
+      heartbeatDue: () => undefined,
       overflowed(error) {
         told.overflow = error;
         body.closeWith("why");
@@ -124,7 +124,7 @@ describe("the bodies of an object", () => {
     const bodies = new AnswerBodies(10_000);
     const options = { maximumBytes: 10 ** 6 };
     const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
-    for (const { body } of small) body.keep(1000);
+    for (const { body } of small) body.setPendingBytes(1000);
     const write = (bytes: number, parts: number) => {
       const one = opened(bodies, "large", options);
       for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
@@ -132,7 +132,7 @@ describe("the bodies of an object", () => {
     };
     const [larger, large] = [write(6000, 2), write(900, 1)];
     expect(larger.told.overflow).toBeNull();
-    small[0].body.keep(1200);
+    small[0].body.setPendingBytes(1200);
     expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
     // What the runtime has of it may still be read.
     expect([larger.told.isGone, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);

@@ -4,6 +4,7 @@
  */
 import { createHash } from "node:crypto";
 import {
+  alignedCopy,
   readTensorFile,
   requireFloats,
   requireTensor,
@@ -72,8 +73,7 @@ export function instantHash(tenant: string, bytes: Uint8Array): string {
 function biasOf(file: TensorFile, V: number): InstantParts["bias"] {
   if (!file.has("bias_ids")) return null;
   const { bytes } = requireTensor(file, "bias_ids", "I32", [null], what);
-  // A copy of its own, so that it is aligned.
-  const ids = new Int32Array(new Uint8Array(bytes).buffer);
+  const ids = new Int32Array(alignedCopy(bytes));
   const isRising = ids.every((id, i) => id < V && id > (i === 0 ? -1 : ids[i - 1]));
   if (!isRising) throw new Error(`${what}: bias_ids: not rising token ids below ${V}`);
   return { ids, values: requireFloats(file, "bias_values", [ids.length], what) };

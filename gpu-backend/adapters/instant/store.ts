@@ -1,13 +1,13 @@
 /**
- * Instant adapters on disk, a folder per tenant: what a restart must not lose. A file is there whole or not at all, and
- * its name is the hash of what is in it. Whoever asks names the tenant, so no tenant reaches another's. The edge keeps
- * the originals and brings back what is missing here, so a full folder drops what was used longest ago.
+ * Instant adapters on disk, in a folder per tenant, so that they survive a restart. Files are written atomically, and the name
+ * of a file is the hash of its content. Every access names the tenant, so no tenant reaches another's adapters. The edge keeps
+ * the originals and uploads missing ones, so a full folder drops the least recently used.
  */
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { hashPattern, idPattern } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
+import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
 import { instantHash } from "./artifact.ts";
 
 export class InstantStore {
@@ -22,7 +22,7 @@ export class InstantStore {
     this.#bytesPerTenant = bytesPerTenant;
   }
 
-  /** Keeps an adapter and returns its hash. Throws a ServiceError where it alone is more than a tenant may keep. */
+  /** Stores an adapter and returns its hash. Throws a ServiceError if it alone exceeds the tenant's limit. */
   async keep(tenant: string, bytes: Uint8Array): Promise<string> {
     if (bytes.length > this.#bytesPerTenant) {
       throw new ServiceError(
@@ -38,32 +38,32 @@ export class InstantStore {
     return hash;
   }
 
-  /** null where it is not there, or is not what its name says. */
+  /** The bytes of an adapter; null if it is missing or does not match its hash. */
   async read(tenant: string, hash: string): Promise<Uint8Array | null> {
     const path = this.#pathOf(tenant, hash);
-    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(unlessMissing);
+    const bytes = await readFileAtMost(path, this.#bytesPerTenant).catch(nullIfMissing);
     if (!bytes || instantHash(tenant, bytes) !== hash) return null;
     const now = this.#now();
-    await utimes(path, now, now).catch(unlessMissing);
+    await utimes(path, now, now).catch(nullIfMissing);
     return bytes;
   }
 
   async has(tenant: string, hash: string): Promise<boolean> {
-    return (await stat(this.#pathOf(tenant, hash)).catch(unlessMissing)) !== null;
+    return (await stat(this.#pathOf(tenant, hash)).catch(nullIfMissing)) !== null;
   }
 
-  /** Whether it was there. */
+  /** Removes an adapter. Resolves to true if it existed. */
   async remove(tenant: string, hash: string): Promise<boolean> {
     const wasThere = await this.has(tenant, hash);
     await rm(this.#pathOf(tenant, hash), { force: true });
     return wasThere;
   }
 
-  /** Removes what was used longest ago until the tenant's share holds; never `kept`. */
+  /** Removes the least recently used adapters until the tenant's limit holds, but never `kept`. */
   async #drop(tenant: string, kept: string): Promise<void> {
     const names = (await readdir(join(this.#directory, tenant))).filter((name) => hashPattern.test(name));
     const files = await Promise.all(
-      names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(unlessMissing) })),
+      names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(nullIfMissing) })),
     );
     let total = files.reduce((sum, { about }) => sum + (about?.size ?? 0), 0);
     for (const { name, about } of files.sort((a, b) => (a.about?.mtimeMs ?? 0) - (b.about?.mtimeMs ?? 0))) {
@@ -90,9 +90,4 @@ async function writeWhole(path: string, unfinished: string, bytes: Uint8Array): 
     await file.close();
   }
   await rename(unfinished, path);
-}
-
-function unlessMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }

@@ -1,19 +1,19 @@
-/** The fitter as the main thread sees it: its thread starts with the first fit, and again after it died. */
+/** The main thread's interface to the fitter, whose thread starts with the first fit and restarts after a failure. */
 import { Worker } from "node:worker_threads";
 import { ServiceError } from "../../../shared/errors.ts";
 import { settlesWithin } from "../settles-within.ts";
 import type { FitAnswer, FitFolders } from "./fit-worker.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 
-/** Fits waiting or running; each takes about a second, and a caller waits no longer than some. */
+/** Maximum fits waiting or running; each takes about a second, and callers wait a few seconds at most. */
 const maximumFits = 8;
-/** Milliseconds for one fit, the thread's start included. The fit of a wide base takes tens of seconds. */
+/** Timeout of one fit, the thread's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
 const fitMs = 60_000;
-/** Milliseconds for the thread to end. */
+/** Timeout for the thread to end, in milliseconds. */
 const stopMs = 2000;
 
-export interface FitClientParts {
-  /** What runs in the thread; absent: the fitter. */
+interface FitClientParts {
+  /** Script of the worker thread; the fitter's by default. */
   thread?: URL;
   fitMs?: number;
 }
@@ -22,9 +22,9 @@ export class FitClient {
   readonly #folders: FitFolders;
   readonly #parts: FitClientParts;
   #worker: Worker | null = null;
-  /** In the order of their requests. */
+  /** Pending fits, in the order of their requests. */
   readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
-  /** Runs while a fit does. */
+  /** Timeout of the running fit. */
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(folders: FitFolders, parts: FitClientParts = {}) {
@@ -32,7 +32,7 @@ export class FitClient {
     this.#parts = parts;
   }
 
-  /** Throws a ServiceError "overloaded" where too many fits wait, at once. */
+  /** Throws `overloaded` when the maximum number of fits is pending. */
   requireRoom(): void {
     if (this.#waiting.length < maximumFits) return;
     throw new ServiceError(
@@ -44,7 +44,7 @@ export class FitClient {
     );
   }
 
-  /** Rejects with a ServiceError "backend_unavailable" where it takes too long, or the backend shuts down. */
+  /** Rejects with `backend_unavailable` when the fit times out or the backend shuts down. */
   fit(request: FitRequest): Promise<FitResult> {
     this.requireRoom();
     const waiting = Promise.withResolvers<FitResult>();
@@ -55,13 +55,13 @@ export class FitClient {
     return waiting.promise;
   }
 
-  /** Resolves to whether the thread has ended. */
+  /** Resolves to true if the thread has ended. */
   async close(): Promise<boolean> {
     const ending = this.#drop(unavailable("The backend is shutting down."));
     return ending === null || settlesWithin(ending, stopMs);
   }
 
-  /** Gives `worker` the time of one fit for its next answer. */
+  /** Restarts the timeout for the next answer of `worker`. */
   #watch(worker: Worker): void {
     clearTimeout(this.#timer);
     if (this.#waiting.length === 0 || worker !== this.#worker) return;
@@ -70,7 +70,7 @@ export class FitClient {
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
 
-  /** Ends the thread and all fits; the next one starts another. */
+  /** Ends the thread and fails all fits. The next fit starts another thread. */
   #drop(error: unknown): Promise<unknown> | null {
     clearTimeout(this.#timer);
     const worker = this.#worker;
@@ -85,7 +85,7 @@ export class FitClient {
     });
     let failure: unknown = new Error("the fitter's thread ended");
     worker.on("message", (answer: FitAnswer) => {
-      // What was given up has been answered.
+      // The fits of a dropped thread have already been rejected.
       if (worker !== this.#worker) return;
       const waiting = this.#waiting.shift();
       this.#watch(worker);
@@ -98,7 +98,7 @@ export class FitClient {
     worker.on("exit", () => {
       if (worker === this.#worker) void this.#drop(failure);
     });
-    // It keeps no process alive that has nothing else to do.
+    // The thread does not keep the process alive.
     worker.unref();
     return worker;
   }

@@ -1,22 +1,22 @@
 /**
- * The bucket of published artifacts as a backend reads it: over HTTP, signed for the S3 API where there are credentials,
- * or in a folder with the same names. Not here: what is in it (`shared/artifacts/FORMAT.md`).
+ * Reads the bucket of published artifacts: over HTTP, signed for the S3 API if there are credentials, or from a folder with the
+ * same names. Not here: the content of the bucket (`shared/artifacts/FORMAT.md`).
  */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { AwsClient } from "aws4fetch";
 import { pointerName } from "../../../shared/artifacts/bucket.ts";
 import { readAtMost } from "../../../shared/artifacts/set-file.ts";
-import { readFileAtMost } from "../../bounded-file.ts";
+import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
 
 /**
- * Bytes of an object, `mostBytes + 1` of them at most; null where there is none. Rejects with an Error that says what went
- * wrong.
+ * Returns at most `mostBytes + 1` bytes of an object, so the caller can detect an oversized one; null if it does not exist.
+ * Rejects with an Error that states the cause.
  */
 export type ReadObject = (name: string, mostBytes: number) => Promise<Uint8Array | null>;
 
 export interface StoreSettings {
-  /** http(s), or file. */
+  /** An http, https or file URL. */
   url: string;
   credentials: { accessKeyId: string; secretAccessKey: string } | null;
 }
@@ -26,9 +26,9 @@ const [pointerMs, fileMs] = [5000, 120_000];
 
 export function openStore({ url, credentials }: StoreSettings): ReadObject {
   if (url.startsWith("file:")) {
-    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(unlessMissing);
+    return (name, mostBytes) => readFileAtMost(join(fileURLToPath(url), name), mostBytes).catch(nullIfMissing);
   }
-  // Whoever asks comes back soon enough by itself.
+  // No retries: the caller polls.
   const client = credentials && new AwsClient({ ...credentials, service: "s3", region: "auto", retries: 0 });
   const base = url.replace(/\/+$/, "");
   return async (name, mostBytes) => {
@@ -45,9 +45,4 @@ export function openStore({ url, credentials }: StoreSettings): ReadObject {
     }
     return response.body ? await readAtMost(response.body, mostBytes) : new Uint8Array(0);
   };
-}
-
-function unlessMissing(error: NodeJS.ErrnoException): null {
-  if (error.code === "ENOENT") return null;
-  throw error;
 }

@@ -1,7 +1,7 @@
 /**
- * Brings a published set into a folder of its own, laid out as training writes one. Every file is held against its size and
- * hash, also those that only the edge reads. The manifest is checked before anything is written, and written last: a folder
- * with one is whole. What is there and whole is not fetched again, so that it goes on where it was cut off.
+ * Downloads a published set into its own folder, in the layout that training writes. The size and hash of every file are
+ * checked, also of those that only the edge reads. The manifest is checked before anything is written, and written last: a
+ * folder with a manifest is complete. Complete files are not fetched again, so an interrupted download resumes.
  */
 import { mkdir, readdir, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,9 +24,9 @@ export interface BroughtSet {
   manifest: Manifest;
 }
 
-/** Folders of whole sets that are kept: those that were wanted last. */
+/** Folders of complete sets that are kept: the most recently used. */
 const keptFolders = 8;
-/** Folders of sets that were cut off or refused: the newest, as its files need not be fetched again. */
+/** Unfinished folders kept so a retry can resume. */
 const keptUnfinished = 1;
 
 export class SetFolders {
@@ -34,7 +34,7 @@ export class SetFolders {
   readonly #read: ReadObject;
   readonly #now: () => Date;
 
-  /** Folders of sets go into `directory`, which backends on one machine may share. */
+  /** Creates the folders in `directory`, which backends on one machine may share. */
   constructor(directory: string, read: ReadObject, now: () => Date) {
     this.#directory = directory;
     this.#read = read;
@@ -42,7 +42,7 @@ export class SetFolders {
   }
 
   /**
-   * Rejects with an Error that names the object at fault. Folders of the manifests `inUse` stay, however many others come.
+   * Rejects with an Error that names the faulty object. Folders of the manifests in `inUse` are never removed.
    */
   async bring(manifestHash: string, inUse: readonly string[]): Promise<BroughtSet> {
     const folder = join(this.#directory, manifestHash);
@@ -62,10 +62,10 @@ export class SetFolders {
     return { folder, manifest };
   }
 
-  /** Removes the folders that nobody is likely to want again. */
+  /** Removes the least recently used folders. */
   async #tidy(kept: readonly string[]): Promise<void> {
     const names = (await readdir(this.#directory)).filter((name) => hashPattern.test(name));
-    // Another backend may have removed one just now.
+    // Another backend may remove one concurrently.
     const timeOf = async (...path: string[]) => (await stat(join(this.#directory, ...path)).catch(() => null))?.mtimeMs;
     const folders = await Promise.all(
       names.map(async (name) => ({
@@ -99,7 +99,7 @@ export class SetFolders {
   }
 }
 
-/** Rejects where the bytes are not those of the file. */
+/** Rejects when the bytes are not those of the file. */
 type Check = (bytes: Uint8Array) => Promise<void>;
 
 async function presentFile(path: string, mostBytes: number, check: Check): Promise<Uint8Array | null> {
@@ -113,7 +113,7 @@ async function presentFile(path: string, mostBytes: number, check: Check): Promi
 }
 
 async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  // The process id: another may be at it, too.
+  // The process id: another backend may write the same file.
   const unfinished = `${path}.${process.pid}`;
   await writeFile(unfinished, bytes);
   await rename(unfinished, path);

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
+import { nullIfMissing } from "../../bounded-file.ts";
 
 export interface Checksum {
   /** `git-blob`: SHA-1 as git counts it, of small files; SHA-256 of those in large file storage. */
@@ -19,9 +20,6 @@ export async function checksumOf(path: string, kind: Checksum["kind"]): Promise<
 
 /** Whether the file is there with this checksum. */
 export async function hasChecksum(path: string, { kind, hex }: Checksum): Promise<boolean> {
-  const found = await checksumOf(path, kind).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
+  const found = await checksumOf(path, kind).catch(nullIfMissing);
   return found?.hex === hex;
 }

@@ -1,4 +1,4 @@
-/** Texts that two tokenizers are compared on: seeded, so that a refusal can be repeated. Pure. */
+/** Seeded texts for the comparison of two tokenizers; the seed makes a failure reproducible. Pure. */
 import { uniformAt } from "../../../shared/math/sampling.ts";
 
 const seed = 20_261_126;
@@ -7,7 +7,7 @@ const words =
   "the of and to in is that was for it with as his on be at by had are this from or have not an they which one you were her all she there would their we him been has when who will no more if out so said what up its about into than them can only other time new some could these two may then do first any my now such like our over man me even most made after also did many before must through back years where much your way well down should because each just those people Mr how too little state good very make world still own see men work long get here between both life being under never day same another know while last might us great old year off come since against go came right used take three".split(
     " ",
   );
-/** First and last code point of letters, signs and digits that have been in Unicode for long. */
+/** First and last code point of ranges that every Unicode version in use contains. */
 const alphabets: [number, number][] = [
   [0x41, 0x5a],
   [0xc0, 0xff],
@@ -38,8 +38,8 @@ const code = [
 const kinds = ["words", "words", "unicode", "spaces", "code", "digits", "contractions"] as const;
 
 /**
- * `count` texts of 1 to 12 pieces each. Without U+0085 and U+FEFF, which JavaScript's `\s` and Unicode's White_Space
- * class differently, and without special tokens, which are text here and not there.
+ * `count` texts of 1 to 12 pieces each. They contain no U+0085 and U+FEFF, which JavaScript's `\s` and Unicode's White_Space
+ * classify differently, and no special tokens: Transformers.js treats special tokens as tokens; we treat them as text.
  */
 export function oracleTexts(count: number): string[] {
   let position = 0;

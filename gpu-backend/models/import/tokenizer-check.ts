@@ -1,6 +1,6 @@
 /**
- * Holds a tokenizer and chat template against Transformers.js's AutoTokenizer, which reads tokenizer.json where we read
- * vocab.json and merges.txt. Transformers.js is a development dependency: the container image holds no import.
+ * Compares a tokenizer and chat template with Transformers.js's AutoTokenizer, which reads tokenizer.json where we read
+ * vocab.json and merges.txt. Transformers.js is a development dependency: the container image does not import models.
  */
 import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,6 +8,7 @@ import { basename, dirname, join } from "node:path";
 import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { nullIfMissing } from "../../bounded-file.ts";
 import { runInThread } from "../../training/killable-thread.ts";
 import { trialConversations } from "../../training/trial-conversations.ts";
 import type { AutoTokenizerIds, AutoTokenizerQuestion } from "./auto-tokenizer.ts";
@@ -16,7 +17,7 @@ import { oracleTexts } from "./oracle-texts.ts";
 const comparedTexts = 1000;
 /** A tokenizer of 50,000 entries takes 2 s and 100 MB. */
 const threadLimits = { seconds: 120, megabytes: 1024 };
-/** Of a text, and of its ids, in a refusal. */
+/** Characters of a text, and ids, shown in an error. */
 const shownCharacters = 60;
 const shownIds = 12;
 
@@ -24,7 +25,7 @@ const files = { tokenizer: "tokenizer.json", config: "tokenizer_config.json" };
 
 /**
  * Throws an Error of one line that names the first text or conversation on which the two differ, with both lists of ids.
- * @param template null where the model has none
+ * @param template null if the model has none
  */
 export async function compareWithAutoTokenizer(
   folder: string,
@@ -45,7 +46,7 @@ export async function compareWithAutoTokenizer(
     requireSame(`the tokenizer of ${folder}`, text, tokenizer.encode(text), theirs.texts[i]);
   if (template === null) return;
   const ours = new ChatTemplate(template, tokenizer);
-  // Templates see the date of this place, as they do in the other's hands.
+  // Transformers.js uses local time.
   const nowMs = now.getTime() - now.getTimezoneOffset() * 60_000;
   for (const [i, { name, messages }] of trialConversations.entries()) {
     requireSame(`the chat template of ${folder}`, name, idsOrNull(ours, messages, nowMs), theirs.conversations[i]);
@@ -62,8 +63,9 @@ async function askAutoTokenizer(
   const own = join(scratch, "own");
   await mkdir(own);
   const special = tokenizer.decode([tokenizer.endOfTextId]);
-  const config = JSON.parse((await readIfThere(join(folder, files.config))) ?? "{}") as Record<string, unknown>;
-  // What GPT-2's tokenizer class has where its configuration is silent.
+  const configText = await readFile(join(folder, files.config), "utf8").catch(nullIfMissing);
+  const config = JSON.parse(configText ?? "{}") as Record<string, unknown>;
+  // Defaults of GPT-2's tokenizer class.
   const specials = { bos_token: special, eos_token: special, unk_token: special };
   await writeFile(
     join(own, files.config),
@@ -81,7 +83,7 @@ async function askAutoTokenizer(
   return runInThread<AutoTokenizerIds>(new URL("./auto-tokenizer.ts", import.meta.url), question, threadLimits);
 }
 
-/** tokenizer.json for a model that comes without one: byte-level BPE over its vocabulary, as GPT-2's is. */
+/** A tokenizer.json for a model without one: byte-level BPE over its vocabulary, like GPT-2's. */
 async function tokenizerJson(folder: string, tokenizer: Tokenizer): Promise<string> {
   const merges = (await readFile(join(folder, "merges.txt"), "utf8")).split(/\r?\n/);
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
@@ -105,7 +107,7 @@ function idsOrNull(template: ChatTemplate, messages: Parameters<ChatTemplate["en
   try {
     return template.encode(messages, nowMs);
   } catch {
-    // The trial has passed, so this is a conversation that the template refuses.
+    // The trial run has succeeded, so the template refuses this conversation.
     return null;
   }
 }
@@ -125,11 +127,4 @@ function idsOf(ids: number[] | null): string {
 
 function oneLine(message: string): string {
   return message.split("\n")[0].slice(0, 200);
-}
-
-async function readIfThere(file: string): Promise<string | null> {
-  return readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
 }

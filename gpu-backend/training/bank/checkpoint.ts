@@ -1,6 +1,7 @@
 /** A training run's state on disk, so that an interrupted run goes on where it was. */
 import { readFile } from "node:fs/promises";
 import {
+  alignedCopy,
   readTensorFile,
   type TensorFile,
   tensorFrom,
@@ -8,6 +9,7 @@ import {
   toFloat32,
   writeTensorFile,
 } from "../../../shared/artifacts/tensor-file.ts";
+import { nullIfMissing } from "../../bounded-file.ts";
 import { writeAtomically } from "../atomic-file.ts";
 import type { Moments } from "./adamw.ts";
 import type { ParameterName, Parameters } from "./parameters.ts";
@@ -28,10 +30,7 @@ export async function saveCheckpoint(path: string, state: TrainerState): Promise
 
 /** The saved state, or null where there is none. Throws an Error when the file is damaged. */
 export async function loadCheckpoint(path: string): Promise<TrainerState | null> {
-  const bytes = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
+  const bytes = await readFile(path).catch(nullIfMissing);
   if (!bytes) return null;
   const file = readTensorFile(bytes);
   const parameters: Parameters = new Map();
@@ -45,6 +44,6 @@ export async function loadCheckpoint(path: string): Promise<TrainerState | null>
       second: toFloat32(tensorOf(file, `second.${name}`)),
     });
   }
-  const step = new Uint8Array(tensorOf(file, "step").bytes); // a copy: aligned, whatever the file
-  return { step: new Int32Array(step.buffer)[0], parameters, moments };
+  const step = new Int32Array(alignedCopy(tensorOf(file, "step").bytes));
+  return { step: step[0], parameters, moments };
 }

@@ -74,7 +74,7 @@ test.each<[string, unknown, string]>([
     "x".repeat(templateLimits.sourceCharacters + 1),
     `the maximum is ${templateLimits.sourceCharacters}`,
   ],
-  ["no text", 5, "does not say"],
+  ["no text", 5, "invalid chat_template"],
 ])("refuses %s in one line that names the folder and why", async (_, template, why) => {
   await config({ chat_template: template });
   const message = await read().then(

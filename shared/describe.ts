@@ -1,0 +1,16 @@
+/** Short descriptions of untrusted values for error messages. Pure. */
+
+const shownCharacters = 40;
+/** As many as a tensor's shape may have. */
+const shownNumbers = 8;
+
+/** A value in a few characters, whatever its size or nesting. */
+export function describe(value: unknown): string {
+  if (typeof value === "string") {
+    return JSON.stringify(value.length > shownCharacters ? `${value.slice(0, shownCharacters)}…` : value);
+  }
+  if (typeof value !== "object" || value === null) return String(value);
+  if (!Array.isArray(value)) return "an object";
+  const isShort = value.length <= shownNumbers && value.every((item) => typeof item === "number");
+  return isShort ? `[${value}]` : `a list of ${value.length}`;
+}
