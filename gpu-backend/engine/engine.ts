@@ -18,7 +18,7 @@ import { KvBudget } from "../kv/kv-budget.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
-import { faultOf, needsPool, refusalOf } from "./refusals.ts";
+import { faultOf, needsPool, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
@@ -110,7 +110,7 @@ export class Engine {
     const accepted: Sequence[] = [];
     for (const request of requests) {
       try {
-        const refusal = refusalOf(request, this.#parts.runner.config);
+        const refusal = sequenceRefusal(request, this.#parts.runner.config);
         if (refusal) throw refusal;
         const trace = traced && new HiddenTrace((hidden) => traced(request.id, hidden));
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);

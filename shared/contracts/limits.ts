@@ -76,7 +76,6 @@ export const limitTable = {
     unit: "bytes",
     bounds: "Sent of a stream and not read; where more is to be sent then, it is cancelled",
   },
-  sequencesPerBatch: { value: 128, unit: "entries", bounds: "Sequences of one micro-batch, between edge and backend" },
 } as const satisfies Record<string, Limit>;
 
 type LimitName = keyof typeof limitTable;
