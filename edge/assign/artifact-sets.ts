@@ -8,8 +8,8 @@
  * Not here: where sets come from (artifact-bucket.ts, static assets).
  */
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Holding } from "../backend/backends.ts";
-import { settlesWithin } from "../settles-within.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
 import { type Artifacts, loadOnce } from "./artifacts.ts";
 

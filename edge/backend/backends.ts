@@ -3,7 +3,7 @@
  * and probes only while there is traffic, so that an idle one costs nothing.
  */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
-import { settlesWithin } from "../settles-within.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Dispatch } from "./dispatch.ts";

@@ -10,7 +10,7 @@
  * sequence that is due first. So whoever has one sequence waits, in its queue, for one sequence of each other tenant at
  * most, and between queues for one call of each, however many those have.
  */
-import { limits } from "../../shared/contracts/limits.ts";
+import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 
 export interface BatchingLimits {
   /** Calls awaiting acceptance at once. The platform allows six connections per object that await headers. */
@@ -26,7 +26,7 @@ export interface BatchingLimits {
 export const batchingLimits: BatchingLimits = {
   awaitingCalls: 6,
   queuedSequences: 2048,
-  sequencesPerCall: limits.sequencesPerBatch,
+  sequencesPerCall: sequencesPerBatch,
 };
 
 /** What the decisions need to know of whoever waits. */

@@ -5,7 +5,6 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
-import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
@@ -32,6 +31,11 @@ import { type Receiver, Relay, type Submission } from "./relay.ts";
 
 const orderUrl = "https://shard/order";
 const framesUrl = "https://shard/frames";
+/**
+ * Maximum bytes of frames that wait for another shard, per micro-batch. That shard reads them as they come; all that is
+ * held counts in `objectBodyBytes`, too.
+ */
+const shardFramesBytes = 8 * 2 ** 20;
 const shardName = (index: number) => `shard-${index}`;
 const now = () => Date.now();
 
@@ -158,7 +162,7 @@ export class Shard extends DurableObject<Env> {
     let submission: Submission | null = null;
     const cancel = () => submission?.cancel();
     const body = this.bodies.open(
-      { tenant: batch.sequences[0].tenant, maximumBytes: limits.wholeAnswerBytes, heartbeat: null },
+      { tenant: batch.sequences[0].tenant, maximumBytes: shardFramesBytes, heartbeat: null },
       {
         heartbeatDue: () => undefined,
         overflowed() {

@@ -22,8 +22,13 @@ export function readBody<T extends z.ZodType>(
 
 /** Maximum bytes of the body, according to its headers. */
 export function mostBytesOf({ headers }: Request): number {
-  const declared = Number(headers.get("content-length") ?? Number.NaN);
-  return declared >= 0 && declared <= limits.bodyBytes ? declared : limits.bodyBytes;
+  return Math.min(declaredBytes(headers) ?? limits.bodyBytes, limits.bodyBytes);
+}
+
+/** Content-Length; null where it is absent or is not a number of bytes. */
+function declaredBytes(headers: Headers): number | null {
+  const text = headers.get("content-length") ?? "";
+  return /^\d+$/.test(text) ? Number(text) : null;
 }
 
 /** Throws unsupported_media_type or body_too_large, according to the headers. */
@@ -35,7 +40,7 @@ function requireReadable({ headers }: Request): void {
       `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
     );
   }
-  const declared = Number(headers.get("content-length") ?? 0);
+  const declared = declaredBytes(headers) ?? 0;
   if (declared > limits.bodyBytes) throw tooLarge(declared, "");
 }
 
@@ -71,7 +76,7 @@ const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
  * does not wait for the end of the stream once all declared bytes have arrived: most bodies are one chunk.
  */
 async function boundedText(request: Request, limitMs: number): Promise<string> {
-  const declared = Number(request.headers.get("content-length") ?? Number.NaN);
+  const declared = declaredBytes(request.headers);
   let decoder: TextDecoder | null = null;
   let bytes = 0;
   let text = "";

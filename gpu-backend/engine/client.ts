@@ -11,10 +11,11 @@ import {
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import { instantId } from "../adapters/instant/source.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import { unavailable } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
-import { settlesWithin } from "./settles-within.ts";
 
 /** Receives frames of a micro-batch, in order. */
 export type FrameSink = (frames: Frame[]) => void;
@@ -277,10 +278,6 @@ export class EngineClient {
 export function stalled(ms: number): ServiceError {
   const seconds = Math.round(ms / 1000);
   return unavailable(`The engine has finished no step for ${seconds} s; it counts as hung after ${stallMs / 1000} s.`);
-}
-
-function unavailable(message: string): ServiceError {
-  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
 function duplicate(message: string): ServiceError {

@@ -19,7 +19,7 @@ import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
 import { sampleFirst, scorePrompt, weighMixture } from "./mixture-steps.ts";
-import { faultOf, refusalOf } from "./refusals.ts";
+import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
@@ -111,7 +111,7 @@ export class Engine {
     const accepted: Sequence[] = [];
     for (const request of requests) {
       try {
-        const refusal = refusalOf(request, this.#parts.runner.config);
+        const refusal = sequenceRefusal(request, this.#parts.runner.config);
         if (refusal) throw refusal;
         const trace = traced && new HiddenTrace((hidden) => traced(request.id, hidden));
         const sequence = new Sequence(request, this.#vocabulary, this.#parts.now(), trace);

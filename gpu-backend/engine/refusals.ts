@@ -5,7 +5,7 @@ import type { Adapter } from "../adapters/adapter.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
 
 /** The error that refuses a request; null if it can be served. */
-export function refusalOf(
+export function sequenceRefusal(
   { promptIds, continuedIds, sampling }: SequenceRequest,
   { contextTokens, vocabularySize }: Gpt2Config,
 ): ServiceError | null {
@@ -23,6 +23,11 @@ export function refusalOf(
     "invalid_request",
     `Token id ${beyond} is out of the vocabulary: ids go up to ${vocabularySize - 1}.`,
   );
+}
+
+/** No sequence is served now; the caller may try again in a second. */
+export function unavailable(message: string): ServiceError {
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
 /** A sequence needs more pool slots than the graph has: for `adapter`, and others of its mixture. */

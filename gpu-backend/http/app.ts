@@ -22,7 +22,7 @@ import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Tracer } from "./tracing.ts";
 
-/** Room for `limits.sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
+/** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 export const batchBodyBytes = 8 * 2 ** 20;
 
 type Sets = Pick<ServingSets, "cancel" | "info" | "manifests" | "requireServing" | "stalledMs"> & {

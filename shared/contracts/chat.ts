@@ -104,7 +104,7 @@ function refuseUnbuilt(request: Record<string, unknown> & Pick<ChatRequest, "res
   }
   const format = request.response_format?.type ?? "text";
   if (format !== "text")
-    refuse("response_format", `response_format is of type ${describe(format)}; only text is built`);
+    refuse("response_format", `response_format is of type ${describe(format)}; only text is supported`);
 }
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */
@@ -119,7 +119,7 @@ function modalitiesProblem(value: unknown): string | null {
     return `modalities has ${value.length} entries, the maximum is ${limits.modalities}`;
   }
   const other = (value as unknown[]).findIndex((modality) => modality !== "text");
-  return other < 0 ? null : `modalities[${other}] is ${describe(value[other])}; only text is built`;
+  return other < 0 ? null : `modalities[${other}] is ${describe(value[other])}; only text is supported`;
 }
 
 function readMessages(value: unknown, context: z.RefinementCtx): ChatMessage[] {
@@ -160,7 +160,7 @@ function readMessage(value: unknown, at: string): ChatMessage | string {
   const texts: string[] = [];
   for (const [i, part] of (content as unknown[]).entries()) {
     const { type, text } = (typeof part === "object" && part !== null ? part : {}) as Record<string, unknown>;
-    if (type !== "text") return `${at}.content[${i}] is of type ${describe(type)}; only text is built`;
+    if (type !== "text") return `${at}.content[${i}] is of type ${describe(type)}; only text is supported`;
     if (typeof text !== "string") return `${at}.content[${i}].text is ${kindOf(text)}; it must be a string`;
     texts.push(text);
   }

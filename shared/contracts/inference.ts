@@ -18,6 +18,9 @@ export const contractVersion = 1;
 /** An answer to a batch has no longer silence: where no frame comes, a blank line does, as long as the engine works. */
 export const heartbeatMs = 500;
 
+/** Maximum sequences of one micro-batch: as many as one request may have choices. */
+export const sequencesPerBatch = 128;
+
 const tokenId = z.int().min(0);
 /** Strict, because ids travel into logs, metrics and URLs. */
 export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
@@ -130,7 +133,7 @@ export const batchRequestSchema = z.strictObject({
   centroidId: id.nullable(),
   /** An adapter of the tenant's own instead of a centroid's; then all sequences are that tenant's. */
   adapterHash: hash.optional(),
-  sequences: z.array(sequenceRequestSchema).min(1).max(limits.sequencesPerBatch),
+  sequences: z.array(sequenceRequestSchema).min(1).max(sequencesPerBatch),
 });
 
 export const adapterRequestSchema = z.strictObject({
@@ -158,7 +161,7 @@ export const adapterAnswerSchema = z.object({
 
 export const cancelRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
-  ids: z.array(id).min(1).max(limits.sequencesPerBatch),
+  ids: z.array(id).min(1).max(sequencesPerBatch),
 });
 
 const alternatives = z.array(z.tuple([tokenId, z.number()]));

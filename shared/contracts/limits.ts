@@ -80,7 +80,6 @@ export const limitTable = {
     unit: "bytes",
     bounds: "Unread bytes of a stream; the stream is cancelled above this",
   },
-  sequencesPerBatch: { value: 128, unit: "entries", bounds: "Sequences of one micro-batch, between edge and backend" },
 } as const satisfies Record<string, Limit>;
 
 type LimitName = keyof typeof limitTable;

@@ -1,7 +1,8 @@
 /** The main thread's interface to the fitter, whose thread starts with the first fit and restarts after a failure. */
 import { Worker } from "node:worker_threads";
 import { ServiceError } from "../../../shared/errors.ts";
-import { settlesWithin } from "../settles-within.ts";
+import { settlesWithin } from "../../../shared/settles-within.ts";
+import { unavailable } from "../refusals.ts";
 import type { FitAnswer, FitFolders } from "./fit-worker.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 
@@ -102,8 +103,4 @@ export class FitClient {
     worker.unref();
     return worker;
   }
-}
-
-function unavailable(message: string): ServiceError {
-  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }

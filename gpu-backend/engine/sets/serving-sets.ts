@@ -2,10 +2,11 @@
  * The sets of artifacts that this backend serves, side by side: each micro-batch goes to the set of its manifest. Which
  * sets those are is set-policy.ts's decision and the follower's work.
  */
-import { ServiceError } from "../../../shared/errors.ts";
+import type { ServiceError } from "../../../shared/errors.ts";
 import type { EngineClient } from "../client.ts";
 import type { FitClient } from "../instant/fit-client.ts";
 import type { EngineInfo } from "../messages.ts";
+import { unavailable } from "../refusals.ts";
 import type { EngineStats } from "../reports.ts";
 import type { HeldSet } from "./set-policy.ts";
 
@@ -137,8 +138,7 @@ export class ServingSets {
   }
 
   #unavailable(): ServiceError {
-    const message = this.#isClosing ? "The backend is shutting down." : "The engine is starting.";
-    return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
+    return unavailable(this.#isClosing ? "The backend is shutting down." : "The engine is starting.");
   }
 
   #set(manifestHash: string | null): ServingSet | null {

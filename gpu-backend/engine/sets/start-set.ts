@@ -1,8 +1,9 @@
 /** Puts one set of artifacts to work: an engine over its folder, and what fits tenants' adapters to it. */
+
+import { settlesWithin } from "../../../shared/settles-within.ts";
 import { EngineClient, type EngineClientParts } from "../client.ts";
 import { FitClient } from "../instant/fit-client.ts";
 import type { EngineInfo, EngineSettings } from "../messages.ts";
-import { settlesWithin } from "../settles-within.ts";
 import type { ServingSet } from "./serving-sets.ts";
 
 export interface StartedSet extends ServingSet {
