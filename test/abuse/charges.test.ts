@@ -1,7 +1,7 @@
 /**
- * Attack: the misfortune of a backend that is killed in the middle of whole answers, and backends that lie about what they
- * made. Judged by: what the caller gets, and what it is charged. At the same time, each with servers of its own: the first
- * mostly waits.
+ * Attack: a backend that is killed during non-streamed answers, and backends that report wrong token counts.
+ * Judged by: the answer that the caller gets, and its charge. The tests run concurrently, each with its own servers, since
+ * the first mostly waits.
  */
 import { type TestContext, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
@@ -22,8 +22,8 @@ async function usageOf(edge: AttackedEdge): Promise<Usage> {
   return { requests, prompt_tokens, completion_tokens };
 }
 
-/** What is counted once it has stood still for some rounds of requests that need no backend, and are counted themselves. */
-async function later({ expect }: TestContext, edge: AttackedEdge): Promise<Usage> {
+/** The usage after requests without a backend, sent later, have been counted: by then earlier use has been counted too. */
+async function settledUsage({ expect }: TestContext, edge: AttackedEdge): Promise<Usage> {
   const { requests } = await usageOf(edge);
   const markers = 20;
   for (let i = 0; i < markers; i++) {
@@ -40,16 +40,16 @@ async function startEdge({ onTestFinished }: TestContext, backendUrl: string): P
   return edge;
 }
 
-async function startLiar(
+async function startFaultyBackend(
   { onTestFinished }: TestContext,
-  lie: Parameters<typeof startFakeBackend>[0],
+  fault: Parameters<typeof startFakeBackend>[0],
 ): Promise<FakeBackend> {
-  const backend = await startFakeBackend({ stepMs: 2, ...lie });
+  const backend = await startFakeBackend({ stepMs: 2, ...fault });
   onTestFinished(() => backend.stop());
   return backend;
 }
 
-test.concurrent("a whole answer whose only backend dies ends in a 503 or breaks off, and costs no completion token", async (context) => {
+test.concurrent("a non-streamed answer whose only backend dies ends in a 503 or a closed connection, and is free", async (context) => {
   const { expect, onTestFinished } = context;
   const backend: Backend = await startBackend({ BACKEND_SECRETS, THREADS: "1" });
   onTestFinished(async () => {
@@ -64,12 +64,12 @@ test.concurrent("a whole answer whose only backend dies ends in a 503 or breaks 
   const made = () => backend.metric("chameleon_sampled_tokens_total");
   const madeBefore = await made();
 
-  // What waits at the backend to travel together is nobody's loss; enough to have arrived at the edge.
+  // More tokens than the backend buffers, so that some have reached the edge.
   const answer = edge.post("/v1/completions", "caller", { prompt: "Once", n: 16, max_tokens: 400 });
   await expect.poll(made, patience).toBeGreaterThan(madeBefore + 2000);
   backend.child.kill("SIGKILL");
   const killedMs = performance.now();
-  // An answer that takes long has begun by then, so that its only way to fail is to break off.
+  // If the answer has begun by then, it can only fail by closing the connection.
   const response = await answer;
   const ended = await response.text().then(
     (text) => text,
@@ -82,36 +82,36 @@ test.concurrent("a whole answer whose only backend dies ends in a 503 or breaks 
     expect(response.status, ended).toBe(503);
     expect(response.headers.get("retry-after")).toMatch(/^\d+$/);
   }
-  const usage = await later(context, edge);
+  const usage = await settledUsage(context, edge);
   expect(usage.completion_tokens).toBe(before.completion_tokens);
 });
 
 test.concurrent.for([false, true])(
-  "tokens beyond max_tokens reach no client and no bill; streamed: %s",
+  "tokens beyond max_tokens are neither delivered nor charged; streamed: %s",
   async (stream, context) => {
     const { expect } = context;
-    const edge = await startEdge(context, (await startLiar(context, { extraTokens: 20 })).url);
+    const edge = await startEdge(context, (await startFaultyBackend(context, { extraTokens: 20 })).url);
     const response = await edge.post("/v1/completions", "caller", { prompt: "Once", max_tokens: 4, stream });
     const text = await response.text();
     const told = [...text.matchAll(/"text":\s*"([^"]*)"/g)].map((match) => match[1]).join("");
     console.log(`${response.status}, ${told.length} characters: ${text.slice(0, 160)}`);
-    // A backend that breaks its contract is not believed: a stream has its 4 tokens and then an error, a whole answer is a 503.
+    // The backend violates the contract: a stream has its 4 tokens and then an error, a whole answer is a 503.
     expect([response.status, told.length]).toEqual(stream ? [200, 4] : [503, 0]);
     expect(text).toMatch(/"code":"backend_unavailable"/);
-    expect((await later(context, edge)).completion_tokens).toBeLessThanOrEqual(4);
+    expect((await settledUsage(context, edge)).completion_tokens).toBeLessThanOrEqual(4);
   },
 );
 
 test.concurrent("a backend that claims a negative number of tokens lowers no usage", async (context) => {
   const { expect } = context;
-  const edge = await startEdge(context, (await startLiar(context, { completionTokens: -1_000_000 })).url);
+  const edge = await startEdge(context, (await startFaultyBackend(context, { completionTokens: -1_000_000 })).url);
   for (const stream of [false, true]) {
     const response = await edge.post("/v1/completions", "caller", { prompt: "Once", max_tokens: 4, stream });
     const text = await response.text();
     expect(response.status, text).toBe(stream ? 200 : 503);
     expect(text).toMatch(/"code":"backend_unavailable"/);
   }
-  const { prompt_tokens, completion_tokens } = await later(context, edge);
+  const { prompt_tokens, completion_tokens } = await settledUsage(context, edge);
   console.log(`charged ${prompt_tokens} prompt and ${completion_tokens} completion tokens`);
   // Of the stream what it was sent before.
   expect(completion_tokens).toBeGreaterThanOrEqual(0);
@@ -121,7 +121,7 @@ test.concurrent("a backend that claims a negative number of tokens lowers no usa
 
 test.concurrent("a flood of /readyz makes a bounded number of calls to the backend", async (context) => {
   const { expect } = context;
-  const backend = await startLiar(context, {});
+  const backend = await startFaultyBackend(context, {});
   const edge = await startEdge(context, backend.url);
   const { readinessCalls: before } = await backend.counts();
   const asked = 300;

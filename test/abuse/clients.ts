@@ -1,4 +1,4 @@
-/** Clients that behave badly, on plain sockets: they do not read, leave, send half a request, or lie about the host. */
+/** Misbehaving clients on plain sockets: they never read, disconnect, send half a request, or send another Host header. */
 import http from "node:http";
 import { connect, type Socket } from "node:net";
 import { keyOf } from "./edge.ts";
@@ -9,7 +9,7 @@ export interface PlainAnswer {
   body: string;
 }
 
-/** One request on a connection of its own, with exactly these headers, `host` included. */
+/** Sends one request on its own connection, with exactly these headers, `host` included. */
 export function plainRequest(
   port: number,
   options: { method?: string; path: string; headers?: Record<string, string>; body?: string; patienceMs?: number },
@@ -32,7 +32,7 @@ export function plainRequest(
   });
 }
 
-/** The bytes of a POST by `tenant`; `declaredBytes` lies about the body's length. */
+/** The bytes of a POST by `tenant`; `declaredBytes` replaces the length of the body. */
 export function postBytes(path: string, tenant: string, body: unknown, declaredBytes: number | null = null): Buffer {
   const text = Buffer.from(typeof body === "string" ? body : JSON.stringify(body));
   const head = [
@@ -45,10 +45,10 @@ export function postBytes(path: string, tenant: string, body: unknown, declaredB
   return Buffer.concat([Buffer.from(`${head.join("\r\n")}\r\n\r\n`), text]);
 }
 
-/** Sends `bytes` and reads nothing, ever. Resolves once they are handed to the system. */
+/** Sends `bytes` and never reads. Resolves when the kernel has accepted them. */
 export async function sendAndNeverRead(port: number, bytes: Buffer): Promise<Socket> {
   const socket = connect(port, "127.0.0.1").pause();
-  // Reset when the server gives up on it, which is what the tests want.
+  // The server may reset the connection, which the tests expect.
   socket.on("error", () => {});
   await new Promise<void>((resolve) => {
     socket.once("close", resolve);
@@ -57,7 +57,7 @@ export async function sendAndNeverRead(port: number, bytes: Buffer): Promise<Soc
   return socket;
 }
 
-/** The status that comes back for `bytes`, read as far as the status line; null where none comes within `patienceMs`. */
+/** Sends `bytes` and returns the status of the response; null if there is none within `patienceMs`. */
 export function statusFor(port: number, bytes: Buffer, patienceMs: number): Promise<number | null> {
   return new Promise((resolve) => {
     const socket = connect(port, "127.0.0.1");

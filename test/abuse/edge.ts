@@ -1,4 +1,4 @@
-/** The Worker in a bare workerd, with tenants of a test's own in its key-value store: what the attacks are made on. */
+/** Starts the Worker in workerd alone, with the tenants of a test in its KV namespace, as the target of attacks. */
 import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -18,9 +18,9 @@ import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
 
 export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
 
-/** Of a key; a tenant's limits are those of its first. */
+/** A key and its tenant. */
 export interface Tenant {
-  /** Where it is not called as its key. */
+  /** Id of the tenant; the key's name by default. Only a tenant with its key's name gets `limits`. */
   tenant?: string;
   limits?: Partial<TenantLimits>;
   scopes?: readonly Scope[];
@@ -29,9 +29,9 @@ export interface Tenant {
 export interface AttackedEdge {
   url: string;
   port: number;
-  /** Of workerd. */
+  /** Process id of workerd. */
   pid: number;
-  /** What its isolate holds once garbage is collected; `idle` is a request that lets it do so. */
+  /** Measures the heap of the isolate after garbage collection; `idle` is a request that lets it run. */
   watchHeap(idle: () => Promise<void>): Promise<HeapWatch>;
   log(): string;
   get(path: string, tenant: string, headers?: Record<string, string>): Promise<Response>;
@@ -44,8 +44,8 @@ export function keyOf(tenant: string): string {
 }
 
 /**
- * Starts an edge that knows `tenants`, by the names of their keys, each without limits and with every scope unless it says otherwise, and serves the
- * artifacts of `model`, or of the embedded model.
+ * Starts an edge with the artifacts of `model`, by default the embedded one. `tenants` maps the names of keys to tenants; a key
+ * has no limits and every scope by default.
  */
 export async function startAttackedEdge(options: {
   backendUrls: readonly string[];

@@ -1,7 +1,7 @@
 /**
- * Attack: sequences that break an engine from within, settings that let them, a tenant that fills the engine, a backend told
- * to end. Judged by: which processes live, what the broken sequence's caller gets, that others' texts do not change by a
- * character, and by engine steps: how many another tenant's short prompt waits.
+ * Attack: sequences that cannot be computed, settings that cause them, a tenant that fills the engine, a backend that is told
+ * to stop. Judged by: which processes live, the error that the caller gets, that texts of others do not change, and the wait
+ * of another tenant's short prompt, in engine steps.
  */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ import { allFrames, type Backend, framesOf, startBackend } from "../support/back
 import { sequenceRequest } from "../support/frames.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { median } from "./judges.ts";
+import { median } from "./measurements.ts";
 
 const patience = { timeout: 30_000, interval: 20 };
 
@@ -50,14 +50,14 @@ interface Completion {
   chameleon: { timings: { queue: number; prefill: number } };
 }
 
-/** Sequences that ended in an error, over all backends. */
+/** Number of sequences that ended in an error, on all backends. */
 async function failedSequences(backends: readonly Backend[]): Promise<number> {
   const texts = await Promise.all(backends.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
   const ended = texts.flatMap((text) => [...text.matchAll(/^chameleon_sequences_total\{outcome="(\w+)"\} (\d+)$/gm)]);
   return ended.reduce((sum, [, outcome, n]) => sum + (/^(stop|length|cancelled)$/.test(outcome) ? 0 : Number(n)), 0);
 }
 
-test("no slots for a model of full adapters is refused at the start, by name", async () => {
+test("a backend without slots for a model of full adapters refuses to start and names ADAPTER_SLOTS", async () => {
   const MODEL_DIR = path.join(folder, "full");
   await writeTinyModel(MODEL_DIR, 7, { kind: "full" });
   const outcome = await startedBackend({ MODEL_DIR, ADAPTER_SLOTS: "0" }).then(
@@ -67,7 +67,7 @@ test("no slots for a model of full adapters is refused at the start, by name", a
   expect(outcome).toMatch(/exit 1: .*ADAPTER_SLOTS is "?0/);
 });
 
-test("a prompt whose logits are no numbers ends in one explicit error; others' texts stay, no process dies", async () => {
+test("a prompt with NaN logits ends in one error; texts of others do not change, and no process ends", async () => {
   const model = path.join(folder, "broken");
   const brokenPosition = 300;
   await writeTinyModel(model, 7, { brokenPosition });
@@ -95,7 +95,7 @@ test("a prompt whose logits are no numbers ends in one explicit error; others' t
     const response = await edge.post("/v1/completions", "attacker", { ...broken, stream });
     const text = await response.text();
     console.log(`${response.status} ${text.slice(0, 200)}`);
-    // A stream may have begun before.
+    // A stream may have begun with status 200.
     expect(stream ? [200, 500] : [500]).toContain(response.status);
     expect(response.headers.get("retry-after")).toBeNull();
     expect(text).toMatch(/"error":\{"message"/);
@@ -103,11 +103,11 @@ test("a prompt whose logits are no numbers ends in one explicit error; others' t
   }
   for (const texts of await beside) expect(texts).toEqual(alone);
   expect(livingOf(backends)).toBe(2);
-  // One error a request: neither was tried again, or resumed on the other backend.
+  // One error per request: neither was retried or resumed on the other backend.
   expect(await failedSequences(backends)).toBe(2);
 });
 
-test("an adapter with directions from before ends its sequence alone where there are no slots for it", async () => {
+test("a stored adapter with directions fails only its own sequence on a backend without slots", async () => {
   const model = path.join(folder, "directions");
   await writeTinyModel(model);
   const DATA_DIR = path.join(folder, "kept");
@@ -135,12 +135,12 @@ test("an adapter with directions from before ends its sequence alone where there
 
 describe("a tenant's short prompt", () => {
   const probes = 12;
-  /** Of the median: its own chunk, two more, and room for one that takes longer than the mean step that it is measured in. */
+  /** For the median: its own chunk, two more steps, and one that takes longer than the mean step that it is measured in. */
   const mostSteps = 5;
   let backend: Backend;
   let edge: AttackedEdge;
 
-  /** What running sequences and steps have cost until now. */
+  /** Steps and seconds of the engine so far. */
   async function engineTime(): Promise<{ steps: number; seconds: number }> {
     const text = await (await fetch(`${backend.url}/metrics`)).text();
     const of = (name: string) =>
@@ -151,7 +151,7 @@ describe("a tenant's short prompt", () => {
     return { steps: of("count").find(([phase]) => phase === "decode")?.[1] ?? 0, seconds };
   }
 
-  /** Waits of prompts of three tokens, one after the other, in mean steps of the same time. */
+  /** Waits of consecutive prompts of three tokens, in mean steps of the same period. */
   async function stepsWaited(isOver: () => boolean): Promise<number[]> {
     const before = await engineTime();
     const waitsMs: number[] = [];
@@ -165,7 +165,7 @@ describe("a tenant's short prompt", () => {
     return waitsMs.map((waitMs) => waitMs / stepMs);
   }
 
-  /** Streams of the quiet tenant, over and over, until the test is over. */
+  /** Runs streams of the quiet tenant until the test ends. */
   function decoding(streams: number): void {
     const controller = new AbortController();
     const lane = async () => {
@@ -204,7 +204,7 @@ describe("a tenant's short prompt", () => {
         ),
     ],
   ];
-  test.each(attacks)("waits a few steps at most beside %s", async (name, streams, attack) => {
+  test.each(attacks)(`waits fewer than ${mostSteps} mean steps beside %s`, async (name, streams, attack) => {
     backend = await startedBackend({});
     edge = await startedEdge([backend]);
     decoding(streams);
@@ -225,10 +225,10 @@ describe("a tenant's short prompt", () => {
   });
 });
 
-test("a backend that is told to end is not ready, yet lives, and finishes what runs", async () => {
+test("a draining backend is live but not ready, and finishes its sequences", async () => {
   const backend = await startBackend({ THREADS: "1", DRAIN_MS: "60000" });
   try {
-    // Long enough for all that is asked meanwhile.
+    // Long enough for the requests below.
     const long = Array.from({ length: 24 }, (_, i) => ({ ...sequenceRequest(`long-${i}`), maxTokens: 480 }));
     const response = await backend.post("/v1/batches", backend.batch(null, long));
     const frames = framesOf(response);

@@ -1,6 +1,6 @@
 /**
- * A backend that computes nothing, as a process of its own: one token a step for every sequence, by the clock, as large or
- * as wrong as it is told. Argument: a `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` says what it was asked for.
+ * A backend process without a model: sends one token per sequence and time step, as large or faulty as its options say.
+ * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";

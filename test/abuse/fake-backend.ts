@@ -9,25 +9,25 @@ import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 
 export interface FakeBackendOptions {
-  /** That it says it serves. */
+  /** Manifest that `/readyz` reports. */
   manifestHash: string;
-  /** Between two tokens of a sequence. */
+  /** Milliseconds between two tokens of a sequence. */
   stepMs: number;
-  /** The first is every token, all of them in turn its alternatives. */
+  /** The first is the id of every token; all of them are alternatives. */
   tokenIds: number[];
-  /** Tokens beyond the `maxTokens` that were asked for. */
+  /** Tokens sent beyond `maxTokens`. */
   extraTokens: number;
-  /** What its done frames claim; null: `maxTokens`. */
+  /** Count in the done frames; null: `maxTokens`. */
   completionTokens: number | null;
 }
 
 export interface FakeBackendCounts {
   readinessCalls: number;
-  /** Begun. */
+  /** Started sequences. */
   sequences: number;
-  /** Begun, and neither ended nor cancelled. */
+  /** Sequences that have neither ended nor been cancelled. */
   running: number;
-  /** Made, over all sequences. */
+  /** Tokens sent, of all sequences. */
   tokens: number;
 }
 
@@ -38,10 +38,10 @@ export interface FakeBackend {
 }
 
 const artifacts = path.join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini/artifacts");
-/** One letter. */
+/** A token of one letter. */
 const shortToken = 65;
 
-/** Says that it serves the embedded model's artifacts. */
+/** Reports the embedded model's manifest by default. */
 export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}): Promise<FakeBackend> {
   const manifest = await readFile(path.join(artifacts, manifestFile));
   const all: FakeBackendOptions = {
@@ -65,7 +65,7 @@ export async function startFakeBackend(options: Partial<FakeBackendOptions> = {}
   };
 }
 
-/** The tokens of the embedded model that take most bytes in an answer, longest first. */
+/** The tokens of the embedded model with the most bytes, longest first. */
 export async function longestTokens(count: number): Promise<number[]> {
   const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(path.join(artifacts, tokenizerFile))));
   const lengths = Array.from({ length: tokenizer.vocabularySize }, (_, id) => tokenizer.pieceOf(id).length);

@@ -1,6 +1,6 @@
-/** Sends one request over and over on many connections until it is told to stop, and counts the answers' statuses. */
+/** Repeats one request on many connections until it is told to stop, and counts the statuses of the responses. */
 import { connect, type Socket } from "node:net";
-import type { Flood, FloodResult } from "./judges.ts";
+import type { Flood, FloodResult } from "./measurements.ts";
 
 let statuses: FloodResult = {};
 let sockets: Set<Socket> | null = null;
@@ -11,7 +11,7 @@ process.on("message", (message: Flood | "stop") => {
 });
 process.once("disconnect", () => process.exit(0));
 
-/** Says so once every connection has handed its first request to the system, or an answer has come. */
+/** Sends `flooding` once every connection has sent its first request or received a response. */
 function start({ port, bytesBase64, connections }: Flood): void {
   const bytes = Buffer.from(bytesBase64, "base64");
   const mine = new Set<Socket>();
@@ -40,7 +40,7 @@ function start({ port, bytesBase64, connections }: Flood): void {
       count(status);
       socket.destroy();
     });
-    // Reset after an early refusal: its status has come, or is lost.
+    // A reset after an early refusal: the status has been received or is lost.
     socket.on("error", () => {});
     socket.on("close", () => {
       once();

@@ -1,7 +1,7 @@
 /**
- * Attack: models from strangers: chat templates that loop, double their strings or nest, numbers in config.json that cost
- * memory, heads that do not divide. Judged by: the import ends by itself, with the offending name, in bounded memory; a model
- * that is served all the same refuses the conversation, answers others meanwhile, and stays small.
+ * Attack: untrusted models: chat templates that loop, double strings or nest, numbers in config.json that cost memory, head
+ * counts that do not divide the hidden size. Judged by: the import ends by itself, names the fault and stays within its
+ * memory; a served model refuses the conversation, answers others meanwhile, and stays small.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -13,12 +13,12 @@ import { manifestFile } from "../../shared/artifacts/manifest.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { megabytes, mostGrowthBytes, residentBytes } from "./judges.ts";
+import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const importCli = path.join(import.meta.dirname, "../../gpu-backend/models/import/cli.ts");
-/** Far beyond what the import of a tiny model takes on a busy machine; what runs on is ended. */
+/** Timeout of an import, in milliseconds; far above that of a tiny model on a busy machine. */
 const importMs = 30_000;
-/** What looks like an import without bound runs into this instead of the machine's memory. */
+/** Heap limit of an import, so that an unbounded one does not exhaust the machine. */
 const importHeapMegabytes = 1024;
 
 let folder: string;
@@ -30,7 +30,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-/** A copy of the tiny model, without artifacts, with a chat template or with other numbers in its config.json. */
+/** Copies the tiny model without its artifacts, and adds a chat template or changes its config.json. */
 async function modelWith(name: string, change: { template?: string; config?: object }): Promise<string> {
   const copy = path.join(folder, name.replaceAll(/\W/g, "-"));
   await cp(original, copy, { recursive: true, filter: (source) => !source.endsWith("artifacts") });
@@ -111,14 +111,14 @@ test("a backend refuses heads that do not divide at its start, by name", async (
 });
 
 describe("a served model whose chat template", () => {
-  /** Each happens where the first message names it: harmless in every conversation that an import tries. */
+  /** Each runs if the first message is its name, so none runs in the conversations that an import tries. */
   const attacks: [name: string, attack: string][] = [
     ["writes without end", longOutput],
     ["holds doubled strings", heldStrings],
     ["asks for a range of two thousand million", bigRange],
     ["nests loops", nestedLoops],
   ];
-  /** An edge that does not come back is found out by this. */
+  /** Timeout for an edge that hangs, in milliseconds. */
   const patienceMs = 15_000;
   let backend: Backend | undefined;
   let edge: AttackedEdge | undefined;

@@ -1,13 +1,13 @@
 /**
- * Attack: requests that are refused, each with a body of a megabyte, on 64 connections; and bodies that never end.
- * Judged by: another tenant's median latency as a ratio to its own alone in the same run, requests counted against the
- * attacker's limit, the edge's memory.
+ * Attack: refused requests with bodies of a megabyte on 64 connections, and bodies that never end.
+ * Judged by: another tenant's median latency relative to that without the attack in the same run, the attacker's count of
+ * requests, the edge's memory.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { postBytes, sendAndNeverRead, statusFor } from "./clients.ts";
 import { type AttackedEdge, BACKEND_SECRETS, startAttackedEdge } from "./edge.ts";
-import { megabytes, mostGrowthBytes, mostSlowdown, residentBytes, slowdownBeside } from "./judges.ts";
+import { megabytes, mostGrowthBytes, mostSlowdown, residentBytes, slowdownBeside } from "./measurements.ts";
 
 const connections = 64;
 const requestsPerMinute = 40;
@@ -20,7 +20,7 @@ const overlong: Record<string, object> = {
   "/v1/embeddings": { model: "gpt2", input: words },
 };
 const routes = Object.keys(overlong);
-/** What may be answered at all: assigning reads the beginning of a text alone, so that it need not refuse a long one. */
+/** Allowed statuses: /v1/assign reads only the beginning of a text, so it accepts a long one. */
 const answered: Record<string, RegExp> = { "/v1/assign": /^(200|400|413|429|closed)$/ };
 const refused = /^(400|413|429|closed)$/;
 
@@ -34,7 +34,7 @@ beforeAll(async () => {
     tenants: {
       quiet: {},
       unlimited: {},
-      // No other attack has slowed it.
+      // Not paced because of other tests.
       fresh: {},
       limited: { limits: { requestsPerMinute: 600 } },
       spent: { limits: { tokensPerMonth: 0 } },
@@ -105,7 +105,7 @@ describe("refused requests count as requests a minute", () => {
 });
 
 test("what headers decide waits for no body", async () => {
-  // So that each of them has been told already.
+  // So that their refusals are cached.
   for (const tenant of ["exhausted", "exhausted", "spent"]) {
     await (await edge.post("/v1/completions", tenant, { prompt: "Once", max_tokens: 1 })).text();
   }

@@ -1,7 +1,6 @@
 /**
- * Attack: requests with strings, lists and nestings far beyond what anybody needs, header spellings that dodge the pace, keys
- * that are guessed, keys that ask for more than their scope. Judged by: the status and size of the answer, what is still
- * answered afterwards, and counts.
+ * Attack: requests with very long strings and lists and deep nesting, header spellings that bypass pacing, guessed keys, keys
+ * beyond their scope. Judged by: status and size of the response, later requests, and counts.
  */
 import http from "node:http";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -13,7 +12,7 @@ import { type AttackedEdge, BACKEND_SECRETS, keyOf, startAttackedEdge } from "./
 const long = "x".repeat(900_000);
 const example = "The quick brown fox jumps over the lazy dog, and again. ";
 const own = "mine";
-/** No refusal repeats what it refuses. */
+/** An error does not repeat the refused value. Bytes. */
 const mostErrorBytes = 2000;
 const patience = { timeout: 20_000 };
 
@@ -38,7 +37,7 @@ afterAll(async () => {
   await backend?.exited;
 });
 
-describe("what no request needs is refused, shortly", () => {
+describe("an oversized field is refused with a short error", () => {
   const chameleon = { adapter: own };
   const chat = { messages: [{ role: "user", content: "Once" }], max_tokens: 1 };
   const deep = (depth: number) => `${'{"a":'.repeat(depth)}1${"}".repeat(depth)}`;
@@ -128,13 +127,13 @@ describe("what no request needs is refused, shortly", () => {
       /modalities/,
     ],
     [
-      "400,000 texts as modalities",
+      "200,000 texts as modalities",
       "/v1/chat/completions",
       { ...chat, modalities: Array(200_000).fill("a") },
       [400],
       /modalities/,
     ],
-    ["300,000 stops", "/v1/completions", { prompt: "Once", stop: Array(250_000).fill("a") }, [400], /stop.*250000/],
+    ["250,000 stops", "/v1/completions", { prompt: "Once", stop: Array(250_000).fill("a") }, [400], /stop.*250000/],
     [
       "a tool_choice nested 150,000 deep",
       "/v1/chat/completions",
@@ -198,7 +197,7 @@ test("60 models that do not exist leave the usage answerable and small", async (
 
 describe("pace", () => {
   const burst = 200;
-  /** How many of `burst` requests at once say that they were paced. */
+  /** Number of `burst` concurrent requests that report a delay by pacing. */
   async function paced(headers: readonly string[]): Promise<number> {
     const agent = new http.Agent({ keepAlive: true, maxSockets: burst });
     const timings = await Promise.all(
@@ -246,7 +245,7 @@ describe("guessed keys", () => {
     });
 
   test("an IPv6 network is one address, however its zeros are written", async () => {
-    // All in 2001:db8:0:7::/64 and in 2001:db8::/64.
+    // All in 2001:db8:0:7::/64 or 2001:db8::/64.
     const networks = [
       (i: number) => `2001:db8:0:7:${(i + 1).toString(16)}::1`,
       (i: number) => `2001:db8::${(i + 1).toString(16)}:0:0:1`,

@@ -1,7 +1,7 @@
 /**
- * Attack: whoever can write the bucket publishes sets of artifacts that escape their folder, replace the manifest, or ask for
- * memory without bound. Judged by: what is served stays and answers, the refusal is counted and names what is wrong, the
- * backend's peak memory. And the publisher's own command refuses the same sets.
+ * Attack: a writer of the bucket publishes sets of artifacts that leave their folder, replace the manifest, or need unbounded
+ * memory. Judged by: the served set still answers, the refusal is counted and names the fault, the backend's peak memory. The
+ * publish command refuses the same sets.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -19,7 +19,7 @@ import type { Readiness } from "../../shared/contracts/inference.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/frames.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
-import { forgetPeak, megabytes, mostGrowthBytes, peakBytes } from "./judges.ts";
+import { forgetPeak, megabytes, mostGrowthBytes, peakBytes } from "./measurements.ts";
 
 const publishCli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
 const patience = { timeout: 20_000, interval: 20 };
@@ -57,12 +57,12 @@ async function putObject(bytes: Uint8Array): Promise<string> {
   return hash;
 }
 
-/** Publishes a manifest as the bucket's format has it, past every check of the publisher's. */
+/** Publishes a manifest in the bucket's format, without the publisher's checks. Returns its hash. */
 async function publish(manifest: unknown): Promise<string> {
   const text = typeof manifest === "string" ? manifest : JSON.stringify(manifest);
   const hash = await putObject(Buffer.from(text));
   const pointer = { format: 1, switches: [{ manifest: hash, at: "2026-11-25T00:00:00.000Z" }] };
-  // At once, as the backend may be reading it.
+  // Atomically: the backend may be reading it.
   await writeWhole(path.join(bucket, pointerName), Buffer.from(JSON.stringify(pointer)));
   return hash;
 }
@@ -125,7 +125,7 @@ test.each(changes)("a set with %s is refused by name, and what is served stays",
   console.log(cause.slice(0, 200));
   expect(cause).toMatch(names);
   expect(cause.length).toBeLessThan(1000);
-  // A name that is no file's must have been refused as one, not have failed as one.
+  // The name must be refused by validation, not by a failed file operation.
   expect(cause).not.toMatch(/EISDIR|ENOTDIR|EINVAL|ENOENT|heap|RangeError/);
   expect(await answers()).toBe("done");
   expect(backend.child.exitCode).toBeNull();

@@ -1,19 +1,19 @@
 /**
- * Attack: clients that ask for the largest legal answers and never read them, or leave before theirs is there.
- * Judged by: the edge's memory, another tenant's answers meanwhile, the tokens that a backend makes for nobody, and what is
- * charged for them. The backend is a fake whose tokens come by the clock, so that nothing depends on the machine's speed.
+ * Attack: clients that request the largest allowed answers and never read them, or disconnect early.
+ * Judged by: the edge's memory, another tenant's answers meanwhile, the tokens that a backend generates for unread answers, and
+ * their charge. The fake backend sends tokens at fixed intervals, independent of the speed of the machine.
  */
 import type { Socket } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { postBytes, sendAndNeverRead } from "./clients.ts";
 import { type AttackedEdge, startAttackedEdge } from "./edge.ts";
 import { type FakeBackend, longestTokens, startFakeBackend } from "./fake-backend.ts";
-import { megabytes, mostGrowthBytes, residentBytes } from "./judges.ts";
+import { megabytes, mostGrowthBytes, residentBytes } from "./measurements.ts";
 
 const patience = { timeout: 60_000, interval: 50 };
 const choices = 16;
 const message = { role: "user", content: "Once" };
-/** As many bytes a token as a request may ask for. */
+/** A request with the most bytes per token. */
 const largest = {
   messages: [message],
   n: choices,
@@ -55,7 +55,7 @@ test("100 never-reading clients of the largest answers: the edge holds little fo
     expect(answer.status, await answer.text()).toBe(200);
   };
   const heap = await edge.watchHeap(short);
-  // What it holds, not what it has taken of the system: that is garbage, too, and depends on when the engine collects it.
+  // Live bytes, not resident memory, which includes garbage and depends on the time of its collection.
   const heldBytes = async () => {
     const { heap: objects, buffers } = await heap.live();
     return objects + buffers;
@@ -82,8 +82,8 @@ test("100 never-reading clients of the largest answers: the edge holds little fo
   }
 });
 
-test("an answer that nobody reads is cancelled, and that answer alone", async () => {
-  // Slow enough for who reads on a busy machine: who falls 512 kB behind is cut off, too.
+test("an unread stream is cancelled, and no other", async () => {
+  // Slow enough for the reader on a busy machine: its stream is cancelled too if 512 KiB are unread.
   const { edge, backend } = await start(40);
   const body = { ...largest, max_tokens: 300 };
   const reading = edge.post("/v1/chat/completions", "attacker", body).then((response) => response.text());
@@ -99,11 +99,11 @@ test("an answer that nobody reads is cancelled, and that answer alone", async ()
   );
   expect(whole.endsWith("data: [DONE]\n\n")).toBe(true);
   expect(read).toBeGreaterThanOrEqual(choices * (body.max_tokens - 1));
-  // 512 kB in the edge, and what the kernel takes in its buffers.
+  // 512 KiB in the edge, and the kernel's buffers.
   expect(tokens - read).toBeLessThan(read * 0.75);
 });
 
-test("who leaves an unstreamed request stops its work, and is not charged for what was not made", async () => {
+test("a disconnect stops the work of a non-streamed answer, and tokens that were not generated are free", async () => {
   const [stepMs, maxTokens] = [40, 400];
   const { edge, backend } = await start(stepMs);
   const bytes = postBytes("/v1/completions", "attacker", { prompt: "Once", n: choices, max_tokens: maxTokens });
@@ -128,7 +128,7 @@ test("who leaves an unstreamed request stops its work, and is not charged for wh
   expect(completion_tokens).toBeLessThanOrEqual(tokens);
 });
 
-test("a short whole answer keeps its status, and a long one that nobody leaves is whole", async () => {
+test("short and long non-streamed answers are complete", async () => {
   const { edge } = await start(20);
   const short = await edge.post("/v1/completions", "quiet", { prompt: "Once", max_tokens: 2 });
   const long = await edge.post("/v1/completions", "quiet", { prompt: "Once", n: 2, max_tokens: 160 });

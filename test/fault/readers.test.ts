@@ -1,6 +1,6 @@
 /**
- * Clients that read too slowly, or leave: what the edge holds for them in a bare workerd, what is computed for them, what it
- * costs, and that others are served meanwhile.
+ * Clients that read too slowly or disconnect: the memory that the edge uses for them in workerd, the tokens computed and
+ * charged, and that other clients are served meanwhile.
  */
 import { createHash } from "node:crypto";
 import { connect, type Socket } from "node:net";
@@ -51,7 +51,7 @@ function post(tenant: Tenant, route: string, body: object): Promise<Response> {
   });
 }
 
-/** Sends a request over a socket of its own, from which nothing is read. */
+/** Sends a request on its own socket and never reads from it. */
 function unread(route: string, body: object): Socket {
   const { host, hostname, port } = new URL(edge.url);
   const text = JSON.stringify(body);
@@ -77,7 +77,7 @@ const patience = { timeout: 60_000, interval: 50 };
 const batchesEnded = () =>
   vi.waitFor(() => expect(backend.batches.every(({ end }) => end !== null)).toBe(true), patience);
 const quick = { model: "gpt2", prompt: "Hello", max_tokens: 4 };
-/** All that an event of a chat can have. */
+/** The options with the largest events of a chat. */
 const largest = { logprobs: true, top_logprobs: limits.chatLogprobs, chameleon: { compare: true } };
 const messages = [{ role: "user", content: "Tell me all that you know." }];
 
@@ -92,7 +92,7 @@ async function withHeap(work: (watch: HeapWatch) => Promise<void>): Promise<void
   }
 }
 
-test("clients that never read a stream: each is cancelled, the edge holds 64 MB at most, and others are served", async () => {
+test("clients that never read a stream: batches are cancelled, the edge holds at most 64 MB, and others are served", async () => {
   await withHeap(async (watch) => {
     const before = await watch.live();
     const sockets = Array.from({ length: slowClients }, (_, seed) =>
@@ -118,7 +118,7 @@ test("clients that never read a stream: each is cancelled, the edge holds 64 MB 
   });
 });
 
-/** Whether all choices of so many requests have reached the backend. */
+/** True when all choices of `requests` requests have reached the backend. */
 function sequencesOf(requests: number): boolean {
   const sequences = backend.batches.flatMap(({ request }) => request.sequences);
   return sequences.filter(({ tenant }) => tenant === "slow").length === requests * limits.choicesPerPrompt;

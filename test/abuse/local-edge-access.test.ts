@@ -1,6 +1,6 @@
 /**
- * Attack: the edge that `npm start` serves, from a web page in a browser on the same machine: development servers' own
- * routes, and names that resolve to this machine (DNS rebinding). Judged by: what is answered, and that no key came of it.
+ * Attack: a web page in a browser on the same machine calls the edge of `npm start`: the development server's own routes, and
+ * host names that resolve to this machine (DNS rebinding). Judged by: the statuses, and that no key was created.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -24,7 +24,7 @@ afterAll(() => stack?.stop());
 
 const refused = [400, 403, 404, 421];
 
-test("nothing under /cdn-cgi answers", async () => {
+test("every path below /cdn-cgi is refused", async () => {
   const kv = "/cdn-cgi/explorer/api/storage/kv/namespaces/TENANTS";
   const cases: [method: string, path: string, body?: string][] = [
     ["GET", "/cdn-cgi"],
@@ -110,7 +110,7 @@ test("a foreign Host is refused, with and without a matching Origin, and so is a
   }
 });
 
-test("its own names are answered, and so is its own page", async () => {
+test("loopback names and their own origin are accepted", async () => {
   const key = `Bearer ${stack.key}`;
   for (const name of [host, `localhost:${port}`]) {
     for (const origin of [undefined, `http://${name}`]) {
@@ -121,7 +121,7 @@ test("its own names are answered, and so is its own page", async () => {
   }
 });
 
-test("keys and limits of a second tenant are made while attacked", async () => {
+test("a key made while the edge runs is accepted", async () => {
   const env = { ...process.env, STATE_DIR: stack.state };
   const { stdout } = await promisify(execFile)(process.execPath, [keysCli, "create", "second"], { env });
   const response = await fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${stdout.trim()}` } });

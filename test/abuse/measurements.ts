@@ -1,25 +1,25 @@
-/** What the attacks are judged by: a bystander's latency as a ratio to its own, and the memory of a process. */
+/** Measurements of attacks: another caller's latency relative to its own without the attack, and a process's memory. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 
-/** Another caller's median latency under attack may be this many times what it is alone, in the same run. */
+/** Maximum ratio of another caller's median latency under attack to that without, in the same run. */
 export const mostSlowdown = 4;
-/** Bytes by which never-reading or never-ending clients, however many, may grow the edge. */
+/** Maximum growth of the edge's memory, in bytes, whatever the number of clients that never read or never finish. */
 export const mostGrowthBytes = 64 * 2 ** 20;
 
-/** Resident memory. */
+/** Resident memory of a process, in bytes. */
 export function residentBytes(pid: number): number {
   return statusKilobytes(pid, "VmRSS") * 1024;
 }
 
-/** Lets the peak begin anew: what is resident now. */
+/** Resets the peak to the current resident memory. */
 export function forgetPeak(pid: number): void {
   writeFileSync(`/proc/${pid}/clear_refs`, "5");
 }
 
-/** The most that was resident since the peak was forgotten, or the process began. */
+/** Peak resident memory since the last reset or the start of the process, in bytes. */
 export function peakBytes(pid: number): number {
   return statusKilobytes(pid, "VmHWM") * 1024;
 }
@@ -36,35 +36,35 @@ export function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
-/** What a flood does until it is told to stop. */
+/** A request that is repeated on many connections. */
 export interface Flood {
   port: number;
-  /** Of one request. */
+  /** Bytes of one request. */
   bytesBase64: string;
-  /** Each sends one request after the other. */
+  /** Connections; each sends one request after the other. */
   connections: number;
 }
 
-/** Status → answers with it; `closed` counts connections that ended without one. */
+/** Number of responses by status; `closed` counts connections without one. */
 export type FloodResult = Record<string, number>;
 
 export interface Slowdown {
   aloneMs: number;
   besideMs: number;
   ratio: number;
-  /** Of the flood, over all rounds. */
+  /** Statuses of the flood in all rounds. */
   statuses: FloodResult;
 }
 
 const rounds = 2;
 const fewestSamples = 3;
 const mostSamples = 12;
-/** A slow bystander is seen to be slow after fewer samples. */
+/** Maximum duration of one phase: a slow caller needs fewer samples. */
 const phaseMs = 2500;
 
 /**
- * The latency of `request` alone and beside a flood, in turns. The flood comes from a process of its own, so that what it
- * costs to send is not part of what is measured.
+ * Measures the latency of `request` without and with a flood, alternately. The flood runs in another process, so that sending
+ * it does not affect the measurement.
  */
 export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>): Promise<Slowdown> {
   const child = fork(path.join(import.meta.dirname, "flood-process.ts"), {
@@ -74,7 +74,7 @@ export async function slowdownBeside(flood: Flood, request: () => Promise<unknow
   const statuses: FloodResult = {};
   try {
     for (let round = 0; round < rounds; round++) {
-      // What the last flood left is answered, and code is compiled, before anything counts.
+      // Warm-up: drains the last flood and compiles code before the samples.
       await timed(request, fewestSamples);
       samples.alone.push(...(await timed(request, mostSamples)));
       await told(child, flood, "flooding");
@@ -102,7 +102,7 @@ async function timed(request: () => Promise<unknown>, most: number): Promise<num
   return times;
 }
 
-/** Sends a message and waits for the answer of this kind. */
+/** Sends a message and waits for a reply of this kind. */
 async function told(child: ChildProcess, message: Flood | "stop", kind: string): Promise<object> {
   child.send(message);
   for (;;) {
