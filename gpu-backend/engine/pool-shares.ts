@@ -3,7 +3,7 @@
  *
  * A quarter of the slots, rounded down, is reserved for tenants that pin none. A sequence that needs one slot, of a tenant
  * that pins none, may use the reserve. Any other claim that pins more than its tenant pins already must leave the reserve
- * unpinned, also where another tenant pins the same adapter. So of 8 slots a tenant pins 6 at most while it is alone, and
+ * unpinned, also where another tenant pins the same adapter. So of 8 slots a tenant pins 6 at most, and
  * a tenant's first slot is missing only while at least 3 other tenants (the reserve and one more) pin slots. With
  * fewer than 4 slots nothing is reserved.
  */
