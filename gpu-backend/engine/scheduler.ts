@@ -8,9 +8,8 @@
  *
  * A sequence that cannot start is passed, not waited for, and how long it waits is bounded. For a tenant that has no more
  * than its share:
- * - Its sequences start in their order, as many as one phase has room for; prompts of other tenants do not count. So where
- *   a slot and memory are free, its first one starts in the next step if none of its prompts is under way and `claim`
- *   does not refuse it: adapter-claims.ts says how long one waits for pool slots.
+ * - Its sequences start in order, as many as one phase holds; other tenants' prompts do not count. Where a slot and memory
+ *   are free, its first starts in the next step, unless its own prompt is under way or `claim` refuses (adapter-claims.ts).
  * - Tenants take turns in the prefill phase. With T tenants that have a prompt under way and M = ⌊stepTokens / chunkTokens⌋,
  *   its first prompt advances at least every ⌈T / M⌉ steps, a scored one after one step more for each other tenant with a
  *   scored one. So a prompt of n chunks is prefilled within n · ⌈T / M⌉ steps of its start.
