@@ -1,7 +1,7 @@
 /**
  * Which adapter lives in which slot of the graph's pool. An adapter stays in its slot, ready for the next sequence of
  * its centroid, until another needs the room: least recently used first out, never one that is pinned.
- * Not here: who may run. A sequence that gets no slot waits; the engine asks again when one has ended.
+ * Not here: who may take a slot, and who waits for one (`../engine/pool-shares.ts`, `../engine/adapter-claims.ts`).
  */
 import type { AdapterPool } from "../runtime/step.ts";
 import type { Adapter } from "./adapter.ts";

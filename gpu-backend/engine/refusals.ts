@@ -30,15 +30,22 @@ export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });
 }
 
-/** A sequence needs more pool slots than the graph has: for `adapter`, and others of its mixture. */
-export function needsPool({ hash }: Adapter, needed: number, slots: number): ServiceError {
+/**
+ * A sequence needs more pool slots than one tenant may pin (`most`), or than the graph has: for `adapter`, and others of
+ * its mixture.
+ */
+export function needsPool(
+  { hash }: Adapter,
+  { needed, slots, most }: { needed: number; slots: number; most: number },
+): ServiceError {
   const [kind, advice] =
     slots === 0
       ? (["adapter_outdated", "Create it again from its examples."] as const)
       : (["invalid_request", "Name fewer adapters of that kind."] as const);
+  const share = most < slots ? `, of which a tenant may use ${most}` : "";
   return new ServiceError(
     kind,
-    `Adapter ${hash} has directions of its own and needs a pool slot: ${needed} are needed, ADAPTER_SLOTS is ${slots}. ${advice}`,
+    `Adapter ${hash} has directions of its own and needs a pool slot: ${needed} are needed, ADAPTER_SLOTS is ${slots}${share}. ${advice}`,
   );
 }
 

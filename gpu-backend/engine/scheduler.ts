@@ -10,7 +10,8 @@
  * A sequence that cannot start does not block those after it, and its wait is bounded. With T the number of tenants that have
  * a prompt in prefill, and M = ⌊stepTokens / chunkTokens⌋, these bounds hold for a tenant within its share:
  * 1. Start: its sequences start in their order, limited by the room of one phase; prompts of other tenants do not count. If
- *    a slot and memory are free and none of its prompts is in prefill, its first sequence starts in the next step.
+ *    a slot and memory are free, none of its prompts is in prefill and `claim` allows it (adapter-claims.ts), its first
+ *    sequence starts in the next step.
  * 2. Prefill: tenants take turns. Its first prompt advances at least every ⌈T / M⌉ steps, so a prompt of n chunks is
  *    prefilled within n · ⌈T / M⌉ steps of its start. A scored prompt waits one more step for each other tenant with a
  *    scored prompt.

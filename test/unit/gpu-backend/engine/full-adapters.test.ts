@@ -71,6 +71,39 @@ describe("where every slot is in use", () => {
   });
 });
 
+describe("a tenant with more adapters than there are slots, and long answers", () => {
+  /** Steps until a one-token request of another tenant has its token, several times in a row. */
+  async function stepsOf(target: EngineHarness, centroid: string, times: number): Promise<number[]> {
+    const waits: number[] = [];
+    for (let i = 0; i < times; i++) {
+      const id = `${centroid}-victim-${i}`;
+      await target.engine.submit(centroid, [{ ...requestOf(id, 1), tenant: "victim" }]);
+      let steps = 0;
+      while (target.tokensOf(id).length === 0) {
+        await target.engine.step();
+        steps++;
+      }
+      waits.push(steps);
+    }
+    return waits;
+  }
+  test.each([1, 12])("%i sequences of each: another tenant's requests start in the next step", async (each) => {
+    const target = harness({ runner: createFakeRunner({ poolSlots: 8 }), limits: { maxSequences: 128 } });
+    for (let own = 0; own < 9; own++) {
+      const requests = Array.from({ length: each }, (_, i) => requestOf(`a${own}-${i}`, 400));
+      await target.engine.submit(`c${own}`, requests);
+    }
+    for (let i = 0; i < 5; i++) await target.engine.step();
+    const waits = [...(await stepsOf(target, "c20", 3)), ...(await stepsOf(target, "c21", 3))];
+    console.log(`steps to the token of each request: ${waits}`);
+    expect(Math.max(...waits)).toBe(1);
+    // A tenant alone has most of the pool.
+    expect(target.engine.stats).toMatchObject({ pool: { pinned: 6 } });
+    await target.finish();
+    for (let own = 0; own < 9; own++) expect(target.tokensOf(`a${own}-0`).length).toBe(400);
+  });
+});
+
 test("others decode on while an adapter is being made", async () => {
   const full = fakeFullAdapters(fakeConfig);
   const pauses = 5;
