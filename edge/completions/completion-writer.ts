@@ -197,21 +197,22 @@ class CompletionWriter {
     );
   }
 
-  /** A failure of ours, or of what was asked for: the client pays for what it has got, which is none of a whole answer. */
+  /**
+   * Ends an answer that failed. The client is charged for what it received, which is nothing of a whole answer. Where a
+   * deadline that the client set has passed, it is charged for what was computed: otherwise computing would be free.
+   */
   #fail(thrown: unknown): void {
     if (this.#hasEnded) return;
-    const isDelivered = this.#order.stream && this.#hasBegun;
-    this.#end(isDelivered ? this.#count.consumed(this.#model, false) : []);
-    this.#tell(toServiceError(thrown));
+    const error = toServiceError(thrown);
+    if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(this.#model, true));
+    else if (this.#order.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
+    else this.#end([]);
+    this.#tell(error);
   }
 
-  /** The answer is too large, or its client too slow. Where that is the client's doing it pays as if it had gone away. */
+  /** Ends an answer of which too much is held. Its own tenant filled the memory, so it is charged for what was computed. */
   #overflow(error: ServiceError): void {
     if (this.#hasEnded) return;
-    if (error.kind === "overloaded") {
-      this.#fail(error);
-      return;
-    }
     this.#end(this.#count.consumed(this.#model, true));
     this.#tell(error);
   }
