@@ -14,6 +14,7 @@ import { Choice } from "./choice.ts";
 import { gathered } from "./gathering.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
+import { PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
 
 /**
@@ -59,6 +60,7 @@ class CompletionWriter {
   readonly #order: Order;
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
+  readonly #promptScores: PromptScores;
   readonly #builder: ResponseBuilder<object, object>;
   readonly #count: TokenCount;
   readonly #body: AnswerBody;
@@ -75,6 +77,7 @@ class CompletionWriter {
     this.#order = order;
     this.#parts = parts;
     this.#choices = new Map(plan.choices.map((one) => [one.sequence.id, new Choice(one, parts.tokenizer, options)]));
+    this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, {
       compare: options.compare,
       isWhole: !stream,
@@ -132,7 +135,7 @@ class CompletionWriter {
     let events = "";
     try {
       this.#parts.admission.renew();
-      for (const frame of frames) events += this.#take(frame);
+      for (const arrived of frames) for (const frame of this.#promptScores.take(arrived)) events += this.#take(frame);
     } catch (thrown) {
       // What came before it is the client's.
       this.#writeEvents(events);
@@ -140,8 +143,10 @@ class CompletionWriter {
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
-    else if (this.#order.stream) this.#writeEvents(events);
-    else this.#goOn();
+    else if (this.#order.stream) {
+      this.#body.keep(this.#promptScores.heldBytes);
+      this.#writeEvents(events);
+    } else this.#goOn();
   }
 
   /** The events that a frame makes; none where the answer is no stream. Throws the ServiceError of an error frame. */
@@ -166,7 +171,7 @@ class CompletionWriter {
 
   /** Tokens of a whole answer have come, and more are to come. Where none do there is no work that a client could leave. */
   #goOn(): void {
-    this.#body.keep(this.#builder.keptBytes);
+    this.#body.keep(this.#builder.keptBytes + this.#promptScores.heldBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;

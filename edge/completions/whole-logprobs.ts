@@ -4,16 +4,18 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { Plan } from "./plan.ts";
 
 interface Reported {
+  echo: boolean;
   /** Alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
   compare: boolean;
 }
 
 /** Throws invalid_request where the answer may come to more logprobs than a whole one may have. */
-export function refuseManyLogprobs({ choices }: Plan, { logprobs, compare }: Reported): void {
+export function refuseManyLogprobs({ choices }: Plan, { echo, logprobs, compare }: Reported): void {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
-  const tokensOf = ({ sequence: { maxTokens, promptLogprobs, promptIds } }: Plan["choices"][number]) =>
-    maxTokens + (promptLogprobs ? promptIds.length : 0);
+  // Every choice of a prompt repeats the prompt's logprobs.
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
+    maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
   const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
   if (most <= limits.wholeLogprobs) return;
   throw new ServiceError(
