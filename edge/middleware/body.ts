@@ -66,31 +66,19 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/**
- * The body as text. Counts what arrives: Content-Length may be absent or wrong. Waits `limitMs` for all of it, and not for
- * its end where all that was declared is there: nearly every body is one chunk.
- */
+/** The body as text. Waits `limitMs` for all of it. */
 async function boundedText(request: Request, limitMs: number): Promise<string> {
   const declared = Number(request.headers.get("content-length") ?? Number.NaN);
-  let decoder: TextDecoder | null = null;
-  let bytes = 0;
-  let text = "";
+  const reader = request.body?.getReader();
+  const arrived = { bytes: 0, chunks: 0 };
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    const message = `Of the body ${bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
+    const message = `Of the body ${arrived.bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
     late.reject(new ServiceError("body_too_slow", message));
   }, limitMs);
-  const reader = request.body?.getReader();
   try {
-    for (;;) {
-      const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
-      if (done) return text + (decoder?.decode() ?? "");
-      bytes += value.byteLength;
-      if (bytes > limits.bodyBytes) throw tooLarge(bytes, "at least ");
-      if (bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
-      decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
-      text += decoder.decode(value, { stream: true });
-    }
+    // One race for the whole body: one for each chunk would keep every chunk's reaction in memory until the timeout.
+    return reader ? await Promise.race([readText(reader, declared, arrived), late.promise]) : "";
   } catch (error) {
     letGo(error);
     // What is left of it nobody reads.
@@ -98,9 +86,36 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client went away, or framed its body in another way than its headers say.
-    throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
+    throw new ServiceError("invalid_request", `The body broke off after ${arrived.bytes} bytes.`, { cause: error });
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/**
+ * Reads text to its end, or until `declared` bytes are there: nearly every body is one chunk. Counts in `arrived` what comes,
+ * since Content-Length may be absent or wrong. Throws a ServiceError for too many bytes or chunks.
+ */
+async function readText(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  declared: number,
+  arrived: { bytes: number; chunks: number },
+): Promise<string> {
+  let decoder: TextDecoder | null = null;
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return text + (decoder?.decode() ?? "");
+    arrived.bytes += value.byteLength;
+    arrived.chunks++;
+    if (arrived.bytes > limits.bodyBytes) throw tooLarge(arrived.bytes, "at least ");
+    if (arrived.bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
+    if (arrived.chunks > limits.bodyChunks) {
+      const message = `The body came in at least ${arrived.chunks} chunks, the maximum is ${limits.bodyChunks}.`;
+      throw new ServiceError("invalid_request", message);
+    }
+    decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+    text += decoder.decode(value, { stream: true });
   }
 }
 

@@ -3,7 +3,7 @@
  * it. Code reads the plain numbers of `limits`.
  */
 
-type Unit = "bytes" | "characters" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
+type Unit = "bytes" | "characters" | "chunks" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
 interface Limit {
   /** The largest that is accepted. */
@@ -18,6 +18,11 @@ export const limitTable = {
   headerCharacters: { value: 16_384, unit: "characters", bounds: "Names and values of all headers together" },
   bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time in which the whole body arrives" },
   bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and with it each text and list in it" },
+  bodyChunks: {
+    value: 4096,
+    unit: "chunks",
+    bounds: "Chunks in which the body arrives: each takes CPU time of its own",
+  },
   bodyNesting: { value: 64, unit: "levels", bounds: "Lists and objects within each other, the body itself included" },
   bodyBytesAtOnce: {
     value: 8_388_608,
