@@ -11,7 +11,7 @@ export const objectBodyBytes = 16 * 2 ** 20;
 /** The most that a stream is given at once: it cannot be taken back where an answer is cancelled. */
 const writeBytes = 64 * 1024;
 
-/** How often silent streams are looked for, in milliseconds. */
+/** How often open bodies are told that they are, and silent streams are looked for, in milliseconds. */
 const tickMs = 50;
 
 export interface BodyOptions {
@@ -23,6 +23,8 @@ export interface BodyOptions {
 }
 
 export interface BodyEvents {
+  /** The body is still open; called every `tickMs`. */
+  ticked?(): void;
   /** A heartbeat is due, or a write is unread for as long. */
   silent(): void;
   /** The body holds too much: it has to end now, by `closeWith` or `breakOff`. */
@@ -59,6 +61,7 @@ export class AnswerBodies {
     const bodies = this.#tenants.get(tenant) ?? new Set();
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
+      ticked: events.ticked,
       silent: events.silent,
       overflowed: events.overflowed,
       ended: (isGone) => {
@@ -190,6 +193,7 @@ export class AnswerBody {
   }
 
   tick(): void {
+    this.#events.ticked?.();
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A write that is unread tells as well whether the reader is gone.

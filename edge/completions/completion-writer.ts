@@ -94,6 +94,8 @@ class CompletionWriter {
         heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
       },
       {
+        // Also while the request waits for its first frame: its place and tokens are held by a lease.
+        ticked: () => this.#hasEnded || parts.admission.renew(),
         silent: () => this.#begin(),
         overflowed: (error) => this.#overflow(error),
         ended: (isGone) => isGone && this.#leave(),
@@ -134,7 +136,6 @@ class CompletionWriter {
     if (this.#hasEnded) return;
     let events = "";
     try {
-      this.#parts.admission.renew();
       for (const arrived of frames) for (const frame of this.#promptScores.take(arrived)) events += this.#take(frame);
     } catch (thrown) {
       // What came before it is the client's.

@@ -307,6 +307,23 @@ describe("an answer that its own caller's demand ends is charged what was comput
   });
 });
 
+test("an answer that waits for its first token renews its admission", async () => {
+  const { bodies, seen } = lateBackend(1);
+  let renewed = 0;
+  const admission = {
+    request: { requestId: "r", tenant: "local", isLimited: true },
+    renew: () => void renewed++,
+    settle: () => undefined,
+  };
+  const app = testApp({ orders: ordersWith({}, { admission }) });
+  const pending = app.complete({ prompt: "aaa" });
+  await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+  await vi.waitFor(() => expect(renewed).toBeGreaterThan(1));
+  const [{ id }] = seen.batches[0].sequences;
+  bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
+  expect((await pending).status).toBe(200);
+});
+
 describe("usage", () => {
   test("is what was sent, whatever a backend says", async () => {
     const reported = await reportedByShards();
