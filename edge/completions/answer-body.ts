@@ -11,7 +11,7 @@ const objectBodyBytes = 16 * 2 ** 20;
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 64 * 1024;
 
-/** Interval of the timer that checks for due heartbeats, in milliseconds. */
+/** Interval of the timer that renews open bodies and checks for due heartbeats, in milliseconds. */
 const tickMs = 50;
 
 interface BodyOptions {
@@ -23,6 +23,8 @@ interface BodyOptions {
 }
 
 interface BodyEvents {
+  /** The body is still open; called every `tickMs`. */
+  ticked?(): void;
   /** No write completed for `everyMs`. */
   heartbeatDue(): void;
   /** The body exceeds a limit. The callee must end it now, with `closeWith` or `breakOff`. */
@@ -59,6 +61,7 @@ export class AnswerBodies {
     const bodies = this.#tenants.get(tenant) ?? new Set();
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
+      ticked: events.ticked,
       heartbeatDue: events.heartbeatDue,
       overflowed: events.overflowed,
       ended: (isGone) => {
@@ -189,6 +192,7 @@ export class AnswerBody {
   }
 
   tick(): void {
+    this.#events.ticked?.();
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A pending write detects a disconnect as well.

@@ -14,6 +14,7 @@ import { Choice } from "./choice.ts";
 import { gathered } from "./gathering.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
+import { PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
 
 /**
@@ -59,6 +60,7 @@ class CompletionWriter {
   readonly #order: Order;
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
+  readonly #promptScores: PromptScores;
   readonly #builder: ResponseBuilder<object, object>;
   readonly #count: TokenCount;
   readonly #body: AnswerBody;
@@ -75,6 +77,7 @@ class CompletionWriter {
     this.#order = order;
     this.#parts = parts;
     this.#choices = new Map(plan.choices.map((one) => [one.sequence.id, new Choice(one, parts.tokenizer, options)]));
+    this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, {
       compare: options.compare,
       isWhole: !stream,
@@ -91,6 +94,8 @@ class CompletionWriter {
         heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
       },
       {
+        // Also while the request waits for its first frame: its place and tokens are held by a lease.
+        ticked: () => this.#hasEnded || parts.admission.renew(),
         heartbeatDue: () => this.#begin(),
         overflowed: (error) => this.#overflow(error),
         ended: (isGone) => isGone && this.#leave(),
@@ -131,8 +136,7 @@ class CompletionWriter {
     if (this.#hasEnded) return;
     let events = "";
     try {
-      this.#parts.admission.renew();
-      for (const frame of frames) events += this.#take(frame);
+      for (const arrived of frames) for (const frame of this.#promptScores.take(arrived)) events += this.#take(frame);
     } catch (thrown) {
       // Earlier frames of the same group are still delivered.
       this.#writeEvents(events);
@@ -140,8 +144,10 @@ class CompletionWriter {
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
-    else if (this.#order.stream) this.#writeEvents(events);
-    else this.#continueWhole();
+    else if (this.#order.stream) {
+      this.#body.setPendingBytes(this.#promptScores.heldBytes);
+      this.#writeEvents(events);
+    } else this.#continueWhole();
   }
 
   /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
@@ -166,7 +172,7 @@ class CompletionWriter {
 
   /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
   #continueWhole(): void {
-    this.#body.setPendingBytes(this.#builder.keptBytes);
+    this.#body.setPendingBytes(this.#builder.keptBytes + this.#promptScores.heldBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;
@@ -197,21 +203,22 @@ class CompletionWriter {
     );
   }
 
-  /** Server failure: charge delivered tokens; nothing for a non-streamed answer. */
+  /**
+   * Server failure: charge delivered tokens; nothing for a non-streamed answer. If a deadline that the client set has passed,
+   * all computed tokens are charged: otherwise computing would be free.
+   */
   #fail(thrown: unknown): void {
     if (this.#hasEnded) return;
-    const isDelivered = this.#order.stream && this.#hasBegun;
-    this.#end(isDelivered ? this.#count.consumed(this.#model, false) : []);
-    this.#sendError(toServiceError(thrown));
+    const error = toServiceError(thrown);
+    if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(this.#model, true));
+    else if (this.#order.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
+    else this.#end([]);
+    this.#sendError(error);
   }
 
-  /** A memory limit is exceeded. Above its own limit the answer is charged like one whose client disconnected. */
+  /** A memory limit is exceeded. The answer's own tenant filled the memory, so computed tokens are charged. */
   #overflow(error: ServiceError): void {
     if (this.#hasEnded) return;
-    if (error.kind === "overloaded") {
-      this.#fail(error);
-      return;
-    }
     this.#end(this.#count.consumed(this.#model, true));
     this.#sendError(error);
   }

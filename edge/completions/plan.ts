@@ -114,7 +114,8 @@ export function planGeneration(
         // By the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
         sampling: { ...sampling, seed: deriveSeed(seed, i) },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
-        promptLogprobs: request.echo && request.logprobs !== null,
+        // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
+        promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,
         ...(assignments[p].mixture && { mixture: assignments[p].mixture }),
         ...(isChosen && i === 0 && { assignment: countedAssignment(assignments[p], decisive[p].subjectIds, manifest) }),

@@ -5,16 +5,18 @@ import type { Plan } from "./plan.ts";
 
 interface Reported {
   form: "chat" | "completion";
+  echo: boolean;
   /** Alternatives per token; null when logprobs are off. */
   logprobs: number | null;
   compare: boolean;
 }
 
 /** Throws invalid_request when the answer may exceed `limits.wholeLogprobs`. */
-export function refuseManyLogprobs({ choices }: Plan, { form, logprobs, compare }: Reported): void {
+export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
-  const tokensOf = ({ sequence: { maxTokens, promptLogprobs, promptIds } }: Plan["choices"][number]) =>
-    maxTokens + (promptLogprobs ? promptIds.length : 0);
+  // Every choice of a prompt repeats the prompt's logprobs.
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
+    maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
   const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
   if (most <= limits.wholeLogprobs) return;
   throw new ServiceError(

@@ -71,31 +71,19 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/**
- * The body as text. Counts received bytes, since Content-Length may be absent or wrong. Waits up to `limitMs` for the body, and
- * does not wait for the end of the stream once all declared bytes have arrived: most bodies are one chunk.
- */
+/** The body as text. Waits up to `limitMs` for all of it. */
 async function boundedText(request: Request, limitMs: number): Promise<string> {
   const declared = declaredBytes(request.headers);
-  let decoder: TextDecoder | null = null;
-  let bytes = 0;
-  let text = "";
+  const reader = request.body?.getReader();
+  const arrived = { bytes: 0, chunks: 0 };
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    const message = `Of the body ${bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
+    const message = `Of the body ${arrived.bytes} bytes came within ${limitMs} ms, the longest that we wait for all of it.`;
     late.reject(new ServiceError("body_too_slow", message));
   }, limitMs);
-  const reader = request.body?.getReader();
   try {
-    for (;;) {
-      const { done, value } = (await (reader && Promise.race([reader.read(), late.promise]))) ?? { done: true };
-      if (done) return text + (decoder?.decode() ?? "");
-      bytes += value.byteLength;
-      if (bytes > limits.bodyBytes) throw tooLarge(bytes, "at least ");
-      if (bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
-      decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
-      text += decoder.decode(value, { stream: true });
-    }
+    // One race for the whole body: one for each chunk would keep every chunk's reaction in memory until the timeout.
+    return reader ? await Promise.race([readText(reader, declared, arrived), late.promise]) : "";
   } catch (error) {
     letGo(error);
     // The rest of the body is not read.
@@ -103,9 +91,36 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
     if (error instanceof ServiceError) throw error;
     if (error instanceof TypeError) throw new ServiceError("invalid_request", "The body is not valid UTF-8.");
     // The client disconnected, or the framing of the body contradicts its headers.
-    throw new ServiceError("invalid_request", `The body broke off after ${bytes} bytes.`, { cause: error });
+    throw new ServiceError("invalid_request", `The body broke off after ${arrived.bytes} bytes.`, { cause: error });
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/**
+ * Reads text to its end, or until `declared` bytes have arrived: most bodies are one chunk. Counts received bytes and chunks in
+ * `arrived`, since Content-Length may be absent or wrong. Throws a ServiceError for too many of either.
+ */
+async function readText(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  declared: number | null,
+  arrived: { bytes: number; chunks: number },
+): Promise<string> {
+  let decoder: TextDecoder | null = null;
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return text + (decoder?.decode() ?? "");
+    arrived.bytes += value.byteLength;
+    arrived.chunks++;
+    if (arrived.bytes > limits.bodyBytes) throw tooLarge(arrived.bytes, "at least ");
+    if (arrived.bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
+    if (arrived.chunks > limits.bodyChunks) {
+      const message = `The body came in at least ${arrived.chunks} chunks, the maximum is ${limits.bodyChunks}.`;
+      throw new ServiceError("invalid_request", message);
+    }
+    decoder ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+    text += decoder.decode(value, { stream: true });
   }
 }
 

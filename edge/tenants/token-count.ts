@@ -29,8 +29,8 @@ export class TokenCount {
   }
 
   /**
-   * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller went away, so every prompt counts, as work on it may have
-   * begun; otherwise only prompts count that have a part.
+   * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller ended the
+   * request, so every prompt counts, as work on it may have begun; otherwise only prompts count that have a part.
    */
   consumed(model: string, everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();

@@ -3,7 +3,7 @@
  * shows the table; code uses the numbers in `limits`.
  */
 
-type Unit = "bytes" | "characters" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
+type Unit = "bytes" | "characters" | "chunks" | "days" | "entries" | "levels" | "milliseconds" | "tokens" | "value";
 
 interface Limit {
   /** The largest accepted value. */
@@ -18,6 +18,7 @@ export const limitTable = {
   headerCharacters: { value: 16_384, unit: "characters", bounds: "Names and values of all headers together" },
   bodyMs: { value: 30_000, unit: "milliseconds", bounds: "Time to receive the body" },
   bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and so each text and list in it" },
+  bodyChunks: { value: 4096, unit: "chunks", bounds: "Chunks in which the body arrives: each takes CPU time" },
   bodyNesting: { value: 64, unit: "levels", bounds: "Nested lists and objects, the body included" },
   bodyBytesAtOnce: {
     value: 8_388_608,

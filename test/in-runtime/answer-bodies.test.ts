@@ -4,16 +4,19 @@ import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Shard } from "../../edge/batching/shard.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
+import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
+  backendAnswers,
   backendStreams,
   byteStream,
   errorOf,
   eventsOf,
   LateBody,
+  ordersWith,
   reportedByShards,
   testApp,
   useNetwork,
@@ -267,6 +270,58 @@ describe("a whole answer", () => {
     expect(await errorOf(await pending)).toMatchObject({ status: 503 });
     expect(await chargedBy(reported)).toBe(0);
   });
+});
+
+describe("an answer that its own caller's demand ends is charged what was computed", () => {
+  test.each([false, true])("where a choice misses the caller's deadline; streamed: %s", async (stream) => {
+    const { bodies, seen } = lateBackend(1);
+    const reported = await reportedByShards();
+    const headers = { "x-deadline-ms": "600000" };
+    const pending = testApp().complete({ prompt: "aaa", n: 2, max_tokens: 9, stream }, { headers });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const [early, late] = seen.batches[0].sequences.map(({ id }) => id);
+    for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(early, i, 98));
+    const error = { type: "error" as const, id: late, kind: "deadline_exceeded" as const, message: "late" };
+    bodies[0].send({ ...error, retryAfterSeconds: null });
+    const response = await pending;
+    expect(response.status).toBe(stream ? 200 : 504);
+    expect(await response.text()).toContain("deadline_exceeded");
+    expect(await chargedBy(reported)).toBe(8);
+  });
+
+  test("where the tenant's answers hold more than their object may", async () => {
+    const ids = Array.from({ length: 20 }, (_, i) => i);
+    backendAnswers(({ id }) => ids.map((index) => scoredToken(id, index)));
+    const settled: Consumption[] = [];
+    const request = { requestId: "r", tenant: "local", isLimited: false };
+    const admission = {
+      request,
+      renew: () => undefined,
+      settle: (consumed: readonly Consumption[]) => void settled.push(...consumed),
+    };
+    const app = testApp({ orders: ordersWith({}, { bodies: new AnswerBodies(3000), admission }) });
+    const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
+    expect(await errorOf(response)).toMatchObject({ status: 429, code: "overloaded" });
+    expect(settled).toMatchObject([{ promptTokens: 3, completionTokens: expect.any(Number) }]);
+    expect(settled[0].completionTokens).toBeGreaterThan(2);
+  });
+});
+
+test("an answer that waits for its first token renews its admission", async () => {
+  const { bodies, seen } = lateBackend(1);
+  let renewed = 0;
+  const admission = {
+    request: { requestId: "r", tenant: "local", isLimited: true },
+    renew: () => void renewed++,
+    settle: () => undefined,
+  };
+  const app = testApp({ orders: ordersWith({}, { admission }) });
+  const pending = app.complete({ prompt: "aaa" });
+  await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+  await vi.waitFor(() => expect(renewed).toBeGreaterThan(1));
+  const [{ id }] = seen.batches[0].sequences;
+  bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
+  expect((await pending).status).toBe(200);
 });
 
 describe("usage", () => {

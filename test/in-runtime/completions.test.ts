@@ -332,6 +332,32 @@ describe("logprobs and echo", () => {
     expect(seen.batches[1].sequences[0].promptLogprobs).toBe(false);
   });
 
+  test("a prompt that is echoed with logprobs is scored once; each of its choices tells the scores before its tokens", async () => {
+    const seen = backendStreams(({ sequences }) => {
+      const frames = sequences.flatMap(({ id, promptLogprobs }, i): Frame[] => {
+        const logprobs = [null, -1 - i, -2 - i];
+        const prompt: Frame = { type: "prompt", id, logprobs, alternatives: [[], [], []] };
+        return promptLogprobs ? [prompt, ...logged(id, "bc")] : logged(id, "bc");
+      });
+      // The first choice of each prompt comes last.
+      const ids = new Set(sequences.filter(({ promptLogprobs }) => promptLogprobs).map(({ id }) => id));
+      const late = frames.filter(({ id }) => ids.has(id));
+      return byteStream([...frames.filter(({ id }) => !ids.has(id)), ...late].map(frameLine));
+    });
+    const body = { prompt: ["aaa", "aaa"], n: 3, echo: true, logprobs: 0, max_tokens: 2 };
+    for (const choices of [(await completed(body)).choices, (await streamed(body)).choices]) {
+      expect(choices.map(({ text }) => text)).toEqual(Array(6).fill("aaabc"));
+      expect(choices.map(({ logprobs }) => logprobs?.token_logprobs)).toEqual([
+        ...Array(3).fill([null, -1, -2, -0.5, -0.5]),
+        ...Array(3).fill([null, -4, -5, -0.5, -0.5]),
+      ]);
+    }
+    for (const { sequences } of seen.batches) {
+      const scored = sequences.map(({ promptLogprobs }) => promptLogprobs);
+      expect(scored).toEqual([true, false, false, true, false, false]);
+    }
+  });
+
   test("offsets count characters, and a token that is half a character is spelled in bytes", async () => {
     backendAnswers(({ id }) => logged(id, "é😀b"));
     const { choices } = await completed({ prompt: "aaa", logprobs: 0 });

@@ -120,6 +120,40 @@ describe("refused before any work", () => {
   });
 });
 
+test("a body in very many chunks is refused by limit and value, and the rest is not read", async () => {
+  let pulled = 0;
+  const body = new ReadableStream<Uint8Array>({
+    pull(controller) {
+      pulled++;
+      if (pulled <= 4 * limits.bodyChunks) controller.enqueue(new Uint8Array([32]));
+      else controller.close();
+    },
+  });
+  const request = new Request("http://edge/", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body,
+  });
+  const message = expect.stringContaining(
+    `at least ${limits.bodyChunks + 1} chunks, the maximum is ${limits.bodyChunks}`,
+  );
+  await expect(readJson(request, z.object({}))).rejects.toMatchObject({ kind: "invalid_request", message });
+  expect(pulled).toBeLessThan(limits.bodyChunks + 10);
+});
+
+test("a body of the runtime's own stream that trickles in is refused in time, and lets go of its sender", async () => {
+  const { readable, writable } = new IdentityTransformStream();
+  const writer = writable.getWriter();
+  const headers = { "content-type": "application/json" };
+  const request = new Request("http://edge/", { method: "POST", headers, body: readable });
+  const reading = readJson(request, z.object({}), 20);
+  await Promise.all([
+    expect(reading).rejects.toMatchObject({ kind: "body_too_slow", message: expect.stringContaining("6 bytes") }),
+    writer.write(new TextEncoder().encode('{"a": ')),
+  ]);
+  await expect(writer.write(new Uint8Array(1))).rejects.toThrow();
+});
+
 describe("a body is read", () => {
   const schema = z.object({ a: z.string() });
   const bytes = new TextEncoder().encode('{"a":"Bären – 🐻"}');

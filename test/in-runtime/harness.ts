@@ -177,8 +177,8 @@ export function saying(
   return [...tokens, { ...doneFrame(id), finishReason: options.finish ?? "length", completionTokens: bytes.length }];
 }
 
-/** Answers without a micro-batching object of its own, which has its own limits. */
-export function ordersWith(limits: Partial<ClientLimits>): Orders {
+/** Answers without a micro-batching object of its own, which has its own limits. `parts` replace those of the answer. */
+export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Orders {
   const ignore = () => {};
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
@@ -198,7 +198,8 @@ export function ordersWith(limits: Partial<ClientLimits>): Orders {
     const admission = { request: order.admitted, renew: ignore, settle: ignore };
     const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
     const bodies = new AnswerBodies();
-    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now: () => Date.now(), log: ignore });
+    const now = () => Date.now();
+    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
   };
 }
 
