@@ -56,7 +56,7 @@ function tokenized(
     subjectIds.push(...tokenizer.encode(text, prefixTokens).slice(0, prefixTokens));
   }
   const spans = saidSpans(messages, promptIds, tokenizer);
-  return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), ...(spans.length > 0 && { spans }) };
+  return { promptIds, ...(subjectIds.length > 0 && { subjectIds }), spans };
 }
 
 /**

@@ -198,9 +198,13 @@ export class ResponseBuilder<Choice extends object, ChunkChoice extends object> 
   }
 }
 
-/** Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. */
-function expertsOf({ experts }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
+/**
+ * Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. None where a
+ * mixture was planned and never weighed, as nothing was asked of it (`max_tokens: 0`).
+ */
+function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
   const mixture = done?.mixture;
+  if (!mixture && (mode === "evidence" || mode === "fixed")) return [];
   if (!mixture) {
     const [id = "base"] = experts;
     return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];

@@ -18,7 +18,7 @@ import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
-import { sampleFirst, scorePrompt, weighMixture } from "./mixture-steps.ts";
+import { sampleFirst, scoreAfterEvidence, weighMixture } from "./mixture-steps.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
@@ -178,7 +178,7 @@ export class Engine {
     );
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
-    if (isPrefill) await this.#startMixtures(cached.map(({ sequence }) => sequence));
+    const first = isPrefill ? await this.#startMixtures(cached.map(({ sequence }) => sequence)) : 0;
     for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
     const ms = this.#parts.now() - startedMs;
     this.#scheduler.ran(phase, pass, ms);
@@ -187,12 +187,15 @@ export class Engine {
       ms,
       sequences: chunks.length,
       tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
-      sampledTokens: heads.filter((head) => head.scoredId === null && isSound(head)).length,
+      sampledTokens: first + heads.filter((head) => head.scoredId === null && isSound(head)).length,
     });
   }
 
-  /** Weighs the mixtures among sequences whose prompt is cached, scores their prompts, and samples their first tokens. */
-  async #startMixtures(prefilled: readonly Sequence[]): Promise<void> {
+  /**
+   * Weighs the mixtures among sequences whose prompt is cached, scores what is left of their prompts, and samples their first
+   * tokens. Returns how many it sampled.
+   */
+  async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
     const parts = { runner: this.#parts.runner, arena: this.#arena };
     for (const sequence of prefilled.filter(({ isMixed, ended }) => isMixed && !ended)) {
       // Rows move where a sequence ends.
@@ -200,13 +203,15 @@ export class Engine {
       const fault = await weighMixture(sequence, rowOf(), parts);
       if (fault) this.#fail(sequence, this.#reportFault(fault));
       if (!sequence.request.promptLogprobs) continue;
-      for await (const { heads, output } of scorePrompt(sequence, rowOf, parts)) this.#readChecked(heads, output);
+      for await (const { heads, output } of scoreAfterEvidence(sequence, rowOf, parts))
+        this.#readChecked(heads, output);
     }
     const first = prefilled.filter((one) => one.isMixed && !one.ended && one.wantsToken && one.pendingTokens === 0);
-    if (first.length === 0) return;
+    if (first.length === 0) return 0;
     const rows = new Map(first.map((sequence) => [this.#scheduler.rowOf(sequence)!, sequence]));
     const { heads, output } = await sampleFirst(rows, parts);
     this.#readChecked(heads, output);
+    return heads.length;
   }
 
   /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */

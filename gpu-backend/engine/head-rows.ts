@@ -41,6 +41,8 @@ interface MixedRow {
   targetId: number;
   /** Which of the S rows of the feed holds its prompt; null where only targets are scored. */
   arenaRow: number | null;
+  /** Indexes of the sequence's adapters that the row computes: all for targets, those with a weight for a mixture. */
+  adapters: number[];
 }
 
 const noBias: ReadonlyMap<number, number> = new Map();
@@ -76,10 +78,10 @@ export class HeadRows {
     return this.#headRows.length + this.#fed++;
   }
 
-  /** A row of the sequence's one adapter, or of the base; and its twin without, where the base is compared. */
+  /** A row of the sequence's one adapter, or of the base for a mixture; and one of the base where that is compared. */
   addPlain(sequence: Sequence, at: number, scoredId: number | null): void {
     const adapter = sequence.isMixed ? null : (sequence.acquired?.adapter ?? null);
-    const row = this.#addPlain(sequence, at, adapter, sequence.poolSlots[0] ?? -1, scoredId);
+    const row = this.#addPlain(sequence, at, adapter, adapter ? (sequence.poolSlots[0] ?? -1) : -1, scoredId);
     const baseRow = sequence.comparesBase && adapter ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
     this.heads.push({ sequence, isMixed: false, row, hiddenRow: at, baseRow, scoredId });
   }
@@ -89,8 +91,10 @@ export class HeadRows {
     const row = this.#mixed.length;
     const { sampling } = sequence.request;
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
-    this.#mixed.push({ at, sequence, inverseTemperature, targetId: scoredId ?? 0, arenaRow });
-    this.#addAdapterBias(row, sequence);
+    const weights = sequence.mixture!.adapters;
+    const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
+    this.#mixed.push({ at, sequence, inverseTemperature, targetId: scoredId ?? 0, arenaRow, adapters });
+    this.#addAdapterBias(row, sequence, adapters);
     if (scoredId === null) for (const [id, value] of sequence.bias) this.#mixedBias.add(row, id, value);
     const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
@@ -98,8 +102,9 @@ export class HeadRows {
 
   /** A row that only asks what the base and each adapter of a sequence's mixture say of a token. */
   addTestimony(sequence: Sequence, at: number, targetId: number): void {
-    this.#addAdapterBias(this.#mixed.length, sequence);
-    this.#mixed.push({ at, sequence, inverseTemperature: 1, targetId, arenaRow: null });
+    const adapters = [...sequence.adapters.keys()];
+    this.#addAdapterBias(this.#mixed.length, sequence, adapters);
+    this.#mixed.push({ at, sequence, inverseTemperature: 1, targetId, arenaRow: null, adapters });
   }
 
   tensors() {
@@ -132,10 +137,11 @@ export class HeadRows {
     const J = adaptersOfWidest(rows);
     const gates = new Float32Array(rows.length * J * Q);
     const slots = new Int32Array(rows.length * J).fill(-1);
-    rows.forEach(({ sequence }, x) => {
-      sequence.adapters.forEach(({ adapter }, j) => {
-        if (adapter.gates) gates.set(adapter.gates, (x * J + j) * Q);
-        slots[x * J + j] = sequence.poolSlots[j] ?? -1;
+    rows.forEach(({ sequence, adapters }, x) => {
+      adapters.forEach((j, k) => {
+        const own = sequence.adapters[j].adapter.gates;
+        if (own) gates.set(own, (x * J + k) * Q);
+        slots[x * J + k] = sequence.poolSlots[j] ?? -1;
       });
     });
     return {
@@ -152,8 +158,10 @@ export class HeadRows {
   #mixture(J: number): NonNullable<MixedInput["mixture"]> {
     const rows = this.#mixed;
     const adapterWeights = new Float32Array(rows.length * J);
-    rows.forEach(({ sequence }, x) => {
-      adapterWeights.set(sequence.mixture!.adapters, x * J);
+    rows.forEach(({ sequence, adapters }, x) => {
+      adapters.forEach((j, k) => {
+        adapterWeights[x * J + k] = sequence.mixture!.adapters[j];
+      });
     });
     return {
       baseWeights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.base),
@@ -227,11 +235,12 @@ export class HeadRows {
     for (const [id, value] of own) if (!isAdded.has(id)) this.#bias.add(row, id, value);
   }
 
-  #addAdapterBias(row: number, { adapters }: Sequence): void {
-    adapters.forEach(({ adapter: { bias } }, j) => {
+  #addAdapterBias(row: number, sequence: Sequence, adapters: readonly number[]): void {
+    adapters.forEach((j, k) => {
+      const { bias } = sequence.adapters[j].adapter;
       bias?.ids.forEach((id, i) => {
         this.#adapterBias.add(row, id, bias.values[i]);
-        this.#biasedAdapters.push(j);
+        this.#biasedAdapters.push(k);
       });
     });
   }
@@ -263,9 +272,9 @@ function sharpnessOf(rows: readonly MixedRow[]): number {
   return ruled?.sequence.request.mixture?.evidence?.pointer.sharpness ?? 0;
 }
 
-/** J: 1, 2 or 3, so that a row's sum over its adapters has the same terms in any company: further ones weigh 0. */
+/** J, at least 1. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */
 function adaptersOfWidest(rows: readonly MixedRow[]): number {
-  return rows.reduce((most, { sequence }) => Math.max(most, sequence.adapters.length), 1);
+  return rows.reduce((most, { adapters }) => Math.max(most, adapters.length), 1);
 }
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */

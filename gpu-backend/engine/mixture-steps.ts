@@ -70,25 +70,21 @@ export async function weighMixture(
 const noFeed = { past: [], pastTokens: 0 };
 
 /**
- * The heads that score a mixture's prompt, run by run: what was evidence is scored by the base, what comes after it as a
- * continuation would be.
+ * The heads that score what comes after a mixture's evidence, as a continuation would be, run by run. The evidence itself is
+ * scored by the base, in the passes that prefill it.
  */
-export async function* scorePrompt(
+export async function* scoreAfterEvidence(
   sequence: Sequence,
   rowOf: () => number,
   { runner, arena }: Parts,
 ): AsyncGenerator<{ heads: Phase["heads"]; output: StepOutput }> {
-  const scored = sequence.promptTokens - 1;
-  for (let start = 0; start < scored && !sequence.ended; start += scoredRows) {
+  const end = sequence.promptTokens - 1;
+  for (let start = Math.max(0, sequence.evidenceTokens - 1); start < end && !sequence.ended; start += scoredRows) {
     const row = rowOf();
-    const positions = Array.from({ length: Math.min(scoredRows, scored - start) }, (_, i) => start + i);
+    const positions = Array.from({ length: Math.min(scoredRows, end - start) }, (_, i) => start + i);
     const feed = arena.feed(row, 1, 1);
     const rows = new HeadRows(runner.gates, feed, 1);
-    for (const t of positions) {
-      const targetId = sequence.ids[t + 1];
-      if (t + 1 < sequence.evidenceTokens) rows.addPlain(sequence, rows.fed(), targetId);
-      else rows.addMixed(sequence, rows.fed(), targetId, 0);
-    }
+    for (const t of positions) rows.addMixed(sequence, rows.fed(), sequence.ids[t + 1], 0);
     const output = await runner.run(composeHead(rows, arena.states(row, positions), feed));
     yield { heads: rows.heads, output };
   }

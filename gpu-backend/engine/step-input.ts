@@ -58,8 +58,11 @@ export function composeHead(rows: HeadRows, fedStates: Float32Array, feed: Feed)
   };
 }
 
-/** The prompt token after position `position`, where its score is asked for and known in this pass. */
+/**
+ * The prompt token after position `position`, where its score is asked for and known in this pass. Of a mixture those are the
+ * tokens that are evidence, which the base scores; the others need its weights (mixture-steps.ts).
+ */
 function scoredAfter(sequence: Sequence, position: number): number | null {
-  const isScored = sequence.scoresPrompt && !sequence.isMixed && position + 1 < sequence.promptTokens;
-  return isScored ? sequence.ids[position + 1] : null;
+  const end = sequence.isMixed ? sequence.evidenceTokens : sequence.promptTokens;
+  return sequence.scoresPrompt && position + 1 < end ? sequence.ids[position + 1] : null;
 }

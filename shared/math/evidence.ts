@@ -116,7 +116,7 @@ export interface PromptEvidence {
 
 /** Tokens of a prompt that are looked at: enough that more would change little (see the model card). */
 export const evidencePositions = 16;
-/** An adapter, or the pointer, of less weight is left out: its step would cost more than it can give. */
+/** Adapters and the pointer below this weight get weight 0 and are not computed. */
 const leastWeight = 0.01;
 /** Guards the logarithm of a probability that float32 could not hold. */
 const leastProbability = 1e-37;

@@ -147,8 +147,8 @@ describe("a chat completion", () => {
     expect(await evidenceOf({ messages })).toMatchObject({ tokens: 17, spans });
     const first = await evidenceOf({ messages, chameleon: { evidence_tokens: 8 } });
     expect(first).toMatchObject({ tokens: 8, spans: spans.slice(0, 2) });
-    // Where nothing is said all of the prompt is evidence.
-    expect(await evidenceOf({ messages: [{ role: "user", content: "" }] })).not.toHaveProperty("spans");
+    // Where nothing is said, nothing is evidence.
+    expect(await evidenceOf({ messages: [{ role: "user", content: "" }] })).toMatchObject({ spans: [] });
     const alpaca = await evidenceOf(
       { messages: [{ role: "user", content: "What task?" }] },
       chatApp({ contextTokens: 500 }),

@@ -26,7 +26,7 @@ describe("a request that is refused", () => {
     ["an empty list of prompts", 400, "prompt", { ...valid, prompt: [] }, ["empty"]],
     ["an empty prompt among others", 400, "prompt", { ...valid, prompt: ["a", ""] }, ["prompt[1]", "empty"]],
     ["prompts of two kinds", 400, "prompt", { ...valid, prompt: ["a", [1]] }, ["prompt[1]", "list"]],
-    ["a nested prompt", 400, "prompt", { ...valid, prompt: [[[1]]] }, ["prompt[0]", "list"]],
+    ["a nested prompt", 400, "prompt", { ...valid, prompt: [[[1]]] }, ["prompt[0]", "[1]"]],
     ["a prompt of another type", 400, "prompt", { ...valid, prompt: { text: "a" } }, ["object"]],
     ["a fractional token id", 400, "prompt", { ...valid, prompt: [1.5] }, ["1.5"]],
     ["a negative token id", 400, "prompt", { ...valid, prompt: [3, -1] }, ["prompt[1]", "-1"]],

@@ -133,7 +133,7 @@ describe("a list of experts", () => {
     ["too many", Array.from({ length: 6 }, (_, k) => ({ id: `c${k}` })), "6", String(limits.mixtureAdapters)],
     ["too many without the base", ["a", "b", "c", "d"].map((id) => ({ id })), "4", String(limits.mixtureAdapters)],
     ["an entry that is no object", ["c1"], "adapter[0]", "c1"],
-    ["an entry without an id", [{ weight: 1 }], "adapter[0].id", "null"],
+    ["an entry without an id", [{ weight: 1 }], "adapter[0].id", "undefined"],
     ["an id that is no string", [{ id: 5 }], "adapter[0].id", "5"],
     ["an id that is too long", [{ id: "x".repeat(65) }], "65", String(limits.adapterCharacters)],
     ["an unknown id", [{ id: "base" }, { id: "nobodys" }], "adapter[1].id", "nobodys"],
