@@ -12,6 +12,7 @@ import {
   type ServerResponse,
 } from "node:http";
 import { pipeline } from "node:stream";
+import { limits } from "../shared/contracts/limits.ts";
 import { envelopeOf, ServiceError, statusOf } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { localHost } from "./ports.ts";
@@ -76,12 +77,29 @@ function hostName(host: string): string | null {
   return /^([a-z\d.-]+|\[[a-f\d:]+\])(:\d*)?$/i.exec(host)?.[1].toLowerCase() ?? null;
 }
 
+/**
+ * Answers `error` at once. The connection closes when the request's body has been read, or after the time that a body has:
+ * closing it earlier resets it, and the client may lose the answer.
+ */
 function refuse(response: ServerResponse, error: ServiceError): void {
-  // The rest of the request's body is not read.
-  const headers: OutgoingHttpHeaders = { "content-type": "application/json; charset=utf-8", connection: "close" };
+  const json = JSON.stringify(envelopeOf(error));
+  const headers: OutgoingHttpHeaders = {
+    ...{ "content-type": "application/json; charset=utf-8", "content-length": Buffer.byteLength(json) },
+    connection: "close",
+  };
   if (error.retryAfterSeconds !== null) headers["retry-after"] = String(error.retryAfterSeconds);
   response.writeHead(statusOf(error.kind), headers);
-  response.end(JSON.stringify(envelopeOf(error)));
+  const { req: request } = response;
+  request.unpipe();
+  if (request.readableEnded) {
+    response.end(json);
+    return;
+  }
+  response.write(json);
+  const timer = setTimeout(() => response.end(), limits.bodyMs);
+  request.once("end", () => response.end());
+  response.once("close", () => clearTimeout(timer));
+  request.resume();
 }
 
 function passOn(request: IncomingMessage, response: ServerResponse, target: URL): void {
@@ -90,17 +108,40 @@ function passOn(request: IncomingMessage, response: ServerResponse, target: URL)
     ...{ hostname: target.hostname, port: target.port, agent: false },
     ...{ method: request.method, path: request.url, headers: headersFor(request) },
   });
+  let bytes = 0;
+  /** Why no answer of the Worker can be passed on. */
+  let failure: ServiceError | null = null;
+  const fail = (error: ServiceError) => {
+    failure ??= error;
+    // Not while more comes of the body: its length tells why wrangler failed.
+    request.unpipe();
+    request.resume();
+    if (request.readableEnded || bytes > limits.bodyBytes) refuseFailed();
+  };
+  const refuseFailed = () => {
+    if (!failure || response.headersSent) return;
+    const message = `The body has at least ${bytes} bytes, the maximum is ${limits.bodyBytes}.`;
+    refuse(response, bytes > limits.bodyBytes ? new ServiceError("body_too_large", message) : failure);
+  };
   outgoing.on("response", (incoming) => {
+    if (failure || isInternalError(incoming)) {
+      incoming.resume();
+      return fail(unavailable("The edge failed on this request; try again."));
+    }
     response.writeHead(incoming.statusCode ?? 502, endToEnd(incoming));
     response.flushHeaders();
     // Breaks off the client's connection where wrangler's breaks off, and the other way round.
     pipeline(incoming, response, () => undefined);
   });
   outgoing.on("error", (cause) => {
-    if (response.headersSent) return void response.destroy();
-    const message = "The edge does not answer; try again.";
-    refuse(response, new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause }));
+    if (!failure && response.headersSent) return void (response.writableFinished || response.destroy());
+    fail(unavailable("The edge does not answer; try again.", cause));
   });
+  request.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > limits.bodyBytes) refuseFailed();
+  });
+  request.on("end", refuseFailed);
   response.on("close", () => {
     if (!response.writableFinished) outgoing.destroy();
   });
@@ -109,12 +150,23 @@ function passOn(request: IncomingMessage, response: ServerResponse, target: URL)
   request.pipe(outgoing);
 }
 
+function unavailable(message: string, cause?: unknown): ServiceError {
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+}
+
+/** Wrangler's or miniflare's own, with a stack trace: the Worker answers errors as JSON. */
+function isInternalError({ statusCode = 0, headers }: IncomingMessage): boolean {
+  return statusCode >= 500 && !/^application\/json\b/.test(headers["content-type"] ?? "");
+}
+
 function headersFor(request: IncomingMessage): OutgoingHttpHeaders {
   const headers = Object.entries(endToEnd(request)).filter(([name]) => !name.startsWith("mf-"));
   const isChunked = request.headers["transfer-encoding"] !== undefined;
   return {
     ...Object.fromEntries(headers),
     ...(isChunked && { "transfer-encoding": "chunked" }),
+    // Else wrangler closes the connection behind an answer that comes before the body's end, and the answer is lost.
+    connection: "keep-alive",
     // The platform sets it, whatever the client sent.
     "cf-connecting-ip": request.socket.remoteAddress ?? "",
   };

@@ -43,6 +43,26 @@ export interface ReportedToken {
 
 type Alternatives = readonly [number, number][] | undefined;
 
+/** A prompt that its choices begin with. */
+export interface EchoedPrompt {
+  text: string;
+  /** Unicode code points. */
+  characters: number;
+}
+
+const notEchoed: EchoedPrompt = { text: "", characters: 0 };
+
+/** By prompt: its text where it is echoed, decoded once for all of its choices. */
+export function echoedPrompts(choices: readonly PlannedChoice[], tokenizer: Tokenizer): Map<number, EchoedPrompt> {
+  const echoed = new Map<number, EchoedPrompt>();
+  for (const { prompt, sequence } of choices) {
+    if (echoed.has(prompt)) continue;
+    const text = tokenizer.decode(sequence.promptIds);
+    echoed.set(prompt, { text, characters: [...text].length });
+  }
+  return echoed;
+}
+
 export class Choice {
   readonly planned: PlannedChoice;
   readonly #tokenizer: Tokenizer;
@@ -56,14 +76,14 @@ export class Choice {
   #held: ReportedToken[] = [];
   #stopped = false;
 
-  constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions) {
-    const { promptIds, sampling } = planned.sequence;
+  constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions, echoed: EchoedPrompt = notEchoed) {
+    const { sampling } = planned.sequence;
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
     this.#text = new TextStream((id) => tokenizer.pieceOf(id), sampling.stop);
-    this.#prompt = options.echo ? tokenizer.decode(promptIds) : "";
-    this.#promptCharacters = [...this.#prompt].length;
+    this.#prompt = echoed.text;
+    this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);
   }
 

@@ -10,7 +10,7 @@ import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import { TokenCount } from "../tenants/token-count.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
-import { Choice } from "./choice.ts";
+import { Choice, echoedPrompts } from "./choice.ts";
 import { gathered } from "./gathering.ts";
 import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
@@ -76,7 +76,11 @@ class CompletionWriter {
     const { form, envelope, plan, options, stream, heartbeatMs } = order;
     this.#order = order;
     this.#parts = parts;
-    this.#choices = new Map(plan.choices.map((one) => [one.sequence.id, new Choice(one, parts.tokenizer, options)]));
+    const { tokenizer } = parts;
+    const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
+    this.#choices = new Map(
+      plan.choices.map((one) => [one.sequence.id, new Choice(one, tokenizer, options, echoed?.get(one.prompt))]),
+    );
     this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, {
       compare: options.compare,

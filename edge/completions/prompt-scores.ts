@@ -6,7 +6,7 @@
 import type { Frame } from "../../shared/contracts/inference.ts";
 import type { PlannedChoice } from "./plan.ts";
 
-/** Bytes that a held frame takes at most without its alternatives, and those of one alternative, as measured in V8 and rounded up. */
+/** Bytes that a held frame is counted at: without its alternatives, and for each of them. Estimates, rounded up. */
 const frameBytes = 160;
 const alternativeBytes = 40;
 

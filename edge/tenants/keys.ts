@@ -44,7 +44,8 @@ export interface Access {
 export interface KeyStore {
   /**
    * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited in its place where too many such
-   * keys came from the network of `address` in the last minute. A valid key is never refused because of them.
+   * keys came from the network of `address` in the last minute. A valid key that is not cached may be refused because of
+   * them while it is newer than the listing of keys (up to 10 s), or where it is past the listing's 10,000 names.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
@@ -54,7 +55,7 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
   const failedKeys = new FailedKeys();
 
   /**
-   * Many clients share one address (NAT), so failures of a network must not refuse the valid keys of others there, and a
+   * Many clients share one address (NAT), so failures of a network should not refuse the valid keys of others there, and a
    * valid key is recognised only by reading its record. Three rules keep reads bounded against guessing all the same:
    * 1. Each network has 30 failed reads a minute. Within them nothing is refused.
    * 2. A key whose record is cached needs no read. Guesses cannot displace it: they are cached apart.

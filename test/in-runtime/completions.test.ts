@@ -8,8 +8,10 @@ import {
   backendAnswers,
   backendStreams,
   byteStream,
+  edgeArtifacts,
   eventsOf,
   manifestHash,
+  ordersWith,
   saying,
   testApp,
   useNetwork,
@@ -356,6 +358,18 @@ describe("logprobs and echo", () => {
       const scored = sequences.map(({ promptLogprobs }) => promptLogprobs);
       expect(scored).toEqual([true, false, false, true, false, false]);
     }
+  });
+
+  test("an echoed prompt is decoded once for all of its choices", async () => {
+    backendAnswers(({ id }) => saying(id, "b"));
+    const model = await edgeArtifacts();
+    const decode = vi.spyOn(model.tokenizer, "decode");
+    const parts = { tokenizer: model.tokenizer };
+    const app = testApp({ orders: ordersWith({}, parts) });
+    const { choices } = await completed({ prompt: ["aaa", "aéc"], n: 3, echo: true }, app);
+    expect(choices.map(({ text }) => text)).toEqual([...Array(3).fill("aaab"), ...Array(3).fill("aécb")]);
+    expect(decode.mock.calls).toHaveLength(2);
+    decode.mockRestore();
   });
 
   test("offsets count characters, and a token that is half a character is spelled in bytes", async () => {

@@ -203,6 +203,9 @@ export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<Complet
   };
 }
 
+/** Of the tiny model. */
+export const edgeArtifacts = () => artifacts();
+
 const artifacts = loadOnce(async () => {
   const files = await edgeModelFiles();
   return loadArtifacts(async (name) => files.get(name)!);
