@@ -25,7 +25,7 @@ const expertSchema = z.object({
 const evidenceSchema = z
   .object({
     nats: z.number().describe("Mean gain over the base, in nats a token; positive is better than the base"),
-    tokens: z.int().describe("Tokens of the prompt that were looked at"),
+    tokens: z.int().describe("Tokens of the prompt that were looked at: up to 16, spread evenly"),
   })
   .describe("What the experts gained on the prompt's own tokens, each under the weights by the tokens before it");
 
@@ -55,7 +55,7 @@ export const chameleonBlockSchema = z
       ),
     experts: z
       .array(expertSchema)
-      .describe("What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0"),
+      .describe("What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0. Empty where a mixture was never weighed: with `max_tokens` 0 and no scores"),
     evidence: evidenceSchema.nullable().describe("null where the prompt did not decide"),
     adapter: z
       .object({

@@ -36,6 +36,7 @@ beforeAll(async () => {
       unlimited: {},
       // Not paced because of other tests.
       fresh: {},
+      unpacedSpent: { limits: { tokensPerMonth: 0 } },
       limited: { limits: { requestsPerMinute: 600 } },
       spent: { limits: { tokensPerMonth: 0 } },
       exhausted: { limits: { requestsPerMinute: 1 } },
@@ -106,7 +107,7 @@ describe("refused requests count as requests a minute", () => {
 
 test("what headers decide waits for no body", async () => {
   // So that their refusals are cached.
-  for (const tenant of ["exhausted", "exhausted", "spent"]) {
+  for (const tenant of ["exhausted", "exhausted", "unpacedSpent"]) {
     await (await edge.post("/v1/completions", tenant, { prompt: "Once", max_tokens: 1 })).text();
   }
   const cases: [string, Buffer, number][] = [
@@ -114,7 +115,7 @@ test("what headers decide waits for no body", async () => {
     ["a key without the scope", postBytes("/v1/completions", "noScope", "", 1_000_000), 403],
     ["a body that is declared too large", postBytes("/v1/completions", "fresh", "", 2_000_000), 413],
     ["a tenant that has no request left", postBytes("/v1/completions", "exhausted", "", 1_000_000), 429],
-    ["a tenant that has no token left", postBytes("/v1/completions", "spent", "", 1_000_000), 429],
+    ["a tenant that has no token left", postBytes("/v1/completions", "unpacedSpent", "", 1_000_000), 429],
   ];
   const found = await Promise.all(
     cases.map(async ([what, bytes]) => [what, await statusFor(edge.port, bytes, 10_000)]),

@@ -14,7 +14,7 @@ import { instantId, withInstantAdapters } from "../../gpu-backend/adapters/insta
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
-import { type AdapterAnswer, adapterAnswerSchema } from "../../shared/contracts/inference.ts";
+import { type AdapterAnswer, adapterAnswerSchema, type MixtureRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
@@ -150,6 +150,26 @@ test("what is served is the oracle's base with gates, bias and direction, and th
   }
   console.log(`max |engine − oracle| ${Math.max(...differences).toExponential(2)}`);
   expect(Math.max(...differences)).toBeLessThan(tolerance);
+});
+
+test("the evidence of a mixture of own adapters is scored as the base scores it, bit for bit", async () => {
+  const ids = randomPrompt(100);
+  const target = harness();
+  const sampling = { logprobs: 0 };
+  await target.engine.submit(null, [sequenceRequest("base", ids, { maxTokens: 0, promptLogprobs: true, sampling })]);
+  const own = [...files.keys()].find((id) => id.startsWith("acme/") && partsOf.get(id)!.directions)!;
+  const mixture: MixtureRequest = {
+    base: 0.5,
+    adapters: [{ adapterHash: own.split("/")[1], weight: 0.5 }],
+    evidence: { tokens: 100, temper: 0.1, floor: 0.1, pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } },
+  };
+  await target.engine.submit(own, [
+    sequenceRequest("mixed", ids, { tenant: "acme", maxTokens: 1, promptLogprobs: true, mixture, sampling }),
+  ]);
+  await target.finish();
+  const scoresOf = (id: string) => target.framesOf(id).find(({ type }) => type === "prompt");
+  expect(scoresOf("mixed")).toMatchObject({ logprobs: expect.any(Array) });
+  expect(scoresOf("mixed")).toEqual({ ...scoresOf("base"), id: "mixed" });
 });
 
 test("a tenant's adapter is out of another's reach, also by its hash", async () => {
