@@ -353,10 +353,7 @@ export class Scheduler<S extends Schedulable> {
     return [...this.#slots.decoding, ...this.#slots.prefilling].filter(({ tenant }) => this.#held.has(tenant));
   }
 
-  /**
-   * The prefilling sequences that fit the budget of a phase, in turn. After one that does not fit, its tenant's later ones are
-   * skipped too.
-   */
+  /** Sequences that fit the budget of a phase, in turn. After one that does not fit, its tenant's later ones are skipped. */
   #phaseOf(prefilling: readonly S[]): Set<S> {
     const phase = new Set<S>();
     const passed = new Set<string>();

@@ -55,7 +55,9 @@ export const chameleonBlockSchema = z
       ),
     experts: z
       .array(expertSchema)
-      .describe("What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0. Empty where a mixture was never weighed: with `max_tokens` 0 and no scores"),
+      .describe(
+        "What the answer's probabilities are a weighted sum of; an expert that the prompt left out weighs 0. Empty where a mixture was never weighed: with `max_tokens` 0 and no scores",
+      ),
     evidence: evidenceSchema.nullable().describe("null where the prompt did not decide"),
     adapter: z
       .object({
