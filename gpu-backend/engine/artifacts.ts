@@ -68,5 +68,5 @@ async function readListedFile(directory: string, { files }: Manifest, name: SetF
 }
 
 function requireEqual(what: string, found: string | number, wanted: string | number): void {
-  if (found !== wanted) throw new Error(`${what} is ${found}, the manifest says ${wanted}`);
+  if (found !== wanted) throw new Error(`${what} is ${found}, manifest.json says ${wanted}`);
 }
