@@ -25,6 +25,7 @@ import { writeTinyModel } from "../support/tiny-model.ts";
 
 const seed = Number(process.env.FUZZ_SEED) || (Date.now() % 1_000_000) + 1;
 const runs = Number(process.env.FUZZ_SETS) || 300;
+const timeoutMs = 20_000 + 100 * runs;
 
 type Bytes = Uint8Array<ArrayBuffer>;
 type Files = Map<string, Bytes>;
@@ -242,52 +243,59 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
   return manifestHash;
 }
 
-test("a set that somebody has changed is served, and all of it works, or is refused by name", async () => {
-  console.log(`seed ${seed}, ${runs} sets`);
-  const outcomes: Record<string, number> = {};
-  const cache = path.join(folder, "cache");
-  let run = 0;
-  const before = await contentsOf(folder);
-  const live: number[] = [];
-  const one = async (harm: Harm) => {
-    const { files, objects } = await harmed(harm);
-    const pointer = bytesOf(JSON.stringify(switchedTo(await sha256Hex(files.get(manifestFile)!), new Date(0), null)));
-    const pointed = await outcomeOf(async () =>
-      currentOf(parsePointer(new TextDecoder().decode(harm.pointer?.(pointer) ?? pointer))),
+test(
+  "a set that somebody has changed is served, and all of it works, or is refused by name",
+  async () => {
+    console.log(`seed ${seed}, ${runs} sets`);
+    const outcomes: Record<string, number> = {};
+    const cache = path.join(folder, "cache");
+    let run = 0;
+    const before = await contentsOf(folder);
+    const live: number[] = [];
+    const one = async (harm: Harm) => {
+      const { files, objects } = await harmed(harm);
+      const pointer = bytesOf(JSON.stringify(switchedTo(await sha256Hex(files.get(manifestFile)!), new Date(0), null)));
+      const pointed = await outcomeOf(async () =>
+        currentOf(parsePointer(new TextDecoder().decode(harm.pointer?.(pointer) ?? pointer))),
+      );
+      expect(pointed ?? "0".repeat(64), pointerName).toMatch(/^[0-9a-f]{64}$/);
+      const hash = await sha256Hex(files.get(manifestFile)!);
+      const edge = await outcomeOf(() => readAsEdge(hash, objects));
+      const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, models[harm.kind]));
+      const published = await outcomeOf(
+        async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
+      );
+      // What may be published can be served by both; and what is published as it was, is what it was.
+      if (published) expect([published, edge, backend]).toEqual([hash, hash, hash]);
+      const isWhole = [...valid[harm.kind]].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
+      if (isWhole) expect(published).toBe(hash);
+      const name =
+        [edge && "edge", backend && "backend", published && "publisher"].filter(Boolean).join("+") || "nobody";
+      outcomes[name] = (outcomes[name] ?? 0) + 1;
+      if (++run % Math.ceil(runs / 6) === 0) live.push(liveBytes());
+    };
+    await fc.assert(fc.asyncProperty(harms, one), { seed, numRuns: runs, endOnFailure: true });
+    const added = (await contentsOf(folder)).filter(
+      (name) => !before.includes(name) && !/^(set|cache)(\/|$)/.test(name),
     );
-    expect(pointed ?? "0".repeat(64), pointerName).toMatch(/^[0-9a-f]{64}$/);
-    const hash = await sha256Hex(files.get(manifestFile)!);
-    const edge = await outcomeOf(() => readAsEdge(hash, objects));
-    const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, models[harm.kind]));
-    const published = await outcomeOf(
-      async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
+    expect(added).toEqual([]);
+    const folders = await readdir(cache);
+    expect(folders.every((name) => /^[0-9a-f]{64}$/.test(name))).toBe(true);
+    expect(folders.length).toBeLessThanOrEqual(11);
+    const names = new Set(
+      (await readdir(cache, { recursive: true }))
+        .map((name) => path.basename(name))
+        .filter((name) => !/^[0-9a-f]{64}$/.test(name)),
     );
-    // What may be published can be served by both; and what is published as it was, is what it was.
-    if (published) expect([published, edge, backend]).toEqual([hash, hash, hash]);
-    const isWhole = [...valid[harm.kind]].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
-    if (isWhole) expect(published).toBe(hash);
-    const name = [edge && "edge", backend && "backend", published && "publisher"].filter(Boolean).join("+") || "nobody";
-    outcomes[name] = (outcomes[name] ?? 0) + 1;
-    if (++run % Math.ceil(runs / 6) === 0) live.push(liveBytes());
-  };
-  await fc.assert(fc.asyncProperty(harms, one), { seed, numRuns: runs, endOnFailure: true });
-  const added = (await contentsOf(folder)).filter((name) => !before.includes(name) && !/^(set|cache)(\/|$)/.test(name));
-  expect(added).toEqual([]);
-  const folders = await readdir(cache);
-  expect(folders.every((name) => /^[0-9a-f]{64}$/.test(name))).toBe(true);
-  expect(folders.length).toBeLessThanOrEqual(11);
-  const names = new Set(
-    (await readdir(cache, { recursive: true }))
-      .map((name) => path.basename(name))
-      .filter((name) => !/^[0-9a-f]{64}$/.test(name)),
-  );
-  expect([...names].filter((name) => ![...setFiles, manifestFile].includes(name as never))).toEqual([]);
-  console.log(
-    `served by: ${JSON.stringify(outcomes)}; live heap in MB: ${live.map((bytes) => (bytes / 1e6).toFixed(1))}`,
-  );
-  // The edge keeps two sets; a refused one leaves nothing.
-  expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
-});
+    expect([...names].filter((name) => ![...setFiles, manifestFile].includes(name as never))).toEqual([]);
+    console.log(
+      `served by: ${JSON.stringify(outcomes)}; live heap in MB: ${live.map((bytes) => (bytes / 1e6).toFixed(1))}`,
+    );
+    // The edge keeps two sets; a refused one leaves nothing.
+    expect(live.at(-1)! - live[1]).toBeLessThan(20e6);
+  },
+  timeoutMs,
+);
 
 /** Written into a folder of the publisher's, as training would. */
 async function written(files: Files, directory: string): Promise<string> {
