@@ -15,6 +15,8 @@ export const names = {
   /** What the head is computed from: positions of this step, then states of earlier ones. */
   headRows: "head_rows",
   fedStates: "fed_states",
+  /** Whether the states of the head's rows go through what is left of the trunk. */
+  wantsHidden: "wants_hidden",
   /** Slots of adapters with directions of their own. */
   poolA: "pool_a",
   poolB: "pool_b",
@@ -23,8 +25,20 @@ export const names = {
     ...rowNames("mixed_"),
     /** Whether the experts are only to score the targets, or their mixture is wanted, too. */
     wantsMixture: "wants_mixture",
+    hasAdapters: "has_adapters",
+    /** Whether adapters are to be computed: there are some, and they are not fed. */
+    wantsAdapters: "wants_adapters",
+    /** Probabilities of experts that an earlier run kept, and what this one keeps. */
+    fedBase: "fed_base",
+    fedExperts: "fed_experts",
+    keptRows: "kept_rows",
+    keptExpertRows: "kept_expert_rows",
+    keptBase: "kept_base",
+    keptExperts: "kept_experts",
+    rowFactors: "row_factors",
     gates: "expert_gates",
     poolMask: "expert_pool_mask",
+    hasExpertBias: "has_expert_bias",
     expertBiasIndices: "expert_bias_indices",
     expertBiasValues: "expert_bias_values",
     baseWeights: "base_weights",
@@ -55,12 +69,12 @@ function rowNames(prefix: string) {
     targetIds: `${prefix}target_ids`,
     biasIndices: `${prefix}bias_indices`,
     biasValues: `${prefix}bias_values`,
-    topLogits: `${prefix}top_logits`,
+    topScores: `${prefix}top_scores`,
     topIds: `${prefix}top_ids`,
     topProbability: `${prefix}top_probability`,
     scaledTopProbability: `${prefix}scaled_top_probability`,
-    targetLogits: `${prefix}target_logits`,
-    logits: `${prefix}logits`,
+    targetScores: `${prefix}target_scores`,
+    scores: `${prefix}scores`,
   };
 }
 export type RowNames = ReturnType<typeof rowNames>;

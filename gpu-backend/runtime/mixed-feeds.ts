@@ -3,12 +3,14 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, MixedInput, MixedOutput, PointerInput } from "./step.ts";
+import type { Gpt2Config, MixedInput, MixedOutput, PointerInput, SparseBias } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
 const hiddenScore = -1e9;
+/** ScatterND wants an entry: this one adds nothing, and as a factor leaves what is there. */
 const none = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+const nothing = new Float32Array(0);
 
 interface Served {
   config: Gpt2Config;
@@ -20,19 +22,32 @@ interface Served {
 /** All inputs of mixed rows; where there are none, of one that is not computed. */
 export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
   const { config, gates: Q, pool } = served;
-  const rows = input ?? noMixedRow(Q);
-  const { adapters: J, mixture, adapterBias } = rows;
+  const { vocabularySize: V } = config;
+  const rows = input ?? noMixedRow();
+  const { adapters: J, mixture, adapterBias, experts, keep = [] } = rows;
   const X = rows.rows.length;
   const bias = adapterBias.values.length > 0 ? adapterBias : { ...none, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
-  const asked = mixture ?? { inverseTemperatures: new Float32Array(X).fill(1), bias: none };
+  const inverseTemperatures = mixture?.inverseTemperatures ?? new Float32Array(X).fill(1);
+  const likelihoods = biasOfLikelihoods(mixture?.bias ?? none, X);
+  const U = keep.length;
+  const F = experts ? X : 0;
+  const kept = Int32Array.from(keep);
   const feeds: Record<string, Tensor> = {
     [n.rows]: tensor(rows.rows, [X]),
+    [n.hasAdapters]: bool(J > 0),
+    [n.wantsAdapters]: bool(J > 0 && input !== undefined && !experts),
     [n.gates]: tensor(rows.gates, [X, J, Q]),
+    [n.hasExpertBias]: bool(adapterBias.values.length > 0),
     [n.expertBiasIndices]: tensor(places, [bias.values.length, 3]),
     [n.expertBiasValues]: tensor(bias.values, [bias.values.length]),
     [n.targetIds]: tensor(rows.targetIds, [X]),
-    ...rowFeeds(n, { ...asked, wanted: input !== undefined }),
+    [n.fedBase]: tensor(experts?.base ?? nothing, [F, V]),
+    [n.fedExperts]: tensor(experts?.adapters ?? nothing, [F, J, V]),
+    [n.keptRows]: tensor(kept, [U]),
+    [n.keptExpertRows]: J > 0 ? tensor(kept, [U]) : tensor(new Int32Array(0), [0]),
+    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted: input !== undefined && !experts }),
+    [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
     [n.wantsMixture]: bool(mixture !== undefined),
     [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
     [n.expertWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
@@ -42,21 +57,43 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
   return feeds;
 }
 
-export function mixedFetches({ mixture }: MixedInput, wantsLogits: boolean): string[] {
-  if (!mixture) return [n.baseTargets, n.expertTargets];
-  return [n.baseTargets, n.expertTargets, ...rowFetches(n, mixture.inverseTemperatures, wantsLogits)];
+/**
+ * A bias of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. The greatest
+ * factor of a row is 1, so that none is too large for float32.
+ */
+function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFactors: Float32Array } {
+  const greatest = new Float64Array(X);
+  bias.rows.forEach((row, i) => {
+    greatest[row] = Math.max(greatest[row], bias.values[i]);
+  });
+  const { rows, ids, values } = bias.values.length > 0 ? bias : none;
+  return {
+    ...{ rows, ids },
+    values: values.map((value, i) => Math.exp(value - greatest[rows[i]])),
+    rowFactors: Float32Array.from(greatest, (most) => Math.exp(-most)),
+  };
 }
 
-export function readMixed(results: SessionResults, input: MixedInput, wantsLogits: boolean): MixedOutput {
+export function mixedFetches({ mixture, experts, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
+  return [
+    ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.expertTargets] : [])]),
+    ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptExperts] : [])] : []),
+    ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
+  ];
+}
+
+export function readMixed(results: SessionResults, input: MixedInput, wantsScores: boolean): MixedOutput {
+  const { adapters: J, experts, keep = [], mixture } = input;
   const X = input.rows.length;
-  const data = (name: string) => results[name].data as Float32Array;
+  const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
-    baseTargets: data(n.baseTargets).subarray(0, X),
-    adapterTargets: data(n.expertTargets).subarray(0, X * input.adapters),
-    rows: input.mixture
+    baseTargets: data(n.baseTargets, !experts).subarray(0, X),
+    adapterTargets: data(n.expertTargets, !experts && J > 0).subarray(0, X * J),
+    kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptExperts, J > 0) } : null,
+    rows: mixture
       ? readRows(results, n, X, {
-          inverseTemperatures: input.mixture.inverseTemperatures,
-          want: { logits: wantsLogits },
+          ...{ areLikelihoods: true, wantsScores },
+          inverseTemperatures: mixture.inverseTemperatures,
         })
       : null,
   };
@@ -97,11 +134,11 @@ export function withMovedRows(input: MixedInput, moved: (rows: Int32Array) => In
   };
 }
 
-function noMixedRow(Q: number): MixedInput {
+function noMixedRow(): MixedInput {
   return {
     rows: Int32Array.of(0),
-    adapters: 1,
-    gates: new Float32Array(Q),
+    adapters: 0,
+    gates: new Float32Array(0),
     adapterBias: { ...none, adapters: Int32Array.of(0) },
     targetIds: Int32Array.of(0),
   };

@@ -67,8 +67,8 @@ async function lossOf(runner: StepRunner, window: Window): Promise<number> {
     inverseTemperatures: new Float32Array(N).fill(1),
     targetIds,
     bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },
-    want: { logits: false, hidden: false },
+    want: { scores: false, hidden: false },
   };
-  const { logSumExp, targetLogits } = await runner.run(input);
-  return logSumExp.reduce((sum, x, n) => sum + x - targetLogits[n], 0);
+  const { logSumExp, targetScores } = await runner.run(input);
+  return logSumExp.reduce((sum, x, n) => sum + x - targetScores[n], 0);
 }
