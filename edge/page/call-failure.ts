@@ -1,0 +1,2 @@
+/** A failure in words for the reader of the page. */
+export class CallFailure extends Error {}
