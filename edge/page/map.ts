@@ -40,6 +40,8 @@ export class DomainMap {
   constructor(parts: DomainMapParts) {
     this.#parts = parts;
     roveFocus(parts.map, ".dot");
+    // On a narrow screen the table is moved sideways, also by the arrow keys.
+    parts.table.tabIndex = 0;
     parts.catalog.onChange(() => this.#draw());
     new ResizeObserver(() => this.#draw()).observe(parts.map);
   }
@@ -154,25 +156,30 @@ export class DomainMap {
 
   #drawTable(): void {
     const similarity = new Map(this.#reading?.near.map((one) => [one.id, one.similarity]));
-    const rows = this.#parts.catalog.centroids
+    const { catalog } = this.#parts;
+    const { centroids, usableAdapters } = catalog;
+    const rows = centroids
       .toSorted((a, b) => (similarity.get(b.id) ?? -1) - (similarity.get(a.id) ?? -1))
       .map((one) => [
         domainOf(one).name,
         one.id,
         wordsOf(one),
-        similarity.get(one.id)?.toFixed(2) ?? "–",
+        one.size.toLocaleString("en"),
+        similarity.get(one.id)?.toFixed(2).replace("-", "−") ?? "–",
         one.auto_off ? "off: it did not help" : one.gain ? perplexityChange(one.gain.nats) : "not measured",
       ]);
-    const heads = [
-      "Domain",
-      "In requests",
-      "Typical tokens",
-      "Likeness to the prompt (at most 1)",
-      "On unseen text of its own",
-    ];
-    this.#parts.table.replaceChildren(table("Domains, the most like the prompt first", heads, rows));
+    const own = usableAdapters.map(({ name, centroid, gain }) => {
+      const words = `your own, beside ${centroid ? catalog.nameOf(centroid.nearest) : "none"}`;
+      return [name, name, words, "–", "–", gain ? perplexityChange(gain.nats) : "the base"];
+    });
+    const heads = ["Domain", "In requests", "Typical tokens", "Pieces of training text", likenessHead, gainHead];
+    const drawn = table("Domains, the most like the prompt first", heads, [...rows, ...own]);
+    this.#parts.table.replaceChildren(drawn);
   }
 }
+
+const likenessHead = "Likeness to the prompt, at most 1";
+const gainHead = "Its adapter on unseen text, beside the base";
 
 const wordsOf = ({ label }: Centroid) =>
   label
@@ -181,7 +188,7 @@ const wordsOf = ({ label }: Centroid) =>
     .join(", ");
 
 function centroidText(centroid: Centroid): string {
-  return `Typical tokens: ${wordsOf(centroid)}. ${count(centroid.size, "stretch").replace(/stretchs$/, "stretches")} of training text fell here.`;
+  return `Typical tokens: ${wordsOf(centroid)}. ${count(centroid.size, "piece")} of the training text fell here.`;
 }
 
 function gainText({ gain, auto_off }: Centroid): string {

@@ -41,7 +41,16 @@ export class Preview {
   /** Reads what `wanted` says once typing pauses. */
   soon(wanted: () => Wanted): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.now(wanted()).catch(() => null), pauseMs);
+    this.#timer = setTimeout(() => void this.attempt(wanted), pauseMs);
+  }
+
+  /** Reads and shows it now. What fails is shown, too. */
+  async attempt(wanted: () => Wanted): Promise<void> {
+    try {
+      await this.now(wanted());
+    } catch (error) {
+      if (!isAbort(error)) this.#show(null, failureText(error));
+    }
   }
 
   /** Reads and shows it now; the same wish is read once. */

@@ -88,14 +88,17 @@ export class Writer {
   /** Shows what would answer the kept prompt; without one, lets the first example run. */
   async begin(): Promise<void> {
     const { catalog, settings } = this.#parts;
-    this.#answerer.dataset.wanted = settings.current.answerer.choice;
+    const { choice, list } = settings.current.answerer;
+    this.#answerer.dataset.wanted = choice;
+    this.#answerer.value = choice;
+    this.#experts.value = list;
     this.#showAnswerer();
     if (settings.current.prompt === null) {
       this.#prompt.value = examplesOf(catalog.centroids)[0].example;
       await this.write();
     } else {
       this.#prompt.value = settings.current.prompt;
-      await this.#preview.now(this.#wanted()).catch(() => null);
+      await this.#preview.attempt(() => this.#wanted());
     }
   }
 

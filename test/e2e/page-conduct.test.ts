@@ -13,7 +13,6 @@ const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs
 describe.skipIf(!browserProgram)("the page", () => {
   let stack: Stack;
   let browser: Browser;
-  let driver: PageDriver;
   beforeAll(async () => {
     [stack, browser] = await Promise.all([startStack(), launchBrowser()]);
   }, 60_000);
@@ -26,116 +25,131 @@ describe.skipIf(!browserProgram)("the page", () => {
     { width: 390, colorScheme: "light" },
     { width: 1280, colorScheme: "dark" },
   ] as const;
-  let opened = 0;
-  beforeEach(async () => {
-    driver = await PageDriver.open(browser, stack, looks[opened++ % looks.length]);
-  });
-  afterEach(() => driver?.close());
 
-  test.each(looks)("passes every rule of accessibility at $width px in $colorScheme, drawers open", async () => {
-    const { page } = driver;
-    await driver.sampling({});
-    await page.locator("#code-drawer summary").click();
-    await page.locator(".key summary").click();
-    await page.locator("#adapted-answer .token").first().click();
-    await driver.says("#token", /likeliest/);
-    expect(await axeViolations(page)).toEqual([]);
-    expect(driver.problems).toEqual([]);
-  });
+  describe("opened anew", () => {
+    let driver: PageDriver;
+    let opened = 0;
+    beforeEach(async () => {
+      driver = await PageDriver.open(browser, stack, looks[opened++ % looks.length]);
+    });
+    afterEach(async () => {
+      await driver?.close();
+      expect(driver?.problems).toEqual([]);
+    });
 
-  test("shows an adapted answer beside the base's within three actions from the start: opening it is the only one", async () => {
-    // `beforeEach` opened it, and did nothing else.
-    for (const side of ["base", "adapted"] as const) expect((await driver.answer(side)).length).toBeGreaterThan(20);
-    expect(await driver.answer("adapted")).not.toBe(await driver.answer("base"));
-  });
+    test.each(looks)("passes every rule of accessibility at $width px in $colorScheme, drawers open", async () => {
+      const { page } = driver;
+      await driver.sampling({});
+      await page.locator("#code-drawer summary").click();
+      await page.locator(".key summary").click();
+      await page.locator("#adapted-answer .token").first().click();
+      await driver.says("#token", /likeliest/);
+      expect(await axeViolations(page)).toEqual([]);
+      expect(driver.problems).toEqual([]);
+    });
 
-  test("is used by keyboard alone", async () => {
-    const { page } = driver;
-    const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");
-    const tabTo = async (wanted: string) => {
-      for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
-      expect(await focused()).toBe(wanted);
-    };
-    await tabTo("tab-write");
-    await page.keyboard.press("ArrowRight");
-    expect(await page.locator("#chat").isVisible()).toBe(true);
-    await page.keyboard.press("ArrowLeft");
-    await tabTo("prompt");
-    await page.keyboard.press("Control+a");
-    await page.keyboard.type(maths);
-    await page.keyboard.press("Control+Enter");
-    await driver.ended();
-    await tabTo("token");
-    await page.keyboard.press("End");
-    const last = await driver.text("#token h3");
-    await page.keyboard.press("ArrowLeft");
-    expect(await driver.text("#token h3")).not.toBe(last);
-    // On to the adapted answer, and through its panel to the first alternative.
-    await page.keyboard.press("Tab");
-    expect(await focused()).toBe("token");
-    await driver.says("#token", /likeliest/);
-    const before = await driver.answer("adapted");
-    for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowRight");
-    await page.keyboard.press("Tab");
-    await page.keyboard.press("Tab");
-    await page.keyboard.press("Enter");
-    await driver.ended();
-    expect(await driver.answer("adapted")).not.toBe(before);
-    for (let presses = 0; presses < 30 && !(await focused()).startsWith("dot"); presses++)
+    test("shows an adapted answer beside the base's within three actions from the start: opening it is the only one", async () => {
+      // `beforeEach` opened it, and did nothing else.
+      for (const side of ["base", "adapted"] as const) expect((await driver.answer(side)).length).toBeGreaterThan(20);
+      expect(await driver.answer("adapted")).not.toBe(await driver.answer("base"));
+    });
+
+    test("is used by keyboard alone", async () => {
+      const { page } = driver;
+      const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");
+      const tabTo = async (wanted: string) => {
+        for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
+        expect(await focused()).toBe(wanted);
+      };
+      await tabTo("tab-write");
+      await page.keyboard.press("ArrowRight");
+      expect(await page.locator("#chat").isVisible()).toBe(true);
+      await page.keyboard.press("ArrowLeft");
+      await tabTo("prompt");
+      await page.keyboard.press("Control+a");
+      await page.keyboard.type("Tom has 3 boxes");
+      await page.keyboard.press("Control+Enter");
+      await driver.ended();
+      await tabTo("token");
+      await page.keyboard.press("End");
+      const last = await driver.text("#token h3");
+      await page.keyboard.press("ArrowLeft");
+      expect(await driver.text("#token h3")).not.toBe(last);
+      // On to the adapted answer, and through its panel to the first alternative.
       await page.keyboard.press("Tab");
-    await page.keyboard.press("ArrowDown");
-    await driver.says("#map-details", /Typical tokens/);
-  });
+      expect(await focused()).toBe("token");
+      await driver.says("#token", /likeliest/);
+      const before = await driver.answer("adapted");
+      for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowRight");
+      await page.keyboard.press("Tab");
+      await page.keyboard.press("Tab");
+      await page.keyboard.press("Enter");
+      await driver.ended();
+      expect(await driver.answer("adapted")).not.toBe(before);
+      for (let presses = 0; presses < 30 && !(await focused()).startsWith("dot"); presses++)
+        await page.keyboard.press("Tab");
+      await page.keyboard.press("ArrowDown");
+      await driver.says("#map-details", /Typical tokens/);
+    });
 
-  test("its code for a terminal and for Node say what the page says", async () => {
-    const { page } = driver;
-    await page.locator("#code-drawer summary").click();
-    const shown = await driver.answer("adapted");
-    const run = async (program: string, args: string[]) => (await promisify(execFile)(program, args)).stdout;
-    const code = () => driver.text("#code");
-    const { choices } = JSON.parse(await run("sh", ["-c", await code()])) as CompletionResponse;
-    expect(choices[0].text).toBe(shown);
-    await page.getByRole("button", { name: "JavaScript", exact: true }).click();
-    expect(await run(process.execPath, ["--input-type=module", "--eval", await code()])).toBe(`${shown}\n`);
-    await page.locator("#languages").getByText("Python").click();
-    expect(await code()).toContain("urllib.request");
-  });
+    test("its code for a terminal and for Node say what the page says", async () => {
+      const { page } = driver;
+      await page.locator("#code-drawer summary").click();
+      const shown = await driver.answer("adapted");
+      const run = async (program: string, args: string[]) => (await promisify(execFile)(program, args)).stdout;
+      const code = () => driver.text("#code");
+      const { choices } = JSON.parse(await run("sh", ["-c", await code()])) as CompletionResponse;
+      expect(choices[0].text).toBe(shown);
+      await page.getByRole("button", { name: "JavaScript", exact: true }).click();
+      expect(await run(process.execPath, ["--input-type=module", "--eval", await code()])).toBe(`${shown}\n`);
+      await page.locator("#languages").getByText("Python").click();
+      expect(await code()).toContain("urllib.request");
+    });
 
-  test("keeps settings over a reload, and forgets them when told to", async () => {
-    const { page } = driver;
-    await driver.sampling({ temperature: "0.2", n: "2", max_tokens: "5" });
-    await page.selectOption("#answerer", "nearest");
-    await driver.write(maths);
-    expect(await page.locator("#adapted-answer .answer").count()).toBe(2);
-    await page.reload();
-    await driver.says("#weights", /Maths/);
-    expect(await page.inputValue("#prompt")).toBe(maths);
-    expect(await page.inputValue("#answerer")).toBe("nearest");
-    expect(await page.inputValue("#sampling-temperature")).toBe("0.2");
-    await page.locator(".key summary").click();
-    await page.click("#reset");
-    await driver.ended();
-    expect(await page.inputValue("#sampling-temperature")).toBe("0.6");
-    expect(await page.inputValue("#prompt")).not.toBe(maths);
-  });
+    test("keeps settings over a reload, and forgets them when told to", async () => {
+      const { page } = driver;
+      await driver.sampling({ temperature: "0.2", n: "2", max_tokens: "5" });
+      await page.selectOption("#answerer", "nearest");
+      await driver.write(maths);
+      expect(await page.locator("#adapted-answer .answer").count()).toBe(2);
+      await page.reload();
+      await driver.says("#weights", /Maths/);
+      expect(await page.inputValue("#prompt")).toBe(maths);
+      expect(await page.inputValue("#answerer")).toBe("nearest");
+      expect(await page.inputValue("#sampling-temperature")).toBe("0.2");
+      await page.locator(".key summary").click();
+      await page.click("#reset");
+      await driver.ended();
+      expect(await page.inputValue("#sampling-temperature")).toBe("0.6");
+      expect(await page.inputValue("#prompt")).not.toBe(maths);
+    });
 
-  test("a stopped answer keeps its text and its facts", async () => {
-    const { page } = driver;
-    await driver.sampling({ max_tokens: "400" });
-    await page.fill("#prompt", maths);
-    await page.click("#go");
-    await page.getByRole("button", { name: "Stop" }).waitFor();
-    await page.locator("#adapted-answer .token").nth(5).waitFor();
-    await page.click("#go");
-    await driver.ended();
-    expect(await driver.text("#adapted-facts")).toMatch(/^\d+ tokens, .* a second; stopped by you$/);
-    expect(await driver.text("#adapted-by")).toMatch(/\d% Maths/);
-    expect((await driver.answer("adapted")).length).toBeGreaterThan(5);
-    expect(await driver.text("#adapted-failure")).toBe("");
+    test("a stopped answer keeps its text and its facts", async () => {
+      const { page } = driver;
+      await driver.sampling({ max_tokens: "400" });
+      await page.fill("#prompt", maths);
+      await page.click("#go");
+      await page.getByRole("button", { name: "Stop" }).waitFor();
+      await page.locator("#adapted-answer .token").nth(5).waitFor();
+      await page.click("#go");
+      await driver.ended();
+      expect(await driver.text("#adapted-facts")).toMatch(/^\d+ tokens, .* a second; stopped by you$/);
+      expect(await driver.text("#adapted-by")).toMatch(/\d% Maths/);
+      expect((await driver.answer("adapted")).length).toBeGreaterThan(5);
+      expect(await driver.text("#adapted-failure")).toBe("");
+    });
   });
 
   describe("tells in words", () => {
     const failure = "#preview-failure";
+    let driver: PageDriver;
+    beforeAll(async () => {
+      driver = await PageDriver.open(browser, stack, looks[0]);
+    });
+    afterAll(async () => {
+      await driver?.close();
+      expect(driver?.problems).toEqual([]);
+    });
 
     test("that a key is wrong, and works once it is right", async () => {
       const { page } = driver;
@@ -158,6 +172,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.sampling({ temperature: "9" });
       await driver.page.click("#go");
       await driver.says(failure, /Temperature is “9”; it must be a number from 0 to 2/);
+      await driver.sampling({ temperature: "" });
     });
 
     test("that no backend answers", async () => {
@@ -169,9 +184,10 @@ describe.skipIf(!browserProgram)("the page", () => {
       };
       const answer = { status: 503, headers: { "retry-after": "2" }, json: { error } };
       await driver.page.route("**/v1/completions", (route) => route.fulfill(answer));
-      await driver.page.fill("#prompt", maths);
+      await driver.page.fill("#prompt", "Anything");
       await driver.page.click("#go");
       await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
+      await driver.page.unroute("**/v1/completions");
     });
 
     // The last one: it ends the stack.
