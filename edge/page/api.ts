@@ -3,9 +3,12 @@ import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { CallFailure } from "./call-failure.ts";
 
 export class Api {
+  readonly #origin: string;
   readonly #key: () => string;
 
-  constructor(key: () => string) {
+  /** `origin` is the edge's; `key` is asked for with every call. */
+  constructor(origin: string, key: () => string) {
+    this.#origin = origin;
     this.#key = key;
   }
 
@@ -50,15 +53,16 @@ export class Api {
       ...(body && { body: JSON.stringify(body) }),
       ...(signal && { signal }),
     };
-    const response = await fetch(path, request).catch((error: unknown) => {
+    const response = await fetch(this.#origin + path, request).catch((error: unknown) => {
       if (isAbort(error)) throw error;
       throw new CallFailure(
-        `The edge at ${location.origin} does not answer. Start it again with “npm start”, or check the network. Your text and settings are kept.`,
+        `The edge at ${this.#origin} does not answer. Start it again with “npm start”, or check the network. Your text and settings are kept.`,
       );
     });
     if (response.ok) return response;
     const envelope: unknown = await response.json().catch(() => null);
-    throw new CallFailure(inWords(response, isError(envelope) ? envelope.error : null));
+    const error = isError(envelope) ? envelope.error : null;
+    throw new CallFailure(inWords(response, error), error?.code);
   }
 }
 

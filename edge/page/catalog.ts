@@ -1,18 +1,19 @@
 /** What can answer here: the base, the served centroids, the key's own adapters; and who wants to know when they change. */
 import type { Adapter, AdapterList, CentroidList } from "../../shared/contracts/responses.ts";
 import type { Api } from "./api.ts";
+import { CallFailure } from "./call-failure.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
 /** What people call the experts that are no adapter. */
 const plainNames: Record<string, string> = { base: "Base", pointer: "Pointer" };
 
 export class Catalog {
-  readonly #api: Api;
+  readonly #api: Pick<Api, "json">;
   readonly #listeners: (() => void)[] = [];
   centroids: readonly Centroid[] = [];
   adapters: readonly Adapter[] = [];
 
-  constructor(api: Api) {
+  constructor(api: Pick<Api, "json">) {
     this.#api = api;
   }
 
@@ -28,13 +29,20 @@ export class Catalog {
 
   /** Throws CallFailure. */
   async load(): Promise<void> {
-    const [centroids, adapters] = await Promise.all([
-      this.#api.json<CentroidList>("/v1/centroids"),
-      this.#api.json<AdapterList>("/v1/adapters"),
-    ]);
+    const [centroids, adapters] = await Promise.all([this.#api.json<CentroidList>("/v1/centroids"), this.#adapters()]);
     this.centroids = centroids.data;
-    this.adapters = adapters.data;
+    this.adapters = adapters;
     for (const changed of this.#listeners) changed();
+  }
+
+  /** None for a key that may not use adapters of its own. */
+  async #adapters(): Promise<Adapter[]> {
+    try {
+      return (await this.#api.json<AdapterList>("/v1/adapters")).data;
+    } catch (error) {
+      if (error instanceof CallFailure && error.code === "insufficient_permissions") return [];
+      throw error;
+    }
   }
 
   /** Calls `changed` after every load. */

@@ -82,7 +82,7 @@ const known: Record<string, Domain> = {
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {
   const words = label.map((piece) => piece.trim()).filter(Boolean);
-  return known[words.join(" ")] ?? { name: words.slice(0, 3).join(", ") || "unnamed", example: null };
+  return known[words.join(" ")] ?? { name: words.slice(0, 3).join(", ") || "No domain yet", example: null };
 }
 
 /** Where no known domain is served. */

@@ -14,7 +14,7 @@ import { startTabs } from "./tabs.ts";
 import { Writer } from "./writer.ts";
 
 const settings = new SettingsStore();
-const api = new Api(() => settings.key);
+const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
 const input = (id: string) => byId(id, HTMLInputElement);
 const textarea = (id: string) => byId(id, HTMLTextAreaElement);
