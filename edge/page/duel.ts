@@ -3,7 +3,7 @@ import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/
 import { type Api, failureText, isAbort } from "./api.ts";
 import { CallFailure } from "./call-failure.ts";
 import { Column, type Place } from "./column.ts";
-import { fillOthers, piecesOf } from "./pieces.ts";
+import { fillScores, piecesOf } from "./pieces.ts";
 import { type Answerer, type Sampling, wishOf } from "./request.ts";
 
 /** What both sides answer. */
@@ -128,11 +128,11 @@ export class Duel {
       if (isAbort(error)) tell({ end: "stopped" });
       else tell({ end: "failed", failure: failureText(error) });
     }
-    if (column.side === "base" || choice !== null) await this.#scoreByOther(column, question, signal);
+    if (column.side === "base" || choice !== null) await this.#scoreByBoth(column, question, signal);
   }
 
-  /** Asks what the other side thinks of an answer's tokens, where the stream did not tell. */
-  async #scoreByOther(column: Column, question: Question, signal: AbortSignal): Promise<void> {
+  /** Asks what both sides think of an answer's tokens, where the stream did not tell. */
+  async #scoreByBoth(column: Column, question: Question, signal: AbortSignal): Promise<void> {
     const choices = column.choices.filter((one) => column.text(one) !== "");
     if (choices.length === 0) return;
     const { sampling, answerer, promptTokens } = question;
@@ -144,10 +144,7 @@ export class Duel {
       if (this.#running?.signal !== signal) return;
       for (const [i, choice] of choices.entries()) {
         const tokens = scored.choices[i].chameleon?.compare?.tokens ?? [];
-        const byOther = tokens.map((token) =>
-          column.side === "base" ? token : { ...token, logprob: token.base_logprob },
-        );
-        fillOthers(column.pieces(choice), byOther);
+        fillScores(column.pieces(choice), tokens, column.side === "base" ? "base_logprob" : "logprob");
         column.repaint(choice);
       }
     } catch (error) {

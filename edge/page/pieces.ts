@@ -42,15 +42,21 @@ function sumOf(logprobs: readonly (number | null)[]): number | null {
 }
 
 /**
- * Gives the last pieces what a scoring of the same text says of their tokens by the other side. Where the text was split
- * into other tokens, the pieces before stay as they are.
+ * Gives the last pieces what a scoring of the same text says of their tokens by both sides, where `own` names this side's
+ * figure. Where the text was split into other tokens, the pieces before stay as they are.
  */
-export function fillOthers(pieces: readonly Piece[], scored: readonly ComparedToken[]): void {
+export function fillScores(
+  pieces: readonly Piece[],
+  scored: readonly ComparedToken[],
+  own: "logprob" | "base_logprob",
+): void {
+  const other = own === "logprob" ? "base_logprob" : "logprob";
   let at = scored.length;
   for (const piece of pieces.toReversed()) {
-    const own = scored.slice(at - piece.tokens.length, at);
-    if (own.length === 0 || own.some(({ token }, i) => token !== piece.tokens[i])) return;
-    piece.other = sumOf(own.map(({ logprob }) => logprob));
+    const found = scored.slice(at - piece.tokens.length, at);
+    if (found.length === 0 || found.some(({ token }, i) => token !== piece.tokens[i])) return;
+    piece.logprob = sumOf(found.map((token) => token[own]));
+    piece.other = sumOf(found.map((token) => token[other]));
     at -= piece.tokens.length;
   }
 }

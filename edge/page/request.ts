@@ -24,9 +24,9 @@ export const samplingFields: readonly SamplingField[] = [
     label: "Temperature",
     hint: "0 always takes the likeliest token",
     range: { least: 0, most: limits.temperature },
-    initial: "0.6",
+    initial: "0.7",
   },
-  { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "80" },
+  { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "122" },
   { name: "top_p", label: "Top p", hint: "Only tokens that make up this share", range: share, initial: "0.9" },
   { name: "top_k", label: "Top k", hint: "Only so many likeliest; 0 is all", range: whole(-1, largest), initial: "" },
   { name: "min_p", label: "Min p", hint: "Least share of the likeliest's probability", range: share, initial: "" },
@@ -35,7 +35,7 @@ export const samplingFields: readonly SamplingField[] = [
     label: "Frequency penalty",
     hint: "For each repetition",
     range: penalty,
-    initial: "0.3",
+    initial: "",
   },
   { name: "presence_penalty", label: "Presence penalty", hint: "Once for a repetition", range: penalty, initial: "" },
   {
@@ -67,6 +67,11 @@ export const initialTexts: FieldTexts = Object.fromEntries(samplingFields.map(({
 export interface Sampling {
   fields: Record<string, unknown>;
   evidenceTokens: number | null;
+}
+
+/** Whether fields change the probabilities themselves. Those that the API tells of a generated token are then the changed. */
+export function changesProbabilities({ fields }: Sampling): boolean {
+  return ["frequency_penalty", "presence_penalty", "logit_bias"].some((name) => (fields[name] ?? 0) !== 0);
 }
 
 /** Throws CallFailure that names the field and its value. */

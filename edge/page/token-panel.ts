@@ -10,6 +10,7 @@ import type { Question } from "./duel.ts";
 import { button, make, table } from "./elements.ts";
 import { isText, scoreOfLast } from "./pieces.ts";
 import type { Reading } from "./preview.ts";
+import { changesProbabilities } from "./request.ts";
 import { likelier, percent, readableToken } from "./words.ts";
 
 /** What an answer was made of. */
@@ -30,6 +31,8 @@ export interface TokenPanelParts {
 }
 
 const unknown = "–";
+const changedText =
+  "Penalties and biases are in this side's figures for the five tokens; the other side's are without them.";
 
 export class TokenPanel {
   readonly #parts: TokenPanelParts;
@@ -67,6 +70,9 @@ export class TokenPanel {
       make("p", { id: "token-sentence" }, sentenceOf(column, piece.logprob, piece.other)),
       ...(rows.length > 0
         ? [table("The five likeliest tokens here", ["Token", "Adapted", "Base", "From there"], rows)]
+        : []),
+      ...(rows.length > 0 && changesProbabilities(about.question.sampling)
+        ? [make("p", { class: "quiet" }, changedText)]
         : []),
       ...(column.side === "adapted" ? pointerParts(about, piece.tokens) : []),
     );

@@ -26,7 +26,7 @@ export function perplexityInterval([low, high]: readonly [number, number]): stri
 export function likelier(difference: number, one: string, other: string): string {
   const times = Math.exp(Math.abs(difference));
   if (times < 1.05) return `as likely as with ${other}`;
-  const ratio = times < 9.95 ? times.toFixed(1) : times.toFixed(0);
+  const ratio = times < 9.95 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
   return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
 }
 

@@ -120,7 +120,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.locator(".key summary").click();
       await page.click("#reset");
       await driver.ended();
-      expect(await page.inputValue("#sampling-temperature")).toBe("0.6");
+      expect(await page.inputValue("#sampling-temperature")).toBe("0.7");
       expect(await page.inputValue("#prompt")).not.toBe(maths);
     });
 

@@ -1,6 +1,6 @@
 /** Tokens as they are shown: of a stream, of an echo, and with the other side's figures. */
 import { expect, test } from "vitest";
-import { fillOthers, isText, piecesOf, scoreOfLast, spansOf } from "../../../../edge/page/pieces.ts";
+import { fillScores, isText, piecesOf, scoreOfLast, spansOf } from "../../../../edge/page/pieces.ts";
 import type { CompletionChoice } from "../../../../shared/contracts/responses.ts";
 
 const choiceOf = (
@@ -45,11 +45,15 @@ test("an echo falls into spans whose texts are the whole text", () => {
   ]);
 });
 
-test("figures of the other side are given from the end, as far as the text falls into the same tokens", () => {
+test("figures of both sides are given from the end, as far as the text falls into the same tokens", () => {
   const pieces = [" a", " b", " c"].flatMap((token) => piecesOf(choiceOf(token, [token], [0], [-1])));
-  const scored = ["x", " b", " c"].map((token, i) => ({ token, logprob: -10 - i, base_logprob: 0 }));
-  fillOthers(pieces, scored);
-  expect(pieces.map(({ other }) => other)).toEqual([null, -11, -12]);
+  const scored = ["x", " b", " c"].map((token, i) => ({ token, logprob: -10 - i, base_logprob: -20 - i }));
+  fillScores(pieces, scored, "base_logprob");
+  expect(pieces.map(({ logprob, other }) => [logprob, other])).toEqual([
+    [-1, null],
+    [-21, -11],
+    [-22, -12],
+  ]);
 });
 
 test("the score of an alternative holds only where the text before it was split alike", () => {

@@ -2,7 +2,7 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
+import { changesProbabilities, samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
 import { type Language, snippet } from "../../../../edge/page/snippets.ts";
 import { completionRequestSchema } from "../../../../shared/contracts/openai.ts";
 
@@ -37,6 +37,14 @@ test.each([
   ["logit_bias", "{", /Logit bias is “{”/],
 ])("%s %s is refused by its name and value", (name, text, message) => {
   expect(() => samplingOf({ [name]: text })).toThrow(message);
+});
+
+test("penalties and biases change probabilities; temperature and the like only choose among them", () => {
+  const changes = (texts: Record<string, string>) => changesProbabilities(samplingOf(texts));
+  expect(changes({ temperature: "0.5", top_p: "0.9", frequency_penalty: "0" })).toBe(false);
+  for (const [name, text] of Object.entries({ frequency_penalty: "0.3", presence_penalty: "-1", logit_bias: "{}" })) {
+    expect(changes({ [name]: text })).toBe(true);
+  }
 });
 
 test("a list of experts is read with weights and without", () => {

@@ -37,6 +37,7 @@ test.each([
 test.each([
   [Math.log(3.2), "3.2 times likelier with the adapters"],
   [-Math.log(40), "40 times likelier with the base"],
+  [Math.log(22610), "22,610 times likelier with the adapters"],
   [0.01, "as likely as with the base"],
 ])("a difference of %f is %s", (difference, words) => {
   expect(likelier(difference, "the adapters", "the base")).toBe(words);
