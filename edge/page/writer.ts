@@ -3,10 +3,11 @@
 import { fillAnswerers } from "./answerers.ts";
 import { type Api, failureText } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
+import { ExampleChips } from "./chips.ts";
 import type { Column } from "./column.ts";
 import { examplesOf } from "./domains.ts";
 import { Duel, type Outcome } from "./duel.ts";
-import { button, byId } from "./elements.ts";
+import { byId } from "./elements.ts";
 import { evidenceText, expertsText, showExperts } from "./experts.ts";
 import { legendRow } from "./legend.ts";
 import { Preview, type Reading } from "./preview.ts";
@@ -45,6 +46,7 @@ export class Writer {
   readonly #duel: Duel;
   readonly #tokenPanel: TokenPanel;
   readonly #snippets: SnippetPanel;
+  readonly #chips: ExampleChips;
   /** Of the prompt that is being answered. */
   #answered: Reading | null = null;
 
@@ -80,7 +82,7 @@ export class Writer {
         ["list", "A list of experts…"],
       ],
     });
-    catalog.onChange(() => this.#drawChips());
+    this.#chips = new ExampleChips(byId("chips", HTMLElement), catalog, (prompt) => this.writeExample(prompt));
     byId("legend", HTMLElement).replaceChildren(legendRow());
     this.#listen();
   }
@@ -105,7 +107,7 @@ export class Writer {
   /** Says what would answer, after a field has changed. */
   changed(): void {
     this.#snippets.draw();
-    this.#markChip();
+    this.#chips.mark(this.#prompt.value);
     if (this.#prompt.value.trim() === "") return;
     this.#preview.soon(() => this.#wanted());
   }
@@ -208,20 +210,6 @@ export class Writer {
 
   #showAnswerer(): void {
     byId("experts-field", HTMLElement).hidden = this.#answerer.value !== "list";
-  }
-
-  #drawChips(): void {
-    const chips = examplesOf(this.#parts.catalog.centroids).map(({ name, example }) =>
-      button(name, () => this.writeExample(example), { "data-example": example }),
-    );
-    byId("chips", HTMLElement).replaceChildren(...chips);
-    this.#markChip();
-  }
-
-  #markChip(): void {
-    for (const chip of byId("chips", HTMLElement).querySelectorAll("button")) {
-      chip.setAttribute("aria-pressed", String(chip.dataset.example === this.#prompt.value));
-    }
   }
 
   #showReading(reading: Reading | null, failure: string): void {

@@ -10,11 +10,9 @@ export interface Look {
 export class PageDriver {
   readonly page: Page;
   readonly #problems: string[] = [];
-  readonly #origin: string;
 
   private constructor(page: Page, origin: string) {
     this.page = page;
-    this.#origin = origin;
     page.on("pageerror", (error) => this.#problems.push(`error: ${error.message}`));
     page.on("console", (message) => {
       // The browser itself reports refused requests; the page tells them in its own words.
@@ -45,10 +43,6 @@ export class PageDriver {
   /** Script errors, and requests to anybody but the edge. */
   get problems(): readonly string[] {
     return this.#problems;
-  }
-
-  get origin(): string {
-    return this.#origin;
   }
 
   async text(selector: string): Promise<string> {
