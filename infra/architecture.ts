@@ -10,6 +10,8 @@ import { parseAst } from "vitest/node";
 const mayImport: Record<string, string[]> = {
   shared: [],
   edge: ["shared"],
+  // Runs in browsers: it knows the API's types, and nothing of the Worker.
+  "edge/page": ["shared"],
   "gpu-backend/bounded-file.ts": [],
   "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "shared"],
   "gpu-backend/kv": ["shared"],
@@ -65,7 +67,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
-  infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
+  infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
@@ -74,7 +76,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -4,7 +4,7 @@ import path from "node:path";
 
 const root = path.dirname(import.meta.dirname);
 /** Each has the globals of where it runs, so each is its own TypeScript project. */
-const typeScriptFolders = ["shared", "edge", "gpu-backend", "infra", "test", "test/in-runtime"];
+const typeScriptFolders = ["shared", "edge", "edge/page", "gpu-backend", "infra", "test", "test/in-runtime"];
 
 const commands = [
   ["@biomejs/biome/bin/biome", "check", "--error-on-warnings", "."],

@@ -13,6 +13,7 @@ import { assertPortsFree, readPort } from "./ports.ts";
 import { bucketCopy, publishedManifest } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 import { stageDocs } from "./stage-docs.ts";
+import { stagePage } from "./stage-page.ts";
 
 const mostBackends = 16;
 const help = `usage: npm start [-- --backends N --json]
@@ -43,6 +44,7 @@ async function start(count: number, json: boolean): Promise<void> {
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
   await stageDocs();
+  await stagePage();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
