@@ -94,7 +94,7 @@ export class HeadRows {
 
   /**
    * A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. `experts` are what an earlier run kept of
-   * it; such rows share no run with others. A mixture that is the base alone is a plain row, unless its experts are there.
+   * it; all rows of a run have them, or none. Without them, a mixture that is the base alone is a plain row.
    */
   addMixed(
     sequence: Sequence,
@@ -107,6 +107,7 @@ export class HeadRows {
     const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
     if (adapters.length === 0 && pointer === 0 && !experts) {
       const head = this.addPlain(sequence, at, scoredId);
+      // The base compared with itself.
       head.baseRow = sequence.comparesBase ? head.row : null;
       return;
     }
@@ -117,7 +118,7 @@ export class HeadRows {
       ...{ at, sequence, inverseTemperature, arenaRow, adapters, experts },
       ...{ targetId: scoredId ?? 0, isKept: false },
     });
-    this.#addAdapterBias(row, sequence, adapters);
+    if (!experts) this.#addAdapterBias(row, sequence, adapters);
     if (scoredId === null) for (const [id, value] of sequence.bias) this.#mixedBias.add(row, id, value);
     const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });

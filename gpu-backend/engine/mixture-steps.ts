@@ -23,7 +23,7 @@ import { composeHead, type Phase } from "./step-input.ts";
 /** Prompt tokens that are scored in one run: each row is as wide as the vocabulary. */
 const scoredRows = 32;
 
-/** Rows of one run that weighs, unless one sequence has more. */
+/** Rows of one run that weighs. A sequence has at most `evidencePositions` + 1. */
 const weighedRows = 64;
 
 interface Parts {
@@ -159,7 +159,10 @@ export async function* scoreAfterEvidence(
   }
 }
 
-/** The run that samples the first tokens of mixtures, from what their experts said when they were weighed. */
+/**
+ * The run that samples the first tokens of mixtures, from what their experts said when they were weighed. Mixtures of given
+ * weights, which could do with one run, take the same way.
+ */
 export async function sampleFirst(
   prefilled: Prefilled,
   experts: ReadonlyMap<Sequence, ExpertProbabilities>,

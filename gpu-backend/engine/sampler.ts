@@ -1,6 +1,6 @@
 /**
  * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
- * Logits already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
+ * Scores already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
 import type { Sampling } from "../../shared/contracts/inference.ts";
 import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";

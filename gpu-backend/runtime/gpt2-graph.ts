@@ -281,7 +281,7 @@ function products({ g, device }: Build, q: string, k: string): string {
   return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
 }
 
-/** x to the power of y. The CPU's kernel takes every element alike, as its logarithm does not; WebGPU's has no such shapes. */
+/** x to the power of y. The CPU's kernel takes every element alike, as its logarithm does not; WebGPU's Pow fails where y is broadcast. */
 function power({ g, device }: Build, x: string, y: string): string {
   if (device === "cpu") return g.node("Pow", [x, y]);
   return g.node("Exp", [g.node("Mul", [g.node("Log", [g.node("Add", [x, g.scalar(1e-37)])]), y])]);

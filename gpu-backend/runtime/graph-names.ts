@@ -23,28 +23,28 @@ export const names = {
   plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask" },
   mixed: {
     ...rowNames("mixed_"),
-    /** Whether the experts are only to score the targets, or their mixture is wanted, too. */
-    wantsMixture: "wants_mixture",
+    /** Whether the experts are computed; false where they are fed, or there are no mixed rows. */
+    wantsExperts: "wants_experts",
     hasAdapters: "has_adapters",
     /** Whether adapters are to be computed: there are some, and they are not fed. */
     wantsAdapters: "wants_adapters",
-    /** Probabilities of experts that an earlier run kept, and what this one keeps. */
+    /** Probabilities of the experts that an earlier run kept, and which rows' this one keeps. */
     fedBase: "fed_base",
-    fedExperts: "fed_experts",
+    fedAdapters: "fed_adapters",
     keptRows: "kept_rows",
-    keptExpertRows: "kept_expert_rows",
+    keptAdapterRows: "kept_adapter_rows",
     keptBase: "kept_base",
-    keptExperts: "kept_experts",
+    keptAdapters: "kept_adapters",
     rowFactors: "row_factors",
-    gates: "expert_gates",
-    poolMask: "expert_pool_mask",
-    hasExpertBias: "has_expert_bias",
-    expertBiasIndices: "expert_bias_indices",
-    expertBiasValues: "expert_bias_values",
+    gates: "adapter_gates",
+    poolMask: "adapter_pool_mask",
+    hasAdapterBias: "has_adapter_bias",
+    adapterBiasIndices: "adapter_bias_indices",
+    adapterBiasValues: "adapter_bias_values",
     baseWeights: "base_weights",
-    expertWeights: "expert_weights",
+    adapterWeights: "adapter_weights",
     baseTargets: "base_targets",
-    expertTargets: "expert_targets",
+    adapterTargets: "adapter_targets",
     pointerKeys: "pointer_keys",
     pointerQueries: "pointer_queries",
     pointerMask: "pointer_mask",
@@ -62,7 +62,7 @@ export const names = {
 function rowNames(prefix: string) {
   return {
     rows: `${prefix}rows`,
-    /** Whether there are any, and whether any has a temperature other than 1. */
+    /** Whether they are computed (of mixed rows, the mixture), and whether any has a temperature other than 1. */
     wanted: `${prefix}wanted`,
     scaled: `${prefix}scaled`,
     inverseTemperatures: `${prefix}inverse_temperatures`,

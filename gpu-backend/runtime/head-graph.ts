@@ -1,8 +1,10 @@
 /**
  * The head of the serving graph: from hidden states to what the sampler reads. Plain rows have one adapter (or none) and
- * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give its probabilities.
+ * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give likelihoods: the
+ * mixture's probabilities, times what the request's bias makes of them.
  * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row, R columns of
- * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions.
+ * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions,
+ * F mixed rows whose experts are fed (0 or G), U mixed rows whose experts are kept, K candidates, A and E entries of a bias.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
@@ -14,7 +16,7 @@ export interface PoolShape {
   rank: number;
 }
 
-/** Floats of the widest vector of a CPU, several times. */
+/** A row padded to a multiple of this many floats begins where a vector does: AVX-512's, four at a time. */
 const vectorFloats = 64;
 
 /** The bank and the pool, as both kinds of rows use them. */
@@ -94,15 +96,15 @@ export function addMixedHead(head: HeadParts, hidden: string, keys: string): voi
   const { mixed } = names;
   const hasAdapters = g.input(mixed.hasAdapters, "bool", []);
   const targetIds = g.input(mixed.targetIds, "int32", ["G"]);
-  const experts = addExperts(head, hidden, targetIds);
+  const experts = addExpertProbabilities(head, hidden, targetIds);
   const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
-  const expertWeights = g.input(mixed.expertWeights, "float32", ["G", 1, "J"]);
+  const adapterWeights = g.input(mixed.adapterWeights, "float32", ["G", 1, "J"]);
   const pointer = addPointer(head, keys);
-  const parts = { names: mixed, count: "G", wanted: g.input(mixed.wantsMixture, "bool", []), targetIds };
+  const parts = { names: mixed, count: "G", targetIds };
   const rowFactors = g.input(mixed.rowFactors, "float32", ["G", 1]);
   addRows(g, config, { ...parts, likelihoods: { rowFactors, power: head.power } }, null, () => {
     const ofBase = () => g.node("Mul", [experts.base, baseWeights]);
-    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [expertWeights, experts.adapters]), g.integers(1)]);
+    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, experts.adapters]), g.integers(1)]);
     const [weighted] = g.when(
       hasAdapters,
       [{ type: "float32", shape: ["G", V] }],
@@ -115,7 +117,7 @@ export function addMixedHead(head: HeadParts, hidden: string, keys: string): voi
 }
 
 /** Probabilities of the base [G, V] and of the adapters [G, J, V], as computed or as fed. */
-function addExperts(
+function addExpertProbabilities(
   { g, config, adapters, baseLogits }: HeadParts,
   hidden: string,
   targetIds: string,
@@ -126,19 +128,19 @@ function addExperts(
   const gates = g.input(mixed.gates, "float32", ["G", "J", bank?.gates ?? 0]);
   const poolMask = pool && g.input(mixed.poolMask, "float32", ["G", "J", pool.columns]);
   const bias = {
-    indices: g.input(mixed.expertBiasIndices, "int32", ["E", 3]),
-    values: g.input(mixed.expertBiasValues, "float32", ["E"]),
+    indices: g.input(mixed.adapterBiasIndices, "int32", ["E", 3]),
+    values: g.input(mixed.adapterBiasValues, "float32", ["E"]),
   };
   const rowIndex = g.input(mixed.rows, "int32", ["G"]);
-  const fed = [g.input(mixed.fedBase, "float32", ["F", V]), g.input(mixed.fedExperts, "float32", ["F", "J", V])];
-  const kept = [g.input(mixed.keptRows, "int32", ["U"]), g.input(mixed.keptExpertRows, "int32", ["U"])];
+  const fed = [g.input(mixed.fedBase, "float32", ["F", V]), g.input(mixed.fedAdapters, "float32", ["F", "J", V])];
+  const kept = [g.input(mixed.keptRows, "int32", ["U"]), g.input(mixed.keptAdapterRows, "int32", ["U"])];
   const ofBase = { type: "float32", shape: ["G", V] } as const;
   const ofAdapters = { type: "float32", shape: ["G", "J", V] } as const;
   const rows = () => g.node("Gather", [hidden, rowIndex], { axis: 0 });
   const targets = () => g.node("Unsqueeze", [targetIds, g.integers(1)]); // [G, 1]
   const empty = (...shape: number[]) => g.node("Identity", [g.constant(new Float32Array(0), shape)]);
   const [base, logitsOfBase, baseTargets] = g.when(
-    g.input(mixed.wanted, "bool", []),
+    g.input(mixed.wantsExperts, "bool", []),
     [ofBase, ofBase, { type: "float32", shape: ["G", 1] }],
     () => {
       const logits = baseLogits(rows());
@@ -148,7 +150,7 @@ function addExperts(
     () => [g.node("Identity", [fed[0]]), empty(0, V), empty(0, 1)],
   );
   // Not inside the branch above: ONNX Runtime lays matrices out in advance for branches of the graph, not for theirs.
-  const [experts, expertTargets] = g.when(
+  const [experts, adapterTargets] = g.when(
     g.input(mixed.wantsAdapters, "bool", []),
     [ofAdapters, { type: "float32", shape: ["G", "J", 1] }],
     () => {
@@ -169,7 +171,7 @@ function addExperts(
         return g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
       };
       const [probabilities] = g.when(
-        g.input(mixed.hasExpertBias, "bool", []),
+        g.input(mixed.hasAdapterBias, "bool", []),
         [ofAdapters],
         () => p(biased()),
         () => p(logits),
@@ -180,9 +182,9 @@ function addExperts(
     () => [g.node("Identity", [fed[1]]), empty(0, 0, 1)],
   );
   g.output(mixed.baseTargets, baseTargets, "float32", ["G", 1]);
-  g.output(mixed.expertTargets, expertTargets, "float32", ["G", "J", 1]);
+  g.output(mixed.adapterTargets, adapterTargets, "float32", ["G", "J", 1]);
   g.output(mixed.keptBase, g.node("Gather", [base, kept[0]], { axis: 0 }), "float32", ["U", V]);
-  g.output(mixed.keptExperts, g.node("Gather", [experts, kept[1]], { axis: 0 }), "float32", ["U", "J", V]);
+  g.output(mixed.keptAdapters, g.node("Gather", [experts, kept[1]], { axis: 0 }), "float32", ["U", "J", V]);
   return { base, adapters: experts };
 }
 
@@ -223,7 +225,7 @@ function addPointer({ g, config, products }: HeadParts, keys: string) {
 function addRows(
   g: GraphBuilder,
   { vocabularySize: V }: Gpt2Config,
-  kind: { names: RowNames; count: string; wanted?: string; targetIds?: string; likelihoods?: Likelihoods },
+  kind: { names: RowNames; count: string; targetIds?: string; likelihoods?: Likelihoods },
   hidden: string | null,
   scoresOf: (rows: string) => string,
 ): void {
@@ -238,7 +240,7 @@ function addRows(
     { name: n.scores, type: "float32", shape: [N, V] },
   ] as const;
   const rows = hidden ? g.input(n.rows, "int32", [N]) : null;
-  const wanted = kind.wanted ?? g.input(n.wanted, "bool", []);
+  const wanted = g.input(n.wanted, "bool", []);
   const biasIndices = g.input(n.biasIndices, "int32", ["A", 2]);
   const biasValues = g.input(n.biasValues, "float32", ["A"]);
   const inverseTemperatures = g.input(n.inverseTemperatures, "float32", [N]);

@@ -8,9 +8,12 @@ import type { Gpt2Config, MixedInput, MixedOutput, PointerInput, SparseBias } fr
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
 const hiddenScore = -1e9;
-/** ScatterND wants an entry: this one adds nothing, and as a factor leaves what is there. */
+/** ScatterND wants an entry: a bias of 0, which as a factor is 1. */
 const none = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 const nothing = new Float32Array(0);
+/** Nats of a bias from which on a row's factors are scaled, and of the greatest factor then. */
+const greatBias = 60;
+const greatestFactor = 80;
 
 interface Served {
   config: Gpt2Config;
@@ -38,19 +41,19 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
     [n.hasAdapters]: bool(J > 0),
     [n.wantsAdapters]: bool(J > 0 && input !== undefined && !experts),
     [n.gates]: tensor(rows.gates, [X, J, Q]),
-    [n.hasExpertBias]: bool(adapterBias.values.length > 0),
-    [n.expertBiasIndices]: tensor(places, [bias.values.length, 3]),
-    [n.expertBiasValues]: tensor(bias.values, [bias.values.length]),
+    [n.hasAdapterBias]: bool(adapterBias.values.length > 0),
+    [n.adapterBiasIndices]: tensor(places, [bias.values.length, 3]),
+    [n.adapterBiasValues]: tensor(bias.values, [bias.values.length]),
     [n.targetIds]: tensor(rows.targetIds, [X]),
     [n.fedBase]: tensor(experts?.base ?? nothing, [F, V]),
-    [n.fedExperts]: tensor(experts?.adapters ?? nothing, [F, J, V]),
+    [n.fedAdapters]: tensor(experts?.adapters ?? nothing, [F, J, V]),
     [n.keptRows]: tensor(kept, [U]),
-    [n.keptExpertRows]: J > 0 ? tensor(kept, [U]) : tensor(new Int32Array(0), [0]),
-    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted: input !== undefined && !experts }),
+    [n.keptAdapterRows]: J > 0 ? tensor(kept, [U]) : tensor(new Int32Array(0), [0]),
+    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted: mixture !== undefined }),
+    [n.wantsExperts]: bool(input !== undefined && !experts),
     [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
-    [n.wantsMixture]: bool(mixture !== undefined),
     [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
-    [n.expertWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
+    [n.adapterWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
     ...pointerFeeds(mixture?.pointer ?? noPointer(config, X), config, X),
   };
   if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
@@ -58,26 +61,30 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
 }
 
 /**
- * A bias of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. The greatest
- * factor of a row is 1, so that none is too large for float32.
+ * A bias of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. Float32 holds
+ * e^±87, so the factors of a row with a great bias are scaled such that the greatest is near its end: tokens some 160 nats
+ * below that one still have a likelihood.
  */
 function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFactors: Float32Array } {
-  const greatest = new Float64Array(X);
-  bias.rows.forEach((row, i) => {
-    greatest[row] = Math.max(greatest[row], bias.values[i]);
-  });
   const { rows, ids, values } = bias.values.length > 0 ? bias : none;
+  const highest = new Float64Array(X);
+  const isGreat = new Set<number>();
+  values.forEach((value, i) => {
+    highest[rows[i]] = Math.max(highest[rows[i]], value);
+    if (Math.abs(value) > greatBias) isGreat.add(rows[i]);
+  });
+  const shifts = highest.map((most, row) => (isGreat.has(row) ? greatestFactor - most : 0));
   return {
     ...{ rows, ids },
-    values: values.map((value, i) => Math.exp(value - greatest[rows[i]])),
-    rowFactors: Float32Array.from(greatest, (most) => Math.exp(-most)),
+    values: values.map((value, i) => Math.exp(value + shifts[rows[i]])),
+    rowFactors: Float32Array.from(shifts, Math.exp),
   };
 }
 
 export function mixedFetches({ mixture, experts, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
   return [
-    ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.expertTargets] : [])]),
-    ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptExperts] : [])] : []),
+    ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])]),
+    ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptAdapters] : [])] : []),
     ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
   ];
 }
@@ -88,8 +95,8 @@ export function readMixed(results: SessionResults, input: MixedInput, wantsScore
   const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
     baseTargets: data(n.baseTargets, !experts).subarray(0, X),
-    adapterTargets: data(n.expertTargets, !experts && J > 0).subarray(0, X * J),
-    kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptExperts, J > 0) } : null,
+    adapterTargets: data(n.adapterTargets, !experts && J > 0).subarray(0, X * J),
+    kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptAdapters, J > 0) } : null,
     rows: mixture
       ? readRows(results, n, X, {
           ...{ areLikelihoods: true, wantsScores },

@@ -1,4 +1,4 @@
-/** What plain and mixed rows have in common: what the sampler asks of a row of logits, and what it reads. */
+/** What plain and mixed rows have in common: what the sampler asks of a row of scores, and what it reads. */
 import type { RowNames } from "./graph-names.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
 import { logitOf, type RowOutput, type SparseBias } from "./step.ts";

@@ -85,9 +85,9 @@ export interface MixedInput {
   adapterBias: SparseBias & { adapters: Int32Array };
   /** Token ids that every expert scores, [X]. */
   targetIds: Int32Array;
-  /** Mixed rows whose experts' probabilities come out, to be fed to a later run: `kept` of the output. */
+  /** Which of these rows' experts' probabilities come out, to be fed to a later run: `kept` of the output, in this order. */
   keep?: readonly number[];
-  /** The experts' probabilities of every row, as an earlier run kept them; absent: they are computed. */
+  /** The experts' probabilities of every row, as an earlier run kept them; never with `poolSlots`. Absent: they are computed. */
   experts?: ExpertProbabilities;
   /** Absent: the experts only score the targets. */
   mixture?: {
@@ -168,9 +168,9 @@ export interface RowOutput {
 /** The least likelihood that a logarithm is taken of: less is none that float32 could hold. */
 const leastLikelihood = 1e-37;
 
-/** The logit that a score stands for. Lets NaN through. */
+/** The logit that a score stands for, as precise as a score that is one. Lets NaN through. */
 export function logitOf(score: number, isLikelihood: boolean): number {
-  return isLikelihood ? Math.log(Math.max(score, leastLikelihood)) : score;
+  return isLikelihood ? Math.fround(Math.log(Math.max(score, leastLikelihood))) : score;
 }
 
 /** Executes steps. One implementation over ONNX Runtime; tests may bring another. */

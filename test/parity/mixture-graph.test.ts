@@ -4,7 +4,14 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { Bank, MixedInput, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import {
+  type Bank,
+  logitOf,
+  type MixedInput,
+  type StepInput,
+  type StepOutput,
+  type StepRunner,
+} from "../../gpu-backend/runtime/step.ts";
 import { randomWeights } from "../bench/model.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
@@ -124,7 +131,7 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
   };
 }
 
-const logitsOf = ({ mixed }: StepOutput, x: number) => {
+const likelihoodsOf = ({ mixed }: StepOutput, x: number) => {
   const { scores, logSumExp } = mixed!.rows!;
   const V = scores!.length / logSumExp.length;
   return scores!.subarray(x * V, (x + 1) * V);
@@ -214,7 +221,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
           alone.mixed!.targetIds[0] = 5 + x;
           const output = await runner.run(alone);
           // A lone product with a matrix that is an input goes with a twin of its own, which changes no bit either.
-          expect(maxDifference(logitsOf(output, 0), logitsOf(together, x))).toBe(0);
+          expect(maxDifference(likelihoodsOf(output, 0), likelihoodsOf(together, x))).toBe(0);
           expect(output.mixed!.baseTargets[0]).toBe(together.mixed!.baseTargets[x]);
           if (adapters > 0) expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
           expect(output.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[x]);
@@ -232,7 +239,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     Object.assign(fed.mixed!, { experts: kept.mixed!.kept!, poolSlots: undefined });
     const output = await runner.run(fed);
     for (const [u, x] of [4, 1].entries()) {
-      expect(maxDifference(logitsOf(output, u), logitsOf(computed, x))).toBe(0);
+      expect(maxDifference(likelihoodsOf(output, u), likelihoodsOf(computed, x))).toBe(0);
       expect(output.mixed!.rows!.logSumExp[u]).toBe(computed.mixed!.rows!.logSumExp[x]);
     }
   });
@@ -250,21 +257,25 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
       ...{ rows: Int32Array.of(0, 0, 0), ids: Int32Array.from(ids), values: Float32Array.from(values) },
     };
     const output = await runner.run(biased);
-    expect(maxDifference(logitsOf(output, 1), logitsOf(plain, 1))).toBe(0);
-    const expected = Float64Array.from(logitsOf(plain, 0), Math.log);
+    expect(maxDifference(likelihoodsOf(output, 1), likelihoodsOf(plain, 1))).toBe(0);
+    const expected = Float64Array.from(likelihoodsOf(plain, 0), Math.log);
     ids.forEach((id, i) => {
       expected[id] += values[i];
     });
     const highest = Math.max(...expected);
     const total = highest + Math.log(expected.reduce((sum, logit) => sum + Math.exp(logit - highest), 0));
-    const { logSumExp, topIds } = output.mixed!.rows!;
-    expect(topIds[0]).toBe(expected.indexOf(highest));
+    const { logSumExp, topIds, topScores } = output.mixed!.rows!;
     let worst = 0;
-    logitsOf(output, 0).forEach((p, id) => {
-      const logprob = Math.log(p) - logSumExp[0];
-      // Less is none that float32 holds.
-      if (expected[id] - total > -80) worst = Math.max(worst, Math.abs(logprob - (expected[id] - total)));
-      else expect(logprob).toBeLessThan(-79);
+    likelihoodsOf(output, 0).forEach((p, id) => {
+      // Less is none that float32 holds beside the greatest.
+      if (expected[id] - highest > -160)
+        worst = Math.max(worst, Math.abs(logitOf(p, true) - logSumExp[0] - (expected[id] - total)));
+      else expect(logitOf(p, true) - logSumExp[0]).toBeLessThan(-155);
+    });
+    expect(logitOf(topScores[0], true)).toBeLessThanOrEqual(logSumExp[0]);
+    topIds.subarray(0, 8).forEach((id, rank) => {
+      const isHeld = expected[id] - highest > -160;
+      if (isHeld) expect(expected[id]).toBeGreaterThan(expected.toSorted().at(-1 - rank)! - tolerance);
     });
     console.log(`bias ${values}: max |graph − definition| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
