@@ -105,7 +105,7 @@ describe("a finished training", () => {
     }
   });
 
-  test("counted how held-out text falls on the centroids, by all lengths of prompts", () => {
+  test("counted how text falls on the centroids, and how near held-out text is, by all lengths of prompts", () => {
     const { assignments } = manifest.training!;
     const sum = (counts: number[]) => counts.reduce((a, b) => a + b, 0);
     const windows = assignments!.map(({ centroids }) => sum(centroids));
@@ -114,7 +114,8 @@ describe("a finished training", () => {
     expect(windows[0]).toBeGreaterThan(10);
     for (const { centroids, similarities } of assignments!) {
       expect(centroids).toHaveLength(manifest.centroids.length);
-      expect(sum(similarities)).toBe(windows[0]);
+      expect(sum(similarities)).toBeGreaterThan(5);
+      expect(sum(similarities)).toBeLessThan(windows[0]);
     }
   });
 
@@ -173,6 +174,7 @@ test("a checkpoint of other settings is not gone on from", async () => {
 describe("evaluation", () => {
   const evaluateOptions = (name: string): EvaluateOptions => ({
     ...options,
+    clusters: 3,
     corpora: options.corpora,
     unseenCorpora: [],
     known: ["tables"],
