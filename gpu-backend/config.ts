@@ -62,10 +62,7 @@ const environmentSchema = z.object({
    */
   ADAPTER_SLOTS: integer(0, 256, 8),
   /** What outlives a restart: tenants' own adapters. Losing it costs time only, the edge has them too. */
-  DATA_DIR: z
-    .string()
-    .min(1)
-    .default(fileURLToPath(new URL("../.cache/backend", import.meta.url))),
+  DATA_DIR: z.string().min(1).default(".cache/backend"),
   /** Bound on a tenant's adapters there; beyond it goes what was used longest ago. */
   TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
   /**
@@ -124,8 +121,12 @@ export interface BackendConfig {
   otlp: OtlpTarget | null;
 }
 
-/** Reads and checks the settings. Throws an Error that names each variable at fault. */
-export function readConfig(variables: Record<string, string | undefined> = process.env): BackendConfig {
+/** Reads and checks the settings; `given` wins over the environment. Throws an Error that names each variable at fault. */
+export function readConfig(
+  environment: Record<string, string | undefined> = process.env,
+  given: Record<string, string | undefined> = {},
+): BackendConfig {
+  const variables = { ...environment, ...given };
   const parsed = environmentSchema.safeParse(variables);
   if (!parsed.success) {
     const issues = parsed.error.issues.map(({ path, message }) => {

@@ -41,7 +41,7 @@ const program = createCommand(
 const { device } = program.parse().opts<{ device?: string }>();
 
 try {
-  await run(readConfig({ ...process.env, ...(device && { DEVICE: device }) }));
+  await run(readConfig(undefined, device ? { DEVICE: device } : {}));
 } catch (error) {
   process.stderr.write(`chameleon backend: ${error instanceof Error ? error.message : error}\n`);
   process.exit(1);

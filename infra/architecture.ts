@@ -83,7 +83,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/command-line.ts": ["commander"],
   "gpu-backend/main.ts": ["@hono/node-server", "commander"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
-  "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
+  "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
   infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 

@@ -24,6 +24,7 @@ const forUsers = {
 const forDevelopers = {
   test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
   check: ["check style and types", "infra/check.ts"],
+  build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
   corpora: ["write text of Debian's packages to train on", "gpu-backend/training/corpus/debian.ts"],
   fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],

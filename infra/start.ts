@@ -14,7 +14,6 @@ import { writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { bucketCopy, publishedManifest } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
-import { stageDocs } from "./stage-docs.ts";
 
 const mostBackends = 16;
 const program = createCommand(
@@ -43,6 +42,7 @@ What the backend reads besides is in gpu-backend/config.ts.`,
   );
 
 const root = path.dirname(import.meta.dirname);
+const isCheckout = import.meta.filename.endsWith(".ts");
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 async function start(count: number, json: boolean): Promise<void> {
@@ -55,12 +55,12 @@ async function start(count: number, json: boolean): Promise<void> {
   ]);
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
-  await stageDocs();
+  // A package holds them.
+  if (isCheckout) await (await import("./stage-docs.ts")).stageDocs();
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const { backends, ended } = await startBackends(
-    root,
     backendPorts,
     {
       BACKEND_SECRETS: secrets,

@@ -1,5 +1,6 @@
 /** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
 import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
 import { collected as collect, count, createCommand, Interrupted, positive, runCommand } from "../command-line.ts";
 import { writeAtomically } from "./atomic-file.ts";
@@ -19,7 +20,8 @@ import { type CalibrationOptions, mostCentroids, recalibrate, train } from "./tr
 
 const progress = createProgress(process.stderr, () => performance.now());
 
-const embeddedModel = "gpu-backend/models/chameleon-mini";
+const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
+const isCheckout = import.meta.filename.endsWith(".ts");
 const hyperNetworkHidden = 32;
 const embeddingDimensions = 64;
 
@@ -61,6 +63,8 @@ interface CommonFlags {
 }
 
 async function commonOptions(flags: CommonFlags) {
+  if (!flags.corpus && !isCheckout)
+    throw new Error("name the text with --corpus; only a checkout has corpora of its own");
   const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await defaultCorpora(progress));
   const { rank, biases, steps, learningRate, threads } = flags;
   return {

@@ -246,7 +246,7 @@ function versions(): Record<string, string> {
     node: process.versions.node,
     [root.name]: root.version,
     "onnxruntime-node": root.dependencies["onnxruntime-node"],
-    "@huggingface/transformers": root.devDependencies["@huggingface/transformers"],
+    "@huggingface/transformers": root.devDependencies?.["@huggingface/transformers"] ?? null,
     ...pinsOf(llamaFolder),
   };
 }

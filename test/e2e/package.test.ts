@@ -1,0 +1,83 @@
+/** The npm package as a stranger meets it: packed, installed in an empty folder, started, asked. */
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+
+const root = path.join(import.meta.dirname, "../..");
+const run = promisify(execFile);
+
+/** Without what npm told the test run, our configuration among it, and without the Node and the programs of our packages. */
+const env: NodeJS.ProcessEnv = {
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_|^NODE_ENV$/i.test(name))),
+  PATH: process.env
+    .PATH!.split(path.delimiter)
+    .filter((folder) => !folder.startsWith(path.join(root, "node_modules")))
+    .join(path.delimiter),
+  // An older npm runs install scripts by itself; this one's would download CUDA.
+  ONNXRUNTIME_NODE_INSTALL: "skip",
+};
+
+let folder: string;
+let tarball: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
+  const startedMs = performance.now();
+  await run("npm", ["pack", "--pack-destination", folder], { cwd: root, env });
+  [tarball] = await readdir(folder);
+  await writeFile(path.join(folder, "package.json"), "{}");
+  const packedMs = performance.now();
+  await run("npm", ["install", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`], { cwd: folder, env });
+  const seconds = [packedMs - startedMs, performance.now() - packedMs].map((ms) => (ms / 1000).toFixed(0));
+  console.log(`packed in ${seconds[0]} s, installed in ${seconds[1]} s`);
+}, 300_000);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+const chameleon = (...args: string[]) => run("npx", ["--no-install", "chameleon", ...args], { cwd: folder, env });
+
+test("answers a completion, and its own commands find it", async () => {
+  const child = spawn("npx", ["--no-install", "chameleon", "start", "--json"], {
+    cwd: folder,
+    env: { ...env, EDGE_PORT: "0", BACKEND_PORT: "0" },
+    stdio: ["ignore", "pipe", "inherit"],
+    detached: true,
+  });
+  const ended = once(child, "close");
+  onTestFinished(async () => {
+    process.kill(-child.pid!, "SIGTERM");
+    await ended;
+  });
+  const [line] = await once(createInterface({ input: child.stdout }), "line");
+  const { edge, key } = JSON.parse(line);
+  const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+  const body = JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 4, temperature: 0 });
+  const response = await fetch(`${edge}/v1/completions`, { method: "POST", headers, body });
+  expect(await response.json()).toMatchObject({ model: "gpt2:auto", usage: { completion_tokens: 4 } });
+  for (const page of ["/", "/docs", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
+
+  const text = "Tom has 5 apples and buys 3 more, so he has 5+3=<<5+3=8>>8 apples.\n";
+  await writeFile(path.join(folder, "text.txt"), text.repeat(4));
+  const { stdout } = await chameleon("score", "text.txt", "--json");
+  const { base, mixture } = JSON.parse(stdout);
+  console.log(`base ${base.perplexity.toFixed(1)}, mixture ${mixture.perplexity.toFixed(1)}`);
+  expect(mixture.nats).toBeLessThan(base.nats);
+});
+
+test("its commands work without a checkout, and those of developers are not there", async () => {
+  expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
+  expect((await chameleon("publish", "--list")).stderr).toBe("nothing was published yet\n");
+  await expect(chameleon("check")).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining("no command") });
+  await expect(chameleon("train")).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/^chameleon train: name the text with --corpus[^\n]*\n$/),
+  });
+});
+
+test("is ready to be published", async () => {
+  const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${tarball}`], { cwd: folder, env });
+  expect(stdout + stderr).toContain("chameleon-edge");
+});
