@@ -76,6 +76,7 @@ const mayImport: Record<string, string[]> = {
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["cloudflare:", "hono", "zod"],
+  "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
   "gpu-backend/engine": ["aws4fetch"],

@@ -1,7 +1,7 @@
 /** The npm package as a stranger meets it: packed, installed in an empty folder, started, asked. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -75,6 +75,25 @@ test("its commands work without a checkout, and those of developers are not ther
     code: 1,
     stderr: expect.stringMatching(/^chameleon train: name the text with --corpus[^\n]*\n$/),
   });
+});
+
+/** With the `openai` SDK beside it, as its users have. */
+test("types the client", async () => {
+  await symlink(path.join(root, "node_modules/openai"), path.join(folder, "node_modules/openai"));
+  const source = `
+    import "chameleon-edge/client";
+    import { chameleonOptions } from "chameleon-edge/client/ai-sdk";
+    import type OpenAI from "openai";
+    export const mode = (completion: OpenAI.Completion): string | undefined => completion.chameleon?.mode;
+    // @ts-expect-error -- an adapter is no number
+    export const options = chameleonOptions({ adapter: 3 });
+    console.log(JSON.stringify(options));`;
+  await writeFile(path.join(folder, "client.mts"), source);
+  const tsc = path.join(root, "node_modules/typescript/bin/tsc");
+  const strict = ["--strict", "--module", "nodenext", "--target", "es2025", "--skipLibCheck", "client.mts"];
+  await run(process.execPath, [tsc, ...strict], { cwd: folder });
+  const { stdout } = await run(process.execPath, ["client.mjs"], { cwd: folder });
+  expect(stdout).toBe('{"chameleon":{"chameleon":{"adapter":3}}}\n');
 });
 
 test("is ready to be published", async () => {
