@@ -16,8 +16,8 @@ import { type Artifacts, loadOnce } from "./artifacts.ts";
 export const artifactLimits = {
   /** How old the last look at the pointer may be; the next request has it looked at again, and waits for nothing. */
   refreshMs: 3000,
-  /** After so long without a request, backends may have let go of what is served here: then it waits for the look. */
-  staleMs: 60_000,
+  /** After so long without a request another set may be published since: then a request waits for the look. */
+  staleMs: 10_000,
   /** So long at most. */
   patienceMs: 2000,
   /** A set that was refused is not read again until then; the bucket may have been mended. */
