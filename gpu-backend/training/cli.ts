@@ -220,6 +220,8 @@ const evalCommand = withTrainingOptions(
     };
     if (flags.quick) Object.assign(options, quick);
     const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
+    // The report says so before any number.
+    Object.assign(result.options, { quick: flags.quick });
     await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
     if (result.results.length > 0) console.log(`${summaryTable(result)}\n\n${formatTable(result)}`);
     if (result.paper) console.log(paperTable(result.paper));

@@ -214,6 +214,8 @@ test("of little text few centroids are made, none is served unmeasured, and traf
   const { verdict, centroids: shift } = driftOf(live, forced.training!.assignments!, 500);
   console.log(`index ${shift?.psi.toFixed(3)}, chance ${shift?.chance.toFixed(3)}`);
   expect(verdict).toBe("fine");
+  // Held-out documents alone as the reference: 0.25.
+  expect(shift!.psi).toBeLessThan(0.1);
 });
 
 describe("evaluation", () => {
