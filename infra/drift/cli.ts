@@ -3,10 +3,12 @@
  * The verdict goes to stdout and into the exit code, all else to stderr.
  */
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { count, createCommand, httpUrl, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
+import { objectName } from "../../shared/artifacts/bucket.ts";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readSecrets, signatureHeader, signingKey } from "../../shared/contracts/call-signature.ts";
 import { type AssignmentReport, assignmentReportSchema } from "../../shared/contracts/inference.ts";
@@ -14,6 +16,7 @@ import { emptyProfile } from "../../shared/math/assignment-profile.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
+import { bucketCopy } from "../publish/local-store.ts";
 import { writeWhole } from "../write-whole.ts";
 import { added, type DriftResult, driftOf } from "./drift.ts";
 import { verdictText } from "./report.ts";
@@ -62,12 +65,15 @@ async function run(options: Options): Promise<DriftResult> {
   const backends = options.backend ?? local?.backends;
   if (!backends) throw new Error("no local start is running; name the backends with --backend");
   const modelDirectory = local?.modelDirectory ?? readConfig().modelDirectory;
+  const reports = await askAll(backends, process.env.BACKEND_SECRETS || local?.backendSecrets);
+  const published = path.join(bucketCopy(stateFolder()), objectName(reports[0].manifestHash));
+  // What was published to a local start comes before the model's own.
+  const isPublished = local !== null && !options.manifest && existsSync(published);
   const folder = options.manifest ?? path.join(modelDirectory, "artifacts");
-  const { manifest, manifestHash } = await readManifest(folder);
+  const { manifest, manifestHash } = await readManifest(isPublished ? published : path.join(folder, manifestFile));
   const reference = manifest.training?.assignments;
   if (!reference)
     throw new Error(`${folder}: this manifest does not say how training text fell on centroids; train again`);
-  const reports = await askAll(backends, process.env.BACKEND_SECRETS || local?.backendSecrets);
   const other = reports.find((report) => report.manifestHash !== manifestHash);
   if (other) throw new Error(`a backend serves the manifest ${other.manifestHash}, ${folder} holds ${manifestHash}`);
   const live = options.state ? await foldedInto(options.state, reports, options.days) : sumOf(reports, manifest);
@@ -79,8 +85,8 @@ async function run(options: Options): Promise<DriftResult> {
   return result;
 }
 
-async function readManifest(folder: string): Promise<{ manifest: Manifest; manifestHash: string }> {
-  const bytes = await readFile(path.join(folder, manifestFile));
+async function readManifest(file: string): Promise<{ manifest: Manifest; manifestHash: string }> {
+  const bytes = await readFile(file);
   return { manifest: parseManifest(bytes.toString("utf8")), manifestHash: await sha256Hex(new Uint8Array(bytes)) };
 }
 
