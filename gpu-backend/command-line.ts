@@ -51,6 +51,8 @@ function inOneSentence(text: string): string {
 function fail(command: Command, error: unknown): never {
   const message = error instanceof Error ? error.message : String(error);
   process.stderr.write(`${command.name()}: ${message}\n`);
+  // An action may check its arguments, too.
+  if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
   process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
 }
 

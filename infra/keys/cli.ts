@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { idPattern } from "../../shared/contracts/inference.ts";
 import {
@@ -188,12 +188,13 @@ function now(): Date {
 }
 
 function checkedTenant(tenant: string): string {
-  if (!idPattern.test(tenant)) throw new Error(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
+  if (!idPattern.test(tenant))
+    throw new InvalidArgumentError(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
   return tenant;
 }
 
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
-    throw new Error("a key is named by its id, 16 hex digits, as `npm run keys -- list` has it");
+    throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `npm run keys -- list` has it");
   return id;
 }
