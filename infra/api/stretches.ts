@@ -25,10 +25,10 @@ export function stretchesOf(text: string): string[] {
 
 /** Throws an Error for a text of one character: nothing is left to cut. */
 export function cutInTwo(stretch: string): [string, string] {
-  if (stretch.length < 2) throw new Error("the model's context holds not even one character");
   const middle = Math.ceil(stretch.length / 2);
   const end = wordEnd(stretch, middle);
-  const cut = end < stretch.length ? end : middle;
+  const cut = end < stretch.length ? end : characterEnd(stretch, middle);
+  if (cut >= stretch.length) throw new Error("the model's context holds not even one character");
   return [stretch.slice(0, cut), stretch.slice(cut)];
 }
 
@@ -36,9 +36,12 @@ export function cutInTwo(stretch: string): [string, string] {
 function wordEnd(text: string, position: number): number {
   if (position >= text.length) return text.length;
   const rest = text.slice(position, position + 100).search(/\s/);
-  const end = position + Math.max(0, rest);
-  // Never between the halves of a surrogate pair.
-  return /[\udc00-\udfff]/.test(text[end]) ? end + 1 : end;
+  return characterEnd(text, position + Math.max(0, rest));
+}
+
+/** Never between the halves of a surrogate pair. */
+function characterEnd(text: string, position: number): number {
+  return /[\udc00-\udfff]/.test(text[position]) ? position + 1 : position;
 }
 
 /** Weighed by tokens. */

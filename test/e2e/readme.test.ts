@@ -10,6 +10,7 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { outsideEnvironment } from "../support/outside.ts";
 import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -59,9 +60,7 @@ beforeAll(async () => {
   const [edgePort, backendPort] = await freePorts(2);
   edge = `http://127.0.0.1:${edgePort}`;
   await writeFile(path.join(clone, "chat.mjs"), here(blocksOf("js")[0]));
-  // npm tells the scripts that it runs where it is; a clone is elsewhere.
-  const outside = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)));
-  env = { ...outside, EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort) };
+  env = { ...outsideEnvironment(), EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort) };
 });
 afterAll(async () => {
   if (stack?.exitCode === null) {
