@@ -23,13 +23,15 @@ const commands = blocksOf("sh")
   .flatMap((block) => block.split("\n"))
   .map((line) => line.replace(/ {2,}#.*$/, ""));
 
+const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
+
 /** What a command is run as, where it would take minutes or install what is there. */
 const smaller: [command: string, instead: string][] = [
   ["npm test", "npm test -- --project unit test/unit/shared/sse.test.ts"],
   ["npm i --no-save openai && node chat.mjs", "node chat.mjs"],
   [
     "npm run train -- --corpus ./my-texts --out ./my-artifacts",
-    "npm run train -- --corpus ./my-texts --out ./my-artifacts --steps 30 --windows 200 --rank 16 --threads 1",
+    `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining}`,
   ],
 ];
 /** A bound on waiting, not a demand. */
@@ -103,8 +105,8 @@ async function runAll(lines: readonly string[]): Promise<{ command: string; outp
   const parts = output.split(new RegExp(`${marker} (\\d+)\n`));
   return lines.map((command, i) => ({
     command,
-    output: parts[3 * i] + parts[3 * i + 2],
-    code: Number(parts[3 * i + 1]),
+    output: parts[2 * i],
+    code: Number(parts[2 * i + 1]),
   }));
 }
 
@@ -141,4 +143,17 @@ describe.skipIf(
     expect(outputOf("my-artifacts --steps")).toMatch(/held-out perplexity [\d.]+ → [\d.]+, in \.\/my-artifacts/);
     expect(JSON.parse(outputOf("v1/usage"))).toMatchObject({ tenant: "acme" });
   }, 240_000);
+
+  test("the recipe of TRAINING.md makes a model folder that serves", async () => {
+    const training = await readFile(path.join(root, "gpu-backend/training/TRAINING.md"), "utf8");
+    const lines = training
+      .split("\n")
+      .map((line) => line.replace(/ {2,}#.*$/, ""))
+      .filter((line) => line.includes("my-model") && /^(cp|npm run) /.test(line));
+    expect(lines).toHaveLength(2);
+    const small = lines.map((line) => (line.startsWith("npm") ? `${line} ${smallTraining}` : line));
+    const ended = await runAll([...small, "npm run -s doctor -- --model my-model"]);
+    for (const { command, output, code } of ended) expect(code, `${command}\n${output}`).toBe(0);
+    expect(ended[2].output).toMatch(/artifacts 4 files match their hashes; \d centroids, 0 switched off/);
+  });
 });
