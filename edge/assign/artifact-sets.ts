@@ -16,7 +16,7 @@ import { type Artifacts, loadOnce } from "./artifacts.ts";
 export const artifactLimits = {
   /** How old the last look at the pointer may be; the next request has it looked at again, and waits for nothing. */
   refreshMs: 3000,
-  /** After so long without a request another set may be published since: then a request waits for the look. */
+  /** Longest time without a look after which a request is still served at once; an idle edge looks before it answers. */
   staleMs: 10_000,
   /** So long at most. */
   patienceMs: 2000,
