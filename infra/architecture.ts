@@ -13,6 +13,7 @@ const mayImport: Record<string, string[]> = {
   // Runs in browsers: it knows the API's types, and nothing of the Worker.
   "edge/page": ["shared"],
   "gpu-backend/bounded-file.ts": [],
+  "gpu-backend/command-line.ts": [],
   "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "shared"],
   "gpu-backend/kv": ["shared"],
   "gpu-backend/runtime": ["shared"],
@@ -24,10 +25,17 @@ const mayImport: Record<string, string[]> = {
     "shared",
   ],
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
-  "gpu-backend/training": ["gpu-backend/bounded-file.ts", "gpu-backend/adapters", "gpu-backend/runtime", "shared"],
+  "gpu-backend/training": [
+    "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/adapters",
+    "gpu-backend/runtime",
+    "shared",
+  ],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
     "gpu-backend/runtime",
@@ -41,13 +49,23 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/adapters",
     "gpu-backend/kv",
     "gpu-backend/runtime",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "shared",
   ],
-  infra: ["gpu-backend/config.ts", "shared"],
+  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "shared"],
+  // Checks by the code that serves.
+  "infra/doctor": [
+    "infra",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/config.ts",
+    "gpu-backend/engine/artifacts.ts",
+    "gpu-backend/runtime/device-probe.ts",
+  ],
   // Refuses what would be refused later, by the same code.
   "infra/publish": [
     "infra",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/bounded-file.ts",
     "edge/assign/artifacts.ts",
@@ -60,13 +78,15 @@ const mayImport: Record<string, string[]> = {
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["cloudflare:", "hono", "zod"],
+  "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
   "gpu-backend/engine": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
-  "gpu-backend/main.ts": ["@hono/node-server"],
+  "gpu-backend/command-line.ts": ["commander"],
+  "gpu-backend/main.ts": ["@hono/node-server", "commander"],
   "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
-  "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
+  "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
   infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 

@@ -1,6 +1,8 @@
 /** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
 import { availableParallelism } from "node:os";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
+import { collected as collect, count, createCommand, Interrupted, positive, runCommand } from "../command-line.ts";
 import { writeAtomically } from "./atomic-file.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
@@ -11,41 +13,34 @@ import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
 import { knownDomains } from "./evaluation/known-domains.ts";
 import { coreMethods, trainedMethods } from "./evaluation/methods.ts";
 import { createProgress } from "./progress.ts";
+import { centroidLines } from "./report/centroid-lines.ts";
 import { report } from "./report/report.ts";
-import { formatTable, gainText, paperTable, summaryTable } from "./report/tables.ts";
-import { type CalibrationOptions, recalibrate, train } from "./train.ts";
+import { formatTable, paperTable, summaryTable } from "./report/tables.ts";
+import { type CalibrationOptions, mostCentroids, recalibrate, train } from "./train.ts";
 
-const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
 const progress = createProgress(process.stderr, () => performance.now());
 
-const embeddedModel = "gpu-backend/models/chameleon-mini";
+const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
+const isCheckout = import.meta.filename.endsWith(".ts");
 const hyperNetworkHidden = 32;
 const embeddingDimensions = 64;
 
 /** Ctrl-C: finish the step, save, end. A second one ends at once. */
 const interruption = new AbortController();
-process.once("SIGINT", () => interruption.abort(new Interrupted()));
-process.once("SIGTERM", () => interruption.abort(new Interrupted()));
-class Interrupted extends Error {}
-
-const collect = (value: string, previous: string[] = []) => [...previous, value];
-const count = (value: string) => {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError("must be a whole number of 1 or more");
-  return number;
-};
-const positive = (value: string) => {
-  const number = Number(value);
-  if (!(number > 0)) throw new InvalidArgumentError("must be a number above 0");
-  return number;
-};
+for (const name of ["SIGINT", "SIGTERM"] as const) {
+  process.once(name, () => interruption.abort(new Interrupted("interrupted; the same command goes on from here")));
+}
 
 /** What both commands take. */
 function withTrainingOptions(command: Command): Command {
   return command
     .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
     .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
-    .option("--centroids <n>", "clusters of text, K", count, 16)
+    .option(
+      "--centroids <n>",
+      `clusters of text, K (default: ${mostCentroids}; train takes fewer of little text)`,
+      count,
+    )
     .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
     .option("--biases <n>", "bias directions of the bank, M", count, 8)
     .option("--steps <n>", "optimiser steps", count, 400)
@@ -58,7 +53,7 @@ function withTrainingOptions(command: Command): Command {
 interface CommonFlags {
   model: string;
   corpus?: string[];
-  centroids: number;
+  centroids?: number;
   rank: number;
   biases: number;
   steps: number;
@@ -68,12 +63,14 @@ interface CommonFlags {
 }
 
 async function commonOptions(flags: CommonFlags) {
+  if (!flags.corpus && !isCheckout)
+    throw new Error("name the text with --corpus; only a checkout has corpora of its own");
   const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await defaultCorpora(progress));
   const { rank, biases, steps, learningRate, threads } = flags;
   return {
     modelDirectory: flags.model,
     corpora,
-    clusters: flags.centroids,
+    clusters: flags.centroids ?? mostCentroids,
     hidden: hyperNetworkHidden,
     dimensions: embeddingDimensions,
     trainWindows: flags.windows,
@@ -81,8 +78,11 @@ async function commonOptions(flags: CommonFlags) {
   };
 }
 
-withTrainingOptions(program.command("train"))
-  .description("train adapters on text and write the artifacts that edge and backend serve")
+const trainCommand = withTrainingOptions(
+  createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
+    "chameleon train --corpus ./my-texts --out ./my-artifacts",
+  ]),
+)
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
@@ -103,13 +103,15 @@ withTrainingOptions(program.command("train"))
     "--calibrate-only <folder>",
     "train nothing that is served: calibrate the artifacts of a folder on the corpora they were made of",
   )
+  .option("--json", "print what was trained as JSON")
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: CommonFlags & TrainFlags) => {
     const common = await commonOptions(flags);
     for (const entry of flags.licence) nameLicence(common.corpora, entry);
     const { seed, keepCache, head: headFormat, heldOut: heldOutWindows, out: outDirectory } = flags;
     const calibration = calibrationOptions(common.corpora, flags);
-    const options = { ...common, outDirectory, heldOutWindows, headFormat, seed, keepCache, calibration };
+    const clusters = flags.centroids ?? null;
+    const options = { ...common, clusters, outDirectory, heldOutWindows, headFormat, seed, keepCache, calibration };
     if (flags.calibrateOnly !== undefined) {
       if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
       const { calibrated } = await recalibrate(
@@ -122,10 +124,12 @@ withTrainingOptions(program.command("train"))
       return;
     }
     const { manifest, calibrated } = await train(options, progress, interruption.signal);
-    for (const { id, label, size, scale, gain } of manifest.centroids) {
-      const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
-      console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
+    if (flags.json) {
+      const { centroids, training, evidence } = manifest;
+      console.log(JSON.stringify({ artifacts: flags.out, centroids, training, evidence }));
+      return;
     }
+    for (const line of centroidLines(manifest.centroids)) console.log(line);
     if (calibrated) console.log(calibrationTable(calibrated));
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
@@ -157,6 +161,7 @@ interface TrainFlags {
   heldOut: number;
   head: HeadFormat;
   keepCache: boolean;
+  json?: boolean;
   calibrate: boolean;
   calibrateOnly?: string;
   family: string[];
@@ -171,8 +176,13 @@ function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   source.licence = licence ?? null;
 }
 
-withTrainingOptions(program.command("eval"))
-  .description("compare the methods on held-out documents: base, static adapters, the paper's, experts, gated bank")
+const evalCommand = withTrainingOptions(
+  createCommand(
+    "eval",
+    "Compare the methods on held-out documents: base, static adapters, the paper's, experts, gated bank",
+    ["chameleon eval --corpus ./my-texts --quick"],
+  ),
+)
   .option("--unseen <[name=]path>", "corpus that is only measured on; repeatable", collect, [])
   .option(
     "--known <name>",
@@ -210,6 +220,8 @@ withTrainingOptions(program.command("eval"))
     };
     if (flags.quick) Object.assign(options, quick);
     const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
+    // The report says so before any number.
+    Object.assign(result.options, { quick: flags.quick });
     await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
     if (result.results.length > 0) console.log(`${summaryTable(result)}\n\n${formatTable(result)}`);
     if (result.paper) console.log(paperTable(result.paper));
@@ -235,25 +247,20 @@ interface EvaluateFlags {
   quick: boolean;
 }
 
-program
-  .command("report")
-  .description("draw a result of eval: report.html, which needs no network, and report.md")
+const reportCommand = createCommand(
+  "report",
+  "Draw a result of eval: report.html, which needs no network, and report.md",
+  ["chameleon report --out ./my-report"],
+)
   .option("--eval <file>", "what eval wrote", ".cache/evaluation/result.json")
   .option("--out <folder>", "where the report goes", ".cache/evaluation/report")
-  .action(async (flags: { eval: string; out: string }) => {
-    const { html, markdown } = await report(flags.eval, flags.out);
-    console.log(`${html}\n${markdown}`);
+  .option("--json", "print the files' names as JSON")
+  .action(async (flags: { eval: string; out: string; json?: boolean }) => {
+    const files = await report(flags.eval, flags.out);
+    console.log(flags.json ? JSON.stringify(files) : `${files.html}\n${files.markdown}`);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  progress.end();
-  if (error instanceof Interrupted) {
-    console.error("interrupted; the same command goes on from here");
-    process.exitCode = 130;
-  } else {
-    console.error(`error: ${error instanceof Error ? error.message : error}`);
-    process.exitCode = 1;
-  }
-}
+const commands: Record<string, Command> = { train: trainCommand, eval: evalCommand, report: reportCommand };
+const [name] = process.argv.splice(2, 1);
+process.once("exit", () => progress.end());
+await runCommand(commands[name]);

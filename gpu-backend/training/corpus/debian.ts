@@ -9,6 +9,7 @@ import { glob, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { promisify } from "node:util";
 import { gunzipSync } from "node:zlib";
+import { createCommand, runCommand } from "../../command-line.ts";
 import { type Document, sectionsOf } from "./documents.ts";
 import { withoutBoilerplate } from "./pages.ts";
 
@@ -101,14 +102,20 @@ async function eachOf<T, U>(items: readonly T[], map: (item: T) => Promise<U>): 
   return results;
 }
 
-const [out] = process.argv.slice(2);
-if (!out) throw new Error("usage: npm run corpora -- FOLDER");
-for (const [corpus, documentsOf] of Object.entries(corpora)) {
-  const documents = (await documentsOf()).filter(({ text }) => text.length >= minimumCharacters);
-  await mkdir(join(out, corpus), { recursive: true });
-  for (const [i, { text }] of documents.entries()) {
-    await writeFile(join(out, corpus, `${String(i).padStart(4, "0")}.txt`), text);
+async function writeCorpora(out: string): Promise<void> {
+  for (const [corpus, documentsOf] of Object.entries(corpora)) {
+    const documents = (await documentsOf()).filter(({ text }) => text.length >= minimumCharacters);
+    await mkdir(join(out, corpus), { recursive: true });
+    for (const [i, { text }] of documents.entries()) {
+      await writeFile(join(out, corpus, `${String(i).padStart(4, "0")}.txt`), text);
+    }
+    const characters = documents.reduce((sum, { text }) => sum + text.length, 0);
+    console.log(`${corpus}: ${documents.length} documents, ${characters} characters`);
   }
-  const characters = documents.reduce((sum, { text }) => sum + text.length, 0);
-  console.log(`${corpus}: ${documents.length} documents, ${characters} characters`);
 }
+
+await runCommand(
+  createCommand("corpora", "Write text of Debian's packages as corpora to train on", ["chameleon corpora ./corpora"])
+    .argument("<folder>", "where the corpora go, a folder each")
+    .action(writeCorpora),
+);

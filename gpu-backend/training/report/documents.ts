@@ -2,7 +2,7 @@
 import { trainedMethods } from "../evaluation/methods.ts";
 import type { EvaluationResult } from "../evaluation/result.ts";
 import type { Plot } from "./plots.ts";
-import { findings, whyTheyDisagree } from "./prose.ts";
+import { findings, warnings, whyTheyDisagree } from "./prose.ts";
 import { controlsTable, domainTable, formatTable, methodNames, paperTable, summaryTable, textTable } from "./tables.ts";
 
 export interface DrawnPlot extends Plot {
@@ -58,7 +58,9 @@ export function markdownReport(result: EvaluationResult, plots: readonly DrawnPl
 function sectionsOf(result: EvaluationResult, plots: readonly DrawnPlot[]): Section[] {
   const sections: Section[] = [];
   const bullets = findings(result);
-  if (bullets.length > 0) sections.push({ title: "What it comes to", bullets, table: summaryTable(result) });
+  const paragraphs = warnings(result);
+  if (bullets.length > 0)
+    sections.push({ title: "What it comes to", paragraphs, bullets, table: summaryTable(result) });
   for (const plot of plots) {
     sections.push({ title: plot.title, plot, ...(plot.id === "domains" && { table: domainTable(result) }) });
   }
@@ -74,8 +76,8 @@ function sectionsOf(result: EvaluationResult, plots: readonly DrawnPlot[]): Sect
   return sections;
 }
 
-function titleOf({ model }: EvaluationResult): string {
-  return `${model.name}: what generated adapters gain`;
+function titleOf({ model, options }: EvaluationResult): string {
+  return `${model.name}: what generated adapters gain${options.quick === true ? " (quick run)" : ""}`;
 }
 
 function settingsOf({ model, options, summary, seconds }: EvaluationResult): string {
@@ -109,6 +111,6 @@ h1{font-size:26px}h2{font-size:19px;margin:40px 0 10px}
 p,li{max-width:76ch}
 figure{margin:12px 0}figure svg{max-width:100%;height:auto}figcaption{color:#4b5563;font-size:14px;max-width:76ch}
 .table{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{padding:5px 10px;border-bottom:1px solid #e5e7eb;text-align:right;white-space:nowrap}
+th,td{padding:5px 8px;border-bottom:1px solid #e5e7eb;text-align:right}
 th:first-child,td:first-child{text-align:left}th{font-weight:600;background:#f9fafb;white-space:normal;vertical-align:bottom}
 `;

@@ -1,4 +1,5 @@
 /** What each plot of the report shows, as Vega-Lite specifications. Not here: drawing them (draw.ts). */
+import { isDeepStrictEqual } from "node:util";
 import type { TopLevelSpec } from "vega-lite";
 import type { Gain } from "../bank/gain.ts";
 import { methods } from "../evaluation/methods.ts";
@@ -22,7 +23,9 @@ const nats = "gain, nats a token";
 export function plotsOf(result: EvaluationResult): Plot[] {
   const plots: Plot[] = [];
   if (result.results.length > 0) {
-    plots.push(perplexities(result), byDomain(result), byCentroid(result), map(result));
+    plots.push(perplexities(result), byDomain(result));
+    // One centroid has the gain of the one domain, and no map.
+    if (result.centroids.length > 1) plots.push(byCentroid(result), map(result));
     if (result.prefixLengths.length > 0) plots.push(byPrefix(result));
     plots.push(curves(result));
   }
@@ -97,7 +100,7 @@ function gainDots(
     sort: [...kinds],
     title: null,
     scale: { domain: [...kinds], range: [colours.bank, colours.fixed, colours.base].slice(0, kinds.length) },
-    legend: { orient: "top" },
+    legend: { orient: "top", offset: 12 },
   } as const;
   return {
     width: width - 60,
@@ -122,7 +125,9 @@ function gainDots(
 }
 
 function byDomain({ gains, domains }: EvaluationResult): Plot {
-  const kinds = ["over the base", "over static LoRA of equal size", "as shipped, over the base"];
+  // At full strength everywhere, what is shipped is the bank itself.
+  const isWeaker = gains.some(({ overBase, shippedOverBase }) => !isDeepStrictEqual(overBase, shippedOverBase));
+  const kinds = ["over the base", "over static LoRA of equal size", ...(isWeaker ? ["as shipped, over the base"] : [])];
   const nameOf = (domain: string) => {
     const { known, unseen } = domains.find(({ name }) => name === domain)!;
     return `${domain}${known ? " (base's own)" : ""}${unseen ? " (not trained on)" : ""}`;
@@ -130,7 +135,7 @@ function byDomain({ gains, domains }: EvaluationResult): Plot {
   const values = gains.flatMap(({ domain, overBase, overStatic, shippedOverBase }) => [
     { name: nameOf(domain), of: kinds[0], ...intervalOf(overBase) },
     { name: nameOf(domain), of: kinds[1], ...intervalOf(overStatic) },
-    { name: nameOf(domain), of: kinds[2], ...intervalOf(shippedOverBase) },
+    ...(isWeaker ? [{ name: nameOf(domain), of: kinds[2], ...intervalOf(shippedOverBase) }] : []),
   ]);
   return {
     id: "domains",
@@ -172,7 +177,10 @@ function map({ centroids, documents }: EvaluationResult): Plot {
     x,
     y,
   }));
-  const axis = { title: null, axis: { labels: false, ticks: false, grid: false } } as const;
+  // Room beside the outermost centroids for their labels.
+  const axis = { title: null, axis: { labels: false, ticks: false, grid: false }, scale: { padding: 60 } } as const;
+  // Below: beside the plot it would lie over the labels at its edge.
+  const legend = { orient: "bottom", columns: 4, symbolOpacity: 1 } as const;
   return {
     id: "map",
     title: "Map of the centroids",
@@ -189,7 +197,7 @@ function map({ centroids, documents }: EvaluationResult): Plot {
           encoding: {
             x: { field: "x", type: "quantitative", ...axis },
             y: { field: "y", type: "quantitative", ...axis },
-            color: { field: "domain", type: "nominal", scale: { scheme: "tableau20" }, title: "domain" },
+            color: { field: "domain", type: "nominal", scale: { scheme: "tableau20" }, title: null, legend },
           },
         },
         {

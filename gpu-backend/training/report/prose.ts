@@ -1,8 +1,21 @@
 /** What the report says in words: every number in it is computed from the result. */
+import { isDeepStrictEqual } from "node:util";
 import type { EvaluationResult } from "../evaluation/result.ts";
 import { gainText, perplexityOn } from "./tables.ts";
 
 const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
+const signedPercent = (share: number) => `${share < 0 ? "−" : "+"}${percent(Math.abs(share))}`;
+
+/** What a reader must know before the numbers; empty for a run of full length. */
+export function warnings({ options }: EvaluationResult): string[] {
+  if (options.quick !== true) return [];
+  return ["A quick run (--quick): little text and few steps, to see that all works. Its numbers are no result."];
+}
+
+/** Whether the centroid with most text is the one that gains most: then two controls are one. */
+export function isOneControl({ controls }: EvaluationResult): boolean {
+  return isDeepStrictEqual(controls?.withoutBestCluster, controls?.withoutLargestCluster);
+}
 
 /** The claims, one a line, as the numbers bear them out or not. */
 export function findings(result: EvaluationResult): string[] {
@@ -11,21 +24,31 @@ export function findings(result: EvaluationResult): string[] {
   const bank = summary["gated-bank"];
   const shipped = summary["gated-bank-shipped"];
   if (!base || !bank || !shipped || !overStatic || !controls) return [];
-  const change = (of: number | null, from: number | null) =>
-    of === null || from === null ? "–" : `${of > from ? "+" : "−"}${percent(Math.abs(of / from - 1))}`;
+  const change = (of: number, from: number) => signedPercent(of / from - 1);
+  /** Only of domains that there are. */
+  const onDomains = (which: string, from: number | null, of: number | null, asShipped: number | null) => {
+    if (from === null || asShipped === null) return [];
+    const strength = of === null ? "" : `${change(of, from)}; `;
+    return [`${which}: ${strength}as shipped ${change(asShipped, from)}.`];
+  };
   const worst = worstKnown(result);
+  const seeds = (options.seeds as number[]).length;
   const { wrongCentroid, constantInput, withoutBestCluster, withoutLargestCluster } = controls;
   return [
     `Gated bank over the base: perplexity ${base.ppl.toFixed(2)} → ${bank.ppl.toFixed(2)} (${change(bank.ppl, base.ppl)}); as shipped ${shipped.ppl.toFixed(2)} (${change(shipped.ppl, base.ppl)}).`,
-    `On domains that the base never saw: ${change(bank.pplNew, base.pplNew)}; as shipped ${change(shipped.pplNew, base.pplNew)}. On the base's own: ${change(bank.pplKnown, base.pplKnown)}; as shipped ${change(shipped.pplKnown, base.pplKnown)}. On domains that no adapter was trained on: as shipped ${change(shipped.pplUnseen, base.pplUnseen)}.`,
+    ...onDomains("On domains that the base never saw", base.pplNew, bank.pplNew, shipped.pplNew),
+    ...onDomains("On the base's own domains", base.pplKnown, bank.pplKnown, shipped.pplKnown),
+    ...onDomains("On domains that no adapter was trained on", base.pplUnseen, null, shipped.pplUnseen),
     ...(worst
       ? [`Of the base's own domains ${worst.domain} fares worst as shipped: ${change(worst.shipped, worst.base)}.`]
       : []),
-    `Gated bank over a static LoRA of equal size: ${gainText(overStatic)} nats a token (perplexity −${percent(1 - Math.exp(-overStatic.nats))})${overStatic.ci95[0] > 0 ? "" : "; the interval does not exclude zero"}.`,
+    `Gated bank over a static LoRA of equal size: ${gainText(overStatic)} nats a token (perplexity ${signedPercent(Math.exp(-overStatic.nats) - 1)})${overStatic.ci95[0] > 0 ? "" : "; the interval does not exclude zero"}.`,
     `The adapter of another centroid, drawn anew for each window, keeps ${percent(wrongCentroid.kept)} of the gain over the base.`,
     `A hyper-network that is told nothing of the text, over static LoRA: ${gainText(constantInput.overStatic)} nats.`,
-    `Without the centroid with most text, the bank is ahead of static LoRA by ${gainText(withoutLargestCluster.overStatic)}; without the one that gains most, by ${gainText(withoutBestCluster.overStatic)}.`,
-    `${(options.seeds as number[]).length} training seeds, one split of documents; intervals are 95%, from a bootstrap over documents.`,
+    isOneControl(result)
+      ? `Without the centroid with most text, which also gains most, the bank gains ${gainText(withoutLargestCluster.overStatic)} over static LoRA.`
+      : `Without the centroid with most text, the bank gains ${gainText(withoutLargestCluster.overStatic)} over static LoRA; without the one that gains most, ${gainText(withoutBestCluster.overStatic)}.`,
+    `${seeds === 1 ? "One training seed" : `${seeds} training seeds`}, one split of documents; intervals are 95%, from a bootstrap over documents.`,
   ];
 }
 

@@ -1,4 +1,5 @@
 /** Tables of a result, in Markdown: for a terminal, a model card and the report. */
+import { isDeepStrictEqual } from "node:util";
 import type { Gain } from "../bank/gain.ts";
 import { type Method, methods } from "../evaluation/methods.ts";
 import type { EvaluationResult, PaperResult } from "../evaluation/result.ts";
@@ -16,19 +17,22 @@ export const methodNames: Record<Method, string> = {
   "gated-bank-shipped": "gated bank as shipped",
 };
 
-/** A row a method: perplexity with its interval, on the base's own domains, on others, on domains not trained on. */
+/** A row a method: perplexity with its interval, and apart by the kinds of domains that there are. */
 export function summaryTable({ summary }: EvaluationResult): string {
-  const columns = ["method", "trainable", "perplexity (95% CI)", "known", "new", "unseen", "gain over base, nats"];
+  const kinds = (["pplKnown", "pplNew", "pplUnseen"] as const).filter((kind) => summary.base?.[kind] != null);
+  const kindNames = { pplKnown: "known", pplNew: "new", pplUnseen: "unseen" };
+  const columns = ["method", "trainable", "perplexity (95% CI)", ...kinds.map((kind) => kindNames[kind])];
+  columns.push("gain over base, nats");
   const rows = methods.flatMap((method) => {
     const row = summary[method];
     if (!row) return [];
-    const { ppl, ci95, pplKnown, pplNew, pplUnseen, trainable, gain } = row;
+    const { ppl, ci95, trainable, gain } = row;
     return [
       [
         methodNames[method],
         trainable.toLocaleString("en"),
         `${ppl.toFixed(2)} [${ci95.map((x) => x.toFixed(2)).join(", ")}]`,
-        ...[pplKnown, pplNew, pplUnseen].map((x) => x?.toFixed(2) ?? "–"),
+        ...kinds.map((kind) => row[kind]?.toFixed(2) ?? "–"),
         gain ? gainText(gain) : "–",
       ],
     ];
@@ -69,7 +73,12 @@ export function controlsTable({ controls, overStatic, summary }: EvaluationResul
         "without the largest cluster",
         ...[withoutLargestCluster.overBase, withoutLargestCluster.overStatic].map(gainText),
       ],
-      ["without the best cluster", ...[withoutBestCluster.overBase, withoutBestCluster.overStatic].map(gainText)],
+      // Where the same cluster is both, one row says it.
+      ...(isDeepStrictEqual(withoutLargestCluster, withoutBestCluster)
+        ? []
+        : [
+            ["without the best cluster", ...[withoutBestCluster.overBase, withoutBestCluster.overStatic].map(gainText)],
+          ]),
     ],
   );
 }

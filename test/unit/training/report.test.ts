@@ -78,6 +78,35 @@ test("the page holds every plot and number, and asks for nothing from outside", 
   for (const { id } of plots) expect(markdown).toContain(`(${id}.svg)`);
 });
 
+test("says only what there is: no sentence with a hole, no column of dashes, no row or series twice", () => {
+  const noUnseen = structuredClone(result);
+  for (const row of Object.values(noUnseen.summary)) Object.assign(row!, { pplNew: null, pplUnseen: null });
+  noUnseen.controls!.withoutBestCluster = structuredClone(noUnseen.controls!.withoutLargestCluster);
+  noUnseen.overStatic = gain(-0.02);
+  for (const one of noUnseen.gains) one.shippedOverBase = one.overBase;
+  const markdown = markdownReport(noUnseen, []);
+  const prose = markdown.split("\n").filter((line) => line.startsWith("- "));
+  expect(prose.length).toBeGreaterThan(5);
+  expect(prose.filter((line) => /–|−-|\+-/.test(line))).toEqual([]);
+  expect(markdown).toContain("| method | trainable | perplexity (95% CI) | known | gain over base, nats |");
+  expect(markdown).toContain("(perplexity +2.0%)");
+  expect(markdown).toContain("which also gains most");
+  expect(markdown).not.toContain("| without the best cluster");
+  expect(JSON.stringify(plotsOf(noUnseen))).not.toContain("as shipped, over the base");
+  expect(JSON.stringify(plotsOf(result))).toContain("as shipped, over the base");
+});
+
+test("marks a quick run in the title and before the numbers", () => {
+  expect(markdownReport(result, [])).not.toMatch(/quick/i);
+  const quick = markdownReport({ ...result, options: { ...result.options, quick: true } }, []);
+  expect(quick).toMatch(/^# .*\(quick run\)\n\n## What it comes to\n\nA quick run /);
+});
+
+test("of one centroid there is no panel that repeats its domain's, and no map", () => {
+  const one = { ...result, centroids: result.centroids.slice(0, 1) };
+  expect(plotsOf(one).map(({ id }) => id)).toEqual(["perplexity", "domains", "prefixes", "curves"]);
+});
+
 test("a perplexity and its interval are drawn where the scale says", async () => {
   const { spec } = plotsOf(result).find(({ id }) => id === "perplexity")!;
   const svg = await drawSvg(spec);
