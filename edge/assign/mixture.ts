@@ -64,10 +64,9 @@ export function automaticMixture(
   const most = hyperNetwork.kind === "full" ? 1 : calibration.adapters;
   const experts = nearest.filter(({ isOff }) => !isOff).slice(0, most);
   const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence));
-  const mass = experts.length > 0 ? 1 - basePrior : 0;
   const similarities = experts.map(({ similarity }) => similarity);
-  const priors = priorsOf(similarities, mass, calibration);
-  const request = { base: 1 - mass, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
+  const [base, ...priors] = priorsOf(similarities, basePrior, calibration);
+  const request = { base, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
   return { mode: "evidence", experts, request };
 }
 

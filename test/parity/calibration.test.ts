@@ -39,7 +39,12 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
   const shape = bankShape({ ...manifest.hyperNetwork, dimensions: manifest.embedding.dimensions });
   const names: ParameterName[] = ["w1", "b1", "w2", "b2", "a", "b"];
   const parameters: Parameters = new Map(names.map((name) => [name, toFloat32(tensorOf(tensors, name))]));
+  const rankedAfter = (promptTokens: number) =>
+    rankCentroids(promptEmbedding(tokenIds.slice(0, Math.min(64, promptTokens)), table), centroids);
+  // The nearest centroid is off, so others serve in its place.
   const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
+  const off = rankedAfter(64)[0].index;
+  scales[off] = 0;
   const trunk = await createTrunkRunner({ ...model, threads: 1 });
   const meter = await LossMeter.open(head, shape, 1);
   const trials = await trialsOf(
@@ -71,12 +76,15 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
     return last > 0 ? found.reduce((a, b) => a + b, 0) / masses.reduce((a, b) => a + b, 0) : 0;
   };
   let worst = 0;
-  for (const { promptTokens, similarities, evidence, continuation } of trials) {
-    const nearest = rankCentroids(promptEmbedding(tokenIds.slice(0, Math.min(64, promptTokens)), table), centroids);
-    expect(similarities).toEqual(nearest.slice(0, 3).map(({ similarity }) => similarity));
-    const gates = nearest
-      .slice(0, 3)
-      .map(({ index }) => gatesOf(network, centroids.vectors.subarray(index * P, (index + 1) * P), scales[index]));
+  expect(trials.at(-1)!.isNearestOff).toBe(true);
+  for (const { promptTokens, similarities, isNearestOff, evidence, continuation } of trials) {
+    const ranked = rankedAfter(promptTokens);
+    const nearest = ranked.filter(({ index }) => scales[index] > 0).slice(0, 3);
+    expect(similarities).toEqual(nearest.map(({ similarity }) => similarity));
+    expect(isNearestOff).toBe(scales[ranked[0].index] === 0);
+    const gates = nearest.map(({ index }) =>
+      gatesOf(network, centroids.vectors.subarray(index * P, (index + 1) * P), scales[index]),
+    );
     const positions = positionsOfEvidence(promptTokens);
     expect(evidence).toHaveLength(positions.length);
     expect(continuation).toHaveLength(Math.min(64, 96 - promptTokens));

@@ -1,10 +1,10 @@
 /**
- * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters of the prompt's nearest
- * centroids and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
+ * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters that the prompt would be
+ * served by and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
  * A mixture's gain depends on these numbers alone, so calibrations are compared without the model.
  * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
  */
-import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
+import { promptEmbedding, type RankedCentroid, rankCentroids } from "../../../shared/math/assignment.ts";
 import {
   defaultCalibration,
   pointerProbability,
@@ -35,8 +35,10 @@ export interface Trial {
   /** Index of its corpus. */
   corpus: number;
   promptTokens: number;
-  /** Of the nearest centroids, which are the adapters among the experts; the nearest first. */
+  /** Of the nearest centroids that are not off, whose adapters are among the experts; the nearest first. */
   similarities: number[];
+  /** The adapter of the nearest centroid of all is off, so the base serves in its place. */
+  isNearestOff: boolean;
   /** At `positionsOfEvidence` of the prompt. */
   evidence: Testimony[];
   /** Of the tokens after it. */
@@ -64,10 +66,13 @@ export async function trialsOf(
     .filter((promptTokens) => T - promptTokens >= fewestTokens)
     .map((promptTokens) => {
       const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), placed.table);
+      const ranked = rankCentroids(embedding, placed.centroids);
+      const isOff = ({ index }: RankedCentroid) => scales[index] === 0;
       const after = Math.min(continuationTokens, T - promptTokens);
       return {
         promptTokens,
-        nearest: rankCentroids(embedding, placed.centroids).slice(0, defaultCalibration.adapters),
+        isNearestOff: isOff(ranked[0]),
+        nearest: ranked.filter((centroid) => !isOff(centroid)).slice(0, defaultCalibration.adapters),
         evidence: positionsOfEvidence(promptTokens),
         continuation: Array.from({ length: after }, (_, i) => promptTokens - 1 + i),
       };
@@ -83,7 +88,7 @@ export async function trialsOf(
     expert === base ? new Float32Array(meter.gates) : adapters.gatesAt(expert, scales[expert]);
   await rows.measure({ tokenIds, hidden, D }, gatesOf, meter, adapters);
 
-  return cuts.map(({ promptTokens, nearest, evidence, continuation }) => {
+  return cuts.map(({ promptTokens, isNearestOff, nearest, evidence, continuation }) => {
     const experts = [base, ...nearest.map(({ index }) => index)];
     const testify = (position: number): Testimony => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
@@ -92,6 +97,7 @@ export async function trialsOf(
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
       similarities: nearest.map(({ similarity }) => similarity),
+      isNearestOff,
       evidence: evidence.map(testify),
       continuation: continuation.map(testify),
     };

@@ -11,7 +11,7 @@ import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { createProgress } from "../../../gpu-backend/training/progress.ts";
-import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
@@ -105,6 +105,7 @@ const calibration = manifest.evidence ?? defaultCalibration;
 const placement: Placement = {
   ...readEdgeTable(readTensorFile(edgeTable)),
   ids: manifest.centroids.map(({ id }) => id),
+  isOff: manifest.centroids.map(isAutoOff),
   prefixTokens: manifest.embedding.prefixTokens,
   calibration,
 };

@@ -25,6 +25,8 @@ export interface Placement {
   centroids: CentroidVectors;
   /** Of the centroids, in order. */
   ids: readonly string[];
+  /** Of the centroids, in order: whether its adapter is off. */
+  isOff: readonly boolean[];
   /** Prompt tokens that assign. */
   prefixTokens: number;
   calibration: EvidenceCalibration;
@@ -43,7 +45,7 @@ type Planner = (prompt: Prompt, index: number) => Plan;
 /** The methods that are served from the artifacts, by name. The first three are measured at every prompt length. */
 export const planners: Record<string, Planner> = {
   [base]: () => ({ adapterId: null }),
-  [nearest]: (prompt) => ({ adapterId: prompt.nearest[0].id }),
+  [nearest]: (prompt) => ({ adapterId: prompt.nearestId }),
   [mixture]: (prompt) => prompt.plan(prompt.nearest),
   "mixture without pointer": (prompt) => prompt.plan(prompt.nearest, { noPointer: 1 }),
   "base and pointer": (prompt) => prompt.plan([]),
@@ -66,16 +68,21 @@ export function staticHeadPlan(promptTokens: number, adapterId: string, calibrat
 
 /** What a prompt says of its place among the centroids. */
 export class Prompt {
-  /** The centroids that become experts, nearest first. */
+  /** The nearest centroid of all. */
+  readonly nearestId: string;
+  /** The centroids that become experts, nearest first; as the edge chooses them, none that is off. */
   readonly nearest: readonly { id: string; similarity: number }[];
   readonly #tokens: number;
   readonly #calibration: EvidenceCalibration;
   readonly #ranked: readonly { id: string; similarity: number }[];
 
-  constructor(ids: readonly number[], { table, centroids, ids: names, prefixTokens, calibration }: Placement) {
+  constructor(ids: readonly number[], { table, centroids, ids: names, isOff, prefixTokens, calibration }: Placement) {
     const embedding = promptEmbedding(ids.slice(0, prefixTokens), table);
     const ranked: RankedCentroid[] = rankCentroids(embedding, centroids);
-    this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity }));
+    this.nearestId = names[ranked[0].index];
+    this.#ranked = ranked
+      .filter(({ index }) => !isOff[index])
+      .map(({ index, similarity }) => ({ id: names[index], similarity }));
     this.nearest = this.#ranked.slice(0, calibration.adapters);
     this.#tokens = ids.length;
     this.#calibration = calibration;
@@ -90,14 +97,13 @@ export class Prompt {
     const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
     const sharpness = changes.sharpness ?? calibration.sharpness;
     const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength, sharpness }, this.#tokens);
-    const priors = priorsOf(
+    const [base, ...priors] = priorsOf(
       experts.map(({ similarity }) => similarity),
-      1 - basePrior,
+      basePrior,
       calibration,
     );
     const adapters = experts.map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
-    const ofBase = experts.length > 0 ? basePrior : 1;
-    return { adapterId: this.nearest[0].id, mixture: { base: ofBase, adapters, evidence: requested(evidence) } };
+    return { adapterId: experts[0]?.id ?? null, mixture: { base, adapters, evidence: requested(evidence) } };
   }
 
   /** The prompt decides nothing but which centroids are near: experts weigh alike, and so do the pointer's shares. */
@@ -107,7 +113,7 @@ export class Prompt {
     const { pointer, ...evidence } = planned!.evidence!;
     const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
     return {
-      adapterId: this.nearest[0].id,
+      adapterId: this.nearest[0]?.id ?? null,
       mixture: {
         base: weight,
         adapters: this.nearest.map(({ id }) => ({ centroidId: id, weight })),

@@ -29,7 +29,7 @@ describe("a mixture by evidence", () => {
     for (const tokens of [1, 8, 64]) {
       const { experts, request, mode } = automaticMixture(nearest, bank, { tokens });
       const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens);
-      const priors = priorsOf([0.9, 0.8, 0.5], 1 - basePrior, defaultCalibration);
+      const [, ...priors] = priorsOf([0.9, 0.8, 0.5], basePrior, defaultCalibration);
       expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
       expect(request).toEqual({
         base: basePrior,
