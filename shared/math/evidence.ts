@@ -81,17 +81,27 @@ export function ruleFor(
   };
 }
 
-/** Priors of the base and of the adapters of centroids of these similarities; they add up to 1. */
+/** A centroid near a prompt. */
+export interface NearCentroid {
+  similarity: number;
+  /** Its adapter gains nothing where it was measured, so the base stands in for it. */
+  isOff: boolean;
+}
+
+/**
+ * Priors of the base and of the adapters that are on, in order; they add up to 1. A centroid that is off leaves its prior to
+ * the base: text that is nearest to it is text that adapters harm.
+ */
 export function priorsOf(
-  similarities: readonly number[],
+  nearest: readonly NearCentroid[],
   basePrior: number,
   { similarityScale }: EvidenceCalibration,
 ): number[] {
-  if (similarities.length === 0) return [1];
-  const highest = similarities.reduce((most, similarity) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
-  const weights = similarities.map((similarity) => Math.exp(similarityScale * (similarity - highest)));
+  const highest = nearest.reduce((most, { similarity }) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
+  const weights = nearest.map(({ similarity }) => Math.exp(similarityScale * (similarity - highest)));
   const sum = weights.reduce((total, weight) => total + weight, 0);
-  return [basePrior, ...weights.map((weight) => ((1 - basePrior) * weight) / sum)];
+  const adapters = weights.flatMap((weight, k) => (nearest[k].isOff ? [] : [((1 - basePrior) * weight) / sum]));
+  return [1 - adapters.reduce((total, prior) => total + prior, 0), ...adapters];
 }
 
 /** What the experts say of one token of the prompt. */

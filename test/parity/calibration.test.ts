@@ -41,7 +41,7 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
   const parameters: Parameters = new Map(names.map((name) => [name, toFloat32(tensorOf(tensors, name))]));
   const rankedAfter = (promptTokens: number) =>
     rankCentroids(promptEmbedding(tokenIds.slice(0, Math.min(64, promptTokens)), table), centroids);
-  // The nearest centroid is off, so others serve in its place.
+  // The nearest centroid is off, so the base stands in for it.
   const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
   const off = rankedAfter(64)[0].index;
   scales[off] = 0;
@@ -76,15 +76,13 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
     return last > 0 ? found.reduce((a, b) => a + b, 0) / masses.reduce((a, b) => a + b, 0) : 0;
   };
   let worst = 0;
-  expect(trials.at(-1)!.isNearestOff).toBe(true);
-  for (const { promptTokens, similarities, isNearestOff, evidence, continuation } of trials) {
-    const ranked = rankedAfter(promptTokens);
-    const nearest = ranked.filter(({ index }) => scales[index] > 0).slice(0, 3);
-    expect(similarities).toEqual(nearest.map(({ similarity }) => similarity));
-    expect(isNearestOff).toBe(scales[ranked[0].index] === 0);
-    const gates = nearest.map(({ index }) =>
-      gatesOf(network, centroids.vectors.subarray(index * P, (index + 1) * P), scales[index]),
-    );
+  expect(trials.at(-1)!.nearest[0].isOff).toBe(true);
+  for (const { promptTokens, nearest, evidence, continuation } of trials) {
+    const ranked = rankedAfter(promptTokens).slice(0, 3);
+    expect(nearest).toEqual(ranked.map(({ index, similarity }) => ({ similarity, isOff: scales[index] === 0 })));
+    const gates = ranked
+      .filter(({ index }) => scales[index] > 0)
+      .map(({ index }) => gatesOf(network, centroids.vectors.subarray(index * P, (index + 1) * P), scales[index]));
     const positions = positionsOfEvidence(promptTokens);
     expect(evidence).toHaveLength(positions.length);
     expect(continuation).toHaveLength(Math.min(64, 96 - promptTokens));

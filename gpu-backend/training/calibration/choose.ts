@@ -56,8 +56,8 @@ const worthOfSafety = 0.01;
 const worthOfFloor = 0.002;
 
 /** What naming the nearest centroid serves: its adapter, or the base where that is off. */
-export function nearestAlone({ isNearestOff }: Pick<Trial, "isNearestOff">): MixtureWeights {
-  return isNearestOff ? { base: 1, adapters: [], pointer: 0 } : { base: 0, adapters: [1], pointer: 0 };
+export function nearestAlone({ nearest: [{ isOff }] }: Pick<Trial, "nearest">): MixtureWeights {
+  return isOff ? { base: 1, adapters: [], pointer: 0 } : { base: 0, adapters: [1], pointer: 0 };
 }
 
 /** Gains of a prompt length's trials under every floor and candidate, in nats a token. */
@@ -93,7 +93,7 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
 /** Weights of a trial's experts, as its prompt would be served under a calibration. */
 export function weightsOf(trial: Trial, calibration: EvidenceCalibration): MixtureWeights {
   const { basePrior, ...rule } = ruleFor(calibration, trial.promptTokens);
-  return weigh(priorsOf(trial.similarities, basePrior, calibration), rule, trial.evidence).weights;
+  return weigh(priorsOf(trial.nearest, basePrior, calibration), rule, trial.evidence).weights;
 }
 
 /** Nats that a mixture gains over the base on the tokens after the prompt. */

@@ -4,9 +4,10 @@
  * A mixture's gain depends on these numbers alone, so calibrations are compared without the model.
  * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
  */
-import { promptEmbedding, type RankedCentroid, rankCentroids } from "../../../shared/math/assignment.ts";
+import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import {
   defaultCalibration,
+  type NearCentroid,
   pointerProbability,
   positionsOfEvidence,
   type Testimony,
@@ -35,10 +36,8 @@ export interface Trial {
   /** Index of its corpus. */
   corpus: number;
   promptTokens: number;
-  /** Of the nearest centroids that are not off, whose adapters are among the experts; the nearest first. */
-  similarities: number[];
-  /** The adapter of the nearest centroid of all is off, so the base serves in its place. */
-  isNearestOff: boolean;
+  /** The nearest centroids, the nearest first; the adapters of those that are on are among the experts, in this order. */
+  nearest: NearCentroid[];
   /** At `positionsOfEvidence` of the prompt. */
   evidence: Testimony[];
   /** Of the tokens after it. */
@@ -66,13 +65,12 @@ export async function trialsOf(
     .filter((promptTokens) => T - promptTokens >= fewestTokens)
     .map((promptTokens) => {
       const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), placed.table);
-      const ranked = rankCentroids(embedding, placed.centroids);
-      const isOff = ({ index }: RankedCentroid) => scales[index] === 0;
       const after = Math.min(continuationTokens, T - promptTokens);
       return {
         promptTokens,
-        isNearestOff: isOff(ranked[0]),
-        nearest: ranked.filter((centroid) => !isOff(centroid)).slice(0, defaultCalibration.adapters),
+        nearest: rankCentroids(embedding, placed.centroids)
+          .slice(0, defaultCalibration.adapters)
+          .map((centroid) => ({ ...centroid, isOff: scales[centroid.index] === 0 })),
         evidence: positionsOfEvidence(promptTokens),
         continuation: Array.from({ length: after }, (_, i) => promptTokens - 1 + i),
       };
@@ -81,23 +79,22 @@ export async function trialsOf(
   const rows = new ExpertRows();
   for (const { nearest, evidence, continuation } of cuts) {
     for (const position of [...evidence, ...continuation]) {
-      for (const expert of [base, ...nearest.map(({ index }) => index)]) rows.add(position, expert);
+      for (const expert of expertsOf(nearest)) rows.add(position, expert);
     }
   }
   const gatesOf = (expert: number) =>
     expert === base ? new Float32Array(meter.gates) : adapters.gatesAt(expert, scales[expert]);
   await rows.measure({ tokenIds, hidden, D }, gatesOf, meter, adapters);
 
-  return cuts.map(({ promptTokens, isNearestOff, nearest, evidence, continuation }) => {
-    const experts = [base, ...nearest.map(({ index }) => index)];
+  return cuts.map(({ promptTokens, nearest, evidence, continuation }) => {
+    const experts = expertsOf(nearest);
     const testify = (position: number): Testimony => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
       pointer: pointerProbability({ keys, D }, tokenIds, position, { ...defaultCalibration, tokens: promptTokens }),
     });
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
-      similarities: nearest.map(({ similarity }) => similarity),
-      isNearestOff,
+      nearest: nearest.map(({ similarity, isOff }) => ({ similarity, isOff })),
       evidence: evidence.map(testify),
       continuation: continuation.map(testify),
     };
@@ -106,6 +103,10 @@ export async function trialsOf(
 
 /** Stands for the base among indexes of centroids. */
 const base = -1;
+
+function expertsOf(nearest: readonly { index: number; isOff: boolean }[]): number[] {
+  return [base, ...nearest.filter(({ isOff }) => !isOff).map(({ index }) => index)];
+}
 
 /** Pairs of a position of a text and an expert, each once, and the probability that the expert gives the next token there. */
 class ExpertRows {

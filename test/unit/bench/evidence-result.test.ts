@@ -49,11 +49,14 @@ test("methods differ from the mixture in what their name says alone", () => {
   expect(random.adapters.map(({ weight }) => weight)).toEqual(served!.adapters.map(({ weight }) => weight));
 });
 
-test("adapters that are off are no experts, as at the edge", () => {
-  const prompt = new Prompt([0, 0, 0, 1], { ...placement, isOff: [true, false, false, false] });
+test("adapters that are off are no experts, and leave their priors to the base, as at the edge", () => {
+  const ids = [0, 0, 0, 1];
+  const prompt = new Prompt(ids, { ...placement, isOff: [true, false, false, false] });
   expect(planners[nearest](prompt, 0)).toEqual({ adapterId: "east" });
-  expect(prompt.nearest.map(({ id }) => id)).toEqual(["north", "south"]);
-  expect(planners[mixture](prompt, 0).adapterId).toBe("north");
+  const { adapters } = planOf(mixture, ids).mixture!;
+  const served = planners[mixture](prompt, 0);
+  expect(served).toMatchObject({ adapterId: "north", mixture: { adapters: [adapters[1]] } });
+  expect(served.mixture!.base).toBeCloseTo(1 - adapters[1].weight, 12);
   const none = new Prompt([0], { ...placement, isOff: [true, true, true, true] });
   expect(planners[mixture](none, 0)).toMatchObject({ adapterId: null, mixture: { base: 1, adapters: [] } });
 });

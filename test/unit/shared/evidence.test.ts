@@ -173,10 +173,15 @@ test("the default calibration is one that a manifest may hold, and gives short p
   for (const tokens of [0, 1, 8, 64, 1024]) {
     const { pointer, basePrior } = ruleFor(defaultCalibration, tokens);
     expect(pointer.shares.reduce((sum, { prior }) => sum + prior, 0)).toBeCloseTo(1, 12);
-    const [base, ...adapters] = priorsOf([0.9, 0.5, 0.1], basePrior, defaultCalibration);
-    expect(base).toBe(basePrior);
+    const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
+    const [base, ...adapters] = priorsOf(near(), basePrior, defaultCalibration);
+    expect(base).toBeCloseTo(basePrior, 12);
     expect(adapters.reduce((a, b) => a + b, base)).toBeCloseTo(1, 12);
     expect(adapters[0]).toBeGreaterThan(adapters[1]);
+    const [withOff, ...others] = priorsOf(near(0), basePrior, defaultCalibration);
+    expect(withOff).toBeCloseTo(basePrior + adapters[0], 12);
+    expect(others).toEqual(adapters.slice(1));
+    expect(priorsOf(near(0, 1, 2), basePrior, defaultCalibration)).toEqual([1]);
     expect(priorsOf([], basePrior, defaultCalibration)).toEqual([1]);
   }
 });

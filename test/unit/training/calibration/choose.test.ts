@@ -28,7 +28,7 @@ function trialsOf(
 ): GroupedTrial[] {
   return Array.from({ length: 20 }, (_, i) => ({
     ...{ group, family: group, isKnown, document: `${group}/${i}`, corpus: 0, promptTokens },
-    ...{ similarities: [0.5], isNearestOff: false },
+    nearest: [{ similarity: 0.5, isOff: false }],
     evidence: positionsOfEvidence(promptTokens).map(() => evidence),
     continuation: Array.from({ length: 64 }, () => continuation),
   }));
@@ -94,7 +94,7 @@ test("nor may those of one group, even where they are few among all", () => {
 test("the nearest adapter alone is the base where it is off", () => {
   const [trial] = trialsOf("known", says(1), says(2));
   expect(gainOf(trial, nearestAlone(trial))).toBeCloseTo(64 * Math.log(2), 9);
-  expect(gainOf(trial, nearestAlone({ isNearestOff: true }))).toBe(0);
+  expect(gainOf(trial, nearestAlone({ nearest: [{ similarity: 0.5, isOff: true }] }))).toBe(0);
 });
 
 test("of choices that gain about the same the one under which the worst text loses least is taken", () => {
@@ -146,8 +146,7 @@ test("random trials: what is chosen is a valid record, and gains what serving it
             corpus: 0,
             promptTokens,
           },
-          similarities: [0.6, 0.4, 0.3 * random()].slice(i % 4),
-          isNearestOff: i % 4 > 0,
+          nearest: [0.6, 0.4, 0.3 * random()].map((similarity, k) => ({ similarity, isOff: k < i % 4 })),
           evidence: positionsOfEvidence(promptTokens).map(() => testimony(i)),
           continuation: Array.from({ length: 40 }, () => testimony(i)),
         }),
