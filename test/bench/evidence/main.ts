@@ -51,7 +51,8 @@ const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…
 --prompt-tokens   lengths of prompts, each at most 64 (8,16,32,64)
 --control-tokens  lengths at which controls are measured on new text, too; none for none (64)
 --domain-controls measure them on the domains as well
---static          artifacts of one centroid (npm run train -- --centroids 1): a static head, as a control
+--static          artifacts of one centroid: a static head, as a control (npm run train -- --centroids 1, with six times the
+                  steps, as a step takes five windows of each of six centroids where there are as many)
 --samples         continuations of each method at each temperature (64; 0 for none)
 --api             score through the public API of this address instead: base, nearest and mixture alone
 --new-text        where the recorded sources are kept (.cache/evidence)
