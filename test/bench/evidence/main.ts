@@ -12,7 +12,7 @@ import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { createProgress } from "../../../gpu-backend/training/progress.ts";
-import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
@@ -62,7 +62,11 @@ const program = createCommand(
   .option("--prompt-tokens <list>", `lengths of prompts, each at most ${longestPrompt}`, lengthList, [8, 16, 32, 64])
   .option("--control-tokens <list>", "lengths at which controls are measured on new text, too; none", lengthList, [64])
   .option("--domain-controls", "measure them on the domains as well", false)
-  .option("--static <folder>", "artifacts of one centroid (train --centroids 1): a static head, as a control")
+  .option(
+    "--static <folder>",
+    "artifacts of one centroid, a static head, as a control (train --centroids 1, with six times the steps: a step takes five " +
+      "windows of each of six centroids where there are as many)",
+  )
   .option("--samples <n>", "continuations of each method at each temperature; 0 for none", wholeNumber, 64)
   .option("--model <folder>", "the model", embedded)
   .option("--artifacts <folder>", "other artifacts than the model's")
@@ -110,6 +114,7 @@ const calibration = manifest.evidence ?? defaultCalibration;
 const placement: Placement = {
   ...readEdgeTable(readTensorFile(edgeTable)),
   ids: manifest.centroids.map(({ id }) => id),
+  isOff: manifest.centroids.map(isAutoOff),
   prefixTokens: manifest.embedding.prefixTokens,
   calibration,
 };
