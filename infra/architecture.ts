@@ -63,7 +63,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/engine": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
-  "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
+  "gpu-backend/training": ["cli-progress", "commander", "html-to-text", "vega", "vega-lite", "yaml"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
   infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
@@ -74,7 +74,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|training\/corpus\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -21,7 +21,10 @@ const commands = {
   backend: ["serve the backend alone", "gpu-backend/main.ts"],
   import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
   train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
-  corpora: ["write text of Debian's packages to train on (FOLDER)", "gpu-backend/training/corpus/debian.ts"],
+  corpora: [
+    "fetch the text that the embedded adapters are trained and measured on (FOLDER, --help)",
+    "gpu-backend/training/corpus/cli.ts",
+  ],
   bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
   "bench:fault": ["harm a backend under 200 streams (--help)", "test/bench/fault/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],

@@ -5,7 +5,7 @@ import { writeAtomically } from "./atomic-file.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
 import { calibrationTable } from "./calibration/table.ts";
-import { defaultCorpora } from "./corpus/default-corpora.ts";
+import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
 import { knownDomains } from "./evaluation/known-domains.ts";
@@ -68,7 +68,7 @@ interface CommonFlags {
 }
 
 async function commonOptions(flags: CommonFlags) {
-  const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await defaultCorpora(progress));
+  const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await fetchDefaultCorpora(progress));
   const { rank, biases, steps, learningRate, threads } = flags;
   return {
     modelDirectory: flags.model,
@@ -180,7 +180,6 @@ withTrainingOptions(program.command("eval"))
     collect,
   )
   .option("--seeds <n>", "trainings, seeds 1 to n", count, 3)
-  .option("--split-seed <n>", "decides which documents are held out", count, 1)
   .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
   .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
   .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
@@ -199,7 +198,7 @@ withTrainingOptions(program.command("eval"))
       known: flags.known ?? (await knownDomains(flags.model)),
       cacheDirectory: flags.cache,
       seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
-      splitSeed: flags.splitSeed,
+      windowSeed: 1,
       validationWindows: Math.ceil(flags.heldOut / 2),
       testWindows: flags.heldOut,
       baselineLearningRates: [3e-3, 1e-2, 3e-2],
@@ -226,7 +225,6 @@ interface EvaluateFlags {
   unseen: string[];
   known?: string[];
   seeds: number;
-  splitSeed: number;
   heldOut: number;
   cache: string;
   json: string;

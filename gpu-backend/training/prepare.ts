@@ -1,6 +1,6 @@
 /**
  * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, hidden states, and
- * clusters. All but the clusters depends on model, corpora and the split seed alone, never on how an adapter is trained.
+ * clusters. All but the clusters depends on model and corpora alone, never on how an adapter is trained.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -30,7 +30,8 @@ export interface PrepareOptions {
   /** Corpora of which every document is test: what training must not see. */
   unseenCorpora: readonly CorpusSource[];
   cacheDirectory: string;
-  splitSeed: number;
+  /** Decides which windows are drawn where there are more than wanted. */
+  windowSeed: number;
   dimensions: number; // P
   trainWindows: number;
   validationWindows: number;
@@ -141,9 +142,7 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progre
   progress.stage("tokens", sources.length);
   for (const [index, { source, unseen }] of sources.entries()) {
     const { documents, ...corpus } = await readCorpus(source);
-    const splitOf = unseen
-      ? documents.map((): Split => "test")
-      : splitDocuments(corpus.name, documents.length, options.splitSeed);
+    const splitOf = unseen ? documents.map((): Split => "test") : splitDocuments(corpus.name, documents);
     let tokens = 0;
     for (const [document, { text }] of documents.entries()) {
       const tokenIds = Int32Array.from(tokenizer.encode(text));
@@ -160,7 +159,7 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progre
 }
 
 function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {
-  const random = new Random(options.splitSeed, streams.windows);
+  const random = new Random(options.windowSeed, streams.windows);
   return {
     train: sampleWindows(windows.train, options.trainWindows, random),
     validation: sampleWindows(windows.validation, options.validationWindows, random),

@@ -1,6 +1,5 @@
 /** One number per independent use of randomness, so that changing one use leaves the others' draws alone. */
 export const streams = {
-  split: 1,
   windows: 2,
   kMeans: 3,
   initialise: 4,

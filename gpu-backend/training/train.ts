@@ -117,7 +117,7 @@ async function withPrepared<T>(
       ...options,
       cacheDirectory,
       unseenCorpora: [],
-      splitSeed: options.seed,
+      windowSeed: options.seed,
       validationWindows: options.heldOutWindows,
       testWindows: options.heldOutWindows,
     },

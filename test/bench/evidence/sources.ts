@@ -30,7 +30,7 @@ export function newSource(corpus: Corpus, tokenizer: Tokenizer, texts: number): 
   return sourceOf(corpus, corpus.documents, tokenizer, texts);
 }
 
-/** A domain of the training: texts of the documents that training held out by the manifest's seed. */
+/** A domain of the training: texts of the documents that training held out. */
 export async function trainedDomain(
   source: CorpusSource,
   { training }: Manifest,
@@ -38,7 +38,7 @@ export async function trainedDomain(
   texts: number,
 ): Promise<TrainedDomain> {
   const corpus = await readCorpus(source);
-  const split = splitDocuments(corpus.name, corpus.documents.length, training?.seed ?? 1);
+  const split = splitDocuments(corpus.name, corpus.documents);
   const of = (wanted: Split) => corpus.documents.filter((_, i) => split[i] === wanted);
   const recorded = training?.corpora.find(({ name }) => name === corpus.name);
   return {
