@@ -42,7 +42,7 @@ const commands = {
     "measure what the mixture gains on new text, beside the nearest adapter and controls (--help)",
     "test/bench/evidence/main.ts",
   ],
-  eval: ["compare the methods on held-out documents (--help)", "gpu-backend/training/cli.ts", "eval"],
+  eval: ["measure what artifacts gain, as they are shipped (--help)", "gpu-backend/training/figures/cli.ts", "eval"],
   report: ["draw what eval measured (--help)", "gpu-backend/training/cli.ts", "report"],
 };
 

@@ -256,6 +256,7 @@ async function measureAndPublish(
       training: {
         seed: options.seed,
         steps: options.steps,
+        split: "document-hash",
         corpora: prepared.corpora.map(({ unseen: _, ...corpus }) => corpus),
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),

@@ -11,14 +11,7 @@ import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
 import { defaultCorpusFolder, lockedCorpora } from "../../../gpu-backend/training/corpus/lock.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
-import { createProgress } from "../../../gpu-backend/training/progress.ts";
-import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
-import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { readEdgeTable } from "../../../shared/math/assignment.ts";
-import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "./api-client.ts";
-import { EngineScorer } from "./engine-scorer.ts";
-import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
+import { EngineScorer } from "../../../gpu-backend/training/figures/engine-scorer.ts";
 import {
   base,
   controls,
@@ -29,12 +22,19 @@ import {
   staticHead,
   staticHeadPlan,
   temperature,
-} from "./methods.ts";
+} from "../../../gpu-backend/training/figures/serving.ts";
+import { leastPrompt, type Source, type Text, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
+import { createProgress } from "../../../gpu-backend/training/progress.ts";
+import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
+import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { readEdgeTable } from "../../../shared/math/assignment.ts";
+import { defaultCalibration } from "../../../shared/math/evidence.ts";
+import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "./api-client.ts";
+import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
 import { checkTable, generationTable, type MeasuredSource, tables } from "./report.ts";
 import { checksOf, type Kind, meansOf, rowsOf, type Scored } from "./result.ts";
 import { ScoreStore } from "./score-store.ts";
 import { newSource, readSources, type TrainedDomain, trainedDomain } from "./sources.ts";
-import { longestPrompt, type Source, type Text, withPrompt } from "./texts.ts";
 
 const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…] [--control-tokens N,…]
                               [--source NAME=PATH]... [--domain NAME=PATH]... [--domain-texts N] [--domain-controls]
@@ -185,7 +185,7 @@ if (Object.keys(fitted).length > 0) console.log(`\nfitted temperatures: ${JSON.s
 for (const control of missing) console.log(`\nnot measured: ${control}`);
 console.log(`\n### What is wanted\n\n${checkTable(checks)}`);
 if (generation.length > 0) {
-  const title = `### 64 tokens after prompts of ${longestPrompt} of the new text, at temperatures ${temperatures.join(", ")}`;
+  const title = `### 64 tokens after prompts of ${leastPrompt} of the new text, at temperatures ${temperatures.join(", ")}`;
   console.log(`\n${title}\n\n${generationTable(generation)}`);
 }
 console.log(`\n${values.json}`);
@@ -245,8 +245,7 @@ function numbersOf(name: "prompt-tokens" | "control-tokens"): number[] {
   if (text === "none") return [];
   return text.split(",").map((part) => {
     const tokens = wholeNumber(name, part);
-    if (tokens < 1 || tokens > longestPrompt)
-      throw new Error(`--${name} has ${part}; 1 to ${longestPrompt} are possible`);
+    if (tokens < 1 || tokens > leastPrompt) throw new Error(`--${name} has ${part}; 1 to ${leastPrompt} are possible`);
     return tokens;
   });
 }

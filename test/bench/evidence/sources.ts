@@ -6,9 +6,9 @@ import {
   readCorpus,
 } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { type Split, splitDocuments } from "../../../gpu-backend/training/corpus/splits.ts";
+import { cutTexts, type Source } from "../../../gpu-backend/training/figures/texts.ts";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { cutTexts, type Source } from "./texts.ts";
 
 /** Fewer are measured, but said to be few. */
 export const fewDocuments = 50;
@@ -43,7 +43,7 @@ export async function trainedDomain(
   const recorded = training?.corpora.find(({ name }) => name === corpus.name);
   return {
     ...sourceOf(corpus, of("test"), tokenizer, texts),
-    isAsTrained: recorded?.sha256 === corpus.sha256,
+    isAsTrained: training?.split === "document-hash" && recorded?.sha256 === corpus.sha256,
     validation: cutTexts(of("validation"), tokenizer, validationTexts),
   };
 }

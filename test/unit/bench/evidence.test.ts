@@ -1,10 +1,10 @@
 /** The evidence measurement: how texts are cut, and its statistics on cases with a known answer. */
 import { expect, test } from "vitest";
+import { difference, overSources, worstOf } from "../../../gpu-backend/training/figures/statistics.ts";
+import { cutTexts, leastPrompt, scoredTokens, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
 import { distinctBigrams, endsInLoop, longestCycle, promptWordShare } from "../../bench/evidence/generation-figures.ts";
-import { difference, overSources, worstOf } from "../../bench/evidence/statistics.ts";
-import { cutTexts, longestPrompt, scoredTokens, withPrompt } from "../../bench/evidence/texts.ts";
 
-const text = (document: string, bytes = scoredTokens) => ({ document, bytes });
+const text = (document: string, bytes = scoredTokens) => ({ document, bytes, scored: scoredTokens });
 /** A token a letter; "m" takes two bytes. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
@@ -60,7 +60,7 @@ test("the interval over sources is Student's t", () => {
 });
 
 test("each document gives a text before any gives a second, and texts do not overlap", () => {
-  const size = longestPrompt + scoredTokens;
+  const size = leastPrompt + scoredTokens;
   const documents = [
     { name: "long", text: "abcdefg".repeat(size) },
     { name: "short", text: "x".repeat(size - 1) },
@@ -82,7 +82,7 @@ test("after a prompt of any length the same tokens are scored", () => {
   for (const promptTokens of [8, 16, 32, 64]) {
     const ids = withPrompt(cut, promptTokens);
     expect(ids).toHaveLength(promptTokens + scoredTokens);
-    expect(ids.slice(promptTokens)).toEqual(cut.ids.slice(longestPrompt));
+    expect(ids.slice(promptTokens)).toEqual(cut.ids.slice(leastPrompt));
   }
 });
 

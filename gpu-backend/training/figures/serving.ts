@@ -2,7 +2,7 @@
  * What is compared: the base, what `"nearest"` serves, the mixture that is served, and controls that each lack or change one
  * part of it. A method says how a text is served, from its prompt alone. Pure.
  */
-import { Random } from "../../../gpu-backend/training/random.ts";
+
 import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
 import {
   type CentroidVectors,
@@ -12,6 +12,7 @@ import {
   rankCentroids,
 } from "../../../shared/math/assignment.ts";
 import { type EvidenceCalibration, type EvidenceRule, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
+import { Random } from "../random.ts";
 
 /** How a text is served: an adapter's id (null: the base), or a mixture of several. */
 export interface Plan {

@@ -1,0 +1,82 @@
+/** The command line of the measurements: `eval` scores artifacts, `figures` makes every quality figure of the documents. */
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
+import { writeAtomically } from "../atomic-file.ts";
+import { defaultCorpusFolder } from "../corpus/lock.ts";
+import { parseSource } from "../corpus/read-corpus.ts";
+import { runInterruptible } from "../interruptible.ts";
+import { createProgress } from "../progress.ts";
+import { evaluateShipped } from "./eval-command.ts";
+import { oracleTable, questionTable, shippedTable } from "./render.ts";
+
+const embeddedModel = "gpu-backend/models/chameleon-mini";
+const program = new Command("figures").description("Measures what adapters gain.");
+const progress = createProgress(process.stderr, () => performance.now());
+
+const collect = (value: string, previous: string[] = []) => [...previous, value];
+const count = (value: string) => {
+  const number = Number(value);
+  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError("must be a whole number of 1 or more");
+  return number;
+};
+
+interface EvalFlags {
+  model: string;
+  artifacts?: string;
+  corpus?: string[];
+  corpora: string;
+  texts?: number;
+  quick: boolean;
+  format: WeightFormat;
+  threads: number;
+  cache: string;
+  json: string;
+}
+
+const texts = { usual: 40, quick: 12 };
+
+program
+  .command("eval")
+  .description(
+    "score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
+  )
+  .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+  .option("--artifacts <folder>", "manifest.json and the files it names (default: the model's artifacts/)")
+  .option(
+    "--corpus <[name=]path>",
+    "measure test documents of your own text, not of the corpus lock; repeatable",
+    collect,
+  )
+  .option("--corpora <folder>", "where npm run corpora put the text", defaultCorpusFolder)
+  .option("--texts <n>", `of each source at most (default: ${texts.usual})`, count)
+  .option("--quick", `${texts.quick} texts of each source`, false)
+  .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
+  .option("--threads <n>", "threads", count, availableParallelism())
+  .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
+  .option("--json <file>", "where the result goes", ".cache/figures/eval.json")
+  .action(async (flags: EvalFlags) => {
+    const { model, format, threads } = flags;
+    await runInterruptible(progress, async (signal) => {
+      const result = await evaluateShipped(
+        {
+          ...{ model, format, threads, corpusFolder: flags.corpora, cacheDirectory: flags.cache },
+          artifacts: flags.artifacts ?? join(model, "artifacts"),
+          corpora: flags.corpus?.map(parseSource) ?? null,
+          texts: flags.texts ?? (flags.quick ? texts.quick : texts.usual),
+        },
+        progress,
+        signal,
+      );
+      progress.end();
+      await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
+      console.log("Gain over the base in nats a token [95% interval], in brackets the nearest adapter alone.");
+      for (const kind of ["trained", "new"] as const) {
+        if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${shippedTable(result, kind)}`);
+      }
+      console.log(`\n${questionTable(result)}\n\n${oracleTable(result)}\n${flags.json}`);
+    });
+  });
+
+await program.parseAsync();
