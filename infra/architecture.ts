@@ -73,7 +73,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/engine": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/main.ts": ["@hono/node-server"],
-  "gpu-backend/training": ["cli-progress", "commander", "html-to-text", "vega", "vega-lite", "yaml"],
+  "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
   infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
 };

@@ -43,7 +43,11 @@ const commands = {
     "test/bench/evidence/main.ts",
   ],
   eval: ["measure what artifacts gain, as they are shipped (--help)", "gpu-backend/training/figures/cli.ts", "eval"],
-  report: ["draw what eval measured (--help)", "gpu-backend/training/cli.ts", "report"],
+  figures: [
+    "measure every quality figure of the documents anew, and write it into them (--help)",
+    "gpu-backend/training/figures/cli.ts",
+    "figures",
+  ],
 };
 
 /** Starting Node: enough to run this file. */

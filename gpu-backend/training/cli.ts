@@ -1,18 +1,14 @@
-/** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
+/** The training command line. Decides nothing itself. */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError, Option } from "commander";
-import { writeAtomically } from "./atomic-file.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
 import { calibrationTable } from "./calibration/table.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
-import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
-import { knownDomains } from "./evaluation/known-domains.ts";
-import { coreMethods, trainedMethods } from "./evaluation/methods.ts";
+import { runInterruptible } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
-import { report } from "./report/report.ts";
-import { formatTable, gainText, paperTable, summaryTable } from "./report/tables.ts";
+import { gainText } from "./report/tables.ts";
 import { type CalibrationOptions, recalibrate, train } from "./train.ts";
 
 const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
@@ -22,11 +18,7 @@ const embeddedModel = "gpu-backend/models/chameleon-mini";
 const hyperNetworkHidden = 32;
 const embeddingDimensions = 64;
 
-/** Ctrl-C: finish the step, save, end. A second one ends at once. */
-const interruption = new AbortController();
-process.once("SIGINT", () => interruption.abort(new Interrupted()));
-process.once("SIGTERM", () => interruption.abort(new Interrupted()));
-class Interrupted extends Error {}
+let interruption: AbortSignal | undefined;
 
 const collect = (value: string, previous: string[] = []) => [...previous, value];
 const count = (value: string) => {
@@ -116,12 +108,12 @@ withTrainingOptions(program.command("train"))
         flags.calibrateOnly,
         { ...options, calibration },
         progress,
-        interruption.signal,
+        interruption,
       );
       console.log(calibrationTable(calibrated!));
       return;
     }
-    const { manifest, calibrated } = await train(options, progress, interruption.signal);
+    const { manifest, calibrated } = await train(options, progress, interruption);
     for (const { id, label, size, scale, gain } of manifest.centroids) {
       const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
       console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
@@ -171,87 +163,7 @@ function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   source.licence = licence ?? null;
 }
 
-withTrainingOptions(program.command("eval"))
-  .description("compare the methods on held-out documents: base, static adapters, the paper's, experts, gated bank")
-  .option("--unseen <[name=]path>", "corpus that is only measured on; repeatable", collect, [])
-  .option(
-    "--known <name>",
-    "corpus that the base was trained on; repeatable (default: its model card's `datasets`)",
-    collect,
-  )
-  .option("--seeds <n>", "trainings, seeds 1 to n", count, 3)
-  .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
-  .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
-  .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
-  .option("--core", "only the base, static LoRA of equal size, the gated bank and its controls: half the time", false)
-  .addOption(
-    new Option("--protocol <which>", "honest, the paper's own, or both")
-      .choices(["honest", "paper", "both"] as const)
-      .default("both" as const),
-  )
-  .option("--quick", "a small run to see that all works: less text, fewer steps", false)
-  .action(async (flags: CommonFlags & EvaluateFlags) => {
-    const common = await commonOptions(flags);
-    const options: EvaluateOptions = {
-      ...common,
-      unseenCorpora: flags.unseen.map(parseSource),
-      known: flags.known ?? (await knownDomains(flags.model)),
-      cacheDirectory: flags.cache,
-      seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
-      windowSeed: 1,
-      validationWindows: Math.ceil(flags.heldOut / 2),
-      testWindows: flags.heldOut,
-      baselineLearningRates: [3e-3, 1e-2, 3e-2],
-      methods: flags.core ? coreMethods : trainedMethods,
-      protocol: flags.protocol,
-      paperLines: 1600,
-      paperSteps: 1200,
-    };
-    if (flags.quick) Object.assign(options, quick);
-    const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
-    await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
-    if (result.results.length > 0) console.log(`${summaryTable(result)}\n\n${formatTable(result)}`);
-    if (result.paper) console.log(paperTable(result.paper));
-    console.log(`${flags.json}; npm run report shows it`);
-  });
-
-/** What --quick overrules. */
-const quick = {
-  ...{ trainWindows: 1000, validationWindows: 150, testWindows: 400, paperLines: 400, paperSteps: 150 },
-  ...{ steps: 60, clusters: 8, rank: 24, biases: 8, baselineLearningRates: [1e-2] },
-};
-
-interface EvaluateFlags {
-  unseen: string[];
-  known?: string[];
-  seeds: number;
-  heldOut: number;
-  cache: string;
-  json: string;
-  core: boolean;
-  protocol: EvaluateOptions["protocol"];
-  quick: boolean;
-}
-
-program
-  .command("report")
-  .description("draw a result of eval: report.html, which needs no network, and report.md")
-  .option("--eval <file>", "what eval wrote", ".cache/evaluation/result.json")
-  .option("--out <folder>", "where the report goes", ".cache/evaluation/report")
-  .action(async (flags: { eval: string; out: string }) => {
-    const { html, markdown } = await report(flags.eval, flags.out);
-    console.log(`${html}\n${markdown}`);
-  });
-
-try {
+await runInterruptible(progress, async (signal) => {
+  interruption = signal;
   await program.parseAsync();
-} catch (error) {
-  progress.end();
-  if (error instanceof Interrupted) {
-    console.error("interrupted; the same command goes on from here");
-    process.exitCode = 130;
-  } else {
-    console.error(`error: ${error instanceof Error ? error.message : error}`);
-    process.exitCode = 1;
-  }
-}
+});

@@ -6,7 +6,7 @@ export const streams = {
   bootstrap: 5,
   wrongCentroid: 6,
   placement: 7,
-  formats: 8,
+  gateTable: 8,
   calibration: 10,
   /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
   dropout: 100,

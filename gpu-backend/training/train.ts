@@ -13,6 +13,7 @@ import { LossMeter } from "./bank/loss.ts";
 import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
+import type { BankSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
 import { type Calibrated, calibrate, calibrationCost } from "./calibration/calibrate.ts";
@@ -27,18 +28,10 @@ import { publish, type TrainedBank, writeManifest } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
-export interface TrainOptions {
+export interface TrainOptions extends BankSettings {
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  seed: number;
-  clusters: number; // K
-  rank: number; // R
-  biases: number; // M
-  hidden: number; // H
-  dimensions: number; // P
-  steps: number;
-  learningRate: number;
   /** Of the base's logits in training steps. */
   headFormat: HeadFormat;
   trainWindows: number;

@@ -4,11 +4,14 @@ import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
 import { writeAtomically } from "../atomic-file.ts";
+import { embeddedSettings } from "../bank/settings.ts";
 import { defaultCorpusFolder } from "../corpus/lock.ts";
 import { parseSource } from "../corpus/read-corpus.ts";
 import { runInterruptible } from "../interruptible.ts";
 import { createProgress } from "../progress.ts";
+import { figureDocuments, figuresPath, writeFigures } from "./documents.ts";
 import { evaluateShipped } from "./eval-command.ts";
+import { makeFigures } from "./figures.ts";
 import { oracleTable, questionTable, shippedTable } from "./render.ts";
 
 const embeddedModel = "gpu-backend/models/chameleon-mini";
@@ -78,5 +81,44 @@ program
       console.log(`\n${questionTable(result)}\n\n${oracleTable(result)}\n${flags.json}`);
     });
   });
+
+interface FiguresFlags {
+  corpora: string;
+  threads: number;
+  cache: string;
+}
+
+program
+  .command("figures")
+  .description(
+    "measure every quality figure of the documents anew, and write it into them; goes on where it was interrupted",
+  )
+  .option("--corpora <folder>", "where npm run corpora put the text", defaultCorpusFolder)
+  .option("--threads <n>", "threads", count, availableParallelism())
+  .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
+  .action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: FiguresFlags) => {
+    const artifacts = join(embeddedModel, "artifacts");
+    await runInterruptible(progress, async (signal) => {
+      const figures = await makeFigures(
+        {
+          ...embeddedSettings,
+          ...publishedMeasurement,
+          ...{ model: embeddedModel, artifacts, corpora: null, corpusFolder, cacheDirectory, threads },
+        },
+        progress,
+        signal,
+      );
+      await writeFigures(figures);
+      progress.end();
+      console.log(`${figuresPath}, rendered into ${figureDocuments.join(", ")}`);
+    });
+  });
+
+/** How much is measured for published figures, besides the settings of the embedded artifacts. */
+const publishedMeasurement = {
+  ...{ seeds: [1, 2, 3], texts: 100, testWindows: 1600 },
+  ...{ familySteps: 200, familyWindows: 4000, familyTexts: 32 },
+  ...{ paperLines: 1600, paperSteps: 1200 },
+};
 
 await program.parseAsync();

@@ -5,7 +5,7 @@ import { type CorpusLock, isKnown, lockedCorpora } from "../corpus/lock.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "../corpus/read-corpus.ts";
 import { splitDocuments } from "../corpus/splits.ts";
 import { longestPrompt, type ShippedSource } from "./shipped.ts";
-import { answerTexts, cutTexts } from "./texts.ts";
+import { answerTexts, cutTexts, scoredTokens } from "./texts.ts";
 
 /** What texts are cut by. */
 export interface SourceOptions {
@@ -23,7 +23,7 @@ export async function lockedTexts(folder: string, options: SourceOptions): Promi
   return [
     ...trained.map((corpus) => trainedSource(corpus, options)),
     ...fresh.map((corpus): ShippedSource => {
-      const texts = cutTexts(corpus.documents, options.tokenizer, options.texts, longestPrompt);
+      const texts = cutTexts(corpus.documents, options.tokenizer, options.texts, longestOf(options));
       return { kind: "new", name: corpus.name, known: isKnownText(corpus, options), heldOut: true, texts, answers: [] };
     }),
   ];
@@ -45,9 +45,14 @@ function trainedSource(corpus: Corpus, options: SourceOptions): ShippedSource {
   return {
     ...{ kind: "trained", name, known: isKnownText(corpus, options) },
     heldOut: training?.split === "document-hash" && isAsTrained,
-    texts: cutTexts(test, tokenizer, count, longestPrompt),
+    texts: cutTexts(test, tokenizer, count, longestOf(options)),
     answers: answerTexts(test, tokenizer, count),
   };
+}
+
+/** The longest prompt that the model has room for beside the scored tokens. */
+function longestOf({ manifest }: SourceOptions): number {
+  return Math.min(longestPrompt, manifest.model.contextTokens - scoredTokens - 1);
 }
 
 function isKnownText({ sha256 }: Corpus, { lock, manifest }: SourceOptions): boolean {
