@@ -1,10 +1,12 @@
 /** The training command line. Decides nothing itself. */
 import { availableParallelism } from "node:os";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
 import { calibrationTable } from "./calibration/table.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
+import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { runInterruptible } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
@@ -15,8 +17,6 @@ const program = new Command("training").description("Trains adapters for a GPT-2
 const progress = createProgress(process.stderr, () => performance.now());
 
 const embeddedModel = "gpu-backend/models/chameleon-mini";
-const hyperNetworkHidden = 32;
-const embeddingDimensions = 64;
 
 let interruption: AbortSignal | undefined;
 
@@ -32,49 +32,24 @@ const positive = (value: string) => {
   return number;
 };
 
-/** What both commands take. */
-function withTrainingOptions(command: Command): Command {
-  return command
-    .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
-    .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
-    .option("--centroids <n>", "clusters of text, K", count, 16)
-    .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
-    .option("--biases <n>", "bias directions of the bank, M", count, 8)
-    .option("--steps <n>", "optimiser steps", count, 400)
-    .option("--learning-rate <x>", "peak", positive, 1e-2)
-    .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
-    .option("--threads <n>", "threads", count, availableParallelism());
-}
-
-/** Parsed options of `withTrainingOptions`. */
-interface CommonFlags {
-  model: string;
-  corpus?: string[];
-  centroids: number;
-  rank: number;
-  biases: number;
-  steps: number;
-  learningRate: number;
-  windows: number;
-  threads: number;
-}
-
-async function commonOptions(flags: CommonFlags) {
-  const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await fetchDefaultCorpora(progress));
-  const { rank, biases, steps, learningRate, threads } = flags;
-  return {
-    modelDirectory: flags.model,
-    corpora,
-    clusters: flags.centroids,
-    hidden: hyperNetworkHidden,
-    dimensions: embeddingDimensions,
-    trainWindows: flags.windows,
-    ...{ rank, biases, steps, learningRate, threads },
-  };
-}
-
-withTrainingOptions(program.command("train"))
+program
+  .command("train")
   .description("train adapters on text and write the artifacts that edge and backend serve")
+  .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+  .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
+  .option(
+    "--embedded",
+    "as the embedded artifacts: the locked corpora (npm run corpora first) and their settings",
+    false,
+  )
+  .option("--corpora <folder>", "where npm run corpora put the text, for --embedded", defaultCorpusFolder)
+  .option("--centroids <n>", "clusters of text, K", count, 16)
+  .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
+  .option("--biases <n>", "bias directions of the bank, M", count, 8)
+  .option("--steps <n>", "optimiser steps", count, 400)
+  .option("--learning-rate <x>", "peak", positive, 1e-2)
+  .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
+  .option("--threads <n>", "threads", count, availableParallelism())
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
@@ -96,12 +71,13 @@ withTrainingOptions(program.command("train"))
     "train nothing that is served: calibrate the artifacts of a folder on the corpora they were made of",
   )
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
-  .action(async (flags: CommonFlags & TrainFlags) => {
-    const common = await commonOptions(flags);
-    for (const entry of flags.licence) nameLicence(common.corpora, entry);
-    const { seed, keepCache, head: headFormat, heldOut: heldOutWindows, out: outDirectory } = flags;
-    const calibration = calibrationOptions(common.corpora, flags);
-    const options = { ...common, outDirectory, heldOutWindows, headFormat, seed, keepCache, calibration };
+  .action(async (flags: TrainFlags) => {
+    const corpora = await corporaOf(flags);
+    for (const entry of flags.licence) nameLicence(corpora, entry);
+    const { keepCache, head: headFormat, threads, out: outDirectory, model: modelDirectory } = flags;
+    const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
+    const calibration = calibrationOptions(corpora, flags, settings.steps);
+    const options = { ...settings, modelDirectory, corpora, outDirectory, headFormat, keepCache, threads, calibration };
     if (flags.calibrateOnly !== undefined) {
       if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
       const { calibrated } = await recalibrate(
@@ -123,10 +99,26 @@ withTrainingOptions(program.command("train"))
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
 
+async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Promise<CorpusSource[]> {
+  if (!embedded) return corpus?.map(parseSource) ?? fetchDefaultCorpora(progress);
+  await lockedCorpora("training", folder);
+  return lockedSources((await readLock()).lock, "training", folder);
+}
+
+function settingsOf(flags: TrainFlags): BankSettings & TextSettings {
+  const { seed, rank, biases, steps, learningRate } = flags;
+  const { hidden, dimensions } = embeddedSettings;
+  return {
+    ...{ seed, clusters: flags.centroids, rank, biases, hidden, dimensions, steps, learningRate },
+    ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
+  };
+}
+
 /** null where calibration is not wanted, or where the corpora are too few families for it. */
 function calibrationOptions(
   corpora: readonly CorpusSource[],
-  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus, steps }: CommonFlags & TrainFlags,
+  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus }: TrainFlags,
+  steps: number,
 ): CalibrationOptions | null {
   const families = familiesOf(
     corpora.map(({ name }) => name),
@@ -143,6 +135,17 @@ function calibrationOptions(
 }
 
 interface TrainFlags {
+  model: string;
+  corpus?: string[];
+  embedded: boolean;
+  corpora: string;
+  centroids: number;
+  rank: number;
+  biases: number;
+  steps: number;
+  learningRate: number;
+  windows: number;
+  threads: number;
   licence: string[];
   out: string;
   seed: number;

@@ -13,7 +13,7 @@ import { LossMeter } from "./bank/loss.ts";
 import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
-import type { BankSettings } from "./bank/settings.ts";
+import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
 import { type Calibrated, calibrate, calibrationCost } from "./calibration/calibrate.ts";
@@ -28,15 +28,12 @@ import { publish, type TrainedBank, writeManifest } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
-export interface TrainOptions extends BankSettings {
+export interface TrainOptions extends BankSettings, TextSettings {
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
   /** Of the base's logits in training steps. */
   headFormat: HeadFormat;
-  trainWindows: number;
-  /** For validation, and again for test. */
-  heldOutWindows: number;
   threads: number;
   /** Keep `<out>/cache` when done. */
   keepCache: boolean;
@@ -109,10 +106,7 @@ async function withPrepared<T>(
     {
       ...options,
       cacheDirectory,
-      unseenCorpora: [],
       windowSeed: options.seed,
-      validationWindows: options.heldOutWindows,
-      testWindows: options.heldOutWindows,
     },
     progress,
     signal,
@@ -250,7 +244,7 @@ async function measureAndPublish(
         seed: options.seed,
         steps: options.steps,
         split: "document-hash",
-        corpora: prepared.corpora.map(({ unseen: _, ...corpus }) => corpus),
+        corpora: prepared.corpora,
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),
         assignments: profileOf([...sets.validation.windows, ...sets.test.windows], table, bank.centroids),

@@ -116,7 +116,7 @@ program
 
 /** How much is measured for published figures, besides the settings of the embedded artifacts. */
 const publishedMeasurement = {
-  ...{ seeds: [1, 2, 3], texts: 100, testWindows: 1600 },
+  ...{ seeds: [1, 2, 3], texts: 60, testWindows: 1600 },
   ...{ familySteps: 200, familyWindows: 4000, familyTexts: 32 },
   ...{ paperLines: 1600, paperSteps: 1200 },
 };

@@ -78,15 +78,7 @@ async function chosenVariant(
     for (const change of round) {
       const variant = { ...best, ...change };
       const tried = method.screeningSteps ? { ...variant, steps: method.screeningSteps } : variant;
-      const { validation } = await trial(
-        method,
-        tried,
-        seed,
-        method.screeningSteps !== undefined,
-        placed,
-        options,
-        context,
-      );
+      const { validation } = await trial(method, tried, seed, true, placed, options, context);
       if (validation < loss) [best, loss] = [variant, validation];
     }
   }

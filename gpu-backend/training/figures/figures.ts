@@ -58,7 +58,7 @@ export async function makeFigures(options: FiguresOptions, progress: Progress, s
   const shipped: Shipped = await evaluateShipped({ ...options, format: "fp32" }, progress, signal);
   const corpora = options.corpora ?? lockedSources(lock, "training", options.corpusFolder);
   const prepared = await prepare(
-    { ...options, modelDirectory: options.model, corpora, unseenCorpora: [], windowSeed: options.seed },
+    { ...options, modelDirectory: options.model, corpora, windowSeed: options.seed },
     progress,
     signal,
   );

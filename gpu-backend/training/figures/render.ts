@@ -7,8 +7,8 @@ type Estimate = ShippedRow["mixture"];
 /** The sections that documents may ask for. */
 export const sections: Record<string, (figures: Figures) => string> = {
   summary: summaryTable,
-  "new-text": ({ shipped }) => shippedTable(shipped, "new"),
-  "trained-text": ({ shipped }) => shippedTable(shipped, "trained"),
+  "new-text": ({ shipped, settings }) => `${shippedPreface(settings)}\n\n${shippedTable(shipped, "new")}`,
+  "trained-text": ({ shipped, settings }) => `${shippedPreface(settings)}\n\n${shippedTable(shipped, "trained")}`,
   questions: ({ shipped }) => questionTable(shipped),
   oracle: ({ shipped }) => oracleTable(shipped),
   methods: methodTable,
@@ -53,6 +53,10 @@ function summaryTable({ shipped, methods }: Figures): string {
     ]),
   );
   return `${gains}\n\n${beside}`;
+}
+
+function shippedPreface({ texts }: Figures["settings"]): string {
+  return `Gain over the base in nats a token [95% interval over documents; the means' over domains and documents], in brackets that of the nearest adapter alone: the same 64 tokens after prompts of each length, up to ${texts} texts of a source, and the mean of the worst twentieth of the texts after 64 tokens. A cell without a figure has fewer than two documents that are long enough.`;
 }
 
 function promptsOf(rows: readonly { prompt: Prompt }[]): number[] {
@@ -123,7 +127,9 @@ export function oracleTable({ rows, means }: Shipped): string {
   );
 }
 
-function methodTable({ methods: { rows, wrongCentroidKeeps } }: Figures): string {
+function methodTable({ methods: { rows, wrongCentroidKeeps }, settings }: Figures): string {
+  const { steps, trainWindows, validationWindows } = settings;
+  const preface = `Next-token perplexity on held-out documents: the first 64 tokens of a window assign it, the (at most 192) tokens after them are scored. Every method sees the same ${Number(trainWindows).toLocaleString("en")} windows at most; the bank trains ${steps} steps, the others as many unless validation (${validationWindows} windows) chose otherwise. Gains are nats a token, the mean of the domains [95% interval over domains and documents].`;
   const table = markdownTable(
     [
       ...["method", "trainable", "chosen on validation", "perplexity", "by seed", "bits a byte"],
@@ -136,7 +142,7 @@ function methodTable({ methods: { rows, wrongCentroidKeeps } }: Figures): string
       ...[row.overBase, row.bankOver, row.bankOverPooled].map((one) => (one ? estimateText(one) : "–")),
     ]),
   );
-  return `${table}\n\nUnder the adapter of another centroid ${(100 * wrongCentroidKeeps).toFixed(0)}% of the gain over the base is left.`;
+  return `${preface}\n\n${table}\n\nUnder the adapter of another centroid ${(100 * wrongCentroidKeeps).toFixed(0)}% of the gain over the base is left.`;
 }
 
 function domainTable({ methods: { rows, domains } }: Figures): string {
@@ -157,14 +163,22 @@ function familyTable({ leaveOneOut }: Figures, leftOut: boolean): string {
   const lengths = [...new Set(own.map(({ promptTokens }) => promptTokens))];
   return markdownTable(
     ["text", ...lengths.map((length, i) => (i === 0 ? `after ${length} tokens` : String(length)))],
-    [...new Set(own.map(({ text }) => text))].map((text) => [
-      text,
-      ...lengths.map((length) => {
-        const row = own.find((one) => one.text === text && one.promptTokens === length);
-        return row ? `${estimateText(row.mixture)} (${signed(row.nearest.mean)})` : "–";
-      }),
-    ]),
+    [
+      ...[...new Set(own.map(({ text }) => text))].map((text) => [
+        text,
+        ...lengths.map((length) => {
+          const row = own.find((one) => one.text === text && one.promptTokens === length);
+          return row ? `${estimateText(row.mixture)} (${signed(row.nearest.mean)})` : "–";
+        }),
+      ]),
+      ["**mean**", ...lengths.map((length) => familyMean(own.filter((row) => row.promptTokens === length)))],
+    ],
   );
+}
+
+function familyMean(rows: Figures["leaveOneOut"]): string {
+  const mean = (of: "mixture" | "nearest") => rows.reduce((sum, row) => sum + row[of].mean, 0) / rows.length;
+  return `**${signed(mean("mixture"))}** (${signed(mean("nearest"))})`;
 }
 
 /** The paper's rows by its own measure and by the honest one. */

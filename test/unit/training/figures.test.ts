@@ -62,7 +62,12 @@ test("a question is the prompt of its answer, of which the first tokens are scor
 
 const estimate = { mean: 0.1, ci95: [0.05, 0.15] as [number, number] };
 const example: Figures = {
-  ...{ format: 1, artifacts: "a".repeat(64), lock: "b".repeat(64), settings: { steps: 800, seeds: [1, 2, 3] } },
+  ...{
+    format: 1,
+    artifacts: "a".repeat(64),
+    lock: "b".repeat(64),
+    settings: { steps: 800, trainWindows: 9000, validationWindows: 500, texts: 60, seeds: [1, 2, 3] },
+  },
   shipped: {
     ...{ model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), format: "fp32" },
     rows: (["trained", "new"] as const).flatMap((kind) =>
