@@ -1,5 +1,5 @@
 /** Fetches locked corpora: from packages to FOLDER/NAME.jsonl, a document a line, held against the lock. */
-import { readFile } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing } from "../../bounded-file.ts";
 import { writeAtomically } from "../atomic-file.ts";
@@ -44,6 +44,7 @@ export async function fetchCorpora(
     const sha256 = hashOf(path, content);
     if (sha256 !== corpus.sha256) throw new Error(`${corpus.name} has SHA-256 ${sha256}, the lock ${corpus.sha256}`);
     await writeAtomically(path, content);
+    for (const unpacked of folders) await rm(unpacked, { recursive: true });
   }
 }
 

@@ -1,4 +1,4 @@
-/** The methods that are compared: how each is trained, what of it is tried on validation, and what serves a window afterwards. */
+/** The compared methods: how each is trained, which variants validation chooses among, and which adapter serves a window. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import {

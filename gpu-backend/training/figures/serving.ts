@@ -65,7 +65,7 @@ export function staticHeadPlan(promptTokens: number, adapterId: string, calibrat
   return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
 }
 
-/** What a prompt says of its place among the centroids. */
+/** The centroids that a prompt is nearest to, and the plans that follow. */
 export class Prompt {
   /** The centroids that become experts, nearest first. */
   readonly nearest: readonly { id: string; similarity: number }[];
