@@ -51,6 +51,8 @@ const everySeed = Number.POSITIVE_INFINITY;
 
 export const bankMethod = "gated bank, retrained";
 export const staticMethod = "static head";
+export const tableMethod = "table of gates";
+export const expertMethod = "an expert per centroid";
 
 /**
  * All but the bank choose their learning rate. The static head, which the bank is judged by, also chooses steps, weight decay
@@ -100,7 +102,7 @@ export function comparedMethods(head: HeadWeights, settings: BankSettings, P: nu
       adapters: (parameters, centroids) => hyperNetworkAdapters(head, shape, parameters, centroids),
     },
     {
-      ...{ name: "table of gates", ...swept, input: "centroid", kind: tableKind(head, shape, K), measured: shape },
+      ...{ name: tableMethod, ...swept, input: "centroid", kind: tableKind(head, shape, K), measured: shape },
       adapters: (parameters, centroids) => tableAdapters(parameters, centroids, shape.gates),
     },
     {
@@ -120,7 +122,7 @@ export function comparedMethods(head: HeadWeights, settings: BankSettings, P: nu
     },
     masked("static head and a bias per centroid", { sharedBiases: 1, ownRank: 0, ownBiases: 1 }, true),
     masked("static head and experts", { sharedBiases: 1, ownRank: Math.ceil(expertRank / 2), ownBiases: 1 }, true),
-    masked("an expert per centroid", { sharedBiases: 0, ownRank: expertRank, ownBiases: 1 }, false),
+    masked(expertMethod, { sharedBiases: 0, ownRank: expertRank, ownBiases: 1 }, false),
     full("paper's network, batch mean", published, "batch-mean", pairRank),
     full("paper's network, our start, centroid", ours, "centroid", K * pairRank),
   ];

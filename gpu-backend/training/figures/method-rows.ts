@@ -1,6 +1,5 @@
 /** From the losses of test windows to the table of methods: perplexities, gains with their intervals, domains. Pure. */
-import type { Variant } from "../evaluation/methods.ts";
-import { bankMethod, staticMethod } from "../evaluation/methods.ts";
+import { bankMethod, staticMethod, type Variant } from "../evaluation/methods.ts";
 import type { Compared } from "./compare.ts";
 import type { Figures, MethodDomain, MethodRow } from "./data.ts";
 import { byDocument, difference, type Estimate, overDomains, type ScoredText } from "./statistics.ts";

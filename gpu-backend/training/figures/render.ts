@@ -1,6 +1,9 @@
 /** Figures as Markdown: every quality table of the documents, by the name in its markers. Pure. */
+
+import { bankMethod, expertMethod, staticMethod, tableMethod } from "../evaluation/methods.ts";
 import { markdownTable } from "../report/tables.ts";
 import type { Figures, Kind, Prompt, Shipped, ShippedRow } from "./data.ts";
+import { shippedName } from "./method-rows.ts";
 
 type Estimate = ShippedRow["mixture"];
 
@@ -145,8 +148,11 @@ function methodTable({ methods: { rows, wrongCentroidKeeps }, settings }: Figure
   return `${preface}\n\n${table}\n\nUnder the adapter of another centroid ${(100 * wrongCentroidKeeps).toFixed(0)}% of the gain over the base is left.`;
 }
 
+/** The methods that matter most by domain; the others are in the table of methods. */
+const shownByDomain = ["base", shippedName, bankMethod, tableMethod, staticMethod, expertMethod];
+
 function domainTable({ methods: { rows, domains } }: Figures): string {
-  const shown = rows.map(({ method }) => method);
+  const shown = shownByDomain.filter((name) => rows.some(({ method }) => method === name));
   return markdownTable(
     ["domain", "test documents", ...shown, "shipped bank over base, nats", "over the static head"],
     domains.map(({ name, known, testDocuments, perplexity, bankOverBase, bankOverStatic }) => [
@@ -188,7 +194,7 @@ function paperTable({ paper: { rows, padBias, lines, paddedShare, steps } }: Fig
     rows.map(({ row, trainable, published, paperLoss, honestLoss }) => [
       published === null ? `${row} by ${padBias}` : row,
       trainable.toLocaleString("en"),
-      published === null ? "–" : published.toFixed(4),
+      published === null ? "–" : published.toFixed(3),
       paperLoss.toFixed(3),
       honestLoss.toFixed(3),
     ]),

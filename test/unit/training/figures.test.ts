@@ -139,6 +139,7 @@ test("the documents show the committed figures, digit by digit", async () => {
     const text = await readFile(path, "utf8");
     // Where nothing has been measured yet, the markers must at least name sections that there are.
     const expected = withFigures(text, figures ?? example);
+    expect(text).toContain("<!-- figures: ");
     if (figures) expect(text).toBe(expected);
   }
 });
