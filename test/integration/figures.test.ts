@@ -22,7 +22,9 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "figures-"));
   const training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
   const artifacts = join(folder, "artifacts");
-  await train({ ...training, outDirectory: artifacts }, silent);
+  // A corpus is recognised by its content, whatever it was called in training.
+  const renamed = training.corpora.map((corpus) => ({ ...corpus, name: `old-${corpus.name}` }));
+  await train({ ...training, corpora: renamed, outDirectory: artifacts }, silent);
   options = {
     ...training,
     ...{ model: training.modelDirectory, artifacts, corpusFolder: folder, cacheDirectory: join(folder, "cache") },

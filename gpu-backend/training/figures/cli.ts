@@ -78,7 +78,9 @@ program
       for (const kind of ["trained", "new"] as const) {
         if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${shippedTable(result, kind)}`);
       }
-      console.log(`\n${questionTable(result)}\n\n${oracleTable(result)}\n${flags.json}`);
+      if (result.rows.some(({ prompt }) => prompt === "question")) console.log(`\n${questionTable(result)}`);
+      if (result.rows.some(({ oracle }) => oracle)) console.log(`\n${oracleTable(result)}`);
+      console.log(flags.json);
     });
   });
 

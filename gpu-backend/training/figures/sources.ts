@@ -41,7 +41,7 @@ function trainedSource(corpus: Corpus, options: SourceOptions): ShippedSource {
   const splits = splitDocuments(name, documents);
   const test = documents.filter((_, i) => splits[i] === "test");
   const { training } = manifest;
-  const isAsTrained = training?.corpora.some((trained) => trained.name === name && trained.sha256 === sha256) ?? false;
+  const isAsTrained = training?.corpora.some((trained) => trained.sha256 === sha256) ?? false;
   return {
     ...{ kind: "trained", name, known: isKnownText(corpus, options) },
     heldOut: training?.split === "document-hash" && isAsTrained,
