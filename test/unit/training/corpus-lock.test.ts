@@ -2,13 +2,16 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { deflateSync } from "node:zlib";
 import { expect, test } from "vitest";
 import { documentsOf } from "../../../gpu-backend/training/corpus/documents.ts";
 import { fetchCorpora, linesOf, recipes, spread } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
 import { isKnown, lockedCorpora, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
 import { withoutTags } from "../../../gpu-backend/training/corpus/new-text-recipes.ts";
+import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
 import { corpusHash } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { nearDuplicates, overlap, Shingler } from "../../../gpu-backend/training/corpus/shingles.ts";
+import { novelsOf } from "../../../gpu-backend/training/corpus/training-recipes.ts";
 import { lineProgress } from "../../../gpu-backend/training/progress.ts";
 import { seededRandom } from "../../support/steps.ts";
 
@@ -108,4 +111,35 @@ test("of many items as many as asked for are kept, spread evenly", () => {
 test("the Brown corpus is read without its tags, as it was printed", () => {
   const tagged = "\n\tHe/pps said/vbd ``/`` no/at ''/'' ,/, and/or/cc (/( left/vbd )/) ;/. ;/.\n\n\n\tNext/ap ./.\n";
   expect(withoutTags(tagged)).toBe('He said "no", and/or (left);\nNext.');
+});
+
+test("novels are read from the records of R's database, a list of lines each", () => {
+  const string = (text: string) => {
+    const bytes = Buffer.from(text, "utf8");
+    const head = Buffer.alloc(8);
+    head.writeInt32BE(0x00040009, 0);
+    head.writeInt32BE(bytes.length, 4);
+    return Buffer.concat([head, bytes]);
+  };
+  const record = (lines: string[]) => {
+    const stream = deflateSync(Buffer.concat([Buffer.from("X\n"), Buffer.alloc(12), ...lines.map(string)]));
+    const size = Buffer.alloc(4);
+    size.writeUInt32BE(stream.length, 0);
+    return Buffer.concat([size, stream]);
+  };
+  const novels = [["EMMA", "", "a café"], ["PERSUASION"]];
+  expect(novelsOf(Buffer.concat(novels.map(record)))).toEqual(novels);
+});
+
+test("an archive that was put there by hand is used, and refused where its bytes are others", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "packages-"));
+  try {
+    await writeFile(join(folder, "dict-x_1+2.deb"), "not the archive");
+    const pinned = { registry: "debian", name: "dict-x", version: "1:2", sha256: "0".repeat(64) } as const;
+    await expect(unpackPinned(pinned, folder)).rejects.toThrow(
+      /dict-x_1\+2\.deb has SHA-256 [0-9a-f]{64}; the corpus lock/,
+    );
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
