@@ -2,7 +2,6 @@
 import http from "node:http";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
@@ -14,6 +13,8 @@ const integer = (minimum: number, maximum: number, preset: number) =>
     .transform(Number)
     .pipe(z.int().min(minimum).max(maximum))
     .default(preset);
+
+export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
 const MiB = 2 ** 20;
 
@@ -41,7 +42,7 @@ const environmentSchema = z.object({
   /** How weights are stored in memory. */
   WEIGHT_FORMAT: z.enum(["fp32", "int8", "block8", "block4"]).default("fp32"),
   /** What the trunk runs on: runtime/device.ts. The CPU unless asked, since only there a result never depends on mates. */
-  DEVICE: z.enum(["auto", "cpu", "webgpu", "cuda"]).default("cpu"),
+  DEVICE: z.enum(deviceNames).default("cpu"),
   /** Threads inside an operator of the graph. */
   THREADS: integer(1, 256, availableParallelism()),
   /** Slots: sequences that run at the same time, KV memory permitting. */
@@ -61,10 +62,7 @@ const environmentSchema = z.object({
    */
   ADAPTER_SLOTS: integer(0, 256, 8),
   /** What outlives a restart: tenants' own adapters. Losing it costs time only, the edge has them too. */
-  DATA_DIR: z
-    .string()
-    .min(1)
-    .default(fileURLToPath(new URL("../.cache/backend", import.meta.url))),
+  DATA_DIR: z.string().min(1).default(".cache/backend"),
   /** Bound on a tenant's adapters there; beyond it goes what was used longest ago. */
   TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
   /**
@@ -101,7 +99,7 @@ export interface BackendConfig {
   port: number;
   modelDirectory: string;
   weightFormat: "fp32" | "int8" | "block8" | "block4";
-  device: "auto" | "cpu" | "webgpu" | "cuda";
+  device: (typeof deviceNames)[number];
   threads: number;
   maxSequences: number;
   maxQueue: number;
@@ -123,21 +121,17 @@ export interface BackendConfig {
   otlp: OtlpTarget | null;
 }
 
-/**
- * Reads and checks the settings; of command line arguments there is `--device`, which wins over DEVICE.
- * Throws an Error that names each variable at fault.
- */
+/** Reads and checks the settings; `given` wins over the environment. Throws an Error that names each variable at fault. */
 export function readConfig(
-  variables: Record<string, string | undefined> = process.env,
-  args: readonly string[] = [],
+  environment: Record<string, string | undefined> = process.env,
+  given: Record<string, string | undefined> = {},
 ): BackendConfig {
-  const { device = variables.DEVICE } = parseArgs({ args: [...args], options: { device: { type: "string" } } }).values;
-  const environment: Record<string, string | undefined> = { ...variables, DEVICE: device };
-  const parsed = environmentSchema.safeParse(environment);
+  const variables = { ...environment, ...given };
+  const parsed = environmentSchema.safeParse(variables);
   if (!parsed.success) {
     const issues = parsed.error.issues.map(({ path, message }) => {
       const name = path.join(".");
-      return `${name} is ${JSON.stringify(environment[name])}: ${message}`;
+      return `${name} is ${JSON.stringify(variables[name])}: ${message}`;
     });
     throw new Error(`bad settings: ${issues.join("; ")}`);
   }

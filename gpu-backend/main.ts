@@ -6,9 +6,11 @@ import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
+import { Option } from "commander";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
-import { type BackendConfig, chunkTokens, readConfig, tenantSlowdown } from "./config.ts";
+import { createCommand } from "./command-line.ts";
+import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
@@ -30,8 +32,16 @@ const shortStallMs = 5000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
+const program = createCommand(
+  "backend",
+  "Serve the backend alone; it prints one JSON line once a token was generated",
+  ["chameleon backend --device auto"],
+  "Every setting is a variable of the environment: gpu-backend/config.ts names them with their defaults.",
+).addOption(new Option("--device <name>", "what the trunk runs on; wins over DEVICE").choices(deviceNames));
+const { device } = program.parse().opts<{ device?: string }>();
+
 try {
-  await run(readConfig(undefined, process.argv.slice(2)));
+  await run(readConfig(undefined, device ? { DEVICE: device } : {}));
 } catch (error) {
   process.stderr.write(`chameleon backend: ${error instanceof Error ? error.message : error}\n`);
   process.exit(1);

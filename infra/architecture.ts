@@ -10,7 +10,10 @@ import { parseAst } from "vitest/node";
 const mayImport: Record<string, string[]> = {
   shared: [],
   edge: ["shared"],
+  // Runs in browsers: it knows the API's types, and nothing of the Worker.
+  "edge/page": ["shared"],
   "gpu-backend/bounded-file.ts": [],
+  "gpu-backend/command-line.ts": [],
   "gpu-backend/adapters": ["gpu-backend/bounded-file.ts", "shared"],
   "gpu-backend/kv": ["shared"],
   "gpu-backend/runtime": ["shared"],
@@ -22,11 +25,18 @@ const mayImport: Record<string, string[]> = {
     "shared",
   ],
   "gpu-backend/http": ["gpu-backend/engine", "gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime", "shared"],
-  "gpu-backend/training": ["gpu-backend/bounded-file.ts", "gpu-backend/adapters", "gpu-backend/runtime", "shared"],
+  "gpu-backend/training": [
+    "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/adapters",
+    "gpu-backend/runtime",
+    "shared",
+  ],
   // Measures what is shipped by the code that serves it.
   "gpu-backend/training/figures": [
     "gpu-backend/adapters",
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine",
     "gpu-backend/runtime",
@@ -36,6 +46,7 @@ const mayImport: Record<string, string[]> = {
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
     "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
     "gpu-backend/runtime",
@@ -49,13 +60,23 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/adapters",
     "gpu-backend/kv",
     "gpu-backend/runtime",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "shared",
   ],
-  infra: ["gpu-backend/config.ts", "shared"],
+  infra: ["gpu-backend/command-line.ts", "gpu-backend/config.ts", "shared"],
+  // Checks by the code that serves.
+  "infra/doctor": [
+    "infra",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/config.ts",
+    "gpu-backend/engine/artifacts.ts",
+    "gpu-backend/runtime/device-probe.ts",
+  ],
   // Refuses what would be refused later, by the same code.
   "infra/publish": [
     "infra",
+    "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/bounded-file.ts",
     "edge/assign/artifacts.ts",
@@ -68,14 +89,16 @@ const mayImport: Record<string, string[]> = {
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["cloudflare:", "hono", "zod"],
+  "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],
   "gpu-backend/engine": ["aws4fetch"],
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
-  "gpu-backend/main.ts": ["@hono/node-server"],
+  "gpu-backend/command-line.ts": ["commander"],
+  "gpu-backend/main.ts": ["@hono/node-server", "commander"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
-  "gpu-backend/models": ["@huggingface/hub", "@huggingface/transformers", "commander"],
-  infra: ["aws4fetch", "commander", "node:", "vitest", "workerd", "wrangler", "zod"],
+  "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
+  infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
 /** Layers of equal rank know each other's shapes, never each other's code: a type import is allowed, no other. */
@@ -84,7 +107,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger)\.ts$|gpu-backend\/(main|engine\/worker|training\/(figures\/)?cli|training\/corpus\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/worker|training\/((figures|corpus)\/)?cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

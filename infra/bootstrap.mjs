@@ -1,59 +1,27 @@
 #!/usr/bin/env node
 /**
- * The one way in: `node infra/bootstrap.mjs COMMAND [arguments]`, on Node ≥ 20 with nothing installed.
- * Installs what is missing or stale, picks a Node that runs TypeScript, and goes on in a child.
- * Not here: what a command does. Plain JavaScript with no dependency, because it runs before there is any.
+ * The `chameleon` command, on Node 20 or newer. In a checkout, where nothing need be installed, it installs what is missing
+ * or stale and runs TypeScript; in an installed package it runs the JavaScript in `dist/`. Both go on in a child, on a Node
+ * that is new enough. Not here: what a command does. Plain JavaScript with no dependency, because it runs before there is any.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { constants } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import { commandsOf, nearestCommand, usage } from "./commands.mjs";
 
 const root = path.dirname(path.dirname(realpathSync(fileURLToPath(import.meta.url))));
-
-/** command → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
-const commands = {
-  start: ["serve edge and backend on this machine (--json, --help)", "infra/start.ts"],
-  test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
-  check: ["check style and types", "infra/check.ts"],
-  backend: ["serve the backend alone", "gpu-backend/main.ts"],
-  import: ["bring a GPT-2 from the Hugging Face hub or a folder (--help)", "gpu-backend/models/import/cli.ts"],
-  train: ["train adapters on text (--help)", "gpu-backend/training/cli.ts", "train"],
-  corpora: [
-    "fetch the text that the embedded adapters are trained and measured on (FOLDER, --help)",
-    "gpu-backend/training/corpus/cli.ts",
-  ],
-  bench: ["measure speed beside other engines (--help)", "test/bench/main.ts"],
-  "bench:fault": ["harm a backend under 200 streams (--help)", "test/bench/fault/main.ts"],
-  "bench:edge": ["measure what the edge costs, beside Portkey's gateway (--help)", "test/bench/edge/main.ts"],
-  "bench:tenants": ["measure what a tenant's burst costs another (--help)", "test/bench/tenants/main.ts"],
-  keys: ["make, list, revoke and rotate API keys, set tenants' limits (--help)", "infra/keys/cli.ts"],
-  publish: ["publish artifacts, switch back, list (--help)", "infra/publish/cli.ts"],
-  drift: ["compare live traffic with training, and say whether to train again (--help)", "infra/drift/cli.ts"],
-  "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
-  fuzz: ["send bad requests to a real edge and backend (--requests N, --seed N)", "test/fuzz/requests/main.ts"],
-  "eval:instant": [
-    "measure adapters made of examples, on known and unknown text (--help)",
-    "test/bench/instant/main.ts",
-  ],
-  "eval:evidence": [
-    "measure what the mixture gains on new text, beside the nearest adapter and controls (--help)",
-    "test/bench/evidence/main.ts",
-  ],
-  eval: ["measure what artifacts gain, as they are shipped (--help)", "gpu-backend/training/figures/cli.ts", "eval"],
-  figures: [
-    "measure every quality figure of the documents anew, and write it into them (--help)",
-    "gpu-backend/training/figures/cli.ts",
-    "figures",
-  ],
-};
+const { version } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"));
+/** A package has no lock: npm leaves it out. */
+const isCheckout = existsSync(path.join(root, "package-lock.json"));
 
 /** Starting Node: enough to run this file. */
 const oldestNode = [20, 0];
-/** Running Node: the first that strips types from .ts files without a flag. */
-const oldestTypeScriptNode = [22, 18];
+/** Running Node: the first that strips types from .ts files without a flag, and has all that we call. */
+const oldestRunningNode = [22, 18];
 
 /**
  * A step reads every weight once. In huge pages that takes a seventh less time (2 cores of a Xeon, GPT-2 124M in int8); the
@@ -68,9 +36,9 @@ function isAtLeast(version, [major, minor]) {
   return haveMajor > major || (haveMajor === major && haveMinor >= minor);
 }
 
-function fail(message) {
+function fail(message, code = 1) {
   process.stderr.write(`chameleon: ${message}\n`);
-  process.exit(1);
+  process.exit(code);
 }
 
 /** What decides the content of node_modules. Scripts and the like may change without a new install. */
@@ -138,6 +106,8 @@ async function install() {
   // --prefer-offline is exact here, as the lock holds every package's hash;
   // without the short time-outs an offline machine waits a minute for the news.
   const args = [...npmScript, "ci", "--include=dev", "--include=optional", "--prefer-offline", "--loglevel=error"];
+  // What we depend on ships its binaries inside its packages, and onnxruntime-node's script would download CUDA.
+  args.push("--ignore-scripts");
   args.push("--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000");
   const { code, output, stoppedBy } = await run(npm, args, {
     cwd: root,
@@ -156,37 +126,58 @@ async function install() {
   writeFileSync(stampFile, hash);
 }
 
-/** The pinned Node of node_modules where it runs (Linux with glibc), else the one running this, if new enough. */
+/** The Node that the package pins, where it runs (Linux with glibc), else the one running this, if new enough. */
 function pickNode() {
-  const pinned = path.join(root, "node_modules", `node-linux-${process.arch}`, "bin", "node");
-  if (process.platform === "linux" && existsSync(pinned) && spawnSync(pinned, ["--version"]).status === 0)
-    return pinned;
-  if (isAtLeast(process.version, oldestTypeScriptNode)) return process.execPath;
+  const pinned = pinnedNode();
+  if (pinned && spawnSync(pinned, ["--version"]).status === 0) return pinned;
+  if (isAtLeast(process.version, oldestRunningNode)) return process.execPath;
   return fail(
-    `on ${process.platform} ${process.arch}, Node ${oldestTypeScriptNode.join(".")} or newer is needed; this is ${process.version}.`,
+    `on ${process.platform} ${process.arch}, Node ${oldestRunningNode.join(".")} or newer is needed; this is ${process.version}.`,
   );
 }
 
-const [command, ...rest] = process.argv.slice(2);
-if (!isAtLeast(process.version, oldestNode))
-  fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
-if (!Object.hasOwn(commands, command ?? "")) {
-  const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(14)}${help}`);
-  const usage = `usage: chameleon COMMAND [arguments]\n\n${lines.join("\n")}\n`;
-  if (command === "--help" || command === "-h") process.stdout.write(usage);
-  else {
-    process.stderr.write(command ? `chameleon: there is no command "${command}".\n\n${usage}` : usage);
-    process.exit(2);
+function pinnedNode() {
+  if (process.platform !== "linux") return null;
+  try {
+    // Beside us in a checkout, beside or above us where a package of ours is installed.
+    const manifest = createRequire(import.meta.url).resolve(`node-linux-${process.arch}/package.json`);
+    return path.join(path.dirname(manifest), "bin", "node");
+  } catch {
+    return null;
   }
-} else {
-  await install();
+}
+
+/** The file that runs a command: as it is written, or as it was compiled for the package. */
+function entryFile(source) {
+  return isCheckout ? path.join(root, source) : path.join(root, "dist", source.replace(/\.ts$/, ".js"));
+}
+
+async function runCommand([, entry, ...first], rest) {
+  if (isCheckout) await install();
   const node = pickNode();
   const directories = [path.dirname(node), path.join(root, "node_modules", ".bin"), process.env.PATH];
-  const [, entry, ...first] = commands[command];
-  const { code } = await run(node, [path.join(root, entry), ...first, ...rest], {
+  const { code } = await run(node, [entryFile(entry), ...first, ...rest], {
     // The channel says nothing; that it closes tells the child that this process is gone, however it ended.
     stdio: ["inherit", "inherit", "inherit", "ipc"],
     env: { ...hugePages, ...process.env, PATH: directories.join(path.delimiter) },
   });
   process.exit(code);
+}
+
+if (!isAtLeast(process.version, oldestNode)) {
+  fail(`Node ${oldestNode[0]} or newer is needed; this is ${process.version}.`);
+}
+const commands = commandsOf(isCheckout);
+const [command = "", ...rest] = process.argv.slice(2);
+if (Object.hasOwn(commands, command)) {
+  await runCommand(commands[command], rest);
+} else if (command === "--help" || command === "-h") {
+  process.stdout.write(usage(commands, version));
+} else if (command === "--version" || command === "-V") {
+  process.stdout.write(`${version}\n`);
+} else {
+  const nearest = nearestCommand(commands, command);
+  const hint = nearest ? `did you mean ${nearest}?` : "`chameleon --help` lists them.";
+  const what = command === "" ? "name a command" : `there is no command "${command}"`;
+  fail(`${what}; ${hint}`, 2);
 }

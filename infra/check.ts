@@ -1,10 +1,12 @@
 /** `npm run check`: style and types. The architecture and the hygiene of the tree are unit tests. */
 import { spawnSync } from "node:child_process";
 import path from "node:path";
+import { createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 
+parsedOptions(createCommand("check", "Check style and types", ["chameleon check"]));
 const root = path.dirname(import.meta.dirname);
 /** Each has the globals of where it runs, so each is its own TypeScript project. */
-const typeScriptFolders = ["shared", "edge", "gpu-backend", "infra", "test", "test/in-runtime"];
+const typeScriptFolders = ["shared", "edge", "edge/page", "gpu-backend", "infra", "test", "test/in-runtime"];
 
 const commands = [
   ["@biomejs/biome/bin/biome", "check", "--error-on-warnings", "."],

@@ -2,12 +2,12 @@
  * `npm run deploy:check`: whether the Worker is small and starts quickly enough to deploy. Bundles it as a deployment does,
  * and starts it cold in a bare workerd, in turns with an empty Worker. The start is judged by the ratio of the two, which a
  * slow or busy machine changes little; milliseconds are printed only.
- * Exit code 1 above a limit; `-- --gzip-bytes N` and `-- --start-ratio N` set other limits.
+ * Exit code 1 above a limit.
  */
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { parseArgs } from "node:util";
+import { count, createCommand, parsedOptions, positive } from "../gpu-backend/command-line.ts";
 import { workerdConfigText } from "./workerd/config.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { startWorkerd } from "./workerd/process.ts";
@@ -16,21 +16,17 @@ import { startWorkerd } from "./workerd/process.ts";
  * Bytes: a tenth of what the platform allows. Ratio: twice the highest of what the Worker takes on two cores, 2.8 where
  * little else runs and 1.7 to 5.3 on a busy machine, so that only a start that has become much slower fails.
  */
-const presets = { "gzip-bytes": "400000", "start-ratio": "10" };
+const presets = { gzipBytes: 400_000, startRatio: 10 };
 /** Pairs of cold starts. Odd, so that there is a median pair. */
 const pairs = 7;
 
 const root = path.dirname(import.meta.dirname);
-const { values } = parseArgs({ options: { "gzip-bytes": { type: "string" }, "start-ratio": { type: "string" } } });
-const limits = { ...presets, ...values };
-const bundleLimitBytes = limitOf("gzip-bytes");
-const startLimitRatio = limitOf("start-ratio");
-
-function limitOf(name: keyof typeof presets): number {
-  const limit = Number(limits[name]);
-  if (!(limit > 0)) throw new Error(`--${name} is ${JSON.stringify(limits[name])}; it must be a number above 0`);
-  return limit;
-}
+const program = createCommand("deploy:check", "Check the Worker's size and start before a deployment", [
+  "chameleon deploy:check",
+])
+  .option("--gzip-bytes <n>", "limit of the bundle, in bytes", count, presets.gzipBytes)
+  .option("--start-ratio <x>", "limit of a cold start, in starts of an empty Worker", positive, presets.startRatio);
+const { gzipBytes: bundleLimitBytes, startRatio: startLimitRatio } = parsedOptions<typeof presets>(program);
 
 /** Milliseconds from the start of the process to its first answer. */
 async function coldStartMs(configFile: string): Promise<number> {

@@ -1,8 +1,8 @@
 /** The backend as a child process of a local start. Not here: what it serves. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import path from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 
 export interface LocalBackend {
   url: string;
@@ -11,13 +11,11 @@ export interface LocalBackend {
   ended: Promise<string>;
 }
 
+const mainFile = fileURLToPath(new URL("../gpu-backend/main.ts", import.meta.url));
+
 /** Starts gpu-backend/main.ts, with `environment` over our own, and waits for its ready line. Throws an Error if it ends without one. */
-export async function startBackend(
-  root: string,
-  port: number,
-  environment: Record<string, string> = {},
-): Promise<LocalBackend> {
-  const child = spawn(process.execPath, [path.join(root, "gpu-backend/main.ts")], {
+export async function startBackend(port: number, environment: Record<string, string> = {}): Promise<LocalBackend> {
+  const child = spawn(process.execPath, [mainFile], {
     env: { ...process.env, ...environment, BACKEND_PORT: String(port) },
     // The channel says nothing; that it closes tells the backend that this process is gone, however it ended.
     stdio: ["ignore", "pipe", "inherit", "ipc"],

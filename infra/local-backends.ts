@@ -14,14 +14,13 @@ export interface LocalBackends {
  * it is ready. Throws an Error if one cannot be started at first.
  */
 export async function startBackends(
-  root: string,
   ports: readonly number[],
   environment: Record<string, string>,
   say: (line: string) => void,
 ): Promise<LocalBackends> {
   // By themselves each would take all cores.
   const threads = process.env.THREADS || String(Math.max(1, Math.floor(availableParallelism() / ports.length)));
-  const start = (port: number) => startBackend(root, port, { ...environment, THREADS: threads });
+  const start = (port: number) => startBackend(port, { ...environment, THREADS: threads });
   const started = await Promise.all(ports.map(start));
   const restart = ({ url }: LocalBackend) => start(Number(new URL(url).port));
   const ended =

@@ -10,9 +10,9 @@ import { quietWrangler } from "./quiet-wrangler.ts";
 /** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
 
-/** Folder of a local edge's storage: keys, limits, usage. `npm run keys` writes there, also while the edge runs. */
-export function stateFolder(root: string): string {
-  return path.resolve(process.env.STATE_DIR || path.join(root, ".wrangler/state"));
+/** Folder of a local edge's storage: keys, limits, usage. `chameleon keys` writes there, also while the edge runs. */
+export function stateFolder(): string {
+  return path.resolve(process.env.STATE_DIR || ".wrangler/state");
 }
 
 const text = (value: string) => ({ type: "plain_text" as const, value });
@@ -46,7 +46,7 @@ export async function startEdge(root: string, port: number, backendUrls: string[
       server: { hostname: localHost, port: 0 },
       inspector: false,
       watch: false,
-      persist: stateFolder(root),
+      persist: stateFolder(),
       logLevel: "warn",
     },
   });

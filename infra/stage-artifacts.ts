@@ -1,11 +1,12 @@
 /**
  * Puts the edge's share of a model's artifacts where wrangler takes static assets from. Run, with the API's document
- * (stage-docs.ts), before every local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
+ * (stage-docs.ts) and the page (stage-page.ts), before every local start, test run and deployment: `node infra/stage-artifacts.ts [MODEL_DIR]`.
  */
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../shared/artifacts/manifest.ts";
 import { stageDocs } from "./stage-docs.ts";
+import { stagePage } from "./stage-page.ts";
 import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
@@ -33,6 +34,6 @@ export async function stageArtifacts(
 }
 
 if (import.meta.main) {
-  const copied = [...(await stageArtifacts(process.argv[2])), ...(await stageDocs())];
+  const copied = [...(await stageArtifacts(process.argv[2])), ...(await stageDocs()), ...(await stagePage())];
   process.stdout.write(copied.length > 0 ? `staged ${copied.join(", ")}\n` : "the staged assets are up to date\n");
 }

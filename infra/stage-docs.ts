@@ -9,12 +9,13 @@ import { openApiDocument } from "./openapi/document.ts";
 import { writeWhole } from "./write-whole.ts";
 
 const root = path.dirname(import.meta.dirname);
-const renderer = path.dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
 
 /** Writes what differs, and returns the names of what was written. */
 export async function stageDocs(target: string = path.join(root, "edge/public")): Promise<string[]> {
   const { version } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8")) as { version: string };
   const document = `${JSON.stringify(openApiDocument(version))}\n`;
+  // Here, because a package has neither: it holds the staged files.
+  const renderer = path.dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
   const files: [string, Buffer][] = [["openapi.json", Buffer.from(document)]];
   for (const name of ["swagger-ui.css", "swagger-ui-bundle.js"]) {
     files.push([`docs/${name}`, await readFile(path.join(renderer, name))]);

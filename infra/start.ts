@@ -6,30 +6,43 @@ import { Console } from "node:console";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { parseArgs } from "node:util";
+import { InvalidArgumentError } from "commander";
+import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
 import { localKey, startEdge, stateFolder } from "./local-edge.ts";
+import { writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
 import { bucketCopy, publishedManifest } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
-import { stageDocs } from "./stage-docs.ts";
 
 const mostBackends = 16;
-const help = `usage: npm start [-- --backends N --json]
-
-Serves Chameleon Edge on this machine until Ctrl-C, and says so in one line once a token was generated.
-  --backends N  as many backends (${mostBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again
-  --json        the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}
+const program = createCommand(
+  "start",
+  "Serve Chameleon Edge on this machine until Ctrl-C; one line says so once a token was generated",
+  ["chameleon start", "EDGE_PORT=9000 MODEL_DIR=./my-model chameleon start --backends 2"],
+  `Environment:
   EDGE_PORT     port of the edge, 8787 unless set
   EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas
   BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
-What the backend reads besides is in gpu-backend/config.ts.
-`;
+What the backend reads besides is in gpu-backend/config.ts.`,
+)
+  .option(
+    "--backends <n>",
+    `as many backends (${mostBackends} at most), on BACKEND_PORT and the ports after it; one that dies is started again`,
+    backendCount,
+    1,
+  )
+  .option(
+    "--json",
+    'the ready line as JSON: {"ready":true,"edge":URL,"key":KEY,"backends":[{"url":URL,"pid":N}]}',
+    false,
+  );
 
 const root = path.dirname(import.meta.dirname);
+const isCheckout = import.meta.filename.endsWith(".ts");
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 async function start(count: number, json: boolean): Promise<void> {
@@ -42,16 +55,19 @@ async function start(count: number, json: boolean): Promise<void> {
   ]);
 
   await stageArtifacts(process.env.MODEL_DIR || undefined);
-  await stageDocs();
+  // A package holds them.
+  if (isCheckout) {
+    await (await import("./stage-docs.ts")).stageDocs();
+    await (await import("./stage-page.ts")).stagePage();
+  }
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
   const { backends, ended } = await startBackends(
-    root,
     backendPorts,
     {
       BACKEND_SECRETS: secrets,
-      ARTIFACTS_URL: process.env.ARTIFACTS_URL || pathToFileURL(bucketCopy(stateFolder(root))).href,
+      ARTIFACTS_URL: process.env.ARTIFACTS_URL || pathToFileURL(bucketCopy(stateFolder())).href,
     },
     say,
   );
@@ -67,8 +83,13 @@ async function start(count: number, json: boolean): Promise<void> {
     secrets,
   );
   await generateToken(edge);
-  const published = await publishedManifest(stateFolder(root));
+  const published = await publishedManifest(stateFolder());
   if (published) say(`published artifacts come first: ${published} (npm run publish -- --list)`);
+  await writeLocalRun(stateFolder(), {
+    ...{ pid: process.pid, edge, key: localKey, backendSecrets: secrets },
+    backends: backends.map(({ url }) => url),
+    modelDirectory: process.env.MODEL_DIR ? path.resolve(process.env.MODEL_DIR) : null,
+  });
   const ready = { ready: true, edge, key: localKey, backends };
   process.stdout.write(json ? `${JSON.stringify(ready)}\n` : `ready ${edge} key ${localKey}\n`);
 }
@@ -84,40 +105,17 @@ async function generateToken(edge: string): Promise<void> {
   if (!response.ok) throw new Error(`the first completion was answered ${response.status}: ${await response.text()}`);
 }
 
-function readArguments(): { backends: number; json: boolean; help: boolean } {
-  try {
-    const { values } = parseArgs({
-      options: {
-        backends: { type: "string", default: "1" },
-        json: { type: "boolean", default: false },
-        help: { type: "boolean", short: "h", default: false },
-      },
-    });
-    const backends = /^\d+$/.test(values.backends) ? Number(values.backends) : 0;
-    if (backends < 1 || backends > mostBackends) {
-      throw new Error(`--backends is "${values.backends}"; it must be a whole number from 1 to ${mostBackends}`);
-    }
-    return { ...values, backends };
-  } catch (error) {
-    say(`chameleon: ${(error as Error).message}\n\n${help}`);
-    process.exit(2);
-  }
+function backendCount(text: string): number {
+  const backends = count(text);
+  if (backends <= mostBackends) return backends;
+  throw new InvalidArgumentError(`must be at most ${mostBackends}`);
 }
 
-const options = readArguments();
-if (options.help) {
-  process.stdout.write(help);
-} else {
-  // Whatever wrangler or the Worker log must not mix with the ready line.
-  globalThis.console = new Console(process.stderr);
-  // Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start.
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(0));
-  process.once("disconnect", () => process.exit(0));
-  process.channel?.unref();
-  try {
-    await start(options.backends, options.json);
-  } catch (error) {
-    say(`chameleon: ${(error as Error).message}`);
-    process.exit(1);
-  }
-}
+const options = parsedOptions<{ backends: number; json: boolean }>(program);
+// Whatever wrangler or the Worker log must not mix with the ready line.
+globalThis.console = new Console(process.stderr);
+// Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(0));
+process.once("disconnect", () => process.exit(0));
+process.channel?.unref();
+await start(options.backends, options.json);

@@ -16,8 +16,8 @@ import { type Artifacts, loadOnce } from "./artifacts.ts";
 export const artifactLimits = {
   /** How old the last look at the pointer may be; the next request has it looked at again, and waits for nothing. */
   refreshMs: 3000,
-  /** After so long without a request, backends may have let go of what is served here: then it waits for the look. */
-  staleMs: 60_000,
+  /** Longest time without a look after which a request is still served at once; an idle edge looks before it answers. */
+  staleMs: 10_000,
   /** So long at most. */
   patienceMs: 2000,
   /** A set that was refused is not read again until then; the bucket may have been mended. */

@@ -4,7 +4,7 @@ import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
-import { type NamedAdapters, type OwnAdapter, suffixOf } from "../tenants/own-adapters.ts";
+import { type NamedAdapters, type OwnAdapter, ownNamesText, suffixOf } from "../tenants/own-adapters.ts";
 import type { Artifacts } from "./artifacts.ts";
 import {
   automaticMixture,
@@ -71,7 +71,7 @@ function namedAdapter(id: string, at: string, words: string, manifest: Manifest,
   if (adapter !== null) return adapter;
   throw new ServiceError(
     "invalid_request",
-    `${at} is ${JSON.stringify(id)}; it must be ${words}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids.`,
+    `${at} is ${JSON.stringify(id)}; it must be ${words}, an adapter of your own or one of the ${manifest.centroids.length} centroids of GET /v1/centroids${ownNamesText(own)}.`,
     { param: "chameleon.adapter" },
   );
 }
@@ -90,7 +90,7 @@ function modelWish(model: string, manifest: Manifest, own: NamedAdapters): Wish 
   if (adapter !== null) return adapter;
   throw new ServiceError(
     "model_not_found",
-    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models).`,
+    `The model ${JSON.stringify(model.slice(0, 80))} does not exist; there is ${servedAs}, ${servedAs}:auto and ${servedAs}:<centroid> (GET /v1/models)${ownNamesText(own, `${servedAs}:`)}.`,
     { param: "model" },
   );
 }

@@ -54,7 +54,7 @@ interface Calibrated {
   hyperNetwork: { kind: "gated-bank" | "full" };
 }
 
-/** The base, the nearest adapters that are not off, and the pointer. `nearest`: all centroids, nearest first. */
+/** The base, the nearest centroids' adapters, and the pointer. `nearest`: all centroids, nearest first. */
 export function automaticMixture(
   nearest: readonly Candidate[],
   { evidence: calibration = defaultCalibration, hyperNetwork }: Calibrated,
@@ -62,12 +62,11 @@ export function automaticMixture(
 ): PlannedMixture {
   // Each adapter of kind "full" takes one of a few pool slots of the backend while the sequence runs: one a sequence.
   const most = hyperNetwork.kind === "full" ? 1 : calibration.adapters;
-  const experts = nearest.filter(({ isOff }) => !isOff).slice(0, most);
+  const near = nearest.slice(0, most);
+  const experts = near.filter(({ isOff }) => !isOff);
   const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence));
-  const mass = experts.length > 0 ? 1 - basePrior : 0;
-  const similarities = experts.map(({ similarity }) => similarity);
-  const priors = priorsOf(similarities, mass, calibration);
-  const request = { base: 1 - mass, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
+  const [base, ...priors] = priorsOf(near, basePrior, calibration);
+  const request = { base, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
   return { mode: "evidence", experts, request };
 }
 

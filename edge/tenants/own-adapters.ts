@@ -41,7 +41,20 @@ export function requireFreeName(name: string, { centroids }: Manifest): void {
 }
 
 /** Those of a tenant's own adapters that a request names, by name. */
-export type NamedAdapters = ReadonlyMap<string, OwnAdapter>;
+export interface NamedAdapters extends ReadonlyMap<string, OwnAdapter> {
+  /** Where the request names one that the tenant does not have: the names of those that it has. */
+  readonly others?: readonly string[];
+}
+
+/** Names of the tenant's own adapters that an error shows. */
+const shownNames = 8;
+
+/** What an error says of a tenant's own adapters; empty where it has none. */
+export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): string {
+  if (others.length === 0) return "";
+  const shown = others.slice(0, shownNames).map((name) => `${prefix}${name}`);
+  return `; your own: ${shown.join(", ")}${others.length > shownNames ? " and more (GET /v1/adapters)" : ""}`;
+}
 
 /** The part of `model` after the served name; empty where there is none. */
 export function suffixOf(model: string | undefined, { model: { servedAs } }: Manifest): string {

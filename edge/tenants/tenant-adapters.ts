@@ -57,12 +57,13 @@ export function createTenantAdapters(parts: {
     async named({ tenant, scopes }, model, adapter, { manifest, manifestHash }) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
-      const found = seesOwnAdapters(scopes)
-        ? await Promise.all([...new Set(names)].map((name) => of(tenant).find(name)))
-        : [];
+      if (!seesOwnAdapters(scopes)) return new Map();
+      const found = await Promise.all([...new Set(names)].map((name) => of(tenant).find(name)));
       const own = found.filter((one) => one !== null);
       for (const one of own) requireCurrent(one, manifestHash);
-      return new Map(own.map((one) => [one.name, one]));
+      const named = new Map(own.map((one) => [one.name, one]));
+      if (own.length === found.length) return named;
+      return Object.assign(named, { others: (await of(tenant).list()).map(({ name }) => name) });
     },
     async create(request) {
       const failures: CallFailure[] = [];

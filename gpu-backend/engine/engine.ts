@@ -18,11 +18,11 @@ import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
-import { sampleFirst, scoreAfterEvidence, weighMixture } from "./mixture-steps.ts";
+import { groupsToWeigh, sampleFirst, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
-import { alternativesOf, headHidden, headResult, logprobOf, sampleToken } from "./sampler.ts";
+import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
 import { type Admission, type Pass, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
@@ -197,21 +197,24 @@ export class Engine {
    */
   async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
     const parts = { runner: this.#parts.runner, arena: this.#arena };
-    for (const sequence of prefilled.filter(({ isMixed, ended }) => isMixed && !ended)) {
-      // Rows move where a sequence ends.
-      const rowOf = () => this.#scheduler.rowOf(sequence)!;
-      const fault = await weighMixture(sequence, rowOf(), parts);
-      if (fault) this.#fail(sequence, this.#reportFault(fault));
-      if (!sequence.request.promptLogprobs) continue;
-      for await (const { heads, output } of scoreAfterEvidence(sequence, rowOf, parts))
-        this.#readChecked(heads, output);
+    // Rows move where a sequence ends.
+    const rowOf = (sequence: Sequence) => this.#scheduler.rowOf(sequence)!;
+    const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
+    let sampled = 0;
+    for (const group of groupsToWeigh(prefilled.filter(({ isMixed, ended }) => isMixed && !ended))) {
+      const { faults, experts } = await weighMixtures(rowsOf(group), parts);
+      for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
+      for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
+        for await (const { heads, output } of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
+          this.#readChecked(heads, output);
+      }
+      const first = group.filter((sequence) => !sequence.ended && experts.has(sequence));
+      if (first.length === 0) continue;
+      const { heads, output } = await sampleFirst(rowsOf(first), experts, parts);
+      this.#readChecked(heads, output);
+      sampled += heads.length;
     }
-    const first = prefilled.filter((one) => one.isMixed && !one.ended && one.wantsToken && one.pendingTokens === 0);
-    if (first.length === 0) return 0;
-    const rows = new Map(first.map((sequence) => [this.#scheduler.rowOf(sequence)!, sequence]));
-    const { heads, output } = await sampleFirst(rows, parts);
-    this.#readChecked(heads, output);
-    return heads.length;
+    return sampled;
   }
 
   /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */
@@ -265,10 +268,10 @@ export class Engine {
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
     if (scoredId !== null) {
-      const logprob = result.targetLogit - result.logSumExp;
+      const logprob = logprobOfTarget(result);
       if (sequence.trace && output.hidden)
         sequence.trace.add(headHidden(output.hidden, this.#parts.runner.config.hiddenSize, hiddenRow));
-      sequence.scored({ logprob, alternatives, baseLogprob: base && base.targetLogit - base.logSumExp });
+      sequence.scored({ logprob, alternatives, baseLogprob: base && logprobOfTarget(base) });
       return;
     }
     const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));

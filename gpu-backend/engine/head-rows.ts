@@ -4,7 +4,7 @@
  * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
  */
 import type { Adapter, RowBias } from "../adapters/adapter.ts";
-import type { MixedInput, PointerInput, SparseBias, StepInput } from "../runtime/step.ts";
+import type { ExpertProbabilities, MixedInput, PointerInput, SparseBias, StepInput } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -41,8 +41,12 @@ interface MixedRow {
   targetId: number;
   /** Which of the S rows of the feed holds its prompt; null where only targets are scored. */
   arenaRow: number | null;
-  /** Indexes of the sequence's adapters that the row computes: all for targets, those with a weight for a mixture. */
+  /** Indexes of the sequence's adapters that the row has: those with a weight for a mixture, else all. */
   adapters: number[];
+  /** Whether its experts' probabilities come out, for `experts` of a row of a later run. */
+  isKept: boolean;
+  /** Of the base and all of the sequence's adapters; null where they are computed. */
+  experts: ExpertProbabilities | null;
 }
 
 const noBias: ReadonlyMap<number, number> = new Map();
@@ -79,22 +83,42 @@ export class HeadRows {
   }
 
   /** A row of the sequence's one adapter, or of the base for a mixture; and one of the base where that is compared. */
-  addPlain(sequence: Sequence, at: number, scoredId: number | null): void {
+  addPlain(sequence: Sequence, at: number, scoredId: number | null): Head {
     const adapter = sequence.isMixed ? null : (sequence.acquired?.adapter ?? null);
     const row = this.#addPlain(sequence, at, adapter, adapter ? (sequence.poolSlots[0] ?? -1) : -1, scoredId);
     const baseRow = sequence.comparesBase && adapter ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
-    this.heads.push({ sequence, isMixed: false, row, hiddenRow: at, baseRow, scoredId });
+    const head = { sequence, isMixed: false, row, hiddenRow: at, baseRow, scoredId };
+    this.heads.push(head);
+    return head;
   }
 
-  /** A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. */
-  addMixed(sequence: Sequence, at: number, scoredId: number | null, arenaRow: number): void {
+  /**
+   * A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. `experts` are what an earlier run kept of
+   * it; all rows of a run have them, or none. Without them, a mixture that is the base alone is a plain row.
+   */
+  addMixed(
+    sequence: Sequence,
+    at: number,
+    scoredId: number | null,
+    arenaRow: number,
+    experts: ExpertProbabilities | null = null,
+  ): void {
+    const { adapters: weights, pointer } = sequence.mixture!;
+    const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
+    if (adapters.length === 0 && pointer === 0 && !experts) {
+      const head = this.addPlain(sequence, at, scoredId);
+      // The base compared with itself.
+      head.baseRow = sequence.comparesBase ? head.row : null;
+      return;
+    }
     const row = this.#mixed.length;
     const { sampling } = sequence.request;
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
-    const weights = sequence.mixture!.adapters;
-    const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
-    this.#mixed.push({ at, sequence, inverseTemperature, targetId: scoredId ?? 0, arenaRow, adapters });
-    this.#addAdapterBias(row, sequence, adapters);
+    this.#mixed.push({
+      ...{ at, sequence, inverseTemperature, arenaRow, adapters, experts },
+      ...{ targetId: scoredId ?? 0, isKept: false },
+    });
+    if (!experts) this.#addAdapterBias(row, sequence, adapters);
     if (scoredId === null) for (const [id, value] of sequence.bias) this.#mixedBias.add(row, id, value);
     const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
@@ -102,9 +126,12 @@ export class HeadRows {
 
   /** A row that only asks what the base and each adapter of a sequence's mixture say of a token. */
   addTestimony(sequence: Sequence, at: number, targetId: number): void {
-    const adapters = [...sequence.adapters.keys()];
-    this.#addAdapterBias(this.#mixed.length, sequence, adapters);
-    this.#mixed.push({ at, sequence, inverseTemperature: 1, targetId, arenaRow: null, adapters });
+    this.#addExperts(sequence, at, { targetId, isKept: false });
+  }
+
+  /** A row whose experts' probabilities are kept, for `addMixed` of a later run. */
+  addKept(sequence: Sequence, at: number): void {
+    this.#addExperts(sequence, at, { targetId: 0, isKept: true });
   }
 
   tensors() {
@@ -125,7 +152,7 @@ export class HeadRows {
       bias: this.#bias.tensors(),
       mixed: this.#mixed.length > 0 ? this.#mixedInput() : undefined,
       want: {
-        logits: this.heads.some(needsLogits),
+        scores: this.heads.some(needsScores),
         hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
       },
     };
@@ -137,7 +164,8 @@ export class HeadRows {
     const J = adaptersOfWidest(rows);
     const gates = new Float32Array(rows.length * J * Q);
     const slots = new Int32Array(rows.length * J).fill(-1);
-    rows.forEach(({ sequence, adapters }, x) => {
+    rows.forEach(({ sequence, adapters, experts }, x) => {
+      if (experts) return;
       adapters.forEach((j, k) => {
         const own = sequence.adapters[j].adapter.gates;
         if (own) gates.set(own, (x * J + k) * Q);
@@ -151,8 +179,25 @@ export class HeadRows {
       poolSlots: slots.some((slot) => slot >= 0) ? slots : undefined,
       adapterBias: { ...this.#adapterBias.tensors(), adapters: Int32Array.from(this.#biasedAdapters) },
       targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
+      keep: [...rows.keys()].filter((x) => rows[x].isKept),
+      experts: rows[0].experts ? this.#experts(J) : undefined,
       mixture: rows[0].arenaRow === null ? undefined : this.#mixture(J),
     };
+  }
+
+  /** What earlier runs kept of the rows, of their adapters with a weight. */
+  #experts(J: number): ExpertProbabilities {
+    const rows = this.#mixed;
+    const V = rows[0].experts!.base.length;
+    const base = new Float32Array(rows.length * V);
+    const adapters = new Float32Array(rows.length * J * V);
+    rows.forEach((row, x) => {
+      base.set(row.experts!.base, x * V);
+      row.adapters.forEach((j, k) => {
+        adapters.set(row.experts!.adapters.subarray(j * V, (j + 1) * V), (x * J + k) * V);
+      });
+    });
+    return { base, adapters };
   }
 
   #mixture(J: number): NonNullable<MixedInput["mixture"]> {
@@ -235,6 +280,12 @@ export class HeadRows {
     for (const [id, value] of own) if (!isAdded.has(id)) this.#bias.add(row, id, value);
   }
 
+  #addExperts(sequence: Sequence, at: number, rest: Pick<MixedRow, "targetId" | "isKept">): void {
+    const adapters = [...sequence.adapters.keys()];
+    this.#addAdapterBias(this.#mixed.length, sequence, adapters);
+    this.#mixed.push({ at, sequence, inverseTemperature: 1, arenaRow: null, adapters, experts: null, ...rest });
+  }
+
   #addAdapterBias(row: number, sequence: Sequence, adapters: readonly number[]): void {
     adapters.forEach((j, k) => {
       const { bias } = sequence.adapters[j].adapter;
@@ -272,12 +323,12 @@ function sharpnessOf(rows: readonly MixedRow[]): number {
   return ruled?.sequence.request.mixture?.evidence?.pointer.sharpness ?? 0;
 }
 
-/** J, at least 1. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */
+/** J. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */
 function adaptersOfWidest(rows: readonly MixedRow[]): number {
-  return rows.reduce((most, { adapters }) => Math.max(most, adapters.length), 1);
+  return rows.reduce((most, { adapters }) => Math.max(most, adapters.length), 0);
 }
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
-function needsLogits({ sequence, scoredId, baseRow }: Head): boolean {
+function needsScores({ sequence, scoredId, baseRow }: Head): boolean {
   return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.request.sampling));
 }

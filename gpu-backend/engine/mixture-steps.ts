@@ -1,7 +1,7 @@
 /**
- * What a mixture needs of its prompt once that is cached: its weights, by what the experts say of the prompt's own tokens, and
- * the prompt's scores where they are asked for. Each is a run of the head alone, over states that the prefill left in the
- * arena. So it depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
+ * What a mixture needs of its prompt once that is cached: its weights, by what the experts say of the prompt's own tokens, the
+ * prompt's scores where they are asked for, and its first token. Each is a run of the head alone, over states that the prefill
+ * left in the arena. So it depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
  * Shapes: D hidden size, H heads, d head width, X rows of a run.
  */
 
@@ -14,7 +14,7 @@ import {
   withFloor,
 } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
-import type { StepOutput, StepRunner } from "../runtime/step.ts";
+import type { ExpertProbabilities, StepOutput, StepRunner } from "../runtime/step.ts";
 import { HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
@@ -23,48 +23,117 @@ import { composeHead, type Phase } from "./step-input.ts";
 /** Prompt tokens that are scored in one run: each row is as wide as the vocabulary. */
 const scoredRows = 32;
 
+/** Rows of one run that weighs. A sequence has at most `evidencePositions` + 1. */
+const weighedRows = 64;
+
 interface Parts {
-  runner: Pick<StepRunner, "run" | "gates">;
+  runner: Pick<StepRunner, "run" | "gates" | "config">;
   arena: Pick<KvArena, "feed" | "states" | "keys">;
 }
 
+/** Mixtures whose prompts are cached, with the arena rows they are in. */
+export type Prefilled = ReadonlyMap<Sequence, number>;
+
 /**
- * Sets the sequence's weights: those that were asked for, or by the evidence of its prompt, which is in arena row `row`.
- * Returns what ends a sequence whose evidence is no number.
+ * Divides sequences into groups that are weighed in one run each: a few sequences read the head's matrix once, many would
+ * take as much memory as rows of the vocabulary for each of their experts.
  */
-export async function weighMixture(
-  sequence: Sequence,
-  row: number,
+export function groupsToWeigh(sequences: readonly Sequence[]): Sequence[][] {
+  const groups: Sequence[][] = [];
+  let rows = Number.POSITIVE_INFINITY;
+  for (const sequence of sequences) {
+    const own = positionsOf(sequence).length + 1;
+    if (rows + own > weighedRows) {
+      groups.push([]);
+      rows = 0;
+    }
+    groups[groups.length - 1].push(sequence);
+    rows += own;
+  }
+  return groups;
+}
+
+/**
+ * Sets the weights of mixtures: those that were asked for, or by the evidence of the prompt. Returns what ends those whose
+ * evidence is no number, and what the experts say of the next token where one is to be sampled.
+ */
+export async function weighMixtures(
+  prefilled: Prefilled,
   { runner, arena }: Parts,
-): Promise<ServiceError | null> {
+): Promise<{ faults: Map<Sequence, ServiceError>; experts: Map<Sequence, ExpertProbabilities> }> {
+  const rows = new HeadRows(runner.gates, noFeed, 0);
+  const states: Float32Array[] = [];
+  for (const [sequence, row] of prefilled) {
+    const positions = positionsOf(sequence);
+    for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1]);
+    states.push(arena.states(row, positions));
+  }
+  const sampled = [...prefilled.keys()].filter(samplesFirst);
+  for (const sequence of sampled) {
+    rows.addKept(sequence, rows.fed());
+    states.push(arena.states(prefilled.get(sequence)!, [sequence.ids.length - 1]));
+  }
+  const faults = new Map<Sequence, ServiceError>();
+  const input = composeHead(rows, joined(states), arena.feed(0, 1, 1));
+  const mixed = input.mixed ? (await runner.run(input)).mixed! : null;
+  const J = input.mixed?.adapters ?? 0;
+  let x = 0;
+  for (const [sequence, row] of prefilled) {
+    const positions = positionsOf(sequence);
+    const keys = positions.length > 0 ? arena.keys(row, sequence.evidenceTokens) : null;
+    const testimonies = positions.map((t): Testimony => {
+      const ofAdapters = mixed!.adapterTargets.subarray(x * J, x * J + sequence.adapters.length);
+      const source = { tokens: sequence.evidenceTokens, ...sequence.request.mixture!.evidence!.pointer };
+      const experts = [mixed!.baseTargets[x++], ...ofAdapters];
+      return { experts, pointer: pointerProbability(keys!, sequence.ids, t, source) };
+    });
+    const fault = setWeights(sequence, testimonies);
+    if (fault) faults.set(sequence, fault);
+  }
+  const V = runner.config.vocabularySize;
+  const experts = sampled.map((sequence, u): [Sequence, ExpertProbabilities] => [
+    sequence,
+    {
+      base: mixed!.kept!.base.subarray(u * V, (u + 1) * V),
+      adapters: mixed!.kept!.adapters.subarray(u * J * V, (u + 1) * J * V),
+    },
+  ]);
+  return { faults, experts: new Map(experts) };
+}
+
+/** Whether a sequence whose prompt is cached samples its first token now. */
+function samplesFirst(sequence: Sequence): boolean {
+  return sequence.wantsToken && sequence.pendingTokens === 0;
+}
+
+/** Positions whose next token is evidence; none where the weights are given. */
+function positionsOf({ request, evidenceTokens }: Sequence): number[] {
+  const rule = request.mixture!.evidence;
+  return rule ? positionsOfEvidence(evidenceTokens, rule.spans) : [];
+}
+
+function setWeights(sequence: Sequence, testimonies: readonly Testimony[]): ServiceError | null {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
   const priors = [base, ...adapters.map(({ weight }) => weight)];
   if (!rule) {
     sequence.mixture = withFloor({ base, adapters: priors.slice(1), pointer: 0 }, 0);
     return null;
   }
-  const tokens = sequence.evidenceTokens;
-  const positions = positionsOfEvidence(tokens, rule.spans);
-  const testimonies: Testimony[] = [];
-  if (positions.length > 0) {
-    const rows = new HeadRows(runner.gates, noFeed, 0);
-    for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1]);
-    const input = composeHead(rows, arena.states(row, positions), arena.feed(row, 0, 1));
-    const { mixed } = await runner.run(input);
-    const { baseTargets, adapterTargets } = mixed!;
-    const J = input.mixed!.adapters;
-    const keys = arena.keys(row, tokens);
-    positions.forEach((t, x) => {
-      const ofAdapters = adapterTargets.subarray(x * J, x * J + adapters.length);
-      const pointer = pointerProbability(keys, sequence.ids, t, { tokens, ...rule.pointer });
-      testimonies.push({ experts: [baseTargets[x], ...ofAdapters], pointer });
-    });
-  }
-  const { weights, evidence } = weigh(priors, { ...rule, tokens }, testimonies);
+  const { weights, evidence } = weigh(priors, { ...rule, tokens: sequence.evidenceTokens }, testimonies);
   if (!Number.isFinite(evidence.nats)) return notFinite(`the evidence of the prompt is ${evidence.nats} nats`);
   sequence.mixture = weights;
   sequence.evidence = evidence;
   return null;
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }
 
 const noFeed = { past: [], pastTokens: 0 };
@@ -90,23 +159,22 @@ export async function* scoreAfterEvidence(
   }
 }
 
-/** The run that samples the first tokens of mixtures, by arena row. */
+/**
+ * The run that samples the first tokens of mixtures, from what their experts said when they were weighed. Mixtures of given
+ * weights, which could do with one run, take the same way.
+ */
 export async function sampleFirst(
-  sequences: ReadonlyMap<number, Sequence>,
+  prefilled: Prefilled,
+  experts: ReadonlyMap<Sequence, ExpertProbabilities>,
   { runner, arena }: Parts,
 ): Promise<{ heads: Phase["heads"]; output: StepOutput }> {
-  const first = Math.min(...sequences.keys());
-  const count = Math.max(...sequences.keys()) + 1 - first;
+  const first = Math.min(...prefilled.values());
+  const count = Math.max(...prefilled.values()) + 1 - first;
   const feed = arena.feed(first, count, 1);
   const rows = new HeadRows(runner.gates, feed, count);
-  const states = [...sequences].map(([row, sequence]) => {
-    rows.addMixed(sequence, rows.fed(), null, row - first);
+  const states = [...prefilled].map(([sequence, row]) => {
+    rows.addMixed(sequence, rows.fed(), null, row - first, experts.get(sequence)!);
     return arena.states(row, [sequence.ids.length - 1]);
   });
-  const D = states[0].length;
-  const fedStates = new Float32Array(states.length * D);
-  states.forEach((state, x) => {
-    fedStates.set(state, x * D);
-  });
-  return { heads: rows.heads, output: await runner.run(composeHead(rows, fedStates, feed)) };
+  return { heads: rows.heads, output: await runner.run(composeHead(rows, joined(states), feed)) };
 }

@@ -31,7 +31,7 @@ export function headFaults(heads: readonly Head[], output: StepOutput): Map<Sequ
     const results = [headResult(isMixed ? output.mixed!.rows! : output, row)];
     if (baseRow !== null) results.push(headResult(output, baseRow));
     for (const { logSumExp } of results) {
-      if (!Number.isFinite(logSumExp)) faults.set(sequence, notFinite(`log-sum-exp of the logits is ${logSumExp}`));
+      if (!Number.isFinite(logSumExp)) faults.set(sequence, notFinite(`the log-sum-exp of its logits is ${logSumExp}`));
     }
   }
   return faults;

@@ -1,39 +1,42 @@
 /**
  * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
- * Logits already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
+ * Scores already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
 import type { Sampling } from "../../shared/contracts/inference.ts";
-import { type RowOutput, topCandidates } from "../runtime/step.ts";
+import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";
 
 /** What a step says about one head row; K candidates, V vocabulary. */
 export interface HeadResult {
+  /** Scores are logits or likelihoods (`logitOf`). */
+  areLikelihoods: boolean;
   /** [K], best first. */
   topIds: Int32Array;
-  topLogits: Float32Array;
+  topScores: Float32Array;
   logSumExp: number;
   /** Of logits / temperature. */
   scaledLogSumExp: number;
-  targetLogit: number;
+  targetScore: number;
   /** [V]; null where the step was not asked for them. */
-  logits: Float32Array | null;
+  scores: Float32Array | null;
 }
 
 /** Below this a temperature counts as 0: float32 could not carry logits divided by it. */
 export const smallestTemperature = 1e-3;
-/** Candidates beyond the top K are ranked in bands of logits this wide (times the temperature). */
+/** Candidates beyond the top K are ranked in bands this wide, in logits times the temperature. */
 const bandWidth = 2;
 
 /** The result of head row `n`: views, no copies. */
 export function headResult(output: RowOutput, n: number): HeadResult {
-  const { topCount: K, logits } = output;
-  const V = logits ? logits.length / output.logSumExp.length : 0;
+  const { areLikelihoods, topCount: K, scores } = output;
+  const V = scores ? scores.length / output.logSumExp.length : 0;
   return {
+    areLikelihoods,
     topIds: output.topIds.subarray(n * K, (n + 1) * K),
-    topLogits: output.topLogits.subarray(n * K, (n + 1) * K),
+    topScores: output.topScores.subarray(n * K, (n + 1) * K),
     logSumExp: output.logSumExp[n],
     scaledLogSumExp: output.scaledLogSumExp[n],
-    targetLogit: output.targetLogits[n],
-    logits: logits ? logits.subarray(n * V, (n + 1) * V) : null,
+    targetScore: output.targetScores[n],
+    scores: scores ? scores.subarray(n * V, (n + 1) * V) : null,
   };
 }
 
@@ -50,7 +53,7 @@ export function isGreedy({ temperature, topK }: Pick<Shaping, "temperature" | "t
   return temperature < smallestTemperature || topK === 1;
 }
 
-/** Whether the step's candidates are all that can be drawn, so that its logits need not be copied out. */
+/** Whether the step's candidates are all that can be drawn, so that its scores need not be copied out. */
 export function drawsFromCandidates({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
   return isGreedy({ temperature, topK }) || (topK > 0 && topK <= topCandidates);
 }
@@ -64,7 +67,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
   if (isGreedy(sampling)) return row.topIds[0];
   const { temperature, topP, topK, minP } = sampling;
   const isCut = topK > 0 || minP > 0;
-  const lowest = row.topLogits[0] + temperature * Math.log(minP);
+  const lowest = lowered(row, row.topScores[0], -temperature * Math.log(minP));
   const ranked: number[] = [];
   const cumulative: number[] = [];
   let total = 0;
@@ -75,7 +78,7 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
         isWhole = true;
         break;
       }
-      total += Math.exp(band[i] / temperature - row.scaledLogSumExp);
+      total += Math.exp(logitOf(band[i], row.areLikelihoods) / temperature - row.scaledLogSumExp);
       ranked.push(band[i]);
       cumulative.push(total);
       // Uncut, the mass is known to be 1: the walk ends with the nucleus, or at the drawn token where that is all.
@@ -96,35 +99,50 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
 /** Logprob of a token id in a row, at temperature 1. */
 export function logprobOf(row: HeadResult, tokenId: number): number {
   const rank = row.topIds.indexOf(tokenId);
-  if (rank >= 0) return row.topLogits[rank] - row.logSumExp;
-  if (!row.logits) throw new Error(`token id ${tokenId} is not among the top ${row.topIds.length}, and no logits came`);
-  return row.logits[tokenId] - row.logSumExp;
+  if (rank >= 0) return logprob(row, row.topScores[rank]);
+  if (!row.scores) throw new Error(`token id ${tokenId} is not among the top ${row.topIds.length}, and no scores came`);
+  return logprob(row, row.scores[tokenId]);
+}
+
+/** Logprob of the row's target. */
+export function logprobOfTarget(row: HeadResult): number {
+  return logprob(row, row.targetScore);
+}
+
+function logprob({ areLikelihoods, logSumExp }: HeadResult, score: number): number {
+  return logitOf(score, areLikelihoods) - logSumExp;
 }
 
 /** The `count` likeliest token ids with their logprobs, best first. */
 export function alternativesOf(row: HeadResult, count: number): [number, number][] {
-  return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, row.topLogits[rank] - row.logSumExp]);
+  return Array.from(row.topIds.subarray(0, count), (id, rank) => [id, logprob(row, row.topScores[rank])]);
+}
+
+/** The score whose logit is so much lower. */
+function lowered({ areLikelihoods }: HeadResult, score: number, by: number): number {
+  return areLikelihoods ? score * Math.exp(-by) : score - by;
 }
 
 /**
- * The logits of all tokens, falling: the top K, then band by band, so that a draw sorts what it needs and not the
- * vocabulary. Logits without ids, because typed arrays sort plain numbers fast.
+ * The scores of all tokens, falling: the top K, then band by band, so that a draw sorts what it needs and not the
+ * vocabulary. Scores without ids, because typed arrays sort plain numbers fast.
  */
-function* rankedBands({ topLogits, logits }: HeadResult, temperature: number): Generator<Float32Array> {
-  yield topLogits;
-  if (!logits) throw new Error("sampling needs the logits of its row");
-  let known = topLogits.length;
+function* rankedBands(row: HeadResult, temperature: number): Generator<Float32Array> {
+  const { topScores, scores } = row;
+  yield topScores;
+  if (!scores) throw new Error("sampling needs the scores of its row");
+  let known = topScores.length;
   let above = Number.POSITIVE_INFINITY;
-  let floor = topLogits[known - 1] - bandWidth * temperature;
-  for (let left = logits.length; left > 0; ) {
+  let floor = lowered(row, topScores[known - 1], bandWidth * temperature);
+  for (let left = scores.length; left > 0; ) {
     const band = new Float32Array(left);
     let size = 0;
     let next = Number.NEGATIVE_INFINITY;
-    for (let id = 0; id < logits.length; id++) {
-      const logit = logits[id];
-      if (logit < floor) {
-        if (logit > next) next = logit;
-      } else if (logit < above) band[size++] = logit;
+    for (let id = 0; id < scores.length; id++) {
+      const score = scores[id];
+      if (score < floor) {
+        if (score > next) next = score;
+      } else if (score < above) band[size++] = score;
     }
     // The first band begins with the top K.
     yield band.subarray(0, size).sort().reverse().subarray(known);
@@ -132,16 +150,16 @@ function* rankedBands({ topLogits, logits }: HeadResult, temperature: number): G
     left -= size;
     above = floor;
     // At least one in the next band, however wide the gap.
-    floor = Math.min(next, floor) - bandWidth * temperature;
+    floor = lowered(row, Math.min(next, floor), bandWidth * temperature);
   }
 }
 
-/** The token id at a rank of `ranked`; equal logits rank by id. */
-function idAtRank({ topIds, logits }: HeadResult, ranked: readonly number[], rank: number): number {
+/** The token id at a rank of `ranked`; equal scores rank by id. */
+function idAtRank({ topIds, scores }: HeadResult, ranked: readonly number[], rank: number): number {
   if (rank < topIds.length) return topIds[rank];
   let equalBefore = 0;
   while (ranked[rank - equalBefore - 1] === ranked[rank]) equalBefore++;
-  let id = logits!.indexOf(ranked[rank]);
-  for (; equalBefore > 0; equalBefore--) id = logits!.indexOf(ranked[rank], id + 1);
+  let id = scores!.indexOf(ranked[rank]);
+  for (; equalBefore > 0; equalBefore--) id = scores!.indexOf(ranked[rank], id + 1);
   return id;
 }

@@ -51,11 +51,18 @@ export function buildServingGraph(
   g.output(names.present, present, "float32", ["2L*S", H, "T", D / H]);
   const here = g.node("Gather", [states, g.input(names.headRows, "int32", ["K"])], { axis: 0 });
   const headStates = g.node("Concat", [here, g.input(names.fedStates, "float32", ["X", D])], { axis: 0 });
-  const { middle, hidden } = addLastFeedForward(build, headStates);
+  const middle = lastNorm(build, headStates);
+  const [hidden] = g.when(g.input(names.wantsHidden, "bool", []), [{ type: "float32", shape: ["M", D] }], () => [
+    addLastFeedForward(build, headStates, middle),
+  ]);
   g.output(names.hidden, hidden, "float32", ["M", D]);
   const adapters = addAdapters({ g, config, bank, pool });
   const { baseLogits } = embedding;
-  const head = { g, config, adapters, baseLogits, products: (q: string, k: string) => products(build, q, k) };
+  const head = {
+    ...{ g, config, adapters, baseLogits },
+    products: (q: string, k: string) => products(build, q, k),
+    power: (x: string, y: string) => power(build, x, y),
+  };
   addPlainHead(head, hidden);
   addMixedHead(head, hidden, unitRows(g, middle));
   return g.bytes();
@@ -66,7 +73,8 @@ export function buildTrunkGraph(config: Gpt2Config, weights: TensorFile): Uint8A
   const g = new GraphBuilder("gpt2-trunk");
   const build: Build = { g, config, weights, format: "fp32", device: "cpu" };
   const { states } = addTrunk(build, tokenInputs(build), null, addTokenEmbedding(build));
-  const { middle, hidden } = addLastFeedForward(build, states);
+  const middle = lastNorm(build, states);
+  const hidden = addLastFeedForward(build, states, middle);
   g.output(names.hidden, hidden, "float32", ["S*T", config.hiddenSize]);
   g.output(names.keys, unitRows(g, middle), "float32", ["S*T", config.hiddenSize]);
   return g.bytes();
@@ -105,10 +113,10 @@ function addDeviceTrunk(build: Build, embedding: Embedding) {
  */
 function addPresent(build: Build, { shape }: TokenInputs, { fresh, states }: Trunk): string {
   const { g, config } = build;
-  const { hiddenSize: D, layers, heads: H } = config;
+  const { hiddenSize: D, heads: H } = config;
   const byPosition = g.node("Concat", [shape, g.integers(H, D / H)], { axis: 0 });
   const asPair = (x: string) => g.node("Transpose", [g.node("Reshape", [x, byPosition])], { perm: [0, 2, 1, 3] });
-  const keys = unitRows(g, layerNorm(build, `h.${layers - 1}.ln_2`, states));
+  const keys = unitRows(g, lastNorm(build, states));
   return g.node("Concat", [...fresh, asPair(keys), asPair(states)], { axis: 0 });
 }
 
@@ -203,24 +211,34 @@ function addTrunk(
     const mixed = g.node("Transpose", [attention(l, q, k, v)], { perm: [0, 2, 1, 3] });
     const flat = g.node("Reshape", [mixed, g.integers(-1, D)]);
     states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, flat))]);
-    if (l < layers - 1) states = addFeedForward(build, l, states, linear).states;
+    if (l < layers - 1)
+      states = addFeedForward(build, l, { states, normed: layerNorm(build, `h.${l}.ln_2`, states) }, linear);
   }
   return { states, fresh };
 }
 
-/** The feed-forward part of block l. `middle` is its input after the layer norm. */
-function addFeedForward(build: Build, l: number, states: string, linear: ReturnType<typeof linearLayers>) {
+/** The feed-forward part of block l, of states and of those after its layer norm. */
+function addFeedForward(
+  build: Build,
+  l: number,
+  { states, normed }: { states: string; normed: string },
+  linear: ReturnType<typeof linearLayers>,
+): string {
   const { g } = build;
-  const middle = layerNorm(build, `h.${l}.ln_2`, states);
-  const inner = linear(`h.${l}.mlp.c_fc`, middle);
+  const inner = linear(`h.${l}.mlp.c_fc`, normed);
   const activated = g.node("com.microsoft:FastGelu", inner.bias ? [inner.product, inner.bias] : [inner.product]); // the tanh form, GPT-2's gelu_new
-  return { middle, states: g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]) };
+  return g.node("Add", [states, biased(g, linear(`h.${l}.mlp.c_proj`, activated))]);
+}
+
+/** The layer norm of the last block's feed-forward part. */
+function lastNorm(build: Build, states: string): string {
+  return layerNorm(build, `h.${build.config.layers - 1}.ln_2`, states);
 }
 
 /** What is left of the trunk for rows with a head: the last feed-forward part and the last layer norm. */
-function addLastFeedForward(build: Build, rows: string) {
-  const { middle, states } = addFeedForward(build, build.config.layers - 1, rows, linearLayers(build, rows));
-  return { middle, hidden: layerNorm(build, "ln_f", states) };
+function addLastFeedForward(build: Build, states: string, normed: string): string {
+  const last = addFeedForward(build, build.config.layers - 1, { states, normed }, linearLayers(build, states));
+  return layerNorm(build, "ln_f", last);
 }
 
 /** Rows of x [M, D] divided by their length; a row of zeros stays one. */
@@ -261,6 +279,12 @@ function addAttention(build: Build, past: Past | null, rowCount: string, tokenCo
 function products({ g, device }: Build, q: string, k: string): string {
   if (device === "cpu") return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
   return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
+}
+
+/** x to the power of y. The CPU's kernel takes every element alike, as its logarithm does not; WebGPU's Pow fails where y is broadcast. */
+function power({ g, device }: Build, x: string, y: string): string {
+  if (device === "cpu") return g.node("Pow", [x, y]);
+  return g.node("Exp", [g.node("Mul", [g.node("Log", [g.node("Add", [x, g.scalar(1e-37)])]), y])]);
 }
 
 interface Embedding {

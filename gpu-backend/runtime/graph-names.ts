@@ -15,22 +15,36 @@ export const names = {
   /** What the head is computed from: positions of this step, then states of earlier ones. */
   headRows: "head_rows",
   fedStates: "fed_states",
+  /** Whether the states of the head's rows go through what is left of the trunk. */
+  wantsHidden: "wants_hidden",
   /** Slots of adapters with directions of their own. */
   poolA: "pool_a",
   poolB: "pool_b",
   plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask" },
   mixed: {
     ...rowNames("mixed_"),
-    /** Whether the experts are only to score the targets, or their mixture is wanted, too. */
-    wantsMixture: "wants_mixture",
-    gates: "expert_gates",
-    poolMask: "expert_pool_mask",
-    expertBiasIndices: "expert_bias_indices",
-    expertBiasValues: "expert_bias_values",
+    /** Whether the experts are computed; false where they are fed, or there are no mixed rows. */
+    wantsExperts: "wants_experts",
+    hasAdapters: "has_adapters",
+    /** Whether adapters are to be computed: there are some, and they are not fed. */
+    wantsAdapters: "wants_adapters",
+    /** Probabilities of the experts that an earlier run kept, and which rows' this one keeps. */
+    fedBase: "fed_base",
+    fedAdapters: "fed_adapters",
+    keptRows: "kept_rows",
+    keptAdapterRows: "kept_adapter_rows",
+    keptBase: "kept_base",
+    keptAdapters: "kept_adapters",
+    rowFactors: "row_factors",
+    gates: "adapter_gates",
+    poolMask: "adapter_pool_mask",
+    hasAdapterBias: "has_adapter_bias",
+    adapterBiasIndices: "adapter_bias_indices",
+    adapterBiasValues: "adapter_bias_values",
     baseWeights: "base_weights",
-    expertWeights: "expert_weights",
+    adapterWeights: "adapter_weights",
     baseTargets: "base_targets",
-    expertTargets: "expert_targets",
+    adapterTargets: "adapter_targets",
     pointerKeys: "pointer_keys",
     pointerQueries: "pointer_queries",
     pointerMask: "pointer_mask",
@@ -48,19 +62,19 @@ export const names = {
 function rowNames(prefix: string) {
   return {
     rows: `${prefix}rows`,
-    /** Whether there are any, and whether any has a temperature other than 1. */
+    /** Whether they are computed (of mixed rows, the mixture), and whether any has a temperature other than 1. */
     wanted: `${prefix}wanted`,
     scaled: `${prefix}scaled`,
     inverseTemperatures: `${prefix}inverse_temperatures`,
     targetIds: `${prefix}target_ids`,
     biasIndices: `${prefix}bias_indices`,
     biasValues: `${prefix}bias_values`,
-    topLogits: `${prefix}top_logits`,
+    topScores: `${prefix}top_scores`,
     topIds: `${prefix}top_ids`,
     topProbability: `${prefix}top_probability`,
     scaledTopProbability: `${prefix}scaled_top_probability`,
-    targetLogits: `${prefix}target_logits`,
-    logits: `${prefix}logits`,
+    targetScores: `${prefix}target_scores`,
+    scores: `${prefix}scores`,
   };
 }
 export type RowNames = ReturnType<typeof rowNames>;

@@ -124,13 +124,14 @@ export class GraphBuilder {
   }
 
   /**
-   * What `then` returns where `condition` (a bool scalar) holds; else empty tensors, and its nodes do not run. Outputs
-   * are the values' types and shapes; a dimension that varies is what is empty.
+   * What `then` returns where `condition` (a bool scalar) holds, else what `otherwise` does: without it empty tensors. The
+   * nodes of the other branch do not run. Outputs are the values' types and shapes; a dimension that varies is what is empty.
    */
   when(
     condition: string,
     outputs: readonly { type: "float32" | "int32"; shape: readonly Dimension[] }[],
     then: () => string[],
+    otherwise?: () => string[],
   ): string[] {
     const outer = this.#nodes;
     const branch = (values: () => string[]): Branch => {
@@ -140,13 +141,12 @@ export class GraphBuilder {
       return { name: this.#fresh("branch"), node: this.#nodes, output };
     };
     const thenBranch = branch(then);
-    const elseBranch = branch(() =>
-      outputs.map(({ type, shape }) => {
-        const empty = type === "float32" ? new Float32Array(0) : new Int32Array(0);
-        const sizes = shape.map((size) => (typeof size === "number" ? size : 0));
-        return this.node("Identity", [this.constant(empty, sizes)]);
-      }),
-    );
+    const empty = ({ type, shape }: (typeof outputs)[number]) => {
+      const none = type === "float32" ? new Float32Array(0) : new Int32Array(0);
+      const sizes = shape.map((size) => (typeof size === "number" ? size : 0));
+      return this.node("Identity", [this.constant(none, sizes)]);
+    };
+    const elseBranch = branch(otherwise ?? (() => outputs.map(empty)));
     this.#nodes = outer;
     const name = this.#fresh("If");
     const output = outputs.map((_, i) => `${name}.${i}`);

@@ -1,8 +1,10 @@
 /**
  * The head of the serving graph: from hidden states to what the sampler reads. Plain rows have one adapter (or none) and
- * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give log p of their mixture.
+ * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give likelihoods: the
+ * mixture's probabilities, times what the request's bias makes of them.
  * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row, R columns of
- * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions.
+ * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions,
+ * F mixed rows whose experts are fed (0 or G), U mixed rows whose experts are kept, K candidates, A and E entries of a bias.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
@@ -14,8 +16,8 @@ export interface PoolShape {
   rank: number;
 }
 
-/** Added to probabilities, so that their logarithm is finite in float32; unlike a maximum it lets NaN through. */
-const leastProbability = 1e-37;
+/** A row padded to a multiple of this many floats begins where a vector does: AVX-512's, four at a time. */
+const vectorFloats = 64;
 
 /** The bank and the pool, as both kinds of rows use them. */
 export interface Adapters {
@@ -32,6 +34,8 @@ interface HeadParts {
   baseLogits(hidden: string): string;
   /** Q·Kᵀ of [B, H, T, d] and [B, H, P, d]. */
   products(q: string, k: string): string;
+  /** x [N, V] to the power of y [N, 1]; x is at least 0. */
+  power(x: string, y: string): string;
 }
 
 export function addAdapters({
@@ -82,70 +86,106 @@ export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hid
 }
 
 /**
- * Mixed rows: log p of Σ weight · p over the base, J adapters and the pointer. Where the mixture is not wanted, the experts
- * only score the targets: that is how evidence is taken. `keys` [M, D] are the head rows' pointer keys.
+ * Mixed rows: Σ weight · p over the base, J adapters and the pointer. The experts' probabilities are computed from the rows'
+ * states, or fed where an earlier run kept them; where the mixture is not wanted, the experts only score the targets: that
+ * is how evidence is taken. `keys` [M, D] are the head rows' pointer keys.
  */
 export function addMixedHead(head: HeadParts, hidden: string, keys: string): void {
-  const { g, config, adapters, baseLogits } = head;
+  const { g, config } = head;
+  const { vocabularySize: V } = config;
+  const { mixed } = names;
+  const hasAdapters = g.input(mixed.hasAdapters, "bool", []);
+  const targetIds = g.input(mixed.targetIds, "int32", ["G"]);
+  const experts = addExpertProbabilities(head, hidden, targetIds);
+  const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
+  const adapterWeights = g.input(mixed.adapterWeights, "float32", ["G", 1, "J"]);
+  const pointer = addPointer(head, keys);
+  const parts = { names: mixed, count: "G", targetIds };
+  const rowFactors = g.input(mixed.rowFactors, "float32", ["G", 1]);
+  addRows(g, config, { ...parts, likelihoods: { rowFactors, power: head.power } }, null, () => {
+    const ofBase = () => g.node("Mul", [experts.base, baseWeights]);
+    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, experts.adapters]), g.integers(1)]);
+    const [weighted] = g.when(
+      hasAdapters,
+      [{ type: "float32", shape: ["G", V] }],
+      () => [g.node("Add", [ofBase(), ofAdapters()])],
+      () => [ofBase()],
+    );
+    const { ids, masses } = pointer();
+    return g.node("ScatterElements", [weighted, ids, masses], { axis: 1, reduction: "add" });
+  });
+}
+
+/** Probabilities of the base [G, V] and of the adapters [G, J, V], as computed or as fed. */
+function addExpertProbabilities(
+  { g, config, adapters, baseLogits }: HeadParts,
+  hidden: string,
+  targetIds: string,
+): { base: string; adapters: string } {
   const { vocabularySize: V } = config;
   const { bank, pool } = adapters;
   const { mixed } = names;
   const gates = g.input(mixed.gates, "float32", ["G", "J", bank?.gates ?? 0]);
   const poolMask = pool && g.input(mixed.poolMask, "float32", ["G", "J", pool.columns]);
   const bias = {
-    indices: g.input(mixed.expertBiasIndices, "int32", ["E", 3]),
-    values: g.input(mixed.expertBiasValues, "float32", ["E"]),
+    indices: g.input(mixed.adapterBiasIndices, "int32", ["E", 3]),
+    values: g.input(mixed.adapterBiasValues, "float32", ["E"]),
   };
   const rowIndex = g.input(mixed.rows, "int32", ["G"]);
-  const targetIds = g.input(mixed.targetIds, "int32", ["G"]);
-  const [baseP, expertP, baseTargets, expertTargets] = g.when(
-    g.input(mixed.wanted, "bool", []),
-    [
-      { type: "float32", shape: ["G", V] },
-      { type: "float32", shape: ["G", "J", V] },
-      { type: "float32", shape: ["G", 1] },
-      { type: "float32", shape: ["G", "J", 1] },
-    ],
+  const fed = [g.input(mixed.fedBase, "float32", ["F", V]), g.input(mixed.fedAdapters, "float32", ["F", "J", V])];
+  const kept = [g.input(mixed.keptRows, "int32", ["U"]), g.input(mixed.keptAdapterRows, "int32", ["U"])];
+  const ofBase = { type: "float32", shape: ["G", V] } as const;
+  const ofAdapters = { type: "float32", shape: ["G", "J", V] } as const;
+  const rows = () => g.node("Gather", [hidden, rowIndex], { axis: 0 });
+  const targets = () => g.node("Unsqueeze", [targetIds, g.integers(1)]); // [G, 1]
+  const empty = (...shape: number[]) => g.node("Identity", [g.constant(new Float32Array(0), shape)]);
+  const [base, logitsOfBase, baseTargets] = g.when(
+    g.input(mixed.wantsExperts, "bool", []),
+    [ofBase, ofBase, { type: "float32", shape: ["G", 1] }],
     () => {
-      const rows = g.node("Gather", [hidden, rowIndex], { axis: 0 });
-      const base = baseLogits(rows);
+      const logits = baseLogits(rows());
+      const p = g.node("Softmax", [logits], { axis: -1 });
+      return [p, logits, g.node("GatherElements", [p, targets()], { axis: 1 })];
+    },
+    () => [g.node("Identity", [fed[0]]), empty(0, V), empty(0, 1)],
+  );
+  // Not inside the branch above: ONNX Runtime lays matrices out in advance for branches of the graph, not for theirs.
+  const [experts, adapterTargets] = g.when(
+    g.input(mixed.wantsAdapters, "bool", []),
+    [ofAdapters, { type: "float32", shape: ["G", "J", 1] }],
+    () => {
       const each = (x: string) => g.node("Unsqueeze", [x, g.integers(1)]); // [G, 1, …]
       const spread = g.node("Concat", [g.node("Shape", [gates], { start: 0, end: 2 }), g.integers(1)], { axis: 0 });
-      let logits = g.node("Expand", [each(base), spread]); // [G, J, V]
+      let logits = bank ? "" : g.node("Expand", [each(logitsOfBase), spread]); // [G, J, V]
       if (bank) {
-        const u = g.node("Mul", [each(bank.project(rows)), gates]);
-        logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(base)]);
+        const u = g.node("Mul", [each(bank.project(rows())), gates]);
+        logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(logitsOfBase)]);
       }
       if (pool && poolMask) {
-        const own = g.node("Mul", [each(g.node("Gemm", [rows, pool.a], { transB: 1 })), poolMask]);
+        const own = g.node("Mul", [each(g.node("Gemm", [rows(), pool.a], { transB: 1 })), poolMask]);
         logits = g.node("Add", [g.node("MatMul", [own, pool.b]), logits]);
       }
-      const places = g.node("Cast", [bias.indices], { to: 7 });
-      logits = g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
-      const probabilities = [base, logits].map((x) => g.node("Softmax", [x], { axis: -1 }));
-      const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]); // [G, 1]
-      const ofExperts = g.node("Expand", [each(targets), spread]); // [G, J, 1]
-      return [
-        ...probabilities,
-        g.node("GatherElements", [probabilities[0], targets], { axis: 1 }),
-        g.node("GatherElements", [probabilities[1], ofExperts], { axis: 2 }),
-      ];
+      const p = (x: string) => [g.node("Softmax", [x], { axis: -1 })];
+      const biased = () => {
+        const places = g.node("Cast", [bias.indices], { to: 7 });
+        return g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
+      };
+      const [probabilities] = g.when(
+        g.input(mixed.hasAdapterBias, "bool", []),
+        [ofAdapters],
+        () => p(biased()),
+        () => p(logits),
+      );
+      const ofExperts = g.node("Expand", [each(targets()), spread]); // [G, J, 1]
+      return [probabilities, g.node("GatherElements", [probabilities, ofExperts], { axis: 2 })];
     },
+    () => [g.node("Identity", [fed[1]]), empty(0, 0, 1)],
   );
   g.output(mixed.baseTargets, baseTargets, "float32", ["G", 1]);
-  g.output(mixed.expertTargets, expertTargets, "float32", ["G", "J", 1]);
-
-  const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
-  const expertWeights = g.input(mixed.expertWeights, "float32", ["G", 1, "J"]);
-  const pointer = addPointer(head, keys);
-  const parts = { names: mixed, count: "G", wanted: g.input(mixed.wantsMixture, "bool", []), targetIds };
-  addRows(g, config, parts, null, () => {
-    const ofExperts = g.node("Squeeze", [g.node("MatMul", [expertWeights, expertP]), g.integers(1)]); // [G, V]
-    const weighted = g.node("Add", [g.node("Mul", [baseP, baseWeights]), ofExperts]);
-    const { ids, masses } = pointer();
-    const p = g.node("ScatterElements", [weighted, ids, masses], { axis: 1, reduction: "add" });
-    return g.node("Log", [g.node("Add", [p, g.scalar(leastProbability)])]);
-  });
+  g.output(mixed.adapterTargets, adapterTargets, "float32", ["G", "J", 1]);
+  g.output(mixed.keptBase, g.node("Gather", [base, kept[0]], { axis: 0 }), "float32", ["U", V]);
+  g.output(mixed.keptAdapters, g.node("Gather", [experts, kept[1]], { axis: 0 }), "float32", ["U", "J", V]);
+  return { base, adapters: experts };
 }
 
 /**
@@ -177,56 +217,96 @@ function addPointer({ g, config, products }: HeadParts, keys: string) {
 }
 
 /**
- * What the sampler reads of rows of logits [N, V]: the request's bias is added, the likeliest are ranked. `logitsOf` gets the
- * rows' hidden states, where `hidden` is given.
+ * What the sampler reads of rows of scores [N, V]: the request's bias is added, the likeliest are ranked. Scores are logits,
+ * or where those are given likelihoods: probabilities of a mixture, of which no operator takes the logarithm, because
+ * ONNX Runtime's rounds a value in another way where more rows are computed. `scoresOf` gets the rows' hidden states, where
+ * `hidden` is given.
  */
 function addRows(
   g: GraphBuilder,
   { vocabularySize: V }: Gpt2Config,
-  kind: { names: RowNames; count: string; wanted?: string; targetIds?: string },
+  kind: { names: RowNames; count: string; targetIds?: string; likelihoods?: Likelihoods },
   hidden: string | null,
-  logitsOf: (rows: string) => string,
+  scoresOf: (rows: string) => string,
 ): void {
-  const { names: n, count: N } = kind;
+  const { names: n, count: N, likelihoods } = kind;
   const K = Math.min(topCandidates, V);
   const outputs = [
-    { name: n.topLogits, type: "float32", shape: [N, K] },
+    { name: n.topScores, type: "float32", shape: [N, K] },
     { name: n.topIds, type: "int32", shape: [N, K] },
     { name: n.topProbability, type: "float32", shape: [N, 1] },
     { name: n.scaledTopProbability, type: "float32", shape: [N, 1] },
-    { name: n.targetLogits, type: "float32", shape: [N] },
-    { name: n.logits, type: "float32", shape: [N, V] },
+    { name: n.targetScores, type: "float32", shape: [N] },
+    { name: n.scores, type: "float32", shape: [N, V] },
   ] as const;
   const rows = hidden ? g.input(n.rows, "int32", [N]) : null;
-  const wanted = kind.wanted ?? g.input(n.wanted, "bool", []);
+  const wanted = g.input(n.wanted, "bool", []);
   const biasIndices = g.input(n.biasIndices, "int32", ["A", 2]);
   const biasValues = g.input(n.biasValues, "float32", ["A"]);
   const inverseTemperatures = g.input(n.inverseTemperatures, "float32", [N]);
   const scaled = g.input(n.scaled, "bool", []);
   const targetIds = kind.targetIds ?? g.input(n.targetIds, "int32", [N]);
   const values = g.when(wanted, outputs, () => {
-    const adapted = logitsOf(rows && hidden ? g.node("Gather", [hidden, rows], { axis: 0 }) : "");
-    const indices = g.node("Cast", [biasIndices], { to: 7 });
-    const logits = g.node("ScatterND", [adapted, indices, biasValues], { reduction: "add" });
-    const [topLogits, topIds] = g.nodes("TopK", [logits, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
-    const top = g.node("Slice", [topIds, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
-    const ofTop = (x: string) => g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top], { axis: 1 });
+    const adapted = scoresOf(rows && hidden ? g.node("Gather", [hidden, rows], { axis: 0 }) : "");
+    const bias = { indices: g.node("Cast", [biasIndices], { to: 7 }), values: biasValues };
+    const scores = likelihoods ? biasedLikelihoods(g, adapted, likelihoods, bias) : biasedLogits(g, adapted, bias);
+    const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
+    const top = (x: string) => g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
+    const topProbability = (x: string) =>
+      likelihoods
+        ? g.node("Div", [top(topScores), rowSums(g, x, V)])
+        : g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top(topIds)], { axis: 1 });
     const [scaledTop] = g.when(scaled, [{ type: "float32", shape: [N, 1] }], () => {
       const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
-      return [ofTop(g.node("Mul", [logits, column]))];
+      if (!likelihoods) return [topProbability(g.node("Mul", [scores, column]))];
+      // The likeliest is 1, so that no power of the others is too large or all are too small.
+      const relative = likelihoods.power(g.node("Div", [scores, top(topScores)]), column);
+      return [g.node("Div", [g.scalar(1), rowSums(g, relative, V)])];
     });
     const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]);
-    const targetLogits = g.node("GatherElements", [logits, targets], { axis: 1 });
+    const targetScores = g.node("GatherElements", [scores, targets], { axis: 1 });
     return [
-      topLogits,
+      topScores,
       g.node("Cast", [topIds], { to: 6 }),
-      ofTop(logits),
+      topProbability(scores),
       scaledTop,
-      g.node("Squeeze", [targetLogits, g.integers(1)]),
-      logits,
+      g.node("Squeeze", [targetScores, g.integers(1)]),
+      scores,
     ];
   });
   outputs.forEach(({ name, type, shape }, i) => {
     g.output(name, values[i], type, shape);
   });
+}
+
+/** What rows of likelihoods need beside those of logits. */
+interface Likelihoods extends Pick<HeadParts, "power"> {
+  rowFactors: string; // [N, 1]
+}
+
+interface GraphBias {
+  indices: string;
+  values: string;
+}
+
+function biasedLogits(g: GraphBuilder, logits: string, { indices, values }: GraphBias): string {
+  return g.node("ScatterND", [logits, indices, values], { reduction: "add" });
+}
+
+/** Likelihoods times their row's factor, or times the factor of their own that `bias` has. */
+function biasedLikelihoods(
+  g: GraphBuilder,
+  p: string,
+  { rowFactors }: Likelihoods,
+  { indices, values }: GraphBias,
+): string {
+  const own = g.node("Mul", [g.node("GatherND", [p, indices]), values]);
+  return g.node("ScatterND", [g.node("Mul", [p, rowFactors]), indices, own]);
+}
+
+/** Sums [N, 1] of x [N, V]. A row begins where it would alone, to the bytes of a vector, so that it is summed in the same order. */
+function rowSums(g: GraphBuilder, x: string, V: number): string {
+  const padding = (vectorFloats - (V % vectorFloats)) % vectorFloats;
+  const padded = padding > 0 ? g.node("Pad", [x, g.integers(0, 0, 0, padding)]) : x;
+  return g.node("ReduceSum", [padded, g.integers(1)], { keepdims: 1 });
 }

@@ -3,12 +3,17 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, MixedInput, MixedOutput, PointerInput } from "./step.ts";
+import type { Gpt2Config, MixedInput, MixedOutput, PointerInput, SparseBias } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
 const hiddenScore = -1e9;
+/** ScatterND wants an entry: a bias of 0, which as a factor is 1. */
 const none = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+const nothing = new Float32Array(0);
+/** Nats of a bias from which on a row's factors are scaled, and of the greatest factor then. */
+const greatBias = 60;
+const greatestFactor = 80;
 
 interface Served {
   config: Gpt2Config;
@@ -20,43 +25,82 @@ interface Served {
 /** All inputs of mixed rows; where there are none, of one that is not computed. */
 export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
   const { config, gates: Q, pool } = served;
-  const rows = input ?? noMixedRow(Q);
-  const { adapters: J, mixture, adapterBias } = rows;
+  const { vocabularySize: V } = config;
+  const rows = input ?? noMixedRow();
+  const { adapters: J, mixture, adapterBias, experts, keep = [] } = rows;
   const X = rows.rows.length;
   const bias = adapterBias.values.length > 0 ? adapterBias : { ...none, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
-  const asked = mixture ?? { inverseTemperatures: new Float32Array(X).fill(1), bias: none };
+  const inverseTemperatures = mixture?.inverseTemperatures ?? new Float32Array(X).fill(1);
+  const likelihoods = biasOfLikelihoods(mixture?.bias ?? none, X);
+  const U = keep.length;
+  const F = experts ? X : 0;
+  const kept = Int32Array.from(keep);
   const feeds: Record<string, Tensor> = {
     [n.rows]: tensor(rows.rows, [X]),
+    [n.hasAdapters]: bool(J > 0),
+    [n.wantsAdapters]: bool(J > 0 && input !== undefined && !experts),
     [n.gates]: tensor(rows.gates, [X, J, Q]),
-    [n.expertBiasIndices]: tensor(places, [bias.values.length, 3]),
-    [n.expertBiasValues]: tensor(bias.values, [bias.values.length]),
+    [n.hasAdapterBias]: bool(adapterBias.values.length > 0),
+    [n.adapterBiasIndices]: tensor(places, [bias.values.length, 3]),
+    [n.adapterBiasValues]: tensor(bias.values, [bias.values.length]),
     [n.targetIds]: tensor(rows.targetIds, [X]),
-    ...rowFeeds(n, { ...asked, wanted: input !== undefined }),
-    [n.wantsMixture]: bool(mixture !== undefined),
+    [n.fedBase]: tensor(experts?.base ?? nothing, [F, V]),
+    [n.fedAdapters]: tensor(experts?.adapters ?? nothing, [F, J, V]),
+    [n.keptRows]: tensor(kept, [U]),
+    [n.keptAdapterRows]: J > 0 ? tensor(kept, [U]) : tensor(new Int32Array(0), [0]),
+    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted: mixture !== undefined }),
+    [n.wantsExperts]: bool(input !== undefined && !experts),
+    [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
     [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
-    [n.expertWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
+    [n.adapterWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
     ...pointerFeeds(mixture?.pointer ?? noPointer(config, X), config, X),
   };
   if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
   return feeds;
 }
 
-export function mixedFetches({ mixture }: MixedInput, wantsLogits: boolean): string[] {
-  if (!mixture) return [n.baseTargets, n.expertTargets];
-  return [n.baseTargets, n.expertTargets, ...rowFetches(n, mixture.inverseTemperatures, wantsLogits)];
+/**
+ * A bias of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. Float32 holds
+ * e^±87, so the factors of a row with a great bias are scaled such that the greatest is near its end: tokens some 160 nats
+ * below that one still have a likelihood.
+ */
+function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFactors: Float32Array } {
+  const { rows, ids, values } = bias.values.length > 0 ? bias : none;
+  const highest = new Float64Array(X);
+  const isGreat = new Set<number>();
+  values.forEach((value, i) => {
+    highest[rows[i]] = Math.max(highest[rows[i]], value);
+    if (Math.abs(value) > greatBias) isGreat.add(rows[i]);
+  });
+  const shifts = highest.map((most, row) => (isGreat.has(row) ? greatestFactor - most : 0));
+  return {
+    ...{ rows, ids },
+    values: values.map((value, i) => Math.exp(value + shifts[rows[i]])),
+    rowFactors: Float32Array.from(shifts, Math.exp),
+  };
 }
 
-export function readMixed(results: SessionResults, input: MixedInput, wantsLogits: boolean): MixedOutput {
+export function mixedFetches({ mixture, experts, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
+  return [
+    ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])]),
+    ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptAdapters] : [])] : []),
+    ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
+  ];
+}
+
+export function readMixed(results: SessionResults, input: MixedInput, wantsScores: boolean): MixedOutput {
+  const { adapters: J, experts, keep = [], mixture } = input;
   const X = input.rows.length;
-  const data = (name: string) => results[name].data as Float32Array;
+  const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
-    baseTargets: data(n.baseTargets).subarray(0, X),
-    adapterTargets: data(n.expertTargets).subarray(0, X * input.adapters),
-    rows: input.mixture
+    baseTargets: data(n.baseTargets, !experts).subarray(0, X),
+    adapterTargets: data(n.adapterTargets, !experts && J > 0).subarray(0, X * J),
+    kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptAdapters, J > 0) } : null,
+    rows: mixture
       ? readRows(results, n, X, {
-          inverseTemperatures: input.mixture.inverseTemperatures,
-          want: { logits: wantsLogits },
+          ...{ areLikelihoods: true, wantsScores },
+          inverseTemperatures: mixture.inverseTemperatures,
         })
       : null,
   };
@@ -97,11 +141,11 @@ export function withMovedRows(input: MixedInput, moved: (rows: Int32Array) => In
   };
 }
 
-function noMixedRow(Q: number): MixedInput {
+function noMixedRow(): MixedInput {
   return {
     rows: Int32Array.of(0),
-    adapters: 1,
-    gates: new Float32Array(Q),
+    adapters: 0,
+    gates: new Float32Array(0),
     adapterBias: { ...none, adapters: Int32Array.of(0) },
     targetIds: Int32Array.of(0),
   };

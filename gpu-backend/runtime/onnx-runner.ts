@@ -56,14 +56,14 @@ class OnnxRunner implements StepRunner {
     this.#session = session;
   }
 
-  async run(asked: StepInput): Promise<StepOutput> {
-    const input = this.#past && asked.sequences === 0 ? withOneToken(asked, this.config) : asked;
+  async run(given: StepInput): Promise<StepOutput> {
+    const input = this.#past && given.sequences === 0 ? withOneToken(given, this.config) : given;
     const plain = input.plainRows?.length ?? input.headRows.length;
     const fed = withEnoughRows(input, this.gates);
     const fetches = [
       ...(input.sequences > 0 ? [names.present] : []),
-      ...(plain > 0 ? rowFetches(names.plain, input.inverseTemperatures, input.want.logits) : []),
-      ...(input.mixed ? mixedFetches(input.mixed, input.want.logits) : []),
+      ...(plain > 0 ? rowFetches(names.plain, input.inverseTemperatures, input.want.scores) : []),
+      ...(input.mixed ? mixedFetches(input.mixed, input.want.scores) : []),
       ...(input.want.hidden ? [names.hidden] : []),
     ];
     const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
@@ -74,12 +74,14 @@ class OnnxRunner implements StepRunner {
     };
     const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
     past.take(results);
-    const rows = plain > 0 ? readRows(results, names.plain, plain, input) : noRows(input.want.logits);
+    const asked = { areLikelihoods: false, inverseTemperatures: input.inverseTemperatures };
+    const wantsScores = input.want.scores;
+    const rows = plain > 0 ? readRows(results, names.plain, plain, { ...asked, wantsScores }) : noRows(wantsScores);
     return {
       ...rows,
       present: input.sequences > 0 ? (results[names.present].data as Float32Array) : new Float32Array(0),
       hidden: input.want.hidden ? hiddenOf(input, results[names.hidden].data as Float32Array, this.config) : null,
-      mixed: input.mixed ? readMixed(results, input.mixed, input.want.logits) : null,
+      mixed: input.mixed ? readMixed(results, input.mixed, input.want.scores) : null,
     };
   }
 
@@ -102,6 +104,7 @@ class OnnxRunner implements StepRunner {
       [names.begun]: tensor(begunChunks(input, this.config), [2 * layers * S, H, G, D / H]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
+      [names.wantsHidden]: bool(isRead || input.want.hidden || (input.mixed !== undefined && !input.mixed.experts)),
       ...(this.#past === null && { [names.wantsTrunk]: bool(S > 0) }),
       [names.plain.rows]: tensor(plainRows, [N]),
       [names.plain.gates]: tensor(input.gates, [N, this.gates]),

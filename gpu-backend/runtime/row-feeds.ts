@@ -1,7 +1,7 @@
-/** What plain and mixed rows have in common: what the sampler asks of a row of logits, and what it reads. */
+/** What plain and mixed rows have in common: what the sampler asks of a row of scores, and what it reads. */
 import type { RowNames } from "./graph-names.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { RowOutput, SparseBias } from "./step.ts";
+import { logitOf, type RowOutput, type SparseBias } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
@@ -11,16 +11,17 @@ const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), va
 export const bool = (value: boolean): Tensor => (value ? yes : no);
 
 /** The output of no rows. */
-export function noRows(wantsLogits: boolean): RowOutput {
+export function noRows(wantsScores: boolean): RowOutput {
   const none = new Float32Array(0);
   return {
     topCount: 0,
-    topLogits: none,
+    areLikelihoods: false,
+    topScores: none,
     topIds: new Int32Array(0),
     logSumExp: none,
     scaledLogSumExp: none,
-    targetLogits: none,
-    logits: wantsLogits ? none : null,
+    targetScores: none,
+    scores: wantsScores ? none : null,
   };
 }
 
@@ -42,11 +43,11 @@ export function rowFeeds(names: RowNames, { wanted, inverseTemperatures, bias }:
   };
 }
 
-export function rowFetches(names: RowNames, inverseTemperatures: Float32Array, wantsLogits: boolean): string[] {
+export function rowFetches(names: RowNames, inverseTemperatures: Float32Array, wantsScores: boolean): string[] {
   return [
-    ...[names.topLogits, names.topIds, names.topProbability, names.targetLogits],
+    ...[names.topScores, names.topIds, names.topProbability, names.targetScores],
     ...(isScaled(inverseTemperatures) ? [names.scaledTopProbability] : []),
-    ...(wantsLogits ? [names.logits] : []),
+    ...(wantsScores ? [names.scores] : []),
   ];
 }
 
@@ -55,27 +56,28 @@ export function readRows(
   results: SessionResults,
   names: RowNames,
   count: number,
-  { inverseTemperatures, want }: { inverseTemperatures: Float32Array; want: { logits: boolean } },
+  asked: { areLikelihoods: boolean; inverseTemperatures: Float32Array; wantsScores: boolean },
 ): RowOutput {
+  const { areLikelihoods, inverseTemperatures, wantsScores } = asked;
   const [rows, topCount] = results[names.topIds].dims;
   const of = <T extends Float32Array | Int32Array>(name: string) => {
     const data = results[name].data as T;
     return data.subarray(0, (data.length / rows) * count) as T;
   };
-  const topLogits = of<Float32Array>(names.topLogits);
-  // log Σ exp, by way of the likeliest token: the graph's softmax is many times faster than its ReduceLogSumExp, and
-  // its Log would round one row in another way than many.
-  const logSumExp = (name: string, inverse: Float32Array | null) =>
-    of<Float32Array>(name).map((p, n) => topLogits[n * topCount] * (inverse?.[n] ?? 1) - Math.log(p));
-  const plain = logSumExp(names.topProbability, null);
+  const topScores = of<Float32Array>(names.topScores);
+  // log Σ exp, by way of the likeliest token: the graph's softmax is many times faster than its ReduceLogSumExp.
+  const logSum = (name: string, n: number, inverse: number) =>
+    logitOf(topScores[n * topCount], areLikelihoods) * inverse - Math.log((results[name].data as Float32Array)[n]);
+  const logSumExp = Float32Array.from({ length: count }, (_, n) => logSum(names.topProbability, n, 1));
   return {
-    topCount,
-    topLogits,
+    ...{ areLikelihoods, topCount, topScores, logSumExp },
     topIds: of<Int32Array>(names.topIds),
-    logSumExp: plain,
-    scaledLogSumExp: isScaled(inverseTemperatures) ? logSumExp(names.scaledTopProbability, inverseTemperatures) : plain,
-    targetLogits: of<Float32Array>(names.targetLogits),
-    logits: want.logits ? of<Float32Array>(names.logits) : null,
+    scaledLogSumExp: logSumExp.map((plain, n) => {
+      const inverse = inverseTemperatures[n];
+      return inverse === 1 ? plain : logSum(names.scaledTopProbability, n, inverse);
+    }),
+    targetScores: of<Float32Array>(names.targetScores),
+    scores: wantsScores ? of<Float32Array>(names.scores) : null,
   };
 }
 

@@ -62,7 +62,7 @@ export interface StepInput {
   /** Sparse row bias of plain rows. */
   bias: SparseBias;
   /** Which optional outputs to copy out. */
-  want: { logits: boolean; hidden: boolean };
+  want: { scores: boolean; hidden: boolean };
 }
 
 /** `values[i]` is added to logit `ids[i]` of row `rows[i]`. No (row, id) pair may occur twice. */
@@ -76,7 +76,7 @@ export interface SparseBias {
 export interface MixedInput {
   /** Which of the head's rows they are, [X]. */
   rows: Int32Array;
-  /** J, at least 1; a row of fewer adapters has zero gates and weight 0 in the rest. */
+  /** J; a row of fewer adapters has zero gates and weight 0 in the rest. */
   adapters: number;
   gates: Float32Array; // [X, J, Q]
   /** [X, J], -1 for none; absent where no adapter has directions. */
@@ -85,6 +85,10 @@ export interface MixedInput {
   adapterBias: SparseBias & { adapters: Int32Array };
   /** Token ids that every expert scores, [X]. */
   targetIds: Int32Array;
+  /** Which of these rows' experts' probabilities come out, to be fed to a later run: `kept` of the output, in this order. */
+  keep?: readonly number[];
+  /** The experts' probabilities of every row, as an earlier run kept them; never with `poolSlots`. Absent: they are computed. */
+  experts?: ExpertProbabilities;
   /** Absent: the experts only score the targets. */
   mixture?: {
     baseWeights: Float32Array; // [X]
@@ -93,6 +97,12 @@ export interface MixedInput {
     bias: SparseBias;
     pointer: PointerInput;
   };
+}
+
+/** Probabilities of all tokens under the experts of U rows. */
+export interface ExpertProbabilities {
+  base: Float32Array; // [U, V]
+  adapters: Float32Array; // [U, J, V]
 }
 
 /**
@@ -127,28 +137,40 @@ export interface StepOutput extends RowOutput {
 }
 
 export interface MixedOutput {
-  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]. */
+  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]; empty where the experts were fed. */
   baseTargets: Float32Array;
   adapterTargets: Float32Array;
-  /** Of the mixture, whose logits are its log-probabilities; null where it was not asked for. */
+  /** Of the rows of `keep`; null where there are none. */
+  kept: ExpertProbabilities | null;
+  /** Of the mixture; null where it was not asked for. */
   rows: RowOutput | null;
 }
 
 /** What comes of the plain rows, or of the mixed ones. */
 export interface RowOutput {
+  /** Scores are logits, or of mixed rows likelihoods: probabilities up to a factor of the row. */
+  areLikelihoods: boolean;
   /** K, the width of the two below (`topCandidates`, or V where that is smaller). */
   topCount: number;
-  /** Highest logits of each row, descending, ties by lower id, [N, K]. */
-  topLogits: Float32Array;
+  /** Highest scores of each row, descending, ties by lower id, [N, K]. */
+  topScores: Float32Array;
   topIds: Int32Array;
-  /** log Σ exp(logits), [N]: a logprob is logit − logSumExp. */
+  /** log Σ exp(logits), [N]: a logprob is logit − logSumExp. The logit of a likelihood is its logarithm (`logitOf`). */
   logSumExp: Float32Array;
   /** log Σ exp(logits · inverseTemperature), [N]. */
   scaledLogSumExp: Float32Array;
   /** [N] */
-  targetLogits: Float32Array;
+  targetScores: Float32Array;
   /** [N, V] */
-  logits: Float32Array | null;
+  scores: Float32Array | null;
+}
+
+/** The least likelihood that a logarithm is taken of: less is none that float32 could hold. */
+const leastLikelihood = 1e-37;
+
+/** The logit that a score stands for, as precise as a score that is one. Lets NaN through. */
+export function logitOf(score: number, isLikelihood: boolean): number {
+  return isLikelihood ? Math.fround(Math.log(Math.max(score, leastLikelihood))) : score;
 }
 
 /** Executes steps. One implementation over ONNX Runtime; tests may bring another. */

@@ -1,6 +1,8 @@
-/** The training command line. Decides nothing itself. */
+/** `chameleon train`. Decides nothing itself. */
 import { availableParallelism } from "node:os";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { fileURLToPath } from "node:url";
+import { InvalidArgumentError, Option } from "commander";
+import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
 import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
@@ -8,42 +10,29 @@ import { calibrationTable } from "./calibration/table.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
-import { runInterruptible } from "./interruptible.ts";
+import { interruptionSignal } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
-import { gainText } from "./report/tables.ts";
-import { type CalibrationOptions, recalibrate, train } from "./train.ts";
+import { centroidLines } from "./report/centroid-lines.ts";
+import { type CalibrationOptions, mostCentroids, recalibrate, type TrainOptions, train } from "./train.ts";
 
-const program = new Command("training").description("Trains adapters for a GPT-2, and measures them.");
+const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
+const isCheckout = import.meta.filename.endsWith(".ts");
+
 const progress = createProgress(process.stderr, () => performance.now());
+const interruption = interruptionSignal();
 
-const embeddedModel = "gpu-backend/models/chameleon-mini";
-
-let interruption: AbortSignal | undefined;
-
-const collect = (value: string, previous: string[] = []) => [...previous, value];
-const count = (value: string) => {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError("must be a whole number of 1 or more");
-  return number;
-};
-const positive = (value: string) => {
-  const number = Number(value);
-  if (!(number > 0)) throw new InvalidArgumentError("must be a number above 0");
-  return number;
-};
-
-program
-  .command("train")
-  .description("train adapters on text and write the artifacts that edge and backend serve")
+const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
+  "chameleon train --corpus ./my-texts --out ./my-artifacts",
+])
   .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
   .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
-  .option(
-    "--embedded",
-    "as the embedded artifacts: the locked corpora (npm run corpora first) and their settings",
-    false,
+  .addOption(
+    new Option("--embedded", "by the embedded artifacts' settings, on the locked corpora (chameleon corpora first)")
+      .default(false)
+      .conflicts("corpus"),
   )
-  .option("--corpora <folder>", "where npm run corpora put the text, for --embedded", defaultCorpusFolder)
-  .option("--centroids <n>", "clusters of text, K", count, 16)
+  .option("--corpora <folder>", "where chameleon corpora put the text, for --embedded", defaultCorpusFolder)
+  .option("--centroids <n>", `clusters of text, K (default: ${mostCentroids}, and fewer of little text)`, count)
   .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
   .option("--biases <n>", "bias directions of the bank, M", count, 8)
   .option("--steps <n>", "optimiser steps", count, 400)
@@ -70,6 +59,7 @@ program
     "--calibrate-only <folder>",
     "train nothing that is served: calibrate the artifacts of a folder on the corpora they were made of",
   )
+  .option("--json", "print what was trained as JSON")
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: TrainFlags) => {
     const corpora = await corporaOf(flags);
@@ -77,7 +67,10 @@ program
     const { keepCache, head: headFormat, threads, out: outDirectory, model: modelDirectory } = flags;
     const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
     const calibration = calibrationOptions(corpora, flags, settings.steps);
-    const options = { ...settings, modelDirectory, corpora, outDirectory, headFormat, keepCache, threads, calibration };
+    const options: TrainOptions = {
+      ...settings,
+      ...{ modelDirectory, corpora, outDirectory, headFormat, keepCache, threads, calibration },
+    };
     if (flags.calibrateOnly !== undefined) {
       if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
       const { calibrated } = await recalibrate(
@@ -90,26 +83,32 @@ program
       return;
     }
     const { manifest, calibrated } = await train(options, progress, interruption);
-    for (const { id, label, size, scale, gain } of manifest.centroids) {
-      const measured = gain ? `gain ${gainText(gain)}` : "no held-out text";
-      console.log(`${id.padEnd(4)} scale ${scale.toFixed(2)}  ${measured}  ${size} windows  ${label.join(" ")}`);
+    if (flags.json) {
+      const { centroids, training, evidence } = manifest;
+      console.log(JSON.stringify({ artifacts: flags.out, centroids, training, evidence }));
+      return;
     }
+    for (const line of centroidLines(manifest.centroids)) console.log(line);
     if (calibrated) console.log(calibrationTable(calibrated));
     const { basePerplexity, adaptedPerplexity } = manifest.training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
 
 async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Promise<CorpusSource[]> {
-  if (!embedded) return corpus?.map(parseSource) ?? fetchDefaultCorpora(progress);
-  await lockedCorpora("training", folder);
-  return lockedSources((await readLock()).lock, "training", folder);
+  if (embedded) {
+    await lockedCorpora("training", folder);
+    return lockedSources((await readLock()).lock, "training", folder);
+  }
+  if (corpus) return corpus.map(parseSource);
+  if (!isCheckout) throw new Error("name the text with --corpus; only a checkout has corpora of its own");
+  return fetchDefaultCorpora(progress);
 }
 
-function settingsOf(flags: TrainFlags): BankSettings & TextSettings {
+function settingsOf(flags: TrainFlags): Omit<BankSettings, "clusters"> & TextSettings & { clusters: number | null } {
   const { seed, rank, biases, steps, learningRate } = flags;
   const { hidden, dimensions } = embeddedSettings;
   return {
-    ...{ seed, clusters: flags.centroids, rank, biases, hidden, dimensions, steps, learningRate },
+    ...{ seed, clusters: flags.centroids ?? null, rank, biases, hidden, dimensions, steps, learningRate },
     ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
   };
 }
@@ -139,7 +138,7 @@ interface TrainFlags {
   corpus?: string[];
   embedded: boolean;
   corpora: string;
-  centroids: number;
+  centroids?: number;
   rank: number;
   biases: number;
   steps: number;
@@ -152,6 +151,7 @@ interface TrainFlags {
   heldOut: number;
   head: HeadFormat;
   keepCache: boolean;
+  json?: boolean;
   calibrate: boolean;
   calibrateOnly?: string;
   family: string[];
@@ -162,11 +162,9 @@ interface TrainFlags {
 function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   const [name, licence] = entry.split(/=(.*)/s);
   const source = corpora.find((candidate) => candidate.name === name);
-  if (!source) throw new Error(`--licence ${entry}: no corpus is called ${name}`);
+  if (!source) throw new InvalidArgumentError(`--licence ${entry}: no corpus is called ${name}`);
   source.licence = licence ?? null;
 }
 
-await runInterruptible(progress, async (signal) => {
-  interruption = signal;
-  await program.parseAsync();
-});
+process.once("exit", () => progress.end());
+await runCommand(command);

@@ -8,9 +8,15 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, manifestSchema, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { gatedKind } from "./bank/bank-kinds.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain } from "./bank/gain.ts";
+import { documentGain, fewestMeasuredDocuments } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
-import { chooseScales, hyperNetworkAdapters, measureWindows, perplexityOf } from "./bank/measure.ts";
+import {
+  chooseScales,
+  documentsByCentroid,
+  hyperNetworkAdapters,
+  measureWindows,
+  perplexityOf,
+} from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
@@ -21,17 +27,19 @@ import type { Family } from "./calibration/families.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
-import { prefixTokens } from "./corpus/windows.ts";
+import { documentKey, prefixTokens } from "./corpus/windows.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
 import { publish, type TrainedBank, writeManifest } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
-export interface TrainOptions extends BankSettings, TextSettings {
+export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings {
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
+  /** K; null: `mostCentroids`, and fewer where there is too little text to measure so many. */
+  clusters: number | null;
   /** Of the base's logits in training steps. */
   headFormat: HeadFormat;
   threads: number;
@@ -54,6 +62,7 @@ export interface Trained {
 }
 
 const stepsBetweenCheckpoints = 50;
+export const mostCentroids = 16;
 /** What public requests call an embedded GPT-2, whatever its size. */
 const servedAs = "gpt2";
 
@@ -132,9 +141,20 @@ function calibrateEvidence(
   progress: Progress,
   signal?: AbortSignal,
 ): Promise<Calibrated> {
-  const { seed, clusters, rank, biases, hidden, dimensions, learningRate, headFormat, threads } = options;
+  const { seed, rank, biases, hidden, dimensions, learningRate, headFormat, threads } = options;
   const fold = {
-    ...{ seed, clusters, rank, biases, hidden, dimensions, learningRate, headFormat, steps, textsPerCorpus },
+    ...{
+      seed,
+      clusters: clustersFor(prepared, options),
+      rank,
+      biases,
+      hidden,
+      dimensions,
+      learningRate,
+      headFormat,
+      steps,
+      textsPerCorpus,
+    },
     trainWindows: calibrationWindows,
     validationWindows: calibrationValidationWindows,
   };
@@ -144,7 +164,7 @@ function calibrateEvidence(
 /** Throws an Error before anything is trained that a manifest could not say. */
 function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpora }: TrainOptions): void {
   const sizes = {
-    centroids: clusters,
+    centroids: clusters ?? mostCentroids,
     gates: rank + biases,
     hiddenUnits: hidden,
     ...{ dimensions, corpora: corpora.length },
@@ -152,6 +172,13 @@ function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpor
   for (const [name, size] of Object.entries(sizes) as [keyof typeof sizes, number][]) {
     if (size > setLimits[name]) throw new Error(`${name}: ${size}, a set of artifacts has at most ${setLimits[name]}`);
   }
+}
+
+/** As many as text is held out for: two documents for each centroid, so that its gain can be measured. */
+function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
+  if (clusters !== null) return clusters;
+  const documents = new Set(sets.test.windows.map(documentKey)).size;
+  return Math.max(1, Math.min(mostCentroids, Math.floor(documents / fewestMeasuredDocuments)));
 }
 
 interface Bank extends Omit<TrainedBank, "scales"> {
@@ -165,7 +192,7 @@ async function trainBank(
   signal?: AbortSignal,
 ): Promise<Bank> {
   const { head, space } = prepared;
-  const placed = place(prepared, options.clusters, options.seed);
+  const placed = place(prepared, clustersFor(prepared, options), options.seed);
   const { sets, centroids } = placed;
   const K = centroids.count;
   const shape = bankShape({ ...options, dimensions: centroids.dimensions });
@@ -203,7 +230,10 @@ async function measureAndPublish(
   const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
   progress.stage("measuring", 2);
   const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
-  const scales = await chooseScales(meter, sets.validation, adapters);
+  const chosen = await chooseScales(meter, sets.validation, adapters);
+  // What was not measured is not served.
+  const measured = documentsByCentroid(sets.test, bank.centroids);
+  const scales = chosen.map((scale, k) => (measured[k] < fewestMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
@@ -247,7 +277,7 @@ async function measureAndPublish(
         corpora: prepared.corpora,
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),
-        assignments: profileOf([...sets.validation.windows, ...sets.test.windows], table, bank.centroids),
+        assignments: profileOf(sets, table, bank.centroids),
       },
     },
   );

@@ -3,46 +3,51 @@
  * The verdict goes to stdout and into the exit code, all else to stderr.
  */
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { count, createCommand, httpUrl, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
+import { objectName } from "../../shared/artifacts/bucket.ts";
 import { type Manifest, manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readSecrets, signatureHeader, signingKey } from "../../shared/contracts/call-signature.ts";
 import { type AssignmentReport, assignmentReportSchema } from "../../shared/contracts/inference.ts";
 import { emptyProfile } from "../../shared/math/assignment-profile.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+import { stateFolder } from "../local-edge.ts";
+import { readLocalRun } from "../local-run.ts";
+import { bucketCopy } from "../publish/local-store.ts";
 import { writeWhole } from "../write-whole.ts";
 import { added, type DriftResult, driftOf } from "./drift.ts";
 import { verdictText } from "./report.ts";
 import { folded, stateSchema, totalOf } from "./state.ts";
 
-const exitCodes: Record<DriftResult["verdict"], number> = { fine: 0, retrain: 2, "too few requests": 3 };
+const verdictCodes: Record<DriftResult["verdict"], number> = { fine: 0, retrain: 3, "too few requests": 4 };
 const answerMs = 10_000;
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 interface Options {
-  backend: string[];
+  backend?: string[];
   manifest?: string;
   state?: string;
   days: number;
   fewest: number;
-  json?: string;
+  json?: string | true;
 }
 
-const count = (value: string) => {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError("must be a whole number of 1 or more");
-  return number;
-};
-const url = (value: string, before: string[] = []) => {
-  if (!/^https?:$/.test(URL.parse(value)?.protocol ?? "")) throw new InvalidArgumentError("must be an http(s) URL");
-  return [...before, value.replace(/\/+$/, "")];
-};
-
-const program = new Command("drift")
-  .description("Compare live traffic with what training saw, and say whether to train again")
-  .requiredOption("--backend <url>", "a backend to ask; repeatable, and then they are summed", url)
+const program = createCommand(
+  "drift",
+  "Compare live traffic with what training saw, and say whether to train again",
+  ["chameleon drift", "chameleon drift --backend https://backend.example.com --state drift.json"],
+  `Exit code: 0 fine, 3 retrain, 4 too few requests, 1 where it could not be told. Backends count prompts that chose their
+centroid by themselves, and show their counts in steps of fifty. BACKEND_SECRETS signs the calls, as the edge does; for the
+backends of a local start nothing need be set.`,
+)
+  .option(
+    "--backend <url>",
+    "a backend to ask; repeatable, and then they are summed; those of the local start unless set",
+    (url, before: string[] = []) => [...before, httpUrl(url)],
+  )
   .option(
     "--manifest <folder>",
     "artifacts that are served; artifacts/ of MODEL_DIR, or of the embedded model, unless set",
@@ -53,38 +58,41 @@ const program = new Command("drift")
   )
   .option("--days <n>", "days that the state file keeps", count, 7)
   .option("--fewest <n>", "prompts below which nothing is said", count, 500)
-  .option("--json <file>", "also write all figures there")
-  .addHelpText(
-    "after",
-    `
-Exit code: 0 fine, 2 retrain, 3 too few requests, 1 where it could not be told. Backends count prompts that chose their
-centroid by themselves, and show their counts in steps of fifty. BACKEND_SECRETS signs the calls, as the edge does.`,
-  );
+  .option("--json [file]", "print all figures as JSON, or write them to a file besides");
 
 async function run(options: Options): Promise<DriftResult> {
-  const folder = options.manifest ?? path.join(readConfig(process.env, []).modelDirectory, "artifacts");
-  const { manifest, manifestHash } = await readManifest(folder);
+  const local = options.backend ? null : readLocalRun(stateFolder());
+  const backends = options.backend ?? local?.backends;
+  if (!backends) throw new Error("no local start is running; name the backends with --backend");
+  const modelDirectory = local?.modelDirectory ?? readConfig().modelDirectory;
+  const reports = await askAll(backends, process.env.BACKEND_SECRETS || local?.backendSecrets);
+  const published = path.join(bucketCopy(stateFolder()), objectName(reports[0].manifestHash));
+  // What was published to a local start comes before the model's own.
+  const isPublished = local !== null && !options.manifest && existsSync(published);
+  const folder = options.manifest ?? path.join(modelDirectory, "artifacts");
+  const { manifest, manifestHash } = await readManifest(isPublished ? published : path.join(folder, manifestFile));
   const reference = manifest.training?.assignments;
   if (!reference)
     throw new Error(`${folder}: this manifest does not say how training text fell on centroids; train again`);
-  const reports = await askAll(options.backend);
   const other = reports.find((report) => report.manifestHash !== manifestHash);
   if (other) throw new Error(`a backend serves the manifest ${other.manifestHash}, ${folder} holds ${manifestHash}`);
   const live = options.state ? await foldedInto(options.state, reports, options.days) : sumOf(reports, manifest);
   const result = driftOf(live, reference, options.fewest);
-  if (options.json) await writeJson(options.json, { manifestHash, backends: reports.length, ...result });
-  process.stdout.write(`${verdictText(result, manifest)}\n`);
+  const figures = { manifestHash, backends: reports.length, ...result };
+  if (options.json === true) process.stdout.write(`${JSON.stringify(figures)}\n`);
+  else process.stdout.write(`${verdictText(result, manifest)}\n`);
+  if (typeof options.json === "string") await writeJson(options.json, figures);
   return result;
 }
 
-async function readManifest(folder: string): Promise<{ manifest: Manifest; manifestHash: string }> {
-  const bytes = await readFile(path.join(folder, manifestFile));
+async function readManifest(file: string): Promise<{ manifest: Manifest; manifestHash: string }> {
+  const bytes = await readFile(file);
   return { manifest: parseManifest(bytes.toString("utf8")), manifestHash: await sha256Hex(new Uint8Array(bytes)) };
 }
 
 /** Those that answer; throws an Error where none does. */
-async function askAll(backends: readonly string[]): Promise<AssignmentReport[]> {
-  const asked = await Promise.allSettled(backends.map(ask));
+async function askAll(backends: readonly string[], secrets: string | undefined): Promise<AssignmentReport[]> {
+  const asked = await Promise.allSettled(backends.map((backend) => ask(backend, secrets)));
   const reports: AssignmentReport[] = [];
   for (const [i, one] of asked.entries()) {
     if (one.status === "fulfilled") reports.push(one.value);
@@ -95,18 +103,18 @@ async function askAll(backends: readonly string[]): Promise<AssignmentReport[]> 
   return [...new Map(reports.map((report) => [report.run, report])).values()];
 }
 
-async function ask(backend: string): Promise<AssignmentReport> {
+async function ask(backend: string, secrets: string | undefined): Promise<AssignmentReport> {
   const target = new URL(`${backend}/v1/assignments`);
   const response = await fetch(target, {
-    headers: await signature(target.pathname),
+    headers: await signature(target.pathname, secrets),
     signal: AbortSignal.timeout(answerMs),
   });
   if (!response.ok) throw new Error(`it answered ${response.status}`);
   return assignmentReportSchema.parse(await response.json());
 }
 
-async function signature(callPath: string): Promise<Record<string, string>> {
-  const [secret] = readSecrets(process.env.BACKEND_SECRETS, "BACKEND_SECRETS");
+async function signature(callPath: string, secrets: string | undefined): Promise<Record<string, string>> {
+  const [secret] = readSecrets(secrets, "BACKEND_SECRETS");
   if (secret === undefined) return {};
   const call = { method: "GET", path: callPath, body: new Uint8Array(), timeMs: Date.now() };
   const nonce = randomBytes(16).toString("hex");
@@ -123,7 +131,7 @@ async function foldedInto(file: string, reports: readonly AssignmentReport[], da
     throw error;
   });
   const parsed = text === null ? null : stateSchema.safeParse(JSON.parse(text));
-  if (parsed?.error) throw new Error(`${file} is not a state of npm run drift; name another file, or take it away`);
+  if (parsed?.error) throw new Error(`${file} is not a state of chameleon drift; name another file, or take it away`);
   const before = parsed?.data ?? null;
   if (before && before.manifestHash !== reports[0].manifestHash)
     say("another manifest is served now: counting begins anew");
@@ -136,11 +144,5 @@ function writeJson(file: string, content: unknown): Promise<boolean> {
   return writeWhole(file, Buffer.from(`${JSON.stringify(content, null, 2)}\n`));
 }
 
-try {
-  program.parse();
-  const { verdict } = await run(program.opts<Options>());
-  process.exitCode = exitCodes[verdict];
-} catch (error) {
-  say(`error: ${error instanceof Error ? error.message : error}`);
-  process.exitCode = 1;
-}
+const { verdict } = await run(parsedOptions<Options>(program));
+process.exitCode = verdictCodes[verdict];

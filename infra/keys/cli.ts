@@ -4,7 +4,8 @@
  */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
-import { Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { idPattern } from "../../shared/contracts/inference.ts";
 import {
   type KeyRecord,
@@ -43,10 +44,11 @@ interface Place {
   json?: boolean;
 }
 
-const program = new Command("keys").description("API keys and limits of tenants").addHelpText(
-  "after",
-  `
-Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.wrangler/state).
+const program = createCommand(
+  "keys",
+  "API keys and limits of tenants",
+  ["chameleon keys create acme --expires 90d", "chameleon keys limits acme --requests-per-minute 100"],
+  `Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.wrangler/state).
 A change is in force there within a second; a remote one within about a minute, the time that KV takes.`,
 );
 
@@ -127,12 +129,7 @@ type LimitOptions = { [Name in keyof TenantLimits]?: number | null | "plan" } & 
   origin?: string[] | false;
 };
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  say(`chameleon: ${(error as Error).message}`);
-  process.exitCode = 1;
-}
+await runCommand(program);
 
 function command(usage: string, description: string): Command {
   return program
@@ -146,7 +143,7 @@ function command(usage: string, description: string): Command {
 
 function actorAt({ remote, namespaceId }: Place): Actor {
   const which = namespaceId === undefined ? ["--binding", binding] : ["--namespace-id", namespaceId];
-  const where = remote ? ["--remote"] : ["--local", "--persist-to", stateFolder(root)];
+  const where = remote ? ["--remote"] : ["--local", "--persist-to", stateFolder()];
   return {
     namespace: wranglerNamespace(root, [...which, ...where]),
     now,
@@ -191,12 +188,13 @@ function now(): Date {
 }
 
 function checkedTenant(tenant: string): string {
-  if (!idPattern.test(tenant)) throw new Error(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
+  if (!idPattern.test(tenant))
+    throw new InvalidArgumentError(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
   return tenant;
 }
 
 function checkedKeyId(id: string): string {
   if (!keyIdPattern.test(id))
-    throw new Error("a key is named by its id, 16 hex digits, as `npm run keys -- list` has it");
+    throw new InvalidArgumentError("a key is named by its id, 16 hex digits, as `npm run keys -- list` has it");
   return id;
 }

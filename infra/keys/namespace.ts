@@ -1,6 +1,7 @@
 /** The KV namespace of keys and tenants through wrangler's own client. Not here: what is in it. */
 import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -45,7 +46,7 @@ export function wranglerNamespace(root: string, place: readonly string[]): Names
 }
 
 async function runWrangler(root: string, args: string[]): Promise<string> {
-  const file = path.join(root, "node_modules/wrangler/bin/wrangler.js");
+  const file = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
   try {
     const { stdout } = await promisify(execFile)(process.execPath, [file, ...args], {
       cwd: root,

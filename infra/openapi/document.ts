@@ -30,13 +30,15 @@ last event before \`[DONE]\` is an error.
 
 **Errors** have OpenAI's envelope and name the limit and the value.
 
-**Limits** on requests and responses.
+<details><summary>Limits on requests and responses: ${Object.keys(limitTable).length}</summary>
 
 | Name | Maximum | Unit | Applies to |
 | --- | --: | --- | --- |
 ${Object.entries(limitTable)
   .map(([name, { value, unit, bounds }]) => `| \`${name}\` | ${value} | ${unit === "value" ? "–" : unit} | ${bounds} |`)
-  .join("\n")}`;
+  .join("\n")}
+
+</details>`;
 
 const headers = {
   "x-request-id": { description: "Identifies the request in logs", schema: { type: "string" } },

@@ -3,7 +3,8 @@
  * what is served then; all else goes to stderr.
  */
 import path from "node:path";
-import { Command, Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readArtifactSet } from "./artifact-set.ts";
@@ -29,8 +30,14 @@ interface Options {
   json?: boolean;
 }
 
-const program = new Command("publish")
-  .description("Publish artifacts: upload them under their hashes, then switch the one pointer to them")
+const program = createCommand(
+  "publish",
+  "Publish artifacts: upload them under their hashes, then switch the one pointer to them",
+  ["chameleon publish --artifacts ./my-artifacts", "chameleon publish --rollback"],
+  `--remote reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an R2 token that may read and write the bucket's objects.
+Nothing is switched unless every file reads back whole. Edge and backends take a set up within seconds, each once it
+has it whole; what was served before stays there, so that --rollback is as quick.`,
+)
   .option("--artifacts <folder>", "what training wrote; artifacts/ of MODEL_DIR, or of the embedded model, unless set")
   .addOption(new Option("--list", "list every switch, newest first").conflicts(["artifacts", "rollback", "to"]))
   .addOption(new Option("--rollback", "serve again what was served before").conflicts(["artifacts", "to"]))
@@ -44,23 +51,16 @@ const program = new Command("publish")
   .option("--remote", "the deployed edge's bucket, over R2's S3 API; the local edge's otherwise")
   .option("--bucket <name>", `the bucket of ${binding} in wrangler.toml unless set`)
   .option("--endpoint <url>", "of the S3 API; https://$CLOUDFLARE_ACCOUNT_ID.r2.cloudflarestorage.com unless set")
-  .option("--json", "print JSON")
-  .addHelpText(
-    "after",
-    `
---remote reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an R2 token that may read and write the bucket's objects.
-Nothing is switched unless every file reads back whole. Edge and backends take a set up within seconds, each once it
-has it whole; what was served before stays there, so that --rollback is as quick.`,
-  );
+  .option("--json", "print JSON");
 
 function readPrefix(text: string): string {
   if (/^[0-9a-f]{4,64}$/.test(text)) return text;
-  throw new Error(`--to is "${text}"; it must be a manifest's hash, or 4 of its first digits or more`);
+  throw new InvalidArgumentError("must be a manifest's hash, or 4 of its first digits or more");
 }
 
 async function withStore<T>(options: Options, use: (store: ObjectStore) => Promise<T>): Promise<T> {
   const bucket = options.bucket ?? (await boundBucket());
-  if (!options.remote) return await withLocalStore(stateFolder(root), bucket, use);
+  if (!options.remote) return await withLocalStore(stateFolder(), bucket, use);
   const { CLOUDFLARE_ACCOUNT_ID: account, AWS_ACCESS_KEY_ID: keyId, AWS_SECRET_ACCESS_KEY: secret } = process.env;
   const endpoint = options.endpoint ?? (account && `https://${account}.r2.cloudflarestorage.com`);
   if (!endpoint) throw new Error("--remote needs CLOUDFLARE_ACCOUNT_ID, or --endpoint");
@@ -108,10 +108,4 @@ function tell(published: Published, { json, dryRun }: Options): void {
   else say(`${files}; ${before === manifest ? "it is what is served already" : "nothing was switched"}`);
 }
 
-try {
-  await program.parseAsync();
-  await run(program.opts<Options>());
-} catch (error) {
-  say(`chameleon: ${(error as Error).message}`);
-  process.exitCode = 1;
-}
+await run(parsedOptions<Options>(program));

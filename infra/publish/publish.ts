@@ -77,7 +77,9 @@ export async function rollBack(publisher: Publisher, to: string | null, dryRun =
   if (!found.pointer) throw new Error("nothing was published yet");
   const target = to === null ? previousOf(found.pointer) : knownManifest(found.pointer, to);
   if (target === null) {
-    throw new Error("nothing else was published before; publish the artifacts that are to be served");
+    throw new Error(
+      "what is served is the first that was published; before it, artifacts of the model's own folder were served: publish those with --artifacts MODEL_DIR/artifacts",
+    );
   }
   const files = await requireWhole(publisher.store, target);
   return { ...(await switchPointer(publisher, found, target, dryRun)), uploaded: 0, present: files };

@@ -50,18 +50,18 @@ export interface EvidenceCalibration {
 }
 
 /**
- * Served where a manifest brings no calibration of its own. Chosen on windows of fourteen domains, by hand: short prompts
+ * Served where a manifest brings no calibration of its own: that of the embedded artifacts, in round numbers. Short prompts
  * say little, so the base keeps most of the weight there.
  */
 export const defaultCalibration: EvidenceCalibration = {
   adapters: 3,
   similarityScale: 10,
-  floor: 0.05,
+  floor: 0.1,
   sharpness: 15,
-  shares: [0.02, 0.05, 0.1, 0.2],
+  shares: [0.1, 0.3],
   byLength: [
-    { promptTokens: 0, base: 0.7, noPointer: 0.85, temper: 0.2 },
-    { promptTokens: 48, base: 0.5, noPointer: 0.6, temper: 0.1 },
+    { promptTokens: 0, base: 0.8, noPointer: 0.9, temper: 0.2 },
+    { promptTokens: 48, base: 0.5, noPointer: 0.7, temper: 0.1 },
   ],
 };
 
@@ -81,16 +81,27 @@ export function ruleFor(
   };
 }
 
-/** Priors of the adapters of centroids of these similarities; they add up to `mass`. */
+/** A centroid near a prompt. */
+export interface NearCentroid {
+  similarity: number;
+  /** Its adapter gains nothing where it was measured, so the base stands in for it. */
+  isOff: boolean;
+}
+
+/**
+ * Priors of the base and of the adapters that are on, in order; they add up to 1. A centroid that is off leaves its prior to
+ * the base: text that is nearest to it is text that adapters harm.
+ */
 export function priorsOf(
-  similarities: readonly number[],
-  mass: number,
+  nearest: readonly NearCentroid[],
+  basePrior: number,
   { similarityScale }: EvidenceCalibration,
 ): number[] {
-  const highest = similarities.reduce((most, similarity) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
-  const weights = similarities.map((similarity) => Math.exp(similarityScale * (similarity - highest)));
+  const highest = nearest.reduce((most, { similarity }) => Math.max(most, similarity), Number.NEGATIVE_INFINITY);
+  const weights = nearest.map(({ similarity }) => Math.exp(similarityScale * (similarity - highest)));
   const sum = weights.reduce((total, weight) => total + weight, 0);
-  return weights.map((weight) => (mass * weight) / sum);
+  const adapters = weights.flatMap((weight, k) => (nearest[k].isOff ? [] : [((1 - basePrior) * weight) / sum]));
+  return [1 - adapters.reduce((total, prior) => total + prior, 0), ...adapters];
 }
 
 /** What the experts say of one token of the prompt. */
@@ -107,14 +118,14 @@ export interface MixtureWeights {
   pointer: number;
 }
 
-/** What the prompt's own tokens gained by the mixture, each under the weights of those before it. */
+/** What the mixture gained on the tokens that were looked at, each under the weights of those before it. */
 export interface PromptEvidence {
   /** Mean over the base, in nats a token. */
   nats: number;
   tokens: number;
 }
 
-/** Tokens of a prompt that are looked at: enough that more would change little (see the model card). */
+/** Tokens of a prompt that are looked at. Fewer gain less (gpu-backend/training/LOG.md). */
 export const evidencePositions = 16;
 /** Adapters and the pointer below this weight get weight 0 and are not computed. */
 const leastWeight = 0.01;
@@ -122,13 +133,15 @@ const leastWeight = 0.01;
 const leastProbability = 1e-37;
 
 /**
- * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of them,
- * spread evenly and the last included.
+ * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of their
+ * last half, spread evenly and the last included. Early in a prompt the pointer has little to copy from, so what it says there
+ * tells little of what it is worth after the prompt.
  */
 export function positionsOfEvidence(tokens: number, spans?: readonly Span[]): number[] {
   const all = positionsBeforeEvidence(tokens, spans);
-  const count = Math.min(all.length, evidencePositions);
-  return Array.from({ length: count }, (_, i) => all[Math.floor(((i + 1) * all.length) / count) - 1]);
+  const late = all.slice(-Math.max(evidencePositions, Math.ceil(all.length / 2)));
+  const count = Math.min(late.length, evidencePositions);
+  return Array.from({ length: count }, (_, i) => late[Math.floor(((i + 1) * late.length) / count) - 1]);
 }
 
 /** All positions whose next token is evidence. The first token of a prompt has none before it. */
@@ -164,7 +177,7 @@ export function pointerProbability(
 
 /**
  * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
- * `positionsOfEvidence`. Each of those stands for an equal part of the prompt.
+ * `positionsOfEvidence`. Each of those stands for an equal part of the evidence.
  */
 export function weigh(
   priors: readonly number[],

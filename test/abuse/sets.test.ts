@@ -197,7 +197,7 @@ test("the publisher refuses the same sets, by name", async () => {
       (error) => String(error.stderr),
     );
     console.log(outcome.trim().slice(0, 200));
-    expect(outcome).toMatch(/^chameleon: /);
+    expect(outcome).toMatch(/^chameleon publish: /);
     expect(outcome).toMatch(names);
     expect(outcome).not.toMatch(/cannot read|EISDIR|ENOENT|RangeError/);
   }

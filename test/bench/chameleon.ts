@@ -108,7 +108,7 @@ export class Batch {
       inverseTemperatures: new Float32Array(N).fill(1),
       targetIds: new Int32Array(N),
       bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },
-      want: { logits: false, hidden: false },
+      want: { scores: false, hidden: false },
     });
     this.#arena.append(
       first,

@@ -3,7 +3,6 @@
  * computes at a time; the others are loaded and idle.
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { join } from "node:path";
 import type { Cell, Entry, Measurement } from "./contestant.ts";
 import type { FromContestant, ToContestant } from "./contestant-process.ts";
 import { median } from "./median.ts";
@@ -126,7 +125,7 @@ class Runner {
 
   /** Starts the process. Returns the first tokens of the check prompts. */
   async start(): Promise<number[]> {
-    const script = join(import.meta.dirname, "contestant-process.ts");
+    const script = new URL("./contestant-process.ts", import.meta.url);
     const child = fork(script, [this.entry.system, this.entry.format, `${this.#threads}`], {
       execArgv: ["--expose-gc"],
       stdio: ["ignore", "ignore", "pipe", "ipc"],

@@ -7,9 +7,9 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
+import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import { count } from "../support/options.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
@@ -61,50 +61,51 @@ const groups: Record<string, Entry[]> = {
   ],
 };
 
-const options = new Command("bench")
-  .description("our engine beside Transformers.js and node-llama-cpp: GPT-2 124M's shape, random weights")
-  .option("--quick", "only fp32 and 8-bit, batches 1 and 8, context 128, few steps")
-  .option("--json <file>", "write the figures there")
-  .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
-  .option("--rounds <n>", "rounds over which medians are taken", count, 5)
-  .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (600)", count)
-  .option("--batches <list>", "batch sizes", counts)
-  .option("--contexts <list>", "prompt and decoded tokens together", counts)
-  .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
-  .addOption(
-    new Option(
-      "--peer-logits <at>",
-      "where Transformers.js's export has logits: at all positions, as GPT-2's on the hub do",
+const options = parsedOptions<{
+  quick?: boolean;
+  json?: string;
+  threads: number;
+  rounds: number;
+  steps?: number;
+  batches?: number[];
+  contexts?: number[];
+  groups?: string[];
+  peerLogits: "all" | "last";
+  adapters?: boolean;
+  mixture?: boolean;
+  prefix?: boolean;
+  training?: boolean;
+  tokens: number;
+  load?: number;
+  requests: number;
+}>(
+  createCommand("bench", "our engine beside Transformers.js and node-llama-cpp: GPT-2 124M's shape, random weights", [
+    "chameleon bench",
+  ])
+    .option("--quick", "only fp32 and 8-bit, batches 1 and 8, context 128, few steps")
+    .option("--json <file>", "write the figures there")
+    .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
+    .option("--rounds <n>", "rounds over which medians are taken", count, 5)
+    .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (600)", count)
+    .option("--batches <list>", "batch sizes", counts)
+    .option("--contexts <list>", "prompt and decoded tokens together", counts)
+    .option("--groups <list>", `of ${Object.keys(groups).join(", ")}`, names)
+    .addOption(
+      new Option(
+        "--peer-logits <at>",
+        "where Transformers.js's export has logits: at all positions, as GPT-2's on the hub do",
+      )
+        .choices(["all", "last"])
+        .default("all"),
     )
-      .choices(["all", "last"])
-      .default("all"),
-  )
-  .option("--adapters", "measure what the delta costs, instead")
-  .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
-  .option("--prefix", "measure what the prefix cache saves, instead")
-  .option("--training", "measure what training adapters takes, instead")
-  .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
-  .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
-  .option("--requests <n>", "requests of the load", count, 100)
-  .parse()
-  .opts<{
-    quick?: boolean;
-    json?: string;
-    threads: number;
-    rounds: number;
-    steps?: number;
-    batches?: number[];
-    contexts?: number[];
-    groups?: string[];
-    peerLogits: "all" | "last";
-    adapters?: boolean;
-    mixture?: boolean;
-    prefix?: boolean;
-    training?: boolean;
-    tokens: number;
-    load?: number;
-    requests: number;
-  }>();
+    .option("--adapters", "measure what the delta costs, instead")
+    .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
+    .option("--prefix", "measure what the prefix cache saves, instead")
+    .option("--training", "measure what training adapters takes, instead")
+    .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
+    .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
+    .option("--requests <n>", "requests of the load", count, 100),
+);
 
 const loadAtStart = loadavg();
 const say = (line: string) => console.log(line);
@@ -245,7 +246,7 @@ function versions(): Record<string, string> {
     node: process.versions.node,
     [root.name]: root.version,
     "onnxruntime-node": root.dependencies["onnxruntime-node"],
-    "@huggingface/transformers": root.devDependencies["@huggingface/transformers"],
+    "@huggingface/transformers": root.devDependencies?.["@huggingface/transformers"] ?? null,
     ...pinsOf(llamaFolder),
   };
 }

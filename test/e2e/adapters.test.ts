@@ -1,7 +1,9 @@
 /** Adapters made of examples, end to end: `npm start` as it is, twice, the second time with a backend that lost its disk. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Stack, startStack } from "../support/stack.ts";
@@ -59,4 +61,24 @@ test("20 texts become a model within seconds that predicts such text better, and
   expect(await gainOn()).toBe(found);
   const listed = await fetch(`${stack.edge}/v1/adapters`, { headers: { authorization: `Bearer ${stack.key}` } });
   expect(await listed.json()).toMatchObject({ data: [{ name: "poema", hash, adapts: true, outdated: false }] });
+});
+
+test("the command makes, lists, shows and removes one, and passes on what the API says", async () => {
+  const adapters = async (...args: string[]) => {
+    const cli = join(import.meta.dirname, "../../infra/api/adapters.ts");
+    const place = ["--url", stack.edge, "--key", stack.key];
+    return promisify(execFile)(process.execPath, [cli, ...args, ...place]);
+  };
+  const file = join(folder, "examples.jsonl");
+  await writeFile(file, Array.from({ length: 8 }, () => JSON.stringify({ text: text(40) })).join("\n"));
+  const made = JSON.parse((await adapters("create", "verso", file, "--json")).stdout);
+  expect(made).toMatchObject({ model: "gpt2:verso", examples: 8, adapts: true });
+  expect((await adapters("list")).stdout).toMatch(/^gpt2:verso {2}8 examples {2}perplexity \d+% lower/m);
+  expect(JSON.parse((await adapters("show", "verso", "--json")).stdout).hash).toBe(made.hash);
+  await expect(adapters("create", "verso", file)).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/^chameleon adapters: You have an adapter verso already[^\n]*\n$/),
+  });
+  expect((await adapters("remove", "verso")).stdout).toBe("removed verso\n");
+  await expect(adapters("show", "verso")).rejects.toMatchObject({ stderr: expect.stringContaining("no adapter") });
 });

@@ -2,12 +2,14 @@
  * Other people's clients, unchanged, against the running API: the `openai` SDK, the Vercel AI SDK and LangChain. What they
  * say over one model and seed must be what plain HTTP says.
  */
+import "../../edge/client/openai.ts";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage, SystemMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
 import { APICallError, embedMany, generateText, streamText } from "ai";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { chameleonOf, chameleonOptions, metadataExtractor } from "../../edge/client/ai-sdk.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
 let stack: Stack;
@@ -90,6 +92,25 @@ describe("the openai SDK", () => {
     expect(final.usage).toMatchObject({ completion_tokens: 24 });
   });
 
+  test("asks for an adapter and reads what answered, typed", async () => {
+    const request = { model, prompt, max_tokens: 4, temperature: 0, chameleon: { adapter: "nearest", compare: true } };
+    const whole = await client().completions.create(request);
+    expect(whole.chameleon?.mode).toBe("adapted");
+    expect(whole.choices[0].chameleon?.compare?.tokens.map(({ token }) => token).join("")).toBe(whole.choices[0].text);
+    let compared = "";
+    for await (const { choices } of await client().completions.create({ ...request, stream: true })) {
+      for (const { token } of choices[0].chameleon?.compare?.tokens ?? []) compared += token;
+    }
+    expect(compared).toBe(whole.choices[0].text);
+    const off = await client().chat.completions.create({
+      model,
+      messages,
+      max_tokens: 1,
+      chameleon: { adapter: "off" },
+    });
+    expect(off.chameleon?.experts?.map(({ id }) => id)).toEqual(["base"]);
+  });
+
   test("embeds: base64, which it asks for by itself, is the same as floats", async () => {
     const expected = await vectors();
     const { data, usage } = await client().embeddings.create({ model, input: texts });
@@ -130,7 +151,8 @@ describe("the openai SDK", () => {
 });
 
 describe("the Vercel AI SDK", () => {
-  const provider = () => createOpenAICompatible({ name: "chameleon", baseURL, apiKey: stack.key, includeUsage: true });
+  const provider = () =>
+    createOpenAICompatible({ name: "chameleon", baseURL, apiKey: stack.key, includeUsage: true, metadataExtractor });
   const sampling = { maxOutputTokens: 24, temperature: 0.7, seed: 3, maxRetries: 0 };
   const same = { max_tokens: 24, temperature: 0.7, seed: 3 };
 
@@ -159,6 +181,20 @@ describe("the Vercel AI SDK", () => {
     expect(parts.join("")).toBe(expected);
     expect(parts.length).toBeGreaterThan(1);
     expect(await streamed.usage).toMatchObject({ outputTokens: 24, inputTokens: whole.usage.inputTokens });
+  });
+
+  test("asks for an adapter and reads what answered, typed", async () => {
+    const request = {
+      model: provider().chatModel(model),
+      prompt: question,
+      ...sampling,
+      providerOptions: chameleonOptions({ adapter: "nearest" }),
+    };
+    const whole = await generateText(request);
+    expect(chameleonOf(whole.providerMetadata)?.mode).toBe("adapted");
+    const streamed = streamText(request);
+    expect(await streamed.text).toBe(whole.text);
+    expect(chameleonOf(await streamed.providerMetadata)?.experts).toEqual(chameleonOf(whole.providerMetadata)?.experts);
   });
 
   test("embeds", async () => {

@@ -51,13 +51,13 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
 
 test("what it cannot do is one clear line", async () => {
   const cases: [string[], RegExp][] = [
-    [["revoke", "sk-chameleon-secret"], /^chameleon: a key is named by its id/],
-    [["create", "a b"], /^chameleon: "a b" is no tenant/],
+    [["revoke", "sk-chameleon-secret"], /^chameleon keys: a key is named by its id/],
+    [["create", "a b"], /^chameleon keys: "a b" is no tenant/],
     [["limits", "acme", "--tokens-per-minute", "many"], /whole number/],
   ];
   for (const [args, message] of cases) {
     const { code, stdout, stderr } = await keys(...args);
-    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toMatch(message);
   }
 });

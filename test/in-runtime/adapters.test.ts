@@ -272,6 +272,12 @@ describe("an adapter", () => {
       status: 404,
       code: "model_not_found",
     });
+    const typo = await errorOf(await complete({ model: "gpt2:my-mial", prompt: "a" }, { headers: mine }));
+    expect(typo.message).toContain("your own: gpt2:my-mail.");
+    const listed = { model: "gpt2", prompt: "a", chameleon: { adapter: "my-mial" } };
+    expect((await errorOf(await complete(listed, { headers: mine }))).message).toContain("your own: my-mail.");
+    const theirTypo = await errorOf(await complete({ model: "gpt2:my-mial", prompt: "a" }, { headers: theirs }));
+    expect(theirTypo.message).not.toContain("my-mail");
     expect((await post("/v1/adapters", body(), { headers: theirs })).status).toBe(201);
     expect((await request("/v1/adapters/my-mail", { headers: mine })).status).toBe(200);
   });

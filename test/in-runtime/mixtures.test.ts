@@ -40,14 +40,16 @@ describe("the default", () => {
     const { mixture, sequences, centroidId } = await sentOf({ prompt: "aab", n: 2, max_tokens: 1 });
     const { basePrior, ...rule } = ruleFor(defaultCalibration, 3);
     expect(centroidId).toBe("c0");
-    expect(mixture).toMatchObject({ base: basePrior, evidence: { ...rule, tokens: 3 } });
-    // c2 is off.
+    expect(mixture).toMatchObject({ evidence: { ...rule, tokens: 3 } });
+    // c2 is off, so the base has its prior.
+    expect(mixture!.base).toBeGreaterThan(basePrior);
+    expect(mixture!.adapters.reduce((sum, { weight }) => sum + weight, mixture!.base)).toBeCloseTo(1, 12);
     expect(mixture?.adapters.map((one) => "centroidId" in one && one.centroidId)).toEqual(["c0", "c1"]);
     expect(mixture!.adapters[0].weight).toBeGreaterThan(mixture!.adapters[1].weight);
     expect(sequences[1].mixture).toEqual(mixture);
   });
 
-  test("of a prompt whose nearest centroid is off goes by the nearest that is not, and says where it fell", async () => {
+  test("of a prompt whose nearest centroid is off goes by the next that is on, and says where it fell", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0.1, tokens: 2 }));
     const { chameleon } = await completed({ prompt: "zzzb" });
     expect(chameleon).toMatchObject({ centroid: "c2", mode: "evidence", held_out_gain: null });

@@ -123,5 +123,5 @@ test("a hub that is not there is one line, at once", async () => {
   const { code, stdout, stderr } = await launch({ HF_ENDPOINT: "http://hub.invalid" }).ended;
   expect(code).toBe(1);
   expect(stdout).toBe("");
-  expect(stderr).toMatch(/^error: cannot reach hub\.invalid \((ENOTFOUND|EAI_AGAIN).*HTTPS_PROXY.*\n$/);
+  expect(stderr).toMatch(/^chameleon import: cannot reach hub\.invalid \((ENOTFOUND|EAI_AGAIN).*HTTPS_PROXY.*\n$/);
 });

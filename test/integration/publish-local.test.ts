@@ -65,14 +65,14 @@ test("the command publishes, lists and goes back, the same in the bucket and in 
 });
 
 test("what it cannot do is one clear line", async () => {
-  const cases: [string[], RegExp][] = [
-    [["--artifacts", path.join(folder, "none")], /^chameleon: cannot read .*manifest\.json/],
-    [["--to", "xyz"], /^chameleon: --to is "xyz"/],
-    [["--remote", "--list"], /^chameleon: --remote needs CLOUDFLARE_ACCOUNT_ID/],
+  const cases: [string[], number, RegExp][] = [
+    [["--artifacts", path.join(folder, "none")], 1, /^chameleon publish: cannot read .*manifest\.json/],
+    [["--to", "xyz"], 2, /^chameleon publish: option '--to <hash>' argument 'xyz' is invalid/],
+    [["--remote", "--list"], 1, /^chameleon publish: --remote needs CLOUDFLARE_ACCOUNT_ID/],
   ];
-  for (const [args, message] of cases) {
+  for (const [args, exitCode, message] of cases) {
     const { code, stdout, stderr } = await run(...args);
-    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect({ code, stdout }).toEqual({ code: exitCode, stdout: "" });
     expect(stderr).toMatch(message);
   }
 });

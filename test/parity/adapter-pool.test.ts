@@ -40,7 +40,7 @@ function randomRows(count: number): StepRow[] {
 test("rows of one step wear the directions of their slots on top of the bank's, as the oracle has it", async () => {
   const rows = randomRows(4);
   const input = { ...stepOf(model.config, rows), poolSlots: Int32Array.of(2, -1, 0, 2) };
-  const { logits } = await runner.run(input);
+  const { scores: logits } = await runner.run(input);
   const V = model.config.vocabularySize;
   let worst = 0;
   rows.forEach(({ tokenIds, gates }, s) => {
@@ -70,9 +70,9 @@ test("a slot's row is the same bits alone and among mates of other slots; hidden
   expect(maxDifference(together.hidden!, without.hidden!)).toBe(0);
   for (const [s, row] of rows.entries()) {
     const alone = await runner.run({ ...stepOf(model.config, [row]), poolSlots: poolSlots.subarray(s, s + 1) });
-    const mine = together.logits!.subarray(s * V, (s + 1) * V);
-    expect(maxDifference(alone.logits!, mine)).toBe(0);
-    const difference = maxDifference(mine, without.logits!.subarray(s * V, (s + 1) * V));
+    const mine = together.scores!.subarray(s * V, (s + 1) * V);
+    expect(maxDifference(alone.scores!, mine)).toBe(0);
+    const difference = maxDifference(mine, without.scores!.subarray(s * V, (s + 1) * V));
     if (poolSlots[s] < 0) expect(difference).toBe(0);
     else expect(difference).toBeGreaterThan(0.01);
   }
@@ -86,8 +86,8 @@ test("a rewritten slot serves its new directions from the next step on, and leav
   runner.pool!.write(0, a, b);
   const after = await runner.run(input);
   const V = model.config.vocabularySize;
-  expect(maxDifference(after.logits!.subarray(0, V), before.logits!.subarray(0, V))).toBeGreaterThan(0.01);
-  expect(maxDifference(after.logits!.subarray(V), before.logits!.subarray(V))).toBe(0);
+  expect(maxDifference(after.scores!.subarray(0, V), before.scores!.subarray(0, V))).toBeGreaterThan(0.01);
+  expect(maxDifference(after.scores!.subarray(V), before.scores!.subarray(V))).toBe(0);
 });
 
 test("a slot that does not exist and directions of another size are refused with both numbers", () => {
@@ -108,7 +108,7 @@ test("an adapter gives the same bits in every slot, also past the 128 columns th
   for (const slot of [0, 1, 21, 31, 32, 39]) {
     wide.pool!.write(slot, owned[0].a, owned[0].b);
     const output = await wide.run({ ...input, poolSlots: Int32Array.of(slot) });
-    logits.push(output.logits!);
+    logits.push(output.scores!);
   }
   for (const row of logits) expect(maxDifference(row, logits[0])).toBe(0);
   await wide.release();

@@ -4,7 +4,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { type ModelFolder, readModelFolder } from "../../gpu-backend/runtime/model-folder.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
-import type { Bank, MixedInput, StepInput, StepOutput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import {
+  type Bank,
+  logitOf,
+  type MixedInput,
+  type StepInput,
+  type StepOutput,
+  type StepRunner,
+} from "../../gpu-backend/runtime/step.ts";
+import { randomWeights } from "../bench/model.ts";
 import { maxDifference, noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
 import { webgpuFailure } from "../support/webgpu.ts";
 
@@ -119,14 +127,14 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
       targetIds: new Int32Array(0),
       bias: none,
     },
-    want: { logits: true, hidden: false },
+    want: { scores: true, hidden: false },
   };
 }
 
-const logitsOf = ({ mixed }: StepOutput, x: number) => {
-  const { logits, logSumExp } = mixed!.rows!;
-  const V = logits!.length / logSumExp.length;
-  return logits!.subarray(x * V, (x + 1) * V);
+const likelihoodsOf = ({ mixed }: StepOutput, x: number) => {
+  const { scores, logSumExp } = mixed!.rows!;
+  const V = scores!.length / logSumExp.length;
+  return scores!.subarray(x * V, (x + 1) * V);
 };
 
 describe.skipIf(noWebgpu)(`mixed rows on WebGPU${noWebgpu ? `, skipped: ${noWebgpu}` : ""}`, () => {
@@ -138,7 +146,7 @@ describe.skipIf(noWebgpu)(`mixed rows on WebGPU${noWebgpu ? `, skipped: ${noWebg
     const prompts = [await prefill(runners[0]), await prefill(runners[0])];
     const rows = prompts.map((of, i) => rowOf(of, 3 - i));
     const [onCpu, onGpu] = [await runners[0].run(headOf(rows, 64)), await runners[1].run(headOf(rows, 64))];
-    const difference = maxDifference(onGpu.mixed!.rows!.logits!, onCpu.mixed!.rows!.logits!);
+    const difference = maxDifference(onGpu.mixed!.rows!.scores!, onCpu.mixed!.rows!.scores!);
     console.log(`max |GPU − CPU| ${difference.toExponential(2)}`);
     expect(difference).toBeLessThan(1e-3);
     for (const runner of runners) await runner.release();
@@ -158,7 +166,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
   });
   afterAll(() => runner.release());
 
-  test("are log p of the weighted sum of the experts' probabilities, and the pointer's", async () => {
+  test("are the weighted sum of the experts' probabilities, and the pointer's", async () => {
     const row = rowOf(prompts[0], J);
     const { mixed } = await runner.run(headOf([row], 64));
     const { hiddenSize: D, heads: H } = model.config;
@@ -171,7 +179,7 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     const V = model.config.vocabularySize;
     const p = new Float64Array(V);
     for (let e = 0; e <= J; e++) {
-      for (let v = 0; v < V; v++) p[v] += row.weights[e] * Math.exp(plain.logits![e * V + v] - plain.logSumExp[e]);
+      for (let v = 0; v < V; v++) p[v] += row.weights[e] * Math.exp(plain.scores![e * V + v] - plain.logSumExp[e]);
     }
     const keyAt = (t: number) =>
       Float64Array.from({ length: D }, (_, e) => {
@@ -186,10 +194,10 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     masses.forEach((mass, i) => {
       p[row.of.ids[i + 1]] += (row.weights[J + 1] * mass) / total;
     });
-    const difference = maxDifference(mixed!.rows!.logits!, p.map(Math.log));
+    const difference = maxDifference(mixed!.rows!.scores!.map(Math.log), p.map(Math.log));
     console.log(`${format}: max |graph − definition| ${difference.toExponential(2)}`);
     expect(difference).toBeLessThan(tolerance);
-    const target = Math.exp(plain.logits![5] - plain.logSumExp[0]);
+    const target = Math.exp(plain.scores![5] - plain.logSumExp[0]);
     expect(Math.abs(mixed!.baseTargets[0] - target)).toBeLessThan(1e-6);
   });
 
@@ -202,7 +210,9 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
       const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], ofRows[i]));
       const together = await runner.run(headOf(rows, 128));
       for (const [x, row] of rows.entries()) {
-        const own = row.gates.subarray(bank.gates).some((gate) => gate !== 0) ? J : 1;
+        const own = row.gates.subarray(bank.gates).some((gate) => gate !== 0)
+          ? J
+          : Number(row.gates.some((gate) => gate !== 0));
         for (const [P, adapters] of [
           [64, J],
           [128, own],
@@ -211,12 +221,93 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
           alone.mixed!.targetIds[0] = 5 + x;
           const output = await runner.run(alone);
           // A lone product with a matrix that is an input goes with a twin of its own, which changes no bit either.
-          expect(maxDifference(logitsOf(output, 0), logitsOf(together, x))).toBe(0);
+          expect(maxDifference(likelihoodsOf(output, 0), likelihoodsOf(together, x))).toBe(0);
           expect(output.mixed!.baseTargets[0]).toBe(together.mixed!.baseTargets[x]);
-          expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
+          if (adapters > 0) expect(output.mixed!.adapterTargets[0]).toBe(together.mixed!.adapterTargets[x * J]);
           expect(output.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[x]);
         }
       }
     }
   });
+
+  test("give the same bits where a run is fed what an earlier one kept of the experts", async () => {
+    const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], [0, -1, 2, 1, 0][i]));
+    const computed = await runner.run(headOf(rows, 64));
+    const experts = headOf(rows, 64);
+    const kept = await runner.run({ ...experts, mixed: { ...experts.mixed!, keep: [4, 1], mixture: undefined } });
+    const fed = headOf([rows[4], rows[1]], 64);
+    Object.assign(fed.mixed!, { experts: kept.mixed!.kept!, poolSlots: undefined });
+    const output = await runner.run(fed);
+    for (const [u, x] of [4, 1].entries()) {
+      expect(maxDifference(likelihoodsOf(output, u), likelihoodsOf(computed, x))).toBe(0);
+      expect(output.mixed!.rows!.logSumExp[u]).toBe(computed.mixed!.rows!.logSumExp[x]);
+    }
+  });
+
+  test.each([
+    ["small", [-1.5, 2, 0.25]],
+    ["forbidding and demanding", [-100, 100, 100]],
+    ["far beyond float32", [-2000, 1500, 1400]],
+  ])("a %s bias is added to their logarithms, and to no other row's", async (_, values) => {
+    const rows = [rowOf(prompts[0], J), rowOf(prompts[1], 1)];
+    const plain = await runner.run(headOf(rows, 64));
+    const biased = headOf(rows, 64);
+    const ids = [3, 11, 200];
+    biased.mixed!.mixture!.bias = {
+      ...{ rows: Int32Array.of(0, 0, 0), ids: Int32Array.from(ids), values: Float32Array.from(values) },
+    };
+    const output = await runner.run(biased);
+    expect(maxDifference(likelihoodsOf(output, 1), likelihoodsOf(plain, 1))).toBe(0);
+    const expected = Float64Array.from(likelihoodsOf(plain, 0), Math.log);
+    ids.forEach((id, i) => {
+      expected[id] += values[i];
+    });
+    const highest = Math.max(...expected);
+    const total = highest + Math.log(expected.reduce((sum, logit) => sum + Math.exp(logit - highest), 0));
+    const { logSumExp, topIds, topScores } = output.mixed!.rows!;
+    let worst = 0;
+    likelihoodsOf(output, 0).forEach((p, id) => {
+      // Less is none that float32 holds beside the greatest.
+      if (expected[id] - highest > -160)
+        worst = Math.max(worst, Math.abs(logitOf(p, true) - logSumExp[0] - (expected[id] - total)));
+      else expect(logitOf(p, true) - logSumExp[0]).toBeLessThan(-155);
+    });
+    expect(logitOf(topScores[0], true)).toBeLessThanOrEqual(logSumExp[0]);
+    topIds.subarray(0, 8).forEach((id, rank) => {
+      const isHeld = expected[id] - highest > -160;
+      if (isHeld) expect(expected[id]).toBeGreaterThan(expected.toSorted().at(-1 - rank)! - tolerance);
+    });
+    console.log(`bias ${values}: max |graph − definition| ${worst.toExponential(2)}`);
+    expect(worst).toBeLessThan(tolerance);
+  });
+});
+
+test("rows of a vocabulary that no vector divides have the same bits alone, among others, and on any number of threads", async () => {
+  // ONNX Runtime's logarithm and sum take what is left over in another way.
+  const V = 5003;
+  const config = { ...model.config, vocabularySize: V, endOfTextId: V - 1 };
+  const weights = randomWeights(config, random);
+  const own = randomBank(config, 12, 3, random);
+  const runners = await Promise.all(
+    [1, 2, 3].map((threads) => createStepRunner({ config, weights, bank: own, threads })),
+  );
+  const prompts: Prefilled[] = [];
+  for (let i = 0; i < 5; i++) prompts.push(await prefill(runners[0]));
+  const some = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i]));
+  // Each at several distances from the beginning, so that vectors begin elsewhere in it.
+  const rows = Array.from({ length: 17 }, (_, x) => some[x % some.length]);
+  for (const runner of runners) {
+    const together = (await runner.run(headOf(rows, 64))).mixed!.rows!;
+    for (const [i, row] of some.entries()) {
+      const alone = (await runners[0].run(headOf([row], 64))).mixed!.rows!;
+      for (let x = i; x < rows.length; x += some.length) {
+        expect(maxDifference(alone.scores!, together.scores!.subarray(x * V, (x + 1) * V))).toBe(0);
+        expect(alone.logSumExp[0]).toBe(together.logSumExp[x]);
+        expect(alone.scaledLogSumExp[0]).toBe(together.scaledLogSumExp[x]);
+      }
+    }
+  }
+  for (const runner of runners) {
+    await runner.release();
+  }
 });

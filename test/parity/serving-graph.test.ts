@@ -48,7 +48,7 @@ describe("against the oracle", () => {
   test("the oracle gives PyTorch's logits, and so does the graph", async () => {
     for (const { ids, last_logits_top5, last_logits_sum } of reference) {
       const input = stepOf(model.config, [row(ids)]);
-      const { logits, topIds, topLogits } = await runner.run(input);
+      const { scores: logits, topIds, topScores } = await runner.run(input);
       const hidden = oracleHidden(model.config, model.weights, ids).at(-1)!;
       const expected = oracleLogits(model.config, model.weights, hidden, bank, new Float32Array(bank.gates));
       const difference = maxDifference(logits!, expected);
@@ -56,7 +56,7 @@ describe("against the oracle", () => {
       expect(difference).toBeLessThan(tolerance);
       last_logits_top5.forEach(([id, logit], rank) => {
         expect(topIds[rank]).toBe(id);
-        expect(Math.abs(topLogits[rank] - logit)).toBeLessThan(tolerance);
+        expect(Math.abs(topScores[rank] - logit)).toBeLessThan(tolerance);
         expect(Math.abs(expected[id] - logit)).toBeLessThan(tolerance);
       });
       // 4,096 differences add up here.
@@ -75,7 +75,7 @@ describe("against the oracle", () => {
     rows.forEach(({ tokenIds, gates }, s) => {
       const hidden = oracleHidden(model.config, model.weights, tokenIds).at(-1)!;
       const expected = oracleLogits(model.config, model.weights, hidden, bank, gates);
-      const logits = output.logits!.subarray(s * V, (s + 1) * V);
+      const logits = output.scores!.subarray(s * V, (s + 1) * V);
       worst = Math.max(
         worst,
         maxDifference(output.hidden!.subarray(s * hidden.length, (s + 1) * hidden.length), hidden),
@@ -83,11 +83,11 @@ describe("against the oracle", () => {
         Math.abs(output.logSumExp[s] - oracleLogSumExp(expected)),
         Math.abs(output.scaledLogSumExp[s] - oracleLogSumExp(expected.map((x) => x * input.inverseTemperatures[s]))),
       );
-      expect(output.targetLogits[s]).toBe(logits[input.targetIds[s]]);
+      expect(output.targetScores[s]).toBe(logits[input.targetIds[s]]);
       const ranked = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
       const K = output.topCount;
       expect(Array.from(output.topIds.subarray(s * K, (s + 1) * K))).toEqual(ranked.slice(0, K));
-      expect(output.topLogits[s * K]).toBe(logits[ranked[0]]);
+      expect(output.topScores[s * K]).toBe(logits[ranked[0]]);
     });
     console.log(`max |graph − oracle| ${worst.toExponential(2)}`);
     expect(worst).toBeLessThan(tolerance);
@@ -103,12 +103,12 @@ describe("against the oracle", () => {
       values: Float32Array.of(2.5, -100, 1),
     };
     const biased = await runner.run(input);
-    const expected = plain.logits!.slice();
+    const expected = plain.scores!.slice();
     const V = model.config.vocabularySize;
     expected[V + 11] += 2.5;
     expected[11] += -100;
     expected[V + 4000] += 1;
-    expect(maxDifference(biased.logits!, expected)).toBe(0);
+    expect(maxDifference(biased.scores!, expected)).toBe(0);
   });
 
   test("chunks over a split past give what one pass gives, and the trunk alone agrees", async () => {
@@ -150,7 +150,7 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     for (const other of runs.slice(1)) {
       expect(maxDifference(other.hidden!, runs[0].hidden!)).toBe(0);
       expect(maxDifference(other.present, runs[0].present)).toBe(0);
-      expect(maxDifference(other.logits!, runs[0].logits!)).toBeGreaterThan(0.1);
+      expect(maxDifference(other.scores!, runs[0].scores!)).toBeGreaterThan(0.1);
     }
   });
 
@@ -160,7 +160,7 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     const none = { headRows: new Int32Array(0), targetIds: new Int32Array(0), gates: new Float32Array(0) };
     const output = await runner.run({ ...input, ...none, inverseTemperatures: new Float32Array(0) });
     expect(maxDifference(output.present, present)).toBe(0);
-    for (const rows of [output.topLogits, output.topIds, output.logSumExp, output.logits!, output.hidden!]) {
+    for (const rows of [output.topScores, output.topIds, output.logSumExp, output.scores!, output.hidden!]) {
       expect(rows.length).toBe(0);
     }
   });
@@ -194,8 +194,8 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
         const pastTokens = [128, 192][s];
         const alone = await runner.run({ ...stepOf(model.config, [begun[s]], { pastTokens }), begunTokens });
         const whole = await runner.run(stepOf(model.config, [start]));
-        for (const output of [alone.logits!, together.logits!.subarray(s * V, (s + 1) * V)]) {
-          expect(maxDifference(output, whole.logits!)).toBe(0);
+        for (const output of [alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)]) {
+          expect(maxDifference(output, whole.scores!)).toBe(0);
         }
         for (const output of [alone.hidden!, together.hidden!.subarray(s * D, (s + 1) * D)]) {
           expect(maxDifference(output, whole.hidden!)).toBe(0);
@@ -220,7 +220,7 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
       if (prefill) shapes.push({ pastTokens: 128, tokens: tokens + 13 });
       for (const shape of shapes) {
         const alone = await runner.run(stepOf(model.config, [rows[s]], shape));
-        expect(maxDifference(alone.logits!, together.logits!.subarray(s * V, (s + 1) * V))).toBe(0);
+        expect(maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V))).toBe(0);
         expect(maxDifference(alone.hidden!, together.hidden!.subarray(s * D, (s + 1) * D))).toBe(0);
         expect(alone.logSumExp[0]).toBe(together.logSumExp[s]);
       }

@@ -68,8 +68,8 @@ test("perplexity by training's loss graph equals perplexity by the serving graph
       step.gates = new Float32Array(targets.length * gates.length);
       for (let n = 0; n < targets.length; n++) step.gates.set(rowGates, n * gates.length);
       step.inverseTemperatures = new Float32Array(targets.length).fill(1);
-      const { logSumExp, targetLogits } = await runner.run(step);
-      losses[name as keyof typeof losses] = logSumExp.reduce((sum, x, n) => sum + x - targetLogits[n], 0);
+      const { logSumExp, targetScores } = await runner.run(step);
+      losses[name as keyof typeof losses] = logSumExp.reduce((sum, x, n) => sum + x - targetScores[n], 0);
     }
     served.push({ document: "0", tokens: targets.length, ...losses });
   }

@@ -155,7 +155,7 @@ describe("the model", () => {
       const ids = ours.encode(prompt);
       expect(logits.dims).toEqual([1, ids.length, V]);
       for (let length = 1; length <= ids.length; length++) {
-        const { logits: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
+        const { scores: served } = await runner.run(stepOf(config, [row(ids.slice(0, length))]));
         worst = Math.max(worst, maxDifference(served!, logits.data.subarray((length - 1) * V, length * V)));
         compared += V;
       }

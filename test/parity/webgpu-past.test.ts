@@ -62,7 +62,7 @@ describe.skipIf(failure)(`the past on WebGPU${failure ? `, skipped: ${failure}` 
     };
     const cpu = await onCpu.run(input);
     if (!isCpuOnly) {
-      const difference = maxDifference((await onGpu.run(fedToGpu)).logits!, cpu.logits!);
+      const difference = maxDifference((await onGpu.run(fedToGpu)).scores!, cpu.scores!);
       worst = Math.max(worst, difference);
       expect(difference).toBeLessThan(tolerance);
     }

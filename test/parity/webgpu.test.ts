@@ -58,11 +58,11 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     expect(gpu.topIds).toEqual(cpu.topIds);
     const floats = [
       "present",
-      "topLogits",
+      "topScores",
       "logSumExp",
       "scaledLogSumExp",
-      "targetLogits",
-      "logits",
+      "targetScores",
+      "scores",
       "hidden",
     ] as const;
     return Math.max(...floats.map((name) => maxDifference(gpu[name]!, cpu[name]!)));
@@ -94,7 +94,7 @@ describe.skipIf(failure)(`on WebGPU${failure ? `, skipped: ${failure}` : ""}`, (
     for (const [s, row] of rows.entries()) {
       const alone = await onGpu.run(stepOf(model.config, [row], { pastTokens: 64 }));
       const V = model.config.vocabularySize;
-      worst = Math.max(worst, maxDifference(alone.logits!, together.logits!.subarray(s * V, (s + 1) * V)));
+      worst = Math.max(worst, maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V)));
     }
     // The CPU gives the same bits; WebGPU's kernels are chosen by shape, so this is no promise of bits.
     console.log(`max |alone − among mates| ${worst.toExponential(2)}`);

@@ -102,13 +102,14 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
   const logits = new Float32Array(N * V);
   const output: StepOutput = {
     present,
+    areLikelihoods: false,
     topCount: K,
-    topLogits: new Float32Array(N * K),
+    topScores: new Float32Array(N * K),
     topIds: new Int32Array(N * K),
     logSumExp: new Float32Array(N),
     scaledLogSumExp: new Float32Array(N),
-    targetLogits: new Float32Array(N),
-    logits: input.want.logits ? logits : null,
+    targetScores: new Float32Array(N),
+    scores: input.want.scores ? logits : null,
     hidden: null,
     mixed: null,
   };
@@ -131,11 +132,11 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
     const ranked = Array.from(row.keys()).sort((a, b) => row[b] - row[a] || a - b);
     for (let rank = 0; rank < K; rank++) {
       output.topIds[n * K + rank] = ranked[rank];
-      output.topLogits[n * K + rank] = row[ranked[rank]];
+      output.topScores[n * K + rank] = row[ranked[rank]];
     }
     output.logSumExp[n] = logSumExp(row, 1);
     output.scaledLogSumExp[n] = logSumExp(row, input.inverseTemperatures[n]);
-    output.targetLogits[n] = row[input.targetIds[n]];
+    output.targetScores[n] = row[input.targetIds[n]];
   }
   return output;
 }

@@ -34,7 +34,7 @@ export function stepOf(
     inverseTemperatures: new Float32Array(S).fill(1),
     targetIds: new Int32Array(S),
     bias: { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) },
-    want: { logits: true, hidden: true },
+    want: { scores: true, hidden: true },
   };
   rows.forEach((row, s) => {
     input.gates.set(row.gates, s * Q);

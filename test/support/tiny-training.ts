@@ -16,7 +16,7 @@ export async function tinyTraining(
   folder: string,
   seed: number,
   names: readonly string[] = ["sea", "tables"],
-): Promise<Omit<TrainOptions, "outDirectory">> {
+): Promise<Omit<TrainOptions, "outDirectory" | "clusters"> & { clusters: number }> {
   const random = seededRandom(seed);
   await writeModel(join(folder, "model"), random);
   const corpora = [];

@@ -1,13 +1,19 @@
-/** The thread that asks Transformers.js: the files of a tokenizer and texts in, token ids out, as a ThreadAnswer. */
+/**
+ * The thread that asks Hugging Face's own tokenizer and template engine, as AutoTokenizer of Transformers.js puts them
+ * together: the files of a tokenizer and texts in, token ids out, as a ThreadAnswer.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
-import { AutoTokenizer, env } from "@huggingface/transformers";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer } from "@huggingface/tokenizers";
+import { z } from "zod";
 import type { ChatMessage } from "../../../shared/contracts/chat.ts";
 import type { ThreadAnswer } from "../../training/killable-thread.ts";
 
 export interface AutoTokenizerQuestion {
-  /** `<parent>/<name>` holds tokenizer.json and tokenizer_config.json. */
-  parent: string;
-  name: string;
+  /** Holds tokenizer.json and tokenizer_config.json. */
+  folder: string;
   texts: string[];
   template: string | null;
   conversations: ChatMessage[][];
@@ -19,27 +25,36 @@ export interface AutoTokenizerIds {
   conversations: (number[] | null)[];
 }
 
-async function ask({ parent, name, texts, template, conversations }: AutoTokenizerQuestion): Promise<AutoTokenizerIds> {
-  env.allowRemoteModels = false;
-  env.localModelPath = parent;
-  const tokenizer = await AutoTokenizer.from_pretrained(name, { local_files_only: true });
+/** Variables of a chat template that tokenizer_config.json sets. */
+const specialTokens = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+async function ask({ folder, texts, template, conversations }: AutoTokenizerQuestion): Promise<AutoTokenizerIds> {
+  const [tokenizerJson, config] = await Promise.all(
+    ["tokenizer.json", "tokenizer_config.json"].map(async (name) =>
+      recordSchema.parse(JSON.parse(await readFile(join(folder, name), "utf8"))),
+    ),
+  );
+  const tokenizer = new Tokenizer(tokenizerJson, config);
+  const encode = (text: string) => tokenizer.encode(text, { add_special_tokens: false }).ids;
+  const special = Object.fromEntries(
+    specialTokens.flatMap((name) => (config[name] ? [[name, contentOf(config[name])]] : [])),
+  );
   const chat = (messages: ChatMessage[]): number[] | null => {
     try {
-      const options = {
-        chat_template: template!,
-        add_generation_prompt: true,
-        return_tensor: false,
-        return_dict: false,
-      };
-      return tokenizer.apply_chat_template(messages, options) as number[];
+      const context = { messages, add_generation_prompt: true, tools: null, documents: null, ...special };
+      return encode(new Template(template!).render(context));
     } catch {
       return null;
     }
   };
-  return {
-    texts: texts.map((text) => tokenizer.encode(text, { add_special_tokens: false })),
-    conversations: template === null ? [] : conversations.map(chat),
-  };
+  return { texts: texts.map(encode), conversations: template === null ? [] : conversations.map(chat) };
+}
+
+const recordSchema = z.record(z.string(), z.unknown());
+
+/** A token is a string, or an object of the Python library with its flags. */
+function contentOf(token: unknown): unknown {
+  return typeof token === "object" && token !== null && "content" in token ? token.content : token;
 }
 
 const answer: ThreadAnswer<AutoTokenizerIds> = await ask(workerData).then(

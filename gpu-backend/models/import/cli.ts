@@ -1,6 +1,6 @@
 /** The import command line: a GPT-2 from the hub or a folder, ready to be served. Decides nothing itself. */
 import { setTimeout } from "node:timers/promises";
-import { Command } from "commander";
+import { createCommand, Interrupted, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
 import { createProgress } from "../../training/progress.ts";
 import { importModel } from "./import-model.ts";
@@ -9,17 +9,22 @@ const progress = createProgress(process.stderr, () => performance.now());
 
 /** Ctrl-C: end; what is on the disk stays, and the same command goes on from there. */
 const interruption = new AbortController();
-class Interrupted extends Error {}
-for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => interruption.abort(new Interrupted()));
+for (const name of ["SIGINT", "SIGTERM"] as const) {
+  process.once(name, () => interruption.abort(new Interrupted("interrupted; the same command goes on from here")));
+}
 const { signal } = interruption;
 
-const program = new Command("import")
-  .description("Brings a GPT-2 from the Hugging Face hub, or a folder, and makes it ready to be served.")
+const program = createCommand(
+  "import",
+  "Bring a GPT-2 from the Hugging Face hub, or a folder, and make it ready to be served",
+  ["chameleon import distilgpt2"],
+  "HF_ENDPOINT, HF_TOKEN, HTTPS_PROXY and NO_PROXY are honoured.",
+)
   .argument("<model>", "gpt2, distilgpt2, gpt2-medium, any id on the hub, or a folder")
   .option("--out <folder>", "where it goes (default: .cache/models/<model>, or the folder itself)")
   .option("--revision <name>", "branch, tag or commit on the hub")
-  .addHelpText("after", "\nHF_ENDPOINT, HF_TOKEN, HTTPS_PROXY and NO_PROXY are honoured.")
-  .action(async (source: string, flags: { out?: string; revision?: string }) => {
+  .option("--json", "print folder and model as JSON")
+  .action(async (source: string, flags: { out?: string; revision?: string; json?: boolean }) => {
     useProxyOfEnvironment();
     const { folder, manifest, keptArtifacts } = await importModel(
       { source, out: flags.out ?? null, revision: flags.revision ?? null },
@@ -33,6 +38,10 @@ const program = new Command("import")
       },
       progress,
     );
+    if (flags.json) {
+      process.stdout.write(`${JSON.stringify({ folder, model: manifest.model, keptArtifacts })}\n`);
+      return;
+    }
     const { layers, hiddenSize, vocabularySize, contextTokens } = manifest.model;
     const kept = keptArtifacts
       ? `; its artifacts (${manifest.centroids.length} centroids) were there and are kept`
@@ -42,15 +51,5 @@ serve it        MODEL_DIR=${folder} npm start
 train adapters  npm run train -- --model ${folder} --corpus ./my-texts --out ${folder}/artifacts`);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  progress.end();
-  if (signal.aborted) {
-    console.error("interrupted; the same command goes on from here");
-    process.exitCode = 130;
-  } else {
-    console.error(`error: ${error instanceof Error ? error.message : error}`);
-    process.exitCode = 1;
-  }
-}
+process.once("exit", () => progress.end());
+await runCommand(program);

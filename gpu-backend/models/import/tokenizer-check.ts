@@ -1,10 +1,10 @@
 /**
- * Compares a tokenizer and chat template with Transformers.js's AutoTokenizer, which reads tokenizer.json where we read
- * vocab.json and merges.txt. Transformers.js is a development dependency: the container image does not import models.
+ * Compares a tokenizer and chat template with those of Hugging Face's AutoTokenizer in JavaScript, which reads
+ * tokenizer.json where we read vocab.json and merges.txt.
  */
 import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { join } from "node:path";
 import type { TensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { ChatTemplate } from "../../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
@@ -77,7 +77,7 @@ async function askAutoTokenizer(
     await writeFile(target, await tokenizerJson(folder, tokenizer));
   });
   const question: AutoTokenizerQuestion = {
-    ...{ parent: dirname(own), name: basename(own), texts, template },
+    ...{ folder: own, texts, template },
     conversations: trialConversations.map(({ messages }) => messages),
   };
   return runInThread<AutoTokenizerIds>(new URL("./auto-tokenizer.ts", import.meta.url), question, threadLimits);

@@ -49,8 +49,14 @@ export function documentMean(windows: readonly WindowSum[], random: Random): Gai
   return { nats, ci95: [draws[Math.floor(0.025 * resamples)], draws[Math.ceil(0.975 * resamples) - 1]], tokens };
 }
 
-/** Gain of an adapter over the base, and its interval over documents; null where there is nothing to measure. */
+/** Of one document, resampling documents gives an interval of no width, which would look certain. */
+export const fewestMeasuredDocuments = 2;
+/** So that about two of them are among the tenth that is held out for test. */
+export const documentsPerCentroid = 10 * fewestMeasuredDocuments;
+
+/** Gain of an adapter over the base, and its interval over documents; null where fewer than two were held out. */
 export function documentGain(losses: readonly WindowLoss[], random: Random): Gain | null {
+  if (new Set(losses.map(({ document }) => document)).size < fewestMeasuredDocuments) return null;
   return documentMean(
     losses.map(({ document, tokens, base, adapted }) => ({ document, tokens, sum: base - adapted })),
     random,

@@ -98,6 +98,13 @@ export async function chooseScales(
   return Float32Array.from(trials, (ofCentroid) => chooseScale([...ofCentroid.values()]));
 }
 
+/** How many documents of `set` each centroid serves, [K]. */
+export function documentsByCentroid({ windows, embeddings }: PlacedSet, centroids: CentroidVectors): number[] {
+  const documents = Array.from({ length: centroids.count }, () => new Set<string>());
+  for (const [i, k] of assignAll(embeddings, centroids).entries()) documents[k].add(documentKey(windows[i]));
+  return documents.map(({ size }) => size);
+}
+
 /** A window's losses and the centroid that served it. */
 export interface AssignedLoss extends WindowLoss {
   corpus: number;

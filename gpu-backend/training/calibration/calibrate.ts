@@ -100,7 +100,7 @@ function crossValidated(
         return {
           ...{ group, promptTokens },
           mixture: meanOf((trial) => gainOf(trial, weightsOf(trial, calibration))),
-          nearest: meanOf((trial) => gainOf(trial, nearestAlone)),
+          nearest: meanOf((trial) => gainOf(trial, nearestAlone(trial))),
         };
       });
     });

@@ -26,8 +26,8 @@ export interface GroupedTrial extends Trial {
 /** What is tried: all combinations for each prompt length, and one floor for all of them. */
 const grid = {
   base: [0.95, 0.9, 0.8, 0.7, 0.5, 0.3],
-  noPointer: [0.95, 0.85, 0.7, 0.5],
-  temper: [0.05, 0.1, 0.2, 0.3, 0.5],
+  noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
+  temper: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7],
   floor: [0.3, 0.2, 0.1, 0.05, 0.02],
 } as const;
 const candidates = grid.base.flatMap((base) =>
@@ -42,9 +42,9 @@ const withoutFloor = candidates.map((candidate) => ({
 
 /** A group may lose this much to the base, in nats a token. */
 const toleratedLoss = 0.005;
-/** The worst texts of all groups, which are this share of them, may lose this much on average, in nats a token. */
+/** The worst texts, which are this share of them, may lose this much on average, in nats a token: of all groups, and of one. */
 const worstShare = 0.05;
-const toleratedWorstLoss = 0.1;
+const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 /**
  * A known group may be this much behind the nearest adapter alone, in nats a token, where the prompt is at least as long as
  * the prefix that training assigns windows by.
@@ -55,8 +55,10 @@ const worthOfSafety = 0.01;
 /** The same for a higher floor, which costs the groups with the best adapters about ten times its mean cost. */
 const worthOfFloor = 0.002;
 
-/** What naming the nearest centroid serves. */
-export const nearestAlone: MixtureWeights = { base: 0, adapters: [1], pointer: 0 };
+/** What naming the nearest centroid serves: its adapter, or the base where that is off. */
+export function nearestAlone({ nearest: [{ isOff }] }: Pick<Trial, "nearest">): MixtureWeights {
+  return isOff ? { base: 1, adapters: [], pointer: 0 } : { base: 0, adapters: [1], pointer: 0 };
+}
 
 /** Gains of a prompt length's trials under every floor and candidate, in nats a token. */
 export interface Measured {
@@ -83,7 +85,7 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
     trials: trials.map(({ group, family, isKnown, continuation }) => {
       return { group, family, isKnown, tokens: continuation.length };
     }),
-    nearest: Float32Array.from(trials, (trial) => gainOf(trial, nearestAlone) / trial.continuation.length),
+    nearest: Float32Array.from(trials, (trial) => gainOf(trial, nearestAlone(trial)) / trial.continuation.length),
     gains,
   };
 }
@@ -91,8 +93,7 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
 /** Weights of a trial's experts, as its prompt would be served under a calibration. */
 export function weightsOf(trial: Trial, calibration: EvidenceCalibration): MixtureWeights {
   const { basePrior, ...rule } = ruleFor(calibration, trial.promptTokens);
-  const priors = [basePrior, ...priorsOf(trial.similarities, 1 - basePrior, calibration)];
-  return weigh(priors, rule, trial.evidence).weights;
+  return weigh(priorsOf(trial.nearest, basePrior, calibration), rule, trial.evidence).weights;
 }
 
 /** Nats that a mixture gains over the base on the tokens after the prompt. */
@@ -169,29 +170,45 @@ function scoreOf(
   gains: Float32Array,
   keep: (family: string) => boolean,
 ): Score {
-  const groups = new Map<string, { nats: number; nearest: number; tokens: number; isKnown: boolean }>();
-  const texts: number[] = [];
+  const groups = new Map<string, GroupSum>();
   for (const [t, { group, family, tokens, isKnown }] of trials.entries()) {
     if (!keep(family)) continue;
-    const sum = groups.get(group) ?? { nats: 0, nearest: 0, tokens: 0, isKnown };
+    const sum = groups.get(group) ?? { nats: 0, nearest: 0, tokens: 0, isKnown, texts: [] };
     groups.set(group, sum);
     sum.nats += gains[t] * tokens;
     sum.nearest += nearest[t] * tokens;
     sum.tokens += tokens;
-    texts.push(gains[t]);
+    sum.texts.push(gains[t]);
   }
   const means = [...groups.values()].map(({ nats, tokens }) => nats / tokens);
   const lowest = Math.min(...means);
-  const worst = texts.sort((a, b) => a - b).slice(0, Math.ceil(worstShare * texts.length));
+  const worstOfAll = meanOfWorst([...groups.values()].flatMap(({ texts }) => texts));
+  const worstOfGroup = Math.min(...groups.values().map(({ texts }) => meanOfWorst(texts)));
   const behind = [...groups.values()]
     .filter(({ isKnown }) => isKnown && promptTokens >= prefixTokens)
     .map((sum) => (sum.nearest - sum.nats) / sum.tokens);
   const harms = [
     -lowest - toleratedLoss,
-    -meanOf(worst) - toleratedWorstLoss,
+    -worstOfAll - toleratedWorstLoss.ofAll,
+    -worstOfGroup - toleratedWorstLoss.ofGroup,
     ...behind.map((nats) => nats - toleratedBehindNearest),
   ];
   return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
+}
+
+/** Of one group, over the tokens after its prompts. */
+interface GroupSum {
+  nats: number;
+  nearest: number;
+  tokens: number;
+  isKnown: boolean;
+  /** Gain of each text, in nats a token. */
+  texts: number[];
+}
+
+function meanOfWorst(gains: readonly number[]): number {
+  const rising = [...gains].sort((a, b) => a - b);
+  return meanOf(rising.slice(0, Math.ceil(worstShare * rising.length)));
 }
 
 function meanOf(values: readonly number[]): number {

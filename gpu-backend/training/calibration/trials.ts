@@ -1,12 +1,13 @@
 /**
- * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters of the prompt's nearest
- * centroids and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
+ * Collects what experts say of texts. A text is cut where a prompt would end; the base, the adapters that the prompt would be
+ * served by and the pointer each give the probability of the prompt's tokens that are evidence, and of the tokens after it.
  * A mixture's gain depends on these numbers alone, so calibrations are compared without the model.
  * Shapes: T tokens of a text, D hidden size, Q gates, N rows of a run.
  */
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import {
   defaultCalibration,
+  type NearCentroid,
   pointerProbability,
   positionsOfEvidence,
   type Testimony,
@@ -35,8 +36,8 @@ export interface Trial {
   /** Index of its corpus. */
   corpus: number;
   promptTokens: number;
-  /** Of the nearest centroids, which are the adapters among the experts; the nearest first. */
-  similarities: number[];
+  /** The nearest centroids, the nearest first; the adapters of those that are on are among the experts, in this order. */
+  nearest: NearCentroid[];
   /** At `positionsOfEvidence` of the prompt. */
   evidence: Testimony[];
   /** Of the tokens after it. */
@@ -67,7 +68,9 @@ export async function trialsOf(
       const after = Math.min(continuationTokens, T - promptTokens);
       return {
         promptTokens,
-        nearest: rankCentroids(embedding, placed.centroids).slice(0, defaultCalibration.adapters),
+        nearest: rankCentroids(embedding, placed.centroids)
+          .slice(0, defaultCalibration.adapters)
+          .map((centroid) => ({ ...centroid, isOff: scales[centroid.index] === 0 })),
         evidence: positionsOfEvidence(promptTokens),
         continuation: Array.from({ length: after }, (_, i) => promptTokens - 1 + i),
       };
@@ -76,7 +79,7 @@ export async function trialsOf(
   const rows = new ExpertRows();
   for (const { nearest, evidence, continuation } of cuts) {
     for (const position of [...evidence, ...continuation]) {
-      for (const expert of [base, ...nearest.map(({ index }) => index)]) rows.add(position, expert);
+      for (const expert of expertsOf(nearest)) rows.add(position, expert);
     }
   }
   const gatesOf = (expert: number) =>
@@ -84,14 +87,14 @@ export async function trialsOf(
   await rows.measure({ tokenIds, hidden, D }, gatesOf, meter, adapters);
 
   return cuts.map(({ promptTokens, nearest, evidence, continuation }) => {
-    const experts = [base, ...nearest.map(({ index }) => index)];
+    const experts = expertsOf(nearest);
     const testify = (position: number): Testimony => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
       pointer: pointerProbability({ keys, D }, tokenIds, position, { ...defaultCalibration, tokens: promptTokens }),
     });
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
-      similarities: nearest.map(({ similarity }) => similarity),
+      nearest: nearest.map(({ similarity, isOff }) => ({ similarity, isOff })),
       evidence: evidence.map(testify),
       continuation: continuation.map(testify),
     };
@@ -100,6 +103,10 @@ export async function trialsOf(
 
 /** Stands for the base among indexes of centroids. */
 const base = -1;
+
+function expertsOf(nearest: readonly { index: number; isOff: boolean }[]): number[] {
+  return [base, ...nearest.filter(({ isOff }) => !isOff).map(({ index }) => index)];
+}
 
 /** Pairs of a position of a text and an expert, each once, and the probability that the expert gives the next token there. */
 class ExpertRows {

@@ -1,29 +1,26 @@
-/** The command line of the measurements: `eval` scores artifacts, `figures` makes every quality figure of the documents. */
+/** `chameleon eval` scores artifacts, `chameleon figures` makes every quality figure of the documents. Decides nothing itself. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { fileURLToPath } from "node:url";
+import { type Command, Option } from "commander";
+import { collected as collect, count, createCommand, runCommand } from "../../command-line.ts";
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
 import { writeAtomically } from "../atomic-file.ts";
 import { embeddedSettings } from "../bank/settings.ts";
 import { defaultCorpusFolder } from "../corpus/lock.ts";
 import { parseSource } from "../corpus/read-corpus.ts";
-import { runInterruptible } from "../interruptible.ts";
+import { interruptionSignal } from "../interruptible.ts";
 import { createProgress } from "../progress.ts";
 import { figureDocuments, figuresPath, writeFigures } from "./documents.ts";
 import { evaluateShipped } from "./eval-command.ts";
 import { makeFigures } from "./figures.ts";
 import { oracleTable, questionTable, shippedTable } from "./render.ts";
 
-const embeddedModel = "gpu-backend/models/chameleon-mini";
-const program = new Command("figures").description("Measures what adapters gain.");
+const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
+const isCheckout = import.meta.filename.endsWith(".ts");
 const progress = createProgress(process.stderr, () => performance.now());
-
-const collect = (value: string, previous: string[] = []) => [...previous, value];
-const count = (value: string) => {
-  const number = Number(value);
-  if (!Number.isInteger(number) || number < 1) throw new InvalidArgumentError("must be a whole number of 1 or more");
-  return number;
-};
+process.once("exit", () => progress.end());
+const interruption = interruptionSignal();
 
 interface EvalFlags {
   model: string;
@@ -40,11 +37,11 @@ interface EvalFlags {
 
 const texts = { usual: 40, quick: 12 };
 
-program
-  .command("eval")
-  .description(
-    "score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
-  )
+const evalCommand = createCommand(
+  "eval",
+  "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
+  ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
+)
   .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
   .option("--artifacts <folder>", "manifest.json and the files it names (default: the model's artifacts/)")
   .option(
@@ -52,7 +49,7 @@ program
     "measure test documents of your own text, not of the corpus lock; repeatable",
     collect,
   )
-  .option("--corpora <folder>", "where npm run corpora put the text", defaultCorpusFolder)
+  .option("--corpora <folder>", "where chameleon corpora put the text of the lock", defaultCorpusFolder)
   .option("--texts <n>", `of each source at most (default: ${texts.usual})`, count)
   .option("--quick", `${texts.quick} texts of each source`, false)
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
@@ -60,28 +57,29 @@ program
   .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
   .option("--json <file>", "where the result goes", ".cache/figures/eval.json")
   .action(async (flags: EvalFlags) => {
+    if (!flags.corpus && !isCheckout) {
+      throw new Error("name the text with --corpus; only a checkout has corpora of its own");
+    }
     const { model, format, threads } = flags;
-    await runInterruptible(progress, async (signal) => {
-      const result = await evaluateShipped(
-        {
-          ...{ model, format, threads, corpusFolder: flags.corpora, cacheDirectory: flags.cache },
-          artifacts: flags.artifacts ?? join(model, "artifacts"),
-          corpora: flags.corpus?.map(parseSource) ?? null,
-          texts: flags.texts ?? (flags.quick ? texts.quick : texts.usual),
-        },
-        progress,
-        signal,
-      );
-      progress.end();
-      await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
-      console.log("Gain over the base in nats a token [95% interval], in brackets the nearest adapter alone.");
-      for (const kind of ["trained", "new"] as const) {
-        if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${shippedTable(result, kind)}`);
-      }
-      if (result.rows.some(({ prompt }) => prompt === "question")) console.log(`\n${questionTable(result)}`);
-      if (result.rows.some(({ oracle }) => oracle)) console.log(`\n${oracleTable(result)}`);
-      console.log(flags.json);
-    });
+    const result = await evaluateShipped(
+      {
+        ...{ model, format, threads, corpusFolder: flags.corpora, cacheDirectory: flags.cache },
+        artifacts: flags.artifacts ?? join(model, "artifacts"),
+        corpora: flags.corpus?.map(parseSource) ?? null,
+        texts: flags.texts ?? (flags.quick ? texts.quick : texts.usual),
+      },
+      progress,
+      interruption,
+    );
+    progress.end();
+    await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
+    console.log("Gain over the base in nats a token [95% interval], in brackets the nearest adapter alone.");
+    for (const kind of ["trained", "new"] as const) {
+      if (result.rows.some((row) => row.kind === kind)) console.log(`\n${kind} text\n${shippedTable(result, kind)}`);
+    }
+    if (result.rows.some(({ prompt }) => prompt === "question")) console.log(`\n${questionTable(result)}`);
+    if (result.rows.some(({ oracle }) => oracle)) console.log(`\n${oracleTable(result)}`);
+    console.log(flags.json);
   });
 
 interface FiguresFlags {
@@ -90,32 +88,6 @@ interface FiguresFlags {
   cache: string;
 }
 
-program
-  .command("figures")
-  .description(
-    "measure every quality figure of the documents anew, and write it into them; goes on where it was interrupted",
-  )
-  .option("--corpora <folder>", "where npm run corpora put the text", defaultCorpusFolder)
-  .option("--threads <n>", "threads", count, availableParallelism())
-  .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
-  .action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: FiguresFlags) => {
-    const artifacts = join(embeddedModel, "artifacts");
-    await runInterruptible(progress, async (signal) => {
-      const figures = await makeFigures(
-        {
-          ...embeddedSettings,
-          ...publishedMeasurement,
-          ...{ model: embeddedModel, artifacts, corpora: null, corpusFolder, cacheDirectory, threads },
-        },
-        progress,
-        signal,
-      );
-      await writeFigures(figures);
-      progress.end();
-      console.log(`${figuresPath}, rendered into ${figureDocuments.join(", ")}`);
-    });
-  });
-
 /** How much is measured for published figures, besides the settings of the embedded artifacts. */
 const publishedMeasurement = {
   ...{ seeds: [1, 2, 3], texts: 60, testWindows: 1600 },
@@ -123,4 +95,30 @@ const publishedMeasurement = {
   ...{ paperLines: 1600, paperSteps: 1200 },
 };
 
-await program.parseAsync();
+const figuresCommand = createCommand(
+  "figures",
+  "Measure every quality figure of the documents anew, and write it into them; goes on where it was interrupted",
+  ["chameleon corpora && chameleon figures"],
+)
+  .option("--corpora <folder>", "where chameleon corpora put the text", defaultCorpusFolder)
+  .option("--threads <n>", "threads", count, availableParallelism())
+  .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
+  .action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: FiguresFlags) => {
+    const artifacts = join(embeddedModel, "artifacts");
+    const figures = await makeFigures(
+      {
+        ...embeddedSettings,
+        ...publishedMeasurement,
+        ...{ model: embeddedModel, artifacts, corpora: null, corpusFolder, cacheDirectory, threads },
+      },
+      progress,
+      interruption,
+    );
+    await writeFigures(figures);
+    progress.end();
+    console.log(`${figuresPath}, rendered into ${figureDocuments.join(", ")}`);
+  });
+
+const commands: Record<string, Command> = { eval: evalCommand, figures: figuresCommand };
+const [name] = process.argv.splice(2, 1);
+await runCommand(commands[name]);

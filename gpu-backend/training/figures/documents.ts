@@ -1,6 +1,7 @@
 /**
  * Documents whose tables are rendered from figures: what stands between `<!-- figures: NAME -->` and
- * `<!-- end of figures -->` is the section of that name, and nothing else.
+ * `<!-- end of figures -->` is the section of that name, and nothing else. Between `<!-- figures to come: NAME -->` and the end
+ * stands what was measured otherwise, until the section replaces it.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,14 +16,14 @@ export const figureDocuments = ["README.md", "gpu-backend/models/chameleon-mini/
   join(root, path),
 );
 
-const marked = /(<!-- figures: ([\w-]+) -->\n)([\s\S]*?)(<!-- end of figures -->)/g;
+const marked = /<!-- figures(?: to come)?: ([\w-]+) -->\n[\s\S]*?<!-- end of figures -->/g;
 
 /** The text with every marked section rendered anew. Throws an Error for a section that does not exist. */
 export function withFigures(text: string, figures: Figures): string {
-  return text.replaceAll(marked, (_, start: string, name: string, __: string, end: string) => {
+  return text.replaceAll(marked, (_, name: string) => {
     const section = sections[name];
     if (!section) throw new Error(`no figures are called ${name}; there are ${Object.keys(sections).join(", ")}`);
-    return `${start}\n${section(figures)}\n\n${end}`;
+    return `<!-- figures: ${name} -->\n\n${section(figures)}\n\n<!-- end of figures -->`;
   });
 }
 

@@ -1,8 +1,8 @@
-/** `npm run eval`: what artifacts gain, as they are shipped, on held-out documents and on new text. */
+/** `chameleon eval`: what artifacts gain, as they are shipped, on held-out documents and on new text. */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { edgeTableFile, manifestFile } from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, isAutoOff, manifestFile } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
@@ -42,6 +42,7 @@ export async function evaluateShipped(
     const placement: Placement = {
       ...readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile)))),
       ids: manifest.centroids.map(({ id }) => id),
+      isOff: manifest.centroids.map(isAutoOff),
       prefixTokens: manifest.embedding.prefixTokens,
       calibration: manifest.evidence ?? defaultCalibration,
     };

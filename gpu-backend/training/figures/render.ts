@@ -1,5 +1,4 @@
 /** Figures as Markdown: every quality table of the documents, by the name in its markers. Pure. */
-
 import { bankMethod, expertMethod, staticMethod, tableMethod } from "../evaluation/methods.ts";
 import { markdownTable } from "../report/tables.ts";
 import type { Figures, Kind, Prompt, Shipped, ShippedRow } from "./data.ts";

@@ -2,7 +2,6 @@
  * What is compared: the base, what `"nearest"` serves, the mixture that is served, and controls that each lack or change one
  * part of it. A method says how a text is served, from its prompt alone. Pure.
  */
-
 import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
 import {
   type CentroidVectors,
@@ -11,7 +10,13 @@ import {
   type RankedCentroid,
   rankCentroids,
 } from "../../../shared/math/assignment.ts";
-import { type EvidenceCalibration, type EvidenceRule, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
+import {
+  type EvidenceCalibration,
+  type EvidenceRule,
+  type NearCentroid,
+  priorsOf,
+  ruleFor,
+} from "../../../shared/math/evidence.ts";
 import { Random } from "../random.ts";
 
 /** How a text is served: an adapter's id (null: the base), or a mixture of several. */
@@ -26,6 +31,8 @@ export interface Placement {
   centroids: CentroidVectors;
   /** Of the centroids, in order. */
   ids: readonly string[];
+  /** Of the centroids, in order: whether its adapter is off. */
+  isOff: readonly boolean[];
   /** Prompt tokens that assign. */
   prefixTokens: number;
   calibration: EvidenceCalibration;
@@ -65,18 +72,22 @@ export function staticHeadPlan(promptTokens: number, adapterId: string, calibrat
   return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
 }
 
+interface PlacedCentroid extends NearCentroid {
+  id: string;
+}
+
 /** The centroids that a prompt is nearest to, and the plans that follow. */
 export class Prompt {
-  /** The centroids that become experts, nearest first. */
-  readonly nearest: readonly { id: string; similarity: number }[];
+  /** The nearest centroids, nearest first; the adapters of those that are on become experts. */
+  readonly nearest: readonly PlacedCentroid[];
   readonly #tokens: number;
   readonly #calibration: EvidenceCalibration;
-  readonly #ranked: readonly { id: string; similarity: number }[];
+  readonly #ranked: readonly PlacedCentroid[];
 
-  constructor(ids: readonly number[], { table, centroids, ids: names, prefixTokens, calibration }: Placement) {
+  constructor(ids: readonly number[], { table, centroids, ids: names, isOff, prefixTokens, calibration }: Placement) {
     const embedding = promptEmbedding(ids.slice(0, prefixTokens), table);
     const ranked: RankedCentroid[] = rankCentroids(embedding, centroids);
-    this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity }));
+    this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity, isOff: isOff[index] }));
     this.nearest = this.#ranked.slice(0, calibration.adapters);
     this.#tokens = ids.length;
     this.#calibration = calibration;
@@ -84,44 +95,44 @@ export class Prompt {
 
   /** Mixture of the base, these centroids' adapters and the pointer; `changes` to the calibration at this length. */
   plan(
-    experts: readonly { id: string; similarity: number }[],
+    near: readonly PlacedCentroid[],
     changes: { noPointer?: number; temper?: number; sharpness?: number } = {},
   ): Plan {
     const calibration = this.#calibration;
     const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
     const sharpness = changes.sharpness ?? calibration.sharpness;
     const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength, sharpness }, this.#tokens);
-    const priors = priorsOf(
-      experts.map(({ similarity }) => similarity),
-      1 - basePrior,
-      calibration,
-    );
-    const adapters = experts.map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
-    const ofBase = experts.length > 0 ? basePrior : 1;
-    return { adapterId: this.nearest[0].id, mixture: { base: ofBase, adapters, evidence: requested(evidence) } };
+    const [base, ...priors] = priorsOf(near, basePrior, calibration);
+    const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
+    const mixture = { base, adapters, evidence: requested(evidence) };
+    return { adapterId: adapters[0]?.centroidId ?? null, mixture };
   }
 
   /** The prompt decides nothing but which centroids are near: experts weigh alike, and so do the pointer's shares. */
   equalWeights(): Plan {
-    const { mixture: planned } = this.plan(this.nearest, { temper: 0 });
-    const weight = 1 / (this.nearest.length + 1);
+    const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0 });
+    const weight = 1 / (planned!.adapters.length + 1);
     const { pointer, ...evidence } = planned!.evidence!;
     const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
     return {
-      adapterId: this.nearest[0].id,
+      adapterId,
       mixture: {
         base: weight,
-        adapters: this.nearest.map(({ id }) => ({ centroidId: id, weight })),
+        adapters: on(this.nearest).map(({ id }) => ({ centroidId: id, weight })),
         evidence: { ...evidence, pointer: { ...pointer, shares } },
       },
     };
   }
 
   /** As many centroids as become experts, drawn from the others, with the similarities of the nearest. */
-  others(random: Random): { id: string; similarity: number }[] {
+  others(random: Random): PlacedCentroid[] {
     const drawn = random.shuffled(this.#ranked.slice(this.nearest.length)).slice(0, this.nearest.length);
-    return drawn.map(({ id }, i) => ({ id, similarity: this.nearest[i].similarity }));
+    return drawn.map(({ id, isOff }, i) => ({ id, isOff, similarity: this.nearest[i].similarity }));
   }
+}
+
+function on(near: readonly PlacedCentroid[]): PlacedCentroid[] {
+  return near.filter(({ isOff }) => !isOff);
 }
 
 /** The rule as a request states it. */

@@ -8,16 +8,16 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
-import { Command } from "commander";
+
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
+import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
-import { count } from "../../support/options.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
@@ -36,14 +36,15 @@ const maxTokens = 8;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
 
-const options = new Command("bench:edge")
-  .description("the edge's CPU per request, and the time it adds to a first token")
-  .option("--quick", "few rounds, the fake backend only")
-  .option("--json <file>", "write the figures there")
-  .option("--rounds <n>", "rounds, in alternating order", count, 6)
-  .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180)
-  .parse()
-  .opts<{ quick?: boolean; json?: string; rounds: number; requests: number }>();
+const options = parsedOptions<{ quick?: boolean; json?: string; rounds: number; requests: number }>(
+  createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
+    "chameleon bench:edge",
+  ])
+    .option("--quick", "few rounds, the fake backend only")
+    .option("--json <file>", "write the figures there")
+    .option("--rounds <n>", "rounds, in alternating order", count, 6)
+    .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180),
+);
 
 /** As the edge does. */
 const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => randomUUID().replaceAll("-", "") });

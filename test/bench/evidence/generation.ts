@@ -1,5 +1,4 @@
 /** Continuations of prompts: how much they repeat of themselves and of the prompt, beside what people wrote. */
-
 import type { EngineScorer } from "../../../gpu-backend/training/figures/engine-scorer.ts";
 import { mainMethods, type Placement, Prompt, planners } from "../../../gpu-backend/training/figures/serving.ts";
 import { leastPrompt, type Source, scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";

@@ -6,7 +6,8 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { InvalidArgumentError, Option } from "commander";
+import { collected, count, createCommand, httpUrl, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
 import { defaultCorpusFolder, lockedCorpora } from "../../../gpu-backend/training/corpus/lock.ts";
@@ -25,7 +26,7 @@ import {
 } from "../../../gpu-backend/training/figures/serving.ts";
 import { leastPrompt, type Source, type Text, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
 import { createProgress } from "../../../gpu-backend/training/progress.ts";
-import { edgeTableFile } from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
@@ -36,66 +37,74 @@ import { checksOf, type Kind, meansOf, rowsOf, type Scored } from "./result.ts";
 import { ScoreStore } from "./score-store.ts";
 import { newSource, readSources, type TrainedDomain, trainedDomain } from "./sources.ts";
 
-const help = `usage: npm run eval:evidence -- [--texts N] [--prompt-tokens N,…] [--control-tokens N,…]
-                              [--source NAME=PATH]... [--domain NAME=PATH]... [--domain-texts N] [--domain-controls]
-                              [--samples N] [--corpora DIR]
-                              [--model DIR] [--artifacts DIR] [--static DIR] [--format fp32|…]
-                              [--api URL [--key KEY] [--api-model NAME]] [--resume] [--json FILE]
-
---source          new text (text file, folder, glob or JSONL) instead of the new text of the corpus lock, which
-                  npm run corpora fetches; repeatable
---domain          domain that the adapters were trained on, by the name in the manifest; measured on the documents that
-                  training held out; repeatable
---texts           of each source at most (60; 300 for figures to be published)
---domain-texts    of each domain at most (as --texts)
---prompt-tokens   lengths of prompts, each at most 64 (8,16,32,64)
---control-tokens  lengths at which controls are measured on new text, too; none for none (64)
---domain-controls measure them on the domains as well
---static          artifacts of one centroid (npm run train -- --centroids 1): a static head, as a control
---samples         continuations of each method at each temperature (64; 0 for none)
---api             score through the public API of this address instead: base, nearest and mixture alone
---corpora         where npm run corpora put the text (.cache/corpora)
---resume          go on from what an earlier run of the same code scored
-`;
-
 const embedded = fileURLToPath(new URL("../../../gpu-backend/models/chameleon-mini", import.meta.url));
-const { values } = parseArgs({
-  options: {
-    source: { type: "string", multiple: true, default: [] },
-    domain: { type: "string", multiple: true, default: [] },
-    texts: { type: "string", default: "60" },
-    "domain-texts": { type: "string" },
-    "prompt-tokens": { type: "string", default: "8,16,32,64" },
-    "domain-controls": { type: "boolean", default: false },
-    "control-tokens": { type: "string", default: "64" },
-    samples: { type: "string", default: "64" },
-    model: { type: "string", default: embedded },
-    artifacts: { type: "string" },
-    static: { type: "string" },
-    format: { type: "string", default: "fp32" },
-    api: { type: "string" },
-    key: { type: "string" },
-    "api-model": { type: "string" },
-    corpora: { type: "string", default: defaultCorpusFolder },
-    resume: { type: "boolean", default: false },
-    json: { type: "string", default: ".cache/evaluation/evidence.json" },
-    help: { type: "boolean", default: false },
-  },
-});
-if (values.help) {
-  process.stdout.write(help);
-  process.exit(0);
-}
+const program = createCommand(
+  "eval:evidence",
+  "Measure what the mixture gains on new text, beside the nearest adapter and controls",
+  ["chameleon eval:evidence --texts 20 --source notes=./my-texts"],
+)
+  .option(
+    "--source <name=path>",
+    "new text (text file, folder, glob or JSONL) instead of the ten sources of the corpus lock, which chameleon corpora " +
+      "fetches; repeatable",
+    collected,
+    [],
+  )
+  .option(
+    "--domain <name=path>",
+    "domain that the adapters were trained on, by the name in the manifest; measured on the documents that training held " +
+      "out; repeatable",
+    collected,
+    [],
+  )
+  .option("--texts <n>", "of each source at most; 300 for figures to be published", count, 60)
+  .option("--domain-texts <n>", "of each domain at most (default: as --texts)", count)
+  .option("--prompt-tokens <list>", `lengths of prompts, each at most ${leastPrompt}`, lengthList, [8, 16, 32, 64])
+  .option("--control-tokens <list>", "lengths at which controls are measured on new text, too; none", lengthList, [64])
+  .option("--domain-controls", "measure them on the domains as well", false)
+  .option(
+    "--static <folder>",
+    "artifacts of one centroid, a static head, as a control (train --centroids 1, with six times the steps: a step takes five " +
+      "windows of each of six centroids where there are as many)",
+  )
+  .option("--samples <n>", "continuations of each method at each temperature; 0 for none", wholeNumber, 64)
+  .option("--model <folder>", "the model", embedded)
+  .option("--artifacts <folder>", "other artifacts than the model's")
+  .addOption(new Option("--format <name>", "of the weights").choices(weightFormats).default("fp32" as const))
+  .option("--api <url>", "score through the public API of this address: base, nearest and mixture alone", httpUrl)
+  .option("--key <key>", "of the API")
+  .option("--api-model <name>", "the model's name there")
+  .option("--corpora <folder>", "where chameleon corpora put the text", defaultCorpusFolder)
+  .option("--resume", "go on from what an earlier run of the same code scored", false)
+  .option("--json <file>", "where the figures go", ".cache/evaluation/evidence.json");
+const values = parsedOptions<{
+  source: string[];
+  domain: string[];
+  texts: number;
+  domainTexts?: number;
+  promptTokens: number[];
+  controlTokens: number[];
+  domainControls: boolean;
+  static?: string;
+  samples: number;
+  model: string;
+  artifacts?: string;
+  format: (typeof weightFormats)[number];
+  api?: string;
+  key?: string;
+  apiModel?: string;
+  corpora: string;
+  resume: boolean;
+  json: string;
+}>(program);
 
 const threads = 1;
 /** Of which the control takes the one that predicts validation text best. */
 const temperatureChoices = Array.from({ length: 13 }, (_, i) => 0.7 + 0.05 * i);
 
-const lengths = numbersOf("prompt-tokens");
-const controlLengths = values.api ? [] : numbersOf("control-tokens");
-const count = wholeNumber("texts", values.texts);
-const format = weightFormats.find((one) => one === values.format);
-if (!format) throw new Error(`--format is ${values.format}; there are ${weightFormats.join(", ")}`);
+const lengths = values.promptTokens;
+const controlLengths = values.api ? [] : values.controlTokens;
+const { texts: textCount, format } = values;
 
 const progress = createProgress(process.stderr, () => performance.now());
 const scorer = await EngineScorer.open(values.model, { artifacts: values.artifacts, threads, format });
@@ -105,6 +114,7 @@ const calibration = manifest.evidence ?? defaultCalibration;
 const placement: Placement = {
   ...readEdgeTable(readTensorFile(edgeTable)),
   ids: manifest.centroids.map(({ id }) => id),
+  isOff: manifest.centroids.map(isAutoOff),
   prefixTokens: manifest.embedding.prefixTokens,
   calibration,
 };
@@ -112,16 +122,14 @@ const placement: Placement = {
 const staticScorer = values.static
   ? await EngineScorer.open(values.model, { artifacts: values.static, threads, format, fullStrength: true })
   : null;
-const api: ApiOptions | null = values.api
-  ? { url: values.api, key: values.key ?? null, model: values["api-model"] }
-  : null;
+const api: ApiOptions | null = values.api ? { url: values.api, key: values.key ?? null, model: values.apiModel } : null;
 if (api) await requireEvidenceTokens(api);
 const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
 
 const corpora =
   values.source.length > 0 ? await readSources(values.source) : await lockedCorpora("new", values.corpora);
-const fresh = corpora.map((corpus) => newSource(corpus, tokenizer, count));
-const domainTexts = wholeNumber("domain-texts", values["domain-texts"] ?? values.texts);
+const fresh = corpora.map((corpus) => newSource(corpus, tokenizer, textCount));
+const domainTexts = values.domainTexts ?? values.texts;
 const domains: TrainedDomain[] = [];
 for (const argument of values.domain) {
   domains.push(await trainedDomain(parseSource(argument), manifest, tokenizer, domainTexts));
@@ -148,7 +156,7 @@ for (const [kind, sources] of [["new", fresh] as const, ["trained", domains] as 
 }
 
 let generation: GenerationRow[] = [];
-const samples = wholeNumber("samples", values.samples);
+const { samples } = values;
 if (samples > 0 && !api) {
   progress.stage("continuations", generationRows);
   generation = await measureGeneration(fresh, samples, placement, scorer, (done) => progress.advance(done));
@@ -191,7 +199,7 @@ if (generation.length > 0) {
 console.log(`\n${values.json}`);
 
 function methodsAt(kind: Kind, promptTokens: number): string[] {
-  const withControls = controlLengths.includes(promptTokens) && (kind === "new" || values["domain-controls"]);
+  const withControls = controlLengths.includes(promptTokens) && (kind === "new" || values.domainControls);
   if (!withControls) return [...mainMethods];
   const more = [...(fitted[promptTokens] ? [temperature] : []), ...(staticScorer ? [staticHead] : [])];
   return [...Object.keys(planners), ...more];
@@ -240,18 +248,12 @@ function countsOf({ name, sha256, documents, texts }: Source) {
   return { name, sha256, documents, texts: texts.length };
 }
 
-function numbersOf(name: "prompt-tokens" | "control-tokens"): number[] {
-  const text = values[name];
-  if (text === "none") return [];
-  return text.split(",").map((part) => {
-    const tokens = wholeNumber(name, part);
-    if (tokens < 1 || tokens > leastPrompt) throw new Error(`--${name} has ${part}; 1 to ${leastPrompt} are possible`);
-    return tokens;
-  });
+function lengthList(text: string): number[] {
+  const lengths = text === "none" ? [] : text.split(",").map(count);
+  if (lengths.every((tokens) => tokens <= leastPrompt)) return lengths;
+  throw new InvalidArgumentError(`1 to ${leastPrompt} tokens are possible`);
 }
 
-function wholeNumber(name: string, text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) throw new Error(`--${name} is ${text}, expected a whole number`);
-  return value;
+function wholeNumber(text: string): number {
+  return text === "0" ? 0 : count(text);
 }

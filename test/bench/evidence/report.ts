@@ -1,5 +1,4 @@
 /** The figures as Markdown tables. */
-
 import { mainMethods, mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
 import type { GenerationRow } from "./generation.ts";
 import { type Check, interval, type Kind, type Mean, type Row, signed } from "./result.ts";

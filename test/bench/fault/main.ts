@@ -5,22 +5,20 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
-import { Command } from "commander";
+import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { startCluster } from "../../fault/cluster.ts";
 import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
 import { requestsOf } from "../../fault/traffic.ts";
-import { count } from "../../support/options.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 
-const options = new Command("bench:fault")
-  .description("streams that survive the loss of a backend")
-  .option("--json <file>", "write the figures there")
-  .option("--requests <n>", "streams, all at once", count, 200)
-  .option("--tokens <n>", "tokens of a stream, at least", count, 64)
-  .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(","))
-  .parse()
-  .opts<{ json?: string; requests: number; tokens: number; only?: string[] }>();
+const options = parsedOptions<{ json?: string; requests: number; tokens: number; only?: string[] }>(
+  createCommand("bench:fault", "streams that survive the loss of a backend", ["chameleon bench:fault"])
+    .option("--json <file>", "write the figures there")
+    .option("--requests <n>", "streams, all at once", count, 200)
+    .option("--tokens <n>", "tokens of a stream, at least", count, 64)
+    .option("--only <names>", "scenarios, separated by commas", (names: string) => names.split(",")),
+);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 const chosen = scenarios.filter(({ name }) => options.only?.includes(name) ?? true);

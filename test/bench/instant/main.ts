@@ -5,9 +5,9 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { servedBank } from "../../../gpu-backend/adapters/generated.ts";
 import { gainOver } from "../../../gpu-backend/adapters/instant/held-out-gain.ts";
+import { collected, count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { readArtifacts } from "../../../gpu-backend/engine/artifacts.ts";
 import { Fitter } from "../../../gpu-backend/engine/instant/fitter.ts";
 import { openHeadSession } from "../../../gpu-backend/runtime/head-probabilities.ts";
@@ -20,16 +20,6 @@ import { promptEmbedding, readEdgeTable } from "../../../shared/math/assignment.
 import { type Domain, drawWindows, readDomains, splitInTwo } from "./domains.ts";
 import { gainsOf, traced } from "./served-loss.ts";
 
-const help = `usage: npm run eval:instant -- [--model DIR] [--examples N] [--draws N] [--known-draws N]
-                              [--domain NAME=PATH]... [--known NAME=PATH]... [--json FILE]
-
---domain        text to make adapters of, instead of that of packages; repeatable
---known         text that base or bank were trained on, besides the corpora that the manifest names; repeatable
---examples      example texts of an adapter, 200 tokens each (20)
---draws         of each unknown domain (3)
---known-draws   over all known domains (50)
-`;
-
 const exampleTokens = 200;
 const testWindows = 40;
 const testTokens = 256;
@@ -38,22 +28,30 @@ const wanted = 0.03;
 const tolerated = 0.005;
 
 const embedded = fileURLToPath(new URL("../../../gpu-backend/models/chameleon-mini", import.meta.url));
-const { values } = parseArgs({
-  options: {
-    model: { type: "string", default: embedded },
-    examples: { type: "string", default: "20" },
-    draws: { type: "string", default: "3" },
-    "known-draws": { type: "string", default: "50" },
-    domain: { type: "string", multiple: true, default: [] },
-    known: { type: "string", multiple: true, default: [] },
-    json: { type: "string", default: ".cache/evaluation/instant.json" },
-    help: { type: "boolean", default: false },
-  },
-});
-if (values.help) {
-  process.stdout.write(help);
-  process.exit(0);
-}
+const program = createCommand("eval:instant", "Measure adapters made of examples, on known and unknown text", [
+  "chameleon eval:instant --draws 1 --known-draws 4",
+])
+  .option("--model <folder>", "the model", embedded)
+  .option("--domain <name=path>", "text to make adapters of, instead of that of packages; repeatable", collected, [])
+  .option(
+    "--known <name=path>",
+    "text that base or bank were trained on, besides the corpora that the manifest names; repeatable",
+    collected,
+    [],
+  )
+  .option("--examples <n>", `example texts of an adapter, ${exampleTokens} tokens each`, count, 20)
+  .option("--draws <n>", "of each unknown domain", count, 3)
+  .option("--known-draws <n>", "over all known domains", count, 50)
+  .option("--json <file>", "where the figures go", ".cache/evaluation/instant.json");
+const values = parsedOptions<{
+  model: string;
+  domain: string[];
+  known: string[];
+  examples: number;
+  draws: number;
+  knownDraws: number;
+  json: string;
+}>(program);
 
 const progress = createProgress(process.stderr, () => performance.now());
 const artifacts = await readArtifacts(values.model);
@@ -83,8 +81,8 @@ interface Draw {
 
 async function drawOnce({ name, known, documents }: Domain, seed: number): Promise<Draw> {
   const random = new Random(seed, 77);
-  const [own, others] = splitInTwo(documents, Number(values.examples), random);
-  const texts = drawWindows(own, Number(values.examples), exampleTokens, random).filter((ids) => ids.length >= 2);
+  const [own, others] = splitInTwo(documents, values.examples, random);
+  const texts = drawWindows(own, values.examples, exampleTokens, random).filter((ids) => ids.length >= 2);
   const examples = await eachOf(texts, (ids) => traced(trunk, ids));
   const sum = new Float32Array(table.dimensions);
   for (const ids of texts) {
@@ -114,9 +112,9 @@ async function drawOnce({ name, known, documents }: Domain, seed: number): Promi
 const known = domains.filter((domain) => domain.known);
 const unknown = domains.filter((domain) => !domain.known);
 const plan = [
-  ...unknown.flatMap((domain) => Array.from({ length: Number(values.draws) }, (_, i) => ({ domain, seed: i + 1 }))),
+  ...unknown.flatMap((domain) => Array.from({ length: values.draws }, (_, i) => ({ domain, seed: i + 1 }))),
   ...(known.length > 0
-    ? Array.from({ length: Number(values["known-draws"]) }, (_, i) => ({
+    ? Array.from({ length: values.knownDraws }, (_, i) => ({
         domain: known[i % known.length],
         seed: i + 1,
       }))

@@ -14,14 +14,14 @@ import { Agent } from "node:http";
 import { cpus, loadavg } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Command, Option } from "commander";
+import { Option } from "commander";
+import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionResponseSchema } from "../../../shared/contracts/responses.ts";
 import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
-import { count } from "../../support/options.ts";
 import { startFakeBackend } from "../edge/fake-backend-process.ts";
 import { closedLoop, quantile, type Times, timed, type Way } from "../edge/first-token.ts";
 import type { BurstResult, BurstTask } from "./burst.ts";
@@ -36,25 +36,26 @@ const pauseMs = 1000;
 const burstingMs = 45_000;
 const targetRatio = 1.5;
 
-const options = new Command("bench:tenants")
-  .description("one tenant's burst: exact limits, and what another tenant notices")
-  .addOption(new Option("--backend <name>", "one of the two alone").choices(["fake", "real"]))
-  .option("--json <file>", "write the figures there")
-  .option("--rounds <n>", "rounds, quiet and burst in turns", count, 3)
-  .option("--requests <n>", "the quiet tenant's completions of a round and phase", count, 100)
-  .option("--burst <n>", "requests at once of a burst", count, 500)
-  .option("--limit <n>", "requests a minute that a bursting tenant may have", count, 64)
-  .option("--tokens <n>", "tokens of a completion", count, 64)
-  .parse()
-  .opts<{
-    backend?: "fake" | "real";
-    json?: string;
-    rounds: number;
-    requests: number;
-    burst: number;
-    limit: number;
-    tokens: number;
-  }>();
+const options = parsedOptions<{
+  backend?: "fake" | "real";
+  json?: string;
+  rounds: number;
+  requests: number;
+  burst: number;
+  limit: number;
+  tokens: number;
+}>(
+  createCommand("bench:tenants", "one tenant's burst: exact limits, and what another tenant notices", [
+    "chameleon bench:tenants",
+  ])
+    .addOption(new Option("--backend <name>", "one of the two alone").choices(["fake", "real"]))
+    .option("--json <file>", "write the figures there")
+    .option("--rounds <n>", "rounds, quiet and burst in turns", count, 3)
+    .option("--requests <n>", "the quiet tenant's completions of a round and phase", count, 100)
+    .option("--burst <n>", "requests at once of a burst", count, 500)
+    .option("--limit <n>", "requests a minute that a bursting tenant may have", count, 64)
+    .option("--tokens <n>", "tokens of a completion", count, 64),
+);
 
 /** Bursts elsewhere go through an edge of their own: what they cost the quiet tenant is this machine's share. */
 const phases = ["alone", "beside bursts elsewhere", "beside bursts"] as const;

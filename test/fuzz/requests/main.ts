@@ -2,9 +2,9 @@
  * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get,
  * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
-import { Command } from "commander";
+
+import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { lateGrowth, verdictOf } from "../../support/growth.ts";
-import { count } from "../../support/options.ts";
 import type { Memory, MemorySample } from "./memory.ts";
 import { failureOf, fuzzRequests } from "./run.ts";
 
@@ -15,13 +15,12 @@ const fewestForMemory = 50_000;
 /** Growth for 10,000 requests that counts as none: 50 bytes a request that JavaScript holds, and 400 of the process. */
 const levelBytes = { live: 500_000, rss: 4_000_000 };
 
-const options = new Command("fuzz")
-  .description("bad requests against a real edge and a real backend")
-  .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
-  .option("--concurrency <n>", "how many at once", count, 32)
-  .option("--seed <n>", "repeats a run", count, (Date.now() % 1_000_000) + 1)
-  .parse()
-  .opts<{ requests: number; concurrency: number; seed: number }>();
+const options = parsedOptions<{ requests: number; concurrency: number; seed: number }>(
+  createCommand("fuzz", "bad requests against a real edge and a real backend", ["chameleon fuzz"])
+    .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
+    .option("--concurrency <n>", "how many at once", count, 32)
+    .option("--seed <n>", "repeats a run", count, (Date.now() % 1_000_000) + 1),
+);
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 const MB = (bytes: number) => (bytes / 1e6).toFixed(2);

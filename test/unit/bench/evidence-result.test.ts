@@ -24,6 +24,7 @@ const placement: Placement = {
   },
   centroids: { count: 4, dimensions: 2, vectors: Float32Array.of(1, 0, 0, 1, -1, 0, 0, -1) },
   ids: ["east", "north", "west", "south"],
+  isOff: [false, false, false, false],
   prefixTokens: 4,
   calibration: { ...defaultCalibration, adapters: 2 },
 };
@@ -54,6 +55,18 @@ test("methods differ from the mixture in what their name says alone", () => {
   const random = changed("random centroids");
   expect(random.adapters.map((one) => "centroidId" in one && one.centroidId).sort()).toEqual(["south", "west"]);
   expect(random.adapters.map(({ weight }) => weight)).toEqual(served!.adapters.map(({ weight }) => weight));
+});
+
+test("adapters that are off are no experts, and leave their priors to the base, as at the edge", () => {
+  const ids = [0, 0, 0, 1];
+  const prompt = new Prompt(ids, { ...placement, isOff: [true, false, false, false] });
+  expect(planners[nearest](prompt, 0)).toEqual({ adapterId: "east" });
+  const { adapters } = planOf(mixture, ids).mixture!;
+  const served = planners[mixture](prompt, 0);
+  expect(served).toMatchObject({ adapterId: "north", mixture: { adapters: [adapters[1]] } });
+  expect(served.mixture!.base).toBeCloseTo(1 - adapters[1].weight, 12);
+  const none = new Prompt([0], { ...placement, isOff: [true, true, true, true] });
+  expect(planners[mixture](none, 0)).toMatchObject({ adapterId: null, mixture: { base: 1, adapters: [] } });
 });
 
 test("the weights of every mixture add up to 1", () => {

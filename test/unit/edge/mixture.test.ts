@@ -29,10 +29,11 @@ describe("a mixture by evidence", () => {
     for (const tokens of [1, 8, 64]) {
       const { experts, request, mode } = automaticMixture(nearest, bank, { tokens });
       const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens);
-      const priors = priorsOf([0.9, 0.8, 0.5], 1 - basePrior, defaultCalibration);
+      const [base, ...priors] = priorsOf(nearest.slice(0, 3), basePrior, defaultCalibration);
       expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
+      expect(base).toBeCloseTo(basePrior, 12);
       expect(request).toEqual({
-        base: basePrior,
+        base,
         adapters: priors.map((weight, k) => ({ centroidId: `c${k}`, weight })),
         evidence: rule,
       });
@@ -47,15 +48,19 @@ describe("a mixture by evidence", () => {
     expect(request.evidence?.floor).toBe(0.3);
   });
 
-  test("passes over centroids that are off, and is base and pointer alone where all are", () => {
+  test("leaves the prior of centroids that are off to the base, and is base and pointer alone where the nearest are off", () => {
     const without = (...off: number[]) =>
       automaticMixture(
         nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
         bank,
         { tokens: 64 },
       );
-    expect(idsOf(without(0, 2))).toEqual(["c1", "c3", "c4"]);
-    const { experts, request } = without(0, 1, 2, 3, 4);
+    const all = without().request;
+    const { experts: on, request: some } = without(0, 2);
+    expect(on.map(({ id }) => id)).toEqual(["c1"]);
+    expect(some.adapters).toEqual([all.adapters[1]]);
+    expect(some.base).toBeCloseTo(1 - all.adapters[1].weight, 12);
+    const { experts, request } = without(0, 1, 2);
     expect([experts, request.base, request.adapters]).toEqual([[], 1, []]);
     expect(request.evidence?.pointer.shares.length).toBeGreaterThan(1);
   });
@@ -72,7 +77,7 @@ describe("a mixture by evidence", () => {
     expect(evidenceCount({ tokens: 64, spans })).toBe(55);
     expect(evidenceCount({ tokens: 10, spans })).toBe(5);
     const short = automaticMixture(nearest, bank, { tokens: 100, spans: [[3, 7]] });
-    expect(short.request.base).toBe(ruleFor(defaultCalibration, 4).basePrior);
+    expect(short.request.base).toBeCloseTo(ruleFor(defaultCalibration, 4).basePrior, 12);
     expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
   });
 });

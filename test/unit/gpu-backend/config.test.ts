@@ -31,14 +31,6 @@ test.each([
   expect(() => readConfig({ [name]: value })).toThrow(new RegExp(`${name} is "${value}"`));
 });
 
-test("--device wins over DEVICE, and no other argument is taken", () => {
-  expect(readConfig({}).device).toBe("cpu");
-  expect(readConfig({ DEVICE: "auto" }).device).toBe("auto");
-  expect(readConfig({ DEVICE: "auto" }, ["--device", "webgpu"]).device).toBe("webgpu");
-  expect(() => readConfig({}, ["--device", "tpu"])).toThrow('DEVICE is "tpu"');
-  expect(() => readConfig({}, ["--devices", "cpu"])).toThrow("--devices");
-});
-
 test("every variable at fault is named", () => {
   expect(() => readConfig({ THREADS: "x", DRAIN_MS: "y" })).toThrow(/THREADS.*DRAIN_MS/);
 });

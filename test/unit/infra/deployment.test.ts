@@ -43,7 +43,7 @@ const container: Container = pod.containers[0];
 test("the image runs what `npm run backend` runs, as nobody special, with production packages only", () => {
   const dockerfile = read("infra/Dockerfile");
   expect(dockerfile).toMatch(/^CMD \["node", "gpu-backend\/main\.ts"\]$/m);
-  expect(read("infra/bootstrap.mjs")).toMatch(/backend: \[".*", "gpu-backend\/main\.ts"\]/);
+  expect(read("infra/commands.mjs")).toMatch(/backend: \[".*", "gpu-backend\/main\.ts"\]/);
   expect(dockerfile).toMatch(/^USER node$/m);
   expect(dockerfile).toMatch(/^RUN npm ci --omit=dev --omit=optional/m);
   expect(dockerfile).toContain(`EXPOSE ${preset.port}\n`);

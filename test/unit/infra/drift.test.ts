@@ -205,7 +205,7 @@ test("the command asks backends, keeps a state, and exits with its verdict", asy
   const common = ["--backend", backend, "--backend", backend, "--manifest", join(folder, "artifacts")];
 
   const few = await drift(common);
-  expect(few).toMatchObject({ code: 3, output: "too few requests (0 of 500)\n" });
+  expect(few).toMatchObject({ code: 4, output: "too few requests (0 of 500)\n" });
 
   answer = { ...answer, classes: traffic(random, 2000, { weights }) };
   const state = join(folder, "state.json");
@@ -224,7 +224,7 @@ test("the command asks backends, keeps a state, and exits with its verdict", asy
     classes: traffic(random, 4000, { weights: weights.map((_, k) => (k === 0 ? 1 : 0)) }),
   };
   const moved = await drift([...common, "--state", state]);
-  expect(moved.code, moved.errors).toBe(2);
+  expect(moved.code, moved.errors).toBe(3);
   expect(moved.output).toMatch(/^retrain: 6000 prompts\n/);
 
   answer = { ...answer, manifestHash: "b".repeat(64) };

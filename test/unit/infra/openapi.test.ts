@@ -31,6 +31,13 @@ test("is valid OpenAPI 3.1", async () => {
   expect(document).toMatchObject({ openapi: "3.1.0", info: { version: "1.2.3" } });
 });
 
+test("shows the limits as a table that is folded away until it is wanted", () => {
+  const [, table] = /<details><summary>[^<]*<\/summary>\n\n(\| Name .*?)\n\n<\/details>$/s.exec(
+    document.info.description,
+  )!;
+  expect(table.split("\n")).toHaveLength(2 + Object.keys(limitTable).length);
+});
+
 test("names every way to fail that a client can meet, with its status and its envelope", () => {
   const told = new Map<ErrorKind, Set<number>>();
   for (const { operation } of operationsOf) {

@@ -31,12 +31,14 @@ describe("positions of evidence", () => {
     expect(positionsOfEvidence(9)).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
   });
 
-  test("else are evenly spread, rising, and end at the last", () => {
+  test("else are evenly spread over the last half, rising, and end at the last", () => {
     for (const tokens of [18, 33, 64, 500, 1024]) {
       const positions = positionsOfEvidence(tokens);
       expect(positions).toHaveLength(evidencePositions);
       expect(positions.at(-1)).toBe(tokens - 2);
-      const gaps = positions.map((t, i) => t - (positions[i - 1] ?? -1));
+      const first = Math.min(Math.floor((tokens - 1) / 2), tokens - 1 - evidencePositions);
+      expect(positions[0]).toBeGreaterThanOrEqual(first);
+      const gaps = positions.map((t, i) => t - (positions[i - 1] ?? first - 1));
       expect(Math.max(...gaps) - Math.min(...gaps)).toBeLessThanOrEqual(1);
     }
   });
@@ -56,7 +58,13 @@ describe("positions of evidence", () => {
       [500, 1000],
     ]);
     expect([many.length, many.at(-1)]).toEqual([evidencePositions, 998]);
-    expect(many.filter((t) => (t >= 9 && t < 39) || (t >= 499 && t < 999))).toEqual(many);
+    expect(many.filter((t) => t >= 499 && t < 999)).toEqual(many);
+    const across = positionsOfEvidence(1024, [
+      [500, 520],
+      [900, 910],
+    ]);
+    expect(across.filter((t) => (t >= 499 && t < 519) || (t >= 899 && t < 909))).toEqual(across);
+    expect(across.filter((t) => t < 519)).toHaveLength(6);
   });
 });
 
@@ -165,8 +173,15 @@ test("the default calibration is one that a manifest may hold, and gives short p
   for (const tokens of [0, 1, 8, 64, 1024]) {
     const { pointer, basePrior } = ruleFor(defaultCalibration, tokens);
     expect(pointer.shares.reduce((sum, { prior }) => sum + prior, 0)).toBeCloseTo(1, 12);
-    const priors = priorsOf([0.9, 0.5, 0.1], 1 - basePrior, defaultCalibration);
-    expect(priors.reduce((a, b) => a + b, basePrior)).toBeCloseTo(1, 12);
-    expect(priors[0]).toBeGreaterThan(priors[1]);
+    const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
+    const [base, ...adapters] = priorsOf(near(), basePrior, defaultCalibration);
+    expect(base).toBeCloseTo(basePrior, 12);
+    expect(adapters.reduce((a, b) => a + b, base)).toBeCloseTo(1, 12);
+    expect(adapters[0]).toBeGreaterThan(adapters[1]);
+    const [withOff, ...others] = priorsOf(near(0), basePrior, defaultCalibration);
+    expect(withOff).toBeCloseTo(basePrior + adapters[0], 12);
+    expect(others).toEqual(adapters.slice(1));
+    expect(priorsOf(near(0, 1, 2), basePrior, defaultCalibration)).toEqual([1]);
+    expect(priorsOf([], basePrior, defaultCalibration)).toEqual([1]);
   }
 });

@@ -1,5 +1,4 @@
 /** Figures: bootstrap over domains and documents, texts with questions, and documents that follow the data to the digit. */
-
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { type Figures, figuresSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
@@ -126,6 +125,7 @@ test("rendering is idempotent, and a changed digit between the markers is seen",
   expect(written.startsWith("# Title\n")).toBe(true);
   expect(withFigures(written, example)).toBe(written);
   expect(withFigures(written.replace("0.123", "0.124"), example)).toBe(written);
+  expect(withFigures(empty.replace("figures:", "figures to come:"), example)).toBe(written);
   expect(() => withFigures(empty.replace("new-text", "old-text"), example)).toThrow("no figures are called old-text");
 });
 
@@ -133,13 +133,14 @@ test("rounding leaves whole numbers, names and nothing else alone", () => {
   expect(rounded({ a: 0.12345, b: [1, 2.0004], c: null, d: "x" })).toEqual({ a: 0.123, b: [1, 2], c: null, d: "x" });
 });
 
-test("the documents show the committed figures, digit by digit", async () => {
+test("the documents show the committed figures, digit by digit, and none before there are any", async () => {
   const figures = await readFigures();
   for (const path of figureDocuments) {
     const text = await readFile(path, "utf8");
     // Where nothing has been measured yet, the markers must at least name sections that there are.
-    const expected = withFigures(text, figures ?? example);
-    expect(text).toContain("<!-- figures: ");
-    if (figures) expect(text).toBe(expected);
+    const rendered = withFigures(text, figures ?? example);
+    expect(rendered).toContain("<!-- figures: ");
+    if (figures) expect(text).toBe(rendered);
+    else expect(text).not.toContain("<!-- figures: ");
   }
 });

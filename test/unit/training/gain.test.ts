@@ -22,8 +22,9 @@ test("windows of one document move together: more windows do not narrow the inte
   expect(width(many)).toBeCloseTo(width(few), 6);
 });
 
-test("nothing measured is no gain, not zero", () => {
+test("nothing measured is no gain, not zero; nor is one document, whose interval would have no width", () => {
   expect(documentGain([], new Random(1, 0))).toBeNull();
+  expect(documentGain([loss("a", 10, 40, 30), loss("a", 10, 40, 35)], new Random(1, 0))).toBeNull();
 });
 
 const trial = (tokens: number, ...losses: number[]) => ({ tokens, losses });

@@ -60,8 +60,8 @@ function spoilKeys(output: StepOutput, s: number, sequences: number, value = Num
 const spoilLogits = (output: StepOutput, rows: number[]) => {
   for (const n of rows) {
     output.logSumExp[n] = Number.NaN;
-    output.topLogits.fill(Number.NaN, n * output.topCount, (n + 1) * output.topCount);
-    output.logits?.fill(Number.NaN, n * fakeConfig.vocabularySize, (n + 1) * fakeConfig.vocabularySize);
+    output.topScores.fill(Number.NaN, n * output.topCount, (n + 1) * output.topCount);
+    output.scores?.fill(Number.NaN, n * fakeConfig.vocabularySize, (n + 1) * fakeConfig.vocabularySize);
   }
 };
 
@@ -271,7 +271,7 @@ describe("what is thrown for one sequence ends that one", () => {
         ...fake,
         async run(input) {
           const output = await fake.run(input);
-          return what === "logits" ? { ...output, logits: null } : output;
+          return what === "logits" ? { ...output, scores: null } : output;
         },
       },
       source: fakeAdapters(2),

@@ -17,12 +17,13 @@ const V = 500;
 function rowOf(logits: Float32Array, temperature: number, K = 8): HeadResult {
   const ranked = rankedIds(logits).slice(0, K);
   return {
+    areLikelihoods: false,
     topIds: Int32Array.from(ranked),
-    topLogits: Float32Array.from(ranked, (id) => logits[id]),
+    topScores: Float32Array.from(ranked, (id) => logits[id]),
     logSumExp: logSumExp(logits, 1),
     scaledLogSumExp: logSumExp(logits, 1 / temperature),
-    targetLogit: 0,
-    logits,
+    targetScore: 0,
+    scores: logits,
   };
 }
 const rankedIds = (logits: Float32Array) => Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
@@ -147,7 +148,7 @@ describe("sampleToken", () => {
       for (const cut of [{ topK: 1 }, { minP: 1 }, { topK: 3, minP: 1, topP: 0.5 }]) {
         expect(sampleToken(row, shaping({ temperature, ...cut }), random())).toBe(row.topIds[0]);
       }
-      expect(sampleToken({ ...row, logits: null }, shaping({ temperature, topK: 1 }), random())).toBe(row.topIds[0]);
+      expect(sampleToken({ ...row, scores: null }, shaping({ temperature, topK: 1 }), random())).toBe(row.topIds[0]);
     }
   });
 
@@ -157,7 +158,7 @@ describe("sampleToken", () => {
       const row = rowOf(randomLogits(10 * random(), random), 1, topCandidates);
       const [sampling, uniform] = [shaping({ topK: 1 + Math.floor(topCandidates * random()), topP: 0.95 }), random()];
       expect(drawsFromCandidates(sampling)).toBe(true);
-      expect(sampleToken({ ...row, logits: null }, sampling, uniform)).toBe(sampleToken(row, sampling, uniform));
+      expect(sampleToken({ ...row, scores: null }, sampling, uniform)).toBe(sampleToken(row, sampling, uniform));
     }
     for (const sampling of [shaping({}), shaping({ topK: topCandidates + 1 }), shaping({ minP: 0.5 })]) {
       expect(drawsFromCandidates(sampling)).toBe(false);
@@ -171,7 +172,7 @@ describe("sampleToken", () => {
   });
 
   test("greedy takes the first, without logits; so does a temperature too small to divide by", () => {
-    const row = { ...rowOf(randomLogits(5), 1), logits: null };
+    const row = { ...rowOf(randomLogits(5), 1), scores: null };
     expect(sampleToken(row, shaping({ temperature: 0 }), 0.99)).toBe(row.topIds[0]);
     expect(sampleToken(row, shaping({ temperature: 1e-30 }), 0.99)).toBe(row.topIds[0]);
   });
@@ -195,6 +196,35 @@ describe("sampleToken", () => {
   });
 });
 
+test.each([
+  shaping({}),
+  shaping({ temperature: 0.7 }),
+  shaping({ temperature: 1.3, topP: 0.9 }),
+  shaping({ topK: 100, minP: 0.01 }),
+  shaping({ temperature: 0.05, topP: 0.5 }),
+])(
+  "a row of likelihoods is drawn from and scored as its logarithms are: $temperature, $topP, $topK, $minP",
+  (sampling) => {
+    const random = seededRandom(seed);
+    for (let i = 0; i < 200; i++) {
+      const likelihoods = randomLogits(4 + 8 * random(), random).map((logit) => Math.exp(logit - 12));
+      const logits = likelihoods.map(Math.log);
+      const row = rowOf(logits, sampling.temperature);
+      const ofLikelihoods = {
+        ...{ ...row, areLikelihoods: true, scores: likelihoods },
+        topScores: Float32Array.from(row.topIds, (id) => likelihoods[id]),
+      };
+      const drawn = sampleToken(ofLikelihoods, sampling, random());
+      const { nucleus } = slowNucleus(logits, sampling);
+      expect(nucleus.map(({ id }) => id)).toContain(drawn);
+      for (const uniform of [0, 0.3, 0.6, 0.9]) {
+        expect(sampleToken(ofLikelihoods, sampling, uniform)).toBe(slowSample(logits, sampling, uniform));
+      }
+      expect(logprobOf(ofLikelihoods, drawn)).toBeCloseTo(logprobOf(row, drawn), 5);
+    }
+  },
+);
+
 test("logprobs and alternatives are of the distribution at temperature 1", () => {
   const logits = randomLogits(6);
   const row = rowOf(logits, 0.5);
@@ -203,5 +233,5 @@ test("logprobs and alternatives are of the distribution at temperature 1", () =>
   expect(alternativesOf(row, 3)).toEqual(ids.slice(0, 3).map((id) => [id, expected(id)]));
   expect(logprobOf(row, ids[0])).toBe(expected(ids[0]));
   expect(logprobOf(row, ids[100])).toBe(expected(ids[100]));
-  expect(() => logprobOf({ ...row, logits: null }, ids[100])).toThrow(/not among the top 8/);
+  expect(() => logprobOf({ ...row, scores: null }, ids[100])).toThrow(/not among the top 8/);
 });

@@ -1,0 +1,35 @@
+/** The `chameleon` extension of requests and answers, as types. */
+import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
+
+export type { ChameleonBlock };
+
+/** An expert of a mixture. Either every expert has a weight or none has: then the prompt weighs them. */
+export interface Expert {
+  /** `base`, a centroid such as `c3`, or an adapter of your own. */
+  id: string;
+  weight?: number | null;
+}
+
+/** The block `chameleon` of a request. */
+export interface ChameleonRequest {
+  /** `auto` (the default), `nearest`, `off`, one adapter by its name, or a list of experts. */
+  adapter?: "auto" | "nearest" | "off" | (string & {}) | Expert[] | null;
+  /** Tell each token's logprob beside that of the base. */
+  compare?: boolean | null;
+  /** Only the first so many tokens of the prompt assign it and weigh its experts. */
+  evidence_tokens?: number | null;
+}
+
+/** What a request may have besides OpenAI's fields. */
+export interface ChameleonRequestFields {
+  chameleon?: ChameleonRequest | null;
+  /** Draw from so many likeliest tokens. */
+  top_k?: number | null;
+  /** Draw from tokens at least so likely, as a share of the likeliest. */
+  min_p?: number | null;
+}
+
+/** What answers, chunks and choices have besides OpenAI's fields. */
+export interface ChameleonAnswerFields {
+  chameleon?: Partial<ChameleonBlock>;
+}

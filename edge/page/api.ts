@@ -1,0 +1,106 @@
+/** Calls of the API, and what went wrong in words that say what to do. */
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { CallFailure } from "./call-failure.ts";
+
+export class Api {
+  readonly #origin: string;
+  readonly #key: () => string;
+
+  /** `origin` is the edge's; `key` is asked for with every call. */
+  constructor(origin: string, key: () => string) {
+    this.#origin = origin;
+    this.#key = key;
+  }
+
+  /** The JSON of an answer. Throws CallFailure, or an AbortError once `signal` aborts. */
+  async json<T>(path: string, body?: object, options: { method?: string; signal?: AbortSignal } = {}): Promise<T> {
+    const response = await this.#call(path, body, options);
+    try {
+      return (await response.json()) as T;
+    } catch (error) {
+      throw brokenOff(error);
+    }
+  }
+
+  /** The chunks of a stream. Throws CallFailure, or an AbortError once `signal` aborts. */
+  async *chunks<T>(path: string, body: object, signal: AbortSignal): AsyncGenerator<T> {
+    const { body: bytes } = await this.#call(path, { ...body, stream: true }, { signal });
+    const reader = bytes!.pipeThrough(new TextDecoderStream()).getReader();
+    let pending = "";
+    let isWhole = false;
+    for (;;) {
+      const { done, value } = await reader.read().catch((error: unknown) => {
+        throw brokenOff(error);
+      });
+      if (done) break;
+      const events = (pending + value).split("\n\n");
+      pending = events.pop() ?? "";
+      for (const event of events) {
+        if (event === "data: [DONE]") isWhole = true;
+        if (!event.startsWith("data: {")) continue;
+        const chunk = JSON.parse(event.slice("data: ".length)) as T | ErrorEnvelope;
+        if (isError(chunk)) throw new CallFailure(`The answer broke off: ${chunk.error.message}`);
+        yield chunk;
+      }
+    }
+    if (!isWhole) throw brokenOff(null);
+  }
+
+  async #call(path: string, body?: object, { method, signal }: { method?: string; signal?: AbortSignal } = {}) {
+    const request: RequestInit = {
+      method: method ?? (body ? "POST" : "GET"),
+      headers: { "content-type": "application/json", authorization: `Bearer ${this.#key()}` },
+      ...(body && { body: JSON.stringify(body) }),
+      ...(signal && { signal }),
+    };
+    const response = await fetch(this.#origin + path, request).catch((error: unknown) => {
+      if (isAbort(error)) throw error;
+      throw new CallFailure(
+        `The edge at ${this.#origin} does not answer. Start it again with “npm start”, or check the network. Your text and settings are kept.`,
+      );
+    });
+    if (response.ok) return response;
+    const envelope: unknown = await response.json().catch(() => null);
+    const error = isError(envelope) ? envelope.error : null;
+    throw new CallFailure(inWords(response, error), error?.code);
+  }
+}
+
+export function isAbort(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** What to tell of anything thrown; "" where the reader stopped it. */
+export function failureText(error: unknown): string {
+  if (isAbort(error)) return "";
+  return error instanceof CallFailure ? error.message : `The page failed: ${String(error)}`;
+}
+
+function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | null): string {
+  const said = error?.message ?? `The edge answered with status ${status}.`;
+  const wait = headers.get("retry-after");
+  const later = wait ? ` Try again in ${wait} s.` : "";
+  switch (error?.code) {
+    case "invalid_api_key":
+      return `The API key is wrong. Enter another under “Key” at the top; a local start has sk-chameleon-local. (${said})`;
+    case "backend_unavailable":
+      return `No backend answers: the edge runs, the model behind it does not. It may still be starting.${later} (${said})`;
+    case "context_length_exceeded":
+      return `The text is longer than the model can read. Shorten it. (${said})`;
+    case "insufficient_quota":
+    case "rate_limit_exceeded":
+    case "overloaded":
+      return `Too much at once for this key or machine.${later} (${said})`;
+    default:
+      return said;
+  }
+}
+
+function brokenOff(error: unknown): unknown {
+  if (isAbort(error)) return error;
+  return new CallFailure("The connection to the edge broke off. What came before is kept.");
+}
+
+function isError(value: unknown): value is ErrorEnvelope {
+  return typeof value === "object" && value !== null && "error" in value;
+}

@@ -1,0 +1,67 @@
+/** Finds and makes elements. */
+
+/** The element of this id in index.html. Throws an Error where there is none of the type. */
+export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
+  const found = document.getElementById(id);
+  if (!(found instanceof type)) throw new Error(`the page has no ${type.name} #${id}`);
+  return found;
+}
+
+type Attributes = Record<string, string | number | boolean | null>;
+
+/** An element with attributes and children; an attribute that is null or false is left out. */
+export function make<Name extends keyof HTMLElementTagNameMap>(
+  name: Name,
+  attributes: Attributes = {},
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[Name] {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : String(value));
+  }
+  element.append(...children);
+  return element;
+}
+
+export function button(text: string, onClick: () => void, attributes: Attributes = {}): HTMLButtonElement {
+  const made = make("button", { type: "button", ...attributes }, text);
+  made.addEventListener("click", onClick);
+  return made;
+}
+
+/** A table with a caption and one row for each entry; the first cell of a row is its header. */
+export function table(caption: string, heads: readonly string[], rows: readonly (Node | string)[][]): HTMLTableElement {
+  const head = make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)));
+  const body = rows.map(([first, ...rest]) =>
+    make("tr", {}, make("th", { scope: "row" }, first), ...rest.map((cell) => make("td", {}, cell))),
+  );
+  return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
+}
+
+/**
+ * Makes one tab stop of many elements: the arrow keys, Home and End move among those that match `selector`, in their order.
+ */
+export function roveFocus(container: HTMLElement, selector: string): void {
+  container.addEventListener("keydown", (event) => {
+    const items = [...container.querySelectorAll<HTMLElement>(selector)];
+    const at = items.indexOf(event.target as HTMLElement);
+    if (at < 0) return;
+    const to = {
+      ArrowRight: at + 1,
+      ArrowDown: at + 1,
+      ArrowLeft: at - 1,
+      ArrowUp: at - 1,
+      Home: 0,
+      End: items.length - 1,
+    };
+    const next = items[to[event.key as keyof typeof to]];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+  container.addEventListener("focusin", (event) => {
+    const target = event.target as HTMLElement;
+    if (!target.matches(selector)) return;
+    for (const item of container.querySelectorAll<HTMLElement>(selector)) item.tabIndex = item === target ? 0 : -1;
+  });
+}

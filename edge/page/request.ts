@@ -1,0 +1,138 @@
+/** From the page's fields to requests. Pure: the fields' texts in, what the API takes out. */
+import { limits } from "../../shared/contracts/limits.ts";
+import { CallFailure } from "./call-failure.ts";
+
+interface SamplingField {
+  name: string;
+  label: string;
+  hint: string;
+  /** Of a number. */
+  range?: { least: number; most: number; isWhole?: boolean };
+  initial: string;
+}
+
+const whole = (least: number, most: number) => ({ least, most, isWhole: true });
+const share = { least: 0, most: 1 };
+const penalty = { least: -limits.penaltyMagnitude, most: limits.penaltyMagnitude };
+const largest = 2 ** 31 - 1;
+
+/** Everything that the API takes beside prompt and model. A blank field is left out, so the API's own default holds. */
+export const samplingFields: readonly SamplingField[] = [
+  { name: "max_tokens", label: "Tokens", hint: "Most tokens to write", range: whole(1, 4096), initial: "40" },
+  {
+    name: "temperature",
+    label: "Temperature",
+    hint: "0 always takes the likeliest token",
+    range: { least: 0, most: limits.temperature },
+    initial: "0.7",
+  },
+  { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "122" },
+  { name: "top_p", label: "Top p", hint: "Only tokens that make up this share", range: share, initial: "0.9" },
+  { name: "top_k", label: "Top k", hint: "Only so many likeliest; 0 is all", range: whole(-1, largest), initial: "" },
+  { name: "min_p", label: "Min p", hint: "Least share of the likeliest's probability", range: share, initial: "" },
+  {
+    name: "frequency_penalty",
+    label: "Frequency penalty",
+    hint: "For each repetition",
+    range: penalty,
+    initial: "",
+  },
+  { name: "presence_penalty", label: "Presence penalty", hint: "Once for a repetition", range: penalty, initial: "" },
+  {
+    name: "n",
+    label: "Choices",
+    hint: "Answers on each side",
+    range: whole(1, limits.choicesPerPrompt),
+    initial: "",
+  },
+  {
+    name: "evidence_tokens",
+    label: "Evidence tokens",
+    hint: "Only so many first tokens of the prompt weigh what answers",
+    range: whole(1, 1_000_000),
+    initial: "",
+  },
+  {
+    name: "stop",
+    label: "Stop at",
+    hint: `Up to ${limits.stopStrings} texts, one a line; \\n is a line break`,
+    initial: "",
+  },
+  { name: "logit_bias", label: "Logit bias", hint: 'Token id → −100 to 100, as {"11": -5}', initial: "" },
+];
+
+export type FieldTexts = Readonly<Record<string, string>>;
+export const initialTexts: FieldTexts = Object.fromEntries(samplingFields.map(({ name, initial }) => [name, initial]));
+
+export interface Sampling {
+  fields: Record<string, unknown>;
+  evidenceTokens: number | null;
+}
+
+/** Whether fields change the probabilities themselves. Those that the API tells of a generated token are then the changed. */
+export function changesProbabilities({ fields }: Sampling): boolean {
+  return ["frequency_penalty", "presence_penalty", "logit_bias"].some((name) => (fields[name] ?? 0) !== 0);
+}
+
+/** Throws CallFailure that names the field and its value. */
+export function samplingOf(texts: FieldTexts): Sampling {
+  const fields: Record<string, unknown> = {};
+  for (const { name, label, range } of samplingFields) {
+    const text = (texts[name] ?? "").trim();
+    if (text === "") continue;
+    if (range) fields[name] = numberOf(text, label, range);
+    else fields[name] = name === "stop" ? stopsOf(texts[name]) : biasOf(text, label);
+  }
+  const { evidence_tokens: evidenceTokens = null, ...others } = fields;
+  return { fields: others, evidenceTokens: evidenceTokens as number | null };
+}
+
+function numberOf(text: string, label: string, { least, most, isWhole }: NonNullable<SamplingField["range"]>): number {
+  const value = Number(text);
+  if (value >= least && value <= most && (!isWhole || Number.isInteger(value))) return value;
+  throw new CallFailure(
+    `${label} is “${text}”; it must be a ${isWhole ? "whole " : ""}number from ${least} to ${most}.`,
+  );
+}
+
+function stopsOf(text: string): string[] {
+  const lines = text.split("\n").filter((line) => line !== "");
+  return lines.map((line) => line.replaceAll("\\n", "\n"));
+}
+
+function biasOf(text: string, label: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new CallFailure(`${label} is “${text.slice(0, 60)}”; it must be JSON, as {"11": -5}.`);
+  }
+}
+
+/** Who answers: `auto`, `nearest`, `off`, `list`, or the id of a centroid or an own adapter. */
+export interface Answerer {
+  choice: string;
+  /** The experts of `list`, as `base=1, c3=2` or `base, c3`. */
+  list: string;
+}
+
+/** The request's fields that say who answers. Throws CallFailure for a list that cannot be read. */
+export function wishOf({ choice, list }: Answerer, evidenceTokens: number | null, compare = true) {
+  const adapter = choice === "list" ? expertsOf(list) : choice;
+  return {
+    chameleon: { adapter, ...(compare && { compare }), ...(evidenceTokens && { evidence_tokens: evidenceTokens }) },
+  };
+}
+
+function expertsOf(list: string): { id: string; weight?: number }[] {
+  const entries = list
+    .split(",")
+    .map((entry) => entry.trim())
+    .filter(Boolean);
+  if (entries.length === 0) throw new CallFailure("The list of experts is empty; write for example: base, c3");
+  return entries.map((entry) => {
+    const [id, weight] = entry.split("=").map((part) => part.trim());
+    if (weight === undefined) return { id };
+    if (weight !== "" && Number(weight) >= 0) return { id, weight: Number(weight) };
+    throw new CallFailure(`The weight of ${id} is “${weight}”; it must be a number from 0.`);
+  });
+}

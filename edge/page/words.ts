@@ -1,0 +1,70 @@
+/** Numbers of the API in words. A gain is in nats a token; people are told perplexity, in per cent. Pure. */
+
+/** 0.22 → "22%"; small shares keep a digit. */
+export function percent(share: number): string {
+  const value = 100 * share;
+  if (value > 0 && value < 0.1) return "below 0.1%";
+  return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
+}
+
+/** The change of perplexity that a gain of so many nats a token is: 0.25 → "22% lower perplexity". */
+export function perplexityChange(gainNats: number): string {
+  const change = Math.exp(-gainNats) - 1;
+  const rounded = Math.round(Math.abs(change) * 100);
+  if (rounded === 0) return "the same perplexity";
+  return change < 0 ? `${Math.min(rounded, 99)}% lower perplexity` : `${rounded}% higher perplexity`;
+}
+
+/** The interval of a gain as that of the change: "20% to 24% lower". */
+export function perplexityInterval([low, high]: readonly [number, number]): string {
+  const [least, most] = [low, high].map((nats) => Math.round((1 - Math.exp(-nats)) * 100));
+  const one = (value: number) => (value < 0 ? `${-value}% higher` : `${value}% lower`);
+  return `${one(least)} to ${one(most)}`;
+}
+
+/** How much likelier a token is by one model than by another: log-probability difference → "3.2 times likelier". */
+export function likelier(difference: number, one: string, other: string): string {
+  const times = Math.exp(Math.abs(difference));
+  if (times < 1.05) return `as likely as with ${other}`;
+  const ratio = times < 9.95 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
+  return difference > 0 ? `${ratio} times likelier with ${one}` : `${ratio} times likelier with ${other}`;
+}
+
+export function signedNats(nats: number): string {
+  return `${nats < 0 ? "−" : "+"}${Math.abs(nats).toFixed(3)}`;
+}
+
+export function count(number: number, noun: string): string {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** A token as it can be read where it stands alone. */
+export function readableToken(token: string): string {
+  if (token === "") return "nothing";
+  if (/^\n+$/.test(token)) return token.length === 1 ? "line break" : `${token.length} line breaks`;
+  if (/^ +$/.test(token)) return token.length === 1 ? "space" : `${token.length} spaces`;
+  if (token.startsWith("bytes:")) return `part of a character (${token.slice("bytes:".length)})`;
+  return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+}
+
+/** The steps of the colour scale: how many times likelier a token is with the adapters. */
+export type Step = "much-more" | "more" | "alike" | "less" | "much-less";
+
+const mildTimes = 1.5;
+const strongTimes = 5;
+
+/** `difference`: log-probability with the adapters minus that of the base. */
+export function stepOf(difference: number): Step {
+  const times = Math.exp(Math.abs(difference));
+  if (times < mildTimes) return "alike";
+  if (difference > 0) return times < strongTimes ? "more" : "much-more";
+  return times < strongTimes ? "less" : "much-less";
+}
+
+export const legend: readonly (readonly [Step, string])[] = [
+  ["much-more", `${strongTimes}× likelier or more`],
+  ["more", `${mildTimes}× to ${strongTimes}× likelier`],
+  ["alike", `within ${mildTimes}×`],
+  ["less", `${mildTimes}× to ${strongTimes}× less likely`],
+  ["much-less", `${strongTimes}× less likely or more`],
+];

@@ -1,0 +1,91 @@
+/**
+ * What every command of `chameleon` has in common: `--help` with examples, `--version`, one sentence for bad usage (exit
+ * code 2) and for a failure (1), 130 after Ctrl-C, and a quiet end where nobody reads on. Not here: the commands.
+ */
+import { readFileSync } from "node:fs";
+import { Command, type CommanderError, InvalidArgumentError } from "commander";
+
+const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
+
+export const exitCodes = { failed: 1, badUsage: 2, interrupted: 130, brokenPipe: 141 } as const;
+
+/** Thrown where Ctrl-C ended the work. Its message says how to go on. */
+export class Interrupted extends Error {}
+
+/** A command named `chameleon NAME`. `examples` are shown in its help, one a line, and `notes` after them. */
+export function createCommand(name: string, description: string, examples: readonly string[], notes = ""): Command {
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", endOfReader);
+  const shown = examples.map((example) => `  $ ${example}`).join("\n");
+  return new Command(`chameleon ${name}`)
+    .description(description)
+    .version(version, "--version", "print the version")
+    .configureOutput({ outputError: (text, write) => write(`chameleon ${name}: ${inOneSentence(text)}\n`) })
+    .exitOverride(({ exitCode }: CommanderError) => process.exit(exitCode === 0 ? 0 : exitCodes.badUsage))
+    .addHelpText("after", `\nExample${examples.length > 1 ? "s" : ""}:\n${shown}${notes && `\n\n${notes}`}`);
+}
+
+/** Parses the arguments of this process and runs the action that they name. Whatever fails ends the process in one sentence. */
+export async function runCommand(command: Command): Promise<void> {
+  process.on("uncaughtException", (error) => fail(command, error));
+  const names = command.commands.map((one) => one.name());
+  if (names.length > 0 && process.argv.length < 3) command.error(`name one of its commands: ${names.join(", ")}`);
+  await command.parseAsync();
+}
+
+/** The same for a file that is its own action: returns its options. */
+export function parsedOptions<Options extends object>(command: Command): Options {
+  process.on("uncaughtException", (error) => fail(command, error));
+  return command.parse().opts<Options>();
+}
+
+/** commander's "error: … \n(Did you mean …?)". */
+function inOneSentence(text: string): string {
+  return text
+    .trim()
+    .replace(/^error: /, "")
+    .replace(/\.?\n\(Did you mean (.*)\?\)$/, "; did you mean $1?");
+}
+
+function fail(command: Command, error: unknown): never {
+  const message = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`${command.name()}: ${message}\n`);
+  // An action may check its arguments, too.
+  if (error instanceof InvalidArgumentError) process.exit(exitCodes.badUsage);
+  process.exit(error instanceof Interrupted ? exitCodes.interrupted : exitCodes.failed);
+}
+
+/** As a shell counts SIGPIPE: `chameleon keys list | head -1` is no failure worth a word. */
+function endOfReader({ code }: NodeJS.ErrnoException): void {
+  process.exit(code === "EPIPE" ? exitCodes.brokenPipe : exitCodes.failed);
+}
+
+// Values of options. Each throws commander's InvalidArgumentError with what it should have been.
+
+export function count(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < 1) {
+    throw new InvalidArgumentError("must be a whole number of 1 or more");
+  }
+  return value;
+}
+
+export function positive(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !(value > 0) || value === Number.POSITIVE_INFINITY) {
+    throw new InvalidArgumentError("must be a number above 0");
+  }
+  return value;
+}
+
+/** Repeatable. */
+export function collected(text: string, before: string[] = []): string[] {
+  return [...before, text];
+}
+
+/** Without a slash at its end. */
+export function httpUrl(text: string): string {
+  if (!/^https?:$/.test(URL.parse(text)?.protocol ?? "")) throw new InvalidArgumentError("must be an http(s) URL");
+  return text.replace(/\/+$/, "");
+}

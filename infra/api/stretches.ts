@@ -1,0 +1,71 @@
+/** Stretches of a text that is scored, and what their scores say together. Pure. */
+
+export interface Score {
+  /** Mean loss of a token. */
+  nats: number;
+  perplexity: number;
+  /** Scored tokens. */
+  tokens: number;
+}
+
+/** A first guess at what fills a context; a stretch that is too long is cut in two. */
+const stretchCharacters = 1500;
+
+/** Cut where words end. */
+export function stretchesOf(text: string): string[] {
+  const stretches: string[] = [];
+  let start = 0;
+  while (start < text.length) {
+    const end = wordEnd(text, start + stretchCharacters);
+    stretches.push(text.slice(start, end));
+    start = end;
+  }
+  return stretches;
+}
+
+/** Throws an Error for a text of one character: nothing is left to cut. */
+export function cutInTwo(stretch: string): [string, string] {
+  const middle = Math.ceil(stretch.length / 2);
+  const end = wordEnd(stretch, middle);
+  const cut = end < stretch.length ? end : characterEnd(stretch, middle);
+  if (cut >= stretch.length) throw new Error("the model's context holds not even one character");
+  return [stretch.slice(0, cut), stretch.slice(cut)];
+}
+
+/** The end of the word at `position`; a word as long as a hundred characters is cut. */
+function wordEnd(text: string, position: number): number {
+  if (position >= text.length) return text.length;
+  const rest = text.slice(position, position + 100).search(/\s/);
+  return characterEnd(text, position + Math.max(0, rest));
+}
+
+/** Never between the halves of a surrogate pair. */
+function characterEnd(text: string, position: number): number {
+  return /[\udc00-\udfff]/.test(text[position]) ? position + 1 : position;
+}
+
+/** Weighed by tokens. */
+export function mean(scores: readonly Score[]): Score {
+  const tokens = scores.reduce((sum, score) => sum + score.tokens, 0);
+  const nats = scores.reduce((sum, score) => sum + score.nats * score.tokens, 0) / tokens;
+  return { nats, perplexity: Math.exp(nats), tokens };
+}
+
+/** A line for each method, with what it gains beside the base. */
+export function scoreTable({ base, nearest, mixture }: Record<"base" | "nearest" | "mixture", Score>): string {
+  const line = (name: string, { nats, perplexity }: Score) =>
+    `${name.padEnd(16)}${perplexity.toFixed(1).padStart(10)}${nats.toFixed(3).padStart(14)}  ${beside(nats, base.nats)}`;
+  return `${[
+    `${"".padEnd(16)}${"perplexity".padStart(10)}${"nats a token".padStart(14)}`,
+    line("base", base).trimEnd(),
+    line("nearest adapter", nearest),
+    line("mixture", mixture),
+    `${base.tokens} tokens scored`,
+  ].join("\n")}\n`;
+}
+
+function beside(nats: number, base: number): string {
+  if (nats === base) return "";
+  const percent = 100 * (Math.exp(nats - base) - 1);
+  return `perplexity ${Math.abs(percent).toFixed(0)}% ${percent < 0 ? "lower" : "higher"} than the base's`;
+}

@@ -1,0 +1,93 @@
+/**
+ * The commands of `chameleon`: what each is for, and the file that runs it. Plain JavaScript without dependencies, because
+ * the bootstrap reads it before anything is installed. Not here: what a command does, and its own `--help`.
+ */
+
+/** Command → [one line of help, entry file, its first arguments]; what follows the command is passed on. */
+const forUsers = {
+  start: ["serve edge and backend on this machine", "infra/start.ts"],
+  score: ["score a text under base, nearest adapter and mixture", "infra/api/score.ts"],
+  train: ["train adapters on text", "gpu-backend/training/cli.ts"],
+  eval: ["measure what artifacts gain, as they are shipped", "gpu-backend/training/figures/cli.ts", "eval"],
+  import: ["bring a GPT-2 from the Hugging Face hub or a folder", "gpu-backend/models/import/cli.ts"],
+  publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
+  keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
+  adapters: ["list, make and remove a tenant's own adapters", "infra/api/adapters.ts"],
+  drift: ["compare live traffic with training, and say whether to train again", "infra/drift/cli.ts"],
+  bench: ["measure speed beside other engines", "test/bench/main.ts"],
+  doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
+  backend: ["serve the backend alone", "gpu-backend/main.ts"],
+};
+
+/** What only a checkout has. */
+const forDevelopers = {
+  test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
+  check: ["check style and types", "infra/check.ts"],
+  build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
+  corpora: [
+    "fetch the text that the embedded adapters are trained and measured on",
+    "gpu-backend/training/corpus/cli.ts",
+  ],
+  figures: [
+    "measure every quality figure of the documents anew, and write it into them",
+    "gpu-backend/training/figures/cli.ts",
+    "figures",
+  ],
+  fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
+  "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
+  "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
+  "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
+  "bench:tenants": ["measure what a tenant's burst costs another", "test/bench/tenants/main.ts"],
+  "eval:evidence": [
+    "measure what the mixture gains on new text, beside the nearest adapter and controls",
+    "test/bench/evidence/main.ts",
+  ],
+  "eval:instant": ["measure adapters made of examples, on known and unknown text", "test/bench/instant/main.ts"],
+};
+
+/** The commands that are there: a package has none of those for developers. */
+export function commandsOf(isCheckout) {
+  return isCheckout ? { ...forUsers, ...forDevelopers } : forUsers;
+}
+
+export function usage(commands, version) {
+  const lines = Object.entries(commands).map(([name, [help]]) => `  ${name.padEnd(14)} ${help}`);
+  return `Usage: chameleon COMMAND [ARGUMENTS]
+
+One small GPT-2 that adapts to your text, ${version}.
+
+Commands:
+${lines.join("\n")}
+
+Options:
+  --version      print the version
+  --help         print this; \`chameleon COMMAND --help\` prints a command's own
+
+Example:
+  $ chameleon start          # in a checkout also: npm start, npm run COMMAND -- ARGUMENTS
+
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+`;
+}
+
+/** The command whose name differs from `name` by the fewest edits, two at most; null where there is none. */
+export function nearestCommand(commands, name) {
+  const ranked = Object.keys(commands)
+    .map((candidate) => [edits(name, candidate), candidate])
+    .sort(([a], [b]) => a - b);
+  const [distance, nearest] = ranked[0];
+  return distance <= 2 ? nearest : null;
+}
+
+/** Levenshtein's distance, row by row. */
+function edits(a, b) {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const above = row;
+    row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      row.push(Math.min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+  }
+  return row[b.length];
+}

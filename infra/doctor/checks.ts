@@ -1,0 +1,113 @@
+/** What `chameleon doctor` checks. Each says what it found, and how to mend it. */
+import { statSync } from "node:fs";
+import { freemem } from "node:os";
+import path from "node:path";
+import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
+import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
+import { stateFolder } from "../local-edge.ts";
+import { readLocalRun } from "../local-run.ts";
+import { assertPortsFree, readPort } from "../ports.ts";
+import { readArtifactSet } from "../publish/artifact-set.ts";
+
+export interface Check {
+  name: string;
+  state: "ok" | "warning" | "failed";
+  found: string;
+  /** null where nothing is amiss. */
+  mend: string | null;
+}
+
+type Finding = Omit<Check, "name">;
+
+/** As the bootstrap wants it. */
+const oldestNode = [22, 18] as const;
+/** What the processes take besides weights, keys and values. */
+const processBytes = 400 * 2 ** 20;
+/** Memory of a model in fp32 over its file, in which weights have two bytes: as stored, and as the graph holds them. */
+const memoryOverFile = 4;
+
+const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
+const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
+const megabytes = (bytes: number) => `${Math.round(bytes / 1e6).toLocaleString("en")} MB`;
+
+/** The checks, in the order in which a start would fail. */
+export function checks(modelDirectory: string | undefined): (() => Promise<Check>)[] {
+  const model = () => path.resolve(modelDirectory ?? readConfig().modelDirectory);
+  const named: [string, (config: BackendConfig) => Finding | Promise<Finding>, mend: string][] = [
+    ["node", checkNode, "install the Node that the message names"],
+    ["memory", () => checkMemory(model()), "name a model folder with --model or MODEL_DIR"],
+    ["ports", checkPorts, "set EDGE_PORT and BACKEND_PORT to free ports"],
+    [
+      "model",
+      () => checkModel(model()),
+      "copy or import the model again: chameleon import gpt2; or train: chameleon train",
+    ],
+    [
+      "artifacts",
+      () => checkArtifacts(model()),
+      "train or copy the artifacts again; chameleon train writes them whole",
+    ],
+    ["device", checkDevice, "set DEVICE=cpu"],
+  ];
+  return named.map(([name, check, mend]) => async () => {
+    try {
+      return { name, ...(await check(readConfig())) };
+    } catch (error) {
+      return { name, ...amiss("failed", error instanceof Error ? error.message : String(error), mend) };
+    }
+  });
+}
+
+function checkNode(): Finding {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  const isNew = major > oldestNode[0] || (major === oldestNode[0] && minor >= oldestNode[1]);
+  if (isNew) return ok(`Node ${process.versions.node}`);
+  const wanted = oldestNode.join(".");
+  return amiss(
+    "failed",
+    `Node ${process.versions.node}; ${wanted} or newer is needed`,
+    `install Node ${wanted} or newer`,
+  );
+}
+
+function checkMemory(model: string): Finding {
+  const wanted = processBytes + memoryOverFile * statSync(path.join(model, "model.safetensors")).size;
+  const free = freemem();
+  const found = `${megabytes(free)} free, about ${megabytes(wanted)} are wanted`;
+  if (free >= wanted) return ok(found);
+  return amiss("warning", found, "close other programs, or set WEIGHT_FORMAT=int8 and a smaller KV_BYTES");
+}
+
+async function checkPorts(): Promise<Finding> {
+  const running = readLocalRun(stateFolder());
+  if (running) return ok(`a local start is running at ${running.edge}`);
+  const edge = readPort(process.env, "EDGE_PORT", 8787);
+  const backend = readPort(process.env, "BACKEND_PORT", 8788);
+  await assertPortsFree([
+    ["EDGE_PORT", edge],
+    ["BACKEND_PORT", backend],
+  ]);
+  return ok(`${edge} and ${backend} are free`);
+}
+
+/** By the code that serves it: every file is held against the manifest's hash. */
+async function checkModel(directory: string): Promise<Finding> {
+  const { model, manifestHash } = await readArtifacts(directory);
+  const { layers, hiddenSize } = model.config;
+  return ok(`${directory}: ${layers} layers of ${hiddenSize}; weights and manifest ${manifestHash.slice(0, 12)} agree`);
+}
+
+async function checkArtifacts(directory: string): Promise<Finding> {
+  const { manifest, files } = await readArtifactSet(path.join(directory, "artifacts"));
+  const off = manifest.centroids.filter(({ scale }) => scale === 0).length;
+  const found = `${files.size} files match their hashes; ${manifest.centroids.length} centroids, ${off} switched off`;
+  if (off < manifest.centroids.length) return ok(found);
+  return amiss("warning", found, "every prompt is answered by the base until you train: chameleon train --help");
+}
+
+async function checkDevice({ device, weightFormat, threads }: BackendConfig): Promise<Finding> {
+  const choice = await selectDevice({ setting: device, format: weightFormat, threads, now: () => performance.now() });
+  const found = `DEVICE=${device}: ${choice.device}, ${threads} threads, ${weightFormat}`;
+  return choice.warning ? amiss("warning", `${found} (${choice.warning})`, "set DEVICE=cpu") : ok(found);
+}

@@ -1,0 +1,102 @@
+/** The style that every command keeps: help with an example, a version, bad usage in one sentence, no stack trace. */
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { commandsOf } from "../../infra/commands.mjs";
+
+const root = path.join(import.meta.dirname, "../..");
+const commands = Object.entries<[string, string, ...string[]]>(commandsOf(true));
+/** Those of a package; what developers run besides has the same style from the same file. */
+const forUsers = Object.entries(commandsOf(false));
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-cli-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+interface Ended {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a command's file in an empty folder, with a model that does not exist. */
+function run([, entry, ...first]: [string, string, ...string[]], ...args: string[]): Promise<Ended> {
+  const env = { ...process.env, MODEL_DIR: `${folder}/no-model`, STATE_DIR: `${folder}/state`, NO_COLOR: "1" };
+  const child = spawn(process.execPath, [path.join(root, entry), ...first, ...args], { cwd: folder, env });
+  const said = { stdout: "", stderr: "" };
+  child.stdout.on("data", (text) => (said.stdout += text));
+  child.stderr.on("data", (text) => (said.stderr += text));
+  return new Promise((resolve) => child.once("close", (code) => resolve({ code, ...said })));
+}
+
+test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence", async ([name, command]) => {
+  const [help, wrong] = await Promise.all([run(command, "--help"), run(command, "--jsno")]);
+  expect(help).toMatchObject({ code: 0, stderr: "" });
+  expect(help.stdout).toMatch(new RegExp(`^Usage: chameleon ${name} `));
+  expect(help.stdout).toMatch(new RegExp(`\\nExamples?:\\n {2}\\$ .*chameleon ${name}`));
+  expect(help.stdout).toContain("--version");
+  expect(wrong).toMatchObject({ code: 2, stdout: "" });
+  expect(wrong.stderr).toMatch(new RegExp(`^chameleon ${name}: unknown option '--jsno'[^\\n]*\\n$`));
+  if (/ --json/.test(help.stdout)) expect(wrong.stderr).toContain("did you mean --json?");
+  // Nothing was started, and nothing written.
+  expect(existsSync(`${folder}/state`)).toBe(false);
+});
+
+test.for(["check", "corpora", "deploy:check", "eval:instant", "figures", "fuzz"])(
+  "%s --help does no work",
+  async (name) => {
+    const help = await run(Object.fromEntries(commands)[name], "--help");
+    expect(help).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining(`Usage: chameleon ${name} `) });
+  },
+);
+
+/** [command, arguments, exit code, what the last line of stderr begins with] */
+const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][] = [
+  ["train", ["--version"], 0, ""],
+  ["train", ["--steps", "none"], 2, "chameleon train: option '--steps <n>' argument 'none' is invalid"],
+  ["train", ["--model", "nowhere", "--corpus", "nothing.txt"], 1, "chameleon train: "],
+  ["start", ["--backends", "17"], 2, "chameleon start: option '--backends <n>' argument '17' is invalid"],
+  ["keys", [], 2, "chameleon keys: name one of its commands: create, list, revoke, rotate, limits"],
+  ["keys", ["craete", "acme"], 2, "chameleon keys: unknown command 'craete'; did you mean create?"],
+  ["publish", ["--to", "x"], 2, "chameleon publish: option '--to <hash>' argument 'x' is invalid"],
+  ["import", [], 2, "chameleon import: missing required argument 'model'"],
+  ["score", ["nothing.txt"], 1, "chameleon score: "],
+  ["adapters", ["list", "--url", "http://127.0.0.1:9"], 1, "chameleon adapters: nothing answers at http://127.0.0.1:9"],
+  ["drift", [], 1, "chameleon drift: no local start is running"],
+  [
+    "train",
+    ["--embedded", "--corpus", "x"],
+    2,
+    "chameleon train: option '--embedded' cannot be used with option '--corp",
+  ],
+  ["train", ["--embedded", "--corpora", "nowhere"], 1, "chameleon train: corpus king-james-bible is not in nowhere"],
+  ["eval", ["--texts", "0"], 2, "chameleon eval: option '--texts <n>' argument '0' is invalid"],
+  ["eval", ["--corpora", "nowhere"], 1, "chameleon eval: corpus king-james-bible is not in nowhere"],
+  ["figures", ["--corpora", "nowhere"], 1, "chameleon figures: corpus king-james-bible is not in nowhere"],
+  ["corpora", ["a", "b"], 2, "chameleon corpora: too many arguments"],
+  ["doctor", [], 1, ""],
+  ["backend", ["--device", "tpu"], 2, "chameleon backend: option '--device <name>' argument 'tpu' is invalid"],
+];
+test.for(refusals)("chameleon %s %j ends with %i", async ([name, args, code, sentence]) => {
+  const command = Object.fromEntries(commands)[name];
+  const ended = await run(command, ...args);
+  const lastLine = ended.stderr.trimEnd().split("\n").at(-1)!;
+  expect(lastLine.slice(0, sentence.length), ended.stderr).toBe(sentence);
+  expect(ended.code, ended.stderr).toBe(code);
+  expect(ended.stderr + ended.stdout).not.toMatch(/\n {4}at /);
+});
+
+test("a reader that goes away is no failure worth a word", async () => {
+  const [, entry] = Object.fromEntries(commands).doctor;
+  const child = spawn(process.execPath, [path.join(root, entry), "--json"], { stdio: ["ignore", "pipe", "pipe"] });
+  child.stdout.destroy();
+  let stderr = "";
+  child.stderr.on("data", (text) => (stderr += text));
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  expect({ code, stderr }).toEqual({ code: 141, stderr: "" });
+});

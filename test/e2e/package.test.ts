@@ -1,0 +1,119 @@
+/** The npm package as a stranger meets it: packed, installed in an empty folder, started, asked. */
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
+import { outsideEnvironment } from "../support/outside.ts";
+
+const root = path.join(import.meta.dirname, "../..");
+const run = promisify(execFile);
+
+const env: NodeJS.ProcessEnv = {
+  ...outsideEnvironment(),
+  // An older npm runs install scripts by itself; this one's would download CUDA.
+  ONNXRUNTIME_NODE_INSTALL: "skip",
+};
+
+/** Without a registry there is nothing to install from: then these tests are skipped, and counted as such. */
+const unreachable = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT|ENOTCACHED)\b/;
+let isOffline: boolean;
+
+let folder: string;
+let tarball: string;
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "chameleon-package-"));
+  const startedMs = performance.now();
+  await run("npm", ["pack", "--pack-destination", folder], { cwd: root, env });
+  [tarball] = await readdir(folder);
+  await writeFile(path.join(folder, "package.json"), "{}");
+  const packedMs = performance.now();
+  const install = ["install", "--prefer-offline", "--no-audit", "--no-fund", `./${tarball}`];
+  isOffline = await run("npm", install, { cwd: folder, env }).then(
+    () => false,
+    (error: { stderr: string }) => {
+      if (unreachable.test(error.stderr)) return true;
+      throw error;
+    },
+  );
+  const seconds = [packedMs - startedMs, performance.now() - packedMs].map((ms) => (ms / 1000).toFixed(0));
+  console.log(`packed in ${seconds[0]} s, installed in ${seconds[1]} s`);
+}, 300_000);
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+beforeEach(({ skip }) => skip(isOffline, "the npm registry is out of reach"));
+
+const chameleon = (...args: string[]) => run("npx", ["--no-install", "chameleon", ...args], { cwd: folder, env });
+
+test("answers a completion, and its own commands find it", async () => {
+  const child = spawn("npx", ["--no-install", "chameleon", "start", "--json"], {
+    cwd: folder,
+    env: { ...env, EDGE_PORT: "0", BACKEND_PORT: "0" },
+    stdio: ["ignore", "pipe", "inherit"],
+    detached: true,
+  });
+  const ended = once(child, "close");
+  onTestFinished(async () => {
+    process.kill(-child.pid!, "SIGTERM");
+    await ended;
+  });
+  const [line] = await once(createInterface({ input: child.stdout }), "line");
+  const { edge, key } = JSON.parse(line);
+  const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+  const body = JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 4, temperature: 0 });
+  const response = await fetch(`${edge}/v1/completions`, { method: "POST", headers, body });
+  expect(await response.json()).toMatchObject({ model: "gpt2:auto", usage: { completion_tokens: 4 } });
+  for (const page of ["/", "/docs", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
+
+  const text = "Tom has 5 apples and buys 3 more, so he has 5+3=<<5+3=8>>8 apples.\n";
+  await writeFile(path.join(folder, "text.txt"), text.repeat(4));
+  const { stdout } = await chameleon("score", "text.txt", "--json");
+  const { base, mixture } = JSON.parse(stdout);
+  console.log(`base ${base.perplexity.toFixed(1)}, mixture ${mixture.perplexity.toFixed(1)}`);
+  expect(mixture.nats).toBeLessThan(base.nats);
+});
+
+test("its commands work without a checkout, and those of developers are not there", async () => {
+  expect((await chameleon("doctor")).stdout).toMatch(/^ok {4}artifacts/m);
+  expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
+  expect((await chameleon("publish", "--list")).stderr).toBe("nothing was published yet\n");
+  await expect(chameleon("check")).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining("no command") });
+  for (const command of ["train", "eval"]) {
+    await expect(chameleon(command)).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(new RegExp(`^chameleon ${command}: name the text with --corpus[^\\n]*\\n$`)),
+    });
+  }
+  // By then it has read the corpus lock, and opened the model.
+  await expect(chameleon("eval", "--corpus", "nothing.txt")).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/^chameleon eval: [^\n]*nothing\.txt[^\n]*\n$/),
+  });
+});
+
+/** With the `openai` SDK beside it, as its users have. */
+test("types the client", async () => {
+  await symlink(path.join(root, "node_modules/openai"), path.join(folder, "node_modules/openai"));
+  const source = `
+    import "chameleon-edge/client";
+    import { chameleonOptions } from "chameleon-edge/client/ai-sdk";
+    import type OpenAI from "openai";
+    export const mode = (completion: OpenAI.Completion): string | undefined => completion.chameleon?.mode;
+    // @ts-expect-error -- an adapter is no number
+    export const options = chameleonOptions({ adapter: 3 });
+    console.log(JSON.stringify(options));`;
+  await writeFile(path.join(folder, "client.mts"), source);
+  const tsc = path.join(root, "node_modules/typescript/bin/tsc");
+  const strict = ["--strict", "--module", "nodenext", "--target", "es2025", "--skipLibCheck", "client.mts"];
+  await run(process.execPath, [tsc, ...strict], { cwd: folder });
+  const { stdout } = await run(process.execPath, ["client.mjs"], { cwd: folder });
+  expect(stdout).toBe('{"chameleon":{"chameleon":{"adapter":3}}}\n');
+});
+
+test("is ready to be published", async () => {
+  const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${tarball}`], { cwd: folder, env });
+  expect(stdout + stderr).toContain("chameleon-edge");
+});

@@ -1,0 +1,204 @@
+/** How the page behaves: by keyboard alone, over a reload, as code, when it is stopped, and when something fails. */
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import type { Browser } from "playwright-core";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { CompletionResponse } from "../../shared/contracts/responses.ts";
+import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
+import { PageDriver } from "../support/page-driver.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
+
+describe.skipIf(!browserProgram)("the page", () => {
+  let stack: Stack;
+  let browser: Browser;
+  beforeAll(async () => {
+    [stack, browser] = await Promise.all([startStack(), launchBrowser()]);
+  }, 60_000);
+  afterAll(async () => {
+    await browser?.close();
+    await stack?.stop();
+  });
+  // Light and narrow, dark and wide: what page.test.ts leaves out.
+  const looks = [
+    { width: 390, colorScheme: "light" },
+    { width: 1280, colorScheme: "dark" },
+  ] as const;
+
+  describe("opened anew", () => {
+    let driver: PageDriver;
+    let opened = 0;
+    beforeEach(async () => {
+      driver = await PageDriver.open(browser, stack, looks[opened++ % looks.length]);
+    });
+    afterEach(async () => {
+      await driver?.close();
+      expect(driver?.problems).toEqual([]);
+    });
+
+    test.each(looks)("passes every rule of accessibility at $width px in $colorScheme, drawers open", async () => {
+      const { page } = driver;
+      await driver.sampling({});
+      await page.locator("#code-drawer summary").click();
+      await page.locator(".key summary").click();
+      await page.locator("#adapted-answer .token").first().click();
+      await driver.says("#token", /likeliest/);
+      expect(await axeViolations(page)).toEqual([]);
+      expect(driver.problems).toEqual([]);
+    });
+
+    test("shows an adapted answer beside the base's within three actions from the start: opening it is the only one", async () => {
+      // `beforeEach` opened it, and did nothing else.
+      for (const side of ["base", "adapted"] as const) expect((await driver.answer(side)).length).toBeGreaterThan(20);
+      expect(await driver.answer("adapted")).not.toBe(await driver.answer("base"));
+    });
+
+    test("is used by keyboard alone", async () => {
+      const { page } = driver;
+      const focused = () => page.evaluate<string>("document.activeElement.id || document.activeElement.className");
+      const tabTo = async (wanted: string) => {
+        for (let presses = 0; presses < 60 && (await focused()) !== wanted; presses++) await page.keyboard.press("Tab");
+        expect(await focused()).toBe(wanted);
+      };
+      await tabTo("tab-write");
+      await page.keyboard.press("ArrowRight");
+      expect(await page.locator("#chat").isVisible()).toBe(true);
+      await page.keyboard.press("ArrowLeft");
+      await tabTo("prompt");
+      await page.keyboard.press("Control+a");
+      await page.keyboard.type("Tom has 3 boxes");
+      await page.keyboard.press("Control+Enter");
+      await driver.ended();
+      await tabTo("token");
+      await page.keyboard.press("End");
+      const last = await driver.text("#token h3");
+      await page.keyboard.press("ArrowLeft");
+      expect(await driver.text("#token h3")).not.toBe(last);
+      // On to the adapted answer, and through its panel to the first alternative.
+      await page.keyboard.press("Tab");
+      expect(await focused()).toBe("token");
+      await driver.says("#token", /likeliest/);
+      const before = await driver.answer("adapted");
+      for (let presses = 0; presses < 3; presses++) await page.keyboard.press("ArrowRight");
+      await page.keyboard.press("Tab");
+      await page.keyboard.press("Tab");
+      await page.keyboard.press("Enter");
+      await driver.ended();
+      expect(await driver.answer("adapted")).not.toBe(before);
+      for (let presses = 0; presses < 30 && !(await focused()).startsWith("dot"); presses++)
+        await page.keyboard.press("Tab");
+      await page.keyboard.press("ArrowDown");
+      await driver.says("#map-details", /Typical tokens/);
+    });
+
+    test("its code for a terminal and for Node say what the page says", async () => {
+      const { page } = driver;
+      await page.locator("#code-drawer summary").click();
+      const shown = await driver.answer("adapted");
+      const run = async (program: string, args: string[]) => (await promisify(execFile)(program, args)).stdout;
+      const code = () => driver.text("#code");
+      const { choices } = JSON.parse(await run("sh", ["-c", await code()])) as CompletionResponse;
+      expect(choices[0].text).toBe(shown);
+      await page.getByRole("button", { name: "JavaScript", exact: true }).click();
+      expect(await run(process.execPath, ["--input-type=module", "--eval", await code()])).toBe(`${shown}\n`);
+      await page.locator("#languages").getByText("Python").click();
+      expect(await code()).toContain("urllib.request");
+    });
+
+    test("keeps settings over a reload, and forgets them when told to", async () => {
+      const { page } = driver;
+      await driver.sampling({ temperature: "0.2", n: "2", max_tokens: "5" });
+      await page.selectOption("#answerer", "nearest");
+      await driver.write(maths);
+      expect(await page.locator("#adapted-answer .answer").count()).toBe(2);
+      await page.reload();
+      await driver.says("#weights", /Maths/);
+      expect(await page.inputValue("#prompt")).toBe(maths);
+      expect(await page.inputValue("#answerer")).toBe("nearest");
+      expect(await page.inputValue("#sampling-temperature")).toBe("0.2");
+      await page.locator(".key summary").click();
+      await page.click("#reset");
+      await driver.ended();
+      expect(await page.inputValue("#sampling-temperature")).toBe("0.7");
+      expect(await page.inputValue("#prompt")).not.toBe(maths);
+    });
+
+    test("a stopped answer keeps its text and its facts", async () => {
+      const { page } = driver;
+      await driver.sampling({ max_tokens: "400" });
+      await page.fill("#prompt", maths);
+      await page.click("#go");
+      await page.getByRole("button", { name: "Stop" }).waitFor();
+      await page.locator("#adapted-answer .token").nth(5).waitFor();
+      await page.click("#go");
+      await driver.ended();
+      expect(await driver.text("#adapted-facts")).toMatch(/^\d+ tokens, .* a second; stopped by you$/);
+      expect(await driver.text("#adapted-by")).toMatch(/\d% Maths/);
+      expect((await driver.answer("adapted")).length).toBeGreaterThan(5);
+      expect(await driver.text("#adapted-failure")).toBe("");
+    });
+  });
+
+  describe("tells in words", () => {
+    const failure = "#preview-failure";
+    let driver: PageDriver;
+    beforeAll(async () => {
+      driver = await PageDriver.open(browser, stack, looks[0]);
+    });
+    afterAll(async () => {
+      await driver?.close();
+      expect(driver?.problems).toEqual([]);
+    });
+
+    test("that a key is wrong, and works once it is right", async () => {
+      const { page } = driver;
+      await page.locator(".key summary").click();
+      await page.fill("#key", "sk-wrong");
+      await page.keyboard.press("Enter");
+      await driver.says(failure, /API key is wrong/);
+      await page.fill("#key", stack.key);
+      await page.keyboard.press("Enter");
+      await driver.says(failure, /^$/);
+    });
+
+    test("that the context is full, with both lengths", async () => {
+      await driver.page.fill("#prompt", "many words and more ".repeat(300));
+      await driver.page.click("#go");
+      await driver.says(failure, /longer than the model can read.*\d+.*512/);
+    });
+
+    test("that a field cannot be read", async () => {
+      await driver.sampling({ temperature: "9" });
+      await driver.page.click("#go");
+      await driver.says(failure, /Temperature is “9”; it must be a number from 0 to 2/);
+      await driver.sampling({ temperature: "" });
+    });
+
+    test("that no backend answers", async () => {
+      const error = {
+        message: "No backend is reachable.",
+        type: "server_error",
+        param: null,
+        code: "backend_unavailable",
+      };
+      const answer = { status: 503, headers: { "retry-after": "2" }, json: { error } };
+      await driver.page.route("**/v1/completions", (route) => route.fulfill(answer));
+      await driver.page.fill("#prompt", "Anything");
+      await driver.page.click("#go");
+      await driver.says(failure, /No backend answers.*Try again in 2 s.*No backend is reachable/);
+      await driver.page.unroute("**/v1/completions");
+    });
+
+    // The last one: it ends the stack.
+    test("that the edge is gone, and keeps what is there", async () => {
+      const shown = await driver.answer("adapted");
+      await stack.stop();
+      await driver.page.fill("#prompt", maths);
+      await driver.page.click("#go");
+      await driver.says(failure, /The edge at http:\S+ does not answer/);
+      expect(await driver.answer("adapted")).toBe(shown);
+      expect(await driver.page.textContent("body")).not.toContain("Failed to fetch");
+    });
+  });
+});

@@ -1,0 +1,235 @@
+/** The page in a browser, on the running stack: each of its features, wide and light, and narrow and dark. */
+import type { Browser } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { percent, perplexityChange } from "../../edge/page/words.ts";
+import type { Adapter, CentroidList, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
+import { PageDriver } from "../support/page-driver.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+
+/** What the page asks for at first; see edge/page/request.ts. */
+const sampling = { max_tokens: 40, temperature: 0.7, seed: 122, top_p: 0.9 };
+const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
+
+const repetitive = "The zorp of Blick met the zorp of Vurn. The zorp of Blick sang to the zorp of Vurn. The zorp of";
+
+const looks = [
+  { width: 1280, colorScheme: "light" },
+  { width: 390, colorScheme: "dark" },
+] as const;
+
+describe.skipIf(!browserProgram)("the page", () => {
+  let stack: Stack;
+  let browser: Browser;
+  beforeAll(async () => {
+    [stack, browser] = await Promise.all([startStack(), launchBrowser()]);
+  }, 60_000);
+  afterAll(async () => {
+    await browser?.close();
+    await stack?.stop();
+  });
+
+  async function complete(body: object): Promise<CompletionResponse> {
+    const response = await stack.post("/v1/completions", body);
+    expect(response.status, await response.clone().text()).toBe(200);
+    return response.json() as Promise<CompletionResponse>;
+  }
+  const ask = async <T>(path: string): Promise<T> =>
+    (await fetch(stack.edge + path, { headers: { authorization: `Bearer ${stack.key}` } })).json() as Promise<T>;
+
+  describe.each(looks)("at $width px, $colorScheme", (look) => {
+    let driver: PageDriver;
+    beforeAll(async () => {
+      driver = await PageDriver.open(browser, stack, look);
+    });
+    afterAll(() => driver?.close());
+
+    test("shows an adapted answer beside the base's as soon as it is opened, with the API's figures", async () => {
+      const { page } = driver;
+      const prompt = await page.inputValue("#prompt");
+      const adapted = await complete({ prompt, ...sampling });
+      const base = await complete({ prompt, ...sampling, model: "gpt2" });
+      expect(await driver.answer("adapted")).toBe(adapted.choices[0].text);
+      expect(await driver.answer("base")).toBe(base.choices[0].text);
+      expect(await driver.text("h1")).toBe("One small GPT-2 that adapts to your text, while you watch");
+
+      const { experts, evidence } = adapted.chameleon!;
+      for (const { id, weight } of experts!.filter((one) => one.weight > 0)) {
+        expect(await driver.text(`#weights [data-expert="${id}"]`)).toContain(percent(weight));
+      }
+      expect(await driver.text("#evidence")).toContain(perplexityChange(evidence!.nats));
+      expect(await driver.text("#adapted-facts")).toContain("40 tokens");
+      // The adapter plainly wins: much of what it writes the base would hardly have written.
+      expect(await page.locator('#adapted-answer [data-step="much-more"]').count()).toBeGreaterThan(10);
+      expect(await page.locator("#base-answer [data-step]").count()).toBeGreaterThan(20);
+      expect(await driver.text("#legend")).toMatch(/5× likelier or more/);
+      expect(await page.evaluate("document.documentElement.scrollWidth")).toBe(look.width);
+      expect(await axeViolations(page)).toEqual([]);
+    });
+
+    test("tells a token's alternatives with both probabilities, and goes on from one", async () => {
+      const { page } = driver;
+      await driver.write(maths);
+      const api = await complete({ prompt: maths, ...sampling, logprobs: 5, chameleon: { compare: true } });
+      const { tokens, token_logprobs, top_logprobs } = api.choices[0].logprobs!;
+      const compared = api.choices[0].chameleon!.compare!.tokens!;
+      const at = 2;
+      await page.locator("#adapted-answer .token").nth(at).click();
+      const both = [token_logprobs[at]!, compared[at].base_logprob].map((logprob) => percent(Math.exp(logprob)));
+      await driver.says("#token-sentence", new RegExp(`Adapted ${both[0]}, base ${both[1]}`));
+      await expect
+        .poll(() => page.locator("#token tbody tr").allInnerTexts())
+        .not.toContainEqual(expect.stringContaining("…"));
+      const rows = page.locator("#token tbody tr");
+      expect(await rows.count()).toBe(5);
+      const likeliest = Object.entries(top_logprobs[at]).sort(([, a], [, b]) => b - a)[0];
+      const cells = await rows.first().locator("td").allInnerTexts();
+      expect(cells[0]).toBe(percent(Math.exp(likeliest[1])));
+      const prefix = maths + tokens.slice(0, at).join("");
+      const scored = await complete({
+        prompt: prefix + likeliest[0],
+        model: "gpt2",
+        max_tokens: 0,
+        echo: true,
+        logprobs: 0,
+      });
+      expect(cells[1]).toBe(percent(Math.exp(scored.choices[0].logprobs!.token_logprobs.at(-1)!)));
+
+      const before = await driver.answer("adapted");
+      const other = rows.nth(1);
+      const name = (await other.locator("code").textContent())!.trim();
+      await other.getByRole("button").click();
+      await driver.ended();
+      const after = await driver.answer("adapted");
+      const kept = tokens.slice(0, at).join("");
+      expect(after.startsWith(kept)).toBe(true);
+      expect(after.slice(kept.length).trimStart().startsWith(name)).toBe(true);
+      expect(after).not.toBe(before);
+    });
+
+    test("marks in the prompt what the pointer could have copied", async () => {
+      const { page } = driver;
+      await driver.write(repetitive);
+      const tokens = await page
+        .locator("#adapted-answer .token")
+        .evaluateAll((all) => all.map((one) => one.textContent));
+      const at = tokens.findIndex((token) => /^ ?[A-Za-z]{2,}$/.test(token!) && repetitive.includes(token!));
+      await page.locator("#adapted-answer .token").nth(at).click();
+      const reading = await complete({ prompt: repetitive, max_tokens: 1, echo: true, logprobs: 0 });
+      const pointer = reading.chameleon!.experts!.find(({ id }) => id === "pointer")!;
+      await driver.says("#token", new RegExp(`The pointer makes ${percent(pointer.weight)} of this answer`));
+      await driver.says("#token", /the API does not tell/);
+      const marks = await page.locator("#token mark").evaluateAll((all) => all.map((one) => one.textContent));
+      expect(marks.length).toBeGreaterThan(0);
+      const inPrompt = reading.choices[0].logprobs!.tokens.slice(1, reading.usage!.prompt_tokens);
+      expect(marks).toEqual(inPrompt.filter((token) => token === tokens[at]));
+    });
+
+    test("moves the weights and the prompt's dot while one types", async () => {
+      const { page } = driver;
+      const dot = () => page.locator(".prompt-dot").getAttribute("style");
+      const from = await dot();
+      await page.fill("#prompt", "");
+      await page.locator("#prompt").pressSequentially("And the LORD said unto Moses, Go unto the children of Israel");
+      await driver.says("#weights", /Bible \d/);
+      expect(await dot()).not.toBe(from);
+    });
+
+    test("draws the map with domains by name, none over another, and says the same in a table", async () => {
+      const { page } = driver;
+      const { data } = await ask<CentroidList>("/v1/centroids");
+      const dots = page.locator("#map .dot");
+      expect(await dots.count()).toBe(data.length);
+      expect(await page.locator("#map .prompt-dot").isVisible()).toBe(true);
+      const boxes = await Promise.all((await dots.all()).map(async (one) => (await one.boundingBox())!));
+      for (const [i, a] of boxes.entries()) {
+        for (const b of boxes.slice(i + 1)) {
+          const isApart =
+            a.x + a.width <= b.x || b.x + b.width <= a.x || a.y + a.height <= b.y || b.y + b.height <= a.y;
+          expect(isApart).toBe(true);
+        }
+      }
+      await dots.first().focus();
+      const first = await driver.text("#map-details h3");
+      await page.keyboard.press("ArrowRight");
+      expect(await driver.text("#map-details h3")).not.toBe(first);
+      const french = data.find(({ id }) => id === "c0")!;
+      await page.locator('.dot[data-id="c0"]').click();
+      expect(await driver.text("#map-details")).toContain(perplexityChange(french.gain!.nats));
+
+      await page.getByText("The map as a table").click();
+      const rows = page.locator("#map-table tbody tr");
+      expect(await rows.count()).toBe(data.length);
+      expect(await rows.filter({ hasText: "French" }).textContent()).toContain(perplexityChange(french.gain!.nats));
+      await page.getByRole("button", { name: "Answer with this alone" }).click();
+      await driver.ended();
+      expect(await page.inputValue("#answerer")).toBe("c0");
+      expect(await axeViolations(page)).toEqual([]);
+      await page.selectOption("#answerer", "auto");
+    });
+
+    test("scores a text by base, adapter, pointer and mixture as the API does", async () => {
+      const { page } = driver;
+      const text = `${maths} spend on pencils in all? Each box costs $4, so 3 boxes cost 3 * 4 = <<3*4=12>>12 dollars.`;
+      await page.click("#tab-score");
+      await page.fill("#score-text", text);
+      await page.click("#score-form button[type=submit]");
+      await page.waitForSelector("#score-result li");
+      const score = (wish: object) => complete({ prompt: text, max_tokens: 0, echo: true, logprobs: 0, ...wish });
+      const base = await score({ model: "gpt2" });
+      const read = Math.round(base.usage!.prompt_tokens / 2);
+      const mean = ({ choices: [{ logprobs }] }: CompletionResponse) => {
+        const scored = logprobs!.token_logprobs.slice(read);
+        return scored.reduce<number>((sum, one) => sum + one!, 0) / scored.length;
+      };
+      const others = { adapter: "nearest", pointer: [{ id: "base" }], mixture: "auto" };
+      for (const [id, adapter] of Object.entries(others)) {
+        const by = await score({ chameleon: { adapter, evidence_tokens: read } });
+        const said = await driver.text(`[data-contestant="${id}"] b`);
+        expect(said).toBe(perplexityChange(mean(by) - mean(base)));
+      }
+      await page.locator("#score-result summary").click();
+      expect(await driver.text("#score-result table")).toContain((-mean(base)).toFixed(3));
+      expect(await axeViolations(page)).toEqual([]);
+    });
+
+    test("makes an adapter of examples, tells its gain, and lists it everywhere", async () => {
+      const { page } = driver;
+      const name = `recipes-${look.width}`;
+      await page.click("#tab-adapters");
+      await page.click("#adapter-sample");
+      await page.fill("#adapter-name", name);
+      await page.click("#adapter-form button[type=submit]");
+      await driver.says("#adapter-result", /is made/);
+      const { gain } = await ask<Adapter>(`/v1/adapters/${name}`);
+      expect(await driver.text("#adapter-result")).toContain(perplexityChange(gain!.nats));
+      for (const list of ["answerer", "score-adapter", "chat-answerer"]) {
+        expect(await page.locator(`#${list} option[value="${name}"]`).count()).toBe(1);
+      }
+      expect(await axeViolations(page)).toEqual([]);
+      await page.getByRole("button", { name: `Write with it: ${name}` }).click();
+      await driver.says("#weights", new RegExp(`${name} 100%`));
+      await driver.ended();
+      expect(await page.locator(`.dot[data-id="${name}"]`).isVisible()).toBe(true);
+      await page.click("#tab-adapters");
+      await page.getByRole("button", { name: `Delete: ${name}` }).click();
+      await driver.says("#adapter-result", /is deleted/);
+      expect(await page.locator(`#answerer option[value="${name}"]`).count()).toBe(0);
+    });
+
+    test("chats", async () => {
+      const { page } = driver;
+      await page.click("#tab-chat");
+      await page.fill("#chat-input", "How many apples are in 3 boxes of 4?");
+      await page.keyboard.press("Enter");
+      await driver.says("#chat-status", /complete/);
+      expect(await page.locator("#chat-log .assistant [data-step]").count()).toBeGreaterThan(0);
+      expect(await driver.text("#chat-weights")).toMatch(/\d%/);
+      expect(await axeViolations(page)).toEqual([]);
+    });
+
+    test("loads nothing from elsewhere, and no script fails", () => {
+      expect(driver.problems).toEqual([]);
+    });
+  });
+});

@@ -1,0 +1,159 @@
+/**
+ * README's commands, all of them and in its order, in a fresh clone: a stranger's path from `npm start` to an adapter of own
+ * examples, and to own artifacts trained, published and rolled back. Small settings where a command would take long.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { outsideEnvironment } from "../support/outside.ts";
+import { freePorts } from "../support/stack.ts";
+import { seededRandom } from "../support/steps.ts";
+
+const root = path.join(import.meta.dirname, "../..");
+const seed = 7;
+const readme = await readFile(path.join(root, "README.md"), "utf8");
+const blocksOf = (language: string) =>
+  [...readme.matchAll(new RegExp(`\n\`\`\`${language}\n(.*?)\n\`\`\``, "gs"))].map(([, text]) => text);
+const commands = blocksOf("sh")
+  .flatMap((block) => block.split("\n"))
+  .map((line) => line.replace(/ {2,}#.*$/, ""));
+
+const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
+
+/** What a command is run as, where it would take minutes or install what is there. */
+const smaller: [command: string, instead: string][] = [
+  ["npm test", "npm test -- --project unit test/unit/shared/sse.test.ts"],
+  ["npm i --no-save openai && node chat.mjs", "node chat.mjs"],
+  [
+    "npm run train -- --corpus ./my-texts --out ./my-artifacts",
+    `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining}`,
+  ],
+];
+/** A bound on waiting, not a demand. */
+const patience = { timeout: 20_000, interval: 200 };
+/** `npm run drift` has too few requests to say anything. */
+const exitCodes: Record<string, number> = { "npm run drift": 4 };
+
+let clone: string;
+let stack: ChildProcess;
+let edge: string;
+let env: NodeJS.ProcessEnv;
+
+beforeAll(async () => {
+  console.log(`seed ${seed}`);
+  clone = await mkdtemp(path.join(tmpdir(), "chameleon-clone-"));
+  await cloneInto(clone);
+  const random = seededRandom(seed);
+  const words =
+    "tenant landlord lease clause premises rent notice shall within days of the a to by under agreement".split(" ");
+  const text = (length: number) => Array.from({ length }, () => words[Math.floor(random() * words.length)]).join(" ");
+  const write = async (file: string, length: number) => {
+    await mkdir(path.dirname(path.join(clone, file)), { recursive: true });
+    await writeFile(path.join(clone, file), text(length));
+  };
+  await write("my-text.txt", 300);
+  for (let i = 0; i < 12; i++) await write(`examples/${i}.txt`, 40);
+  for (let i = 0; i < 40; i++) await write(`my-texts/${i}.txt`, 220);
+  const [edgePort, backendPort] = await freePorts(2);
+  edge = `http://127.0.0.1:${edgePort}`;
+  await writeFile(path.join(clone, "chat.mjs"), here(blocksOf("js")[0]));
+  env = { ...outsideEnvironment(), EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort) };
+});
+afterAll(async () => {
+  if (stack?.exitCode === null) {
+    const ended = once(stack, "close");
+    process.kill(-stack.pid!, "SIGTERM");
+    await ended;
+  }
+  await rm(clone, { recursive: true, force: true, maxRetries: 3 });
+});
+
+/** The files as they are committed or about to be, with the packages that are installed here. */
+async function cloneInto(folder: string): Promise<void> {
+  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const { stdout } = await promisify(execFile)("git", args, { cwd: root, maxBuffer: 2 ** 26 });
+  for (const file of stdout.split("\0").filter(Boolean)) {
+    await cp(path.join(root, file), path.join(folder, file)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error; // Removed, and not committed yet.
+    });
+  }
+  await symlink(path.join(root, "node_modules"), path.join(folder, "node_modules"));
+}
+
+const here = (command: string) => command.replaceAll("http://127.0.0.1:8787", edge);
+
+async function startStack(command: string): Promise<string> {
+  stack = spawn("sh", ["-c", command], { cwd: clone, env, detached: true, stdio: ["ignore", "pipe", "ignore"] });
+  for await (const line of createInterface({ input: stack.stdout! })) if (line.startsWith("ready ")) return line;
+  throw new Error("it ended before it was ready");
+}
+
+/** One shell for all, so that KEY is kept; the marker tells where a command's output ends, and its exit code. */
+async function runAll(lines: readonly string[]): Promise<{ command: string; output: string; code: number }[]> {
+  const marker = "=== ended with";
+  const script = lines.map((line) => `${here(line)}\necho "${marker} $?"`).join("\n");
+  await writeFile(path.join(clone, "commands.sh"), script);
+  const shell = spawn("sh", ["-c", "sh commands.sh 2>&1"], { cwd: clone, env, stdio: ["ignore", "pipe", "inherit"] });
+  let output = "";
+  shell.stdout.on("data", (text) => (output += text));
+  await once(shell, "close");
+  const parts = output.split(new RegExp(`${marker} (\\d+)\n`));
+  return lines.map((command, i) => ({
+    command,
+    output: parts[2 * i],
+    code: Number(parts[2 * i + 1]),
+  }));
+}
+
+// Outside a checkout (an unpacked archive) nothing is tracked.
+describe.skipIf(
+  !(await promisify(execFile)("git", ["rev-parse"], { cwd: root }).then(
+    () => true,
+    () => false,
+  )),
+)("README", () => {
+  test("its commands lead a stranger from the start to own artifacts, and back", async () => {
+    const [start, ...others] = commands;
+    expect(start).toBe("npm start");
+    for (const [command] of smaller) expect(commands).toContain(command);
+    expect(await startStack(start)).toBe(`ready ${edge} key sk-chameleon-local`);
+    const lines = others.map((line) => smaller.find(([command]) => command === line)?.[1] ?? line);
+    const served = async () => ((await (await fetch(`${edge}/readyz`)).json()) as { manifest: string }).manifest;
+    const embedded = await served();
+    const publishes = 1 + lines.indexOf("npm run publish -- --artifacts ./my-artifacts");
+    const untilPublished = await runAll(lines.slice(0, publishes));
+    await expect.poll(served, patience).not.toBe(embedded);
+    const ended = [...untilPublished, ...(await runAll(lines.slice(publishes)))];
+    await expect.poll(served, patience).toBe(embedded);
+    for (const { command, output, code } of ended) {
+      console.log(`$ ${command}\n${output.slice(-600)}`);
+      expect(code, `${command}\n${output}`).toBe(exitCodes[command] ?? 0);
+    }
+    const outputOf = (part: string) => ended.find(({ command }) => command.includes(part))!.output;
+    expect(JSON.parse(outputOf("v1/completions"))).toMatchObject({ usage: { completion_tokens: 24 } });
+    expect(outputOf("chat.mjs")).toContain(JSON.parse(outputOf("v1/completions")).choices[0].text.trim());
+    expect(outputOf("score")).toMatch(/mixture .* perplexity \d+% lower than the base's/);
+    expect(outputOf("create legal")).toMatch(/gpt2:legal {2}12 examples {2}perplexity \d+% lower/);
+    expect(JSON.parse(outputOf("v1/adapters"))).toMatchObject({ model: "gpt2:tiny", examples: 3 });
+    expect(outputOf("my-artifacts --steps")).toMatch(/held-out perplexity [\d.]+ → [\d.]+, in \.\/my-artifacts/);
+    expect(JSON.parse(outputOf("v1/usage"))).toMatchObject({ tenant: "acme" });
+  }, 240_000);
+
+  test("the recipe of TRAINING.md makes a model folder that serves", async () => {
+    const training = await readFile(path.join(root, "gpu-backend/training/TRAINING.md"), "utf8");
+    const lines = training
+      .split("\n")
+      .map((line) => line.replace(/ {2,}#.*$/, ""))
+      .filter((line) => line.includes("my-model") && /^(cp|npm run) /.test(line));
+    expect(lines).toHaveLength(2);
+    const small = lines.map((line) => (line.startsWith("npm") ? `${line} ${smallTraining}` : line));
+    const ended = await runAll([...small, "npm run -s doctor -- --model my-model"]);
+    for (const { command, output, code } of ended) expect(code, `${command}\n${output}`).toBe(0);
+    expect(ended[2].output).toMatch(/artifacts 4 files match their hashes; \d centroids, 0 switched off/);
+  });
+});

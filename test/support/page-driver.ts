@@ -1,0 +1,86 @@
+/** The page in a browser, with what tests of it need again and again. */
+import type { Browser, Page } from "playwright-core";
+import type { Stack } from "./stack.ts";
+
+export interface Look {
+  width: number;
+  colorScheme: "light" | "dark";
+}
+
+export class PageDriver {
+  readonly page: Page;
+  readonly #problems: string[] = [];
+
+  private constructor(page: Page, origin: string) {
+    this.page = page;
+    page.on("pageerror", (error) => this.#problems.push(`error: ${error.message}`));
+    page.on("console", (message) => {
+      // The browser itself reports refused requests; the page tells them in its own words.
+      if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
+        this.#problems.push(`console: ${message.text()}`);
+      }
+    });
+    page.on("request", (request) => {
+      if (!/^(data:|blob:)/.test(request.url()) && new URL(request.url()).origin !== origin) {
+        this.#problems.push(`request to ${request.url()}`);
+      }
+    });
+  }
+
+  /** Opens the page in a profile of its own, and waits for the example that runs by itself. */
+  static async open(browser: Browser, { edge }: Stack, { width, colorScheme }: Look): Promise<PageDriver> {
+    const context = await browser.newContext({
+      viewport: { width, height: 900 },
+      colorScheme,
+      reducedMotion: "reduce",
+    });
+    const driver = new PageDriver(await context.newPage(), edge);
+    await driver.page.goto(`${edge}/`);
+    await driver.ended();
+    return driver;
+  }
+
+  /** Script errors, and requests to anybody but the edge. */
+  get problems(): readonly string[] {
+    return this.#problems;
+  }
+
+  async text(selector: string): Promise<string> {
+    return (await this.page.locator(selector).textContent()) ?? "";
+  }
+
+  /** The text of an answer as it stands, spaces included. */
+  answer(side: "base" | "adapted"): Promise<string> {
+    return this.page
+      .locator(`#${side}-answer .answer`)
+      .first()
+      .evaluate((element) => element.textContent ?? "");
+  }
+
+  /** Waits until both answers have ended. The page says so, and unsays it as soon as it writes anew. */
+  async ended(): Promise<void> {
+    await this.says("#status", /have ended/);
+  }
+
+  /** Writes answers to `prompt` and waits for their end. */
+  async write(prompt: string): Promise<void> {
+    await this.page.fill("#prompt", prompt);
+    await this.page.click("#go");
+    await this.ended();
+  }
+
+  /** Waits until `selector` says something that matches. */
+  async says(selector: string, pattern: RegExp): Promise<void> {
+    await this.page.locator(selector).filter({ hasText: pattern }).waitFor({ state: "attached", timeout: 10_000 });
+  }
+
+  async sampling(fields: Record<string, string>): Promise<void> {
+    const drawer = this.page.locator("#sampling-drawer");
+    if ((await drawer.getAttribute("open")) === null) await drawer.locator("summary").click();
+    for (const [name, value] of Object.entries(fields)) await this.page.fill(`#sampling-${name}`, value);
+  }
+
+  async close(): Promise<void> {
+    await this.page.context().close();
+  }
+}

@@ -1,0 +1,88 @@
+/** The page's calls: streams however they are cut, and failures in words. */
+import { once } from "node:events";
+import { createServer, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { Api, failureText, isAbort } from "../../../../edge/page/api.ts";
+import { Catalog } from "../../../../edge/page/catalog.ts";
+
+/** What the server does next. */
+let answer: (response: ServerResponse) => void;
+let server: Server;
+let origin: string;
+beforeAll(async () => {
+  server = createServer((_, response) => answer(response)).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+});
+afterAll(() => void server.close());
+
+const api = () => new Api(origin, () => "sk-test");
+const refusal = (status: number, code: string, message: string) => (response: ServerResponse) =>
+  response
+    .writeHead(status, { "retry-after": "2" })
+    .end(JSON.stringify({ error: { message, type: "", param: null, code } }));
+
+async function chunksOf(...writes: string[]): Promise<unknown[]> {
+  answer = (response) => {
+    const next = (i: number): unknown =>
+      i < writes.length ? response.write(writes[i], () => next(i + 1)) : response.end();
+    next(0);
+  };
+  const chunks: unknown[] = [];
+  for await (const chunk of api().chunks("/stream", {}, new AbortController().signal)) chunks.push(chunk);
+  return chunks;
+}
+
+test("a stream is the same however it is cut, its heartbeats left out", async () => {
+  const text = `: hb\n\ndata: {"a":"é\\n\\n"}\n\ndata: {"a":2}\n\ndata: [DONE]\n\n`;
+  const wanted = [{ a: "é\n\n" }, { a: 2 }];
+  expect(await chunksOf(text)).toEqual(wanted);
+  expect(await chunksOf(...text)).toEqual(wanted);
+});
+
+test("a stream that ends before its end is a failure, and so is an error in it", async () => {
+  await expect(chunksOf(`data: {"a":1}\n\n`)).rejects.toThrow(/broke off. What came before is kept/);
+  const error = { error: { message: "The backend failed.", type: "server_error", param: null, code: null } };
+  await expect(chunksOf(`data: ${JSON.stringify(error)}\n\ndata: [DONE]\n\n`)).rejects.toThrow(
+    "The answer broke off: The backend failed.",
+  );
+});
+
+test.each([
+  [401, "invalid_api_key", /API key is wrong.*Why\./],
+  [503, "backend_unavailable", /No backend answers.*Try again in 2 s.*Why\./],
+  [429, "insufficient_quota", /Too much.*Try again in 2 s.*Why\./],
+  [400, "context_length_exceeded", /longer than the model can read.*Why\./],
+  [400, "other", /^Why\.$/],
+])("%i %s is told in words", async (status, code, words) => {
+  answer = refusal(status, code, "Why.");
+  await expect(api().json("/")).rejects.toThrow(words);
+});
+
+test("an answer that is no JSON, a closed port and an end by the reader have words of their own", async () => {
+  answer = (response) => response.writeHead(502).end("<html>");
+  await expect(api().json("/")).rejects.toThrow("The edge answered with status 502.");
+  const nowhere = new Api("http://127.0.0.1:1", () => "");
+  await expect(nowhere.json("/")).rejects.toThrow(/The edge at http:\/\/127.0.0.1:1 does not answer/);
+  const stopped = await api()
+    .json("/", undefined, { signal: AbortSignal.abort() })
+    .catch((error: unknown) => error);
+  expect(isAbort(stopped)).toBe(true);
+  expect(failureText(stopped)).toBe("");
+});
+
+test("a key that may not use adapters sees the domains all the same", async () => {
+  const centroid = { id: "c0", model: "gpt2:c0", label: ["a"], auto_off: false };
+  const catalog = new Catalog({
+    async json<T>(path: string): Promise<T> {
+      if (path === "/v1/centroids") return { data: [centroid] } as T;
+      answer = refusal(403, "insufficient_permissions", "This key may not.");
+      return api().json<T>(path);
+    },
+  });
+  await catalog.load();
+  expect(catalog.baseModel).toBe("gpt2");
+  expect([catalog.nameOf("c0"), catalog.nameOf("pointer"), catalog.nameOf("mine")]).toEqual(["a", "Pointer", "mine"]);
+  expect(catalog.adapters).toEqual([]);
+});

@@ -1,0 +1,74 @@
+/** From the page's fields to requests: everything that the API takes, and nothing that a blank field makes up. */
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { expect, test } from "vitest";
+import { changesProbabilities, samplingFields, samplingOf, wishOf } from "../../../../edge/page/request.ts";
+import { type Language, snippet } from "../../../../edge/page/snippets.ts";
+import { completionRequestSchema } from "../../../../shared/contracts/openai.ts";
+
+test("the drawer has every sampling field of the API", () => {
+  const elsewhere = ["prompt", "model", "chameleon", "stream", "stream_options", "logprobs", "echo"];
+  const meaningless = ["user", "best_of", "suffix"];
+  const wanted = Object.keys(completionRequestSchema.shape).filter(
+    (name) => ![...elsewhere, ...meaningless].includes(name),
+  );
+  expect(samplingFields.map(({ name }) => name).toSorted()).toEqual([...wanted, "evidence_tokens"].toSorted());
+});
+
+test("a blank field is left out: a blank temperature is the API's default, not 0", () => {
+  expect(samplingOf({ temperature: " ", max_tokens: "", seed: "7" })).toEqual({
+    fields: { seed: 7 },
+    evidenceTokens: null,
+  });
+});
+
+test("texts become what the API takes", () => {
+  const texts = { temperature: "0.5", stop: "\\n\\n\nEND\n", logit_bias: '{"11": -5}', evidence_tokens: "9" };
+  const { fields, evidenceTokens } = samplingOf(texts);
+  expect(evidenceTokens).toBe(9);
+  expect(fields).toEqual({ temperature: 0.5, stop: ["\n\n", "END"], logit_bias: { 11: -5 } });
+  expect(completionRequestSchema.safeParse({ prompt: "a", ...fields }).success).toBe(true);
+});
+
+test.each([
+  ["temperature", "3", /Temperature is “3”.*from 0 to 2/],
+  ["temperature", "hot", /Temperature is “hot”/],
+  ["max_tokens", "1.5", /Tokens is “1.5”.*whole/],
+  ["logit_bias", "{", /Logit bias is “{”/],
+])("%s %s is refused by its name and value", (name, text, message) => {
+  expect(() => samplingOf({ [name]: text })).toThrow(message);
+});
+
+test("penalties and biases change probabilities; temperature and the like only choose among them", () => {
+  const changes = (texts: Record<string, string>) => changesProbabilities(samplingOf(texts));
+  expect(changes({ temperature: "0.5", top_p: "0.9", frequency_penalty: "0" })).toBe(false);
+  for (const [name, text] of Object.entries({ frequency_penalty: "0.3", presence_penalty: "-1", logit_bias: "{}" })) {
+    expect(changes({ [name]: text })).toBe(true);
+  }
+});
+
+test("a list of experts is read with weights and without", () => {
+  const read = (list: string) => wishOf({ choice: "list", list }, 4).chameleon;
+  expect(read("base, c3").adapter).toEqual([{ id: "base" }, { id: "c3" }]);
+  expect(read("base=1, c3 = 2.5").adapter).toEqual([
+    { id: "base", weight: 1 },
+    { id: "c3", weight: 2.5 },
+  ]);
+  expect(read("c3")).toMatchObject({ compare: true, evidence_tokens: 4 });
+  expect(() => read(" ,")).toThrow(/empty/);
+  expect(() => read("c3=much")).toThrow(/weight of c3 is “much”/);
+});
+
+test.each<Language>(["curl", "JavaScript", "Python"])("%s: a key of one's own is not in the code", (language) => {
+  const call = { url: "http://127.0.0.1:1/v1/completions", body: { prompt: "a" } };
+  expect(snippet(language, { ...call, key: "sk-secret" })).not.toContain("sk-secret");
+  expect(snippet(language, { ...call, key: "sk-secret" })).toContain("CHAMELEON_KEY");
+});
+
+test("curl's body survives a shell's quotes", async () => {
+  const body = { prompt: `it's "a" $HOME \`b\` \\ \n end` };
+  const code = snippet("curl", { url: "URL", key: "sk-chameleon-local", body });
+  const printed = `printf %s ${code.slice(code.indexOf("-d ") + 3)}`;
+  const { stdout } = await promisify(execFile)("sh", ["-c", printed]);
+  expect(JSON.parse(stdout)).toEqual(body);
+});

@@ -1,0 +1,58 @@
+/** Numbers in words: what is lower is said to be lower, and what is worse is said to be worse. */
+import { expect, test } from "vitest";
+import {
+  likelier,
+  percent,
+  perplexityChange,
+  perplexityInterval,
+  readableToken,
+  stepOf,
+} from "../../../../edge/page/words.ts";
+
+test.each([
+  [0.248, "22% lower perplexity"],
+  [-0.03, "3% higher perplexity"],
+  [-0.7, "101% higher perplexity"],
+  [0.001, "the same perplexity"],
+  [4.9, "99% lower perplexity"],
+  [9, "99% lower perplexity"],
+])("a gain of %f nats a token is %s", (nats, words) => {
+  expect(perplexityChange(nats)).toBe(words);
+});
+
+test("an interval that crosses zero says so", () => {
+  expect(perplexityInterval([-0.05, 0.22])).toBe("5% higher to 20% lower");
+});
+
+test.each([
+  [0, "0%"],
+  [0.0004, "below 0.1%"],
+  [0.0213, "2.1%"],
+  [0.2249, "22%"],
+  [1, "100%"],
+])("a share of %f is %s", (share, words) => {
+  expect(percent(share)).toBe(words);
+});
+
+test.each([
+  [Math.log(3.2), "3.2 times likelier with the adapters"],
+  [-Math.log(40), "40 times likelier with the base"],
+  [Math.log(22610), "22,610 times likelier with the adapters"],
+  [0.01, "as likely as with the base"],
+])("a difference of %f is %s", (difference, words) => {
+  expect(likelier(difference, "the adapters", "the base")).toBe(words);
+});
+
+test("colours keep to the numbers of the legend, on both sides alike", () => {
+  const steps = [6, 2, 1.2, 1 / 1.2, 1 / 2, 1 / 6].map((times) => stepOf(Math.log(times)));
+  expect(steps).toEqual(["much-more", "more", "alike", "alike", "less", "much-less"]);
+});
+
+test("tokens that cannot be seen are named", () => {
+  expect(["\n", "  ", "bytes:\\xc3", " a\n"].map(readableToken)).toEqual([
+    "line break",
+    "2 spaces",
+    "part of a character (\\xc3)",
+    " a⏎",
+  ]);
+});
