@@ -9,6 +9,7 @@ const forUsers = {
   score: ["score a text under base, nearest adapter and mixture", "infra/api/score.ts"],
   train: ["train adapters on text", "gpu-backend/training/cli.ts"],
   eval: ["measure what artifacts gain, as they are shipped", "gpu-backend/training/figures/cli.ts", "eval"],
+  report: ["draw what eval measured", "gpu-backend/training/figures/cli.ts", "report"],
   import: ["bring a GPT-2 from the Hugging Face hub or a folder", "gpu-backend/models/import/cli.ts"],
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],

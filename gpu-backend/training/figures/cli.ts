@@ -1,4 +1,8 @@
-/** `chameleon eval` scores artifacts, `chameleon figures` makes every quality figure of the documents. Decides nothing itself. */
+/**
+ * `chameleon eval` scores artifacts, `report` draws the result, `figures` makes every quality figure of the documents. Decides
+ * nothing itself.
+ */
+import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -11,10 +15,12 @@ import { defaultCorpusFolder } from "../corpus/lock.ts";
 import { parseSource } from "../corpus/read-corpus.ts";
 import { interruptionSignal } from "../interruptible.ts";
 import { createProgress } from "../progress.ts";
+import { type Shipped, shippedSchema } from "./data.ts";
 import { figureDocuments, figuresPath, writeFigures } from "./documents.ts";
 import { evaluateShipped } from "./eval-command.ts";
 import { makeFigures } from "./figures.ts";
 import { oracleTable, questionTable, shippedTable } from "./render.ts";
+import { reportPage } from "./report.ts";
 
 const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
@@ -36,6 +42,7 @@ interface EvalFlags {
 }
 
 const texts = { usual: 40, quick: 12 };
+const evalResult = ".cache/figures/eval.json";
 
 const evalCommand = createCommand(
   "eval",
@@ -55,7 +62,7 @@ const evalCommand = createCommand(
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
   .option("--threads <n>", "threads", count, availableParallelism())
   .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
-  .option("--json <file>", "where the result goes", ".cache/figures/eval.json")
+  .option("--json <file>", "where the result goes; chameleon report draws it", evalResult)
   .action(async (flags: EvalFlags) => {
     if (!flags.corpus && !isCheckout) {
       throw new Error("name the text with --corpus; only a checkout has corpora of its own");
@@ -81,6 +88,29 @@ const evalCommand = createCommand(
     if (result.rows.some(({ oracle }) => oracle)) console.log(`\n${oracleTable(result)}`);
     console.log(flags.json);
   });
+
+const reportCommand = createCommand("report", "Draw what eval measured as one HTML page, which needs no network", [
+  "chameleon report",
+  "chameleon report --eval ./my-eval.json --out ./my-report.html",
+])
+  .option("--eval <file>", "what eval wrote", evalResult)
+  .option("--out <file>", "where the page goes", ".cache/figures/report.html")
+  .option("--json", "print the page's name as JSON")
+  .action(async (flags: { eval: string; out: string; json?: boolean }) => {
+    await writeAtomically(flags.out, reportPage(await readResult(flags.eval)));
+    console.log(flags.json ? JSON.stringify({ html: flags.out }) : flags.out);
+  });
+
+async function readResult(path: string): Promise<Shipped> {
+  const text = await readFile(path, "utf8").catch((cause: unknown) => {
+    throw new Error(`${path} cannot be read: run eval first, or name what it wrote with --eval`, { cause });
+  });
+  try {
+    return shippedSchema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new Error(`${path} is not what eval writes`, { cause });
+  }
+}
 
 interface FiguresFlags {
   corpora: string;
@@ -119,6 +149,6 @@ const figuresCommand = createCommand(
     console.log(`${figuresPath}, rendered into ${figureDocuments.join(", ")}`);
   });
 
-const commands: Record<string, Command> = { eval: evalCommand, figures: figuresCommand };
+const commands: Record<string, Command> = { eval: evalCommand, report: reportCommand, figures: figuresCommand };
 const [name] = process.argv.splice(2, 1);
 await runCommand(commands[name]);

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { type Figures, figuresSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
 import { figureDocuments, readFigures, withFigures } from "../../../gpu-backend/training/figures/documents.ts";
 import { sections } from "../../../gpu-backend/training/figures/render.ts";
+import { reportPage } from "../../../gpu-backend/training/figures/report.ts";
 import { byDocument, overDomains } from "../../../gpu-backend/training/figures/statistics.ts";
 import {
   answerTexts,
@@ -127,6 +128,30 @@ test("rendering is idempotent, and a changed digit between the markers is seen",
   expect(withFigures(written.replace("0.123", "0.124"), example)).toBe(written);
   expect(withFigures(empty.replace("figures:", "figures to come:"), example)).toBe(written);
   expect(() => withFigures(empty.replace("new-text", "old-text"), example)).toThrow("no figures are called old-text");
+});
+
+test("the page has a bar with its interval for each gain where the scale says, losses left of zero, and asks for nothing", () => {
+  const shipped = structuredClone(example.shipped);
+  const [row] = shipped.rows.filter(({ kind, prompt }) => kind === "new" && prompt === 64);
+  row.name = "<script>";
+  row.nearest = { mean: -0.1, ci95: [-0.15, -0.05] };
+  row.heldOut = false;
+  const page = reportPage(shipped);
+  expect(page).not.toContain("<script>");
+  expect(page).not.toMatch(/(src|href)=|url\(|https?:/);
+  expect(page).toContain("Perhaps trained on these documents: &lt;script&gt;.");
+  const chart = page.split("<figure>").find((part) => /^<figcaption>By source.*&lt;script&gt;/.test(part))!;
+  const numbers = (pattern: RegExp) => pattern.exec(chart)!.slice(1).map(Number);
+  const bar = (method: string) =>
+    numbers(new RegExp(`class="${method}" x="([\\d.]+)".*?width="([\\d.]+)".*?x1="([\\d.]+)" x2="([\\d.]+)"`));
+  const [zero] = numbers(/class="zero" x1="([\d.]+)"/);
+  const [gainAt, gainWidth] = bar("mixture");
+  const [lossAt, lossWidth, lowest, highest] = bar("nearest");
+  expect(gainAt).toBe(zero);
+  expect(lossAt + lossWidth).toBeCloseTo(zero, 1);
+  expect(gainWidth / lossWidth).toBeCloseTo(0.1234 / 0.1, 2);
+  expect((zero - lowest) / (zero - highest)).toBeCloseTo(3, 1);
+  expect(page).not.toMatch(/undefined|NaN/);
 });
 
 test("rounding leaves whole numbers, names and nothing else alone", () => {
