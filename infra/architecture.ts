@@ -32,6 +32,17 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/runtime",
     "shared",
   ],
+  // Measures what is shipped by the code that serves it.
+  "gpu-backend/training/figures": [
+    "gpu-backend/adapters",
+    "gpu-backend/bounded-file.ts",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/config.ts",
+    "gpu-backend/engine",
+    "gpu-backend/runtime",
+    "gpu-backend/training",
+    "shared",
+  ],
   // Makes a model ready, offline: it may use training, and reads the result as serving will.
   "gpu-backend/models": [
     "gpu-backend/bounded-file.ts",
@@ -85,7 +96,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/http": ["@hono/node-server", "hono", "prom-client"],
   "gpu-backend/command-line.ts": ["commander"],
   "gpu-backend/main.ts": ["@hono/node-server", "commander"],
-  "gpu-backend/training": ["cli-progress", "commander", "vega", "vega-lite", "yaml"],
+  "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
   infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
@@ -96,7 +107,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/worker|training\/cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/worker|training\/((figures|corpus)\/)?cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -1,88 +1,44 @@
-/** The training command line: `train` makes artifacts, `eval` compares the methods. Decides nothing itself. */
+/** `chameleon train`. Decides nothing itself. */
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
-import { type Command, Option } from "commander";
-import { collected as collect, count, createCommand, Interrupted, positive, runCommand } from "../command-line.ts";
-import { writeAtomically } from "./atomic-file.ts";
+import { InvalidArgumentError, Option } from "commander";
+import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
+import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
 import { calibrationTable } from "./calibration/table.ts";
-import { defaultCorpora } from "./corpus/default-corpora.ts";
+import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
+import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
-import { type EvaluateOptions, evaluate } from "./evaluation/evaluate.ts";
-import { knownDomains } from "./evaluation/known-domains.ts";
-import { coreMethods, trainedMethods } from "./evaluation/methods.ts";
+import { interruptionSignal } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
 import { centroidLines } from "./report/centroid-lines.ts";
-import { report } from "./report/report.ts";
-import { formatTable, paperTable, summaryTable } from "./report/tables.ts";
-import { type CalibrationOptions, mostCentroids, recalibrate, train } from "./train.ts";
-
-const progress = createProgress(process.stderr, () => performance.now());
+import { type CalibrationOptions, mostCentroids, recalibrate, type TrainOptions, train } from "./train.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
-const hyperNetworkHidden = 32;
-const embeddingDimensions = 64;
 
-/** Ctrl-C: finish the step, save, end. A second one ends at once. */
-const interruption = new AbortController();
-for (const name of ["SIGINT", "SIGTERM"] as const) {
-  process.once(name, () => interruption.abort(new Interrupted("interrupted; the same command goes on from here")));
-}
+const progress = createProgress(process.stderr, () => performance.now());
+const interruption = interruptionSignal();
 
-/** What both commands take. */
-function withTrainingOptions(command: Command): Command {
-  return command
-    .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
-    .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
-    .option(
-      "--centroids <n>",
-      `clusters of text, K (default: ${mostCentroids}; train takes fewer of little text)`,
-      count,
-    )
-    .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
-    .option("--biases <n>", "bias directions of the bank, M", count, 8)
-    .option("--steps <n>", "optimiser steps", count, 400)
-    .option("--learning-rate <x>", "peak", positive, 1e-2)
-    .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
-    .option("--threads <n>", "threads", count, availableParallelism());
-}
-
-/** Parsed options of `withTrainingOptions`. */
-interface CommonFlags {
-  model: string;
-  corpus?: string[];
-  centroids?: number;
-  rank: number;
-  biases: number;
-  steps: number;
-  learningRate: number;
-  windows: number;
-  threads: number;
-}
-
-async function commonOptions(flags: CommonFlags) {
-  if (!flags.corpus && !isCheckout)
-    throw new Error("name the text with --corpus; only a checkout has corpora of its own");
-  const corpora: CorpusSource[] = flags.corpus?.map(parseSource) ?? (await defaultCorpora(progress));
-  const { rank, biases, steps, learningRate, threads } = flags;
-  return {
-    modelDirectory: flags.model,
-    corpora,
-    clusters: flags.centroids ?? mostCentroids,
-    hidden: hyperNetworkHidden,
-    dimensions: embeddingDimensions,
-    trainWindows: flags.windows,
-    ...{ rank, biases, steps, learningRate, threads },
-  };
-}
-
-const trainCommand = withTrainingOptions(
-  createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
-    "chameleon train --corpus ./my-texts --out ./my-artifacts",
-  ]),
-)
+const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
+  "chameleon train --corpus ./my-texts --out ./my-artifacts",
+])
+  .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+  .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
+  .addOption(
+    new Option("--embedded", "by the embedded artifacts' settings, on the locked corpora (chameleon corpora first)")
+      .default(false)
+      .conflicts("corpus"),
+  )
+  .option("--corpora <folder>", "where chameleon corpora put the text, for --embedded", defaultCorpusFolder)
+  .option("--centroids <n>", `clusters of text, K (default: ${mostCentroids}, and fewer of little text)`, count)
+  .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
+  .option("--biases <n>", "bias directions of the bank, M", count, 8)
+  .option("--steps <n>", "optimiser steps", count, 400)
+  .option("--learning-rate <x>", "peak", positive, 1e-2)
+  .option("--windows <n>", "training windows of 256 tokens at most", count, 4000)
+  .option("--threads <n>", "threads", count, availableParallelism())
   .option("--licence <name=text>", "licence of a corpus, for the record; repeatable", collect, [])
   .option("--out <folder>", "where the artifacts go", ".cache/artifacts")
   .option("--seed <n>", "decides every draw", count, 1)
@@ -105,25 +61,28 @@ const trainCommand = withTrainingOptions(
   )
   .option("--json", "print what was trained as JSON")
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
-  .action(async (flags: CommonFlags & TrainFlags) => {
-    const common = await commonOptions(flags);
-    for (const entry of flags.licence) nameLicence(common.corpora, entry);
-    const { seed, keepCache, head: headFormat, heldOut: heldOutWindows, out: outDirectory } = flags;
-    const calibration = calibrationOptions(common.corpora, flags);
-    const clusters = flags.centroids ?? null;
-    const options = { ...common, clusters, outDirectory, heldOutWindows, headFormat, seed, keepCache, calibration };
+  .action(async (flags: TrainFlags) => {
+    const corpora = await corporaOf(flags);
+    for (const entry of flags.licence) nameLicence(corpora, entry);
+    const { keepCache, head: headFormat, threads, out: outDirectory, model: modelDirectory } = flags;
+    const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
+    const calibration = calibrationOptions(corpora, flags, settings.steps);
+    const options: TrainOptions = {
+      ...settings,
+      ...{ modelDirectory, corpora, outDirectory, headFormat, keepCache, threads, calibration },
+    };
     if (flags.calibrateOnly !== undefined) {
       if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
       const { calibrated } = await recalibrate(
         flags.calibrateOnly,
         { ...options, calibration },
         progress,
-        interruption.signal,
+        interruption,
       );
       console.log(calibrationTable(calibrated!));
       return;
     }
-    const { manifest, calibrated } = await train(options, progress, interruption.signal);
+    const { manifest, calibrated } = await train(options, progress, interruption);
     if (flags.json) {
       const { centroids, training, evidence } = manifest;
       console.log(JSON.stringify({ artifacts: flags.out, centroids, training, evidence }));
@@ -135,10 +94,30 @@ const trainCommand = withTrainingOptions(
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
 
+async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Promise<CorpusSource[]> {
+  if (embedded) {
+    await lockedCorpora("training", folder);
+    return lockedSources((await readLock()).lock, "training", folder);
+  }
+  if (corpus) return corpus.map(parseSource);
+  if (!isCheckout) throw new Error("name the text with --corpus; only a checkout has corpora of its own");
+  return fetchDefaultCorpora(progress);
+}
+
+function settingsOf(flags: TrainFlags): Omit<BankSettings, "clusters"> & TextSettings & { clusters: number | null } {
+  const { seed, rank, biases, steps, learningRate } = flags;
+  const { hidden, dimensions } = embeddedSettings;
+  return {
+    ...{ seed, clusters: flags.centroids ?? null, rank, biases, hidden, dimensions, steps, learningRate },
+    ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
+  };
+}
+
 /** null where calibration is not wanted, or where the corpora are too few families for it. */
 function calibrationOptions(
   corpora: readonly CorpusSource[],
-  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus, steps }: CommonFlags & TrainFlags,
+  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus }: TrainFlags,
+  steps: number,
 ): CalibrationOptions | null {
   const families = familiesOf(
     corpora.map(({ name }) => name),
@@ -155,6 +134,17 @@ function calibrationOptions(
 }
 
 interface TrainFlags {
+  model: string;
+  corpus?: string[];
+  embedded: boolean;
+  corpora: string;
+  centroids?: number;
+  rank: number;
+  biases: number;
+  steps: number;
+  learningRate: number;
+  windows: number;
+  threads: number;
   licence: string[];
   out: string;
   seed: number;
@@ -172,95 +162,9 @@ interface TrainFlags {
 function nameLicence(corpora: readonly CorpusSource[], entry: string): void {
   const [name, licence] = entry.split(/=(.*)/s);
   const source = corpora.find((candidate) => candidate.name === name);
-  if (!source) throw new Error(`--licence ${entry}: no corpus is called ${name}`);
+  if (!source) throw new InvalidArgumentError(`--licence ${entry}: no corpus is called ${name}`);
   source.licence = licence ?? null;
 }
 
-const evalCommand = withTrainingOptions(
-  createCommand(
-    "eval",
-    "Compare the methods on held-out documents: base, static adapters, the paper's, experts, gated bank",
-    ["chameleon eval --corpus ./my-texts --quick"],
-  ),
-)
-  .option("--unseen <[name=]path>", "corpus that is only measured on; repeatable", collect, [])
-  .option(
-    "--known <name>",
-    "corpus that the base was trained on; repeatable (default: its model card's `datasets`)",
-    collect,
-  )
-  .option("--seeds <n>", "trainings, seeds 1 to n", count, 3)
-  .option("--split-seed <n>", "decides which documents are held out", count, 1)
-  .option("--held-out <n>", "test windows at most, and half as many for validation", count, 1600)
-  .option("--cache <folder>", "where hidden states and finished trials are kept", ".cache/evaluation")
-  .option("--json <file>", "where the result goes", ".cache/evaluation/result.json")
-  .option("--core", "only the base, static LoRA of equal size, the gated bank and its controls: half the time", false)
-  .addOption(
-    new Option("--protocol <which>", "honest, the paper's own, or both")
-      .choices(["honest", "paper", "both"] as const)
-      .default("both" as const),
-  )
-  .option("--quick", "a small run to see that all works: less text, fewer steps", false)
-  .action(async (flags: CommonFlags & EvaluateFlags) => {
-    const common = await commonOptions(flags);
-    const options: EvaluateOptions = {
-      ...common,
-      unseenCorpora: flags.unseen.map(parseSource),
-      known: flags.known ?? (await knownDomains(flags.model)),
-      cacheDirectory: flags.cache,
-      seeds: Array.from({ length: flags.seeds }, (_, i) => i + 1),
-      splitSeed: flags.splitSeed,
-      validationWindows: Math.ceil(flags.heldOut / 2),
-      testWindows: flags.heldOut,
-      baselineLearningRates: [3e-3, 1e-2, 3e-2],
-      methods: flags.core ? coreMethods : trainedMethods,
-      protocol: flags.protocol,
-      paperLines: 1600,
-      paperSteps: 1200,
-    };
-    if (flags.quick) Object.assign(options, quick);
-    const result = await evaluate(options, progress, () => performance.now(), interruption.signal);
-    // The report says so before any number.
-    Object.assign(result.options, { quick: flags.quick });
-    await writeAtomically(flags.json, `${JSON.stringify(result, null, 2)}\n`);
-    if (result.results.length > 0) console.log(`${summaryTable(result)}\n\n${formatTable(result)}`);
-    if (result.paper) console.log(paperTable(result.paper));
-    console.log(`${flags.json}; npm run report shows it`);
-  });
-
-/** What --quick overrules. */
-const quick = {
-  ...{ trainWindows: 1000, validationWindows: 150, testWindows: 400, paperLines: 400, paperSteps: 150 },
-  ...{ steps: 60, clusters: 8, rank: 24, biases: 8, baselineLearningRates: [1e-2] },
-};
-
-interface EvaluateFlags {
-  unseen: string[];
-  known?: string[];
-  seeds: number;
-  splitSeed: number;
-  heldOut: number;
-  cache: string;
-  json: string;
-  core: boolean;
-  protocol: EvaluateOptions["protocol"];
-  quick: boolean;
-}
-
-const reportCommand = createCommand(
-  "report",
-  "Draw a result of eval: report.html, which needs no network, and report.md",
-  ["chameleon report --out ./my-report"],
-)
-  .option("--eval <file>", "what eval wrote", ".cache/evaluation/result.json")
-  .option("--out <folder>", "where the report goes", ".cache/evaluation/report")
-  .option("--json", "print the files' names as JSON")
-  .action(async (flags: { eval: string; out: string; json?: boolean }) => {
-    const files = await report(flags.eval, flags.out);
-    console.log(flags.json ? JSON.stringify(files) : `${files.html}\n${files.markdown}`);
-  });
-
-const commands: Record<string, Command> = { train: trainCommand, eval: evalCommand, report: reportCommand };
-const [name] = process.argv.splice(2, 1);
 process.once("exit", () => progress.end());
-await runCommand(commands[name]);
+await runCommand(command);

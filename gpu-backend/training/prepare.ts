@@ -1,6 +1,6 @@
 /**
  * From corpora to what training and evaluation share: token ids, windows by split, the prompt space, hidden states, and
- * clusters. All but the clusters depends on model, corpora and the split seed alone, never on how an adapter is trained.
+ * clusters. All but the clusters depends on model and corpora alone, never on how an adapter is trained.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -11,6 +11,7 @@ import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { type ModelFolder, readModelFolder } from "../runtime/model-folder.ts";
 import { createTrunkRunner } from "../runtime/trunk-runner.ts";
 import type { PlacedSet, WindowSet } from "./bank/batches.ts";
+import type { TextSettings } from "./bank/settings.ts";
 import type { HeadWeights } from "./bank/training-graph.ts";
 import { readChatTemplate } from "./chat-template-file.ts";
 import { type Placement, placeText } from "./clustering/placement.ts";
@@ -24,24 +25,19 @@ import type { Progress } from "./progress.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
-export interface PrepareOptions {
+export interface PrepareOptions extends TextSettings {
   modelDirectory: string;
   corpora: readonly CorpusSource[];
-  /** Corpora of which every document is test: what training must not see. */
-  unseenCorpora: readonly CorpusSource[];
   cacheDirectory: string;
-  splitSeed: number;
+  /** Decides which windows are drawn where there are more than wanted. */
+  windowSeed: number;
   dimensions: number; // P
-  trainWindows: number;
-  validationWindows: number;
-  testWindows: number;
   threads: number;
 }
 
 export interface PreparedCorpus extends Omit<Corpus, "documents"> {
   documents: number;
   tokens: number;
-  unseen: boolean;
 }
 
 export interface Prepared {
@@ -131,26 +127,20 @@ export function place(
 type WindowsBySplit = Record<Split, Window[]>;
 
 async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progress: Progress) {
-  const sources = [
-    ...options.corpora.map((source) => ({ source, unseen: false })),
-    ...options.unseenCorpora.map((source) => ({ source, unseen: true })),
-  ];
   if (options.corpora.length === 0) throw new Error("training needs at least one corpus");
   const windows: WindowsBySplit = { train: [], validation: [], test: [] };
   const corpora: PreparedCorpus[] = [];
-  progress.stage("tokens", sources.length);
-  for (const [index, { source, unseen }] of sources.entries()) {
+  progress.stage("tokens", options.corpora.length);
+  for (const [index, source] of options.corpora.entries()) {
     const { documents, ...corpus } = await readCorpus(source);
-    const splitOf = unseen
-      ? documents.map((): Split => "test")
-      : splitDocuments(corpus.name, documents.length, options.splitSeed);
+    const splitOf = splitDocuments(corpus.name, documents);
     let tokens = 0;
     for (const [document, { text }] of documents.entries()) {
       const tokenIds = Int32Array.from(tokenizer.encode(text));
       tokens += tokenIds.length;
       windows[splitOf[document]].push(...windowsOf(index, document, tokenIds));
     }
-    corpora.push({ ...corpus, documents: documents.length, tokens, unseen });
+    corpora.push({ ...corpus, documents: documents.length, tokens });
     progress.advance(index + 1, corpus.name);
   }
   for (const { name, documents, tokens } of corpora) {
@@ -160,7 +150,7 @@ async function readWindows(options: PrepareOptions, tokenizer: Tokenizer, progre
 }
 
 function chooseWindows(windows: WindowsBySplit, options: PrepareOptions): WindowsBySplit {
-  const random = new Random(options.splitSeed, streams.windows);
+  const random = new Random(options.windowSeed, streams.windows);
   return {
     train: sampleWindows(windows.train, options.trainWindows, random),
     validation: sampleWindows(windows.validation, options.validationWindows, random),

@@ -1,13 +1,12 @@
 /** One number per independent use of randomness, so that changing one use leaves the others' draws alone. */
 export const streams = {
-  split: 1,
   windows: 2,
   kMeans: 3,
   initialise: 4,
   bootstrap: 5,
   wrongCentroid: 6,
   placement: 7,
-  formats: 8,
+  gateTable: 8,
   calibration: 10,
   /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
   dropout: 100,

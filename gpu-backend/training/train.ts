@@ -19,6 +19,7 @@ import {
 } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
+import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
 import { type Calibrated, calibrate, calibrationCost } from "./calibration/calibrate.ts";
@@ -33,24 +34,14 @@ import { publish, type TrainedBank, writeManifest } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
-export interface TrainOptions {
+export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettings {
   modelDirectory: string;
   outDirectory: string;
   corpora: readonly CorpusSource[];
-  seed: number;
   /** K; null: `mostCentroids`, and fewer where there is too little text to measure so many. */
   clusters: number | null;
-  rank: number; // R
-  biases: number; // M
-  hidden: number; // H
-  dimensions: number; // P
-  steps: number;
-  learningRate: number;
   /** Of the base's logits in training steps. */
   headFormat: HeadFormat;
-  trainWindows: number;
-  /** For validation, and again for test. */
-  heldOutWindows: number;
   threads: number;
   /** Keep `<out>/cache` when done. */
   keepCache: boolean;
@@ -124,10 +115,7 @@ async function withPrepared<T>(
     {
       ...options,
       cacheDirectory,
-      unseenCorpora: [],
-      splitSeed: options.seed,
-      validationWindows: options.heldOutWindows,
-      testWindows: options.heldOutWindows,
+      windowSeed: options.seed,
     },
     progress,
     signal,
@@ -285,7 +273,8 @@ async function measureAndPublish(
       training: {
         seed: options.seed,
         steps: options.steps,
-        corpora: prepared.corpora.map(({ unseen: _, ...corpus }) => corpus),
+        split: "document-hash",
+        corpora: prepared.corpora,
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),
         assignments: profileOf(sets, table, bank.centroids),

@@ -19,6 +19,7 @@ const assets = [
   "edge/public",
   "gpu-backend/models/chameleon-mini",
   "gpu-backend/runtime/onnx.proto",
+  "gpu-backend/training/corpora/lock.json",
   "test/bench/llama/package.json",
   "test/bench/llama/package-lock.json",
 ];

@@ -132,6 +132,8 @@ const shape = z.strictObject({
     .strictObject({
       seed: z.int(),
       steps: count,
+      /** Which documents were held out: those of the lowest hashes. Absent in older artifacts, where a shuffle decided. */
+      split: z.literal("document-hash").optional(),
       corpora: z
         .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
         .max(setLimits.corpora),

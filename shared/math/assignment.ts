@@ -1,6 +1,7 @@
 /**
- * Where a text belongs: its prompt embedding and the centroids nearest to it. Mean-centring, half-whitening and
- * projection are linear, so training folded them into the table; what is left is a mean of rows.
+ * Computes the prompt embedding of a text and ranks the centroids by similarity. The embedding is a mean of rows of a table,
+ * one row per token. Training starts the table from a linear projection of the token embeddings (Fisher's discriminant) and
+ * then fits its rows.
  * Shapes: V vocabulary, P dimensions, K centroids.
  */
 import { edgeTableFile } from "../artifacts/manifest.ts";

@@ -47,10 +47,13 @@ test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence",
   expect(existsSync(`${folder}/state`)).toBe(false);
 });
 
-test.for(["check", "corpora", "deploy:check", "eval:instant", "fuzz"])("%s --help does no work", async (name) => {
-  const help = await run(Object.fromEntries(commands)[name], "--help");
-  expect(help).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining(`Usage: chameleon ${name} `) });
-});
+test.for(["check", "corpora", "deploy:check", "eval:instant", "figures", "fuzz"])(
+  "%s --help does no work",
+  async (name) => {
+    const help = await run(Object.fromEntries(commands)[name], "--help");
+    expect(help).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining(`Usage: chameleon ${name} `) });
+  },
+);
 
 /** [command, arguments, exit code, what the last line of stderr begins with] */
 const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][] = [
@@ -65,7 +68,24 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["score", ["nothing.txt"], 1, "chameleon score: "],
   ["adapters", ["list", "--url", "http://127.0.0.1:9"], 1, "chameleon adapters: nothing answers at http://127.0.0.1:9"],
   ["drift", [], 1, "chameleon drift: no local start is running"],
-  ["report", ["--eval", "nothing.json"], 1, "chameleon report: "],
+  [
+    "train",
+    ["--embedded", "--corpus", "x"],
+    2,
+    "chameleon train: option '--embedded' cannot be used with option '--corp",
+  ],
+  ["train", ["--embedded", "--corpora", "nowhere"], 1, "chameleon train: corpus king-james-bible is not in nowhere"],
+  ["eval", ["--texts", "0"], 2, "chameleon eval: option '--texts <n>' argument '0' is invalid"],
+  ["eval", ["--corpora", "nowhere"], 1, "chameleon eval: corpus king-james-bible is not in nowhere"],
+  ["report", ["--eval", "nothing.json"], 1, "chameleon report: nothing.json cannot be read: run eval first"],
+  [
+    "report",
+    ["--eval", path.join(root, "package.json")],
+    1,
+    `chameleon report: ${root}/package.json is not what eval writes`,
+  ],
+  ["figures", ["--corpora", "nowhere"], 1, "chameleon figures: corpus king-james-bible is not in nowhere"],
+  ["corpora", ["a", "b"], 2, "chameleon corpora: too many arguments"],
   ["doctor", [], 1, ""],
   ["backend", ["--device", "tpu"], 2, "chameleon backend: option '--device <name>' argument 'tpu' is invalid"],
 ];

@@ -81,9 +81,16 @@ test("its commands work without a checkout, and those of developers are not ther
   expect((await chameleon("bench", "--help")).stdout).toContain("Usage: chameleon bench");
   expect((await chameleon("publish", "--list")).stderr).toBe("nothing was published yet\n");
   await expect(chameleon("check")).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining("no command") });
-  await expect(chameleon("train")).rejects.toMatchObject({
+  for (const command of ["train", "eval"]) {
+    await expect(chameleon(command)).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(new RegExp(`^chameleon ${command}: name the text with --corpus[^\\n]*\\n$`)),
+    });
+  }
+  // By then it has read the corpus lock, and opened the model.
+  await expect(chameleon("eval", "--corpus", "nothing.txt")).rejects.toMatchObject({
     code: 1,
-    stderr: expect.stringMatching(/^chameleon train: name the text with --corpus[^\n]*\n$/),
+    stderr: expect.stringMatching(/^chameleon eval: [^\n]*nothing\.txt[^\n]*\n$/),
   });
 });
 

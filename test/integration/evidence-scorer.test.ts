@@ -1,10 +1,10 @@
 /** The scorer of the evidence measurement, on the embedded model: that its methods meet where they must. */
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { EngineScorer } from "../../gpu-backend/training/figures/engine-scorer.ts";
+import { staticHeadPlan } from "../../gpu-backend/training/figures/serving.ts";
+import { scoredTokens } from "../../gpu-backend/training/figures/texts.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
-import { EngineScorer } from "../bench/evidence/engine-scorer.ts";
-import { staticHeadPlan } from "../bench/evidence/methods.ts";
-import { scoredTokens } from "../bench/evidence/texts.ts";
 
 const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
 const options = { threads: 1, format: "fp32" } as const;

@@ -4,11 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
-import { type EvaluateOptions, evaluate } from "../../gpu-backend/training/evaluation/evaluate.ts";
-import { coreMethods, methods, trainedMethods } from "../../gpu-backend/training/evaluation/methods.ts";
-import type { EvaluationResult } from "../../gpu-backend/training/evaluation/result.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
-import { summaryTable } from "../../gpu-backend/training/report/tables.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
 import { driftOf } from "../../infra/drift/drift.ts";
 import {
@@ -216,109 +212,4 @@ test("of little text few centroids are made, none is served unmeasured, and traf
   expect(verdict).toBe("fine");
   // Held-out documents alone as the reference: 0.25.
   expect(shift!.psi).toBeLessThan(0.1);
-});
-
-describe("evaluation", () => {
-  const evaluateOptions = (name: string): EvaluateOptions => ({
-    ...options,
-    clusters: 3,
-    corpora: options.corpora,
-    unseenCorpora: [],
-    known: ["tables"],
-    cacheDirectory: join(folder, name),
-    seeds: [1, 2],
-    splitSeed: 1,
-    steps: 40,
-    validationWindows: 20,
-    testWindows: 60,
-    baselineLearningRates: [0.005, 0.02],
-    methods: trainedMethods,
-    protocol: "both",
-    paperLines: 60,
-    paperSteps: 40,
-  });
-  let result: EvaluationResult;
-  beforeAll(async () => {
-    result = await evaluate(evaluateOptions("evaluation"), silent, () => 0);
-    console.log(summaryTable(result));
-  });
-
-  test("scores the base in the formats that a width of 16 can be stored in, on the text that the methods are scored on", () => {
-    expect(result.formats.map(({ format }) => format)).toEqual(["fp32", "int8"]);
-    const [fp32, int8] = result.formats;
-    const tokens = result.results.filter(({ method, seed }) => method === "base" && seed === 1);
-    expect(fp32.tokens).toBe(tokens.reduce((sum, row) => sum + row.tokens, 0));
-    const differences = [fp32.ppl / result.summary.base!.ppl - 1, int8.ppl / fp32.ppl - 1].map(Math.abs);
-    console.log(
-      `|serving ÷ training − 1| ${differences[0].toExponential(1)}, |int8 ÷ fp32 − 1| ${differences[1].toExponential(1)}`,
-    );
-    // Hidden states are kept as fp16 in between.
-    expect(differences[0]).toBeLessThan(1e-3);
-    expect(differences[1]).toBeGreaterThan(0);
-    expect(differences[1]).toBeLessThan(0.02);
-  });
-
-  test("scores every method on every domain with every seed", () => {
-    for (const method of methods) {
-      const rows = result.results.filter((row) => row.method === method);
-      expect(rows.map(({ domain, known, seed }) => [domain, known, seed])).toEqual([
-        ["sea", false, 1],
-        ["tables", true, 1],
-        ["sea", false, 2],
-        ["tables", true, 2],
-      ]);
-      for (const { nll, tokens } of rows) {
-        expect(nll).toBeGreaterThan(0);
-        expect(tokens).toBeGreaterThan(100);
-      }
-    }
-    const base = result.results.filter(({ method }) => method === "base");
-    expect(base[0].nll).toBe(base[2].nll); // the base has no seed
-  });
-
-  test("sums the domains up, token for token", () => {
-    for (const method of methods) {
-      const rows = result.results.filter((row) => row.method === method);
-      const tokens = rows.reduce((sum, row) => sum + row.tokens, 0);
-      const nats = rows.reduce((sum, row) => sum + row.nll * row.tokens, 0) / tokens;
-      const { ppl, ci95, pplKnown, pplNew } = result.summary[method]!;
-      expect(Math.log(ppl)).toBeCloseTo(nats, 9);
-      expect(ci95[0]).toBeLessThanOrEqual(ppl);
-      expect(ci95[1]).toBeGreaterThanOrEqual(ppl);
-      expect(Math.min(pplKnown!, pplNew!)).toBeLessThanOrEqual(ppl);
-      expect(Math.max(pplKnown!, pplNew!)).toBeGreaterThanOrEqual(ppl);
-    }
-    expect(result.summary["gated-bank"]!.gain!.ci95[0]).toBeGreaterThan(0);
-  });
-
-  test("compares with a static adapter of equal trainable size, as far as whole ranks allow", () => {
-    const { static: small, "gated-bank": bank } = result.summary;
-    expect(small!.trainable).toBeLessThanOrEqual(bank!.trainable);
-    expect(small!.trainable).toBeGreaterThan(0.8 * bank!.trainable);
-  });
-
-  test("of the core methods alone is the whole one without the others", async () => {
-    const core = { ...evaluateOptions("evaluation"), methods: coreMethods, protocol: "honest" as const };
-    const part = await evaluate(core, silent, () => 0);
-    expect(Object.keys(part.summary)).toEqual([
-      ...["base", "static", "gated-bank", "constant-input", "static-shipped", "gated-bank-shipped"],
-    ]);
-    expect(part).toEqual({
-      ...result,
-      results: result.results.filter(({ method }) => part.summary[method]),
-      summary: Object.fromEntries(Object.entries(result.summary).filter(([method]) => method in part.summary)),
-      curves: result.curves.filter(({ method }) => part.summary[method]),
-      paper: null,
-    });
-  });
-
-  test("goes on after an interruption, to the same result", async () => {
-    const { progress, signal } = interruptedAt("gated-bank, seed 2", 7);
-    const interrupted = evaluateOptions("interrupted");
-    await expect(evaluate(interrupted, progress, () => 0, signal)).rejects.toThrow("interrupted");
-    const stages: string[] = [];
-    const watching = { ...silent, stage: (name: string) => stages.push(name) };
-    expect(await evaluate(interrupted, watching, () => 0)).toEqual(result);
-    expect(stages.filter((name) => name.includes(", seed "))).toEqual(["gated-bank, seed 2", "constant-input, seed 2"]);
-  });
 });

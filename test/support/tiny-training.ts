@@ -16,7 +16,7 @@ export async function tinyTraining(
   folder: string,
   seed: number,
   names: readonly string[] = ["sea", "tables"],
-): Promise<Omit<TrainOptions, "outDirectory">> {
+): Promise<Omit<TrainOptions, "outDirectory" | "clusters"> & { clusters: number }> {
   const random = seededRandom(seed);
   await writeModel(join(folder, "model"), random);
   const corpora = [];
@@ -42,7 +42,8 @@ export async function tinyTraining(
     learningRate: 0.02,
     headFormat: "fp32",
     trainWindows: 100,
-    heldOutWindows: 40,
+    validationWindows: 40,
+    testWindows: 40,
     threads: 1,
     keepCache: false,
     calibration: null,

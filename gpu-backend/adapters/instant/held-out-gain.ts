@@ -6,10 +6,10 @@ export interface ExampleGain {
   nats: number;
 }
 
+/** What an adapter gains over the base on text that did not make it. */
 export interface Gain {
   /** Nats a token; positive is better. */
   nats: number;
-  /** 95% interval over the examples (Student's t, as they are few); infinite for a single one. */
   ci95: [number, number];
   tokens: number;
 }
@@ -20,7 +20,10 @@ const studentT = [
   2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
-/** The gain over all examples: a ratio of sums, its error from how far the examples differ from it. */
+/**
+ * The gain over all examples: a ratio of sums, its error from how far the examples differ from it. The interval is Student's t,
+ * as examples are few, and infinite for a single one.
+ */
 export function gainOver(examples: readonly ExampleGain[]): Gain {
   const tokens = examples.reduce((sum, example) => sum + example.tokens, 0);
   const nats = examples.reduce((sum, example) => sum + example.nats, 0) / tokens;

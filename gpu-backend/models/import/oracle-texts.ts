@@ -7,9 +7,8 @@ const words =
   "the of and to in is that was for it with as his on be at by had are this from or have not an they which one you were her all she there would their we him been has when who will no more if out so said what up its about into than them can only other time new some could these two may then do first any my now such like our over man me even most made after also did many before must through back years where much your way well down should because each just those people Mr how too little state good very make world still own see men work long get here between both life being under never day same another know while last might us great old year off come since against go came right used take three".split(
     " ",
   );
-/** First and last code point of ranges that every Unicode version in use contains. */
-const alphabets: [number, number][] = [
-  [0x41, 0x5a],
+/** First and last code point of ranges of letters beyond ASCII that every Unicode version in use contains. */
+export const otherLetters: readonly [number, number][] = [
   [0xc0, 0xff],
   [0x391, 0x3a1],
   [0x430, 0x44f],
@@ -19,6 +18,10 @@ const alphabets: [number, number][] = [
   [0x3041, 0x3096],
   [0x4e00, 0x9fa5],
   [0xac00, 0xd7a3],
+];
+const alphabets: readonly [number, number][] = [
+  [0x41, 0x5a],
+  ...otherLetters,
   [0x1f600, 0x1f64f],
   [0x300, 0x36f],
   [0x2010, 0x2027],

@@ -1,4 +1,5 @@
 /** What an adapter is worth on text that it has not seen. Pure arithmetic over per-window losses. */
+import type { Gain } from "../../adapters/instant/held-out-gain.ts";
 import type { Random } from "../random.ts";
 
 /** Summed losses of a window, in nats, under the base and under the adapter. */
@@ -10,12 +11,7 @@ export interface WindowLoss {
   adapted: number;
 }
 
-export interface Gain {
-  /** Mean loss of the base minus that of the adapter, nats a token; positive is better. */
-  nats: number;
-  ci95: [number, number];
-  tokens: number;
-}
+export type { Gain };
 
 const resamples = 1000;
 

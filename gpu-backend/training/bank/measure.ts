@@ -5,7 +5,6 @@ import { directionsOf, type FullNetwork } from "../../adapters/full-network.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
-import { expertGates } from "./bank-kinds.ts";
 import type { PlacedSet, WindowSet } from "./batches.ts";
 import { chooseScale, type ScaleTrial, scaleChoices, type WindowLoss } from "./gain.ts";
 import type { LossMeter } from "./loss.ts";
@@ -43,12 +42,6 @@ export function staticAdapter(shape: BankShape, parameters: Parameters): Adapter
   };
 }
 
-/** The adapters of experts: each centroid's own directions and bias. */
-export function expertAdapters(shape: BankShape, parameters: Parameters, centroids: CentroidVectors): Adapters {
-  const gatesAt = (k: number, scale: number) => expertGates(shape, centroids.count, k, scale);
-  return { parameters, centroids, gatesAt };
-}
-
 /** The low-rank pairs that the full kind makes of the centroids, one under the other, by the very code that serves them. */
 export function fullAdapters(network: FullNetwork, centroids: CentroidVectors): Adapters {
   const { rank: R, hiddenSize: D, vocabularySize: V } = network;
@@ -80,12 +73,16 @@ export function wholePair(network: FullNetwork, input: Float32Array): Directions
   }
 }
 
-/** Scale per centroid [K], chosen on `validation`. */
-export async function chooseScales(meter: LossMeter, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
+/** Scale per centroid [K], chosen on `validation`; `memberOf` says which adapter serves a window, the nearest unless given. */
+export async function chooseScales(
+  meter: LossMeter,
+  validation: PlacedSet,
+  adapters: Adapters,
+  memberOf = assignAll(validation.embeddings, adapters.centroids),
+): Promise<Float32Array> {
   const K = adapters.centroids.count;
-  const { windows, embeddings } = validation;
+  const { windows } = validation;
   const indexes = [...windows.keys()];
-  const memberOf = assignAll(embeddings, adapters.centroids);
   const trials = Array.from({ length: K }, () => new Map<number, ScaleTrial>()); // by corpus
   for (const [choice, scale] of scaleChoices.entries()) {
     const gates = Array.from({ length: K }, (_, k) => adapters.gatesAt(k, scale));

@@ -21,8 +21,8 @@ export interface FullShape {
 /** Row-major. A static adapter (gates all one) has only `a` and `b`. */
 export type Parameters = Map<ParameterName, Float32Array>;
 export type BankParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
-/** `w3` and `b3` are the full kind's. */
-export type ParameterName = BankParameterName | "w3" | "b3";
+/** `w3` and `b3` are the full kind's, `g` is a table of gates. */
+export type ParameterName = BankParameterName | "w3" | "b3" | "g";
 
 export function bankShape(options: { rank: number; biases: number; hidden: number; dimensions: number }): BankShape {
   const gates = options.rank + options.biases;

@@ -17,6 +17,10 @@ export interface TrainerOptions {
   learningRate: number;
   input: InputSource;
   threads: number;
+  /** Of AdamW; absent: 0. */
+  weightDecay?: number;
+  /** Whether a step draws clusters and then windows of each, or windows alone; absent: clusters. */
+  draws?: "clusters" | "windows";
 }
 
 /**
@@ -48,7 +52,7 @@ const tokensPerWindow = 48;
 const warmUpSteps = 20;
 /** Keeps the steps of neighbouring seeds apart; no run is that long. */
 const stepSeedStride = 1_000_003;
-const adamW: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
+export const adamWDefaults: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
 
 export class Trainer {
   readonly state: TrainerState;
@@ -57,6 +61,7 @@ export class Trainer {
   readonly #set: PlacedSet;
   readonly #clusters: TrainingClusters;
   readonly #members: number[][];
+  readonly #adamW: AdamWOptions;
   readonly #session: Session;
   readonly #feeds: Record<string, Tensor> = {};
 
@@ -75,6 +80,7 @@ export class Trainer {
     this.#options = options;
     this.state = state;
     this.#members = membersOf(clusters);
+    this.#adamW = { ...adamWDefaults, weightDecay: options.weightDecay ?? 0 };
     for (const [name, values] of state.parameters) this.#feeds[name] = tensor(values, kind.shapeOf(name));
   }
 
@@ -104,7 +110,7 @@ export class Trainer {
     const { loss, gradients } = await this.#lossAndGradients(drawn);
     const learningRate = learningRateAt(step, options.steps, options.learningRate, warmUpSteps);
     for (const [name, parameter] of state.parameters) {
-      adamWStep(parameter, gradients.get(name)!, state.moments.get(name)!, step, learningRate, adamW);
+      adamWStep(parameter, gradients.get(name)!, state.moments.get(name)!, step, learningRate, this.#adamW);
     }
     state.step = step;
     return loss;
@@ -116,20 +122,26 @@ export class Trainer {
 
   /** Some clusters, and some windows of each. */
   #draw(random: Random): (DrawnWindow & WindowPart)[] {
-    return random
-      .shuffled(this.#members)
-      .slice(0, clustersPerStep)
-      .flatMap((members, batch) => {
-        const indexes = Array.from({ length: windowsPerCluster }, () => members[random.integer(members.length)]);
-        const inputs = this.#inputs(indexes, random);
-        return indexes.map((index, i) => ({
-          index,
-          tokens: random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow),
-          cluster: this.#clusters.memberOf[index],
-          batch,
-          embedding: inputs[i],
-        }));
-      });
+    const all = [...this.#set.windows.keys()];
+    const groups =
+      this.#options.draws === "windows"
+        ? random
+            .shuffled(all)
+            .slice(0, clustersPerStep * windowsPerCluster)
+            .map((index) => [index])
+        : random.shuffled(this.#members).slice(0, clustersPerStep);
+    return groups.flatMap((members, batch) => {
+      const draws = this.#options.draws === "windows" ? 1 : windowsPerCluster;
+      const indexes = Array.from({ length: draws }, () => members[random.integer(members.length)]);
+      const inputs = this.#inputs(indexes, random);
+      return indexes.map((index, i) => ({
+        index,
+        tokens: random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow),
+        cluster: this.#clusters.memberOf[index],
+        batch,
+        embedding: inputs[i],
+      }));
+    });
   }
 
   /** Inputs of windows of one cluster that were drawn together, [P] each. */

@@ -38,12 +38,13 @@ export function headIn(format: HeadFormat, head: HeadWeights): HeadWeights {
   return { ...head, rounded: quantizeColumns(transpose(tokenEmbedding, V, D), D, V) };
 }
 
-/** Where the gates come from: the hyper-network, an input, or nowhere (all one). */
-export type GateSource = "hyper-network" | "given" | "ones";
+/** Where the gates come from: the hyper-network, a trained table of a row per cluster, an input, or nowhere (all one). */
+export type GateSource = "hyper-network" | "table" | "given" | "ones";
 
 /**
  * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), the parameters; with a hyper-network
- * window_of [N] and embeddings [S, P]; given gates [N, Q].
+ * window_of [N] and embeddings [S, P]; with a table window_of and choice [S, K], a one in the column of the window's
+ * cluster; given gates [N, Q].
  * Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
  */
 export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: GateSource): Uint8Array {
@@ -54,7 +55,7 @@ export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: 
   const a = g.input("a", "float32", [Q, D]);
   const b = g.input("b", "float32", [Q, V]);
 
-  const network = source === "hyper-network" ? addHyperNetwork(g, shape) : null;
+  const network = source === "hyper-network" ? addHyperNetwork(g, shape) : source === "table" ? addTable(g, Q) : null;
   const windowOf = network ? g.input("window_of", "int32", ["N"]) : null;
   let gates: string | null = null; // [N, Q]
   if (network && windowOf) gates = g.node("Gather", [network.gates, windowOf], { axis: 0 });
@@ -74,6 +75,10 @@ export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: 
     to: 1,
   });
   const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, p])]); // [S, N]·[N, Q]
+  if ("choice" in network) {
+    g.output("d_g", g.node("Gemm", [network.choice, dGates], { transA: 1 }), "float32", ["K", Q]);
+    return g.bytes();
+  }
   const sumOverWindows = (x: string) => g.node("ReduceSum", [x, g.integers(0)], { keepdims: 0 });
   g.output("d_w2", g.node("Gemm", [dGates, network.z], { transA: 1 }), "float32", [Q, H]);
   g.output("d_b2", sumOverWindows(dGates), "float32", [Q]);
@@ -151,16 +156,28 @@ function addHyperNetwork(g: GraphBuilder, { gates: Q, hidden: H, dimensions: P }
   const steepness = g.node("Add", [g.node("Mul", [square, g.scalar(1.5 * geluC * geluK)]), g.scalar(0.5 * geluC)]);
   const bend = g.node("Sub", [g.scalar(1), g.node("Mul", [tanh, tanh])]);
   const slope = g.node("Add", [half, g.node("Mul", [g.node("Mul", [pre, bend]), steepness])]);
-  const count = g.node("Squeeze", [g.node("Shape", [embeddings], { start: 0, end: 1 }), g.integers(0)]);
-  const indexes = g.node("Range", [g.constant(BigInt64Array.of(0n), []), count, g.constant(BigInt64Array.of(1n), [])]);
   return {
     input,
     w2,
     z,
     slope,
     gates: g.node("Gemm", [z, w2, b2], { transB: 1 }), // [S, Q]
-    windowIndexes: g.node("Cast", [indexes], { to: 6 }), // 0 … S − 1
+    windowIndexes: addIndexes(g, embeddings),
   };
+}
+
+/** Rows of the trained table [K, Q], a window's chosen by `choice`. */
+function addTable(g: GraphBuilder, Q: number) {
+  const choice = g.input("choice", "float32", ["S", "K"]);
+  const table = g.input("g", "float32", ["K", Q]);
+  return { choice, gates: g.node("MatMul", [choice, table]), windowIndexes: addIndexes(g, choice) };
+}
+
+/** 0 … S − 1 for the rows of a matrix. */
+function addIndexes(g: GraphBuilder, matrix: string): string {
+  const count = g.node("Squeeze", [g.node("Shape", [matrix], { start: 0, end: 1 }), g.integers(0)]);
+  const indexes = g.node("Range", [g.constant(BigInt64Array.of(0n), []), count, g.constant(BigInt64Array.of(1n), [])]);
+  return g.node("Cast", [indexes], { to: 6 });
 }
 
 /** Forward only: hidden [N, D], targets [N], gates [N, Q], a, b → nll [N]. */

@@ -11,6 +11,7 @@ import { LossMeter } from "../bank/loss.ts";
 import { chooseScales, hyperNetworkAdapters } from "../bank/measure.ts";
 import { bankShape } from "../bank/parameters.ts";
 import { runToEnd } from "../bank/run.ts";
+import type { BankSettings } from "../bank/settings.ts";
 import { Trainer } from "../bank/trainer.ts";
 import { type HeadFormat, headIn } from "../bank/training-graph.ts";
 import { documentKey, sampleWindows, type Window } from "../corpus/windows.ts";
@@ -24,15 +25,7 @@ import type { Family } from "./families.ts";
 import { longEnough, trialsOf } from "./trials.ts";
 
 /** Settings of each fold's training. */
-export interface FoldOptions {
-  seed: number;
-  clusters: number; // K
-  rank: number; // R
-  biases: number; // M
-  hidden: number; // H
-  dimensions: number; // P
-  steps: number;
-  learningRate: number;
+export interface FoldOptions extends BankSettings {
   headFormat: HeadFormat;
   trainWindows: number;
   /** For the choice of scales. */

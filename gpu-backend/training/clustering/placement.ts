@@ -1,7 +1,6 @@
 /**
- * Places text: clusters documents, and teaches the edge's table to tell a text's cluster from its first tokens. A document
- * as a whole says far better than any 64 tokens of it what kind of text it is; so documents are clustered, all windows of
- * one together, and the table's rows are fitted until prefixes land where their documents do.
+ * Clusters documents, and fits the edge's table so that the first tokens of a text are assigned to its document's cluster.
+ * Whole documents are clustered, because 64 tokens say much less of a text's kind than the whole document does.
  */
 import { type CentroidVectors, type EdgeTable, promptEmbedding } from "../../../shared/math/assignment.ts";
 import { documentKey, prefixTokens, type Window } from "../corpus/windows.ts";

@@ -1,8 +1,8 @@
 /**
- * Fits the prompt embedding: mean of token-embedding rows − corpus mean, projected to the P directions along which
- * documents differ most for how much one differs within itself (Fisher's discriminant, a document a class): what tells
- * texts apart, not what merely varies. All of it is linear in the token rows, so it folds into one V×P table, which the
- * edge looks up. Not here: what the table learns afterwards (placement.ts).
+ * Fits the projection that the prompt embedding starts from: the mean of token-embedding rows, less the corpus mean, onto
+ * the P directions of Fisher's discriminant with a class per document, which have the largest variance between documents
+ * relative to the variance within them. The projection is linear in the token rows, so it is stored as one V×P table for the
+ * edge. Not here: fitting the rows of that table (placement.ts).
  */
 import { symmetricEigen } from "./eigen.ts";
 
@@ -27,7 +27,7 @@ const varianceFloor = 1e-6;
 /**
  * Deterministic. Throws an Error when `dimensions` exceed the model's width.
  * @param tokenEmbedding [V, D]
- * @param prefixes of the training text; where no document has two, the directions of most variance must do
+ * @param prefixes of the training text; where no document has two, principal directions are used
  */
 export function fitPromptSpace(
   tokenEmbedding: Float32Array,

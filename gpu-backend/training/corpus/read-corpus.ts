@@ -42,9 +42,14 @@ export async function readCorpus(source: CorpusSource): Promise<Corpus> {
     throw new Error(`corpus ${source.name}: no text in ${source.path} (.txt, .md, .rst and .jsonl are read)`);
   }
   const enough = withEnoughDocuments(documents);
+  return { name: source.name, licence: source.licence, sha256: corpusHash(enough), documents: enough };
+}
+
+/** SHA-256 over the documents' texts, in order, each ended by a zero byte. */
+export function corpusHash(documents: readonly Document[]): string {
   const hash = createHash("sha256");
-  for (const { text } of enough) hash.update(text).update("\0");
-  return { name: source.name, licence: source.licence, sha256: hash.digest("hex"), documents: enough };
+  for (const { text } of documents) hash.update(text).update("\0");
+  return hash.digest("hex");
 }
 
 async function filesOf(path: string): Promise<string[]> {

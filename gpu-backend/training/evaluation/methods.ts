@@ -1,44 +1,41 @@
-/** The methods that are compared: how each is trained, and what serves a window of a centroid afterwards. */
+/** The compared methods: how each is trained, which variants validation chooses among, and which adapter serves a window. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
-import { expertsKind, expertsShape, gatedKind, staticKind } from "../bank/bank-kinds.ts";
+import {
+  gatedKind,
+  maskedKind,
+  maskedShape,
+  maskOf,
+  type SharedAndOwn,
+  staticKind,
+  tableKind,
+} from "../bank/bank-kinds.ts";
 import { type FullRecipe, fullKind, fullNetwork } from "../bank/full-kind.ts";
 import type { Kind } from "../bank/kind.ts";
-import { type Adapters, expertAdapters, fullAdapters, hyperNetworkAdapters, staticAdapter } from "../bank/measure.ts";
+import { type Adapters, fullAdapters, hyperNetworkAdapters, staticAdapter } from "../bank/measure.ts";
 import { type BankShape, bankShape, type FullShape, type Parameters, parameterTensors } from "../bank/parameters.ts";
-import { constantInput, type InputSource } from "../bank/trainer.ts";
+import type { BankSettings } from "../bank/settings.ts";
+import { constantInput, type TrainerOptions } from "../bank/trainer.ts";
 import type { HeadWeights } from "../bank/training-graph.ts";
 
-/** What is trained. */
-export const trainedMethods = [
-  "static",
-  "static-full",
-  "paper",
-  "paper-centroid",
-  "experts",
-  "gated-bank",
-  "constant-input",
-] as const;
-export type TrainedMethod = (typeof trainedMethods)[number];
-/** What is claimed of the gated bank needs these; the others may be left out. */
-export const coreMethods = ["static", "gated-bank", "constant-input"] as const;
+/** What a trial may vary. */
+export type Variant = Pick<TrainerOptions, "learningRate" | "steps" | "weightDecay" | "draws">;
 
-/** What is scored: also the base, and two of the methods with the scales that they would be shipped with. */
-export const methods = ["base", ...trainedMethods, "static-shipped", "gated-bank-shipped"] as const;
-export type Method = (typeof methods)[number];
-
-/** The training that a scored method comes from. */
-export function trainedOf(method: Exclude<Method, "base">): TrainedMethod {
-  return method.replace("-shipped", "") as TrainedMethod;
-}
-
-export interface MethodPlan {
+export interface Method {
+  name: string;
   kind: Kind;
-  input: InputSource;
+  input: TrainerOptions["input"];
   /** Of the graph that measures it: as many gates as its adapters have. */
   measured: BankShape;
-  /** Peaks to choose among on validation, with the first seed. */
-  learningRates: readonly number[];
+  /**
+   * Rounds of variants: each round's are tried with the first seed beside the best so far, as changes to it, and validation
+   * chooses. Later seeds take what was chosen.
+   */
+  rounds: readonly (readonly Partial<Variant>[])[];
+  /** Steps of the trials of a round that are cut short; absent: the whole training is tried. */
+  screeningSteps?: number;
+  /** How many of the seeds train it. */
+  seeds: number;
   /** null: its adapters depend on the batch, and batch-mean.ts measures it. */
   adapters: ((parameters: Parameters, centroids: CentroidVectors) => Adapters) | null;
 }
@@ -49,75 +46,96 @@ const pairRank = 4;
 /** Dropout and start of the published code. */
 export const published: FullRecipe = { dropout: 0.5, zeroStart: false };
 const ours: FullRecipe = { dropout: 0, zeroStart: true };
+const rates = [3e-3, 1e-2, 3e-2];
+const everySeed = Number.POSITIVE_INFINITY;
 
-export interface MethodOptions {
-  shape: BankShape;
-  clusters: number; // K
-  learningRate: number;
-  /** Of all but the bank, which alone is not swept: a comparison with a badly tuned method would be none. */
-  baselineLearningRates: readonly number[];
-}
+export const bankMethod = "gated bank, retrained";
+export const staticMethod = "static head";
+export const tableMethod = "table of gates";
+export const expertMethod = "an expert per centroid";
 
-export function planMethods(head: HeadWeights, options: MethodOptions): Record<TrainedMethod, MethodPlan> {
+/**
+ * All but the bank choose their learning rate. The static head, which the bank is judged by, also chooses steps, weight decay
+ * and draws.
+ */
+export function comparedMethods(head: HeadWeights, settings: BankSettings, P: number): Method[] {
   const { hiddenSize: D, vocabularySize: V } = head;
-  const { shape, clusters: K, learningRate, baselineLearningRates } = options;
-  const P = shape.dimensions;
-  const fullShape = fullShapeOf(shape);
-  const gated = gatedKind(head, shape);
-  const full = (recipe: FullRecipe) => fullKind(head, fullShape, recipe);
-  const staticOf = (size: number): MethodPlan => {
-    // A static pair of more directions than the model is wide could be no more than a head of its own.
-    const rank = Math.max(1, Math.min(D, Math.floor((size - V) / (D + V))));
-    const measured = bankShape({ ...shape, rank, biases: 1 });
-    const adapters = (parameters: Parameters) => staticAdapter(measured, parameters);
-    const kind = staticKind(head, measured);
-    return { kind, input: "constant", measured, learningRates: baselineLearningRates, adapters };
+  const { clusters: K, steps } = settings;
+  const shape = bankShape({ ...settings, dimensions: P });
+  const size = gatedKind(head, shape).trainable;
+  const swept = {
+    rounds: [rates.map((learningRate) => ({ learningRate }))],
+    screeningSteps: Math.ceil(steps / 4),
+    seeds: everySeed,
   };
-  const bank = (input: InputSource, adapters: MethodPlan["adapters"]): MethodPlan => ({
-    kind: gated,
-    input,
-    measured: shape,
-    learningRates: [learningRate],
-    adapters,
-  });
-  const experts = expertsShape(K, pairRank, P);
-  return {
-    static: staticOf(gated.trainable),
-    "static-full": staticOf(full(ours).trainable),
-    paper: {
-      kind: full(published),
-      input: "batch-mean",
-      measured: bankShape({ ...shape, rank: pairRank, biases: 0 }),
-      learningRates: baselineLearningRates,
-      adapters: null,
-    },
-    "paper-centroid": {
-      kind: full(ours),
-      input: "centroid",
-      measured: bankShape({ ...shape, rank: K * pairRank, biases: 0 }),
-      learningRates: baselineLearningRates,
-      adapters: (parameters, centroids) => fullAdapters(fullNetwork(head, fullShape, parameters), centroids),
-    },
-    experts: {
-      kind: expertsKind(head, experts, K),
-      input: "constant",
-      measured: experts,
-      learningRates: baselineLearningRates,
-      adapters: (parameters, centroids) => expertAdapters(experts, parameters, centroids),
-    },
-    "gated-bank": bank("jittered", (parameters, centroids) => hyperNetworkAdapters(head, shape, parameters, centroids)),
-    "constant-input": bank("constant", (parameters) => constantAdapter(head, shape, parameters)),
+  /** The largest shared rank that leaves the whole no larger than the bank. */
+  const masked = (name: string, sizes: Omit<SharedAndOwn, "clusters" | "sharedRank">, shares: boolean): Method => {
+    const others = K * (sizes.ownRank * (D + V) + sizes.ownBiases * V) + sizes.sharedBiases * V;
+    const sharedRank = shares ? Math.max(1, Math.floor((size - others) / (D + V))) : 0;
+    const own: SharedAndOwn = { ...sizes, clusters: K, sharedRank };
+    return {
+      ...{ name, ...swept, input: "centroid", kind: maskedKind(head, own, P), measured: maskedShape(own, P) },
+      adapters: (parameters, centroids) => ({
+        ...{ parameters, centroids },
+        gatesAt: (k, scale) => maskOf(own, k, scale),
+      }),
+    };
   };
+  const staticShape = bankShape({ ...shape, rank: Math.max(1, Math.floor((size - V) / (D + V))), biases: 1 });
+  /** Of an expert that, with one bias each, makes K experts about as large as the bank. */
+  const expertRank = Math.max(1, Math.floor((size / K - V) / (D + V)));
+  const full = (name: string, recipe: FullRecipe, input: Method["input"], rank: number): Method => {
+    const fullShape = fullShapeOf(P);
+    const isBatchMean = input === "batch-mean";
+    return {
+      ...{ name, ...swept, seeds: 1, input, kind: fullKind(head, fullShape, recipe) },
+      measured: bankShape({ ...shape, rank, biases: 0 }),
+      adapters: isBatchMean
+        ? null
+        : (parameters, centroids) => fullAdapters(fullNetwork(head, fullShape, parameters), centroids),
+    };
+  };
+  const fixed = { rounds: [], seeds: everySeed, kind: gatedKind(head, shape), measured: shape };
+  return [
+    {
+      ...{ name: bankMethod, ...fixed, input: "jittered" },
+      adapters: (parameters, centroids) => hyperNetworkAdapters(head, shape, parameters, centroids),
+    },
+    {
+      ...{ name: tableMethod, ...swept, input: "centroid", kind: tableKind(head, shape, K), measured: shape },
+      adapters: (parameters, centroids) => tableAdapters(parameters, centroids, shape.gates),
+    },
+    {
+      ...{ name: "bank, constant input", ...fixed, seeds: 1, input: "constant" },
+      adapters: (parameters) => constantAdapter(head, shape, parameters),
+    },
+    {
+      ...{ name: staticMethod, input: "constant", kind: staticKind(head, staticShape), measured: staticShape },
+      rounds: [
+        rates.map((learningRate) => ({ learningRate })),
+        [{ steps: Math.ceil(steps / 2) }, { steps: 2 * steps }],
+        [{ weightDecay: 0.01 }, { weightDecay: 0.1 }],
+        [{ draws: "windows" }],
+      ],
+      seeds: everySeed,
+      adapters: (parameters) => staticAdapter(staticShape, parameters),
+    },
+    masked("static head and a bias per centroid", { sharedBiases: 1, ownRank: 0, ownBiases: 1 }, true),
+    masked("static head and experts", { sharedBiases: 1, ownRank: Math.ceil(expertRank / 2), ownBiases: 1 }, true),
+    masked(expertMethod, { sharedBiases: 0, ownRank: expertRank, ownBiases: 1 }, false),
+    full("paper's network, batch mean", published, "batch-mean", pairRank),
+    full("paper's network, our start, centroid", ours, "centroid", K * pairRank),
+  ];
 }
 
-export function fullShapeOf({ dimensions }: BankShape): FullShape {
-  return { dimensions, hidden: fullHidden, rank: pairRank };
+export function fullShapeOf(P: number): FullShape {
+  return { dimensions: P, hidden: fullHidden, rank: pairRank };
 }
 
-/** Trainable numbers of a method as it is scored. */
-export function trainableOf(method: Method, plans: Record<TrainedMethod, MethodPlan>): number {
-  if (method === "base") return 0;
-  return plans[trainedOf(method)].kind.trainable;
+function tableAdapters(parameters: Parameters, centroids: CentroidVectors, Q: number): Adapters {
+  const table = parameters.get("g")!;
+  const gatesAt = (k: number, scale: number) => table.slice(k * Q, (k + 1) * Q).map((gate) => scale * gate);
+  return { parameters, centroids, gatesAt };
 }
 
 /** The hyper-network's answer to an input that knows nothing, for all text. */
@@ -133,6 +151,6 @@ function constantAdapter(head: HeadWeights, shape: BankShape, parameters: Parame
 }
 
 /** The paper's network, to be fed with what batch-mean.ts gives it. */
-export function paperNetwork(head: HeadWeights, shape: BankShape, parameters: Parameters) {
-  return fullNetwork(head, fullShapeOf(shape), parameters);
+export function paperNetwork(head: HeadWeights, P: number, parameters: Parameters) {
+  return fullNetwork(head, fullShapeOf(P), parameters);
 }

@@ -1,9 +1,9 @@
-/** One trial: trains one method with one seed, and scores the test windows in every way that the method is scored. */
+/** One trial: trains one method with one seed, and scores validation and test windows. */
 import { LossMeter } from "../bank/loss.ts";
-import { type Adapters, adaptedLosses, chooseScales } from "../bank/measure.ts";
+import { adaptedLosses, chooseScales } from "../bank/measure.ts";
 import type { Parameters } from "../bank/parameters.ts";
+import { runToEnd } from "../bank/run.ts";
 import { Trainer } from "../bank/trainer.ts";
-import type { Split } from "../corpus/splits.ts";
 import { scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
 import type { Placed, Prepared } from "../prepare.ts";
@@ -11,158 +11,117 @@ import type { Progress } from "../progress.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import { batchMeanLosses } from "./batch-mean.ts";
-import { type MethodPlan, paperNetwork, type TrainedMethod } from "./methods.ts";
-import { type PrefixLosses, prefixLosses } from "./prefix-lengths.ts";
+import { bankMethod, type Method, paperNetwork, staticMethod, type Variant } from "./methods.ts";
 
 /** What a trial leaves behind: numbers alone, so that it can be kept on disk. Losses are sums of nats per test window. */
-export interface Outcome extends Scores {
-  learningRate: number;
-  /** Validation loss after so many steps; of the first seed alone. */
-  curve: { step: number; nats: number }[];
-  seconds: number;
-}
-
-interface Scores {
+export interface Outcome {
   /** Mean loss on validation at full strength, nats a token. */
   validation: number;
-  losses: number[];
-  /** At the scales that would be shipped: static and gated bank alone. */
-  shipped: number[] | null;
-  scales: number[] | null;
-  /** Under another centroid's adapter: gated bank alone. */
+  /** null: the trial only chose. */
+  losses: number[] | null;
+  /** Of the static head, with a scale for each domain that validation chose: it is told the domain, which serving is not. */
+  scaledByDomain: number[] | null;
+  /** Of the bank, under another centroid's adapter. */
   wrongCentroid: number[] | null;
-  /** Of the gated bank with the first seed. */
-  prefixes: PrefixLosses[] | null;
 }
 
 export interface TrialContext {
   prepared: Prepared;
-  steps: number;
   threads: number;
   progress: Progress;
-  /** Milliseconds, for the record of how long things took. */
-  now: () => number;
   signal?: AbortSignal;
 }
 
-export interface TrialOptions {
-  seed: number;
-  learningRate: number;
-  /** Also a learning curve, and prefixes of many lengths. */
-  detailed: boolean;
-}
-
-/** Points of a learning curve, and the validation windows each is measured on. */
-const curvePoints = 8;
-const curveWindows = 96;
-
 /** Throws the signal's reason when aborted: a trial is done whole or not at all. */
 export async function runTrial(
-  method: TrainedMethod,
-  plan: MethodPlan,
+  method: Method,
+  variant: Variant,
+  seed: number,
+  choosesOnly: boolean,
   placed: Placed,
-  options: TrialOptions,
   context: TrialContext,
 ): Promise<Outcome> {
-  const { prepared, steps, threads, progress, now } = context;
-  const { seed, learningRate, detailed } = options;
-  const startMs = now();
-  const meter = await LossMeter.open(prepared.head, plan.measured, threads);
-  const scorer = new Scorer(method, plan, meter, placed, context);
+  const { prepared, threads, progress, signal } = context;
+  const clusters = { centroids: placed.centroids.vectors, memberOf: placed.memberOf };
+  const options = { seed, ...variant, input: method.input, threads };
+  const trainer = await Trainer.open(method.kind, placed.sets.train, clusters, options, null);
+  const { parameters } = await runToEnd(trainer, `${method.name}, seed ${seed}`, progress, () =>
+    signal?.throwIfAborted(),
+  );
+  const meter = await LossMeter.open(prepared.head, method.measured, threads);
   try {
-    const trainerOptions = { seed, steps, learningRate, input: plan.input, threads };
-    const clusters = { centroids: placed.centroids.vectors, memberOf: placed.memberOf };
-    const trainer = await Trainer.open(plan.kind, placed.sets.train, clusters, trainerOptions, null);
-    const curve: Outcome["curve"] = [];
-    const pointEvery = Math.ceil(steps / curvePoints);
-    try {
-      progress.stage(`${method}, seed ${seed}`, steps);
-      for (let step = 0; step < steps; step++) {
-        const { parameters } = trainer.state;
-        if (detailed && step % pointEvery === 0) curve.push({ step, nats: await scorer.curvePoint(parameters) });
-        const loss = await trainer.step();
-        progress.advance(step + 1, `loss ${loss.toFixed(3)}`);
-        context.signal?.throwIfAborted();
-      }
-    } finally {
-      await trainer.release();
-    }
-    const { parameters } = trainer.state;
-    if (detailed) curve.push({ step: steps, nats: await scorer.curvePoint(parameters) });
-    const scores = await scorer.score(parameters, seed, detailed);
-    return { learningRate, ...scores, curve, seconds: (now() - startMs) / 1000 };
+    const { windows } = placed.sets.validation;
+    const losses = await lossesOn("validation", method, parameters, meter, placed, prepared);
+    const tokens = windows.reduce((sum, window) => sum + scoredTokens(window), 0);
+    const outcome: Outcome = {
+      validation: losses.reduce((sum, nats) => sum + nats, 0) / tokens,
+      ...{ losses: null, scaledByDomain: null, wrongCentroid: null },
+    };
+    if (choosesOnly) return outcome;
+    outcome.losses = await lossesOn("test", method, parameters, meter, placed, prepared);
+    if (method.name === staticMethod)
+      outcome.scaledByDomain = await scaledByDomain(method, parameters, meter, placed, prepared);
+    if (method.name === bankMethod)
+      outcome.wrongCentroid = await wrongCentroid(method, parameters, meter, placed, seed);
+    return outcome;
   } finally {
     await meter.release();
   }
 }
 
-/** Measures one method's parameters, trained or half trained. */
-class Scorer {
-  readonly #method: TrainedMethod;
-  readonly #plan: MethodPlan;
-  readonly #meter: LossMeter;
-  readonly #placed: Placed;
-  readonly #prepared: Prepared;
-
-  constructor(method: TrainedMethod, plan: MethodPlan, meter: LossMeter, placed: Placed, { prepared }: TrialContext) {
-    this.#method = method;
-    this.#plan = plan;
-    this.#meter = meter;
-    this.#placed = placed;
-    this.#prepared = prepared;
+/** At full strength, assigned by the prefix. */
+async function lossesOn(
+  split: "validation" | "test",
+  method: Method,
+  parameters: Parameters,
+  meter: LossMeter,
+  placed: Placed,
+  { head }: Prepared,
+): Promise<number[]> {
+  const set = placed.sets[split];
+  const indexes = [...set.windows.keys()];
+  if (!method.adapters) {
+    const network = paperNetwork(head, placed.centroids.dimensions, parameters);
+    return [...(await batchMeanLosses(meter, set, indexes, network, placed.centroids))];
   }
-
-  /** Mean loss on a few validation windows, the same each time. */
-  async curvePoint(parameters: Parameters): Promise<number> {
-    const { windows } = this.#placed.sets.validation;
-    const every = Math.max(1, Math.floor(windows.length / curveWindows)); // they lie in the order of the corpora
-    const indexes = [...windows.keys()].filter((i) => i % every === 0);
-    return this.#mean(await this.#fullStrength(parameters, "validation", indexes), indexes);
-  }
-
-  async score(parameters: Parameters, seed: number, detailed: boolean): Promise<Scores> {
-    const { test, validation } = this.#placed.sets;
-    const all = [...validation.windows.keys()];
-    const everyTest = [...test.windows.keys()];
-    const scores: Scores = {
-      validation: this.#mean(await this.#fullStrength(parameters, "validation", all), all),
-      losses: [...(await this.#fullStrength(parameters, "test", everyTest))],
-      ...{ shipped: null, scales: null, wrongCentroid: null, prefixes: null },
-    };
-    if (this.#method !== "static" && this.#method !== "gated-bank") return scores;
-    const adapters = this.#plan.adapters!(parameters, this.#placed.centroids);
-    const memberOf = assignAll(test.embeddings, adapters.centroids);
-    const scales = await chooseScales(this.#meter, validation, adapters);
-    scores.scales = [...scales];
-    scores.shipped = [...(await adaptedLosses(this.#meter, test, adapters, scales, memberOf, everyTest))];
-    if (this.#method === "static") return scores;
-    const full = new Float32Array(adapters.centroids.count).fill(1);
-    const others = otherCentroids(memberOf, adapters.centroids.count, seed);
-    scores.wrongCentroid = [...(await adaptedLosses(this.#meter, test, adapters, full, others, everyTest))];
-    if (detailed) scores.prefixes = await prefixLosses(this.#meter, test, this.#placed.table, adapters);
-    return scores;
-  }
-
-  #fullStrength(parameters: Parameters, split: Split, indexes: readonly number[]): Promise<Float64Array> {
-    const set = this.#placed.sets[split];
-    if (!this.#plan.adapters) {
-      const network = paperNetwork(this.#prepared.head, this.#plan.measured, parameters);
-      return batchMeanLosses(this.#meter, set, indexes, network, this.#placed.centroids);
-    }
-    const adapters: Adapters = this.#plan.adapters(parameters, this.#placed.centroids);
-    const full = new Float32Array(adapters.centroids.count).fill(1);
-    return adaptedLosses(this.#meter, set, adapters, full, assignAll(set.embeddings, adapters.centroids), indexes);
-  }
-
-  #mean(sums: Float64Array, indexes: readonly number[]): number {
-    const { windows } = this.#placed.sets.validation;
-    const tokens = indexes.reduce((sum, i) => sum + scoredTokens(windows[i]), 0);
-    return sums.reduce((sum, nats) => sum + nats, 0) / tokens;
-  }
+  const adapters = method.adapters(parameters, placed.centroids);
+  const memberOf = assignAll(set.embeddings, adapters.centroids);
+  return [...(await adaptedLosses(meter, set, adapters, fullScales(adapters.centroids.count), memberOf, indexes))];
 }
 
-/** For each window a centroid that is not its own, all others as likely. */
-function otherCentroids(memberOf: Int32Array, count: number, seed: number): Int32Array {
+async function scaledByDomain(
+  method: Method,
+  parameters: Parameters,
+  meter: LossMeter,
+  { sets, centroids }: Placed,
+  { corpora }: Prepared,
+): Promise<number[]> {
+  const one = method.adapters!(parameters, centroids);
+  const byDomain = { ...one, centroids: { ...one.centroids, count: corpora.length } };
+  const domainOf = (split: "validation" | "test") => Int32Array.from(sets[split].windows, ({ corpus }) => corpus);
+  const scales = await chooseScales(meter, sets.validation, byDomain, domainOf("validation"));
+  const indexes = [...sets.test.windows.keys()];
+  return [...(await adaptedLosses(meter, sets.test, byDomain, scales, domainOf("test"), indexes))];
+}
+
+/** Each window under a centroid that is not its own, all others as likely. */
+async function wrongCentroid(
+  method: Method,
+  parameters: Parameters,
+  meter: LossMeter,
+  { sets, centroids }: Placed,
+  seed: number,
+): Promise<number[]> {
+  const adapters = method.adapters!(parameters, centroids);
   const random = new Random(seed, streams.wrongCentroid);
-  return memberOf.map((k) => (count < 2 ? k : (k + 1 + random.integer(count - 1)) % count));
+  const { count: K } = centroids;
+  const others = assignAll(sets.test.embeddings, centroids).map((k) =>
+    K < 2 ? k : (k + 1 + random.integer(K - 1)) % K,
+  );
+  const indexes = [...sets.test.windows.keys()];
+  return [...(await adaptedLosses(meter, sets.test, adapters, fullScales(K), others, indexes))];
+}
+
+function fullScales(count: number): Float32Array {
+  return new Float32Array(count).fill(1);
 }

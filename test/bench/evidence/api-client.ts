@@ -1,8 +1,8 @@
 /** Scores texts through the public API: `POST /v1/completions` with echo and logprobs, and `chameleon.evidence_tokens`. */
 import { setTimeout } from "node:timers/promises";
 import { z } from "zod";
-import { base, mixture, nearest } from "./methods.ts";
-import { scoredTokens } from "./texts.ts";
+import { base, mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
+import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 
 /** What the request says beside its prompt. */
 const requestOf: Record<string, { isBase: boolean; adapter: string }> = {

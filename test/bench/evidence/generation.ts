@@ -1,9 +1,9 @@
 /** Continuations of prompts: how much they repeat of themselves and of the prompt, beside what people wrote. */
+import type { EngineScorer } from "../../../gpu-backend/training/figures/engine-scorer.ts";
+import { mainMethods, type Placement, Prompt, planners } from "../../../gpu-backend/training/figures/serving.ts";
+import { leastPrompt, type Source, scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import type { EngineScorer } from "./engine-scorer.ts";
 import { distinctBigrams, endsInLoop, promptWordShare } from "./generation-figures.ts";
-import { mainMethods, type Placement, Prompt, planners } from "./methods.ts";
-import { longestPrompt, type Source, scoredTokens } from "./texts.ts";
 
 export const temperatures = [0, 0.7, 1];
 
@@ -31,9 +31,9 @@ export async function measureGeneration(
     const own = sources[i % sources.length].texts;
     return own[Math.floor(i / sources.length) % own.length].ids;
   });
-  const prompts = texts.map((ids) => ids.slice(0, longestPrompt));
+  const prompts = texts.map((ids) => ids.slice(0, leastPrompt));
   const { tokenizer } = scorer.artifacts;
-  const people = texts.map((ids) => ids.slice(longestPrompt));
+  const people = texts.map((ids) => ids.slice(leastPrompt));
   const rows = [rowOf("people", null, prompts, people, tokenizer)];
   for (const temperature of temperatures) {
     for (const method of mainMethods) {

@@ -10,15 +10,9 @@ import { InvalidArgumentError, Option } from "commander";
 import { collected, count, createCommand, httpUrl, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
+import { defaultCorpusFolder, lockedCorpora } from "../../../gpu-backend/training/corpus/lock.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
-import { createProgress } from "../../../gpu-backend/training/progress.ts";
-import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
-import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
-import { readEdgeTable } from "../../../shared/math/assignment.ts";
-import { defaultCalibration } from "../../../shared/math/evidence.ts";
-import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "./api-client.ts";
-import { EngineScorer } from "./engine-scorer.ts";
-import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
+import { EngineScorer } from "../../../gpu-backend/training/figures/engine-scorer.ts";
 import {
   base,
   controls,
@@ -29,13 +23,19 @@ import {
   staticHead,
   staticHeadPlan,
   temperature,
-} from "./methods.ts";
-import { newText } from "./new-text.ts";
+} from "../../../gpu-backend/training/figures/serving.ts";
+import { leastPrompt, type Source, type Text, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
+import { createProgress } from "../../../gpu-backend/training/progress.ts";
+import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
+import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
+import { readEdgeTable } from "../../../shared/math/assignment.ts";
+import { defaultCalibration } from "../../../shared/math/evidence.ts";
+import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "./api-client.ts";
+import { type GenerationRow, generationRows, measureGeneration, temperatures } from "./generation.ts";
 import { checkTable, generationTable, type MeasuredSource, tables } from "./report.ts";
 import { checksOf, type Kind, meansOf, rowsOf, type Scored } from "./result.ts";
 import { ScoreStore } from "./score-store.ts";
 import { newSource, readSources, type TrainedDomain, trainedDomain } from "./sources.ts";
-import { longestPrompt, type Source, type Text, withPrompt } from "./texts.ts";
 
 const embedded = fileURLToPath(new URL("../../../gpu-backend/models/chameleon-mini", import.meta.url));
 const program = createCommand(
@@ -45,8 +45,8 @@ const program = createCommand(
 )
   .option(
     "--source <name=path>",
-    "new text (text file, folder, glob or JSONL) instead of the ten recorded sources, which are fetched from packages of " +
-      "Debian and npm and held against new-text.json; repeatable",
+    "new text (text file, folder, glob or JSONL) instead of the ten sources of the corpus lock, which chameleon corpora " +
+      "fetches; repeatable",
     collected,
     [],
   )
@@ -59,7 +59,7 @@ const program = createCommand(
   )
   .option("--texts <n>", "of each source at most; 300 for figures to be published", count, 60)
   .option("--domain-texts <n>", "of each domain at most (default: as --texts)", count)
-  .option("--prompt-tokens <list>", `lengths of prompts, each at most ${longestPrompt}`, lengthList, [8, 16, 32, 64])
+  .option("--prompt-tokens <list>", `lengths of prompts, each at most ${leastPrompt}`, lengthList, [8, 16, 32, 64])
   .option("--control-tokens <list>", "lengths at which controls are measured on new text, too; none", lengthList, [64])
   .option("--domain-controls", "measure them on the domains as well", false)
   .option(
@@ -74,7 +74,7 @@ const program = createCommand(
   .option("--api <url>", "score through the public API of this address: base, nearest and mixture alone", httpUrl)
   .option("--key <key>", "of the API")
   .option("--api-model <name>", "the model's name there")
-  .option("--new-text <folder>", "where the recorded sources are kept", ".cache/evidence")
+  .option("--corpora <folder>", "where chameleon corpora put the text", defaultCorpusFolder)
   .option("--resume", "go on from what an earlier run of the same code scored", false)
   .option("--json <file>", "where the figures go", ".cache/evaluation/evidence.json");
 const values = parsedOptions<{
@@ -93,7 +93,7 @@ const values = parsedOptions<{
   api?: string;
   key?: string;
   apiModel?: string;
-  newText: string;
+  corpora: string;
   resume: boolean;
   json: string;
 }>(program);
@@ -126,7 +126,8 @@ const api: ApiOptions | null = values.api ? { url: values.api, key: values.key ?
 if (api) await requireEvidenceTokens(api);
 const store = await ScoreStore.open(`${values.json}.scores`, values.resume);
 
-const corpora = values.source.length > 0 ? await readSources(values.source) : await newText(values.newText, progress);
+const corpora =
+  values.source.length > 0 ? await readSources(values.source) : await lockedCorpora("new", values.corpora);
 const fresh = corpora.map((corpus) => newSource(corpus, tokenizer, textCount));
 const domainTexts = values.domainTexts ?? values.texts;
 const domains: TrainedDomain[] = [];
@@ -192,7 +193,7 @@ if (Object.keys(fitted).length > 0) console.log(`\nfitted temperatures: ${JSON.s
 for (const control of missing) console.log(`\nnot measured: ${control}`);
 console.log(`\n### What is wanted\n\n${checkTable(checks)}`);
 if (generation.length > 0) {
-  const title = `### 64 tokens after prompts of ${longestPrompt} of the new text, at temperatures ${temperatures.join(", ")}`;
+  const title = `### 64 tokens after prompts of ${leastPrompt} of the new text, at temperatures ${temperatures.join(", ")}`;
   console.log(`\n${title}\n\n${generationTable(generation)}`);
 }
 console.log(`\n${values.json}`);
@@ -249,8 +250,8 @@ function countsOf({ name, sha256, documents, texts }: Source) {
 
 function lengthList(text: string): number[] {
   const lengths = text === "none" ? [] : text.split(",").map(count);
-  if (lengths.every((tokens) => tokens <= longestPrompt)) return lengths;
-  throw new InvalidArgumentError(`1 to ${longestPrompt} tokens are possible`);
+  if (lengths.every((tokens) => tokens <= leastPrompt)) return lengths;
+  throw new InvalidArgumentError(`1 to ${leastPrompt} tokens are possible`);
 }
 
 function wholeNumber(text: string): number {

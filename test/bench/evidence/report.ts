@@ -1,6 +1,6 @@
 /** The figures as Markdown tables. */
+import { mainMethods, mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
 import type { GenerationRow } from "./generation.ts";
-import { mainMethods, mixture, nearest } from "./methods.ts";
 import { type Check, interval, type Kind, type Mean, type Row, signed } from "./result.ts";
 import { fewDocuments } from "./sources.ts";
 

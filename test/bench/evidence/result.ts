@@ -1,7 +1,15 @@
 /** From the scores of all methods to the figures, and to what holds of what is wanted. Pure. */
-import { mixture, nearest } from "./methods.ts";
-import { type Difference, difference, type Estimate, overSources, type Worst, worstOf } from "./statistics.ts";
-import { scoredTokens, type Text } from "./texts.ts";
+import { mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
+import {
+  type Difference,
+  difference,
+  type Estimate,
+  overSources,
+  type ScoredText,
+  type Worst,
+  worstOf,
+} from "../../../gpu-backend/training/figures/statistics.ts";
+import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 
 export type Kind = "new" | "trained";
 
@@ -11,7 +19,7 @@ export interface Scored {
   source: string;
   promptTokens: number;
   method: string;
-  texts: readonly Pick<Text, "document" | "bytes">[];
+  texts: readonly ScoredText[];
   /** Nats of the scored tokens of each text. */
   scores: readonly number[];
 }

@@ -6,9 +6,9 @@ import {
   readCorpus,
 } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { type Split, splitDocuments } from "../../../gpu-backend/training/corpus/splits.ts";
+import { cutTexts, type Source } from "../../../gpu-backend/training/figures/texts.ts";
 import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
-import { cutTexts, type Source } from "./texts.ts";
 
 /** Fewer are measured, but said to be few. */
 export const fewDocuments = 50;
@@ -30,7 +30,7 @@ export function newSource(corpus: Corpus, tokenizer: Tokenizer, texts: number): 
   return sourceOf(corpus, corpus.documents, tokenizer, texts);
 }
 
-/** A domain of the training: texts of the documents that training held out by the manifest's seed. */
+/** A domain of the training: texts of the documents that training held out. */
 export async function trainedDomain(
   source: CorpusSource,
   { training }: Manifest,
@@ -38,12 +38,12 @@ export async function trainedDomain(
   texts: number,
 ): Promise<TrainedDomain> {
   const corpus = await readCorpus(source);
-  const split = splitDocuments(corpus.name, corpus.documents.length, training?.seed ?? 1);
+  const split = splitDocuments(corpus.name, corpus.documents);
   const of = (wanted: Split) => corpus.documents.filter((_, i) => split[i] === wanted);
   const recorded = training?.corpora.find(({ name }) => name === corpus.name);
   return {
     ...sourceOf(corpus, of("test"), tokenizer, texts),
-    isAsTrained: recorded?.sha256 === corpus.sha256,
+    isAsTrained: training?.split === "document-hash" && recorded?.sha256 === corpus.sha256,
     validation: cutTexts(of("validation"), tokenizer, validationTexts),
   };
 }

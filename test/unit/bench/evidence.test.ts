@@ -1,16 +1,10 @@
 /** The evidence measurement: how texts are cut, and its statistics on cases with a known answer. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
-import { lineProgress } from "../../../gpu-backend/training/progress.ts";
+import { difference, overSources, worstOf } from "../../../gpu-backend/training/figures/statistics.ts";
+import { cutTexts, leastPrompt, scoredTokens, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
 import { distinctBigrams, endsInLoop, longestCycle, promptWordShare } from "../../bench/evidence/generation-figures.ts";
-import record from "../../bench/evidence/new-text.json" with { type: "json" };
-import { newText, recipes, spread, withoutTags } from "../../bench/evidence/new-text.ts";
-import { difference, overSources, worstOf } from "../../bench/evidence/statistics.ts";
-import { cutTexts, longestPrompt, scoredTokens, withPrompt } from "../../bench/evidence/texts.ts";
 
-const text = (document: string, bytes = scoredTokens) => ({ document, bytes });
+const text = (document: string, bytes = scoredTokens) => ({ document, bytes, scored: scoredTokens });
 /** A token a letter; "m" takes two bytes. */
 const letters = {
   encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
@@ -66,7 +60,7 @@ test("the interval over sources is Student's t", () => {
 });
 
 test("each document gives a text before any gives a second, and texts do not overlap", () => {
-  const size = longestPrompt + scoredTokens;
+  const size = leastPrompt + scoredTokens;
   const documents = [
     { name: "long", text: "abcdefg".repeat(size) },
     { name: "short", text: "x".repeat(size - 1) },
@@ -88,7 +82,7 @@ test("after a prompt of any length the same tokens are scored", () => {
   for (const promptTokens of [8, 16, 32, 64]) {
     const ids = withPrompt(cut, promptTokens);
     expect(ids).toHaveLength(promptTokens + scoredTokens);
-    expect(ids.slice(promptTokens)).toEqual(cut.ids.slice(longestPrompt));
+    expect(ids.slice(promptTokens)).toEqual(cut.ids.slice(leastPrompt));
   }
 });
 
@@ -109,38 +103,4 @@ test("distinct bigrams and words of the prompt are shares", () => {
   expect(distinctBigrams([1])).toBe(1);
   expect(promptWordShare("The cat sat.", "the Cat ran the")).toBe(3 / 4);
   expect(promptWordShare("a", "…")).toBeNull();
-});
-
-test("of many items as many as asked for are kept, spread evenly", () => {
-  expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
-  expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([1, 4, 7]);
-});
-
-test("the Brown corpus is read without its tags, as it was printed", () => {
-  const tagged = "\n\tHe/pps said/vbd ``/`` no/at ''/'' ,/, and/or/cc (/( left/vbd )/) ;/. ;/.\n\n\n\tNext/ap ./.\n";
-  expect(withoutTags(tagged)).toBe('He said "no", and/or (left);\nNext.');
-});
-
-test("every source of new text is recorded, with enough documents and texts for an interval", () => {
-  expect(record.sources.map(({ name }) => name)).toEqual(Object.keys(recipes));
-  for (const { from, sha256, texts } of record.sources) {
-    expect(sha256).toMatch(/^[0-9a-f]{64}$/);
-    expect(from).toMatch(/^(Debian|npm) /);
-    expect(texts.documents).toBeGreaterThanOrEqual(50);
-    expect(texts.texts).toBeGreaterThanOrEqual(300);
-  }
-});
-
-test("a source of other bytes than recorded is refused by name", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "new-text-"));
-  try {
-    await writeFile(join(folder, "brown.jsonl"), '{"text":"The Fulton County Grand Jury said"}\n');
-    const progress = lineProgress(
-      () => {},
-      () => 0,
-    );
-    await expect(newText(folder, progress)).rejects.toThrow(`recorded is ${record.sources[0].sha256}`);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
 });

@@ -53,14 +53,20 @@ test("folders and globs: text files at any depth, each text once, in path order"
   await expect(readCorpus(parseSource(`mine=${folder}/*.rst`))).rejects.toThrow("corpus mine: no text");
 });
 
-test("every document is in exactly one split, a tenth in each held-out one; seeds differ", () => {
-  const splits = splitDocuments("c", 200, 1);
+test("every document is in exactly one split, a tenth in each held-out one, wherever it stands", () => {
+  const documents = Array.from({ length: 200 }, (_, i) => ({ text: `document ${i}` }));
+  const splits = splitDocuments("c", documents);
   expect(splits.filter((split) => split === "test")).toHaveLength(20);
   expect(splits.filter((split) => split === "validation")).toHaveLength(20);
-  expect(splitDocuments("c", 200, 1)).toEqual(splits);
-  expect(splitDocuments("c", 200, 2)).not.toEqual(splits);
-  expect(new Set(splitDocuments("c", 3, 1)).size).toBe(3);
-  expect(() => splitDocuments("c", 2, 1)).toThrow(/c has 2/);
+  expect(splitDocuments("c", documents.toReversed())).toEqual(splits.toReversed());
+  expect(new Set(splitDocuments("c", documents.slice(0, 3))).size).toBe(3);
+  expect(() => splitDocuments("c", documents.slice(0, 2))).toThrow(/c has 2/);
+});
+
+test("a record of a question and an answer says where the answer begins", () => {
+  const [record] = documentsOf("a.jsonl", '{"question":"two?","answer":"three"}');
+  expect(record.text.slice(record.answerAt)).toBe("three");
+  expect(documentsOf("a.jsonl", '{"title":"two?","body":"three"}')[0].answerAt).toBeUndefined();
 });
 
 test("windows tile a document in order, never past its end, none too short to score", () => {

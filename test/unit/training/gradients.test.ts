@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openSession, type Session, type Tensor, tensor } from "../../../gpu-backend/runtime/session.ts";
+import { maskedShape, maskOf } from "../../../gpu-backend/training/bank/bank-kinds.ts";
 import {
   type BankParameterName,
   bankShape,
@@ -140,4 +141,41 @@ test("the forward-only graph measures the same loss under the same gates", async
     expect((nll.data as Float32Array)[n]).toBeCloseTo(x, 5);
   });
   await meter.release();
+});
+
+test("a table's gradients are those of its windows' gates, summed by cluster", async () => {
+  const Q = shape.gates;
+  const K = 2;
+  const clusterOf = [0, 1, 0]; // of each window
+  const table = normals(K * Q, 1);
+  const session = await openSession(buildTrainingGraph(head, shape, "table"), { threads: 1 });
+  const run = (values: Float32Array) =>
+    session.run({
+      ...feeds(false),
+      window_of: tensor(windowOf, [N]),
+      choice: tensor(Float32Array.from(clusterOf.flatMap((k) => [k === 0 ? 1 : 0, k])), [S, K]),
+      g: tensor(values, [K, Q]),
+    });
+  const gradient = (await run(table)).d_g.data as Float32Array;
+  const step = 0.05; // a central difference in float32: the third derivative is small, rounding is not
+  const lossAt = async (i: number, change: number) => {
+    const { nll } = await run(table.map((x, j) => (j === i ? x + change : x)));
+    return mean([...(nll.data as Float32Array)]);
+  };
+  let [difference, largest] = [0, 0];
+  for (let i = 0; i < table.length; i++) {
+    const slope = ((await lossAt(i, step)) - (await lossAt(i, -step))) / (2 * step);
+    difference = Math.max(difference, Math.abs(slope - gradient[i]));
+    largest = Math.max(largest, Math.abs(slope));
+  }
+  await session.release();
+  console.log(`d_g: max difference ${(difference / largest).toExponential(1)} of the largest, tolerance 1e-2`);
+  expect(gradient).toHaveLength(K * Q);
+  expect(difference).toBeLessThan(1e-2 * largest);
+});
+
+test("masks open what text shares and what a cluster owns, and nothing of another cluster", () => {
+  const sizes = { clusters: 3, sharedRank: 2, sharedBiases: 1, ownRank: 1, ownBiases: 1 };
+  expect(maskedShape(sizes, 4).gates).toBe(2 + 3 + 1 + 3);
+  expect([...maskOf(sizes, 1, 0.5)]).toEqual([0.5, 0.5, 0, 0.5, 0, 0.5, 0, 0.5, 0]);
 });

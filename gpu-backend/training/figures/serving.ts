@@ -2,7 +2,6 @@
  * What is compared: the base, what `"nearest"` serves, the mixture that is served, and controls that each lack or change one
  * part of it. A method says how a text is served, from its prompt alone. Pure.
  */
-import { Random } from "../../../gpu-backend/training/random.ts";
 import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
 import {
   type CentroidVectors,
@@ -18,6 +17,7 @@ import {
   priorsOf,
   ruleFor,
 } from "../../../shared/math/evidence.ts";
+import { Random } from "../random.ts";
 
 /** How a text is served: an adapter's id (null: the base), or a mixture of several. */
 export interface Plan {
@@ -76,7 +76,7 @@ interface PlacedCentroid extends NearCentroid {
   id: string;
 }
 
-/** What a prompt says of its place among the centroids. */
+/** The centroids that a prompt is nearest to, and the plans that follow. */
 export class Prompt {
   /** The nearest centroids, nearest first; the adapters of those that are on become experts. */
   readonly nearest: readonly PlacedCentroid[];

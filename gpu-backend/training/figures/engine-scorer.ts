@@ -1,16 +1,5 @@
 /** Scores and continues texts on an engine in this process: the one that serves, without what surrounds it. */
 import { setImmediate } from "node:timers/promises";
-import type { AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
-import { AdapterCache } from "../../../gpu-backend/adapters/adapter-cache.ts";
-import { generatedAdapters, servedBank, servedPool } from "../../../gpu-backend/adapters/generated.ts";
-import { gatesOf, readHyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
-import { chunkTokens, tenantSlowdown } from "../../../gpu-backend/config.ts";
-import { type Artifacts, readArtifacts } from "../../../gpu-backend/engine/artifacts.ts";
-import { Engine } from "../../../gpu-backend/engine/engine.ts";
-import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
-import { type HeadSession, openHeadSession } from "../../../gpu-backend/runtime/head-probabilities.ts";
-import { createStepRunner } from "../../../gpu-backend/runtime/onnx-runner.ts";
-import type { StepRunner } from "../../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import {
   type Frame,
@@ -18,7 +7,18 @@ import {
   type Sampling,
   type SequenceRequest,
 } from "../../../shared/contracts/inference.ts";
-import type { Plan } from "./methods.ts";
+import type { AdapterSource } from "../../adapters/adapter.ts";
+import { AdapterCache } from "../../adapters/adapter-cache.ts";
+import { generatedAdapters, servedBank, servedPool } from "../../adapters/generated.ts";
+import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
+import { chunkTokens, tenantSlowdown } from "../../config.ts";
+import { type Artifacts, readArtifacts } from "../../engine/artifacts.ts";
+import { Engine } from "../../engine/engine.ts";
+import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
+import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
+import { createStepRunner } from "../../runtime/onnx-runner.ts";
+import type { StepRunner } from "../../runtime/step.ts";
+import type { Plan } from "./serving.ts";
 import { scoredTokens } from "./texts.ts";
 
 const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens, slowdown: tenantSlowdown };
@@ -31,6 +31,8 @@ const poolSlots = 48;
 
 export interface PlannedText {
   ids: number[];
+  /** Of the last ids; absent: `scoredTokens`. */
+  scored?: number;
   plan: Plan;
 }
 
@@ -69,7 +71,8 @@ export class EngineScorer {
 
   private constructor(artifacts: Artifacts, runner: StepRunner, source: AdapterSource, threads: number) {
     const { tokenizer } = artifacts;
-    const now = () => performance.now();
+    // No score depends on time.
+    const now = () => 0;
     this.artifacts = artifacts;
     this.#runner = runner;
     this.#threads = threads;
@@ -87,15 +90,15 @@ export class EngineScorer {
     });
   }
 
-  /** Nats of the last `scoredTokens` of each text together. */
+  /** Nats of the scored tokens of each text together. */
   async score(texts: readonly PlannedText[], onText: (done: number) => void = () => {}): Promise<number[]> {
     const rest = { maxTokens: 0, promptLogprobs: true, sampling: { ...greedySampling, logprobs: 0 } };
     const requests = texts.map(({ ids, plan }) => ({ ids, plan, ...rest }));
     const frames = await this.#run(requests, onText);
-    return frames.map((own) => {
+    return frames.map((own, i) => {
       const [prompt] = own;
       if (prompt.type !== "prompt") throw new Error(`expected the prompt's frame, got ${prompt.type}`);
-      return sum(prompt.logprobs.slice(-scoredTokens).map((logprob) => logprob!));
+      return sum(prompt.logprobs.slice(-(texts[i].scored ?? scoredTokens)).map((logprob) => logprob!));
     });
   }
 
@@ -115,12 +118,32 @@ export class EngineScorer {
     const { gates } = this.#runner;
     const scores: number[][] = temperatures.map(() => []);
     for (const ids of texts) {
-      const { hidden, targets } = await this.#scoredStates(ids);
+      const { hidden, targets } = await this.#scoredStates(ids, scoredTokens);
       for (const [i, temperature] of temperatures.entries()) {
         const scaled = hidden.map((value) => value / temperature);
         const input = { hidden: scaled, targets, gates: new Float32Array(gates), chosen: Int32Array.of(0) };
         scores[i].push(sum((await (await this.#openHead()).run(input)).logprobs));
       }
+    }
+    return scores;
+  }
+
+  /** Nats of the last `scored` tokens under the base and under every centroid's adapter as it is shipped. */
+  async scoreUnderEach(ids: number[], scored: number): Promise<number[]> {
+    const { manifest, hyperNetwork } = this.artifacts;
+    if (manifest.hyperNetwork.kind !== "gated-bank") throw new Error("only a gated bank has gates for every centroid");
+    const head = await this.#openHead();
+    const { hidden, targets } = await this.#scoredStates(ids, scored);
+    const network = readHyperNetwork(hyperNetwork);
+    const vectors = toFloat32(tensorOf(hyperNetwork, "centroids")); // [K, P]
+    const P = manifest.embedding.dimensions;
+    const gates = [
+      new Float32Array(this.#runner.gates),
+      ...manifest.centroids.map(({ scale }, k) => gatesOf(network, vectors.subarray(k * P, (k + 1) * P), scale)),
+    ];
+    const scores: number[] = [];
+    for (const own of gates) {
+      scores.push(sum((await head.run({ hidden, targets, gates: own, chosen: Int32Array.of(0) })).logprobs));
     }
     return scores;
   }
@@ -139,8 +162,8 @@ export class EngineScorer {
     return this.#head;
   }
 
-  /** The scored tokens, and the states [scoredTokens, D] that foretell them. */
-  async #scoredStates(ids: number[]): Promise<{ hidden: Float32Array; targets: Int32Array }> {
+  /** The scored tokens, and the states [scored, D] that predict them. */
+  async #scoredStates(ids: number[], scored: number): Promise<{ hidden: Float32Array; targets: Int32Array }> {
     let traced = new Float32Array(0);
     const rest = { maxTokens: 0, promptLogprobs: true, sampling: greedySampling };
     await this.#engine.submit(null, [this.#request({ ids, plan: { adapterId: null }, ...rest })], (_, hidden) => {
@@ -149,7 +172,7 @@ export class EngineScorer {
     while (this.#engine.busy) await this.#engine.step();
     this.#frames.clear();
     const D = this.artifacts.model.config.hiddenSize;
-    return { hidden: traced.slice(-scoredTokens * D), targets: Int32Array.from(ids.slice(-scoredTokens)) };
+    return { hidden: traced.slice(-scored * D), targets: Int32Array.from(ids.slice(-scored)) };
   }
 
   async #run(asked: readonly Asked[], onText: (done: number) => void): Promise<Frame[][]> {
@@ -205,7 +228,7 @@ function withoutScales({ manifest, hyperNetwork }: Artifacts, source: AdapterSou
   };
 }
 
-interface Asked extends PlannedText {
+interface Asked extends Omit<PlannedText, "scored"> {
   maxTokens: number;
   promptLogprobs: boolean;
   sampling: Sampling;

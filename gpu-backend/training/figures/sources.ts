@@ -1,0 +1,60 @@
+/** The sources that shipped artifacts are measured on: test documents of corpora, and the new text of the corpus lock. */
+import type { Manifest } from "../../../shared/artifacts/manifest.ts";
+import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
+import { type CorpusLock, isKnown, lockedCorpora } from "../corpus/lock.ts";
+import { type Corpus, type CorpusSource, readCorpus } from "../corpus/read-corpus.ts";
+import { splitDocuments } from "../corpus/splits.ts";
+import { longestPrompt, type ShippedSource } from "./shipped.ts";
+import { answerTexts, cutTexts, scoredTokens } from "./texts.ts";
+
+/** What texts are cut by. */
+export interface SourceOptions {
+  lock: CorpusLock;
+  manifest: Manifest;
+  tokenizer: Tokenizer;
+  /** Of each source at most. */
+  texts: number;
+}
+
+/** All sources of the lock, fetched before. Throws an Error where one is missing or another. */
+export async function lockedTexts(folder: string, options: SourceOptions): Promise<ShippedSource[]> {
+  const trained = await lockedCorpora("training", folder);
+  const fresh = await lockedCorpora("new", folder);
+  return [
+    ...trained.map((corpus) => trainedSource(corpus, options)),
+    ...fresh.map((corpus): ShippedSource => {
+      const texts = cutTexts(corpus.documents, options.tokenizer, options.texts, longestOf(options));
+      return { kind: "new", name: corpus.name, known: isKnownText(corpus, options), heldOut: true, texts, answers: [] };
+    }),
+  ];
+}
+
+/** Test documents of corpora that the artifacts were trained on. */
+export async function trainedTexts(corpora: readonly CorpusSource[], options: SourceOptions): Promise<ShippedSource[]> {
+  const read = await Promise.all(corpora.map(readCorpus));
+  return read.map((corpus) => trainedSource(corpus, options));
+}
+
+function trainedSource(corpus: Corpus, options: SourceOptions): ShippedSource {
+  const { manifest, tokenizer, texts: count } = options;
+  const { name, sha256, documents } = corpus;
+  const splits = splitDocuments(name, documents);
+  const test = documents.filter((_, i) => splits[i] === "test");
+  const { training } = manifest;
+  const isAsTrained = training?.corpora.some((trained) => trained.sha256 === sha256) ?? false;
+  return {
+    ...{ kind: "trained", name, known: isKnownText(corpus, options) },
+    heldOut: training?.split === "document-hash" && isAsTrained,
+    texts: cutTexts(test, tokenizer, count, longestOf(options)),
+    answers: answerTexts(test, tokenizer, count),
+  };
+}
+
+/** The longest prompt that the model has room for beside the scored tokens. */
+function longestOf({ manifest }: SourceOptions): number {
+  return Math.min(longestPrompt, manifest.model.contextTokens - scoredTokens - 1);
+}
+
+function isKnownText({ sha256 }: Corpus, { lock, manifest }: SourceOptions): boolean {
+  return isKnown(lock, manifest.model.weights, sha256);
+}

@@ -1,0 +1,145 @@
+/** The corpus lock: what it records, how overlap is measured, and that other bytes are refused. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { deflateSync } from "node:zlib";
+import { expect, test } from "vitest";
+import { documentsOf } from "../../../gpu-backend/training/corpus/documents.ts";
+import { fetchCorpora, linesOf, recipes, spread } from "../../../gpu-backend/training/corpus/fetch-corpora.ts";
+import { isKnown, lockedCorpora, readLock } from "../../../gpu-backend/training/corpus/lock.ts";
+import { withoutTags } from "../../../gpu-backend/training/corpus/new-text-recipes.ts";
+import { unpackPinned } from "../../../gpu-backend/training/corpus/packages.ts";
+import { corpusHash } from "../../../gpu-backend/training/corpus/read-corpus.ts";
+import { nearDuplicates, overlap, Shingler } from "../../../gpu-backend/training/corpus/shingles.ts";
+import { novelsOf } from "../../../gpu-backend/training/corpus/training-recipes.ts";
+import { lineProgress } from "../../../gpu-backend/training/progress.ts";
+import { seededRandom } from "../../support/steps.ts";
+
+const progress = lineProgress(
+  () => {},
+  () => 0,
+);
+
+test("the lock has every recipe with its packages, and documents enough to hold some out", async () => {
+  const { lock, hash } = await readLock();
+  expect(hash).toMatch(/^[0-9a-f]{64}$/);
+  expect(lock.corpora.map(({ name }) => name)).toEqual(Object.keys(recipes));
+  for (const { name, role, licence, packages, documents, lengths, splits } of lock.corpora) {
+    expect([name, role, licence]).toEqual([name, recipes[name].role, recipes[name].licence]);
+    expect(packages.map((pinned) => pinned.name)).toEqual(recipes[name].packages.map((source) => source.name));
+    expect(lengths).toHaveLength(documents);
+    if (!splits) continue;
+    expect(splits.train + splits.validation + splits.test).toBe(documents);
+    expect(splits.test).toBeGreaterThanOrEqual(2);
+  }
+});
+
+test("the committed corpus is the locked one", async () => {
+  const { lock } = await readLock();
+  const lines = await linesOf("gsm8k", recipes.gsm8k, []);
+  const locked = lock.corpora.find(({ name }) => name === "gsm8k")!;
+  expect(corpusHash(documentsOf("gsm8k.jsonl", lines.join("\n")))).toBe(locked.sha256);
+});
+
+test("a corpus of other bytes than locked is refused by name, a missing one says what to run", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "corpora-"));
+  try {
+    await expect(lockedCorpora("new", folder)).rejects.toThrow(`brown is not in ${folder}: run npm run corpora`);
+    await writeFile(join(folder, "brown.jsonl"), '{"text":"The Fulton County Grand Jury said"}\n');
+    await expect(lockedCorpora("new", folder)).rejects.toThrow(/brown has SHA-256 [0-9a-f]{64}, the lock/);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("a committed corpus is fetched without a package, and damage to it is repaired", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "corpora-"));
+  try {
+    const { lock } = await readLock();
+    const corpora = lock.corpora.filter(({ packages }) => packages.length === 0);
+    await writeFile(join(folder, "gsm8k.jsonl"), '{"text":"something else"}\n');
+    await fetchCorpora(folder, corpora, progress);
+    const lying = corpora.map((corpus) => ({ ...corpus, sha256: "0".repeat(64) }));
+    await expect(fetchCorpora(folder, lying, progress)).rejects.toThrow("gsm8k has SHA-256");
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("known is decided by content: the same text under another base, or other text, is not known", async () => {
+  const { lock } = await readLock();
+  const of = (name: string) => lock.corpora.find((corpus) => corpus.name === name)!.sha256;
+  expect(isKnown(lock, lock.base.weights, of("austen"))).toBe(true);
+  expect(isKnown(lock, lock.base.weights, of("moby-dick"))).toBe(false);
+  expect(isKnown(lock, "0".repeat(64), of("austen"))).toBe(false);
+  expect(isKnown(lock, lock.base.weights, "0".repeat(64))).toBe(false);
+});
+
+const random = seededRandom(11);
+const prose = (words: number) => Array.from({ length: words }, () => `w${Math.floor(random() * 5000)}`).join(" ");
+
+test("overlap is the share of n-grams, whatever case and punctuation", () => {
+  console.log("seed 11");
+  const [half, other] = [prose(2000), prose(2000)];
+  const shingler = new Shingler();
+  const whole = shingler.of(`${half.toUpperCase().replaceAll(" ", ", ")} ${other}`);
+  expect(overlap(shingler.of(half), whole)).toBe(1);
+  expect(overlap(whole, shingler.of(half))).toBeGreaterThan(0.45);
+  expect(overlap(whole, shingler.of(half))).toBeLessThan(0.55);
+  expect(overlap(shingler.of(prose(2000)), whole)).toBe(0);
+  expect(overlap(new Set(), whole)).toBe(0);
+});
+
+test("near-duplicates are found across groups alone, and the first of them stays", () => {
+  const text = prose(300);
+  const nearly = `${text} ${prose(150)}`;
+  const texts = [
+    { group: "a/test", text },
+    { group: "a/test", text: nearly },
+    { group: "a/train", text: nearly },
+    { group: "b/train", text: prose(300) },
+    { group: "b/train", text: `${prose(900)} ${text}` },
+  ];
+  expect(nearDuplicates(texts, new Shingler())).toEqual([2]);
+});
+
+test("of many items as many as asked for are kept, spread evenly", () => {
+  expect(spread([1, 2, 3], 5)).toEqual([1, 2, 3]);
+  expect(spread([0, 1, 2, 3, 4, 5, 6, 7, 8], 3)).toEqual([1, 4, 7]);
+});
+
+test("the Brown corpus is read without its tags, as it was printed", () => {
+  const tagged = "\n\tHe/pps said/vbd ``/`` no/at ''/'' ,/, and/or/cc (/( left/vbd )/) ;/. ;/.\n\n\n\tNext/ap ./.\n";
+  expect(withoutTags(tagged)).toBe('He said "no", and/or (left);\nNext.');
+});
+
+test("novels are read from the records of R's database, a list of lines each", () => {
+  const string = (text: string) => {
+    const bytes = Buffer.from(text, "utf8");
+    const head = Buffer.alloc(8);
+    head.writeInt32BE(0x00040009, 0);
+    head.writeInt32BE(bytes.length, 4);
+    return Buffer.concat([head, bytes]);
+  };
+  const record = (lines: string[]) => {
+    const stream = deflateSync(Buffer.concat([Buffer.from("X\n"), Buffer.alloc(12), ...lines.map(string)]));
+    const size = Buffer.alloc(4);
+    size.writeUInt32BE(stream.length, 0);
+    return Buffer.concat([size, stream]);
+  };
+  const novels = [["EMMA", "", "a café"], ["PERSUASION"]];
+  expect(novelsOf(Buffer.concat(novels.map(record)))).toEqual(novels);
+});
+
+test("an archive that was put there by hand is used, and refused where its bytes are others", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "packages-"));
+  try {
+    await writeFile(join(folder, "dict-x_1+2.deb"), "not the archive");
+    const pinned = { registry: "debian", name: "dict-x", version: "1:2", sha256: "0".repeat(64) } as const;
+    await expect(unpackPinned(pinned, folder)).rejects.toThrow(
+      /dict-x_1\+2\.deb has SHA-256 [0-9a-f]{64}; the corpus lock/,
+    );
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});

@@ -1,0 +1,171 @@
+/** Figures: bootstrap over domains and documents, texts with questions, and documents that follow the data to the digit. */
+import { readFile } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { type Figures, figuresSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
+import { figureDocuments, readFigures, withFigures } from "../../../gpu-backend/training/figures/documents.ts";
+import { sections } from "../../../gpu-backend/training/figures/render.ts";
+import { reportPage } from "../../../gpu-backend/training/figures/report.ts";
+import { byDocument, overDomains } from "../../../gpu-backend/training/figures/statistics.ts";
+import {
+  answerTexts,
+  cutTexts,
+  hasPrompt,
+  scoredTokens,
+  withPrompt,
+} from "../../../gpu-backend/training/figures/texts.ts";
+
+const letters = {
+  encode: (written: string) => [...written].map((letter) => letter.charCodeAt(0)),
+  pieceOf: () => new Uint8Array(1),
+};
+
+test("a mean over domains counts each once, and its interval knows that domains differ", () => {
+  const domain = (mean: number, documents: number) =>
+    Array.from({ length: documents }, () => ({ sum: 10 * mean, tokens: 10 }));
+  const alike = overDomains([domain(1, 50), domain(1, 2)]);
+  expect(alike).toEqual({ mean: 1, ci95: [1, 1] });
+  const apart = overDomains([domain(0, 100), domain(2, 100), domain(4, 100), domain(6, 100)]);
+  expect(apart.mean).toBe(3);
+  // Documents agree within each domain, so the width comes from the draw of domains alone.
+  expect(apart.ci95[0]).toBeLessThanOrEqual(1);
+  expect(apart.ci95[1]).toBeGreaterThanOrEqual(5);
+  expect(() => overDomains([domain(1, 1), []])).toThrow("without documents");
+});
+
+test("texts of one document are one observation", () => {
+  const text = (document: string, scored: number) => ({ document, scored, bytes: 1 });
+  expect(byDocument([text("a", 2), text("b", 3), text("a", 4)], [1, 2, 3])).toEqual([
+    { sum: 4, tokens: 6 },
+    { sum: 2, tokens: 3 },
+  ]);
+});
+
+test("a text has as long a prompt as its document allows, and scores the same tokens after shorter ones", () => {
+  const [long] = cutTexts([{ name: "long", text: "ab".repeat(400) }], letters, 1, 256);
+  const [short] = cutTexts([{ name: "short", text: "ab".repeat(80) }], letters, 1, 256);
+  expect([long, short].map((text) => hasPrompt(text, 256))).toEqual([true, false]);
+  expect([long, short].map((text) => hasPrompt(text, 64))).toEqual([true, true]);
+  for (const text of [long, short]) {
+    expect(withPrompt(text, 8).slice(8)).toEqual(text.ids.slice(-scoredTokens));
+    expect(withPrompt(text, 8)).toHaveLength(8 + scoredTokens);
+  }
+});
+
+test("a question is the prompt of its answer, of which the first tokens are scored", () => {
+  const record = { name: "q", text: `How many?\n${"x".repeat(100)}`, answerAt: 10 };
+  const [text, ...others] = answerTexts([record, { name: "plain", text: "x".repeat(500) }], letters, 9);
+  expect(others).toEqual([]);
+  expect(text.scored).toBe(scoredTokens);
+  expect(String.fromCharCode(...text.ids.slice(0, -text.scored))).toBe("How many?\n");
+  expect(answerTexts([{ ...record, text: "How many?\n4" }], letters, 9)).toEqual([]);
+});
+
+const estimate = { mean: 0.1, ci95: [0.05, 0.15] as [number, number] };
+const example: Figures = {
+  ...{
+    format: 1,
+    artifacts: "a".repeat(64),
+    lock: "b".repeat(64),
+    settings: { steps: 800, trainWindows: 9000, validationWindows: 500, texts: 60, seeds: [1, 2, 3] },
+  },
+  shipped: {
+    ...{ model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), format: "fp32" },
+    rows: (["trained", "new"] as const).flatMap((kind) =>
+      ([8, 64, "question"] as const).map((prompt) => ({
+        ...{ kind, name: `some ${kind}`, prompt, documents: 3, texts: 4, known: kind === "trained", heldOut: true },
+        ...{ base: { nats: 3, bitsPerByte: 1.5 }, nearest: estimate, mixture: { ...estimate, mean: 0.1234 } },
+        ...{ mixtureBits: estimate, mixtureOverNearest: estimate, worst: -0.01 },
+        oracle: prompt === 64 ? estimate : null,
+      })),
+    ),
+    means: [{ kind: "new", prompt: 64, sources: 1, ...gains(), mixtureBits: estimate, oracle: estimate }],
+  },
+  methods: {
+    rows: [
+      {
+        ...{ method: "static head", trainable: 1000, chosen: "rate 0.01", perplexityBySeed: [45.5], perplexity: 45.5 },
+        ...{ bitsPerByte: 1.9, overBase: estimate, bankOver: estimate, bankOverPooled: null },
+      },
+    ],
+    domains: [
+      {
+        ...{ name: "sea", known: false, testDocuments: 3, tokens: 99, perplexity: { "static head": 45.5 } },
+        ...{ bankOverBase: estimate, bankOverStatic: estimate },
+      },
+    ],
+    wrongCentroidKeeps: 0.16,
+  },
+  leaveOneOut: [{ text: "sea", leftOut: true, promptTokens: 8, mixture: estimate, nearest: estimate }],
+  paper: {
+    rows: [{ row: "unadapted", trainable: 0, paperLoss: 3.4, published: 10.2513, honestLoss: 4.4 }],
+    ...{ lines: 400, steps: 1200, paddedShare: 0.93, padBias: 8 },
+  },
+};
+function gains() {
+  return { nearest: estimate, mixture: estimate, mixtureOverNearest: estimate };
+}
+
+test("every section renders, as tables whose rows have as many cells as their heads", () => {
+  expect(figuresSchema.parse(example)).toEqual(example);
+  for (const [name, section] of Object.entries(sections)) {
+    const tables = section(example)
+      .split("\n\n")
+      .filter((part) => part.startsWith("|"));
+    for (const table of tables) {
+      const widths = table.split("\n").map((line) => line.split("|").length);
+      expect(new Set(widths).size, name).toBe(1);
+    }
+    expect(section(example), name).not.toMatch(/undefined|NaN/);
+  }
+});
+
+test("rendering is idempotent, and a changed digit between the markers is seen", () => {
+  const empty = "# Title\n<!-- figures: new-text -->\n<!-- end of figures -->\nrest\n";
+  const written = withFigures(empty, example);
+  expect(written).toContain("0.123");
+  expect(written.startsWith("# Title\n")).toBe(true);
+  expect(withFigures(written, example)).toBe(written);
+  expect(withFigures(written.replace("0.123", "0.124"), example)).toBe(written);
+  expect(withFigures(empty.replace("figures:", "figures to come:"), example)).toBe(written);
+  expect(() => withFigures(empty.replace("new-text", "old-text"), example)).toThrow("no figures are called old-text");
+});
+
+test("the page has a bar with its interval for each gain where the scale says, losses left of zero, and asks for nothing", () => {
+  const shipped = structuredClone(example.shipped);
+  const [row] = shipped.rows.filter(({ kind, prompt }) => kind === "new" && prompt === 64);
+  row.name = "<script>";
+  row.nearest = { mean: -0.1, ci95: [-0.15, -0.05] };
+  row.heldOut = false;
+  const page = reportPage(shipped);
+  expect(page).not.toContain("<script>");
+  expect(page).not.toMatch(/(src|href)=|url\(|https?:/);
+  expect(page).toContain("Perhaps trained on these documents: &lt;script&gt;.");
+  const chart = page.split("<figure>").find((part) => /^<figcaption>By source.*&lt;script&gt;/.test(part))!;
+  const numbers = (pattern: RegExp) => pattern.exec(chart)!.slice(1).map(Number);
+  const bar = (method: string) =>
+    numbers(new RegExp(`class="${method}" x="([\\d.]+)".*?width="([\\d.]+)".*?x1="([\\d.]+)" x2="([\\d.]+)"`));
+  const [zero] = numbers(/class="zero" x1="([\d.]+)"/);
+  const [gainAt, gainWidth] = bar("mixture");
+  const [lossAt, lossWidth, lowest, highest] = bar("nearest");
+  expect(gainAt).toBe(zero);
+  expect(lossAt + lossWidth).toBeCloseTo(zero, 1);
+  expect(gainWidth / lossWidth).toBeCloseTo(0.1234 / 0.1, 2);
+  expect((zero - lowest) / (zero - highest)).toBeCloseTo(3, 1);
+  expect(page).not.toMatch(/undefined|NaN/);
+});
+
+test("rounding leaves whole numbers, names and nothing else alone", () => {
+  expect(rounded({ a: 0.12345, b: [1, 2.0004], c: null, d: "x" })).toEqual({ a: 0.123, b: [1, 2], c: null, d: "x" });
+});
+
+test("the documents show the committed figures, digit by digit, and none before there are any", async () => {
+  const figures = await readFigures();
+  for (const path of figureDocuments) {
+    const text = await readFile(path, "utf8");
+    // Where nothing has been measured yet, the markers must at least name sections that there are.
+    const rendered = withFigures(text, figures ?? example);
+    expect(rendered).toContain("<!-- figures: ");
+    if (figures) expect(text).toBe(rendered);
+    else expect(text).not.toContain("<!-- figures: ");
+  }
+});
