@@ -12,7 +12,7 @@ export type Span = [start: number, end: number];
 
 /** How the experts of one prompt are weighed. */
 export interface EvidenceRule {
-  /** The first so many prompt tokens are evidence; they are also what the pointer copies from. */
+  /** Of the first so many prompt tokens evidence is taken (`positionsOfEvidence`); they are also what the pointer copies from. */
   tokens: number;
   /** Token ranges [start, end), rising, where only these of the first `tokens` are evidence. */
   spans?: Span[] | undefined;
