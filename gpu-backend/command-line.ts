@@ -3,6 +3,7 @@
  * code 2) and for a failure (1), 130 after Ctrl-C, and a quiet end where nobody reads on. Not here: the commands.
  */
 import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { Command, type CommanderError, InvalidArgumentError } from "commander";
 
 const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as {
@@ -38,6 +39,21 @@ export async function runCommand(command: Command): Promise<void> {
 export function parsedOptions<Options extends object>(command: Command): Options {
   process.on("uncaughtException", (error) => fail(command, error));
   return command.parse().opts<Options>();
+}
+
+/** A signal to a process group reaches a command twice, directly and through the bootstrap: within this time, in milliseconds. */
+const sameRequestMs = 500;
+
+/** Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. */
+export function onStopRequest(stop: (signal: NodeJS.Signals) => void): void {
+  let lastMs = Number.NEGATIVE_INFINITY;
+  const request = (signal: NodeJS.Signals) => {
+    const isRepeat = performance.now() - lastMs < sameRequestMs;
+    if (isRepeat) return;
+    lastMs = performance.now();
+    stop(signal);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, request);
 }
 
 /** commander's "error: … \n(Did you mean …?)". */
@@ -82,6 +98,13 @@ export function positive(text: string): number {
 /** Repeatable. */
 export function collected(text: string, before: string[] = []): string[] {
   return [...before, text];
+}
+
+/** The text of a file that an argument names. Throws an Error that says which one cannot be read. */
+export async function readText(file: string): Promise<string> {
+  return readFile(file, "utf8").catch((cause: Error) => {
+    throw new Error(`${file} cannot be read: ${cause.message}`, { cause });
+  });
 }
 
 /** Without a slash at its end. */

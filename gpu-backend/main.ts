@@ -9,7 +9,7 @@ import { serve } from "@hono/node-server";
 import { Option } from "commander";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
-import { createCommand } from "./command-line.ts";
+import { createCommand, onStopRequest } from "./command-line.ts";
 import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
@@ -111,7 +111,7 @@ async function run(config: BackendConfig): Promise<void> {
     await tracer?.flush();
     leave(0, isEnded);
   };
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutDown(signal));
+  onStopRequest((signal) => void shutDown(signal));
   // A parent that opened a channel takes the backend with it, however it ended.
   process.once("disconnect", () => leave(0));
   process.channel?.unref();

@@ -10,6 +10,7 @@ import { existsSync, readFileSync, realpathSync, rmSync, writeFileSync } from "n
 import { createRequire } from "node:module";
 import { constants } from "node:os";
 import path from "node:path";
+import { isatty } from "node:tty";
 import { fileURLToPath } from "node:url";
 import { commandsOf, nearestCommand, usage } from "./commands.mjs";
 
@@ -55,8 +56,8 @@ function installHash() {
 
 /**
  * Runs a command to its end. Returns its exit code, the signal that asked this process to stop meanwhile, if any, and
- * what came through the pipes of `options.stdio`. SIGTERM and SIGHUP are passed on; a terminal's Ctrl-C reaches the child
- * by itself, so here it is only outlived.
+ * what came through the pipes of `options.stdio`. Signals are passed on, except that a terminal's Ctrl-C reaches the child
+ * by itself: where stdin is a terminal, SIGINT is only outlived.
  */
 function run(command, args, options) {
   return new Promise((resolve) => {
@@ -70,7 +71,7 @@ function run(command, args, options) {
     let stoppedBy = null;
     const onSignal = (signal) => {
       stoppedBy = signal;
-      if (signal !== "SIGINT") child.kill(signal);
+      if (signal !== "SIGINT" || !isatty(0)) child.kill(signal);
     };
     for (const signal of stopSignals) process.on(signal, onSignal);
     // Under npm our parent should outlive us. If it was killed outright, nobody is left to stop the child.

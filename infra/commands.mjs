@@ -67,7 +67,7 @@ Options:
 Example:
   $ chameleon start          # in a checkout also: npm start, npm run COMMAND -- ARGUMENTS
 
-Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; start and backend, which serve until then, end with 0.
 `;
 }
 

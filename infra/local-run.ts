@@ -1,43 +1,101 @@
 /**
  * What a running `chameleon start` leaves in its state folder for other commands of this machine: where it listens, and what
- * signs calls to its backends. Only its user can read the file; it goes with the process.
+ * signs calls to its backends. Only its user can read the file; it is removed with the process. Commands look for it below
+ * the current folder, so a folder of somebody else may hold one, too: what is read is checked first.
  */
-import { readFileSync, rmSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
+import { isLoopback } from "../shared/loopback.ts";
+import { writeWhole } from "./write-whole.ts";
 
+const loopbackOrigin = z.string().refine((text) => {
+  const url = URL.parse(text);
+  return url?.protocol === "http:" && url.origin === text && isLoopback(url.hostname);
+});
 const runSchema = z.object({
-  pid: z.int(),
-  edge: z.string(),
+  // 0 and negative numbers name process groups, which always exist.
+  pid: z.int().positive(),
+  edge: loopbackOrigin,
   key: z.string(),
-  backends: z.array(z.string()),
+  backends: z.array(loopbackOrigin),
   backendSecrets: z.string(),
   modelDirectory: z.string().nullable(),
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
+const mode = 0o600;
+
 function fileIn(stateFolder: string): string {
   return path.join(stateFolder, "run.json");
 }
 
-/** Removes it again when this process ends. */
+/**
+ * Writes the file for this process. When the process ends, its file is removed, or replaced by that of another start in the
+ * same folder that was there before and still runs.
+ */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
-  await mkdir(stateFolder, { recursive: true });
   const file = fileIn(stateFolder);
-  rmSync(file, { force: true });
-  await writeFile(file, JSON.stringify(run), { mode: 0o600 });
-  process.once("exit", () => rmSync(file, { force: true }));
+  const earlier = readLocalRun(stateFolder, () => {});
+  await writeWhole(file, Buffer.from(JSON.stringify(run)), mode);
+  process.once("exit", () => {
+    if (readLocalRun(stateFolder, () => {})?.pid !== run.pid) return;
+    if (!earlier || !isRunning(earlier.pid)) return rmSync(file, { force: true });
+    const unfinished = `${file}.${run.pid}`;
+    writeFileSync(unfinished, JSON.stringify(earlier), { mode });
+    renameSync(unfinished, file);
+  });
 }
 
-/** null where none runs. */
-export function readLocalRun(stateFolder: string): LocalRun | null {
+/** null where none runs, or where the file cannot be trusted; `say` is told why not, in one sentence. */
+export function readLocalRun(stateFolder: string, say = sayOnStderr): LocalRun | null {
+  const file = fileIn(stateFolder);
   try {
-    const run = runSchema.parse(JSON.parse(readFileSync(fileIn(stateFolder), "utf8")));
-    // A process that was killed outright has left its file.
-    process.kill(run.pid, 0);
-    return run;
-  } catch {
+    const run = parsedRun(readPrivate(file));
+    return isRunning(run.pid) ? run : null;
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT") say(`${file} is ignored: ${message}`);
     return null;
   }
+}
+
+/** Throws an Error, which repeats nothing of the text. */
+function parsedRun(text: string): LocalRun {
+  try {
+    return runSchema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new Error("it must hold a process and loopback addresses", { cause });
+  }
+}
+
+/** Throws an Error where another user could have written the file, or could read it. */
+function readPrivate(file: string): string {
+  // Non-blocking, or a named pipe would never open.
+  const descriptor = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const stats = fstatSync(descriptor);
+    const { uid, mode } = stats;
+    if (!stats.isFile()) throw new Error("it is no regular file");
+    const user = process.getuid?.();
+    // Windows has neither owners nor modes in this sense.
+    if (user !== undefined && uid !== user) throw new Error("another user owns it");
+    if (user !== undefined && (mode & 0o077) !== 0) throw new Error("its mode lets other users in; it must be 0600");
+    return readFileSync(descriptor, "utf8");
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** False for a process that was killed outright and has left its file. */
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
+function sayOnStderr(line: string): void {
+  process.stderr.write(`${line}\n`);
 }

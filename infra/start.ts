@@ -27,7 +27,9 @@ const program = createCommand(
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
-What the backend reads besides is in gpu-backend/config.ts.`,
+What the backend reads besides is in gpu-backend/config.ts.
+
+Exit code: 0 after Ctrl-C or another signal that ends it, 1 where a part failed.`,
 )
   .option(
     "--backends <n>",
@@ -114,8 +116,9 @@ function backendCount(text: string): number {
 const options = parsedOptions<{ backends: number; json: boolean }>(program);
 // Whatever wrangler or the Worker log must not mix with the ready line.
 globalThis.console = new Console(process.stderr);
-// Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start.
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => process.exit(0));
+// Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start. A signal
+// may come twice, from a terminal and from the bootstrap: the listener stays, so that the second does not cut the hooks off.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(0));
 process.once("disconnect", () => process.exit(0));
 process.channel?.unref();
 await start(options.backends, options.json);

@@ -8,7 +8,7 @@ import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
 import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
 import { calibrationTable } from "./calibration/table.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
-import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock } from "./corpus/lock.ts";
+import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { interruptionSignal } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
@@ -24,14 +24,24 @@ const interruption = interruptionSignal();
 const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
   "chameleon train --corpus ./my-texts --out ./my-artifacts",
 ])
-  .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+  .addOption(
+    new Option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt").default(
+      embeddedModel,
+      "the embedded model",
+    ),
+  )
   .option("--corpus <[name=]path>", "text file, JSONL, folder or quoted glob; repeatable", collect)
   .addOption(
     new Option("--embedded", "by the embedded artifacts' settings, on the locked corpora (chameleon corpora first)")
       .default(false)
       .conflicts("corpus"),
   )
-  .option("--corpora <folder>", "where chameleon corpora put the text, for --embedded", defaultCorpusFolder)
+  .addOption(
+    new Option("--corpora <folder>", "where chameleon corpora put the text, for --embedded").default(
+      defaultCorpusFolder,
+      shownCorpusFolder,
+    ),
+  )
   .option("--centroids <n>", `clusters of text, K (default: ${mostCentroids}, and fewer of little text)`, count)
   .option("--rank <n>", "low-rank directions of the bank, R", count, 64)
   .option("--biases <n>", "bias directions of the bank, M", count, 8)

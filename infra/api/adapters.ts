@@ -1,7 +1,6 @@
 /** `chameleon adapters`: a tenant's own adapters through the API. Each file is an example text; JSONL has one a line. */
-import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import {
   type Adapter,
   adapterDeletedSchema,
@@ -55,7 +54,7 @@ function pathOf(name: string): string {
 }
 
 async function examplesIn(file: string): Promise<string[]> {
-  const text = await readFile(file, "utf8");
+  const text = await readText(file);
   if (!file.endsWith(".jsonl")) return [text];
   return text
     .split("\n")

@@ -1,6 +1,6 @@
 /** The public API, as commands call it: of the local start unless `--url` names another. Errors are sentences. */
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import { z } from "zod";
 import { httpUrl } from "../../gpu-backend/command-line.ts";
 import { localKey, stateFolder } from "../local-edge.ts";
@@ -13,8 +13,10 @@ export interface ConnectionOptions {
 
 const errorSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable() }) });
 const attempts = 5;
-/** Bound on one answer: adapters take seconds. */
+/** Timeout for one answer, in milliseconds: making an adapter takes seconds. */
 const answerMs = 120_000;
+/** Bounds on the wait before a retry, in seconds. The edge counts requests by the minute. */
+const retrySeconds = { least: 1, most: 60 };
 
 /** An error that the API answered with. */
 export class ApiError extends Error {
@@ -29,7 +31,18 @@ export class ApiError extends Error {
 export function withConnection(command: Command): Command {
   return command
     .option("--url <url>", "address of the API; that of the local start unless set", httpUrl)
-    .option("--key <key>", "API key; CHAMELEON_API_KEY, or that of the local start, unless set");
+    .option(
+      "--key <key>",
+      "API key; other users of this machine see it in the list of processes, and CHAMELEON_API_KEY they do not; " +
+        "that variable, or the key of the local start, unless set",
+    );
+}
+
+/** The delay that a `retry-after` header asks for, within bounds; a date counts as no header. */
+export function retryDelayMs(header: string | null): number {
+  const seconds = Number(header);
+  if (!Number.isFinite(seconds)) return 1000 * retrySeconds.least;
+  return 1000 * Math.min(retrySeconds.most, Math.max(retrySeconds.least, seconds));
 }
 
 export class Connection {
@@ -37,34 +50,61 @@ export class Connection {
   readonly #key: string;
 
   constructor({ url, key }: ConnectionOptions) {
-    this.#url = url ?? readLocalRun(stateFolder())?.edge ?? "http://127.0.0.1:8787";
-    this.#key = key ?? process.env.CHAMELEON_API_KEY ?? localKey;
+    const target = url ?? readLocalRun(stateFolder())?.edge;
+    this.#url = target ?? "http://127.0.0.1:8787";
+    // Whatever listens at the default address is not known to be ours: the user's own key is not sent there.
+    this.#key = key || (target !== undefined && process.env.CHAMELEON_API_KEY) || localKey;
+    if (!/^[\x21-\x7e]+$/.test(this.#key)) {
+      throw new InvalidArgumentError("the API key holds a character that no header can carry");
+    }
   }
 
   /** Calls again what was busy. Throws an ApiError with the API's own message, or an Error where nobody answers. */
   async call<T>(schema: z.ZodType<T>, method: "GET" | "POST" | "DELETE", path: string, body?: object): Promise<T> {
     for (let attempt = 1; ; attempt++) {
-      const response = await this.#send(method, path, body);
-      const answer: unknown = await response.json().catch(() => null);
-      if (response.ok) return schema.parse(answer);
+      const { response, answer } = await this.#send(method, path, body);
+      if (response.ok) return this.#parsed(schema, answer);
       const isBusy = response.status === 429 || response.status === 503;
       const { data } = errorSchema.safeParse(answer);
       const { message, code } = data?.error ?? { message: `${this.#url} answered ${response.status}`, code: null };
       if (!isBusy || code === "insufficient_quota" || attempt === attempts) throw new ApiError(message, code);
-      await sleep(1000 * Math.max(1, Number(response.headers.get("retry-after") ?? 1)));
+      await sleep(retryDelayMs(response.headers.get("retry-after")));
     }
   }
 
-  async #send(method: string, path: string, body: object | undefined): Promise<Response> {
+  #parsed<T>(schema: z.ZodType<T>, answer: unknown): T {
+    const { data, error } = schema.safeParse(answer);
+    if (error) throw new Error(`${this.#url} does not answer as Chameleon Edge does`, { cause: error });
+    return data;
+  }
+
+  /** `answer` is null where it is no JSON. */
+  async #send(
+    method: string,
+    path: string,
+    body: object | undefined,
+  ): Promise<{ response: Response; answer: unknown }> {
     try {
-      return await fetch(this.#url + path, {
+      const response = await fetch(this.#url + path, {
         method,
         headers: { authorization: `Bearer ${this.#key}`, ...(body && { "content-type": "application/json" }) },
         ...(body && { body: JSON.stringify(body) }),
         signal: AbortSignal.timeout(answerMs),
       });
+      return { response, answer: parsedJson(await response.text()) };
     } catch (cause) {
+      if (cause instanceof Error && cause.name === "TimeoutError") {
+        throw new Error(`${this.#url} did not answer within ${answerMs / 1000} s`, { cause });
+      }
       throw new Error(`nothing answers at ${this.#url}; \`chameleon start\` serves it, --url names another`, { cause });
     }
+  }
+}
+
+function parsedJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
   }
 }

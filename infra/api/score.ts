@@ -2,10 +2,9 @@
  * `chameleon score`: what base, nearest adapter and mixture make of a text. Each stretch of it assigns and weighs by its
  * first tokens, and the tokens after them are scored, the same ones for all three.
  */
-import { readFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
 import { z } from "zod";
-import { count, createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { count, createCommand, readText, runCommand } from "../../gpu-backend/command-line.ts";
 import { ApiError, Connection, type ConnectionOptions, withConnection } from "./connection.ts";
 import { cutInTwo, mean, type Score, scoreTable, stretchesOf } from "./stretches.ts";
 
@@ -24,7 +23,7 @@ interface Options extends ConnectionOptions {
 }
 
 async function score(file: string, options: Options): Promise<void> {
-  const text = file === "-" ? await readAll(process.stdin) : await readFile(file, "utf8");
+  const text = file === "-" ? await readAll(process.stdin) : await readText(file);
   if (text.trim() === "") throw new Error(`${file} holds no text`);
   const connection = new Connection(options);
   const scores: Record<MethodName, Score>[] = [];

@@ -65,10 +65,19 @@ async function buildWorker(): Promise<void> {
   const built = path.join(dist, "edge/built");
   await mkdir(built, { recursive: true });
   await bundleWorker(path.join(root, "wrangler.toml"), "worker", built);
+  await forgetBuilder(built);
   const main = 'main = "edge/worker.ts"';
   if (!config.includes(main)) throw new Error(`wrangler.toml does not say ${main}`);
   const served = config.replace(main, 'main = "edge/built/worker.js"\nno_bundle = true');
   await writeFile(path.join(dist, "wrangler.toml"), served);
+}
+
+/** Removes what wrangler writes about the machine and the time of a build: a source map with its folders, and a README.md. */
+async function forgetBuilder(built: string): Promise<void> {
+  for (const name of ["worker.js.map", "README.md"]) await rm(path.join(built, name));
+  const worker = path.join(built, "worker.js");
+  const text = await readFile(worker, "utf8");
+  await writeFile(worker, text.replace(/^\/\/# sourceMappingURL=.*\n?/m, ""));
 }
 
 await runCommand(

@@ -40,6 +40,9 @@ test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence",
   expect(help.stdout).toMatch(new RegExp(`^Usage: chameleon ${name} `));
   expect(help.stdout).toMatch(new RegExp(`\\nExamples?:\\n {2}\\$ .*chameleon ${name}`));
   expect(help.stdout).toContain("--version");
+  // A default that lies beside the code is named, not spelled out.
+  expect(help.stdout.replace(/\s+/g, "")).not.toContain(root);
+  if (/ --key /.test(help.stdout)) expect(help.stdout).toContain("CHAMELEON_API_KEY");
   expect(wrong).toMatchObject({ code: 2, stdout: "" });
   expect(wrong.stderr).toMatch(new RegExp(`^chameleon ${name}: unknown option '--jsno'[^\\n]*\\n$`));
   if (/ --json/.test(help.stdout)) expect(wrong.stderr).toContain("did you mean --json?");
@@ -52,6 +55,7 @@ test.for(["check", "corpora", "deploy:check", "eval:instant", "figures", "fuzz"]
   async (name) => {
     const help = await run(Object.fromEntries(commands)[name], "--help");
     expect(help).toMatchObject({ code: 0, stderr: "", stdout: expect.stringContaining(`Usage: chameleon ${name} `) });
+    expect(help.stdout.replace(/\s+/g, "")).not.toContain(root);
   },
 );
 
@@ -65,7 +69,15 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
   ["keys", ["craete", "acme"], 2, "chameleon keys: unknown command 'craete'; did you mean create?"],
   ["publish", ["--to", "x"], 2, "chameleon publish: option '--to <hash>' argument 'x' is invalid"],
   ["import", [], 2, "chameleon import: missing required argument 'model'"],
-  ["score", ["nothing.txt"], 1, "chameleon score: "],
+  ["score", ["nothing.txt"], 1, "chameleon score: nothing.txt cannot be read: "],
+  ["score", ["."], 1, "chameleon score: . cannot be read: "],
+  ["adapters", ["create", "legal", "."], 1, "chameleon adapters: . cannot be read: "],
+  [
+    "adapters",
+    ["list", "--key", "кл"],
+    2,
+    "chameleon adapters: the API key holds a character that no header can carry",
+  ],
   ["adapters", ["list", "--url", "http://127.0.0.1:9"], 1, "chameleon adapters: nothing answers at http://127.0.0.1:9"],
   ["drift", [], 1, "chameleon drift: no local start is running"],
   [

@@ -113,6 +113,14 @@ test("types the client", async () => {
   expect(stdout).toBe('{"chameleon":{"chameleon":{"adapter":3}}}\n');
 });
 
+test("says nothing of the machine that packed it", async () => {
+  const options = { cwd: folder, maxBuffer: 2 ** 28, encoding: "buffer" as const };
+  const { stdout } = await run("tar", ["-xOzf", tarball], options);
+  expect(stdout.length).toBeGreaterThan(2 ** 20);
+  // Latin-1 keeps every byte, those of the weights too.
+  expect(stdout.toString("latin1").includes(root)).toBe(false);
+});
+
 test("is ready to be published", async () => {
   const { stdout, stderr } = await run("npm", ["publish", "--dry-run", "--json", `./${tarball}`], { cwd: folder, env });
   expect(stdout + stderr).toContain("chameleon-edge");

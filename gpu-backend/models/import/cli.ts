@@ -1,18 +1,15 @@
 /** The import command line: a GPT-2 from the hub or a folder, ready to be served. Decides nothing itself. */
 import { setTimeout } from "node:timers/promises";
-import { createCommand, Interrupted, runCommand } from "../../command-line.ts";
+import { createCommand, runCommand } from "../../command-line.ts";
 import { readHubConfig, useProxyOfEnvironment } from "../../config.ts";
+import { interruptionSignal } from "../../training/interruptible.ts";
 import { createProgress } from "../../training/progress.ts";
 import { importModel } from "./import-model.ts";
 
 const progress = createProgress(process.stderr, () => performance.now());
 
-/** Ctrl-C: end; what is on the disk stays, and the same command goes on from there. */
-const interruption = new AbortController();
-for (const name of ["SIGINT", "SIGTERM"] as const) {
-  process.once(name, () => interruption.abort(new Interrupted("interrupted; the same command goes on from here")));
-}
-const { signal } = interruption;
+/** Aborted by Ctrl-C: what is on the disk stays, and the same command goes on from there. */
+const signal = interruptionSignal();
 
 const program = createCommand(
   "import",

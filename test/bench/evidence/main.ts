@@ -10,7 +10,7 @@ import { InvalidArgumentError, Option } from "commander";
 import { collected, count, createCommand, httpUrl, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { weightFormats } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import { writeAtomically } from "../../../gpu-backend/training/atomic-file.ts";
-import { defaultCorpusFolder, lockedCorpora } from "../../../gpu-backend/training/corpus/lock.ts";
+import { defaultCorpusFolder, lockedCorpora, shownCorpusFolder } from "../../../gpu-backend/training/corpus/lock.ts";
 import { parseSource } from "../../../gpu-backend/training/corpus/read-corpus.ts";
 import { EngineScorer } from "../../../gpu-backend/training/figures/engine-scorer.ts";
 import {
@@ -68,13 +68,18 @@ const program = createCommand(
       "windows of each of six centroids where there are as many)",
   )
   .option("--samples <n>", "continuations of each method at each temperature; 0 for none", wholeNumber, 64)
-  .option("--model <folder>", "the model", embedded)
+  .addOption(new Option("--model <folder>", "the model").default(embedded, "the embedded model"))
   .option("--artifacts <folder>", "other artifacts than the model's")
   .addOption(new Option("--format <name>", "of the weights").choices(weightFormats).default("fp32" as const))
   .option("--api <url>", "score through the public API of this address: base, nearest and mixture alone", httpUrl)
   .option("--key <key>", "of the API")
   .option("--api-model <name>", "the model's name there")
-  .option("--corpora <folder>", "where chameleon corpora put the text", defaultCorpusFolder)
+  .addOption(
+    new Option("--corpora <folder>", "where chameleon corpora put the text").default(
+      defaultCorpusFolder,
+      shownCorpusFolder,
+    ),
+  )
   .option("--resume", "go on from what an earlier run of the same code scored", false)
   .option("--json <file>", "where the figures go", ".cache/evaluation/evidence.json");
 const values = parsedOptions<{

@@ -5,6 +5,7 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Option } from "commander";
 import { servedBank } from "../../../gpu-backend/adapters/generated.ts";
 import { gainOver } from "../../../gpu-backend/adapters/instant/held-out-gain.ts";
 import { collected, count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
@@ -31,7 +32,7 @@ const embedded = fileURLToPath(new URL("../../../gpu-backend/models/chameleon-mi
 const program = createCommand("eval:instant", "Measure adapters made of examples, on known and unknown text", [
   "chameleon eval:instant --draws 1 --known-draws 4",
 ])
-  .option("--model <folder>", "the model", embedded)
+  .addOption(new Option("--model <folder>", "the model").default(embedded, "the embedded model"))
   .option("--domain <name=path>", "text to make adapters of, instead of that of packages; repeatable", collected, [])
   .option(
     "--known <name=path>",

@@ -1,7 +1,8 @@
 /** The bootstrap in a folder of its own, with a scripted npm: when it installs, what it runs, how it ends. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFile, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { constants, existsSync } from "node:fs";
+import { appendFile, copyFile, mkdir, mkdtemp, open, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -50,12 +51,12 @@ beforeEach(async () => {
 const writePackage = (content: object) =>
   writeFile(path.join(root, "package.json"), JSON.stringify({ version: "1.2.3", ...content }));
 
-function launch(args: string[], env: Record<string, string> = {}): ChildProcess {
+function launch(args: string[], env: Record<string, string> = {}, stdin: "ignore" | number = "ignore"): ChildProcess {
   const { npm_lifecycle_event, ...inherited } = process.env;
   const child = spawn(process.execPath, [path.join(root, "infra/bootstrap.mjs"), ...args], {
     cwd: tmpdir(),
     env: { ...inherited, npm_execpath: path.join(root, "npm/npm-cli.js"), ...env },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: [stdin, "pipe", "pipe"],
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   return child;
@@ -138,8 +139,8 @@ test("passes on arguments, exit code, folder, and a PATH on which child tools fi
   expect(directories.slice(0, 2)).toEqual([path.dirname(told.node), path.join(root, "node_modules/.bin")]);
 });
 
-async function launchWaiting(): Promise<ChildProcess> {
-  const child = launch(["start", "wait"]);
+async function launchWaiting(stdin: "ignore" | number = "ignore"): Promise<ChildProcess> {
+  const child = launch(["start", "wait"], {}, stdin);
   await once(createInterface({ input: child.stdout! }), "line");
   return child;
 }
@@ -150,8 +151,17 @@ test("forwards SIGTERM, and ends as its child ends", async () => {
   expect(await once(child, "close")).toEqual([7, null]);
 });
 
-test("outlives SIGINT, which a terminal sends to the child as well", async () => {
+test("forwards SIGINT where no terminal sends it to the child", async () => {
   const child = await launchWaiting();
+  child.kill("SIGINT");
+  expect(await once(child, "close")).toEqual([128 + 2, null]);
+});
+
+// The far end of a pseudo-terminal is a terminal, too.
+test.runIf(existsSync("/dev/ptmx"))("outlives SIGINT, which a terminal sends to the child as well", async () => {
+  const terminal = await open("/dev/ptmx", constants.O_RDWR | constants.O_NOCTTY);
+  onTestFinished(() => terminal.close());
+  const child = await launchWaiting(terminal.fd);
   child.kill("SIGINT");
   child.kill("SIGTERM");
   expect(await once(child, "close")).toEqual([7, null]);

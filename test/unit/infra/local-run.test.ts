@@ -1,30 +1,110 @@
-/** What a local start leaves for other commands: for its user alone, and only while it runs. */
-import { spawnSync } from "node:child_process";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+/** What a local start leaves for other commands: for its user alone, only while it runs, and not trusted beyond loopback. */
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { chmod, chown, mkdtemp, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { expect, onTestFinished, test } from "vitest";
+import { createInterface } from "node:readline";
+import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 
 const run: LocalRun = {
-  ...{ pid: process.pid, edge: "http://127.0.0.1:1", key: "k", backends: ["http://127.0.0.1:2"] },
+  ...{ pid: process.pid, edge: "http://127.0.0.1:1", key: "k", backends: ["http://[::1]:2"] },
   ...{ backendSecrets: "s".repeat(32), modelDirectory: null },
 };
 
+let folder: string;
+let file: string;
+beforeEach(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "run-"));
+  file = path.join(folder, "run.json");
+  return () => rm(folder, { recursive: true });
+});
+
+function read(): { run: LocalRun | null; said: string[] } {
+  const said: string[] = [];
+  return { run: readLocalRun(folder, (line) => said.push(line)), said };
+}
+
 test("only its user reads it, and nobody once its process is gone", async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), "run-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
-  const file = path.join(folder, "run.json");
-  expect(readLocalRun(folder)).toBeNull();
+  expect(read()).toEqual({ run: null, said: [] });
   // Whatever was there before, others could read it.
   await writeFile(file, "{}", { mode: 0o644 });
   await writeLocalRun(folder, run);
-  expect(readLocalRun(folder)).toEqual(run);
+  expect(read()).toEqual({ run, said: [] });
   expect((await stat(file)).mode & 0o777).toBe(0o600);
 
   const { pid } = spawnSync(process.execPath, ["--version"]);
   await writeFile(file, JSON.stringify({ ...run, pid }));
-  expect(readLocalRun(folder)).toBeNull();
-  await writeFile(file, "not JSON");
-  expect(readLocalRun(folder)).toBeNull();
+  expect(read()).toEqual({ run: null, said: [] });
+});
+
+const refused = expect.stringContaining("run.json is ignored");
+
+test.each<[string, string]>([
+  ["pid 0", JSON.stringify({ ...run, pid: 0 })],
+  ["pid -1", JSON.stringify({ ...run, pid: -1 })],
+  ["an edge elsewhere", JSON.stringify({ ...run, edge: "http://192.0.2.1:9399" })],
+  ["an edge whose name only begins like loopback", JSON.stringify({ ...run, edge: "http://127.0.0.1.example.com" })],
+  ["an edge with a path", JSON.stringify({ ...run, edge: "http://127.0.0.1:1/elsewhere" })],
+  ["a backend elsewhere", JSON.stringify({ ...run, backends: ["http://127.0.0.1:2", "https://example.com"] })],
+  ["no JSON", "not JSON"],
+])("a file with %s is ignored, in one sentence", async (_, content) => {
+  await writeFile(file, content, { mode: 0o600 });
+  expect(read()).toEqual({ run: null, said: [refused] });
+});
+
+test.each([0o640, 0o602, 0o604])("a file of mode %o is ignored", async (mode) => {
+  await writeFile(file, JSON.stringify(run));
+  await chmod(file, mode);
+  expect(read()).toEqual({ run: null, said: [refused] });
+});
+
+test("a link to a file elsewhere is ignored", async () => {
+  await writeFile(path.join(folder, "other.json"), JSON.stringify(run), { mode: 0o600 });
+  await symlink("other.json", file);
+  expect(read()).toEqual({ run: null, said: [refused] });
+});
+
+test.skipIf(process.platform === "win32")("a named pipe is ignored, and waited for by nobody", () => {
+  spawnSync("mkfifo", ["-m", "600", file]);
+  expect(read()).toEqual({ run: null, said: [refused] });
+});
+
+test.runIf(process.getuid?.() === 0)("a file that another user owns is ignored", async () => {
+  await writeFile(file, JSON.stringify(run), { mode: 0o600 });
+  await chown(file, 65534, 65534);
+  expect(read()).toEqual({ run: null, said: [refused] });
+});
+
+/** A process that writes the file as a start does, and ends when its stdin does. */
+async function startIn(edge: string) {
+  const module = path.join(import.meta.dirname, "../../../infra/local-run.ts");
+  const code = `
+    const { writeLocalRun } = await import(${JSON.stringify(module)});
+    const run = ${JSON.stringify({ ...run, edge })};
+    await writeLocalRun(${JSON.stringify(folder)}, { ...run, pid: process.pid });
+    process.stdin.on("end", () => process.exit(0)).resume();
+    console.log("ready");`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: ["pipe", "pipe", "inherit"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  await once(createInterface({ input: child.stdout }), "line");
+  return async () => {
+    child.stdin.end();
+    await once(child, "exit");
+  };
+}
+
+test.each([
+  ["second", 1],
+  ["first", 0],
+])("of two starts in one folder, the file names the other once the %s has ended", async (_, ending) => {
+  const edges = ["http://127.0.0.1:11", "http://127.0.0.1:12"];
+  const ends = [await startIn(edges[0]), await startIn(edges[1])];
+  expect(read().run?.edge).toBe(edges[1]);
+  await ends[ending]();
+  expect(read().run?.edge).toBe(edges[1 - ending]);
+  expect((await stat(file)).mode & 0o777).toBe(0o600);
+  await ends[1 - ending]();
+  await expect(readFile(file)).rejects.toMatchObject({ code: "ENOENT" });
 });

@@ -1,0 +1,25 @@
+/** What commands make of signals: Ctrl-C may reach them twice at once, and is still one request to end. */
+import { EventEmitter } from "node:events";
+import { expect, onTestFinished, test, vi } from "vitest";
+import { onStopRequest } from "../../../gpu-backend/command-line.ts";
+
+test("a signal that comes twice at once is one request, a later one is a second", () => {
+  const signals = new EventEmitter();
+  vi.spyOn(process, "on").mockImplementation((name, listener) => {
+    signals.on(name, listener);
+    return process;
+  });
+  vi.useFakeTimers();
+  onTestFinished(() => {
+    vi.useRealTimers();
+    vi.restoreAllMocks();
+  });
+  const stop = vi.fn();
+  onStopRequest(stop);
+  signals.emit("SIGINT", "SIGINT");
+  signals.emit("SIGINT", "SIGINT");
+  expect(stop.mock.calls).toEqual([["SIGINT"]]);
+  vi.advanceTimersByTime(1000);
+  signals.emit("SIGTERM", "SIGTERM");
+  expect(stop.mock.calls).toEqual([["SIGINT"], ["SIGTERM"]]);
+});

@@ -1,0 +1,99 @@
+/** How commands call the API: which key goes where, and what each kind of failure is called. */
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer, type RequestListener } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from "vitest";
+import { z } from "zod";
+import { Connection, retryDelayMs } from "../../../infra/api/connection.ts";
+import { localKey } from "../../../infra/local-edge.ts";
+
+let state: string;
+beforeEach(async () => {
+  state = await mkdtemp(path.join(tmpdir(), "connection-"));
+  vi.stubEnv("STATE_DIR", state);
+  vi.stubEnv("CHAMELEON_API_KEY", "sk-secret");
+  return () => rm(state, { recursive: true });
+});
+afterEach(() => {
+  vi.unstubAllEnvs();
+  vi.restoreAllMocks();
+});
+
+async function serve(listener: RequestListener): Promise<string> {
+  const server = createServer(listener).listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+/** The Authorization header that a call with these options carries. */
+async function authorizationOf(options: { url?: string; key?: string }): Promise<unknown> {
+  const called = vi.spyOn(globalThis, "fetch").mockImplementation(async () => Response.json({}));
+  await new Connection(options).call(z.object({}), "GET", "/v1/models");
+  return new Headers(called.mock.lastCall?.[1]?.headers).get("authorization");
+}
+
+const writeRun = (mode: number, edge = "http://127.0.0.1:9399") =>
+  writeFile(
+    path.join(state, "run.json"),
+    JSON.stringify({ pid: process.pid, edge, key: "k", backends: [], backendSecrets: "", modelDirectory: null }),
+    { mode },
+  );
+
+test("CHAMELEON_API_KEY goes to --url and to a checked local start, and nowhere else", async () => {
+  vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  const url = "https://edge.example.com";
+  expect(await authorizationOf({ url })).toBe("Bearer sk-secret");
+  expect(await authorizationOf({ url, key: "sk-other" })).toBe("Bearer sk-other");
+  expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
+  await writeRun(0o644);
+  expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
+  await rm(path.join(state, "run.json"));
+  await writeRun(0o600);
+  expect(await authorizationOf({})).toBe("Bearer sk-secret");
+  await writeRun(0o600, "http://192.0.2.1:9399");
+  expect(await authorizationOf({})).toBe(`Bearer ${localKey}`);
+});
+
+test("an empty CHAMELEON_API_KEY is as good as none", async () => {
+  vi.stubEnv("CHAMELEON_API_KEY", "");
+  expect(await authorizationOf({ url: "https://edge.example.com" })).toBe(`Bearer ${localKey}`);
+});
+
+test.each(["кл", "a b", "line\nend"])("a key that no header can carry is called that: %j", (key) => {
+  const message = "the API key holds a character that no header can carry";
+  expect(() => new Connection({ url: "http://127.0.0.1:9", key })).toThrow(message);
+  vi.stubEnv("CHAMELEON_API_KEY", key);
+  expect(() => new Connection({ url: "http://127.0.0.1:9" })).toThrow(message);
+});
+
+test("a server that is silent, before or within its answer, is not one that does not answer at all", async () => {
+  const timeout = AbortSignal.timeout.bind(AbortSignal);
+  vi.spyOn(AbortSignal, "timeout").mockImplementation(() => timeout(50));
+  const silent = await serve(() => {});
+  const halting = await serve((_, response) => void response.writeHead(200).write("{"));
+  for (const url of [silent, halting]) {
+    const call = new Connection({ url }).call(z.object({}), "GET", "/v1/models");
+    await expect(call).rejects.toThrow(new Error(`${url} did not answer within 120 s`));
+  }
+});
+
+test.each(["<html>Welcome</html>", '{"data":3}'])("an answer of something else is one sentence: %s", async (body) => {
+  const url = await serve((_, response) => void response.end(body));
+  const call = new Connection({ url }).call(z.object({ data: z.array(z.string()) }), "GET", "/v1/models");
+  await expect(call).rejects.toThrow(new Error(`${url} does not answer as Chameleon Edge does`));
+});
+
+test.each([
+  [null, 1000],
+  ["0", 1000],
+  ["7", 7000],
+  ["1e9", 60_000],
+  ["Infinity", 1000],
+  ["Wed, 21 Oct 2026 07:28:00 GMT", 1000],
+])("retry-after %j waits %i ms", (header, delayMs) => {
+  expect(retryDelayMs(header)).toBe(delayMs);
+});
