@@ -47,9 +47,11 @@ export class Api {
   }
 
   async #call(path: string, body?: object, { method, signal }: { method?: string; signal?: AbortSignal } = {}) {
+    const key = this.#key();
+    refuseUnsendable(key);
     const request: RequestInit = {
       method: method ?? (body ? "POST" : "GET"),
-      headers: { "content-type": "application/json", authorization: `Bearer ${this.#key()}` },
+      headers: { "content-type": "application/json", authorization: `Bearer ${key}` },
       ...(body && { body: JSON.stringify(body) }),
       ...(signal && { signal }),
     };
@@ -94,6 +96,16 @@ function inWords({ status, headers }: Response, error: ErrorEnvelope["error"] | 
     default:
       return said;
   }
+}
+
+/** Throws CallFailure for a key that the authorization header cannot hold. `fetch` would fail without saying why. */
+function refuseUnsendable(key: string): void {
+  const at = key.search(/[^\x21-\x7e]/);
+  if (at < 0) return;
+  const code = key.codePointAt(at)!.toString(16).toUpperCase().padStart(4, "0");
+  throw new CallFailure(
+    `Character ${at + 1} of the API key, U+${code}, is one that no header can carry. Enter the key again under “Key” at the top.`,
+  );
 }
 
 function brokenOff(error: unknown): unknown {

@@ -5,7 +5,10 @@ import { CallFailure } from "./call-failure.ts";
 import { type Centroid, domainOf } from "./domains.ts";
 
 /** What people call the experts that are no adapter. */
-const plainNames: Record<string, string> = { base: "Base", pointer: "Pointer" };
+const plainNames: ReadonlyMap<string, string> = new Map([
+  ["base", "Base"],
+  ["pointer", "Pointer"],
+]);
 
 export class Catalog {
   readonly #api: Pick<Api, "json">;
@@ -53,6 +56,6 @@ export class Catalog {
   /** An expert's name for people. */
   nameOf(id: string): string {
     const centroid = this.centroids.find((one) => one.id === id);
-    return centroid ? domainOf(centroid).name : (plainNames[id] ?? id);
+    return centroid ? domainOf(centroid).name : (plainNames.get(id) ?? id);
   }
 }

@@ -82,7 +82,9 @@ const known: Record<string, Domain> = {
 
 export function domainOf({ label }: Pick<Centroid, "label">): Domain {
   const words = label.map((piece) => piece.trim()).filter(Boolean);
-  return known[words.join(" ")] ?? { name: words.slice(0, 3).join(", ") || "No domain yet", example: null };
+  const joined = words.join(" ");
+  if (Object.hasOwn(known, joined)) return known[joined];
+  return { name: words.slice(0, 3).join(", ") || "No domain yet", example: null };
 }
 
 /** Where no known domain is served. */

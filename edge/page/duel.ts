@@ -1,7 +1,6 @@
 /** Base and adapted side by side: the same prompt, the same sampling, the same seed; and what is known of each answer. */
 import type { ChameleonBlock, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { type Api, failureText, isAbort } from "./api.ts";
-import { CallFailure } from "./call-failure.ts";
 import { Column, type Place } from "./column.ts";
 import { fillScores, piecesOf } from "./pieces.ts";
 import { type Answerer, type Sampling, wishOf } from "./request.ts";
@@ -42,6 +41,8 @@ export class Duel {
   readonly base: Column;
   readonly adapted: Column;
   #running: AbortController | null = null;
+  /** Aborts the scoring request. A run has at most one: its stream lacks the probabilities of one answer only. */
+  #scoring: AbortController | null = null;
   #question: Question | null = null;
 
   constructor(parts: DuelParts) {
@@ -58,7 +59,9 @@ export class Duel {
     return this.#running !== null;
   }
 
+  /** Stops writing and scoring. The text written so far is then scored, which a second call stops. */
   stop(): void {
+    this.#scoring?.abort();
     this.#running?.abort();
   }
 
@@ -95,8 +98,11 @@ export class Duel {
   async #together(columns: Column[], write: (column: Column, signal: AbortSignal) => Promise<void>): Promise<void> {
     const running = new AbortController();
     this.#running = running;
-    await Promise.all(columns.map((column) => write(column, running.signal)));
-    if (this.#running === running) this.#running = null;
+    try {
+      await Promise.all(columns.map((column) => write(column, running.signal)));
+    } finally {
+      if (this.#running === running) this.#running = null;
+    }
   }
 
   async #write(
@@ -134,22 +140,25 @@ export class Duel {
   /** Asks what both sides think of an answer's tokens, where the stream did not tell. */
   async #scoreByBoth(column: Column, question: Question, signal: AbortSignal): Promise<void> {
     const choices = column.choices.filter((one) => column.text(one) !== "");
-    if (choices.length === 0) return;
+    if (choices.length === 0 || this.#running?.signal !== signal) return;
+    const scoring = new AbortController();
+    this.#scoring = scoring;
     const { sampling, answerer, promptTokens } = question;
     const prompts = choices.map((one) => question.prompt + column.text(one));
     const wish = wishOf(answerer, sampling.evidenceTokens ?? promptTokens);
     const body = { prompt: prompts, max_tokens: 0, echo: true, logprobs: 0, ...wish };
     try {
-      const scored = await this.#parts.api.json<CompletionResponse>("/v1/completions", body);
-      if (this.#running?.signal !== signal) return;
+      const scored = await this.#parts.api.json<CompletionResponse>("/v1/completions", body, {
+        signal: scoring.signal,
+      });
+      if (scoring.signal.aborted) return;
       for (const [i, choice] of choices.entries()) {
         const tokens = scored.choices[i].chameleon?.compare?.tokens ?? [];
         fillScores(column.pieces(choice), tokens, column.side === "base" ? "base_logprob" : "logprob");
         column.repaint(choice);
       }
-    } catch (error) {
-      // Without colours the answer is still an answer.
-      if (!(error instanceof CallFailure)) throw error;
+    } catch {
+      // Refused, stopped or malformed: without colours the answer is still an answer.
     }
   }
 }

@@ -14,6 +14,11 @@ import { startTabs } from "./tabs.ts";
 import { Writer } from "./writer.ts";
 
 const settings = new SettingsStore();
+// Comes first, so that it works even if a later part of the page fails to start.
+byId("reset", HTMLButtonElement).addEventListener("click", () => {
+  settings.reset();
+  location.reload();
+});
 const api = new Api(location.origin, () => settings.key);
 const catalog = new Catalog(api);
 const input = (id: string) => byId(id, HTMLInputElement);
@@ -23,7 +28,7 @@ const form = (id: string) => byId(id, HTMLFormElement);
 const element = (id: string) => byId(id, HTMLElement);
 const openTab = startTabs(element("tab-write").parentElement!);
 
-const drawer = new SamplingDrawer(element("sampling"), settings.current.sampling, (sampling) => {
+new SamplingDrawer(element("sampling"), settings.current.sampling, (sampling) => {
   settings.change({ sampling });
   writer.changed();
 });
@@ -92,12 +97,6 @@ key.addEventListener("change", () => {
   settings.key = key.value.trim();
   void start();
 });
-byId("reset", HTMLButtonElement).addEventListener("click", () => {
-  settings.reset();
-  key.value = settings.key;
-  drawer.texts = settings.current.sampling;
-  void start();
-});
 
 async function start(): Promise<void> {
   const failure = element("preview-failure");
@@ -108,7 +107,6 @@ async function start(): Promise<void> {
     failure.textContent = failureText(error);
     return;
   }
-  element("domain-count").textContent = String(catalog.centroids.length);
   await writer.begin();
 }
 await start();

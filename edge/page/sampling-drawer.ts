@@ -20,20 +20,16 @@ export class SamplingDrawer {
           ? make("textarea", { ...attributes, rows: 2 })
           : make("input", { ...attributes, inputmode: range ? "decimal" : "text" });
       input.addEventListener("input", () => onChange(this.texts));
+      input.value = texts[name] ?? "";
       this.#inputs.set(name, input);
       const field = make("div", { class: "field" }, make("label", { for: input.id }, label), input);
       field.append(make("small", { id: `hint-${name}` }, range ? `${hint}. ${rangeText(range)}` : hint));
       this.#container.append(field);
     }
-    this.texts = texts;
   }
 
   get texts(): FieldTexts {
     return Object.fromEntries([...this.#inputs].map(([name, input]) => [name, input.value]));
-  }
-
-  set texts(texts: FieldTexts) {
-    for (const [name, input] of this.#inputs) input.value = texts[name] ?? "";
   }
 }
 

@@ -19,9 +19,7 @@ export class SettingsStore {
   #current: Settings;
 
   constructor() {
-    this.#current = { ...initial, ...read() };
-    // Fields that came since it was kept.
-    this.#current.sampling = { ...initialTexts, ...this.#current.sampling };
+    this.#current = read();
   }
 
   get current(): Settings {
@@ -48,9 +46,31 @@ export class SettingsStore {
   }
 }
 
-function read(): Partial<Settings> {
-  const kept: unknown = attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}"));
-  return typeof kept === "object" && kept !== null ? kept : {};
+/** Reads the kept settings. A field that is missing or not a string gets its initial value. */
+function read(): Settings {
+  const { prompt, answerer, sampling } = recordOf(
+    attempt(() => JSON.parse(localStorage.getItem(settingsName) ?? "{}")),
+  );
+  return {
+    prompt: typeof prompt === "string" ? prompt : initial.prompt,
+    answerer: { ...initial.answerer, ...textsOf(answerer, Object.keys(initial.answerer)) },
+    sampling: { ...initial.sampling, ...textsOf(sampling, Object.keys(initial.sampling)) },
+  };
+}
+
+/** The fields of `kept` that are listed in `names` and hold a string. */
+function textsOf(kept: unknown, names: readonly string[]): FieldTexts {
+  const fields = recordOf(kept);
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const text = fields[name];
+      return typeof text === "string" ? [[name, text]] : [];
+    }),
+  );
+}
+
+function recordOf(value: unknown): Record<string, unknown> {
+  return typeof value === "object" && value !== null ? { ...value } : {};
 }
 
 /** null where the browser keeps nothing for pages, or something else wrote there. */

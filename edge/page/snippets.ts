@@ -17,7 +17,9 @@ export function snippet(language: Language, { url, key, body }: Call): string {
   const json = JSON.stringify(body, null, 2);
   switch (language) {
     case "curl": {
-      const header = isLocal ? `-H 'authorization: Bearer ${localKey}'` : `-H "authorization: Bearer $CHAMELEON_KEY"`;
+      const header = isLocal
+        ? `-H 'authorization: Bearer ${localKey}'`
+        : `-H "authorization: Bearer $CHAMELEON_API_KEY"`;
       return `curl -s ${url} \\\n  ${header} \\\n  -H 'content-type: application/json' \\\n  -d '${json.replaceAll("'", "'\\''")}'`;
     }
     case "JavaScript":
@@ -25,7 +27,7 @@ export function snippet(language: Language, { url, key, body }: Call): string {
   method: "POST",
   headers: {
     "content-type": "application/json",
-    authorization: \`Bearer \${${isLocal ? JSON.stringify(localKey) : "process.env.CHAMELEON_KEY"}}\`,
+    authorization: \`Bearer \${${isLocal ? JSON.stringify(localKey) : "process.env.CHAMELEON_API_KEY"}}\`,
   },
   body: JSON.stringify(${json.replaceAll("\n", "\n  ")}),
 });
@@ -41,7 +43,7 @@ request = urllib.request.Request(
     data=json.dumps(body).encode(),
     headers={
         "content-type": "application/json",
-        "authorization": "Bearer " + ${isLocal ? JSON.stringify(localKey) : 'os.environ["CHAMELEON_KEY"]'},
+        "authorization": "Bearer " + ${isLocal ? JSON.stringify(localKey) : 'os.environ["CHAMELEON_API_KEY"]'},
     },
 )
 with urllib.request.urlopen(request) as response:

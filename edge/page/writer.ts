@@ -175,10 +175,14 @@ export class Writer {
   async #during(work: Promise<void>): Promise<void> {
     this.#status.textContent = "";
     this.#go.textContent = "Stop";
-    await work;
-    if (this.#duel.isRunning) return;
-    this.#go.textContent = "Write";
-    this.#status.textContent = "The answers have ended.";
+    try {
+      await work;
+    } finally {
+      if (!this.#duel.isRunning) {
+        this.#go.textContent = "Write";
+        this.#status.textContent = "The answers have ended.";
+      }
+    }
   }
 
   #wish(): Answerer {

@@ -1,7 +1,7 @@
 /** How the page behaves: by keyboard alone, over a reload, as code, when it is stopped, and when something fails. */
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import type { Browser } from "playwright-core";
+import type { Browser, Page, Route } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
@@ -9,6 +9,22 @@ import { PageDriver } from "../support/page-driver.ts";
 import { type Stack, startStack } from "../support/stack.ts";
 
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
+
+/** Stops the next answer from within the page, as soon as it has so many tokens: on a fast machine it would end first. */
+async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
+  await page.evaluate(`{
+    const answer = document.getElementById("adapted-answer");
+    let isAnew = false;
+    const observer = new MutationObserver(() => {
+      const shown = answer.querySelectorAll(".token").length;
+      isAnew ||= shown < ${tokens};
+      if (!isAnew || shown < ${tokens}) return;
+      observer.disconnect();
+      document.getElementById("go").click();
+    });
+    observer.observe(answer, { childList: true, subtree: true });
+  }`);
+}
 
 describe.skipIf(!browserProgram)("the page", () => {
   let stack: Stack;
@@ -63,7 +79,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       };
       await tabTo("tab-write");
       await page.keyboard.press("ArrowRight");
-      expect(await page.locator("#chat").isVisible()).toBe(true);
+      await page.locator("#chat").waitFor();
       await page.keyboard.press("ArrowLeft");
       await tabTo("prompt");
       await page.keyboard.press("Control+a");
@@ -74,7 +90,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.keyboard.press("End");
       const last = await driver.text("#token h3");
       await page.keyboard.press("ArrowLeft");
-      expect(await driver.text("#token h3")).not.toBe(last);
+      await expect.poll(() => driver.text("#token h3")).not.toBe(last);
       // On to the adapted answer, and through its panel to the first alternative.
       await page.keyboard.press("Tab");
       expect(await focused()).toBe("token");
@@ -97,13 +113,18 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.locator("#code-drawer summary").click();
       const shown = await driver.answer("adapted");
       const run = async (program: string, args: string[]) => (await promisify(execFile)(program, args)).stdout;
-      const code = () => driver.text("#code");
-      const { choices } = JSON.parse(await run("sh", ["-c", await code()])) as CompletionResponse;
+      const code = async (beginning: RegExp) => {
+        await driver.says("#code", beginning);
+        return driver.text("#code");
+      };
+      const { choices } = JSON.parse(await run("sh", ["-c", await code(/^curl/)])) as CompletionResponse;
       expect(choices[0].text).toBe(shown);
       await page.getByRole("button", { name: "JavaScript", exact: true }).click();
-      expect(await run(process.execPath, ["--input-type=module", "--eval", await code()])).toBe(`${shown}\n`);
+      expect(await run(process.execPath, ["--input-type=module", "--eval", await code(/^const response/)])).toBe(
+        `${shown}\n`,
+      );
       await page.locator("#languages").getByText("Python").click();
-      expect(await code()).toContain("urllib.request");
+      await driver.says("#code", /^import json.*urllib.request/);
     });
 
     test("keeps settings over a reload, and forgets them when told to", async () => {
@@ -124,19 +145,67 @@ describe.skipIf(!browserProgram)("the page", () => {
       expect(await page.inputValue("#prompt")).not.toBe(maths);
     });
 
+    test("starts with the initial settings where the kept ones are malformed", async () => {
+      const { page } = driver;
+      const kept = { answerer: null, sampling: { max_tokens: 5 } };
+      await page.evaluate(`localStorage.setItem("chameleon-settings", '${JSON.stringify(kept)}')`);
+      await page.reload();
+      await driver.ended();
+      expect(await page.inputValue("#answerer")).toBe("auto");
+      expect(await page.inputValue("#sampling-max_tokens")).toBe("40");
+      expect(await driver.text("#preview-failure")).toBe("");
+    });
+
+    test("resets all settings also where the rest of the page cannot start", async () => {
+      const page = await browser.newPage();
+      await page.addInitScript("delete globalThis.ResizeObserver");
+      const failed = page.waitForEvent("pageerror");
+      await page.goto(stack.edge);
+      expect((await failed).message).toMatch(/ResizeObserver/);
+      const kept = () => page.evaluate<string | null>("localStorage.getItem('chameleon-settings')");
+      await page.evaluate("localStorage.setItem('chameleon-settings', '{}')");
+      await page.locator(".key summary").click();
+      await page.click("#reset");
+      await expect.poll(kept).toBeNull();
+      await page.close();
+    });
+
+    test("a malformed scoring of an answer leaves it as it is, and one that never comes can be stopped", async () => {
+      const { page } = driver;
+      const isScoring = (route: Route) => (route.request().postDataJSON() as { max_tokens: number }).max_tokens === 0;
+      await page.route("**/v1/completions", (route) =>
+        isScoring(route) ? route.fulfill({ json: { choices: null } }) : route.continue(),
+      );
+      await driver.write(maths);
+      expect(await driver.text("#go")).toBe("Write");
+      expect((await driver.answer("base")).length).toBeGreaterThan(20);
+      expect(await driver.text("#base-failure")).toBe("");
+      await page.unroute("**/v1/completions");
+
+      const { promise: asked, resolve } = Promise.withResolvers<void>();
+      await page.route("**/v1/completions", (route) => (isScoring(route) ? resolve() : route.continue()));
+      await page.click("#go");
+      await asked;
+      await page.getByRole("button", { name: "Stop" }).click();
+      await driver.ended();
+      expect(await driver.text("#go")).toBe("Write");
+      expect(await driver.text("#base-facts")).toContain("ended at the token limit");
+    });
+
     test("a stopped answer keeps its text and its facts", async () => {
       const { page } = driver;
       await driver.sampling({ max_tokens: "400" });
       await page.fill("#prompt", maths);
+      await stopAfterTokens(page, 6);
       await page.click("#go");
-      await page.getByRole("button", { name: "Stop" }).waitFor();
-      await page.locator("#adapted-answer .token").nth(5).waitFor();
-      await page.click("#go");
+      await driver.says("#adapted-facts", /stopped by you/);
       await driver.ended();
       expect(await driver.text("#adapted-facts")).toMatch(/^\d+ tokens, .* a second; stopped by you$/);
       expect(await driver.text("#adapted-by")).toMatch(/\d% Maths/);
       expect((await driver.answer("adapted")).length).toBeGreaterThan(5);
       expect(await driver.text("#adapted-failure")).toBe("");
+      // What was written is still compared: the base's tokens are coloured once they are scored.
+      expect(await page.locator("#base-answer [data-step]").count()).toBeGreaterThan(0);
     });
   });
 
@@ -160,6 +229,8 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.fill("#key", stack.key);
       await page.keyboard.press("Enter");
       await driver.says(failure, /^$/);
+      // The example runs again; until it has ended, “Write” is “Stop”.
+      await driver.ended();
     });
 
     test("that the context is full, with both lengths", async () => {

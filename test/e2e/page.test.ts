@@ -151,12 +151,13 @@ describe.skipIf(!browserProgram)("the page", () => {
         }
       }
       await dots.first().focus();
+      // Waits for the heading: there is none before.
       const first = await driver.text("#map-details h3");
       await page.keyboard.press("ArrowRight");
-      expect(await driver.text("#map-details h3")).not.toBe(first);
+      await expect.poll(() => driver.text("#map-details h3")).not.toBe(first);
       const french = data.find(({ id }) => id === "c0")!;
       await page.locator('.dot[data-id="c0"]').click();
-      expect(await driver.text("#map-details")).toContain(perplexityChange(french.gain!.nats));
+      await expect.poll(() => driver.text("#map-details")).toContain(perplexityChange(french.gain!.nats));
 
       await page.getByText("The map as a table").click();
       const rows = page.locator("#map-table tbody tr");
@@ -211,7 +212,8 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.getByRole("button", { name: `Write with it: ${name}` }).click();
       await driver.says("#weights", new RegExp(`${name} 100%`));
       await driver.ended();
-      expect(await page.locator(`.dot[data-id="${name}"]`).isVisible()).toBe(true);
+      // The map is drawn again once its tab is shown and measured.
+      await page.locator(`.dot[data-id="${name}"]`).waitFor();
       await page.click("#tab-adapters");
       await page.getByRole("button", { name: `Delete: ${name}` }).click();
       await driver.says("#adapter-result", /is deleted/);

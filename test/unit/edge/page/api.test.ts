@@ -72,6 +72,14 @@ test("an answer that is no JSON, a closed port and an end by the reader have wor
   expect(failureText(stopped)).toBe("");
 });
 
+test("a key that no header can carry is refused before anything is sent, and the character is named", async () => {
+  const call = (key: string) => new Api("http://127.0.0.1:1", () => key).json("/");
+  await expect(call("sk-\u200bkey")).rejects.toThrow(/character 4 of the API key, U\+200B.*no header can carry/i);
+  await expect(call("sk-key one")).rejects.toThrow(/character 7 of the API key, U\+0020/i);
+  await expect(call("sk-kéy")).rejects.toThrow(/character 5 of the API key, U\+00E9/i);
+  await expect(call("sk-key~!")).rejects.toThrow(/does not answer/);
+});
+
 test("a key that may not use adapters sees the domains all the same", async () => {
   const centroid = { id: "c0", model: "gpt2:c0", label: ["a"], auto_off: false };
   const catalog = new Catalog({
@@ -84,5 +92,6 @@ test("a key that may not use adapters sees the domains all the same", async () =
   await catalog.load();
   expect(catalog.baseModel).toBe("gpt2");
   expect([catalog.nameOf("c0"), catalog.nameOf("pointer"), catalog.nameOf("mine")]).toEqual(["a", "Pointer", "mine"]);
+  expect(catalog.nameOf("constructor")).toBe("constructor");
   expect(catalog.adapters).toEqual([]);
 });

@@ -19,4 +19,5 @@ test("those of other artifacts are named by their typical tokens, and an example
   const other = { ...served[0], label: [" reef", "", " coral", " tide", " kelp"] };
   expect(domainOf(other)).toEqual({ name: "reef, coral, tide", example: null });
   expect(examplesOf([other])).toHaveLength(1);
+  expect(domainOf({ label: ["constructor"] })).toEqual({ name: "constructor", example: null });
 });

@@ -62,7 +62,7 @@ test("a list of experts is read with weights and without", () => {
 test.each<Language>(["curl", "JavaScript", "Python"])("%s: a key of one's own is not in the code", (language) => {
   const call = { url: "http://127.0.0.1:1/v1/completions", body: { prompt: "a" } };
   expect(snippet(language, { ...call, key: "sk-secret" })).not.toContain("sk-secret");
-  expect(snippet(language, { ...call, key: "sk-secret" })).toContain("CHAMELEON_KEY");
+  expect(snippet(language, { ...call, key: "sk-secret" })).toContain("CHAMELEON_API_KEY");
 });
 
 test("curl's body survives a shell's quotes", async () => {
