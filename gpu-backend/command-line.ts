@@ -44,13 +44,13 @@ export function parsedOptions<Options extends object>(command: Command): Options
 /** A signal to a process group reaches a command twice, directly and through the bootstrap: within this time, in milliseconds. */
 const sameRequestMs = 500;
 
-/** Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. */
-export function onStopRequest(stop: (signal: NodeJS.Signals) => void): void {
+/** Calls `stop` whenever this process is asked to end; a signal that comes twice at once is one request. `now` is in milliseconds. */
+export function onStopRequest(now: () => number, stop: (signal: NodeJS.Signals) => void): void {
   let lastMs = Number.NEGATIVE_INFINITY;
   const request = (signal: NodeJS.Signals) => {
-    const isRepeat = performance.now() - lastMs < sameRequestMs;
-    if (isRepeat) return;
-    lastMs = performance.now();
+    const nowMs = now();
+    if (nowMs - lastMs < sameRequestMs) return;
+    lastMs = nowMs;
     stop(signal);
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, request);

@@ -111,7 +111,10 @@ async function run(config: BackendConfig): Promise<void> {
     await tracer?.flush();
     leave(0, isEnded);
   };
-  onStopRequest((signal) => void shutDown(signal));
+  onStopRequest(
+    () => performance.now(),
+    (signal) => void shutDown(signal),
+  );
   // A parent that opened a channel takes the backend with it, however it ended.
   process.once("disconnect", () => leave(0));
   process.channel?.unref();

@@ -19,7 +19,7 @@ const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.m
 const isCheckout = import.meta.filename.endsWith(".ts");
 
 const progress = createProgress(process.stderr, () => performance.now());
-const interruption = interruptionSignal();
+const interruption = interruptionSignal(() => performance.now());
 
 const command = createCommand("train", "Train adapters on text and write the artifacts that edge and backend serve", [
   "chameleon train --corpus ./my-texts --out ./my-artifacts",

@@ -209,6 +209,41 @@ describe.skipIf(!browserProgram)("the page", () => {
     });
   });
 
+  test.each(["light", "dark"] as const)(
+    "the API's document is legible in %s, limits in a table that unfolds",
+    async (colorScheme) => {
+      const page = await browser.newPage({ colorScheme });
+      try {
+        await page.goto(`${stack.edge}/docs`);
+        await page.locator(".opblock").first().waitFor();
+        // Relative luminance by WCAG 2.2.
+        const [ink, paper] = await page.evaluate<number[]>(`(() => {
+        const luminance = (color) => {
+          const [r, g, b] = color.match(/[\\d.]+/g).map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        let behind = document.querySelector(".swagger-ui .info .title");
+        const ink = getComputedStyle(behind).color;
+        const paintOf = (element) => getComputedStyle(element).backgroundColor;
+        while (behind.parentElement && /, 0\\)$/.test(paintOf(behind))) behind = behind.parentElement;
+        return [luminance(ink), luminance(/, 0\\)$/.test(paintOf(behind)) ? "rgb(255, 255, 255)" : paintOf(behind))];
+      })()`);
+        const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+        console.log(
+          `${colorScheme}: luminance of text ${ink.toFixed(2)}, of the page ${paper.toFixed(2)}, contrast ${contrast.toFixed(1)}`,
+        );
+        expect(contrast).toBeGreaterThan(4.5);
+        expect(paper < ink).toBe(colorScheme === "dark");
+        const limits = page.locator("details", { hasText: "Limits on requests" });
+        expect(await limits.locator("table").isVisible()).toBe(false);
+        await limits.locator("summary").click();
+        expect(await limits.locator("table").isVisible()).toBe(true);
+      } finally {
+        await page.close();
+      }
+    },
+  );
+
   describe("tells in words", () => {
     const failure = "#preview-failure";
     let driver: PageDriver;

@@ -9,7 +9,7 @@ import { importModel } from "./import-model.ts";
 const progress = createProgress(process.stderr, () => performance.now());
 
 /** Aborted by Ctrl-C: what is on the disk stays, and the same command goes on from there. */
-const signal = interruptionSignal();
+const signal = interruptionSignal(() => performance.now());
 
 const program = createCommand(
   "import",

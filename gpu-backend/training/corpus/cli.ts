@@ -30,7 +30,12 @@ const command = createCommand(
       await makeLock(folder, lock.base.weights, new Date().toISOString().slice(0, 10), progress);
       return;
     }
-    await fetchCorpora(folder, lock.corpora, progress, interruptionSignal());
+    await fetchCorpora(
+      folder,
+      lock.corpora,
+      progress,
+      interruptionSignal(() => performance.now()),
+    );
     for (const { name, documents } of lock.corpora) console.log(`${name}: ${documents} documents`);
   });
 await runCommand(command);

@@ -26,7 +26,7 @@ const embeddedModel = fileURLToPath(new URL("../../models/chameleon-mini", impor
 const isCheckout = import.meta.filename.endsWith(".ts");
 const progress = createProgress(process.stderr, () => performance.now());
 process.once("exit", () => progress.end());
-const interruption = interruptionSignal();
+const interruption = interruptionSignal(() => performance.now());
 
 interface EvalFlags {
   model: string;
