@@ -1,15 +1,13 @@
 /** Feeds of mixed rows, and what comes of them. Shapes as in head-graph.ts. */
 import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
-import { bool, interleaved, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
+import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
 import type { Gpt2Config, MixedInput, MixedOutput, PointerInput, SparseBias } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
 const hiddenScore = -1e9;
-/** ScatterND wants an entry: a bias of 0, which as a factor is 1. */
-const none = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 const nothing = new Float32Array(0);
 /** Nats of a bias from which on a row's factors are scaled, and of the greatest factor then. */
 const greatBias = 60;
@@ -29,10 +27,10 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
   const rows = input ?? noMixedRow();
   const { adapters: J, mixture, adapterBias, experts, keep = [] } = rows;
   const X = rows.rows.length;
-  const bias = adapterBias.values.length > 0 ? adapterBias : { ...none, adapters: Int32Array.of(0) };
+  const bias = adapterBias.values.length > 0 ? adapterBias : { ...zeroBias, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
   const inverseTemperatures = mixture?.inverseTemperatures ?? new Float32Array(X).fill(1);
-  const likelihoods = biasOfLikelihoods(mixture?.bias ?? none, X);
+  const likelihoods = biasOfLikelihoods(mixture?.bias ?? zeroBias, X);
   const U = keep.length;
   const F = experts ? X : 0;
   const kept = Int32Array.from(keep);
@@ -66,7 +64,7 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
  * below that one still have a likelihood.
  */
 function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFactors: Float32Array } {
-  const { rows, ids, values } = bias.values.length > 0 ? bias : none;
+  const { rows, ids, values } = bias.values.length > 0 ? bias : zeroBias;
   const highest = new Float64Array(X);
   const isGreat = new Set<number>();
   values.forEach((value, i) => {
@@ -146,7 +144,7 @@ function noMixedRow(): MixedInput {
     rows: Int32Array.of(0),
     adapters: 0,
     gates: new Float32Array(0),
-    adapterBias: { ...none, adapters: Int32Array.of(0) },
+    adapterBias: { ...zeroBias, adapters: Int32Array.of(0) },
     targetIds: Int32Array.of(0),
   };
 }

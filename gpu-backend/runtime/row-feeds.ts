@@ -5,8 +5,8 @@ import { logitOf, type RowOutput, type SparseBias } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** ScatterND wants an entry: this one adds nothing. */
-const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
+/** ScatterND wants an entry: a bias of 0, which as a factor is 1. */
+export const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 export const bool = (value: boolean): Tensor => (value ? yes : no);
 
