@@ -15,30 +15,26 @@ export interface Domain {
 /** By the tokens that `/v1/centroids` calls its label. */
 const known: Record<string, Domain> = {
   "des ser est direct par": {
-    name: "French and Spanish",
+    name: "French",
     example: "Cette directive permet de définir le nom du serveur. Elle est utilisée par le module pour les requêtes",
   },
-  "total How much each month": {
-    name: "Maths: prices",
+  "many total hour How each": {
+    name: "Maths",
     example: "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she",
   },
-  "total many hour number min": {
-    name: "Maths: amounts",
-    example: "Tom walks 4 miles every hour for 3 hours. If Ann walks half as many miles, how many miles do",
-  },
-  "bel mod ver http say": {
+  "bel mod http ver say": {
     name: "Turkish",
     example: "Bu yönerge sunucunun adını belirtir. İstemciler için bir sayfa",
   },
+  "que est direct par config": {
+    name: "Spanish",
+    example: "Esta directiva permite definir el nombre del servidor que el módulo utiliza para",
+  },
   "the and his him shall": {
-    name: "Bible",
+    name: "Bible and Moby Dick",
     example: "And the LORD said unto Moses, Go unto the children of Israel, and they shall",
   },
-  "who The adj his person": {
-    name: "Satirical dictionary",
-    example: "CRITIC, n. A person who boasts himself hard to please. POLITICIAN, n. A person who",
-  },
-  "See term program software also": {
+  "See term program hackers used": {
     name: "Hacker jargon",
     example: "hack: n. Originally, a quick job that produces what is needed. See also kluge. A term for software",
   },
@@ -46,37 +42,41 @@ const known: Record<string, Domain> = {
     name: "Speeches",
     example: "Our nation has been strong, and the people have been given by Congress the right to",
   },
-  "her she was had you": {
+  "her she was had very": {
     name: "Jane Austen",
     example: "Elizabeth was surprised that he should say so, and she had no wish to",
   },
-  "Python function object module version": {
+  "Python class module object function": {
     name: "Python",
     example: "The function returns a new object of this class. Changed in version 3.8: the module",
   },
-  "https description require stream API": {
+  "https description version Return package": {
     name: "JavaScript packages",
     example: "# read-stream\n\nAn API for streams.\n\n```js\nconst read = require('read-stream')\n",
   },
-  "Per you use sub print": {
+  "fast rep request rout server": {
+    name: "Web servers in JavaScript",
+    example: "fastify.register adds a route to the server. Each request has a reply",
+  },
+  "Per file hackers print use": {
     name: "Perl",
     example: '=head1 SYNOPSIS\n\n    use strict;\n    my $name = shift;\n    print "Hello, $name',
   },
-  "table database col index statement": {
+  "table database col index the": {
     name: "Databases",
     example: "The SELECT statement returns rows from a table. If the WHERE clause is used with an index",
   },
-  "seconds extension server filter header": {
-    name: "Server manuals",
-    example: "timeout: seconds that the server waits for a header. The filter chain closes the connection after",
+  "configuration server show exp parameter": {
+    name: "Server settings",
+    example: "ALTER TEXT SEARCH CONFIGURATION — change the definition of a text search configuration\n\n",
   },
-  "server Cont virtual host direct": {
-    name: "Virtual hosts",
-    example: "<VirtualHost *:80>\n    ServerName example.com\n    DocumentRoot /var/www\n</VirtualHost>",
+  "WITH tim Per points ISO": {
+    name: "Dates and times",
+    example: "The time is given as ISO 8601 with time zone: TIMESTAMP WITH TIME ZONE",
   },
-  "rele cap changes update add": {
-    name: "Release notes",
-    example: "## 4.2.1\n* update the release\n* add changes for new releases, capped\n*",
+  "rele cap changes session comp": {
+    name: "Index of links",
+    example: " * SQLITE_STATIC → c3ref/bind_blob.html c3ref/constlist.html\n * SQLITE_STMT →",
   },
 };
 
