@@ -85,9 +85,8 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
       hiddenStates: never,
       requireServing: () => info,
-      stalledMs: 0,
+      isServing: true,
       stats: null,
-      ended: new Promise(() => {}),
       get openSequences() {
         return busy.has(manifestHash) ? 1 : 0;
       },
