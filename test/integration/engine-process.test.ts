@@ -10,6 +10,7 @@ import { EngineClient } from "../../gpu-backend/engine/client.ts";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
 import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/engine/supervisor.ts";
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { isRunning } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import type { Fault, Script } from "../support/scripted-engine.ts";
 
@@ -34,7 +35,7 @@ beforeEach(() => {
 afterEach(async () => {
   vi.useRealTimers();
   for (const one of closing.splice(0)) await one.close(0);
-  for (const pid of pids()) expect(() => process.kill(pid, 0)).toThrow(/ESRCH/);
+  expect(pids().filter(isRunning)).toEqual([]);
   rmSync(folder, { recursive: true });
 });
 
