@@ -84,6 +84,8 @@ const environmentSchema = z.object({
   ARTIFACT_SETS: integer(2, 8, 2),
   /** How long a set that is not wanted any more goes on after it was last asked for. */
   ARTIFACT_GRACE_MS: integer(0, 2 ** 31, 300_000),
+  /** Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again. */
+  STALL_MS: integer(100, 3_600_000, 30_000),
   /** How long running sequences may go on after SIGTERM. */
   DRAIN_MS: integer(0, 3_600_000, 1000),
   /** What the edge signs its calls with; two, separated by a comma, while one takes the place of the other. None: anybody may call. */
@@ -115,6 +117,7 @@ export interface BackendConfig {
   artifactPollMs: number;
   artifactSets: number;
   artifactGraceMs: number;
+  stallMs: number;
   drainMs: number;
   /** A call must be signed with one of them; none: calls need no signature. */
   secrets: string[];
@@ -156,6 +159,7 @@ export function readConfig(
     artifactPollMs: values.ARTIFACTS_POLL_MS,
     artifactSets: values.ARTIFACT_SETS,
     artifactGraceMs: values.ARTIFACT_GRACE_MS,
+    stallMs: values.STALL_MS,
     drainMs: values.DRAIN_MS,
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
     otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),

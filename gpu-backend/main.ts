@@ -1,6 +1,6 @@
 /**
- * The backend: an engine in its thread for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when a
- * real token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
+ * The backend: an engine in its own process for each set of artifacts, HTTP in this one. Prints one JSON line on stdout when
+ * a real token has been generated; everything else goes to stderr. SIGTERM or SIGINT drains, a second one ends at once.
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
@@ -12,6 +12,7 @@ import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
 import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
+import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
 import { Follower } from "./engine/sets/follower.ts";
@@ -25,10 +26,8 @@ import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
 
-/** How long connections may take to hear their last frames when the engine has died. */
+/** How long connections may take to hear their last frames when the backend ends, in milliseconds. */
 const lastWordsMs = 1000;
-/** The end of the process does not wait for an engine whose step has taken this long, in milliseconds. */
-const shortStallMs = 5000;
 const openToAll =
   "ANYBODY WHO REACHES THIS PORT MAY USE THE MODEL AND READ TENANTS' ADAPTERS: set BACKEND_SECRETS here and at the edge.";
 
@@ -63,13 +62,9 @@ async function run(config: BackendConfig): Promise<void> {
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
     const observer = {
       ...metrics,
-      sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),
+      ...engineLog(log, metrics, config.weightFormat),
     };
-    const set = await startSet({ ...config, limits, artifactsDirectory }, { observer, now });
-    const { device, deviceWarning, manifestHash } = set.info;
-    if (deviceWarning) log("warn", "device", { message: deviceWarning });
-    log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });
-    return set;
+    return startSet({ ...config, limits, artifactsDirectory }, { observer, now, stallMs: config.stallMs });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
   const adapters = new InstantAdapters({
@@ -94,9 +89,9 @@ async function run(config: BackendConfig): Promise<void> {
   const app = createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
-  /** Ends the process. `process.exit` waits for every thread, also for one stuck in native code, so that one is killed. */
-  const leave = (code: number, isResponsive = sets.stalledMs < shortStallMs) => {
-    if (isResponsive) process.exit(code);
+  /** Ends the process. `process.exit` waits for every thread, also for one stuck in native code: then it is killed instead. */
+  const leave = (code: number, areThreadsEnded = true) => {
+    if (areThreadsEnded) process.exit(code);
     process.kill(process.pid, "SIGKILL");
   };
   let isClosing = false;
@@ -106,7 +101,7 @@ async function run(config: BackendConfig): Promise<void> {
     log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
     follower?.stop();
     const isEnded = await sets.close(config.drainMs);
-    if (!isEnded) log("error", "engine_hung", { message: "a thread did not end in time" });
+    if (!isEnded) log("error", "fitter_hung", { message: "the fitter's thread did not end in time" });
     await close(server);
     await tracer?.flush();
     leave(0, isEnded);
@@ -120,19 +115,45 @@ async function run(config: BackendConfig): Promise<void> {
   process.channel?.unref();
 
   // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
-  await follower?.look();
-  if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
+  try {
+    await follower?.look();
+    if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
+  } catch (error) {
+    // A signal to the process group ends an engine, too, that does not listen to signals yet.
+    if (isClosing) return;
+    throw error;
+  }
   follower?.follow(config.artifactPollMs);
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;
   const manifest = sets.info?.manifestHash;
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
+}
 
-  const failure = await sets.failed;
-  if (isClosing) return;
-  log("error", "engine_failed", { message: failure.message, stack: failure.stack ?? null });
-  await close(server);
-  leave(1);
+/** What the engines' processes do and meet, for the log. */
+function engineLog(
+  log: Log,
+  metrics: Metrics,
+  weightFormat: string,
+): Omit<EngineObserver, "phaseRan" | "sequenceEnded"> {
+  return {
+    sequenceFaulted: (description) => log("error", "sequence_failed", { description }),
+    engineReady({ device, deviceWarning, manifestHash }, pid) {
+      if (deviceWarning) log("warn", "device", { message: deviceWarning });
+      log("info", "engine", { device, weightFormat, manifest: manifestHash, pid });
+    },
+    engineFailed(failure) {
+      metrics.engineFailed(failure);
+      const { manifestHash: manifest, how, error, failures, restartMs } = failure;
+      log("error", "engine_failed", {
+        manifest,
+        message: `it ${how}`,
+        stack: error?.stack ?? null,
+        failures,
+        restartMs,
+      });
+    },
+  };
 }
 
 interface FollowerNeeds {

@@ -1,8 +1,7 @@
 /**
- * The main thread's interface to the engine, which runs in a worker thread: micro-batches in, frames out. Every accepted
- * sequence gets a last frame, also when the thread dies. Not here: HTTP.
+ * The interface to an engine, which runs in a process of its own: micro-batches in, frames out. Every accepted sequence gets a
+ * last frame, also when that process dies or hangs. Not here: HTTP, and how the process is kept running (supervisor.ts).
  */
-import { Worker } from "node:worker_threads";
 import {
   type BatchRequest,
   errorFrame,
@@ -13,27 +12,23 @@ import {
 import { ServiceError } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { instantId } from "../adapters/instant/source.ts";
-import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import type { EngineInfo, EngineSettings } from "./messages.ts";
 import { unavailable } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
+import { type EngineMessage, EngineSupervisor, type SupervisorObserver } from "./supervisor.ts";
 
 /** Receives frames of a micro-batch, in order. */
 export type FrameSink = (frames: Frame[]) => void;
 
-export interface EngineObserver {
+export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
   sequenceEnded(outcome: string): void;
   /** A sequence ended because it cannot be computed. `description` contains none of its tokens. */
   sequenceFaulted(description: string): void;
 }
 
-/**
- * Milliseconds without a finished step, while a sequence is open, after which the engine counts as hung. The longest step
- * takes seconds, and so does making the adapter that a sequence waits for.
- */
-export const stallMs = 30_000;
-/** Timeout for a graceful stop, and again for terminate(), in milliseconds. All open sequences have been failed before. */
-const stopMs = 2000;
+/** Interval of the look whether the engine hangs, in milliseconds: little beside the limit. */
+const watchMs = 500;
 /** Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 120 s, the fit included. */
 const hiddenStatesMs = 100_000;
 
@@ -41,8 +36,13 @@ export interface EngineClientParts {
   observer: EngineObserver;
   /** A monotonic clock, in milliseconds. */
   now(): number;
-  /** Script of the worker thread; the engine's by default. */
-  thread?: URL;
+  /**
+   * Milliseconds without a finished step, while a sequence is open, after which the engine counts as hung and its process is
+   * killed. The longest step takes seconds, and so does making the adapter that a sequence waits for.
+   */
+  stallMs: number;
+  /** Script of the process; the engine's by default. */
+  script?: URL;
 }
 
 interface OpenSequence {
@@ -52,73 +52,60 @@ interface OpenSequence {
 }
 
 export class EngineClient {
-  readonly #worker: Worker;
+  readonly #supervisor: EngineSupervisor;
   readonly #observer: EngineObserver;
   readonly #now: () => number;
   /** Open sequences by id, in the order of submission. */
   readonly #open = new Map<string, OpenSequence>();
   /** Hidden states of traced prompts that have no last frame yet, by id. */
   readonly #hidden = new Map<string, Float32Array>();
-  readonly #ready = Promise.withResolvers<EngineInfo>();
-  readonly #ended = Promise.withResolvers<Error | null>();
-  #info: EngineInfo | null = null;
+  readonly #stallMs: number;
+  readonly #watch: NodeJS.Timeout;
   #stats: EngineStats | null = null;
   #isClosing = false;
-  #failure: Error | null = null;
   #allEnded: (() => void) | null = null;
   #lastStepMs = Number.NEGATIVE_INFINITY;
 
-  constructor(settings: EngineSettings, { observer, now, thread }: EngineClientParts) {
+  constructor(settings: EngineSettings, { observer, now, stallMs, script }: EngineClientParts) {
     this.#observer = observer;
     this.#now = now;
-    this.#worker = new Worker(thread ?? new URL("./worker.ts", import.meta.url), { workerData: settings });
-    this.#worker.on("message", (message: FromEngine) => this.#onMessage(message));
-    this.#worker.on("error", (error) => {
-      this.#failure = error instanceof Error ? error : new Error(String(error));
+    this.#stallMs = stallMs;
+    this.#supervisor = new EngineSupervisor(settings, {
+      ...{ observer, now, script },
+      onMessage: (message) => this.#onMessage(message),
+      onEnd: () => this.#onEnd(),
     });
-    this.#worker.on("exit", () => this.#end());
-    // Only the code that starts the engine awaits this promise.
-    this.#ready.promise.catch(() => {});
+    // Reports that came while this process was busy are read before it is judged.
+    this.#watch = setInterval(() => setImmediate(() => this.#killStalled()), watchMs);
   }
 
-  /** Resolves once a token has been generated; rejects if the engine cannot start. */
+  /** Resolves once a token has been generated; rejects if the engine does not start the first time. */
   get ready(): Promise<EngineInfo> {
-    return this.#ready.promise;
+    return this.#supervisor.first;
   }
 
-  /** Resolves when the thread has ended: to null after `close`, otherwise to the reason. */
-  get ended(): Promise<Error | null> {
-    return this.#ended.promise;
-  }
-
-  /** What is served; null before `ready` and after the thread has ended. */
+  /** What is served, also during a restart; null before `ready`. */
   get info(): EngineInfo | null {
-    return this.#info;
+    return this.#supervisor.info;
+  }
+
+  /** Whether a batch would be taken now. */
+  get isServing(): boolean {
+    return !this.#isClosing && this.#supervisor.isRunning;
   }
 
   get stats(): EngineStats | null {
     return this.#stats;
   }
 
-  /** Milliseconds since the last finished step while a sequence is open; 0 when none is open. */
-  get stalledMs(): number {
-    const [oldest] = this.#open.values();
-    return oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastStepMs) : 0;
-  }
-
   get openSequences(): number {
     return this.#open.size;
   }
 
-  /**
-   * Returns what is served. Throws `backend_unavailable` when no batch is accepted: the engine is starting, is shutting down,
-   * has failed or hangs.
-   */
+  /** Returns what is served. Throws `backend_unavailable` when no batch is taken: the engine is starting, restarting or closing. */
   requireServing(): EngineInfo {
     if (this.#isClosing) throw unavailable("The backend is shutting down.");
-    if (!this.#info) throw unavailable(this.#failure ? "The engine has failed." : "The engine is starting.");
-    if (this.stalledMs >= stallMs) throw stalled(this.stalledMs);
-    return this.#info;
+    return this.#supervisor.requireRunning();
   }
 
   /**
@@ -149,7 +136,7 @@ export class EngineClient {
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
     this.#take(ids, sink);
     const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
-    this.#post({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
+    this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
   }
 
   /**
@@ -175,7 +162,7 @@ export class EngineClient {
       for (const id of ids) this.#hidden.delete(id);
     };
     this.#take(ids, sink);
-    this.#post({ type: "submit", adapterId: null, sequences, traced: true });
+    this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true });
     if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
       taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
       this.cancel([...open]);
@@ -186,15 +173,12 @@ export class EngineClient {
   /** Cancels the open sequences among `ids` and returns their ids; each still gets its last frame. */
   cancel(ids: readonly string[]): string[] {
     const open = ids.filter((id) => this.#open.has(id));
-    if (open.length > 0) this.#post({ type: "cancel", ids: open });
+    if (open.length > 0) this.#supervisor.send({ type: "cancel", ids: open });
     return open;
   }
 
-  /**
-   * Accepts no more batches, waits up to `limitMs` for open sequences, fails the rest, and stops the thread. Resolves to true
-   * if the thread has ended; a thread that is stuck in native code cannot be stopped.
-   */
-  async close(limitMs: number): Promise<boolean> {
+  /** Accepts no more batches, waits up to `limitMs` for open sequences, fails the rest, and ends the process. */
+  async close(limitMs: number): Promise<void> {
     this.#isClosing = true;
     if (this.#open.size > 0) {
       const all = Promise.withResolvers<void>();
@@ -203,13 +187,9 @@ export class EngineClient {
       await all.promise;
       clearTimeout(timer);
     }
+    clearInterval(this.#watch);
     this.#failOpen(unavailable(`The backend is shutting down, and did not finish within ${limitMs} ms.`));
-    if (this.#info) {
-      this.#post({ type: "stop" });
-      if (await settlesWithin(this.#ended.promise, stopMs)) return true;
-    }
-    void this.#worker.terminate();
-    return settlesWithin(this.#ended.promise, stopMs);
+    await this.#supervisor.close();
   }
 
   #take(ids: Iterable<string>, sink: FrameSink): void {
@@ -217,16 +197,17 @@ export class EngineClient {
     for (const id of ids) this.#open.set(id, { sink, sinceMs });
   }
 
-  #post(message: ToEngine): void {
-    this.#worker.postMessage(message);
+  /** Kills an engine that has finished no step for too long although a sequence is open. */
+  #killStalled(): void {
+    const [oldest] = this.#open.values();
+    const stalledMs = oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastStepMs) : 0;
+    if (stalledMs < this.#stallMs) return;
+    const how = `finished no step for ${this.#stallMs} ms`;
+    this.#supervisor.kill(how);
+    this.#failOpen(unavailable(`The engine ${how} while it served this request.`));
   }
 
-  #onMessage(message: FromEngine): void {
-    if (message.type === "ready") {
-      this.#info = message.info;
-      this.#ready.resolve(message.info);
-      return;
-    }
+  #onMessage(message: EngineMessage): void {
     if (message.type === "fault") {
       this.#observer.sequenceFaulted(message.description);
       return;
@@ -264,20 +245,11 @@ export class EngineClient {
     this.#deliver([...this.#open.keys()].map((id) => errorFrame(id, error)));
   }
 
-  #end(): void {
-    this.#info = null;
-    const failure = this.#isClosing ? null : (this.#failure ?? new Error("the engine's thread ended unexpectedly"));
-    this.#failure = failure;
+  #onEnd(): void {
+    this.#stats = null;
+    this.#hidden.clear();
     this.#failOpen(unavailable("The engine failed while it served this request."));
-    if (failure) this.#ready.reject(failure);
-    this.#ended.resolve(failure);
   }
-}
-
-/** The error while no step has finished for `ms`. */
-export function stalled(ms: number): ServiceError {
-  const seconds = Math.round(ms / 1000);
-  return unavailable(`The engine has finished no step for ${seconds} s; it counts as hung after ${stallMs / 1000} s.`);
 }
 
 function duplicate(message: string): ServiceError {

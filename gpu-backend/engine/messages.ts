@@ -1,4 +1,4 @@
-/** What the main thread and the engine's thread say to each other. */
+/** What the backend's process and the engine's say to each other. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { DeviceSetting } from "../runtime/device.ts";
@@ -7,7 +7,7 @@ import type { Device } from "../runtime/session.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import type { SchedulerLimits } from "./scheduler.ts";
 
-/** What the worker starts with. */
+/** What the engine starts with. */
 export interface EngineSettings {
   modelDirectory: string;
   /** The set that is served, in a folder as training writes one. */
@@ -27,13 +27,16 @@ export interface EngineSettings {
 }
 
 export type ToEngine =
+  /** The first message; nothing else before `ready` has come. */
+  | { type: "start"; settings: EngineSettings }
   /** `adapterId` is a centroid's, or a tenant's own (adapters/instant/source.ts); `traced` asks for hidden states. */
   | { type: "submit"; adapterId: string | null; sequences: SequenceRequest[]; traced: boolean }
-  | { type: "cancel"; ids: string[] }
-  | { type: "stop" };
+  | { type: "cancel"; ids: string[] };
 
 export type FromEngine =
   | { type: "ready"; info: EngineInfo }
+  /** The last message: what was thrown ends the process. */
+  | { type: "failed"; message: string; stack: string }
   /** Of a traced prompt, all but its last token, [N, D]; its last frame follows. */
   | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
   /** A sequence ended because it cannot be computed; the log gets to know why. */

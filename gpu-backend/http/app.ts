@@ -9,7 +9,7 @@ import {
   type Readiness,
 } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
-import { type EngineClient, stalled, stallMs } from "../engine/client.ts";
+import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
@@ -25,8 +25,8 @@ import type { Tracer } from "./tracing.ts";
 /** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
 export const batchBodyBytes = 8 * 2 ** 20;
 
-type Sets = Pick<ServingSets, "cancel" | "info" | "manifests" | "requireServing" | "stalledMs"> & {
-  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs"> };
+type Sets = Pick<ServingSets, "cancel" | "info" | "requireServing" | "serving"> & {
+  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel"> };
 };
 
 export interface AppParts {
@@ -82,17 +82,14 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
     return context.json(assignments.report(info.manifestHash, info.manifest) satisfies AssignmentReport);
   });
 
-  /** Live: a restart would mend nothing. Not live is an engine that hangs. */
-  app.get("/healthz", (context) => {
-    if (sets.stalledMs >= stallMs) throw stalled(sets.stalledMs);
-    return context.json({ status: "ok" });
-  });
+  /** Live: a restart of this process would mend nothing. An engine that fails or hangs is started again by itself. */
+  app.get("/healthz", (context) => context.json({ status: "ok" }));
 
-  /** Ready: a batch of the manifest that is served first would be taken now. */
+  /** Ready: a batch of the manifest that it names first would be taken now. */
   app.get("/readyz", (context) => {
     const { manifest, manifestHash } = sets.requireServing();
     const { name, servedAs } = manifest.model;
-    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash, manifests: sets.manifests };
+    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash, manifests: sets.serving };
     return context.json(ready);
   });
 

@@ -29,7 +29,7 @@ export interface BatchOutcome {
  * Throws a ServiceError where nothing of it can be served.
  */
 export function frameStream(
-  engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs">,
+  engine: Pick<EngineClient, "submit" | "cancel">,
   batch: BatchRequest,
   ended: (outcome: BatchOutcome) => void,
   saw: (frame: Frame) => void = () => undefined,
@@ -61,7 +61,7 @@ export function frameStream(
     drop();
   };
   const gathering = new FrameGathering(batch.sequences, (frames) => write(frames.map(frameLine).join("")));
-  const heartbeat = new Heartbeat(engine, () => write("\n"));
+  const heartbeat = new Heartbeat(() => write("\n"));
   try {
     engine.submit(batch, (frames) => {
       for (const frame of frames) {

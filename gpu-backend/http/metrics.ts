@@ -8,7 +8,7 @@ import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts"
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 
-export interface Metrics extends Pick<EngineObserver, "phaseRan" | "sequenceEnded"> {
+export interface Metrics extends Pick<EngineObserver, "phaseRan" | "sequenceEnded" | "engineFailed"> {
   /** Published artifacts could not be taken up. */
   setRefused(): void;
   /** Prompts fell on centroids; never a single one. */
@@ -79,6 +79,11 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     help: "Times that published artifacts, or their pointer, were not as they should be",
     registers,
   });
+  const restarts = new Counter({
+    name: "chameleon_engine_restarts_total",
+    help: "Times that an engine's process failed and was started again",
+    registers,
+  });
   const sampledTokens = new Counter({ name: "chameleon_sampled_tokens_total", help: "Tokens sampled", registers });
   const prefillTokens = new Counter({ name: "chameleon_prefill_tokens_total", help: "Tokens prefilled", registers });
   const phases = new Histogram({
@@ -114,6 +119,9 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     },
     sequenceEnded(outcome) {
       sequences.inc({ outcome });
+    },
+    engineFailed() {
+      restarts.inc();
     },
     setRefused() {
       setsRefused.inc();

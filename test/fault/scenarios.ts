@@ -2,6 +2,7 @@
  * What can happen to a backend under load, and what its clients notice: every stream is held against the same request's
  * stream of a run in which nothing happened.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import type { Cluster } from "./cluster.ts";
 import { type Answer, type Body, Traffic } from "./traffic.ts";
@@ -23,6 +24,15 @@ export const scenarios: Scenario[] = [
     name: "kill -9",
     strike: (cluster) => cluster.end(0, "SIGKILL"),
     repair: (cluster) => cluster.restart(0),
+  },
+  {
+    name: "engine crash",
+    // The backend goes on, and starts its engine again.
+    async strike({ backends: [backend] }) {
+      const engines = backend.enginePids();
+      process.kill(engines.at(-1)!, "SIGSEGV");
+      while (backend.enginePids().length === engines.length) await sleep(20);
+    },
   },
   {
     name: "hang",

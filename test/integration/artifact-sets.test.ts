@@ -139,3 +139,29 @@ test("a backend starts with what is published; with the model's own where that i
   expect(await harmed.metric("chameleon_artifact_sets_refused_total")).toBeGreaterThan(0);
   await stop(harmed);
 });
+
+test.each(["throw", "SIGSEGV", "hang"])(
+  "a published set whose engine fails at its start (%s) leaves the old one serving",
+  async (fault) => {
+    const ofOld = await undisturbed(old);
+    await publishSet(publisher(), old);
+    const backend = await startBackend({
+      ...environment,
+      NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}`,
+      ENGINE_FAULT: fault,
+      ENGINE_FAULT_SET: next.manifestHash,
+    });
+    try {
+      const long = answerOf(backend, old, "long", 600);
+      await publishSet(publisher(), next);
+      if (fault === "hang") await expect.poll(() => backend.log(), patience).toContain("engine-faults: hang");
+      else await expect.poll(() => backend.metric("chameleon_artifact_sets_refused_total"), patience).toBe(1);
+      expect(await long).toEqual(ofOld);
+      expect(await answerOf(backend, old, "after")).toEqual(ofOld.slice(0, 30));
+      expect(await manifestsOf(backend)).toEqual([old.manifestHash]);
+      expect((await fetch(`${backend.url}/healthz`)).status).toBe(200);
+    } finally {
+      await stop(backend);
+    }
+  },
+);

@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { createSigner } from "../../edge/backend/call-signer.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
-import { allFrames, type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -186,6 +186,31 @@ describe("ending", () => {
     for (const id of ["a", "b"]) expect(lastOf(frames, id)).toMatchObject({ kind: "backend_unavailable" });
     expect(await backend.exited).toBe(0);
   });
+});
+
+test("a backend that is killed takes its engine along", async () => {
+  const backend = await startBackend({ MODEL_DIR: folder });
+  const [engine] = backend.enginePids();
+  const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
+  await framesOf(response).next();
+  expect(isRunning(engine)).toBe(true);
+  backend.child.kill("SIGKILL");
+  // The engine holds the pipe, too.
+  await backend.exited;
+  expect(isRunning(engine)).toBe(false);
+});
+
+test("signals to the process group leave the engine to the backend, which drains", async () => {
+  const backend = await startBackend({ MODEL_DIR: folder, DRAIN_MS: "20000" });
+  const response = await backend.post("/v1/batches", backend.batch("c0", [endless("a")]));
+  const frames: Frame[] = [];
+  for await (const frame of framesOf(response)) {
+    if (frames.push(frame) > 1) continue;
+    for (const pid of [...backend.enginePids(), backend.child.pid!]) process.kill(pid, "SIGINT");
+  }
+  expect(lastOf(frames, "a")).toMatchObject({ type: "done", finishReason: "length" });
+  expect(await backend.exited).toBe(0);
+  for (const pid of backend.enginePids()) expect(isRunning(pid)).toBe(false);
 });
 
 describe("a start that fails says why in one line, and exits 1", () => {

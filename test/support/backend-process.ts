@@ -1,6 +1,7 @@
 /** The backend as a process of its own, on a port of the system's choice. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -16,6 +17,8 @@ export interface Backend {
   exited: Promise<number | null>;
   /** Everything written to stderr so far. */
   log(): string;
+  /** The processes of the engines that got ready, in their order. */
+  enginePids(): number[];
   batch(centroidId: string | null, sequences: SequenceRequest[]): BatchRequest;
   post(path: string, body: unknown, signal?: AbortSignal): Promise<Response>;
   /** The value of a metric without labels. */
@@ -42,6 +45,7 @@ export async function startBackend(env: Record<string, string>): Promise<Backend
     child,
     exited,
     log: () => written,
+    enginePids: () => Array.from(written.matchAll(/"event":"engine",.*"pid":(\d+)/g), ([, pid]) => Number(pid)),
     batch: (centroidId, sequences) => ({ version: 1, manifestHash: manifest, centroidId, sequences }),
     post: (path, body, signal) =>
       fetch(url + path, {
@@ -66,6 +70,16 @@ export async function* framesOf(response: Response): AsyncGenerator<Frame> {
 
 export async function allFrames(response: Response): Promise<Frame[]> {
   return Array.fromAsync(framesOf(response));
+}
+
+/** Whether the process runs. One that has ended and that nobody has waited for does not. */
+export function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return process.platform !== "linux" || !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
 }
 
 async function firstLine(child: ChildProcess): Promise<string | null> {

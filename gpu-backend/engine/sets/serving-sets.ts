@@ -15,10 +15,10 @@ export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
   engine: Pick<
     EngineClient,
-    "submit" | "cancel" | "hiddenStates" | "info" | "requireServing" | "stalledMs" | "openSequences" | "stats" | "ended"
+    "submit" | "cancel" | "hiddenStates" | "info" | "isServing" | "requireServing" | "openSequences" | "stats"
   >;
   fitter: Pick<FitClient, "fit" | "requireRoom">;
-  /** Takes no more, waits so long for what is open, and ends its threads. Resolves, in bounded time, to whether they have ended. */
+  /** Takes no more, waits so long for what is open, and ends its process. Resolves to whether the fitter's thread has ended, too. */
   close(limitMs: number): Promise<boolean>;
 }
 
@@ -30,7 +30,6 @@ interface Held {
 
 export class ServingSets {
   readonly #held = new Map<string, Held>();
-  readonly #failed = Promise.withResolvers<Error>();
   readonly #now: () => number;
   #first: string | null = null;
   #isClosing = false;
@@ -39,37 +38,36 @@ export class ServingSets {
     this.#now = now;
   }
 
-  /** Resolves when the engine of a set has died; what that is worth is for the process to say. */
-  get failed(): Promise<Error> {
-    return this.#failed.promise;
-  }
-
   /** What is served first of all; null where nothing is, yet or any more. */
   get info(): EngineInfo | null {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
-  /** What is served first of all. Throws a ServiceError "backend_unavailable" where no batch for it is taken. */
+  /**
+   * What is served first of all, or, while the engine of that set restarts, the newest of the others whose engine runs. Throws
+   * a ServiceError "backend_unavailable" where no batch is taken.
+   */
   requireServing(): EngineInfo {
-    const set = this.#set(this.#first);
-    if (!set || this.#isClosing) throw this.#unavailable();
-    return set.engine.requireServing();
+    const first = this.#set(this.#first);
+    if (!first || this.#isClosing) throw this.#unavailable();
+    return (first.engine.isServing ? first : (this.#set(this.serving.at(-1) ?? null) ?? first)).engine.requireServing();
   }
 
-  /** Milliseconds for which the engine that hangs longest has finished no step although it has work; 0 where none has any. */
-  get stalledMs(): number {
-    return Math.max(0, ...Array.from(this.#held.values(), ({ set }) => set.engine.stalledMs));
-  }
-
-  /** Hashes of all manifests that are served. */
+  /** Hashes of all manifests that are held, also of those whose engine restarts. */
   get manifests(): string[] {
     return [...this.#held.keys()];
+  }
+
+  /** Hashes of the manifests whose batches would be taken now. */
+  get serving(): string[] {
+    return this.held.flatMap(({ manifestHash, isServing }) => (isServing ? [manifestHash] : []));
   }
 
   get held(): HeldSet[] {
     return [...this.#held].map(([manifestHash, { set, usedMs }]) => ({
       ...{ manifestHash, usedMs },
       openSequences: set.engine.openSequences,
+      isServing: set.engine.isServing,
     }));
   }
 
@@ -104,9 +102,6 @@ export class ServingSets {
     const { manifestHash } = set.info;
     this.#held.set(manifestHash, { set, usedMs: this.#now() });
     this.#first = manifestHash;
-    void set.engine.ended.then((failure) => {
-      if (failure) this.#failed.resolve(failure);
-    });
   }
 
   /** Serves first of all a set that is held already. */
@@ -130,7 +125,7 @@ export class ServingSets {
     return true;
   }
 
-  /** Ends all; from now on they refuse what comes. Resolves, in bounded time, to whether all their threads have ended. */
+  /** Ends all; from now on they refuse what comes. Resolves to whether all their threads have ended, too. */
   async close(limitMs: number): Promise<boolean> {
     this.#isClosing = true;
     const ended = await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));

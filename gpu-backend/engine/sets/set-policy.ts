@@ -3,7 +3,7 @@
  *
  * The set that the pointer names is wanted. What was wanted before goes on for whoever still asks for it: edges that have
  * not looked at the pointer yet, and sequences that are to be resumed here. It ends once it is idle, and neither was asked
- * for nor was wanted for a while.
+ * for nor was wanted for a while. No set ends while the engine of the wanted one restarts.
  */
 
 export interface HeldSet {
@@ -11,6 +11,8 @@ export interface HeldSet {
   openSequences: number;
   /** When it was asked for, or wanted, last. */
   usedMs: number;
+  /** Whether its engine takes batches; else it restarts. */
+  isServing: boolean;
 }
 
 export interface SetLimits {
@@ -29,13 +31,14 @@ export interface SetPlan {
 
 export function planSets(held: readonly HeldSet[], wanted: string, nowMs: number, limits: SetLimits): SetPlan {
   const idle = held.filter(({ manifestHash, openSequences }) => manifestHash !== wanted && openSequences === 0);
-  if (held.some(({ manifestHash }) => manifestHash === wanted)) {
-    const done = idle.filter(({ usedMs }) => nowMs - usedMs >= limits.graceMs);
+  const current = held.find(({ manifestHash }) => manifestHash === wanted);
+  if (current) {
+    const done = idle.filter(({ usedMs }) => current.isServing && nowMs - usedMs >= limits.graceMs);
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
   // Somebody has to make room, and somebody has to stay until the new one serves.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
-  const [oldest] = idle.toSorted((a, b) => a.usedMs - b.usedMs);
+  const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };
 }

@@ -51,22 +51,25 @@ export async function watchMemory(
   backend: Backend,
   touch: () => Promise<void>,
 ): Promise<MemoryWatch> {
-  const backendUrl = /^Debugger listening on (ws:\S+)/m.exec(backend.log())?.[1];
-  if (!edge.inspector || !backendUrl) throw new Error("edge and backend must be started with their inspectors");
+  // Of the backend and its engine.
+  const backendUrls = Array.from(backend.log().matchAll(/^Debugger listening on (ws:\S+)/gm), ([, url]) => url);
+  if (!edge.inspector || backendUrls.length !== 2)
+    throw new Error("edge and backend must be started with their inspectors");
   const heaps = {
     edge: await watchHeap(watchedServices.map(edge.inspector), touch),
-    backend: await watchHeap([backendUrl]),
+    backend: await watchHeap(backendUrls),
   };
-  const memoryOf = async (name: keyof typeof heaps, pid: number): Promise<Memory> => {
-    const rssBefore = rssBytes(pid);
+  const memoryOf = async (name: keyof typeof heaps, pids: readonly number[]): Promise<Memory> => {
+    const rss = () => pids.reduce((sum, pid) => sum + rssBytes(pid), 0);
+    const rssBefore = rss();
     const { heap, buffers } = await heaps[name].live();
-    return { live: heap + buffers, rss: rssBytes(pid), rssBefore };
+    return { live: heap + buffers, rss: rss(), rssBefore };
   };
   return {
     sample: async (requests) => ({
       requests,
-      edge: await memoryOf("edge", edge.pid),
-      backend: await memoryOf("backend", backend.child.pid!),
+      edge: await memoryOf("edge", [edge.pid]),
+      backend: await memoryOf("backend", [backend.child.pid!, ...backend.enginePids()]),
     }),
     close() {
       heaps.edge.close();

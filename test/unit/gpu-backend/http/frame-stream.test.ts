@@ -20,8 +20,7 @@ const batch: BatchRequest = {
 function streamed() {
   let tell: (frames: Frame[]) => void = () => undefined;
   const cancelled: string[][] = [];
-  const engine: Pick<EngineClient, "submit" | "cancel" | "stalledMs"> = {
-    stalledMs: 0,
+  const engine: Pick<EngineClient, "submit" | "cancel"> = {
     submit: (_, receive) => {
       tell = receive;
     },

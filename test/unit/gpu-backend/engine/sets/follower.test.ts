@@ -38,6 +38,8 @@ let nowMs: number;
 let told: [string, string | null, string?][];
 let closed: string[];
 let busy: Set<string>;
+/** Whose engine restarts. */
+let down: Set<string>;
 let startFault: Error | null;
 let cache: string;
 let reads: string[];
@@ -46,7 +48,7 @@ let sizes: number[];
 
 beforeEach(async () => {
   [store, nowMs, told, closed, reads, sizes] = [new MemoryStore(), 0, [], [], [], []];
-  [busy, startFault] = [new Set(), null];
+  [busy, down, startFault] = [new Set(), new Set(), null];
   cache = await mkdtemp(path.join(folder, "cache-"));
   sets = new ServingSets(() => nowMs);
   follower = new Follower({
@@ -84,10 +86,14 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
       submit() {},
       cancel: (ids) => ids.filter((id) => id.startsWith(manifestHash.slice(0, 4))),
       hiddenStates: never,
-      requireServing: () => info,
-      stalledMs: 0,
+      requireServing() {
+        if (down.has(manifestHash)) throw new Error(`${manifestHash} is restarting`);
+        return info;
+      },
       stats: null,
-      ended: new Promise(() => {}),
+      get isServing() {
+        return !down.has(manifestHash);
+      },
       get openSequences() {
         return busy.has(manifestHash) ? 1 : 0;
       },
@@ -152,6 +158,30 @@ test("the old set ends when it is idle and was not asked for during the grace; a
     ["adopted", b],
     ["retired", b],
   ]);
+});
+
+test("while the engine of the new set restarts, the old one is served first and does not end", async () => {
+  const [a, b, c] = hashes();
+  for (const set of published.slice(0, 2)) {
+    await publish(set);
+    await follower.look();
+  }
+  down.add(b);
+  expect([sets.requireServing().manifestHash, sets.serving, sets.manifests]).toEqual([a, [a], [a, b]]);
+  nowMs += 2 * graceMs;
+  await follower.look();
+  expect(closed).toEqual([]);
+  // Its successor takes its place, not that of the one that serves.
+  await publish(published[2]);
+  await follower.look();
+  expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
+  // Where none serves, the first of all says why.
+  for (const hash of [a, c]) down.add(hash);
+  expect(() => sets.requireServing()).toThrow(`${c} is restarting`);
+  down.clear();
+  nowMs += graceMs;
+  await follower.look();
+  expect([closed, sets.serving]).toEqual([[b, a], [c]]);
 });
 
 test("a third set waits until one of the two is idle, and takes its place", async () => {

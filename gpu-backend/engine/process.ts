@@ -1,11 +1,10 @@
 /**
- * The engine's thread: a step blocks its thread, so session, KV and scheduler live here and HTTP does not. What concerns
- * one sequence alone the engine ends with that sequence. Anything thrown here concerns all of them, such as a failed run
- * of the session: it ends the thread, the client on the main thread ends every open sequence in `backend_unavailable`,
- * and the edge resumes them on another backend.
+ * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and scheduler live here
+ * and HTTP does not. What concerns one sequence alone the engine ends with that sequence. Anything thrown here concerns all
+ * of them, such as a failed run of the session: it ends the process, the client in the backend's process ends every open
+ * sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
  */
 import { setImmediate } from "node:timers/promises";
-import { parentPort, workerData } from "node:worker_threads";
 import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
@@ -20,10 +19,28 @@ import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 
-if (!parentPort) throw new Error("worker.ts runs as a worker thread; start main.ts");
-await serve(parentPort, workerData as EngineSettings);
+if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
+const toParent = process.send.bind(process);
+// Its parent decides when it ends: a terminal, or a service manager, gives signals to both.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => {});
+process.once("disconnect", () => process.exit());
+process.on("uncaughtException", fail);
+process.once("message", (message: ToEngine) => {
+  if (message.type === "start") void serve(message.settings).catch(fail);
+});
 
-async function serve(port: NonNullable<typeof parentPort>, settings: EngineSettings): Promise<void> {
+/** A parent that has gone needs no message: the disconnect ends this process. */
+function say(message: FromEngine): void {
+  toParent(message, undefined, undefined, () => {});
+}
+
+function fail(thrown: unknown): void {
+  const { message, stack = "" } = thrown instanceof Error ? thrown : new Error(String(thrown));
+  const failed: FromEngine = { type: "failed", message, stack };
+  toParent(failed, undefined, undefined, () => process.exit(1));
+}
+
+async function serve(settings: EngineSettings): Promise<void> {
   const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(
     settings.modelDirectory,
     settings.artifactsDirectory,
@@ -39,7 +56,6 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
     { manifestHash, gates: bank.gates, rank: pool?.rank ?? 0, ...model.config },
   );
-  const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;
   const engine = new Engine({
     runner,
@@ -54,14 +70,12 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   });
   await engine.submit(null, [probe(model.config.endOfTextId)]);
   while (engine.busy) await engine.step();
-  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) =>
-    port.postMessage({ type: "hidden", id, hidden } satisfies FromEngine, [hidden.buffer]);
+  const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => say({ type: "hidden", id, hidden });
   emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
 
   let wake = () => {};
-  let isStopping = false;
   let failure: unknown = null;
-  port.on("message", (message: ToEngine) => {
+  process.on("message", (message: ToEngine) => {
     if (message.type === "submit") {
       const fail = (error: unknown) => {
         failure = error;
@@ -69,12 +83,11 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
       };
       engine.submit(message.adapterId, message.sequences, message.traced ? trace : null).then(() => wake(), fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
-    else isStopping = true;
     wake();
   });
   say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning: warning } });
 
-  while (!isStopping) {
+  for (;;) {
     if (failure) throw failure;
     if (engine.busy) {
       await engine.step();
@@ -86,8 +99,6 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
       });
     }
   }
-  await runner.release();
-  port.close();
 }
 
 /** The sequence that shows the engine works: one token after the end-of-text token. */

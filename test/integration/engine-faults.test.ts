@@ -1,0 +1,135 @@
+/**
+ * Faults in the engine of a real backend with the embedded model: each ends no more than it must, the backend stays live, and
+ * answers afterwards as before.
+ */
+import { createHash } from "node:crypto";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+
+const embedded = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
+/** Whoever gets here computes numbers that are none. */
+const brokenPosition = 400;
+const patience = { timeout: 30_000, interval: 20 };
+let folder: string;
+let backend: Backend;
+/** What each sequence gets where nothing happens. */
+let expected: Map<string, object[]>;
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "engine-faults-"));
+  await cp(embedded, folder, { recursive: true });
+  await breakPosition(folder, brokenPosition);
+  backend = await startBackend({
+    ...{ MODEL_DIR: folder, THREADS: "1", STALL_MS: "2000" },
+    NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}`,
+  });
+  expected = await answered(sequences());
+});
+afterAll(async () => {
+  backend.child.kill("SIGTERM");
+  expect(await backend.exited).toBe(0);
+  expect(backend.enginePids()).toHaveLength(4);
+  expect(backend.enginePids().filter(isRunning)).toEqual([]);
+  await rm(folder, { recursive: true });
+});
+
+/** Makes one value of a position's embedding no number, and the manifest agree. */
+async function breakPosition(directory: string, position: number): Promise<void> {
+  const [weightsFile, manifestFile] = ["model.safetensors", "artifacts/manifest.json"].map((f) =>
+    path.join(directory, f),
+  );
+  const weights = await readFile(weightsFile);
+  const headerBytes = Number(weights.readBigUInt64LE());
+  const header = JSON.parse(weights.toString("utf8", 8, 8 + headerBytes));
+  const { dtype, shape, data_offsets } = header["transformer.wpe.weight"];
+  expect(dtype).toBe("F16");
+  const notANumber = 0x7e00;
+  weights.writeUInt16LE(notANumber, 8 + headerBytes + data_offsets[0] + 2 * position * shape[1]);
+  await writeFile(weightsFile, weights);
+  const manifest = JSON.parse(await readFile(manifestFile, "utf8"));
+  manifest.model.weights = createHash("sha256").update(weights).digest("hex");
+  await writeFile(manifestFile, JSON.stringify(manifest));
+}
+
+/** Sequences of several kinds, long enough to be struck. */
+function sequences(): SequenceRequest[] {
+  return Array.from({ length: 5 }, (_, i) => {
+    const promptIds = Array.from({ length: 5 + 17 * i }, (_, t) => (97 * i + 31 * t) % 4000);
+    const sampling = {
+      ...greedySampling,
+      temperature: i % 2,
+      seed: i,
+      logitBias: [[4095, -100]] as [number, number][],
+    };
+    return sequenceRequest(`s${i}`, promptIds, { maxTokens: 120, sampling: { ...sampling, logprobs: i % 3 } });
+  });
+}
+
+/** Frames by sequence; of the last one no times, and nothing about caches. */
+function bySequence(frames: readonly Frame[]): Map<string, object[]> {
+  const lasting = frames.map((frame) => {
+    if (frame.type !== "done") return frame;
+    const { type, id, finishReason, completionTokens } = frame;
+    return { type, id, finishReason, completionTokens };
+  });
+  return Map.groupBy(lasting, ({ id }) => id);
+}
+const post = (requests: SequenceRequest[]) => backend.post("/v1/batches", backend.batch("c0", requests));
+async function answered(requests: SequenceRequest[]): Promise<Map<string, object[]>> {
+  return bySequence(await allFrames(await post(requests)));
+}
+const tokenIds = (frames: readonly object[]) =>
+  (frames as Frame[]).flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : []));
+const statusOf = async (route: string) => (await fetch(backend.url + route)).status;
+
+test("a number that is none ends the sequence that met it; the others' bytes are unchanged", async () => {
+  const broken = sequenceRequest("broken", Array(brokenPosition + 1).fill(7), { maxTokens: 5 });
+  const frames = await answered([broken, ...sequences()]);
+  expect(frames.get("broken")).toMatchObject([{ type: "error", kind: "generation_failed" }]);
+  frames.delete("broken");
+  expect(frames).toEqual(expected);
+  expect([await statusOf("/healthz"), await statusOf("/readyz")]).toEqual([200, 200]);
+});
+
+test.each<[string, NodeJS.Signals, RegExp]>([
+  ["a throw", "SIGUSR2", /ended in an error/],
+  ["a native fault", "SIGSEGV", /ended by SIGSEGV/],
+  // Stopped, as good as stuck in native code.
+  ["a hang", "SIGSTOP", /finished no step for 2000 ms/],
+])("%s fails those running, and they can be resumed; then all is as before", async (_, signal, why) => {
+  const engines = backend.enginePids();
+  const restarts = await backend.metric("chameleon_engine_restarts_total");
+  const frames: Frame[] = [];
+  for await (const frame of framesOf(await post(sequences()))) {
+    if (frames.push(frame) === 1) process.kill(engines.at(-1)!, signal);
+  }
+  const [health, readiness] = await Promise.all(["/healthz", "/readyz"].map((route) => fetch(backend.url + route)));
+  expect([health.status, readiness.status]).toEqual([200, 503]);
+  expect(((await readiness.json()) as ErrorEnvelope).error.message).toMatch(why);
+  expect(await statusOf("/metrics")).toBe(200);
+  const struck = bySequence(frames);
+  for (const { id } of sequences()) {
+    expect(struck.get(id)!.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
+    expect(struck.get(id)!.slice(0, -1)).toEqual(expected.get(id)!.slice(0, struck.get(id)!.length - 1));
+  }
+
+  await expect.poll(() => statusOf("/readyz"), patience).toBe(200);
+  expect(await backend.metric("chameleon_engine_restarts_total")).toBe(restarts + 1);
+  expect(backend.enginePids()).toHaveLength(engines.length + 1);
+  const resumed = await answered(
+    sequences().map((sequence) => ({ ...sequence, continuedIds: tokenIds(struck.get(sequence.id)!) })),
+  );
+  for (const { id } of sequences()) {
+    const [first, rest] = [struck.get(id)!.slice(0, -1), resumed.get(id)!];
+    expect([...first, ...rest].slice(0, -1)).toEqual(expected.get(id)!.slice(0, -1));
+    expect(rest.at(-1)).toMatchObject({ type: "done", finishReason: "length" });
+  }
+  expect(await answered(sequences())).toEqual(expected);
+});

@@ -1,0 +1,216 @@
+/**
+ * An engine's process that dies, hangs or does not start, played by a script: whoever waits for it hears of it in bounded time,
+ * it is started again, and none is left.
+ */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { EngineClient } from "../../gpu-backend/engine/client.ts";
+import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
+import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/engine/supervisor.ts";
+import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { isRunning } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import type { Fault, Script } from "../support/scripted-engine.ts";
+
+const stallMs = 1000;
+const script = new URL("../support/scripted-engine.ts", import.meta.url);
+const batch = (id: string): BatchRequest => ({
+  version: 1,
+  manifestHash: "a".repeat(64),
+  centroidId: null,
+  sequences: [sequenceRequest(id, [1])],
+});
+const patience = { timeout: 20_000, interval: 5 };
+let nowMs = 0;
+let folder: string;
+let failures: EngineFailure[];
+const closing: EngineClient[] = [];
+
+beforeEach(() => {
+  folder = mkdtempSync(path.join(tmpdir(), "engine-process-"));
+  failures = [];
+});
+afterEach(async () => {
+  vi.useRealTimers();
+  for (const one of closing.splice(0)) await one.close(0);
+  expect(pids().filter(isRunning)).toEqual([]);
+  rmSync(folder, { recursive: true });
+});
+
+/** Of all processes that were started. */
+function pids(): number[] {
+  const lines = readFileSync(path.join(folder, "pids"), "utf8").split("\n");
+  return lines.slice(0, -1).map(Number);
+}
+
+function client(then: Script["then"], starts: Script["starts"] = ["ready"]) {
+  const steps = { count: 0 };
+  const pidFile = path.join(folder, "pids");
+  writeFileSync(pidFile, "");
+  const settings = { ...{ then, starts, pidFile }, artifactsDirectory: folder } as unknown as EngineSettings;
+  const observer = {
+    phaseRan: () => void steps.count++,
+    sequenceEnded: () => {},
+    sequenceFaulted: () => {},
+    engineReady: () => {},
+    engineFailed: (failure: EngineFailure) => void failures.push(failure),
+  };
+  const made = new EngineClient(settings, { observer, now: () => nowMs, stallMs, script });
+  closing.push(made);
+  const frames: Frame[] = [];
+  return {
+    client: made,
+    steps,
+    frames,
+    submit: (id: string) => made.submit(batch(id), (some) => frames.push(...some)),
+  };
+}
+
+async function started(...parts: Parameters<typeof client>) {
+  const parties = client(...parts);
+  await parties.client.ready;
+  return parties;
+}
+
+const lost = (id: string) => ({ type: "error", id, kind: "backend_unavailable", retryAfterSeconds: 1 });
+
+describe("an engine that dies at its work", () => {
+  test.each<[Fault, string]>([
+    ["throw", "ended in an error"],
+    ["exit", "ended with code 3"],
+    ["SIGSEGV", "was ended by SIGSEGV"],
+    ["SIGABRT", "was ended by SIGABRT"],
+  ])("(%s) fails every open sequence, so that each can go on elsewhere, and is started again", async (fault, how) => {
+    const { client, submit, frames } = await started(fault);
+    const info = client.info;
+    submit("a");
+    submit("b");
+    await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
+    expect(frames).toMatchObject([lost("a"), lost("b")]);
+    expect(failures[0]).toMatchObject({ how, failures: 1, restartMs: firstRestartMs });
+    if (fault === "throw") expect(failures[0].error?.message).toBe("the step failed");
+    // Not ready, and why; what is served is known all the same.
+    expect(client.isServing).toBe(false);
+    expect(() => submit("c")).toThrow(`The engine is restarting: it ${how}.`);
+    expect(client.info).toBe(info);
+    await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
+    expect(pids()).toHaveLength(2);
+    expect(client.requireServing().manifestHash).toBe("a".repeat(64));
+  });
+
+  test("again and again is started later each time; once it ran for long, as soon as at first", async () => {
+    const { client, submit } = await started("SIGSEGV");
+    for (const expected of [1, 2, 3, 1]) {
+      // The last one ran for long.
+      if (expected === 1) nowMs += stableMs;
+      submit(`s${failures.length}`);
+      await vi.waitFor(() => expect(failures.at(-1)?.failures).toBe(expected), patience);
+      await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
+    }
+    expect(failures.map(({ restartMs }) => restartMs / firstRestartMs)).toEqual([1, 2, 4, 1]);
+  });
+
+  test("and then at its starts is told each time, and serves once one succeeds", async () => {
+    const { client, submit } = await started("SIGSEGV", ["ready", "throw", "other-artifacts", "ready"]);
+    submit("a");
+    await vi.waitFor(() => expect(pids()).toHaveLength(4), patience);
+    await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
+    expect(failures.map(({ how }) => how)).toEqual([
+      "was ended by SIGSEGV",
+      "ended in an error",
+      "found other artifacts in its folder than at the first start",
+    ]);
+  });
+
+  test("is not started again once it is closed", async () => {
+    const { client, submit } = await started("SIGSEGV");
+    submit("a");
+    await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
+    vi.useFakeTimers();
+    await client.close(0);
+    expect(vi.getTimerCount()).toBe(0);
+    expect(pids()).toHaveLength(1);
+  });
+});
+
+describe("an engine that hangs", () => {
+  test("is killed once it has finished no step for long while a sequence is open, and started again", async () => {
+    const { client, submit, frames } = await started("wait");
+    nowMs += 10 * stallMs;
+    submit("a");
+    nowMs += stallMs - 1;
+    // Another one that comes does not make it look alive.
+    submit("b");
+    nowMs += 1;
+    await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
+    expect(frames).toMatchObject([lost("a"), lost("b")]);
+    expect(failures[0].how).toBe(`finished no step for ${stallMs} ms`);
+    expect(() => submit("c")).toThrow(/restarting: it finished no step/);
+    await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
+  });
+
+  test("that finishes a step, or has nothing to do, does not", async () => {
+    vi.useFakeTimers({ toFake: ["setInterval"] });
+    const { client, submit, steps } = await started("answer");
+    const watched = async () => {
+      await vi.advanceTimersByTimeAsync(10_000);
+      // The watch looks after what is there to be read.
+      await new Promise(setImmediate);
+    };
+    nowMs += 10 * stallMs;
+    await watched();
+    submit("a");
+    nowMs += stallMs - 1;
+    await vi.waitFor(() => expect(steps.count).toBe(1), patience);
+    nowMs += stallMs - 1;
+    await watched();
+    expect(client.isServing).toBe(true);
+    expect(client.openSequences).toBe(1);
+    nowMs += 1;
+    await watched();
+    expect(client.isServing).toBe(false);
+  });
+
+  test("is closed in time: what is open ends in an error that says to come back", async () => {
+    const { client, submit, frames } = await started("wait");
+    submit("a");
+    await client.close(10);
+    expect(frames).toMatchObject([lost("a")]);
+    expect(() => client.requireServing()).toThrow(/shutting down/);
+  });
+
+  test("keeps nobody waiting for hidden states", async () => {
+    const { client } = await started("wait");
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    const states = client.hiddenStates([sequenceRequest("a", [1])]);
+    const refusal = expect(states).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
+    await vi.advanceTimersByTimeAsync(110_000);
+    await refusal;
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
+
+describe("an engine that does not start the first time", () => {
+  test.each<[Fault, string]>([
+    ["throw", "the step failed"],
+    ["exit", "the engine ended with code 3 before it was ready"],
+    ["SIGSEGV", "the engine was ended by SIGSEGV before it was ready"],
+  ])("(%s) says why, and is not started again", async (fault, message) => {
+    const { client: failed } = client("done", [fault]);
+    await expect(failed.ready).rejects.toThrow(message);
+    vi.useFakeTimers();
+    await failed.close(0);
+    expect(vi.getTimerCount()).toBe(0);
+    expect([pids().length, failures.length]).toEqual([1, 0]);
+  });
+
+  test("but hangs is given up", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    const { client: hung } = client("done", ["wait"]);
+    const refusal = expect(hung.ready).rejects.toThrow(`the engine did not start within ${startMs / 1000} s`);
+    await vi.advanceTimersByTimeAsync(startMs);
+    await refusal;
+  });
+});
