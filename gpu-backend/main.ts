@@ -66,9 +66,9 @@ async function run(config: BackendConfig): Promise<void> {
       sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),
     };
     const set = await startSet({ ...config, limits, artifactsDirectory }, { observer, now });
-    const { device, deviceWarning, manifestHash } = set.info;
+    const { device, deviceWarning, manifestHash, numerics } = set.info;
     if (deviceWarning) log("warn", "device", { message: deviceWarning });
-    log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });
+    log("info", "engine", { device, weightFormat: config.weightFormat, numerics, manifest: manifestHash });
     return set;
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });

@@ -15,6 +15,7 @@ import { InstantStore } from "../adapters/instant/store.ts";
 import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
+import { measureNumerics } from "../runtime/numerics.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
 import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
@@ -34,6 +35,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const bank = servedBank(manifest, hyperNetwork);
   const pool = servedPool(manifest, settings.adapterSlots);
   const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
+  const numerics = await measureNumerics(runner, { device, format });
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork, setImmediate),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
@@ -72,7 +74,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     else isStopping = true;
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning: warning } });
+  say({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning: warning } });
 
   while (!isStopping) {
     if (failure) throw failure;
