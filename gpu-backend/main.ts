@@ -138,9 +138,9 @@ function engineLog(
 ): Omit<EngineObserver, "phaseRan" | "sequenceEnded"> {
   return {
     sequenceFaulted: (description) => log("error", "sequence_failed", { description }),
-    engineReady({ device, deviceWarning, manifestHash }, pid) {
+    engineReady({ device, deviceWarning, manifestHash, numerics }, pid) {
       if (deviceWarning) log("warn", "device", { message: deviceWarning });
-      log("info", "engine", { device, weightFormat, manifest: manifestHash, pid });
+      log("info", "engine", { device, weightFormat, numerics, manifest: manifestHash, pid });
     },
     engineFailed(failure) {
       metrics.engineFailed(failure);

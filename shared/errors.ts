@@ -17,6 +17,8 @@ const errorTable = {
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
+  /** A completion that has begun cannot go on: no backend computes the bits of the one that began it. */
+  numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },

@@ -20,6 +20,7 @@ export class Attempt {
   readonly #aboard = new Map<Delivery, string>();
   readonly #cancel: (ids: string[]) => void;
   #isAccepted = false;
+  #numerics: string | null = null;
   #leftEarly: string[] = [];
 
   /** `elapsedMs` since the sequences came; `cancel` tells the backend to drop some of an accepted call. */
@@ -56,8 +57,14 @@ export class Attempt {
     return this.#aboard.has(delivery) ? delivery : null;
   }
 
-  accepted(): void {
+  /** The backend's numerics fingerprint; null before it accepts, and where it tells none. */
+  get numerics(): string | null {
+    return this.#numerics;
+  }
+
+  accepted(numerics: string | null): void {
     this.#isAccepted = true;
+    this.#numerics = numerics;
     if (this.#leftEarly.length > 0 && this.#aboard.size > 0) this.#cancel(this.#leftEarly);
   }
 

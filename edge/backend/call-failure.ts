@@ -1,4 +1,5 @@
 /** The kinds of failure of a backend call, and the consequences of each. */
+import type { ErrorFrame } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 
 /** Retry-After in seconds when the backend sent none. */
@@ -28,6 +29,8 @@ const failureTable = {
   unavailable: { health: "unfit", elsewhere: true, again: "after another", passes: true },
   /** The backend serves another manifest: a roll-out is in progress. */
   mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
+  /** The backend computes other bits than those that a sequence would go on from. */
+  diverging: { health: "fit", elsewhere: true, again: "never", passes: false },
   overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The request is invalid for every backend. */
   refused: { health: "fit", elsewhere: false, again: "never", passes: false },
@@ -67,17 +70,40 @@ export function contractViolation(cause: unknown): CallFailure {
   return away("failing", "The inference backend answered this completion with frames that are not allowed.", cause);
 }
 
-/** The failure of the backend that an error frame reports; null when the error concerns only the sequence. */
-export function failureKindOf(kind: ErrorKind): FailureKind | null {
-  if (kind === "overloaded") return "overloaded";
-  if (kind === "backend_unavailable") return "unavailable";
-  return kind === "internal" ? "failing" : null;
+/** The backend computes other bits than the one whose tokens it was to continue. */
+export function divergence(cause: unknown): CallFailure {
+  const message =
+    "The inference backend that began this completion is gone, and no other computes the same bits. Send the request again.";
+  return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }));
 }
 
-/** The error that ends a sequence after `failures`: `overloaded` if any backend was, otherwise that of the last. */
+/** What an error frame says of its backend, by the error's kind. */
+const kindsOfFrames: Partial<Record<ErrorKind, FailureKind>> = {
+  overloaded: "overloaded",
+  backend_unavailable: "unavailable",
+  internal: "failing",
+};
+
+/** The failure of the backend that an error frame reports; null when the error concerns only the sequence. */
+export function failureOf({ kind, message, retryAfterSeconds: seconds }: ErrorFrame): CallFailure | null {
+  const failure = kindsOfFrames[kind];
+  return failure
+    ? new CallFailure(failure, new ServiceError(kind, message, { retryAfterSeconds: seconds ?? undefined }))
+    : null;
+}
+
+/** Whatever is thrown that is no failure of the call itself is about its frames. */
+export function asFailure(thrown: unknown): CallFailure {
+  return thrown instanceof CallFailure ? thrown : brokenOff(thrown);
+}
+
+/**
+ * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any backend
+ * could not continue it, otherwise that of the last.
+ */
 export function errorOf(failures: readonly CallFailure[]): ServiceError {
   const overloads = failures.filter(({ kind }) => kind === "overloaded").map(({ error }) => error);
   const soonest = (error: ServiceError) => error.retryAfterSeconds ?? Number.POSITIVE_INFINITY;
   if (overloads.length > 0) return overloads.reduce((a, b) => (soonest(b) < soonest(a) ? b : a));
-  return failures[failures.length - 1].error;
+  return (failures.find(({ kind }) => kind === "diverging") ?? failures[failures.length - 1]).error;
 }

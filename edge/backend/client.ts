@@ -7,25 +7,35 @@ import {
   type BatchRequest,
   contractVersion,
   type Frame,
+  numericsHeader,
   ownAdaptersOf,
   type Readiness,
   readinessSchema,
+  readNumerics,
 } from "../../shared/contracts/inference.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import type { BackendFetch } from "../config.ts";
-import { away, brokenOff, CallFailure, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
+import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
 import { acceptanceMs, adapterMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
 
+/** A batch that a backend has accepted. */
+export interface OpenBatch {
+  /** The backend's numerics fingerprint; null from one that tells none. */
+  numerics: string | null;
+  /** As they come, each chunk's together. */
+  frames: AsyncIterable<Frame[]>;
+}
+
 /** What one backend can be asked. */
 export interface BackendCalls {
   /**
-   * Resolves when the batch is accepted, to its frames as they come, each chunk's together.
-   * Rejects with a CallFailure, and so does the iteration.
+   * Resolves when the batch is accepted. `numerics` are those that its sequences go on from, null where unknown or where none
+   * has begun. Rejects with a CallFailure, and so does the iteration of the frames.
    */
-  openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>>;
+  openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch>;
   /** Drops sequences of a batch that goes on for others. */
   cancel(ids: string[]): Promise<void>;
   /** What the backend serves, or null where it is not ready. */
@@ -61,6 +71,7 @@ interface Init {
 }
 
 const encoder = new TextEncoder();
+const numericsMismatch: ErrorKind = "numerics_mismatch";
 const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z.string().nullable().optional() }) });
 
 export class BackendClient implements BackendCalls {
@@ -80,8 +91,9 @@ export class BackendClient implements BackendCalls {
     this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
   }
 
-  async openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
-    const send = () => this.#post("/v1/batches", batch, this.#limits.acceptanceMs, signal);
+  async openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch> {
+    const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
+    const send = () => this.#post("/v1/batches", batch, this.#limits.acceptanceMs, { signal, headers });
     let response = await send();
     // Of what a batch names, a backend can lack only a tenant's own adapters.
     const own = response.status === 404 ? ownAdaptersOf(batch) : [];
@@ -91,7 +103,10 @@ export class BackendClient implements BackendCalls {
       response = await send();
     }
     if (!response.ok || !response.body) throw await refusalOf(response);
-    return frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames);
+    return {
+      numerics: readNumerics(response.headers.get(numericsHeader)),
+      frames: frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames),
+    };
   }
 
   async cancel(ids: string[]): Promise<void> {
@@ -135,9 +150,14 @@ export class BackendClient implements BackendCalls {
     await response.body?.cancel();
   }
 
-  #post(path: string, body: unknown, limitMs: number, signal?: AbortSignal): Promise<Response> {
-    const headers = { "content-type": "application/json" };
-    return this.#fetch(path, { method: "POST", headers, body: encoder.encode(JSON.stringify(body)), signal }, limitMs);
+  #post(path: string, body: unknown, limitMs: number, { signal, headers }: Init = {}): Promise<Response> {
+    const init = {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json" },
+      body: encoder.encode(JSON.stringify(body)),
+      signal,
+    };
+    return this.#fetch(path, init, limitMs);
   }
 
   /** Resolves to the answer's headers; waiting at the gate takes no time from `limitMs`. */
@@ -176,6 +196,7 @@ async function refusalOf(response: Response): Promise<CallFailure> {
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   const options = { retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds, cause };
   const busy = `The inference backend takes no requests now: ${said}`;
+  if (body.success && body.data.error.code === numericsMismatch) return divergence(cause);
   if (response.status === 429) return new CallFailure("overloaded", new ServiceError("overloaded", busy, options));
   const kind = kindOfStatus(response.status);
   if (kind === "refused") {

@@ -10,6 +10,7 @@ export class Delivery {
   #isPromptSent = false;
   #attempts = 0;
   #losses = 0;
+  #numerics: string | null = null;
 
   constructor(sequence: SequenceRequest) {
     this.sequence = sequence;
@@ -32,6 +33,11 @@ export class Delivery {
 
   lost(): void {
     this.#losses++;
+  }
+
+  /** Fingerprint of the numerics that its tokens were computed with; null where it has none, or where that is unknown. */
+  get numerics(): string | null {
+    return this.#numerics;
   }
 
   /** The client has a token of it. */
@@ -66,13 +72,15 @@ export class Delivery {
   }
 
   /**
-   * Takes an attempt's next frame and returns it as the client gets it. Throws an Error for a frame that breaks the series:
+   * Takes the next frame of an attempt with these numerics and returns it as the client gets it. Throws an Error for a frame that breaks the series:
    * tokens out of order or beyond `maxTokens`, or a `done` frame whose counts differ from what was delivered.
    */
-  deliver(frame: Frame): Frame {
+  deliver(frame: Frame, numerics: string | null = null): Frame {
     if (frame.type === "prompt") this.#deliverPrompt();
-    else if (frame.type === "token") this.#deliverToken(frame);
-    else if (frame.type === "done") this.#checkCounts(frame);
+    else if (frame.type === "token") {
+      this.#deliverToken(frame);
+      this.#numerics = numerics ?? this.#numerics;
+    } else if (frame.type === "done") this.#checkCounts(frame);
     return { ...frame, id: this.id };
   }
 

@@ -14,7 +14,7 @@ export class BackendHealth {
   /** null while it is fit. */
   #ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** Until when it is taken to serve another manifest, by the hash that it refused. */
+  /** Until when it is taken to serve another manifest or to have other numerics, by the hash that it refused. */
   readonly #refuses = new Map<string, number>();
 
   constructor(limits: RoutingLimits) {
@@ -57,16 +57,16 @@ export class BackendHealth {
     } else this.#eject(nowMs);
   }
 
-  /** It serves another manifest than the one of this hash. */
-  mismatched(manifestHash: string, nowMs: number): void {
-    this.#refuses.set(manifestHash, nowMs + this.#limits.mismatchMs);
+  /** It serves another manifest, or has other numerics, than those of this hash. */
+  mismatched(hash: string, nowMs: number): void {
+    this.#refuses.set(hash, nowMs + this.#limits.mismatchMs);
   }
 
-  serves(manifestHash: string, nowMs: number): boolean {
-    const untilMs = this.#refuses.get(manifestHash);
+  serves(hash: string, nowMs: number): boolean {
+    const untilMs = this.#refuses.get(hash);
     if (untilMs === undefined) return true;
     if (nowMs < untilMs) return false;
-    this.#refuses.delete(manifestHash);
+    this.#refuses.delete(hash);
     return true;
   }
 

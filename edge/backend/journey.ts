@@ -1,20 +1,21 @@
 /**
  * The way of one micro-batch through the backends, to the last frame of each of its sequences. Whoever is failed by a
- * backend is sent to another, with the tokens that its client has, so that the client sees one unbroken series; whoever
+ * backend is sent to another, with the tokens that its client has, so that the client sees one unbroken series (only to
+ * one that computes the same bits, as its numerics fingerprint tells, or the series would change under way); whoever
  * waits too long for a first frame is sent to a second one beside, and the first to say something keeps it.
  * Which backend is the router's decision, how to call it the client's; what a client has, Delivery knows.
  */
 import {
   type BatchRequest,
   contractVersion,
-  type ErrorFrame,
   errorFrame,
   type Frame,
+  numericsAgree,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { Attempt, type Turns } from "./attempt.ts";
 import type { Budget } from "./budget.ts";
-import { brokenOff, CallFailure, contractViolation, errorOf, failureKindOf } from "./call-failure.ts";
+import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
 import type { BackendCalls } from "./client.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
@@ -113,8 +114,8 @@ export class Journey {
   }
 
   /**
-   * Sends `group` to one backend after the other until one accepts; `lost` is what brought it here, if one had accepted
-   * it already: then it waits for better times, too. Throws the ServiceError to end it with.
+   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts; `lost` is what brought it
+   * here, if one had accepted it already: then it waits for better times, too. Throws the ServiceError to end it with.
    */
   async #send(group: readonly Delivery[], from: Turns, lost: Lost | null): Promise<void> {
     const { router, retries, now } = this.#roads;
@@ -126,10 +127,11 @@ export class Journey {
     for (;;) {
       const waiting = this.#stillWaiting(group);
       if (waiting.length === 0) return;
-      let choice = router.choose(this.#route, turns.tried, now());
+      const route = { ...this.#route, numerics: waiting[0].numerics };
+      let choice = router.choose(route, turns.tried, now());
       if (!choice && !turns.isSecondRound) {
         turns = secondRound(losses);
-        choice = router.choose(this.#route, turns.tried, now());
+        choice = router.choose(route, turns.tried, now());
       }
       if (!choice && losses.some(({ failure }) => failure.consequence.passes)) {
         const { done, value: pauseMs } = pausesMs.next();
@@ -178,6 +180,7 @@ export class Journey {
   async #board(backend: string, group: readonly Delivery[], turns: Turns): Promise<CallFailure | null> {
     const { router, clients, retries, now, keepAlive } = this.#roads;
     const client = clients.get(backend)!;
+    const wanted = group[0].numerics;
     const nowMs = now();
     const attempt = new Attempt(backend, turns, group, {
       nowMs,
@@ -189,15 +192,19 @@ export class Journey {
     router.loaded(backend, group.length);
     try {
       const batch = { version: contractVersion, ...this.#route, sequences: attempt.sequences } as const;
-      const groups = await client.openBatch(batch, attempt.signal);
-      attempt.accepted();
+      const { numerics, frames } = await client.openBatch(batch, attempt.signal, wanted);
+      if (!numericsAgree(wanted, numerics)) {
+        for (const delivery of attempt.aboard) this.#leave(attempt, delivery);
+        return this.#note(backend, divergence(new Error(`it has numerics ${numerics}, ${wanted} began`)), wanted);
+      }
+      attempt.accepted(numerics);
       retries.earn(1);
-      keepAlive(this.#follow(attempt, groups));
+      keepAlive(this.#follow(attempt, frames));
       return null;
     } catch (thrown) {
       if (attempt.signal.aborted) return null;
       for (const delivery of attempt.aboard) this.#ended(attempt, delivery);
-      return this.#note(backend, asFailure(thrown));
+      return this.#note(backend, asFailure(thrown), wanted);
     }
   }
 
@@ -260,7 +267,7 @@ export class Journey {
       return;
     }
     const isFirst = !delivery.hasBegun && frame.type !== "error";
-    const delivered = delivery.deliver(frame);
+    const delivered = delivery.deliver(frame, attempt.numerics);
     if (isFirst) {
       firstFrames.note(now() - attempt.departedMs);
       hedges.earn(1);
@@ -288,13 +295,20 @@ export class Journey {
     // Where one has tokens, what failed before that may do better now.
     const isBegun = group.some(({ hasTokens }) => hasTokens);
     const from = isBegun ? withTurn(nobodyTried, lost.backend) : turns;
-    const sending = this.#send(group, from, lost).catch((thrown) => {
-      const error = toServiceError(thrown);
-      for (const delivery of group) {
-        if (this.#carriersOf(delivery).size === 0) this.#finish(delivery, errorFrame(delivery.id, error));
-      }
-    });
-    this.#roads.keepAlive(sending);
+    // Who has no token yet may go anywhere, and is not held back by who has.
+    for (const alike of Map.groupBy(group, ({ numerics }) => numerics).values()) {
+      const sending = this.#send(alike, from, lost).catch((thrown) =>
+        this.#giveUp(alike, toServiceError(thrown), lost),
+      );
+      this.#roads.keepAlive(sending);
+    }
+  }
+
+  /** Ends sequences that no backend takes, but for those that another call carries. */
+  #giveUp(group: readonly Delivery[], error: ServiceError, { backend }: Lost): void {
+    const left = group.filter((delivery) => this.#isOpen(delivery) && this.#carriersOf(delivery).size === 0);
+    if (error.kind === "numerics_mismatch") this.#roads.observer.notResumed(backend, left.length);
+    for (const delivery of left) this.#finish(delivery, errorFrame(delivery.id, error));
   }
 
   /** Sends those that still wait for their first frame to a second backend that is fit and less loaded. */
@@ -323,11 +337,13 @@ export class Journey {
     if (begun < group.length) observer.retried(backend, group.length - begun);
   }
 
-  #note(backend: string, failure: CallFailure): CallFailure {
+  /** `numerics` are those that the call was to go on with. */
+  #note(backend: string, failure: CallFailure, numerics: string | null = null): CallFailure {
     const { router, observer, now } = this.#roads;
     const { health } = failure.consequence;
     observer.failed(backend, failure);
     if (failure.kind === "mismatched") router.mismatched(backend, this.#route.manifestHash, now());
+    if (failure.kind === "diverging" && numerics) router.mismatched(backend, numerics, now());
     if (health !== "fit" && router.failed(backend, health === "unfit", now())) observer.ejected(backend);
     return failure;
   }
@@ -374,19 +390,4 @@ function secondRound(losses: readonly Lost[]): Turns {
 
 function withTurn({ tried, isSecondRound }: Turns, backend: string): Turns {
   return { tried: new Set([...tried, backend]), isSecondRound };
-}
-
-/** Why a backend gives a sequence up; null where its error is about the sequence itself. */
-function failureOf({ kind, message, retryAfterSeconds }: ErrorFrame): CallFailure | null {
-  const failure = failureKindOf(kind);
-  if (!failure) return null;
-  return new CallFailure(
-    failure,
-    new ServiceError(kind, message, { retryAfterSeconds: retryAfterSeconds ?? undefined }),
-  );
-}
-
-/** Whatever is thrown that is no failure of the call itself is about its frames. */
-function asFailure(thrown: unknown): CallFailure {
-  return thrown instanceof CallFailure ? thrown : brokenOff(thrown);
 }

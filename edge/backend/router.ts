@@ -2,8 +2,8 @@
  * Which backend a micro-batch goes to. Pure: no I/O, no clock; backends.ts tells it what happens.
  *
  * A centroid prefers the backends in its rendezvous order, so that its adapter and prompts are warm where it goes; a
- * backend over its share of the load is passed by (bounded load). Those that are ejected or serve another manifest come
- * last, and still come: where nobody is known to be fit, asking is better than refusing.
+ * backend over its share of the load is passed by (bounded load). Those that are ejected, serve another manifest or
+ * compute other bits come last, and still come: where nobody is known to be fit, asking is better than refusing.
  */
 import { BackendHealth } from "./health.ts";
 import { rendezvousOrder } from "./rendezvous.ts";
@@ -14,6 +14,8 @@ export interface Route {
   centroidId: string | null;
   /** Of a tenant's own adapter, worn instead. */
   adapterHash?: string;
+  /** Fingerprint of the numerics to go on with; null or absent where any will do. */
+  numerics?: string | null;
 }
 
 export interface Choice {
@@ -43,7 +45,8 @@ export class Router {
     const order = rendezvousOrder(route.adapterHash ?? route.centroidId ?? "", [...this.#backends.keys()]);
     const isFit = (name: string) => {
       const { health } = this.#of(name);
-      return health.ejectedUntilMs === null && health.serves(route.manifestHash, nowMs);
+      const serves = (hash: string | null | undefined) => !hash || health.serves(hash, nowMs);
+      return health.ejectedUntilMs === null && serves(route.manifestHash) && serves(route.numerics);
     };
     const fit = order.filter(isFit);
     const left = fit.filter((name) => !tried.has(name));
@@ -78,8 +81,9 @@ export class Router {
     return this.#of(backend).health.failed(isCertain, nowMs);
   }
 
-  mismatched(backend: string, manifestHash: string, nowMs: number): void {
-    this.#of(backend).health.mismatched(manifestHash, nowMs);
+  /** It refused a manifest or numerics, by the hash. */
+  mismatched(backend: string, hash: string, nowMs: number): void {
+    this.#of(backend).health.mismatched(hash, nowMs);
   }
 
   /** The ejected backends that are to be probed now; each is told by `probed`. */

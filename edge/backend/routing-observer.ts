@@ -5,6 +5,8 @@ export interface RoutingObserver {
   retried(backend: string, sequences: number): void;
   /** Sequences go on elsewhere after the tokens that they have, because `backend` failed them. */
   resumed(backend: string, sequences: number): void;
+  /** Sequences with tokens end, because `backend` failed them and no other computes the same bits. */
+  notResumed(backend: string, sequences: number): void;
   /** Sequences run on `backend`, too, because their first token is late elsewhere. */
   hedged(backend: string, sequences: number): void;
   /** The backend is asked last from now on. */

@@ -199,6 +199,7 @@ const say = (event: string, fields: object) => console.warn(JSON.stringify({ eve
 const routingLog: RoutingObserver = {
   retried: (backend, sequences) => say("retried", { backend, sequences }),
   resumed: (backend, sequences) => say("resumed", { backend, sequences }),
+  notResumed: (backend, sequences) => say("not_resumed", { backend, sequences }),
   hedged: (backend, sequences) => say("hedged", { backend, sequences }),
   ejected: (backend) => say("ejected", { backend }),
   returned: (backend) => say("returned", { backend }),

@@ -67,6 +67,10 @@ export class EdgeMetrics {
         count("resumes", n, backend);
         observer.resumed(backend, n);
       },
+      notResumed: (backend, n) => {
+        count("not_resumed", n, backend);
+        observer.notResumed(backend, n);
+      },
       hedged: (backend, n) => {
         count("hedges", n, backend);
         observer.hedged(backend, n);

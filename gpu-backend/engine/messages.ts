@@ -48,6 +48,8 @@ export type FromEngine =
 export interface EngineInfo {
   manifest: Manifest;
   manifestHash: string;
+  /** What backends agree in that compute the same bits (runtime/numerics.ts). */
+  numerics: string;
   device: Device;
   /** Why it is not the device that was asked for. */
   deviceWarning: string | null;

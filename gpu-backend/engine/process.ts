@@ -14,6 +14,7 @@ import { InstantStore } from "../adapters/instant/store.ts";
 import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
+import { measureNumerics } from "../runtime/numerics.ts";
 import { createStepRunner } from "../runtime/onnx-runner.ts";
 import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
@@ -51,6 +52,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   const bank = servedBank(manifest, hyperNetwork);
   const pool = servedPool(manifest, settings.adapterSlots);
   const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
+  const numerics = await measureNumerics(runner, { device, format });
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork, setImmediate),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
@@ -85,7 +87,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     } else if (message.type === "cancel") engine.cancel(message.ids);
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning: warning } });
+  say({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning: warning } });
 
   for (;;) {
     if (failure) throw failure;

@@ -1,5 +1,5 @@
 /** Errors that refuse or end one sequence because of its own request or data. Pure. */
-import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Adapter } from "../adapters/adapter.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
@@ -22,6 +22,18 @@ export function sequenceRefusal(
   return new ServiceError(
     "invalid_request",
     `Token id ${beyond} is out of the vocabulary: ids go up to ${vocabularySize - 1}.`,
+  );
+}
+
+/**
+ * Throws `numerics_mismatch` for a batch that continues what a backend of the numerics `begun` began, where this backend's
+ * are known and others: its tokens would not follow from those.
+ */
+export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
+  if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;
+  throw new ServiceError(
+    "numerics_mismatch",
+    `The batch continues tokens of a backend with the numerics ${begun}, this backend has ${own}.`,
   );
 }
 

@@ -6,11 +6,14 @@ import {
   type AssignmentReport,
   batchRequestSchema,
   cancelRequestSchema,
+  numericsHeader,
   type Readiness,
+  readNumerics,
 } from "../../shared/contracts/inference.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
+import { requireNumerics } from "../engine/refusals.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import type { AssignmentCounter } from "./assignment-counter.ts";
@@ -26,7 +29,7 @@ import type { Tracer } from "./tracing.ts";
 export const batchBodyBytes = 8 * 2 ** 20;
 
 type Sets = Pick<ServingSets, "cancel" | "info" | "requireServing" | "serving"> & {
-  of(manifestHash: string): { engine: Pick<EngineClient, "submit" | "cancel"> };
+  of(manifestHash: string): { engine: Pick<EngineClient, "info" | "submit" | "cancel"> };
 };
 
 export interface AppParts {
@@ -54,6 +57,10 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
 
   app.post("/v1/batches", async (context) => {
     const batch = await readBody(context, batchRequestSchema);
+    const { engine } = sets.of(batch.manifestHash);
+    // Another manifest is refused by the engine.
+    const numerics = engine.info?.manifestHash === batch.manifestHash ? engine.info.numerics : null;
+    requireNumerics(readNumerics(context.req.header(numericsHeader)), numerics, batch);
     await requireAdapters(batch, adapters.store);
     const startedMs = now();
     const ended = (outcome: BatchOutcome) => {
@@ -64,11 +71,15 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
         ...outcome,
       });
     };
-    const body = frameStream(sets.of(batch.manifestHash).engine, batch, ended, tracer?.watch(batch)?.saw);
+    const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
     // What is about to go is no longer compared with anything.
     const { info } = sets;
     if (info?.manifestHash === batch.manifestHash) assignments.count(batch, info.manifest);
-    return context.body(body, 200, { "content-type": "application/x-ndjson", "cache-control": "no-store" });
+    return context.body(body, 200, {
+      "content-type": "application/x-ndjson",
+      "cache-control": "no-store",
+      ...(numerics && { [numericsHeader]: numerics }),
+    });
   });
 
   app.post("/v1/cancellations", async (context) => {
@@ -87,10 +98,10 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
 
   /** Ready: a batch of the manifest that it names first would be taken now. */
   app.get("/readyz", (context) => {
-    const { manifest, manifestHash } = sets.requireServing();
-    const { name, servedAs } = manifest.model;
-    const ready: Readiness = { status: "ready", model: name, servedAs, manifestHash, manifests: sets.serving };
-    return context.json(ready);
+    const { manifest, manifestHash, numerics } = sets.requireServing();
+    const { name: model, servedAs } = manifest.model;
+    const manifests = sets.serving;
+    return context.json({ status: "ready", model, servedAs, manifestHash, manifests, numerics } satisfies Readiness);
   });
 
   app.get("/metrics", async (context) =>

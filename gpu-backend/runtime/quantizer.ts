@@ -8,6 +8,13 @@ import type { GraphBuilder } from "./graph.ts";
 /** Activations go to 1..255 around this zero point: with signed activations the CPU kernel is some 25 times slower. */
 const zeroPoint = 128;
 const steps = 127;
+/**
+ * Without VNNI, the x64 kernel adds the products of rows 2i and 2i + 1 in 16 bits that saturate (VPMADDUBSW). With two
+ * weights of one column that add up to 128 at most this never happens: 255 × 128 = 32,640 of 32,767. So every processor
+ * computes the same integers. Weights of 64 at most would do as well, whatever the order of rows, but cost four times as
+ * much (nats per token on the held-out and new texts of the embedded model: 0.0043 against 0.0012 more than unbounded).
+ */
+export const largestPairSum = 128;
 
 export interface QuantizedMatrix {
   /** [rows, columns], each column divided by its scale. */
@@ -16,11 +23,19 @@ export interface QuantizedMatrix {
   scales: Float32Array;
 }
 
-/** Rounds [rows, columns] to int8 with one symmetric scale per column. A column of zeros keeps scale 1. */
+/**
+ * Rounds [rows, columns] to int8 with one symmetric scale per column, the finest that keeps each weight within ±127 and
+ * each pair within ±`largestPairSum`. A column of zeros keeps scale 1.
+ */
 export function quantizeColumns(matrix: Float32Array, rows: number, columns: number): QuantizedMatrix {
   const scales = new Float32Array(columns);
   for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) scales[j] = Math.max(scales[j], Math.abs(matrix[i * columns + j]));
+    for (let j = 0; j < columns; j++) {
+      const weight = matrix[i * columns + j];
+      // Rounding adds at most 1 to a pair's sum.
+      const pair = i % 2 ? weight + matrix[(i - 1) * columns + j] : 0;
+      scales[j] = Math.max(scales[j], Math.abs(weight), Math.abs(pair));
+    }
   }
   for (let j = 0; j < columns; j++) scales[j] = scales[j] / steps || 1;
   const values = new Int8Array(rows * columns);

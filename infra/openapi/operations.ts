@@ -73,6 +73,7 @@ const generates: ErrorKind[] = [
   "rate_limited",
   "quota_exceeded",
   "generation_failed",
+  "numerics_mismatch",
   "backend_unavailable",
   "deadline_exceeded",
 ];

@@ -4,8 +4,8 @@
  * `AssignmentReport`. `POST /v1/adapters` makes a
  * tenant's adapter of an `AdapterRequest` and answers an `AdapterAnswer`; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
- * `adapter_not_found`: PUT it, and send the batch again. Not here: anything a public
- * client sees.
+ * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches. Not here:
+ * anything a public client sees.
  */
 import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
@@ -20,6 +20,14 @@ export const heartbeatMs = 500;
 
 /** Maximum sequences of one micro-batch: as many as one request may have choices. */
 export const sequencesPerBatch = 128;
+
+/**
+ * The numerics fingerprint (gpu-backend/runtime/numerics.ts): backends of the same one compute the same bits. The answer to a
+ * batch carries the backend's own. A batch carries that of the backend whose tokens its sequences continue, and is
+ * refused with `numerics_mismatch` by a backend of another. It is a header because a backend or edge that does not know
+ * it must ignore it, and the batch's schema is strict.
+ */
+export const numericsHeader = "x-chameleon-numerics";
 
 const tokenId = z.int().min(0);
 /** Strict, because ids travel into logs, metrics and URLs. */
@@ -93,7 +101,7 @@ export const sequenceRequestSchema = z.strictObject({
   promptIds: z.array(tokenId).min(1),
   /**
    * Tokens already sent to the client: a resumed sequence goes on after them, at the same positions and bit for bit,
-   * because the backend computes them one by one again, as when they were sampled.
+   * because the backend computes them one by one again, as when they were sampled, with the same numerics (`numericsHeader`).
    */
   continuedIds: z.array(tokenId),
   /** Counts `continuedIds` too. */
@@ -248,6 +256,8 @@ export const readinessSchema = z.object({
   manifestHash: hash,
   /** Of all that batches may name: more than one while a roll-out goes on. */
   manifests: z.array(hash).optional(),
+  /** The numerics fingerprint under `manifestHash`; absent from a backend that measures none. */
+  numerics: id.optional(),
 });
 
 export type AssignmentReport = z.infer<typeof assignmentReportSchema>;
@@ -308,6 +318,16 @@ export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[
 /** Whether a backend that says so serves batches of a manifest. */
 export function holds({ manifestHash, manifests = [] }: Readiness, wanted: string): boolean {
   return manifestHash === wanted || manifests.includes(wanted);
+}
+
+/** A numerics fingerprint as a header tells it; null where there is none, or something that is none. */
+export function readNumerics(header: string | null | undefined): string | null {
+  return header && idPattern.test(header) ? header : null;
+}
+
+/** Whether two numerics fingerprints allow a sequence to go from one to the other. One that is unknown (null) allows all. */
+export function numericsAgree(one: string | null, other: string | null): boolean {
+  return one === null || other === null || one === other;
 }
 
 /** Greedy, with nothing asked for and nothing steered: what a request of our own starts from. */

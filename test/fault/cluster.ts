@@ -25,8 +25,8 @@ export interface Cluster {
   /** Before the first backend. */
   proxy: FaultyProxy;
   backends: Backend[];
-  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. */
-  startEdge(isProxied: boolean): Promise<Edge>;
+  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. It knows `only` these. */
+  startEdge(isProxied: boolean, only?: readonly number[]): Promise<Edge>;
   /** Ends a backend and waits for it. */
   end(backend: number, signal: NodeJS.Signals): Promise<void>;
   /** Starts it again where it was. */
@@ -34,18 +34,22 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-/** `settings` are the backends' environment and the edge's variables, on top of what they need. */
-export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
+/** `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone. */
+export async function startCluster(
+  settings: Record<string, string> = {},
+  own: readonly Record<string, string>[] = [{}, {}],
+): Promise<Cluster> {
   await stageArtifacts();
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-  const start = (BACKEND_PORT: string) => startBackend({ ...settings, BACKEND_SECRETS, BACKEND_PORT, THREADS: "1" });
-  const backends = await Promise.all(["0", "0"].map(start));
+  const start = (backend: number, BACKEND_PORT: string) =>
+    startBackend({ ...settings, ...own[backend], BACKEND_SECRETS, BACKEND_PORT, THREADS: "1" });
+  const backends = await Promise.all([start(0, "0"), start(1, "0")]);
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
     backends,
-    async startEdge(isProxied) {
-      const urls = isProxied ? [proxy.url, backends[1].url] : backends.map(({ url }) => url);
+    async startEdge(isProxied, only = [0, 1]) {
+      const urls = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
       const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
@@ -63,7 +67,7 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
       await backends[backend].exited;
     },
     async restart(backend) {
-      backends[backend] = await start(new URL(backends[backend].url).port);
+      backends[backend] = await start(backend, new URL(backends[backend].url).port);
     },
     async stop() {
       await proxy.stop();

@@ -183,7 +183,10 @@ export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<Complet
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
     clients: new Map([[backendUrl, new BackendClient(backendUrl, { limits })]]),
-    observer: { retried: ignore, resumed: ignore, hedged: ignore, ejected: ignore, returned: ignore, failed: ignore },
+    observer: {
+      ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
+      ...{ ejected: ignore, returned: ignore, failed: ignore },
+    },
     now: () => Date.now(),
     after(ms, work) {
       const timer = setTimeout(work, ms);

@@ -4,13 +4,13 @@
  */
 import { Budget } from "../../edge/backend/budget.ts";
 import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
-import type { BackendCalls } from "../../edge/backend/client.ts";
+import type { BackendCalls, OpenBatch } from "../../edge/backend/client.ts";
 import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
 import type { Roads } from "../../edge/backend/journey.ts";
 import { Router } from "../../edge/backend/router.ts";
 import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
 import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import { doneFrame, tokenFrame } from "./frames.ts";
 
@@ -25,7 +25,12 @@ export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprob
 }
 
 export function callFailure(kind: FailureKind, retryAfterSeconds = 2): CallFailure {
-  const error = kind === "overloaded" ? kind : kind === "refused" ? "internal" : "backend_unavailable";
+  const errors: Partial<Record<FailureKind, ErrorKind>> = {
+    overloaded: "overloaded",
+    refused: "internal",
+    diverging: "numerics_mismatch",
+  };
+  const error = errors[kind] ?? "backend_unavailable";
   return new CallFailure(kind, new ServiceError(error, kind, { retryAfterSeconds }));
 }
 
@@ -33,20 +38,23 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2): CallFailu
 export class ScriptedCall {
   readonly batch: BatchRequest;
   readonly signal: AbortSignal;
-  readonly #accepted = Promise.withResolvers<AsyncIterable<Frame[]>>();
+  /** What its sequences go on from. */
+  readonly wantedNumerics: string | null;
+  readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, signal: AbortSignal) {
+  constructor(batch: BatchRequest, signal: AbortSignal, wantedNumerics: string | null) {
     this.batch = batch;
     this.signal = signal;
+    this.wantedNumerics = wantedNumerics;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");
     });
   }
 
-  get accepted(): Promise<AsyncIterable<Frame[]>> {
+  get accepted(): Promise<OpenBatch> {
     return this.#accepted.promise;
   }
 
@@ -54,8 +62,9 @@ export class ScriptedCall {
     return this.batch.sequences.map(({ id }) => id);
   }
 
-  async accept(): Promise<void> {
-    this.#accepted.resolve(this.#stream());
+  /** `numerics` are the backend's own; null: it tells none. */
+  async accept(numerics: string | null = null): Promise<void> {
+    this.#accepted.resolve({ numerics, frames: this.#stream() });
     await turn();
   }
 
@@ -99,8 +108,8 @@ export class ScriptedBackend implements BackendCalls {
   /** Answers each call, where the test does not do it itself. */
   answer: (call: ScriptedCall) => void = () => {};
 
-  openBatch(batch: BatchRequest, signal: AbortSignal): Promise<AsyncIterable<Frame[]>> {
-    const call = new ScriptedCall(batch, signal);
+  openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch> {
+    const call = new ScriptedCall(batch, signal, numerics);
     this.calls.push(call);
     this.answer(call);
     return call.accepted;
@@ -151,6 +160,7 @@ export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges
     observer: {
       retried: (backend, sequences) => void events.push(`retried ${backend} ${sequences}`),
       resumed: (backend, sequences) => void events.push(`resumed ${backend} ${sequences}`),
+      notResumed: (backend, sequences) => void events.push(`not resumed ${backend} ${sequences}`),
       hedged: (backend, sequences) => void events.push(`hedged ${backend} ${sequences}`),
       ejected: (backend) => void events.push(`ejected ${backend}`),
       returned: (backend) => void events.push(`returned ${backend}`),

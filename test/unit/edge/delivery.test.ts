@@ -19,6 +19,17 @@ test("asks for all at first, then for what is left, under a new id", () => {
   expect(delivery.attempts).toBe(3);
 });
 
+test("remembers the numerics that its tokens were computed with, as far as backends tell them", () => {
+  const delivery = new Delivery({ ...sequenceRequest("a"), promptLogprobs: true });
+  delivery.deliver(promptFrame("a"), "one");
+  expect(delivery.numerics).toBeNull();
+  delivery.deliver(tokenFrame("a", 0, 7), null);
+  expect(delivery.numerics).toBeNull();
+  delivery.deliver(tokenFrame("a", 1, 8), "one");
+  delivery.deliver(tokenFrame("a", 2, 9), null);
+  expect(delivery.numerics).toBe("one");
+});
+
 test("is counted once, however often it is asked for", () => {
   const assignment = { centroidId: "c0", similarity: 0.5, tokens: 3 };
   const delivery = new Delivery({ ...sequenceRequest("a"), assignment });

@@ -62,7 +62,7 @@ const gaveUp = (id: string, kind: ErrorKind, retryAfterSeconds?: number) =>
   errorFrame(id, new ServiceError(kind, kind, { retryAfterSeconds }));
 
 describe("a backend that fails", () => {
-  test.each<FailureKind>(["unreachable", "silent", "failing", "unavailable", "mismatched", "overloaded"])(
+  test.each<FailureKind>(["unreachable", "silent", "failing", "unavailable", "mismatched", "diverging", "overloaded"])(
     "to accept (%s): another is asked for the same",
     async (kind) => {
       const roads = scriptedRoads(2);

@@ -128,6 +128,19 @@ describe("Router", () => {
     expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
   });
 
+  test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
+    const router = new Router(names(2), limits);
+    const [first, second] = rendezvousOrder("c1", names(2));
+    router.mismatched(first, "cpu-int8-1", 0);
+    const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
+    expect(router.choose(goingOn("cpu-int8-1"), none, 49)).toEqual({ backend: second, isFit: true });
+    expect(router.choose(goingOn("cpu-int8-1"), new Set([second]), 49)).toEqual({ backend: first, isFit: false });
+    for (const numerics of [null, "cpu-fp32-1"]) {
+      expect(router.choose(goingOn(numerics), none, 49)?.backend).toBe(first);
+    }
+    expect(router.choose(goingOn("cpu-int8-1"), none, 50)?.backend).toBe(first);
+  });
+
   test("keeps its promises over any sequence of events", () => {
     const event = fc.oneof(
       { weight: 4, arbitrary: fc.record({ type: fc.constant("send" as const), centroid: fc.nat(9) }) },

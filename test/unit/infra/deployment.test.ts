@@ -129,11 +129,12 @@ async function edgeMetricNames(): Promise<string[]> {
   edge.batchLeft([1]);
   const quiet = () => undefined;
   const observer = edge.counting({
-    ...{ retried: quiet, resumed: quiet, hedged: quiet },
+    ...{ retried: quiet, resumed: quiet, notResumed: quiet, hedged: quiet },
     ...{ ejected: quiet, returned: quiet, failed: quiet },
   });
   observer.retried("a", 1);
   observer.resumed("a", 1);
+  observer.notResumed("a", 1);
   observer.hedged("a", 1);
   observer.ejected("a");
   observer.returned("a");

@@ -1,8 +1,9 @@
 /** A fault of one sequence ends that sequence in one explicit error; the others go on as if it had never been there. */
 import { describe, expect, test } from "vitest";
-import { failureKindOf } from "../../../../edge/backend/call-failure.ts";
+import { failureOf } from "../../../../edge/backend/call-failure.ts";
 import type { StepInput, StepOutput, StepRunner } from "../../../../gpu-backend/runtime/step.ts";
-import type { Frame } from "../../../../shared/contracts/inference.ts";
+import { errorFrame, type Frame } from "../../../../shared/contracts/inference.ts";
+import { ServiceError } from "../../../../shared/errors.ts";
 import {
   createEngineHarness,
   type EngineHarness,
@@ -329,6 +330,7 @@ test("a batch with an id that is open already takes nothing in", async () => {
 });
 
 test("the edge takes the error as the sequence's own, and asks no other backend", () => {
-  expect(failureKindOf("generation_failed")).toBeNull();
-  expect(failureKindOf("adapter_outdated")).toBeNull();
+  for (const kind of ["generation_failed", "adapter_outdated"] as const) {
+    expect(failureOf(errorFrame("a", new ServiceError(kind, "")))).toBeNull();
+  }
 });

@@ -13,6 +13,8 @@ import {
   type BatchRequest,
   type Frame,
   heartbeatMs,
+  numericsHeader,
+  readinessSchema,
 } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
@@ -64,6 +66,9 @@ beforeEach(() => {
     () => new Date(0),
   );
   const engine = {
+    get info() {
+      return info;
+    },
     submit(_: BatchRequest, given: FrameSink) {
       if (refusal) throw refusal;
       sink = given;
@@ -269,15 +274,44 @@ test("POST /v1/cancellations says which of the sequences were open", async () =>
   expect(cancelled).toEqual(["s1", "x"]);
 });
 
+test("a batch goes on with another backend's tokens only where the numerics are the same, and is told them", async () => {
+  const numerics = "cpu-fp32-0123456789abcdef";
+  info = { manifest: { centroids: [] }, manifestHash: "a".repeat(64), numerics } as unknown as EngineClient["info"];
+  const begun = batch({
+    sequences: [sequenceRequest("s1", [secret]), sequenceRequest("s2", [secret], { continuedIds: [1] })],
+  });
+  const send = (body: BatchRequest, header?: string) =>
+    app.request("/v1/batches", {
+      method: "POST",
+      headers: { "content-type": "application/json", ...(header && { [numericsHeader]: header }) },
+      body: JSON.stringify(body),
+    });
+  // Without a header, or with one that is no fingerprint, nothing is known of what began it.
+  for (const header of [numerics, undefined, "no fingerprint"]) {
+    const response = await send(begun, header);
+    expect([response.status, response.headers.get(numericsHeader)]).toEqual([200, numerics]);
+  }
+  const refused = await send(begun, "cpu-int8-0");
+  const error = await errorOf(refused);
+  expect([refused.status, error.code]).toEqual([409, "numerics_mismatch"]);
+  expect(error.message).toMatch(/cpu-int8-0.*cpu-fp32-0123456789abcdef/);
+  expect((await send(batch(), "cpu-int8-0")).status).toBe(200);
+  // Of a set that is not served here the engine says so.
+  refusal = new ServiceError("manifest_mismatch", "another manifest");
+  const other = await send({ ...begun, manifestHash: "b".repeat(64) }, "cpu-int8-0");
+  expect((await errorOf(other)).code).toBe("manifest_mismatch");
+});
+
 test("/readyz tells whether a batch would be taken, and why not; /healthz that this process answers", async () => {
   const statuses = async () =>
     (await Promise.all(["/readyz", "/healthz"].map((path) => app.request(path)))).map(({ status }) => status);
   expect(await statuses()).toEqual([503, 200]);
   const manifest = { model: { name: "tiny", servedAs: "gpt2" } };
-  info = { manifest, manifestHash: "b".repeat(64) } as EngineClient["info"];
+  info = { manifest, manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" } as EngineClient["info"];
   const response = await app.request("/readyz");
   expect(response.status).toBe(200);
-  expect(await response.json()).toMatchObject({ model: "tiny", manifestHash: "b".repeat(64) });
+  const ready = { model: "tiny", manifestHash: "b".repeat(64), numerics: "cpu-fp32-0" };
+  expect(readinessSchema.parse(await response.json())).toMatchObject(ready);
   refusal = new ServiceError("backend_unavailable", "The engine is restarting: it was ended by SIGSEGV.");
   expect(await statuses()).toEqual([503, 200]);
   expect((await errorOf(await app.request("/readyz"))).message).toMatch(/SIGSEGV/);

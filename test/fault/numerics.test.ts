@@ -1,0 +1,79 @@
+/** Two backends whose bits differ, one fp32 and one int8: neither ever goes on with what the other began. */
+import { isDeepStrictEqual } from "node:util";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Cluster, startCluster } from "./cluster.ts";
+import { type Answer, requestsOf, type Seen, Traffic } from "./traffic.ts";
+
+const streams = 24;
+const bodies = requestsOf(streams, ["c0", "c1", "c2", "c3"], 24);
+
+let cluster: Cluster;
+/** What each backend answers alone. */
+let expected: Seen[][];
+
+beforeAll(async () => {
+  cluster = await startCluster({}, [{ WEIGHT_FORMAT: "fp32" }, { WEIGHT_FORMAT: "int8" }]);
+  expected = [];
+  for (const backend of [0, 1]) {
+    const edge = await cluster.startEdge(false, [backend]);
+    const answers = await new Traffic(edge).run(bodies, streams);
+    await edge.stop();
+    expect(answers.map(({ failure }) => failure)).toEqual(answers.map(() => null));
+    expected.push(answers.map(({ seen }) => seen));
+  }
+});
+afterAll(() => cluster?.stop());
+
+/** Which of the backends could have given an answer; nobody where it is a mixture of both. */
+const giversOf = ({ seen }: Answer, i: number) =>
+  [0, 1].filter((backend) => isDeepStrictEqual(seen, expected[backend][i]));
+
+/** Kills the first backend once clients have seen something, then does `after`. */
+async function kill(after: () => Promise<void>) {
+  const edge = await cluster.startEdge(false);
+  try {
+    const traffic = new Traffic(edge);
+    const running = traffic.run(bodies, streams);
+    await traffic.seen(streams);
+    await cluster.end(0, "SIGKILL");
+    await after();
+    const answers = await running;
+    return { answers, events: edge.events() };
+  } finally {
+    await edge.stop();
+  }
+}
+
+test("the two differ, and say so", async () => {
+  const different = bodies.filter((_, i) => !isDeepStrictEqual(expected[0][i], expected[1][i]));
+  expect(different.length).toBeGreaterThan(streams / 2);
+  const told = await Promise.all(
+    cluster.backends.map(
+      async ({ url }) => ((await (await fetch(`${url}/readyz`)).json()) as { numerics: string }).numerics,
+    ),
+  );
+  expect(told).toEqual([expect.stringMatching(/^cpu-fp32-/), expect.stringMatching(/^cpu-int8-/)]);
+});
+
+test("streams of a backend that comes back go on there, bit for bit; those without a token go to the other", async () => {
+  const { answers, events } = await kill(() => cluster.restart(0));
+  console.log(JSON.stringify(events));
+  expect(answers.filter(({ failure }) => failure !== null)).toEqual([]);
+  answers.forEach((answer, i) => void expect(giversOf(answer, i), JSON.stringify(answer.seen)).not.toEqual([]));
+  // Else nothing was tried.
+  expect(events.resumed).toBeGreaterThan(0);
+  expect(events.not_resumed).toBeUndefined();
+});
+
+test("streams of one that stays away end in an explicit error, and are counted; all others are one backend's", async () => {
+  const { answers, events } = await kill(async () => {});
+  console.log(JSON.stringify(events));
+  const failed = answers.filter(({ failure }) => failure !== null);
+  expect(failed.length).toBeGreaterThan(0);
+  for (const { failure } of failed) expect(JSON.parse(failure!).error.code).toBe("numerics_mismatch");
+  answers.forEach((answer, i) => {
+    if (answer.failure === null) expect(giversOf(answer, i), JSON.stringify(answer.seen)).not.toEqual([]);
+  });
+  // A request may have two choices.
+  expect(events.not_resumed).toBeGreaterThanOrEqual(failed.length);
+});
