@@ -14,6 +14,9 @@ const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, numb
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
+/** The text of a token, as the harness has it. */
+const letterOf = (id: number) => String.fromCharCode(97 + (id % 26));
+
 /** Greedy decoding by the fake's definition, without an engine. */
 function greedy(promptIds: number[], count: number, bias: ReadonlyMap<number, number> = new Map()): number[] {
   const ids = [...promptIds];
@@ -56,6 +59,78 @@ describe("a sequence", () => {
     expect(lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: end });
   });
 
+  test("ends with a stop token as with the end of text, and with the end of text only where that is not ignored", async () => {
+    const runner = createFakeRunner();
+    const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
+    const expected = greedy(prompt(5), 60, new Map(forced));
+    const end = expected.indexOf(fakeConfig.endOfTextId);
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    const sampling = { logitBias: forced, ignoreEos: true };
+    const after = expected.findIndex((id, i) => i > end && !expected.slice(0, i).includes(id));
+    await engine.submit(null, [
+      sequenceRequest("ignored", prompt(5), { maxTokens: 60, sampling }),
+      sequenceRequest("stopped", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stopTokenIds: [expected[after]] },
+      }),
+      sequenceRequest("both", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stopTokenIds: [expected[after], fakeConfig.endOfTextId] },
+      }),
+      // What is no text does not count as such.
+      sequenceRequest("text", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stop: [letterOf(fakeConfig.endOfTextId)] },
+      }),
+    ]);
+    await finish();
+    expect(tokensOf("ignored")).toEqual(expected);
+    expect(lastFrameOf("ignored")).toMatchObject({ finishReason: "length", completionTokens: 60 });
+    expect(tokensOf("stopped")).toEqual(expected.slice(0, after));
+    expect(lastFrameOf("stopped")).toMatchObject({ finishReason: "stop", completionTokens: after });
+    expect(tokensOf("both")).toEqual(expected.slice(0, end));
+    expect(tokensOf("text").length).not.toBe(end + 1);
+    expect(after).toBeGreaterThan(end);
+  });
+
+  test("does not end before min_tokens: ids that would end it cannot come, stop strings are text", async () => {
+    const runner = createFakeRunner();
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    const { endOfTextId } = fakeConfig;
+    const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
+    const stop = letters.slice(2, 4).join("");
+    await engine.submit(null, [
+      sequenceRequest("end", prompt(5), {
+        maxTokens: 20,
+        sampling: {
+          minTokens: 7,
+          temperature: 2,
+          seed: 3,
+          logprobs: 20,
+          stopTokenIds: [4],
+          logitBias: [
+            [endOfTextId, 100],
+            [4, 100],
+          ],
+        },
+      }),
+      sequenceRequest("string", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 5, stop: [stop] } }),
+      sequenceRequest("just", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 4, stop: [stop] } }),
+      sequenceRequest("most", prompt(5), { maxTokens: 6, sampling: { minTokens: 6, logitBias: [[endOfTextId, 100]] } }),
+      sequenceRequest("rest", prompt(5), {
+        ...{ maxTokens: 20, continuedIds: [1, 2, 3] },
+        sampling: { minTokens: 7, logitBias: [[endOfTextId, 100]] },
+      }),
+    ]);
+    await finish();
+    expect(lastFrameOf("end")).toMatchObject({ finishReason: "stop", completionTokens: 7 });
+    expect(letters.slice(4).join("").includes(stop)).toBe(false);
+    expect(tokensOf("string").length).toBe(12);
+    expect(tokensOf("just").length).toBe(4);
+    expect(lastFrameOf("most")).toMatchObject({ finishReason: "length", completionTokens: 6 });
+    expect(lastFrameOf("rest")).toMatchObject({ finishReason: "stop", completionTokens: 7 });
+  });
+
   test("ends where the context does, with its last token in it", async () => {
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner({ config: { contextTokens: 40 } }),
@@ -70,7 +145,7 @@ describe("a sequence", () => {
 
   test("stops at a stop string across token boundaries, with the token that completes it", async () => {
     const runner = createFakeRunner();
-    const letters = greedy(prompt(9), 12, noEnd).map((id) => String.fromCharCode(97 + (id % 26)));
+    const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
     const stop = letters.slice(6, 9).join("");
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
     await engine.submit(null, [sequenceRequest("a", prompt(9), { sampling: { ...neverEnds, stop: ["#", stop] } })]);
@@ -81,7 +156,15 @@ describe("a sequence", () => {
   });
 
   test("resumed from the tokens already sent goes on with the same ones, sampled and penalised alike", async () => {
-    const sampling = { ...neverEnds, temperature: 1, topP: 0.9, seed: 5, frequencyPenalty: 0.7, presencePenalty: 0.3 };
+    const sampling = {
+      ...neverEnds,
+      temperature: 1,
+      topP: 0.9,
+      seed: 5,
+      frequencyPenalty: 0.7,
+      presencePenalty: 0.3,
+      repetitionPenalty: 1.2,
+    };
     const { engine, finish, tokensOf, tokenFramesOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner(),
     });
@@ -112,7 +195,7 @@ describe("a sequence", () => {
 
 describe("sampling", () => {
   test("draws with (seed, position); logit bias and penalties enter before the draw", async () => {
-    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, logitBias: [[3, 2.5]] };
+    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, repetitionPenalty: 1.5 };
     const { engine, finish, tokensOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
     await engine.submit(null, [
       sequenceRequest("a", prompt(4), {
@@ -132,6 +215,7 @@ describe("sampling", () => {
     const counts = new Map<number, number>();
     for (const frame of tokenFramesOf("a")) {
       const logits = fakeLogits(V, ids);
+      for (const id of new Set(ids)) logits[id] = logits[id] > 0 ? logits[id] / 1.5 : logits[id] * 1.5;
       logits[3] += 2.5;
       logits[99] -= 100;
       for (const [id, count] of counts) logits[id] -= 1.5 + 0.5 * count;
@@ -266,6 +350,8 @@ describe("what cannot be served ends in one explicit error", () => {
     ["a prompt as long as the context", prompt(512), {}, "context_length_exceeded", /512 tokens.*512/],
     ["a token id out of the vocabulary", [1, 100], {}, "invalid_request", /100.*99/],
     ["such an id among the continued", [1], { continuedIds: [200] }, "invalid_request", /200.*99/],
+    ["a stop token of such an id", [1], { sampling: { stopTokenIds: [5, 100] } }, "invalid_request", /100.*99/],
+    ["more tokens at least than at most", [1], { sampling: { minTokens: 17 } }, "invalid_request", /17.*16/],
     ["a bias on such an id", [1], { sampling: { logitBias: [[150, 1]] } }, "invalid_request", /150.*99/],
   ];
   test.each(refused)("%s", async (_, ids, rest, kind, message) => {
