@@ -406,6 +406,29 @@ test.each([
   }
 });
 
+test.each([
+  ["an adapter", undefined],
+  ["a mixture", mixtureOf(rule, "c0", "c1")],
+  ["a mixture of given weights", mixtureOf(undefined, "c2")],
+])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
+  const { endOfTextId } = tinyConfig;
+  for (const temperature of [0, 2]) {
+    const target = harness();
+    const logitBias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
+    const sampling = { minTokens: 9, stopTokenIds: [7], logitBias, temperature, seed: 5, logprobs: 20 };
+    const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
+    await target.engine.submit("c0", [request]);
+    await target.finish();
+    expect(target.lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: 9 });
+    const seen = target
+      .tokenFramesOf("a")
+      .flatMap(({ tokenId, alternatives }) => [tokenId, ...alternatives!.map(([id]) => id)]);
+    expect(seen).toHaveLength(9 * 21);
+    expect(seen).not.toContain(endOfTextId);
+    expect(seen).not.toContain(7);
+  }
+});
+
 test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
   const target = harness();
   const ids = randomPrompt(150);
