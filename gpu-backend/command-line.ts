@@ -61,6 +61,7 @@ function inOneSentence(text: string): string {
   return text
     .trim()
     .replace(/^error: /, "")
+    .replace(" is invalid. ", " is invalid: ")
     .replace(/\.?\n\(Did you mean (.*)\?\)$/, "; did you mean $1?");
 }
 

@@ -5,14 +5,7 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
-
-const integer = (minimum: number, maximum: number, preset: number) =>
-  z
-    .string()
-    .regex(/^\d+$/, "must be a whole number")
-    .transform(Number)
-    .pipe(z.int().min(minimum).max(maximum))
-    .default(preset);
+import { choice, integer, secret, text, url } from "./settings.ts";
 
 export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -30,70 +23,105 @@ export const chunkTokens = 128;
  */
 export const tenantSlowdown = 1.3;
 
-const environmentSchema = z.object({
-  BACKEND_HOST: z.string().min(1).default("127.0.0.1"),
-  /** 0 lets the system choose. */
-  BACKEND_PORT: integer(0, 65_535, 8788),
-  /** A folder as Hugging Face lays it out, with the trained files in `artifacts/`. */
-  MODEL_DIR: z
-    .string()
-    .min(1)
-    .default(fileURLToPath(new URL("./models/chameleon-mini", import.meta.url))),
-  /** How weights are stored in memory. */
-  WEIGHT_FORMAT: z.enum(["fp32", "int8", "block8", "block4"]).default("fp32"),
-  /** What the trunk runs on: runtime/device.ts. The CPU unless asked, since only there a result never depends on mates. */
-  DEVICE: z.enum(deviceNames).default("cpu"),
-  /** Threads inside an operator of the graph. */
-  THREADS: integer(1, 256, availableParallelism()),
-  /** Slots: sequences that run at the same time, KV memory permitting. */
-  MAX_SEQUENCES: integer(1, 1024, 32),
-  /** Sequences that wait for a slot. A tenant may take as many places as it leaves free, at most half. */
-  MAX_QUEUE: integer(1, 100_000, 512),
-  /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
-  STEP_TOKENS: integer(chunkTokens, 65_536, 256),
-  /** Bound on keys and values of running sequences; it holds one as long as the context at least. */
-  KV_BYTES: integer(1, 2 ** 40, 2048 * MiB),
-  /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */
-  PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB),
-  ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
-  /**
-   * Adapters with directions of their own (of hyperNetwork.kind "full", or made of examples) that run at the same time;
-   * a step costs a little more with each. 0: adapters are made of examples without directions.
-   */
-  ADAPTER_SLOTS: integer(0, 256, 8),
-  /** What outlives a restart: tenants' own adapters. Losing it costs time only, the edge has them too. */
-  DATA_DIR: z.string().min(1).default(".cache/backend"),
-  /** Bound on a tenant's adapters there; beyond it goes what was used longest ago. */
-  TENANT_ADAPTER_BYTES: integer(1, 2 ** 40, 64 * MiB),
-  /**
-   * Where artifacts are published, to be taken up while it runs: the bucket over HTTP (the S3 API with the two keys below),
-   * or a folder with the bucket's names (file:). Not set: `artifacts/` of MODEL_DIR, as long as it runs.
-   */
-  ARTIFACTS_URL: z
-    .string()
-    .regex(/^((https?|file):\/\/.|$)/, "must be an http(s) or file URL")
-    .optional(),
-  AWS_ACCESS_KEY_ID: z.string().optional(),
-  AWS_SECRET_ACCESS_KEY: z.string().optional(),
-  /** How often it looks whether something else was published. */
-  ARTIFACTS_POLL_MS: integer(10, 3_600_000, 2000),
-  /**
-   * Sets of artifacts side by side while one takes the place of another. Each has a session, and memory, of its own: weights,
-   * KV_BYTES and caches count once for each.
-   */
-  ARTIFACT_SETS: integer(2, 8, 2),
-  /** How long a set that is not wanted any more goes on after it was last asked for. */
-  ARTIFACT_GRACE_MS: integer(0, 2 ** 31, 300_000),
-  /** Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again. */
-  STALL_MS: integer(100, 3_600_000, 30_000),
-  /** How long running sequences may go on after SIGTERM. */
-  DRAIN_MS: integer(0, 3_600_000, 1000),
-  /** What the edge signs its calls with; two, separated by a comma, while one takes the place of the other. None: anybody may call. */
-  BACKEND_SECRETS: z.string().optional(),
-  /** A collector for traces, as OpenTelemetry names it: `http://collector:4318`. None where it is not set. */
-  OTEL_EXPORTER_OTLP_ENDPOINT: z.string().optional(),
-  /** What the collector wants: `name=value,name=value`. */
-  OTEL_EXPORTER_OTLP_HEADERS: z.string().optional(),
+/** Every setting, by its variable of the environment. All but secrets are flags, too. */
+export const environmentSchema = z.object({
+  BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
+  BACKEND_PORT: integer(0, 65_535, 8788, "Port to listen on; 0 lets the system choose"),
+  MODEL_DIR: text(
+    fileURLToPath(new URL("./models/chameleon-mini", import.meta.url)),
+    "a folder",
+    "A model as Hugging Face lays it out, with the trained files in `artifacts/`",
+    "the embedded model",
+  ),
+  WEIGHT_FORMAT: choice(["fp32", "int8", "block8", "block4"], "fp32", "How weights are stored in memory"),
+  // The CPU unless asked, since only there a result never depends on mates.
+  DEVICE: choice(
+    deviceNames,
+    "cpu",
+    "What the trunk runs on; auto takes a GPU by WebGPU that computes the same and faster",
+  ),
+  THREADS: integer(1, 256, availableParallelism(), "Threads inside an operator of the graph", "all cores"),
+  MAX_SEQUENCES: integer(1, 1024, 32, "Sequences that run at the same time, KV memory permitting"),
+  MAX_QUEUE: integer(
+    1,
+    100_000,
+    512,
+    "Sequences that wait for a slot; a tenant may take as many places as it leaves free, at most half",
+  ),
+  STEP_TOKENS: integer(
+    chunkTokens,
+    65_536,
+    256,
+    "Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others",
+  ),
+  KV_BYTES: integer(
+    1,
+    2 ** 40,
+    2048 * MiB,
+    "Bytes of keys and values of running sequences, at most; it holds one as long as the context at least",
+  ),
+  PREFIX_CACHE_BYTES: integer(
+    0,
+    2 ** 40,
+    256 * MiB,
+    "Bytes of keys and values of prompt beginnings that the same tenant may reuse, at most; 0 keeps none",
+  ),
+  ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB, "Bytes of generated adapters that are kept in memory, at most"),
+  ADAPTER_SLOTS: integer(
+    0,
+    256,
+    8,
+    "Adapters with directions of their own (of hyperNetwork.kind full, or made of examples) that run at the same time; a step costs a little more with each; 0 makes adapters of examples without directions",
+  ),
+  DATA_DIR: text(
+    ".cache/backend",
+    "a folder",
+    "What outlives a restart: tenants' own adapters; losing it costs time only, the edge has them too",
+  ),
+  TENANT_ADAPTER_BYTES: integer(
+    1,
+    2 ** 40,
+    64 * MiB,
+    "Bytes of a tenant's adapters in DATA_DIR, at most; beyond, what was used longest ago goes",
+  ),
+  ARTIFACTS_URL: url(
+    "http(s) or file",
+    "Where artifacts are published, to be taken up while it runs: a bucket over HTTP (the S3 API with the two AWS keys), or a folder with the bucket's names; without, those of MODEL_DIR stay",
+  ),
+  AWS_ACCESS_KEY_ID: secret("a key's id", "Id of the bucket's key"),
+  AWS_SECRET_ACCESS_KEY: secret("a key's secret", "Secret of the bucket's key"),
+  ARTIFACTS_POLL_MS: integer(10, 3_600_000, 2000, "Milliseconds between looks whether something else was published"),
+  ARTIFACT_SETS: integer(
+    2,
+    8,
+    2,
+    "Sets of artifacts side by side while one takes the place of another; weights, KV_BYTES and caches count once for each",
+  ),
+  ARTIFACT_GRACE_MS: integer(
+    0,
+    2 ** 31,
+    300_000,
+    "Milliseconds that a set which is not wanted any more goes on after it was last asked for",
+  ),
+  STALL_MS: integer(
+    100,
+    3_600_000,
+    30_000,
+    "Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again",
+  ),
+  STALL_MS: integer(
+    100,
+    3_600_000,
+    30_000,
+    "Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again",
+  ),
+  DRAIN_MS: integer(0, 3_600_000, 1000, "Milliseconds that running sequences may go on after SIGTERM"),
+  BACKEND_SECRETS: secret(
+    "a secret, or two with a comma between while one takes the place of the other",
+    "What the edge signs its calls with; without, anybody may call",
+  ),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url("http(s)", "An OpenTelemetry collector for traces, such as http://collector:4318"),
+  OTEL_EXPORTER_OTLP_HEADERS: secret("name=value,name=value", "Headers that the collector wants"),
 });
 
 export interface BackendConfig {

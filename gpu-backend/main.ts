@@ -6,11 +6,10 @@ import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
-import { Option } from "commander";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
+import { type BackendConfig, chunkTokens, environmentSchema, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
@@ -25,6 +24,7 @@ import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
+import { addFlags, environmentNotes } from "./settings.ts";
 
 /** How long connections may take to hear their last frames when the backend ends, in milliseconds. */
 const lastWordsMs = 1000;
@@ -34,13 +34,17 @@ const openToAll =
 const program = createCommand(
   "backend",
   "Serve the backend alone; it prints one JSON line once a token was generated",
-  ["chameleon backend --device auto"],
-  "Every setting is a variable of the environment: gpu-backend/config.ts names them with their defaults.",
-).addOption(new Option("--device <name>", "what the trunk runs on; wins over DEVICE").choices(deviceNames));
-const { device } = program.parse().opts<{ device?: string }>();
+  [
+    "chameleon backend --device auto",
+    "chameleon backend --model-dir ./my-model --weight-format int8 --max-sequences 8",
+  ],
+  environmentNotes(environmentSchema.shape),
+);
+const givenSettings = addFlags(program, environmentSchema.shape);
+program.parse();
 
 try {
-  await run(readConfig(undefined, device ? { DEVICE: device } : {}));
+  await run(readConfig(undefined, givenSettings()));
 } catch (error) {
   process.stderr.write(`chameleon backend: ${error instanceof Error ? error.message : error}\n`);
   process.exit(1);

@@ -27,7 +27,7 @@ const program = createCommand(
   MODEL_DIR     the model and its artifacts, the embedded one unless set
   STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
-What the backend reads besides is in gpu-backend/config.ts.
+What the backend reads besides, \`chameleon backend --help\` names by its flags: MAX_SEQUENCES is --max-sequences.
 
 Exit code: 0 after Ctrl-C or another signal that ends it, 1 where a part failed.`,
 )

@@ -27,6 +27,14 @@ export interface ChameleonRequestFields {
   top_k?: number | null;
   /** Draw from tokens at least so likely, as a share of the likeliest. */
   min_p?: number | null;
+  /** Neither the end of text nor a stop ends a choice before it has so many tokens. */
+  min_tokens?: number | null;
+  /** The end of text ends nothing. */
+  ignore_eos?: boolean | null;
+  /** Token ids that end a choice without being in it. */
+  stop_token_ids?: number[] | null;
+  /** Of tokens in the prompt or the text, a logit above 0 is divided by it, any other multiplied. */
+  repetition_penalty?: number | null;
 }
 
 /** What answers, chunks and choices have besides OpenAI's fields. */

@@ -16,13 +16,14 @@ import {
 
 /** A chat request in a completion's words. */
 export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
-  const { logprobs, top_logprobs, max_completion_tokens, max_tokens, stop } = request;
+  const { logprobs, top_logprobs, max_completion_tokens, max_tokens, stop, ignore_eos } = request;
   return {
     ...request,
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
-    stop: [...stop, ...chatTemplate.stops],
+    // A template stops at what its model writes where others write the end of text.
+    stop: ignore_eos ? stop : [...stop, ...chatTemplate.stops],
   };
 }
 

@@ -50,6 +50,7 @@ export interface EchoedPrompt {
   characters: number;
 }
 
+const noPiece = new Uint8Array(0);
 const notEchoed: EchoedPrompt = { text: "", characters: 0 };
 
 /** By prompt: its text where it is echoed, decoded once for all of its choices. */
@@ -81,7 +82,7 @@ export class Choice {
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
-    this.#text = new TextStream((id) => tokenizer.pieceOf(id), sampling.stop);
+    this.#text = new TextStream(tokenizer, sampling.stop, sampling.minTokens);
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);
@@ -109,14 +110,15 @@ export class Choice {
   }
 
   #append(frame: TokenFrame): string {
-    if (this.#stopped || frame.tokenId === this.#tokenizer.endOfTextId) return "";
+    if (this.#stopped) return "";
     const { text, stopped } = this.#text.push(frame.tokenId);
     this.#stopped = stopped;
     if (!this.#isReported) return text;
     const piece = this.#tokenizer.pieceOf(frame.tokenId);
     this.#held.push({
       piece,
-      offset: this.#offsets.next(piece),
+      // An end of text that ends nothing is a token without text.
+      offset: this.#offsets.next(frame.tokenId === this.#tokenizer.endOfTextId ? noPiece : piece),
       logprob: frame.logprob ?? null,
       top: this.#top(frame.alternatives),
       // Without an adapter there is nothing to compare with.

@@ -98,21 +98,22 @@ export function planGeneration(
   const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, wish, artifacts, evidence));
   const assigned = caller.now();
 
-  const sampling = samplingOf(request, manifest.model.vocabularySize);
+  const sampling = samplingOf(request, manifest);
   // Seeds of any size are allowed; 32 bits of them count.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
   for (const [p, { promptIds }] of prompts.entries()) {
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
+      const maxTokens = Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length);
       const sequence: SequenceRequest = {
         id: `${caller.requestId}-${index}`,
         tenant: caller.tenant,
         promptIds,
         continuedIds: [],
-        maxTokens: Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length),
-        // By the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
-        sampling: { ...sampling, seed: deriveSeed(seed, i) },
+        maxTokens,
+        // The seed by the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
+        sampling: { ...sampling, seed: deriveSeed(seed, i), minTokens: Math.min(request.min_tokens, maxTokens) },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
@@ -159,14 +160,20 @@ function countedAssignment(
   return { centroidId: centroid.id, similarity, tokens: Math.min(subjectIds.length, embedding.prefixTokens) };
 }
 
-function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sampling, "seed"> {
-  const unknown = request.logit_bias.find(([id]) => id >= vocabularySize);
-  if (unknown) {
-    throw new ServiceError(
-      "invalid_request",
-      `Invalid request: logit_bias holds the token id ${unknown[0]}; the vocabulary has ${vocabularySize} ids, from 0.`,
-      { param: "logit_bias" },
-    );
+/** Throws a ServiceError for what the model does not have: token ids, or so many tokens. */
+function samplingOf(request: GenerationRequest, { model }: Manifest): Omit<Sampling, "seed" | "minTokens"> {
+  const refuse = (param: string, message: string) => {
+    throw new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
+  };
+  const { vocabularySize, contextTokens, servedAs } = model;
+  const named = { logit_bias: request.logit_bias.map(([id]) => id), stop_token_ids: request.stop_token_ids };
+  for (const [param, ids] of Object.entries(named)) {
+    const unknown = ids.find((id) => id >= vocabularySize);
+    if (unknown === undefined) continue;
+    refuse(param, `${param} holds the token id ${unknown}; the vocabulary has ${vocabularySize} ids, from 0`);
+  }
+  if (request.min_tokens > contextTokens) {
+    refuse("min_tokens", `min_tokens is ${request.min_tokens}; the context of ${servedAs} holds ${contextTokens}`);
   }
   return {
     temperature: request.temperature,
@@ -175,9 +182,12 @@ function samplingOf(request: GenerationRequest, vocabularySize: number): Omit<Sa
     topK: request.top_k,
     minP: request.min_p,
     stop: request.stop,
+    stopTokenIds: request.stop_token_ids,
+    ignoreEos: request.ignore_eos,
     logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),
     presencePenalty: request.presence_penalty,
     frequencyPenalty: request.frequency_penalty,
+    repetitionPenalty: request.repetition_penalty,
     logitBias: request.logit_bias,
   };
 }

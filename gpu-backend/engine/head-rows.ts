@@ -4,9 +4,9 @@
  * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
  */
 import type { Adapter, RowBias } from "../adapters/adapter.ts";
-import type { ExpertProbabilities, MixedInput, PointerInput, SparseBias, StepInput } from "../runtime/step.ts";
+import type { ExpertProbabilities, LogitChanges, MixedInput, PointerInput, StepInput } from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
-import type { Sequence } from "./sequence.ts";
+import type { LogitChange, Sequence } from "./sequence.ts";
 
 /** Where a sequence's next token, or the score of a prompt token, comes out. */
 export interface Head {
@@ -48,8 +48,6 @@ interface MixedRow {
   /** Of the base and all of the sequence's adapters; null where they are computed. */
   experts: ExpertProbabilities | null;
 }
-
-const noBias: ReadonlyMap<number, number> = new Map();
 
 export class HeadRows {
   readonly heads: Head[] = [];
@@ -94,7 +92,8 @@ export class HeadRows {
 
   /**
    * A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. `experts` are what an earlier run kept of
-   * it; all rows of a run have them, or none. Without them, a mixture that is the base alone is a plain row.
+   * it; all rows of a run have them, or none. Without them, a mixture that is the base alone is a plain row, unless its
+   * log-probabilities rather than its logits are to be penalised.
    */
   addMixed(
     sequence: Sequence,
@@ -105,7 +104,8 @@ export class HeadRows {
   ): void {
     const { adapters: weights, pointer } = sequence.mixture!;
     const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
-    if (adapters.length === 0 && pointer === 0 && !experts) {
+    const isPenalised = scoredId === null && sequence.request.sampling.repetitionPenalty !== 1;
+    if (adapters.length === 0 && pointer === 0 && !experts && !isPenalised) {
       const head = this.addPlain(sequence, at, scoredId);
       // The base compared with itself.
       head.baseRow = sequence.comparesBase ? head.row : null;
@@ -119,7 +119,7 @@ export class HeadRows {
       ...{ targetId: scoredId ?? 0, isKept: false },
     });
     if (!experts) this.#addAdapterBias(row, sequence, adapters);
-    if (scoredId === null) for (const [id, value] of sequence.bias) this.#mixedBias.add(row, id, value);
+    if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
     const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
   }
@@ -264,20 +264,21 @@ export class HeadRows {
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     const gates = adapter?.gates ?? null;
     this.#plain.push({ at, gates, poolSlot, inverseTemperature, targetId: scoredId ?? 0 });
-    // The request's bias steers what is sampled; what the prompt says stands without it. The adapter's is of both.
-    const own = scoredId === null ? sequence.bias : noBias;
-    this.#addRowBias(row, adapter?.bias ?? null, own);
+    // What the request changes steers what is sampled; what the prompt says stands without it. The adapter's bias is of both.
+    this.#addRowBias(row, adapter?.bias ?? null, scoredId === null ? sequence.logitChanges() : []);
     return row;
   }
 
-  #addRowBias(row: number, bias: RowBias | null, own: ReadonlyMap<number, number>): void {
-    const isAdded = new Set<number>();
+  #addRowBias(row: number, bias: RowBias | null, own: Iterable<LogitChange>): void {
+    const offsets = new Map<number, number>();
     bias?.ids.forEach((id, i) => {
-      const added = own.get(id);
-      if (added !== undefined) isAdded.add(id);
-      this.#bias.add(row, id, bias.values[i] + (added ?? 0));
+      offsets.set(id, bias.values[i]);
     });
-    for (const [id, value] of own) if (!isAdded.has(id)) this.#bias.add(row, id, value);
+    for (const change of own) {
+      this.#bias.add(row, change, offsets.get(change.id));
+      offsets.delete(change.id);
+    }
+    for (const [id, offset] of offsets) this.#bias.add(row, { id, penalty: 1, value: 0 }, offset);
   }
 
   #addExperts(sequence: Sequence, at: number, rest: Pick<MixedRow, "targetId" | "isKept">): void {
@@ -290,7 +291,7 @@ export class HeadRows {
     adapters.forEach((j, k) => {
       const { bias } = sequence.adapters[j].adapter;
       bias?.ids.forEach((id, i) => {
-        this.#adapterBias.add(row, id, bias.values[i]);
+        this.#adapterBias.add(row, { id, penalty: 1, value: bias.values[i] });
         this.#biasedAdapters.push(k);
       });
     });
@@ -300,18 +301,25 @@ export class HeadRows {
 class BiasList {
   readonly #rows: number[] = [];
   readonly #ids: number[] = [];
+  readonly #offsets: number[] = [];
+  readonly #penalties: number[] = [];
   readonly #values: number[] = [];
 
-  add(row: number, id: number, value: number): void {
+  /** `offset` is the adapter's bias of the same token. */
+  add(row: number, { id, penalty, value }: LogitChange, offset = 0): void {
     this.#rows.push(row);
     this.#ids.push(id);
+    this.#offsets.push(offset);
+    this.#penalties.push(penalty);
     this.#values.push(value);
   }
 
-  tensors(): SparseBias {
+  tensors(): Required<LogitChanges> {
     return {
       rows: Int32Array.from(this.#rows),
       ids: Int32Array.from(this.#ids),
+      offsets: Float32Array.from(this.#offsets),
+      penalties: Float32Array.from(this.#penalties),
       values: Float32Array.from(this.#values),
     };
   }

@@ -6,7 +6,7 @@ import type { Gpt2Config } from "../runtime/step.ts";
 
 /** The error that refuses a request; null if it can be served. */
 export function sequenceRefusal(
-  { promptIds, continuedIds, sampling }: SequenceRequest,
+  { promptIds, continuedIds, maxTokens, sampling }: SequenceRequest,
   { contextTokens, vocabularySize }: Gpt2Config,
 ): ServiceError | null {
   if (promptIds.length >= contextTokens) {
@@ -15,7 +15,14 @@ export function sequenceRefusal(
       `The prompt has ${promptIds.length} tokens, the context holds ${contextTokens} and needs room for one more.`,
     );
   }
-  const beyond = [...promptIds, ...continuedIds, ...sampling.logitBias.map(([tokenId]) => tokenId)].find(
+  if (sampling.minTokens > maxTokens) {
+    return new ServiceError(
+      "invalid_request",
+      `minTokens is ${sampling.minTokens}, the maximum is maxTokens: ${maxTokens}.`,
+    );
+  }
+  const biased = sampling.logitBias.map(([tokenId]) => tokenId);
+  const beyond = [...promptIds, ...continuedIds, ...biased, ...sampling.stopTokenIds].find(
     (tokenId) => tokenId >= vocabularySize,
   );
   if (beyond === undefined) return null;

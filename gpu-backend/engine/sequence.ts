@@ -30,6 +30,18 @@ export interface Score {
   baseLogprob: number | null;
 }
 
+/** What is done to the logit of one token before the next is sampled: a repetition penalty, 1 for none, then an addition. */
+export interface LogitChange {
+  id: number;
+  penalty: number;
+  value: number;
+}
+
+/** Added to the logit of a token that must not come. Finite, as not every device computes with infinities; e to its power is 0. */
+const forbidden = -1e9;
+
+const noIds: ReadonlySet<number> = new Set();
+
 /** Where a sequence without a deadline stands among those of its tenant that have one. */
 const patienceMs = 60_000;
 
@@ -45,8 +57,6 @@ export class Sequence implements Schedulable {
   reusedTokens = 0;
   /** What the arena calls its row while it is parked; null before and while it runs. */
   parkedAs: number | null = null;
-  /** Sparse row bias of the next token: logit bias and penalties. */
-  readonly bias: Map<number, number>;
   /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
   adapters: readonly AcquiredAdapter[] = [];
   /** Pool slots of the adapters while the sequence runs, null for those without directions; empty while it does not run. */
@@ -60,7 +70,13 @@ export class Sequence implements Schedulable {
 
   readonly #vocabulary: Vocabulary;
   readonly #text: TextStream | null;
+  /** Token ids that end it. */
+  readonly #stopIds: Set<number>;
+  /** Logit bias, presence and frequency penalties of the next token, by token id. */
+  readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
+  /** Token ids under the repetition penalty: those of `ids`, each once; empty where there is none. */
+  readonly #repeated: Set<number>;
   #finish: FinishReason | null = null;
   readonly #prompt: Omit<PromptFrame, "type" | "id">;
   #promptSent = false;
@@ -76,9 +92,11 @@ export class Sequence implements Schedulable {
     this.#vocabulary = vocabulary;
     this.#submittedMs = nowMs;
     this.ids = [...promptIds];
-    this.bias = new Map();
-    for (const [id, value] of sampling.logitBias) this.bias.set(id, (this.bias.get(id) ?? 0) + value);
-    this.#text = sampling.stop.length > 0 ? new TextStream((id) => vocabulary.pieceOf(id), sampling.stop) : null;
+    for (const [id, value] of sampling.logitBias) this.#bias.set(id, (this.#bias.get(id) ?? 0) + value);
+    this.#repeated = new Set(sampling.repetitionPenalty === 1 ? [] : promptIds);
+    this.#stopIds = new Set(sampling.stopTokenIds);
+    if (!sampling.ignoreEos) this.#stopIds.add(vocabulary.endOfTextId);
+    this.#text = sampling.stop.length > 0 ? new TextStream(vocabulary, sampling.stop, sampling.minTokens) : null;
     this.#prompt = { logprobs: [null], alternatives: [[]] };
     if (request.compare) this.#prompt.baseLogprobs = [null];
     if (request.maxTokens === 0) this.#finish = "length";
@@ -124,6 +142,19 @@ export class Sequence implements Schedulable {
 
   get scoresPrompt(): boolean {
     return this.request.promptLogprobs || this.trace !== null;
+  }
+
+  /** What the request does to the logits of the next token, each token id once. */
+  *logitChanges(): Generator<LogitChange> {
+    const { repetitionPenalty, minTokens } = this.request.sampling;
+    const forbiddenIds = this.completionTokens < minTokens ? this.#stopIds : noIds;
+    for (const id of forbiddenIds) yield { id, penalty: 1, value: forbidden };
+    for (const id of this.#repeated) {
+      if (!forbiddenIds.has(id)) yield { id, penalty: repetitionPenalty, value: this.#bias.get(id) ?? 0 };
+    }
+    for (const [id, value] of this.#bias) {
+      if (!forbiddenIds.has(id) && !this.#repeated.has(id)) yield { id, penalty: 1, value };
+    }
   }
 
   /** Whether a token is to be sampled once all `ids` are cached. */
@@ -190,11 +221,11 @@ export class Sequence implements Schedulable {
   }
 
   /**
-   * Takes a sampled token id. Returns its frame, or null for the end of text, which no client sees. Logprobs are of the
-   * distribution at temperature 1 with delta and row bias, as OpenAI reports them.
+   * Takes a sampled token id. Returns its frame, or null for one that ends the sequence, which no client sees. Logprobs are
+   * of the distribution at temperature 1 with delta and all that changes logits, as OpenAI reports them.
    */
   took(tokenId: number, score: Score): TokenFrame | null {
-    if (tokenId === this.#vocabulary.endOfTextId) {
+    if (this.#stopIds.has(tokenId)) {
       this.#finish = "stop";
       return null;
     }
@@ -243,11 +274,12 @@ export class Sequence implements Schedulable {
   }
 
   #append(tokenId: number): void {
-    const { presencePenalty, frequencyPenalty } = this.request.sampling;
+    const { presencePenalty, frequencyPenalty, repetitionPenalty } = this.request.sampling;
     this.ids.push(tokenId);
     const penalty = frequencyPenalty + (this.#generated.has(tokenId) ? 0 : presencePenalty);
-    if (penalty !== 0) this.bias.set(tokenId, (this.bias.get(tokenId) ?? 0) - penalty);
+    if (penalty !== 0) this.#bias.set(tokenId, (this.#bias.get(tokenId) ?? 0) - penalty);
     this.#generated.add(tokenId);
+    if (repetitionPenalty !== 1) this.#repeated.add(tokenId);
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";

@@ -20,7 +20,7 @@ export const names = {
   /** Slots of adapters with directions of their own. */
   poolA: "pool_a",
   poolB: "pool_b",
-  plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask" },
+  plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask", biasOffsets: "bias_offsets" },
   mixed: {
     ...rowNames("mixed_"),
     /** Whether the experts are computed; false where they are fed, or there are no mixed rows. */
@@ -68,6 +68,7 @@ function rowNames(prefix: string) {
     inverseTemperatures: `${prefix}inverse_temperatures`,
     targetIds: `${prefix}target_ids`,
     biasIndices: `${prefix}bias_indices`,
+    biasPenalties: `${prefix}bias_penalties`,
     biasValues: `${prefix}bias_values`,
     topScores: `${prefix}top_scores`,
     topIds: `${prefix}top_ids`,

@@ -74,7 +74,8 @@ export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hid
   const { bank, pool } = adapters;
   const gates = g.input(names.plain.gates, "float32", ["N", bank?.gates ?? 0]);
   const poolMask = pool && g.input(names.plain.poolMask, "float32", ["N", pool.columns]); // 1 in the columns of the row's slot
-  addRows(g, config, { names: names.plain, count: "N" }, hidden, (rows) => {
+  const offsets = g.input(names.plain.biasOffsets, "float32", ["A"]);
+  addRows(g, config, { names: names.plain, count: "N", offsets }, hidden, (rows) => {
     let logits = baseLogits(rows);
     if (bank) logits = g.node("Gemm", [g.node("Mul", [bank.project(rows), gates]), bank.b, logits]);
     if (pool && poolMask) {
@@ -100,9 +101,9 @@ export function addMixedHead(head: HeadParts, hidden: string, keys: string): voi
   const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
   const adapterWeights = g.input(mixed.adapterWeights, "float32", ["G", 1, "J"]);
   const pointer = addPointer(head, keys);
-  const parts = { names: mixed, count: "G", targetIds };
   const rowFactors = g.input(mixed.rowFactors, "float32", ["G", 1]);
-  addRows(g, config, { ...parts, likelihoods: { rowFactors, power: head.power } }, null, () => {
+  const kind = { names: mixed, count: "G", targetIds, rowFactors, power: head.power };
+  addRows(g, config, kind, null, () => {
     const ofBase = () => g.node("Mul", [experts.base, baseWeights]);
     const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, experts.adapters]), g.integers(1)]);
     const [weighted] = g.when(
@@ -216,20 +217,36 @@ function addPointer({ g, config, products }: HeadParts, keys: string) {
   };
 }
 
+/** Rows of logits. */
+interface LogitRows {
+  names: RowNames;
+  count: string;
+  offsets: string; // [A]
+}
+
+/** Rows of likelihoods. */
+interface LikelihoodRows {
+  names: RowNames;
+  count: string;
+  targetIds: string; // [N]
+  rowFactors: string; // [N, 1]
+  power: HeadParts["power"];
+}
+
 /**
- * What the sampler reads of rows of scores [N, V]: the request's bias is added, the likeliest are ranked. Scores are logits,
- * or where those are given likelihoods: probabilities of a mixture, of which no operator takes the logarithm, because
- * ONNX Runtime's rounds a value in another way where more rows are computed. `scoresOf` gets the rows' hidden states, where
- * `hidden` is given.
+ * What the sampler reads of rows of scores [N, V]: single scores are changed (`LogitChanges`), the likeliest are ranked. Scores
+ * are logits, or likelihoods: probabilities of a mixture, of which no operator takes the logarithm, because ONNX Runtime's
+ * rounds a value in another way where more rows are computed. `scoresOf` gets the rows' hidden states, where `hidden` is given.
  */
 function addRows(
   g: GraphBuilder,
   { vocabularySize: V }: Gpt2Config,
-  kind: { names: RowNames; count: string; targetIds?: string; likelihoods?: Likelihoods },
+  kind: LogitRows | LikelihoodRows,
   hidden: string | null,
   scoresOf: (rows: string) => string,
 ): void {
-  const { names: n, count: N, likelihoods } = kind;
+  const { names: n, count: N } = kind;
+  const likelihoods = "power" in kind ? kind : null;
   const K = Math.min(topCandidates, V);
   const outputs = [
     { name: n.topScores, type: "float32", shape: [N, K] },
@@ -242,14 +259,17 @@ function addRows(
   const rows = hidden ? g.input(n.rows, "int32", [N]) : null;
   const wanted = g.input(n.wanted, "bool", []);
   const biasIndices = g.input(n.biasIndices, "int32", ["A", 2]);
+  const biasPenalties = g.input(n.biasPenalties, "float32", ["A"]);
   const biasValues = g.input(n.biasValues, "float32", ["A"]);
   const inverseTemperatures = g.input(n.inverseTemperatures, "float32", [N]);
   const scaled = g.input(n.scaled, "bool", []);
-  const targetIds = kind.targetIds ?? g.input(n.targetIds, "int32", [N]);
+  const targetIds = "targetIds" in kind ? kind.targetIds : g.input(n.targetIds, "int32", [N]);
   const values = g.when(wanted, outputs, () => {
     const adapted = scoresOf(rows && hidden ? g.node("Gather", [hidden, rows], { axis: 0 }) : "");
-    const bias = { indices: g.node("Cast", [biasIndices], { to: 7 }), values: biasValues };
-    const scores = likelihoods ? biasedLikelihoods(g, adapted, likelihoods, bias) : biasedLogits(g, adapted, bias);
+    const indices = g.node("Cast", [biasIndices], { to: 7 });
+    const changes = { indices, penalties: biasPenalties, values: biasValues };
+    const scores =
+      "power" in kind ? changedLikelihoods(g, adapted, kind, changes) : changedLogits(g, adapted, kind, changes);
     const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
     const top = (x: string) => g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
     const topProbability = (x: string) =>
@@ -279,28 +299,37 @@ function addRows(
   });
 }
 
-/** What rows of likelihoods need beside those of logits. */
-interface Likelihoods extends Pick<HeadParts, "power"> {
-  rowFactors: string; // [N, 1]
+/** Of A scores each. */
+interface GraphChanges {
+  indices: string; // [A, 2]
+  penalties: string; // [A]
+  values: string; // [A]
 }
 
-interface GraphBias {
-  indices: string;
-  values: string;
+/** Exact operations on A values, which cost next to nothing where A is small: so rows that ask for nothing have no other branch. */
+function changedLogits(
+  g: GraphBuilder,
+  logits: string,
+  { offsets }: LogitRows,
+  { indices, penalties, values }: GraphChanges,
+): string {
+  const x = g.node("Add", [g.node("GatherND", [logits, indices]), offsets]);
+  const isPositive = g.node("Greater", [x, g.scalar(0)]);
+  const own = g.node("Where", [isPositive, g.node("Div", [x, penalties]), g.node("Mul", [x, penalties])]);
+  return g.node("ScatterND", [logits, indices, g.node("Add", [own, values])]);
 }
 
-function biasedLogits(g: GraphBuilder, logits: string, { indices, values }: GraphBias): string {
-  return g.node("ScatterND", [logits, indices, values], { reduction: "add" });
-}
-
-/** Likelihoods times their row's factor, or times the factor of their own that `bias` has. */
-function biasedLikelihoods(
+/** Likelihoods times their row's factor; those that are named to the power of their penalty, times a factor of their own. */
+function changedLikelihoods(
   g: GraphBuilder,
   p: string,
-  { rowFactors }: Likelihoods,
-  { indices, values }: GraphBias,
+  { rowFactors, power }: LikelihoodRows,
+  { indices, penalties, values }: GraphChanges,
 ): string {
-  const own = g.node("Mul", [g.node("GatherND", [p, indices]), values]);
+  const x = g.node("GatherND", [p, indices]);
+  // A power of 1 may be rounded, too.
+  const isNone = g.node("Equal", [penalties, g.scalar(1)]);
+  const own = g.node("Mul", [g.node("Where", [isNone, x, power(x, penalties)]), values]);
   return g.node("ScatterND", [g.node("Mul", [p, rowFactors]), indices, own]);
 }
 

@@ -3,7 +3,7 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, MixedInput, MixedOutput, PointerInput, SparseBias } from "./step.ts";
+import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, PointerInput } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
@@ -30,7 +30,7 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
   const bias = adapterBias.values.length > 0 ? adapterBias : { ...zeroBias, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
   const inverseTemperatures = mixture?.inverseTemperatures ?? new Float32Array(X).fill(1);
-  const likelihoods = biasOfLikelihoods(mixture?.bias ?? zeroBias, X);
+  const likelihoods = changesOfLikelihoods(mixture?.bias ?? zeroBias, X);
   const U = keep.length;
   const F = experts ? X : 0;
   const kept = Int32Array.from(keep);
@@ -59,12 +59,12 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
 }
 
 /**
- * A bias of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. Float32 holds
+ * Biases of logits as factors of likelihoods: of the tokens named, and of all other tokens of each row [X]. Float32 holds
  * e^±87, so the factors of a row with a great bias are scaled such that the greatest is near its end: tokens some 160 nats
  * below that one still have a likelihood.
  */
-function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFactors: Float32Array } {
-  const { rows, ids, values } = bias.values.length > 0 ? bias : zeroBias;
+function changesOfLikelihoods(bias: LogitChanges, X: number): LogitChanges & { rowFactors: Float32Array } {
+  const { rows, ids, values, penalties }: LogitChanges = bias.values.length > 0 ? bias : zeroBias;
   const highest = new Float64Array(X);
   const isGreat = new Set<number>();
   values.forEach((value, i) => {
@@ -73,7 +73,7 @@ function biasOfLikelihoods(bias: SparseBias, X: number): SparseBias & { rowFacto
   });
   const shifts = highest.map((most, row) => (isGreat.has(row) ? greatestFactor - most : 0));
   return {
-    ...{ rows, ids },
+    ...{ rows, ids, penalties },
     values: values.map((value, i) => Math.exp(value + shifts[rows[i]])),
     rowFactors: Float32Array.from(shifts, Math.exp),
   };

@@ -7,7 +7,7 @@ import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } 
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
-import type { Bank, Gpt2Config, StepInput, StepOutput, StepRunner } from "./step.ts";
+import type { Bank, Gpt2Config, LogitChanges, StepInput, StepOutput, StepRunner } from "./step.ts";
 import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
 /** Names of the engine's rows are not negative. */
@@ -110,6 +110,7 @@ class OnnxRunner implements StepRunner {
       [names.plain.gates]: tensor(input.gates, [N, this.gates]),
       [names.plain.targetIds]: tensor(input.targetIds, [N]),
       ...rowFeeds(names.plain, { ...input, wanted: isRead }),
+      [names.plain.biasOffsets]: biasOffsets(input.bias),
     };
     if (this.pool) {
       feeds[names.poolA] = this.pool.a;
@@ -153,6 +154,12 @@ function withOneToken(input: StepInput, { layers, hiddenSize }: Gpt2Config): Ste
 /** Without the row that the graph was given where there was none. */
 function hiddenOf({ headRows, fedStates }: StepInput, hidden: Float32Array, { hiddenSize }: Gpt2Config): Float32Array {
   return hidden.subarray(0, headRows.length * hiddenSize + (fedStates?.length ?? 0));
+}
+
+/** One for each entry that is fed, of which there is one at least. */
+function biasOffsets({ values, offsets }: LogitChanges): Tensor {
+  const entries = Math.max(1, values.length);
+  return tensor(offsets?.length ? offsets : new Float32Array(entries), [entries]);
 }
 
 /** The past as it lies in the host's memory. */

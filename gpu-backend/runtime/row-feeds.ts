@@ -1,11 +1,11 @@
 /** What plain and mixed rows have in common: what the sampler asks of a row of scores, and what it reads. */
 import type { RowNames } from "./graph-names.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import { logitOf, type RowOutput, type SparseBias } from "./step.ts";
+import { type LogitChanges, logitOf, type RowOutput, type SparseBias } from "./step.ts";
 
 const yes = tensor(Uint8Array.of(1), [], "bool");
 const no = tensor(Uint8Array.of(0), [], "bool");
-/** ScatterND wants an entry: a bias of 0, which as a factor is 1. */
+/** GatherND wants an entry: one that changes nothing. */
 export const zeroBias: SparseBias = { rows: Int32Array.of(0), ids: Int32Array.of(0), values: Float32Array.of(0) };
 
 export const bool = (value: boolean): Tensor => (value ? yes : no);
@@ -28,17 +28,18 @@ export function noRows(wantsScores: boolean): RowOutput {
 interface Asked {
   wanted: boolean;
   inverseTemperatures: Float32Array; // [N]
-  bias: SparseBias;
+  bias: LogitChanges;
 }
 
 export function rowFeeds(names: RowNames, { wanted, inverseTemperatures, bias }: Asked): Record<string, Tensor> {
-  const { rows, ids, values } = bias.values.length > 0 ? bias : zeroBias;
+  const { rows, ids, values, penalties }: LogitChanges = bias.values.length > 0 ? bias : zeroBias;
   const places = interleaved(rows, ids);
   return {
     [names.wanted]: bool(wanted),
     [names.scaled]: bool(isScaled(inverseTemperatures)),
     [names.inverseTemperatures]: tensor(inverseTemperatures, [inverseTemperatures.length]),
     [names.biasIndices]: tensor(places, [values.length, 2]),
+    [names.biasPenalties]: tensor(penalties ?? new Float32Array(values.length).fill(1), [values.length]),
     [names.biasValues]: tensor(values, [values.length]),
   };
 }

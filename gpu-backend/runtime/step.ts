@@ -59,8 +59,8 @@ export interface StepInput {
   inverseTemperatures: Float32Array;
   /** A token id per plain row whose logit is wanted whatever its rank, [N]. */
   targetIds: Int32Array;
-  /** Sparse row bias of plain rows. */
-  bias: SparseBias;
+  /** What plain rows change of single logits. */
+  bias: LogitChanges;
   /** Which optional outputs to copy out. */
   want: { scores: boolean; hidden: boolean };
 }
@@ -70,6 +70,18 @@ export interface SparseBias {
   rows: Int32Array;
   ids: Int32Array;
   values: Float32Array;
+}
+
+/**
+ * What is done to the logits that are named, in this order: `offsets` are added (the row bias of a row's adapter); a logit
+ * above 0 is divided by its penalty, any other multiplied by it (repetition as CTRL penalises it, arXiv 1909.05858); `values`
+ * are added. The logit of a mixture's token is its log-probability, which is never above 0.
+ */
+export interface LogitChanges extends SparseBias {
+  /** Absent: 0. Of plain rows only: experts of mixed rows have theirs (`adapterBias`). */
+  offsets?: Float32Array;
+  /** Above 0; absent: 1. */
+  penalties?: Float32Array;
 }
 
 /** Rows whose distribution is a mixture of the base, J adapters and the pointer. */
@@ -94,7 +106,7 @@ export interface MixedInput {
     baseWeights: Float32Array; // [X]
     adapterWeights: Float32Array; // [X, J]
     inverseTemperatures: Float32Array; // [X]
-    bias: SparseBias;
+    bias: LogitChanges;
     pointer: PointerInput;
   };
 }

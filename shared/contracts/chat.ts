@@ -81,7 +81,9 @@ export const chatRequestSchema = z
   .superRefine((request, context) => {
     const refuse: Refuse = (param, message) =>
       context.addIssue({ code: "custom", path: [param], message, input: request });
-    refuseTogether(request, 1, refuse);
+    const name = request.max_completion_tokens === null ? "max_tokens" : "max_completion_tokens";
+    const value = request[name];
+    refuseTogether(request, { prompts: 1, mostTokens: value === null ? null : { name, value } }, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
   });

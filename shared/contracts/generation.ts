@@ -1,5 +1,5 @@
 /**
- * What requests for completions and for chat completions have in common: OpenAI's sampling fields, `top_k` and `min_p` as
+ * What requests for completions and for chat completions have in common: OpenAI's sampling fields, some more as
  * vLLM has them, and the `chameleon` extension.
  */
 import { z } from "zod";
@@ -75,6 +75,15 @@ const stopField = z
     ],
   });
 
+const stopTokenIdsField = z
+  .unknown()
+  .optional()
+  .transform(readStopTokenIds)
+  .meta({
+    description: "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
+    anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
+  });
+
 const logitBiasField = z
   .unknown()
   .optional()
@@ -97,9 +106,28 @@ export const generationFields = {
   min_p: absentAs(z.number().min(0).max(1), 0, "Draws from tokens at least so likely, as a share of the likeliest"),
   n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1, "Choices of each prompt"),
   stop: stopField,
+  stop_token_ids: stopTokenIdsField,
+  ignore_eos: absentAs(
+    z.boolean(),
+    false,
+    "The end of text, and in a chat what the model's template stops at, ends nothing; an end of text counts as a token without text",
+  ),
+  min_tokens: absentAs(
+    z.int().min(0),
+    0,
+    "Neither the end of text nor a stop ends a choice before it has so many tokens; no more than its most tokens",
+  ),
   seed: absentAs(z.int(), null, "Repeats a text, token for token; 32 bits of it count"),
   presence_penalty: absentAs(penalty, 0, "Taken from the logits of tokens that are in the text"),
   frequency_penalty: absentAs(penalty, 0, "The same for each time that they are"),
+  repetition_penalty: absentAs(
+    z
+      .number()
+      .min(1 / limits.repetitionPenalty)
+      .max(limits.repetitionPenalty),
+    1,
+    "Of tokens in the prompt or the text a logit above 0 is divided by it, any other multiplied, before biases and the other penalties. In a mixture, which has no logits, log-probabilities are multiplied: p becomes p to this power",
+  ),
   logit_bias: logitBiasField,
   stream: absentAs(z.boolean(), false, "Server-sent events, ended by `[DONE]`"),
   stream_options: absentAs(
@@ -116,8 +144,8 @@ export type Refuse = (param: string, message: string) => void;
 
 /** Checks that need more than one field. */
 export function refuseTogether(
-  request: { n: number; stream: boolean; stream_options: object | null },
-  prompts: number,
+  request: { n: number; stream: boolean; stream_options: object | null; min_tokens: number },
+  { prompts, mostTokens }: { prompts: number; mostTokens: { name: string; value: number } | null },
   refuse: Refuse,
 ): void {
   const choices = prompts * request.n;
@@ -125,6 +153,9 @@ export function refuseTogether(
     refuse("n", `prompts × n is ${choices}, the maximum is ${limits.choicesPerRequest}`);
   }
   if (request.stream_options && !request.stream) refuse("stream_options", "stream_options needs stream: true");
+  if (mostTokens && request.min_tokens > mostTokens.value) {
+    refuse("min_tokens", `min_tokens is ${request.min_tokens}, the maximum is ${mostTokens.name}: ${mostTokens.value}`);
+  }
 }
 
 function readStop(value: unknown, context: z.RefinementCtx): string[] {
@@ -144,6 +175,23 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
     }
   }
   return stops as string[];
+}
+
+/** Counts before it looks at the entries: an element schema would make an issue of each. */
+function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
+  const refuse = (message: string): number[] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) return refuse(`stop_token_ids is ${kindOf(value)}; it must be a list of token ids`);
+  const ids: unknown[] = value;
+  if (ids.length > limits.stopTokenIds) {
+    return refuse(`stop_token_ids has ${ids.length} entries, the maximum is ${limits.stopTokenIds}`);
+  }
+  const bad = ids.findIndex((id) => !Number.isSafeInteger(id) || (id as number) < 0);
+  if (bad >= 0) return refuse(`stop_token_ids[${bad}] is ${describe(ids[bad])}; a token id is an integer from 0`);
+  return ids as number[];
 }
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */

@@ -48,10 +48,25 @@ export const samplingSchema = z.strictObject({
   seed: z.int().min(0).max(0xffffffff),
   /** A chat template may have one of its own. */
   stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings + 1),
+  /** Token ids that end the text as the end of text does, without being in it. */
+  stopTokenIds: z.array(tokenId).max(limits.stopTokenIds).default([]),
+  /** The end of text is a token like others, without text. */
+  ignoreEos: z.boolean().default(false),
+  /** Nothing ends the text before it has so many tokens, `continuedIds` counted; at most `maxTokens`. */
+  minTokens: z.int().min(0).default(0),
   /** Alternatives reported per token; null reports no logprob at all. */
   logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
   presencePenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
   frequencyPenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
+  /**
+   * Of tokens that are in the prompt or the text: a logit above 0 is divided by it, any other multiplied, before bias and the
+   * other penalties are added (CTRL, arXiv 1909.05858). The logit of a mixture's token is its log-probability.
+   */
+  repetitionPenalty: z
+    .number()
+    .min(1 / limits.repetitionPenalty)
+    .max(limits.repetitionPenalty)
+    .default(1),
   logitBias: z
     .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
     .max(limits.logitBiasEntries),
@@ -338,9 +353,13 @@ export const greedySampling: Sampling = {
   minP: 0,
   seed: 0,
   stop: [],
+  stopTokenIds: [],
+  ignoreEos: false,
+  minTokens: 0,
   logprobs: null,
   presencePenalty: 0,
   frequencyPenalty: 0,
+  repetitionPenalty: 1,
   logitBias: [],
 };
 

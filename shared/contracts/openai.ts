@@ -31,7 +31,8 @@ export const completionRequestSchema = z
   .superRefine((request, context) => {
     const refuse = (param: string, message: string) =>
       context.addIssue({ code: "custom", path: [param], message, input: request });
-    refuseTogether(request, request.prompt?.length ?? 1, refuse);
+    const mostTokens = { name: "max_tokens", value: request.max_tokens };
+    refuseTogether(request, { prompts: request.prompt?.length ?? 1, mostTokens }, refuse);
     if (request.best_of !== null && request.best_of !== 1 && request.best_of !== request.n) {
       refuse("best_of", `best_of is ${request.best_of}; only best_of equal to n (${request.n}) is supported`);
     }

@@ -4,18 +4,27 @@
  * at the same token.
  */
 
+/** What token ids stand for. The end of text stands for none, wherever it comes. */
+interface Pieces {
+  readonly endOfTextId: number;
+  pieceOf(id: number): Uint8Array;
+}
+
 export class TextStream {
-  readonly #pieceOf: (id: number) => Uint8Array;
+  readonly #pieces: Pieces;
   readonly #stops: readonly string[];
+  readonly #minTokens: number;
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   /** Decoded and not yet emitted: always a proper beginning of some stop string. */
   #held = "";
   #stopped = false;
+  #tokens = 0;
   #emittedCharacters = 0;
 
-  /** `stops`: none empty. */
-  constructor(pieceOf: (id: number) => Uint8Array, stops: readonly string[]) {
-    this.#pieceOf = pieceOf;
+  /** `stops`: none empty. One that is complete before the text has `minTokens` tokens is text like any other. */
+  constructor(pieces: Pieces, stops: readonly string[], minTokens = 0) {
+    this.#pieces = pieces;
+    this.#minTokens = minTokens;
     // Decoded text is well-formed, so a stop string with half a surrogate pair in it could only cut a character in two.
     this.#stops = stops.map((stop) => stop.toWellFormed());
   }
@@ -31,7 +40,9 @@ export class TextStream {
    */
   push(id: number): { text: string; stopped: boolean } {
     if (this.#stopped) return { text: "", stopped: true };
-    return this.#take(this.#decoder.decode(this.#pieceOf(id), { stream: true }));
+    this.#tokens++;
+    if (id === this.#pieces.endOfTextId) return { text: "", stopped: false };
+    return this.#take(this.#decoder.decode(this.#pieces.pieceOf(id), { stream: true }));
   }
 
   /** Ends the text and returns what was held back; an unfinished character becomes U+FFFD. */
@@ -46,7 +57,7 @@ export class TextStream {
 
   #take(decoded: string): { text: string; stopped: boolean } {
     const text = this.#held + decoded;
-    const match = firstCompleted(text, this.#stops);
+    const match = this.#tokens < this.#minTokens ? null : firstCompleted(text, this.#stops, this.#held.length);
     if (match !== null) {
       this.#stopped = true;
       this.#held = "";
@@ -63,12 +74,12 @@ export class TextStream {
   }
 }
 
-/** Start of the stop string that ends first in `text` (the longest of those), or null. */
-function firstCompleted(text: string, stops: readonly string[]): number | null {
+/** Start of the stop string that ends first in `text` (the longest of those) beyond its first `known` characters, or null. */
+function firstCompleted(text: string, stops: readonly string[], known: number): number | null {
   let start: number | null = null;
   let end = Number.POSITIVE_INFINITY;
   for (const stop of stops) {
-    const found = text.indexOf(stop);
+    const found = text.indexOf(stop, Math.max(0, known - stop.length + 1));
     if (found < 0) continue;
     if (found + stop.length < end || (found + stop.length === end && found < start!)) {
       start = found;

@@ -71,6 +71,7 @@ const completions: Record<string, object> = {
   "with everything said of it": {
     ...{ prompt: [prompt, "=head1 NAME"], n: 2, max_tokens: 6, echo: true, logprobs: 3, seed: 1, stop: ["\n", "###"] },
     ...{ chameleon: { compare: true }, user: "someone", logit_bias: { 50: -100 }, top_k: 50, min_p: 0.01 },
+    ...{ min_tokens: 2, ignore_eos: true, stop_token_ids: [7], repetition_penalty: 1.2 },
   },
   "of the base": { model: "gpt2", prompt: [1, 2, 3], max_tokens: 3, logprobs: 0 },
   "of nothing": { prompt, max_tokens: 0, echo: true, logprobs: 1 },
@@ -96,6 +97,7 @@ const chats: Record<string, object> = {
   "with everything said of it": {
     ...{ messages, n: 2, max_tokens: 6, logprobs: true, top_logprobs: 4, seed: 1, stop: "\n\n" },
     ...{ chameleon: { compare: true }, response_format: { type: "text" }, presence_penalty: 1 },
+    ...{ min_tokens: 2, ignore_eos: true, stop_token_ids: [7], repetition_penalty: 1.2 },
   },
   "of the base": { model: "gpt2", messages, max_tokens: 3, logprobs: true },
 };

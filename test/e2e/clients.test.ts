@@ -3,6 +3,7 @@
  * say over one model and seed must be what plain HTTP says.
  */
 import "../../edge/client/openai.ts";
+import { readFileSync } from "node:fs";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { HumanMessage, SystemMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
@@ -51,6 +52,12 @@ async function vectors(): Promise<number[][]> {
   const { data } = await plain<OpenAI.CreateEmbeddingResponse>("/v1/embeddings", { model, input: texts });
   return data.map(({ embedding }) => embedding);
 }
+
+const vocabulary: Record<string, number> = JSON.parse(
+  readFileSync(new URL("../../gpu-backend/models/chameleon-mini/vocab.json", import.meta.url), "utf8"),
+);
+/** As GPT-2's vocabulary spells a token of ASCII. */
+const spelled = (token: string) => token.replaceAll(" ", "Ġ").replaceAll("\n", "Ċ");
 
 /** What one token takes away: an answer that is aborted has fewer than these. */
 const long = 400;
@@ -109,6 +116,40 @@ describe("the openai SDK", () => {
       chameleon: { adapter: "off" },
     });
     expect(off.chameleon?.experts?.map(({ id }) => id)).toEqual(["base"]);
+  });
+
+  test("passes what vLLM has beside OpenAI's fields", async () => {
+    const greedy = { model, prompt, max_tokens: 24, temperature: 0, logprobs: 0 };
+    const ask = async (extras: Partial<OpenAI.CompletionCreateParamsNonStreaming>) => {
+      const { choices, usage } = await client().completions.create({ ...greedy, ...extras, stream: false });
+      const { text, finish_reason, logprobs } = choices[0];
+      return { text, finish_reason, tokens: logprobs!.tokens!, counted: usage!.completion_tokens };
+    };
+    const free = await ask({});
+    const at = free.tokens.findIndex(
+      (token, i) => i > 2 && vocabulary[spelled(token)] && free.tokens.indexOf(token) === i,
+    );
+    const stop_token_ids = [vocabulary[spelled(free.tokens[at])]];
+    const stopped = await ask({ stop_token_ids });
+    const before = free.tokens.slice(0, at);
+    expect(stopped).toEqual({ text: before.join(""), finish_reason: "stop", tokens: before, counted: at });
+    const later = await ask({ stop_token_ids, min_tokens: at + 3 });
+    expect(later.tokens.slice(0, at)).toEqual(before);
+    expect(later.counted).toBeGreaterThanOrEqual(at + 3);
+    expect(later.tokens.slice(0, at + 3)).not.toContain(free.tokens[at]);
+
+    const logit_bias = { [vocabulary["<|endoftext|>"]]: 100 };
+    expect(await ask({ logit_bias })).toMatchObject({ text: "", finish_reason: "stop", counted: 0 });
+    expect(await ask({ logit_bias, min_tokens: 5 })).toMatchObject({ finish_reason: "stop", counted: 5 });
+    expect(await ask({ logit_bias, ignore_eos: true })).toMatchObject({
+      text: "",
+      finish_reason: "length",
+      counted: 24,
+    });
+
+    const penalised = await ask({ repetition_penalty: 10 });
+    expect(new Set(penalised.tokens).size).toBeGreaterThan(new Set(free.tokens).size);
+    await expect(ask({ min_tokens: 25 })).rejects.toMatchObject({ status: 400, param: "min_tokens" });
   });
 
   test("embeds: base64, which it asks for by itself, is the same as floats", async () => {

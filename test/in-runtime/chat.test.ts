@@ -102,6 +102,8 @@ describe("a chat completion", () => {
     const prompt = new TextDecoder().decode(Uint8Array.from(promptIds.filter((id) => id < 256)));
     expect(prompt).toMatch(/^Below is .*\n\n### Instruction:\naaa\n\n### Response:\n$/s);
     expect(sampling.stop).toEqual(["1", "2", "3", "4", "### Instruction:"]);
+    await chatted({ messages: hello, stop: "1", ignore_eos: true }, chatApp({ contextTokens: 500 }));
+    expect(seen.batches[1].sequences[0].sampling).toMatchObject({ stop: ["1"], ignoreEos: true });
     expect(choices[0].message.content).toBe("Yes.\n\n");
   });
 
@@ -174,6 +176,7 @@ describe("a chat completion", () => {
     await chatted({
       ...{ messages: hello, n: 2, temperature: 0, top_p: 0.5, top_k: 3, min_p: 0.1, stop: ["x", "y"], seed: 5 },
       ...{ presence_penalty: 1, frequency_penalty: -1, logit_bias: { 98: -100 }, logprobs: true, top_logprobs: 20 },
+      ...{ stop_token_ids: [9], min_tokens: 2, repetition_penalty: 0.9 },
       ...{ user: "u", tools: [], tool_choice: "none", response_format: { type: "text" }, modalities: ["text"] },
       ...{ store: true, metadata: { a: "b" }, parallel_tool_calls: true, service_tier: "auto" },
     });
@@ -181,6 +184,7 @@ describe("a chat completion", () => {
     expect(seen.batches[0].sequences[0].sampling).toMatchObject({
       ...{ temperature: 0, topP: 0.5, topK: 3, minP: 0.1, stop: ["x", "y"], logprobs: 20 },
       ...{ presencePenalty: 1, frequencyPenalty: -1, logitBias: [[98, -100]] },
+      ...{ stopTokenIds: [9], minTokens: 2, ignoreEos: false, repetitionPenalty: 0.9 },
     });
   });
 

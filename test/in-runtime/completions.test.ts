@@ -113,7 +113,11 @@ describe("a completion", () => {
       top_k: 40,
       min_p: 0.05,
       max_tokens: 5,
+      min_tokens: 4,
+      ignore_eos: true,
       stop: "\n",
+      stop_token_ids: [7, 261],
+      repetition_penalty: 1.2,
       presence_penalty: 0.5,
       frequency_penalty: -0.5,
       logit_bias: { 98: -100, 5: 1.5 },
@@ -127,7 +131,11 @@ describe("a completion", () => {
         temperature: 0,
         topK: 40,
         minP: 0.05,
+        minTokens: 4,
+        ignoreEos: true,
         stop: ["\n"],
+        stopTokenIds: [7, 261],
+        repetitionPenalty: 1.2,
         logprobs: 2,
         presencePenalty: 0.5,
         frequencyPenalty: -0.5,
@@ -138,8 +146,10 @@ describe("a completion", () => {
       },
     });
     expect(seen.batches[1].sequences[0].sampling.topP).toBeGreaterThan(0);
-    await completed({ model: "gpt2", prompt: "a", top_k: -1, min_p: null });
-    expect(seen.batches[2].sequences[0].sampling).toMatchObject({ topK: 0, minP: 0 });
+    await completed({ model: "gpt2", prompt: "a", top_k: -1, min_p: null, min_tokens: null, stop_token_ids: null });
+    expect(seen.batches[2].sequences[0].sampling).toMatchObject({
+      ...{ topK: 0, minP: 0, minTokens: 0, ignoreEos: false, stopTokenIds: [], repetitionPenalty: 1 },
+    });
   });
 
   test("prompt + max_tokens over the context is clipped", async () => {
@@ -148,6 +158,28 @@ describe("a completion", () => {
     expect(seen.batches[0].sequences[0].maxTokens).toBe(edgeModel.contextTokens - 40);
     await completed({ model: "gpt2", prompt: "a".repeat(edgeModel.contextTokens) });
     expect(seen.batches[1].sequences[0].maxTokens).toBe(0);
+    await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 20, min_tokens: 20 });
+    const { maxTokens, sampling } = seen.batches[2].sequences[0];
+    expect([maxTokens, sampling.minTokens]).toEqual([edgeModel.contextTokens - 40, edgeModel.contextTokens - 40]);
+  });
+
+  test("an end of text that ends nothing is a token without text; a stop string counts from min_tokens on", async () => {
+    backendAnswers(({ id, sampling }) => {
+      const ids = [98, endOfTextId, 99, 98, 99, 100];
+      const tokens = ids.map((tokenId, i) => ({ ...tokenFrame(id, i, tokenId), logprob: 0 - i, alternatives: [] }));
+      const finishReason = sampling.stop.length > 0 ? "stop" : "length";
+      return [...tokens, { ...doneFrame(id), finishReason, completionTokens: 6 }];
+    });
+    const request = { model: "gpt2", prompt: "a", max_tokens: 6, ignore_eos: true, logprobs: 0 };
+    const { choices, usage } = await completed(request);
+    expect(choices[0]).toMatchObject({ text: "bcbcd", finish_reason: "length" });
+    expect(choices[0].logprobs).toMatchObject({
+      token_logprobs: [0, -1, -2, -3, -4, -5],
+      text_offset: [0, 1, 1, 2, 3, 4],
+    });
+    expect(usage).toMatchObject({ completion_tokens: 6 });
+    const stopped = await completed({ ...request, stop: "bc", min_tokens: 4 });
+    expect(stopped.choices[0]).toMatchObject({ text: "bc", finish_reason: "stop" });
   });
 
   test("choices are prompt-major, one micro-batch per centroid, whatever order they end in", async () => {

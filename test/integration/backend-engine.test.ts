@@ -76,7 +76,11 @@ function mixedWork(temperature: number): Work[] {
       maxTokens: 30 + (i % 4) * 10,
       // Of given weights, too: those have no pointer.
       mixture: i % 3 > 0 ? mixtureOf(i % 5 > 1 ? rule : undefined, ...tinyCentroids.slice(0, i % 4)) : undefined,
-      sampling: { temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
+      sampling: {
+        ...{ temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
+        ...(i % 4 === 3 && { repetitionPenalty: [2, 1.3, 0.8][i % 3] }),
+        ...(i % 5 === 3 && { minTokens: 20, stopTokenIds: [i], ignoreEos: true }),
+      },
     }),
   }));
 }
@@ -103,7 +107,10 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
       const alone = harness();
       await submit(alone, one);
       await alone.finish();
-      expect(alone.tokensOf(id).length).toBe(one.request.maxTokens);
+      const { maxTokens, sampling } = one.request;
+      const { length } = alone.tokensOf(id);
+      if (sampling.stopTokenIds.length === 0) expect(length).toBe(maxTokens);
+      else expect(length).toBeGreaterThanOrEqual(sampling.minTokens);
       expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
       expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
       texts.add(alone.tokensOf(id).join());
@@ -235,6 +242,13 @@ describe("held back beside another tenant", () => {
 
 /** The oracle's logprobs [V] after a history. */
 function oracleLogprobs(history: number[], centroid: string | null): Float64Array {
+  const logits = logitsAfter(history, centroid);
+  const total = oracleLogSumExp(logits);
+  return logits.map((logit) => logit - total);
+}
+
+/** The oracle's logits [V] after a history. */
+function logitsAfter(history: number[], centroid: string | null): Float64Array {
   const { model, hyperNetwork, manifest } = artifacts;
   const bank = bankOf(hyperNetwork);
   const k = manifest.centroids.findIndex(({ id }) => id === centroid);
@@ -244,15 +258,8 @@ function oracleLogprobs(history: number[], centroid: string | null): Float64Arra
     centroid === null
       ? new Float32Array(bank.gates)
       : gatesOf(readHyperNetwork(hyperNetwork), vector, manifest.centroids[k].scale);
-  const logits = oracleLogits(
-    model.config,
-    model.weights,
-    oracleHidden(model.config, model.weights, history).at(-1)!,
-    bank,
-    gates,
-  );
-  const total = oracleLogSumExp(logits);
-  return logits.map((logit) => logit - total);
+  const hidden = oracleHidden(model.config, model.weights, history).at(-1)!;
+  return oracleLogits(model.config, model.weights, hidden, bank, gates);
 }
 
 test.each<[string, [number, number][] | undefined, number]>([
@@ -333,6 +340,94 @@ function copied(keys: Float64Array[], ids: number[], t: number, promptTokens: nu
   });
   return p;
 }
+
+/** As CTRL penalises repetition (arXiv 1909.05858), in place. */
+function penalise(logits: Float64Array, history: readonly number[], penalty: number): Float64Array {
+  for (const id of new Set(history)) logits[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+  return logits;
+}
+
+test.each([
+  ["an adapter's logits", "c1", undefined],
+  ["the base's", null, undefined],
+  ["a mixture's log-probabilities", "c0", [0.25, 0.5, 0.25]],
+  ["a mixture's that is the base alone", null, [1, 0, 0]],
+])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
+  for (const repetitionPenalty of [1.4, 0.7]) {
+    const target = harness();
+    const history = randomPrompt(40);
+    const sampling = {
+      repetitionPenalty,
+      presencePenalty: 0.5,
+      logitBias: neverEnds,
+      logprobs: 0,
+      temperature: 1,
+      seed: 4,
+    };
+    const mixture = given && {
+      base: given[0],
+      adapters: ["c0", "c1"].map((centroidId, j) => ({ centroidId, weight: given[1 + j] })),
+    };
+    const request = sequenceRequest("a", history, { maxTokens: 12, compare: true, mixture, sampling });
+    await target.engine.submit(centroid, [request]);
+    await target.finish();
+    const generated = new Set<number>();
+    let worst = 0;
+    let unpenalised = 0;
+    for (const frame of target.tokenFramesOf("a")) {
+      const logprobOf = (logits: Float64Array) => {
+        const penalised = penalise(logits, history, repetitionPenalty);
+        for (const id of generated) penalised[id] -= 0.5;
+        penalised[tinyConfig.endOfTextId] -= 100;
+        return penalised[frame.tokenId] - oracleLogSumExp(penalised);
+      };
+      const logits = given
+        ? [null, "c0", "c1"]
+            .map((one) => oracleLogprobs(history, one))
+            .reduce(
+              (sum, one, e) => sum.map((p, id) => p + given[e] * Math.exp(one[id])),
+              new Float64Array(tinyConfig.vocabularySize),
+            )
+            .map(Math.log)
+        : logitsAfter(history, centroid);
+      const free = logits[frame.tokenId] - oracleLogSumExp(logits);
+      worst = Math.max(worst, Math.abs(frame.logprob! - logprobOf(logits)));
+      worst = Math.max(worst, Math.abs(frame.baseLogprob! - logprobOf(logitsAfter(history, null))));
+      unpenalised = Math.max(unpenalised, Math.abs(frame.logprob! - free));
+      history.push(frame.tokenId);
+      generated.add(frame.tokenId);
+    }
+    console.log(
+      `${repetitionPenalty}: max |engine − oracle| ${worst.toExponential(2)}, without it ${unpenalised.toFixed(2)}`,
+    );
+    expect(target.tokensOf("a")).toHaveLength(12);
+    expect(worst).toBeLessThan(tolerance);
+    expect(unpenalised).toBeGreaterThan(100 * tolerance);
+  }
+});
+
+test.each([
+  ["an adapter", undefined],
+  ["a mixture", mixtureOf(rule, "c0", "c1")],
+  ["a mixture of given weights", mixtureOf(undefined, "c2")],
+])("%s is held to min_tokens, also where its end is all but certain, and ends right then", async (_, mixture) => {
+  const { endOfTextId } = tinyConfig;
+  for (const temperature of [0, 2]) {
+    const target = harness();
+    const logitBias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
+    const sampling = { minTokens: 9, stopTokenIds: [7], logitBias, temperature, seed: 5, logprobs: 20 };
+    const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
+    await target.engine.submit("c0", [request]);
+    await target.finish();
+    expect(target.lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: 9 });
+    const seen = target
+      .tokenFramesOf("a")
+      .flatMap(({ tokenId, alternatives }) => [tokenId, ...alternatives!.map(([id]) => id)]);
+    expect(seen).toHaveLength(9 * 21);
+    expect(seen).not.toContain(endOfTextId);
+    expect(seen).not.toContain(7);
+  }
+});
 
 test("tokens beyond the evidence are scored as a continuation would be, those of it by the base", async () => {
   const target = harness();

@@ -282,6 +282,59 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
   });
 });
 
+test("a repetition penalty is a power of the probability, to the same bits alone, among others, and however many tokens have one", async () => {
+  const runner = await createStepRunner({ ...model, bank, threads: 2 });
+  const prompts: Prefilled[] = [];
+  for (let i = 0; i < 3; i++) prompts.push(await prefill(runner));
+  const rows = prompts.map((of, i) => rowOf(of, i + 1));
+  const plain = await runner.run(headOf(rows, 64));
+  const changed = (asked: readonly Row[], entries: [row: number, id: number, penalty: number, value: number][]) => {
+    const input = headOf(asked, 64);
+    input.mixed!.mixture!.bias = {
+      rows: Int32Array.from(entries, ([row]) => row),
+      ids: Int32Array.from(entries, ([, id]) => id),
+      penalties: Float32Array.from(entries, ([, , penalty]) => penalty),
+      values: Float32Array.from(entries, ([, , , value]) => value),
+    };
+    return runner.run(input);
+  };
+  let worst = 0;
+  // 2 and 3 have operations of their own where there is one power alone.
+  for (const penalty of [0.1, 1, 1.3, 2, 3, 10]) {
+    const ids = [...new Set(prompts[1].ids)];
+    const together = await changed(rows, [
+      [0, 9, 1, 0.5],
+      ...ids.map((id, i): [number, number, number, number] => [1, id, penalty, i % 3 ? 0 : 1.5]),
+    ]);
+    const alone = await changed(
+      [rows[1]],
+      ids.map((id, i) => [0, id, penalty, i % 3 ? 0 : 1.5]),
+    );
+    const [before, after] = [plain, together].map((output) => likelihoodsOf(output, 1));
+    expect(maxDifference(likelihoodsOf(alone, 0), after)).toBe(0);
+    expect(alone.mixed!.rows!.scaledLogSumExp[0]).toBe(together.mixed!.rows!.scaledLogSumExp[1]);
+    for (let i = 0; i < 24; i += 3) {
+      const single = await changed([rows[1]], [[0, ids[i], penalty, 1.5]]);
+      expect(likelihoodsOf(single, 0)[ids[i]]).toBe(after[ids[i]]);
+    }
+    expect(maxDifference(likelihoodsOf(together, 2), likelihoodsOf(plain, 2))).toBe(0);
+    before.forEach((p, id) => {
+      const i = ids.indexOf(id);
+      if (i < 0) {
+        expect(after[id]).toBe(p);
+        return;
+      }
+      const logprob = Math.fround(penalty) * Math.log(p) + (i % 3 ? 0 : 1.5);
+      // Less is none that float32 holds.
+      if (logprob > -80) worst = Math.max(worst, Math.abs(Math.log(after[id]) - logprob));
+      else expect(after[id]).toBeLessThan(1e-34);
+    });
+  }
+  console.log(`max |graph − definition| ${worst.toExponential(2)}`);
+  expect(worst).toBeLessThan(tolerance);
+  await runner.release();
+});
+
 test("rows of a vocabulary that no vector divides have the same bits alone, among others, and on any number of threads", async () => {
   // ONNX Runtime's logarithm and sum take what is left over in another way.
   const V = 5003;

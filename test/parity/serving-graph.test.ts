@@ -111,6 +111,43 @@ describe("against the oracle", () => {
     expect(maxDifference(biased.scores!, expected)).toBe(0);
   });
 
+  test("a repetition penalty divides what is above 0 and multiplies the rest, between an adapter's bias and the request's", async () => {
+    const rows = [row(randomIds(5)), row(randomIds(9))];
+    const plain = await runner.run(stepOf(model.config, rows));
+    const V = model.config.vocabularySize;
+    const expected = plain.scores!.slice();
+    const ids = Array.from({ length: 400 }, (_, i) => 1 + ((i * 7) % V));
+    const entries = ids.map((id, i) => {
+      const entry = {
+        row: i % 2,
+        id,
+        offset: i % 3 ? 0 : 2,
+        penalty: [1.3, 0.1, 10, 1][i % 4],
+        value: i % 5 ? 0 : -1.25,
+      };
+      const { fround } = Math;
+      const penalty = fround(entry.penalty);
+      const logit = fround(expected[entry.row * V + id] + entry.offset);
+      expected[entry.row * V + id] = fround(fround(logit > 0 ? logit / penalty : logit * penalty) + entry.value);
+      return entry;
+    });
+    const input = stepOf(model.config, rows);
+    input.bias = {
+      rows: Int32Array.from(entries, (entry) => entry.row),
+      ids: Int32Array.from(ids),
+      offsets: Float32Array.from(entries, ({ offset }) => offset),
+      penalties: Float32Array.from(entries, ({ penalty }) => penalty),
+      values: Float32Array.from(entries, ({ value }) => value),
+    };
+    const changed = await runner.run(input);
+    const positive = entries.filter((entry) => plain.scores![entry.row * V + entry.id] > 0).length;
+    console.log(`${positive} of ${entries.length} logits above 0`);
+    expect(positive).toBeGreaterThan(20);
+    expect(positive).toBeLessThan(380);
+    expect(maxDifference(changed.scores!, expected)).toBe(0);
+    expect(changed.topScores[0]).toBe(expected.subarray(0, V).reduce((a, b) => Math.max(a, b)));
+  });
+
   test("chunks over a split past give what one pass gives, and the trunk alone agrees", async () => {
     const ids = randomIds(100);
     const trunk = await createTrunkRunner({ ...model, threads: 1 });

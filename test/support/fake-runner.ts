@@ -126,7 +126,11 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
     const gates = [input.gates[2 * n] + a, input.gates[2 * n + 1] + b];
     const row = fakeLogits(V, [...histories[s], ...own], gates);
     for (let b = 0; b < input.bias.rows.length; b++) {
-      if (input.bias.rows[b] === n) row[input.bias.ids[b]] += input.bias.values[b];
+      if (input.bias.rows[b] !== n) continue;
+      const id = input.bias.ids[b];
+      const logit = row[id] + (input.bias.offsets?.[b] ?? 0);
+      const penalty = input.bias.penalties?.[b] ?? 1;
+      row[id] = (logit > 0 ? logit / penalty : logit * penalty) + input.bias.values[b];
     }
     logits.set(row, n * V);
     const ranked = Array.from(row.keys()).sort((a, b) => row[b] - row[a] || a - b);

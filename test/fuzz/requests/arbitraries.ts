@@ -63,6 +63,7 @@ const knownFields = [
     "min_p",
     "user",
   ],
+  ...["min_tokens", "ignore_eos", "stop_token_ids", "repetition_penalty"],
   ...["temperature", "presence_penalty", "frequency_penalty", "logit_bias", "best_of", "suffix", "stream_options"],
   ...[
     "chameleon",

@@ -3,8 +3,8 @@ import { describe, expect, it } from "vitest";
 import { TextStream } from "../../../shared/tokenizer/text-stream.ts";
 
 /** A vocabulary for the purpose: token id n is the n-th piece. */
-function streamOf(pieces: readonly Uint8Array[], stops: readonly string[] = []) {
-  return new TextStream((id) => pieces[id], stops);
+function streamOf(pieces: readonly Uint8Array[], stops: readonly string[] = [], minTokens = 0) {
+  return new TextStream({ pieceOf: (id) => pieces[id], endOfTextId: -1 }, stops, minTokens);
 }
 
 /** Pushes every piece; what came out, up to the stop if there was one. */
@@ -136,4 +136,44 @@ describe("stop strings", () => {
     const result = run([utf8.encode("x🦎y")], ["\ud83e", "\udd8e"]);
     expect(result.text).toBe("x🦎y");
   });
+});
+
+describe("before a text has its least tokens", () => {
+  /** The text of pieces, and after how many it stopped. */
+  function stoppedAfter(pieces: readonly string[], stops: readonly string[], minTokens: number) {
+    const bytes = pieces.map((piece) => utf8.encode(piece));
+    const stream = streamOf(bytes, stops, minTokens);
+    let text = "";
+    const at = bytes.findIndex((_, id) => {
+      const pushed = stream.push(id);
+      text += pushed.text;
+      return pushed.stopped;
+    });
+    return [at < 0 ? null : at + 1, text + stream.end()];
+  }
+
+  it("a stop string is text, and stops where it comes again", () => {
+    expect(stoppedAfter(["a", "b", "c", "a", "b", "d"], ["ab"], 3)).toEqual([5, "abc"]);
+    expect(stoppedAfter(["a", "b", "c"], ["ab"], 3)).toEqual([null, "abc"]);
+  });
+
+  it("a stop string may begin that ends with the last of them or later", () => {
+    expect(stoppedAfter(["a", "b", "c"], ["ab"], 2)).toEqual([2, ""]);
+    expect(stoppedAfter(["x", "a", "bc", "d"], ["abcd"], 3)).toEqual([4, "x"]);
+  });
+
+  it("a stop string that is complete already is none, though it begins a longer one", () => {
+    expect(stoppedAfter(["ab", "x", "ab"], ["ab", "abc"], 2)).toEqual([3, "abx"]);
+    expect(stoppedAfter(["ab", "c"], ["ab", "abc"], 2)).toEqual([2, ""]);
+  });
+});
+
+it("an end of text has no text, and counts as a token", () => {
+  const stream = new TextStream({ pieceOf: () => utf8.encode("é!"), endOfTextId: 7 }, ["!é"], 2);
+  expect([7, 1, 7, 2].map((id) => stream.push(id))).toEqual([
+    { text: "", stopped: false },
+    { text: "é", stopped: false },
+    { text: "", stopped: false },
+    { text: "", stopped: true },
+  ]);
 });

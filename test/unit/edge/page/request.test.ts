@@ -9,8 +9,9 @@ import { completionRequestSchema } from "../../../../shared/contracts/openai.ts"
 test("the drawer has every sampling field of the API", () => {
   const elsewhere = ["prompt", "model", "chameleon", "stream", "stream_options", "logprobs", "echo"];
   const meaningless = ["user", "best_of", "suffix"];
+  const forProgramsOnly = ["min_tokens", "ignore_eos", "stop_token_ids", "repetition_penalty"];
   const wanted = Object.keys(completionRequestSchema.shape).filter(
-    (name) => ![...elsewhere, ...meaningless].includes(name),
+    (name) => ![...elsewhere, ...meaningless, ...forProgramsOnly].includes(name),
   );
   expect(samplingFields.map(({ name }) => name).toSorted()).toEqual([...wanted, "evidence_tokens"].toSorted());
 });

@@ -1,9 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
 import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
-import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
 import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
@@ -13,6 +14,9 @@ const V = fakeConfig.vocabularySize;
 const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
+
+/** The text of a token, as the harness has it. */
+const letterOf = (id: number) => String.fromCharCode(97 + (id % 26));
 
 /** Greedy decoding by the fake's definition, without an engine. */
 function greedy(promptIds: number[], count: number, bias: ReadonlyMap<number, number> = new Map()): number[] {
@@ -56,6 +60,78 @@ describe("a sequence", () => {
     expect(lastFrameOf("a")).toMatchObject({ finishReason: "stop", completionTokens: end });
   });
 
+  test("ends with a stop token as with the end of text, and with the end of text only where that is not ignored", async () => {
+    const runner = createFakeRunner();
+    const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
+    const expected = greedy(prompt(5), 60, new Map(forced));
+    const end = expected.indexOf(fakeConfig.endOfTextId);
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    const sampling = { logitBias: forced, ignoreEos: true };
+    const after = expected.findIndex((id, i) => i > end && !expected.slice(0, i).includes(id));
+    await engine.submit(null, [
+      sequenceRequest("ignored", prompt(5), { maxTokens: 60, sampling }),
+      sequenceRequest("stopped", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stopTokenIds: [expected[after]] },
+      }),
+      sequenceRequest("both", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stopTokenIds: [expected[after], fakeConfig.endOfTextId] },
+      }),
+      // What is no text does not count as such.
+      sequenceRequest("text", prompt(5), {
+        maxTokens: 60,
+        sampling: { ...sampling, stop: [letterOf(fakeConfig.endOfTextId)] },
+      }),
+    ]);
+    await finish();
+    expect(tokensOf("ignored")).toEqual(expected);
+    expect(lastFrameOf("ignored")).toMatchObject({ finishReason: "length", completionTokens: 60 });
+    expect(tokensOf("stopped")).toEqual(expected.slice(0, after));
+    expect(lastFrameOf("stopped")).toMatchObject({ finishReason: "stop", completionTokens: after });
+    expect(tokensOf("both")).toEqual(expected.slice(0, end));
+    expect(tokensOf("text").length).not.toBe(end + 1);
+    expect(after).toBeGreaterThan(end);
+  });
+
+  test("does not end before min_tokens: ids that would end it cannot come, stop strings are text", async () => {
+    const runner = createFakeRunner();
+    const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
+    const { endOfTextId } = fakeConfig;
+    const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
+    const stop = letters.slice(2, 4).join("");
+    await engine.submit(null, [
+      sequenceRequest("end", prompt(5), {
+        maxTokens: 20,
+        sampling: {
+          minTokens: 7,
+          temperature: 2,
+          seed: 3,
+          logprobs: 20,
+          stopTokenIds: [4],
+          logitBias: [
+            [endOfTextId, 100],
+            [4, 100],
+          ],
+        },
+      }),
+      sequenceRequest("string", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 5, stop: [stop] } }),
+      sequenceRequest("just", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 4, stop: [stop] } }),
+      sequenceRequest("most", prompt(5), { maxTokens: 6, sampling: { minTokens: 6, logitBias: [[endOfTextId, 100]] } }),
+      sequenceRequest("rest", prompt(5), {
+        ...{ maxTokens: 20, continuedIds: [1, 2, 3] },
+        sampling: { minTokens: 7, logitBias: [[endOfTextId, 100]] },
+      }),
+    ]);
+    await finish();
+    expect(lastFrameOf("end")).toMatchObject({ finishReason: "stop", completionTokens: 7 });
+    expect(letters.slice(4).join("").includes(stop)).toBe(false);
+    expect(tokensOf("string").length).toBe(12);
+    expect(tokensOf("just").length).toBe(4);
+    expect(lastFrameOf("most")).toMatchObject({ finishReason: "length", completionTokens: 6 });
+    expect(lastFrameOf("rest")).toMatchObject({ finishReason: "stop", completionTokens: 7 });
+  });
+
   test("ends where the context does, with its last token in it", async () => {
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner({ config: { contextTokens: 40 } }),
@@ -70,7 +146,7 @@ describe("a sequence", () => {
 
   test("stops at a stop string across token boundaries, with the token that completes it", async () => {
     const runner = createFakeRunner();
-    const letters = greedy(prompt(9), 12, noEnd).map((id) => String.fromCharCode(97 + (id % 26)));
+    const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
     const stop = letters.slice(6, 9).join("");
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
     await engine.submit(null, [sequenceRequest("a", prompt(9), { sampling: { ...neverEnds, stop: ["#", stop] } })]);
@@ -81,7 +157,15 @@ describe("a sequence", () => {
   });
 
   test("resumed from the tokens already sent goes on with the same ones, sampled and penalised alike", async () => {
-    const sampling = { ...neverEnds, temperature: 1, topP: 0.9, seed: 5, frequencyPenalty: 0.7, presencePenalty: 0.3 };
+    const sampling = {
+      ...neverEnds,
+      temperature: 1,
+      topP: 0.9,
+      seed: 5,
+      frequencyPenalty: 0.7,
+      presencePenalty: 0.3,
+      repetitionPenalty: 1.2,
+    };
     const { engine, finish, tokensOf, tokenFramesOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner(),
     });
@@ -112,7 +196,7 @@ describe("a sequence", () => {
 
 describe("sampling", () => {
   test("draws with (seed, position); logit bias and penalties enter before the draw", async () => {
-    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, logitBias: [[3, 2.5]] };
+    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, repetitionPenalty: 1.5 };
     const { engine, finish, tokensOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
     await engine.submit(null, [
       sequenceRequest("a", prompt(4), {
@@ -132,6 +216,7 @@ describe("sampling", () => {
     const counts = new Map<number, number>();
     for (const frame of tokenFramesOf("a")) {
       const logits = fakeLogits(V, ids);
+      for (const id of new Set(ids)) logits[id] = logits[id] > 0 ? logits[id] / 1.5 : logits[id] * 1.5;
       logits[3] += 2.5;
       logits[99] -= 100;
       for (const [id, count] of counts) logits[id] -= 1.5 + 0.5 * count;
@@ -144,6 +229,43 @@ describe("sampling", () => {
       counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
     }
     expect(new Set(tokensOf("a")).size).toBeGreaterThan(30);
+  });
+
+  test("penalises a logit with its adapter's bias, and adds the request's own after", async () => {
+    const biased = { ids: Int32Array.of(1, 8, 15), values: Float32Array.of(3, -3, 2) };
+    const none = fakeAdapters(2);
+    const source: AdapterSource = {
+      ...none,
+      generate: async (id) => ({ ...(await none.generate(id)), gates: new Float32Array(2), bias: biased }),
+    };
+    const { engine, finish, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner(), source });
+    const logitBias: [number, number][] = [
+      [8, 4],
+      [50, 1],
+      [99, -100],
+    ];
+    const sampling = { repetitionPenalty: 1.5, logitBias, logprobs: 20 };
+    const ids = prompt(2);
+    await engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 20, compare: true, sampling })]);
+    await finish();
+    expect(ids).toEqual([1, 8]);
+    for (const { logprob, baseLogprob, tokenId, alternatives } of tokenFramesOf("a")) {
+      const logprobs = [biased.values, new Float32Array(3)].map((values) => {
+        const logits = fakeLogits(V, ids);
+        biased.ids.forEach((id, i) => {
+          logits[id] += values[i];
+        });
+        for (const id of new Set(ids)) logits[id] = logits[id] > 0 ? logits[id] / 1.5 : logits[id] * 1.5;
+        for (const [id, value] of logitBias) logits[id] += value;
+        const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
+        return logits.map((logit) => logit - total);
+      });
+      expect(logprob).toBeCloseTo(logprobs[0][tokenId], 4);
+      expect(baseLogprob).toBeCloseTo(logprobs[1][tokenId], 4);
+      for (const [id, one] of alternatives!) expect(one).toBeCloseTo(logprobs[0][id], 4);
+      ids.push(tokenId);
+    }
+    expect(ids).toHaveLength(22);
   });
 
   test("takes the token of the inverse distribution function, beyond the top K too", async () => {
@@ -266,6 +388,8 @@ describe("what cannot be served ends in one explicit error", () => {
     ["a prompt as long as the context", prompt(512), {}, "context_length_exceeded", /512 tokens.*512/],
     ["a token id out of the vocabulary", [1, 100], {}, "invalid_request", /100.*99/],
     ["such an id among the continued", [1], { continuedIds: [200] }, "invalid_request", /200.*99/],
+    ["a stop token of such an id", [1], { sampling: { stopTokenIds: [5, 100] } }, "invalid_request", /100.*99/],
+    ["more tokens at least than at most", [1], { sampling: { minTokens: 17 } }, "invalid_request", /17.*16/],
     ["a bias on such an id", [1], { sampling: { logitBias: [[150, 1]] } }, "invalid_request", /150.*99/],
   ];
   test.each(refused)("%s", async (_, ids, rest, kind, message) => {

@@ -1,0 +1,106 @@
+/**
+ * Kinds of settings, what is said of each, and the flags of a command that stand for them. Not here: which settings there
+ * are (config.ts).
+ */
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { z } from "zod";
+
+/** What help and documents say of a setting. */
+export interface SettingHelp {
+  /** What it is, without a full stop. */
+  help: string;
+  /** What it may be, as it follows "must be". */
+  range: string;
+  /** Where it is not set. */
+  preset: string;
+  /** Its value is for nobody else to see, so no flag carries it: other users of a machine see command lines. */
+  isSecret: boolean;
+}
+
+const said = z.registry<SettingHelp>();
+
+function setting<Schema extends z.ZodType>(schema: Schema, says: Omit<SettingHelp, "isSecret">): Schema {
+  said.add(schema, { ...says, isSecret: false });
+  return schema;
+}
+
+/** `presetText` stands for a default that the machine decides. */
+export function integer(minimum: number, maximum: number, value: number, help: string, presetText = String(value)) {
+  const range = `a whole number from ${minimum} to ${maximum}`;
+  const isInRange = (given: string) => /^\d+$/.test(given) && Number(given) >= minimum && Number(given) <= maximum;
+  const schema = z.string().refine(isInRange, `must be ${range}`).transform(Number).default(value);
+  return setting(schema, { help, range, preset: presetText });
+}
+
+export function choice<const Names extends readonly string[]>(names: Names, preset: Names[number], help: string) {
+  const range = `one of ${names.join(", ")}`;
+  const isOne = (given: string): given is Names[number] => names.includes(given);
+  const schema = z.string().refine(isOne, `must be ${range}`).default(preset);
+  return setting(schema, { help, range, preset });
+}
+
+/** `presetText` stands for a default that depends on where the code lies. */
+export function text(preset: string, range: string, help: string, presetText = preset) {
+  return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
+}
+
+/** `schemes`: "http(s)", "http(s) or file". Empty is none. */
+export function url(schemes: "http(s)" | "http(s) or file", help: string) {
+  const range = `an ${schemes} URL`;
+  const pattern = schemes === "http(s)" ? /^(https?:\/\/\S+|)$/ : /^((https?|file):\/\/.|$)/;
+  return setting(z.string().regex(pattern, `must be ${range}`).optional(), { help, range, preset: "none" });
+}
+
+export function secret(range: string, help: string) {
+  const schema = z.string().optional();
+  said.add(schema, { help, range, preset: "none", isSecret: true });
+  return schema;
+}
+
+/** What is said of each setting, by its variable. Throws an Error for one that nothing is said of. */
+export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
+  return new Map(
+    Object.entries(schemas).map(([name, schema]) => {
+      const help = said.get(schema);
+      if (!help) throw new Error(`nothing is said of the setting ${name}`);
+      return [name, help];
+    }),
+  );
+}
+
+/** The flag of a variable; secrets have none. */
+export function flagOf(name: string): string {
+  return `--${name.toLowerCase().replaceAll("_", "-")}`;
+}
+
+/** Gives a command a flag for each setting that is no secret. Once it is parsed, the returned function tells the variables that were given. */
+export function addFlags(command: Command, schemas: Record<string, z.ZodType>): () => Record<string, string> {
+  const names = new Map<string, string>();
+  for (const [name, { help, range, preset, isSecret }] of helpOf(schemas)) {
+    if (isSecret) continue;
+    const option = new Option(`${flagOf(name)} <value>`, `${help} (${range}; default: ${preset})`).argParser(
+      (given) => {
+        const { error } = schemas[name].safeParse(given);
+        if (error) throw new InvalidArgumentError(error.issues[0].message);
+        return given;
+      },
+    );
+    command.addOption(option);
+    names.set(option.attributeName(), name);
+  }
+  return () =>
+    Object.fromEntries(
+      Object.entries(command.opts<Record<string, string>>()).map(([key, value]) => [names.get(key)!, value]),
+    );
+}
+
+/** What a command's help says beside the flags. */
+export function environmentNotes(schemas: Record<string, z.ZodType>): string {
+  const all = [...helpOf(schemas)];
+  const secrets = all
+    .filter(([, { isSecret }]) => isSecret)
+    .map(([name, { help, range }]) => `  ${name}\n      ${help} (${range})`);
+  return `Environment:
+A flag wins over its variable: ${flagOf(all[0][0])} over ${all[0][0]}, and so on. These have no flags, since others see a command line:
+${secrets.join("\n")}`;
+}
