@@ -9,35 +9,26 @@ import { parentPort, workerData } from "node:worker_threads";
 import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
-import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
+import { generatedAdapters } from "../adapters/generated.ts";
 import { withInstantAdapters } from "../adapters/instant/source.ts";
 import { InstantStore } from "../adapters/instant/store.ts";
 import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
-import { selectDevice } from "../runtime/device-probe.ts";
-import { createStepRunner } from "../runtime/onnx-runner.ts";
-import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import { openModel } from "./open-model.ts";
 
 if (!parentPort) throw new Error("worker.ts runs as a worker thread; start main.ts");
 await serve(parentPort, workerData as EngineSettings);
 
 async function serve(port: NonNullable<typeof parentPort>, settings: EngineSettings): Promise<void> {
-  const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(
-    settings.modelDirectory,
-    settings.artifactsDirectory,
-  );
-  const { threads, weightFormat: format } = settings;
   const now = () => performance.now();
-  const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
-  const bank = servedBank(manifest, hyperNetwork);
-  const pool = servedPool(manifest, settings.adapterSlots);
-  const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
+  const opened = await openModel(settings, now);
+  const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork, setImmediate),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
-    { manifestHash, gates: bank.gates, rank: pool?.rank ?? 0, ...model.config },
+    { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
   );
   const say = (message: FromEngine) => port.postMessage(message);
   let emit: EngineParts["emit"] = requireToken;
@@ -52,7 +43,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     emit: (frames, report) => emit(frames, report),
     faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
-  await engine.submit(null, [probe(model.config.endOfTextId)]);
+  await engine.submit(null, [probe(runner.config.endOfTextId)]);
   while (engine.busy) await engine.step();
   const trace = (id: string, hidden: Float32Array<ArrayBuffer>) =>
     port.postMessage({ type: "hidden", id, hidden } satisfies FromEngine, [hidden.buffer]);
@@ -72,7 +63,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
     else isStopping = true;
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning: warning } });
+  say({ type: "ready", info: { manifest, manifestHash, device, deviceWarning } });
 
   while (!isStopping) {
     if (failure) throw failure;

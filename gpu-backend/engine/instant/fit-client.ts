@@ -1,4 +1,4 @@
-/** The main thread's interface to the fitter, whose thread starts with the first fit and restarts after a failure. */
+/** The main thread's interface to the fitter, whose thread starts with a fit, ends when idle, and restarts after a failure. */
 import { Worker } from "node:worker_threads";
 import { ServiceError } from "../../../shared/errors.ts";
 import { settlesWithin } from "../../../shared/settles-within.ts";
@@ -10,6 +10,11 @@ import type { FitRequest, FitResult } from "./fitter.ts";
 const maximumFits = 8;
 /** Timeout of one fit, the thread's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
 const fitMs = 60_000;
+/**
+ * The thread ends after so many milliseconds without a fit: it holds a model file and the head in fp32 (GPT-2 124M: half a
+ * gigabyte), which the next fit reads again in seconds.
+ */
+export const idleMs = 60_000;
 /** Timeout for the thread to end, in milliseconds. */
 const stopMs = 2000;
 
@@ -25,7 +30,7 @@ export class FitClient {
   #worker: Worker | null = null;
   /** Pending fits, in the order of their requests. */
   readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
-  /** Timeout of the running fit. */
+  /** Timeout of the running fit or, without one, of the idle thread. */
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(folders: FitFolders, parts: FitClientParts = {}) {
@@ -62,11 +67,13 @@ export class FitClient {
     return ending === null || settlesWithin(ending, stopMs);
   }
 
-  /** Restarts the timeout for the next answer of `worker`. */
+  /** Restarts the timeout for the next answer of `worker` or, when none is due, for its being idle. */
   #watch(worker: Worker): void {
     clearTimeout(this.#timer);
-    if (this.#waiting.length === 0 || worker !== this.#worker) return;
-    const limitMs = this.#parts.fitMs ?? fitMs;
+    if (worker !== this.#worker) return;
+    const isIdle = this.#waiting.length === 0;
+    const limitMs = isIdle ? idleMs : (this.#parts.fitMs ?? fitMs);
+    // No fit waits for an idle thread, so none is failed.
     const giveUp = () => void this.#drop(unavailable(`Making the adapter took longer than ${limitMs} ms.`));
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
