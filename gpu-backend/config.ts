@@ -6,13 +6,9 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 
-const integer = (minimum: number, maximum: number, preset: number) =>
-  z
-    .string()
-    .regex(/^\d+$/, "must be a whole number")
-    .transform(Number)
-    .pipe(z.int().min(minimum).max(maximum))
-    .default(preset);
+const wholeNumber = (minimum: number, maximum: number) =>
+  z.string().regex(/^\d+$/, "must be a whole number").transform(Number).pipe(z.int().min(minimum).max(maximum));
+const integer = (minimum: number, maximum: number, preset: number) => wholeNumber(minimum, maximum).default(preset);
 
 export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -51,8 +47,11 @@ const environmentSchema = z.object({
   MAX_QUEUE: integer(1, 100_000, 512),
   /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(chunkTokens, 65_536, 256),
-  /** Bound on keys and values of running sequences; it holds one as long as the context at least. */
-  KV_BYTES: integer(1, 2 ** 40, 2048 * MiB),
+  /**
+   * Bound on keys and values of running sequences; it holds one as long as the context at least. Not set: what the memory limit
+   * leaves, and no more than MAX_SEQUENCES can use (engine/memory-plan.ts).
+   */
+  KV_BYTES: wholeNumber(1, 2 ** 40).optional(),
   /** Keys and values of prompt beginnings, kept to be reused by the same tenant; 0 keeps none. */
   PREFIX_CACHE_BYTES: integer(0, 2 ** 40, 256 * MiB),
   ADAPTER_CACHE_BYTES: integer(0, 2 ** 40, 64 * MiB),
@@ -104,7 +103,8 @@ export interface BackendConfig {
   maxSequences: number;
   maxQueue: number;
   stepTokens: number;
-  kvBytes: number;
+  /** null: what the memory limit leaves. */
+  kvBytes: number | null;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
   adapterSlots: number;
@@ -146,7 +146,7 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
-    kvBytes: values.KV_BYTES,
+    kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     adapterSlots: values.ADAPTER_SLOTS,

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { Option } from "commander";
@@ -13,6 +14,7 @@ import { createCommand, onStopRequest } from "./command-line.ts";
 import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
+import { memoryLimit, memorySentence, planMemory } from "./engine/memory-plan.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
 import { Follower } from "./engine/sets/follower.ts";
 import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
@@ -24,6 +26,7 @@ import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
+import { readModelConfig } from "./runtime/model-folder.ts";
 
 /** How long connections may take to hear their last frames when the engine has died. */
 const lastWordsMs = 1000;
@@ -54,7 +57,16 @@ async function run(config: BackendConfig): Promise<void> {
   );
   const now = () => performance.now();
   const sets = new ServingSets(now);
+  const memory = planMemory({
+    ...config,
+    limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
+    model: await readModelConfig(config.modelDirectory),
+    sets: config.artifactStore ? config.artifactSets : 1,
+  });
+  const isTooMuch = memory.plannedBytes > memory.limitBytes;
+  log(isTooMuch ? "warn" : "info", "memory", { kvBytes: memory.kvBytes, message: memorySentence(memory) });
   const metrics = createMetrics({
+    memory,
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
@@ -65,7 +77,7 @@ async function run(config: BackendConfig): Promise<void> {
       ...metrics,
       sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),
     };
-    const set = await startSet({ ...config, limits, artifactsDirectory }, { observer, now });
+    const set = await startSet({ ...config, kvBytes: memory.kvBytes, limits, artifactsDirectory }, { observer, now });
     const { device, deviceWarning, manifestHash } = set.info;
     if (deviceWarning) log("warn", "device", { message: deviceWarning });
     log("info", "engine", { device, weightFormat: config.weightFormat, manifest: manifestHash });

@@ -1,16 +1,15 @@
 /**
- * Reads what is served and opens a session over it. ONNX Runtime copies what it is given, so the model file, the matrices made
- * from it and the graph are garbage once the session is open: for GPT-2 124M three quarters of a gigabyte, which is given back here
- * because an idle thread has no reason to collect garbage.
+ * Reads what is served and opens a session over it. Model file, matrices and graph are dropped as soon as the next step of
+ * loading has what it needs of them, so that a loaded model takes the memory of its session alone.
  */
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { servedBank, servedPool } from "../adapters/generated.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
-import { createStepRunner } from "../runtime/onnx-runner.ts";
+import { collectGarbage } from "../runtime/garbage.ts";
+import { buildServingGraph } from "../runtime/gpt2-graph.ts";
+import { openStepRunner } from "../runtime/onnx-runner.ts";
 import type { Device } from "../runtime/session.ts";
 import type { StepRunner } from "../runtime/step.ts";
 import { readArtifacts } from "./artifacts.ts";
@@ -34,26 +33,23 @@ type OpenSettings = Pick<
 
 /** Throws an Error that names the file or setting at fault. `now` is a clock that only goes forward, in milliseconds. */
 export async function openModel(settings: OpenSettings, now: () => number): Promise<OpenModel> {
-  const opened = await load(settings, now);
+  const { artifacts, ...built } = await buildGraph(settings, now);
   collectGarbage();
-  return opened;
+  const runner = await openStepRunner(built.graph, built.options);
+  // The graph's bytes, by far the largest part of what is left.
+  built.graph = new Uint8Array(0);
+  collectGarbage();
+  return { ...artifacts, runner, device: built.options.device, deviceWarning: built.warning };
 }
 
-/** A function of its own: what it holds is garbage when it returns. */
-async function load(settings: OpenSettings, now: () => number): Promise<OpenModel> {
+/** A function of its own, so that the weights are garbage when it returns. */
+async function buildGraph(settings: OpenSettings, now: () => number) {
   const { threads, weightFormat: format } = settings;
   const { model, ...artifacts } = await readArtifacts(settings.modelDirectory, settings.artifactsDirectory);
-  const { manifest, hyperNetwork } = artifacts;
+  const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
-  const bank = servedBank(manifest, hyperNetwork);
-  const pool = servedPool(manifest, settings.adapterSlots);
-  const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
-  return { ...artifacts, runner, device, deviceWarning: warning };
-}
-
-/** Node has no other way to ask for it. */
-function collectGarbage(): void {
-  setFlagsFromString("--expose-gc");
-  const gc: () => void = runInNewContext("gc");
-  gc();
+  const bank = servedBank(artifacts.manifest, artifacts.hyperNetwork);
+  const pool = servedPool(artifacts.manifest, settings.adapterSlots);
+  const graph = buildServingGraph(config, weights, bank, { format, pool, device });
+  return { artifacts, graph, options: { config, bank, threads, format, pool, device }, warning };
 }

@@ -126,6 +126,10 @@ export class Sequence implements Schedulable {
     return this.request.promptLogprobs || this.trace !== null;
   }
 
+  get keepsPrefix(): boolean {
+    return this.trace === null;
+  }
+
   /** Whether a token is to be sampled once all `ids` are cached. */
   get wantsToken(): boolean {
     return this.#finish === null;

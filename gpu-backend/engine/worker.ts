@@ -12,7 +12,6 @@ import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated.ts";
 import { withInstantAdapters } from "../adapters/instant/source.ts";
 import { InstantStore } from "../adapters/instant/store.ts";
-import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -35,7 +34,7 @@ async function serve(port: NonNullable<typeof parentPort>, settings: EngineSetti
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
-    prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(new LruPolicy(settings.prefixCacheBytes)) : null,
+    prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
     limits: settings.limits,
     kvBytes: settings.kvBytes,
     pieceOf: (id) => tokenizer.pieceOf(id),

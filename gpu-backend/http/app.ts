@@ -65,6 +65,7 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
       });
     };
     const body = frameStream(sets.of(batch.manifestHash).engine, batch, ended, tracer?.watch(batch)?.saw);
+    metrics.batchTaken(batch);
     // What is about to go is no longer compared with anything.
     const { info } = sets;
     if (info?.manifestHash === batch.manifestHash) assignments.count(batch, info.manifest);

@@ -24,6 +24,8 @@ async function engine(then: string) {
   const steps = { count: 0 };
   const observer = {
     phaseRan: () => void steps.count++,
+    statsChanged: () => {},
+    tokenArrived: () => {},
     sequenceEnded: () => {},
     sequenceFaulted: () => {},
   };

@@ -1,5 +1,6 @@
 /** The fitter's thread: a fit takes a second of computing, which neither HTTP nor the engine can spare. */
 import { parentPort, workerData } from "node:worker_threads";
+import { collectGarbage } from "../../runtime/garbage.ts";
 import { readArtifacts } from "../artifacts.ts";
 import { type FitRequest, type FitResult, Fitter } from "./fitter.ts";
 
@@ -15,15 +16,19 @@ export type FitAnswer = { ok: true; result: FitResult } | { ok: false; message: 
 if (!parentPort) throw new Error("fit-worker.ts runs as a worker thread; start main.ts");
 const port = parentPort;
 const { modelDirectory, artifactsDirectory } = workerData as FitFolders;
-const opening = readArtifacts(modelDirectory, artifactsDirectory).then((artifacts) =>
-  // One thread: others serve meanwhile.
-  Fitter.open(artifacts, 1),
-);
+const opening = open();
 
 let last: Promise<void> = Promise.resolve();
 port.on("message", (request: FitRequest) => {
   last = last.then(async () => port.postMessage(await answer(request)));
 });
+
+async function open(): Promise<Fitter> {
+  // One thread: others serve meanwhile.
+  const fitter = await Fitter.open(await readArtifacts(modelDirectory, artifactsDirectory), 1);
+  collectGarbage();
+  return fitter;
+}
 
 async function answer(request: FitRequest): Promise<FitAnswer> {
   try {
