@@ -19,8 +19,8 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
 };
 /** The same of a fitter, which reads the model file and opens a session over the head in fp32; it ends when it is idle. */
 const fitterBytesPerParameter = 10;
-/** Node, the code, and the heaps of the threads. */
-const processBytes = 200e6;
+/** Node, the code and its heap, of each process: HTTP, an engine for each set, a fitter. */
+const processBytes = 120e6;
 /**
  * Of the memory left after all else, what keys and values get. The rest is for results that wait to be collected, and for the copy
  * that is made when the arena changes its size.
@@ -47,7 +47,7 @@ export interface MemoryPlan {
   kvBytes: number;
   /** What may be taken at the same time, over all sets. */
   parts: {
-    process: number;
+    processes: number;
     sessions: number;
     /** What loading one more set takes beyond what it takes once loaded, or a fitter, which is not at work meanwhile. */
     loading: number;
@@ -65,7 +65,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
   const parameters = parametersOf(model);
   const { session, loading } = bytesPerParameter[weightFormat];
   const taken = {
-    process: processBytes,
+    processes: (sets + 2) * processBytes,
     sessions: sets * session * parameters,
     loading: Math.max(loading - session, fitterBytesPerParameter) * parameters,
     prefix_caches: sets * prefixCacheBytes,

@@ -60,7 +60,8 @@ export function addEngineMetrics(
   return (after, before) => {
     for (const { counter, read } of counted) {
       const grown = read(after) - (before ? read(before) : 0);
-      if (grown > 0) counter.inc(grown);
+      // An engine that was started again counts from 0.
+      counter.inc(grown < 0 ? read(after) : grown);
     }
   };
 }

@@ -1,7 +1,6 @@
-/** Threads that hang or die, in place of the engine's and the fitter's: whoever waits for them hears of it in bounded time. */
-import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
+/** Threads that hang or die, in place of the engine's: whoever waits for them hears of it in bounded time. */
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { EngineClient, stallMs } from "../../gpu-backend/engine/client.ts";
-import { FitClient } from "../../gpu-backend/engine/instant/fit-client.ts";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -102,33 +101,4 @@ test("an engine that dies fails every open sequence, so that each can go on else
   expect(await client.ended).toMatchObject({ message: "the step failed" });
   expect(frames).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable", retryAfterSeconds: 1 }]);
   expect(() => submit("b")).toThrow(/has failed/);
-});
-
-describe("a fitter that hangs", () => {
-  const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
-  const fitter = (then: string) => {
-    const folders = { modelDirectory: "", artifactsDirectory: "", then };
-    const client = new FitClient(folders, { thread, fitMs: 300 });
-    onTestFinished(() => void client.close());
-    return client;
-  };
-
-  test.each(["wait", "throw"])("(%s) fails whoever waits, in time; the next one starts it anew", async (then) => {
-    const client = fitter(then);
-    for (let i = 0; i < 2; i++) {
-      const results = await Promise.allSettled([client.fit(request), client.fit(request)]);
-      expect(results.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
-      const kind = then === "wait" ? { kind: "backend_unavailable" } : {};
-      for (const result of results) expect(result).toMatchObject({ reason: { message: expect.any(String), ...kind } });
-    }
-    expect(await client.close()).toBe(true);
-  });
-
-  test("is closed in time, and whoever waits hears that the backend ends", async () => {
-    const client = fitter("wait");
-    const fit = client.fit(request);
-    const refusal = expect(fit).rejects.toMatchObject({ kind: "backend_unavailable" });
-    expect(await client.close()).toBe(true);
-    await refusal;
-  });
 });

@@ -1,4 +1,4 @@
-/** A thread in place of the engine's or the fitter's, which does what its settings say instead of the work. */
+/** A thread in place of the engine's, which does what its settings say instead of the work. */
 import { spawnSync } from "node:child_process";
 import { parentPort, workerData } from "node:worker_threads";
 
