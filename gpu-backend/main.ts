@@ -63,8 +63,10 @@ async function run(config: BackendConfig): Promise<void> {
     model: await readModelConfig(config.modelDirectory),
     sets: config.artifactStore ? config.artifactSets : 1,
   });
+  const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
   const isTooMuch = memory.plannedBytes > memory.limitBytes;
-  log(isTooMuch ? "warn" : "info", "memory", { kvBytes: memory.kvBytes, message: memorySentence(memory) });
+  // Before the model is loaded, in case the process does not survive that.
+  if (isTooMuch) log("warn", "memory", memoryFields);
   const metrics = createMetrics({
     memory,
     stats: () => sets.stats,
@@ -134,6 +136,7 @@ async function run(config: BackendConfig): Promise<void> {
   // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
   await follower?.look();
   if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
+  if (!isTooMuch) log("info", "memory", memoryFields);
   follower?.follow(config.artifactPollMs);
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;

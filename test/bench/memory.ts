@@ -17,15 +17,17 @@ import { type Backend, framesOf, startBackend } from "../support/backend-process
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
 import { runGroup } from "./contest.ts";
+import { median } from "./median.ts";
 import { gpt2Config, gpt2WeightsFile, promptsOf } from "./model.ts";
 
 const context = 128;
 const steps = 8;
 /** Of the adapter: example texts, and tokens of each. */
-const examples = { count: 20, tokens: 100 };
+const examples = { count: 6, tokens: 60 };
 const formatOfPeer = { fp32: "f32", int8: "q8_0", block8: "q8_0", block4: "q4_0" } as const;
 /** Beyond `idleMs`, in milliseconds: time for the thread to end. */
 const unloadingMs = 2000;
+const steadyBatches = 5;
 
 export interface MemoryRow {
   format: WeightFormat;
@@ -59,7 +61,7 @@ export async function measureMemory(
     );
     const served = await withBackend(environment, async (backend) => ({
       servedBytes: await serveBatch(backend, batch),
-      adapter: await makeAdapter(backend),
+      adapter: await makeAdapter(backend, batch),
     }));
     const peer = { system: "node-llama-cpp", format: formatOfPeer[format] } as const;
     const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, note });
@@ -127,18 +129,24 @@ async function serveBatch(backend: Backend, batch: number): Promise<number> {
   return bytes;
 }
 
-async function makeAdapter(backend: Backend): Promise<MemoryRow["adapter"]> {
-  const residentNow = () => residentBytes(backend.child.pid!);
-  const beforeBytes = residentNow();
+async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
+  const beforeBytes = await steadyBytes(backend, batch);
   const response = await backend.post("/v1/adapters", {
     ...{ version: 1, manifestHash: backend.manifestHash, tenant: "tenant" },
     centroid: Array.from({ length: baseDimensions }, (_, p) => (p === 0 ? 1 : 0)),
     examples: promptsOf(examples.count, examples.tokens),
   });
   if (!response.ok) throw new Error(await response.text());
-  const madeBytes = residentNow();
+  const madeBytes = residentBytes(backend.child.pid!);
   await setTimeout(idleMs + unloadingMs);
-  return { beforeBytes, madeBytes, idleBytes: residentNow() };
+  return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
+}
+
+/** Median over batches of the same prompts: garbage comes and goes by tens of megabytes. */
+async function steadyBytes(backend: Backend, batch: number): Promise<number> {
+  const bytes: number[] = [];
+  for (let i = 0; i < steadyBatches; i++) bytes.push(await serveBatch(backend, batch));
+  return median(bytes);
 }
 
 /** Of a process and its children. */
