@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
-import { choice, integer, secret, text, url } from "./settings.ts";
+import { choice, integer, optionalInteger, secret, text, url } from "./settings.ts";
 
 export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -54,11 +54,11 @@ export const environmentSchema = z.object({
     256,
     "Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others",
   ),
-  KV_BYTES: integer(
+  KV_BYTES: optionalInteger(
     1,
     2 ** 40,
-    2048 * MiB,
     "Bytes of keys and values of running sequences, at most; it holds one as long as the context at least",
+    "what the memory limit leaves, and no more than MAX_SEQUENCES can use",
   ),
   PREFIX_CACHE_BYTES: integer(
     0,
@@ -109,12 +109,6 @@ export const environmentSchema = z.object({
     30_000,
     "Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again",
   ),
-  STALL_MS: integer(
-    100,
-    3_600_000,
-    30_000,
-    "Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again",
-  ),
   DRAIN_MS: integer(0, 3_600_000, 1000, "Milliseconds that running sequences may go on after SIGTERM"),
   BACKEND_SECRETS: secret(
     "a secret, or two with a comma between while one takes the place of the other",
@@ -134,7 +128,8 @@ export interface BackendConfig {
   maxSequences: number;
   maxQueue: number;
   stepTokens: number;
-  kvBytes: number;
+  /** null: what the memory limit leaves. */
+  kvBytes: number | null;
   prefixCacheBytes: number;
   adapterCacheBytes: number;
   adapterSlots: number;
@@ -177,7 +172,7 @@ export function readConfig(
     maxSequences: values.MAX_SEQUENCES,
     maxQueue: values.MAX_QUEUE,
     stepTokens: values.STEP_TOKENS,
-    kvBytes: values.KV_BYTES,
+    kvBytes: values.KV_BYTES ?? null,
     prefixCacheBytes: values.PREFIX_CACHE_BYTES,
     adapterCacheBytes: values.ADAPTER_CACHE_BYTES,
     adapterSlots: values.ADAPTER_SLOTS,

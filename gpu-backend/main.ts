@@ -4,6 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
@@ -13,6 +14,7 @@ import { type BackendConfig, chunkTokens, environmentSchema, readConfig, tenantS
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
+import { memoryLimit, memorySentence, planMemory } from "./engine/memory-plan.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
 import { Follower } from "./engine/sets/follower.ts";
 import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
@@ -24,6 +26,7 @@ import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
 import { Tracer } from "./http/tracing.ts";
+import { readModelConfig } from "./runtime/model-folder.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
 
 /** How long connections may take to hear their last frames when the backend ends, in milliseconds. */
@@ -57,7 +60,18 @@ async function run(config: BackendConfig): Promise<void> {
   );
   const now = () => performance.now();
   const sets = new ServingSets(now);
+  const memory = planMemory({
+    ...config,
+    limitBytes: memoryLimit(process.constrainedMemory(), totalmem()),
+    model: await readModelConfig(config.modelDirectory),
+    sets: config.artifactStore ? config.artifactSets : 1,
+  });
+  const memoryFields = { kvBytes: memory.kvBytes, message: memorySentence(memory) };
+  const isTooMuch = memory.plannedBytes > memory.limitBytes;
+  // Before the model is loaded, in case the process does not survive that.
+  if (isTooMuch) log("warn", "memory", memoryFields);
   const metrics = createMetrics({
+    memory,
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
@@ -68,7 +82,8 @@ async function run(config: BackendConfig): Promise<void> {
       ...metrics,
       ...engineLog(log, metrics, config.weightFormat),
     };
-    return startSet({ ...config, limits, artifactsDirectory }, { observer, now, stallMs: config.stallMs });
+    const settings = { ...config, kvBytes: memory.kvBytes, limits, artifactsDirectory };
+    return startSet(settings, { observer, now, stallMs: config.stallMs });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
   const adapters = new InstantAdapters({
@@ -127,6 +142,7 @@ async function run(config: BackendConfig): Promise<void> {
     if (isClosing) return;
     throw error;
   }
+  if (!isTooMuch) log("info", "memory", memoryFields);
   follower?.follow(config.artifactPollMs);
   const { port } = server.address() as AddressInfo;
   const url = `http://${config.host}:${port}`;
@@ -139,7 +155,7 @@ function engineLog(
   log: Log,
   metrics: Metrics,
   weightFormat: string,
-): Omit<EngineObserver, "phaseRan" | "sequenceEnded"> {
+): Pick<EngineObserver, "sequenceFaulted" | "engineReady" | "engineFailed"> {
   return {
     sequenceFaulted: (description) => log("error", "sequence_failed", { description }),
     engineReady({ device, deviceWarning, manifestHash, numerics }, pid) {

@@ -26,10 +26,20 @@ function setting<Schema extends z.ZodType>(schema: Schema, says: Omit<SettingHel
 
 /** `presetText` stands for a default that the machine decides. */
 export function integer(minimum: number, maximum: number, value: number, help: string, presetText = String(value)) {
+  const { schema, range } = wholeNumber(minimum, maximum);
+  return setting(schema.default(value), { help, range, preset: presetText });
+}
+
+/** `presetText` says what holds where it is not set. */
+export function optionalInteger(minimum: number, maximum: number, help: string, presetText: string) {
+  const { schema, range } = wholeNumber(minimum, maximum);
+  return setting(schema.optional(), { help, range, preset: presetText });
+}
+
+function wholeNumber(minimum: number, maximum: number) {
   const range = `a whole number from ${minimum} to ${maximum}`;
   const isInRange = (given: string) => /^\d+$/.test(given) && Number(given) >= minimum && Number(given) <= maximum;
-  const schema = z.string().refine(isInRange, `must be ${range}`).transform(Number).default(value);
-  return setting(schema, { help, range, preset: presetText });
+  return { schema: z.string().refine(isInRange, `must be ${range}`).transform(Number), range };
 }
 
 export function choice<const Names extends readonly string[]>(names: Names, preset: Names[number], help: string) {

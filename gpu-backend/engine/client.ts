@@ -4,6 +4,8 @@
  */
 import {
   type BatchRequest,
+  type DoneFrame,
+  type ErrorFrame,
   errorFrame,
   type Frame,
   ownAdaptersOf,
@@ -22,7 +24,11 @@ export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
-  sequenceEnded(outcome: string): void;
+  /** The engine's state after what it did last, and before that; null when it has just started. */
+  statsChanged(after: EngineStats, before: EngineStats | null): void;
+  /** A sequence's first token came `ms` after its submission, or another one `ms` after the last. */
+  tokenArrived(which: "first" | "next", ms: number): void;
+  sequenceEnded(last: DoneFrame | ErrorFrame): void;
   /** A sequence ended because it cannot be computed. `description` contains none of its tokens. */
   sequenceFaulted(description: string): void;
 }
@@ -49,6 +55,10 @@ interface OpenSequence {
   sink: FrameSink;
   /** Time at which it was submitted. */
   sinceMs: number;
+  /** True if another backend made its first tokens. */
+  isResumed: boolean;
+  /** Time of its last token; null before. */
+  lastTokenMs: number | null;
 }
 
 export class EngineClient {
@@ -134,7 +144,7 @@ export class EngineClient {
     const ids = new Set(batch.sequences.map(({ id }) => id));
     if (ids.size < batch.sequences.length) throw duplicate("The batch has two sequences of the same id.");
     for (const id of ids) if (this.#open.has(id)) throw duplicate(`A sequence of id ${id} is open already.`);
-    this.#take(ids, sink);
+    this.#take(batch.sequences, sink);
     const adapterId = batch.adapterHash ? instantId(batch.sequences[0].tenant, batch.adapterHash) : batch.centroidId;
     this.#supervisor.send({ type: "submit", adapterId, sequences: batch.sequences, traced: false });
   }
@@ -161,7 +171,7 @@ export class EngineClient {
       taken.resolve(ids.map((id) => this.#hidden.get(id)!));
       for (const id of ids) this.#hidden.delete(id);
     };
-    this.#take(ids, sink);
+    this.#take(sequences, sink);
     this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true });
     if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
       taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
@@ -192,9 +202,11 @@ export class EngineClient {
     await this.#supervisor.close();
   }
 
-  #take(ids: Iterable<string>, sink: FrameSink): void {
+  #take(sequences: readonly SequenceRequest[], sink: FrameSink): void {
     const sinceMs = this.#now();
-    for (const id of ids) this.#open.set(id, { sink, sinceMs });
+    for (const { id, continuedIds } of sequences) {
+      this.#open.set(id, { sink, sinceMs, isResumed: continuedIds.length > 0, lastTokenMs: null });
+    }
   }
 
   /** Kills an engine that has finished no step for too long although a sequence is open. */
@@ -216,6 +228,7 @@ export class EngineClient {
       if (this.#open.has(message.id)) this.#hidden.set(message.id, message.hidden);
       return;
     }
+    this.#observer.statsChanged(message.stats, this.#stats);
     this.#stats = message.stats;
     if (message.report) {
       this.#lastStepMs = this.#now();
@@ -228,17 +241,26 @@ export class EngineClient {
   #deliver(frames: readonly Frame[]): void {
     const bySink = new Map<FrameSink, Frame[]>();
     for (const frame of frames) {
-      const sink = this.#open.get(frame.id)?.sink;
-      if (!sink) continue;
+      const open = this.#open.get(frame.id);
+      if (!open) continue;
+      const { sink } = open;
       const group = bySink.get(sink);
       if (group) group.push(frame);
       else bySink.set(sink, [frame]);
+      if (frame.type === "token") this.#observeToken(open);
       if (frame.type !== "done" && frame.type !== "error") continue;
       this.#open.delete(frame.id);
-      this.#observer.sequenceEnded(frame.type === "done" ? frame.finishReason : frame.kind);
+      this.#observer.sequenceEnded(frame);
     }
     for (const [sink, group] of bySink) sink(group);
     if (this.#open.size === 0) this.#allEnded?.();
+  }
+
+  #observeToken(open: OpenSequence): void {
+    const nowMs = this.#now();
+    if (open.lastTokenMs !== null) this.#observer.tokenArrived("next", nowMs - open.lastTokenMs);
+    else if (!open.isResumed) this.#observer.tokenArrived("first", nowMs - open.sinceMs);
+    open.lastTokenMs = nowMs;
   }
 
   #failOpen(error: ServiceError): void {

@@ -86,6 +86,8 @@ export class Engine {
       running: this.#scheduler.running,
       slots: this.#parts.limits.maxSequences,
       kvBytes: this.#arena.bytes,
+      kvUsedBytes: this.#arena.usedBytes,
+      kvCapacityBytes: this.#parts.kvBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
       pool: this.#claims.poolStats,

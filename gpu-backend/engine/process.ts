@@ -8,17 +8,14 @@ import { setImmediate } from "node:timers/promises";
 import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
-import { generatedAdapters, servedBank, servedPool } from "../adapters/generated.ts";
+import { generatedAdapters } from "../adapters/generated.ts";
 import { withInstantAdapters } from "../adapters/instant/source.ts";
 import { InstantStore } from "../adapters/instant/store.ts";
-import { LruPolicy } from "../adapters/lru.ts";
 import { PrefixCache } from "../kv/prefix-cache.ts";
-import { selectDevice } from "../runtime/device-probe.ts";
 import { measureNumerics } from "../runtime/numerics.ts";
-import { createStepRunner } from "../runtime/onnx-runner.ts";
-import { readArtifacts } from "./artifacts.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 import type { EngineSettings, FromEngine, ToEngine } from "./messages.ts";
+import { openModel } from "./open-model.ts";
 
 if (!process.send) throw new Error("process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
@@ -42,27 +39,20 @@ function fail(thrown: unknown): void {
 }
 
 async function serve(settings: EngineSettings): Promise<void> {
-  const { model, manifest, manifestHash, tokenizer, hyperNetwork } = await readArtifacts(
-    settings.modelDirectory,
-    settings.artifactsDirectory,
-  );
-  const { threads, weightFormat: format } = settings;
   const now = () => performance.now();
-  const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
-  const bank = servedBank(manifest, hyperNetwork);
-  const pool = servedPool(manifest, settings.adapterSlots);
-  const runner = await createStepRunner({ ...model, bank, pool, threads, format, device });
-  const numerics = await measureNumerics(runner, { device, format });
+  const opened = await openModel(settings, now);
+  const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
+  const numerics = await measureNumerics(runner, { device, format: settings.weightFormat });
   const source = withInstantAdapters(
     generatedAdapters(manifest, hyperNetwork, setImmediate),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
-    { manifestHash, gates: bank.gates, rank: pool?.rank ?? 0, ...model.config },
+    { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
   );
   let emit: EngineParts["emit"] = requireToken;
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
-    prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(new LruPolicy(settings.prefixCacheBytes)) : null,
+    prefixCache: settings.prefixCacheBytes > 0 ? new PrefixCache(settings.prefixCacheBytes) : null,
     limits: settings.limits,
     kvBytes: settings.kvBytes,
     pieceOf: (id) => tokenizer.pieceOf(id),
@@ -70,7 +60,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     emit: (frames, report) => emit(frames, report),
     faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
-  await engine.submit(null, [probe(model.config.endOfTextId)]);
+  await engine.submit(null, [probe(runner.config.endOfTextId)]);
   while (engine.busy) await engine.step();
   const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => say({ type: "hidden", id, hidden });
   emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
@@ -87,7 +77,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     } else if (message.type === "cancel") engine.cancel(message.ids);
     wake();
   });
-  say({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning: warning } });
+  say({ type: "ready", info: { manifest, manifestHash, numerics, device, deviceWarning } });
 
   for (;;) {
     if (failure) throw failure;

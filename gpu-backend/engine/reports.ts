@@ -25,7 +25,12 @@ export interface EngineStats {
   heldRows: number;
   running: number;
   slots: number;
+  /** Memory allocated for keys and values of running and parked sequences. */
   kvBytes: number;
+  /** Of the positions that hold any. */
+  kvUsedBytes: number;
+  /** Bound on them all. */
+  kvCapacityBytes: number;
   /** null where nothing is kept of a prompt. */
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;

@@ -144,6 +144,10 @@ export class Sequence implements Schedulable {
     return this.request.promptLogprobs || this.trace !== null;
   }
 
+  get keepsPrefix(): boolean {
+    return this.trace === null;
+  }
+
   /** What the request does to the logits of the next token, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetitionPenalty, minTokens } = this.request.sampling;

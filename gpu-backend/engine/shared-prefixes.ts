@@ -15,6 +15,8 @@ export interface Prefixed {
   readonly promptTokens: number;
   /** Such a prompt needs the logits of every position, so it computes all of its blocks, for others too. */
   readonly scoresPrompt: boolean;
+  /** False for a text that comes once, such as an adapter's example: it would push prompts that return out of the cache. */
+  readonly keepsPrefix: boolean;
 }
 
 export class SharedPrefixes<S extends Prefixed> {
@@ -46,6 +48,7 @@ export class SharedPrefixes<S extends Prefixed> {
 
   /** A sequence starts: it leads the blocks that nobody has computed or is computing. */
   lead(sequence: S): void {
+    if (!sequence.keepsPrefix) return;
     for (const name of this.#chainOf(sequence)) {
       if (!this.#cache.has(name) && !this.#leaders.has(name)) this.#leaders.set(name, sequence);
     }
@@ -63,6 +66,7 @@ export class SharedPrefixes<S extends Prefixed> {
    * whose keys and values `read` copies out, [2L, H, end − start, d].
    */
   computed(sequence: S, start: number, end: number, read: () => Float32Array): void {
+    if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
     // Absent where the block is the prompt's end.

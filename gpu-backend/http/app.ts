@@ -72,6 +72,7 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
       });
     };
     const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
+    metrics.batchTaken(batch);
     // What is about to go is no longer compared with anything.
     const { info } = sets;
     if (info?.manifestHash === batch.manifestHash) assignments.count(batch, info.manifest);

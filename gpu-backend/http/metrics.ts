@@ -1,14 +1,22 @@
-/** What Prometheus sees: counters fed by the engine's reports, gauges read when scraped. */
+/** What Prometheus sees. vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { type BatchRequest, ownAdaptersOf } from "../../shared/contracts/inference.ts";
 import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
+import type { MemoryPlan } from "../engine/memory-plan.ts";
 import type { EngineStats } from "../engine/reports.ts";
 import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts";
+import { addEngineMetrics } from "./engine-metrics.ts";
 
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
 const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
+/** Seconds of a request's parts, which may wait in the queue for as long as the edge does. */
+const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
-export interface Metrics extends Pick<EngineObserver, "phaseRan" | "sequenceEnded" | "engineFailed"> {
+export interface Metrics
+  extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
+  /** A micro-batch is going to be served. */
+  batchTaken(batch: BatchRequest): void;
   /** Published artifacts could not be taken up. */
   setRefused(): void;
   /** Prompts fell on centroids; never a single one. */
@@ -24,44 +32,25 @@ export interface MetricsView {
   stats(): readonly EngineStats[];
   /** Hashes of the manifests that are served, and which of them first of all. */
   manifests(): { all: readonly string[]; first: string | null };
+  memory: Pick<MemoryPlan, "limitBytes" | "parts">;
 }
 
-export function createMetrics({ stats, manifests }: MetricsView): Metrics {
+export function createMetrics({ stats, manifests, memory }: MetricsView): Metrics {
   const registers = [new Registry()];
   const [registry] = registers;
-  const gauge = (name: string, help: string, read: (stats: EngineStats) => number) =>
-    new Gauge({
-      name: `chameleon_${name}`,
-      help,
-      registers,
-      collect() {
-        this.set(stats().reduce((sum, one) => sum + read(one), 0));
-      },
-    });
-  gauge("queue_sequences", "Sequences waiting for a slot", (s) => s.waiting);
-  gauge("parked_sequences", "Of those, sequences that ran and gave way to another tenant", (s) => s.parked);
-  gauge("preemptions", "Times a sequence gave way", (s) => s.preemptions);
-  gauge("held_rows", "Times a running sequence stood still in a step, as its tenant had its share", (s) => s.heldRows);
-  gauge("running_sequences", "Sequences that hold a slot", (s) => s.running);
-  gauge("slots", "Slots", (s) => s.slots);
-  gauge("kv_bytes", "Memory of keys and values of running and parked sequences", (s) => s.kvBytes);
-  gauge("prefix_cache_blocks", "Prompt blocks whose keys and values are kept", (s) => s.prefixes?.blocks ?? 0);
-  gauge("prefix_cache_bytes", "Memory of those blocks", (s) => s.prefixes?.bytes ?? 0);
-  // Counted by the engine, so set, not incremented; as are those of the adapters.
-  gauge("prefix_cache_hits", "Sequences that found their beginning", (s) => s.prefixes?.hits ?? 0);
-  gauge("prefix_cache_misses", "Sequences that found nothing of it", (s) => s.prefixes?.misses ?? 0);
-  gauge("prefix_cache_reused_tokens", "Prompt tokens that were not prefilled", (s) => s.prefixes?.reusedTokens ?? 0);
-  gauge("prefix_cache_evictions", "Blocks dropped for want of memory", (s) => s.prefixes?.evictions ?? 0);
-  gauge("adapter_cache_entries", "Adapters in the cache", (s) => s.adapters.entries);
-  gauge("adapter_cache_bytes", "Memory of the adapters in the cache", (s) => s.adapters.bytes);
-  gauge("adapter_cache_hits", "Micro-batches whose adapter was there", (s) => s.adapters.hits);
-  gauge("adapter_cache_generated", "Adapters generated", (s) => s.adapters.generated);
-  gauge("adapter_cache_evictions", "Adapters dropped for want of memory", (s) => s.adapters.evictions);
-  gauge("adapter_generation_seconds", "Time that generations took, in all", (s) => s.adapters.generationMs / 1000);
-  gauge("adapter_pool_slots", "Slots for adapters of their own directions", (s) => s.pool?.slots ?? 0);
-  gauge("adapter_pool_resident", "Slots that hold an adapter", (s) => s.pool?.resident ?? 0);
-  gauge("adapter_pool_pinned", "Slots whose adapter a running sequence wears", (s) => s.pool?.pinned ?? 0);
-  gauge("adapter_pool_evictions", "Times an adapter made room for another", (s) => s.pool?.evictions ?? 0);
+  const statsChanged = addEngineMetrics(registry, stats);
+  new Gauge({
+    name: "chameleon_memory_limit_bytes",
+    help: "Memory that the process may take: its container's limit, or the machine's memory",
+    registers,
+  }).set(memory.limitBytes);
+  const planned = new Gauge({
+    name: "chameleon_memory_planned_bytes",
+    help: "Memory that may be taken at the same time, by what takes it",
+    labelNames: ["part"],
+    registers,
+  });
+  for (const [part, bytes] of Object.entries(memory.parts)) planned.set({ part }, bytes);
 
   new Gauge({
     name: "chameleon_artifact_sets",
@@ -84,8 +73,12 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     help: "Times that an engine's process failed and was started again",
     registers,
   });
-  const sampledTokens = new Counter({ name: "chameleon_sampled_tokens_total", help: "Tokens sampled", registers });
-  const prefillTokens = new Counter({ name: "chameleon_prefill_tokens_total", help: "Tokens prefilled", registers });
+  const sampledTokens = new Counter({ name: "vllm:generation_tokens_total", help: "Tokens sampled", registers });
+  const prefillTokens = new Counter({
+    name: "chameleon_prefill_tokens_total",
+    help: "Prompt tokens prefilled: those found in the prefix cache are not",
+    registers,
+  });
   const phases = new Histogram({
     name: "chameleon_phase_duration_seconds",
     help: "Duration of one phase of a step",
@@ -99,6 +92,24 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     labelNames: ["outcome"],
     registers,
   });
+
+  const requestTimes = (name: string, help: string) =>
+    new Histogram({ name: `vllm:${name}_seconds`, help, buckets: requestSeconds, registers });
+  const times = {
+    first: requestTimes("time_to_first_token", "From a sequence's arrival to its first token; not of resumed ones"),
+    next: requestTimes("inter_token_latency", "Between two tokens of a sequence"),
+    queue: requestTimes("request_queue_time", "Of completed sequences: waiting for a slot"),
+    prefill: requestTimes("request_prefill_time", "Of completed sequences: from the slot to the cached prompt"),
+    decode: requestTimes("request_decode_time", "Of completed sequences: from the cached prompt to the end"),
+  };
+  const byCentroid = new Counter({
+    name: "chameleon_centroid_sequences_total",
+    help: `Sequences by the centroid, or "base" or "own", of their micro-batch; it moves in steps of ${promptsPerStep}`,
+    labelNames: ["centroid"],
+    registers,
+  });
+  /** Centroids of the sequences of the next step. */
+  let nextStep: string[] = [];
 
   const similarity = new Histogram({
     name: "chameleon_assignment_similarity",
@@ -117,8 +128,23 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
       sampledTokens.inc(sampled);
       if (phase === "prefill") prefillTokens.inc(tokens);
     },
-    sequenceEnded(outcome) {
-      sequences.inc({ outcome });
+    statsChanged,
+    tokenArrived(which, ms) {
+      times[which].observe(ms / 1000);
+    },
+    sequenceEnded(last) {
+      sequences.inc({ outcome: last.type === "done" ? last.finishReason : last.kind });
+      if (last.type === "error") return;
+      const { queueMs, prefillMs, decodeMs } = last.timings;
+      times.queue.observe(queueMs / 1000);
+      times.prefill.observe(prefillMs / 1000);
+      times.decode.observe(decodeMs / 1000);
+    },
+    batchTaken(batch) {
+      nextStep.push(...batch.sequences.map(() => centroidLabel(batch)));
+      if (nextStep.length < promptsPerStep) return;
+      for (const centroid of nextStep) byCentroid.inc({ centroid });
+      nextStep = [];
     },
     engineFailed() {
       restarts.inc();
@@ -129,4 +155,10 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };
+}
+
+/** A mixture counts as its nearest centroid. */
+function centroidLabel(batch: BatchRequest): string {
+  if (batch.adapterHash) return "own";
+  return batch.centroidId ?? (ownAdaptersOf(batch).length > 0 ? "own" : "base");
 }

@@ -72,6 +72,12 @@ export class KvArena {
     return (this.#capacity + this.#parkedPositions) * bytesPerPosition(this.#shape) + this.#tight.byteLength;
   }
 
+  /** Keys and values that are there, of all rows and parked ones. */
+  get usedBytes(): number {
+    const positions = this.#lengths.subarray(0, this.#rows).reduce((sum, length) => sum + length, 0);
+    return (positions + this.#parkedPositions) * bytesPerPosition(this.#shape);
+  }
+
   lengthOf(row: number): number {
     return this.#lengths[row];
   }

@@ -6,18 +6,19 @@
  * results are the same bits whatever its mates and wherever a step goes on with a chunk, so what was found is bit for bit
  * what computing it would give.
  * There are no pins: what is found is copied into the arena at once, nobody reads a block later.
+ * Memory is shared between the tenants that have blocks: tenant-shares.ts.
  * Not here: who waits for whom to compute a block (engine/shared-prefixes.ts).
  */
 import { createHash } from "node:crypto";
-import type { LruPolicy } from "../adapters/lru.ts";
+import { TenantShares } from "./tenant-shares.ts";
 
 export interface PrefixCacheStats {
-  /** Sequences that found a block at least, or a part of one. */
-  hits: number;
-  /** Sequences that had something to look for and found nothing. */
-  misses: number;
+  /** Prompt tokens that were looked for. */
+  queriedTokens: number;
   /** Tokens of all that was found: prefill that was not run. */
   reusedTokens: number;
+  /** Tenants that have a block. */
+  tenants: number;
   blocks: number;
   bytes: number;
   /** Blocks dropped for want of memory. */
@@ -56,27 +57,26 @@ function blockName(before: string, ids: Int32Array): string {
 }
 
 export class PrefixCache {
-  readonly #policy: LruPolicy;
+  readonly #shares: TenantShares;
   /** By name. */
   readonly #blocks = new Map<string, Block & { before: string }>();
   /** Names of the blocks that follow a block, or a tenant's beginning. */
   readonly #following = new Map<string, Set<string>>();
-  #hits = 0;
-  #misses = 0;
+  #queriedTokens = 0;
   #reusedTokens = 0;
   #evictions = 0;
 
-  constructor(policy: LruPolicy) {
-    this.#policy = policy;
+  constructor(maximumBytes: number) {
+    this.#shares = new TenantShares(maximumBytes);
   }
 
   get stats(): PrefixCacheStats {
     return {
-      hits: this.#hits,
-      misses: this.#misses,
+      queriedTokens: this.#queriedTokens,
       reusedTokens: this.#reusedTokens,
       blocks: this.#blocks.size,
-      bytes: this.#policy.bytes,
+      tenants: this.#shares.tenants,
+      bytes: this.#shares.bytes,
       evictions: this.#evictions,
     };
   }
@@ -101,10 +101,9 @@ export class PrefixCache {
       names.push(part.name);
       found.push(part);
     }
-    if (found.length > 0) this.#hits++;
-    else if (ids.length >= leastTokens) this.#misses++;
+    this.#queriedTokens += ids.length;
     for (const { tokens } of found) this.#reusedTokens += tokens;
-    this.#used(names);
+    this.#used(tenant, names);
     return found;
   }
 
@@ -118,16 +117,19 @@ export class PrefixCache {
       const common = commonTokens(ids, block.ids);
       if (common === block.ids.length) return;
       if (common < ids.length) continue;
-      this.#policy.remove(other);
+      this.#shares.remove(tenant, other);
       this.#forget(other);
     }
-    this.#policy.add(name, block.present.byteLength);
+    this.#shares.add(tenant, name, block.present.byteLength);
     this.#blocks.set(name, { ...block, before });
     const following = this.#following.get(before);
     if (following) following.add(name);
     else this.#following.set(before, new Set([name]));
-    this.#used([...chain, name].filter((other) => this.#blocks.has(other)));
-    for (const dropped of this.#policy.evict()) {
+    this.#used(
+      tenant,
+      [...chain, name].filter((other) => this.#blocks.has(other)),
+    );
+    for (const dropped of this.#shares.evict()) {
       this.#forget(dropped);
       this.#evictions++;
     }
@@ -153,8 +155,8 @@ export class PrefixCache {
   }
 
   /** Last block first, so that a beginning is never dropped before what follows it: that could not be found without. */
-  #used(chain: readonly string[]): void {
-    for (const name of chain.toReversed()) this.#policy.touch(name);
+  #used(tenant: string, chain: readonly string[]): void {
+    for (const name of chain.toReversed()) this.#shares.touch(tenant, name);
   }
 }
 

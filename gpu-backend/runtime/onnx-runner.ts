@@ -16,18 +16,24 @@ const unreadRow = -1;
 const hiddenScore = -1e9;
 const keptCausalMasks = 256;
 
-/** Builds the graph and opens the session. Memory: about twice the fp32 weights. */
-export async function createStepRunner(options: {
+export interface RunnerOptions {
   config: Gpt2Config;
-  weights: TensorFile;
   bank: Bank;
   threads: number;
   format?: WeightFormat;
   pool?: PoolShape | null;
   device?: Device;
-}): Promise<StepRunner> {
-  const { config, weights, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
-  const graph = buildServingGraph(config, weights, bank, { format, pool, device });
+}
+
+/** Builds the graph and opens the session; the weights are not needed afterwards. */
+export function createStepRunner(options: RunnerOptions & { weights: TensorFile }): Promise<StepRunner> {
+  const { config, weights, bank, format = "fp32", pool = null, device = "cpu" } = options;
+  return openStepRunner(buildServingGraph(config, weights, bank, { format, pool, device }), options);
+}
+
+/** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
+export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
+  const { config, bank, threads, pool = null, device = "cpu" } = options;
   const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
   const session = await openSession(graph, { threads, device, onDevice });
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;

@@ -61,7 +61,7 @@ test.concurrent("a non-streamed answer whose only backend dies ends in a 503 or 
   expect(warm.status, await warm.text()).toBe(200);
   await expect.poll(async () => (await usageOf(edge)).requests, patience).toBe(1);
   const before = await usageOf(edge);
-  const made = () => backend.metric("chameleon_sampled_tokens_total");
+  const made = () => backend.metric("vllm:generation_tokens_total");
   const madeBefore = await made();
 
   // More tokens than the backend buffers, so that some have reached the edge.

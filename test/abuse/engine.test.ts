@@ -208,13 +208,13 @@ describe("a tenant's short prompt", () => {
     backend = await startedBackend({});
     edge = await startedEdge([backend]);
     decoding(streams);
-    await expect.poll(() => backend.metric("chameleon_running_sequences"), patience).toBe(streams);
+    await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBe(streams);
     const alone = await stepsWaited(() => false);
     let isOver = false;
     const attacking = attack(0).finally(() => {
       isOver = true;
     });
-    await expect.poll(() => backend.metric("chameleon_running_sequences"), patience).toBeGreaterThan(streams);
+    await expect.poll(() => backend.metric("vllm:num_requests_running"), patience).toBeGreaterThan(streams);
     const beside = await stepsWaited(() => isOver);
     await attacking;
     const shown = (steps: number[]) => `${median(steps).toFixed(1)} (at most ${Math.max(...steps).toFixed(1)})`;

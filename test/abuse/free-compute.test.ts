@@ -28,7 +28,7 @@ async function started() {
 
 test("a whole answer that misses the caller's own deadline is charged what was computed", async () => {
   const { backend, edge, usage } = await started();
-  const made = () => backend.metric("chameleon_sampled_tokens_total");
+  const made = () => backend.metric("vllm:generation_tokens_total");
   const before = await made();
   const prompt = Array.from({ length: 8 }, (_, i) => `Once ${i}`);
   const body = { prompt, n: 16, max_tokens: 400 };

@@ -16,6 +16,7 @@ import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
 import { loadLine, measureLoad } from "./load.ts";
+import { measureMemory, memoryLines } from "./memory.ts";
 import { measureMixture, mixtureLine } from "./mixture.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { measurePrefix, prefixLine } from "./prefix.ts";
@@ -74,6 +75,7 @@ const options = parsedOptions<{
   adapters?: boolean;
   mixture?: boolean;
   prefix?: boolean;
+  memory?: boolean;
   training?: boolean;
   tokens: number;
   load?: number;
@@ -101,6 +103,7 @@ const options = parsedOptions<{
     .option("--adapters", "measure what the delta costs, instead")
     .option("--mixture", "measure what mixtures of experts cost beside the nearest adapter, instead")
     .option("--prefix", "measure what the prefix cache saves, instead")
+    .option("--memory", "measure what the backend adds to the memory of its session, instead")
     .option("--training", "measure what training adapters takes, instead")
     .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
     .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
@@ -115,11 +118,13 @@ const figures = options.adapters
     ? await benchMixture()
     : options.prefix
       ? await benchPrefix()
-      : options.training
-        ? await benchTraining()
-        : options.load !== undefined
-          ? await benchLoad(options.load)
-          : await benchContest();
+      : options.memory
+        ? await benchMemory()
+        : options.training
+          ? await benchTraining()
+          : options.load !== undefined
+            ? await benchLoad(options.load)
+            : await benchContest();
 if (options.json) {
   const machine = {
     cpu: cpus()[0].model,
@@ -223,6 +228,18 @@ async function benchPrefix() {
     }
   }
   return { prefix };
+}
+
+async function benchMemory() {
+  const { threads, batches = [8] } = options;
+  installPeer(llamaFolder);
+  const memory = [];
+  for (const batch of batches) {
+    const row = await measureMemory("int8", batch, { threads, note: (line) => process.stderr.write(`${line}\n`) });
+    for (const line of memoryLines(row)) say(line);
+    memory.push(row);
+  }
+  return { memory };
 }
 
 async function benchLoad(requestsPerSecond: number) {

@@ -38,9 +38,12 @@ export async function cached(name: string, make: () => Uint8Array | Promise<Uint
   return path;
 }
 
+export function gpt2WeightsFile(): Promise<string> {
+  return cached("model.safetensors", () => writeTensorFile(randomWeights(gpt2Config, seededRandom(124))));
+}
+
 export async function gpt2Weights(): Promise<TensorFile> {
-  const path = await cached("model.safetensors", () => writeTensorFile(randomWeights(gpt2Config, seededRandom(124))));
-  return readTensorFile(await readFile(path));
+  return readTensorFile(await readFile(await gpt2WeightsFile()));
 }
 
 /** Weights spread as GPT-2's are before training; zero biases, gains of one. */

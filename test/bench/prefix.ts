@@ -3,7 +3,6 @@
  * centroid, beside the prefill of the same prompt for a tenant that has nothing in the cache.
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
-import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
 import { chunkTokens, tenantSlowdown } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
@@ -48,7 +47,7 @@ export async function measurePrefix(
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(fakeAdapters(runner.gates), 2 ** 20, now),
-    prefixCache: new PrefixCache(new LruPolicy(2 ** 28)),
+    prefixCache: new PrefixCache(2 ** 28),
     limits,
     kvBytes: 2 ** 31,
     pieceOf: () => Uint8Array.of(97),

@@ -12,8 +12,8 @@ test("bad requests get a refusal that is theirs, and nothing of them stays", asy
   expect(result.failures.map(({ request, outcome }) => [failureOf(outcome), request.head, outcome.answer])).toEqual([]);
   expect(result.refusedSets).toBeGreaterThan(0);
   expect(result.left).toMatchObject({
-    chameleon_running_sequences: 0,
-    chameleon_queue_sequences: 0,
+    "vllm:num_requests_running": 0,
+    "vllm:num_requests_waiting": 0,
     chameleon_parked_sequences: 0,
   });
 });

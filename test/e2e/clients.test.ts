@@ -317,7 +317,7 @@ describe("LangChain", () => {
 test("who went away left no slot taken", async () => {
   const running = async () => {
     const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
-    return Number(/^chameleon_running_sequences(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
+    return Number(/^vllm:num_requests_running(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
   };
   await expect.poll(running, { timeout: 10_000 }).toBe(0);
 });

@@ -181,7 +181,7 @@ test("200 requests given up by their clients leave room: the next is answered, a
   expect(choices[0].finish_reason).toBe("length");
   const running = async () => {
     const metrics = await (await fetch(`${stack.backends[0].url}/metrics`)).text();
-    return Number(/^chameleon_running_sequences(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
+    return Number(/^vllm:num_requests_running(?:\{.*\})? (\d+)/m.exec(metrics)?.[1]);
   };
   await expect.poll(running, { timeout: 10_000 }).toBe(0);
 }, 60_000);

@@ -119,7 +119,7 @@ test("requests whose backend fails, breaks off inside a frame, dies, or is not t
   const streams = Array.from({ length: 12 }, (_, i) =>
     complete({ model: `gpt2:c${i}`, max_tokens: 200, stream: true }),
   );
-  await expect.poll(() => cluster.backends[0].metric("chameleon_running_sequences")).toBeGreaterThan(0);
+  await expect.poll(() => cluster.backends[0].metric("vllm:num_requests_running")).toBeGreaterThan(0);
   const ended = cluster.backends[0];
   await cluster.end(0, "SIGKILL");
   expect((await Promise.all(streams)).map(([status]) => status)).toEqual(Array(12).fill(200));

@@ -64,7 +64,7 @@ describe("one backend", () => {
     backend.child.kill("SIGTERM");
     await backend.exited;
   });
-  const idle = () => vi.waitFor(async () => expect(await backend.metric("chameleon_running_sequences")).toBe(0));
+  const idle = () => vi.waitFor(async () => expect(await backend.metric("vllm:num_requests_running")).toBe(0));
 
   test("is ready with its manifest, and serves a micro-batch to its last frames", async () => {
     const ready = await fetch(`${backend.url}/readyz`);
@@ -128,7 +128,7 @@ describe("one backend", () => {
     const frames = await allFrames(await backend.post("/v1/batches", backend.batch(null, [short("one")])));
     expect(tokensOf(frames, "one")).toBe(5);
     await idle();
-    expect(await backend.metric("chameleon_queue_sequences")).toBe(0);
+    expect(await backend.metric("vllm:num_requests_waiting")).toBe(0);
   });
 
   test("more than slots and queue hold are told when to come back", async () => {

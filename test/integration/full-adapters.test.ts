@@ -163,9 +163,9 @@ test("the backend serves them over HTTP: all centroids at once through two slots
     const metric = (name: string) => backend.metric(`chameleon_adapter_${name}`);
     expect([await metric("pool_slots"), await metric("pool_resident"), await metric("pool_pinned")]).toEqual([2, 2, 0]);
     // Five with directions of their own came through two slots.
-    expect(await metric("pool_evictions")).toBe(3);
-    expect(await metric("cache_generated")).toBe(centroids);
-    expect(await metric("generation_seconds")).toBeGreaterThan(0);
+    expect(await metric("pool_evictions_total")).toBe(3);
+    expect(await metric("cache_generated_total")).toBe(centroids);
+    expect(await metric("generation_seconds_total")).toBeGreaterThan(0);
     expect((await fetch(`${backend.url}/readyz`)).status).toBe(200);
   } finally {
     backend.child.kill("SIGTERM");

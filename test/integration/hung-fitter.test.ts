@@ -1,20 +1,22 @@
-/** A thread that hangs or dies in place of the fitter's: whoever waits for it hears of it in bounded time. */
-import { describe, expect, onTestFinished, test } from "vitest";
-import { FitClient } from "../../gpu-backend/engine/instant/fit-client.ts";
+/** A process in place of the fitter's that hangs, dies or is idle: whoever waits for it hears of it in bounded time. */
+import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { FitClient, idleMs } from "../../gpu-backend/engine/instant/fit-client.ts";
 
-const thread = new URL("../support/scripted-fitter.ts", import.meta.url);
+const script = new URL("../support/scripted-fitter.ts", import.meta.url);
+const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
+const fitter = (then: string, fitMs?: number) => {
+  const folders = { modelDirectory: "", artifactsDirectory: "", then };
+  const client = new FitClient(folders, { script, fitMs });
+  onTestFinished(async () => {
+    vi.useRealTimers();
+    expect(await client.close()).toBe(true);
+  });
+  return client;
+};
 
 describe("a fitter that hangs", () => {
-  const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
-  const fitter = (then: string) => {
-    const folders = { modelDirectory: "", artifactsDirectory: "", then };
-    const client = new FitClient(folders, { thread, fitMs: 300 });
-    onTestFinished(() => void client.close());
-    return client;
-  };
-
   test.each(["wait", "throw"])("(%s) fails whoever waits, in time; the next one starts it anew", async (then) => {
-    const client = fitter(then);
+    const client = fitter(then, 300);
     for (let i = 0; i < 2; i++) {
       const results = await Promise.allSettled([client.fit(request), client.fit(request)]);
       expect(results.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
@@ -26,9 +28,43 @@ describe("a fitter that hangs", () => {
 
   test("is closed in time, and whoever waits hears that the backend ends", async () => {
     const client = fitter("wait");
-    const fit = client.fit(request);
-    const refusal = expect(fit).rejects.toMatchObject({ kind: "backend_unavailable" });
+    const refusal = expect(client.fit(request)).rejects.toMatchObject({ kind: "backend_unavailable" });
     expect(await client.close()).toBe(true);
     await refusal;
+  });
+});
+
+describe("an idle fitter", () => {
+  const fakeTimers = () => vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  const isAlive = (pid: number) => {
+    try {
+      return process.kill(pid, 0);
+    } catch {
+      return false;
+    }
+  };
+
+  test("stays while fits come, and ends after a minute; the next fit starts another", async () => {
+    fakeTimers();
+    const client = fitter("answer");
+    const first = Number(await client.fit(request));
+    for (let i = 0; i < 2; i++) {
+      vi.advanceTimersByTime(idleMs - 1);
+      expect(await client.fit(request)).toBe(first);
+    }
+    vi.advanceTimersByTime(idleMs);
+    expect(client.pid).toBeNull();
+    vi.useRealTimers();
+    await expect.poll(() => isAlive(first)).toBe(false);
+    expect(await client.fit(request)).not.toBe(first);
+  });
+
+  test("fails no fit that comes while it ends", async () => {
+    fakeTimers();
+    const client = fitter("answer");
+    await client.fit(request);
+    vi.advanceTimersByTime(idleMs);
+    const [one, other] = await Promise.all([client.fit(request), client.fit(request)]);
+    expect(one).toBe(other);
   });
 });

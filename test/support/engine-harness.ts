@@ -2,7 +2,6 @@
 
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
-import { LruPolicy } from "../../gpu-backend/adapters/lru.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
@@ -70,7 +69,7 @@ export function createEngineHarness(options: {
       release: () => options.runner.release(),
     },
     adapters,
-    prefixCache: prefixBytes > 0 ? new PrefixCache(new LruPolicy(prefixBytes)) : null,
+    prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
     kvBytes: options.kvBytes ?? 2 ** 30,
     limits: { ...testLimits, ...options.limits },
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),

@@ -1,8 +1,8 @@
-/** A thread in place of the fitter's, which does what `then` says instead of the work. */
-import { parentPort, workerData } from "node:worker_threads";
-
-const { then } = workerData as { then: "wait" | "throw" };
-parentPort!.on("message", () => {
-  if (then === "throw") throw new Error("the fit failed");
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+/** A process in place of the fitter's, which does what `then` says instead of the work. */
+const { then } = JSON.parse(process.argv[2]) as { then: "answer" | "wait" | "throw" };
+process.once("disconnect", () => process.exit());
+process.on("message", () => {
+  if (then === "answer") process.send!({ ok: true, result: process.pid });
+  else if (then === "throw") process.exit(1);
+  else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 });

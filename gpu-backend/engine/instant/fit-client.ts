@@ -1,36 +1,49 @@
-/** The main thread's interface to the fitter, whose thread starts with the first fit and restarts after a failure. */
-import { Worker } from "node:worker_threads";
+/**
+ * The backend's interface to the fitter, whose process starts with a fit, ends when it is idle, and is started again by the
+ * next fit. A process, not a thread: to end a thread amid native code would end the backend, too.
+ */
+import { type ChildProcess, fork } from "node:child_process";
 import { ServiceError } from "../../../shared/errors.ts";
 import { settlesWithin } from "../../../shared/settles-within.ts";
 import { unavailable } from "../refusals.ts";
-import type { FitAnswer, FitFolders } from "./fit-worker.ts";
+import type { FitAnswer, FitFolders } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 
 /** Maximum fits waiting or running; each takes about a second, and callers wait a few seconds at most. */
 const maximumFits = 8;
-/** Timeout of one fit, the thread's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
+/** Timeout of one fit, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
 const fitMs = 60_000;
-/** Timeout for the thread to end, in milliseconds. */
+/**
+ * The process ends after so many milliseconds without a fit: it holds the model's head in fp32 (GPT-2 124M: .3 GB), which the
+ * next fit reads again in seconds.
+ */
+export const idleMs = 60_000;
+/** Timeout for the process to end, in milliseconds. */
 const stopMs = 2000;
 
 interface FitClientParts {
-  /** Script of the worker thread; the fitter's by default. */
-  thread?: URL;
+  /** Script of the process; the fitter's by default. */
+  script?: URL;
   fitMs?: number;
 }
 
 export class FitClient {
   readonly #folders: FitFolders;
   readonly #parts: FitClientParts;
-  #worker: Worker | null = null;
+  #child: ChildProcess | null = null;
   /** Pending fits, in the order of their requests. */
   readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
-  /** Timeout of the running fit. */
+  /** Timeout of the running fit or, without one, of the idle process. */
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(folders: FitFolders, parts: FitClientParts = {}) {
     this.#folders = folders;
     this.#parts = parts;
+  }
+
+  /** The fitter's process; null while there is none. */
+  get pid(): number | null {
+    return this.#child?.pid ?? null;
   }
 
   /** Throws `overloaded` when the maximum number of fits is pending. */
@@ -50,57 +63,73 @@ export class FitClient {
     this.requireRoom();
     const waiting = Promise.withResolvers<FitResult>();
     this.#waiting.push(waiting);
-    this.#worker ??= this.#start();
-    this.#worker.postMessage(request);
-    if (this.#waiting.length === 1) this.#watch(this.#worker);
+    this.#child ??= this.#start();
+    // Where the process has just ended, its exit fails the fit.
+    this.#child.send(request, () => {});
+    if (this.#waiting.length === 1) this.#watch(this.#child);
     return waiting.promise;
   }
 
-  /** Resolves to true if the thread has ended. */
+  /** Resolves to true if the process has ended. */
   async close(): Promise<boolean> {
     const ending = this.#drop(unavailable("The backend is shutting down."));
     return ending === null || settlesWithin(ending, stopMs);
   }
 
-  /** Restarts the timeout for the next answer of `worker`. */
-  #watch(worker: Worker): void {
+  /** Restarts the timeout for the next answer of `child` or, when none is due, for its being idle. */
+  #watch(child: ChildProcess): void {
     clearTimeout(this.#timer);
-    if (this.#waiting.length === 0 || worker !== this.#worker) return;
-    const limitMs = this.#parts.fitMs ?? fitMs;
+    if (child !== this.#child) return;
+    const isIdle = this.#waiting.length === 0;
+    const limitMs = isIdle ? idleMs : (this.#parts.fitMs ?? fitMs);
+    // No fit waits for an idle process, so none is failed.
     const giveUp = () => void this.#drop(unavailable(`Making the adapter took longer than ${limitMs} ms.`));
     this.#timer = setTimeout(giveUp, limitMs).unref();
   }
 
-  /** Ends the thread and fails all fits. The next fit starts another thread. */
-  #drop(error: unknown): Promise<unknown> | null {
+  /** Ends the process and fails all fits. The next fit starts another process. Resolves when it has ended. */
+  #drop(error: unknown): Promise<void> | null {
     clearTimeout(this.#timer);
-    const worker = this.#worker;
-    this.#worker = null;
+    const child = this.#child;
+    this.#child = null;
     for (const waiting of this.#waiting.splice(0)) waiting.reject(error);
-    return worker?.terminate() ?? null;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return null;
+    const ended = new Promise<void>((resolve) => void child.once("exit", () => resolve()));
+    child.kill("SIGKILL");
+    return ended;
   }
 
-  #start(): Worker {
-    const worker = new Worker(this.#parts.thread ?? new URL("./fit-worker.ts", import.meta.url), {
-      workerData: this.#folders,
-    });
-    let failure: unknown = new Error("the fitter's thread ended");
-    worker.on("message", (answer: FitAnswer) => {
-      // The fits of a dropped thread have already been rejected.
-      if (worker !== this.#worker) return;
+  #start(): ChildProcess {
+    const child = fork(
+      this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
+      [JSON.stringify(this.#folders)],
+      {
+        serialization: "advanced",
+        stdio: ["ignore", 2, 2, "ipc"],
+      },
+    );
+    // A backend that exits takes its fitter with it, also one amid a fit.
+    const kill = () => void child.kill("SIGKILL");
+    process.once("exit", kill);
+    child.on("message", (answer: FitAnswer) => {
+      // The fits of a dropped process have already been rejected.
+      if (child !== this.#child) return;
       const waiting = this.#waiting.shift();
-      this.#watch(worker);
+      this.#watch(child);
       if (answer.ok) waiting?.resolve(answer.result);
       else waiting?.reject(new Error(answer.message));
     });
-    worker.on("error", (error) => {
-      failure = error;
+    const failed = (how: string) => {
+      if (child === this.#child) void this.#drop(new Error(`the fitter's process ${how}`));
+    };
+    child.on("error", (error) => failed(`cannot be started: ${error.message}`));
+    child.on("exit", (code, signal) => {
+      process.off("exit", kill);
+      failed(signal ? `was ended by ${signal}` : `ended with code ${code}`);
     });
-    worker.on("exit", () => {
-      if (worker === this.#worker) void this.#drop(failure);
-    });
-    // The thread does not keep the process alive.
-    worker.unref();
-    return worker;
+    // The process does not keep the backend alive.
+    child.unref();
+    child.channel?.unref();
+    return child;
   }
 }

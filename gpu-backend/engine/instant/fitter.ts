@@ -20,22 +20,23 @@ export interface FitResult extends Pick<InstantFit, "parts" | "gain"> {
 }
 
 export class Fitter {
-  readonly #artifacts: Artifacts;
+  /** Without the model: its weights are in the session. */
+  readonly #artifacts: Omit<Artifacts, "model" | "tokenizer">;
   readonly #session: HeadSession;
   readonly #gates: number;
 
-  private constructor(artifacts: Artifacts, session: HeadSession, gates: number) {
+  private constructor(artifacts: Omit<Artifacts, "model" | "tokenizer">, session: HeadSession, gates: number) {
     this.#artifacts = artifacts;
     this.#session = session;
     this.#gates = gates;
   }
 
   static async open(artifacts: Artifacts, threads: number): Promise<Fitter> {
-    const { manifest, model, hyperNetwork } = artifacts;
+    const { manifest, manifestHash, model, hyperNetwork } = artifacts;
     const bank = servedBank(manifest, hyperNetwork);
     const embedding = toFloat32(tensorOf(model.weights, "wte.weight"));
     const session = await openHeadSession(embedding, model.config.hiddenSize, bank, threads);
-    return new Fitter(artifacts, session, bank.gates);
+    return new Fitter({ manifest, manifestHash, hyperNetwork }, session, bank.gates);
   }
 
   async fit(request: FitRequest): Promise<FitResult & { fit: InstantFit }> {

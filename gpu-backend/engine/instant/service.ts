@@ -1,5 +1,5 @@
 /**
- * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another thread
+ * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another process
  * fits, the store keeps. Not here: HTTP, and names, which the edge gives.
  */
 import {

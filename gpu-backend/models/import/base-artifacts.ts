@@ -17,7 +17,8 @@ import { fitPromptSpace, foldRows } from "../../training/clustering/prompt-space
 import { prefixTokens } from "../../training/corpus/windows.ts";
 import { publish } from "../../training/publish.ts";
 
-const dimensions = 64; // P
+/** P, where the hidden size is not smaller. */
+export const baseDimensions = 64;
 /**
  * Without text, the pieces of the vocabulary stand in for it when the prompt embedding is fitted: these many of the
  * lowest ids, which byte-pair merging made first because they are the most frequent.
@@ -31,7 +32,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
   const tokenizer = await readTokenizerFiles(folder, config);
   const { vocabularySize: V, hiddenSize: D, layers, heads, contextTokens, endOfTextId } = config;
   const tokenEmbedding = toFloat32(tensorOf(weights, "wte.weight"));
-  const P = Math.min(dimensions, D);
+  const P = Math.min(baseDimensions, D);
   const pieces = Array.from({ length: Math.min(fittedPieces, V) }, (_, id) => ({
     tokenIds: Int32Array.of(id),
     document: String(id),

@@ -6,7 +6,7 @@
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { lateGrowth, verdictOf } from "../../support/growth.ts";
 import type { Memory, MemorySample } from "./memory.ts";
-import { failureOf, fuzzRequests } from "./run.ts";
+import { failureOf, fuzzRequests, sequenceGauges } from "./run.ts";
 
 /** For a line through the later half of them. */
 const memorySamples = 20;
@@ -51,7 +51,7 @@ say(
     .join(", ")}`,
 );
 say(`a good request afterwards: ${result.answerMs.toFixed(0)} ms`);
-const isClean = ["running", "queue", "parked"].every((name) => result.left[`chameleon_${name}_sequences`] === 0);
+const isClean = sequenceGauges.every((name) => result.left[name] === 0);
 say(`sets of artifacts refused meanwhile: ${result.refusedSets}`);
 const isLevel = [growth("edge", "live"), growth("edge", "rss"), growth("backend", "live"), growth("backend", "rss")];
 const ok = result.failed === 0 && isClean && result.refusedSets > 0 && isLevel.every(Boolean);

@@ -186,13 +186,15 @@ async function post(edgeUrl: string, route: string, body: object): Promise<{ usa
   return (await response.json()) as { usage?: { completion_tokens: number } };
 }
 
+/** Metrics that are 0 when nothing is open. */
+export const sequenceGauges = ["vllm:num_requests_running", "vllm:num_requests_waiting", "chameleon_parked_sequences"];
+
 /** What the backend still holds, once it is nothing, or after `limitMs`. */
 async function settled(metric: (name: string) => Promise<number>, limitMs: number): Promise<Record<string, number>> {
-  const names = ["chameleon_running_sequences", "chameleon_queue_sequences", "chameleon_parked_sequences"];
   const deadline = performance.now() + limitMs;
   for (;;) {
-    const values = await Promise.all(names.map(metric));
-    const left = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    const values = await Promise.all(sequenceGauges.map(metric));
+    const left = Object.fromEntries(sequenceGauges.map((name, i) => [name, values[i]]));
     left.chameleon_kv_bytes = await metric("chameleon_kv_bytes");
     if (values.every((value) => value === 0) || performance.now() > deadline) return left;
     await sleep(20);

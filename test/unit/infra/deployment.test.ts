@@ -4,14 +4,18 @@ import { expect, onTestFinished, test, vi } from "vitest";
 import { parse, parseAllDocuments } from "yaml";
 import { EdgeMetrics } from "../../../edge/observability/edge-metrics.ts";
 import { readConfig } from "../../../gpu-backend/config.ts";
+import { memorySentence, planMemory } from "../../../gpu-backend/engine/memory-plan.ts";
 import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
 import { createMetrics } from "../../../gpu-backend/http/metrics.ts";
+import { readModelConfig } from "../../../gpu-backend/runtime/model-folder.ts";
+import { gpt2Config } from "../../bench/model.ts";
+import { noEngine } from "../../support/metrics-view.ts";
 
 const root = `${import.meta.dirname}/../../..`;
 const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
 
 const preset = readConfig({});
-const metrics = createMetrics({ stats: () => [], manifests: () => ({ all: ["a"], first: "a" }) });
+const metrics = createMetrics({ ...noEngine, manifests: () => ({ all: ["a"], first: "a" }) });
 const app = createApp({ metrics } as AppParts);
 const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
 /** Every setting that config.ts knows, as it is written there. */
@@ -28,6 +32,7 @@ interface Container {
   startupProbe: Probe;
   readinessProbe: Probe;
   livenessProbe: Probe;
+  resources: { requests: { memory: string }; limits: { memory: string } };
 }
 const documents = readdirSync(`${root}/infra/kubernetes`).flatMap((file) =>
   parseAllDocuments(read(`infra/kubernetes/${file}`)).map((document) => {
@@ -86,6 +91,23 @@ test("the pod has the port, settings, probes and grace that the backend wants", 
   expect(deployment.spec.replicas).toBeUndefined();
 });
 
+test.each([
+  ["the image's model", async () => readModelConfig(preset.modelDirectory)],
+  ["GPT-2 124M", async () => gpt2Config],
+])("memory of the pod suffices for %s: requested for one set of artifacts, at most for several", async (_, model) => {
+  const config = readConfig(Object.fromEntries(container.env.map(({ name, value }) => [name, value])));
+  const { requests, limits } = container.resources;
+  for (const [memory, sets] of [
+    [requests.memory, 1],
+    [limits.memory, config.artifactSets],
+  ] as const) {
+    const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
+    const plan = planMemory({ ...config, model: await model(), sets, limitBytes });
+    console.log(`${memory}: ${memorySentence(plan)}`);
+    expect(plan.plannedBytes).toBeLessThanOrEqual(limitBytes);
+  }
+});
+
 test("service, scrape and scaling refer to what exists", async () => {
   const { labels, annotations } = deployment.spec.template.metadata;
   expect(deployment.spec.selector.matchLabels).toEqual(labels);
@@ -98,8 +120,8 @@ test("service, scrape and scaling refer to what exists", async () => {
   const { scaleTargetRef, triggers } = ofKind("ScaledObject").spec;
   expect(scaleTargetRef.name).toBe(deployment.metadata.name);
   const exported = await metrics.text();
-  const names: string[] = triggers[0].metadata.query.match(/chameleon_\w+/g);
-  expect(names).toContain("chameleon_queue_sequences");
+  const names: string[] = triggers[0].metadata.query.match(/(chameleon_|vllm:)\w+/g);
+  expect(names).toContain("vllm:num_requests_waiting");
   for (const name of names) expect(exported).toContain(`\n${name} `);
   expect(Number(triggers[0].metadata.threshold)).toBe(0.75 * preset.maxSequences);
 });
@@ -108,9 +130,9 @@ test("the dashboard shows what is measured, and of the edge everything", async (
   const dashboard: { panels: { targets?: { expr: string }[] }[] } = JSON.parse(read("infra/dashboards/chameleon.json"));
   const shown = dashboard.panels
     .flatMap(({ targets = [] }) => targets)
-    .flatMap(({ expr }) => expr.match(/chameleon_\w+/g) ?? [])
+    .flatMap(({ expr }) => expr.match(/(chameleon_|vllm:)\w+/g) ?? [])
     .map((name) => name.replace(/_bucket$/, ""));
-  const backend = [...(await metrics.text()).matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name);
+  const backend = [...(await metrics.text()).matchAll(/^# TYPE ([\w:]+)/gm)].map(([, name]) => name);
   const measured = [...backend, ...(await edgeMetricNames())];
   expect(shown.filter((name) => !measured.includes(name))).toEqual([]);
   expect(measured.filter((name) => name.startsWith("chameleon_edge") && !shown.includes(name))).toEqual([]);

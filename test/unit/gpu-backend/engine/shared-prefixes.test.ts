@@ -41,7 +41,7 @@ describe("a prompt whose beginning was computed before", () => {
     expect([reusedBy(target, "first"), reusedBy(target, "next")]).toEqual([0, 150]);
     expect(prefilledTokens(target)).toBe(200 + 210 - 150);
     expect(target.framesOf("next").slice(0, -1)).toEqual(await aloneWithout(next, "c1"));
-    expect(target.engine.stats.prefixes).toMatchObject({ hits: 1, misses: 1, reusedTokens: 150, blocks: 6 });
+    expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 150, blocks: 6 });
   });
 
   test("and is no longer still computes its last token: that is where its logits come from", async () => {
@@ -62,7 +62,15 @@ describe("a prompt whose beginning was computed before", () => {
     }
     expect(reusedBy(target, "other")).toBe(0);
     expect(prefilledTokens(target)).toBe(400);
-    expect(target.engine.stats.prefixes).toMatchObject({ hits: 0, misses: 2, blocks: 8 });
+    expect(target.engine.stats.prefixes).toMatchObject({ reusedTokens: 0, blocks: 8 });
+  });
+
+  test("is not kept of an adapter's example, which comes once", async () => {
+    const target = harness();
+    await target.engine.submit(null, [request("example", prompt(200), { maxTokens: 0 })], () => {});
+    await target.finish();
+    expect(target.framesOf("example")).toMatchObject([{ type: "done" }]);
+    expect(target.engine.stats.prefixes).toMatchObject({ blocks: 0 });
   });
 
   test("is computed whole where all of it is scored, and serves those after it", async () => {

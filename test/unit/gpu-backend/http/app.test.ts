@@ -18,6 +18,7 @@ import {
 } from "../../../../shared/contracts/inference.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
+import { noEngine } from "../../../support/metrics-view.ts";
 
 /** An engine that the test speaks for. */
 let sink: FrameSink;
@@ -60,7 +61,7 @@ beforeEach(() => {
   logged = [];
   refusal = null;
   info = null;
-  const metrics = createMetrics({ stats: () => [], manifests: () => ({ all: [], first: null }) });
+  const metrics = createMetrics(noEngine);
   const log = jsonLog(
     (line) => logged.push(line),
     () => new Date(0),

@@ -1,64 +1,130 @@
+/** The exposition format, line by line: names, types, labels and values. */
 import { expect, test } from "vitest";
+import type { EngineStats } from "../../../../gpu-backend/engine/reports.ts";
+import { promptsPerStep } from "../../../../gpu-backend/http/assignment-counter.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
+import type { BatchRequest } from "../../../../shared/contracts/inference.ts";
+import { sequenceRequest } from "../../../support/engine-harness.ts";
+import { doneFrame } from "../../../support/frames.ts";
+import { noEngine } from "../../../support/metrics-view.ts";
 
-const noEngine = { stats: () => [], manifests: () => ({ all: [], first: null }) };
+const stats: EngineStats = {
+  ...{ waiting: 7, running: 6, parked: 1, preemptions: 15, heldRows: 7, slots: 32 },
+  ...{ kvBytes: 4096, kvUsedBytes: 1024, kvCapacityBytes: 8192 },
+  prefixes: { queriedTokens: 900, reusedTokens: 640, tenants: 3, blocks: 13, bytes: 2048, evictions: 14 },
+  adapters: { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 },
+  pool: { slots: 8, resident: 7, pinned: 2, evictions: 9 },
+};
+const batch = (count: number, rest: Partial<BatchRequest>): BatchRequest => ({
+  ...{ version: 1, manifestHash: "a".repeat(64), centroidId: null },
+  sequences: Array.from({ length: count }, (_, i) => sequenceRequest(`s${i}`, [1])),
+  ...rest,
+});
+const linesOf = async (metrics: { text(): Promise<string> }) => (await metrics.text()).split("\n");
 
 test("counters follow the reports, gauges the engine at the time of the scrape", async () => {
-  const adapters = { entries: 2, bytes: 1000, hits: 5, generated: 3, evictions: 1, generationMs: 40 };
-  const pool = { slots: 8, resident: 7, pinned: 2, evictions: 9 };
-  const prefixes = { hits: 11, misses: 12, reusedTokens: 640, blocks: 13, bytes: 2048, evictions: 14 };
-  let waiting = 4;
-  const sequences = { running: 6, parked: 1, preemptions: 15, heldRows: 7, slots: 32 };
+  const now = { ...stats, waiting: 4 };
   const metrics = createMetrics({
-    stats: () => [{ waiting, ...sequences, kvBytes: 4096, prefixes, adapters, pool }],
+    ...noEngine,
+    stats: () => [now],
     manifests: () => ({ all: ["a", "b"], first: "b" }),
   });
+  metrics.statsChanged(stats, null);
   metrics.phaseRan({ phase: "prefill", ms: 20, sequences: 2, tokens: 100, sampledTokens: 1 });
   metrics.phaseRan({ phase: "decode", ms: 4, sequences: 6, tokens: 6, sampledTokens: 6 });
-  metrics.sequenceEnded("stop");
-  metrics.sequenceEnded("cancelled");
+  metrics.tokenArrived("first", 30);
+  metrics.tokenArrived("next", 4);
+  metrics.tokenArrived("next", 300);
+  metrics.sequenceEnded(doneFrame("done", { adapterMs: 1, queueMs: 2, prefillMs: 20, decodeMs: 400 }));
+  metrics.sequenceEnded({ type: "error", id: "x", kind: "cancelled", message: "", retryAfterSeconds: null });
   metrics.setRefused();
-  waiting = 7;
-  const text = await metrics.text();
+  now.waiting = 7;
+  const lines = await linesOf(metrics);
   for (const line of [
-    "chameleon_queue_sequences 7",
-    "chameleon_running_sequences 6",
+    "# TYPE vllm:num_requests_waiting gauge",
+    "vllm:num_requests_waiting 7",
+    "vllm:num_requests_running 6",
     "chameleon_parked_sequences 1",
-    "chameleon_preemptions 15",
-    "chameleon_held_rows 7",
+    "# TYPE vllm:num_preemptions_total counter",
+    "vllm:num_preemptions_total 15",
+    "chameleon_held_rows_total 7",
     "chameleon_slots 32",
     "chameleon_kv_bytes 4096",
-    "chameleon_prefix_cache_hits 11",
-    "chameleon_prefix_cache_misses 12",
-    "chameleon_prefix_cache_reused_tokens 640",
+    "chameleon_kv_capacity_bytes 8192",
+    "vllm:kv_cache_usage_perc 0.125",
+    "# TYPE vllm:prefix_cache_queries_total counter",
+    "vllm:prefix_cache_queries_total 900",
+    "vllm:prefix_cache_hits_total 640",
+    "chameleon_prefix_cache_tenants 3",
     "chameleon_prefix_cache_blocks 13",
     "chameleon_prefix_cache_bytes 2048",
-    "chameleon_prefix_cache_evictions 14",
+    "chameleon_prefix_cache_evictions_total 14",
+    "chameleon_adapter_cache_entries 2",
     "chameleon_adapter_cache_bytes 1000",
-    "chameleon_adapter_cache_hits 5",
-    "chameleon_adapter_cache_generated 3",
-    "chameleon_adapter_cache_evictions 1",
-    "chameleon_adapter_generation_seconds 0.04",
+    "chameleon_adapter_cache_hits_total 5",
+    "chameleon_adapter_cache_generated_total 3",
+    "chameleon_adapter_cache_evictions_total 1",
+    "chameleon_adapter_generation_seconds_total 0.04",
     "chameleon_adapter_pool_slots 8",
     "chameleon_adapter_pool_resident 7",
     "chameleon_adapter_pool_pinned 2",
-    "chameleon_adapter_pool_evictions 9",
+    "chameleon_adapter_pool_evictions_total 9",
+    "chameleon_memory_limit_bytes 100",
+    'chameleon_memory_planned_bytes{part="kv"} 4',
     'chameleon_artifact_sets{manifest="a",role="beside"} 1',
     'chameleon_artifact_sets{manifest="b",role="first"} 1',
     "chameleon_artifact_sets_refused_total 1",
-    "chameleon_sampled_tokens_total 7",
+    "vllm:generation_tokens_total 7",
     "chameleon_prefill_tokens_total 100",
     'chameleon_phase_duration_seconds_count{phase="decode"} 1',
     'chameleon_phase_duration_seconds_sum{phase="prefill"} 0.02',
+    "# TYPE vllm:time_to_first_token_seconds histogram",
+    'vllm:time_to_first_token_seconds_bucket{le="0.025"} 0',
+    'vllm:time_to_first_token_seconds_bucket{le="0.05"} 1',
+    "vllm:time_to_first_token_seconds_sum 0.03",
+    "vllm:inter_token_latency_seconds_count 2",
+    "vllm:request_queue_time_seconds_sum 0.002",
+    "vllm:request_prefill_time_seconds_sum 0.02",
+    "vllm:request_decode_time_seconds_sum 0.4",
     'chameleon_sequences_total{outcome="cancelled"} 1',
+    `chameleon_sequences_total{outcome="${doneFrame("done").finishReason}"} 1`,
   ]) {
-    expect(text.split("\n")).toContain(line);
+    expect(lines).toContain(line);
   }
+});
+
+test("counters end in _total, and nothing else does", async () => {
+  const types = [...(await createMetrics(noEngine).text()).matchAll(/^# TYPE (\S+) (\w+)$/gm)];
+  expect(types.length).toBeGreaterThan(20);
+  for (const [, name, type] of types) expect([name, type === "counter"]).toEqual([name, name.endsWith("_total")]);
+});
+
+test("counters keep what an engine counted that has ended", async () => {
+  const metrics = createMetrics(noEngine);
+  metrics.statsChanged(stats, null);
+  metrics.statsChanged({ ...stats, preemptions: 16 }, stats);
+  metrics.statsChanged({ ...stats, preemptions: 2 }, null);
+  expect(await linesOf(metrics)).toContain("vllm:num_preemptions_total 18");
+});
+
+test("sequences are counted by the centroid of their micro-batch, never a few at a time", async () => {
+  const metrics = createMetrics(noEngine);
+  const shown = async () => (await linesOf(metrics)).filter((line) => line.startsWith("chameleon_centroid_sequences"));
+  metrics.batchTaken(batch(promptsPerStep - 3, { centroidId: "c1" }));
+  metrics.batchTaken(batch(1, {}));
+  metrics.batchTaken(batch(1, { adapterHash: "b".repeat(64) }));
+  expect(await shown()).toEqual([]);
+  metrics.batchTaken(batch(1, { centroidId: "c1" }));
+  expect(await shown()).toEqual([
+    `chameleon_centroid_sequences_total{centroid="c1"} ${promptsPerStep - 2}`,
+    'chameleon_centroid_sequences_total{centroid="base"} 1',
+    'chameleon_centroid_sequences_total{centroid="own"} 1',
+  ]);
 });
 
 test("two of them keep their own counts, and no engine reads as zero", async () => {
   const [one, other] = [createMetrics(noEngine), createMetrics(noEngine)];
-  one.sequenceEnded("stop");
-  expect(await other.text()).not.toContain('outcome="stop"');
-  expect(await other.text()).toContain("chameleon_slots 0");
+  one.sequenceEnded(doneFrame("done"));
+  expect(await other.text()).not.toContain("outcome=");
+  expect(await linesOf(other)).toEqual(expect.arrayContaining(["chameleon_slots 0", "vllm:kv_cache_usage_perc 0"]));
 });

@@ -1,6 +1,5 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { LruPolicy } from "../../../../gpu-backend/adapters/lru.ts";
 import { blockNames, PrefixCache } from "../../../../gpu-backend/kv/prefix-cache.ts";
 
 const seed = 1720;
@@ -9,7 +8,7 @@ const tokenBytes = 4;
 const blockBytes = blockTokens * tokenBytes;
 const ids = (length: number, salt = 0) => Array.from({ length }, (_, i) => i * 3 + salt);
 const namesOf = (tenant: string, tokenIds: number[]) => blockNames(tenant, tokenIds, blockTokens);
-const cacheOf = (blocks: number) => new PrefixCache(new LruPolicy(blocks * blockBytes));
+const cacheOf = (blocks: number) => new PrefixCache(blocks * blockBytes);
 
 /** Computes whatever is missing of a prompt; returns how many tokens were there. */
 function use(cache: PrefixCache, tenant: string, prompt: number[]): number {
@@ -58,7 +57,14 @@ test("gives back what was kept, up to the first token that is another", () => {
   expect(use(cache, "t", ids(64))).toBe(64);
   expect(use(cache, "t", [...ids(40), ...ids(24, 1)])).toBe(40);
   expect(use(cache, "u", ids(64))).toBe(0);
-  expect(cache.stats).toEqual({ hits: 2, misses: 2, reusedTokens: 104, blocks: 10, bytes: 640, evictions: 0 });
+  expect(cache.stats).toEqual({
+    queriedTokens: 256,
+    reusedTokens: 104,
+    tenants: 2,
+    blocks: 10,
+    bytes: 640,
+    evictions: 0,
+  });
 });
 
 test("finds the end of a prompt, the longest where there are several, and nothing that is not worth a pass", () => {
@@ -96,6 +102,14 @@ test("drops the least recently used prompt from its end", () => {
     ...[true, true, false],
   ]);
   expect(cache.stats.evictions).toBe(2);
+});
+
+test("a tenant that floods the cache takes nothing from one within its share", () => {
+  const cache = cacheOf(8);
+  use(cache, "t", ids(64));
+  for (let salt = 1; salt < 20; salt++) use(cache, "u", ids(64, 100 * salt));
+  expect(use(cache, "t", ids(64))).toBe(64);
+  expect(cache.stats).toMatchObject({ tenants: 2, blocks: 8, evictions: 18 * 4 });
 });
 
 test("any use keeps the bound, never keeps what cannot be found, and gives each token its own content", () => {

@@ -1,0 +1,157 @@
+/**
+ * What serving adds to the memory of a session: the backend beside a bare session over the same graph and node-llama-cpp,
+ * each alone in processes of its own with the same prompts; then the backend before and after its first instant adapter.
+ * Resident memory of a process and its children, at its largest while every row is held. Linux only.
+ */
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { idleMs } from "../../gpu-backend/engine/instant/fit-client.ts";
+import { baseDimensions, publishBaseArtifacts } from "../../gpu-backend/models/import/base-artifacts.ts";
+import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { type Backend, framesOf, startBackend } from "../support/backend-process.ts";
+import { sequenceRequest } from "../support/engine-harness.ts";
+import { gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
+import { runGroup } from "./contest.ts";
+import { median } from "./median.ts";
+import { gpt2Config, gpt2WeightsFile, promptsOf } from "./model.ts";
+
+const context = 128;
+const steps = 8;
+/** Of the adapter: example texts, and tokens of each. */
+const examples = { count: 6, tokens: 60 };
+const formatOfPeer = { fp32: "f32", int8: "q8_0", block8: "q8_0", block4: "q4_0" } as const;
+/** Beyond `idleMs`, in milliseconds: time for the thread to end. */
+const unloadingMs = 2000;
+const steadyBatches = 5;
+
+export interface MemoryRow {
+  format: WeightFormat;
+  batch: number;
+  bareBytes: number;
+  servedBytes: number;
+  withoutPrefixCacheBytes: number;
+  /** null where it cannot run. */
+  llamaBytes: number | null;
+  adapter: { beforeBytes: number; madeBytes: number; idleBytes: number };
+}
+
+export async function measureMemory(
+  format: WeightFormat,
+  batch: number,
+  { threads, note }: { threads: number; note(line: string): void },
+): Promise<MemoryRow> {
+  const folder = await mkdtemp(join(tmpdir(), "chameleon-memory-"));
+  try {
+    await writeModelFolder(folder);
+    const settings = { modelDirectory: folder, artifactsDirectory: join(folder, "artifacts"), threads };
+    const bareBytes = await bareSession({ ...settings, weightFormat: format }, batch);
+    const environment = {
+      WEIGHT_FORMAT: format,
+      THREADS: `${threads}`,
+      MODEL_DIR: folder,
+      DATA_DIR: join(folder, "data"),
+    };
+    const withoutPrefixCacheBytes = await withBackend({ ...environment, PREFIX_CACHE_BYTES: "0" }, (backend) =>
+      serveBatch(backend, batch),
+    );
+    const served = await withBackend(environment, async (backend) => ({
+      servedBytes: await serveBatch(backend, batch),
+      adapter: await makeAdapter(backend, batch),
+    }));
+    const peer = { system: "node-llama-cpp", format: formatOfPeer[format] } as const;
+    const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, note });
+    const llamaBytes = rows[0]?.rssBytes ?? null;
+    return { format, batch, bareBytes, withoutPrefixCacheBytes, ...served, llamaBytes };
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+export function memoryLines({ format, batch, bareBytes, adapter, ...row }: MemoryRow): string[] {
+  const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
+  const beside = (bytes: number) => `${megabytes(bytes)}, ${megabytes(bytes - bareBytes)} more`;
+  const change = (100 * (adapter.idleBytes / adapter.beforeBytes - 1)).toFixed(1);
+  return [
+    `memory ${format}, batch ${batch}, context ${context}: bare session ${megabytes(bareBytes)}`,
+    `  backend: ${beside(row.servedBytes)}; without a prefix cache: ${beside(row.withoutPrefixCacheBytes)}`,
+    `  node-llama-cpp: ${row.llamaBytes === null ? "not measured" : megabytes(row.llamaBytes)}`,
+    `  first instant adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${change}%)`,
+  ];
+}
+
+/** The benchmark's weights with artifacts that serve the base. */
+async function writeModelFolder(folder: string): Promise<void> {
+  const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = gpt2Config;
+  const sizes = { vocab_size: vocabularySize, n_embd: hiddenSize, n_layer: layers, n_head: heads };
+  const config = { model_type: "gpt2", ...sizes, n_positions: contextTokens, eos_token_id: endOfTextId };
+  const { vocabJson, mergesTxt } = gpt2VocabularyFiles();
+  await copyFile(await gpt2WeightsFile(), join(folder, "model.safetensors"));
+  await writeFile(join(folder, "config.json"), JSON.stringify(config));
+  await writeFile(join(folder, "vocab.json"), vocabJson);
+  await writeFile(join(folder, "merges.txt"), mergesTxt);
+  await publishBaseArtifacts(folder, "bench");
+}
+
+async function bareSession(settings: object, batch: number): Promise<number> {
+  const cell = JSON.stringify({ batch, context, steps });
+  const script = new URL("./memory-process.ts", import.meta.url);
+  const child = fork(script, [JSON.stringify(settings), cell]);
+  const ended = once(child, "exit").then(([code]) => Promise.reject(new Error(`the bare session ended with ${code}`)));
+  const [bytes] = await Promise.race([once(child, "message"), ended]);
+  return bytes as number;
+}
+
+async function withBackend<T>(environment: Record<string, string>, work: (backend: Backend) => Promise<T>): Promise<T> {
+  const backend = await startBackend(environment);
+  try {
+    return await work(backend);
+  } finally {
+    backend.child.kill();
+    await backend.exited;
+  }
+}
+
+/** The largest resident memory at any token. */
+async function serveBatch(backend: Backend, batch: number): Promise<number> {
+  const sequences = promptsOf(batch, context - steps).map((ids, i) =>
+    sequenceRequest(`${i}`, ids, { maxTokens: steps }),
+  );
+  let bytes = 0;
+  for await (const frame of framesOf(await backend.post("/v1/batches", backend.batch(null, sequences)))) {
+    if (frame.type === "error") throw new Error(frame.message);
+    if (frame.type === "token") bytes = Math.max(bytes, residentBytes(backend.child.pid!));
+  }
+  return bytes;
+}
+
+async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
+  const beforeBytes = await steadyBytes(backend, batch);
+  const response = await backend.post("/v1/adapters", {
+    ...{ version: 1, manifestHash: backend.manifestHash, tenant: "tenant" },
+    centroid: Array.from({ length: baseDimensions }, (_, p) => (p === 0 ? 1 : 0)),
+    examples: promptsOf(examples.count, examples.tokens),
+  });
+  if (!response.ok) throw new Error(await response.text());
+  const madeBytes = residentBytes(backend.child.pid!);
+  await setTimeout(idleMs + unloadingMs);
+  return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
+}
+
+/** Median over batches of the same prompts: garbage comes and goes by tens of megabytes. */
+async function steadyBytes(backend: Backend, batch: number): Promise<number> {
+  const bytes: number[] = [];
+  for (let i = 0; i < steadyBatches; i++) bytes.push(await serveBatch(backend, batch));
+  return median(bytes);
+}
+
+/** Of a process and its children. */
+function residentBytes(pid: number): number {
+  const own = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
+  return 1024 * Number(own?.[1]) + children.reduce((sum, child) => sum + residentBytes(child), 0);
+}

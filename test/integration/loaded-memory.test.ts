@@ -1,0 +1,51 @@
+/** What loading a model leaves behind: nothing of the file, the matrices or the graph, which ONNX Runtime has copied. */
+import { expect, test } from "vitest";
+import { readConfig } from "../../gpu-backend/config.ts";
+import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
+import { openModel } from "../../gpu-backend/engine/open-model.ts";
+import { buildServingGraph } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { parametersOf } from "../../gpu-backend/runtime/model-folder.ts";
+import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
+import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
+import { randomWeights } from "../bench/model.ts";
+import { noPast, randomBank, seededRandom, stepOf } from "../support/steps.ts";
+import { tinyConfig } from "../support/tiny-model.ts";
+
+const { modelDirectory } = readConfig({});
+
+test("an open model keeps no copy of its weights beside the session", async () => {
+  const before = process.memoryUsage().arrayBuffers;
+  const settings = {
+    modelDirectory,
+    artifactsDirectory: artifactsOf(modelDirectory),
+    threads: 1,
+    device: "cpu",
+  } as const;
+  const { runner } = await openModel({ ...settings, weightFormat: "fp32", adapterSlots: 8 }, () => 0);
+  const weightBytes = 4 * parametersOf(runner.config);
+  // The hyper-network's file is kept, and the pool.
+  await expect
+    .poll(() => process.memoryUsage().arrayBuffers - before, { timeout: 10_000 })
+    .toBeLessThan(weightBytes / 2);
+  await runner.release();
+});
+
+test("the session has its own copy of the graph and its weights", async () => {
+  const random = seededRandom(5);
+  const bank = randomBank(tinyConfig, 2, 1, random);
+  const weights = randomWeights(tinyConfig, random);
+  for (const format of ["fp32", "int8"] as const) {
+    const graph = buildServingGraph(tinyConfig, weights, bank, { format, pool: null, device: "cpu" });
+    const runner = await openStepRunner(graph, { config: tinyConfig, bank, threads: 1, format });
+    const before = await scoresOf(runner);
+    graph.fill(0);
+    expect(await scoresOf(runner)).toEqual(before);
+    await runner.release();
+  }
+});
+
+async function scoresOf(runner: StepRunner): Promise<Float32Array | null> {
+  const row = { tokenIds: [1, 2, 3], gates: new Float32Array(runner.gates).fill(0.5), ...noPast(runner.config) };
+  const { scores } = await runner.run(stepOf(runner.config, [row]));
+  return scores;
+}

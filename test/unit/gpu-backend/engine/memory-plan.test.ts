@@ -1,0 +1,57 @@
+import { expect, test } from "vitest";
+import { memoryLimit, memorySentence, planMemory } from "../../../../gpu-backend/engine/memory-plan.ts";
+import { gpt2Config } from "../../../bench/model.ts";
+
+const GB = 1e9;
+/** Keys and values of 1,024 positions of GPT-2 124M, the pointer's among them. */
+const contextBytes = 1024 * 2 * 13 * 768 * 4;
+const settings = {
+  ...({ model: gpt2Config, weightFormat: "int8", sets: 2, maxSequences: 32, kvBytes: null } as const),
+  ...{ prefixCacheBytes: 0.25 * GB, adapterCacheBytes: 0.05 * GB },
+};
+const plan = (limitBytes: number, rest: Partial<Parameters<typeof planMemory>[0]> = {}) =>
+  planMemory({ ...settings, limitBytes, ...rest });
+const sum = (parts: Record<string, number>) => Object.values(parts).reduce((total, bytes) => total + bytes, 0);
+
+test("keys and values get a share of what sessions and caches leave, and all stays within the limit", () => {
+  for (const limitBytes of [4 * GB, 5 * GB, 6 * GB]) {
+    const { kvBytes, parts, plannedBytes } = plan(limitBytes);
+    expect(plannedBytes).toBe(sum(parts));
+    expect(plannedBytes).toBeLessThan(limitBytes);
+    expect(parts.kv).toBe(2 * kvBytes);
+    const left = limitBytes - (plannedBytes - parts.kv);
+    expect(parts.kv / left).toBeCloseTo(0.8, 6);
+  }
+});
+
+test("keys and values get no more than the slots can use, and at least one context", () => {
+  expect(plan(64 * GB).kvBytes).toBe(32 * contextBytes);
+  expect(plan(64 * GB, { maxSequences: 4 }).kvBytes).toBe(4 * contextBytes);
+  const small = plan(1 * GB);
+  expect(small.kvBytes).toBe(contextBytes);
+  expect(small.plannedBytes).toBeGreaterThan(1 * GB);
+});
+
+test("what is set is taken as it is, and the sentence names both numbers where it is too much", () => {
+  const within = plan(8 * GB, { kvBytes: 1 * GB });
+  expect(within.parts.kv).toBe(2 * GB);
+  expect(memorySentence(within)).toContain("within the limit of 8000 MB");
+  const beyond = plan(4 * GB, { kvBytes: 2 * GB });
+  expect(memorySentence(beyond)).toContain(`Up to ${Math.round(beyond.plannedBytes / 1e6)} MB`);
+  expect(memorySentence(beyond)).toContain("more than the limit of 4000 MB");
+});
+
+test("a set more takes its session, caches and keys and values; a wider format takes more", () => {
+  const [one, two] = [1, 2].map((sets) => plan(8 * GB, { sets, kvBytes: 1 * GB }));
+  const { sessions, prefix_caches, adapter_caches, kv } = one.parts;
+  const process = two.parts.processes - one.parts.processes;
+  expect(two.plannedBytes - one.plannedBytes - process).toBeCloseTo(sessions + prefix_caches + adapter_caches + kv, 0);
+  expect(plan(8 * GB, { weightFormat: "fp32" }).parts.sessions).toBeGreaterThan(2 * plan(8 * GB).parts.sessions);
+});
+
+test("the limit is that of the control group where it has one", () => {
+  expect(memoryLimit(4 * GB, 16 * GB)).toBe(4 * GB);
+  expect(memoryLimit(0, 16 * GB)).toBe(16 * GB);
+  // Without a limit, version 1 of control groups gives a number beyond all memory.
+  expect(memoryLimit(2 ** 63, 16 * GB)).toBe(16 * GB);
+});
