@@ -24,12 +24,6 @@ const MiB = 2 ** 20;
  */
 export const chunkTokens = 128;
 
-/**
- * So many times what a step takes at most, beside those of a tenant that has more than its share: what is left to that tenant
- * is the rest (engine/step-shares.ts). Less would starve it where a step of two rows costs hardly more than one of one.
- */
-export const tenantSlowdown = 1.3;
-
 const environmentSchema = z.object({
   BACKEND_HOST: z.string().min(1).default("127.0.0.1"),
   /** 0 lets the system choose. */
@@ -49,7 +43,7 @@ const environmentSchema = z.object({
   MAX_SEQUENCES: integer(1, 1024, 32),
   /** Sequences that wait for a slot. A tenant may take as many places as it leaves free, at most half. */
   MAX_QUEUE: integer(1, 100_000, 512),
-  /** Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others. */
+  /** Prompt tokens that one step may prefill: throughput against the pause it costs the others. */
   STEP_TOKENS: integer(chunkTokens, 65_536, 256),
   /** Bound on keys and values of running sequences; it holds one as long as the context at least. */
   KV_BYTES: integer(1, 2 ** 40, 2048 * MiB),

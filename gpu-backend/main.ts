@@ -10,7 +10,7 @@ import { Option } from "commander";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import { type BackendConfig, chunkTokens, deviceNames, readConfig, tenantSlowdown } from "./config.ts";
+import { type BackendConfig, chunkTokens, deviceNames, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
 import { openStore, type StoreSettings } from "./engine/sets/artifact-store.ts";
@@ -60,7 +60,7 @@ async function run(config: BackendConfig): Promise<void> {
   });
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
-    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
+    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
     const observer = {
       ...metrics,
       sequenceFaulted: (description: string) => log("error", "sequence_failed", { description }),

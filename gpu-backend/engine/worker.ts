@@ -1,5 +1,5 @@
 /**
- * The engine's thread: a step blocks its thread, so session, KV and scheduler live here and HTTP does not. What concerns
+ * The engine's thread: a step blocks its thread, so session, KV and planner live here and HTTP does not. What concerns
  * one sequence alone the engine ends with that sequence. Anything thrown here concerns all of them, such as a failed run
  * of the session: it ends the thread, the client on the main thread ends every open sequence in `backend_unavailable`,
  * and the edge resumes them on another backend.

@@ -41,7 +41,6 @@ export function createMetrics({ stats, manifests }: MetricsView): Metrics {
   gauge("queue_sequences", "Sequences waiting for a slot", (s) => s.waiting);
   gauge("parked_sequences", "Of those, sequences that ran and gave way to another tenant", (s) => s.parked);
   gauge("preemptions", "Times a sequence gave way", (s) => s.preemptions);
-  gauge("held_rows", "Times a running sequence stood still in a step, as its tenant had its share", (s) => s.heldRows);
   gauge("running_sequences", "Sequences that hold a slot", (s) => s.running);
   gauge("slots", "Slots", (s) => s.slots);
   gauge("kv_bytes", "Memory of keys and values of running and parked sequences", (s) => s.kvBytes);

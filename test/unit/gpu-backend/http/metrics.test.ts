@@ -8,7 +8,7 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
   const pool = { slots: 8, resident: 7, pinned: 2, evictions: 9 };
   const prefixes = { hits: 11, misses: 12, reusedTokens: 640, blocks: 13, bytes: 2048, evictions: 14 };
   let waiting = 4;
-  const sequences = { running: 6, parked: 1, preemptions: 15, heldRows: 7, slots: 32 };
+  const sequences = { running: 6, parked: 1, preemptions: 15, slots: 32 };
   const metrics = createMetrics({
     stats: () => [{ waiting, ...sequences, kvBytes: 4096, prefixes, adapters, pool }],
     manifests: () => ({ all: ["a", "b"], first: "b" }),
@@ -25,7 +25,6 @@ test("counters follow the reports, gauges the engine at the time of the scrape",
     "chameleon_running_sequences 6",
     "chameleon_parked_sequences 1",
     "chameleon_preemptions 15",
-    "chameleon_held_rows 7",
     "chameleon_slots 32",
     "chameleon_kv_bytes 4096",
     "chameleon_prefix_cache_hits 11",
