@@ -17,12 +17,6 @@ const MiB = 2 ** 20;
  */
 export const chunkTokens = 128;
 
-/**
- * So many times what a step takes at most, beside those of a tenant that has more than its share: what is left to that tenant
- * is the rest (engine/step-shares.ts). Less would starve it where a step of two rows costs hardly more than one of one.
- */
-export const tenantSlowdown = 1.3;
-
 /** Every setting, by its variable of the environment. All but secrets are flags, too. */
 export const environmentSchema = z.object({
   BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
@@ -52,7 +46,7 @@ export const environmentSchema = z.object({
     chunkTokens,
     65_536,
     256,
-    "Prompt tokens, padding counted, that one step may prefill: throughput against the pause it costs the others",
+    "Prompt tokens that one step may prefill: throughput against the pause it costs the others",
   ),
   KV_BYTES: optionalInteger(
     1,

@@ -10,7 +10,7 @@ import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import { type BackendConfig, chunkTokens, environmentSchema, readConfig, tenantSlowdown } from "./config.ts";
+import { type BackendConfig, chunkTokens, environmentSchema, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
@@ -77,7 +77,7 @@ async function run(config: BackendConfig): Promise<void> {
   });
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
-    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens, slowdown: tenantSlowdown };
+    const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
     const observer = {
       ...metrics,
       ...engineLog(log, metrics, config.weightFormat),

@@ -1,7 +1,7 @@
 /**
  * Which adapter lives in which slot of the graph's pool. An adapter stays in its slot, ready for the next sequence of
  * its centroid, until another needs the room: least recently used first out, never one that is pinned.
- * Not here: who may take a slot, and who waits for one (`../engine/pool-shares.ts`, `../engine/adapter-claims.ts`).
+ * Not here: who may take a slot, and who waits for one (`../engine/pool-shares.ts`, `../engine/plan.ts`).
  */
 import type { AdapterPool } from "../runtime/step.ts";
 import type { Adapter } from "./adapter.ts";

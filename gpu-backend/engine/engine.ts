@@ -11,29 +11,29 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AdapterCache } from "../adapters/adapter-cache.ts";
-import { KvArena } from "../kv/arena.ts";
 import { KvBudget } from "../kv/kv-budget.ts";
+import { KvRows } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
 import { groupsToWeigh, sampleFirst, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
+import { nextChunk, type PlanLimits, Planner } from "./plan.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { type Admission, type Pass, Scheduler, type SchedulerLimits } from "./scheduler.ts";
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
-import { composePhase } from "./step-input.ts";
+import { type Chunk, composePhase } from "./step-input.ts";
 
 export interface EngineParts {
   runner: StepRunner;
   adapters: AdapterCache;
   /** null keeps nothing of a prompt. */
   prefixCache: PrefixCache | null;
-  limits: SchedulerLimits;
+  limits: PlanLimits;
   /** Bound on the memory of keys and values of running and parked sequences. */
   kvBytes: number;
   pieceOf(id: number): Uint8Array;
@@ -47,14 +47,15 @@ export interface EngineParts {
 export class Engine {
   readonly #parts: EngineParts;
   readonly #vocabulary: Vocabulary;
-  readonly #scheduler: Scheduler<Sequence>;
-  readonly #arena: KvArena;
+  readonly #planner: Planner<Sequence>;
+  readonly #rows: KvRows<Sequence>;
   readonly #claims: AdapterClaims;
   readonly #prefixes: SharedPrefixes<Sequence> | null;
   /** Every sequence that has not ended, by id. */
   readonly #open = new Map<string, Sequence>();
   readonly #cancelled = new Set<string>();
   #frames: Frame[] = [];
+  #preemptions = 0;
 
   constructor(parts: EngineParts) {
     const { config } = parts.runner;
@@ -62,31 +63,32 @@ export class Engine {
     const kvShape = { ...config, layers: config.layers + 1, headWidth: config.hiddenSize / config.heads };
     this.#parts = parts;
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
-    this.#scheduler = new Scheduler(parts.limits, new KvBudget(kvShape, parts.kvBytes));
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
-    this.#arena = new KvArena({
-      ...kvShape,
-      maximumRows: parts.limits.maxSequences,
-      maximumBytes: parts.kvBytes,
+    this.#planner = new Planner(parts.limits, {
+      kv: new KvBudget(kvShape, parts.kvBytes),
+      poolSlots: parts.runner.pool?.slots ?? 0,
+      prefixes: this.#prefixes,
     });
+    this.#rows = new KvRows({ ...kvShape, maximumRows: parts.limits.maxSequences, maximumBytes: parts.kvBytes });
   }
 
   /** Whether `step` has something to do. */
   get busy(): boolean {
-    return this.#scheduler.waiting > 0 || this.#scheduler.running > 0 || this.#cancelled.size > 0;
+    const { waiting, running } = this.#planner.state;
+    return waiting.length + running.size + this.#cancelled.size > 0;
   }
 
   get stats(): EngineStats {
+    const { waiting, running } = this.#planner.state;
     return {
-      waiting: this.#scheduler.waiting,
-      parked: this.#scheduler.parked,
-      preemptions: this.#scheduler.preemptions,
-      heldRows: this.#scheduler.heldRows,
-      running: this.#scheduler.running,
+      waiting: waiting.length,
+      parked: this.#rows.parked,
+      preemptions: this.#preemptions,
+      running: running.size,
       slots: this.#parts.limits.maxSequences,
-      kvBytes: this.#arena.bytes,
-      kvUsedBytes: this.#arena.usedBytes,
+      kvBytes: this.#rows.arena.bytes,
+      kvUsedBytes: this.#rows.arena.usedBytes,
       kvCapacityBytes: this.#parts.kvBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
@@ -136,61 +138,76 @@ export class Engine {
     for (const id of ids) if (this.#open.has(id)) this.#cancelled.add(id);
   }
 
-  /** One step: admission, then a prefill and a decode phase, each where there is something to do. */
+  /** One step: executes one StepPlan. */
   async step(): Promise<void> {
     this.#dropCancelled();
     this.#dropLate();
-    const unfit = new Map<Sequence, unknown>();
-    const claims = this.#admissionClaims(unfit);
-    for (const admission of this.#scheduler.admit(this.#parts.now(), claims)) this.#seat(admission);
-    for (const [sequence, thrown] of unfit) this.#fail(sequence, this.#reportFault(thrown));
-    this.#scheduler.share();
-    for (const pass of this.#scheduler.prefillPasses()) await this.#run("prefill", pass);
+    const plan = this.#planner.nextStep();
+    for (const sequence of plan.parked) this.#park(sequence);
+    for (const sequence of plan.started) this.#guard(sequence, () => this.#seat(sequence));
+    await this.#prefill(plan.prefill);
     this.#dropCancelled();
-    const { moves, ...decode } = this.#scheduler.decodePhase();
-    this.#arena.follow(moves);
-    await this.#run("decode", decode);
-    this.#arena.trim();
+    await this.#decode(plan.decode.filter(({ ended }) => !ended));
+    this.#rows.arena.trim();
     this.#flush(null);
   }
 
-  async #run(phase: "prefill" | "decode", pass: Pass<Sequence>): Promise<void> {
-    const { firstRow, begunTokens, chunks } = pass;
-    if (chunks.length === 0) return;
+  /** Computes the next chunk of each prompt, one prompt a pass: several would be padded to the longest, and win nothing. */
+  async #prefill(sequences: readonly Sequence[]): Promise<void> {
     const startedMs = this.#parts.now();
-    const longestChunk = chunks.reduce((longest, { tokens }) => Math.max(longest, tokens), 0);
-    const feed = { ...this.#arena.feed(firstRow, chunks.length, longestChunk), begunTokens };
-    const { input, heads } = composePhase(phase, chunks, feed, this.#parts.runner.gates);
+    const { chunkTokens } = this.#parts.limits;
+    const counts = { sequences: 0, tokens: 0, sampledTokens: 0 };
+    const mixtures: Sequence[] = [];
+    for (const sequence of sequences) {
+      if (sequence.ended) continue;
+      const begunTokens = sequence.cachedTokens % chunkTokens;
+      const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, chunkTokens);
+      counts.sampledTokens += await this.#run("prefill", [{ sequence, tokens }], begunTokens);
+      counts.sequences++;
+      counts.tokens += tokens;
+      this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens));
+      if (sequence.pendingPromptTokens > 0) continue;
+      if (sequence.isMixed) mixtures.push(sequence);
+      else this.#guard(sequence, () => this.#endPrefill(sequence));
+      this.#flush(null);
+    }
+    if (counts.sequences === 0) return;
+    counts.sampledTokens += await this.#startMixtures(mixtures);
+    for (const sequence of mixtures) this.#guard(sequence, () => this.#endPrefill(sequence));
+    this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
+  }
+
+  /** Computes the next token of each sequence, in one pass. */
+  async #decode(sequences: readonly Sequence[]): Promise<void> {
+    if (sequences.length === 0) return;
+    const startedMs = this.#parts.now();
+    const chunks = this.#rows.inOrder(sequences).map((sequence) => ({ sequence, tokens: 1 }));
+    const sampledTokens = await this.#run("decode", chunks, 0);
+    for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
+    const ms = this.#parts.now() - startedMs;
+    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
+  }
+
+  /**
+   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already. Ends
+   * those whose results are not finite. Returns how many tokens it sampled.
+   */
+  async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number): Promise<number> {
+    const { config, gates } = this.#parts.runner;
+    const sequences = chunks.map(({ sequence }) => sequence);
+    const feed = { ...this.#rows.feed(sequences, chunks[0].tokens), begunTokens };
+    const { input, heads } = composePhase(phase, chunks, feed, gates);
     const output = await this.#parts.runner.run(input);
-    const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, this.#parts.runner.config);
-    const isSound = ({ sequence }: { sequence: Sequence }) => !faults.has(sequence);
+    const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, config);
     // A mask only adds to a score, so one value in the arena that is not finite would spoil whoever gets the row next.
-    this.#arena.append(
-      firstRow,
-      chunks.map((chunk) => (isSound(chunk) ? chunk.tokens : 0)),
-      output.present,
-      input.tokens,
-    );
-    const sound = chunks.filter(isSound);
-    const isPrefill = phase === "prefill";
-    if (isPrefill) this.#keepBlocks(pass, faults);
-    for (const { sequence, tokens } of sound) sequence.cachedTokens += tokens;
-    const cached = sound.filter(({ sequence: { pendingTokens, pendingPromptTokens } }) =>
-      isPrefill ? pendingPromptTokens === 0 : pendingTokens === 0,
-    );
+    const counts = chunks.map(({ sequence, tokens }) => (faults.has(sequence) ? 0 : tokens));
+    this.#rows.append(sequences, counts, output.present, input.tokens);
+    sequences.forEach((sequence, s) => {
+      sequence.cachedTokens += counts[s];
+    });
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
-    const first = isPrefill ? await this.#startMixtures(cached.map(({ sequence }) => sequence)) : 0;
-    for (const { sequence } of cached) this.#guard(sequence, () => this.#settle(sequence, phase));
-    const ms = this.#parts.now() - startedMs;
-    this.#scheduler.ran(phase, pass, ms);
-    this.#flush({
-      phase,
-      ms,
-      sequences: chunks.length,
-      tokens: chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
-      sampledTokens: first + heads.filter((head) => head.scoredId === null && isSound(head)).length,
-    });
+    return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
   }
 
   /**
@@ -198,12 +215,12 @@ export class Engine {
    * tokens. Returns how many it sampled.
    */
   async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
-    const parts = { runner: this.#parts.runner, arena: this.#arena };
+    const parts = { runner: this.#parts.runner, arena: this.#rows.arena };
     // Rows move where a sequence ends.
-    const rowOf = (sequence: Sequence) => this.#scheduler.rowOf(sequence)!;
+    const rowOf = this.#rows.rowOf.bind(this.#rows);
     const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
     let sampled = 0;
-    for (const group of groupsToWeigh(prefilled.filter(({ isMixed, ended }) => isMixed && !ended))) {
+    for (const group of groupsToWeigh(prefilled.filter(({ ended }) => !ended))) {
       const { faults, experts } = await weighMixtures(rowsOf(group), parts);
       for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
       for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
@@ -225,42 +242,35 @@ export class Engine {
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
   }
 
-  /** Gives a sequence its row, with all that is known of it already. */
-  #seat({ sequence, parked, moves }: Admission<Sequence>): void {
-    if (parked) {
-      parked.sequence.parkedAs = this.#arena.park(parked.row, parked.moves);
-      this.#claims.releaseSlots(parked.sequence);
-    }
-    sequence.admitted(this.#parts.now());
-    if (sequence.parkedAs === null) {
-      this.#arena.open(sequence.promptTokens);
-      this.#reusePrefix(sequence);
-      return;
-    }
-    this.#arena.resume(sequence.parkedAs);
-    sequence.parkedAs = null;
-    this.#arena.follow(moves);
+  #park(sequence: Sequence): void {
+    this.#preemptions++;
+    this.#rows.park(sequence);
+    this.#claims.releaseSlots(sequence);
   }
 
-  /** Fills a sequence's new row with what the prefix cache has of its beginning. */
-  #reusePrefix(sequence: Sequence): void {
-    for (const { block, tokens } of this.#prefixes?.take(sequence) ?? []) {
-      this.#arena.append(this.#arena.rows - 1, [tokens], block.present, block.ids.length);
+  /** Gives a sequence its pool slots and its row, with all that is known of it already. */
+  #seat(sequence: Sequence): void {
+    sequence.admitted(this.#parts.now());
+    this.#claims.takeSlots(sequence);
+    if (this.#rows.isParked(sequence)) {
+      this.#rows.resume(sequence);
+      return;
+    }
+    this.#rows.open(sequence, sequence.promptTokens);
+    if (!this.#prefixes) return;
+    this.#prefixes.lead(sequence);
+    for (const { block, tokens } of this.#prefixes.take(sequence)) {
+      this.#rows.append([sequence], [tokens], block.present, block.ids.length);
       sequence.reusedTokens += tokens;
     }
     sequence.cachedTokens = sequence.reusedTokens;
   }
 
-  /** Offers the chunks of a prefill pass to the prefix cache, but for those of `faults`. */
-  #keepBlocks({ firstRow, begunTokens, chunks }: Pass<Sequence>, faults: ReadonlyMap<Sequence, unknown>): void {
-    chunks.forEach(({ sequence, tokens }, s) => {
-      if (faults.has(sequence)) return;
-      const start = sequence.cachedTokens - begunTokens;
-      const end = sequence.cachedTokens + tokens;
-      // What is cut short here goes on in a later step.
-      if (end - start < this.#parts.limits.chunkTokens && end < sequence.promptTokens) return;
-      this.#prefixes?.computed(sequence, start, end, () => this.#arena.read(firstRow + s, start, end));
-    });
+  /** Offers the chunk that a prompt has just completed, of so many tokens, to the prefix cache. */
+  #keepChunk(sequence: Sequence, tokens: number): void {
+    const end = sequence.cachedTokens;
+    const read = () => this.#rows.arena.read(this.#rows.rowOf(sequence), end - tokens, end);
+    this.#prefixes?.computed(sequence, end - tokens, end, read);
   }
 
   /** Scores a prompt token or samples the next one. */
@@ -288,14 +298,11 @@ export class Engine {
     if (frame) this.#frames.push(frame);
   }
 
-  /** A sequence whose prompt, or in decoding all of whose tokens, are cached ends or goes on decoding. */
-  #settle(sequence: Sequence, phase: "prefill" | "decode"): void {
-    if (phase === "prefill") {
-      sequence.prefilled(this.#parts.now());
-      this.#prefixes?.leave(sequence);
-    }
-    if (this.#endIfFinished(sequence)) return;
-    if (phase === "prefill") this.#arena.follow(this.#scheduler.promote(sequence));
+  /** A sequence whose prompt is cached ends, or decodes from now on. */
+  #endPrefill(sequence: Sequence): void {
+    sequence.prefilled(this.#parts.now());
+    this.#prefixes?.leave(sequence);
+    if (!this.#endIfFinished(sequence)) this.#rows.promote(sequence);
   }
 
   /** Sends what is left to send of a sequence that has nothing more to compute. */
@@ -308,33 +315,14 @@ export class Engine {
     return true;
   }
 
-  /** Throws a ServiceError where the queue is full. */
+  /** Throws a ServiceError where the queue is full, or the sequence could never start. */
   #enqueue(sequence: Sequence): void {
     sequence.queued(this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
-    this.#scheduler.enqueue(sequence);
+    const refusal = this.#claims.refusalOf(sequence);
+    if (refusal) throw refusal;
+    this.#planner.enqueue(sequence);
     this.#prefixes?.arrive(sequence);
-  }
-
-  /**
-   * Claims what the sequences of one admission need besides KV: that nobody computes the same, and pool slots. A
-   * sequence whose claim throws is not admitted; `unfit` gets what was thrown.
-   */
-  #admissionClaims(unfit: Map<Sequence, unknown>): (sequence: Sequence) => boolean {
-    const claimPoolSlots = this.#claims.slotClaims();
-    return (sequence) => {
-      // A parked sequence goes on by itself.
-      const isNew = sequence.parkedAs === null;
-      try {
-        if (isNew && this.#prefixes?.mustWait(sequence)) return false;
-        if (!claimPoolSlots(sequence)) return false;
-        if (isNew) this.#prefixes?.lead(sequence);
-        return true;
-      } catch (thrown) {
-        unfit.set(sequence, thrown);
-        return false;
-      }
-    };
   }
 
   #dropCancelled(): void {
@@ -347,7 +335,8 @@ export class Engine {
 
   #dropLate(): void {
     const nowMs = this.#parts.now();
-    for (const sequence of this.#scheduler.late(nowMs)) {
+    const isLate = ({ expires, dueMs }: Sequence) => expires && dueMs <= nowMs;
+    for (const sequence of this.#planner.state.waiting.filter(isLate)) {
       const message = `The deadline was ${sequence.request.deadlineMs} ms; no slot became free in time.`;
       this.#fail(sequence, new ServiceError("deadline_exceeded", message));
     }
@@ -381,9 +370,8 @@ export class Engine {
     this.#open.delete(sequence.id);
     this.#frames.push(lastFrame);
     this.#prefixes?.leave(sequence);
-    const moves = this.#scheduler.remove(sequence);
-    if (moves) this.#arena.close(moves);
-    if (sequence.parkedAs !== null) this.#arena.discard(sequence.parkedAs);
+    this.#planner.remove(sequence);
+    this.#rows.drop(sequence);
     this.#claims.release(sequence);
   }
 

@@ -4,8 +4,8 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import type { DeviceSetting } from "../runtime/device.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import type { Device } from "../runtime/session.ts";
+import type { PlanLimits } from "./plan.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
-import type { SchedulerLimits } from "./scheduler.ts";
 
 /** What the engine starts with. */
 export interface EngineSettings {
@@ -15,7 +15,7 @@ export interface EngineSettings {
   threads: number;
   weightFormat: WeightFormat;
   device: DeviceSetting;
-  limits: SchedulerLimits;
+  limits: PlanLimits;
   kvBytes: number;
   prefixCacheBytes: number;
   adapterCacheBytes: number;

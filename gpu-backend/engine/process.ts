@@ -1,5 +1,5 @@
 /**
- * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and scheduler live here
+ * The engine's process: a step blocks its thread, and a native fault ends its process, so session, KV and planner live here
  * and HTTP does not. What concerns one sequence alone the engine ends with that sequence. Anything thrown here concerns all
  * of them, such as a failed run of the session: it ends the process, the client in the backend's process ends every open
  * sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.

@@ -44,6 +44,17 @@ export function requireNumerics(begun: string | null, own: string | null, { sequ
   );
 }
 
+/** The queue has no place for one more sequence of a tenant that has `own` waiting. */
+export function queueFull(queue: { own: number; free: number; maxQueue: number; maxSequences: number }): ServiceError {
+  const { own, free, maxQueue, maxSequences } = queue;
+  return new ServiceError(
+    "overloaded",
+    `The queue has ${free} of ${maxQueue} places free, and a tenant may take as many as it leaves: this one has ${own}.`,
+    // An estimate: one second per full batch in the queue.
+    { retryAfterSeconds: Math.ceil((maxQueue - free + 1) / maxSequences) },
+  );
+}
+
 /** No sequence is served now; the caller may try again in a second. */
 export function unavailable(message: string): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1 });

@@ -21,8 +21,6 @@ export interface EngineStats {
   parked: number;
   /** Times that a sequence was parked. */
   preemptions: number;
-  /** Times that a running sequence stood still in a step. */
-  heldRows: number;
   running: number;
   slots: number;
   /** Memory allocated for keys and values of running and parked sequences. */

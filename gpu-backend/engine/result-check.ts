@@ -5,12 +5,12 @@ import type { Gpt2Config, StepOutput } from "../runtime/step.ts";
 import type { Head } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import { headResult } from "./sampler.ts";
-import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
+import type { Chunk } from "./step-input.ts";
 
 /** The error for each faulty sequence; `tokens` is T. */
 export function faultsOf(
-  { chunks, heads, tokens }: { chunks: readonly Chunk<Sequence>[]; heads: readonly Head[]; tokens: number },
+  { chunks, heads, tokens }: { chunks: readonly Chunk[]; heads: readonly Head[]; tokens: number },
   output: StepOutput,
   config: Gpt2Config,
 ): Map<Sequence, ServiceError> {

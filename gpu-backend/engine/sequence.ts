@@ -14,7 +14,7 @@ import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
-import type { Schedulable } from "./scheduler.ts";
+import type { Plannable } from "./plan.ts";
 
 /** What the engine knows of the model it serves. */
 export interface Vocabulary {
@@ -45,7 +45,7 @@ const noIds: ReadonlySet<number> = new Set();
 /** Where a sequence without a deadline stands among those of its tenant that have one. */
 const patienceMs = 60_000;
 
-export class Sequence implements Schedulable {
+export class Sequence implements Plannable {
   readonly request: SequenceRequest;
   /** Takes the hidden states of its prompt; null for whoever wants tokens. */
   readonly trace: HiddenTrace | null;
@@ -55,8 +55,6 @@ export class Sequence implements Schedulable {
   cachedTokens = 0;
   /** How many of those came from the prefix cache. */
   reusedTokens = 0;
-  /** What the arena calls its row while it is parked; null before and while it runs. */
-  parkedAs: number | null = null;
   /** Set before the sequence is queued: the one adapter, or those of its mixture; none serves the base. */
   adapters: readonly AcquiredAdapter[] = [];
   /** Pool slots of the adapters while the sequence runs, null for those without directions; empty while it does not run. */
@@ -115,10 +113,15 @@ export class Sequence implements Schedulable {
     return Math.min(this.promptTokens + this.request.maxTokens, this.#vocabulary.contextTokens);
   }
 
+  get poolAdapters(): string[] {
+    return this.adapters.flatMap(({ adapter }) => (adapter.directions ? [adapter.hash] : []));
+  }
+
   get dueMs(): number {
     return this.#submittedMs + (this.request.deadlineMs ?? patienceMs);
   }
 
+  /** True if it is of no use to start after `dueMs`. */
   get expires(): boolean {
     return this.request.deadlineMs !== undefined && this.#admittedMs === null;
   }

@@ -40,10 +40,18 @@ export class SharedPrefixes<S extends Prefixed> {
     );
   }
 
-  /** Whether another is computing the block that this one would compute first. */
-  mustWait(sequence: S): boolean {
+  /** Tokens of the whole blocks at a prompt's beginning that are cached, so far as it may skip them. */
+  reusableTokens(sequence: S): number {
+    const chain = this.#reusable(sequence);
+    const missing = chain.findIndex((name) => !this.#cache.has(name));
+    return this.#blockTokens * (missing < 0 ? chain.length : missing);
+  }
+
+  /** True if another sequence, or one of `starting`, computes the block that this one would compute first. */
+  mustWait(sequence: S, starting: readonly S[]): boolean {
     const next = this.#reusable(sequence).find((name) => !this.#cache.has(name));
-    return next !== undefined && this.#leaders.has(next);
+    if (next === undefined) return false;
+    return this.#leaders.has(next) || starting.some((other) => this.#chains.get(other)?.includes(next));
   }
 
   /** A sequence starts: it leads the blocks that nobody has computed or is computing. */

@@ -4,8 +4,13 @@
  */
 import { minimumPrefillTokens, type StepInput } from "../runtime/step.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
-import type { Chunk } from "./scheduler.ts";
 import type { Sequence } from "./sequence.ts";
+
+/** The next tokens of a sequence. */
+export interface Chunk {
+  sequence: Sequence;
+  tokens: number;
+}
 
 export interface Phase {
   input: StepInput;
@@ -19,12 +24,7 @@ export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTo
  * Builds the input for each chunk's next tokens, in the order of the rows. `gates` is Q. A mixture's weights come of the
  * whole prompt, so its prompt has no head here (mixture-steps.ts).
  */
-export function composePhase(
-  phase: "prefill" | "decode",
-  chunks: readonly Chunk<Sequence>[],
-  feed: Feed,
-  gates: number,
-): Phase {
+export function composePhase(phase: "prefill" | "decode", chunks: readonly Chunk[], feed: Feed, gates: number): Phase {
   const S = chunks.length;
   const longest = chunks.reduce((max, chunk) => Math.max(max, chunk.tokens), 1);
   const T = phase === "prefill" ? Math.max(longest, minimumPrefillTokens) : 1;

@@ -26,7 +26,6 @@ const gauges: Entry[] = [
 
 const counters: Entry[] = [
   ["vllm:num_preemptions_total", "Times a sequence gave way to another tenant", (s) => s.preemptions],
-  ["chameleon_held_rows_total", "Times a running sequence did not advance in a step", (s) => s.heldRows],
   ["vllm:prefix_cache_queries_total", "Prompt tokens looked for in the cache", (s) => s.prefixes?.queriedTokens ?? 0],
   ["vllm:prefix_cache_hits_total", "Prompt tokens found there, not prefilled", (s) => s.prefixes?.reusedTokens ?? 0],
   ["chameleon_prefix_cache_evictions_total", "Blocks dropped for want of memory", (s) => s.prefixes?.evictions ?? 0],

@@ -42,8 +42,9 @@ export class KvBudget {
     );
   }
 
-  /** Whether there is room for `rows` of which the longest has `longest` positions, beside `parked` positions. */
-  holds(rows: number, longest: number, parked: number): boolean {
-    return rows * positionsFor(longest, this.#shape) + parked <= this.#positions;
+  /** True if there is room for rows of these lengths, beside `parked` positions. */
+  holds(lengths: readonly number[], parked: number): boolean {
+    const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
+    return lengths.length * positionsFor(longest, this.#shape) + parked <= this.#positions;
   }
 }

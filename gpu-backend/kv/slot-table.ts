@@ -60,29 +60,6 @@ export class SlotTable<S> {
     return [{ from: row, to: target, swap: true }];
   }
 
-  /** Brings some decoding sequences into rows that follow each other, with as few moves as that takes. */
-  gather(some: ReadonlySet<S>): { firstRow: number; moves: Move[] } {
-    const isOne = this.decoding.map((sequence) => some.has(sequence));
-    const count = isOne.filter(Boolean).length;
-    let firstRow = 0;
-    let inside = isOne.slice(0, count).filter(Boolean).length;
-    for (let first = 1, now = inside; first + count <= isOne.length; first++) {
-      now += Number(isOne[first + count - 1]) - Number(isOne[first - 1]);
-      if (now > inside) [firstRow, inside] = [first, now];
-    }
-    const moves: Move[] = [];
-    let hole = firstRow;
-    isOne.forEach((isWanted, from) => {
-      if (!isWanted || (from >= firstRow && from < firstRow + count)) return;
-      while (isOne[hole]) hole++;
-      const other = this.#rows[hole];
-      this.#place(this.#rows[from], hole);
-      this.#place(other, from);
-      moves.push({ from, to: hole++, swap: true });
-    });
-    return { firstRow, moves };
-  }
-
   /** Takes a sequence's row back; the last rows of its phase, and of the next, fill the hole. */
   release(sequence: S): Move[] {
     let hole = this.#heldRow(sequence);

@@ -1,6 +1,6 @@
 /**
  * Our engine's inner loop as a contestant: the step runner over the KV arena, prefilled in chunks and decoded a token
- * a row, every row with the gates of another centroid. Not here: the scheduler, HTTP.
+ * a row, every row with the gates of another centroid. Not here: the plan, HTTP.
  */
 import { chunkTokens } from "../../gpu-backend/config.ts";
 import { KvArena } from "../../gpu-backend/kv/arena.ts";

@@ -7,7 +7,7 @@
 import type { Adapter, AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { gatesOf, type HyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
-import { chunkTokens, tenantSlowdown } from "../../gpu-backend/config.ts";
+import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -18,7 +18,7 @@ import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
 const centroidCounts = [8, 1000];
 /** The server's defaults. */
-const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens, slowdown: tenantSlowdown };
+const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 /** Log-normal lengths: the median, and the spread of the logarithm (outputs: p99 ÷ p50 = 601 ÷ 129). */
 const promptLength = { median: 1020, spread: 0.7 };
 const outputLength = { median: 129, spread: Math.log(601 / 129) / 2.326 };

@@ -4,7 +4,7 @@
  * have. Both kinds run in turn on one engine.
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
-import { chunkTokens, tenantSlowdown } from "../../gpu-backend/config.ts";
+import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
@@ -15,7 +15,7 @@ import { seededRandom } from "../support/steps.ts";
 import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens, slowdown: tenantSlowdown };
+const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 const promptTokens = 128;
 const pointerShare = 0.1;
 

@@ -3,7 +3,7 @@
  * centroid, beside the prefill of the same prompt for a tenant that has nothing in the cache.
  */
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
-import { chunkTokens, tenantSlowdown } from "../../gpu-backend/config.ts";
+import { chunkTokens } from "../../gpu-backend/config.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
@@ -14,7 +14,7 @@ import { seededRandom } from "../support/steps.ts";
 import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens, slowdown: tenantSlowdown };
+const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 
 export interface PrefixRow {
   format: WeightFormat;

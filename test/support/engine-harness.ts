@@ -3,10 +3,10 @@
 import type { AdapterSource } from "../../gpu-backend/adapters/adapter.ts";
 import { AdapterCache } from "../../gpu-backend/adapters/adapter-cache.ts";
 import { Engine } from "../../gpu-backend/engine/engine.ts";
+import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
-import type { SchedulerLimits } from "../../gpu-backend/engine/scheduler.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
-import type { Gpt2Config, StepInput, StepRunner } from "../../gpu-backend/runtime/step.ts";
+import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import {
   type Frame,
   greedySampling,
@@ -16,13 +16,11 @@ import {
 } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 
-export const testLimits: SchedulerLimits = {
+export const testLimits: PlanLimits = {
   maxSequences: 40,
   maxQueue: 500,
   stepTokens: 256,
   chunkTokens: 64,
-  // Nobody is held back where a test does not ask for it.
-  slowdown: 100,
 };
 
 export interface EngineHarness {
@@ -41,14 +39,12 @@ export interface EngineHarness {
 export function createEngineHarness(options: {
   runner: StepRunner;
   source?: AdapterSource;
-  limits?: Partial<SchedulerLimits>;
+  limits?: Partial<PlanLimits>;
   pieceOf?: (id: number) => Uint8Array;
   cacheBytes?: number;
   kvBytes?: number;
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
-  /** What a run of the runner takes by the engine's clock, milliseconds; absent: all take the same. */
-  msOf?: (input: StepInput) => number;
   faulted?: (error: ServiceError) => void;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
@@ -58,16 +54,8 @@ export function createEngineHarness(options: {
   const source = options.source ?? fakeAdapters(options.runner.gates);
   const { prefixBytes = 2 ** 28 } = options;
   const adapters = new AdapterCache(source, options.cacheBytes ?? 2 ** 20, now);
-  const { config, gates, pool } = options.runner;
   const engine = new Engine({
-    runner: {
-      ...{ config, gates, pool },
-      run(input) {
-        clock += options.msOf?.(input) ?? 0;
-        return options.runner.run(input);
-      },
-      release: () => options.runner.release(),
-    },
+    runner: options.runner,
     adapters,
     prefixCache: prefixBytes > 0 ? new PrefixCache(prefixBytes) : null,
     kvBytes: options.kvBytes ?? 2 ** 30,

@@ -11,7 +11,7 @@ import type { AdapterSource } from "../../adapters/adapter.ts";
 import { AdapterCache } from "../../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../../adapters/generated.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
-import { chunkTokens, tenantSlowdown } from "../../config.ts";
+import { chunkTokens } from "../../config.ts";
 import { type Artifacts, readArtifacts } from "../../engine/artifacts.ts";
 import { Engine } from "../../engine/engine.ts";
 import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
@@ -21,7 +21,7 @@ import type { StepRunner } from "../../runtime/step.ts";
 import type { Plan } from "./serving.ts";
 import { scoredTokens } from "./texts.ts";
 
-const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens, slowdown: tenantSlowdown };
+const limits = { maxSequences: 16, maxQueue: 1024, stepTokens: 1024, chunkTokens };
 /** Texts that are under way at once. */
 const textsAtOnce = 16;
 const kvBytes = 2 ** 28;

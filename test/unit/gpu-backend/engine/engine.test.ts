@@ -524,28 +524,6 @@ describe("cancelling", () => {
   });
 });
 
-test("a beginning that is computed in parts, beside another tenant, is shared when it is whole", async () => {
-  const { engine, finish, lastFrameOf, reports } = createEngineHarness({
-    runner: createFakeRunner(),
-    limits: { slowdown: 1.3 },
-    msOf: ({ sequences, tokens }) => 10 + 10 * sequences * tokens,
-  });
-  const request = (id: string, tenant: string, length: number) =>
-    sequenceRequest(id, prompt(length), { tenant, maxTokens: 400, sampling: neverEnds });
-  await engine.submit(null, [request("q0", "quiet", 3), request("q1", "quiet", 4)]);
-  for (let i = 0; i < 5; i++) await engine.step();
-  const heavy = Array.from({ length: 6 }, (_, i) => request(`h${i}`, "heavy", 70));
-  await engine.submit(null, heavy);
-  const before = reports.length;
-  await finish();
-  const prefills = reports.slice(before).filter(({ phase }) => phase === "prefill");
-  expect(prefills.slice(0, 2).map(({ sequences, tokens }) => [sequences, tokens])).toEqual([
-    [1, 32],
-    [1, 32],
-  ]);
-  for (const { id } of heavy.slice(1)) expect(lastFrameOf(id)).toMatchObject({ reusedTokens: 64 });
-});
-
 describe("a sequence that gives way to another tenant", () => {
   const greedy = { tenant: "greedy", maxTokens: 60, sampling: { ...neverEnds, temperature: 1, seed: 4 } };
   const modest = (id: string) =>

@@ -106,8 +106,8 @@ describe("sequences of one prompt at the same time", () => {
     const target = harness();
     await target.engine.submit("c0", choices(8));
     await target.finish();
-    // Four fit one pass: the leader's end is there when the last four start.
-    expect(prefilledTokens(target)).toBe(300 + 3 * (300 - 256) + 4);
+    // Four start beside the leader's last chunk; its end is there when the last three start.
+    expect(prefilledTokens(target)).toBe(300 + 4 * (300 - 256) + 3);
     for (const one of choices(8)) {
       expect(target.framesOf(one.id).slice(0, -1)).toEqual(await aloneWithout(one, "c0"));
     }

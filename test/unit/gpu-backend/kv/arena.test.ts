@@ -68,7 +68,7 @@ test("each sequence finds what it appended, through any moves, parking, growth a
           const running = [...table.decoding, ...table.prefilling];
           const longest = running.reduce((most, { tokens, wanted }) => Math.max(most, tokens.length, wanted), length);
           const aside = parked.reduce((sum, { tokens }) => sum + tokens.length, 0);
-          return budget.holds(running.length + rows, longest, aside);
+          return budget.holds(Array<number>(running.length + rows).fill(longest), aside);
         };
         const table = new SlotTable<{ tokens: number[]; wanted: number }>(shape.maximumRows);
         let token = 1;

@@ -16,10 +16,11 @@ test("rows come in eighths of the next power of two, whole multiples of 64, up t
 
 test("all rows are as long as the longest, and what is parked counts as it is", () => {
   const budget = new KvBudget(shape, 1024 * bytesPerPosition(shape));
-  expect(budget.holds(8, 128, 0)).toBe(true);
-  expect(budget.holds(8, 129, 0)).toBe(false);
-  expect(budget.holds(7, 128, 128)).toBe(true);
-  expect(budget.holds(7, 128, 129)).toBe(false);
+  const rows = (count: number, longest: number) => [longest, ...Array.from({ length: count - 1 }, () => 1)];
+  expect(budget.holds(rows(8, 128), 0)).toBe(true);
+  expect(budget.holds(rows(8, 129), 0)).toBe(false);
+  expect(budget.holds(rows(7, 128), 128)).toBe(true);
+  expect(budget.holds(rows(7, 128), 129)).toBe(false);
 });
 
 test("memory that does not hold one sequence as long as the context is refused, with what it takes", () => {

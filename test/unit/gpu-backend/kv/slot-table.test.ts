@@ -6,7 +6,7 @@ const seed = 1711;
 
 test("whatever opens, starts decoding and ends: rows stay dense, decoding first, none shared, and contents follow the moves", () => {
   console.log(`seed ${seed}`);
-  const operation = fc.record({ kind: fc.constantFrom("open", "promote", "release", "gather"), pick: fc.nat() });
+  const operation = fc.record({ kind: fc.constantFrom("open", "promote", "release"), pick: fc.nat() });
   fc.assert(
     fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
       const table = new SlotTable<number>(8);
@@ -27,17 +27,6 @@ test("whatever opens, starts decoding and ends: rows stay dense, decoding first,
           if (table.size === table.capacity) continue;
           contents[table.open(next)] = next;
           phases.set(next++, "prefilling");
-        } else if (kind === "gather") {
-          const before = table.decoding;
-          const some = new Set(before.filter((_, row) => (pick >> row) & 1));
-          const { firstRow, moves } = table.gather(some);
-          follow(moves);
-          expect(new Set(table.decoding.slice(firstRow, firstRow + some.size))).toEqual(some);
-          // As many stay as lie in the best window there was.
-          const inside = before.map((_, first) =>
-            before.slice(first, first + some.size).filter((one) => some.has(one)),
-          );
-          expect(some.size - moves.length).toBe(Math.max(0, ...inside.map(({ length }) => length)));
         } else if (candidates.length > 0) {
           const key = candidates[pick % candidates.length];
           const moves = kind === "promote" ? table.promote(key) : table.release(key);

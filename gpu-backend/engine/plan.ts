@@ -1,0 +1,344 @@
+/**
+ * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences: no clock, no I/O, no tensors.
+ * `Planner` keeps these sequences from step to step. The engine executes each StepPlan.
+ *
+ * A step first computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence.
+ * Chunks end at fixed prompt positions, so results do not depend on what else runs; together they have at most `stepTokens`
+ * tokens. A sequence starts only in a step that has tokens left for its first chunk.
+ *
+ * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
+ * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
+ * counter is next. One that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
+ * credit; while none waits, nobody pays for what was free. Within a tenant, prompts that end in this step go first, then the
+ * earliest due.
+ *
+ * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What it lacks is
+ * kept from later sequences of its own tenant, and from another tenant once that one's counter is `passLead` above what the
+ * counter of its own was when it was first passed. So these bounds hold, with R slots and a context of C tokens:
+ * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's.
+ *    So while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C. This is the
+ *    paper's bound, where U is the service of one full batch.
+ * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been
+ *    served U since it was first passed.
+ *
+ * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
+ * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and
+ * was not served less. It keeps its keys and values and later resumes from them, so parking does not change results.
+ */
+import type { KvBudget } from "../kv/kv-budget.ts";
+import { poolHolds } from "./pool-shares.ts";
+import { queueFull } from "./refusals.ts";
+
+/** Service of a generated token; a prompt token counts 1. Twice as much is what the paper uses, and what APIs charge. */
+export const generatedWeight = 2;
+/** Service by which others may get ahead of a sequence that is passed: that of one completion as long as the context. */
+export const passLead = 2048;
+
+export interface Plannable {
+  readonly tenant: string;
+  /** Order within a tenant, on the engine's clock. */
+  readonly dueMs: number;
+  /** Prompt tokens whose keys and values are not cached yet; 0 if the sequence decodes. */
+  readonly pendingPromptTokens: number;
+  /** Tokens whose keys and values are cached. Above 0 for a waiting sequence that was parked. */
+  readonly cachedTokens: number;
+  /** Maximum tokens of the sequence, prompt and completion. */
+  readonly mostTokens: number;
+  /** Adapters that need a pool slot while the sequence runs. */
+  readonly poolAdapters: readonly string[];
+}
+
+export interface PlanLimits {
+  /** Slots. */
+  maxSequences: number;
+  /** Maximum waiting sequences. A tenant may take as many places as it leaves free. */
+  maxQueue: number;
+  /** Maximum prompt tokens computed in a step. */
+  stepTokens: number;
+  /** Chunks end at multiples of it. */
+  chunkTokens: number;
+}
+
+/** What sequences need besides tokens of the step. Questions change nothing. */
+export interface PlanResources<S> {
+  kv: Pick<KvBudget, "holds">;
+  poolSlots: number;
+  /** Prompt beginnings that new sequences have in common with others; null if none are shared. */
+  prefixes: {
+    /** Tokens of the prompt that are computed already, in whole chunks. */
+    reusableTokens(sequence: S): number;
+    /** True if another sequence, or one of `starting`, computes a chunk that this one can reuse. */
+    mustWait(sequence: S, starting: readonly S[]): boolean;
+  } | null;
+}
+
+export interface PlanState<S> {
+  /** Earliest due first. */
+  waiting: readonly S[];
+  /** In order of their start. */
+  running: ReadonlySet<S>;
+  /** The counter of each tenant. */
+  service: ReadonlyMap<string, number>;
+  /** Of each sequence that was passed in the last step: its tenant's counter when it was passed first. */
+  passedSince: ReadonlyMap<S, number>;
+}
+
+/** What a step does, in this order. */
+export interface StepPlan<S> {
+  /** These give up their slots. */
+  parked: S[];
+  /** These get a slot: new ones, and parked ones that resume. */
+  started: S[];
+  /** The next chunk of each of these prompts is computed. */
+  prefill: S[];
+  /** The next token of each of these is computed, if it has not ended in the prefill phase. */
+  decode: S[];
+  /** Counters after the step. */
+  service: Map<string, number>;
+  passedSince: Map<S, number>;
+}
+
+/** Tokens of a prompt's next chunk, of which `cachedTokens` are cached and `pendingTokens` are not. */
+export function nextChunk(cachedTokens: number, pendingTokens: number, chunkTokens: number): number {
+  return Math.min(chunkTokens - (cachedTokens % chunkTokens), pendingTokens);
+}
+
+export function plan<S extends Plannable>(
+  state: PlanState<S>,
+  limits: PlanLimits,
+  resources: PlanResources<S>,
+): StepPlan<S> {
+  const service = new Map(state.service);
+  const serve = (tenant: string, amount: number) => service.set(tenant, service.get(tenant)! + amount);
+  for (const one of state.running) if (one.pendingPromptTokens === 0) serve(one.tenant, generatedWeight);
+  const room = new Room(state, limits.maxSequences, resources);
+  const [parked, started, prefill]: S[][] = [[], [], []];
+  const [finished, passedSince] = [new Set<S>(), new Map<S, number>()];
+  /** Sequences that wait on, and the counter up to which other tenants may take what they lack. */
+  const passed: { tenant: string; lack: Lack; most: number }[] = [];
+  let tokensLeft = limits.stepTokens;
+  for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
+    const { sequence, tokens, finishes } = next;
+    const { tenant } = sequence;
+    const isWaiting = !state.running.has(sequence);
+    if (parked.includes(sequence)) continue;
+    if (isWaiting && sequence.cachedTokens === 0 && resources.prefixes?.mustWait(sequence, started)) continue;
+    const isKept = ({ tenant: whose, most }: (typeof passed)[number]) =>
+      whose === tenant || service.get(tenant)! > most;
+    let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
+    if (!lack && tokens > tokensLeft) lack = "tokens";
+    if (!lack && isWaiting) {
+      lack = room.lackOf(sequence);
+      const mayPark = (one: S) => state.running.has(one) && !prefill.includes(one);
+      const victim = lack === "memory" ? room.victimFor(sequence, service, mayPark) : undefined;
+      if (victim) {
+        room.park(victim);
+        parked.push(victim);
+        if (victim.pendingPromptTokens === 0) serve(victim.tenant, -generatedWeight);
+        lack = undefined;
+      }
+    }
+    if (lack) {
+      const since = state.passedSince.get(sequence) ?? state.service.get(tenant)!;
+      passedSince.set(sequence, since);
+      const isFirst = !passed.some((one) => one.tenant === tenant && one.lack === lack);
+      if (isWaiting && isFirst) passed.push({ tenant, lack, most: since + passLead });
+      continue;
+    }
+    if (isWaiting) {
+      room.start(sequence);
+      started.push(sequence);
+    }
+    if (tokens > 0) prefill.push(sequence);
+    if (finishes) finished.add(sequence);
+    tokensLeft -= tokens;
+    serve(tenant, tokens + (finishes ? generatedWeight : 0));
+  }
+  const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
+  return { parked, started, prefill, decode, service, passedSince };
+}
+
+/** A sequence that the step may start, or whose prompt it may continue. */
+interface Candidate<S> {
+  sequence: S;
+  /** Of its next chunk; 0 for one that was parked while decoding. */
+  tokens: number;
+  /** True if it decodes in this step. */
+  finishes: boolean;
+}
+
+/** What keeps a sequence from running. Memory includes slots. */
+type Lack = "tokens" | "memory" | "pool";
+
+const needs = <S extends Plannable>({ sequence, tokens }: Candidate<S>, lack: Lack) =>
+  lack === "memory" || (lack === "pool" ? sequence.poolAdapters.length > 0 : tokens > 0);
+
+/** Each tenant's candidates in their order: passed for long, then those that finish, then the others. */
+function candidatesOf<S extends Plannable>(
+  state: PlanState<S>,
+  chunkTokens: number,
+  prefixes: PlanResources<S>["prefixes"],
+) {
+  const prompts = [...state.running].filter(({ pendingPromptTokens }) => pendingPromptTokens > 0);
+  const candidates = [...prompts, ...state.waiting].map((sequence) => {
+    const reused = sequence.cachedTokens === 0 ? (prefixes?.reusableTokens(sequence) ?? 0) : 0;
+    const pending = sequence.pendingPromptTokens - reused;
+    const tokens = nextChunk(sequence.cachedTokens + reused, pending, chunkTokens);
+    const since = state.passedSince.get(sequence) ?? Number.POSITIVE_INFINITY;
+    const isOverdue = state.service.get(sequence.tenant)! > since + passLead;
+    return { sequence, tokens, finishes: tokens === pending, rank: isOverdue ? 0 : tokens === pending ? 1 : 2 };
+  });
+  // The sort is stable: equals keep the order of their start, or of their due times.
+  candidates.sort((a, b) => a.rank - b.rank);
+  return Map.groupBy(candidates, ({ sequence }) => sequence.tenant);
+}
+
+/** All candidates, each time the first of the tenant with the lowest counter; among equals, of the one that runs least. */
+function* inTurn<S extends Plannable>(
+  candidates: Map<string, Candidate<S>[]>,
+  service: ReadonlyMap<string, number>,
+  room: Room<S>,
+): Generator<Candidate<S>> {
+  const order = ([{ sequence: a }]: Candidate<S>[], [{ sequence: b }]: Candidate<S>[]) =>
+    service.get(a.tenant)! - service.get(b.tenant)! ||
+    room.rowsOf(a.tenant).length - room.rowsOf(b.tenant).length ||
+    a.dueMs - b.dueMs;
+  while (candidates.size > 0) {
+    const next = candidates.values().reduce((a, b) => (order(b, a) < 0 ? b : a));
+    const candidate = next.shift()!;
+    if (next.length === 0) candidates.delete(candidate.sequence.tenant);
+    yield candidate;
+  }
+}
+
+/** Slots, memory and pool slots while a plan is made. */
+class Room<S extends Plannable> {
+  /** In order of their start. */
+  readonly running: Set<S>;
+  readonly #maxSequences: number;
+  readonly #resources: PlanResources<S>;
+  /** Waiting sequences that keep their keys and values. */
+  readonly #parked: Set<S>;
+
+  constructor({ running, waiting }: PlanState<S>, maxSequences: number, resources: PlanResources<S>) {
+    this.running = new Set(running);
+    this.#maxSequences = maxSequences;
+    this.#resources = resources;
+    this.#parked = new Set(waiting.filter(({ cachedTokens }) => cachedTokens > 0));
+  }
+
+  start(sequence: S): void {
+    this.running.add(sequence);
+    this.#parked.delete(sequence);
+  }
+
+  park(sequence: S): void {
+    this.running.delete(sequence);
+    this.#parked.add(sequence);
+  }
+
+  rowsOf(tenant: string): S[] {
+    return [...this.running].filter((one) => one.tenant === tenant);
+  }
+
+  lackOf(next: S): Lack | undefined {
+    if (!poolHolds(next, this.running, this.#resources.poolSlots)) return "pool";
+    return this.#memoryHolds(next) ? undefined : "memory";
+  }
+
+  /** The one of `mayPark` that gives way to `next`; none if that would be unfair or would not make room. */
+  victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
+    const [own, counter] = [this.rowsOf(next.tenant).length, service.get(next.tenant)!];
+    const [richest] = [...Map.groupBy(this.running, ({ tenant }) => tenant)]
+      .filter(([tenant, rows]) => rows.length >= own + 2 && service.get(tenant)! >= counter)
+      .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
+    const victim = richest?.[1].findLast(mayPark);
+    if (!victim || !this.#memoryHolds(next, victim)) return undefined;
+    // Beside all parked sequences, one of any length must fit alone.
+    return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
+  }
+
+  #memoryHolds(next: S, victim?: S): boolean {
+    const rows = [...this.running].filter((one) => one !== victim);
+    if (rows.length === this.#maxSequences) return false;
+    const lengths = [...rows, next].map(({ mostTokens }) => mostTokens);
+    return this.#resources.kv.holds(lengths, this.#parkedTokens(next, victim));
+  }
+
+  #parkedTokens(next: S, victim?: S): number {
+    let tokens = victim?.cachedTokens ?? 0;
+    for (const one of this.#parked) if (one !== next) tokens += one.cachedTokens;
+    return tokens;
+  }
+}
+
+/** The waiting and running sequences. */
+export class Planner<S extends Plannable> {
+  readonly #limits: PlanLimits;
+  readonly #resources: PlanResources<S>;
+  #waiting: S[] = [];
+  readonly #running = new Set<S>();
+  #service = new Map<string, number>();
+  #passedSince = new Map<S, number>();
+
+  constructor(limits: PlanLimits, resources: PlanResources<S>) {
+    if (limits.stepTokens < limits.chunkTokens) {
+      throw new Error(`stepTokens is ${limits.stepTokens}, one chunk alone has ${limits.chunkTokens}`);
+    }
+    this.#limits = limits;
+    this.#resources = resources;
+  }
+
+  get state(): PlanState<S> {
+    return { waiting: this.#waiting, running: this.#running, service: this.#service, passedSince: this.#passedSince };
+  }
+
+  /** Adds a sequence to those that wait. Throws `overloaded` when its tenant's part of the queue is full. */
+  enqueue(sequence: S): void {
+    const { maxQueue, maxSequences } = this.#limits;
+    const { tenant } = sequence;
+    const own = this.#waiting.filter((one) => one.tenant === tenant).length;
+    const free = maxQueue - this.#waiting.length;
+    if (own >= free) throw queueFull({ own, free, maxQueue, maxSequences });
+    if (own === 0) this.#lift(tenant);
+    this.#insert(sequence);
+  }
+
+  /** Plans the next step, and counts it as done. */
+  nextStep(): StepPlan<S> {
+    const step = plan(this.state, this.#limits, this.#resources);
+    for (const sequence of step.parked) {
+      this.#running.delete(sequence);
+      this.#insert(sequence);
+    }
+    for (const sequence of step.started) this.#running.add(sequence);
+    this.#waiting = this.#waiting.filter((one) => !this.#running.has(one));
+    this.#service = step.service;
+    this.#passedSince = step.passedSince;
+    return step;
+  }
+
+  /** Removes a sequence, waiting or running. */
+  remove(sequence: S): void {
+    if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
+    this.#passedSince.delete(sequence);
+    // An idle engine owes nobody anything.
+    if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
+  }
+
+  #insert(sequence: S): void {
+    const after = this.#waiting.findLastIndex(({ dueMs }) => dueMs <= sequence.dueMs);
+    this.#waiting.splice(after + 1, 0, sequence);
+  }
+
+  /** Raises a tenant's counter to the lowest of those that wait. While none waits, all are alike: to the highest of all. */
+  #lift(tenant: string): void {
+    const waiting = new Set(this.#waiting.map((one) => one.tenant));
+    const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);
+    const level = waiting.size === 0 ? Math.max(0, ...counters) : Math.min(...counters);
+    const active = waiting.union(new Set([...this.#running].map((one) => one.tenant)));
+    // Tenants that left are forgotten where they would be lifted anyway.
+    for (const [name, counter] of this.#service) if (counter <= level && !active.has(name)) this.#service.delete(name);
+    this.#service.set(tenant, Math.max(this.#service.get(tenant) ?? 0, level));
+  }
+}

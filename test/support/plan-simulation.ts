@@ -1,0 +1,191 @@
+/** A planner driven with fake sequences, as an engine would drive it; each StepPlan is held to the limits. */
+import { expect } from "vitest";
+import {
+  generatedWeight,
+  nextChunk,
+  type PlanLimits,
+  type Plannable,
+  Planner,
+  type PlanResources,
+  type StepPlan,
+} from "../../gpu-backend/engine/plan.ts";
+import { mostPoolSlots } from "../../gpu-backend/engine/pool-shares.ts";
+import { KvBudget } from "../../gpu-backend/kv/kv-budget.ts";
+
+export const chunkTokens = 64;
+export const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 512 };
+const bytesPerPosition = 8;
+
+export interface Fake extends Plannable {
+  pendingPromptTokens: number;
+  cachedTokens: number;
+  /** Tokens it has yet to generate. */
+  left: number;
+  /** Sizes of the chunks that were computed. */
+  chunks: number[];
+  /** Prompts of one name begin alike, but for their last chunk. */
+  prefix: string | null;
+}
+
+let clockMs = 0;
+export const fake = (promptTokens: number, completionTokens: number, rest: Partial<Fake> = {}): Fake => ({
+  tenant: "t",
+  dueMs: clockMs++,
+  pendingPromptTokens: promptTokens,
+  cachedTokens: 0,
+  mostTokens: promptTokens + completionTokens,
+  poolAdapters: [],
+  left: completionTokens,
+  chunks: [],
+  prefix: null,
+  ...rest,
+});
+
+/** `expect` takes longer than a plan does. */
+const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
+
+/** Memory for so many positions of rows and parked sequences. */
+export const kvOf = (positions: number, contextTokens = shape.contextTokens) =>
+  new KvBudget({ ...shape, contextTokens }, positions * bytesPerPosition);
+
+export class Simulation {
+  readonly planner: Planner<Fake>;
+  readonly limits: PlanLimits;
+  readonly kv: PlanResources<Fake>["kv"];
+  readonly poolSlots: number;
+  /** All service of each tenant so far. */
+  readonly served = new Map<string, number>();
+  preemptions = 0;
+  readonly #computed = new Set<string>();
+
+  constructor(
+    limits: Partial<PlanLimits> = {},
+    resources: { kv?: PlanResources<Fake>["kv"]; poolSlots?: number } = {},
+  ) {
+    this.limits = { maxSequences: 8, maxQueue: 100_000, stepTokens: 512, chunkTokens, ...limits };
+    this.kv = resources.kv ?? { holds: () => true };
+    this.poolSlots = resources.poolSlots ?? 0;
+    const prefixes = { reusableTokens: this.#reusableTokens, mustWait: this.mustWait };
+    this.planner = new Planner(this.limits, { kv: this.kv, poolSlots: this.poolSlots, prefixes });
+  }
+
+  get waiting(): Fake[] {
+    return [...this.planner.state.waiting];
+  }
+
+  get running(): Fake[] {
+    return [...this.planner.state.running];
+  }
+
+  get parked(): Fake[] {
+    return this.waiting.filter(({ cachedTokens }) => cachedTokens > 0);
+  }
+
+  countOf(tenant: string): number {
+    return this.running.filter((one) => one.tenant === tenant).length;
+  }
+
+  counterOf(tenant: string): number {
+    return this.planner.state.service.get(tenant) ?? 0;
+  }
+
+  enqueue(...sequences: Fake[]): void {
+    for (const sequence of sequences) this.planner.enqueue(sequence);
+  }
+
+  /** One step; returns its plan, who ended, and how many prompt tokens it computed. */
+  step(): StepPlan<Fake> & { ended: Fake[]; tokens: number } {
+    const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
+    const plan = this.planner.nextStep();
+    holds(
+      plan.parked.every((one) => running.has(one)),
+      "a sequence is parked that does not run",
+    );
+    holds(
+      plan.started.every((one) => waiting.has(one)),
+      "a sequence starts that does not wait",
+    );
+    this.preemptions += plan.parked.length;
+    for (const one of plan.started) this.#reuse(one);
+    let tokens = 0;
+    for (const one of plan.prefill) tokens += this.#compute(one);
+    holds(tokens <= this.limits.stepTokens, `a step computes ${tokens} prompt tokens`);
+    holds(new Set(plan.prefill).size === plan.prefill.length, "a prompt advances twice in a step");
+    // Whatever has its prompt decodes, and what was started does something.
+    const decoding = this.running.filter((one) => one.pendingPromptTokens === 0);
+    const isAll = plan.decode.length === decoding.length && plan.decode.every((one) => decoding.includes(one));
+    holds(isAll, "a step decodes other sequences than have their prompts");
+    const active = new Set([...plan.prefill, ...plan.decode]);
+    holds(
+      plan.started.every((one) => active.has(one)),
+      "a sequence starts and does nothing",
+    );
+    this.#checkRoom();
+    const ended: Fake[] = [];
+    for (const one of plan.decode) {
+      this.#serve(one.tenant, generatedWeight);
+      one.cachedTokens++;
+      if (--one.left > 0) continue;
+      this.planner.remove(one);
+      ended.push(one);
+    }
+    return { ...plan, ended, tokens };
+  }
+
+  finish(mostSteps = 100_000): void {
+    for (let steps = 0; this.waiting.length + this.running.length > 0; steps++) {
+      expect(steps).toBeLessThan(mostSteps);
+      this.step();
+    }
+  }
+
+  /** True if another of its prefix, or one of `starting`, computes what it can reuse. */
+  mustWait = ({ prefix, pendingPromptTokens }: Fake, starting: readonly Fake[]): boolean => {
+    if (prefix === null || this.#computed.has(prefix) || pendingPromptTokens <= chunkTokens) return false;
+    const isComputing = (one: Fake) => one.prefix === prefix && one.pendingPromptTokens > 0;
+    return [...this.running, ...this.parked, ...starting].some(isComputing);
+  };
+
+  #reusableTokens = ({ prefix, pendingPromptTokens }: Fake): number =>
+    prefix !== null && this.#computed.has(prefix)
+      ? chunkTokens * Math.floor((pendingPromptTokens - 1) / chunkTokens)
+      : 0;
+
+  /** What a new sequence finds computed. */
+  #reuse(one: Fake): void {
+    if (one.cachedTokens > 0) return;
+    one.cachedTokens = this.#reusableTokens(one);
+    one.pendingPromptTokens -= one.cachedTokens;
+  }
+
+  #compute(one: Fake): number {
+    const tokens = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
+    holds(tokens > 0, "a prompt advances by nothing");
+    one.chunks.push(tokens);
+    one.cachedTokens += tokens;
+    one.pendingPromptTokens -= tokens;
+    if (one.pendingPromptTokens > 0) holds(one.cachedTokens % chunkTokens === 0, "a chunk ends elsewhere");
+    else if (one.prefix !== null) this.#computed.add(one.prefix);
+    this.#serve(one.tenant, tokens);
+    return tokens;
+  }
+
+  #serve(tenant: string, amount: number): void {
+    this.served.set(tenant, (this.served.get(tenant) ?? 0) + amount);
+  }
+
+  #checkRoom(): void {
+    const { running } = this;
+    holds(running.length <= this.limits.maxSequences, `${running.length} sequences run`);
+    const parkedTokens = this.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
+    const lengths = running.map(({ mostTokens }) => mostTokens);
+    holds(running.length === 0 || this.kv.holds(lengths, parkedTokens), "memory does not hold what runs");
+    const pinnedBy = (some: readonly Fake[]) => new Set(some.flatMap(({ poolAdapters }) => poolAdapters)).size;
+    holds(pinnedBy(running) <= this.poolSlots, "more pool slots are pinned than there are");
+    const byTenant = [...Map.groupBy(running, ({ tenant }) => tenant).values()];
+    holds(
+      byTenant.every((own) => pinnedBy(own) <= mostPoolSlots(this.poolSlots)),
+      "a tenant pins more than its share",
+    );
+  }
+}

@@ -1,0 +1,197 @@
+/** What holds of the plan in any traffic: limits are kept, nothing that fits waits, nobody starves, all is given back. */
+import { expect, test } from "vitest";
+import { generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
+import { poolHolds } from "../../../../gpu-backend/engine/pool-shares.ts";
+import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
+import { seededRandom } from "../../../support/steps.ts";
+
+const seed = 1719;
+const random = seededRandom(seed);
+const between = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
+const oneOf = <T>(...values: T[]) => values[between(0, values.length - 1)];
+
+/** What a tenant does in the random states below. */
+interface Habit {
+  tenant: string;
+  /** Chance of sending something at a step. */
+  eagerness: number;
+  most: number;
+  longestPrompt: number;
+  longestAnswer: number;
+  adapters: number;
+}
+
+class RandomRun {
+  readonly simulation: Simulation;
+  readonly #habits: Habit[];
+  readonly #open = new Set<Fake>();
+  /** A waiting sequence that was passed, and what all tenants had been served then. */
+  readonly #passed = new Map<Fake, Map<string, number>>();
+  excused = 0;
+  waiting = 0;
+  /** The most service that others got while a sequence was passed, as a part of its bound. */
+  mostPassed = 0;
+
+  constructor() {
+    const isScarce = random() < 0.5;
+    const limits = { maxSequences: oneOf(1, 2, 4, 8, 24), stepTokens: chunkTokens * between(1, 5) + between(0, 63) };
+    const kv = isScarce ? kvOf(between(1, 6) * shape.contextTokens) : undefined;
+    this.simulation = new Simulation(limits, { kv, poolSlots: oneOf(1, 2, 5, 8) });
+    this.#habits = Array.from({ length: between(2, 6) }, (_, i) => ({
+      tenant: `t${i}`,
+      eagerness: oneOf(0.02, 0.1, 0.5),
+      most: oneOf(1, 4, 30),
+      longestPrompt: oneOf(5, 70, 400),
+      longestAnswer: oneOf(2, 20, 100),
+      adapters: oneOf(0, 0, 1, 3),
+    }));
+  }
+
+  /** The service of a full batch, and what passes. */
+  get #bound(): number {
+    return passLead + generatedWeight * shape.contextTokens * this.simulation.limits.maxSequences;
+  }
+
+  step(mayArrive = true): void {
+    if (mayArrive) this.#arrivals();
+    const { simulation } = this;
+    const idle = simulation.waiting.length + simulation.running.length === 0;
+    const { prefill, decode, parked, ended, tokens, passedSince } = simulation.step();
+    for (const one of ended) this.#open.delete(one);
+    if (prefill.length + decode.length === 0 && !idle) expect.unreachable("a step does nothing");
+    // What a parking or an end makes room for starts in the next step.
+    if (parked.length + ended.length === 0) this.#checkWork(tokens, passedSince);
+    this.#checkPasses(passedSince);
+  }
+
+  finish(): void {
+    for (let steps = 0; this.#open.size > 0; steps++) {
+      expect(steps).toBeLessThan(50_000);
+      this.step(false);
+    }
+    const { waiting, running, service, passedSince } = this.simulation.planner.state;
+    expect([waiting.length, running.size, service.size, passedSince.size]).toEqual([0, 0, 0, 0]);
+  }
+
+  #arrivals(): void {
+    for (const { tenant, eagerness, most, longestPrompt, longestAnswer, adapters } of this.#habits) {
+      const own = [...this.#open].filter((one) => one.tenant === tenant);
+      for (let count = own.length; count < most && random() < eagerness; count++) {
+        const wanted =
+          random() < 0.7 ? Math.min(adapters, 1) : between(0, Math.min(adapters, this.simulation.poolSlots - 2));
+        const poolAdapters = Array.from(
+          { length: Math.max(0, wanted) },
+          () => `${oneOf(tenant, "all")}-${between(0, 4)}`,
+        );
+        const prefix = random() < 0.2 ? `${tenant}-${between(0, 20)}` : null;
+        const one = fake(between(1, longestPrompt), between(1, longestAnswer), { tenant, poolAdapters, prefix });
+        this.#open.add(one);
+        this.simulation.enqueue(one);
+      }
+      if (own.length > 0 && random() < 0.01) {
+        this.simulation.planner.remove(own[0]);
+        this.#open.delete(own[0]);
+      }
+    }
+  }
+
+  /** Whatever waits lacks something, or may wait for its prefix, or what it needs is kept for one that was passed. */
+  #checkWork(tokens: number, passedSince: ReadonlyMap<Fake, number>): void {
+    const { simulation } = this;
+    const { waiting, running, limits } = simulation;
+    const parkedTokens = simulation.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
+    const lengths = running.map(({ mostTokens }) => mostTokens);
+    this.waiting += waiting.length;
+    for (const one of waiting) {
+      // Who computes its prefix may have ended in this step.
+      if (one.cachedTokens === 0 && one.prefix !== null) continue;
+      const isMemory =
+        running.length < limits.maxSequences &&
+        simulation.kv.holds([...lengths, one.mostTokens], parkedTokens - one.cachedTokens);
+      const chunk = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
+      if (!isMemory || chunk > limits.stepTokens - tokens || !poolHolds(one, running, simulation.poolSlots)) continue;
+      const isKept = [...passedSince].some(([other, since]) => {
+        const isOwn = other.tenant === one.tenant;
+        return other !== one && (isOwn || simulation.counterOf(one.tenant) > since + passLead);
+      });
+      if (!isKept)
+        expect.unreachable(`${one.tenant} waits, ${running.length} of ${limits.maxSequences} slots are taken`);
+      this.excused++;
+    }
+  }
+
+  /** While a tenant's only waiting sequence is passed, no other tenant is served more than the bound. */
+  #checkPasses(passedSince: ReadonlyMap<Fake, number>): void {
+    const { served, waiting } = this.simulation;
+    const byTenant = [...Map.groupBy(waiting, ({ tenant }) => tenant).values()];
+    const lone = new Set(byTenant.filter(({ length }) => length === 1).flat());
+    for (const one of this.#passed.keys()) if (!passedSince.has(one) || !lone.has(one)) this.#passed.delete(one);
+    for (const one of lone) {
+      if (!passedSince.has(one)) continue;
+      if (!this.#passed.has(one)) this.#passed.set(one, new Map(served));
+      const before = this.#passed.get(one);
+      if (!before || one.poolAdapters.length > 0) continue;
+      for (const [tenant, now] of served) {
+        if (tenant === one.tenant) continue;
+        const part = (now - (before.get(tenant) ?? 0)) / (2 * this.#bound);
+        this.mostPassed = Math.max(this.mostPassed, part);
+        if (part > 1)
+          expect.unreachable(`${tenant} is served ${part} of the bound while one of ${one.tenant} is passed`);
+      }
+    }
+  }
+}
+
+test("in 100,000 random states limits are kept, what fits runs, and nobody is passed for longer than the plan says", () => {
+  console.log(`seed ${seed}`);
+  const statesPerRun = 500;
+  const totals = { excused: 0, waiting: 0, preemptions: 0, mostPassed: 0 };
+  let states = 0;
+  const startedMs = performance.now();
+  while (states < 100_000) {
+    const run = new RandomRun();
+    for (let i = 0; i < statesPerRun; i++) run.step();
+    states += statesPerRun;
+    run.finish();
+    totals.excused += run.excused;
+    totals.waiting += run.waiting;
+    totals.preemptions += run.simulation.preemptions;
+    totals.mostPassed = Math.max(totals.mostPassed, run.mostPassed);
+  }
+  const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
+  console.log(`${states} states in ${seconds} s: ${JSON.stringify(totals)}`);
+  // The states are such that there is something to promise.
+  expect(totals.preemptions).toBeGreaterThan(100);
+  expect(totals.excused).toBeLessThan(totals.waiting / 10);
+}, 300_000);
+
+test("tenants that always have sequences waiting are served alike, within the bound that the plan states", () => {
+  let most = 0;
+  for (let run = 0; run < 12; run++) {
+    const contextTokens = 128;
+    const maxSequences = between(1, 6);
+    const kv = random() < 0.5 ? kvOf(between(1, maxSequences) * contextTokens, contextTokens) : undefined;
+    const simulation = new Simulation({ maxSequences, stepTokens: 2 * chunkTokens }, { kv });
+    const tenants = Array.from({ length: between(2, 4) }, (_, i) => ({
+      tenant: `t${i}`,
+      // More than start in a step: one that has nothing waiting for a moment is lifted to the others.
+      backlog: oneOf(8, 40),
+      prompt: oneOf(1, 20, 100),
+      answer: oneOf(1, 5, 28),
+    }));
+    const U = passLead + generatedWeight * contextTokens * maxSequences;
+    for (let step = 0; step < 1500; step++) {
+      for (const { tenant, backlog, prompt, answer } of tenants) {
+        const own = simulation.waiting.filter((one) => one.tenant === tenant).length;
+        for (let count = own; count < backlog; count++)
+          simulation.enqueue(fake(prompt, between(1, answer), { tenant }));
+      }
+      simulation.step();
+      const served = tenants.map(({ tenant }) => simulation.served.get(tenant) ?? 0);
+      most = Math.max(most, (Math.max(...served) - Math.min(...served)) / (2 * U));
+      if (most > 1) expect.unreachable(`run ${run}, step ${step}: served ${served}, U is ${U}`);
+    }
+  }
+  console.log(`service differs by ${(100 * most).toFixed(1)}% of the bound at most`);
+  expect(most).toBeGreaterThan(0);
+}, 300_000);

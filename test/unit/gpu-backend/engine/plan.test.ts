@@ -1,0 +1,320 @@
+/** What a step runs: who starts, who is passed, who gives way. */
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { generatedWeight, passLead } from "../../../../gpu-backend/engine/plan.ts";
+import { ServiceError } from "../../../../shared/errors.ts";
+import { createEngineHarness, sequenceRequest } from "../../../support/engine-harness.ts";
+import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
+import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
+
+const many = (count: number, tenant: string, prompt = 10, completion = 200) =>
+  Array.from({ length: count }, () => fake(prompt, completion, { tenant }));
+
+/** Steps until a sequence has its first token. */
+function stepsToFirstToken(simulation: Simulation, sequence: Fake): number {
+  simulation.enqueue(sequence);
+  for (let steps = 1; ; steps++) {
+    expect(steps).toBeLessThan(1000);
+    if (simulation.step().decode.includes(sequence)) return steps;
+  }
+}
+
+test("the plan imports nothing that acts, is short, and its loop fits a screen", () => {
+  const source = readFileSync(`${import.meta.dirname}/../../../../gpu-backend/engine/plan.ts`, "utf8");
+  const imports = [...source.matchAll(/^import (?:type )?.* from "(.*)";$/gm)].map(([line]) => line);
+  expect(imports).toEqual([
+    'import type { KvBudget } from "../kv/kv-budget.ts";',
+    'import { poolHolds } from "./pool-shares.ts";',
+    'import { queueFull } from "./refusals.ts";',
+  ]);
+  expect(source).not.toMatch(/\b(Date|performance|Math\.random|process|await|async|Float32Array)\b/);
+  expect(source.split("\n").length).toBeLessThanOrEqual(350);
+  const [body] = source.match(/^export function plan<[\s\S]*?^}$/m)!;
+  expect(body.split("\n").length).toBeLessThanOrEqual(60);
+});
+
+describe("prompts", () => {
+  test("ten tokens behind two prompts of 1,000 tokens are done in the step they come in, and padding is no work", () => {
+    const simulation = new Simulation({ stepTokens: 2 * chunkTokens });
+    simulation.enqueue(fake(1000, 3), fake(1000, 3));
+    const short = fake(10, 3);
+    expect(stepsToFirstToken(simulation, short)).toBe(1);
+  });
+
+  test("a long prompt is not passed for ever by short ones of its own tenant that fill every step", () => {
+    const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 64 });
+    const long = fake(3 * chunkTokens, 3);
+    simulation.enqueue(long);
+    let steps = 0;
+    for (; long.pendingPromptTokens > 0; steps++) {
+      expect(steps).toBeLessThan(200);
+      simulation.enqueue(...many(2, "t", chunkTokens / 2, 1));
+      simulation.step();
+    }
+    console.log(`its three chunks took ${steps} steps`);
+    expect(steps).toBeGreaterThan(3);
+  });
+
+  test("are cut where they would be cut alone, whatever runs beside them and however often they were parked", () => {
+    const simulation = new Simulation({ maxSequences: 4, stepTokens: 200 });
+    const sequences = Array.from({ length: 60 }, (_, i) => fake(1 + ((i * 37) % 300), 3, { tenant: `t${i % 3}` }));
+    const lengths = sequences.map(({ pendingPromptTokens }) => pendingPromptTokens);
+    for (const sequence of sequences) {
+      simulation.enqueue(sequence);
+      simulation.step();
+    }
+    simulation.finish();
+    sequences.forEach(({ chunks }, i) => {
+      const whole = Array.from({ length: Math.floor(lengths[i] / 64) }, () => 64);
+      expect(chunks).toEqual(lengths[i] % 64 ? [...whole, lengths[i] % 64] : whole);
+    });
+  });
+
+  test.each([
+    ["64 plain prompts beside 8 streams", 8, 3, 128],
+    ["64 plain prompts beside 16 streams", 16, 3, 128],
+    ["64 prompts of many chunks beside 8 streams", 8, 300, 400],
+  ])("%s: another prompt waits for its own chunks and two steps at most", (_, streams, promptTokens, otherTokens) => {
+    const simulation = new Simulation({ maxSequences: 96, stepTokens: 2 * chunkTokens });
+    simulation.enqueue(...many(streams, "b", 3, 100_000));
+    for (let i = 0; i < 20; i++) simulation.step();
+    simulation.enqueue(...many(64, "a", otherTokens, 50));
+    for (let i = 0; i < 3; i++) simulation.step();
+    const steps = stepsToFirstToken(simulation, fake(promptTokens, 5, { tenant: "b" }));
+    expect(steps).toBeLessThanOrEqual(Math.ceil(promptTokens / chunkTokens) + 2);
+  });
+
+  test("that begin alike are computed once: the others wait for it, hold up nobody, and then compute their rest", () => {
+    const simulation = new Simulation({ stepTokens: 256 });
+    const choices = Array.from({ length: 3 }, () => fake(200, 5, { prefix: "p" }));
+    const other = fake(100, 5);
+    simulation.enqueue(...choices, other);
+    expect(simulation.step().started).toEqual([choices[0], other]);
+    simulation.finish();
+    expect(choices.map(({ chunks }) => chunks)).toEqual([[64, 64, 64, 8], [8], [8]]);
+  });
+});
+
+test("the engine's own steps: beside an adapter's examples the next prompt has its token in its chunks and two steps", async () => {
+  const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+  const fakeRunner = createFakeRunner();
+  const harness = createEngineHarness({
+    runner: {
+      ...fakeRunner,
+      async run(input) {
+        const output = await fakeRunner.run(input);
+        return { ...output, hidden: new Float32Array(input.headRows.length * fakeConfig.hiddenSize) };
+      },
+    },
+    limits: { stepTokens: 128, chunkTokens: 64, maxSequences: 32 },
+  });
+  const request = (id: string, tenant: string, length: number, maxTokens: number) => {
+    const promptIds = Array.from({ length }, (_, i) => (i * 7 + id.length * 13 + Number(id.slice(1))) % 90);
+    return sequenceRequest(id, promptIds, { tenant, maxTokens, sampling: neverEnds });
+  };
+  await harness.engine.submit(
+    null,
+    Array.from({ length: 8 }, (_, i) => request(`s${i}`, "b", 3, 400)),
+  );
+  for (let i = 0; i < 5; i++) await harness.engine.step();
+  const examples = Array.from({ length: 64 }, (_, i) => request(`x${i}`, "a", 128, 0));
+  await harness.engine.submit(null, examples, () => {});
+  for (let i = 0; i < 3; i++) await harness.engine.step();
+  await harness.engine.submit(null, [request("n1", "b", 3, 5)]);
+  let steps = 0;
+  while (harness.tokensOf("n1").length === 0) {
+    expect(++steps).toBeLessThanOrEqual(3);
+    await harness.engine.step();
+  }
+  await harness.finish();
+  for (const { id } of examples) expect(harness.lastFrameOf(id)?.type).toBe("done");
+});
+
+describe("between tenants", () => {
+  test("one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
+    const simulation = new Simulation();
+    const greedy = many(1000, "greedy", 10, 30);
+    simulation.enqueue(...greedy);
+    for (let i = 0; i < 3; i++) simulation.step();
+    const modest = fake(10, 30, { tenant: "modest" });
+    simulation.enqueue(modest);
+    const leftThen = greedy[7].left;
+    const { started, parked } = simulation.step();
+    expect([started, parked]).toEqual([[modest], [greedy[7]]]);
+    expect(greedy[7].left).toBe(leftThen);
+    while (greedy[0].left > 0) simulation.step();
+    // The first free slot is its own again, before any of its tenant that never ran.
+    expect(simulation.step().started).toContain(greedy[7]);
+    simulation.finish();
+    expect([...greedy, modest].every(({ left }) => left === 0)).toBe(true);
+  });
+
+  test("slots are shared evenly among those who want them, and nobody is parked for an equal", () => {
+    const simulation = new Simulation({ maxSequences: 6 });
+    const counts = (...tenants: string[]) => tenants.map((tenant) => simulation.countOf(tenant));
+    simulation.enqueue(...many(20, "a", 5, 400));
+    simulation.step();
+    for (const tenants of [
+      ["a", "b"],
+      ["a", "b", "c"],
+    ]) {
+      simulation.enqueue(...many(20, tenants.at(-1)!, 5, 400));
+      for (let i = 0; i < 10; i++) simulation.step();
+      expect(counts(...tenants)).toEqual(tenants.map(() => 6 / tenants.length));
+    }
+    const { preemptions } = simulation;
+    for (let i = 0; i < 100; i++) simulation.step();
+    expect(simulation.preemptions).toBe(preemptions);
+  });
+
+  test("the one that was served least is next, prompts and generated tokens counted by their weights", () => {
+    const simulation = new Simulation({ maxSequences: 1 });
+    simulation.enqueue(
+      fake(1, 1, { tenant: "first" }),
+      fake(100, 1, { tenant: "prompts" }),
+      fake(1, 20, { tenant: "tokens" }),
+    );
+    simulation.enqueue(...many(200, "prompts", 100, 1), ...many(200, "tokens", 1, 20));
+    for (let i = 0; i < 1000; i++) simulation.step();
+    const [prompts, tokens] = [simulation.served.get("prompts")!, simulation.served.get("tokens")!];
+    console.log(`served ${prompts} and ${tokens}`);
+    expect(Math.abs(prompts - tokens)).toBeLessThan(2 * (100 + generatedWeight));
+  });
+
+  test("one that returns is lifted to the others, so it has no credit; and none for coming and going", () => {
+    const simulation = new Simulation({ maxSequences: 1 });
+    simulation.enqueue(...many(100, "busy", 1, 20));
+    for (let i = 0; i < 400; i++) simulation.step();
+    simulation.enqueue(...many(100, "idle", 1, 20));
+    expect(simulation.counterOf("idle")).toBe(simulation.counterOf("busy"));
+    const before = simulation.counterOf("busy");
+    for (let i = 0; i < 200; i++) simulation.step();
+    expect(Math.abs(simulation.counterOf("idle") - simulation.counterOf("busy"))).toBeLessThan(100);
+    expect(simulation.counterOf("busy")).toBeGreaterThan(before + 100);
+
+    const visited = new Simulation({ maxSequences: 1 });
+    const patient = fake(1, 1, { tenant: "patient" });
+    visited.enqueue(fake(1, 5, { tenant: "holder" }));
+    visited.step();
+    visited.enqueue(patient);
+    for (let i = 0; patient.left > 0; i++) {
+      expect(i).toBeLessThan(6);
+      visited.enqueue(fake(1, 1, { tenant: `visitor${i}` }));
+      visited.step();
+    }
+  });
+
+  test("who used what was free pays nothing for it later", () => {
+    const simulation = new Simulation({ maxSequences: 4 });
+    simulation.enqueue(...many(2, "slow", 1, 100_000), fake(1, 100_000, { tenant: "early" }));
+    for (let i = 0; i < 1000; i++) simulation.step();
+    simulation.enqueue(...many(1, "late", 1, 100_000));
+    expect(simulation.counterOf("late")).toBe(simulation.counterOf("slow"));
+  });
+});
+
+describe("a sequence that does not fit", () => {
+  test("is passed by others for a while, and then what it lacks is kept for it", () => {
+    const simulation = new Simulation({ maxSequences: 100 }, { kv: kvOf(2 * shape.contextTokens) });
+    const small = (completion: number) => fake(10, completion, { tenant: "small" });
+    simulation.enqueue(...Array.from({ length: 16 }, (_, i) => small(4 + 3 * i)));
+    simulation.step();
+    const large = fake(400, 100, { tenant: "large" });
+    simulation.enqueue(large);
+    const counter = simulation.counterOf("large");
+    let passes = 0;
+    for (let steps = 0; !simulation.running.includes(large); steps++) {
+      expect(steps).toBeLessThan(400);
+      simulation.enqueue(small(50));
+      passes += simulation.step().started.filter(({ tenant }) => tenant === "small").length;
+    }
+    console.log(`passed ${passes} times`);
+    expect(passes).toBeGreaterThan(5);
+    const rest = 16 * generatedWeight * 50;
+    expect(simulation.counterOf("small")).toBeLessThanOrEqual(counter + passLead + rest);
+  });
+
+  test("lets nothing of its own tenant by that needs what it lacks, but what needs it not", () => {
+    const simulation = new Simulation({ maxSequences: 20 }, { poolSlots: 8 });
+    const of = (adapter: string | null, tenant: string) =>
+      fake(5, 50, { tenant, poolAdapters: adapter === null ? [] : [adapter] });
+    const first = ["a", "b", "c", "d", "e", "f"].map((adapter) => of(adapter, "one"));
+    const [seventh, known, plain] = [of("g", "one"), of("a", "one"), of(null, "one")];
+    simulation.enqueue(...first, seventh, known, plain);
+    // A quarter of the pool is for the first slots of other tenants.
+    expect(simulation.step().started).toEqual([...first, plain]);
+    const others = [of("x", "two"), of("y", "three")];
+    simulation.enqueue(of("h", "two"), ...others);
+    const { started } = simulation.step();
+    expect(started.map(({ tenant }) => tenant)).toEqual(["two", "three"]);
+    expect(simulation.running).toHaveLength(9);
+    simulation.finish();
+    expect([...first, seventh, known, plain, ...others].every(({ left }) => left === 0)).toBe(true);
+  });
+
+  test("nobody is parked where a sequence as long as the context could not run beside what is parked", () => {
+    const simulation = new Simulation({ maxSequences: 3 }, { kv: kvOf(shape.contextTokens) });
+    simulation.enqueue(fake(20, 40, { tenant: "long" }), ...many(2, "greedy", 20, 40));
+    simulation.step();
+    simulation.enqueue(fake(400, 100, { tenant: "long" }), fake(20, 40, { tenant: "modest" }));
+    simulation.finish(300);
+    expect(simulation.preemptions).toBe(0);
+  });
+
+  test("nobody is parked where that does not make room: a longer row for all takes more than one row less", () => {
+    const simulation = new Simulation({ stepTokens: 5000 }, { kv: kvOf(2 * shape.contextTokens) });
+    simulation.enqueue(...many(9, "greedy", 100, 12));
+    simulation.step();
+    simulation.step();
+    expect(simulation.running.length).toBe(8); // of 128 positions each
+    const long = fake(400, 10, { tenant: "modest" });
+    simulation.enqueue(long);
+    for (let i = 0; !simulation.running.includes(long); i++) {
+      expect(i).toBeLessThan(12);
+      simulation.step();
+    }
+    simulation.finish();
+    expect(simulation.preemptions).toBe(0);
+  });
+});
+
+test("within a tenant the first due is first", () => {
+  const simulation = new Simulation({ maxSequences: 1 });
+  const [patient, urgent] = [fake(1, 3, { dueMs: 1000 }), fake(1, 3, { dueMs: 50 })];
+  simulation.enqueue(patient, urgent);
+  expect(simulation.step().started).toEqual([urgent]);
+});
+
+describe("the queue", () => {
+  const refusalOf = (work: () => void): unknown => {
+    try {
+      work();
+    } catch (error) {
+      return error;
+    }
+    return null;
+  };
+
+  test("takes of a tenant as many as it leaves free, so that others find places; and says when to come back", () => {
+    const simulation = new Simulation({ maxSequences: 2, maxQueue: 6 });
+    const enqueue = (tenant: string) => simulation.enqueue(fake(1, 1, { tenant }));
+    for (let i = 0; i < 3; i++) enqueue("greedy");
+    const refusal = refusalOf(() => enqueue("greedy"));
+    expect(refusal).toBeInstanceOf(ServiceError);
+    expect(refusal).toMatchObject({ kind: "overloaded", retryAfterSeconds: 2 });
+    expect((refusal as Error).message).toMatch(/3 of 6 places free.*has 3/);
+    enqueue("modest");
+    enqueue("another");
+    expect(refusalOf(() => enqueue("modest"))).toMatchObject({ kind: "overloaded" });
+  });
+
+  test("halves what is left with every greedy tenant: 64 places take six of them, and one more sequence", () => {
+    const simulation = new Simulation({ maxQueue: 64 });
+    const taken = Array.from({ length: 8 }, (_, tenant) => {
+      const before = simulation.waiting.length;
+      while (!refusalOf(() => simulation.enqueue(fake(1, 1, { tenant: `t${tenant}` }))));
+      return simulation.waiting.length - before;
+    });
+    expect(taken).toEqual([32, 16, 8, 4, 2, 1, 1, 0]);
+  });
+});
