@@ -1,8 +1,10 @@
 /** What loading a model leaves behind: nothing of the file, the matrices or the graph, which ONNX Runtime has copied. */
+import { setImmediate } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { readConfig } from "../../gpu-backend/config.ts";
 import { artifactsOf } from "../../gpu-backend/engine/artifacts.ts";
 import { openModel } from "../../gpu-backend/engine/open-model.ts";
+import { collectGarbage } from "../../gpu-backend/runtime/garbage.ts";
 import { buildServingGraph } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { parametersOf } from "../../gpu-backend/runtime/model-folder.ts";
 import { openStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -28,6 +30,14 @@ test("an open model keeps no copy of its weights beside the session", async () =
     .poll(() => process.memoryUsage().arrayBuffers - before, { timeout: 10_000 })
     .toBeLessThan(weightBytes / 2);
   await runner.release();
+});
+
+test("garbage is collected when it is asked for, not when V8 finds it worth it", async () => {
+  const dropped = new WeakRef(new ArrayBuffer(1e7));
+  // A WeakRef keeps what it refers to until the running job is done.
+  await setImmediate();
+  collectGarbage();
+  expect(dropped.deref()).toBeUndefined();
 });
 
 test("the session has its own copy of the graph and its weights", async () => {
