@@ -154,6 +154,7 @@ export class HeadRows {
       want: {
         scores: this.heads.some(needsScores),
         hidden: this.heads.some(({ sequence, scoredId }) => sequence.trace !== null && scoredId !== null),
+        likeliestOnly: this.heads.every(readsLikeliestOnly),
       },
     };
   }
@@ -334,6 +335,13 @@ function sharpnessOf(rows: readonly MixedRow[]): number {
 /** J. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */
 function adaptersOfWidest(rows: readonly MixedRow[]): number {
   return rows.reduce((most, { adapters }) => Math.max(most, adapters.length), 0);
+}
+
+/** Whether nothing is read of a plain row but its likeliest token. Mixed rows are another matter (`MixedInput`). */
+function readsLikeliestOnly({ sequence, isMixed, scoredId, baseRow }: Head): boolean {
+  if (isMixed) return baseRow === null;
+  const { sampling, compare } = sequence.request;
+  return scoredId === null && baseRow === null && !compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */

@@ -20,7 +20,14 @@ export const names = {
   /** Slots of adapters with directions of their own. */
   poolA: "pool_a",
   poolB: "pool_b",
-  plain: { ...rowNames(""), gates: "gates", poolMask: "pool_mask", biasOffsets: "bias_offsets" },
+  plain: {
+    ...rowNames(""),
+    /** Whether any row needs more than its likeliest token. */
+    ranked: "ranked",
+    gates: "gates",
+    poolMask: "pool_mask",
+    biasOffsets: "bias_offsets",
+  },
   mixed: {
     ...rowNames("mixed_"),
     /** Whether the experts are computed; false where they are fed, or there are no mixed rows. */

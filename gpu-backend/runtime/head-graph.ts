@@ -75,7 +75,8 @@ export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hid
   const gates = g.input(names.plain.gates, "float32", ["N", bank?.gates ?? 0]);
   const poolMask = pool && g.input(names.plain.poolMask, "float32", ["N", pool.columns]); // 1 in the columns of the row's slot
   const offsets = g.input(names.plain.biasOffsets, "float32", ["A"]);
-  addRows(g, config, { names: names.plain, count: "N", offsets }, hidden, (rows) => {
+  const ranked = g.input(names.plain.ranked, "bool", []);
+  addRows(g, config, { names: names.plain, count: "N", offsets, ranked }, hidden, (rows) => {
     let logits = baseLogits(rows);
     if (bank) logits = g.node("Gemm", [g.node("Mul", [bank.project(rows), gates]), bank.b, logits]);
     if (pool && poolMask) {
@@ -222,6 +223,7 @@ interface LogitRows {
   names: RowNames;
   count: string;
   offsets: string; // [A]
+  ranked: string; // []
 }
 
 /** Rows of likelihoods. */
@@ -249,8 +251,8 @@ function addRows(
   const likelihoods = "power" in kind ? kind : null;
   const K = Math.min(topCandidates, V);
   const outputs = [
-    { name: n.topScores, type: "float32", shape: [N, K] },
-    { name: n.topIds, type: "int32", shape: [N, K] },
+    { name: n.topScores, type: "float32", shape: [N, "K"] },
+    { name: n.topIds, type: "int32", shape: [N, "K"] },
     { name: n.topProbability, type: "float32", shape: [N, 1] },
     { name: n.scaledTopProbability, type: "float32", shape: [N, 1] },
     { name: n.targetScores, type: "float32", shape: [N] },
@@ -264,39 +266,77 @@ function addRows(
   const inverseTemperatures = g.input(n.inverseTemperatures, "float32", [N]);
   const scaled = g.input(n.scaled, "bool", []);
   const targetIds = "targetIds" in kind ? kind.targetIds : g.input(n.targetIds, "int32", [N]);
+  const ranking = { likelihoods, scaled, inverseTemperatures, vocabularySize: V, K };
+  /** The first four outputs. */
+  const likeliest = (scores: string) => {
+    if ("power" in kind) return rankedScores(g, scores, ranking);
+    return g.when(
+      kind.ranked,
+      outputs.slice(0, 4),
+      () => rankedScores(g, scores, ranking),
+      () => likeliestScore(g, scores),
+    );
+  };
   const values = g.when(wanted, outputs, () => {
     const adapted = scoresOf(rows && hidden ? g.node("Gather", [hidden, rows], { axis: 0 }) : "");
     const indices = g.node("Cast", [biasIndices], { to: 7 });
     const changes = { indices, penalties: biasPenalties, values: biasValues };
     const scores =
       "power" in kind ? changedLikelihoods(g, adapted, kind, changes) : changedLogits(g, adapted, kind, changes);
-    const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
-    const top = (x: string) => g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
-    const topProbability = (x: string) =>
-      likelihoods
-        ? g.node("Div", [top(topScores), rowSums(g, x, V)])
-        : g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top(topIds)], { axis: 1 });
-    const [scaledTop] = g.when(scaled, [{ type: "float32", shape: [N, 1] }], () => {
-      const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
-      if (!likelihoods) return [topProbability(g.node("Mul", [scores, column]))];
-      // The likeliest is 1, so that no power of the others is too large or all are too small.
-      const relative = likelihoods.power(g.node("Div", [scores, top(topScores)]), column);
-      return [g.node("Div", [g.scalar(1), rowSums(g, relative, V)])];
-    });
+    const [topScores, topIds, topProbability, scaledTop] = likeliest(scores);
     const targets = g.node("Unsqueeze", [targetIds, g.integers(1)]);
     const targetScores = g.node("GatherElements", [scores, targets], { axis: 1 });
-    return [
-      topScores,
-      g.node("Cast", [topIds], { to: 6 }),
-      topProbability(scores),
-      scaledTop,
-      g.node("Squeeze", [targetScores, g.integers(1)]),
-      scores,
-    ];
+    return [topScores, topIds, topProbability, scaledTop, g.node("Squeeze", [targetScores, g.integers(1)]), scores];
   });
   outputs.forEach(({ name, type, shape }, i) => {
     g.output(name, values[i], type, shape);
   });
+}
+
+/** The K likeliest tokens of each row, their scores, and the probability of the likeliest, at temperature 1 and at the row's. */
+function rankedScores(
+  g: GraphBuilder,
+  scores: string,
+  {
+    likelihoods,
+    scaled,
+    inverseTemperatures,
+    vocabularySize: V,
+    K,
+  }: {
+    likelihoods: LikelihoodRows | null;
+    scaled: string;
+    inverseTemperatures: string;
+    vocabularySize: number;
+    K: number;
+  },
+): string[] {
+  const [topScores, topIds] = g.nodes("TopK", [scores, g.integers(K)], 2, { axis: -1, largest: 1, sorted: 1 });
+  const top = (x: string) => g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)]); // [N, 1]
+  const topProbability = (x: string) =>
+    likelihoods
+      ? g.node("Div", [top(topScores), rowSums(g, x, V)])
+      : g.node("GatherElements", [g.node("Softmax", [x], { axis: -1 }), top(topIds)], { axis: 1 });
+  const [scaledTop] = g.when(scaled, [{ type: "float32", shape: ["N", 1] }], () => {
+    const column = g.node("Unsqueeze", [inverseTemperatures, g.integers(1)]);
+    if (!likelihoods) return [topProbability(g.node("Mul", [scores, column]))];
+    // The likeliest is 1, so that no power of the others is too large or all are too small.
+    const relative = likelihoods.power(g.node("Div", [scores, top(topScores)]), column);
+    return [g.node("Div", [g.scalar(1), rowSums(g, relative, V)])];
+  });
+  return [topScores, g.node("Cast", [topIds], { to: 6 }), topProbability(scores), scaledTop];
+}
+
+/**
+ * Of each row the likeliest token alone, the same as `rankedScores` finds. Instead of its probability, which takes a softmax
+ * over the vocabulary, 1 comes out, or NaN where any score is not finite.
+ */
+function likeliestScore(g: GraphBuilder, scores: string): string[] {
+  const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
+  const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
+  const oneIfFinite = g.node("Add", [g.node("Mul", [sum, g.scalar(0)]), g.scalar(1)]);
+  const score = g.node("GatherElements", [scores, top], { axis: 1 });
+  return [score, g.node("Cast", [top], { to: 6 }), oneIfFinite, g.node("Identity", [oneIfFinite])];
 }
 
 /** Of A scores each. */

@@ -115,6 +115,7 @@ class OnnxRunner implements StepRunner {
       [names.plain.rows]: tensor(plainRows, [N]),
       [names.plain.gates]: tensor(input.gates, [N, this.gates]),
       [names.plain.targetIds]: tensor(input.targetIds, [N]),
+      [names.plain.ranked]: bool(!input.want.likeliestOnly),
       ...rowFeeds(names.plain, { ...input, wanted: isRead }),
       [names.plain.biasOffsets]: biasOffsets(input.bias),
     };

@@ -61,8 +61,11 @@ export interface StepInput {
   targetIds: Int32Array;
   /** What plain rows change of single logits. */
   bias: LogitChanges;
-  /** Which optional outputs to copy out. */
-  want: { scores: boolean; hidden: boolean };
+  /**
+   * Which optional outputs to copy out; and whether nothing but the likeliest token is read of any plain row, whose
+   * logSumExp is not computed then (it is finite where all logits are).
+   */
+  want: { scores: boolean; hidden: boolean; likeliestOnly?: boolean };
 }
 
 /** `values[i]` is added to logit `ids[i]` of row `rows[i]`. No (row, id) pair may occur twice. */
@@ -162,7 +165,7 @@ export interface MixedOutput {
 export interface RowOutput {
   /** Scores are logits, or of mixed rows likelihoods: probabilities up to a factor of the row. */
   areLikelihoods: boolean;
-  /** K, the width of the two below (`topCandidates`, or V where that is smaller). */
+  /** K, the width of the two below (`topCandidates`, or V where that is smaller; 1 of `likeliestOnly`). */
   topCount: number;
   /** Highest scores of each row, descending, ties by lower id, [N, K]. */
   topScores: Float32Array;

@@ -44,6 +44,38 @@ async function grownRow(pastLength: number, tokenIds: number[]): Promise<StepRow
   return { tokenIds, gates: randomGates(), past, pastLength };
 }
 
+describe("the likeliest token alone", () => {
+  const likeliestOnly = { scores: false, hidden: false, likeliestOnly: true };
+
+  test("is the first of the ranked ones, the one of lower id among equals", async () => {
+    const rows = [40, 3, 17, 1].map((length) => row(randomIds(length), randomGates()));
+    const input = stepOf(model.config, rows, { pastTokens: 64 });
+    const V = model.config.vocabularySize;
+    // Two rows whose likeliest tokens share the highest score: a large bias leaves no other difference in float32.
+    input.bias = {
+      rows: Int32Array.of(1, 1, 3, 3),
+      ids: Int32Array.of(900, 20, V - 1, 5),
+      values: Float32Array.of(1e12, 1e12, 1e12, 1e12),
+    };
+    const ranked = await runner.run(input);
+    const alone = await runner.run({ ...input, want: likeliestOnly });
+    expect([ranked.topCount, alone.topCount]).toEqual([64, 1]);
+    expect([alone.topIds[1], alone.topIds[3]]).toEqual([20, 5]);
+    for (const n of rows.keys()) {
+      expect(alone.topIds[n]).toBe(ranked.topIds[n * ranked.topCount]);
+      expect(alone.topScores[n]).toBe(ranked.topScores[n * ranked.topCount]);
+      expect(alone.logSumExp[n]).toBe(alone.topScores[n]);
+    }
+  });
+
+  test.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])("a score of %d shows", async (bad) => {
+    const input = stepOf(model.config, [row(randomIds(5)), row(randomIds(9))], { pastTokens: 64 });
+    input.bias = { rows: Int32Array.of(1), ids: Int32Array.of(77), values: Float32Array.of(bad) };
+    const { logSumExp } = await runner.run({ ...input, want: likeliestOnly });
+    expect(Array.from(logSumExp, Number.isFinite)).toEqual([true, false]);
+  });
+});
+
 describe("against the oracle", () => {
   test("the oracle gives PyTorch's logits, and so does the graph", async () => {
     for (const { ids, last_logits_top5, last_logits_sum } of reference) {
