@@ -24,7 +24,7 @@ const values: Record<string, [good: string, bad: string]> = {
   DATA_DIR: ["./data", ""],
   WEIGHT_FORMAT: ["int8", "fp8"],
   DEVICE: ["auto", "tpu"],
-  ARTIFACTS_URL: ["file:///tmp/bucket", "bucket"],
+  ARTIFACTS_URL: ["file:///bucket", "bucket"],
   OTEL_EXPORTER_OTLP_ENDPOINT: ["http://collector:4318", "collector:4318"],
 };
 /** Of settings that are numbers: 200 is within every range. */
