@@ -40,8 +40,8 @@ const withoutFloor = candidates.map((candidate) => ({
   byLength: [{ promptTokens: 0, ...candidate }],
 }));
 
-/** A group may lose this much to the base, in nats a token. */
-const toleratedLoss = 0.005;
+/** A group may lose this much to the base, in nats a token: what users are promised of any kind of text. */
+const toleratedLoss = 0.01;
 /** The worst texts, which are this share of them, may lose this much on average, in nats a token: of all groups, and of one. */
 const worstShare = 0.05;
 const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
@@ -52,8 +52,11 @@ const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 const toleratedBehindNearest = 0.02;
 /** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
-/** The same for a higher floor, which costs the groups with the best adapters about ten times its mean cost. */
-const worthOfFloor = 0.002;
+/**
+ * The same for a higher floor. It costs the groups with the best adapters about ten times its mean cost, and more under the
+ * bank that is served, which gains more than those that are trained for calibration.
+ */
+const worthOfFloor = 0.001;
 
 /** What naming the nearest centroid serves: its adapter, or the base where that is off. */
 export function nearestAlone({ nearest: [{ isOff }] }: Pick<Trial, "nearest">): MixtureWeights {
