@@ -16,7 +16,6 @@ import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
 import { loadLine, measureLoad } from "./load.ts";
-import { measureMemory, memoryLines } from "./memory.ts";
 import { measureMixture, mixtureLine } from "./mixture.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { measurePrefix, prefixLine } from "./prefix.ts";
@@ -233,6 +232,8 @@ async function benchPrefix() {
 async function benchMemory() {
   const { threads, batches = [8] } = options;
   installPeer(llamaFolder);
+  // Not above: it needs packages of development, which an installed package lacks.
+  const { measureMemory, memoryLines } = await import("./memory.ts");
   const memory = [];
   for (const batch of batches) {
     const row = await measureMemory("int8", batch, { threads, note: (line) => process.stderr.write(`${line}\n`) });
