@@ -51,7 +51,7 @@ export const environmentSchema = z.object({
   KV_BYTES: optionalInteger(
     1,
     2 ** 40,
-    "Bytes of keys and values of running sequences, at most; it holds one as long as the context at least",
+    "Bytes of keys and values of running and parked sequences, at most; it holds one as long as the context at least",
     "what the memory limit leaves, and no more than MAX_SEQUENCES can use",
   ),
   PREFIX_CACHE_BYTES: integer(

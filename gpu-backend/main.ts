@@ -108,22 +108,17 @@ async function run(config: BackendConfig): Promise<void> {
   const app = createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
-  /** Ends the process. `process.exit` waits for every thread, also for one stuck in native code: then it is killed instead. */
-  const leave = (code: number, areThreadsEnded = true) => {
-    if (areThreadsEnded) process.exit(code);
-    process.kill(process.pid, "SIGKILL");
-  };
+  const leave = (code: number) => process.exit(code);
   let isClosing = false;
   const shutDown = async (signal: string) => {
     if (isClosing) leave(1);
     isClosing = true;
     log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
     follower?.stop();
-    const isEnded = await sets.close(config.drainMs);
-    if (!isEnded) log("error", "fitter_hung", { message: "the fitter's thread did not end in time" });
+    await sets.close(config.drainMs);
     await close(server);
     await tracer?.flush();
-    leave(0, isEnded);
+    leave(0);
   };
   onStopRequest(
     () => performance.now(),

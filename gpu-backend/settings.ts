@@ -13,14 +13,14 @@ export interface SettingHelp {
   range: string;
   /** Where it is not set. */
   preset: string;
-  /** Its value is for nobody else to see, so no flag carries it: other users of a machine see command lines. */
+  /** A secret has no flag, because other users of the machine can read command lines. */
   isSecret: boolean;
 }
 
-const said = z.registry<SettingHelp>();
+const helpRegistry = z.registry<SettingHelp>();
 
 function setting<Schema extends z.ZodType>(schema: Schema, says: Omit<SettingHelp, "isSecret">): Schema {
-  said.add(schema, { ...says, isSecret: false });
+  helpRegistry.add(schema, { ...says, isSecret: false });
   return schema;
 }
 
@@ -63,7 +63,7 @@ export function url(schemes: "http(s)" | "http(s) or file", help: string) {
 
 export function secret(range: string, help: string) {
   const schema = z.string().optional();
-  said.add(schema, { help, range, preset: "none", isSecret: true });
+  helpRegistry.add(schema, { help, range, preset: "none", isSecret: true });
   return schema;
 }
 
@@ -71,7 +71,7 @@ export function secret(range: string, help: string) {
 export function helpOf(schemas: Record<string, z.ZodType>): Map<string, SettingHelp> {
   return new Map(
     Object.entries(schemas).map(([name, schema]) => {
-      const help = said.get(schema);
+      const help = helpRegistry.get(schema);
       if (!help) throw new Error(`nothing is said of the setting ${name}`);
       return [name, help];
     }),

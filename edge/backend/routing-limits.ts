@@ -44,7 +44,7 @@ export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000
 
 /** Taking a batch in is quick, however busy a backend is. */
 export const acceptanceMs = 3000;
-/** A backend at work sends something every `heartbeatMs` of the contract; this many of them missed, it hangs. */
+/** A live backend is silent for less than twice the contract's `heartbeatMs`; after this, its process hangs or is cut off. */
 export const silenceMs = 3000;
 export const probeMs = 2000;
 /** The platform lets an object have six connections that await their headers. */

@@ -24,7 +24,7 @@ export type FrameSink = (frames: Frame[]) => void;
 
 export interface EngineObserver extends SupervisorObserver {
   phaseRan(report: PhaseReport): void;
-  /** The engine's state after what it did last, and before that; null when it has just started. */
+  /** The engine's latest stats and the previous ones; `before` is null for the first stats of a process. */
   statsChanged(after: EngineStats, before: EngineStats | null): void;
   /** A sequence's first token came `ms` after its submission, or another one `ms` after the last. */
   tokenArrived(which: "first" | "next", ms: number): void;
@@ -33,9 +33,12 @@ export interface EngineObserver extends SupervisorObserver {
   sequenceFaulted(description: string): void;
 }
 
-/** Interval of the look whether the engine hangs, in milliseconds: little beside the limit. */
+/** Interval of the hang check, in milliseconds; small compared with `stallMs`. */
 const watchMs = 500;
-/** Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 120 s, the fit included. */
+/**
+ * Timeout for the hidden states of an adapter's examples, in milliseconds. The edge waits 120 s for this and the fit;
+ * a fit slower than 20 s may then come too late.
+ */
 const hiddenStatesMs = 100_000;
 
 export interface EngineClientParts {

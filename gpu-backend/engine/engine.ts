@@ -11,7 +11,7 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AdapterCache } from "../adapters/adapter-cache.ts";
-import { KvBudget } from "../kv/kv-budget.ts";
+import { arenaShapeOf, KvBudget } from "../kv/kv-budget.ts";
 import { KvRows } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
@@ -59,8 +59,7 @@ export class Engine {
 
   constructor(parts: EngineParts) {
     const { config } = parts.runner;
-    // One pair more than there are layers: the pointer's keys, and states of which the head can be computed again.
-    const kvShape = { ...config, layers: config.layers + 1, headWidth: config.hiddenSize / config.heads };
+    const kvShape = arenaShapeOf(config);
     this.#parts = parts;
     this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);

@@ -2,7 +2,7 @@
  * How much memory the backend may take, and how much of it keys and values get where KV_BYTES is not set. Pure arithmetic
  * over estimates of what a model takes; the bounds of keys, values and caches are exact.
  */
-import { bytesPerPosition } from "../kv/kv-budget.ts";
+import { arenaShapeOf, bytesPerPosition } from "../kv/kv-budget.ts";
 import type { WeightFormat } from "../runtime/gpt2-graph.ts";
 import { parametersOf } from "../runtime/model-folder.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
@@ -19,7 +19,7 @@ const bytesPerParameter: Record<WeightFormat, { session: number; loading: number
 };
 /** The same of a fitter, which reads the model file and opens a session over the head in fp32; it ends when it is idle. */
 const fitterBytesPerParameter = 10;
-/** Node, the code and its heap, of each process: HTTP, an engine for each set, a fitter. */
+/** Node, the code and its heap, of each process: HTTP, an engine for each set, one fitter (each set may start its own). */
 const processBytes = 120e6;
 /**
  * Of the memory left after all else, what keys and values get. The rest is for results that wait to be collected, and for the copy
@@ -28,7 +28,7 @@ const processBytes = 120e6;
 const kvShare = 0.8;
 
 export interface MemorySettings {
-  /** What the process may take: the container's limit or the machine's memory. */
+  /** What the backend's processes may take together: the container's limit or the machine's memory. */
   limitBytes: number;
   model: Gpt2Config;
   weightFormat: WeightFormat;
@@ -49,7 +49,10 @@ export interface MemoryPlan {
   parts: {
     processes: number;
     sessions: number;
-    /** What loading one more set takes beyond what it takes once loaded, or a fitter, which is not at work meanwhile. */
+    /**
+     * What loading one more set takes beyond what it takes once loaded, or what a fitter takes, whichever is larger. The plan
+     * assumes one of these at a time; nothing enforces it.
+     */
     loading: number;
     kv: number;
     prefix_caches: number;
@@ -72,7 +75,7 @@ export function planMemory(settings: MemorySettings): MemoryPlan {
     adapter_caches: sets * adapterCacheBytes,
   };
   const left = limitBytes - sum(taken);
-  const contextBytes = model.contextTokens * bytesPerRow(model);
+  const contextBytes = model.contextTokens * bytesPerPosition(arenaShapeOf(model));
   const most = maxSequences * contextBytes;
   const kvBytes = settings.kvBytes ?? Math.floor(Math.max(contextBytes, Math.min(most, (kvShare * left) / sets)));
   const parts = { ...taken, kv: sets * kvBytes };
@@ -88,11 +91,6 @@ export function memorySentence({ limitBytes, parts, plannedBytes }: MemoryPlan):
   const named = Object.entries(parts).map(([name, bytes]) => `${name.replace("_", " ")} ${megabytes(bytes)}`);
   const verdict = plannedBytes > limitBytes ? "which is more than the limit" : "within the limit";
   return `Up to ${megabytes(plannedBytes)} may be taken (${named.join(", ")}), ${verdict} of ${megabytes(limitBytes)}.`;
-}
-
-/** Of the engine's arena, which has one pair more than there are layers. */
-function bytesPerRow({ layers, heads, hiddenSize, contextTokens }: Gpt2Config): number {
-  return bytesPerPosition({ layers: layers + 1, heads, headWidth: hiddenSize / heads, contextTokens });
 }
 
 function sum(parts: Record<string, number>): number {

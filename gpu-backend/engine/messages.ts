@@ -48,7 +48,7 @@ export type FromEngine =
 export interface EngineInfo {
   manifest: Manifest;
   manifestHash: string;
-  /** What backends agree in that compute the same bits (runtime/numerics.ts). */
+  /** Numerics fingerprint: equal for backends that compute the same bits (runtime/numerics.ts). */
   numerics: string;
   device: Device;
   /** Why it is not the device that was asked for. */

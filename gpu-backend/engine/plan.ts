@@ -9,17 +9,21 @@
  * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
  * counter is next. One that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
- * credit; while none waits, nobody pays for what was free. Within a tenant, prompts that end in this step go first, then the
- * earliest due.
+ * credit; while no tenant waits, a newcomer is lifted to the highest counter, so unused capacity is not charged. Within a
+ * tenant, sequences that were passed while it was served more than `passLead` go first, then prompts that end in this step,
+ * then others; among equals, running ones in the order of their start, then waiting ones, the earliest due first.
  *
- * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What it lacks is
- * kept from later sequences of its own tenant, and from another tenant once that one's counter is `passLead` above what the
- * counter of its own was when it was first passed. So these bounds hold, with R slots and a context of C tokens:
+ * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What a waiting one
+ * lacks is reserved: later sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead`
+ * above the counter that the sequence's own tenant had when the sequence was first passed. So these bounds hold, with R slots
+ * and a context of C tokens:
  * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's.
  *    So while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C. This is the
  *    paper's bound, where U is the service of one full batch.
  * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been
  *    served U since it was first passed.
+ * Neither bound covers a sequence that waits for pool slots or for another to compute its prefix: sequences that need neither
+ * pass it.
  *
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
  * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and

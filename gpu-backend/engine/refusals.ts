@@ -1,4 +1,4 @@
-/** Errors that refuse or end one sequence because of its own request or data. Pure. */
+/** The errors with which the backend refuses or ends sequences: bad requests, a full queue, no engine, other numerics, faults. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Adapter } from "../adapters/adapter.ts";
@@ -33,8 +33,8 @@ export function sequenceRefusal(
 }
 
 /**
- * Throws `numerics_mismatch` for a batch that continues what a backend of the numerics `begun` began, where this backend's
- * are known and others: its tokens would not follow from those.
+ * Throws `numerics_mismatch` if the batch continues tokens computed with numerics `begun` and this backend's numerics are known
+ * to differ.
  */
 export function requireNumerics(begun: string | null, own: string | null, { sequences }: BatchRequest): void {
   if (numericsAgree(begun, own) || sequences.every(({ continuedIds }) => continuedIds.length === 0)) return;

@@ -1,5 +1,5 @@
 /**
- * One generation on its way from request to its last frame: its token ids, row bias, stop strings and times.
+ * One generation on its way from request to its last frame: its token ids, logit changes, stop strings and times.
  * Pure but for what it is told: the engine tells it what a step found and sends the frames it makes. Not here: slots,
  * steps, and choosing the next token.
  */

@@ -1,7 +1,7 @@
 /**
  * Keeps an engine running in a child process: passes messages both ways, and starts the process again, with a growing delay,
- * when it fails. A native fault, a hang or a lack of memory so ends the engine's process alone. Not here: sequences (client.ts),
- * and what the process does (process.ts).
+ * when it fails. A native fault, a hang or a lack of memory therefore ends only the engine's process. Not here: sequences
+ * (client.ts), and what the process does (process.ts).
  */
 import { type ChildProcess, fork } from "node:child_process";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
@@ -12,14 +12,14 @@ export const startMs = 600_000;
 /** Milliseconds before the first restart: no more than it takes to load a small model, since most faults do not come back. */
 export const firstRestartMs = 250;
 /** The delay doubles with each failure up to this, in milliseconds: a fault that stays must not keep the machine busy loading. */
-export const mostRestartMs = 30_000;
+const mostRestartMs = 30_000;
 /** An engine that has run this long, in milliseconds, was healthy: its failure counts as a first one. More than `mostRestartMs`. */
 export const stableMs = 60_000;
 
 /** What the supervisor itself does not handle. */
 export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
 
-/** How an engine's process ended that was not asked to. */
+/** An unexpected end of an engine's process. */
 export interface EngineFailure {
   /** Of the set that it serves. */
   manifestHash: string;
@@ -39,7 +39,7 @@ export interface SupervisorObserver {
   engineFailed(failure: EngineFailure): void;
 }
 
-export interface SupervisorParts {
+interface SupervisorParts {
   observer: SupervisorObserver;
   /** A monotonic clock, in milliseconds. */
   now(): number;
@@ -51,7 +51,7 @@ export interface SupervisorParts {
 }
 
 /** Milliseconds between the failure number `failures` in a row and the restart. */
-export function restartDelayMs(failures: number): number {
+function restartDelayMs(failures: number): number {
   return Math.min(mostRestartMs, firstRestartMs * 2 ** (failures - 1));
 }
 
@@ -66,7 +66,7 @@ export class EngineSupervisor {
   #isRunning = false;
   /** Time at which the process that was started last got ready; null if it has not. */
   #readyMs: number | null = null;
-  /** What the process says it ended of, or what it was killed for. */
+  /** Why the process failed or was killed; null if unknown. */
   #cause: { how: string; error: Error | null } | null = null;
   #failure: EngineFailure | null = null;
   #isClosed = false;

@@ -13,7 +13,7 @@ import {
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
-import { requireNumerics } from "../engine/refusals.ts";
+import { requireNumerics, unavailable } from "../engine/refusals.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
 import type { AssignmentCounter } from "./assignment-counter.ts";
@@ -90,11 +90,11 @@ export function createApp({ sets, adapters, assignments, metrics, log, tracer, v
 
   app.get("/v1/assignments", (context) => {
     const { info } = sets;
-    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
+    if (!info) throw unavailable("The engine is not ready.");
     return context.json(assignments.report(info.manifestHash, info.manifest) satisfies AssignmentReport);
   });
 
-  /** Live: a restart of this process would mend nothing. An engine that fails or hangs is started again by itself. */
+  /** Live: restarting this process would not help. The supervisor restarts an engine that fails or hangs. */
   app.get("/healthz", (context) => context.json({ status: "ok" }));
 
   /** Ready: a batch of the manifest that it names first would be taken now. */

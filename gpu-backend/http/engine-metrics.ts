@@ -57,10 +57,6 @@ export function addEngineMetrics(
   });
   const counted = counters.map(([name, help, read]) => ({ counter: new Counter({ name, help, registers }), read }));
   return (after, before) => {
-    for (const { counter, read } of counted) {
-      const grown = read(after) - (before ? read(before) : 0);
-      // An engine that was started again counts from 0.
-      counter.inc(grown < 0 ? read(after) : grown);
-    }
+    for (const { counter, read } of counted) counter.inc(read(after) - (before ? read(before) : 0));
   };
 }

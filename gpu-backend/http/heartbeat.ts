@@ -1,4 +1,7 @@
-/** Tells the reader of an answer that somebody is still at work on it: a beat wherever nothing else was sent for a while. */
+/**
+ * Shows the reader of an answer that this process is alive: sends a beat after each interval of `heartbeatMs` in which nothing
+ * else was sent. It says nothing about the engine.
+ */
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 
 export class Heartbeat {

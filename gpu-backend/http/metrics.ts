@@ -41,7 +41,7 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
   const statsChanged = addEngineMetrics(registry, stats);
   new Gauge({
     name: "chameleon_memory_limit_bytes",
-    help: "Memory that the process may take: its container's limit, or the machine's memory",
+    help: "Memory that the backend's processes may take together: its container's limit, or the machine's memory",
     registers,
   }).set(memory.limitBytes);
   const planned = new Gauge({

@@ -1,5 +1,6 @@
 /** How much memory keys and values take, and how much they may. Pure arithmetic; the arena lays them out. */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
+import type { Gpt2Config } from "../runtime/step.ts";
 
 export interface KvShape {
   layers: number;
@@ -10,6 +11,14 @@ export interface KvShape {
 
 /** Positions come in multiples of it: whole vectors of the processor, so that padding changes no sum. */
 export const positionUnit = 64;
+
+/**
+ * The shape of an engine's arena. It has one pair more than there are layers: the pointer's keys, and states of which the head
+ * can be computed again.
+ */
+export function arenaShapeOf({ layers, heads, hiddenSize, contextTokens }: Gpt2Config): KvShape {
+  return { layers: layers + 1, heads, headWidth: hiddenSize / heads, contextTokens };
+}
 
 /** Keys and values of one position. */
 export function bytesPerPosition({ layers, heads, headWidth }: KvShape): number {

@@ -12,13 +12,13 @@ export interface Move {
 }
 
 export class SlotTable<S> {
-  readonly capacity: number;
+  readonly #capacity: number;
   readonly #rows: S[] = [];
   readonly #rowOf = new Map<S, number>();
   #decoding = 0;
 
   constructor(capacity: number) {
-    this.capacity = capacity;
+    this.#capacity = capacity;
   }
 
   /** Rows in use. */
@@ -31,11 +31,6 @@ export class SlotTable<S> {
     return this.#rows.slice(0, this.#decoding);
   }
 
-  /** Prefilling sequences, in the order of their rows, from row `decoding.length`. */
-  get prefilling(): S[] {
-    return this.#rows.slice(this.#decoding);
-  }
-
   /** The row of a sequence, or null where it has none. */
   rowOf(sequence: S): number | null {
     return this.#rowOf.get(sequence) ?? null;
@@ -43,7 +38,7 @@ export class SlotTable<S> {
 
   /** Gives a sequence the next row, as prefilling, and returns it. */
   open(sequence: S): number {
-    if (this.size === this.capacity) throw new Error(`all ${this.capacity} slots are taken`);
+    if (this.size === this.#capacity) throw new Error(`all ${this.#capacity} slots are taken`);
     if (this.#rowOf.has(sequence)) throw new Error("the sequence has a slot already");
     this.#place(sequence, this.size);
     return this.size - 1;

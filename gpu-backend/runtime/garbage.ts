@@ -1,5 +1,5 @@
 /**
- * Gives back the memory of what is no longer referenced. For after a model is loaded: a thread that then waits for requests
+ * Gives back the memory of what is no longer referenced. For after a model is loaded: a process that then waits for requests
  * allocates nothing, so V8 would keep hundreds of megabytes of garbage for as long as it waits.
  */
 import { setFlagsFromString } from "node:v8";

@@ -31,7 +31,7 @@ export function openSession(
     }),
     extra: {
       session: {
-        // Spinning worker threads would starve the HTTP thread on a machine with few cores.
+        // Spinning worker threads would starve the backend's HTTP process on a machine with few cores.
         intra_op: { allow_spinning: "0" },
         // The softmax of a masked position is a denormal, and those cost the CPU a hundred times a zero.
         set_denormal_as_zero: "1",

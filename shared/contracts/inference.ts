@@ -15,7 +15,10 @@ import { limits } from "./limits.ts";
 
 export const contractVersion = 1;
 
-/** An answer to a batch has no longer silence: where no frame comes, a blank line does, as long as the engine works. */
+/**
+ * Interval of heartbeats in an answer to a batch, in milliseconds: the backend writes a blank line after each interval in which it
+ * wrote no frame. They show that the backend's process is alive; the supervisor ends an engine that hangs.
+ */
 export const heartbeatMs = 500;
 
 /** Maximum sequences of one micro-batch: as many as one request may have choices. */

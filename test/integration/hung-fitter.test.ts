@@ -4,12 +4,25 @@ import { FitClient, idleMs } from "../../gpu-backend/engine/instant/fit-client.t
 
 const script = new URL("../support/scripted-fitter.ts", import.meta.url);
 const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
+const isAlive = (pid: number) => {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+};
+/** Closes a client, and checks that its process has ended. */
+const close = async (client: FitClient) => {
+  const { pid } = client;
+  await client.close();
+  if (pid !== null) expect(isAlive(pid)).toBe(false);
+};
 const fitter = (then: string, fitMs?: number) => {
   const folders = { modelDirectory: "", artifactsDirectory: "", then };
   const client = new FitClient(folders, { script, fitMs });
   onTestFinished(async () => {
     vi.useRealTimers();
-    expect(await client.close()).toBe(true);
+    await close(client);
   });
   return client;
 };
@@ -23,26 +36,19 @@ describe("a fitter that hangs", () => {
       const kind = then === "wait" ? { kind: "backend_unavailable" } : {};
       for (const result of results) expect(result).toMatchObject({ reason: { message: expect.any(String), ...kind } });
     }
-    expect(await client.close()).toBe(true);
+    await close(client);
   });
 
   test("is closed in time, and whoever waits hears that the backend ends", async () => {
     const client = fitter("wait");
     const refusal = expect(client.fit(request)).rejects.toMatchObject({ kind: "backend_unavailable" });
-    expect(await client.close()).toBe(true);
+    await close(client);
     await refusal;
   });
 });
 
 describe("an idle fitter", () => {
   const fakeTimers = () => vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  const isAlive = (pid: number) => {
-    try {
-      return process.kill(pid, 0);
-    } catch {
-      return false;
-    }
-  };
 
   test("stays while fits come, and ends after a minute; the next fit starts another", async () => {
     fakeTimers();

@@ -70,10 +70,10 @@ export class FitClient {
     return waiting.promise;
   }
 
-  /** Resolves to true if the process has ended. */
-  async close(): Promise<boolean> {
+  /** Kills the process and fails all fits. Resolves when it has ended, or after `stopMs`. */
+  async close(): Promise<void> {
     const ending = this.#drop(unavailable("The backend is shutting down."));
-    return ending === null || settlesWithin(ending, stopMs);
+    if (ending !== null) await settlesWithin(ending, stopMs);
   }
 
   /** Restarts the timeout for the next answer of `child` or, when none is due, for its being idle. */

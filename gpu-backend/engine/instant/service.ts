@@ -14,6 +14,7 @@ import { instantHash } from "../../adapters/instant/artifact.ts";
 import type { InstantStore } from "../../adapters/instant/store.ts";
 import type { EngineClient } from "../client.ts";
 import type { EngineInfo } from "../messages.ts";
+import { unavailable } from "../refusals.ts";
 import type { FitClient } from "./fit-client.ts";
 
 export interface InstantAdapterParts {
@@ -77,7 +78,7 @@ export class InstantAdapters {
   }
 
   #promptsOf({ manifestHash, tenant, centroid, examples }: AdapterRequest, info: EngineInfo | null): SequenceRequest[] {
-    if (!info) throw new ServiceError("backend_unavailable", "The engine is not ready.", { retryAfterSeconds: 1 });
+    if (!info) throw unavailable("The engine is not ready.");
     const { manifest } = info;
     const refuse = (message: string) => new ServiceError("invalid_request", message);
     if (manifestHash !== info.manifestHash) {

@@ -18,8 +18,8 @@ export interface ServingSet {
     "submit" | "cancel" | "hiddenStates" | "info" | "isServing" | "requireServing" | "openSequences" | "stats"
   >;
   fitter: Pick<FitClient, "fit" | "requireRoom">;
-  /** Takes no more, waits so long for what is open, and ends its process. Resolves to whether the fitter's thread has ended, too. */
-  close(limitMs: number): Promise<boolean>;
+  /** Takes no more, waits so long for what is open, and ends its processes. */
+  close(limitMs: number): Promise<void>;
 }
 
 interface Held {
@@ -125,11 +125,10 @@ export class ServingSets {
     return true;
   }
 
-  /** Ends all; from now on they refuse what comes. Resolves to whether all their threads have ended, too. */
-  async close(limitMs: number): Promise<boolean> {
+  /** Ends all; from now on they refuse what comes. */
+  async close(limitMs: number): Promise<void> {
     this.#isClosing = true;
-    const ended = await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));
-    return ended.every(Boolean);
+    await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));
   }
 
   #unavailable(): ServiceError {

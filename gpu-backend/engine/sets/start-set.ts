@@ -19,7 +19,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
       ...{ info, engine, fitter },
       async close(limitMs) {
         await engine.close(limitMs);
-        return fitter.close();
+        await fitter.close();
       },
     };
   } catch (error) {

@@ -47,6 +47,12 @@ function tokensIn(arena: KvArena, row: number, stepTokens: number): number[] {
   });
 }
 
+/** A sequence that has a row. */
+interface Held {
+  tokens: number[];
+  wanted: number;
+}
+
 test("each sequence finds what it appended, through any moves, parking, growth and trimming, in memory that is bounded", () => {
   console.log(`seed ${seed}`);
   const operation = fc.record({
@@ -65,37 +71,49 @@ test("each sequence finds what it appended, through any moves, parking, growth a
         const parked: { name: number; tokens: number[] }[] = [];
         /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
         const isRoom = (rows: number, length: number) => {
-          const running = [...table.decoding, ...table.prefilling];
+          const running = inRows();
           const longest = running.reduce((most, { tokens, wanted }) => Math.max(most, tokens.length, wanted), length);
           const aside = parked.reduce((sum, { tokens }) => sum + tokens.length, 0);
           return budget.holds(Array<number>(running.length + rows).fill(longest), aside);
         };
-        const table = new SlotTable<{ tokens: number[]; wanted: number }>(shape.maximumRows);
+        const table = new SlotTable<Held>(shape.maximumRows);
+        const held = new Set<Held>();
+        /** The sequences in the order of their rows. */
+        const inRows = () => [...held].sort((a, b) => table.rowOf(a)! - table.rowOf(b)!);
+        const open = (sequence: Held) => {
+          table.open(sequence);
+          held.add(sequence);
+        };
+        const release = (sequence: Held) => {
+          held.delete(sequence);
+          return table.release(sequence);
+        };
         let token = 1;
         for (const { kind, pick, count } of operations) {
-          const { decoding, prefilling } = table;
-          const all = [...decoding, ...prefilling];
+          const { decoding } = table;
+          const all = inRows();
+          const prefilling = all.slice(decoding.length);
           if (kind === "park" && all.length > 0) {
             const victim = all[pick % all.length];
             const row = table.rowOf(victim)!;
             const { tokens } = victim;
             // Its row makes room for it.
-            parked.push({ name: arena.park(row, table.release(victim)), tokens });
-          } else if (kind === "resume" && parked.length > 0 && table.size < table.capacity) {
+            parked.push({ name: arena.park(row, release(victim)), tokens });
+          } else if (kind === "resume" && parked.length > 0 && table.size < shape.maximumRows) {
             const { name, tokens } = parked.splice(pick % parked.length, 1)[0];
             if (isRoom(1, tokens.length)) {
-              table.open({ tokens, wanted: 0 });
+              open({ tokens, wanted: 0 });
               arena.resume(name);
             } else arena.discard(name);
-          } else if (kind === "open" && table.size < table.capacity) {
+          } else if (kind === "open" && table.size < shape.maximumRows) {
             const wanted = pick % 2 ? 4 * count : 0;
             if (!isRoom(1, wanted)) continue;
-            table.open({ tokens: [], wanted });
+            open({ tokens: [], wanted });
             arena.open(wanted);
           } else if (kind === "promote" && prefilling.length > 0) {
             arena.follow(table.promote(prefilling[pick % prefilling.length]));
           } else if (kind === "release" && all.length > 0) {
-            arena.close(table.release(all[pick % all.length]));
+            arena.close(release(all[pick % all.length]));
           } else if (kind === "append") {
             const isPrefill = prefilling.length > 0 && pick % 2 === 0;
             const rows = isPrefill ? prefilling : decoding;
@@ -118,7 +136,7 @@ test("each sequence finds what it appended, through any moves, parking, growth a
           } else arena.trim();
           expect(arena.rows).toBe(table.size);
           expect(arena.bytes).toBeLessThanOrEqual(maximumBytes);
-          for (const [row, { tokens }] of [...table.decoding, ...table.prefilling].entries()) {
+          for (const [row, { tokens }] of inRows().entries()) {
             expect(tokensIn(arena, row, 1)).toEqual(tokens);
             expect(tokensIn(arena, row, 64)).toEqual(tokens);
           }
