@@ -41,8 +41,8 @@ function chosen(...trials: GroupedTrial[][]) {
 }
 
 test("the base keeps as much as the text that loses needs, and no more", () => {
-  // The evidence says nothing. A weight of 1 − w on an adapter of .96 times the base loses −log(1 − .04 (1 − w)).
-  const loses = trialsOf("loses", says(1), says(0.96));
+  // The evidence says nothing. A weight of 1 − w on an adapter of .92 times the base loses −log(1 − .08 (1 − w)): .008 where w is .9, .016 where it is .8.
+  const loses = trialsOf("loses", says(1), says(0.92));
   const gains = trialsOf("gains", says(1), says(2));
   expect(chosen(loses, gains).base).toBe(0.9);
   expect(chosen(gains).base).toBe(0.3);
