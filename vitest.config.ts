@@ -1,9 +1,12 @@
 /** The test projects: where each kind of test runs, how long it may take, and which may run side by side. */
+import { availableParallelism } from "node:os";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    // Vitest leaves a core to itself, which is half of a machine of two.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
       { test: { name: "unit", include: ["test/unit/**/*.test.ts", "test/fuzz/**/*.test.ts"], testTimeout: 20_000 } },
       { test: { name: "parity", include: ["test/parity/**/*.test.ts"], testTimeout: 60_000, hookTimeout: 60_000 } },

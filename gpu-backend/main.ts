@@ -82,7 +82,9 @@ async function run(config: BackendConfig): Promise<void> {
       ...metrics,
       ...engineLog(log, metrics, config.weightFormat),
     };
-    const settings = { ...config, kvBytes: memory.kvBytes, limits, artifactsDirectory };
+    // Secrets stay here: the engine's process is the one whose memory a native fault may leave in a core dump.
+    const { secrets, artifactStore, otlp, ...open } = config;
+    const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
     return startSet(settings, { observer, now, stallMs: config.stallMs });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });

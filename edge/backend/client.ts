@@ -12,6 +12,7 @@ import {
   type Readiness,
   readinessSchema,
   readNumerics,
+  sentBatch,
 } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import type { BackendFetch } from "../config.ts";
@@ -93,7 +94,7 @@ export class BackendClient implements BackendCalls {
 
   async openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
-    const send = () => this.#post("/v1/batches", batch, this.#limits.acceptanceMs, { signal, headers });
+    const send = () => this.#post("/v1/batches", sentBatch(batch), this.#limits.acceptanceMs, { signal, headers });
     let response = await send();
     // Of what a batch names, a backend can lack only a tenant's own adapters.
     const own = response.status === 404 ? ownAdaptersOf(batch) : [];

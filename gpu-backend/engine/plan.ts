@@ -1,6 +1,6 @@
 /**
  * Decides what runs in a step. `plan` is a pure function of the waiting and running sequences: no clock, no I/O, no tensors.
- * `Planner` keeps these sequences from step to step. The engine executes each StepPlan.
+ * `Planner` (planner.ts) keeps these sequences from step to step. The engine executes each StepPlan.
  *
  * A step first computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence.
  * Chunks end at fixed prompt positions, so results do not depend on what else runs; together they have at most `stepTokens`
@@ -31,7 +31,6 @@
  */
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { poolHolds } from "./pool-shares.ts";
-import { queueFull } from "./refusals.ts";
 
 /** Service of a generated token; a prompt token counts 1. Twice as much is what the paper uses, and what APIs charge. */
 export const generatedWeight = 2;
@@ -205,14 +204,28 @@ function* inTurn<S extends Plannable>(
 ): Generator<Candidate<S>> {
   const order = ([{ sequence: a }]: Candidate<S>[], [{ sequence: b }]: Candidate<S>[]) =>
     service.get(a.tenant)! - service.get(b.tenant)! ||
-    room.rowsOf(a.tenant).length - room.rowsOf(b.tenant).length ||
+    room.rowsOf(a.tenant) - room.rowsOf(b.tenant) ||
     a.dueMs - b.dueMs;
-  while (candidates.size > 0) {
-    const next = candidates.values().reduce((a, b) => (order(b, a) < 0 ? b : a));
-    const candidate = next.shift()!;
-    if (next.length === 0) candidates.delete(candidate.sequence.tenant);
-    yield candidate;
+  /** In reverse order, so that the next is the last. */
+  let tenants = [...candidates.values()].sort((a, b) => order(b, a));
+  for (let next = tenants.pop(); next; next = tenants.pop()) {
+    const { parkings } = room;
+    yield next.shift()!;
+    // Only the tenant that was asked may have been served, and one that parked a sequence for it.
+    if (parkings !== room.parkings) tenants = tenants.sort((a, b) => order(b, a));
+    if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
+}
+
+/** Where `one` belongs in a list that is sorted in reverse; before its equals, so that it comes after them. */
+function placeOf<T>(one: T, list: readonly T[], order: (a: T, b: T) => number): number {
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (order(list[middle], one) > 0) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** Slots, memory and pool slots while a plan is made. */
@@ -223,26 +236,35 @@ class Room<S extends Plannable> {
   readonly #resources: PlanResources<S>;
   /** Waiting sequences that keep their keys and values. */
   readonly #parked: Set<S>;
+  /** Running sequences by tenant. */
+  readonly #rows = new Map<string, number>();
+  /** How many this plan has parked. */
+  parkings = 0;
 
   constructor({ running, waiting }: PlanState<S>, maxSequences: number, resources: PlanResources<S>) {
     this.running = new Set(running);
     this.#maxSequences = maxSequences;
     this.#resources = resources;
     this.#parked = new Set(waiting.filter(({ cachedTokens }) => cachedTokens > 0));
+    for (const { tenant } of running) this.#count(tenant, 1);
   }
 
   start(sequence: S): void {
+    this.#count(sequence.tenant, 1);
     this.running.add(sequence);
     this.#parked.delete(sequence);
   }
 
   park(sequence: S): void {
+    this.#count(sequence.tenant, -1);
+    this.parkings++;
     this.running.delete(sequence);
     this.#parked.add(sequence);
   }
 
-  rowsOf(tenant: string): S[] {
-    return [...this.running].filter((one) => one.tenant === tenant);
+  /** Number of a tenant's running sequences. */
+  rowsOf(tenant: string): number {
+    return this.#rows.get(tenant) ?? 0;
   }
 
   lackOf(next: S): Lack | undefined {
@@ -252,7 +274,8 @@ class Room<S extends Plannable> {
 
   /** The one of `mayPark` that gives way to `next`; none if that would be unfair or would not make room. */
   victimFor(next: S, service: ReadonlyMap<string, number>, mayPark: (one: S) => boolean): S | undefined {
-    const [own, counter] = [this.rowsOf(next.tenant).length, service.get(next.tenant)!];
+    const [own, counter] = [this.rowsOf(next.tenant), service.get(next.tenant)!];
+    if (this.#rows.values().every((rows) => rows < own + 2)) return undefined;
     const [richest] = [...Map.groupBy(this.running, ({ tenant }) => tenant)]
       .filter(([tenant, rows]) => rows.length >= own + 2 && service.get(tenant)! >= counter)
       .sort(([a, rowsA], [b, rowsB]) => rowsB.length - rowsA.length || service.get(b)! - service.get(a)!);
@@ -262,9 +285,13 @@ class Room<S extends Plannable> {
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
   }
 
+  #count(tenant: string, change: 1 | -1): void {
+    this.#rows.set(tenant, this.rowsOf(tenant) + change);
+  }
+
   #memoryHolds(next: S, victim?: S): boolean {
+    if (this.running.size === this.#maxSequences && !victim) return false;
     const rows = [...this.running].filter((one) => one !== victim);
-    if (rows.length === this.#maxSequences) return false;
     const lengths = [...rows, next].map(({ mostTokens }) => mostTokens);
     return this.#resources.kv.holds(lengths, this.#parkedTokens(next, victim));
   }
@@ -273,76 +300,5 @@ class Room<S extends Plannable> {
     let tokens = victim?.cachedTokens ?? 0;
     for (const one of this.#parked) if (one !== next) tokens += one.cachedTokens;
     return tokens;
-  }
-}
-
-/** The waiting and running sequences. */
-export class Planner<S extends Plannable> {
-  readonly #limits: PlanLimits;
-  readonly #resources: PlanResources<S>;
-  #waiting: S[] = [];
-  readonly #running = new Set<S>();
-  #service = new Map<string, number>();
-  #passedSince = new Map<S, number>();
-
-  constructor(limits: PlanLimits, resources: PlanResources<S>) {
-    if (limits.stepTokens < limits.chunkTokens) {
-      throw new Error(`stepTokens is ${limits.stepTokens}, one chunk alone has ${limits.chunkTokens}`);
-    }
-    this.#limits = limits;
-    this.#resources = resources;
-  }
-
-  get state(): PlanState<S> {
-    return { waiting: this.#waiting, running: this.#running, service: this.#service, passedSince: this.#passedSince };
-  }
-
-  /** Adds a sequence to those that wait. Throws `overloaded` when its tenant's part of the queue is full. */
-  enqueue(sequence: S): void {
-    const { maxQueue, maxSequences } = this.#limits;
-    const { tenant } = sequence;
-    const own = this.#waiting.filter((one) => one.tenant === tenant).length;
-    const free = maxQueue - this.#waiting.length;
-    if (own >= free) throw queueFull({ own, free, maxQueue, maxSequences });
-    if (own === 0) this.#lift(tenant);
-    this.#insert(sequence);
-  }
-
-  /** Plans the next step, and counts it as done. */
-  nextStep(): StepPlan<S> {
-    const step = plan(this.state, this.#limits, this.#resources);
-    for (const sequence of step.parked) {
-      this.#running.delete(sequence);
-      this.#insert(sequence);
-    }
-    for (const sequence of step.started) this.#running.add(sequence);
-    this.#waiting = this.#waiting.filter((one) => !this.#running.has(one));
-    this.#service = step.service;
-    this.#passedSince = step.passedSince;
-    return step;
-  }
-
-  /** Removes a sequence, waiting or running. */
-  remove(sequence: S): void {
-    if (!this.#running.delete(sequence)) this.#waiting = this.#waiting.filter((one) => one !== sequence);
-    this.#passedSince.delete(sequence);
-    // An idle engine owes nobody anything.
-    if (this.#waiting.length + this.#running.size === 0) this.#service.clear();
-  }
-
-  #insert(sequence: S): void {
-    const after = this.#waiting.findLastIndex(({ dueMs }) => dueMs <= sequence.dueMs);
-    this.#waiting.splice(after + 1, 0, sequence);
-  }
-
-  /** Raises a tenant's counter to the lowest of those that wait. While none waits, all are alike: to the highest of all. */
-  #lift(tenant: string): void {
-    const waiting = new Set(this.#waiting.map((one) => one.tenant));
-    const counters = waiting.size === 0 ? this.#service.values() : [...waiting].map((one) => this.#service.get(one)!);
-    const level = waiting.size === 0 ? Math.max(0, ...counters) : Math.min(...counters);
-    const active = waiting.union(new Set([...this.#running].map((one) => one.tenant)));
-    // Tenants that left are forgotten where they would be lifted anyway.
-    for (const [name, counter] of this.#service) if (counter <= level && !active.has(name)) this.#service.delete(name);
-    this.#service.set(tenant, Math.max(this.#service.get(tenant) ?? 0, level));
   }
 }

@@ -106,8 +106,8 @@ export class EngineSupervisor {
   }
 
   send(message: ToEngine): void {
-    // Where the process has just ended, `onEnd` follows.
-    this.#child?.send(message, () => {});
+    // Where the process has just ended, or was not started, `onEnd` follows.
+    if (this.#child?.connected) this.#child.send(message, () => {});
   }
 
   /** Ends a process that cannot go on; `how` is what the failure says of it. `onEnd` follows. */
@@ -127,28 +127,47 @@ export class EngineSupervisor {
   }
 
   #start(): void {
-    const { script = new URL("./process.ts", import.meta.url) } = this.#parts;
-    // The argument is for whoever looks at the list of processes. stdout is the parent's alone.
-    const child = fork(script, [this.#settings.artifactsDirectory], {
-      serialization: "advanced",
-      stdio: ["ignore", 2, 2, "ipc"],
-    });
-    this.#child = child;
     this.#cause = null;
     this.#readyMs = null;
+    const child = this.#fork();
+    if (!child) return;
+    this.#child = child;
     const ended = Promise.withResolvers<void>();
     this.#ended = ended.promise;
+    const onEnd = (exit: string) => {
+      if (this.#child !== child) return;
+      this.#onEnd(exit);
+      ended.resolve();
+    };
     child.on("message", (message: FromEngine) => this.#onMessage(message, child));
     child.on("error", (error) => {
-      this.#cause ??= { how: `cannot be started: ${error.message}`, error };
+      const how = `cannot be started: ${error.message}`;
+      this.#cause ??= { how, error };
+      // A process that was not created, for want of file descriptors, closes nothing.
+      if (child.pid === undefined) onEnd(how);
     });
     // Not "exit": messages may follow that.
-    child.on("close", (code, signal) => {
-      this.#onEnd(signal ? `was ended by ${signal}` : `ended with code ${code}`);
-      ended.resolve();
-    });
+    child.on("close", (code, signal) => onEnd(signal ? `was ended by ${signal}` : `ended with code ${code}`));
     this.send({ type: "start", settings: this.#settings });
     this.#timer = setTimeout(() => this.kill(`did not start within ${startMs / 1000} s`), startMs);
+  }
+
+  /** null where the system has no memory for one more process: it is tried again like after any failure. */
+  #fork(): ChildProcess | null {
+    const { script = new URL("./process.ts", import.meta.url) } = this.#parts;
+    try {
+      // The argument is for whoever looks at the list of processes. stdout is the parent's alone.
+      return fork(script, [this.#settings.artifactsDirectory], {
+        serialization: "advanced",
+        stdio: ["ignore", 2, 2, "ipc"],
+      });
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      this.#cause = { how: `cannot be started: ${error.message}`, error };
+      // Not now: the constructor may be running.
+      setImmediate(() => this.#onEnd("cannot be started"));
+      return null;
+    }
   }
 
   #onMessage(message: FromEngine, child: ChildProcess): void {

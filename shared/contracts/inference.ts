@@ -366,6 +366,19 @@ export const greedySampling: Sampling = {
   logitBias: [],
 };
 
+/** Fields of `sampling` that the release before this one refuses, as its schema is strict. */
+const newSamplingFields = ["stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"] as const;
+
+/** A batch as it is sent: without new fields at their defaults, so that backends of the release before take it, too. */
+export function sentBatch(batch: BatchRequest): unknown {
+  const sequences = batch.sequences.map(({ sampling, ...sequence }) => {
+    const isDefault = (name: string) =>
+      newSamplingFields.some((one) => one === name && String(sampling[one]) === String(greedySampling[one]));
+    return { ...sequence, sampling: Object.fromEntries(Object.entries(sampling).filter(([name]) => !isDefault(name))) };
+  });
+  return { ...batch, sequences };
+}
+
 /** The error frame of one sequence. */
 export function errorFrame(id: string, error: ServiceError): ErrorFrame {
   return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };

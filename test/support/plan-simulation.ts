@@ -5,10 +5,10 @@ import {
   nextChunk,
   type PlanLimits,
   type Plannable,
-  Planner,
   type PlanResources,
   type StepPlan,
 } from "../../gpu-backend/engine/plan.ts";
+import { Planner } from "../../gpu-backend/engine/planner.ts";
 import { mostPoolSlots } from "../../gpu-backend/engine/pool-shares.ts";
 import { KvBudget } from "../../gpu-backend/kv/kv-budget.ts";
 

@@ -61,11 +61,11 @@ export class FitClient {
   /** Rejects with `backend_unavailable` when the fit times out or the backend shuts down. */
   fit(request: FitRequest): Promise<FitResult> {
     this.requireRoom();
+    this.#child ??= this.#start();
     const waiting = Promise.withResolvers<FitResult>();
     this.#waiting.push(waiting);
-    this.#child ??= this.#start();
-    // Where the process has just ended, its exit fails the fit.
-    this.#child.send(request, () => {});
+    // Where the process has just ended, or was not created, that fails the fit.
+    if (this.#child.connected) this.#child.send(request, () => {});
     if (this.#waiting.length === 1) this.#watch(this.#child);
     return waiting.promise;
   }
@@ -122,7 +122,10 @@ export class FitClient {
     const failed = (how: string) => {
       if (child === this.#child) void this.#drop(new Error(`the fitter's process ${how}`));
     };
-    child.on("error", (error) => failed(`cannot be started: ${error.message}`));
+    child.on("error", (error) => {
+      process.off("exit", kill);
+      failed(`cannot be started: ${error.message}`);
+    });
     child.on("exit", (code, signal) => {
       process.off("exit", kill);
       failed(signal ? `was ended by ${signal}` : `ended with code ${code}`);

@@ -25,7 +25,6 @@ test("the plan imports nothing that acts, is short, and its loop fits a screen",
   expect(imports).toEqual([
     'import type { KvBudget } from "../kv/kv-budget.ts";',
     'import { poolHolds } from "./pool-shares.ts";',
-    'import { queueFull } from "./refusals.ts";',
   ]);
   expect(source).not.toMatch(/\b(Date|performance|Math\.random|process|await|async|Float32Array)\b/);
   expect(source.split("\n").length).toBeLessThanOrEqual(350);

@@ -1,0 +1,43 @@
+/** Run with few file descriptors: takes all of them, then asks for processes, and prints how each request ended. */
+import { openSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { FitClient } from "../../gpu-backend/engine/instant/fit-client.ts";
+import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
+import { EngineSupervisor } from "../../gpu-backend/engine/supervisor.ts";
+
+const [folder] = process.argv.slice(2);
+const script = path.join(folder, "engine.mjs");
+writeFileSync(
+  script,
+  `process.once("message", () => process.send({ type: "ready", info: { manifestHash: "a" } }));
+process.once("disconnect", () => process.exit());`,
+);
+const failed = Promise.withResolvers<string>();
+const supervisor = new EngineSupervisor({ artifactsDirectory: folder } as EngineSettings, {
+  ...{ script: new URL(`file://${script}`), now: () => performance.now(), onMessage() {}, onEnd() {} },
+  observer: {
+    engineReady() {},
+    engineFailed({ how }) {
+      if (how.startsWith("cannot be started")) failed.resolve(how);
+    },
+  },
+});
+await supervisor.first;
+const take = () => {
+  try {
+    for (;;) openSync("/dev/null", "r");
+  } catch {
+    // All are taken.
+  }
+};
+take();
+supervisor.kill("was ended by a test");
+// Others take what the process that ended gives back.
+const taking = setInterval(take, 5);
+process.stdout.write(`engine ${await failed.promise}\n`);
+await supervisor.close();
+const fitter = new FitClient({ modelDirectory: folder, artifactsDirectory: folder });
+const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
+await fitter.fit(request).catch((error: Error) => process.stdout.write(`fit ${error.message}\n`));
+clearInterval(taking);
+process.stdout.write("alive\n");
