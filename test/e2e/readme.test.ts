@@ -35,7 +35,8 @@ const smaller: [command: string, instead: string][] = [
   ],
 ];
 /** A bound on waiting, not a demand. */
-const patience = { timeout: 20_000, interval: 200 };
+/** A published set is served once an engine of its own has started, which takes as long as the machine needs for it. */
+const patience = { timeout: 60_000, interval: 200 };
 /** `npm run drift` has too few requests to say anything. */
 const exitCodes: Record<string, number> = { "npm run drift": 4 };
 
