@@ -34,8 +34,7 @@ const smaller: [command: string, instead: string][] = [
     `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining}`,
   ],
 ];
-/** A bound on waiting, not a demand. */
-/** A published set is served once an engine of its own has started, which takes as long as the machine needs for it. */
+/** A bound on waiting, not a demand: a published set is served once an engine of its own has started. */
 const patience = { timeout: 60_000, interval: 200 };
 /** `npm run drift` has too few requests to say anything. */
 const exitCodes: Record<string, number> = { "npm run drift": 4 };
