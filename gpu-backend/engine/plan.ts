@@ -207,12 +207,12 @@ function* inTurn<S extends Plannable>(
     room.rowsOf(a.tenant) - room.rowsOf(b.tenant) ||
     a.dueMs - b.dueMs;
   /** In reverse order, so that the next is the last. */
-  let tenants = [...candidates.values()].sort((a, b) => order(b, a));
+  const tenants = [...candidates.values()].sort((a, b) => order(b, a));
   for (let next = tenants.pop(); next; next = tenants.pop()) {
     const { parkings } = room;
     yield next.shift()!;
     // Only the tenant that was asked may have been served, and one that parked a sequence for it.
-    if (parkings !== room.parkings) tenants = tenants.sort((a, b) => order(b, a));
+    if (parkings !== room.parkings) tenants.sort((a, b) => order(b, a));
     if (next.length > 0) tenants.splice(placeOf(next, tenants, order), 0, next);
   }
 }
