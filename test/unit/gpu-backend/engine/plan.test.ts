@@ -130,6 +130,14 @@ test("the engine's own steps: beside an adapter's examples the next prompt has i
 });
 
 describe("between tenants", () => {
+  test("slots of one step go round: the tenant that was served least is asked anew for each", () => {
+    const simulation = new Simulation({ stepTokens: chunkTokens, maxSequences: 6 });
+    simulation.enqueue(...many(6, "a"), ...many(6, "b"), ...many(6, "c"));
+    const tenants = simulation.step().started.map(({ tenant }) => tenant);
+    expect(tenants.slice(0, 3).toSorted()).toEqual(["a", "b", "c"]);
+    expect(tenants.slice(3).toSorted()).toEqual(["a", "b", "c"]);
+  });
+
   test("one with 1,000 queued and every slot does not hold up one with a single sequence, and loses nothing", () => {
     const simulation = new Simulation();
     const greedy = many(1000, "greedy", 10, 30);
