@@ -18,7 +18,7 @@ import { assignTexts } from "./routes/assign.ts";
 import { listCentroids } from "./routes/centroids.ts";
 import { chatCompletions } from "./routes/chat.ts";
 import { completions } from "./routes/completions.ts";
-import { docs, docsFile, openApi } from "./routes/docs.ts";
+import { apiDocs, docs, docsFile, openApi } from "./routes/docs.ts";
 import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listModels } from "./routes/models.ts";
@@ -64,7 +64,8 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("GET", "/readyz", readyz(dependencies));
   route("GET", "/", page(dependencies));
   route("GET", "/docs", docs(dependencies));
-  route("GET", "/docs/:file", docsFile(dependencies));
+  route("GET", "/docs/api", apiDocs(dependencies));
+  route("GET", "/docs/:file{.*}", docsFile(dependencies));
   route("GET", "/openapi.json", openApi(dependencies));
 
   app.notFound((c) => {

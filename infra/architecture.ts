@@ -75,6 +75,15 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/engine/artifacts.ts",
     "gpu-backend/runtime/device-probe.ts",
   ],
+  // Shows what code defines.
+  "infra/site": [
+    "infra",
+    "gpu-backend/command-line.ts",
+    "gpu-backend/config.ts",
+    "gpu-backend/http",
+    "gpu-backend/settings.ts",
+    "shared",
+  ],
   // Refuses what would be refused later, by the same code.
   "infra/publish": [
     "infra",

@@ -3,7 +3,7 @@
  * Not here: where failures are raised, and how they are logged.
  */
 
-const errorTable = {
+export const errorTable = {
   invalid_request: { status: 400, type: "invalid_request_error", code: null },
   context_length_exceeded: { status: 400, type: "invalid_request_error", code: "context_length_exceeded" },
   unauthorized: { status: 401, type: "authentication_error", code: "invalid_api_key" },

@@ -28,19 +28,26 @@ export function securityHeaders() {
   });
 }
 
-/**
- * The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. `also`
- * names what its scripts and styles may be besides.
- */
+export interface Allowed {
+  /** Sources of scripts and styles besides the document's own inline ones. */
+  script: string;
+  style: string;
+  /** Its code is coloured by style attributes, and it has fonts and images of this host. */
+  highlighted?: boolean;
+}
+
+/** The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. */
 export async function documentHeaders(
   html: string,
-  also: { script: string; style: string } = { script: "", style: "" },
+  also: Allowed = { script: "", style: "" },
 ): Promise<Record<string, string>> {
   const policy = [
     "default-src 'none'",
     `script-src ${[await hashesOf(html, "script"), also.script].join(" ").trim()}`,
     `style-src ${[await hashesOf(html, "style"), also.style].join(" ").trim()}`,
-    "img-src data:",
+    ...(also.highlighted
+      ? ["style-src-attr 'unsafe-inline'", "font-src 'self'", "img-src 'self' data:"]
+      : ["img-src data:"]),
     "connect-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",

@@ -1,16 +1,20 @@
 /**
- * GET /openapi.json, the API's document, and GET /docs, where it is read and tried. Both were made when the assets were
- * staged (`infra/stage-docs.ts`).
+ * GET /openapi.json, the API's document; GET /docs/api, where it is read and tried (both staged by `infra/stage-docs.ts`); and
+ * GET /docs, the documents site (`npm run docs`, infra/site). Where the site was not built, /docs leads to /docs/api.
  */
 import type { Handler } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { documentHeaders } from "../middleware/security-headers.ts";
 
-/** What draws the page: Swagger UI. */
-const rendererTypes: Record<string, string> = {
-  "swagger-ui.css": "text/css; charset=utf-8",
-  "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+/** What draws /docs/api: Swagger UI. */
+const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
+const types: Record<string, string> = {
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+  png: "image/png",
+  svg: "image/svg+xml",
+  woff2: "font/woff2",
 };
 /** A day: they change with a deployment, seldom. */
 const kept = "public, max-age=86400";
@@ -28,20 +32,43 @@ export function openApi({ asset }: Dependencies): Handler<AppEnvironment> {
   };
 }
 
-export function docs({ asset }: Dependencies): Handler<AppEnvironment> {
+export function apiDocs({ asset }: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const html = await (await asset("/docs.html")).text();
-    const headers = await documentHeaders(html, { script: "'self'", style: "'self'" });
-    return c.html(html, { headers });
+    return c.html(html, { headers: await documentHeaders(html, { script: "'self'", style: "'self'" }) });
   };
 }
 
-export function docsFile({ asset }: Dependencies): Handler<AppEnvironment> {
+export function docs(dependencies: Dependencies): Handler<AppEnvironment> {
+  return async (c) => (await sitePage(dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
+}
+
+/** A file of the site or of the renderer, or a page of the site by its name without an extension. */
+export function docsFile(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const name = c.req.param("file") ?? "";
-    if (!Object.hasOwn(rendererTypes, name))
-      throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
-    const { body } = await asset(`/docs/${name}`);
-    return new Response(body, { headers: { "content-type": rendererTypes[name], "cache-control": kept } });
+    if (rendererFiles.includes(name)) return fileResponse(await dependencies.asset(`/docs/${name}`), name);
+    const page = await sitePage(dependencies, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
+    if (page) return page;
+    throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
   };
+}
+
+/** A file of the site, by the list that was built with it: no other asset can be asked for. Null where it has none such. */
+async function sitePage({ asset }: Dependencies, name: string): Promise<Response | null> {
+  const list = await asset("/docs/site/files.json").catch(() => null);
+  if (!list || !(await list.json<string[]>()).includes(name)) return null;
+  const file = await asset(`/docs/site/${name}`);
+  if (!name.endsWith(".html")) return fileResponse(file, name);
+  const html = await file.text();
+  const headers = {
+    "content-type": "text/html; charset=utf-8",
+    ...(await documentHeaders(html, { script: "'self'", style: "'self'", highlighted: true })),
+  };
+  return new Response(html, { headers });
+}
+
+function fileResponse({ body }: Response, name: string): Response {
+  const type = types[name.slice(name.lastIndexOf(".") + 1)] ?? "application/octet-stream";
+  return new Response(body, { headers: { "content-type": type, "cache-control": kept } });
 }

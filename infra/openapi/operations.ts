@@ -213,12 +213,22 @@ export const operations: Operation[] = [
     response: file("text/html", "The page"),
   },
   {
-    ...{ method: "get", path: "/docs", id: "docs", tag: "Pages", summary: "This document, to read and to try" },
+    ...{ method: "get", path: "/docs", id: "docs", tag: "Pages", summary: "The documents" },
+    response: file("text/html", "The first page; a redirect to `/docs/api` where they were not built"),
+  },
+  {
+    ...{ method: "get", path: "/docs/api", id: "apiDocs", tag: "Pages", summary: "This document, to read and to try" },
     response: file("text/html", "The page"),
   },
   {
-    ...{ method: "get", path: "/docs/{file}", id: "docsFile", tag: "Pages", summary: "What that page is drawn by" },
-    parameter: { name: "file", description: "`swagger-ui.css` or `swagger-ui-bundle.js`" },
+    ...{
+      method: "get",
+      path: "/docs/{file}",
+      id: "docsFile",
+      tag: "Pages",
+      summary: "A page or file of the documents",
+    },
+    parameter: { name: "file", description: "Its path below `/docs/`" },
     response: file("*/*", "The file"),
   },
   {

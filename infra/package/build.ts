@@ -6,6 +6,7 @@ import { spawnSync } from "node:child_process";
 import { cp, glob, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { buildSite } from "../site/build.ts";
 import { stageArtifacts } from "../stage-artifacts.ts";
 import { stageDocs } from "../stage-docs.ts";
 import { stagePage } from "../stage-page.ts";
@@ -31,6 +32,7 @@ async function build(): Promise<void> {
   await stageArtifacts();
   await stageDocs();
   await stagePage();
+  await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
   await buildWorker();
   const { name, version, type } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8"));

@@ -66,7 +66,12 @@ test("answers a completion, and its own commands find it", async () => {
   const body = JSON.stringify({ prompt: "If Tom has 5 apples", max_tokens: 4, temperature: 0 });
   const response = await fetch(`${edge}/v1/completions`, { method: "POST", headers, body });
   expect(await response.json()).toMatchObject({ model: "gpt2:auto", usage: { completion_tokens: 4 } });
-  for (const page of ["/", "/docs", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
+  for (const page of ["/", "/docs/api", "/openapi.json"]) expect((await fetch(edge + page)).status).toBe(200);
+  // The documents site is built into the package.
+  for (const page of ["/docs", "/docs/start", "/docs/reference/limits"]) {
+    const served = await fetch(edge + page);
+    expect([page, served.status, served.redirected]).toEqual([page, 200, false]);
+  }
 
   const text = "Tom has 5 apples and buys 3 more, so he has 5+3=<<5+3=8>>8 apples.\n";
   await writeFile(path.join(folder, "text.txt"), text.repeat(4));

@@ -214,7 +214,7 @@ describe.skipIf(!browserProgram)("the page", () => {
     async (colorScheme) => {
       const page = await browser.newPage({ colorScheme });
       try {
-        await page.goto(`${stack.edge}/docs`);
+        await page.goto(`${stack.edge}/docs/api`);
         await page.locator(".opblock").first().waitFor();
         // Relative luminance by WCAG 2.2.
         const [ink, paper] = await page.evaluate<number[]>(`(() => {

@@ -1,6 +1,7 @@
 /**
- * README's commands, all of them and in its order, in a fresh clone: a stranger's path from `npm start` to an adapter of own
- * examples, and to own artifacts trained, published and rolled back. Small settings where a command would take long.
+ * README's commands, then those of "Ten minutes" (infra/docs/start.md), all of them and in their order, in a fresh clone: a
+ * stranger's path from `npm start` to an adapter of own examples, and to own artifacts trained, published and rolled back.
+ * Small settings where a command would take long.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -16,12 +17,19 @@ import { seededRandom } from "../support/steps.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const seed = 7;
-const readme = await readFile(path.join(root, "README.md"), "utf8");
+const documents = await Promise.all(
+  ["README.md", "infra/docs/start.md"].map((file) => readFile(path.join(root, file), "utf8")),
+);
 const blocksOf = (language: string) =>
-  [...readme.matchAll(new RegExp(`\n\`\`\`${language}\n(.*?)\n\`\`\``, "gs"))].map(([, text]) => text);
-const commands = blocksOf("sh")
-  .flatMap((block) => block.split("\n"))
-  .map((line) => line.replace(/ {2,}#.*$/, ""));
+  [...documents.join("\n").matchAll(new RegExp(`\n\`\`\`${language}\n(.*?)\n\`\`\``, "gs"))].map(([, text]) => text);
+/** Each once: both documents begin with a start and a completion. */
+const commands = [
+  ...new Set(
+    blocksOf("sh")
+      .flatMap((block) => block.split("\n"))
+      .map((line) => line.replace(/ {2,}#.*$/, "")),
+  ),
+];
 
 const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
 

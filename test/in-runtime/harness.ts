@@ -34,6 +34,7 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 
@@ -250,7 +251,11 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     }),
     orders: createShardOrders(env.SHARDS, 4),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
-    asset: async (path) => new Response(path),
+    // Files of the documents site are built apart.
+    asset: async (path) => {
+      if (path.startsWith("/docs/site/")) throw new ServiceError("not_found", `${path} is no part of this deployment.`);
+      return new Response(path);
+    },
     background: (work) => void works.push(work),
     now,
     tracing: { sampleRatio: 0, ended: () => undefined, logRequest: () => undefined },

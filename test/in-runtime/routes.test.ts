@@ -105,7 +105,7 @@ describe("the API's document", () => {
   test("has every route of the app, and no other", () => {
     const routes = testApp()
       .app.routes.filter(({ method }) => method !== "ALL")
-      .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, "{$1}")}`);
+      .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)(\{[^}]*\})?/g, "{$1}")}`);
     expect(routes.length).toBeGreaterThan(10);
     expect(documented.sort()).toEqual(routes.sort());
   });
@@ -119,7 +119,7 @@ describe("the API's document", () => {
     const document = await app.request("http://edge/openapi.json");
     expect([document.status, await document.text()]).toEqual([200, "/openapi.json"]);
     expect(document.headers.get("content-type")).toContain("application/json");
-    const docs = await app.request("http://edge/docs");
+    const docs = await app.request("http://edge/docs/api");
     expect([docs.status, await docs.text()]).toEqual([200, "/docs.html"]);
     expect(docs.headers.get("content-security-policy")).toMatch(/script-src [^;]*'self'.*style-src [^;]*'self'/);
     const script = await app.request("http://edge/docs/swagger-ui-bundle.js");
@@ -135,9 +135,43 @@ describe("the API's document", () => {
   });
 
   test("is staged with what draws it", async () => {
-    for (const path of ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/"]) {
+    for (const path of ["/openapi.json", "/docs/api", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/"]) {
       const response = await exports.default.fetch(`http://edge${path}`);
       expect([path, response.status, (await response.text()).length > 1000]).toEqual([path, 200, true]);
+    }
+  });
+
+  test("stands at /docs where the documents site was not built", async () => {
+    const response = await testApp().app.request("http://edge/docs", { redirect: "manual" });
+    expect([response.status, response.headers.get("location")]).toEqual([302, "/docs/api"]);
+  });
+
+  test("stands beside the documents site: its pages by name, its files, and nothing that its list lacks", async () => {
+    const files: Record<string, string> = {
+      "files.json": JSON.stringify(["index.html", "how-to/train.html", "assets/app.js"]),
+      "index.html": "<script>first()</script>",
+      "how-to/train.html": "<p>train</p>",
+      "assets/app.js": "second()",
+      "unlisted.html": "<p>hidden</p>",
+    };
+    const asset = async (path: string) => new Response(files[path.replace("/docs/site/", "")]);
+    const { app } = testApp({ asset });
+    const get = async (path: string) => {
+      const response = await app.request(`http://edge${path}`);
+      return { response, text: await response.text(), type: response.headers.get("content-type") };
+    };
+    const first = await get("/docs");
+    expect(first.text).toBe(files["index.html"]);
+    // Its own inline script by hash, no other.
+    expect(first.response.headers.get("content-security-policy")).toMatch(/script-src 'sha256-[^']+' 'self';/);
+    expect((await get("/docs/")).text).toBe(files["index.html"]);
+    expect(await get("/docs/how-to/train")).toMatchObject({ text: "<p>train</p>", type: "text/html; charset=utf-8" });
+    expect(await get("/docs/assets/app.js")).toMatchObject({
+      text: "second()",
+      type: "text/javascript; charset=utf-8",
+    });
+    for (const path of ["unlisted", "files.json", "site/index.html", "..%2Findex"]) {
+      expect((await get(`/docs/${path}`)).response.status, path).toBe(404);
     }
   });
 

@@ -218,6 +218,7 @@ const paths = fc.oneof(
       "/v1/usage",
       "/openapi.json",
       "/docs",
+      "/docs/api",
       "/docs/swagger-ui.css",
     ),
   },

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
+import { anchorOf } from "../../../infra/site/anchors.mjs";
 
 const root = path.join(import.meta.dirname, "../../..");
 
@@ -26,12 +27,6 @@ describe.skipIf(!existsSync(`${root}/.git`))("documents", () => {
   });
 });
 
-/** Anchors as GitHub makes them. */
 function headingsOf(markdown: string): string[] {
-  return [...markdown.matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
-    heading
-      .toLowerCase()
-      .replace(/[^\p{L}\p{N} _-]/gu, "")
-      .replaceAll(" ", "-"),
-  );
+  return [...markdown.matchAll(/^#+ (.+)$/gm)].map(([, heading]) => anchorOf(heading));
 }

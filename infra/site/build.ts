@@ -1,0 +1,104 @@
+/**
+ * Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build.
+ * `npm run docs` builds it; `npm start`, a package and a deployment build it where its sources have changed.
+ */
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { promisify } from "node:util";
+import { siteLinks } from "./links.ts";
+import { pages, sections } from "./pages.ts";
+import { referencePages } from "./reference.ts";
+
+const root = path.join(import.meta.dirname, "../..");
+const work = path.join(root, ".cache/site");
+/** Where the edge takes static assets from. */
+export const siteFolder = path.join(root, "edge/public/docs/site");
+const homePage = "infra/docs/index.md";
+
+export interface Stage {
+  /** Markdown by its path below the site's root. */
+  files: Map<string, string>;
+  /** Files of the project. */
+  images: Set<string>;
+}
+
+/** Everything that the site is made of, as VitePress will read it. */
+export async function stageSite(): Promise<Stage> {
+  const pageOfFile = new Map(pages.flatMap(({ path, from }) => ("file" in from ? [[from.file, path]] : [])));
+  const images = new Set<string>();
+  const read = async (file: string) =>
+    siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
+  const files = new Map([["index.md", await read(homePage)]]);
+  for (const { path: page, from } of pages) {
+    files.set(`${page}.md`, "file" in from ? await read(from.file) : await referencePages[from.code]());
+  }
+  return { files, images };
+}
+
+/** Builds the site where what it is made of has changed; whether it did. Throws an Error with VitePress's output. */
+export async function buildSite(): Promise<boolean> {
+  const stage = await stageSite();
+  // Anchors as GitHub makes them, so that a link to a heading is right in both places.
+  const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
+export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
+`;
+  const hash = createHash("sha256").update(config);
+  for (const [name, text] of stage.files) hash.update(`${name}\n${text}\n`);
+  for (const image of stage.images) hash.update(await readFile(path.join(root, image)));
+  const digest = hash.digest("hex");
+  const built = await readFile(path.join(siteFolder, "built-from.txt"), "utf8").catch(() => "");
+  if (built === digest) return false;
+
+  await rm(work, { recursive: true, force: true });
+  const write = async (name: string, text: string) => {
+    await mkdir(path.dirname(path.join(work, name)), { recursive: true });
+    await writeFile(path.join(work, name), text);
+  };
+  for (const [name, text] of stage.files) await write(name, text);
+  await write(".vitepress/config.mjs", config);
+  for (const image of stage.images) {
+    await cp(path.join(root, image), path.join(work, "public/images", path.basename(image)));
+  }
+  await symlink(path.join(root, "node_modules"), path.join(work, "node_modules"));
+  const command = path.join(root, "node_modules/vitepress/bin/vitepress.js");
+  try {
+    await promisify(execFile)(process.execPath, [command, "build", work], { cwd: work });
+  } catch (cause) {
+    const { stdout, stderr } = cause as { stdout: string; stderr: string };
+    throw new Error(`the documents site cannot be built:\n${stdout}${stderr}`, { cause });
+  }
+  const output = path.join(work, ".vitepress/dist");
+  const names = await Array.fromAsync(glob("**/*.*", { cwd: output }));
+  await writeFile(path.join(output, "files.json"), JSON.stringify(names.sort()));
+  await writeFile(path.join(output, "built-from.txt"), digest);
+  await rm(siteFolder, { recursive: true, force: true });
+  await mkdir(path.dirname(siteFolder), { recursive: true });
+  await rename(output, siteFolder);
+  return true;
+}
+
+function siteConfig(): object {
+  return {
+    title: "Chameleon Edge",
+    description: "One small GPT-2 that adapts to your text, behind OpenAI's API",
+    base: "/docs/",
+    cleanUrls: true,
+    // What a reader can see of the machine that built it.
+    lastUpdated: false,
+    themeConfig: {
+      search: { provider: "local" },
+      outline: { level: [2, 3] },
+      nav: [
+        { text: "Start", link: "/start" },
+        { text: "API", link: "/reference/api" },
+        { text: "Try the API", link: "/api", target: "_self" },
+      ],
+      sidebar: sections.map(({ title, pages }) => ({
+        text: title,
+        items: pages.map(({ title, path }) => ({ text: title, link: `/${path}` })),
+      })),
+    },
+  };
+}

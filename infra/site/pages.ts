@@ -1,0 +1,70 @@
+/**
+ * The pages of the documents site, in the order of its menu. A page is a Markdown file of the project, or is made from code
+ * (reference.ts). Not here: how a page is rendered.
+ */
+import type { ReferencePage } from "./reference.ts";
+
+export interface Page {
+  /** Below /docs/, without an extension. */
+  path: string;
+  /** In the menu. */
+  title: string;
+  /** The project's file, or the name of what reference.ts makes. */
+  from: { file: string } | { code: ReferencePage };
+}
+
+export interface Section {
+  title: string;
+  pages: readonly Page[];
+}
+
+const file = (path: string, title: string, file: string): Page => ({ path, title, from: { file } });
+const code = (page: ReferencePage, title: string): Page => ({
+  path: `reference/${page}`,
+  title,
+  from: { code: page },
+});
+
+export const sections: readonly Section[] = [
+  {
+    title: "Start",
+    pages: [file("start", "Ten minutes", "infra/docs/start.md"), file("overview", "Overview", "README.md")],
+  },
+  {
+    title: "How to",
+    pages: [
+      file("how-to/operate", "Deploy and operate", "infra/docs/operations.md"),
+      file("how-to/train", "Train on your text", "gpu-backend/training/TRAINING.md"),
+      file("how-to/models", "Bring another GPT-2", "gpu-backend/MODELS.md"),
+      file("how-to/tenants", "Tenants and limits", "edge/tenants/TENANTS.md"),
+      file("how-to/troubleshoot", "Troubleshoot", "infra/docs/troubleshooting.md"),
+    ],
+  },
+  {
+    title: "Reference",
+    pages: [
+      file("reference/api", "API", "edge/API.md"),
+      code("errors", "Errors"),
+      code("limits", "Limits"),
+      code("settings", "Settings"),
+      code("commands", "Commands"),
+      code("metrics", "Metrics"),
+      file("reference/artifacts", "Artifact format", "shared/artifacts/FORMAT.md"),
+      file("reference/changelog", "Changelog", "CHANGELOG.md"),
+    ],
+  },
+  {
+    title: "Explained",
+    pages: [
+      file("explained/method", "The method", "infra/docs/method.md"),
+      file("explained/architecture", "Architecture", "infra/docs/architecture.md"),
+      file("explained/decisions", "Decisions", "infra/docs/decisions.md"),
+      file("explained/security", "Security", "edge/SECURITY.md"),
+      file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
+      file("explained/model-card", "Model card", "gpu-backend/models/chameleon-mini/MODEL_CARD.md"),
+      file("explained/training-log", "Training log", "gpu-backend/training/LOG.md"),
+    ],
+  },
+];
+
+export const pages: readonly Page[] = sections.flatMap((section) => section.pages);
