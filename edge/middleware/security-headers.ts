@@ -28,26 +28,25 @@ export function securityHeaders() {
   });
 }
 
-export interface Allowed {
-  /** Sources of scripts and styles besides the document's own inline ones. */
-  script: string;
-  style: string;
-  /** Its code is coloured by style attributes, and it has fonts and images of this host. */
-  highlighted?: boolean;
+/** Sources besides the document's own inline scripts and styles. */
+export interface AllowedSources {
+  scripts: string;
+  styles: string;
+  imagesAndFonts: string;
 }
 
 /** The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. */
 export async function documentHeaders(
   html: string,
-  also: Allowed = { script: "", style: "" },
+  allowed: AllowedSources = { scripts: "", styles: "", imagesAndFonts: "" },
 ): Promise<Record<string, string>> {
+  const sources = (...list: string[]) => list.filter(Boolean).join(" ") || "'none'";
   const policy = [
     "default-src 'none'",
-    `script-src ${[await hashesOf(html, "script"), also.script].join(" ").trim()}`,
-    `style-src ${[await hashesOf(html, "style"), also.style].join(" ").trim()}`,
-    ...(also.highlighted
-      ? ["style-src-attr 'unsafe-inline'", "font-src 'self'", "img-src 'self' data:"]
-      : ["img-src data:"]),
+    `script-src ${sources(await hashesOf(html, "script"), allowed.scripts)}`,
+    `style-src ${sources(await hashesOf(html, "style"), allowed.styles)}`,
+    `img-src ${sources("data:", allowed.imagesAndFonts)}`,
+    `font-src ${sources(allowed.imagesAndFonts)}`,
     "connect-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
@@ -62,5 +61,5 @@ async function hashesOf(html: string, element: "script" | "style"): Promise<stri
   const hashes = (await Promise.all(digests)).map(
     (digest) => `'sha256-${btoa(String.fromCharCode(...new Uint8Array(digest)))}'`,
   );
-  return hashes.join(" ") || "'none'";
+  return hashes.join(" ");
 }

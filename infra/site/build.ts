@@ -9,13 +9,15 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { siteLinks } from "./links.ts";
 import { pages, sections } from "./pages.ts";
-import { referencePages } from "./reference.ts";
+import { type ReferencePage, referencePages } from "./reference.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
 /** Where the edge takes static assets from. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
 const homePage = "infra/docs/index.md";
+const icon =
+  "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
 
 export interface Stage {
   /** Markdown by its path below the site's root. */
@@ -32,9 +34,14 @@ export async function stageSite(): Promise<Stage> {
     siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
   const files = new Map([["index.md", await read(homePage)]]);
   for (const { path: page, from } of pages) {
-    files.set(`${page}.md`, "file" in from ? await read(from.file) : await referencePages[from.code]());
+    files.set(`${page}.md`, "file" in from ? await read(from.file) : await wide(from.code));
   }
   return { files, images };
+}
+
+/** A reference page is a table: it gets the width that others have for their outline. */
+async function wide(page: ReferencePage): Promise<string> {
+  return `---\naside: false\n---\n\n${await referencePages[page]()}`;
 }
 
 /** Builds the site where what it is made of has changed; whether it did. Throws an Error with VitePress's output. */
@@ -85,8 +92,7 @@ function siteConfig(): object {
     description: "One small GPT-2 that adapts to your text, behind OpenAI's API",
     base: "/docs/",
     cleanUrls: true,
-    // What a reader can see of the machine that built it.
-    lastUpdated: false,
+    head: [["link", { rel: "icon", href: icon }]],
     themeConfig: {
       search: { provider: "local" },
       outline: { level: [2, 3] },

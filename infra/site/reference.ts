@@ -53,8 +53,7 @@ ${table(["what", "at most", "unit"], rows)}
 
 async function settings(): Promise<string> {
   const backend = [...helpOf(environmentSchema.shape)].map(([name, { help, range, preset, isSecret }]) => [
-    `\`${name}\``,
-    isSecret ? "–" : `\`${flagOf(name)}\``,
+    `\`${name}\`${isSecret ? ", a secret" : ""}`,
     help,
     range,
     preset,
@@ -64,9 +63,10 @@ async function settings(): Promise<string> {
 
 ## Backend
 
-Variables of its environment, or flags of \`npm run backend\`, which go first. Secrets are variables only.
+Each is a variable of its environment and, but for secrets, a flag of \`npm run backend\`: \`MAX_SEQUENCES=8\` is \`${flagOf("MAX_SEQUENCES")} 8\`, which goes
+first.
 
-${table(["variable", "flag", "what it is", "may be", "default"], backend)}
+${table(["variable", "what it is", "may be", "default"], backend)}
 
 ## Edge
 
