@@ -66,8 +66,9 @@ async function download(pinned: PinnedPackage, folder: string): Promise<void> {
     if (registry === "debian") await run("apt-get", ["download", `${name}=${version}`], { cwd: incoming });
     else await run("npm", ["pack", "--silent", `${name}@${version}`], { cwd: incoming });
   } catch (error) {
+    const first = registry === "debian" ? "Run `apt-get update` and try again. " : "";
     throw new Error(
-      `${registry} package ${name} ${version} cannot be downloaded. If ${registry} has moved on to another version, ` +
+      `${registry} package ${name} ${version} cannot be downloaded. ${first}If ${registry} has moved on to another version, ` +
         `put the archive of this one into ${folder} as ${archiveName(pinned)}`,
       { cause: error },
     );

@@ -1,7 +1,6 @@
 /**
  * Documents whose tables are rendered from figures: what stands between `<!-- figures: NAME -->` and
- * `<!-- end of figures -->` is the section of that name, and nothing else. Between `<!-- figures to come: NAME -->` and the end
- * stands what was measured otherwise, until the section replaces it.
+ * `<!-- end of figures -->` is the section of that name, and nothing else.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +15,7 @@ export const figureDocuments = ["README.md", "gpu-backend/models/chameleon-mini/
   join(root, path),
 );
 
-const marked = /<!-- figures(?: to come)?: ([\w-]+) -->\n[\s\S]*?<!-- end of figures -->/g;
+const marked = /<!-- figures: ([\w-]+) -->\n[\s\S]*?<!-- end of figures -->/g;
 
 /** The text with every marked section rendered anew. Throws an Error for a section that does not exist. */
 export function withFigures(text: string, figures: Figures): string {

@@ -29,8 +29,8 @@ export function estimateText({ mean, ci95: [low, high] }: Estimate): string {
   return `${signed(mean)} [${signed(low)}, ${signed(high)}]`;
 }
 
-/** For the README: the mixture and the nearest adapter, and the bank beside its baselines. */
-function summaryTable({ shipped, methods }: Figures): string {
+/** For the README: the mixture and the nearest adapter. */
+function summaryTable({ shipped }: Figures): string {
   const lengths: Prompt[] = [8, 64, 256];
   const kinds: [Kind, string][] = [
     ["trained", "held-out documents of trained domains"],
@@ -45,16 +45,7 @@ function summaryTable({ shipped, methods }: Figures): string {
       }),
     ]),
   );
-  const gains = markdownTable(["gain over the base, nats a token", "after 8 tokens", "64", "256"], rows);
-  const beside = markdownTable(
-    ["method, held-out documents of trained domains", "perplexity", "shipped bank ahead by, nats a token"],
-    methods.rows.map(({ method, perplexity, bankOver }) => [
-      method,
-      perplexity.toFixed(1),
-      bankOver ? estimateText(bankOver) : "–",
-    ]),
-  );
-  return `${gains}\n\n${beside}`;
+  return markdownTable(["gain over the base, nats a token", "after 8 tokens", "64", "256"], rows);
 }
 
 function shippedPreface({ texts }: Figures["settings"]): string {
