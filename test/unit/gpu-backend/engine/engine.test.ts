@@ -1,7 +1,8 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
-import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
+import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
+import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
@@ -572,6 +573,25 @@ describe("a sequence that gives way to another tenant", () => {
     expect(engine.stats).toMatchObject({ parked: 0, kvBytes: empty });
     expect(adapters.stats.entries).toBe(0);
   });
+});
+
+test("a chunk that one pass computes becomes a block of the prefix cache without a copy out of the arena", async () => {
+  const read = vi.spyOn(KvArena.prototype, "read");
+  const { engine, finish, framesOf } = createEngineHarness({ runner: createFakeRunner() });
+  const done = (id: string) => framesOf(id).at(-1) as DoneFrame;
+  await engine.submit(null, [sequenceRequest("a", prompt(150), { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect(read).not.toHaveBeenCalled();
+  // What it has in common with the third chunk is a part of that: it goes on in the middle of it.
+  const longer = [...prompt(140), ...prompt(20, 5)];
+  await engine.submit(null, [sequenceRequest("b", longer, { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect([done("a").reusedTokens, done("b").reusedTokens]).toEqual([0, 140]);
+  expect(read).toHaveBeenCalledTimes(1);
+  read.mockRestore();
+  await engine.submit(null, [sequenceRequest("c", longer, { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect(done("c").reusedTokens).toBe(159);
 });
 
 describe("a long row beside short ones", () => {
