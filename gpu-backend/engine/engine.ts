@@ -168,8 +168,8 @@ export class Engine {
       const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, chunkTokens);
       const { sampled, block } = await this.#run("prefill", [{ sequence, tokens }], begunTokens);
       counts.sampledTokens += sampled;
-      counts.tokens += tokens;
       counts.sequences++;
+      counts.tokens += tokens;
       this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens, block));
       if (sequence.pendingPromptTokens > 0) continue;
       if (sequence.isMixed) mixtures.push(sequence);
@@ -185,13 +185,14 @@ export class Engine {
   /** Computes the next token of each sequence, those of a length class in one pass. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
-    let sampledTokens = 0;
     const startedMs = this.#parts.now();
+    let sampledTokens = 0;
     for (const pass of this.#rows.inOrder(sequences)) {
+      // Of the pass before: short ones do not wait for long ones.
+      this.#flush(null);
       const chunks = pass.map((sequence) => ({ sequence, tokens: 1 }));
       sampledTokens += (await this.#run("decode", chunks, 0)).sampled;
       for (const sequence of pass) this.#guard(sequence, () => void this.#endIfFinished(sequence));
-      this.#flush(null);
     }
     const ms = this.#parts.now() - startedMs;
     this.#flush({ phase: "decode", ms, sequences: sequences.length, tokens: sequences.length, sampledTokens });
@@ -227,29 +228,26 @@ export class Engine {
    * tokens. Returns how many it sampled.
    */
   async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
-    let sampled = 0;
-    for (const ofClass of this.#rows.inOrder(prefilled.filter(({ ended }) => !ended))) {
-      const parts = { runner: this.#parts.runner, arena: this.#rows.arenaOf(ofClass[0]) };
-      for (const group of groupsToWeigh(ofClass)) sampled += await this.#startGroup(group, parts);
-    }
-    return sampled;
-  }
-
-  async #startGroup(group: readonly Sequence[], parts: Parameters<typeof weighMixtures>[1]): Promise<number> {
     // Rows move where a sequence ends.
     const rowOf = this.#rows.rowOf.bind(this.#rows);
-    const rowsOf = (some: readonly Sequence[]) => new Map(some.map((sequence) => [sequence, rowOf(sequence)]));
-    const { faults, experts } = await weighMixtures(rowsOf(group), parts);
-    for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
-    for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
-      for await (const { heads, output } of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
-        this.#readChecked(heads, output);
+    const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
+    let sampled = 0;
+    const byClass = this.#rows.inOrder(prefilled.filter(({ ended }) => !ended));
+    for (const group of byClass.flatMap(groupsToWeigh)) {
+      const parts = { runner: this.#parts.runner, arena: this.#rows.arenaOf(group[0]) };
+      const { faults, experts } = await weighMixtures(rowsOf(group), parts);
+      for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
+      for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
+        for await (const { heads, output } of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
+          this.#readChecked(heads, output);
+      }
+      const first = group.filter((sequence) => !sequence.ended && experts.has(sequence));
+      if (first.length === 0) continue;
+      const { heads, output } = await sampleFirst(rowsOf(first), experts, parts);
+      this.#readChecked(heads, output);
+      sampled += heads.length;
     }
-    const first = group.filter((sequence) => !sequence.ended && experts.has(sequence));
-    if (first.length === 0) return 0;
-    const { heads, output } = await sampleFirst(rowsOf(first), experts, parts);
-    this.#readChecked(heads, output);
-    return heads.length;
+    return sampled;
   }
 
   /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */

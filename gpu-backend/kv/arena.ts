@@ -88,7 +88,8 @@ export class KvArena {
     this.#names.push(name);
     this.#lengths[this.#rows] = 0;
     this.#wanted[this.#rows++] = wanted;
-    this.#fit(Math.max(this.#positions, positionsFor(wanted, this.#shape)));
+    const least = positionsFor(this.#longest, this.#shape);
+    this.#fit(Math.max(this.#positions, least), least);
   }
 
   /** Moves rows as the slot table says. */
@@ -143,7 +144,8 @@ export class KvArena {
 
   /** Makes room for rows of so many positions, once, before several appends. */
   reserve(positions: number): void {
-    if (positions > this.#positions) this.#fit(positionsFor(positions, this.#shape));
+    const P = positionsFor(positions, this.#shape);
+    if (positions > this.#positions) this.#fit(P, P);
   }
 
   /**
@@ -255,14 +257,13 @@ export class KvArena {
     });
   }
 
-  /** Makes room for P positions in every row; where memory does not hold that, for what the longest needs. */
-  #fit(P: number): void {
+  /** Makes room for P positions in every row; where memory does not hold that, for as many as are needed. */
+  #fit(P: number, least: number): void {
     if (this.#rows * P <= this.#capacity) {
       this.#spread(P);
       return;
     }
-    const isHeld = this.#rows * P <= this.#memory.roomFor(this);
-    const positions = isHeld ? P : positionsFor(this.#longest, this.#shape);
+    const positions = this.#rows * P <= this.#memory.roomFor(this) ? P : least;
     if (this.#rows * positions > this.#memory.roomFor(this)) this.#memory.reclaimFor(this);
     this.#allocate(this.#rows, positions);
   }
