@@ -17,8 +17,6 @@ export interface KvShape {
 
 /** Positions come in multiples of it: whole vectors of the processor, so that padding changes no sum. */
 export const positionUnit = 64;
-/** A second pass must make the step so much cheaper: rows that grow alike would else move, one by one, for little. */
-const splitMargin = 1.25;
 /**
  * What it costs in each step to move one position of a row. A move copies it twice, which takes as long as attention over it in
  * four steps, and should pay within sixteen.
@@ -98,7 +96,7 @@ export class KvBudget {
       const positions = positionsOf(sizes, boundary);
       if (!this.#fits(positions, parked)) continue;
       const isSplit = sizes.some((size) => size > boundary) && sizes.some((size) => size <= boundary);
-      let cost = isSplit ? splitMargin * (positions + 2 * this.#passPositions) : positions + this.#passPositions;
+      let cost = positions + (isSplit ? 2 : 1) * this.#passPositions;
       rows.forEach(({ isLong, cachedTokens }, i) => {
         if (isLong !== null && isLong !== sizes[i] > boundary) cost += moveShare * cachedTokens;
       });
