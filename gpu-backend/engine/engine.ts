@@ -12,7 +12,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AdapterCache } from "../adapters/adapter-cache.ts";
 import { arenaShapeOf, KvBudget } from "../kv/kv-budget.ts";
-import { KvRows } from "../kv/kv-rows.ts";
+import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
@@ -66,7 +66,7 @@ export class Engine {
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
-      kv: new KvBudget(kvShape, parts.kvBytes),
+      kv: new KvBudget(kvShape, parts.kvBytes, parts.runner.passBytes),
       poolSlots: parts.runner.pool?.slots ?? 0,
       prefixes: this.#prefixes,
     });
@@ -87,8 +87,8 @@ export class Engine {
       preemptions: this.#preemptions,
       running: running.size,
       slots: this.#parts.limits.maxSequences,
-      kvBytes: this.#rows.arena.bytes,
-      kvUsedBytes: this.#rows.arena.usedBytes,
+      kvBytes: this.#rows.bytes,
+      kvUsedBytes: this.#rows.usedBytes,
       kvCapacityBytes: this.#parts.kvBytes,
       prefixes: this.#parts.prefixCache?.stats ?? null,
       adapters: this.#parts.adapters.stats,
@@ -143,12 +143,16 @@ export class Engine {
     this.#dropCancelled();
     this.#dropLate();
     const plan = this.#planner.nextStep();
+    const classOf = (sequence: Sequence) => (plan.long.has(sequence) ? "long" : "short");
     for (const sequence of plan.parked) this.#park(sequence);
-    for (const sequence of plan.started) this.#guard(sequence, () => this.#seat(sequence));
+    // All leave before the first arrives, or memory would have to hold some twice.
+    for (const sequence of plan.moved) this.#rows.park(sequence);
+    for (const sequence of plan.moved) this.#guard(sequence, () => this.#rows.resume(sequence, classOf(sequence)));
+    for (const sequence of plan.started) this.#guard(sequence, () => this.#seat(sequence, classOf(sequence)));
     await this.#prefill(plan.prefill);
     this.#dropCancelled();
     await this.#decode(plan.decode.filter(({ ended }) => !ended));
-    this.#rows.arena.trim();
+    this.#rows.trim();
     this.#flush(null);
   }
 
@@ -162,10 +166,11 @@ export class Engine {
       if (sequence.ended) continue;
       const begunTokens = sequence.cachedTokens % chunkTokens;
       const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, chunkTokens);
-      counts.sampledTokens += await this.#run("prefill", [{ sequence, tokens }], begunTokens);
+      const { sampled, block } = await this.#run("prefill", [{ sequence, tokens }], begunTokens);
+      counts.sampledTokens += sampled;
       counts.sequences++;
       counts.tokens += tokens;
-      this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens));
+      this.#guard(sequence, () => this.#keepChunk(sequence, begunTokens + tokens, block));
       if (sequence.pendingPromptTokens > 0) continue;
       if (sequence.isMixed) mixtures.push(sequence);
       else this.#guard(sequence, () => this.#endPrefill(sequence));
@@ -177,22 +182,28 @@ export class Engine {
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence, in one pass. */
+  /** Computes the next token of each sequence, those of a length class in one pass. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
-    const chunks = this.#rows.inOrder(sequences).map((sequence) => ({ sequence, tokens: 1 }));
-    const sampledTokens = await this.#run("decode", chunks, 0);
-    for (const sequence of sequences) this.#guard(sequence, () => void this.#endIfFinished(sequence));
+    let sampledTokens = 0;
+    for (const pass of this.#rows.inOrder(sequences)) {
+      // Of the pass before: short ones do not wait for long ones.
+      this.#flush(null);
+      const chunks = pass.map((sequence) => ({ sequence, tokens: 1 }));
+      sampledTokens += (await this.#run("decode", chunks, 0)).sampled;
+      for (const sequence of pass) this.#guard(sequence, () => void this.#endIfFinished(sequence));
+    }
     const ms = this.#parts.now() - startedMs;
-    this.#flush({ phase: "decode", ms, sequences: chunks.length, tokens: chunks.length, sampledTokens });
+    this.#flush({ phase: "decode", ms, sequences: sequences.length, tokens: sequences.length, sampledTokens });
   }
 
   /**
-   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already. Ends
-   * those whose results are not finite. Returns how many tokens it sampled.
+   * One pass of the trunk, for sequences of one class in the order of their rows; `begunTokens` of each chunk are cached already.
+   * Ends those whose results are not finite. Returns how many tokens it sampled, and the keys and values if they are all of one
+   * chunk, without padding: then they are laid out as a prefix block is, which needs no copy out of the arena.
    */
-  async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number): Promise<number> {
+  async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number) {
     const { config, gates } = this.#parts.runner;
     const sequences = chunks.map(({ sequence }) => sequence);
     const feed = { ...this.#rows.feed(sequences, chunks[0].tokens), begunTokens };
@@ -207,7 +218,9 @@ export class Engine {
     });
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
-    return heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
+    const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
+    const isBlock = chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
+    return { sampled, block: isBlock ? output.present : null };
   }
 
   /**
@@ -215,12 +228,13 @@ export class Engine {
    * tokens. Returns how many it sampled.
    */
   async #startMixtures(prefilled: readonly Sequence[]): Promise<number> {
-    const parts = { runner: this.#parts.runner, arena: this.#rows.arena };
     // Rows move where a sequence ends.
     const rowOf = this.#rows.rowOf.bind(this.#rows);
     const rowsOf = (group: readonly Sequence[]) => new Map(group.map((sequence) => [sequence, rowOf(sequence)]));
     let sampled = 0;
-    for (const group of groupsToWeigh(prefilled.filter(({ ended }) => !ended))) {
+    const byClass = this.#rows.inOrder(prefilled.filter(({ ended }) => !ended));
+    for (const group of byClass.flatMap(groupsToWeigh)) {
+      const parts = { runner: this.#parts.runner, arena: this.#rows.arenaOf(group[0]) };
       const { faults, experts } = await weighMixtures(rowsOf(group), parts);
       for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
       for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
@@ -249,14 +263,14 @@ export class Engine {
   }
 
   /** Gives a sequence its pool slots and its row, with all that is known of it already. */
-  #seat(sequence: Sequence): void {
+  #seat(sequence: Sequence, lengthClass: LengthClass): void {
     sequence.admitted(this.#parts.now());
     this.#claims.takeSlots(sequence);
     if (this.#rows.isParked(sequence)) {
-      this.#rows.resume(sequence);
+      this.#rows.resume(sequence, lengthClass);
       return;
     }
-    this.#rows.open(sequence, sequence.promptTokens);
+    this.#rows.open(sequence, lengthClass, sequence.promptTokens);
     if (!this.#prefixes) return;
     this.#prefixes.lead(sequence);
     for (const { block, tokens } of this.#prefixes.take(sequence)) {
@@ -267,10 +281,10 @@ export class Engine {
   }
 
   /** Offers the chunk that a prompt has just completed, of so many tokens, to the prefix cache. */
-  #keepChunk(sequence: Sequence, tokens: number): void {
+  #keepChunk(sequence: Sequence, tokens: number, block: Float32Array | null): void {
     const end = sequence.cachedTokens;
-    const read = () => this.#rows.arena.read(this.#rows.rowOf(sequence), end - tokens, end);
-    this.#prefixes?.computed(sequence, end - tokens, end, read);
+    const read = () => this.#rows.arenaOf(sequence).read(this.#rows.rowOf(sequence), end - tokens, end);
+    this.#prefixes?.computed(sequence, end - tokens, end, () => block ?? read());
   }
 
   /** Scores a prompt token or samples the next one. */

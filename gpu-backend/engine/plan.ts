@@ -28,6 +28,9 @@
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
  * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and
  * was not served less. It keeps its keys and values and later resumes from them, so parking does not change results.
+ *
+ * Decoding sequences run in at most two passes, one for each length class (kv/kv-budget.ts). A sequence that needs another class
+ * than it had moves at the start of the step. Its results are the same bits in both.
  */
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { poolHolds } from "./pool-shares.ts";
@@ -64,7 +67,7 @@ export interface PlanLimits {
 
 /** What sequences need besides tokens of the step. Questions change nothing. */
 export interface PlanResources<S> {
-  kv: Pick<KvBudget, "holds">;
+  kv: Pick<KvBudget, "holds" | "boundaryFor">;
   poolSlots: number;
   /** Prompt beginnings that new sequences have in common with others; null if none are shared. */
   prefixes: {
@@ -80,6 +83,8 @@ export interface PlanState<S> {
   waiting: readonly S[];
   /** In order of their start. */
   running: ReadonlySet<S>;
+  /** Running sequences whose rows are in the long class. */
+  long: ReadonlySet<S>;
   /** The counter of each tenant. */
   service: ReadonlyMap<string, number>;
   /** Of each sequence that was passed in the last step: its tenant's counter when it was passed first. */
@@ -90,11 +95,15 @@ export interface PlanState<S> {
 export interface StepPlan<S> {
   /** These give up their slots. */
   parked: S[];
+  /** Rows of these, which run already, go to the other length class, all of them before any is started. */
+  moved: S[];
+  /** Sequences whose rows are in the long class in this step; all others that run are short. */
+  long: Set<S>;
   /** These get a slot: new ones, and parked ones that resume. */
   started: S[];
   /** The next chunk of each of these prompts is computed. */
   prefill: S[];
-  /** The next token of each of these is computed, if it has not ended in the prefill phase. */
+  /** The next token of each of these is computed, if it has not ended in the prefill phase; those of a class in one pass. */
   decode: S[];
   /** Counters after the step. */
   service: Map<string, number>;
@@ -158,7 +167,7 @@ export function plan<S extends Plannable>(
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
   }
   const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
-  return { parked, started, prefill, decode, service, passedSince };
+  return { parked, ...room.classes(state), started, prefill, decode, service, passedSince };
 }
 
 /** A sequence that the step may start, or whose prompt it may continue. */
@@ -285,6 +294,20 @@ class Room<S extends Plannable> {
     return this.#resources.kv.holds([Number.POSITIVE_INFINITY], this.#parkedTokens(next, victim)) ? victim : undefined;
   }
 
+  /** Which running sequences are long, and which of them move, given those that were. */
+  classes({ running, long: wasLong }: PlanState<S>): Pick<StepPlan<S>, "moved" | "long"> {
+    const rows = [...this.running].map((one) => ({
+      one,
+      positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.mostTokens),
+      cachedTokens: one.cachedTokens,
+      isLong: running.has(one) ? wasLong.has(one) : null,
+    }));
+    const boundary = this.#resources.kv.boundaryFor(rows, this.#parkedTokens());
+    const long = new Set(rows.filter(({ positions }) => positions > boundary).map(({ one }) => one));
+    const moved = rows.filter(({ one, isLong }) => isLong !== null && isLong !== long.has(one));
+    return { moved: moved.map(({ one }) => one), long };
+  }
+
   #count(tenant: string, change: 1 | -1): void {
     this.#rows.set(tenant, this.rowsOf(tenant) + change);
   }
@@ -296,7 +319,7 @@ class Room<S extends Plannable> {
     return this.#resources.kv.holds(lengths, this.#parkedTokens(next, victim));
   }
 
-  #parkedTokens(next: S, victim?: S): number {
+  #parkedTokens(next?: S, victim?: S): number {
     let tokens = victim?.cachedTokens ?? 0;
     for (const one of this.#parked) if (one !== next) tokens += one.cachedTokens;
     return tokens;

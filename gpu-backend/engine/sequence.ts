@@ -138,7 +138,10 @@ export class Sequence implements Plannable {
     return this.ids.length - this.cachedTokens;
   }
 
-  /** What was continued counts as decoded: one token a step, so that its keys and values are the bits they were. */
+  /**
+   * What was continued counts as decoded, one token a step: a prefill of it would give other bits (infra/docs/architecture.md says
+   * why).
+   */
   get pendingPromptTokens(): number {
     return Math.max(0, this.promptTokens - this.cachedTokens);
   }

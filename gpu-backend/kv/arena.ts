@@ -1,22 +1,19 @@
 /**
- * Keys and values of all running sequences: per layer two arrays [rows, H, P, d], dense, so that a step is fed views
- * of them and nothing is gathered. P and the row count come in few sizes and follow what is running, because attention
- * costs time over all P positions; a prefill, whose every token pays for them, is fed a shorter copy where that is
- * cheaper. Those of parked sequences lie aside, without padding. Who has which row is the slot table's business, and how
- * many may run is the KV budget's: within it, memory stays below its bound, but for the one array that is being copied
- * while sizes change.
+ * Keys and values of the running sequences of one length class: per layer two arrays [rows, H, P, d], dense, so that a step is fed
+ * views of them and nothing is gathered. P and the row count come in few sizes and follow what is running, because attention costs
+ * time over all P positions; a prefill, whose every token pays for them, is fed a shorter copy where that is cheaper. Who has which
+ * row is the slot table's business, how many may run is the KV budget's, and what all arenas may take is the KV memory's.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { StepInput } from "../runtime/step.ts";
-import { bytesPerPosition, type KvShape, positionsFor, positionUnit } from "./kv-budget.ts";
+import { bytesPerPosition, positionsFor, positionUnit } from "./kv-budget.ts";
+import { KvMemory, type KvMemoryShape } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
-export interface ArenaShape extends KvShape {
+export interface ArenaShape extends KvMemoryShape {
   /** Upper bound of rows. */
   maximumRows: number;
-  /** Where it allows for what runs, there is room to grow; absent: no bound. */
-  maximumBytes?: number;
 }
 
 const smallestRows = 1;
@@ -26,11 +23,10 @@ const fullShare = 0.75;
 const spareShare = 4;
 /** To copy a position for a prefill costs what attention over it costs this many tokens. */
 const copyTokens = 16;
-/** Bound on such a copy; beyond it a prefill computes over all P positions. */
-const tightBytes = 128 * 2 ** 20;
 
 export class KvArena {
   readonly #shape: ArenaShape;
+  readonly #memory: KvMemory;
   /** Keys at 2l, values at 2l + 1, each of [rows, H, P, d] and some room. */
   #arrays: Float32Array[] = [];
   /** Positions that the arrays have room for, over all rows. */
@@ -43,20 +39,15 @@ export class KvArena {
   readonly #wanted: Int32Array;
   /** What a row is called for as long as it lives, wherever it moves. */
   readonly #names: number[] = [];
-  #opened = 0;
-  /** Keys and values of parked rows by name, each [2L, H, length, d]. */
-  readonly #parked = new Map<number, { present: Float32Array; length: number }>();
-  /** Of all rows and parked ones. */
-  readonly #maximumPositions: number;
-  /** What the copy for a prefill is written into. */
-  #tight = new Float32Array(0);
 
-  constructor(shape: ArenaShape) {
+  constructor(shape: ArenaShape, memory = new KvMemory(shape)) {
     this.#shape = shape;
+    this.#memory = memory;
     this.#lengths = new Int32Array(shape.maximumRows);
     this.#wanted = new Int32Array(shape.maximumRows);
-    this.#maximumPositions = Math.floor((shape.maximumBytes ?? Number.POSITIVE_INFINITY) / bytesPerPosition(shape));
-    this.#allocate(0, positionsFor(0, shape));
+    this.#arrays = Array.from({ length: 2 * shape.layers }, () => new Float32Array(0));
+    this.#positions = positionsFor(0, shape);
+    memory.join(this);
   }
 
   /** P of the next feed. */
@@ -68,47 +59,37 @@ export class KvArena {
     return this.#rows;
   }
 
-  get bytes(): number {
-    return (this.#capacity + this.#parkedPositions) * bytesPerPosition(this.#shape) + this.#tight.byteLength;
+  /** Positions that the arrays have room for, over all rows. */
+  get capacity(): number {
+    return this.#capacity;
   }
 
-  /** Keys and values that are there, of all rows and parked ones. */
+  /** Keys and values that are there. */
   get usedBytes(): number {
     const positions = this.#lengths.subarray(0, this.#rows).reduce((sum, length) => sum + length, 0);
-    return (positions + this.#parkedPositions) * bytesPerPosition(this.#shape);
+    return positions * bytesPerPosition(this.#shape);
   }
 
   lengthOf(row: number): number {
     return this.#lengths[row];
   }
 
-  /** Starts the row after the last one, empty. It will soon hold so many positions: room for them is made at once. */
-  open(wanted = 0): void {
-    this.#openAs(this.#opened++, wanted);
+  nameOf(row: number): number {
+    return this.#names[row];
   }
 
-  /** Closes a row, as the moves of its release say, and puts what it holds aside. Returns the name to resume it by. */
-  park(row: number, moves: readonly Move[]): number {
-    const name = this.#names[row];
-    const length = this.#lengths[row];
-    if (!this.#allows(this.#capacity, length + this.#tight.byteLength / bytesPerPosition(this.#shape)))
-      this.#dropTight();
-    this.#parked.set(name, { present: this.read(row, 0, length), length });
-    this.close(moves);
-    if (!this.#allows(this.#capacity)) this.#allocate(this.#rows, positionsFor(this.#longest, this.#shape));
-    return name;
-  }
-
-  /** Starts the row after the last one with what was put aside under that name. */
-  resume(name: number): void {
-    const { present, length } = this.#takeParked(name);
-    this.#openAs(name, length);
-    this.append(this.#rows - 1, [length], present, length);
-  }
-
-  /** Forgets what was put aside under that name. */
-  discard(name: number): void {
-    this.#takeParked(name);
+  /**
+   * Starts the row after the last one, empty. It will soon hold so many positions: room for them is made at once. `name` is what
+   * its sequence's row was called before.
+   */
+  open(wanted = 0, name = this.#memory.newName()): void {
+    if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
+    this.#memory.names.add(name);
+    this.#names.push(name);
+    this.#lengths[this.#rows] = 0;
+    this.#wanted[this.#rows++] = wanted;
+    const least = positionsFor(this.#longest, this.#shape);
+    this.#fit(Math.max(this.#positions, least), least);
   }
 
   /** Moves rows as the slot table says. */
@@ -127,9 +108,7 @@ export class KvArena {
         }
       }
       for (const ofRows of [this.#lengths, this.#wanted, this.#names]) {
-        const replaced = ofRows[to];
-        ofRows[to] = ofRows[from];
-        if (swap) ofRows[from] = replaced;
+        [ofRows[to], ofRows[from]] = [ofRows[from], ofRows[to]];
       }
     }
   }
@@ -138,7 +117,7 @@ export class KvArena {
   close(moves: readonly Move[]): void {
     this.follow(moves);
     this.#rows--;
-    this.#names.length--;
+    this.#memory.names.delete(this.#names.pop()!);
   }
 
   /** What a step of T `tokens` over rows [first, first + count) reads: `past` of [count, H, P, d], its P, lengths, names. */
@@ -151,21 +130,22 @@ export class KvArena {
     const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
     const tight = positionUnit * Math.ceil(longest / positionUnit);
     const isCheaper = tight * (tokens + copyTokens) < this.#positions * tokens;
-    const isTight = isCheaper && this.#makeTight(count * tight);
+    const copy = isCheaper ? this.#memory.copyOf(count * tight) : null;
     const rowElements = this.#shape.heads * this.#positions * this.#shape.headWidth;
     return {
-      past: isTight
-        ? this.#tightPast(first, count, tight)
+      past: copy
+        ? this.#tightPast(copy, first, count, tight)
         : this.#arrays.map((array) => array.subarray(first * rowElements, (first + count) * rowElements)),
-      pastTokens: isTight ? tight : this.#positions,
+      pastTokens: copy ? tight : this.#positions,
       pastLengths,
-      pastRows: { fed: this.#names.slice(first, first + count), kept: [...this.#names] },
+      pastRows: { fed: this.#names.slice(first, first + count), kept: [...this.#memory.names] },
     };
   }
 
   /** Makes room for rows of so many positions, once, before several appends. */
   reserve(positions: number): void {
-    if (positions > this.#positions) this.#fit(positionsFor(positions, this.#shape));
+    const P = positionsFor(positions, this.#shape);
+    if (positions > this.#positions) this.#fit(P, P);
   }
 
   /**
@@ -239,17 +219,21 @@ export class KvArena {
 
   /**
    * Gives memory back where a smaller size holds what is running with room to spare. Where nothing is, one row stays as
-   * long as it was, and the copy for a prefill where both take no more than the context: new memory costs the next
-   * sequence more than the copies out of the prefix cache.
+   * long as it was: new memory costs the next sequence more than the copies out of the prefix cache.
    */
   trim(): void {
-    if (this.#rows === 0 && this.bytes > this.#shape.contextTokens * bytesPerPosition(this.#shape)) this.#dropTight();
     const wanted = this.#rows > 0 ? positionsFor(this.#longest / fullShare, this.#shape) : this.#positions;
     const positions = Math.min(this.#positions, wanted);
     const rows = this.#rows > 1 ? powerOfTwo(this.#rows / fullShare, smallestRows) : 1;
     const kept = this.#rows > 0 ? spareShare * rows * positions : positions;
     if (this.#capacity > kept) this.#allocate(rows, positions);
     else if (positions < this.#positions) this.#spread(positions);
+  }
+
+  /** Gives back all memory that what is running does not need. */
+  shrink(): void {
+    const positions = positionsFor(this.#longest, this.#shape);
+    if (this.#capacity > this.#rows * positions) this.#allocate(this.#rows, positions, this.#rows);
   }
 
   /** Positions that the longest row holds or wants. */
@@ -259,36 +243,12 @@ export class KvArena {
     return longest;
   }
 
-  get #parkedPositions(): number {
-    return this.#parked.values().reduce((sum, { length }) => sum + length, 0);
-  }
-
-  /** Whether memory holds arrays of so many positions, what is parked, and a copy of `tight` positions. */
-  #allows(capacity: number, tight = 0): boolean {
-    return capacity + this.#parkedPositions + tight <= this.#maximumPositions;
-  }
-
-  /** Its memory is somebody else's now. */
-  #dropTight(): void {
-    this.#tight = new Float32Array(0);
-  }
-
-  /** Makes room for a copy of so many positions. Returns whether memory holds it. */
-  #makeTight(positions: number): boolean {
-    const perPosition = bytesPerPosition(this.#shape);
-    if (positions * perPosition <= this.#tight.byteLength) return true;
-    const wanted = Math.min(powerOfTwo(positions, positionUnit), Math.floor(tightBytes / perPosition));
-    if (wanted < positions || !this.#allows(this.#capacity, wanted)) return false;
-    this.#tight = new Float32Array((wanted * perPosition) / Float32Array.BYTES_PER_ELEMENT);
-    return true;
-  }
-
   /** The past of rows [first, first + count) with room for P positions only, 2L × [count, H, P, d], until the next call. */
-  #tightPast(first: number, count: number, P: number): Float32Array[] {
+  #tightPast(into: Float32Array, first: number, count: number, P: number): Float32Array[] {
     const { heads: H, headWidth: d } = this.#shape;
     const elements = count * H * P * d;
     return this.#arrays.map((array, i) => {
-      const copy = this.#tight.subarray(i * elements, (i + 1) * elements);
+      const copy = into.subarray(i * elements, (i + 1) * elements);
       for (let head = 0; head < count * H; head++) {
         const from = (first * H + head) * this.#positions * d;
         copy.set(array.subarray(from, from + P * d), head * P * d);
@@ -297,26 +257,15 @@ export class KvArena {
     });
   }
 
-  #openAs(name: number, wanted: number): void {
-    if (this.#rows === this.#shape.maximumRows) throw new Error(`KV arena: all ${this.#rows} rows are taken`);
-    this.#names.push(name);
-    this.#lengths[this.#rows] = 0;
-    this.#wanted[this.#rows++] = wanted;
-    this.#fit(Math.max(this.#positions, positionsFor(wanted, this.#shape)));
-  }
-
-  #takeParked(name: number): { present: Float32Array; length: number } {
-    const parked = this.#parked.get(name);
-    if (!parked) throw new Error(`KV arena: no parked row ${name}`);
-    this.#parked.delete(name);
-    return parked;
-  }
-
-  /** Makes room for P positions in every row; where memory does not hold that, for what the longest needs. */
-  #fit(P: number): void {
-    if (this.#rows * P <= this.#capacity) this.#spread(P);
-    else if (this.#allows(this.#rows * P)) this.#allocate(this.#rows, P);
-    else this.#allocate(this.#rows, positionsFor(this.#longest, this.#shape));
+  /** Makes room for P positions in every row; where memory does not hold that, for as many as are needed. */
+  #fit(P: number, least: number): void {
+    if (this.#rows * P <= this.#capacity) {
+      this.#spread(P);
+      return;
+    }
+    const positions = this.#rows * P <= this.#memory.roomFor(this) ? P : least;
+    if (this.#rows * positions > this.#memory.roomFor(this)) this.#memory.reclaimFor(this);
+    this.#allocate(this.#rows, positions);
   }
 
   /** Moves what is running apart, or together, so that every row has P positions. */
@@ -336,13 +285,16 @@ export class KvArena {
     }
   }
 
-  /** Copies what is running into arrays with room for `rows` of P positions, and for more rows where there is memory. */
-  #allocate(rows: number, P: number): void {
-    const { layers, heads: H, headWidth: d, maximumRows } = this.#shape;
-    const affordable = Math.floor((this.#maximumPositions - this.#parkedPositions) / P);
-    const rowCapacity = Math.max(rows, Math.min(powerOfTwo(rows, smallestRows), maximumRows, affordable));
+  /**
+   * Copies what is running into arrays with room for `rows` of P positions, and for more rows, up to `mostRows`, where there is
+   * memory.
+   */
+  #allocate(rows: number, P: number, mostRows = this.#shape.maximumRows): void {
+    const { layers, heads: H, headWidth: d } = this.#shape;
+    const affordable = Math.floor(this.#memory.roomFor(this) / P);
+    const rowCapacity = Math.max(rows, Math.min(powerOfTwo(rows, smallestRows), mostRows, affordable));
     const oldP = this.#positions;
-    if (!this.#allows(rowCapacity * P, this.#tight.byteLength / bytesPerPosition(this.#shape))) this.#dropTight();
+    this.#memory.claim(rowCapacity * P - this.#capacity);
     for (let i = 0; i < 2 * layers; i++) {
       const made = new Float32Array(rowCapacity * H * P * d);
       const old = this.#arrays[i];

@@ -1,4 +1,10 @@
-/** How much memory keys and values take, and how much they may. Pure arithmetic; the arena lays them out. */
+/**
+ * How much memory keys and values take, how much they may, and which rows a pass takes together. Pure arithmetic; the arenas lay
+ * them out.
+ *
+ * Every row of a pass has as many positions, P, as the longest needs: attention reads them all. So rows are divided by their
+ * length in two classes, each with an arena and a pass of its own, where that saves more than a second pass costs.
+ */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
 
@@ -11,10 +17,15 @@ export interface KvShape {
 
 /** Positions come in multiples of it: whole vectors of the processor, so that padding changes no sum. */
 export const positionUnit = 64;
+/**
+ * What it costs in each step to move one position of a row. A move copies it twice, which takes as long as attention over it in
+ * four steps, and should pay within sixteen.
+ */
+const moveShare = 1 / 4;
 
 /**
- * The shape of an engine's arena. It has one pair more than there are layers: the pointer's keys, and states of which the head
- * can be computed again.
+ * The shape of an engine's arenas. They have one pair more than there are layers: the pointer's keys, and states of which the
+ * head can be computed again.
  */
 export function arenaShapeOf({ layers, heads, hiddenSize, contextTokens }: Gpt2Config): KvShape {
   return { layers: layers + 1, heads, headWidth: hiddenSize / heads, contextTokens };
@@ -35,15 +46,31 @@ export function positionsFor(longest: number, { contextTokens }: KvShape): numbe
   return Math.min(unit * Math.max(1, Math.ceil(longest / unit)), contextTokens);
 }
 
+/** A row that a step runs. */
+export interface RunningRow {
+  /** Positions that it has at the end of the step, at most. */
+  positions: number;
+  /** Positions that a move copies. */
+  cachedTokens: number;
+  /** Its class; null if it is in none yet. */
+  isLong: boolean | null;
+}
+
 export class KvBudget {
   readonly #shape: KvShape;
   /** In all. */
   readonly #positions: number;
+  /** What a pass costs beside its rows' attention, in positions of a row; Infinity for one class only. */
+  readonly #passPositions: number;
 
-  /** Throws an Error where `maximumBytes` do not hold one sequence as long as the context. */
-  constructor(shape: KvShape, maximumBytes: number) {
+  /**
+   * `passBytes` is what a pass reads beside keys and values (StepRunner). Throws an Error where `maximumBytes` do not hold one
+   * sequence as long as the context.
+   */
+  constructor(shape: KvShape, maximumBytes: number, passBytes: number) {
     this.#shape = shape;
     this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
+    this.#passPositions = passBytes / bytesPerPosition(shape);
     if (this.#positions >= shape.contextTokens) return;
     const needed = shape.contextTokens * bytesPerPosition(shape);
     throw new Error(
@@ -51,9 +78,50 @@ export class KvBudget {
     );
   }
 
-  /** True if there is room for rows of these lengths, beside `parked` positions. */
+  /**
+   * True if there is room for rows of these lengths, beside `parked` positions, in the classes that take least memory. Then there
+   * is room for shorter ones, too.
+   */
   holds(lengths: readonly number[], parked: number): boolean {
-    const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
-    return lengths.length * positionsFor(longest, this.#shape) + parked <= this.#positions;
+    const sizes = lengths.map((length) => positionsFor(length, this.#shape));
+    return this.#boundaries(sizes).some((boundary) => this.#fits(positionsOf(sizes, boundary), parked));
   }
+
+  /** The cheapest boundary of those that memory allows: rows that need more positions are long, the others short. */
+  boundaryFor(rows: readonly RunningRow[], parked: number): number {
+    const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
+    const boundaries = this.#boundaries(sizes);
+    let [best, least] = [boundaries[0], Number.POSITIVE_INFINITY];
+    for (const boundary of boundaries) {
+      const positions = positionsOf(sizes, boundary);
+      if (!this.#fits(positions, parked)) continue;
+      const isSplit = sizes.some((size) => size > boundary) && sizes.some((size) => size <= boundary);
+      let cost = positions + (isSplit ? 2 : 1) * this.#passPositions;
+      rows.forEach(({ isLong, cachedTokens }, i) => {
+        if (isLong !== null && isLong !== sizes[i] > boundary) cost += moveShare * cachedTokens;
+      });
+      if (cost < least) [best, least] = [boundary, cost];
+    }
+    return best;
+  }
+
+  /** All short first, then all long, then each division by size. */
+  #boundaries(sizes: readonly number[]): number[] {
+    const longest = sizes.reduce((a, b) => Math.max(a, b), 0);
+    return Number.isFinite(this.#passPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];
+  }
+
+  #fits(positions: number, parked: number): boolean {
+    return positions + parked <= this.#positions;
+  }
+}
+
+/** Positions of rows of these sizes in two classes: up to `boundary`, and longer. */
+function positionsOf(sizes: readonly number[], boundary: number): number {
+  let [short, longest] = [0, 0];
+  for (const size of sizes) {
+    if (size <= boundary) short++;
+    longest = Math.max(longest, size);
+  }
+  return short * boundary + (sizes.length - short) * longest;
 }

@@ -1,23 +1,49 @@
-/** Keys and values by sequence: which rows of the arena hold whose, and what is kept of parked ones. */
+/** Keys and values by sequence: which rows of which arena hold whose, and what is kept of parked ones. */
 import { type ArenaShape, KvArena } from "./arena.ts";
+import { bytesPerPosition } from "./kv-budget.ts";
+import { KvMemory } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
+/** Rows of one class are in one arena, and decode in one pass (kv-budget.ts). */
+export type LengthClass = "short" | "long";
+
+interface Rows<S> {
+  arena: KvArena;
+  table: SlotTable<S>;
+}
+
+interface Parked {
+  name: number;
+  present: Float32Array; // [2L, H, length, d]
+  length: number;
+  isDecoding: boolean;
+}
+
 export class KvRows<S> {
-  readonly arena: KvArena;
-  readonly #table: SlotTable<S>;
-  /** The arena's name of what is kept of each parked sequence. */
-  readonly #parked = new Map<S, { name: number; isDecoding: boolean }>();
+  readonly #memory: KvMemory;
+  /** Of one row as long as the context. */
+  readonly #contextBytes: number;
+  readonly #classes: Record<LengthClass, Rows<S>>;
+  /** Where the row of each sequence is. */
+  readonly #rowsOf = new Map<S, Rows<S>>();
+  readonly #parked = new Map<S, Parked>();
 
   constructor(shape: ArenaShape) {
-    this.arena = new KvArena(shape);
-    this.#table = new SlotTable(shape.maximumRows);
+    this.#memory = new KvMemory(shape);
+    this.#contextBytes = shape.contextTokens * bytesPerPosition(shape);
+    const create = () => ({ arena: new KvArena(shape, this.#memory), table: new SlotTable<S>(shape.maximumRows) });
+    this.#classes = { short: create(), long: create() };
   }
 
-  /** The row of a sequence; throws an Error if it has none. */
-  rowOf(sequence: S): number {
-    const row = this.#table.rowOf(sequence);
-    if (row === null) throw new Error("the sequence has no row");
-    return row;
+  /** Memory allocated for all rows and parked sequences. */
+  get bytes(): number {
+    return this.#memory.bytes;
+  }
+
+  /** Of the positions that hold any. */
+  get usedBytes(): number {
+    const { short, long } = this.#classes;
+    return short.arena.usedBytes + long.arena.usedBytes + this.#memory.asideBytes;
   }
 
   /** Number of parked sequences. */
@@ -29,61 +55,114 @@ export class KvRows<S> {
     return this.#parked.has(sequence);
   }
 
+  /** The row of a sequence in its arena. */
+  rowOf(sequence: S): number {
+    return this.#placeOf(sequence).table.rowOf(sequence)!;
+  }
+
+  /** The arena that a sequence's row is in. */
+  arenaOf(sequence: S): KvArena {
+    return this.#placeOf(sequence).arena;
+  }
+
   /** Gives a sequence an empty row, as prefilling. It will soon hold `wanted` positions. */
-  open(sequence: S, wanted: number): void {
-    this.#table.open(sequence);
-    this.arena.open(wanted);
+  open(sequence: S, lengthClass: LengthClass, wanted: number): void {
+    this.#openIn(sequence, lengthClass).arena.open(wanted);
   }
 
   /** Takes a sequence's row and keeps its keys and values. */
   park(sequence: S): void {
+    const { arena, table } = this.#placeOf(sequence);
     const row = this.rowOf(sequence);
-    const isDecoding = this.#table.decoding.includes(sequence);
-    this.#parked.set(sequence, { name: this.arena.park(row, this.#table.release(sequence)), isDecoding });
+    const length = arena.lengthOf(row);
+    this.#memory.putAside(length);
+    const isDecoding = table.decoding.includes(sequence);
+    this.#parked.set(sequence, { name: arena.nameOf(row), present: arena.read(row, 0, length), length, isDecoding });
+    this.#close(sequence);
+    this.#memory.settle();
   }
 
   /** Gives a parked sequence a row with what was kept. */
-  resume(sequence: S): void {
-    const { name, isDecoding } = this.#parked.get(sequence)!;
-    this.#parked.delete(sequence);
-    this.#table.open(sequence);
-    this.arena.resume(name);
+  resume(sequence: S, lengthClass: LengthClass): void {
+    const { name, present, length, isDecoding } = this.#takeParked(sequence)!;
+    const { arena } = this.#openIn(sequence, lengthClass);
+    arena.open(length, name);
+    arena.append(arena.rows - 1, [length], present, length);
     if (isDecoding) this.promote(sequence);
   }
 
   /** Moves a sequence whose prompt is cached to the decoding rows. */
   promote(sequence: S): void {
-    this.arena.follow(this.#table.promote(sequence));
+    const { arena, table } = this.#placeOf(sequence);
+    arena.follow(table.promote(sequence));
   }
 
   /** Drops all that is kept of a sequence, if anything is. */
   drop(sequence: S): void {
-    if (this.#table.rowOf(sequence) !== null) this.arena.close(this.#table.release(sequence));
-    const parked = this.#parked.get(sequence);
-    if (!parked) return;
-    this.#parked.delete(sequence);
-    this.arena.discard(parked.name);
+    if (this.#rowsOf.has(sequence)) this.#close(sequence);
+    this.#takeParked(sequence);
   }
 
-  /** These sequences in the order of their rows, which follow each other. */
-  inOrder(sequences: readonly S[]): S[] {
-    return sequences.toSorted((a, b) => this.rowOf(a) - this.rowOf(b));
+  /** Sequences by class, the short ones first, in the order of their rows, which follow each other. */
+  inOrder(sequences: readonly S[]): S[][] {
+    return Object.values(this.#classes)
+      .map((rows) => sequences.filter((one) => this.#placeOf(one) === rows))
+      .filter(({ length }) => length > 0)
+      .map((own) => own.sort((a, b) => this.rowOf(a) - this.rowOf(b)));
   }
 
-  /** What a step of T `tokens` reads for sequences in the order of their rows. */
+  /** What a step of T `tokens` reads for sequences of one class in the order of their rows. */
   feed(sequences: readonly S[], tokens: number): ReturnType<KvArena["feed"]> {
-    return this.arena.feed(this.#firstRow(sequences), sequences.length, tokens);
+    return this.arenaOf(sequences[0]).feed(this.#firstRow(sequences), sequences.length, tokens);
   }
 
   /** Appends a step's `present` [2L, S, H, T, d]: the first `counts[s]` of T `tokens` of each sequence. */
   append(sequences: readonly S[], counts: readonly number[], present: Float32Array, tokens: number): void {
-    this.arena.append(this.#firstRow(sequences), counts, present, tokens);
+    this.arenaOf(sequences[0]).append(this.#firstRow(sequences), counts, present, tokens);
+  }
+
+  /** Gives memory back that is not needed soon. Of what nobody uses, one row stays, and a copy for a prefill if it is small. */
+  trim(): void {
+    const { short, long } = this.#classes;
+    if (short.arena.rows + long.arena.rows === 0) {
+      long.arena.shrink();
+      if (this.bytes > this.#contextBytes) this.#memory.dropCopy();
+    }
+    short.arena.trim();
+    long.arena.trim();
+  }
+
+  #placeOf(sequence: S): Rows<S> {
+    const rows = this.#rowsOf.get(sequence);
+    if (!rows) throw new Error("the sequence has no row");
+    return rows;
+  }
+
+  #openIn(sequence: S, lengthClass: LengthClass): Rows<S> {
+    const rows = this.#classes[lengthClass];
+    rows.table.open(sequence);
+    this.#rowsOf.set(sequence, rows);
+    return rows;
+  }
+
+  #close(sequence: S): void {
+    const { arena, table } = this.#placeOf(sequence);
+    arena.close(table.release(sequence));
+    this.#rowsOf.delete(sequence);
+  }
+
+  #takeParked(sequence: S): Parked | undefined {
+    const parked = this.#parked.get(sequence);
+    if (parked) this.#memory.takeBack(parked.length);
+    this.#parked.delete(sequence);
+    return parked;
   }
 
   #firstRow(sequences: readonly S[]): number {
     const first = this.rowOf(sequences[0]);
+    const { table } = this.#placeOf(sequences[0]);
     sequences.forEach((sequence, s) => {
-      const row = this.rowOf(sequence);
+      const row = table.rowOf(sequence);
       if (row !== first + s) throw new Error(`sequence ${s} of a pass is in row ${row}, not in ${first + s}`);
     });
     return first;

@@ -1,9 +1,10 @@
 /** Executes steps on ONNX Runtime: one session over the serving graph. */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildServingGraph, type WeightFormat } from "./gpt2-graph.ts";
+import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { PoolShape } from "./head-graph.ts";
 import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
+import { parametersOf } from "./model-folder.ts";
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
@@ -33,16 +34,19 @@ export function createStepRunner(options: RunnerOptions & { weights: TensorFile 
 
 /** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
 export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, pool = null, device = "cpu" } = options;
+  const { config, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
   const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
   const session = await openSession(graph, { threads, device, onDevice });
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;
-  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), past });
+  // The past on a WebGPU device has one size for all rows, which every pass reads.
+  const passBytes = past ? Number.POSITIVE_INFINITY : bytesPerWeight[format] * parametersOf(config);
+  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), past, passBytes });
 }
 
 class OnnxRunner implements StepRunner {
   readonly config: Gpt2Config;
   readonly gates: number;
+  readonly passBytes: number;
   readonly pool: PoolTensors | null;
   readonly #session: Session;
   /** Where the past stays on the device. */
@@ -53,10 +57,11 @@ class OnnxRunner implements StepRunner {
     config: Gpt2Config,
     gates: number,
     session: Session,
-    options: { pool: PoolTensors | null; past: WebgpuPast | null },
+    options: { pool: PoolTensors | null; past: WebgpuPast | null; passBytes: number },
   ) {
     this.config = config;
     this.gates = gates;
+    this.passBytes = options.passBytes;
     this.pool = options.pool;
     this.#past = options.past;
     this.#session = session;

@@ -193,6 +193,11 @@ export interface StepRunner {
   readonly config: Gpt2Config;
   /** Q */
   readonly gates: number;
+  /**
+   * A pass takes the time of reading so many bytes beside keys and values: its weights. Infinity where a pass over fewer positions
+   * takes no less time than one over many.
+   */
+  readonly passBytes: number;
   /** Where full adapters live; null where the graph was built without. */
   readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;

@@ -15,7 +15,8 @@ import { readBandwidth } from "./bandwidth.ts";
 import { type GroupResult, runGroup, skippedLine } from "./contest.ts";
 import type { Cell, Entry } from "./contestant.ts";
 import { type KernelFloor, kernelFormats, kernelLine, measureKernels } from "./kernels.ts";
-import { loadLine, measureLoad } from "./load.ts";
+import { type LoadShape, loadShapes } from "./load/engine.ts";
+import { compareLoad, measureLoad } from "./load/measure.ts";
 import { measureMixture, mixtureLine } from "./mixture.ts";
 import { installPeer, pinsOf } from "./peer-package.ts";
 import { measurePrefix, prefixLine } from "./prefix.ts";
@@ -77,8 +78,10 @@ const options = parsedOptions<{
   memory?: boolean;
   training?: boolean;
   tokens: number;
-  load?: number;
+  load?: number[];
   requests: number;
+  against?: string;
+  shape: LoadShape;
 }>(
   createCommand("bench", "our engine beside Transformers.js and node-llama-cpp: GPT-2 124M's shape, random weights", [
     "chameleon bench",
@@ -105,8 +108,15 @@ const options = parsedOptions<{
     .option("--memory", "measure what the backend adds to the memory of its session, instead")
     .option("--training", "measure what training adapters takes, instead")
     .option("--tokens <n>", "of the text that --training projects to", count, 2_400_000)
-    .option("--load <rate>", "put a mixed open-loop load of that many requests a second on our engine, instead", rate)
-    .option("--requests <n>", "requests of the load", count, 100),
+    .option("--load <rates>", "put a mixed open-loop load of so many requests a second on our engine, instead", rates)
+    .option("--requests <n>", "requests of the load", count, 100)
+    .option(
+      "--against <folder>",
+      "with --load: our engine beside that of another checkout (one-class: ours, all rows in one pass), alternated",
+    )
+    .addOption(
+      new Option("--shape <name>", "of the model under load").choices(Object.keys(loadShapes)).default("gpt2"),
+    ),
 );
 
 const loadAtStart = loadavg();
@@ -243,14 +253,11 @@ async function benchMemory() {
   return { memory };
 }
 
-async function benchLoad(requestsPerSecond: number) {
-  const { threads, requests } = options;
-  const load = await measureLoad("int8", { threads, requestsPerSecond, requests });
-  for (const row of load) say(loadLine(row));
-  const [few, many] = load;
-  const ratio = many.timeToFirstTokenMs.p99 / few.timeToFirstTokenMs.p99;
-  say(`p99 first token, ${many.centroids} centroids ÷ ${few.centroids}: ${ratio.toFixed(2)}x`);
-  return { load };
+async function benchLoad(rates: number[]) {
+  const { threads, requests, rounds, shape, against } = options;
+  const settings = { shape, format: "int8" as const, threads, requests, rates };
+  if (against !== undefined) return compareLoad(against, { ...settings, rounds }, say);
+  return measureLoad(settings, say);
 }
 
 function asExported(entry: Entry): Entry {
@@ -269,10 +276,10 @@ function versions(): Record<string, string> {
   };
 }
 
-function rate(text: string): number {
-  const value = Number(text);
-  if (!(value > 0)) throw new InvalidArgumentError("must be a number above 0");
-  return value;
+function rates(text: string): number[] {
+  const values = text.split(",").map(Number);
+  if (!values.every((value) => value > 0)) throw new InvalidArgumentError("must be numbers above 0");
+  return values;
 }
 
 function counts(text: string): number[] {

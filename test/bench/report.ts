@@ -1,6 +1,6 @@
 /** The benchmark's lines: the floor, the table, who computes the same, and the ratios. Pure: results in, lines out. */
 
-import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { bytesPerWeight, type WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import type { GroupResult, Row } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
@@ -13,9 +13,6 @@ export interface Floor {
   bandwidthBytesPerSecond: number;
   msPerStep: number;
 }
-
-/** Bytes of one weight of a matrix, its share of a scale included. */
-const bytesPerWeight: Record<WeightFormat, number> = { fp32: 4, int8: 1, block8: 1 + 4 / 32, block4: 0.5 + 4 / 32 };
 
 /** Bytes of the matrices that one decode step reads: the linear layers and the head. */
 export function weightBytesOf(format: WeightFormat): number {

@@ -1,4 +1,7 @@
-/** The prefix cache on real ONNX sessions of every weight format: a hit must not change a bit of what comes out. */
+/**
+ * What real ONNX sessions of every weight format must not change a bit for: a hit in the prefix cache, and the length class that
+ * a sequence decodes in.
+ */
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -53,6 +56,33 @@ describe.each(weightFormats)("%s", (format) => {
       pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
       prefixBytes,
     });
+
+  test("short ones beside a long one, in a pass of their own or in one with it, get the bits that they get alone", async () => {
+    const sampling = { logitBias, logprobs: 5 };
+    const requests = [300, 20, 21, 50, 62, 7, 33].map((length, i) =>
+      sequenceRequest(`s${i}`, draw(length), { maxTokens: 12, sampling, ...(i < 3 && { mixture }) }),
+    );
+    const { config, gates, pool } = runner;
+    let [steps, passes] = [0, 0];
+    const framesOf = async (passBytes: number, some: SequenceRequest[]) => {
+      const run: StepRunner["run"] = (input) => {
+        if (input.tokens === 1 && input.sequences > 0) passes++;
+        return runner.run(input);
+      };
+      const own = { config, gates, pool, passBytes, run, release: () => Promise.resolve() };
+      const target = createEngineHarness({ runner: own, prefixBytes: 0 });
+      [steps, passes] = [0, 0];
+      await target.engine.submit(null, some);
+      for (; target.engine.busy; steps++) await target.engine.step();
+      return some.map(({ id }) => target.framesOf(id).slice(0, -1));
+    };
+    const apart = await framesOf(0, requests);
+    expect(passes).toBeGreaterThan(steps);
+    const together = await framesOf(Number.POSITIVE_INFINITY, requests);
+    expect(passes).toBeLessThanOrEqual(steps);
+    expect(apart).toEqual(together);
+    for (const [i, request] of requests.entries()) expect([apart[i]]).toEqual(await framesOf(0, [request]));
+  });
 
   test("a beginning of 400 tokens, computed under c0, changes no token and no logprob bit under c1, c0 or the base", async () => {
     const shared = draw(400);

@@ -36,6 +36,7 @@ export interface FakeRunner extends StepRunner {
 export function createFakeRunner(
   options: {
     config?: Partial<Gpt2Config>;
+    passBytes?: number;
     topCount?: number;
     poolSlots?: number;
     before?: (input: StepInput) => Promise<void>;
@@ -48,6 +49,7 @@ export function createFakeRunner(
   return {
     config,
     gates: 2,
+    passBytes: options.passBytes ?? 0,
     pool: options.poolSlots
       ? {
           slots: options.poolSlots,

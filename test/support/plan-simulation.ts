@@ -5,12 +5,11 @@ import {
   nextChunk,
   type PlanLimits,
   type Plannable,
-  type PlanResources,
   type StepPlan,
 } from "../../gpu-backend/engine/plan.ts";
 import { Planner } from "../../gpu-backend/engine/planner.ts";
 import { mostPoolSlots } from "../../gpu-backend/engine/pool-shares.ts";
-import { KvBudget } from "../../gpu-backend/kv/kv-budget.ts";
+import { KvBudget, positionsFor } from "../../gpu-backend/kv/kv-budget.ts";
 
 export const chunkTokens = 64;
 export const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 512 };
@@ -44,26 +43,33 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
 /** `expect` takes longer than a plan does. */
 const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
 
-/** Memory for so many positions of rows and parked sequences. */
-export const kvOf = (positions: number, contextTokens = shape.contextTokens) =>
-  new KvBudget({ ...shape, contextTokens }, positions * bytesPerPosition);
+/** Memory for so many positions of rows and parked sequences; a pass costs as much as `passPositions` do. */
+export function kvOf(positions: number, options: { contextTokens?: number; passPositions?: number } = {}) {
+  const { contextTokens = shape.contextTokens, passPositions = Number.POSITIVE_INFINITY } = options;
+  const kvShape = { ...shape, contextTokens };
+  const budget = new KvBudget(kvShape, positions * bytesPerPosition, passPositions * bytesPerPosition);
+  return Object.assign(budget, { positions, shape: kvShape });
+}
+
+/** Positions of a sequence at the end of a step. */
+const neededBy = (one: Fake) => Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.mostTokens);
 
 export class Simulation {
   readonly planner: Planner<Fake>;
   readonly limits: PlanLimits;
-  readonly kv: PlanResources<Fake>["kv"];
+  readonly kv: ReturnType<typeof kvOf>;
   readonly poolSlots: number;
   /** All service of each tenant so far. */
   readonly served = new Map<string, number>();
   preemptions = 0;
+  moves = 0;
+  /** Steps that decode in two passes. */
+  splits = 0;
   readonly #computed = new Set<string>();
 
-  constructor(
-    limits: Partial<PlanLimits> = {},
-    resources: { kv?: PlanResources<Fake>["kv"]; poolSlots?: number } = {},
-  ) {
+  constructor(limits: Partial<PlanLimits> = {}, resources: { kv?: ReturnType<typeof kvOf>; poolSlots?: number } = {}) {
     this.limits = { maxSequences: 8, maxQueue: 100_000, stepTokens: 512, chunkTokens, ...limits };
-    this.kv = resources.kv ?? { holds: () => true };
+    this.kv = resources.kv ?? kvOf(1e9);
     this.poolSlots = resources.poolSlots ?? 0;
     const prefixes = { reusableTokens: this.#reusableTokens, mustWait: this.mustWait };
     this.planner = new Planner(this.limits, { kv: this.kv, poolSlots: this.poolSlots, prefixes });
@@ -96,6 +102,7 @@ export class Simulation {
   /** One step; returns its plan, who ended, and how many prompt tokens it computed. */
   step(): StepPlan<Fake> & { ended: Fake[]; tokens: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
+    const wasLong = new Set(this.planner.state.long);
     const plan = this.planner.nextStep();
     holds(
       plan.parked.every((one) => running.has(one)),
@@ -105,6 +112,14 @@ export class Simulation {
       plan.started.every((one) => waiting.has(one)),
       "a sequence starts that does not wait",
     );
+    const stay = this.running.filter((one) => running.has(one) && !plan.parked.includes(one));
+    const changed = stay.filter((one) => wasLong.has(one) !== plan.long.has(one));
+    holds(
+      plan.moved.length === changed.length && changed.every((one) => plan.moved.includes(one)),
+      "other rows move than change their class",
+    );
+    this.moves += plan.moved.length;
+    if (new Set(plan.decode.map((one) => plan.long.has(one))).size > 1) this.splits++;
     this.preemptions += plan.parked.length;
     for (const one of plan.started) this.#reuse(one);
     let tokens = 0;
@@ -180,6 +195,13 @@ export class Simulation {
     const parkedTokens = this.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
     const lengths = running.map(({ mostTokens }) => mostTokens);
     holds(running.length === 0 || this.kv.holds(lengths, parkedTokens), "memory does not hold what runs");
+    const { long } = this.planner.state;
+    const classes = [running.filter((one) => long.has(one)), running.filter((one) => !long.has(one))];
+    const positions = classes.map(
+      (rows) => rows.length * positionsFor(Math.max(0, ...rows.map(neededBy)), this.kv.shape),
+    );
+    holds(positions[0] + positions[1] + parkedTokens <= this.kv.positions, "memory does not hold the length classes");
+    holds(long.size === classes[0].length, "a sequence is long that does not run");
     const pinnedBy = (some: readonly Fake[]) => new Set(some.flatMap(({ poolAdapters }) => poolAdapters)).size;
     holds(pinnedBy(running) <= this.poolSlots, "more pool slots are pinned than there are");
     const byTenant = [...Map.groupBy(running, ({ tenant }) => tenant).values()];

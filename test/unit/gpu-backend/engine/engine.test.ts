@@ -1,15 +1,18 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
-import type { SequenceRequest } from "../../../../shared/contracts/inference.ts";
+import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
+import type { DoneFrame, SequenceRequest } from "../../../../shared/contracts/inference.ts";
 import type { ErrorKind } from "../../../../shared/errors.ts";
 import { uniformAt } from "../../../../shared/math/sampling.ts";
 import { createEngineHarness, fakeAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
-import { createFakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
+import { createFakeRunner, type FakeRunner, fakeConfig, fakeLogits } from "../../../support/fake-runner.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
 const seed = 1715;
 const V = fakeConfig.vocabularySize;
+/** Keys and values of one position, and the pointer's pair. */
+const positionBytes = 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
 /** End of text out of reach, so that lengths are what the test says. */
 const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
 
@@ -556,6 +559,8 @@ describe("a sequence that gives way to another tenant", () => {
   test("can be cancelled while it waits, and leaves no memory behind", async () => {
     const harness = createEngineHarness({ runner: createFakeRunner(), limits: { maxSequences: 2 }, cacheBytes: 0 });
     const { engine, finish, lastFrameOf, adapters } = harness;
+    await engine.submit("c0", [modest("z")]);
+    await finish();
     const empty = engine.stats.kvBytes;
     await engine.submit("c0", [sequenceRequest("a", prompt(5), greedy), sequenceRequest("b", prompt(5), greedy)]);
     await engine.step();
@@ -567,6 +572,84 @@ describe("a sequence that gives way to another tenant", () => {
     expect(["a", "b", "m"].map((id) => lastFrameOf(id)?.type)).toEqual(["error", "error", "done"]);
     expect(engine.stats).toMatchObject({ parked: 0, kvBytes: empty });
     expect(adapters.stats.entries).toBe(0);
+  });
+});
+
+test("a chunk that one pass computes becomes a block of the prefix cache without a copy out of the arena", async () => {
+  const read = vi.spyOn(KvArena.prototype, "read");
+  const { engine, finish, framesOf } = createEngineHarness({ runner: createFakeRunner() });
+  const done = (id: string) => framesOf(id).at(-1) as DoneFrame;
+  await engine.submit(null, [sequenceRequest("a", prompt(150), { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect(read).not.toHaveBeenCalled();
+  // What it has in common with the third chunk is a part of that: it goes on in the middle of it.
+  const longer = [...prompt(140), ...prompt(20, 5)];
+  await engine.submit(null, [sequenceRequest("b", longer, { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect([done("a").reusedTokens, done("b").reusedTokens]).toEqual([0, 140]);
+  expect(read).toHaveBeenCalledTimes(1);
+  read.mockRestore();
+  await engine.submit(null, [sequenceRequest("c", longer, { maxTokens: 3, sampling: neverEnds })]);
+  await finish();
+  expect(done("c").reusedTokens).toBe(159);
+});
+
+describe("a long row beside short ones", () => {
+  const config = { contextTokens: 1024 };
+  const shorts = (maxTokens: number) =>
+    Array.from({ length: 31 }, (_, i) => sequenceRequest(`s${i}`, prompt(20, i), { maxTokens, sampling: neverEnds }));
+  const long = sequenceRequest("long", prompt(900, 7), { maxTokens: 25, sampling: neverEnds });
+  /** Positions that decode passes read, by step. */
+  const decodedPositions = (steps: FakeRunner["steps"], from: number) =>
+    steps.slice(from).flatMap(({ sequences, tokens, pastTokens }) => (tokens === 1 ? [sequences * pastTokens] : []));
+
+  test("costs them a pass of its own, and not one position of attention; all get the tokens that they get alone", async () => {
+    // GPT-2 124M in int8: its weights take as long to read as some 1,600 positions.
+    const runner = createFakeRunner({ config, passBytes: 1600 * positionBytes });
+    const { engine, finish, tokensOf, reports } = createEngineHarness({ runner });
+    await engine.submit(null, shorts(40));
+    for (let i = 0; i < 3; i++) await engine.step();
+    await engine.submit(null, [long]);
+    while (tokensOf("long").length < 5) {
+      const from = runner.steps.length;
+      await engine.step();
+      const isDecoding = tokensOf("long").length > 0;
+      expect(decodedPositions(runner.steps, from)).toEqual(isDecoding ? [31 * 64, 1024] : [31 * 64]);
+    }
+    expect(reports.at(-1)).toMatchObject({ phase: "decode", sequences: 32, tokens: 32, sampledTokens: 32 });
+    await finish();
+    for (const request of [...shorts(40), long]) {
+      const alone = createEngineHarness({ runner: createFakeRunner({ config }) });
+      await alone.engine.submit(null, [request]);
+      await alone.finish();
+      expect(tokensOf(request.id)).toEqual(alone.tokensOf(request.id));
+    }
+  });
+
+  test("needs no memory for short ones as long as it is: 31 and one run in what four rows of the context take", async () => {
+    const runner = createFakeRunner({ config, passBytes: 1600 * positionBytes });
+    const kvBytes = 4 * 1024 * positionBytes;
+    const { engine, finish } = createEngineHarness({ runner, kvBytes });
+    await engine.submit(null, [...shorts(40), long]);
+    for (let i = 0; i < 6; i++) await engine.step();
+    expect(engine.stats).toMatchObject({ running: 32, waiting: 0 });
+    while (engine.busy) {
+      await engine.step();
+      expect(engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
+    }
+    await finish();
+  });
+
+  test("is read with them where a second pass costs more than it saves, or is never cheaper", async () => {
+    for (const passBytes of [30_000 * positionBytes, Number.POSITIVE_INFINITY]) {
+      const runner = createFakeRunner({ config, passBytes });
+      const { engine, tokensOf } = createEngineHarness({ runner });
+      await engine.submit(null, [...shorts(40), long]);
+      while (tokensOf("long").length < 2) await engine.step();
+      const from = runner.steps.length;
+      await engine.step();
+      expect(decodedPositions(runner.steps, from)).toEqual([32 * 1024]);
+    }
   });
 });
 
@@ -611,15 +694,16 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
     });
   // Memory for three sequences as long as the context.
   const kvBytes = 3 * 512 * 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
-  let preemptions = 0;
+  let [preemptions, splits] = [0, 0];
   await fc.assert(
     fc.asyncProperty(
       fc.array(arrival, { maxLength: 12, size: "max" }),
       fc.integer({ min: 2, max: 5 }),
       async (arrivals, maxSequences) => {
         const limits = { maxSequences, stepTokens: 200 };
+        const runner = createFakeRunner({ passBytes: 0 });
         const together = createEngineHarness({
-          runner: createFakeRunner(),
+          runner,
           limits,
           cacheBytes: 0,
           kvBytes,
@@ -628,7 +712,9 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
         let now = 0;
         const step = async () => {
           together.engine.cancel(due.get(now++) ?? []);
+          const from = runner.steps.length;
           await together.engine.step();
+          if (runner.steps.slice(from).filter(({ tokens }) => tokens === 1).length > 1) splits++;
           expect(together.engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
         };
         for (const [i, a] of arrivals.entries()) {
@@ -652,8 +738,9 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
     ),
     { seed, numRuns: 60 },
   );
-  console.log(`${preemptions} preemptions`);
+  console.log(`${preemptions} preemptions, ${splits} steps of two classes`);
   expect(preemptions).toBeGreaterThan(10);
+  expect(splits).toBeGreaterThan(50);
 });
 
 test("a soak of 1,000 random sequences of three tenants returns every slot, and the memory", async () => {

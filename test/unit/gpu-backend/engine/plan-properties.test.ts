@@ -35,7 +35,8 @@ class RandomRun {
   constructor() {
     const isScarce = random() < 0.5;
     const limits = { maxSequences: oneOf(1, 2, 4, 8, 24), stepTokens: chunkTokens * between(1, 5) + between(0, 63) };
-    const kv = isScarce ? kvOf(between(1, 6) * shape.contextTokens) : undefined;
+    const positions = isScarce ? between(1, 6) * shape.contextTokens : 1e6;
+    const kv = kvOf(positions, { passPositions: oneOf(0, 200, 2000, Number.POSITIVE_INFINITY) });
     this.simulation = new Simulation(limits, { kv, poolSlots: oneOf(1, 2, 5, 8) });
     this.#habits = Array.from({ length: between(2, 6) }, (_, i) => ({
       tenant: `t${i}`,
@@ -145,7 +146,7 @@ class RandomRun {
 test("in 100,000 random states limits are kept, what fits runs, and nobody is passed for longer than the plan says", () => {
   console.log(`seed ${seed}`);
   const statesPerRun = 500;
-  const totals = { excused: 0, waiting: 0, preemptions: 0, mostPassed: 0 };
+  const totals = { excused: 0, waiting: 0, preemptions: 0, moves: 0, splits: 0, mostPassed: 0 };
   let states = 0;
   const startedMs = performance.now();
   while (states < 100_000) {
@@ -156,12 +157,16 @@ test("in 100,000 random states limits are kept, what fits runs, and nobody is pa
     totals.excused += run.excused;
     totals.waiting += run.waiting;
     totals.preemptions += run.simulation.preemptions;
+    totals.moves += run.simulation.moves;
+    totals.splits += run.simulation.splits;
     totals.mostPassed = Math.max(totals.mostPassed, run.mostPassed);
   }
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
   console.log(`${states} states in ${seconds} s: ${JSON.stringify(totals)}`);
   // The states are such that there is something to promise.
   expect(totals.preemptions).toBeGreaterThan(100);
+  expect(totals.moves).toBeGreaterThan(1000);
+  expect(totals.splits).toBeGreaterThan(1000);
   expect(totals.excused).toBeLessThan(totals.waiting / 10);
 }, 300_000);
 
@@ -170,7 +175,7 @@ test("tenants that always have sequences waiting are served alike, within the bo
   for (let run = 0; run < 12; run++) {
     const contextTokens = 128;
     const maxSequences = between(1, 6);
-    const kv = random() < 0.5 ? kvOf(between(1, maxSequences) * contextTokens, contextTokens) : undefined;
+    const kv = random() < 0.5 ? kvOf(between(1, maxSequences) * contextTokens, { contextTokens }) : undefined;
     const simulation = new Simulation({ maxSequences, stepTokens: 2 * chunkTokens }, { kv });
     const tenants = Array.from({ length: between(2, 4) }, (_, i) => ({
       tenant: `t${i}`,

@@ -1,75 +1,126 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { KvRows } from "../../../../gpu-backend/kv/kv-rows.ts";
+import { bytesPerPosition, positionsFor } from "../../../../gpu-backend/kv/kv-budget.ts";
+import { KvRows, type LengthClass } from "../../../../gpu-backend/kv/kv-rows.ts";
 
 const seed = 1722;
 const shape = { layers: 1, heads: 1, headWidth: 1, contextTokens: 256, maximumRows: 6 };
+const maximumPositions = 2 * shape.contextTokens;
+const maximumBytes = maximumPositions * bytesPerPosition(shape);
 
-test("whatever opens, decodes, is parked, resumes and ends: each sequence finds what was appended to it, and all is given back", () => {
+/** What a sequence must find. */
+interface Model {
+  contents: number[];
+  wanted: number;
+  isDecoding: boolean;
+  /** null while it is parked. */
+  lengthClass: LengthClass | null;
+}
+
+/** Positions that these take, in classes as they are, and parked. */
+function positionsOf(models: Iterable<Model>): number {
+  const byClass = Map.groupBy(models, ({ lengthClass }) => lengthClass);
+  return [...byClass].reduce((sum, [lengthClass, own]) => {
+    const lengths = own.map(({ contents, wanted }) => Math.max(contents.length, lengthClass ? wanted : 0));
+    if (lengthClass === null) return sum + lengths.reduce((all, length) => all + length, 0);
+    return sum + own.length * positionsFor(Math.max(...lengths), shape);
+  }, 0);
+}
+
+test("whatever opens, decodes, is parked, resumes, moves to the other class and ends: each sequence finds what was appended to it, in memory that is bounded, and all is given back", () => {
   console.log(`seed ${seed}`);
-  const kinds = ["open", "append", "append", "promote", "park", "resume", "drop"] as const;
-  const operation = fc.record({ kind: fc.constantFrom(...kinds), pick: fc.nat() });
+  const kinds = ["open", "append", "append", "append", "promote", "park", "resume", "move", "drop", "trim"] as const;
+  const operation = fc.record({
+    kind: fc.constantFrom(...kinds),
+    pick: fc.nat(),
+    count: fc.integer({ min: 1, max: 90 }),
+  });
+  let tight = 0;
   fc.assert(
-    fc.property(fc.array(operation, { maxLength: 80 }), (operations) => {
-      const rows = new KvRows<number>(shape);
-      const contents = new Map<number, number[]>();
-      const phases = new Map<number, "prefilling" | "decoding">();
-      const parked = new Set<number>();
+    fc.property(fc.array(operation, { maxLength: 80, size: "max" }), (operations) => {
+      const rows = new KvRows<number>({ ...shape, maximumBytes });
+      const models = new Map<number, Model>();
       let next = 0;
-      for (const { kind, pick } of operations) {
-        const running = [...phases.keys()].filter((key) => !parked.has(key));
-        const candidates = kind === "resume" ? [...parked] : kind === "drop" ? [...phases.keys()] : running;
-        const some = kind === "promote" ? candidates.filter((key) => phases.get(key) === "prefilling") : candidates;
-        const isFull = running.length === shape.maximumRows;
-        if (kind === "open" && !isFull) {
-          rows.open(next, 1);
-          phases.set(next, "prefilling");
-          contents.set(next++, []);
-        }
-        if (kind === "open" || some.length === 0 || (kind === "resume" && isFull)) continue;
-        const key = some[pick % some.length];
-        if (kind === "append") {
-          rows.append([key], [1], Float32Array.of(key, pick % 1000, 0, 0), 1);
-          contents.get(key)!.push(pick % 1000);
+      for (const { kind, pick, count } of operations) {
+        const lengthClass: LengthClass = pick % 2 ? "long" : "short";
+        const change = (key: number, changed: Partial<Model>): Model => ({ ...models.get(key)!, ...changed });
+        /** Whether memory and rows hold all with this one changed. */
+        const fits = (key: number, changed: Model) => {
+          const all = [...new Map(models).set(key, changed).values()];
+          return (
+            positionsOf(all) <= maximumPositions && all.filter((one) => one.lengthClass).length <= shape.maximumRows
+          );
+        };
+        const keysOf = (isSo: (model: Model) => boolean) => [...models.keys()].filter((key) => isSo(models.get(key)!));
+        const running = keysOf((one) => one.lengthClass !== null);
+        const candidates = {
+          ...{ open: [next], append: running, park: running, move: running, trim: [-1], drop: [...models.keys()] },
+          promote: keysOf((one) => one.lengthClass !== null && !one.isDecoding),
+          resume: keysOf((one) => one.lengthClass === null),
+        }[kind];
+        if (candidates.length === 0) continue;
+        const key = candidates[pick % candidates.length];
+        if (kind === "open") {
+          const opened = { contents: [], wanted: count, isDecoding: false, lengthClass };
+          if (!fits(key, opened)) continue;
+          rows.open(key, lengthClass, count);
+          models.set(next++, opened);
+        } else if (kind === "append") {
+          const values = Array.from({ length: count }, (_, t) => (pick % 1000) + t);
+          const grown = change(key, { contents: [...models.get(key)!.contents, ...values] });
+          if (grown.contents.length > shape.contextTokens || !fits(key, grown)) continue;
+          rows.append([key], [count], Float32Array.from([...values.map(() => key), ...values]), count);
+          models.set(key, grown);
         } else if (kind === "promote") {
           rows.promote(key);
-          phases.set(key, "decoding");
+          models.set(key, change(key, { isDecoding: true }));
         } else if (kind === "park") {
           rows.park(key);
-          parked.add(key);
-        } else if (kind === "resume") {
-          rows.resume(key);
-          parked.delete(key);
-        } else {
+          models.set(key, change(key, { lengthClass: null, wanted: 0 }));
+        } else if (kind === "resume" || kind === "move") {
+          const resumed = change(key, { lengthClass, wanted: 0 });
+          if (!fits(key, resumed)) continue;
+          if (kind === "move") rows.park(key);
+          rows.resume(key, lengthClass);
+          models.set(key, resumed);
+        } else if (kind === "drop") {
           rows.drop(key);
-          phases.delete(key);
-          parked.delete(key);
-        }
-        expect(rows.parked).toBe(parked.size);
-        const now = [...phases.keys()].filter((one) => !parked.has(one));
+          models.delete(key);
+        } else rows.trim();
+        expect(rows.parked).toBe(keysOf((one) => one.lengthClass === null).length);
+        expect(rows.bytes).toBeLessThanOrEqual(maximumBytes);
+        if (positionsOf(models.values()) > 0.9 * maximumPositions) tight++;
+        const now = keysOf((one) => one.lengthClass !== null);
         for (const one of now) {
+          const { contents } = models.get(one)!;
           const { past, pastLengths } = rows.feed([one], 1);
-          const length = contents.get(one)!.length;
-          expect([...pastLengths]).toEqual([length]);
-          expect([...past[0].subarray(0, length)]).toEqual(contents.get(one)!.map(() => one));
-          expect([...past[1].subarray(0, length)]).toEqual(contents.get(one));
+          expect([...pastLengths]).toEqual([contents.length]);
+          expect(past[0].subarray(0, contents.length).every((value) => value === one)).toBe(true);
+          expect([...past[1].subarray(0, contents.length)]).toEqual(contents);
         }
-        // Decoding sequences are in rows that follow each other, from the first.
-        const decoding = rows.inOrder(now.filter((one) => phases.get(one) === "decoding"));
-        expect(decoding.map((one) => rows.rowOf(one))).toEqual(decoding.map((_, row) => row));
+        // Decoding sequences of a class are in rows that follow each other, from the first.
+        for (const decoding of rows.inOrder(now.filter((one) => models.get(one)!.isDecoding))) {
+          expect(decoding.map((one) => rows.rowOf(one))).toEqual(decoding.map((_, row) => row));
+          expect(new Set(decoding.map((one) => models.get(one)!.lengthClass)).size).toBe(1);
+        }
       }
-      for (const key of phases.keys()) rows.drop(key);
-      rows.arena.trim();
-      expect([rows.arena.rows, rows.parked]).toEqual([0, 0]);
+      for (const key of models.keys()) rows.drop(key);
+      rows.trim();
+      expect([rows.parked, rows.usedBytes]).toEqual([0, 0]);
+      expect(rows.bytes).toBeLessThanOrEqual(shape.contextTokens * bytesPerPosition(shape));
     }),
-    { seed, numRuns: 200 },
+    { seed, numRuns: 150 },
   );
+  console.log(`${tight} operations near the bound`);
+  expect(tight).toBeGreaterThan(100);
 });
 
 test("a pass over rows that do not follow each other, and a sequence without a row, are errors", () => {
   const rows = new KvRows<string>(shape);
-  for (const key of ["a", "b", "c"]) rows.open(key, 1);
+  for (const key of ["a", "b", "c"]) rows.open(key, "short", 1);
+  rows.open("e", "long", 1);
   expect(() => rows.feed(["a", "c"], 1)).toThrow(/sequence 1 of a pass is in row 2, not in 1/);
+  expect(() => rows.feed(["a", "e"], 1)).toThrow(/sequence 1 of a pass is in row null/);
   expect(() => rows.rowOf("d")).toThrow(/no row/);
   rows.drop("d");
 });

@@ -1,0 +1,147 @@
+/**
+ * The engine under a load: requests arrive when they are due, whether or not earlier ones are done. The engine may be that of
+ * another checkout, so all that runs is imported from its folder; types are this checkout's. Not here: HTTP and the edge.
+ */
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapter.ts";
+import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
+import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
+import type { StepRunner } from "../../../gpu-backend/runtime/step.ts";
+import { sequenceRequest } from "../../support/engine-harness.ts";
+import { randomBank, seededRandom } from "../../support/steps.ts";
+import { gpt2Bank, gpt2Config, gpt2Weights, randomWeights } from "../model.ts";
+import type { Arrival } from "./trace.ts";
+
+/** Shapes with random weights. The small one is for a quick look: a step takes a twentieth of GPT-2 124M's. */
+export const loadShapes = {
+  gpt2: gpt2Config,
+  small: { ...gpt2Config, vocabularySize: 8192, hiddenSize: 256, layers: 4, heads: 4, endOfTextId: 8191 },
+};
+export type LoadShape = keyof typeof loadShapes;
+
+export interface LoadOptions {
+  /** Of the checkout whose backend runs. */
+  folder: string;
+  /** Decodes all rows in one pass. */
+  oneClass: boolean;
+  shape: LoadShape;
+  format: WeightFormat;
+  threads: number;
+}
+
+export interface LoadResult {
+  seconds: number;
+  tokens: number;
+  /** Requests that ended in an error, such as a full queue. */
+  failed: number;
+  /** From the time a request was due to its first token, of each request. */
+  firstTokenMs: number[];
+  /** Between two tokens of one request. */
+  betweenTokensMs: number[];
+}
+
+export interface LoadEngine {
+  run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult>;
+  release(): Promise<void>;
+}
+
+export async function openLoadEngine({ folder, oneClass, shape, format, threads }: LoadOptions): Promise<LoadEngine> {
+  const from = (path: string) => import(pathToFileURL(join(folder, "gpu-backend", path)).href);
+  const { createStepRunner }: typeof import("../../../gpu-backend/runtime/onnx-runner.ts") =
+    await from("runtime/onnx-runner.ts");
+  const { Engine }: typeof import("../../../gpu-backend/engine/engine.ts") = await from("engine/engine.ts");
+  const { AdapterCache }: typeof import("../../../gpu-backend/adapters/adapter-cache.ts") =
+    await from("adapters/adapter-cache.ts");
+  const settings: { chunkTokens: number; tenantSlowdown?: number } = await from("config.ts");
+  const config = loadShapes[shape];
+  const [weights, bank] =
+    shape === "gpt2"
+      ? [await gpt2Weights(), gpt2Bank()]
+      : [randomWeights(config, seededRandom(124)), randomBank(config, 64, 8, seededRandom(8))];
+  const opened = await createStepRunner({ config, weights, bank, threads, format });
+  const runner: StepRunner = oneClass ? inOneClass(opened) : opened;
+  /** The server's defaults. Engines until November 2026 had a slowdown for bursts, too. */
+  const limits = {
+    ...{ maxSequences: 32, maxQueue: 256, stepTokens: 256 },
+    ...{ chunkTokens: settings.chunkTokens, slowdown: settings.tenantSlowdown },
+  };
+  const now = () => performance.now();
+  return {
+    async run(arrivals, centroids) {
+      const dueMs = new Map(arrivals.map((arrival) => [arrival.id, arrival.dueMs]));
+      const lastTokenMs = new Map<string, number>();
+      const result: LoadResult = { seconds: 0, tokens: 0, failed: 0, firstTokenMs: [], betweenTokensMs: [] };
+      const startedMs = now();
+      const engine = new Engine({
+        runner,
+        adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
+        prefixCache: null,
+        limits,
+        kvBytes: 2 ** 31,
+        pieceOf: () => Uint8Array.of(97),
+        now,
+        emit(frames) {
+          const atMs = now() - startedMs;
+          for (const { type, id } of frames) {
+            if (type === "error") result.failed++;
+            if (type !== "token") continue;
+            const previousMs = lastTokenMs.get(id);
+            if (previousMs === undefined) result.firstTokenMs.push(atMs - dueMs.get(id)!);
+            else result.betweenTokensMs.push(atMs - previousMs);
+            lastTokenMs.set(id, atMs);
+            result.tokens++;
+          }
+        },
+      });
+      let next = 0;
+      while (next < arrivals.length || engine.busy) {
+        for (; next < arrivals.length && arrivals[next].dueMs <= now() - startedMs; next++) {
+          const { id, promptIds, maxTokens } = arrivals[next];
+          const request = sequenceRequest(id, promptIds, { maxTokens, sampling: { ignoreEos: true } });
+          await engine.submit(`c${next % centroids}`, [request]);
+        }
+        if (engine.busy) await engine.step();
+        else if (next < arrivals.length) await sleep(arrivals[next].dueMs - (now() - startedMs));
+      }
+      result.seconds = (now() - startedMs) / 1000;
+      return result;
+    },
+    release: () => opened.release(),
+  };
+}
+
+function inOneClass(runner: StepRunner): StepRunner {
+  const { config, gates, pool } = runner;
+  const passBytes = Number.POSITIVE_INFINITY;
+  return { config, gates, pool, passBytes, run: (input) => runner.run(input), release: () => runner.release() };
+}
+
+/** Adapters as the gated hyper-network makes them, of random centroids `c0`, `c1`, … */
+function generatedGates(gates: number): AdapterSource {
+  const random = seededRandom(6);
+  const [P, H] = [64, 32];
+  const floats = (length: number) => Float32Array.from({ length }, () => random() - 0.5);
+  const network: HyperNetwork = {
+    dimensions: P,
+    hidden: H,
+    gates,
+    w1: floats(H * P),
+    b1: floats(H),
+    w2: floats(gates * H),
+    b2: floats(gates),
+  };
+  return {
+    hashOf: (centroidId) => centroidId,
+    async generate(centroidId): Promise<Adapter> {
+      const values = gatesOf(network, floats(P), 1);
+      return { hash: centroidId, gates: values, directions: null, bias: null, scale: 1, bytes: values.byteLength };
+    },
+  };
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, Math.max(0, ms));
+  });
+}

@@ -1,0 +1,212 @@
+/**
+ * Open-loop load on engines, each in a process of its own: ours with few and with many centroids, to see whether many cost
+ * anything; or ours beside another checkout's, in rounds whose order alternates. One computes at a time; the other is loaded and
+ * idle.
+ */
+import { type ChildProcess, fork } from "node:child_process";
+import { median } from "../median.ts";
+import { type LoadOptions, type LoadResult, type LoadShape, loadShapes } from "./engine.ts";
+import type { FromLoad, ToLoad } from "./process.ts";
+import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
+
+const centroidCounts = [8, 1000];
+/** Batches of one length, at which nothing may become slower: what a step of them takes. */
+const uniformBatches = [1, 8];
+const uniform = { prompt: 128, maxTokens: 256 };
+
+/** What of a run is compared. Below: milliseconds. */
+const measures = {
+  "tokens/s": ({ tokens, seconds }: LoadResult) => tokens / seconds,
+  "first token p50": ({ firstTokenMs }: LoadResult) => percentile(firstTokenMs, 0.5),
+  "first token p99": ({ firstTokenMs }: LoadResult) => percentile(firstTokenMs, 0.99),
+  "between tokens p50": ({ betweenTokensMs }: LoadResult) => percentile(betweenTokensMs, 0.5),
+  "between tokens p99": ({ betweenTokensMs }: LoadResult) => percentile(betweenTokensMs, 0.99),
+};
+type Measure = keyof typeof measures;
+
+interface Settings {
+  shape: LoadShape;
+  format: LoadOptions["format"];
+  threads: number;
+  requests: number;
+  rates: number[];
+}
+
+export interface LoadRow {
+  load: string;
+  contestant: string;
+  /** Medians over the rounds. */
+  figures: Record<Measure, number>;
+  failed: number;
+}
+
+export interface LoadRatio {
+  load: string;
+  /** Which contestant's figures are divided by which one's. */
+  of: [string, string];
+  /** Median over the rounds, the lowest, the highest. */
+  ratios: Record<Measure, [median: number, least: number, most: number]>;
+}
+
+interface Contestant {
+  name: string;
+  centroids: number;
+  process: LoadProcess;
+}
+
+export async function measureLoad(
+  settings: Settings,
+  say: (line: string) => void,
+): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+  const ours = await LoadProcess.start({ ...settings, folder: thisCheckout, oneClass: false });
+  try {
+    const contestants = centroidCounts.map((centroids) => ({
+      ...{ name: `${centroids} centroids`, centroids },
+      process: ours,
+    }));
+    return await runRounds(contestants, loadsOf(settings), 1, say);
+  } finally {
+    ours.end();
+  }
+}
+
+/** `against`: the folder of another checkout, or "one-class" for ours with all rows in one pass. */
+export async function compareLoad(
+  against: string,
+  settings: Settings & { rounds: number },
+  say: (line: string) => void,
+): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+  const oneClass = against === "one-class";
+  const other = { ...settings, folder: oneClass ? thisCheckout : against, oneClass };
+  const processes: LoadProcess[] = [];
+  try {
+    for (const options of [{ ...settings, folder: thisCheckout, oneClass: false }, other]) {
+      processes.push(await LoadProcess.start(options));
+    }
+    const [ours, theirs] = processes.map((process) => ({ centroids: centroidCounts[0], process }));
+    const contestants = [
+      { name: "ours", ...ours },
+      { name: against, ...theirs },
+    ];
+    const { endOfTextId } = loadShapes[settings.shape];
+    const batches = uniformBatches.map((batch): [string, Arrival[]] => [
+      `batch ${batch}`,
+      uniformArrivals(batch, uniform, { endOfTextId }),
+    ]);
+    // Not measured: caches and clocks of the machine.
+    for (const { process } of contestants) await process.run({ arrivals: batches[1][1], centroids: 1 });
+    return await runRounds(contestants, [...batches, ...loadsOf(settings)], settings.rounds, say);
+  } finally {
+    for (const process of processes) process.end();
+  }
+}
+
+function rowLine({ load, contestant, figures, failed }: LoadRow): string {
+  const values = Object.entries(figures).map(([name, value]) =>
+    name === "tokens/s" ? `${value.toFixed(1)} ${name}` : `${name} ${value.toFixed(1)} ms`,
+  );
+  return `load ${load}, ${contestant}: ${values.join(", ")}, ${failed} failed`;
+}
+
+function ratioLine({ load, of, ratios }: LoadRatio): string {
+  const values = Object.entries(ratios).map(
+    ([name, [middle, least, most]]) => `${name} ${middle.toFixed(2)}x (${least.toFixed(2)} to ${most.toFixed(2)})`,
+  );
+  return `load ${load}, ${of.join(" ÷ ")}: ${values.join(", ")}`;
+}
+
+const thisCheckout = new URL("../../..", import.meta.url).pathname;
+
+function loadsOf({ rates, requests, shape }: Settings): [string, Arrival[]][] {
+  return rates.map((rate) => [`${requests} requests at ${rate}/s`, tracedArrivals(rate, requests, loadShapes[shape])]);
+}
+
+/** The order of the contestants alternates from round to round. */
+async function runRounds(
+  contestants: readonly Contestant[],
+  loads: readonly [string, Arrival[]][],
+  rounds: number,
+  say: (line: string) => void,
+): Promise<{ rows: LoadRow[]; ratios: LoadRatio[] }> {
+  const [rows, ratios]: [LoadRow[], LoadRatio[]] = [[], []];
+  for (const [load, arrivals] of loads) {
+    const results = contestants.map((): LoadResult[] => []);
+    for (let round = 0; round < rounds; round++) {
+      const order = round % 2 === 0 ? [...contestants.keys()] : [...contestants.keys()].reverse();
+      for (const c of order) {
+        const { process, centroids } = contestants[c];
+        results[c].push(await process.run({ arrivals, centroids }));
+      }
+    }
+    contestants.forEach(({ name }, c) => {
+      const figures = mapMeasures((measure) => median(results[c].map(measure)));
+      const failed = Math.max(...results[c].map((result) => result.failed));
+      const row = { load, contestant: name, figures, failed };
+      rows.push(row);
+      say(rowLine(row));
+    });
+    const ofRounds = mapMeasures((measure) => results[0].map((own, r) => measure(own) / measure(results[1][r])));
+    const ratio: LoadRatio = {
+      load,
+      of: [contestants[0].name, contestants[1].name],
+      ratios: mapValues(ofRounds, (all) => [median(all), Math.min(...all), Math.max(...all)]),
+    };
+    ratios.push(ratio);
+    say(ratioLine(ratio));
+  }
+  return { rows, ratios };
+}
+
+function mapMeasures<T>(value: (measure: (result: LoadResult) => number) => T): Record<Measure, T> {
+  return mapValues(measures, value);
+}
+
+function mapValues<K extends string, V, T>(record: Record<K, V>, value: (from: V) => T): Record<K, T> {
+  const entries = Object.entries(record) as [K, V][];
+  return Object.fromEntries(entries.map(([name, from]) => [name, value(from)])) as Record<K, T>;
+}
+
+function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+}
+
+/** An engine's process, one run at a time. */
+class LoadProcess {
+  readonly #child: ChildProcess;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+  }
+
+  static async start(options: LoadOptions): Promise<LoadProcess> {
+    const script = new URL("./process.ts", import.meta.url);
+    const { folder, oneClass, shape, format, threads } = options;
+    const child = fork(script, [JSON.stringify({ folder, oneClass, shape, format, threads })], {
+      execArgv: ["--expose-gc"],
+    });
+    const started = new LoadProcess(child);
+    await started.#answer();
+    return started;
+  }
+
+  async run(message: ToLoad): Promise<LoadResult> {
+    this.#child.send(message);
+    return (await this.#answer()) as LoadResult;
+  }
+
+  end(): void {
+    if (this.#child.connected) this.#child.disconnect();
+  }
+
+  #answer(): Promise<FromLoad> {
+    return new Promise((resolve, reject) => {
+      const ended = () => reject(new Error("the process of an engine ended; what it printed says why"));
+      this.#child.once("exit", ended);
+      this.#child.once("message", (message: FromLoad) => {
+        this.#child.off("exit", ended);
+        resolve(message);
+      });
+    });
+  }
+}
