@@ -19,6 +19,8 @@ export interface Config {
   otlp: OtlpTarget | null;
   /** Share of the traces that begin here and are kept, 0 to 1. */
   traceRatio: number;
+  /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
+  version: string | null;
 }
 
 const tenantKeysSchema = z.array(
@@ -39,6 +41,7 @@ export interface Variables {
   /** A secret. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
+  VERSION?: { id: string };
 }
 
 export function readConfig(env: Variables): Config {
@@ -65,6 +68,7 @@ export function readConfig(env: Variables): Config {
     shardCount,
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
     traceRatio,
+    version: env.VERSION?.id ?? null,
   };
 }
 

@@ -92,6 +92,7 @@ const app = createApp({
     },
   },
   background: waitUntil,
+  version: config.version,
   now,
   newId,
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],
