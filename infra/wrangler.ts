@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { text } from "node:stream/consumers";
+import { stripVTControlCharacters } from "node:util";
 import { quietWrangler } from "./quiet-wrangler.ts";
 
 const program = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
@@ -32,8 +33,12 @@ export async function runWrangler(folder: string, args: readonly string[], varia
   });
   const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
   if (code === 0) return stdout;
-  const said = /\[ERROR\] *([^\n]+)/.exec(stderr + stdout)?.[1] ?? ((stderr || stdout).trim() || `exit code ${code}`);
-  throw new WranglerError(`wrangler ${args.slice(0, 3).join(" ")}: ${said}`, stdout + stderr);
+  const output = stripVTControlCharacters(stderr + stdout);
+  // Its error, without the request to report a bug after it.
+  const said = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
+  const firstOption = args.findIndex((arg) => arg.startsWith("-"));
+  const command = args.slice(0, firstOption < 0 ? 3 : Math.min(firstOption, 3));
+  throw new WranglerError(`wrangler ${command.join(" ")}: ${said.replace(/\s+/g, " ") || `exit code ${code}`}`, output);
 }
 
 /** The JSON that a command printed, where something else may be said before it. */

@@ -123,6 +123,8 @@ export class ControlPlane {
         this.secrets.map((name) => ({ name, type: "secret_text" })),
       ),
     );
+    app.get(`${scripts}/settings`, (c) => ok(c, { bindings: [], tags: [] }));
+    app.post(`${scripts}/subdomain`, (c) => ok(c, { enabled: false, previews_enabled: false }));
     app.patch(`${scripts}/script-settings`, (c) => ok(c, {}));
     app.get(`/client/v4/accounts/:account/workers/workers/${worker}`, (c) =>
       ok(c, { subdomain: { enabled: false, previews_enabled: false } }),

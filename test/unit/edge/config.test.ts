@@ -27,6 +27,7 @@ describe("readConfig", () => {
       shardCount: 8,
       otlp: null,
       traceRatio: 1,
+      version: null,
     });
   });
 
