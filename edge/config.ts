@@ -3,6 +3,7 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
+import { type Region, regions } from "./platform/region.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
 export interface Config {
@@ -10,7 +11,7 @@ export interface Config {
   backendUrls: string[];
   /** The first signs our calls to them; none: calls go out unsigned. */
   backendSecrets: string[];
-  /** The way to them: with our client certificate where one is bound. */
+  /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
   backendFetch: BackendFetch;
   tenantKeys: TenantKey[];
   /** How many micro-batching objects the centroids are spread over. */
@@ -35,6 +36,10 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
+  /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
+  BACKEND_VPC?: { fetch: BackendFetch };
+  /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
+  CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
   SHARD_COUNT: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
@@ -51,6 +56,11 @@ export function readConfig(env: Variables): Config {
       throw new Error(`BACKEND_URLS holds ${JSON.stringify(url)}; it must be http(s) URLs, separated by commas`);
     }
   }
+  if (!env.CONTAINERS && backendUrls.some((url) => containerName(url) !== null)) {
+    throw new Error(
+      "BACKEND_URLS names a host that ends in .container; that needs the binding CONTAINERS in wrangler.toml",
+    );
+  }
   const shardCount = Number(env.SHARD_COUNT);
   if (!Number.isInteger(shardCount) || shardCount < 1 || shardCount > 64) {
     throw new Error(`SHARD_COUNT is ${JSON.stringify(env.SHARD_COUNT)}; it must be an integer from 1 to 64`);
@@ -61,8 +71,7 @@ export function readConfig(env: Variables): Config {
   }
   return {
     backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
-    backendFetch: (url, init) =>
-      env.BACKEND_CERTIFICATE ? env.BACKEND_CERTIFICATE.fetch(url, init) : fetch(url, init),
+    backendFetch: (url, init) => wayTo(url, env).fetch(url, init),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     shardCount,
@@ -70,6 +79,22 @@ export function readConfig(env: Variables): Config {
     traceRatio,
     version: env.VERSION?.id ?? null,
   };
+}
+
+/** NAME of http://NAME.container, or null. */
+function containerName(url: string): string | null {
+  return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
+}
+
+/** A container's object is made in the region that its name begins with, as weur-1. */
+function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
+  const name = env.CONTAINERS ? containerName(url) : null;
+  if (env.CONTAINERS && name !== null) {
+    const locationHint = regions.find((region) => name === region || name.startsWith(`${region}-`));
+    return env.CONTAINERS.getByName(name, { locationHint });
+  }
+  // The global fetch must not be called as an object's method.
+  return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 
 function readTenantKeys(json: string): TenantKey[] {

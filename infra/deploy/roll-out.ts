@@ -48,7 +48,8 @@ export async function rollOut(parts: RollOutParts, options: RollOutOptions): Pro
   const before = stableVersion(environment, (await platform.deployments())[0] ?? null);
   await requireSecrets(environment, platform);
   const pending = pendingMigrations(environment.migrations, before && (await platform.migrationTag(before)));
-  const isGradual = before !== null && pending.length === 0;
+  // Images are rolled out by a whole deployment alone.
+  const isGradual = before !== null && pending.length === 0 && !environment.hasContainers;
   say(`deployed now: ${before ?? "nothing"}; migrations to apply: ${pending.join(", ") || "none"}`);
   if (!(await parts.confirm(questionOf(environment, before, pending))))
     throw new Interrupted("not deployed. Nothing was changed");
@@ -107,7 +108,7 @@ async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, be
   }
 }
 
-/** A migration, or a first deployment: the platform cannot divide requests between versions with different migrations. */
+/** For migrations, containers and a first deployment: the platform cannot divide requests between such versions. */
 async function rollOutAtOnce(parts: RollOutParts, before: string | null, pending: string[]): Promise<string> {
   const { environment, platform, smoke, say, signal } = parts;
   say(`uploading a version for all requests at once${pending.length > 0 ? `, with ${pending.join(", ")}` : ""}`);
@@ -176,13 +177,15 @@ function wholeVersion(shares: Shares): string | null {
   return shares.find(([, percentage]) => percentage === 100)?.[0] ?? null;
 }
 
-function questionOf({ name, worker }: Environment, before: string | null, pending: string[]): string {
+function questionOf({ name, worker, hasContainers }: Environment, before: string | null, pending: string[]): string {
   const warning =
     before === null
       ? " It is the first deployment: the new version answers all requests at once."
       : pending.length > 0
         ? ` It applies ${pending.join(", ")}: the new version answers all requests at once, and the platform does not go back over a migration.`
-        : "";
+        : hasContainers
+          ? " It rolls containers out, too: the new version answers all requests at once, and going back leaves the containers' image as it is."
+          : "";
   return `Deploy ${worker} to ${name}?${warning}`;
 }
 

@@ -13,7 +13,8 @@ interface Config {
   placement: unknown;
   migrations: unknown[];
   version_metadata: unknown;
-  durable_objects: unknown;
+  durable_objects: { bindings: { name: string; class_name: string }[] };
+  containers?: { class_name: string; instance_type: string; image: string }[];
   kv_namespaces: { binding: string }[];
   r2_buckets: { binding: string; bucket_name: string }[];
   analytics_engine_datasets: { binding: string; dataset: string }[];
@@ -29,7 +30,8 @@ function commonOf(config: Config) {
   const bindings = (list: { binding: string }[]) => list.map(({ binding }) => binding);
   return {
     variables: Object.keys(config.vars).sort(),
-    objects: config.durable_objects,
+    // Containers are one environment's.
+    objects: config.durable_objects.bindings.filter(({ name }) => name !== "CONTAINERS"),
     namespaces: bindings(config.kv_namespaces),
     buckets: bindings(config.r2_buckets),
     datasets: bindings(config.analytics_engine_datasets),
@@ -58,9 +60,31 @@ test.each(names)(
     const config = read(name);
     expect(commonOf(config)).toEqual(commonOf(top));
     expect(config.placement).toEqual({ mode: "off" });
-    expect(() => readConfig(config.vars as unknown as Variables)).not.toThrow();
+    const containers = config.containers ? { CONTAINERS: { getByName: () => ({ fetch }) } } : {};
+    expect(() => readConfig({ ...(config.vars as unknown as Variables), ...containers })).not.toThrow();
   },
 );
+
+test("backends on Cloudflare are containers of a bound class, in regions that exist", () => {
+  const { vars, containers, durable_objects: objects } = read("containers");
+  expect(containers).toEqual([
+    expect.objectContaining({ class_name: "BackendContainer", instance_type: "standard-4" }),
+  ]);
+  expect(objects.bindings).toContainEqual({ name: "CONTAINERS", class_name: "BackendContainer" });
+  expect(readEnvironment(configFile, "containers")).toMatchObject({ hasContainers: true, problems: [] });
+  const created: unknown[] = [];
+  const getByName = (name: string, options: object) => {
+    created.push([name, options]);
+    return { fetch: async () => new Response() };
+  };
+  const { backendUrls, backendFetch } = readConfig({ ...(vars as unknown as Variables), CONTAINERS: { getByName } });
+  for (const url of backendUrls) void backendFetch(`${url}/readyz`, {});
+  expect(created).toEqual([
+    ["weur-1", { locationHint: "weur" }],
+    ["enam-1", { locationHint: "enam" }],
+  ]);
+  expect(() => readConfig(vars as unknown as Variables)).toThrow("CONTAINERS");
+});
 
 test("an environment's placeholder of a backend is a problem that names where it stands", () => {
   const { worker, migrations, problems } = readEnvironment(configFile, "production");

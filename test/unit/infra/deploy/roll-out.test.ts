@@ -137,6 +137,12 @@ test("a migration is named and asked about; its version has all requests at once
   expect(platform.calls).toEqual(["deploy all", "smoke new"]);
 });
 
+test("an environment with containers is deployed whole, since images are rolled out with it alone", async () => {
+  const platform = new FakePlatform();
+  await rollOut(partsOf(platform, { environment: { ...environment, hasContainers: true } }), options);
+  expect(platform.calls).toEqual(["deploy all", "smoke new"]);
+});
+
 test("where the platform does not go back over a migration, the error says what answers now", async () => {
   const platform = new FakePlatform();
   platform.tag = null;
