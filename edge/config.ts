@@ -36,6 +36,8 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
+  /** A secret, CLIENT_ID:CLIENT_SECRET: a service token of Cloudflare Access, for backends on a tunnel's public hostname. */
+  BACKEND_ACCESS_TOKEN?: string;
   /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
   BACKEND_VPC?: { fetch: BackendFetch };
   /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
@@ -69,9 +71,10 @@ export function readConfig(env: Variables): Config {
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
+  const access = readAccessToken(env.BACKEND_ACCESS_TOKEN);
   return {
     backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
-    backendFetch: (url, init) => wayTo(url, env).fetch(url, init),
+    backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(init, access)),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     shardCount,
@@ -95,6 +98,21 @@ function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
   }
   // The global fetch must not be called as an object's method.
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
+}
+
+/** The headers of a service token: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
+function readAccessToken(token: string | undefined): Record<string, string> | null {
+  if (!token) return null;
+  const [id, secret, ...others] = token.split(":");
+  if (!id || !secret || others.length > 0) throw new Error("BACKEND_ACCESS_TOKEN must be CLIENT_ID:CLIENT_SECRET");
+  return { "cf-access-client-id": id, "cf-access-client-secret": secret };
+}
+
+function withAccess(init: RequestInit, access: Record<string, string> | null): RequestInit {
+  if (!access) return init;
+  const headers = new Headers(init.headers);
+  for (const [name, value] of Object.entries(access)) headers.set(name, value);
+  return { ...init, headers };
 }
 
 function readTenantKeys(json: string): TenantKey[] {

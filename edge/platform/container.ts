@@ -52,7 +52,7 @@ export function settingsOf(bindings: object): ContainerSettings {
   const given = Object.entries(bindings).filter(
     ([name, value]) => passedOn.includes(name) && typeof value === "string",
   );
-  return { WEIGHT_FORMAT: "int8", DATA_DIR: "/tmp/chameleon", ...Object.fromEntries(given) };
+  return { WEIGHT_FORMAT: "int8", ...Object.fromEntries(given) };
 }
 
 /** Never rejects: the next call starts a container that has stopped. */

@@ -54,7 +54,7 @@ No request reaches a version before its test has passed; when anything fails, or
 every request again. The exception is a version with a Durable Object migration: the platform gives it every request at once
 and does not go back over a migration. The command says so and asks first.`,
 )
-  .requiredOption("--env <name>", "environment of wrangler.toml: dev, staging, production")
+  .requiredOption("--env <name>", "environment of wrangler.toml: dev, staging, production, containers")
   .option("--dry-run", "pass every gate, and change and ask nothing outside this machine", false)
   .addOption(
     new Option("--rollback", "let the earlier version answer again").default(false).conflicts(["dryRun", "artifacts"]),
@@ -95,14 +95,16 @@ async function deploy(options: Options): Promise<void> {
     },
   );
   if (rollback) {
+    requireAnswers(options);
     const parts = partsOf(environment, null, options, stop.signal);
     if (!(await parts.confirm(`Roll ${environment.worker} back?`))) throw new Interrupted("nothing was changed");
     process.stdout.write(`${await rollBack(parts)}\n`);
     return;
   }
-  // Before the gates, which take minutes.
+  // All that can be known before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
   if (!dryRun) {
+    requireAnswers(options);
     if (environment.problems.length > 0) throw new Error(`nothing was changed: ${environment.problems.join("; ")}`);
     if (url === null) {
       throw new Error(
@@ -144,8 +146,12 @@ function partsOf(environment: Environment, url: string | null, options: Options,
   };
 }
 
+function requireAnswers({ yes }: Options): void {
+  if (!yes && !process.stdin.isTTY)
+    throw new InvalidArgumentError("it asks before it changes anything; without a terminal give --yes");
+}
+
 async function isConfirmed(question: string): Promise<boolean> {
-  if (!process.stdin.isTTY) throw new Error(`nothing was changed: "${question}" needs an answer; --yes gives it`);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const answer = await terminal.question(`${question} [y/N] `);
   terminal.close();
