@@ -67,10 +67,7 @@ export async function rollOut(parts: RollOutParts, options: RollOutOptions): Pro
 /** Puts back what answered every request before. Returns that version. */
 export async function rollBack({ environment, platform, say }: RollOutParts): Promise<string> {
   const deployments = await platform.deployments();
-  const whole = deployments.map(wholeVersion);
-  // Half-way through a deployment the earlier version is the one that had everything last.
-  const target =
-    whole[0] === null ? whole.find((one) => one !== null) : whole.find((one) => one !== null && one !== whole[0]);
+  const target = versionBefore(deployments);
   if (!target)
     throw new Error(`${environment.worker} has no earlier version among its last ${deployments.length} deployments`);
   say(`rolling back to ${target}`);
@@ -78,9 +75,21 @@ export async function rollBack({ environment, platform, say }: RollOutParts): Pr
   return target;
 }
 
+/**
+ * The version that had every request before the current one was deployed; half-way through a deployment, the last that had.
+ * Not simply the last other one: a version that failed with every request is among the newest, too. `deployments`: newest first.
+ */
+function versionBefore(deployments: readonly Shares[]): string | null {
+  const whole = deployments.map(wholeVersion);
+  const current = whole[0] ?? null;
+  const firstWithIt = deployments.findLastIndex((shares) => shares.some(([version]) => version === current));
+  const earlier = current === null ? whole : whole.slice(firstWithIt);
+  return earlier.find((version) => version !== null && version !== current) ?? null;
+}
+
 /** No request reaches the new version before its test has passed. */
 async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, before: string): Promise<string> {
-  const { platform, smoke, say, signal } = parts;
+  const { environment, platform, smoke, say, signal } = parts;
   say("uploading a version that answers no request yet");
   const version = await platform.upload();
   if (signal.aborted)
@@ -101,11 +110,18 @@ async function rollOutGradually(parts: RollOutParts, options: RollOutOptions, be
     say(`all requests go to ${version}`);
     await platform.setShares([[version, 100]]);
     await smoke(version, false, signal);
-    await platform.applyRoutes();
-    return version;
   } catch (error) {
     throw await restored(parts, before, version, error);
   }
+  // The version works whatever becomes of its routes.
+  await platform.applyRoutes().catch((cause) => {
+    const again = `npx wrangler triggers deploy --env ${environment.name}`;
+    throw new Error(
+      `${version} answers all requests, but its routes were not applied: ${messageOf(cause)}; then run: ${again}`,
+      { cause },
+    );
+  });
+  return version;
 }
 
 /** For migrations, containers and a first deployment: the platform cannot divide requests between such versions. */

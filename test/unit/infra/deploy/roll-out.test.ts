@@ -26,7 +26,7 @@ class FakePlatform implements Platform {
   readonly calls: string[] = [];
 
   constructor(history: Shares[] = [[["old", 100]]]) {
-    this.history = history;
+    this.history = [...history];
   }
 
   deployments = async () => this.history;
@@ -90,7 +90,7 @@ test("a version is tested before it has requests, under a share of them, and wit
   expect(platform.calls).toEqual(wholeWay);
 });
 
-test.each(wholeWay.map((call, i) => ({ call, i })))(
+test.each(wholeWay.slice(0, -1).map((call, i) => ({ call, i })))(
   "a failure of step $i, `$call`, ends with the earlier version",
   async ({ i }) => {
     const platform = new FakePlatform();
@@ -106,6 +106,15 @@ test.each(wholeWay.map((call, i) => ({ call, i })))(
     expect(platform.calls.at(-1)).toBe(i === 0 ? "upload" : "back to old");
   },
 );
+
+test("routes that cannot be applied are named, and the version that was tested stays", async () => {
+  const platform = new FakePlatform();
+  platform.applyRoutes = async () => Promise.reject(new Error("no such zone"));
+  await expect(rollOut(partsOf(platform), options)).rejects.toThrow(
+    /new answers all requests.*no such zone.*triggers deploy/,
+  );
+  expect(platform.history[0]).toEqual([["new", 100]]);
+});
 
 test("who stops a deployment is told the state that it was left in", async () => {
   const stop = new AbortController();
@@ -178,6 +187,35 @@ test("a deployment that was left half-way is named, and --rollback ends it", asy
   await expect(rollOut(partsOf(platform), options)).rejects.toThrow(/old 90 %, new 10 %.*--rollback/);
   expect(await rollBack(partsOf(platform))).toBe("old");
   expect(await rollBack(partsOf(platform))).toBe("older");
+});
+
+test("--rollback never goes to a version that was itself taken back", async () => {
+  const taken: Shares[] = [
+    [["old", 100]],
+    [["bad", 100]],
+    [
+      ["old", 100],
+      ["bad", 0],
+    ],
+    [["old", 100]],
+    [["older", 100]],
+  ];
+  expect(await rollBack(partsOf(new FakePlatform(taken)))).toBe("older");
+  const next: Shares[] = [
+    [["new", 100]],
+    [
+      ["old", 90],
+      ["new", 10],
+    ],
+    [
+      ["old", 100],
+      ["new", 0],
+    ],
+    ...taken,
+  ];
+  expect(await rollBack(partsOf(new FakePlatform(next)))).toBe("old");
+  const atOnce: Shares[] = [[["new", 100]], ...taken];
+  expect(await rollBack(partsOf(new FakePlatform(atOnce)))).toBe("old");
 });
 
 test("--rollback goes back over a version that was tested only, and fails where there is nothing earlier", async () => {
