@@ -6,7 +6,7 @@ import { Interrupted } from "../../gpu-backend/command-line.ts";
 import type { Environment } from "./environment.ts";
 
 export interface Gate {
-  name: string;
+  name: "staged assets" | "documents site" | "tests" | "size and start";
   /** Rejects with an Error that says what to do. */
   run(signal: AbortSignal): Promise<void>;
 }
@@ -19,14 +19,12 @@ const root = path.dirname(path.dirname(import.meta.dirname));
 const testArguments = { quick: ["--project", "unit", "--project", "edge"], all: [] };
 
 export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
-  const script = (name: string, file: string, args: string[], failed: string): Gate => ({
+  const script = (name: Gate["name"], file: string, args: string[], failed: string): Gate => ({
     name,
     run: (signal) => runScript(path.join(root, file), args, failed, signal),
   });
   const testGate =
-    tests === "passed-in-ci"
-      ? []
-      : [script(`${tests} tests`, "infra/test.ts", testArguments[tests], "mend the tests above")];
+    tests === "passed-in-ci" ? [] : [script("tests", "infra/test.ts", testArguments[tests], "mend the tests above")];
   return [
     script(
       "staged assets",
@@ -34,6 +32,7 @@ export function gatesOf(environment: Environment, tests: TestSet): Gate[] {
       process.env.MODEL_DIR ? [process.env.MODEL_DIR] : [],
       "see above",
     ),
+    script("documents site", "infra/site/cli.ts", [], "mend the documents named above"),
     ...testGate,
     script(
       "size and start",
