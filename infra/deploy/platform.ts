@@ -41,9 +41,9 @@ const secretsSchema = z.array(z.object({ name: z.string() }));
 /** Of wrangler's file of events, one JSON object a line. */
 const uploadedSchema = z.object({ type: z.enum(["version-upload", "deploy"]), version_id: z.string() });
 
-/** Codes of the platform for a Worker that does not exist. */
+/** By the platform's codes for a Worker that does not exist, or wrangler's own words for it. */
 const isUnknownWorker = (error: unknown) =>
-  error instanceof WranglerError && /\[code: (10007|10090)\]/.test(error.output);
+  error instanceof WranglerError && /\[code: (10007|10090)\]|Worker ".*not found\./.test(error.output);
 
 export function wranglerPlatform({ configFile, name, hasContainers }: Environment): Platform {
   const wrangler = (args: string[], variables = {}) =>

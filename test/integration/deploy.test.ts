@@ -51,6 +51,7 @@ async function partsFor(migrations = ["v1"]): Promise<RollOutParts> {
      workers_dev = false
      preview_urls = false
      ${steps.join("\n")}
+     [env.absent]
      [env.production.vars]
      BACKEND_URLS = "https://backend.acme.dev"
      [[env.production.durable_objects.bindings]]
@@ -91,6 +92,7 @@ test("a version that fails its test never gets a request, and the earlier one go
   expect(plane.shares).toEqual({ [before]: 100 });
   const everGiven = plane.deployments.flatMap(({ versions }) => versions.filter((one) => one.version_id === broken));
   expect(everGiven.map(({ percentage }) => percentage)).toEqual([0]);
+  expect(plane.traffic).not.toContain(broken);
 });
 
 test("an upload that the platform refuses leaves everything as it was", { timeout }, async () => {
@@ -99,6 +101,12 @@ test("an upload that the platform refuses leaves everything as it was", { timeou
   await expect(platform.upload()).rejects.toThrow(/^wrangler versions upload: .*the script does not start/);
   expect(plane.deployments).toHaveLength(1);
   expect(plane.versions).toHaveLength(1);
+});
+
+test("a Worker that does not exist has no deployments and no secrets, which is no error", { timeout }, async () => {
+  const { environment } = await partsFor();
+  const platform = wranglerPlatform({ ...environment, name: "absent" });
+  expect(await Promise.all([platform.deployments(), platform.secrets()])).toEqual([[], []]);
 });
 
 test("a migration is applied with a version for all requests, and nothing goes back over it", { timeout }, async () => {

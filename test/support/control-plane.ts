@@ -27,8 +27,6 @@ export class ControlPlane {
   secrets = ["BACKEND_SECRETS"];
   /** What becomes of the next upload. */
   nextUpload: "works" | "broken" | "refused" = "works";
-  /** Every call of the API, `METHOD path`. */
-  readonly calls: string[] = [];
   /** Calls that it has no answer for. */
   readonly unknown: string[] = [];
   /** Which version answered each request that picked none. */
@@ -90,10 +88,6 @@ export class ControlPlane {
       return this.#add(metadata.migrations?.new_tag ?? newest().migrationTag, this.nextUpload === "works");
     };
 
-    app.use("/client/*", async (c, next) => {
-      this.calls.push(`${c.req.method} ${c.req.path}`);
-      await next();
-    });
     app.get(`/client/v4/accounts/:account/workers/services/${worker}`, (c) => {
       const script = { tag: "t", tags: [], migration_tag: newest().migrationTag, last_deployed_from: "wrangler" };
       return ok(c, { default_environment: { environment: "production", script } });
@@ -130,6 +124,7 @@ export class ControlPlane {
       ok(c, { subdomain: { enabled: false, previews_enabled: false } }),
     );
     app.all("/client/*", (c) => {
+      if (!c.req.path.includes(`/${worker}`)) return refuse(c, 10007, "This Worker does not exist on your account.");
       this.unknown.push(`${c.req.method} ${c.req.path}`);
       return refuse(c, 7003, "no such route");
     });
