@@ -60,7 +60,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   route("GET", "/v1/usage", usage(dependencies));
   routes("/v1/adapters", { GET: listAdapters(dependencies), POST: createAdapter(dependencies) });
   routes("/v1/adapters/:name", { GET: getAdapter(dependencies), DELETE: deleteAdapter(dependencies) });
-  route("GET", "/healthz", healthz());
+  route("GET", "/healthz", healthz(dependencies));
   route("GET", "/readyz", readyz(dependencies));
   route("GET", "/", page(dependencies));
   route("GET", "/docs", docs(dependencies));

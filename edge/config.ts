@@ -3,6 +3,7 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
+import { type Region, regions } from "./platform/region.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
 export interface Config {
@@ -10,7 +11,7 @@ export interface Config {
   backendUrls: string[];
   /** The first signs our calls to them; none: calls go out unsigned. */
   backendSecrets: string[];
-  /** The way to them: with our client certificate where one is bound. */
+  /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
   backendFetch: BackendFetch;
   tenantKeys: TenantKey[];
   /** How many micro-batching objects the centroids are spread over. */
@@ -19,6 +20,8 @@ export interface Config {
   otlp: OtlpTarget | null;
   /** Share of the traces that begin here and are kept, 0 to 1. */
   traceRatio: number;
+  /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
+  version: string | null;
 }
 
 const tenantKeysSchema = z.array(
@@ -33,12 +36,19 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
+  /** A secret, CLIENT_ID:CLIENT_SECRET: a service token of Cloudflare Access, for backends on a tunnel's public hostname. */
+  BACKEND_ACCESS_TOKEN?: string;
+  /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
+  BACKEND_VPC?: { fetch: BackendFetch };
+  /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
+  CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
   SHARD_COUNT: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
   /** A secret. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
+  VERSION?: { id: string };
 }
 
 export function readConfig(env: Variables): Config {
@@ -48,6 +58,11 @@ export function readConfig(env: Variables): Config {
       throw new Error(`BACKEND_URLS holds ${JSON.stringify(url)}; it must be http(s) URLs, separated by commas`);
     }
   }
+  if (!env.CONTAINERS && backendUrls.some((url) => containerName(url) !== null)) {
+    throw new Error(
+      "BACKEND_URLS names a host that ends in .container; that needs the binding CONTAINERS in wrangler.toml",
+    );
+  }
   const shardCount = Number(env.SHARD_COUNT);
   if (!Number.isInteger(shardCount) || shardCount < 1 || shardCount > 64) {
     throw new Error(`SHARD_COUNT is ${JSON.stringify(env.SHARD_COUNT)}; it must be an integer from 1 to 64`);
@@ -56,16 +71,48 @@ export function readConfig(env: Variables): Config {
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
+  const access = readAccessToken(env.BACKEND_ACCESS_TOKEN);
   return {
     backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
-    backendFetch: (url, init) =>
-      env.BACKEND_CERTIFICATE ? env.BACKEND_CERTIFICATE.fetch(url, init) : fetch(url, init),
+    backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(init, access)),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     shardCount,
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
     traceRatio,
+    version: env.VERSION?.id ?? null,
   };
+}
+
+/** NAME of http://NAME.container, or null. */
+function containerName(url: string): string | null {
+  return /^https?:\/\/([a-z0-9-]+)\.container(?=[/:]|$)/.exec(url)?.[1] ?? null;
+}
+
+/** A container's object is made in the region that its name begins with, as weur-1. */
+function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
+  const name = env.CONTAINERS ? containerName(url) : null;
+  if (env.CONTAINERS && name !== null) {
+    const locationHint = regions.find((region) => name === region || name.startsWith(`${region}-`));
+    return env.CONTAINERS.getByName(name, { locationHint });
+  }
+  // The global fetch must not be called as an object's method.
+  return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
+}
+
+/** The headers of a service token: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
+function readAccessToken(token: string | undefined): Record<string, string> | null {
+  if (!token) return null;
+  const [id, secret, ...others] = token.split(":");
+  if (!id || !secret || others.length > 0) throw new Error("BACKEND_ACCESS_TOKEN must be CLIENT_ID:CLIENT_SECRET");
+  return { "cf-access-client-id": id, "cf-access-client-secret": secret };
+}
+
+function withAccess(init: RequestInit, access: Record<string, string> | null): RequestInit {
+  if (!access) return init;
+  const headers = new Headers(init.headers);
+  for (const [name, value] of Object.entries(access)) headers.set(name, value);
+  return { ...init, headers };
 }
 
 function readTenantKeys(json: string): TenantKey[] {

@@ -54,6 +54,8 @@ export interface Dependencies {
   asset(path: string): Promise<Response>;
   /** Holds a promise that nobody awaits, beyond the request's end. */
   background(work: Promise<void>): void;
+  /** Id of the Worker's deployed version; null where the platform gives none. */
+  version: string | null;
   /** A clock in milliseconds since 1970. */
   now(): number;
   /** 32 characters, never the same twice. */

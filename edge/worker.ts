@@ -23,6 +23,7 @@ import { createRecords } from "./tenants/records.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Shard } from "./batching/shard.ts";
+export { BackendContainer } from "./platform/container.ts";
 export { AdapterShelf } from "./tenants/adapter-shelf.ts";
 export { Ledger } from "./tenants/ledger.ts";
 
@@ -92,6 +93,7 @@ const app = createApp({
     },
   },
   background: waitUntil,
+  version: config.version,
   now,
   newId,
   randomSeed: () => crypto.getRandomValues(new Uint32Array(1))[0],

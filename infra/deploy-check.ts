@@ -25,8 +25,13 @@ const program = createCommand("deploy:check", "Check the Worker's size and start
   "chameleon deploy:check",
 ])
   .option("--gzip-bytes <n>", "limit of the bundle, in bytes", count, presets.gzipBytes)
+  .option("--env <name>", "environment of wrangler.toml; its top level unless set")
   .option("--start-ratio <x>", "limit of a cold start, in starts of an empty Worker", positive, presets.startRatio);
-const { gzipBytes: bundleLimitBytes, startRatio: startLimitRatio } = parsedOptions<typeof presets>(program);
+const {
+  env: environment,
+  gzipBytes: bundleLimitBytes,
+  startRatio: startLimitRatio,
+} = parsedOptions<typeof presets & { env?: string }>(program);
 
 /** Milliseconds from the start of the process to its first answer. */
 async function coldStartMs(configFile: string): Promise<number> {
@@ -47,7 +52,7 @@ function median(samples: readonly number[]): number {
 }
 
 const empty = await mkdtemp(path.join(tmpdir(), "chameleon-empty-"));
-const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
+const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), environment);
 try {
   await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
   const emptyConfig = path.join(empty, "config.capnp");

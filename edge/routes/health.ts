@@ -7,8 +7,8 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 
 const retryAfterSeconds = 2;
 
-export function healthz(): Handler<AppEnvironment> {
-  return (c) => c.json({ status: "ok" } satisfies Health);
+export function healthz({ version }: Pick<Dependencies, "version">): Handler<AppEnvironment> {
+  return (c) => c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 }
 
 /**

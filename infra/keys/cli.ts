@@ -40,6 +40,7 @@ const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 interface Place {
   remote?: boolean;
+  env?: string;
   namespaceId?: string;
   json?: boolean;
 }
@@ -137,15 +138,17 @@ function command(usage: string, description: string): Command {
     .description(description)
     .addOption(new Option("--local", "the local edge; the default").conflicts("remote"))
     .option("--remote", "the deployed edge, through wrangler's login or CLOUDFLARE_API_TOKEN")
+    .option("--env <name>", "environment of wrangler.toml that the deployed edge belongs to")
     .option("--namespace-id <id>", `the KV namespace, where wrangler.toml's ${binding} has no id`)
     .option("--json", "print JSON");
 }
 
-function actorAt({ remote, namespaceId }: Place): Actor {
+function actorAt({ remote, env, namespaceId }: Place): Actor {
   const which = namespaceId === undefined ? ["--binding", binding] : ["--namespace-id", namespaceId];
   const where = remote ? ["--remote"] : ["--local", "--persist-to", stateFolder()];
+  const environment = env === undefined ? [] : ["--env", env];
   return {
-    namespace: wranglerNamespace(root, [...which, ...where]),
+    namespace: wranglerNamespace(root, [...which, ...where, ...environment]),
     now,
     newKey: () => `sk-chameleon-${randomBytes(32).toString("base64url")}`,
   };

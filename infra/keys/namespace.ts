@@ -1,11 +1,8 @@
 /** The KV namespace of keys and tenants through wrangler's own client. Not here: what is in it. */
-import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { promisify } from "node:util";
-import { quietWrangler } from "../quiet-wrangler.ts";
+import { jsonIn, runWrangler } from "../wrangler.ts";
 
 /** Records by name. Every method rejects with wrangler's own words where it fails. */
 export interface Namespace {
@@ -45,22 +42,6 @@ export function wranglerNamespace(root: string, place: readonly string[]): Names
   };
 }
 
-async function runWrangler(root: string, args: string[]): Promise<string> {
-  const file = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
-  try {
-    const { stdout } = await promisify(execFile)(process.execPath, [file, ...args], {
-      cwd: root,
-      env: { ...process.env, ...quietWrangler, NO_COLOR: "1", FORCE_COLOR: "0" },
-      maxBuffer: 2 ** 28,
-    });
-    return stdout;
-  } catch (error) {
-    const { stdout = "", stderr = "" } = error as { stdout?: string; stderr?: string };
-    const said = /\[ERROR\] *([^\n]+)/.exec(stderr + stdout)?.[1] ?? (stderr || stdout || String(error)).trim();
-    throw new Error(`wrangler ${args.slice(0, 3).join(" ")}: ${said}`);
-  }
-}
-
 /** wrangler takes lists from files; these hold hashes, never keys. */
 async function withFile<T>(content: unknown, use: (file: string) => Promise<T>): Promise<T> {
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-keys-"));
@@ -71,11 +52,4 @@ async function withFile<T>(content: unknown, use: (file: string) => Promise<T>):
   } finally {
     await rm(folder, { recursive: true });
   }
-}
-
-/** Where something is said before it. */
-function jsonIn(output: string): string {
-  const start = output.search(/[[{]/);
-  if (start < 0) throw new Error(`wrangler answered without a list: ${output.slice(0, 200)}`);
-  return output.slice(start);
 }

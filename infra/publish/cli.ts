@@ -10,7 +10,7 @@ import { stateFolder } from "../local-edge.ts";
 import { readArtifactSet } from "./artifact-set.ts";
 import { withLocalStore } from "./local-store.ts";
 import { listSwitches, type Published, publishSet, rollBack } from "./publish.ts";
-import { s3Store } from "./s3-store.ts";
+import { remoteStore } from "./s3-store.ts";
 import type { ObjectStore } from "./store.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
@@ -24,6 +24,7 @@ interface Options {
   to?: string;
   bucket?: string;
   remote?: boolean;
+  env?: string;
   endpoint?: string;
   otherModel: boolean;
   dryRun: boolean;
@@ -49,6 +50,7 @@ has it whole; what was served before stays there, so that --rollback is as quick
   .option("--other-model", "also where the weights are not those of what is served", false)
   .option("--dry-run", "only say what would be done", false)
   .option("--remote", "the deployed edge's bucket, over R2's S3 API; the local edge's otherwise")
+  .option("--env <name>", "environment of wrangler.toml whose bucket it is; its top level unless set")
   .option("--bucket <name>", `the bucket of ${binding} in wrangler.toml unless set`)
   .option("--endpoint <url>", "of the S3 API; https://$CLOUDFLARE_ACCOUNT_ID.r2.cloudflarestorage.com unless set")
   .option("--json", "print JSON");
@@ -59,20 +61,17 @@ function readPrefix(text: string): string {
 }
 
 async function withStore<T>(options: Options, use: (store: ObjectStore) => Promise<T>): Promise<T> {
-  const bucket = options.bucket ?? (await boundBucket());
+  const bucket = options.bucket ?? (await boundBucket(options.env));
   if (!options.remote) return await withLocalStore(stateFolder(), bucket, use);
-  const { CLOUDFLARE_ACCOUNT_ID: account, AWS_ACCESS_KEY_ID: keyId, AWS_SECRET_ACCESS_KEY: secret } = process.env;
-  const endpoint = options.endpoint ?? (account && `https://${account}.r2.cloudflarestorage.com`);
-  if (!endpoint) throw new Error("--remote needs CLOUDFLARE_ACCOUNT_ID, or --endpoint");
-  if (!keyId || !secret) throw new Error("--remote needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
-  return await use(s3Store({ endpoint, bucket, accessKeyId: keyId, secretAccessKey: secret }));
+  return await use(remoteStore(process.env, bucket, options.endpoint));
 }
 
-async function boundBucket(): Promise<string> {
+async function boundBucket(env?: string): Promise<string> {
   const { unstable_readConfig: readWranglerConfig } = await import("wrangler");
   // wrangler's own type of it is not part of its package.
   const { r2_buckets: buckets }: { r2_buckets: { binding: string; bucket_name?: string }[] } = readWranglerConfig({
     config: path.join(root, "wrangler.toml"),
+    env,
   });
   const name = buckets.find((one) => one.binding === binding)?.bucket_name;
   if (!name) throw new Error(`wrangler.toml has no bucket ${binding}; --bucket names one`);

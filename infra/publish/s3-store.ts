@@ -11,6 +11,16 @@ export interface S3Place {
   secretAccessKey: string;
 }
 
+/** A bucket of R2 by the variables of `environment`; an `endpoint` goes before the account's. Throws an Error that names what is missing. */
+export function remoteStore(environment: NodeJS.ProcessEnv, bucket: string | null, endpoint?: string): ObjectStore {
+  const { CLOUDFLARE_ACCOUNT_ID: account, AWS_ACCESS_KEY_ID: keyId, AWS_SECRET_ACCESS_KEY: secret } = environment;
+  const place = endpoint ?? (account && `https://${account}.r2.cloudflarestorage.com`);
+  if (!bucket) throw new Error("wrangler.toml has no bucket ARTIFACTS");
+  if (!place) throw new Error("publishing to R2 needs CLOUDFLARE_ACCOUNT_ID, or --endpoint");
+  if (!keyId || !secret) throw new Error("publishing to R2 needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY");
+  return s3Store({ endpoint: place, bucket, accessKeyId: keyId, secretAccessKey: secret });
+}
+
 export function s3Store({ endpoint, bucket, accessKeyId, secretAccessKey }: S3Place): ObjectStore {
   const client = new AwsClient({ accessKeyId, secretAccessKey, service: "s3", region: "auto", retries: 4 });
   const call = async (name: string, allowed: readonly number[], init: RequestInit = {}) => {

@@ -77,8 +77,9 @@ ${table(
   edge.map(({ name, help, preset }) => [`\`${name}\``, help, preset === "" ? "empty" : `\`${preset}\``]),
 )}
 
-Secrets: \`BACKEND_SECRETS\`, what calls to backends are signed with, the same as theirs, and \`OTEL_EXPORTER_OTLP_HEADERS\`, headers that the collector
-wants.
+Secrets: \`BACKEND_SECRETS\`, what calls to backends are signed with, the same as theirs; \`BACKEND_ACCESS_TOKEN\`, a service token of Cloudflare
+Access for backends behind it; and \`OTEL_EXPORTER_OTLP_HEADERS\`, headers that the collector wants. Bindings that change the way to
+backends (\`BACKEND_VPC\`, \`BACKEND_CERTIFICATE\`, \`CONTAINERS\`): [Deploy](/how-to/deploy#backends-in-a-private-network).
 `;
 }
 

@@ -1,11 +1,8 @@
 /** The Worker as a deployment uploads it: wrangler's own dry run into a folder. */
-import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import path from "node:path";
-import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
-import { quietWrangler } from "../quiet-wrangler.ts";
+import { runWrangler, WranglerError } from "../wrangler.ts";
 
 export interface Bundle {
   directory: string;
@@ -17,18 +14,21 @@ export interface Bundle {
 }
 
 /**
- * Bundles the Worker of a wrangler configuration, whose entry is `entry`.ts, into `directory`. Throws an Error with what
- * wrangler said where it cannot.
+ * Bundles the Worker of a wrangler configuration, whose entry is `entry`.ts, into `directory`; `environment` names one of the
+ * configuration's. Throws an Error with what wrangler said where it cannot.
  */
-export async function bundleWorker(configFile: string, entryName: string, directory: string): Promise<Bundle> {
-  const wrangler = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
-  const args = [wrangler, "deploy", "--dry-run", "--config", configFile, "--outdir", directory];
-  try {
-    await promisify(execFile)(process.execPath, args, { env: { ...process.env, ...quietWrangler } });
-  } catch (error) {
-    const { stdout, stderr } = error as { stdout?: string; stderr?: string };
-    throw new Error(`wrangler cannot bundle the Worker:\n${stdout ?? ""}${stderr ?? error}`);
-  }
+export async function bundleWorker(
+  configFile: string,
+  entryName: string,
+  directory: string,
+  environment?: string,
+): Promise<Bundle> {
+  // An empty name is the top level: wrangler warns where none is given. Images are not part of the bundle.
+  const args = ["deploy", "--dry-run", "--config", configFile, "--env", environment ?? "", "--outdir", directory];
+  await runWrangler(path.dirname(configFile), [...args, "--containers-rollout", "none"]).catch((error) => {
+    if (!(error instanceof WranglerError)) throw error;
+    throw new Error(`wrangler cannot bundle the Worker:\n${error.output}`, { cause: error });
+  });
   const entry = `${entryName}.js`;
   const others = (await readdir(directory)).filter((name) => /\.(m?js|wasm|bin|txt)$/.test(name) && name !== entry);
   const modules = [entry, ...others];

@@ -36,10 +36,11 @@ export interface BareEdge {
   remove(): Promise<void>;
 }
 
-export async function prepareBareEdge(configFile: string): Promise<BareEdge> {
+/** `environment` is one of the configuration's; its top level unless given. */
+export async function prepareBareEdge(configFile: string, environment?: string): Promise<BareEdge> {
   const directory = await mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
-  const wrangler: WranglerConfig = readWranglerConfig({ config: configFile });
-  const bundle = await bundleWorker(configFile, path.parse(wrangler.main).name, directory);
+  const wrangler: WranglerConfig = readWranglerConfig({ config: configFile, env: environment });
+  const bundle = await bundleWorker(configFile, path.parse(wrangler.main).name, directory, environment);
   return {
     bundle,
     async configure({ vars = {}, entries = {}, assets } = {}) {

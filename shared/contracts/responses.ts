@@ -273,7 +273,10 @@ export const usageReportSchema = z.object({
   }),
 });
 
-export const healthSchema = z.object({ status: z.literal("ok") });
+export const healthSchema = z.object({
+  status: z.literal("ok"),
+  version: z.string().optional().describe("Of the deployed Worker; absent where it was not deployed as a version"),
+});
 export const readySchema = z.object({ status: z.literal("ready"), manifest: hash });
 
 export const errorSchema = z.object({

@@ -1,9 +1,14 @@
-/** `npm run deploy:check` on this tree: the Worker that would be deployed is small and starts quickly. */
+/** `npm run deploy -- --dry-run` and its gate `deploy:check` on this tree: the Worker that would be deployed is small and starts quickly. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import path from "node:path";
 import { text } from "node:stream/consumers";
-import { beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test, vi } from "vitest";
+import { deploy } from "../../infra/deploy/deploy.ts";
+import { readEnvironment } from "../../infra/deploy/environment.ts";
+import { gatesOf } from "../../infra/deploy/gates.ts";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 
 async function check(...args: string[]) {
@@ -16,11 +21,31 @@ async function check(...args: string[]) {
 
 beforeAll(() => stageArtifacts());
 
-test("the Worker is within its limits, and both figures are printed", async () => {
-  const { stdout, code } = await check();
-  expect(code, stdout).toBe(0);
-  expect(Number(/gzip ([\d.]+) kB/.exec(stdout)?.[1])).toBeGreaterThan(10);
-  expect(Number(/startup +([\d.]+) x/.exec(stdout)?.[1])).toBeGreaterThan(0);
+test("a dry run of a production deployment passes its gates, prints both figures and calls no API", async () => {
+  let calls = 0;
+  const api = createServer((_, response) => {
+    calls++;
+    response.writeHead(500).end();
+  });
+  await once(api.listen(0, "127.0.0.1"), "listening");
+  vi.stubEnv("CLOUDFLARE_API_BASE_URL", `http://127.0.0.1:${(api.address() as AddressInfo).port}`);
+  vi.stubEnv("CLOUDFLARE_API_TOKEN", "token-of-nobody");
+  vi.stubEnv("CLOUDFLARE_ACCOUNT_ID", "0".repeat(32));
+  const said: string[] = [];
+  const write = vi.spyOn(process.stderr, "write").mockImplementation((text) => said.push(String(text)) > 0);
+  const environment = readEnvironment(path.join(import.meta.dirname, "../../wrangler.toml"), "production");
+  // The site has a test of its own, and takes as long as all else.
+  const gates = gatesOf(environment, "passed-in-ci").filter(({ name }) => name !== "documents site");
+  const options = { dryRun: true, yes: false, share: 10, watch: 60 };
+  const deployed = await deploy(environment, options, gates, new AbortController().signal).finally(() => {
+    write.mockRestore();
+    vi.unstubAllEnvs();
+    api.close();
+    console.log(said.join(""));
+  });
+  expect([deployed, calls]).toEqual([null, 0]);
+  expect(Number(/gzip ([\d.]+) kB/.exec(said.join(""))?.[1])).toBeGreaterThan(10);
+  expect(Number(/startup +([\d.]+) x/.exec(said.join(""))?.[1])).toBeGreaterThan(0);
 });
 
 test("a Worker over its limits fails the check, and each limit is named", async () => {

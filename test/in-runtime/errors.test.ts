@@ -1,4 +1,4 @@
-import { exports } from "cloudflare:workers";
+import { env, exports } from "cloudflare:workers";
 import { delay, HttpResponse, http } from "msw";
 import { describe, expect, test } from "vitest";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -274,7 +274,7 @@ describe("a backend that fails", () => {
 
 test("the deployed Worker is wired: it is healthy, and closed to strangers", async () => {
   const health = await exports.default.fetch("http://edge/healthz");
-  expect([health.status, await health.json()]).toEqual([200, { status: "ok" }]);
+  expect([health.status, await health.json()]).toEqual([200, { status: "ok", version: env.VERSION.id }]);
   const stranger = await exports.default.fetch("http://edge/v1/models", { headers: { authorization: "Bearer sk-x" } });
   expect((await errorOf(stranger)).status).toBe(401);
 });

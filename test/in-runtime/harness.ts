@@ -261,6 +261,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     tracing: { sampleRatio: 0, ended: () => undefined, logRequest: () => undefined },
     newId: () => (ids++).toString(16).padStart(32, "0"),
     randomSeed: () => 7,
+    version: null,
     log,
     heartbeatMs: 500,
     ...overrides,

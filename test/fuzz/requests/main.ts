@@ -2,7 +2,7 @@
  * Bad requests in any number against a real edge and a real backend. Exit code 1 where one got an answer it may not get,
  * something is left behind, or memory grows. Run: npm run fuzz -- --requests 100000
  */
-
+import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { lateGrowth, verdictOf } from "../../support/growth.ts";
 import type { Memory, MemorySample } from "./memory.ts";
@@ -19,7 +19,10 @@ const options = parsedOptions<{ requests: number; concurrency: number; seed: num
   createCommand("fuzz", "bad requests against a real edge and a real backend", ["chameleon fuzz"])
     .option("--requests <n>", `how many; memory is judged from ${fewestForMemory} up`, count, 10_000)
     .option("--concurrency <n>", "how many at once", count, 32)
-    .option("--seed <n>", "repeats a run", count, (Date.now() % 1_000_000) + 1),
+    .addOption(
+      // Its value is left out of --help, which is a page of the documents site.
+      new Option("--seed <n>", "repeats a run").argParser(count).default((Date.now() % 1_000_000) + 1, "a new one"),
+    ),
 );
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);

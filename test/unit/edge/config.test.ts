@@ -27,6 +27,7 @@ describe("readConfig", () => {
       shardCount: 8,
       otlp: null,
       traceRatio: 1,
+      version: null,
     });
   });
 
@@ -44,6 +45,28 @@ describe("readConfig", () => {
     await config.backendFetch("https://b/readyz", {});
     expect(called).toEqual(["https://b/readyz"]);
     expect(() => readConfig({ ...valid, BACKEND_SECRETS: "too-short" })).toThrow(/BACKEND_SECRETS(?!.*too-short)/);
+  });
+
+  test("calls backends through a bound private network, and with the token of Access where one is set", async () => {
+    const called: unknown[] = [];
+    const BACKEND_VPC = {
+      async fetch(url: string, { headers }: RequestInit) {
+        called.push([url, Object.fromEntries(new Headers(headers))]);
+        return new Response();
+      },
+    };
+    const init = { headers: { authorization: "signed" } };
+    await readConfig({ ...valid, BACKEND_VPC }).backendFetch("http://b/readyz", init);
+    await readConfig({ ...valid, BACKEND_VPC, BACKEND_ACCESS_TOKEN: "id:secret" }).backendFetch(
+      "http://b/readyz",
+      init,
+    );
+    const access = { "cf-access-client-id": "id", "cf-access-client-secret": "secret" };
+    expect(called).toEqual([
+      ["http://b/readyz", { authorization: "signed" }],
+      ["http://b/readyz", { authorization: "signed", ...access }],
+    ]);
+    expect(() => readConfig({ ...valid, BACKEND_ACCESS_TOKEN: "hidden" })).toThrow(/CLIENT_ID(?!.*hidden)/);
   });
 
   test.each([

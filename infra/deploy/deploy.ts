@@ -1,0 +1,111 @@
+/**
+ * A deployment from its options on: what can be known at once, gates, roll-out; or back. Not here: the command line, and the
+ * steps themselves.
+ */
+import { createInterface } from "node:readline/promises";
+import { InvalidArgumentError } from "commander";
+import { httpUrl, Interrupted } from "../../gpu-backend/command-line.ts";
+import { remoteStore } from "../publish/s3-store.ts";
+import { publishArtifacts } from "./artifacts.ts";
+import type { Environment } from "./environment.ts";
+import { type Gate, passGates } from "./gates.ts";
+import { wranglerPlatform } from "./platform.ts";
+import { type RollOutParts, rollBack, rollOut } from "./roll-out.ts";
+import { smokeLimits, smokeTest } from "./smoke.ts";
+
+const say = (line: string) => void process.stderr.write(`${line}\n`);
+
+export interface DeployOptions {
+  dryRun: boolean;
+  yes: boolean;
+  artifacts?: string;
+  url?: string;
+  /** Percentage of the requests. */
+  share: number;
+  /** Seconds. */
+  watch: number;
+}
+
+/** Interval of the tests under a share of the requests, in milliseconds. */
+const watchEveryMs = 5000;
+
+/** Returns the version that answers then; null after a dry run. Throws an Error that says in which state it left the platform. */
+export async function deploy(
+  environment: Environment,
+  options: DeployOptions,
+  gates: readonly Gate[],
+  signal: AbortSignal,
+): Promise<string | null> {
+  // All that can be known before the gates, which take minutes.
+  const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
+  if (!options.dryRun) {
+    requireAnswers(options);
+    if (environment.problems.length > 0) throw new Error(`nothing was changed: ${environment.problems.join("; ")}`);
+    if (url === null) {
+      throw new Error(
+        `nothing was changed: it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
+      );
+    }
+  }
+  const parts = partsOf(environment, url, options, signal);
+  await passGates(gates, say, signal);
+  if (options.dryRun) {
+    say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
+    for (const problem of environment.problems) say(`before a deployment: ${problem}`);
+    return null;
+  }
+  const deployed = await rollOut(parts, { share: options.share, watchMs: options.watch * 1000, watchEveryMs });
+  say(`${deployed.version} answers all requests of ${url}; before: ${deployed.before ?? "nothing"}`);
+  return deployed.version;
+}
+
+/** Returns the version that answers then. */
+export async function goBack(environment: Environment, options: DeployOptions, signal: AbortSignal): Promise<string> {
+  requireAnswers(options);
+  const parts = partsOf(environment, null, options, signal);
+  if (await parts.confirm(`Roll ${environment.worker} back?`)) return await rollBack(parts);
+  throw new Interrupted("nothing was changed");
+}
+
+function partsOf(
+  environment: Environment,
+  url: string | null,
+  options: DeployOptions,
+  signal: AbortSignal,
+): RollOutParts {
+  const key = process.env.SMOKE_KEY || null;
+  if (url !== null && key === null) say("SMOKE_KEY is not set: versions are tested without a completion");
+  const { artifacts } = options;
+  return {
+    environment,
+    platform: wranglerPlatform(environment),
+    smoke: (version, isPicked, stopped) =>
+      smokeTest({ url: url ?? "", worker: environment.worker, version, isPicked, key }, smokeLimits, stopped),
+    publish:
+      artifacts === undefined
+        ? null
+        : () => publishArtifacts(remoteStore(process.env, environment.bucket), artifacts, say, () => new Date()),
+    say,
+    confirm: async (question) => options.yes || (await isConfirmed(question, signal)),
+    signal,
+  };
+}
+
+function requireAnswers({ yes }: DeployOptions): void {
+  if (!yes && !process.stdin.isTTY)
+    throw new InvalidArgumentError("it asks before it changes anything; without a terminal give --yes");
+}
+
+async function isConfirmed(question: string, signal: AbortSignal): Promise<boolean> {
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  // A terminal in raw mode sends no signal.
+  terminal.on("SIGINT", () => process.kill(process.pid, "SIGINT"));
+  try {
+    return /^y(es)?$/i.test((await terminal.question(`${question} [y/N] `, { signal })).trim());
+  } catch (cause) {
+    if (signal.aborted) throw new Interrupted("stopped. Nothing was changed");
+    throw cause;
+  } finally {
+    terminal.close();
+  }
+}

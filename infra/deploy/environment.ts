@@ -1,0 +1,65 @@
+/** An environment of wrangler.toml, as a deployment needs it. Not here: what is deployed now. */
+import { existsSync } from "node:fs";
+import { unstable_readConfig as readWranglerConfig } from "wrangler";
+import { isLoopback } from "../../shared/loopback.ts";
+
+/** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
+interface WranglerConfig {
+  name: string;
+  definedEnvironments?: string[];
+  migrations: { tag: string }[];
+  routes?: (string | { pattern: string; custom_domain?: boolean })[];
+  vars: Record<string, unknown>;
+  r2_buckets: { binding: string; bucket_name?: string }[];
+  containers?: unknown[];
+}
+
+export interface Environment {
+  name: string;
+  configFile: string;
+  /** The Worker's name on the platform. */
+  worker: string;
+  /** Tags of its Durable Object migrations, oldest first. */
+  migrations: string[];
+  /** Where it answers, by its first custom domain; null where it has none. */
+  url: string | null;
+  bucket: string | null;
+  hasContainers: boolean;
+  /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
+  problems: string[];
+}
+
+/** Throws an Error that names the environments where there is no such one. */
+export function readEnvironment(configFile: string, name: string): Environment {
+  if (!existsSync(configFile)) throw new Error(`${configFile} is missing; deploy from a checkout`);
+  const names = (readWranglerConfig({ config: configFile }) as WranglerConfig).definedEnvironments ?? [];
+  if (!names.includes(name)) {
+    throw new Error(`wrangler.toml has no environment ${name}; it has ${names.join(", ") || "none"}`);
+  }
+  const config: WranglerConfig = readWranglerConfig({ config: configFile, env: name });
+  const domain = (config.routes ?? []).find((route) => typeof route === "object" && route.custom_domain);
+  return {
+    name,
+    configFile,
+    worker: config.name,
+    migrations: config.migrations.map(({ tag }) => tag),
+    url: typeof domain === "object" ? `https://${domain.pattern}` : null,
+    bucket: config.r2_buckets.find(({ binding }) => binding === "ARTIFACTS")?.bucket_name ?? null,
+    hasContainers: (config.containers ?? []).length > 0,
+    problems: problemsOf(name, String(config.vars.BACKEND_URLS ?? "")),
+  };
+}
+
+function problemsOf(name: string, backendUrls: string): string[] {
+  const hosts = [...backendUrls.matchAll(/https?:\/\/(\[[^\]]*\]|[^/:,\s]+)/g)].map(([, host]) => host);
+  return hosts
+    .filter((host) => isLoopback(host) || /(^|\.)example\.(com|net|org)$/.test(host))
+    .map(
+      (host) => `BACKEND_URLS of [env.${name}.vars] in wrangler.toml names ${host}; set it to your backends' addresses`,
+    );
+}
+
+/** Migrations that a deployment has yet to apply. All of them where `appliedTag` is null or unknown, as wrangler does. */
+export function pendingMigrations(migrations: readonly string[], appliedTag: string | null): string[] {
+  return migrations.slice(appliedTag === null ? 0 : migrations.indexOf(appliedTag) + 1);
+}

@@ -1,0 +1,99 @@
+/**
+ * Whether one version of the deployed edge works, asked from outside: which version answers, whether a backend is ready with
+ * the same artifacts, whether strangers are refused, and with an API key one completion. The header that picks a version works
+ * also for a version that answers no other request:
+ * https://developers.cloudflare.com/workers/versions-and-deployments/version-overrides/
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { z } from "zod";
+
+export interface SmokeTarget {
+  /** Origin of the deployed edge. */
+  url: string;
+  worker: string;
+  version: string;
+  /** Whether the version must be picked by a header; without one it must answer by itself. */
+  isPicked: boolean;
+  /** An API key of that edge; null: no completion is asked for. */
+  key: string | null;
+}
+
+export interface SmokeLimits {
+  /** Time for the platform to know the version everywhere, and for backends to be ready, in milliseconds. */
+  settleMs: number;
+  /** Interval of the attempts meanwhile, in milliseconds. */
+  retryMs: number;
+  /** Timeout of one request, in milliseconds. */
+  requestMs: number;
+}
+
+/** The platform names a couple of seconds until a version is known everywhere; a backend may be starting. */
+export const smokeLimits: SmokeLimits = { settleMs: 60_000, retryMs: 1000, requestMs: 30_000 };
+
+export class SmokeFailure extends Error {}
+
+const healthSchema = z.object({ version: z.string().optional() });
+const completionSchema = z.object({ usage: z.object({ completion_tokens: z.int().positive() }) });
+
+/** Throws a SmokeFailure that says what was asked and what came instead, or what `signal` was aborted with. */
+export async function smokeTest(target: SmokeTarget, limits: SmokeLimits, signal: AbortSignal): Promise<void> {
+  const { url, worker, version, isPicked, key } = target;
+  const picked = isPicked ? { "cloudflare-workers-version-overrides": `${worker}="${version}"` } : {};
+  const ask = async (path: string, init: RequestInit = {}) => {
+    const request = { ...init, headers: { ...picked, ...init.headers }, redirect: "manual" as const };
+    const timeout = AbortSignal.any([signal, AbortSignal.timeout(limits.requestMs)]);
+    const response = await fetch(`${url}${path}`, { ...request, signal: timeout }).catch((cause) => {
+      signal.throwIfAborted();
+      throw new SmokeFailure(`${url}${path} cannot be reached: ${cause.cause?.message ?? cause.message}`, { cause });
+    });
+    return { status: response.status, body: await response.text() };
+  };
+  const complete = (authorization: Record<string, string>) =>
+    ask("/v1/completions", {
+      method: "POST",
+      headers: { ...authorization, "content-type": "application/json" },
+      body: JSON.stringify({ model: "gpt2", prompt: "Ready", max_tokens: 1 }),
+    });
+
+  await untilPassed(limits, signal, async () => {
+    const { status, body } = await ask("/healthz");
+    const answered = healthSchema.safeParse(parsed(body)).data?.version;
+    if (status !== 200) throw new SmokeFailure(`/healthz was answered ${status}: ${body.slice(0, 200)}`);
+    if (answered !== version)
+      throw new SmokeFailure(`the version ${answered ?? "(none named)"} answered, not ${version}`);
+  });
+  await untilPassed(limits, signal, async () => {
+    const { status, body } = await ask("/readyz");
+    if (status !== 200) throw new SmokeFailure(`/readyz was answered ${status}: ${body.slice(0, 200)}`);
+  });
+  const stranger = await complete({});
+  if (stranger.status !== 401) {
+    throw new SmokeFailure(`a completion without a key was answered ${stranger.status}, not 401`);
+  }
+  if (key === null) return;
+  const { status, body } = await complete({ authorization: `Bearer ${key}` });
+  if (status !== 200 || !completionSchema.safeParse(parsed(body)).success) {
+    throw new SmokeFailure(`a completion was answered ${status}: ${body.slice(0, 200)}`);
+  }
+}
+
+/** Tries again until `limits.settleMs` have passed; then the last failure counts. */
+async function untilPassed(limits: SmokeLimits, signal: AbortSignal, attempt: () => Promise<void>): Promise<void> {
+  const endMs = performance.now() + limits.settleMs;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!(error instanceof SmokeFailure) || performance.now() >= endMs) throw error;
+    }
+    await sleep(limits.retryMs, undefined, { signal });
+  }
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,49 @@
+/** wrangler's command line as a child process, quiet and without questions. Not here: what its commands answer. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { text } from "node:stream/consumers";
+import { stripVTControlCharacters } from "node:util";
+import { quietWrangler } from "./quiet-wrangler.ts";
+
+const program = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
+
+/** A command of wrangler that failed. */
+export class WranglerError extends Error {
+  /** All that it wrote. */
+  readonly output: string;
+
+  constructor(message: string, output: string) {
+    super(message);
+    this.output = output;
+  }
+}
+
+/**
+ * Runs a command in `folder` and returns what it wrote to stdout. It has a process group of its own, so that Ctrl-C does not
+ * cut it off half-way through a change. Throws a WranglerError with wrangler's own words.
+ */
+export async function runWrangler(folder: string, args: readonly string[], variables = {}): Promise<string> {
+  const child = spawn(process.execPath, [program, ...args], {
+    cwd: folder,
+    env: { ...process.env, ...quietWrangler, NO_COLOR: "1", FORCE_COLOR: "0", ...variables },
+    stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
+  const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
+  if (code === 0) return stdout;
+  const output = stripVTControlCharacters(stderr + stdout);
+  // Its error, without the request to report a bug after it.
+  const said = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
+  const firstOption = args.findIndex((arg) => arg.startsWith("-"));
+  const command = args.slice(0, firstOption < 0 ? 3 : Math.min(firstOption, 3));
+  throw new WranglerError(`wrangler ${command.join(" ")}: ${said.replace(/\s+/g, " ") || `exit code ${code}`}`, output);
+}
+
+/** The JSON that a command printed, where something else may be said before it. */
+export function jsonIn(output: string): string {
+  const start = output.search(/[[{]/);
+  if (start < 0) throw new Error(`wrangler answered without JSON: ${output.slice(0, 200)}`);
+  return output.slice(start);
+}

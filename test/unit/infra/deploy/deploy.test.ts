@@ -1,0 +1,49 @@
+/** What a deployment refuses before its gates, which take minutes, and before anything outside this machine is asked. */
+import { expect, test, vi } from "vitest";
+import { type DeployOptions, deploy, goBack } from "../../../../infra/deploy/deploy.ts";
+import type { Environment } from "../../../../infra/deploy/environment.ts";
+import type { Gate } from "../../../../infra/deploy/gates.ts";
+
+const environment: Environment = {
+  name: "production",
+  configFile: "wrangler.toml",
+  worker: "edge-production",
+  migrations: ["v1"],
+  url: null,
+  bucket: null,
+  hasContainers: false,
+  problems: [],
+};
+const options: DeployOptions = { dryRun: false, yes: true, share: 10, watch: 60 };
+const signal = new AbortController().signal;
+const gate = { name: "tests", run: vi.fn<Gate["run"]>() } satisfies Gate;
+
+test.each<[string, Partial<Environment>, Partial<DeployOptions>, string]>([
+  ["a placeholder of a backend", { problems: ["BACKEND_URLS names x"] }, {}, "BACKEND_URLS names x"],
+  ["no address to test", {}, {}, "--url or EDGE_URL"],
+  ["nobody to ask", { url: "https://edge" }, { yes: false }, "--yes"],
+])("refused: %s", async (_, wrong, given, message) => {
+  const started = deploy({ ...environment, ...wrong }, { ...options, ...given }, [gate], signal);
+  await expect(started).rejects.toThrow(message);
+  expect(gate.run).not.toHaveBeenCalled();
+});
+
+test("a dry run passes the gates and only tells what a deployment would refuse", async () => {
+  gate.run.mockResolvedValue();
+  const said: string[] = [];
+  const write = vi.spyOn(process.stderr, "write").mockImplementation((text) => said.push(String(text)) > 0);
+  const wrong = { ...environment, problems: ["BACKEND_URLS names x"] };
+  const deployed = await deploy(wrong, { ...options, dryRun: true }, [gate], signal).finally(() => write.mockRestore());
+  expect(deployed).toBeNull();
+  expect(gate.run).toHaveBeenCalledOnce();
+  expect(said.join("")).toContain("BACKEND_URLS names x");
+});
+
+test("a gate that fails ends the deployment", async () => {
+  gate.run.mockRejectedValue(new Error("mend the tests above"));
+  await expect(deploy(environment, { ...options, dryRun: true }, [gate], signal)).rejects.toThrow("mend the tests");
+});
+
+test("going back asks, too", async () => {
+  await expect(goBack(environment, { ...options, yes: false }, signal)).rejects.toThrow("--yes");
+});

@@ -1,0 +1,242 @@
+/** The order of a deployment, and the way back from every step of it. */
+import { expect, test } from "vitest";
+import { Interrupted } from "../../../../gpu-backend/command-line.ts";
+import type { Environment } from "../../../../infra/deploy/environment.ts";
+import type { Platform, Shares } from "../../../../infra/deploy/platform.ts";
+import { type RollOutParts, rollBack, rollOut } from "../../../../infra/deploy/roll-out.ts";
+
+const options = { share: 10, watchMs: 0, watchEveryMs: 0 };
+const environment: Environment = {
+  name: "production",
+  configFile: "wrangler.toml",
+  worker: "edge-production",
+  migrations: ["v1", "v2"],
+  url: null,
+  bucket: null,
+  hasContainers: false,
+  problems: [],
+};
+
+/** A platform in memory: `history` is newest first; "old" was uploaded with the migration `tag`. */
+class FakePlatform implements Platform {
+  history: Shares[];
+  tag: string | null = "v2";
+  present = ["BACKEND_SECRETS"];
+  goesBack = true;
+  readonly calls: string[] = [];
+
+  constructor(history: Shares[] = [[["old", 100]]]) {
+    this.history = [...history];
+  }
+
+  deployments = async () => this.history;
+  migrationTag = async () => this.tag;
+  secrets = async () => this.present;
+
+  async upload() {
+    this.calls.push("upload");
+    return "new";
+  }
+
+  async setShares(shares: Shares) {
+    this.calls.push(shares.map(([version, percentage]) => `${version} ${percentage}`).join(", "));
+    this.history.unshift(shares);
+  }
+
+  async deployAll() {
+    this.calls.push("deploy all");
+    this.history.unshift([["new", 100]]);
+    return "new";
+  }
+
+  async rollBack(version: string) {
+    this.calls.push(`back to ${version}`);
+    if (!this.goesBack) throw new Error("a migration lies between");
+    this.history.unshift([[version, 100]]);
+  }
+
+  async applyRoutes() {
+    this.calls.push("routes");
+  }
+}
+
+function partsOf(platform: FakePlatform, overrides: Partial<RollOutParts> = {}): RollOutParts {
+  return {
+    environment,
+    platform,
+    smoke: async (version, isPicked) => void platform.calls.push(`smoke ${version}${isPicked ? " picked" : ""}`),
+    publish: null,
+    say: () => undefined,
+    confirm: async () => true,
+    signal: new AbortController().signal,
+    ...overrides,
+  };
+}
+
+const wholeWay = [
+  "upload",
+  "old 100, new 0",
+  "smoke new picked",
+  "old 90, new 10",
+  "smoke new picked",
+  "new 100",
+  "smoke new",
+  "routes",
+];
+
+test("a version is tested before it has requests, under a share of them, and with all", async () => {
+  const platform = new FakePlatform();
+  expect(await rollOut(partsOf(platform), options)).toEqual({ version: "new", before: "old" });
+  expect(platform.calls).toEqual(wholeWay);
+});
+
+test.each(wholeWay.slice(0, -1).map((call, i) => ({ call, i })))(
+  "a failure of step $i, `$call`, ends with the earlier version",
+  async ({ i }) => {
+    const platform = new FakePlatform();
+    const push = platform.calls.push.bind(platform.calls);
+    platform.calls.push = (call) => {
+      const length = push(call);
+      if (length === i + 1) throw new Error("broken");
+      return length;
+    };
+    await expect(rollOut(partsOf(platform), options)).rejects.toThrow("broken");
+    expect(platform.history[0]).toEqual([["old", 100]]);
+    // An upload that fails has changed nothing, so there is nothing to undo.
+    expect(platform.calls.at(-1)).toBe(i === 0 ? "upload" : "back to old");
+  },
+);
+
+test("routes that cannot be applied are named, and the version that was tested stays", async () => {
+  const platform = new FakePlatform();
+  platform.applyRoutes = async () => Promise.reject(new Error("no such zone"));
+  await expect(rollOut(partsOf(platform), options)).rejects.toThrow(
+    /new answers all requests.*no such zone.*triggers deploy/,
+  );
+  expect(platform.history[0]).toEqual([["new", 100]]);
+});
+
+test("who stops a deployment is told the state that it was left in", async () => {
+  const stop = new AbortController();
+  const platform = new FakePlatform();
+  const smoke = async (_: string, __: boolean, signal: AbortSignal) => {
+    stop.abort(new Interrupted("stopped"));
+    signal.throwIfAborted();
+  };
+  const stopped = rollOut(partsOf(platform, { smoke, signal: stop.signal }), options);
+  await expect(stopped).rejects.toThrow(Interrupted);
+  await expect(stopped).rejects.toThrow("old answers all requests");
+  expect(platform.history[0]).toEqual([["old", 100]]);
+});
+
+test("stopped or declined before the upload, nothing is changed", async () => {
+  for (const overrides of [{ confirm: async () => false }, { signal: AbortSignal.abort() }]) {
+    const platform = new FakePlatform();
+    await expect(rollOut(partsOf(platform, overrides), options)).rejects.toThrow(Interrupted);
+    expect(platform.calls).toEqual([]);
+  }
+});
+
+test("a migration is named and asked about; its version has all requests at once, and then its test", async () => {
+  const platform = new FakePlatform();
+  platform.tag = "v1";
+  const asked: string[] = [];
+  await rollOut(partsOf(platform, { confirm: async (question) => asked.push(question) > 0 }), options);
+  expect(asked[0]).toContain("It applies v2:");
+  expect(platform.calls).toEqual(["deploy all", "smoke new"]);
+});
+
+test("an environment with containers is deployed whole, since images are rolled out with it alone", async () => {
+  const platform = new FakePlatform();
+  await rollOut(partsOf(platform, { environment: { ...environment, hasContainers: true } }), options);
+  expect(platform.calls).toEqual(["deploy all", "smoke new"]);
+});
+
+test("where the platform does not go back over a migration, the error says what answers now", async () => {
+  const platform = new FakePlatform();
+  platform.tag = null;
+  platform.goesBack = false;
+  const smoke = async () => Promise.reject(new Error("no backend"));
+  const failed = rollOut(partsOf(platform, { smoke }), options);
+  await expect(failed).rejects.toThrow("no backend");
+  await expect(failed).rejects.toThrow("new may still answer requests");
+  expect(platform.calls.at(-1)).toBe("back to old");
+});
+
+test("a first deployment has nothing to go back to, and its failure says so", async () => {
+  const platform = new FakePlatform([]);
+  const smoke = async () => Promise.reject(new Error("no backend"));
+  await expect(rollOut(partsOf(platform, { smoke }), options)).rejects.toThrow("there is none to go back to");
+  expect(platform.calls).toEqual(["deploy all"]);
+});
+
+test("a missing secret is named with the command that sets it, before anything is changed", async () => {
+  const platform = new FakePlatform();
+  platform.present = [];
+  const command = "npx wrangler secret put BACKEND_SECRETS --env production";
+  await expect(rollOut(partsOf(platform), options)).rejects.toThrow(command);
+  expect(platform.calls).toEqual([]);
+});
+
+test("a deployment that was left half-way is named, and --rollback ends it", async () => {
+  const half: Shares = [
+    ["old", 90],
+    ["new", 10],
+  ];
+  const platform = new FakePlatform([half, [["old", 100]], [["older", 100]]]);
+  await expect(rollOut(partsOf(platform), options)).rejects.toThrow(/old 90 %, new 10 %.*--rollback/);
+  expect(await rollBack(partsOf(platform))).toBe("old");
+  expect(await rollBack(partsOf(platform))).toBe("older");
+});
+
+test("--rollback never goes to a version that was itself taken back", async () => {
+  const taken: Shares[] = [
+    [["old", 100]],
+    [["bad", 100]],
+    [
+      ["old", 100],
+      ["bad", 0],
+    ],
+    [["old", 100]],
+    [["older", 100]],
+  ];
+  expect(await rollBack(partsOf(new FakePlatform(taken)))).toBe("older");
+  const next: Shares[] = [
+    [["new", 100]],
+    [
+      ["old", 90],
+      ["new", 10],
+    ],
+    [
+      ["old", 100],
+      ["new", 0],
+    ],
+    ...taken,
+  ];
+  expect(await rollBack(partsOf(new FakePlatform(next)))).toBe("old");
+  const atOnce: Shares[] = [[["new", 100]], ...taken];
+  expect(await rollBack(partsOf(new FakePlatform(atOnce)))).toBe("old");
+});
+
+test("--rollback goes back over a version that was tested only, and fails where there is nothing earlier", async () => {
+  const tested: Shares = [
+    ["old", 100],
+    ["new", 0],
+  ];
+  expect(await rollBack(partsOf(new FakePlatform([[["new", 100]], tested])))).toBe("old");
+  await expect(rollBack(partsOf(new FakePlatform()))).rejects.toThrow("no earlier version");
+});
+
+test("artifacts that were published with a deployment are taken back with it", async () => {
+  const platform = new FakePlatform();
+  const publish = async () => {
+    platform.calls.push("publish");
+    return async () => void platform.calls.push("artifacts back");
+  };
+  const smoke = async () => Promise.reject(new Error("no backend"));
+  await expect(rollOut(partsOf(platform, { publish, smoke }), options)).rejects.toThrow("no backend");
+  expect([platform.calls[0], platform.calls.at(-1)]).toEqual(["publish", "artifacts back"]);
+  platform.calls.length = 0;
+  await rollOut(partsOf(platform, { publish }), options);
+  expect(platform.calls).toEqual(["publish", ...wholeWay]);
+});
