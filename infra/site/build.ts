@@ -5,6 +5,7 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import path from "node:path";
 import { promisify } from "node:util";
 import { siteLinks } from "./links.ts";
@@ -69,7 +70,10 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
     await cp(path.join(root, image), path.join(work, "public/images", path.basename(image)));
   }
   await symlink(path.join(root, "node_modules"), path.join(work, "node_modules"));
-  const command = path.join(root, "node_modules/vitepress/bin/vitepress.js");
+  const command = path.join(
+    path.dirname(createRequire(import.meta.url).resolve("vitepress/package.json")),
+    "bin/vitepress.js",
+  );
   try {
     await promisify(execFile)(process.execPath, [command, "build", work], { cwd: work });
   } catch (cause) {
