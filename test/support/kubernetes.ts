@@ -1,6 +1,7 @@
 /** Kubernetes objects as Kustomize renders them, and what their schemas say of them. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
+import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 import { StatefulSet } from "kubernetes-models/apps/v1/StatefulSet";
 import { NetworkPolicy } from "kubernetes-models/networking.k8s.io/v1/NetworkPolicy";
@@ -8,7 +9,15 @@ import { PodDisruptionBudget } from "kubernetes-models/policy/v1/PodDisruptionBu
 import { Service } from "kubernetes-models/v1/Service";
 import { type Document, parseAllDocuments } from "yaml";
 
-const schemas = [StatefulSet, Service, PodDisruptionBudget, NetworkPolicy, ScaledObject, ServiceMonitor];
+const schemas = [
+  StatefulSet,
+  Service,
+  PodDisruptionBudget,
+  NetworkPolicy,
+  ScaledObject,
+  ServiceMonitor,
+  PrometheusRule,
+];
 
 /** Tests that need it are skipped where it is not installed (Debian's package `kustomize`). */
 export const hasKustomize = spawnSync("kustomize", ["version"]).status === 0;

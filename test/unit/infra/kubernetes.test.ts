@@ -1,5 +1,5 @@
 /** The overlays as Kustomize renders them: valid objects, whose ports, paths, settings and numbers are those of the code. */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { regions } from "../../../edge/platform/region.ts";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
@@ -11,6 +11,7 @@ import { gpt2Config } from "../../bench/model.ts";
 import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
 import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
 
+const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
 const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
 const overlays = readdirSync(folder);
 /** Empty where Kustomize is not installed. */
@@ -21,8 +22,8 @@ const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => k
 
 /** Seconds that ending the fitter (2), the connections (1) and the traces (5) may take after the last sequence. */
 const closingSeconds = 8;
-/** Milliseconds a token at the slowest pace that the alert ChameleonTokensSlow permits. */
-const tokenMs = 100;
+/** Milliseconds a token at the slowest pace that does not raise an alert. */
+const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
 
 const preset = readConfig({});
 const app = createApp({} as AppParts);
