@@ -1,42 +1,25 @@
-/** The container files and the dashboard against the code: command, port, settings, health check, metrics. */
+/** compose.yaml and the dashboard against the code: port, settings, metrics. The images have a test of their own. */
 import { readFileSync } from "node:fs";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { parse } from "yaml";
 import { EdgeMetrics } from "../../../edge/observability/edge-metrics.ts";
 import { readConfig } from "../../../gpu-backend/config.ts";
-import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
 import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
 
 const root = `${import.meta.dirname}/../../..`;
 const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
 
 const preset = readConfig({});
-const app = createApp({} as AppParts);
-const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
 /** Every setting that config.ts knows, as it is written there. */
 const settings = [...read("gpu-backend/config.ts").matchAll(/^ {2}([A-Z_]+):/gm)].map(([, name]) => name);
 
-test("the image runs what `npm run backend` runs, as nobody special, with production packages only", () => {
-  const dockerfile = read("infra/Dockerfile");
-  expect(dockerfile).toMatch(/^CMD \["node", "gpu-backend\/main\.ts"\]$/m);
-  expect(read("infra/commands.mjs")).toMatch(/backend: \[".*", "gpu-backend\/main\.ts"\]/);
-  expect(dockerfile).toMatch(/^USER node$/m);
-  expect(dockerfile).toMatch(/^RUN npm ci --omit=dev --omit=optional/m);
-  expect(dockerfile).toContain(`EXPOSE ${preset.port}\n`);
-  const variables = /^ENV (.*)$/m
-    .exec(dockerfile)![1]
-    .split(" ")
-    .map((pair) => pair.split("="));
-  const environment = Object.fromEntries(variables.filter(([name]) => name !== "NODE_ENV"));
-  expect(readConfig(environment)).toEqual({ ...preset, host: "0.0.0.0" });
-  const [probe] = /^HEALTHCHECK.*?\n {2}CMD ([^\n]*)$/ms.exec(dockerfile)!.slice(1);
-  expect(JSON.parse(probe)[2]).toContain(`?? ${preset.port}}/readyz`);
-  expect(getPaths).toContain("/readyz");
-});
-
 test("compose publishes the port on loopback, and sets what config.ts knows", () => {
   const { backend } = parse(read("infra/compose.yaml")).services;
-  expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile" });
+  expect(backend.build).toEqual({ context: "..", dockerfile: "infra/Dockerfile", target: "cpu" });
+  expect(backend.image).toBe("chameleon-backend:cpu");
+  // The only folder that the image may write to.
+  expect(backend.tmpfs).toEqual([`/app/${preset.dataDirectory}`]);
+  expect(backend.read_only).toBe(true);
   expect(backend.ports).toEqual([`127.0.0.1:${preset.port}:${preset.port}`]);
   expect(settings).toEqual(expect.arrayContaining(Object.keys(backend.environment)));
   const given = Object.entries<string | null>(backend.environment).filter(([, value]) => value !== null);
