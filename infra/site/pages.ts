@@ -34,6 +34,8 @@ export const sections: readonly Section[] = [
     title: "How to",
     pages: [
       file("how-to/operate", "Deploy and operate", "infra/docs/operations.md"),
+      file("how-to/fleet", "A fleet of backends", "infra/docs/fleet.md"),
+      file("how-to/runbook", "Runbook", "infra/docs/runbook.md"),
       file("how-to/train", "Train on your text", "gpu-backend/training/TRAINING.md"),
       file("how-to/models", "Bring another GPT-2", "gpu-backend/MODELS.md"),
       file("how-to/tenants", "Tenants and limits", "edge/tenants/TENANTS.md"),
