@@ -1,6 +1,10 @@
 /** The overlays as Kustomize renders them: valid objects, whose ports, paths, settings and numbers are those of the code. */
-import { readdirSync, readFileSync } from "node:fs";
-import { describe, expect, test } from "vitest";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { stringify } from "yaml";
 import { regions } from "../../../edge/platform/region.ts";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
 import { memorySentence, planMemory } from "../../../gpu-backend/engine/memory-plan.ts";
@@ -25,6 +29,7 @@ const closingSeconds = 8;
 /** Milliseconds a token at the slowest pace that does not raise an alert. */
 const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
 
+const hasPromtool = spawnSync("promtool", ["--version"]).status === 0;
 const preset = readConfig({});
 const app = createApp({} as AppParts);
 const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
@@ -183,6 +188,60 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
     expect(fallback.replicas).toBeLessThanOrEqual(maxReplicaCount);
   });
 });
+
+/** Series of each of two pods: running and waiting sequences, and those that waited for at most 1 and 2.5 s. */
+const fleets: Record<string, { series: Record<string, string>; expected: [slots: number | null, queueTime: number] }> =
+  {
+    "has nothing to do": {
+      series: { running: "0x20", waiting: "0x20", le1: "5x20", le2: "5x20" },
+      expected: [0, 0],
+    },
+    "is busy, and sequences wait for 1 to 2.5 s": {
+      series: { running: "32x20", waiting: "4x20", le1: "0x20", le2: "0+60x20" },
+      // (32 + 4) x 2 pods; 2 pods x (1 s + 0.95 of the bucket's 1.5 s).
+      expected: [72, 2 * (1 + 0.95 * 1.5)],
+    },
+    "is not scraped": { series: {}, expected: [null, 0] },
+  };
+
+test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
+  "the queries that scale have the right value where a fleet %s",
+  (_, { series, expected }) => {
+    const scaled = rendered.get("cpu")!.find(({ kind }) => kind === "ScaledObject")!;
+    const names = { running: "vllm:num_requests_running", waiting: "vllm:num_requests_waiting" };
+    const bucket = "vllm:request_queue_time_seconds_bucket";
+    const labels = (pod: string, le = "") => `{namespace="chameleon", instance="${pod}"${le && `, le="${le}"`}}`;
+    const inputs = ["a", "b"].flatMap((pod) => [
+      [names.running + labels(pod), series.running],
+      [names.waiting + labels(pod), series.waiting],
+      [bucket + labels(pod, "1"), series.le1],
+      [bucket + labels(pod, "2.5"), series.le2],
+      [bucket + labels(pod, "+Inf"), series.le2],
+      // Another fleet's, which must not count.
+      [names.running + labels(pod).replace("chameleon", "other"), "900x20"],
+    ]);
+    const tests = [
+      {
+        interval: "1m",
+        input_series: inputs.filter(([, values]) => values).map(([series, values]) => ({ series, values })),
+        promql_expr_test: scaled.spec.triggers.map(({ metadata }: KubernetesObject, i: number) => ({
+          expr: metadata.query,
+          eval_time: "10m",
+          exp_samples: expected[i] === null ? [] : [{ labels: "{}", value: expected[i] }],
+        })),
+      },
+    ];
+    const directory = mkdtempSync(path.join(tmpdir(), "chameleon-queries-"));
+    onTestFinished(() => rmSync(directory, { recursive: true }));
+    writeFileSync(`${directory}/tests.yaml`, stringify({ tests }));
+    const { status, stdout } = spawnSync("promtool", ["test", "rules", `${directory}/tests.yaml`], {
+      encoding: "utf8",
+    });
+    expect(status, stdout).toBe(0);
+    // An answer without a value is an error to KEDA only where it is told so.
+    expect(scaled.spec.triggers[0].metadata.ignoreNullValues).toBe("false");
+  },
+);
 
 describe.skipIf(!hasKustomize)("overlays", () => {
   test("have namespaces of their own, so that several fit into a cluster", () => {
