@@ -10,7 +10,7 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
-import { type BatchRequest, frameSchema, samplingSchema } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, frameSchema, greedySampling } from "../../shared/contracts/inference.ts";
 import { type BuiltImage, buildImage, commandLineOf } from "./build.ts";
 import { inspect } from "./contents.ts";
 
@@ -89,11 +89,14 @@ async function firstLine(stream: NodeJS.ReadableStream): Promise<string | null> 
 
 /** Tokens of a completion of the base model. */
 async function complete(url: string, manifestHash: string): Promise<number> {
-  const sampling = samplingSchema.parse({
-    ...{ temperature: 0, topP: 1, seed: 0, stop: [], logprobs: null, presencePenalty: 0, frequencyPenalty: 0 },
-    ...{ repetitionPenalty: 1, logitBias: [] },
-  });
-  const sequence = { id: "a", tenant: "image", promptIds: [1, 2, 3], continuedIds: [], maxTokens: 8, sampling };
+  const sequence = {
+    id: "a",
+    tenant: "image",
+    promptIds: [1, 2, 3],
+    continuedIds: [],
+    maxTokens: 8,
+    sampling: greedySampling,
+  };
   const batch: BatchRequest = {
     ...{ version: 1, manifestHash, centroidId: null },
     sequences: [{ ...sequence, promptLogprobs: false, compare: false }],
