@@ -110,6 +110,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/main.ts": ["@hono/node-server"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
+  "infra/image": ["commander", "dockerfile-ast", "node:"],
   infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 

@@ -1,6 +1,7 @@
 /** What Prometheus sees. vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { type BatchRequest, ownAdaptersOf } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, finishReasonSchema, ownAdaptersOf } from "../../shared/contracts/inference.ts";
+import { errorKinds } from "../../shared/errors.ts";
 import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
 import type { MemoryPlan } from "../engine/memory-plan.ts";
@@ -92,6 +93,8 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
     labelNames: ["outcome"],
     registers,
   });
+  // From 0, so that a rate counts the first of each kind, too.
+  for (const outcome of [...finishReasonSchema.options, ...errorKinds]) sequences.inc({ outcome }, 0);
 
   const requestTimes = (name: string, help: string) =>
     new Histogram({ name: `vllm:${name}_seconds`, help, buckets: requestSeconds, registers });

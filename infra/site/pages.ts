@@ -35,6 +35,8 @@ export const sections: readonly Section[] = [
     pages: [
       file("how-to/deploy", "Deploy", "infra/docs/deploy.md"),
       file("how-to/operate", "Operate", "infra/docs/operations.md"),
+      file("how-to/fleet", "A fleet of backends", "infra/docs/fleet.md"),
+      file("how-to/runbook", "Runbook", "infra/docs/runbook.md"),
       file("how-to/train", "Train on your text", "gpu-backend/training/TRAINING.md"),
       file("how-to/models", "Bring another GPT-2", "gpu-backend/MODELS.md"),
       file("how-to/tenants", "Tenants and limits", "edge/tenants/TENANTS.md"),

