@@ -183,6 +183,25 @@ export function readConfig(
   };
 }
 
+/**
+ * Variables that child processes of the backend inherit: what the loader, the allocator, Node, threads and GPU drivers read.
+ * Settings reach a child in its first message; secrets stay in the parent, since a native fault may leave a child's memory in
+ * a core dump.
+ */
+const childVariables = [
+  /^(PATH|HOME|USERPROFILE|APPDATA|LOCALAPPDATA|SYSTEMROOT|WINDIR|TMPDIR|TEMP|TMP|TZ|LANG|LC_\w+)$/i,
+  /^(LD|DYLD|MALLOC|OMP|ORT|UV|VK|MESA|LIBGL|CUDA|NVIDIA|XDG)_\w+$/,
+  /^(GLIBC_TUNABLES|DISPLAY|WAYLAND_DISPLAY)$/,
+  // By name: NODE_AUTH_TOKEN is npm's.
+  /^NODE_(OPTIONS|V8_COVERAGE|COMPILE_CACHE|DISABLE_COMPILE_CACHE|NO_WARNINGS|ENV|ICU_DATA)$/,
+];
+
+/** The environment of the backend's child processes. */
+export function childEnvironment(environment: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
+  const isInherited = ([name]: [string, unknown]) => childVariables.some((pattern) => pattern.test(name));
+  return Object.fromEntries(Object.entries(environment).filter(isInherited));
+}
+
 function credentialsOf(values: { AWS_ACCESS_KEY_ID?: string; AWS_SECRET_ACCESS_KEY?: string }) {
   const { AWS_ACCESS_KEY_ID: accessKeyId, AWS_SECRET_ACCESS_KEY: secretAccessKey } = values;
   return accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey } : null;

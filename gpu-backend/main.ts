@@ -10,7 +10,7 @@ import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import { type BackendConfig, chunkTokens, environmentSchema, readConfig } from "./config.ts";
+import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, readConfig } from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
@@ -75,6 +75,7 @@ async function run(config: BackendConfig): Promise<void> {
     stats: () => sets.stats,
     manifests: () => ({ all: sets.manifests, first: sets.info?.manifestHash ?? null }),
   });
+  const environment = childEnvironment();
   const start = async (artifactsDirectory: string) => {
     const { maxSequences, maxQueue, stepTokens } = config;
     const limits = { maxSequences, maxQueue, stepTokens, chunkTokens };
@@ -85,7 +86,7 @@ async function run(config: BackendConfig): Promise<void> {
     // Secrets stay here: the engine's process is the one whose memory a native fault may leave in a core dump.
     const { secrets, artifactStore, otlp, ...open } = config;
     const settings = { ...open, kvBytes: memory.kvBytes, limits, artifactsDirectory };
-    return startSet(settings, { observer, now, stallMs: config.stallMs });
+    return startSet(settings, { observer, now, stallMs: config.stallMs, environment });
   };
   const follower = config.artifactStore && followerOf(config, config.artifactStore, { sets, start, now, metrics, log });
   const adapters = new InstantAdapters({

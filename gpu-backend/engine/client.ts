@@ -50,6 +50,8 @@ export interface EngineClientParts {
    * killed. The longest step takes seconds, and so does making the adapter that a sequence waits for.
    */
   stallMs: number;
+  /** Environment of the engine's process. */
+  environment: NodeJS.ProcessEnv;
   /** Script of the process; the engine's by default. */
   script?: URL;
 }
@@ -79,12 +81,12 @@ export class EngineClient {
   #allEnded: (() => void) | null = null;
   #lastStepMs = Number.NEGATIVE_INFINITY;
 
-  constructor(settings: EngineSettings, { observer, now, stallMs, script }: EngineClientParts) {
+  constructor(settings: EngineSettings, { observer, now, stallMs, environment, script }: EngineClientParts) {
     this.#observer = observer;
     this.#now = now;
     this.#stallMs = stallMs;
     this.#supervisor = new EngineSupervisor(settings, {
-      ...{ observer, now, script },
+      ...{ observer, now, environment, script },
       onMessage: (message) => this.#onMessage(message),
       onEnd: () => this.#onEnd(),
     });

@@ -4,6 +4,7 @@
  * (client.ts), and what the process does (process.ts).
  */
 import { type ChildProcess, fork } from "node:child_process";
+import { settlesWithin } from "../../shared/settles-within.ts";
 import type { EngineInfo, EngineSettings, FromEngine, ToEngine } from "./messages.ts";
 import { unavailable } from "./refusals.ts";
 
@@ -15,6 +16,8 @@ export const firstRestartMs = 250;
 const mostRestartMs = 30_000;
 /** An engine that has run this long, in milliseconds, was healthy: its failure counts as a first one. More than `mostRestartMs`. */
 export const stableMs = 60_000;
+/** Timeout for a killed process to end, in milliseconds: one that waits for a device or a disk ends only after that. */
+export const stopMs = 2000;
 
 /** What the supervisor itself does not handle. */
 export type EngineMessage = Exclude<FromEngine, { type: "ready" | "failed" }>;
@@ -43,6 +46,8 @@ interface SupervisorParts {
   observer: SupervisorObserver;
   /** A monotonic clock, in milliseconds. */
   now(): number;
+  /** Environment of the process. */
+  environment: NodeJS.ProcessEnv;
   /** Script of the process; the engine's by default. */
   script?: URL;
   onMessage(message: EngineMessage): void;
@@ -117,13 +122,13 @@ export class EngineSupervisor {
     this.#child?.kill("SIGKILL");
   }
 
-  /** Ends the process for good, at once: nothing in it is worth a wait. */
+  /** Kills the process for good. Resolves when it has ended, or after `stopMs`. */
   async close(): Promise<void> {
     this.#isClosed = true;
     process.off("exit", this.#killAtExit);
     clearTimeout(this.#timer);
     this.kill("was closed");
-    await this.#ended;
+    await settlesWithin(this.#ended, stopMs);
   }
 
   #start(): void {
@@ -154,10 +159,11 @@ export class EngineSupervisor {
 
   /** null where the system has no memory for one more process: it is tried again like after any failure. */
   #fork(): ChildProcess | null {
-    const { script = new URL("./process.ts", import.meta.url) } = this.#parts;
+    const { script = new URL("./process.ts", import.meta.url), environment } = this.#parts;
     try {
       // The argument is for whoever looks at the list of processes. stdout is the parent's alone.
       return fork(script, [this.#settings.artifactsDirectory], {
+        env: environment,
         serialization: "advanced",
         stdio: ["ignore", 2, 2, "ipc"],
       });

@@ -2,19 +2,21 @@
  * An engine's process that dies, hangs or does not start, played by a script: whoever waits for it hears of it in bounded time,
  * it is started again, and none is left.
  */
+import { ChildProcess } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { EngineClient } from "../../gpu-backend/engine/client.ts";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
-import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/engine/supervisor.ts";
+import { type EngineFailure, firstRestartMs, stableMs, startMs, stopMs } from "../../gpu-backend/engine/supervisor.ts";
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { isRunning } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
 import type { Fault, Script } from "../support/scripted-engine.ts";
 
 const stallMs = 1000;
+const environment = { LC_ALL: "C" };
 const script = new URL("../support/scripted-engine.ts", import.meta.url);
 const batch = (id: string): BatchRequest => ({
   version: 1,
@@ -34,6 +36,7 @@ beforeEach(() => {
 });
 afterEach(async () => {
   vi.useRealTimers();
+  vi.restoreAllMocks();
   for (const one of closing.splice(0)) await one.close(0);
   expect(pids().filter(isRunning)).toEqual([]);
   rmSync(folder, { recursive: true });
@@ -59,7 +62,7 @@ function client(then: Script["then"], starts: Script["starts"] = ["ready"]) {
     engineReady: () => {},
     engineFailed: (failure: EngineFailure) => void failures.push(failure),
   };
-  const made = new EngineClient(settings, { observer, now: () => nowMs, stallMs, script });
+  const made = new EngineClient(settings, { observer, now: () => nowMs, stallMs, environment, script });
   closing.push(made);
   const frames: Frame[] = [];
   return {
@@ -183,6 +186,16 @@ describe("an engine that hangs", () => {
     expect(() => client.requireServing()).toThrow(/shutting down/);
   });
 
+  test("and outlives its kill is not waited for", async () => {
+    const { client } = await started("wait");
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    vi.spyOn(ChildProcess.prototype, "kill").mockReturnValue(true);
+    const closed = client.close(0);
+    await vi.advanceTimersByTimeAsync(stopMs);
+    await closed;
+    expect(pids().filter(isRunning)).toEqual(pids());
+  });
+
   test("keeps nobody waiting for hidden states", async () => {
     const { client } = await started("wait");
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
@@ -192,6 +205,12 @@ describe("an engine that hangs", () => {
     await refusal;
     expect(vi.getTimerCount()).toBe(0);
   });
+});
+
+test("an engine's process gets the environment that it was given, and no other", async () => {
+  const { environment: seen } = (await started("done")).client.info as unknown as { environment: NodeJS.ProcessEnv };
+  expect(seen).toMatchObject(environment);
+  expect(seen).not.toHaveProperty("PATH");
 });
 
 describe("an engine that does not start the first time", () => {

@@ -17,9 +17,11 @@ const close = async (client: FitClient) => {
   await client.close();
   if (pid !== null) expect(isAlive(pid)).toBe(false);
 };
+/** Not the test's own, which holds whatever the machine sets. */
+const environment = { LC_ALL: "C" };
 const fitter = (then: string, fitMs?: number) => {
   const folders = { modelDirectory: "", artifactsDirectory: "", then };
-  const client = new FitClient(folders, { script, fitMs });
+  const client = new FitClient(folders, { script, fitMs, environment });
   onTestFinished(async () => {
     vi.useRealTimers();
     await close(client);
@@ -45,6 +47,20 @@ describe("a fitter that hangs", () => {
     await close(client);
     await refusal;
   });
+});
+
+test("a fitter's process gets the environment that it was given, and no other", async () => {
+  const seen = await fitter("environment").fit(request);
+  expect(seen).toMatchObject(environment);
+  expect(seen).not.toHaveProperty("PATH");
+});
+
+test("a closed fitter starts no process", async () => {
+  const client = fitter("answer");
+  await close(client);
+  expect(() => client.requireRoom()).toThrow("shutting down");
+  await expect(async () => client.fit(request)).rejects.toMatchObject({ kind: "backend_unavailable" });
+  expect(client.pid).toBeNull();
 });
 
 describe("an idle fitter", () => {

@@ -14,7 +14,7 @@ process.once("disconnect", () => process.exit());`,
 );
 const failed = Promise.withResolvers<string>();
 const supervisor = new EngineSupervisor({ artifactsDirectory: folder } as EngineSettings, {
-  ...{ script: new URL(`file://${script}`), now: () => performance.now(), onMessage() {}, onEnd() {} },
+  ...{ script: new URL(`file://${script}`), environment: {}, now: () => performance.now(), onMessage() {}, onEnd() {} },
   observer: {
     engineReady() {},
     engineFailed({ how }) {
@@ -36,7 +36,7 @@ supervisor.kill("was ended by a test");
 const taking = setInterval(take, 5);
 process.stdout.write(`engine ${await failed.promise}\n`);
 await supervisor.close();
-const fitter = new FitClient({ modelDirectory: folder, artifactsDirectory: folder });
+const fitter = new FitClient({ modelDirectory: folder, artifactsDirectory: folder }, { environment: {} });
 const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
 await fitter.fit(request).catch((error: Error) => process.stdout.write(`fit ${error.message}\n`));
 clearInterval(taking);

@@ -26,7 +26,7 @@ process.once("message", ({ settings }: { settings: Script }) => {
     else process.send!({ type: "frames", frames: then === "done" ? done : [], report, stats: {} });
   });
   const manifestHash = (start === "ready" ? "a" : "b").repeat(64);
-  process.send!({ type: "ready", info: { manifestHash, manifest: { centroids: [] } } });
+  process.send!({ type: "ready", info: { manifestHash, manifest: { centroids: [] }, environment: process.env } });
 });
 // As engines do.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});

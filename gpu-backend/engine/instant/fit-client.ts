@@ -6,6 +6,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { ServiceError } from "../../../shared/errors.ts";
 import { settlesWithin } from "../../../shared/settles-within.ts";
 import { unavailable } from "../refusals.ts";
+import { stopMs } from "../supervisor.ts";
 import type { FitAnswer, FitFolders } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
 
@@ -18,10 +19,10 @@ const fitMs = 60_000;
  * next fit reads again in seconds.
  */
 export const idleMs = 60_000;
-/** Timeout for the process to end, in milliseconds. */
-const stopMs = 2000;
 
 interface FitClientParts {
+  /** Environment of the process. */
+  environment: NodeJS.ProcessEnv;
   /** Script of the process; the fitter's by default. */
   script?: URL;
   fitMs?: number;
@@ -35,8 +36,9 @@ export class FitClient {
   readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
   /** Timeout of the running fit or, without one, of the idle process. */
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #isClosed = false;
 
-  constructor(folders: FitFolders, parts: FitClientParts = {}) {
+  constructor(folders: FitFolders, parts: FitClientParts) {
     this.#folders = folders;
     this.#parts = parts;
   }
@@ -46,8 +48,9 @@ export class FitClient {
     return this.#child?.pid ?? null;
   }
 
-  /** Throws `overloaded` when the maximum number of fits is pending. */
+  /** Throws `overloaded` when the maximum number of fits is pending, and `backend_unavailable` after `close`. */
   requireRoom(): void {
+    if (this.#isClosed) throw closed();
     if (this.#waiting.length < maximumFits) return;
     throw new ServiceError(
       "overloaded",
@@ -70,9 +73,10 @@ export class FitClient {
     return waiting.promise;
   }
 
-  /** Kills the process and fails all fits. Resolves when it has ended, or after `stopMs`. */
+  /** Kills the process, fails all fits, and refuses new ones. Resolves when it has ended, or after `stopMs`. */
   async close(): Promise<void> {
-    const ending = this.#drop(unavailable("The backend is shutting down."));
+    this.#isClosed = true;
+    const ending = this.#drop(closed());
     if (ending !== null) await settlesWithin(ending, stopMs);
   }
 
@@ -104,6 +108,7 @@ export class FitClient {
       this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
       [JSON.stringify(this.#folders)],
       {
+        env: this.#parts.environment,
         serialization: "advanced",
         stdio: ["ignore", 2, 2, "ipc"],
       },
@@ -135,4 +140,8 @@ export class FitClient {
     child.channel?.unref();
     return child;
   }
+}
+
+function closed(): ServiceError {
+  return unavailable("The backend is shutting down.");
 }

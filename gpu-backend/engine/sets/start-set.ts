@@ -14,7 +14,7 @@ export async function startSet(settings: EngineSettings, parts: EngineClientPart
   const engine = new EngineClient(settings, parts);
   try {
     const info = await engine.ready;
-    const fitter = new FitClient({ modelDirectory, artifactsDirectory });
+    const fitter = new FitClient({ modelDirectory, artifactsDirectory }, { environment: parts.environment });
     return {
       ...{ info, engine, fitter },
       async close(limitMs) {

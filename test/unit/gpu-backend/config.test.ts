@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { readConfig } from "../../../gpu-backend/config.ts";
+import { childEnvironment, environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
 
 test("an empty environment gives a backend on loopback with the embedded model", () => {
   const config = readConfig({});
@@ -33,4 +33,11 @@ test.each([
 
 test("every variable at fault is named", () => {
   expect(() => readConfig({ THREADS: "x", DRAIN_MS: "y" })).toThrow(/THREADS.*DRAIN_MS/);
+});
+
+test("child processes inherit what the system reads, and neither settings nor secrets", () => {
+  const foreign = ["AWS_SESSION_TOKEN", "HF_TOKEN", "NODE_AUTH_TOKEN", "CLOUDFLARE_API_TOKEN", "HTTPS_PROXY"];
+  const given = Object.fromEntries([...Object.keys(environmentSchema.shape), ...foreign].map((name) => [name, "x"]));
+  const inherited = { PATH: "/bin", LD_LIBRARY_PATH: "/lib", NODE_OPTIONS: "--no-warnings", CUDA_VISIBLE_DEVICES: "0" };
+  expect(childEnvironment({ ...given, ...inherited })).toEqual(inherited);
 });
