@@ -46,8 +46,8 @@ export interface EngineClientParts {
   /** A monotonic clock, in milliseconds. */
   now(): number;
   /**
-   * Milliseconds without a finished step, while a sequence is open, after which the engine counts as hung and its process is
-   * killed. The longest step takes seconds, and so does making the adapter that a sequence waits for.
+   * Milliseconds without a finished pass, while a sequence is open, after which the engine counts as hung and its process is
+   * killed. The longest pass takes seconds, and so does making the adapter that a sequence waits for.
    */
   stallMs: number;
   /** Environment of the engine's process. */
@@ -79,7 +79,7 @@ export class EngineClient {
   #stats: EngineStats | null = null;
   #isClosing = false;
   #allEnded: (() => void) | null = null;
-  #lastStepMs = Number.NEGATIVE_INFINITY;
+  #lastPassMs = Number.NEGATIVE_INFINITY;
 
   constructor(settings: EngineSettings, { observer, now, stallMs, environment, script }: EngineClientParts) {
     this.#observer = observer;
@@ -214,17 +214,21 @@ export class EngineClient {
     }
   }
 
-  /** Kills an engine that has finished no step for too long although a sequence is open. */
+  /** Kills an engine that has finished no pass for too long although a sequence is open. */
   #killStalled(): void {
     const [oldest] = this.#open.values();
-    const stalledMs = oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastStepMs) : 0;
+    const stalledMs = oldest ? this.#now() - Math.max(oldest.sinceMs, this.#lastPassMs) : 0;
     if (stalledMs < this.#stallMs) return;
-    const how = `finished no step for ${this.#stallMs} ms`;
+    const how = `finished no pass for ${this.#stallMs} ms`;
     this.#supervisor.kill(how);
     this.#failOpen(unavailable(`The engine ${how} while it served this request.`));
   }
 
   #onMessage(message: EngineMessage): void {
+    if (message.type === "progress") {
+      this.#lastPassMs = this.#now();
+      return;
+    }
     if (message.type === "fault") {
       this.#observer.sequenceFaulted(message.description);
       return;
@@ -236,7 +240,7 @@ export class EngineClient {
     this.#observer.statsChanged(message.stats, this.#stats);
     this.#stats = message.stats;
     if (message.report) {
-      this.#lastStepMs = this.#now();
+      this.#lastPassMs = this.#now();
       this.#observer.phaseRan(message.report);
     }
     this.#deliver(message.frames);

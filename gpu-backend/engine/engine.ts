@@ -41,6 +41,8 @@ export interface EngineParts {
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
+  /** A pass has finished, and more of its phase may follow before `emit` reports that. */
+  progressed?(): void;
   /** A sequence ended because it cannot be computed; `error.cause` is what was thrown. */
   faulted?(error: ServiceError): void;
 }
@@ -167,6 +169,7 @@ export class Engine {
       const begunTokens = sequence.cachedTokens % chunkTokens;
       const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, chunkTokens);
       const { sampled, block } = await this.#run("prefill", [{ sequence, tokens }], begunTokens);
+      this.#parts.progressed?.();
       counts.sampledTokens += sampled;
       counts.sequences++;
       counts.tokens += tokens;
@@ -252,6 +255,7 @@ export class Engine {
 
   /** Reads the heads of a run of the head alone, after those whose results are not numbers have ended. */
   #readChecked(heads: readonly Head[], output: StepOutput): void {
+    this.#parts.progressed?.();
     for (const [sequence, error] of headFaults(heads, output)) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
   }

@@ -39,6 +39,8 @@ export type FromEngine =
   | { type: "failed"; message: string; stack: string }
   /** Of a traced prompt, all but its last token, [N, D]; its last frame follows. */
   | { type: "hidden"; id: string; hidden: Float32Array<ArrayBuffer> }
+  /** A pass has finished whose phase goes on: the engine does not hang. */
+  | { type: "progress" }
   /** A sequence ended because it cannot be computed; the log gets to know why. */
   | { type: "fault"; description: string }
   /** The frames of one phase (or of what happened between two). */

@@ -58,6 +58,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,
     emit: (frames, report) => emit(frames, report),
+    progressed: () => say({ type: "progress" }),
     faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
   await engine.submit(null, [probe(runner.config.endOfTextId)]);

@@ -102,7 +102,7 @@ test.each<[string, NodeJS.Signals, RegExp]>([
   ["a throw", "SIGUSR2", /ended in an error/],
   ["a native fault", "SIGSEGV", /ended by SIGSEGV/],
   // Stopped, as good as stuck in native code.
-  ["a hang", "SIGSTOP", /finished no step for 2000 ms/],
+  ["a hang", "SIGSTOP", /finished no pass for 2000 ms/],
 ])("%s fails those running, and they can be resumed; then all is as before", async (_, signal, why) => {
   const engines = backend.enginePids();
   const restarts = await backend.metric("chameleon_engine_restarts_total");

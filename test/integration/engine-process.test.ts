@@ -49,13 +49,13 @@ function pids(): number[] {
 }
 
 function client(then: Script["then"], starts: Script["starts"] = ["ready"]) {
-  const steps = { count: 0 };
+  const reports = { count: 0 };
   const pidFile = path.join(folder, "pids");
   writeFileSync(pidFile, "");
   const settings = { ...{ then, starts, pidFile }, artifactsDirectory: folder } as unknown as EngineSettings;
   const observer = {
-    phaseRan: () => void steps.count++,
-    statsChanged: () => {},
+    phaseRan: () => {},
+    statsChanged: () => void reports.count++,
     tokenArrived: () => {},
     sequenceEnded: () => {},
     sequenceFaulted: () => {},
@@ -67,7 +67,7 @@ function client(then: Script["then"], starts: Script["starts"] = ["ready"]) {
   const frames: Frame[] = [];
   return {
     client: made,
-    steps,
+    reports,
     frames,
     submit: (id: string) => made.submit(batch(id), (some) => frames.push(...some)),
   };
@@ -141,7 +141,7 @@ describe("an engine that dies at its work", () => {
 });
 
 describe("an engine that hangs", () => {
-  test("is killed once it has finished no step for long while a sequence is open, and started again", async () => {
+  test("is killed once it has finished no pass for long while a sequence is open, and started again", async () => {
     const { client, submit, frames } = await started("wait");
     nowMs += 10 * stallMs;
     submit("a");
@@ -151,32 +151,35 @@ describe("an engine that hangs", () => {
     nowMs += 1;
     await vi.waitFor(() => expect(failures).toHaveLength(1), patience);
     expect(frames).toMatchObject([lost("a"), lost("b")]);
-    expect(failures[0].how).toBe(`finished no step for ${stallMs} ms`);
-    expect(() => submit("c")).toThrow(/restarting: it finished no step/);
+    expect(failures[0].how).toBe(`finished no pass for ${stallMs} ms`);
+    expect(() => submit("c")).toThrow(/restarting: it finished no pass/);
     await vi.waitFor(() => expect(client.isServing).toBe(true), patience);
   });
 
-  test("that finishes a step, or has nothing to do, does not", async () => {
-    vi.useFakeTimers({ toFake: ["setInterval"] });
-    const { client, submit, steps } = await started("answer");
-    const watched = async () => {
-      await vi.advanceTimersByTimeAsync(10_000);
-      // The watch looks after what is there to be read.
-      await new Promise(setImmediate);
-    };
-    nowMs += 10 * stallMs;
-    await watched();
-    submit("a");
-    nowMs += stallMs - 1;
-    await vi.waitFor(() => expect(steps.count).toBe(1), patience);
-    nowMs += stallMs - 1;
-    await watched();
-    expect(client.isServing).toBe(true);
-    expect(client.openSequences).toBe(1);
-    nowMs += 1;
-    await watched();
-    expect(client.isServing).toBe(false);
-  });
+  test.each(["answer", "progress"] as const)(
+    "(%s) that finishes a pass, or has nothing to do, does not",
+    async (then) => {
+      vi.useFakeTimers({ toFake: ["setInterval"] });
+      const { client, submit, reports } = await started(then);
+      const watched = async () => {
+        await vi.advanceTimersByTimeAsync(10_000);
+        // The watch looks after what is there to be read.
+        await new Promise(setImmediate);
+      };
+      nowMs += 10 * stallMs;
+      await watched();
+      submit("a");
+      nowMs += stallMs - 1;
+      await vi.waitFor(() => expect(reports.count).toBe(1), patience);
+      nowMs += stallMs - 1;
+      await watched();
+      expect(client.isServing).toBe(true);
+      expect(client.openSequences).toBe(1);
+      nowMs += 1;
+      await watched();
+      expect(client.isServing).toBe(false);
+    },
+  );
 
   test("is closed in time: what is open ends in an error that says to come back", async () => {
     const { client, submit, frames } = await started("wait");

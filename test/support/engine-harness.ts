@@ -46,6 +46,7 @@ export function createEngineHarness(options: {
   /** 0 keeps nothing of a prompt. */
   prefixBytes?: number;
   faulted?: (error: ServiceError) => void;
+  progressed?: () => void;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
@@ -63,6 +64,7 @@ export function createEngineHarness(options: {
     pieceOf: options.pieceOf ?? ((id) => Uint8Array.of(97 + (id % 26))),
     now,
     faulted: (error) => options.faulted?.(error),
+    progressed: () => options.progressed?.(),
     emit(batch, report) {
       for (const frame of batch) {
         const own = frames.get(frame.id);

@@ -9,7 +9,7 @@ export interface Script {
   /** Counts the processes: each adds its id as a line. */
   pidFile: string;
   starts: ("ready" | "other-artifacts" | Fault)[];
-  then: "answer" | "done" | Fault;
+  then: "answer" | "progress" | "done" | Fault;
 }
 
 process.once("message", ({ settings }: { settings: Script }) => {
@@ -22,7 +22,10 @@ process.once("message", ({ settings }: { settings: Script }) => {
     if (message.type !== "submit") return;
     const report = { phase: "decode", ms: 1, sequences: 1, tokens: 1, sampledTokens: 1 };
     const done = message.sequences.map(({ id }) => ({ type: "done", id, finishReason: "stop" }));
-    if (then !== "answer" && then !== "done") fail(then);
+    if (then === "progress") {
+      process.send!({ type: "progress" });
+      process.send!({ type: "frames", frames: [], report: null, stats: {} });
+    } else if (then !== "answer" && then !== "done") fail(then);
     else process.send!({ type: "frames", frames: then === "done" ? done : [], report, stats: {} });
   });
   const manifestHash = (start === "ready" ? "a" : "b").repeat(64);

@@ -87,6 +87,22 @@ function expectNothingLeft({ engine, adapters }: EngineHarness): void {
   expect(adapters.stats).toMatchObject({ entries: 0, bytes: 0 });
 }
 
+test("each pass of a long prefill is told before the next begins, so that it does not look like a hang", async () => {
+  const events: string[] = [];
+  const { engine } = createEngineHarness({
+    runner: createFakeRunner({ before: async () => void events.push("pass") }),
+    limits: { stepTokens: 1000, chunkTokens: 64 },
+    progressed: () => events.push("progress"),
+  });
+  await engine.submit(
+    null,
+    [200, 64, 100].map((length, i) => sequenceRequest(`${i}`, prompt(length, i))),
+  );
+  await engine.step();
+  // The last pass decodes, and ends its phase.
+  expect(events).toEqual([...Array.from({ length: 3 }, () => ["pass", "progress"]).flat(), "pass"]);
+});
+
 describe("a row that is not a number", () => {
   const isDecoding = (ids: number[]) => ids.length > 0;
   test.each([
