@@ -22,6 +22,8 @@ export interface HeadResult {
 
 /** Below this a temperature counts as 0: float32 could not carry logits divided by it. */
 export const smallestTemperature = 1e-3;
+/** The logprob of a token of probability 0: the lowest float32, since JSON has no infinity. */
+const leastLogprob = -(2 - 2 ** -23) * 2 ** 127;
 /** Candidates beyond the top K are ranked in bands this wide, in logits times the temperature. */
 const bandWidth = 2;
 
@@ -110,7 +112,7 @@ export function logprobOfTarget(row: HeadResult): number {
 }
 
 function logprob({ areLikelihoods, logSumExp }: HeadResult, score: number): number {
-  return logitOf(score, areLikelihoods) - logSumExp;
+  return Math.max(leastLogprob, logitOf(score, areLikelihoods) - logSumExp);
 }
 
 /** The `count` likeliest token ids with their logprobs, best first. */

@@ -329,14 +329,16 @@ function rankedScores(
 
 /**
  * Of each row the likeliest token alone, the same as `rankedScores` finds. Instead of its probability, which takes a softmax
- * over the vocabulary, 1 comes out, or NaN where any score is not finite.
+ * over the vocabulary, 1 comes out, or NaN where a softmax over the scores would be: a score of -Infinity is a probability of 0.
  */
 function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
   const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
   const oneIfFinite = g.node("Add", [g.node("Mul", [sum, g.scalar(0)]), g.scalar(1)]);
+  const isLowest = g.node("IsInf", [sum], { detect_positive: 0 });
+  const one = g.node("Where", [isLowest, g.scalar(1), oneIfFinite]);
   const score = g.node("GatherElements", [scores, top], { axis: 1 });
-  return [score, g.node("Cast", [top], { to: 6 }), oneIfFinite, g.node("Identity", [oneIfFinite])];
+  return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
 }
 
 /** Of A scores each. */

@@ -63,7 +63,7 @@ export interface StepInput {
   bias: LogitChanges;
   /**
    * Which optional outputs to copy out; and whether nothing but the likeliest token is read of any plain row, whose
-   * logSumExp is not computed then (it is finite where all logits are).
+   * logSumExp is not computed then (it is finite exactly where it would be).
    */
   want: { scores: boolean; hidden: boolean; likeliestOnly?: boolean };
 }

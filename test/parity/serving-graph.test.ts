@@ -68,11 +68,24 @@ describe("the likeliest token alone", () => {
     }
   });
 
-  test.each([Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])("a score of %d shows", async (bad) => {
+  test.each([
+    [Number.NaN, "one token", false],
+    [Number.POSITIVE_INFINITY, "one token", false],
+    // A probability of 0.
+    [Number.NEGATIVE_INFINITY, "one token", true],
+    [Number.NEGATIVE_INFINITY, "every token", false],
+  ])("a score of %d of %s is a fault exactly where it is one of the ranked ones", async (bad, which, isServed) => {
+    const ids = which === "one token" ? [77] : Array.from({ length: model.config.vocabularySize }, (_, id) => id);
     const input = stepOf(model.config, [row(randomIds(5)), row(randomIds(9))], { pastTokens: 64 });
-    input.bias = { rows: Int32Array.of(1), ids: Int32Array.of(77), values: Float32Array.of(bad) };
-    const { logSumExp } = await runner.run({ ...input, want: likeliestOnly });
-    expect(Array.from(logSumExp, Number.isFinite)).toEqual([true, false]);
+    input.bias = {
+      rows: new Int32Array(ids.length).fill(1),
+      ids: Int32Array.from(ids),
+      values: new Float32Array(ids.length).fill(bad),
+    };
+    for (const want of [likeliestOnly, { scores: true, hidden: false }]) {
+      const { logSumExp } = await runner.run({ ...input, want });
+      expect(Array.from(logSumExp, Number.isFinite)).toEqual([true, isServed]);
+    }
   });
 });
 

@@ -235,3 +235,12 @@ test("logprobs and alternatives are of the distribution at temperature 1", () =>
   expect(logprobOf(row, ids[100])).toBe(expected(ids[100]));
   expect(() => logprobOf({ ...row, scores: null }, ids[100])).toThrow(/not among the top 8/);
 });
+
+test("a token whose score is -Infinity is never drawn, and its logprob can be sent", () => {
+  const logits = randomLogits(4).fill(Number.NEGATIVE_INFINITY, 3);
+  const row = rowOf(logits, 1);
+  const random = seededRandom(seed);
+  for (let i = 0; i < 200; i++) expect(sampleToken(row, shaping({}), random())).toBeLessThan(3);
+  const sent = JSON.parse(JSON.stringify([logprobOf(row, 7), alternativesOf(row, 8)]));
+  expect(sent).toEqual([expect.any(Number), Array(8).fill([expect.any(Number), expect.any(Number)])]);
+});
