@@ -1,4 +1,4 @@
-/** An edge in a bare workerd and two backends of the embedded model, each of which a test may harm. */
+/** An edge in a bare workerd and two or more backends of the embedded model, each of which a test may harm. */
 import { createHash } from "node:crypto";
 import path from "node:path";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
@@ -25,7 +25,7 @@ export interface Cluster {
   /** Before the first backend. */
   proxy: FaultyProxy;
   backends: Backend[];
-  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. It knows `only` these. */
+  /** An edge of its own, which knows nothing of what was before; the first backend behind the proxy, or not. It knows `only` these, or the first two. */
   startEdge(isProxied: boolean, only?: readonly number[]): Promise<Edge>;
   /** Ends a backend and waits for it. */
   end(backend: number, signal: NodeJS.Signals): Promise<void>;
@@ -34,7 +34,10 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-/** `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone. */
+/**
+ * `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone, and
+ * says how many there are.
+ */
 export async function startCluster(
   settings: Record<string, string> = {},
   own: readonly Record<string, string>[] = [{}, {}],
@@ -43,7 +46,7 @@ export async function startCluster(
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const start = (backend: number, BACKEND_PORT: string) =>
     startBackend({ ...settings, ...own[backend], BACKEND_SECRETS, BACKEND_PORT, THREADS: "1" });
-  const backends = await Promise.all([start(0, "0"), start(1, "0")]);
+  const backends = await Promise.all(own.map((_, backend) => start(backend, "0")));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
