@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
-import { choice, integer, optionalInteger, secret, text, url } from "./settings.ts";
+import { choice, integer, misspeltSetting, optionalInteger, secret, text, url } from "./settings.ts";
 
 export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -101,7 +101,7 @@ export const environmentSchema = z.object({
     100,
     3_600_000,
     30_000,
-    "Milliseconds without a finished step, while there is work, after which the engine's process is killed and started again",
+    "Milliseconds without a finished pass of the model, while there is work, after which the engine's process is killed and started again",
   ),
   DRAIN_MS: integer(0, 3_600_000, 1000, "Milliseconds that running sequences may go on after SIGTERM"),
   BACKEND_SECRETS: secret(
@@ -181,6 +181,17 @@ export function readConfig(
     secrets: readSecrets(values.BACKEND_SECRETS, "BACKEND_SECRETS"),
     otlp: readOtlpTarget(values.OTEL_EXPORTER_OTLP_ENDPOINT, values.OTEL_EXPORTER_OTLP_HEADERS),
   };
+}
+
+/** Variables that are no settings and look like a misspelt one, with the setting that may be meant. */
+export function misspeltSettings(
+  environment: Record<string, string | undefined> = process.env,
+): { variable: string; setting: string }[] {
+  const settings = Object.keys(environmentSchema.shape);
+  return Object.keys(environment).flatMap((variable) => {
+    const setting = misspeltSetting(variable, settings);
+    return setting === null ? [] : [{ variable, setting }];
+  });
 }
 
 /**

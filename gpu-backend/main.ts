@@ -10,7 +10,14 @@ import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
-import { type BackendConfig, childEnvironment, chunkTokens, environmentSchema, readConfig } from "./config.ts";
+import {
+  type BackendConfig,
+  childEnvironment,
+  chunkTokens,
+  environmentSchema,
+  misspeltSettings,
+  readConfig,
+} from "./config.ts";
 import { artifactsOf } from "./engine/artifacts.ts";
 import type { EngineObserver } from "./engine/client.ts";
 import { InstantAdapters } from "./engine/instant/service.ts";
@@ -58,6 +65,12 @@ async function run(config: BackendConfig): Promise<void> {
     (line) => process.stderr.write(line),
     () => new Date(),
   );
+  for (const { variable, setting } of misspeltSettings()) {
+    log("warn", "unknown_setting", {
+      variable,
+      message: `${variable} is no setting and is ignored; is it ${setting}?`,
+    });
+  }
   const now = () => performance.now();
   const sets = new ServingSets(now);
   const memory = planMemory({

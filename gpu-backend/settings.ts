@@ -104,6 +104,28 @@ export function addFlags(command: Command, schemas: Record<string, z.ZodType>): 
     );
 }
 
+/** The setting that `name` may be a misspelling of: one letter apart or, of long names, two. null if it is a setting, or none is near. */
+export function misspeltSetting(name: string, settings: readonly string[]): string | null {
+  if (settings.includes(name)) return null;
+  return settings.find((setting) => areWithin(name, setting, setting.length < 8 ? 1 : 2)) ?? null;
+}
+
+/** Whether `most` edits make one text of the other: a letter more, less or other, or two neighbours swapped. */
+function areWithin(one: string, other: string, most: number): boolean {
+  if (Math.abs(one.length - other.length) > most) return false;
+  if (one === other) return true;
+  if (most === 0) return false;
+  let at = 0;
+  while (one[at] === other[at]) at++;
+  const isSwapped = one[at] === other[at + 1] && one[at + 1] === other[at];
+  return (
+    areWithin(one.slice(at + 1), other.slice(at), most - 1) ||
+    areWithin(one.slice(at), other.slice(at + 1), most - 1) ||
+    areWithin(one.slice(at + 1), other.slice(at + 1), most - 1) ||
+    (isSwapped && areWithin(one.slice(at + 2), other.slice(at + 2), most - 1))
+  );
+}
+
 /** What a command's help says beside the flags. */
 export function environmentNotes(schemas: Record<string, z.ZodType>): string {
   const all = [...helpOf(schemas)];

@@ -1,10 +1,10 @@
 /** What `chameleon doctor` checks. Each says what it found, and how to mend it. */
-import { statSync } from "node:fs";
-import { freemem } from "node:os";
 import path from "node:path";
 import { type BackendConfig, readConfig } from "../../gpu-backend/config.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
+import { planMemory } from "../../gpu-backend/engine/memory-plan.ts";
 import { selectDevice } from "../../gpu-backend/runtime/device-probe.ts";
+import { readModelConfig } from "../../gpu-backend/runtime/model-folder.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
 import { assertPortsFree, readPort } from "../ports.ts";
@@ -22,10 +22,6 @@ type Finding = Omit<Check, "name">;
 
 /** As the bootstrap wants it. */
 const oldestNode = [22, 18] as const;
-/** What the processes take besides weights, keys and values. */
-const processBytes = 400 * 2 ** 20;
-/** Memory of a model in fp32 over its file, in which weights have two bytes: as stored, and as the graph holds them. */
-const memoryOverFile = 4;
 
 const ok = (found: string): Finding => ({ state: "ok", found, mend: null });
 const amiss = (state: "warning" | "failed", found: string, mend: string): Finding => ({ state, found, mend });
@@ -36,7 +32,7 @@ export function checks(modelDirectory: string | undefined): (() => Promise<Check
   const model = () => path.resolve(modelDirectory ?? readConfig().modelDirectory);
   const named: [string, (config: BackendConfig) => Finding | Promise<Finding>, mend: string][] = [
     ["node", checkNode, "install the Node that the message names"],
-    ["memory", () => checkMemory(model()), "name a model folder with --model or MODEL_DIR"],
+    ["memory", (config) => checkMemory(config, model()), "name a model folder with --model or MODEL_DIR"],
     ["ports", checkPorts, "set EDGE_PORT and BACKEND_PORT to free ports"],
     [
       "model",
@@ -71,12 +67,18 @@ function checkNode(): Finding {
   );
 }
 
-function checkMemory(model: string): Finding {
-  const wanted = processBytes + memoryOverFile * statSync(path.join(model, "model.safetensors")).size;
-  const free = freemem();
-  const found = `${megabytes(free)} free, about ${megabytes(wanted)} are wanted`;
-  if (free >= wanted) return ok(found);
-  return amiss("warning", found, "close other programs, or set WEIGHT_FORMAT=int8 and a smaller KV_BYTES");
+/** By the backend's own plan, within what is free. A local start serves what is published, so sets may lie side by side. */
+async function checkMemory(config: BackendConfig, directory: string): Promise<Finding> {
+  const limitBytes = process.availableMemory();
+  const model = await readModelConfig(directory);
+  const { plannedBytes } = planMemory({ ...config, limitBytes, model, sets: config.artifactSets });
+  const found = `${megabytes(limitBytes)} free, up to ${megabytes(plannedBytes)} may be taken`;
+  if (plannedBytes <= limitBytes) return ok(found);
+  return amiss(
+    "warning",
+    found,
+    "close other programs, or set WEIGHT_FORMAT=int8 and smaller KV_BYTES and PREFIX_CACHE_BYTES",
+  );
 }
 
 async function checkPorts(): Promise<Finding> {

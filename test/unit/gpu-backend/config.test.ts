@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { childEnvironment, environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
+import { childEnvironment, environmentSchema, misspeltSettings, readConfig } from "../../../gpu-backend/config.ts";
 
 test("an empty environment gives a backend on loopback with the embedded model", () => {
   const config = readConfig({});
@@ -40,4 +40,32 @@ test("child processes inherit what the system reads, and neither settings nor se
   const given = Object.fromEntries([...Object.keys(environmentSchema.shape), ...foreign].map((name) => [name, "x"]));
   const inherited = { PATH: "/bin", LD_LIBRARY_PATH: "/lib", NODE_OPTIONS: "--no-warnings", CUDA_VISIBLE_DEVICES: "0" };
   expect(childEnvironment({ ...given, ...inherited })).toEqual(inherited);
+});
+
+test("a variable that looks like a misspelt setting is told, and no other", () => {
+  const misspelt = {
+    MODLE_DIR: "MODEL_DIR",
+    MAX_SEQUENCE: "MAX_SEQUENCES",
+    KVBYTES: "KV_BYTES",
+    BACKEND_SECRET: "BACKEND_SECRETS",
+    THREAD: "THREADS",
+    WEIGTH_FORMATS: "WEIGHT_FORMAT",
+  };
+  const settings = Object.keys(environmentSchema.shape);
+  const foreign = [
+    "PATH",
+    "PORT",
+    "EDGE_PORT",
+    "BACKEND_URLS",
+    "STATE_DIR",
+    "XDG_DATA_DIRS",
+    "AWS_REGION",
+    "OTEL_SERVICE_NAME",
+  ];
+  const environment = Object.fromEntries(
+    [...Object.keys(misspelt), ...settings, ...foreign].map((name) => [name, "x"]),
+  );
+  expect(misspeltSettings(environment)).toEqual(
+    Object.entries(misspelt).map(([variable, setting]) => ({ variable, setting })),
+  );
 });
