@@ -23,7 +23,7 @@ export function generationOf(request: Omit<ChatRequest, "messages">, { chatTempl
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
     // A template stops at what its model writes where others write the end of text.
-    stop: ignore_eos ? stop : [...stop, ...chatTemplate.stops],
+    ...(ignore_eos ? { stop } : { stop: [...stop, ...chatTemplate.stops], templateStops: chatTemplate.stops }),
   };
 }
 

@@ -22,7 +22,10 @@ import type { NamedAdapters } from "../tenants/own-adapters.ts";
 export type GenerationRequest = Omit<
   CompletionRequest,
   "prompt" | "stream" | "stream_options" | "user" | "best_of" | "suffix"
->;
+> & {
+  /** Those of `stop` that the chat template has. */
+  templateStops?: readonly string[];
+};
 
 export interface TokenizedPrompt {
   promptIds: number[];
@@ -182,6 +185,8 @@ function samplingOf(request: GenerationRequest, { model }: Manifest): Omit<Sampl
     topK: request.top_k,
     minP: request.min_p,
     stop: request.stop,
+    // A backend of the release before refuses the field: only where it changes anything.
+    templateStops: request.min_tokens > 0 ? [...(request.templateStops ?? [])] : [],
     stopTokenIds: request.stop_token_ids,
     ignoreEos: request.ignore_eos,
     logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),

@@ -28,6 +28,7 @@ import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sam
 import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { type Chunk, composePhase } from "./step-input.ts";
+import { PieceIndex } from "./stop-guard.ts";
 
 export interface EngineParts {
   runner: StepRunner;
@@ -64,7 +65,9 @@ export class Engine {
     const { config } = parts.runner;
     const kvShape = arenaShapeOf(config);
     this.#parts = parts;
-    this.#vocabulary = { ...config, pieceOf: parts.pieceOf };
+    let index: PieceIndex | null = null;
+    const pieceIndex = () => (index ??= new PieceIndex(config.vocabularySize, parts.pieceOf));
+    this.#vocabulary = { ...config, pieceOf: parts.pieceOf, pieceIndex };
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {

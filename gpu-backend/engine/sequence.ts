@@ -15,12 +15,14 @@ import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Plannable } from "./plan.ts";
+import { type PieceIndex, StopGuard } from "./stop-guard.ts";
 
 /** What the engine knows of the model it serves. */
 export interface Vocabulary {
   contextTokens: number;
   endOfTextId: number;
   pieceOf(id: number): Uint8Array;
+  pieceIndex(): PieceIndex;
 }
 
 /** One scored token: its logprob, the likeliest tokens at its place, and its logprob without the adapter. */
@@ -70,6 +72,8 @@ export class Sequence implements Plannable {
   readonly #text: TextStream | null;
   /** Token ids that end it. */
   readonly #stopIds: Set<number>;
+  /** Keeps stops of the chat template out of the text until it may end. */
+  readonly #guard: StopGuard | null;
   /** Logit bias, presence and frequency penalties of the next token, by token id. */
   readonly #bias = new Map<number, number>();
   readonly #generated = new Set<number>();
@@ -95,6 +99,8 @@ export class Sequence implements Plannable {
     this.#stopIds = new Set(sampling.stopTokenIds);
     if (!sampling.ignoreEos) this.#stopIds.add(vocabulary.endOfTextId);
     this.#text = sampling.stop.length > 0 ? new TextStream(vocabulary, sampling.stop, sampling.minTokens) : null;
+    const isGuarded = sampling.templateStops.length > 0 && sampling.minTokens > 0;
+    this.#guard = isGuarded ? new StopGuard(sampling.templateStops, vocabulary.pieceIndex()) : null;
     this.#prompt = { logprobs: [null], alternatives: [[]] };
     if (request.compare) this.#prompt.baseLogprobs = [null];
     if (request.maxTokens === 0) this.#finish = "length";
@@ -157,7 +163,8 @@ export class Sequence implements Plannable {
   /** What the request does to the logits of the next token, each token id once. */
   *logitChanges(): Generator<LogitChange> {
     const { repetitionPenalty, minTokens } = this.request.sampling;
-    const forbiddenIds = this.completionTokens < minTokens ? this.#stopIds : noIds;
+    const mayEnd = this.completionTokens >= minTokens;
+    const forbiddenIds = mayEnd ? noIds : new Set([...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
     for (const id of forbiddenIds) yield { id, penalty: 1, value: forbidden };
     for (const id of this.#repeated) {
       if (!forbiddenIds.has(id)) yield { id, penalty: repetitionPenalty, value: this.#bias.get(id) ?? 0 };
@@ -290,6 +297,7 @@ export class Sequence implements Plannable {
     if (penalty !== 0) this.#bias.set(tokenId, (this.#bias.get(tokenId) ?? 0) - penalty);
     this.#generated.add(tokenId);
     if (repetitionPenalty !== 1) this.#repeated.add(tokenId);
+    if (tokenId !== this.#vocabulary.endOfTextId) this.#guard?.push(this.#vocabulary.pieceOf(tokenId));
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";
     else if (this.ids.length >= this.#vocabulary.contextTokens) this.#finish = "length";

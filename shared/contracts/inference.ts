@@ -51,6 +51,8 @@ export const samplingSchema = z.strictObject({
   seed: z.int().min(0).max(0xffffffff),
   /** A chat template may have one of its own. */
   stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings + 1),
+  /** Those of `stop` that the chat template has. They end a turn as the end of text does, so none comes before `minTokens`. */
+  templateStops: z.array(z.string().min(1).max(limits.stopCharacters)).max(1).default([]),
   /** Token ids that end the text as the end of text does, without being in it. */
   stopTokenIds: z.array(tokenId).max(limits.stopTokenIds).default([]),
   /** The end of text is a token like others, without text. */
@@ -356,6 +358,7 @@ export const greedySampling: Sampling = {
   minP: 0,
   seed: 0,
   stop: [],
+  templateStops: [],
   stopTokenIds: [],
   ignoreEos: false,
   minTokens: 0,
@@ -367,7 +370,7 @@ export const greedySampling: Sampling = {
 };
 
 /** Fields of `sampling` that the release before this one refuses, as its schema is strict. */
-const newSamplingFields = ["stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"] as const;
+const newSamplingFields = ["templateStops", "stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"] as const;
 
 /** A batch as it is sent: without new fields at their defaults, so that backends of the release before take it, too. */
 export function sentBatch(batch: BatchRequest): unknown {

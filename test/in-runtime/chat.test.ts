@@ -102,8 +102,15 @@ describe("a chat completion", () => {
     const prompt = new TextDecoder().decode(Uint8Array.from(promptIds.filter((id) => id < 256)));
     expect(prompt).toMatch(/^Below is .*\n\n### Instruction:\naaa\n\n### Response:\n$/s);
     expect(sampling.stop).toEqual(["1", "2", "3", "4", "### Instruction:"]);
-    await chatted({ messages: hello, stop: "1", ignore_eos: true }, chatApp({ contextTokens: 500 }));
-    expect(seen.batches[1].sequences[0].sampling).toMatchObject({ stop: ["1"], ignoreEos: true });
+    // Before min_tokens none may come; without, a backend of the release before takes the batch.
+    expect(sampling.templateStops).toEqual([]);
+    const request = { messages: hello, stop: "1", min_tokens: 2 };
+    await chatted(request, chatApp({ contextTokens: 500 }));
+    const { stop, templateStops } = seen.batches[1].sequences[0].sampling;
+    expect([stop, templateStops]).toEqual([["1", "### Instruction:"], ["### Instruction:"]]);
+    await chatted({ ...request, ignore_eos: true }, chatApp({ contextTokens: 500 }));
+    const ignoring = { stop: ["1"], templateStops: [], ignoreEos: true };
+    expect(seen.batches[2].sequences[0].sampling).toMatchObject(ignoring);
     expect(choices[0].message.content).toBe("Yes.\n\n");
   });
 

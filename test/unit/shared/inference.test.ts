@@ -28,9 +28,9 @@ test("a batch that asks for nothing new is one that a backend of the release bef
     });
   };
   const wire = (changes: object) => JSON.parse(JSON.stringify(sentBatch(batch(changes))));
-  const added = ["stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"];
+  const added = ["templateStops", "stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"];
   expect(Object.keys(wire({}).sequences[0].sampling).filter((name) => added.includes(name))).toEqual([]);
-  const asked = { stopTokenIds: [0], ignoreEos: true, minTokens: 2, repetitionPenalty: 1.5 };
+  const asked = { templateStops: ["#"], stopTokenIds: [0], ignoreEos: true, minTokens: 2, repetitionPenalty: 1.5 };
   for (const changes of [{}, asked, ...Object.entries(asked).map(([name, value]) => ({ [name]: value }))]) {
     expect(batchRequestSchema.parse(wire(changes))).toEqual(batch(changes));
   }
