@@ -129,7 +129,7 @@ export interface BackendConfig {
   adapterSlots: number;
   dataDirectory: string;
   tenantAdapterBytes: number;
-  /** null: what is published is of no concern. */
+  /** null: only the artifacts of the model folder are served. */
   artifactStore: { url: string; credentials: { accessKeyId: string; secretAccessKey: string } | null } | null;
   artifactPollMs: number;
   artifactSets: number;

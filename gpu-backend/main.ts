@@ -146,7 +146,7 @@ async function run(config: BackendConfig): Promise<void> {
 
   // What is published goes first; where nothing is, or nothing that can be served, the model's own artifacts.
   try {
-    await follower?.look();
+    await follower?.applyPointer();
     if (!sets.info) sets.adopt(await start(artifactsOf(config.modelDirectory)));
   } catch (error) {
     // A signal to the process group ends an engine, too, that does not listen to signals yet.

@@ -3,13 +3,13 @@
 export interface Adapter {
   /** Content address: SHA-256 of everything it is made from. */
   readonly hash: string;
-  /** [Q], the scale already in them; all zero where the scale is. null for an adapter that uses no bank. */
+  /** [Q], multiplied by the scale. null for an adapter that does not use the bank. */
   readonly gates: Float32Array | null;
-  /** Its own low-rank pair, the scale already in it; null where it has none, or where the scale is 0. */
+  /** Its own low-rank pair, multiplied by the scale; null if it has none or the scale is 0. */
   readonly directions: Directions | null;
-  /** Added to the logits of its rows; null where it has none. */
+  /** Added to the logits of its rows; null if it has none. */
   readonly bias: RowBias | null;
-  /** 0 is auto-off: the base is served. */
+  /** 0 switches the adapter off: the base is served. */
   readonly scale: number;
   /** Memory it takes while cached. */
   readonly bytes: number;
@@ -28,7 +28,7 @@ export interface RowBias {
   values: Float32Array;
 }
 
-/** Makes adapters, by id: that of a centroid, or of a tenant's own. `hashOf` is cheap and known before anything is made. */
+/** Makes adapters by the id of a centroid or of a tenant's own adapter. `hashOf` is cheap and makes nothing. */
 export interface AdapterSource {
   /** null for an id that does not exist. */
   hashOf(id: string): string | null;

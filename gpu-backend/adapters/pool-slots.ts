@@ -11,7 +11,7 @@ export interface PoolStats {
   slots: number;
   /** Slots that hold an adapter. */
   resident: number;
-  /** Slots whose adapter a running sequence wears. */
+  /** Slots whose adapter is applied to a running sequence. */
   pinned: number;
   /** Times an adapter made room for another. */
   evictions: number;
@@ -37,9 +37,9 @@ export class PoolSlots {
   }
 
   /**
-   * The slot of an adapter, which is written there if need be and stays until it is released as often as it was taken;
-   * null where every slot is pinned by others. Throws an Error, and takes nothing, for an adapter without directions, or of a higher rank
-   * than the pool's. Never call it while a step runs.
+   * Pins an adapter in a slot, writing it there if it has none, until it is released as often as it was taken. Returns the slot, or
+   * null if every slot is pinned by others. Throws an Error, and pins nothing, for an adapter without directions or of a higher
+   * rank than the pool's. Must not be called while a step runs.
    */
   take(adapter: Adapter): number | null {
     const { hash } = adapter;

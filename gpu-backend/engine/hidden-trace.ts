@@ -1,12 +1,12 @@
 /**
- * Collects the hidden states of one prompt, position by position, as the steps compute them: what an adapter is fitted
- * to. They are those of the trunk, the same whatever adapter is worn.
+ * Collects the hidden states of one prompt, position by position, as the passes compute them. An adapter is fitted to them. No
+ * adapter changes them.
  */
 export class HiddenTrace {
   readonly #take: (hidden: Float32Array<ArrayBuffer>) => void;
   readonly #rows: Float32Array[] = [];
 
-  /** `take` gets them all, [N, D], once the prompt is done. */
+  /** Calls `take` once with the states of all positions, [N, D]. */
   constructor(take: (hidden: Float32Array<ArrayBuffer>) => void) {
     this.#take = take;
   }

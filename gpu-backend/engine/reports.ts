@@ -1,4 +1,4 @@
-/** What the engine tells of its work. */
+/** What the engine reports of its work. */
 import type { AdapterCacheStats } from "../adapters/adapter-cache.ts";
 import type { PoolStats } from "../adapters/pool-slots.ts";
 import type { PrefixCacheStats } from "../kv/prefix-cache.ts";
@@ -14,24 +14,24 @@ export interface PhaseReport {
   sampledTokens: number;
 }
 
-/** Where the engine stands. */
+/** The state of the engine: its queue, its memory and its caches. */
 export interface EngineStats {
   waiting: number;
-  /** Of those waiting: they ran before and gave way to another tenant. */
+  /** Waiting sequences that ran before and were interrupted for another tenant. */
   parked: number;
   /** Times that a sequence was parked. */
   preemptions: number;
   running: number;
   slots: number;
-  /** Memory allocated for keys and values of running and parked sequences. */
+  /** Bytes allocated for keys and values of running and parked sequences. */
   kvBytes: number;
-  /** Of the positions that hold any. */
+  /** Bytes of the positions in use. */
   kvUsedBytes: number;
-  /** Bound on them all. */
+  /** Maximum of `kvBytes`. */
   kvCapacityBytes: number;
-  /** null where nothing is kept of a prompt. */
+  /** null if there is no prefix cache. */
   prefixes: PrefixCacheStats | null;
   adapters: AdapterCacheStats;
-  /** null where the graph has no pool. */
+  /** null if the graph has no pool. */
   pool: PoolStats | null;
 }

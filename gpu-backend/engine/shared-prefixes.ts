@@ -1,21 +1,21 @@
 /**
- * Prompt beginnings that sequences have in common are computed once: who finds blocks in the cache goes on after them,
- * and who would compute a block that a running sequence is just computing waits for it, as the choices of one prompt do.
- * Only whole blocks are waited for; what is left of a prompt, at least its last token, each sequence computes for itself,
- * but for what is cached of it.
- * Should the leader end early, or its blocks be evicted, the first of those who waited becomes the next leader.
+ * Computes prompt beginnings that sequences have in common once. A sequence whose first blocks are cached starts after them. A
+ * sequence that would compute a block which a running sequence (its leader) is computing waits for that block, as the choices of
+ * one prompt do. Only whole blocks are waited for; each sequence computes the rest of its prompt, at least the last token,
+ * except for what the cache has of it. If the leader ends early, or its blocks are evicted, the sequence that waited longest
+ * becomes the leader.
  */
 import { blockNames, type FoundBlock, type PrefixCache } from "../kv/prefix-cache.ts";
 
-/** What is asked of a sequence. */
+/** What this class reads of a sequence. */
 export interface Prefixed {
   readonly tenant: string;
   /** Prompt, continued and generated token ids; only the prompt's are shared. */
   readonly ids: readonly number[];
   readonly promptTokens: number;
-  /** Such a prompt needs the logits of every position, so it computes all of its blocks, for others too. */
+  /** True if the logits of every prompt position are needed: then no block is skipped. */
   readonly scoresPrompt: boolean;
-  /** False for a text that comes once, such as an adapter's example: it would push prompts that return out of the cache. */
+  /** False for a text that is not expected again, such as an adapter's example: it would evict prompts that are. */
   readonly keepsPrefix: boolean;
 }
 
@@ -24,7 +24,7 @@ export class SharedPrefixes<S extends Prefixed> {
   readonly #blockTokens: number;
   /** The names of a sequence's whole blocks, from its arrival to the end of its prefill. */
   readonly #chains = new Map<S, string[]>();
-  /** Who computes a block, by name. */
+  /** The sequence that computes a block, by the block's name. */
   readonly #leaders = new Map<string, S>();
 
   constructor(cache: PrefixCache, blockTokens: number) {
@@ -32,7 +32,7 @@ export class SharedPrefixes<S extends Prefixed> {
     this.#blockTokens = blockTokens;
   }
 
-  /** A sequence came. */
+  /** Registers a sequence that was queued. */
   arrive(sequence: S): void {
     this.#chains.set(
       sequence,
@@ -40,7 +40,7 @@ export class SharedPrefixes<S extends Prefixed> {
     );
   }
 
-  /** Tokens of the whole blocks at a prompt's beginning that are cached, so far as it may skip them. */
+  /** Number of prompt tokens in the cached whole blocks that the sequence may skip. */
   reusableTokens(sequence: S): number {
     const chain = this.#reusable(sequence);
     const missing = chain.findIndex((name) => !this.#cache.has(name));
@@ -54,7 +54,7 @@ export class SharedPrefixes<S extends Prefixed> {
     return this.#leaders.has(next) || starting.some((other) => this.#chains.get(other)?.includes(next));
   }
 
-  /** A sequence starts: it leads the blocks that nobody has computed or is computing. */
+  /** Makes a starting sequence the leader of its blocks that are neither cached nor being computed. */
   lead(sequence: S): void {
     if (!sequence.keepsPrefix) return;
     for (const name of this.#chainOf(sequence)) {
@@ -62,7 +62,7 @@ export class SharedPrefixes<S extends Prefixed> {
     }
   }
 
-  /** What a sequence starts from. The last token is always computed, as its logits are needed. */
+  /** The cached blocks that a sequence starts after. The last token is always computed, since its logits are needed. */
   take(sequence: S): FoundBlock[] {
     if (sequence.scoresPrompt) return [];
     const { tenant, ids, promptTokens } = sequence;
@@ -70,14 +70,14 @@ export class SharedPrefixes<S extends Prefixed> {
   }
 
   /**
-   * Keeps what a prefill step completed of a sequence, a whole block or the end of the prompt: positions [start, end),
-   * whose keys and values `read` copies out, [2L, H, end − start, d].
+   * Caches a whole block, or the end of the prompt, that a prefill pass has completed: positions [start, end), whose keys and
+   * values `read` copies out, [2L, H, end − start, d].
    */
   computed(sequence: S, start: number, end: number, read: () => Float32Array): void {
     if (!sequence.keepsPrefix) return;
     const chain = this.#chainOf(sequence);
     const at = start / this.#blockTokens;
-    // Absent where the block is the prompt's end.
+    // undefined for the end of the prompt, which is no whole block.
     const name = chain.at(at);
     if (name === undefined || !this.#cache.has(name)) {
       const ids = Int32Array.from(sequence.ids.slice(start, end));
@@ -86,7 +86,7 @@ export class SharedPrefixes<S extends Prefixed> {
     if (name !== undefined && this.#leaders.get(name) === sequence) this.#leaders.delete(name);
   }
 
-  /** A sequence is prefilled, or has ended: it computes no more blocks. */
+  /** Unregisters a sequence that is prefilled or has ended. */
   leave(sequence: S): void {
     for (const name of this.#chains.get(sequence) ?? []) {
       if (this.#leaders.get(name) === sequence) this.#leaders.delete(name);

@@ -1,6 +1,6 @@
 /**
- * Which row of the device's past holds which row of the host's, by name: a pure table. A name stands for one sequence's
- * growing row; what a name's positions held once, they hold for ever.
+ * Assigns rows of the device's past to rows of the host's, by name. Pure bookkeeping. A name stands for one sequence's row, which
+ * only grows: a position that was written never changes.
  */
 export class DeviceRows {
   readonly capacity: number;

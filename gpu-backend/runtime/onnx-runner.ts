@@ -189,8 +189,8 @@ function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
 }
 
 /**
- * The graph wants a row of each kind, though nobody may read it. And a lone row that wears something of the pool goes twice:
- * its product with a matrix that is an input would be summed in another order than two rows' are.
+ * Adds the rows that the graph requires. It takes at least one row of each kind, even if none is read. A single row with a pool
+ * slot is fed twice: the CPU sums the product of one row with a matrix that is an input in another order than that of two rows.
  */
 function withEnoughRows(input: StepInput, gates: number): StepInput {
   const { mixed, fedStates, sequences } = input;

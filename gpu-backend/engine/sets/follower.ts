@@ -1,7 +1,7 @@
 /**
- * Follows the pointer of published artifacts: brings the set that it names, starts it beside what is served, and ends what
- * nobody wants any more. A set that is not whole, is for other weights, or does not start is refused and told; what is
- * served goes on. Not here: which sets there may be (set-policy.ts).
+ * Follows the pointer of published artifacts: downloads the set that it names, starts it beside the sets that are served, and
+ * ends sets that are no longer used. A set that is incomplete, belongs to other weights or does not start is refused and
+ * reported, and the sets that are served stay. Not here: which sets start and end (set-policy.ts).
  */
 import { currentOf, type Pointer, parsePointer, pointerName } from "../../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../../shared/artifacts/limits.ts";
@@ -10,14 +10,14 @@ import type { ServingSet, ServingSets } from "./serving-sets.ts";
 import type { BroughtSet, SetFolders } from "./set-folder.ts";
 import { planSets, type SetLimits } from "./set-policy.ts";
 
-/** A set that was not whole is not tried again until then: the store may have been mended. */
+/** Milliseconds until a set that was incomplete is tried again: the upload may have been repaired. */
 export const refusedMs = 30_000;
-/** The same of one that is whole and did not start: what kept it from it is seldom gone soon. */
+/** Milliseconds until a complete set whose engine did not start is tried again: the cause seldom goes away soon. */
 export const failedMs = 600_000;
 
 export interface SetObserver {
   adopted(manifestHash: string): void;
-  /** The set, or where `manifestHash` is null the pointer, is not as it should be. */
+  /** A set was refused; if `manifestHash` is null, the pointer was. */
   refused(manifestHash: string | null, cause: unknown): void;
   retired(manifestHash: string): void;
 }
@@ -44,10 +44,10 @@ export class Follower {
     this.#parts = parts;
   }
 
-  /** Looks now and every `pollMs` from now on, one look after the other. */
+  /** Applies the pointer now and then every `pollMs`, never twice at the same time. */
   follow(pollMs: number): void {
     const next = async () => {
-      await this.look();
+      await this.applyPointer();
       if (!this.#isStopped) this.#timer = setTimeout(() => void next(), pollMs).unref();
     };
     void next();
@@ -58,19 +58,19 @@ export class Follower {
     if (this.#timer) clearTimeout(this.#timer);
   }
 
-  /** One look at the pointer, and what follows from it. Never rejects. */
-  async look(): Promise<void> {
+  /** Reads the pointer, and starts and ends sets as it requires. Never rejects. */
+  async applyPointer(): Promise<void> {
     const { sets, limits, now, observer } = this.#parts;
     const pointer = await this.#pointer();
     if (!pointer) return;
     const wanted = currentOf(pointer);
     sets.prefer(wanted);
     for (const { manifestHash, openSequences } of sets.held) {
-      if (manifestHash === wanted || openSequences > 0) sets.used(manifestHash);
+      if (manifestHash === wanted || openSequences > 0) sets.markUsed(manifestHash);
     }
     const plan = planSets(sets.held, wanted, now(), limits);
     const brought = plan.start ? await this.#bring(wanted) : null;
-    // Before anybody makes room for it, it is known to be whole.
+    // No set ends for a new one that turns out to be incomplete.
     if (plan.start && !brought) return;
     for (const manifestHash of plan.retire) {
       if (!(await sets.retire(manifestHash))) return;

@@ -1,6 +1,6 @@
 /**
- * The sets of artifacts that this backend serves, side by side: each micro-batch goes to the set of its manifest. Which
- * sets those are is set-policy.ts's decision and the follower's work.
+ * The sets of artifacts that this backend serves side by side. Each micro-batch goes to the set of its manifest. Not here: which
+ * sets start and end (set-policy.ts), and when (follower.ts).
  */
 import type { ServiceError } from "../../../shared/errors.ts";
 import type { EngineClient } from "../client.ts";
@@ -10,7 +10,7 @@ import { unavailable } from "../refusals.ts";
 import type { EngineStats } from "../reports.ts";
 import type { HeldSet } from "./set-policy.ts";
 
-/** One set at work (start-set.ts). */
+/** A set that is served, with its processes (start-set.ts). */
 export interface ServingSet {
   info: Pick<EngineInfo, "manifestHash">;
   engine: Pick<
@@ -18,13 +18,13 @@ export interface ServingSet {
     "submit" | "cancel" | "hiddenStates" | "info" | "isServing" | "requireServing" | "openSequences" | "stats"
   >;
   fitter: Pick<FitClient, "fit" | "requireRoom">;
-  /** Takes no more, waits so long for what is open, and ends its processes. */
+  /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */
   close(limitMs: number): Promise<void>;
 }
 
 interface Held {
   set: ServingSet;
-  /** When it was asked for, or wanted, last. */
+  /** Time at which it was last asked for or wanted. */
   usedMs: number;
 }
 
@@ -38,14 +38,14 @@ export class ServingSets {
     this.#now = now;
   }
 
-  /** What is served first of all; null where nothing is, yet or any more. */
+  /** The preferred set; null before the first one serves, and after the last one has ended. */
   get info(): EngineInfo | null {
     return this.#set(this.#first)?.engine.info ?? null;
   }
 
   /**
-   * What is served first of all, or, while the engine of that set restarts, the newest of the others whose engine runs. Throws
-   * a ServiceError "backend_unavailable" where no batch is taken.
+   * The preferred set or, while its engine restarts, the newest of the others whose engine runs. Throws a ServiceError
+   * "backend_unavailable" if there is none.
    */
   requireServing(): EngineInfo {
     const first = this.#set(this.#first);
@@ -53,12 +53,12 @@ export class ServingSets {
     return (first.engine.isServing ? first : (this.#set(this.serving.at(-1) ?? null) ?? first)).engine.requireServing();
   }
 
-  /** Hashes of all manifests that are held, also of those whose engine restarts. */
+  /** Manifest hashes of all sets, those whose engine restarts included. */
   get manifests(): string[] {
     return [...this.#held.keys()];
   }
 
-  /** Hashes of the manifests whose batches would be taken now. */
+  /** Manifest hashes of the sets that accept batches now. */
   get serving(): string[] {
     return this.held.flatMap(({ manifestHash, isServing }) => (isServing ? [manifestHash] : []));
   }
@@ -80,42 +80,42 @@ export class ServingSets {
   }
 
   /**
-   * The set of a manifest; for an unknown one that which is served first, which will refuse it. Throws a ServiceError
-   * where there is none.
+   * The set of a manifest, or the preferred set if the manifest is unknown: its engine refuses the batch with a reason. Throws a
+   * ServiceError if there is no set.
    */
   of(manifestHash: string): ServingSet {
     const set = this.#set(manifestHash) ?? this.#set(this.#first);
     if (set) {
-      this.used(manifestHash);
+      this.markUsed(manifestHash);
       return set;
     }
     throw this.#unavailable();
   }
 
-  /** Cancels what is open of `ids`, and returns those. */
+  /** Cancels the open sequences among `ids`, and returns their ids. */
   cancel(ids: readonly string[]): string[] {
     return [...this.#held.values()].flatMap(({ set }) => set.engine.cancel(ids));
   }
 
-  /** Serves a set, first of all from now on. */
+  /** Adds a set, and prefers it from now on. */
   adopt(set: ServingSet): void {
     const { manifestHash } = set.info;
     this.#held.set(manifestHash, { set, usedMs: this.#now() });
     this.#first = manifestHash;
   }
 
-  /** Serves first of all a set that is held already. */
+  /** Prefers one of the sets from now on. */
   prefer(manifestHash: string): void {
     if (this.#held.has(manifestHash)) this.#first = manifestHash;
   }
 
-  /** Somebody wants it, now. */
-  used(manifestHash: string): void {
+  /** Restarts the grace period of a set. */
+  markUsed(manifestHash: string): void {
     const held = this.#held.get(manifestHash);
     if (held) held.usedMs = this.#now();
   }
 
-  /** Ends a set that is idle. Returns false, and lets it go on, where it is not. */
+  /** Ends a set. Returns false, and does nothing, if it has an open sequence. */
   async retire(manifestHash: string): Promise<boolean> {
     const set = this.#set(manifestHash);
     if (!set || set.engine.openSequences > 0) return false;
@@ -125,7 +125,7 @@ export class ServingSets {
     return true;
   }
 
-  /** Ends all; from now on they refuse what comes. */
+  /** Accepts no more batches, and closes all sets. */
   async close(limitMs: number): Promise<void> {
     this.#isClosing = true;
     await Promise.all([...this.#held.values()].map(({ set }) => set.close(limitMs)));

@@ -1,29 +1,29 @@
 /**
- * Which sets of artifacts a backend starts and ends. Pure: the time comes in.
+ * Decides which sets of artifacts a backend starts and ends. Pure: the time is a parameter.
  *
- * The set that the pointer names is wanted. What was wanted before goes on for whoever still asks for it: edges that have
- * not looked at the pointer yet, and sequences that are to be resumed here. It ends once it is idle, and neither was asked
- * for nor was wanted for a while. No set ends while the engine of the wanted one restarts.
+ * The wanted set is the one that the pointer names. Sets that were wanted before still serve edges that have not read the new
+ * pointer, and sequences that are resumed here. Such a set ends when it has no open sequence and nobody has asked for it within
+ * the grace period. No set ends while the engine of the wanted set restarts.
  */
 
 export interface HeldSet {
   manifestHash: string;
   openSequences: number;
-  /** When it was asked for, or wanted, last. */
+  /** Time at which it was last asked for or wanted. */
   usedMs: number;
-  /** Whether its engine takes batches; else it restarts. */
+  /** False while its engine restarts. */
   isServing: boolean;
 }
 
 export interface SetLimits {
-  /** Sets at the same time; each has its own session and its own memory. */
+  /** Maximum number of sets side by side; each has its own session and memory. */
   sets: number;
-  /** How long one goes on that is idle and not wanted any more. */
+  /** Milliseconds for which an idle set that is no longer wanted is kept after its last use. */
   graceMs: number;
 }
 
 export interface SetPlan {
-  /** Whether there is room to start the wanted one, once `retire` is done. */
+  /** True if the wanted set is to be started, after those of `retire` have ended. */
   start: boolean;
   /** Hashes of manifests. */
   retire: string[];
@@ -37,7 +37,7 @@ export function planSets(held: readonly HeldSet[], wanted: string, nowMs: number
     return { start: false, retire: done.map(({ manifestHash }) => manifestHash) };
   }
   if (held.length < limits.sets) return { start: true, retire: [] };
-  // Somebody has to make room, and somebody has to stay until the new one serves.
+  // An idle set makes room, but the last set that is held serves until the new one does.
   if (idle.length === 0 || held.length === 1) return { start: false, retire: [] };
   const [oldest] = idle.toSorted((a, b) => Number(a.isServing) - Number(b.isServing) || a.usedMs - b.usedMs);
   return { start: true, retire: [oldest.manifestHash] };

@@ -1,4 +1,4 @@
-/** Puts one set of artifacts to work: an engine over its folder, and what fits tenants' adapters to it. */
+/** Starts what serves one set of artifacts: an engine over its folder, and a fitter for tenants' adapters. */
 import { EngineClient, type EngineClientParts } from "../client.ts";
 import { FitClient } from "../instant/fit-client.ts";
 import type { EngineInfo, EngineSettings } from "../messages.ts";
@@ -8,7 +8,7 @@ export interface StartedSet extends ServingSet {
   info: EngineInfo;
 }
 
-/** Resolves once a token was generated; rejects where the folder, or the engine over it, is no good, or does not start in time. */
+/** Resolves once the engine has generated a token; rejects if the folder is invalid or the engine does not start in time. */
 export async function startSet(settings: EngineSettings, parts: EngineClientParts): Promise<StartedSet> {
   const { modelDirectory, artifactsDirectory } = settings;
   const engine = new EngineClient(settings, parts);

@@ -107,14 +107,14 @@ const publish = (set: ArtifactSet) =>
 const hashes = () => published.map(({ manifestHash }) => manifestHash);
 
 test("nothing published, nothing served; then what is published, and its successor beside it", async () => {
-  await follower.look();
+  await follower.applyPointer();
   expect([sets.info, sets.manifests, told]).toEqual([null, [], []]);
   expect(() => sets.of(hashes()[0])).toThrow(/starting/);
   const [a, b] = hashes();
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   await publish(published[1]);
-  await follower.look();
+  await follower.applyPointer();
   expect(told).toEqual([
     ["adopted", a],
     ["adopted", b],
@@ -130,28 +130,28 @@ test("the old set ends when it is idle and was not asked for during the grace; a
   const [a, b] = hashes();
   for (const set of published.slice(0, 2)) {
     await publish(set);
-    await follower.look();
+    await follower.applyPointer();
   }
   nowMs += graceMs - 1;
   sets.of(a);
-  await follower.look();
+  await follower.applyPointer();
   nowMs += graceMs - 1;
-  await follower.look();
+  await follower.applyPointer();
   expect(closed).toEqual([]);
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   expect([sets.info?.manifestHash, sets.manifests]).toEqual([a, [a, b]]);
   nowMs += graceMs;
   busy.add(b);
-  await follower.look();
+  await follower.applyPointer();
   expect(closed).toEqual([]);
   busy.delete(b);
   // What ran until now may be resumed here, and what follows it may come.
   nowMs += graceMs - 1;
-  await follower.look();
+  await follower.applyPointer();
   expect(closed).toEqual([]);
   nowMs += 1;
-  await follower.look();
+  await follower.applyPointer();
   expect([closed, sets.manifests]).toEqual([[b], [a]]);
   expect(told.map(([what, hash]) => [what, hash])).toEqual([
     ["adopted", a],
@@ -164,23 +164,23 @@ test("while the engine of the new set restarts, the old one is served first and 
   const [a, b, c] = hashes();
   for (const set of published.slice(0, 2)) {
     await publish(set);
-    await follower.look();
+    await follower.applyPointer();
   }
   down.add(b);
   expect([sets.requireServing().manifestHash, sets.serving, sets.manifests]).toEqual([a, [a], [a, b]]);
   nowMs += 2 * graceMs;
-  await follower.look();
+  await follower.applyPointer();
   expect(closed).toEqual([]);
   // Its successor takes its place, not that of the one that serves.
   await publish(published[2]);
-  await follower.look();
+  await follower.applyPointer();
   expect([closed, sets.serving, sets.requireServing().manifestHash]).toEqual([[b], [a, c], c]);
   // Where none serves, the first of all says why.
   for (const hash of [a, c]) down.add(hash);
   expect(() => sets.requireServing()).toThrow(`${c} is restarting`);
   down.clear();
   nowMs += graceMs;
-  await follower.look();
+  await follower.applyPointer();
   expect([closed, sets.serving]).toEqual([[b, a], [c]]);
 });
 
@@ -188,14 +188,14 @@ test("a third set waits until one of the two is idle, and takes its place", asyn
   const [a, b, c] = hashes();
   for (const set of published.slice(0, 2)) {
     await publish(set);
-    await follower.look();
+    await follower.applyPointer();
   }
   for (const hash of [a, b]) busy.add(hash);
   await publish(published[2]);
-  await follower.look();
+  await follower.applyPointer();
   expect(sets.manifests).toEqual([a, b]);
   busy.delete(a);
-  await follower.look();
+  await follower.applyPointer();
   expect([closed, sets.manifests, sets.info?.manifestHash]).toEqual([[a], [b, c], c]);
 });
 
@@ -221,16 +221,16 @@ function alter(name: string): void {
 
 test.each(harms)("%s is refused, what is served goes on; mended, it is taken up", async (_, harm, message) => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   await publish(otherSame);
   harm(otherSame);
-  for (let i = 0; i < 3; i++) await follower.look();
+  for (let i = 0; i < 3; i++) await follower.applyPointer();
   expect(told.slice(1)).toEqual([["refused", otherSame.manifestHash, expect.stringMatching(message)]]);
   expect([sets.manifests, closed]).toEqual([[published[0].manifestHash], []]);
   for (const { sha256, bytes } of otherSame.files.values())
     store.objects.set(objectName(sha256), Uint8Array.from(bytes));
   nowMs += refusedMs;
-  await follower.look();
+  await follower.applyPointer();
   expect(sets.info?.manifestHash).toBe(otherSame.manifestHash);
 });
 
@@ -275,12 +275,12 @@ test.each(malices)(
   "%s is refused before anything of it is written; what is served goes on",
   async (_, change, message) => {
     await publish(published[0]);
-    await follower.look();
+    await follower.applyPointer();
     const before = await contentsOf(folder);
     reads = [];
     sizes = [];
     const hash = await publishChanged(change);
-    await follower.look();
+    await follower.applyPointer();
     expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(message)]]);
     expect([sets.info?.manifestHash, closed]).toEqual([published[0].manifestHash, []]);
     expect(reads).not.toContain(objectName(anyRecord.sha256));
@@ -295,32 +295,32 @@ test.each(malices)(
 
 test("a manifest that is longer than it may be is not read to its end", async () => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   const bytes = new Uint8Array(setLimits.manifestBytes + 100_000);
   const hash = await sha256Hex(bytes);
   await store.put(objectName(hash), bytes);
   pointTo(hash);
   sizes = [];
-  await follower.look();
+  await follower.applyPointer();
   expect(told.slice(1)).toEqual([["refused", hash, expect.stringMatching(/manifest.* more than 2097152 bytes/)]]);
   expect(Math.max(...sizes)).toBe(setLimits.manifestBytes + 1);
   store.objects.set(pointerName, new Uint8Array(10_000_000));
   sizes = [];
-  await follower.look();
+  await follower.applyPointer();
   expect(told.slice(2)).toEqual([["refused", null, expect.stringMatching(/current\.json/)]]);
   expect(sizes).toEqual([setLimits.pointerBytes + 1]);
 });
 
 test("many bad sets leave the folder of what is served, and one unfinished folder of theirs", async () => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   for (let i = 0; i < 12; i++) {
     nowMs += refusedMs;
     await publishChanged((manifest) => {
       manifest.centroids[0].label = [`bad ${i}`];
       manifest.files["hyper-network.safetensors"].bytes += 1;
     });
-    await follower.look();
+    await follower.applyPointer();
   }
   // Whole ones that do not start, too.
   startFault = new Error("no memory");
@@ -329,7 +329,7 @@ test("many bad sets leave the folder of what is served, and one unfinished folde
     await publishChanged((manifest) => {
       manifest.centroids[0].label = [`whole ${i}`];
     });
-    await follower.look();
+    await follower.applyPointer();
   }
   expect(told).toHaveLength(25);
   const folders = await readdir(cache);
@@ -351,25 +351,25 @@ beforeAll(async () => {
 
 test("artifacts for other weights are refused while some are served", async () => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   await publish(otherModel);
-  await follower.look();
+  await follower.applyPointer();
   expect(told.slice(1)).toEqual([["refused", otherModel.manifestHash, expect.stringMatching(/other|weights/)]]);
   expect(sets.info?.manifestHash).toBe(published[0].manifestHash);
 });
 
 test("a set that does not start is refused for long, and started again only then", async () => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   await publish(published[1]);
   startFault = new Error("no memory");
-  await follower.look();
+  await follower.applyPointer();
   startFault = null;
   nowMs += failedMs - 1;
-  await follower.look();
+  await follower.applyPointer();
   expect(sets.manifests).toEqual([published[0].manifestHash]);
   nowMs += 1;
-  await follower.look();
+  await follower.applyPointer();
   expect(sets.info?.manifestHash).toBe(published[1].manifestHash);
 });
 
@@ -378,9 +378,9 @@ test.each([
   ["that names nothing there", () => pointTo("e".repeat(64)), "e".repeat(64), /not in the store/],
 ])("a pointer %s changes nothing", async (_, harm, refused, message) => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   harm();
-  await follower.look();
+  await follower.applyPointer();
   expect(told.slice(1)).toEqual([["refused", refused, expect.stringMatching(message)]]);
   expect(sets.info?.manifestHash).toBe(published[0].manifestHash);
 });
@@ -391,7 +391,7 @@ function pointTo(manifest: string): void {
 
 test("what is in its folder and whole is not read again; what is harmed there is", async () => {
   await publish(published[0]);
-  await follower.look();
+  await follower.applyPointer();
   const { manifestHash } = published[0];
   const objects = () => reads.filter((name) => name !== pointerName);
   expect(objects()).toHaveLength(4);
