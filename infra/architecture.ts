@@ -73,7 +73,9 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/engine/artifacts.ts",
+    "gpu-backend/engine/memory-plan.ts",
     "gpu-backend/runtime/device-probe.ts",
+    "gpu-backend/runtime/model-folder.ts",
   ],
   // Shows what code defines.
   "infra/site": [
