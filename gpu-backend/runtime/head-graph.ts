@@ -18,6 +18,8 @@ export interface PoolShape {
 
 /** A row padded to a multiple of this many floats begins where a vector does: AVX-512's, four at a time. */
 const vectorFloats = 64;
+/** Only -Infinity is less. */
+const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
 
 /** The bank and the pool, as both kinds of rows use them. */
 export interface Adapters {
@@ -335,7 +337,8 @@ function likeliestScore(g: GraphBuilder, scores: string): string[] {
   const top = g.node("ArgMax", [scores], { axis: -1, keepdims: 1 }); // [N, 1]
   const sum = g.node("ReduceSum", [scores, g.integers(1)], { keepdims: 1 });
   const oneIfFinite = g.node("Add", [g.node("Mul", [sum, g.scalar(0)]), g.scalar(1)]);
-  const isLowest = g.node("IsInf", [sum], { detect_positive: 0 });
+  // Not IsInf, of which WebGPU has no kernel.
+  const isLowest = g.node("Less", [sum, g.scalar(lowestFloat)]);
   const one = g.node("Where", [isLowest, g.scalar(1), oneIfFinite]);
   const score = g.node("GatherElements", [scores, top], { axis: 1 });
   return [score, g.node("Cast", [top], { to: 6 }), one, g.node("Identity", [one])];
