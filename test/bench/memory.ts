@@ -1,7 +1,8 @@
 /**
  * What serving adds to the memory of a session: the backend beside a bare session over the same graph and node-llama-cpp,
- * each alone in processes of its own with the same prompts; then the backend before and after its first instant adapter.
- * Resident memory of a process and its children, at its largest while every row is held. Linux only.
+ * each alone in processes of its own with the same prompts; then the backend before its first instant adapter and an idle minute
+ * after it. Resident memory of a process and its children, at its largest while every row is held. Pages of a file that several
+ * of them map, above all Node's own, are in memory once and count once; the sum of their RSS is told beside. Linux only.
  */
 import { fork } from "node:child_process";
 import { once } from "node:events";
@@ -28,13 +29,26 @@ const formatOfPeer = { fp32: "f32", int8: "q8_0", block8: "q8_0", block4: "q4_0"
 /** Beyond `idleMs`, in milliseconds: time for the fitter's process to end. */
 const unloadingMs = 2000;
 const steadyBatches = 5;
+/** Bytes that serving may add to a bare session. */
+const targetBytes = 120e6;
+/** Part of its memory by which a backend may have grown for good through its first adapter. */
+const targetGrowth = 0.05;
+
+export interface Resident {
+  /** Pages that several processes map counted once. */
+  bytes: number;
+  /** RSS of all processes. */
+  rssBytes: number;
+}
 
 export interface MemoryRow {
   format: WeightFormat;
   batch: number;
   bareBytes: number;
-  servedBytes: number;
-  withoutPrefixCacheBytes: number;
+  served: Resident;
+  /** What the prefix cache held then; part of `served`. */
+  prefixCacheBytes: number;
+  withoutPrefixCache: Resident;
   /** null where it cannot run. */
   llamaBytes: number | null;
   adapter: { beforeBytes: number; madeBytes: number; idleBytes: number };
@@ -56,17 +70,18 @@ export async function measureMemory(
       MODEL_DIR: folder,
       DATA_DIR: join(folder, "data"),
     };
-    const withoutPrefixCacheBytes = await withBackend({ ...environment, PREFIX_CACHE_BYTES: "0" }, (backend) =>
+    const withoutPrefixCache = await withBackend({ ...environment, PREFIX_CACHE_BYTES: "0" }, (backend) =>
       serveBatch(backend, batch),
     );
-    const served = await withBackend(environment, async (backend) => ({
-      servedBytes: await serveBatch(backend, batch),
+    const measured = await withBackend(environment, async (backend) => ({
+      served: await serveBatch(backend, batch),
+      prefixCacheBytes: await backend.metric("chameleon_prefix_cache_bytes"),
       adapter: await makeAdapter(backend, batch),
     }));
     const peer = { system: "node-llama-cpp", format: formatOfPeer[format] } as const;
     const { rows } = await runGroup([peer], [{ batch, context, steps }], { rounds: 1, threads, note });
     const llamaBytes = rows[0]?.rssBytes ?? null;
-    return { format, batch, bareBytes, withoutPrefixCacheBytes, ...served, llamaBytes };
+    return { format, batch, bareBytes, withoutPrefixCache, ...measured, llamaBytes };
   } finally {
     await rm(folder, { recursive: true });
   }
@@ -74,13 +89,15 @@ export async function measureMemory(
 
 export function memoryLines({ format, batch, bareBytes, adapter, ...row }: MemoryRow): string[] {
   const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(0)} MB`;
-  const beside = (bytes: number) => `${megabytes(bytes)}, ${megabytes(bytes - bareBytes)} more`;
-  const change = (100 * (adapter.idleBytes / adapter.beforeBytes - 1)).toFixed(1);
+  const beside = ({ bytes, rssBytes }: Resident) =>
+    `${megabytes(bytes)}, ${megabytes(bytes - bareBytes)} more (RSS ${megabytes(rssBytes)}, ${megabytes(rssBytes - bareBytes)} more)`;
+  const growth = adapter.idleBytes / adapter.beforeBytes - 1;
+  const verdict = (isOver: boolean) => (isOver ? "LOSES  " : "  ");
   return [
     `memory ${format}, batch ${batch}, context ${context}: bare session ${megabytes(bareBytes)}`,
-    `  backend: ${beside(row.servedBytes)}; without a prefix cache: ${beside(row.withoutPrefixCacheBytes)}`,
+    `${verdict(row.served.bytes - bareBytes > targetBytes)}backend: ${beside(row.served)}, of which the prefix cache holds ${megabytes(row.prefixCacheBytes)}; without one: ${beside(row.withoutPrefixCache)}; target ${megabytes(targetBytes)} more`,
     `  node-llama-cpp: ${row.llamaBytes === null ? "not measured" : megabytes(row.llamaBytes)}`,
-    `  first instant adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${change}%)`,
+    `${verdict(growth > targetGrowth)}first instant adapter: before ${megabytes(adapter.beforeBytes)}, made ${megabytes(adapter.madeBytes)}, after ${idleMs / 1000} s idle ${megabytes(adapter.idleBytes)} (${(100 * growth).toFixed(1)}%; target ${100 * targetGrowth}%)`,
   ];
 }
 
@@ -117,16 +134,17 @@ async function withBackend<T>(environment: Record<string, string>, work: (backen
 }
 
 /** The largest resident memory at any token. */
-async function serveBatch(backend: Backend, batch: number): Promise<number> {
+async function serveBatch(backend: Backend, batch: number): Promise<Resident> {
   const sequences = promptsOf(batch, context - steps).map((ids, i) =>
     sequenceRequest(`${i}`, ids, { maxTokens: steps }),
   );
-  let bytes = 0;
+  const pid = backend.child.pid!;
+  let rssBytes = 0;
   for await (const frame of framesOf(await backend.post("/v1/batches", backend.batch(null, sequences)))) {
     if (frame.type === "error") throw new Error(frame.message);
-    if (frame.type === "token") bytes = Math.max(bytes, residentBytes(backend.child.pid!));
+    if (frame.type === "token") rssBytes = Math.max(rssBytes, rssOf(pid));
   }
-  return bytes;
+  return { bytes: rssBytes - sharedBytes(pid), rssBytes };
 }
 
 async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["adapter"]> {
@@ -137,7 +155,8 @@ async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["
     examples: promptsOf(examples.count, examples.tokens),
   });
   if (!response.ok) throw new Error(await response.text());
-  const madeBytes = residentBytes(backend.child.pid!);
+  const pid = backend.child.pid!;
+  const madeBytes = rssOf(pid) - sharedBytes(pid);
   await setTimeout(idleMs + unloadingMs);
   return { beforeBytes, madeBytes, idleBytes: await steadyBytes(backend, batch) };
 }
@@ -145,13 +164,38 @@ async function makeAdapter(backend: Backend, batch: number): Promise<MemoryRow["
 /** Median over batches of the same prompts: garbage comes and goes by tens of megabytes. */
 async function steadyBytes(backend: Backend, batch: number): Promise<number> {
   const bytes: number[] = [];
-  for (let i = 0; i < steadyBatches; i++) bytes.push(await serveBatch(backend, batch));
+  for (let i = 0; i < steadyBatches; i++) bytes.push((await serveBatch(backend, batch)).bytes);
   return median(bytes);
 }
 
-/** Of a process and its children. */
-function residentBytes(pid: number): number {
-  const own = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
+/** RSS of a process and its descendants. */
+function rssOf(pid: number): number {
+  const ofProcess = (one: number) => /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${one}/status`, "utf8"))?.[1];
+  return [pid, ...descendantsOf(pid)].reduce((sum, one) => sum + 1024 * Number(ofProcess(one)), 0);
+}
+
+function descendantsOf(pid: number): number[] {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
-  return 1024 * Number(own?.[1]) + children.reduce((sum, child) => sum + residentBytes(child), 0);
+  return children.flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+/**
+ * What that sum counts more than once: of each part of a file, all but the most that any process has in memory. Too slow to be
+ * asked at every token, and hardly changing.
+ */
+function sharedBytes(pid: number): number {
+  const largest = new Map<string, number>();
+  let sum = 0;
+  for (const one of [pid, ...descendantsOf(pid)]) {
+    for (const part of readFileSync(`/proc/${one}/smaps`, "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+      const [, , offset, device, inode] = part.slice(0, part.indexOf("\n")).split(/ +/);
+      if (inode === "0") continue;
+      const kilobytes = (name: string) => Number(new RegExp(`^${name}: +(\\d+) kB`, "m").exec(part)?.[1] ?? 0);
+      const bytes = 1024 * (kilobytes("Rss") - kilobytes("Anonymous"));
+      const file = `${device} ${inode} ${offset}`;
+      largest.set(file, Math.max(largest.get(file) ?? 0, bytes));
+      sum += bytes;
+    }
+  }
+  return sum - largest.values().reduce((total, bytes) => total + bytes, 0);
 }
