@@ -1,11 +1,9 @@
 /**
- * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame,
- * and join or leave between the phases of a step. It owns no thread and no loop; whoever does calls `step` while it is
- * busy. Frames go out through `emit`, phase by phase.
+ * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame, and join or
+ * leave between the phases of a step. Its owner calls `step` while it is busy. Frames go out through `emit`, phase by phase.
  *
- * A fault of one sequence (a result that is not a number, anything thrown while only that sequence is handled) ends it in
- * one error frame and gives back all it held; the others go on to the same bits. What is thrown by a whole step, such as
- * a failed run of the session, concerns all sequences: `step` rejects, and the engine must not be used any more.
+ * A fault of one sequence (a result that is not finite, or anything thrown while that sequence alone is handled) ends it in one
+ * error frame and frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is unusable.
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -25,10 +23,9 @@ import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { type Score, Sequence, type Vocabulary } from "./sequence.ts";
+import { type Score, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { type Chunk, composePhase } from "./step-input.ts";
-import { PieceIndex } from "./stop-guard.ts";
 
 export interface EngineParts {
   runner: StepRunner;
@@ -42,7 +39,7 @@ export interface EngineParts {
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
-  /** A pass has finished, and more of its phase may follow before `emit` reports that. */
+  /** A pass has finished; more of its phase may follow before `emit`. */
   progressed?(): void;
   /** A sequence ended because it cannot be computed; `error.cause` is what was thrown. */
   faulted?(error: ServiceError): void;
@@ -65,9 +62,7 @@ export class Engine {
     const { config } = parts.runner;
     const kvShape = arenaShapeOf(config);
     this.#parts = parts;
-    let index: PieceIndex | null = null;
-    const pieceIndex = () => (index ??= new PieceIndex(config.vocabularySize, parts.pieceOf));
-    this.#vocabulary = { ...config, pieceOf: parts.pieceOf, pieceIndex };
+    this.#vocabulary = vocabularyOf(config, parts.pieceOf);
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
@@ -102,10 +97,9 @@ export class Engine {
   }
 
   /**
-   * Takes in a micro-batch of the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a sequence with
-   * a mixture has adapters of its own.
-   * What cannot be served ends in its error frame. Throws an Error for an id that is open already: its frames could not
-   * be told apart. `traced` gets the hidden states of each prompt but its last token, [N, D], before its last frame.
+   * Takes in a micro-batch of the adapter `adapterId` (a centroid's id, or a tenant's own; null is the base); a sequence with a
+   * mixture has adapters of its own. A sequence that cannot be served ends in its error frame. Throws an Error for an id that is
+   * open. `traced` gets the hidden states of each prompt but its last token, [N, D], before its last frame.
    */
   async submit(
     adapterId: string | null,

@@ -13,9 +13,10 @@ import type {
 import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
+import type { Gpt2Config } from "../runtime/step.ts";
 import type { HiddenTrace } from "./hidden-trace.ts";
 import type { Plannable } from "./plan.ts";
-import { type PieceIndex, StopGuard } from "./stop-guard.ts";
+import { PieceIndex, StopGuard } from "./stop-guard.ts";
 
 /** What the engine knows of the model it serves. */
 export interface Vocabulary {
@@ -23,6 +24,12 @@ export interface Vocabulary {
   endOfTextId: number;
   pieceOf(id: number): Uint8Array;
   pieceIndex(): PieceIndex;
+}
+
+/** Indexes the pieces when the first sequence needs that. */
+export function vocabularyOf(config: Gpt2Config, pieceOf: Vocabulary["pieceOf"]): Vocabulary {
+  let index: PieceIndex | null = null;
+  return { ...config, pieceOf, pieceIndex: () => (index ??= new PieceIndex(config.vocabularySize, pieceOf)) };
 }
 
 /** One scored token: its logprob, the likeliest tokens at its place, and its logprob without the adapter. */

@@ -1,7 +1,6 @@
 import { expect, test } from "vitest";
 import { AdapterClaims } from "../../../../gpu-backend/engine/adapter-claims.ts";
-import { Sequence } from "../../../../gpu-backend/engine/sequence.ts";
-import { PieceIndex } from "../../../../gpu-backend/engine/stop-guard.ts";
+import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
 import { fakeFullAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
 import { fakeConfig } from "../../../support/fake-runner.ts";
 
@@ -16,7 +15,7 @@ const cache = {
 async function sequenceOf(claims: AdapterClaims, id: string, ...centroids: string[]): Promise<Sequence> {
   const adapters = centroids.map((centroidId) => ({ centroidId, weight: 1 / centroids.length }));
   const pieceOf = () => new Uint8Array();
-  const vocabulary = { ...fakeConfig, pieceOf, pieceIndex: () => new PieceIndex(fakeConfig.vocabularySize, pieceOf) };
+  const vocabulary = vocabularyOf(fakeConfig, pieceOf);
   const request = sequenceRequest(id, [1, 2], { tenant: id.split(":")[0], mixture: { base: 0, adapters } });
   const sequence = new Sequence(request, vocabulary, 0);
   await claims.acquire([sequence], null, (_, acquired) => {
