@@ -4,7 +4,15 @@
  * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
  */
 import type { Adapter, RowBias } from "../adapters/adapter.ts";
-import type { ExpertProbabilities, LogitChanges, MixedInput, PointerInput, StepInput } from "../runtime/step.ts";
+import {
+  type ExpertProbabilities,
+  type LogitChanges,
+  type MixedInput,
+  minimumPrefillTokens,
+  type PointerInput,
+  type PointerQueries,
+  type StepInput,
+} from "../runtime/step.ts";
 import { drawsFromCandidates, isGreedy } from "./sampler.ts";
 import type { LogitChange, Sequence } from "./sequence.ts";
 
@@ -39,7 +47,9 @@ interface MixedRow {
   sequence: Sequence;
   inverseTemperature: number;
   targetId: number;
-  /** Which of the S rows of the feed holds its prompt; null where only targets are scored. */
+  /** Whether the mixture is wanted; false where only the experts are. All rows of a run are alike. */
+  isMixture: boolean;
+  /** Which of the S rows of the feed holds its prompt, which the pointer copies from; null where it copies nothing. */
   arenaRow: number | null;
   /** Indexes of the sequence's adapters that the row has: those with a weight for a mixture, else all. */
   adapters: number[];
@@ -116,7 +126,7 @@ export class HeadRows {
     const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
     this.#mixed.push({
       ...{ at, sequence, inverseTemperature, arenaRow, adapters, experts },
-      ...{ targetId: scoredId ?? 0, isKept: false },
+      ...{ targetId: scoredId ?? 0, isKept: false, isMixture: true },
     });
     if (!experts) this.#addAdapterBias(row, sequence, adapters);
     if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
@@ -124,14 +134,14 @@ export class HeadRows {
     this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
   }
 
-  /** A row that only asks what the base and each adapter of a sequence's mixture say of a token. */
-  addTestimony(sequence: Sequence, at: number, targetId: number): void {
-    this.#addExperts(sequence, at, { targetId, isKept: false });
+  /** A row that only asks what the base and each adapter of a sequence's mixture say of a token, and what its key is like. */
+  addTestimony(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
+    this.#addExperts(sequence, at, { targetId, arenaRow, isKept: false });
   }
 
   /** A row whose experts' probabilities are kept, for `addMixed` of a later run. */
   addKept(sequence: Sequence, at: number): void {
-    this.#addExperts(sequence, at, { targetId: 0, isKept: true });
+    this.#addExperts(sequence, at, { targetId: 0, arenaRow: null, isKept: true });
   }
 
   tensors() {
@@ -182,7 +192,10 @@ export class HeadRows {
       targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
       keep: [...rows.keys()].filter((x) => rows[x].isKept),
       experts: rows[0].experts ? this.#experts(J) : undefined,
-      mixture: rows[0].arenaRow === null ? undefined : this.#mixture(J),
+      evidence: rows.some(({ isMixture, arenaRow }) => !isMixture && arenaRow !== null)
+        ? this.#queries(minimumPrefillTokens)
+        : undefined,
+      mixture: rows[0].isMixture ? this.#mixture(J) : undefined,
     };
   }
 
@@ -218,37 +231,40 @@ export class HeadRows {
     };
   }
 
-  #pointer(): PointerInput {
+  /** What each row of the feed is asked by the mixed rows, at least `fewest` times. */
+  #queries(fewest: number): PointerQueries {
     const rows = this.#mixed;
-    const { past, pastTokens: P } = this.#feed;
+    const { past, pastTokens: positions } = this.#feed;
     const S = this.#arenaRows;
     const asked = Array.from({ length: S }, (): number[] => []);
     rows.forEach(({ arenaRow }, x) => {
-      asked[arenaRow!].push(x);
+      if (arenaRow !== null) asked[arenaRow].push(x);
     });
-    const T = asked.reduce((most, { length }) => Math.max(most, length), 1);
+    const T = asked.reduce((most, { length }) => Math.max(most, length), fewest);
     const queries = new Int32Array(S * T);
-    const lengths = new Int32Array(S).fill(1);
     const answers = new Int32Array(rows.length);
-    const ids = new Int32Array(rows.length * P);
     asked.forEach((ofRow, s) => {
       ofRow.forEach((x, t) => {
-        const { sequence, at } = rows[x];
-        queries[s * T + t] = at;
+        queries[s * T + t] = rows[x].at;
         answers[x] = s * T + t;
-        lengths[s] = Math.max(1, sequence.evidenceTokens - 1);
-        for (let i = 0; i < lengths[s]; i++) ids[x * P + i] = sequence.ids[i + 1];
       });
     });
+    return { keys: past[past.length - 2], count: S, positions, queries, answers };
+  }
+
+  #pointer(): PointerInput {
+    const rows = this.#mixed;
+    const P = this.#feed.pastTokens;
+    const lengths = new Int32Array(this.#arenaRows).fill(1);
+    const ids = new Int32Array(rows.length * P);
+    rows.forEach(({ sequence, arenaRow }, x) => {
+      const length = Math.max(1, sequence.evidenceTokens - 1);
+      lengths[arenaRow!] = length;
+      for (let i = 0; i < length; i++) ids[x * P + i] = sequence.ids[i + 1];
+    });
     return {
-      keys: past[past.length - 2],
-      count: S,
-      positions: P,
-      lengths,
-      sharpness: sharpnessOf(rows),
-      queries,
-      answers,
-      ids,
+      ...this.#queries(1),
+      ...{ lengths, sharpness: sharpnessOf(rows), ids },
       weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.pointer),
     };
   }
@@ -282,10 +298,10 @@ export class HeadRows {
     for (const [id, offset] of offsets) this.#bias.add(row, { id, penalty: 1, value: 0 }, offset);
   }
 
-  #addExperts(sequence: Sequence, at: number, rest: Pick<MixedRow, "targetId" | "isKept">): void {
+  #addExperts(sequence: Sequence, at: number, rest: Pick<MixedRow, "targetId" | "arenaRow" | "isKept">): void {
     const adapters = [...sequence.adapters.keys()];
     this.#addAdapterBias(this.#mixed.length, sequence, adapters);
-    this.#mixed.push({ at, sequence, inverseTemperature: 1, arenaRow: null, adapters, experts: null, ...rest });
+    this.#mixed.push({ at, sequence, inverseTemperature: 1, isMixture: false, adapters, experts: null, ...rest });
   }
 
   #addAdapterBias(row: number, sequence: Sequence, adapters: readonly number[]): void {

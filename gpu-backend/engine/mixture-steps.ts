@@ -28,7 +28,7 @@ const weighedRows = 64;
 
 interface Parts {
   runner: Pick<StepRunner, "run" | "gates" | "config">;
-  arena: Pick<KvArena, "feed" | "states" | "keys">;
+  arena: Pick<KvArena, "feed" | "states">;
 }
 
 /** Mixtures whose prompts are cached, with the arena rows they are in. */
@@ -61,11 +61,12 @@ export async function weighMixtures(
   prefilled: Prefilled,
   { runner, arena }: Parts,
 ): Promise<{ faults: Map<Sequence, ServiceError>; experts: Map<Sequence, ExpertProbabilities> }> {
-  const rows = new HeadRows(runner.gates, noFeed, 0);
+  const { first, count, feed } = feedOf(prefilled, arena);
+  const rows = new HeadRows(runner.gates, feed, count);
   const states: Float32Array[] = [];
   for (const [sequence, row] of prefilled) {
     const positions = positionsOf(sequence);
-    for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1]);
+    for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1], row - first);
     states.push(arena.states(row, positions));
   }
   const sampled = [...prefilled.keys()].filter(samplesFirst);
@@ -74,18 +75,18 @@ export async function weighMixtures(
     states.push(arena.states(prefilled.get(sequence)!, [sequence.ids.length - 1]));
   }
   const faults = new Map<Sequence, ServiceError>();
-  const input = composeHead(rows, joined(states), arena.feed(0, 1, 1));
+  const input = composeHead(rows, joined(states), feed);
   const mixed = input.mixed ? (await runner.run(input)).mixed! : null;
   const J = input.mixed?.adapters ?? 0;
+  const P = feed.pastTokens;
   let x = 0;
-  for (const [sequence, row] of prefilled) {
-    const positions = positionsOf(sequence);
-    const keys = positions.length > 0 ? arena.keys(row, sequence.evidenceTokens) : null;
-    const testimonies = positions.map((t): Testimony => {
+  for (const sequence of prefilled.keys()) {
+    const testimonies = positionsOf(sequence).map((t): Testimony => {
       const ofAdapters = mixed!.adapterTargets.subarray(x * J, x * J + sequence.adapters.length);
       const source = { tokens: sequence.evidenceTokens, ...sequence.request.mixture!.evidence!.pointer };
+      const cosines = mixed!.cosines!.subarray(x * P, (x + 1) * P);
       const experts = [mixed!.baseTargets[x++], ...ofAdapters];
-      return { experts, pointer: pointerProbability(keys!, sequence.ids, t, source) };
+      return { experts, pointer: pointerProbability(cosines, sequence.ids, t, source) };
     });
     const fault = setWeights(sequence, testimonies);
     if (fault) faults.set(sequence, fault);
@@ -136,7 +137,12 @@ function joined(parts: readonly Float32Array[]): Float32Array {
   return all;
 }
 
-const noFeed = { past: [], pastTokens: 0 };
+/** What the arena feeds of the rows that hold these prompts, from the first to the last. */
+function feedOf(prefilled: Prefilled, arena: Parts["arena"]) {
+  const first = Math.min(...prefilled.values());
+  const count = Math.max(...prefilled.values()) + 1 - first;
+  return { first, count, feed: arena.feed(first, count, 1) };
+}
 
 /**
  * The heads that score what comes after a mixture's evidence, as a continuation would be, run by run. The evidence itself is
@@ -168,9 +174,7 @@ export async function sampleFirst(
   experts: ReadonlyMap<Sequence, ExpertProbabilities>,
   { runner, arena }: Parts,
 ): Promise<{ heads: Phase["heads"]; output: StepOutput }> {
-  const first = Math.min(...prefilled.values());
-  const count = Math.max(...prefilled.values()) + 1 - first;
-  const feed = arena.feed(first, count, 1);
+  const { first, count, feed } = feedOf(prefilled, arena);
   const rows = new HeadRows(runner.gates, feed, count);
   const states = [...prefilled].map(([sequence, row]) => {
     rows.addMixed(sequence, rows.fed(), null, row - first, experts.get(sequence)!);

@@ -193,20 +193,8 @@ export class KvArena {
 
   /** States of a row at some positions, from the last pair of arrays, [positions, D]. */
   states(row: number, positions: readonly number[]): Float32Array {
-    return this.#copyOf(this.#arrays.length - 1, row, positions);
-  }
-
-  /** The pointer's keys at a row's first `count` positions, from the last pair of arrays, [count, D]. */
-  keys(row: number, count: number): { keys: Float32Array; D: number } {
-    const positions = Array.from({ length: count }, (_, position) => position);
-    const { heads, headWidth } = this.#shape;
-    return { keys: this.#copyOf(this.#arrays.length - 2, row, positions), D: heads * headWidth };
-  }
-
-  /** What an array holds of a row at some positions, heads side by side: [positions, D]. */
-  #copyOf(array: number, row: number, positions: readonly number[]): Float32Array {
     const { heads: H, headWidth: d } = this.#shape;
-    const source = this.#arrays[array];
+    const source = this.#arrays[this.#arrays.length - 1];
     const copy = new Float32Array(positions.length * H * d);
     positions.forEach((position, x) => {
       for (let h = 0; h < H; h++) {

@@ -59,6 +59,7 @@ export const names = {
     pointerRows: "pointer_rows",
     pointerIds: "pointer_ids",
     pointerWeights: "pointer_weights",
+    cosines: "cosines",
   },
   present: "present",
   hidden: "hidden",

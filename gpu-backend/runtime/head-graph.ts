@@ -194,7 +194,8 @@ function addExpertProbabilities(
 
 /**
  * The pointer (Grave, Joulin, Usunier, arXiv 1612.04426): attention of a row's key over the keys of its prompt, as one more
- * attention layer whose heads' scores are summed. Returns what gives ids [G, P] and the probability each receives [G, P].
+ * attention layer whose heads' scores are summed. The cosines are an output, of which evidence is taken. Returns what gives
+ * ids [G, P] and the probability each receives [G, P].
  */
 function addPointer({ g, config, products }: HeadParts, keys: string) {
   const { hiddenSize: D, heads: H } = config;
@@ -206,16 +207,17 @@ function addPointer({ g, config, products }: HeadParts, keys: string) {
   const rows = g.input(mixed.pointerRows, "int32", ["G"]); // of B × T
   const idsAsFed = g.input(mixed.pointerIds, "int32", ["G", "P"]);
   const weights = g.input(mixed.pointerWeights, "float32", ["G", 1]);
+  const shape = g.node("Concat", [g.node("Shape", [queries]), g.integers(H, D / H)], { axis: 0 });
+  const asked = g.node("Reshape", [g.node("Gather", [keys, queries], { axis: 0 }), shape]); // [B, T, H, d]
+  const query = g.node("Transpose", [asked], { perm: [0, 2, 1, 3] });
+  const cosines = g.node("ReduceSum", [products(query, past), g.integers(1)], { keepdims: 0 }); // [B, T, P]
+  const flat = g.node("Concat", [g.integers(-1), g.node("Shape", [mask], { start: 2, end: 3 })], { axis: 0 });
+  /** Of [B, T, P] the answer of each mixed row, [G, P]. */
+  const answers = (x: string) => g.node("Gather", [g.node("Reshape", [x, flat]), rows], { axis: 0 });
+  g.output(mixed.cosines, answers(cosines), "float32", ["G", "P"]);
   return () => {
-    const shape = g.node("Concat", [g.node("Shape", [queries]), g.integers(H, D / H)], { axis: 0 });
-    const asked = g.node("Reshape", [g.node("Gather", [keys, queries], { axis: 0 }), shape]); // [B, T, H, d]
-    const query = g.node("Transpose", [asked], { perm: [0, 2, 1, 3] });
-    const cosines = g.node("ReduceSum", [products(query, past), g.integers(1)], { keepdims: 0 }); // [B, T, P]
     const scores = g.node("Add", [g.node("Mul", [cosines, sharpness]), mask]);
-    const lastSize = g.node("Shape", [mask], { start: 2, end: 3 });
-    const flat = g.node("Concat", [g.integers(-1), lastSize], { axis: 0 });
-    const attention = g.node("Reshape", [g.node("Softmax", [scores], { axis: -1 }), flat]); // [B × T, P]
-    const masses = g.node("Mul", [g.node("Gather", [attention, rows], { axis: 0 }), weights]);
+    const masses = g.node("Mul", [answers(g.node("Softmax", [scores], { axis: -1 })), weights]);
     return { ids: g.node("Cast", [idsAsFed], { to: 7 }), masses };
   };
 }

@@ -3,7 +3,7 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, PointerInput } from "./step.ts";
+import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, PointerInput, PointerQueries } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
@@ -25,7 +25,7 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
   const { config, gates: Q, pool } = served;
   const { vocabularySize: V } = config;
   const rows = input ?? noMixedRow();
-  const { adapters: J, mixture, adapterBias, experts, keep = [] } = rows;
+  const { adapters: J, evidence, mixture, adapterBias, experts, keep = [] } = rows;
   const X = rows.rows.length;
   const bias = adapterBias.values.length > 0 ? adapterBias : { ...zeroBias, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
@@ -52,7 +52,7 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
     [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
     [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
     [n.adapterWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
-    ...pointerFeeds(mixture?.pointer ?? noPointer(config, X), config, X),
+    ...pointerFeeds(mixture?.pointer ?? onlyQueries(evidence ?? noQueries(config, X)), config),
   };
   if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
   return feeds;
@@ -79,8 +79,12 @@ function changesOfLikelihoods(bias: LogitChanges, X: number): LogitChanges & { r
   };
 }
 
-export function mixedFetches({ mixture, experts, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
+export function mixedFetches(
+  { evidence, mixture, experts, keep = [], adapters }: MixedInput,
+  wantsScores: boolean,
+): string[] {
   return [
+    ...(evidence ? [n.cosines] : []),
     ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])]),
     ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptAdapters] : [])] : []),
     ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
@@ -88,13 +92,14 @@ export function mixedFetches({ mixture, experts, keep = [], adapters }: MixedInp
 }
 
 export function readMixed(results: SessionResults, input: MixedInput, wantsScores: boolean): MixedOutput {
-  const { adapters: J, experts, keep = [], mixture } = input;
+  const { adapters: J, evidence, experts, keep = [], mixture } = input;
   const X = input.rows.length;
   const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
     baseTargets: data(n.baseTargets, !experts).subarray(0, X),
     adapterTargets: data(n.adapterTargets, !experts && J > 0).subarray(0, X * J),
     kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptAdapters, J > 0) } : null,
+    cosines: evidence ? data(n.cosines).subarray(0, X * evidence.positions) : null,
     rows: mixture
       ? readRows(results, n, X, {
           ...{ areLikelihoods: true, wantsScores },
@@ -107,13 +112,14 @@ export function readMixed(results: SessionResults, input: MixedInput, wantsScore
 /** A lone row whose adapters use the pool goes twice, as a plain one does (onnx-runner.ts); the bias stays with the first. */
 export function withTwoPooledRows(input: MixedInput): MixedInput {
   if (input.rows.length !== 1 || !input.poolSlots) return input;
-  const { mixture } = input;
+  const { evidence, mixture } = input;
   return {
     ...input,
     rows: twice(input.rows),
     gates: twice(input.gates),
     poolSlots: twice(input.poolSlots),
     targetIds: twice(input.targetIds),
+    evidence: evidence && { ...evidence, answers: twice(evidence.answers) },
     mixture: mixture && {
       ...mixture,
       baseWeights: twice(mixture.baseWeights),
@@ -131,10 +137,11 @@ export function withTwoPooledRows(input: MixedInput): MixedInput {
 
 /** The input with its rows of the head elsewhere. */
 export function withMovedRows(input: MixedInput, moved: (rows: Int32Array) => Int32Array): MixedInput {
-  const { mixture } = input;
+  const { evidence, mixture } = input;
   return {
     ...input,
     rows: moved(input.rows),
+    evidence: evidence && { ...evidence, queries: moved(evidence.queries) },
     mixture: mixture && { ...mixture, pointer: { ...mixture.pointer, queries: moved(mixture.pointer.queries) } },
   };
 }
@@ -149,24 +156,27 @@ function noMixedRow(): MixedInput {
   };
 }
 
-/** One that has nothing to copy from. */
-function noPointer({ hiddenSize }: Gpt2Config, X: number): PointerInput {
+function noQueries({ hiddenSize }: Gpt2Config, X: number): PointerQueries {
   return {
-    keys: new Float32Array(hiddenSize),
-    count: 1,
-    positions: 1,
-    lengths: Int32Array.of(1),
-    sharpness: 0,
-    queries: Int32Array.of(0),
-    answers: new Int32Array(X),
-    ids: new Int32Array(X),
-    weights: new Float32Array(X),
+    ...{ keys: new Float32Array(hiddenSize), count: 1, positions: 1 },
+    ...{ queries: Int32Array.of(0), answers: new Int32Array(X) },
   };
 }
 
-function pointerFeeds(pointer: PointerInput, config: Gpt2Config, X: number): Record<string, Tensor> {
+/** A pointer that nothing is copied by. */
+function onlyQueries(queries: PointerQueries): PointerInput {
+  const X = queries.answers.length;
+  return {
+    ...queries,
+    ...{ lengths: new Int32Array(0), sharpness: 0 },
+    ...{ ids: new Int32Array(X * queries.positions), weights: new Float32Array(X) },
+  };
+}
+
+function pointerFeeds(pointer: PointerInput, config: Gpt2Config): Record<string, Tensor> {
   const { keys, count, positions: P, lengths, sharpness, queries, answers, ids, weights } = pointer;
   const { heads: H, hiddenSize: D } = config;
+  const X = answers.length;
   const mask = new Float32Array(count * P);
   lengths.forEach((length, row) => {
     mask.fill(hiddenScore, row * P + length, (row + 1) * P);

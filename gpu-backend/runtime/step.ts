@@ -104,6 +104,8 @@ export interface MixedInput {
   keep?: readonly number[];
   /** The experts' probabilities of every row, as an earlier run kept them; never with `poolSlots`. Absent: they are computed. */
   experts?: ExpertProbabilities;
+  /** What rows whose experts only score the targets are compared with. */
+  evidence?: PointerQueries;
   /** Absent: the experts only score the targets. */
   mixture?: {
     baseWeights: Float32Array; // [X]
@@ -121,21 +123,25 @@ export interface ExpertProbabilities {
 }
 
 /**
- * What the pointer copies from: keys of the prompts in `count` rows of the arena, asked by T mixed rows each.
- * The mass of position i goes to token id ids[i].
+ * The pointer's keys of the prompts in `count` rows of the arena, asked by T head rows each. Results are the same bits for T = 1,
+ * and for any T from `minimumPrefillTokens` on.
  */
-export interface PointerInput {
+export interface PointerQueries {
   keys: Float32Array; // [count, H, P, d]
   count: number;
   positions: number; // P
+  /** Which of the head's rows ask each arena row, [count, T]; any where nobody asks. */
+  queries: Int32Array;
+  /** Where each mixed row's answer is, of count × T, [X]; any where it asks for none. */
+  answers: Int32Array;
+}
+
+/** What the pointer copies from. The mass of position i goes to token id ids[i]. */
+export interface PointerInput extends PointerQueries {
   /** How many positions of each row may be copied from, [count]. */
   lengths: Int32Array;
   /** θ: the softmax is of θ · cosine. */
   sharpness: number;
-  /** Which of the mixed rows ask each arena row, [count, T]; any where nobody asks. */
-  queries: Int32Array;
-  /** Where each mixed row's answer is, of count × T, [X]. */
-  answers: Int32Array;
   /** [X, P] */
   ids: Int32Array;
   /** [X] */
@@ -157,6 +163,8 @@ export interface MixedOutput {
   adapterTargets: Float32Array;
   /** Of the rows of `keep`; null where there are none. */
   kept: ExpertProbabilities | null;
+  /** Of each row's key and those in the row of the arena that it asks, [X, P]; null without `evidence`. */
+  cosines: Float32Array | null;
   /** Of the mixture; null where it was not asked for. */
   rows: RowOutput | null;
 }

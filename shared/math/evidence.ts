@@ -155,10 +155,11 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
 
 /**
  * What the pointer gives the token after `position` of a prompt whose first `tokens` it may copy from: the share of the
- * attention on those positions, all before this one, that the same token follows. `keys` are [positions, D], of length 1.
+ * attention on those positions, all before this one, that the same token follows. `cosines` are of this position's key and
+ * that of each position from the first on.
  */
 export function pointerProbability(
-  { keys, D }: { keys: Float32Array; D: number },
+  cosines: ArrayLike<number>,
   ids: ArrayLike<number>,
   position: number,
   { tokens, sharpness }: { tokens: number; sharpness: number },
@@ -166,9 +167,7 @@ export function pointerProbability(
   let all = 0;
   let found = 0;
   for (let i = 0; i < Math.min(position, tokens - 1); i++) {
-    let cosine = 0;
-    for (let e = 0; e < D; e++) cosine += keys[position * D + e] * keys[i * D + e];
-    const mass = Math.exp(sharpness * (cosine - 1));
+    const mass = Math.exp(sharpness * (cosines[i] - 1));
     all += mass;
     if (ids[i + 1] === ids[position + 1]) found += mass;
   }

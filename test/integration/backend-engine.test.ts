@@ -10,7 +10,7 @@ import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifact
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import type { MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
@@ -60,18 +60,28 @@ const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): Mixt
   evidence,
 });
 
+/** The mixture that a sequence's last frame tells. */
+const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
+
 interface Work {
   centroid: string | null;
   request: SequenceRequest;
 }
-/** 33 sequences of all centroids and the base, plain and mixtures of up to three adapters, of lengths on both sides of a chunk and a KV size. */
+/**
+ * 33 sequences of all centroids and the base, plain and mixtures of up to three adapters, of lengths on both sides of a chunk and
+ * a KV size. Evidence is the whole prompt, or one token of it.
+ */
 function mixedWork(temperature: number): Work[] {
+  const evidenceOf = (i: number): MixtureRequest["evidence"] => {
+    if (i % 5 <= 1) return undefined;
+    return i % 7 === 3 ? { ...rule, spans: [[60, 61]] } : rule;
+  };
   return Array.from({ length: 33 }, (_, i) => ({
     centroid: [...tinyCentroids, null][i % 5],
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 100, 1, 130, 17][i % 7]), {
       maxTokens: 30 + (i % 4) * 10,
       // Of given weights, too: those have no pointer.
-      mixture: i % 3 > 0 ? mixtureOf(i % 5 > 1 ? rule : undefined, ...tinyCentroids.slice(0, i % 4)) : undefined,
+      mixture: i % 3 > 0 ? mixtureOf(evidenceOf(i), ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: {
         ...{ temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
         ...(i % 4 === 3 && { repetitionPenalty: [2, 1.3, 0.8][i % 3] }),
@@ -109,6 +119,8 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
       else expect(length).toBeGreaterThanOrEqual(sampling.minTokens);
       expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
       expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
+      for (const other of [together, staggered])
+        expect(mixtureIn(other.lastFrameOf(id))).toEqual(mixtureIn(alone.lastFrameOf(id)));
       texts.add(alone.tokensOf(id).join());
     }
     console.log(`${texts.size} different completions of ${work.length}`);

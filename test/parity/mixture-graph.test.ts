@@ -8,6 +8,7 @@ import {
   type Bank,
   logitOf,
   type MixedInput,
+  minimumPrefillTokens,
   type StepInput,
   type StepOutput,
   type StepRunner,
@@ -241,6 +242,38 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     for (const [u, x] of [4, 1].entries()) {
       expect(maxDifference(likelihoodsOf(output, u), likelihoodsOf(computed, x))).toBe(0);
       expect(output.mixed!.rows!.logSumExp[u]).toBe(computed.mixed!.rows!.logSumExp[x]);
+    }
+  });
+
+  test("know how like their keys are to those of their prompt, to the same bits alone, among others and in any number of positions", async () => {
+    const { hiddenSize: D, heads: H } = model.config;
+    const rows = prompts.map((of) => rowOf(of, 1));
+    const cosinesOf = async (asked: readonly Row[], P: number, T: number) => {
+      const input = headOf(asked, P);
+      const { keys, count, positions } = input.mixed!.mixture!.pointer;
+      input.mixed!.evidence = {
+        ...{ keys, count, positions },
+        queries: Int32Array.from({ length: count * T }, (_, i) => Math.floor(i / T)),
+        answers: Int32Array.from(asked, (_, x) => x * T + T - 1),
+      };
+      input.mixed!.mixture = undefined;
+      const { cosines } = (await runner.run(input)).mixed!;
+      return asked.map((_, x) => cosines!.subarray(x * P, x * P + prompt));
+    };
+    const together = await cosinesOf(rows, 128, 16);
+    for (const [x, row] of rows.entries()) {
+      const [alone] = await cosinesOf([row], 64, minimumPrefillTokens);
+      expect(maxDifference(alone, together[x])).toBe(0);
+      const expected = Float64Array.from({ length: prompt }, (_, t) => {
+        let cosine = 0;
+        for (let e = 0; e < D; e++) {
+          const at = (position: number) => (Math.floor(e / (D / H)) * prompt + position) * (D / H) + (e % (D / H));
+          cosine += row.of.keys[at(row.position)] * row.of.keys[at(t)];
+        }
+        return cosine;
+      });
+      expect(maxDifference(alone, expected)).toBeLessThan(1e-5);
+      expect(alone[row.position]).toBeCloseTo(1, 5);
     }
   });
 

@@ -90,7 +90,10 @@ export async function trialsOf(
     const experts = expertsOf(nearest);
     const testify = (position: number): Testimony => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
-      pointer: pointerProbability({ keys, D }, tokenIds, position, { ...defaultCalibration, tokens: promptTokens }),
+      pointer: pointerProbability(cosinesBefore(position, keys, D), tokenIds, position, {
+        ...defaultCalibration,
+        tokens: promptTokens,
+      }),
     });
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
@@ -98,6 +101,15 @@ export async function trialsOf(
       evidence: evidence.map(testify),
       continuation: continuation.map(testify),
     };
+  });
+}
+
+/** Products of the key at `position`, of `keys` [T, D], with the keys before it. */
+function cosinesBefore(position: number, keys: Float32Array, D: number): Float64Array {
+  return Float64Array.from({ length: position }, (_, i) => {
+    let cosine = 0;
+    for (let e = 0; e < D; e++) cosine += keys[position * D + e] * keys[i * D + e];
+    return cosine;
   });
 }
 

@@ -141,12 +141,12 @@ describe("weighing", () => {
 });
 
 test("the pointer copies what followed positions of the prompt like this one, and nothing after the prompt", () => {
-  const [D, sharpness] = [2, 15];
-  // Positions 0 and 3 have one key, 1 and 2 another; ids 7 8 9 7 8.
-  const keys = Float32Array.of(1, 0, 0, 1, 0, 1, 1, 0, 1, 0);
+  const sharpness = 15;
+  // Positions 0 and 3 have one key, 1 and 2 another; ids 7 8 9 7 8. What lies beyond a position is not looked at.
+  const cosines = [[Number.NaN], [], [], [1, 0, 0, Number.NaN]];
   const ids = [7, 8, 9, 7, 8];
   const at = (position: number, tokens: number) =>
-    pointerProbability({ keys, D }, ids, position, { tokens, sharpness });
+    pointerProbability(cosines[position], ids, position, { tokens, sharpness });
   // After the second 7 comes 8, as after the first.
   expect(at(3, 4)).toBeGreaterThan(0.99);
   expect(at(0, 4)).toBe(0);
