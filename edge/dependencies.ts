@@ -3,7 +3,7 @@
 import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
-import type { Orders } from "./completions/order.ts";
+import type { Cells } from "./completions/cell-request.ts";
 import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
@@ -47,7 +47,7 @@ export interface Dependencies {
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
-  orders: Orders;
+  cells: Cells;
   /** What is served, by a backend of that manifest if one is ready; null where none is. */
   readiness(manifestHash: string): Promise<Readiness | null>;
   /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */

@@ -12,7 +12,7 @@ interface __BaseEnv_Env {
 	SHARD_COUNT: string;
 	OTEL_EXPORTER_OTLP_ENDPOINT: string;
 	OTEL_TRACES_SAMPLER_ARG: string;
-	SHARDS: DurableObjectNamespace<import("./worker").Shard>;
+	CELLS: DurableObjectNamespace<import("./worker").Cell>;
 	LEDGERS: DurableObjectNamespace<import("./worker").Ledger>;
 	ADAPTERS: DurableObjectNamespace<import("./worker").AdapterShelf>;
 	CONTAINERS?: DurableObjectNamespace<import("./worker").BackendContainer>;
@@ -20,7 +20,7 @@ interface __BaseEnv_Env {
 declare namespace Cloudflare {
 	interface GlobalProps {
 		mainModule: typeof import("./worker");
-		durableNamespaces: "Shard" | "Ledger" | "AdapterShelf" | "BackendContainer";
+		durableNamespaces: "Cell" | "Ledger" | "AdapterShelf" | "BackendContainer";
 	}
 	interface DevEnv {
 		TENANTS: KVNamespace;
@@ -33,7 +33,7 @@ declare namespace Cloudflare {
 		SHARD_COUNT: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
-		SHARDS: DurableObjectNamespace<import("./worker").Shard>;
+		CELLS: DurableObjectNamespace<import("./worker").Cell>;
 		LEDGERS: DurableObjectNamespace<import("./worker").Ledger>;
 		ADAPTERS: DurableObjectNamespace<import("./worker").AdapterShelf>;
 	}
@@ -48,7 +48,7 @@ declare namespace Cloudflare {
 		SHARD_COUNT: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
-		SHARDS: DurableObjectNamespace<import("./worker").Shard>;
+		CELLS: DurableObjectNamespace<import("./worker").Cell>;
 		LEDGERS: DurableObjectNamespace<import("./worker").Ledger>;
 		ADAPTERS: DurableObjectNamespace<import("./worker").AdapterShelf>;
 	}
@@ -63,7 +63,7 @@ declare namespace Cloudflare {
 		SHARD_COUNT: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
-		SHARDS: DurableObjectNamespace<import("./worker").Shard>;
+		CELLS: DurableObjectNamespace<import("./worker").Cell>;
 		LEDGERS: DurableObjectNamespace<import("./worker").Ledger>;
 		ADAPTERS: DurableObjectNamespace<import("./worker").AdapterShelf>;
 	}
@@ -78,7 +78,7 @@ declare namespace Cloudflare {
 		SHARD_COUNT: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
-		SHARDS: DurableObjectNamespace<import("./worker").Shard>;
+		CELLS: DurableObjectNamespace<import("./worker").Cell>;
 		LEDGERS: DurableObjectNamespace<import("./worker").Ledger>;
 		ADAPTERS: DurableObjectNamespace<import("./worker").AdapterShelf>;
 		CONTAINERS: DurableObjectNamespace<import("./worker").BackendContainer>;

@@ -10,7 +10,7 @@ import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
-import { createShardOrders } from "./batching/shard.ts";
+import { createCells } from "./cells/cell.ts";
 import { readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
@@ -22,7 +22,7 @@ import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
-export { Shard } from "./batching/shard.ts";
+export { Cell } from "./cells/cell.ts";
 export { BackendContainer } from "./platform/container.ts";
 export { AdapterShelf } from "./tenants/adapter-shelf.ts";
 export { Ledger } from "./tenants/ledger.ts";
@@ -78,7 +78,7 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  orders: createShardOrders(env.SHARDS, config.shardCount),
+  cells: createCells(env.CELLS, config.shardCount),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   asset,
   tracing: {

@@ -1,5 +1,5 @@
 /**
- * Decides which sequences travel to the backend together, and when. Pure: no I/O, no clock, no timers; shard.ts acts
+ * Decides which sequences travel to the backend together, and when. Pure: no I/O, no clock, no timers; cell.ts acts
  * on what `take` says after each event.
  *
  * One queue per centroid. An idle queue is sent at once, so a lone request never waits. While a call of a centroid

@@ -5,7 +5,7 @@
  */
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four shards in it, bodies use half at most. */
+/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */

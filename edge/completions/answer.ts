@@ -8,21 +8,21 @@ import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
-import { forms, interrupted, type Order, placeOf } from "./order.ts";
+import { type CellRequest, forms, interrupted, placeOf } from "./cell-request.ts";
 import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
 import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time after which an object has settled an order that it received, in milliseconds. */
+/** Time after which an object has settled a request that it received, in milliseconds. */
 const settledMs = 1000;
 
 export interface Generation {
   request: GenerationRequest & { stream: boolean; stream_options: { include_usage: boolean } | null };
   plan: Plan;
   artifacts: Artifacts;
-  form: Order["form"];
+  form: CellRequest["form"];
 }
 
 /** Reads the caller, its own adapter and its deadline. Throws adapter_outdated, or invalid_request for the header. */
@@ -67,7 +67,7 @@ export async function answer(
     "chameleon.centroid": plan.choices[0].assignment.centroid.id,
     [assignMsField]: plan.assignMs,
   });
-  const order: Order = {
+  const cellRequest: CellRequest = {
     form,
     envelope: {
       id: forms[form].idPrefix + dependencies.newId(),
@@ -84,7 +84,7 @@ export async function answer(
     admitted: admission.request,
   };
   try {
-    const response = await dependencies.orders(order, signal);
+    const response = await dependencies.cells(cellRequest, signal);
     const { headers } = response;
     if (headers.has("content-length")) return new Response(await response.arrayBuffer(), { headers });
     const ended = trace.goesOn();
@@ -99,7 +99,7 @@ export async function answer(
     return new Response(body, { headers });
   } catch (thrown) {
     if (signal.aborted) {
-      // The object settles the admission with its use, if it received the order.
+      // The object settles the admission with its use, if it received the request.
       const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
       dependencies.background(later.then(() => admission.settle([])));
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });

@@ -4,15 +4,15 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { Receiver, Submission } from "../batching/relay.ts";
+import type { Receiver, Submission } from "../batching/batch-client.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import { TokenCount } from "../tenants/token-count.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
+import { type CellRequest, forms } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { gathered } from "./gathering.ts";
-import { forms, type Order } from "./order.ts";
 import { batchesOf } from "./plan.ts";
 import { PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
@@ -26,7 +26,7 @@ const shortAnswerBytes = 64 * 1024;
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
   /**
-   * Submits a batch to its place; `receiver` gets every frame of its sequences, those of one sequence in order.
+   * Submits a batch to its place; `receiver` gets every frame of its sequences, those of one sequence in request.
    * Throws a ServiceError when the batch is refused immediately.
    */
   submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
@@ -52,12 +52,12 @@ export interface CompletionWriterParts {
  * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
  * If it fails after it has begun, its body is aborted.
  */
-export function answerOrder(order: Order, parts: CompletionWriterParts): Promise<Response> {
-  return new CompletionWriter(order, parts).response;
+export function writeCompletion(request: CellRequest, parts: CompletionWriterParts): Promise<Response> {
+  return new CompletionWriter(request, parts).response;
 }
 
 class CompletionWriter {
-  readonly #order: Order;
+  readonly #request: CellRequest;
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
   readonly #promptScores: PromptScores;
@@ -72,9 +72,9 @@ class CompletionWriter {
   #hasBegun = false;
   #hasEnded = false;
 
-  constructor(order: Order, parts: CompletionWriterParts) {
-    const { form, envelope, plan, options, stream, heartbeatMs } = order;
-    this.#order = order;
+  constructor(request: CellRequest, parts: CompletionWriterParts) {
+    const { form, envelope, plan, options, stream, heartbeatMs } = request;
+    this.#request = request;
     this.#parts = parts;
     const { tokenizer } = parts;
     const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
@@ -89,7 +89,7 @@ class CompletionWriter {
     this.#count = new TokenCount(plan.choices);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
-    const { tenant } = order.admitted;
+    const { tenant } = request.admitted;
     const openStreams = parts.bodies.streamsOf(tenant);
     this.#body = parts.bodies.open(
       {
@@ -114,7 +114,7 @@ class CompletionWriter {
       };
       for (const [i, batch] of batchesOf(plan).entries()) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(gathered(batch, stream, openStreams), order.places[i], receiver);
+        const submission = parts.submit(gathered(batch, stream, openStreams), request.places[i], receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }
@@ -128,12 +128,12 @@ class CompletionWriter {
   }
 
   #accept(): void {
-    if (--this.#unaccepted === 0 && this.#order.stream && !this.#hasDeadline) this.#begin();
+    if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
   }
 
   /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
   get #hasDeadline(): boolean {
-    return this.#order.plan.choices[0].sequence.deadlineMs !== undefined;
+    return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
   #receive(frames: readonly Frame[]): void {
@@ -148,7 +148,7 @@ class CompletionWriter {
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
-    else if (this.#order.stream) {
+    else if (this.#request.stream) {
       this.#body.setPendingBytes(this.#promptScores.heldBytes);
       this.#writeEvents(events);
     } else this.#continueWhole();
@@ -160,7 +160,7 @@ class CompletionWriter {
     this.#count.add(part);
     this.#builder.add(part);
     if (part.done) this.#openChoices--;
-    const { stream, includeUsage } = this.#order;
+    const { stream, includeUsage } = this.#request;
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
     const event = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
@@ -179,14 +179,14 @@ class CompletionWriter {
     this.#body.setPendingBytes(this.#builder.keptBytes + this.#promptScores.heldBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
-    const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;
+    const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
     if (this.#hasEnded || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
     if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
     this.#begin();
   }
 
   #complete(events: string): void {
-    if (this.#order.stream) {
+    if (this.#request.stream) {
       this.#body.close(events);
       this.#begin();
     } else this.#completeWhole();
@@ -215,7 +215,7 @@ class CompletionWriter {
     if (this.#hasEnded) return;
     const error = toServiceError(thrown);
     if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(this.#model, true));
-    else if (this.#order.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
+    else if (this.#request.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
     else this.#end([]);
     this.#sendError(error);
   }
@@ -239,7 +239,7 @@ class CompletionWriter {
   /** Reports the error to the client: by a status, an error event, or an aborted body. */
   #sendError(error: ServiceError): void {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
-    if (this.#hasBegun && this.#order.stream)
+    if (this.#hasBegun && this.#request.stream)
       this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
     else this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(error);
@@ -252,9 +252,9 @@ class CompletionWriter {
   }
 
   #head(): Record<string, string> {
-    const { tokenizeMs, assignMs } = this.#order.plan;
+    const { tokenizeMs, assignMs } = this.#request.plan;
     const known = { tokenize: tokenizeMs, assign: assignMs };
-    if (this.#order.stream) {
+    if (this.#request.stream) {
       const type = "text/event-stream; charset=utf-8";
       return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
     }
@@ -263,7 +263,7 @@ class CompletionWriter {
   }
 
   get #model(): string {
-    return this.#order.envelope.model;
+    return this.#request.envelope.model;
   }
 
   #end(consumed: readonly Consumption[]): void {

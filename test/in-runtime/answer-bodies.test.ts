@@ -2,7 +2,7 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
-import type { Shard } from "../../edge/batching/shard.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -13,21 +13,21 @@ import {
   backendAnswers,
   backendStreams,
   byteStream,
+  cellsWith,
   errorOf,
   eventsOf,
   LateBody,
-  ordersWith,
-  reportedByShards,
+  reportedByCells,
   testApp,
   useNetwork,
 } from "./harness.ts";
 
 useNetwork();
 
-/** The texts of prompts "aaa" meet in the shard of centroid 0. */
-const shard = () => env.SHARDS.getByName("shard-0");
-const heldByShard = () => runInDurableObject(shard(), ({ bodies }: Shard) => bodies.heldBytes);
-const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
+/** The texts of prompts "aaa" meet in the cell of centroid 0. */
+const cell = () => env.CELLS.getByName("shard-0");
+const heldByCell = () => runInDurableObject(cell(), ({ bodies }: Cell) => bodies.heldBytes);
+const cellIsIdle = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.idle);
 
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
@@ -38,8 +38,8 @@ function lateBackend(calls: number) {
 }
 
 /** Tokens that were charged for, once all is reported. */
-async function chargedBy(reported: Awaited<ReturnType<typeof reportedByShards>>): Promise<number> {
-  await vi.waitFor(() => runInDurableObject(shard(), ({ usage }: Shard) => expect(usage.idle).toBe(true)));
+async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
+  await vi.waitFor(() => runInDurableObject(cell(), ({ usage }: Cell) => expect(usage.idle).toBe(true)));
   return reported()
     .flatMap(([, ...consumed]) => consumed)
     .reduce((sum, { completionTokens }) => sum + completionTokens, 0);
@@ -150,7 +150,7 @@ describe("the bodies of an object", () => {
 describe("a stream that nobody reads", () => {
   test("is cancelled at the backend, holds no more than it may, and ends in an error that tells both", async () => {
     const { bodies, seen } = lateBackend(2);
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const app = testApp();
     const prompt = Array.from({ length: 8 }, () => "aaa");
     const slow = await app.complete({ prompt, n: 16, max_tokens: 45, logprobs: 5, stream: true });
@@ -167,7 +167,7 @@ describe("a stream that nobody reads", () => {
         sent++;
       }
       await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
-      held = Math.max(held, await heldByShard());
+      held = Math.max(held, await heldByCell());
     }
     // One group of frames more than the maximum, which is what showed that it is too much.
     expect(held).toBeGreaterThan(limits.unreadBytes / 2);
@@ -181,8 +181,8 @@ describe("a stream that nobody reads", () => {
     expect(data.at(-1)).toBe("[DONE]");
     const { error } = data.at(-2) as { error: { message: string; code: string } };
     expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
-    expect(await heldByShard()).toBe(0);
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    expect(await heldByCell()).toBe(0);
     // It is paid for as if its client had gone away.
     const charged = await chargedBy(reported);
     expect(charged).toBeGreaterThan(sent - 3 * sequences.length);
@@ -199,7 +199,7 @@ describe("a whole answer", () => {
     bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
     const response = await pending;
     expect(response.headers.get("content-length")).toBe(String((await response.bytes()).length));
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   /** A whole answer whose head has come, with `sent` tokens of several choices. */
@@ -234,35 +234,35 @@ describe("a whole answer", () => {
     const { choices, usage } = JSON.parse(text);
     expect(choices.map(({ text }: { text: string }) => text)).toEqual(["b".repeat(sent()), "b".repeat(sent())]);
     expect(usage.completion_tokens).toBe(2 * sent());
-    await vi.waitFor(async () => expect(await heldByShard()).toBe(0));
+    await vi.waitFor(async () => expect(await heldByCell()).toBe(0));
   });
 
   test("whose client goes away stops at the backend with the next tokens, and is charged for until then", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const { backend, send, response, sent } = await begun(2);
     await response.body!.cancel();
     while (!backend.cancelled && sent() < 44) await send();
     expect(backend.cancelled).toBe(true);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     const charged = await chargedBy(reported);
     expect(charged).toBeGreaterThan(0);
     expect(charged).toBeLessThanOrEqual(2 * sent());
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   test("that fails after it has begun breaks off, and costs nothing", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const { app, backend, response } = await begun(2);
     backend.end("fail");
     await expect(response.text()).rejects.toThrow();
     expect(await chargedBy(reported)).toBe(0);
     await vi.waitFor(() => expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]));
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   test("that fails before has a status, and costs nothing, whatever was computed", async () => {
     const { bodies, seen } = lateBackend(1);
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa", n: 2, max_tokens: 9 });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
     for (const { id } of seen.batches[0].sequences) for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(id, i, 98));
@@ -275,7 +275,7 @@ describe("a whole answer", () => {
 describe("an answer that its own caller's demand ends is charged what was computed", () => {
   test.each([false, true])("where a choice misses the caller's deadline; streamed: %s", async (stream) => {
     const { bodies, seen } = lateBackend(1);
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const headers = { "x-deadline-ms": "600000" };
     const pending = testApp().complete({ prompt: "aaa", n: 2, max_tokens: 9, stream }, { headers });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
@@ -299,7 +299,7 @@ describe("an answer that its own caller's demand ends is charged what was comput
       renew: () => undefined,
       settle: (consumed: readonly Consumption[]) => void settled.push(...consumed),
     };
-    const app = testApp({ orders: ordersWith({}, { bodies: new AnswerBodies(3000), admission }) });
+    const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies(3000), admission }) });
     const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
     expect(await errorOf(response)).toMatchObject({ status: 429, code: "overloaded" });
     expect(settled).toMatchObject([{ promptTokens: 3, completionTokens: expect.any(Number) }]);
@@ -315,7 +315,7 @@ test("an answer that waits for its first token renews its admission", async () =
     renew: () => void renewed++,
     settle: () => undefined,
   };
-  const app = testApp({ orders: ordersWith({}, { admission }) });
+  const app = testApp({ cells: cellsWith({}, { admission }) });
   const pending = app.complete({ prompt: "aaa" });
   await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
   await vi.waitFor(() => expect(renewed).toBeGreaterThan(1));
@@ -326,7 +326,7 @@ test("an answer that waits for its first token renews its admission", async () =
 
 describe("usage", () => {
   test("is what was sent, whatever a backend says", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
       byteStream(
         [tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }].map(frameLine),

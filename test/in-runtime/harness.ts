@@ -13,11 +13,11 @@ import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
-import { Relay } from "../../edge/batching/relay.ts";
-import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
+import { BatchClient } from "../../edge/batching/batch-client.ts";
+import { type Cell, createCells } from "../../edge/cells/cell.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
-import { answerOrder, type CompletionWriterParts } from "../../edge/completions/completion-writer.ts";
-import type { Orders } from "../../edge/completions/order.ts";
+import type { Cells } from "../../edge/completions/cell-request.ts";
+import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
@@ -179,7 +179,7 @@ export function saying(
 }
 
 /** Answers without a micro-batching object of its own, which has its own limits. `parts` replace those of the answer. */
-export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Orders {
+export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
@@ -196,14 +196,14 @@ export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<Complet
     keepAlive,
   });
   const { openBatch } = backends;
-  const relay = new Relay({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
-  return async (order, signal) => {
+  const batchClient = new BatchClient({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
+  return async (request, signal) => {
     const { tokenizer } = await artifacts();
-    const admission = { request: order.admitted, renew: ignore, settle: ignore };
-    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
+    const admission = { request: request.admitted, renew: ignore, settle: ignore };
+    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => batchClient.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
-    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
+    return writeCompletion(request, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
   };
 }
 
@@ -249,7 +249,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
-    orders: createShardOrders(env.SHARDS, 4),
+    cells: createCells(env.CELLS, 4),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     // Files of the documents site are built apart.
     asset: async (path) => {
@@ -292,13 +292,13 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
 }
 
 /** What was used of completions, as it is reported; empties itself with each call. */
-export async function reportedByShards(): Promise<() => [string, ...Consumption[]][]> {
+export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
   for (let i = 0; i < Number(env.SHARD_COUNT); i++) {
-    await runInDurableObject(env.SHARDS.getByName(`shard-${i}`), async (shard: Shard) => {
+    await runInDurableObject(env.CELLS.getByName(`shard-${i}`), async (cell: Cell) => {
       // What was used before is not this test's.
-      await vi.waitFor(() => expect(shard.usage.idle).toBe(true));
-      shard.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
+      await vi.waitFor(() => expect(cell.usage.idle).toBe(true));
+      cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
   }
   return () => reported.splice(0);

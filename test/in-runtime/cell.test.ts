@@ -1,7 +1,7 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
-import type { Shard } from "../../edge/batching/shard.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { errorFrame } from "../../shared/contracts/inference.ts";
@@ -26,10 +26,10 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
   return chunk;
 }
 
-/** The texts of prompts "aaa" meet in the shard of centroid 0. */
-const shard = () => env.SHARDS.getByName("shard-0");
-const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
-const waitingInShard = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.waiting);
+/** The texts of prompts "aaa" meet in the cell of centroid 0. */
+const cell = () => env.CELLS.getByName("shard-0");
+const cellIsIdle = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.idle);
+const waitingInCell = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.waiting);
 
 /** Answers the calls in turn with bodies that the test fills; takes no more than those. */
 function lateBackend(calls: number) {
@@ -45,7 +45,7 @@ function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
-describe("a shard", () => {
+describe("a cell", () => {
   test("sends a lone request at once, gathers what comes before that is accepted, and is idle in the end", async () => {
     const { bodies, seen, finish } = lateBackend(3);
     bodies[0].accepted = false;
@@ -55,7 +55,7 @@ describe("a shard", () => {
     const others = [app.complete({ prompt: "aa", n: 2 }), app.complete({ prompt: "aaaa" })];
     const other = app.complete({ prompt: "bbb" });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    expect(await shardIsIdle()).toBe(false);
+    expect(await cellIsIdle()).toBe(false);
     bodies[0].accepted = true;
     await vi.waitFor(() => expect(seen.batches).toHaveLength(3));
     for (const call of [2, 1, 0]) finish(call);
@@ -66,7 +66,7 @@ describe("a shard", () => {
       ["c1", 1],
       ["c0", 3],
     ]);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("does not let one call's decoding delay another's start", async () => {
@@ -105,7 +105,7 @@ describe("a shard", () => {
     expect((await early).status).toBe(200);
     finish(0);
     await Promise.all([pending, early].map(async (response) => (await response).text()));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("keeps a silent stream alive with comments, and sends each token as it comes", async () => {
@@ -152,7 +152,7 @@ describe("a shard", () => {
     await reader.cancel();
     for (let call = 1; call < seen.batches.length; call++) finish(call);
     await Promise.all(answers.slice(1).map(async (answer) => (await answer).text()));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("an error beside tokens leaves the client those tokens", async () => {
@@ -184,14 +184,14 @@ describe("a shard", () => {
         "[DONE]",
       ]);
       expect(seen.batches[1].sequences).toMatchObject([{ continuedIds: [98] }]);
-      await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+      await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     },
   );
 });
 
-describe("a shard that is lost", () => {
+describe("a cell that is lost", () => {
   const lose = () =>
-    runInDurableObject(shard(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
+    runInDurableObject(cell(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
 
   test("in the middle of a stream: what was said, an error event, [DONE], and its tenant's place is free", async () => {
     const { bodies, seen } = lateBackend(1);
@@ -243,7 +243,7 @@ describe("a client that goes away", () => {
     bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
     await response.body!.cancel();
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(seen.cancelled).toEqual([]);
     expect(app.logged).toEqual([]);
   });
@@ -259,7 +259,7 @@ describe("a client that goes away", () => {
       ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
     );
     await leavesQueue.body!.cancel();
-    await vi.waitFor(async () => expect(await waitingInShard()).toBe(2));
+    await vi.waitFor(async () => expect(await waitingInCell()).toBe(2));
     bodies[0].accepted = true;
     await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
     expect(seen.batches[1].sequences.map(({ promptIds }) => promptIds.length)).toEqual([2, 4]);
@@ -272,7 +272,7 @@ describe("a client that goes away", () => {
     expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
     finish(0);
     await first;
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("before any headers: its signal reaches the backend", async () => {
@@ -285,6 +285,6 @@ describe("a client that goes away", () => {
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
     expect((await pending).status).toBe(499);
     expect(app.logged).toEqual([]);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 });

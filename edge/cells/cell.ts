@@ -1,7 +1,7 @@
 /**
- * The Durable Object around a Relay. Every request for the centroids of one shard, worldwide, is batched and answered
+ * The Durable Object around a BatchClient. Every request for the centroids of one cell, worldwide, is batched and answered
  * here. It stores nothing and has no timer except for open bodies, so an idle one costs nothing. The Worker calls it
- * through `createShardOrders`.
+ * through `createCells`.
  */
 import { DurableObject } from "cloudflare:workers";
 import { type BatchRequest, errorFrame } from "../../shared/contracts/inference.ts";
@@ -17,9 +17,10 @@ import { checkedFramesOf } from "../backend/frames.ts";
 import { Gate } from "../backend/gate.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
+import { BatchClient, type Receiver, type Submission } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
-import { answerOrder, type CompletionWriterParts } from "../completions/completion-writer.ts";
-import { interrupted, type Order, type Orders } from "../completions/order.ts";
+import { type CellRequest, type Cells, interrupted } from "../completions/cell-request.ts";
+import { type CompletionWriterParts, writeCompletion } from "../completions/completion-writer.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
@@ -27,20 +28,19 @@ import { type Admission, admissionOf } from "../tenants/admission.ts";
 import { GatheredUse } from "../tenants/gathered-use.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { refusalOf, refusalResponse } from "./refusal.ts";
-import { type Receiver, Relay, type Submission } from "./relay.ts";
 
 const orderUrl = "https://shard/order";
 const framesUrl = "https://shard/frames";
 /**
- * Maximum bytes of frames that wait for another shard, per micro-batch. That shard reads them as they come; all that is
+ * Maximum bytes of frames that wait for another cell, per micro-batch. That cell reads them as they come; all that is
  * held counts in `objectBodyBytes`, too.
  */
 const shardFramesBytes = 8 * 2 ** 20;
 const shardName = (index: number) => `shard-${index}`;
 const now = () => Date.now();
 
-export class Shard extends DurableObject<Env> {
-  readonly relay: Relay;
+export class Cell extends DurableObject<Env> {
+  readonly batchClient: BatchClient;
   /** Reports usage; tests replace it. */
   report: ReportUse;
   readonly usage: UsageEvents;
@@ -76,31 +76,31 @@ export class Shard extends DurableObject<Env> {
       keepAlive,
     });
     const { openBatch } = backends;
-    this.relay = new Relay({
+    this.batchClient = new BatchClient({
       openBatch,
       cancel: (ids) => backends.cancel(ids),
       now,
       // Metrics are sent when a micro-batch ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
-      batchLeft: (waitsMs) => this.#metrics.batchLeft(waitsMs),
+      batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
     });
   }
 
-  /** Called only by the Worker and other shards. */
+  /** Called only by the Worker and other cells. */
   override async fetch(request: Request): Promise<Response> {
     try {
       const isOrder = request.url === orderUrl;
       return isOrder
-        ? await this.#answer(await request.json<Order>(), request.signal)
+        ? await this.#answer(await request.json<CellRequest>(), request.signal)
         : this.#frames(await request.json<BatchRequest>(), request.signal);
     } catch (thrown) {
       return refusalResponse(toServiceError(thrown));
     }
   }
 
-  /** Answers an order whose first batch is of this shard; frames of its other batches come from their shards. */
-  async #answer(order: Order, signal: AbortSignal): Promise<Response> {
-    const { admitted, plan, places } = order;
+  /** Answers a request whose first batch is of this cell; frames of its other batches come from their cells. */
+  async #answer(cellRequest: CellRequest, signal: AbortSignal): Promise<Response> {
+    const { admitted, plan, places } = cellRequest;
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
     const admission = admissionOf(admitted, {
@@ -115,18 +115,20 @@ export class Shard extends DurableObject<Env> {
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
     const submit: CompletionWriterParts["submit"] = (batch, place, receiver) =>
-      shardOf(place) === own ? this.relay.submit(batch, receiver) : this.#submitTo(shardOf(place), batch, receiver);
-    return answerOrder(order, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
+      shardOf(place) === own
+        ? this.batchClient.submit(batch, receiver)
+        : this.#submitTo(shardOf(place), batch, receiver);
+    return writeCompletion(cellRequest, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
-  /** Submits a batch to another shard. */
-  #submitTo(shard: number, batch: BatchRequest, { accepted, receive }: Receiver): Submission {
+  /** Submits a batch to another cell. */
+  #submitTo(cell: number, batch: BatchRequest, { accepted, receive }: Receiver): Submission {
     const abort = new AbortController();
-    const stub = this.env.SHARDS.getByName(shardName(shard));
+    const stub = this.env.CELLS.getByName(shardName(cell));
     const carry = async () => {
       const response = await ask(stub, framesUrl, batch, abort.signal);
       const ids = batch.sequences.map(({ id }) => id);
-      // The other shard has only queued them: a sequence is accepted when its first frame arrives.
+      // The other cell has only queued them: a sequence is accepted when its first frame arrives.
       const unaccepted = new Set(ids);
       for await (const frames of complete(checkedFramesOf(response.body!), ids, interrupted)) {
         for (const { id, type } of frames) if (unaccepted.delete(id) && type !== "error") accepted();
@@ -142,7 +144,7 @@ export class Shard extends DurableObject<Env> {
     return { cancel: () => abort.abort() };
   }
 
-  /** Usually cached in this isolate; otherwise concurrent orders share one load. */
+  /** Usually cached in this isolate; otherwise concurrent requests share one load. */
   async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
     const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
     this.#loading.set(manifestHash, loading);
@@ -156,7 +158,7 @@ export class Shard extends DurableObject<Env> {
     }
   }
 
-  /** Streams NDJSON frames to another shard. If that shard stops reading, the stream breaks off and it reports errors. */
+  /** Streams NDJSON frames to another cell. If that cell stops reading, the stream breaks off and it reports errors. */
   #frames(batch: BatchRequest, signal: AbortSignal): Response {
     let open = batch.sequences.length;
     let submission: Submission | null = null;
@@ -174,7 +176,7 @@ export class Shard extends DurableObject<Env> {
       },
     );
     try {
-      submission = this.relay.submit(batch, {
+      submission = this.batchClient.submit(batch, {
         accepted: () => undefined,
         receive(frames) {
           const lines = frames.map(frameLine).join("");
@@ -206,15 +208,15 @@ const routingLog: RoutingObserver = {
   failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
 };
 
-/** Sends each order to the shard of its first batch. */
-export function createShardOrders(shards: DurableObjectNamespace, shardCount: number): Orders {
-  return async (order, signal) => {
-    const stub = shards.getByName(shardName(order.places[0] % shardCount));
-    return ask(stub, orderUrl, order, signal);
+/** Sends each request to the cell of its first batch. */
+export function createCells(cells: DurableObjectNamespace, shardCount: number): Cells {
+  return async (cellRequest, signal) => {
+    const stub = cells.getByName(shardName(cellRequest.places[0] % shardCount));
+    return ask(stub, orderUrl, cellRequest, signal);
   };
 }
 
-/** Rejects with the ServiceError of a refusal, or with another Error when the shard is lost. */
+/** Rejects with the ServiceError of a refusal, or with another Error when the cell is lost. */
 async function ask(stub: DurableObjectStub, url: string, body: unknown, signal: AbortSignal): Promise<Response> {
   const response = await stub.fetch(url, { method: "POST", body: JSON.stringify(body), signal });
   if (!response.ok) throw await refusalOf(response);

@@ -13,7 +13,7 @@ import type { Envelope } from "./response.ts";
 export const forms = { completion: completionForm, chat: chatForm };
 
 /** Everything needed to build the answer, as JSON. */
-export interface Order {
+export interface CellRequest {
   form: keyof typeof forms;
   envelope: Envelope;
   plan: Plan;
@@ -35,7 +35,7 @@ export function placeOf({ centroidId, adapterHash }: BatchRequest, { centroids }
   return index < 0 ? centroids.length : index;
 }
 
-/** The error of an order whose Durable Object was lost because its machine or code was replaced. */
+/** The error of a request whose Durable Object was lost because its machine or code was replaced. */
 export function interrupted(cause: unknown): ServiceError {
   const message = "The request was interrupted at the edge; try again.";
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
@@ -45,4 +45,4 @@ export function interrupted(cause: unknown): ServiceError {
  * Resolves to the answer as its client gets it, `content-type` and `server-timing` included: whole, or once its stream
  * has begun. Rejects with the ServiceError that ends it before. From then on it settles what was admitted.
  */
-export type Orders = (order: Order, signal: AbortSignal) => Promise<Response>;
+export type Cells = (request: CellRequest, signal: AbortSignal) => Promise<Response>;
