@@ -6,6 +6,7 @@ import type { Artifacts } from "./assign/artifacts.ts";
 import type { Cells } from "./completions/cell-request.ts";
 import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
+import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
@@ -17,6 +18,8 @@ export interface Arrival {
   key: string | null;
   /** By the clock of Dependencies. */
   arrivedMs: number;
+  /** Where it came from; its cell, leases and backends are near. */
+  region: Region;
   /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }

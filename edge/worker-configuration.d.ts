@@ -9,7 +9,7 @@ interface __BaseEnv_Env {
 	ASSETS: Fetcher;
 	BACKEND_URLS: string;
 	TENANT_KEYS: string;
-	SHARD_COUNT: string;
+	CELLS_PER_REGION: string;
 	OTEL_EXPORTER_OTLP_ENDPOINT: string;
 	OTEL_TRACES_SAMPLER_ARG: string;
 	CELLS: DurableObjectNamespace<import("./worker").Cell>;
@@ -30,7 +30,7 @@ declare namespace Cloudflare {
 		ASSETS: Fetcher;
 		BACKEND_URLS: string;
 		TENANT_KEYS: string;
-		SHARD_COUNT: string;
+		CELLS_PER_REGION: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
 		CELLS: DurableObjectNamespace<import("./worker").Cell>;
@@ -45,7 +45,7 @@ declare namespace Cloudflare {
 		ASSETS: Fetcher;
 		BACKEND_URLS: string;
 		TENANT_KEYS: string;
-		SHARD_COUNT: string;
+		CELLS_PER_REGION: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
 		CELLS: DurableObjectNamespace<import("./worker").Cell>;
@@ -60,7 +60,7 @@ declare namespace Cloudflare {
 		ASSETS: Fetcher;
 		BACKEND_URLS: string;
 		TENANT_KEYS: string;
-		SHARD_COUNT: string;
+		CELLS_PER_REGION: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
 		CELLS: DurableObjectNamespace<import("./worker").Cell>;
@@ -75,7 +75,7 @@ declare namespace Cloudflare {
 		ASSETS: Fetcher;
 		BACKEND_URLS: string;
 		TENANT_KEYS: string;
-		SHARD_COUNT: string;
+		CELLS_PER_REGION: string;
 		OTEL_EXPORTER_OTLP_ENDPOINT: string;
 		OTEL_TRACES_SAMPLER_ARG: string;
 		CELLS: DurableObjectNamespace<import("./worker").Cell>;
@@ -90,7 +90,7 @@ type StringifyValues<EnvType extends Record<string, unknown>> = {
 	[Binding in keyof EnvType]: EnvType[Binding] extends string ? EnvType[Binding] : string;
 };
 declare namespace NodeJS {
-	interface ProcessEnv extends StringifyValues<Pick<Cloudflare.Env, "BACKEND_URLS" | "TENANT_KEYS" | "SHARD_COUNT" | "OTEL_EXPORTER_OTLP_ENDPOINT" | "OTEL_TRACES_SAMPLER_ARG">> {}
+	interface ProcessEnv extends StringifyValues<Pick<Cloudflare.Env, "BACKEND_URLS" | "TENANT_KEYS" | "CELLS_PER_REGION" | "OTEL_EXPORTER_OTLP_ENDPOINT" | "OTEL_TRACES_SAMPLER_ARG">> {}
 }
 declare module "*.txt" {
 	const value: string;

@@ -10,7 +10,7 @@ import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
-import { createCells } from "./cells/cell.ts";
+import { createCells } from "./cells/cells.ts";
 import { readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
@@ -78,7 +78,7 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  cells: createCells(env.CELLS, config.shardCount),
+  cells: createCells((name, locationHint) => env.CELLS.getByName(name, { locationHint }), config.cellsPerRegion),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   asset,
   tracing: {

@@ -57,6 +57,13 @@ interface Call {
 /** Seconds after which a full queue has most likely drained. */
 const retryAfterSeconds = 1;
 
+/** The request does not fit the cell's queue. It was not begun, and another cell may take it. */
+export class CellFull extends ServiceError {
+  constructor(message: string) {
+    super("overloaded", message, { retryAfterSeconds });
+  }
+}
+
 export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
   readonly #batcher: MicroBatcher<PendingSequence>;
@@ -77,20 +84,23 @@ export class BatchClient {
     return this.#batcher.idle && this.#openCalls === 0;
   }
 
-  /** Queues a request's sequences; `receiver` gets their frames. Throws overloaded when they do not fit. */
+  /** Throws CellFull when so many more sequences of the tenant do not fit the queue. */
+  checkRoom(tenant: string, sequences: number): void {
+    const [queued, room] = [this.#batcher.queuedOf(tenant), this.#batcher.roomOf(tenant)];
+    if (queued + sequences <= room) return;
+    throw new CellFull(
+      `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`,
+    );
+  }
+
+  /** Queues sequences of one tenant; `receiver` gets their frames. Throws CellFull when they do not fit. */
   submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
     const pending = batch.sequences.map((sequence) => ({ receiver, sequence, route, arrivedMs, call: null }));
-    if (!this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, pending)) {
-      const { tenant } = batch.sequences[0];
-      throw new ServiceError(
-        "overloaded",
-        `${this.#batcher.queuedOf(tenant)} of your completions are waiting here, the maximum is ${this.#batcher.roomOf(tenant)} now; this request has ${pending.length}.`,
-        { retryAfterSeconds },
-      );
-    }
+    this.checkRoom(batch.sequences[0].tenant, pending.length);
+    this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, pending);
     this.#sendReady();
     return { cancel: () => this.#cancel(pending) };
   }

@@ -1,23 +1,29 @@
-/** How an object of ours says that it does not answer, and why. */
+/** How a cell says that it does not answer, and why. */
 import { z } from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
+import { CellFull } from "../batching/batch-client.ts";
 
 const refusalSchema = z.object({
   kind: z.enum(errorKinds),
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
+  /** Cells of the release before do not tell. */
+  isFull: z.boolean().default(false),
 });
 
-export function refusalResponse({ kind, message, param, retryAfterSeconds }: ServiceError): Response {
-  const refusal = { kind, message, param, retryAfterSeconds } satisfies z.input<typeof refusalSchema>;
+export function refusalResponse(error: ServiceError): Response {
+  const { kind, message, param, retryAfterSeconds } = error;
+  const isFull = error instanceof CellFull;
+  const refusal = { kind, message, param, retryAfterSeconds, isFull } satisfies z.input<typeof refusalSchema>;
   return Response.json(refusal, { status: statusOf(kind) });
 }
 
-/** Why a response is no answer: the ServiceError that it tells, or another Error where it was not an object of ours that spoke. */
+/** The ServiceError of a refusal; another Error if the response is not a cell's. */
 export async function refusalOf(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
-  if (!read.success) return new Error(`the object answered ${response.status}`);
-  const { kind, message, param, retryAfterSeconds } = read.data;
+  if (!read.success) return new Error(`the cell answered ${response.status}`);
+  const { kind, message, param, retryAfterSeconds, isFull } = read.data;
+  if (isFull) return new CellFull(message);
   return new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }

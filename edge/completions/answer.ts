@@ -4,12 +4,13 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
+import { CellFull } from "../batching/batch-client.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
-import { type CellRequest, forms, interrupted, placeOf } from "./cell-request.ts";
-import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
+import { type CellRequest, forms, interrupted } from "./cell-request.ts";
+import type { Caller, GenerationRequest, Plan } from "./plan.ts";
 import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
@@ -76,7 +77,6 @@ export async function answer(
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
     },
     plan: traced(plan, trace.traceparent),
-    places: batchesOf(plan).map((batch) => placeOf(batch, artifacts.manifest)),
     options,
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
@@ -84,7 +84,7 @@ export async function answer(
     admitted: admission.request,
   };
   try {
-    const response = await dependencies.cells(cellRequest, signal);
+    const response = await dependencies.cells(cellRequest, c.env.region, signal);
     const { headers } = response;
     if (headers.has("content-length")) return new Response(await response.arrayBuffer(), { headers });
     const ended = trace.goesOn();
@@ -104,10 +104,9 @@ export async function answer(
       dependencies.background(later.then(() => admission.settle([])));
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    if (thrown instanceof ServiceError) throw thrown;
-    // The object is lost and can no longer settle the admission.
-    admission.settle([]);
-    throw interrupted(thrown);
+    // A cell settles what it has begun; one that is full has not, and one that is lost cannot.
+    if (!(thrown instanceof ServiceError) || thrown instanceof CellFull) admission.settle([]);
+    throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }
 }
 

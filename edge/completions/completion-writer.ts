@@ -25,11 +25,8 @@ const shortAnswerBytes = 64 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
-  /**
-   * Submits a batch to its place; `receiver` gets every frame of its sequences, those of one sequence in request.
-   * Throws a ServiceError when the batch is refused immediately.
-   */
-  submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
+  /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
+  submit(batch: BatchRequest, receiver: Receiver): Submission;
   /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;
@@ -112,9 +109,9 @@ class CompletionWriter {
         accepted: () => this.#accept(),
         receive: (frames) => this.#receive(frames),
       };
-      for (const [i, batch] of batchesOf(plan).entries()) {
+      for (const batch of batchesOf(plan)) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(gathered(batch, stream, openStreams), request.places[i], receiver);
+        const submission = parts.submit(gathered(batch, stream, openStreams), receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }

@@ -1,6 +1,5 @@
 /** What answers hold in memory, what ends them, and who pays for what. */
 import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
@@ -17,6 +16,7 @@ import {
   errorOf,
   eventsOf,
   LateBody,
+  localCell,
   reportedByCells,
   testApp,
   useNetwork,
@@ -24,10 +24,8 @@ import {
 
 useNetwork();
 
-/** The texts of prompts "aaa" meet in the cell of centroid 0. */
-const cell = () => env.CELLS.getByName("shard-0");
-const heldByCell = () => runInDurableObject(cell(), ({ bodies }: Cell) => bodies.heldBytes);
-const cellIsIdle = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.idle);
+const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
 
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
@@ -39,7 +37,7 @@ function lateBackend(calls: number) {
 
 /** Tokens that were charged for, once all is reported. */
 async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
-  await vi.waitFor(() => runInDurableObject(cell(), ({ usage }: Cell) => expect(usage.idle).toBe(true)));
+  await vi.waitFor(() => runInDurableObject(localCell(), ({ usage }: Cell) => expect(usage.idle).toBe(true)));
   return reported()
     .flatMap(([, ...consumed]) => consumed)
     .reduce((sum, { completionTokens }) => sum + completionTokens, 0);

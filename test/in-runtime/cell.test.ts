@@ -1,5 +1,4 @@
 import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
@@ -7,7 +6,7 @@ import type { Dependencies } from "../../edge/dependencies.ts";
 import { errorFrame } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, errorOf, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, errorOf, eventsOf, LateBody, localCell, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -26,10 +25,8 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
   return chunk;
 }
 
-/** The texts of prompts "aaa" meet in the cell of centroid 0. */
-const cell = () => env.CELLS.getByName("shard-0");
-const cellIsIdle = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.idle);
-const waitingInCell = () => runInDurableObject(cell(), ({ batchClient }: Cell) => batchClient.waiting);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
+const waitingInCell = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.waiting);
 
 /** Answers the calls in turn with bodies that the test fills; takes no more than those. */
 function lateBackend(calls: number) {
@@ -191,7 +188,7 @@ describe("a cell", () => {
 
 describe("a cell that is lost", () => {
   const lose = () =>
-    runInDurableObject(cell(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
+    runInDurableObject(localCell(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
 
   test("in the middle of a stream: what was said, an error event, [DONE], and its tenant's place is free", async () => {
     const { bodies, seen } = lateBackend(1);

@@ -14,13 +14,15 @@ import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { BatchClient } from "../../edge/batching/batch-client.ts";
-import { type Cell, createCells } from "../../edge/cells/cell.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
+import { cellsOf, createCells } from "../../edge/cells/cells.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
 import type { Cells } from "../../edge/completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
+import { defaultRegion, type Region } from "../../edge/platform/region.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
@@ -197,10 +199,10 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   });
   const { openBatch } = backends;
   const batchClient = new BatchClient({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
-  return async (request, signal) => {
+  return async (request, _, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: request.admitted, renew: ignore, settle: ignore };
-    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => batchClient.submit(batch, receiver);
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => batchClient.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
     return writeCompletion(request, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
@@ -249,7 +251,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
-    cells: createCells(env.CELLS, 4),
+    cells: createCells(cellNamed, cellsPerRegion),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     // Files of the documents site are built apart.
     asset: async (path) => {
@@ -291,11 +293,17 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   return { app, request, post, complete, logged, reported, settled };
 }
 
+const cellsPerRegion = Number(env.CELLS_PER_REGION);
+const cellNamed = (name: string, locationHint: Region = defaultRegion) => env.CELLS.getByName(name, { locationHint });
+/** The cells of the tests' region, the one first that answers its tenant. */
+export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
+export const localCell = () => localCells()[0];
+
 /** What was used of completions, as it is reported; empties itself with each call. */
 export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
-  for (let i = 0; i < Number(env.SHARD_COUNT); i++) {
-    await runInDurableObject(env.CELLS.getByName(`shard-${i}`), async (cell: Cell) => {
+  for (const stub of localCells()) {
+    await runInDurableObject(stub, async (cell: Cell) => {
       // What was used before is not this test's.
       await vi.waitFor(() => expect(cell.usage.idle).toBe(true));
       cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
