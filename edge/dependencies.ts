@@ -3,7 +3,7 @@
 import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
-import type { Cells } from "./completions/cell-request.ts";
+import type { Cells } from "./cells/resumable-answer.ts";
 import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Region } from "./platform/region.ts";

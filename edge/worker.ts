@@ -10,7 +10,7 @@ import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
-import { createCells } from "./cells/cells.ts";
+import { createCells } from "./cells/resumable-answer.ts";
 import { readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
@@ -78,7 +78,12 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  cells: createCells((name, locationHint) => env.CELLS.getByName(name, { locationHint }), config.cellsPerRegion),
+  cells: createCells({
+    namespace: (name, locationHint) => env.CELLS.getByName(name, { locationHint }),
+    cellsPerRegion: config.cellsPerRegion,
+    now,
+    lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),
+  }),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   asset,
   tracing: {

@@ -9,7 +9,7 @@ import {
   type Frame,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
-import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Dispatch, isLast } from "../backend/dispatch.ts";
 import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
@@ -57,10 +57,10 @@ interface Call {
 /** Seconds after which a full queue has most likely drained. */
 const retryAfterSeconds = 1;
 
-/** The request does not fit the cell's queue. It was not begun, and another cell may take it. */
-export class CellFull extends ServiceError {
-  constructor(message: string) {
-    super("overloaded", message, { retryAfterSeconds });
+/** This cell does not take the request: nothing of it was begun or settled, and another cell may take it. */
+export class NotTaken extends ServiceError {
+  constructor(kind: ErrorKind, message: string) {
+    super(kind, message, { retryAfterSeconds });
   }
 }
 
@@ -84,16 +84,17 @@ export class BatchClient {
     return this.#batcher.idle && this.#openCalls === 0;
   }
 
-  /** Throws CellFull when so many more sequences of the tenant do not fit the queue. */
+  /** Throws NotTaken when so many more sequences of the tenant do not fit the queue. */
   checkRoom(tenant: string, sequences: number): void {
     const [queued, room] = [this.#batcher.queuedOf(tenant), this.#batcher.roomOf(tenant)];
     if (queued + sequences <= room) return;
-    throw new CellFull(
+    throw new NotTaken(
+      "overloaded",
       `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`,
     );
   }
 
-  /** Queues sequences of one tenant; `receiver` gets their frames. Throws CellFull when they do not fit. */
+  /** Queues sequences of one tenant; `receiver` gets their frames. Throws NotTaken when they do not fit. */
   submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };

@@ -15,7 +15,7 @@ import { awaitingCalls } from "../backend/routing-limits.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { BatchClient } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
-import type { CellRequest } from "../completions/cell-request.ts";
+import { type CellRequest, readCellRequest } from "../completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../completions/completion-writer.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
@@ -75,7 +75,7 @@ export class Cell extends DurableObject<Env> {
   /** Called only by the Worker. */
   override async fetch(request: Request): Promise<Response> {
     try {
-      return await this.#answer(await request.json<CellRequest>(), request.signal);
+      return await this.#answer(readCellRequest(await request.json()), request.signal);
     } catch (thrown) {
       return refusalResponse(toServiceError(thrown));
     }

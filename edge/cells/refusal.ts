@@ -1,21 +1,21 @@
 /** How a cell says that it does not answer, and why. */
 import { z } from "zod";
 import { errorKinds, ServiceError, statusOf } from "../../shared/errors.ts";
-import { CellFull } from "../batching/batch-client.ts";
+import { NotTaken } from "../batching/batch-client.ts";
 
 const refusalSchema = z.object({
   kind: z.enum(errorKinds),
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
-  /** Cells of the release before do not tell. */
-  isFull: z.boolean().default(false),
+  /** False if nothing was begun or settled. Cells of the release before do not tell. */
+  isTaken: z.boolean().default(true),
 });
 
 export function refusalResponse(error: ServiceError): Response {
   const { kind, message, param, retryAfterSeconds } = error;
-  const isFull = error instanceof CellFull;
-  const refusal = { kind, message, param, retryAfterSeconds, isFull } satisfies z.input<typeof refusalSchema>;
+  const isTaken = !(error instanceof NotTaken);
+  const refusal = { kind, message, param, retryAfterSeconds, isTaken } satisfies z.input<typeof refusalSchema>;
   return Response.json(refusal, { status: statusOf(kind) });
 }
 
@@ -23,7 +23,7 @@ export function refusalResponse(error: ServiceError): Response {
 export async function refusalOf(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
   if (!read.success) return new Error(`the cell answered ${response.status}`);
-  const { kind, message, param, retryAfterSeconds, isFull } = read.data;
-  if (isFull) return new CellFull(message);
+  const { kind, message, param, retryAfterSeconds, isTaken } = read.data;
+  if (!isTaken) return new NotTaken(kind, message);
   return new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined });
 }

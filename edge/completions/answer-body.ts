@@ -126,6 +126,8 @@ export class AnswerBody {
   #silentTicks = 0;
   /** No more data is accepted; the stream closes when the queue is empty. */
   #isClosing = false;
+  /** `closeWith` has discarded the rest of the answer. */
+  #isCutOff = false;
   #hasEnded = false;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
@@ -178,10 +180,12 @@ export class AnswerBody {
     if (this.hasNoUnreadWrite) this.#finish();
   }
 
-  /** Discards queued data, writes `text`, then closes. */
+  /** Discards queued data, also of a body that is closing, writes `text`, then closes. */
   closeWith(text: string): void {
+    this.#isCutOff = true;
     this.#queue = [];
     this.#queuedBytes = 0;
+    this.#isClosing = false;
     this.close(text);
   }
 
@@ -203,7 +207,8 @@ export class AnswerBody {
 
   /** Ends this body because the object's memory limit is exceeded. */
   evict(maximumBytes: number): void {
-    if (this.#isClosing) {
+    if (this.#isCutOff) {
+      // Its pending write alone is too much.
       this.breakOff();
       return;
     }

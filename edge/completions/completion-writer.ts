@@ -13,9 +13,11 @@ import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
 import { type CellRequest, forms } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { gathered } from "./gathering.ts";
+import { cutMark, endMark, failedMark, mark, marksHeader, noMark } from "./marks.ts";
 import { batchesOf } from "./plan.ts";
 import { PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
+import { StreamCursor } from "./stream-cursor.ts";
 
 /**
  * Maximum bytes of a non-streamed answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes
@@ -63,6 +65,9 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
+  readonly #cursor: StreamCursor;
+  /** What its client has already from a cell that was lost; null if it has nothing. */
+  readonly #resumeFrom: StreamCursor | null;
   #openChoices: number;
   #unaccepted: number;
   #firstFrameMs: number | null = null;
@@ -84,6 +89,8 @@ class CompletionWriter {
       isWhole: !stream,
     });
     this.#count = new TokenCount(plan.choices);
+    this.#cursor = new StreamCursor(plan.choices.length);
+    this.#resumeFrom = request.resumeFrom === undefined ? null : StreamCursor.parse(request.resumeFrom);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
     const { tenant } = request.admitted;
@@ -92,7 +99,7 @@ class CompletionWriter {
       {
         tenant,
         maximumBytes: stream ? limits.unreadBytes : limits.wholeAnswerBytes,
-        heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
+        heartbeat: stream ? { text: sseComment("hb") + this.#mark(noMark), everyMs: heartbeatMs } : null,
       },
       {
         // Also while the request waits for its first frame: its place and tokens are held by a lease.
@@ -154,20 +161,40 @@ class CompletionWriter {
   /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
+    const isSent = this.#isSent(part.planned.index, frame);
     this.#count.add(part);
     this.#builder.add(part);
     if (part.done) this.#openChoices--;
     const { stream, includeUsage } = this.#request;
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
-    const event = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    const isNew = chunk && !isSent;
+    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
     if (this.#openChoices > 0) return event;
     return event + (includeUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
   }
 
+  /** Whether the client has this frame's events already. Throws a ServiceError if what it has is another text. */
+  #isSent(choice: number, frame: Frame): boolean {
+    this.#cursor.add(choice, frame);
+    if (!this.#resumeFrom) return false;
+    if (this.#cursor.differsFrom(this.#resumeFrom, choice)) {
+      throw new ServiceError(
+        "numerics_mismatch",
+        "The interrupted completion cannot go on: it is computed differently now.",
+      );
+    }
+    return !this.#cursor.isBeyond(this.#resumeFrom, choice);
+  }
+
+  /** Workers of the release before know no marks. */
+  #mark(text: string): string {
+    return this.#request.version > 1 ? mark(text) : "";
+  }
+
   #writeEvents(events: string): void {
     if (events === "") return;
-    this.#body.write(events);
+    this.#body.write(events + this.#mark(this.#cursor.text));
     this.#begin();
   }
 
@@ -184,7 +211,7 @@ class CompletionWriter {
 
   #complete(events: string): void {
     if (this.#request.stream) {
-      this.#body.close(events);
+      this.#body.close(events + this.#mark(endMark));
       this.#begin();
     } else this.#completeWhole();
     this.#end(this.#count.consumed(this.#model, false));
@@ -219,8 +246,7 @@ class CompletionWriter {
 
   /** A memory limit is exceeded. The answer's own tenant filled the memory, so computed tokens are charged. */
   #overflow(error: ServiceError): void {
-    if (this.#hasEnded) return;
-    this.#end(this.#count.consumed(this.#model, true));
+    if (!this.#hasEnded) this.#end(this.#count.consumed(this.#model, true));
     this.#sendError(error);
   }
 
@@ -236,8 +262,10 @@ class CompletionWriter {
   /** Reports the error to the client: by a status, an error event, or an aborted body. */
   #sendError(error: ServiceError): void {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
-    if (this.#hasBegun && this.#request.stream)
-      this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
+    if (this.#hasBegun && this.#request.stream) {
+      const event = sseEvent(JSON.stringify(envelopeOf(error))) + sseDone;
+      this.#body.closeWith(this.#mark(cutMark) + event + this.#mark(endMark));
+    } else if (this.#hasBegun && this.#mark(failedMark)) this.#body.closeWith(this.#mark(failedMark));
     else this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(error);
   }
@@ -251,12 +279,13 @@ class CompletionWriter {
   #head(): Record<string, string> {
     const { tokenizeMs, assignMs } = this.#request.plan;
     const known = { tokenize: tokenizeMs, assign: assignMs };
+    const marks = this.#request.version > 1 && { [marksHeader]: "1" };
     if (this.#request.stream) {
       const type = "text/event-stream; charset=utf-8";
-      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known), ...marks };
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
-    return { "content-type": "application/json", "server-timing": serverTiming(timings) };
+    return { "content-type": "application/json", "server-timing": serverTiming(timings), ...marks };
   }
 
   get #model(): string {

@@ -2,11 +2,10 @@ import { runInDurableObject } from "cloudflare:test";
 import { describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
-import type { Dependencies } from "../../edge/dependencies.ts";
 import { errorFrame } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, errorOf, eventsOf, LateBody, localCell, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, eventsOf, LateBody, localCell, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -184,52 +183,6 @@ describe("a cell", () => {
       await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     },
   );
-});
-
-describe("a cell that is lost", () => {
-  const lose = () =>
-    runInDurableObject(localCell(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
-
-  test("in the middle of a stream: what was said, an error event, [DONE], and its tenant's place is free", async () => {
-    const { bodies, seen } = lateBackend(1);
-    const settled: unknown[] = [];
-    const admissions: Dependencies["admissions"] = {
-      admit: async ({ requestId, access: { tenant } }) => ({
-        reserve: async () => ({
-          request: { requestId, tenant, isLimited: true },
-          renew: () => undefined,
-          settle: (consumed) => void settled.push(consumed),
-        }),
-        release: () => undefined,
-      }),
-    };
-    const app = testApp({ heartbeatMs: 5, admissions });
-    const response = await app.complete({ prompt: "aaa", stream: true });
-    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
-    const reader = response.body!.getReader();
-    let text = "";
-    while (!text.includes("data:")) text += await readChunk(reader);
-    await lose();
-    for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
-      text += new TextDecoder().decode(chunk.value);
-    }
-    const events = text.split("\n\n").filter((event) => event.startsWith("data: "));
-    expect(events).toHaveLength(3);
-    expect(JSON.parse(events[1].slice("data: ".length)).error).toMatchObject({ code: "backend_unavailable" });
-    expect(events[2]).toBe("data: [DONE]");
-    await vi.waitFor(() => expect(settled).toEqual([[]]));
-    expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]);
-  });
-
-  test("before an answer began: 503 with Retry-After", async () => {
-    const { seen } = lateBackend(1);
-    const pending = testApp().complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    await lose();
-    const response = await pending;
-    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
-    expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable" });
-  });
 });
 
 describe("a client that goes away", () => {

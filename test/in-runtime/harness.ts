@@ -15,9 +15,9 @@ import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { BatchClient } from "../../edge/batching/batch-client.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
-import { cellsOf, createCells } from "../../edge/cells/cells.ts";
+import { cellsOf } from "../../edge/cells/cells.ts";
+import { type Cells, createCells } from "../../edge/cells/resumable-answer.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
-import type { Cells } from "../../edge/completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { BodyReads } from "../../edge/middleware/body-reads.ts";
@@ -205,7 +205,12 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => batchClient.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
-    return writeCompletion(request, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
+    // Without marks, as its answers go to their clients directly.
+    const response = await writeCompletion(
+      { ...request, version: 1 },
+      { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts },
+    );
+    return { response, completed: null };
   };
 }
 
@@ -225,6 +230,8 @@ export async function manifestHash(): Promise<string> {
 export function testApp(overrides: Partial<Dependencies> = {}) {
   let ids = 0;
   const logged: string[] = [];
+  /** Why cells were lost. */
+  const lost: string[] = [];
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
   /** What was used, as it is reported. */
   const reported: [string, ...Consumption[]][] = [];
@@ -251,7 +258,12 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
-    cells: createCells(cellNamed, cellsPerRegion),
+    cells: createCells({
+      namespace: cellNamed,
+      cellsPerRegion,
+      now,
+      lost: (_, cause) => void lost.push(String(cause)),
+    }),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     // Files of the documents site are built apart.
     asset: async (path) => {
@@ -290,7 +302,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
   /** Everything that goes on behind answered requests. */
   const settled = () => Promise.all(works);
-  return { app, request, post, complete, logged, reported, settled };
+  return { app, request, post, complete, logged, lost, reported, settled };
 }
 
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
