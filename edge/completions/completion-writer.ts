@@ -15,7 +15,7 @@ import { Choice, echoedPrompts } from "./choice.ts";
 import { gathered } from "./gathering.ts";
 import { cutMark, endMark, failedMark, mark, marksHeader, noMark } from "./marks.ts";
 import { batchesOf } from "./plan.ts";
-import { PromptScores } from "./prompt-scores.ts";
+import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
 import { StreamCursor } from "./stream-cursor.ts";
 
@@ -24,6 +24,12 @@ import { StreamCursor } from "./stream-cursor.ts";
  * count until they are read.
  */
 const shortAnswerBytes = 64 * 1024;
+
+/** A stream's frames become events while fewer bytes than this are unread. */
+const unreadAheadBytes = limits.unreadBytes / 4;
+
+/** Events are written together up to this many bytes, and one event more. */
+const eventsBytes = 32 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
@@ -70,6 +76,9 @@ class CompletionWriter {
   readonly #resumeFrom: StreamCursor | null;
   #openChoices: number;
   #unaccepted: number;
+  /** Frames that are not yet written, as the client has not read enough of those before. */
+  readonly #pending: Frame[] = [];
+  #pendingBytes = 0;
   #firstFrameMs: number | null = null;
   #hasBegun = false;
   #hasEnded = false;
@@ -105,6 +114,7 @@ class CompletionWriter {
         // Also while the request waits for its first frame: its place and tokens are held by a lease.
         ticked: () => this.#hasEnded || parts.admission.renew(),
         heartbeatDue: () => this.#begin(),
+        taken: () => this.#writePending(),
         overflowed: (error) => this.#overflow(error),
         ended: (isGone) => isGone && this.#leave(),
       },
@@ -142,9 +152,37 @@ class CompletionWriter {
 
   #receive(frames: readonly Frame[]): void {
     if (this.#hasEnded) return;
+    // What comes at once after the client has read everything is no sign that it does not read.
+    const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
+    for (const arrived of frames) {
+      for (const frame of this.#promptScores.take(arrived)) {
+        this.#pending.push(frame);
+        this.#pendingBytes += bytesOf(frame);
+        this.#count.add({ planned: this.#choices.get(frame.id)!.planned, tokens: frame.type === "token" ? 1 : 0 });
+      }
+    }
+    this.#writePending();
+    if (!this.#hasEnded) this.#reportPending(isBounded);
+    if (!this.#hasEnded && !this.#request.stream) this.#continueWhole();
+  }
+
+  /** Writes pending frames while the client reads, some events a write: as text they take more memory than as frames. */
+  #writePending(): void {
+    const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
+    while (this.#pending.length > 0 && !this.#hasEnded && isRead()) this.#writeSome();
+    if (!this.#hasEnded) this.#reportPending(false);
+  }
+
+  /** Counts what is in memory and not written yet. */
+  #reportPending(isBounded: boolean): void {
+    const kept = this.#request.stream ? this.#pendingBytes : this.#builder.keptBytes;
+    this.#body.setPendingBytes(kept + this.#promptScores.heldBytes, isBounded);
+  }
+
+  #writeSome(): void {
     let events = "";
     try {
-      for (const arrived of frames) for (const frame of this.#promptScores.take(arrived)) events += this.#take(frame);
+      while (this.#pending.length > 0 && events.length < eventsBytes) events += this.#take(this.#nextPending());
     } catch (thrown) {
       // Earlier frames of the same group are still delivered.
       this.#writeEvents(events);
@@ -152,17 +190,19 @@ class CompletionWriter {
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
-    else if (this.#request.stream) {
-      this.#body.setPendingBytes(this.#promptScores.heldBytes);
-      this.#writeEvents(events);
-    } else this.#continueWhole();
+    else this.#writeEvents(events);
+  }
+
+  #nextPending(): Frame {
+    const frame = this.#pending.shift()!;
+    this.#pendingBytes -= bytesOf(frame);
+    return frame;
   }
 
   /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
     const isSent = this.#isSent(part.planned.index, frame);
-    this.#count.add(part);
     this.#builder.add(part);
     if (part.done) this.#openChoices--;
     const { stream, includeUsage } = this.#request;
@@ -200,7 +240,6 @@ class CompletionWriter {
 
   /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
   #continueWhole(): void {
-    this.#body.setPendingBytes(this.#builder.keptBytes + this.#promptScores.heldBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
@@ -294,6 +333,7 @@ class CompletionWriter {
 
   #end(consumed: readonly Consumption[]): void {
     this.#hasEnded = true;
+    this.#pending.length = 0;
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
     this.#parts.admission.settle(consumed);
   }

@@ -1,12 +1,14 @@
 /** What answers hold in memory, what ends them, and who pays for what. */
 import { runInDurableObject } from "cloudflare:test";
 import { describe, expect, test, vi } from "vitest";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { ServiceError } from "../../shared/errors.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
   backendAnswers,
@@ -89,7 +91,6 @@ describe("a body", () => {
     const slow = opened(bodies, "a");
     const other = opened(bodies, "a");
     slow.body.write("x".repeat(1000));
-    slow.body.write("y".repeat(1));
     expect(slow.told.overflow).toBeNull();
     slow.body.write("z");
     expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
@@ -125,7 +126,7 @@ describe("the bodies of an object", () => {
     const bodies = new AnswerBodies(10_000);
     const options = { maximumBytes: 10 ** 6 };
     const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
-    for (const { body } of small) body.setPendingBytes(1000);
+    for (const { body } of small) body.setPendingBytes(1000, true);
     const write = (bytes: number, parts: number) => {
       const one = opened(bodies, "large", options);
       for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
@@ -133,7 +134,7 @@ describe("the bodies of an object", () => {
     };
     const [larger, large] = [write(6000, 2), write(900, 1)];
     expect(larger.told.overflow).toBeNull();
-    small[0].body.setPendingBytes(1200);
+    small[0].body.setPendingBytes(1200, true);
     expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
     // What the runtime has of it may still be read.
     expect([larger.told.isGone, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
@@ -145,46 +146,83 @@ describe("the bodies of an object", () => {
   });
 });
 
-describe("a stream that nobody reads", () => {
-  test("is cancelled at the backend, holds no more than it may, and ends in an error that tells both", async () => {
-    const { bodies, seen } = lateBackend(2);
+describe("streams that nobody reads, with the largest answers", () => {
+  const clients = 4;
+  const [choices, top] = [limits.choicesPerPrompt, limits.chatLogprobs];
+  const scored = (id: string, index: number) => ({
+    ...tokenFrame(id, index, 98),
+    logprob: -0.5,
+    alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
+  });
+
+  test("are cancelled, hold no more than they may, and end in an error that tells both; who reads is served", async () => {
+    const { bodies, seen } = lateBackend(clients + 1);
     const reported = await reportedByCells();
-    const app = testApp();
-    const prompt = Array.from({ length: 8 }, () => "aaa");
-    const slow = await app.complete({ prompt, n: 16, max_tokens: 45, logprobs: 5, stream: true });
-    expect(slow.status, slow.status === 200 ? "" : await slow.clone().text()).toBe(200);
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    const other = await app.complete({ prompt: "aaa", stream: true });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    const { sequences } = seen.batches[0];
+    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
+    const chatArtifacts = await loadArtifacts(async (name) => files.get(name)!);
+    const app = testApp({ artifacts: async () => chatArtifacts });
+    const chat = { messages: [{ role: "user", content: "aaa" }], n: choices, max_tokens: 40, stream: true };
+    const slow: Response[] = [];
+    for (let i = 0; i < clients; i++) {
+      slow.push(await app.post("/v1/chat/completions", { ...chat, logprobs: true, top_logprobs: top }));
+      await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
+    }
+    const other = app.complete({ prompt: "aaa", stream: true });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(clients + 1));
     let sent = 0;
     let held = 0;
-    for (let i = 0; i < sequences[0].maxTokens && !bodies[0].cancelled; i++) {
-      for (const { id } of sequences) {
-        bodies[0].send(scoredToken(id, i));
-        sent++;
+    for (let token = 0; token < 40 && !bodies.slice(0, clients).every(({ cancelled }) => cancelled); token++) {
+      for (const [i, body] of bodies.slice(0, clients).entries()) {
+        if (body.cancelled) continue;
+        const { sequences } = seen.batches[i];
+        body.send(...sequences.map(({ id }) => scored(id, token)));
+        sent += sequences.length;
+        await vi.waitFor(() => expect(body.isTaken || body.cancelled).toBe(true));
       }
-      await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
       held = Math.max(held, await heldByCell());
     }
-    // One group of frames more than the maximum, which is what showed that it is too much.
-    expect(held).toBeGreaterThan(limits.unreadBytes / 2);
-    expect(held).toBeLessThan(limits.unreadBytes + 100_000);
-    expect(bodies[0].cancelled).toBe(true);
-    // Others are served.
-    const otherId = seen.batches[1].sequences[0].id;
-    bodies[1].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
-    expect((await eventsOf(other)).data.at(-1)).toBe("[DONE]");
-    const { data } = await eventsOf(slow);
-    expect(data.at(-1)).toBe("[DONE]");
-    const { error } = data.at(-2) as { error: { message: string; code: string } };
-    expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
+    expect(held).toBeGreaterThan((clients * limits.unreadBytes) / 4);
+    expect(held).toBeLessThanOrEqual(clients * limits.unreadBytes);
+    expect(bodies.slice(0, clients).map(({ cancelled }) => cancelled)).toEqual(slow.map(() => true));
+    const otherId = seen.batches[clients].sequences[0].id;
+    bodies[clients].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
+    expect((await eventsOf(await other)).data.at(-1)).toBe("[DONE]");
+    for (const response of slow) {
+      const { data } = await eventsOf(response);
+      expect(data.at(-1)).toBe("[DONE]");
+      const { error } = data.at(-2) as { error: { message: string; code: string } };
+      expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
+    }
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(await heldByCell()).toBe(0);
-    // It is paid for as if its client had gone away.
+    // It is paid for as if their clients had gone away.
     const charged = await chargedBy(reported);
-    expect(charged).toBeGreaterThan(sent - 3 * sequences.length);
+    expect(charged).toBeGreaterThan(sent - 3 * clients * choices);
     expect(charged).toBeLessThanOrEqual(sent + 1);
+  });
+
+  test("a prompt of which every choice repeats all logprobs comes whole to a client that reads", async () => {
+    const prompt = "a".repeat(47);
+    backendAnswers(({ id, promptIds, promptLogprobs }) => {
+      const alternatives = promptIds.map(() => Array.from({ length: 5 }, (_, i): [number, number] => [97 + i, -1]));
+      const logprobs = promptIds.map((_, i) => (i === 0 ? null : -1));
+      return [
+        ...(promptLogprobs ? [{ type: "prompt" as const, id, logprobs, alternatives }] : []),
+        ...[tokenFrame(id, 0, 98), doneFrame(id)],
+      ];
+    });
+    const body = {
+      prompt: Array.from({ length: 8 }, () => prompt),
+      n: choices,
+      max_tokens: 1,
+      echo: true,
+      logprobs: 5,
+    };
+    const stream = await (await testApp().complete({ ...body, stream: true })).text();
+    expect(stream.length).toBeGreaterThan(limits.unreadBytes);
+    const { data } = await eventsOf(new Response(stream));
+    const texts = data.slice(0, -1).map((event) => (event as { choices: { text: string }[] }).choices[0].text);
+    expect(texts.filter((text) => text === prompt)).toHaveLength(8 * choices);
   });
 });
 
