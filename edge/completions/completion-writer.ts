@@ -155,11 +155,7 @@ class CompletionWriter {
     // What comes at once after the client has read everything is no sign that it does not read.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
-      for (const frame of this.#promptScores.take(arrived)) {
-        this.#pending.push(frame);
-        this.#pendingBytes += bytesOf(frame);
-        this.#count.add({ planned: this.#choices.get(frame.id)!.planned, tokens: frame.type === "token" ? 1 : 0 });
-      }
+      for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
     }
     this.#writePending();
     if (!this.#hasEnded) this.#reportPending(isBounded);
@@ -191,6 +187,14 @@ class CompletionWriter {
     }
     if (this.#openChoices === 0) this.#complete(events);
     else this.#writeEvents(events);
+  }
+
+  #addPending(frame: Frame): void {
+    this.#pending.push(frame);
+    this.#pendingBytes += bytesOf(frame);
+    if (frame.type === "error") return;
+    const { planned } = this.#choices.get(frame.id)!;
+    this.#count.add({ planned, tokens: frame.type === "token" ? 1 : 0 });
   }
 
   #nextPending(): Frame {
