@@ -11,7 +11,7 @@ import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createCells } from "./cells/resumable-answer.ts";
-import { readConfig } from "./config.ts";
+import { configured, readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
@@ -36,9 +36,12 @@ if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLo
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
 }
-const sign = createSigner(config.backendSecrets, { now, newNonce: newId });
 /** Of one request: clients of another may not be waited for. */
-const clients = () => config.backendUrls.map((url) => new BackendClient(url, { sign, fetch: config.backendFetch }));
+const newClients = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+  const sign = createSigner(backendSecrets, { now, newNonce: newId });
+  return () => backendUrls.map((url) => new BackendClient(url, { sign, fetch: backendFetch }));
+});
+const clients = () => newClients()();
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
 

@@ -17,7 +17,7 @@ import { BatchClient } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
 import { type CellRequest, readCellRequest } from "../completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../completions/completion-writer.ts";
-import { readConfig } from "../config.ts";
+import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf } from "../tenants/admission.ts";
@@ -26,6 +26,7 @@ import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { refusalResponse } from "./refusal.ts";
 
 const now = () => Date.now();
+const newNonce = () => crypto.randomUUID().replaceAll("-", "");
 
 export class Cell extends DurableObject<Env> {
   readonly batchClient: BatchClient;
@@ -43,28 +44,34 @@ export class Cell extends DurableObject<Env> {
     const gate = new Gate(awaitingCalls);
     const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
-    const config = readConfig(env);
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#gathered = new GatheredUse(env.LEDGERS);
-    this.#metrics = new EdgeMetrics(config.otlp, now);
-    const newNonce = () => crypto.randomUUID().replaceAll("-", "");
-    const sign = createSigner(config.backendSecrets, { now, newNonce });
-    const parts = { gate, fileOf, sign, fetch: config.backendFetch };
-    const backends = new Backends({
-      clients: new Map(config.backendUrls.map((url) => [url, new BackendClient(url, parts)])),
-      observer: this.#metrics.counting(routingLog),
-      now,
-      after(ms, work) {
-        const timer = setTimeout(work, ms);
-        return () => clearTimeout(timer);
-      },
-      keepAlive,
+    this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
+    /** Of the configuration of now, behind that of before, whose batches go on to their end. */
+    const made: Backends[] = [];
+    const backends = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+      const sign = createSigner(backendSecrets, { now, newNonce });
+      const parts = { gate, fileOf, sign, fetch: backendFetch };
+      const one = new Backends({
+        clients: new Map(backendUrls.map((url) => [url, new BackendClient(url, parts)])),
+        observer: this.#metrics.counting(routingLog),
+        now,
+        after(ms, work) {
+          const timer = setTimeout(work, ms);
+          return () => clearTimeout(timer);
+        },
+        keepAlive,
+      });
+      made.unshift(one);
+      made.splice(2);
+      return one;
     });
-    const { openBatch } = backends;
     this.batchClient = new BatchClient({
-      openBatch,
-      cancel: (ids) => backends.cancel(ids),
+      openBatch: (batch, signal) => backends().openBatch(batch, signal),
+      cancel: (ids) => {
+        for (const one of made) one.cancel(ids);
+      },
       now,
       // Metrics are sent when a micro-batch ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),

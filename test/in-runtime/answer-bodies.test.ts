@@ -204,7 +204,9 @@ describe("streams that nobody reads, with the largest answers", () => {
   test("a prompt of which every choice repeats all logprobs comes whole to a client that reads", async () => {
     const prompt = "a".repeat(47);
     backendAnswers(({ id, promptIds, promptLogprobs }) => {
-      const alternatives = promptIds.map(() => Array.from({ length: 5 }, (_, i): [number, number] => [97 + i, -1 - i / 7]));
+      const alternatives = promptIds.map(() =>
+        Array.from({ length: 5 }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
+      );
       const logprobs = promptIds.map((_, i) => (i === 0 ? null : -1 / 7));
       return [
         ...(promptLogprobs ? [{ type: "prompt" as const, id, logprobs, alternatives }] : []),

@@ -1,11 +1,15 @@
 import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
-import { errorFrame } from "../../shared/contracts/inference.ts";
+import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
+import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, eventsOf, LateBody, localCell, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, eventsOf, LateBody, localCell, network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -183,6 +187,39 @@ describe("a cell", () => {
       await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     },
   );
+});
+
+test("a cell that lives on calls another list of backends and signs with a rotated secret; what runs goes on", async () => {
+  const [secret, elsewhere] = ["rotated-0123456789abcdef0123456789", "http://127.0.0.1:8789"];
+  const signed: boolean[] = [];
+  const { seen, finish } = lateBackend(1);
+  network.use(
+    http.post(`${elsewhere}/v1/batches`, async ({ request }) => {
+      const body = new Uint8Array(await request.arrayBuffer());
+      const { sequences } = batchRequestSchema.parse(JSON.parse(new TextDecoder().decode(body)));
+      const call = parseSignature(request.headers.get("authorization") ?? "", "POST", "/v1/batches");
+      signed.push(call !== null && (await isSignedBy(await signingKey(secret), call)));
+      return new HttpResponse(sequences.map(({ id }) => frameLine({ ...doneFrame(id), completionTokens: 0 })).join(""));
+    }),
+  );
+  const app = testApp();
+  const before = app.complete({ prompt: "aaa" });
+  await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+  const set = (variables: object) =>
+    runInDurableObject(
+      localCell(),
+      (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, variables),
+    );
+  const { BACKEND_URLS, BACKEND_SECRETS } = env as unknown as Record<string, string>;
+  await set({ BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
+  try {
+    expect((await app.complete({ prompt: "aaa" })).status).toBe(200);
+    expect(signed).toEqual([true]);
+    finish(0);
+    expect(await textsOf(await before)).toEqual(["b"]);
+  } finally {
+    await set({ BACKEND_URLS, BACKEND_SECRETS });
+  }
 });
 
 describe("a client that goes away", () => {

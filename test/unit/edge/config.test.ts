@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { readConfig } from "../../../edge/config.ts";
+import { configured, readConfig } from "../../../edge/config.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { plans } from "../../../shared/contracts/tenants.ts";
@@ -80,6 +80,20 @@ describe("readConfig", () => {
     [{ OTEL_TRACES_SAMPLER_ARG: "2" }, /OTEL_TRACES_SAMPLER_ARG.*"2"/],
   ])("refuses %j", (broken, message) => {
     expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
+  });
+});
+
+describe("configured", () => {
+  test("makes again when a variable has changed, and only then", () => {
+    const env: Parameters<typeof readConfig>[0] = { ...valid };
+    const made = configured(env, ({ backendSecrets, backendUrls }) => [...backendUrls, ...backendSecrets]);
+    const first = made();
+    expect(made()).toBe(first);
+    env.BACKEND_SECRETS = "n".repeat(32);
+    expect(made()).toEqual([...first, "n".repeat(32)]);
+    env.BACKEND_URLS = "https://b";
+    expect(made()).toEqual(["https://b", "n".repeat(32)]);
+    expect(made()).toBe(made());
   });
 });
 
