@@ -64,6 +64,11 @@ export class CellCall {
     this.#startedMs = parts.now();
   }
 
+  /** The client has disconnected. */
+  get isAbandoned(): boolean {
+    return this.#signal.aborted;
+  }
+
   get isStream(): boolean {
     return this.#request.stream;
   }

@@ -66,16 +66,28 @@ async function passOn(first: Response, call: CellCall, client: WritableStreamDef
     }
     await client.close().catch(() => {});
   } catch (thrown) {
-    if (thrown instanceof ClientGone)
-      throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
+    // A client that disconnects takes the way to the cell with it.
+    if (thrown instanceof ClientGone || call.isAbandoned) {
+      const gone = clientGone(thrown);
+      client.abort(gone).catch(() => {});
+      throw gone;
+    }
     const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
-    // Both reject if the client has gone meanwhile.
-    if (call.isStream) {
-      await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone)).catch(() => {});
-      await client.close().catch(() => {});
-    } else await client.abort(error).catch(() => {});
+    await (call.isStream ? writeError(error, client) : client.abort(error)).catch((cause) => {
+      throw clientGone(cause);
+    });
     throw error;
   }
+}
+
+/** Ends a stream in an error event. Rejects if the client has disconnected. */
+async function writeError(error: ServiceError, client: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
+  await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
+  await client.close();
+}
+
+function clientGone(cause: unknown): ServiceError {
+  return new ServiceError("cancelled", "The client disconnected.", { cause });
 }
 
 const encoder = new TextEncoder();

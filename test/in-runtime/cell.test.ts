@@ -4,6 +4,7 @@ import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
+import type { Dependencies } from "../../edge/dependencies.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
@@ -233,6 +234,33 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(seen.cancelled).toEqual([]);
     expect(app.logged).toEqual([]);
+  });
+
+  test("in the middle of its stream, as its signal tells: no other cell goes on for it, and the cell settles", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const settled: unknown[] = [];
+    const admissions: Dependencies["admissions"] = {
+      admit: async ({ requestId, access: { tenant } }) => ({
+        reserve: async () => ({
+          request: { requestId, tenant, isLimited: true },
+          renew: () => undefined,
+          settle: (consumed) => void settled.push(consumed),
+        }),
+        release: () => undefined,
+      }),
+    };
+    const app = testApp({ heartbeatMs: 5, admissions });
+    const abort = new AbortController();
+    const response = await app.complete({ prompt: "aaa", stream: true }, { signal: abort.signal });
+    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
+    const reader = response.body!.getReader();
+    await nextEvents(reader);
+    abort.abort();
+    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    while (!(await reader.read().catch(() => ({ done: true }))).done);
+    await app.settled();
+    expect([seen.batches.length, app.lost, app.logged, settled]).toEqual([1, [], [], []]);
   });
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
