@@ -14,8 +14,8 @@ export interface Config {
   /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
   backendFetch: BackendFetch;
   tenantKeys: TenantKey[];
-  /** How many micro-batching objects the centroids are spread over. */
-  shardCount: number;
+  /** How many cells each region has. */
+  cellsPerRegion: number;
   /** Where traces and metrics go; null where no collector is set. */
   otlp: OtlpTarget | null;
   /** Share of the traces that begin here and are kept, 0 to 1. */
@@ -43,7 +43,7 @@ export interface Variables {
   /** Backends in containers (`[[containers]]`): the URL http://NAME.container is the object NAME. */
   CONTAINERS?: { getByName(name: string, options: { locationHint?: Region }): { fetch: BackendFetch } };
   TENANT_KEYS: string;
-  SHARD_COUNT: string;
+  CELLS_PER_REGION: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
   /** A secret. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
@@ -63,9 +63,9 @@ export function readConfig(env: Variables): Config {
       "BACKEND_URLS names a host that ends in .container; that needs the binding CONTAINERS in wrangler.toml",
     );
   }
-  const shardCount = Number(env.SHARD_COUNT);
-  if (!Number.isInteger(shardCount) || shardCount < 1 || shardCount > 64) {
-    throw new Error(`SHARD_COUNT is ${JSON.stringify(env.SHARD_COUNT)}; it must be an integer from 1 to 64`);
+  const cellsPerRegion = Number(env.CELLS_PER_REGION);
+  if (!Number.isInteger(cellsPerRegion) || cellsPerRegion < 1 || cellsPerRegion > 64) {
+    throw new Error(`CELLS_PER_REGION is ${JSON.stringify(env.CELLS_PER_REGION)}; it must be an integer from 1 to 64`);
   }
   const traceRatio = Number(env.OTEL_TRACES_SAMPLER_ARG || 1);
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
@@ -77,7 +77,7 @@ export function readConfig(env: Variables): Config {
     backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(init, access)),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
-    shardCount,
+    cellsPerRegion,
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
     traceRatio,
     version: env.VERSION?.id ?? null,
@@ -114,6 +114,23 @@ function withAccess(init: RequestInit, access: Record<string, string> | null): R
   for (const [name, value] of Object.entries(access)) headers.set(name, value);
   return { ...init, headers };
 }
+
+/**
+ * What `make` makes of the configuration, made anew once a variable has another value: so an object or isolate that lives on
+ * uses a rotated secret or another list of backends from its next call on. Cheap where nothing has changed.
+ */
+export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
+  let current: { made: T; values: unknown[] } | null = null;
+  return () => {
+    if (!current?.values.every((value, i) => value === env[watched[i]])) {
+      current = { made: make(readConfig(env)), values: watched.map((name) => env[name]) };
+    }
+    return current.made;
+  };
+}
+
+/** Variables, but for those of telemetry. Bindings are used as they are at each call. */
+const watched: (keyof Variables)[] = ["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_ACCESS_TOKEN", "TENANT_KEYS"];
 
 function readTenantKeys(json: string): TenantKey[] {
   try {

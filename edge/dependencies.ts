@@ -3,9 +3,10 @@
 import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
-import type { Orders } from "./completions/order.ts";
+import type { Cells } from "./cells/resumable-answer.ts";
 import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
+import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
 import type { UsageRow } from "./tenants/ledger.ts";
@@ -17,6 +18,8 @@ export interface Arrival {
   key: string | null;
   /** By the clock of Dependencies. */
   arrivedMs: number;
+  /** Where it came from; its cell, leases and backends are near. */
+  region: Region;
   /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }
@@ -47,7 +50,7 @@ export interface Dependencies {
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
-  orders: Orders;
+  cells: Cells;
   /** What is served, by a backend of that manifest if one is ready; null where none is. */
   readiness(manifestHash: string): Promise<Readiness | null>;
   /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */

@@ -10,8 +10,8 @@ import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
-import { createShardOrders } from "./batching/shard.ts";
-import { readConfig } from "./config.ts";
+import { createCells } from "./cells/resumable-answer.ts";
+import { configured, readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
@@ -22,7 +22,7 @@ import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
-export { Shard } from "./batching/shard.ts";
+export { Cell } from "./cells/cell.ts";
 export { BackendContainer } from "./platform/container.ts";
 export { AdapterShelf } from "./tenants/adapter-shelf.ts";
 export { Ledger } from "./tenants/ledger.ts";
@@ -36,9 +36,12 @@ if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLo
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
 }
-const sign = createSigner(config.backendSecrets, { now, newNonce: newId });
 /** Of one request: clients of another may not be waited for. */
-const clients = () => config.backendUrls.map((url) => new BackendClient(url, { sign, fetch: config.backendFetch }));
+const newClients = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+  const sign = createSigner(backendSecrets, { now, newNonce: newId });
+  return () => backendUrls.map((url) => new BackendClient(url, { sign, fetch: backendFetch }));
+});
+const clients = () => newClients()();
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
 
@@ -78,7 +81,12 @@ const app = createApp({
   }),
   usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  orders: createShardOrders(env.SHARDS, config.shardCount),
+  cells: createCells({
+    namespace: (name, locationHint) => env.CELLS.getByName(name, { locationHint }),
+    cellsPerRegion: config.cellsPerRegion,
+    now,
+    lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),
+  }),
   readiness: (manifestHash) => readinessOf(clients(), manifestHash),
   asset,
   tracing: {

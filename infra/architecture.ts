@@ -122,7 +122,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|batching\/shard|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/process|training\/((figures|corpus)\/)?cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|cells\/cell|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/process|training\/((figures|corpus)\/)?cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

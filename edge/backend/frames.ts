@@ -8,24 +8,6 @@ export class SilenceError extends Error {
   override readonly name = "SilenceError";
 }
 
-/** Reads frames that our own objects have checked, those of one chunk together; leaving the loop cancels the body. */
-export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {
-  const reader = new FrameReader({ isChecked: true });
-  const source = body.getReader();
-  try {
-    for (;;) {
-      const { done, value } = await source.read();
-      if (done) break;
-      const frames = reader.push(value);
-      if (frames.length > 0) yield frames;
-    }
-    reader.end();
-  } finally {
-    // Of a body that failed nothing is left to cancel.
-    source.cancel().catch(() => undefined);
-  }
-}
-
 /**
  * Reads a backend's frames, those of one chunk together. Throws what `failure` makes of an Error: one for anything that
  * is no frame, a SilenceError where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not

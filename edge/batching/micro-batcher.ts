@@ -1,14 +1,14 @@
 /**
- * Decides which sequences travel to the backend together, and when. Pure: no I/O, no clock, no timers; shard.ts acts
- * on what `take` says after each event.
+ * Decides which sequences are sent to the backend together, and when. Pure: no I/O, no clock, no timers; the BatchClient
+ * sends what `take` returns after each event.
  *
- * One queue per centroid. An idle queue is sent at once, so a lone request never waits. While a call of a centroid
- * awaits acceptance, what arrives for it gathers and leaves as one call: the busier the backend, the larger the calls.
- * Once accepted, a call's decoding takes as long as it takes and delays nobody.
+ * There is one queue per centroid. An idle queue is sent at once, so a lone request never waits. While a call of a centroid
+ * awaits acceptance, what arrives for that centroid gathers and is sent as one call: the busier the backend, the larger the
+ * calls. Decoding of an accepted call delays no other.
  *
- * Tenants take turns, one sequence a turn: next is the tenant whose last turn is longest ago, and within a tenant the
- * sequence that is due first. So whoever has one sequence waits, in its queue, for one sequence of each other tenant at
- * most, and between queues for one call of each, however many those have.
+ * Tenants take turns, one sequence a turn: the next turn is of the tenant whose last turn is longest ago, and within a tenant
+ * of the sequence that is due first. So a tenant's only sequence waits, in its queue, for at most one sequence of each other
+ * tenant, and between queues for at most one call of each.
  */
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 
@@ -29,20 +29,20 @@ export const batchingLimits: BatchingLimits = {
   sequencesPerCall: sequencesPerBatch,
 };
 
-/** What the decisions need to know of whoever waits. */
+/** What the decisions depend on. */
 export interface Waiting {
   sequence: { tenant: string; deadlineMs?: number | undefined };
   arrivedMs: number;
 }
 
-/** Sequences that leave together, in the order of their turns. */
+/** Sequences that are sent together, in the order of their turns. */
 export interface MicroBatch<T> {
-  /** The queue's key; `accepted` wants it back. */
+  /** The queue's key, to be passed to `accepted`. */
   key: string;
   entries: T[];
 }
 
-/** Where a sequence without a deadline stands among its tenant's, as at the backend. */
+/** A sequence without a deadline is ordered among its tenant's as if it had this one, in milliseconds, as at the backend. */
 const defaultDeadlineMs = 60_000;
 
 interface Tenant {
@@ -52,9 +52,9 @@ interface Tenant {
 
 export class MicroBatcher<T extends Waiting> {
   readonly #limits: BatchingLimits;
-  /** Key → tenant → its entries by time due; nothing empty is kept. */
+  /** Key → tenant → its entries by time due. Empty queues are removed. */
   readonly #queues = new Map<string, Map<string, T[]>>();
-  /** Those that have anything waiting. */
+  /** Tenants with waiting entries. */
   readonly #tenants = new Map<string, Tenant>();
   /** Keys with a call that awaits acceptance. */
   readonly #awaiting = new Set<string>();
@@ -73,7 +73,7 @@ export class MicroBatcher<T extends Waiting> {
     return this.#tenants.get(tenant)?.waiting ?? 0;
   }
 
-  /** How many entries a tenant may have waiting now, those that wait counted. */
+  /** Maximum entries that the tenant may have waiting now, including those that wait already. */
   roomOf(tenant: string): number {
     const free = this.#limits.queuedSequences - this.#queued;
     return Math.floor((free + this.queuedOf(tenant)) / 2);
@@ -84,7 +84,7 @@ export class MicroBatcher<T extends Waiting> {
     return this.#queued === 0 && this.#awaiting.size === 0;
   }
 
-  /** Queues all of `entries`, which are one tenant's, or none of them where they do not fit: false. */
+  /** Queues `entries`, all of one tenant. Returns false and queues none if they do not fit. */
   enqueue(key: string, entries: readonly T[]): boolean {
     if (entries.length === 0) return true;
     const { tenant } = entries[0].sequence;
@@ -92,7 +92,7 @@ export class MicroBatcher<T extends Waiting> {
     const queue = this.#queues.get(key) ?? new Map<string, T[]>();
     this.#queues.set(key, queue);
     queue.set(tenant, [...(queue.get(tenant) ?? []), ...entries].sort(byTimeDue));
-    // A new one stands behind all others: else one that comes and goes would always be first.
+    // A new tenant is behind all others: otherwise one that comes and goes would always be first.
     const known = this.#tenants.get(tenant) ?? { waiting: 0, lastTurn: ++this.#turns };
     known.waiting += entries.length;
     this.#tenants.set(tenant, known);
@@ -125,7 +125,7 @@ export class MicroBatcher<T extends Waiting> {
     );
   }
 
-  /** The next micro-batch to send now, or null. Of the queues that may send, the one of the tenant whose turn it is. */
+  /** The next micro-batch to send now, or null: of the queues that may send, one of the tenant whose turn it is. */
   take(): MicroBatch<T> | null {
     if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
     const mayWait = [...this.#queues].filter(([key]) => !this.#awaiting.has(key));
@@ -140,7 +140,7 @@ export class MicroBatcher<T extends Waiting> {
     return { key, entries: this.#takeTurns(key) };
   }
 
-  /** The call last taken for `key` was accepted, or failed: its queue may send again. */
+  /** Call this when the call last taken for `key` was accepted or has failed: its queue may send again. */
   accepted(key: string): void {
     this.#awaiting.delete(key);
   }
@@ -159,7 +159,7 @@ export class MicroBatcher<T extends Waiting> {
     return taken;
   }
 
-  /** Of these tenants the one whose last turn is longest ago. */
+  /** The tenant whose last turn is longest ago. */
   #next(tenants: Iterable<string>): string | null {
     let next: string | null = null;
     let earliest = Number.POSITIVE_INFINITY;
@@ -172,7 +172,7 @@ export class MicroBatcher<T extends Waiting> {
     return next;
   }
 
-  /** Counts off entries that have left a queue. */
+  /** Updates counts and removes empty queues after `left` entries of the tenant have left its queue. */
   #forget(key: string, tenant: string, left: number): void {
     const queue = this.#queues.get(key)!;
     if (queue.get(tenant)!.length === 0) queue.delete(tenant);
@@ -184,7 +184,7 @@ export class MicroBatcher<T extends Waiting> {
   }
 }
 
-/** Stable sorting leaves those of one time in order of arrival. */
+/** Sorting is stable: entries that are due at the same time stay in order of arrival. */
 function byTimeDue(a: Waiting, b: Waiting): number {
   return dueMs(a) - dueMs(b);
 }

@@ -3,9 +3,10 @@
  * answer, the parts kept so far. The runtime's streams queue writes without a bound. So a body has at most one write
  * pending in its stream, which settles when the next stage (object, Worker, socket) has read it, and queues the rest itself.
  */
+import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
-/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four shards in it, bodies use half at most. */
+/** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
@@ -27,6 +28,8 @@ interface BodyEvents {
   ticked?(): void;
   /** No write completed for `everyMs`. */
   heartbeatDue(): void;
+  /** The reader has taken what was written, or some of it. */
+  taken?(): void;
   /** The body exceeds a limit. The callee must end it now, with `closeWith` or `breakOff`. */
   overflowed(error: ServiceError): void;
   /** Called once, when the body has ended. `isGone`: the reader disconnected. */
@@ -62,6 +65,7 @@ export class AnswerBodies {
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
       ticked: events.ticked,
+      taken: events.taken,
       heartbeatDue: events.heartbeatDue,
       overflowed: events.overflowed,
       ended: (isGone) => {
@@ -124,8 +128,12 @@ export class AnswerBody {
   #pendingBytes = 0;
   #heldBytes = 0;
   #silentTicks = 0;
+  /** Since the pending write began. */
+  #stalledTicks = 0;
   /** No more data is accepted; the stream closes when the queue is empty. */
   #isClosing = false;
+  /** `closeWith` has discarded the rest of the answer. */
+  #isCutOff = false;
   #hasEnded = false;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
@@ -147,25 +155,34 @@ export class AnswerBody {
     return this.#writingBytes === 0;
   }
 
+  /** Bytes that were written and that nobody has read. */
+  get unreadBytes(): number {
+    return this.#writingBytes + this.#queuedBytes;
+  }
+
   /** The response body. Created on first use: a short non-streamed answer needs none. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#opened().readable;
   }
 
-  /** Queues `text` without waiting. If more than `maximumBytes` are unread already, reports `overflowed` instead. */
+  /**
+   * Queues `text` without waiting. Reports `overflowed` instead if more than `maximumBytes` would be unread; a text that is
+   * larger alone is written when nothing else is.
+   */
   write(text: string): void {
     if (this.#isClosing || this.#hasEnded || text === "") return;
-    if (this.#overflows()) return;
-    this.#append(text);
+    const bytes = encoder.encode(text);
+    if (this.unreadBytes > 0 && this.#overflows(this.unreadBytes + bytes.length)) return;
+    this.#append(bytes);
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes kept for an answer that is written when it is complete. Reports `overflowed` above `maximumBytes`. */
-  setPendingBytes(bytes: number): void {
+  /** Sets the bytes kept for what will be written later. `isBounded`: reports `overflowed` if all is above `maximumBytes`. */
+  setPendingBytes(bytes: number, isBounded: boolean): void {
     if (this.#isClosing || this.#hasEnded) return;
     this.#pendingBytes = bytes;
     this.#reportHeldBytes();
-    this.#overflows();
+    if (isBounded) this.#overflows(this.#heldBytes);
   }
 
   /** Writes the last text and closes the stream once everything is read, without waiting. Pending bytes become 0. */
@@ -173,15 +190,17 @@ export class AnswerBody {
     if (this.#isClosing || this.#hasEnded) return;
     this.#isClosing = true;
     this.#pendingBytes = 0;
-    if (text !== "") this.#append(text);
+    if (text !== "") this.#append(encoder.encode(text));
     this.#reportHeldBytes();
     if (this.hasNoUnreadWrite) this.#finish();
   }
 
-  /** Discards queued data, writes `text`, then closes. */
+  /** Discards queued data, also of a body that is closing, writes `text`, then closes. */
   closeWith(text: string): void {
+    this.#isCutOff = true;
     this.#queue = [];
     this.#queuedBytes = 0;
+    this.#isClosing = false;
     this.close(text);
   }
 
@@ -193,6 +212,7 @@ export class AnswerBody {
 
   tick(): void {
     this.#events.ticked?.();
+    if (!this.hasNoUnreadWrite && ++this.#stalledTicks * tickMs >= limits.unreadMs) this.#cutOffStalled();
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A pending write detects a disconnect as well.
@@ -201,9 +221,16 @@ export class AnswerBody {
     this.#events.heartbeatDue();
   }
 
+  #cutOffStalled(): void {
+    this.#stalledTicks = 0;
+    if (this.#isCutOff) this.breakOff();
+    else this.#events.overflowed(new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
+  }
+
   /** Ends this body because the object's memory limit is exceeded. */
   evict(maximumBytes: number): void {
-    if (this.#isClosing) {
+    if (this.#isCutOff) {
+      // Its pending write alone is too much.
       this.breakOff();
       return;
     }
@@ -213,24 +240,24 @@ export class AnswerBody {
     if (!this.#isClosing) this.breakOff();
   }
 
-  #overflows(): boolean {
+  /** Whether `bytes` are too many for this body; reports it then. */
+  #overflows(bytes: number): boolean {
     const { maximumBytes } = this.#options;
-    if (this.#heldBytes <= maximumBytes) return false;
+    if (bytes <= maximumBytes) return false;
     const subject = this.isStream ? "The stream's unread events have" : "The answer has";
-    const message = `${subject} ${this.#heldBytes} bytes, the maximum is ${maximumBytes}.`;
+    const message = `${subject} ${bytes} bytes, the maximum is ${maximumBytes}.`;
     this.#events.overflowed(new ServiceError("cancelled", message));
     return true;
   }
 
   #reportHeldBytes(): void {
     const before = this.#heldBytes;
-    this.#heldBytes = this.#writingBytes + this.#queuedBytes + this.#pendingBytes;
+    this.#heldBytes = this.unreadBytes + this.#pendingBytes;
     if (this.#heldBytes !== before) this.#events.held(this.#heldBytes - before);
   }
 
-  #append(text: string): void {
+  #append(bytes: Uint8Array): void {
     this.#silentTicks = 0;
-    const bytes = encoder.encode(text);
     this.#queuedBytes += bytes.length;
     if (bytes.length <= writeBytes) this.#queue.push(bytes);
     // Copies: a view would keep the whole buffer in memory.
@@ -255,10 +282,12 @@ export class AnswerBody {
 
   #written(): void {
     if (this.#hasEnded) return;
+    this.#stalledTicks = 0;
     this.#writingBytes = 0;
     if (this.#queue.length > 0) this.#writeNext();
     else if (this.#isClosing) this.#finish();
     this.#reportHeldBytes();
+    this.#events.taken?.();
   }
 
   #finish(): void {

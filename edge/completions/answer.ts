@@ -1,28 +1,28 @@
 /** Sends the plan of a completion or a chat to its Durable Object and returns the answer. */
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
-import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
-import { envelopeOf, ServiceError } from "../../shared/errors.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
+import { NotTaken } from "../batching/batch-client.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 import { mostTokens } from "../tenants/token-count.ts";
-import { forms, interrupted, type Order, placeOf } from "./order.ts";
-import { batchesOf, type Caller, type GenerationRequest, type Plan } from "./plan.ts";
+import { type CellRequest, cellRequestVersion, forms, interrupted } from "./cell-request.ts";
+import type { Caller, GenerationRequest, Plan } from "./plan.ts";
 import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time after which an object has settled an order that it received, in milliseconds. */
+/** Time after which an object has settled a request that it received, in milliseconds. */
 const settledMs = 1000;
 
 export interface Generation {
   request: GenerationRequest & { stream: boolean; stream_options: { include_usage: boolean } | null };
   plan: Plan;
   artifacts: Artifacts;
-  form: Order["form"];
+  form: CellRequest["form"];
 }
 
 /** Reads the caller, its own adapter and its deadline. Throws adapter_outdated, or invalid_request for the header. */
@@ -67,7 +67,8 @@ export async function answer(
     "chameleon.centroid": plan.choices[0].assignment.centroid.id,
     [assignMsField]: plan.assignMs,
   });
-  const order: Order = {
+  const cellRequest: CellRequest = {
+    version: cellRequestVersion,
     form,
     envelope: {
       id: forms[form].idPrefix + dependencies.newId(),
@@ -76,7 +77,6 @@ export async function answer(
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
     },
     plan: traced(plan, trace.traceparent),
-    places: batchesOf(plan).map((batch) => placeOf(batch, artifacts.manifest)),
     options,
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
@@ -84,74 +84,35 @@ export async function answer(
     admitted: admission.request,
   };
   try {
-    const response = await dependencies.orders(order, signal);
-    const { headers } = response;
-    if (headers.has("content-length")) return new Response(await response.arrayBuffer(), { headers });
-    const ended = trace.goesOn();
-    const body = passedOn(response.body!, request.stream, {
-      background: dependencies.background,
-      lost(error) {
-        admission.settle([]);
-        dependencies.log(c.get("requestId"), error);
-      },
-      ended,
-    });
-    return new Response(body, { headers });
+    const { response, completed } = await dependencies.cells(cellRequest, c.env.region, signal);
+    if (completed !== null) {
+      const ended = trace.goesOn();
+      const passing = completed.then(
+        () => ended(null),
+        (error: ServiceError) => {
+          if (error.kind === "cancelled") return ended("the client went away");
+          admission.settle([]);
+          dependencies.log(c.get("requestId"), error);
+          ended("the answer broke off");
+        },
+      );
+      dependencies.background(passing);
+    }
+    return response;
   } catch (thrown) {
     if (signal.aborted) {
-      // The object settles the admission with its use, if it received the order.
+      // The object settles the admission with its use, if it received the request.
       const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
       dependencies.background(later.then(() => admission.settle([])));
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
-    if (thrown instanceof ServiceError) throw thrown;
-    // The object is lost and can no longer settle the admission.
-    admission.settle([]);
-    throw interrupted(thrown);
+    // A cell settles what it has begun; one that does not take it has not, and one that is lost cannot.
+    if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) admission.settle([]);
+    throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }
 }
 
 function traced(plan: Plan, traceparent: string | null): Plan {
   if (traceparent === null) return plan;
   return { ...plan, choices: plan.choices.map((one) => ({ ...one, sequence: { ...one.sequence, traceparent } })) };
-}
-
-interface PassingOn {
-  /** Keeps the Worker alive until `work` settles (waitUntil). */
-  background(work: Promise<void>): void;
-  lost(error: ServiceError): void;
-  /** `why` is null for a complete answer. */
-  ended(why: string | null): void;
-}
-
-/**
- * Pipes `body` without running code per chunk. If `body` fails, a stream ends in an error event, and a non-streamed answer is
- * aborted so that its client does not take half a JSON text for a complete one.
- */
-function passedOn(
-  body: ReadableStream<Uint8Array>,
-  isStream: boolean,
-  { background, lost, ended }: PassingOn,
-): ReadableStream<Uint8Array> {
-  const { readable, writable } = new IdentityTransformStream();
-  const passing = body
-    .pipeTo(writable, { preventClose: true, preventAbort: true })
-    .then(() => writable.close())
-    .catch(async (cause) => {
-      const error = interrupted(cause);
-      const writer = writable.getWriter();
-      // Rejects if the client has disconnected.
-      const last = isStream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : " ";
-      await writer.write(new TextEncoder().encode(last));
-      await (isStream ? writer.close() : writer.abort(error));
-      lost(error);
-      return "the answer broke off";
-    });
-  background(
-    passing.then(
-      (why) => ended(why ?? null),
-      () => ended("the client went away"),
-    ),
-  );
-  return readable;
 }

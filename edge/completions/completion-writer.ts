@@ -4,18 +4,20 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { Receiver, Submission } from "../batching/relay.ts";
+import type { Receiver, Submission } from "../batching/batch-client.ts";
 import { serverTiming } from "../middleware/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import { TokenCount } from "../tenants/token-count.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
+import { type CellRequest, forms } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { gathered } from "./gathering.ts";
-import { forms, type Order } from "./order.ts";
+import { cutMark, endMark, failedMark, mark, marksHeader, noMark } from "./marks.ts";
 import { batchesOf } from "./plan.ts";
-import { PromptScores } from "./prompt-scores.ts";
+import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
+import { StreamCursor } from "./stream-cursor.ts";
 
 /**
  * Maximum bytes of a non-streamed answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes
@@ -23,13 +25,16 @@ import { ResponseBuilder } from "./response.ts";
  */
 const shortAnswerBytes = 64 * 1024;
 
+/** A stream's frames become events while fewer bytes than this are unread. */
+const unreadAheadBytes = limits.unreadBytes / 4;
+
+/** Events are written together up to this many bytes, and one event more. */
+const eventsBytes = 32 * 1024;
+
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
-  /**
-   * Submits a batch to its place; `receiver` gets every frame of its sequences, those of one sequence in order.
-   * Throws a ServiceError when the batch is refused immediately.
-   */
-  submit(batch: BatchRequest, place: number, receiver: Receiver): Submission;
+  /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
+  submit(batch: BatchRequest, receiver: Receiver): Submission;
   /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;
@@ -52,12 +57,12 @@ export interface CompletionWriterParts {
  * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.
  * If it fails after it has begun, its body is aborted.
  */
-export function answerOrder(order: Order, parts: CompletionWriterParts): Promise<Response> {
-  return new CompletionWriter(order, parts).response;
+export function writeCompletion(request: CellRequest, parts: CompletionWriterParts): Promise<Response> {
+  return new CompletionWriter(request, parts).response;
 }
 
 class CompletionWriter {
-  readonly #order: Order;
+  readonly #request: CellRequest;
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
   readonly #promptScores: PromptScores;
@@ -66,15 +71,21 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
+  readonly #cursor: StreamCursor;
+  /** What its client has already from a cell that was lost; null if it has nothing. */
+  readonly #resumeFrom: StreamCursor | null;
   #openChoices: number;
   #unaccepted: number;
+  /** Frames that are not yet written, as the client has not read enough of those before. */
+  readonly #pending: Frame[] = [];
+  #pendingBytes = 0;
   #firstFrameMs: number | null = null;
   #hasBegun = false;
   #hasEnded = false;
 
-  constructor(order: Order, parts: CompletionWriterParts) {
-    const { form, envelope, plan, options, stream, heartbeatMs } = order;
-    this.#order = order;
+  constructor(request: CellRequest, parts: CompletionWriterParts) {
+    const { form, envelope, plan, options, stream, heartbeatMs } = request;
+    this.#request = request;
     this.#parts = parts;
     const { tokenizer } = parts;
     const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
@@ -87,20 +98,23 @@ class CompletionWriter {
       isWhole: !stream,
     });
     this.#count = new TokenCount(plan.choices);
+    this.#cursor = new StreamCursor(plan.choices.length);
+    this.#resumeFrom = request.resumeFrom === undefined ? null : StreamCursor.parse(request.resumeFrom);
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
-    const { tenant } = order.admitted;
+    const { tenant } = request.admitted;
     const openStreams = parts.bodies.streamsOf(tenant);
     this.#body = parts.bodies.open(
       {
         tenant,
         maximumBytes: stream ? limits.unreadBytes : limits.wholeAnswerBytes,
-        heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
+        heartbeat: stream ? { text: sseComment("hb") + this.#mark(noMark), everyMs: heartbeatMs } : null,
       },
       {
         // Also while the request waits for its first frame: its place and tokens are held by a lease.
         ticked: () => this.#hasEnded || parts.admission.renew(),
         heartbeatDue: () => this.#begin(),
+        taken: () => this.#writePending(),
         overflowed: (error) => this.#overflow(error),
         ended: (isGone) => isGone && this.#leave(),
       },
@@ -112,9 +126,9 @@ class CompletionWriter {
         accepted: () => this.#accept(),
         receive: (frames) => this.#receive(frames),
       };
-      for (const [i, batch] of batchesOf(plan).entries()) {
+      for (const batch of batchesOf(plan)) {
         if (this.#hasEnded) return;
-        const submission = parts.submit(gathered(batch, stream, openStreams), order.places[i], receiver);
+        const submission = parts.submit(gathered(batch, stream, openStreams), receiver);
         if (this.#hasEnded) submission.cancel();
         else this.#submissions.push(submission);
       }
@@ -128,19 +142,43 @@ class CompletionWriter {
   }
 
   #accept(): void {
-    if (--this.#unaccepted === 0 && this.#order.stream && !this.#hasDeadline) this.#begin();
+    if (--this.#unaccepted === 0 && this.#request.stream && !this.#hasDeadline) this.#begin();
   }
 
   /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
   get #hasDeadline(): boolean {
-    return this.#order.plan.choices[0].sequence.deadlineMs !== undefined;
+    return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
   #receive(frames: readonly Frame[]): void {
     if (this.#hasEnded) return;
+    // What comes at once after the client has read everything is no sign that it does not read.
+    const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
+    for (const arrived of frames) {
+      for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
+    }
+    this.#writePending();
+    if (!this.#hasEnded) this.#reportPending(isBounded);
+    if (!this.#hasEnded && !this.#request.stream) this.#continueWhole();
+  }
+
+  /** Writes pending frames while the client reads, some events a write: as text they take more memory than as frames. */
+  #writePending(): void {
+    const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
+    while (this.#pending.length > 0 && !this.#hasEnded && isRead()) this.#writeSome();
+    if (!this.#hasEnded) this.#reportPending(false);
+  }
+
+  /** Counts what is in memory and not written yet. */
+  #reportPending(isBounded: boolean): void {
+    const kept = this.#request.stream ? this.#pendingBytes : this.#builder.keptBytes;
+    this.#body.setPendingBytes(kept + this.#promptScores.heldBytes, isBounded);
+  }
+
+  #writeSome(): void {
     let events = "";
     try {
-      for (const arrived of frames) for (const frame of this.#promptScores.take(arrived)) events += this.#take(frame);
+      while (this.#pending.length > 0 && events.length < eventsBytes) events += this.#take(this.#nextPending());
     } catch (thrown) {
       // Earlier frames of the same group are still delivered.
       this.#writeEvents(events);
@@ -148,46 +186,75 @@ class CompletionWriter {
       return;
     }
     if (this.#openChoices === 0) this.#complete(events);
-    else if (this.#order.stream) {
-      this.#body.setPendingBytes(this.#promptScores.heldBytes);
-      this.#writeEvents(events);
-    } else this.#continueWhole();
+    else this.#writeEvents(events);
+  }
+
+  #addPending(frame: Frame): void {
+    this.#pending.push(frame);
+    this.#pendingBytes += bytesOf(frame);
+    if (frame.type === "error") return;
+    const { planned } = this.#choices.get(frame.id)!;
+    this.#count.add({ planned, tokens: frame.type === "token" ? 1 : 0 });
+  }
+
+  #nextPending(): Frame {
+    const frame = this.#pending.shift()!;
+    this.#pendingBytes -= bytesOf(frame);
+    return frame;
   }
 
   /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
-    this.#count.add(part);
+    const isSent = this.#isSent(part.planned.index, frame);
     this.#builder.add(part);
     if (part.done) this.#openChoices--;
-    const { stream, includeUsage } = this.#order;
+    const { stream, includeUsage } = this.#request;
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
-    const event = chunk ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
+    const isNew = chunk && !isSent;
+    const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
     if (this.#openChoices > 0) return event;
     return event + (includeUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
   }
 
+  /** Whether the client has this frame's events already. Throws a ServiceError if what it has is another text. */
+  #isSent(choice: number, frame: Frame): boolean {
+    this.#cursor.add(choice, frame);
+    if (!this.#resumeFrom) return false;
+    if (this.#cursor.differsFrom(this.#resumeFrom, choice)) {
+      throw new ServiceError(
+        "numerics_mismatch",
+        "The interrupted completion cannot go on: it is computed differently now.",
+      );
+    }
+    return !this.#cursor.isBeyond(this.#resumeFrom, choice);
+  }
+
+  /** Workers of the release before know no marks. */
+  #mark(text: string): string {
+    return this.#request.version > 1 ? mark(text) : "";
+  }
+
   #writeEvents(events: string): void {
     if (events === "") return;
-    this.#body.write(events);
+    this.#body.write(events + this.#mark(this.#cursor.text));
     this.#begin();
   }
 
   /** Starts a long answer with white space so a disconnect is detected. Runs when tokens of a non-streamed answer arrive. */
   #continueWhole(): void {
-    this.#body.setPendingBytes(this.#builder.keptBytes + this.#promptScores.heldBytes);
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
-    const isLong = nowMs - this.#firstFrameMs >= this.#order.heartbeatMs;
+    const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
     if (this.#hasEnded || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
     if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
     this.#begin();
   }
 
   #complete(events: string): void {
-    if (this.#order.stream) {
-      this.#body.close(events);
+    if (this.#request.stream) {
+      this.#body.close(events + this.#mark(endMark));
       this.#begin();
     } else this.#completeWhole();
     this.#end(this.#count.consumed(this.#model, false));
@@ -215,15 +282,14 @@ class CompletionWriter {
     if (this.#hasEnded) return;
     const error = toServiceError(thrown);
     if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(this.#model, true));
-    else if (this.#order.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
+    else if (this.#request.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
     else this.#end([]);
     this.#sendError(error);
   }
 
   /** A memory limit is exceeded. The answer's own tenant filled the memory, so computed tokens are charged. */
   #overflow(error: ServiceError): void {
-    if (this.#hasEnded) return;
-    this.#end(this.#count.consumed(this.#model, true));
+    if (!this.#hasEnded) this.#end(this.#count.consumed(this.#model, true));
     this.#sendError(error);
   }
 
@@ -239,8 +305,10 @@ class CompletionWriter {
   /** Reports the error to the client: by a status, an error event, or an aborted body. */
   #sendError(error: ServiceError): void {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
-    if (this.#hasBegun && this.#order.stream)
-      this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
+    if (this.#hasBegun && this.#request.stream) {
+      const event = sseEvent(JSON.stringify(envelopeOf(error))) + sseDone;
+      this.#body.closeWith(this.#mark(cutMark) + event + this.#mark(endMark));
+    } else if (this.#hasBegun && this.#mark(failedMark)) this.#body.closeWith(this.#mark(failedMark));
     else this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(error);
   }
@@ -252,22 +320,24 @@ class CompletionWriter {
   }
 
   #head(): Record<string, string> {
-    const { tokenizeMs, assignMs } = this.#order.plan;
+    const { tokenizeMs, assignMs } = this.#request.plan;
     const known = { tokenize: tokenizeMs, assign: assignMs };
-    if (this.#order.stream) {
+    const marks = this.#request.version > 1 && { [marksHeader]: "1" };
+    if (this.#request.stream) {
       const type = "text/event-stream; charset=utf-8";
-      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known), ...marks };
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
-    return { "content-type": "application/json", "server-timing": serverTiming(timings) };
+    return { "content-type": "application/json", "server-timing": serverTiming(timings), ...marks };
   }
 
   get #model(): string {
-    return this.#order.envelope.model;
+    return this.#request.envelope.model;
   }
 
   #end(consumed: readonly Consumption[]): void {
     this.#hasEnded = true;
+    this.#pending.length = 0;
     if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
     this.#parts.admission.settle(consumed);
   }

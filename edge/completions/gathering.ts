@@ -1,19 +1,19 @@
 /**
- * Which tokens travel together from the backend on. Each read and each write costs the object's one thread about as much as
- * all else that is done for a token, and would take its time from everybody's first tokens. Pure.
+ * Which tokens the backend sends together. Each read and each write costs the cell's one thread about as much as everything
+ * else that is done for a token, which delays the first tokens of other requests. Pure.
  */
 import type { BatchRequest } from "../../shared/contracts/inference.ts";
 
 export const gatheringLimits = {
-  /** Streams of a tenant, at one object, whose tokens travel one by one. */
+  /** Streams of a tenant in one cell whose tokens are sent one by one. */
   aloneStreams: 2,
-  /** In any more of them tokens wait so long at most; first and last ones never do. */
+  /** Maximum milliseconds for which a token waits in any further stream; first and last ones never wait. */
   streamMs: 25,
-  /** Where nobody reads along. */
+  /** The same for an answer without `stream`: nobody reads its tokens as they come. */
   wholeMs: 250,
 };
 
-/** `batch` with what its tokens may wait, for a request that comes while its tenant has `openStreams` at the object. */
+/** `batch` with the time its tokens may wait, for a request whose tenant has `openStreams` in the cell already. */
 export function gathered(batch: BatchRequest, isStream: boolean, openStreams: number): BatchRequest {
   const { aloneStreams, streamMs, wholeMs } = gatheringLimits;
   if (isStream && openStreams < aloneStreams) return batch;

@@ -54,7 +54,8 @@ export class PromptScores {
   }
 }
 
-function bytesOf(frame: Frame): number {
+/** About how much memory a frame takes. Copies of a `prompt` frame share its lists, which are not counted. */
+export function bytesOf(frame: Frame): number {
   const alternatives = frame.type === "token" ? (frame.alternatives?.length ?? 0) : 0;
   return frameBytes + alternativeBytes * alternatives;
 }

@@ -47,7 +47,7 @@ export class EdgeMetrics {
   }
 
   /** A micro-batch leaves; `waitsMs` are of each of its sequences. */
-  batchLeft(waitsMs: readonly number[]): void {
+  batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
     this.#buffer.observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
     for (const ms of waitsMs) this.#buffer.observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);

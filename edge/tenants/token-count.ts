@@ -19,7 +19,7 @@ export class TokenCount {
     this.#choices = choices;
   }
 
-  add({ planned, tokens }: ChoicePart): void {
+  add({ planned, tokens }: Pick<ChoicePart, "planned" | "tokens">): void {
     this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
   }
 

@@ -83,6 +83,11 @@ export const limitTable = {
     unit: "bytes",
     bounds: "Unread bytes of a stream; the stream is cancelled above this",
   },
+  unreadMs: {
+    value: 60_000,
+    unit: "milliseconds",
+    bounds: "Time in which nothing of an answer is read; it is cancelled then",
+  },
 } as const satisfies Record<string, Limit>;
 
 type LimitName = keyof typeof limitTable;

@@ -75,19 +75,13 @@ export class LineSplitter {
 /** Reads frames from a byte stream. Blank lines are skipped. Errors end up in logs, so they repeat nothing of a line. */
 export class FrameReader {
   readonly #lines = new LineSplitter();
-  readonly #parse: (line: string) => Frame;
-
-  /** Lines that were checked before they were sent need no second check. */
-  constructor({ isChecked = false }: { isChecked?: boolean } = {}) {
-    this.#parse = isChecked ? (line) => JSON.parse(line) as Frame : parseFrame;
-  }
 
   /** The frames that this chunk completes. Throws an Error for a line that is not a frame. */
   push(chunk: Uint8Array): Frame[] {
     return this.#lines
       .push(chunk)
       .filter(isNotBlank)
-      .map((line) => this.#parse(line));
+      .map((line) => parseFrame(line));
   }
 
   /** Throws an Error where the stream ends inside a line. */

@@ -1,33 +1,33 @@
 /** What answers hold in memory, what ends them, and who pays for what. */
 import { runInDurableObject } from "cloudflare:test";
-import { env } from "cloudflare:workers";
 import { describe, expect, test, vi } from "vitest";
-import type { Shard } from "../../edge/batching/shard.ts";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { ServiceError } from "../../shared/errors.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
   backendAnswers,
   backendStreams,
   byteStream,
+  cellsWith,
   errorOf,
   eventsOf,
   LateBody,
-  ordersWith,
-  reportedByShards,
+  localCell,
+  reportedByCells,
   testApp,
   useNetwork,
 } from "./harness.ts";
 
 useNetwork();
 
-/** The texts of prompts "aaa" meet in the shard of centroid 0. */
-const shard = () => env.SHARDS.getByName("shard-0");
-const heldByShard = () => runInDurableObject(shard(), ({ bodies }: Shard) => bodies.heldBytes);
-const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
+const heldByCell = () => runInDurableObject(localCell(), ({ bodies }: Cell) => bodies.heldBytes);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
 
 function lateBackend(calls: number) {
   const bodies = Array.from({ length: calls }, () => new LateBody());
@@ -38,8 +38,8 @@ function lateBackend(calls: number) {
 }
 
 /** Tokens that were charged for, once all is reported. */
-async function chargedBy(reported: Awaited<ReturnType<typeof reportedByShards>>): Promise<number> {
-  await vi.waitFor(() => runInDurableObject(shard(), ({ usage }: Shard) => expect(usage.idle).toBe(true)));
+async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
+  await vi.waitFor(() => runInDurableObject(localCell(), ({ usage }: Cell) => expect(usage.idle).toBe(true)));
   return reported()
     .flatMap(([, ...consumed]) => consumed)
     .reduce((sum, { completionTokens }) => sum + completionTokens, 0);
@@ -91,7 +91,6 @@ describe("a body", () => {
     const slow = opened(bodies, "a");
     const other = opened(bodies, "a");
     slow.body.write("x".repeat(1000));
-    slow.body.write("y".repeat(1));
     expect(slow.told.overflow).toBeNull();
     slow.body.write("z");
     expect(slow.told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringMatching(/1001 .*1000/) });
@@ -127,7 +126,7 @@ describe("the bodies of an object", () => {
     const bodies = new AnswerBodies(10_000);
     const options = { maximumBytes: 10 ** 6 };
     const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
-    for (const { body } of small) body.setPendingBytes(1000);
+    for (const { body } of small) body.setPendingBytes(1000, true);
     const write = (bytes: number, parts: number) => {
       const one = opened(bodies, "large", options);
       for (let i = 0; i < parts; i++) one.body.write("x".repeat(bytes / parts));
@@ -135,7 +134,7 @@ describe("the bodies of an object", () => {
     };
     const [larger, large] = [write(6000, 2), write(900, 1)];
     expect(larger.told.overflow).toBeNull();
-    small[0].body.setPendingBytes(1200);
+    small[0].body.setPendingBytes(1200, true);
     expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
     // What the runtime has of it may still be read.
     expect([larger.told.isGone, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
@@ -147,46 +146,85 @@ describe("the bodies of an object", () => {
   });
 });
 
-describe("a stream that nobody reads", () => {
-  test("is cancelled at the backend, holds no more than it may, and ends in an error that tells both", async () => {
-    const { bodies, seen } = lateBackend(2);
-    const reported = await reportedByShards();
-    const app = testApp();
-    const prompt = Array.from({ length: 8 }, () => "aaa");
-    const slow = await app.complete({ prompt, n: 16, max_tokens: 45, logprobs: 5, stream: true });
-    expect(slow.status, slow.status === 200 ? "" : await slow.clone().text()).toBe(200);
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    const other = await app.complete({ prompt: "aaa", stream: true });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    const { sequences } = seen.batches[0];
+describe("streams that nobody reads, with the largest answers", () => {
+  const clients = 4;
+  const [choices, top] = [limits.choicesPerPrompt, limits.chatLogprobs];
+  const scored = (id: string, index: number) => ({
+    ...tokenFrame(id, index, 98),
+    logprob: -0.5,
+    alternatives: Array.from({ length: top }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
+  });
+
+  test("are cancelled, hold no more than they may, and end in an error that tells both; who reads is served", async () => {
+    const { bodies, seen } = lateBackend(clients + 1);
+    const reported = await reportedByCells();
+    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
+    const chatArtifacts = await loadArtifacts(async (name) => files.get(name)!);
+    const app = testApp({ artifacts: async () => chatArtifacts });
+    const chat = { messages: [{ role: "user", content: "aaa" }], n: choices, max_tokens: 40, stream: true };
+    const slow: Response[] = [];
+    for (let i = 0; i < clients; i++) {
+      slow.push(await app.post("/v1/chat/completions", { ...chat, logprobs: true, top_logprobs: top }));
+      await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
+    }
+    const other = app.complete({ prompt: "aaa", stream: true });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(clients + 1));
     let sent = 0;
     let held = 0;
-    for (let i = 0; i < sequences[0].maxTokens && !bodies[0].cancelled; i++) {
-      for (const { id } of sequences) {
-        bodies[0].send(scoredToken(id, i));
-        sent++;
+    for (let token = 0; token < 40 && !bodies.slice(0, clients).every(({ cancelled }) => cancelled); token++) {
+      for (const [i, body] of bodies.slice(0, clients).entries()) {
+        if (body.cancelled) continue;
+        const { sequences } = seen.batches[i];
+        body.send(...sequences.map(({ id }) => scored(id, token)));
+        sent += sequences.length;
+        await vi.waitFor(() => expect(body.isTaken || body.cancelled).toBe(true));
       }
-      await vi.waitFor(() => expect(bodies[0].isTaken || bodies[0].cancelled).toBe(true));
-      held = Math.max(held, await heldByShard());
+      held = Math.max(held, await heldByCell());
     }
-    // One group of frames more than the maximum, which is what showed that it is too much.
-    expect(held).toBeGreaterThan(limits.unreadBytes / 2);
-    expect(held).toBeLessThan(limits.unreadBytes + 100_000);
-    expect(bodies[0].cancelled).toBe(true);
-    // Others are served.
-    const otherId = seen.batches[1].sequences[0].id;
-    bodies[1].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
-    expect((await eventsOf(other)).data.at(-1)).toBe("[DONE]");
-    const { data } = await eventsOf(slow);
-    expect(data.at(-1)).toBe("[DONE]");
-    const { error } = data.at(-2) as { error: { message: string; code: string } };
-    expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
-    expect(await heldByShard()).toBe(0);
-    // It is paid for as if its client had gone away.
+    expect(held).toBeGreaterThan((clients * limits.unreadBytes) / 4);
+    expect(held).toBeLessThanOrEqual(clients * limits.unreadBytes);
+    expect(bodies.slice(0, clients).map(({ cancelled }) => cancelled)).toEqual(slow.map(() => true));
+    const otherId = seen.batches[clients].sequences[0].id;
+    bodies[clients].send(tokenFrame(otherId, 0, 98), doneFrame(otherId));
+    expect((await eventsOf(await other)).data.at(-1)).toBe("[DONE]");
+    for (const response of slow) {
+      const { data } = await eventsOf(response);
+      expect(data.at(-1)).toBe("[DONE]");
+      const { error } = data.at(-2) as { error: { message: string; code: string } };
+      expect(error).toMatchObject({ code: "cancelled", message: expect.stringContaining(String(limits.unreadBytes)) });
+    }
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    expect(await heldByCell()).toBe(0);
+    // It is paid for as if their clients had gone away.
     const charged = await chargedBy(reported);
-    expect(charged).toBeGreaterThan(sent - 3 * sequences.length);
+    expect(charged).toBeGreaterThan(sent - 3 * clients * choices);
     expect(charged).toBeLessThanOrEqual(sent + 1);
+  });
+
+  test("a prompt of which every choice repeats all logprobs comes whole to a client that reads", async () => {
+    const prompt = "a".repeat(47);
+    backendAnswers(({ id, promptIds, promptLogprobs }) => {
+      const alternatives = promptIds.map(() =>
+        Array.from({ length: 5 }, (_, i): [number, number] => [97 + i, -1 - i / 7]),
+      );
+      const logprobs = promptIds.map((_, i) => (i === 0 ? null : -1 / 7));
+      return [
+        ...(promptLogprobs ? [{ type: "prompt" as const, id, logprobs, alternatives }] : []),
+        ...[tokenFrame(id, 0, 98), doneFrame(id)],
+      ];
+    });
+    const body = {
+      prompt: Array.from({ length: 8 }, () => prompt),
+      n: choices,
+      max_tokens: 1,
+      echo: true,
+      logprobs: 5,
+    };
+    const stream = await (await testApp().complete({ ...body, stream: true })).text();
+    expect(stream.length).toBeGreaterThan(limits.unreadBytes);
+    const { data } = await eventsOf(new Response(stream));
+    const texts = data.slice(0, -1).map((event) => (event as { choices: { text: string }[] }).choices[0].text);
+    expect(texts.filter((text) => text === prompt)).toHaveLength(8 * choices);
   });
 });
 
@@ -199,7 +237,7 @@ describe("a whole answer", () => {
     bodies[0].send(tokenFrame(id, 0, 98), doneFrame(id));
     const response = await pending;
     expect(response.headers.get("content-length")).toBe(String((await response.bytes()).length));
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   /** A whole answer whose head has come, with `sent` tokens of several choices. */
@@ -234,35 +272,35 @@ describe("a whole answer", () => {
     const { choices, usage } = JSON.parse(text);
     expect(choices.map(({ text }: { text: string }) => text)).toEqual(["b".repeat(sent()), "b".repeat(sent())]);
     expect(usage.completion_tokens).toBe(2 * sent());
-    await vi.waitFor(async () => expect(await heldByShard()).toBe(0));
+    await vi.waitFor(async () => expect(await heldByCell()).toBe(0));
   });
 
   test("whose client goes away stops at the backend with the next tokens, and is charged for until then", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const { backend, send, response, sent } = await begun(2);
     await response.body!.cancel();
     while (!backend.cancelled && sent() < 44) await send();
     expect(backend.cancelled).toBe(true);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     const charged = await chargedBy(reported);
     expect(charged).toBeGreaterThan(0);
     expect(charged).toBeLessThanOrEqual(2 * sent());
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   test("that fails after it has begun breaks off, and costs nothing", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const { app, backend, response } = await begun(2);
     backend.end("fail");
     await expect(response.text()).rejects.toThrow();
     expect(await chargedBy(reported)).toBe(0);
     await vi.waitFor(() => expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]));
-    expect(await heldByShard()).toBe(0);
+    expect(await heldByCell()).toBe(0);
   });
 
   test("that fails before has a status, and costs nothing, whatever was computed", async () => {
     const { bodies, seen } = lateBackend(1);
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const pending = testApp({ heartbeatMs: 60_000 }).complete({ prompt: "aaa", n: 2, max_tokens: 9 });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
     for (const { id } of seen.batches[0].sequences) for (let i = 0; i < 8; i++) bodies[0].send(tokenFrame(id, i, 98));
@@ -275,7 +313,7 @@ describe("a whole answer", () => {
 describe("an answer that its own caller's demand ends is charged what was computed", () => {
   test.each([false, true])("where a choice misses the caller's deadline; streamed: %s", async (stream) => {
     const { bodies, seen } = lateBackend(1);
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const headers = { "x-deadline-ms": "600000" };
     const pending = testApp().complete({ prompt: "aaa", n: 2, max_tokens: 9, stream }, { headers });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
@@ -299,7 +337,7 @@ describe("an answer that its own caller's demand ends is charged what was comput
       renew: () => undefined,
       settle: (consumed: readonly Consumption[]) => void settled.push(...consumed),
     };
-    const app = testApp({ orders: ordersWith({}, { bodies: new AnswerBodies(3000), admission }) });
+    const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies(3000), admission }) });
     const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
     expect(await errorOf(response)).toMatchObject({ status: 429, code: "overloaded" });
     expect(settled).toMatchObject([{ promptTokens: 3, completionTokens: expect.any(Number) }]);
@@ -315,7 +353,7 @@ test("an answer that waits for its first token renews its admission", async () =
     renew: () => void renewed++,
     settle: () => undefined,
   };
-  const app = testApp({ orders: ordersWith({}, { admission }) });
+  const app = testApp({ cells: cellsWith({}, { admission }) });
   const pending = app.complete({ prompt: "aaa" });
   await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
   await vi.waitFor(() => expect(renewed).toBeGreaterThan(1));
@@ -326,7 +364,7 @@ test("an answer that waits for its first token renews its admission", async () =
 
 describe("usage", () => {
   test("is what was sent, whatever a backend says", async () => {
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const seen = backendStreams(({ sequences: [{ id, continuedIds }] }) =>
       byteStream(
         [tokenFrame(id, continuedIds.length, 98), { ...doneFrame(id), completionTokens: -1_000_000 }].map(frameLine),

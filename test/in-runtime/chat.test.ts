@@ -5,7 +5,7 @@ import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.t
 import { templateLimits } from "../../shared/tokenizer/template-limits.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, errorOf, eventsOf, reportedByShards, saying, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, errorOf, eventsOf, reportedByCells, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -197,7 +197,7 @@ describe("a chat completion", () => {
 
   test("counts as its tenant's, by prompt and answer", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     await chatted({ messages: hello, max_tokens: 2 });
     const used = { model: "gpt2:auto", centroid: "c0", requests: 1, promptTokens: 5, completionTokens: 2 };
     await vi.waitFor(() => expect(reported()).toEqual([["local", used]]));

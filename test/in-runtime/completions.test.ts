@@ -8,10 +8,10 @@ import {
   backendAnswers,
   backendStreams,
   byteStream,
+  cellsWith,
   edgeArtifacts,
   eventsOf,
   manifestHash,
-  ordersWith,
   saying,
   testApp,
   useNetwork,
@@ -397,7 +397,7 @@ describe("logprobs and echo", () => {
     const model = await edgeArtifacts();
     const decode = vi.spyOn(model.tokenizer, "decode");
     const parts = { tokenizer: model.tokenizer };
-    const app = testApp({ orders: ordersWith({}, parts) });
+    const app = testApp({ cells: cellsWith({}, parts) });
     const { choices } = await completed({ prompt: ["aaa", "aéc"], n: 3, echo: true }, app);
     expect(choices.map(({ text }) => text)).toEqual([...Array(3).fill("aaab"), ...Array(3).fill("aécb")]);
     expect(decode.mock.calls).toHaveLength(2);

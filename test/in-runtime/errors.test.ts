@@ -6,10 +6,10 @@ import {
   backendAnswers,
   backendStreams,
   backendUrl,
+  cellsWith,
   errorOf,
   key,
   network,
-  ordersWith,
   testApp,
   useNetwork,
 } from "./harness.ts";
@@ -218,7 +218,7 @@ describe("a backend that fails", () => {
 
   test("silent: 503 once the time to accept is over", async () => {
     network.use(http.post(`${backendUrl}/v1/batches`, () => delay("infinite")));
-    const { complete } = testApp({ orders: ordersWith({ acceptanceMs: 10 }) });
+    const { complete } = testApp({ cells: cellsWith({ acceptanceMs: 10 }) });
     expect(await errorOf(await complete(valid))).toMatchObject({ status: 503, code: "backend_unavailable" });
   });
 

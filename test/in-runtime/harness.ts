@@ -13,14 +13,16 @@ import { createApp } from "../../edge/app.ts";
 import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
-import { Relay } from "../../edge/batching/relay.ts";
-import { createShardOrders, type Shard } from "../../edge/batching/shard.ts";
+import { BatchClient } from "../../edge/batching/batch-client.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
+import { cellsOf } from "../../edge/cells/cells.ts";
+import { type Cells, createCells } from "../../edge/cells/resumable-answer.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
-import { answerOrder, type CompletionWriterParts } from "../../edge/completions/completion-writer.ts";
-import type { Orders } from "../../edge/completions/order.ts";
+import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
+import { defaultRegion, type Region } from "../../edge/platform/region.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
@@ -179,7 +181,7 @@ export function saying(
 }
 
 /** Answers without a micro-batching object of its own, which has its own limits. `parts` replace those of the answer. */
-export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Orders {
+export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
@@ -196,14 +198,19 @@ export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<Complet
     keepAlive,
   });
   const { openBatch } = backends;
-  const relay = new Relay({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
-  return async (order, signal) => {
+  const batchClient = new BatchClient({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
+  return async (request, _, signal) => {
     const { tokenizer } = await artifacts();
-    const admission = { request: order.admitted, renew: ignore, settle: ignore };
-    const submit: CompletionWriterParts["submit"] = (batch, _, receiver) => relay.submit(batch, receiver);
+    const admission = { request: request.admitted, renew: ignore, settle: ignore };
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => batchClient.submit(batch, receiver);
     const bodies = new AnswerBodies();
     const now = () => Date.now();
-    return answerOrder(order, { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts });
+    // Without marks, as its answers go to their clients directly.
+    const response = await writeCompletion(
+      { ...request, version: 1 },
+      { tokenizer, submit, bodies, admission, signal, now, log: ignore, ...parts },
+    );
+    return { response, completed: null };
   };
 }
 
@@ -223,6 +230,8 @@ export async function manifestHash(): Promise<string> {
 export function testApp(overrides: Partial<Dependencies> = {}) {
   let ids = 0;
   const logged: string[] = [];
+  /** Why cells were lost. */
+  const lost: string[] = [];
   const log: Dependencies["log"] = (_, error) => void logged.push(`${error.kind}: ${error.message}`);
   /** What was used, as it is reported. */
   const reported: [string, ...Consumption[]][] = [];
@@ -249,7 +258,12 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
-    orders: createShardOrders(env.SHARDS, 4),
+    cells: createCells({
+      namespace: cellNamed,
+      cellsPerRegion,
+      now,
+      lost: (_, cause) => void lost.push(String(cause)),
+    }),
     readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
     // Files of the documents site are built apart.
     asset: async (path) => {
@@ -288,17 +302,23 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
   const complete = (body: object, init: RequestInit = {}) => post("/v1/completions", body, init);
   /** Everything that goes on behind answered requests. */
   const settled = () => Promise.all(works);
-  return { app, request, post, complete, logged, reported, settled };
+  return { app, request, post, complete, logged, lost, reported, settled };
 }
 
+const cellsPerRegion = Number(env.CELLS_PER_REGION);
+const cellNamed = (name: string, locationHint: Region = defaultRegion) => env.CELLS.getByName(name, { locationHint });
+/** The cells of the tests' region, the one first that answers its tenant. */
+export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
+export const localCell = () => localCells()[0];
+
 /** What was used of completions, as it is reported; empties itself with each call. */
-export async function reportedByShards(): Promise<() => [string, ...Consumption[]][]> {
+export async function reportedByCells(): Promise<() => [string, ...Consumption[]][]> {
   const reported: [string, ...Consumption[]][] = [];
-  for (let i = 0; i < Number(env.SHARD_COUNT); i++) {
-    await runInDurableObject(env.SHARDS.getByName(`shard-${i}`), async (shard: Shard) => {
+  for (const stub of localCells()) {
+    await runInDurableObject(stub, async (cell: Cell) => {
       // What was used before is not this test's.
-      await vi.waitFor(() => expect(shard.usage.idle).toBe(true));
-      shard.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
+      await vi.waitFor(() => expect(cell.usage.idle).toBe(true));
+      cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
   }
   return () => reported.splice(0);

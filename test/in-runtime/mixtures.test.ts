@@ -6,7 +6,7 @@ import type { AssignResponse, CompletionResponse } from "../../shared/contracts/
 import { defaultCalibration, ruleFor } from "../../shared/math/evidence.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendAnswers, errorOf, eventsOf, reportedByShards, saying, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, errorOf, eventsOf, reportedByCells, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -79,7 +79,7 @@ describe("the default", () => {
 
   test("counts at its nearest adapter", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0, tokens: 2 }));
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     await completed({ prompt: "zzzb", max_tokens: 1 });
     await vi.waitFor(() => expect(reported()).toMatchObject([["local", { model: "gpt2:auto", centroid: "c1" }]]));
   });

@@ -22,7 +22,7 @@ import {
   backendStreams,
   errorOf,
   LateBody,
-  reportedByShards,
+  reportedByCells,
   saying,
   testApp,
   useNetwork,
@@ -378,7 +378,7 @@ describe("usage", () => {
   test("is told by day, model and centroid, to its own tenant alone", async () => {
     const one = await tenantWith();
     const other = await tenantWith();
-    const reported = await reportedByShards();
+    const reported = await reportedByCells();
     const { complete, request } = testApp();
     await complete({ prompt: ["aaa", "bb"], max_tokens: 2, n: 2 }, { headers: one.headers });
     await complete({ model: "gpt2:c1", prompt: "aaa", max_tokens: 1 }, { headers: one.headers });

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { readConfig } from "../../../edge/config.ts";
+import { configured, readConfig } from "../../../edge/config.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { plans } from "../../../shared/contracts/tenants.ts";
 import { turn } from "../../support/scripted-backends.ts";
 
-const valid = { BACKEND_URLS: "http://127.0.0.1:8788", TENANT_KEYS: "[]", SHARD_COUNT: "4" };
+const valid = { BACKEND_URLS: "http://127.0.0.1:8788", TENANT_KEYS: "[]", CELLS_PER_REGION: "4" };
 /** Of "one" and "two". */
 const keys = [
   { hash: "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", tenant: "first" },
@@ -17,14 +17,14 @@ describe("readConfig", () => {
     const config = readConfig({
       BACKEND_URLS: "http://a:1/, https://b",
       TENANT_KEYS: JSON.stringify(keys),
-      SHARD_COUNT: "8",
+      CELLS_PER_REGION: "8",
     });
     expect(config).toEqual({
       backendSecrets: [],
       backendFetch: expect.any(Function),
       backendUrls: ["http://a:1", "https://b"],
       tenantKeys: keys,
-      shardCount: 8,
+      cellsPerRegion: 8,
       otlp: null,
       traceRatio: 1,
       version: null,
@@ -74,12 +74,26 @@ describe("readConfig", () => {
     [{ BACKEND_URLS: "file:///etc" }, /BACKEND_URLS.*file/],
     [{ TENANT_KEYS: "sk-plain" }, /TENANT_KEYS/],
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
-    [{ SHARD_COUNT: "0" }, /SHARD_COUNT.*"0"/],
-    [{ SHARD_COUNT: "many" }, /SHARD_COUNT.*many/],
+    [{ CELLS_PER_REGION: "0" }, /CELLS_PER_REGION.*"0"/],
+    [{ CELLS_PER_REGION: "many" }, /CELLS_PER_REGION.*many/],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /OTEL_EXPORTER_OTLP_ENDPOINT.*collector:4318/],
     [{ OTEL_TRACES_SAMPLER_ARG: "2" }, /OTEL_TRACES_SAMPLER_ARG.*"2"/],
   ])("refuses %j", (broken, message) => {
     expect(() => readConfig({ ...valid, ...broken })).toThrow(message);
+  });
+});
+
+describe("configured", () => {
+  test("makes again when a variable has changed, and only then", () => {
+    const env: Parameters<typeof readConfig>[0] = { ...valid };
+    const made = configured(env, ({ backendSecrets, backendUrls }) => [...backendUrls, ...backendSecrets]);
+    const first = made();
+    expect(made()).toBe(first);
+    env.BACKEND_SECRETS = "n".repeat(32);
+    expect(made()).toEqual([...first, "n".repeat(32)]);
+    env.BACKEND_URLS = "https://b";
+    expect(made()).toEqual(["https://b", "n".repeat(32)]);
+    expect(made()).toBe(made());
   });
 });
 

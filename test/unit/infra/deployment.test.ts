@@ -46,7 +46,7 @@ async function edgeMetricNames(): Promise<string[]> {
   onTestFinished(() => void vi.unstubAllGlobals());
   const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
   edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 });
-  edge.batchLeft([1]);
+  edge.batchSent([1]);
   const quiet = () => undefined;
   const observer = edge.counting({
     ...{ retried: quiet, resumed: quiet, notResumed: quiet, hedged: quiet },

@@ -76,9 +76,4 @@ describe("FrameReader", () => {
       expect(push).not.toThrow("secret");
     },
   );
-
-  it("takes lines that were checked before at their word", () => {
-    const line = { type: "token", id: "a", index: 0, tokenId: 1, unchecked: true };
-    expect(new FrameReader({ isChecked: true }).push(utf8.encode(`${JSON.stringify(line)}\n`))).toEqual([line]);
-  });
 });

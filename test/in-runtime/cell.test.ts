@@ -1,13 +1,16 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
-import type { Shard } from "../../edge/batching/shard.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
-import { errorFrame } from "../../shared/contracts/inference.ts";
+import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
+import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, errorOf, eventsOf, LateBody, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, eventsOf, LateBody, localCell, network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -26,10 +29,8 @@ async function nextEvents(reader: ReadableStreamDefaultReader<Uint8Array>): Prom
   return chunk;
 }
 
-/** The texts of prompts "aaa" meet in the shard of centroid 0. */
-const shard = () => env.SHARDS.getByName("shard-0");
-const shardIsIdle = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.idle);
-const waitingInShard = () => runInDurableObject(shard(), ({ relay }: Shard) => relay.waiting);
+const cellIsIdle = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.idle);
+const waitingInCell = () => runInDurableObject(localCell(), ({ batchClient }: Cell) => batchClient.waiting);
 
 /** Answers the calls in turn with bodies that the test fills; takes no more than those. */
 function lateBackend(calls: number) {
@@ -45,7 +46,7 @@ function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
-describe("a shard", () => {
+describe("a cell", () => {
   test("sends a lone request at once, gathers what comes before that is accepted, and is idle in the end", async () => {
     const { bodies, seen, finish } = lateBackend(3);
     bodies[0].accepted = false;
@@ -55,7 +56,7 @@ describe("a shard", () => {
     const others = [app.complete({ prompt: "aa", n: 2 }), app.complete({ prompt: "aaaa" })];
     const other = app.complete({ prompt: "bbb" });
     await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    expect(await shardIsIdle()).toBe(false);
+    expect(await cellIsIdle()).toBe(false);
     bodies[0].accepted = true;
     await vi.waitFor(() => expect(seen.batches).toHaveLength(3));
     for (const call of [2, 1, 0]) finish(call);
@@ -66,7 +67,7 @@ describe("a shard", () => {
       ["c1", 1],
       ["c0", 3],
     ]);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("does not let one call's decoding delay another's start", async () => {
@@ -105,7 +106,7 @@ describe("a shard", () => {
     expect((await early).status).toBe(200);
     finish(0);
     await Promise.all([pending, early].map(async (response) => (await response).text()));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("keeps a silent stream alive with comments, and sends each token as it comes", async () => {
@@ -152,7 +153,7 @@ describe("a shard", () => {
     await reader.cancel();
     for (let call = 1; call < seen.batches.length; call++) finish(call);
     await Promise.all(answers.slice(1).map(async (answer) => (await answer).text()));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("an error beside tokens leaves the client those tokens", async () => {
@@ -184,16 +185,58 @@ describe("a shard", () => {
         "[DONE]",
       ]);
       expect(seen.batches[1].sequences).toMatchObject([{ continuedIds: [98] }]);
-      await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+      await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     },
   );
 });
 
-describe("a shard that is lost", () => {
-  const lose = () =>
-    runInDurableObject(shard(), (_, state) => state.abort("its machine is gone")).catch(() => undefined);
+test("a cell that lives on calls another list of backends and signs with a rotated secret; what runs goes on", async () => {
+  const [secret, elsewhere] = ["rotated-0123456789abcdef0123456789", "http://127.0.0.1:8789"];
+  const signed: boolean[] = [];
+  const { seen, finish } = lateBackend(1);
+  network.use(
+    http.post(`${elsewhere}/v1/batches`, async ({ request }) => {
+      const body = new Uint8Array(await request.arrayBuffer());
+      const { sequences } = batchRequestSchema.parse(JSON.parse(new TextDecoder().decode(body)));
+      const call = parseSignature(request.headers.get("authorization") ?? "", "POST", "/v1/batches");
+      signed.push(call !== null && (await isSignedBy(await signingKey(secret), call)));
+      return new HttpResponse(sequences.map(({ id }) => frameLine({ ...doneFrame(id), completionTokens: 0 })).join(""));
+    }),
+  );
+  const app = testApp();
+  const before = app.complete({ prompt: "aaa" });
+  await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+  const set = (variables: object) =>
+    runInDurableObject(
+      localCell(),
+      (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, variables),
+    );
+  const { BACKEND_URLS, BACKEND_SECRETS } = env as unknown as Record<string, string>;
+  await set({ BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
+  try {
+    expect((await app.complete({ prompt: "aaa" })).status).toBe(200);
+    expect(signed).toEqual([true]);
+    finish(0);
+    expect(await textsOf(await before)).toEqual(["b"]);
+  } finally {
+    await set({ BACKEND_URLS, BACKEND_SECRETS });
+  }
+});
 
-  test("in the middle of a stream: what was said, an error event, [DONE], and its tenant's place is free", async () => {
+describe("a client that goes away", () => {
+  test("frees its call at the backend when nobody else is on it", async () => {
+    const { bodies, seen } = lateBackend(1);
+    const app = testApp({ heartbeatMs: 5 });
+    const response = await app.complete({ prompt: "aaa", stream: true });
+    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
+    await response.body!.cancel();
+    await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    expect(seen.cancelled).toEqual([]);
+    expect(app.logged).toEqual([]);
+  });
+
+  test("in the middle of its stream, as its signal tells: no other cell goes on for it, and the cell settles", async () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
@@ -207,45 +250,17 @@ describe("a shard that is lost", () => {
       }),
     };
     const app = testApp({ heartbeatMs: 5, admissions });
-    const response = await app.complete({ prompt: "aaa", stream: true });
+    const abort = new AbortController();
+    const response = await app.complete({ prompt: "aaa", stream: true }, { signal: abort.signal });
     bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
     const reader = response.body!.getReader();
-    let text = "";
-    while (!text.includes("data:")) text += await readChunk(reader);
-    await lose();
-    for (let chunk = await reader.read(); !chunk.done; chunk = await reader.read()) {
-      text += new TextDecoder().decode(chunk.value);
-    }
-    const events = text.split("\n\n").filter((event) => event.startsWith("data: "));
-    expect(events).toHaveLength(3);
-    expect(JSON.parse(events[1].slice("data: ".length)).error).toMatchObject({ code: "backend_unavailable" });
-    expect(events[2]).toBe("data: [DONE]");
-    await vi.waitFor(() => expect(settled).toEqual([[]]));
-    expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]);
-  });
-
-  test("before an answer began: 503 with Retry-After", async () => {
-    const { seen } = lateBackend(1);
-    const pending = testApp().complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    await lose();
-    const response = await pending;
-    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
-    expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable" });
-  });
-});
-
-describe("a client that goes away", () => {
-  test("frees its call at the backend when nobody else is on it", async () => {
-    const { bodies, seen } = lateBackend(1);
-    const app = testApp({ heartbeatMs: 5 });
-    const response = await app.complete({ prompt: "aaa", stream: true });
-    bodies[0].send(tokenFrame(seen.batches[0].sequences[0].id, 0, 98));
-    await response.body!.cancel();
+    await nextEvents(reader);
+    abort.abort();
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
-    expect(seen.cancelled).toEqual([]);
-    expect(app.logged).toEqual([]);
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+    while (!(await reader.read().catch(() => ({ done: true }))).done);
+    await app.settled();
+    expect([seen.batches.length, app.lost, app.logged, settled]).toEqual([1, [], [], []]);
   });
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
@@ -259,7 +274,7 @@ describe("a client that goes away", () => {
       ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
     );
     await leavesQueue.body!.cancel();
-    await vi.waitFor(async () => expect(await waitingInShard()).toBe(2));
+    await vi.waitFor(async () => expect(await waitingInCell()).toBe(2));
     bodies[0].accepted = true;
     await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
     expect(seen.batches[1].sequences.map(({ promptIds }) => promptIds.length)).toEqual([2, 4]);
@@ -272,7 +287,7 @@ describe("a client that goes away", () => {
     expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
     finish(0);
     await first;
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
   test("before any headers: its signal reaches the backend", async () => {
@@ -285,6 +300,6 @@ describe("a client that goes away", () => {
     await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
     expect((await pending).status).toBe(499);
     expect(app.logged).toEqual([]);
-    await vi.waitFor(async () => expect(await shardIsIdle()).toBe(true));
+    await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 });

@@ -1,18 +1,18 @@
 import { describe, expect, test } from "vitest";
-import { Relay } from "../../../edge/batching/relay.ts";
+import { BatchClient } from "../../../edge/batching/batch-client.ts";
 import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 
 const hash = "a".repeat(64);
 
-/** A backend whose every answer the test gives, and a relay in front of it. */
+/** A backend whose every answer the test gives, and a batchClient in front of it. */
 function scripted() {
   const calls: ScriptedCall[] = [];
   const cancelled: string[][] = [];
   const works: Promise<void>[] = [];
   let clockMs = 0;
-  const relay = new Relay({
+  const batchClient = new BatchClient({
     openBatch: (batch, signal) => {
       const call = new ScriptedCall(batch, signal);
       calls.push(call);
@@ -27,13 +27,20 @@ function scripted() {
     const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences: ids.map(sequenceRequest) };
     /** How many frames there were each time that one of its sequences was accepted. */
     const accepted: number[] = [];
-    const submission = relay.submit(batch, {
+    const submission = batchClient.submit(batch, {
       accepted: () => void accepted.push(received.length),
       receive: (frames) => void received.push(...frames),
     });
     return { received, accepted, cancel: submission.cancel };
   };
-  return { relay, calls, cancelled, submit, settled: () => Promise.all(works), pass: (ms: number) => (clockMs += ms) };
+  return {
+    batchClient,
+    calls,
+    cancelled,
+    submit,
+    settled: () => Promise.all(works),
+    pass: (ms: number) => (clockMs += ms),
+  };
 }
 
 class ScriptedCall {
@@ -48,7 +55,7 @@ class ScriptedCall {
     this.ids = batch.sequences.map(({ id }) => id);
   }
 
-  /** Accepts and sends `frames`; returns when the relay has had its turn. */
+  /** Accepts and sends `frames`; returns when the batchClient has had its turn. */
   async answer(...frames: Frame[]): Promise<void> {
     this.accepted.resolve(stream(frames));
     await turn();
@@ -63,7 +70,7 @@ function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-describe("Relay", () => {
+describe("BatchClient", () => {
   test("tells that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
     const { calls, submit } = scripted();
     const first = submit(["a-0", "a-1"]);
@@ -79,7 +86,7 @@ describe("Relay", () => {
   });
 
   test("ends who waited past its deadline, and leaves the backend the rest of a deadline", async () => {
-    const { relay, calls, pass } = scripted();
+    const { batchClient, calls, pass } = scripted();
     const received: Frame[] = [];
     const due = (id: string, deadlineMs: number) => ({
       version: 1 as const,
@@ -88,7 +95,7 @@ describe("Relay", () => {
       sequences: [{ ...sequenceRequest(id), deadlineMs }],
     });
     for (const batch of [due("a-0", 100), due("b-0", 50), due("c-0", 80)])
-      relay.submit(batch, { accepted: () => undefined, receive: (frames) => void received.push(...frames) });
+      batchClient.submit(batch, { accepted: () => undefined, receive: (frames) => void received.push(...frames) });
     pass(60);
     await calls[0].answer(doneFrame("a-0"));
     expect(received.map(({ type, id }) => [type, id])).toContainEqual(["error", "b-0"]);
@@ -97,10 +104,10 @@ describe("Relay", () => {
   });
 
   test("gives a request all of its frames that came together at once, those of its other sequences too", async () => {
-    const { relay, calls } = scripted();
+    const { batchClient, calls } = scripted();
     const groups: string[][] = [];
     const submit = (name: string, ids: string[]) =>
-      relay.submit(
+      batchClient.submit(
         { version: 1, manifestHash: hash, centroidId: "c0", sequences: ids.map(sequenceRequest) },
         {
           accepted: () => undefined,
@@ -120,7 +127,7 @@ describe("Relay", () => {
   });
 
   test("gathers requests of one centroid into one call, and gives each its own frames", async () => {
-    const { calls, submit, relay, settled } = scripted();
+    const { calls, submit, batchClient, settled } = scripted();
     const first = submit(["a-0"]);
     const second = submit(["b-0", "b-1"]);
     const third = submit(["c-0"]);
@@ -142,7 +149,7 @@ describe("Relay", () => {
     expect(second.received.map(({ id }) => id)).toEqual(["b-1", "b-1", "b-0"]);
     expect(third.received.map(({ type, id }) => `${type} ${id}`)).toEqual(["token c-0", "done c-0"]);
     expect(other.received).toHaveLength(1);
-    expect(relay.idle).toBe(true);
+    expect(batchClient.idle).toBe(true);
   });
 
   test("adds the time in its queue to the backend's", async () => {

@@ -1,0 +1,193 @@
+/**
+ * Sends the sequences of many requests to the backends in micro-batches, and passes each frame on to its request.
+ * The MicroBatcher decides when a batch is sent, the Dispatch how. Not here: HTTP and the platform (cells/cell.ts).
+ */
+import {
+  type BatchRequest,
+  contractVersion,
+  errorFrame,
+  type Frame,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
+import { type Dispatch, isLast } from "../backend/dispatch.ts";
+import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
+
+export interface BatchClientDependencies {
+  openBatch: Dispatch;
+  /** Drops sequences of a call that goes on, accepted or not. */
+  cancel(ids: string[]): void;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Keeps the object alive until `work` settles (waitUntil). */
+  keepAlive(work: Promise<void>): void;
+  /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
+  batchSent?(waitsMs: readonly number[]): void;
+}
+
+/** The sequences of one `submit`. */
+export interface Submission {
+  /** Drops what is left of it: waiting sequences leave their queue, running ones are cancelled. */
+  cancel(): void;
+}
+
+/** Receives what happens to a request's sequences. */
+export interface Receiver {
+  /** A backend has accepted one of them; called at most once for each. */
+  accepted(): void;
+  /** Frames that came together, of each of its sequences in order. */
+  receive(frames: Frame[]): void;
+}
+
+interface PendingSequence {
+  receiver: Receiver;
+  sequence: SequenceRequest;
+  route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
+  arrivedMs: number;
+  call: Call | null;
+}
+
+interface Call {
+  abort: AbortController;
+  sentAtMs: number;
+  /** Those that have not ended, by their ids. */
+  sequences: Map<string, PendingSequence>;
+}
+
+/** Seconds after which a full queue has most likely drained. */
+const retryAfterSeconds = 1;
+
+/** This cell does not take the request: nothing of it was begun or settled, and another cell may take it. */
+export class NotTaken extends ServiceError {
+  constructor(kind: ErrorKind, message: string) {
+    super(kind, message, { retryAfterSeconds });
+  }
+}
+
+export class BatchClient {
+  readonly #dependencies: BatchClientDependencies;
+  readonly #batcher: MicroBatcher<PendingSequence>;
+  #openCalls = 0;
+
+  constructor(dependencies: BatchClientDependencies, batcher = new MicroBatcher<PendingSequence>(batchingLimits)) {
+    this.#dependencies = dependencies;
+    this.#batcher = batcher;
+  }
+
+  /** Number of queued sequences. */
+  get waiting(): number {
+    return this.#batcher.queued;
+  }
+
+  /** Nothing waits and nothing runs. */
+  get idle(): boolean {
+    return this.#batcher.idle && this.#openCalls === 0;
+  }
+
+  /** Throws NotTaken when so many more sequences of the tenant do not fit the queue. */
+  checkRoom(tenant: string, sequences: number): void {
+    const [queued, room] = [this.#batcher.queuedOf(tenant), this.#batcher.roomOf(tenant)];
+    if (queued + sequences <= room) return;
+    throw new NotTaken(
+      "overloaded",
+      `${queued} of your completions are waiting here, the maximum is ${room} now; this request has ${sequences}.`,
+    );
+  }
+
+  /** Queues sequences of one tenant; `receiver` gets their frames. Throws NotTaken when they do not fit. */
+  submit(batch: BatchRequest, receiver: Receiver): Submission {
+    const { manifestHash, centroidId, adapterHash } = batch;
+    const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
+    const arrivedMs = this.#dependencies.now();
+    const pending = batch.sequences.map((sequence) => ({ receiver, sequence, route, arrivedMs, call: null }));
+    this.checkRoom(batch.sequences[0].tenant, pending.length);
+    this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, pending);
+    this.#sendReady();
+    return { cancel: () => this.#cancel(pending) };
+  }
+
+  #sendReady(): void {
+    for (const { sequence, receiver } of this.#batcher.removeLate(this.#dependencies.now())) {
+      const message = `The request waited for ${sequence.deadlineMs} ms, its deadline, without a start.`;
+      receiver.receive([errorFrame(sequence.id, new ServiceError("deadline_exceeded", message))]);
+    }
+    for (let batch = this.#batcher.take(); batch; batch = this.#batcher.take()) {
+      this.#dependencies.keepAlive(this.#send(batch));
+    }
+  }
+
+  async #send({ key, entries }: MicroBatch<PendingSequence>): Promise<void> {
+    const call: Call = {
+      abort: new AbortController(),
+      sentAtMs: this.#dependencies.now(),
+      sequences: new Map(entries.map((pending) => [pending.sequence.id, pending])),
+    };
+    for (const pending of entries) pending.call = call;
+    this.#dependencies.batchSent?.(entries.map(({ arrivedMs }) => call.sentAtMs - arrivedMs));
+    this.#openCalls++;
+    try {
+      const groups = await this.#open(key, entries, call);
+      for (const { receiver } of call.sequences.values()) receiver.accepted();
+      for await (const group of groups) {
+        this.#deliver(group, call);
+        if (call.sequences.size === 0) break; // Further frames are of cancelled sequences.
+      }
+    } catch (error) {
+      const failure = toServiceError(error);
+      this.#deliver(
+        Array.from(call.sequences.keys(), (id) => errorFrame(id, failure)),
+        call,
+      );
+    } finally {
+      this.#openCalls--;
+    }
+  }
+
+  async #open(key: string, entries: PendingSequence[], call: Call): Promise<AsyncIterable<Frame[]>> {
+    const sequences = entries.map(({ sequence, arrivedMs }) => withTimeLeft(sequence, call.sentAtMs - arrivedMs));
+    const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
+    try {
+      return await this.#dependencies.openBatch(batch, call.abort.signal);
+    } finally {
+      this.#batcher.accepted(key);
+      this.#sendReady();
+    }
+  }
+
+  #deliver(frames: readonly Frame[], call: Call): void {
+    const shares = new Map<Receiver, Frame[]>();
+    for (const frame of frames) {
+      const pending = call.sequences.get(frame.id);
+      if (!pending) continue; // Cancelled, and the backend has not noticed yet.
+      if (isLast(frame)) call.sequences.delete(frame.id);
+      const delivered = frame.type === "done" ? withQueueTime(frame, call.sentAtMs - pending.arrivedMs) : frame;
+      const share = shares.get(pending.receiver);
+      if (share) share.push(delivered);
+      else shares.set(pending.receiver, [delivered]);
+    }
+    for (const [receiver, share] of shares) receiver.receive(share);
+  }
+
+  #cancel(sequences: readonly PendingSequence[]): void {
+    this.#batcher.remove((waiting) => sequences.includes(waiting));
+    const cancelled = new Map<Call, string[]>();
+    for (const { call, sequence } of sequences) {
+      if (call?.sequences.delete(sequence.id)) cancelled.set(call, [...(cancelled.get(call) ?? []), sequence.id]);
+    }
+    for (const [call, ids] of cancelled) {
+      if (call.sequences.size === 0) call.abort.abort();
+      else this.#dependencies.cancel(ids);
+    }
+  }
+}
+
+/** The backend counts a deadline from the sequence's arrival there. */
+function withTimeLeft(sequence: SequenceRequest, waitedMs: number): SequenceRequest {
+  if (sequence.deadlineMs === undefined) return sequence;
+  return { ...sequence, deadlineMs: Math.max(1, Math.ceil(sequence.deadlineMs - waitedMs)) };
+}
+
+/** The reported queue time is the sum of the cell's and the backend's. */
+function withQueueTime(frame: Frame & { type: "done" }, waitMs: number): Frame {
+  return { ...frame, timings: { ...frame.timings, queueMs: frame.timings.queueMs + waitMs } };
+}

@@ -1,0 +1,133 @@
+/**
+ * The Durable Object that answers requests of a region: each is answered by exactly one cell, which groups by centroid
+ * inside itself. It stores nothing and has no timer except for open bodies, so an idle one costs nothing. The Worker calls
+ * it through cells.ts.
+ */
+import { DurableObject } from "cloudflare:workers";
+import { type ServiceError, toServiceError } from "../../shared/errors.ts";
+import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
+import { setOf } from "../assign/deployed.ts";
+import { Backends } from "../backend/backends.ts";
+import { createSigner } from "../backend/call-signer.ts";
+import { type AdapterFiles, BackendClient } from "../backend/client.ts";
+import { Gate } from "../backend/gate.ts";
+import { awaitingCalls } from "../backend/routing-limits.ts";
+import type { RoutingObserver } from "../backend/routing-observer.ts";
+import { BatchClient } from "../batching/batch-client.ts";
+import { AnswerBodies } from "../completions/answer-body.ts";
+import { type CellRequest, readCellRequest } from "../completions/cell-request.ts";
+import { type CompletionWriterParts, writeCompletion } from "../completions/completion-writer.ts";
+import { configured, readConfig } from "../config.ts";
+import { EdgeMetrics } from "../observability/edge-metrics.ts";
+import { logFailure, usageReport } from "../observability/log.ts";
+import { type Admission, admissionOf } from "../tenants/admission.ts";
+import { GatheredUse } from "../tenants/gathered-use.ts";
+import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
+import { refusalResponse } from "./refusal.ts";
+
+const now = () => Date.now();
+const newNonce = () => crypto.randomUUID().replaceAll("-", "");
+
+export class Cell extends DurableObject<Env> {
+  readonly batchClient: BatchClient;
+  /** Reports usage; tests replace it. */
+  report: ReportUse;
+  readonly usage: UsageEvents;
+  readonly #metrics: EdgeMetrics;
+  readonly #gathered: GatheredUse;
+  readonly bodies = new AnswerBodies();
+  /** Artifacts that are being loaded, by manifest hash. */
+  readonly #loading = new Map<string, Promise<Artifacts>>();
+
+  constructor(state: DurableObjectState, env: Env) {
+    super(state, env);
+    const gate = new Gate(awaitingCalls);
+    const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
+    const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    this.report = usageReport(env);
+    this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
+    this.#gathered = new GatheredUse(env.LEDGERS);
+    this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
+    /** Of the configuration of now, behind that of before, whose batches go on to their end. */
+    const made: Backends[] = [];
+    const backends = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+      const sign = createSigner(backendSecrets, { now, newNonce });
+      const parts = { gate, fileOf, sign, fetch: backendFetch };
+      const one = new Backends({
+        clients: new Map(backendUrls.map((url) => [url, new BackendClient(url, parts)])),
+        observer: this.#metrics.counting(routingLog),
+        now,
+        after(ms, work) {
+          const timer = setTimeout(work, ms);
+          return () => clearTimeout(timer);
+        },
+        keepAlive,
+      });
+      made.unshift(one);
+      made.splice(2);
+      return one;
+    });
+    this.batchClient = new BatchClient({
+      openBatch: (batch, signal) => backends().openBatch(batch, signal),
+      cancel: (ids) => {
+        for (const one of made) one.cancel(ids);
+      },
+      now,
+      // Metrics are sent when a micro-batch ends: the object has no timer for them.
+      keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
+      batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
+    });
+  }
+
+  /** Called only by the Worker. */
+  override async fetch(request: Request): Promise<Response> {
+    try {
+      return await this.#answer(readCellRequest(await request.json()), request.signal);
+    } catch (thrown) {
+      return refusalResponse(toServiceError(thrown));
+    }
+  }
+
+  async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
+    const { admitted, plan } = request;
+    const log = (error: ServiceError) => logFailure(admitted.requestId, error);
+    const background = (work: Promise<void>) => this.ctx.waitUntil(work);
+    const admission = admissionOf(admitted, {
+      ledgers: this.env.LEDGERS,
+      gathered: this.#gathered,
+      background,
+      now,
+      report: (tenant, consumed) => this.usage.add(tenant, consumed),
+      log: logFailure,
+    });
+    const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
+    this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
+    const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);
+    return writeCompletion(request, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
+  }
+
+  /** Usually cached in this isolate; otherwise concurrent requests share one load. */
+  async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
+    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
+    this.#loading.set(manifestHash, loading);
+    try {
+      return await loading;
+    } catch (cause) {
+      admission.settle([]);
+      throw artifactsMissing(cause);
+    } finally {
+      this.#loading.delete(manifestHash);
+    }
+  }
+}
+
+const say = (event: string, fields: object) => console.warn(JSON.stringify({ event, ...fields }));
+const routingLog: RoutingObserver = {
+  retried: (backend, sequences) => say("retried", { backend, sequences }),
+  resumed: (backend, sequences) => say("resumed", { backend, sequences }),
+  notResumed: (backend, sequences) => say("not_resumed", { backend, sequences }),
+  hedged: (backend, sequences) => say("hedged", { backend, sequences }),
+  ejected: (backend) => say("ejected", { backend }),
+  returned: (backend) => say("returned", { backend }),
+  failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
+};

@@ -1,0 +1,144 @@
+/**
+ * The Worker's side of the regional cells: which cell answers a request. A tenant's requests prefer one cell of their region,
+ * by rendezvous hashing, so that they meet there in micro-batches; when it does not take one, or is lost, the tenant's next
+ * cell does. Not here: how a stream goes on after that (resumable-answer.ts).
+ */
+
+import { ServiceError } from "../../shared/errors.ts";
+import { rendezvousOrder } from "../backend/rendezvous.ts";
+import { NotTaken } from "../batching/batch-client.ts";
+import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
+import { marksHeader } from "../completions/marks.ts";
+import type { Region } from "../platform/region.ts";
+import { refusalOf } from "./refusal.ts";
+
+/** Gives the object of that name, created in that region if there is none yet. */
+export type CellNamespace = (
+  name: string,
+  region: Region,
+) => { fetch(url: string, init: RequestInit): Promise<Response> };
+
+export interface CellsParts {
+  namespace: CellNamespace;
+  cellsPerRegion: number;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Cells were lost under a request; `error` is what the platform said. */
+  lost(requestId: string, error: unknown): void;
+}
+
+/** Cells of the release before tell requests by this URL. */
+const cellUrl = "https://shard/order";
+
+/**
+ * Pauses before a request is sent again after its cell was lost, in milliseconds; then it fails. A deploy resets an object
+ * once or twice; a request that takes its cells with it must not take many.
+ */
+const restartPausesMs = [0, 250, 1000];
+
+/** Names of a region's cells, in the order in which the tenant prefers them. */
+export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
+  const names = Array.from({ length: cellsPerRegion }, (_, i) => `cell-${region}-${i}`);
+  return rendezvousOrder(tenant, names);
+}
+
+/** One request and the cells that answer it: one, and after its loss another. */
+export class CellCall {
+  readonly #request: CellRequest;
+  readonly #region: Region;
+  readonly #signal: AbortSignal;
+  readonly #parts: CellsParts;
+  /** In the order in which they are asked. */
+  readonly #names: string[];
+  readonly #startedMs: number;
+  #asked = 0;
+  #losses = 0;
+  #isSpilled = false;
+
+  constructor(request: CellRequest, region: Region, signal: AbortSignal, parts: CellsParts) {
+    this.#request = request;
+    this.#region = region;
+    this.#signal = signal;
+    this.#parts = parts;
+    this.#names = cellsOf(request.admitted.tenant, region, parts.cellsPerRegion);
+    this.#startedMs = parts.now();
+  }
+
+  /** The client has disconnected. */
+  get isAbandoned(): boolean {
+    return this.#signal.aborted;
+  }
+
+  get isStream(): boolean {
+    return this.#request.stream;
+  }
+
+  /**
+   * Resolves to the response of the first cell that takes the request. Rejects with the ServiceError of a refusal, or with
+   * another Error when too many cells were lost.
+   */
+  async begin(): Promise<Response> {
+    for (;;) {
+      try {
+        return await this.#ask(null);
+      } catch (thrown) {
+        if (!(await this.#mayAskNext(thrown))) throw thrown;
+      }
+    }
+  }
+
+  /**
+   * The same after the cell was lost in the middle of its answer, for `cause`: the rest after `cursor`, or all of it if that is
+   * null.
+   */
+  async resume(cursor: string | null, cause: unknown): Promise<Response> {
+    for (let thrown = cause; ; ) {
+      if (!(await this.#mayAskNext(thrown))) throw thrown;
+      try {
+        return await this.#ask(cursor);
+      } catch (error) {
+        thrown = error;
+      }
+    }
+  }
+
+  async #ask(cursor: string | null): Promise<Response> {
+    const { namespace, now } = this.#parts;
+    const elapsedMs = now() - this.#startedMs;
+    const request = this.#losses === 0 ? this.#request : resumedRequest(this.#request, this.#losses, cursor, elapsedMs);
+    const cell = namespace(this.#names[this.#asked++ % this.#names.length], this.#region);
+    const response = await cell.fetch(cellUrl, {
+      method: "POST",
+      body: sentCellRequest(request),
+      signal: this.#signal,
+    });
+    if (!response.ok) throw await refusalOf(response);
+    if (cursor !== null && !response.headers.has(marksHeader)) {
+      await response.body?.cancel();
+      throw new Error("this cell cannot resume a stream");
+    }
+    const { headers } = response;
+    return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
+  }
+
+  /** After a failure: whether another cell is to be asked, and when. */
+  async #mayAskNext(thrown: unknown): Promise<boolean> {
+    if (this.#signal.aborted) return false;
+    if (isNotTaken(thrown)) {
+      const isFirst = !this.#isSpilled && this.#names.length > 1;
+      this.#isSpilled = true;
+      return isFirst;
+    }
+    if (thrown instanceof ServiceError || this.#losses >= restartPausesMs.length) return false;
+    this.#parts.lost(this.#request.admitted.requestId, thrown);
+    const pauseMs = restartPausesMs[this.#losses++];
+    this.#isSpilled = false;
+    if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    return !this.#signal.aborted;
+  }
+}
+
+/** The cell refuses it, or the platform's queue for the cell is full: such an object must not be called again at once. */
+function isNotTaken(thrown: unknown): boolean {
+  return thrown instanceof NotTaken || (thrown as { overloaded?: unknown } | null)?.overloaded === true;
+}

@@ -1,0 +1,153 @@
+/**
+ * Passes a cell's answer on to the client, and goes on with another cell's when that one is lost, so that the client sees one
+ * unbroken answer. Takes out the marks (completions/marks.ts) that tell what the client has.
+ */
+import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
+import { envelopeOf, ServiceError } from "../../shared/errors.ts";
+import { type CellRequest, interrupted } from "../completions/cell-request.ts";
+import { cutMark, endMark, MarkReader, marksHeader, noMark } from "../completions/marks.ts";
+import type { Region } from "../platform/region.ts";
+import { CellCall, type CellsParts } from "./cells.ts";
+
+export interface CellAnswer {
+  response: Response;
+  /**
+   * Settles when a body that goes on has ended; null for a complete one. Rejects with `cancelled` if the client has gone, or
+   * with the ServiceError that ended the answer after all cells that were tried.
+   */
+  completed: Promise<void> | null;
+}
+
+/**
+ * Sends a request to a cell of the region. Resolves to the answer as its client gets it, `content-type` and `server-timing`
+ * included: whole, or once its stream has begun; from then on the cell settles what was admitted. Rejects with the
+ * ServiceError that ends it before, which the cell has settled unless it is a NotTaken, or with another Error if too many
+ * cells were lost.
+ */
+export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
+
+export function createCells(parts: CellsParts): Cells {
+  return async (request, region, signal) => {
+    const call = new CellCall(request, region, signal, parts);
+    const first = await call.begin();
+    const headers = new Headers(first.headers);
+    headers.delete(marksHeader);
+    if (headers.has("content-length")) return { response: new Response(first.body, { headers }), completed: null };
+    const { readable, writable } = new IdentityTransformStream();
+    const completed = passOn(first, call, writable.getWriter());
+    return { response: new Response(readable, { headers }), completed };
+  };
+}
+
+/** A cell's answer failed before its end, or ended without one. */
+class CellLost extends Error {}
+
+/** The client has gone: it takes no more bytes. */
+class ClientGone extends Error {}
+
+async function passOn(first: Response, call: CellCall, client: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
+  const write = async (bytes: Uint8Array) => {
+    try {
+      if (bytes.length > 0) await client.write(bytes);
+    } catch (cause) {
+      throw new ClientGone("the client took no more", { cause });
+    }
+  };
+  const progress: Progress = { cursor: null, isResumable: true };
+  try {
+    for (let response = first; ; ) {
+      try {
+        await (call.isStream ? passStream(response, write, progress) : passWhole(response, write, progress));
+        break;
+      } catch (thrown) {
+        if (!(thrown instanceof CellLost) || !progress.isResumable) throw thrown;
+        response = await call.resume(progress.cursor, thrown);
+      }
+    }
+    await client.close().catch(() => {});
+  } catch (thrown) {
+    // A client that disconnects takes the way to the cell with it.
+    if (thrown instanceof ClientGone || call.isAbandoned) {
+      const gone = clientGone(thrown);
+      client.abort(gone).catch(() => {});
+      throw gone;
+    }
+    const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
+    await (call.isStream ? writeError(error, client) : client.abort(error)).catch((cause) => {
+      throw clientGone(cause);
+    });
+    throw error;
+  }
+}
+
+/** Ends a stream in an error event. Rejects if the client has disconnected. */
+async function writeError(error: ServiceError, client: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
+  await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
+  await client.close();
+}
+
+function clientGone(cause: unknown): ServiceError {
+  return new ServiceError("cancelled", "The client disconnected.", { cause });
+}
+
+const encoder = new TextEncoder();
+
+interface Progress {
+  /** How far the client has the stream; null before its first event. */
+  cursor: string | null;
+  /** False once the client has something that no other cell goes on from. */
+  isResumable: boolean;
+}
+
+type Write = (bytes: Uint8Array) => Promise<void>;
+
+async function passStream(response: Response, write: Write, progress: Progress): Promise<void> {
+  if (!response.headers.has(marksHeader)) {
+    progress.isResumable = false;
+    for await (const chunk of chunksOf(response)) await write(chunk);
+    return;
+  }
+  const marks = new MarkReader();
+  let isComplete = false;
+  try {
+    for await (const chunk of chunksOf(response)) {
+      for (const { bytes, mark } of marks.push(chunk)) {
+        if (mark !== cutMark) await write(bytes);
+        if (mark === endMark) isComplete = true;
+        else if (mark !== cutMark && mark !== noMark) progress.cursor = mark;
+      }
+    }
+  } catch (thrown) {
+    if (!isComplete) throw thrown;
+  }
+  if (!isComplete) throw new CellLost("the stream ended without its end mark");
+}
+
+/** A whole answer can be computed again until the first byte of its JSON: before that only white space is sent. */
+async function passWhole(response: Response, write: Write, progress: Progress): Promise<void> {
+  if (response.headers.has("content-length")) return write(await response.bytes());
+  for await (const chunk of chunksOf(response)) {
+    if (chunk.includes(0)) throw new Error("the answer failed in its cell");
+    progress.isResumable &&= chunk.every((byte) => byte === space);
+    await write(chunk);
+  }
+}
+
+const space = 32;
+
+/** Throws CellLost where reading fails. Leaving the loop cancels the body. */
+async function* chunksOf(response: Response): AsyncGenerator<Uint8Array> {
+  const reader = response.body!.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read().catch((cause) => {
+        throw new CellLost("the cell is lost", { cause });
+      });
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    // Of a body that failed nothing is left to cancel.
+    reader.cancel().catch(() => {});
+  }
+}

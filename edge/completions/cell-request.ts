@@ -1,0 +1,128 @@
+/**
+ * What the Worker sends to the cell that answers a request. Worker and cell may be of releases next to each other while a
+ * deploy spreads, so the message has a version and a schema: unknown fields are kept, missing new ones have defaults.
+ */
+import { z } from "zod";
+import { samplingSchema, sequenceRequestSchema } from "../../shared/contracts/inference.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import type { Assignment } from "../assign/assign.ts";
+import { NotTaken } from "../batching/batch-client.ts";
+import type { AdmittedRequest } from "../tenants/admission.ts";
+import { chatForm } from "./chat-form.ts";
+import type { ChoiceOptions } from "./choice.ts";
+import { completionForm } from "./completion-form.ts";
+import { batchesOf, type Plan } from "./plan.ts";
+import type { Envelope } from "./response.ts";
+
+/** The response format of each endpoint. */
+export const forms = { completion: completionForm, chat: chatForm };
+
+/**
+ * Goes up by one in a release that changes the meaning of a field or of the answer. A cell takes the versions next to its
+ * own, too. Version 1, which had no such field, has no marks in its answers.
+ */
+export const cellRequestVersion = 2;
+
+/** Everything needed to build the answer, as JSON. */
+export interface CellRequest {
+  version: number;
+  form: keyof typeof forms;
+  envelope: Envelope;
+  plan: Plan;
+  options: ChoiceOptions;
+  stream: boolean;
+  /** True if a stream ends with a usage chunk. */
+  includeUsage: boolean;
+  /** Heartbeat interval of a stream, in milliseconds. */
+  heartbeatMs: number;
+  admitted: AdmittedRequest;
+  /** The cursor (stream-cursor.ts) up to which the client has the stream already, from a cell that was lost. */
+  resumeFrom?: string | undefined;
+}
+
+/** Checked by the backend, which gets them as they are. */
+const tokenIds = z.custom<number[]>(Array.isArray);
+const isObject = (value: unknown) => typeof value === "object" && value !== null;
+
+const sequenceSchema = z.looseObject({
+  ...sequenceRequestSchema.shape,
+  promptIds: tokenIds,
+  continuedIds: tokenIds,
+  sampling: z.looseObject(samplingSchema.shape),
+  mixture: z.custom<NonNullable<Assignment["mixture"]>>(isObject).optional(),
+});
+
+const plannedChoiceSchema = z.looseObject({
+  index: z.int().min(0),
+  prompt: z.int().min(0),
+  assignment: z.custom<Assignment>(isObject),
+  sequence: sequenceSchema,
+});
+
+const cellRequestSchema = z.looseObject({
+  version: z
+    .int()
+    .min(cellRequestVersion - 1)
+    .max(cellRequestVersion + 1)
+    .default(1),
+  form: z.enum(["completion", "chat"]),
+  envelope: z.looseObject({ id: z.string(), created: z.int(), model: z.string(), fingerprint: z.string() }),
+  plan: z.looseObject({
+    manifestHash: z.string(),
+    choices: z.array(plannedChoiceSchema).min(1),
+    promptTokens: z.int(),
+    tokenizeMs: z.number(),
+    assignMs: z.number(),
+  }),
+  options: z.looseObject({ echo: z.boolean(), logprobs: z.int().nullable(), compare: z.boolean() }),
+  stream: z.boolean(),
+  includeUsage: z.boolean(),
+  heartbeatMs: z.number().positive(),
+  admitted: z.looseObject({ requestId: z.string(), tenant: z.string(), isLimited: z.boolean() }),
+  resumeFrom: z.string().optional(),
+});
+
+/** Throws NotTaken for a message that this cell cannot read. */
+export function readCellRequest(message: unknown): CellRequest {
+  const read = cellRequestSchema.safeParse(message);
+  if (read.success) return read.data;
+  const [{ path, message: why }] = read.error.issues;
+  const { version = 1 } = isObject(message) ? (message as { version?: unknown }) : {};
+  throw new NotTaken(
+    "backend_unavailable",
+    `The edge is being updated; try again. (Request of version ${JSON.stringify(version)}, cell of ${cellRequestVersion}: ${path.join(".")}: ${why}.)`,
+  );
+}
+
+/**
+ * What to send to the next cell when one is lost, for the `losses`-th time. `cursor` is how far the client has the stream;
+ * null if it has nothing.
+ */
+export function resumedRequest(
+  request: CellRequest,
+  losses: number,
+  cursor: string | null,
+  elapsedMs: number,
+): CellRequest {
+  const choices = request.plan.choices.map((choice) => {
+    // Counted when it was asked for first.
+    const { assignment: _, deadlineMs, ...sequence } = choice.sequence;
+    // A stream that has begun has met its deadline.
+    const timeLeft =
+      deadlineMs === undefined || cursor !== null ? {} : { deadlineMs: Math.max(1, deadlineMs - elapsedMs) };
+    // The backend may still run the sequence under its first id.
+    return { ...choice, sequence: { ...sequence, ...timeLeft, id: `${sequence.id}_r${losses}` } };
+  });
+  return { ...request, plan: { ...request.plan, choices }, ...(cursor !== null && { resumeFrom: cursor }) };
+}
+
+/** The message as it is sent: with what cells of version 1 read, which answer batches of equal places themselves. */
+export function sentCellRequest(request: CellRequest): string {
+  return JSON.stringify({ ...request, places: batchesOf(request.plan).map(() => 0) });
+}
+
+/** The error of a request whose cells were lost because their machine or code was replaced. */
+export function interrupted(cause: unknown): ServiceError {
+  const message = "The request was interrupted at the edge; try again.";
+  return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 1, cause });
+}

@@ -1,0 +1,150 @@
+import { describe, expect, test } from "vitest";
+import { NotTaken } from "../../edge/batching/batch-client.ts";
+import { type CellNamespace, cellsOf } from "../../edge/cells/cells.ts";
+import { refusalOf, refusalResponse } from "../../edge/cells/refusal.ts";
+import { createCells } from "../../edge/cells/resumable-answer.ts";
+import { type CellRequest, cellRequestVersion, readCellRequest } from "../../edge/completions/cell-request.ts";
+import { marksHeader } from "../../edge/completions/marks.ts";
+import { regions } from "../../edge/platform/region.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import recorded from "../support/cell-request-v1.json";
+import { backendAnswers, eventsOf, localCell, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const { signal } = new AbortController();
+const requestOf = (tenant: string) => ({ admitted: { tenant }, plan: { choices: [] as unknown } }) as CellRequest;
+
+/** Cells that answer by a script, and who was asked. */
+function scripted(answer: (name: string, call: number) => Response | Promise<Response>) {
+  const asked: string[] = [];
+  const namespace: CellNamespace = (name) => ({ fetch: async () => answer(name, asked.push(name)) });
+  return { asked, cells: createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined }) };
+}
+
+const full = () => refusalResponse(new NotTaken("overloaded", "no room"));
+
+describe("cells of a region", () => {
+  test("are preferred evenly, each tenant's always in the same order, and only the caller's region is asked", () => {
+    const preferred = new Map<string, number>();
+    for (let i = 0; i < 4000; i++) {
+      const [first] = cellsOf(`tenant-${i}`, "weur", 4);
+      preferred.set(first, (preferred.get(first) ?? 0) + 1);
+    }
+    expect([...preferred.keys()].sort()).toEqual([0, 1, 2, 3].map((i) => `cell-weur-${i}`));
+    for (const tenants of preferred.values()) expect(Math.abs(tenants - 1000)).toBeLessThan(150);
+    for (const region of regions) {
+      const names = cellsOf("a", region, 3);
+      expect(names.every((name) => name.startsWith(`cell-${region}-`))).toBe(true);
+      expect(cellsOf("a", region, 3)).toEqual(names);
+    }
+  });
+
+  test("a full cell passes its request to the tenant's next one, once", async () => {
+    const order = cellsOf("a", "oc", 4);
+    const spilled = scripted((_, call) => (call === 1 ? full() : new Response("yes")));
+    expect(await (await spilled.cells(requestOf("a"), "oc", signal)).response.text()).toBe("yes");
+    expect(spilled.asked).toEqual(order.slice(0, 2));
+    const refused = scripted(full);
+    await expect(refused.cells(requestOf("a"), "oc", signal)).rejects.toThrow(NotTaken);
+    expect(refused.asked).toEqual(order.slice(0, 2));
+    const overloaded = scripted((_, call) =>
+      call === 1 ? Promise.reject(Object.assign(new Error("queue"), { overloaded: true })) : new Response("yes"),
+    );
+    expect((await overloaded.cells(requestOf("a"), "oc", signal)).response.status).toBe(200);
+  });
+
+  test("any other refusal is the request's own", async () => {
+    const refusal = new ServiceError("overloaded", "backends are busy", { retryAfterSeconds: 3 });
+    const { cells, asked } = scripted(() => refusalResponse(refusal));
+    await expect(cells(requestOf("a"), "oc", signal)).rejects.toEqual(refusal);
+    expect(asked).toHaveLength(1);
+  });
+});
+
+/** A stream of four choices as the Worker of version 1 asked for it, here of the tests' artifacts. */
+async function recordedRequest(): Promise<typeof recorded> {
+  return { ...recorded, plan: { ...recorded.plan, manifestHash: await manifestHash() } };
+}
+const recordedBody = {
+  ...{ prompt: ["aaa", "bbb"], n: 2, stream: true, logprobs: 2, max_tokens: 6 },
+  ...{ seed: 5, temperature: 1, stop: ["zz"] },
+};
+const says = (text: string) => backendAnswers(({ id }) => saying(id, text, { logprob: -1 }));
+const askCell = (message: object) =>
+  localCell().fetch("https://shard/order", { method: "POST", body: JSON.stringify(message) });
+
+/** Paths of the fields that `one` has and `other` lacks, or has as another type. */
+function missingFields(one: unknown, other: unknown, at = ""): string[] {
+  if (typeof one !== typeof other || Array.isArray(one) !== Array.isArray(other)) return [at];
+  if (typeof one !== "object" || one === null) return [];
+  return Object.entries(one).flatMap(([name, value]) =>
+    missingFields(value, (other as Record<string, unknown> | null)?.[name], `${at}/${name}`),
+  );
+}
+
+describe("releases next to each other", () => {
+  test("a Worker of version 1 has the same stream of a cell, without marks", async () => {
+    says("bcd");
+    const response = await askCell(await recordedRequest());
+    expect([response.status, response.headers.has(marksHeader)]).toEqual([200, false]);
+    const text = await response.text();
+    expect(text).not.toContain("\0");
+    const { data } = await eventsOf(new Response(text));
+    expect(data.filter((event) => (event as { choices?: { text: string }[] }).choices?.[0].text !== "")).toHaveLength(
+      4 * 3 + 1,
+    );
+    expect(data[0]).toMatchObject({ id: recorded.envelope.id, created: recorded.envelope.created });
+    expect(data.at(-1)).toBe("[DONE]");
+  });
+
+  test("a cell of version 1 finds all its fields in our message, and its answer reaches the client as it is", async () => {
+    const sent: string[] = [];
+    const stream = "data: {}\n\ndata: [DONE]\n\n";
+    const namespace: CellNamespace = () => ({
+      async fetch(url, { body }) {
+        sent.push(url, String(body));
+        return new Response(stream, { headers: { "content-type": "text/event-stream" } });
+      },
+    });
+    const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
+    const response = await testApp({ cells }).complete(recordedBody);
+    expect(await response.text()).toBe(stream);
+    expect(response.headers.get("content-type")).toBe("text/event-stream");
+    const [url, body] = sent;
+    expect(url).toBe("https://shard/order");
+    expect(missingFields(recorded, JSON.parse(body))).toEqual([]);
+    // Batches of one place are answered by the cell that is asked.
+    expect(new Set(JSON.parse(body).places).size).toBe(1);
+  });
+
+  test("a Worker of the next version is answered: unknown fields are passed on, missing ones have defaults", async () => {
+    const seen = says("b");
+    const message = structuredClone(await recordedRequest());
+    for (const { sequence } of message.plan.choices) {
+      Object.assign(sequence.sampling, { topK: undefined, minTokens: undefined });
+    }
+    const next = { ...message, version: cellRequestVersion + 1, newField: {} };
+    const response = await askCell(next);
+    expect([response.status, response.headers.has(marksHeader)]).toEqual([200, true]);
+    expect(await response.text()).toContain("[DONE]");
+    expect(seen.batches.flatMap(({ sequences }) => sequences)).toMatchObject(
+      Array.from({ length: 4 }, () => ({ sampling: { topK: 0, minTokens: 0 } })),
+    );
+    Object.assign(next.plan.choices[0].sequence.sampling, { newField: 1 });
+    expect(readCellRequest(next).plan.choices[0].sequence.sampling).toMatchObject({ newField: 1 });
+  });
+
+  test.each([
+    ["of a version that is too new", { version: cellRequestVersion + 2 }, /version 4, cell of 2/],
+    ["without a plan", { plan: null }, /plan/],
+  ])("a message %s is refused, as one that was not taken", async (_, change, says) => {
+    const response = await askCell({ ...(await recordedRequest()), ...change });
+    expect(response.status).toBe(503);
+    expect(await refusalOf(response)).toMatchObject({
+      constructor: NotTaken,
+      kind: "backend_unavailable",
+      message: expect.stringMatching(says),
+    });
+  });
+});

@@ -1,0 +1,283 @@
+/** Cells that are lost under their answers, as a deploy or a dying machine loses them: clients see one unbroken answer. */
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { delay } from "msw";
+import { describe, expect, test, vi } from "vitest";
+import type { Dependencies } from "../../edge/dependencies.ts";
+import type { Consumption } from "../../edge/tenants/consumption.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { backendStreams, errorOf, localCells, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+/** Streams that each test of them takes through a loss. */
+const streams = 20;
+
+const lose = () =>
+  Promise.all(
+    localCells().map((stub) =>
+      runInDurableObject(stub, (_, state) => state.abort("its machine is gone")).catch(() => undefined),
+    ),
+  );
+
+/** A token that is a function of seed and index, as a real backend's is. */
+const tokenAt = ({ sampling: { seed } }: SequenceRequest, index: number) => 97 + ((seed + 7 * index + index ** 2) % 26);
+
+function framesOf(sequence: SequenceRequest): Frame[] {
+  const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
+  const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };
+  const tokens = Array.from({ length: maxTokens }, (_, i) => ({
+    ...tokenFrame(id, i, tokenAt(sequence, i)),
+    ...(sampling.logprobs !== null && scored),
+  }));
+  const prompt = {
+    type: "prompt" as const,
+    id,
+    logprobs: promptIds.map((_, i) => (i === 0 ? null : -1)),
+    alternatives: promptIds.map(() => []),
+  };
+  return [...(promptLogprobs ? [prompt] : []), ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
+}
+
+/** A backend that sends a frame of each sequence of a batch a turn, while `mayGoOn` says so. */
+function backend(mayGoOn: (batch: number, turn: number) => boolean) {
+  let batches = 0;
+  return backendStreams(({ sequences }, signal) => {
+    const batch = batches++;
+    const rows = sequences.map(framesOf);
+    const longest = Math.max(...rows.map(({ length }) => length));
+    const rest = Array.from({ length: longest }, (_, i) => rows.flatMap((row) => row.slice(i, i + 1))).flat();
+    let sent = 0;
+    let isGone = false;
+    signal.addEventListener("abort", () => {
+      isGone = true;
+    });
+    return new ReadableStream({
+      async pull(controller) {
+        await delay(0);
+        while (!mayGoOn(batch, Math.floor(sent / rows.length)) && !isGone) await delay(1);
+        const frame = rest.shift();
+        if (isGone) controller.error(signal.reason);
+        else if (frame) controller.enqueue(new TextEncoder().encode(frameLine(frame)));
+        else controller.close();
+        sent++;
+      },
+      cancel() {
+        isGone = true;
+      },
+    });
+  });
+}
+
+/** Everything but what no two runs share: times. */
+function comparable(text: string): string[] {
+  return text
+    .replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}')
+    .split("\n\n")
+    .filter((event) => event.startsWith("data: "));
+}
+
+/** By choice, as choices may come in any order. */
+function byChoice(events: string[]): Map<number | undefined, string[]> {
+  return Map.groupBy(events, (event) =>
+    event.includes("[DONE]") ? undefined : JSON.parse(event.slice(6)).choices[0]?.index,
+  );
+}
+
+/** Reads until `stop` is true for the text so far. */
+async function readUntil(reader: ReadableStreamDefaultReader<Uint8Array>, stop: (text: string) => boolean) {
+  let text = "";
+  const decoder = new TextDecoder();
+  while (!stop(text)) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    text += decoder.decode(value, { stream: true });
+  }
+  return text;
+}
+
+const never = () => false;
+const eventsIn = (text: string) => text.split("data: ").length - 1;
+
+const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
+  admit: async ({ requestId, access: { tenant } }) => ({
+    reserve: async () => ({
+      request: { requestId, tenant, isLimited: true },
+      renew: () => undefined,
+      settle: (consumed) => void settled.push(consumed),
+    }),
+    release: () => undefined,
+  }),
+});
+
+describe("streams whose cell is lost", () => {
+  // Before all others: use of theirs may be written late.
+  test("are counted once", async () => {
+    const used = async () => {
+      const rows = await env.LEDGERS.getByName("local").usage("2000-01-01", "2100-01-01");
+      return rows.reduce((sum, row) => sum + row.completionTokens, 0);
+    };
+    const before = await used();
+    let isLost = false;
+    backend((_, turn) => isLost || turn < 4);
+    const reader = (await testApp().complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    await readUntil(reader, (text) => eventsIn(text) > 2);
+    await lose();
+    isLost = true;
+    expect(await readUntil(reader, never)).toContain("[DONE]");
+    await vi.waitFor(async () => expect((await used()) - before).toBe(12));
+  });
+
+  test.each([
+    ["one choice", { prompt: "aaa", max_tokens: 12 }],
+    [
+      "seeded choices with echo, logprobs and usage",
+      {
+        prompt: "aaa",
+        max_tokens: 9,
+        n: 2,
+        seed: 5,
+        temperature: 1,
+        echo: true,
+        logprobs: 1,
+        stream_options: { include_usage: true },
+      },
+    ],
+    [
+      "prompts of several centroids, with a stop string",
+      { prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"], seed: 9, temperature: 1 },
+    ],
+  ])("go on unbroken and alike, each at another place: %s", async (_, body) => {
+    /** The i-th client's: the same ids in every run, and nobody else's. */
+    const appOf = (i: number) => {
+      let ids = i * 100;
+      return testApp({ now: () => 1_795_000_000_000, newId: () => (ids++).toString(16).padStart(32, "0") });
+    };
+    const ask = async (app: ReturnType<typeof testApp>, i: number) => {
+      const response = await app.complete({ ...body, stream: true, seed: i });
+      expect(response.status).toBe(200);
+      return response;
+    };
+    backend(() => true);
+    const whole: string[][] = [];
+    for (let i = 0; i < streams; i++) whole.push(comparable(await (await ask(appOf(i), i)).text()));
+
+    let isLost = false;
+    const seen = backend((batch, turn) => isLost || turn <= 1 + (batch % 5));
+    const apps = Array.from({ length: streams }, (_, i) => appOf(i));
+    const begun = await Promise.all(
+      apps.map(async (app, i) => {
+        const reader = (await ask(app, i)).body!.getReader();
+        return { reader, text: await readUntil(reader, (text) => eventsIn(text) > 0) };
+      }),
+    );
+    const calls = seen.batches.length;
+    await lose();
+    isLost = true;
+    for (const [i, { reader, text }] of begun.entries()) {
+      const events = comparable(text + (await readUntil(reader, never)));
+      expect(byChoice(events)).toEqual(byChoice(whole[i]));
+      expect(apps[i].logged).toEqual([]);
+      expect(apps[i].lost.length).toBeGreaterThan(0);
+    }
+    expect(seen.batches.length).toBeGreaterThan(calls);
+  });
+
+  test("of which the rest is computed differently end in an error, not in another text", async () => {
+    let isLost = false;
+    const seen = backendStreams(({ sequences: [sequence] }, signal) => {
+      const frames = framesOf(sequence).map((frame) =>
+        isLost && frame.type === "token" ? { ...frame, tokenId: frame.tokenId - 32 } : frame,
+      );
+      return new ReadableStream({
+        async pull(controller) {
+          await delay(0);
+          while (!isLost && frames.length < 8 && !signal.aborted) await delay(1);
+          const frame = frames.shift();
+          if (frame) controller.enqueue(new TextEncoder().encode(frameLine(frame)));
+          else controller.close();
+        },
+      });
+    });
+    const app = testApp();
+    const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    const text = await readUntil(reader, (read) => eventsIn(read) > 2);
+    await lose();
+    isLost = true;
+    const events = comparable(text + (await readUntil(reader, never)));
+    expect(events.at(-2)).toContain("numerics_mismatch");
+    expect(events.at(-1)).toBe("data: [DONE]");
+    expect(events.slice(0, -2).every((event) => /"text":"[a-z]"/.test(event))).toBe(true);
+    expect(seen.batches).toHaveLength(2);
+  });
+
+  test("again and again end in an error event and [DONE], and the tenant's place is free", async () => {
+    backend((_, turn) => turn < 2);
+    const settled: (readonly Consumption[])[] = [];
+    const app = testApp({ admissions: settling(settled) });
+    const reader = (await app.complete({ prompt: "aaa", max_tokens: 12, stream: true })).body!.getReader();
+    let text = await readUntil(reader, (read) => eventsIn(read) > 0);
+    let isOver = false;
+    const losing = (async () => {
+      while (!isOver) {
+        await lose();
+        await delay(20);
+      }
+    })();
+    text += await readUntil(reader, never);
+    isOver = true;
+    await losing;
+    const events = comparable(text);
+    expect(JSON.parse(events.at(-2)!.slice(6)).error).toMatchObject({ code: "backend_unavailable" });
+    expect(events.at(-1)).toBe("data: [DONE]");
+    await vi.waitFor(() => expect(settled).toEqual([[]]));
+    expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]);
+  });
+});
+
+describe("a whole answer whose cell is lost", () => {
+  test.each([60_000, 1])("is computed again, before its head or after; heartbeat %d ms", async (heartbeatMs) => {
+    const begins = heartbeatMs === 1;
+    const maxTokens = 45;
+    let isLost = false;
+    let isAnswered = false;
+    const seen = backend((_, turn) => isLost || turn < 6 || (begins && turn < 40 && !isAnswered));
+    const app = testApp({ heartbeatMs });
+    const asked = app.complete({ prompt: "aaa", max_tokens: maxTokens, seed: 3, temperature: 1 });
+    const pending = Promise.resolve(asked).finally(() => {
+      isAnswered = true;
+    });
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    if (begins) await pending;
+    await lose();
+    isLost = true;
+    const { choices } = await (await pending).json<{ choices: { text: string }[] }>();
+    const [again] = seen.batches[1].sequences;
+    const bytes = Array.from({ length: maxTokens }, (_, i) => tokenAt(again, i));
+    expect(choices[0].text).toBe(String.fromCharCode(...bytes));
+    expect(again.id).not.toBe(seen.batches[0].sequences[0].id);
+    expect(again.assignment).toBeUndefined();
+    expect(app.logged).toEqual([]);
+  });
+
+  test("too often: 503 with Retry-After", async () => {
+    const seen = backend(never);
+    const app = testApp();
+    const pending = app.complete({ prompt: "aaa" });
+    await vi.waitFor(() => expect(seen.batches.length).toBeGreaterThan(0));
+    let isOver = false;
+    const losing = (async () => {
+      while (!isOver) {
+        await lose();
+        await delay(20);
+      }
+    })();
+    const response = await pending;
+    isOver = true;
+    await losing;
+    expect(Number(response.headers.get("retry-after"))).toBeGreaterThan(0);
+    expect(await errorOf(response)).toMatchObject({ status: 503, code: "backend_unavailable" });
+  });
+});
