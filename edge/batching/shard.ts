@@ -1,6 +1,6 @@
 /**
  * The Durable Object around a Relay. Every request for the centroids of one shard, worldwide, is batched and answered
- * here. It stores nothing and has no timer except for open bodies, so an idle one costs nothing. The Worker calls it
+ * here. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs nothing. The Worker calls it
  * through `createShardOrders`.
  */
 import { DurableObject } from "cloudflare:workers";
@@ -24,7 +24,7 @@ import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf } from "../tenants/admission.ts";
-import { GatheredUse } from "../tenants/gathered-use.ts";
+import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { refusalOf, refusalResponse } from "./refusal.ts";
 import { type Receiver, Relay, type Submission } from "./relay.ts";
@@ -46,7 +46,7 @@ export class Shard extends DurableObject<Env> {
   readonly usage: UsageEvents;
   readonly #metrics: EdgeMetrics;
   readonly #shardCount: number;
-  readonly #gathered: GatheredUse;
+  readonly #settlements: Settlements;
   readonly bodies = new AnswerBodies();
   /** Artifacts that are being loaded, by manifest hash. */
   readonly #loading = new Map<string, Promise<Artifacts>>();
@@ -59,7 +59,7 @@ export class Shard extends DurableObject<Env> {
     const config = readConfig(env);
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
-    this.#gathered = new GatheredUse(env.LEDGERS);
+    this.#settlements = new Settlements(env.LEDGERS, state.storage, now);
     this.#shardCount = config.shardCount;
     this.#metrics = new EdgeMetrics(config.otlp, now);
     const newNonce = () => crypto.randomUUID().replaceAll("-", "");
@@ -86,6 +86,11 @@ export class Shard extends DurableObject<Env> {
     });
   }
 
+  /** Settlements that failed are tried again. */
+  override async alarm(): Promise<void> {
+    await this.#settlements.retry();
+  }
+
   /** Called only by the Worker and other shards. */
   override async fetch(request: Request): Promise<Response> {
     try {
@@ -105,7 +110,7 @@ export class Shard extends DurableObject<Env> {
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
     const admission = admissionOf(admitted, {
       ledgers: this.env.LEDGERS,
-      gathered: this.#gathered,
+      settlements: this.#settlements,
       background,
       now,
       report: (tenant, consumed) => this.usage.add(tenant, consumed),

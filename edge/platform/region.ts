@@ -5,3 +5,49 @@
 export const regions = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"] as const;
 
 export type Region = (typeof regions)[number];
+
+/** Coordinates are decimal degrees, as text. */
+interface Origin {
+  continent?: unknown;
+  longitude?: unknown;
+  latitude?: unknown;
+}
+
+/** Where the origin is unknown, as in local runs: near most of the platform's capacity. */
+export const defaultRegion: Region = "enam";
+
+/** Longitude that parts western from eastern North America: between Denver and Dallas. */
+const americaSplit = -100;
+/** Longitude that parts western from eastern Europe: between Prague and Vienna. */
+const europeSplit = 15.5;
+/** Asia west of this longitude and south of this latitude is the Middle East: Iran and Oman in, the steppe and Pakistan out. */
+const middleEast = { longitude: 62, latitude: 42 };
+
+/** The region that a request comes from, by its `cf`. Without coordinates a continent's larger region. Pure. */
+export function regionOf(cf: object | undefined): Region {
+  const origin: Origin = cf ?? {};
+  const longitude = degrees(origin.longitude);
+  const latitude = degrees(origin.latitude);
+  switch (origin.continent) {
+    case "NA":
+      return longitude < americaSplit ? "wnam" : "enam";
+    case "SA":
+      return "sam";
+    case "EU":
+      return longitude > europeSplit ? "eeur" : "weur";
+    case "AS":
+      return longitude < middleEast.longitude && latitude < middleEast.latitude ? "me" : "apac";
+    case "OC":
+    case "AN":
+      return "oc";
+    case "AF":
+      return "afr";
+    default:
+      return defaultRegion;
+  }
+}
+
+/** NaN, which is on neither side of a split, where there is none. */
+function degrees(text: unknown): number {
+  return typeof text === "string" && text !== "" ? Number(text) : Number.NaN;
+}
