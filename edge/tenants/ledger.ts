@@ -151,6 +151,8 @@ export class Ledger extends DurableObject<Env> {
 
   async #askOnce(limits: TenantLimits): Promise<void> {
     this.#askedMs = this.now();
+    // All that waited for the last answer say what they need before the next question.
+    await Promise.resolve();
     try {
       const before = this.#share(limits).own;
       let isAnswered = true;
@@ -166,7 +168,7 @@ export class Ledger extends DurableObject<Env> {
     }
   }
 
-  /** Reports to the tenant's ledger, with what was used. False if the share has changed meanwhile and the answer is void. */
+  /** Reports to the tenant's ledger, with what was used. False if the answer is void, and has to be asked for again. */
   async #exchange(limits: TenantLimits): Promise<boolean> {
     const report = this.borrower.ask(limits, this.quota.used(this.now()), this.#needs);
     this.#store.setFact("borrowed", this.borrower.state);
@@ -213,8 +215,12 @@ export class Ledger extends DurableObject<Env> {
     return ledgerOf(this.env.LEDGERS, regionalName(this.#tenant, region));
   }
 
-  /** Gives back what is held and not used. Called on a region's ledger. */
+  /**
+   * Gives back what is held and not used. Called on a region's ledger. One that is asking gives nothing: it holds at most a
+   * lease that it does not use, and the answer on its way would be void.
+   */
   giveBack(lacking: Amounts): Report | null {
+    if (this.#asking) return null;
     const report = this.borrower.giveBack(this.quota.used(this.now()), lacking);
     if (report) this.#store.setFact("borrowed", this.borrower.state);
     return report;
