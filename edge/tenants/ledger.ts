@@ -125,7 +125,7 @@ export class Ledger extends DurableObject<Env> {
 
   /** Asks before the share is used up, so that requests need not wait. */
   #askAhead(limits: TenantLimits): void {
-    if (this.#region === null || this.#asking || this.now() < this.#failedMs + dryMs) return;
+    if (this.#region === null || this.#asking !== null || this.now() < this.#failedMs + dryMs) return;
     const used = this.quota.used(this.now());
     const { own } = this.borrower.share;
     const ends = amounts((limit) => {
@@ -220,7 +220,7 @@ export class Ledger extends DurableObject<Env> {
    * lease that it does not use, and the answer on its way would be void.
    */
   giveBack(lacking: Amounts): Report | null {
-    if (this.#asking) return null;
+    if (this.#asking !== null) return null;
     const report = this.borrower.giveBack(this.quota.used(this.now()), lacking);
     if (report) this.#store.setFact("borrowed", this.borrower.state);
     return report;

@@ -34,7 +34,8 @@ export async function createKey(
   tenant: string,
   options: { scopes: readonly Scope[]; expiresAt: Date | null },
 ): Promise<NewKey> {
-  const made = newKeyOf(actor, tenant, options.scopes, options.expiresAt);
+  const tenantRecord = await recordOfTenant(actor, tenant);
+  const made = newKeyOf(actor, { tenant, scopes: [...options.scopes], tenantRecord }, options.expiresAt);
   await actor.namespace.put(new Map([[keyPrefix + made.id, made.record]]));
   return made;
 }
@@ -68,7 +69,12 @@ export async function rotateKey(
   if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
   const end = new Date(now.getTime() + options.overlapMs).toISOString();
   const old = { ...record, expiresAt: record.expiresAt !== null && record.expiresAt < end ? record.expiresAt : end };
-  const made = newKeyOf(actor, record.tenant, record.scopes, options.expiresAt);
+  const { tenant, scopes } = record;
+  const made = newKeyOf(
+    actor,
+    { tenant, scopes, tenantRecord: await recordOfTenant(actor, tenant) },
+    options.expiresAt,
+  );
   // In one write: there is no moment with neither.
   await actor.namespace.put(
     new Map([
@@ -92,16 +98,25 @@ export async function readTenant({ namespace }: Actor, tenant: string): Promise<
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
 }
 
+/** Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. */
 export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
-  const before = (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
+  const before = await recordOfTenant(actor, tenant);
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
     origins: change.origins ?? before.origins,
   });
-  await actor.namespace.put(new Map([[tenantPrefix + tenant, record]]));
+  const keys = (await listKeys(actor, tenant)).map(({ id, record: key }): [string, object] => [
+    keyPrefix + id,
+    { ...key, tenantRecord: record },
+  ]);
+  await actor.namespace.put(new Map([[tenantPrefix + tenant, record], ...keys]));
   return record;
+}
+
+async function recordOfTenant(actor: Actor, tenant: string): Promise<TenantRecord> {
+  return (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
 }
 
 export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyState {
@@ -110,13 +125,16 @@ export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyStat
   return Date.parse(expiresAt) <= now.getTime() ? "expired" : "expires";
 }
 
-function newKeyOf({ now, newKey }: Actor, tenant: string, scopes: readonly Scope[], expiresAt: Date | null): NewKey {
+function newKeyOf(
+  { now, newKey }: Actor,
+  granted: Pick<KeyRecord, "tenant" | "scopes" | "tenantRecord">,
+  expiresAt: Date | null,
+): NewKey {
   const key = newKey();
   const hash = createHash("sha256").update(key).digest("hex");
   const record = {
     hash,
-    tenant,
-    scopes: [...scopes],
+    ...granted,
     createdAt: now().toISOString(),
     expiresAt: expiresAt?.toISOString() ?? null,
     revokedAt: null,

@@ -4,9 +4,11 @@ import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
+import { createRecords } from "../../edge/tenants/records.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -67,6 +69,30 @@ describe("a key", () => {
     const { headers, tenant } = await tenantWith();
     expect((await testApp().complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
     expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
+  });
+
+  test("is one read where its record has a copy of its tenant's, which is in force, and two where it has none", async () => {
+    const { headers, put } = await tenantWith({ limits: { requestsPerMinute: 5 } });
+    const readsOf = async () => {
+      const read: string[] = [];
+      const namespace = {
+        get(name: string, options: { type: "json"; cacheTtl: number }) {
+          read.push(name.split(":")[0]);
+          return env.TENANTS.get(name, options);
+        },
+        list: () => Promise.reject(new Error("not to be listed")),
+      };
+      const keys = createKeyStore(
+        [],
+        createRecords(namespace, Date.now, () => undefined),
+        Date.now,
+      );
+      const { limits } = await keys.accessOf(headers.authorization.slice("Bearer ".length), "");
+      return [read, limits.requestsPerMinute];
+    };
+    expect(await readsOf()).toEqual([["key", "tenant"], 5]);
+    await put({ tenantRecord: { plan: "unlimited", limits: { requestsPerMinute: 9 }, origins: [] } });
+    expect(await readsOf()).toEqual([["key"], 9]);
   });
 
   test("that is expired or revoked is refused, and says so", async () => {

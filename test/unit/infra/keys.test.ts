@@ -97,6 +97,25 @@ test("limits are the plan's but for those that are set, and may be the plan's ag
   expect(limitsOf((await readTenant(acting, "acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
 });
 
+test("a key has a copy of its tenant's record, and a change reaches every key, those without a copy too", async () => {
+  const { acting, stored } = actor();
+  const first = await createKey(acting, "acme", all);
+  const other = await createKey(acting, "zeta", all);
+  const old = JSON.parse(stored.get(`key:${first.id}`)!);
+  delete old.tenantRecord;
+  stored.set(`key:${first.id}`, JSON.stringify(old));
+  const revoked = await createKey(acting, "acme", all);
+  await revokeKey(acting, revoked.id);
+  const record = await changeTenant(acting, "acme", { limits: { requestsPerMinute: 7 } });
+  const late = await createKey(acting, "acme", all);
+  const rotated = await rotateKey(acting, first.id, { overlapMs: hour, expiresAt: null });
+  const keys = new Map((await listKeys(acting)).map(({ id, record: key }) => [id, key]));
+  for (const { id } of [first, revoked, late, rotated]) expect(keys.get(id)?.tenantRecord).toEqual(record);
+  expect(keys.get(other.id)?.tenantRecord?.limits).toEqual({});
+  expect(keys.get(revoked.id)?.revokedAt).not.toBeNull();
+  expect({ ...keys.get(first.id), expiresAt: null, tenantRecord: record }).toEqual({ ...old, tenantRecord: record });
+});
+
 test("values of the command line are read, or refused with what they should be", () => {
   expect([limit("12"), limit("none"), limit("plan")]).toEqual([12, null, "plan"]);
   expect(() => limit("-1")).toThrow(/whole number/);
