@@ -149,7 +149,9 @@ export class Shard extends DurableObject<Env> {
 
   /** Usually cached in this isolate; otherwise concurrent orders share one load. */
   async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
-    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
+    const loading =
+      this.#loading.get(manifestHash) ??
+      setOf(manifestHash, this.env, { cache: caches.default, background: (work) => this.ctx.waitUntil(work) });
     this.#loading.set(manifestHash, loading);
     try {
       return await loading;

@@ -538,6 +538,8 @@ describe("a call from a web page", () => {
     expect(served.headers.get("access-control-expose-headers")).toContain("x-request-id");
     const own = await complete(body, { headers: { ...headers, origin: "http://edge" } });
     expect([own.status, own.headers.get("access-control-allow-origin")]).toEqual([200, null]);
+    const unknown = await complete(body, { headers: { authorization: "Bearer nobody", origin: page } });
+    expect([unknown.status, unknown.headers.get("access-control-allow-origin")]).toEqual([401, page]);
     const refused = await complete(body, { headers: { ...headers, origin: "https://evil.example" } });
     expect(refused.headers.get("access-control-allow-origin")).toBeNull();
     expect((await errorOf(refused)).message).toContain("evil.example");
