@@ -175,9 +175,9 @@ export class Ledger extends DurableObject<Env> {
     const batch = this.#store.nextBatch();
     const tenantsLedger = this.env.LEDGERS.getByName(this.#tenant);
     const exchanged: Exchange = await tenantsLedger.exchange(this.#region!, report, batch);
-    this.#store.confirm(exchanged.batch);
     const isTaken = this.borrower.take(exchanged.answer);
     this.#store.setFact("borrowed", this.borrower.state);
+    this.#store.confirm(exchanged.batch);
     return isTaken;
   }
 
@@ -290,7 +290,9 @@ export class Ledger extends DurableObject<Env> {
       this.#commit = null;
       const isUse = this.#store.hasUnwrittenUse;
       this.#write();
-      return isUse && this.#region !== null ? this.#setAlarm(sendMs) : undefined;
+      if (!isUse || this.#region === null) return undefined;
+      // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
+      return this.#setAlarm(this.#store.fact("batch") === null ? 0 : sendMs);
     });
     return this.#commit;
   }
