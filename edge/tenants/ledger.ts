@@ -215,6 +215,10 @@ export class Ledger extends DurableObject<Env> {
     return ledgerOf(this.env.LEDGERS, regionalName(this.#tenant, region));
   }
 
+  #regionsLedgers(): DurableObjectStub<Ledger>[] {
+    return Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region));
+  }
+
   /**
    * Gives back what is held and not used. Called on a region's ledger. One that is asking gives nothing: it holds at most a
    * lease that it does not use, and the answer on its way would be void.
@@ -226,16 +230,40 @@ export class Ledger extends DurableObject<Env> {
     return report;
   }
 
-  renew(id: string): void {
+  async renew(id: string): Promise<void> {
+    if (this.#isElsewhere(id)) await Promise.allSettled(this.#regionsLedgers().map((ledger) => ledger.renew(id)));
     this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
+  }
+
+  /**
+   * During a deployment, objects of the version before leases settle and renew with the tenant's ledger what a region's
+   * ledger has admitted.
+   */
+  #isElsewhere(id: string): boolean {
+    return this.#region === null && !this.quota.isOpen(id);
   }
 
   /**
    * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
    * is counted once, however often it is settled. Resolves when it is written.
    */
-  settle(id: string, consumed: Consumption[]): Promise<void> {
+  async settle(id: string, consumed: Consumption[]): Promise<void> {
+    if (this.#isElsewhere(id)) {
+      const tries = this.#regionsLedgers().map((ledger) => ledger.settleOpen(id, consumed).catch(() => false));
+      if ((await Promise.all(tries)).some((isSettled) => isSettled)) return;
+    }
+    await this.#settle(id, consumed);
+  }
+
+  /** The same for a request that is open here; false if it is not. */
+  async settleOpen(id: string, consumed: Consumption[]): Promise<boolean> {
+    if (!this.quota.isOpen(id)) return false;
+    await this.#settle(id, consumed);
+    return true;
+  }
+
+  #settle(id: string, consumed: Consumption[]): Promise<void> {
     const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
     if (isCounted) this.#use(consumed);
     return this.#commitSoon();
@@ -255,7 +283,7 @@ export class Ledger extends DurableObject<Env> {
 
   /** What was used in all regions, as far as they answer in time. Called on the tenant's own ledger. */
   async usage(from: string, to: string): Promise<UsageRow[]> {
-    const sent = Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region).send());
+    const sent = this.#regionsLedgers().map((ledger) => ledger.send());
     if (sent.length > 0) await settlesWithin(Promise.allSettled(sent), regionMs);
     if (this.#store.hasUnwrittenUse) this.#write();
     return this.#store.usage(from, to);

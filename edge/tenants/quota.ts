@@ -128,6 +128,10 @@ export class Quota {
     return changes;
   }
 
+  isOpen(id: string): boolean {
+    return this.#open.has(id);
+  }
+
   /** What counts against each limit now. */
   used(nowMs: number): Amounts {
     this.#forget(nowMs);

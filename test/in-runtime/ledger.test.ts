@@ -109,6 +109,22 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   expect(await root.usage(today(), today())).toEqual([]);
 });
 
+test("what a region admitted, and an object of the version before leases settles with the tenant's ledger, is settled there", async () => {
+  const { root, ledgers } = tenantIn("weur", "enam");
+  for (const [i, ledger] of ledgers.entries()) {
+    await ledger.admit(`r${i}`, limits);
+    await ledger.reserve(`r${i}`, 50, limits);
+  }
+  await root.renew("r0");
+  await root.settle("r0", [used]);
+  await root.settle("unknown", [used]);
+  const stateOf = (ledger: typeof root) => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  const [west, east, own] = await Promise.all([...ledgers, root].map(stateOf));
+  expect([west.open, west.month.tokens, west.seconds[0][1].tokens]).toEqual([[], 7, 7]);
+  expect([east.open.length, own.month.tokens]).toEqual([1, 7]);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 2 }]);
+});
+
 test("a ledger with the state of the version before leases goes on from it, and nothing is lost", async () => {
   const { root, ledgers } = tenantIn("weur");
   const nowMs = Date.now();
