@@ -126,7 +126,8 @@ export class LedgerStore {
 
   /** Use to be written with the next changes. */
   use(used: UsageRow): void {
-    const row = { ...used, model: used.model.slice(0, limits.modelCharacters) };
+    const model = used.model.slice(0, limits.modelCharacters);
+    const row = { ...used, model, centroid: used.centroid?.slice(0, limits.adapterCharacters) ?? null };
     const key = JSON.stringify([row.day, row.model, row.centroid]);
     this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
   }
@@ -159,7 +160,7 @@ export class LedgerStore {
       if (untilMs !== null) this.#sql.exec("INSERT OR REPLACE INTO settled VALUES (?, ?)", id, untilMs);
       else this.#sql.exec("DELETE FROM settled WHERE id = ?", id);
     }
-    this.setFact("month", month);
+    if (month) this.setFact("month", month);
   }
 
   #writeUse(row: UsageRow): void {

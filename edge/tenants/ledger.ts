@@ -154,13 +154,9 @@ export class Ledger extends DurableObject<Env> {
     // All that waited for the last answer say what they need before the next question.
     await Promise.resolve();
     try {
-      const before = this.#share(limits).own;
-      let isAnswered = true;
-      if (this.#region === null) await this.#recall(this.#needs, null);
-      else isAnswered = await this.#exchange(limits);
-      const grown = difference(this.#share(limits).own, before);
+      const gained = this.#region === null ? await this.#recallFor(limits) : await this.#exchange(limits);
       for (const limit of limitNames) {
-        if (isAnswered && grown[limit] <= 0) this.#dryUntilMs[limit] = this.now() + dryMs;
+        if (gained && gained[limit] <= 0) this.#dryUntilMs[limit] = this.now() + dryMs;
       }
     } catch (error) {
       this.#failedMs = this.now();
@@ -168,8 +164,18 @@ export class Ledger extends DurableObject<Env> {
     }
   }
 
-  /** Reports to the tenant's ledger, with what was used. False if the answer is void, and has to be asked for again. */
-  async #exchange(limits: TenantLimits): Promise<boolean> {
+  /** On the tenant's own ledger. Returns what its share has gained of each limit. */
+  async #recallFor(limits: TenantLimits): Promise<Amounts> {
+    const before = this.#share(limits).own;
+    await this.#recall(this.#needs, null);
+    return difference(this.#share(limits).own, before);
+  }
+
+  /**
+   * Reports to the tenant's ledger, with what was used. Returns what the share has gained of each limit, where more was asked
+   * for (else 1); null if the answer is void.
+   */
+  async #exchange(limits: TenantLimits): Promise<Amounts | null> {
     const report = this.borrower.ask(limits, this.quota.used(this.now()), this.#needs);
     this.#store.setFact("borrowed", this.borrower.state);
     const batch = this.#store.nextBatch();
@@ -178,7 +184,9 @@ export class Ledger extends DurableObject<Env> {
     const isTaken = this.borrower.take(exchanged.answer);
     this.#store.setFact("borrowed", this.borrower.state);
     this.#store.confirm(exchanged.batch);
-    return isTaken;
+    if (!isTaken) return null;
+    const { held, wants } = report;
+    return amounts((limit) => (wants[limit] > held[limit] ? this.borrower.share.own[limit] - held[limit] : 1));
   }
 
   /** A region asks for a share, and tells what was used there. Called on the tenant's own ledger. */

@@ -84,7 +84,8 @@ export interface QuotaChanges {
   seconds: [number, Second | null][];
   open: [string, Reservation | null][];
   settled: [string, number | null][];
-  month: QuotaState["month"];
+  /** null: unchanged. */
+  month: QuotaState["month"] | null;
 }
 
 const emptyState: QuotaState = { seconds: [], open: [], month: { name: "", tokens: 0 }, settled: [] };
@@ -97,6 +98,7 @@ export class Quota {
   readonly #settled: Map<string, number>;
   /** The month of the last settlement, and what was used in it. */
   #month: { name: string; tokens: number };
+  #isMonthChanged = false;
   readonly #changed = { seconds: new Set<number>(), open: new Set<string>(), settled: new Set<string>() };
 
   constructor(state: QuotaState = emptyState) {
@@ -122,8 +124,9 @@ export class Quota {
       seconds: Array.from(seconds, (key): [number, Second | null] => [key, this.#seconds.get(key) ?? null]),
       open: Array.from(open, (key): [string, Reservation | null] => [key, this.#open.get(key) ?? null]),
       settled: Array.from(settled, (key): [string, number | null] => [key, this.#settled.get(key) ?? null]),
-      month: this.#month,
+      month: this.#isMonthChanged ? this.#month : null,
     };
+    this.#isMonthChanged = false;
     for (const keys of [seconds, open, settled]) keys.clear();
     return changes;
   }
@@ -214,6 +217,8 @@ export class Quota {
 
   /** Counts tokens that were used without a reservation. */
   use(tokens: number, nowMs: number): void {
+    if (tokens === 0) return;
+    this.#isMonthChanged = true;
     this.#month = { name: monthOf(nowMs), tokens: this.#monthTokens(nowMs) + tokens };
   }
 

@@ -39,6 +39,21 @@ test("what one region holds and does not use is free for another that needs it",
   expect(admitted).toBeLessThanOrEqual(90);
 });
 
+test("a region that has just sent its use, or seen other limits, still admits exactly the limit", async () => {
+  const { ledgers } = tenantIn("weur");
+  const [ledger] = ledgers;
+  await ledger.admit("first", { ...limits, requestsPerMinute: 60 });
+  await ledger.settle("first", [used]);
+  await ledger.send();
+  let admitted = 0;
+  for (let i = 0; i < 130; i++) {
+    if (!(await ledger.admit(`r${i}`, limits)).refusal) admitted++;
+    if (i % 20 === 0) await ledger.settle(`r${i}`, [used]);
+    if (i % 20 === 1) await ledger.send();
+  }
+  expect(admitted).toBe(119);
+});
+
 test("use is sent to the tenant's ledger by an alarm until it is confirmed, and counted once", async () => {
   const { root, ledgers } = tenantIn("weur");
   const [ledger] = ledgers;
