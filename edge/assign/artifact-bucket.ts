@@ -111,7 +111,8 @@ export class ArtifactBucket implements ArtifactSource {
       for (const [sha256, { bytes, isCached }] of read) if (!isCached) this.#keep(sha256, bytes);
       return set;
     } catch (error) {
-      for (const [sha256, { isCached }] of read) if (isCached) await this.#caching?.cache.delete(cacheUrl(sha256));
+      for (const [sha256, { isCached }] of read)
+        if (isCached) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
       throw error;
     }
   }
