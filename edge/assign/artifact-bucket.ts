@@ -44,8 +44,11 @@ export interface CacheParts {
 export interface ArtifactSource {
   /** The pointer; null if nothing was published. */
   pointer(): Promise<Pointer | null>;
-  /** Loads a set by its manifest's hash. Rejects unless all of it is valid. */
-  load(manifestHash: string): Promise<Artifacts>;
+  /**
+   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of what it needs, if known, which
+   * are then read at once.
+   */
+  load(manifestHash: string, files?: readonly string[]): Promise<Artifacts>;
 }
 
 /** An object whose bytes are not read yet. */
@@ -56,6 +59,8 @@ interface Opened {
 
 /** Names of the cache's entries. Nobody serves this host. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
+/** Files that the edge reads of a set. Further hints are ignored. */
+const mostHinted = 3;
 const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
 export class ArtifactBucket implements ArtifactSource {
@@ -85,17 +90,16 @@ export class ArtifactBucket implements ArtifactSource {
     return pointer;
   }
 
-  async load(manifestHash: string): Promise<Artifacts> {
+  async load(manifestHash: string, files: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
     const open = (sha256: string) => {
       const one = opened.get(sha256) ?? this.#open(sha256);
       opened.set(sha256, one);
       return one;
     };
-    if (this.#edgeFiles?.manifest === manifestHash) {
-      // Whoever reads it gets the failure.
-      for (const sha256 of this.#edgeFiles.files) open(sha256).catch(() => undefined);
-    }
+    const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
+    // Whoever reads it gets the failure.
+    for (const sha256 of hinted.slice(0, mostHinted)) open(sha256).catch(() => undefined);
     const read = new Map<string, { bytes: Uint8Array<ArrayBuffer>; isCached: boolean }>();
     try {
       const set = await loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {

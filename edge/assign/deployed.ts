@@ -23,13 +23,18 @@ export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
   });
 }
 
-/** The set of a manifest, wherever it is. Throws an Error where it is nowhere, or no good. */
-export async function setOf(manifestHash: string, bindings: Bindings, caching: CacheParts | null): Promise<Artifacts> {
+/** The set of a manifest, wherever it is; `files` as in ArtifactSource. Throws an Error where it is nowhere, or no good. */
+export async function setOf(
+  manifestHash: string,
+  bindings: Bindings,
+  caching: CacheParts | null,
+  files?: readonly string[],
+): Promise<Artifacts> {
   const held = heldSet(manifestHash);
   if (held) return held;
   let cause: unknown;
   try {
-    const published = await publishedSets(bindings, caching)?.load(manifestHash);
+    const published = await publishedSets(bindings, caching)?.load(manifestHash, files);
     if (published) return published;
   } catch (error) {
     cause = error;

@@ -20,6 +20,7 @@ import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
 import { answerOrder, type CompletionWriterParts } from "../completions/completion-writer.ts";
 import { interrupted, type Order, type Orders } from "../completions/order.ts";
+import type { Plan } from "../completions/plan.ts";
 import { readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
@@ -116,7 +117,7 @@ export class Shard extends DurableObject<Env> {
       report: (tenant, consumed) => this.usage.add(tenant, consumed),
       log: logFailure,
     });
-    const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
+    const { tokenizer } = await this.#artifactsOf(plan, admission);
     const shardOf = (place: number) => place % this.#shardCount;
     const own = shardOf(places[0]);
     const submit: CompletionWriterParts["submit"] = (batch, place, receiver) =>
@@ -148,10 +149,9 @@ export class Shard extends DurableObject<Env> {
   }
 
   /** Usually cached in this isolate; otherwise concurrent orders share one load. */
-  async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
-    const loading =
-      this.#loading.get(manifestHash) ??
-      setOf(manifestHash, this.env, { cache: caches.default, background: (work) => this.ctx.waitUntil(work) });
+  async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {
+    const caching = { cache: caches.default, background: (work: Promise<void>) => this.ctx.waitUntil(work) };
+    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env, caching, edgeFiles);
     this.#loading.set(manifestHash, loading);
     try {
       return await loading;

@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from "node:util";
 import {
   currentOf,
   type EdgeFiles,
+  edgeFilesOfSet,
   metadataOf,
   objectName,
   type Pointer,
@@ -15,13 +16,7 @@ import {
   switchedTo,
 } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import {
-  edgeTableFile,
-  type Manifest,
-  parseManifest,
-  setFiles,
-  tokenizerFile,
-} from "../../shared/artifacts/manifest.ts";
+import { type Manifest, parseManifest, setFiles } from "../../shared/artifacts/manifest.ts";
 import { requireManifest } from "../../shared/artifacts/set-file.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { ArtifactSet } from "./artifact-set.ts";
@@ -158,10 +153,6 @@ async function requireWhole(store: ObjectStore, manifest: string): Promise<Manif
     }
   }
   return stored;
-}
-
-function edgeFilesOfSet(manifest: string, { files }: Manifest): EdgeFiles {
-  return { manifest, files: [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256] };
 }
 
 async function isStored(store: ObjectStore, hash: string, byteLength: number): Promise<boolean> {

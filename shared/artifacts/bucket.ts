@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
+import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 
 /** The one object that changes. */
 export const pointerName = "artifacts/current.json";
@@ -20,6 +21,10 @@ export interface EdgeFiles {
   manifest: string;
   /** SHA-256 of each file that the edge reads, the manifest included. */
   files: string[];
+}
+
+export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): EdgeFiles {
+  return { manifest, files: [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256] };
 }
 
 const edgeFilesKey = "edge-files";

@@ -82,7 +82,7 @@ async function published(hasMetadata: boolean) {
   const edgeFiles = [manifest, hashes.get(edgeTableFile)!, hashes.get(tokenizerFile)!];
   const pointer = new TextEncoder().encode(JSON.stringify(switchedTo(manifest, new Date(0), null)));
   bucket.put(pointerName, pointer, hasMetadata ? metadataOf({ manifest, files: edgeFiles }) : undefined);
-  return { bucket, manifest };
+  return { bucket, manifest, edgeFiles };
 }
 
 /** A cold isolate; those with the same cache are in one city. */
@@ -117,6 +117,13 @@ test("in a city that has loaded the set, a cold isolate reads the pointer alone"
   const readsBefore = bucket.reads;
   const set = await bucket.during(isolate(bucket, cache).current());
   expect([set.manifestHash, bucket.reads - readsBefore]).toEqual([manifest, 1]);
+});
+
+test("an object that is told the files of a set loads them in one read", async () => {
+  const { bucket, manifest, edgeFiles } = await published(false);
+  const source = new ArtifactBucket(bucket as Bucket);
+  const set = await bucket.during(source.load(manifest, edgeFiles));
+  expect([set.manifestHash, bucket.roundTrips, bucket.reads]).toEqual([manifest, 1, 3]);
 });
 
 test("an entry of the cache that is not what its name says is deleted, and the next load reads the bucket", async () => {
