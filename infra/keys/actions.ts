@@ -42,7 +42,9 @@ export async function createKey(
 
 /** In order of tenant and creation. */
 export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KeyRecord }[]> {
-  const records = await namespace.get(await namespace.names(keyPrefix));
+  const listed = await namespace.names(keyPrefix);
+  const names = listed.filter((one) => tenant === undefined || one.tenant === null || one.tenant === tenant);
+  const records = await namespace.get(names.map(({ name }) => name));
   return [...records]
     .map(([name, record]) => ({ id: name.slice(keyPrefix.length), record: keyRecordSchema.parse(record) }))
     .filter(({ record }) => tenant === undefined || record.tenant === tenant)
@@ -107,11 +109,11 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
     limits: Object.fromEntries(limits),
     origins: change.origins ?? before.origins,
   });
-  const keys = (await listKeys(actor, tenant)).map(({ id, record: key }): [string, object] => [
-    keyPrefix + id,
-    { ...key, tenantRecord: record },
-  ]);
-  await actor.namespace.put(new Map([[tenantPrefix + tenant, record], ...keys]));
+  const written = new Map<string, KeyRecord | TenantRecord>([[tenantPrefix + tenant, record]]);
+  for (const { id, record: key } of await listKeys(actor, tenant)) {
+    written.set(keyPrefix + id, { ...key, tenantRecord: record });
+  }
+  await actor.namespace.put(written);
   return record;
 }
 
