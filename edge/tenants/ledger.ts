@@ -328,7 +328,8 @@ export class Ledger extends DurableObject<Env> {
       this.#write();
       if (!isUse || this.#region === null) return undefined;
       // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
-      return this.#setAlarm(this.#store.fact("batch") === null ? 0 : sendMs);
+      if (this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
+      return this.#setAlarm(sendMs);
     });
     return this.#commit;
   }

@@ -417,7 +417,7 @@ describe("usage", () => {
     const told = async () =>
       (await request("/v1/usage", { headers: one.headers })).json<{ total: { requests: number } }>();
     // The uses of tenants without limits are gathered on their way.
-    await vi.waitFor(async () => expect((await told()).total.requests).toBe(3));
+    await vi.waitFor(async () => expect((await told()).total.requests).toBe(3), { timeout: 5000 });
     const day = today();
     expect(await told()).toMatchObject({
       object: "list",
