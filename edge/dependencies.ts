@@ -9,7 +9,7 @@ import type { RequestTrace, TraceDependencies } from "./observability/request-tr
 import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
-import type { UsageRow } from "./tenants/ledger.ts";
+import type { UsageRow } from "./tenants/ledger-store.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
 /** What is known of a request before any middleware runs. */

@@ -53,7 +53,7 @@ const artifactLog: ArtifactObserver = {
   awaited: (manifest) => tell("info", "artifacts_awaited", { manifest }),
 };
 const sets = new ArtifactSets({
-  source: publishedSets(env),
+  source: publishedSets(env, { cache: caches.default, background: waitUntil }),
   assets: () => deployedSet(env),
   holding: (manifestHash) => holdingOf(clients(), manifestHash, artifactLimits.holdingMs),
   now,

@@ -1,8 +1,12 @@
-/** Reads published artifacts from R2. R2 is strongly consistent, so a switch is visible immediately. */
-import { objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
+/**
+ * Reads published artifacts from R2. R2 is strongly consistent, so a switch is visible immediately. Objects are named by the
+ * hash of their bytes, so each city keeps those it has read in its cache, and the pointer's metadata says which ones a set
+ * needs: a set is loaded in two sequential reads, the pointer and everything else.
+ */
+import { edgeFilesOf, objectName, type Pointer, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile } from "../../shared/artifacts/manifest.ts";
-import { requireManifest } from "../../shared/artifacts/set-file.ts";
+import { readAtMost, requireManifest } from "../../shared/artifacts/set-file.ts";
 import { type Artifacts, loadArtifacts } from "./artifacts.ts";
 
 /** The methods of R2Bucket in use. */
@@ -18,24 +22,57 @@ interface Unchanged {
 interface Found extends Unchanged {
   size: number;
   body: unknown;
+  customMetadata?: Record<string, string>;
   text(): Promise<string>;
   arrayBuffer(): Promise<ArrayBuffer>;
+}
+
+/** A cache of responses by URL, as the platform's `caches.default`. */
+export interface ObjectCache {
+  match(url: string): Promise<Response | undefined>;
+  put(url: string, response: Response): Promise<void>;
+  delete(url: string): Promise<boolean>;
+}
+
+export interface CacheParts {
+  cache: ObjectCache;
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
+  background(work: Promise<void>): void;
 }
 
 /** Source of sets and of the pointer. Methods reject with an Error that names the object and the fault. */
 export interface ArtifactSource {
   /** The pointer; null if nothing was published. */
   pointer(): Promise<Pointer | null>;
-  /** Loads a set by its manifest's hash. Rejects unless all of it is valid. */
-  load(manifestHash: string): Promise<Artifacts>;
+  /**
+   * Loads a set by its manifest's hash. Rejects unless all of it is valid. `files`: hashes of what it needs, if known, which
+   * are then read at once.
+   */
+  load(manifestHash: string, files?: readonly string[]): Promise<Artifacts>;
 }
+
+/** An object whose bytes are not read yet. */
+interface Opened {
+  isCached: boolean;
+  bytes(what: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Names of the cache's entries. Nobody serves this host. */
+export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
+/** Files that the edge reads of a set. Further hints are ignored. */
+const mostHinted = 3;
+const cacheHeaders = { "cache-control": "public, max-age=31536000, immutable" };
 
 export class ArtifactBucket implements ArtifactSource {
   readonly #bucket: Bucket;
+  readonly #caching: CacheParts | null;
   #known: { pointer: Pointer; etag: string } | null = null;
+  /** Which objects the newest set needs. A hint: what is loaded is checked against the manifest. */
+  #edgeFiles: ReturnType<typeof edgeFilesOf> = null;
 
-  constructor(bucket: Bucket) {
+  constructor(bucket: Bucket, caching: CacheParts | null = null) {
     this.#bucket = bucket;
+    this.#caching = caching;
   }
 
   async pointer(): Promise<Pointer | null> {
@@ -49,20 +86,65 @@ export class ArtifactBucket implements ArtifactSource {
     requireSize(pointerName, found, setLimits.pointerBytes);
     const pointer = parsePointer(await found.text());
     this.#known = { pointer, etag: found.etag };
+    this.#edgeFiles = edgeFilesOf(found.customMetadata ?? {});
     return pointer;
   }
 
-  load(manifestHash: string): Promise<Artifacts> {
-    return loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
-      const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
-      const found = await this.#bucket.get(objectName(sha256));
-      if (!found) throw new Error(`${what} is not in the bucket`);
-      requireSize(what, found, mostBytes);
-      const bytes = new Uint8Array(await found.arrayBuffer());
-      // Other files are checked against this manifest.
-      if (name === manifestFile) await requireManifest(bytes, manifestHash);
-      return bytes;
-    });
+  async load(manifestHash: string, files: readonly string[] = []): Promise<Artifacts> {
+    const opened = new Map<string, Promise<Opened | null>>();
+    const open = (sha256: string) => {
+      const one = opened.get(sha256) ?? this.#open(sha256);
+      opened.set(sha256, one);
+      return one;
+    };
+    const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
+    // Whoever reads it gets the failure.
+    for (const sha256 of hinted.slice(0, mostHinted)) open(sha256).catch(() => undefined);
+    const read = new Map<string, { bytes: Uint8Array<ArrayBuffer>; isCached: boolean }>();
+    try {
+      const set = await loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
+        const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
+        const object = await open(sha256);
+        if (!object) throw new Error(`${what} is not in the bucket`);
+        const bytes = await object.bytes(what, mostBytes);
+        read.set(sha256, { bytes, isCached: object.isCached });
+        // Other files are checked against this manifest.
+        if (name === manifestFile) await requireManifest(bytes, manifestHash);
+        return bytes;
+      });
+      for (const [sha256, { bytes, isCached }] of read) if (!isCached) this.#keep(sha256, bytes);
+      return set;
+    } catch (error) {
+      for (const [sha256, { isCached }] of read)
+        if (isCached) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** null where the object is nowhere. */
+  async #open(sha256: string): Promise<Opened | null> {
+    const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
+    if (cached?.body) {
+      const { body } = cached;
+      return { isCached: true, bytes: (_, mostBytes) => readAtMost(body, mostBytes) };
+    }
+    const found = await this.#bucket.get(objectName(sha256));
+    if (!found) return null;
+    return {
+      isCached: false,
+      async bytes(what, mostBytes) {
+        requireSize(what, found, mostBytes);
+        return new Uint8Array(await found.arrayBuffer());
+      },
+    };
+  }
+
+  /** Keeps checked bytes in this city's cache, behind the request. */
+  #keep(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
+    if (!this.#caching) return;
+    const { cache, background } = this.#caching;
+    const kept = cache.put(cacheUrl(sha256), new Response(bytes, { headers: cacheHeaders }));
+    background(kept.catch(() => undefined));
   }
 }
 

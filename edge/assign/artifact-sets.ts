@@ -10,8 +10,9 @@
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Holding } from "../backend/backends.ts";
+import { SharedLoad } from "../platform/shared-load.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
-import { type Artifacts, loadOnce } from "./artifacts.ts";
+import type { Artifacts } from "./artifacts.ts";
 
 export const artifactLimits = {
   /** How old the last look at the pointer may be; the next request has it looked at again, and waits for nothing. */
@@ -28,6 +29,8 @@ export const artifactLimits = {
   holdingMs: 500,
   /** A look that takes longer died with the request that began it. */
   lookMs: 20_000,
+  /** Timeout for loading the first set. */
+  openMs: 10_000,
 };
 
 export interface ArtifactObserver {
@@ -56,31 +59,29 @@ export class ArtifactSets {
   readonly #parts: ArtifactSetsParts;
   #served: Artifacts | null = null;
   #other: Artifacts | null = null;
-  #look: { sinceMs: number; work: Promise<void> } | null = null;
+  readonly #opening: SharedLoad<Artifacts>;
+  readonly #looking: SharedLoad<void>;
   #lookedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
   /** The set that some backends have, and since when. */
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
-  readonly #open = loadOnce(() => {
-    const opening = this.#firstSet();
-    // Others wait for it: it must outlive the request that began it.
-    this.#parts.background(opening.then(ignore, ignore));
-    return opening;
-  });
-
   constructor(parts: ArtifactSetsParts) {
     this.#parts = parts;
+    this.#opening = new SharedLoad({ ...parts, limitMs: artifactLimits.openMs });
+    this.#looking = new SharedLoad({ ...parts, limitMs: artifactLimits.lookMs });
   }
 
   /** The set to begin a request with. Rejects where there never was one; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;
-    if (!this.#served) return await this.#open();
+    if (!this.#served) return await this.#opening.run(() => this.#firstSet());
     const ageMs = now() - this.#lookedMs;
     if (!source || ageMs < artifactLimits.refreshMs) return this.#served;
-    const look = this.#startLook(source);
-    if (ageMs >= artifactLimits.staleMs) await settlesWithin(look, artifactLimits.patienceMs);
+    const isStale = ageMs >= artifactLimits.staleMs;
+    if (!isStale && this.#looking.isRunning) return this.#served;
+    const look = this.#looking.run(() => this.#lookAgain(source)).catch(() => undefined);
+    if (isStale) await settlesWithin(look, artifactLimits.patienceMs);
     return this.#served;
   };
 
@@ -93,39 +94,30 @@ export class ArtifactSets {
         return null;
       })) ?? null;
     const published = pointer ? [currentOf(pointer), previousOf(pointer)].filter((hash) => hash !== null) : [];
-    const loads = [...published.map((hash) => () => this.#load(source!, hash)), assets];
     const whole: Partial<Record<Holding, Artifacts>> = {};
     let failure: unknown = null;
-    for (const load of loads) {
-      const set = await load().catch((cause) => {
+    for (const hash of [...published, null]) {
+      const loading = hash === null ? assets() : this.#load(source!, hash);
+      // The backends are asked while it loads.
+      const asked = hash === null ? null : holding(hash);
+      const set = await loading.catch((cause) => {
         failure = cause;
         return null;
       });
       if (!set) continue;
       // Where there is no choice nobody is asked.
-      const share = loads.length === 1 ? "all" : await holding(set.manifestHash);
+      const share = published.length === 0 ? "all" : await (asked ?? holding(set.manifestHash));
       whole[share] ??= set;
       if (share === "all") break;
     }
     const chosen = whole.all ?? whole.some ?? whole.none;
     if (!chosen) throw failure;
+    // A load that took too long does not replace what another request has loaded.
+    if (this.#served) return this.#served;
     this.#served = chosen;
     this.#lookedMs = now();
     observer.switched(null, chosen.manifestHash);
     return chosen;
-  }
-
-  #startLook(source: ArtifactSource): Promise<void> {
-    const { now, background } = this.#parts;
-    if (this.#look && now() - this.#look.sinceMs < artifactLimits.lookMs) return this.#look.work;
-    const work = this.#lookAgain(source).finally(() => {
-      if (this.#look?.work !== work) return;
-      this.#look = null;
-      this.#lookedMs = now();
-    });
-    this.#look = { sinceMs: now(), work };
-    background(work);
-    return work;
   }
 
   /** Never rejects. */
@@ -146,8 +138,9 @@ export class ArtifactSets {
       this.#other = before;
       observer.switched(before.manifestHash, wanted);
     } catch (cause) {
-      if (cause instanceof RefusedSet) return;
-      observer.refused(null, cause);
+      if (!(cause instanceof RefusedSet)) observer.refused(null, cause);
+    } finally {
+      this.#lookedMs = this.#parts.now();
     }
   }
 
@@ -178,5 +171,3 @@ export class ArtifactSets {
 
 /** It was told already. */
 class RefusedSet extends Error {}
-
-function ignore(): void {}

@@ -83,18 +83,6 @@ export function artifactsMissing(cause: unknown): ServiceError {
   return new ServiceError("backend_unavailable", message, { retryAfterSeconds: 2, cause });
 }
 
-/** Runs `load` once and keeps its promise; after a failure the next caller tries again. */
-export function loadOnce<T>(load: () => Promise<T>): () => Promise<T> {
-  let loading: Promise<T> | null = null;
-  return () => {
-    loading ??= load().catch((error) => {
-      loading = null;
-      throw error;
-    });
-    return loading;
-  };
-}
-
 async function readVerified(
   read: ReadArtifact,
   { files }: Manifest,

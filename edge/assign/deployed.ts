@@ -1,6 +1,6 @@
 /** Where this deployment's artifacts are: the bucket, if it has one, and the static assets. */
 import { readAtMost } from "../../shared/artifacts/set-file.ts";
-import { ArtifactBucket, type ArtifactSource, type Bucket } from "./artifact-bucket.ts";
+import { ArtifactBucket, type ArtifactSource, type Bucket, type CacheParts } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
 
 interface Bindings {
@@ -10,8 +10,8 @@ interface Bindings {
 }
 
 /** null where nothing can be published. */
-export function publishedSets({ ARTIFACTS }: Bindings): ArtifactSource | null {
-  return ARTIFACTS ? new ArtifactBucket(ARTIFACTS) : null;
+export function publishedSets({ ARTIFACTS }: Bindings, caching: CacheParts | null): ArtifactSource | null {
+  return ARTIFACTS ? new ArtifactBucket(ARTIFACTS, caching) : null;
 }
 
 /** What is served where nothing was published. */
@@ -23,13 +23,18 @@ export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
   });
 }
 
-/** The set of a manifest, wherever it is. Throws an Error where it is nowhere, or no good. */
-export async function setOf(manifestHash: string, bindings: Bindings): Promise<Artifacts> {
+/** The set of a manifest, wherever it is; `files` as in ArtifactSource. Throws an Error where it is nowhere, or no good. */
+export async function setOf(
+  manifestHash: string,
+  bindings: Bindings,
+  caching: CacheParts | null,
+  files?: readonly string[],
+): Promise<Artifacts> {
   const held = heldSet(manifestHash);
   if (held) return held;
   let cause: unknown;
   try {
-    const published = await publishedSets(bindings)?.load(manifestHash);
+    const published = await publishedSets(bindings, caching)?.load(manifestHash, files);
     if (published) return published;
   } catch (error) {
     cause = error;

@@ -1,7 +1,7 @@
 /**
  * The Durable Object that answers requests of a region: each is answered by exactly one cell, which groups by centroid
- * inside itself. It stores nothing and has no timer except for open bodies, so an idle one costs nothing. The Worker calls
- * it through cells.ts.
+ * inside itself. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs
+ * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
 import { type ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -17,11 +17,12 @@ import { BatchClient } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
 import { type CellRequest, readCellRequest } from "../completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../completions/completion-writer.ts";
+import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf } from "../tenants/admission.ts";
-import { GatheredUse } from "../tenants/gathered-use.ts";
+import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { refusalResponse } from "./refusal.ts";
 
@@ -34,7 +35,7 @@ export class Cell extends DurableObject<Env> {
   report: ReportUse;
   readonly usage: UsageEvents;
   readonly #metrics: EdgeMetrics;
-  readonly #gathered: GatheredUse;
+  readonly #settlements: Settlements;
   readonly bodies = new AnswerBodies();
   /** Artifacts that are being loaded, by manifest hash. */
   readonly #loading = new Map<string, Promise<Artifacts>>();
@@ -46,7 +47,7 @@ export class Cell extends DurableObject<Env> {
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
-    this.#gathered = new GatheredUse(env.LEDGERS);
+    this.#settlements = new Settlements(env.LEDGERS, state.storage, now);
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     /** Of the configuration of now, behind that of before, whose batches go on to their end. */
     const made: Backends[] = [];
@@ -79,6 +80,11 @@ export class Cell extends DurableObject<Env> {
     });
   }
 
+  /** Settlements that failed are tried again. */
+  override async alarm(): Promise<void> {
+    await this.#settlements.retry();
+  }
+
   /** Called only by the Worker. */
   override async fetch(request: Request): Promise<Response> {
     try {
@@ -94,21 +100,22 @@ export class Cell extends DurableObject<Env> {
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
     const admission = admissionOf(admitted, {
       ledgers: this.env.LEDGERS,
-      gathered: this.#gathered,
+      settlements: this.#settlements,
       background,
       now,
       report: (tenant, consumed) => this.usage.add(tenant, consumed),
       log: logFailure,
     });
-    const { tokenizer } = await this.#artifactsOf(plan.manifestHash, admission);
+    const { tokenizer } = await this.#artifactsOf(plan, admission);
     this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);
     return writeCompletion(request, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
   /** Usually cached in this isolate; otherwise concurrent requests share one load. */
-  async #artifactsOf(manifestHash: string, admission: Admission): Promise<Artifacts> {
-    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env);
+  async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {
+    const caching = { cache: caches.default, background: (work: Promise<void>) => this.ctx.waitUntil(work) };
+    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env, caching, edgeFiles);
     this.#loading.set(manifestHash, loading);
     try {
       return await loading;

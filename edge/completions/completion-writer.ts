@@ -79,6 +79,7 @@ class CompletionWriter {
   /** Frames that are not yet written, as the client has not read enough of those before. */
   readonly #pending: Frame[] = [];
   #pendingBytes = 0;
+  readonly #startedMs: number;
   #firstFrameMs: number | null = null;
   #hasBegun = false;
   #hasEnded = false;
@@ -87,6 +88,7 @@ class CompletionWriter {
     const { form, envelope, plan, options, stream, heartbeatMs } = request;
     this.#request = request;
     this.#parts = parts;
+    this.#startedMs = parts.now();
     const { tokenizer } = parts;
     const echoed = options.echo ? echoedPrompts(plan.choices, tokenizer) : null;
     this.#choices = new Map(
@@ -112,7 +114,7 @@ class CompletionWriter {
       },
       {
         // Also while the request waits for its first frame: its place and tokens are held by a lease.
-        ticked: () => this.#hasEnded || parts.admission.renew(),
+        ticked: () => this.#tick(),
         heartbeatDue: () => this.#begin(),
         taken: () => this.#writePending(),
         overflowed: (error) => this.#overflow(error),
@@ -148,6 +150,18 @@ class CompletionWriter {
   /** With a deadline, headers wait for the first token so that a timeout can still be a 504. */
   get #hasDeadline(): boolean {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
+  }
+
+  /** A backend that is silent does not say that the deadline has passed. */
+  #tick(): void {
+    if (this.#hasEnded) return;
+    this.#parts.admission.renew();
+    const { deadlineMs } = this.#request.plan.choices[0].sequence;
+    if (deadlineMs === undefined || this.#count.haveAllBegun) return;
+    if (this.#parts.now() - this.#startedMs <= deadlineMs) return;
+    this.#fail(
+      new ServiceError("deadline_exceeded", `The deadline was ${deadlineMs} ms; not every choice has started.`),
+    );
   }
 
   #receive(frames: readonly Frame[]): void {

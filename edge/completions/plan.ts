@@ -1,6 +1,7 @@
 /**
  * From a checked request to the sequences that serve it. Pure. Not here: how a conversation becomes a prompt (chat.ts).
  */
+import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import {
   type BatchRequest,
@@ -47,6 +48,8 @@ export interface PlannedChoice {
 export interface Plan {
   /** Of the artifacts that it was made with. */
   manifestHash: string;
+  /** Hashes of the files that the edge needs of them, so that a cold object reads them at once. Older Workers send none. */
+  edgeFiles?: string[];
   /** Prompt-major: the choices of prompt p are p·n to p·n + n − 1. */
   choices: PlannedChoice[];
   /** Each prompt counted once, whatever n is. */
@@ -129,6 +132,7 @@ export function planGeneration(
   }
   return {
     manifestHash,
+    edgeFiles: edgeFilesOfSet(manifestHash, manifest).files,
     choices,
     promptTokens: prompts.reduce((total, { promptIds }) => total + promptIds.length, 0),
     tokenizeMs: tokenized - started,

@@ -11,7 +11,8 @@ export function admission({ admissions }: Dependencies) {
     if (c.req.method !== "POST") return next();
     const tell = (headers: Record<string, string>) =>
       c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...headers });
-    const pending = await admissions.admit({ requestId: c.get("requestId"), access: c.get("access"), tell });
+    const { region } = c.env;
+    const pending = await admissions.admit({ requestId: c.get("requestId"), access: c.get("access"), region, tell });
     c.set("admission", pending);
     try {
       await next();

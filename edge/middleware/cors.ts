@@ -4,6 +4,7 @@
  * request's URL, so whatever routes requests to the Worker must check the host: the platform does, and so does the local
  * proxy (infra/local-proxy.ts).
  */
+import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
@@ -15,11 +16,18 @@ const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 const preflightSeconds = "600";
 
-/** Answers preflights. Runs before `auth`. */
+/**
+ * Answers preflights, and lets the page of any origin read a 401: its key is of no tenant, so no origin is allowed or
+ * refused, and the error says nothing that the page does not know. Runs before `auth`.
+ */
 export function preflight() {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const origin = c.req.header("origin");
-    if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) return next();
+    if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
+      await next();
+      if (origin && c.res.status === 401) allow(c, origin);
+      return;
+    }
     const asked = c.req.header("access-control-request-headers") ?? "";
     return new Response(null, {
       status: 204,
@@ -49,7 +57,11 @@ export function allowedOrigin() {
       );
     }
     await next();
-    setHeaders(c, { "access-control-allow-origin": origin, "access-control-expose-headers": exposed });
-    c.res.headers.append("vary", "origin");
+    allow(c, origin);
   });
+}
+
+function allow(c: Context<AppEnvironment>, origin: string): void {
+  setHeaders(c, { "access-control-allow-origin": origin, "access-control-expose-headers": exposed });
+  c.res.headers.append("vary", "origin");
 }

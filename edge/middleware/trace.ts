@@ -6,7 +6,7 @@ import { createMiddleware } from "hono/factory";
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";
 import type { AppEnvironment } from "../dependencies.ts";
-import { pacedMsField, RequestTrace, type TraceDependencies } from "../observability/request-trace.ts";
+import { coloField, pacedMsField, RequestTrace, type TraceDependencies } from "../observability/request-trace.ts";
 
 export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: TraceDependencies) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
@@ -22,11 +22,13 @@ export function requestTrace({ newId, now, sampleRatio, ended, logRequest }: Tra
     const finish = (error: string | null) => {
       const endMs = now();
       const tenant = c.get("tenant");
+      const { cf } = c.req.raw as { cf?: { colo?: string } };
       const attributes: Attributes = {
         "http.request.method": c.req.method,
         "url.path": c.req.path.slice(0, 200),
         "http.response.status_code": status,
         "chameleon.request_id": c.get("requestId"),
+        ...(cf?.colo ? { [coloField]: cf.colo } : {}),
         ...(tenant ? { "chameleon.tenant": tenant } : {}),
         ...trace.attributes,
       };

@@ -7,7 +7,7 @@ import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/obse
 import type { ArtifactObserver } from "../assign/artifact-sets.ts";
 import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { post, service } from "./otlp-export.ts";
-import { assignMsField, pacedMsField } from "./request-trace.ts";
+import { assignMsField, coloField, pacedMsField } from "./request-trace.ts";
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
@@ -37,9 +37,10 @@ export class EdgeMetrics {
   /** A request ended; `fields` are its log line's. A Worker's clock stands still while it computes: see bench:edge. */
   requested(fields: Attributes): void {
     if (!this.#target) return;
-    const status = fields["http.response.status_code"];
-    this.#buffer.add("chameleon.edge.requests", 1, { status });
-    this.#buffer.observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, { status });
+    const colo = fields[coloField];
+    const of = { status: fields["http.response.status_code"], ...(colo !== undefined && { colo }) };
+    this.#buffer.add("chameleon.edge.requests", 1, of);
+    this.#buffer.observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, of);
     for (const [name, field] of durations) {
       const ms = fields[field];
       if (ms !== undefined) this.#buffer.observe(name, "s", seconds, Number(ms) / 1000);

@@ -17,6 +17,9 @@ export const assignMsField = "chameleon.assign_ms";
 /** Where stands how long a request waited for its key's pace, if it did. */
 export const pacedMsField = "chameleon.paced_ms";
 
+/** The platform's data centre that received the request, as `FRA`. */
+export const coloField = "chameleon.colo";
+
 /** What a route may say about its request. */
 export class RequestTrace {
   readonly context: TraceContext;

@@ -4,6 +4,7 @@ import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import { SharedLoad } from "../platform/shared-load.ts";
 
 const retryAfterSeconds = 2;
 
@@ -35,60 +36,42 @@ export function readyz(dependencies: Dependencies): Handler<AppEnvironment> {
 const probeIntervalMs = 1000;
 /** A probe that takes longer counts as failed, in milliseconds; above the timeout of the call itself. */
 const longestProbeMs = 5000;
-/** Interval at which a request looks for the result of another request's probe, in milliseconds. */
-const pollMs = 20;
 
 interface Probe {
   manifestHash: string;
   begunMs: number;
-  /** null while it runs. */
-  ended: { ms: number; readiness: Readiness | null } | null;
+  endedMs: number;
+  readiness: Readiness | null;
 }
 
-/**
- * The isolate's last probe. Holds values, never promises: workerd may fail a request that awaits a promise of another one.
- * Each probe keeps its own result, so a late result does not replace a newer one.
- */
+/** The isolate's last probe. */
 class Probes {
   readonly #dependencies: Pick<Dependencies, "readiness" | "now" | "background">;
+  readonly #probing: SharedLoad<Probe>;
   #last: Probe | null = null;
 
   constructor(dependencies: Pick<Dependencies, "readiness" | "now" | "background">) {
     this.#dependencies = dependencies;
+    this.#probing = new SharedLoad({ ...dependencies, limitMs: longestProbeMs });
   }
 
   /** The last result where it is new enough, else that of the probe that runs, else that of a new probe. */
   async readiness(manifestHash: string): Promise<Readiness | null> {
-    const { now, background } = this.#dependencies;
+    const { now } = this.#dependencies;
     const last = this.#last;
-    if (last?.manifestHash === manifestHash) {
-      if (this.#isRunning(last)) return this.#resultOf(last);
-      if (last.ended && now() - last.ended.ms < probeIntervalMs) return last.ended.readiness;
-    }
-    const result = this.#probe(manifestHash);
-    // Goes on where its client leaves: the others rely on it.
-    background(result.then(() => undefined));
-    return result;
+    if (last?.manifestHash === manifestHash && now() - last.endedMs < probeIntervalMs) return last.readiness;
+    const probe = await this.#probing.run(() => this.#probe(manifestHash)).catch(() => null);
+    return probe?.manifestHash === manifestHash ? probe.readiness : null;
   }
 
   /** Never rejects. */
-  async #probe(manifestHash: string): Promise<Readiness | null> {
+  async #probe(manifestHash: string): Promise<Probe> {
     const { now, readiness } = this.#dependencies;
-    const probe: Probe = { manifestHash, begunMs: now(), ended: null };
-    this.#last = probe;
+    const begunMs = now();
     const found = await readiness(manifestHash).catch(() => null);
-    probe.ended = { ms: now(), readiness: found };
-    return found;
-  }
-
-  /** Waits for another request's probe, with timers of this request's own; null where it takes too long. */
-  async #resultOf(probe: Probe): Promise<Readiness | null> {
-    while (this.#isRunning(probe)) await new Promise((resolve) => setTimeout(resolve, pollMs));
-    return probe.ended?.readiness ?? null;
-  }
-
-  /** A probe that hangs stops counting after `longestProbeMs`. */
-  #isRunning({ begunMs, ended }: Probe): boolean {
-    return !ended && this.#dependencies.now() - begunMs < longestProbeMs;
+    const probe = { manifestHash, begunMs, endedMs: now(), readiness: found };
+    // A late result does not replace a newer one.
+    if (!this.#last || this.#last.begunMs <= begunMs) this.#last = probe;
+    return probe;
   }
 }

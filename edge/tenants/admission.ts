@@ -1,21 +1,22 @@
 /**
- * The Worker's side of a tenant's ledger: a request is admitted before its body is read, reserves its tokens once they are
- * known, and is settled when it ends. For a tenant without limits the ledger is not called; only its use is counted.
+ * Admission by a tenant's ledger in the request's region: a request is admitted before its body is read, reserves its tokens
+ * once they are known, and is settled when it ends. For a tenant without limits only use is counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
+import type { Region } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
-import type { GatheredUse } from "./gathered-use.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
-import type { Ledger } from "./ledger.ts";
+import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
 import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
+import type { Settlements } from "./settlements.ts";
 import type { ReportUse } from "./usage-events.ts";
 
 /** What admission and settlement need. */
 export interface SettlementDependencies {
   ledgers: DurableObjectNamespace<Ledger>;
-  /** Sends the use of tenants without limits in groups, since the time of counting does not matter for them. */
-  gathered?: GatheredUse;
+  /** Of a Durable Object. A Worker has no storage: it tries to settle a few times. */
+  settlements?: Settlements;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   /** A clock in milliseconds. */
@@ -29,6 +30,7 @@ export interface SettlementDependencies {
 export interface AdmissionRequest {
   requestId: string;
   access: Access;
+  region: Region;
   /** Gets `x-ratelimit-*` headers for the response, where the tenant has limits. */
   tell(headers: Record<string, string>): void;
 }
@@ -56,6 +58,8 @@ export interface PendingAdmission {
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
+  /** The name of the ledger that admitted it. Workers of the version before leases send none: the tenant's own. */
+  ledger?: string;
   /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
 }
@@ -72,15 +76,16 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   const { ledgers, now } = dependencies;
   const knownRefusals = new KnownRefusals();
   return {
-    async admit({ requestId, access, tell }) {
+    async admit({ requestId, access, region, tell }) {
       const { tenant, limits } = access;
       const isLimited = Object.values(limits).some((limit) => limit !== null);
-      const admitted = admissionOf({ requestId, tenant, isLimited }, dependencies);
+      const name = regionalName(tenant, region);
+      const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
       if (!isLimited) return { reserve: async () => admitted, release: () => undefined };
-      const ledger = ledgers.getByName(tenant);
-      const known = knownRefusals.decisionFor(tenant, limits, now());
+      const ledger = ledgerOf(ledgers, name);
+      const known = knownRefusals.decisionFor(name, limits, now());
       const decision = known ?? (await asked(ledger.admit(requestId, limits)));
-      if (!known) knownRefusals.note(tenant, decision, now());
+      if (!known) knownRefusals.note(name, decision, now());
       obey(decision, tell);
       let isReserved = false;
       return {
@@ -100,10 +105,16 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
 
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
-  const { requestId, tenant, isLimited } = request;
-  const { ledgers, gathered, background, now, report, log } = dependencies;
+  const { requestId, tenant, ledger = tenant, isLimited } = request;
+  const { ledgers, settlements, background, now, report, log } = dependencies;
   let renewedMs = now();
   let isOpen = true;
+  const settled = (consumed: readonly Consumption[]) => {
+    if (!settlements) return settledInTries(ledgers, ledger, requestId, consumed);
+    return isLimited
+      ? settlements.settle(ledger, requestId, consumed)
+      : settlements.gather(ledger, requestId, consumed);
+  };
   return {
     request,
     renew() {
@@ -111,8 +122,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       renewedMs = now();
       // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
       background(
-        ledgers
-          .getByName(tenant)
+        ledgerOf(ledgers, ledger)
           .renew(requestId)
           .catch(() => undefined),
       );
@@ -122,17 +132,32 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       isOpen = false;
       if (consumed.length > 0) report(tenant, consumed);
       else if (!isLimited) return;
-      const settled =
-        gathered && !isLimited
-          ? gathered.add(tenant, consumed)
-          : ledgers.getByName(tenant).settle(requestId, [...consumed]);
       background(
-        settled.catch((cause) => {
+        settled(consumed).catch((cause) => {
           log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
         }),
       );
     },
   };
+}
+
+/** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */
+const retryDelaysMs = [200, 2000];
+
+async function settledInTries(
+  ledgers: DurableObjectNamespace<Ledger>,
+  ledger: string,
+  requestId: string,
+  consumed: readonly Consumption[],
+): Promise<void> {
+  for (const delayMs of [...retryDelaysMs, null]) {
+    try {
+      return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed]);
+    } catch (error) {
+      if (delayMs === null) throw error;
+      await new Promise((resolve) => setTimeout(resolve, delayMs));
+    }
+  }
 }
 
 function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {

@@ -103,7 +103,8 @@ async function recordedAccess(hash: string, read: Records["get"], nowMs: number)
   if (record.expiresAt !== null && Date.parse(record.expiresAt) <= nowMs) {
     throw new ServiceError("unauthorized", `The API key ${keyId} expired at ${record.expiresAt}.`);
   }
-  const tenant = tenantOf(await read(tenantPrefix + record.tenant), "standard");
+  // A key that was written before it had a copy needs its tenant's record, too.
+  const tenant = record.tenantRecord ?? tenantOf(await read(tenantPrefix + record.tenant), "standard");
   return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(tenant) };
 }
 

@@ -8,38 +8,43 @@ import type { Decision, Refusal } from "./quota.ts";
 
 interface KnownRefusal {
   refusal: Refusal;
-  /** Infinity: the refusal holds until the limit changes. */
+  /** When it would fit. Infinity: only after the limit has changed. */
+  retryAtMs: number;
+  /** The ledger is asked again from then on. */
   untilMs: number;
   resetAtMs: number;
 }
 
 /** Limits whose refusal holds for every request of the tenant until it expires. */
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
-const rememberedTenants = 4096;
+const rememberedLedgers = 4096;
+/** How long a refusal is remembered if other regions hold a part of the limit, which they may give back. */
+const sharedMs = 1000;
 
 export class KnownRefusals {
   readonly #known = new Map<string, KnownRefusal>();
 
   /** Stores the refusal of a ledger's decision, if it is a lasting one. */
-  note(tenant: string, { refusal, requests }: Decision, nowMs: number): void {
+  note(ledger: string, { refusal, requests }: Decision, nowMs: number): void {
     if (!refusal || !lasting.includes(refusal.limit)) return;
-    const untilMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
-    const known = { refusal, untilMs, resetAtMs: nowMs + (requests?.resetMs ?? 0) };
-    setNewest(this.#known, tenant, known, rememberedTenants);
+    const retryAtMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
+    const untilMs = refusal.isShared ? Math.min(retryAtMs, nowMs + sharedMs) : retryAtMs;
+    const known = { refusal, retryAtMs, untilMs, resetAtMs: nowMs + (requests?.resetMs ?? 0) };
+    setNewest(this.#known, ledger, known, rememberedLedgers);
   }
 
   /** The cached refusal, or null when the ledger must be called. A refusal by a limit that has changed is dropped. */
-  decisionFor(tenant: string, limits: TenantLimits, nowMs: number): Decision | null {
-    const known = this.#known.get(tenant);
+  decisionFor(ledger: string, limits: TenantLimits, nowMs: number): Decision | null {
+    const known = this.#known.get(ledger);
     if (!known) return null;
-    const { refusal, untilMs, resetAtMs } = known;
+    const { refusal, retryAtMs, untilMs, resetAtMs } = known;
     if (nowMs >= untilMs || limits[refusal.limit] !== refusal.maximum) {
-      this.#known.delete(tenant);
+      this.#known.delete(ledger);
       return null;
     }
     const isMinute = refusal.limit === "requestsPerMinute";
     return {
-      refusal: { ...refusal, retryAfterMs: untilMs === Number.POSITIVE_INFINITY ? null : untilMs - nowMs },
+      refusal: { ...refusal, retryAfterMs: retryAtMs === Number.POSITIVE_INFINITY ? null : retryAtMs - nowMs },
       requests: isMinute ? { limit: refusal.maximum, remaining: 0, resetMs: resetAtMs - nowMs } : null,
       tokens: null,
     };

@@ -1,156 +1,375 @@
 /**
- * The Durable Object of one tenant: what it has used, and whether its next request may run. Quota decides, this stores.
+ * The Durable Object that counts a tenant's use and decides whether its next request may run. A tenant has one ledger of its
+ * own (named `acme`), and one in each region that its requests come from (`acme@weur`, created there). A region's ledger
+ * admits up to the share that the tenant's ledger lends it (lease.ts), and sends it what was used.
  *
- * Everything is decided in memory, and written together with what else comes within `commitMs`: a commit waits for a disk,
- * whatever is in it, and so might all who come after it. An object that is lost before forgets reservations; of what was
- * used nobody is told that it is counted before it is written. No timer is set but that write's.
+ * Decisions are made in memory and written together with those of the next `commitMs`: a commit waits for a disk, and so
+ * would all requests behind it. An object that is lost before the write forgets reservations; nobody is told that use is
+ * counted before it is written. What must be sent is sent by an alarm, until it is confirmed.
  */
 import { DurableObject } from "cloudflare:workers";
-import { limits } from "../../shared/contracts/limits.ts";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
-import { type Consumption, inAll } from "./consumption.ts";
-import { type Decision, Quota, type QuotaState } from "./quota.ts";
-
-export interface UsageRow extends Consumption {
-  /** `2026-11-25`, UTC. */
-  day: string;
-}
-
-const schema = `
-  CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), state TEXT NOT NULL);
-  CREATE TABLE IF NOT EXISTS usage (
-    day TEXT NOT NULL, model TEXT NOT NULL, centroid TEXT NOT NULL,
-    requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL,
-    PRIMARY KEY (day, model, centroid)
-  ) WITHOUT ROWID;
-`;
+import { settlesWithin } from "../../shared/settles-within.ts";
+import { type Region, regions } from "../platform/region.ts";
+import type { Consumption } from "./consumption.ts";
+import {
+  type Answer,
+  amounts,
+  Borrower,
+  hasAny,
+  Lender,
+  leaseOf,
+  limitNames,
+  noAmounts,
+  type Report,
+  sameLimits,
+} from "./lease.ts";
+import { LedgerStore, type UsageBatch, type UsageRow } from "./ledger-store.ts";
+import type { Amounts, Decision, Quota, Refusal, Share } from "./quota.ts";
 
 const commitMs = 20;
-/**
- * Models and centroids that a day's use is told apart by: twice as many as the centroids of a large set, and own adapters.
- * A tenant can name adapters without end, and a ledger keeps its rows for good.
- */
-export const usageKeysPerDay = 1024;
-/** The model of the row that counts all further ones of a day. */
-export const otherModels = "(others)";
+/** Use is sent to the tenant's ledger this long after it was written. */
+const sendMs = 1000;
+/** Longest interval between two tries to send it. */
+const longestRetryMs = 120_000;
+/** How long a region refuses by its share alone after the tenant's ledger had nothing more to lend. */
+const dryMs = 1000;
+/** How often one request makes its region ask for more. Each time, half of what others hold and do not use can be free. */
+const mostAsks = 4;
+/** How long the tenant's ledger waits for its regions. One that does not answer keeps what it holds. */
+const regionMs = 1000;
+
+interface Exchange {
+  answer: Answer;
+  /** The last batch of use that is written. */
+  batch: number;
+}
 
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
-  readonly #sql: SqlStorage;
   readonly quota: Quota;
-  /** What was used and is not written. */
-  readonly #unwritten = new Map<string, UsageRow>();
+  readonly #store: LedgerStore;
+  readonly #tenant: string;
+  /** null: this is the tenant's own ledger. */
+  readonly #region: Region | null;
+  readonly #lender: Lender<Region>;
+  readonly #batches: Map<Region, number>;
+  readonly borrower: Borrower;
+  /** Requests that wait for a larger share, and what they need together. */
+  #needs: Amounts = noAmounts;
+  #asking: Promise<void> | null = null;
+  #askedMs = Number.NEGATIVE_INFINITY;
+  /** When the tenant's ledger last could not be asked. */
+  #failedMs = Number.NEGATIVE_INFINITY;
+  readonly #dryUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
+  #hasAlarm = false;
+  #failures = 0;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
-    this.#sql = state.storage.sql;
-    this.#sql.exec(schema);
-    const [stored] = this.#sql.exec<{ state: string }>("SELECT state FROM quota").toArray();
-    this.quota = new Quota(stored && (JSON.parse(stored.state) as QuotaState));
+    const { tenant, region } = partsOf(state.id.name ?? "");
+    this.#tenant = tenant;
+    this.#region = region;
+    this.#store = new LedgerStore(state.storage);
+    this.quota = this.#store.quota();
+    const lent = this.#store.regions();
+    this.#lender = new Lender(lent);
+    this.#batches = new Map(lent.map(([region, { batch }]) => [region, batch]));
+    this.borrower = new Borrower(this.#store.fact("borrowed") ?? undefined);
   }
 
   /** Counts a request before it is read. */
-  admit(id: string, tenantLimits: TenantLimits): Decision {
-    return this.#stored(this.quota.admit(id, tenantLimits, this.now()));
+  admit(id: string, limits: TenantLimits): Promise<Decision> {
+    const needs = { ...noAmounts, requestsPerMinute: 1, concurrentRequests: 1, tokensPerMonth: 1 };
+    return this.#decided(limits, needs, (share) => this.quota.admit(id, limits, this.now(), share));
   }
 
-  /** Reserves what an admitted request may come to. */
-  reserve(id: string, tokens: number, tenantLimits: TenantLimits): Decision {
-    return this.#stored(this.quota.reserve(id, tokens, tenantLimits, this.now()));
+  /** Reserves what an admitted request may use. */
+  reserve(id: string, tokens: number, limits: TenantLimits): Promise<Decision> {
+    const needs = { ...noAmounts, tokensPerMinute: tokens, tokensPerMonth: tokens };
+    return this.#decided(limits, needs, (share) => this.quota.reserve(id, tokens, limits, this.now(), share));
   }
 
-  #stored(decision: Decision): Decision {
-    if (!decision.refusal) this.#commitSoon().catch(() => undefined);
-    return decision;
+  async #decided(limits: TenantLimits, needs: Amounts, decide: (share: Share) => Decision): Promise<Decision> {
+    if (this.#hasOtherLimits(limits)) await this.#ask(limits, needs).catch(() => undefined);
+    for (let asks = 0; ; asks++) {
+      const decision = decide(this.#share(limits));
+      if (!decision.refusal) {
+        this.#commitSoon().catch(() => undefined);
+        this.#askAhead(limits);
+        return decision;
+      }
+      if (asks >= mostAsks || !this.#mayGrow(decision.refusal)) return decision;
+      await this.#ask(limits, needs);
+    }
   }
 
-  renew(id: string): void {
+  /** The share was lent for other limits. While a change reaches one isolate after another, a region asks once a second. */
+  #hasOtherLimits(limits: TenantLimits): boolean {
+    const before = this.borrower.state.limits;
+    if (this.#region === null || (before && sameLimits(before, limits))) return false;
+    return this.now() >= this.#askedMs + dryMs;
+  }
+
+  #share(limits: TenantLimits): Share {
+    return this.#region === null ? this.#lender.share(limits) : this.borrower.share;
+  }
+
+  /** Whether another ledger may have room for what is refused here. */
+  #mayGrow({ limit, maximum, asked }: Refusal): boolean {
+    const isAll = this.#region === null ? this.#lender.lent()[limit] === 0 : this.borrower.share.own[limit] >= maximum;
+    return asked <= maximum && !isAll && this.now() >= this.#dryUntilMs[limit];
+  }
+
+  /** Asks before the share is used up, so that requests need not wait. */
+  #askAhead(limits: TenantLimits): void {
+    if (this.#region === null || this.#asking !== null || this.now() < this.#failedMs + dryMs) return;
+    const used = this.quota.used(this.now());
+    const { own } = this.borrower.share;
+    const ends = amounts((limit) => {
+      const most = limits[limit];
+      const isAll = most === null || own[limit] >= most || this.now() < this.#dryUntilMs[limit];
+      return !isAll && own[limit] - used[limit] < leaseOf(most) / 2 ? 1 : 0;
+    });
+    if (hasAny(ends)) this.ctx.waitUntil(this.#ask(limits, noAmounts).catch(() => undefined));
+  }
+
+  /** Asks for a larger share, one question at a time. Who needs more after the answer asks again. */
+  async #ask(limits: TenantLimits, needs: Amounts): Promise<void> {
+    this.#needs = sum(this.#needs, needs);
+    try {
+      this.#asking ??= this.#askOnce(limits).finally(() => {
+        this.#asking = null;
+      });
+      await this.#asking;
+    } finally {
+      this.#needs = difference(this.#needs, needs);
+    }
+  }
+
+  async #askOnce(limits: TenantLimits): Promise<void> {
+    this.#askedMs = this.now();
+    // All that waited for the last answer say what they need before the next question.
+    await Promise.resolve();
+    try {
+      const gained = this.#region === null ? await this.#recallFor(limits) : await this.#exchange(limits);
+      for (const limit of limitNames) {
+        if (gained && gained[limit] <= 0) this.#dryUntilMs[limit] = this.now() + dryMs;
+      }
+    } catch (error) {
+      this.#failedMs = this.now();
+      throw error;
+    }
+  }
+
+  /** On the tenant's own ledger. Returns what its share has gained of each limit. */
+  async #recallFor(limits: TenantLimits): Promise<Amounts> {
+    const before = this.#share(limits).own;
+    await this.#recall(this.#needs, null);
+    return difference(this.#share(limits).own, before);
+  }
+
+  /**
+   * Reports to the tenant's ledger, with what was used. Returns what the share has gained of each limit, where more was asked
+   * for (else 1); null if the answer is void.
+   */
+  async #exchange(limits: TenantLimits): Promise<Amounts | null> {
+    const report = this.borrower.ask(limits, this.quota.used(this.now()), this.#needs);
+    this.#store.setFact("borrowed", this.borrower.state);
+    const batch = this.#store.nextBatch();
+    const tenantsLedger = this.env.LEDGERS.getByName(this.#tenant);
+    const exchanged: Exchange = await tenantsLedger.exchange(this.#region!, report, batch);
+    const isTaken = this.borrower.take(exchanged.answer);
+    this.#store.setFact("borrowed", this.borrower.state);
+    this.#store.confirm(exchanged.batch);
+    if (!isTaken) return null;
+    const { held, wants } = report;
+    return amounts((limit) => (wants[limit] > held[limit] ? this.borrower.share.own[limit] - held[limit] : 1));
+  }
+
+  /** A region asks for a share, and tells what was used there. Called on the tenant's own ledger. */
+  async exchange(region: Region, report: Report, batch: UsageBatch | null): Promise<Exchange> {
+    const lacking = this.#lender.lacking(region, report, this.quota.used(this.now()));
+    if (hasAny(lacking)) await this.#recall(lacking, region);
+    return this.#taken(region, report, batch);
+  }
+
+  #taken(region: Region, report: Report, batch: UsageBatch | null): Exchange {
+    const answer = this.#lender.decide(region, report, this.quota.used(this.now()));
+    const known = this.#batches.get(region) ?? 0;
+    if (batch && batch.number > known) {
+      for (const row of batch.rows) this.#store.use(row);
+      this.#batches.set(region, batch.number);
+    }
+    const written = Math.max(known, batch?.number ?? 0);
+    this.#store.setRegion(region, this.#lender.regions.get(region)!, written);
+    this.#write();
+    return { answer, batch: written };
+  }
+
+  /** Takes back what other regions hold and do not use. */
+  async #recall(lacking: Amounts, asking: Region | null): Promise<void> {
+    const others = [...this.#lender.regions.keys()].filter((region) => region !== asking);
+    const recalls = others.map(async (region) => {
+      const report: Report | null = await this.#regionsLedger(region).giveBack(lacking);
+      if (report) this.#taken(region, report, null);
+    });
+    await settlesWithin(Promise.allSettled(recalls), regionMs);
+  }
+
+  #regionsLedger(region: Region): DurableObjectStub<Ledger> {
+    return ledgerOf(this.env.LEDGERS, regionalName(this.#tenant, region));
+  }
+
+  #regionsLedgers(): DurableObjectStub<Ledger>[] {
+    return Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region));
+  }
+
+  /**
+   * Gives back what is held and not used. Called on a region's ledger. One that is asking gives nothing: it holds at most a
+   * lease that it does not use, and the answer on its way would be void.
+   */
+  giveBack(lacking: Amounts): Report | null {
+    if (this.#asking !== null) return null;
+    const report = this.borrower.giveBack(this.quota.used(this.now()), lacking);
+    if (report) this.#store.setFact("borrowed", this.borrower.state);
+    return report;
+  }
+
+  async renew(id: string): Promise<void> {
+    if (this.#isElsewhere(id)) await Promise.allSettled(this.#regionsLedgers().map((ledger) => ledger.renew(id)));
     this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
   }
 
-  /** Ends a request, whether it has a reservation or not. Resolves when its use is written. */
-  settle(id: string, consumed: Consumption[]): Promise<void> {
-    this.quota.settle(id, tokensOf(consumed), this.now());
-    return this.#count(consumed);
-  }
-
-  /** Counts what requests without reservations used. Resolves when it is written. */
-  use(consumed: Consumption[]): Promise<void> {
-    this.quota.use(tokensOf(consumed), this.now());
-    return this.#count(consumed);
-  }
-
-  #count(consumed: readonly Consumption[]): Promise<void> {
-    const day = new Date(this.now()).toISOString().slice(0, 10);
-    for (const one of consumed) this.#use({ day, ...one });
-    return this.#commitSoon();
+  /**
+   * During a deployment, objects of the version before leases settle and renew with the tenant's ledger what a region's
+   * ledger has admitted.
+   */
+  #isElsewhere(id: string): boolean {
+    return this.#region === null && !this.quota.isOpen(id);
   }
 
   /**
-   * From one day to another, both counted, in order of time; one more than `limits.usageRows` where there are more. Names
-   * are cut here, too: a row of another version of this code must not make the answer too large to send.
+   * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
+   * is counted once, however often it is settled. Resolves when it is written.
    */
-  usage(from: string, to: string): UsageRow[] {
-    if (this.#unwritten.size > 0) this.#write();
-    const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
-      `SELECT day, substr(model, 1, ${limits.modelCharacters}) AS model,
-         substr(centroid, 1, ${limits.adapterCharacters}) AS centroid, sum(requests) AS requests,
-         sum(promptTokens) AS promptTokens, sum(completionTokens) AS completionTokens
-       FROM usage WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT ${limits.usageRows + 1}`,
-      from,
-      to,
-    );
-    return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
+  async settle(id: string, consumed: Consumption[]): Promise<void> {
+    if (this.#isElsewhere(id)) {
+      const tries = this.#regionsLedgers().map((ledger) => ledger.settleOpen(id, consumed).catch(() => false));
+      if ((await Promise.all(tries)).some((isSettled) => isSettled)) return;
+    }
+    await this.#settle(id, consumed);
   }
 
-  #use(used: UsageRow): void {
-    const row = { ...used, model: used.model.slice(0, limits.modelCharacters) };
-    const key = JSON.stringify([row.day, row.model, row.centroid]);
-    this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
+  /** The same for a request that is open here; false if it is not. */
+  async settleOpen(id: string, consumed: Consumption[]): Promise<boolean> {
+    if (!this.quota.isOpen(id)) return false;
+    await this.#settle(id, consumed);
+    return true;
+  }
+
+  #settle(id: string, consumed: Consumption[]): Promise<void> {
+    const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
+    if (isCounted) this.#use(consumed);
+    return this.#commitSoon();
+  }
+
+  /** Counts what requests without reservations used; Workers of the version before leases call it. Resolves when it is written. */
+  use(consumed: Consumption[]): Promise<void> {
+    this.quota.use(tokensOf(consumed), this.now());
+    this.#use(consumed);
+    return this.#commitSoon();
+  }
+
+  #use(consumed: readonly Consumption[]): void {
+    const day = new Date(this.now()).toISOString().slice(0, 10);
+    for (const one of consumed) this.#store.use({ day, ...one });
+  }
+
+  /** What was used in all regions, as far as they answer in time. Called on the tenant's own ledger. */
+  async usage(from: string, to: string): Promise<UsageRow[]> {
+    const sent = this.#regionsLedgers().map((ledger) => ledger.send());
+    if (sent.length > 0) await settlesWithin(Promise.allSettled(sent), regionMs);
+    if (this.#store.hasUnwrittenUse) this.#write();
+    return this.#store.usage(from, to);
+  }
+
+  /** Sends all use to the tenant's ledger. Resolves when it is there. Called on a region's ledger. */
+  async send(): Promise<void> {
+    this.#write();
+    while (this.#store.nextBatch()) await this.#ask(this.borrower.state.limits ?? noLimits, noAmounts);
+  }
+
+  override async alarm(): Promise<void> {
+    this.#hasAlarm = false;
+    try {
+      await this.send();
+      this.#failures = 0;
+    } catch {
+      this.#failures++;
+      await this.#setAlarm(Math.min(longestRetryMs, sendMs * 2 ** this.#failures));
+    }
+  }
+
+  async #setAlarm(inMs: number): Promise<void> {
+    if (this.#hasAlarm) return;
+    this.#hasAlarm = true;
+    await this.ctx.storage.setAlarm(Date.now() + inMs);
   }
 
   /** Resolves when all until now is written. */
   #commitSoon(): Promise<void> {
     this.#commit ??= new Promise<void>((resolve) => setTimeout(resolve, commitMs)).then(() => {
       this.#commit = null;
+      const isUse = this.#store.hasUnwrittenUse;
       this.#write();
+      if (!isUse || this.#region === null) return undefined;
+      // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
+      if (this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
+      return this.#setAlarm(sendMs);
     });
     return this.#commit;
   }
 
   #write(): void {
-    this.ctx.storage.transactionSync(() => {
-      for (const row of this.#unwritten.values()) {
-        const { day, model, centroid, requests, promptTokens, completionTokens } = this.#hasRoomFor(row)
-          ? row
-          : { ...row, model: otherModels, centroid: null };
-        this.#sql.exec(
-          `INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
-           promptTokens = promptTokens + excluded.promptTokens, completionTokens = completionTokens + excluded.completionTokens`,
-          ...[day, model, centroid ?? "", requests, promptTokens, completionTokens],
-        );
-      }
-      this.#sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(this.quota.state));
-    });
-    this.#unwritten.clear();
-  }
-
-  /** Whether a row's use is counted by itself: its key has a row already, or its day can have one more. */
-  #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
-    const { isKnown, keys } = this.#sql
-      .exec<{ isKnown: number; keys: number }>(
-        `SELECT EXISTS (SELECT 1 FROM usage WHERE day = ?1 AND model = ?2 AND centroid = ?3) AS isKnown,
-           (SELECT count(*) FROM usage WHERE day = ?1) AS keys`,
-        ...[day, model, centroid ?? ""],
-      )
-      .one();
-    return isKnown === 1 || keys < usageKeysPerDay;
+    this.#store.write(this.quota.takeChanges());
   }
 }
 
+const noLimits: TenantLimits = {
+  requestsPerMinute: null,
+  tokensPerMinute: null,
+  concurrentRequests: null,
+  tokensPerMonth: null,
+};
+
+/** The name of a tenant's ledger in a region. No tenant's name has an `@`. */
+export function regionalName(tenant: string, region: Region): string {
+  return `${tenant}@${region}`;
+}
+
+function partsOf(name: string): { tenant: string; region: Region | null } {
+  const [tenant, region] = name.split("@");
+  return { tenant, region: regions.find((known) => known === region) ?? null };
+}
+
+/** The ledger of that name. A region's is created in its region. */
+export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
+  const { region } = partsOf(name);
+  return ledgers.getByName(name, region === null ? {} : { locationHint: region });
+}
+
+function sum(a: Amounts, b: Amounts): Amounts {
+  return amounts((limit) => a[limit] + b[limit]);
+}
+
+function difference(a: Amounts, b: Amounts): Amounts {
+  return amounts((limit) => a[limit] - b[limit]);
+}
+
 function tokensOf(consumed: readonly Consumption[]): number {
-  return consumed.reduce((sum, { promptTokens, completionTokens }) => sum + promptTokens + completionTokens, 0);
+  return consumed.reduce((total, { promptTokens, completionTokens }) => total + promptTokens + completionTokens, 0);
 }

@@ -1,29 +1,45 @@
 /**
- * Whether a tenant's next request may run. Pure: the clock is a parameter; ledger.ts is the object around it.
+ * Decides whether a tenant's next request may run, by what one ledger has counted. Pure: the clock is a parameter.
  *
- * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it:
- * so no 60 seconds, wherever they begin, ever hold more than the limit, and what is kept is 61 numbers whatever the rate.
- * A request is admitted before it is read, which counts it; once its tokens are known it reserves all that it may come
- * to, and gives back what it did not use when it is settled.
+ * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it.
+ * So no 60 seconds, wherever they begin, hold more than the limit, and 61 numbers are kept whatever the rate.
+ * A request is admitted before its body is read, which counts it. Once its tokens are known, it reserves all that it may
+ * use, and it gives back what it did not use when it is settled.
+ *
+ * A tenant has one ledger per region. Each admits up to its share of the limits (lease.ts).
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
-/** A reservation that nobody settles or renews for so long belongs to an isolate that is gone. */
+/** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
 export const leaseMs = 120_000;
-/** Nobody knows when a running request ends. */
+/** Retry-After of a refusal by requests at once: the end of a running request is unknown. */
 const concurrencyRetryMs = 1000;
+/** How long the id of a settled request is remembered: longer than the longest interval between two tries to settle it. */
+export const settledMs = 15 * 60_000;
+
+/** An amount of each of the four limits. */
+export type Amounts = Record<keyof TenantLimits, number>;
+
+/** The part of a tenant's limits that one ledger may use. */
+export interface Share {
+  own: Amounts;
+  /** What the tenant's other ledgers may use. */
+  elsewhere: Amounts;
+}
 
 /** Why a request may not run. */
 export interface Refusal {
   limit: keyof TenantLimits;
   maximum: number;
-  /** In use, this request not counted. */
+  /** In use here, this request not counted, or held by other ledgers. */
   used: number;
   asked: number;
-  /** When it would fit if nothing else came; null: never. */
+  /** Time until it would fit if nothing else came; null: never. */
   retryAfterMs: number | null;
+  /** True if other ledgers hold a part of the limit, which they may give back at any time. */
+  isShared: boolean;
 }
 
 /** What is left of a limit. */
@@ -59,63 +75,118 @@ export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
   month: { name: string; tokens: number };
+  /** Settled requests, and until when each is remembered. */
+  settled: [string, number][];
 }
+
+/** What changed since the last write; null: the entry is gone. */
+export interface QuotaChanges {
+  seconds: [number, Second | null][];
+  open: [string, Reservation | null][];
+  settled: [string, number | null][];
+  /** null: unchanged. */
+  month: QuotaState["month"] | null;
+}
+
+const emptyState: QuotaState = { seconds: [], open: [], month: { name: "", tokens: 0 }, settled: [] };
 
 export class Quota {
   /** In order of time; those that have begun a minute ago or later. */
   readonly #seconds: Map<number, Second>;
   readonly #open: Map<string, Reservation>;
+  /** In order of time. */
+  readonly #settled: Map<string, number>;
   /** The month of the last settlement, and what was used in it. */
   #month: { name: string; tokens: number };
+  #isMonthChanged = false;
+  readonly #changed = { seconds: new Set<number>(), open: new Set<string>(), settled: new Set<string>() };
 
-  constructor(state: QuotaState = { seconds: [], open: [], month: { name: "", tokens: 0 } }) {
+  constructor(state: QuotaState = emptyState) {
     this.#seconds = new Map(state.seconds);
     this.#open = new Map(state.open);
+    this.#settled = new Map(state.settled);
     this.#month = state.month;
   }
 
   get state(): QuotaState {
-    return { seconds: [...this.#seconds], open: [...this.#open], month: this.#month };
+    return {
+      seconds: [...this.#seconds],
+      open: [...this.#open],
+      month: this.#month,
+      settled: [...this.#settled],
+    };
+  }
+
+  /** What changed since the last call. */
+  takeChanges(): QuotaChanges {
+    const { seconds, open, settled } = this.#changed;
+    const changes = {
+      seconds: Array.from(seconds, (key): [number, Second | null] => [key, this.#seconds.get(key) ?? null]),
+      open: Array.from(open, (key): [string, Reservation | null] => [key, this.#open.get(key) ?? null]),
+      settled: Array.from(settled, (key): [string, number | null] => [key, this.#settled.get(key) ?? null]),
+      month: this.#isMonthChanged ? this.#month : null,
+    };
+    this.#isMonthChanged = false;
+    for (const keys of [seconds, open, settled]) keys.clear();
+    return changes;
+  }
+
+  isOpen(id: string): boolean {
+    return this.#open.has(id);
+  }
+
+  /** What counts against each limit now. */
+  used(nowMs: number): Amounts {
+    this.#forget(nowMs);
+    const { requests, tokens } = this.#counted();
+    return {
+      requestsPerMinute: requests,
+      tokensPerMinute: tokens,
+      concurrentRequests: this.#open.size,
+      tokensPerMonth: this.#monthTokens(nowMs) + this.#reserved(),
+    };
   }
 
   /**
    * Counts the request `id` and gives it a place, or says why not: then it counts nowhere. A month whose tokens are used
-   * up, reservations aside, refuses every request, and goes on to do so until it is over.
+   * up, reservations aside, refuses every request until it is over. Without a `share` the ledger may use the whole limits.
    */
-  admit(id: string, limits: TenantLimits, nowMs: number): Decision {
+  admit(id: string, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
     this.#forget(nowMs);
-    const { requestsPerMinute, tokensPerMonth } = limits;
+    const bounds = boundsOf(limits, share);
     const month = this.#monthTokens(nowMs);
     const refusal =
-      (tokensPerMonth !== null && month >= tokensPerMonth
-        ? refusalOf("tokensPerMonth", limits, month, 1, () => nextMonthMs(nowMs) - nowMs)
-        : null) ??
-      refusalOf("requestsPerMinute", limits, this.#counted().requests, 1, () =>
-        this.#roomMs("requests", 1, requestsPerMinute!, nowMs),
+      refusalOf("tokensPerMonth", bounds, month, 1, () => nextMonthMs(nowMs) - nowMs) ??
+      refusalOf("requestsPerMinute", bounds, this.#counted().requests, 1, (most) =>
+        this.#roomMs("requests", 1, most, nowMs),
       ) ??
-      refusalOf("concurrentRequests", limits, this.#open.size, 1, () => concurrencyRetryMs);
-    if (!refusal) {
-      const second = this.#count({ requests: 1, tokens: 0 }, nowMs);
-      this.#open.set(id, { second, tokens: 0, leaseUntilMs: nowMs + leaseMs });
-    }
-    return this.#decision(refusal, limits, nowMs);
+      refusalOf("concurrentRequests", bounds, this.#open.size, 1, () => concurrencyRetryMs);
+    if (!refusal) this.#begin(id, 1, 0, nowMs);
+    return this.#decision(refusal, limits, nowMs, share);
   }
 
   /** Reserves `tokens` for the request `id`, which was admitted, or says why not. */
-  reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number): Decision {
+  reserve(id: string, tokens: number, limits: TenantLimits, nowMs: number, share: Share | null = null): Decision {
     this.#forget(nowMs);
-    const reserved = [...this.#open.values()].reduce((sum, reservation) => sum + reservation.tokens, 0);
-    const month = this.#monthTokens(nowMs) + reserved;
+    const bounds = boundsOf(limits, share);
+    const month = this.#monthTokens(nowMs) + this.#reserved();
     const refusal =
-      refusalOf("tokensPerMonth", limits, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
-      refusalOf("tokensPerMinute", limits, this.#counted().tokens, tokens, () =>
-        this.#roomMs("tokens", tokens, limits.tokensPerMinute!, nowMs),
+      refusalOf("tokensPerMonth", bounds, month, tokens, () => nextMonthMs(nowMs) - nowMs) ??
+      refusalOf("tokensPerMinute", bounds, this.#counted().tokens, tokens, (most) =>
+        this.#roomMs("tokens", tokens, most, nowMs),
       );
-    if (!refusal) {
-      const second = this.#count({ requests: 0, tokens }, nowMs);
-      this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + leaseMs });
-    }
-    return this.#decision(refusal, limits, nowMs);
+    if (!refusal) this.#begin(id, 0, tokens, nowMs);
+    return this.#decision(refusal, limits, nowMs, share);
+  }
+
+  #begin(id: string, requests: number, tokens: number, nowMs: number): void {
+    const second = this.#count({ requests, tokens }, nowMs);
+    this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + leaseMs });
+    this.#changed.open.add(id);
+  }
+
+  #reserved(): number {
+    return this.#open.values().reduce((sum, { tokens }) => sum + tokens, 0);
   }
 
   /** Counts in the second that is now, which is returned. */
@@ -123,25 +194,31 @@ export class Quota {
     const second = Math.floor(nowMs / secondMs);
     const counted = this.#seconds.get(second) ?? { requests: 0, tokens: 0 };
     this.#seconds.set(second, { requests: counted.requests + requests, tokens: counted.tokens + tokens });
+    this.#changed.seconds.add(second);
     return second;
   }
 
-  #decision(refusal: Refusal | null, limits: TenantLimits, nowMs: number): Decision {
+  #decision(refusal: Refusal | null, limits: TenantLimits, nowMs: number, share: Share | null): Decision {
+    const elsewhere = share?.elsewhere;
     return {
       refusal,
-      requests: this.#gauge("requests", limits.requestsPerMinute, nowMs),
-      tokens: this.#gauge("tokens", limits.tokensPerMinute, nowMs),
+      requests: this.#gauge("requests", limits.requestsPerMinute, elsewhere?.requestsPerMinute ?? 0, nowMs),
+      tokens: this.#gauge("tokens", limits.tokensPerMinute, elsewhere?.tokensPerMinute ?? 0, nowMs),
     };
   }
 
   /** Says that the request still runs. */
   renew(id: string, nowMs: number): void {
     const reservation = this.#open.get(id);
-    if (reservation) reservation.leaseUntilMs = nowMs + leaseMs;
+    if (!reservation) return;
+    reservation.leaseUntilMs = nowMs + leaseMs;
+    this.#changed.open.add(id);
   }
 
   /** Counts tokens that were used without a reservation. */
   use(tokens: number, nowMs: number): void {
+    if (tokens === 0) return;
+    this.#isMonthChanged = true;
     this.#month = { name: monthOf(nowMs), tokens: this.#monthTokens(nowMs) + tokens };
   }
 
@@ -150,13 +227,28 @@ export class Quota {
     return this.#month.name === monthOf(nowMs) ? this.#month.tokens : 0;
   }
 
-  /** Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. */
-  settle(id: string, tokens: number, nowMs: number): void {
+  /**
+   * Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. False
+   * if the request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
+   */
+  settle(id: string, tokens: number, nowMs: number, isFinal = true): boolean {
+    this.#forget(nowMs);
+    if (this.#settled.has(id)) return false;
+    if (isFinal) {
+      this.#settled.set(id, nowMs + settledMs);
+      this.#changed.settled.add(id);
+    }
     this.use(tokens, nowMs);
     const reservation = this.#open.get(id);
+    if (!reservation) return true;
     this.#open.delete(id);
-    const second = reservation && this.#seconds.get(reservation.second);
-    if (second) second.tokens += tokens - reservation.tokens;
+    this.#changed.open.add(id);
+    const second = this.#seconds.get(reservation.second);
+    if (second) {
+      second.tokens += tokens - reservation.tokens;
+      this.#changed.seconds.add(reservation.second);
+    }
+    return true;
   }
 
   #counted(): Second {
@@ -178,33 +270,64 @@ export class Quota {
     return windowMs;
   }
 
-  #gauge(unit: keyof Second, limit: number | null, nowMs: number): Gauge | null {
+  #gauge(unit: keyof Second, limit: number | null, elsewhere: number, nowMs: number): Gauge | null {
     if (limit === null) return null;
     const last = [...this.#seconds].findLast(([, counted]) => counted[unit] > 0);
     return {
       limit,
-      remaining: Math.max(0, limit - this.#counted()[unit]),
+      remaining: Math.max(0, limit - elsewhere - this.#counted()[unit]),
       resetMs: last ? endMs(last[0]) - nowMs : 0,
     };
   }
 
   #forget(nowMs: number): void {
-    for (const second of this.#seconds.keys()) if (endMs(second) <= nowMs) this.#seconds.delete(second);
-    for (const [id, { leaseUntilMs }] of this.#open) if (leaseUntilMs <= nowMs) this.#open.delete(id);
+    for (const second of this.#seconds.keys()) {
+      if (endMs(second) > nowMs) break;
+      this.#seconds.delete(second);
+      this.#changed.seconds.add(second);
+    }
+    for (const [id, { leaseUntilMs }] of this.#open) {
+      if (leaseUntilMs > nowMs) continue;
+      this.#open.delete(id);
+      this.#changed.open.add(id);
+    }
+    for (const [id, untilMs] of this.#settled) {
+      if (untilMs > nowMs) break;
+      this.#settled.delete(id);
+      this.#changed.settled.add(id);
+    }
   }
 }
 
-/** null where `asked` more fit beside what is `used`. */
+interface Bound {
+  maximum: number;
+  own: number;
+  elsewhere: number;
+}
+
+/** What bounds each limit that the tenant has. */
+function boundsOf(limits: TenantLimits, share: Share | null): (limit: keyof TenantLimits) => Bound | null {
+  return (limit) => {
+    const maximum = limits[limit];
+    if (maximum === null) return null;
+    return { maximum, own: Math.min(maximum, share?.own[limit] ?? maximum), elsewhere: share?.elsewhere[limit] ?? 0 };
+  };
+}
+
+/** null where `asked` more fit beside what is `used`. `retryMs` gets the ledger's own share of the limit. */
 function refusalOf(
   limit: keyof TenantLimits,
-  limits: TenantLimits,
+  bounds: (limit: keyof TenantLimits) => Bound | null,
   used: number,
   asked: number,
-  retryMs: () => number,
+  retryMs: (own: number) => number,
 ): Refusal | null {
-  const maximum = limits[limit];
-  if (maximum === null || used + asked <= maximum) return null;
-  return { limit, maximum, used, asked, retryAfterMs: asked > maximum ? null : retryMs() };
+  const bound = bounds(limit);
+  if (!bound || used + asked <= bound.own) return null;
+  const { maximum, own, elsewhere } = bound;
+  const retryAfterMs = asked > maximum ? null : retryMs(own);
+  const inUse = used + Math.min(elsewhere, Math.max(0, maximum - used));
+  return { limit, maximum, used: inUse, asked, retryAfterMs, isShared: elsewhere > 0 };
 }
 
 /** When a second counts no more. */

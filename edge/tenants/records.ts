@@ -4,7 +4,7 @@ import { setNewest } from "./newest.ts";
 
 /** The methods of a KV namespace in use. */
 export interface Namespace {
-  get(name: string, type: "json"): Promise<unknown>;
+  get(name: string, options: { type: "json"; cacheTtl: number }): Promise<unknown>;
   list(options: { prefix: string; cursor?: string }): Promise<NamePage>;
 }
 
@@ -24,9 +24,11 @@ export interface Records {
 
 /**
  * Maximum age of a cached record in milliseconds, doubled while the record is being read again. A revoked key is accepted for
- * at most this time, plus KV's own cache of about a minute.
+ * at most this time, plus `cacheSeconds`.
  */
 const rememberMs = 1000;
+/** How long a city serves a record from its own cache, in seconds. KV's default, and the delay of a change. */
+const cacheSeconds = 60;
 /** Age from which a record is read again in the background, in milliseconds, so that steady traffic waits for no read. */
 const refreshMs = 600;
 /** Cached names per isolate. Missing names have their own cache, since anybody can invent them. */
@@ -63,7 +65,7 @@ export function createRecords(
     const begunMs = now();
     reading.set(name, begunMs);
     try {
-      const record = await namespace.get(name, "json");
+      const record = await namespace.get(name, { type: "json", cacheTtl: cacheSeconds });
       const [into, other] = record === null ? [missing, found] : [found, missing];
       other.delete(name);
       setNewest(into, name, { readMs: now(), record }, rememberedNames);

@@ -34,14 +34,17 @@ export async function createKey(
   tenant: string,
   options: { scopes: readonly Scope[]; expiresAt: Date | null },
 ): Promise<NewKey> {
-  const made = newKeyOf(actor, tenant, options.scopes, options.expiresAt);
+  const tenantRecord = await recordOfTenant(actor, tenant);
+  const made = newKeyOf(actor, { tenant, scopes: [...options.scopes], tenantRecord }, options.expiresAt);
   await actor.namespace.put(new Map([[keyPrefix + made.id, made.record]]));
   return made;
 }
 
 /** In order of tenant and creation. */
 export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KeyRecord }[]> {
-  const records = await namespace.get(await namespace.names(keyPrefix));
+  const listed = await namespace.names(keyPrefix);
+  const names = listed.filter((one) => tenant === undefined || one.tenant === null || one.tenant === tenant);
+  const records = await namespace.get(names.map(({ name }) => name));
   return [...records]
     .map(([name, record]) => ({ id: name.slice(keyPrefix.length), record: keyRecordSchema.parse(record) }))
     .filter(({ record }) => tenant === undefined || record.tenant === tenant)
@@ -68,7 +71,12 @@ export async function rotateKey(
   if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
   const end = new Date(now.getTime() + options.overlapMs).toISOString();
   const old = { ...record, expiresAt: record.expiresAt !== null && record.expiresAt < end ? record.expiresAt : end };
-  const made = newKeyOf(actor, record.tenant, record.scopes, options.expiresAt);
+  const { tenant, scopes } = record;
+  const made = newKeyOf(
+    actor,
+    { tenant, scopes, tenantRecord: await recordOfTenant(actor, tenant) },
+    options.expiresAt,
+  );
   // In one write: there is no moment with neither.
   await actor.namespace.put(
     new Map([
@@ -92,16 +100,25 @@ export async function readTenant({ namespace }: Actor, tenant: string): Promise<
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
 }
 
+/** Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. */
 export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
-  const before = (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
+  const before = await recordOfTenant(actor, tenant);
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
     origins: change.origins ?? before.origins,
   });
-  await actor.namespace.put(new Map([[tenantPrefix + tenant, record]]));
+  const written = new Map<string, KeyRecord | TenantRecord>([[tenantPrefix + tenant, record]]);
+  for (const { id, record: key } of await listKeys(actor, tenant)) {
+    written.set(keyPrefix + id, { ...key, tenantRecord: record });
+  }
+  await actor.namespace.put(written);
   return record;
+}
+
+async function recordOfTenant(actor: Actor, tenant: string): Promise<TenantRecord> {
+  return (await readTenant(actor, tenant)) ?? { plan: "standard", limits: {}, origins: [] };
 }
 
 export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyState {
@@ -110,13 +127,16 @@ export function stateOf({ revokedAt, expiresAt }: KeyRecord, now: Date): KeyStat
   return Date.parse(expiresAt) <= now.getTime() ? "expired" : "expires";
 }
 
-function newKeyOf({ now, newKey }: Actor, tenant: string, scopes: readonly Scope[], expiresAt: Date | null): NewKey {
+function newKeyOf(
+  { now, newKey }: Actor,
+  granted: Pick<KeyRecord, "tenant" | "scopes" | "tenantRecord">,
+  expiresAt: Date | null,
+): NewKey {
   const key = newKey();
   const hash = createHash("sha256").update(key).digest("hex");
   const record = {
     hash,
-    tenant,
-    scopes: [...scopes],
+    ...granted,
     createdAt: now().toISOString(),
     expiresAt: expiresAt?.toISOString() ?? null,
     revokedAt: null,

@@ -178,7 +178,7 @@ function keyLine(id: string, record: KeyRecord): string {
   return `${id}  ${record.tenant}  ${record.scopes.join(",") || "no scope"}  made ${record.createdAt}  ${state}${end}`;
 }
 
-function withoutHash({ hash, ...record }: KeyRecord): Omit<KeyRecord, "hash"> {
+function withoutHash({ hash, tenantRecord, ...record }: KeyRecord): Omit<KeyRecord, "hash" | "tenantRecord"> {
   return record;
 }
 

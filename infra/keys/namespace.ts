@@ -2,14 +2,17 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import type { KeyRecord, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
 
 /** Records by name. Every method rejects with wrangler's own words where it fails. */
 export interface Namespace {
-  names(prefix: string): Promise<string[]>;
+  /** Names, and the tenant whose record it is; null for a record that was put before tenants were noted in the metadata. */
+  names(prefix: string): Promise<{ name: string; tenant: string | null }[]>;
   /** Those that are there, as JSON gives them. */
   get(names: readonly string[]): Promise<Map<string, unknown>>;
-  put(records: ReadonlyMap<string, unknown>): Promise<void>;
+  /** A key's record is put with its tenant in the metadata. */
+  put(records: ReadonlyMap<string, KeyRecord | TenantRecord>): Promise<void>;
 }
 
 /** The platform's bound on one read. */
@@ -20,8 +23,9 @@ export function wranglerNamespace(root: string, place: readonly string[]): Names
   const kv = (...args: string[]) => runWrangler(root, ["kv", ...args, ...place]);
   return {
     async names(prefix) {
-      const listed = JSON.parse(jsonIn(await kv("key", "list", "--prefix", prefix))) as { name: string }[];
-      return listed.map(({ name }) => name);
+      type Listed = { name: string; metadata?: { tenant?: string } | null };
+      const listed = JSON.parse(jsonIn(await kv("key", "list", "--prefix", prefix))) as Listed[];
+      return listed.map(({ name, metadata }) => ({ name, tenant: metadata?.tenant ?? null }));
     },
     async get(names) {
       const found = new Map<string, unknown>();
@@ -36,7 +40,11 @@ export function wranglerNamespace(root: string, place: readonly string[]): Names
       return found;
     },
     async put(records) {
-      const entries = [...records].map(([key, value]) => ({ key, value: JSON.stringify(value) }));
+      const entries = [...records].map(([key, record]) => ({
+        key,
+        value: JSON.stringify(record),
+        ...("tenant" in record && { metadata: { tenant: record.tenant } }),
+      }));
       await withFile(entries, (file) => kv("bulk", "put", file));
     },
   };

@@ -62,7 +62,10 @@ interface Bucket {
   put(
     name: string,
     bytes: Uint8Array<ArrayBuffer>,
-    options?: { onlyIf: { etagMatches: string } | { etagDoesNotMatch: string } },
+    options?: {
+      onlyIf: { etagMatches: string } | { etagDoesNotMatch: string };
+      customMetadata: Record<string, string>;
+    },
   ): Promise<object | null>;
 }
 
@@ -75,9 +78,9 @@ function r2Store(bucket: Bucket): ObjectStore {
     async put(name, bytes) {
       await bucket.put(name, bytes);
     },
-    async replace(name, bytes, etag) {
+    async replace(name, bytes, etag, customMetadata) {
       const onlyIf = etag === null ? { etagDoesNotMatch: "*" } : { etagMatches: etag };
-      return (await bucket.put(name, bytes, { onlyIf })) !== null;
+      return (await bucket.put(name, bytes, { onlyIf, customMetadata })) !== null;
     },
   };
 }
@@ -97,8 +100,8 @@ export function copiedTo(folder: string, store: ObjectStore): ObjectStore {
       await store.put(name, bytes);
       await copy(name, bytes);
     },
-    async replace(name, bytes, etag) {
-      const isReplaced = await store.replace(name, bytes, etag);
+    async replace(name, bytes, etag, metadata) {
+      const isReplaced = await store.replace(name, bytes, etag, metadata);
       if (isReplaced) await copy(name, bytes);
       return isReplaced;
     },

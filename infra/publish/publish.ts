@@ -5,6 +5,9 @@
 import { isDeepStrictEqual } from "node:util";
 import {
   currentOf,
+  type EdgeFiles,
+  edgeFilesOfSet,
+  metadataOf,
   objectName,
   type Pointer,
   parsePointer,
@@ -68,7 +71,8 @@ export async function publishSet(
     }
   }
   const present = set.files.size - uploaded;
-  return { ...(await switchPointer(publisher, found, set.manifestHash, dryRun)), uploaded, present };
+  const edgeFiles = edgeFilesOfSet(set.manifestHash, set.manifest);
+  return { ...(await switchPointer(publisher, found, edgeFiles, dryRun)), uploaded, present };
 }
 
 /** Serves again what was served before, or `to`: a manifest's hash, or its first digits. Throws an Error as above. */
@@ -81,8 +85,9 @@ export async function rollBack(publisher: Publisher, to: string | null, dryRun =
       "what is served is the first that was published; before it, artifacts of the model's own folder were served: publish those with --artifacts MODEL_DIR/artifacts",
     );
   }
-  const files = await requireWhole(publisher.store, target);
-  return { ...(await switchPointer(publisher, found, target, dryRun)), uploaded: 0, present: files };
+  const manifest = await requireWhole(publisher.store, target);
+  const switched = await switchPointer(publisher, found, edgeFilesOfSet(target, manifest), dryRun);
+  return { ...switched, uploaded: 0, present: setFiles.length + 1 };
 }
 
 /** Every switch, newest first. */
@@ -93,16 +98,17 @@ export async function listSwitches(store: ObjectStore): Promise<Pointer["switche
 async function switchPointer(
   { store, now, say }: Publisher,
   { pointer, etag }: Found,
-  manifest: string,
+  edgeFiles: EdgeFiles,
   dryRun: boolean,
 ): Promise<Pick<Published, "manifest" | "before" | "switched">> {
+  const { manifest } = edgeFiles;
   const before = pointer && currentOf(pointer);
   if (before === manifest) return { manifest, before, switched: false };
   say(`${dryRun ? "would switch" : "switching"} ${pointerName} from ${before ?? "nothing"} to ${manifest}`);
   if (dryRun) return { manifest, before, switched: false };
   const at = now();
   const next = new TextEncoder().encode(JSON.stringify(switchedTo(manifest, at, pointer), null, 2));
-  if (await store.replace(pointerName, next, etag)) return { manifest, before, switched: true };
+  if (await store.replace(pointerName, next, etag, metadataOf(edgeFiles))) return { manifest, before, switched: true };
   const other = (await readPointer(store)).pointer;
   // An answer that was lost on the way: it was us.
   if (other && isDeepStrictEqual(other, switchedTo(manifest, at, pointer))) return { manifest, before, switched: true };
@@ -138,15 +144,15 @@ async function storedManifest(store: ObjectStore, hash: string): Promise<Manifes
   return parseManifest(new TextDecoder().decode(bytes));
 }
 
-/** Returns how many files there are. */
-async function requireWhole(store: ObjectStore, manifest: string): Promise<number> {
-  const { files } = await storedManifest(store, manifest);
+async function requireWhole(store: ObjectStore, manifest: string): Promise<Manifest> {
+  const stored = await storedManifest(store, manifest);
+  const { files } = stored;
   for (const name of setFiles) {
     if (!(await isStored(store, files[name].sha256, files[name].bytes))) {
       throw new Error(`${name} of the manifest ${manifest} is not whole in the store; publish its folder again`);
     }
   }
-  return setFiles.length + 1;
+  return stored;
 }
 
 async function isStored(store: ObjectStore, hash: string, byteLength: number): Promise<boolean> {

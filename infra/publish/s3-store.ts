@@ -45,9 +45,10 @@ export function s3Store({ endpoint, bucket, accessKeyId, secretAccessKey }: S3Pl
     async put(name, bytes) {
       await put(name, bytes, []);
     },
-    async replace(name, bytes, etag) {
+    async replace(name, bytes, etag, metadata) {
       const condition: Record<string, string> = etag === null ? { "if-none-match": "*" } : { "if-match": etag };
-      const response = await put(name, bytes, [409, 412], condition);
+      const named = Object.entries(metadata).map(([key, value]) => [`x-amz-meta-${key}`, value]);
+      const response = await put(name, bytes, [409, 412], { ...condition, ...Object.fromEntries(named) });
       return response.ok;
     },
   };

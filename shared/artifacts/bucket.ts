@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
+import { edgeTableFile, type Manifest, tokenizerFile } from "./manifest.ts";
 
 /** The one object that changes. */
 export const pointerName = "artifacts/current.json";
@@ -12,6 +13,32 @@ export const pointerName = "artifacts/current.json";
 /** Of a file, manifest.json included, by SHA-256 of its bytes. */
 export function objectName(sha256: string): string {
   return `artifacts/sha256/${sha256}`;
+}
+
+/** Which objects the edge needs of the set that the pointer names. */
+export interface EdgeFiles {
+  /** SHA-256 of the manifest. */
+  manifest: string;
+  /** SHA-256 of each file that the edge reads, the manifest included. */
+  files: string[];
+}
+
+export function edgeFilesOfSet(manifest: string, { files }: Pick<Manifest, "files">): EdgeFiles {
+  return { manifest, files: [manifest, files[edgeTableFile].sha256, files[tokenizerFile].sha256] };
+}
+
+const edgeFilesKey = "edge-files";
+
+/** The pointer's metadata. It is a hint to read them at once; readers before it do not know it. */
+export function metadataOf(edgeFiles: EdgeFiles): Record<string, string> {
+  return { [edgeFilesKey]: edgeFiles.files.join(" ") };
+}
+
+/** null where there is none, or none that is understood. */
+export function edgeFilesOf(metadata: Record<string, string>): EdgeFiles | null {
+  const files = metadata[edgeFilesKey]?.split(" ") ?? [];
+  const isKnown = files.length > 0 && files.length <= 8 && files.every((hash) => /^[0-9a-f]{64}$/.test(hash));
+  return isKnown ? { manifest: files[0], files } : null;
 }
 
 const pointerFormat = 1;

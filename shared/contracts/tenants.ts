@@ -1,6 +1,6 @@
 /**
- * What the KV namespace TENANTS holds: one record per key and one per tenant. `npm run keys` writes them, the edge reads
- * them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
+ * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, and one per tenant. `npm run keys`
+ * writes them, the edge reads them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
  */
 import { z } from "zod";
 import { hashPattern, idPattern } from "./inference.ts";
@@ -36,17 +36,6 @@ export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
-export const keyRecordSchema = z.object({
-  /** SHA-256 of the key, lower-case hex. */
-  hash: z.string().regex(hashPattern),
-  tenant: z.string().regex(idPattern),
-  scopes: z.array(z.enum(scopes)),
-  createdAt: time,
-  /** From then on it opens nothing. A rotated key's is the end of the overlap. */
-  expiresAt: time.nullable(),
-  revokedAt: time.nullable(),
-});
-
 export const tenantRecordSchema = z.object({
   plan: z.enum(planNames),
   /** What differs from the plan. */
@@ -58,6 +47,19 @@ export const tenantRecordSchema = z.object({
   }),
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
+});
+
+export const keyRecordSchema = z.object({
+  /** SHA-256 of the key, lower-case hex. */
+  hash: z.string().regex(hashPattern),
+  tenant: z.string().regex(idPattern),
+  scopes: z.array(z.enum(scopes)),
+  createdAt: time,
+  /** From then on it opens nothing. A rotated key's is the end of the overlap. */
+  expiresAt: time.nullable(),
+  revokedAt: time.nullable(),
+  /** A copy of its tenant's record, so that a request reads one record. Keys written before have none. */
+  tenantRecord: tenantRecordSchema.optional(),
 });
 
 export type KeyRecord = z.infer<typeof keyRecordSchema>;

@@ -1,7 +1,7 @@
 /** Artifacts out of a real R2 bucket inside workerd: what is whole is served, what is harmed in any way is refused. */
 import { env } from "cloudflare:workers";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { ArtifactBucket } from "../../edge/assign/artifact-bucket.ts";
+import { ArtifactBucket, cacheUrl } from "../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets, artifactLimits } from "../../edge/assign/artifact-sets.ts";
 import { objectName, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { edgeTableFile, manifestFile, tokenizerFile } from "../../shared/artifacts/manifest.ts";
@@ -12,9 +12,16 @@ import { testApp } from "./harness.ts";
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
 const bucket = env.ARTIFACTS;
 
+/** Hashes of what may be in the cache. */
+const loaded: string[] = [];
+
 /** A set under its names; returns the manifest's hash. */
 async function upload(files: Files): Promise<string> {
-  for (const bytes of files.values()) await bucket.put(objectName(await sha256Hex(bytes)), bytes);
+  for (const bytes of files.values()) {
+    const hash = await sha256Hex(bytes);
+    loaded.push(hash);
+    await bucket.put(objectName(hash), bytes);
+  }
   return await sha256Hex(files.get(manifestFile)!);
 }
 async function nameOf(files: Files, name: string): Promise<string> {
@@ -46,6 +53,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const { key } of (await bucket.list()).objects) await bucket.delete(key);
+  for (const hash of loaded.splice(0)) await caches.default.delete(cacheUrl(hash));
 });
 
 /** An isolate's sets over the bucket, and what it tells. */
@@ -54,7 +62,7 @@ function isolate() {
   const told: { event: string; manifest: string | null; cause?: string }[] = [];
   const works: Promise<void>[] = [];
   const sets = new ArtifactSets({
-    source: new ArtifactBucket(bucket),
+    source: new ArtifactBucket(bucket, { cache: caches.default, background: (work) => void works.push(work) }),
     assets: () => Promise.reject(new Error("there are no assets")),
     holding: async () => "all",
     now: () => nowMs,
@@ -95,6 +103,15 @@ test("a switch and its rollback are taken up, and the API serves what is current
   await point(oldHash);
   expect(await one.looked()).toBe(oldHash);
   expect(await firstLabel()).toEqual([oldHash, label]);
+});
+
+test("a set that was loaded once is in the platform's cache, where the next isolate finds it", async () => {
+  const one = isolate();
+  await one.sets.current();
+  await one.looked();
+  const names = (await bucket.list()).objects.map(({ key }) => key).filter((key) => key !== pointerName);
+  for (const name of names) await bucket.delete(name);
+  expect((await isolate().sets.current()).manifestHash).toBe(oldHash);
 });
 
 test("a pointer that has not changed is not sent again", async () => {

@@ -3,7 +3,7 @@ import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { backendAnswers, errorOf, saying, testApp, useNetwork } from "./harness.ts";
+import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -50,6 +50,21 @@ describe("a caller's deadline", () => {
     const response = await testApp().complete({ prompt: "aaa" }, { headers: { "x-deadline-ms": "5" } });
     expect(await errorOf(response)).toMatchObject({ status: 504, code: "deadline_exceeded" });
   });
+});
+
+test("a caller's deadline that passes after the first heartbeat ends the stream in an error event", async () => {
+  const body = new LateBody();
+  backendStreams((_, signal) => body.open(signal));
+  const { complete } = testApp({ heartbeatMs: 5 });
+  const headers = { "x-deadline-ms": "200" };
+  const response = await complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
+  expect(response.status).toBe(200);
+  // The backend says nothing at all; it would be given up for that after seconds.
+  const text = await response.text();
+  expect(text).toContain(": hb");
+  expect(text).toContain('"code":"deadline_exceeded"');
+  expect(text.trim().endsWith("data: [DONE]")).toBe(true);
+  expect(text).toContain("The deadline was 200 ms");
 });
 
 describe("nothing that a client sends reaches a backend", () => {

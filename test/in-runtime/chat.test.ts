@@ -1,10 +1,11 @@
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
 import { templateLimits } from "../../shared/tokenizer/template-limits.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { loadOnce } from "../support/load-once.ts";
 import { backendAnswers, errorOf, eventsOf, reportedByCells, saying, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

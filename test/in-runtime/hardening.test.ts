@@ -292,7 +292,7 @@ describe("keys that open nothing", () => {
       {
         get(name) {
           read.push(name);
-          return env.TENANTS.get(name, "json");
+          return env.TENANTS.get<unknown>(name, "json");
         },
         async list({ prefix, cursor }) {
           listings++;

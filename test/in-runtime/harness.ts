@@ -10,7 +10,7 @@ import { delay, HttpResponse, http } from "msw";
 import { defineNetwork, InterceptorSource } from "msw/experimental";
 import { afterAll, afterEach, beforeAll, expect, vi } from "vitest";
 import { createApp } from "../../edge/app.ts";
-import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { BatchClient } from "../../edge/batching/batch-client.ts";
@@ -39,6 +39,7 @@ import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
+import { loadOnce } from "../support/load-once.ts";
 
 export const backendUrl = "http://127.0.0.1:8788";
 export const key = "sk-chameleon-local";

@@ -1,12 +1,13 @@
 import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
-import { loadArtifacts, loadOnce } from "../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
+import { loadOnce } from "../support/load-once.ts";
 import { backendUrl, errorOf, manifestHash, network, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();

@@ -2,9 +2,13 @@
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import { type Ledger, otherModels, usageKeysPerDay } from "../../edge/tenants/ledger.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
 import { leaseMs } from "../../edge/tenants/quota.ts";
+import { createRecords } from "../../edge/tenants/records.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
@@ -45,9 +49,12 @@ async function tenantWith(record: Partial<TenantRecord> = {}, key: Partial<KeyRe
   const tenantRecord = { plan: "unlimited", limits: {}, origins: [], ...record };
   await env.TENANTS.put(tenantPrefix + tenant, JSON.stringify(tenantRecord));
   const headers = { authorization: `Bearer ${secret}` };
-  const ledger = env.LEDGERS.getByName(tenant);
+  /** Test requests come from nowhere known. */
+  const ledger = ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
+  /** The tenant's use in all regions. */
+  const root = env.LEDGERS.getByName(tenant);
   const stateOf = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
-  return { tenant, headers, put, ledger, stateOf };
+  return { tenant, headers, put, ledger, root, stateOf };
 }
 
 const today = () => new Date().toISOString().slice(0, 10);
@@ -62,6 +69,30 @@ describe("a key", () => {
     const { headers, tenant } = await tenantWith();
     expect((await testApp().complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
     expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
+  });
+
+  test("is one read where its record has a copy of its tenant's, which is in force, and two where it has none", async () => {
+    const { headers, put } = await tenantWith({ limits: { requestsPerMinute: 5 } });
+    const readsOf = async () => {
+      const read: string[] = [];
+      const namespace = {
+        get(name: string, options: { type: "json"; cacheTtl: number }) {
+          read.push(name.split(":")[0]);
+          return env.TENANTS.get(name, options);
+        },
+        list: () => Promise.reject(new Error("not to be listed")),
+      };
+      const keys = createKeyStore(
+        [],
+        createRecords(namespace, Date.now, () => undefined),
+        Date.now,
+      );
+      const { limits } = await keys.accessOf(headers.authorization.slice("Bearer ".length), "");
+      return [read, limits.requestsPerMinute];
+    };
+    expect(await readsOf()).toEqual([["key", "tenant"], 5]);
+    await put({ tenantRecord: { plan: "unlimited", limits: { requestsPerMinute: 9 }, origins: [] } });
+    expect(await readsOf()).toEqual([["key"], 9]);
   });
 
   test("that is expired or revoked is refused, and says so", async () => {
@@ -116,7 +147,7 @@ describe("a key", () => {
 
 describe("limits", () => {
   test("of 500 requests at once exactly as many pass as a minute may have", async () => {
-    const { headers, tenant, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 120 } });
+    const { headers, tenant, stateOf, root } = await tenantWith({ limits: { requestsPerMinute: 120 } });
     const { complete, settled } = testApp();
     const startedMs = Date.now();
     const responses = await Promise.all(
@@ -140,7 +171,7 @@ describe("limits", () => {
     // One that takes long is settled when it has been read.
     await Promise.all(passed.map((response) => response.text()));
     await settled();
-    const [row] = await ledger.usage(today(), today());
+    const [row] = await root.usage(today(), today());
     expect(row).toMatchObject({ requests: 120, promptTokens: 360, completionTokens: 240 });
     const state = await stateOf();
     expect(state.open).toEqual([]);
@@ -174,7 +205,7 @@ describe("limits", () => {
   });
 
   test("of requests: assigning is one, without tokens, and is no use", async () => {
-    const { headers, ledger, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
+    const { headers, root, stateOf } = await tenantWith({ limits: { requestsPerMinute: 2, tokensPerMinute: 5 } });
     const { post, settled } = testApp();
     const assign = () => post("/v1/assign", { input: "aaa".repeat(100) }, { headers });
     const first = await assign();
@@ -183,7 +214,7 @@ describe("limits", () => {
     expect(await errorOf(await assign())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
     await settled();
     expect((await stateOf()).open).toEqual([]);
-    expect(await ledger.usage(today(), today())).toEqual([]);
+    expect(await root.usage(today(), today())).toEqual([]);
   });
 
   test("of tokens: reserved at the start, settled at what was used", async () => {
@@ -229,10 +260,10 @@ describe("limits", () => {
       bodies.push(new LateBody());
       return bodies.at(-1)!.open(signal);
     });
-    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { headers, root, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
     const app = testApp({ heartbeatMs: 5 });
     const stream = () => app.complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
-    const used = async () => (await ledger.usage(today(), today()))[0] ?? null;
+    const used = async () => (await root.usage(today(), today()))[0] ?? null;
     const isFree = () => vi.waitFor(async () => expect((await stateOf()).open).toEqual([]));
 
     const reader = (await stream()).body!.getReader();
@@ -268,20 +299,20 @@ describe("limits", () => {
   });
 
   test("of requests at once: free again where the caller went before its request was anywhere", async () => {
-    const { headers, ledger, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { headers, root, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
     const { complete } = testApp();
     const body = { prompt: "aaa", max_tokens: 1 };
     expect((await complete(body, { headers, signal: AbortSignal.abort() })).status).toBe(499);
     await vi.waitFor(async () => expect((await stateOf()).open).toEqual([]), { timeout: 5000 });
-    expect(await ledger.usage(today(), today())).toEqual([]);
+    expect(await root.usage(today(), today())).toEqual([]);
   });
 
   test("of requests at once: an isolate that is gone holds its place no longer than its lease", async () => {
-    const { tenant, ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
+    const { ledger, headers } = await tenantWith({ limits: { concurrentRequests: 1 } });
     expect((await ledger.admit("gone", { ...plans.unlimited, concurrentRequests: 1 })).refusal).toBeNull();
     const { complete } = testApp();
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
-    await runInDurableObject(env.LEDGERS.getByName(tenant), (object: Ledger) => {
+    await runInDurableObject(ledger, (object: Ledger) => {
       object.now = () => Date.now() + leaseMs;
     });
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
@@ -323,7 +354,7 @@ describe("limits", () => {
     ["no route", "/v1/nothing", "{}", {}, 404],
   ];
   test.each(refused)("of requests: %s counts as one, and holds no place", async (_, path, body, more, status) => {
-    const { headers, stateOf, ledger } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
+    const { headers, stateOf, root } = await tenantWith({ limits: { requestsPerMinute: 2, concurrentRequests: 1 } });
     const { request, settled } = testApp();
     const ask = () =>
       request(path, { method: "POST", body, headers: { "content-type": "application/json", ...more, ...headers } });
@@ -334,7 +365,7 @@ describe("limits", () => {
       expect((await stateOf()).open).toEqual([]);
     }
     expect(await errorOf(await ask())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
-    expect(await ledger.usage(today(), today())).toEqual([]);
+    expect(await root.usage(today(), today())).toEqual([]);
   });
 
   test.each([
@@ -386,7 +417,7 @@ describe("usage", () => {
     const told = async () =>
       (await request("/v1/usage", { headers: one.headers })).json<{ total: { requests: number } }>();
     // The uses of tenants without limits are gathered on their way.
-    await vi.waitFor(async () => expect((await told()).total.requests).toBe(3));
+    await vi.waitFor(async () => expect((await told()).total.requests).toBe(3), { timeout: 5000 });
     const day = today();
     expect(await told()).toMatchObject({
       object: "list",
@@ -419,8 +450,8 @@ describe("usage", () => {
   });
 
   test("is told whatever rows a ledger holds: names are cut, and rows of one cut name are one", async () => {
-    const { headers, ledger } = await tenantWith();
-    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+    const { headers, root } = await tenantWith();
+    await runInDurableObject(root, (_: Ledger, { storage }) => {
       for (let i = 0; i < 41; i++) {
         const model = `${"m".repeat(900_000)}${i}`;
         storage.sql.exec("INSERT INTO usage VALUES (?, ?, 'c1', 1, 2, 3)", today(), model);
@@ -434,14 +465,14 @@ describe("usage", () => {
   });
 
   test("has a bounded number of rows a day; what has no row of its own any more is counted together", async () => {
-    const { ledger } = await tenantWith();
+    const { root } = await tenantWith();
     const consumed = Array.from({ length: usageKeysPerDay + 50 }, (_, i) => ({
       ...{ model: `gpt2:made-${i}-${"x".repeat(300)}`, centroid: null },
       ...{ requests: 1, promptTokens: 2, completionTokens: 1 },
     }));
-    await ledger.use(consumed);
-    await ledger.use(consumed);
-    const rows = await ledger.usage(today(), today());
+    await root.use(consumed);
+    await root.use(consumed);
+    const rows = await root.usage(today(), today());
     expect(rows).toHaveLength(usageKeysPerDay + 1);
     expect(Math.max(...rows.map(({ model }) => model.length))).toBeLessThanOrEqual(limits.modelCharacters);
     const sum = (count: (row: Consumption) => number) => rows.reduce((total, row) => total + count(row), 0);
@@ -453,8 +484,8 @@ describe("usage", () => {
   });
 
   test("of more rows than one answer may have: 400 that names both", async () => {
-    const { headers, ledger } = await tenantWith();
-    await runInDurableObject(ledger, (_: Ledger, { storage }) => {
+    const { headers, root } = await tenantWith();
+    await runInDurableObject(root, (_: Ledger, { storage }) => {
       storage.sql.exec(
         `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= ${limits.usageRows})
          INSERT INTO usage SELECT ?, 'm' || i, '', 1, 1, 1 FROM n`,
@@ -507,6 +538,8 @@ describe("a call from a web page", () => {
     expect(served.headers.get("access-control-expose-headers")).toContain("x-request-id");
     const own = await complete(body, { headers: { ...headers, origin: "http://edge" } });
     expect([own.status, own.headers.get("access-control-allow-origin")]).toEqual([200, null]);
+    const unknown = await complete(body, { headers: { authorization: "Bearer nobody", origin: page } });
+    expect([unknown.status, unknown.headers.get("access-control-allow-origin")]).toEqual([401, page]);
     const refused = await complete(body, { headers: { ...headers, origin: "https://evil.example" } });
     expect(refused.headers.get("access-control-allow-origin")).toBeNull();
     expect((await errorOf(refused)).message).toContain("evil.example");

@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { publishSet, rollBack } from "../../infra/publish/publish.ts";
 import { s3Store } from "../../infra/publish/s3-store.ts";
-import { currentOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
+import { currentOf, edgeFilesOf, parsePointer, pointerName } from "../../shared/artifacts/bucket.ts";
 import { MemoryStore } from "../support/memory-store.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -54,6 +54,7 @@ beforeEach(() => {
         (headers.has("if-match") && headers.get("if-match") !== found);
       if (isRefused) return new HttpResponse("<Error><Message>precondition</Message></Error>", { status: 412 });
       await bucket.put(nameOf(request), bytes);
+      bucket.metadata = { "edge-files": headers.get("x-amz-meta-edge-files") ?? "" };
       return new HttpResponse(null, { headers: { etag: bucket.etagOf(nameOf(request))! } });
     }),
   );
@@ -73,6 +74,7 @@ test("publishes, switches and rolls back, every request signed for R2", async ()
   await publishSet(publisher(), second, { otherModel: true });
   expect(served()).toBe(second.manifestHash);
   await rollBack(publisher(), null);
+  expect(edgeFilesOf(bucket.metadata)?.manifest).toBe(sets[0].manifestHash);
   expect(served()).toBe(first.manifestHash);
   const scope = /^AWS4-HMAC-SHA256 Credential=AKID\/\d{8}\/auto\/s3\/aws4_request, .*Signature=[0-9a-f]{64}$/;
   expect(signatures.filter((signature) => !scope.test(signature))).toEqual([]);

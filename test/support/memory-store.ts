@@ -5,6 +5,8 @@ import type { ObjectStore } from "../../infra/publish/store.ts";
 export class MemoryStore implements ObjectStore {
   readonly objects = new Map<string, Uint8Array<ArrayBuffer>>();
   readonly written: string[] = [];
+  /** Of what was replaced last. */
+  metadata: Record<string, string> = {};
   /** Bytes of the largest object that was read, as far as it was. */
   largestRead = 0;
   /** Before anything is written; may throw, or change what arrives. */
@@ -27,8 +29,14 @@ export class MemoryStore implements ObjectStore {
     this.objects.set(name, Uint8Array.from(arrived));
   }
 
-  async replace(name: string, bytes: Uint8Array<ArrayBuffer>, etag: string | null): Promise<boolean> {
+  async replace(
+    name: string,
+    bytes: Uint8Array<ArrayBuffer>,
+    etag: string | null,
+    metadata: Record<string, string>,
+  ): Promise<boolean> {
     if (this.etagOf(name) !== etag) return false;
+    this.metadata = metadata;
     await this.put(name, bytes);
     return true;
   }

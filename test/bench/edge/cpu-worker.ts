@@ -2,10 +2,11 @@
  * Runs inside workerd: does the edge's own work on a request's texts, over and over. The runtime's clock stands still
  * while it computes, so whoever asks holds the watch.
  */
-import { type Artifacts, loadArtifacts, loadOnce } from "../../../edge/assign/artifacts.ts";
+import { type Artifacts, loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { assign } from "../../../edge/assign/assign.ts";
 import { encodePrompts } from "../../../edge/assign/encode.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
+import { loadOnce } from "../../support/load-once.ts";
 
 /** `repeats` times over all texts; 0 measures the way there and back. */
 export interface CpuTask {

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { loadArtifacts, loadOnce } from "../../../edge/assign/artifacts.ts";
+import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { edgeModel, edgeModelFiles } from "../../support/edge-model.ts";
 
 type Files = Awaited<ReturnType<typeof edgeModelFiles>>;
@@ -73,18 +73,5 @@ describe("loadArtifacts", () => {
     const files = await edgeModelFiles();
     damage(files);
     await expect(loadArtifacts(reading(files))).rejects.toThrow(message);
-  });
-});
-
-describe("loadOnce", () => {
-  test("loads once for all, and again after a failure", async () => {
-    let loads = 0;
-    const load = loadOnce(async () => {
-      if (++loads === 1) throw new Error("first");
-      return loads;
-    });
-    await expect(Promise.all([load(), load()])).rejects.toThrow("first");
-    expect(await Promise.all([load(), load()])).toEqual([2, 2]);
-    expect(await load()).toBe(2);
   });
 });

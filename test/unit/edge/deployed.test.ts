@@ -36,13 +36,13 @@ test("a set comes from the bucket where it was published, else from the assets; 
   const assets = assetsOf(deployed);
   const bindings = { ...assets, ARTIFACTS: await bucketOf(published) };
   const hash = await hashOf(published);
-  expect((await setOf(hash, bindings)).manifestHash).toBe(hash);
+  expect((await setOf(hash, bindings, null)).manifestHash).toBe(hash);
   expect(assets.asked).toEqual([]);
-  expect((await setOf(await hashOf(deployed), bindings)).manifestHash).toBe(await hashOf(deployed));
+  expect((await setOf(await hashOf(deployed), bindings, null)).manifestHash).toBe(await hashOf(deployed));
   const asked = assets.asked.length;
   expect(asked).toBeGreaterThan(0);
-  expect(await setOf(hash, bindings)).toBe(heldSet(hash));
-  expect(await setOf(await hashOf(deployed), bindings)).toBe(heldSet(await hashOf(deployed)));
+  expect(await setOf(hash, bindings, null)).toBe(heldSet(hash));
+  expect(await setOf(await hashOf(deployed), bindings, null)).toBe(heldSet(await hashOf(deployed)));
   expect(assets.asked).toHaveLength(asked);
 });
 
@@ -84,7 +84,7 @@ test("a pointer that is larger than it may be is not read", async () => {
 test("one that is nowhere is an error that names both", async () => {
   const deployed = await edgeModelFiles();
   const unknown = "0".repeat(64);
-  const failure = setOf(unknown, assetsOf(deployed));
+  const failure = setOf(unknown, assetsOf(deployed), null);
   await expect(failure).rejects.toThrow(unknown);
   await expect(failure).rejects.toThrow(await hashOf(deployed));
 });

@@ -35,6 +35,7 @@ describe("Quota", () => {
       used: 100,
       asked: 1,
       retryAfterMs: 61_000 - 499,
+      isShared: false,
     });
     expect(reserve(quota, "early", { requestsPerMinute: 100 }, startMs + 60_999).refusal).not.toBeNull();
     expect(reserve(quota, "on time", { requestsPerMinute: 100 }, startMs + 61_000).refusal).toBeNull();

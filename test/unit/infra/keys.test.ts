@@ -16,21 +16,34 @@ import { limitsOf, plans } from "../../../shared/contracts/tenants.ts";
 
 function actor() {
   const stored = new Map<string, string>();
+  /** The metadata. */
+  const tenants = new Map<string, string>();
+  const read: string[] = [];
   let clockMs = Date.UTC(2026, 10, 25);
   let keys = 0;
   const acting: Actor = {
     namespace: {
-      names: async (prefix) => [...stored.keys()].filter((name) => name.startsWith(prefix)),
-      get: async (names) =>
-        new Map(names.flatMap((name) => (stored.has(name) ? [[name, JSON.parse(stored.get(name)!)] as const] : []))),
+      names: async (prefix) =>
+        [...stored.keys()]
+          .filter((name) => name.startsWith(prefix))
+          .map((name) => ({ name, tenant: tenants.get(name) ?? null })),
+      get: async (names) => {
+        read.push(...names);
+        return new Map(
+          names.flatMap((name) => (stored.has(name) ? [[name, JSON.parse(stored.get(name)!)] as const] : [])),
+        );
+      },
       put: async (records) => {
-        for (const [name, record] of records) stored.set(name, JSON.stringify(record));
+        for (const [name, record] of records) {
+          stored.set(name, JSON.stringify(record));
+          if ("tenant" in record) tenants.set(name, record.tenant);
+        }
       },
     },
     now: () => new Date(clockMs),
     newKey: () => `sk-${keys++}`,
   };
-  return { acting, stored, pass: (ms: number) => (clockMs += ms), now: () => new Date(clockMs) };
+  return { acting, stored, tenants, read, pass: (ms: number) => (clockMs += ms), now: () => new Date(clockMs) };
 }
 
 const all = { scopes: ["completions", "usage"] as const, expiresAt: null };
@@ -95,6 +108,28 @@ test("limits are the plan's but for those that are set, and may be the plan's ag
   expect(record.origins).toEqual(["https://a.example"]);
   await changeTenant(acting, "acme", { plan: "unlimited", limits: { requestsPerMinute: "plan" } });
   expect(limitsOf((await readTenant(acting, "acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
+});
+
+test("a key has a copy of its tenant's record, and a change reaches every key, those without a copy too", async () => {
+  const { acting, stored, tenants, read } = actor();
+  const first = await createKey(acting, "acme", all);
+  const other = await createKey(acting, "zeta", all);
+  tenants.delete(`key:${first.id}`);
+  const old = JSON.parse(stored.get(`key:${first.id}`)!);
+  delete old.tenantRecord;
+  stored.set(`key:${first.id}`, JSON.stringify(old));
+  const revoked = await createKey(acting, "acme", all);
+  await revokeKey(acting, revoked.id);
+  read.splice(0);
+  const record = await changeTenant(acting, "acme", { limits: { requestsPerMinute: 7 } });
+  expect(read).not.toContain(`key:${other.id}`);
+  const late = await createKey(acting, "acme", all);
+  const rotated = await rotateKey(acting, first.id, { overlapMs: hour, expiresAt: null });
+  const keys = new Map((await listKeys(acting)).map(({ id, record: key }) => [id, key]));
+  for (const { id } of [first, revoked, late, rotated]) expect(keys.get(id)?.tenantRecord).toEqual(record);
+  expect(keys.get(other.id)?.tenantRecord?.limits).toEqual({});
+  expect(keys.get(revoked.id)?.revokedAt).not.toBeNull();
+  expect({ ...keys.get(first.id), expiresAt: null, tenantRecord: record }).toEqual({ ...old, tenantRecord: record });
 });
 
 test("values of the command line are read, or refused with what they should be", () => {

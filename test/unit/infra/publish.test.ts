@@ -6,7 +6,15 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
 import { copiedTo } from "../../../infra/publish/local-store.ts";
 import { listSwitches, type Publisher, publishSet, rollBack } from "../../../infra/publish/publish.ts";
-import { currentOf, objectName, parsePointer, pointerName, previousOf } from "../../../shared/artifacts/bucket.ts";
+import {
+  currentOf,
+  edgeFilesOf,
+  objectName,
+  parsePointer,
+  pointerName,
+  previousOf,
+} from "../../../shared/artifacts/bucket.ts";
+import { edgeTableFile, manifestFile, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf } from "../../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
 import { MemoryStore } from "../../support/memory-store.ts";
@@ -94,6 +102,16 @@ describe("publish", () => {
       format: 1,
       switches: [{ manifest: first.manifestHash, at: "2026-11-25T00:00:01.000Z" }],
     });
+  });
+
+  test("the pointer's metadata names what the edge reads of the set, after a rollback too", async () => {
+    const filesOf = (set: typeof first) =>
+      [manifestFile, edgeTableFile, tokenizerFile].map((name) => set.files.get(name)!.sha256);
+    for (const set of [first, second]) await publishSet(publisher, set);
+    expect(edgeFilesOf(store.metadata)).toEqual({ manifest: second.manifestHash, files: filesOf(second) });
+    await rollBack(publisher, null);
+    expect(edgeFilesOf(store.metadata)).toEqual({ manifest: first.manifestHash, files: filesOf(first) });
+    expect(edgeFilesOf({})).toBeNull();
   });
 
   test("again it does nothing; another set uploads what differs, and remembers what was before", async () => {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { HeadRows } from "../../../../gpu-backend/engine/head-rows.ts";
-import { Sequence } from "../../../../gpu-backend/engine/sequence.ts";
+import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
 import { minimumPrefillTokens } from "../../../../gpu-backend/runtime/step.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { fakeConfig } from "../../../support/fake-runner.ts";
@@ -8,7 +8,11 @@ import { fakeConfig } from "../../../support/fake-runner.ts";
 test("a lone row of evidence asks its prompt's keys as often as rows among others do at least, so that its bits are the same", () => {
   const keys = new Float32Array(3 * 64 * fakeConfig.hiddenSize);
   const request = sequenceRequest("a", [1, 2], { mixture: { base: 1, adapters: [] } });
-  const sequence = new Sequence(request, { ...fakeConfig, pieceOf: () => new Uint8Array() }, 0);
+  const sequence = new Sequence(
+    request,
+    vocabularyOf(fakeConfig, () => new Uint8Array()),
+    0,
+  );
   const evidenceOf = (arenaRows: number[]) => {
     const rows = new HeadRows(4, { past: [keys, new Float32Array(0)], pastTokens: 64 }, 3);
     for (const row of arenaRows) rows.addTestimony(sequence, rows.fed(), 2, row);

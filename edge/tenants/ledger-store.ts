@@ -1,0 +1,226 @@
+/**
+ * What a ledger keeps in its object's SQLite: what the quota has counted, what is lent or borrowed, and use by day, model
+ * and centroid. Only what changed is written.
+ */
+import { limits } from "../../shared/contracts/limits.ts";
+import type { Region } from "../platform/region.ts";
+import { type Consumption, inAll } from "./consumption.ts";
+import type { BorrowerState, Lent } from "./lease.ts";
+import { type Amounts, Quota, type QuotaChanges, type QuotaState } from "./quota.ts";
+
+export interface UsageRow extends Consumption {
+  /** `2026-11-25`, UTC. */
+  day: string;
+}
+
+/** Use that a region's ledger sends to the tenant's, once. */
+export interface UsageBatch {
+  /** Increases with each batch of the region. */
+  number: number;
+  rows: UsageRow[];
+}
+
+/** One at most of each; values are JSON. */
+interface Facts {
+  month: QuotaState["month"];
+  borrowed: BorrowerState;
+  /** Sent, and not confirmed yet. */
+  batch: UsageBatch;
+}
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS seconds (
+    second INTEGER PRIMARY KEY, requests INTEGER NOT NULL, tokens INTEGER NOT NULL
+  );
+  CREATE TABLE IF NOT EXISTS open (
+    id TEXT PRIMARY KEY, second INTEGER NOT NULL, tokens INTEGER NOT NULL, leaseUntilMs INTEGER NOT NULL
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS settled (id TEXT PRIMARY KEY, untilMs INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS regions (
+    region TEXT PRIMARY KEY, number INTEGER NOT NULL, amounts TEXT NOT NULL, batch INTEGER NOT NULL
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS usage (
+    day TEXT NOT NULL, model TEXT NOT NULL, centroid TEXT NOT NULL,
+    requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL,
+    PRIMARY KEY (day, model, centroid)
+  ) WITHOUT ROWID;
+`;
+
+/**
+ * Models and centroids that a day's use is told apart by: twice as many as the centroids of a large set, and own adapters.
+ * A tenant can name adapters without end, and a ledger keeps its rows for good.
+ */
+export const usageKeysPerDay = 1024;
+/** The model of the row that counts all further ones of a day. */
+export const otherModels = "(others)";
+
+export class LedgerStore {
+  readonly #storage: DurableObjectStorage;
+  readonly #sql: SqlStorage;
+  readonly #unwritten = new Map<string, UsageRow>();
+
+  constructor(storage: DurableObjectStorage) {
+    this.#storage = storage;
+    this.#sql = storage.sql;
+    this.#sql.exec(schema);
+    this.#takeOver();
+  }
+
+  /** The version before leases kept its quota as one JSON text. It is read once, and stays there for a rollback. */
+  #takeOver(): void {
+    const [{ has }] = this.#sql
+      .exec<{ has: number }>("SELECT count(*) AS has FROM sqlite_master WHERE type = 'table' AND name = 'quota'")
+      .toArray();
+    if (has === 0 || this.fact("month") !== null) return;
+    const [stored] = this.#sql.exec<{ state: string }>("SELECT state FROM quota").toArray();
+    if (!stored) return;
+    const { seconds, open, month } = JSON.parse(stored.state) as Omit<QuotaState, "settled">;
+    this.#storage.transactionSync(() => this.#writeQuota({ seconds, open, settled: [], month }));
+  }
+
+  quota(): Quota {
+    const all = <Row extends Record<string, SqlStorageValue>>(query: string) => this.#sql.exec<Row>(query).toArray();
+    type Second = { second: number; requests: number; tokens: number };
+    type Open = { id: string; second: number; tokens: number; leaseUntilMs: number };
+    return new Quota({
+      seconds: all<Second>("SELECT * FROM seconds ORDER BY second").map(({ second, ...counted }) => [second, counted]),
+      open: all<Open>("SELECT * FROM open ORDER BY leaseUntilMs").map(({ id, ...reservation }) => [id, reservation]),
+      settled: all<{ id: string; untilMs: number }>("SELECT * FROM settled ORDER BY untilMs").map(({ id, untilMs }) => [
+        id,
+        untilMs,
+      ]),
+      month: this.fact("month") ?? { name: "", tokens: 0 },
+    });
+  }
+
+  fact<Name extends keyof Facts>(name: Name): Facts[Name] | null {
+    const [row] = this.#sql.exec<{ value: string }>("SELECT value FROM facts WHERE name = ?", name).toArray();
+    return row ? (JSON.parse(row.value) as Facts[Name]) : null;
+  }
+
+  setFact<Name extends keyof Facts>(name: Name, value: Facts[Name]): void {
+    this.#sql.exec("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, JSON.stringify(value));
+  }
+
+  /** What is lent to each region, and its last batch of use. */
+  regions(): [Region, Lent & { batch: number }][] {
+    const rows = this.#sql.exec<{ region: Region; number: number; amounts: string; batch: number }>(
+      "SELECT * FROM regions",
+    );
+    return [...rows].map(({ region, number, amounts, batch }) => [
+      region,
+      { number, amounts: JSON.parse(amounts) as Amounts, batch },
+    ]);
+  }
+
+  setRegion(region: Region, { number, amounts }: Lent, batch: number): void {
+    this.#sql.exec(
+      "INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)",
+      region,
+      number,
+      JSON.stringify(amounts),
+      batch,
+    );
+  }
+
+  /** Use to be written with the next changes. */
+  use(used: UsageRow): void {
+    const model = used.model.slice(0, limits.modelCharacters);
+    const row = { ...used, model, centroid: used.centroid?.slice(0, limits.adapterCharacters) ?? null };
+    const key = JSON.stringify([row.day, row.model, row.centroid]);
+    this.#unwritten.set(key, inAll(row, this.#unwritten.get(key)));
+  }
+
+  get hasUnwrittenUse(): boolean {
+    return this.#unwritten.size > 0;
+  }
+
+  write(changes: QuotaChanges): void {
+    this.#storage.transactionSync(() => {
+      this.#writeQuota(changes);
+      for (const row of this.#unwritten.values()) this.#writeUse(row);
+    });
+    this.#unwritten.clear();
+  }
+
+  #writeQuota({ seconds, open, settled, month }: QuotaChanges): void {
+    for (const [second, counted] of seconds) {
+      if (counted)
+        this.#sql.exec("INSERT OR REPLACE INTO seconds VALUES (?, ?, ?)", second, counted.requests, counted.tokens);
+      else this.#sql.exec("DELETE FROM seconds WHERE second = ?", second);
+    }
+    for (const [id, reservation] of open) {
+      if (reservation) {
+        const { second, tokens, leaseUntilMs } = reservation;
+        this.#sql.exec("INSERT OR REPLACE INTO open VALUES (?, ?, ?, ?)", id, second, tokens, leaseUntilMs);
+      } else this.#sql.exec("DELETE FROM open WHERE id = ?", id);
+    }
+    for (const [id, untilMs] of settled) {
+      if (untilMs !== null) this.#sql.exec("INSERT OR REPLACE INTO settled VALUES (?, ?)", id, untilMs);
+      else this.#sql.exec("DELETE FROM settled WHERE id = ?", id);
+    }
+    if (month) this.setFact("month", month);
+  }
+
+  #writeUse(row: UsageRow): void {
+    const { day, model, centroid, requests, promptTokens, completionTokens } = this.#hasRoomFor(row)
+      ? row
+      : { ...row, model: otherModels, centroid: null };
+    this.#sql.exec(
+      `INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+       promptTokens = promptTokens + excluded.promptTokens, completionTokens = completionTokens + excluded.completionTokens`,
+      ...[day, model, centroid ?? "", requests, promptTokens, completionTokens],
+    );
+  }
+
+  /** Whether a row's use is counted by itself: its key has a row already, or its day can have one more. */
+  #hasRoomFor({ day, model, centroid }: UsageRow): boolean {
+    const { isKnown, keys } = this.#sql
+      .exec<{ isKnown: number; keys: number }>(
+        `SELECT EXISTS (SELECT 1 FROM usage WHERE day = ?1 AND model = ?2 AND centroid = ?3) AS isKnown,
+           (SELECT count(*) FROM usage WHERE day = ?1) AS keys`,
+        ...[day, model, centroid ?? ""],
+      )
+      .one();
+    return isKnown === 1 || keys < usageKeysPerDay;
+  }
+
+  /**
+   * From one day to another, both counted, in order of time; one more than `limits.usageRows` where there are more. Names
+   * are cut here, too: a row of another version of this code must not make the answer too large to send.
+   */
+  usage(from: string, to: string): UsageRow[] {
+    const rows = this.#sql.exec<{ [Name in keyof UsageRow]: NonNullable<UsageRow[Name]> }>(
+      `SELECT day, substr(model, 1, ${limits.modelCharacters}) AS model,
+         substr(centroid, 1, ${limits.adapterCharacters}) AS centroid, sum(requests) AS requests,
+         sum(promptTokens) AS promptTokens, sum(completionTokens) AS completionTokens
+       FROM usage WHERE day BETWEEN ? AND ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT ${limits.usageRows + 1}`,
+      from,
+      to,
+    );
+    return [...rows].map((row) => ({ ...row, centroid: row.centroid || null }));
+  }
+
+  /** The batch to send: one that was not confirmed, else all use that is written. null: there is none. */
+  nextBatch(): UsageBatch | null {
+    const last = this.fact("batch");
+    if (last && last.rows.length > 0) return last;
+    const rows = this.usage("", "9");
+    if (rows.length === 0) return null;
+    const batch = { number: (last?.number ?? 0) + 1, rows };
+    this.#storage.transactionSync(() => {
+      for (const { day, model, centroid } of rows) {
+        this.#sql.exec("DELETE FROM usage WHERE day = ? AND model = ? AND centroid = ?", day, model, centroid ?? "");
+      }
+      this.setFact("batch", batch);
+    });
+    return batch;
+  }
+
+  /** The tenant's ledger has the batch, and every one before. */
+  confirm(number: number): void {
+    const last = this.fact("batch");
+    if (last && last.number <= number) this.setFact("batch", { number, rows: [] });
+  }
+}

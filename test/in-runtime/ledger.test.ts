@@ -1,0 +1,181 @@
+/** Ledgers of one tenant in several regions, as real objects: shares, settlements that fail, and state of the version before. */
+import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { expect, test, vi } from "vitest";
+import type { Cell } from "../../edge/cells/cell.ts";
+import type { Region } from "../../edge/platform/region.ts";
+import { leaseOf } from "../../edge/tenants/lease.ts";
+import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { Settlements } from "../../edge/tenants/settlements.ts";
+import { plans } from "../../shared/contracts/tenants.ts";
+
+let tenants = 0;
+function tenantIn<Name extends Region>(...regions: Name[]) {
+  const tenant = `leases-${tenants++}`;
+  const root = env.LEDGERS.getByName(tenant);
+  const ledgers = regions.map((region) => ledgerOf(env.LEDGERS, regionalName(tenant, region)));
+  return { tenant, root, ledgers };
+}
+
+const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
+const today = () => new Date().toISOString().slice(0, 10);
+const limits = { ...plans.unlimited, requestsPerMinute: 120, concurrentRequests: 500 };
+
+test("500 requests at once from three regions: never over the limit, and below it by at most a lease each", async () => {
+  const { ledgers } = tenantIn("weur", "enam", "apac");
+  const asked = Array.from({ length: 500 }, (_, i) => ledgers[i % 3].admit(`r${i}`, limits));
+  const admitted = (await Promise.all(asked)).filter(({ refusal }) => !refusal).length;
+  console.log(`${admitted} of 500 were admitted, the limit is 120`);
+  expect(admitted).toBeLessThanOrEqual(120);
+  expect(admitted).toBeGreaterThanOrEqual(120 - 3 * leaseOf(120));
+});
+
+test("what one region holds and does not use is free for another that needs it", async () => {
+  const { ledgers } = tenantIn("weur", "enam");
+  for (let i = 0; i < 30; i++) expect((await ledgers[0].admit(`a${i}`, limits)).refusal).toBeNull();
+  let admitted = 0;
+  for (let i = 0; i < 100; i++) if (!(await ledgers[1].admit(`b${i}`, limits)).refusal) admitted++;
+  expect(admitted).toBeGreaterThanOrEqual(90 - leaseOf(120));
+  expect(admitted).toBeLessThanOrEqual(90);
+});
+
+test("a region that has just sent its use, or seen other limits, still admits exactly the limit", async () => {
+  const { ledgers } = tenantIn("weur");
+  const [ledger] = ledgers;
+  await ledger.admit("first", { ...limits, requestsPerMinute: 60 });
+  await ledger.settle("first", [used]);
+  await ledger.send();
+  let admitted = 0;
+  for (let i = 0; i < 130; i++) {
+    if (!(await ledger.admit(`r${i}`, limits)).refusal) admitted++;
+    if (i % 20 === 0) await ledger.settle(`r${i}`, [used]);
+    if (i % 20 === 1) await ledger.send();
+  }
+  expect(admitted).toBe(119);
+});
+
+test("use is sent to the tenant's ledger by an alarm until it is confirmed, and counted once", async () => {
+  const { root, ledgers } = tenantIn("weur");
+  const [ledger] = ledgers;
+  // The tenant's ledger gets it, and the region is not told.
+  let lost = 0;
+  await runInDurableObject(ledger, (object: Ledger) => {
+    object.borrower.take = () => {
+      lost++;
+      throw new Error("the answer is lost");
+    };
+  });
+  await ledger.settle("r1", [used]);
+  await ledger.settle("r1", [used]);
+  await vi.waitFor(() => expect(lost).toBeGreaterThan(0));
+  // Its object goes away; what it has not confirmed is still there.
+  await evictDurableObject(ledger);
+  await ledger.settle("r2", [used]);
+  await runDurableObjectAlarm(ledger);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 2, promptTokens: 6, completionTokens: 8 }]);
+});
+
+test("use waits in its region while the tenant's ledger fails", async () => {
+  const { root, ledgers } = tenantIn("weur");
+  await ledgers[0].admit("r1", limits);
+  await ledgers[0].settle("r1", [used]);
+  await runInDurableObject(root, (object: Ledger) => {
+    object.quota.used = () => {
+      throw new Error("away");
+    };
+  });
+  await runDurableObjectAlarm(ledgers[0]);
+  // What the region holds is admitted all the same.
+  expect((await ledgers[0].admit("r2", limits)).refusal).toBeNull();
+  await evictDurableObject(root);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 1 }]);
+});
+
+test("a settlement that its ledger does not confirm is kept in the object, and counted once when tried again", async () => {
+  const { tenant, root, ledgers } = tenantIn("weur");
+  const name = regionalName(tenant, "weur");
+  await ledgers[0].admit("r1", limits);
+  let fails = 2;
+  await runInDurableObject(ledgers[0], (object: Ledger) => {
+    const settle = object.quota.settle.bind(object.quota);
+    object.quota.settle = (...request) => {
+      // The first try is lost on its way there, the second one on its way back.
+      const isCounted = fails === 2 ? false : settle(...request);
+      if (fails-- > 0) throw new Error("lost");
+      return isCounted;
+    };
+  });
+  const cell = env.CELLS.getByName(`settlements of ${tenant}`);
+  await runInDurableObject(cell, async (_: Cell, { storage }) => {
+    const settlements = new Settlements(env.LEDGERS, storage, () => Date.now());
+    await settlements.settle(name, "r1", [used]);
+    expect(await storage.getAlarm()).not.toBeNull();
+  });
+  await evictDurableObject(cell);
+  await runDurableObjectAlarm(cell);
+  await runDurableObjectAlarm(cell);
+  const kept = await runInDurableObject(cell, (_: Cell, { storage }) =>
+    storage.sql.exec("SELECT id FROM settlements").toArray(),
+  );
+  expect(kept).toEqual([]);
+  const state = await runInDurableObject(ledgers[0], (object: Ledger) => object.quota.state);
+  expect([state.open, state.month.tokens]).toEqual([[], 7]);
+  expect(fails).toBe(-1);
+  expect(await root.usage(today(), today())).toEqual([]);
+});
+
+test("what a region admitted, and an object of the version before leases settles with the tenant's ledger, is settled there", async () => {
+  const { root, ledgers } = tenantIn("weur", "enam");
+  for (const [i, ledger] of ledgers.entries()) {
+    await ledger.admit(`r${i}`, limits);
+    await ledger.reserve(`r${i}`, 50, limits);
+  }
+  await root.renew("r0");
+  await root.settle("r0", [used]);
+  await root.settle("unknown", [used]);
+  const stateOf = (ledger: typeof root) => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
+  const [west, east, own] = await Promise.all([...ledgers, root].map(stateOf));
+  expect([west.open, west.month.tokens, west.seconds[0][1].tokens]).toEqual([[], 7, 7]);
+  expect([east.open.length, own.month.tokens]).toEqual([1, 7]);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 2 }]);
+});
+
+test("a ledger with the state of the version before leases goes on from it, and nothing is lost", async () => {
+  const { root, ledgers } = tenantIn("weur");
+  const nowMs = Date.now();
+  const second = Math.floor(nowMs / 1000);
+  const old = {
+    seconds: [[second, { requests: 100, tokens: 50 }]],
+    open: [["req_old", { second, tokens: 20, leaseUntilMs: nowMs + 120_000 }]],
+    month: { name: new Date(nowMs).toISOString().slice(0, 7), tokens: 1000 },
+  };
+  await runInDurableObject(root, (_: Ledger, { storage }) => {
+    for (const table of ["seconds", "open", "settled", "regions", "facts", "usage"]) {
+      storage.sql.exec(`DROP TABLE ${table}`);
+    }
+    // Written as that version does.
+    storage.sql.exec(
+      "CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), state TEXT NOT NULL);" +
+        "CREATE TABLE IF NOT EXISTS usage (day TEXT NOT NULL, model TEXT NOT NULL, centroid TEXT NOT NULL," +
+        "requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL," +
+        "PRIMARY KEY (day, model, centroid)) WITHOUT ROWID",
+    );
+    storage.sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(old));
+    storage.sql.exec("INSERT INTO usage VALUES (?, 'gpt2', 'c1', 5, 600, 400)", today());
+  });
+  await evictDurableObject(root);
+  const state = await runInDurableObject(root, (object: Ledger) => object.quota.state);
+  expect(state).toEqual({ ...old, settled: [] });
+  expect(await root.usage(today(), today())).toMatchObject([{ centroid: "c1", requests: 5, promptTokens: 600 }]);
+  // What it counted is not lent, and a Worker of that version settles what it admitted.
+  const monthly = { ...limits, tokensPerMonth: 1100 };
+  let admitted = 0;
+  for (let i = 0; i < 30; i++) if (!(await ledgers[0].admit(`r${i}`, monthly)).refusal) admitted++;
+  expect(admitted).toBe(20);
+  expect((await ledgers[0].reserve("r0", 81, monthly)).refusal).toMatchObject({ limit: "tokensPerMonth" });
+  await root.settle("req_old", [used]);
+  await evictDurableObject(root);
+  expect((await root.admit("req_new", monthly)).refusal).toMatchObject({ limit: "requestsPerMinute", used: 120 });
+  const after = await runInDurableObject(root, (object: Ledger) => object.quota.state);
+  expect([after.open, after.month.tokens]).toEqual([[], 1007]);
+});
