@@ -1,25 +1,25 @@
 /**
- * All backends as one: a Dispatch that survives the loss of any of them. It sets no timer but those of calls under way,
- * and probes only while there is traffic, so that an idle one costs nothing.
+ * All backends behind one Dispatch, which survives the loss of any of them. It has timers only for calls under way and
+ * probes only when a batch arrives, so it costs nothing while idle.
  */
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { BatchRun, type RoutingContext } from "./batch-run.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Dispatch } from "./dispatch.ts";
 import { FirstFrameTimes } from "./first-frame-times.ts";
-import { Journey, type Roads } from "./journey.ts";
 import { Router } from "./router.ts";
 import { hedgeBudget, retryBudget } from "./routing-limits.ts";
 
-export type BackendsParts = Pick<Roads, "clients" | "observer" | "now" | "after" | "keepAlive">;
+export type BackendsParts = Pick<RoutingContext, "clients" | "observer" | "now" | "after" | "keepAlive">;
 
 export class Backends {
-  readonly #roads: Roads;
-  readonly #journeys = new Set<Journey>();
+  readonly #context: RoutingContext;
+  readonly #runs = new Set<BatchRun>();
 
   constructor(parts: BackendsParts) {
-    this.#roads = {
+    this.#context = {
       ...parts,
       router: new Router([...parts.clients.keys()]),
       retries: new Budget(retryBudget),
@@ -29,32 +29,33 @@ export class Backends {
   }
 
   readonly openBatch: Dispatch = async (batch, signal) => {
-    this.#probe();
-    const journey = new Journey(batch, this.#roads);
-    this.#journeys.add(journey);
+    this.#probeEjected();
+    const run = new BatchRun(batch, this.#context);
+    this.#runs.add(run);
     try {
-      await journey.begin(signal);
+      await run.begin(signal);
     } catch (error) {
-      this.#journeys.delete(journey);
+      this.#runs.delete(run);
       throw error;
     }
-    return journey.frames(() => this.#journeys.delete(journey));
+    return run.frames(() => this.#runs.delete(run));
   };
 
-  /** Drops sequences of batches that go on for others. */
+  /** Cancels sequences by id, whichever batches they are in. */
   cancel(ids: readonly string[]): void {
-    for (const journey of this.#journeys) journey.cancel(ids);
+    for (const run of this.#runs) run.cancel(ids);
   }
 
-  #probe(): void {
-    const { router, clients, observer, now, keepAlive } = this.#roads;
+  /** Probes the backends whose ejection has ended. */
+  #probeEjected(): void {
+    const { router, clients, observer, now, keepAlive } = this.#context;
     for (const backend of router.takeProbes(now())) {
       const probe = async () => {
         const readiness = await clients
           .get(backend)!
           .readiness()
           .catch(() => null);
-        router.probed(backend, readiness !== null, now());
+        router.recordProbe(backend, readiness !== null, now());
         if (readiness) observer.returned(backend);
       };
       keepAlive(probe());
@@ -62,7 +63,7 @@ export class Backends {
   }
 }
 
-/** What is served: by a backend of this manifest if one is ready, else by any that is; null where none is. */
+/** The readiness of a backend that serves this manifest, else of any that is ready; null if none is. */
 export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash: string): Promise<Readiness | null> {
   const asked = Array.from(clients, (client) => client.readiness().catch(() => null));
   const ready = (await Promise.all(asked)).filter((one) => one !== null);
@@ -72,7 +73,7 @@ export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash:
 /** How many of the ready backends serve batches of a manifest. */
 export type Holding = "all" | "some" | "none";
 
-/** Whoever has not answered within `limitMs` is not ready. Never rejects. */
+/** A backend that has not answered within `limitMs` counts as not ready. Never rejects. */
 export async function holdingOf(
   clients: Iterable<BackendCalls>,
   manifestHash: string,

@@ -1,7 +1,7 @@
-/** Signs what we send to backends, which take it from nobody else. The form is `shared/contracts/call-signature.ts`. */
+/** Signs calls to backends. The format is in `shared/contracts/call-signature.ts`. */
 import { type SigningKey, signatureHeader, signingKey } from "../../shared/contracts/call-signature.ts";
 
-/** The headers that make a call ours. */
+/** Returns the headers that sign a call. */
 export type SignCall = (method: string, path: string, body: Uint8Array) => Promise<Record<string, string>>;
 
 export interface SignerParts {
@@ -11,7 +11,7 @@ export interface SignerParts {
   newNonce(): string;
 }
 
-/** The first secret signs; without any, calls go out as they are. */
+/** Signs with the first secret; without secrets, calls are not signed. */
 export function createSigner([secret]: readonly string[], { now, newNonce }: SignerParts): SignCall {
   if (secret === undefined) return async () => ({});
   let key: Promise<SigningKey> | null = null;

@@ -1,14 +1,11 @@
-/**
- * How a micro-batch becomes frames: the one interface of everything on the way to the model. The backend client
- * implements it over HTTP, the micro-batching objects implement it for many requests at once.
- */
+/** The interface through which a micro-batch becomes frames. */
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 
 /**
- * Resolves when the batch is accepted, to its frames, those together that came together: of each sequence its frames in
- * order, ending in exactly one `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted,
- * failures are frames.
+ * Resolves when the batch is accepted, to its frames in groups as they arrived. Each sequence gets its frames in order, and
+ * exactly one `done` or `error` as the last. Rejects with a ServiceError if the batch is refused; after that, failures
+ * are `error` frames.
  */
 export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
 
@@ -18,8 +15,8 @@ export function isLast(frame: Frame): boolean {
 }
 
 /**
- * Holds a stream of frames to a Dispatch's promise: whatever goes wrong with `groups`, every id of `ids` still ends.
- * A frame of an unknown or finished sequence is the sender's mistake and ends the others in `failure` too.
+ * Ensures that every sequence of `ids` ends, whatever goes wrong with `groups`: those still open end in an error frame with
+ * `failure`. A frame of an unknown or ended sequence counts as a failure of the whole stream.
  */
 export async function* complete(
   groups: AsyncIterable<Frame[]>,
@@ -27,7 +24,7 @@ export async function* complete(
   failure: (cause: unknown) => ServiceError,
 ): AsyncGenerator<Frame[]> {
   const open = new Set(ids);
-  /** Of the group that is looked at. */
+  /** Valid frames of the current group. */
   let sound: Frame[] = [];
   let cause: unknown = new Error("the stream of frames ended early");
   try {

@@ -1,14 +1,14 @@
-/** NDJSON frames over the runtime's byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
+/** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
 import { Watch } from "../watch.ts";
 
-/** Nothing came for too long, not even a blank line. */
+/** No byte arrived for too long, not even a heartbeat. */
 export class SilenceError extends Error {
   override readonly name = "SilenceError";
 }
 
-/** Reads frames that our own objects have checked, those of one chunk together; leaving the loop cancels the body. */
+/** Reads frames that our own objects have validated, grouped by chunk. Leaving the loop cancels the body. */
 export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncGenerator<Frame[]> {
   const reader = new FrameReader({ isChecked: true });
   const source = body.getReader();
@@ -21,15 +21,14 @@ export async function* checkedFramesOf(body: ReadableStream<Uint8Array>): AsyncG
     }
     reader.end();
   } finally {
-    // Of a body that failed nothing is left to cancel.
+    // Cancelling a failed body rejects.
     source.cancel().catch(() => undefined);
   }
 }
 
 /**
- * Reads a backend's frames, those of one chunk together. Throws what `failure` makes of an Error: one for anything that
- * is no frame, a SilenceError where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not
- * count.
+ * Reads a backend's frames, grouped by chunk. On an error it throws the result of `failure`, which gets a SilenceError if no
+ * byte arrives for `silenceMs` (the time the caller spends on a chunk does not count), or the error of an invalid frame.
  */
 export async function* frameGroupsOf(
   body: ReadableStream<Uint8Array>,
@@ -53,7 +52,7 @@ export async function* frameGroupsOf(
     throw failure(cause);
   } finally {
     watch.stop();
-    // Of a body that failed nothing is left to cancel.
+    // Cancelling a failed body rejects.
     source.cancel().catch(() => undefined);
   }
 }

@@ -66,33 +66,33 @@ export class Router {
     return this.#of(backend).load;
   }
 
-  /** `sequences` more are under way there; fewer where negative. */
-  loaded(backend: string, sequences: number): void {
+  /** Adds to the number of sequences under way there; may be negative. */
+  addLoad(backend: string, sequences: number): void {
     this.#of(backend).load += sequences;
   }
 
-  /** A sequence was completed there. */
-  succeeded(backend: string): void {
-    this.#of(backend).health.succeeded();
+  /** Records a completed sequence. */
+  recordSuccess(backend: string): void {
+    this.#of(backend).health.recordSuccess();
   }
 
-  /** A call went wrong there. Returns whether that ejected it. */
-  failed(backend: string, isCertain: boolean, nowMs: number): boolean {
-    return this.#of(backend).health.failed(isCertain, nowMs);
+  /** Counts a failed call. Returns whether that ejected the backend. */
+  recordFailure(backend: string, isCertain: boolean, nowMs: number): boolean {
+    return this.#of(backend).health.recordFailure(isCertain, nowMs);
   }
 
-  /** It refused a manifest or numerics, by the hash. */
-  mismatched(backend: string, hash: string, nowMs: number): void {
-    this.#of(backend).health.mismatched(hash, nowMs);
+  /** Records that the backend refused this manifest hash or numerics fingerprint. */
+  recordMismatch(backend: string, hash: string, nowMs: number): void {
+    this.#of(backend).health.recordMismatch(hash, nowMs);
   }
 
-  /** The ejected backends that are to be probed now; each is told by `probed`. */
+  /** Returns the ejected backends to probe now. Call `recordProbe` with each result. */
   takeProbes(nowMs: number): string[] {
     return [...this.#backends].filter(([, { health }]) => health.takeProbe(nowMs)).map(([name]) => name);
   }
 
-  probed(backend: string, isReady: boolean, nowMs: number): void {
-    this.#of(backend).health.probed(isReady, nowMs);
+  recordProbe(backend: string, isReady: boolean, nowMs: number): void {
+    this.#of(backend).health.recordProbe(isReady, nowMs);
   }
 
   /** The load under which a backend of `fit` takes one more. */

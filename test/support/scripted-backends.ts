@@ -1,12 +1,13 @@
 /**
- * Backends whose every answer a test gives, and the roads between them: real routing, counted events, timers that run
+ * Backends whose every answer a test gives, and the routing between them: real routing, counted events, timers that run
  * when the test says so. What a sequence's tokens are depends on its seed and their position alone, as in the engine.
  */
+
+import type { RoutingContext } from "../../edge/backend/batch-run.ts";
 import { Budget } from "../../edge/backend/budget.ts";
 import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
 import type { BackendCalls, OpenBatch } from "../../edge/backend/client.ts";
 import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
-import type { Roads } from "../../edge/backend/journey.ts";
 import { Router } from "../../edge/backend/router.ts";
 import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
 import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
@@ -129,7 +130,7 @@ export class ScriptedBackend implements BackendCalls {
   }
 }
 
-export interface ScriptedRoads extends Roads {
+export interface ScriptedRouting extends RoutingContext {
   backends: ScriptedBackend[];
   names: string[];
   /** What the observer was told, as `event backend sequences`. */
@@ -141,7 +142,7 @@ export interface ScriptedRoads extends Roads {
   settled(): Promise<unknown>;
 }
 
-export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRoads {
+export function scriptedRouting(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRouting {
   const names = Array.from({ length: count }, (_, i) => `b${i}`);
   const backends = names.map(() => new ScriptedBackend());
   const events: string[] = [];

@@ -48,7 +48,7 @@ describe("Router", () => {
     const order = rendezvousOrder("c1", names(3));
     const chosen = Array.from({ length: 30 }, () => {
       const { backend } = router.choose(route("c1"), none, 0)!;
-      router.loaded(backend, 1);
+      router.addLoad(backend, 1);
       return backend;
     });
     expect(chosen.slice(0, 4)).toEqual(Array(4).fill(order[0]));
@@ -56,55 +56,55 @@ describe("Router", () => {
     // 1.25 × 30 / 3, rounded up.
     expect(Math.max(...counts)).toBe(13);
     expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
-    for (const backend of chosen) router.loaded(backend, -1);
+    for (const backend of chosen) router.addLoad(backend, -1);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
   });
 
   test("ejects after errors in a row; a completion in between forgives", () => {
     const router = new Router(names(2), limits);
     const [first, second] = rendezvousOrder("c1", names(2));
-    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
-    router.succeeded(first);
-    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
+    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
+    router.recordSuccess(first);
+    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    expect(router.failed(first, false, 0)).toBe(true);
+    expect(router.recordFailure(first, false, 0)).toBe(true);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
   });
 
   test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
     const router = new Router(names(2), limits);
     const [first, second] = rendezvousOrder("c1", names(2));
-    expect(router.failed(first, true, 0)).toBe(true);
+    expect(router.recordFailure(first, true, 0)).toBe(true);
     // The rest of what it had fails, too.
-    for (let i = 0; i < 10; i++) expect(router.failed(first, true, 5)).toBe(false);
+    for (let i = 0; i < 10; i++) expect(router.recordFailure(first, true, 5)).toBe(false);
     expect(router.takeProbes(99)).toEqual([]);
     expect(router.takeProbes(100)).toEqual([first]);
     expect(router.takeProbes(101)).toEqual([]);
     expect(router.choose(route("c1"), none, 101)?.backend).toBe(second);
-    router.probed(first, false, 110);
+    router.recordProbe(first, false, 110);
     expect(router.takeProbes(309)).toEqual([]);
     expect(router.takeProbes(310)).toEqual([first]);
-    router.probed(first, false, 310);
+    router.recordProbe(first, false, 310);
     expect(router.takeProbes(659)).toEqual([]);
     expect(router.takeProbes(660)).toEqual([first]);
-    router.probed(first, true, 660);
+    router.recordProbe(first, true, 660);
     expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
     // Ready, and failing again: nothing is forgotten until a completion comes.
-    router.failed(first, true, 700);
+    router.recordFailure(first, true, 700);
     expect(router.takeProbes(1049)).toEqual([]);
     expect(router.takeProbes(1050)).toEqual([first]);
-    router.probed(first, true, 1050);
-    router.succeeded(first);
-    router.failed(first, true, 2000);
+    router.recordProbe(first, true, 1050);
+    router.recordSuccess(first);
+    router.recordFailure(first, true, 2000);
     expect(router.takeProbes(2100)).toEqual([first]);
   });
 
   test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
     const router = new Router(names(4), limits);
     const [a, b, c, d] = names(4);
-    router.failed(a, true, 20);
-    router.failed(b, true, 10);
-    router.mismatched(c, hash, 0);
+    router.recordFailure(a, true, 20);
+    router.recordFailure(b, true, 10);
+    router.recordMismatch(c, hash, 0);
     const tried = new Set<string>();
     const order = [];
     for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
@@ -122,7 +122,7 @@ describe("Router", () => {
   test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
     const router = new Router(names(2), limits);
     const [first, second] = rendezvousOrder("c1", names(2));
-    router.mismatched(first, hash, 0);
+    router.recordMismatch(first, hash, 0);
     expect(router.choose(route("c1"), none, 49)?.backend).toBe(second);
     expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 49)?.backend).toBe(first);
     expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
@@ -131,7 +131,7 @@ describe("Router", () => {
   test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
     const router = new Router(names(2), limits);
     const [first, second] = rendezvousOrder("c1", names(2));
-    router.mismatched(first, "cpu-int8-1", 0);
+    router.recordMismatch(first, "cpu-int8-1", 0);
     const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
     expect(router.choose(goingOn("cpu-int8-1"), none, 49)).toEqual({ backend: second, isFit: true });
     expect(router.choose(goingOn("cpu-int8-1"), new Set([second]), 49)).toEqual({ backend: first, isFit: false });
@@ -165,20 +165,20 @@ describe("Router", () => {
             const bound = Math.max(limits.freeLoad, Math.ceil((limits.loadFactor * total) / fit.length));
             expect(router.loadOf(choice.backend)).toBeLessThan(bound);
           }
-          router.loaded(choice.backend, 1);
+          router.addLoad(choice.backend, 1);
           running.push(choice.backend);
         } else if (one.type === "end" && running.length > 0) {
           const [backend] = running.splice(one.pick % running.length, 1);
-          router.loaded(backend, -1);
-          if (one.ok) router.succeeded(backend);
-          else if (router.failed(backend, false, nowMs)) {
+          router.addLoad(backend, -1);
+          if (one.ok) router.recordSuccess(backend);
+          else if (router.recordFailure(backend, false, nowMs)) {
             expect(ejected.has(backend)).toBe(false);
             ejected.add(backend);
           }
         } else if (one.type === "probe") {
           for (const backend of router.takeProbes(nowMs)) {
             expect(ejected.has(backend)).toBe(true);
-            router.probed(backend, one.ready, nowMs);
+            router.recordProbe(backend, one.ready, nowMs);
             if (one.ready) ejected.delete(backend);
           }
         } else if (one.type === "pass") nowMs += one.ms;
