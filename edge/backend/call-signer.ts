@@ -1,8 +1,13 @@
 /** Signs calls to backends. The format is in `shared/contracts/call-signature.ts`. */
 import { type SigningKey, signatureHeader, signingKey } from "../../shared/contracts/call-signature.ts";
 
-/** Returns the headers that sign a call. */
-export type SignCall = (method: string, path: string, body: Uint8Array) => Promise<Record<string, string>>;
+/** Returns the headers that sign a call, for the process of this name, or for any of the address. */
+export type SignCall = (
+  method: string,
+  path: string,
+  body: Uint8Array,
+  backendName?: string | null,
+) => Promise<Record<string, string>>;
 
 export interface SignerParts {
   /** Milliseconds since 1970. */
@@ -15,9 +20,9 @@ export interface SignerParts {
 export function createSigner([secret]: readonly string[], { now, newNonce }: SignerParts): SignCall {
   if (secret === undefined) return async () => ({});
   let key: Promise<SigningKey> | null = null;
-  return async (method, path, body) => {
+  return async (method, path, body, backendName) => {
     key ??= signingKey(secret);
-    const call = { method, path, body, timeMs: now(), nonce: newNonce() };
+    const call = { method, path, body, timeMs: now(), nonce: newNonce(), backendName };
     return { authorization: await signatureHeader(await key, call) };
   };
 }
