@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
-import { processNamePattern } from "../shared/contracts/inference.ts";
+import { processNamePattern } from "../shared/contracts/process-name.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 import { choice, integer, misspeltSetting, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
 

@@ -1,17 +1,14 @@
 /** One call of some sequences to one backend, and which of them still belong to it. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Backend } from "./backend-group.ts";
 import type { Delivery } from "./delivery.ts";
-
-/** The backends that were tried for some sequences since these last progressed, and whether it is the second round. */
-export interface RetryRound {
-  tried: ReadonlySet<string>;
-  isSecondRound: boolean;
-}
+import type { RetryRound } from "./retry-round.ts";
 
 export class Attempt {
-  readonly backend: string;
-  /** Its `tried` includes `backend`. */
-  readonly round: RetryRound;
+  /** From its acceptance on the process that accepted it. */
+  backend: Backend;
+  /** From its acceptance on its `tried` includes `backend`. */
+  round: RetryRound;
   readonly requests: SequenceRequest[] = [];
   readonly sentAtMs: number;
   readonly #abort = new AbortController();
@@ -27,7 +24,7 @@ export class Attempt {
 
   /** `elapsedMs` is the age of the batch; `cancel` tells the backend to drop some sequences of an accepted call. */
   constructor(
-    backend: string,
+    backend: Backend,
     round: RetryRound,
     deliveries: readonly Delivery[],
     { nowMs, elapsedMs, cancel }: { nowMs: number; elapsedMs: number; cancel(ids: string[]): void },

@@ -13,47 +13,21 @@ import {
   numericsAgree,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import { Attempt, type RetryRound } from "./attempt.ts";
-import type { Budget } from "./budget.ts";
+import type { Region } from "../platform/region.ts";
+import { Attempt } from "./attempt.ts";
+import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
-import type { BackendCalls } from "./client.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
-import type { FirstFrameTimes } from "./first-frame-times.ts";
-import type { Route, Router } from "./router.ts";
+import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
+import type { Route } from "./router.ts";
+import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
-import type { RoutingObserver } from "./routing-observer.ts";
-
-/** What all batch runs share. */
-export interface RoutingContext {
-  router: Router;
-  /** By name. */
-  clients: ReadonlyMap<string, BackendCalls>;
-  retries: Budget;
-  hedges: Budget;
-  firstFrames: FirstFrameTimes;
-  observer: RoutingObserver;
-  /** A clock in milliseconds. */
-  now(): number;
-  /** Runs `work` once, after `ms`; the returned function cancels it. */
-  after(ms: number, work: () => void): () => void;
-  /** Keeps the object alive until `work` settles (waitUntil). */
-  keepAlive(work: Promise<void>): void;
-}
-
-/** Nothing was tried yet. */
-const firstRound: RetryRound = { tried: new Set(), isSecondRound: false };
-/** After a pause every backend is tried once more. */
-const laterRound: RetryRound = { tried: new Set(), isSecondRound: true };
-
-/** Which backend failed some sequences, and how. */
-interface BackendFailure {
-  backend: string;
-  failure: CallFailure;
-}
 
 export class BatchRun {
   readonly #context: RoutingContext;
+  /** What the backend is to serve. */
+  readonly #model: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   readonly #route: Route;
   readonly #startedMs: number;
   /** The sequences that have not ended, by the client's id. */
@@ -64,11 +38,13 @@ export class BatchRun {
   readonly #frames: Frame[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, roads: RoutingContext) {
-    this.#context = roads;
+  /** `onlyRegions`: the only regions whose backends it may use; without, all. */
+  constructor(batch: BatchRequest, context: RoutingContext, onlyRegions?: ReadonlySet<Region>) {
+    this.#context = context;
     const { manifestHash, centroidId, adapterHash } = batch;
-    this.#route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
-    this.#startedMs = roads.now();
+    this.#model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
+    this.#route = { ...this.#model, ...(onlyRegions && { onlyRegions }) };
+    this.#startedMs = context.now();
     for (const sequence of batch.sequences) {
       const delivery = new Delivery(sequence);
       this.#open.set(sequence.id, delivery);
@@ -148,16 +124,13 @@ export class BatchRun {
           continue;
         }
       }
-      // Without a failure nothing is repeated, and a backend is left to try.
       if (!choice || (last && retries.take(1) === 0)) throw errorOf(failures.map(({ failure }) => failure));
       if (last) this.#reportRetry(last.backend, waiting);
-      const { backend } = choice;
-      round = withTried(round, backend);
-      const failure = await this.#send(backend, waiting, round);
-      if (!failure) return;
-      last = { backend, failure };
+      last = await this.#send(choice.backend, waiting, round);
+      if (!last) return;
+      round = withTried(round, choice.backend, last.backend);
       failures.push(last);
-      if (!failure.consequence.elsewhere) throw failure.error;
+      if (!last.failure.consequence.elsewhere) throw last.failure.error;
     }
   }
 
@@ -183,29 +156,34 @@ export class BatchRun {
   }
 
   /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */
-  async #send(backend: string, group: readonly Delivery[], round: RetryRound): Promise<CallFailure | null> {
+  async #send(backend: Backend, group: readonly Delivery[], round: RetryRound): Promise<BackendFailure | null> {
     const { router, clients, retries, now, keepAlive } = this.#context;
-    const client = clients.get(backend)!;
+    const client = clients.get(backend.address.url)!;
     const wanted = group[0].numerics;
     const nowMs = now();
     const attempt = new Attempt(backend, round, group, {
       nowMs,
       elapsedMs: nowMs - this.#startedMs,
       // A cancellation that fails leaves sequences running to their end, which costs only time.
-      cancel: (ids) => keepAlive(client.cancel(ids).catch(() => undefined)),
+      cancel: (ids) => keepAlive(client.cancel(ids, attempt.backend.name).catch(() => undefined)),
     });
     for (const delivery of group) this.#attemptsOf(delivery).add(attempt);
-    router.addLoad(backend, group.length);
+    router.recordSent(backend, group.length);
     try {
-      const batch = { version: contractVersion, ...this.#route, sequences: attempt.requests } as const;
-      const { numerics, frames } = await client.openBatch(batch, attempt.signal, wanted);
+      const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
+      const { process, isMisdirected, numerics, frames } = await client.openBatch(batch, {
+        signal: attempt.signal,
+        numerics: wanted,
+        process: backend.name,
+        // A retry must not reach the process that failed.
+        isOnlyProcess: round.tried.size > 0,
+      });
+      if (isMisdirected) router.recordMisdirected(backend, false, now());
+      this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
       if (!numericsAgree(wanted, numerics)) {
         for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
-        return this.#recordFailure(
-          backend,
-          divergence(new Error(`it has numerics ${numerics}, ${wanted} began`)),
-          wanted,
-        );
+        const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
+        return this.#recordFailure(attempt.backend, divergence(cause), wanted);
       }
       attempt.markAccepted(numerics);
       retries.earn(1);
@@ -294,8 +272,7 @@ export class BatchRun {
       delivery.recordLoss();
       this.#detach(attempt, delivery);
     }
-    this.#recordFailure(attempt.backend, failure);
-    this.#resend({ backend: attempt.backend, failure }, deliveries, attempt.round);
+    this.#resend(this.#recordFailure(attempt.backend, failure), deliveries, attempt.round);
   }
 
   /** Sends sequences that a backend failed to another one, but for those that another call already has. */
@@ -317,7 +294,7 @@ export class BatchRun {
   /** Ends sequences that no backend accepts, but for those that another call has. */
   #endInError(group: readonly Delivery[], error: ServiceError, { backend }: BackendFailure): void {
     const left = group.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
-    if (error.kind === "numerics_mismatch") this.#context.observer.notResumed(backend, left.length);
+    if (error.kind === "numerics_mismatch") this.#context.observer.notResumed(backend.id, left.length);
     for (const delivery of left) this.#finish(delivery, errorFrame(delivery.id, error));
   }
 
@@ -327,35 +304,39 @@ export class BatchRun {
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
     const choice = router.choose(this.#route, attempt.round.tried, now());
+    // Any process of the same address may be the same process.
+    if (choice?.backend.name === null && choice.backend.address === attempt.backend.address) return;
     if (!choice?.isFit || router.loadOf(choice.backend) >= router.loadOf(attempt.backend)) return;
     const group = late.slice(0, hedges.take(late.length));
     if (group.length === 0) return;
     const { backend } = choice;
-    const round = withTried(attempt.round, backend);
-    observer.hedged(backend, group.length);
-    const sending = this.#send(backend, group, round).then((failure) => {
+    observer.hedged(backend.id, group.length);
+    const sending = this.#send(backend, group, attempt.round).then((failed) => {
       // Their first call may have failed meanwhile, so that only this one had them.
-      if (failure) this.#resend({ backend, failure }, group, round);
+      if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
     });
     keepAlive(sending);
   }
 
-  #reportRetry(backend: string, group: readonly Delivery[]): void {
+  #reportRetry({ id }: Backend, group: readonly Delivery[]): void {
     const { observer } = this.#context;
     const begun = group.filter(({ hasTokens }) => hasTokens).length;
-    if (begun > 0) observer.resumed(backend, begun);
-    if (begun < group.length) observer.retried(backend, group.length - begun);
+    if (begun > 0) observer.resumed(id, begun);
+    if (begun < group.length) observer.retried(id, group.length - begun);
   }
 
-  /** Updates the backend's health. `numerics` are those that the call was to continue. */
-  #recordFailure(backend: string, failure: CallFailure, numerics: string | null = null): CallFailure {
+  /** Records the failure of a call to `asked`, for the process that answered. `numerics` are those that it was to continue. */
+  #recordFailure(asked: Backend, failure: CallFailure, numerics: string | null = null): BackendFailure {
     const { router, observer, now } = this.#context;
-    const { health } = failure.consequence;
-    observer.failed(backend, failure);
-    if (failure.kind === "mismatched") router.recordMismatch(backend, this.#route.manifestHash, now());
-    if (failure.kind === "diverging" && numerics) router.recordMismatch(backend, numerics, now());
-    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) observer.ejected(backend);
-    return failure;
+    const { kind, consequence } = failure;
+    const backend = router.recordAnswer(asked, failure.process, now());
+    observer.failed(backend.id, failure);
+    if (kind === "misdirected") router.recordMisdirected(backend, true, now());
+    if (kind === "mismatched") router.recordMismatch(backend, this.#model.manifestHash, now());
+    if (kind === "diverging" && numerics) router.recordMismatch(backend, numerics, now());
+    const { health } = consequence;
+    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) observer.ejected(backend.id);
+    return { backend, failure };
   }
 
   /** Ends a sequence with this frame. */
@@ -375,6 +356,16 @@ export class BatchRun {
     attempt.remove(delivery);
   }
 
+  /** An address led the call to this process. */
+  #moveTo(attempt: Attempt, process: Backend): void {
+    const { router } = this.#context;
+    const open = attempt.sequences.length;
+    router.addLoad(attempt.backend, -open);
+    router.addLoad(process, open);
+    attempt.round = withTried(attempt.round, attempt.backend, process);
+    attempt.backend = process;
+  }
+
   #cancelIn(attempt: Attempt, delivery: Delivery): void {
     attempt.cancel(delivery);
     this.#detach(attempt, delivery);
@@ -387,17 +378,4 @@ export class BatchRun {
   #attemptsOf(delivery: Delivery): Set<Attempt> {
     return this.#attempts.get(delivery)!;
   }
-}
-
-/** Tries every backend once more, except those whose answer would be the same. */
-function secondRound(failures: readonly BackendFailure[]): RetryRound {
-  const certain = failures.filter(({ failure }, i) => {
-    const { again } = failure.consequence;
-    return again === "never" || (again === "after another" && i === failures.length - 1);
-  });
-  return { tried: new Set(certain.map(({ backend }) => backend)), isSecondRound: true };
-}
-
-function withTried({ tried, isSecondRound }: RetryRound, backend: string): RetryRound {
-  return { tried: new Set([...tried, backend]), isSecondRound };
 }

@@ -66,7 +66,9 @@ export class Shard extends DurableObject<Env> {
     const sign = createSigner(config.backendSecrets, { now, newNonce });
     const parts = { gate, fileOf, sign, fetch: config.backendFetch };
     const backends = new Backends({
-      clients: new Map(config.backendUrls.map((url) => [url, new BackendClient(url, parts)])),
+      addresses: config.backends,
+      clientOf: ({ url }) => new BackendClient(url, parts),
+      region: null,
       observer: this.#metrics.counting(routingLog),
       now,
       after(ms, work) {

@@ -1,7 +1,7 @@
 /** Which calls must be signed, and where head and body are held against their signature. */
 import type { Context, MiddlewareHandler } from "hono";
 import { parseSignature } from "../../shared/contracts/call-signature.ts";
-import { nameHeader } from "../../shared/contracts/inference.ts";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { CallVerifier } from "./call-verifier.ts";

@@ -1,6 +1,6 @@
 /** The name of this process on its answers, and the refusal of calls that are for another one. */
 import type { MiddlewareHandler } from "hono";
-import { nameHeader } from "../../shared/contracts/inference.ts";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 
 /** Sends the name with every answer, refusals included. */

@@ -4,8 +4,8 @@
  * `AssignmentReport`. `POST /v1/adapters` makes a
  * tenant's adapter of an `AdapterRequest` and answers an `AdapterAnswer`; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
- * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches, `nameHeader`
- * with every call and answer. Not here: anything a public client sees.
+ * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches,
+ * `nameHeader` (process-name.ts) with every answer and with some calls. Not here: anything a public client sees.
  */
 import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
@@ -31,16 +31,6 @@ export const sequencesPerBatch = 128;
  * it must ignore it, and the batch's schema is strict.
  */
 export const numericsHeader = "x-chameleon-numerics";
-
-/**
- * The name of a backend process, because one address may lead to several. Every answer carries the name of the process that
- * answered. A call may carry the name of the process that it is for; an ingress may route by it, and any other process
- * refuses the call with `misdirected` before it reads the body. The signature of a call covers it. Backends of the
- * release before this one neither send nor check it.
- */
-export const nameHeader = "x-chameleon-backend";
-/** A DNS label, because a name can be a part of a host name. */
-export const processNamePattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 
 const tokenId = z.int().min(0);
 /** Strict, because ids travel into logs, metrics and URLs. */
@@ -353,11 +343,6 @@ export function holds({ manifestHash, manifests = [] }: Readiness, wanted: strin
 /** A numerics fingerprint as a header tells it; null where there is none, or something that is none. */
 export function readNumerics(header: string | null | undefined): string | null {
   return header && idPattern.test(header) ? header : null;
-}
-
-/** A process name from a header; null if there is none, or not a valid one. */
-export function readProcessName(header: string | null | undefined): string | null {
-  return header && processNamePattern.test(header) ? header : null;
 }
 
 /** Whether two numerics fingerprints allow a sequence to go from one to the other. One that is unknown (null) allows all. */

@@ -183,7 +183,9 @@ export function ordersWith(limits: Partial<ClientLimits>, parts: Partial<Complet
   const ignore = () => {};
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
-    clients: new Map([[backendUrl, new BackendClient(backendUrl, { limits })]]),
+    addresses: [{ url: backendUrl, region: null }],
+    clientOf: ({ url }) => new BackendClient(url, { limits }),
+    region: null,
     observer: {
       ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
       ...{ ejected: ignore, returned: ignore, failed: ignore },

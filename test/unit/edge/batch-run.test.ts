@@ -8,6 +8,7 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/co
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {
+  backendAt,
   callFailure,
   framesFor,
   type ScriptedBackend,
@@ -51,7 +52,9 @@ async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
 async function expectIdle(routing: ScriptedRouting) {
   await routing.settled();
   expect(routing.timers()).toBe(0);
-  expect(routing.names.map((name) => routing.router.loadOf(name))).toEqual(routing.names.map(() => 0));
+  expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual(
+    routing.names.map(() => 0),
+  );
 }
 
 /** The backend that got the last call, of those in `among`. */
@@ -488,8 +491,8 @@ describe("a first frame that is late", () => {
       const { abort } = runBatch(routing, [sequence("a")]);
       const first = called(routing.backends);
       const second = nameOf(routing, other(routing, first));
-      if (name === "unfit") routing.router.recordFailure(second, true, 0);
-      if (name === "busy") routing.router.addLoad(second, 1);
+      if (name === "unfit") routing.router.recordFailure(backendAt(routing.router, second), true, 0);
+      if (name === "busy") routing.router.addLoad(backendAt(routing.router, second), 1);
       await first.last.accept();
       await routing.pass(5000);
       expect(other(routing, first).calls, name).toEqual([]);

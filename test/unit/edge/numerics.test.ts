@@ -5,6 +5,7 @@ import { roundPausesMs } from "../../../edge/backend/routing-limits.ts";
 import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import {
+  backendAt,
   callFailure,
   framesFor,
   type ScriptedBackend,
@@ -76,7 +77,7 @@ describe("a sequence with tokens", () => {
       expect(routing.events).toContain(`not resumed ${nameOf(routing, first)} 1`);
       expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
       await routing.settled();
-      expect(routing.names.map((name) => routing.router.loadOf(name))).toEqual([0, 0]);
+      expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual([0, 0]);
     },
   );
 

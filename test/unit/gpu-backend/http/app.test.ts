@@ -13,10 +13,10 @@ import {
   type BatchRequest,
   type Frame,
   heartbeatMs,
-  nameHeader,
   numericsHeader,
   readinessSchema,
 } from "../../../../shared/contracts/inference.ts";
+import { nameHeader } from "../../../../shared/contracts/process-name.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
