@@ -34,7 +34,12 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
 
 /** The URL of one process of an address; without a name, of whichever the address leads to. */
 export function urlOf(address: string, name: string | null): string {
-  return name === null ? address.replace(/\{name\}[./-]?/, "") : address.replace(placeholder, name);
+  return name === null ? address.replace(/\{name\}\.|\/?\{name\}/, "") : address.replace(placeholder, name);
+}
+
+/** Whether each process of an address has a URL of its own. */
+export function hasOwnUrl(address: string): boolean {
+  return address.includes(placeholder);
 }
 
 function isHttp(url: string): boolean {

@@ -19,7 +19,7 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
-import { urlOf } from "./addresses.ts";
+import { hasOwnUrl, urlOf } from "./addresses.ts";
 import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf, SilenceError } from "./frames.ts";
@@ -29,6 +29,7 @@ import {
   adapterMs,
   adapterRounds,
   awaitingCalls,
+  misdirectedPauseMs,
   misdirectedTries,
   probeMs,
   silenceMs,
@@ -111,6 +112,7 @@ export class BackendClient implements BackendCalls {
   readonly #call: BackendFetch;
   readonly #fileOf: AdapterFiles;
   readonly #limits: ClientLimits;
+  #calls = 0;
 
   constructor(url: string, { gate, sign, fetch: call, fileOf, limits }: ClientParts = {}) {
     this.#url = url;
@@ -204,13 +206,22 @@ export class BackendClient implements BackendCalls {
 
   /** Resolves when the response headers arrive. Each try has `limitMs` of its own. */
   async #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
+    const wanted = init.process ?? null;
     const seen = new Set<string | null>();
+    const call = this.#calls++;
     for (let tries = 1; ; tries++) {
-      const response = await this.#fetchOnce(path, init, limitMs);
-      if (!init.isRepeated || !isRefusedByOther(response, init.process ?? null)) return response;
-      seen.add(processOf(response));
-      if (tries >= misdirectedTries(seen.size)) return response;
-      await response.body?.cancel();
+      if (tries > 1) await pause(misdirectedPauseMs(call, tries));
+      const isLast = !init.isRepeated || wanted === null || tries >= misdirectedTries(seen.size);
+      try {
+        const response = await this.#fetchOnce(path, init, limitMs);
+        if (isLast || !isRefusedByOther(response, wanted)) return response;
+        seen.add(processOf(response));
+        await response.body?.cancel();
+      } catch (thrown) {
+        // The address may have led to another process, which is down.
+        const isOther = thrown instanceof CallFailure && thrown.kind === "unreachable" && !hasOwnUrl(this.#url);
+        if (isLast || !isOther || init.signal?.aborted) throw thrown;
+      }
     }
   }
 
@@ -242,6 +253,10 @@ export class BackendClient implements BackendCalls {
       }
     });
   }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function processOf(response: Response): string | null {

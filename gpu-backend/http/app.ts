@@ -51,15 +51,11 @@ export interface AppParts {
 
 export function createApp({ name, sets, adapters, assignments, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
-  const isForMe = requireOwnName(name);
-  app.use(sendName(name));
+  app.use(sendName(name), requireOwnName(name));
   if (verifier) {
-    app.use("/v1/*", requireSignature(verifier), isForMe, limitBody, requireSignedBody);
-    app.use("/readyz", checkSignature(verifier), isForMe);
-  } else {
-    app.use("/v1/*", isForMe, limitBody);
-    app.use("/readyz", isForMe);
-  }
+    app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
+    app.use("/readyz", checkSignature(verifier));
+  } else app.use("/v1/*", limitBody);
   app.post("/v1/*", requireJson);
   addAdapterRoutes(app, adapters, log);
 

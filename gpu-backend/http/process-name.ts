@@ -11,7 +11,10 @@ export function sendName(name: string): MiddlewareHandler {
   };
 }
 
-/** Throws a ServiceError "misdirected" for a call that names another process. */
+/**
+ * Throws a ServiceError "misdirected" for a call that names another process. Before the signature is checked, which would use
+ * up its nonce: HTTP clients may send a call again by themselves after 421, and reach the same process.
+ */
 export function requireOwnName(name: string): MiddlewareHandler {
   return async ({ req }, next) => {
     const wanted = req.header(nameHeader);
