@@ -1,7 +1,8 @@
 /**
  * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address leads to one process or to
- * several. `{name}` in its URL stands for the name of a process: `http://{name}.backends.svc:8788` reaches the process
- * `pod-0` at `http://pod-0.backends.svc:8788`, and any process at `http://backends.svc:8788`.
+ * several. `{name}` in its URL stands for the name of a process, as the first label of the host or as a segment of the
+ * path: `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process
+ * at `http://backends.svc:8788`.
  */
 import { type Region, regions } from "../platform/region.ts";
 
@@ -21,7 +22,7 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
     const [, prefix, rest] = /^\s*(?:([a-z]+)=)?(.*?)\/*\s*$/s.exec(entry)!;
     const region = regions.find((one) => one === prefix) ?? null;
     const isRegion = prefix === undefined || region !== null;
-    if (!isRegion || !isHttp(urlOf(rest, null)) || !isHttp(urlOf(rest, "name")) || rest.split(placeholder).length > 2) {
+    if (!isRegion || !isHttp(urlOf(rest, null)) || !isHttp(urlOf(rest, "name"))) {
       throw new Error(`${variable} holds ${JSON.stringify(entry.trim())}; it ${form}`);
     }
     return { url: rest, region };
@@ -34,7 +35,8 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
 
 /** The URL of one process of an address; without a name, of whichever the address leads to. */
 export function urlOf(address: string, name: string | null): string {
-  return name === null ? address.replace(/\{name\}\.|\/?\{name\}/, "") : address.replace(placeholder, name);
+  if (name !== null) return address.replace(placeholder, name);
+  return address.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
 }
 
 /** Whether each process of an address has a URL of its own. */
@@ -43,5 +45,5 @@ export function hasOwnUrl(address: string): boolean {
 }
 
 function isHttp(url: string): boolean {
-  return /^https?:$/.test(URL.parse(url)?.protocol ?? "");
+  return /^https?:$/.test(URL.parse(url)?.protocol ?? "") && !/[{}]/.test(url);
 }

@@ -78,6 +78,7 @@ describe("readConfig", () => {
     [{ BACKEND_URLS: "mars=https://a" }, /BACKEND_URLS.*mars.*weur/],
     [{ BACKEND_URLS: "https://a,weur=https://a/" }, /BACKEND_URLS.*twice/],
     [{ BACKEND_URLS: "https://{name}.{name}.a" }, /BACKEND_URLS/],
+    [{ BACKEND_URLS: "https://{name}-b.a" }, /BACKEND_URLS/],
     [{ TENANT_KEYS: "sk-plain" }, /TENANT_KEYS/],
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
     [{ SHARD_COUNT: "0" }, /SHARD_COUNT.*"0"/],
