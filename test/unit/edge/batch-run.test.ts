@@ -503,6 +503,84 @@ describe("a first frame that is late", () => {
   });
 });
 
+describe("an address that leads to several processes", () => {
+  /** One address whose processes `p0` and `p1` have each answered. */
+  async function twoProcesses() {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    for (const [i, name] of ["p0", "p1"].entries()) {
+      const { ended } = runBatch(routing, [sequence(`w${i}`)]);
+      expect(backend.last.process).toBeNull();
+      await backend.last.accept(null, name);
+      await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+      await ended;
+    }
+    const { run, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = backend.last;
+    await first.accept(null, first.process);
+    const second = first.process === "p0" ? "p1" : "p0";
+    return { routing, backend, run, ended, of, first, second };
+  }
+
+  test("is hedged by name, at the other process", async () => {
+    const { routing, backend, ended, of, first, second } = await twoProcesses();
+    await first.send(framesFor(sequence("a"))[0]);
+    await routing.pass(1000);
+    expect([backend.last.ids, backend.last.process]).toEqual([["b_1"], second]);
+    await backend.last.accept(null, second);
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    expect(backend.cancelledAt).toEqual([first.process]);
+    await first.send(...framesFor(sequence("a")).slice(1));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+  });
+
+  test("is not hedged where the second call could reach the same process", async () => {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { abort } = runBatch(routing, [sequence("a")]);
+    await backend.last.accept(null, "p0");
+    await routing.pass(5000);
+    expect(backend.calls).toHaveLength(1);
+    abort.abort();
+    await routing.settled();
+  });
+
+  test("resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
+    const { routing, backend, run, ended, of, first, second } = await twoProcesses();
+    await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+    await first.fail("broken");
+    expect([backend.last.ids, backend.last.process]).toEqual([["a_1", "b_1"], second]);
+    await backend.last.accept(null, second);
+    run.cancel(["b"]);
+    expect([backend.cancelled, backend.cancelledAt]).toEqual([["b_1"], [second]]);
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    await ended;
+    expect(of("a")).toEqual(framesFor(sequence("a")));
+    await expectIdle(routing);
+  });
+
+  test("counts a refusal against the process that gave it, though the call named none", async () => {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { ended } = runBatch(routing, [sequence("a")]);
+    await backend.last.refuse(callFailure("unavailable", 2, "p0"));
+    expect(routing.events).toEqual([`ejected b0#p0`, `retried b0#p0 1`]);
+    await backend.last.accept(null, "p1");
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    await ended;
+    await expectIdle(routing);
+  });
+});
+
+test("without a backend in the regions that a batch may use, it is refused at once", async () => {
+  const routing = scriptedRouting(1);
+  const batch = { version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] } as const;
+  const run = new BatchRun({ ...batch, sequences: [...batch.sequences] }, routing, new Set(["weur"] as const));
+  await expect(run.begin(new AbortController().signal)).rejects.toMatchObject({ kind: "backend_unavailable" });
+  expect(routing.backends[0].calls).toEqual([]);
+});
+
 describe("a client that goes away", () => {
   test("is cancelled where its sequence runs; the last one calls the call off", async () => {
     const routing = scriptedRouting(2);
