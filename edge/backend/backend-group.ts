@@ -66,7 +66,7 @@ export class BackendGroup {
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
     const fit = processes.filter(isFit);
-    if (this.#isUntouched(tried)) {
+    if (!this.isTouched(tried)) {
       const isNamed = processes.length > 1 && fit.length > 0 && nowMs >= this.#misdirectsUntilMs;
       return isNamed ? fit : [this.any];
     }
@@ -76,9 +76,14 @@ export class BackendGroup {
     return [...(mayReachOther ? [this.any] : []), ...processes].filter(({ id }) => !tried.has(id));
   }
 
+  /** Whether a call to this address, or to a process of it, was tried. */
+  isTouched(tried: ReadonlySet<string>): boolean {
+    return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
+  }
+
   /** Whether a first call is to go to any process, because too many named one: so new processes are found. */
   looksForOthers(tried: ReadonlySet<string>): boolean {
-    return this.#namedCalls >= this.#limits.namedCallsInRow && this.#isUntouched(tried);
+    return this.#namedCalls >= this.#limits.namedCallsInRow && !this.isTouched(tried);
   }
 
   recordSent({ name }: Backend): void {
@@ -103,10 +108,6 @@ export class BackendGroup {
 
   forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
-  }
-
-  #isUntouched(tried: ReadonlySet<string>): boolean {
-    return !tried.has(this.any.id) && !this.processes.some(({ id }) => tried.has(id));
   }
 
   #isOld({ load, lastAnswerMs }: Backend, nowMs: number): boolean {

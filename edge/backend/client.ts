@@ -32,6 +32,7 @@ import {
   misdirectedPauseMs,
   misdirectedTries,
   probeMs,
+  removalsOfOne,
   silenceMs,
 } from "./routing-limits.ts";
 
@@ -179,11 +180,18 @@ export class BackendClient implements BackendCalls {
     return answer.data;
   }
 
-  /** Deletes a tenant's adapter, if it is there. */
+  /** Deletes a tenant's adapter at the processes that the address leads to, as far as repeated calls find them. */
   async removeAdapter(tenant: string, hash: string): Promise<void> {
-    const { acceptanceMs: limitMs } = this.#limits;
-    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, { method: "DELETE" }, limitMs);
-    await response.body?.cancel();
+    const answers = new Map<string, number>();
+    for (let isNew = true; isNew; ) {
+      const path = `/v1/adapters/${tenant}/${hash}`;
+      const response = await this.#fetch(path, { method: "DELETE" }, this.#limits.acceptanceMs);
+      await response.body?.cancel();
+      const process = processOf(response);
+      const count = process === null ? removalsOfOne : (answers.get(process) ?? 0) + 1;
+      if (process !== null) answers.set(process, count);
+      isNew = count < removalsOfOne;
+    }
   }
 
   /** Uploads a tenant's adapter to a process that lacks it. Rejects with a CallFailure. */

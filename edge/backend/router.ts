@@ -60,7 +60,9 @@ export class Router {
     const candidates = allowed.flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
-      const backend = this.#leastLoaded(key, this.#nearest(fit));
+      // Without a name a call may reach a process that was tried, so other backends go first.
+      const others = fit.filter((one) => one.name !== null || !this.#groupOf(one).isTouched(tried));
+      const backend = this.#leastLoaded(key, this.#nearest(others.length > 0 ? others : fit));
       const group = this.#groupOf(backend);
       return { backend: group.looksForOthers(tried) ? group.any : backend, isFit: true };
     }

@@ -66,7 +66,7 @@ export class FakeProcess {
       if (this.isOld) response.headers.delete(nameHeader);
       return response;
     };
-    this.#server = serve({ fetch, hostname: "127.0.0.1", port: this.port, overrideGlobalObjects: false });
+    this.#server = serve({ fetch, hostname: "127.0.0.1", port: this.port });
     await once(this.#server, "listening");
     this.port = (this.#server.address() as AddressInfo).port;
   }
@@ -101,7 +101,10 @@ export class FakeProcess {
     const adapters = {
       create: () => Promise.reject(new Error("not asked for")),
       bring: async (_: string, hash: string) => void this.adapters.add(hash),
-      store: { has: async (_: string, hash: string) => this.adapters.has(hash) },
+      store: {
+        has: async (_: string, hash: string) => this.adapters.has(hash),
+        remove: async (_: string, hash: string) => this.adapters.delete(hash),
+      },
     };
     return {
       name: this.name,

@@ -546,6 +546,20 @@ describe("an address that leads to several processes", () => {
     await routing.settled();
   });
 
+  test("of which one process is known is not called twice while another address is fit", async () => {
+    for (const how of ["late", "broken"]) {
+      const routing = scriptedRouting(2);
+      const { abort } = runBatch(routing, [sequence("a")]);
+      const first = called(routing.backends);
+      await first.last.accept(null, "p0");
+      if (how === "late") await routing.pass(1000);
+      else await first.last.fail("broken");
+      expect(other(routing, first).calls, how).toHaveLength(1);
+      abort.abort();
+      await routing.settled();
+    }
+  });
+
   test("resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
     const { routing, backend, run, ended, of, first, second } = await twoProcesses();
     await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);

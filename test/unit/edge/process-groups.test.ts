@@ -15,11 +15,8 @@ let uploads: string[];
 let works: Promise<void>[];
 afterEach(() => group.stop());
 
-async function startEdge(balancing: Balancing): Promise<Backends> {
-  group = await startProcessGroup(4, balancing);
-  uploads = [];
-  works = [];
-  let nonces = 0;
+let nonces = 0;
+function newClient(url: string): BackendClient {
   const newNonce = () => (nonces++).toString(16).padStart(32, "0");
   const parts = {
     gate: new Gate(awaitingCalls),
@@ -29,10 +26,17 @@ async function startEdge(balancing: Balancing): Promise<Backends> {
       return new ArrayBuffer(8);
     },
   };
+  return new BackendClient(url, parts);
+}
+
+async function startEdge(balancing: Balancing): Promise<Backends> {
+  group = await startProcessGroup(4, balancing);
+  uploads = [];
+  works = [];
   const ignore = () => undefined;
   return new Backends({
     addresses: [{ url: group.url, region: null }],
-    clientOf: ({ url }) => new BackendClient(url, parts),
+    clientOf: ({ url }) => newClient(url),
     region: null,
     observer: {
       ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
@@ -130,6 +134,14 @@ describe.each<Balancing>(["round robin", "header", "URL"])("four processes behin
     );
     for (const { taken } of group.processes) expect(taken.length).toBeGreaterThan(0);
   });
+});
+
+test("an adapter is deleted at every process of an address", async () => {
+  await startEdge("round robin");
+  const hash = "b".repeat(64);
+  for (const { adapters } of group.processes) adapters.add(hash);
+  await newClient(group.url).removeAdapter("local", hash);
+  expect(sum(({ adapters }) => adapters.size)).toBe(0);
 });
 
 test("one process of the previous release is called as before: by no name, with own adapters and cancellations", async () => {
