@@ -45,15 +45,17 @@ export class ScriptedCall {
   readonly wantedNumerics: string | null;
   /** The process that it names. */
   readonly process: string | null;
+  readonly isOnlyProcess: boolean;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, { signal, numerics, process }: BatchCall) {
+  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess }: BatchCall) {
     this.batch = batch;
     this.signal = signal;
     this.wantedNumerics = numerics;
     this.process = process;
+    this.isOnlyProcess = isOnlyProcess;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");
