@@ -178,8 +178,8 @@ export class BatchRun {
         // A retry must not reach the process that failed.
         isOnlyProcess: round.tried.size > 0,
       });
-      if (isMisdirected) router.recordMisdirected(backend, false, now());
       this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
+      if (isMisdirected) router.recordMisdirected(backend, false, now());
       if (!numericsAgree(wanted, numerics)) {
         for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
         const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);

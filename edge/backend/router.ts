@@ -97,11 +97,14 @@ export class Router {
     return name === null ? asked : this.#groupOf(asked).recordAnswer(asked, name, nowMs);
   }
 
-  /** Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. */
+  /**
+   * Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. A process
+   * that is gone is forgotten; one that is not is learnt again with its next answer.
+   */
   recordMisdirected(backend: Backend, isLost: boolean, nowMs: number): void {
     const group = this.#groupOf(backend);
     group.recordMisdirected(nowMs);
-    if (isLost) group.forget(backend);
+    if (isLost || backend.load === 0) group.forget(backend);
   }
 
   /** Records a completed sequence. */

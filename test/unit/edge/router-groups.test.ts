@@ -49,11 +49,16 @@ describe("one address", () => {
 
   test("that does not route by name is called by name again only after a while", () => {
     const { router, any, processes } = knowing("p0", "p1");
+    router.recordSent(processes[0], 1);
     router.recordMisdirected(processes[0], false, 1000);
     expect(choose(router, "c1", none, 999 + misdirectedMs)).toBe(any);
     expect(choose(router, "c1", none, 1000 + misdirectedMs)!.name).not.toBeNull();
-    router.recordMisdirected(processes[0], true, 2000);
-    expect(choose(router, "c1", new Set([processes[1].id]), 2000)).not.toBe(processes[0]);
+    const retry = () => choose(router, "c1", new Set([processes[1].id]), 2000);
+    expect(retry()).toBe(processes[0]);
+    // Idle, it may as well be gone.
+    router.addLoad(processes[0], -1);
+    router.recordMisdirected(processes[0], false, 2000);
+    expect(retry()).not.toBe(processes[0]);
   });
 
   test("keeps its other processes where one is ejected, and is unfit when all are", () => {
