@@ -1,15 +1,9 @@
 /**
  * Several backend processes behind one address, in the test's own process: the backend's real HTTP interface over engines
- * that compute `framesFor`, and a balancer before them. Each process can be killed, drained, or be of the previous release.
+ * that compute `framesFor`, behind a balancer. Each process can be killed, drained, or be of the previous release.
  */
 import { once } from "node:events";
-import {
-  createServer,
-  request as httpRequest,
-  type IncomingMessage,
-  type Server,
-  type ServerResponse,
-} from "node:http";
+import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
 import type { FrameSink } from "../../gpu-backend/engine/client.ts";
@@ -20,11 +14,9 @@ import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { type Balancing, startBalancer } from "./balancer.ts";
 import { noEngine } from "./metrics-view.ts";
 import { framesFor, turn } from "./scripted-backends.ts";
-
-/** How a balancer finds the process that a call names: not at all, by the header, or by the first part of the path. */
-export type Balancing = "round robin" | "header" | "URL";
 
 export const groupSecret = "process-group-0123456789abcdef01234567";
 
@@ -172,37 +164,13 @@ export interface ProcessGroup {
 export async function startProcessGroup(count: number, balancing: Balancing): Promise<ProcessGroup> {
   const processes = Array.from({ length: count }, (_, i) => new FakeProcess(`pod-${i}`));
   for (const process of processes) await process.start();
-  let next = 0;
-  const balancer = createServer((incoming, outgoing) => {
-    const [, first] = incoming.url!.split("/");
-    const wanted = balancing === "URL" ? first : incoming.headers[nameHeader];
-    const named = balancing === "round robin" ? undefined : processes.find(({ name }) => name === wanted);
-    const path = named && balancing === "URL" ? incoming.url!.slice(first.length + 1) : incoming.url!;
-    forward(incoming, outgoing, path, named ?? processes[next++ % processes.length]);
-  });
-  balancer.listen(0, "127.0.0.1");
-  await once(balancer, "listening");
-  const url = `http://127.0.0.1:${(balancer.address() as AddressInfo).port}`;
+  const balancer = await startBalancer(balancing, processes);
   return {
-    url: balancing === "URL" ? `${url}/{name}` : url,
+    url: balancer.url,
     processes,
     stop() {
-      balancer.closeAllConnections();
-      balancer.close();
+      balancer.stop();
       for (const process of processes) process.kill();
     },
   };
-}
-
-/** Either side's connection goes with the other's. */
-function forward(incoming: IncomingMessage, outgoing: ServerResponse, path: string, { port }: FakeProcess): void {
-  const { method, headers } = incoming;
-  const upstream = httpRequest({ host: "127.0.0.1", port, path, method, headers, agent: false }, (response) => {
-    outgoing.writeHead(response.statusCode!, response.headers);
-    response.pipe(outgoing);
-    response.once("close", () => response.complete || outgoing.destroy());
-  });
-  upstream.once("error", () => outgoing.destroy());
-  outgoing.once("close", () => upstream.destroy());
-  incoming.pipe(upstream);
 }

@@ -6,8 +6,9 @@ import { BackendClient } from "../../../edge/backend/client.ts";
 import { Gate } from "../../../edge/backend/gate.ts";
 import { awaitingCalls } from "../../../edge/backend/routing-limits.ts";
 import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
+import { type Balancing, balancings } from "../../support/balancer.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import { type Balancing, groupSecret, type ProcessGroup, startProcessGroup } from "../../support/process-group.ts";
+import { groupSecret, type ProcessGroup, startProcessGroup } from "../../support/process-group.ts";
 import { framesFor } from "../../support/scripted-backends.ts";
 
 let group: ProcessGroup;
@@ -91,7 +92,7 @@ const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
 const sum = (of: (process: ProcessGroup["processes"][number]) => number) =>
   group.processes.map(of).reduce((a, b) => a + b, 0);
 
-describe.each<Balancing>(["round robin", "header", "URL"])("four processes behind one address (%s)", (balancing) => {
+describe.each(balancings)("four processes behind one address (%s)", (balancing) => {
   test("serve own adapters, whichever process a batch reaches, and are told of cancellations where they run", async () => {
     const backends = await startEdge(balancing);
     for (const process of group.processes) process.holdsUntilCancelled = true;
