@@ -3,12 +3,14 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
+import { type BackendAddress, parseAddresses, urlOf } from "./backend/addresses.ts";
+import type { BackendFetch } from "./backend/client.ts";
 import { type Region, regions } from "./platform/region.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
 export interface Config {
   /** At least one. */
-  backendUrls: string[];
+  backends: BackendAddress[];
   /** The first signs our calls to them; none: calls go out unsigned. */
   backendSecrets: string[];
   /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
@@ -27,8 +29,6 @@ export interface Config {
 const tenantKeysSchema = z.array(
   z.strictObject({ hash: z.string().regex(hashPattern), tenant: z.string().regex(idPattern) }),
 );
-
-export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export interface Variables {
   BACKEND_URLS: string;
@@ -52,13 +52,8 @@ export interface Variables {
 }
 
 export function readConfig(env: Variables): Config {
-  const backendUrls = env.BACKEND_URLS.split(",").map((url) => url.trim());
-  for (const url of backendUrls) {
-    if (!/^https?:$/.test(URL.parse(url)?.protocol ?? "")) {
-      throw new Error(`BACKEND_URLS holds ${JSON.stringify(url)}; it must be http(s) URLs, separated by commas`);
-    }
-  }
-  if (!env.CONTAINERS && backendUrls.some((url) => containerName(url) !== null)) {
+  const backends = parseAddresses(env.BACKEND_URLS, "BACKEND_URLS");
+  if (!env.CONTAINERS && backends.some(({ url }) => containerName(urlOf(url, null)) !== null)) {
     throw new Error(
       "BACKEND_URLS names a host that ends in .container; that needs the binding CONTAINERS in wrangler.toml",
     );
@@ -73,7 +68,7 @@ export function readConfig(env: Variables): Config {
   }
   const access = readAccessToken(env.BACKEND_ACCESS_TOKEN);
   return {
-    backendUrls: backendUrls.map((url) => url.replace(/\/+$/, "")),
+    backends,
     backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(init, access)),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),

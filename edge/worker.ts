@@ -7,6 +7,7 @@ import { createApp } from "./app.ts";
 import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
 import { artifactsMissing } from "./assign/artifacts.ts";
 import { deployedSet, publishedSets } from "./assign/deployed.ts";
+import { urlOf } from "./backend/addresses.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
@@ -32,14 +33,17 @@ const config = readConfig(env);
 const now = () => Date.now();
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
-if (config.backendSecrets.length === 0 && config.backendUrls.some((url) => !isLoopback(new URL(url).hostname))) {
+if (
+  config.backendSecrets.length === 0 &&
+  config.backends.some(({ url }) => !isLoopback(new URL(urlOf(url, null)).hostname))
+) {
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
 }
 /** Of one request: clients of another may not be waited for. */
-const newClients = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, { now, newNonce: newId });
-  return () => backendUrls.map((url) => new BackendClient(url, { sign, fetch: backendFetch }));
+  return () => backends.map(({ url }) => new BackendClient(url, { sign, fetch: backendFetch }));
 });
 const clients = () => newClients()();
 const metrics = new EdgeMetrics(config.otlp, now);

@@ -4,8 +4,9 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
+import { processNamePattern } from "../shared/contracts/process-name.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
-import { choice, integer, misspeltSetting, optionalInteger, secret, text, url } from "./settings.ts";
+import { choice, integer, misspeltSetting, optionalInteger, optionalText, secret, text, url } from "./settings.ts";
 
 export const deviceNames = ["auto", "cpu", "webgpu", "cuda"] as const;
 
@@ -21,6 +22,12 @@ export const chunkTokens = 128;
 export const environmentSchema = z.object({
   BACKEND_HOST: text("127.0.0.1", "an address of this machine", "Address to listen on"),
   BACKEND_PORT: integer(0, 65_535, 8788, "Port to listen on; 0 lets the system choose"),
+  BACKEND_NAME: optionalText(
+    processNamePattern,
+    "1 to 63 characters of a-z, 0-9 and -, with a letter or digit at both ends",
+    "Name of this process, for edges whose address of it leads to several; in Kubernetes the pod's",
+    "the host's name with a random ending",
+  ),
   MODEL_DIR: text(
     fileURLToPath(new URL("./models/chameleon-mini", import.meta.url)),
     "a folder",
@@ -115,6 +122,8 @@ export const environmentSchema = z.object({
 export interface BackendConfig {
   host: string;
   port: number;
+  /** null: one is made at start. */
+  name: string | null;
   modelDirectory: string;
   weightFormat: "fp32" | "int8" | "block8" | "block4";
   device: (typeof deviceNames)[number];
@@ -159,6 +168,7 @@ export function readConfig(
   return {
     host: values.BACKEND_HOST,
     port: values.BACKEND_PORT,
+    name: values.BACKEND_NAME || null,
     modelDirectory: values.MODEL_DIR,
     weightFormat: values.WEIGHT_FORMAT,
     device: values.DEVICE,

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
-import { totalmem } from "node:os";
+import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
@@ -121,7 +121,8 @@ async function run(config: BackendConfig): Promise<void> {
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const assignments = new AssignmentCounter(randomUUID(), (counted) => metrics.assigned(counted));
-  const app = createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now });
+  const name = config.name ?? newName();
+  const app = createApp({ name, sets, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);
@@ -159,6 +160,16 @@ async function run(config: BackendConfig): Promise<void> {
   const url = `http://${config.host}:${port}`;
   const manifest = sets.info?.manifestHash;
   process.stdout.write(`${JSON.stringify({ ready: true, url, pid: process.pid, manifest })}\n`);
+}
+
+/** The host's name as far as a process name may hold it, with a random ending: a host may run several backends. */
+function newName(): string {
+  const host = hostname()
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9-]/g, "-")
+    .replaceAll(/^-+/g, "")
+    .slice(0, 50);
+  return `${host || "backend"}-${randomUUID().slice(0, 8)}`;
 }
 
 /** What the engines' processes do and meet, for the log. */

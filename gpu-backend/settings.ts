@@ -54,6 +54,12 @@ export function text(preset: string, range: string, help: string, presetText = p
   return setting(z.string().min(1, `must be ${range}`).default(preset), { help, range, preset: presetText });
 }
 
+/** `presetText` says what holds where it is not set. Empty is not set. */
+export function optionalText(pattern: RegExp, range: string, help: string, presetText: string) {
+  const schema = z.string().refine((given) => given === "" || pattern.test(given), `must be ${range}`);
+  return setting(schema.optional(), { help, range, preset: presetText });
+}
+
 /** `schemes`: "http(s)", "http(s) or file". Empty is none. */
 export function url(schemes: "http(s)" | "http(s) or file", help: string) {
   const range = `an ${schemes} URL`;

@@ -20,6 +20,8 @@ export const errorTable = {
   /** A completion that has begun cannot go on: no backend computes the bits of the one that began it. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },
   body_too_slow: { status: 408, type: "invalid_request_error", code: "body_too_slow" },
+  /** A call from edge to backend that names another process than the one it reached. */
+  misdirected: { status: 421, type: "server_error", code: "misdirected" },
   body_too_large: { status: 413, type: "invalid_request_error", code: "body_too_large" },
   url_too_long: { status: 414, type: "invalid_request_error", code: "url_too_long" },
   headers_too_large: { status: 431, type: "invalid_request_error", code: "headers_too_large" },

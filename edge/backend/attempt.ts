@@ -1,44 +1,43 @@
-/** One call of some sequences to one backend: who is still aboard, and how they leave. */
+/** One call of some sequences to one backend, and which of them still belong to it. */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Backend } from "./backend-group.ts";
 import type { Delivery } from "./delivery.ts";
-
-/** Which backends have had their turn with some sequences since they last got on, and whether it is their second. */
-export interface Turns {
-  tried: ReadonlySet<string>;
-  isSecondRound: boolean;
-}
+import type { RetryRound } from "./retry-round.ts";
 
 export class Attempt {
-  readonly backend: string;
-  /** `backend`'s turn is one of them. */
-  readonly turns: Turns;
-  readonly sequences: SequenceRequest[] = [];
-  readonly departedMs: number;
+  /** From its acceptance on the process that accepted it. */
+  backend: Backend;
+  /** From its acceptance on its `tried` includes `backend`. */
+  round: RetryRound;
+  readonly requests: SequenceRequest[] = [];
+  readonly sentAtMs: number;
   readonly #abort = new AbortController();
   /** By the id that the backend knows. */
   readonly #deliveries = new Map<string, Delivery>();
-  readonly #aboard = new Map<Delivery, string>();
+  /** The sequences that have neither ended here nor been cancelled, with the id that the backend knows. */
+  readonly #open = new Map<Delivery, string>();
   readonly #cancel: (ids: string[]) => void;
   #isAccepted = false;
   #numerics: string | null = null;
-  #leftEarly: string[] = [];
+  /** Ids that were cancelled before the backend accepted. */
+  #cancelledEarly: string[] = [];
 
-  /** `elapsedMs` since the sequences came; `cancel` tells the backend to drop some of an accepted call. */
+  /** `elapsedMs` is the age of the batch; `cancel` tells the backend to drop some sequences of an accepted call. */
   constructor(
-    backend: string,
-    turns: Turns,
+    backend: Backend,
+    round: RetryRound,
     deliveries: readonly Delivery[],
     { nowMs, elapsedMs, cancel }: { nowMs: number; elapsedMs: number; cancel(ids: string[]): void },
   ) {
     this.backend = backend;
-    this.turns = turns;
-    this.departedMs = nowMs;
+    this.round = round;
+    this.sentAtMs = nowMs;
     this.#cancel = cancel;
     for (const delivery of deliveries) {
-      const sequence = delivery.nextRequest(elapsedMs);
-      this.sequences.push(sequence);
-      this.#deliveries.set(sequence.id, delivery);
-      this.#aboard.set(delivery, sequence.id);
+      const request = delivery.nextRequest(elapsedMs);
+      this.requests.push(request);
+      this.#deliveries.set(request.id, delivery);
+      this.#open.set(delivery, request.id);
     }
   }
 
@@ -46,40 +45,41 @@ export class Attempt {
     return this.#abort.signal;
   }
 
-  get aboard(): Delivery[] {
-    return [...this.#aboard.keys()];
+  /** The sequences that have neither ended here nor been cancelled. */
+  get sequences(): Delivery[] {
+    return [...this.#open.keys()];
   }
 
-  /** Whom a frame is for; null for one who has left. Throws an Error for an id that never was aboard. */
+  /** The sequence that a frame is for; null if it has ended here. Throws an Error for an id that was not sent. */
   find(id: string): Delivery | null {
     const delivery = this.#deliveries.get(id);
     if (!delivery) throw new Error(`a frame of ${id}, which is not of this call`);
-    return this.#aboard.has(delivery) ? delivery : null;
+    return this.#open.has(delivery) ? delivery : null;
   }
 
-  /** The backend's numerics fingerprint; null before it accepts, and where it tells none. */
+  /** The backend's numerics fingerprint; null before it accepts, and if it sends none. */
   get numerics(): string | null {
     return this.#numerics;
   }
 
-  accepted(numerics: string | null): void {
+  markAccepted(numerics: string | null): void {
     this.#isAccepted = true;
     this.#numerics = numerics;
-    if (this.#leftEarly.length > 0 && this.#aboard.size > 0) this.#cancel(this.#leftEarly);
+    if (this.#cancelledEarly.length > 0 && this.#open.size > 0) this.#cancel(this.#cancelledEarly);
   }
 
-  /** It has had its last frame. */
-  ended(delivery: Delivery): void {
-    this.#aboard.delete(delivery);
+  /** Removes a sequence that got its last frame, or whose call failed. */
+  remove(delivery: Delivery): void {
+    this.#open.delete(delivery);
   }
 
-  /** It is not wanted here any more: the backend may drop it. */
-  leave(delivery: Delivery): void {
-    const id = this.#aboard.get(delivery);
+  /** Tells the backend to drop a sequence. Without any sequence left, the call is aborted. */
+  cancel(delivery: Delivery): void {
+    const id = this.#open.get(delivery);
     if (id === undefined) return;
-    this.#aboard.delete(delivery);
-    if (this.#aboard.size === 0) this.#abort.abort();
+    this.#open.delete(delivery);
+    if (this.#open.size === 0) this.#abort.abort();
     else if (this.#isAccepted) this.#cancel([id]);
-    else this.#leftEarly.push(id);
+    else this.#cancelledEarly.push(id);
   }
 }

@@ -1,70 +1,87 @@
 /**
- * All backends as one: a Dispatch that survives the loss of any of them. It sets no timer but those of calls under way,
- * and probes only while there is traffic, so that an idle one costs nothing.
+ * All backends behind one Dispatch, which survives the loss of any of them. It has timers only for calls under way and
+ * probes only when a batch arrives, so it costs nothing while idle.
  */
-import { holds, type Readiness } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, holds, type Readiness } from "../../shared/contracts/inference.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
+import type { Region } from "../platform/region.ts";
+import type { BackendAddress } from "./addresses.ts";
+import { BatchRun } from "./batch-run.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { Dispatch } from "./dispatch.ts";
 import { FirstFrameTimes } from "./first-frame-times.ts";
-import { Journey, type Roads } from "./journey.ts";
 import { Router } from "./router.ts";
+import type { RoutingContext } from "./routing-context.ts";
 import { hedgeBudget, retryBudget } from "./routing-limits.ts";
 
-export type BackendsParts = Pick<Roads, "clients" | "observer" | "now" | "after" | "keepAlive">;
+export interface BackendsParts extends Pick<RoutingContext, "observer" | "now" | "after" | "keepAlive"> {
+  addresses: readonly BackendAddress[];
+  clientOf(address: BackendAddress): BackendCalls;
+  /** Where the caller is: the nearest backends are preferred. null: all are equally near. */
+  region: Region | null;
+}
+
+/** Which backends a batch may use, where not all (`Route.onlyRegions`). */
+export type OpenBatchIn = (
+  batch: BatchRequest,
+  signal: AbortSignal,
+  onlyRegions?: ReadonlySet<Region>,
+) => ReturnType<Dispatch>;
 
 export class Backends {
-  readonly #roads: Roads;
-  readonly #journeys = new Set<Journey>();
+  readonly #context: RoutingContext;
+  readonly #runs = new Set<BatchRun>();
 
-  constructor(parts: BackendsParts) {
-    this.#roads = {
+  constructor({ addresses, clientOf, region, ...parts }: BackendsParts) {
+    this.#context = {
       ...parts,
-      router: new Router([...parts.clients.keys()]),
+      clients: new Map(addresses.map((address) => [address.url, clientOf(address)])),
+      router: new Router(addresses, { region }),
       retries: new Budget(retryBudget),
       hedges: new Budget(hedgeBudget),
       firstFrames: new FirstFrameTimes(),
     };
   }
 
-  readonly openBatch: Dispatch = async (batch, signal) => {
-    this.#probe();
-    const journey = new Journey(batch, this.#roads);
-    this.#journeys.add(journey);
+  readonly openBatch: OpenBatchIn = async (batch, signal, onlyRegions) => {
+    this.#probeEjected();
+    const run = new BatchRun(batch, this.#context, onlyRegions);
+    this.#runs.add(run);
     try {
-      await journey.begin(signal);
+      await run.begin(signal);
     } catch (error) {
-      this.#journeys.delete(journey);
+      this.#runs.delete(run);
       throw error;
     }
-    return journey.frames(() => this.#journeys.delete(journey));
+    return run.frames(() => this.#runs.delete(run));
   };
 
-  /** Drops sequences of batches that go on for others. */
+  /** Cancels sequences by id, whichever batches they are in. */
   cancel(ids: readonly string[]): void {
-    for (const journey of this.#journeys) journey.cancel(ids);
+    for (const run of this.#runs) run.cancel(ids);
   }
 
-  #probe(): void {
-    const { router, clients, observer, now, keepAlive } = this.#roads;
+  /** Probes the backends whose ejection has ended. */
+  #probeEjected(): void {
+    const { router, clients, observer, now, keepAlive } = this.#context;
     for (const backend of router.takeProbes(now())) {
       const probe = async () => {
         const readiness = await clients
-          .get(backend)!
-          .readiness()
+          .get(backend.address.url)!
+          .readiness(backend.name)
           .catch(() => null);
-        router.probed(backend, readiness !== null, now());
-        if (readiness) observer.returned(backend);
+        router.recordProbe(backend, readiness !== null, now());
+        if (readiness) observer.returned(backend.id);
       };
       keepAlive(probe());
     }
   }
 }
 
-/** What is served: by a backend of this manifest if one is ready, else by any that is; null where none is. */
+/** The readiness of a backend that serves this manifest, else of any that is ready; null if none is. */
 export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash: string): Promise<Readiness | null> {
-  const asked = Array.from(clients, (client) => client.readiness().catch(() => null));
+  const asked = Array.from(clients, (client) => client.readiness(null).catch(() => null));
   const ready = (await Promise.all(asked)).filter((one) => one !== null);
   return ready.find((one) => holds(one, manifestHash)) ?? ready[0] ?? null;
 }
@@ -72,7 +89,7 @@ export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash:
 /** How many of the ready backends serve batches of a manifest. */
 export type Holding = "all" | "some" | "none";
 
-/** Whoever has not answered within `limitMs` is not ready. Never rejects. */
+/** A backend that has not answered within `limitMs` counts as not ready. Never rejects. */
 export async function holdingOf(
   clients: Iterable<BackendCalls>,
   manifestHash: string,
@@ -81,7 +98,7 @@ export async function holdingOf(
   let ready = 0;
   let holding = 0;
   const asked = Array.from(clients, async (client) => {
-    const readiness = await client.readiness().catch(() => null);
+    const readiness = await client.readiness(null).catch(() => null);
     if (!readiness) return;
     ready++;
     if (holds(readiness, manifestHash)) holding++;

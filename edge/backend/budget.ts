@@ -1,4 +1,4 @@
-/** How much may be done beyond what was asked for: repeating and hedging cost other callers. A token bucket that use fills. */
+/** Token bucket that limits extra work (retries and hedges), which costs other callers. Ordinary work refills it. */
 export class Budget {
   readonly #capacity: number;
   readonly #earned: number;
@@ -11,7 +11,7 @@ export class Budget {
     this.#left = capacity;
   }
 
-  /** Ordinary work was done. */
+  /** Adds what `units` of ordinary work earn. */
   earn(units: number): void {
     this.#left = Math.min(this.#capacity, this.#left + units * this.#earned);
   }

@@ -31,6 +31,8 @@ const failureTable = {
   mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The backend computes other bits than those that a sequence would go on from. */
   diverging: { health: "fit", elsewhere: true, again: "never", passes: false },
+  /** The call named a process that its address does not lead to: the process is gone, or the address routes at random. */
+  misdirected: { health: "fit", elsewhere: true, again: "never", passes: true },
   overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The request is invalid for every backend. */
   refused: { health: "fit", elsewhere: false, again: "never", passes: false },
@@ -42,12 +44,15 @@ export class CallFailure extends Error {
   readonly kind: FailureKind;
   /** Sent to the client if no retry succeeds. */
   readonly error: ServiceError;
+  /** Name of the process that answered; null if none answered, or it gave no name. */
+  readonly process: string | null;
 
-  constructor(kind: FailureKind, error: ServiceError) {
+  constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
     super(error.message, { cause: error.cause });
     this.name = "CallFailure";
     this.kind = kind;
     this.error = error;
+    this.process = process;
   }
 
   get consequence(): Consequence {
@@ -71,10 +76,10 @@ export function contractViolation(cause: unknown): CallFailure {
 }
 
 /** The backend computes other bits than the one whose tokens it was to continue. */
-export function divergence(cause: unknown): CallFailure {
+export function divergence(cause: unknown, process: string | null = null): CallFailure {
   const message =
     "The inference backend that began this completion is gone, and no other computes the same bits. Send the request again.";
-  return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }));
+  return new CallFailure("diverging", new ServiceError("numerics_mismatch", message, { cause }), process);
 }
 
 /** What an error frame says of its backend, by the error's kind. */
@@ -102,6 +107,10 @@ export function asFailure(thrown: unknown): CallFailure {
  * could not continue it, otherwise that of the last.
  */
 export function errorOf(failures: readonly CallFailure[]): ServiceError {
+  if (failures.length === 0) {
+    const message = "No backend is configured in the regions that this request allows.";
+    return new ServiceError("backend_unavailable", message);
+  }
   const overloads = failures.filter(({ kind }) => kind === "overloaded").map(({ error }) => error);
   const soonest = (error: ServiceError) => error.retryAfterSeconds ?? Number.POSITIVE_INFINITY;
   if (overloads.length > 0) return overloads.reduce((a, b) => (soonest(b) < soonest(a) ? b : a));

@@ -1,4 +1,7 @@
-/** Talks to one backend over HTTP. Whatever goes wrong becomes a CallFailure. Not here: which backend, and what then. */
+/**
+ * HTTP client for one address of backends. Every failure becomes a CallFailure. A call may name the process that it is for; it is
+ * repeated while an address that does not route by name leads it to others. Not here: which backend to use, and retries.
+ */
 import { z } from "zod";
 import {
   type AdapterAnswer,
@@ -14,36 +17,60 @@ import {
   readNumerics,
   sentBatch,
 } from "../../shared/contracts/inference.ts";
+import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
-import type { BackendFetch } from "../config.ts";
+import { hasOwnUrl, urlOf } from "./addresses.ts";
 import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf, SilenceError } from "./frames.ts";
 import { Gate } from "./gate.ts";
-import { acceptanceMs, adapterMs, awaitingCalls, probeMs, silenceMs } from "./routing-limits.ts";
+import {
+  acceptanceMs,
+  adapterMs,
+  adapterRounds,
+  awaitingCalls,
+  misdirectedPauseMs,
+  misdirectedTries,
+  probeMs,
+  removalsOfOne,
+  silenceMs,
+} from "./routing-limits.ts";
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {
-  /** The backend's numerics fingerprint; null from one that tells none. */
+  /** Name of the process that accepted it; null if it gave none. */
+  process: string | null;
+  /** Whether the call named a process and reached another, which does not route by name. */
+  isMisdirected: boolean;
+  /** The backend's numerics fingerprint; null if it sent none. */
   numerics: string | null;
-  /** As they come, each chunk's together. */
+  /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
 }
 
-/** What one backend can be asked. */
-export interface BackendCalls {
-  /**
-   * Resolves when the batch is accepted. `numerics` are those that its sequences go on from, null where unknown or where none
-   * has begun. Rejects with a CallFailure, and so does the iteration of the frames.
-   */
-  openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch>;
-  /** Drops sequences of a batch that goes on for others. */
-  cancel(ids: string[]): Promise<void>;
-  /** What the backend serves, or null where it is not ready. */
-  readiness(): Promise<Readiness | null>;
+export interface BatchCall {
+  signal: AbortSignal;
+  /** Numerics fingerprint that its sequences continue with; null if unknown, or if none has tokens. */
+  numerics: string | null;
+  /** Name of the process to call; null: any of the address. */
+  process: string | null;
+  /** Whether no other process may accept it instead. */
+  isOnlyProcess: boolean;
 }
 
-/** Bytes of a tenant's own adapter; null where there is none of that hash. */
+/** The calls to one address of backends; `process` is the name of the process to call, null for any of the address. */
+export interface BackendCalls {
+  /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
+  openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch>;
+  /** Cancels sequences of a batch whose others go on. */
+  cancel(ids: string[], process: string | null): Promise<void>;
+  /** What the backend serves; null if it is not ready. */
+  readiness(process: string | null): Promise<Readiness | null>;
+}
+
+export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
+
+/** Bytes of a tenant's own adapter; null if none has that hash. */
 export type AdapterFiles = (tenant: string, hash: string) => Promise<ArrayBuffer | null>;
 
 export interface ClientLimits {
@@ -53,13 +80,13 @@ export interface ClientLimits {
 }
 
 export interface ClientParts {
-  /** Common to all clients of an object, which may await only so many answers at once. */
+  /** Shared by all clients of an object, which may wait for only so many answers at once. */
   gate?: Gate;
-  /** Without it calls go out unsigned. */
+  /** Without it calls are not signed. */
   sign?: SignCall;
-  /** The global one where there is none. */
+  /** Default: the global `fetch`. */
   fetch?: BackendFetch;
-  /** Gives the bytes of a tenant's adapter, which a backend may lack. */
+  /** Returns the bytes of a tenant's adapter, for a backend that lacks it. */
   fileOf?: AdapterFiles;
   limits?: Partial<ClientLimits>;
 }
@@ -69,6 +96,10 @@ interface Init {
   headers?: Record<string, string>;
   body?: Uint8Array;
   signal?: AbortSignal;
+  /** Name of the process that the call is for. */
+  process?: string | null;
+  /** Whether to repeat it while other processes refuse it. */
+  isRepeated?: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -82,6 +113,7 @@ export class BackendClient implements BackendCalls {
   readonly #call: BackendFetch;
   readonly #fileOf: AdapterFiles;
   readonly #limits: ClientLimits;
+  #calls = 0;
 
   constructor(url: string, { gate, sign, fetch: call, fileOf, limits }: ClientParts = {}) {
     this.#url = url;
@@ -92,90 +124,135 @@ export class BackendClient implements BackendCalls {
     this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
   }
 
-  async openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch> {
+  async openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch> {
+    const { signal, numerics, isOnlyProcess } = call;
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
-    const send = () => this.#post("/v1/batches", sentBatch(batch), this.#limits.acceptanceMs, { signal, headers });
-    let response = await send();
-    // Of what a batch names, a backend can lack only a tenant's own adapters.
-    const own = response.status === 404 ? ownAdaptersOf(batch) : [];
-    if (own.length > 0) {
+    const body = encoder.encode(JSON.stringify(sentBatch(batch)));
+    const send = (process: string | null, isRepeated: boolean) =>
+      this.#post("/v1/batches", body, this.#limits.acceptanceMs, { signal, headers, process, isRepeated });
+    let wanted = call.process;
+    let response = await send(wanted, isOnlyProcess);
+    const isMisdirected = isRefusedByOther(response, wanted);
+    if (isMisdirected && !isOnlyProcess) {
       await response.body?.cancel();
-      for (const hash of own) await this.#bring(batch.sequences[0].tenant, hash, signal);
-      response = await send();
+      wanted = null;
+      response = await send(wanted, false);
     }
-    if (!response.ok || !response.body) throw await refusalOf(response);
+    // All that a batch names and a backend can lack are a tenant's own adapters.
+    const own = ownAdaptersOf(batch);
+    for (let round = 0; own.length > 0 && response.status === 404 && round < adapterRounds; round++) {
+      wanted = processOf(response);
+      await response.body?.cancel();
+      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, wanted, signal);
+      response = await send(wanted, true);
+    }
+    if (own.length > 0 && response.status === 404) throw lostAdapter(processOf(response));
+    if (!response.ok || !response.body) throw await refusalOf(response, wanted);
     return {
+      process: processOf(response),
+      isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
       frames: frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames),
     };
   }
 
-  async cancel(ids: string[]): Promise<void> {
-    const { acceptanceMs: limitMs } = this.#limits;
-    const response = await this.#post("/v1/cancellations", { version: contractVersion, ids }, limitMs);
+  async cancel(ids: string[], process: string | null): Promise<void> {
+    const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
+    const response = await this.#post("/v1/cancellations", body, this.#limits.acceptanceMs, {
+      process,
+      isRepeated: true,
+    });
     await response.body?.cancel();
   }
 
-  async readiness(): Promise<Readiness | null> {
-    const response = await this.#fetch("/readyz", {}, this.#limits.probeMs);
+  async readiness(process: string | null = null): Promise<Readiness | null> {
+    const response = await this.#fetch("/readyz", { process, isRepeated: true }, this.#limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
   /** Makes an adapter of a tenant's examples. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest): Promise<AdapterAnswer> {
-    const response = await this.#post("/v1/adapters", request, adapterMs);
-    if (!response.ok) throw await refusalOf(response);
+    const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), adapterMs);
+    if (!response.ok) throw await refusalOf(response, null);
     const answer = adapterAnswerSchema.safeParse(await response.json().catch(() => null));
     if (!answer.success) throw brokenOff(answer.error);
     return answer.data;
   }
 
-  /** Lets go of a tenant's adapter, if it is there. */
+  /** Deletes a tenant's adapter at the processes that the address leads to, as far as repeated calls find them. */
   async removeAdapter(tenant: string, hash: string): Promise<void> {
-    const { acceptanceMs: limitMs } = this.#limits;
-    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, { method: "DELETE" }, limitMs);
-    await response.body?.cancel();
+    const answers = new Map<string, number>();
+    for (let isNew = true; isNew; ) {
+      const path = `/v1/adapters/${tenant}/${hash}`;
+      const response = await this.#fetch(path, { method: "DELETE" }, this.#limits.acceptanceMs);
+      await response.body?.cancel();
+      const process = processOf(response);
+      const count = process === null ? removalsOfOne : (answers.get(process) ?? 0) + 1;
+      if (process !== null) answers.set(process, count);
+      isNew = count < removalsOfOne;
+    }
   }
 
-  /** Gives the backend a tenant's adapter that it lacks. Rejects with a CallFailure. */
-  async #bring(tenant: string, hash: string, signal: AbortSignal): Promise<void> {
+  /** Uploads a tenant's adapter to a process that lacks it. Rejects with a CallFailure. */
+  async #upload(tenant: string, hash: string, process: string | null, signal: AbortSignal): Promise<void> {
     const file = await this.#fileOf(tenant, hash);
     if (!file) {
       throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
     }
     const headers = { "content-type": "application/octet-stream" };
-    const put = { method: "PUT", headers, body: new Uint8Array(file), signal };
+    const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process, isRepeated: true };
     const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#limits.acceptanceMs);
-    if (!response.ok) throw await refusalOf(response);
+    if (!response.ok) throw await refusalOf(response, process);
     await response.body?.cancel();
   }
 
-  #post(path: string, body: unknown, limitMs: number, { signal, headers }: Init = {}): Promise<Response> {
-    const init = {
-      method: "POST",
-      headers: { ...headers, "content-type": "application/json" },
-      body: encoder.encode(JSON.stringify(body)),
-      signal,
-    };
-    return this.#fetch(path, init, limitMs);
+  #post(path: string, body: Uint8Array, limitMs: number, init: Init = {}): Promise<Response> {
+    const headers = { ...init.headers, "content-type": "application/json" };
+    return this.#fetch(path, { ...init, method: "POST", headers, body }, limitMs);
   }
 
-  /** Resolves to the answer's headers; waiting at the gate takes no time from `limitMs`. */
-  #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
+  /** Resolves when the response headers arrive. Each try has `limitMs` of its own. */
+  async #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
+    const wanted = init.process ?? null;
+    const seen = new Set<string | null>();
+    const call = this.#calls++;
+    for (let tries = 1; ; tries++) {
+      if (tries > 1) await pause(misdirectedPauseMs(call, tries));
+      const isLast = !init.isRepeated || wanted === null || tries >= misdirectedTries(seen.size);
+      try {
+        const response = await this.#fetchOnce(path, init, limitMs);
+        if (isLast || !isRefusedByOther(response, wanted)) return response;
+        seen.add(processOf(response));
+        await response.body?.cancel();
+      } catch (thrown) {
+        // The address may have led to another process, which is down.
+        const isOther = thrown instanceof CallFailure && thrown.kind === "unreachable" && !hasOwnUrl(this.#url);
+        if (isLast || !isOther || init.signal?.aborted) throw thrown;
+      }
+    }
+  }
+
+  /** The wait at the gate does not count in `limitMs`. */
+  #fetchOnce(
+    path: string,
+    { method, headers, body, signal, process = null }: Init,
+    limitMs: number,
+  ): Promise<Response> {
     return this.#gate.pass(async () => {
-      const signed = await this.#sign(init.method ?? "GET", path, init.body ?? new Uint8Array());
+      const signed = await this.#sign(method ?? "GET", path, body ?? new Uint8Array(), process);
+      const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
       const call = new AbortController();
       let isLate = false;
       const timer = setTimeout(() => {
         isLate = true;
         call.abort(new Error(`no answer within ${limitMs} ms`));
       }, limitMs);
-      init.signal?.addEventListener("abort", () => call.abort(init.signal?.reason));
-      if (init.signal?.aborted) call.abort(init.signal.reason);
-      const { signal } = call;
+      signal?.addEventListener("abort", () => call.abort(signal.reason));
+      if (signal?.aborted) call.abort(signal.reason);
       try {
-        return await this.#call(this.#url + path, { ...init, headers: { ...init.headers, ...signed }, signal });
+        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: call.signal };
+        return await this.#call(urlOf(this.#url, process) + path, init);
       } catch (cause) {
         const kind = isLate ? "silent" : "unreachable";
         throw away(kind, "The inference backend cannot be reached.", cause);
@@ -186,31 +263,55 @@ export class BackendClient implements BackendCalls {
   }
 }
 
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function processOf(response: Response): string | null {
+  return readProcessName(response.headers.get(nameHeader));
+}
+
+/**
+ * Whether a call that names a process was refused because it reached another: by 421, or by 401 without a name from a
+ * backend of the previous release, which does not know that the name is signed.
+ */
+function isRefusedByOther(response: Response, wanted: string | null): boolean {
+  return wanted !== null && (response.status === 421 || (response.status === 401 && processOf(response) === null));
+}
+
+/** The processes of an address without names each lack what was uploaded to another. */
+function lostAdapter(process: string | null): CallFailure {
+  const message = "The inference backend does not keep the adapter that it was given.";
+  return new CallFailure("failing", new ServiceError("backend_unavailable", message, { retryAfterSeconds }), process);
+}
+
 function failureOfFrames(cause: unknown): CallFailure {
   return cause instanceof SilenceError ? away("silent", "The inference backend fell silent.", cause) : brokenOff(cause);
 }
 
-async function refusalOf(response: Response): Promise<CallFailure> {
+/** The failure that a response means, to a call for the process `wanted`. */
+async function refusalOf(response: Response, wanted: string | null): Promise<CallFailure> {
+  const process = processOf(response);
   const body = envelopeSchema.safeParse(await response.json().catch(() => null));
   const said = body.success ? body.data.error.message : "no reason given";
   const cause = new Error(`the backend answered ${response.status}: ${said}`);
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   const options = { retryAfterSeconds: Number.isFinite(seconds) ? seconds : retryAfterSeconds, cause };
   const busy = `The inference backend takes no requests now: ${said}`;
-  if (body.success && body.data.error.code === numericsMismatch) return divergence(cause);
-  if (response.status === 429) return new CallFailure("overloaded", new ServiceError("overloaded", busy, options));
-  const kind = kindOfStatus(response.status);
-  if (kind === "refused") {
-    return new CallFailure(
-      kind,
-      new ServiceError("internal", "The inference backend refused this request.", { cause }),
-    );
+  const failure = (kind: FailureKind, error: ErrorKind, message: string) =>
+    new CallFailure(kind, new ServiceError(error, message, kind === "refused" ? { cause } : options), process);
+  if (isRefusedByOther(response, wanted)) {
+    return away("misdirected", "The inference backend that began this is gone.", cause);
   }
+  if (body.success && body.data.error.code === numericsMismatch) return divergence(cause, process);
+  if (response.status === 429) return failure("overloaded", "overloaded", busy);
+  const kind = kindOfStatus(response.status);
+  if (kind === "refused") return failure(kind, "internal", "The inference backend refused this request.");
   const message = kind === "failing" ? "The inference backend failed on this request." : busy;
-  return new CallFailure(kind, new ServiceError("backend_unavailable", message, options));
+  return failure(kind, "backend_unavailable", message);
 }
 
-/** 401 is a matter of that backend's secret, all other 4xx are of our request. */
+/** 401 concerns that backend's secret; all other 4xx concern our request. */
 function kindOfStatus(status: number): FailureKind {
   if (status === 503) return "unavailable";
   if (status === 409) return "mismatched";

@@ -1,6 +1,6 @@
 /**
- * One sequence as its client sees it, however many backends work on it: what was delivered, and what is left to ask for.
- * Pure. Frames of all attempts go in, one unbroken series of frames under the client's id comes out.
+ * Tracks one sequence across all backends that work on it: what its client has received, and what is left to request.
+ * Pure. Frames of all attempts go in; one unbroken series of frames under the client's id comes out.
  */
 import type { DoneFrame, Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
@@ -26,37 +26,37 @@ export class Delivery {
     return this.#attempts;
   }
 
-  /** How often a backend had taken it in and failed on it. */
+  /** How often a backend accepted it and then failed. */
   get losses(): number {
     return this.#losses;
   }
 
-  lost(): void {
+  recordLoss(): void {
     this.#losses++;
   }
 
-  /** Fingerprint of the numerics that its tokens were computed with; null where it has none, or where that is unknown. */
+  /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
   get numerics(): string | null {
     return this.#numerics;
   }
 
-  /** The client has a token of it. */
+  /** Whether its client has received a token. */
   get hasTokens(): boolean {
     return this.#tokenIds.length > this.sequence.continuedIds.length;
   }
 
-  /** The client has something of it. */
+  /** Whether its client has received any frame. */
   get hasBegun(): boolean {
     return this.#isPromptSent || this.hasTokens;
   }
 
-  /** Milliseconds left to start in, `elapsedMs` after it came; null where it has no deadline or has started. */
+  /** Milliseconds left to start, `elapsedMs` after the batch began; null without a deadline, or once it has tokens. */
   timeLeftMs(elapsedMs: number): number | null {
     const { deadlineMs } = this.sequence;
     return deadlineMs === undefined || this.hasTokens ? null : deadlineMs - elapsedMs;
   }
 
-  /** What to ask the next backend for: the rest. Each attempt has an id of its own, as an earlier one may still run. */
+  /** The request for the rest of it. Each attempt has an id of its own, because an earlier one may still run. */
   nextRequest(elapsedMs: number): SequenceRequest {
     const { id, promptLogprobs, assignment, deadlineMs: _, ...rest } = this.sequence;
     const timeLeftMs = this.timeLeftMs(elapsedMs);
@@ -72,8 +72,8 @@ export class Delivery {
   }
 
   /**
-   * Takes the next frame of an attempt with these numerics and returns it as the client gets it. Throws an Error for a frame that breaks the series:
-   * tokens out of order or beyond `maxTokens`, or a `done` frame whose counts differ from what was delivered.
+   * Accepts the next frame of an attempt with these numerics and returns it under the client's id. Throws an Error for a
+   * frame that breaks the series: tokens out of order or beyond `maxTokens`, or a `done` frame with wrong counts.
    */
   deliver(frame: Frame, numerics: string | null = null): Frame {
     if (frame.type === "prompt") this.#deliverPrompt();
@@ -97,7 +97,7 @@ export class Delivery {
     this.#tokenIds.push(tokenId);
   }
 
-  /** Usage is counted from these, so a backend cannot state anything but what it sent. */
+  /** Usage is counted from a `done` frame, so its counts must equal what the backend sent. */
   #checkCounts({ completionTokens, reusedTokens = 0 }: DoneFrame): void {
     const delivered = this.#tokenIds.length;
     if (completionTokens !== delivered) {

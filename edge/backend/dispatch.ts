@@ -1,13 +1,10 @@
-/**
- * How a micro-batch becomes frames: the one interface of everything on the way to the model. The backend client
- * implements it over HTTP, the micro-batching objects implement it for many requests at once.
- */
+/** The interface through which a micro-batch becomes frames. */
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 
 /**
- * Resolves when the batch is accepted, to its frames, those together that came together: of each sequence its frames in
- * order, ending in exactly one `done` or `error`. Rejects with a ServiceError when the batch is refused. Once accepted,
- * failures are frames.
+ * Resolves when the batch is accepted, to its frames in groups as they arrived. Each sequence gets its frames in order, and
+ * exactly one `done` or `error` as the last. Rejects with a ServiceError if the batch is refused; after that, failures
+ * are `error` frames.
  */
 export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
 

@@ -1,25 +1,26 @@
-/** How long sequences wait for their first frame, and from which wait on one is late. Pure. */
+/** Recent times to the first frame, and the wait from which a first frame counts as late. Pure. */
 
-/** Enough for a 95th percentile, few enough to follow the load within seconds. */
+/** Times kept: enough for a 95th percentile, few enough to follow the load within seconds. */
 const kept = 64;
+/** With fewer times `presetMs` is used. */
 const fewest = 20;
-/** Before anything is known; a prefill of a long prompt may take as much. */
+/** A prefill of a long prompt may take as long. */
 const presetMs = 1000;
-/** Never sooner: a hiccup of the network is no reason. */
+/** Lower bound, so that network jitter does not hedge. */
 const shortestMs = 100;
-/** Late is beyond the slow tail, not in it. */
+/** Factor over the 95th percentile: late means beyond the slow tail, not in it. */
 const margin = 1.5;
 
 export class FirstFrameTimes {
   readonly #times: number[] = [];
   #next = 0;
 
-  note(ms: number): void {
+  record(ms: number): void {
     this.#times[this.#next] = ms;
     this.#next = (this.#next + 1) % kept;
   }
 
-  /** Whoever waits longer is late. */
+  /** A first frame that takes longer is late. */
   get lateMs(): number {
     if (this.#times.length < fewest) return presetMs;
     const sorted = this.#times.toSorted((a, b) => a - b);

@@ -1,17 +1,16 @@
-/** NDJSON frames over the runtime's byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
+/** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
 import { Watch } from "../watch.ts";
 
-/** Nothing came for too long, not even a blank line. */
+/** No byte arrived for too long, not even a heartbeat. */
 export class SilenceError extends Error {
   override readonly name = "SilenceError";
 }
 
 /**
- * Reads a backend's frames, those of one chunk together. Throws what `failure` makes of an Error: one for anything that
- * is no frame, a SilenceError where no byte comes for `silenceMs`; the time that the caller takes for a chunk does not
- * count.
+ * Reads a backend's frames, grouped by chunk. On an error it throws the result of `failure`, which gets a SilenceError if no
+ * byte arrives for `silenceMs` (the time the caller spends on a chunk does not count), or the error of an invalid frame.
  */
 export async function* frameGroupsOf(
   body: ReadableStream<Uint8Array>,
@@ -35,7 +34,7 @@ export async function* frameGroupsOf(
     throw failure(cause);
   } finally {
     watch.stop();
-    // Of a body that failed nothing is left to cancel.
+    // Cancelling a failed body rejects.
     source.cancel().catch(() => undefined);
   }
 }

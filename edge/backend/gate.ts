@@ -1,4 +1,4 @@
-/** Lets some calls through at once; the others wait in order. */
+/** A semaphore: at most so many calls run at once, the others wait in order. */
 export class Gate {
   #free: number;
   readonly #waiting: (() => void)[] = [];

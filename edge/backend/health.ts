@@ -1,8 +1,8 @@
 /**
- * Whether one backend is fit to be asked, from what real calls say. Pure: the time comes with each event.
+ * Health of one backend, derived from the results of real calls. Pure: each event carries its time.
  *
- * Errors in a row eject it. When its ejection is over it is probed, not trusted: only a probe that finds it ready brings
- * it back. Until a completion has come through after that, the next ejection lasts twice as long.
+ * Consecutive errors eject it. When the ejection ends it is probed, and only a successful probe makes it fit again. Until a
+ * completion succeeds after that, each further ejection lasts twice as long.
  */
 import type { RoutingLimits } from "./routing-limits.ts";
 
@@ -11,45 +11,45 @@ export class BackendHealth {
   #errors = 0;
   /** Ejections since the last completion. */
   #ejections = 0;
-  /** null while it is fit. */
+  /** null while it is not ejected. */
   #ejectedUntilMs: number | null = null;
   #isProbed = false;
-  /** Until when it is taken to serve another manifest or to have other numerics, by the hash that it refused. */
+  /** Until when it counts as not serving a manifest or numerics fingerprint, by the hash that it refused. */
   readonly #refuses = new Map<string, number>();
 
   constructor(limits: RoutingLimits) {
     this.#limits = limits;
   }
 
-  /** When its ejection ends or ended; null while it is fit. */
+  /** When its ejection ends or ended; null while it is not ejected. */
   get ejectedUntilMs(): number | null {
     return this.#ejectedUntilMs;
   }
 
-  /** A sequence was completed. */
-  succeeded(): void {
+  /** Records a completed sequence. */
+  recordSuccess(): void {
     this.#errors = 0;
     if (this.#ejectedUntilMs === null) this.#ejections = 0;
   }
 
-  /** A call went wrong; `isCertain` ejects at once. Returns whether this ejected it. */
-  failed(isCertain: boolean, nowMs: number): boolean {
+  /** Counts a failed call; `isCertain` ejects at once. Returns whether this ejected it. */
+  recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
-    // What was under way when it was ejected fails, too, and says nothing new.
+    // Calls that were under way when it was ejected fail too, which is no new information.
     if (this.#ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < this.#limits.consecutiveErrors) return false;
     this.#eject(nowMs);
     return true;
   }
 
-  /** Whether to probe it now; true once until the result is told. */
+  /** Returns whether to probe it now; after true it returns false until `recordProbe`. */
   takeProbe(nowMs: number): boolean {
     if (this.#ejectedUntilMs === null || nowMs < this.#ejectedUntilMs || this.#isProbed) return false;
     this.#isProbed = true;
     return true;
   }
 
-  probed(isReady: boolean, nowMs: number): void {
+  recordProbe(isReady: boolean, nowMs: number): void {
     this.#isProbed = false;
     if (isReady) {
       this.#ejectedUntilMs = null;
@@ -57,8 +57,8 @@ export class BackendHealth {
     } else this.#eject(nowMs);
   }
 
-  /** It serves another manifest, or has other numerics, than those of this hash. */
-  mismatched(hash: string, nowMs: number): void {
+  /** Records that it refused this manifest hash or numerics fingerprint. */
+  recordMismatch(hash: string, nowMs: number): void {
     this.#refuses.set(hash, nowMs + this.#limits.mismatchMs);
   }
 

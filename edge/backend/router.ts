@@ -1,110 +1,191 @@
 /**
- * Which backend a micro-batch goes to. Pure: no I/O, no clock; backends.ts tells it what happens.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts reports what happens.
  *
- * A centroid prefers the backends in its rendezvous order, so that its adapter and prompts are warm where it goes; a
- * backend over its share of the load is passed by (bounded load). Those that are ejected, serve another manifest or
- * compute other bits come last, and still come: where nobody is known to be fit, asking is better than refusing.
+ * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
+ * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load: a centroid or own adapter stays
+ * with one process, whose caches are warm, unless that has more than its share of the load. Backends that are ejected,
+ * serve another manifest or have other numerics come last, but are still used: if none is known to be fit, trying is
+ * better than refusing.
  */
-import { BackendHealth } from "./health.ts";
+import type { Region } from "../platform/region.ts";
+import type { BackendAddress } from "./addresses.ts";
+import { type Backend, BackendGroup } from "./backend-group.ts";
 import { rendezvousOrder } from "./rendezvous.ts";
+import { roundTripMs } from "./round-trips.ts";
 import { type RoutingLimits, routingLimits } from "./routing-limits.ts";
 
 export interface Route {
   manifestHash: string;
   centroidId: string | null;
-  /** Of a tenant's own adapter, worn instead. */
+  /** Of a tenant's own adapter, used instead of the centroid's. */
   adapterHash?: string;
-  /** Fingerprint of the numerics to go on with; null or absent where any will do. */
+  /** Numerics fingerprint to continue with; null or absent if any will do. */
   numerics?: string | null;
+  /** The only regions whose backends may be used (a jurisdiction); absent: all. A backend without a region is in none. */
+  onlyRegions?: ReadonlySet<Region>;
 }
 
 export interface Choice {
-  backend: string;
-  /** Nothing speaks against it. */
+  backend: Backend;
+  /** It is not ejected, and not known to serve another manifest or to have other numerics. */
   isFit: boolean;
 }
 
-interface Backend {
-  health: BackendHealth;
-  /** Sequences under way there, as far as this router sent them. */
-  load: number;
+export interface RouterOptions {
+  /** Where the caller is; null: every backend is equally near. */
+  region?: Region | null;
+  limits?: RoutingLimits;
 }
 
 export class Router {
+  readonly #region: Region | null;
   readonly #limits: RoutingLimits;
-  readonly #backends: ReadonlyMap<string, Backend>;
+  /** By URL. */
+  readonly #groups: ReadonlyMap<string, BackendGroup>;
 
-  /** `backends` are names, each once; the URL serves. */
-  constructor(backends: readonly string[], limits: RoutingLimits = routingLimits) {
+  constructor(addresses: readonly BackendAddress[], { region = null, limits = routingLimits }: RouterOptions = {}) {
+    this.#region = region;
     this.#limits = limits;
-    this.#backends = new Map(backends.map((name) => [name, { health: new BackendHealth(limits), load: 0 }]));
+    this.#groups = new Map(addresses.map((address) => [address.url, new BackendGroup(address, limits)]));
   }
 
-  /** The backend to ask next, not one of `tried`; null where none is left. */
+  /** The backend to use next, none of `tried`; null if none is left. */
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
-    const order = rendezvousOrder(route.adapterHash ?? route.centroidId ?? "", [...this.#backends.keys()]);
-    const isFit = (name: string) => {
-      const { health } = this.#of(name);
-      const serves = (hash: string | null | undefined) => !hash || health.serves(hash, nowMs);
-      return health.ejectedUntilMs === null && serves(route.manifestHash) && serves(route.numerics);
-    };
-    const fit = order.filter(isFit);
-    const left = fit.filter((name) => !tried.has(name));
-    if (left.length > 0) {
-      const bound = this.#boundOver(fit);
-      const least = left.reduce((a, b) => (this.#of(b).load < this.#of(a).load ? b : a));
-      return { backend: left.find((name) => this.#of(name).load < bound) ?? least, isFit: true };
+    const key = route.adapterHash ?? route.centroidId ?? "";
+    const isFit = (backend: Backend) => this.#isFit(backend, route, nowMs);
+    const allowed = [...this.#groups.values()].filter(
+      ({ any: { address } }) =>
+        !route.onlyRegions || (address.region !== null && route.onlyRegions.has(address.region)),
+    );
+    const candidates = allowed.flatMap((group) => group.candidates(tried, isFit, nowMs));
+    const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
+    if (fit.length > 0) {
+      // Without a name a call may reach a process that was tried, so other backends go first.
+      const others = fit.filter((one) => one.name !== null || !this.#groupOf(one).isTouched(tried));
+      const backend = this.#leastLoaded(key, this.#nearest(others.length > 0 ? others : fit));
+      const group = this.#groupOf(backend);
+      return { backend: group.looksForOthers(tried) ? group.any : backend, isFit: true };
     }
-    const unfit = order.filter((name) => !tried.has(name) && !isFit(name));
+    const unfit = candidates.filter((one) => !tried.has(one.id));
     if (unfit.length === 0) return null;
-    // One that only serves another manifest would refuse for certain; whose ejection ends first may well be back.
-    const doubt = (name: string) => this.#of(name).health.ejectedUntilMs ?? Number.POSITIVE_INFINITY;
-    return { backend: unfit.reduce((a, b) => (doubt(b) < doubt(a) ? b : a)), isFit: false };
+    // A backend that serves another manifest would refuse for certain; the one whose ejection ends first may be back.
+    const backAtMs = (one: Backend) => this.#backAtMs(one) ?? Number.POSITIVE_INFINITY;
+    const order = inOrder(key, unfit);
+    return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
   }
 
-  loadOf(backend: string): number {
-    return this.#of(backend).load;
+  /** Sequences under way for each process there. */
+  loadOf(backend: Backend): number {
+    if (backend.name !== null) return backend.load;
+    const { load, capacity } = this.#groupOf(backend);
+    return load / capacity;
   }
 
-  /** `sequences` more are under way there; fewer where negative. */
-  loaded(backend: string, sequences: number): void {
-    this.#of(backend).load += sequences;
+  /** Counts sequences as under way there. */
+  recordSent(backend: Backend, sequences: number): void {
+    backend.load += sequences;
+    this.#groupOf(backend).recordSent(backend);
   }
 
-  /** A sequence was completed there. */
-  succeeded(backend: string): void {
-    this.#of(backend).health.succeeded();
+  /** Changes the number of sequences under way there. */
+  addLoad(backend: Backend, sequences: number): void {
+    backend.load += sequences;
   }
 
-  /** A call went wrong there. Returns whether that ejected it. */
-  failed(backend: string, isCertain: boolean, nowMs: number): boolean {
-    return this.#of(backend).health.failed(isCertain, nowMs);
+  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
+  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
+    return name === null ? asked : this.#groupOf(asked).recordAnswer(asked, name, nowMs);
   }
 
-  /** It refused a manifest or numerics, by the hash. */
-  mismatched(backend: string, hash: string, nowMs: number): void {
-    this.#of(backend).health.mismatched(hash, nowMs);
+  /**
+   * Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. A process
+   * that is gone is forgotten; one that is not is learnt again with its next answer.
+   */
+  recordMisdirected(backend: Backend, isLost: boolean, nowMs: number): void {
+    const group = this.#groupOf(backend);
+    group.recordMisdirected(nowMs);
+    if (isLost || backend.load === 0) group.forget(backend);
   }
 
-  /** The ejected backends that are to be probed now; each is told by `probed`. */
-  takeProbes(nowMs: number): string[] {
-    return [...this.#backends].filter(([, { health }]) => health.takeProbe(nowMs)).map(([name]) => name);
+  /** Records a completed sequence. */
+  recordSuccess(backend: Backend): void {
+    backend.health.recordSuccess();
+    this.#groupOf(backend).any.health.recordSuccess();
   }
 
-  probed(backend: string, isReady: boolean, nowMs: number): void {
-    this.#of(backend).health.probed(isReady, nowMs);
+  /** Counts a failed call. Returns whether that ejected the backend. */
+  recordFailure(backend: Backend, isCertain: boolean, nowMs: number): boolean {
+    return backend.health.recordFailure(isCertain, nowMs);
   }
 
-  /** The load under which a backend of `fit` takes one more. */
-  #boundOver(fit: readonly string[]): number {
+  /** Records that the backend refused this manifest hash or numerics fingerprint. */
+  recordMismatch(backend: Backend, hash: string, nowMs: number): void {
+    backend.health.recordMismatch(hash, nowMs);
+  }
+
+  /** Returns the ejected backends to probe now. Call `recordProbe` with each result. */
+  takeProbes(nowMs: number): Backend[] {
+    const all = [...this.#groups.values()].flatMap(({ any, processes }) => [any, ...processes]);
+    return all.filter(({ health }) => health.takeProbe(nowMs));
+  }
+
+  recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
+    backend.health.recordProbe(isReady, nowMs);
+    const isGone = !isReady && nowMs - backend.lastAnswerMs > this.#limits.forgetMs;
+    if (isGone) this.#groupOf(backend).forget(backend);
+  }
+
+  #isFit(backend: Backend, { manifestHash, numerics }: Route, nowMs: number): boolean {
+    const isFitItself = ({ health }: Backend) =>
+      health.ejectedUntilMs === null &&
+      health.serves(manifestHash, nowMs) &&
+      (!numerics || health.serves(numerics, nowMs));
+    if (!isFitItself(backend)) return false;
+    const { processes } = this.#groupOf(backend);
+    return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
+  }
+
+  /** When it may be back; null if it is not ejected. An address is back with the first of its processes. */
+  #backAtMs(backend: Backend): number | null {
+    const { ejectedUntilMs } = backend.health;
+    if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
+    const times = this.#groupOf(backend).processes.map(({ health }) => health.ejectedUntilMs);
+    return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
+  }
+
+  /** Of backends at several distances those with the least way and estimated wait together; the nearer if equal. */
+  #nearest(fit: readonly Backend[]): Backend[] {
+    const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
+    const tiers = [...Map.groupBy(fit, distanceMs)].toSorted(([a], [b]) => a - b);
+    const costs = tiers.map(([ms, tier]) => ms + this.#limits.waitMsPerSequence * this.#loadPerProcess(tier));
+    return tiers[costs.indexOf(Math.min(...costs))][1];
+  }
+
+  /** The first in the key's order that has less than its share of the load. */
+  #leastLoaded(key: string, fit: readonly Backend[]): Backend {
     const { loadFactor, freeLoad } = this.#limits;
-    const total = fit.reduce((sum, name) => sum + this.#of(name).load, 1);
-    return Math.max(freeLoad, Math.ceil((loadFactor * total) / fit.length));
+    const processes = fit.reduce((sum, one) => sum + this.#capacityOf(one), 0);
+    const total = this.#loadPerProcess(fit) * processes + 1;
+    const bound = Math.max(freeLoad, Math.ceil((loadFactor * total) / processes));
+    const least = fit.reduce((a, b) => (this.loadOf(b) < this.loadOf(a) ? b : a));
+    return inOrder(key, fit).find((one) => this.loadOf(one) < bound) ?? least;
   }
 
-  #of(name: string): Backend {
-    const backend = this.#backends.get(name);
-    if (!backend) throw new Error(`there is no backend ${name}`);
-    return backend;
+  #loadPerProcess(backends: readonly Backend[]): number {
+    const processes = backends.reduce((sum, one) => sum + this.#capacityOf(one), 0);
+    return backends.reduce((sum, one) => sum + this.loadOf(one) * this.#capacityOf(one), 0) / processes;
   }
+
+  #capacityOf(backend: Backend): number {
+    return backend.name === null ? this.#groupOf(backend).capacity : 1;
+  }
+
+  #groupOf({ address }: Backend): BackendGroup {
+    return this.#groups.get(address.url)!;
+  }
+}
+
+function inOrder(key: string, backends: readonly Backend[]): Backend[] {
+  const byId = new Map(backends.map((backend) => [backend.id, backend]));
+  return rendezvousOrder(key, [...byId.keys()]).map((id) => byId.get(id)!);
 }

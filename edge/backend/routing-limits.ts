@@ -1,17 +1,35 @@
-/** The numbers of routing and failover, each with its reason. Not settings: they hold for any model and any backend. */
+/** The limits of routing and failover, each with its reason. Not settings: they hold for any model and any backend. */
+import { philox2x32 } from "../../shared/math/sampling.ts";
 
 export interface RoutingLimits {
-  /** Errors in a row, without a completion in between, that eject a backend. One alone may be the network's. */
+  /** Consecutive errors, without a completion in between, that eject a backend. A single one may be the network's. */
   consecutiveErrors: number;
-  /** How long the first ejection lasts; each further one without a completion in between lasts twice as long. */
+  /** Duration of the first ejection; each further one without a completion in between lasts twice as long. */
   ejectionMs: number;
   longestEjectionMs: number;
-  /** How long a backend that serves another manifest is asked last. A restart takes longer, a wrong guess costs one call. */
+  /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
   mismatchMs: number;
-  /** A backend takes at most this many times the average load, so that a popular centroid spills over. */
+  /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
   loadFactor: number;
-  /** Sequences that a backend may always have: below, a warm cache is worth more than balance. */
+  /** Up to so many sequences a backend is never passed over: a warm cache is worth more than balance. */
   freeLoad: number;
+  /**
+   * What one more running sequence for each process adds to the estimated wait for a first token: a share of a step's
+   * prefill and decode on a CPU. So a process 80 ms farther away is used when the nearer ones have 16 more sequences each.
+   */
+  waitMsPerSequence: number;
+  /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
+  namedCallsInRow: number;
+  /** How long calls to an address name no process after one reached another: the address does not route by name. */
+  misdirectedMs: number;
+  /** After so many answers in a row by the same process, it counts as the only one of its address. */
+  answersOfOne: number;
+  /** A process that is idle and has not answered for so long is not named any more. */
+  processTtlMs: number;
+  /** An ejected process that has not answered for so long is forgotten with its next failed probe: its pod is gone. */
+  forgetMs: number;
+  /** Processes that are remembered for each address. */
+  processesPerAddress: number;
 }
 
 export const routingLimits: RoutingLimits = {
@@ -21,33 +39,56 @@ export const routingLimits: RoutingLimits = {
   mismatchMs: 5000,
   loadFactor: 1.25,
   freeLoad: 8,
+  waitMsPerSequence: 5,
+  namedCallsInRow: 16,
+  misdirectedMs: 60_000,
+  answersOfOne: 8,
+  processTtlMs: 600_000,
+  forgetMs: 60_000,
+  processesPerAddress: 64,
 };
 
 /**
- * Calls that may be repeated elsewhere. Starts full, so that the death of a backend with all it had is always survived;
- * refilled by calls that are accepted, so that while everything fails nobody knocks more than once.
+ * Budget of repeated calls. It starts full, so that the loss of a busy backend is always survived, and accepted calls refill
+ * it, so that during a complete outage calls are not repeated.
  */
 export const retryBudget = { capacity: 256, earned: 0.2 };
 
-/** Sequences that may run twice because their first token is late: a tenth of all. */
+/** Budget of sequences that run twice because their first token is late: a tenth of all. */
 export const hedgeBudget = { capacity: 32, earned: 0.1 };
 
-/** Backends that took a sequence in and failed on it before it is given up, however far it got: it may be what kills them. */
+/** Maximum backends that may accept a sequence and then fail, however far it got: it may be what makes them fail. */
 export const mostLosses = 6;
 
 /**
- * Pauses between rounds for sequences that had been taken in, while all that is against the backends may pass: a restart or a
- * stall. Their clients see a stream that stands still for up to 14 s, not one that fails. Who was never taken
- * in is told at once, and may come again.
+ * Pauses between retry rounds for sequences that a backend had accepted, as long as the failures are temporary (a restart, a
+ * stall). Their clients see a stream that pauses for up to 14 s instead of an error. A sequence that was never accepted
+ * ends in an error at once, and its client may retry.
  */
 export const roundPausesMs = [250, 500, 1000, 2000, 2000, 2000, 2000, 2000, 2000];
 
-/** Taking a batch in is quick, however busy a backend is. */
+/** Timeout for accepting a batch, which is quick however busy a backend is. */
 export const acceptanceMs = 3000;
-/** A live backend is silent for less than twice the contract's `heartbeatMs`; after this, its process hangs or is cut off. */
+/** A live backend sends something every `heartbeatMs`; after this time without a byte its process hangs or is cut off. */
 export const silenceMs = 3000;
+/** Timeout of a readiness probe. */
 export const probeMs = 2000;
-/** The platform lets an object have six connections that await their headers. */
+/** The platform allows six connections of an object that wait for response headers. */
 export const awaitingCalls = 6;
-/** Making an adapter: the examples' turn at a busy engine, and seconds of fitting for a wide base. */
+/** Timeout for making an adapter: a wait at a busy engine, and seconds of fitting for a wide base. */
 export const adapterMs = 120_000;
+/**
+ * Maximum tries to reach a process by name through an address that does not route by name, where each try reaches one at random:
+ * eight for each process that answered so far, and eight more. Of four processes one is missed once in 100,000 calls.
+ */
+export const misdirectedTries = (processesSeen: number) => Math.min(128, 8 * processesSeen + 8);
+/**
+ * Pause before a further try, in milliseconds: short at first, and different for each call. Calls that repeat in step with each
+ * other would each reach the same few processes of a round robin again and again.
+ */
+export const misdirectedPauseMs = (call: number, tries: number) =>
+  Math.min(50, 2 * tries) * (philox2x32(call, tries, 0)[0] / 2 ** 32);
+/** A tenant's adapter is deleted again until one process of the address has answered so often: then the others have, too. */
+export const removalsOfOne = 3;
+/** Maximum times that a batch is sent again because its backend lacked a tenant's adapter: processes without a name differ. */
+export const adapterRounds = 4;

@@ -1,18 +1,18 @@
-/** What routing does beyond passing calls on, told as it happens: for metrics, and for tests. */
+/** Routing events, for metrics, logs and tests. */
 
 export interface RoutingObserver {
-  /** Sequences without a first token go to another backend, because `backend` failed them. */
+  /** Sequences without tokens are sent to another backend, because `backend` failed. */
   retried(backend: string, sequences: number): void;
-  /** Sequences go on elsewhere after the tokens that they have, because `backend` failed them. */
+  /** Sequences with tokens continue on another backend, because `backend` failed. */
   resumed(backend: string, sequences: number): void;
-  /** Sequences with tokens end, because `backend` failed them and no other computes the same bits. */
+  /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
   notResumed(backend: string, sequences: number): void;
-  /** Sequences run on `backend`, too, because their first token is late elsewhere. */
+  /** Sequences are also sent to `backend`, because their first token is late. */
   hedged(backend: string, sequences: number): void;
-  /** The backend is asked last from now on. */
+  /** The backend is used only if no other is fit, until a probe succeeds. */
   ejected(backend: string): void;
-  /** A probe brought it back. */
+  /** A probe of an ejected backend succeeded. */
   returned(backend: string): void;
-  /** A call failed, and why. */
+  /** A call failed. */
   failed(backend: string, why: Error): void;
 }

@@ -24,6 +24,7 @@ import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
+import { regionOfCell } from "./cells.ts";
 import { refusalResponse } from "./refusal.ts";
 
 const now = () => Date.now();
@@ -51,11 +52,13 @@ export class Cell extends DurableObject<Env> {
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     /** Of the configuration of now, behind that of before, whose batches go on to their end. */
     const made: Backends[] = [];
-    const backends = configured(env, ({ backendSecrets, backendUrls, backendFetch }) => {
+    const backends = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
       const sign = createSigner(backendSecrets, { now, newNonce });
       const parts = { gate, fileOf, sign, fetch: backendFetch };
       const one = new Backends({
-        clients: new Map(backendUrls.map((url) => [url, new BackendClient(url, parts)])),
+        addresses,
+        clientOf: ({ url }) => new BackendClient(url, parts),
+        region: regionOfCell(state.id.name),
         observer: this.#metrics.counting(routingLog),
         now,
         after(ms, work) {

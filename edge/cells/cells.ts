@@ -9,7 +9,7 @@ import { rendezvousOrder } from "../backend/rendezvous.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
 import { marksHeader } from "../completions/marks.ts";
-import type { Region } from "../platform/region.ts";
+import { type Region, regions } from "../platform/region.ts";
 import { refusalOf } from "./refusal.ts";
 
 /** Gives the object of that name, created in that region if there is none yet. */
@@ -40,6 +40,12 @@ const restartPausesMs = [0, 250, 1000];
 export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
   const names = Array.from({ length: cellsPerRegion }, (_, i) => `cell-${region}-${i}`);
   return rendezvousOrder(tenant, names);
+}
+
+/** The region of a cell by its name; null for any other name. */
+export function regionOfCell(name: string | undefined): Region | null {
+  const [, region] = /^cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
+  return regions.find((one) => one === region) ?? null;
 }
 
 /** One request and the cells that answer it: one, and after its loss another. */

@@ -23,6 +23,7 @@ import type { CallVerifier } from "./call-verifier.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
+import { requireOwnName, sendName } from "./process-name.ts";
 import type { Tracer } from "./tracing.ts";
 
 /** Room for `sequencesPerBatch` sequences with full prompts of a 1024-token context and full logit biases. */
@@ -33,6 +34,8 @@ type Sets = Pick<ServingSets, "cancel" | "info" | "requireServing" | "serving"> 
 };
 
 export interface AppParts {
+  /** The name of this process (`nameHeader`). */
+  name: string;
   sets: Sets;
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   assignments: AssignmentCounter;
@@ -46,8 +49,9 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({ sets, adapters, assignments, metrics, log, tracer, verifier, now }: AppParts): Hono {
+export function createApp({ name, sets, adapters, assignments, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
+  app.use(sendName(name), requireOwnName(name));
   if (verifier) {
     app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
     app.use("/readyz", checkSignature(verifier));
@@ -152,5 +156,7 @@ const limitBody = bodyLimit({
 
 function answerError(context: Context, error: ServiceError): Response {
   if (error.retryAfterSeconds !== null) context.header("retry-after", String(error.retryAfterSeconds));
+  // A balancer of connections would send the next try over this one to the same process.
+  if (error.kind === "misdirected") context.header("connection", "close");
   return context.json(envelopeOf(error), statusOf(error.kind) as ContentfulStatusCode);
 }

@@ -1,6 +1,7 @@
 /** Which calls must be signed, and where head and body are held against their signature. */
 import type { Context, MiddlewareHandler } from "hono";
 import { parseSignature } from "../../shared/contracts/call-signature.ts";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { CallVerifier } from "./call-verifier.ts";
@@ -8,7 +9,7 @@ import type { CallVerifier } from "./call-verifier.ts";
 /** For all that costs work or is a tenant's: only the edge may. Before any of the body is read. */
 export function requireSignature(verifier: CallVerifier): MiddlewareHandler {
   return async ({ req }, next) => {
-    await verifier.verify(req.method, pathOf(req), req.header("authorization"));
+    await verifier.verify(req.method, pathOf(req), req.header("authorization"), req.header(nameHeader) ?? null);
     await next();
   };
 }

@@ -30,9 +30,14 @@ export class CallVerifier {
   }
 
   /** Throws a ServiceError "bad_signature" that says what is wrong. */
-  async verify(method: string, path: string, header: string | undefined): Promise<void> {
+  async verify(
+    method: string,
+    path: string,
+    header: string | undefined,
+    backendName: string | null = null,
+  ): Promise<void> {
     if (!header) throw refused("it has none, and a secret is set here (BACKEND_SECRETS)");
-    const call = parseSignature(header, method, path);
+    const call = parseSignature(header, method, path, backendName);
     if (!call) throw refused("its Authorization header is not of the form of shared/contracts/call-signature.ts");
     const keys = await this.#keys;
     const key = keys.find(({ id }) => id === call.keyId);

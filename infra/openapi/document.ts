@@ -212,6 +212,7 @@ const meanings: Record<ErrorKind, string> = {
   adapter_quota_exceeded: "The tenant has the maximum number of adapters.",
   method_not_allowed: "The route does not support this method; see the Allow header.",
   manifest_mismatch: "Edge and backend serve different artifacts.",
+  misdirected: "A call reached another backend than the one that it names.",
   numerics_mismatch:
     "The backend that began this completion is gone, and no other computes the same bits; send it again.",
   body_too_slow: "The body took too long to arrive.",

@@ -3,8 +3,8 @@
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,nonce=HEX,body=SHA256,signature=HMAC
  *
- * The HMAC is over key, time, nonce, method, path and the body's hash, a line each. As the hash is in the header, a caller
- * who has no secret is refused before any of its body is read. Not here: which nonces were seen, and how old a call may
+ * The HMAC is over key, time, nonce, method, path, the body's hash and, if the call is for one process, its name, a line
+ * each. As the hash is in the header, a caller who has no secret is refused before any of its body is read. Not here: which nonces were seen, and how old a call may
  * be, which are the backend's.
  */
 import { hexOf, sha256Hex } from "../sha256.ts";
@@ -34,6 +34,8 @@ export interface Call {
   /** 32 hex digits, never the same twice. */
   nonce: string;
   bodySha256: string;
+  /** The process that the call is for (`nameHeader`); null if any process of the address may answer. */
+  backendName: string | null;
 }
 
 export interface SignedCall extends Call {
@@ -81,21 +83,28 @@ export async function signatureHeader(
     body,
     timeMs,
     nonce,
+    backendName = null,
   }: Pick<Call, "method" | "path" | "timeMs" | "nonce"> & {
     body: Uint8Array;
+    backendName?: string | null;
   },
 ): Promise<string> {
-  const call: Call = { method, path, keyId: key.id, timeMs, nonce, bodySha256: await sha256Hex(body) };
+  const call: Call = { method, path, keyId: key.id, timeMs, nonce, bodySha256: await sha256Hex(body), backendName };
   const signature = hexOf(await crypto.subtle.sign("HMAC", key.hmac, canonical(call)));
   return `${scheme} key=${key.id},time=${timeMs},nonce=${nonce},body=${call.bodySha256},signature=${signature}`;
 }
 
 /** What a header claims of a call; null for anything that is no such header. */
-export function parseSignature(header: string, method: string, path: string): SignedCall | null {
+export function parseSignature(
+  header: string,
+  method: string,
+  path: string,
+  backendName: string | null = null,
+): SignedCall | null {
   const match = header.length <= signatureCharacters ? headerPattern.exec(header) : null;
   if (!match) return null;
   const [, keyId, time, nonce, bodySha256, signature] = match;
-  return { method, path, keyId, timeMs: Number(time), nonce, bodySha256, signature };
+  return { method, path, keyId, timeMs: Number(time), nonce, bodySha256, backendName, signature };
 }
 
 /** Whether the holder of `key` signed this call; takes as long for any wrong signature. */
@@ -104,8 +113,10 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-function canonical({ keyId, timeMs, nonce, method, path, bodySha256 }: Call): Uint8Array {
-  return utf8([scheme, keyId, timeMs, nonce, method, path, bodySha256].join("\n"));
+/** Without a name it is the form of the release before this one. A name has no line break, so no two calls share a form. */
+function canonical({ keyId, timeMs, nonce, method, path, bodySha256, backendName }: Call): Uint8Array {
+  const lines = [scheme, keyId, timeMs, nonce, method, path, bodySha256];
+  return utf8([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));
 }
 
 function utf8(text: string): Uint8Array {

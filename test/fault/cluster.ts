@@ -5,6 +5,7 @@ import { stageArtifacts } from "../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../infra/workerd/process.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
+import { type Balancing, startBalancer } from "../support/balancer.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
 
 const root = path.join(import.meta.dirname, "../..");
@@ -37,22 +38,34 @@ export interface Cluster {
 /**
  * `settings` are the backends' environment and the edge's variables, on top of what they need; `own` is each backend's alone, and
  * says how many there are.
+ * With `oneAddress` the edge knows a balancer's address instead of theirs.
  */
 export async function startCluster(
   settings: Record<string, string> = {},
   own: readonly Record<string, string>[] = [{}, {}],
+  oneAddress: Balancing | null = null,
 ): Promise<Cluster> {
   await stageArtifacts();
   const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const start = (backend: number, BACKEND_PORT: string) =>
-    startBackend({ ...settings, ...own[backend], BACKEND_SECRETS, BACKEND_PORT, THREADS: "1" });
-  const backends = await Promise.all(own.map((_, backend) => start(backend, "0")));
+    startBackend({
+      ...settings,
+      BACKEND_NAME: `pod-${backend}`,
+      ...own[backend],
+      BACKEND_SECRETS,
+      BACKEND_PORT,
+      THREADS: "1",
+    });
+  const backends = await Promise.all(own.map((_, i) => start(i, "0")));
+  const targets = backends.map(({ url }, i) => ({ name: `pod-${i}`, port: Number(new URL(url).port) }));
+  const balancer = oneAddress && (await startBalancer(oneAddress, targets));
   const proxy = await startFaultyProxy(backends[0].url);
   const cluster: Cluster = {
     proxy,
     backends,
-    async startEdge(isProxied, only = [0, 1]) {
-      const urls = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
+    async startEdge(isProxied, only = [...backends.keys()]) {
+      const direct = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
+      const urls = balancer ? [balancer.url] : direct;
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
       const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
@@ -74,6 +87,7 @@ export async function startCluster(
     },
     async stop() {
       await proxy.stop();
+      balancer?.stop();
       for (const backend of backends.keys()) await cluster.end(backend, "SIGKILL");
       await edge.remove();
     },

@@ -2,6 +2,8 @@
 import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -80,7 +82,9 @@ describe("nothing that a client sends reaches a backend", () => {
   const names = ["authorization", "content-type"];
 
   test.each([
-    ...["tenant", "centroid", "manifest", "adapter", "key-id", "signature"].map((name) => `x-chameleon-${name}`),
+    ...["tenant", "centroid", "manifest", "adapter", "backend", "key-id", "signature"].map(
+      (name) => `x-chameleon-${name}`,
+    ),
     ...["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip"],
     ...["x-request-id", "traceparent", "tracestate", "baggage", "cookie", "via", "x-http-method-override", "te"],
     ...["x-original-url", "x-rewrite-url", "cf-worker", "proxy-authorization", "idempotency-key", "user-agent"],
@@ -120,4 +124,27 @@ describe("nothing that a client sends reaches a backend", () => {
     expect((await request(`/v1/adapters/${encodeURIComponent(name)}`, { method: "DELETE" })).status).toBe(404);
     expect(seen.batches).toEqual([]);
   });
+});
+
+// The last one: the micro-batching object remembers the processes, and calls them by name from then on.
+test("a call for one process names it, and its signature covers the name", async () => {
+  let calls = 0;
+  const seen = backendStreams((batch) => {
+    const frames = batch.sequences.flatMap(({ id }) => saying(id, "b"));
+    const headers = { "content-type": "application/x-ndjson", [nameHeader]: `pod-${calls++ % 2}` };
+    return new Response(frames.map(frameLine).join(""), { headers });
+  });
+  const { complete } = testApp();
+  for (let i = 0; i < 3; i++) expect((await complete({ prompt: "aaa", max_tokens: 1 })).status).toBe(200);
+  const names = seen.headers.map((headers) => headers.get(nameHeader));
+  expect(names).toEqual([null, null, expect.stringMatching(/^pod-[01]$/)]);
+  const [secret] = (env as Env & { BACKEND_SECRETS: string }).BACKEND_SECRETS.split(",");
+  const key = await signingKey(secret);
+  const isSignedFor = (name: string | null) =>
+    isSignedBy(key, parseSignature(seen.headers[2].get("authorization")!, "POST", "/v1/batches", name)!);
+  expect([await isSignedFor(names[2]), await isSignedFor(null), await isSignedFor("pod-2")]).toEqual([
+    true,
+    false,
+    false,
+  ]);
 });

@@ -186,7 +186,9 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   const ignore = () => {};
   const keepAlive = (work: Promise<void>) => void work;
   const backends = new Backends({
-    clients: new Map([[backendUrl, new BackendClient(backendUrl, { limits })]]),
+    addresses: [{ url: backendUrl, region: null }],
+    clientOf: ({ url }) => new BackendClient(url, { limits }),
+    region: null,
     observer: {
       ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
       ...{ ejected: ignore, returned: ignore, failed: ignore },

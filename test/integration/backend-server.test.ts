@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { createSigner } from "../../edge/backend/call-signer.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { nameHeader, processNamePattern } from "../../shared/contracts/process-name.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -30,7 +31,7 @@ const errorOf = async (response: Response) => ((await response.json()) as ErrorE
 test("where a secret is set only signed calls are served; without one, an open port is a loud warning", async () => {
   const secret = "integration-0123456789abcdef0123456789";
   const [guarded, open] = await Promise.all([
-    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0", BACKEND_SECRETS: secret }),
+    startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0", BACKEND_SECRETS: secret, BACKEND_NAME: "pod-0" }),
     startBackend({ MODEL_DIR: folder, BACKEND_HOST: "0.0.0.0" }),
   ]);
   try {
@@ -47,6 +48,13 @@ test("where a secret is set only signed calls are served; without one, an open p
     expect(lastOf(await allFrames(await send()), "a")).toMatchObject({ type: "done" });
     expect((await errorOf(await send())).message).toContain("used before");
     expect(guarded.log()).not.toContain(secret);
+    const nameOf = async ({ url }: Backend, headers = {}) => {
+      const response = await fetch(`${url}/readyz`, { headers });
+      return [response.status, response.headers.get(nameHeader)];
+    };
+    expect(await nameOf(guarded)).toEqual([200, "pod-0"]);
+    expect(await nameOf(guarded, { [nameHeader]: "pod-1" })).toEqual([421, "pod-0"]);
+    expect(await nameOf(open)).toEqual([200, expect.stringMatching(processNamePattern)]);
   } finally {
     for (const { child, exited } of [guarded, open]) {
       child.kill("SIGTERM");

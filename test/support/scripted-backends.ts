@@ -1,13 +1,16 @@
 /**
- * Backends whose every answer a test gives, and the roads between them: real routing, counted events, timers that run
+ * Backends whose every answer a test gives, and the routing between them: real routing, counted events, timers that run
  * when the test says so. What a sequence's tokens are depends on its seed and their position alone, as in the engine.
  */
+
+import type { BackendAddress } from "../../edge/backend/addresses.ts";
+import type { Backend } from "../../edge/backend/backend-group.ts";
 import { Budget } from "../../edge/backend/budget.ts";
 import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
-import type { BackendCalls, OpenBatch } from "../../edge/backend/client.ts";
+import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/backend/client.ts";
 import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
-import type { Roads } from "../../edge/backend/journey.ts";
 import { Router } from "../../edge/backend/router.ts";
+import type { RoutingContext } from "../../edge/backend/routing-context.ts";
 import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
 import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
@@ -24,14 +27,14 @@ export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprob
   return [...prompt, ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];
 }
 
-export function callFailure(kind: FailureKind, retryAfterSeconds = 2): CallFailure {
+export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: string | null = null): CallFailure {
   const errors: Partial<Record<FailureKind, ErrorKind>> = {
     overloaded: "overloaded",
     refused: "internal",
     diverging: "numerics_mismatch",
   };
   const error = errors[kind] ?? "backend_unavailable";
-  return new CallFailure(kind, new ServiceError(error, kind, { retryAfterSeconds }));
+  return new CallFailure(kind, new ServiceError(error, kind, { retryAfterSeconds }), process);
 }
 
 /** One call that a scripted backend got. */
@@ -40,14 +43,19 @@ export class ScriptedCall {
   readonly signal: AbortSignal;
   /** What its sequences go on from. */
   readonly wantedNumerics: string | null;
+  /** The process that it names. */
+  readonly process: string | null;
+  readonly isOnlyProcess: boolean;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, signal: AbortSignal, wantedNumerics: string | null) {
+  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess }: BatchCall) {
     this.batch = batch;
     this.signal = signal;
-    this.wantedNumerics = wantedNumerics;
+    this.wantedNumerics = numerics;
+    this.process = process;
+    this.isOnlyProcess = isOnlyProcess;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");
@@ -62,9 +70,10 @@ export class ScriptedCall {
     return this.batch.sequences.map(({ id }) => id);
   }
 
-  /** `numerics` are the backend's own; null: it tells none. */
-  async accept(numerics: string | null = null): Promise<void> {
-    this.#accepted.resolve({ numerics, frames: this.#stream() });
+  /** `numerics` are the backend's own, `process` its name; null: it tells none. */
+  async accept(numerics: string | null = null, process: string | null = null): Promise<void> {
+    const isMisdirected = this.process !== null && process !== this.process;
+    this.#accepted.resolve({ process, isMisdirected, numerics, frames: this.#stream() });
     await turn();
   }
 
@@ -103,20 +112,23 @@ export class ScriptedCall {
 export class ScriptedBackend implements BackendCalls {
   readonly calls: ScriptedCall[] = [];
   readonly cancelled: string[] = [];
+  /** The processes that were told of them. */
+  readonly cancelledAt: (string | null)[] = [];
   ready: Readiness | null = null;
   probes = 0;
   /** Answers each call, where the test does not do it itself. */
   answer: (call: ScriptedCall) => void = () => {};
 
-  openBatch(batch: BatchRequest, signal: AbortSignal, numerics: string | null): Promise<OpenBatch> {
-    const call = new ScriptedCall(batch, signal, numerics);
+  openBatch(batch: BatchRequest, wanted: BatchCall): Promise<OpenBatch> {
+    const call = new ScriptedCall(batch, wanted);
     this.calls.push(call);
     this.answer(call);
     return call.accepted;
   }
 
-  async cancel(ids: string[]): Promise<void> {
+  async cancel(ids: string[], process: string | null): Promise<void> {
     this.cancelled.push(...ids);
+    this.cancelledAt.push(process);
   }
 
   async readiness(): Promise<Readiness | null> {
@@ -129,9 +141,14 @@ export class ScriptedBackend implements BackendCalls {
   }
 }
 
-export interface ScriptedRoads extends Roads {
+export interface ScriptedRouting extends RoutingContext {
   backends: ScriptedBackend[];
+  /** URLs, as they are configured. */
   names: string[];
+  /** For `Backends`, which brings a router of its own. */
+  addresses: BackendAddress[];
+  clientOf(address: BackendAddress): BackendCalls;
+  region: null;
   /** What the observer was told, as `event backend sequences`. */
   events: string[];
   /** Lets time pass, and what was to happen in it happen. */
@@ -141,8 +158,9 @@ export interface ScriptedRoads extends Roads {
   settled(): Promise<unknown>;
 }
 
-export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRoads {
+export function scriptedRouting(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRouting {
   const names = Array.from({ length: count }, (_, i) => `b${i}`);
+  const addresses = names.map((url) => ({ url, region: null }));
   const backends = names.map(() => new ScriptedBackend());
   const events: string[] = [];
   const works: Promise<void>[] = [];
@@ -150,9 +168,12 @@ export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges
   let clockMs = 0;
   return {
     names,
+    addresses,
+    clientOf: ({ url }) => backends[names.indexOf(url)],
+    region: null,
     backends,
     events,
-    router: new Router(names),
+    router: new Router(addresses),
     clients: new Map(names.map((name, i) => [name, backends[i]])),
     retries: budgets.retries ?? new Budget(retryBudget),
     hedges: budgets.hedges ?? new Budget(hedgeBudget),
@@ -185,6 +206,17 @@ export function scriptedRoads(count: number, budgets: { retries?: Budget; hedges
     timers: () => timers.size,
     settled: () => Promise.all(works),
   };
+}
+
+/** What a new router may choose at an address. */
+export function backendAt(router: Router, url: string): Backend {
+  const tried = new Set<string>();
+  for (;;) {
+    const choice = router.choose({ manifestHash: "", centroidId: null }, tried, 0);
+    if (!choice) throw new Error(`there is no ${url}`);
+    if (choice.backend.address.url === url) return choice.backend;
+    tried.add(choice.backend.id);
+  }
 }
 
 /** Lets everything that can go on go on. */

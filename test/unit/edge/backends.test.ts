@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { Backends, holdingOf, readinessOf } from "../../../edge/backend/backends.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import { callFailure, framesFor, ScriptedBackend, scriptedRoads } from "../../support/scripted-backends.ts";
+import { callFailure, framesFor, ScriptedBackend, scriptedRouting } from "../../support/scripted-backends.ts";
 
 const hash = "a".repeat(64);
 const batch = (id: string): BatchRequest => ({
@@ -22,48 +22,48 @@ function healthy(backend: ScriptedBackend): void {
 
 describe("Backends", () => {
   test("probe an ejected one with traffic only, and ask it again once it is ready", async () => {
-    const roads = scriptedRoads(2);
-    const backends = new Backends(roads);
-    for (const backend of roads.backends) healthy(backend);
+    const routing = scriptedRouting(2);
+    const backends = new Backends(routing);
+    for (const backend of routing.backends) healthy(backend);
     const run = async (id: string) => {
       await Array.fromAsync(await backends.openBatch(batch(id), new AbortController().signal));
-      await roads.settled();
+      await routing.settled();
     };
     await run("a");
-    const dying = roads.backends.find(({ calls }) => calls.length > 0)!;
+    const dying = routing.backends.find(({ calls }) => calls.length > 0)!;
     dying.answer = (call) => void call.refuse(callFailure("silent"));
     await run("b");
     expect(dying.calls).toHaveLength(2);
     for (const id of ["c", "d"]) await run(id);
     expect([dying.calls.length, dying.probes]).toEqual([2, 0]);
-    await roads.pass(1000);
+    await routing.pass(1000);
     expect(dying.probes).toBe(0);
     await run("e");
     expect([dying.calls.length, dying.probes]).toEqual([2, 1]);
     // Not ready: the next probe takes its time.
     await run("f");
-    await roads.pass(2000);
+    await routing.pass(2000);
     dying.ready = ready(hash);
     healthy(dying);
     await run("g");
     expect([dying.calls.length, dying.probes]).toEqual([2, 2]);
     await run("h");
     expect(dying.calls).toHaveLength(3);
-    const name = roads.names[roads.backends.indexOf(dying)];
-    expect(roads.events).toEqual([`ejected ${name}`, `retried ${name} 1`, `returned ${name}`]);
-    expect(roads.timers()).toBe(0);
+    const name = routing.names[routing.backends.indexOf(dying)];
+    expect(routing.events).toEqual([`ejected ${name}`, `retried ${name} 1`, `returned ${name}`]);
+    expect(routing.timers()).toBe(0);
   });
 
   test("cancel a sequence in whichever batch it travels", async () => {
-    const roads = scriptedRoads(1);
-    const backends = new Backends(roads);
+    const routing = scriptedRouting(1);
+    const backends = new Backends(routing);
     const two = { ...batch("a"), sequences: [sequenceRequest("a"), sequenceRequest("b")] };
     const opened = backends.openBatch(two, new AbortController().signal);
-    await roads.backends[0].last.accept();
+    await routing.backends[0].last.accept();
     const frames = Array.fromAsync(await opened);
     backends.cancel(["b", "x"]);
-    expect(roads.backends[0].cancelled).toEqual(["b"]);
-    await roads.backends[0].last.send(...framesFor(sequenceRequest("a")));
+    expect(routing.backends[0].cancelled).toEqual(["b"]);
+    await routing.backends[0].last.send(...framesFor(sequenceRequest("a")));
     expect((await frames).flat()).toEqual(framesFor(sequenceRequest("a")));
   });
 });

@@ -22,12 +22,12 @@ test("while everything fails, no more is repeated than it holds", () => {
 
 test("late is half as much again as the 95th percentile of the last times, once there are enough", () => {
   const times = new FirstFrameTimes();
-  for (let i = 0; i < 19; i++) times.note(200);
+  for (let i = 0; i < 19; i++) times.record(200);
   expect(times.lateMs).toBe(1000);
-  times.note(200);
+  times.record(200);
   expect(times.lateMs).toBe(300);
-  for (let i = 0; i < 64; i++) times.note(i < 60 ? 400 : 10_000);
+  for (let i = 0; i < 64; i++) times.record(i < 60 ? 400 : 10_000);
   expect(times.lateMs).toBeCloseTo(15_000);
-  for (let i = 0; i < 64; i++) times.note(1);
+  for (let i = 0; i < 64; i++) times.record(1);
   expect(times.lateMs).toBe(100);
 });

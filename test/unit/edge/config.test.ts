@@ -15,14 +15,17 @@ const keys = [
 describe("readConfig", () => {
   test("reads the Worker's variables", () => {
     const config = readConfig({
-      BACKEND_URLS: "http://a:1/, https://b",
+      BACKEND_URLS: "http://a:1/, weur=https://b",
       TENANT_KEYS: JSON.stringify(keys),
       CELLS_PER_REGION: "8",
     });
     expect(config).toEqual({
       backendSecrets: [],
       backendFetch: expect.any(Function),
-      backendUrls: ["http://a:1", "https://b"],
+      backends: [
+        { url: "http://a:1", region: null },
+        { url: "https://b", region: "weur" },
+      ],
       tenantKeys: keys,
       cellsPerRegion: 8,
       otlp: null,
@@ -72,6 +75,10 @@ describe("readConfig", () => {
   test.each([
     [{ BACKEND_URLS: "" }, /BACKEND_URLS/],
     [{ BACKEND_URLS: "file:///etc" }, /BACKEND_URLS.*file/],
+    [{ BACKEND_URLS: "mars=https://a" }, /BACKEND_URLS.*mars.*weur/],
+    [{ BACKEND_URLS: "https://a,weur=https://a/" }, /BACKEND_URLS.*twice/],
+    [{ BACKEND_URLS: "https://{name}.{name}.a" }, /BACKEND_URLS/],
+    [{ BACKEND_URLS: "https://{name}-b.a" }, /BACKEND_URLS/],
     [{ TENANT_KEYS: "sk-plain" }, /TENANT_KEYS/],
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
     [{ CELLS_PER_REGION: "0" }, /CELLS_PER_REGION.*"0"/],
@@ -86,7 +93,10 @@ describe("readConfig", () => {
 describe("configured", () => {
   test("makes again when a variable has changed, and only then", () => {
     const env: Parameters<typeof readConfig>[0] = { ...valid };
-    const made = configured(env, ({ backendSecrets, backendUrls }) => [...backendUrls, ...backendSecrets]);
+    const made = configured(env, ({ backendSecrets, backends }) => [
+      ...backends.map(({ url }) => url),
+      ...backendSecrets,
+    ]);
     const first = made();
     expect(made()).toBe(first);
     env.BACKEND_SECRETS = "n".repeat(32);

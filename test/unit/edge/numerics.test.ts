@@ -1,43 +1,44 @@
 /** A sequence that has tokens goes on only where the same bits are computed: two backends whose fingerprints differ, or not. */
 import { describe, expect, test } from "vitest";
-import { Journey } from "../../../edge/backend/journey.ts";
+import { BatchRun } from "../../../edge/backend/batch-run.ts";
 import { roundPausesMs } from "../../../edge/backend/routing-limits.ts";
 import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import {
+  backendAt,
   callFailure,
   framesFor,
   type ScriptedBackend,
-  type ScriptedRoads,
-  scriptedRoads,
+  type ScriptedRouting,
+  scriptedRouting,
 } from "../../support/scripted-backends.ts";
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
 
-function travel(roads: ScriptedRoads, sequences: SequenceRequest[]) {
-  const journey = new Journey({ version: 1, manifestHash: "a".repeat(64), centroidId: "c0", sequences }, roads);
+function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
+  const run = new BatchRun({ version: 1, manifestHash: "a".repeat(64), centroidId: "c0", sequences }, routing);
   const received: Frame[] = [];
-  const ended = journey.begin(new AbortController().signal).then(async () => {
-    for await (const frames of journey.frames()) received.push(...frames);
+  const ended = run.begin(new AbortController().signal).then(async () => {
+    for await (const frames of run.frames()) received.push(...frames);
   });
   return { received, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
 }
 
 /** The backend that was called first, and the other one. */
-function inOrder(roads: ScriptedRoads): [ScriptedBackend, ScriptedBackend] {
-  const [one, two] = roads.backends;
+function inOrder(routing: ScriptedRouting): [ScriptedBackend, ScriptedBackend] {
+  const [one, two] = routing.backends;
   return one.calls.length > 0 ? [one, two] : [two, one];
 }
-const nameOf = (roads: ScriptedRoads, backend: ScriptedBackend) => roads.names[roads.backends.indexOf(backend)];
+const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 
 /** Two tokens from a backend with `numerics`, which then fails so that nobody waits for it. */
 async function begun(numerics: string | null, sequences = [sequence("a")]) {
-  const roads = scriptedRoads(2);
-  const trip = travel(roads, sequences);
-  const [first, second] = inOrder(roads);
+  const routing = scriptedRouting(2);
+  const trip = runBatch(routing, sequences);
+  const [first, second] = inOrder(routing);
   await first.last.accept(numerics);
   await first.last.send(...framesFor(sequences[0]).slice(0, 2));
-  return { ...trip, roads, first, second };
+  return { ...trip, routing, first, second };
 }
 
 const numericsError = (id: string) => ({ type: "error", id, kind: "numerics_mismatch" });
@@ -61,7 +62,7 @@ describe("a sequence with tokens", () => {
   test.each(["its refusal", "its answer"])(
     "ends in an error, counted, where the only other has different ones: by %s",
     async (told) => {
-      const { roads, received, ended, first, second } = await begun("cpu-fp32-1");
+      const { routing, received, ended, first, second } = await begun("cpu-fp32-1");
       await first.last.fail("failing");
       const { sequences } = second.last.batch;
       if (told === "its refusal") await second.last.refuse(callFailure("diverging"));
@@ -73,21 +74,21 @@ describe("a sequence with tokens", () => {
       }
       await ended;
       expect(received).toMatchObject([...framesFor(sequence("a")).slice(0, 2), numericsError("a")]);
-      expect(roads.events).toContain(`not resumed ${nameOf(roads, first)} 1`);
-      expect(roads.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
-      await roads.settled();
-      expect(roads.names.map((name) => roads.router.loadOf(name))).toEqual([0, 0]);
+      expect(routing.events).toContain(`not resumed ${nameOf(routing, first)} 1`);
+      expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
+      await routing.settled();
+      expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual([0, 0]);
     },
   );
 
   test("waits for the backend that began it, and goes on there", async () => {
-    const { roads, of, ended, first, second } = await begun("cpu-fp32-1");
+    const { routing, of, ended, first, second } = await begun("cpu-fp32-1");
     second.answer = (call) => void call.accept("cpu-int8-1");
     first.answer = (call) => void call.refuse(callFailure("unreachable"));
     await first.last.fail("broken");
-    await roads.pass(roundPausesMs[0]);
+    await routing.pass(roundPausesMs[0]);
     first.answer = (call) => void call.accept("cpu-fp32-1");
-    await roads.pass(roundPausesMs[1]);
+    await routing.pass(roundPausesMs[1]);
     expect(first.last.wantedNumerics).toBe("cpu-fp32-1");
     await first.last.send(...framesFor(first.last.batch.sequences[0]));
     await ended;

@@ -1,8 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { Backend } from "../../../edge/backend/backend-group.ts";
 import { rendezvousOrder } from "../../../edge/backend/rendezvous.ts";
 import { Router } from "../../../edge/backend/router.ts";
 import type { RoutingLimits } from "../../../edge/backend/routing-limits.ts";
+import { backendAt } from "../../support/scripted-backends.ts";
 
 const limits: RoutingLimits = {
   consecutiveErrors: 3,
@@ -11,11 +13,21 @@ const limits: RoutingLimits = {
   mismatchMs: 50,
   loadFactor: 1.25,
   freeLoad: 4,
+  waitMsPerSequence: 5,
+  namedCallsInRow: 16,
+  misdirectedMs: 100,
+  answersOfOne: 3,
+  processTtlMs: 10_000,
+  forgetMs: 1000,
+  processesPerAddress: 8,
 };
 const hash = "a".repeat(64);
 const route = (centroidId: string | null) => ({ manifestHash: hash, centroidId });
 const none: ReadonlySet<string> = new Set();
+const inOrder = (router: Router, key: string, n: number) =>
+  rendezvousOrder(key, names(n)).map((url) => backendAt(router, url));
 const centroids = Array.from({ length: 4000 }, (_, i) => `c${i}`);
+const addresses = (n: number) => names(n).map((url) => ({ url, region: null }));
 const names = (n: number) => Array.from({ length: n }, (_, i) => `http://10.0.0.${i + 1}:8788`);
 
 describe("rendezvousOrder", () => {
@@ -44,11 +56,11 @@ describe("rendezvousOrder", () => {
 
 describe("Router", () => {
   test("sends a centroid where it was before, and elsewhere only over the load bound", () => {
-    const router = new Router(names(3), limits);
-    const order = rendezvousOrder("c1", names(3));
+    const router = new Router(addresses(3), { limits });
+    const order = inOrder(router, "c1", 3);
     const chosen = Array.from({ length: 30 }, () => {
       const { backend } = router.choose(route("c1"), none, 0)!;
-      router.loaded(backend, 1);
+      router.addLoad(backend, 1);
       return backend;
     });
     expect(chosen.slice(0, 4)).toEqual(Array(4).fill(order[0]));
@@ -56,60 +68,60 @@ describe("Router", () => {
     // 1.25 × 30 / 3, rounded up.
     expect(Math.max(...counts)).toBe(13);
     expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
-    for (const backend of chosen) router.loaded(backend, -1);
+    for (const backend of chosen) router.addLoad(backend, -1);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
   });
 
   test("ejects after errors in a row; a completion in between forgives", () => {
-    const router = new Router(names(2), limits);
-    const [first, second] = rendezvousOrder("c1", names(2));
-    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
-    router.succeeded(first);
-    expect([router.failed(first, false, 0), router.failed(first, false, 0)]).toEqual([false, false]);
+    const router = new Router(addresses(2), { limits });
+    const [first, second] = inOrder(router, "c1", 2);
+    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
+    router.recordSuccess(first);
+    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    expect(router.failed(first, false, 0)).toBe(true);
+    expect(router.recordFailure(first, false, 0)).toBe(true);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
   });
 
   test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
-    const router = new Router(names(2), limits);
-    const [first, second] = rendezvousOrder("c1", names(2));
-    expect(router.failed(first, true, 0)).toBe(true);
+    const router = new Router(addresses(2), { limits });
+    const [first, second] = inOrder(router, "c1", 2);
+    expect(router.recordFailure(first, true, 0)).toBe(true);
     // The rest of what it had fails, too.
-    for (let i = 0; i < 10; i++) expect(router.failed(first, true, 5)).toBe(false);
+    for (let i = 0; i < 10; i++) expect(router.recordFailure(first, true, 5)).toBe(false);
     expect(router.takeProbes(99)).toEqual([]);
     expect(router.takeProbes(100)).toEqual([first]);
     expect(router.takeProbes(101)).toEqual([]);
     expect(router.choose(route("c1"), none, 101)?.backend).toBe(second);
-    router.probed(first, false, 110);
+    router.recordProbe(first, false, 110);
     expect(router.takeProbes(309)).toEqual([]);
     expect(router.takeProbes(310)).toEqual([first]);
-    router.probed(first, false, 310);
+    router.recordProbe(first, false, 310);
     expect(router.takeProbes(659)).toEqual([]);
     expect(router.takeProbes(660)).toEqual([first]);
-    router.probed(first, true, 660);
+    router.recordProbe(first, true, 660);
     expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
     // Ready, and failing again: nothing is forgotten until a completion comes.
-    router.failed(first, true, 700);
+    router.recordFailure(first, true, 700);
     expect(router.takeProbes(1049)).toEqual([]);
     expect(router.takeProbes(1050)).toEqual([first]);
-    router.probed(first, true, 1050);
-    router.succeeded(first);
-    router.failed(first, true, 2000);
+    router.recordProbe(first, true, 1050);
+    router.recordSuccess(first);
+    router.recordFailure(first, true, 2000);
     expect(router.takeProbes(2100)).toEqual([first]);
   });
 
   test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
-    const router = new Router(names(4), limits);
-    const [a, b, c, d] = names(4);
-    router.failed(a, true, 20);
-    router.failed(b, true, 10);
-    router.mismatched(c, hash, 0);
+    const router = new Router(addresses(4), { limits });
+    const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
+    router.recordFailure(a, true, 20);
+    router.recordFailure(b, true, 10);
+    router.recordMismatch(c, hash, 0);
     const tried = new Set<string>();
     const order = [];
     for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
       order.push(next);
-      tried.add(next.backend);
+      tried.add(next.backend.id);
     }
     expect(order).toEqual([
       { backend: d, isFit: true },
@@ -120,21 +132,21 @@ describe("Router", () => {
   });
 
   test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
-    const router = new Router(names(2), limits);
-    const [first, second] = rendezvousOrder("c1", names(2));
-    router.mismatched(first, hash, 0);
+    const router = new Router(addresses(2), { limits });
+    const [first, second] = inOrder(router, "c1", 2);
+    router.recordMismatch(first, hash, 0);
     expect(router.choose(route("c1"), none, 49)?.backend).toBe(second);
     expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 49)?.backend).toBe(first);
     expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
   });
 
   test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
-    const router = new Router(names(2), limits);
-    const [first, second] = rendezvousOrder("c1", names(2));
-    router.mismatched(first, "cpu-int8-1", 0);
+    const router = new Router(addresses(2), { limits });
+    const [first, second] = inOrder(router, "c1", 2);
+    router.recordMismatch(first, "cpu-int8-1", 0);
     const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
     expect(router.choose(goingOn("cpu-int8-1"), none, 49)).toEqual({ backend: second, isFit: true });
-    expect(router.choose(goingOn("cpu-int8-1"), new Set([second]), 49)).toEqual({ backend: first, isFit: false });
+    expect(router.choose(goingOn("cpu-int8-1"), new Set([second.id]), 49)).toEqual({ backend: first, isFit: false });
     for (const numerics of [null, "cpu-fp32-1"]) {
       expect(router.choose(goingOn(numerics), none, 49)?.backend).toBe(first);
     }
@@ -149,9 +161,10 @@ describe("Router", () => {
       { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(200) }) },
     );
     const property = fc.property(fc.integer({ min: 1, max: 5 }), fc.array(event, { maxLength: 200 }), (n, events) => {
-      const router = new Router(names(n), limits);
-      const running: string[] = [];
-      const ejected = new Set<string>();
+      const router = new Router(addresses(n), { limits });
+      const running: Backend[] = [];
+      const backends = names(n).map((url) => backendAt(router, url));
+      const ejected = new Set<Backend>();
       let nowMs = 0;
       for (const one of events) {
         if (one.type === "send") {
@@ -160,31 +173,31 @@ describe("Router", () => {
           expect(choice.isFit).toBe(!ejected.has(choice.backend));
           if (!choice.isFit) expect(ejected.size).toBe(n);
           else {
-            const fit = names(n).filter((name) => !ejected.has(name));
-            const total = fit.reduce((sum, name) => sum + router.loadOf(name), 1);
+            const fit = backends.filter((one) => !ejected.has(one));
+            const total = fit.reduce((sum, one) => sum + router.loadOf(one), 1);
             const bound = Math.max(limits.freeLoad, Math.ceil((limits.loadFactor * total) / fit.length));
             expect(router.loadOf(choice.backend)).toBeLessThan(bound);
           }
-          router.loaded(choice.backend, 1);
+          router.addLoad(choice.backend, 1);
           running.push(choice.backend);
         } else if (one.type === "end" && running.length > 0) {
           const [backend] = running.splice(one.pick % running.length, 1);
-          router.loaded(backend, -1);
-          if (one.ok) router.succeeded(backend);
-          else if (router.failed(backend, false, nowMs)) {
+          router.addLoad(backend, -1);
+          if (one.ok) router.recordSuccess(backend);
+          else if (router.recordFailure(backend, false, nowMs)) {
             expect(ejected.has(backend)).toBe(false);
             ejected.add(backend);
           }
         } else if (one.type === "probe") {
           for (const backend of router.takeProbes(nowMs)) {
             expect(ejected.has(backend)).toBe(true);
-            router.probed(backend, one.ready, nowMs);
+            router.recordProbe(backend, one.ready, nowMs);
             if (one.ready) ejected.delete(backend);
           }
         } else if (one.type === "pass") nowMs += one.ms;
       }
-      for (const name of names(n)) {
-        expect(router.loadOf(name)).toBe(running.filter((one) => one === name).length);
+      for (const backend of backends) {
+        expect(router.loadOf(backend)).toBe(running.filter((one) => one === backend).length);
       }
     });
     fc.assert(property, { numRuns: 500 }); // a failure prints its seed

@@ -38,7 +38,7 @@ const settings = helpOf(environmentSchema.shape);
 interface Variable {
   name: string;
   value?: string;
-  valueFrom?: { secretKeyRef: { name: string; key: string; optional?: boolean } };
+  valueFrom?: { secretKeyRef?: { name: string; key: string; optional?: boolean } };
 }
 
 describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
@@ -61,14 +61,23 @@ describe.skipIf(!hasKustomize).each(overlays)("the overlay %s", (name) => {
   });
 
   test("has only settings and secrets that the code reads, and secrets from Secrets alone", () => {
-    for (const { name, value, valueFrom } of variables) {
+    // The pod's own name.
+    expect(variables).toContainEqual({
+      name: "BACKEND_NAME",
+      valueFrom: { fieldRef: { fieldPath: "metadata.name" } },
+    });
+    for (const { name, value, valueFrom } of variables.filter((one) => one.name !== "BACKEND_NAME")) {
       const setting = settings.get(name);
       expect(setting, name).toBeDefined();
       // The bucket's address lies with its keys.
       const isOfSecret = setting!.isSecret || name === "ARTIFACTS_URL";
-      expect([name, value === undefined, valueFrom?.secretKeyRef.key === name]).toEqual([name, isOfSecret, isOfSecret]);
+      expect([name, value === undefined, valueFrom?.secretKeyRef?.key === name]).toEqual([
+        name,
+        isOfSecret,
+        isOfSecret,
+      ]);
     }
-    const required = variables.filter(({ valueFrom }) => valueFrom && !valueFrom.secretKeyRef.optional);
+    const required = variables.filter(({ valueFrom }) => valueFrom?.secretKeyRef && !valueFrom.secretKeyRef.optional);
     expect(required.map(({ name }) => name)).toEqual(["BACKEND_SECRETS"]);
     expect(container.envFrom).toBeUndefined();
   });

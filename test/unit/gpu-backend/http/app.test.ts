@@ -16,6 +16,7 @@ import {
   numericsHeader,
   readinessSchema,
 } from "../../../../shared/contracts/inference.ts";
+import { nameHeader } from "../../../../shared/contracts/process-name.ts";
 import { type ErrorEnvelope, ServiceError } from "../../../../shared/errors.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { noEngine } from "../../../support/metrics-view.ts";
@@ -100,7 +101,7 @@ beforeEach(() => {
   };
   const assignments = new AssignmentCounter("run", (counted) => metrics.assigned(counted));
   appWith = (verifier) =>
-    createApp({ sets, adapters, assignments, metrics, log, tracer: null, verifier, now: () => 0 });
+    createApp({ name: "b-0", sets, adapters, assignments, metrics, log, tracer: null, verifier, now: () => 0 });
   app = appWith(null);
 });
 
@@ -320,6 +321,44 @@ test("/readyz tells whether a batch would be taken, and why not; /healthz that t
   expect((await errorOf(await app.request("/readyz"))).message).toMatch(/SIGSEGV/);
 });
 
+describe("the name of the process", () => {
+  const paths = [
+    ["GET", "/readyz"],
+    ["POST", "/v1/batches"],
+    ["POST", "/v1/cancellations"],
+    ["PUT", `/v1/adapters/acme/${"a".repeat(64)}`],
+    ["GET", "/v2"],
+  ];
+
+  test.each(paths)("is on the answer to %s %s, whatever it is", async (method, path) => {
+    const response = await app.request(path, { method, headers: { "content-type": "application/json" } });
+    expect(response.headers.get(nameHeader)).toBe("b-0");
+  });
+
+  test.each(paths.slice(0, 4))("refuses %s %s that is for another before its body is read", async (method, path) => {
+    const call = (name: string) => {
+      let isRead = false;
+      const body = new ReadableStream(
+        {
+          pull(controller) {
+            isRead = true;
+            controller.close();
+          },
+        },
+        { highWaterMark: 0 },
+      );
+      const headers = { "content-type": "application/json", [nameHeader]: name };
+      const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
+      return { response: app.request(path, init as RequestInit), isRead: () => isRead };
+    };
+    const other = call("b-1");
+    const refused = await other.response;
+    expect([refused.status, (await errorOf(refused)).code, other.isRead()]).toEqual([421, "misdirected", false]);
+    expect([refused.headers.get("connection"), refused.headers.get(nameHeader)]).toEqual(["close", "b-0"]);
+    expect((await call("b-0").response).status).not.toBe(421);
+  });
+});
+
 describe("where a secret is set", () => {
   const url = "http://backend";
   const bytesOf = (body: unknown) => new TextEncoder().encode(JSON.stringify(body));
@@ -364,6 +403,25 @@ describe("where a secret is set", () => {
     expect(response.status).toBe(401);
     expect((await errorOf(response)).code).toBe("bad_signature");
     expect(isRead).toBe(false);
+  });
+
+  test("the name is a part of what is signed: it can be neither taken away, nor added, nor altered", async () => {
+    const body = bytesOf({ version: 1, ids: ["s1"] });
+    const cancel = async (signed: string | null, sent: string | null) => {
+      const headers = { ...json, ...(await sign("POST", "/v1/cancellations", body, signed)) };
+      const named = sent === null ? headers : { ...headers, [nameHeader]: sent };
+      return (await app.request(`${url}/v1/cancellations`, { method: "POST", headers: named, body })).status;
+    };
+    for (const [signed, sent] of [
+      ["b-1", null],
+      [null, "b-0"],
+      ["b-1", "b-0"],
+    ]) {
+      expect(await cancel(signed, sent)).toBe(401);
+    }
+    expect(await cancel("b-1", "b-1")).toBe(421);
+    expect(cancelled).toEqual([]);
+    expect([await cancel("b-0", "b-0"), await cancel(null, null)]).toEqual([200, 200]);
   });
 
   test("another body under a right signature reaches nobody", async () => {

@@ -77,8 +77,8 @@ test("backends on Cloudflare are containers of a bound class, in regions that ex
     created.push([name, options]);
     return { fetch: async () => new Response() };
   };
-  const { backendUrls, backendFetch } = readConfig({ ...(vars as unknown as Variables), CONTAINERS: { getByName } });
-  for (const url of backendUrls) void backendFetch(`${url}/readyz`, {});
+  const { backends, backendFetch } = readConfig({ ...(vars as unknown as Variables), CONTAINERS: { getByName } });
+  for (const { url } of backends) void backendFetch(`${url}/readyz`, {});
   expect(created).toEqual([
     ["weur-1", { locationHint: "weur" }],
     ["enam-1", { locationHint: "enam" }],

@@ -1,19 +1,20 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { BatchRun } from "../../../edge/backend/batch-run.ts";
 import { Budget } from "../../../edge/backend/budget.ts";
 import type { FailureKind } from "../../../edge/backend/call-failure.ts";
-import { Journey } from "../../../edge/backend/journey.ts";
 import { mostLosses, roundPausesMs } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 import {
+  backendAt,
   callFailure,
   framesFor,
   type ScriptedBackend,
   type ScriptedCall,
-  type ScriptedRoads,
-  scriptedRoads,
+  type ScriptedRouting,
+  scriptedRouting,
   turn,
 } from "../../support/scripted-backends.ts";
 
@@ -24,40 +25,42 @@ const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequ
   ...rest,
 });
 
-/** Sends sequences on their way over `roads`, and collects what comes of them. */
-function travel(roads: ScriptedRoads, sequences: SequenceRequest[]) {
-  const journey = new Journey({ version: 1, manifestHash: hash, centroidId: "c0", sequences }, roads);
+/** Sends sequences on their way over `routing`, and collects what comes of them. */
+function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
+  const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: "c0", sequences }, routing);
   const abort = new AbortController();
   const received: Frame[] = [];
-  const begun = journey.begin(abort.signal);
+  const begun = run.begin(abort.signal);
   const ended = begun.then(async () => {
-    for await (const frames of journey.frames()) received.push(...frames);
+    for await (const frames of run.frames()) received.push(...frames);
   });
   ended.catch(() => {});
-  return { journey, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
+  return { run, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
 }
 
 /** Lets time pass wherever nothing else goes on, until `work` is done. */
-async function passUntil(work: Promise<unknown>, roads: ScriptedRoads) {
+async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
   let isDone = false;
   const done = work.finally(() => {
     isDone = true;
   });
-  for (let i = 1; !isDone; i++) await (i % 20 === 0 ? roads.pass(2000) : turn());
+  for (let i = 1; !isDone; i++) await (i % 20 === 0 ? routing.pass(2000) : turn());
   await done;
 }
 
 /** Whatever happened, nothing is left of it. */
-async function expectIdle(roads: ScriptedRoads) {
-  await roads.settled();
-  expect(roads.timers()).toBe(0);
-  expect(roads.names.map((name) => roads.router.loadOf(name))).toEqual(roads.names.map(() => 0));
+async function expectIdle(routing: ScriptedRouting) {
+  await routing.settled();
+  expect(routing.timers()).toBe(0);
+  expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual(
+    routing.names.map(() => 0),
+  );
 }
 
 /** The backend that got the last call, of those in `among`. */
 const called = (among: ScriptedBackend[]) => among.find(({ calls }) => calls.length > 0)!;
-const other = (roads: ScriptedRoads, backend: ScriptedBackend) => roads.backends.find((one) => one !== backend)!;
-const nameOf = (roads: ScriptedRoads, backend: ScriptedBackend) => roads.names[roads.backends.indexOf(backend)];
+const other = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.backends.find((one) => one !== backend)!;
+const nameOf = (routing: ScriptedRouting, backend: ScriptedBackend) => routing.names[routing.backends.indexOf(backend)];
 const gaveUp = (id: string, kind: ErrorKind, retryAfterSeconds?: number) =>
   errorFrame(id, new ServiceError(kind, kind, { retryAfterSeconds }));
 
@@ -65,35 +68,35 @@ describe("a backend that fails", () => {
   test.each<FailureKind>(["unreachable", "silent", "failing", "unavailable", "mismatched", "diverging", "overloaded"])(
     "to accept (%s): another is asked for the same",
     async (kind) => {
-      const roads = scriptedRoads(2);
-      const { begun, ended, received } = travel(roads, [sequence("a"), sequence("b")]);
-      const first = called(roads.backends);
+      const routing = scriptedRouting(2);
+      const { begun, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
+      const first = called(routing.backends);
       await first.last.refuse(callFailure(kind));
-      const second = other(roads, first);
+      const second = other(routing, first);
       expect(second.last.ids).toEqual(["a_1", "b_1"]);
       await second.last.accept();
       await begun;
       for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
       await ended;
       expect(received).toEqual([...framesFor(sequence("a")), ...framesFor(sequence("b"))]);
-      expect(roads.events.filter((event) => event.startsWith("retried"))).toEqual([
-        `retried ${nameOf(roads, first)} 2`,
+      expect(routing.events.filter((event) => event.startsWith("retried"))).toEqual([
+        `retried ${nameOf(routing, first)} 2`,
       ]);
-      await expectIdle(roads);
+      await expectIdle(routing);
     },
   );
 
   test.each<FailureKind | null>(["broken", "silent", null])(
     "mid-stream (%s): each goes on elsewhere after what its client has, unbroken",
     async (kind) => {
-      const roads = scriptedRoads(2);
+      const routing = scriptedRouting(2);
       const sequences = [sequence("a", { promptLogprobs: true }), sequence("b"), sequence("c", { maxTokens: 2 })];
-      const { received, ended, of } = travel(roads, sequences);
-      const first = called(roads.backends);
+      const { received, ended, of } = runBatch(routing, sequences);
+      const first = called(routing.backends);
       await first.last.accept();
       await first.last.send(...framesFor(sequences[0]).slice(0, 4), ...framesFor(sequences[2]));
       await first.last.fail(kind);
-      const second = other(roads, first);
+      const second = other(routing, first);
       expect(
         second.last.batch.sequences.map(({ id, continuedIds, promptLogprobs }) => [
           id,
@@ -109,12 +112,12 @@ describe("a backend that fails", () => {
       await ended;
       for (const one of sequences) expect(of(one.id)).toEqual(framesFor(one));
       expect(received).toHaveLength(8 + 7 + 3);
-      const name = nameOf(roads, first);
-      expect(roads.events.filter((event) => !event.startsWith("ejected"))).toEqual([
+      const name = nameOf(routing, first);
+      expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
         `resumed ${name} 1`,
         `retried ${name} 1`,
       ]);
-      await expectIdle(roads);
+      await expectIdle(routing);
     },
   );
 
@@ -123,19 +126,19 @@ describe("a backend that fails", () => {
     ["a frame of a stranger", () => framesFor(sequence("x"))],
     ["a prompt frame out of place", () => [{ type: "prompt", id: "a", logprobs: [], alternatives: [] }]],
   ])("by sending %s: nothing of it reaches the client", async (_, wrong) => {
-    const roads = scriptedRoads(2);
-    const { ended, received } = travel(roads, [sequence("a")]);
-    const first = called(roads.backends);
+    const routing = scriptedRouting(2);
+    const { ended, received } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
     await first.last.accept();
     await first.last.send(...framesFor(sequence("a")).slice(0, 2));
     await first.last.send(...wrong(first.last));
-    const second = other(roads, first);
+    const second = other(routing, first);
     expect(second.last.batch.sequences[0].continuedIds).toHaveLength(2);
     await second.last.accept();
     await second.last.send(...framesFor(second.last.batch.sequences[0]));
     await ended;
     expect(received).toEqual(framesFor(sequence("a")));
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test.each<[string, (id: string) => Frame]>([
@@ -143,53 +146,53 @@ describe("a backend that fails", () => {
     ["a count below what it sent", (id) => ({ ...doneFrame(id), completionTokens: -1_000_000 })],
     ["a count above what it sent", (id) => ({ ...doneFrame(id), completionTokens: 7 })],
   ])("by sending %s: that sequence alone goes on elsewhere, its mates stay", async (_, wrong) => {
-    const roads = scriptedRoads(2);
-    const { ended, of } = travel(roads, [sequence("a"), sequence("b")]);
-    const first = called(roads.backends);
+    const routing = scriptedRouting(2);
+    const { ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = called(routing.backends);
     await first.last.accept();
     const tokens = framesFor(sequence("a")).slice(0, -1);
     await first.last.send(...tokens, wrong("a"), framesFor(sequence("b"))[0]);
     expect(first.cancelled).toEqual(["a"]);
     // It had not heard yet.
     await first.last.send(tokenFrame("a", 7, 1));
-    const second = other(roads, first);
+    const second = other(routing, first);
     expect(second.last.batch.sequences).toMatchObject([{ id: "a_1", continuedIds: { length: 6 } }]);
     await second.last.accept();
     await second.last.send(...framesFor(second.last.batch.sequences[0]));
     await first.last.send(...framesFor(sequence("b")).slice(1));
     await ended;
     for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test("by counting wrongly, every one of them: the sequence ends in an explicit error", async () => {
-    const roads = scriptedRoads(2);
-    for (const backend of roads.backends) {
+    const routing = scriptedRouting(2);
+    for (const backend of routing.backends) {
       backend.answer = (call) => {
         const [{ id }] = call.batch.sequences;
         void call.accept().then(() => call.send({ ...doneFrame(id), completionTokens: -1_000_000 }));
       };
     }
-    const { ended, received } = travel(roads, [sequence("a")]);
-    const first = called(roads.backends);
+    const { ended, received } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
     first.answer(first.last);
     await ended;
     expect(received).toMatchObject([{ type: "error", id: "a", kind: "backend_unavailable" }]);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
-  test("by giving some up: those travel on together at once, their mates stay", async () => {
-    const roads = scriptedRoads(2);
+  test("by giving some up: those runBatch on together at once, their mates stay", async () => {
+    const routing = scriptedRouting(2);
     const ids = ["a", "b", "c", "d"];
-    const { ended, of } = travel(
-      roads,
+    const { ended, of } = runBatch(
+      routing,
       ids.map((id) => sequence(id)),
     );
-    const first = called(roads.backends);
+    const first = called(routing.backends);
     await first.last.accept();
     await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
     await first.last.send(gaveUp("b", "overloaded"), gaveUp("c", "overloaded"), framesFor(sequence("a"))[1]);
-    const second = other(roads, first);
+    const second = other(routing, first);
     expect(second.calls.map((call) => call.ids)).toEqual([["b_1", "c_1"]]);
     await second.last.accept();
     for (const one of second.last.batch.sequences) await second.last.send(...framesFor(one));
@@ -197,23 +200,23 @@ describe("a backend that fails", () => {
     await ended;
     for (const id of ids) expect(of(id)).toEqual(framesFor(sequence(id)));
     // Overload is no illness.
-    expect(roads.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
-    await expectIdle(roads);
+    expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
+    await expectIdle(routing);
   });
 
   test("of one alone: asked once more at once, and again after longer and longer pauses; then told", async () => {
-    const roads = scriptedRoads(1);
-    const [backend] = roads.backends;
-    const { ended, received } = travel(roads, [sequence("a")]);
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { ended, received } = runBatch(routing, [sequence("a")]);
     await backend.last.accept();
     await backend.last.send(framesFor(sequence("a"))[0]);
     await backend.last.fail("broken");
     expect(backend.calls).toHaveLength(2);
     await backend.last.refuse(callFailure("unreachable"));
     for (const [i, pauseMs] of roundPausesMs.entries()) {
-      await roads.pass(pauseMs - 1);
+      await routing.pass(pauseMs - 1);
       expect(backend.calls).toHaveLength(2 + i);
-      await roads.pass(1);
+      await routing.pass(1);
       expect(backend.calls).toHaveLength(3 + i);
       await backend.last.refuse(callFailure("unreachable"));
     }
@@ -223,18 +226,18 @@ describe("a backend that fails", () => {
       expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
     ]);
     expect(backend.calls).toHaveLength(2 + roundPausesMs.length);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test.each<FailureKind>(["unreachable", "silent", "unavailable"])(
     "and no other that takes it in (%s): goes on where it was once one is back",
     async (kind) => {
-      const roads = scriptedRoads(2);
-      const { ended, received } = travel(roads, [sequence("a")]);
-      const first = called(roads.backends);
-      const second = other(roads, first);
+      const routing = scriptedRouting(2);
+      const { ended, received } = runBatch(routing, [sequence("a")]);
+      const first = called(routing.backends);
+      const second = other(routing, first);
       let isBack = false;
-      for (const backend of roads.backends) {
+      for (const backend of routing.backends) {
         backend.answer = (call) => {
           const [one] = call.batch.sequences;
           if (isBack) void call.accept().then(() => call.send(...framesFor(one)));
@@ -244,66 +247,66 @@ describe("a backend that fails", () => {
       await first.last.accept();
       await first.last.send(framesFor(sequence("a"))[0]);
       await first.last.fail("broken");
-      await roads.pass(roundPausesMs[0]);
-      await roads.pass(roundPausesMs[1]);
+      await routing.pass(roundPausesMs[0]);
+      await routing.pass(roundPausesMs[1]);
       expect(received).toHaveLength(1);
       const calls = first.calls.length + second.calls.length;
       isBack = true;
-      await roads.pass(roundPausesMs[2]);
+      await routing.pass(roundPausesMs[2]);
       await ended;
       expect(received).toEqual(framesFor(sequence("a")));
       expect(first.calls.length + second.calls.length).toBe(calls + 1);
-      await expectIdle(roads);
+      await expectIdle(routing);
     },
   );
 
   test("and others that only fail, or serve something else, is not waited for", async () => {
-    const roads = scriptedRoads(2);
-    const { ended, received } = travel(roads, [sequence("a")]);
-    const first = called(roads.backends);
-    other(roads, first).answer = (call) => void call.refuse(callFailure("mismatched"));
+    const routing = scriptedRouting(2);
+    const { ended, received } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
+    other(routing, first).answer = (call) => void call.refuse(callFailure("mismatched"));
     await first.last.accept();
     await first.last.fail("failing");
     await ended;
     expect(received).toMatchObject([{ type: "error" }]);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test("and was left by its client meanwhile: nobody is asked any more", async () => {
-    const roads = scriptedRoads(1);
-    const [backend] = roads.backends;
-    const { abort, ended } = travel(roads, [sequence("a")]);
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { abort, ended } = runBatch(routing, [sequence("a")]);
     await backend.last.accept();
     await backend.last.fail("broken");
     await backend.last.refuse(callFailure("unreachable"));
     abort.abort();
     await ended;
-    await roads.pass(roundPausesMs[0]);
+    await routing.pass(roundPausesMs[0]);
     expect(backend.calls).toHaveLength(2);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test("whoever is at fault itself is not tried elsewhere", async () => {
-    const roads = scriptedRoads(2);
-    const { begun } = travel(roads, [sequence("a")]);
-    const first = called(roads.backends);
+    const routing = scriptedRouting(2);
+    const { begun } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
     await first.last.refuse(callFailure("refused"));
     await expect(begun).rejects.toMatchObject({ kind: "internal" });
-    expect(other(roads, first).calls).toEqual([]);
-    const later = travel(roads, [sequence("b")]);
+    expect(other(routing, first).calls).toEqual([]);
+    const later = runBatch(routing, [sequence("b")]);
     await first.last.accept();
     await first.last.send(gaveUp("b", "deadline_exceeded"));
     await later.ended;
     expect(later.received).toEqual([gaveUp("b", "deadline_exceeded")]);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
     "a sequence that ends in %s, mid-stream, goes to no other backend; its mate goes on",
     async (kind) => {
-      const roads = scriptedRoads(3);
-      const { begun, ended, of } = travel(roads, [sequence("a"), sequence("b")]);
-      const first = called(roads.backends);
+      const routing = scriptedRouting(3);
+      const { begun, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+      const first = called(routing.backends);
       await first.last.accept();
       await begun;
       const [token] = framesFor(sequence("a"));
@@ -312,48 +315,48 @@ describe("a backend that fails", () => {
       await ended;
       expect(of("a")).toEqual([token, gaveUp("a", kind)]);
       expect(of("b")).toEqual(framesFor(sequence("b")));
-      for (const backend of roads.backends) if (backend !== first) expect(backend.calls).toEqual([]);
+      for (const backend of routing.backends) if (backend !== first) expect(backend.calls).toEqual([]);
       // It says nothing against the backend.
-      expect(roads.events).toEqual([]);
-      await expectIdle(roads);
+      expect(routing.events).toEqual([]);
+      await expectIdle(routing);
     },
   );
 });
 
 test("the last of two to end asks the first one again, which was starting and is there now", async () => {
-  const roads = scriptedRoads(2);
-  const { begun, ended, received } = travel(roads, [sequence("a")]);
-  const first = called(roads.backends);
+  const routing = scriptedRouting(2);
+  const { begun, ended, received } = runBatch(routing, [sequence("a")]);
+  const first = called(routing.backends);
   await first.last.refuse(callFailure("unavailable"));
-  await other(roads, first).last.refuse(callFailure("unavailable"));
+  await other(routing, first).last.refuse(callFailure("unavailable"));
   expect(first.calls).toHaveLength(2);
   await first.last.accept();
   await begun;
   await first.last.send(...framesFor(first.last.batch.sequences[0]));
   await ended;
   expect(received).toEqual(framesFor(sequence("a")));
-  await expectIdle(roads);
+  await expectIdle(routing);
 });
 
 describe("where no backend is left", () => {
   test("overload is passed on, with the shortest wait, also beside backends that are down", async () => {
-    const roads = scriptedRoads(3);
-    const { begun } = travel(roads, [sequence("a")]);
+    const routing = scriptedRouting(3);
+    const { begun } = runBatch(routing, [sequence("a")]);
     const kinds = [callFailure("overloaded", 9), callFailure("unreachable"), callFailure("overloaded", 4)];
-    for (const backend of roads.backends) backend.answer = (call) => void call.refuse(kinds.pop()!);
+    for (const backend of routing.backends) backend.answer = (call) => void call.refuse(kinds.pop()!);
     const again = callFailure("unreachable");
     kinds.unshift(again);
-    await called(roads.backends).last.refuse(kinds.pop()!);
+    await called(routing.backends).last.refuse(kinds.pop()!);
     await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 4 });
     // Who was away was asked once more, who was busy was not.
-    expect(roads.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
-    await expectIdle(roads);
+    expect(routing.backends.map(({ calls }) => calls.length).sort()).toEqual([1, 1, 2]);
+    await expectIdle(routing);
   });
 
   test("each sequence ends in one error, mid-stream", async () => {
-    const roads = scriptedRoads(2);
-    const { ended, received } = travel(roads, [sequence("a"), sequence("b")]);
-    for (const backend of roads.backends) {
+    const routing = scriptedRouting(2);
+    const { ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
+    for (const backend of routing.backends) {
       backend.answer = (call) => {
         const [one] = call.batch.sequences;
         void call.accept().then(async () => {
@@ -362,17 +365,17 @@ describe("where no backend is left", () => {
         });
       };
     }
-    const first = called(roads.backends);
+    const first = called(routing.backends);
     first.answer(first.last);
     await ended;
     const errors = received.filter(({ type }) => type === "error");
     expect(errors.map(({ id }) => id).sort()).toEqual(["a", "b"]);
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test("what kills every backend is given up after so many, though each gave it a token", async () => {
-    const roads = scriptedRoads(9);
-    for (const backend of roads.backends) {
+    const routing = scriptedRouting(9);
+    for (const backend of routing.backends) {
       backend.answer = (call) => {
         void call.accept().then(async () => {
           await call.send(framesFor(call.batch.sequences[0])[0]);
@@ -380,7 +383,7 @@ describe("where no backend is left", () => {
         });
       };
     }
-    const { ended, received } = travel(roads, [sequence("a", { maxTokens: 99 })]);
+    const { ended, received } = runBatch(routing, [sequence("a", { maxTokens: 99 })]);
     await ended;
     expect(received.slice(0, -1)).toEqual(framesFor(sequence("a", { maxTokens: 99 })).slice(0, mostLosses));
     expect(received.at(-1)).toMatchObject({ type: "error", kind: "backend_unavailable" });
@@ -388,20 +391,20 @@ describe("where no backend is left", () => {
 
   test("a used-up budget repeats nothing more", async () => {
     const retries = new Budget({ capacity: 3, earned: 0 });
-    const roads = scriptedRoads(2, { retries });
-    for (const backend of roads.backends) backend.answer = (call) => void call.refuse(callFailure("failing"));
+    const routing = scriptedRouting(2, { retries });
+    for (const backend of routing.backends) backend.answer = (call) => void call.refuse(callFailure("failing"));
     for (let i = 0; i < 10; i++)
-      await expect(travel(roads, [sequence("a")]).begun).rejects.toMatchObject({ kind: "backend_unavailable" });
-    expect(roads.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(10 + 3);
+      await expect(runBatch(routing, [sequence("a")]).begun).rejects.toMatchObject({ kind: "backend_unavailable" });
+    expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(10 + 3);
   });
 
   test("nor does a deadline that is over: time used by one backend is not there for the next", async () => {
-    const roads = scriptedRoads(2);
-    const { begun, ended, received } = travel(roads, [sequence("a", { deadlineMs: 100 }), sequence("b")]);
-    const first = called(roads.backends);
-    await roads.pass(100);
+    const routing = scriptedRouting(2);
+    const { begun, ended, received } = runBatch(routing, [sequence("a", { deadlineMs: 100 }), sequence("b")]);
+    const first = called(routing.backends);
+    await routing.pass(100);
     await first.last.refuse(callFailure("silent"));
-    const second = other(roads, first);
+    const second = other(routing, first);
     expect(second.last.ids).toEqual(["b_1"]);
     await second.last.accept();
     await begun;
@@ -409,28 +412,28 @@ describe("where no backend is left", () => {
     await ended;
     expect(received[0]).toMatchObject({ type: "error", id: "a", kind: "deadline_exceeded" });
     expect(received.slice(1)).toEqual(framesFor(sequence("b")));
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 });
 
 describe("a first frame that is late", () => {
   /** Two sequences with a backend that has said nothing of one, until both are late; a second backend is asked. */
   async function hedged() {
-    const roads = scriptedRoads(2);
-    const journey = travel(roads, [sequence("a"), sequence("b")]);
-    const first = called(roads.backends);
+    const routing = scriptedRouting(2);
+    const run = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = called(routing.backends);
     await first.last.accept();
     await first.last.send(framesFor(sequence("a"))[0]);
-    await roads.pass(1000);
-    const second = other(roads, first);
+    await routing.pass(1000);
+    const second = other(routing, first);
     expect(second.last.ids).toEqual(["b_1"]);
-    expect(roads.events).toEqual([`hedged ${nameOf(roads, second)} 1`]);
-    return { roads, first, second, ...journey };
+    expect(routing.events).toEqual([`hedged ${nameOf(routing, second)} 1`]);
+    return { routing, first, second, ...run };
   }
   const restOf = (id: string) => framesFor(sequence(id)).slice(1);
 
   test("is raced: who speaks first keeps the sequence, the other is told to drop it", async () => {
-    const { roads, first, second, ended, of } = await hedged();
+    const { routing, first, second, ended, of } = await hedged();
     await second.last.accept();
     await second.last.send(framesFor(second.last.batch.sequences[0])[0]);
     expect(first.cancelled).toEqual(["b"]);
@@ -440,23 +443,23 @@ describe("a first frame that is late", () => {
     await second.last.send(...framesFor(second.last.batch.sequences[0]).slice(1));
     await ended;
     for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test("that comes after all wins, even before the second backend has accepted", async () => {
-    const { roads, first, second, ended, of } = await hedged();
+    const { routing, first, second, ended, of } = await hedged();
     await first.last.send(...framesFor(sequence("b")));
     expect(second.last.signal.aborted).toBe(true);
     await first.last.send(...restOf("a"));
     await ended;
     for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(roads);
+    await expectIdle(routing);
   });
 
   test.each(["accepted", "refused"])(
     "of a call that then fails is left to the second, which is then %s",
     async (how) => {
-      const { roads, first, second, ended, of } = await hedged();
+      const { routing, first, second, ended, of } = await hedged();
       await first.last.fail("broken");
       // "a" goes on at once; "b" is still with the second.
       const resumed = second.calls[1];
@@ -468,81 +471,171 @@ describe("a first frame that is late", () => {
         await second.calls[0].send(...framesFor(second.calls[0].batch.sequences[0]));
       } else {
         await second.calls[0].refuse(callFailure("unreachable"));
-        const again = roads.backends.flatMap(({ calls }) => calls).find(({ ids }) => ids[0] === "b_2")!;
+        const again = routing.backends.flatMap(({ calls }) => calls).find(({ ids }) => ids[0] === "b_2")!;
         await again.accept();
         await again.send(...framesFor(again.batch.sequences[0]));
       }
       await ended;
       for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-      await expectIdle(roads);
+      await expectIdle(routing);
     },
   );
 
   test("is nobody's business where the budget is used up, or the others are unfit or as busy", async () => {
-    const cases: [string, ScriptedRoads][] = [
-      ["budget", scriptedRoads(2, { hedges: new Budget({ capacity: 0, earned: 0 }) })],
-      ["unfit", scriptedRoads(2)],
-      ["busy", scriptedRoads(2)],
+    const cases: [string, ScriptedRouting][] = [
+      ["budget", scriptedRouting(2, { hedges: new Budget({ capacity: 0, earned: 0 }) })],
+      ["unfit", scriptedRouting(2)],
+      ["busy", scriptedRouting(2)],
     ];
-    for (const [name, roads] of cases) {
-      const { abort } = travel(roads, [sequence("a")]);
-      const first = called(roads.backends);
-      const second = nameOf(roads, other(roads, first));
-      if (name === "unfit") roads.router.failed(second, true, 0);
-      if (name === "busy") roads.router.loaded(second, 1);
+    for (const [name, routing] of cases) {
+      const { abort } = runBatch(routing, [sequence("a")]);
+      const first = called(routing.backends);
+      const second = nameOf(routing, other(routing, first));
+      if (name === "unfit") routing.router.recordFailure(backendAt(routing.router, second), true, 0);
+      if (name === "busy") routing.router.addLoad(backendAt(routing.router, second), 1);
       await first.last.accept();
-      await roads.pass(5000);
-      expect(other(roads, first).calls, name).toEqual([]);
+      await routing.pass(5000);
+      expect(other(routing, first).calls, name).toEqual([]);
       abort.abort();
-      await roads.settled();
-      expect(roads.timers()).toBe(0);
+      await routing.settled();
+      expect(routing.timers()).toBe(0);
     }
   });
 });
 
+describe("an address that leads to several processes", () => {
+  /** One address whose processes `p0` and `p1` have each answered. */
+  async function twoProcesses() {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    for (const [i, name] of ["p0", "p1"].entries()) {
+      const { ended } = runBatch(routing, [sequence(`w${i}`)]);
+      expect(backend.last.process).toBeNull();
+      await backend.last.accept(null, name);
+      await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+      await ended;
+    }
+    const { run, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const first = backend.last;
+    expect(first.isOnlyProcess).toBe(false);
+    await first.accept(null, first.process);
+    const second = first.process === "p0" ? "p1" : "p0";
+    return { routing, backend, run, ended, of, first, second };
+  }
+
+  test("is hedged by name, at the other process", async () => {
+    const { routing, backend, ended, of, first, second } = await twoProcesses();
+    await first.send(framesFor(sequence("a"))[0]);
+    await routing.pass(1000);
+    expect(backend.last).toMatchObject({ ids: ["b_1"], process: second, isOnlyProcess: true });
+    await backend.last.accept(null, second);
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    expect(backend.cancelledAt).toEqual([first.process]);
+    await first.send(...framesFor(sequence("a")).slice(1));
+    await ended;
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+  });
+
+  test("is not hedged where the second call could reach the same process", async () => {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { abort } = runBatch(routing, [sequence("a")]);
+    await backend.last.accept(null, "p0");
+    await routing.pass(5000);
+    expect(backend.calls).toHaveLength(1);
+    abort.abort();
+    await routing.settled();
+  });
+
+  test("of which one process is known is not called twice while another address is fit", async () => {
+    for (const how of ["late", "broken"]) {
+      const routing = scriptedRouting(2);
+      const { abort } = runBatch(routing, [sequence("a")]);
+      const first = called(routing.backends);
+      await first.last.accept(null, "p0");
+      if (how === "late") await routing.pass(1000);
+      else await first.last.fail("broken");
+      expect(other(routing, first).calls, how).toHaveLength(1);
+      abort.abort();
+      await routing.settled();
+    }
+  });
+
+  test("resumes by name at the other process, and cancels at the process that runs a sequence", async () => {
+    const { routing, backend, run, ended, of, first, second } = await twoProcesses();
+    await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+    await first.fail("broken");
+    expect(backend.last).toMatchObject({ ids: ["a_1", "b_1"], process: second, isOnlyProcess: true });
+    await backend.last.accept(null, second);
+    run.cancel(["b"]);
+    expect([backend.cancelled, backend.cancelledAt]).toEqual([["b_1"], [second]]);
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    await ended;
+    expect(of("a")).toEqual(framesFor(sequence("a")));
+    await expectIdle(routing);
+  });
+
+  test("counts a refusal against the process that gave it, though the call named none", async () => {
+    const routing = scriptedRouting(1);
+    const [backend] = routing.backends;
+    const { ended } = runBatch(routing, [sequence("a")]);
+    await backend.last.refuse(callFailure("unavailable", 2, "p0"));
+    expect(routing.events).toEqual([`ejected b0#p0`, `retried b0#p0 1`]);
+    await backend.last.accept(null, "p1");
+    await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
+    await ended;
+    await expectIdle(routing);
+  });
+});
+
+test("without a backend in the regions that a batch may use, it is refused at once", async () => {
+  const routing = scriptedRouting(1);
+  const batch = { version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] } as const;
+  const run = new BatchRun({ ...batch, sequences: [...batch.sequences] }, routing, new Set(["weur"] as const));
+  await expect(run.begin(new AbortController().signal)).rejects.toMatchObject({ kind: "backend_unavailable" });
+  expect(routing.backends[0].calls).toEqual([]);
+});
+
 describe("a client that goes away", () => {
   test("is cancelled where its sequence runs; the last one calls the call off", async () => {
-    const roads = scriptedRoads(2);
-    const { journey, ended, received } = travel(roads, [sequence("a"), sequence("b")]);
-    const backend = called(roads.backends);
-    journey.cancel(["a"]);
+    const routing = scriptedRouting(2);
+    const { run, ended, received } = runBatch(routing, [sequence("a"), sequence("b")]);
+    const backend = called(routing.backends);
+    run.cancel(["a"]);
     expect(backend.cancelled).toEqual([]);
     await backend.last.accept();
     // Not before the backend knew it.
     expect(backend.cancelled).toEqual(["a"]);
     await backend.last.send(gaveUp("a", "cancelled"), framesFor(sequence("b"))[0]);
-    journey.cancel(["b"]);
+    run.cancel(["b"]);
     await ended;
     expect(backend.last.signal.aborted).toBe(true);
     expect(received).toEqual([framesFor(sequence("b"))[0]]);
-    expect(other(roads, backend).calls).toEqual([]);
-    await expectIdle(roads);
+    expect(other(routing, backend).calls).toEqual([]);
+    await expectIdle(routing);
   });
 
   test("while it moves on is not sent elsewhere", async () => {
-    const roads = scriptedRoads(3);
-    const { abort, ended } = travel(roads, [sequence("a")]);
-    const first = called(roads.backends);
+    const routing = scriptedRouting(3);
+    const { abort, ended } = runBatch(routing, [sequence("a")]);
+    const first = called(routing.backends);
     await first.last.accept();
     await first.last.fail("broken");
-    const second = roads.backends.find((one) => one !== first && one.calls.length > 0)!;
+    const second = routing.backends.find((one) => one !== first && one.calls.length > 0)!;
     abort.abort();
     await turn();
     expect(second.last.signal.aborted).toBe(true);
     await ended;
-    expect(roads.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
-    await expectIdle(roads);
+    expect(routing.backends.reduce((sum, { calls }) => sum + calls.length, 0)).toBe(2);
+    await expectIdle(routing);
   });
 
   test("before it came is never sent", async () => {
-    const roads = scriptedRoads(1);
-    const journey = new Journey(
-      { version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] },
-      roads,
-    );
-    await journey.begin(AbortSignal.abort());
-    expect(await Array.fromAsync(journey.frames())).toEqual([]);
-    expect(roads.backends[0].calls).toEqual([]);
+    const routing = scriptedRouting(1);
+    const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] }, routing);
+    await run.begin(AbortSignal.abort());
+    expect(await Array.fromAsync(run.frames())).toEqual([]);
+    expect(routing.backends[0].calls).toEqual([]);
   });
 });
 
@@ -571,7 +664,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
     fc.integer({ min: 1, max: 6 }),
     fc.array(step, { maxLength: 12 }),
     async (backends, count, script) => {
-      const roads = scriptedRoads(backends);
+      const routing = scriptedRouting(backends);
       const steps = [...script];
       const answer = async (call: ScriptedCall) => {
         const rows = call.batch.sequences.map(framesFor);
@@ -585,7 +678,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
             current = steps.shift();
             if (what === "broken" || what === "silent") return call.fail(what);
             if (what === "end") return call.fail(null);
-            if (what === "pass") await roads.pass(1000);
+            if (what === "pass") await routing.pass(1000);
             const row = rows[pick % rows.length];
             if (what === "give up" && row.length > 0) {
               await call.send(gaveUp(row.splice(0)[0].id, "backend_unavailable"));
@@ -596,7 +689,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
           await call.send(...rows.flatMap((row) => row.splice(0, 1)));
         }
       };
-      for (const backend of roads.backends) backend.answer = (call) => void answer(call);
+      for (const backend of routing.backends) backend.answer = (call) => void answer(call);
       const sequences = Array.from({ length: count }, (_, i) =>
         sequence(`s${i}`, {
           maxTokens: i * 2,
@@ -604,13 +697,13 @@ test("whatever backends do, each client sees its one series, whole or ended by o
           sampling: { ...sequenceRequest("").sampling, seed: i },
         }),
       );
-      const { begun, ended, of } = travel(roads, sequences);
+      const { begun, ended, of } = runBatch(routing, sequences);
       const isRefused = await begun.then(
         () => false,
         () => true,
       );
       if (!isRefused) {
-        await passUntil(ended, roads);
+        await passUntil(ended, routing);
         for (const one of sequences) {
           const whole = framesFor(one);
           const got = of(one.id);
@@ -621,8 +714,8 @@ test("whatever backends do, each client sees its one series, whole or ended by o
           } else expect(got).toEqual(whole);
         }
       }
-      moved += roads.events.filter((event) => event.startsWith("resumed")).length;
-      await expectIdle(roads);
+      moved += routing.events.filter((event) => event.startsWith("resumed")).length;
+      await expectIdle(routing);
     },
   );
   await fc.assert(property, { numRuns: 300 }); // a failure prints its seed

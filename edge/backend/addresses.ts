@@ -1,0 +1,49 @@
+/**
+ * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address leads to one process or to
+ * several. `{name}` in its URL stands for the name of a process, as the first label of the host or as a segment of the
+ * path: `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process
+ * at `http://backends.svc:8788`.
+ */
+import { type Region, regions } from "../platform/region.ts";
+
+export interface BackendAddress {
+  /** As configured, without a slash at its end; no two are equal. */
+  url: string;
+  /** Where its processes run; null: near every region. */
+  region: Region | null;
+}
+
+const placeholder = "{name}";
+const form = `must be http(s) URLs, each alone or after a region (${regions.join(" ")}) and "=", separated by commas`;
+
+/** Throws an Error that names `variable`. */
+export function parseAddresses(text: string, variable: string): BackendAddress[] {
+  const addresses = text.split(",").map((entry) => {
+    const [, prefix, rest] = /^\s*(?:([a-z]+)=)?(.*?)\/*\s*$/s.exec(entry)!;
+    const region = regions.find((one) => one === prefix) ?? null;
+    const isRegion = prefix === undefined || region !== null;
+    if (!isRegion || !isHttp(urlOf(rest, null)) || !isHttp(urlOf(rest, "name"))) {
+      throw new Error(`${variable} holds ${JSON.stringify(entry.trim())}; it ${form}`);
+    }
+    return { url: rest, region };
+  });
+  const urls = addresses.map(({ url }) => url);
+  const twice = urls.find((url, i) => urls.indexOf(url) !== i);
+  if (twice !== undefined) throw new Error(`${variable} holds ${JSON.stringify(twice)} twice`);
+  return addresses;
+}
+
+/** The URL of one process of an address; without a name, of whichever the address leads to. */
+export function urlOf(address: string, name: string | null): string {
+  if (name !== null) return address.replace(placeholder, name);
+  return address.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
+}
+
+/** Whether each process of an address has a URL of its own. */
+export function hasOwnUrl(address: string): boolean {
+  return address.includes(placeholder);
+}
+
+function isHttp(url: string): boolean {
+  return /^https?:$/.test(URL.parse(url)?.protocol ?? "") && !/[{}]/.test(url);
+}

@@ -1,0 +1,128 @@
+/**
+ * One address and the processes that were found behind it. Pure: events go in with their time, candidates for a call come
+ * out. The processes are learnt from the names in answers, so a new one is used as soon as it has answered once, and one
+ * that has not answered for long is forgotten. A backend of the previous release gives no name: its address is all.
+ */
+import type { BackendAddress } from "./addresses.ts";
+import { BackendHealth } from "./health.ts";
+import type { RoutingLimits } from "./routing-limits.ts";
+
+/** Where a call can go: one process, or whichever process an address leads to. */
+export class Backend {
+  /** For sets, logs and metrics. */
+  readonly id: string;
+  readonly address: BackendAddress;
+  /** null: whichever process the address leads to. */
+  readonly name: string | null;
+  readonly health: BackendHealth;
+  /** Sequences under way there that this router sent. */
+  load = 0;
+  lastAnswerMs = 0;
+
+  constructor(address: BackendAddress, name: string | null, limits: RoutingLimits) {
+    this.id = name === null ? address.url : `${address.url}#${name}`;
+    this.address = address;
+    this.name = name;
+    this.health = new BackendHealth(limits);
+  }
+}
+
+export class BackendGroup {
+  /** Stands for whichever process answers. */
+  readonly any: Backend;
+  readonly #limits: RoutingLimits;
+  readonly #processes = new Map<string, Backend>();
+  /** Calls in a row that named a process. */
+  #namedCalls = 0;
+  /** Calls in a row that named none and were answered by the same process. */
+  #sameAnswers = 0;
+  #lastAnswer: string | null = null;
+  /** Until when the address is taken not to route by name. */
+  #misdirectsUntilMs = Number.NEGATIVE_INFINITY;
+
+  constructor(address: BackendAddress, limits: RoutingLimits) {
+    this.any = new Backend(address, null, limits);
+    this.#limits = limits;
+  }
+
+  get processes(): Backend[] {
+    return [...this.#processes.values()];
+  }
+
+  /** Processes that share its load, as far as is known. */
+  get capacity(): number {
+    return Math.max(1, this.#processes.size);
+  }
+
+  get load(): number {
+    return this.processes.reduce((sum, { load }) => sum + load, this.any.load);
+  }
+
+  /**
+   * The backends of this address that a call may go to next, none of `tried`; `isFit` judges one process. A first call goes
+   * to a process by name, which keeps its caches warm, if several are known and the address routes by name. A retry or a
+   * hedge goes to another process by name, and to any only if that may reach another.
+   */
+  candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
+    const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
+    const fit = processes.filter(isFit);
+    if (!this.isTouched(tried)) {
+      const isNamed = processes.length > 1 && fit.length > 0 && nowMs >= this.#misdirectsUntilMs;
+      return isNamed ? fit : [this.any];
+    }
+    const left = fit.filter(({ id }) => !tried.has(id));
+    if (left.length > 0) return left;
+    const mayReachOther = fit.length === 0 || (processes.length === 1 && this.#sameAnswers < this.#limits.answersOfOne);
+    return [...(mayReachOther ? [this.any] : []), ...processes].filter(({ id }) => !tried.has(id));
+  }
+
+  /** Whether a call to this address, or to a process of it, was tried. */
+  isTouched(tried: ReadonlySet<string>): boolean {
+    return tried.has(this.any.id) || this.processes.some(({ id }) => tried.has(id));
+  }
+
+  /** Whether a first call is to go to any process, because too many named one: so new processes are found. */
+  looksForOthers(tried: ReadonlySet<string>): boolean {
+    return this.#namedCalls >= this.#limits.namedCallsInRow && !this.isTouched(tried);
+  }
+
+  recordSent({ name }: Backend): void {
+    this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
+  }
+
+  /** Returns the process of this name, which has answered a call to `asked`. */
+  recordAnswer(asked: Backend, name: string, nowMs: number): Backend {
+    const process = this.#processes.get(name) ?? this.#learn(name, nowMs);
+    process.lastAnswerMs = nowMs;
+    if (asked.name === null) {
+      this.#sameAnswers = name === this.#lastAnswer ? this.#sameAnswers + 1 : 1;
+      this.#lastAnswer = name;
+    }
+    return process;
+  }
+
+  /** A call that named a process reached another one. */
+  recordMisdirected(nowMs: number): void {
+    this.#misdirectsUntilMs = nowMs + this.#limits.misdirectedMs;
+  }
+
+  forget({ name }: Backend): void {
+    if (name !== null) this.#processes.delete(name);
+  }
+
+  #isOld({ load, lastAnswerMs }: Backend, nowMs: number): boolean {
+    return load === 0 && nowMs - lastAnswerMs > this.#limits.processTtlMs;
+  }
+
+  /** Adds a process, after it made room for it. */
+  #learn(name: string, nowMs: number): Backend {
+    const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
+    for (const [i, process] of byAge.entries()) {
+      const isOneTooMany = byAge.length - i >= this.#limits.processesPerAddress;
+      if (isOneTooMany || this.#isOld(process, nowMs)) this.forget(process);
+    }
+    const process = new Backend(this.any.address, name, this.#limits);
+    this.#processes.set(name, process);
+    return process;
+  }
+}

@@ -1,0 +1,381 @@
+/**
+ * Runs one micro-batch over the backends until each of its sequences has had its last frame. When a backend fails a
+ * sequence, the run sends it to another one together with the tokens that its client already has, so the client sees one
+ * unbroken series. Only a backend with the same numerics fingerprint may continue it, because another one computes other
+ * bits. A sequence whose first frame is late is hedged: a second backend gets it too, and the first to answer keeps it.
+ * Not here: which backend to use (router.ts), how to call it (client.ts), and what a client already has (delivery.ts).
+ */
+import {
+  type BatchRequest,
+  contractVersion,
+  errorFrame,
+  type Frame,
+  numericsAgree,
+} from "../../shared/contracts/inference.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
+import type { Region } from "../platform/region.ts";
+import { Attempt } from "./attempt.ts";
+import type { Backend } from "./backend-group.ts";
+import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
+import { Delivery } from "./delivery.ts";
+import { isLast } from "./dispatch.ts";
+import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
+import type { Route } from "./router.ts";
+import type { RoutingContext } from "./routing-context.ts";
+import { mostLosses, roundPausesMs } from "./routing-limits.ts";
+
+export class BatchRun {
+  readonly #context: RoutingContext;
+  /** What the backend is to serve. */
+  readonly #model: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
+  readonly #route: Route;
+  readonly #startedMs: number;
+  /** The sequences that have not ended, by the client's id. */
+  readonly #open = new Map<string, Delivery>();
+  /** The calls under way for each of them; two while it is hedged. */
+  readonly #attempts = new Map<Delivery, Set<Attempt>>();
+  /** Frames that the iteration of `frames` has not taken yet. */
+  readonly #frames: Frame[] = [];
+  #wake = () => {};
+
+  /** `onlyRegions`: the only regions whose backends it may use; without, all. */
+  constructor(batch: BatchRequest, context: RoutingContext, onlyRegions?: ReadonlySet<Region>) {
+    this.#context = context;
+    const { manifestHash, centroidId, adapterHash } = batch;
+    this.#model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
+    this.#route = { ...this.#model, ...(onlyRegions && { onlyRegions }) };
+    this.#startedMs = context.now();
+    for (const sequence of batch.sequences) {
+      const delivery = new Delivery(sequence);
+      this.#open.set(sequence.id, delivery);
+      this.#attempts.set(delivery, new Set());
+    }
+  }
+
+  /** Resolves when a backend has accepted. Rejects with the ServiceError to refuse the whole batch with. */
+  async begin(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) this.stop();
+    signal.addEventListener("abort", () => this.stop());
+    await this.#sendUntilAccepted([...this.#open.values()], firstRound, null);
+  }
+
+  /** The frames of each sequence in order, up to its last. Leaving the loop cancels what is open; then `ended` is called. */
+  async *frames(ended: () => void = () => {}): AsyncGenerator<Frame[]> {
+    try {
+      for (;;) {
+        while (this.#frames.length > 0) yield this.#frames.splice(0);
+        if (this.#open.size === 0) return;
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+    } finally {
+      this.stop();
+      ended();
+    }
+  }
+
+  /** Cancels the open sequences of `ids`. They get no further frame. */
+  cancel(ids: readonly string[]): void {
+    for (const id of ids) {
+      const delivery = this.#open.get(id);
+      if (!delivery) continue;
+      this.#open.delete(id);
+      for (const attempt of this.#attemptsOf(delivery)) this.#cancelIn(attempt, delivery);
+    }
+    this.#wake();
+  }
+
+  stop(): void {
+    this.cancel([...this.#open.keys()]);
+  }
+
+  /**
+   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts. `previous` is the failure of a
+   * backend that had accepted the group before; such a group also waits for a backend to come back. Throws the ServiceError
+   * to end the group with.
+   */
+  async #sendUntilAccepted(
+    group: readonly Delivery[],
+    from: RetryRound,
+    previous: BackendFailure | null,
+  ): Promise<void> {
+    const { router, retries, now } = this.#context;
+    let last = previous;
+    /** In this round. */
+    let failures = previous ? [previous] : [];
+    let round = from;
+    const pausesMs = (previous ? roundPausesMs : []).values();
+    for (;;) {
+      const waiting = this.#takeWaiting(group);
+      if (waiting.length === 0) return;
+      const route = { ...this.#route, numerics: waiting[0].numerics };
+      let choice = router.choose(route, round.tried, now());
+      if (!choice && !round.isSecondRound) {
+        round = secondRound(failures);
+        choice = router.choose(route, round.tried, now());
+      }
+      if (!choice && failures.some(({ failure }) => failure.consequence.passes)) {
+        const { done, value: pauseMs } = pausesMs.next();
+        if (!done) {
+          await this.#pause(pauseMs);
+          round = laterRound;
+          failures = [];
+          continue;
+        }
+      }
+      if (!choice || (last && retries.take(1) === 0)) throw errorOf(failures.map(({ failure }) => failure));
+      if (last) this.#reportRetry(last.backend, waiting);
+      last = await this.#send(choice.backend, waiting, round);
+      if (!last) return;
+      round = withTried(round, choice.backend, last.backend);
+      failures.push(last);
+      if (!last.failure.consequence.elsewhere) throw last.failure.error;
+    }
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.#context.after(ms, resolve));
+  }
+
+  /** Returns the open sequences of `group`, after it ended those whose deadline has passed or that failed too often. */
+  #takeWaiting(group: readonly Delivery[]): Delivery[] {
+    const elapsedMs = this.#context.now() - this.#startedMs;
+    return group.filter((delivery) => {
+      if (!this.#isOpen(delivery)) return false;
+      const timeLeftMs = delivery.timeLeftMs(elapsedMs);
+      if (timeLeftMs !== null && timeLeftMs <= 0) {
+        const message = `The deadline was ${delivery.sequence.deadlineMs} ms; no backend started in time.`;
+        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("deadline_exceeded", message)));
+      } else if (delivery.losses >= mostLosses) {
+        const message = `${mostLosses} backends took this completion in, and none finished it.`;
+        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("backend_unavailable", message)));
+      }
+      return this.#isOpen(delivery);
+    });
+  }
+
+  /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */
+  async #send(backend: Backend, group: readonly Delivery[], round: RetryRound): Promise<BackendFailure | null> {
+    const { router, clients, retries, now, keepAlive } = this.#context;
+    const client = clients.get(backend.address.url)!;
+    const wanted = group[0].numerics;
+    const nowMs = now();
+    const attempt = new Attempt(backend, round, group, {
+      nowMs,
+      elapsedMs: nowMs - this.#startedMs,
+      // A cancellation that fails leaves sequences running to their end, which costs only time.
+      cancel: (ids) => keepAlive(client.cancel(ids, attempt.backend.name).catch(() => undefined)),
+    });
+    for (const delivery of group) this.#attemptsOf(delivery).add(attempt);
+    router.recordSent(backend, group.length);
+    try {
+      const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
+      const { process, isMisdirected, numerics, frames } = await client.openBatch(batch, {
+        signal: attempt.signal,
+        numerics: wanted,
+        process: backend.name,
+        // A retry must not reach the process that failed.
+        isOnlyProcess: round.tried.size > 0,
+      });
+      this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
+      if (isMisdirected) router.recordMisdirected(backend, false, now());
+      if (!numericsAgree(wanted, numerics)) {
+        for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
+        const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
+        return this.#recordFailure(attempt.backend, divergence(cause), wanted);
+      }
+      attempt.markAccepted(numerics);
+      retries.earn(1);
+      keepAlive(this.#readFrames(attempt, frames));
+      return null;
+    } catch (thrown) {
+      if (attempt.signal.aborted) return null;
+      for (const delivery of attempt.sequences) this.#detach(attempt, delivery);
+      return this.#recordFailure(backend, asFailure(thrown), wanted);
+    }
+  }
+
+  /** Reads the frames of an accepted call until it ends or fails. */
+  async #readFrames(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
+    const { firstFrames, after } = this.#context;
+    const cancelHedge = after(firstFrames.lateMs, () => this.#hedge(attempt));
+    let failure: CallFailure;
+    try {
+      for await (const frames of groups) {
+        this.#receive(attempt, frames);
+        if (attempt.sequences.length === 0) return;
+      }
+      throw new Error("the stream of frames ended early");
+    } catch (thrown) {
+      failure = asFailure(thrown);
+    } finally {
+      cancelHedge();
+    }
+    if (attempt.signal.aborted) return;
+    this.#handleLoss(attempt, attempt.sequences, failure);
+  }
+
+  /** Throws an Error for a frame of an unknown sequence. A frame that breaks its own sequence's series fails that alone. */
+  #receive(attempt: Attempt, frames: readonly Frame[]): void {
+    const failed = new Map<Delivery, CallFailure>();
+    for (const frame of frames) {
+      const delivery = attempt.find(frame.id);
+      if (!delivery) continue;
+      const failure = frame.type === "error" ? failureOf(frame) : null;
+      if (failure) {
+        failed.set(delivery, failure);
+        continue;
+      }
+      try {
+        this.#deliver(attempt, delivery, frame);
+      } catch (cause) {
+        // The backend may go on computing it.
+        attempt.cancel(delivery);
+        failed.set(delivery, contractViolation(cause));
+      }
+    }
+    // Sequences that a backend gives up at the same time are sent on together.
+    for (const group of Map.groupBy(failed, ([, { kind }]) => kind).values()) {
+      const [[, failure]] = group;
+      this.#handleLoss(
+        attempt,
+        group.map(([delivery]) => delivery),
+        failure,
+      );
+    }
+  }
+
+  #deliver(attempt: Attempt, delivery: Delivery, frame: Frame): void {
+    const { router, firstFrames, hedges, now } = this.#context;
+    const others = [...this.#attemptsOf(delivery)].filter((one) => one !== attempt);
+    if (frame.type === "error" && others.length > 0) {
+      // The other call of a hedged sequence may still succeed.
+      this.#detach(attempt, delivery);
+      return;
+    }
+    const isFirst = !delivery.hasBegun && frame.type !== "error";
+    const delivered = delivery.deliver(frame, attempt.numerics);
+    if (isFirst) {
+      firstFrames.record(now() - attempt.sentAtMs);
+      hedges.earn(1);
+      for (const other of others) this.#cancelIn(other, delivery);
+    }
+    if (frame.type === "done") router.recordSuccess(attempt.backend);
+    if (isLast(frame)) this.#finish(delivery, delivered);
+    else this.#push(delivered);
+  }
+
+  /** Handles the failure of sequences whose call a backend had accepted. */
+  #handleLoss(attempt: Attempt, deliveries: readonly Delivery[], failure: CallFailure): void {
+    for (const delivery of deliveries) {
+      delivery.recordLoss();
+      this.#detach(attempt, delivery);
+    }
+    this.#resend(this.#recordFailure(attempt.backend, failure), deliveries, attempt.round);
+  }
+
+  /** Sends sequences that a backend failed to another one, but for those that another call already has. */
+  #resend(failure: BackendFailure, deliveries: readonly Delivery[], round: RetryRound): void {
+    const group = deliveries.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
+    if (group.length === 0) return;
+    // Once a sequence has progressed, backends that failed before may succeed.
+    const isBegun = group.some(({ hasTokens }) => hasTokens);
+    const from = isBegun ? withTried(firstRound, failure.backend) : round;
+    // Sequences without tokens may go to any backend, so they do not wait for those with tokens.
+    for (const alike of Map.groupBy(group, ({ numerics }) => numerics).values()) {
+      const sending = this.#sendUntilAccepted(alike, from, failure).catch((thrown) =>
+        this.#endInError(alike, toServiceError(thrown), failure),
+      );
+      this.#context.keepAlive(sending);
+    }
+  }
+
+  /** Ends sequences that no backend accepts, but for those that another call has. */
+  #endInError(group: readonly Delivery[], error: ServiceError, { backend }: BackendFailure): void {
+    const left = group.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
+    if (error.kind === "numerics_mismatch") this.#context.observer.notResumed(backend.id, left.length);
+    for (const delivery of left) this.#finish(delivery, errorFrame(delivery.id, error));
+  }
+
+  /** Sends sequences without a first frame to a second backend too, if one is fit and has less load. */
+  #hedge(attempt: Attempt): void {
+    const { router, hedges, observer, now, keepAlive } = this.#context;
+    const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
+    if (late.length === 0) return;
+    const choice = router.choose(this.#route, attempt.round.tried, now());
+    // Any process of the same address may be the same process.
+    if (choice?.backend.name === null && choice.backend.address === attempt.backend.address) return;
+    if (!choice?.isFit || router.loadOf(choice.backend) >= router.loadOf(attempt.backend)) return;
+    const group = late.slice(0, hedges.take(late.length));
+    if (group.length === 0) return;
+    const { backend } = choice;
+    observer.hedged(backend.id, group.length);
+    const sending = this.#send(backend, group, attempt.round).then((failed) => {
+      // Their first call may have failed meanwhile, so that only this one had them.
+      if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
+    });
+    keepAlive(sending);
+  }
+
+  #reportRetry({ id }: Backend, group: readonly Delivery[]): void {
+    const { observer } = this.#context;
+    const begun = group.filter(({ hasTokens }) => hasTokens).length;
+    if (begun > 0) observer.resumed(id, begun);
+    if (begun < group.length) observer.retried(id, group.length - begun);
+  }
+
+  /** Records the failure of a call to `asked`, for the process that answered. `numerics` are those that it was to continue. */
+  #recordFailure(asked: Backend, failure: CallFailure, numerics: string | null = null): BackendFailure {
+    const { router, observer, now } = this.#context;
+    const { kind, consequence } = failure;
+    const backend = router.recordAnswer(asked, failure.process, now());
+    observer.failed(backend.id, failure);
+    if (kind === "misdirected") router.recordMisdirected(backend, true, now());
+    if (kind === "mismatched") router.recordMismatch(backend, this.#model.manifestHash, now());
+    if (kind === "diverging" && numerics) router.recordMismatch(backend, numerics, now());
+    const { health } = consequence;
+    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) observer.ejected(backend.id);
+    return { backend, failure };
+  }
+
+  /** Ends a sequence with this frame. */
+  #finish(delivery: Delivery, frame: Frame): void {
+    if (!this.#open.delete(delivery.id)) return;
+    for (const attempt of this.#attemptsOf(delivery)) this.#detach(attempt, delivery);
+    this.#push(frame);
+  }
+
+  #push(frame: Frame): void {
+    this.#frames.push(frame);
+    this.#wake();
+  }
+
+  #detach(attempt: Attempt, delivery: Delivery): void {
+    if (this.#attemptsOf(delivery).delete(attempt)) this.#context.router.addLoad(attempt.backend, -1);
+    attempt.remove(delivery);
+  }
+
+  /** An address led the call to this process. */
+  #moveTo(attempt: Attempt, process: Backend): void {
+    const { router } = this.#context;
+    const open = attempt.sequences.length;
+    router.addLoad(attempt.backend, -open);
+    router.addLoad(process, open);
+    attempt.round = withTried(attempt.round, attempt.backend, process);
+    attempt.backend = process;
+  }
+
+  #cancelIn(attempt: Attempt, delivery: Delivery): void {
+    attempt.cancel(delivery);
+    this.#detach(attempt, delivery);
+  }
+
+  #isOpen(delivery: Delivery): boolean {
+    return this.#open.has(delivery.id);
+  }
+
+  #attemptsOf(delivery: Delivery): Set<Attempt> {
+    return this.#attempts.get(delivery)!;
+  }
+}

@@ -1,0 +1,53 @@
+/** One address before several backend processes, which either routes by the name of a process or does not. */
+import { once } from "node:events";
+import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
+
+/** How the process that a call names is found: not at all, by the header, or by the first part of the path. */
+export const balancings = ["round robin", "header", "URL"] as const;
+export type Balancing = (typeof balancings)[number];
+
+export interface Balancer {
+  /** As it is configured at the edge. */
+  url: string;
+  stop(): void;
+}
+
+/** A process that is down stays one of `targets`, and its calls are broken off. */
+export async function startBalancer(
+  balancing: Balancing,
+  targets: readonly { name: string; port: number }[],
+): Promise<Balancer> {
+  let next = 0;
+  const server = createServer((incoming, outgoing) => {
+    const [, first] = incoming.url!.split("/");
+    const wanted = balancing === "URL" ? first : incoming.headers[nameHeader];
+    const named = balancing === "round robin" ? undefined : targets.find(({ name }) => name === wanted);
+    const path = named && balancing === "URL" ? incoming.url!.slice(first.length + 1) : incoming.url!;
+    forward(incoming, outgoing, path, (named ?? targets[next++ % targets.length]).port);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    url: balancing === "URL" ? `${url}/{name}` : url,
+    stop() {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
+/** Either side's connection goes with the other's. */
+function forward(incoming: IncomingMessage, outgoing: ServerResponse, path: string, port: number): void {
+  const { method, headers } = incoming;
+  const upstream = httpRequest({ host: "127.0.0.1", port, path, method, headers, agent: false }, (response) => {
+    outgoing.writeHead(response.statusCode!, response.headers);
+    response.pipe(outgoing);
+    response.once("close", () => response.complete || outgoing.destroy());
+  });
+  upstream.once("error", () => outgoing.destroy());
+  outgoing.once("close", () => upstream.destroy());
+  incoming.pipe(upstream);
+}

@@ -1,0 +1,176 @@
+/**
+ * Several backend processes behind one address, in the test's own process: the backend's real HTTP interface over engines
+ * that compute `framesFor`, behind a balancer. Each process can be killed, drained, or be of the previous release.
+ */
+import { once } from "node:events";
+import type { Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { serve } from "@hono/node-server";
+import type { FrameSink } from "../../gpu-backend/engine/client.ts";
+import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
+import { AssignmentCounter } from "../../gpu-backend/http/assignment-counter.ts";
+import { CallVerifier } from "../../gpu-backend/http/call-verifier.ts";
+import { createMetrics } from "../../gpu-backend/http/metrics.ts";
+import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
+import { nameHeader } from "../../shared/contracts/process-name.ts";
+import { ServiceError } from "../../shared/errors.ts";
+import { type Balancing, startBalancer } from "./balancer.ts";
+import { noEngine } from "./metrics-view.ts";
+import { framesFor, turn } from "./scripted-backends.ts";
+
+export const groupSecret = "process-group-0123456789abcdef01234567";
+
+export class FakeProcess {
+  readonly name: string;
+  /** Of the previous release: it neither gives its name nor knows the one that a call is for. */
+  isOld = false;
+  isDraining = false;
+  /** It is killed when it has sent so many tokens. */
+  killedAfterTokens = Number.POSITIVE_INFINITY;
+  /** For each batch that it took in, the process that the call named. */
+  readonly taken: (string | null)[] = [];
+  /** Cancelled by a call, while they ran here. */
+  readonly cancelled: string[] = [];
+  /** Cancelled by a call, and not known here. */
+  readonly strangers: string[] = [];
+  /** Each batch waits after three frames of each sequence until its first sequence is cancelled. */
+  holdsUntilCancelled = false;
+  /** Own adapters that it has. */
+  readonly adapters = new Set<string>();
+  refusedAsOther = 0;
+  port = 0;
+  readonly #open = new Map<string, FrameSink>();
+  #tokens = 0;
+  #server: ReturnType<typeof serve> | null = null;
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  async start(): Promise<void> {
+    const app = createApp(this.#parts());
+    const fetch = async (request: Request) => {
+      const wanted = request.headers.get(nameHeader);
+      if (this.isOld) request.headers.delete(nameHeader);
+      const response = await app.fetch(request);
+      if (response.status === 421) this.refusedAsOther++;
+      if (response.ok && new URL(request.url).pathname === "/v1/batches") this.taken.push(wanted);
+      if (this.isOld) response.headers.delete(nameHeader);
+      return response;
+    };
+    this.#server = serve({ fetch, hostname: "127.0.0.1", port: this.port });
+    await once(this.#server, "listening");
+    this.port = (this.#server.address() as AddressInfo).port;
+  }
+
+  /** Ends at once, with all its connections. Its address stays in the balancer. */
+  kill(): void {
+    (this.#server as Server).closeAllConnections();
+    this.#server?.close();
+    this.#open.clear();
+  }
+
+  #parts(): AppParts {
+    const info = {
+      manifest: { centroids: [], model: { name: "fake", servedAs: "gpt2" } },
+      manifestHash: "a".repeat(64),
+      numerics: "fake-1",
+    } as unknown as AppParts["sets"]["info"];
+    const serving = () => {
+      if (this.isDraining || !info) throw new ServiceError("backend_unavailable", "draining", { retryAfterSeconds: 1 });
+      return info;
+    };
+    const engine = {
+      info,
+      submit: (batch: BatchRequest, sink: FrameSink) => {
+        serving();
+        for (const { id } of batch.sequences) this.#open.set(id, sink);
+        void this.#run(batch, sink);
+      },
+      cancel: (ids: readonly string[]) => this.#end(ids),
+    };
+    const metrics = createMetrics(noEngine);
+    const adapters = {
+      create: () => Promise.reject(new Error("not asked for")),
+      bring: async (_: string, hash: string) => void this.adapters.add(hash),
+      store: {
+        has: async (_: string, hash: string) => this.adapters.has(hash),
+        remove: async (_: string, hash: string) => this.adapters.delete(hash),
+      },
+    };
+    return {
+      name: this.name,
+      sets: {
+        of: () => ({ engine }),
+        info,
+        serving: ["a".repeat(64)],
+        requireServing: serving,
+        cancel: (ids: readonly string[]) => {
+          const ended = this.#end(ids);
+          this.cancelled.push(...ended);
+          this.strangers.push(...ids.filter((id) => !ended.includes(id)));
+          return ended;
+        },
+      },
+      adapters: adapters as unknown as AppParts["adapters"],
+      assignments: new AssignmentCounter("run", () => undefined),
+      metrics,
+      log: () => undefined,
+      tracer: null,
+      verifier: new CallVerifier([groupSecret], Date.now),
+      now: () => performance.now(),
+    };
+  }
+
+  #end(ids: readonly string[]): string[] {
+    const open = ids.filter((id) => this.#open.has(id));
+    for (const id of open) {
+      const sink = this.#open.get(id)!;
+      this.#open.delete(id);
+      sink([errorFrame(id, new ServiceError("cancelled", "cancelled"))]);
+    }
+    return open;
+  }
+
+  /** One token of each sequence a turn. */
+  async #run({ sequences }: BatchRequest, sink: FrameSink): Promise<void> {
+    const rows = sequences.map(framesFor);
+    const isHeld = (row: Frame[], i: number) =>
+      this.holdsUntilCancelled && this.#open.has(sequences[0].id) && row.length < framesFor(sequences[i]).length - 2;
+    while (rows.some((row) => row.length > 0 && this.#open.has(row[0].id))) {
+      await turn();
+      const frames: Frame[] = rows.flatMap((row, i) =>
+        row.length > 0 && this.#open.has(row[0].id) && !isHeld(row, i) ? [row.shift()!] : [],
+      );
+      this.#tokens += frames.length;
+      if (this.#tokens > this.killedAfterTokens) {
+        this.killedAfterTokens = Number.POSITIVE_INFINITY;
+        this.kill();
+        return;
+      }
+      for (const { id, type } of frames) if (type === "done") this.#open.delete(id);
+      if (frames.length > 0) sink(frames);
+    }
+  }
+}
+
+export interface ProcessGroup {
+  /** As it is configured. */
+  url: string;
+  processes: FakeProcess[];
+  stop(): void;
+}
+
+export async function startProcessGroup(count: number, balancing: Balancing): Promise<ProcessGroup> {
+  const processes = Array.from({ length: count }, (_, i) => new FakeProcess(`pod-${i}`));
+  for (const process of processes) await process.start();
+  const balancer = await startBalancer(balancing, processes);
+  return {
+    url: balancer.url,
+    processes,
+    stop() {
+      balancer.stop();
+      for (const process of processes) process.kill();
+    },
+  };
+}

@@ -1,0 +1,120 @@
+/** The HTTP client of one address, over answers that each test gives: which process is called, and how often. */
+import { expect, test } from "vitest";
+import { BackendClient, type BatchCall } from "../../../edge/backend/client.ts";
+import { misdirectedTries } from "../../../edge/backend/routing-limits.ts";
+import type { BatchRequest } from "../../../shared/contracts/inference.ts";
+import { nameHeader } from "../../../shared/contracts/process-name.ts";
+import { sequenceRequest } from "../../support/frames.ts";
+
+const own = "b".repeat(64);
+const batch: BatchRequest = {
+  version: 1,
+  manifestHash: "a".repeat(64),
+  centroidId: null,
+  adapterHash: own,
+  sequences: [sequenceRequest("a")],
+};
+
+/** A status and the name of the process that answers with it; an Error where none does. */
+type Answer = [status: number, process: string | null] | Error;
+
+/** A client whose calls get these answers in turn, the last one again and again; `calls` are method, URL and name of each. */
+function scripted(answers: Answer[], url = "http://b") {
+  const calls: string[] = [];
+  const client = new BackendClient(url, {
+    fileOf: async () => new ArrayBuffer(1),
+    async fetch(target, { method = "GET", headers }) {
+      const name = new Headers(headers).get(nameHeader);
+      calls.push([method, target, ...(name === null ? [] : [name])].join(" "));
+      const answer = answers[Math.min(calls.length, answers.length) - 1];
+      if (answer instanceof Error) throw answer;
+      const [status, process] = answer;
+      const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
+      return new Response(status === 204 ? null : "", { status, headers: named });
+    },
+  });
+  const open = (call: Partial<BatchCall> = {}) => {
+    const signal = new AbortController().signal;
+    return client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false, ...call });
+  };
+  return { client, calls, open };
+}
+const batches = "POST http://b/v1/batches";
+const upload = `PUT http://b/v1/adapters/local/${own}`;
+
+test("an adapter is uploaded to the process that lacks it, and the batch sent there again", async () => {
+  const { calls, open } = scripted([
+    [404, "p1"],
+    [421, "p2"],
+    [204, "p1"],
+    [421, "p3"],
+    [200, "p1"],
+  ]);
+  expect(await open()).toMatchObject({ process: "p1", isMisdirected: false });
+  expect(calls).toEqual([batches, `${upload} p1`, `${upload} p1`, `${batches} p1`, `${batches} p1`]);
+});
+
+test("processes without names each get the adapter, a bounded number of times", async () => {
+  const { calls, open } = scripted([
+    [404, null],
+    [204, null],
+    [404, null],
+    [204, null],
+    [200, null],
+  ]);
+  expect(await open()).toMatchObject({ process: null });
+  expect(calls).toEqual([batches, upload, batches, upload, batches]);
+  const lost = scripted([
+    [404, null],
+    ...Array(4)
+      .fill([
+        [204, null],
+        [404, null],
+      ])
+      .flat(),
+  ]);
+  await expect(lost.open()).rejects.toMatchObject({ kind: "failing" });
+});
+
+test("a first call that reaches another process goes to any, and tells that names are not routed", async () => {
+  const { calls, open } = scripted([
+    [421, "p1"],
+    [200, "p2"],
+  ]);
+  expect(await open({ process: "p0" })).toMatchObject({ process: "p2", isMisdirected: true });
+  expect(calls).toEqual([`${batches} p0`, batches]);
+});
+
+test("a call for one process alone is repeated past others: named ones, old ones, and one that is down", async () => {
+  const others: Answer[] = [[421, "p1"], [401, null], new TypeError("connection refused"), [421, "p1"]];
+  const { calls, open } = scripted([...others, [200, "p0"]]);
+  expect(await open({ process: "p0", isOnlyProcess: true })).toMatchObject({ process: "p0" });
+  expect(calls).toEqual(Array(5).fill(`${batches} p0`));
+});
+
+test("it is given up after as many tries as the processes that answered allow", async () => {
+  const { calls, open } = scripted([
+    [421, "p1"],
+    [421, "p2"],
+  ]);
+  await expect(open({ process: "p0", isOnlyProcess: true })).rejects.toMatchObject({ kind: "misdirected" });
+  expect(calls).toHaveLength(misdirectedTries(2));
+});
+
+test("a process with a URL of its own is not asked again where that does not answer", async () => {
+  const { calls, client } = scripted([new TypeError("connection refused")], "http://{name}.b");
+  await expect(client.cancel(["a"], "p0")).rejects.toMatchObject({ kind: "unreachable" });
+  expect(calls).toEqual(["POST http://p0.b/v1/cancellations p0"]);
+});
+
+test("a failure tells the process that answered", async () => {
+  for (const [status, kind] of [
+    [503, "unavailable"],
+    [429, "overloaded"],
+    [401, "failing"],
+    [500, "failing"],
+    [409, "mismatched"],
+  ] as const) {
+    await expect(scripted([[status, "p1"]]).open()).rejects.toMatchObject({ kind, process: "p1" });
+  }
+});

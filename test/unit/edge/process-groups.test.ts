@@ -1,0 +1,159 @@
+/** The edge's routing against several processes behind one address, over HTTP, signed. */
+import { afterEach, describe, expect, test } from "vitest";
+import { Backends } from "../../../edge/backend/backends.ts";
+import { createSigner } from "../../../edge/backend/call-signer.ts";
+import { BackendClient } from "../../../edge/backend/client.ts";
+import { Gate } from "../../../edge/backend/gate.ts";
+import { awaitingCalls } from "../../../edge/backend/routing-limits.ts";
+import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
+import { type Balancing, balancings } from "../../support/balancer.ts";
+import { sequenceRequest } from "../../support/frames.ts";
+import { groupSecret, type ProcessGroup, startProcessGroup } from "../../support/process-group.ts";
+import { framesFor } from "../../support/scripted-backends.ts";
+
+let group: ProcessGroup;
+let uploads: string[];
+let works: Promise<void>[];
+afterEach(() => group.stop());
+
+let nonces = 0;
+function newClient(url: string): BackendClient {
+  const newNonce = () => (nonces++).toString(16).padStart(32, "0");
+  const parts = {
+    gate: new Gate(awaitingCalls),
+    sign: createSigner([groupSecret], { now: Date.now, newNonce }),
+    fileOf: async (_: string, hash: string) => {
+      uploads.push(hash);
+      return new ArrayBuffer(8);
+    },
+  };
+  return new BackendClient(url, parts);
+}
+
+async function startEdge(balancing: Balancing): Promise<Backends> {
+  group = await startProcessGroup(4, balancing);
+  uploads = [];
+  works = [];
+  const ignore = () => undefined;
+  return new Backends({
+    addresses: [{ url: group.url, region: null }],
+    clientOf: ({ url }) => newClient(url),
+    region: null,
+    observer: {
+      ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
+      ...{ ejected: ignore, returned: ignore, failed: ignore },
+    },
+    now: () => performance.now(),
+    after(ms, work) {
+      const timer = setTimeout(work, ms);
+      return () => clearTimeout(timer);
+    },
+    keepAlive: (work) => void works.push(work),
+  });
+}
+
+/** Four sequences of 12 tokens; every third batch uses an adapter of the tenant's own. */
+function batchOf(i: number): BatchRequest {
+  const sequences = Array.from({ length: 4 }, (_, j) => {
+    const request = sequenceRequest(`s${i}_${j}`);
+    return { ...request, maxTokens: 12, sampling: { ...request.sampling, seed: 10 * i + j } };
+  });
+  const own = i % 3 === 0 ? { adapterHash: (i % 6).toString(16).padStart(64, "0") } : {};
+  return { version: 1, manifestHash: "a".repeat(64), centroidId: `c${i % 5}`, sequences, ...own };
+}
+
+/** The frames of each sequence of a batch; `cancelled` are cancelled once the batch has a frame. */
+async function run(backends: Backends, batch: BatchRequest, cancelled: string[] = []): Promise<Map<string, Frame[]>> {
+  const received = new Map<string, Frame[]>(batch.sequences.map(({ id }) => [id, []]));
+  let isFirst = true;
+  for await (const frames of await backends.openBatch(batch, new AbortController().signal)) {
+    for (const frame of frames) received.get(frame.id)!.push(frame);
+    if (isFirst) backends.cancel(cancelled);
+    isFirst = false;
+  }
+  return received;
+}
+
+/** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
+async function expectWhole(backends: Backends, numbers: number[], cancels = false): Promise<void> {
+  const batches = numbers.map(batchOf);
+  const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
+  const results = await Promise.all(batches.map((batch) => run(backends, batch, cancelledOf(batch))));
+  for (const [i, batch] of batches.entries()) {
+    for (const sequence of batch.sequences) {
+      const [whole, got] = [framesFor(sequence), results[i].get(sequence.id)!];
+      expect(got).toEqual(cancelledOf(batch).includes(sequence.id) ? whole.slice(0, got.length) : whole);
+    }
+  }
+  await Promise.all(works);
+}
+
+const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
+const sum = (of: (process: ProcessGroup["processes"][number]) => number) =>
+  group.processes.map(of).reduce((a, b) => a + b, 0);
+
+describe.each(balancings)("four processes behind one address (%s)", (balancing) => {
+  test("serve own adapters, whichever process a batch reaches, and are told of cancellations where they run", async () => {
+    const backends = await startEdge(balancing);
+    for (const process of group.processes) process.holdsUntilCancelled = true;
+    await expectWhole(backends, numbers(24), true);
+    await expectWhole(backends, numbers(24), true);
+    expect(sum(({ cancelled }) => cancelled.length)).toBe(48);
+    for (const { strangers, taken } of group.processes) {
+      expect(strangers).toEqual([]);
+      expect(taken.length).toBeGreaterThan(0);
+    }
+    expect(new Set(uploads).size).toBe(2);
+    if (balancing !== "round robin") expect(sum(({ refusedAsOther }) => refusedAsOther)).toBe(0);
+  });
+
+  test("lose one in mid-stream: each stream goes on elsewhere, unbroken and the same", async () => {
+    const backends = await startEdge(balancing);
+    await expectWhole(backends, numbers(8));
+    group.processes[1].killedAfterTokens = 60;
+    await expectWhole(backends, numbers(24));
+    await expectWhole(backends, numbers(24));
+    expect(group.processes[1].killedAfterTokens).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  test("lose one that drains: it alone is ejected", async () => {
+    const backends = await startEdge(balancing);
+    await expectWhole(backends, numbers(8));
+    group.processes[2].isDraining = true;
+    const before = group.processes[2].taken.length;
+    await expectWhole(backends, numbers(24));
+    expect(group.processes[2].taken.length).toBe(before);
+    for (const i of [0, 1, 3]) expect(group.processes[i].taken.length).toBeGreaterThan(0);
+  });
+
+  test("are upgraded one by one: processes of the previous release serve beside them", async () => {
+    const backends = await startEdge(balancing);
+    for (const i of [0, 2]) group.processes[i].isOld = true;
+    await expectWhole(
+      backends,
+      numbers(24).filter((i) => i % 3 > 0),
+    );
+    for (const { taken } of group.processes) expect(taken.length).toBeGreaterThan(0);
+  });
+});
+
+test("an adapter is deleted at every process of an address", async () => {
+  await startEdge("round robin");
+  const hash = "b".repeat(64);
+  for (const { adapters } of group.processes) adapters.add(hash);
+  await newClient(group.url).removeAdapter("local", hash);
+  expect(sum(({ adapters }) => adapters.size)).toBe(0);
+});
+
+test("one process of the previous release is called as before: by no name, with own adapters and cancellations", async () => {
+  const backends = await startEdge("round robin");
+  const [old, ...others] = group.processes;
+  old.isOld = true;
+  old.holdsUntilCancelled = true;
+  group.processes.splice(1);
+  for (const process of others) process.kill();
+  await expectWhole(backends, numbers(12), true);
+  expect(old.taken).toEqual(old.taken.map(() => null));
+  expect([old.taken.length, new Set(uploads).size]).toEqual([12, 2]);
+  expect(old.cancelled).toHaveLength(12);
+});

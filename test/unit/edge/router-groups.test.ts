@@ -1,0 +1,226 @@
+/** The router over addresses that lead to several processes, and over backends of several regions. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/backend/addresses.ts";
+import type { Backend } from "../../../edge/backend/backend-group.ts";
+import { roundTripMs } from "../../../edge/backend/round-trips.ts";
+import { type Route, Router } from "../../../edge/backend/router.ts";
+import { routingLimits } from "../../../edge/backend/routing-limits.ts";
+import { type Region, regions } from "../../../edge/platform/region.ts";
+
+const hash = "a".repeat(64);
+const none: ReadonlySet<string> = new Set();
+const route = (centroidId: string, rest: Partial<Route> = {}): Route => ({ manifestHash: hash, centroidId, ...rest });
+const { waitMsPerSequence, namedCallsInRow, misdirectedMs, answersOfOne, processTtlMs, processesPerAddress } =
+  routingLimits;
+
+describe("one address", () => {
+  const url = "http://a";
+  const newRouter = () => new Router([{ url, region: null }]);
+  const choose = (router: Router, key = "c1", tried = none, nowMs = 0) =>
+    router.choose(route(key), tried, nowMs)?.backend ?? null;
+  /** A router that has heard of these processes. */
+  function knowing(...names: string[]): { router: Router; any: Backend; processes: Backend[] } {
+    const router = newRouter();
+    const any = choose(router)!;
+    return { router, any, processes: names.map((name) => router.recordAnswer(any, name, 0)) };
+  }
+
+  test("is called without a name until two processes are known; then each key has a process of its own", () => {
+    const { router, any } = knowing("p0");
+    expect([any.id, any.name, choose(router)]).toEqual([url, null, any]);
+    router.recordAnswer(any, "p1", 0);
+    const keys = Array.from({ length: 40 }, (_, i) => `c${i}`);
+    const names = keys.map((key) => choose(router, key)!.name);
+    expect(new Set(names)).toEqual(new Set(["p0", "p1"]));
+    expect(keys.map((key) => choose(router, key)!.name)).toEqual(names);
+  });
+
+  test("is called without a name at times, and so a new process is found", () => {
+    const { router, any } = knowing("p0", "p1");
+    const sent = Array.from({ length: 2 * (namedCallsInRow + 1) }, () => {
+      const backend = choose(router)!;
+      router.recordSent(backend, 0);
+      return backend;
+    });
+    expect(sent.filter((backend) => backend === any)).toHaveLength(2);
+    expect(sent[namedCallsInRow]).toBe(any);
+  });
+
+  test("that does not route by name is called by name again only after a while", () => {
+    const { router, any, processes } = knowing("p0", "p1");
+    router.recordSent(processes[0], 1);
+    router.recordMisdirected(processes[0], false, 1000);
+    expect(choose(router, "c1", none, 999 + misdirectedMs)).toBe(any);
+    expect(choose(router, "c1", none, 1000 + misdirectedMs)!.name).not.toBeNull();
+    const retry = () => choose(router, "c1", new Set([processes[1].id]), 2000);
+    expect(retry()).toBe(processes[0]);
+    // Idle, it may as well be gone.
+    router.addLoad(processes[0], -1);
+    router.recordMisdirected(processes[0], false, 2000);
+    expect(retry()).not.toBe(processes[0]);
+  });
+
+  test("keeps its other processes where one is ejected, and is unfit when all are", () => {
+    const { router, any, processes } = knowing("p0", "p1", "p2");
+    router.recordFailure(processes[0], true, 0);
+    for (let i = 0; i < 40; i++) expect(choose(router, `c${i}`)).not.toBe(processes[0]);
+    for (const process of processes.slice(1)) router.recordFailure(process, true, 0);
+    expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
+    expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
+    router.recordProbe(processes[2], true, 1000);
+    expect(router.choose(route("c1"), none, 1000)).toMatchObject({ isFit: true });
+  });
+
+  test("is retried at each other process by name, then no more", () => {
+    const { router, any, processes } = knowing("p0", "p1", "p2");
+    const tried = new Set([processes[0].id]);
+    const found: (Backend | null)[] = [];
+    for (let next = choose(router, "c1", tried); next; next = choose(router, "c1", tried)) {
+      found.push(next);
+      tried.add(next.id);
+    }
+    expect(found).not.toContain(any);
+    expect(new Set(found)).toEqual(new Set(processes.slice(1)));
+  });
+
+  test("of one process is retried without a name, until it is clear that there is no other", () => {
+    const { router, any, processes } = knowing("p0");
+    expect(choose(router, "c1", new Set([processes[0].id]))).toBe(any);
+    for (let i = 1; i < answersOfOne; i++) router.recordAnswer(any, "p0", 0);
+    expect(choose(router, "c1", new Set([processes[0].id]))).toBeNull();
+  });
+
+  test("is passed by at the process that refused a manifest or numerics, not at the others", () => {
+    const { router, processes } = knowing("p0", "p1");
+    router.recordMismatch(processes[0], hash, 0);
+    for (let i = 0; i < 20; i++) expect(choose(router, `c${i}`)).toBe(processes[1]);
+    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, new Set([processes[1].id]), 0)).toEqual({
+      backend: processes[0],
+      isFit: true,
+    });
+  });
+
+  test("forgets a process that is gone, and remembers a bounded number", () => {
+    const { router, any } = knowing("p0", "p1");
+    expect(choose(router, "c1", none, processTtlMs)!.name).not.toBeNull();
+    expect(choose(router, "c1", none, processTtlMs + 1)).toBe(any);
+    const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => router.recordAnswer(any, `q${i}`, i));
+    const lost = many.filter((process) => router.recordAnswer(any, process.name!, 1000) !== process);
+    expect(many.length - lost.length).toBeLessThanOrEqual(processesPerAddress);
+  });
+
+  test("counts the load of each process, and of all for a call without a name", () => {
+    const { router, any, processes } = knowing("p0", "p1");
+    router.recordSent(any, 4);
+    router.addLoad(any, -4);
+    router.addLoad(processes[0], 4);
+    expect([router.loadOf(processes[0]), router.loadOf(processes[1]), router.loadOf(any)]).toEqual([4, 0, 2]);
+  });
+});
+
+describe("backends of several regions", () => {
+  const addressOf = (region: Region): BackendAddress => ({ url: `https://${region}`, region });
+  const everywhere = regions.map(addressOf);
+  const regionsInOrder = (from: Region | null, addresses = everywhere, onlyRegions?: ReadonlySet<Region>) => {
+    const router = new Router(addresses, { region: from });
+    const tried = new Set<string>();
+    const order: (Region | null)[] = [];
+    for (;;) {
+      const choice = router.choose(route("c1", onlyRegions && { onlyRegions }), tried, 0);
+      if (!choice) return order;
+      order.push(choice.backend.address.region);
+      tried.add(choice.backend.id);
+    }
+  };
+
+  test.each<[Region, Region[]]>([
+    ["wnam", ["wnam", "enam", "weur"]],
+    ["enam", ["enam", "wnam", "weur"]],
+    ["sam", ["sam", "enam", "wnam"]],
+    ["weur", ["weur", "eeur", "me"]],
+    ["eeur", ["eeur", "weur", "me"]],
+    ["apac", ["apac", "me", "oc"]],
+    ["oc", ["oc", "apac", "wnam"]],
+    ["afr", ["afr", "weur", "eeur"]],
+    ["me", ["me", "weur", "eeur"]],
+  ])("are used from %s in the order %j, then the others", (from, nearest) => {
+    const order = regionsInOrder(from);
+    expect(order.slice(0, 3)).toEqual(nearest);
+    expect(order).toEqual(regions.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b)));
+  });
+
+  test("a lost region's callers go to the next one, and come back with it", () => {
+    const router = new Router(everywhere, { region: "weur" });
+    const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
+    const near = regionAt(0);
+    router.recordFailure(near, true, 0);
+    expect(regionAt(1).address.region).toBe("eeur");
+    expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
+    router.recordProbe(near, true, 1000);
+    expect(regionAt(1000)).toBe(near);
+  });
+
+  test("spill when the load of the nearest costs more than the way to the next", () => {
+    const [near, far] = [addressOf("weur"), addressOf("enam")];
+    const router = new Router([near, far], { region: "weur" });
+    const choose = () => router.choose(route("c1"), none, 0)!.backend;
+    const first = choose();
+    const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
+    router.addLoad(first, Math.floor(detourMs / waitMsPerSequence));
+    expect(choose()).toBe(first);
+    router.addLoad(first, 1);
+    expect(choose().address).toBe(far);
+    // Two processes there share the load.
+    router.recordAnswer(first, "p0", 0);
+    router.recordAnswer(first, "p1", 0);
+    expect(choose().address).toBe(near);
+  });
+
+  test("one without a region is near everybody, and a caller without one has them all at the same distance", () => {
+    const anywhere = { url: "https://anywhere", region: null };
+    expect(regionsInOrder("oc", [addressOf("enam"), anywhere])).toEqual([null, "enam"]);
+    const router = new Router([addressOf("enam"), addressOf("oc")]);
+    const chosen = new Set(Array.from({ length: 40 }, (_, i) => router.choose(route(`c${i}`), none, 0)!.backend.id));
+    expect(chosen.size).toBe(2);
+  });
+
+  test("a jurisdiction is never left, whatever fails; none in it is no choice", () => {
+    const europe: ReadonlySet<Region> = new Set(["weur", "eeur"]);
+    expect(regionsInOrder("enam", everywhere, europe)).toEqual(["weur", "eeur"]);
+    expect(regionsInOrder("enam", [addressOf("enam"), { url: "https://x", region: null }], europe)).toEqual([]);
+    const property = fc.property(
+      fc.constantFrom(...regions),
+      fc.array(fc.record({ lost: fc.nat(8), load: fc.nat(60) }), { maxLength: 20 }),
+      (from, events) => {
+        const router = new Router(everywhere, { region: from });
+        for (const { lost, load } of events) {
+          const { backend } = router.choose(route("c1", { onlyRegions: europe }), none, 0)!;
+          expect(europe.has(backend.address.region!)).toBe(true);
+          router.addLoad(backend, load);
+          if (lost < 4) router.recordFailure(backend, true, 0);
+        }
+      },
+    );
+    fc.assert(property); // a failure prints its seed
+  });
+});
+
+describe("addresses", () => {
+  test.each([
+    ["http://{name}.backends.svc:8788", "http://backends.svc:8788", "http://pod-0.backends.svc:8788"],
+    ["https://b.example.com/{name}", "https://b.example.com", "https://b.example.com/pod-0"],
+    ["https://b.example.com", "https://b.example.com", "https://b.example.com"],
+  ])("%s lead to any process at %s, to one at %s", (address, any, one) => {
+    expect([urlOf(address, null), urlOf(address, "pod-0")]).toEqual([any, one]);
+  });
+
+  test("are read with their regions", () => {
+    const text = " enam=https://a/ ,https://b?x=1, me=http://{name}.c:1";
+    expect(parseAddresses(text, "X")).toEqual([
+      { url: "https://a", region: "enam" },
+      { url: "https://b?x=1", region: null },
+      { url: "http://{name}.c:1", region: "me" },
+    ]);
+  });
+});
