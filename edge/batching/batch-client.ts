@@ -44,6 +44,8 @@ interface PendingSequence {
   sequence: SequenceRequest;
   route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   arrivedMs: number;
+  /** The manifest of a mixture, which names its own adapters; null: all of its call are for one adapter. */
+  sharedBy: string | null;
   call: Call | null;
 }
 
@@ -99,7 +101,10 @@ export class BatchClient {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
-    const pending = batch.sequences.map((sequence) => ({ receiver, sequence, route, arrivedMs, call: null }));
+    const pending = batch.sequences.map((sequence) => {
+      const sharedBy = sequence.mixture ? manifestHash : null;
+      return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
+    });
     this.checkRoom(batch.sequences[0].tenant, pending.length);
     this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, pending);
     this.#sendReady();
@@ -111,12 +116,11 @@ export class BatchClient {
       const message = `The request waited for ${sequence.deadlineMs} ms, its deadline, without a start.`;
       receiver.receive([errorFrame(sequence.id, new ServiceError("deadline_exceeded", message))]);
     }
-    for (let batch = this.#batcher.take(); batch; batch = this.#batcher.take()) {
-      this.#dependencies.keepAlive(this.#send(batch));
-    }
+    const next = () => this.#batcher.take(this.#dependencies.now());
+    for (let batch = next(); batch; batch = next()) this.#dependencies.keepAlive(this.#send(batch));
   }
 
-  async #send({ key, entries }: MicroBatch<PendingSequence>): Promise<void> {
+  async #send({ id, entries }: MicroBatch<PendingSequence>): Promise<void> {
     const call: Call = {
       abort: new AbortController(),
       sentAtMs: this.#dependencies.now(),
@@ -126,7 +130,7 @@ export class BatchClient {
     this.#dependencies.batchSent?.(entries.map(({ arrivedMs }) => call.sentAtMs - arrivedMs));
     this.#openCalls++;
     try {
-      const groups = await this.#open(key, entries, call);
+      const groups = await this.#open(id, entries, call);
       for (const { receiver } of call.sequences.values()) receiver.accepted();
       for await (const group of groups) {
         this.#deliver(group, call);
@@ -143,13 +147,13 @@ export class BatchClient {
     }
   }
 
-  async #open(key: string, entries: PendingSequence[], call: Call): Promise<AsyncIterable<Frame[]>> {
+  async #open(id: number, entries: PendingSequence[], call: Call): Promise<AsyncIterable<Frame[]>> {
     const sequences = entries.map(({ sequence, arrivedMs }) => withTimeLeft(sequence, call.sentAtMs - arrivedMs));
     const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
     try {
       return await this.#dependencies.openBatch(batch, call.abort.signal);
     } finally {
-      this.#batcher.accepted(key);
+      this.#batcher.accepted(id);
       this.#sendReady();
     }
   }

@@ -6,6 +6,9 @@
  * awaits acceptance, what arrives for that centroid gathers and is sent as one call: the busier the backend, the larger the
  * calls. Decoding of an accepted call delays no other.
  *
+ * Acceptance takes a round trip. So that a far backend costs no more than the way to it, a queue gathers for at most
+ * `gatherMs`, and the last free call takes along sequences of other queues: steps mix any centroids.
+ *
  * Tenants take turns, one sequence a turn: the next turn is of the tenant whose last turn is longest ago, and within a tenant
  * of the sequence that is due first. So a tenant's only sequence waits, in its queue, for at most one sequence of each other
  * tenant, and between queues for at most one call of each.
@@ -21,29 +24,42 @@ export interface BatchingLimits {
    */
   queuedSequences: number;
   sequencesPerCall: number;
+  /** Milliseconds for which a queue gathers while its call awaits acceptance: longer than a backend of the region takes. */
+  gatherMs: number;
 }
 
 export const batchingLimits: BatchingLimits = {
   awaitingCalls: 6,
   queuedSequences: 2048,
   sequencesPerCall: sequencesPerBatch,
+  gatherMs: 10,
 };
 
 /** What the decisions depend on. */
 export interface Waiting {
   sequence: { tenant: string; deadlineMs?: number | undefined };
   arrivedMs: number;
+  /** Those of the same value may share a call, whatever their queues; null: only with its own queue. */
+  sharedBy: string | null;
 }
 
 /** Sequences that are sent together, in the order of their turns. */
 export interface MicroBatch<T> {
-  /** The queue's key, to be passed to `accepted`. */
+  /** Of the call, to be passed to `accepted`. */
+  id: number;
+  /** Of the queue that it was taken for. */
   key: string;
   entries: T[];
 }
 
 /** A sequence without a deadline is ordered among its tenant's as if it had this one, in milliseconds, as at the backend. */
 const defaultDeadlineMs = 60_000;
+
+interface Head<T> {
+  key: string;
+  tenant: string;
+  head: T;
+}
 
 interface Tenant {
   waiting: number;
@@ -56,10 +72,11 @@ export class MicroBatcher<T extends Waiting> {
   readonly #queues = new Map<string, Map<string, T[]>>();
   /** Tenants with waiting entries. */
   readonly #tenants = new Map<string, Tenant>();
-  /** Keys with a call that awaits acceptance. */
-  readonly #awaiting = new Set<string>();
+  /** Calls that await acceptance, by their ids. */
+  readonly #awaiting = new Map<number, { key: string; sentMs: number }>();
   #queued = 0;
   #turns = 0;
+  #calls = 0;
 
   constructor(bounds: BatchingLimits = batchingLimits) {
     this.#limits = bounds;
@@ -125,35 +142,61 @@ export class MicroBatcher<T extends Waiting> {
     );
   }
 
-  /** The next micro-batch to send now, or null: of the queues that may send, one of the tenant whose turn it is. */
-  take(): MicroBatch<T> | null {
-    if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
-    const mayWait = [...this.#queues].filter(([key]) => !this.#awaiting.has(key));
-    const tenant = this.#next(mayWait.flatMap(([, queue]) => [...queue.keys()]));
+  /** The next micro-batch to send now, or null. Of the queues that may send, the one of the tenant whose turn it is. */
+  take(nowMs: number): MicroBatch<T> | null {
+    const free = this.#limits.awaitingCalls - this.#awaiting.size;
+    if (free <= 0) return null;
+    const heads = this.#heads(({ key, head }) => !this.#gathers(key, nowMs) || (free === 1 && head.sharedBy !== null));
+    const tenant = this.#next(heads.map((one) => one.tenant));
     if (tenant === null) return null;
-    const heads = mayWait.flatMap(([key, queue]) => {
-      const head = queue.get(tenant)?.[0];
-      return head ? [{ key, head }] : [];
-    });
-    const { key } = heads.reduce((first, one) => (byTimeDue(one.head, first.head) < 0 ? one : first));
-    this.#awaiting.add(key);
-    return { key, entries: this.#takeTurns(key) };
+    const own = heads.filter((one) => one.tenant === tenant);
+    const { key, head } = own.reduce((first, one) => (byTimeDue(one.head, first.head) < 0 ? one : first));
+    const id = ++this.#calls;
+    this.#awaiting.set(id, { key, sentMs: nowMs });
+    const { sequencesPerCall } = this.#limits;
+    const entries = this.#takeTurns(
+      this.#heads((one) => one.key === key),
+      sequencesPerCall,
+    );
+    if (free === 1 && head.sharedBy !== null) {
+      const others = this.#heads((one) => one.head.sharedBy === head.sharedBy);
+      entries.push(...this.#takeTurns(others, sequencesPerCall - entries.length));
+    }
+    return { id, key, entries };
   }
 
-  /** Call this when the call last taken for `key` was accepted or has failed: its queue may send again. */
-  accepted(key: string): void {
-    this.#awaiting.delete(key);
+  /** The call was accepted, or failed. */
+  accepted(id: number): void {
+    this.#awaiting.delete(id);
   }
 
-  /** One call's worth of a queue. */
-  #takeTurns(key: string): T[] {
+  #gathers(key: string, nowMs: number): boolean {
+    const { gatherMs } = this.#limits;
+    return this.#awaiting.values().some((call) => call.key === key && nowMs - call.sentMs < gatherMs);
+  }
+
+  /** The first of each tenant in each queue. */
+  #heads(isWanted: (head: Head<T>) => boolean): Head<T>[] {
+    const heads: Head<T>[] = [];
+    for (const [key, queue] of this.#queues) {
+      for (const [tenant, [head]] of queue) if (isWanted({ key, tenant, head })) heads.push({ key, tenant, head });
+    }
+    return heads;
+  }
+
+  /** Takes at most `room` entries, in turns, from where `heads` stand. */
+  #takeTurns(heads: Head<T>[], room: number): T[] {
     const taken: T[] = [];
-    while (taken.length < this.#limits.sequencesPerCall) {
-      const queue = this.#queues.get(key);
-      const tenant = this.#next([...(queue?.keys() ?? [])]);
-      if (!queue || tenant === null) break;
-      taken.push(queue.get(tenant)!.shift()!);
+    while (taken.length < room) {
+      const next = this.#next(heads.map(({ tenant }) => tenant));
+      const at = heads.findIndex(({ tenant }) => tenant === next);
+      if (at < 0) break;
+      const { key, tenant, head } = heads[at];
+      const entries = this.#queues.get(key)!.get(tenant)!;
+      taken.push(entries.shift()!);
       this.#tenants.get(tenant)!.lastTurn = ++this.#turns;
+      if (entries.length > 0 && entries[0].sharedBy === head.sharedBy) heads[at] = { key, tenant, head: entries[0] };
+      else heads.splice(at, 1);
       this.#forget(key, tenant, 1);
     }
     return taken;

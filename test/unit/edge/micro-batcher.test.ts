@@ -1,15 +1,20 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { MicroBatcher, type Waiting } from "../../../edge/batching/micro-batcher.ts";
+import { type MicroBatch, MicroBatcher, type Waiting } from "../../../edge/batching/micro-batcher.ts";
 
-const bounds = { awaitingCalls: 3, queuedSequences: 40, sequencesPerCall: 4 };
+const bounds = { awaitingCalls: 3, queuedSequences: 40, sequencesPerCall: 4, gatherMs: 10 };
 
 interface Entry extends Waiting {
   name: number;
 }
 
 function entry(name: number, tenant = "t", deadlineMs?: number, arrivedMs = 0): Entry {
-  return { name, sequence: { tenant, deadlineMs }, arrivedMs };
+  return { name, sequence: { tenant, deadlineMs }, arrivedMs, sharedBy: null };
+}
+
+/** Those that may share a call with others. */
+function sharing(names: number[], tenant?: string, sharedBy = "mixtures"): Entry[] {
+  return entries(names, tenant).map((one) => ({ ...one, sharedBy }));
 }
 
 function entries(names: number[], tenant?: string): Entry[] {
@@ -20,9 +25,9 @@ function range(count: number, from = 0): number[] {
   return Array.from({ length: count }, (_, i) => from + i);
 }
 
-function drain(batcher: MicroBatcher<Entry>) {
-  const taken: { key: string; entries: Entry[] }[] = [];
-  for (let batch = batcher.take(); batch; batch = batcher.take()) taken.push(batch);
+function drain(batcher: MicroBatcher<Entry>, nowMs = 0) {
+  const taken: MicroBatch<Entry>[] = [];
+  for (let batch = batcher.take(nowMs); batch; batch = batcher.take(nowMs)) taken.push(batch);
   return taken;
 }
 
@@ -38,8 +43,62 @@ describe("MicroBatcher", () => {
     batcher.enqueue("a", entries([3]));
     batcher.enqueue("b", entries([4]));
     expect(namesOf(drain(batcher))).toEqual([["b", [4]]]);
-    batcher.accepted("a");
+    batcher.accepted(1);
     expect(namesOf(drain(batcher))).toEqual([["a", [2, 3]]]);
+  });
+
+  test("gathers for a bounded time, however far the backend is", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    batcher.enqueue("a", entries([1]));
+    drain(batcher);
+    batcher.enqueue("a", entries([2]));
+    expect(drain(batcher, bounds.gatherMs - 1)).toEqual([]);
+    expect(namesOf(drain(batcher, bounds.gatherMs))).toEqual([["a", [2]]]);
+  });
+
+  test("lets the last free call take along what may share it, of any queue", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    for (const key of ["a", "b"]) batcher.enqueue(key, sharing([0]));
+    drain(batcher);
+    batcher.enqueue("a", sharing([1]));
+    // Gathers, as its call awaits acceptance, and would have been sent alone before; the last call takes it.
+    batcher.enqueue("c", sharing([2, 3]));
+    batcher.enqueue("d", sharing([4], "t", "others"));
+    batcher.enqueue("e", entries([5]));
+    batcher.enqueue("f", sharing([6, 7], "u"));
+    const [{ entries: taken }, ...more] = drain(batcher);
+    expect(more).toEqual([]);
+    const names = taken.map(({ name }) => name);
+    expect(names).toHaveLength(bounds.sequencesPerCall);
+    for (const name of [4, 5]) expect(names).not.toContain(name);
+  });
+
+  test("with far backends, the wait depends on calls a round trip, not on the number of queues", () => {
+    const [roundTripMs, arrivals, queues] = [200, 2000, 500];
+    const batcher = new MicroBatcher<Entry>({
+      ...bounds,
+      awaitingCalls: 6,
+      queuedSequences: 1e6,
+      sequencesPerCall: 128,
+    });
+    const acceptances: { atMs: number; id: number }[] = [];
+    const waits: number[] = [];
+    for (let nowMs = 0; nowMs < 2 * arrivals; nowMs++) {
+      for (const { id } of acceptances.filter(({ atMs }) => atMs === nowMs)) batcher.accepted(id);
+      if (nowMs < arrivals) {
+        batcher.enqueue(
+          `c${(nowMs * 31) % queues}`,
+          sharing([nowMs]).map((one) => ({ ...one, arrivedMs: nowMs })),
+        );
+      }
+      for (const { id, entries: taken } of drain(batcher, nowMs)) {
+        for (const { arrivedMs } of taken) waits.push(nowMs - arrivedMs);
+        acceptances.push({ atMs: nowMs + roundTripMs, id });
+      }
+    }
+    expect(waits).toHaveLength(arrivals);
+    console.log(`longest wait ${Math.max(...waits)} ms, round trip ${roundTripMs} ms`);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(roundTripMs);
   });
 
   test("splits what exceeds one call", () => {
@@ -56,7 +115,7 @@ describe("MicroBatcher", () => {
     batcher.enqueue("a", entries([2, 3]));
     expect(batcher.remove(({ name }) => name > 1).map(({ name }) => name)).toEqual([2, 3]);
     expect(batcher.idle).toBe(false);
-    batcher.accepted("a");
+    batcher.accepted(1);
     expect(drain(batcher)).toEqual([]);
     expect(batcher.idle).toBe(true);
   });
@@ -68,7 +127,7 @@ describe("MicroBatcher", () => {
     batcher.enqueue("a", entries(range(9, 1), "burst"));
     batcher.enqueue("a", entries([50], "quiet"));
     batcher.enqueue("a", entries([60, 61], "third"));
-    batcher.accepted("a");
+    batcher.accepted(1);
     expect(namesOf(drain(batcher))).toEqual([["a", [1, 50, 60, 2]]]);
 
     for (const [i, key] of ["b", "c", "d", "e"].entries()) batcher.enqueue(key, entries([i + 70], "burst"));
@@ -77,8 +136,8 @@ describe("MicroBatcher", () => {
       ["c", [71]],
     ]);
     batcher.enqueue("f", entries([80], "quiet"));
-    batcher.accepted("b");
-    batcher.accepted("c");
+    batcher.accepted(3);
+    batcher.accepted(4);
     expect(namesOf(drain(batcher)).map(([key]) => key)).toContain("f");
   });
 
@@ -89,7 +148,7 @@ describe("MicroBatcher", () => {
     batcher.enqueue("a", [entry(1), entry(2, "t", 500), entry(3, "t", 90_000), entry(4, "t", 100), entry(5)]);
     expect(batcher.removeLate(99)).toEqual([]);
     expect(batcher.removeLate(100).map(({ name }) => name)).toEqual([4]);
-    batcher.accepted("a");
+    batcher.accepted(1);
     expect(namesOf(drain(batcher))).toEqual([["a", [2, 1, 5, 3]]]);
   });
 
@@ -117,7 +176,7 @@ describe("MicroBatcher", () => {
       const batcher = new MicroBatcher<Entry>(bounds);
       /** The model: what should wait, in order of arrival. */
       let waiting: { key: string; entry: Entry }[] = [];
-      const awaiting: string[] = [];
+      const awaiting: { id: number; key: string }[] = [];
       let next = 0;
       for (const one of events) {
         const total = waiting.length;
@@ -129,17 +188,17 @@ describe("MicroBatcher", () => {
           expect(batcher.enqueue(one.key, arrived)).toBe(fits || arrived.length === 0);
           if (fits) waiting.push(...arrived.map((e) => ({ key: one.key, entry: e })));
         } else if (one.type === "accept" && awaiting.length > 0) {
-          const [key] = awaiting.splice(one.pick % awaiting.length, 1);
-          batcher.accepted(key);
+          const [{ id }] = awaiting.splice(one.pick % awaiting.length, 1);
+          batcher.accepted(id);
         } else if (one.type === "remove") {
           const gone = ({ name }: Entry) => name % one.modulus === 0;
           waiting = waiting.filter((w) => !gone(w.entry));
           expect(batcher.remove(gone)).toHaveLength(total - waiting.length);
         }
-        for (const { key, entries: taken } of drain(batcher)) {
+        for (const { id, key, entries: taken } of drain(batcher)) {
           // One call of a key at a time, no more than allowed of all, none too large.
-          expect(awaiting).not.toContain(key);
-          awaiting.push(key);
+          expect(awaiting.map((call) => call.key)).not.toContain(key);
+          awaiting.push({ id, key });
           expect(awaiting.length).toBeLessThanOrEqual(bounds.awaitingCalls);
           expect(taken.length).toBeGreaterThan(0);
           expect(taken.length).toBeLessThanOrEqual(bounds.sequencesPerCall);
@@ -160,7 +219,7 @@ describe("MicroBatcher", () => {
         }
         // Whoever waits has a reason to.
         for (const { key } of waiting) {
-          expect(awaiting.includes(key) || awaiting.length === bounds.awaitingCalls).toBe(true);
+          expect(awaiting.some((call) => call.key === key) || awaiting.length === bounds.awaitingCalls).toBe(true);
         }
         expect(batcher.queued).toBe(waiting.length);
         expect(batcher.idle).toBe(awaiting.length === 0 && waiting.length === 0);
@@ -173,16 +232,16 @@ describe("MicroBatcher", () => {
     const property = fc.property(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 5 }), (others, calls) => {
       const batcher = new MicroBatcher<Entry>({ ...bounds, queuedSequences: 10_000, awaitingCalls: 1 });
       batcher.enqueue("first", entries([0], "o0"));
-      batcher.take();
+      const first = batcher.take(0)!;
       for (let o = 0; o < others; o++) {
         for (let k = 0; k < calls; k++) batcher.enqueue(`o${o}-${k}`, entries(range(20), `o${o}`));
       }
       batcher.enqueue("mine", entries([1], "quiet"));
       let passedOver = 0;
-      for (let last = "first"; ; passedOver++) {
-        batcher.accepted(last);
-        last = batcher.take()!.key;
-        if (last === "mine") break;
+      for (let last = first; ; passedOver++) {
+        batcher.accepted(last.id);
+        last = batcher.take(0)!;
+        if (last.key === "mine") break;
       }
       expect(passedOver).toBeLessThanOrEqual(others);
     });
@@ -194,16 +253,16 @@ describe("MicroBatcher", () => {
     const arrival = fc.record({ atMs: fc.nat(200), key: fc.constantFrom("a", "b", "c") });
     const property = fc.property(fc.array(arrival, { minLength: 1, maxLength: 40 }), (arrivals) => {
       const batcher = new MicroBatcher<Entry>({ ...bounds, queuedSequences: 99, sequencesPerCall: 99 });
-      const acceptances: { atMs: number; key: string }[] = [];
+      const acceptances: { atMs: number; id: number }[] = [];
       const waits: number[] = [];
       for (let nowMs = 0; nowMs <= 300; nowMs++) {
-        for (const { key } of acceptances.filter(({ atMs }) => atMs === nowMs)) batcher.accepted(key);
+        for (const { id } of acceptances.filter(({ atMs }) => atMs === nowMs)) batcher.accepted(id);
         for (const { key } of arrivals.filter(({ atMs }) => atMs === nowMs)) {
           batcher.enqueue(key, [entry(0, "t", undefined, nowMs)]);
         }
-        for (const call of drain(batcher)) {
+        for (const call of drain(batcher, nowMs)) {
           for (const { arrivedMs } of call.entries) waits.push(nowMs - arrivedMs);
-          acceptances.push({ atMs: nowMs + acceptanceMs, key: call.key });
+          acceptances.push({ atMs: nowMs + acceptanceMs, id: call.id });
         }
       }
       expect(waits).toHaveLength(arrivals.length);
