@@ -1,0 +1,122 @@
+/**
+ * A simulated backend process: the real planner decides each step; a step takes as long as `StepTimes` says. Tokens, keys and
+ * values are counts.
+ */
+
+import { nextChunk } from "../../../gpu-backend/engine/plan.ts";
+import { Planner } from "../../../gpu-backend/engine/planner.ts";
+import { KvBudget, type KvShape } from "../../../gpu-backend/kv/kv-budget.ts";
+import type { EventQueue } from "./events.ts";
+
+/** Milliseconds of a step: `fixed`, plus so much for each prompt token and for each decoded row. */
+export interface StepTimes {
+  fixed: number;
+  promptToken: number;
+  decodedRow: number;
+}
+
+export interface BackendLimits {
+  maxSequences: number;
+  maxQueue: number;
+  stepTokens: number;
+  chunkTokens: number;
+  kvBytes: number;
+  kvShape: KvShape;
+}
+
+/** One sequence on its way through a backend. */
+export interface Sequence {
+  readonly tenant: string;
+  readonly dueMs: number;
+  pendingPromptTokens: number;
+  cachedTokens: number;
+  readonly mostTokens: number;
+  readonly poolAdapters: readonly string[];
+  /** Tokens still to be generated. */
+  remainingTokens: number;
+  /** Called at each token's time; `isLast` with the last one. */
+  onToken(isLast: boolean): void;
+}
+
+export class SimulatedBackend {
+  readonly #events: EventQueue;
+  readonly #times: StepTimes;
+  readonly #limits: BackendLimits;
+  readonly #planner: Planner<Sequence>;
+  readonly #sequences = new Set<Sequence>();
+  #isRunning = false;
+  #isLost = false;
+  /** Time that all computed tokens take in full steps, in milliseconds: the least there is. */
+  workMs = 0;
+  steps = 0;
+
+  constructor(events: EventQueue, times: StepTimes, limits: BackendLimits) {
+    this.#events = events;
+    this.#times = times;
+    this.#limits = limits;
+    this.#planner = new Planner<Sequence>(limits, {
+      kv: new KvBudget(limits.kvShape, limits.kvBytes),
+      poolSlots: 0,
+      prefixes: null,
+    });
+  }
+
+  get isLost(): boolean {
+    return this.#isLost;
+  }
+
+  /** Throws a ServiceError where the queue is full, as the engine does. */
+  enqueue(sequence: Sequence): void {
+    this.#planner.enqueue(sequence);
+    this.#sequences.add(sequence);
+    if (!this.#isRunning) this.#step();
+  }
+
+  /** Ends the process. Returns the sequences that it had. */
+  lose(): Sequence[] {
+    this.#isLost = true;
+    const lost = [...this.#sequences];
+    this.#sequences.clear();
+    return lost;
+  }
+
+  #step(): void {
+    if (this.#isLost || this.#sequences.size === 0) {
+      this.#isRunning = false;
+      return;
+    }
+    this.#isRunning = true;
+    const { prefill, decode } = this.#planner.nextStep();
+    let promptTokens = 0;
+    for (const sequence of prefill) {
+      const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, this.#limits.chunkTokens);
+      sequence.pendingPromptTokens -= tokens;
+      sequence.cachedTokens += tokens;
+      promptTokens += tokens;
+    }
+    const { fixed, promptToken, decodedRow } = this.#times;
+    const stepMs = fixed + promptToken * promptTokens + decodedRow * decode.length;
+    this.steps++;
+    this.workMs += promptToken * promptTokens + (decodedRow + fixed / this.#limits.maxSequences) * decode.length;
+    this.#events.after(stepMs, () => {
+      if (this.#isLost) return;
+      for (const sequence of decode) {
+        sequence.remainingTokens--;
+        sequence.cachedTokens++;
+        const isLast = sequence.remainingTokens === 0;
+        if (isLast) {
+          this.#planner.remove(sequence);
+          this.#sequences.delete(sequence);
+        }
+        sequence.onToken(isLast);
+      }
+      this.#step();
+    });
+  }
+}
+
+/** Milliseconds from the start of an empty backend's first step to the first token of a prompt. */
+export function queueFreePrefillMs(promptTokens: number, times: StepTimes, limits: BackendLimits): number {
+  const steps = Math.ceil(promptTokens / limits.stepTokens);
+  return steps * times.fixed + promptTokens * times.promptToken + times.decodedRow;
+}
