@@ -154,13 +154,10 @@ export class MicroBatcher<T extends Waiting> {
     const id = ++this.#calls;
     this.#awaiting.set(id, { key, sentMs: nowMs });
     const { sequencesPerCall } = this.#limits;
-    const entries = this.#takeTurns(
-      this.#heads((one) => one.key === key),
-      sequencesPerCall,
-    );
+    const entries = this.#takeTurns((one) => one.key === key, sequencesPerCall);
     if (free === 1 && head.sharedBy !== null) {
-      const others = this.#heads((one) => one.head.sharedBy === head.sharedBy);
-      entries.push(...this.#takeTurns(others, sequencesPerCall - entries.length));
+      const room = sequencesPerCall - entries.length;
+      entries.push(...this.#takeTurns((one) => one.head.sharedBy === head.sharedBy, room));
     }
     return { id, key, entries };
   }
@@ -184,18 +181,20 @@ export class MicroBatcher<T extends Waiting> {
     return heads;
   }
 
-  /** Takes at most `room` entries, in turns, from where `heads` stand. */
-  #takeTurns(heads: Head<T>[], room: number): T[] {
+  /** Takes at most `room` of the wanted entries, in turns. */
+  #takeTurns(isWanted: (head: Head<T>) => boolean, room: number): T[] {
+    const heads = this.#heads(isWanted);
     const taken: T[] = [];
     while (taken.length < room) {
       const next = this.#next(heads.map(({ tenant }) => tenant));
       const at = heads.findIndex(({ tenant }) => tenant === next);
       if (at < 0) break;
-      const { key, tenant, head } = heads[at];
+      const { key, tenant } = heads[at];
       const entries = this.#queues.get(key)!.get(tenant)!;
       taken.push(entries.shift()!);
       this.#tenants.get(tenant)!.lastTurn = ++this.#turns;
-      if (entries.length > 0 && entries[0].sharedBy === head.sharedBy) heads[at] = { key, tenant, head: entries[0] };
+      const follower = { key, tenant, head: entries[0] };
+      if (entries.length > 0 && isWanted(follower)) heads[at] = follower;
       else heads.splice(at, 1);
       this.#forget(key, tenant, 1);
     }

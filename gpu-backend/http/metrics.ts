@@ -1,6 +1,6 @@
 /** What Prometheus sees. vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { type BatchRequest, finishReasonSchema, ownAdaptersOf } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, finishReasonSchema, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
 import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
@@ -144,7 +144,7 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
       times.decode.observe(decodeMs / 1000);
     },
     batchTaken(batch) {
-      nextStep.push(...batch.sequences.map(() => centroidLabel(batch)));
+      nextStep.push(...batch.sequences.map((sequence) => centroidLabel(batch, sequence)));
       if (nextStep.length < promptsPerStep) return;
       for (const centroid of nextStep) byCentroid.inc({ centroid });
       nextStep = [];
@@ -160,8 +160,10 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
   };
 }
 
-/** A mixture counts as its nearest centroid. */
-function centroidLabel(batch: BatchRequest): string {
-  if (batch.adapterHash) return "own";
-  return batch.centroidId ?? (ownAdaptersOf(batch).length > 0 ? "own" : "base");
+/** A mixture counts as its first adapter, which is the nearest centroid's, whichever micro-batch it came in. */
+function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
+  const [nearest] = mixture?.adapters ?? [];
+  if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";
+  if (adapterHash) return "own";
+  return centroidId ?? "base";
 }

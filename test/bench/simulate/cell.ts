@@ -21,7 +21,7 @@ export interface CellTimes {
 }
 
 export interface Pending {
-  arrival: Arrival;
+  arrival: Pick<Arrival, "tenant" | "centroidId" | "promptTokens" | "outputTokens">;
   arrivedMs: number;
   sequence: { tenant: string };
   sharedBy: string;
@@ -39,13 +39,13 @@ const mostAttempts = 6;
 
 export class SimulatedCell {
   readonly #events: EventQueue;
-  readonly #region: Region;
   readonly #times: CellTimes;
   readonly #router: Router;
   readonly #batcher = new MicroBatcher<Pending>(batchingLimits);
   readonly #backends: ReadonlyMap<string, { address: BackendAddress; process: SimulatedBackend }>;
   /** Sequences under way by process, to find them when it is lost. */
   readonly #running = new Map<Sequence, { pending: Pending; backend: Backend }>();
+  readonly #roundTripMs: (to: Region | null) => number;
   /** When the cell's thread has done what was asked of it. */
   #freeAtMs = 0;
   requests = 0;
@@ -57,9 +57,10 @@ export class SimulatedCell {
     region: Region,
     times: CellTimes,
     backends: ReadonlyMap<string, { address: BackendAddress; process: SimulatedBackend }>,
+    toRegionMs = (to: Region | null) => roundTripMs(region, to),
   ) {
+    this.#roundTripMs = toRegionMs;
     this.#events = events;
-    this.#region = region;
     this.#times = times;
     this.#backends = backends;
     this.#router = new Router(
@@ -113,7 +114,7 @@ export class SimulatedCell {
     }
     const { backend } = choice;
     const { address, process } = this.#backends.get(backend.address.url)!;
-    const legMs = roundTripMs(this.#region, address.region) / 2;
+    const legMs = this.#roundTripMs(address.region) / 2;
     this.#router.recordSent(backend, entries.length);
     this.#events.after(legMs, () => {
       if (process.isLost) {
