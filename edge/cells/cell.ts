@@ -24,7 +24,7 @@ import { logFailure, usageReport } from "../observability/log.ts";
 import { type Admission, admissionOf } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
-import { regionOfCell } from "./cells.ts";
+import { regionOfCell } from "./cell-names.ts";
 import { refusalResponse } from "./refusal.ts";
 
 const now = () => Date.now();

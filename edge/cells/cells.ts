@@ -5,11 +5,11 @@
  */
 
 import { ServiceError } from "../../shared/errors.ts";
-import { rendezvousOrder } from "../backend/rendezvous.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
 import { marksHeader } from "../completions/marks.ts";
-import { type Region, regions } from "../platform/region.ts";
+import type { Region } from "../platform/region.ts";
+import { cellsOf } from "./cell-names.ts";
 import { refusalOf } from "./refusal.ts";
 
 /** Gives the object of that name, created in that region if there is none yet. */
@@ -35,18 +35,6 @@ const cellUrl = "https://shard/order";
  * once or twice; a request that takes its cells with it must not take many.
  */
 const restartPausesMs = [0, 250, 1000];
-
-/** Names of a region's cells, in the order in which the tenant prefers them. */
-export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
-  const names = Array.from({ length: cellsPerRegion }, (_, i) => `cell-${region}-${i}`);
-  return rendezvousOrder(tenant, names);
-}
-
-/** The region of a cell by its name; null for any other name. */
-export function regionOfCell(name: string | undefined): Region | null {
-  const [, region] = /^cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
-  return regions.find((one) => one === region) ?? null;
-}
 
 /** One request and the cells that answer it: one, and after its loss another. */
 export class CellCall {

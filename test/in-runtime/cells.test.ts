@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
-import { type CellNamespace, cellsOf } from "../../edge/cells/cells.ts";
+import { cellsOf } from "../../edge/cells/cell-names.ts";
+import type { CellNamespace } from "../../edge/cells/cells.ts";
 import { refusalOf, refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
 import { type CellRequest, cellRequestVersion, readCellRequest } from "../../edge/completions/cell-request.ts";

@@ -15,7 +15,7 @@ import { Backends, readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
 import { BatchClient } from "../../edge/batching/batch-client.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
-import { cellsOf } from "../../edge/cells/cells.ts";
+import { cellsOf } from "../../edge/cells/cell-names.ts";
 import { type Cells, createCells } from "../../edge/cells/resumable-answer.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";

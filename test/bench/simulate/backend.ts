@@ -55,7 +55,8 @@ export class SimulatedBackend {
     this.#times = times;
     this.#limits = limits;
     this.#planner = new Planner<Sequence>(limits, {
-      kv: new KvBudget(limits.kvShape, limits.kvBytes),
+      // One class of lengths, as on a GPU.
+      kv: new KvBudget(limits.kvShape, limits.kvBytes, Number.POSITIVE_INFINITY),
       poolSlots: 0,
       prefixes: null,
     });

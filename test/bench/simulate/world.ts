@@ -4,7 +4,7 @@
  */
 import type { BackendAddress } from "../../../edge/backend/addresses.ts";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
-import { cellsOf } from "../../../edge/cells/cells.ts";
+import { cellsOf } from "../../../edge/cells/cell-names.ts";
 import { type Region, regions } from "../../../edge/platform/region.ts";
 import { type BackendLimits, queueFreePrefillMs, SimulatedBackend, type StepTimes } from "./backend.ts";
 import { type CellTimes, SimulatedCell } from "./cell.ts";
