@@ -1,7 +1,7 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
@@ -46,8 +46,15 @@ function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
+/** Stops the clock, so that a queue gathers until its call is accepted, however slow the machine. */
+function stopClock(): void {
+  const clock = vi.spyOn(Date, "now").mockReturnValue(Date.now());
+  onTestFinished(() => clock.mockRestore());
+}
+
 describe("a cell", () => {
   test("sends a lone request at once, gathers what comes before that is accepted, and is idle in the end", async () => {
+    stopClock();
     const { bodies, seen, finish } = lateBackend(3);
     bodies[0].accepted = false;
     const app = testApp();
@@ -264,6 +271,7 @@ describe("a client that goes away", () => {
   });
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
+    stopClock();
     const { bodies, seen, finish } = lateBackend(2);
     bodies[0].accepted = false;
     const app = testApp({ heartbeatMs: 5 });
