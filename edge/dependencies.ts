@@ -55,7 +55,7 @@ export interface Dependencies {
   readiness(manifestHash: string): Promise<Readiness | null>;
   /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */
   asset(path: string): Promise<Response>;
-  /** Holds a promise that nobody awaits, beyond the request's end. */
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   /** Id of the Worker's deployed version; null where the platform gives none. */
   version: string | null;

@@ -19,7 +19,7 @@ export const artifactLimits = {
   refreshMs: 3000,
   /** Longest time without a look after which a request is still served at once; an idle edge looks before it answers. */
   staleMs: 10_000,
-  /** So long at most. */
+  /** Timeout for one look at the pointer by a request that waits for it, in milliseconds. */
   patienceMs: 2000,
   /** A set that was refused is not read again until then; the bucket may have been mended. */
   refusedMs: 30_000,
@@ -50,7 +50,7 @@ export interface ArtifactSetsParts {
   holding(manifestHash: string): Promise<Holding>;
   /** A clock in milliseconds. */
   now(): number;
-  /** Holds a promise that nobody awaits. */
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   observer: ArtifactObserver;
 }

@@ -100,7 +100,7 @@ export class BatchRun {
     from: RetryRound,
     previous: BackendFailure | null,
   ): Promise<void> {
-    const { router, retries, now } = this.#context;
+    const { router, retries, observer, now } = this.#context;
     let last = previous;
     /** In this round. */
     let failures = previous ? [previous] : [];
@@ -125,9 +125,13 @@ export class BatchRun {
         }
       }
       if (!choice || (last && retries.take(1) === 0)) throw errorOf(failures.map(({ failure }) => failure));
-      if (last) this.#reportRetry(last.backend, waiting);
+      const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
+      if (last && begun < waiting.length) observer.retried(last.backend.id, waiting.length - begun);
       last = await this.#send(choice.backend, waiting, round);
-      if (!last) return;
+      if (!last) {
+        if (previous && begun > 0) observer.resumed(previous.backend.id, begun);
+        return;
+      }
       round = withTried(round, choice.backend, last.backend);
       failures.push(last);
       if (!last.failure.consequence.elsewhere) throw last.failure.error;
@@ -316,13 +320,6 @@ export class BatchRun {
       if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
     });
     keepAlive(sending);
-  }
-
-  #reportRetry({ id }: Backend, group: readonly Delivery[]): void {
-    const { observer } = this.#context;
-    const begun = group.filter(({ hasTokens }) => hasTokens).length;
-    if (begun > 0) observer.resumed(id, begun);
-    if (begun < group.length) observer.retried(id, group.length - begun);
   }
 
   /** Records the failure of a call to `asked`, for the process that answered. `numerics` are those that it was to continue. */

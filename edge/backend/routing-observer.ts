@@ -3,7 +3,7 @@
 export interface RoutingObserver {
   /** Sequences without tokens are sent to another backend, because `backend` failed. */
   retried(backend: string, sequences: number): void;
-  /** Sequences with tokens continue on another backend, because `backend` failed. */
+  /** Another backend has accepted sequences with tokens, because `backend` failed: once for each of its failures. */
   resumed(backend: string, sequences: number): void;
   /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
   notResumed(backend: string, sequences: number): void;

@@ -26,10 +26,10 @@ import { StreamCursor } from "./stream-cursor.ts";
 const shortAnswerBytes = 64 * 1024;
 
 /** A stream's frames become events while fewer bytes than this are unread. */
-const unreadAheadBytes = limits.unreadBytes / 4;
+const unreadAheadBytes = limits.unreadBytes / 8;
 
 /** Events are written together up to this many bytes, and one event more. */
-const eventsBytes = 32 * 1024;
+const eventsBytes = 16 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;

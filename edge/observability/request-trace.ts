@@ -14,7 +14,7 @@ export interface TraceDependencies {
 
 /** Where a route notes the time that assignment took. */
 export const assignMsField = "chameleon.assign_ms";
-/** Where stands how long a request waited for its key's pace, if it did. */
+/** Milliseconds this request was delayed by per-key pacing; absent if it was not. */
 export const pacedMsField = "chameleon.paced_ms";
 
 /** The platform's data centre that received the request, as `FRA`. */

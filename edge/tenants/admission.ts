@@ -8,7 +8,7 @@ import type { Consumption } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
-import { type Decision, type Gauge, leaseMs, type Refusal } from "./quota.ts";
+import { type Decision, type Gauge, reservationMs, type Refusal } from "./quota.ts";
 import type { Settlements } from "./settlements.ts";
 import type { ReportUse } from "./usage-events.ts";
 
@@ -118,7 +118,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   return {
     request,
     renew() {
-      if (!isLimited || now() - renewedMs < leaseMs / 4) return;
+      if (!isLimited || now() - renewedMs < reservationMs / 4) return;
       renewedMs = now();
       // A failure is ignored: a later renewal may succeed, otherwise the lease expires.
       background(

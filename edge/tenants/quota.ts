@@ -13,7 +13,7 @@ import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 const secondMs = 1000;
 const windowMs = 61 * secondMs;
 /** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
-export const leaseMs = 120_000;
+export const reservationMs = 120_000;
 /** Retry-After of a refusal by requests at once: the end of a running request is unknown. */
 const concurrencyRetryMs = 1000;
 /** How long the id of a settled request is remembered: longer than the longest interval between two tries to settle it. */
@@ -181,7 +181,7 @@ export class Quota {
 
   #begin(id: string, requests: number, tokens: number, nowMs: number): void {
     const second = this.#count({ requests, tokens }, nowMs);
-    this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + leaseMs });
+    this.#open.set(id, { second, tokens, leaseUntilMs: nowMs + reservationMs });
     this.#changed.open.add(id);
   }
 
@@ -211,7 +211,7 @@ export class Quota {
   renew(id: string, nowMs: number): void {
     const reservation = this.#open.get(id);
     if (!reservation) return;
-    reservation.leaseUntilMs = nowMs + leaseMs;
+    reservation.leaseUntilMs = nowMs + reservationMs;
     this.#changed.open.add(id);
   }
 

@@ -46,7 +46,7 @@ export function createTenantAdapters(parts: {
   shelves: DurableObjectNamespace<AdapterShelf>;
   /** Of all backends, for one request. */
   clients(): Pick<BackendClient, "createAdapter" | "removeAdapter">[];
-  /** Holds a promise that nobody awaits. */
+  /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
 }): TenantAdapters {
   const { shelves, clients, background } = parts;

@@ -11,7 +11,7 @@ export type ReportUse = (tenant: string, consumed: readonly Consumption[]) => vo
 
 export class UsageEvents {
   readonly #report: ReportUse;
-  /** Holds a promise that nobody awaits. */
+  /** Keeps the object alive until `work` settles (waitUntil). */
   readonly #background: (work: Promise<void>) => void;
   /** Tenant → model and centroid → what was used. */
   readonly #untold = new Map<string, Map<string, Consumption>>();

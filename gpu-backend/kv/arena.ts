@@ -97,7 +97,7 @@ export class KvArena {
     const { heads: H, headWidth: d } = this.#shape;
     const headElements = this.#positions * d;
     for (const { from, to, swap } of moves) {
-      // What lies beyond a row's length is nobody's.
+      // Positions past a row's length hold stale data and are not moved.
       const [moved, replaced] = [this.#lengths[from] * d, this.#lengths[to] * d];
       for (const array of this.#arrays) {
         for (let h = 0; h < H; h++) {

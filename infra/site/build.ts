@@ -1,6 +1,6 @@
 /**
  * Builds the documents site with VitePress, from the pages of pages.ts, without a network. A dead link fails the build.
- * `npm run docs` builds it; `npm start`, a package and a deployment build it where its sources have changed.
+ * `npm run docs` builds it; a package and a deployment build it where its sources have changed.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";

@@ -112,7 +112,7 @@ describe("wrangler's own paths", () => {
     const host = `127.0.0.1:${port()}`;
     for (const path of ["/cdn-cgi/local/scheduled", "/cdn-cgi/local/email", "/cdn-cgi/local/explorer"]) {
       const { status, text } = await raw("/healthz", { host, "MF-Original-URL": `http://${host}${path}` });
-      expect([path, status, text]).toEqual([path, 200, expect.stringContaining('{"status":"ok"}')]);
+      expect([path, status, text]).toEqual([path, 200, expect.stringContaining('{"status":"ok"')]);
     }
     const socket = await raw("/cdn-cgi/live-reload", {
       ...{ host, upgrade: "websocket", "sec-websocket-version": "13", "sec-websocket-key": "SGVsbG8sIHdvcmxkIQ==" },

@@ -36,7 +36,6 @@ const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
 /** What a command is run as, where it would take minutes or install what is there. */
 const smaller: [command: string, instead: string][] = [
   ["npm test", "npm test -- --project unit test/unit/shared/sse.test.ts"],
-  ["npm i --no-save openai && node chat.mjs", "node chat.mjs"],
   [
     "npm run train -- --corpus ./my-texts --out ./my-artifacts",
     `npm run train -- --corpus ./my-texts --out ./my-artifacts ${smallTraining}`,

@@ -44,7 +44,7 @@ describe("every response tells browsers", () => {
       }),
     "our failure": ({ request }) => request("/readyz"),
     "the page": ({ app }) => app.request("http://edge/"),
-    "the document's page": ({ app }) => app.request("http://edge/docs"),
+    "the document's page": ({ app }) => app.request("http://edge/docs/api"),
   };
 
   test.each(Object.keys(ask))("that nothing is to be embedded, guessed at, kept or referred to: %s", async (name) => {

@@ -147,9 +147,7 @@ test.each(["throw", "SIGSEGV", "hang"])(
     await publishSet(publisher(), old);
     const backend = await startBackend({
       ...environment,
-      NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}`,
-      ENGINE_FAULT: fault,
-      ENGINE_FAULT_SET: next.manifestHash,
+      NODE_OPTIONS: `--import=${new URL("../support/engine-faults.ts", import.meta.url).href}?fault=${fault}&set=${next.manifestHash}`,
     });
     try {
       const long = answerOf(backend, old, "long", 600);

@@ -68,7 +68,7 @@ test("what it cannot do is one clear line", async () => {
   const cases: [string[], number, RegExp][] = [
     [["--artifacts", path.join(folder, "none")], 1, /^chameleon publish: cannot read .*manifest\.json/],
     [["--to", "xyz"], 2, /^chameleon publish: option '--to <hash>' argument 'xyz' is invalid/],
-    [["--remote", "--list"], 1, /^chameleon publish: --remote needs CLOUDFLARE_ACCOUNT_ID/],
+    [["--remote", "--list"], 1, /^chameleon publish: publishing to R2 needs CLOUDFLARE_ACCOUNT_ID/],
   ];
   for (const [args, exitCode, message] of cases) {
     const { code, stdout, stderr } = await run(...args);

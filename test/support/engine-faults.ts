@@ -1,18 +1,19 @@
 /**
- * Loaded into a backend with `NODE_OPTIONS=--import`: lets the engine over the set of artifacts ENGINE_FAULT_SET fail at its
- * start as ENGINE_FAULT says, and every engine throw in its next run of a session after SIGUSR2.
+ * Loaded into a backend with `NODE_OPTIONS=--import`: lets the engine over the set of artifacts `set` fail at its start as
+ * `fault` says, both in the query of its URL, and every engine throw in its next run of a session after SIGUSR2.
  */
 import path from "node:path";
 
-const { ENGINE_FAULT, ENGINE_FAULT_SET } = process.env;
+// Not variables: an engine inherits only those that it needs.
+const { fault, set } = Object.fromEntries(new URL(import.meta.url).searchParams);
 // An engine's process has the folder of its set as an argument.
 const [, script = "", folder = ""] = process.argv;
 
-if (ENGINE_FAULT && ENGINE_FAULT_SET && folder.includes(ENGINE_FAULT_SET)) {
-  process.stderr.write(`engine-faults: ${ENGINE_FAULT}\n`);
-  if (ENGINE_FAULT === "hang") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
-  if (ENGINE_FAULT === "throw") throw new Error("injected");
-  process.kill(process.pid, ENGINE_FAULT);
+if (fault && set && folder.includes(set)) {
+  process.stderr.write(`engine-faults: ${fault}\n`);
+  if (fault === "hang") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  if (fault === "throw") throw new Error("injected");
+  process.kill(process.pid, fault);
 }
 
 if (path.dirname(script).endsWith("engine")) {

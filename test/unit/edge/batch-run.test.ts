@@ -114,8 +114,8 @@ describe("a backend that fails", () => {
       expect(received).toHaveLength(8 + 7 + 3);
       const name = nameOf(routing, first);
       expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
-        `resumed ${name} 1`,
         `retried ${name} 1`,
+        `resumed ${name} 1`,
       ]);
       await expectIdle(routing);
     },

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { leaseMs, Quota } from "../../../edge/tenants/quota.ts";
+import { reservationMs, Quota } from "../../../edge/tenants/quota.ts";
 import type { TenantLimits } from "../../../shared/contracts/tenants.ts";
 
 const none: TenantLimits = {
@@ -70,10 +70,10 @@ describe("Quota", () => {
     expect(reserve(quota, "c", limits).refusal).toMatchObject({ limit: "concurrentRequests", used: 2, maximum: 2 });
     quota.settle("a", 1, startMs);
     expect(reserve(quota, "d", limits).refusal).toBeNull();
-    quota.renew("b", startMs + leaseMs - 1);
+    quota.renew("b", startMs + reservationMs - 1);
     // d's isolate is gone, b's has said that it is not.
-    expect(reserve(quota, "e", limits, startMs + leaseMs).refusal).toBeNull();
-    expect(reserve(quota, "f", limits, startMs + leaseMs).refusal).not.toBeNull();
+    expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
+    expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
   });
 
   test("holds a month's budget, with what is running counted, until the month is over", () => {
@@ -148,7 +148,7 @@ describe("Quota", () => {
       /** The model: everything granted, with what it holds now. */
       const granted: { id: string; atMs: number; tokens: number; open: boolean }[] = [];
       for (const [i, one] of events.entries()) {
-        const running = granted.filter(({ open, atMs }) => open && atMs + leaseMs > nowMs);
+        const running = granted.filter(({ open, atMs }) => open && atMs + reservationMs > nowMs);
         if (one.type === "pass") nowMs += one.ms;
         else if (one.type === "settle" && running.length > 0) {
           const ended = running[one.pick % running.length];
@@ -160,7 +160,7 @@ describe("Quota", () => {
           const before = requests();
           const { refusal } = reserve(quota, `r${i}`, limits, nowMs, one.tokens);
           // A lease that is over frees the slot and the month, not the minute.
-          const charged = granted.filter(({ open, atMs }) => !open || atMs + leaseMs > nowMs);
+          const charged = granted.filter(({ open, atMs }) => !open || atMs + reservationMs > nowMs);
           const sum = (list: { tokens: number }[]) => list.reduce((total, { tokens }) => total + tokens, 0);
           const within = (ms: number) => granted.filter(({ atMs }) => atMs > nowMs - ms);
           const fits = (ms: number) =>
