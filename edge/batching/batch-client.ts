@@ -7,6 +7,7 @@ import {
   contractVersion,
   errorFrame,
   type Frame,
+  ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -19,6 +20,8 @@ export interface BatchClientDependencies {
   cancel(ids: string[]): void;
   /** A clock in milliseconds. */
   now(): number;
+  /** Runs `work` once, after `ms`; the returned function cancels it. */
+  after(ms: number, work: () => void): () => void;
   /** Keeps the object alive until `work` settles (waitUntil). */
   keepAlive(work: Promise<void>): void;
   /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
@@ -44,7 +47,10 @@ interface PendingSequence {
   sequence: SequenceRequest;
   route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   arrivedMs: number;
-  /** The manifest of a mixture, which names its own adapters; null: all of its call are for one adapter. */
+  /**
+   * The manifest of a mixture of centroids, which names its own adapters and may be in any call. null: all of its call are
+   * for one adapter, or for one tenant's own, which a call of several tenants must not name.
+   */
   sharedBy: string | null;
   call: Call | null;
 }
@@ -70,6 +76,8 @@ export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
   readonly #batcher: MicroBatcher<PendingSequence>;
   #openCalls = 0;
+  /** Of the time when a queue has gathered long enough. */
+  #cancelTimer: () => void = () => {};
 
   constructor(dependencies: BatchClientDependencies, batcher = new MicroBatcher<PendingSequence>(batchingLimits)) {
     this.#dependencies = dependencies;
@@ -101,8 +109,9 @@ export class BatchClient {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
+    const ownAdapters = ownAdaptersOf(batch);
     const pending = batch.sequences.map((sequence) => {
-      const sharedBy = sequence.mixture ? manifestHash : null;
+      const sharedBy = sequence.mixture && ownAdapters.length === 0 ? manifestHash : null;
       return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
     });
     this.checkRoom(batch.sequences[0].tenant, pending.length);
@@ -118,6 +127,12 @@ export class BatchClient {
     }
     const next = () => this.#batcher.take(this.#dependencies.now());
     for (let batch = next(); batch; batch = next()) this.#dependencies.keepAlive(this.#send(batch));
+    this.#cancelTimer();
+    const untilMs = this.#batcher.gathersUntilMs;
+    if (untilMs === null) return;
+    this.#cancelTimer = this.#dependencies.after(Math.max(0, untilMs - this.#dependencies.now()), () =>
+      this.#sendReady(),
+    );
   }
 
   async #send({ id, entries }: MicroBatch<PendingSequence>): Promise<void> {

@@ -162,6 +162,18 @@ export class MicroBatcher<T extends Waiting> {
     return { id, key, entries };
   }
 
+  /** When the first of the queues that gather may send, in milliseconds; null if none waits for that. */
+  get gathersUntilMs(): number | null {
+    if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
+    let earliest = Number.POSITIVE_INFINITY;
+    for (const key of this.#queues.keys()) {
+      const calls = [...this.#awaiting.values()].filter((call) => call.key === key);
+      const latest = Math.max(...calls.map(({ sentMs }) => sentMs));
+      if (calls.length > 0) earliest = Math.min(earliest, latest + this.#limits.gatherMs);
+    }
+    return earliest === Number.POSITIVE_INFINITY ? null : earliest;
+  }
+
   /** The call was accepted, or failed. */
   accepted(id: number): void {
     this.#awaiting.delete(id);

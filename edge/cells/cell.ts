@@ -4,7 +4,7 @@
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
-import { type ServiceError, toServiceError } from "../../shared/errors.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { setOf } from "../assign/deployed.ts";
 import { Backends } from "../backend/backends.ts";
@@ -21,13 +21,17 @@ import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
-import { type Admission, admissionOf } from "../tenants/admission.ts";
+import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { regionOfCell } from "./cell-names.ts";
 import { refusalResponse } from "./refusal.ts";
 
 const now = () => Date.now();
+const after = (ms: number, work: () => void) => {
+  const timer = setTimeout(work, ms);
+  return () => clearTimeout(timer);
+};
 const newNonce = () => crypto.randomUUID().replaceAll("-", "");
 
 export class Cell extends DurableObject<Env> {
@@ -61,10 +65,7 @@ export class Cell extends DurableObject<Env> {
         region: regionOfCell(state.id.name),
         observer: this.#metrics.counting(routingLog),
         now,
-        after(ms, work) {
-          const timer = setTimeout(work, ms);
-          return () => clearTimeout(timer);
-        },
+        after,
         keepAlive,
       });
       made.unshift(one);
@@ -77,6 +78,7 @@ export class Cell extends DurableObject<Env> {
         for (const one of made) one.cancel(ids);
       },
       now,
+      after,
       // Metrics are sent when a micro-batch ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
@@ -109,6 +111,9 @@ export class Cell extends DurableObject<Env> {
       report: (tenant, consumed) => this.usage.add(tenant, consumed),
       log: logFailure,
     });
+    if (request.isResumed && (await hasEnded(admitted, this.env.LEDGERS))) {
+      throw new ServiceError("cancelled", "The request has ended: nothing of it was read for too long.");
+    }
     const { tokenizer } = await this.#artifactsOf(plan, admission);
     this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);

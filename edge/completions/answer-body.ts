@@ -10,7 +10,7 @@ import { ServiceError } from "../../shared/errors.ts";
 const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
-const writeBytes = 32 * 1024;
+const writeBytes = 16 * 1024;
 
 /** Interval of the timer that renews open bodies and checks for due heartbeats, in milliseconds. */
 const tickMs = 50;

@@ -38,6 +38,8 @@ export interface CellRequest {
   admitted: AdmittedRequest;
   /** The cursor (stream-cursor.ts) up to which the client has the stream already, from a cell that was lost. */
   resumeFrom?: string | undefined;
+  /** An earlier cell was lost, or has ended the request for a client that did not read: then it is settled. */
+  isResumed?: boolean | undefined;
 }
 
 /** Checked by the backend, which gets them as they are. */
@@ -80,6 +82,7 @@ const cellRequestSchema = z.looseObject({
   heartbeatMs: z.number().positive(),
   admitted: z.looseObject({ requestId: z.string(), tenant: z.string(), isLimited: z.boolean() }),
   resumeFrom: z.string().optional(),
+  isResumed: z.boolean().optional(),
 });
 
 /** Throws NotTaken for a message that this cell cannot read. */
@@ -113,7 +116,12 @@ export function resumedRequest(
     // The backend may still run the sequence under its first id.
     return { ...choice, sequence: { ...sequence, ...timeLeft, id: `${sequence.id}_r${losses}` } };
   });
-  return { ...request, plan: { ...request.plan, choices }, ...(cursor !== null && { resumeFrom: cursor }) };
+  return {
+    ...request,
+    isResumed: true,
+    plan: { ...request.plan, choices },
+    ...(cursor !== null && { resumeFrom: cursor }),
+  };
 }
 
 /** The message as it is sent: with what cells of version 1 read, which answer batches of equal places themselves. */

@@ -26,10 +26,10 @@ import { StreamCursor } from "./stream-cursor.ts";
 const shortAnswerBytes = 64 * 1024;
 
 /** A stream's frames become events while fewer bytes than this are unread. */
-const unreadAheadBytes = limits.unreadBytes / 8;
+const unreadAheadBytes = limits.unreadBytes / 16;
 
 /** Events are written together up to this many bytes, and one event more. */
-const eventsBytes = 16 * 1024;
+const eventsBytes = 8 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
@@ -236,7 +236,8 @@ class CompletionWriter {
   #isSent(choice: number, frame: Frame): boolean {
     this.#cursor.add(choice, frame);
     if (!this.#resumeFrom) return false;
-    if (this.#cursor.differsFrom(this.#resumeFrom, choice)) {
+    const endsEarlier = frame.type === "done" && this.#resumeFrom.isBeyond(this.#cursor, choice);
+    if (endsEarlier || this.#cursor.differsFrom(this.#resumeFrom, choice)) {
       throw new ServiceError(
         "numerics_mismatch",
         "The interrupted completion cannot go on: it is computed differently now.",
@@ -252,7 +253,9 @@ class CompletionWriter {
 
   #writeEvents(events: string): void {
     if (events === "") return;
-    this.#body.write(events + this.#mark(this.#cursor.text));
+    // A choice may still be behind what the client has of it.
+    const position = this.#resumeFrom ? this.#cursor.farthest(this.#resumeFrom) : this.#cursor;
+    this.#body.write(events + this.#mark(position.text));
     this.#begin();
   }
 

@@ -44,6 +44,15 @@ export class StreamCursor {
     if (frame.type === "token") place.digest = Math.imul(place.digest ^ frame.tokenId, prime) >>> 0;
   }
 
+  /** Of each choice the farther place of both. */
+  farthest(other: StreamCursor): StreamCursor {
+    const farthest = new StreamCursor(0);
+    this.#places.forEach((place, choice) => {
+      farthest.#places.push(other.isBeyond(this, choice) ? other.#places[choice] : place);
+    });
+    return farthest;
+  }
+
   /** Whether the choice has come farther here than in `other`. */
   isBeyond(other: StreamCursor, choice: number): boolean {
     return this.#places[choice].frames > other.#places[choice].frames;

@@ -8,7 +8,7 @@ import type { Consumption } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
-import { type Decision, type Gauge, reservationMs, type Refusal } from "./quota.ts";
+import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
 import type { Settlements } from "./settlements.ts";
 import type { ReportUse } from "./usage-events.ts";
 
@@ -124,7 +124,10 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       background(
         ledgerOf(ledgers, ledger)
           .renew(requestId)
-          .catch(() => undefined),
+          .then(
+            () => undefined,
+            () => undefined,
+          ),
       );
     },
     settle(consumed) {
@@ -139,6 +142,21 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
       );
     },
   };
+}
+
+/**
+ * Whether a request of a tenant with limits is settled, or its reservation has expired. A ledger that does not answer, or is of
+ * the release before, does not say so.
+ */
+export async function hasEnded(
+  { requestId, tenant, ledger = tenant, isLimited }: AdmittedRequest,
+  ledgers: DurableObjectNamespace<Ledger>,
+): Promise<boolean> {
+  if (!isLimited) return false;
+  const isOpen: unknown = await ledgerOf(ledgers, ledger)
+    .renew(requestId)
+    .catch(() => true);
+  return isOpen === false;
 }
 
 /** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */

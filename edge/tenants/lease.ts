@@ -88,7 +88,8 @@ export class Lender<Region extends string = string> {
     const lent = this.lent(region);
     return amounts((limit) => {
       const most = limits[limit];
-      return most === null ? 0 : Math.max(0, wants[limit] - Math.max(0, most - lent[limit] - used[limit]));
+      // Where limits were lowered, more than all may be lent.
+      return most === null ? 0 : Math.max(0, wants[limit] - (most - lent[limit] - used[limit]));
     });
   }
 

@@ -238,10 +238,15 @@ export class Ledger extends DurableObject<Env> {
     return report;
   }
 
-  async renew(id: string): Promise<void> {
-    if (this.#isElsewhere(id)) await Promise.allSettled(this.#regionsLedgers().map((ledger) => ledger.renew(id)));
-    this.quota.renew(id, this.now());
+  /** Says that a request still runs. False if it is settled, or unknown. */
+  async renew(id: string): Promise<boolean> {
+    if (this.#isElsewhere(id)) {
+      const tries = this.#regionsLedgers().map((ledger) => ledger.renew(id).catch(() => false));
+      return (await Promise.all(tries)).some((isOpen) => isOpen);
+    }
+    const isOpen = this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
+    return isOpen;
   }
 
   /**

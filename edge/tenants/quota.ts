@@ -11,6 +11,8 @@
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 
 const secondMs = 1000;
+/** Retry-After of what other regions hold: they are asked for it once a second. */
+const sharedRetryMs = secondMs;
 const windowMs = 61 * secondMs;
 /** A reservation that is neither settled nor renewed for this time belongs to an isolate that is gone. */
 export const reservationMs = 120_000;
@@ -207,12 +209,13 @@ export class Quota {
     };
   }
 
-  /** Says that the request still runs. */
-  renew(id: string, nowMs: number): void {
+  /** Says that the request still runs. False if it is settled, or unknown. */
+  renew(id: string, nowMs: number): boolean {
     const reservation = this.#open.get(id);
-    if (!reservation) return;
+    if (!reservation) return false;
     reservation.leaseUntilMs = nowMs + reservationMs;
     this.#changed.open.add(id);
+    return true;
   }
 
   /** Counts tokens that were used without a reservation. */
@@ -325,7 +328,9 @@ function refusalOf(
   const bound = bounds(limit);
   if (!bound || used + asked <= bound.own) return null;
   const { maximum, own, elsewhere } = bound;
-  const retryAfterMs = asked > maximum ? null : retryMs(own);
+  // Another region may give back what it holds at any time.
+  const isHeldElsewhere = used + asked <= maximum;
+  const retryAfterMs = asked > maximum ? null : isHeldElsewhere ? Math.min(retryMs(own), sharedRetryMs) : retryMs(own);
   const inUse = used + Math.min(elsewhere, Math.max(0, maximum - used));
   return { limit, maximum, used: inUse, asked, retryAfterMs, isShared: elsewhere > 0 };
 }

@@ -201,7 +201,13 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     keepAlive,
   });
   const { openBatch } = backends;
-  const batchClient = new BatchClient({ openBatch, cancel: ignore, now: () => Date.now(), keepAlive });
+  const batchClient = new BatchClient({
+    openBatch,
+    cancel: ignore,
+    now: () => Date.now(),
+    after: () => ignore,
+    keepAlive,
+  });
   return async (request, _, signal) => {
     const { tokenizer } = await artifacts();
     const admission = { request: request.admitted, renew: ignore, settle: ignore };

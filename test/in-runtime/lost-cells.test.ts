@@ -104,7 +104,8 @@ const eventsIn = (text: string) => text.split("data: ").length - 1;
 const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
   admit: async ({ requestId, access: { tenant } }) => ({
     reserve: async () => ({
-      request: { requestId, tenant, isLimited: true },
+      // Its ledger does not know the request.
+      request: { requestId, tenant, isLimited: false },
       renew: () => undefined,
       settle: (consumed) => void settled.push(consumed),
     }),

@@ -7,7 +7,7 @@ import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
-import { leaseMs } from "../../edge/tenants/quota.ts";
+import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
 import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
@@ -313,7 +313,7 @@ describe("limits", () => {
     const { complete } = testApp();
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(429);
     await runInDurableObject(ledger, (object: Ledger) => {
-      object.now = () => Date.now() + leaseMs;
+      object.now = () => Date.now() + reservationMs;
     });
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
   });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { BatchClient } from "../../../edge/batching/batch-client.ts";
-import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
+import { batchingLimits } from "../../../edge/batching/micro-batcher.ts";
+import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
 
@@ -12,6 +13,7 @@ function scripted() {
   const cancelled: string[][] = [];
   const works: Promise<void>[] = [];
   let clockMs = 0;
+  const timers = new Set<{ atMs: number; work: () => void }>();
   const batchClient = new BatchClient({
     openBatch: (batch, signal) => {
       const call = new ScriptedCall(batch, signal);
@@ -20,11 +22,17 @@ function scripted() {
     },
     cancel: (ids) => void cancelled.push(ids),
     now: () => clockMs,
+    after: (ms, work) => {
+      const timer = { atMs: clockMs + ms, work };
+      timers.add(timer);
+      return () => timers.delete(timer);
+    },
     keepAlive: (work) => void works.push(work),
   });
-  const submit = (ids: string[], centroidId: string | null = "c0") => {
+  const submit = (ids: string[], centroidId: string | null = "c0", also: Partial<SequenceRequest> = {}) => {
     const received: Frame[] = [];
-    const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences: ids.map(sequenceRequest) };
+    const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
+    const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences };
     /** How many frames there were each time that one of its sequences was accepted. */
     const accepted: number[] = [];
     const submission = batchClient.submit(batch, {
@@ -39,7 +47,11 @@ function scripted() {
     cancelled,
     submit,
     settled: () => Promise.all(works),
-    pass: (ms: number) => (clockMs += ms),
+    /** Runs what is due, too. */
+    pass(ms: number) {
+      clockMs += ms;
+      for (const timer of [...timers]) if (timer.atMs <= clockMs && timers.delete(timer)) timer.work();
+    },
   };
 }
 
@@ -71,6 +83,40 @@ function turn(): Promise<void> {
 }
 
 describe("BatchClient", () => {
+  test("sends what gathers after a bounded time, though nothing else happens", async () => {
+    const { calls, submit, pass } = scripted();
+    submit(["a"]);
+    pass(3);
+    submit(["b"]);
+    pass(batchingLimits.gatherMs - 4);
+    expect(calls.map(({ ids }) => ids)).toEqual([["a"]]);
+    pass(1);
+    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
+  });
+
+  test("lets the last free call take along mixtures of centroids, but nothing that names a tenant's own adapter", async () => {
+    const { calls, submit } = scripted();
+    const { awaitingCalls } = batchingLimits;
+    for (let i = 1; i < awaitingCalls; i++) submit([`full-${i}`], `full-${i}`);
+    const centroids = { mixture: { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] } };
+    const own = { mixture: { base: 0.5, adapters: [{ adapterHash: "b".repeat(64), weight: 0.5 }] }, tenant: "owner" };
+    // Gathers behind a call of its centroid.
+    for (const key of ["full-1", "full-2"]) submit([`mixed-${key}`], key, centroids);
+    expect(calls).toHaveLength(awaitingCalls);
+    expect(calls.at(-1)!.ids).toEqual(["mixed-full-1"]);
+    await calls[0].answer();
+    expect(calls.at(-1)!.ids).toEqual(["mixed-full-2"]);
+    submit(["own"], "own", own);
+    submit(["mixed-3"], "full-3", centroids);
+    submit(["mixed-4"], "full-4", centroids);
+    await calls[1].answer();
+    const last = calls.at(-1)!.ids;
+    expect([["own"], ["mixed-3", "mixed-4"]]).toContainEqual(last);
+    await calls[2].answer();
+    expect([["own"], ["mixed-3", "mixed-4"]]).toContainEqual(calls.at(-1)!.ids);
+    expect(calls.at(-1)!.ids).not.toEqual(last);
+  });
+
   test("tells that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
     const { calls, submit } = scripted();
     const first = submit(["a-0", "a-1"]);

@@ -98,6 +98,14 @@ describe("leases", () => {
     expect(sum).toBeLessThanOrEqual(30);
   });
 
+  test("what another region holds above a limit that was lowered is asked back at once, not lease by lease", () => {
+    const lender = new Lender([["b", { number: 1, amounts: amounts(() => 40_000) }]]);
+    const lowered = { ...limits, tokensPerMonth: 10_000 };
+    const wants = amounts((limit) => (limit === "tokensPerMonth" ? 700 : 0));
+    const report = { number: 1, limits: lowered, held: noAmounts, wants };
+    expect(lender.lacking("a", report, noAmounts).tokensPerMonth).toBe(30_700);
+  });
+
   test("a region whose storage is lost catches up with the root's count of its reports", () => {
     const root = new Lender();
     const before = new Borrower();

@@ -7,6 +7,19 @@ import { seededRandom } from "../../support/steps.ts";
 const utf8 = new TextEncoder();
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
+test("a cursor that catches up does not go back behind what the client has of any choice", () => {
+  const [client, cell] = [new StreamCursor(2), new StreamCursor(2)];
+  for (let i = 0; i < 5; i++) for (const choice of [0, 1]) client.add(choice, tokenFrame("a", i, 60 + i));
+  for (let i = 0; i < 6; i++) cell.add(0, tokenFrame("a", i, 60 + i));
+  cell.add(1, tokenFrame("a", 0, 60));
+  const position = StreamCursor.parse(cell.farthest(client).text);
+  expect([position.isBeyond(client, 0), client.isBeyond(position, 1), position.isBeyond(client, 1)]).toEqual([
+    true,
+    false,
+    false,
+  ]);
+});
+
 describe("a stream with marks", () => {
   test("is parted at them, however it is cut into chunks", () => {
     const writes: [string, string][] = [

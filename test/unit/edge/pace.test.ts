@@ -92,7 +92,7 @@ test("keys of one letter's difference have numbers of their own", () => {
 
 test("TENANTS.md tells the longest waits of a small request and of the largest body", () => {
   const text = readFileSync(new URL("../../../edge/tenants/TENANTS.md", import.meta.url), "utf8");
-  const told = /A small request waits at most (\d+) s, a body of 1 MiB at most (\d+) s/
+  const told = /A small request is delayed by at most (\d+) s, a body of 1 MiB by at most (\d+) s/
     .exec(text)
     ?.slice(1)
     .map(Number);

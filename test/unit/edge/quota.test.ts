@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { reservationMs, Quota } from "../../../edge/tenants/quota.ts";
+import { Quota, reservationMs } from "../../../edge/tenants/quota.ts";
 import type { TenantLimits } from "../../../shared/contracts/tenants.ts";
 
 const none: TenantLimits = {
@@ -74,6 +74,27 @@ describe("Quota", () => {
     // d's isolate is gone, b's has said that it is not.
     expect(reserve(quota, "e", limits, startMs + reservationMs).refusal).toBeNull();
     expect(reserve(quota, "f", limits, startMs + reservationMs).refusal).not.toBeNull();
+  });
+
+  test("tells whether a request that is to be renewed still runs", () => {
+    const quota = new Quota();
+    reserve(quota, "a", { concurrentRequests: 2 });
+    expect(quota.renew("a", startMs)).toBe(true);
+    quota.settle("a", 1, startMs);
+    expect([quota.renew("a", startMs), quota.renew("unknown", startMs)]).toEqual([false, false]);
+  });
+
+  test("does not say to wait for a month or a minute where another region may give back what it holds", () => {
+    const limits = { ...none, tokensPerMonth: 1000, requestsPerMinute: 10 };
+    const zero = { requestsPerMinute: 0, tokensPerMinute: 0, concurrentRequests: 0, tokensPerMonth: 0 };
+    const share = {
+      own: { ...zero, requestsPerMinute: 5, tokensPerMonth: 100 },
+      elsewhere: { ...zero, requestsPerMinute: 5, tokensPerMonth: 900 },
+    };
+    const quota = new Quota();
+    expect(quota.admit("a", limits, startMs, share).refusal).toBeNull();
+    const { refusal } = quota.reserve("a", 200, limits, startMs, share);
+    expect(refusal).toMatchObject({ limit: "tokensPerMonth", retryAfterMs: 1000, isShared: true });
   });
 
   test("holds a month's budget, with what is running counted, until the month is over", () => {
