@@ -99,7 +99,7 @@ describe("leases", () => {
   });
 
   test("what another region holds above a limit that was lowered is asked back at once, not lease by lease", () => {
-    const lender = new Lender([["b", { number: 1, amounts: amounts(() => 40_000) }]]);
+    const lender = new Lender<string>([["b", { number: 1, amounts: amounts(() => 40_000) }]]);
     const lowered = { ...limits, tokensPerMonth: 10_000 };
     const wants = amounts((limit) => (limit === "tokensPerMonth" ? 700 : 0));
     const report = { number: 1, limits: lowered, held: noAmounts, wants };
