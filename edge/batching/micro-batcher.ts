@@ -14,6 +14,7 @@
  * tenant, and between queues for at most one call of each.
  */
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
+import { awaitingCalls } from "../backend/routing-limits.ts";
 
 export interface BatchingLimits {
   /** Calls awaiting acceptance at once. The platform allows six connections per object that await headers. */
@@ -29,7 +30,7 @@ export interface BatchingLimits {
 }
 
 export const batchingLimits: BatchingLimits = {
-  awaitingCalls: 6,
+  awaitingCalls,
   queuedSequences: 2048,
   sequencesPerCall: sequencesPerBatch,
   gatherMs: 10,

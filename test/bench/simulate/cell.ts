@@ -7,7 +7,7 @@ import type { BackendAddress } from "../../../edge/backend/addresses.ts";
 import type { Backend } from "../../../edge/backend/backend-group.ts";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
 import { Router } from "../../../edge/backend/router.ts";
-import { awaitingCalls } from "../../../edge/backend/routing-limits.ts";
+import { mostLosses } from "../../../edge/backend/routing-limits.ts";
 import { batchingLimits, type MicroBatch, MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
 import type { Region } from "../../../edge/platform/region.ts";
 import type { Sequence, SimulatedBackend } from "./backend.ts";
@@ -34,8 +34,6 @@ export interface Pending {
 }
 
 const manifestHash = "simulated";
-/** Backends that may fail one sequence; edge/backend/routing-limits.ts. */
-const mostAttempts = 6;
 
 export class SimulatedCell {
   readonly #events: EventQueue;
@@ -88,7 +86,7 @@ export class SimulatedCell {
   }
 
   #enqueue(pending: Pending): void {
-    if (++pending.attempts > mostAttempts || !this.#batcher.enqueue(pending.arrival.centroidId, [pending])) {
+    if (++pending.attempts > mostLosses || !this.#batcher.enqueue(pending.arrival.centroidId, [pending])) {
       pending.onFailed();
       return;
     }
@@ -181,11 +179,4 @@ export class SimulatedCell {
     this.busyMs += ms;
     this.#events.after(this.#freeAtMs - this.#events.nowMs, then);
   }
-}
-
-/** The platform allows so many connections that await headers: the micro-batcher's own bound is the same. */
-if (batchingLimits.awaitingCalls !== awaitingCalls) {
-  throw new Error(
-    `the micro-batcher lets ${batchingLimits.awaitingCalls} calls await acceptance, the platform ${awaitingCalls}`,
-  );
 }

@@ -9,6 +9,7 @@ import { seededRandom } from "../../support/steps.ts";
 import { type BackendLimits, SimulatedBackend, type StepTimes } from "./backend.ts";
 import { SimulatedCell } from "./cell.ts";
 import { EventQueue } from "./events.ts";
+import { quantile, sorted } from "./world.ts";
 
 /** How far simulated and measured medians may be apart. */
 const tolerance = 0.15;
@@ -68,7 +69,7 @@ export async function checkAgainstRealStack(seed: number, say: (line: string) =>
       ["p50", 0.5],
       ["p90", 0.9],
     ] as const) {
-      const [measured, predicted] = [quantile(real, part), quantile(simulated, part)];
+      const [measured, predicted] = [quantile(sorted(real), part), quantile(sorted(simulated), part)];
       const difference = predicted / measured - 1;
       if (Math.abs(difference) > tolerance && part === 0.5) agrees = false;
       say(
@@ -105,7 +106,7 @@ async function timed(stack: Stack, promptTokens: number, n: number, random: () =
 async function repeated(ask: () => Promise<Timed>): Promise<Timed> {
   const all: Timed[] = [];
   for (let i = 0; i < repetitions; i++) all.push(await ask());
-  const median = (of: (one: Timed) => number) => quantile(all.map(of), 0.5);
+  const median = (of: (one: Timed) => number) => quantile(sorted(all.map(of)), 0.5);
   return {
     firstTokenMs: median((one) => one.firstTokenMs),
     betweenMs: median((one) => one.betweenMs),
@@ -159,9 +160,4 @@ function runSimulated(arrivals: Arrivals, times: StepTimes, aroundMs: number): n
   }
   events.runUntil(dueMs + 60_000);
   return firstTokens;
-}
-
-function quantile(values: readonly number[], part: number): number {
-  const ascending = values.toSorted((a, b) => a - b);
-  return ascending[Math.min(ascending.length - 1, Math.floor(part * ascending.length))];
 }

@@ -231,9 +231,9 @@ function nearestMs(region: Region, addresses: readonly BackendAddress[]): number
   return Math.min(...addresses.map((address) => roundTripMs(region, address.region)));
 }
 
-const sorted = (values: number[]) => values.sort((a, b) => a - b);
+export const sorted = (values: number[]) => values.sort((a, b) => a - b);
 
-function quantile(ascending: readonly number[], part: number): number {
+export function quantile(ascending: readonly number[], part: number): number {
   if (ascending.length === 0) return Number.NaN;
   return ascending[Math.min(ascending.length - 1, Math.floor(part * ascending.length))];
 }
