@@ -186,6 +186,27 @@ describe("streams whose cell is lost", () => {
     expect(seen.batches.length).toBeGreaterThan(calls);
   });
 
+  test("repeat nothing when a cell is lost that was behind with a choice", async () => {
+    const body = { prompt: ["aaa", "bbb"], max_tokens: 9, seed: 9, temperature: 1, stream: true };
+    backend(() => true);
+    const whole = comparable(await (await testApp().complete(body)).text());
+    let losses = 0;
+    // Each prompt has a batch of its own: after the first loss one is computed farther, the other held back.
+    const isFree = (batch: number, turn: number) => [turn < 4, batch % 2 === 0 ? turn < 7 : turn < 1, true][losses];
+    backend((batch, turn) => isFree(batch, turn));
+    const reader = (await testApp().complete(body)).body!.getReader();
+    let text = await readUntil(reader, (read) => eventsIn(read) >= 8);
+    await lose();
+    losses = 1;
+    text += await readUntil(reader, (read) => eventsIn(read) >= 1);
+    await lose();
+    losses = 2;
+    text += await readUntil(reader, never);
+    const withoutIds = (events: string[]) =>
+      byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
+    expect(withoutIds(comparable(text))).toEqual(withoutIds(whole));
+  });
+
   test("of which the rest is computed differently end in an error, not in another text", async () => {
     let isLost = false;
     const seen = backendStreams(({ sequences: [sequence] }, signal) => {
