@@ -58,13 +58,15 @@ export async function measureMixture(
   });
   const random = seededRandom(12);
   const draw = () => Array.from({ length: promptTokens }, () => Math.floor(random() * gpt2Config.endOfTextId));
+  // The first rows decode while the last are prefilled; only steps of all rows are looked at.
+  const prefillSteps = Math.ceil((batch * promptTokens) / limits.stepTokens);
   let runs = 0;
   /** Medians of a batch's decode steps, and all of its prefill for a prompt. */
   const run = async (mixture: MixtureRequest | undefined) => {
     reports = [];
     const sampling = { logitBias: [[gpt2Config.endOfTextId, -100]] as [number, number][] };
     const requests = Array.from({ length: batch }, (_, i) =>
-      sequenceRequest(`r${runs}_${i}`, draw(), { maxTokens: steps, mixture, sampling }),
+      sequenceRequest(`r${runs}_${i}`, draw(), { maxTokens: steps + prefillSteps, mixture, sampling }),
     );
     runs++;
     await engine.submit("c0", requests);
