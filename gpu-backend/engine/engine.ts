@@ -16,7 +16,7 @@ import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { AdapterClaims } from "./adapter-claims.ts";
 import type { Head } from "./head-rows.ts";
 import { HiddenTrace } from "./hidden-trace.ts";
-import { groupsToWeigh, sampleFirst, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
+import { groupsToWeigh, scoreAfterEvidence, weighMixtures } from "./mixture-steps.ts";
 import { nextChunk, type PlanLimits } from "./plan.ts";
 import { Planner } from "./planner.ts";
 import { faultOf, sequenceRefusal } from "./refusals.ts";
@@ -235,17 +235,15 @@ export class Engine {
     const byClass = this.#rows.inOrder(prefilled.filter(({ ended }) => !ended));
     for (const group of byClass.flatMap(groupsToWeigh)) {
       const parts = { runner: this.#parts.runner, arena: this.#rows.arenaOf(group[0]) };
-      const { faults, experts } = await weighMixtures(rowsOf(group), parts);
+      const { faults, heads, mix } = await weighMixtures(rowsOf(group), parts);
       for (const [sequence, fault] of faults) this.#fail(sequence, this.#reportFault(fault));
       for (const sequence of group.filter(({ ended, request }) => !ended && request.promptLogprobs)) {
-        for await (const { heads, output } of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
-          this.#readChecked(heads, output);
+        for await (const scored of scoreAfterEvidence(sequence, () => rowOf(sequence), parts))
+          this.#readChecked(scored.heads, scored.output);
       }
-      const first = group.filter((sequence) => !sequence.ended && experts.has(sequence));
-      if (first.length === 0) continue;
-      const { heads, output } = await sampleFirst(rowsOf(first), experts, parts);
-      this.#readChecked(heads, output);
-      sampled += heads.length;
+      const first = heads.filter(({ sequence }) => !sequence.ended);
+      if (first.length > 0) this.#readChecked(first, await mix());
+      sampled += first.length;
     }
     return sampled;
   }

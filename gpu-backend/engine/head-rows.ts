@@ -5,9 +5,11 @@
  */
 import type { Adapter, RowBias } from "../adapters/adapter.ts";
 import {
-  type ExpertProbabilities,
+  type KeptMixture,
   type LogitChanges,
   type MixedInput,
+  type MixedOutput,
+  type MixtureInput,
   minimumPrefillTokens,
   type PointerInput,
   type PointerQueries,
@@ -49,14 +51,12 @@ interface MixedRow {
   targetId: number;
   /** Whether the mixture is wanted; false where only the experts are. All rows of a run are alike. */
   isMixture: boolean;
-  /** Which of the S rows of the feed holds its prompt, which the pointer copies from; null where it copies nothing. */
-  arenaRow: number | null;
+  /** Which of the S rows of the feed holds its prompt, which the pointer copies from. */
+  arenaRow: number;
   /** Indexes of the sequence's adapters that the row has: those with a weight for a mixture, else all. */
   adapters: number[];
-  /** Whether its experts' probabilities come out, for `experts` of a row of a later run. */
+  /** Whether its experts' probabilities come out, to be mixed later. */
   isKept: boolean;
-  /** Of the base and all of the sequence's adapters; null where they are computed. */
-  experts: ExpertProbabilities | null;
 }
 
 export class HeadRows {
@@ -101,47 +101,36 @@ export class HeadRows {
   }
 
   /**
-   * A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. `experts` are what an earlier run kept of
-   * it; all rows of a run have them, or none. Without them, a mixture that is the base alone is a plain row, unless its
-   * log-probabilities rather than its logits are to be penalised.
+   * A row of the sequence's mixture, whose prompt is in row `arenaRow` of the feed. A mixture that is the base alone is a plain
+   * row, unless its log-probabilities rather than its logits are to be penalised.
    */
-  addMixed(
-    sequence: Sequence,
-    at: number,
-    scoredId: number | null,
-    arenaRow: number,
-    experts: ExpertProbabilities | null = null,
-  ): void {
+  addMixed(sequence: Sequence, at: number, scoredId: number | null, arenaRow: number): void {
     const { adapters: weights, pointer } = sequence.mixture!;
     const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
     const isPenalised = scoredId === null && sequence.request.sampling.repetitionPenalty !== 1;
-    if (adapters.length === 0 && pointer === 0 && !experts && !isPenalised) {
+    if (adapters.length === 0 && pointer === 0 && !isPenalised) {
       const head = this.addPlain(sequence, at, scoredId);
       // The base compared with itself.
       head.baseRow = sequence.comparesBase ? head.row : null;
       return;
     }
     const row = this.#mixed.length;
-    const { sampling } = sequence.request;
-    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
-    this.#mixed.push({
-      ...{ at, sequence, inverseTemperature, arenaRow, adapters, experts },
-      ...{ targetId: scoredId ?? 0, isKept: false, isMixture: true },
-    });
-    if (!experts) this.#addAdapterBias(row, sequence, adapters);
-    if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
-    const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
-    this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
+    this.#addExperts({ at, sequence, scoredId, arenaRow, adapters, isKept: false, isMixture: true });
+    this.#addMixedHead(sequence, row, at, scoredId);
   }
 
   /** A row that only asks what the base and each adapter of a sequence's mixture say of a token, and what its key is like. */
   addTestimony(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
-    this.#addExperts(sequence, at, { targetId, arenaRow, isKept: false });
+    const adapters = [...sequence.adapters.keys()];
+    this.#addExperts({ at, sequence, scoredId: targetId, arenaRow, adapters, isKept: false, isMixture: false });
   }
 
-  /** A row whose experts' probabilities are kept, for `addMixed` of a later run. */
-  addKept(sequence: Sequence, at: number): void {
-    this.#addExperts(sequence, at, { targetId: 0, arenaRow: null, isKept: true });
+  /** A row among testimonies whose next token is sampled once its sequence is weighed (`keptMixture`). */
+  addKept(sequence: Sequence, at: number, arenaRow: number): void {
+    const adapters = [...sequence.adapters.keys()];
+    const row = this.#mixed.filter(({ isKept }) => isKept).length;
+    this.#addExperts({ at, sequence, scoredId: null, arenaRow, adapters, isKept: true, isMixture: false });
+    this.#addMixedHead(sequence, row, at, null);
   }
 
   tensors() {
@@ -175,8 +164,7 @@ export class HeadRows {
     const J = adaptersOfWidest(rows);
     const gates = new Float32Array(rows.length * J * Q);
     const slots = new Int32Array(rows.length * J).fill(-1);
-    rows.forEach(({ sequence, adapters, experts }, x) => {
-      if (experts) return;
+    rows.forEach(({ sequence, adapters }, x) => {
       adapters.forEach((j, k) => {
         const own = sequence.adapters[j].adapter.gates;
         if (own) gates.set(own, (x * J + k) * Q);
@@ -191,43 +179,42 @@ export class HeadRows {
       adapterBias: { ...this.#adapterBias.tensors(), adapters: Int32Array.from(this.#biasedAdapters) },
       targetIds: Int32Array.from(rows, ({ targetId }) => targetId),
       keep: [...rows.keys()].filter((x) => rows[x].isKept),
-      experts: rows[0].experts ? this.#experts(J) : undefined,
-      evidence: rows.some(({ isMixture, arenaRow }) => !isMixture && arenaRow !== null)
-        ? this.#queries(minimumPrefillTokens)
+      evidence: rows[0].isMixture ? undefined : this.#queries(minimumPrefillTokens),
+      mixture: rows[0].isMixture
+        ? { ...this.#mixture(rows, J), pointer: { ...this.#pointer(rows), ...this.#queries(1) } }
         : undefined,
-      mixture: rows[0].isMixture ? this.#mixture(J) : undefined,
     };
   }
 
-  /** What earlier runs kept of the rows, of their adapters with a weight. */
-  #experts(J: number): ExpertProbabilities {
-    const rows = this.#mixed;
-    const V = rows[0].experts!.base.length;
-    const base = new Float32Array(rows.length * V);
-    const adapters = new Float32Array(rows.length * J * V);
-    rows.forEach((row, x) => {
-      base.set(row.experts!.base, x * V);
-      row.adapters.forEach((j, k) => {
-        adapters.set(row.experts!.adapters.subarray(j * V, (j + 1) * V), (x * J + k) * V);
-      });
+  /** How the rows that were kept are mixed, now that their sequences have weights; one without any comes out as not a number. */
+  keptMixture({ kept, cosines }: MixedOutput): KeptMixture {
+    const kinds = [...this.#mixed.keys()].filter((x) => this.#mixed[x].isKept);
+    const J = adaptersOfWidest(this.#mixed);
+    const P = this.#feed.pastTokens;
+    const own = new Float32Array(kinds.length * P);
+    kinds.forEach((x, u) => {
+      own.set(cosines!.subarray(x * P, (x + 1) * P), u * P);
     });
-    return { base, adapters };
+    const mixture = this.#mixture(
+      kinds.map((x) => this.#mixed[x]),
+      J,
+    );
+    return { ...mixture, adapters: J, experts: kept!, cosines: own, wantsScores: this.heads.some(needsScores) };
   }
 
-  #mixture(J: number): NonNullable<MixedInput["mixture"]> {
-    const rows = this.#mixed;
+  #mixture(rows: readonly MixedRow[], J: number): MixtureInput {
     const adapterWeights = new Float32Array(rows.length * J);
     rows.forEach(({ sequence, adapters }, x) => {
       adapters.forEach((j, k) => {
-        adapterWeights[x * J + k] = sequence.mixture!.adapters[j];
+        adapterWeights[x * J + k] = sequence.mixture?.adapters[j] ?? 0;
       });
     });
     return {
-      baseWeights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.base),
+      baseWeights: Float32Array.from(rows, ({ sequence }) => sequence.mixture?.base ?? 0),
       adapterWeights,
       inverseTemperatures: Float32Array.from(rows, ({ inverseTemperature }) => inverseTemperature),
       bias: this.#mixedBias.tensors(),
-      pointer: this.#pointer(),
+      pointer: this.#pointer(rows),
     };
   }
 
@@ -238,7 +225,7 @@ export class HeadRows {
     const S = this.#arenaRows;
     const asked = Array.from({ length: S }, (): number[] => []);
     rows.forEach(({ arenaRow }, x) => {
-      if (arenaRow !== null) asked[arenaRow].push(x);
+      asked[arenaRow].push(x);
     });
     const T = asked.reduce((most, { length }) => Math.max(most, length), fewest);
     const queries = new Int32Array(S * T);
@@ -252,20 +239,17 @@ export class HeadRows {
     return { keys: past[past.length - 2], count: S, positions, queries, answers };
   }
 
-  #pointer(): PointerInput {
-    const rows = this.#mixed;
+  #pointer(rows: readonly MixedRow[]): PointerInput {
     const P = this.#feed.pastTokens;
-    const lengths = new Int32Array(this.#arenaRows).fill(1);
+    const lengths = new Int32Array(rows.length);
     const ids = new Int32Array(rows.length * P);
-    rows.forEach(({ sequence, arenaRow }, x) => {
-      const length = Math.max(1, sequence.evidenceTokens - 1);
-      lengths[arenaRow!] = length;
-      for (let i = 0; i < length; i++) ids[x * P + i] = sequence.ids[i + 1];
+    rows.forEach(({ sequence }, x) => {
+      lengths[x] = Math.max(1, sequence.evidenceTokens - 1);
+      for (let i = 0; i < lengths[x]; i++) ids[x * P + i] = sequence.ids[i + 1];
     });
     return {
-      ...this.#queries(1),
-      ...{ lengths, sharpness: sharpnessOf(rows), ids },
-      weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture!.pointer),
+      ...{ positions: P, lengths, sharpness: sharpnessOf(rows), ids },
+      weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture?.pointer ?? 0),
     };
   }
 
@@ -277,8 +261,7 @@ export class HeadRows {
     scoredId: number | null,
   ): number {
     const row = this.#plain.length;
-    const { sampling } = sequence.request;
-    const inverseTemperature = scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
+    const inverseTemperature = inverseTemperatureOf(sequence, scoredId);
     const gates = adapter?.gates ?? null;
     this.#plain.push({ at, gates, poolSlot, inverseTemperature, targetId: scoredId ?? 0 });
     // What the request changes steers what is sampled; what the prompt says stands without it. The adapter's bias is of both.
@@ -298,10 +281,20 @@ export class HeadRows {
     for (const [id, offset] of offsets) this.#bias.add(row, { id, penalty: 1, value: 0 }, offset);
   }
 
-  #addExperts(sequence: Sequence, at: number, rest: Pick<MixedRow, "targetId" | "arenaRow" | "isKept">): void {
-    const adapters = [...sequence.adapters.keys()];
-    this.#addAdapterBias(this.#mixed.length, sequence, adapters);
-    this.#mixed.push({ at, sequence, inverseTemperature: 1, isMixture: false, adapters, experts: null, ...rest });
+  #addExperts({
+    scoredId,
+    ...row
+  }: Omit<MixedRow, "inverseTemperature" | "targetId"> & { scoredId: number | null }): void {
+    this.#addAdapterBias(this.#mixed.length, row.sequence, row.adapters);
+    const inverseTemperature = inverseTemperatureOf(row.sequence, scoredId);
+    this.#mixed.push({ ...row, inverseTemperature, targetId: scoredId ?? 0 });
+  }
+
+  /** Reads mixed row `row`, and the base beside it where that is compared. */
+  #addMixedHead(sequence: Sequence, row: number, at: number, scoredId: number | null): void {
+    if (scoredId === null) for (const change of sequence.logitChanges()) this.#mixedBias.add(row, change);
+    const baseRow = sequence.comparesBase ? this.#addPlain(sequence, at, null, -1, scoredId) : null;
+    this.heads.push({ sequence, isMixed: true, row, hiddenRow: at, baseRow, scoredId });
   }
 
   #addAdapterBias(row: number, sequence: Sequence, adapters: readonly number[]): void {
@@ -340,6 +333,10 @@ class BiasList {
       values: Float32Array.from(this.#values),
     };
   }
+}
+
+function inverseTemperatureOf({ request: { sampling } }: Sequence, scoredId: number | null): number {
+  return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
 }
 
 /** The same for all mixtures of a manifest that have a pointer; those of given weights have none. */

@@ -1,7 +1,7 @@
 /**
  * What a mixture needs of its prompt once that is cached: its weights, by what the experts say of the prompt's own tokens, the
- * prompt's scores where they are asked for, and its first token. Each is a run of the head alone, over states that the prefill
- * left in the arena. So it depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
+ * prompt's scores where they are asked for, and its first token. These are runs of the head alone, over states that the prefill
+ * left in the arena. So each depends on the sequence alone, whatever was found in the prefix cache or ran beside it.
  * Shapes: D hidden size, H heads, d head width, X rows of a run.
  */
 
@@ -14,7 +14,7 @@ import {
   withFloor,
 } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
-import type { ExpertProbabilities, StepOutput, StepRunner } from "../runtime/step.ts";
+import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HeadRows } from "./head-rows.ts";
 import { notFinite } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
@@ -27,7 +27,7 @@ const scoredRows = 32;
 const weighedRows = 64;
 
 interface Parts {
-  runner: Pick<StepRunner, "run" | "gates" | "config">;
+  runner: Pick<StepRunner, "run" | "mix" | "gates">;
   arena: Pick<KvArena, "feed" | "states">;
 }
 
@@ -55,12 +55,13 @@ export function groupsToWeigh(sequences: readonly Sequence[]): Sequence[][] {
 
 /**
  * Sets the weights of mixtures: those that were asked for, or by the evidence of the prompt. Returns what ends those whose
- * evidence is no number, and what the experts say of the next token where one is to be sampled.
+ * evidence is no number; the heads of those that sample their first token; and what computes these: they are mixed from what
+ * the experts said in the run that weighed them.
  */
 export async function weighMixtures(
   prefilled: Prefilled,
   { runner, arena }: Parts,
-): Promise<{ faults: Map<Sequence, ServiceError>; experts: Map<Sequence, ExpertProbabilities> }> {
+): Promise<{ faults: Map<Sequence, ServiceError>; heads: Phase["heads"]; mix(): Promise<StepOutput> }> {
   const { first, count, feed } = feedOf(prefilled, arena);
   const rows = new HeadRows(runner.gates, feed, count);
   const states: Float32Array[] = [];
@@ -69,14 +70,15 @@ export async function weighMixtures(
     for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1], row - first);
     states.push(arena.states(row, positions));
   }
-  const sampled = [...prefilled.keys()].filter(samplesFirst);
-  for (const sequence of sampled) {
-    rows.addKept(sequence, rows.fed());
-    states.push(arena.states(prefilled.get(sequence)!, [sequence.ids.length - 1]));
+  for (const [sequence, row] of prefilled) {
+    if (!samplesFirst(sequence)) continue;
+    rows.addKept(sequence, rows.fed(), row - first);
+    states.push(arena.states(row, [sequence.ids.length - 1]));
   }
   const faults = new Map<Sequence, ServiceError>();
   const input = composeHead(rows, joined(states), feed);
-  const mixed = input.mixed ? (await runner.run(input)).mixed! : null;
+  const output = input.mixed ? await runner.run(input) : null;
+  const mixed = output?.mixed;
   const J = input.mixed?.adapters ?? 0;
   const P = feed.pastTokens;
   let x = 0;
@@ -91,15 +93,11 @@ export async function weighMixtures(
     const fault = setWeights(sequence, testimonies);
     if (fault) faults.set(sequence, fault);
   }
-  const V = runner.config.vocabularySize;
-  const experts = sampled.map((sequence, u): [Sequence, ExpertProbabilities] => [
-    sequence,
-    {
-      base: mixed!.kept!.base.subarray(u * V, (u + 1) * V),
-      adapters: mixed!.kept!.adapters.subarray(u * J * V, (u + 1) * J * V),
-    },
-  ]);
-  return { faults, experts: new Map(experts) };
+  const mix = async () => ({
+    ...output!,
+    mixed: { ...mixed!, rows: await runner.mix(rows.keptMixture(mixed!)) },
+  });
+  return { faults, heads: rows.heads, mix };
 }
 
 /** Whether a sequence whose prompt is cached samples its first token now. */
@@ -163,22 +161,4 @@ export async function* scoreAfterEvidence(
     const output = await runner.run(composeHead(rows, arena.states(row, positions), feed));
     yield { heads: rows.heads, output };
   }
-}
-
-/**
- * The run that samples the first tokens of mixtures, from what their experts said when they were weighed. Mixtures of given
- * weights, which could do with one run, take the same way.
- */
-export async function sampleFirst(
-  prefilled: Prefilled,
-  experts: ReadonlyMap<Sequence, ExpertProbabilities>,
-  { runner, arena }: Parts,
-): Promise<{ heads: Phase["heads"]; output: StepOutput }> {
-  const { first, count, feed } = feedOf(prefilled, arena);
-  const rows = new HeadRows(runner.gates, feed, count);
-  const states = [...prefilled].map(([sequence, row]) => {
-    rows.addMixed(sequence, rows.fed(), null, row - first, experts.get(sequence)!);
-    return arena.states(row, [sequence.ids.length - 1]);
-  });
-  return { heads: rows.heads, output: await runner.run(composeHead(rows, joined(states), feed)) };
 }

@@ -30,14 +30,10 @@ export const names = {
   },
   mixed: {
     ...rowNames("mixed_"),
-    /** Whether the experts are computed; false where they are fed, or there are no mixed rows. */
+    /** Whether there are mixed rows, and whether they have adapters. */
     wantsExperts: "wants_experts",
     hasAdapters: "has_adapters",
-    /** Whether adapters are to be computed: there are some, and they are not fed. */
-    wantsAdapters: "wants_adapters",
-    /** Probabilities of the experts that an earlier run kept, and which rows' this one keeps. */
-    fedBase: "fed_base",
-    fedAdapters: "fed_adapters",
+    /** Which rows' probabilities of the experts come out, to be mixed later, and those. */
     keptRows: "kept_rows",
     keptAdapterRows: "kept_adapter_rows",
     keptBase: "kept_base",

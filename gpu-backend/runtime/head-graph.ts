@@ -4,7 +4,7 @@
  * mixture's probabilities, times what the request's bias makes of them.
  * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row, R columns of
  * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions,
- * F mixed rows whose experts are fed (0 or G), U mixed rows whose experts are kept, K candidates, A and E entries of a bias.
+ * U mixed rows whose experts are kept, K candidates, A and E entries of a bias.
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
@@ -90,41 +90,66 @@ export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hid
 }
 
 /**
- * Mixed rows: Σ weight · p over the base, J adapters and the pointer. The experts' probabilities are computed from the rows'
- * states, or fed where an earlier run kept them; where the mixture is not wanted, the experts only score the targets: that
- * is how evidence is taken. `keys` [M, D] are the head rows' pointer keys.
+ * Mixed rows: Σ weight · p over the base, J adapters and the pointer. Where the mixture is not wanted, the experts only score
+ * the targets: that is how evidence is taken. Rows whose experts are kept are mixed later (`addMixture`), by weights that come
+ * of that evidence. `keys` [M, D] are the head rows' pointer keys.
  */
 export function addMixedHead(head: HeadParts, hidden: string, keys: string): void {
-  const { g, config } = head;
+  const { g } = head;
+  const targetIds = g.input(names.mixed.targetIds, "int32", ["G"]);
+  const hasAdapters = g.input(names.mixed.hasAdapters, "bool", []);
+  const experts = addExpertProbabilities(head, hidden, { targetIds, hasAdapters });
+  addMixture(head, { ...experts, targetIds, hasAdapters, cosines: addCosines(head, keys) });
+}
+
+/** What is to be mixed. */
+interface Mixture {
+  base: string; // [G, V]
+  adapters: string; // [G, J, V]
+  hasAdapters: string;
+  targetIds: string; // [G]
+  /** Of each row's pointer key and those of its prompt, [G, P]. */
+  cosines: string;
+}
+
+/**
+ * The mixture of the experts' probabilities. The pointer (Grave, Joulin, Usunier, arXiv 1612.04426) gives the softmax of its
+ * scores to the ids that follow its positions.
+ */
+export function addMixture(
+  { g, config, power }: Pick<HeadParts, "g" | "config" | "power">,
+  { base, adapters, hasAdapters, targetIds, cosines }: Mixture,
+): void {
   const { vocabularySize: V } = config;
   const { mixed } = names;
-  const hasAdapters = g.input(mixed.hasAdapters, "bool", []);
-  const targetIds = g.input(mixed.targetIds, "int32", ["G"]);
-  const experts = addExpertProbabilities(head, hidden, targetIds);
   const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
   const adapterWeights = g.input(mixed.adapterWeights, "float32", ["G", 1, "J"]);
-  const pointer = addPointer(head, keys);
+  const mask = g.input(mixed.pointerMask, "float32", ["G", "P"]);
+  const sharpness = g.input(mixed.pointerSharpness, "float32", []);
+  const ids = g.input(mixed.pointerIds, "int32", ["G", "P"]);
+  const weights = g.input(mixed.pointerWeights, "float32", ["G", 1]);
   const rowFactors = g.input(mixed.rowFactors, "float32", ["G", 1]);
-  const kind = { names: mixed, count: "G", targetIds, rowFactors, power: head.power };
-  addRows(g, config, kind, null, () => {
-    const ofBase = () => g.node("Mul", [experts.base, baseWeights]);
-    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, experts.adapters]), g.integers(1)]);
+  addRows(g, config, { names: mixed, count: "G", targetIds, rowFactors, power }, null, () => {
+    const ofBase = () => g.node("Mul", [base, baseWeights]);
+    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, adapters]), g.integers(1)]);
     const [weighted] = g.when(
       hasAdapters,
       [{ type: "float32", shape: ["G", V] }],
       () => [g.node("Add", [ofBase(), ofAdapters()])],
       () => [ofBase()],
     );
-    const { ids, masses } = pointer();
-    return g.node("ScatterElements", [weighted, ids, masses], { axis: 1, reduction: "add" });
+    const scores = g.node("Add", [g.node("Mul", [cosines, sharpness]), mask]);
+    const masses = g.node("Mul", [g.node("Softmax", [scores], { axis: -1 }), weights]);
+    const places = g.node("Cast", [ids], { to: 7 });
+    return g.node("ScatterElements", [weighted, places, masses], { axis: 1, reduction: "add" });
   });
 }
 
-/** Probabilities of the base [G, V] and of the adapters [G, J, V], as computed or as fed. */
+/** Probabilities of the base [G, V] and of the adapters [G, J, V], which are empty where there are none. */
 function addExpertProbabilities(
   { g, config, adapters, baseLogits }: HeadParts,
   hidden: string,
-  targetIds: string,
+  { targetIds, hasAdapters }: { targetIds: string; hasAdapters: string },
 ): { base: string; adapters: string } {
   const { vocabularySize: V } = config;
   const { bank, pool } = adapters;
@@ -136,13 +161,11 @@ function addExpertProbabilities(
     values: g.input(mixed.adapterBiasValues, "float32", ["E"]),
   };
   const rowIndex = g.input(mixed.rows, "int32", ["G"]);
-  const fed = [g.input(mixed.fedBase, "float32", ["F", V]), g.input(mixed.fedAdapters, "float32", ["F", "J", V])];
   const kept = [g.input(mixed.keptRows, "int32", ["U"]), g.input(mixed.keptAdapterRows, "int32", ["U"])];
   const ofBase = { type: "float32", shape: ["G", V] } as const;
   const ofAdapters = { type: "float32", shape: ["G", "J", V] } as const;
   const rows = () => g.node("Gather", [hidden, rowIndex], { axis: 0 });
   const targets = () => g.node("Unsqueeze", [targetIds, g.integers(1)]); // [G, 1]
-  const empty = (...shape: number[]) => g.node("Identity", [g.constant(new Float32Array(0), shape)]);
   const [base, logitsOfBase, baseTargets] = g.when(
     g.input(mixed.wantsExperts, "bool", []),
     [ofBase, ofBase, { type: "float32", shape: ["G", 1] }],
@@ -151,40 +174,34 @@ function addExpertProbabilities(
       const p = g.node("Softmax", [logits], { axis: -1 });
       return [p, logits, g.node("GatherElements", [p, targets()], { axis: 1 })];
     },
-    () => [g.node("Identity", [fed[0]]), empty(0, V), empty(0, 1)],
   );
   // Not inside the branch above: ONNX Runtime lays matrices out in advance for branches of the graph, not for theirs.
-  const [experts, adapterTargets] = g.when(
-    g.input(mixed.wantsAdapters, "bool", []),
-    [ofAdapters, { type: "float32", shape: ["G", "J", 1] }],
-    () => {
-      const each = (x: string) => g.node("Unsqueeze", [x, g.integers(1)]); // [G, 1, …]
-      const spread = g.node("Concat", [g.node("Shape", [gates], { start: 0, end: 2 }), g.integers(1)], { axis: 0 });
-      let logits = bank ? "" : g.node("Expand", [each(logitsOfBase), spread]); // [G, J, V]
-      if (bank) {
-        const u = g.node("Mul", [each(bank.project(rows())), gates]);
-        logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(logitsOfBase)]);
-      }
-      if (pool && poolMask) {
-        const own = g.node("Mul", [each(g.node("Gemm", [rows(), pool.a], { transB: 1 })), poolMask]);
-        logits = g.node("Add", [g.node("MatMul", [own, pool.b]), logits]);
-      }
-      const p = (x: string) => [g.node("Softmax", [x], { axis: -1 })];
-      const biased = () => {
-        const places = g.node("Cast", [bias.indices], { to: 7 });
-        return g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
-      };
-      const [probabilities] = g.when(
-        g.input(mixed.hasAdapterBias, "bool", []),
-        [ofAdapters],
-        () => p(biased()),
-        () => p(logits),
-      );
-      const ofExperts = g.node("Expand", [each(targets()), spread]); // [G, J, 1]
-      return [probabilities, g.node("GatherElements", [probabilities, ofExperts], { axis: 2 })];
-    },
-    () => [g.node("Identity", [fed[1]]), empty(0, 0, 1)],
-  );
+  const [experts, adapterTargets] = g.when(hasAdapters, [ofAdapters, { type: "float32", shape: ["G", "J", 1] }], () => {
+    const each = (x: string) => g.node("Unsqueeze", [x, g.integers(1)]); // [G, 1, …]
+    const spread = g.node("Concat", [g.node("Shape", [gates], { start: 0, end: 2 }), g.integers(1)], { axis: 0 });
+    let logits = bank ? "" : g.node("Expand", [each(logitsOfBase), spread]); // [G, J, V]
+    if (bank) {
+      const u = g.node("Mul", [each(bank.project(rows())), gates]);
+      logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(logitsOfBase)]);
+    }
+    if (pool && poolMask) {
+      const own = g.node("Mul", [each(g.node("Gemm", [rows(), pool.a], { transB: 1 })), poolMask]);
+      logits = g.node("Add", [g.node("MatMul", [own, pool.b]), logits]);
+    }
+    const p = (x: string) => [g.node("Softmax", [x], { axis: -1 })];
+    const biased = () => {
+      const places = g.node("Cast", [bias.indices], { to: 7 });
+      return g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
+    };
+    const [probabilities] = g.when(
+      g.input(mixed.hasAdapterBias, "bool", []),
+      [ofAdapters],
+      () => p(biased()),
+      () => p(logits),
+    );
+    const ofExperts = g.node("Expand", [each(targets()), spread]); // [G, J, 1]
+    return [probabilities, g.node("GatherElements", [probabilities, ofExperts], { axis: 2 })];
+  });
   g.output(mixed.baseTargets, baseTargets, "float32", ["G", 1]);
   g.output(mixed.adapterTargets, adapterTargets, "float32", ["G", "J", 1]);
   g.output(mixed.keptBase, g.node("Gather", [base, kept[0]], { axis: 0 }), "float32", ["U", V]);
@@ -193,33 +210,23 @@ function addExpertProbabilities(
 }
 
 /**
- * The pointer (Grave, Joulin, Usunier, arXiv 1612.04426): attention of a row's key over the keys of its prompt, as one more
- * attention layer whose heads' scores are summed. The cosines are an output, of which evidence is taken. Returns what gives
- * ids [G, P] and the probability each receives [G, P].
+ * What the pointer knows: cosines [G, P] of each row's key and the keys of its prompt, as attention's scores, summed over the
+ * heads. They are an output, of which evidence is taken.
  */
-function addPointer({ g, config, products }: HeadParts, keys: string) {
+function addCosines({ g, config, products }: HeadParts, keys: string): string {
   const { hiddenSize: D, heads: H } = config;
   const { mixed } = names;
   const past = g.input(mixed.pointerKeys, "float32", ["B", H, "P", D / H]);
   const queries = g.input(mixed.pointerQueries, "int32", ["B", "T"]); // head rows
-  const mask = g.input(mixed.pointerMask, "float32", ["B", 1, "P"]);
-  const sharpness = g.input(mixed.pointerSharpness, "float32", []);
   const rows = g.input(mixed.pointerRows, "int32", ["G"]); // of B × T
-  const idsAsFed = g.input(mixed.pointerIds, "int32", ["G", "P"]);
-  const weights = g.input(mixed.pointerWeights, "float32", ["G", 1]);
   const shape = g.node("Concat", [g.node("Shape", [queries]), g.integers(H, D / H)], { axis: 0 });
   const asked = g.node("Reshape", [g.node("Gather", [keys, queries], { axis: 0 }), shape]); // [B, T, H, d]
   const query = g.node("Transpose", [asked], { perm: [0, 2, 1, 3] });
-  const cosines = g.node("ReduceSum", [products(query, past), g.integers(1)], { keepdims: 0 }); // [B, T, P]
-  const flat = g.node("Concat", [g.integers(-1), g.node("Shape", [mask], { start: 2, end: 3 })], { axis: 0 });
-  /** Of [B, T, P] the answer of each mixed row, [G, P]. */
-  const answers = (x: string) => g.node("Gather", [g.node("Reshape", [x, flat]), rows], { axis: 0 });
-  g.output(mixed.cosines, answers(cosines), "float32", ["G", "P"]);
-  return () => {
-    const scores = g.node("Add", [g.node("Mul", [cosines, sharpness]), mask]);
-    const masses = g.node("Mul", [answers(g.node("Softmax", [scores], { axis: -1 })), weights]);
-    return { ids: g.node("Cast", [idsAsFed], { to: 7 }), masses };
-  };
+  const all = g.node("ReduceSum", [products(query, past), g.integers(1)], { keepdims: 0 }); // [B, T, P]
+  const flat = g.node("Concat", [g.integers(-1), g.node("Shape", [past], { start: 2, end: 3 })], { axis: 0 });
+  const cosines = g.node("Gather", [g.node("Reshape", [all, flat]), rows], { axis: 0 });
+  g.output(mixed.cosines, cosines, "float32", ["G", "P"]);
+  return cosines;
 }
 
 /** Rows of logits. */

@@ -3,7 +3,7 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, PointerInput, PointerQueries } from "./step.ts";
+import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, MixtureInput, PointerQueries } from "./step.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from. */
@@ -23,39 +23,52 @@ interface Served {
 /** All inputs of mixed rows; where there are none, of one that is not computed. */
 export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
   const { config, gates: Q, pool } = served;
-  const { vocabularySize: V } = config;
   const rows = input ?? noMixedRow();
-  const { adapters: J, evidence, mixture, adapterBias, experts, keep = [] } = rows;
+  const { adapters: J, evidence, mixture, adapterBias, keep = [] } = rows;
   const X = rows.rows.length;
   const bias = adapterBias.values.length > 0 ? adapterBias : { ...zeroBias, adapters: Int32Array.of(0) };
   const places = interleaved(bias.rows, bias.adapters, bias.ids);
-  const inverseTemperatures = mixture?.inverseTemperatures ?? new Float32Array(X).fill(1);
-  const likelihoods = changesOfLikelihoods(mixture?.bias ?? zeroBias, X);
-  const U = keep.length;
-  const F = experts ? X : 0;
   const kept = Int32Array.from(keep);
+  const queries = mixture?.pointer ?? evidence ?? noQueries(config, X);
   const feeds: Record<string, Tensor> = {
     [n.rows]: tensor(rows.rows, [X]),
-    [n.hasAdapters]: bool(J > 0),
-    [n.wantsAdapters]: bool(J > 0 && input !== undefined && !experts),
     [n.gates]: tensor(rows.gates, [X, J, Q]),
     [n.hasAdapterBias]: bool(adapterBias.values.length > 0),
     [n.adapterBiasIndices]: tensor(places, [bias.values.length, 3]),
     [n.adapterBiasValues]: tensor(bias.values, [bias.values.length]),
+    [n.keptRows]: tensor(kept, [kept.length]),
+    [n.keptAdapterRows]: J > 0 ? tensor(kept, [kept.length]) : tensor(new Int32Array(0), [0]),
+    [n.wantsExperts]: bool(input !== undefined),
+    ...queryFeeds(queries, config),
+    ...mixtureFeeds(mixture ?? noMixture(X, J, queries.positions), J, mixture !== undefined),
     [n.targetIds]: tensor(rows.targetIds, [X]),
-    [n.fedBase]: tensor(experts?.base ?? nothing, [F, V]),
-    [n.fedAdapters]: tensor(experts?.adapters ?? nothing, [F, J, V]),
-    [n.keptRows]: tensor(kept, [U]),
-    [n.keptAdapterRows]: J > 0 ? tensor(kept, [U]) : tensor(new Int32Array(0), [0]),
-    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted: mixture !== undefined }),
-    [n.wantsExperts]: bool(input !== undefined && !experts),
-    [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
-    [n.baseWeights]: tensor(mixture?.baseWeights ?? new Float32Array(X), [X, 1]),
-    [n.adapterWeights]: tensor(mixture?.adapterWeights ?? new Float32Array(X * J), [X, 1, J]),
-    ...pointerFeeds(mixture?.pointer ?? onlyQueries(evidence ?? noQueries(config, X)), config),
   };
   if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
   return feeds;
+}
+
+/** How X rows of J adapters are mixed; they score no target. */
+export function mixtureFeeds(mixture: MixtureInput, J: number, wanted: boolean): Record<string, Tensor> {
+  const { baseWeights, adapterWeights, inverseTemperatures, pointer } = mixture;
+  const { positions: P, lengths, sharpness, ids, weights } = pointer;
+  const X = baseWeights.length;
+  const likelihoods = changesOfLikelihoods(mixture.bias, X);
+  const mask = new Float32Array(X * P);
+  lengths.forEach((length, row) => {
+    mask.fill(hiddenScore, row * P + length, (row + 1) * P);
+  });
+  return {
+    [n.hasAdapters]: bool(J > 0),
+    [n.targetIds]: tensor(new Int32Array(X), [X]),
+    ...rowFeeds(n, { inverseTemperatures, bias: likelihoods, wanted }),
+    [n.rowFactors]: tensor(likelihoods.rowFactors, [X, 1]),
+    [n.baseWeights]: tensor(baseWeights, [X, 1]),
+    [n.adapterWeights]: tensor(adapterWeights, [X, 1, J]),
+    [n.pointerMask]: tensor(mask, [X, P]),
+    [n.pointerSharpness]: tensor(Float32Array.of(sharpness), []),
+    [n.pointerIds]: tensor(ids, [X, P]),
+    [n.pointerWeights]: tensor(weights, [X, 1]),
+  };
 }
 
 /**
@@ -79,25 +92,22 @@ function changesOfLikelihoods(bias: LogitChanges, X: number): LogitChanges & { r
   };
 }
 
-export function mixedFetches(
-  { evidence, mixture, experts, keep = [], adapters }: MixedInput,
-  wantsScores: boolean,
-): string[] {
+export function mixedFetches({ evidence, mixture, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
   return [
     ...(evidence ? [n.cosines] : []),
-    ...(experts ? [] : [n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])]),
+    ...[n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])],
     ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptAdapters] : [])] : []),
     ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
   ];
 }
 
 export function readMixed(results: SessionResults, input: MixedInput, wantsScores: boolean): MixedOutput {
-  const { adapters: J, evidence, experts, keep = [], mixture } = input;
+  const { adapters: J, evidence, keep = [], mixture } = input;
   const X = input.rows.length;
   const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
-    baseTargets: data(n.baseTargets, !experts).subarray(0, X),
-    adapterTargets: data(n.adapterTargets, !experts && J > 0).subarray(0, X * J),
+    baseTargets: data(n.baseTargets).subarray(0, X),
+    adapterTargets: data(n.adapterTargets, J > 0).subarray(0, X * J),
     kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptAdapters, J > 0) } : null,
     cosines: evidence ? data(n.cosines).subarray(0, X * evidence.positions) : null,
     rows: mixture
@@ -128,6 +138,7 @@ export function withTwoPooledRows(input: MixedInput): MixedInput {
       pointer: {
         ...mixture.pointer,
         answers: twice(mixture.pointer.answers),
+        lengths: twice(mixture.pointer.lengths),
         ids: twice(mixture.pointer.ids),
         weights: twice(mixture.pointer.weights),
       },
@@ -163,31 +174,25 @@ function noQueries({ hiddenSize }: Gpt2Config, X: number): PointerQueries {
   };
 }
 
-/** A pointer that nothing is copied by. */
-function onlyQueries(queries: PointerQueries): PointerInput {
-  const X = queries.answers.length;
+/** What is fed of a mixture that is not wanted. */
+function noMixture(X: number, J: number, P: number): MixtureInput {
   return {
-    ...queries,
-    ...{ lengths: new Int32Array(0), sharpness: 0 },
-    ...{ ids: new Int32Array(X * queries.positions), weights: new Float32Array(X) },
+    ...{ baseWeights: new Float32Array(X), adapterWeights: new Float32Array(X * J) },
+    ...{ inverseTemperatures: new Float32Array(X).fill(1), bias: zeroBias },
+    pointer: {
+      ...{ positions: P, lengths: new Int32Array(0), sharpness: 0 },
+      ...{ ids: new Int32Array(X * P), weights: new Float32Array(X) },
+    },
   };
 }
 
-function pointerFeeds(pointer: PointerInput, config: Gpt2Config): Record<string, Tensor> {
-  const { keys, count, positions: P, lengths, sharpness, queries, answers, ids, weights } = pointer;
-  const { heads: H, hiddenSize: D } = config;
-  const X = answers.length;
-  const mask = new Float32Array(count * P);
-  lengths.forEach((length, row) => {
-    mask.fill(hiddenScore, row * P + length, (row + 1) * P);
-  });
+function queryFeeds(
+  { keys, count, positions: P, queries, answers }: PointerQueries,
+  { heads: H, hiddenSize: D }: Gpt2Config,
+): Record<string, Tensor> {
   return {
     [n.pointerKeys]: tensor(keys, [count, H, P, D / H]),
     [n.pointerQueries]: tensor(queries, [count, queries.length / count]),
-    [n.pointerMask]: tensor(mask, [count, 1, P]),
-    [n.pointerSharpness]: tensor(Float32Array.of(sharpness), []),
-    [n.pointerRows]: tensor(answers, [X]),
-    [n.pointerIds]: tensor(ids, [X, P]),
-    [n.pointerWeights]: tensor(weights, [X, 1]),
+    [n.pointerRows]: tensor(answers, [answers.length]),
   };
 }

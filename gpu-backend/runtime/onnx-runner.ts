@@ -4,11 +4,21 @@ import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-gra
 import { names } from "./graph-names.ts";
 import type { PoolShape } from "./head-graph.ts";
 import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
+import { mixKept, openMixingSession } from "./mixing.ts";
 import { parametersOf } from "./model-folder.ts";
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
-import type { Bank, Gpt2Config, LogitChanges, StepInput, StepOutput, StepRunner } from "./step.ts";
+import type {
+  Bank,
+  Gpt2Config,
+  KeptMixture,
+  LogitChanges,
+  RowOutput,
+  StepInput,
+  StepOutput,
+  StepRunner,
+} from "./step.ts";
 import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
 /** Names of the engine's rows are not negative. */
@@ -40,7 +50,9 @@ export async function openStepRunner(graph: Uint8Array, options: RunnerOptions):
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;
   // The past on a WebGPU device has one size for all rows, which every pass reads.
   const passBytes = past ? Number.POSITIVE_INFINITY : bytesPerWeight[format] * parametersOf(config);
-  return new OnnxRunner(config, bank.gates, session, { pool: pool && new PoolTensors(config, pool), past, passBytes });
+  const mixing = await openMixingSession(config, threads);
+  const ofPool = pool && new PoolTensors(config, pool);
+  return new OnnxRunner(config, bank.gates, { session, mixing }, { pool: ofPool, past, passBytes });
 }
 
 class OnnxRunner implements StepRunner {
@@ -49,6 +61,7 @@ class OnnxRunner implements StepRunner {
   readonly passBytes: number;
   readonly pool: PoolTensors | null;
   readonly #session: Session;
+  readonly #mixing: Session;
   /** Where the past stays on the device. */
   readonly #past: WebgpuPast | null;
   readonly #causalMasks = new Map<string, Tensor>();
@@ -56,7 +69,7 @@ class OnnxRunner implements StepRunner {
   constructor(
     config: Gpt2Config,
     gates: number,
-    session: Session,
+    sessions: { session: Session; mixing: Session },
     options: { pool: PoolTensors | null; past: WebgpuPast | null; passBytes: number },
   ) {
     this.config = config;
@@ -64,7 +77,8 @@ class OnnxRunner implements StepRunner {
     this.passBytes = options.passBytes;
     this.pool = options.pool;
     this.#past = options.past;
-    this.#session = session;
+    this.#session = sessions.session;
+    this.#mixing = sessions.mixing;
   }
 
   async run(given: StepInput): Promise<StepOutput> {
@@ -96,7 +110,12 @@ class OnnxRunner implements StepRunner {
     };
   }
 
+  mix(input: KeptMixture): Promise<RowOutput> {
+    return mixKept(this.#mixing, this.config, input);
+  }
+
   async release(): Promise<void> {
+    await this.#mixing.release();
     await this.#past?.release();
     await this.#session.release();
   }
@@ -115,7 +134,7 @@ class OnnxRunner implements StepRunner {
       [names.begun]: tensor(begunChunks(input, this.config), [2 * layers * S, H, G, D / H]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
-      [names.wantsHidden]: bool(isRead || input.want.hidden || (input.mixed !== undefined && !input.mixed.experts)),
+      [names.wantsHidden]: bool(isRead || input.want.hidden || input.mixed !== undefined),
       ...(this.#past === null && { [names.wantsTrunk]: bool(S > 0) }),
       [names.plain.rows]: tensor(plainRows, [N]),
       [names.plain.gates]: tensor(input.gates, [N, this.gates]),

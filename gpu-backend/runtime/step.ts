@@ -100,20 +100,31 @@ export interface MixedInput {
   adapterBias: SparseBias & { adapters: Int32Array };
   /** Token ids that every expert scores, [X]. */
   targetIds: Int32Array;
-  /** Which of these rows' experts' probabilities come out, to be fed to a later run: `kept` of the output, in this order. */
+  /** Which of these rows' experts' probabilities come out, to be mixed later: `kept` of the output, in this order. */
   keep?: readonly number[];
-  /** The experts' probabilities of every row, as an earlier run kept them; never with `poolSlots`. Absent: they are computed. */
-  experts?: ExpertProbabilities;
   /** What rows whose experts only score the targets are compared with. */
   evidence?: PointerQueries;
   /** Absent: the experts only score the targets. */
-  mixture?: {
-    baseWeights: Float32Array; // [X]
-    adapterWeights: Float32Array; // [X, J]
-    inverseTemperatures: Float32Array; // [X]
-    bias: LogitChanges;
-    pointer: PointerInput;
-  };
+  mixture?: MixtureInput & { pointer: PointerQueries };
+}
+
+/** How X rows are mixed. */
+export interface MixtureInput {
+  baseWeights: Float32Array; // [X]
+  adapterWeights: Float32Array; // [X, J]
+  inverseTemperatures: Float32Array; // [X]
+  bias: LogitChanges;
+  pointer: PointerInput;
+}
+
+/** Rows whose experts an earlier run kept. */
+export interface KeptMixture extends MixtureInput {
+  /** J */
+  adapters: number;
+  experts: ExpertProbabilities;
+  /** Of each row's key and those of its prompt, [X, P]. */
+  cosines: Float32Array;
+  wantsScores: boolean;
 }
 
 /** Probabilities of all tokens under the experts of U rows. */
@@ -136,9 +147,11 @@ export interface PointerQueries {
   answers: Int32Array;
 }
 
-/** What the pointer copies from. The mass of position i goes to token id ids[i]. */
-export interface PointerInput extends PointerQueries {
-  /** How many positions of each row may be copied from, [count]. */
+/** What the pointer of X rows copies from. The mass of position i goes to token id ids[i]. */
+export interface PointerInput {
+  /** P */
+  positions: number;
+  /** How many positions may be copied from, [X]. */
   lengths: Int32Array;
   /** θ: the softmax is of θ · cosine. */
   sharpness: number;
@@ -158,7 +171,7 @@ export interface StepOutput extends RowOutput {
 }
 
 export interface MixedOutput {
-  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]; empty where the experts were fed. */
+  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]. */
   baseTargets: Float32Array;
   adapterTargets: Float32Array;
   /** Of the rows of `keep`; null where there are none. */
@@ -209,6 +222,8 @@ export interface StepRunner {
   /** Where full adapters live; null where the graph was built without. */
   readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;
+  /** Of mixed rows, what `run` would give. */
+  mix(input: KeptMixture): Promise<RowOutput>;
   release(): Promise<void>;
 }
 

@@ -69,7 +69,8 @@ describe.each(weightFormats)("%s", (format) => {
         if (input.tokens === 1 && input.sequences > 0) passes++;
         return runner.run(input);
       };
-      const own = { config, gates, pool, passBytes, run, release: () => Promise.resolve() };
+      const mix: StepRunner["mix"] = (input) => runner.mix(input);
+      const own = { config, gates, pool, passBytes, run, mix, release: () => Promise.resolve() };
       const target = createEngineHarness({ runner: own, prefixBytes: 0 });
       [steps, passes] = [0, 0];
       await target.engine.submit(null, some);

@@ -231,17 +231,34 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
     }
   });
 
-  test("give the same bits where a run is fed what an earlier one kept of the experts", async () => {
+  test("are the same mixtures later, from what a run kept of their experts, to the same bits alone and among others", async () => {
     const rows = prompts.map((of, i) => rowOf(of, [3, 1, 2, 0, 1][i], [0, -1, 2, 1, 0][i]));
     const computed = await runner.run(headOf(rows, 64));
-    const experts = headOf(rows, 64);
-    const kept = await runner.run({ ...experts, mixed: { ...experts.mixed!, keep: [4, 1], mixture: undefined } });
-    const fed = headOf([rows[4], rows[1]], 64);
-    Object.assign(fed.mixed!, { experts: kept.mixed!.kept!, poolSlots: undefined });
-    const output = await runner.run(fed);
+    const T = minimumPrefillTokens;
+    const keeping = headOf(rows, 64);
+    keeping.mixed!.evidence = {
+      ...keeping.mixed!.mixture!.pointer,
+      queries: Int32Array.from({ length: rows.length * T }, (_, i) => Math.floor(i / T)),
+      answers: Int32Array.from(rows, (_, x) => x * T),
+    };
+    const mixedLater = async (keep: number[]) => {
+      const { mixed } = await runner.run({ ...keeping, mixed: { ...keeping.mixed!, keep, mixture: undefined } });
+      const { mixture } = headOf(
+        keep.map((x) => rows[x]),
+        64,
+      ).mixed!;
+      const cosines = Float32Array.from(keep.flatMap((x) => [...mixed!.cosines!.subarray(x * 64, (x + 1) * 64)]));
+      return runner.mix({ ...mixture!, adapters: J, experts: mixed!.kept!, cosines, wantsScores: true });
+    };
+    const together = await mixedLater([4, 1]);
+    const V = model.config.vocabularySize;
     for (const [u, x] of [4, 1].entries()) {
-      expect(maxDifference(likelihoodsOf(output, u), likelihoodsOf(computed, x))).toBe(0);
-      expect(output.mixed!.rows!.logSumExp[u]).toBe(computed.mixed!.rows!.logSumExp[x]);
+      const own = together.scores!.subarray(u * V, (u + 1) * V);
+      expect(maxDifference(own.map(Math.log), likelihoodsOf(computed, x).map(Math.log))).toBeLessThan(tolerance);
+      expect(together.logSumExp[u]).toBeCloseTo(computed.mixed!.rows!.logSumExp[x], 5);
+      const alone = await mixedLater([x]);
+      expect(maxDifference(alone.scores!, own)).toBe(0);
+      expect(alone.scaledLogSumExp[0]).toBe(together.scaledLogSumExp[u]);
     }
   });
 

@@ -65,6 +65,7 @@ test("is another where one output of one kernel differs in its last bit", async 
             if (output.mixed) spoil("mixed", output.mixed.rows!.scores!);
             return output;
           },
+          mix: (input) => runner.mix(input),
           release: () => runner.release(),
         },
         { device: "cpu", format: "fp32" },

@@ -66,6 +66,7 @@ export function createFakeRunner(
       steps.push({ sequences, tokens, pastTokens, headRows: input.headRows.length });
       return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input, pairs);
     },
+    mix: () => Promise.reject(new Error("the fake runner has no mixtures")),
     async release() {},
   };
 }

@@ -114,7 +114,12 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
 function inOneClass(runner: StepRunner): StepRunner {
   const { config, gates, pool } = runner;
   const passBytes = Number.POSITIVE_INFINITY;
-  return { config, gates, pool, passBytes, run: (input) => runner.run(input), release: () => runner.release() };
+  return {
+    ...{ config, gates, pool, passBytes },
+    run: (input) => runner.run(input),
+    mix: (input) => runner.mix(input),
+    release: () => runner.release(),
+  };
 }
 
 /** Adapters as the gated hyper-network makes them, of random centroids `c0`, `c1`, … */
