@@ -1,7 +1,7 @@
 /**
  * Mixes rows whose experts an earlier run of the serving graph kept, as it would have mixed them. A graph of its own, because
- * the serving graph has so many inputs and branches that a run of one row takes longer to feed than to compute. It always
- * runs on the CPU, where its inputs are.
+ * the serving graph has so many inputs and branches that one row takes twice as long there. It always runs on the CPU, where
+ * its inputs are.
  */
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
@@ -13,7 +13,7 @@ import type { Gpt2Config, KeptMixture, RowOutput } from "./step.ts";
 
 const { mixed: n } = names;
 
-export function openMixingSession(config: Gpt2Config, threads: number): Promise<Session> {
+export function openMixingSession(config: Gpt2Config): Promise<Session> {
   const g = new GraphBuilder("mixing");
   const { vocabularySize: V } = config;
   const mixture = {
@@ -24,7 +24,8 @@ export function openMixingSession(config: Gpt2Config, threads: number): Promise<
     cosines: g.input(n.cosines, "float32", ["G", "P"]),
   };
   addMixture({ g, config, power: (x, y) => g.node("Pow", [x, y]) }, mixture);
-  return openSession(g.bytes(), { threads });
+  // A few rows: to wake other threads would take longer.
+  return openSession(g.bytes(), { threads: 1 });
 }
 
 export async function mixKept(session: Session, config: Gpt2Config, input: KeptMixture): Promise<RowOutput> {

@@ -1,4 +1,4 @@
-/** Executes steps on ONNX Runtime: one session over the serving graph. */
+/** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
@@ -50,7 +50,7 @@ export async function openStepRunner(graph: Uint8Array, options: RunnerOptions):
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;
   // The past on a WebGPU device has one size for all rows, which every pass reads.
   const passBytes = past ? Number.POSITIVE_INFINITY : bytesPerWeight[format] * parametersOf(config);
-  const mixing = await openMixingSession(config, threads);
+  const mixing = await openMixingSession(config);
   const ofPool = pool && new PoolTensors(config, pool);
   return new OnnxRunner(config, bank.gates, { session, mixing }, { pool: ofPool, past, passBytes });
 }
