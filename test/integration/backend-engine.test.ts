@@ -259,7 +259,7 @@ test.each<[string, [number, number][] | undefined, number]>([
   const target = harness();
   const ids = [...randomPrompt(30), ...randomPrompt(8)];
   ids.push(...ids.slice(4, 24));
-  const sampling = { seed: 3, temperature: 0.9, logprobs: 0, frequencyPenalty: 0.5, logitBias: neverEnds };
+  const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequencyPenalty: 0.5, logitBias: neverEnds };
   const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
   await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
   await target.finish();
@@ -292,7 +292,8 @@ test.each<[string, [number, number][] | undefined, number]>([
     const steered = (logprobs: Float64Array) => {
       for (const [id, count] of counts) logprobs[id] -= 0.5 * count;
       logprobs[tinyConfig.endOfTextId] -= 100;
-      return logprobs[frame.tokenId] - oracleLogSumExp(logprobs);
+      const sum = oracleLogSumExp(logprobs);
+      return logprobs.map((logprob) => logprob - sum);
     };
     const mixed = each[0].map((_, v) =>
       Math.log(
@@ -302,8 +303,11 @@ test.each<[string, [number, number][] | undefined, number]>([
           done.mixture!.pointer * (pointer[v] ?? 0),
       ),
     );
-    worst = Math.max(worst, Math.abs(frame.logprob! - steered(mixed)));
-    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(each[0])));
+    const ofMixture = steered(mixed);
+    for (const [id, logprob] of [[frame.tokenId, frame.logprob!], ...frame.alternatives!]) {
+      worst = Math.max(worst, Math.abs(logprob - ofMixture[id]));
+    }
+    worst = Math.max(worst, Math.abs(frame.baseLogprob! - steered(each[0])[frame.tokenId]));
     history.push(frame.tokenId);
     counts.set(frame.tokenId, (counts.get(frame.tokenId) ?? 0) + 1);
   }
