@@ -1,5 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
+ * With --regions instead: first tokens of nine regions with round trips between them, beside the edge of another checkout.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -20,10 +21,12 @@ import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { type CpuRow, measureCpu, measureSigning } from "./cpu.ts";
+import { measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
+import { compareRegions } from "./regions/measure.ts";
+import { mostAddedMs } from "./regions/report.ts";
 import { added, addedLine, cpuLine, firstTokenLine, losingLines, signingLine, targets } from "./report.ts";
 import { benchTexts } from "./texts.ts";
 
@@ -36,11 +39,21 @@ const maxTokens = 8;
 /** Distinct prompts, so that no cache answers. */
 const prompts = 256;
 
-const options = parsedOptions<{ quick?: boolean; json?: string; rounds: number; requests: number }>(
+const options = parsedOptions<{
+  quick?: boolean;
+  regions?: boolean;
+  against?: string;
+  json?: string;
+  rounds: number;
+  requests: number;
+}>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
+    "chameleon bench:edge --regions --against ../chameleon-before-cells",
   ])
     .option("--quick", "few rounds, the fake backend only")
+    .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
+    .option("--against <folder>", "with --regions: beside the edge of another checkout, with its packages installed")
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180),
@@ -52,31 +65,53 @@ const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => ra
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
 await stageArtifacts();
-const cpu = await measureCpu();
-for (const row of cpu) say(cpuLine(row));
-const signing = await measureSigning();
-for (const row of signing) say(signingLine(row));
-const firstTokens = await measureWays();
-for (const row of firstTokens) say(firstTokenLine(row));
-const addedRows = [
-  ...added(firstTokens, "chameleon edge", "the backend directly"),
-  ...added(firstTokens, "portkey", "an OpenAI server directly"),
-];
-for (const row of addedRows) say(addedLine(row));
-const losing = losingLines(cpu, addedRows, "chameleon edge", "portkey");
+const { rows, losing, ...more } = options.regions ? await measureWorld() : await measureCosts();
 for (const line of losing) say(line);
-if (losing.length === 0) say("no cell loses");
+if (losing.length === 0) say("nothing loses");
+if (options.regions && losing.length > 0) process.exitCode = 1;
 
 if (options.json) {
   const result = {
     command: ["npm run bench:edge --", ...process.argv.slice(2)].join(" "),
     machine: { cpu: cpus()[0].model, cores: cpus().length, memoryBytes: totalmem(), load: loadavg() },
     versions: versions(),
-    targets,
-    rows: [...cpu, ...signing, ...firstTokens, ...addedRows] satisfies (CpuRow | FirstTokenRow | object)[],
+    ...more,
+    rows,
     losing,
   };
   await writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
+}
+
+interface Measured {
+  rows: object[];
+  losing: string[];
+  targets: object;
+}
+
+async function measureCosts(): Promise<Measured> {
+  const cpu = await measureCpu();
+  for (const row of cpu) say(cpuLine(row));
+  const signing = await measureSigning();
+  for (const row of signing) say(signingLine(row));
+  const firstTokens = await measureWays();
+  for (const row of firstTokens) say(firstTokenLine(row));
+  const addedRows = [
+    ...added(firstTokens, "chameleon edge", "the backend directly"),
+    ...added(firstTokens, "portkey", "an OpenAI server directly"),
+  ];
+  for (const row of addedRows) say(addedLine(row));
+  const losing = losingLines(cpu, addedRows, "chameleon edge", "portkey");
+  return { targets, rows: [...cpu, ...signing, ...firstTokens, ...addedRows], losing };
+}
+
+async function measureWorld(): Promise<Measured> {
+  const { public: bodies } = await waysBodies();
+  const rounds = options.quick ? 1 : options.rounds;
+  const requestsPerRound = options.quick ? 45 : options.requests;
+  const folders = [root, ...(options.against === undefined ? [] : [path.resolve(options.against)])];
+  const result = await compareRegions(folders, { bodies, rounds, requestsPerRound });
+  for (const line of result.lines) say(line);
+  return { targets: { addedMs: mostAddedMs }, rows: result.rows, losing: result.losing };
 }
 
 async function measureWays(): Promise<FirstTokenRow[]> {

@@ -1,0 +1,135 @@
+/**
+ * The edge of a checkout in a bare workerd, with regions around it (regional-worker.ts) and a backend that answers by the clock in
+ * some of them. The checkout may be another one, older than cells: what is known of its Worker is its wrangler.toml.
+ */
+import { createHash } from "node:crypto";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Region } from "../../../../edge/platform/region.ts";
+import { prepareBareEdge } from "../../../../infra/workerd/edge.ts";
+import { startWorkerd } from "../../../../infra/workerd/process.ts";
+import { manifestFile } from "../../../../shared/artifacts/manifest.ts";
+import { type TenantRecord, tenantPrefix } from "../../../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../../../shared/sha256.ts";
+import { startFakeBackend } from "../fake-backend-process.ts";
+import { controlPath, type Event, type RegionalSettings } from "./world.ts";
+
+const BACKEND_SECRETS = "bench-0123456789abcdef0123456789abcdef";
+export const key = "sk-chameleon-bench";
+const tenant = "bench";
+/** It has limits, so that each request asks for admission, and reaches none of them. */
+const record: TenantRecord = {
+  plan: "standard",
+  limits: {
+    requestsPerMinute: 100_000,
+    tokensPerMinute: 100_000_000,
+    concurrentRequests: 10_000,
+    tokensPerMonth: 10_000_000_000,
+  },
+  origins: [],
+};
+
+export interface RegionalEdge {
+  url: string;
+  /** Sets the round trip between two regions, and returns what has happened since the last time. */
+  control(roundTripMs: number): Promise<Event[]>;
+  /** What workerd and the Worker wrote to stderr. */
+  log(): string;
+  stop(): Promise<void>;
+}
+
+/** `folder` is the root of a checkout with its packages installed. */
+export async function startRegionalEdge(folder: string, backendRegions: readonly Region[]): Promise<RegionalEdge> {
+  const stops: (() => Promise<unknown>)[] = [];
+  const stop = async () => {
+    for (const one of stops.reverse()) await one();
+  };
+  try {
+    const staging: typeof import("../../../../infra/stage-artifacts.ts") = await import(
+      pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
+    );
+    await staging.stageArtifacts();
+    const assets = path.join(folder, "edge/public");
+    const manifestHash = await sha256Hex(await readFile(path.join(assets, "artifacts", manifestFile)));
+    const sources = await mkdtemp(path.join(tmpdir(), "chameleon-regions-"));
+    stops.push(() => rm(sources, { recursive: true, force: true }));
+    const toml = await readFile(path.join(folder, "wrangler.toml"), "utf8");
+    const objects = objectsOf(toml);
+    const configFile = await writeSources(sources, folder, toml, objects);
+    const bare = await prepareBareEdge(configFile);
+    stops.push(() => bare.remove());
+    const backends: [Region, string][] = [];
+    for (const region of backendRegions) {
+      const backend = await startFakeBackend(manifestHash);
+      stops.push(backend.stop);
+      backends.push([region, backend.url]);
+    }
+    const regional: RegionalSettings = {
+      namespaces: objects.map(({ binding }) => binding),
+      backends: Object.fromEntries(backends.map(([region, url]) => [url, region])),
+    };
+    const knowsRegions = toml.includes("CELLS_PER_REGION");
+    const vars = {
+      BACKEND_SECRETS,
+      BACKEND_URLS: backends.map(([region, url]) => (knowsRegions ? `${region}=${url}` : url)).join(","),
+      TENANT_KEYS: JSON.stringify([{ hash: createHash("sha256").update(key).digest("hex"), tenant }]),
+      REGIONAL: JSON.stringify(regional),
+    };
+    const entries = { [tenantPrefix + tenant]: JSON.stringify(record) };
+    const workerd = await startWorkerd(await bare.configure({ vars, entries, assets }));
+    stops.push(() => workerd.stop());
+    const control = async (roundTripMs: number) => {
+      const body = JSON.stringify({ roundTripMs });
+      const response = await fetch(workerd.url + controlPath, { method: "POST", body });
+      return (await response.json()) as Event[];
+    };
+    return { url: workerd.url, control, log: workerd.log, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+interface ObjectBinding {
+  binding: string;
+  className: string;
+}
+
+/** Of the top level, which is all that is bundled. */
+function objectsOf(toml: string): ObjectBinding[] {
+  const found = toml.matchAll(/^\[\[durable_objects\.bindings\]\]\nname = "(\w+)"\nclass_name = "(\w+)"$/gm);
+  return Array.from(found, ([, binding, className]) => ({ binding, className }));
+}
+
+/** Writes an entry that wraps the checkout's Worker, and a configuration for it. Returns the configuration's path. */
+async function writeSources(into: string, folder: string, toml: string, objects: ObjectBinding[]): Promise<string> {
+  const wrapper = JSON.stringify(path.join(import.meta.dirname, "regional-worker.ts"));
+  // A module of its own: it must run before the Worker's modules, which read the environment.
+  const install = `import { env } from "cloudflare:workers";
+import { install } from ${wrapper};
+install(env);
+`;
+  const classes = objects.map(
+    ({ binding, className }) => `export class ${className} extends app.${className} {
+  constructor(state) { super(state, objectEnvironment("${binding}", state.id.name)); }
+}
+`,
+  );
+  const entry = `import "./install.js";
+import * as app from ${JSON.stringify(path.join(folder, "edge/worker.ts"))};
+import { inRegions, objectEnvironment } from ${wrapper};
+export default inRegions(app.default);
+${classes.join("")}`;
+  const configFile = path.join(into, "wrangler.toml");
+  const config = toml
+    .replace(/^main = .*$/m, 'main = "entry.js"\ncompatibility_flags = ["nodejs_als"]')
+    .replace(/^directory = .*$/m, `directory = ${JSON.stringify(path.join(folder, "edge/public"))}`);
+  await Promise.all([
+    writeFile(path.join(into, "install.js"), install),
+    writeFile(path.join(into, "entry.js"), entry),
+    writeFile(configFile, config),
+  ]);
+  return configFile;
+}

@@ -1,0 +1,81 @@
+/** The edge with regions around it, in a bare workerd: which calls a first token waits for, and where they go. */
+import path from "node:path";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { roundTripMs } from "../../edge/backend/round-trips.ts";
+import { type Region, regions } from "../../edge/platform/region.ts";
+import { key, type RegionalEdge, startRegionalEdge } from "../bench/edge/regions/regional-edge.ts";
+import { beforeFirstToken, type Event, firstToken, regionHeader } from "../bench/edge/regions/world.ts";
+
+const backendRegions: Region[] = ["wnam", "weur", "apac"];
+/** The root of the tenant's ledger is there. */
+const rootRegion: Region = "enam";
+
+let edge: RegionalEdge;
+
+beforeAll(async () => {
+  edge = await startRegionalEdge(path.join(import.meta.dirname, "../.."), backendRegions);
+});
+afterAll(() => edge.stop());
+
+async function complete(region: Region): Promise<void> {
+  const response = await fetch(`${edge.url}/v1/completions`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${key}`, "content-type": "application/json", [regionHeader]: region },
+    body: JSON.stringify({ model: "gpt2:auto", prompt: `Greetings from ${region}`, max_tokens: 2, stream: true }),
+  });
+  expect(await response.text()).toContain("[DONE]");
+}
+
+/** Completes one request of each region, all at once; resolves to the events of them. */
+async function completeEverywhere(): Promise<Event[]> {
+  await Promise.all(regions.map(complete));
+  return edge.control(0);
+}
+
+const firstTokenAt = (events: Event[], region: Region) =>
+  events.findIndex(({ what, to }) => what === firstToken && to === region);
+const nearestBackend = (region: Region) =>
+  backendRegions.reduce((a, b) => (roundTripMs(region, b) < roundTripMs(region, a) ? b : a));
+const shown = ({ what, to }: Event) => `${what} in ${to}`;
+const warmCalls = (region: Region) => [
+  `LEDGERS admit in ${region}`,
+  `LEDGERS reserve in ${region}`,
+  `CELLS fetch in ${region}`,
+  `backend /v1/batches in ${nearestBackend(region)}`,
+];
+
+test("a region's first request asks the tenant's own ledger once, and the next leaves the region only for a backend", async () => {
+  const events = await completeEverywhere();
+  for (const region of regions) {
+    const [admit, ...others] = warmCalls(region);
+    const lease = `LEDGERS exchange in ${rootRegion}`;
+    expect(beforeFirstToken(events, region).map(shown), region).toEqual([admit, lease, ...others]);
+  }
+  // Each region reports what was used when it is written. After that only a request makes it call.
+  const reporting = (some: Event[]) => some.filter(({ what }) => what === "LEDGERS exchange").map(({ from }) => from);
+  const reported = new Set(
+    regions.filter((region) => reporting(events.slice(firstTokenAt(events, region))).includes(region)),
+  );
+  const lookForReports = async () => {
+    for (const region of reporting(await edge.control(0))) reported.add(region);
+    expect(reported.size).toBe(regions.length);
+  };
+  await vi.waitFor(lookForReports, { timeout: 30_000, interval: 100 });
+
+  const warm = await completeEverywhere();
+  for (const region of regions) {
+    const calls = beforeFirstToken(warm, region);
+    expect(calls.map(shown), region).toEqual(warmCalls(region));
+    expect(calls[2].object).toMatch(new RegExp(`^cell-${region}-`));
+  }
+});
+
+test("calls to another region take a round trip, and those within one do not pay it", async () => {
+  await edge.control(30_000);
+  // Its tenant's lease is there and its backend in the region: a call elsewhere would take longer than the test may.
+  await complete("weur");
+  await edge.control(200);
+  const begunMs = performance.now();
+  await complete("sam");
+  expect(performance.now() - begunMs).toBeGreaterThan(200);
+});
