@@ -2,7 +2,6 @@
  * The edge of a checkout in a bare workerd, with regions around it (regional-worker.ts) and a backend that answers by the clock in
  * some of them. The checkout may be another one, older than cells: what is known of its Worker is its wrangler.toml.
  */
-import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -74,7 +73,7 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
     const vars = {
       BACKEND_SECRETS,
       BACKEND_URLS: backends.map(([region, url]) => (knowsRegions ? `${region}=${url}` : url)).join(","),
-      TENANT_KEYS: JSON.stringify([{ hash: createHash("sha256").update(key).digest("hex"), tenant }]),
+      TENANT_KEYS: JSON.stringify([{ hash: await sha256Hex(new TextEncoder().encode(key)), tenant }]),
       REGIONAL: JSON.stringify(regional),
     };
     const entries = { [tenantPrefix + tenant]: JSON.stringify(record) };
