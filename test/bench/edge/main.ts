@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
-
+import { Option } from "commander";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
@@ -49,11 +49,16 @@ const options = parsedOptions<{
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
-    "chameleon bench:edge --regions --against ../chameleon-before-cells",
+    "chameleon bench:edge --against ../chameleon-before-cells",
   ])
     .option("--quick", "few rounds, the fake backend only")
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
-    .option("--against <folder>", "with --regions: beside the edge of another checkout, with its packages installed")
+    .addOption(
+      new Option(
+        "--against <folder>",
+        "regions, beside the edge of another checkout with its packages installed",
+      ).implies({ regions: true }),
+    )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
     .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180),
