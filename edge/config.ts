@@ -32,7 +32,7 @@ const tenantKeysSchema = z.array(
 
 export interface Variables {
   BACKEND_URLS: string;
-  /** A secret. */
+  /** A secret: what calls to backends are signed with, the same as theirs; NEW,OLD while one replaces the other. */
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
@@ -45,9 +45,10 @@ export interface Variables {
   TENANT_KEYS: string;
   CELLS_PER_REGION: string;
   OTEL_EXPORTER_OTLP_ENDPOINT?: string;
-  /** A secret. */
+  /** A secret: headers that the collector wants, as name=value,name=value. */
   OTEL_EXPORTER_OTLP_HEADERS?: string;
   OTEL_TRACES_SAMPLER_ARG?: string;
+  /** The platform's version of the Worker (`[version_metadata]`), which `/healthz` names. */
   VERSION?: { id: string };
 }
 

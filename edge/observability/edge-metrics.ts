@@ -9,6 +9,27 @@ import type { RoutingObserver } from "../backend/routing-observer.ts";
 import { post, service } from "./otlp-export.ts";
 import { assignMsField, coloField, pacedMsField } from "./request-trace.ts";
 
+/** Every metric, and what it counts or measures. The documents show it; no other name compiles. */
+export const edgeMetricHelp = {
+  "chameleon.edge.requests": "Requests that ended, by status and data centre",
+  "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
+  "chameleon.edge.assign.duration": "Seconds to embed a prompt and find its nearest centroids",
+  "chameleon.edge.pace.wait": "Seconds that a request was delayed by its key's pace",
+  "chameleon.edge.batch.fill": "Sequences in a micro-batch",
+  "chameleon.edge.queue.age": "Seconds that a sequence waited for its micro-batch",
+  "chameleon.edge.retries": "Sequences sent to another backend before their first token, by the backend that failed",
+  "chameleon.edge.resumes": "Sequences continued on another backend, by the backend that failed",
+  "chameleon.edge.not_resumed": "Sequences that ended in `numerics_mismatch`, by the backend that failed",
+  "chameleon.edge.hedges": "Sequences sent to a second backend because the first was slow, by the first",
+  "chameleon.edge.ejections": "Backends left out after failures",
+  "chameleon.edge.returns": "Backends taken back after a probe found them ready",
+  "chameleon.edge.call_failures": "Calls to a backend that failed",
+  "chameleon.edge.artifacts.switches": "Artifact sets taken up, by manifest, in each isolate",
+  "chameleon.edge.artifacts.refusals": "Published sets or pointers that were refused",
+  "chameleon.edge.artifacts.waits": "Times that a published set waited for backends to have it",
+} as const;
+type EdgeMetric = keyof typeof edgeMetricHelp;
+
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
 /** Of the requests whose log line has that field, in milliseconds. */
@@ -39,53 +60,51 @@ export class EdgeMetrics {
     if (!this.#target) return;
     const colo = fields[coloField];
     const of = { status: fields["http.response.status_code"], ...(colo !== undefined && { colo }) };
-    this.#buffer.add("chameleon.edge.requests", 1, of);
-    this.#buffer.observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, of);
+    this.#add("chameleon.edge.requests", 1, of);
+    this.#observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, of);
     for (const [name, field] of durations) {
       const ms = fields[field];
-      if (ms !== undefined) this.#buffer.observe(name, "s", seconds, Number(ms) / 1000);
+      if (ms !== undefined) this.#observe(name, "s", seconds, Number(ms) / 1000);
     }
   }
 
   /** A micro-batch leaves; `waitsMs` are of each of its sequences. */
   batchSent(waitsMs: readonly number[]): void {
     if (!this.#target) return;
-    this.#buffer.observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
-    for (const ms of waitsMs) this.#buffer.observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
+    this.#observe("chameleon.edge.batch.fill", "{sequence}", sequences, waitsMs.length);
+    for (const ms of waitsMs) this.#observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
   }
 
   /** `observer`, counted. */
   counting(observer: RoutingObserver): RoutingObserver {
-    const count = (name: string, value: number, backend: string) => {
-      if (this.#target) this.#buffer.add(`chameleon.edge.${name}`, value, { backend });
-    };
+    const count = (name: EdgeMetric, value: number, backend: string) => this.#add(name, value, { backend });
     return {
       retried: (backend, n) => {
-        count("retries", n, backend);
+        count("chameleon.edge.retries", n, backend);
         observer.retried(backend, n);
       },
       resumed: (backend, n) => {
-        count("resumes", n, backend);
+        count("chameleon.edge.resumes", n, backend);
         observer.resumed(backend, n);
       },
       notResumed: (backend, n) => {
-        count("not_resumed", n, backend);
+        count("chameleon.edge.not_resumed", n, backend);
         observer.notResumed(backend, n);
       },
       hedged: (backend, n) => {
-        count("hedges", n, backend);
+        count("chameleon.edge.hedges", n, backend);
         observer.hedged(backend, n);
       },
       ejected: (backend) => {
-        count("ejections", 1, backend);
+        count("chameleon.edge.ejections", 1, backend);
         observer.ejected(backend);
       },
       returned: (backend) => {
-        count("returns", 1, backend);
+        count("chameleon.edge.returns", 1, backend);
         observer.returned(backend);
       },
       failed: (backend, why) => {
-        count("call_failures", 1, backend);
+        count("chameleon.edge.call_failures", 1, backend);
         observer.failed(backend, why);
       },
     };
@@ -93,23 +112,29 @@ export class EdgeMetrics {
 
   /** `observer`, counted. */
   countingArtifacts(observer: ArtifactObserver): ArtifactObserver {
-    const count = (name: string, manifest: string) => {
-      if (this.#target) this.#buffer.add(`chameleon.edge.artifacts.${name}`, 1, { manifest: manifest.slice(0, 12) });
-    };
+    const count = (name: EdgeMetric, manifest: string) => this.#add(name, 1, { manifest: manifest.slice(0, 12) });
     return {
       switched: (from, to) => {
-        count("switches", to);
+        count("chameleon.edge.artifacts.switches", to);
         observer.switched(from, to);
       },
       refused: (manifestHash, cause) => {
-        count("refusals", manifestHash ?? "pointer");
+        count("chameleon.edge.artifacts.refusals", manifestHash ?? "pointer");
         observer.refused(manifestHash, cause);
       },
       awaited: (manifestHash) => {
-        count("waits", manifestHash);
+        count("chameleon.edge.artifacts.waits", manifestHash);
         observer.awaited(manifestHash);
       },
     };
+  }
+
+  #add(name: EdgeMetric, value: number, attributes: Attributes): void {
+    if (this.#target) this.#buffer.add(name, value, attributes);
+  }
+
+  #observe(name: EdgeMetric, unit: string, buckets: readonly number[], value: number, attributes?: Attributes): void {
+    this.#buffer.observe(name, unit, buckets, value, attributes);
   }
 
   /** Reports what there is, where the last report is old enough. Never rejects. */

@@ -29,13 +29,13 @@ export interface Stage {
 
 /** Everything that the site is made of, as VitePress will read it. */
 export async function stageSite(): Promise<Stage> {
-  const pageOfFile = new Map(pages.flatMap(({ path, from }) => ("file" in from ? [[from.file, path]] : [])));
+  const pageOfFile = new Map(pages.map(({ path, from }) => [from.file, path]));
   const images = new Set<string>();
   const read = async (file: string) =>
     siteLinks(await readFile(path.join(root, file), "utf8"), file, (linked) => pageOfFile.get(linked), images);
   const files = new Map([["index.md", await read(homePage)]]);
   for (const { path: page, from } of pages) {
-    files.set(`${page}.md`, "file" in from ? await read(from.file) : await wide(from.code));
+    files.set(`${page}.md`, from.code ? await wide(from.code) : await read(from.file));
   }
   return { files, images };
 }
@@ -45,8 +45,24 @@ async function wide(page: ReferencePage): Promise<string> {
   return `---\naside: false\n---\n\n${await referencePages[page]()}`;
 }
 
+/** What pages are made of, by text or by running it: every document, and the code that the reference imports. */
+const inputs = ["*.{md,json,toml}", ".github/*.md", "{edge,gpu-backend,infra,shared,test}/**/*.{md,ts,mjs,png,svg}"];
+
+/** A hash of all inputs: where it is the same, the site is, too. Takes milliseconds, where making the pages takes seconds. */
+async function inputHash(): Promise<string> {
+  const exclude = (name: string) => /^(node_modules|public|dist)$/.test(path.basename(name));
+  const names = await Array.fromAsync(glob(inputs, { cwd: root, exclude }));
+  const hash = createHash("sha256");
+  for (const name of names.sort()) hash.update(`${name}\n`).update(await readFile(path.join(root, name)));
+  return hash.digest("hex");
+}
+
 /** Builds the site where what it is made of has changed; whether it did. Throws an Error with VitePress's output. */
 export async function buildSite(): Promise<boolean> {
+  const stampFile = path.join(siteFolder, "built-from.txt");
+  const [builtInputs, builtPages] = (await readFile(stampFile, "utf8").catch(() => "")).split("\n");
+  const stamp = await inputHash();
+  if (builtInputs === stamp) return false;
   const stage = await stageSite();
   // Anchors as GitHub makes them, so that a link to a heading is right in both places.
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
@@ -56,8 +72,10 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   for (const [name, text] of stage.files) hash.update(`${name}\n${text}\n`);
   for (const image of stage.images) hash.update(await readFile(path.join(root, image)));
   const digest = hash.digest("hex");
-  const built = await readFile(path.join(siteFolder, "built-from.txt"), "utf8").catch(() => "");
-  if (built === digest) return false;
+  if (builtPages === digest) {
+    await writeFile(stampFile, `${stamp}\n${digest}`);
+    return false;
+  }
 
   await rm(work, { recursive: true, force: true });
   const write = async (name: string, text: string) => {
@@ -83,7 +101,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   const output = path.join(work, ".vitepress/dist");
   const names = await Array.fromAsync(glob("**/*.*", { cwd: output }));
   await writeFile(path.join(output, "files.json"), JSON.stringify(names.sort()));
-  await writeFile(path.join(output, "built-from.txt"), digest);
+  await writeFile(path.join(output, "built-from.txt"), `${stamp}\n${digest}`);
   await rm(siteFolder, { recursive: true, force: true });
   await mkdir(path.dirname(siteFolder), { recursive: true });
   await rename(output, siteFolder);

@@ -9,8 +9,8 @@ export interface Page {
   path: string;
   /** In the menu. */
   title: string;
-  /** The project's file, or the name of what reference.ts makes. */
-  from: { file: string } | { code: ReferencePage };
+  /** The project's file, or what reference.ts makes; then `file` is the code that it shows, which documents link to. */
+  from: { file: string; code?: ReferencePage };
 }
 
 export interface Section {
@@ -19,10 +19,10 @@ export interface Section {
 }
 
 const file = (path: string, title: string, file: string): Page => ({ path, title, from: { file } });
-const code = (page: ReferencePage, title: string): Page => ({
+const code = (page: ReferencePage, title: string, file: string): Page => ({
   path: `reference/${page}`,
   title,
-  from: { code: page },
+  from: { file, code: page },
 });
 
 export const sections: readonly Section[] = [
@@ -33,13 +33,16 @@ export const sections: readonly Section[] = [
   {
     title: "How to",
     pages: [
-      file("how-to/deploy", "Deploy", "infra/docs/deploy.md"),
-      file("how-to/operate", "Operate", "infra/docs/operations.md"),
-      file("how-to/fleet", "A fleet of backends", "infra/docs/fleet.md"),
+      file("how-to/deploy", "Deploy to Cloudflare", "infra/docs/deploy.md"),
+      file("how-to/backends", "Run several backends", "infra/docs/backends.md"),
+      file("how-to/fleet", "Images and Kubernetes", "infra/docs/fleet.md"),
+      file("how-to/gpu", "A GPU backend", "infra/docs/gpu.md"),
+      file("how-to/tenants", "Tenants and limits", "infra/docs/tenants.md"),
+      file("how-to/publish", "Publish and roll back", "infra/docs/publish.md"),
+      file("how-to/watch", "Watch", "infra/docs/watch.md"),
       file("how-to/runbook", "Runbook", "infra/docs/runbook.md"),
       file("how-to/train", "Train on your text", "gpu-backend/training/TRAINING.md"),
       file("how-to/models", "Bring another GPT-2", "gpu-backend/MODELS.md"),
-      file("how-to/tenants", "Tenants and limits", "edge/tenants/TENANTS.md"),
       file("how-to/troubleshoot", "Troubleshoot", "infra/docs/troubleshooting.md"),
     ],
   },
@@ -47,11 +50,12 @@ export const sections: readonly Section[] = [
     title: "Reference",
     pages: [
       file("reference/api", "API", "edge/API.md"),
-      code("errors", "Errors"),
-      code("limits", "Limits"),
-      code("settings", "Settings"),
-      code("commands", "Commands"),
-      code("metrics", "Metrics"),
+      code("errors", "Errors", "shared/errors.ts"),
+      code("limits", "Limits", "shared/contracts/limits.ts"),
+      file("reference/tenants", "What limits promise", "edge/tenants/TENANTS.md"),
+      code("settings", "Settings", "gpu-backend/config.ts"),
+      code("commands", "Commands", "infra/commands.mjs"),
+      code("metrics", "Metrics", "gpu-backend/http/metrics.ts"),
       file("reference/artifacts", "Artifact format", "shared/artifacts/FORMAT.md"),
       file("reference/changelog", "Changelog", "CHANGELOG.md"),
     ],
@@ -61,8 +65,8 @@ export const sections: readonly Section[] = [
     pages: [
       file("explained/method", "The method", "infra/docs/method.md"),
       file("explained/architecture", "Architecture", "infra/docs/architecture.md"),
-      file("explained/simulation", "A simulated world", "infra/docs/simulation.md"),
       file("explained/decisions", "Decisions", "infra/docs/decisions.md"),
+      file("explained/simulation", "A simulated world", "infra/docs/simulation.md"),
       file("explained/security", "Security", "edge/SECURITY.md"),
       file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
       file("explained/model-card", "Model card", "gpu-backend/models/chameleon-mini/MODEL_CARD.md"),

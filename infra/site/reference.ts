@@ -6,6 +6,7 @@ import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
+import { edgeMetricHelp } from "../../edge/observability/edge-metrics.ts";
 import { environmentSchema } from "../../gpu-backend/config.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { flagOf, helpOf } from "../../gpu-backend/settings.ts";
@@ -45,7 +46,7 @@ function limits(): string {
   return `# Limits
 
 A request beyond one is answered with an error that names the limit and the value. Limits of trained files are in the
-[artifact format](/reference/artifacts#limits); limits of tenants are [theirs](/how-to/tenants).
+[artifact format](/reference/artifacts#limits); a tenant's limits are [its plan's](/reference/tenants#limits).
 
 ${table(["what", "at most", "unit"], rows)}
 `;
@@ -59,27 +60,36 @@ async function settings(): Promise<string> {
     preset,
   ]);
   const edge = edgeSettings(await readFile(path.join(root, "wrangler.toml"), "utf8"));
+  const bindings = edgeBindings(await readFile(path.join(root, "edge/config.ts"), "utf8"));
   return `# Settings
 
 ## Backend
 
 Each is a variable of its environment and, but for secrets, a flag of \`npm run backend\`: \`MAX_SEQUENCES=8\` is \`${flagOf("MAX_SEQUENCES")} 8\`, which goes
-first.
+first. Secrets are variables only, because other users of a machine see command lines. A variable that looks like a misspelt setting is ignored, and the log
+warns of it (\`unknown_setting\`).
 
 ${table(["variable", "what it is", "may be", "default"], backend)}
 
 ## Edge
 
-Variables of the Worker, in \`wrangler.toml\`. Secrets are set by \`wrangler secret put\`.
+Variables of the Worker, in \`wrangler.toml\`.
 
 ${table(
   ["variable", "what it is", "default"],
   edge.map(({ name, help, preset }) => [`\`${name}\``, help, preset === "" ? "empty" : `\`${preset}\``]),
 )}
 
-Secrets: \`BACKEND_SECRETS\`, what calls to backends are signed with, the same as theirs; \`BACKEND_ACCESS_TOKEN\`, a service token of Cloudflare
-Access for backends behind it; and \`OTEL_EXPORTER_OTLP_HEADERS\`, headers that the collector wants. Bindings that change the way to
-backends (\`BACKEND_VPC\`, \`BACKEND_CERTIFICATE\`, \`CONTAINERS\`): [Deploy](/how-to/deploy#backends-in-a-private-network).
+Its secrets, set by \`wrangler secret put\`, and the bindings that change the way to backends ([Deploy](/how-to/deploy#backends-in-a-private-network)):
+
+${table(
+  ["secret or binding", "what it is"],
+  bindings
+    .filter(({ name }) => !edge.some((variable) => variable.name === name))
+    .map(({ name, help }) => [`\`${name}\``, help]),
+)}
+
+Variables of the other commands are in their [help](/reference/commands).
 `;
 }
 
@@ -95,34 +105,27 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
   });
 }
 
+/** What edge/config.ts reads, with the comment before each that has one. Throws an Error where it declares nothing. */
+export function edgeBindings(code: string): { name: string; help: string }[] {
+  const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
+  if (body === undefined) throw new Error("edge/config.ts has no interface Variables");
+  return [...body.matchAll(/(?:^ {2}\/\*\* (.*) \*\/\n)?^ {2}([A-Z_]+)\??:/gm)].map(([, help = "", name]) => ({ name, help }));
+}
+
 async function commands(): Promise<string> {
-  const entries = Object.entries(commandsOf(true)) as [string, [help: string, file: string, ...first: string[]]][];
-  const texts: string[] = [];
-  // Two at once: each is a process.
-  const waiting = entries.values();
-  const work = async () => {
-    for (const [name, [help, file, ...first]] of waiting) {
-      texts[entries.findIndex(([other]) => other === name)] =
-        `## ${name}\n\n${sentence(help)}\n\n\`\`\`text\n${await helpText(name, file, first)}\n\`\`\``;
-    }
-  };
-  await Promise.all([work(), work()]);
+  const { stdout } = await promisify(execFile)(process.execPath, [path.join(import.meta.dirname, "programs.ts")]);
+  const helps: Record<string, string[]> = JSON.parse(stdout);
+  const texts = Object.entries(commandsOf(true)).map(([name, [help]]) => {
+    const own = (helps[name] ?? [`npm run ${name}`]).map((text) => `\`\`\`text\n${text}\n\`\`\``);
+    return `## ${name}\n\n${sentence(help)}\n\n${own.join("\n\n")}`;
+  });
   return `# Commands
 
-\`npm run COMMAND -- ARGUMENTS\` in a checkout, \`chameleon COMMAND ARGUMENTS\` from an installed package. Exit codes: 0 done, 1 failed, 2 bad
-usage, 130 interrupted; some commands have more.
+\`npm run COMMAND -- ARGUMENTS\` in a checkout, \`chameleon COMMAND ARGUMENTS\` from an installed package. Installed, \`chameleon start\` serves from any folder, and
+keeps its state there in \`.wrangler/\` and \`.cache/\`. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; some commands have more.
 
 ${texts.join("\n\n")}
 `;
-}
-
-/** Those that take no arguments of their own have no help either. */
-const withoutHelp = new Set(["test", "check", "build"]);
-
-async function helpText(name: string, file: string, first: readonly string[]): Promise<string> {
-  if (withoutHelp.has(name)) return `npm run ${name}`;
-  const { stdout } = await promisify(execFile)(process.execPath, [path.join(root, file), ...first, "--help"]);
-  return stdout.trim();
 }
 
 async function metrics(): Promise<string> {
@@ -136,9 +139,17 @@ async function metrics(): Promise<string> {
   ]);
   return `# Metrics
 
+## Backend
+
 What a backend tells Prometheus at \`/metrics\`. Names that begin with \`vllm:\` mean what vLLM's do.
 
 ${table(["metric", "type", "what it is"], rows)}
+
+## Edge
+
+What the Worker reports over OTLP, where \`OTEL_EXPORTER_OTLP_ENDPOINT\` names a collector. Prometheus shows dots as underscores, and a unit or \`_total\` at the end.
+
+${table(["metric", "what it is"], Object.entries(edgeMetricHelp).map(([name, help]) => [`\`${name}\``, help]))}
 `;
 }
 

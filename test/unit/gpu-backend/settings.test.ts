@@ -1,5 +1,4 @@
-/** The settings of the backend as flags, in its help and in the operations document. */
-import { readFileSync } from "node:fs";
+/** The settings of the backend as flags, and in its help. */
 import { Command, CommanderError } from "commander";
 import { describe, expect, test } from "vitest";
 import { environmentSchema, readConfig } from "../../../gpu-backend/config.ts";
@@ -56,12 +55,4 @@ test("a secret is no flag: the help says which are left to the environment", () 
     expect(() => given(flagOf(name), "x")).toThrow("unknown option");
     expect(help).toContain(name);
   }
-});
-
-test("the operations document has every setting, with its range and default", () => {
-  const document = readFileSync(new URL("../../../infra/docs/operations.md", import.meta.url), "utf8");
-  const rows = document.match(/^\| `[A-Z_]+`.*$/gm);
-  expect(rows).toEqual(
-    settings.map(([name, { help, range, preset }]) => `| \`${name}\` | ${help} | ${range} | ${preset} |`),
-  );
 });

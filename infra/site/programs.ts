@@ -1,0 +1,59 @@
+/**
+ * The parsers of `chameleon`'s commands, without running any: each command's file is imported, and left where it would parse its
+ * arguments. For processes of their own, since these files listen to signals. Run by itself it prints the help of all as JSON.
+ */
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import { Command } from "commander";
+import { commandsOf } from "../commands.mjs";
+
+const root = path.join(import.meta.dirname, "../..");
+/** Vitest parses its arguments itself. */
+const withoutParser = new Set(["test"]);
+
+class Captured {
+  readonly command: Command;
+  constructor(command: Command) {
+    this.command = command;
+  }
+}
+
+/** By the command's name. `parse` of each works again. Throws an Error for a file that parses nothing. */
+export async function programs(): Promise<Map<string, Command>> {
+  const { parse, parseAsync } = Command.prototype;
+  const capture = function (this: Command): never {
+    throw new Captured(this);
+  };
+  Object.assign(Command.prototype, { parse: capture, parseAsync: capture });
+  for (const stream of [process.stdout, process.stderr]) stream.setMaxListeners(100);
+  process.setMaxListeners(100);
+  const found = new Map<string, Command>();
+  for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
+    if (withoutParser.has(name)) continue;
+    process.argv = [process.execPath, file, ...first, "--help"];
+    // One file may be several commands, by its first argument: each time it is another module.
+    const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;
+    const captured: unknown = await import(url).catch((error: unknown) => error);
+    if (!(captured instanceof Captured)) throw new Error(`${file} parses no arguments`, { cause: captured });
+    found.set(name, captured.command);
+  }
+  Object.assign(Command.prototype, { parse, parseAsync });
+  return found;
+}
+
+/** A command and all below it. */
+export function withSubcommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withSubcommands)];
+}
+
+function helpOf(command: Command): string {
+  let text = "";
+  command.configureOutput({ writeOut: (part) => void (text += part), getOutHelpWidth: () => 100 });
+  command.outputHelp();
+  return text.trim();
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const helps = [...(await programs())].map(([name, command]) => [name, withSubcommands(command).map(helpOf)]);
+  process.stdout.write(JSON.stringify(Object.fromEntries(helps)), () => process.exit());
+}
