@@ -38,20 +38,21 @@ export async function deploy(
 ): Promise<string | null> {
   // All that can be known before the gates, which take minutes.
   const url = options.url ?? (process.env.EDGE_URL ? httpUrl(process.env.EDGE_URL) : environment.url);
+  const problems = [...environment.problems];
+  if (url === null) {
+    problems.push(
+      `it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
+    );
+  }
   if (!options.dryRun) {
     requireAnswers(options);
-    if (environment.problems.length > 0) throw new Error(`nothing was changed: ${environment.problems.join("; ")}`);
-    if (url === null) {
-      throw new Error(
-        `nothing was changed: it is not known where ${environment.worker} answers, to test it; name it by --url or EDGE_URL, or give [env.${environment.name}] a custom domain in wrangler.toml`,
-      );
-    }
+    if (problems.length > 0) throw new Error(`nothing was changed: ${problems.join("; ")}`);
   }
   const parts = partsOf(environment, url, options, signal);
   await passGates(gates, say, signal);
   if (options.dryRun) {
     say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
-    for (const problem of environment.problems) say(`before a deployment: ${problem}`);
+    for (const problem of problems) say(`before a deployment: ${problem}`);
     return null;
   }
   const deployed = await rollOut(parts, { share: options.share, watchMs: options.watch * 1000, watchEveryMs });

@@ -52,11 +52,15 @@ export function readEnvironment(configFile: string, name: string): Environment {
 
 function problemsOf(name: string, backendUrls: string): string[] {
   const hosts = [...backendUrls.matchAll(/https?:\/\/(\[[^\]]*\]|[^/:,\s]+)/g)].map(([, host]) => host);
-  return hosts
-    .filter((host) => isLoopback(host) || /(^|\.)example\.(com|net|org)$/.test(host))
-    .map(
-      (host) => `BACKEND_URLS of [env.${name}.vars] in wrangler.toml names ${host}; set it to your backends' addresses`,
-    );
+  const where = `BACKEND_URLS of [env.${name}.vars] in wrangler.toml`;
+  return hosts.flatMap((host) => {
+    if (isLoopback(host))
+      return [`${where} names ${host}, which Cloudflare cannot reach; set the backends' public addresses`];
+    if (!/(^|\.)example\.(com|net|org)$/.test(host)) return [];
+    return [
+      `${where} is the placeholder ${host}; set the addresses of your backends, or deploy --env containers, which brings its own (infra/docs/deploy.md)`,
+    ];
+  });
 }
 
 /** Migrations that a deployment has yet to apply. All of them where `appliedTag` is null or unknown, as wrangler does. */

@@ -16,6 +16,7 @@ const root = path.join(import.meta.dirname, "../..");
 const work = path.join(root, ".cache/site");
 /** Where the edge takes static assets from. */
 export const siteFolder = path.join(root, "edge/public/docs/site");
+const styleFile = path.join(import.meta.dirname, "style.css");
 const homePage = "infra/docs/index.md";
 const icon =
   "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Ccircle cx='16' cy='16' r='14' fill='%230b6e5a'/%3E%3Ccircle cx='20' cy='13' r='6' fill='%23fff'/%3E%3Ccircle cx='21' cy='13' r='3' fill='%23111'/%3E%3C/svg%3E";
@@ -46,7 +47,11 @@ async function wide(page: ReferencePage): Promise<string> {
 }
 
 /** What pages are made of, by text or by running it: every document, and the code that the reference imports. */
-const inputs = ["*.{md,json,toml}", ".github/*.md", "{edge,gpu-backend,infra,shared,test}/**/*.{md,ts,mjs,png,svg}"];
+const inputs = [
+  "*.{md,json,toml}",
+  ".github/*.md",
+  "{edge,gpu-backend,infra,shared,test}/**/*.{css,md,ts,mjs,png,svg}",
+];
 
 /** A hash of all inputs: where it is the same, the site is, too. Takes milliseconds, where making the pages takes seconds. */
 async function inputHash(): Promise<string> {
@@ -68,7 +73,10 @@ export async function buildSite(): Promise<boolean> {
   const config = `import { anchorOf } from ${JSON.stringify(path.join(import.meta.dirname, "anchors.mjs"))};
 export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor: { slugify: anchorOf } } };
 `;
-  const hash = createHash("sha256").update(config);
+  const theme = `export { default } from "vitepress/theme";\nimport ${JSON.stringify(styleFile)};\n`;
+  const hash = createHash("sha256")
+    .update(config)
+    .update(await readFile(styleFile));
   for (const [name, text] of stage.files) hash.update(`${name}\n${text}\n`);
   for (const image of stage.images) hash.update(await readFile(path.join(root, image)));
   const digest = hash.digest("hex");
@@ -84,6 +92,7 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   };
   for (const [name, text] of stage.files) await write(name, text);
   await write(".vitepress/config.mjs", config);
+  await write(".vitepress/theme/index.mjs", theme);
   for (const image of stage.images) {
     await cp(path.join(root, image), path.join(work, "public/images", path.basename(image)));
   }

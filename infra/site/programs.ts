@@ -48,7 +48,10 @@ export function withSubcommands(command: Command): Command[] {
 
 function helpOf(command: Command): string {
   let text = "";
-  command.configureOutput({ writeOut: (part) => void (text += part), getOutHelpWidth: () => 100 });
+  const writeOut = (part: string) => {
+    text += part;
+  };
+  command.configureOutput({ writeOut, getOutHelpWidth: () => 100 });
   command.outputHelp();
   return text.trim();
 }

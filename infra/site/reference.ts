@@ -13,6 +13,7 @@ import { flagOf, helpOf } from "../../gpu-backend/settings.ts";
 import { limitTable } from "../../shared/contracts/limits.ts";
 import { errorTable } from "../../shared/errors.ts";
 import { commandsOf } from "../commands.mjs";
+import { anchorOf } from "./anchors.mjs";
 
 const root = path.join(import.meta.dirname, "../..");
 
@@ -55,8 +56,7 @@ ${table(["what", "at most", "unit"], rows)}
 async function settings(): Promise<string> {
   const backend = [...helpOf(environmentSchema.shape)].map(([name, { help, range, preset, isSecret }]) => [
     `\`${name}\`${isSecret ? ", a secret" : ""}`,
-    help,
-    range,
+    `${help}. May be ${range}.`,
     preset,
   ]);
   const edge = edgeSettings(await readFile(path.join(root, "wrangler.toml"), "utf8"));
@@ -69,7 +69,7 @@ Each is a variable of its environment and, but for secrets, a flag of \`npm run 
 first. Secrets are variables only, because other users of a machine see command lines. A variable that looks like a misspelt setting is ignored, and the log
 warns of it (\`unknown_setting\`).
 
-${table(["variable", "what it is", "may be", "default"], backend)}
+${table(["variable", "what it is", "default"], backend)}
 
 ## Edge
 
@@ -109,7 +109,10 @@ export function edgeSettings(toml: string): { name: string; help: string; preset
 export function edgeBindings(code: string): { name: string; help: string }[] {
   const [, body] = /^export interface Variables \{\n(.*?)^\}/ms.exec(code) ?? [];
   if (body === undefined) throw new Error("edge/config.ts has no interface Variables");
-  return [...body.matchAll(/(?:^ {2}\/\*\* (.*) \*\/\n)?^ {2}([A-Z_]+)\??:/gm)].map(([, help = "", name]) => ({ name, help }));
+  return [...body.matchAll(/(?:^ {2}\/\*\* (.*) \*\/\n)?^ {2}([A-Z_]+)\??:/gm)].map(([, help = "", name]) => ({
+    name,
+    help,
+  }));
 }
 
 async function commands(): Promise<string> {
@@ -123,6 +126,10 @@ async function commands(): Promise<string> {
 
 \`npm run COMMAND -- ARGUMENTS\` in a checkout, \`chameleon COMMAND ARGUMENTS\` from an installed package. Installed, \`chameleon start\` serves from any folder, and
 keeps its state there in \`.wrangler/\` and \`.cache/\`. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; some commands have more.
+
+${Object.keys(commandsOf(true))
+  .map((name) => `[${name}](#${anchorOf(name)})`)
+  .join(", ")}
 
 ${texts.join("\n\n")}
 `;
@@ -149,7 +156,10 @@ ${table(["metric", "type", "what it is"], rows)}
 
 What the Worker reports over OTLP, where \`OTEL_EXPORTER_OTLP_ENDPOINT\` names a collector. Prometheus shows dots as underscores, and a unit or \`_total\` at the end.
 
-${table(["metric", "what it is"], Object.entries(edgeMetricHelp).map(([name, help]) => [`\`${name}\``, help]))}
+${table(
+  ["metric", "what it is"],
+  Object.entries(edgeMetricHelp).map(([name, help]) => [`\`${name}\``, help]),
+)}
 `;
 }
 

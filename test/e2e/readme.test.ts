@@ -5,31 +5,21 @@
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { blocks, commands, executedDocuments } from "../support/documents.ts";
 import { outsideEnvironment } from "../support/outside.ts";
 import { freePorts } from "../support/stack.ts";
 import { seededRandom } from "../support/steps.ts";
 
 const root = path.join(import.meta.dirname, "../..");
 const seed = 7;
-const documents = await Promise.all(
-  ["README.md", "infra/docs/start.md"].map((file) => readFile(path.join(root, file), "utf8")),
-);
-const blocksOf = (language: string) =>
-  [...documents.join("\n").matchAll(new RegExp(`\n\`\`\`${language}\n(.*?)\n\`\`\``, "gs"))].map(([, text]) => text);
 /** Each once: both documents begin with a start and a completion. */
-const commands = [
-  ...new Set(
-    blocksOf("sh")
-      .flatMap((block) => block.split("\n"))
-      .map((line) => line.replace(/ {2,}#.*$/, "")),
-  ),
-];
+const stranger = [...new Set(executedDocuments.flatMap(commands))];
 
 const smallTraining = "--steps 30 --windows 200 --rank 16 --threads 1";
 
@@ -68,7 +58,7 @@ beforeAll(async () => {
   for (let i = 0; i < 40; i++) await write(`my-texts/${i}.txt`, 220);
   const [edgePort, backendPort] = await freePorts(2);
   edge = `http://127.0.0.1:${edgePort}`;
-  await writeFile(path.join(clone, "chat.mjs"), here(blocksOf("js")[0]));
+  await writeFile(path.join(clone, "chat.mjs"), here(blocks("infra/docs/start.md", "js")[0]));
   env = { ...outsideEnvironment(), EDGE_PORT: String(edgePort), BACKEND_PORT: String(backendPort) };
 });
 afterAll(async () => {
@@ -125,9 +115,9 @@ describe.skipIf(
   )),
 )("README", () => {
   test("its commands lead a stranger from the start to own artifacts, and back", async () => {
-    const [start, ...others] = commands;
+    const [start, ...others] = stranger;
     expect(start).toBe("npm start");
-    for (const [command] of smaller) expect(commands).toContain(command);
+    for (const [command] of smaller) expect(stranger).toContain(command);
     expect(await startStack(start)).toBe(`ready ${edge} key sk-chameleon-local`);
     const lines = others.map((line) => smaller.find(([command]) => command === line)?.[1] ?? line);
     const served = async () => ((await (await fetch(`${edge}/readyz`)).json()) as { manifest: string }).manifest;
@@ -152,11 +142,9 @@ describe.skipIf(
   }, 240_000);
 
   test("the recipe of TRAINING.md makes a model folder that serves", async () => {
-    const training = await readFile(path.join(root, "gpu-backend/training/TRAINING.md"), "utf8");
-    const lines = training
-      .split("\n")
-      .map((line) => line.replace(/ {2,}#.*$/, ""))
-      .filter((line) => line.includes("my-model") && /^(cp|npm run) /.test(line));
+    const lines = commands("gpu-backend/training/TRAINING.md").filter(
+      (line) => line.includes("my-model") && /^(cp|npm run) /.test(line),
+    );
     expect(lines).toHaveLength(2);
     const small = lines.map((line) => (line.startsWith("npm") ? `${line} ${smallTraining}` : line));
     const ended = await runAll([...small, "npm run -s doctor -- --model my-model"]);

@@ -1,4 +1,6 @@
-/** The names of the backend's metrics, and of those that a PromQL expression uses. */
+/** The metrics of backend and edge, and the names of those that a PromQL expression uses. */
+import { onTestFinished, vi } from "vitest";
+import { EdgeMetrics } from "../../edge/observability/edge-metrics.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { noEngine } from "./metrics-view.ts";
 
@@ -14,4 +16,36 @@ export async function backendMetricNames(): Promise<string[]> {
 /** Of our metrics: Prometheus' own, such as `up`, have other names. */
 export function namesIn(expression: string): string[] {
   return expression.match(/\b(chameleon_|vllm:)\w+/g) ?? [];
+}
+
+/** Everything that the edge reports over OTLP; `sum` where it is a counter. For use within a test. */
+export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?: object }[]> {
+  const sent: string[] = [];
+  vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
+    sent.push(body);
+    return new Response();
+  });
+  onTestFinished(() => void vi.unstubAllGlobals());
+  const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
+  edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 });
+  edge.batchSent([1]);
+  const quiet = () => undefined;
+  const observer = edge.counting({
+    ...{ retried: quiet, resumed: quiet, notResumed: quiet, hedged: quiet },
+    ...{ ejected: quiet, returned: quiet, failed: quiet },
+  });
+  observer.retried("a", 1);
+  observer.resumed("a", 1);
+  observer.notResumed("a", 1);
+  observer.hedged("a", 1);
+  observer.ejected("a");
+  observer.returned("a");
+  observer.failed("a", new Error("x"));
+  const artifacts = edge.countingArtifacts({ switched: quiet, refused: quiet, awaited: quiet });
+  artifacts.switched(null, "a");
+  artifacts.refused("a", new Error("x"));
+  artifacts.awaited("a");
+  await edge.report();
+  const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
+  return all;
 }

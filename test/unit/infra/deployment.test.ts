@@ -1,10 +1,9 @@
 /** compose.yaml and the dashboard against the code: port, settings, metrics. The images have a test of their own. */
 import { readFileSync } from "node:fs";
-import { expect, onTestFinished, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { parse } from "yaml";
-import { EdgeMetrics } from "../../../edge/observability/edge-metrics.ts";
 import { readConfig } from "../../../gpu-backend/config.ts";
-import { backendMetricNames, namesIn } from "../../support/metric-names.ts";
+import { backendMetricNames, edgeMetrics, namesIn } from "../../support/metric-names.ts";
 
 const root = `${import.meta.dirname}/../../..`;
 const read = (file: string) => readFileSync(`${root}/${file}`, "utf8");
@@ -38,34 +37,7 @@ test("the dashboard shows what is measured, and of the edge everything", async (
 
 /** As Prometheus names what the edge reports over OTLP. */
 async function edgeMetricNames(): Promise<string[]> {
-  const sent: string[] = [];
-  vi.stubGlobal("fetch", async (_: string, { body }: { body: string }) => {
-    sent.push(body);
-    return new Response();
-  });
-  onTestFinished(() => void vi.unstubAllGlobals());
-  const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
-  edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 });
-  edge.batchSent([1]);
-  const quiet = () => undefined;
-  const observer = edge.counting({
-    ...{ retried: quiet, resumed: quiet, notResumed: quiet, hedged: quiet },
-    ...{ ejected: quiet, returned: quiet, failed: quiet },
-  });
-  observer.retried("a", 1);
-  observer.resumed("a", 1);
-  observer.notResumed("a", 1);
-  observer.hedged("a", 1);
-  observer.ejected("a");
-  observer.returned("a");
-  observer.failed("a", new Error("x"));
-  const artifacts = edge.countingArtifacts({ switched: quiet, refused: quiet, awaited: quiet });
-  artifacts.switched(null, "a");
-  artifacts.refused("a", new Error("x"));
-  artifacts.awaited("a");
-  await edge.report();
-  const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
-  return all.map(({ name, unit, sum }: { name: string; unit: string; sum?: object }) => {
+  return (await edgeMetrics()).map(({ name, unit, sum }) => {
     const suffix = sum ? "_total" : unit === "s" ? "_seconds_bucket" : "_bucket";
     return name.replaceAll(".", "_") + suffix;
   });

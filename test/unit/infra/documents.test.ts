@@ -1,19 +1,14 @@
 /** What the documents link to is there. */
-import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { anchorOf } from "../../../infra/site/anchors.mjs";
+import { documents, isCheckout } from "../../support/documents.ts";
 
 const root = path.join(import.meta.dirname, "../../..");
 
-// Outside a checkout (an unpacked archive) nothing is tracked.
-describe.skipIf(!existsSync(`${root}/.git`))("documents", () => {
-  const files = execFileSync("git", ["ls-files", "*.md", "**/*.md"], { cwd: root, encoding: "utf8" })
-    .split("\n")
-    .filter((file) => file !== "" && existsSync(path.join(root, file)));
-
-  test.each(files)("%s links to files and headings that are there", (file) => {
+describe.skipIf(!isCheckout)("documents", () => {
+  test.each(documents())("%s links to files and headings that are there", (file) => {
     const text = readFileSync(path.join(root, file), "utf8");
     // Not images: they are made from the running page.
     const links = [...text.matchAll(/(?<!!)\[[^\]]*\]\((?!https?:|mailto:)([^)\s]+)\)/g)].map(([, target]) => target);

@@ -1,12 +1,16 @@
 /** The documents site: what its pages are made of. `npm run docs` builds it, and fails at a dead link. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { readConfig, type Variables } from "../../../edge/config.ts";
+import { environmentSchema } from "../../../gpu-backend/config.ts";
+import { flagOf, helpOf } from "../../../gpu-backend/settings.ts";
 import { commandsOf } from "../../../infra/commands.mjs";
 import { siteLinks } from "../../../infra/site/links.ts";
 import { pages } from "../../../infra/site/pages.ts";
 import { edgeSettings, referencePages } from "../../../infra/site/reference.ts";
 import { limitTable } from "../../../shared/contracts/limits.ts";
 import { errorTable } from "../../../shared/errors.ts";
+import { backendMetricNames, edgeMetrics } from "../../support/metric-names.ts";
 
 const rewritten = (markdown: string, file = "infra/docs/start.md") => {
   const images = new Set<string>();
@@ -37,29 +41,81 @@ test("paths and sources of pages are unique", () => {
   expect(new Set(pages.map(({ from }) => JSON.stringify(from))).size).toBe(pages.length);
 });
 
-test("the reference has every error code, limit and variable of the Worker", async () => {
+test("the reference has every error code and limit", async () => {
   const errors = await referencePages.errors();
   for (const [kind, { code, status }] of Object.entries(errorTable)) {
     expect(errors).toContain(`| \`${code ?? kind}\` | ${status} |`);
   }
   const limits = await referencePages.limits();
   for (const { bounds } of Object.values(limitTable)) expect(limits).toContain(bounds);
+});
+
+/** The properties that `read` reads of an object without any. */
+function namesRead(read: (environment: Record<string, undefined>) => unknown): string[] {
+  const names = new Set<string>();
+  const environment = new Proxy({} as Record<string, undefined>, {
+    get: (_, name) => void names.add(String(name)),
+    ownKeys: () => [],
+  });
+  try {
+    read(environment);
+  } catch {
+    // What is missing is refused once it was read.
+  }
+  return [...names];
+}
+
+test("the reference has every setting that the backend reads, with what it may be and its default", async () => {
+  const page = await referencePages.settings();
+  for (const [name, { help, range, preset, isSecret }] of helpOf(environmentSchema.shape)) {
+    expect(page).toContain(`| \`${name}\`${isSecret ? ", a secret" : ""} | ${help}. May be ${range}. | ${preset} |`);
+  }
+});
+
+test("the reference has every variable, secret and binding that the edge reads", async () => {
+  const page = await referencePages.settings();
   const toml = readFileSync(new URL("../../../wrangler.toml", import.meta.url), "utf8");
-  const settings = await referencePages.settings();
-  const names = edgeSettings(toml).map(({ name }) => name);
-  expect(names).toContain("BACKEND_URLS");
-  for (const name of names) expect(settings).toContain(`| \`${name}\` |`);
+  const vars = edgeSettings(toml).map(({ name }) => name);
+  const preset = { BACKEND_URLS: "http://a", TENANT_KEYS: "[]", CELLS_PER_REGION: "1" };
+  const read = namesRead((environment) =>
+    readConfig(
+      new Proxy(environment, {
+        get: (all, name) => all[String(name)] ?? preset[name as keyof typeof preset],
+      }) as unknown as Variables,
+    ),
+  );
+  expect(read).toEqual(expect.arrayContaining(["BACKEND_URLS", "BACKEND_SECRETS", "VERSION"]));
+  for (const name of [...vars, ...read]) expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| \\w`, "m"));
 });
 
 test("a variable of the Worker without a comment is an error that names it", () => {
   expect(() => edgeSettings('[vars]\n# Said.\nA = "1"\nB = "2"\n')).toThrow("B");
 });
 
-test("the reference has every metric with its type", async () => {
-  const metrics = await referencePages.metrics();
-  expect(metrics).toMatch(/\| `vllm:time_to_first_token_seconds` \| histogram \| \w/);
-  expect(metrics).not.toMatch(/\| {2}\||undefined/);
+test("the reference has every metric of backend and edge", async () => {
+  const page = await referencePages.metrics();
+  expect(page).toMatch(/\| `vllm:time_to_first_token_seconds` \| histogram \| \w/);
+  expect(page).not.toMatch(/\| {2}\||undefined/);
+  const exported = (await backendMetricNames()).map((name) => name.replace(/_(bucket|sum|count)$/, ""));
+  for (const name of exported) expect(page).toContain(`| \`${name}\` |`);
+  for (const { name } of await edgeMetrics()) expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| \\w`, "m"));
 });
+
+test("the reference has every command and every option that its code declares", async () => {
+  const page = await referencePages.commands();
+  const entries = Object.entries<[string, string, ...string[]]>(commandsOf(true));
+  for (const [name] of entries) expect(page).toContain(`\n## ${name}\n`);
+  const code = [...new Set(entries.map(([, [, file]]) => file))].map((file) =>
+    readFileSync(new URL(`../../../${file}`, import.meta.url), "utf8"),
+  );
+  const declared = code.flatMap((text) => [...text.matchAll(/ption\(\s*["`](--[a-z-]+)/g)].map(([, flag]) => flag));
+  const settings = [...helpOf(environmentSchema.shape)].flatMap(([name, { isSecret }]) =>
+    isSecret ? [] : flagOf(name),
+  );
+  expect(new Set(declared).size).toBeGreaterThan(80);
+  const shown = new Set([...page.matchAll(/^ +(?:-\w, )?(--[a-z-]+)/gm)].map(([, flag]) => flag));
+  expect([...declared, ...settings].filter((flag) => !shown.has(flag))).toEqual([]);
+}, 120_000);
 
 test("each command is named once", () => {
   const names = Object.keys(commandsOf(true));

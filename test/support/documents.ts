@@ -1,0 +1,42 @@
+/** The project's documents, and the commands in them. */
+import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import path from "node:path";
+
+const root = path.join(import.meta.dirname, "../..");
+
+/** Outside a checkout (an unpacked archive) nothing is tracked. */
+export const isCheckout = existsSync(`${root}/.git`);
+
+/** Every Markdown file, tracked or about to be. */
+export function documents(): string[] {
+  const args = ["ls-files", "--cached", "--others", "--exclude-standard", "*.md"];
+  const output = execFileSync("git", args, { cwd: root, encoding: "utf8" });
+  return [...new Set(output.split("\n"))].filter((file) => file !== "" && existsSync(path.join(root, file)));
+}
+
+/** The code blocks of a language, also indented ones, without their indentation. */
+export function blocks(file: string, language: string): string[] {
+  const text = readFileSync(path.join(root, file), "utf8");
+  const fences = text.matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)\n *\`\`\`$`, "gms"));
+  return [...fences].map(([, indentation, block]) => block.replaceAll(new RegExp(`^${indentation}`, "gm"), ""));
+}
+
+/** The commands of a file's shell blocks, one a line, without comments; a line that is indented goes on from the one before. */
+export function commands(file: string): string[] {
+  return blocks(file, "sh")
+    .flatMap((block) => block.replaceAll(/\n +/g, " ").split("\n"))
+    .map((line) => line.replace(/ {2,}#.*$/, "").trim())
+    .filter((line) => line !== "" && !line.startsWith("#"));
+}
+
+/** Whose commands test/e2e/readme.test.ts runs, all of them and in their order. */
+export const executedDocuments = ["README.md", "infra/docs/start.md"];
+
+/** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */
+export function mentionedCommands(file: string): string[] {
+  const prose = readFileSync(path.join(root, file), "utf8").replaceAll(/^ *```.*?^ *```$/gms, "");
+  return [...prose.matchAll(/`([^`]+)`/g)]
+    .map(([, span]) => span.replaceAll(/\s+/g, " "))
+    .filter((span) => /^([A-Z_]+=\S+ )*(npm|npx|wrangler|chameleon) [a-z-]/.test(span));
+}

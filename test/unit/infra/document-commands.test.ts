@@ -1,0 +1,133 @@
+/**
+ * Every command in the documents runs in a test, is accepted by the parser of the program that it calls, or is on a short list of
+ * what cannot run here.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import path from "node:path";
+import { describe, expect, test } from "vitest";
+import { parseCLI } from "vitest/node";
+import { commandsOf } from "../../../infra/commands.mjs";
+import { operations } from "../../../infra/openapi/operations.ts";
+import { commands, documents, executedDocuments, isCheckout, mentionedCommands } from "../../support/documents.ts";
+import type { ParseTask } from "../../support/parse-commands.ts";
+
+const root = path.join(import.meta.dirname, "../../..");
+const { scripts }: { scripts: Record<string, string> } = JSON.parse(readFileSync(`${root}/package.json`, "utf8"));
+
+/** What no test runs, by how it begins, and why. The files that it names must exist all the same. */
+const notRunHere: Record<string, string> = {
+  "docker ": "needs Docker; CI builds the images and starts one, images.test.ts compares the Dockerfile with the code",
+  "kubectl ": "needs a cluster; kubernetes.test.ts renders and validates what is applied",
+  "{ printf ": "alerts.test.ts runs what comes before kubectl, and validates the object",
+  "cp -r gpu-backend/models/chameleon-mini my-model": "readme.test.ts runs it, as part of TRAINING.md's recipe",
+  "npm pack && npm i -g ": "package.test.ts packs and installs, in a folder of its own",
+  "npm i": "npm's own",
+};
+
+interface Command {
+  file: string;
+  line: string;
+  /** Whether it is mentioned in a sentence. */
+  isMentioned: boolean;
+}
+
+/** Of what a shell would make of a line; variables and globs stay as they are. */
+function words(line: string): string[] {
+  return [...line.matchAll(/(?:'[^']*'|"[^"]*"|[^\s'"])+/g)].map(([word]) => word.replaceAll(/['"]/g, ""));
+}
+
+/** Without variables before it, and out of `KEY=$(…)`. */
+function bare(line: string): string {
+  return line.replace(/^\w+=\$\((.*)\)$/, "$1").replace(/^([A-Z_]+=\S+ )+/, "");
+}
+
+/** The parser that must accept it, or null where none does. */
+function taskOf({ line, isMentioned }: Command): ParseTask | null {
+  const [program, ...args] = words(bare(line).replaceAll(" …", ""));
+  const namesAlone = isMentioned;
+  if (program === "chameleon" && args[0] === "--help") return null;
+  if (program === "chameleon") return { program: args[0], args: args.slice(1), namesAlone };
+  if (program === "wrangler") return { program, args, namesAlone };
+  if (program === "npx" && args[0] === "wrangler") return { program: args[0], args: args.slice(1), namesAlone };
+  if (program !== "npm") return null;
+  const script = args[0] === "run" ? args.slice(1).find((arg) => arg !== "-s")! : args[0];
+  if (!(script in commandsOf(true)) || !(script in scripts)) return null;
+  const separator = args.indexOf("--");
+  return { program: script, args: separator === -1 ? [] : args.slice(separator + 1), namesAlone };
+}
+
+/** Why a command that no parser of ours knows is fine, or null. */
+function reasonFor({ line }: Command): string | null {
+  const listed = Object.keys(notRunHere).find((beginning) => line.startsWith(beginning));
+  if (listed !== undefined) return notRunHere[listed];
+  if (["chameleon --help", "npm run fix"].includes(line)) return "it takes no arguments of ours";
+  const [program, ...args] = words(line);
+  const target = args.find((arg) => arg.startsWith("http"));
+  const isOurs = operations.some(({ path: route }) => target === `http://127.0.0.1:8787${route}`);
+  return program === "curl" && isOurs ? "it calls a route of the API" : null;
+}
+
+describe.skipIf(!isCheckout)("commands of the documents", () => {
+  const executed = new Set(executedDocuments.flatMap(commands));
+  // The changelog tells what was.
+  const current = documents().filter((file) => file !== "CHANGELOG.md");
+  const all = current.flatMap((file): Command[] => [
+    ...commands(file).map((line) => ({ file, line, isMentioned: false })),
+    ...mentionedCommands(file).map((line) => ({ file, line, isMentioned: true })),
+  ]);
+  const others = all.filter(({ line }) => !executed.has(line));
+
+  test("are accepted by the parsers of what they call, or say why not", () => {
+    expect(executed.size).toBeGreaterThan(10);
+    const tasks = others.map(taskOf);
+    const parsed = tasks.flatMap((task) => (task && task.program !== "test" ? [task] : []));
+    const { stdout, stderr } = spawnSync(process.execPath, [`${root}/test/support/parse-commands.ts`], {
+      cwd: root,
+      input: JSON.stringify(parsed),
+      encoding: "utf8",
+    });
+    expect(stdout, stderr).not.toBe("");
+    const problems: (string | null)[] = JSON.parse(stdout);
+    const wrong = others.flatMap((command, i) => {
+      const task = tasks[i];
+      const problem =
+        task === null
+          ? reasonFor(command) === null
+            ? "nothing runs or parses it"
+            : null
+          : task.program === "test"
+            ? vitestProblem(task.args)
+            : problems[parsed.indexOf(task)];
+      return problem === null ? [] : [`${command.file}: ${command.line}: ${problem}`];
+    });
+    expect(wrong).toEqual([]);
+  }, 120_000);
+
+  test("name files of the project that exist", () => {
+    const missing = all.flatMap(({ file, line }) =>
+      words(line)
+        .filter((word) => /^(edge|gpu-backend|infra|shared|test)\/[\w/.-]+$/.test(word))
+        .filter((word) => !existsSync(path.join(root, word)))
+        .map((word) => `${file}: ${word}`),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  test("no entry of the list of what cannot run is without a command", () => {
+    const unused = Object.keys(notRunHere).filter((beginning) => !all.some(({ line }) => line.startsWith(beginning)));
+    expect(unused).toEqual([]);
+  });
+});
+
+function vitestProblem(args: string[]): string | null {
+  try {
+    const { options } = parseCLI(["vitest", "run", ...args]);
+    const projects = [options.project ?? []].flat();
+    const config = readFileSync(`${root}/vitest.config.ts`, "utf8");
+    const unknown = projects.find((name) => !config.includes(`name: "${name}"`));
+    return unknown === undefined ? null : `there is no test project ${unknown}`;
+  } catch (error) {
+    return String(error);
+  }
+}
