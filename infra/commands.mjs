@@ -25,7 +25,7 @@ const forDevelopers = {
   test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
   check: ["check style and types", "infra/check.ts"],
   build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
-  docs: ["build the documents site, which a running edge serves at /docs", "infra/site/cli.ts"],
+  docs: ["build the documents site, which the next start serves at /docs", "infra/site/cli.ts"],
   corpora: [
     "fetch the text that the embedded adapters are trained and measured on",
     "gpu-backend/training/corpus/cli.ts",
