@@ -20,6 +20,15 @@ describe.skipIf(!isCheckout)("documents", () => {
     });
     expect(broken).toEqual([]);
   });
+
+  test.each(["request", "training"])("the drawing of a %s names folders that exist", (name) => {
+    const drawing = readFileSync(path.join(root, `infra/docs/${name}.svg`), "utf8");
+    const folders = [...drawing.matchAll(/class="path"[^>]*>([^<]+)</g)].map(([, folder]) => folder);
+    expect(folders.length).toBeGreaterThan(5);
+    // Those of training are named within gpu-backend/.
+    const isThere = (folder: string) => ["", "gpu-backend"].some((top) => existsSync(path.join(root, top, folder)));
+    expect(folders.filter((folder) => !isThere(folder))).toEqual([]);
+  });
 });
 
 function headingsOf(markdown: string): string[] {

@@ -1,9 +1,12 @@
 /** The environments of wrangler.toml against each other, the top level and what the Worker reads. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import path from "node:path";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { readConfig, type Variables } from "../../../../edge/config.ts";
 import { pendingMigrations, readEnvironment } from "../../../../infra/deploy/environment.ts";
+import { blocks } from "../../../support/documents.ts";
 
 const configFile = path.join(import.meta.dirname, "../../../../wrangler.toml");
 
@@ -101,4 +104,14 @@ test.each([
   ["gone", ["v1", "v2", "v3"]],
 ])("after %s these are pending: %s", (applied, pending) => {
   expect(pendingMigrations(["v1", "v2", "v3"], applied)).toEqual(pending);
+});
+
+test.each(blocks("infra/docs/deploy.md", "toml"))("wrangler takes what deploy.md adds to an environment: %s", (block) => {
+  const folder = mkdtempSync(path.join(tmpdir(), "wrangler-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const config = path.join(folder, "wrangler.toml");
+  writeFileSync(config, `${readFileSync(configFile, "utf8")}\n${block}`);
+  const [, kind] = /^\[\[env\.production\.(\w+)\]\]/.exec(block)!;
+  const production = readWranglerConfig({ config, env: "production" }) as unknown as Record<string, object[]>;
+  expect(production[kind]).toEqual([expect.objectContaining({ binding: "BACKEND_VPC" })]);
 });
