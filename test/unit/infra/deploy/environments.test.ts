@@ -106,12 +106,15 @@ test.each([
   expect(pendingMigrations(["v1", "v2", "v3"], applied)).toEqual(pending);
 });
 
-test.each(blocks("infra/docs/deploy.md", "toml"))("wrangler takes what deploy.md adds to an environment: %s", (block) => {
-  const folder = mkdtempSync(path.join(tmpdir(), "wrangler-"));
-  onTestFinished(() => rmSync(folder, { recursive: true }));
-  const config = path.join(folder, "wrangler.toml");
-  writeFileSync(config, `${readFileSync(configFile, "utf8")}\n${block}`);
-  const [, kind] = /^\[\[env\.production\.(\w+)\]\]/.exec(block)!;
-  const production = readWranglerConfig({ config, env: "production" }) as unknown as Record<string, object[]>;
-  expect(production[kind]).toEqual([expect.objectContaining({ binding: "BACKEND_VPC" })]);
-});
+test.each(blocks("infra/docs/deploy.md", "toml"))(
+  "wrangler takes what deploy.md adds to an environment: %s",
+  (block) => {
+    const folder = mkdtempSync(path.join(tmpdir(), "wrangler-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    const config = path.join(folder, "wrangler.toml");
+    writeFileSync(config, `${readFileSync(configFile, "utf8")}\n${block}`);
+    const [, kind] = /^\[\[env\.production\.(\w+)\]\]/.exec(block)!;
+    const production = readWranglerConfig({ config, env: "production" }) as unknown as Record<string, object[]>;
+    expect(production[kind]).toEqual([expect.objectContaining({ binding: "BACKEND_VPC" })]);
+  },
+);
