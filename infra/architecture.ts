@@ -80,6 +80,7 @@ const mayImport: Record<string, string[]> = {
   // Shows what code defines.
   "infra/site": [
     "infra",
+    "edge/observability/edge-metrics.ts",
     "gpu-backend/command-line.ts",
     "gpu-backend/config.ts",
     "gpu-backend/http",
