@@ -6,6 +6,7 @@ import type { Artifacts } from "./assign/artifacts.ts";
 import type { Cells } from "./cells/resumable-answer.ts";
 import type { BodyReads } from "./middleware/body-reads.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
+import type { ObjectOwner } from "./platform/objects.ts";
 import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
@@ -18,7 +19,7 @@ export interface Arrival {
   key: string | null;
   /** By the clock of Dependencies. */
   arrivedMs: number;
-  /** Where it came from; its cell, leases and backends are near. */
+  /** Where it came from. */
   region: Region;
   /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
@@ -32,6 +33,8 @@ export interface AppEnvironment {
     trace: RequestTrace;
     tenant: string;
     access: Access;
+    /** Where it is answered: its cell, leases and backends are there or near. */
+    region: Region;
     /** Of a POST. */
     admission: PendingAdmission;
     /** Of a request that asked for admission, and whose tenant has limits. */
@@ -47,7 +50,7 @@ export interface Dependencies {
   /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
-  usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
+  usage(owner: ObjectOwner, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
   cells: Cells;

@@ -1,13 +1,14 @@
 /** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
+import type { Jurisdiction } from "../shared/contracts/tenants.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
 import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
 import { artifactsMissing } from "./assign/artifacts.ts";
 import { deployedSet, publishedSets } from "./assign/deployed.ts";
-import { urlOf } from "./backend/addresses.ts";
+import { addressesIn, urlOf } from "./backend/addresses.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
@@ -18,6 +19,7 @@ import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
 import { paced } from "./paced.ts";
+import { objectNamed, ownName } from "./platform/objects.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
@@ -43,9 +45,10 @@ if (
 /** Of one request: clients of another may not be waited for. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, { now, newNonce: newId });
-  return () => backends.map(({ url }) => new BackendClient(url, { sign, fetch: backendFetch }));
+  return (jurisdiction: Jurisdiction | null) =>
+    addressesIn(jurisdiction, backends).map(({ url }) => new BackendClient(url, { sign, fetch: backendFetch }));
 });
-const clients = () => newClients()();
+const clients = (jurisdiction: Jurisdiction | null = null) => newClients()(jurisdiction);
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
 
@@ -83,10 +86,10 @@ const app = createApp({
     report: usageReport(env),
     log: logFailure,
   }),
-  usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
+  usage: (owner, from, to) => objectNamed(env.LEDGERS, ownName(owner)).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
   cells: createCells({
-    namespace: (name, locationHint) => env.CELLS.getByName(name, { locationHint }),
+    namespace: (name, region) => objectNamed(env.CELLS, name, region),
     cellsPerRegion: config.cellsPerRegion,
     now,
     lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),

@@ -4,7 +4,8 @@
  * path: `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process
  * at `http://backends.svc:8788`.
  */
-import { type Region, regions } from "../platform/region.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
   /** As configured, without a slash at its end; no two are equal. */
@@ -31,6 +32,13 @@ export function parseAddresses(text: string, variable: string): BackendAddress[]
   const twice = urls.find((url, i) => urls.indexOf(url) !== i);
   if (twice !== undefined) throw new Error(`${variable} holds ${JSON.stringify(twice)} twice`);
   return addresses;
+}
+
+/** Those that run in a jurisdiction, by their regions; one without a region does not. null: all. */
+export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readonly BackendAddress[]): BackendAddress[] {
+  return addresses.filter(
+    ({ region }) => jurisdiction === null || (region !== null && regionsOf[jurisdiction].includes(region)),
+  );
 }
 
 /** The URL of one process of an address; without a name, of whichever the address leads to. */

@@ -2,10 +2,11 @@
  * All backends behind one Dispatch, which survives the loss of any of them. It has timers only for calls under way and
  * probes only when a batch arrives, so it costs nothing while idle.
  */
-import { type BatchRequest, holds, type Readiness } from "../../shared/contracts/inference.ts";
+import { holds, type Readiness } from "../../shared/contracts/inference.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Region } from "../platform/region.ts";
-import type { BackendAddress } from "./addresses.ts";
+import { addressesIn, type BackendAddress } from "./addresses.ts";
 import { BatchRun } from "./batch-run.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
@@ -20,22 +21,19 @@ export interface BackendsParts extends Pick<RoutingContext, "observer" | "now" |
   clientOf(address: BackendAddress): BackendCalls;
   /** Where the caller is: the nearest backends are preferred. null: all are equally near. */
   region: Region | null;
+  /** Backends elsewhere are never called; null: all may be. */
+  jurisdiction?: Jurisdiction | null;
 }
-
-/** Which backends a batch may use, where not all (`Route.onlyRegions`). */
-export type OpenBatchIn = (
-  batch: BatchRequest,
-  signal: AbortSignal,
-  onlyRegions?: ReadonlySet<Region>,
-) => ReturnType<Dispatch>;
 
 export class Backends {
   readonly #context: RoutingContext;
   readonly #runs = new Set<BatchRun>();
 
-  constructor({ addresses, clientOf, region, ...parts }: BackendsParts) {
+  constructor({ addresses: all, clientOf, region, jurisdiction = null, ...parts }: BackendsParts) {
+    const addresses = addressesIn(jurisdiction, all);
     this.#context = {
       ...parts,
+      jurisdiction,
       clients: new Map(addresses.map((address) => [address.url, clientOf(address)])),
       router: new Router(addresses, { region }),
       retries: new Budget(retryBudget),
@@ -44,9 +42,9 @@ export class Backends {
     };
   }
 
-  readonly openBatch: OpenBatchIn = async (batch, signal, onlyRegions) => {
+  readonly openBatch: Dispatch = async (batch, signal) => {
     this.#probeEjected();
-    const run = new BatchRun(batch, this.#context, onlyRegions);
+    const run = new BatchRun(batch, this.#context);
     this.#runs.add(run);
     try {
       await run.begin(signal);

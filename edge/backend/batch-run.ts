@@ -13,14 +13,12 @@ import {
   numericsAgree,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { Region } from "../platform/region.ts";
 import { Attempt } from "./attempt.ts";
 import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
 import { Delivery } from "./delivery.ts";
 import { isLast } from "./dispatch.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
-import type { Route } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
 
@@ -28,7 +26,6 @@ export class BatchRun {
   readonly #context: RoutingContext;
   /** What the backend is to serve. */
   readonly #model: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
-  readonly #route: Route;
   readonly #startedMs: number;
   /** The sequences that have not ended, by the client's id. */
   readonly #open = new Map<string, Delivery>();
@@ -38,12 +35,10 @@ export class BatchRun {
   readonly #frames: Frame[] = [];
   #wake = () => {};
 
-  /** `onlyRegions`: the only regions whose backends it may use; without, all. */
-  constructor(batch: BatchRequest, context: RoutingContext, onlyRegions?: ReadonlySet<Region>) {
+  constructor(batch: BatchRequest, context: RoutingContext) {
     this.#context = context;
     const { manifestHash, centroidId, adapterHash } = batch;
     this.#model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
-    this.#route = { ...this.#model, ...(onlyRegions && { onlyRegions }) };
     this.#startedMs = context.now();
     for (const sequence of batch.sequences) {
       const delivery = new Delivery(sequence);
@@ -100,7 +95,7 @@ export class BatchRun {
     from: RetryRound,
     previous: BackendFailure | null,
   ): Promise<void> {
-    const { router, retries, observer, now } = this.#context;
+    const { router, retries, observer, jurisdiction, now } = this.#context;
     let last = previous;
     /** In this round. */
     let failures = previous ? [previous] : [];
@@ -109,7 +104,7 @@ export class BatchRun {
     for (;;) {
       const waiting = this.#takeWaiting(group);
       if (waiting.length === 0) return;
-      const route = { ...this.#route, numerics: waiting[0].numerics };
+      const route = { ...this.#model, numerics: waiting[0].numerics };
       let choice = router.choose(route, round.tried, now());
       if (!choice && !round.isSecondRound) {
         round = secondRound(failures);
@@ -124,7 +119,11 @@ export class BatchRun {
           continue;
         }
       }
-      if (!choice || (last && retries.take(1) === 0)) throw errorOf(failures.map(({ failure }) => failure));
+      if (!choice || (last && retries.take(1) === 0))
+        throw errorOf(
+          failures.map(({ failure }) => failure),
+          jurisdiction,
+        );
       const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
       if (last && begun < waiting.length) observer.retried(last.backend.id, waiting.length - begun);
       last = await this.#send(choice.backend, waiting, round);
@@ -307,7 +306,7 @@ export class BatchRun {
     const { router, hedges, observer, now, keepAlive } = this.#context;
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
-    const choice = router.choose(this.#route, attempt.round.tried, now());
+    const choice = router.choose(this.#model, attempt.round.tried, now());
     // Any process of the same address may be the same process.
     if (choice?.backend.name === null && choice.backend.address === attempt.backend.address) return;
     if (!choice?.isFit || router.loadOf(choice.backend) >= router.loadOf(attempt.backend)) return;

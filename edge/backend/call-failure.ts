@@ -1,5 +1,6 @@
 /** The kinds of failure of a backend call, and the consequences of each. */
 import type { ErrorFrame } from "../../shared/contracts/inference.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 
 /** Retry-After in seconds when the backend sent none. */
@@ -104,13 +105,22 @@ export function asFailure(thrown: unknown): CallFailure {
 
 /**
  * The error that ends a sequence after `failures`: `overloaded` if any backend was, else `numerics_mismatch` if any backend
- * could not continue it, otherwise that of the last.
+ * could not continue it, otherwise that of the last. It says so where only backends of a jurisdiction were tried.
  */
-export function errorOf(failures: readonly CallFailure[]): ServiceError {
+export function errorOf(failures: readonly CallFailure[], jurisdiction: Jurisdiction | null): ServiceError {
   if (failures.length === 0) {
-    const message = "No backend is configured in the regions that this request allows.";
-    return new ServiceError("backend_unavailable", message);
+    const where =
+      jurisdiction === null ? "" : ` in the jurisdiction ${jurisdiction}, where this tenant's data must stay`;
+    return new ServiceError("backend_unavailable", `No backend is configured${where}.`);
   }
+  const error = worstOf(failures);
+  if (jurisdiction === null || error.kind === "numerics_mismatch") return error;
+  const message = `${error.message} No backend outside the jurisdiction ${jurisdiction} may serve this tenant.`;
+  const { kind, param, retryAfterSeconds, cause } = error;
+  return new ServiceError(kind, message, { param, retryAfterSeconds: retryAfterSeconds ?? undefined, cause });
+}
+
+function worstOf(failures: readonly CallFailure[]): ServiceError {
   const overloads = failures.filter(({ kind }) => kind === "overloaded").map(({ error }) => error);
   const soonest = (error: ServiceError) => error.retryAfterSeconds ?? Number.POSITIVE_INFINITY;
   if (overloads.length > 0) return overloads.reduce((a, b) => (soonest(b) < soonest(a) ? b : a));

@@ -21,8 +21,6 @@ export interface Route {
   adapterHash?: string;
   /** Numerics fingerprint to continue with; null or absent if any will do. */
   numerics?: string | null;
-  /** The only regions whose backends may be used (a jurisdiction); absent: all. A backend without a region is in none. */
-  onlyRegions?: ReadonlySet<Region>;
 }
 
 export interface Choice {
@@ -53,11 +51,7 @@ export class Router {
   choose(route: Route, tried: ReadonlySet<string>, nowMs: number): Choice | null {
     const key = route.adapterHash ?? route.centroidId ?? "";
     const isFit = (backend: Backend) => this.#isFit(backend, route, nowMs);
-    const allowed = [...this.#groups.values()].filter(
-      ({ any: { address } }) =>
-        !route.onlyRegions || (address.region !== null && route.onlyRegions.has(address.region)),
-    );
-    const candidates = allowed.flatMap((group) => group.candidates(tried, isFit, nowMs));
+    const candidates = [...this.#groups.values()].flatMap((group) => group.candidates(tried, isFit, nowMs));
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
       // Without a name a call may reach a process that was tried, so other backends go first.

@@ -1,3 +1,4 @@
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import type { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { FirstFrameTimes } from "./first-frame-times.ts";
@@ -7,6 +8,8 @@ import type { RoutingObserver } from "./routing-observer.ts";
 /** What all batch runs share. */
 export interface RoutingContext {
   router: Router;
+  /** Of all backends; null: of none. */
+  jurisdiction: Jurisdiction | null;
   /** By the URL of an address. */
   clients: ReadonlyMap<string, BackendCalls>;
   retries: Budget;

@@ -1,15 +1,22 @@
 /** Names of cells: which ones a tenant prefers, and where one is. Pure. */
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import { rendezvousOrder } from "../backend/rendezvous.ts";
+import { nameIn } from "../platform/objects.ts";
 import { type Region, regions } from "../platform/region.ts";
 
-/** Names of a region's cells, in the order in which the tenant prefers them. */
-export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
-  const names = Array.from({ length: cellsPerRegion }, (_, i) => `cell-${region}-${i}`);
+/** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
+export function cellsOf(
+  tenant: string,
+  region: Region,
+  cellsPerRegion: number,
+  jurisdiction: Jurisdiction | null = null,
+): string[] {
+  const names = Array.from({ length: cellsPerRegion }, (_, i) => nameIn(jurisdiction, `cell-${region}-${i}`));
   return rendezvousOrder(tenant, names);
 }
 
 /** The region of a cell by its name; null for any other name. */
 export function regionOfCell(name: string | undefined): Region | null {
-  const [, region] = /^cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
+  const [, region] = /^(?:[a-z]+:)?cell-([a-z]+)-\d+$/.exec(name ?? "") ?? [];
   return regions.find((one) => one === region) ?? null;
 }

@@ -21,6 +21,7 @@ import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
+import { jurisdictionOf, objectNamed, ownName } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
@@ -48,7 +49,9 @@ export class Cell extends DurableObject<Env> {
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
     const gate = new Gate(awaitingCalls);
-    const fileOf: AdapterFiles = (tenant, hash) => env.ADAPTERS.getByName(tenant).file(hash);
+    const jurisdiction = jurisdictionOf(state.id.name ?? "");
+    const fileOf: AdapterFiles = (tenant, hash) =>
+      objectNamed(env.ADAPTERS, ownName({ tenant, jurisdiction })).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
@@ -63,6 +66,7 @@ export class Cell extends DurableObject<Env> {
         addresses,
         clientOf: ({ url }) => new BackendClient(url, parts),
         region: regionOfCell(state.id.name),
+        jurisdiction,
         observer: this.#metrics.counting(routingLog),
         now,
         after,
@@ -101,6 +105,10 @@ export class Cell extends DurableObject<Env> {
 
   async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
     const { admitted, plan } = request;
+    const { tenant, ledger = tenant } = admitted;
+    if (jurisdictionOf(ledger) !== jurisdictionOf(this.ctx.id.name ?? "")) {
+      throw new Error(`a request of ${ledger} has come to the cell ${this.ctx.id.name}`);
+    }
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
     const admission = admissionOf(admitted, {

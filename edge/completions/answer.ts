@@ -84,7 +84,7 @@ export async function answer(
     admitted: admission.request,
   };
   try {
-    const { response, completed } = await dependencies.cells(cellRequest, c.env.region, signal);
+    const { response, completed } = await dependencies.cells(cellRequest, c.get("region"), signal);
     if (completed !== null) {
       const ended = trace.goesOn();
       const passing = completed.then(

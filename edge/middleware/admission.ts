@@ -11,8 +11,8 @@ export function admission({ admissions }: Dependencies) {
     if (c.req.method !== "POST") return next();
     const tell = (headers: Record<string, string>) =>
       c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...headers });
-    const { region } = c.env;
-    const pending = await admissions.admit({ requestId: c.get("requestId"), access: c.get("access"), region, tell });
+    const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];
+    const pending = await admissions.admit({ requestId, access, region, tell });
     c.set("admission", pending);
     try {
       await next();

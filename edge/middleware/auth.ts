@@ -2,6 +2,7 @@
 import { createMiddleware } from "hono/factory";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
+import { regionWithin } from "../platform/region.ts";
 import type { KeyStore } from "../tenants/keys.ts";
 import { scopeOf } from "../tenants/scopes.ts";
 
@@ -24,6 +25,7 @@ export function auth(keys: KeyStore) {
     }
     c.set("tenant", access.tenant);
     c.set("access", access);
+    c.set("region", regionWithin(access.jurisdiction, c.env.region));
     await next();
   });
 }

@@ -2,9 +2,20 @@
  * A region is a location hint of the platform: where a Durable Object is created, and near which backends run.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/#provide-a-location-hint
  */
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+
 export const regions = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"] as const;
 
 export type Region = (typeof regions)[number];
+
+/** Regions of each jurisdiction. Of callers elsewhere the first is the nearest, wherever they are. */
+export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
+
+/** The region that answers a caller from `region`, within a jurisdiction if there is one. */
+export function regionWithin(jurisdiction: Jurisdiction | null, region: Region): Region {
+  if (jurisdiction === null || regionsOf[jurisdiction].includes(region)) return region;
+  return regionsOf[jurisdiction][0];
+}
 
 /** Coordinates are decimal degrees, as text. */
 interface Origin {

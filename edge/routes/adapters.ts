@@ -24,8 +24,8 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const artifacts = await dependencies.artifacts();
     const { manifest, manifestHash } = artifacts;
     requireFreeName(name, manifest);
-    const tenant = c.get("tenant");
-    const shelf = adapters.of(tenant);
+    const access = c.get("access");
+    const shelf = adapters.of(access);
     requireRoom(await shelf.roomFor(name), name);
     const startedMs = now();
     const encoded = encodeExamples(examples, artifacts);
@@ -36,10 +36,8 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const admission = await reserve(c, tokens);
     let answer: AdapterAnswer | null = null;
     try {
-      answer = await adapters.create({
-        version: contractVersion,
-        ...{ manifestHash, tenant, centroid: [...centroid], examples: encoded },
-      });
+      const request = { manifestHash, tenant: access.tenant, centroid: [...centroid], examples: encoded };
+      answer = await adapters.create({ version: contractVersion, ...request }, access.jurisdiction);
     } finally {
       const model = modelOf(name, manifest.model.servedAs);
       const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
@@ -63,7 +61,7 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
 export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const artifacts = await dependencies.artifacts();
-    const all = await dependencies.adapters.of(c.get("tenant")).list();
+    const all = await dependencies.adapters.of(c.get("access")).list();
     const data = all.map((adapter) => adapterObject(adapter, artifacts));
     return c.json({ object: "list", data } satisfies AdapterList);
   };
@@ -72,7 +70,7 @@ export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment
 export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const name = c.req.param("name") ?? "";
-    const adapter = await dependencies.adapters.of(c.get("tenant")).find(name);
+    const adapter = await dependencies.adapters.of(c.get("access")).find(name);
     if (!adapter) throw notFound(name);
     return c.json(adapterObject(adapter, await dependencies.artifacts()));
   };
@@ -81,11 +79,11 @@ export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> 
 export function deleteAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { adapters } = dependencies;
-    const tenant = c.get("tenant");
+    const access = c.get("access");
     const name = c.req.param("name") ?? "";
-    const removed = await adapters.of(tenant).remove(name);
+    const removed = await adapters.of(access).remove(name);
     if (!removed) throw notFound(name);
-    if (removed.isLast) adapters.forget(tenant, removed.hash);
+    if (removed.isLast) adapters.forget(access, removed.hash);
     return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
   };
 }

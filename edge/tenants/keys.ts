@@ -5,6 +5,7 @@
  */
 import type { z } from "zod";
 import {
+  type Jurisdiction,
   keyIdOf,
   keyPrefix,
   keyRecordSchema,
@@ -39,6 +40,8 @@ export interface Access {
   limits: TenantLimits;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
+  /** Where the tenant's requests are answered and its data is kept; null: anywhere. */
+  jurisdiction: Jurisdiction | null;
 }
 
 export interface KeyStore {
@@ -129,8 +132,8 @@ function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.out
   };
 }
 
-function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {
-  return { limits: limitsOf(record), origins: record.origins };
+function grants(record: TenantRecord): Pick<Access, "limits" | "origins" | "jurisdiction"> {
+  return { limits: limitsOf(record), origins: record.origins, jurisdiction: record.jurisdiction ?? null };
 }
 
 function unreadable(cause: unknown): never {

@@ -10,6 +10,7 @@
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { objectNamed } from "../platform/objects.ts";
 import { type Region, regions } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
 import {
@@ -50,6 +51,7 @@ export class Ledger extends DurableObject<Env> {
   now = () => Date.now();
   readonly quota: Quota;
   readonly #store: LedgerStore;
+  /** The name of the tenant's own ledger. */
   readonly #tenant: string;
   /** null: this is the tenant's own ledger. */
   readonly #region: Region | null;
@@ -179,7 +181,7 @@ export class Ledger extends DurableObject<Env> {
     const report = this.borrower.ask(limits, this.quota.used(this.now()), this.#needs);
     this.#store.setFact("borrowed", this.borrower.state);
     const batch = this.#store.nextBatch();
-    const tenantsLedger = this.env.LEDGERS.getByName(this.#tenant);
+    const tenantsLedger = ledgerOf(this.env.LEDGERS, this.#tenant);
     const exchanged: Exchange = await tenantsLedger.exchange(this.#region!, report, batch);
     const isTaken = this.borrower.take(exchanged.answer);
     this.#store.setFact("borrowed", this.borrower.state);
@@ -351,7 +353,7 @@ const noLimits: TenantLimits = {
   tokensPerMonth: null,
 };
 
-/** The name of a tenant's ledger in a region. No tenant's name has an `@`. */
+/** The name of a tenant's ledger in a region, by that of its own (`ownName`). No tenant's name has an `@`. */
 export function regionalName(tenant: string, region: Region): string {
   return `${tenant}@${region}`;
 }
@@ -364,7 +366,7 @@ function partsOf(name: string): { tenant: string; region: Region | null } {
 /** The ledger of that name. A region's is created in its region. */
 export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
   const { region } = partsOf(name);
-  return ledgers.getByName(name, region === null ? {} : { locationHint: region });
+  return objectNamed(ledgers, name, region);
 }
 
 function sum(a: Amounts, b: Amounts): Amounts {

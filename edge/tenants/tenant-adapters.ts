@@ -1,9 +1,11 @@
 /** Where tenants' own adapters are kept and made, for the routes: shelves at the edge, fits at the backends. */
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
+import { type ObjectOwner, objectNamed, ownName } from "../platform/objects.ts";
 import type { AdapterShelf, Added } from "./adapter-shelf.ts";
 import type { Access } from "./keys.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
@@ -20,10 +22,10 @@ export interface Shelf {
   remove(name: string): Promise<{ hash: string; isLast: boolean } | null>;
 }
 
-type Viewer = Pick<Access, "tenant" | "scopes">;
+type Viewer = Pick<Access, "tenant" | "jurisdiction" | "scopes">;
 
 export interface TenantAdapters {
-  of(tenant: string): Shelf;
+  of(owner: ObjectOwner): Shelf;
   /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
@@ -36,38 +38,38 @@ export interface TenantAdapters {
     adapter: AdapterField | undefined,
     artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
   ): Promise<NamedAdapters>;
-  /** Lets a backend make one. Throws the ServiceError to refuse with. */
-  create(request: AdapterRequest): Promise<AdapterAnswer>;
+  /** Lets a backend of the jurisdiction make one. Throws the ServiceError to refuse with. */
+  create(request: AdapterRequest, jurisdiction: Jurisdiction | null): Promise<AdapterAnswer>;
   /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
-  forget(tenant: string, hash: string): void;
+  forget(owner: ObjectOwner, hash: string): void;
 }
 
 export function createTenantAdapters(parts: {
   shelves: DurableObjectNamespace<AdapterShelf>;
-  /** Of all backends, for one request. */
-  clients(): Pick<BackendClient, "createAdapter" | "removeAdapter">[];
+  /** Of all backends of a jurisdiction, for one request. */
+  clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter" | "removeAdapter">[];
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
 }): TenantAdapters {
   const { shelves, clients, background } = parts;
-  const of = (tenant: string) => shelfOf(shelves.getByName(tenant));
+  const of = (owner: ObjectOwner) => shelfOf(objectNamed(shelves, ownName(owner)));
   return {
     of,
-    visibleTo: async ({ tenant, scopes }) => (seesOwnAdapters(scopes) ? of(tenant).list() : []),
-    async named({ tenant, scopes }, model, adapter, { manifest, manifestHash }) {
+    visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access).list() : []),
+    async named(access, model, adapter, { manifest, manifestHash }) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
-      if (!seesOwnAdapters(scopes)) return new Map();
-      const found = await Promise.all([...new Set(names)].map((name) => of(tenant).find(name)));
+      if (!seesOwnAdapters(access.scopes)) return new Map();
+      const found = await Promise.all([...new Set(names)].map((name) => of(access).find(name)));
       const own = found.filter((one) => one !== null);
       for (const one of own) requireCurrent(one, manifestHash);
       const named = new Map(own.map((one) => [one.name, one]));
       if (own.length === found.length) return named;
-      return Object.assign(named, { others: (await of(tenant).list()).map(({ name }) => name) });
+      return Object.assign(named, { others: (await of(access).list()).map(({ name }) => name) });
     },
-    async create(request) {
+    async create(request, jurisdiction) {
       const failures: CallFailure[] = [];
-      for (const client of clients()) {
+      for (const client of clients(jurisdiction)) {
         try {
           return await client.createAdapter(request);
         } catch (thrown) {
@@ -75,10 +77,10 @@ export function createTenantAdapters(parts: {
           failures.push(thrown);
         }
       }
-      throw errorOf(failures);
+      throw errorOf(failures, jurisdiction);
     },
-    forget(tenant, hash) {
-      for (const client of clients()) background(client.removeAdapter(tenant, hash).catch(() => undefined));
+    forget({ tenant, jurisdiction }, hash) {
+      for (const client of clients(jurisdiction)) background(client.removeAdapter(tenant, hash).catch(() => undefined));
     },
   };
 }

@@ -1,6 +1,7 @@
 /** What `npm run keys` does to the records of keys and tenants. Not here: where they are, and how it is told. */
 import { createHash } from "node:crypto";
 import {
+  type Jurisdiction,
   type KeyRecord,
   keyIdOf,
   keyPrefix,
@@ -92,6 +93,10 @@ export interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
   origins?: string[];
+  /** null: anywhere. */
+  jurisdiction?: Jurisdiction | null;
+  /** Changes the jurisdiction also of a tenant that has keys, and so may have data where it is now. */
+  leavesData?: boolean;
 }
 
 /** null where nothing is recorded: then the standard plan holds, and none for keys of the configuration. */
@@ -100,17 +105,28 @@ export async function readTenant({ namespace }: Actor, tenant: string): Promise<
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
 }
 
-/** Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. */
+/**
+ * Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. Throws an Error where the tenant
+ * has keys and the change of its jurisdiction would leave data behind.
+ */
 export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
   const before = await recordOfTenant(actor, tenant);
+  const keys = await listKeys(actor, tenant);
+  const jurisdiction = change.jurisdiction === undefined ? (before.jurisdiction ?? null) : change.jurisdiction;
+  if (jurisdiction !== (before.jurisdiction ?? null) && keys.length > 0 && !change.leavesData) {
+    throw new Error(
+      `${tenant} has keys, so it may have data where it is now (${before.jurisdiction ?? "anywhere"}). What it has used and its own adapters stay there, out of its reach, and its limits count from nothing: delete its adapters first, then add --leave-data`,
+    );
+  }
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
     origins: change.origins ?? before.origins,
+    ...(jurisdiction !== null && { jurisdiction }),
   });
   const written = new Map<string, KeyRecord | TenantRecord>([[tenantPrefix + tenant, record]]);
-  for (const { id, record: key } of await listKeys(actor, tenant)) {
+  for (const { id, record: key } of keys) {
     written.set(keyPrefix + id, { ...key, tenantRecord: record });
   }
   await actor.namespace.put(written);

@@ -33,6 +33,10 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
+/** Where the platform can keep a tenant's data. */
+export const jurisdictions = ["eu"] as const;
+export type Jurisdiction = (typeof jurisdictions)[number];
+
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
@@ -47,6 +51,8 @@ export const tenantRecordSchema = z.object({
   }),
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
+  /** Only there are its requests answered and its data kept; absent: anywhere. */
+  jurisdiction: z.enum(jurisdictions).optional(),
 });
 
 export const keyRecordSchema = z.object({

@@ -221,7 +221,9 @@ describe("bodies of one key at once", () => {
     return { response, send: () => sent.resolve(), pulled: () => pulled };
   }
   const keys = {
-    accessOf: async (keyId: string) => ({ tenant: "t", keyId, scopes: [], limits: plans.unlimited, origins: [] }),
+    accessOf: async (keyId: string) => ({
+      ...{ tenant: "t", keyId, scopes: [], limits: plans.unlimited, origins: [], jurisdiction: null },
+    }),
   };
 
   test("are bounded: one beyond is refused unread, by limit and value, until another is done", async () => {

@@ -22,6 +22,7 @@ import { type CompletionWriterParts, writeCompletion } from "../../edge/completi
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { BodyReads } from "../../edge/middleware/body-reads.ts";
 import { paced } from "../../edge/paced.ts";
+import { objectNamed, ownName } from "../../edge/platform/objects.ts";
 import { defaultRegion, type Region } from "../../edge/platform/region.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
@@ -261,7 +262,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       report: (tenant, consumed) => void reported.push([tenant, ...consumed]),
       log,
     }),
-    usage: (tenant, from, to) => env.LEDGERS.getByName(tenant).usage(from, to),
+    usage: (owner, from, to) => objectNamed(env.LEDGERS, ownName(owner)).usage(from, to),
     adapters: createTenantAdapters({
       shelves: env.ADAPTERS,
       clients: () => [new BackendClient(backendUrl)],
@@ -315,7 +316,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
 }
 
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
-const cellNamed = (name: string, locationHint: Region = defaultRegion) => env.CELLS.getByName(name, { locationHint });
+const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
 /** The cells of the tests' region, the one first that answers its tenant. */
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];

@@ -171,6 +171,7 @@ export function scriptedRouting(count: number, budgets: { retries?: Budget; hedg
     addresses,
     clientOf: ({ url }) => backends[names.indexOf(url)],
     region: null,
+    jurisdiction: null,
     backends,
     events,
     router: new Router(addresses),

@@ -1,5 +1,7 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Backends, holdingOf, readinessOf } from "../../../edge/backend/backends.ts";
+import type { Region } from "../../../edge/platform/region.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { callFailure, framesFor, ScriptedBackend, scriptedRouting } from "../../support/scripted-backends.ts";
@@ -91,4 +93,59 @@ test("a manifest is held by all, some or none of the backends that say in time t
   expect(await share(other)).toBe("none");
   expect(await share(other, holder)).toBe("some");
   expect(await share(holder, holder)).toBe("all");
+});
+
+describe("backends of a jurisdiction", () => {
+  /** weur and eeur are in the EU; enam and the one without a region are not. */
+  function inEurope(regions: (Region | null)[] = ["weur", "eeur", "enam", null]) {
+    const routing = scriptedRouting(regions.length);
+    const addresses = routing.addresses.map(({ url }, i) => ({ url, region: regions[i] }));
+    const backends = new Backends({ ...routing, addresses, region: "weur", jurisdiction: "eu" });
+    const open = (id: string) => backends.openBatch(batch(id), new AbortController().signal);
+    const outside = () => routing.backends.flatMap(({ calls, probes }, i) => (i < 2 ? [] : [calls.length, probes]));
+    return { ...routing, open, outside };
+  }
+
+  test("are the only ones: not when they are slow, fail or break off, and the error says so", async () => {
+    const kinds = [
+      "unreachable",
+      "silent",
+      "failing",
+      "unavailable",
+      "mismatched",
+      "overloaded",
+      "broken",
+      null,
+    ] as const;
+    const property = fc.asyncProperty(fc.array(fc.constantFrom(...kinds), { maxLength: 12 }), async (answers) => {
+      const { backends, open, outside, pass } = inEurope();
+      const rest = [...answers];
+      for (const backend of backends) {
+        backend.answer = (call) => {
+          const kind = rest.shift() ?? "unreachable";
+          if (kind === null) void call.accept().then(() => call.fail("broken"));
+          else void call.refuse(callFailure(kind));
+        };
+      }
+      for (const id of ["a", "b", "c"]) {
+        const opened = open(id).then((frames) => Array.fromAsync(frames));
+        const ended = opened.catch((error: Error) => error);
+        for (let i = 0; i < 6; i++) await pass(5000);
+        const end = await ended;
+        const text = end instanceof Error ? end.message : JSON.stringify(end.flat().at(-1));
+        expect(text).toContain("jurisdiction eu");
+      }
+      expect(outside()).toEqual([0, 0, 0, 0]);
+    });
+    await fc.assert(property, { numRuns: 40 }); // a failure prints its seed
+  });
+
+  test("are not there: the request is refused at once", async () => {
+    const { open, backends } = inEurope(["enam", null]);
+    await expect(open("a")).rejects.toMatchObject({
+      kind: "backend_unavailable",
+      message: expect.stringContaining("No backend is configured in the jurisdiction eu"),
+    });
+    expect(backends.flatMap(({ calls }) => calls)).toEqual([]);
+  });
 });

@@ -588,14 +588,6 @@ describe("an address that leads to several processes", () => {
   });
 });
 
-test("without a backend in the regions that a batch may use, it is refused at once", async () => {
-  const routing = scriptedRouting(1);
-  const batch = { version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] } as const;
-  const run = new BatchRun({ ...batch, sequences: [...batch.sequences] }, routing, new Set(["weur"] as const));
-  await expect(run.begin(new AbortController().signal)).rejects.toMatchObject({ kind: "backend_unavailable" });
-  expect(routing.backends[0].calls).toEqual([]);
-});
-
 describe("a client that goes away", () => {
   test("is cancelled where its sequence runs; the last one calls the call off", async () => {
     const routing = scriptedRouting(2);

@@ -1,5 +1,8 @@
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { defaultRegion, regionOf } from "../../../edge/platform/region.ts";
+import { roundTripMs } from "../../../edge/backend/round-trips.ts";
+import { jurisdictionOf, nameIn, type ObjectNamespace, objectNamed, ownName } from "../../../edge/platform/objects.ts";
+import { defaultRegion, regionOf, regions, regionsOf, regionWithin } from "../../../edge/platform/region.ts";
 
 describe("regionOf", () => {
   test.each([
@@ -33,5 +36,60 @@ describe("regionOf", () => {
   test("what comes from nowhere is in the default region", () => {
     expect(regionOf(undefined)).toBe(defaultRegion);
     expect(regionOf({})).toBe(defaultRegion);
+  });
+});
+
+describe("a jurisdiction", () => {
+  test("answers a caller in the nearest of its regions, wherever the caller is", () => {
+    for (const from of regions) {
+      expect(regionWithin(null, from)).toBe(from);
+      const nearest = regionsOf.eu.toSorted((a, b) => roundTripMs(from, a) - roundTripMs(from, b))[0];
+      expect([from, regionWithin("eu", from)]).toEqual([from, nearest]);
+    }
+  });
+
+  test("has objects of its own, made in it by name; where the runtime has none, nothing is made elsewhere", () => {
+    const made: unknown[] = [];
+    const within = (jurisdiction: string | null): ObjectNamespace<string> => ({
+      jurisdiction: (name) => within(name),
+      getByName: (name, options) => {
+        made.push([jurisdiction, name, options]);
+        return name;
+      },
+    });
+    const own = ownName({ tenant: "eu", jurisdiction: "eu" });
+    expect([own, nameIn(null, "eu"), jurisdictionOf(own), jurisdictionOf("eu"), jurisdictionOf("euro:x")]).toEqual([
+      "eu:eu",
+      "eu",
+      "eu",
+      null,
+      null,
+    ]);
+    objectNamed(within(null), own, "weur");
+    objectNamed(within(null), "acme");
+    expect(made.splice(0)).toEqual([
+      ["eu", "eu:eu", { locationHint: "weur" }],
+      [null, "acme", {}],
+    ]);
+    const bare = {
+      ...within(null),
+      jurisdiction: () => {
+        throw new Error("not implemented");
+      },
+    };
+    expect(() => objectNamed(bare, own)).toThrow(/jurisdiction eu, and this runtime has no jurisdictions/);
+    expect(made).toEqual([]);
+  });
+
+  test("is the only way to an object: no other code of the edge names one", () => {
+    const folder = new URL("../../../edge/", import.meta.url);
+    const files = readdirSync(folder, { recursive: true, encoding: "utf8" });
+    const naming = files.filter(
+      (file) =>
+        /^(?!worker-conf|client|page).*\.ts$/.test(file) &&
+        /\.(getByName|idFromName)\(/.test(readFileSync(new URL(file, folder), "utf8")),
+    );
+    // config.ts: containers, which are backends.
+    expect(naming.sort()).toEqual(["config.ts", "platform/objects.ts"]);
   });
 });

@@ -147,3 +147,20 @@ test("values of the command line are read, or refused with what they should be",
   expect(origins("https://b.example/", ["https://a.example"])).toEqual(["https://a.example", "https://b.example"]);
   for (const text of ["*", "example.com", "https://a.example/path"]) expect(() => origins(text, undefined)).toThrow();
 });
+
+test("a jurisdiction is set before the first key; later only by who leaves the data where it is", async () => {
+  const { acting, stored } = actor();
+  expect(await changeTenant(acting, "acme", { limits: {}, jurisdiction: "eu" })).toMatchObject({ jurisdiction: "eu" });
+  const { id } = await createKey(acting, "acme", all);
+  const copy = () => JSON.parse(stored.get(`key:${id}`)!).tenantRecord.jurisdiction;
+  expect(copy()).toBe("eu");
+  await changeTenant(acting, "acme", { plan: "unlimited", limits: {}, jurisdiction: "eu" });
+  expect(copy()).toBe("eu");
+  const before = new Map(stored);
+  const out = { limits: {}, jurisdiction: null };
+  await expect(changeTenant(acting, "acme", out)).rejects.toThrow(/acme has keys.*\(eu\).*--leave-data/);
+  expect(stored).toEqual(before);
+  expect(await changeTenant(acting, "acme", { ...out, leavesData: true })).not.toHaveProperty("jurisdiction");
+  expect(copy()).toBeUndefined();
+  await expect(changeTenant(acting, "acme", { limits: {}, jurisdiction: "eu" })).rejects.toThrow(/\(anywhere\)/);
+});
