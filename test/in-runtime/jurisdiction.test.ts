@@ -1,0 +1,214 @@
+/**
+ * A tenant of the jurisdiction eu: which objects and backends its requests, ledgers and adapters reach. workerd has no
+ * jurisdictions, so the namespaces get a method that notes who was asked for, and in which one.
+ */
+import { runInDurableObject } from "cloudflare:test";
+import { env } from "cloudflare:workers";
+import { HttpResponse, http } from "msw";
+import { afterEach, describe, expect, test, vi } from "vitest";
+import { addressesIn, parseAddresses } from "../../edge/backend/addresses.ts";
+import { BackendClient } from "../../edge/backend/client.ts";
+import type { Cell } from "../../edge/cells/cell.ts";
+import { cellsOf } from "../../edge/cells/cell-names.ts";
+import { nameIn } from "../../edge/platform/objects.ts";
+import { createKeyStore } from "../../edge/tenants/keys.ts";
+import type { Ledger } from "../../edge/tenants/ledger.ts";
+import { Settlements } from "../../edge/tenants/settlements.ts";
+import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
+import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/inference.ts";
+import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { plans, type TenantRecord, tenantPrefix } from "../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
+import recorded from "../support/cell-request-v1.json";
+import { backendAnswers, backendUrl, errorOf, localCell, network, saying, testApp, useNetwork } from "./harness.ts";
+
+useNetwork();
+
+const outside = "http://127.0.0.1:8790";
+const european = `enam=${outside},weur=${backendUrl}`;
+
+/** The prototype of every namespace here, in cells and ledgers, too. */
+const prototype = Object.getPrototypeOf(env.CELLS) as typeof env.CELLS;
+const { jurisdiction, getByName } = prototype;
+afterEach(() => void Object.assign(prototype, { jurisdiction, getByName }));
+
+/** Gives the runtime jurisdictions. Returns the names of objects that were asked for: in one with its name and hint before. */
+function withJurisdictions(): string[] {
+  const asked: string[] = [];
+  prototype.getByName = function (this: typeof env.CELLS, name, options) {
+    asked.push(name);
+    return getByName.call(this, name, options) as never;
+  };
+  prototype.jurisdiction = function (this: typeof env.CELLS, place: string) {
+    const get = (name: string, options: { locationHint?: string } = {}) => {
+      asked.push(`${place} ${options.locationHint ?? "-"} ${name}`);
+      return getByName.call(this, name, options as never);
+    };
+    return { getByName: get } as never;
+  };
+  return asked;
+}
+
+let tenants = 0;
+const limits = { requestsPerMinute: 100, tokensPerMinute: 10_000, concurrentRequests: 9, tokensPerMonth: 100_000 };
+
+async function europeanApp(record: Partial<TenantRecord> = {}, backends = european) {
+  const tenant = `european-${tenants++}`;
+  const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
+  const stored = { plan: "standard", limits, origins: [], jurisdiction: "eu", ...record };
+  const get = async (name: string) => (name === tenantPrefix + tenant ? stored : null);
+  const clients = (place: "eu" | null) =>
+    addressesIn(place, parseAddresses(backends, "X")).map(({ url }) => new BackendClient(url));
+  const app = testApp({
+    keys: createKeyStore([{ hash, tenant }], { get } as never, () => Date.now()),
+    adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: (work) => void work }),
+  });
+  const headers = { authorization: `Bearer sk-${tenant}` };
+  return { ...app, tenant, headers };
+}
+
+/** The cells in the EU know these backends. */
+async function setBackends(urls: string): Promise<void> {
+  for (const region of ["weur", "eeur"] as const) {
+    for (const name of cellsOf("any", region, Number(env.CELLS_PER_REGION), "eu")) {
+      const stub = getByName.call(env.CELLS, name) as DurableObjectStub<Cell>;
+      await runInDurableObject(
+        stub,
+        (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, { BACKEND_URLS: urls }),
+      );
+    }
+  }
+}
+const { BACKEND_URLS } = env as unknown as Record<string, string>;
+afterEach(() => setBackends(BACKEND_URLS));
+
+const callers = {
+  Tokyo: { continent: "AS", longitude: "139.7", latitude: "35.7" },
+  Warsaw: { continent: "EU", longitude: "21.0", latitude: "52.2" },
+};
+
+describe("a tenant of the EU", () => {
+  test.each([
+    ["Tokyo", "weur"],
+    ["Warsaw", "eeur"],
+  ] as const)("from %s is answered by objects in %s and by backends in the EU alone", async (city, region) => {
+    await setBackends(european);
+    const { post, request, complete, settled, tenant, headers: own } = await europeanApp();
+    const cf = callers[city] as RequestInitCfProperties;
+    // What a caller says of itself changes nothing.
+    const headers = { ...own, "cf-ipcountry": "US", "x-jurisdiction": "none", "cf-region": "enam" };
+    const asked = withJurisdictions();
+    let isBrought = false;
+    network.use(
+      http.post(`${backendUrl}/v1/adapters`, () => {
+        const answer: AdapterAnswer = {
+          ...{ hash: "4".repeat(64), parts: [], gain: { nats: 1, ci95: [0.5, 1.5], tokens: 400 }, tokens: 8 },
+          ...{ file: btoa("abc"), timings: { hiddenMs: 1, fitMs: 2 } },
+        };
+        return HttpResponse.json(answer, { status: 201 });
+      }),
+      http.put(`${backendUrl}/v1/adapters/*`, () => {
+        isBrought = true;
+        return new HttpResponse(null, { status: 204 });
+      }),
+      http.delete(`${backendUrl}/v1/adapters/*`, () => new HttpResponse(null, { status: 204 })),
+      http.post(`${backendUrl}/v1/batches`, async ({ request: call }) => {
+        const { sequences } = batchRequestSchema.parse(await call.json());
+        if (isBrought) return new HttpResponse(saying(sequences[0].id, "ok").map(frameLine).join(""));
+        return HttpResponse.json({ error: { message: "no adapter", code: "adapter_not_found" } }, { status: 404 });
+      }),
+      http.all(`${outside}/*`, () => HttpResponse.error()),
+    );
+    const made = await post("/v1/adapters", { name: "mail", examples: ["aaaa", "bbb", "aab"] }, { headers, cf });
+    expect(made.status, await made.text()).toBe(201);
+    const answered = await complete({ model: "gpt2:mail", prompt: "aa", max_tokens: 2 }, { headers, cf });
+    expect(answered.status, await answered.text()).toBe(200);
+    // Its bytes came from the object that keeps them.
+    expect(isBrought).toBe(true);
+    expect((await request("/v1/adapters/mail", { method: "DELETE", headers, cf })).status).toBe(200);
+    await settled();
+    await vi.waitFor(async () => {
+      const usage = (await (await request("/v1/usage", { headers, cf })).json()) as { total: { requests: number } };
+      expect(usage.total.requests).toBe(2);
+    });
+    expect(new Set(asked)).toEqual(
+      new Set([
+        `eu - eu:${tenant}`,
+        `eu ${region} eu:${tenant}@${region}`,
+        `eu ${region} ${cellsOf(tenant, region, Number(env.CELLS_PER_REGION), "eu")[0]}`,
+      ]),
+    );
+  });
+
+  test("has no answer, rather than one from elsewhere, where no backend is in the EU", async () => {
+    await setBackends(`enam=${outside},http://127.0.0.1:8791`);
+    const { complete, post, headers } = await europeanApp({}, `enam=${outside}`);
+    withJurisdictions();
+    const examples = { name: "mail", examples: ["aaaa", "bbb", "aab"] };
+    for (const response of [
+      await complete({ prompt: "aaa" }, { headers }),
+      await post("/v1/adapters", examples, { headers }),
+    ]) {
+      expect(await errorOf(response)).toMatchObject({
+        status: 503,
+        code: "backend_unavailable",
+        message: expect.stringContaining("No backend is configured in the jurisdiction eu"),
+      });
+    }
+  });
+
+  test.each([
+    ["with limits", limits],
+    ["without limits", plans.unlimited],
+  ])("%s is refused where the runtime has no jurisdictions, and no object is made elsewhere", async (_, own) => {
+    const { complete, request, headers } = await europeanApp({ limits: own });
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    withJurisdictions();
+    prototype.jurisdiction = jurisdiction;
+    const made = vi.spyOn(prototype, "getByName");
+    const refused = { status: 503, message: expect.stringContaining("jurisdiction eu") };
+    expect(await errorOf(await complete({ prompt: "aaa" }, { headers }))).toMatchObject(refused);
+    for (const path of ["/v1/usage", "/v1/adapters", "/v1/models"]) {
+      expect(await errorOf(await request(path, { headers }))).toMatchObject(refused);
+    }
+    expect([made.mock.calls, seen.batches]).toEqual([[], []]);
+  });
+
+  test("of a jurisdiction that this release does not know is not served at all", async () => {
+    const { complete, headers } = await europeanApp({ jurisdiction: "mars" as "eu" });
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    expect((await complete({ prompt: "aaa" }, { headers })).status).toBe(500);
+    expect(seen.batches).toEqual([]);
+  });
+
+  test("is refused by a cell that is not in the EU, before any work", async () => {
+    const seen = backendAnswers(({ id }) => saying(id, "b"));
+    const admitted = { ...recorded.admitted, ledger: nameIn("eu", "acme@weur") };
+    const body = JSON.stringify({ ...recorded, admitted });
+    const response = await localCell().fetch("https://shard/order", { method: "POST", body });
+    expect([response.status, seen.batches]).toEqual([500, []]);
+  });
+
+  test("a settlement that failed is kept by its cell, and tried again with the ledger in the EU", async () => {
+    const cell = getByName.call(env.CELLS, nameIn("eu", "cell-weur-0")) as DurableObjectStub<Cell>;
+    await runInDurableObject(cell, async (_: Cell, { storage }) => {
+      const settled: string[] = [];
+      let isLost = true;
+      const inEurope = {
+        getByName: (name: string) => ({
+          async settle() {
+            if (isLost) throw new Error("lost");
+            settled.push(name);
+          },
+        }),
+      };
+      const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
+      const settlements = new Settlements(ledgers, storage, () => Date.now());
+      await settlements.settle("eu:acme@weur", "r1", []);
+      isLost = false;
+      await settlements.retry();
+      expect(settled).toEqual(["eu:acme@weur"]);
+      await storage.deleteAlarm();
+    });
+  });
+});
