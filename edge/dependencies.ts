@@ -45,6 +45,8 @@ export interface AppEnvironment {
 export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
+  /** Before a completion is read: where this isolate has no artifacts yet, the cell that will answer loads them, too. */
+  wakeCell(owner: ObjectOwner, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
   /** Before a request is read. */

@@ -12,6 +12,7 @@ import { addressesIn, urlOf } from "./backend/addresses.ts";
 import { holdingOf, readinessOf } from "./backend/backends.ts";
 import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
+import { createWaker } from "./cells/cell-waker.ts";
 import { createCells } from "./cells/resumable-answer.ts";
 import { configured, readConfig } from "./config.ts";
 import { BodyReads } from "./middleware/body-reads.ts";
@@ -20,6 +21,7 @@ import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
 import { paced } from "./paced.ts";
 import { objectNamed, ownName } from "./platform/objects.ts";
+import type { Region } from "./platform/region.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
@@ -75,6 +77,12 @@ const artifacts = async () => {
   }
 };
 
+const cells = {
+  namespace: (name: string, region: Region) => objectNamed(env.CELLS, name, region),
+  cellsPerRegion: config.cellsPerRegion,
+};
+const wakeCell = createWaker(cells, waitUntil);
+
 const app = createApp({
   artifacts,
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
@@ -88,9 +96,11 @@ const app = createApp({
   }),
   usage: (owner, from, to) => objectNamed(env.LEDGERS, ownName(owner)).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
+  wakeCell: (owner, region) => {
+    if (!sets.isLoaded) wakeCell(owner, region);
+  },
   cells: createCells({
-    namespace: (name, region) => objectNamed(env.CELLS, name, region),
-    cellsPerRegion: config.cellsPerRegion,
+    ...cells,
     now,
     lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),
   }),

@@ -72,6 +72,11 @@ export class ArtifactSets {
     this.#looking = new SharedLoad({ ...parts, limitMs: artifactLimits.lookMs });
   }
 
+  /** False until the first set is loaded. */
+  get isLoaded(): boolean {
+    return this.#served !== null;
+  }
+
   /** The set to begin a request with. Rejects where there never was one; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;

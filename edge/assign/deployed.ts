@@ -1,4 +1,5 @@
 /** Where this deployment's artifacts are: the bucket, if it has one, and the static assets. */
+import { currentOf } from "../../shared/artifacts/bucket.ts";
 import { readAtMost } from "../../shared/artifacts/set-file.ts";
 import { ArtifactBucket, type ArtifactSource, type Bucket, type CacheParts } from "./artifact-bucket.ts";
 import { type Artifacts, heldSet, loadArtifacts } from "./artifacts.ts";
@@ -23,24 +24,61 @@ export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
   });
 }
 
-/** The set of a manifest, wherever it is; `files` as in ArtifactSource. Throws an Error where it is nowhere, or no good. */
-export async function setOf(
-  manifestHash: string,
-  bindings: Bindings,
-  caching: CacheParts | null,
-  files?: readonly string[],
-): Promise<Artifacts> {
-  const held = heldSet(manifestHash);
-  if (held) return held;
-  let cause: unknown;
-  try {
-    const published = await publishedSets(bindings, caching)?.load(manifestHash, files);
-    if (published) return published;
-  } catch (error) {
-    cause = error;
+/**
+ * Sets of a cell, by the manifests that its requests were planned with. All requests of an object may await one load of it,
+ * unlike those of a Worker (platform/shared-load.ts).
+ */
+export class PlannedSets {
+  readonly #source: ArtifactSource | null;
+  readonly #deployed: () => Promise<Artifacts>;
+  readonly #held: (manifestHash: string) => Artifacts | null;
+  readonly #loading = new Map<string, Promise<Artifacts>>();
+  #preparing: Promise<unknown> | null = null;
+
+  /** `held`: what this isolate has loaded. */
+  constructor(source: ArtifactSource | null, deployed: () => Promise<Artifacts>, held = heldSet) {
+    this.#source = source;
+    this.#deployed = deployed;
+    this.#held = held;
   }
-  const deployed = await deployedSet(bindings);
-  if (deployed.manifestHash === manifestHash) return deployed;
-  const message = `the manifest ${manifestHash} is not in the bucket, nor deployed: that is ${deployed.manifestHash}`;
-  throw new Error(message, { cause });
+
+  /** The set, wherever it is; `files` as in ArtifactSource. Throws an Error where it is nowhere, or no good. */
+  async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
+    const held = this.#held(manifestHash);
+    if (held) return held;
+    const loading = this.#loading.get(manifestHash) ?? this.#load(manifestHash, files);
+    this.#loading.set(manifestHash, loading);
+    try {
+      return await loading;
+    } finally {
+      this.#loading.delete(manifestHash);
+    }
+  }
+
+  /** Loads the set that is served now, for requests that are still on their way. Rejects where it cannot be had. */
+  async prepare(): Promise<void> {
+    this.#preparing ??= this.#loadServed().finally(() => {
+      this.#preparing = null;
+    });
+    await this.#preparing;
+  }
+
+  async #loadServed(): Promise<Artifacts> {
+    const pointer = await this.#source?.pointer();
+    return pointer ? this.of(currentOf(pointer)) : this.#deployed();
+  }
+
+  async #load(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
+    let cause: unknown;
+    try {
+      const published = await this.#source?.load(manifestHash, files);
+      if (published) return published;
+    } catch (error) {
+      cause = error;
+    }
+    const deployed = await this.#deployed();
+    if (deployed.manifestHash === manifestHash) return deployed;
+    const message = `the manifest ${manifestHash} is not in the bucket, nor deployed: that is ${deployed.manifestHash}`;
+    throw new Error(message, { cause });
+  }
 }

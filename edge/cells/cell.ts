@@ -6,7 +6,7 @@
 import { DurableObject } from "cloudflare:workers";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
-import { setOf } from "../assign/deployed.ts";
+import { deployedSet, PlannedSets, publishedSets } from "../assign/deployed.ts";
 import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient } from "../backend/client.ts";
@@ -43,8 +43,7 @@ export class Cell extends DurableObject<Env> {
   readonly #metrics: EdgeMetrics;
   readonly #settlements: Settlements;
   readonly bodies = new AnswerBodies();
-  /** Artifacts that are being loaded, by manifest hash. */
-  readonly #loading = new Map<string, Promise<Artifacts>>();
+  readonly #sets: PlannedSets;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
@@ -53,6 +52,8 @@ export class Cell extends DurableObject<Env> {
     const fileOf: AdapterFiles = (tenant, hash) =>
       objectNamed(env.ADAPTERS, ownName({ tenant, jurisdiction })).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    const source = publishedSets(env, { cache: caches.default, background: keepAlive });
+    this.#sets = new PlannedSets(source, () => deployedSet(env));
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#settlements = new Settlements(env.LEDGERS, state.storage, now);
@@ -94,9 +95,13 @@ export class Cell extends DurableObject<Env> {
     await this.#settlements.retry();
   }
 
-  /** Called only by the Worker. */
+  /** Called only by the Worker: with a request to answer, or by GET, to load what the next ones will need. */
   override async fetch(request: Request): Promise<Response> {
     try {
+      if (request.method === "GET") {
+        await this.#sets.prepare();
+        return new Response(null, { status: 204 });
+      }
       return await this.#answer(readCellRequest(await request.json()), request.signal);
     } catch (thrown) {
       return refusalResponse(toServiceError(thrown));
@@ -128,18 +133,12 @@ export class Cell extends DurableObject<Env> {
     return writeCompletion(request, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
   }
 
-  /** Usually cached in this isolate; otherwise concurrent requests share one load. */
   async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {
-    const caching = { cache: caches.default, background: (work: Promise<void>) => this.ctx.waitUntil(work) };
-    const loading = this.#loading.get(manifestHash) ?? setOf(manifestHash, this.env, caching, edgeFiles);
-    this.#loading.set(manifestHash, loading);
     try {
-      return await loading;
+      return await this.#sets.of(manifestHash, edgeFiles);
     } catch (cause) {
       admission.settle([]);
       throw artifactsMissing(cause);
-    } finally {
-      this.#loading.delete(manifestHash);
     }
   }
 }

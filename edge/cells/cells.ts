@@ -10,14 +10,8 @@ import { type CellRequest, resumedRequest, sentCellRequest } from "../completion
 import { marksHeader } from "../completions/marks.ts";
 import { jurisdictionOf } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
-import { cellsOf } from "./cell-names.ts";
+import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 import { refusalOf } from "./refusal.ts";
-
-/** Gives the object of that name, created in that region if there is none yet. */
-export type CellNamespace = (
-  name: string,
-  region: Region,
-) => { fetch(url: string, init: RequestInit): Promise<Response> };
 
 export interface CellsParts {
   namespace: CellNamespace;
@@ -27,9 +21,6 @@ export interface CellsParts {
   /** Cells were lost under a request; `error` is what the platform said. */
   lost(requestId: string, error: unknown): void;
 }
-
-/** Cells of the release before tell requests by this URL. */
-const cellUrl = "https://shard/order";
 
 /**
  * Pauses before a request is sent again after its cell was lost, in milliseconds; then it fails. A deploy resets an object

@@ -8,6 +8,7 @@ import { readBody } from "../middleware/body.ts";
 
 export function chatCompletions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
+    dependencies.wakeCell(c.get("access"), c.get("region"));
     const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
     const artifacts = await dependencies.artifacts();
     const request = generationOf(chat, artifacts);

@@ -8,6 +8,7 @@ import { readBody } from "../middleware/body.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
+    dependencies.wakeCell(c.get("access"), c.get("region"));
     const request = await readBody(c, dependencies, completionRequestSchema);
     const artifacts = await dependencies.artifacts();
     const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));

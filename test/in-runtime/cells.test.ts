@@ -1,12 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
-import { cellsOf } from "../../edge/cells/cell-names.ts";
-import type { CellNamespace } from "../../edge/cells/cells.ts";
+import { type CellNamespace, cellsOf } from "../../edge/cells/cell-names.ts";
 import { refusalOf, refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
 import { type CellRequest, cellRequestVersion, readCellRequest } from "../../edge/completions/cell-request.ts";
 import { marksHeader } from "../../edge/completions/marks.ts";
-import { regions } from "../../edge/platform/region.ts";
+import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import recorded from "../support/cell-request-v1.json";
 import { backendAnswers, eventsOf, localCell, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
@@ -147,5 +146,20 @@ describe("releases next to each other", () => {
       kind: "backend_unavailable",
       message: expect.stringMatching(says),
     });
+  });
+});
+
+describe("a cell is told to load its artifacts", () => {
+  test("by the request that it will answer, before that is read; and says when it has", async () => {
+    const told: unknown[] = [];
+    const { complete, post, request } = testApp({
+      wakeCell: ({ tenant, jurisdiction }, region) => void told.push([tenant, jurisdiction, region]),
+    });
+    expect((await complete({ prompt: 1 })).status).toBe(400);
+    expect((await post("/v1/chat/completions", "{")).status).toBe(400);
+    expect((await request("/v1/models")).status).toBe(200);
+    expect(told).toEqual(Array(2).fill(["local", null, defaultRegion]));
+    const response = await localCell().fetch("https://shard/order");
+    expect([response.status, await response.text()]).toEqual([204, ""]);
   });
 });

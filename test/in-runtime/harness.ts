@@ -268,6 +268,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       clients: () => [new BackendClient(backendUrl)],
       background: (work) => void works.push(work),
     }),
+    wakeCell: () => undefined,
     cells: createCells({
       namespace: cellNamed,
       cellsPerRegion,

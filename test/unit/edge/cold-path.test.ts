@@ -1,7 +1,9 @@
 /** How many sequential reads a request on a cold isolate waits for, and what an isolate reads for a thousand requests. */
 import { expect, test } from "vitest";
-import { ArtifactBucket, type Bucket, type ObjectCache } from "../../../edge/assign/artifact-bucket.ts";
+import { ArtifactBucket, type Bucket, cacheUrl, type ObjectCache } from "../../../edge/assign/artifact-bucket.ts";
 import { ArtifactSets } from "../../../edge/assign/artifact-sets.ts";
+import { PlannedSets } from "../../../edge/assign/deployed.ts";
+import { createWaker } from "../../../edge/cells/cell-waker.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
 import { metadataOf, objectName, pointerName, switchedTo } from "../../../shared/artifacts/bucket.ts";
@@ -59,13 +61,17 @@ class SlowBucket {
 
 class MemoryCache implements ObjectCache {
   readonly entries = new Map<string, Response>();
+  /** Given in place of an entry. */
+  readonly damaged = new Map<string, () => Response>();
   async match(url: string) {
-    return this.entries.get(url)?.clone();
+    return this.damaged.get(url)?.() ?? this.entries.get(url)?.clone();
   }
   async put(url: string, response: Response) {
+    this.damaged.delete(url);
     this.entries.set(url, response);
   }
   async delete(url: string) {
+    this.damaged.delete(url);
     return this.entries.delete(url);
   }
 }
@@ -119,22 +125,75 @@ test("in a city that has loaded the set, a cold isolate reads the pointer alone"
   expect([set.manifestHash, bucket.reads - readsBefore]).toEqual([manifest, 1]);
 });
 
-test("an object that is told the files of a set loads them in one read", async () => {
+/** A cold cell in a city of its own, as the Worker calls it: what its isolate holds is not ours. */
+function coldCell(bucket: SlowBucket, cache: ObjectCache = new MemoryCache()) {
+  const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
+  const deployed = () => Promise.reject(new Error("there are no assets"));
+  return new PlannedSets(source, deployed, () => null);
+}
+
+/** A completion on a cold Worker, answered by a cold cell. `isWoken`: as the route does it. */
+async function coldRequest(bucket: SlowBucket, manifest: string, edgeFiles: string[], isWoken: boolean) {
+  const [worker, cell] = [isolate(bucket, new MemoryCache()), coldCell(bucket)];
+  const told: string[] = [];
+  const fetch = async (_: string, { method }: RequestInit) => {
+    told.push(method!);
+    await cell.prepare();
+    return new Response(null, { status: 204 });
+  };
+  const wake = createWaker({ namespace: () => ({ fetch }), cellsPerRegion: 4 }, () => undefined);
+  const request = async () => {
+    for (let i = 0; isWoken && i < 3; i++) wake({ tenant: "acme", jurisdiction: null }, "oc");
+    const set = await worker.current();
+    expect((await cell.of(set.manifestHash, edgeFiles)).manifestHash).toBe(manifest);
+  };
+  const [tripsBefore, readsBefore] = [bucket.roundTrips, bucket.reads];
+  await bucket.during(request());
+  return { told, roundTrips: bucket.roundTrips - tripsBefore, reads: bucket.reads - readsBefore };
+}
+
+test("a request that finds Worker and cell cold waits for two sequential reads, not three", async () => {
+  const { bucket, manifest, edgeFiles } = await published(true);
+  const cold = (isWoken: boolean) => coldRequest(bucket, manifest, edgeFiles, isWoken);
+  // Three files and a pointer each; a cell that was not woken needs no pointer.
+  expect(await cold(true)).toEqual({ told: ["GET"], roundTrips: 2, reads: 8 });
+  expect(await cold(false)).toEqual({ told: [], roundTrips: 3, reads: 7 });
+});
+
+test("a cold cell of a warm Worker, which is told the files of a set, loads them in one read", async () => {
   const { bucket, manifest, edgeFiles } = await published(false);
-  const source = new ArtifactBucket(bucket as Bucket);
-  const set = await bucket.during(source.load(manifest, edgeFiles));
+  const set = await bucket.during(coldCell(bucket).of(manifest, edgeFiles));
   expect([set.manifestHash, bucket.roundTrips, bucket.reads]).toEqual([manifest, 1, 3]);
 });
 
-test("an entry of the cache that is not what its name says is deleted, and the next load reads the bucket", async () => {
-  const { bucket, manifest } = await published(true);
+test.each([
+  ["harmed", () => new Response("harmed")],
+  ["longer than its record", () => new Response("x".repeat(1 << 20))],
+  ["broken off", () => new Response(new ReadableStream({ pull: (controller) => controller.error(new Error("cut")) }))],
+])("an entry of the cache that is %s is deleted and read of the bucket, in the same load", async (_, harm) => {
+  for (const which of [0, 1, 2]) {
+    const { bucket, manifest, edgeFiles } = await published(true);
+    const cache = new MemoryCache();
+    await bucket.during(isolate(bucket, cache).current());
+    cache.damaged.set(cacheUrl(edgeFiles[which]), harm);
+    const readsBefore = bucket.reads;
+    const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
+    expect((await bucket.during(source.load(manifest, edgeFiles))).manifestHash).toBe(manifest);
+    expect(bucket.reads - readsBefore).toBe(1);
+    // The good bytes are in its place, and the other entries were left alone.
+    expect((await bucket.during(source.load(manifest, edgeFiles))).manifestHash).toBe(manifest);
+    expect(bucket.reads - readsBefore).toBe(1);
+  }
+});
+
+test("what is damaged in the bucket, too, fails the load", async () => {
+  const { bucket, manifest, edgeFiles } = await published(true);
   const cache = new MemoryCache();
-  await bucket.during(isolate(bucket, cache).current());
-  const table = [...cache.entries.keys()].find((url) => !url.includes(manifest))!;
-  cache.entries.set(table, new Response("harmed"));
+  cache.entries.set(cacheUrl(edgeFiles[1]), new Response("harmed"));
+  bucket.put(objectName(edgeFiles[1]), new TextEncoder().encode("harmed"));
   const source = new ArtifactBucket(bucket as Bucket, { cache, background: () => undefined });
-  await expect(bucket.during(source.load(manifest))).rejects.toThrow(/SHA-256/);
-  expect((await bucket.during(source.load(manifest))).manifestHash).toBe(manifest);
+  await expect(bucket.during(source.load(manifest, edgeFiles))).rejects.toThrow(/SHA-256/);
+  expect(cache.entries.has(cacheUrl(edgeFiles[1]))).toBe(false);
 });
 
 test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => {
@@ -185,11 +244,20 @@ test("1,000 requests of one key in 10 seconds: reads of KV and R2", async () => 
   };
   const kv = [await kvReads(key), await kvReads({ ...key, tenantRecord })];
   const r2 = [await r2Reads(), await r2Reads()];
+  const cellReads = async (inCity: ObjectCache) => {
+    const readsBefore = bucket.reads;
+    await bucket.during(coldCell(bucket, inCity).prepare());
+    return bucket.reads - readsBefore;
+  };
+  const cells = [await cellReads(new MemoryCache()), await cellReads(cache)];
   console.log(`reads per 1,000 requests at 100 a second. KV: ${kv[0]} with two records a key, ${kv[1]} with one`);
-  console.log(`R2, a new isolate: ${r2[0]} in a city without the set, ${r2[1]} in one that has it`);
+  console.log(
+    `R2, a new isolate: ${r2[0]} in a city without the set, ${r2[1]} in one that has it; a cold cell: ${cells}`,
+  );
   expect(kv[0]).toBe(2 * kv[1]);
   expect(kv[1]).toBeLessThanOrEqual(20);
   // Three files and the pointer, which is looked at again every 3 seconds.
   expect(r2[0]).toBeLessThanOrEqual(8);
   expect(r2[1]).toBe(r2[0] - 3);
+  expect(cells).toEqual([4, 1]);
 });

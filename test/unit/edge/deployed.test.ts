@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../../edge/assign/artifact-bucket.ts";
 import { heldSet } from "../../../edge/assign/artifacts.ts";
-import { deployedSet, setOf } from "../../../edge/assign/deployed.ts";
+import { deployedSet, PlannedSets, publishedSets } from "../../../edge/assign/deployed.ts";
 import { objectName } from "../../../shared/artifacts/bucket.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
 import { edgeModelFiles } from "../../support/edge-model.ts";
@@ -31,18 +31,22 @@ async function bucketOf(files: Files): Promise<Bucket> {
   return { get } as Bucket;
 }
 
+const setsOf = (bindings: Parameters<typeof publishedSets>[0]) =>
+  new PlannedSets(publishedSets(bindings, null), () => deployedSet(bindings));
+
 test("a set comes from the bucket where it was published, else from the assets; once loaded it is held", async () => {
   const [deployed, published] = [await edgeModelFiles(), await edgeModelFiles(true)];
   const assets = assetsOf(deployed);
   const bindings = { ...assets, ARTIFACTS: await bucketOf(published) };
   const hash = await hashOf(published);
-  expect((await setOf(hash, bindings, null)).manifestHash).toBe(hash);
+  const sets = setsOf(bindings);
+  expect((await sets.of(hash)).manifestHash).toBe(hash);
   expect(assets.asked).toEqual([]);
-  expect((await setOf(await hashOf(deployed), bindings, null)).manifestHash).toBe(await hashOf(deployed));
+  expect((await sets.of(await hashOf(deployed))).manifestHash).toBe(await hashOf(deployed));
   const asked = assets.asked.length;
   expect(asked).toBeGreaterThan(0);
-  expect(await setOf(hash, bindings, null)).toBe(heldSet(hash));
-  expect(await setOf(await hashOf(deployed), bindings, null)).toBe(heldSet(await hashOf(deployed)));
+  expect(await sets.of(hash)).toBe(heldSet(hash));
+  expect(await sets.of(await hashOf(deployed))).toBe(heldSet(await hashOf(deployed)));
   expect(assets.asked).toHaveLength(asked);
 });
 
@@ -84,7 +88,7 @@ test("a pointer that is larger than it may be is not read", async () => {
 test("one that is nowhere is an error that names both", async () => {
   const deployed = await edgeModelFiles();
   const unknown = "0".repeat(64);
-  const failure = setOf(unknown, assetsOf(deployed), null);
+  const failure = setsOf(assetsOf(deployed)).of(unknown);
   await expect(failure).rejects.toThrow(unknown);
   await expect(failure).rejects.toThrow(await hashOf(deployed));
 });

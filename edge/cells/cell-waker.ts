@@ -1,0 +1,25 @@
+/** Tells a cell to load its artifacts before it has a request to answer. */
+import type { ObjectOwner } from "../platform/objects.ts";
+import type { Region } from "../platform/region.ts";
+import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
+
+/**
+ * Lets a tenant's cell load its artifacts while the Worker loads its own, so that a request which finds both cold waits for
+ * both at once. Each cell is told once. A cell of the release before refuses it, and loads with the request.
+ */
+export function createWaker(
+  { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },
+  background: (work: Promise<void>) => void,
+): (owner: ObjectOwner, region: Region) => void {
+  const told = new Set<string>();
+  return ({ tenant, jurisdiction }, region) => {
+    const [name] = cellsOf(tenant, region, cellsPerRegion, jurisdiction);
+    if (told.has(name)) return;
+    told.add(name);
+    const wake = async () => {
+      const response = await namespace(name, region).fetch(cellUrl, { method: "GET" });
+      await response.body?.cancel();
+    };
+    background(wake().catch(() => undefined));
+  };
+}
