@@ -8,9 +8,10 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import { type Manifest, manifestFile, manifestSchema, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { gatedKind } from "./bank/bank-kinds.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
-import { documentGain, fewestMeasuredDocuments } from "./bank/gain.ts";
+import { documentGain, fewestMeasuredDocuments, type Gain } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
 import {
+  type AssignedLoss,
   chooseScales,
   documentsByCentroid,
   hyperNetworkAdapters,
@@ -19,6 +20,7 @@ import {
 } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
+import { readServedBank, type ServedBank, servedScales } from "./bank/served-bank.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
@@ -71,17 +73,18 @@ export async function train(options: TrainOptions, progress: Progress, signal?: 
   requirePublishable(options);
   return withPrepared(options, progress, signal, async (prepared) => {
     const bank = await trainBank(prepared, options, progress, signal);
+    const measured = await measure(bank, options, progress);
     const calibrated = options.calibration
-      ? await calibrateEvidence(prepared, options, options.calibration, progress, signal)
+      ? await calibrateEvidence(prepared, measured.served, options, options.calibration, progress, signal)
       : null;
-    const manifest = await measureAndPublish(prepared, bank, calibrated, options, progress);
+    const manifest = await publishBank(prepared, bank, measured, calibrated, options);
     return { manifest, calibrated };
   });
 }
 
 /**
  * Calibrates the evidence of artifacts that are there already: of their files only manifest.json changes, and in it only
- * `evidence`. Throws an Error where they were made for other weights.
+ * `evidence`. Throws an Error where they were made for other weights, or are of another kind than training makes.
  */
 export async function recalibrate(
   artifacts: string,
@@ -95,7 +98,8 @@ export async function recalibrate(
     if (before.model.weights !== prepared.model.weightsHash) {
       throw new Error(`${path} is for weights ${before.model.weights}, the model has ${prepared.model.weightsHash}`);
     }
-    const calibrated = await calibrateEvidence(prepared, options, options.calibration, progress, signal);
+    const served = await readServedBank(artifacts, before);
+    const calibrated = await calibrateEvidence(prepared, served, options, options.calibration, progress, signal);
     const manifest = manifestSchema.parse({ ...before, evidence: calibrated.calibration });
     await writeManifest(artifacts, manifest);
     return { manifest, calibrated };
@@ -136,6 +140,7 @@ const calibrationValidationWindows = 160;
 
 function calibrateEvidence(
   prepared: Prepared,
+  served: ServedBank,
   options: TrainOptions,
   { families, steps, textsPerCorpus }: CalibrationOptions,
   progress: Progress,
@@ -158,7 +163,13 @@ function calibrateEvidence(
     trainWindows: calibrationWindows,
     validationWindows: calibrationValidationWindows,
   };
-  return calibrate(prepared, { ...fold, families, threads, cacheDirectory: cacheOf(options) }, progress, signal);
+  return calibrate(
+    prepared,
+    served,
+    { ...fold, families, threads, cacheDirectory: cacheOf(options) },
+    progress,
+    signal,
+  );
 }
 
 /** Throws an Error before anything is trained that a manifest could not say. */
@@ -217,48 +228,63 @@ async function trainBank(
   return { shape, head, parameters, centroids, space, placed };
 }
 
-async function measureAndPublish(
-  prepared: Prepared,
-  bank: Bank,
-  calibrated: Calibrated | null,
+/** What held-out text says of a bank. */
+interface MeasuredBank {
+  served: ServedBank;
+  /** Of each centroid, as it is published. */
+  measured: { scale: number; gain: Gain | null }[];
+  /** Of the test windows. */
+  losses: AssignedLoss[];
+}
+
+async function measure(
+  { head, shape, parameters, centroids, placed: { sets, table } }: Bank,
   options: TrainOptions,
   progress: Progress,
-): Promise<Manifest> {
-  const { model, tokenizer } = prepared;
-  const { sets, memberOf, table } = bank.placed;
-  const K = bank.centroids.count;
-  const meter = await LossMeter.open(bank.head, bank.shape, options.threads);
+): Promise<MeasuredBank> {
+  const meter = await LossMeter.open(head, shape, options.threads);
   progress.stage("measuring", 2);
-  const adapters = hyperNetworkAdapters(bank.head, bank.shape, bank.parameters, bank.centroids);
+  const adapters = hyperNetworkAdapters(head, shape, parameters, centroids);
   const chosen = await chooseScales(meter, sets.validation, adapters);
   // What was not measured is not served.
-  const measured = documentsByCentroid(sets.test, bank.centroids);
-  const scales = chosen.map((scale, k) => (measured[k] < fewestMeasuredDocuments ? 0 : scale));
+  const documents = documentsByCentroid(sets.test, centroids);
+  const scales = chosen.map((scale, k) => (documents[k] < fewestMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
   const losses = await measureWindows(meter, sets.test, adapters, scales);
   await meter.release();
   progress.advance(2, "gains");
+  const random = new Random(options.seed, streams.bootstrap);
+  const measured = Array.from(scales, (scale, k) => {
+    const own = losses.filter(({ centroid }) => centroid === k);
+    return { scale, gain: documentGain(own, random) };
+  });
+  return { served: { shape, table, adapters, scales: servedScales(measured) }, measured, losses };
+}
 
-  const counts = countsByCluster(sets.train.windows, memberOf, K, bank.head.vocabularySize);
+function publishBank(
+  prepared: Prepared,
+  bank: Bank,
+  { measured, losses }: MeasuredBank,
+  calibrated: Calibrated | null,
+  options: TrainOptions,
+): Promise<Manifest> {
+  const { model, tokenizer } = prepared;
+  const { sets, memberOf, table } = bank.placed;
+  const counts = countsByCluster(sets.train.windows, memberOf, bank.centroids.count, bank.head.vocabularySize);
   const labels = labelsOf(counts, (id) => new TextDecoder().decode(tokenizer.pieceOf(id)));
   const plane = principalPlane(bank.centroids.vectors, bank.centroids.dimensions);
   const positions = positionsIn(plane, bank.centroids.vectors);
-  const random = new Random(options.seed, streams.bootstrap);
   const { vocabularySize, hiddenSize, layers, heads, contextTokens, endOfTextId } = model.config;
   return publish(
     options.outDirectory,
-    { ...bank, scales },
+    { ...bank, scales: Float32Array.from(measured, ({ scale }) => scale) },
     table,
     prepared.tokenizerFile,
     labels.map((label, k) => ({
       label,
       size: memberOf.filter((member) => member === k).length,
       position: positions[k],
-      scale: scales[k],
-      gain: documentGain(
-        losses.filter(({ centroid }) => centroid === k),
-        random,
-      ),
+      ...measured[k],
     })),
     {
       prefixTokens,

@@ -50,7 +50,7 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
   const trials = await trialsOf(
     { corpus: 0, document: 0, tokenIds },
     {
-      ...{ trunk, meter, scales, placed: { table, centroids } },
+      ...{ trunk, meter, scales, table },
       adapters: hyperNetworkAdapters(head, shape, parameters, centroids),
     },
   );

@@ -1,6 +1,7 @@
 /** Calibrates evidence: from families of corpora to the manifest's `evidence`, and to what it is expected to gain. */
 import { createTrunkRunner } from "../../runtime/trunk-runner.ts";
 import { documentMean, type Gain } from "../bank/gain.ts";
+import type { ServedBank } from "../bank/served-bank.ts";
 import type { Prepared } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
 import { Random } from "../random.ts";
@@ -16,7 +17,7 @@ import {
   weightsOf,
 } from "./choose.ts";
 import type { Family } from "./families.ts";
-import { type FoldOptions, trialsOfFolds } from "./folds.ts";
+import { type FoldOptions, trialsOfFolds, trialsOfServed } from "./folds.ts";
 import { promptLengths } from "./trials.ts";
 
 export interface CalibrateOptions extends FoldOptions {
@@ -46,12 +47,17 @@ export function calibrationCost({
   textsPerCorpus,
 }: Pick<CalibrateOptions, "families" | "steps" | "textsPerCorpus">): string {
   const folds = families.length + 1;
-  return `calibrating evidence will take ${folds} trainings of ${steps} steps, ${folds * steps} in all, and ${textsPerCorpus} texts of each corpus twice`;
+  return `calibrating evidence will take ${folds} trainings of ${steps} steps, ${folds * steps} in all, ${textsPerCorpus} texts of each corpus twice, and all validation text once`;
 }
 
-/** Deterministic. Throws the signal's reason when aborted; finished folds stay in the cache. */
+/**
+ * Deterministic. What is served gains more on the text that it knows than banks of fewer steps do, so it says itself whether
+ * the mixture falls behind its nearest adapter; the banks that families are left out of say everything else. Throws the signal's reason when aborted; finished folds stay
+ * in the cache.
+ */
 export async function calibrate(
   prepared: Prepared,
+  served: ServedBank,
   options: CalibrateOptions,
   progress: Progress,
   signal?: AbortSignal,
@@ -59,7 +65,13 @@ export async function calibrate(
   const { families, cacheDirectory, threads, ...foldOptions } = options;
   const trunk = await createTrunkRunner({ ...prepared.model, threads });
   const context = { prepared, trunk, families, cacheDirectory, threads, progress, signal };
-  const trials = await trialsOfFolds(foldOptions, context).finally(() => trunk.release());
+  const trials: GroupedTrial[] = [];
+  try {
+    trials.push(...(await trialsOfServed(served, context)));
+    trials.push(...(await trialsOfFolds(foldOptions, context)));
+  } finally {
+    await trunk.release();
+  }
   const byLength = promptLengths
     .map((promptTokens) => ({ promptTokens, trials: trials.filter((trial) => trial.promptTokens === promptTokens) }))
     .filter(({ trials: some }) => some.length > 0);
@@ -88,7 +100,7 @@ function crossValidated(
     const calibration = calibrationOf(measured, choice);
     return byLength.flatMap(({ promptTokens, trials }) => {
       const groups = Map.groupBy(
-        trials.filter(({ family }) => family === name),
+        trials.filter(({ family, isServed }) => family === name && !isServed),
         ({ group }) => group,
       );
       return [...groups].map(([group, members]) => {

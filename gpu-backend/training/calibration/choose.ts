@@ -12,20 +12,19 @@ import {
   weigh,
   withFloor,
 } from "../../../shared/math/evidence.ts";
-import { prefixTokens } from "../corpus/windows.ts";
 import type { Trial } from "./trials.ts";
 
 /** A trial of a group: a corpus that the bank was trained on, or one that it was trained without. */
 export interface GroupedTrial extends Trial {
   group: string;
   family: string;
-  /** The bank was trained on other documents of its corpus. */
-  isKnown: boolean;
+  /** The bank is the one that is served; it only says how far known text is behind the nearest adapter. */
+  isServed: boolean;
 }
 
 /** What is tried: all combinations for each prompt length, and one floor for all of them. */
 const grid = {
-  base: [0.95, 0.9, 0.8, 0.7, 0.5, 0.3],
+  base: [0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3],
   noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
   temper: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7],
   floor: [0.3, 0.2, 0.1, 0.05, 0.02],
@@ -46,10 +45,11 @@ const toleratedLoss = 0.01;
 const worstShare = 0.05;
 const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 /**
- * A known group may be this much behind the nearest adapter alone, in nats a token, where the prompt is at least as long as
- * the prefix that training assigns windows by.
+ * Under the bank that is served a group may be this much behind the nearest adapter alone, in nats a token. It counts as
+ * behind where its mean is so by more than `standardErrors` over its documents: less is noise.
  */
 const toleratedBehindNearest = 0.02;
+const standardErrors = 2;
 /** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
 /**
@@ -66,7 +66,7 @@ export function nearestAlone({ nearest: [{ isOff }] }: Pick<Trial, "nearest">): 
 /** Gains of a prompt length's trials under every floor and candidate, in nats a token. */
 export interface Measured {
   promptTokens: number;
-  trials: { group: string; family: string; tokens: number; isKnown: boolean }[];
+  trials: (Pick<GroupedTrial, "group" | "family" | "isServed" | "document"> & { tokens: number })[];
   /** [trials] */
   nearest: Float32Array;
   /** [floors][candidates][trials] */
@@ -85,8 +85,8 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
   }
   return {
     promptTokens,
-    trials: trials.map(({ group, family, isKnown, continuation }) => {
-      return { group, family, isKnown, tokens: continuation.length };
+    trials: trials.map(({ group, family, isServed, document, continuation }) => {
+      return { group, family, isServed, document, tokens: continuation.length };
     }),
     nearest: Float32Array.from(trials, (trial) => gainOf(trial, nearestAlone(trial)) / trial.continuation.length),
     gains,
@@ -168,45 +168,71 @@ function safest<T extends Score>(scores: readonly T[], worth: number): T {
     .reduce((best, score) => (score.safety > best.safety ? score : best));
 }
 
-function scoreOf(
-  { promptTokens, trials, nearest }: Measured,
-  gains: Float32Array,
-  keep: (family: string) => boolean,
-): Score {
+function scoreOf({ trials, nearest }: Measured, gains: Float32Array, keep: (family: string) => boolean): Score {
   const groups = new Map<string, GroupSum>();
-  for (const [t, { group, family, tokens, isKnown }] of trials.entries()) {
+  const served = new Map<string, Map<string, NatsSum>>();
+  for (const [t, { group, family, tokens, isServed, document }] of trials.entries()) {
     if (!keep(family)) continue;
-    const sum = groups.get(group) ?? { nats: 0, nearest: 0, tokens: 0, isKnown, texts: [] };
-    groups.set(group, sum);
-    sum.nats += gains[t] * tokens;
-    sum.nearest += nearest[t] * tokens;
-    sum.tokens += tokens;
+    if (isServed) {
+      const documents = atOf(served, group, () => new Map<string, NatsSum>());
+      add(atOf(documents, document, zero), (nearest[t] - gains[t]) * tokens, tokens);
+      continue;
+    }
+    const sum = atOf(groups, group, () => ({ ...zero(), texts: [] }));
+    add(sum, gains[t] * tokens, tokens);
     sum.texts.push(gains[t]);
   }
   const means = [...groups.values()].map(({ nats, tokens }) => nats / tokens);
   const lowest = Math.min(...means);
   const worstOfAll = meanOfWorst([...groups.values()].flatMap(({ texts }) => texts));
   const worstOfGroup = Math.min(...groups.values().map(({ texts }) => meanOfWorst(texts)));
-  const behind = [...groups.values()]
-    .filter(({ isKnown }) => isKnown && promptTokens >= prefixTokens)
-    .map((sum) => (sum.nearest - sum.nats) / sum.tokens);
   const harms = [
     -lowest - toleratedLoss,
     -worstOfAll - toleratedWorstLoss.ofAll,
     -worstOfGroup - toleratedWorstLoss.ofGroup,
-    ...behind.map((nats) => nats - toleratedBehindNearest),
+    ...served.values().map((documents) => behindOf([...documents.values()]) - toleratedBehindNearest),
   ];
   return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
 }
 
-/** Of one group, over the tokens after its prompts. */
-interface GroupSum {
+/** Over tokens of some texts. */
+interface NatsSum {
   nats: number;
-  nearest: number;
   tokens: number;
-  isKnown: boolean;
+}
+
+/** Of one group, over the tokens after its prompts. */
+interface GroupSum extends NatsSum {
   /** Gain of each text, in nats a token. */
   texts: number[];
+}
+
+function zero(): NatsSum {
+  return { nats: 0, tokens: 0 };
+}
+
+function add(sum: NatsSum, nats: number, tokens: number): void {
+  sum.nats += nats;
+  sum.tokens += tokens;
+}
+
+/** How far documents are behind on the mean, in nats a token; 0 where they do not agree on it, or are too few to tell. */
+function behindOf(documents: readonly NatsSum[]): number {
+  const n = documents.length;
+  if (n < 2) return 0;
+  const tokens = documents.reduce((sum, one) => sum + one.tokens, 0);
+  const mean = documents.reduce((sum, { nats }) => sum + nats, 0) / tokens;
+  const squares = documents.reduce((sum, one) => sum + (one.nats - mean * one.tokens) ** 2, 0);
+  const error = Math.sqrt((n / (n - 1)) * squares) / tokens;
+  return mean > standardErrors * error ? mean : 0;
+}
+
+function atOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const there = map.get(key);
+  if (there !== undefined) return there;
+  const made = make();
+  map.set(key, made);
+  return made;
 }
 
 function meanOfWorst(gains: readonly number[]): number {

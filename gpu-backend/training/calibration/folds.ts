@@ -1,7 +1,7 @@
 /**
- * The banks that calibration learns from: one that is trained on all families of corpora, whose trials are of held-out
+ * The banks that calibration learns from: the one that is served, one that is trained on all families of corpora, whose trials are of held-out
  * documents (known text), and one for each family that is trained without it, whose trials are of that family (unknown
- * text). All that training makes is made anew for each: prompt space, centroids, bank, scales; only hidden states, which no
+ * text). All that training makes is made anew for each of the latter: prompt space, centroids, bank, scales; only hidden states, which no
  * bank changes, are computed once. Finished folds are kept, so the same command goes on where it was.
  */
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
@@ -11,10 +11,11 @@ import { LossMeter } from "../bank/loss.ts";
 import { chooseScales, hyperNetworkAdapters } from "../bank/measure.ts";
 import { bankShape } from "../bank/parameters.ts";
 import { runToEnd } from "../bank/run.ts";
+import { hashOfBank, type ServedBank } from "../bank/served-bank.ts";
 import type { BankSettings } from "../bank/settings.ts";
 import { Trainer } from "../bank/trainer.ts";
 import { type HeadFormat, headIn } from "../bank/training-graph.ts";
-import { documentKey, sampleWindows, type Window } from "../corpus/windows.ts";
+import { documentKey, prefixTokens, sampleWindows, type Window } from "../corpus/windows.ts";
 import { keptOrMade } from "../kept-results.ts";
 import { keyOf, type Prepared, place, promptSpaceOf } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
@@ -22,7 +23,7 @@ import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import type { GroupedTrial } from "./choose.ts";
 import type { Family } from "./families.ts";
-import { longEnough, trialsOf } from "./trials.ts";
+import { longEnough, promptLengths, type TrialContext, trialsOf } from "./trials.ts";
 
 /** Settings of each fold's training. */
 export interface FoldOptions extends BankSettings {
@@ -47,6 +48,26 @@ export interface FoldContext {
   signal?: AbortSignal;
 }
 
+/**
+ * Trials of all validation text under the served bank, after prompts that are as long as the prefix which training assigns
+ * windows by, or longer: there it is judged.
+ */
+export function trialsOfServed(bank: ServedBank, context: FoldContext): Promise<GroupedTrial[]> {
+  const { families, prepared, cacheDirectory, threads } = context;
+  const { head, sets, key } = prepared;
+  const choices = [key, hashOfBank(bank), keyOf(families)];
+  return keptOrMade(cacheDirectory, "calibration-served", choices, async () => {
+    const lengths = promptLengths.filter((promptTokens) => promptTokens >= prefixTokens);
+    const group = { suffix: ", served", isServed: true, lengths };
+    const meter = await LossMeter.open(head, bank.shape, threads);
+    try {
+      return await groupedTrials(sets.validation.windows, { ...bank, meter }, group, context);
+    } finally {
+      await meter.release();
+    }
+  });
+}
+
 /** Trials of known text under a bank of all families, then of each family under a bank of the others. */
 export async function trialsOfFolds(options: FoldOptions, context: FoldContext): Promise<GroupedTrial[]> {
   const { families, prepared, cacheDirectory } = context;
@@ -60,7 +81,7 @@ export async function trialsOfFolds(options: FoldOptions, context: FoldContext):
 
 /** Throws the signal's reason when aborted: a fold is done whole or not at all. */
 async function runFold(leftOut: Family | null, options: FoldOptions, context: FoldContext): Promise<GroupedTrial[]> {
-  const { prepared, trunk, families, threads, progress, signal } = context;
+  const { prepared, threads, progress, signal } = context;
   const { seed, steps, learningRate, headFormat } = options;
   const { head, corpora } = prepared;
   const random = new Random(seed, streams.calibration);
@@ -90,22 +111,32 @@ async function runFold(leftOut: Family | null, options: FoldOptions, context: Fo
       ? [...prepared.sets.train.windows, ...prepared.sets.validation.windows].filter((window) => !isTrainedOn(window))
       : prepared.sets.validation.windows;
     const chosen = textsOf(texts, options.textsPerCorpus, random);
-    progress.stage("trials", chosen.length);
-    const trials: GroupedTrial[] = [];
-    for (const [done, window] of chosen.entries()) {
-      signal?.throwIfAborted();
-      const name = nameOf(window);
-      const family = families.find(({ corpora: members }) => members.includes(name))!.name;
-      const group = leftOut ? `${name}, left out` : name;
-      for (const trial of await trialsOf(window, { trunk, meter, placed, adapters, scales })) {
-        trials.push({ ...trial, group, family, isKnown: leftOut === null });
-      }
-      progress.advance(done + 1);
-    }
-    return trials;
+    const { table } = placed;
+    const group = { suffix: leftOut ? ", left out" : "", isServed: false };
+    return await groupedTrials(chosen, { table, adapters, scales, meter }, group, context);
   } finally {
     await meter.release();
   }
+}
+
+async function groupedTrials(
+  texts: readonly Window[],
+  bank: Omit<TrialContext, "trunk">,
+  { suffix, isServed, lengths }: { suffix: string; isServed: boolean; lengths?: readonly number[] },
+  { prepared, trunk, families, progress, signal }: FoldContext,
+): Promise<GroupedTrial[]> {
+  progress.stage("trials", texts.length);
+  const trials: GroupedTrial[] = [];
+  for (const [done, window] of texts.entries()) {
+    signal?.throwIfAborted();
+    const { name } = prepared.corpora[window.corpus];
+    const family = families.find(({ corpora }) => corpora.includes(name))!.name;
+    for (const trial of await trialsOf(window, { ...bank, trunk }, lengths)) {
+      trials.push({ ...trial, group: `${name}${suffix}`, family, isServed });
+    }
+    progress.advance(done + 1);
+  }
+  return trials;
 }
 
 /** Some of the windows that are wanted, shared fairly among corpora. */

@@ -16,8 +16,8 @@ import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import { maximumLogits } from "../bank/batches.ts";
 import type { LossMeter } from "../bank/loss.ts";
 import type { Adapters } from "../bank/measure.ts";
+import type { ServedBank } from "../bank/served-bank.ts";
 import { documentKey, prefixOf, prefixTokens, type Window } from "../corpus/windows.ts";
-import type { Placed } from "../prepare.ts";
 
 /** Lengths of the prompts that each text is cut into, in tokens. */
 export const promptLengths = [8, 16, 32, 64, 128] as const;
@@ -45,30 +45,29 @@ export interface Trial {
 }
 
 /** A trained bank, and the sessions that compute its probabilities. */
-export interface TrialContext {
+export interface TrialContext extends Omit<ServedBank, "shape"> {
   trunk: TrunkRunner;
   meter: LossMeter;
-  placed: Pick<Placed, "table" | "centroids">;
-  adapters: Adapters;
-  scales: Float32Array; // [K]
 }
 
+/** @param lengths prompts that the text is cut into, as far as it is long enough */
 export async function trialsOf(
   window: Window,
-  { trunk, meter, placed, adapters, scales }: TrialContext,
+  { trunk, meter, table, adapters, scales }: TrialContext,
+  lengths: readonly number[] = promptLengths,
 ): Promise<Trial[]> {
   const tokenIds = window.tokenIds.slice(0, textTokens);
   const T = tokenIds.length;
   const { hidden, keys } = await trunk.hiddenAndKeys(tokenIds, 1, T);
   const D = hidden.length / T;
-  const cuts = promptLengths
+  const cuts = lengths
     .filter((promptTokens) => T - promptTokens >= fewestTokens)
     .map((promptTokens) => {
-      const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), placed.table);
+      const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), table);
       const after = Math.min(continuationTokens, T - promptTokens);
       return {
         promptTokens,
-        nearest: rankCentroids(embedding, placed.centroids)
+        nearest: rankCentroids(embedding, adapters.centroids)
           .slice(0, defaultCalibration.adapters)
           .map((centroid) => ({ ...centroid, isOff: scales[centroid.index] === 0 })),
         evidence: positionsOfEvidence(promptTokens),

@@ -2,15 +2,10 @@
  * The shipped bank beside everything else that the same text and budget could have trained: all methods see the same windows,
  * what they choose they choose on validation with the first seed, and test windows are scored once. Each finished trial is kept.
  */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { edgeTableFile, hyperNetworkFile, type Manifest } from "../../../shared/artifacts/manifest.ts";
-import { readTensorFile, tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
-import { readEdgeTable } from "../../../shared/math/assignment.ts";
-import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
+import type { Manifest } from "../../../shared/artifacts/manifest.ts";
 import { LossMeter } from "../bank/loss.ts";
 import { adaptedLosses, baseLosses } from "../bank/measure.ts";
-import { bankShape, type Parameters } from "../bank/parameters.ts";
+import { readServedBank } from "../bank/served-bank.ts";
 import type { BankSettings } from "../bank/settings.ts";
 import { assignAll, embedWindows } from "../embed.ts";
 import { comparedMethods, type Method, type Variant } from "../evaluation/methods.ts";
@@ -107,23 +102,15 @@ async function scoreShipped(
   { artifacts, manifest }: CompareOptions,
   threads: number,
 ): Promise<{ base: number[]; shipped: number[] }> {
-  if (manifest.hyperNetwork.kind !== "gated-bank") throw new Error(`${artifacts} are not of a gated bank`);
-  const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));
-  const { table, centroids } = readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile))));
-  const network = readHyperNetwork(file);
-  const P = centroids.dimensions;
-  const parameters: Parameters = new Map((["a", "b"] as const).map((name) => [name, toFloat32(tensorOf(file, name))]));
-  const gatesAt = (k: number, scale: number) => gatesOf(network, centroids.vectors.subarray(k * P, (k + 1) * P), scale);
-  const meter = await LossMeter.open(head, bankShape({ ...manifest.hyperNetwork, dimensions: P }), threads);
+  const { shape, table, adapters, scales } = await readServedBank(artifacts, manifest);
+  const meter = await LossMeter.open(head, shape, threads);
   try {
     const embeddings = embedWindows(sets.test.windows, table);
     const set = { ...sets.test, embeddings };
     const indexes = [...set.windows.keys()];
-    const scales = Float32Array.from(manifest.centroids, ({ scale }) => scale);
-    const memberOf = assignAll(embeddings, centroids);
-    const adapters = { parameters, centroids, gatesAt };
+    const memberOf = assignAll(embeddings, adapters.centroids);
     return {
-      base: [...(await baseLosses(meter, set, parameters, indexes))],
+      base: [...(await baseLosses(meter, set, adapters.parameters, indexes))],
       shipped: [...(await adaptedLosses(meter, set, adapters, scales, memberOf, indexes))],
     };
   } finally {

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { manifestFile, parseManifest } from "../../../shared/artifacts/manifest.ts";
+import { readServedBank, type ServedBank } from "../bank/served-bank.ts";
 import type { BankSettings, TextSettings } from "../bank/settings.ts";
 import { calibrate } from "../calibration/calibrate.ts";
 import { familiesOf } from "../calibration/families.ts";
@@ -73,7 +74,13 @@ export async function makeFigures(options: FiguresOptions, progress: Progress, s
     const figures = {
       ...{ format: 1, artifacts: manifestHash, lock: hash, settings: settingsOf(options), shipped },
       methods: methodFigures(compared, scoredWindows(prepared), domains),
-      leaveOneOut: await leaveOneOut(prepared, options, progress, signal),
+      leaveOneOut: await leaveOneOut(
+        prepared,
+        await readServedBank(options.artifacts, manifest),
+        options,
+        progress,
+        signal,
+      ),
       paper,
     };
     return figuresSchema.parse(rounded(figures));
@@ -102,6 +109,7 @@ function paperFigures(prepared: Prepared, options: FiguresOptions, progress: Pro
 /** The whole product without each family: bank, scales and calibration anew, and what it gains on that family. */
 async function leaveOneOut(
   prepared: Prepared,
+  served: ServedBank,
   options: FiguresOptions,
   progress: Progress,
   signal?: AbortSignal,
@@ -113,6 +121,7 @@ async function leaveOneOut(
   const { seed, clusters, rank, biases, hidden, dimensions, learningRate, cacheDirectory, threads } = options;
   const { rows } = await calibrate(
     prepared,
+    served,
     {
       ...{
         seed,
