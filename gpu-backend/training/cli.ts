@@ -63,7 +63,7 @@ const command = createCommand("train", "Train adapters on text and write the art
   )
   .option("--family <name=corpus,corpus>", "corpora that calibration leaves out together; repeatable", collect, [])
   .option("--calibration-steps <n>", "of each training that calibrates evidence (default: a quarter of --steps)", count)
-  .option("--calibration-texts <n>", "texts of each corpus that it is calibrated on", count, 32)
+  .option("--calibration-texts <n>", "texts of each corpus that it is calibrated on", count, 96)
   .option("--no-calibrate", "serve the default calibration of evidence")
   .option(
     "--calibrate-only <folder>",

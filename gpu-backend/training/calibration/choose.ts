@@ -24,7 +24,7 @@ export interface GroupedTrial extends Trial {
 
 /** What is tried: all combinations for each prompt length, and one floor for all of them. */
 const grid = {
-  base: [0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3],
+  base: [0.95, 0.9, 0.8, 0.7, 0.5, 0.3],
   noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
   temper: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7],
   floor: [0.3, 0.2, 0.1, 0.05, 0.02],
@@ -45,11 +45,10 @@ const toleratedLoss = 0.01;
 const worstShare = 0.05;
 const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 /**
- * Under the bank that is served a group may be this much behind the nearest adapter alone, in nats a token. It counts as
- * behind where its mean is so by more than `standardErrors` over its documents: less is noise.
+ * Under the bank that is served a group may be this much behind the nearest adapter alone, in nats a token: its mean less one
+ * standard error over its documents, as a mean of few documents proves nothing.
  */
 const toleratedBehindNearest = 0.02;
-const standardErrors = 2;
 /** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
 /**
@@ -190,7 +189,7 @@ function scoreOf({ trials, nearest }: Measured, gains: Float32Array, keep: (fami
     -lowest - toleratedLoss,
     -worstOfAll - toleratedWorstLoss.ofAll,
     -worstOfGroup - toleratedWorstLoss.ofGroup,
-    ...served.values().map((documents) => behindOf([...documents.values()]) - toleratedBehindNearest),
+    ...served.values().map((documents) => surelyBehind([...documents.values()]) - toleratedBehindNearest),
   ];
   return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
 }
@@ -216,15 +215,14 @@ function add(sum: NatsSum, nats: number, tokens: number): void {
   sum.tokens += tokens;
 }
 
-/** How far documents are behind on the mean, in nats a token; 0 where they do not agree on it, or are too few to tell. */
-function behindOf(documents: readonly NatsSum[]): number {
+/** Mean of documents less its standard error, in nats a token; −∞ where they are too few to have one. */
+function surelyBehind(documents: readonly NatsSum[]): number {
   const n = documents.length;
-  if (n < 2) return 0;
+  if (n < 2) return Number.NEGATIVE_INFINITY;
   const tokens = documents.reduce((sum, one) => sum + one.tokens, 0);
   const mean = documents.reduce((sum, { nats }) => sum + nats, 0) / tokens;
   const squares = documents.reduce((sum, one) => sum + (one.nats - mean * one.tokens) ** 2, 0);
-  const error = Math.sqrt((n / (n - 1)) * squares) / tokens;
-  return mean > standardErrors * error ? mean : 0;
+  return mean - Math.sqrt((n / (n - 1)) * squares) / tokens;
 }
 
 function atOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {
