@@ -50,8 +50,8 @@ export interface EvidenceCalibration {
 }
 
 /**
- * Served where a manifest brings no calibration of its own: that of the embedded artifacts, in round numbers. Short prompts
- * say little, so the base keeps most of the weight there.
+ * Served where a manifest brings no calibration of its own, as where a user has one corpus: about that of the embedded artifacts
+ * (gpu-backend/training/LOG.md). Short prompts say little, so the base keeps most of the weight there.
  */
 export const defaultCalibration: EvidenceCalibration = {
   adapters: 3,
@@ -61,7 +61,7 @@ export const defaultCalibration: EvidenceCalibration = {
   shares: [0.1, 0.3],
   byLength: [
     { promptTokens: 0, base: 0.8, noPointer: 0.9, temper: 0.2 },
-    { promptTokens: 48, base: 0.5, noPointer: 0.7, temper: 0.1 },
+    { promptTokens: 48, base: 0.7, noPointer: 0.85, temper: 0.1 },
   ],
 };
 

@@ -88,11 +88,13 @@ describe("a mixture of listed experts", () => {
   test("without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
     const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), bank, evidence);
     expect(mode).toBe("evidence");
-    expect(request).toMatchObject({ base: 0.5, evidence: { tokens: 64, floor: defaultCalibration.floor } });
+    const { basePrior } = ruleFor(defaultCalibration, 64);
+    expect(request).toMatchObject({ base: basePrior, evidence: { tokens: 64, floor: defaultCalibration.floor } });
     // The nearest first.
+    const weight = (1 - basePrior) / 2;
     expect(request.adapters).toEqual([
-      { centroidId: "c1", weight: 0.25 },
-      { centroidId: "c3", weight: 0.25 },
+      { centroidId: "c1", weight },
+      { centroidId: "c3", weight },
     ]);
     const alone = listedMixture(list(["base"]), bank, evidence);
     expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
@@ -117,7 +119,8 @@ describe("a mixture of listed experts", () => {
     });
     expect(idsOf(fixed)).toEqual(["legal", "c1"]);
     const weighed = listedMixture(list(["base"], [off], [nearest[1]]), bank, evidence);
-    expect(weighed.request).toMatchObject({ base: 0.75, adapters: [{ centroidId: "c1", weight: 0.25 }] });
+    const ofEach = (1 - ruleFor(defaultCalibration, 64).basePrior) / 2;
+    expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
   });
 });
 
