@@ -10,8 +10,9 @@
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
  * counter is next. One that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
  * credit; while no tenant waits, a newcomer is lifted to the highest counter, so unused capacity is not charged. Within a
- * tenant, sequences that were passed while it was served more than `passLead` go first, then prompts that end in this step,
- * then others; among equals, running ones in the order of their start, then waiting ones, the earliest due first.
+ * tenant, those with the fewest chunks of their prompt left go first, which gives the median prompt its token soonest; a sequence
+ * that is passed counts one chunk less for each `passLead` that its tenant is served meanwhile, so that newcomers cannot pass it
+ * for ever. Among equals, running ones in the order of their start, then waiting ones, the earliest due first.
  *
  * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What a waiting one
  * lacks is reserved: later sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead`
@@ -185,7 +186,7 @@ type Lack = "tokens" | "memory" | "pool";
 const needs = <S extends Plannable>({ sequence, tokens }: Candidate<S>, lack: Lack) =>
   lack === "memory" || (lack === "pool" ? sequence.poolAdapters.length > 0 : tokens > 0);
 
-/** Each tenant's candidates in their order: passed for long, then those that finish, then the others. */
+/** Each tenant's candidates in their order: those with the fewest chunks left first, less what they have been passed for. */
 function candidatesOf<S extends Plannable>(
   state: PlanState<S>,
   chunkTokens: number,
@@ -196,9 +197,9 @@ function candidatesOf<S extends Plannable>(
     const reused = sequence.cachedTokens === 0 ? (prefixes?.reusableTokens(sequence) ?? 0) : 0;
     const pending = sequence.pendingPromptTokens - reused;
     const tokens = nextChunk(sequence.cachedTokens + reused, pending, chunkTokens);
-    const since = state.passedSince.get(sequence) ?? Number.POSITIVE_INFINITY;
-    const isOverdue = state.service.get(sequence.tenant)! > since + passLead;
-    return { sequence, tokens, finishes: tokens === pending, rank: isOverdue ? 0 : tokens === pending ? 1 : 2 };
+    const service = state.service.get(sequence.tenant)!;
+    const age = (service - (state.passedSince.get(sequence) ?? service)) / passLead;
+    return { sequence, tokens, finishes: tokens === pending, rank: Math.ceil(pending / chunkTokens) - age };
   });
   // The sort is stable: equals keep the order of their start, or of their due times.
   candidates.sort((a, b) => a.rank - b.rank);

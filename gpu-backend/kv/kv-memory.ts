@@ -1,107 +1,138 @@
 /**
- * The memory that the arenas of an engine share: one bound on their arrays, on what is kept aside of parked rows, and on the copy
- * that a prefill is fed; it holds but for the one array that is being copied while sizes change.
+ * The memory that the arenas of an engine share: two arrays per layer, keys and values. The rows of one arena go up from their start,
+ * those of the other down from their end, so that either takes what the other leaves without a copy; what is free between them holds
+ * the copy that a prefill is fed. They are made once, as large as the bound: the system gives memory only to pages that are written.
+ * Keys and values of parked rows are kept aside, within the same bound. It holds at the end of each step, but for the one array that
+ * is being copied when the arrays are renewed.
  */
-import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import { bytesPerPosition, type KvShape, positionUnit } from "./kv-budget.ts";
+import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
 export interface KvMemoryShape extends KvShape {
-  /** Where it allows for what runs, there is room to grow; absent: no bound. */
+  /** Upper bound of rows, over all arenas. */
+  maximumRows: number;
+  /** Absent: no bound but the rows'. */
   maximumBytes?: number;
 }
 
 /** What the memory asks of an arena. */
 interface Holder {
-  /** Positions that its arrays have room for, over all rows. */
-  readonly capacity: number;
-  /** Gives back what its rows do not need. */
+  /** Positions that its rows take. */
+  readonly span: number;
+  /** Makes its span as small as what it holds allows. */
   shrink(): void;
+  copyRows(from: Float32Array, to: Float32Array): void;
 }
 
-/** Bound on the copy; beyond it a prefill computes over all P positions. */
-const copyBytes = 128 * 2 ** 20;
+/** Where an arena's first row is in the arrays. */
+export type Side = "start" | "end";
+
+/** Memory for so many times what is running may stay. To give the rest back, what is running is copied, and everybody waits. */
+const spareShare = 16;
 
 export class KvMemory {
   /** Names of the rows of all arenas. A name stands for one sequence's keys and values, wherever they are. */
   readonly names = new Set<number>();
-  readonly #bytesPerPosition: number;
+  /** Keys at 2l, values at 2l + 1. */
+  readonly arrays: Float32Array[];
+  readonly #shape: KvMemoryShape;
   readonly #mostPositions: number;
-  readonly #arenas: Holder[] = [];
+  /** Of the arrays. */
+  readonly #capacity: number;
+  readonly #arenas = new Map<Side, Holder>();
+  /** Positions from each side up to the farthest that was written. */
+  #written: Record<Side, number> = { start: 0, end: 0 };
   #asidePositions = 0;
-  /** What the copy for a prefill is written into. */
-  #copy = new Float32Array(0);
   #named = 0;
 
   constructor(shape: KvMemoryShape) {
-    this.#bytesPerPosition = bytesPerPosition(shape);
-    this.#mostPositions = Math.floor((shape.maximumBytes ?? Number.POSITIVE_INFINITY) / this.#bytesPerPosition);
+    const { layers, heads, headWidth, contextTokens, maximumRows, maximumBytes = Number.POSITIVE_INFINITY } = shape;
+    this.#shape = shape;
+    this.#mostPositions = Math.floor(maximumBytes / bytesPerPosition(shape));
+    this.#capacity = Math.min(this.#mostPositions, maximumRows * contextTokens);
+    const elements = this.#capacity * heads * headWidth;
+    this.arrays = Array.from({ length: 2 * layers }, () => new Float32Array(elements));
   }
 
   get bytes(): number {
-    return (this.#arrayPositions + this.#asidePositions) * this.#bytesPerPosition + this.#copy.byteLength;
+    return (this.#writtenPositions + this.#asidePositions) * bytesPerPosition(this.#shape);
   }
 
   /** Of what is kept aside. */
   get asideBytes(): number {
-    return this.#asidePositions * this.#bytesPerPosition;
+    return this.#asidePositions * bytesPerPosition(this.#shape);
   }
 
-  join(arena: Holder): void {
-    this.#arenas.push(arena);
+  join(arena: Holder, side: Side): void {
+    this.#arenas.set(side, arena);
   }
 
   newName(): number {
     return this.#named++;
   }
 
-  /** Positions that an arena's arrays may have, as much as the others have now. */
-  roomFor(arena: Holder): number {
-    return this.#mostPositions - this.#asidePositions - this.#arrayPositions + arena.capacity;
+  /** Positions that are free between the arenas' rows. */
+  get #free(): number {
+    return Math.min(this.#capacity, this.#mostPositions - this.#asidePositions) - this.#span;
   }
 
-  /** Makes the other arenas give back what they do not need. */
-  reclaimFor(arena: Holder): void {
-    for (const other of this.#arenas) if (other !== arena) other.shrink();
+  /** Positions that the rows of the arena on a side may take, beside those of the other. */
+  roomFor(side: Side): number {
+    return this.#free + this.#arenas.get(side)!.span;
   }
 
-  /** Drops the copy for a prefill unless there is room for it beside `more` positions. */
-  claim(more: number): void {
-    const most = this.#mostPositions * this.#bytesPerPosition;
-    if (this.bytes + more * this.#bytesPerPosition > most) this.dropCopy();
+  /** Lets the rows of the arena on a side take so many positions. Throws an Error where there is no room. */
+  claimFor(side: Side, positions: number): void {
+    if (positions > this.roomFor(side)) this.#arenas.get(side === "start" ? "end" : "start")?.shrink();
+    const room = this.roomFor(side);
+    if (positions > room) throw new Error(`KV memory: rows take ${positions} positions, ${room} are free`);
+    this.#written[side] = Math.max(this.#written[side], positions);
   }
 
-  /** Counts positions that are kept aside from now on. Once their row is closed, `settle` makes the room. */
+  /** Where so many positions are free in each array until the next claim, in elements; null where there are not. */
+  freeAt(positions: number): number | null {
+    const { heads, headWidth } = this.#shape;
+    const taken = this.#arenas.get("start")?.span ?? 0;
+    if (positions > this.#free) return null;
+    this.#written.start = Math.max(this.#written.start, taken + positions);
+    return taken * heads * headWidth;
+  }
+
   putAside(positions: number): void {
-    this.claim(positions);
     this.#asidePositions += positions;
-  }
-
-  /** Makes all arenas give back what they do not need, where they have more than the bound allows. */
-  settle(): void {
-    if (this.#arrayPositions + this.#asidePositions <= this.#mostPositions) return;
-    for (const arena of this.#arenas) arena.shrink();
   }
 
   takeBack(positions: number): void {
     this.#asidePositions -= positions;
   }
 
-  /** Room for a copy of so many positions, until the next call; null if memory does not hold it. */
-  copyOf(positions: number): Float32Array | null {
-    if (positions * this.#bytesPerPosition <= this.#copy.byteLength) return this.#copy;
-    const wanted = Math.min(powerOfTwo(positions, positionUnit), Math.floor(copyBytes / this.#bytesPerPosition));
-    const isAllowed = this.#arrayPositions + this.#asidePositions + wanted <= this.#mostPositions;
-    if (wanted < positions || !isAllowed) return null;
-    this.#copy = new Float32Array((wanted * this.#bytesPerPosition) / Float32Array.BYTES_PER_ELEMENT);
-    return this.#copy;
+  /**
+   * Gives back what the bound requires, and what is far more than is running; where nothing runs, all beyond one row as long as
+   * the context.
+   */
+  trim(): void {
+    const { contextTokens } = this.#shape;
+    const kept = this.#span > 0 ? spareShare * Math.max(this.#span, contextTokens) : contextTokens;
+    if (this.#writtenPositions <= Math.min(kept, this.#mostPositions - this.#asidePositions)) return;
+    for (const arena of this.#arenas.values()) arena.shrink();
+    this.#renew();
   }
 
-  /** Its memory is somebody else's now. */
-  dropCopy(): void {
-    this.#copy = new Float32Array(0);
+  /** Replaces the arrays, so that only pages with what is running take memory. */
+  #renew(): void {
+    this.arrays.forEach((array, i) => {
+      const made = new Float32Array(array.length);
+      for (const arena of this.#arenas.values()) arena.copyRows(array, made);
+      this.arrays[i] = made;
+    });
+    for (const [side, { span }] of this.#arenas) this.#written[side] = span;
   }
 
-  get #arrayPositions(): number {
-    return this.#arenas.reduce((sum, { capacity }) => sum + capacity, 0);
+  get #span(): number {
+    return this.#arenas.values().reduce((sum, { span }) => sum + span, 0);
+  }
+
+  /** Both sides may have written the same pages. */
+  get #writtenPositions(): number {
+    return Math.min(this.#capacity, this.#written.start + this.#written.end);
   }
 }

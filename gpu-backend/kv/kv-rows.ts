@@ -1,7 +1,6 @@
 /** Keys and values by sequence: which rows of which arena hold whose, and what is kept of parked ones. */
-import { type ArenaShape, KvArena } from "./arena.ts";
-import { bytesPerPosition } from "./kv-budget.ts";
-import { KvMemory } from "./kv-memory.ts";
+import { KvArena } from "./arena.ts";
+import { KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
 /** Rows of one class are in one arena, and decode in one pass (kv-budget.ts). */
@@ -21,18 +20,18 @@ interface Parked {
 
 export class KvRows<S> {
   readonly #memory: KvMemory;
-  /** Of one row as long as the context. */
-  readonly #contextBytes: number;
   readonly #classes: Record<LengthClass, Rows<S>>;
   /** Where the row of each sequence is. */
   readonly #rowsOf = new Map<S, Rows<S>>();
   readonly #parked = new Map<S, Parked>();
 
-  constructor(shape: ArenaShape) {
+  constructor(shape: KvMemoryShape) {
     this.#memory = new KvMemory(shape);
-    this.#contextBytes = shape.contextTokens * bytesPerPosition(shape);
-    const create = () => ({ arena: new KvArena(shape, this.#memory), table: new SlotTable<S>(shape.maximumRows) });
-    this.#classes = { short: create(), long: create() };
+    const create = (side: Side) => ({
+      arena: new KvArena(shape, this.#memory, side),
+      table: new SlotTable<S>(shape.maximumRows),
+    });
+    this.#classes = { short: create("start"), long: create("end") };
   }
 
   /** Memory allocated for all rows and parked sequences. */
@@ -57,7 +56,8 @@ export class KvRows<S> {
 
   /** The row of a sequence in its arena. */
   rowOf(sequence: S): number {
-    return this.#placeOf(sequence).table.rowOf(sequence)!;
+    const { arena, table } = this.#placeOf(sequence);
+    return arena.rowAt(table.rowOf(sequence)!);
   }
 
   /** The arena that a sequence's row is in. */
@@ -79,7 +79,6 @@ export class KvRows<S> {
     const isDecoding = table.decoding.includes(sequence);
     this.#parked.set(sequence, { name: arena.nameOf(row), present: arena.read(row, 0, length), length, isDecoding });
     this.#close(sequence);
-    this.#memory.settle();
   }
 
   /** Gives a parked sequence a row with what was kept. */
@@ -87,7 +86,7 @@ export class KvRows<S> {
     const { name, present, length, isDecoding } = this.#takeParked(sequence)!;
     const { arena } = this.#openIn(sequence, lengthClass);
     arena.open(length, name);
-    arena.append(arena.rows - 1, [length], present, length);
+    arena.append(this.rowOf(sequence), [length], present, length);
     if (isDecoding) this.promote(sequence);
   }
 
@@ -121,15 +120,10 @@ export class KvRows<S> {
     this.arenaOf(sequences[0]).append(this.#firstRow(sequences), counts, present, tokens);
   }
 
-  /** Gives memory back that is not needed soon. Of what nobody uses, one row stays, and a copy for a prefill if it is small. */
+  /** Gives memory back that is not needed soon. */
   trim(): void {
-    const { short, long } = this.#classes;
-    if (short.arena.rows + long.arena.rows === 0) {
-      long.arena.shrink();
-      if (this.bytes > this.#contextBytes) this.#memory.dropCopy();
-    }
-    short.arena.trim();
-    long.arena.trim();
+    for (const { arena } of Object.values(this.#classes)) arena.trim();
+    this.#memory.trim();
   }
 
   #placeOf(sequence: S): Rows<S> {
@@ -160,9 +154,9 @@ export class KvRows<S> {
 
   #firstRow(sequences: readonly S[]): number {
     const first = this.rowOf(sequences[0]);
-    const { table } = this.#placeOf(sequences[0]);
+    const rows = this.#placeOf(sequences[0]);
     sequences.forEach((sequence, s) => {
-      const row = table.rowOf(sequence);
+      const row = this.#rowsOf.get(sequence) === rows ? this.rowOf(sequence) : null;
       if (row !== first + s) throw new Error(`sequence ${s} of a pass is in row ${row}, not in ${first + s}`);
     });
     return first;
