@@ -4,7 +4,8 @@
  *
  * A step first computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence.
  * Chunks end at fixed prompt positions, so results do not depend on what else runs; together they have at most `stepTokens`
- * tokens. A sequence starts only in a step that has tokens left for its first chunk.
+ * tokens and, unless there is one only, attend to at most `cachedPerToken` times as many cached ones. A sequence starts only in a
+ * step that has tokens left for its first chunk.
  *
  * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
@@ -40,6 +41,11 @@ import { poolHolds } from "./pool-shares.ts";
 export const generatedWeight = 2;
 /** Service by which others may get ahead of a sequence that is passed: that of one completion as long as the context. */
 export const passLead = 2048;
+/**
+ * Attention to cached tokens makes a chunk late in a long prompt take nearly three times as long as the first. Two such chunks in a
+ * step would be the longest pauses of all that decode.
+ */
+export const cachedPerToken = 2;
 
 export interface Plannable {
   readonly tenant: string;
@@ -129,9 +135,9 @@ export function plan<S extends Plannable>(
   const [finished, passedSince] = [new Set<S>(), new Map<S, number>()];
   /** Sequences that wait on, and the counter up to which other tenants may take what they lack. */
   const passed: { tenant: string; lack: Lack; most: number }[] = [];
-  let tokensLeft = limits.stepTokens;
+  let [tokensLeft, cachedLeft] = [limits.stepTokens, cachedPerToken * limits.stepTokens];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
-    const { sequence, tokens, finishes } = next;
+    const { sequence, cached, tokens, finishes } = next;
     const { tenant } = sequence;
     const isWaiting = !state.running.has(sequence);
     if (parked.includes(sequence)) continue;
@@ -139,7 +145,8 @@ export function plan<S extends Plannable>(
     const isKept = ({ tenant: whose, most }: (typeof passed)[number]) =>
       whose === tenant || service.get(tenant)! > most;
     let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
-    if (!lack && tokens > tokensLeft) lack = "tokens";
+    const isSlow = tokens > 0 && prefill.length > 0 && cached > cachedLeft;
+    if (!lack && (tokens > tokensLeft || isSlow)) lack = "tokens";
     if (!lack && isWaiting) {
       lack = room.lackOf(sequence);
       const mayPark = (one: S) => state.running.has(one) && !prefill.includes(one);
@@ -165,6 +172,7 @@ export function plan<S extends Plannable>(
     if (tokens > 0) prefill.push(sequence);
     if (finishes) finished.add(sequence);
     tokensLeft -= tokens;
+    if (tokens > 0) cachedLeft -= cached;
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
   }
   const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
@@ -174,6 +182,8 @@ export function plan<S extends Plannable>(
 /** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {
   sequence: S;
+  /** Tokens before its next chunk, those that another prompt has computed included. */
+  cached: number;
   /** Of its next chunk; 0 for one that was parked while decoding. */
   tokens: number;
   /** True if it decodes in this step. */
@@ -196,10 +206,11 @@ function candidatesOf<S extends Plannable>(
   const candidates = [...prompts, ...state.waiting].map((sequence) => {
     const reused = sequence.cachedTokens === 0 ? (prefixes?.reusableTokens(sequence) ?? 0) : 0;
     const pending = sequence.pendingPromptTokens - reused;
-    const tokens = nextChunk(sequence.cachedTokens + reused, pending, chunkTokens);
+    const cached = sequence.cachedTokens + reused;
+    const tokens = nextChunk(cached, pending, chunkTokens);
     const service = state.service.get(sequence.tenant)!;
     const age = (service - (state.passedSince.get(sequence) ?? service)) / passLead;
-    return { sequence, tokens, finishes: tokens === pending, rank: Math.ceil(pending / chunkTokens) - age };
+    return { sequence, cached, tokens, finishes: tokens === pending, rank: Math.ceil(pending / chunkTokens) - age };
   });
   // The sort is stable: equals keep the order of their start, or of their due times.
   candidates.sort((a, b) => a.rank - b.rank);

@@ -1,6 +1,7 @@
 /** A planner driven with fake sequences, as an engine would drive it; each StepPlan is held to the limits. */
 import { expect } from "vitest";
 import {
+  cachedPerToken,
   generatedWeight,
   nextChunk,
   type PlanLimits,
@@ -99,8 +100,8 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** One step; returns its plan, who ended, and how many prompt tokens it computed. */
-  step(): StepPlan<Fake> & { ended: Fake[]; tokens: number } {
+  /** One step; returns its plan, who ended, how many prompt tokens it computed, and to how many cached ones they attend. */
+  step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; cached: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const wasLong = new Set(this.planner.state.long);
     const plan = this.planner.nextStep();
@@ -123,6 +124,9 @@ export class Simulation {
     this.preemptions += plan.parked.length;
     for (const one of plan.started) this.#reuse(one);
     let tokens = 0;
+    const cached = plan.prefill.reduce((sum, one) => sum + one.cachedTokens, 0);
+    const isSlow = plan.prefill.length > 1 && cached > cachedPerToken * this.limits.stepTokens;
+    holds(!isSlow, `a step attends to ${cached} cached tokens`);
     for (const one of plan.prefill) tokens += this.#compute(one);
     holds(tokens <= this.limits.stepTokens, `a step computes ${tokens} prompt tokens`);
     holds(new Set(plan.prefill).size === plan.prefill.length, "a prompt advances twice in a step");
@@ -144,7 +148,7 @@ export class Simulation {
       this.planner.remove(one);
       ended.push(one);
     }
-    return { ...plan, ended, tokens };
+    return { ...plan, ended, tokens, cached };
   }
 
   finish(mostSteps = 100_000): void {
