@@ -35,8 +35,7 @@ describe("a fitter that hangs", () => {
     for (let i = 0; i < 2; i++) {
       const results = await Promise.allSettled([client.fit(request), client.fit(request)]);
       expect(results.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
-      const kind = then === "wait" ? { kind: "backend_unavailable" } : {};
-      for (const result of results) expect(result).toMatchObject({ reason: { message: expect.any(String), ...kind } });
+      for (const result of results) expect(result).toMatchObject({ reason: { kind: "backend_unavailable" } });
     }
     await close(client);
   });

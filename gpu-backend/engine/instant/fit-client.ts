@@ -61,7 +61,7 @@ export class FitClient {
     );
   }
 
-  /** Rejects with `backend_unavailable` when the fit times out or the backend shuts down. */
+  /** Rejects with `backend_unavailable` when the fit times out, its process ends or the backend shuts down. */
   fit(request: FitRequest): Promise<FitResult> {
     this.requireRoom();
     this.#child ??= this.#start();
@@ -125,7 +125,7 @@ export class FitClient {
       else waiting?.reject(new Error(answer.message));
     });
     const failed = (how: string) => {
-      if (child === this.#child) void this.#drop(new Error(`the fitter's process ${how}`));
+      if (child === this.#child) void this.#drop(unavailable(`The process that makes adapters ${how}.`));
     };
     child.on("error", (error) => {
       process.off("exit", kill);
