@@ -4,8 +4,9 @@
  *
  * A step first computes the next chunk of some prompts, one prompt a pass, then the next token of every decoding sequence.
  * Chunks end at fixed prompt positions, so results do not depend on what else runs; together they have at most `stepTokens`
- * tokens and, unless there is one only, attend to at most `cachedPerToken` times as many cached ones. A sequence starts only in a
- * step that has tokens left for its first chunk.
+ * tokens and, unless there is one only, at most the square of it pairs of a token and a cached one that it attends to: attention
+ * makes a chunk late in a long prompt take nearly three times as long as its first, and two would be the longest pauses of all that
+ * decode. A sequence starts only in a step that has tokens left for its first chunk.
  *
  * Fairness is by virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024). A tenant's
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
@@ -41,12 +42,6 @@ import { poolHolds } from "./pool-shares.ts";
 export const generatedWeight = 2;
 /** Service by which others may get ahead of a sequence that is passed: that of one completion as long as the context. */
 export const passLead = 2048;
-/**
- * Attention to cached tokens makes a chunk late in a long prompt take nearly three times as long as the first. Two such chunks in a
- * step would be the longest pauses of all that decode.
- */
-export const cachedPerToken = 2;
-
 export interface Plannable {
   readonly tenant: string;
   /** Order within a tenant, on the engine's clock. */
@@ -135,9 +130,9 @@ export function plan<S extends Plannable>(
   const [finished, passedSince] = [new Set<S>(), new Map<S, number>()];
   /** Sequences that wait on, and the counter up to which other tenants may take what they lack. */
   const passed: { tenant: string; lack: Lack; most: number }[] = [];
-  let [tokensLeft, cachedLeft] = [limits.stepTokens, cachedPerToken * limits.stepTokens];
+  let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
   for (const next of inTurn(candidatesOf(state, limits.chunkTokens, resources.prefixes), service, room)) {
-    const { sequence, cached, tokens, finishes } = next;
+    const { sequence, tokens, pairs, finishes } = next;
     const { tenant } = sequence;
     const isWaiting = !state.running.has(sequence);
     if (parked.includes(sequence)) continue;
@@ -145,8 +140,7 @@ export function plan<S extends Plannable>(
     const isKept = ({ tenant: whose, most }: (typeof passed)[number]) =>
       whose === tenant || service.get(tenant)! > most;
     let lack = isWaiting ? passed.find((one) => needs(next, one.lack) && isKept(one))?.lack : undefined;
-    const isSlow = tokens > 0 && prefill.length > 0 && cached > cachedLeft;
-    if (!lack && (tokens > tokensLeft || isSlow)) lack = "tokens";
+    if (!lack && (tokens > tokensLeft || (pairs > pairsLeft && prefill.length > 0))) lack = "tokens";
     if (!lack && isWaiting) {
       lack = room.lackOf(sequence);
       const mayPark = (one: S) => state.running.has(one) && !prefill.includes(one);
@@ -172,7 +166,7 @@ export function plan<S extends Plannable>(
     if (tokens > 0) prefill.push(sequence);
     if (finishes) finished.add(sequence);
     tokensLeft -= tokens;
-    if (tokens > 0) cachedLeft -= cached;
+    pairsLeft -= pairs;
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
   }
   const decode = [...room.running].filter((one) => one.pendingPromptTokens === 0 || finished.has(one));
@@ -182,10 +176,10 @@ export function plan<S extends Plannable>(
 /** A sequence that the step may start, or whose prompt it may continue. */
 interface Candidate<S> {
   sequence: S;
-  /** Tokens before its next chunk, those that another prompt has computed included. */
-  cached: number;
   /** Of its next chunk; 0 for one that was parked while decoding. */
   tokens: number;
+  /** Of its next chunk's tokens with those before it. */
+  pairs: number;
   /** True if it decodes in this step. */
   finishes: boolean;
 }
@@ -210,7 +204,8 @@ function candidatesOf<S extends Plannable>(
     const tokens = nextChunk(cached, pending, chunkTokens);
     const service = state.service.get(sequence.tenant)!;
     const age = (service - (state.passedSince.get(sequence) ?? service)) / passLead;
-    return { sequence, cached, tokens, finishes: tokens === pending, rank: Math.ceil(pending / chunkTokens) - age };
+    const rank = Math.ceil(pending / chunkTokens) - age;
+    return { sequence, tokens, pairs: tokens * cached, finishes: tokens === pending, rank };
   });
   // The sort is stable: equals keep the order of their start, or of their due times.
   candidates.sort((a, b) => a.rank - b.rank);

@@ -1,7 +1,6 @@
 /** A planner driven with fake sequences, as an engine would drive it; each StepPlan is held to the limits. */
 import { expect } from "vitest";
 import {
-  cachedPerToken,
   generatedWeight,
   nextChunk,
   type PlanLimits,
@@ -100,8 +99,8 @@ export class Simulation {
     for (const sequence of sequences) this.planner.enqueue(sequence);
   }
 
-  /** One step; returns its plan, who ended, how many prompt tokens it computed, and to how many cached ones they attend. */
-  step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; cached: number } {
+  /** One step; returns its plan, who ended, how many prompt tokens it computed, and with how many pairs of one and a cached one. */
+  step(): StepPlan<Fake> & { ended: Fake[]; tokens: number; pairs: number } {
     const [waiting, running] = [new Set(this.waiting), new Set(this.running)];
     const wasLong = new Set(this.planner.state.long);
     const plan = this.planner.nextStep();
@@ -124,9 +123,10 @@ export class Simulation {
     this.preemptions += plan.parked.length;
     for (const one of plan.started) this.#reuse(one);
     let tokens = 0;
-    const cached = plan.prefill.reduce((sum, one) => sum + one.cachedTokens, 0);
-    const isSlow = plan.prefill.length > 1 && cached > cachedPerToken * this.limits.stepTokens;
-    holds(!isSlow, `a step attends to ${cached} cached tokens`);
+    let pairs = 0;
+    for (const { cachedTokens, pendingPromptTokens } of plan.prefill)
+      pairs += cachedTokens * nextChunk(cachedTokens, pendingPromptTokens, chunkTokens);
+    holds(plan.prefill.length <= 1 || pairs <= this.limits.stepTokens ** 2, `a step attends to ${pairs} pairs`);
     for (const one of plan.prefill) tokens += this.#compute(one);
     holds(tokens <= this.limits.stepTokens, `a step computes ${tokens} prompt tokens`);
     holds(new Set(plan.prefill).size === plan.prefill.length, "a prompt advances twice in a step");
@@ -148,7 +148,7 @@ export class Simulation {
       this.planner.remove(one);
       ended.push(one);
     }
-    return { ...plan, ended, tokens, cached };
+    return { ...plan, ended, tokens, pairs };
   }
 
   finish(mostSteps = 100_000): void {

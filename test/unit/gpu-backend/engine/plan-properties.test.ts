@@ -1,6 +1,6 @@
 /** What holds of the plan in any traffic: limits are kept, nothing that fits waits, nobody starves, all is given back. */
 import { expect, test } from "vitest";
-import { cachedPerToken, generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
+import { generatedWeight, nextChunk, passLead } from "../../../../gpu-backend/engine/plan.ts";
 import { poolHolds } from "../../../../gpu-backend/engine/pool-shares.ts";
 import { chunkTokens, type Fake, fake, kvOf, Simulation, shape } from "../../../support/plan-simulation.ts";
 import { seededRandom } from "../../../support/steps.ts";
@@ -57,11 +57,11 @@ class RandomRun {
     if (mayArrive) this.#arrivals();
     const { simulation } = this;
     const idle = simulation.waiting.length + simulation.running.length === 0;
-    const { prefill, decode, parked, ended, tokens, cached, passedSince } = simulation.step();
+    const { prefill, decode, parked, ended, tokens, pairs, passedSince } = simulation.step();
     for (const one of ended) this.#open.delete(one);
     if (prefill.length + decode.length === 0 && !idle) expect.unreachable("a step does nothing");
     // What a parking or an end makes room for starts in the next step.
-    if (parked.length + ended.length === 0) this.#checkWork(tokens, cached, passedSince);
+    if (parked.length + ended.length === 0) this.#checkWork(tokens, pairs, passedSince);
     this.#checkPasses(passedSince);
   }
 
@@ -97,7 +97,7 @@ class RandomRun {
   }
 
   /** Whatever waits lacks something, or may wait for its prefix, or what it needs is kept for one that was passed. */
-  #checkWork(tokens: number, cached: number, passedSince: ReadonlyMap<Fake, number>): void {
+  #checkWork(tokens: number, pairs: number, passedSince: ReadonlyMap<Fake, number>): void {
     const { simulation } = this;
     const { waiting, running, limits } = simulation;
     const parkedTokens = simulation.parked.reduce((sum, { cachedTokens }) => sum + cachedTokens, 0);
@@ -110,7 +110,7 @@ class RandomRun {
         running.length < limits.maxSequences &&
         simulation.kv.holds([...lengths, one.mostTokens], parkedTokens - one.cachedTokens);
       const chunk = nextChunk(one.cachedTokens, one.pendingPromptTokens, chunkTokens);
-      if (cached + one.cachedTokens > cachedPerToken * limits.stepTokens) continue;
+      if (pairs + chunk * one.cachedTokens > limits.stepTokens ** 2) continue;
       if (!isMemory || chunk > limits.stepTokens - tokens || !poolHolds(one, running, simulation.poolSlots)) continue;
       const isKept = [...passedSince].some(([other, since]) => {
         const isOwn = other.tenant === one.tenant;
