@@ -3,9 +3,10 @@
  * the records or the configuration gives nobody a key. A record is named by the hash's first 64 bits; the whole hash is
  * compared.
  */
-import type { z } from "zod";
+import { z } from "zod";
 import {
   type Jurisdiction,
+  keyEndSchema,
   keyIdOf,
   keyPrefix,
   keyRecordSchema,
@@ -17,6 +18,7 @@ import {
   type TenantRecord,
   tenantPrefix,
   tenantRecordSchema,
+  withEnd,
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
@@ -60,12 +62,12 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
   /**
    * Many clients share one address (NAT), so failures of a network should not refuse the valid keys of others there, and a
    * valid key is recognised only by reading its record. Three rules keep reads bounded against guessing all the same:
-   * 1. Each network has 30 failed reads a minute. Within them nothing is refused.
+   * 1. Each network has 30 failed look-ups a minute. Within them nothing is refused.
    * 2. A key whose record is cached needs no read. Guesses cannot displace it: they are cached apart.
    * 3. Past the 30, the names of all key records are listed, once per 10 s and isolate. A guess is not among them, which
    *    would take a SHA-256 that begins with the 64 bits of a stored one, so it costs no read; a valid key is, and is read.
-   * So n guesses cost 30 reads a minute and network, and one listing per 10 s and isolate, plus what arrives while the
-   * first listing runs. What remains: a key that is newer than the listing waits for the next one, and so does a key past
+   * So guesses cost 30 look-ups of two reads a minute and network, and one listing per 10 s and isolate, plus what arrives
+   * while the first listing runs. What remains: a key that is newer than the listing waits for the next one, and so does a key past
    * the listing's 10,000 names that is not cached; both only on a network with 30 failures.
    */
   async function recorded(hash: string, address: string, read: Records["get"]): Promise<Access> {
@@ -115,7 +117,8 @@ function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
   return tenantRecordOf(record) ?? { plan, limits: {}, origins: [] };
 }
 
-const keyRecordOf = checkedOnce(keyRecordSchema.nullable());
+const storedKeySchema = z.object({ record: keyRecordSchema, end: keyEndSchema.nullable() });
+const keyRecordOf = checkedOnce(storedKeySchema.transform(({ record, end }) => withEnd(record, end)).nullable());
 const tenantRecordOf = checkedOnce(tenantRecordSchema.nullable());
 
 /** `schema.parse` that checks each object once: a cached record is the same object for every request. */

@@ -1,5 +1,5 @@
 /** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
-import { keyPrefix } from "../../shared/contracts/tenants.ts";
+import { endPrefix, keyPrefix } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "./newest.ts";
 
 /** The methods of a KV namespace in use. */
@@ -11,7 +11,9 @@ export interface Namespace {
 type NamePage = { keys: { name: string }[] } & ({ list_complete: true } | { list_complete: false; cursor: string });
 
 export interface Records {
-  /** The record as parsed JSON, or null. Rejects if the namespace cannot be read and nothing is cached. */
+  /**
+   * The record as parsed JSON, or null; of a key, a StoredKey. Rejects if the namespace cannot be read and nothing is cached.
+   */
   get(name: string): Promise<unknown>;
   /** True if a record of that name (not its absence) is cached, whatever its age. */
   remembers(name: string): boolean;
@@ -20,6 +22,12 @@ export interface Records {
    * once per `listedMs`.
    */
   mayHaveKey(name: string): Promise<boolean>;
+}
+
+/** A key's record and its end (KeyEnd), which are read at the same time and cached together. */
+export interface StoredKey {
+  record: unknown;
+  end: unknown;
 }
 
 /**
@@ -61,11 +69,18 @@ export function createRecords(
   let listed: { names: Set<string>; readMs: number } | null = null;
   let listingBegunMs = Number.NEGATIVE_INFINITY;
 
+  async function stored(name: string): Promise<unknown> {
+    const get = (one: string) => namespace.get(one, { type: "json", cacheTtl: cacheSeconds });
+    if (!name.startsWith(keyPrefix)) return get(name);
+    const [record, end] = await Promise.all([get(name), get(endPrefix + name.slice(keyPrefix.length))]);
+    return record === null ? null : ({ record, end } satisfies StoredKey);
+  }
+
   async function read(name: string): Promise<unknown> {
     const begunMs = now();
     reading.set(name, begunMs);
     try {
-      const record = await namespace.get(name, { type: "json", cacheTtl: cacheSeconds });
+      const record = await stored(name);
       const [into, other] = record === null ? [missing, found] : [found, missing];
       other.delete(name);
       setNewest(into, name, { readMs: now(), record }, rememberedNames);

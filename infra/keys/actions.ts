@@ -2,7 +2,10 @@
 import { createHash } from "node:crypto";
 import {
   type Jurisdiction,
+  endPrefix,
+  type KeyEnd,
   type KeyRecord,
+  keyEndSchema,
   keyIdOf,
   keyPrefix,
   keyRecordSchema,
@@ -11,6 +14,7 @@ import {
   type TenantRecord,
   tenantPrefix,
   tenantRecordSchema,
+  withEnd,
 } from "../../shared/contracts/tenants.ts";
 import type { Namespace } from "./namespace.ts";
 
@@ -45,9 +49,9 @@ export async function createKey(
 export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{ id: string; record: KeyRecord }[]> {
   const listed = await namespace.names(keyPrefix);
   const names = listed.filter((one) => tenant === undefined || one.tenant === null || one.tenant === tenant);
-  const records = await namespace.get(names.map(({ name }) => name));
-  return [...records]
-    .map(([name, record]) => ({ id: name.slice(keyPrefix.length), record: keyRecordSchema.parse(record) }))
+  const ids = names.map(({ name }) => name.slice(keyPrefix.length));
+  const records = await readKeys(namespace, ids);
+  return Array.from(records, ([id, record]) => ({ id, record }))
     .filter(({ record }) => tenant === undefined || record.tenant === tenant)
     .sort((a, b) => compare(a.record.tenant, b.record.tenant) || compare(a.record.createdAt, b.record.createdAt));
 }
@@ -56,7 +60,13 @@ export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{
 export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
   const record = await recordOf(actor, id);
   const revoked = { ...record, revokedAt: record.revokedAt ?? actor.now().toISOString() };
-  await actor.namespace.put(new Map([[keyPrefix + id, revoked]]));
+  const { expiresAt, revokedAt } = revoked;
+  await actor.namespace.put(
+    new Map<string, KeyRecord | KeyEnd>([
+      [keyPrefix + id, revoked],
+      [endPrefix + id, { expiresAt, revokedAt }],
+    ]),
+  );
   return revoked;
 }
 
@@ -71,7 +81,7 @@ export async function rotateKey(
   const state = stateOf(record, now);
   if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
   const end = new Date(now.getTime() + options.overlapMs).toISOString();
-  const old = { ...record, expiresAt: record.expiresAt !== null && record.expiresAt < end ? record.expiresAt : end };
+  const old = withEnd(record, { expiresAt: end, revokedAt: null });
   const { tenant, scopes } = record;
   const made = newKeyOf(
     actor,
@@ -80,9 +90,9 @@ export async function rotateKey(
   );
   // In one write: there is no moment with neither.
   await actor.namespace.put(
-    new Map([
+    new Map<string, KeyRecord | KeyEnd>([
       [keyPrefix + made.id, made.record],
-      [keyPrefix + id, old],
+      [endPrefix + id, { expiresAt: old.expiresAt, revokedAt: null }],
     ]),
   );
   return { ...made, old };
@@ -161,10 +171,21 @@ function newKeyOf(
 }
 
 async function recordOf({ namespace }: Actor, id: string): Promise<KeyRecord> {
-  const name = keyPrefix + id;
-  const record = (await namespace.get([name])).get(name);
+  const record = (await readKeys(namespace, [id])).get(id);
   if (record === undefined) throw new Error(`there is no key ${id}; \`npm run keys -- list\` names them`);
-  return keyRecordSchema.parse(record);
+  return record;
+}
+
+/** Records of the keys that are there, with their ends, by id. */
+async function readKeys(namespace: Namespace, ids: readonly string[]): Promise<Map<string, KeyRecord>> {
+  const stored = await namespace.get(ids.flatMap((id) => [keyPrefix + id, endPrefix + id]));
+  const records = new Map<string, KeyRecord>();
+  for (const id of ids) {
+    const record = stored.get(keyPrefix + id);
+    const end = keyEndSchema.nullable().parse(stored.get(endPrefix + id) ?? null);
+    if (record !== undefined) records.set(id, withEnd(keyRecordSchema.parse(record), end));
+  }
+  return records;
 }
 
 function compare(a: string, b: string): number {

@@ -1,6 +1,6 @@
 /**
- * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, and one per tenant. `npm run keys`
- * writes them, the edge reads them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
+ * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, one per key that was revoked or
+ * rotated, and one per tenant. `npm run keys` writes them, the edge reads them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
  */
 import { z } from "zod";
 import { hashPattern, idPattern } from "./inference.ts";
@@ -68,6 +68,13 @@ export const keyRecordSchema = z.object({
   tenantRecord: tenantRecordSchema.optional(),
 });
 
+/**
+ * When a key ends, in a record of its own: KV has no transactions, so a change of limits, which writes the key's record, must
+ * not write this one. A revocation writes both, so that a rotation, which writes only this one, cannot undo it either.
+ */
+export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true, revokedAt: true });
+
+export type KeyEnd = z.infer<typeof keyEndSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
@@ -79,8 +86,17 @@ export function keyIdOf(hash: string): string {
   return hash.slice(0, keyIdCharacters);
 }
 
+/** The key's record with its end: the earlier of both expiries, and revoked if either is. */
+export function withEnd(record: KeyRecord, end: KeyEnd | null): KeyRecord {
+  if (end === null) return record;
+  const expiries = [record.expiresAt, end.expiresAt].filter((one) => one !== null);
+  expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
+  return { ...record, expiresAt: expiries[0] ?? null, revokedAt: record.revokedAt ?? end.revokedAt };
+}
+
 /** Names in the namespace. */
 export const keyPrefix = "key:";
+export const endPrefix = "end:";
 export const tenantPrefix = "tenant:";
 
 export function limitsOf(record: TenantRecord): TenantLimits {

@@ -71,7 +71,7 @@ describe("a key", () => {
     expect(seen.batches[0].sequences[0].tenant).toBe(tenant);
   });
 
-  test("is one read where its record has a copy of its tenant's, which is in force, and two where it has none", async () => {
+  test("is one look-up where its record has a copy of its tenant's, which is in force, and two where it has none", async () => {
     const { headers, put } = await tenantWith({ limits: { requestsPerMinute: 5 } });
     const readsOf = async () => {
       const read: string[] = [];
@@ -90,9 +90,9 @@ describe("a key", () => {
       const { limits } = await keys.accessOf(headers.authorization.slice("Bearer ".length), "");
       return [read, limits.requestsPerMinute];
     };
-    expect(await readsOf()).toEqual([["key", "tenant"], 5]);
+    expect(await readsOf()).toEqual([["key", "end", "tenant"], 5]);
     await put({ tenantRecord: { plan: "unlimited", limits: { requestsPerMinute: 9 }, origins: [] } });
-    expect(await readsOf()).toEqual([["key"], 9]);
+    expect(await readsOf()).toEqual([["key", "end"], 9]);
   });
 
   test("that is expired or revoked is refused, and says so", async () => {

@@ -1,6 +1,8 @@
 /** What the keys command does to records, over a namespace in memory. */
 import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
+import { createKeyStore } from "../../../edge/tenants/keys.ts";
+import { createRecords } from "../../../edge/tenants/records.ts";
 import {
   type Actor,
   changeTenant,
@@ -44,6 +46,32 @@ function actor() {
     newKey: () => `sk-${keys++}`,
   };
   return { acting, stored, tenants, read, pass: (ms: number) => (clockMs += ms), now: () => new Date(clockMs) };
+}
+
+/** What the edge says of a key that is stored so; a fresh isolate reads it. */
+function opens({ stored, now }: Pick<ReturnType<typeof actor>, "stored" | "now">, key: string): Promise<string> {
+  const get = async (name: string) => JSON.parse(stored.get(name) ?? "null") as unknown;
+  const namespace = { get, list: () => Promise.reject(new Error("not to be listed")) };
+  const nowMs = () => now().getTime();
+  const keys = createKeyStore(
+    [],
+    createRecords(namespace, nowMs, () => undefined),
+    nowMs,
+  );
+  return keys.accessOf(key, "").then(
+    ({ limits }) => `open, ${limits.requestsPerMinute} requests a minute`,
+    ({ message }: Error) => message,
+  );
+}
+
+/** Runs `other` between what a command reads and what it writes. */
+function interrupted({ acting }: ReturnType<typeof actor>, other: () => Promise<unknown>): Actor {
+  const { namespace } = acting;
+  const put: Actor["namespace"]["put"] = async (records) => {
+    await other();
+    await namespace.put(records);
+  };
+  return { ...acting, namespace: { ...namespace, put } };
 }
 
 const all = { scopes: ["completions", "usage"] as const, expiresAt: null };
@@ -130,6 +158,37 @@ test("a key has a copy of its tenant's record, and a change reaches every key, t
   expect(keys.get(other.id)?.tenantRecord?.limits).toEqual({});
   expect(keys.get(revoked.id)?.revokedAt).not.toBeNull();
   expect({ ...keys.get(first.id), expiresAt: null, tenantRecord: record }).toEqual({ ...old, tenantRecord: record });
+});
+
+test.each(["limits", "rotate"])("a key that is revoked while `%s` runs stays revoked", async (command) => {
+  const world = actor();
+  const { key, id } = await createKey(world.acting, "acme", all);
+  const racing = interrupted(world, () => revokeKey(world.acting, id));
+  if (command === "limits") await changeTenant(racing, "acme", { limits: { requestsPerMinute: 7 } });
+  else await rotateKey(racing, id, { overlapMs: hour, expiresAt: null });
+  expect(await opens(world, key)).toContain("revoked");
+  const keys = await listKeys(world.acting);
+  expect(stateOf(keys.find((one) => one.id === id)!.record, world.now())).toBe("revoked");
+});
+
+test("a key that is rotated while `limits` runs has the new limits, and ends with the overlap", async () => {
+  const world = actor();
+  const { key, id } = await createKey(world.acting, "acme", all);
+  const racing = interrupted(world, () => rotateKey(world.acting, id, { overlapMs: hour, expiresAt: null }));
+  await changeTenant(racing, "acme", { limits: { requestsPerMinute: 7 } });
+  expect(await opens(world, key)).toBe("open, 7 requests a minute");
+  world.pass(hour);
+  expect(await opens(world, key)).toContain("expired");
+});
+
+test("records of keys that were revoked or rotated before ends were kept apart are still read", async () => {
+  const world = actor();
+  const { key, id, record } = await createKey(world.acting, "acme", all);
+  const put = (change: object) => world.stored.set(`key:${id}`, JSON.stringify({ ...record, ...change }));
+  put({ revokedAt: record.createdAt });
+  expect(await opens(world, key)).toContain("revoked");
+  put({ expiresAt: record.createdAt });
+  expect(await opens(world, key)).toContain("expired");
 });
 
 test("values of the command line are read, or refused with what they should be", () => {
