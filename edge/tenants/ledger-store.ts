@@ -59,6 +59,7 @@ export class LedgerStore {
   readonly #storage: DurableObjectStorage;
   readonly #sql: SqlStorage;
   readonly #unwritten = new Map<string, UsageRow>();
+  readonly #unwrittenRegions = new Map<Region, Lent & { batch: number }>();
 
   constructor(storage: DurableObjectStorage) {
     this.#storage = storage;
@@ -114,14 +115,9 @@ export class LedgerStore {
     ]);
   }
 
-  setRegion(region: Region, { number, amounts }: Lent, batch: number): void {
-    this.#sql.exec(
-      "INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)",
-      region,
-      number,
-      JSON.stringify(amounts),
-      batch,
-    );
+  /** What is lent to a region, to be written with the next changes. */
+  setRegion(region: Region, lent: Lent & { batch: number }): void {
+    this.#unwrittenRegions.set(region, lent);
   }
 
   /** Use to be written with the next changes. */
@@ -136,12 +132,18 @@ export class LedgerStore {
     return this.#unwritten.size > 0;
   }
 
+  /**
+   * Writes these changes, use and regions: all of it, or nothing where it throws. Then use and regions are written by the next
+   * call, so that a region's batch is recorded with the use that it brought.
+   */
   write(changes: QuotaChanges): void {
     this.#storage.transactionSync(() => {
       this.#writeQuota(changes);
       for (const row of this.#unwritten.values()) this.#writeUse(row);
+      for (const [region, lent] of this.#unwrittenRegions) this.#writeRegion(region, lent);
     });
     this.#unwritten.clear();
+    this.#unwrittenRegions.clear();
   }
 
   #writeQuota({ seconds, open, settled, month }: QuotaChanges): void {
@@ -161,6 +163,11 @@ export class LedgerStore {
       else this.#sql.exec("DELETE FROM settled WHERE id = ?", id);
     }
     if (month) this.setFact("month", month);
+  }
+
+  #writeRegion(region: Region, { number, amounts, batch }: Lent & { batch: number }): void {
+    const values = [region, number, JSON.stringify(amounts), batch];
+    this.#sql.exec("INSERT OR REPLACE INTO regions VALUES (?, ?, ?, ?)", ...values);
   }
 
   #writeUse(row: UsageRow): void {

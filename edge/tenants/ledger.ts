@@ -66,6 +66,7 @@ export class Ledger extends DurableObject<Env> {
   #failedMs = Number.NEGATIVE_INFINITY;
   readonly #dryUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
+  #failedCommits = 0;
   #hasAlarm = false;
   #failures = 0;
 
@@ -205,10 +206,10 @@ export class Ledger extends DurableObject<Env> {
       for (const row of batch.rows) this.#store.use(row);
       this.#batches.set(region, batch.number);
     }
-    const written = Math.max(known, batch?.number ?? 0);
-    this.#store.setRegion(region, this.#lender.regions.get(region)!, written);
+    const last = Math.max(known, batch?.number ?? 0);
+    this.#store.setRegion(region, { ...this.#lender.regions.get(region)!, batch: last });
     this.#write();
-    return { answer, batch: written };
+    return { answer, batch: last };
   }
 
   /** Takes back what other regions hold and do not use. */
@@ -327,22 +328,32 @@ export class Ledger extends DurableObject<Env> {
     await this.ctx.storage.setAlarm(Date.now() + inMs);
   }
 
-  /** Resolves when all until now is written. */
+  /** Resolves when all until now is written. Rejects if that fails; then it is tried again without being asked. */
   #commitSoon(): Promise<void> {
-    this.#commit ??= new Promise<void>((resolve) => setTimeout(resolve, commitMs)).then(() => {
-      this.#commit = null;
-      const isUse = this.#store.hasUnwrittenUse;
-      this.#write();
-      if (!isUse || this.#region === null) return undefined;
-      // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
-      if (this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
-      return this.#setAlarm(sendMs);
-    });
+    const delayMs = Math.min(sendMs, commitMs * 2 ** this.#failedCommits);
+    this.#commit ??= new Promise<void>((resolve) => setTimeout(resolve, delayMs)).then(() => this.#commitNow());
     return this.#commit;
   }
 
+  async #commitNow(): Promise<void> {
+    this.#commit = null;
+    const isUse = this.#store.hasUnwrittenUse;
+    try {
+      this.#write();
+      this.#failedCommits = 0;
+    } catch (error) {
+      this.#failedCommits++;
+      this.#commitSoon().catch(() => undefined);
+      throw error;
+    }
+    if (!isUse || this.#region === null) return;
+    // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
+    if (this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
+    await this.#setAlarm(sendMs);
+  }
+
   #write(): void {
-    this.#store.write(this.quota.takeChanges());
+    this.quota.writeChanges((changes) => this.#store.write(changes));
   }
 }
 

@@ -119,18 +119,17 @@ export class Quota {
     };
   }
 
-  /** What changed since the last call. */
-  takeChanges(): QuotaChanges {
+  /** Passes what changed since the last write to `write`. If that throws, it is passed to the next one, too. */
+  writeChanges(write: (changes: QuotaChanges) => void): void {
     const { seconds, open, settled } = this.#changed;
-    const changes = {
+    write({
       seconds: Array.from(seconds, (key): [number, Second | null] => [key, this.#seconds.get(key) ?? null]),
       open: Array.from(open, (key): [string, Reservation | null] => [key, this.#open.get(key) ?? null]),
       settled: Array.from(settled, (key): [string, number | null] => [key, this.#settled.get(key) ?? null]),
       month: this.#isMonthChanged ? this.#month : null,
-    };
+    });
     this.#isMonthChanged = false;
     for (const keys of [seconds, open, settled]) keys.clear();
-    return changes;
   }
 
   isOpen(id: string): boolean {

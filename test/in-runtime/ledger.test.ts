@@ -18,6 +18,7 @@ function tenantIn<Name extends Region>(...regions: Name[]) {
 }
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
+const patience = { timeout: 10_000, interval: 20 };
 const today = () => new Date().toISOString().slice(0, 10);
 const limits = { ...plans.unlimited, requestsPerMinute: 120, concurrentRequests: 500 };
 
@@ -74,6 +75,64 @@ test("use is sent to the tenant's ledger by an alarm until it is confirmed, and 
   await runDurableObjectAlarm(ledger);
   expect(await root.usage(today(), today())).toMatchObject([{ requests: 2, promptTokens: 6, completionTokens: 8 }]);
 });
+
+/** Makes every write that needs the table fail; returns what ends that. */
+async function without(ledger: DurableObjectStub<Ledger>, table: "open" | "usage"): Promise<() => Promise<void>> {
+  const rename = (from: string, to: string) =>
+    runInDurableObject(ledger, (_: Ledger, { storage }) => {
+      storage.sql.exec(`ALTER TABLE ${from} RENAME TO ${to}`);
+    });
+  await rename(table, "away");
+  return () => rename("away", table);
+}
+
+const storedIn = (ledger: DurableObjectStub<Ledger>, table: string) =>
+  runInDurableObject(ledger, (_: Ledger, { storage }) => storage.sql.exec(`SELECT * FROM ${table}`).toArray());
+
+const failureOf = (call: Promise<unknown>) => call.then(() => "none", String);
+
+test("what could not be written is written later, by itself", async () => {
+  const { root } = tenantIn();
+  const repair = await without(root, "open");
+  expect((await root.admit("r1", limits)).refusal).toBeNull();
+  // It waits for the same write.
+  expect(await failureOf(root.settle("r2", []))).toMatch(/no such table: open/);
+  await repair();
+  await vi.waitFor(async () => expect(await storedIn(root, "open")).toMatchObject([{ id: "r1" }]), patience);
+  expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]);
+});
+
+test("a settlement whose write fails is not confirmed, and is counted once when it is tried again", async () => {
+  const { root } = tenantIn();
+  await root.admit("r1", limits);
+  const repair = await without(root, "usage");
+  expect(await failureOf(root.settle("r1", [used]))).toMatch(/no such table: usage/);
+  await repair();
+  await root.settle("r1", [used]);
+  await evictDurableObject(root);
+  const { open, month } = await runInDurableObject(root, (object: Ledger) => object.quota.state);
+  expect([open, month.tokens]).toEqual([[], 7]);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 1, promptTokens: 3 }]);
+});
+
+test.each(["is lost", "goes on"])(
+  "use of a region that could not be written is sent again, and counted once; the ledger %s",
+  async (how) => {
+    const { root, ledgers } = tenantIn("weur");
+    const [ledger] = ledgers;
+    await ledger.admit("r1", limits);
+    const repair = await without(root, "usage");
+    await ledger.settle("r1", [used]);
+    expect(await failureOf(ledger.send())).toMatch(/no such table: usage/);
+    await repair();
+    if (how === "goes on") {
+      await vi.waitFor(async () => expect(await storedIn(root, "usage")).toHaveLength(1), patience);
+    }
+    await evictDurableObject(root);
+    await ledger.send();
+    expect(await root.usage(today(), today())).toMatchObject([{ requests: 1, promptTokens: 3 }]);
+  },
+);
 
 test("use waits in its region while the tenant's ledger fails", async () => {
   const { root, ledgers } = tenantIn("weur");
