@@ -36,7 +36,7 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
-  /** A secret, CLIENT_ID:CLIENT_SECRET: a service token of Cloudflare Access, for backends on a tunnel's public hostname. */
+  /** A secret, HOST=CLIENT_ID:CLIENT_SECRET, separated by commas: service tokens of Cloudflare Access for backends at HOST. */
   BACKEND_ACCESS_TOKEN?: string;
   /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
   BACKEND_VPC?: { fetch: BackendFetch };
@@ -67,10 +67,10 @@ export function readConfig(env: Variables): Config {
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
-  const access = readAccessToken(env.BACKEND_ACCESS_TOKEN);
+  const tokens = readAccessTokens(env.BACKEND_ACCESS_TOKEN, backends);
   return {
     backends,
-    backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(init, access)),
+    backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(url, init, tokens)),
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
     cellsPerRegion,
@@ -96,19 +96,43 @@ function wayTo(url: string, env: Variables): { fetch: BackendFetch } {
   return env.BACKEND_VPC ?? env.BACKEND_CERTIFICATE ?? { fetch: (target, init) => fetch(target, init) };
 }
 
-/** The headers of a service token: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
-function readAccessToken(token: string | undefined): Record<string, string> | null {
-  if (!token) return null;
-  const [id, secret, ...others] = token.split(":");
-  if (!id || !secret || others.length > 0) throw new Error("BACKEND_ACCESS_TOKEN must be CLIENT_ID:CLIENT_SECRET");
-  return { "cf-access-client-id": id, "cf-access-client-secret": secret };
+/** A service token of Cloudflare Access and the host whose calls carry it. */
+interface AccessToken {
+  host: string;
+  id: string;
+  secret: string;
 }
 
-function withAccess(init: RequestInit, access: Record<string, string> | null): RequestInit {
-  if (!access) return init;
+/** Each host must be one of the backends': a token for an address that is not called is a typo. */
+function readAccessTokens(text: string | undefined, backends: readonly BackendAddress[]): AccessToken[] {
+  if (!text) return [];
+  return text.split(",").map((entry) => {
+    const [, host, id, secret] = /^\s*([a-z0-9-]+(?:\.[a-z0-9-]+)+)=([^:=\s]+):([^:=\s]+)\s*$/.exec(entry) ?? [];
+    if (secret === undefined) {
+      throw new Error("BACKEND_ACCESS_TOKEN must be HOST=CLIENT_ID:CLIENT_SECRET, or several with commas between them");
+    }
+    if (!backends.some(({ url }) => isAt(urlOf(url, null), host))) {
+      throw new Error(`BACKEND_ACCESS_TOKEN has a token for ${host}; BACKEND_URLS has no https:// address there`);
+    }
+    return { host, id, secret };
+  });
+}
+
+/** Whether a URL is of this host or one below it, and encrypted. */
+function isAt(url: string, host: string): boolean {
+  const { protocol, hostname } = new URL(url);
+  return protocol === "https:" && (hostname === host || hostname.endsWith(`.${host}`));
+}
+
+/** Adds the headers of the token for this URL: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
+function withAccess(url: string, init: RequestInit, tokens: readonly AccessToken[]): RequestInit {
+  const token = tokens.find(({ host }) => isAt(url, host));
+  if (!token) return init;
   const headers = new Headers(init.headers);
-  for (const [name, value] of Object.entries(access)) headers.set(name, value);
-  return { ...init, headers };
+  headers.set("cf-access-client-id", token.id);
+  headers.set("cf-access-client-secret", token.secret);
+  // A redirect would take the token to another host.
+  return { ...init, headers, redirect: "manual" };
 }
 
 /**

@@ -311,9 +311,9 @@ async function refusalOf(response: Response, wanted: string | null): Promise<Cal
   return failure(kind, "backend_unavailable", message);
 }
 
-/** 401 concerns that backend's secret; all other 4xx concern our request. */
+/** 401 concerns that backend's secret, a redirect its address; all other 4xx concern our request. */
 function kindOfStatus(status: number): FailureKind {
   if (status === 503) return "unavailable";
   if (status === 409) return "mismatched";
-  return status >= 500 || status === 401 ? "failing" : "refused";
+  return status >= 500 || status === 401 || status < 400 ? "failing" : "refused";
 }

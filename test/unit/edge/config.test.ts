@@ -12,6 +12,20 @@ const keys = [
   { hash: "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", tenant: "second" },
 ];
 
+/** A binding that calls go through, and the calls. */
+function recorded() {
+  const called: [url: string, headers: Record<string, string>][] = [];
+  const binding = {
+    async fetch(url: string, { headers, redirect }: RequestInit) {
+      called.push([url, Object.fromEntries(new Headers(headers))]);
+      // A redirect must not take a token to another host.
+      if (new Headers(headers).has("cf-access-client-secret")) expect(redirect).toBe("manual");
+      return new Response();
+    },
+  };
+  return { called, binding };
+}
+
 describe("readConfig", () => {
   test("reads the Worker's variables", () => {
     const config = readConfig({
@@ -50,26 +64,51 @@ describe("readConfig", () => {
     expect(() => readConfig({ ...valid, BACKEND_SECRETS: "too-short" })).toThrow(/BACKEND_SECRETS(?!.*too-short)/);
   });
 
-  test("calls backends through a bound private network, and with the token of Access where one is set", async () => {
-    const called: unknown[] = [];
-    const BACKEND_VPC = {
-      async fetch(url: string, { headers }: RequestInit) {
-        called.push([url, Object.fromEntries(new Headers(headers))]);
-        return new Response();
-      },
-    };
+  test("calls backends through a bound private network", async () => {
+    const { called, binding } = recorded();
     const init = { headers: { authorization: "signed" } };
-    await readConfig({ ...valid, BACKEND_VPC }).backendFetch("http://b/readyz", init);
-    await readConfig({ ...valid, BACKEND_VPC, BACKEND_ACCESS_TOKEN: "id:secret" }).backendFetch(
-      "http://b/readyz",
-      init,
-    );
-    const access = { "cf-access-client-id": "id", "cf-access-client-secret": "secret" };
-    expect(called).toEqual([
-      ["http://b/readyz", { authorization: "signed" }],
-      ["http://b/readyz", { authorization: "signed", ...access }],
-    ]);
-    expect(() => readConfig({ ...valid, BACKEND_ACCESS_TOKEN: "hidden" })).toThrow(/CLIENT_ID(?!.*hidden)/);
+    await readConfig({ ...valid, BACKEND_VPC: binding }).backendFetch("http://b/readyz", init);
+    expect(called).toEqual([["http://b/readyz", { authorization: "signed" }]]);
+  });
+
+  test("sends a token of Access to its own host and those below it, encrypted, and to no other", async () => {
+    const { called, binding } = recorded();
+    const { backendFetch } = readConfig({
+      ...valid,
+      BACKEND_URLS: "https://gpu.example.com,https://{name}.pods.example.org,https://third.example.net",
+      BACKEND_ACCESS_TOKEN: "gpu.example.com=one:secret, pods.example.org=two:hidden",
+      BACKEND_VPC: binding,
+    });
+    const tokenAt = async (url: string) => {
+      await backendFetch(url, { headers: { authorization: "signed" } });
+      const [, headers] = called.pop()!;
+      expect(headers.authorization).toBe("signed");
+      return [headers["cf-access-client-id"], headers["cf-access-client-secret"]].join(":");
+    };
+    expect(await tokenAt("https://gpu.example.com/readyz")).toBe("one:secret");
+    expect(await tokenAt("https://pod-0.pods.example.org:8443/readyz")).toBe("two:hidden");
+    for (const other of [
+      "https://third.example.net/readyz",
+      "https://gpu.example.com.third.example.net/readyz",
+      "https://third.example.net/gpu.example.com",
+      "https://gpu.example.com@third.example.net/",
+      "https://agpu.example.com/readyz",
+      "https://example.com/readyz",
+      "http://gpu.example.com/readyz",
+    ]) {
+      expect(await tokenAt(other)).toBe(":");
+    }
+  });
+
+  test.each([
+    ["hidden", /HOST=CLIENT_ID(?!.*hidden)/],
+    ["id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
+    ["com=id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
+    ["b.example=id:hidden", /b\.example(?!.*hidden)/],
+    ["a.example=id:hidden,plain", /HOST=CLIENT_ID(?!.*hidden)/],
+  ])("refuses the token of Access %j, without repeating it", (BACKEND_ACCESS_TOKEN, message) => {
+    const BACKEND_URLS = "https://a.example,http://b.example";
+    expect(() => readConfig({ ...valid, BACKEND_URLS, BACKEND_ACCESS_TOKEN })).toThrow(message);
   });
 
   test.each([
