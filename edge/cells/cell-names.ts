@@ -11,7 +11,7 @@ export type CellNamespace = (
 ) => { fetch(url: string, init: RequestInit): Promise<Response> };
 
 /** Cells of the release before tell requests by this URL. */
-export const cellUrl = "https://shard/order";
+export const cellUrl = "https://cell/request";
 
 /** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
 export function cellsOf(

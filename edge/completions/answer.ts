@@ -15,7 +15,7 @@ import { refuseManyLogprobs } from "./whole-logprobs.ts";
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
 
-/** Time after which an object has settled a request that it received, in milliseconds. */
+/** Time after which a cell has settled a request whose client has gone, in milliseconds. */
 const settledMs = 1000;
 
 export interface Generation {
@@ -83,6 +83,11 @@ export async function answer(
     heartbeatMs: dependencies.heartbeatMs,
     admitted: admission.request,
   };
+  /** A cell that has the request settles it with its use. If none has, as between two cells, this frees its place. */
+  const settleLater = () => {
+    const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
+    dependencies.background(later.then(() => admission.settle([])));
+  };
   try {
     const { response, completed } = await dependencies.cells(cellRequest, c.get("region"), signal);
     if (completed !== null) {
@@ -90,7 +95,10 @@ export async function answer(
       const passing = completed.then(
         () => ended(null),
         (error: ServiceError) => {
-          if (error.kind === "cancelled") return ended("the client went away");
+          if (error.kind === "cancelled") {
+            settleLater();
+            return ended("the client went away");
+          }
           admission.settle([]);
           dependencies.log(c.get("requestId"), error);
           ended("the answer broke off");
@@ -101,9 +109,7 @@ export async function answer(
     return response;
   } catch (thrown) {
     if (signal.aborted) {
-      // The object settles the admission with its use, if it received the request.
-      const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
-      dependencies.background(later.then(() => admission.settle([])));
+      settleLater();
       throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
     }
     // A cell settles what it has begun; one that does not take it has not, and one that is lost cannot.

@@ -3,12 +3,21 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay } from "msw";
 import { describe, expect, test, vi } from "vitest";
+import { NotTaken } from "../../edge/batching/batch-client.ts";
+import type { CellNamespace } from "../../edge/cells/cells.ts";
+import { refusalResponse } from "../../edge/cells/refusal.ts";
+import { createCells } from "../../edge/cells/resumable-answer.ts";
+import { mark, marksHeader } from "../../edge/completions/marks.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
+import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { keyIdOf, keyPrefix, scopes } from "../../shared/contracts/tenants.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
-import { backendStreams, errorOf, localCells, testApp, useNetwork } from "./harness.ts";
+import { backendStreams, byteStream, errorOf, localCells, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
 
@@ -256,6 +265,57 @@ describe("streams whose cell is lost", () => {
     expect(events.at(-1)).toBe("data: [DONE]");
     await vi.waitFor(() => expect(settled).toEqual([[]]));
     expect(app.logged).toEqual([expect.stringMatching(/^backend_unavailable/)]);
+  });
+});
+
+describe("a client that leaves between two cells", () => {
+  /** A tenant with room for one request, of which `cells` see what a test lets them see. */
+  async function limited(namespace: CellNamespace) {
+    const secret = `sk-${crypto.randomUUID()}`;
+    const hash = await sha256Hex(new TextEncoder().encode(secret));
+    const tenant = `leaves-${hash.slice(0, 8)}`;
+    const tenantRecord = { plan: "unlimited", limits: { concurrentRequests: 1 }, origins: [] };
+    const record = { hash, tenant, scopes: [...scopes], createdAt: "2026-11-01T00:00:00.000Z", tenantRecord };
+    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify({ ...record, expiresAt: null, revokedAt: null }));
+    const cells = createCells({ namespace, cellsPerRegion: 4, now: Date.now, lost: () => undefined });
+    const leaving = new AbortController();
+    const ask = () =>
+      testApp({ cells }).complete(
+        { prompt: "aaa", max_tokens: 4, stream: true },
+        { headers: { authorization: `Bearer ${secret}` }, signal: leaving.signal },
+      );
+    const ledger = ledgerOf(env.LEDGERS, regionalName(tenant, defaultRegion));
+    const open = () => runInDurableObject(ledger, (object: Ledger) => object.quota.state.open.length);
+    return { ask, leave: () => leaving.abort(), open };
+  }
+  /** As a cell that is asked and does not answer, until its caller leaves. */
+  const silent = (signal: AbortSignal | null | undefined) =>
+    new Promise<Response>((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason)));
+
+  test.each([
+    ["the first is full", () => refusalResponse(new NotTaken("overloaded", "no room"))],
+    ["the first is lost before its head", () => Promise.reject(new Error("its machine is gone"))],
+    [
+      "the first is lost in the middle of its stream",
+      () => {
+        const head = { "content-type": "text/event-stream", [marksHeader]: "1" };
+        return new Response(byteStream([`data: {}\n\n${mark("1:1")}`]), { headers: head });
+      },
+    ],
+  ])("has its place back at once: %s", async (_, first) => {
+    let asked = 0;
+    const { ask, leave, open } = await limited(() => ({
+      fetch: async (_url, { signal }) => (asked++ === 0 ? first() : silent(signal)),
+    }));
+    const answer = ask().then(
+      (response) => response.text(),
+      () => "",
+    );
+    await vi.waitFor(() => expect(asked).toBe(2));
+    expect(await open()).toBe(1);
+    leave();
+    await answer.catch(() => undefined);
+    await vi.waitFor(async () => expect(await open()).toBe(0), { timeout: 10_000, interval: 50 });
   });
 });
 
