@@ -1,4 +1,4 @@
-/** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it paced.ts. */
+/** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it middleware/paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../shared/contracts/tenants.ts";
@@ -15,14 +15,14 @@ import { BackendClient } from "./backend/client.ts";
 import { createWaker } from "./cells/cell-waker.ts";
 import { createCells } from "./cells/resumable-answer.ts";
 import { configured, readConfig } from "./config.ts";
-import { BodyReads } from "./middleware/body-reads.ts";
+import { paced } from "./middleware/paced.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
-import { paced } from "./paced.ts";
 import { objectNamed, ownName } from "./platform/objects.ts";
 import type { Region } from "./platform/region.ts";
 import { createAdmissions } from "./tenants/admission.ts";
+import { BodyReads } from "./tenants/body-reads.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";

@@ -14,7 +14,7 @@ import { type CentroidVectors, type EdgeTable, readEdgeTable } from "../../share
 import { sha256Hex } from "../../shared/sha256.ts";
 import { ChatTemplate } from "../../shared/tokenizer/chat-template.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { setNewest } from "../tenants/newest.ts";
+import { setNewest } from "../platform/newest.ts";
 
 export interface Artifacts {
   manifest: Manifest;

@@ -1,7 +1,7 @@
 /** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
-import { Watch } from "../watch.ts";
+import { Watch } from "../platform/watch.ts";
 
 /** No byte arrived for too long, not even a heartbeat. */
 export class SilenceError extends Error {

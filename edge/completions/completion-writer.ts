@@ -5,10 +5,9 @@ import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import type { Receiver, Submission } from "../batching/batch-client.ts";
-import { serverTiming } from "../middleware/server-timing.ts";
+import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
-import { TokenCount } from "../tenants/token-count.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
 import { type CellRequest, forms } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
@@ -18,6 +17,7 @@ import { batchesOf } from "./plan.ts";
 import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
 import { StreamCursor } from "./stream-cursor.ts";
+import { TokenCount } from "./token-count.ts";
 
 /**
  * Maximum bytes of a non-streamed answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes

@@ -13,7 +13,7 @@ import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
-import { serverTiming } from "../middleware/server-timing.ts";
+import { serverTiming } from "../observability/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 

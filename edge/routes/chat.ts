@@ -1,10 +1,10 @@
 /** POST /v1/chat/completions: a completion of the prompt that the model's chat template makes of the conversation. */
 import type { Handler } from "hono";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
-import { answer, callerOf } from "../completions/answer.ts";
 import { generationOf, planChat } from "../completions/chat.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
+import { answer, callerOf } from "./answer.ts";
 
 export function chatCompletions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {

@@ -1,10 +1,10 @@
 /** POST /v1/completions. */
 import type { Handler } from "hono";
 import { completionRequestSchema } from "../../shared/contracts/openai.ts";
-import { answer, callerOf } from "../completions/answer.ts";
 import { planCompletion } from "../completions/plan.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
+import { answer, callerOf } from "./answer.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {

@@ -13,7 +13,7 @@ import { encodePrompts } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
-import { serverTiming } from "../middleware/server-timing.ts";
+import { serverTiming } from "../observability/server-timing.ts";
 
 const { embeddingTokens } = limits;
 const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };

@@ -2,7 +2,7 @@
  * Counts failed key look-ups by client network: a guess of 256 bits never succeeds, but each one costs a read. Pure; kept
  * per isolate, bounded.
  */
-import { setNewest } from "./newest.ts";
+import { setNewest } from "../platform/newest.ts";
 
 /** Failed look-ups per network and window. A program with an outdated key fails once and stops. */
 const mostFailures = 30;

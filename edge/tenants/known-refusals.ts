@@ -3,7 +3,7 @@
  * left in the month. Pure; as exact as the ledger, whose decision it repeats.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
-import { setNewest } from "./newest.ts";
+import { setNewest } from "../platform/newest.ts";
 import type { Decision, Refusal } from "./quota.ts";
 
 interface KnownRefusal {

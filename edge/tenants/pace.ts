@@ -2,7 +2,7 @@
  * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
  * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
  */
-import { setNewest } from "./newest.ts";
+import { setNewest } from "../platform/newest.ts";
 
 export interface PaceLimits {
   /** Small requests of a key that start without a delay. */

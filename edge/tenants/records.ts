@@ -1,6 +1,6 @@
 /** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
 import { endPrefix, keyPrefix } from "../../shared/contracts/tenants.ts";
-import { setNewest } from "./newest.ts";
+import { setNewest } from "../platform/newest.ts";
 
 /** The methods of a KV namespace in use. */
 export interface Namespace {

@@ -1,8 +1,8 @@
 /** Where tenants' own adapters are kept and made, for the routes: shelves at the edge, fits at the backends. */
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
-import type { Artifacts } from "../assign/artifacts.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
 import { type ObjectOwner, objectNamed, ownName } from "../platform/objects.ts";
@@ -36,7 +36,7 @@ export interface TenantAdapters {
     access: Viewer,
     model: string | undefined,
     adapter: AdapterField | undefined,
-    artifacts: Pick<Artifacts, "manifest" | "manifestHash">,
+    artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
   /** Lets a backend of the jurisdiction make one. Throws the ServiceError to refuse with. */
   create(request: AdapterRequest, jurisdiction: Jurisdiction | null): Promise<AdapterAnswer>;

@@ -4,13 +4,13 @@ import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import { NotTaken } from "../batching/batch-client.ts";
+import { type CellRequest, cellRequestVersion, forms, interrupted } from "../completions/cell-request.ts";
+import type { Caller, GenerationRequest, Plan } from "../completions/plan.ts";
+import { mostTokens } from "../completions/token-count.ts";
+import { refuseManyLogprobs } from "../completions/whole-logprobs.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
-import { mostTokens } from "../tenants/token-count.ts";
-import { type CellRequest, cellRequestVersion, forms, interrupted } from "./cell-request.ts";
-import type { Caller, GenerationRequest, Plan } from "./plan.ts";
-import { refuseManyLogprobs } from "./whole-logprobs.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";

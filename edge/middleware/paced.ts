@@ -2,11 +2,11 @@
  * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app rather than being middleware of it,
  * so that a delayed request has cost nothing but reading its key.
  */
-import type { Arrival } from "./dependencies.ts";
-import { mostBytesOf } from "./middleware/body.ts";
-import { regionOf } from "./platform/region.ts";
-import { bearerKeyOf } from "./tenants/bearer-key.ts";
-import { Pace, paceKeyOf } from "./tenants/pace.ts";
+import type { Arrival } from "../dependencies.ts";
+import { regionOf } from "../platform/region.ts";
+import { bearerKeyOf } from "../tenants/bearer-key.ts";
+import { Pace, paceKeyOf } from "../tenants/pace.ts";
+import { mostBytesOf } from "./body.ts";
 
 type Handle = (request: Request, arrival: Arrival) => Response | Promise<Response>;
 
