@@ -6,11 +6,42 @@
 import path from "node:path/posix";
 import { parseAst } from "vitest/node";
 
+/**
+ * The layers of the Worker, from the bottom: what each imports of those before it, besides `shared`. A test holds that order,
+ * so folders form no cycle.
+ */
+export const edgeLayers: Record<string, string[]> = {
+  platform: [],
+  backend: ["platform"],
+  batching: ["backend"],
+  tenants: ["backend", "platform"],
+  assign: ["backend", "platform", "tenants"],
+  observability: ["assign", "backend", "tenants"],
+  completions: ["assign", "batching", "observability", "tenants"],
+  "config.ts": ["backend", "platform", "tenants"],
+  cells: ["assign", "backend", "batching", "completions", "config.ts", "observability", "platform", "tenants"],
+  "dependencies.ts": ["assign", "cells", "observability", "platform", "tenants"],
+  middleware: ["dependencies.ts", "observability", "platform", "tenants"],
+  routes: [
+    ...["assign", "batching", "completions", "dependencies.ts", "middleware", "observability", "platform", "tenants"],
+  ],
+  "app.ts": ["dependencies.ts", "middleware", "routes"],
+  "worker.ts": [
+    ...["app.ts", "assign", "backend", "cells", "config.ts", "middleware", "observability", "platform", "tenants"],
+  ],
+};
+
 /** Folder or file → the files it may import besides itself. The longest matching prefix decides. */
 const mayImport: Record<string, string[]> = {
   shared: [],
-  edge: ["shared"],
-  // Runs in browsers: it knows the API's types, and nothing of the Worker.
+  ...Object.fromEntries(
+    Object.entries(edgeLayers).map(([layer, others]) => [
+      `edge/${layer}`,
+      [...others.map((other) => `edge/${other}`), "shared"],
+    ]),
+  ),
+  // For customers' programs, and for browsers: both know the API's types, and nothing of the Worker.
+  "edge/client": ["shared"],
   "edge/page": ["shared"],
   "gpu-backend/bounded-file.ts": [],
   "gpu-backend/command-line.ts": [],
@@ -102,7 +133,9 @@ const mayImport: Record<string, string[]> = {
 /** The same for packages: a name, or a scheme with its colon. `gpu-backend` holds for each folder in it. */
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
-  edge: ["cloudflare:", "hono", "zod"],
+  edge: ["zod"],
+  ...Object.fromEntries(["cells", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]])),
+  ...Object.fromEntries(["app.ts", "middleware", "routes"].map((name) => [`edge/${name}`, ["hono"]])),
   "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],

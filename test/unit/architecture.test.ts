@@ -1,7 +1,7 @@
 /** The rules of the house, held against this tree; and each rule against a source that breaks it. */
 import { globSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { findViolations } from "../../infra/architecture.ts";
+import { edgeLayers, findViolations } from "../../infra/architecture.ts";
 
 const root = `${import.meta.dirname}/../..`;
 
@@ -20,8 +20,20 @@ const broken: [string, string, string, string][] = [
   ["an import in a type counts", "shared/a.ts", `let b: import("../edge/b.ts").B;`, "shared may not import edge/b.ts"],
   ["a late import counts", "shared/a.ts", `const b = () => import("../edge/b.ts");`, "shared may not import edge/b.ts"],
   ["a re-export counts", "shared/a.ts", `export { b } from "../edge/b.ts"; let c;`, "shared may not import edge/b.ts"],
-  ["edge importing the backend", "edge/a.ts", `import "../gpu-backend/kv/b.ts";`, "edge may not import gpu-backend"],
-  ["edge using Node", "edge/a.ts", `import "node:fs";`, "edge may not use node:fs"],
+  [
+    "edge importing the backend",
+    "edge/cells/a.ts",
+    `import "../../gpu-backend/kv/b.ts";`,
+    "edge/cells may not import gpu-",
+  ],
+  ["edge using Node", "edge/cells/a.ts", `import "node:fs";`, "edge/cells may not use node:fs"],
+  ["a layer of the edge above", "edge/backend/a.ts", `import type { B } from "../batching/b.ts";`, "may not import"],
+  ["tenants importing answers", "edge/tenants/a.ts", `import "../completions/b.ts";`, "edge/tenants may not import"],
+  ["cells importing routes", "edge/cells/a.ts", `import "../routes/b.ts";`, "edge/cells may not import edge/routes"],
+  ["middleware importing the app", "edge/middleware/a.ts", `import "../app.ts";`, "may not import edge/app.ts"],
+  ["the client knowing the Worker", "edge/client/a.ts", `import "../routes/b.ts";`, "edge/client may not import"],
+  ["Hono below the routes", "edge/completions/a.ts", `import { Hono } from "hono";`, "may not use hono"],
+  ["a file of no layer", "edge/a.ts", `import "../shared/b.ts";`, "outside the folders"],
   ["the backend importing edge", "gpu-backend/kv/a.ts", `import "../../edge/b.ts";`, "may not import edge/b.ts"],
   ["engine importing http", "gpu-backend/engine/a.ts", `import "../http/b.ts";`, "gpu-backend/engine may not import"],
   [
@@ -33,31 +45,41 @@ const broken: [string, string, string, string][] = [
   ["code of a sibling", "gpu-backend/kv/a.ts", `import { type B, c } from "../runtime/b.ts";`, "only a type may cross"],
   ["serving importing training", "gpu-backend/main.ts", `import "./training/b.ts";`, "may not import"],
   ["ONNX Runtime elsewhere", "gpu-backend/training/a.ts", `import "onnxruntime-node";`, "may not use onnxruntime-node"],
-  ["a product file importing a test", "edge/a.ts", `import "../test/b.ts";`, "edge may not import test/b.ts"],
+  ["a product file importing a test", "edge/app.ts", `import "../test/b.ts";`, "edge/app.ts may not import test/b.ts"],
   ["a file of no folder", "gpu-backend/extra/a.ts", `import "node:fs";`, "outside the folders"],
   ["the environment", "gpu-backend/http/a.ts", "export const port = process.env.PORT;", "only config.ts does"],
-  ["the environment, quoted", "edge/a.ts", `export const port = process["env"];`, "only config.ts does"],
-  ["a clock", "edge/a.ts", "export const now = () => Date.now();", "make it a parameter"],
+  ["the environment, quoted", "edge/cells/a.ts", `export const port = process["env"];`, "only config.ts does"],
+  ["a clock", "edge/cells/a.ts", "export const now = () => Date.now();", "make it a parameter"],
   ["a clock by its class", "gpu-backend/kv/a.ts", "export const now = new Date();", "make it a parameter"],
   ["chance", "shared/a.ts", "export const draw = () => Math.random();", "make it a parameter"],
-  ["a long file", "edge/a.ts", "let a;\n".repeat(401), "402 lines"],
+  ["a long file", "edge/cells/a.ts", "let a;\n".repeat(401), "402 lines"],
   ["a vague name", "edge/utils.ts", "let a;", "a name that says what is inside"],
   ["a vague folder", "edge/helpers/a.ts", "let a;", "a name that says what is inside"],
-  ["a barrel", "edge/a.ts", `export * from "./b.ts";`, "only re-exports"],
-  ["a cycle of one", "edge/a.ts", `import "./a.ts";`, "import cycle: edge/a.ts → edge/a.ts"],
+  ["a barrel", "edge/cells/a.ts", `export * from "./b.ts";`, "only re-exports"],
+  ["a cycle of one", "edge/cells/a.ts", `import "./a.ts";`, "import cycle: edge/cells/a.ts → edge/cells/a.ts"],
 ];
 test.each(broken)("refuses %s", (_, file, source, violation) => {
   expect(findViolations(new Map([[file, source]]))).toEqual([expect.stringContaining(violation)]);
 });
 
+test("the edge's layers import only those before them, so its folders form no cycle", () => {
+  const layers = Object.entries(edgeLayers);
+  for (const [i, [layer, others]] of layers.entries()) {
+    const before = layers.slice(0, i).map(([name]) => name);
+    expect(before, layer).toEqual(expect.arrayContaining(others));
+  }
+});
+
 test("names a cycle of three once", () => {
   const sources = new Map([
-    ["edge/a.ts", `import "./b.ts";`],
-    ["edge/b.ts", `import type { C } from "./c.ts";`],
-    ["edge/c.ts", `import "./a.ts"; import "../shared/d.ts";`],
+    ["edge/cells/a.ts", `import "./b.ts";`],
+    ["edge/cells/b.ts", `import type { C } from "./c.ts";`],
+    ["edge/cells/c.ts", `import "./a.ts"; import "../../shared/d.ts";`],
     ["shared/d.ts", "export const d = 1;"],
   ]);
-  expect(findViolations(sources)).toEqual(["import cycle: edge/a.ts → edge/b.ts → edge/c.ts → edge/a.ts"]);
+  expect(findViolations(sources)).toEqual([
+    "import cycle: edge/cells/a.ts → edge/cells/b.ts → edge/cells/c.ts → edge/cells/a.ts",
+  ]);
 });
 
 test("allows what the architecture wants", () => {
