@@ -47,6 +47,11 @@ export class FakeProcess {
     this.name = name;
   }
 
+  /** Sequences that have not ended. */
+  get running(): number {
+    return this.#open.size;
+  }
+
   async start(): Promise<void> {
     const app = createApp(this.#parts());
     const fetch = async (request: Request) => {
@@ -63,7 +68,7 @@ export class FakeProcess {
     this.port = (this.#server.address() as AddressInfo).port;
   }
 
-  /** Ends at once, with all its connections. Its address stays in the balancer. */
+  /** Ends at once, with all its connections. Its address stays in the balancer, and `start` brings it back there. */
   kill(): void {
     (this.#server as Server).closeAllConnections();
     this.#server?.close();

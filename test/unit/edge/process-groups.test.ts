@@ -9,7 +9,7 @@ import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts
 import { type Balancing, balancings } from "../../support/balancer.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { groupSecret, type ProcessGroup, startProcessGroup } from "../../support/process-group.ts";
-import { framesFor } from "../../support/scripted-backends.ts";
+import { framesFor, turn } from "../../support/scripted-backends.ts";
 
 let group: ProcessGroup;
 let uploads: string[];
@@ -52,11 +52,11 @@ async function startEdge(balancing: Balancing): Promise<Backends> {
   });
 }
 
-/** Four sequences of 12 tokens; every third batch uses an adapter of the tenant's own. */
-function batchOf(i: number): BatchRequest {
+/** Four sequences; every third batch uses an adapter of the tenant's own. */
+function batchOf(i: number, maxTokens: number): BatchRequest {
   const sequences = Array.from({ length: 4 }, (_, j) => {
     const request = sequenceRequest(`s${i}_${j}`);
-    return { ...request, maxTokens: 12, sampling: { ...request.sampling, seed: 10 * i + j } };
+    return { ...request, maxTokens, sampling: { ...request.sampling, seed: 10 * i + j } };
   });
   const own = i % 3 === 0 ? { adapterHash: (i % 6).toString(16).padStart(64, "0") } : {};
   return { version: 1, manifestHash: "a".repeat(64), centroidId: `c${i % 5}`, sequences, ...own };
@@ -75,8 +75,8 @@ async function run(backends: Backends, batch: BatchRequest, cancelled: string[] 
 }
 
 /** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
-async function expectWhole(backends: Backends, numbers: number[], cancels = false): Promise<void> {
-  const batches = numbers.map(batchOf);
+async function expectWhole(backends: Backends, numbers: number[], cancels = false, maxTokens = 12): Promise<void> {
+  const batches = numbers.map((i) => batchOf(i, maxTokens));
   const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
   const results = await Promise.all(batches.map((batch) => run(backends, batch, cancelledOf(batch))));
   for (const [i, batch] of batches.entries()) {
@@ -135,6 +135,34 @@ describe.each(balancings)("four processes behind one address (%s)", (balancing) 
     );
     for (const { taken } of group.processes) expect(taken.length).toBeGreaterThan(0);
   });
+});
+
+test("four processes behind one address are restarted in turn under 200 streams: 0 failed, 0 different", { timeout: 60_000 }, async () => {
+  const backends = await startEdge("round robin");
+  let isOver = false;
+  let rounds = 0;
+  const load = async () => {
+    do {
+      await expectWhole(backends, numbers(50), false, 30);
+      rounds++;
+    } while (!isOver);
+  };
+  const running = load();
+  let broken = 0;
+  for (const process of group.processes) {
+    while (process.running === 0) await turn();
+    process.isDraining = true;
+    for (let i = 0; i < 10; i++) await turn();
+    // What it has not ended by now.
+    broken += process.running;
+    process.kill();
+    process.isDraining = false;
+    await process.start();
+  }
+  isOver = true;
+  await running;
+  console.log(`${rounds * 200} streams, ${broken} of them broken off`);
+  expect(broken).toBeGreaterThan(0);
 });
 
 test("an adapter is deleted at every process of an address", async () => {
