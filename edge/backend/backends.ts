@@ -1,8 +1,8 @@
 /**
- * All backends behind one Dispatch, which survives the loss of any of them. It has timers only for calls under way and
+ * All backends behind one call, which survives the loss of any of them. It has timers only for calls under way and
  * probes only when a batch arrives, so it costs nothing while idle.
  */
-import { holds, type Readiness } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Region } from "../platform/region.ts";
@@ -10,7 +10,6 @@ import { addressesIn, type BackendAddress } from "./addresses.ts";
 import { BatchRun } from "./batch-run.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
-import type { Dispatch } from "./dispatch.ts";
 import { FirstFrameTimes } from "./first-frame-times.ts";
 import { Router } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
@@ -24,6 +23,13 @@ export interface BackendsParts extends Pick<RoutingContext, "observer" | "now" |
   /** Backends elsewhere are never called; null: all may be. */
   jurisdiction?: Jurisdiction | null;
 }
+
+/**
+ * Resolves when the batch is accepted, to its frames in groups as they arrived. Each sequence gets its frames in order, and
+ * exactly one `done` or `error` as the last. Rejects with a ServiceError if the batch is refused; after that, failures
+ * are `error` frames.
+ */
+export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
 
 export class Backends {
   readonly #context: RoutingContext;

@@ -10,6 +10,7 @@ import {
   contractVersion,
   errorFrame,
   type Frame,
+  isLast,
   numericsAgree,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -17,7 +18,6 @@ import { Attempt } from "./attempt.ts";
 import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
 import { Delivery } from "./delivery.ts";
-import { isLast } from "./dispatch.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";

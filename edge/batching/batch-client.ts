@@ -7,11 +7,12 @@ import {
   contractVersion,
   errorFrame,
   type Frame,
+  isLast,
   ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
-import { type Dispatch, isLast } from "../backend/dispatch.ts";
+import type { Dispatch } from "../backend/backends.ts";
 import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
 export interface BatchClientDependencies {

@@ -5,6 +5,7 @@
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { joined } from "./marks.ts";
 
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
@@ -271,7 +272,7 @@ export class AnswerBody {
     while (count < this.#queue.length && (count === 0 || bytes + this.#queue[count].length <= writeBytes)) {
       bytes += this.#queue[count++].length;
     }
-    const part = joined(this.#queue.splice(0, count), bytes);
+    const part = joined(this.#queue.splice(0, count));
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
     // It rejects if the reader disconnected; `writer.closed` reports that.
@@ -316,17 +317,6 @@ export class AnswerBody {
     this.#reportHeldBytes();
     this.#events.ended(isGone);
   }
-}
-
-function joined(parts: readonly Uint8Array[], bytes: number): Uint8Array {
-  if (parts.length === 1) return parts[0];
-  const whole = new Uint8Array(bytes);
-  let length = 0;
-  for (const part of parts) {
-    whole.set(part, length);
-    length += part.length;
-  }
-  return whole;
 }
 
 function ignore(): void {}

@@ -8,14 +8,10 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { Assignment } from "../assign/assign.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import type { AdmittedRequest } from "../tenants/admission.ts";
-import { chatForm } from "./chat-form.ts";
 import type { ChoiceOptions } from "./choice.ts";
-import { completionForm } from "./completion-form.ts";
+import type { forms } from "./forms.ts";
 import { batchesOf, type Plan } from "./plan.ts";
 import type { Envelope } from "./response.ts";
-
-/** The response format of each endpoint. */
-export const forms = { completion: completionForm, chat: chatForm };
 
 /**
  * Goes up by one in a release that changes the meaning of a field or of the answer. A cell takes the versions next to its

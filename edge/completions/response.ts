@@ -1,6 +1,6 @@
 /**
  * Collects the parts of all choices, and writes them as OpenAI's objects: one for a whole response, or one chunk each.
- * Pure. Not here: what a choice looks like, which is its endpoint's form (completion-form.ts, chat-form.ts).
+ * Pure. Not here: what a choice looks like, which is its endpoint's form (forms.ts).
  */
 import type { DoneFrame } from "../../shared/contracts/inference.ts";
 import type { ChameleonBlock, ComparedToken, Timings, Usage } from "../../shared/contracts/responses.ts";

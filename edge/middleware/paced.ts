@@ -4,7 +4,6 @@
  */
 import type { Arrival } from "../dependencies.ts";
 import { regionOf } from "../platform/region.ts";
-import { bearerKeyOf } from "../tenants/bearer-key.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
 import { mostBytesOf } from "./body.ts";
 
@@ -26,4 +25,12 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     if (response.status === 429) pace.refused(paceKey, now(), Number(response.headers.get("retry-after")) * 1000);
     return response;
   };
+}
+
+/**
+ * The key of `Bearer <key>`; null where the header is absent or has another form. The scheme's case and the number of
+ * spaces do not matter, so callers must compare keys, never headers.
+ */
+function bearerKeyOf(headers: Headers): string | null {
+  return /^Bearer +(\S+)$/i.exec(headers.get("authorization") ?? "")?.[1] ?? null;
 }

@@ -1,9 +1,11 @@
-/** Headers on a response that is already there. */
+/** Headers of every response: its request's id, its time, and how headers are set at all. */
 import type { Context } from "hono";
+import { createMiddleware } from "hono/factory";
 import type { AppEnvironment } from "../dependencies.ts";
+import { serverTiming } from "../observability/server-timing.ts";
 
 /**
- * Sets them in place, which Hono's `c.header` does by making a new response for each. Every response is our own, so none
+ * Sets headers in place, which Hono's `c.header` does by making a new response for each. Every response is our own, so none
  * is frozen as those of other services are.
  */
 export function setHeaders(c: Context<AppEnvironment>, headers: Readonly<Record<string, string>>): void {
@@ -15,4 +17,24 @@ export function setHeaders(c: Context<AppEnvironment>, headers: Readonly<Record<
 export function presetHeaders(c: Context<AppEnvironment>, headers: Readonly<Record<string, string>>): void {
   const present = c.res.headers;
   for (const name in headers) if (!present.has(name)) present.set(name, headers[name]);
+}
+
+/** Gives every request an id of our own; one that a client sends is not trusted, since ids reach logs and the backend. */
+export function requestId(newId: () => string) {
+  return createMiddleware<AppEnvironment>(async (c, next) => {
+    const id = `req_${newId()}`;
+    c.set("requestId", id);
+    await next();
+    setHeaders(c, { "x-request-id": id });
+  });
+}
+
+/** Gives a response that tells no phases its total, and one whose request waited for its key's pace that phase. */
+export function totalTiming(now: () => number) {
+  return createMiddleware<AppEnvironment>(async (c, next) => {
+    const { arrivedMs, pacedMs } = c.env;
+    await next();
+    presetHeaders(c, { "server-timing": serverTiming({ total: now() - arrivedMs }) });
+    if (pacedMs > 0) c.res.headers.append("server-timing", serverTiming({ pace: pacedMs }));
+  });
 }

@@ -5,7 +5,7 @@
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import type { ArtifactObserver } from "../assign/artifact-sets.ts";
-import type { RoutingObserver } from "../backend/routing-observer.ts";
+import type { RoutingObserver } from "../backend/routing-context.ts";
 import { post, service } from "./otlp-export.ts";
 import { assignMsField, coloField, pacedMsField } from "./request-trace.ts";
 

@@ -382,6 +382,11 @@ export function sentBatch(batch: BatchRequest): unknown {
   return { ...batch, sequences };
 }
 
+/** Whether a sequence ends with this frame. */
+export function isLast(frame: Frame): boolean {
+  return frame.type === "done" || frame.type === "error";
+}
+
 /** The error frame of one sequence. */
 export function errorFrame(id: string, error: ServiceError): ErrorFrame {
   return { type: "error", id, kind: error.kind, message: error.message, retryAfterSeconds: error.retryAfterSeconds };

@@ -1,0 +1,77 @@
+/** How each endpoint writes choices: `POST /v1/completions` and `POST /v1/chat/completions`. */
+import type {
+  ChatChoice,
+  ChatChunkChoice,
+  ChatLogprobs,
+  CompletionChoice,
+  CompletionLogprobs,
+} from "../../shared/contracts/responses.ts";
+import type { ReportedToken } from "./choice.ts";
+import type { Form } from "./response.ts";
+import { tokenText } from "./token-text.ts";
+
+const completionForm: Form<CompletionChoice, CompletionChoice> = {
+  idPrefix: "cmpl-",
+  object: "text_completion",
+  chunkObject: "text_completion",
+  choice: ({ index, text, reported, finishReason }) => ({
+    index,
+    text,
+    logprobs: reported && logprobsOf(reported),
+    finish_reason: finishReason,
+  }),
+  chunkChoice: ({ planned, text, logprobs, done }) => ({
+    index: planned.index,
+    text,
+    logprobs: logprobs?.length ? logprobsOf(logprobs) : null,
+    finish_reason: done?.finishReason ?? null,
+  }),
+};
+
+function logprobsOf(tokens: readonly ReportedToken[]): CompletionLogprobs {
+  return {
+    tokens: tokens.map(({ piece }) => tokenText(piece)),
+    token_logprobs: tokens.map(({ logprob }) => logprob),
+    top_logprobs: tokens.map(topOf),
+    text_offset: tokens.map(({ offset }) => offset),
+  };
+}
+
+/** The likeliest tokens and, as OpenAI promises, the token itself. */
+function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
+  const itself = logprob === null ? [] : [{ piece, logprob }];
+  return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));
+}
+
+const chatForm: Form<ChatChoice, ChatChunkChoice> = {
+  idPrefix: "chatcmpl-",
+  object: "chat.completion",
+  chunkObject: "chat.completion.chunk",
+  choice: ({ index, text, reported, finishReason }) => ({
+    index,
+    message: { role: "assistant", content: text, refusal: null },
+    logprobs: reported && chatLogprobsOf(reported),
+    // A whole response has only choices that are done.
+    finish_reason: finishReason ?? "length",
+  }),
+  chunkChoice: ({ planned, text, logprobs, done }, isFirst) => ({
+    index: planned.index,
+    delta: { ...(isFirst && { role: "assistant" as const }), ...((isFirst || text !== "") && { content: text }) },
+    logprobs: logprobs?.length ? chatLogprobsOf(logprobs) : null,
+    finish_reason: done?.finishReason ?? null,
+  }),
+};
+
+function chatLogprobsOf(tokens: readonly ReportedToken[]): ChatLogprobs {
+  const content = tokens.map(({ piece, logprob, top }) => ({
+    ...alternativeOf(piece, logprob ?? 0),
+    top_logprobs: top.map((one) => alternativeOf(one.piece, one.logprob)),
+  }));
+  return { content, refusal: null };
+}
+
+function alternativeOf(piece: Uint8Array, logprob: number) {
+  return { token: tokenText(piece), logprob, bytes: [...piece] };
+}
+
+export const forms = { completion: completionForm, chat: chatForm };
