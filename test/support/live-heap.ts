@@ -45,11 +45,16 @@ export async function watchHeap(urls: readonly string[], touch = async () => {})
   const sessions = await Promise.all(urls.map(openSession));
   const collected = async (): Promise<LiveHeap> => {
     const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
-    const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
+    // Both commands wait together, so that an isolate under load makes no new garbage between them.
+    const measuring = Promise.all(
+      isolates.map(async (isolate) => {
+        const [, usage] = await Promise.all([isolate("HeapProfiler.collectGarbage"), isolate("Runtime.getHeapUsage")]);
+        return usage;
+      }),
+    );
     await sleep(settleMs);
-    await Promise.all([collecting, touch()]);
+    const [usages] = await Promise.all([measuring, touch()]);
     await sleep(settleMs);
-    const usages = await Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
     return {
       heap: usages.reduce((sum, usage) => sum + Number(usage.usedSize), 0),
       buffers: usages.reduce((sum, usage) => sum + Number(usage.backingStorageSize), 0),
