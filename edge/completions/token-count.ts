@@ -1,7 +1,8 @@
 /** What a request has used so far, from the parts of its choices as they come. Pure. */
+
+import type { Consumption } from "../tenants/consumption.ts";
 import type { ChoicePart } from "./choice.ts";
 import type { PlannedChoice } from "./plan.ts";
-import type { Consumption } from "../tenants/consumption.ts";
 
 /** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
 export function mostTokens(choices: readonly PlannedChoice[]): number {

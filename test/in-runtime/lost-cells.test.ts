@@ -21,7 +21,6 @@ import { backendStreams, byteStream, errorOf, localCells, testApp, useNetwork } 
 
 useNetwork();
 
-
 const lose = () =>
   Promise.all(
     localCells().map((stub) =>
@@ -108,8 +107,7 @@ async function readUntil(reader: ReadableStreamDefaultReader<Uint8Array>, stop: 
 const never = () => false;
 const eventsIn = (text: string) => text.split("data: ").length - 1;
 
-const withoutIds = (events: string[]) =>
-  byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
+const withoutIds = (events: string[]) => byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
 
 const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
   admit: async ({ requestId, access: { tenant } }) => ({
@@ -162,37 +160,41 @@ describe("streams whose cell is lost", () => {
       20,
       { prompt: ["aaa", "bbb"], max_tokens: 9, stop: ["zz"], seed: 9, temperature: 1 },
     ],
-  ])("go on unbroken and alike, each at another place: %s, %d streams", { timeout: 120_000 }, async (_, streams, body) => {
-    const all = Array.from({ length: streams }, (_, i) => i);
-    const ask = async ({ complete }: ReturnType<typeof testApp>, seed: number) => {
-      const response = await complete({ ...body, stream: true, seed });
-      expect(response.status).toBe(200);
-      return response;
-    };
-    backend(() => true);
-    const undisturbed = testApp();
-    const whole = await Promise.all(all.map(async (i) => comparable(await (await ask(undisturbed, i)).text())));
+  ])(
+    "go on unbroken and alike, each at another place: %s, %d streams",
+    { timeout: 120_000 },
+    async (_, streams, body) => {
+      const all = Array.from({ length: streams }, (_, i) => i);
+      const ask = async ({ complete }: ReturnType<typeof testApp>, seed: number) => {
+        const response = await complete({ ...body, stream: true, seed });
+        expect(response.status).toBe(200);
+        return response;
+      };
+      backend(() => true);
+      const undisturbed = testApp();
+      const whole = await Promise.all(all.map(async (i) => comparable(await (await ask(undisturbed, i)).text())));
 
-    let isLost = false;
-    const seen = backend((batch, turn) => isLost || turn <= 1 + (batch % 5));
-    const app = testApp();
-    const begun = await Promise.all(
-      all.map(async (i) => {
-        const reader = (await ask(app, i)).body!.getReader();
-        return { reader, text: await readUntil(reader, (text) => eventsIn(text) > 0) };
-      }),
-    );
-    const calls = seen.batches.length;
-    await lose();
-    isLost = true;
-    const ended = await Promise.all(
-      begun.map(async ({ reader, text }) => comparable(text + (await readUntil(reader, never)))),
-    );
-    for (const i of all) expect(withoutIds(ended[i])).toEqual(withoutIds(whole[i]));
-    expect(app.logged).toEqual([]);
-    expect(app.lost.length).toBeGreaterThanOrEqual(streams);
-    expect(seen.batches.length).toBeGreaterThan(calls);
-  });
+      let isLost = false;
+      const seen = backend((batch, turn) => isLost || turn <= 1 + (batch % 5));
+      const app = testApp();
+      const begun = await Promise.all(
+        all.map(async (i) => {
+          const reader = (await ask(app, i)).body!.getReader();
+          return { reader, text: await readUntil(reader, (text) => eventsIn(text) > 0) };
+        }),
+      );
+      const calls = seen.batches.length;
+      await lose();
+      isLost = true;
+      const ended = await Promise.all(
+        begun.map(async ({ reader, text }) => comparable(text + (await readUntil(reader, never)))),
+      );
+      for (const i of all) expect(withoutIds(ended[i])).toEqual(withoutIds(whole[i]));
+      expect(app.logged).toEqual([]);
+      expect(app.lost.length).toBeGreaterThanOrEqual(streams);
+      expect(seen.batches.length).toBeGreaterThan(calls);
+    },
+  );
 
   test("repeat nothing when a cell is lost that was behind with a choice", async () => {
     const body = { prompt: ["aaa", "bbb"], max_tokens: 9, seed: 9, temperature: 1, stream: true };

@@ -137,7 +137,9 @@ describe.each(balancings)("four processes behind one address (%s)", (balancing) 
   });
 });
 
-test("four processes behind one address are restarted in turn under 200 streams: 0 failed, 0 different", { timeout: 60_000 }, async () => {
+test("four processes behind one address are restarted in turn under 200 streams: 0 failed, 0 different", {
+  timeout: 60_000,
+}, async () => {
   const backends = await startEdge("round robin");
   let isOver = false;
   let rounds = 0;
