@@ -1,8 +1,8 @@
 /** What `npm run keys` does to the records of keys and tenants. Not here: where they are, and how it is told. */
 import { createHash } from "node:crypto";
 import {
-  type Jurisdiction,
   endPrefix,
+  type Jurisdiction,
   type KeyEnd,
   type KeyRecord,
   keyEndSchema,

@@ -4,7 +4,7 @@ import { env } from "cloudflare:workers";
 import { delay } from "msw";
 import { describe, expect, test, vi } from "vitest";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
-import type { CellNamespace } from "../../edge/cells/cells.ts";
+import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
 import { mark, marksHeader } from "../../edge/completions/marks.ts";

@@ -156,6 +156,7 @@ describe("a key store", () => {
       keyId: keys[0].hash.slice(0, 16),
       scopes: ["completions", "embeddings", "adapters", "usage"],
       limits: plans.unlimited,
+      jurisdiction: null,
       origins: [],
     });
     expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });
