@@ -122,7 +122,8 @@ async function run(config: BackendConfig): Promise<void> {
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
   const assignments = new AssignmentCounter(randomUUID(), (counted) => metrics.assigned(counted));
   const name = config.name ?? newName();
-  const app = createApp({ name, sets, adapters, assignments, metrics, log, tracer, verifier, now });
+  const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
+  const app = createApp({ name, sets, load, adapters, assignments, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);

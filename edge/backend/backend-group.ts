@@ -3,8 +3,10 @@
  * out. The processes are learnt from the names in answers, so a new one is used as soon as it has answered once, and one
  * that has not answered for long is forgotten. A backend of the previous release gives no name: its address is all.
  */
+import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { BackendAddress } from "./addresses.ts";
 import { BackendHealth } from "./health.ts";
+import { addLoads, LoadEstimate } from "./load-estimate.ts";
 import type { RoutingLimits } from "./routing-limits.ts";
 
 /** Where a call can go: one process, or whichever process an address leads to. */
@@ -15,8 +17,7 @@ export class Backend {
   /** null: whichever process the address leads to. */
   readonly name: string | null;
   readonly health: BackendHealth;
-  /** Sequences under way there that this router sent. */
-  load = 0;
+  readonly load: LoadEstimate;
   lastAnswerMs = 0;
 
   constructor(address: BackendAddress, name: string | null, limits: RoutingLimits) {
@@ -24,6 +25,7 @@ export class Backend {
     this.address = address;
     this.name = name;
     this.health = new BackendHealth(limits);
+    this.load = new LoadEstimate(limits);
   }
 }
 
@@ -49,13 +51,11 @@ export class BackendGroup {
     return [...this.#processes.values()];
   }
 
-  /** Processes that share its load, as far as is known. */
-  get capacity(): number {
-    return Math.max(1, this.#processes.size);
-  }
-
-  get load(): number {
-    return this.processes.reduce((sum, { load }) => sum + load, this.any.load);
+  /** Of all its processes, as far as they are known. */
+  loadAt(nowMs: number): BackendLoad {
+    const any = this.any.load.at(nowMs);
+    if (this.#processes.size === 0) return any;
+    return this.processes.map(({ load }) => load.at(nowMs)).reduce(addLoads, { sequences: any.sequences, slots: 0 });
   }
 
   /**
@@ -111,7 +111,7 @@ export class BackendGroup {
   }
 
   #isOld({ load, lastAnswerMs }: Backend, nowMs: number): boolean {
-    return load === 0 && nowMs - lastAnswerMs > this.#limits.processTtlMs;
+    return load.own === 0 && nowMs - lastAnswerMs > this.#limits.processTtlMs;
   }
 
   /** Adds a process, after it made room for it. */

@@ -174,7 +174,7 @@ export class BatchRun {
     router.recordSent(backend, group.length);
     try {
       const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
-      const { process, isMisdirected, numerics, frames } = await client.openBatch(batch, {
+      const { process, isMisdirected, numerics, load, frames } = await client.openBatch(batch, {
         signal: attempt.signal,
         numerics: wanted,
         process: backend.name,
@@ -182,6 +182,7 @@ export class BatchRun {
         isOnlyProcess: round.tried.size > 0,
       });
       this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
+      router.recordReport(attempt.backend, load, now());
       if (isMisdirected) router.recordMisdirected(backend, false, now());
       if (!numericsAgree(wanted, numerics)) {
         for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
@@ -307,9 +308,10 @@ export class BatchRun {
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
     const choice = router.choose(this.#model, attempt.round.tried, now());
+    const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(attempt.backend, now());
     // Any process of the same address may be the same process.
     if (choice?.backend.name === null && choice.backend.address === attempt.backend.address) return;
-    if (!choice?.isFit || router.loadOf(choice.backend) >= router.loadOf(attempt.backend)) return;
+    if (!choice?.isFit || isMoreLoaded(choice.backend)) return;
     const group = late.slice(0, hedges.take(late.length));
     if (group.length === 0) return;
     const { backend } = choice;

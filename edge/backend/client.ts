@@ -3,6 +3,7 @@
  * repeated while an address that does not route by name leads it to others. Not here: which backend to use, and retries.
  */
 import { z } from "zod";
+import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -44,6 +45,8 @@ export interface OpenBatch {
   isMisdirected: boolean;
   /** The backend's numerics fingerprint; null if it sent none. */
   numerics: string | null;
+  /** Its load, this batch included; null if it sent none. */
+  load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
 }
@@ -152,6 +155,7 @@ export class BackendClient implements BackendCalls {
       process: processOf(response),
       isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
+      load: readLoad(response.headers.get(loadHeader)),
       frames: frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames),
     };
   }

@@ -2,17 +2,23 @@
  * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts reports what happens.
  *
  * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
- * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load: a centroid or own adapter stays
- * with one process, whose caches are warm, unless that has more than its share of the load. Backends that are ejected,
- * serve another manifest or have other numerics come last, but are still used: if none is known to be fit, trying is
- * better than refusing.
+ * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load (Mirrokni et al., arXiv
+ * 1608.01350): a centroid or own adapter stays with one process, whose caches are warm, unless that has more than its share of
+ * the load. Backends that are ejected, serve another manifest or have other numerics come last, but are still used: if none is
+ * known to be fit, trying is better than refusing.
+ *
+ * Load is what a backend last reported and what this router has sent since. Reports are old when they are used, and many routers
+ * that all send to the backend that looked empty make it the fullest (Mitzenmacher, "How useful is old information?", IEEE
+ * TPDS 11:1, 2000). So the least loaded is not looked for: each key has an order of its own among all that are not over their share.
  */
+import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { Region } from "../platform/region.ts";
 import type { BackendAddress } from "./addresses.ts";
 import { type Backend, BackendGroup } from "./backend-group.ts";
+import { addLoads } from "./load-estimate.ts";
 import { rendezvousOrder } from "./rendezvous.ts";
 import { roundTripMs } from "./round-trips.ts";
-import { type RoutingLimits, routingLimits } from "./routing-limits.ts";
+import { type RoutingLimits, routingLimits, waitMs } from "./routing-limits.ts";
 
 export interface Route {
   manifestHash: string;
@@ -56,7 +62,7 @@ export class Router {
     if (fit.length > 0) {
       // Without a name a call may reach a process that was tried, so other backends go first.
       const others = fit.filter((one) => one.name !== null || !this.#groupOf(one).isTouched(tried));
-      const backend = this.#leastLoaded(key, this.#nearest(others.length > 0 ? others : fit));
+      const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
       const group = this.#groupOf(backend);
       return { backend: group.looksForOthers(tried) ? group.any : backend, isFit: true };
     }
@@ -68,22 +74,25 @@ export class Router {
     return { backend: order.reduce((a, b) => (backAtMs(b) < backAtMs(a) ? b : a)), isFit: false };
   }
 
-  /** Sequences under way for each process there. */
-  loadOf(backend: Backend): number {
-    if (backend.name !== null) return backend.load;
-    const { load, capacity } = this.#groupOf(backend);
-    return load / capacity;
+  /** Estimated share of its slots that is taken; above 1 where sequences wait. */
+  shareOf(backend: Backend, nowMs: number): number {
+    return share(this.#loadAt(backend, nowMs));
   }
 
   /** Counts sequences as under way there. */
   recordSent(backend: Backend, sequences: number): void {
-    backend.load += sequences;
+    backend.load.own += sequences;
     this.#groupOf(backend).recordSent(backend);
   }
 
-  /** Changes the number of sequences under way there. */
+  /** Records what the process that answered said of its load; null if it said nothing. */
+  recordReport(process: Backend, report: BackendLoad | null, nowMs: number): void {
+    if (report) process.load.recordReport(report, nowMs);
+  }
+
+  /** Changes the number of sequences under way there that this router sent. */
   addLoad(backend: Backend, sequences: number): void {
-    backend.load += sequences;
+    backend.load.own += sequences;
   }
 
   /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
@@ -98,7 +107,7 @@ export class Router {
   recordMisdirected(backend: Backend, isLost: boolean, nowMs: number): void {
     const group = this.#groupOf(backend);
     group.recordMisdirected(nowMs);
-    if (isLost || backend.load === 0) group.forget(backend);
+    if (isLost || backend.load.own === 0) group.forget(backend);
   }
 
   /** Records a completed sequence. */
@@ -147,36 +156,36 @@ export class Router {
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
-  /** Of backends at several distances those with the least way and estimated wait together; the nearer if equal. */
-  #nearest(fit: readonly Backend[]): Backend[] {
+  /**
+   * Of backends at several distances those with the least way and estimated wait together, the nearer if equal; of these the
+   * first in the key's order that has less than its share of the load.
+   */
+  #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
+    const loadOf = (backend: Backend) => this.#loadAt(backend, nowMs);
     const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
-    const tiers = [...Map.groupBy(fit, distanceMs)].toSorted(([a], [b]) => a - b);
-    const costs = tiers.map(([ms, tier]) => ms + this.#limits.waitMsPerSequence * this.#loadPerProcess(tier));
-    return tiers[costs.indexOf(Math.min(...costs))][1];
+    const tiers = [...Map.groupBy(fit, distanceMs)].map(([wayMs, backends]) => {
+      const load = backends.map(loadOf).reduce(addLoads);
+      return { wayMs, backends, load, costMs: wayMs + waitMs(share(load), this.#limits) };
+    });
+    const { backends, load } = tiers.reduce((a, b) => ((b.costMs - a.costMs || b.wayMs - a.wayMs) < 0 ? b : a));
+    const { loadFactor, freeShare } = this.#limits;
+    const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
+    // One of them has at most the average.
+    return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
-  /** The first in the key's order that has less than its share of the load. */
-  #leastLoaded(key: string, fit: readonly Backend[]): Backend {
-    const { loadFactor, freeLoad } = this.#limits;
-    const processes = fit.reduce((sum, one) => sum + this.#capacityOf(one), 0);
-    const total = this.#loadPerProcess(fit) * processes + 1;
-    const bound = Math.max(freeLoad, Math.ceil((loadFactor * total) / processes));
-    const least = fit.reduce((a, b) => (this.loadOf(b) < this.loadOf(a) ? b : a));
-    return inOrder(key, fit).find((one) => this.loadOf(one) < bound) ?? least;
-  }
-
-  #loadPerProcess(backends: readonly Backend[]): number {
-    const processes = backends.reduce((sum, one) => sum + this.#capacityOf(one), 0);
-    return backends.reduce((sum, one) => sum + this.loadOf(one) * this.#capacityOf(one), 0) / processes;
-  }
-
-  #capacityOf(backend: Backend): number {
-    return backend.name === null ? this.#groupOf(backend).capacity : 1;
+  /** Of a process; of an address, that of all its processes. */
+  #loadAt(backend: Backend, nowMs: number): BackendLoad {
+    return backend.name === null ? this.#groupOf(backend).loadAt(nowMs) : backend.load.at(nowMs);
   }
 
   #groupOf({ address }: Backend): BackendGroup {
     return this.#groups.get(address.url)!;
   }
+}
+
+function share({ sequences, slots }: BackendLoad): number {
+  return sequences / slots;
 }
 
 function inOrder(key: string, backends: readonly Backend[]): Backend[] {

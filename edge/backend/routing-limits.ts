@@ -11,13 +11,14 @@ export interface RoutingLimits {
   mismatchMs: number;
   /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
   loadFactor: number;
-  /** Up to so many sequences a backend is never passed over: a warm cache is worth more than balance. */
-  freeLoad: number;
-  /**
-   * What one more running sequence for each process adds to the estimated wait for a first token: a share of a step's
-   * prefill and decode on a CPU. So a process 80 ms farther away is used when the nearer ones have 16 more sequences each.
-   */
-  waitMsPerSequence: number;
+  /** Up to this part of its slots a backend is never passed over: a warm cache is worth more than balance. */
+  freeShare: number;
+  /** Estimated wait for a first token where half of the slots are taken; see `waitMs`. */
+  halfLoadWaitMs: number;
+  /** Slots of a process that reports no load, as those of the release before: the default of MAX_SEQUENCES. */
+  presumedSlots: number;
+  /** What a report says of others counts half after so long: about as long as a sequence runs. */
+  reportHalfLifeMs: number;
   /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
   namedCallsInRow: number;
   /** How long calls to an address name no process after one reached another: the address does not route by name. */
@@ -38,8 +39,10 @@ export const routingLimits: RoutingLimits = {
   longestEjectionMs: 30_000,
   mismatchMs: 5000,
   loadFactor: 1.25,
-  freeLoad: 8,
-  waitMsPerSequence: 5,
+  freeShare: 0.25,
+  halfLoadWaitMs: 80,
+  presumedSlots: 32,
+  reportHalfLifeMs: 2000,
   namedCallsInRow: 16,
   misdirectedMs: 60_000,
   answersOfOne: 8,
@@ -47,6 +50,18 @@ export const routingLimits: RoutingLimits = {
   forgetMs: 60_000,
   processesPerAddress: 64,
 };
+
+/** Taken slots above which the estimated wait rises linearly, so that it is finite for a full backend, too. */
+const steepestShare = 0.9;
+
+/**
+ * Estimated wait for a first token, in milliseconds, by the taken share of the slots: as in a queue with random arrivals it
+ * rises with the share of taken to free slots. Only its size beside a round trip is used.
+ */
+export function waitMs(share: number, { halfLoadWaitMs }: RoutingLimits): number {
+  const bent = Math.min(share, steepestShare);
+  return halfLoadWaitMs * (bent / (1 - bent) + (share - bent) / (1 - steepestShare) ** 2);
+}
 
 /**
  * Budget of repeated calls. It starts full, so that the loss of a busy backend is always survived, and accepted calls refill

@@ -2,6 +2,7 @@
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
+import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import {
   type AssignmentReport,
   batchRequestSchema,
@@ -21,6 +22,7 @@ import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
 import type { CallVerifier } from "./call-verifier.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
+import { sendLoad } from "./load.ts";
 import type { Log } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import { requireOwnName, sendName } from "./process-name.ts";
@@ -37,6 +39,7 @@ export interface AppParts {
   /** The name of this process (`nameHeader`). */
   name: string;
   sets: Sets;
+  load(): BackendLoad;
   adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
   assignments: AssignmentCounter;
   metrics: Metrics;
@@ -49,9 +52,20 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({ name, sets, adapters, assignments, metrics, log, tracer, verifier, now }: AppParts): Hono {
+export function createApp({
+  name,
+  sets,
+  load,
+  adapters,
+  assignments,
+  metrics,
+  log,
+  tracer,
+  verifier,
+  now,
+}: AppParts): Hono {
   const app = new Hono();
-  app.use(sendName(name), requireOwnName(name));
+  app.use(sendName(name), sendLoad(load), requireOwnName(name));
   if (verifier) {
     app.use("/v1/*", requireSignature(verifier), limitBody, requireSignedBody);
     app.use("/readyz", checkSignature(verifier));

@@ -9,8 +9,8 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { seededRandom } from "../support/steps.ts";
 import { Batch } from "./chameleon.ts";
-import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights, promptsOf } from "./model.ts";
+import { median } from "./quantile.ts";
 
 const batchRows = 32;
 const promptTokens = 128;

@@ -5,7 +5,7 @@
 import { type ChildProcess, fork } from "node:child_process";
 import type { Cell, Entry, Measurement } from "./contestant.ts";
 import type { FromContestant, ToContestant } from "./contestant-process.ts";
-import { median } from "./median.ts";
+import { median } from "./quantile.ts";
 
 export interface Row extends Entry {
   batch: number;

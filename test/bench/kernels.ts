@@ -7,8 +7,8 @@ import { GraphBuilder } from "../../gpu-backend/runtime/graph.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import { openSession, tensor } from "../../gpu-backend/runtime/session.ts";
 import { seededRandom } from "../support/steps.ts";
-import { median } from "./median.ts";
 import { gpt2Config } from "./model.ts";
+import { median } from "./quantile.ts";
 
 export type KernelFormat = "fp32" | "int8";
 export const kernelFormats = ["fp32", "int8"] as const;

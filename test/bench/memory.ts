@@ -18,8 +18,8 @@ import { type Backend, framesOf, startBackend } from "../support/backend-process
 import { sequenceRequest } from "../support/engine-harness.ts";
 import { gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
 import { runGroup } from "./contest.ts";
-import { median } from "./median.ts";
 import { gpt2Config, gpt2WeightsFile, promptsOf } from "./model.ts";
+import { median } from "./quantile.ts";
 
 const context = 128;
 const steps = 8;

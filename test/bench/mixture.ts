@@ -12,8 +12,8 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import { fakeAdapters, sequenceRequest } from "../support/engine-harness.ts";
 import { seededRandom } from "../support/steps.ts";
-import { median } from "./median.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
+import { median } from "./quantile.ts";
 
 const limits = { maxSequences: 32, maxQueue: 256, stepTokens: 256, chunkTokens };
 const promptTokens = 128;

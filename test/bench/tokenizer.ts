@@ -10,7 +10,7 @@ import { readTensorFile, writeTensorFile } from "../../shared/artifacts/tensor-f
 import { packTokenizer } from "../../shared/tokenizer/pack.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../support/gpt2-vocabulary.ts";
-import { median } from "./median.ts";
+import { median } from "./quantile.ts";
 
 const rounds = 7;
 const textCharacters = 2_000_000;

@@ -22,8 +22,8 @@ import { scoredTokens, windowTokens } from "../../gpu-backend/training/corpus/wi
 import { HiddenStates } from "../../gpu-backend/training/hidden-states.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { seededRandom } from "../support/steps.ts";
-import { median } from "./median.ts";
 import { gpt2Config, gpt2Weights } from "./model.ts";
+import { median } from "./quantile.ts";
 
 const measuredWindows = 32;
 const clusters = 4;

@@ -1,6 +1,7 @@
 /** What goes from the edge to a backend, and what of a client's request never does. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
+import { loadHeader } from "../../shared/contracts/backend-load.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
@@ -126,7 +127,7 @@ describe("nothing that a client sends reaches a backend", () => {
   });
 });
 
-// The last one: the micro-batching object remembers the processes, and calls them by name from then on.
+// The last ones: the cell remembers the processes, and calls them by name from then on.
 test("a call for one process names it, and its signature covers the name", async () => {
   let calls = 0;
   const seen = backendStreams((batch) => {
@@ -147,4 +148,22 @@ test("a call for one process names it, and its signature covers the name", async
     false,
     false,
   ]);
+});
+
+test("a process that others have filled gets no more calls while another is free", async () => {
+  const asked: string[] = [];
+  const seen = backendStreams((batch) => {
+    const name = seen.headers.at(-1)!.get(nameHeader)!;
+    asked.push(name);
+    const frames = batch.sequences.flatMap(({ id }) => saying(id, "b"));
+    // The one that this prompt goes to by itself says that it is full.
+    const load = { [nameHeader]: name, [loadHeader]: name === asked[0] ? "33/32" : "1/32" };
+    return new Response(frames.map(frameLine).join(""), {
+      headers: { "content-type": "application/x-ndjson", ...load },
+    });
+  });
+  const { complete } = testApp();
+  for (let i = 0; i < 4; i++) expect((await complete({ prompt: "aaa", max_tokens: 1 })).status).toBe(200);
+  const other = asked[0] === "pod-0" ? "pod-1" : "pod-0";
+  expect(asked).toEqual([expect.stringMatching(/^pod-[01]$/), other, other, other]);
 });

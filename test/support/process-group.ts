@@ -11,6 +11,7 @@ import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
 import { AssignmentCounter } from "../../gpu-backend/http/assignment-counter.ts";
 import { CallVerifier } from "../../gpu-backend/http/call-verifier.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
+import { loadHeader } from "../../shared/contracts/backend-load.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -25,6 +26,8 @@ export class FakeProcess {
   /** Of the previous release: it neither gives its name nor knows the one that a call is for. */
   isOld = false;
   isDraining = false;
+  /** Sequences that it reports beside those of its calls: those of other edges. */
+  othersSequences = 0;
   /** It is killed when it has sent so many tokens. */
   killedAfterTokens = Number.POSITIVE_INFINITY;
   /** For each batch that it took in, the process that the call named. */
@@ -60,7 +63,7 @@ export class FakeProcess {
       const response = await app.fetch(request);
       if (response.status === 421) this.refusedAsOther++;
       if (response.ok && new URL(request.url).pathname === "/v1/batches") this.taken.push(wanted);
-      if (this.isOld) response.headers.delete(nameHeader);
+      if (this.isOld) for (const header of [nameHeader, loadHeader]) response.headers.delete(header);
       return response;
     };
     this.#server = serve({ fetch, hostname: "127.0.0.1", port: this.port });
@@ -105,6 +108,7 @@ export class FakeProcess {
     };
     return {
       name: this.name,
+      load: () => ({ sequences: this.#open.size + this.othersSequences, slots: 32 }),
       sets: {
         of: () => ({ engine }),
         info,

@@ -12,6 +12,7 @@ import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
 import { Router } from "../../edge/backend/router.ts";
 import type { RoutingContext } from "../../edge/backend/routing-context.ts";
 import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
+import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
@@ -70,10 +71,14 @@ export class ScriptedCall {
     return this.batch.sequences.map(({ id }) => id);
   }
 
-  /** `numerics` are the backend's own, `process` its name; null: it tells none. */
-  async accept(numerics: string | null = null, process: string | null = null): Promise<void> {
+  /** `numerics` are the backend's own, `process` its name, `load` what it reports; null: it tells none. */
+  async accept(
+    numerics: string | null = null,
+    process: string | null = null,
+    load: BackendLoad | null = null,
+  ): Promise<void> {
     const isMisdirected = this.process !== null && process !== this.process;
-    this.#accepted.resolve({ process, isMisdirected, numerics, frames: this.#stream() });
+    this.#accepted.resolve({ process, isMisdirected, numerics, load, frames: this.#stream() });
     await turn();
   }
 

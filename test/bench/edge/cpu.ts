@@ -17,7 +17,7 @@ import { packTokenizer } from "../../../shared/tokenizer/pack.ts";
 import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { gpt2EndOfTextId, gpt2VocabularyFiles } from "../../support/gpt2-vocabulary.ts";
 import { seededRandom } from "../../support/steps.ts";
-import { median } from "../median.ts";
+import { median } from "../quantile.ts";
 import type { CpuTask } from "./cpu-worker.ts";
 import { benchTexts } from "./texts.ts";
 

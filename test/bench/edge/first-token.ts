@@ -83,11 +83,6 @@ export async function measureFirstTokens(
   });
 }
 
-export function quantile(samples: readonly number[], share: number): number {
-  const sorted = samples.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-}
-
 /** Runs `count` tasks, `concurrency` at a time. */
 export async function closedLoop<T>(concurrency: number, count: number, task: (i: number) => Promise<T>): Promise<T[]> {
   const results: T[] = [];

@@ -4,7 +4,7 @@
  * idle.
  */
 import { type ChildProcess, fork } from "node:child_process";
-import { median } from "../median.ts";
+import { median, quantile } from "../quantile.ts";
 import { type LoadOptions, type LoadResult, type LoadShape, loadShapes } from "./engine.ts";
 import type { FromLoad, ToLoad } from "./process.ts";
 import { type Arrival, tracedArrivals, uniformArrivals } from "./trace.ts";
@@ -17,10 +17,10 @@ const uniform = { prompt: 128, maxTokens: 256 };
 /** What of a run is compared. Below: milliseconds. */
 const measures = {
   "tokens/s": ({ tokens, seconds }: LoadResult) => tokens / seconds,
-  "first token p50": ({ firstTokenMs }: LoadResult) => percentile(firstTokenMs, 0.5),
-  "first token p99": ({ firstTokenMs }: LoadResult) => percentile(firstTokenMs, 0.99),
-  "between tokens p50": ({ betweenTokensMs }: LoadResult) => percentile(betweenTokensMs, 0.5),
-  "between tokens p99": ({ betweenTokensMs }: LoadResult) => percentile(betweenTokensMs, 0.99),
+  "first token p50": ({ firstTokenMs }: LoadResult) => quantile(firstTokenMs, 0.5),
+  "first token p99": ({ firstTokenMs }: LoadResult) => quantile(firstTokenMs, 0.99),
+  "between tokens p50": ({ betweenTokensMs }: LoadResult) => quantile(betweenTokensMs, 0.5),
+  "between tokens p99": ({ betweenTokensMs }: LoadResult) => quantile(betweenTokensMs, 0.99),
 };
 type Measure = keyof typeof measures;
 
@@ -164,11 +164,6 @@ function mapMeasures<T>(value: (measure: (result: LoadResult) => number) => T): 
 function mapValues<K extends string, V, T>(record: Record<K, V>, value: (from: V) => T): Record<K, T> {
   const entries = Object.entries(record) as [K, V][];
   return Object.fromEntries(entries.map(([name, from]) => [name, value(from)])) as Record<K, T>;
-}
-
-function percentile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
 }
 
 /** An engine's process, one run at a time. */

@@ -32,6 +32,13 @@ export function quantileOf(quantiles: readonly number[], share: number): number 
   return quantiles[below] + (at - below) * (quantiles[below + 1] - quantiles[below]);
 }
 
+/** Lengths of one request of the trace, cut to the context. */
+export function tracedLengths(contextTokens: number, random: () => number): { prompt: number; maxTokens: number } {
+  const prompt = Math.min(Math.round(quantileOf(traceQuantiles.prompt, random())), contextTokens - leastOutput);
+  const maxTokens = Math.min(Math.round(quantileOf(traceQuantiles.output, random())), contextTokens - prompt);
+  return { prompt, maxTokens };
+}
+
 /** `requests` of the trace, with exponential gaps. */
 export function tracedArrivals(
   requestsPerSecond: number,
@@ -43,8 +50,7 @@ export function tracedArrivals(
   let dueMs = 0;
   return Array.from({ length: requests }, (_, i) => {
     dueMs += (-Math.log(1 - random()) / requestsPerSecond) * 1000;
-    const prompt = Math.min(Math.round(quantileOf(traceQuantiles.prompt, random())), contextTokens - leastOutput);
-    const maxTokens = Math.min(Math.round(quantileOf(traceQuantiles.output, random())), contextTokens - prompt);
+    const { prompt, maxTokens } = tracedLengths(contextTokens, random);
     const promptIds = Array.from({ length: prompt }, () => Math.floor(random() * endOfTextId));
     return { id: `r${i}`, dueMs, promptIds, maxTokens };
   });

@@ -6,6 +6,7 @@
 import { nextChunk } from "../../../gpu-backend/engine/plan.ts";
 import { Planner } from "../../../gpu-backend/engine/planner.ts";
 import { KvBudget, type KvShape } from "../../../gpu-backend/kv/kv-budget.ts";
+import type { BackendLoad } from "../../../shared/contracts/backend-load.ts";
 import type { EventQueue } from "./events.ts";
 
 /** Milliseconds of a step: `fixed`, plus so much for each prompt token and for each decoded row. */
@@ -64,6 +65,11 @@ export class SimulatedBackend {
 
   get isLost(): boolean {
     return this.#isLost;
+  }
+
+  /** What it reports to those who call it. */
+  get load(): BackendLoad {
+    return { sequences: this.#sequences.size, slots: this.#limits.maxSequences };
   }
 
   /** Throws a ServiceError where the queue is full, as the engine does. */

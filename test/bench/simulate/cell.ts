@@ -126,8 +126,10 @@ export class SimulatedCell {
       }
       const refused: Pending[] = [];
       for (const pending of entries) if (!this.#start(pending, backend, process, legMs)) refused.push(pending);
+      const report = process.load;
       this.#events.after(legMs, () => {
         this.#batcher.accepted(id);
+        this.#router.recordReport(backend, report, this.#events.nowMs);
         if (refused.length > 0) {
           this.#router.addLoad(backend, -refused.length);
           this.#call(batch, refused, new Set([...tried, backend.id]));

@@ -6,10 +6,10 @@
 import { chunkTokens } from "../../../gpu-backend/config.ts";
 import { type Stack, startStack } from "../../support/stack.ts";
 import { seededRandom } from "../../support/steps.ts";
+import { median, quantile } from "../quantile.ts";
 import { type BackendLimits, SimulatedBackend, type StepTimes } from "./backend.ts";
 import { SimulatedCell } from "./cell.ts";
 import { EventQueue } from "./events.ts";
-import { quantile, sorted } from "./world.ts";
 
 /** How far simulated and measured medians may be apart. */
 const tolerance = 0.15;
@@ -69,7 +69,7 @@ export async function checkAgainstRealStack(seed: number, say: (line: string) =>
       ["p50", 0.5],
       ["p90", 0.9],
     ] as const) {
-      const [measured, predicted] = [quantile(sorted(real), part), quantile(sorted(simulated), part)];
+      const [measured, predicted] = [quantile(real, part), quantile(simulated, part)];
       const difference = predicted / measured - 1;
       if (Math.abs(difference) > tolerance && part === 0.5) agrees = false;
       say(
@@ -106,10 +106,9 @@ async function timed(stack: Stack, promptTokens: number, n: number, random: () =
 async function repeated(ask: () => Promise<Timed>): Promise<Timed> {
   const all: Timed[] = [];
   for (let i = 0; i < repetitions; i++) all.push(await ask());
-  const median = (of: (one: Timed) => number) => quantile(sorted(all.map(of)), 0.5);
   return {
-    firstTokenMs: median((one) => one.firstTokenMs),
-    betweenMs: median((one) => one.betweenMs),
+    firstTokenMs: median(all.map((one) => one.firstTokenMs)),
+    betweenMs: median(all.map((one) => one.betweenMs)),
   };
 }
 

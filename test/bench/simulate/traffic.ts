@@ -6,6 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import { type Region, regionOf } from "../../../edge/platform/region.ts";
+import { tracedLengths } from "../load/trace.ts";
 
 export interface City {
   name: string;
@@ -35,12 +36,6 @@ export interface TrafficSize {
 const useByContinent: Record<string, number> = { AS: 1, EU: 4, NA: 6, SA: 2, AF: 0.5, OC: 5 };
 /** Exponent of Zipf's law, for tenants and centroids alike: the largest of 10⁵ tenants has about 1.4% of the requests. */
 const zipfExponent = 0.8;
-/**
- * Log-normal lengths of the conversation trace that Microsoft published of Azure's service in 2023 (prompts p50 1,020, outputs
- * p50 129 and p99 601 tokens), cut to the context.
- */
-const promptLength = { median: 1020, spread: 0.7 };
-const outputLength = { median: 129, spread: Math.log(601 / 129) / 2.326 };
 
 export function readCities(): City[] {
   const file = new URL("cities.json", import.meta.url);
@@ -61,17 +56,14 @@ export function createTraffic(cities: readonly City[], size: TrafficSize, random
   const city = drawer(cities.map(({ share }) => share));
   const tenant = drawer(zipf(size.tenants));
   const centroid = drawer(zipf(size.centroids));
-  const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-  const length = ({ median, spread }: typeof promptLength) =>
-    Math.max(1, Math.round(median * Math.exp(spread * normal())));
   return () => {
-    const promptTokens = Math.min(length(promptLength), size.contextTokens - outputLength.median);
+    const { prompt: promptTokens, maxTokens: outputTokens } = tracedLengths(size.contextTokens, random);
     return {
       city: cities[city(random())],
       tenant: `tenant-${tenant(random())}`,
       centroidId: `c${centroid(random())}`,
       promptTokens,
-      outputTokens: Math.min(length(outputLength), size.contextTokens - promptTokens),
+      outputTokens,
     };
   };
 }

@@ -6,6 +6,7 @@ import type { BackendAddress } from "../../../edge/backend/addresses.ts";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
 import { cellsOf } from "../../../edge/cells/cell-names.ts";
 import { type Region, regions } from "../../../edge/platform/region.ts";
+import { quantile } from "../quantile.ts";
 import { type BackendLimits, queueFreePrefillMs, SimulatedBackend, type StepTimes } from "./backend.ts";
 import { type CellTimes, SimulatedCell } from "./cell.ts";
 import { EventQueue } from "./events.ts";
@@ -173,8 +174,8 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     const own = samples.get(region)!;
     const before = lostRegion ? own.filter(({ atMs }) => atMs < lossMs) : own;
     const busiest = cellRows.filter((row) => row.region === region).toSorted((a, b) => b.perSecond - a.perSecond)[0];
-    const first = sorted(before.map(({ firstTokenMs }) => firstTokenMs));
-    const free = sorted(before.map(({ freeMs }) => freeMs));
+    const first = before.map(({ firstTokenMs }) => firstTokenMs);
+    const free = before.map(({ freeMs }) => freeMs);
     const used = processes.filter(({ address }) => address.region === region).map(({ process }) => uses.get(process)!);
     return {
       region,
@@ -191,7 +192,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     };
   });
   const after = lostRegion ? samples.get(lostRegion)!.filter(({ atMs }) => atMs >= lossMs) : [];
-  const afterFirst = sorted(after.map(({ firstTokenMs }) => firstTokenMs));
+  const afterFirst = after.map(({ firstTokenMs }) => firstTokenMs);
   return {
     rows,
     requests: rows.reduce((sum, row) => sum + row.requests, 0),
@@ -229,11 +230,4 @@ export function placeBackends(cities: readonly City[], count: number): BackendAd
 
 function nearestMs(region: Region, addresses: readonly BackendAddress[]): number {
   return Math.min(...addresses.map((address) => roundTripMs(region, address.region)));
-}
-
-export const sorted = (values: number[]) => values.sort((a, b) => a - b);
-
-export function quantile(ascending: readonly number[], part: number): number {
-  if (ascending.length === 0) return Number.NaN;
-  return ascending[Math.min(ascending.length - 1, Math.floor(part * ascending.length))];
 }

@@ -9,7 +9,7 @@ import { EngineClient } from "../../../gpu-backend/engine/client.ts";
 import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { seededRandom } from "../../support/steps.ts";
-import { quantile } from "../edge/first-token.ts";
+import { quantile } from "../quantile.ts";
 
 const seed = 20_261_126;
 const kvBytes = 2 ** 30;

@@ -24,7 +24,7 @@ import { completionResponseSchema } from "../../../shared/contracts/responses.ts
 import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { startFakeBackend } from "../edge/fake-backend-process.ts";
-import { closedLoop, quantile, type Times, timed, type Way } from "../edge/first-token.ts";
+import { closedLoop, type Times, timed, type Way } from "../edge/first-token.ts";
 import type { BurstResult, BurstTask } from "./burst.ts";
 import { type EngineFigures, engineLines, measureEngine } from "./engine.ts";
 

@@ -1,7 +1,7 @@
 /** The benchmark's ratios: which way they point, and that a lost cell says so. */
 import { expect, test } from "vitest";
 import type { Row } from "../../bench/contest.ts";
-import { median } from "../../bench/median.ts";
+import { median } from "../../bench/quantile.ts";
 import { agreementLines, floorRatioLines, ratioLines, weightBytesOf } from "../../bench/report.ts";
 
 const row = (system: Row["system"], format: string, batch: number, figures: Partial<Row> = {}): Row => ({

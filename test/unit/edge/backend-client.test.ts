@@ -2,6 +2,7 @@
 import { expect, test } from "vitest";
 import { BackendClient, type BatchCall } from "../../../edge/backend/client.ts";
 import { misdirectedTries } from "../../../edge/backend/routing-limits.ts";
+import { loadHeader } from "../../../shared/contracts/backend-load.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { nameHeader } from "../../../shared/contracts/process-name.ts";
 import { sequenceRequest } from "../../support/frames.ts";
@@ -52,6 +53,19 @@ test("an adapter is uploaded to the process that lacks it, and the batch sent th
   ]);
   expect(await open()).toMatchObject({ process: "p1", isMisdirected: false });
   expect(calls).toEqual([batches, `${upload} p1`, `${upload} p1`, `${batches} p1`, `${batches} p1`]);
+});
+
+test.each([
+  ["7/32", { sequences: 7, slots: 32 }],
+  [null, null],
+  ["much", null],
+])("a batch's answer tells the load %s, where the process reports one", async (header, load) => {
+  const client = new BackendClient("http://b", {
+    fetch: async () => new Response("", { headers: header === null ? {} : { [loadHeader]: header } }),
+  });
+  const signal = new AbortController().signal;
+  const call = { signal, numerics: null, process: null, isOnlyProcess: false };
+  expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
 });
 
 test("processes without names each get the adapter, a bounded number of times", async () => {

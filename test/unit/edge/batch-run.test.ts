@@ -52,7 +52,7 @@ async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
 async function expectIdle(routing: ScriptedRouting) {
   await routing.settled();
   expect(routing.timers()).toBe(0);
-  expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual(
+  expect(routing.names.map((name) => routing.router.shareOf(backendAt(routing.router, name), 0))).toEqual(
     routing.names.map(() => 0),
   );
 }

@@ -77,7 +77,7 @@ describe("a sequence with tokens", () => {
       expect(routing.events).toContain(`not resumed ${nameOf(routing, first)} 1`);
       expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
       await routing.settled();
-      expect(routing.names.map((name) => routing.router.loadOf(backendAt(routing.router, name)))).toEqual([0, 0]);
+      expect(routing.names.map((name) => routing.router.shareOf(backendAt(routing.router, name), 0))).toEqual([0, 0]);
     },
   );
 

@@ -32,18 +32,22 @@ function newClient(url: string): BackendClient {
 
 async function startEdge(balancing: Balancing): Promise<Backends> {
   group = await startProcessGroup(4, balancing);
+  return edgeOf([group.url]);
+}
+
+function edgeOf(urls: readonly string[], now = () => performance.now()): Backends {
   uploads = [];
   works = [];
   const ignore = () => undefined;
   return new Backends({
-    addresses: [{ url: group.url, region: null }],
+    addresses: urls.map((url) => ({ url, region: null })),
     clientOf: ({ url }) => newClient(url),
     region: null,
     observer: {
       ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
       ...{ ejected: ignore, returned: ignore, failed: ignore },
     },
-    now: () => performance.now(),
+    now,
     after(ms, work) {
       const timer = setTimeout(work, ms);
       return () => clearTimeout(timer);
@@ -186,4 +190,25 @@ test("one process of the previous release is called as before: by no name, with 
   expect(old.taken).toEqual(old.taken.map(() => null));
   expect([old.taken.length, new Set(uploads).size]).toEqual([12, 2]);
   expect(old.cancelled).toHaveLength(12);
+});
+
+test.each([0, 1])("of two backends, where others have loaded one (%i), batches go to the free one", async (loaded) => {
+  group = await startProcessGroup(2, "URL");
+  const { processes } = group;
+  // A clock that stands still: reports do not age.
+  const backends = edgeOf(
+    processes.map(({ port }) => `http://127.0.0.1:${port}`),
+    () => 0,
+  );
+  processes[loaded].othersSequences = 32;
+  for (const i of numbers(20)) await expectWhole(backends, [i]);
+  const taken = processes.map((process) => process.taken.length);
+  // It reports its load with the first batch that it gets, if it gets one.
+  expect(taken[loaded]).toBeLessThanOrEqual(1);
+  expect(taken[0] + taken[1]).toBe(20);
+  // They are gone; the free one is loaded now, and reports that.
+  processes[loaded].othersSequences = 0;
+  processes[1 - loaded].othersSequences = 320;
+  for (const i of numbers(20)) await expectWhole(backends, [20 + i]);
+  expect(processes[loaded].taken.length).toBeGreaterThanOrEqual(19);
 });

@@ -4,14 +4,13 @@ import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/backen
 import type { Backend } from "../../../edge/backend/backend-group.ts";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
 import { type Route, Router } from "../../../edge/backend/router.ts";
-import { routingLimits } from "../../../edge/backend/routing-limits.ts";
+import { routingLimits, waitMs } from "../../../edge/backend/routing-limits.ts";
 import { type Region, regions } from "../../../edge/platform/region.ts";
 
 const hash = "a".repeat(64);
 const none: ReadonlySet<string> = new Set();
 const route = (centroidId: string, rest: Partial<Route> = {}): Route => ({ manifestHash: hash, centroidId, ...rest });
-const { waitMsPerSequence, namedCallsInRow, misdirectedMs, answersOfOne, processTtlMs, processesPerAddress } =
-  routingLimits;
+const { namedCallsInRow, misdirectedMs, answersOfOne, processTtlMs, processesPerAddress } = routingLimits;
 
 describe("one address", () => {
   const url = "http://a";
@@ -114,7 +113,12 @@ describe("one address", () => {
     router.recordSent(any, 4);
     router.addLoad(any, -4);
     router.addLoad(processes[0], 4);
-    expect([router.loadOf(processes[0]), router.loadOf(processes[1]), router.loadOf(any)]).toEqual([4, 0, 2]);
+    const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
+    expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
+    // Others have 8 more sequences at the second, and its slots are its own.
+    router.recordReport(processes[1], { sequences: 8, slots: 16 }, 0);
+    expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
+    expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
   });
 });
 
@@ -166,7 +170,8 @@ describe("backends of several regions", () => {
     const choose = () => router.choose(route("c1"), none, 0)!.backend;
     const first = choose();
     const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
-    router.addLoad(first, Math.floor(detourMs / waitMsPerSequence));
+    const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32, routingLimits) <= detourMs)!;
+    router.addLoad(first, most);
     expect(choose()).toBe(first);
     router.addLoad(first, 1);
     expect(choose().address).toBe(far);
@@ -174,6 +179,29 @@ describe("backends of several regions", () => {
     router.recordAnswer(first, "p0", 0);
     router.recordAnswer(first, "p1", 0);
     expect(choose().address).toBe(near);
+  });
+
+  test("a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
+    const load = fc.record({ sequences: fc.nat(150), slots: fc.constantFrom(32, 128) });
+    const loads = fc.array(load, { minLength: regions.length, maxLength: regions.length });
+    const property = fc.property(fc.constantFrom(...regions), loads, (from, reports) => {
+      const router = new Router(everywhere, { region: from });
+      const tried = new Set<string>();
+      const all: Backend[] = [];
+      for (const _ of regions) {
+        all.push(router.choose(route("c1"), tried, 0)!.backend);
+        tried.add(all.at(-1)!.id);
+      }
+      for (const [i, backend] of all.entries()) router.recordReport(backend, reports[i], 0);
+      const wayMs = ({ address }: Backend) => roundTripMs(from, address.region);
+      const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0), routingLimits);
+      const { backend } = router.choose(route("c1"), none, 0)!;
+      for (const nearer of all.filter((one) => wayMs(one) < wayMs(backend))) {
+        expect(queueMs(nearer)).toBeGreaterThan(wayMs(backend) - wayMs(nearer));
+        expect(router.shareOf(backend, 0)).toBeLessThan(router.shareOf(nearer, 0));
+      }
+    });
+    fc.assert(property); // a failure prints its seed
   });
 
   test("one without a region is near everybody, and a caller without one has them all at the same distance", () => {

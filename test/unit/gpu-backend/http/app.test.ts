@@ -8,6 +8,7 @@ import { AssignmentCounter, promptsPerStep } from "../../../../gpu-backend/http/
 import { CallVerifier } from "../../../../gpu-backend/http/call-verifier.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
+import { loadHeader } from "../../../../shared/contracts/backend-load.ts";
 import {
   type AssignmentReport,
   type BatchRequest,
@@ -28,6 +29,7 @@ let refusal: Error | null;
 let info: EngineClient["info"];
 let logged: string[];
 let app: ReturnType<typeof createApp>;
+let openSequences: number;
 let appWith: (verifier: CallVerifier | null) => ReturnType<typeof createApp>;
 
 const secret = 31_337;
@@ -62,6 +64,7 @@ beforeEach(() => {
   logged = [];
   refusal = null;
   info = null;
+  openSequences = 0;
   const metrics = createMetrics(noEngine);
   const log = jsonLog(
     (line) => logged.push(line),
@@ -71,9 +74,10 @@ beforeEach(() => {
     get info() {
       return info;
     },
-    submit(_: BatchRequest, given: FrameSink) {
+    submit({ sequences }: BatchRequest, given: FrameSink) {
       if (refusal) throw refusal;
       sink = given;
+      openSequences += sequences.length;
     },
     cancel(ids: readonly string[]) {
       cancelled.push(...ids);
@@ -100,8 +104,9 @@ beforeEach(() => {
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };
   const assignments = new AssignmentCounter("run", (counted) => metrics.assigned(counted));
+  const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>
-    createApp({ name: "b-0", sets, adapters, assignments, metrics, log, tracer: null, verifier, now: () => 0 });
+    createApp({ name: "b-0", sets, load, adapters, assignments, metrics, log, tracer: null, verifier, now: () => 0 });
   app = appWith(null);
 });
 
@@ -321,7 +326,7 @@ test("/readyz tells whether a batch would be taken, and why not; /healthz that t
   expect((await errorOf(await app.request("/readyz"))).message).toMatch(/SIGSEGV/);
 });
 
-describe("the name of the process", () => {
+describe("the name and the load of the process", () => {
   const paths = [
     ["GET", "/readyz"],
     ["POST", "/v1/batches"],
@@ -330,33 +335,44 @@ describe("the name of the process", () => {
     ["GET", "/v2"],
   ];
 
-  test.each(paths)("is on the answer to %s %s, whatever it is", async (method, path) => {
+  test.each(paths)("are on the answer to %s %s, whatever it is", async (method, path) => {
+    openSequences = 7;
     const response = await app.request(path, { method, headers: { "content-type": "application/json" } });
-    expect(response.headers.get(nameHeader)).toBe("b-0");
+    expect([response.headers.get(nameHeader), response.headers.get(loadHeader)]).toEqual(["b-0", "7/32"]);
   });
 
-  test.each(paths.slice(0, 4))("refuses %s %s that is for another before its body is read", async (method, path) => {
-    const call = (name: string) => {
-      let isRead = false;
-      const body = new ReadableStream(
-        {
-          pull(controller) {
-            isRead = true;
-            controller.close();
-          },
-        },
-        { highWaterMark: 0 },
-      );
-      const headers = { "content-type": "application/json", [nameHeader]: name };
-      const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
-      return { response: app.request(path, init as RequestInit), isRead: () => isRead };
-    };
-    const other = call("b-1");
-    const refused = await other.response;
-    expect([refused.status, (await errorOf(refused)).code, other.isRead()]).toEqual([421, "misdirected", false]);
-    expect([refused.headers.get("connection"), refused.headers.get(nameHeader)]).toEqual(["close", "b-0"]);
-    expect((await call("b-0").response).status).not.toBe(421);
+  test("the load counts the batch that is answered, and not one that is refused", async () => {
+    openSequences = 7;
+    expect((await post("/v1/batches", batch())).headers.get(loadHeader)).toBe("9/32");
+    refusal = new ServiceError("backend_unavailable", "restarting");
+    expect((await post("/v1/batches", batch())).headers.get(loadHeader)).toBe("9/32");
   });
+
+  test.each(paths.slice(0, 4))(
+    "the name refuses %s %s that is for another before its body is read",
+    async (method, path) => {
+      const call = (name: string) => {
+        let isRead = false;
+        const body = new ReadableStream(
+          {
+            pull(controller) {
+              isRead = true;
+              controller.close();
+            },
+          },
+          { highWaterMark: 0 },
+        );
+        const headers = { "content-type": "application/json", [nameHeader]: name };
+        const init = method === "GET" ? { method, headers } : { method, headers, body, duplex: "half" };
+        return { response: app.request(path, init as RequestInit), isRead: () => isRead };
+      };
+      const other = call("b-1");
+      const refused = await other.response;
+      expect([refused.status, (await errorOf(refused)).code, other.isRead()]).toEqual([421, "misdirected", false]);
+      expect([refused.headers.get("connection"), refused.headers.get(nameHeader)]).toEqual(["close", "b-0"]);
+      expect((await call("b-0").response).status).not.toBe(421);
+    },
+  );
 });
 
 describe("where a secret is set", () => {
