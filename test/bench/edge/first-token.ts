@@ -2,6 +2,7 @@
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "../../support/steps.ts";
+import { quantile } from "../quantile.ts";
 
 /** One way to a completion. */
 export interface Way {

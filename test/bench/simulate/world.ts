@@ -51,6 +51,7 @@ export interface WorldResult {
   rows: RegionRow[];
   requests: number;
   failed: number;
+  /** Of sequences that ended in the measured time. */
   tokens: number;
   /** Requests a micro-batch. */
   meanBatch: number;
@@ -87,6 +88,8 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
   const failures = new Map(regions.map((region) => [region, { all: 0, afterLoss: 0 }]));
   const lossMs = fromMs + (seconds * 1000) / 2;
   let tokens = 0;
+  /** Measured requests without a first token. */
+  let open = 0;
   /** Requests by tenant and region. */
   const ledgers = new Map<string, number>();
   const usedBefore = new Map<SimulatedBackend, number>();
@@ -98,7 +101,10 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     const roundTrip = cityRoundTripMs(arrival.city, region);
     const isMeasured = startMs >= fromMs && startMs < untilMs;
     const ledger = `${arrival.tenant} ${region}`;
-    if (isMeasured) ledgers.set(ledger, (ledgers.get(ledger) ?? 0) + 1);
+    if (isMeasured) {
+      ledgers.set(ledger, (ledgers.get(ledger) ?? 0) + 1);
+      open++;
+    }
     const [name] = cellsOf(arrival.tenant, region, options.cellsPerRegion);
     const freeMs =
       options.workerMs +
@@ -116,16 +122,19 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
       attempts: 0,
       onFirstToken() {
         events.after(roundTrip / 2, () => {
-          if (isMeasured) samples.get(region)!.push({ atMs: startMs, firstTokenMs: events.nowMs - startMs, freeMs });
+          if (!isMeasured) return;
+          open--;
+          samples.get(region)!.push({ atMs: startMs, firstTokenMs: events.nowMs - startMs, freeMs });
         });
       },
       onDone() {
-        if (isMeasured) tokens += arrival.outputTokens;
+        if (events.nowMs >= fromMs && events.nowMs < untilMs) tokens += arrival.outputTokens;
       },
       onFailed() {
         if (!isMeasured) return;
         const count = failures.get(region)!;
         count.all++;
+        if (pending.generated === 0) open--;
         if (startMs >= lossMs) count.afterLoss++;
       },
     };
@@ -168,7 +177,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     processes.map(({ process }) => [process, (process.workMs - (usedBefore.get(process) ?? 0)) / (seconds * 1000)]),
   );
   // The rest of the first tokens, so that slow ones are not left out.
-  events.runUntil(untilMs + 30_000);
+  for (let ms = 0; open > 0 && ms < 30_000; ms += 100) events.runUntil(untilMs + ms);
 
   const rows = regions.map((region): RegionRow => {
     const own = samples.get(region)!;

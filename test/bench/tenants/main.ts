@@ -25,6 +25,7 @@ import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contra
 import { startBackend } from "../../support/backend-process.ts";
 import { startFakeBackend } from "../edge/fake-backend-process.ts";
 import { closedLoop, type Times, timed, type Way } from "../edge/first-token.ts";
+import { quantile } from "../quantile.ts";
 import type { BurstResult, BurstTask } from "./burst.ts";
 import { type EngineFigures, engineLines, measureEngine } from "./engine.ts";
 
