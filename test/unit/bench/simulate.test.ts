@@ -10,7 +10,7 @@ import { seededRandom } from "../../support/steps.ts";
 
 const cities = readCities();
 const world: WorldOptions = {
-  requestsPerSecond: 60,
+  requestsPerSecond: 100,
   seconds: 3,
   warmUpSeconds: 1,
   backends: 9,
