@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { createSigner } from "../../edge/backend/call-signer.ts";
+import { loadHeader } from "../../shared/contracts/backend-load.ts";
 import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { nameHeader, processNamePattern } from "../../shared/contracts/process-name.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
@@ -74,11 +75,13 @@ describe("one backend", () => {
   });
   const idle = () => vi.waitFor(async () => expect(await backend.metric("vllm:num_requests_running")).toBe(0));
 
-  test("is ready with its manifest, and serves a micro-batch to its last frames", async () => {
+  test("is ready with its manifest, serves a micro-batch to its last frames, and tells its load", async () => {
     const ready = await fetch(`${backend.url}/readyz`);
-    expect(ready.status).toBe(200);
+    expect([ready.status, ready.headers.get(loadHeader)]).toEqual([200, "0/4"]);
     expect(await ready.json()).toMatchObject({ model: "tiny", servedAs: "gpt2", manifestHash: backend.manifestHash });
-    const frames = await allFrames(await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")])));
+    const response = await backend.post("/v1/batches", backend.batch("c0", [short("a"), short("b")]));
+    expect(response.headers.get(loadHeader)).toBe("2/4");
+    const frames = await allFrames(response);
     for (const id of ["a", "b"]) {
       expect(tokensOf(frames, id)).toBe(5);
       expect(lastOf(frames, id)).toMatchObject({ type: "done", finishReason: "length", adapter: { scale: 1 } });
