@@ -97,6 +97,8 @@ async function run(): Promise<void> {
   say(
     `backends of ${busiest} lost half-way: its callers' first tokens p50 ${afterLoss!.p50.toFixed(0)}, p99 ${afterLoss!.p99.toFixed(0)} ms after it, ${lost.failed} of ${lost.requests} requests failed`,
   );
+  const others = Object.entries(afterLoss!.others).map(([region, times]) => `${region} ${times.toFixed(2)}`);
+  say(`the others' p99 after it, divided by that without queues: ${others.join(", ")}`);
   const result = { world, seed: options.seed, machine: `${cpus().length} x ${cpus()[0].model}`, whole, lost };
   if (options.json) await writeFile(options.json, `${JSON.stringify(result, null, 1)}\n`);
   if (options.report) {

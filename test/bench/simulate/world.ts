@@ -59,8 +59,15 @@ export interface WorldResult {
   cells: number;
   /** Requests a second of the busiest ledger: of a tenant in a region. */
   busiestLedger: number;
-  /** First tokens that came after the loss of a region, by the callers' region. */
-  afterLoss: { p50: number; p99: number; requests: number; failed: number } | null;
+  /** First tokens of requests that came after the loss of a region: of its callers, and of the other regions'. */
+  afterLoss: {
+    p50: number;
+    p99: number;
+    requests: number;
+    failed: number;
+    /** By region, each 99th percentile divided by the one without queues. */
+    others: Partial<Record<Region, number>>;
+  } | null;
 }
 
 interface Sample {
@@ -200,8 +207,14 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
       busiestCellUse: busiest?.use ?? 0,
     };
   });
-  const after = lostRegion ? samples.get(lostRegion)!.filter(({ atMs }) => atMs >= lossMs) : [];
+  const afterLossOf = (region: Region) => samples.get(region)!.filter(({ atMs }) => atMs >= lossMs);
+  const after = lostRegion ? afterLossOf(lostRegion) : [];
   const afterFirst = after.map(({ firstTokenMs }) => firstTokenMs);
+  const slowdown = (region: Region): [Region, number] => {
+    const own = afterLossOf(region);
+    const p99 = (times: number[]) => quantile(times, 0.99);
+    return [region, p99(own.map(({ firstTokenMs }) => firstTokenMs)) / p99(own.map(({ freeMs }) => freeMs))];
+  };
   return {
     rows,
     requests: rows.reduce((sum, row) => sum + row.requests, 0),
@@ -217,6 +230,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
           p99: quantile(afterFirst, 0.99),
           requests: after.length,
           failed: failures.get(lostRegion)!.afterLoss,
+          others: Object.fromEntries(regions.filter((region) => region !== lostRegion).map(slowdown)),
         }
       : null,
   };
