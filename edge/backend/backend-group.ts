@@ -52,10 +52,12 @@ export class BackendGroup {
   }
 
   /** Of all its processes, as far as they are known. */
-  loadAt(nowMs: number): BackendLoad {
-    const any = this.any.load.at(nowMs);
+  loadAt(nowMs: number, senders: number): BackendLoad {
+    const any = this.any.load.at(nowMs, senders);
     if (this.#processes.size === 0) return any;
-    return this.processes.map(({ load }) => load.at(nowMs)).reduce(addLoads, { sequences: any.sequences, slots: 0 });
+    return this.processes
+      .map(({ load }) => load.at(nowMs, senders))
+      .reduce(addLoads, { sequences: any.sequences, slots: 0 });
   }
 
   /**

@@ -174,13 +174,15 @@ export class BatchRun {
     router.recordSent(backend, group.length);
     try {
       const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
-      const { process, isMisdirected, numerics, load, frames } = await client.openBatch(batch, {
+      const opening = client.openBatch(batch, {
         signal: attempt.signal,
         numerics: wanted,
         process: backend.name,
         // A retry must not reach the process that failed.
         isOnlyProcess: round.tried.size > 0,
       });
+      const answer = await opening.finally(() => router.recordAnswered(backend, group.length));
+      const { process, isMisdirected, numerics, load, frames } = answer;
       this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
       router.recordReport(attempt.backend, load, now());
       if (isMisdirected) router.recordMisdirected(backend, false, now());

@@ -8,6 +8,8 @@ import type { RoutingLimits } from "./routing-limits.ts";
 export class LoadEstimate {
   /** Sequences under way there that this router sent. */
   own = 0;
+  /** Those of `own` in calls without an answer yet. */
+  unanswered = 0;
   readonly #halfLifeMs: number;
   #slots: number;
   /** Sequences of others when the last report came. */
@@ -21,14 +23,19 @@ export class LoadEstimate {
 
   recordReport({ sequences, slots }: BackendLoad, nowMs: number): void {
     this.#slots = slots;
-    this.#others = Math.max(0, sequences - this.own);
+    this.#others = Math.max(0, sequences - (this.own - this.unanswered));
     this.#reportedMs = nowMs;
   }
 
-  /** Reports age, so that a backend that was full is tried again. */
-  at(nowMs: number): BackendLoad {
-    const others = this.#others * 2 ** -((nowMs - this.#reportedMs) / this.#halfLifeMs);
-    return { sequences: this.own + others, slots: this.#slots };
+  /** Sequences of others. Reports age, so that a backend that was full is tried again. */
+  othersAt(nowMs: number): number {
+    return this.#others * 2 ** -((nowMs - this.#reportedMs) / this.#halfLifeMs);
+  }
+
+  /** `senders`: routers that send there, this one included. Each sends meanwhile what this one does. */
+  at(nowMs: number, senders: number): BackendLoad {
+    const sequences = this.own + this.othersAt(nowMs) + (senders - 1) * this.unanswered;
+    return { sequences, slots: this.#slots };
   }
 }
 

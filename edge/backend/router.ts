@@ -9,7 +9,9 @@
  *
  * Load is what a backend last reported and what this router has sent since. Reports are old when they are used, and many routers
  * that all send to the backend that looked empty make it the fullest (Mitzenmacher, "How useful is old information?", IEEE
- * TPDS 11:1, 2000). So the least loaded is not looked for: each key has an order of its own among all that are not over their share.
+ * TPDS 11:1, 2000). So the least loaded is not looked for: each key has an order of its own among all that are not over their
+ * share. And a call without an answer stands for those that other routers send meanwhile, too: when a region is lost, all its
+ * cells would fill the next one before the first report comes.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { Region } from "../platform/region.ts";
@@ -76,13 +78,18 @@ export class Router {
 
   /** Estimated share of its slots that is taken; above 1 where sequences wait. */
   shareOf(backend: Backend, nowMs: number): number {
-    return share(this.#loadAt(backend, nowMs));
+    return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** Counts sequences as under way there. */
+  /** Counts sequences of a call as under way there. Call `recordAnswered` once the call is answered or has failed. */
   recordSent(backend: Backend, sequences: number): void {
     backend.load.own += sequences;
+    backend.load.unanswered += sequences;
     this.#groupOf(backend).recordSent(backend);
+  }
+
+  recordAnswered(backend: Backend, sequences: number): void {
+    backend.load.unanswered -= sequences;
   }
 
   /** Records what the process that answered said of its load; null if it said nothing. */
@@ -161,7 +168,7 @@ export class Router {
    * first in the key's order that has less than its share of the load.
    */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
-    const loadOf = (backend: Backend) => this.#loadAt(backend, nowMs);
+    const loadOf = this.#loadsAt(nowMs);
     const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
     const tiers = [...Map.groupBy(fit, distanceMs)].map(([wayMs, backends]) => {
       const load = backends.map(loadOf).reduce(addLoads);
@@ -174,9 +181,23 @@ export class Router {
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
   }
 
-  /** Of a process; of an address, that of all its processes. */
-  #loadAt(backend: Backend, nowMs: number): BackendLoad {
-    return backend.name === null ? this.#groupOf(backend).loadAt(nowMs) : backend.load.at(nowMs);
+  /** Estimates the load of a process; of an address, that of all its processes. */
+  #loadsAt(nowMs: number): (backend: Backend) => BackendLoad {
+    const senders = this.#sendersAt(nowMs);
+    return (backend) =>
+      backend.name === null ? this.#groupOf(backend).loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
+  }
+
+  /** As many routers as it takes, each with as much under way as this one, to make up the reported load. */
+  #sendersAt(nowMs: number): number {
+    let [own, others] = [1, 0];
+    for (const { any, processes } of this.#groups.values()) {
+      for (const { load } of [any, ...processes]) {
+        own += load.own;
+        others += load.othersAt(nowMs);
+      }
+    }
+    return Math.min(this.#limits.mostSenders, 1 + others / own);
   }
 
   #groupOf({ address }: Backend): BackendGroup {

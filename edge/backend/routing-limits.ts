@@ -19,6 +19,8 @@ export interface RoutingLimits {
   presumedSlots: number;
   /** What a report says of others counts half after so long: about as long as a sequence runs. */
   reportHalfLifeMs: number;
+  /** Bound on the estimated number of routers that send to the same backends: the cells of a few regions. */
+  mostSenders: number;
   /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
   namedCallsInRow: number;
   /** How long calls to an address name no process after one reached another: the address does not route by name. */
@@ -43,6 +45,7 @@ export const routingLimits: RoutingLimits = {
   halfLoadWaitMs: 80,
   presumedSlots: 32,
   reportHalfLifeMs: 2000,
+  mostSenders: 32,
   namedCallsInRow: 16,
   misdirectedMs: 60_000,
   answersOfOne: 8,

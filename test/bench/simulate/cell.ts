@@ -118,6 +118,7 @@ export class SimulatedCell {
       if (process.isLost) {
         // Refused at once, as by a closed port.
         this.#events.after(legMs, () => {
+          this.#router.recordAnswered(backend, entries.length);
           this.#router.addLoad(backend, -entries.length);
           this.#router.recordFailure(backend, true, this.#events.nowMs);
           this.#call(batch, entries, new Set([...tried, backend.id]));
@@ -129,6 +130,7 @@ export class SimulatedCell {
       const report = process.load;
       this.#events.after(legMs, () => {
         this.#batcher.accepted(id);
+        this.#router.recordAnswered(backend, entries.length);
         this.#router.recordReport(backend, report, this.#events.nowMs);
         if (refused.length > 0) {
           this.#router.addLoad(backend, -refused.length);

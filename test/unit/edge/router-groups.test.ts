@@ -111,6 +111,7 @@ describe("one address", () => {
   test("counts the load of each process, and of all for a call without a name", () => {
     const { router, any, processes } = knowing("p0", "p1");
     router.recordSent(any, 4);
+    router.recordAnswered(any, 4);
     router.addLoad(any, -4);
     router.addLoad(processes[0], 4);
     const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
@@ -179,6 +180,40 @@ describe("backends of several regions", () => {
     router.recordAnswer(first, "p0", 0);
     router.recordAnswer(first, "p1", 0);
     expect(choose().address).toBe(near);
+  });
+
+  test("cells whose region is lost do not all fill the next one before its first report comes", () => {
+    const sites = regions.flatMap((region) =>
+      Array.from({ length: region === "apac" ? 4 : 2 }, (_, i) => ({ url: `https://${region}-${i}`, region })),
+    );
+    /** The largest number of sequences that one backend gets from 16 cells with 8 sequences each. */
+    const mostAtOne = (heardOfOthers: boolean) => {
+      const counts = new Map<string, number>();
+      for (let cell = 0; cell < 16; cell++) {
+        const router = new Router(sites, { region: "apac" });
+        for (let i = 0; i < 8; i++) {
+          const { backend } = router.choose(route(`c${i}`), none, 0)!;
+          router.recordSent(backend, 1);
+          router.recordAnswered(backend, 1);
+          if (heardOfOthers) router.recordReport(backend, { sequences: 32, slots: 128 }, 0);
+        }
+        const lost = new Set<string>();
+        for (let next = router.choose(route("c"), lost, 0); next?.backend.address.region === "apac"; ) {
+          router.recordFailure(next.backend, true, 0);
+          lost.add(next.backend.id);
+          next = router.choose(route("c"), lost, 0);
+        }
+        for (let i = 0; i < 8; i++) {
+          const { backend } = router.choose(route(`c${cell}-${i}`), none, 0)!;
+          router.recordSent(backend, 1);
+          counts.set(backend.id, (counts.get(backend.id) ?? 0) + 1);
+        }
+      }
+      return Math.max(...counts.values());
+    };
+    const [without, having] = [mostAtOne(false), mostAtOne(true)];
+    console.log(`most sequences at one of 14 backends: ${having} of 128, ${without} by cells that know of no others`);
+    expect(having).toBeLessThan(without / 1.5);
   });
 
   test("a backend farther away is used only where the nearest are loaded, whoever loaded them", () => {
