@@ -1,4 +1,5 @@
 /** The router over addresses that lead to several processes, and over backends of several regions. */
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type BackendAddress, parseAddresses, urlOf } from "../../../edge/backend/addresses.ts";
 import type { Backend } from "../../../edge/backend/backend-group.ts";

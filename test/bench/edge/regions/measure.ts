@@ -7,7 +7,8 @@ import { Agent } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Region, regions } from "../../../../edge/platform/region.ts";
 import { seededRandom } from "../../../support/steps.ts";
-import { quantile, timed, type Way } from "../first-token.ts";
+import { quantile } from "../../quantile.ts";
+import { timed, type Way } from "../first-token.ts";
 import { key, type RegionalEdge, startRegionalEdge } from "./regional-edge.ts";
 import {
   brokenLine,
