@@ -12,6 +12,7 @@ import {
   weigh,
   withFloor,
 } from "../../../shared/math/evidence.ts";
+import { prefixTokens } from "../corpus/windows.ts";
 import type { Trial } from "./trials.ts";
 
 /** A trial of a group: a corpus that the bank was trained on, or one that it was trained without. */
@@ -45,10 +46,11 @@ const toleratedLoss = 0.01;
 const worstShare = 0.05;
 const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 /**
- * Under the bank that is served a group may be this much behind the nearest adapter alone, in nats a token: its mean less one
- * standard error over its documents, as a mean of few documents proves nothing.
+ * Under the bank that is served known text may be this much behind the nearest adapter alone, in nats a token: its mean less
+ * one standard error over documents, as a mean of few documents proves nothing. The mean of all groups after prompts of any
+ * length, each group where the prompt is as long as the prefix that training assigns text by, so that it says which adapter helps.
  */
-const toleratedBehindNearest = 0.02;
+const toleratedBehindNearest = { ofAll: 0, ofGroup: 0.02 };
 /** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
 /**
@@ -167,7 +169,11 @@ function safest<T extends Score>(scores: readonly T[], worth: number): T {
     .reduce((best, score) => (score.safety > best.safety ? score : best));
 }
 
-function scoreOf({ trials, nearest }: Measured, gains: Float32Array, keep: (family: string) => boolean): Score {
+function scoreOf(
+  { promptTokens, trials, nearest }: Measured,
+  gains: Float32Array,
+  keep: (family: string) => boolean,
+): Score {
   const groups = new Map<string, GroupSum>();
   const served = new Map<string, Map<string, NatsSum>>();
   for (const [t, { group, family, tokens, isServed, document }] of trials.entries()) {
@@ -185,11 +191,13 @@ function scoreOf({ trials, nearest }: Measured, gains: Float32Array, keep: (fami
   const lowest = Math.min(...means);
   const worstOfAll = meanOfWorst([...groups.values()].flatMap(({ texts }) => texts));
   const worstOfGroup = Math.min(...groups.values().map(({ texts }) => meanOfWorst(texts)));
+  const behind = [...served.values()].map((documents) => estimateOf([...documents.values()]));
   const harms = [
     -lowest - toleratedLoss,
     -worstOfAll - toleratedWorstLoss.ofAll,
     -worstOfGroup - toleratedWorstLoss.ofGroup,
-    ...served.values().map((documents) => surelyBehind([...documents.values()]) - toleratedBehindNearest),
+    surelyBehind(behind) - toleratedBehindNearest.ofAll,
+    ...(promptTokens < prefixTokens ? [] : behind.map((one) => surelyBehind([one]) - toleratedBehindNearest.ofGroup)),
   ];
   return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
 }
@@ -215,14 +223,25 @@ function add(sum: NatsSum, nats: number, tokens: number): void {
   sum.tokens += tokens;
 }
 
-/** Mean of documents less its standard error, in nats a token; −∞ where they are too few to have one. */
-function surelyBehind(documents: readonly NatsSum[]): number {
+/** A mean in nats a token, with its standard error. */
+interface Estimate {
+  mean: number;
+  error: number;
+}
+
+/** Of some documents; a single one does not say how much they vary. */
+function estimateOf(documents: readonly NatsSum[]): Estimate {
   const n = documents.length;
-  if (n < 2) return Number.NEGATIVE_INFINITY;
   const tokens = documents.reduce((sum, one) => sum + one.tokens, 0);
   const mean = documents.reduce((sum, { nats }) => sum + nats, 0) / tokens;
   const squares = documents.reduce((sum, one) => sum + (one.nats - mean * one.tokens) ** 2, 0);
-  return mean - Math.sqrt((n / (n - 1)) * squares) / tokens;
+  return { mean, error: n < 2 ? Number.POSITIVE_INFINITY : Math.sqrt((n / (n - 1)) * squares) / tokens };
+}
+
+/** Mean of groups less its standard error; −∞ where one has a single document. */
+function surelyBehind(groups: readonly Estimate[]): number {
+  if (groups.length === 0) return Number.NEGATIVE_INFINITY;
+  return meanOf(groups.map(({ mean }) => mean)) - Math.hypot(...groups.map(({ error }) => error)) / groups.length;
 }
 
 function atOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {

@@ -15,7 +15,7 @@ import { hashOfBank, type ServedBank } from "../bank/served-bank.ts";
 import type { BankSettings } from "../bank/settings.ts";
 import { Trainer } from "../bank/trainer.ts";
 import { type HeadFormat, headIn } from "../bank/training-graph.ts";
-import { documentKey, prefixTokens, sampleWindows, type Window } from "../corpus/windows.ts";
+import { documentKey, sampleWindows, type Window } from "../corpus/windows.ts";
 import { keptOrMade } from "../kept-results.ts";
 import { keyOf, type Prepared, place, promptSpaceOf } from "../prepare.ts";
 import type { Progress } from "../progress.ts";
@@ -48,17 +48,13 @@ export interface FoldContext {
   signal?: AbortSignal;
 }
 
-/**
- * Trials of all validation text under the served bank, after prompts that are as long as the prefix which training assigns
- * windows by, or longer: there it is judged.
- */
+/** Trials of all validation text under the served bank. */
 export function trialsOfServed(bank: ServedBank, context: FoldContext): Promise<GroupedTrial[]> {
   const { families, prepared, cacheDirectory, threads } = context;
   const { head, sets, key } = prepared;
-  const choices = [key, hashOfBank(bank), keyOf(families)];
+  const choices = [key, hashOfBank(bank), keyOf(families), promptLengths];
   return keptOrMade(cacheDirectory, "calibration-served", choices, async () => {
-    const lengths = promptLengths.filter((promptTokens) => promptTokens >= prefixTokens);
-    const group = { suffix: ", served", isServed: true, lengths };
+    const group = { suffix: ", served", isServed: true };
     const meter = await LossMeter.open(head, bank.shape, threads);
     try {
       return await groupedTrials(sets.validation.windows, { ...bank, meter }, group, context);
@@ -122,7 +118,7 @@ async function runFold(leftOut: Family | null, options: FoldOptions, context: Fo
 async function groupedTrials(
   texts: readonly Window[],
   bank: Omit<TrialContext, "trunk">,
-  { suffix, isServed, lengths }: { suffix: string; isServed: boolean; lengths?: readonly number[] },
+  { suffix, isServed }: { suffix: string; isServed: boolean },
   { prepared, trunk, families, progress, signal }: FoldContext,
 ): Promise<GroupedTrial[]> {
   progress.stage("trials", texts.length);
@@ -131,7 +127,7 @@ async function groupedTrials(
     signal?.throwIfAborted();
     const { name } = prepared.corpora[window.corpus];
     const family = families.find(({ corpora }) => corpora.includes(name))!.name;
-    for (const trial of await trialsOf(window, { ...bank, trunk }, lengths)) {
+    for (const trial of await trialsOf(window, { ...bank, trunk })) {
       trials.push({ ...trial, group: `${name}${suffix}`, family, isServed });
     }
     progress.advance(done + 1);

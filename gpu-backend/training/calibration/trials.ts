@@ -50,17 +50,16 @@ export interface TrialContext extends Omit<ServedBank, "shape"> {
   meter: LossMeter;
 }
 
-/** @param lengths prompts that the text is cut into, as far as it is long enough */
+/** Of one text: a trial for each of `promptLengths` that it is long enough for. */
 export async function trialsOf(
   window: Window,
   { trunk, meter, table, adapters, scales }: TrialContext,
-  lengths: readonly number[] = promptLengths,
 ): Promise<Trial[]> {
   const tokenIds = window.tokenIds.slice(0, textTokens);
   const T = tokenIds.length;
   const { hidden, keys } = await trunk.hiddenAndKeys(tokenIds, 1, T);
   const D = hidden.length / T;
-  const cuts = lengths
+  const cuts = promptLengths
     .filter((promptTokens) => T - promptTokens >= fewestTokens)
     .map((promptTokens) => {
       const embedding = promptEmbedding(prefixOf(window, Math.min(promptTokens, prefixTokens)), table);

@@ -24,9 +24,8 @@ function trialsOf(
   group: string,
   evidence: Testimony,
   continuation: Testimony,
-  { isServed = false } = {},
+  { isServed = false, promptTokens = 16 } = {},
 ): GroupedTrial[] {
-  const promptTokens = 16;
   return Array.from({ length: 20 }, (_, i) => ({
     ...{ group, family: group, isServed, document: `${group}/${i}`, corpus: 0, promptTokens },
     nearest: [{ similarity: 0.5, isOff: false }],
@@ -107,13 +106,22 @@ test("of choices that gain about the same the one under which the worst text los
 
 const served = (multiple: number) => trialsOf("known, served", says(1), says(multiple), { isServed: true });
 
-test("text of the served bank may not fall far behind its nearest adapter, whatever a smaller bank gains on such text", () => {
-  const loses = trialsOf("loses", says(1), says(0.99));
-  // What the smaller bank gains on known text is so little that no mixture falls behind by more than .01.
-  const known = trialsOf("known", says(1), says(1.01));
-  expect(chosen(loses, known).base).toBe(0.95);
-  // The mixture is log(1.05) − log(1 + .05 (1 − w)) behind: at most .02 where w is at most .416.
-  expect(chosen(loses, known, served(1.05)).base).toBe(0.3);
+test("known text may not fall behind the nearest adapter on the whole, nor far in one group after a long prompt", () => {
+  const base = (promptTokens: number, multiples: readonly number[]) =>
+    chosen(
+      trialsOf("loses", says(1), says(0.99), { promptTokens }),
+      // What the smaller bank gains on known text is so little that no mixture falls behind by more than .01.
+      trialsOf("known", says(1), says(1.01)),
+      ...multiples.map((multiple) => trialsOf(`${multiple}`, says(1), says(multiple), { isServed: true })),
+    ).base;
+  for (const promptTokens of [16, 64]) {
+    expect(base(promptTokens, [])).toBe(0.95);
+    expect(base(promptTokens, [1.05])).toBe(0.3);
+  }
+  // Where the nearest adapter harms a second group, the mixture is ahead there by more than it is behind in the first: by
+  // log(1.05) − log(1 + .05 (1 − w)), which is at most .02 where w is at most .416.
+  expect(base(16, [1.05, 0.9])).toBe(0.95);
+  expect(base(64, [1.05, 0.9])).toBe(0.3);
 });
 
 test("text of the served bank says nothing else: neither its gain nor its loss counts", () => {
