@@ -10,8 +10,8 @@ export type CellNamespace = (
   region: Region,
 ) => { fetch(url: string, init: RequestInit): Promise<Response> };
 
-/** Cells of the release before tell requests by this URL. */
-export const cellUrl = "https://cell/request";
+/** Cells of the release before tell a request by this URL; those of this one take any. */
+export const cellUrl = "https://shard/order";
 
 /** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
 export function cellsOf(

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
-import { type CellNamespace, cellsOf } from "../../edge/cells/cell-names.ts";
+import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cells/cell-names.ts";
 import { refusalOf, refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
 import { type CellRequest, cellRequestVersion, readCellRequest } from "../../edge/completions/cell-request.ts";
@@ -71,8 +71,7 @@ const recordedBody = {
   ...{ seed: 5, temperature: 1, stop: ["zz"] },
 };
 const says = (text: string) => backendAnswers(({ id }) => saying(id, text, { logprob: -1 }));
-const askCell = (message: object) =>
-  localCell().fetch("https://cell/request", { method: "POST", body: JSON.stringify(message) });
+const askCell = (message: object) => localCell().fetch(cellUrl, { method: "POST", body: JSON.stringify(message) });
 
 /** Paths of the fields that `one` has and `other` lacks, or has as another type. */
 function missingFields(one: unknown, other: unknown, at = ""): string[] {
@@ -102,7 +101,9 @@ describe("releases next to each other", () => {
     const sent: string[] = [];
     const stream = "data: {}\n\ndata: [DONE]\n\n";
     const namespace: CellNamespace = () => ({
-      async fetch(_, { body }) {
+      async fetch(url, { body }) {
+        // It takes any other for a call of another cell.
+        expect(url).toBe("https://shard/order");
         sent.push(String(body));
         return new Response(stream, { headers: { "content-type": "text/event-stream" } });
       },
