@@ -57,15 +57,21 @@ try {
   await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
   const emptyConfig = path.join(empty, "config.capnp");
   const bare = {
-    compatibilityFlags: [],
-    vars: {},
+    worker: {
+      modules: [{ name: "worker.js", file: "worker.js" }],
+      compatibilityDate: "2026-11-17",
+      compatibilityFlags: [],
+      vars: {},
+      objects: [],
+    },
+    objectsWorker: null,
+    objectsDirectory: empty,
     assets: null,
-    objects: { bindings: [], directory: empty },
     namespaces: [],
     buckets: [],
     datasets: [],
   };
-  await writeFile(emptyConfig, workerdConfigText({ ...bare, modules: ["worker.js"], compatibilityDate: "2026-11-17" }));
+  await writeFile(emptyConfig, workerdConfigText(bare));
   const edgeConfig = await edge.configure();
 
   // A first start of each fills the disk cache, and is not counted.

@@ -3,16 +3,24 @@
  * development server around it. Pure: names and values in, Cap'n Proto text out (schema: workerd.capnp).
  */
 
-export interface WorkerdConfig {
-  /** Modules beside the configuration file, the entry first. */
-  modules: string[];
+/** One build of the Worker. */
+export interface WorkerBuild {
+  /** The entry first; `file` is relative to the configuration file. */
+  modules: { name: string; file: string }[];
   compatibilityDate: string;
   compatibilityFlags: string[];
   vars: Record<string, string>;
+  objects: { binding: string; className: string }[];
+}
+
+export interface WorkerdConfig {
+  worker: WorkerBuild;
+  /** Another build that runs the Durable Objects, as while a deployment spreads; null: the same one does. */
+  objectsWorker: WorkerBuild | null;
+  /** Folder for what Durable Objects store: in memory workerd offers no SQL. */
+  objectsDirectory: string;
   /** Binding → folder of static files. */
   assets: { binding: string; directory: string } | null;
-  /** Durable Objects of this Worker, and the folder for what they store: in memory workerd offers no SQL. */
-  objects: { bindings: { binding: string; className: string }[]; directory: string };
   /** Binding → what the namespace holds; it forgets the rest when it ends. */
   namespaces: { binding: string; entries: Record<string, string> }[];
   /** R2 buckets; each is empty, and refuses what is put into it. */
@@ -23,30 +31,19 @@ export interface WorkerdConfig {
 
 /** The text of a configuration that serves the Worker on a loopback port of the system's choice. */
 export function workerdConfigText(config: WorkerdConfig): string {
-  const { assets, objects, namespaces, buckets, datasets } = config;
-  const bindings = [
-    ...Object.entries(config.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
+  const { worker, objectsWorker, objectsDirectory, assets, namespaces, buckets, datasets } = config;
+  const shared = [
     ...(assets ? [`(name = ${text(assets.binding)}, service = "assets")`] : []),
-    ...objects.bindings.map((one) => `(name = ${text(one.binding)}, durableObjectNamespace = ${text(one.className)})`),
     ...namespaces.map((one, i) => `(name = ${text(one.binding)}, kvNamespace = "kv-${i}")`),
     ...buckets.map((name) => `(name = ${text(name)}, r2Bucket = "empty-bucket")`),
     ...datasets.map((name) => `(name = ${text(name)}, analyticsEngine = "sink")`),
   ];
-  const classes = [...new Set(objects.bindings.map(({ className }) => className))].map(
-    (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
-  );
   const services = [
-    `(name = "edge", worker = (
-      modules = ${list(config.modules.map(moduleText))},
-      compatibilityDate = ${text(config.compatibilityDate)},
-      compatibilityFlags = ${list(config.compatibilityFlags.map(text))},
-      bindings = ${list(bindings)},
-      durableObjectNamespaces = ${list(classes)},
-      durableObjectStorage = (localDisk = "objects"),
-      globalOutbound = "network"))`,
+    workerText("edge", worker, shared, objectsWorker ? "objects-worker" : null),
+    ...(objectsWorker ? [workerText("objects-worker", objectsWorker, shared, null)] : []),
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
-    `(name = "objects", disk = (path = ${text(objects.directory)}, writable = true))`,
+    `(name = "objects", disk = (path = ${text(objectsDirectory)}, writable = true))`,
     ...(assets ? [`(name = "assets", disk = (path = ${text(assets.directory)}))`] : []),
     ...namespaces.map(({ entries }, i) => serviceText(`kv-${i}`, kvScript, [["entries", JSON.stringify(entries)]])),
     ...(buckets.length > 0 ? [serviceText("empty-bucket", emptyBucketScript)] : []),
@@ -92,7 +89,30 @@ function serviceText(name: string, script: string, json: [string, string][] = []
   return `(name = "${name}", worker = (modules = ${modules}, compatibilityDate = "2026-11-17", bindings = ${list(bindings)}))`;
 }
 
-function moduleText(name: string): string {
+/** `objectsService` runs the Worker's objects; null: it does so itself. */
+function workerText(name: string, build: WorkerBuild, shared: string[], objectsService: string | null): string {
+  const bindings = [
+    ...Object.entries(build.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
+    ...build.objects.map(({ binding, className }) => {
+      const service = objectsService ? `, serviceName = ${text(objectsService)}` : "";
+      return `(name = ${text(binding)}, durableObjectNamespace = (className = ${text(className)}${service}))`;
+    }),
+    ...shared,
+  ];
+  const classes = [...new Set(build.objects.map(({ className }) => className))].map(
+    (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
+  );
+  return `(name = ${text(name)}, worker = (
+      modules = ${list(build.modules.map(moduleText))},
+      compatibilityDate = ${text(build.compatibilityDate)},
+      compatibilityFlags = ${list(build.compatibilityFlags.map(text))},
+      bindings = ${list(bindings)},
+      durableObjectNamespaces = ${list(objectsService ? [] : classes)},
+      durableObjectStorage = (localDisk = "objects"),
+      globalOutbound = "network"))`;
+}
+
+function moduleText({ name, file }: WorkerBuild["modules"][number]): string {
   const kind = name.endsWith(".wasm")
     ? "wasm"
     : name.endsWith("js")
@@ -100,7 +120,7 @@ function moduleText(name: string): string {
       : name.endsWith("txt")
         ? "text"
         : "data";
-  return `(name = ${text(name)}, ${kind} = embed ${text(name)})`;
+  return `(name = ${text(name)}, ${kind} = embed ${text(file)})`;
 }
 
 function list(items: readonly string[]): string {

@@ -64,12 +64,16 @@ test("what a Worker keeps is told from its garbage", async () => {
   const worker = `${script}
     export default { fetch(request) { make[new URL(request.url).pathname.slice(1)]?.(); return new Response("ok"); } };`;
   const config = workerdConfigText({
-    modules: ["worker.js"],
-    compatibilityDate: "2026-11-17",
-    compatibilityFlags: [],
-    vars: {},
+    worker: {
+      modules: [{ name: "worker.js", file: "worker.js" }],
+      compatibilityDate: "2026-11-17",
+      compatibilityFlags: [],
+      vars: {},
+      objects: [],
+    },
+    objectsWorker: null,
+    objectsDirectory: directory,
     assets: null,
-    objects: { bindings: [], directory },
     namespaces: [],
     buckets: [],
     datasets: [],
