@@ -5,7 +5,7 @@ import type { Jurisdiction } from "../shared/contracts/tenants.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
-import { type ArtifactObserver, ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
+import { ArtifactSets, artifactLimits } from "./assign/artifact-sets.ts";
 import { artifactsMissing } from "./assign/artifacts.ts";
 import { deployedSet, publishedSets } from "./assign/deployed.ts";
 import { addressesIn, urlOf } from "./backend/addresses.ts";
@@ -56,18 +56,17 @@ const { otlp } = config;
 
 const tell = (level: "info" | "warn", event: string, fields: object) =>
   console[level](JSON.stringify({ level, event, ...fields }));
-const artifactLog: ArtifactObserver = {
-  switched: (from, to) => tell("info", "artifacts_switched", { from, to }),
-  refused: (manifest, cause) => tell("warn", "artifacts_refused", { manifest, cause: String(cause) }),
-  awaited: (manifest) => tell("info", "artifacts_awaited", { manifest }),
-};
 const sets = new ArtifactSets({
   source: publishedSets(env, { cache: caches.default, background: waitUntil }),
   assets: () => deployedSet(env),
   holding: (manifestHash) => holdingOf(clients(), manifestHash, artifactLimits.holdingMs),
   now,
   background: waitUntil,
-  observer: metrics.countingArtifacts(artifactLog),
+  observe: ({ event, ...what }) => {
+    metrics.artifactsChanged({ event, ...what });
+    if (event !== "artifacts_refused") return tell("info", event, what);
+    tell("warn", event, { manifest: what.manifest, cause: String(what.cause) });
+  },
 });
 const artifacts = async () => {
   try {

@@ -33,12 +33,17 @@ export const artifactLimits = {
   openMs: 10_000,
 };
 
-export interface ArtifactObserver {
-  switched(from: string | null, to: string): void;
-  /** The set, or where `manifestHash` is null the pointer, cannot be had as it should be. */
-  refused(manifestHash: string | null, cause: unknown): void;
-  /** It is whole here, and not at the backends yet. */
-  awaited(manifestHash: string): void;
+/** What becomes of sets, for metrics, logs and tests. */
+export interface ArtifactEvent {
+  event: /** `manifest` is served now, after `from` (null: nothing). */
+    | "artifacts_switched"
+    /** The set, or where `manifest` is null the pointer, cannot be had as it should be. */
+    | "artifacts_refused"
+    /** It is whole here, and not at the backends yet. */
+    | "artifacts_awaited";
+  manifest: string | null;
+  from?: string | null;
+  cause?: unknown;
 }
 
 export interface ArtifactSetsParts {
@@ -52,7 +57,7 @@ export interface ArtifactSetsParts {
   now(): number;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
-  observer: ArtifactObserver;
+  observe(event: ArtifactEvent): void;
 }
 
 export class ArtifactSets {
@@ -92,10 +97,10 @@ export class ArtifactSets {
 
   /** What the pointer says, else what it said before, else the assets: of those that are whole, what most backends have. */
   async #firstSet(): Promise<Artifacts> {
-    const { source, assets, holding, now, observer } = this.#parts;
+    const { source, assets, holding, now, observe } = this.#parts;
     const pointer =
       (await source?.pointer().catch((cause) => {
-        observer.refused(null, cause);
+        observe({ event: "artifacts_refused", manifest: null, cause });
         return null;
       })) ?? null;
     const published = pointer ? [currentOf(pointer), previousOf(pointer)].filter((hash) => hash !== null) : [];
@@ -121,13 +126,13 @@ export class ArtifactSets {
     if (this.#served) return this.#served;
     this.#served = chosen;
     this.#lookedMs = now();
-    observer.switched(null, chosen.manifestHash);
+    observe({ event: "artifacts_switched", manifest: chosen.manifestHash, from: null });
     return chosen;
   }
 
   /** Never rejects. */
   async #lookAgain(source: ArtifactSource): Promise<void> {
-    const { observer } = this.#parts;
+    const { observe } = this.#parts;
     try {
       const pointer = await source.pointer();
       // What is served stays where the pointer is gone.
@@ -135,15 +140,15 @@ export class ArtifactSets {
       if (!wanted || wanted === this.#served!.manifestHash) return;
       if (this.#other?.manifestHash !== wanted) this.#other = await this.#load(source, wanted);
       if (!(await this.#isSpread(wanted))) {
-        observer.awaited(wanted);
+        observe({ event: "artifacts_awaited", manifest: wanted });
         return;
       }
       const before = this.#served!;
       this.#served = this.#other;
       this.#other = before;
-      observer.switched(before.manifestHash, wanted);
+      observe({ event: "artifacts_switched", manifest: wanted, from: before.manifestHash });
     } catch (cause) {
-      if (!(cause instanceof RefusedSet)) observer.refused(null, cause);
+      if (!(cause instanceof RefusedSet)) observe({ event: "artifacts_refused", manifest: null, cause });
     } finally {
       this.#lookedMs = this.#parts.now();
     }
@@ -160,7 +165,7 @@ export class ArtifactSets {
 
   /** Rejects with RefusedSet for one that is no good, or was not a moment ago. */
   async #load(source: ArtifactSource, manifestHash: string): Promise<Artifacts> {
-    const { now, observer } = this.#parts;
+    const { now, observe } = this.#parts;
     if (this.#refusal?.manifestHash === manifestHash && now() < this.#refusal.untilMs) throw new RefusedSet();
     try {
       const set = await source.load(manifestHash);
@@ -168,7 +173,7 @@ export class ArtifactSets {
       return set;
     } catch (cause) {
       this.#refusal = { manifestHash, untilMs: now() + artifactLimits.refusedMs };
-      observer.refused(manifestHash, cause);
+      observe({ event: "artifacts_refused", manifest: manifestHash, cause });
       throw new RefusedSet();
     }
   }

@@ -15,7 +15,7 @@ import { Router } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { hedgeBudget, retryBudget } from "./routing-limits.ts";
 
-export interface BackendsParts extends Pick<RoutingContext, "observer" | "now" | "after" | "keepAlive"> {
+export interface BackendsParts extends Pick<RoutingContext, "observe" | "now" | "after" | "keepAlive"> {
   addresses: readonly BackendAddress[];
   clientOf(address: BackendAddress): BackendCalls;
   /** Where the caller is: the nearest backends are preferred. null: all are equally near. */
@@ -68,7 +68,7 @@ export class Backends {
 
   /** Probes the backends whose ejection has ended. */
   #probeEjected(): void {
-    const { router, clients, observer, now, keepAlive } = this.#context;
+    const { router, clients, observe, now, keepAlive } = this.#context;
     for (const backend of router.takeProbes(now())) {
       const probe = async () => {
         const readiness = await clients
@@ -76,7 +76,7 @@ export class Backends {
           .readiness(backend.name)
           .catch(() => null);
         router.recordProbe(backend, readiness !== null, now());
-        if (readiness) observer.returned(backend.id);
+        if (readiness) observe({ event: "returned", backend: backend.id });
       };
       keepAlive(probe());
     }

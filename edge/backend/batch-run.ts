@@ -95,7 +95,7 @@ export class BatchRun {
     from: RetryRound,
     previous: BackendFailure | null,
   ): Promise<void> {
-    const { router, retries, observer, jurisdiction, now } = this.#context;
+    const { router, retries, observe, jurisdiction, now } = this.#context;
     let last = previous;
     /** In this round. */
     let failures = previous ? [previous] : [];
@@ -125,10 +125,12 @@ export class BatchRun {
           jurisdiction,
         );
       const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
-      if (last && begun < waiting.length) observer.retried(last.backend.id, waiting.length - begun);
+      if (last && begun < waiting.length) {
+        observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
+      }
       last = await this.#send(choice.backend, waiting, round);
       if (!last) {
-        if (previous && begun > 0) observer.resumed(previous.backend.id, begun);
+        if (previous && begun > 0) observe({ event: "resumed", backend: previous.backend.id, sequences: begun });
         return;
       }
       round = withTried(round, choice.backend, last.backend);
@@ -300,13 +302,15 @@ export class BatchRun {
   /** Ends sequences that no backend accepts, but for those that another call has. */
   #endInError(group: readonly Delivery[], error: ServiceError, { backend }: BackendFailure): void {
     const left = group.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
-    if (error.kind === "numerics_mismatch") this.#context.observer.notResumed(backend.id, left.length);
+    if (error.kind === "numerics_mismatch") {
+      this.#context.observe({ event: "not_resumed", backend: backend.id, sequences: left.length });
+    }
     for (const delivery of left) this.#finish(delivery, errorFrame(delivery.id, error));
   }
 
   /** Sends sequences without a first frame to a second backend too, if one is fit and has less load. */
   #hedge(attempt: Attempt): void {
-    const { router, hedges, observer, now, keepAlive } = this.#context;
+    const { router, hedges, observe, now, keepAlive } = this.#context;
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
     const choice = router.choose(this.#model, attempt.round.tried, now());
@@ -317,7 +321,7 @@ export class BatchRun {
     const group = late.slice(0, hedges.take(late.length));
     if (group.length === 0) return;
     const { backend } = choice;
-    observer.hedged(backend.id, group.length);
+    observe({ event: "hedged", backend: backend.id, sequences: group.length });
     const sending = this.#send(backend, group, attempt.round).then((failed) => {
       // Their first call may have failed meanwhile, so that only this one had them.
       if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
@@ -327,15 +331,17 @@ export class BatchRun {
 
   /** Records the failure of a call to `asked`, for the process that answered. `numerics` are those that it was to continue. */
   #recordFailure(asked: Backend, failure: CallFailure, numerics: string | null = null): BackendFailure {
-    const { router, observer, now } = this.#context;
+    const { router, observe, now } = this.#context;
     const { kind, consequence } = failure;
     const backend = router.recordAnswer(asked, failure.process, now());
-    observer.failed(backend.id, failure);
+    observe({ event: "call_failed", backend: backend.id, failure });
     if (kind === "misdirected") router.recordMisdirected(backend, true, now());
     if (kind === "mismatched") router.recordMismatch(backend, this.#model.manifestHash, now());
     if (kind === "diverging" && numerics) router.recordMismatch(backend, numerics, now());
     const { health } = consequence;
-    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) observer.ejected(backend.id);
+    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) {
+      observe({ event: "ejected", backend: backend.id });
+    }
     return { backend, failure };
   }
 

@@ -14,7 +14,7 @@ export interface RoutingContext {
   retries: Budget;
   hedges: Budget;
   firstFrames: FirstFrameTimes;
-  observer: RoutingObserver;
+  observe(event: RoutingEvent): void;
   /** A clock in milliseconds. */
   now(): number;
   /** Runs `work` once, after `ms`; the returned function cancels it. */
@@ -23,20 +23,24 @@ export interface RoutingContext {
   keepAlive(work: Promise<void>): void;
 }
 
-/** Routing events, for metrics, logs and tests. */
-export interface RoutingObserver {
-  /** Sequences without tokens are sent to another backend, because `backend` failed. */
-  retried(backend: string, sequences: number): void;
-  /** Another backend has accepted sequences with tokens, because `backend` failed: once for each of its failures. */
-  resumed(backend: string, sequences: number): void;
-  /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
-  notResumed(backend: string, sequences: number): void;
-  /** Sequences are also sent to `backend`, because their first token is late. */
-  hedged(backend: string, sequences: number): void;
-  /** The backend is used only if no other is fit, until a probe succeeds. */
-  ejected(backend: string): void;
-  /** A probe of an ejected backend succeeded. */
-  returned(backend: string): void;
-  /** A call failed. */
-  failed(backend: string, why: Error): void;
+/** What routing does, for metrics, logs and tests. */
+export interface RoutingEvent {
+  event: /** Sequences without tokens are sent to another backend, because `backend` failed. */
+    | "retried"
+    /** Another backend has accepted sequences with tokens, because `backend` failed: once for each of its failures. */
+    | "resumed"
+    /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
+    | "not_resumed"
+    /** Sequences are also sent to `backend`, because their first token is late. */
+    | "hedged"
+    /** The backend is used only if no other is fit, until a probe succeeds. */
+    | "ejected"
+    /** A probe of an ejected backend succeeded. */
+    | "returned"
+    | "call_failed";
+  backend: string;
+  /** How many, where it is about sequences. */
+  sequences?: number;
+  /** Why the call failed. */
+  failure?: Error;
 }

@@ -11,7 +11,7 @@ import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient } from "../backend/client.ts";
 import { Gate } from "../backend/gate.ts";
-import type { RoutingObserver } from "../backend/routing-context.ts";
+import type { RoutingEvent } from "../backend/routing-context.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import { BatchClient } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
@@ -68,7 +68,10 @@ export class Cell extends DurableObject<Env> {
         clientOf: ({ url }) => new BackendClient(url, parts),
         region: regionOfCell(state.id.name),
         jurisdiction,
-        observer: this.#metrics.counting(routingLog),
+        observe: (event) => {
+          this.#metrics.routed(event);
+          logRouting(event);
+        },
         now,
         after,
         keepAlive,
@@ -143,13 +146,7 @@ export class Cell extends DurableObject<Env> {
   }
 }
 
-const say = (event: string, fields: object) => console.warn(JSON.stringify({ event, ...fields }));
-const routingLog: RoutingObserver = {
-  retried: (backend, sequences) => say("retried", { backend, sequences }),
-  resumed: (backend, sequences) => say("resumed", { backend, sequences }),
-  notResumed: (backend, sequences) => say("not_resumed", { backend, sequences }),
-  hedged: (backend, sequences) => say("hedged", { backend, sequences }),
-  ejected: (backend) => say("ejected", { backend }),
-  returned: (backend) => say("returned", { backend }),
-  failed: (backend, why) => say("call_failed", { backend, message: why.message, cause: String(why.cause) }),
-};
+function logRouting({ failure, ...event }: RoutingEvent): void {
+  const why = failure && { message: failure.message, cause: String(failure.cause) };
+  console.warn(JSON.stringify({ ...event, ...why }));
+}

@@ -4,8 +4,8 @@
  */
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
-import type { ArtifactObserver } from "../assign/artifact-sets.ts";
-import type { RoutingObserver } from "../backend/routing-context.ts";
+import type { ArtifactEvent } from "../assign/artifact-sets.ts";
+import type { RoutingEvent } from "../backend/routing-context.ts";
 import { post, service } from "./otlp-export.ts";
 import { assignMsField, coloField, pacedMsField } from "./request-trace.ts";
 
@@ -29,6 +29,20 @@ export const edgeMetricHelp = {
   "chameleon.edge.artifacts.waits": "Times that a published set waited for backends to have it",
 } as const;
 type EdgeMetric = keyof typeof edgeMetricHelp;
+const routingMetrics = {
+  retried: "chameleon.edge.retries",
+  resumed: "chameleon.edge.resumes",
+  not_resumed: "chameleon.edge.not_resumed",
+  hedged: "chameleon.edge.hedges",
+  ejected: "chameleon.edge.ejections",
+  returned: "chameleon.edge.returns",
+  call_failed: "chameleon.edge.call_failures",
+} as const satisfies Record<RoutingEvent["event"], EdgeMetric>;
+const artifactMetrics = {
+  artifacts_switched: "chameleon.edge.artifacts.switches",
+  artifacts_refused: "chameleon.edge.artifacts.refusals",
+  artifacts_awaited: "chameleon.edge.artifacts.waits",
+} as const satisfies Record<ArtifactEvent["event"], EdgeMetric>;
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const sequences = [1, 2, 4, 8, 16, 32, 64, 128];
@@ -75,58 +89,12 @@ export class EdgeMetrics {
     for (const ms of waitsMs) this.#observe("chameleon.edge.queue.age", "s", seconds, ms / 1000);
   }
 
-  /** `observer`, counted. */
-  counting(observer: RoutingObserver): RoutingObserver {
-    const count = (name: EdgeMetric, value: number, backend: string) => this.#add(name, value, { backend });
-    return {
-      retried: (backend, n) => {
-        count("chameleon.edge.retries", n, backend);
-        observer.retried(backend, n);
-      },
-      resumed: (backend, n) => {
-        count("chameleon.edge.resumes", n, backend);
-        observer.resumed(backend, n);
-      },
-      notResumed: (backend, n) => {
-        count("chameleon.edge.not_resumed", n, backend);
-        observer.notResumed(backend, n);
-      },
-      hedged: (backend, n) => {
-        count("chameleon.edge.hedges", n, backend);
-        observer.hedged(backend, n);
-      },
-      ejected: (backend) => {
-        count("chameleon.edge.ejections", 1, backend);
-        observer.ejected(backend);
-      },
-      returned: (backend) => {
-        count("chameleon.edge.returns", 1, backend);
-        observer.returned(backend);
-      },
-      failed: (backend, why) => {
-        count("chameleon.edge.call_failures", 1, backend);
-        observer.failed(backend, why);
-      },
-    };
+  routed({ event, backend, sequences = 1 }: RoutingEvent): void {
+    this.#add(routingMetrics[event], sequences, { backend });
   }
 
-  /** `observer`, counted. */
-  countingArtifacts(observer: ArtifactObserver): ArtifactObserver {
-    const count = (name: EdgeMetric, manifest: string) => this.#add(name, 1, { manifest: manifest.slice(0, 12) });
-    return {
-      switched: (from, to) => {
-        count("chameleon.edge.artifacts.switches", to);
-        observer.switched(from, to);
-      },
-      refused: (manifestHash, cause) => {
-        count("chameleon.edge.artifacts.refusals", manifestHash ?? "pointer");
-        observer.refused(manifestHash, cause);
-      },
-      awaited: (manifestHash) => {
-        count("chameleon.edge.artifacts.waits", manifestHash);
-        observer.awaited(manifestHash);
-      },
-    };
+  artifactsChanged({ event, manifest }: ArtifactEvent): void {
+    this.#add(artifactMetrics[event], 1, { manifest: manifest?.slice(0, 12) ?? "pointer" });
   }
 
   #add(name: EdgeMetric, value: number, attributes: Attributes): void {

@@ -67,10 +67,9 @@ function isolate() {
     holding: async () => "all",
     now: () => nowMs,
     background: (work) => void works.push(work),
-    observer: {
-      switched: (_, manifest) => told.push({ event: "switched", manifest }),
-      refused: (manifest, cause) => told.push({ event: "refused", manifest, cause: String(cause) }),
-      awaited: (manifest) => told.push({ event: "awaited", manifest }),
+    observe({ event, manifest, cause }) {
+      const why = cause === undefined ? {} : { cause: String(cause) };
+      told.push({ event: event.replace("artifacts_", ""), manifest, ...why });
     },
   });
   return {

@@ -190,10 +190,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     addresses: [{ url: backendUrl, region: null }],
     clientOf: ({ url }) => new BackendClient(url, { limits }),
     region: null,
-    observer: {
-      ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
-      ...{ ejected: ignore, returned: ignore, failed: ignore },
-    },
+    observe: ignore,
     now: () => Date.now(),
     after(ms, work) {
       const timer = setTimeout(work, ms);

@@ -29,22 +29,12 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
   edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 });
   edge.batchSent([1]);
-  const quiet = () => undefined;
-  const observer = edge.counting({
-    ...{ retried: quiet, resumed: quiet, notResumed: quiet, hedged: quiet },
-    ...{ ejected: quiet, returned: quiet, failed: quiet },
-  });
-  observer.retried("a", 1);
-  observer.resumed("a", 1);
-  observer.notResumed("a", 1);
-  observer.hedged("a", 1);
-  observer.ejected("a");
-  observer.returned("a");
-  observer.failed("a", new Error("x"));
-  const artifacts = edge.countingArtifacts({ switched: quiet, refused: quiet, awaited: quiet });
-  artifacts.switched(null, "a");
-  artifacts.refused("a", new Error("x"));
-  artifacts.awaited("a");
+  for (const event of ["retried", "resumed", "not_resumed", "hedged", "ejected", "returned", "call_failed"] as const) {
+    edge.routed({ event, backend: "a", sequences: 1 });
+  }
+  for (const event of ["artifacts_switched", "artifacts_refused", "artifacts_awaited"] as const) {
+    edge.artifactsChanged({ event, manifest: "a" });
+  }
   await edge.report();
   const { metrics: all } = JSON.parse(sent[0]).resourceMetrics[0].scopeMetrics[0];
   return all;

@@ -184,14 +184,8 @@ export function scriptedRouting(count: number, budgets: { retries?: Budget; hedg
     retries: budgets.retries ?? new Budget(retryBudget),
     hedges: budgets.hedges ?? new Budget(hedgeBudget),
     firstFrames: new FirstFrameTimes(),
-    observer: {
-      retried: (backend, sequences) => void events.push(`retried ${backend} ${sequences}`),
-      resumed: (backend, sequences) => void events.push(`resumed ${backend} ${sequences}`),
-      notResumed: (backend, sequences) => void events.push(`not resumed ${backend} ${sequences}`),
-      hedged: (backend, sequences) => void events.push(`hedged ${backend} ${sequences}`),
-      ejected: (backend) => void events.push(`ejected ${backend}`),
-      returned: (backend) => void events.push(`returned ${backend}`),
-      failed: () => {},
+    observe({ event, backend, sequences }) {
+      if (event !== "call_failed") events.push([event.replace("_", " "), backend, sequences ?? []].flat().join(" "));
     },
     now: () => clockMs,
     after(ms, work) {

@@ -48,10 +48,10 @@ function sets(assets: () => Promise<Artifacts> = async () => setOf(embedded), fr
     },
     now: () => nowMs,
     background: (work) => void works.push(work),
-    observer: {
-      switched: (from, to) => told.push(["switched", from?.[0] ?? null, to[0]]),
-      refused: (hash, cause) => told.push(["refused", hash?.[0] ?? null, String(cause)]),
-      awaited: (hash) => told.push(["awaited", hash[0]]),
+    observe({ event, manifest, from, cause }) {
+      const before = from === undefined ? [] : [from?.[0] ?? null];
+      const why = cause === undefined ? [] : [String(cause)];
+      told.push([event.replace("artifacts_", ""), ...before, manifest?.[0] ?? null, ...why]);
     },
   });
   return { current: async () => (await made.current()).manifestHash };

@@ -99,7 +99,7 @@ function isolate(bucket: SlowBucket, cache: ObjectCache, now = () => 0) {
     holding: async () => "all",
     now,
     background: () => undefined,
-    observer: { switched: () => undefined, refused: () => undefined, awaited: () => undefined },
+    observe: () => undefined,
   });
 }
 

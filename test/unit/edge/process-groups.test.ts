@@ -38,15 +38,11 @@ async function startEdge(balancing: Balancing): Promise<Backends> {
 function edgeOf(urls: readonly string[], now = () => performance.now()): Backends {
   uploads = [];
   works = [];
-  const ignore = () => undefined;
   return new Backends({
     addresses: urls.map((url) => ({ url, region: null })),
     clientOf: ({ url }) => newClient(url),
     region: null,
-    observer: {
-      ...{ retried: ignore, resumed: ignore, notResumed: ignore, hedged: ignore },
-      ...{ ejected: ignore, returned: ignore, failed: ignore },
-    },
+    observe: () => undefined,
     now,
     after(ms, work) {
       const timer = setTimeout(work, ms);
