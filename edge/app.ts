@@ -36,7 +36,6 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders(), admission(dependencies));
 
   type Method = "GET" | "POST" | "DELETE";
-  const route = (method: Method, path: string, handler: Handler<AppEnvironment>) => routes(path, { [method]: handler });
   const routes = (path: string, handlers: Partial<Record<Method, Handler<AppEnvironment>>>) => {
     for (const [method, handler] of Object.entries(handlers)) app.on(method, path, handler);
     const allowed = Object.keys(handlers)
@@ -49,23 +48,23 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
       return response;
     });
   };
-  route("POST", "/v1/completions", completions(dependencies));
-  route("POST", "/v1/chat/completions", chatCompletions(dependencies));
-  route("POST", "/v1/embeddings", embeddings(dependencies));
-  route("GET", "/v1/models", listModels(dependencies));
-  route("GET", "/v1/models/:id", getModel(dependencies));
-  route("POST", "/v1/assign", assignTexts(dependencies));
-  route("GET", "/v1/centroids", listCentroids(dependencies));
-  route("GET", "/v1/usage", usage(dependencies));
+  routes("/v1/completions", { POST: completions(dependencies) });
+  routes("/v1/chat/completions", { POST: chatCompletions(dependencies) });
+  routes("/v1/embeddings", { POST: embeddings(dependencies) });
+  routes("/v1/models", { GET: listModels(dependencies) });
+  routes("/v1/models/:id", { GET: getModel(dependencies) });
+  routes("/v1/assign", { POST: assignTexts(dependencies) });
+  routes("/v1/centroids", { GET: listCentroids(dependencies) });
+  routes("/v1/usage", { GET: usage(dependencies) });
   routes("/v1/adapters", { GET: listAdapters(dependencies), POST: createAdapter(dependencies) });
   routes("/v1/adapters/:name", { GET: getAdapter(dependencies), DELETE: deleteAdapter(dependencies) });
-  route("GET", "/healthz", healthz(dependencies));
-  route("GET", "/readyz", readyz(dependencies));
-  route("GET", "/", page(dependencies));
-  route("GET", "/docs", docs(dependencies));
-  route("GET", "/docs/api", apiDocs(dependencies));
-  route("GET", "/docs/:file{.*}", docsFile(dependencies));
-  route("GET", "/openapi.json", openApi(dependencies));
+  routes("/healthz", { GET: healthz(dependencies) });
+  routes("/readyz", { GET: readyz(dependencies) });
+  routes("/", { GET: page(dependencies) });
+  routes("/docs", { GET: docs(dependencies) });
+  routes("/docs/api", { GET: apiDocs(dependencies) });
+  routes("/docs/:file{.*}", { GET: docsFile(dependencies) });
+  routes("/openapi.json", { GET: openApi(dependencies) });
 
   app.notFound((c) => {
     const error = new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);

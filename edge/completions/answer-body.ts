@@ -65,10 +65,7 @@ export class AnswerBodies {
     const bodies = this.#tenants.get(tenant) ?? new Set();
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
-      ticked: events.ticked,
-      taken: events.taken,
-      heartbeatDue: events.heartbeatDue,
-      overflowed: events.overflowed,
+      ...events,
       ended: (isGone) => {
         bodies.delete(body);
         if (bodies.size === 0) this.#tenants.delete(tenant);

@@ -179,15 +179,12 @@ function messageOf(issue: z.core.$ZodIssue, name: string): string {
   // Not the whole value as JSON, which may be as long as the body.
   const input = issue.input === undefined ? "absent" : describe(issue.input);
   switch (issue.code) {
-    case "too_big": {
-      if (issue.origin === "string")
-        return `${name} has ${lengthOf(issue.input)} characters, the maximum is ${issue.maximum}`;
-      return `${name} is ${input}, the maximum is ${issue.maximum}`;
-    }
+    case "too_big":
     case "too_small": {
-      if (issue.origin === "string")
-        return `${name} has ${lengthOf(issue.input)} characters, the minimum is ${issue.minimum}`;
-      return `${name} is ${input}, the minimum is ${issue.minimum}`;
+      const bound = issue.code === "too_big" ? `the maximum is ${issue.maximum}` : `the minimum is ${issue.minimum}`;
+      return issue.origin === "string"
+        ? `${name} has ${lengthOf(issue.input)} characters, ${bound}`
+        : `${name} is ${input}, ${bound}`;
     }
     case "invalid_type": {
       const expected = issue.expected === "int" ? "integer" : issue.expected;

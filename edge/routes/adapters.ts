@@ -11,7 +11,6 @@ import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
@@ -33,7 +32,7 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const centroid = centroidOf(encoded, artifacts);
     const tokenize = now() - startedMs;
 
-    const admission = await reserve(c, tokens);
+    const admission = await c.get("admission").reserve(tokens);
     let answer: AdapterAnswer | null = null;
     try {
       const request = { manifestHash, tenant: access.tenant, centroid: [...centroid], examples: encoded };

@@ -10,7 +10,6 @@ import type { Caller, GenerationRequest, Plan } from "../completions/plan.ts";
 import { mostTokens } from "../completions/token-count.ts";
 import { refuseManyLogprobs } from "../completions/whole-logprobs.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { reserve } from "../middleware/admission.ts";
 import { assignMsField } from "../observability/request-trace.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
@@ -60,7 +59,7 @@ export async function answer(
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
   const options = { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
-  const admission = await reserve(c, mostTokens(plan.choices));
+  const admission = await c.get("admission").reserve(mostTokens(plan.choices));
   trace.note({
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": plan.promptTokens,

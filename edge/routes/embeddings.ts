@@ -11,7 +11,6 @@ import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
-import { reserve } from "../middleware/admission.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 
@@ -37,7 +36,7 @@ export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> 
     const inputs = encodePrompts(request.input, artifacts, bound);
     const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
     const tokenized = now();
-    const admission = await reserve(c, tokens);
+    const admission = await c.get("admission").reserve(tokens);
     const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
     admission.settle([consumed]);
 
