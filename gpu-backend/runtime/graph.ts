@@ -55,6 +55,7 @@ export class GraphBuilder {
   readonly #inputs: object[] = [];
   readonly #outputs: object[] = [];
   readonly #shared = new Map<string, string>();
+  readonly #constants = new Map<Constant, { name: string; shape: readonly number[] }>();
   /** What a node calls a value → what it is called as an output of the graph. */
   readonly #renamed = new Map<string, string>();
   #next = 0;
@@ -74,8 +75,11 @@ export class GraphBuilder {
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
-  /** A constant whose bytes are copied into the graph. Throws an Error when shape and length disagree. */
+  /** A constant whose bytes are copied into the graph, once where an array is given again in the same shape. Throws an Error when shape and length disagree. */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
+    const known = this.#constants.get(array);
+    if (known && `${known.shape}` === `${shape}`) return known.name;
+    this.#constants.set(array, { name, shape });
     const expected = shape.reduce((a, b) => a * b, 1);
     if (expected !== array.length) {
       throw new Error(

@@ -20,8 +20,11 @@ describe("GraphBuilder", () => {
     await session.release();
   });
 
-  test("equal integers and scalars are stored once", () => {
+  test("equal integers and scalars, and an array given again in the same shape, are stored once", () => {
     const g = new GraphBuilder("test");
+    const array = new Float32Array(6);
+    expect(g.constant(array, [6])).toBe(g.constant(array, [6]));
+    expect(g.constant(array, [6])).not.toBe(g.constant(array, [2, 3]));
     expect(g.integers(1, 2)).toBe(g.integers(1, 2));
     expect(g.scalar(0.5)).toBe(g.scalar(0.5));
     expect(g.integers(1)).not.toBe(g.integers(1, 2));
