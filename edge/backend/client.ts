@@ -255,9 +255,12 @@ export class BackendClient implements BackendCalls {
       signal?.addEventListener("abort", () => call.abort(signal.reason));
       if (signal?.aborted) call.abort(signal.reason);
       try {
-        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: call.signal };
-        return await this.#call(urlOf(this.#url, process) + path, init);
+        // A redirect would take prompts and tokens to an address that is not configured.
+        const redirect = "manual" as const;
+        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: call.signal, redirect };
+        return await withoutRedirect(await this.#call(urlOf(this.#url, process) + path, init));
       } catch (cause) {
+        if (cause instanceof CallFailure) throw cause;
         const kind = isLate ? "silent" : "unreachable";
         throw away(kind, "The inference backend cannot be reached.", cause);
       } finally {
@@ -273,6 +276,17 @@ function pause(ms: number): Promise<void> {
 
 function processOf(response: Response): string | null {
   return readProcessName(response.headers.get(nameHeader));
+}
+
+/** Throws a CallFailure for a redirect, which is not followed. */
+async function withoutRedirect(response: Response): Promise<Response> {
+  if (response.status < 300 || response.status > 399) return response;
+  await response.body?.cancel();
+  const location = URL.parse(response.headers.get("location") ?? "")?.origin ?? "the same host";
+  const cause = new Error(`the backend answered ${response.status}, a redirect to ${location}, which is not followed`);
+  const message = "The inference backend failed on this request.";
+  const error = new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause });
+  throw new CallFailure("failing", error, processOf(response));
 }
 
 /**
@@ -315,9 +329,9 @@ async function refusalOf(response: Response, wanted: string | null): Promise<Cal
   return failure(kind, "backend_unavailable", message);
 }
 
-/** 401 concerns that backend's secret, a redirect its address; all other 4xx concern our request. */
+/** 401 concerns that backend's secret; all other 4xx concern our request. */
 function kindOfStatus(status: number): FailureKind {
   if (status === 503) return "unavailable";
   if (status === 409) return "mismatched";
-  return status >= 500 || status === 401 || status < 400 ? "failing" : "refused";
+  return status >= 500 || status === 401 ? "failing" : "refused";
 }

@@ -121,6 +121,40 @@ test("a process with a URL of its own is not asked again where that does not ans
   expect(calls).toEqual(["POST http://p0.b/v1/cancellations p0"]);
 });
 
+test("no call follows a redirect: it would take a prompt to an address that is not configured", async () => {
+  const redirects: unknown[] = [];
+  const client = new BackendClient("http://b", {
+    async fetch(_, { redirect }) {
+      redirects.push(redirect);
+      return new Response(null, { status: 308, headers: { location: "https://elsewhere.example/login?token=t" } });
+    },
+  });
+  const signal = new AbortController().signal;
+  const examples = {
+    version: 1,
+    manifestHash: "a".repeat(64),
+    tenant: "acme",
+    centroid: [1],
+    examples: [[1, 2]],
+  } as const;
+  const calls = [
+    () => client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false }),
+    () => client.cancel(["a"], null),
+    () => client.readiness(),
+    () => client.createAdapter({ ...examples, centroid: [...examples.centroid], examples: [[1, 2]] }),
+    () => client.removeAdapter("acme", own),
+  ];
+  for (const call of calls) {
+    const failure = await call().then(
+      () => null,
+      (thrown) => thrown,
+    );
+    expect(failure).toMatchObject({ kind: "failing", error: { kind: "backend_unavailable" } });
+    expect(String(failure.error.cause)).toMatch(/308.*https:\/\/elsewhere\.example(?!.*login)/);
+  }
+  expect(redirects).toEqual(calls.map(() => "manual"));
+});
+
 test("a failure tells the process that answered", async () => {
   for (const [status, kind] of [
     [503, "unavailable"],
