@@ -230,8 +230,8 @@ export class Quota {
   }
 
   /**
-   * Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted just the same. False
-   * if the request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
+   * Ends a request that used `tokens`. One without a reservation, or whose lease is over, is counted now. False if the
+   * request was settled before: then nothing is counted. A release (`isFinal` false) may be followed by the use.
    */
   settle(id: string, tokens: number, nowMs: number, isFinal = true): boolean {
     this.#forget(nowMs);
@@ -242,7 +242,10 @@ export class Quota {
     }
     this.use(tokens, nowMs);
     const reservation = this.#open.get(id);
-    if (!reservation) return true;
+    if (!reservation) {
+      if (tokens > 0) this.#count({ requests: 0, tokens }, nowMs);
+      return true;
+    }
     this.#open.delete(id);
     this.#changed.open.add(id);
     const second = this.#seconds.get(reservation.second);

@@ -144,6 +144,21 @@ describe("Quota", () => {
     const quota = new Quota();
     quota.settle("unlimited", 70, startMs);
     expect(reserve(quota, "a", { tokensPerMonth: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
+    expect(reserve(quota, "a", { tokensPerMinute: 100 }, startMs, 31).refusal).toMatchObject({ used: 70 });
+  });
+
+  test("counts in the minute, too, what is used of a request that was released before", () => {
+    const quota = new Quota();
+    const limits = { tokensPerMinute: 100, concurrentRequests: 1 };
+    reserve(quota, "left", limits, startMs, 100);
+    quota.settle("left", 0, startMs + 1000, false);
+    expect(quota.used(startMs + 1000)).toMatchObject({ tokensPerMinute: 0, concurrentRequests: 0 });
+    expect(quota.settle("left", 90, startMs + 2000)).toBe(true);
+    expect(quota.settle("left", 90, startMs + 2000)).toBe(false);
+    expect(reserve(quota, "next", limits, startMs + 2000, 11).refusal).toMatchObject({ used: 90 });
+    // It was used at the end, not when it was reserved.
+    expect(reserve(quota, "later", limits, startMs + 62_999, 11).refusal).not.toBeNull();
+    expect(reserve(quota, "on time", limits, startMs + 63_000, 11).refusal).toBeNull();
   });
 
   test("is the same after it was stored", () => {
