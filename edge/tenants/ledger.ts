@@ -67,7 +67,8 @@ export class Ledger extends DurableObject<Env> {
   readonly #dryUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
   #failedCommits = 0;
-  #hasAlarm = false;
+  /** Resolves when it is set; null: none is. */
+  #alarm: Promise<void> | null = null;
   #failures = 0;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -312,7 +313,7 @@ export class Ledger extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    this.#hasAlarm = false;
+    this.#alarm = null;
     try {
       await this.send();
       this.#failures = 0;
@@ -322,10 +323,12 @@ export class Ledger extends DurableObject<Env> {
     }
   }
 
-  async #setAlarm(inMs: number): Promise<void> {
-    if (this.#hasAlarm) return;
-    this.#hasAlarm = true;
-    await this.ctx.storage.setAlarm(Date.now() + inMs);
+  #setAlarm(inMs: number): Promise<void> {
+    this.#alarm ??= this.ctx.storage.setAlarm(Date.now() + inMs).catch((error) => {
+      this.#alarm = null;
+      throw error;
+    });
+    return this.#alarm;
   }
 
   /** Resolves when all until now is written. Rejects if that fails; then it is tried again without being asked. */
@@ -337,8 +340,10 @@ export class Ledger extends DurableObject<Env> {
 
   async #commitNow(): Promise<void> {
     this.#commit = null;
-    const isUse = this.#store.hasUnwrittenUse;
+    const isToSend = this.#region !== null && this.#store.hasUnwrittenUse;
     try {
+      // Before the write: what was written without an alarm would not be sent until more came.
+      if (isToSend) await this.#setAlarm(sendMs);
       this.#write();
       this.#failedCommits = 0;
     } catch (error) {
@@ -346,10 +351,8 @@ export class Ledger extends DurableObject<Env> {
       this.#commitSoon().catch(() => undefined);
       throw error;
     }
-    if (!isUse || this.#region === null) return;
     // The tenant's ledger asks regions that it knows: a new one makes itself known at once.
-    if (this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
-    await this.#setAlarm(sendMs);
+    if (isToSend && this.#store.fact("batch") === null) this.ctx.waitUntil(this.send().catch(() => undefined));
   }
 
   #write(): void {

@@ -134,6 +134,25 @@ test.each(["is lost", "goes on"])(
   },
 );
 
+test("use whose alarm could not be set is sent once it can be, and its settlement is not confirmed before", async () => {
+  const { root, ledgers } = tenantIn("weur");
+  const [ledger] = ledgers;
+  await ledger.admit("r1", limits);
+  const breakAlarms = (object: Ledger, state: DurableObjectState) => {
+    object.send = () => Promise.reject(new Error("not by itself"));
+    state.storage.setAlarm = () => Promise.reject(new Error("no alarm"));
+  };
+  await runInDurableObject(ledger, breakAlarms);
+  expect(await failureOf(ledger.settle("r1", [used]))).toMatch(/no alarm/);
+  await runInDurableObject(ledger, (object: Ledger, state) => {
+    Reflect.deleteProperty(object, "send");
+    Reflect.deleteProperty(state.storage, "setAlarm");
+  });
+  await ledger.settle("r1", [used]);
+  expect(await runDurableObjectAlarm(ledger)).toBe(true);
+  expect(await storedIn(root, "usage")).toMatchObject([{ requests: 1 }]);
+});
+
 test("use waits in its region while the tenant's ledger fails", async () => {
   const { root, ledgers } = tenantIn("weur");
   await ledgers[0].admit("r1", limits);
