@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { roundTripMs } from "../../edge/backend/round-trips.ts";
 import { type Region, regions } from "../../edge/platform/region.ts";
 import { key, type RegionalEdge, startRegionalEdge } from "../bench/edge/regions/regional-edge.ts";
-import { beforeFirstToken, type Event, firstToken, regionHeader } from "../bench/edge/regions/world.ts";
+import { beforeFirstToken, type Event, firstToken, regionHeader, wake } from "../bench/edge/regions/world.ts";
 
 const backendRegions: Region[] = ["wnam", "weur", "apac"];
 /** The root of the tenant's ledger is there. */
@@ -46,6 +46,10 @@ const warmCalls = (region: Region) => [
 
 test("a region's first request asks the tenant's own ledger once, and the next leaves the region only for a backend", async () => {
   const events = await completeEverywhere();
+  // Those that found the Worker cold woke their cells, in the region and beside the request: nobody waits for it.
+  const woken = events.filter(({ what }) => what === wake);
+  expect(woken.length).toBeGreaterThan(0);
+  for (const { from, to } of woken) expect(to).toBe(from);
   for (const region of regions) {
     const [admit, ...others] = warmCalls(region);
     const lease = `LEDGERS exchange in ${rootRegion}`;
@@ -63,6 +67,7 @@ test("a region's first request asks the tenant's own ledger once, and the next l
   await vi.waitFor(lookForReports, { timeout: 30_000, interval: 100 });
 
   const warm = await completeEverywhere();
+  expect(warm.map(({ what }) => what)).not.toContain(wake);
   for (const region of regions) {
     const calls = beforeFirstToken(warm, region);
     expect(calls.map(shown), region).toEqual(warmCalls(region));

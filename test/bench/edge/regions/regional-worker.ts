@@ -102,12 +102,14 @@ function namespaceFrom(from: () => Region, binding: string): Namespace {
       placed.set(key, to);
       const stub = namespace.getByName(name, options) as Stub &
         Record<string, (...args: unknown[]) => Promise<unknown>>;
-      const callOf = (method: string): Event => ({ what: `${binding} ${method}`, from: from(), to, object: name });
+      const callOf = (what: string): Event => ({ what, from: from(), to, object: name });
+      // An object's other requests are POST.
+      const fetchOf = ({ method }: RequestInit) => callOf(`${binding} ${method === "GET" ? "wake" : "fetch"}`);
       return new Proxy(stub, {
         get: (_, method: string) =>
           method === "fetch"
-            ? (url: string, init: RequestInit) => fetchAcross(callOf(method), () => stub.fetch(url, init))
-            : (...args: unknown[]) => across(callOf(method), () => stub[method](...args)),
+            ? (url: string, init: RequestInit) => fetchAcross(fetchOf(init), () => stub.fetch(url, init))
+            : (...args: unknown[]) => across(callOf(`${binding} ${method}`), () => stub[method](...args)),
       });
     },
   };

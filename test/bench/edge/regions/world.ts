@@ -11,7 +11,7 @@ export const controlPath = "/bench/regions";
 
 /** A call of the Worker or of an object, or the first token on its way to the client; in the order in which they begin. */
 export interface Event {
-  /** `LEDGERS admit`, `CELLS fetch`, `backend /v1/batches`, `first token`. */
+  /** `LEDGERS admit`, `CELLS fetch`, `CELLS wake`, `backend /v1/batches`, `first token`. */
   what: string;
   from: Region;
   to: Region;
@@ -41,11 +41,13 @@ export const originOf: Record<Region, { continent: string; longitude: string; la
 };
 
 export const firstToken = "first token";
+/** A cold Worker tells its cell to load its artifacts, beside the request and not awaited by it. */
+export const wake = "CELLS wake";
 
-/** What a region's request caused, in order, up to its first token; for one request of the region at a time. */
+/** What a region's request waited for, in order, up to its first token; for one request of the region at a time. */
 export function beforeFirstToken(events: readonly Event[], region: Region): Event[] {
   const own = events.filter(({ from }) => from === region);
   const end = own.findIndex(({ what }) => what === firstToken);
   if (end < 0) throw new Error(`no first token went to ${region}`);
-  return own.slice(0, end);
+  return own.slice(0, end).filter(({ what }) => what !== wake);
 }
