@@ -24,6 +24,8 @@ export interface Config {
   traceRatio: number;
   /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
   version: string | null;
+  /** Hosts in BACKEND_ACCESS_TOKEN at which no backend is: a token may be set before its backend, and outlive it. */
+  unusedTokens: string[];
 }
 
 const tenantKeysSchema = z.array(
@@ -36,7 +38,7 @@ export interface Variables {
   BACKEND_SECRETS?: string;
   /** A client certificate (`[[mtls_certificates]]`): calls to backends are made with it. */
   BACKEND_CERTIFICATE?: { fetch: BackendFetch };
-  /** A secret, HOST=CLIENT_ID:CLIENT_SECRET, separated by commas: service tokens of Cloudflare Access for backends at HOST. */
+  /** A secret, HOST=CLIENT_ID:CLIENT_SECRET, separated by commas: service tokens of Cloudflare Access for HOST and names below it. */
   BACKEND_ACCESS_TOKEN?: string;
   /** A private network's service or tunnel (`[[vpc_services]]`, `[[vpc_networks]]`): calls to backends go through it. */
   BACKEND_VPC?: { fetch: BackendFetch };
@@ -67,7 +69,7 @@ export function readConfig(env: Variables): Config {
   if (!(traceRatio >= 0 && traceRatio <= 1)) {
     throw new Error(`OTEL_TRACES_SAMPLER_ARG is ${JSON.stringify(env.OTEL_TRACES_SAMPLER_ARG)}; it must be 0 to 1`);
   }
-  const tokens = readAccessTokens(env.BACKEND_ACCESS_TOKEN, backends);
+  const { tokens, unusedTokens } = readAccessTokens(env.BACKEND_ACCESS_TOKEN, backends);
   return {
     backends,
     backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(url, init, tokens)),
@@ -77,6 +79,7 @@ export function readConfig(env: Variables): Config {
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
     traceRatio,
     version: env.VERSION?.id ?? null,
+    unusedTokens,
   };
 }
 
@@ -103,19 +106,26 @@ interface AccessToken {
   secret: string;
 }
 
-/** Each host must be one of the backends': a token for an address that is not called is a typo. */
-function readAccessTokens(text: string | undefined, backends: readonly BackendAddress[]): AccessToken[] {
-  if (!text) return [];
-  return text.split(",").map((entry) => {
-    const [, host, id, secret] = /^\s*([a-z0-9-]+(?:\.[a-z0-9-]+)+)=([^:=\s]+):([^:=\s]+)\s*$/.exec(entry) ?? [];
+/** Unused are those that no address takes; calls do not carry them. */
+function readAccessTokens(text: string | undefined, backends: readonly BackendAddress[]) {
+  const entries = (text ?? "").split(",").filter((entry) => entry.trim() !== "");
+  const all = entries.map((entry): AccessToken => {
+    const [, host, id, secret] = /^\s*([a-z0-9-]+(?:\.[a-z0-9-]+)+)=([^:=\s]+):([^:=\s]+)\s*$/i.exec(entry) ?? [];
     if (secret === undefined) {
       throw new Error("BACKEND_ACCESS_TOKEN must be HOST=CLIENT_ID:CLIENT_SECRET, or several with commas between them");
     }
-    if (!backends.some(({ url }) => isAt(urlOf(url, null), host))) {
-      throw new Error(`BACKEND_ACCESS_TOKEN has a token for ${host}; BACKEND_URLS has no https:// address there`);
-    }
-    return { host, id, secret };
+    return { host: host.toLowerCase(), id, secret };
   });
+  const used = new Set(backends.map(({ url }) => tokenOf(urlOf(url, null), all)));
+  return {
+    tokens: all.filter((token) => used.has(token)),
+    unusedTokens: all.filter((token) => !used.has(token)).map(({ host }) => host),
+  };
+}
+
+/** The token of the longest host that the URL is at. */
+function tokenOf(url: string, tokens: readonly AccessToken[]): AccessToken | undefined {
+  return tokens.filter(({ host }) => isAt(url, host)).sort((a, b) => b.host.length - a.host.length)[0];
 }
 
 /** Whether a URL is of this host or one below it, and encrypted. */
@@ -126,24 +136,30 @@ function isAt(url: string, host: string): boolean {
 
 /** Adds the headers of the token for this URL: https://developers.cloudflare.com/cloudflare-one/access-controls/service-credentials/service-tokens/ */
 function withAccess(url: string, init: RequestInit, tokens: readonly AccessToken[]): RequestInit {
-  const token = tokens.find(({ host }) => isAt(url, host));
+  const token = tokenOf(url, tokens);
   if (!token) return init;
   const headers = new Headers(init.headers);
   headers.set("cf-access-client-id", token.id);
   headers.set("cf-access-client-secret", token.secret);
-  // A redirect would take the token to another host.
-  return { ...init, headers, redirect: "manual" };
+  return { ...init, headers };
 }
 
 /**
  * What `make` makes of the configuration, made anew once a variable has another value: so an object or isolate that lives on
- * uses a rotated secret or another list of backends from its next call on. Cheap where nothing has changed.
+ * uses a rotated secret or another list of backends from its next call on. Cheap where nothing has changed. The first value
+ * must be valid; one after it that is refused is logged once, and what was made before stays in use.
  */
 export function configured<T>(env: Variables, make: (config: Config) => T): () => T {
   let current: { made: T; values: unknown[] } | null = null;
   return () => {
-    if (!current?.values.every((value, i) => value === env[watched[i]])) {
-      current = { made: make(readConfig(env)), values: watched.map((name) => env[name]) };
+    if (current?.values.every((value, i) => value === env[watched[i]])) return current.made;
+    const values = watched.map((name) => env[name]);
+    try {
+      current = { made: make(readConfig(env)), values };
+    } catch (cause) {
+      if (!current) throw cause;
+      console.warn(JSON.stringify({ level: "warn", event: "configuration_refused", cause: String(cause) }));
+      current = { made: current.made, values };
     }
     return current.made;
   };

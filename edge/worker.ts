@@ -44,6 +44,10 @@ if (
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
   console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
 }
+if (config.unusedTokens.length > 0) {
+  const message = "BACKEND_ACCESS_TOKEN has tokens for hosts at which BACKEND_URLS has no https:// address.";
+  console.warn(JSON.stringify({ level: "warn", event: "unused_access_tokens", hosts: config.unusedTokens, message }));
+}
 /** Of one request: clients of another may not be waited for. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
   const sign = createSigner(backendSecrets, { now, newNonce: newId });

@@ -25,6 +25,8 @@ export interface Environment {
   url: string | null;
   bucket: string | null;
   hasContainers: boolean;
+  /** Whether BACKEND_URLS has an address that a service token of Cloudflare Access may be sent to. */
+  hasHttpsBackend: boolean;
   /** What must be changed in wrangler.toml before anything can be deployed, one sentence each. */
   problems: string[];
 }
@@ -38,6 +40,7 @@ export function readEnvironment(configFile: string, name: string): Environment {
   }
   const config: WranglerConfig = readWranglerConfig({ config: configFile, env: name });
   const domain = (config.routes ?? []).find((route) => typeof route === "object" && route.custom_domain);
+  const backendUrls = String(config.vars.BACKEND_URLS ?? "");
   return {
     name,
     configFile,
@@ -46,7 +49,8 @@ export function readEnvironment(configFile: string, name: string): Environment {
     url: typeof domain === "object" ? `https://${domain.pattern}` : null,
     bucket: config.r2_buckets.find(({ binding }) => binding === "ARTIFACTS")?.bucket_name ?? null,
     hasContainers: (config.containers ?? []).length > 0,
-    problems: problemsOf(name, String(config.vars.BACKEND_URLS ?? "")),
+    hasHttpsBackend: backendUrls.includes("https://"),
+    problems: problemsOf(name, backendUrls),
   };
 }
 

