@@ -12,20 +12,24 @@
  * counter is its service: prompt tokens computed, plus `generatedWeight` for each decoded token. The tenant with the lowest
  * counter is next. One that had nothing waiting is lifted to the lowest counter of those that wait, so being idle earns no
  * credit; while no tenant waits, a newcomer is lifted to the highest counter, so unused capacity is not charged. Within a
- * tenant, those with the fewest chunks of their prompt left go first, which gives the median prompt its token soonest; a sequence
- * that is passed counts one chunk less for each `passLead` that its tenant is served meanwhile, so that newcomers cannot pass it
- * for ever. Among equals, running ones in the order of their start, then waiting ones, the earliest due first.
+ * tenant, those with the fewest chunks of their prompt left go first, which gives the median prompt its token soonest. From when
+ * it is first passed until its prompt is computed, a sequence counts one chunk less for each `passLead` that its tenant is served.
+ * Among equals, running ones in the order of their start, then waiting ones, the earliest due first.
  *
  * A sequence that lacks tokens of the step, memory (slots included) or pool slots is passed, not waited for. What a waiting one
  * lacks is reserved: later sequences of its tenant may not take it, nor may a tenant whose counter is more than `passLead`
- * above the counter that the sequence's own tenant had when the sequence was first passed. So these bounds hold, with R slots
- * and a context of C tokens:
+ * above the counter that the sequence's own tenant had when the sequence was first passed. What a running one lacks is reserved
+ * from new sequences of its tenant, if none of the tenant was before it in the step. So these bounds hold, with R slots and a
+ * context of C tokens:
  * 1. Service: of tenants that have sequences waiting, none starts one with a counter more than `passLead` above another's.
  *    So while two tenants wait, their service differs by at most 2U, with U = passLead + generatedWeight · R · C. This is the
  *    paper's bound, where U is the service of one full batch.
  * 2. Wait: the first sequence of the tenant with the lowest counter starts, at the latest, when each other tenant has been
  *    served U since it was first passed.
- * Neither bound covers a sequence that waits for pool slots or for another to compute its prefix: sequences that need neither
+ * 3. Prompt: when the tenant of a prompt of n chunks has been served n · passLead since the prompt was first passed, sequences
+ *    that arrive later start only in steps that compute a chunk of it, or park it. So unless it is parked, it is ready after
+ *    n · passLead of its tenant's service, that of the sequences that are there then, and that of those that start in n steps.
+ * None of them covers a sequence that waits for pool slots or for another to compute its prefix: sequences that need neither
  * pass it.
  *
  * A sequence is admitted only if KV memory holds all running sequences at full length, so growth never exhausts it. If there
@@ -89,7 +93,7 @@ export interface PlanState<S> {
   long: ReadonlySet<S>;
   /** The counter of each tenant. */
   service: ReadonlyMap<string, number>;
-  /** Of each sequence that was passed in the last step: its tenant's counter when it was passed first. */
+  /** Of each sequence that was passed before its prompt was computed: its tenant's counter when it was passed first. */
   passedSince: ReadonlyMap<S, number>;
 }
 
@@ -127,7 +131,7 @@ export function plan<S extends Plannable>(
   for (const one of state.running) if (one.pendingPromptTokens === 0) serve(one.tenant, generatedWeight);
   const room = new Room(state, limits.maxSequences, resources);
   const [parked, started, prefill]: S[][] = [[], [], []];
-  const [finished, passedSince] = [new Set<S>(), new Map<S, number>()];
+  const [finished, passedSince] = [new Set<S>(), new Map(state.passedSince)];
   /** Sequences that wait on, and the counter up to which other tenants may take what they lack. */
   const passed: { tenant: string; lack: Lack; most: number }[] = [];
   let [tokensLeft, pairsLeft] = [limits.stepTokens, limits.stepTokens ** 2];
@@ -153,10 +157,12 @@ export function plan<S extends Plannable>(
       }
     }
     if (lack) {
-      const since = state.passedSince.get(sequence) ?? state.service.get(tenant)!;
+      const since = passedSince.get(sequence) ?? state.service.get(tenant)!;
       passedSince.set(sequence, since);
       const isFirst = !passed.some((one) => one.tenant === tenant && one.lack === lack);
-      if (isWaiting && isFirst) passed.push({ tenant, lack, most: since + passLead });
+      const isAhead = !prefill.some((one) => one.tenant === tenant);
+      if (isFirst && isWaiting) passed.push({ tenant, lack, most: since + passLead });
+      else if (isFirst && isAhead) passed.push({ tenant, lack, most: Number.POSITIVE_INFINITY });
       continue;
     }
     if (isWaiting) {
@@ -164,7 +170,10 @@ export function plan<S extends Plannable>(
       started.push(sequence);
     }
     if (tokens > 0) prefill.push(sequence);
-    if (finishes) finished.add(sequence);
+    if (finishes) {
+      finished.add(sequence);
+      passedSince.delete(sequence);
+    }
     tokensLeft -= tokens;
     pairsLeft -= pairs;
     serve(tenant, tokens + (finishes ? generatedWeight : 0));
