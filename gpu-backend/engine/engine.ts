@@ -9,7 +9,7 @@ import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contr
 import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AdapterCache } from "../adapters/adapter-cache.ts";
-import { arenaShapeOf, KvBudget } from "../kv/kv-budget.ts";
+import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
@@ -61,16 +61,19 @@ export class Engine {
   constructor(parts: EngineParts) {
     const { config } = parts.runner;
     const kvShape = arenaShapeOf(config);
-    this.#parts = parts;
+    // As much again as the slots can use is enough for parked sequences.
+    const slotBytes = kvShape.contextTokens * bytesPerPosition(kvShape);
+    const kvBytes = Math.min(parts.kvBytes, 2 * parts.limits.maxSequences * slotBytes);
+    this.#parts = { ...parts, kvBytes };
     this.#vocabulary = vocabularyOf(config, parts.pieceOf);
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
-      kv: new KvBudget(kvShape, parts.kvBytes, parts.runner.passBytes),
+      kv: new KvBudget(kvShape, kvBytes, parts.runner.passBytes),
       poolSlots: parts.runner.pool?.slots ?? 0,
       prefixes: this.#prefixes,
     });
-    this.#rows = new KvRows({ ...kvShape, maximumRows: parts.limits.maxSequences, maximumBytes: parts.kvBytes });
+    this.#rows = new KvRows({ ...kvShape, maximumRows: parts.limits.maxSequences, maximumBytes: kvBytes });
   }
 
   /** Whether `step` has something to do. */

@@ -22,8 +22,8 @@ const fitterBytesPerParameter = 10;
 /** Node, the code and its heap, of each process: HTTP, an engine for each set, one fitter (each set may start its own). */
 const processBytes = 120e6;
 /**
- * Of the memory left after all else, what keys and values get. The rest is for results that wait to be collected, and for the array
- * that is copied when unused memory of keys and values is given back.
+ * Of the memory left after all else, what keys and values get. The rest is for results that wait to be collected, for copies of rows
+ * that are parked, resume or change their length class in a step, and for one array more while unused memory is given back.
  */
 const kvShare = 0.8;
 

@@ -172,7 +172,7 @@ export class KvArena {
   }
 
   /** A copy of a row's keys and values at positions [from, to), [2L, H, to − from, d], as `append` takes them. */
-  read(row: number, from: number, to: number): Float32Array {
+  read(row: number, from: number, to: number): Float32Array<ArrayBuffer> {
     const { heads: H, headWidth: d } = this.#shape;
     const elements = (to - from) * d;
     const copy = new Float32Array(this.#memory.arrays.length * H * elements);

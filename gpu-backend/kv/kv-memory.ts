@@ -2,8 +2,9 @@
  * The memory that the arenas of an engine share: two arrays per layer, keys and values. The rows of one arena go up from their start,
  * those of the other down from their end, so that either takes what the other leaves without a copy; what is free between them holds
  * the copy that a prefill is fed. They are made once, as large as the bound: the system gives memory only to pages that are written.
- * Keys and values of parked rows are kept aside, within the same bound. It holds at the end of each step, but for the one array that
- * is being copied when the arrays are renewed.
+ * Keys and values of parked rows are between the arenas, too, and move out of the way where one grows. So parking never takes more
+ * than the arrays. Beside them there are, within a step, copies of rows that are parked or resume in it, and one array more while the
+ * arrays are renewed. What is replaced is freed at once, not when garbage is collected.
  */
 import { bytesPerPosition, type KvShape } from "./kv-budget.ts";
 
@@ -26,40 +27,50 @@ interface Holder {
 /** Where an arena's first row is in the arrays. */
 export type Side = "start" | "end";
 
-/** Memory for so many times what is running may stay. To give the rest back, what is running is copied, and everybody waits. */
+/** Keys and values of a parked row, [2L, H, positions, d]. */
+export interface Aside {
+  readonly positions: number;
+  /** Until the end of the step that parks it. */
+  present: Float32Array<ArrayBuffer> | null;
+  /** Then its first position in each array. */
+  at: number;
+}
+
+/** Memory for so many times what is kept may stay. To give the rest back, what is kept is copied, and everybody waits. */
 const spareShare = 16;
 
 export class KvMemory {
   /** Names of the rows of all arenas. A name stands for one sequence's keys and values, wherever they are. */
   readonly names = new Set<number>();
   /** Keys at 2l, values at 2l + 1. */
-  readonly arrays: Float32Array[];
+  readonly arrays: Float32Array<ArrayBuffer>[];
   readonly #shape: KvMemoryShape;
-  readonly #mostPositions: number;
-  /** Of the arrays. */
+  /** Positions of the arrays. */
   readonly #capacity: number;
   readonly #arenas = new Map<Side, Holder>();
   /** Positions from each side up to the farthest that was written. */
   #written: Record<Side, number> = { start: 0, end: 0 };
-  #asidePositions = 0;
+  /** In the order of their places; those that have none yet come last. */
+  #aside: Aside[] = [];
   #named = 0;
 
   constructor(shape: KvMemoryShape) {
-    const { layers, heads, headWidth, contextTokens, maximumRows, maximumBytes = Number.POSITIVE_INFINITY } = shape;
+    const { layers, contextTokens, maximumRows, maximumBytes } = shape;
     this.#shape = shape;
-    this.#mostPositions = Math.floor(maximumBytes / bytesPerPosition(shape));
-    this.#capacity = Math.min(this.#mostPositions, maximumRows * contextTokens);
-    const elements = this.#capacity * heads * headWidth;
+    this.#capacity =
+      maximumBytes === undefined ? maximumRows * contextTokens : Math.floor(maximumBytes / bytesPerPosition(shape));
+    const elements = this.#capacity * this.#width;
     this.arrays = Array.from({ length: 2 * layers }, () => new Float32Array(elements));
   }
 
   get bytes(): number {
-    return (this.#writtenPositions + this.#asidePositions) * bytesPerPosition(this.#shape);
+    const copied = positionsOf(this.#aside.filter(({ present }) => present));
+    return (this.#writtenPositions + copied) * bytesPerPosition(this.#shape);
   }
 
   /** Of what is kept aside. */
   get asideBytes(): number {
-    return this.#asidePositions * bytesPerPosition(this.#shape);
+    return positionsOf(this.#aside) * bytesPerPosition(this.#shape);
   }
 
   join(arena: Holder, side: Side): void {
@@ -70,9 +81,9 @@ export class KvMemory {
     return this.#named++;
   }
 
-  /** Positions that are free between the arenas' rows. */
+  /** Positions that neither rows nor parked ones take. */
   get #free(): number {
-    return Math.min(this.#capacity, this.#mostPositions - this.#asidePositions) - this.#span;
+    return this.#capacity - positionsOf(this.#aside) - this.#span;
   }
 
   /** Positions that the rows of the arena on a side may take, beside those of the other. */
@@ -85,46 +96,136 @@ export class KvMemory {
     if (positions > this.roomFor(side)) this.#arenas.get(side === "start" ? "end" : "start")?.shrink();
     const room = this.roomFor(side);
     if (positions > room) throw new Error(`KV memory: rows take ${positions} positions, ${room} are free`);
+    const [from, to] = this.#between({ [side]: positions });
+    const kept = this.#kept;
+    if (kept.length > 0 && (kept[0].at < from || endOf(kept, to) > to)) this.#pack(from, to);
     this.#written[side] = Math.max(this.#written[side], positions);
   }
 
   /** Where so many positions are free in each array until the next claim, in elements; null where there are not. */
   freeAt(positions: number): number | null {
-    const { heads, headWidth } = this.#shape;
-    const taken = this.#arenas.get("start")?.span ?? 0;
-    if (positions > this.#free) return null;
-    this.#written.start = Math.max(this.#written.start, taken + positions);
-    return taken * heads * headWidth;
+    const [from, to] = this.#between();
+    const kept = this.#kept;
+    const [before, after] = [kept[0]?.at ?? to, endOf(kept, to)];
+    if (positions > this.#free || positions > Math.max(before - from, to - after)) return null;
+    const at = positions <= before - from ? from : after;
+    this.#written.start = Math.max(this.#written.start, at + positions);
+    return at * this.#width;
   }
 
-  putAside(positions: number): void {
-    this.#asidePositions += positions;
+  /** Keeps what a parked row held. */
+  putAside(present: Float32Array<ArrayBuffer>, positions: number): Aside {
+    const aside = { positions, present, at: -1 };
+    this.#aside.push(aside);
+    return aside;
   }
 
-  takeBack(positions: number): void {
-    this.#asidePositions -= positions;
+  /** Keeps it no longer. */
+  drop(aside: Aside): void {
+    this.#aside = this.#aside.filter((one) => one !== aside);
+    if (aside.present) free(aside.present);
+  }
+
+  /** What was kept, which is kept no longer. */
+  takeBack(aside: Aside): Float32Array<ArrayBuffer> {
+    this.#aside = this.#aside.filter((one) => one !== aside);
+    if (aside.present) return aside.present;
+    const [start, elements] = [aside.at * this.#width, aside.positions * this.#width];
+    const present = new Float32Array(this.arrays.length * elements);
+    this.arrays.forEach((array, i) => {
+      present.set(array.subarray(start, start + elements), i * elements);
+    });
+    return present;
   }
 
   /**
-   * Gives back what the bound requires, and what is far more than is running; where nothing runs, all beyond one row as long as
-   * the context.
+   * Gives parked rows of this step their places. Gives back what is far more than is kept; where nothing is, all beyond one row as
+   * long as the context.
    */
   trim(): void {
+    this.#placeAside();
     const { contextTokens } = this.#shape;
-    const kept = this.#span > 0 ? spareShare * Math.max(this.#span, contextTokens) : contextTokens;
-    if (this.#writtenPositions <= Math.min(kept, this.#mostPositions - this.#asidePositions)) return;
+    const used = this.#span + positionsOf(this.#aside);
+    const most = used > 0 ? spareShare * Math.max(used, contextTokens) : contextTokens;
+    if (this.#writtenPositions <= most) return;
     for (const arena of this.#arenas.values()) arena.shrink();
+    this.#pack(...this.#between());
     this.#renew();
   }
 
-  /** Replaces the arrays, so that only pages with what is running take memory. */
+  /** Elements of a position in each array. */
+  get #width(): number {
+    return this.#shape.heads * this.#shape.headWidth;
+  }
+
+  /** Those that have places. */
+  get #kept(): Aside[] {
+    return this.#aside.filter(({ present }) => !present);
+  }
+
+  /** The positions between the arenas' rows, where those of one may take more than they do. */
+  #between(spans: Partial<Record<Side, number>> = {}): [from: number, to: number] {
+    const spanOf = (side: Side) => spans[side] ?? this.#arenas.get(side)?.span ?? 0;
+    return [spanOf("start"), this.#capacity - spanOf("end")];
+  }
+
+  /** Gives places to those that have none: after the others, which are moved together where there is no room after them. */
+  #placeAside(): void {
+    const added = this.#aside.filter(({ present }) => present);
+    const positions = positionsOf(added);
+    const [from, to] = this.#between();
+    if (endOf(this.#kept, from) + positions > to) this.#pack(from, to, positions);
+    let at = endOf(this.#kept, firstOf(from, to, positions));
+    for (const one of added) {
+      const present = one.present!;
+      const elements = one.positions * this.#width;
+      this.arrays.forEach((array, i) => {
+        array.set(present.subarray(i * elements, (i + 1) * elements), at * this.#width);
+      });
+      Object.assign(one, { present: null, at });
+      free(present);
+      at += one.positions;
+    }
+    if (added.length > 0) this.#written.start = Math.max(this.#written.start, at);
+  }
+
+  /** Moves what is kept together, between two positions, with so many free after it. */
+  #pack(from: number, to: number, free = 0): void {
+    const kept = this.#kept;
+    let next = firstOf(from, to, positionsOf(kept) + free);
+    const moves = kept.map((one) => {
+      const target = next;
+      next += one.positions;
+      return { one, target };
+    });
+    const move = ({ one, target }: (typeof moves)[number]) => {
+      const [start, end] = [one.at * this.#width, (one.at + one.positions) * this.#width];
+      for (const array of this.arrays) array.copyWithin(target * this.#width, start, end);
+      one.at = target;
+    };
+    // In these orders none is written where another has still to move from.
+    moves.filter(({ one, target }) => target < one.at).forEach(move);
+    moves
+      .filter(({ one, target }) => target > one.at)
+      .toReversed()
+      .forEach(move);
+    if (kept.length > 0) this.#written.start = Math.max(this.#written.start, next);
+  }
+
+  /** Replaces the arrays, so that only pages with what is kept take memory. */
   #renew(): void {
+    const kept = this.#kept;
     this.arrays.forEach((array, i) => {
       const made = new Float32Array(array.length);
       for (const arena of this.#arenas.values()) arena.copyRows(array, made);
+      for (const { at, positions } of kept) {
+        made.set(array.subarray(at * this.#width, (at + positions) * this.#width), at * this.#width);
+      }
       this.arrays[i] = made;
+      free(array);
     });
     for (const [side, { span }] of this.#arenas) this.#written[side] = span;
+    this.#written.start = endOf(kept, this.#written.start);
   }
 
   get #span(): number {
@@ -135,4 +236,24 @@ export class KvMemory {
   get #writtenPositions(): number {
     return Math.min(this.#capacity, this.#written.start + this.#written.end);
   }
+}
+
+/** Frees an array's memory, which would otherwise wait for the garbage collector. */
+export function free(array: Float32Array<ArrayBuffer>): void {
+  array.buffer.transfer(0);
+}
+
+function positionsOf(aside: readonly Aside[]): number {
+  return aside.reduce((sum, { positions }) => sum + positions, 0);
+}
+
+/** Where what is kept ends; `otherwise` if nothing is. */
+function endOf(kept: readonly Aside[], otherwise: number): number {
+  const last = kept.at(-1);
+  return last ? last.at + last.positions : otherwise;
+}
+
+/** Where so many positions begin that are kept between two, so that rows on either side can grow before they must move. */
+function firstOf(from: number, to: number, positions: number): number {
+  return from + Math.min(Math.floor((to - from - positions) / 2), from);
 }

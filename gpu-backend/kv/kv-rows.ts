@@ -1,6 +1,6 @@
 /** Keys and values by sequence: which rows of which arena hold whose, and what is kept of parked ones. */
 import { KvArena } from "./arena.ts";
-import { KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
+import { type Aside, free, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
 /** Rows of one class are in one arena, and decode in one pass (kv-budget.ts). */
@@ -13,8 +13,7 @@ interface Rows<S> {
 
 interface Parked {
   name: number;
-  present: Float32Array; // [2L, H, length, d]
-  length: number;
+  aside: Aside;
   isDecoding: boolean;
 }
 
@@ -75,18 +74,21 @@ export class KvRows<S> {
     const { arena, table } = this.#placeOf(sequence);
     const row = this.rowOf(sequence);
     const length = arena.lengthOf(row);
-    this.#memory.putAside(length);
-    const isDecoding = table.decoding.includes(sequence);
-    this.#parked.set(sequence, { name: arena.nameOf(row), present: arena.read(row, 0, length), length, isDecoding });
+    const aside = this.#memory.putAside(arena.read(row, 0, length), length);
+    this.#parked.set(sequence, { name: arena.nameOf(row), aside, isDecoding: table.decoding.includes(sequence) });
     this.#close(sequence);
   }
 
   /** Gives a parked sequence a row with what was kept. */
   resume(sequence: S, lengthClass: LengthClass): void {
-    const { name, present, length, isDecoding } = this.#takeParked(sequence)!;
+    const { name, aside, isDecoding } = this.#parked.get(sequence)!;
+    const { positions } = aside;
+    const present = this.#memory.takeBack(aside);
+    this.#parked.delete(sequence);
     const { arena } = this.#openIn(sequence, lengthClass);
-    arena.open(length, name);
-    arena.append(this.rowOf(sequence), [length], present, length);
+    arena.open(positions, name);
+    arena.append(this.rowOf(sequence), [positions], present, positions);
+    free(present);
     if (isDecoding) this.promote(sequence);
   }
 
@@ -99,7 +101,9 @@ export class KvRows<S> {
   /** Drops all that is kept of a sequence, if anything is. */
   drop(sequence: S): void {
     if (this.#rowsOf.has(sequence)) this.#close(sequence);
-    this.#takeParked(sequence);
+    const parked = this.#parked.get(sequence);
+    if (parked) this.#memory.drop(parked.aside);
+    this.#parked.delete(sequence);
   }
 
   /** Sequences by class, the short ones first, in the order of their rows, which follow each other. */
@@ -143,13 +147,6 @@ export class KvRows<S> {
     const { arena, table } = this.#placeOf(sequence);
     arena.close(table.release(sequence));
     this.#rowsOf.delete(sequence);
-  }
-
-  #takeParked(sequence: S): Parked | undefined {
-    const parked = this.#parked.get(sequence);
-    if (parked) this.#memory.takeBack(parked.length);
-    this.#parked.delete(sequence);
-    return parked;
   }
 
   #firstRow(sequences: readonly S[]): number {

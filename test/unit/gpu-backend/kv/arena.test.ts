@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { KvArena } from "../../../../gpu-backend/kv/arena.ts";
 import { bytesPerPosition, KvBudget } from "../../../../gpu-backend/kv/kv-budget.ts";
-import { KvMemory } from "../../../../gpu-backend/kv/kv-memory.ts";
+import { type Aside, KvMemory } from "../../../../gpu-backend/kv/kv-memory.ts";
 import { SlotTable } from "../../../../gpu-backend/kv/slot-table.ts";
 
 const seed = 1712;
@@ -74,7 +74,7 @@ test.each(["start", "end"] as const)(
           const budget = new KvBudget(shape, maximumBytes, Number.POSITIVE_INFINITY);
           const memory = new KvMemory({ ...shape, maximumBytes });
           const arena = new KvArena(shape, memory, side);
-          const parked: { present: Float32Array; tokens: number[] }[] = [];
+          const parked: { aside: Aside; tokens: number[] }[] = [];
           /** Whether memory holds what there is, with `rows` more and none longer than `length`. */
           const isRoom = (rows: number, length: number) => {
             const running = inRows();
@@ -103,14 +103,14 @@ test.each(["start", "end"] as const)(
               const victim = all[pick % all.length];
               const row = table.rowOf(victim)!;
               const { tokens } = victim;
-              memory.putAside(tokens.length);
-              parked.push({ present: arena.read(arena.rowAt(row), 0, tokens.length), tokens });
+              const present = arena.read(arena.rowAt(row), 0, tokens.length);
+              parked.push({ aside: memory.putAside(present, tokens.length), tokens });
               // Its row makes room for it.
               arena.close(release(victim));
               memory.trim();
             } else if (kind === "resume" && parked.length > 0 && table.size < shape.maximumRows) {
-              const { present, tokens } = parked.splice(pick % parked.length, 1)[0];
-              memory.takeBack(tokens.length);
+              const { aside, tokens } = parked.splice(pick % parked.length, 1)[0];
+              const present = memory.takeBack(aside);
               if (isRoom(1, tokens.length)) {
                 open({ tokens, wanted: 0 });
                 arena.open(tokens.length);
@@ -250,6 +250,8 @@ describe("memory", () => {
     arena.close([]);
     memory.trim();
     expect(positions()).toBe(0);
+    // Not when garbage is collected.
+    expect(array.buffer.detached).toBe(true);
   });
 
   test("two arenas share what there is: one takes what the other leaves, copies nothing, and never writes where the other's rows are", () => {

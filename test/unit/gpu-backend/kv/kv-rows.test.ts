@@ -118,6 +118,39 @@ test("whatever opens, decodes, is parked, resumes, moves to the other class and 
   expect(tight).toBeGreaterThan(100);
 });
 
+test("parking copies nothing but the row, however far both ends of the arrays were written", () => {
+  const rows = new KvRows<string>({ ...shape, maximumBytes });
+  const fill = (key: string, lengthClass: LengthClass, value: number) => {
+    rows.open(key, lengthClass, 250);
+    rows.append([key], [250], new Float32Array(500).fill(value), 250);
+  };
+  const bufferOf = (key: string) => rows.feed([key], 1).past[0].buffer;
+  fill("a", "long", 1);
+  fill("b", "long", 2);
+  const buffer = bufferOf("a");
+  rows.drop("b");
+  fill("c", "short", 3);
+  rows.park("a");
+  rows.trim();
+  expect([bufferOf("c") === buffer, rows.bytes]).toEqual([true, maximumBytes]);
+  // It has to move where others grow on either side.
+  rows.drop("c");
+  fill("d", "long", 4);
+  rows.drop("d");
+  fill("e", "short", 5);
+  rows.drop("e");
+  rows.resume("a", "short");
+  rows.trim();
+  expect(bufferOf("a")).toBe(buffer);
+  expect(
+    rows
+      .feed(["a"], 1)
+      .past[1].subarray(0, 250)
+      .every((value) => value === 1),
+  ).toBe(true);
+  expect(rows.bytes).toBeLessThanOrEqual(maximumBytes);
+});
+
 test("a pass over rows that do not follow each other, and a sequence without a row, are errors", () => {
   const rows = new KvRows<string>(shape);
   for (const key of ["a", "b", "c"]) rows.open(key, "short", 1);
