@@ -19,6 +19,10 @@ export interface HeapWatch {
   close(): void;
 }
 
+function bytesOf({ heap, buffers }: LiveHeap): number {
+  return heap + buffers;
+}
+
 /** One isolate: sends a command of Chrome's protocol, resolves to its result. */
 type Isolate = (method: string, params?: object) => Promise<Record<string, unknown>>;
 
@@ -32,7 +36,8 @@ interface Message {
 
 /** What is finalized after one collection, or ends meanwhile, lets go of more in the next. */
 const mostCollections = 20;
-/** A collection that finds no more than this ends the search. */
+/** So many collections in a row that find no more than this end the search; one alone may come before anything is finalized. */
+const lastCollections = 3;
 const settledBytes = 20_000;
 /** For a command to arrive before what is to carry it out, and for that to end. */
 const settleMs = 20;
@@ -45,30 +50,29 @@ export async function watchHeap(urls: readonly string[], touch = async () => {})
   const sessions = await Promise.all(urls.map(openSession));
   const collected = async (): Promise<LiveHeap> => {
     const isolates = sessions.flatMap((session) => [...session.isolates.values()]);
-    // Both commands wait together, so that an isolate under load makes no new garbage between them.
-    const measuring = Promise.all(
-      isolates.map(async (isolate) => {
-        const [, usage] = await Promise.all([isolate("HeapProfiler.collectGarbage"), isolate("Runtime.getHeapUsage")]);
-        return usage;
-      }),
-    );
+    const read = () => Promise.all(isolates.map((isolate) => isolate("Runtime.getHeapUsage")));
+    // Garbage only adds, so the smaller of two readings is the truer: at once, before an isolate under load makes new
+    // garbage, and after a pause, when what the collection found has been finalized.
+    const collecting = Promise.all(isolates.map((isolate) => isolate("HeapProfiler.collectGarbage")));
+    const reading = read();
     await sleep(settleMs);
-    const [usages] = await Promise.all([measuring, touch()]);
+    await Promise.all([collecting, reading, touch()]);
     await sleep(settleMs);
-    return {
+    const [atOnce, settled] = [await reading, await read()].map((usages) => ({
       heap: usages.reduce((sum, usage) => sum + Number(usage.usedSize), 0),
       buffers: usages.reduce((sum, usage) => sum + Number(usage.backingStorageSize), 0),
-    };
+    }));
+    return bytesOf(atOnce) < bytesOf(settled) ? atOnce : settled;
   };
   return {
     async live() {
-      let found = await collected();
-      for (let i = 1; i < mostCollections; i++) {
-        const before = found.heap + found.buffers;
-        found = await collected();
-        if (found.heap + found.buffers > before - settledBytes) break;
+      let least = await collected();
+      for (let i = 1, without = 0; i < mostCollections && without < lastCollections; i++) {
+        const next = await collected();
+        without = bytesOf(next) < bytesOf(least) - settledBytes ? 0 : without + 1;
+        if (bytesOf(next) < bytesOf(least)) least = next;
       }
-      return found;
+      return least;
     },
     close() {
       for (const { close } of sessions) close();
