@@ -1,7 +1,8 @@
 /** The Worker's bindings as typed values: the only place that reads them. Throws an Error that names the variable. */
 import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
-import { hashPattern, idPattern } from "../shared/contracts/inference.ts";
+import { hashPattern } from "../shared/contracts/inference.ts";
+import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
 import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
 import { type BackendAddress, parseAddresses, urlOf } from "./backend/addresses.ts";
 import type { BackendFetch } from "./backend/client.ts";
@@ -28,9 +29,7 @@ export interface Config {
   unusedTokens: string[];
 }
 
-const tenantKeysSchema = z.array(
-  z.strictObject({ hash: z.string().regex(hashPattern), tenant: z.string().regex(idPattern) }),
-);
+const tenantKeysSchema = z.array(z.strictObject({ hash: z.string().regex(hashPattern), tenant: tenantSchema }));
 
 export interface Variables {
   BACKEND_URLS: string;
@@ -172,6 +171,7 @@ function readTenantKeys(json: string): TenantKey[] {
   try {
     return tenantKeysSchema.parse(JSON.parse(json));
   } catch (error) {
-    throw new Error('TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": id}', { cause: error });
+    const message = `TENANT_KEYS must be a JSON list of {"hash": SHA-256 of the key, "tenant": name}; a name is ${tenantRule}`;
+    throw new Error(message, { cause: error });
   }
 }

@@ -5,7 +5,6 @@ import type { ServiceError } from "../shared/errors.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Cells } from "./cells/resumable-answer.ts";
 import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
-import type { ObjectOwner } from "./platform/objects.ts";
 import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { BodyReads } from "./tenants/body-reads.ts";
@@ -46,13 +45,13 @@ export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
   artifacts(): Promise<Artifacts>;
   /** Before a completion is read: where this isolate has no artifacts yet, the cell that will answer loads them, too. */
-  wakeCell(owner: ObjectOwner, region: Region): void;
+  wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
   /** Before a request is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
-  usage(owner: ObjectOwner, from: string, to: string): Promise<UsageRow[]>;
+  usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
   cells: Cells;

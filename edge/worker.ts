@@ -1,7 +1,7 @@
 /** The Worker's entry: bindings → dependencies. Everything else is app.ts, and before it middleware/paced.ts. */
 import { env, waitUntil } from "cloudflare:workers";
 import { heartbeatMs } from "../shared/contracts/inference.ts";
-import type { Jurisdiction } from "../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../shared/errors.ts";
 import { isLoopback } from "../shared/loopback.ts";
 import { createApp } from "./app.ts";
@@ -19,7 +19,7 @@ import { paced } from "./middleware/paced.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
 import { logFailure, usageReport } from "./observability/log.ts";
 import { exportSpans } from "./observability/otlp-export.ts";
-import { objectNamed, ownName } from "./platform/objects.ts";
+import { objectNamed } from "./platform/objects.ts";
 import type { Region } from "./platform/region.ts";
 import { createAdmissions } from "./tenants/admission.ts";
 import { BodyReads } from "./tenants/body-reads.ts";
@@ -97,10 +97,10 @@ const app = createApp({
     report: usageReport(env),
     log: logFailure,
   }),
-  usage: (owner, from, to) => objectNamed(env.LEDGERS, ownName(owner)).usage(from, to),
+  usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
   adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
-  wakeCell: (owner, region) => {
-    if (!sets.isLoaded) wakeCell(owner, region);
+  wakeCell: (tenant, region) => {
+    if (!sets.isLoaded) wakeCell(tenant, region);
   },
   cells: createCells({
     ...cells,

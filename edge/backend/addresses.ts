@@ -4,7 +4,7 @@
  * path: `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process
  * at `http://backends.svc:8788`.
  */
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {

@@ -3,7 +3,7 @@
  * probes only when a batch arrives, so it costs nothing while idle.
  */
 import { type BatchRequest, type Frame, holds, type Readiness } from "../../shared/contracts/inference.ts";
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Region } from "../platform/region.ts";
 import { addressesIn, type BackendAddress } from "./addresses.ts";

@@ -1,6 +1,6 @@
 /** The kinds of failure of a backend call, and the consequences of each. */
 import type { ErrorFrame } from "../../shared/contracts/inference.ts";
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 
 /** Retry-After in seconds when the backend sent none. */

@@ -1,4 +1,4 @@
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import type { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import type { FirstFrameTimes } from "./first-frame-times.ts";

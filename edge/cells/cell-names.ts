@@ -1,7 +1,6 @@
 /** Names of cells: which ones a tenant prefers, and where one is; and what calls one. Pure. */
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { rendezvousOrder } from "../backend/rendezvous.ts";
-import { nameIn } from "../platform/objects.ts";
 import { type Region, regions } from "../platform/region.ts";
 
 /** Gives the object of that name, created in that region if there is none yet. */
@@ -14,13 +13,10 @@ export type CellNamespace = (
 export const cellUrl = "https://shard/order";
 
 /** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
-export function cellsOf(
-  tenant: string,
-  region: Region,
-  cellsPerRegion: number,
-  jurisdiction: Jurisdiction | null = null,
-): string[] {
-  const names = Array.from({ length: cellsPerRegion }, (_, i) => nameIn(jurisdiction, `cell-${region}-${i}`));
+export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {
+  const jurisdiction = jurisdictionOf(tenant);
+  const prefix = jurisdiction === null ? "" : `${jurisdiction}:`;
+  const names = Array.from({ length: cellsPerRegion }, (_, i) => `${prefix}cell-${region}-${i}`);
   return rendezvousOrder(tenant, names);
 }
 

@@ -1,5 +1,4 @@
 /** Tells a cell to load its artifacts before it has a request to answer. */
-import type { ObjectOwner } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 
@@ -10,10 +9,10 @@ import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 export function createWaker(
   { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },
   background: (work: Promise<void>) => void,
-): (owner: ObjectOwner, region: Region) => void {
+): (tenant: string, region: Region) => void {
   const told = new Set<string>();
-  return ({ tenant, jurisdiction }, region) => {
-    const [name] = cellsOf(tenant, region, cellsPerRegion, jurisdiction);
+  return (tenant, region) => {
+    const [name] = cellsOf(tenant, region, cellsPerRegion);
     if (told.has(name)) return;
     told.add(name);
     const wake = async () => {

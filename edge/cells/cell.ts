@@ -4,6 +4,7 @@
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
+import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../assign/deployed.ts";
@@ -21,7 +22,7 @@ import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
-import { jurisdictionOf, objectNamed, ownName } from "../platform/objects.ts";
+import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
 import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
@@ -49,8 +50,7 @@ export class Cell extends DurableObject<Env> {
     super(state, env);
     const gate = new Gate(awaitingCalls);
     const jurisdiction = jurisdictionOf(state.id.name ?? "");
-    const fileOf: AdapterFiles = (tenant, hash) =>
-      objectNamed(env.ADAPTERS, ownName({ tenant, jurisdiction })).file(hash);
+    const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
     this.#sets = new PlannedSets(source, () => deployedSet(env));
@@ -113,9 +113,8 @@ export class Cell extends DurableObject<Env> {
 
   async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
     const { admitted, plan } = request;
-    const { tenant, ledger = tenant } = admitted;
-    if (jurisdictionOf(ledger) !== jurisdictionOf(this.ctx.id.name ?? "")) {
-      throw new Error(`a request of ${ledger} has come to the cell ${this.ctx.id.name}`);
+    if (jurisdictionOf(admitted.tenant) !== jurisdictionOf(this.ctx.id.name ?? "")) {
+      throw new Error(`a request of ${admitted.tenant} has come to the cell ${this.ctx.id.name}`);
     }
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);

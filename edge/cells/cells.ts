@@ -8,7 +8,6 @@ import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
 import { marksHeader } from "../completions/marks.ts";
-import { jurisdictionOf } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 import { refusalOf } from "./refusal.ts";
@@ -46,8 +45,7 @@ export class CellCall {
     this.#region = region;
     this.#signal = signal;
     this.#parts = parts;
-    const { tenant, ledger = tenant } = request.admitted;
-    this.#names = cellsOf(tenant, region, parts.cellsPerRegion, jurisdictionOf(ledger));
+    this.#names = cellsOf(request.admitted.tenant, region, parts.cellsPerRegion);
     this.#startedMs = parts.now();
   }
 

@@ -1,5 +1,6 @@
 /** Checks the API key: which tenant it belongs to, and whether its scopes allow this route. */
 import { createMiddleware } from "hono/factory";
+import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment } from "../dependencies.ts";
 import { regionWithin } from "../platform/region.ts";
@@ -25,7 +26,7 @@ export function auth(keys: KeyStore) {
     }
     c.set("tenant", access.tenant);
     c.set("access", access);
-    c.set("region", regionWithin(access.jurisdiction, c.env.region));
+    c.set("region", regionWithin(jurisdictionOf(access.tenant), c.env.region));
     await next();
   });
 }

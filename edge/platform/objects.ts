@@ -1,32 +1,12 @@
 /**
- * Names of Durable Objects, and the only way to them. `eu:` before a name keeps its object in that jurisdiction: the platform
- * runs it and stores its data there, wherever it is called from. The same name without it is another object.
+ * The only way to Durable Objects: by name. `eu:` before a name keeps its object in that jurisdiction: the platform runs it and
+ * stores its data there, wherever it is called from. The same name without it is another object. A tenant's own ledger and its
+ * adapters have its name.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/
  */
-import { type Jurisdiction, jurisdictions } from "../../shared/contracts/tenants.ts";
+import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Region } from "./region.ts";
-
-/** Whose objects they are, and where these must be; null: anywhere. */
-export interface ObjectOwner {
-  tenant: string;
-  jurisdiction: Jurisdiction | null;
-}
-
-/** No other name has a colon. */
-export function nameIn(jurisdiction: Jurisdiction | null, name: string): string {
-  return jurisdiction === null ? name : `${jurisdiction}:${name}`;
-}
-
-/** The name of what belongs to a tenant alone: its own ledger, and its adapters. */
-export function ownName({ tenant, jurisdiction }: ObjectOwner): string {
-  return nameIn(jurisdiction, tenant);
-}
-
-/** null: anywhere. */
-export function jurisdictionOf(name: string): Jurisdiction | null {
-  return jurisdictions.find((one) => name.startsWith(`${one}:`)) ?? null;
-}
 
 /** The methods of a DurableObjectNamespace in use. */
 export interface ObjectNamespace<Stub> {

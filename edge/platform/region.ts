@@ -2,7 +2,7 @@
  * A region is a location hint of the platform: where a Durable Object is created, and near which backends run.
  * https://developers.cloudflare.com/durable-objects/reference/data-location/#provide-a-location-hint
  */
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 
 export const regions = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me"] as const;
 

@@ -23,8 +23,8 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const artifacts = await dependencies.artifacts();
     const { manifest, manifestHash } = artifacts;
     requireFreeName(name, manifest);
-    const access = c.get("access");
-    const shelf = adapters.of(access);
+    const tenant = c.get("tenant");
+    const shelf = adapters.of(tenant);
     requireRoom(await shelf.roomFor(name), name);
     const startedMs = now();
     const encoded = encodeExamples(examples, artifacts);
@@ -35,8 +35,8 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
     const admission = await c.get("admission").reserve(tokens);
     let answer: AdapterAnswer | null = null;
     try {
-      const request = { manifestHash, tenant: access.tenant, centroid: [...centroid], examples: encoded };
-      answer = await adapters.create({ version: contractVersion, ...request }, access.jurisdiction);
+      const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
+      answer = await adapters.create({ version: contractVersion, ...request });
     } finally {
       const model = modelOf(name, manifest.model.servedAs);
       const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
@@ -60,7 +60,7 @@ export function createAdapter(dependencies: Dependencies): Handler<AppEnvironmen
 export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const artifacts = await dependencies.artifacts();
-    const all = await dependencies.adapters.of(c.get("access")).list();
+    const all = await dependencies.adapters.of(c.get("tenant")).list();
     const data = all.map((adapter) => adapterObject(adapter, artifacts));
     return c.json({ object: "list", data } satisfies AdapterList);
   };
@@ -69,7 +69,7 @@ export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment
 export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const name = c.req.param("name") ?? "";
-    const adapter = await dependencies.adapters.of(c.get("access")).find(name);
+    const adapter = await dependencies.adapters.of(c.get("tenant")).find(name);
     if (!adapter) throw notFound(name);
     return c.json(adapterObject(adapter, await dependencies.artifacts()));
   };
@@ -78,11 +78,11 @@ export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> 
 export function deleteAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const { adapters } = dependencies;
-    const access = c.get("access");
+    const tenant = c.get("tenant");
     const name = c.req.param("name") ?? "";
-    const removed = await adapters.of(access).remove(name);
+    const removed = await adapters.of(tenant).remove(name);
     if (!removed) throw notFound(name);
-    if (removed.isLast) adapters.forget(access, removed.hash);
+    if (removed.isLast) adapters.forget(tenant, removed.hash);
     return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
   };
 }

@@ -8,7 +8,7 @@ import { answer, callerOf } from "./answer.ts";
 
 export function chatCompletions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    dependencies.wakeCell(c.get("access"), c.get("region"));
+    dependencies.wakeCell(c.get("tenant"), c.get("region"));
     const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
     const artifacts = await dependencies.artifacts();
     const request = generationOf(chat, artifacts);

@@ -8,7 +8,7 @@ import { answer, callerOf } from "./answer.ts";
 
 export function completions(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
-    dependencies.wakeCell(c.get("access"), c.get("region"));
+    dependencies.wakeCell(c.get("tenant"), c.get("region"));
     const request = await readBody(c, dependencies, completionRequestSchema);
     const artifacts = await dependencies.artifacts();
     const plan = planCompletion(request, artifacts, await callerOf(c, dependencies, request, artifacts));

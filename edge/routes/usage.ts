@@ -23,7 +23,7 @@ export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
     }
     const access = c.get("access");
     const { tenant, limits } = access;
-    const rows = await dependencies.usage(access, from, to);
+    const rows = await dependencies.usage(tenant, from, to);
     if (rows.length > requestLimits.usageRows) {
       const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
       throw new ServiceError("invalid_request", message, { param: "from" });

@@ -3,7 +3,6 @@
  * once they are known, and is settled when it ends. For a tenant without limits only use is counted.
  */
 import { ServiceError } from "../../shared/errors.ts";
-import { ownName } from "../platform/objects.ts";
 import type { Region } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
 import type { Access } from "./keys.ts";
@@ -59,7 +58,7 @@ export interface PendingAdmission {
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** The name of the ledger that admitted it, which says the jurisdiction, too (platform/objects.ts). Workers of the version before leases send none: the tenant's own. */
+  /** The name of the ledger that admitted it. Workers of the version before leases send none: the tenant's own. */
   ledger?: string;
   /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
@@ -80,7 +79,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
     async admit({ requestId, access, region, tell }) {
       const { tenant, limits } = access;
       const isLimited = Object.values(limits).some((limit) => limit !== null);
-      const name = regionalName(ownName(access), region);
+      const name = regionalName(tenant, region);
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
       if (!isLimited) return { reserve: async () => admitted, release: () => undefined };
       const ledger = ledgerOf(ledgers, name);

@@ -5,13 +5,13 @@
  */
 import { z } from "zod";
 import {
-  type Jurisdiction,
   keyEndSchema,
   keyIdOf,
   keyPrefix,
   keyRecordSchema,
   limitsOf,
   type plans,
+  revocationSchema,
   type Scope,
   scopes,
   type TenantLimits,
@@ -42,8 +42,6 @@ export interface Access {
   limits: TenantLimits;
   /** Web origins whose pages may use the key. */
   origins: readonly string[];
-  /** Where the tenant's requests are answered and its data is kept; null: anywhere. */
-  jurisdiction: Jurisdiction | null;
 }
 
 export interface KeyStore {
@@ -66,7 +64,7 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
    * 2. A key whose record is cached needs no read. Guesses cannot displace it: they are cached apart.
    * 3. Past the 30, the names of all key records are listed, once per 10 s and isolate. A guess is not among them, which
    *    would take a SHA-256 that begins with the 64 bits of a stored one, so it costs no read; a valid key is, and is read.
-   * So guesses cost 30 look-ups of two reads a minute and network, and one listing per 10 s and isolate, plus what arrives
+   * So guesses cost 30 look-ups of three reads a minute and network, and one listing per 10 s and isolate, plus what arrives
    * while the first listing runs. What remains: a key that is newer than the listing waits for the next one, and so does a key past
    * the listing's 10,000 names that is not cached; both only on a network with 30 failures.
    */
@@ -117,8 +115,10 @@ function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
   return tenantRecordOf(record) ?? { plan, limits: {}, origins: [] };
 }
 
-const storedKeySchema = z.object({ record: keyRecordSchema, end: keyEndSchema.nullable() });
-const keyRecordOf = checkedOnce(storedKeySchema.transform(({ record, end }) => withEnd(record, end)).nullable());
+const storedKeySchema = z
+  .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })
+  .transform(({ record, end, revocation }) => withEnd(record, end, revocation));
+const keyRecordOf = checkedOnce(storedKeySchema.nullable());
 const tenantRecordOf = checkedOnce(tenantRecordSchema.nullable());
 
 /** `schema.parse` that checks each object once: a cached record is the same object for every request. */
@@ -135,8 +135,8 @@ function checkedOnce<T extends z.ZodType>(schema: T): (record: unknown) => z.out
   };
 }
 
-function grants(record: TenantRecord): Pick<Access, "limits" | "origins" | "jurisdiction"> {
-  return { limits: limitsOf(record), origins: record.origins, jurisdiction: record.jurisdiction ?? null };
+function grants(record: TenantRecord): Pick<Access, "limits" | "origins"> {
+  return { limits: limitsOf(record), origins: record.origins };
 }
 
 function unreadable(cause: unknown): never {

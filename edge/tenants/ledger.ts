@@ -367,7 +367,7 @@ const noLimits: TenantLimits = {
   tokensPerMonth: null,
 };
 
-/** The name of a tenant's ledger in a region, by that of its own (`ownName`). No tenant's name has an `@`. */
+/** The name of a tenant's ledger in a region. No tenant's name has an `@`. */
 export function regionalName(tenant: string, region: Region): string {
   return `${tenant}@${region}`;
 }

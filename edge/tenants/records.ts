@@ -1,5 +1,5 @@
 /** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
-import { endPrefix, keyPrefix } from "../../shared/contracts/tenants.ts";
+import { endPrefix, keyPrefix, revokedPrefix } from "../../shared/contracts/tenants.ts";
 import { setNewest } from "../platform/newest.ts";
 
 /** The methods of a KV namespace in use. */
@@ -24,10 +24,11 @@ export interface Records {
   mayHaveKey(name: string): Promise<boolean>;
 }
 
-/** A key's record and its end (KeyEnd), which are read at the same time and cached together. */
+/** A key's record, its end (KeyEnd) and its Revocation, which are read at the same time and cached together. */
 export interface StoredKey {
   record: unknown;
   end: unknown;
+  revocation: unknown;
 }
 
 /**
@@ -72,8 +73,9 @@ export function createRecords(
   async function stored(name: string): Promise<unknown> {
     const get = (one: string) => namespace.get(one, { type: "json", cacheTtl: cacheSeconds });
     if (!name.startsWith(keyPrefix)) return get(name);
-    const [record, end] = await Promise.all([get(name), get(endPrefix + name.slice(keyPrefix.length))]);
-    return record === null ? null : ({ record, end } satisfies StoredKey);
+    const id = name.slice(keyPrefix.length);
+    const [record, end, revocation] = await Promise.all([get(name), get(endPrefix + id), get(revokedPrefix + id)]);
+    return record === null ? null : ({ record, end, revocation } satisfies StoredKey);
   }
 
   async function read(name: string): Promise<unknown> {

@@ -2,10 +2,10 @@
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
-import type { Jurisdiction } from "../../shared/contracts/tenants.ts";
+import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
-import { type ObjectOwner, objectNamed, ownName } from "../platform/objects.ts";
+import { objectNamed } from "../platform/objects.ts";
 import type { AdapterShelf, Added } from "./adapter-shelf.ts";
 import type { Access } from "./keys.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
@@ -22,10 +22,10 @@ export interface Shelf {
   remove(name: string): Promise<{ hash: string; isLast: boolean } | null>;
 }
 
-type Viewer = Pick<Access, "tenant" | "jurisdiction" | "scopes">;
+type Viewer = Pick<Access, "tenant" | "scopes">;
 
 export interface TenantAdapters {
-  of(owner: ObjectOwner): Shelf;
+  of(tenant: string): Shelf;
   /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
@@ -38,10 +38,10 @@ export interface TenantAdapters {
     adapter: AdapterField | undefined,
     artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
-  /** Lets a backend of the jurisdiction make one. Throws the ServiceError to refuse with. */
-  create(request: AdapterRequest, jurisdiction: Jurisdiction | null): Promise<AdapterAnswer>;
+  /** Lets a backend of the tenant's jurisdiction make one. Throws the ServiceError to refuse with. */
+  create(request: AdapterRequest): Promise<AdapterAnswer>;
   /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
-  forget(owner: ObjectOwner, hash: string): void;
+  forget(tenant: string, hash: string): void;
 }
 
 export function createTenantAdapters(parts: {
@@ -52,22 +52,23 @@ export function createTenantAdapters(parts: {
   background(work: Promise<void>): void;
 }): TenantAdapters {
   const { shelves, clients, background } = parts;
-  const of = (owner: ObjectOwner) => shelfOf(objectNamed(shelves, ownName(owner)));
+  const of = (tenant: string) => shelfOf(objectNamed(shelves, tenant));
   return {
     of,
-    visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access).list() : []),
+    visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access.tenant).list() : []),
     async named(access, model, adapter, { manifest, manifestHash }) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
       if (!seesOwnAdapters(access.scopes)) return new Map();
-      const found = await Promise.all([...new Set(names)].map((name) => of(access).find(name)));
+      const found = await Promise.all([...new Set(names)].map((name) => of(access.tenant).find(name)));
       const own = found.filter((one) => one !== null);
       for (const one of own) requireCurrent(one, manifestHash);
       const named = new Map(own.map((one) => [one.name, one]));
       if (own.length === found.length) return named;
-      return Object.assign(named, { others: (await of(access).list()).map(({ name }) => name) });
+      return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });
     },
-    async create(request, jurisdiction) {
+    async create(request) {
+      const jurisdiction = jurisdictionOf(request.tenant);
       const failures: CallFailure[] = [];
       for (const client of clients(jurisdiction)) {
         try {
@@ -79,8 +80,10 @@ export function createTenantAdapters(parts: {
       }
       throw errorOf(failures, jurisdiction);
     },
-    forget({ tenant, jurisdiction }, hash) {
-      for (const client of clients(jurisdiction)) background(client.removeAdapter(tenant, hash).catch(() => undefined));
+    forget(tenant, hash) {
+      for (const client of clients(jurisdictionOf(tenant))) {
+        background(client.removeAdapter(tenant, hash).catch(() => undefined));
+      }
     },
   };
 }

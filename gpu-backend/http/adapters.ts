@@ -7,9 +7,9 @@ import {
   adapterRequestSchema,
   type BatchRequest,
   hashPattern,
-  idPattern,
   ownAdaptersOf,
 } from "../../shared/contracts/inference.ts";
+import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import { readBody } from "./body.ts";
@@ -54,7 +54,7 @@ export async function requireAdapters(batch: BatchRequest, store: Adapters["stor
 }
 
 function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: string; hash: string } {
-  if (!idPattern.test(tenant) || !hashPattern.test(hash)) throw missing(hash.slice(0, 64));
+  if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw missing(hash.slice(0, 64));
   return { tenant, hash };
 }
 

@@ -2,13 +2,13 @@
 import { createHash } from "node:crypto";
 import {
   endPrefix,
-  type Jurisdiction,
-  type KeyEnd,
   type KeyRecord,
   keyEndSchema,
   keyIdOf,
   keyPrefix,
   keyRecordSchema,
+  revocationSchema,
+  revokedPrefix,
   type Scope,
   type TenantLimits,
   type TenantRecord,
@@ -16,7 +16,7 @@ import {
   tenantRecordSchema,
   withEnd,
 } from "../../shared/contracts/tenants.ts";
-import type { Namespace } from "./namespace.ts";
+import type { Namespace, StoredRecord } from "./namespace.ts";
 
 export interface Actor {
   namespace: Namespace;
@@ -59,12 +59,13 @@ export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{
 /** Throws an Error where there is no such key. */
 export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
   const record = await recordOf(actor, id);
-  const revoked = { ...record, revokedAt: record.revokedAt ?? actor.now().toISOString() };
-  const { expiresAt, revokedAt } = revoked;
+  const revokedAt = record.revokedAt ?? actor.now().toISOString();
+  const revoked = { ...record, revokedAt };
+  // Workers of the release before read the key's record alone.
   await actor.namespace.put(
-    new Map<string, KeyRecord | KeyEnd>([
+    new Map<string, StoredRecord>([
       [keyPrefix + id, revoked],
-      [endPrefix + id, { expiresAt, revokedAt }],
+      [revokedPrefix + id, { revokedAt }],
     ]),
   );
   return revoked;
@@ -81,7 +82,7 @@ export async function rotateKey(
   const state = stateOf(record, now);
   if (state === "revoked" || state === "expired") throw new Error(`the key ${id} is ${state}; create another`);
   const end = new Date(now.getTime() + options.overlapMs).toISOString();
-  const old = withEnd(record, { expiresAt: end, revokedAt: null });
+  const old = withEnd(record, { expiresAt: end });
   const { tenant, scopes } = record;
   const made = newKeyOf(
     actor,
@@ -90,9 +91,9 @@ export async function rotateKey(
   );
   // In one write: there is no moment with neither.
   await actor.namespace.put(
-    new Map<string, KeyRecord | KeyEnd>([
+    new Map<string, StoredRecord>([
       [keyPrefix + made.id, made.record],
-      [endPrefix + id, { expiresAt: old.expiresAt, revokedAt: null }],
+      [endPrefix + id, { expiresAt: old.expiresAt }],
     ]),
   );
   return { ...made, old };
@@ -103,10 +104,6 @@ export interface TenantChange {
   plan?: TenantRecord["plan"];
   limits: { [Name in keyof TenantLimits]?: number | null | "plan" };
   origins?: string[];
-  /** null: anywhere. */
-  jurisdiction?: Jurisdiction | null;
-  /** Changes the jurisdiction also of a tenant that has keys, and so may have data where it is now. */
-  leavesData?: boolean;
 }
 
 /** null where nothing is recorded: then the standard plan holds, and none for keys of the configuration. */
@@ -115,27 +112,17 @@ export async function readTenant({ namespace }: Actor, tenant: string): Promise<
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
 }
 
-/**
- * Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. Throws an Error where the tenant
- * has keys and the change of its jurisdiction would leave data behind.
- */
+/** Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. */
 export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
   const before = await recordOfTenant(actor, tenant);
   const keys = await listKeys(actor, tenant);
-  const jurisdiction = change.jurisdiction === undefined ? (before.jurisdiction ?? null) : change.jurisdiction;
-  if (jurisdiction !== (before.jurisdiction ?? null) && keys.length > 0 && !change.leavesData) {
-    throw new Error(
-      `${tenant} has keys, so it may have data where it is now (${before.jurisdiction ?? "anywhere"}). What it has used and its own adapters stay there, out of its reach, and its limits count from nothing: delete its adapters first, then add --leave-data`,
-    );
-  }
   const limits = Object.entries({ ...before.limits, ...change.limits }).filter(([, value]) => value !== "plan");
   const record = tenantRecordSchema.parse({
     plan: change.plan ?? before.plan,
     limits: Object.fromEntries(limits),
     origins: change.origins ?? before.origins,
-    ...(jurisdiction !== null && { jurisdiction }),
   });
-  const written = new Map<string, KeyRecord | TenantRecord>([[tenantPrefix + tenant, record]]);
+  const written = new Map<string, StoredRecord>([[tenantPrefix + tenant, record]]);
   for (const { id, record: key } of keys) {
     written.set(keyPrefix + id, { ...key, tenantRecord: record });
   }
@@ -178,12 +165,13 @@ async function recordOf({ namespace }: Actor, id: string): Promise<KeyRecord> {
 
 /** Records of the keys that are there, with their ends, by id. */
 async function readKeys(namespace: Namespace, ids: readonly string[]): Promise<Map<string, KeyRecord>> {
-  const stored = await namespace.get(ids.flatMap((id) => [keyPrefix + id, endPrefix + id]));
+  const stored = await namespace.get(ids.flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]));
   const records = new Map<string, KeyRecord>();
   for (const id of ids) {
     const record = stored.get(keyPrefix + id);
     const end = keyEndSchema.nullable().parse(stored.get(endPrefix + id) ?? null);
-    if (record !== undefined) records.set(id, withEnd(keyRecordSchema.parse(record), end));
+    const revocation = revocationSchema.nullable().parse(stored.get(revokedPrefix + id) ?? null);
+    if (record !== undefined) records.set(id, withEnd(keyRecordSchema.parse(record), end, revocation));
   }
   return records;
 }

@@ -6,10 +6,8 @@ import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
-import { idPattern } from "../../shared/contracts/inference.ts";
+import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import {
-  type Jurisdiction,
-  jurisdictions,
   type KeyRecord,
   keyIdPattern,
   limitsOf,
@@ -52,7 +50,8 @@ const program = createCommand(
   "API keys and limits of tenants",
   ["chameleon keys create acme --expires 90d", "chameleon keys limits acme --requests-per-minute 100"],
   `Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.wrangler/state).
-A change is in force there within a second; a remote one within about a minute, the time that KV takes.`,
+A change is in force there within a second; a remote one within about a minute, the time that KV takes.
+A tenant whose name begins with eu: (eu:acme) is answered and kept in the EU alone.`,
 );
 
 command("create <tenant>", "make a key; it is printed once")
@@ -108,37 +107,18 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
     origins,
   )
   .option("--no-origin", "no web page but our own")
-  .addOption(
-    new Option("--jurisdiction <name>", "the only place where its requests are answered and its data is kept").choices([
-      ...jurisdictions,
-      "none",
-    ]),
-  )
-  .option("--leave-data", "change the jurisdiction of a tenant that has keys: its use and adapters stay where they are")
   .action(async (name: string, options: Place & LimitOptions) => {
     const tenant = checkedTenant(name);
-    const {
-      plan,
-      origin,
-      jurisdiction,
-      leaveData,
-      requestsPerMinute,
-      tokensPerMinute,
-      concurrentRequests,
-      tokensPerMonth,
-    } = options;
+    const { plan, origin, requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth } = options;
     const given = { requestsPerMinute, tokensPerMinute, concurrentRequests, tokensPerMonth };
     const limits = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-    const named = [plan, origin, jurisdiction].some((value) => value !== undefined);
-    const isChange = named || Object.keys(limits).length > 0;
+    const isChange = plan !== undefined || origin !== undefined || Object.keys(limits).length > 0;
     const actor = actorAt(options);
     const record = isChange
       ? await changeTenant(actor, tenant, {
           ...(plan && { plan }),
           limits,
           ...(origin !== undefined && { origins: origin || [] }),
-          ...(jurisdiction && { jurisdiction: jurisdiction === "none" ? null : jurisdiction }),
-          ...(leaveData && { leavesData: true }),
         })
       : await readTenant(actor, tenant);
     showTenant(tenant, record, options);
@@ -149,8 +129,6 @@ type LimitOptions = { [Name in keyof TenantLimits]?: number | null | "plan" } & 
   plan?: Plan;
   /** false for --no-origin. */
   origin?: string[] | false;
-  jurisdiction?: Jurisdiction | "none";
-  leaveData?: boolean;
 };
 
 await runCommand(program);
@@ -184,16 +162,15 @@ function show({ key, id, record }: NewKey, { json }: Place): void {
 }
 
 function showTenant(tenant: string, record: TenantRecord | null, { json }: Place): void {
-  const { plan, origins, jurisdiction }: TenantRecord = record ?? { plan: "standard", limits: {}, origins: [] };
+  const { plan, origins }: TenantRecord = record ?? { plan: "standard", limits: {}, origins: [] };
   const limits = record ? limitsOf(record) : plans.standard;
   if (json) {
-    process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins, jurisdiction: jurisdiction ?? null })}\n`);
+    process.stdout.write(`${JSON.stringify({ tenant, plan, limits, origins })}\n`);
     return;
   }
   const lines = Object.entries(limits).map(([name, value]) => `  ${name.padEnd(20)}${value ?? "none"}`);
   process.stdout.write(`${tenant}: plan ${plan}${record ? "" : " (nothing is set)"}\n${lines.join("\n")}\n`);
   process.stdout.write(`  ${"origins".padEnd(20)}${origins.join(" ") || "none"}\n`);
-  process.stdout.write(`  ${"jurisdiction".padEnd(20)}${jurisdiction ?? "none"}\n`);
 }
 
 function keyLine(id: string, record: KeyRecord): string {
@@ -215,8 +192,7 @@ function now(): Date {
 }
 
 function checkedTenant(tenant: string): string {
-  if (!idPattern.test(tenant))
-    throw new InvalidArgumentError(`"${tenant}" is no tenant: letters, digits, _ and -, at most 64`);
+  if (!tenantPattern.test(tenant)) throw new InvalidArgumentError(`"${tenant}" is no tenant: ${tenantRule}`);
   return tenant;
 }
 

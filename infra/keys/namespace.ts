@@ -2,8 +2,10 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import type { KeyEnd, KeyRecord, TenantRecord } from "../../shared/contracts/tenants.ts";
+import type { KeyEnd, KeyRecord, Revocation, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
+
+export type StoredRecord = KeyEnd | KeyRecord | Revocation | TenantRecord;
 
 /** Records by name. Every method rejects with wrangler's own words where it fails. */
 export interface Namespace {
@@ -12,7 +14,7 @@ export interface Namespace {
   /** Those that are there, as JSON gives them. */
   get(names: readonly string[]): Promise<Map<string, unknown>>;
   /** A key's record is put with its tenant in the metadata. */
-  put(records: ReadonlyMap<string, KeyEnd | KeyRecord | TenantRecord>): Promise<void>;
+  put(records: ReadonlyMap<string, StoredRecord>): Promise<void>;
 }
 
 /** The platform's bound on one read. */

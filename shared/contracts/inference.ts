@@ -12,6 +12,7 @@ import { errorKinds, type ServiceError } from "../errors.ts";
 import { promptClasses } from "../math/assignment-profile.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
+import { tenantSchema } from "./tenant-name.ts";
 
 export const contractVersion = 1;
 
@@ -117,7 +118,7 @@ export const mixtureSchema = z.strictObject({
 export const sequenceRequestSchema = z.strictObject({
   id,
   /** Salts whatever the backend keeps of the prompt. */
-  tenant: id,
+  tenant: tenantSchema,
   promptIds: z.array(tokenId).min(1),
   /**
    * Tokens already sent to the client: a resumed sequence goes on after them, at the same positions and bit for bit,
@@ -167,7 +168,7 @@ export const batchRequestSchema = z.strictObject({
 export const adapterRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  tenant: id,
+  tenant: tenantSchema,
   /** Mean of the examples' prompt embeddings, of length 1: the hyper-network's input. */
   centroid: z.array(z.number()).min(1),
   /** Of two examples the adapter is the base: a gain needs three, one to make a part, one to choose and one to measure. */

@@ -1,9 +1,11 @@
 /**
- * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, one per key that was revoked or
- * rotated, and one per tenant. `npm run keys` writes them, the edge reads them. A key itself is in neither: only its SHA-256. Not here: what a tenant has used, which is its ledger's.
+ * What the KV namespace TENANTS holds: one record per key, with a copy of its tenant's, one for each key's rotation and
+ * revocation, and one per tenant. `npm run keys` writes them, the edge reads them. A key itself is in none: only its SHA-256.
+ * Not here: what a tenant has used, which is its ledger's.
  */
 import { z } from "zod";
-import { hashPattern, idPattern } from "./inference.ts";
+import { hashPattern } from "./inference.ts";
+import { tenantSchema } from "./tenant-name.ts";
 
 /** What a key may be used for; `edge/tenants/scopes.ts` says which route needs which. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
@@ -33,10 +35,6 @@ export const plans = {
 export type Plan = keyof typeof plans;
 export const planNames = Object.keys(plans) as [Plan, ...Plan[]];
 
-/** Where the platform can keep a tenant's data. */
-export const jurisdictions = ["eu"] as const;
-export type Jurisdiction = (typeof jurisdictions)[number];
-
 const bound = z.int().min(0).nullable().optional();
 const time = z.iso.datetime();
 
@@ -51,14 +49,12 @@ export const tenantRecordSchema = z.object({
   }),
   /** Web origins whose pages may call with this tenant's keys. */
   origins: z.array(z.string()),
-  /** Only there are its requests answered and its data kept; absent: anywhere. */
-  jurisdiction: z.enum(jurisdictions).optional(),
 });
 
 export const keyRecordSchema = z.object({
   /** SHA-256 of the key, lower-case hex. */
   hash: z.string().regex(hashPattern),
-  tenant: z.string().regex(idPattern),
+  tenant: tenantSchema,
   scopes: z.array(z.enum(scopes)),
   createdAt: time,
   /** From then on it opens nothing. A rotated key's is the end of the overlap. */
@@ -69,12 +65,14 @@ export const keyRecordSchema = z.object({
 });
 
 /**
- * When a key ends, in a record of its own: KV has no transactions, so a change of limits, which writes the key's record, must
- * not write this one. A revocation writes both, so that a rotation, which writes only this one, cannot undo it either.
+ * When a rotated key ends, and when a key was revoked, each in a record of its own that no other command writes: KV has no
+ * transactions, so what is written with other things may be undone by who has read them before.
  */
-export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true, revokedAt: true });
+export const keyEndSchema = keyRecordSchema.pick({ expiresAt: true });
+export const revocationSchema = keyRecordSchema.pick({ revokedAt: true });
 
 export type KeyEnd = z.infer<typeof keyEndSchema>;
+export type Revocation = z.infer<typeof revocationSchema>;
 export type KeyRecord = z.infer<typeof keyRecordSchema>;
 export type TenantRecord = z.infer<typeof tenantRecordSchema>;
 
@@ -86,17 +84,18 @@ export function keyIdOf(hash: string): string {
   return hash.slice(0, keyIdCharacters);
 }
 
-/** The key's record with its end: the earlier of both expiries, and revoked if either is. */
-export function withEnd(record: KeyRecord, end: KeyEnd | null): KeyRecord {
-  if (end === null) return record;
-  const expiries = [record.expiresAt, end.expiresAt].filter((one) => one !== null);
+/** The key's record with its end: the earlier of both expiries, and revoked if either says so. */
+export function withEnd(record: KeyRecord, end: KeyEnd | null, revocation: Revocation | null = null): KeyRecord {
+  const expiries = [record.expiresAt, end?.expiresAt ?? null].filter((one) => one !== null);
   expiries.sort((a, b) => Date.parse(a) - Date.parse(b));
-  return { ...record, expiresAt: expiries[0] ?? null, revokedAt: record.revokedAt ?? end.revokedAt };
+  const revokedAt = record.revokedAt ?? revocation?.revokedAt ?? null;
+  return { ...record, expiresAt: expiries[0] ?? null, revokedAt };
 }
 
 /** Names in the namespace. */
 export const keyPrefix = "key:";
 export const endPrefix = "end:";
+export const revokedPrefix = "revoked:";
 export const tenantPrefix = "tenant:";
 
 export function limitsOf(record: TenantRecord): TenantLimits {

@@ -53,6 +53,7 @@ test("what it cannot do is one clear line", async () => {
   const cases: [string[], RegExp][] = [
     [["revoke", "sk-chameleon-secret"], /^chameleon keys: a key is named by its id/],
     [["create", "a b"], /^chameleon keys: "a b" is no tenant/],
+    [["limits", "xx:acme"], /"xx:acme" is no tenant: .* prefixes eu: or none/],
     [["limits", "acme", "--tokens-per-minute", "many"], /whole number/],
   ];
   for (const [args, message] of cases) {

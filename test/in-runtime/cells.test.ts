@@ -153,12 +153,12 @@ describe("a cell is told to load its artifacts", () => {
   test("by the request that it will answer, before that is read; and says when it has", async () => {
     const told: unknown[] = [];
     const { complete, post, request } = testApp({
-      wakeCell: ({ tenant, jurisdiction }, region) => void told.push([tenant, jurisdiction, region]),
+      wakeCell: (tenant, region) => void told.push([tenant, region]),
     });
     expect((await complete({ prompt: 1 })).status).toBe(400);
     expect((await post("/v1/chat/completions", "{")).status).toBe(400);
     expect((await request("/v1/models")).status).toBe(200);
-    expect(told).toEqual(Array(2).fill(["local", null, defaultRegion]));
+    expect(told).toEqual(Array(2).fill(["local", defaultRegion]));
     const response = await localCell().fetch("https://shard/order");
     expect([response.status, await response.text()]).toEqual([204, ""]);
   });

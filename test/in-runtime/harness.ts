@@ -21,7 +21,7 @@ import { AnswerBodies } from "../../edge/completions/answer-body.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { paced } from "../../edge/middleware/paced.ts";
-import { objectNamed, ownName } from "../../edge/platform/objects.ts";
+import { objectNamed } from "../../edge/platform/objects.ts";
 import { defaultRegion, type Region } from "../../edge/platform/region.ts";
 import { createAdmissions } from "../../edge/tenants/admission.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
@@ -259,7 +259,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       report: (tenant, consumed) => void reported.push([tenant, ...consumed]),
       log,
     }),
-    usage: (owner, from, to) => objectNamed(env.LEDGERS, ownName(owner)).usage(from, to),
+    usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
     adapters: createTenantAdapters({
       shelves: env.ADAPTERS,
       clients: () => [new BackendClient(backendUrl)],

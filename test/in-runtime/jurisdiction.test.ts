@@ -10,14 +10,20 @@ import { addressesIn, parseAddresses } from "../../edge/backend/addresses.ts";
 import { BackendClient } from "../../edge/backend/client.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { cellsOf } from "../../edge/cells/cell-names.ts";
-import { nameIn } from "../../edge/platform/objects.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import { plans, type TenantRecord, tenantPrefix } from "../../shared/contracts/tenants.ts";
+import {
+  type KeyRecord,
+  keyIdOf,
+  keyPrefix,
+  plans,
+  type TenantLimits,
+  tenantPrefix,
+} from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import recorded from "../support/cell-request-v1.json";
 import { backendAnswers, backendUrl, errorOf, localCell, network, saying, testApp, useNetwork } from "./harness.ts";
@@ -52,10 +58,10 @@ function withJurisdictions(): string[] {
 let tenants = 0;
 const limits = { requestsPerMinute: 100, tokensPerMinute: 10_000, concurrentRequests: 9, tokensPerMonth: 100_000 };
 
-async function europeanApp(record: Partial<TenantRecord> = {}, backends = european) {
-  const tenant = `european-${tenants++}`;
+async function europeanApp(own: TenantLimits = limits, backends = european) {
+  const tenant = `eu:european-${tenants++}`;
   const hash = await sha256Hex(new TextEncoder().encode(`sk-${tenant}`));
-  const stored = { plan: "standard", limits, origins: [], jurisdiction: "eu", ...record };
+  const stored = { plan: "standard", limits: own, origins: [] };
   const get = async (name: string) => (name === tenantPrefix + tenant ? stored : null);
   const clients = (place: "eu" | null) =>
     addressesIn(place, parseAddresses(backends, "X")).map(({ url }) => new BackendClient(url));
@@ -70,7 +76,7 @@ async function europeanApp(record: Partial<TenantRecord> = {}, backends = europe
 /** The cells in the EU know these backends. */
 async function setBackends(urls: string): Promise<void> {
   for (const region of ["weur", "eeur"] as const) {
-    for (const name of cellsOf("any", region, Number(env.CELLS_PER_REGION), "eu")) {
+    for (const name of cellsOf("eu:any", region, Number(env.CELLS_PER_REGION))) {
       const stub = getByName.call(env.CELLS, name) as DurableObjectStub<Cell>;
       await runInDurableObject(
         stub,
@@ -133,16 +139,16 @@ describe("a tenant of the EU", () => {
     });
     expect(new Set(asked)).toEqual(
       new Set([
-        `eu - eu:${tenant}`,
-        `eu ${region} eu:${tenant}@${region}`,
-        `eu ${region} ${cellsOf(tenant, region, Number(env.CELLS_PER_REGION), "eu")[0]}`,
+        `eu - ${tenant}`,
+        `eu ${region} ${tenant}@${region}`,
+        `eu ${region} ${cellsOf(tenant, region, Number(env.CELLS_PER_REGION))[0]}`,
       ]),
     );
   });
 
   test("has no answer, rather than one from elsewhere, where no backend is in the EU", async () => {
     await setBackends(`enam=${outside},http://127.0.0.1:8791`);
-    const { complete, post, headers } = await europeanApp({}, `enam=${outside}`);
+    const { complete, post, headers } = await europeanApp(limits, `enam=${outside}`);
     withJurisdictions();
     const examples = { name: "mail", examples: ["aaaa", "bbb", "aab"] };
     for (const response of [
@@ -161,7 +167,7 @@ describe("a tenant of the EU", () => {
     ["with limits", limits],
     ["without limits", plans.unlimited],
   ])("%s is refused where the runtime has no jurisdictions, and no object is made elsewhere", async (_, own) => {
-    const { complete, request, headers } = await europeanApp({ limits: own });
+    const { complete, request, headers } = await europeanApp(own);
     const seen = backendAnswers(({ id }) => saying(id, "b"));
     withJurisdictions();
     prototype.jurisdiction = jurisdiction;
@@ -175,22 +181,28 @@ describe("a tenant of the EU", () => {
   });
 
   test("of a jurisdiction that this release does not know is not served at all", async () => {
-    const { complete, headers } = await europeanApp({ jurisdiction: "mars" as "eu" });
+    const hash = await sha256Hex(new TextEncoder().encode("sk-mars"));
+    const record: KeyRecord = {
+      ...{ hash, tenant: "mars:acme", scopes: ["completions"] },
+      ...{ createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null, revokedAt: null },
+    };
+    await env.TENANTS.put(keyPrefix + keyIdOf(hash), JSON.stringify(record));
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    expect((await complete({ prompt: "aaa" }, { headers })).status).toBe(500);
+    const headers = { authorization: "Bearer sk-mars" };
+    expect((await testApp().complete({ prompt: "aaa" }, { headers })).status).toBe(500);
     expect(seen.batches).toEqual([]);
   });
 
   test("is refused by a cell that is not in the EU, before any work", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const admitted = { ...recorded.admitted, ledger: nameIn("eu", "acme@weur") };
+    const admitted = { ...recorded.admitted, tenant: "eu:acme" };
     const body = JSON.stringify({ ...recorded, admitted });
     const response = await localCell().fetch("https://shard/order", { method: "POST", body });
     expect([response.status, seen.batches]).toEqual([500, []]);
   });
 
   test("a settlement that failed is kept by its cell, and tried again with the ledger in the EU", async () => {
-    const cell = getByName.call(env.CELLS, nameIn("eu", "cell-weur-0")) as DurableObjectStub<Cell>;
+    const cell = getByName.call(env.CELLS, "eu:cell-weur-0") as DurableObjectStub<Cell>;
     await runInDurableObject(cell, async (_: Cell, { storage }) => {
       const settled: string[] = [];
       let isLost = true;

@@ -11,7 +11,7 @@ import { network, testApp, useNetwork } from "./harness.ts";
 useNetwork();
 
 const { atOnce } = paceLimits;
-const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, origins: [], jurisdiction: null };
+const access = { tenant: "t", keyId: "k", scopes: [], limits: plans.unlimited, origins: [] };
 const opensAll: Dependencies["keys"] = { accessOf: async () => access };
 const nothing = (key: string) => ["/v1/nothing", { headers: { authorization: `Bearer ${key}` } }] as const;
 

@@ -90,9 +90,9 @@ describe("a key", () => {
       const { limits } = await keys.accessOf(headers.authorization.slice("Bearer ".length), "");
       return [read, limits.requestsPerMinute];
     };
-    expect(await readsOf()).toEqual([["key", "end", "tenant"], 5]);
+    expect(await readsOf()).toEqual([["key", "end", "revoked", "tenant"], 5]);
     await put({ tenantRecord: { plan: "unlimited", limits: { requestsPerMinute: 9 }, origins: [] } });
-    expect(await readsOf()).toEqual([["key", "end"], 9]);
+    expect(await readsOf()).toEqual([["key", "end", "revoked"], 9]);
   });
 
   test("that is expired or revoked is refused, and says so", async () => {

@@ -5,7 +5,8 @@
  */
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
-import { hashPattern, idPattern } from "../../../shared/contracts/inference.ts";
+import { hashPattern } from "../../../shared/contracts/inference.ts";
+import { tenantPattern } from "../../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { nullIfMissing, readFileAtMost } from "../../bounded-file.ts";
 import { instantHash } from "./artifact.ts";
@@ -76,7 +77,7 @@ export class InstantStore {
 
   /** Only strict ids become paths. */
   #pathOf(tenant: string, hash: string): string {
-    if (!idPattern.test(tenant) || !hashPattern.test(hash)) throw new Error("not a tenant's id and a hash");
+    if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw new Error("not a tenant's id and a hash");
     return join(this.#directory, tenant, hash);
   }
 }

@@ -149,6 +149,7 @@ describe("readConfig", () => {
     [{ BACKEND_URLS: "https://{name}-b.a" }, /BACKEND_URLS/],
     [{ TENANT_KEYS: "sk-plain" }, /TENANT_KEYS/],
     [{ TENANT_KEYS: '[{"hash":"sk-plain","tenant":"a"}]' }, /TENANT_KEYS/],
+    [{ TENANT_KEYS: `[{"hash":"${"a".repeat(64)}","tenant":"xx:a"}]` }, /TENANT_KEYS.*prefixes eu: or none/],
     [{ CELLS_PER_REGION: "0" }, /CELLS_PER_REGION.*"0"/],
     [{ CELLS_PER_REGION: "many" }, /CELLS_PER_REGION.*many/],
     [{ OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4318" }, /OTEL_EXPORTER_OTLP_ENDPOINT.*collector:4318/],
@@ -211,7 +212,6 @@ describe("a key store", () => {
       keyId: keys[0].hash.slice(0, 16),
       scopes: ["completions", "embeddings", "adapters", "usage"],
       limits: plans.unlimited,
-      jurisdiction: null,
       origins: [],
     });
     expect(await store.accessOf("two", "")).toMatchObject({ tenant: "second" });

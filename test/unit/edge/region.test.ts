@@ -1,8 +1,9 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
-import { jurisdictionOf, nameIn, type ObjectNamespace, objectNamed, ownName } from "../../../edge/platform/objects.ts";
+import { type ObjectNamespace, objectNamed } from "../../../edge/platform/objects.ts";
 import { defaultRegion, regionOf, regions, regionsOf, regionWithin } from "../../../edge/platform/region.ts";
+import { jurisdictionOf, tenantSchema } from "../../../shared/contracts/tenant-name.ts";
 
 describe("regionOf", () => {
   test.each([
@@ -48,6 +49,27 @@ describe("a jurisdiction", () => {
     }
   });
 
+  test("is the prefix of a tenant's name; a name with another colon is none, and the error says which prefixes there are", () => {
+    const long = "a".repeat(64);
+    for (const name of ["acme", "eu", "euro", long]) {
+      expect([tenantSchema.parse(name), jurisdictionOf(name)]).toEqual([name, null]);
+      expect([tenantSchema.parse(`eu:${name}`), jurisdictionOf(`eu:${name}`)]).toEqual([`eu:${name}`, "eu"]);
+    }
+    for (const name of [
+      "xx:acme",
+      "EU:acme",
+      "eu:",
+      ":acme",
+      "eu:eu:acme",
+      "acme:eu",
+      "eu:a@weur",
+      "eu:../a",
+      `${long}a`,
+    ]) {
+      expect(() => tenantSchema.parse(name), name).toThrow(/one of the prefixes eu: or none/);
+    }
+  });
+
   test("has objects of its own, made in it by name; where the runtime has none, nothing is made elsewhere", () => {
     const made: unknown[] = [];
     const within = (jurisdiction: string | null): ObjectNamespace<string> => ({
@@ -57,14 +79,7 @@ describe("a jurisdiction", () => {
         return name;
       },
     });
-    const own = ownName({ tenant: "eu", jurisdiction: "eu" });
-    expect([own, nameIn(null, "eu"), jurisdictionOf(own), jurisdictionOf("eu"), jurisdictionOf("euro:x")]).toEqual([
-      "eu:eu",
-      "eu",
-      "eu",
-      null,
-      null,
-    ]);
+    const own = "eu:eu";
     objectNamed(within(null), own, "weur");
     objectNamed(within(null), "acme");
     expect(made.splice(0)).toEqual([

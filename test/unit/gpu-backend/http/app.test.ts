@@ -398,9 +398,9 @@ describe("where a secret is set", () => {
     ["POST", "/v1/batches"],
     ["POST", "/v1/cancellations"],
     ["POST", "/v1/adapters"],
-    ["GET", `/v1/adapters/acme/${hash}`],
-    ["PUT", `/v1/adapters/acme/${hash}`],
-    ["DELETE", `/v1/adapters/acme/${hash}`],
+    ["GET", `/v1/adapters/eu:acme/${hash}`],
+    ["PUT", `/v1/adapters/eu:acme/${hash}`],
+    ["DELETE", `/v1/adapters/eu:acme/${hash}`],
     ["GET", "/v1/whatever"],
   ])("an unsigned %s of %s is refused before its body is read", async (method, path) => {
     let isRead = false;

@@ -114,14 +114,14 @@ test("an adapter of another manifest is outdated, and both are named", () => {
 
 test("is there after a restart, for its tenant alone, and gone when it is removed", async () => {
   const bytes = packInstant(parts, manifestHash);
-  const hash = await new InstantStore(directory, 10_000, now).keep("acme", bytes);
+  const hash = await new InstantStore(directory, 10_000, now).keep("eu:acme", bytes);
   const store = new InstantStore(directory, 10_000, now);
-  expect(await store.read("acme", hash)).toEqual(bytes);
+  expect(await store.read("eu:acme", hash)).toEqual(bytes);
   expect(await store.keep("other", bytes), "equal bytes of another tenant have another name").not.toBe(hash);
   expect(await store.read("other", hash)).toBe(null);
-  expect([await store.has("acme", hash), await store.has("other", hash)]).toEqual([true, false]);
-  expect([await store.remove("acme", hash), await store.remove("acme", hash)]).toEqual([true, false]);
-  expect(await store.read("acme", hash)).toBe(null);
+  expect([await store.has("eu:acme", hash), await store.has("other", hash)]).toEqual([true, false]);
+  expect([await store.remove("eu:acme", hash), await store.remove("eu:acme", hash)]).toEqual([true, false]);
+  expect(await store.read("eu:acme", hash)).toBe(null);
 });
 
 test("a file larger than a tenant's share counts as missing, and is not read", async () => {
