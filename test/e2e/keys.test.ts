@@ -47,6 +47,10 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   await keys("revoke", id);
   await expect.poll(async () => (await complete(key)).status, patience).toBe(401);
   expect((await complete(next)).status).toBe(429);
+
+  // workerd has no jurisdictions.
+  const european = await complete((await keys("create", "eu:acme")).stdout.trim());
+  expect([european.status, await european.text()]).toEqual([503, expect.stringContaining("jurisdiction eu")]);
 });
 
 test("what it cannot do is one clear line", async () => {

@@ -56,14 +56,8 @@ describe("a jurisdiction", () => {
       expect([tenantSchema.parse(`eu:${name}`), jurisdictionOf(`eu:${name}`)]).toEqual([`eu:${name}`, "eu"]);
     }
     for (const name of [
-      "xx:acme",
-      "EU:acme",
-      "eu:",
-      ":acme",
-      "eu:eu:acme",
       "acme:eu",
-      "eu:a@weur",
-      "eu:../a",
+      ..."xx:acme EU:acme eu: :acme eu:eu:acme eu:a@weur eu:../a".split(" "),
       `${long}a`,
     ]) {
       expect(() => tenantSchema.parse(name), name).toThrow(/one of the prefixes eu: or none/);
