@@ -8,7 +8,7 @@ import { cp, glob, mkdir, readFile, rename, rm, symlink, writeFile } from "node:
 import { createRequire } from "node:module";
 import path from "node:path";
 import { promisify } from "node:util";
-import { siteLinks } from "./links.ts";
+import { relativeLinks, siteLinks } from "./links.ts";
 import { pages, sections } from "./pages.ts";
 import { type ReferencePage, referencePages } from "./reference.ts";
 
@@ -43,7 +43,7 @@ export async function stageSite(): Promise<Stage> {
 
 /** A reference page is a table: it gets the width that others have for their outline. */
 async function wide(page: ReferencePage): Promise<string> {
-  return `---\naside: false\n---\n\n${await referencePages[page]()}`;
+  return `---\naside: false\npageClass: reference\n---\n\n${await referencePages[page]()}`;
 }
 
 /** What pages are made of, by text or by running it: every document, and the code that the reference imports. */
@@ -109,6 +109,10 @@ export default { ...${JSON.stringify(siteConfig(), null, 2)}, markdown: { anchor
   }
   const output = path.join(work, ".vitepress/dist");
   const names = await Array.fromAsync(glob("**/*.*", { cwd: output }));
+  for (const name of names.filter((name) => name.endsWith(".html"))) {
+    const [dead] = relativeLinks(await readFile(path.join(output, name), "utf8"));
+    if (dead !== undefined) throw new Error(`${name} links to ${dead}, which is not on the documents site`);
+  }
   await writeFile(path.join(output, "files.json"), JSON.stringify(names.sort()));
   await writeFile(path.join(output, "built-from.txt"), `${stamp}\n${digest}`);
   await rm(siteFolder, { recursive: true, force: true });

@@ -56,8 +56,8 @@ ${table(["what", "at most", "unit"], rows)}
 async function settings(): Promise<string> {
   const backend = [...helpOf(environmentSchema.shape)].map(([name, { help, range, preset, isSecret }]) => [
     `\`${name}\`${isSecret ? ", a secret" : ""}`,
-    `${help}. May be ${range}.`,
     preset,
+    `${help}. May be ${range}.`,
   ]);
   const edge = edgeSettings(await readFile(path.join(root, "wrangler.toml"), "utf8"));
   const bindings = edgeBindings(await readFile(path.join(root, "edge/config.ts"), "utf8"));
@@ -69,15 +69,15 @@ Each is a variable of its environment and, but for secrets, a flag of \`npm run 
 first. Secrets are variables only, because other users of a machine see command lines. A variable that looks like a misspelt setting is ignored, and the log
 warns of it (\`unknown_setting\`).
 
-${table(["variable", "what it is", "default"], backend)}
+${table(["variable", "default", "what it is"], backend)}
 
 ## Edge
 
 Variables of the Worker, in \`wrangler.toml\`.
 
 ${table(
-  ["variable", "what it is", "default"],
-  edge.map(({ name, help, preset }) => [`\`${name}\``, help, preset === "" ? "empty" : `\`${preset}\``]),
+  ["variable", "default", "what it is"],
+  edge.map(({ name, help, preset }) => [`\`${name}\``, preset === "" ? "empty" : `\`${preset}\``, help]),
 )}
 
 Its secrets, set by \`wrangler secret put\`, and the bindings that change the way to backends ([Deploy](/how-to/deploy#backends-in-a-private-network)):

@@ -5,7 +5,7 @@ import { readConfig, type Variables } from "../../../edge/config.ts";
 import { environmentSchema } from "../../../gpu-backend/config.ts";
 import { flagOf, helpOf } from "../../../gpu-backend/settings.ts";
 import { commandsOf } from "../../../infra/commands.mjs";
-import { siteLinks } from "../../../infra/site/links.ts";
+import { relativeLinks, siteLinks } from "../../../infra/site/links.ts";
 import { pages } from "../../../infra/site/pages.ts";
 import { edgeSettings, referencePages } from "../../../infra/site/reference.ts";
 import { limitTable } from "../../../shared/contracts/limits.ts";
@@ -22,6 +22,18 @@ test("links lead to pages of the site, and those to code keep their text alone",
   expect(
     rewritten("[a](../../edge/API.md#errors), [b](../site/pages.ts), [c](https://example.com), [d](#e)").text,
   ).toBe("[a](/reference/api#errors), b, [c](https://example.com), [d](#e)");
+});
+
+test("labels may be code, whatever code follows them", () => {
+  expect(rewritten("Of [`a.ts`](../site/pages.ts), `code`, [`b`](../../edge/API.md) and `[c](d.ts)`.").text).toBe(
+    "Of `a.ts`, `code`, [`b`](/reference/api) and `[c](d.ts)`.",
+  );
+});
+
+test("a relative link in a built page is found", () => {
+  const links = ["/docs/start", "#a", "https://example.com", "../b.ts", "mailto:a@example.com", "c.ts"];
+  const html = links.map((link) => `<a class="d" href="${link}">e</a>`).join("");
+  expect(relativeLinks(`<link href="f.css">${html}`)).toEqual(["../b.ts", "c.ts"]);
 });
 
 test("what only looks like a link in code stays as it is", () => {
@@ -53,7 +65,7 @@ test("the reference has every error code and limit", async () => {
 test("the reference has every setting that the backend reads, with what it may be and its default", async () => {
   const page = await referencePages.settings();
   for (const [name, { help, range, preset, isSecret }] of helpOf(environmentSchema.shape)) {
-    expect(page).toContain(`| \`${name}\`${isSecret ? ", a secret" : ""} | ${help}. May be ${range}. | ${preset} |`);
+    expect(page).toContain(`| \`${name}\`${isSecret ? ", a secret" : ""} | ${preset} | ${help}. May be ${range}. |`);
   }
 });
 
@@ -70,7 +82,8 @@ test("the reference has every variable, secret and binding that the edge reads",
   // The way to a backend is chosen with each call; nothing listens at this one.
   await expect(backendFetch("http://127.0.0.1:1", {})).rejects.toThrow();
   expect([...names]).toEqual(expect.arrayContaining(["BACKEND_URLS", "BACKEND_SECRETS", "BACKEND_VPC"]));
-  for (const name of names) expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| \\w`, "m"));
+  for (const name of names)
+    expect(page).toMatch(new RegExp(`^\\| \`${name}\` \\| (\`[^|]*\` \\| |empty \\| )?\\w`, "m"));
 });
 
 test("a variable of the Worker without a comment is an error that names it", () => {
