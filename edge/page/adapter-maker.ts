@@ -32,7 +32,7 @@ export function examplesIn(text: string): string[] {
 export function gainText({ gain, message, outdated }: Adapter): string {
   if (outdated) return "It was made for artifacts that are not served any more: make it again.";
   if (!gain) return message ?? "It gains nothing, so the base answers.";
-  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityChange(gain.nats)} than the base (95% interval: ${perplexityInterval(gain.ci95)}).`;
+  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityChange(gain.nats)} (95% interval: ${perplexityInterval(gain.ci95)}).`;
 }
 
 export class AdapterMaker {

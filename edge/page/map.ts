@@ -195,5 +195,5 @@ function gainText({ gain, auto_off }: Centroid): string {
   if (auto_off) return "Its adapter did not help when it was measured, so it is off: the base answers.";
   if (!gain) return "What its adapter gains has not been measured.";
   const interval = perplexityInterval(gain.ci95);
-  return `On ${count(gain.tokens, "token")} that training did not see, its adapter has ${perplexityChange(gain.nats)} than the base (95% interval: ${interval}).`;
+  return `On ${count(gain.tokens, "token")} that training did not see, its adapter has ${perplexityChange(gain.nats)} (95% interval: ${interval}).`;
 }

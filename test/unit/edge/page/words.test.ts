@@ -10,12 +10,12 @@ import {
 } from "../../../../edge/page/words.ts";
 
 test.each([
-  [0.248, "22% lower perplexity"],
-  [-0.03, "3% higher perplexity"],
-  [-0.7, "101% higher perplexity"],
-  [0.001, "the same perplexity"],
-  [4.9, "99% lower perplexity"],
-  [9, "99% lower perplexity"],
+  [0.248, "22% lower perplexity than the base"],
+  [-0.03, "3% higher perplexity than the base"],
+  [-0.7, "101% higher perplexity than the base"],
+  [0.001, "the same perplexity as the base"],
+  [4.9, "99% lower perplexity than the base"],
+  [9, "99% lower perplexity than the base"],
 ])("a gain of %f nats a token is %s", (nats, words) => {
   expect(perplexityChange(nats)).toBe(words);
 });
