@@ -8,6 +8,7 @@ import {
   adapterSchema,
 } from "../../shared/contracts/responses.ts";
 import { Connection, type ConnectionOptions, withConnection } from "./connection.ts";
+import { besideBase } from "./stretches.ts";
 
 interface Options extends ConnectionOptions {
   json?: boolean;
@@ -55,6 +56,7 @@ function pathOf(name: string): string {
 
 async function examplesIn(file: string): Promise<string[]> {
   const text = await readText(file);
+  if (text.trim() === "") throw new Error(`${file} is empty`);
   if (!file.endsWith(".jsonl")) return [text];
   return text
     .split("\n")
@@ -81,7 +83,7 @@ function show(adapter: Adapter, { json }: Options): void {
 
 function lineOf({ model, examples, gain, message, outdated }: Adapter): string {
   const measured = gain
-    ? `perplexity ${(100 * (1 - Math.exp(-gain.nats))).toFixed(0)}% lower than the base's (${gain.nats.toFixed(2)} nats a token [${gain.ci95.map((bound) => bound.toFixed(2)).join(", ")}])`
+    ? `${besideBase(gain.nats)} (${gain.nats.toFixed(2)} nats a token [${gain.ci95.map((bound) => bound.toFixed(2)).join(", ")}])`
     : message;
   return `${model}  ${examples} examples  ${outdated ? "made for other artifacts: make it again" : measured}`;
 }

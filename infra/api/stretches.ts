@@ -64,8 +64,14 @@ export function scoreTable({ base, nearest, mixture }: Record<"base" | "nearest"
   ].join("\n")}\n`;
 }
 
+/** What a gain of so many nats a token is in perplexity, in words. */
+export function besideBase(gainNats: number): string {
+  const percent = 100 * (Math.exp(-gainNats) - 1);
+  const rounded = Math.abs(percent).toFixed(0);
+  if (rounded === "0") return "perplexity the same as the base's";
+  return `perplexity ${rounded}% ${percent < 0 ? "lower" : "higher"} than the base's`;
+}
+
 function beside(nats: number, base: number): string {
-  if (nats === base) return "";
-  const percent = 100 * (Math.exp(nats - base) - 1);
-  return `perplexity ${Math.abs(percent).toFixed(0)}% ${percent < 0 ? "lower" : "higher"} than the base's`;
+  return nats === base ? "" : besideBase(base - nats);
 }

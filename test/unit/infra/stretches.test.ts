@@ -1,6 +1,6 @@
 /** How a text is cut for scoring, and what its scores come to together. */
 import { expect, test } from "vitest";
-import { cutInTwo, mean, scoreTable, stretchesOf } from "../../../infra/api/stretches.ts";
+import { besideBase, cutInTwo, mean, scoreTable, stretchesOf } from "../../../infra/api/stretches.ts";
 import { fuzzText } from "../../support/fuzz-text.ts";
 import { seededRandom } from "../../support/steps.ts";
 
@@ -30,4 +30,13 @@ test("scores are weighed by tokens, and a table says what each gains beside the 
   expect(table).toMatch(/^base +54\.6 +4\.000$/m);
   expect(table).toMatch(/^nearest adapter +60\.3 +4\.100 {2}perplexity 11% higher than the base's$/m);
   expect(table).toMatch(/^mixture +33\.1 +3\.500 {2}perplexity 39% lower than the base's$/m);
+});
+
+test.each([
+  [0.25, "perplexity 22% lower than the base's"],
+  [-0.05, "perplexity 5% higher than the base's"],
+  [0.004, "perplexity the same as the base's"],
+  [-0.004, "perplexity the same as the base's"],
+])("a gain of %f nats a token is %s", (nats, words) => {
+  expect(besideBase(nats)).toBe(words);
 });
