@@ -33,6 +33,8 @@ export interface AllowedSources {
   scripts: string;
   styles: string;
   imagesAndFonts: string;
+  /** Style attributes, which no hash can name. */
+  hasStyleAttributes?: true;
 }
 
 /** The headers of a document of ours: it may run its own inline scripts and styles, and call this API, and no more. */
@@ -45,6 +47,7 @@ export async function documentHeaders(
     "default-src 'none'",
     `script-src ${sources(await hashesOf(html, "script"), allowed.scripts)}`,
     `style-src ${sources(await hashesOf(html, "style"), allowed.styles)}`,
+    ...(allowed.hasStyleAttributes ? ["style-src-attr 'unsafe-inline'"] : []),
     `img-src ${sources("data:", allowed.imagesAndFonts)}`,
     `font-src ${sources(allowed.imagesAndFonts)}`,
     "connect-src 'self'",

@@ -1,6 +1,6 @@
 /**
  * GET /openapi.json, the API's document; GET /docs/api, where it is read and tried (both staged by `infra/stage-docs.ts`); and
- * GET /docs, the documents site (`npm run docs`, infra/site). Where the site was not built, /docs leads to /docs/api.
+ * GET /docs, the documents site (`npm run docs`, infra/site). Where the site was not built, /docs and /docs/ lead to /docs/api.
  */
 import type { Handler } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
@@ -35,9 +35,9 @@ export function openApi({ asset }: Dependencies): Handler<AppEnvironment> {
 export function apiDocs({ asset }: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const html = await (await asset("/docs.html")).text();
-    return c.html(html, {
-      headers: await documentHeaders(html, { scripts: "'self'", styles: "'self'", imagesAndFonts: "" }),
-    });
+    const sources = { scripts: "'self'", styles: "'self'", imagesAndFonts: "" };
+    // Swagger UI writes style attributes whenever it draws; the browser would report each as an error.
+    return c.html(html, { headers: await documentHeaders(html, { ...sources, hasStyleAttributes: true }) });
   };
 }
 
@@ -52,6 +52,7 @@ export function docsFile(dependencies: Dependencies): Handler<AppEnvironment> {
     if (rendererFiles.includes(name)) return fileResponse(await dependencies.asset(`/docs/${name}`), name);
     const page = await sitePage(dependencies, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
     if (page) return page;
+    if (name === "") return c.redirect("/docs/api", 302);
     throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
   };
 }

@@ -213,6 +213,8 @@ describe.skipIf(!browserProgram)("the page", () => {
     "the API's document is legible in %s, limits in a table that unfolds",
     async (colorScheme) => {
       const page = await browser.newPage({ colorScheme });
+      const errors: string[] = [];
+      page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
       try {
         await page.goto(`${stack.edge}/docs/api`);
         await page.locator(".opblock").first().waitFor();
@@ -238,6 +240,7 @@ describe.skipIf(!browserProgram)("the page", () => {
         expect(await limits.locator("table").isVisible()).toBe(false);
         await limits.locator("summary").click();
         expect(await limits.locator("table").isVisible()).toBe(true);
+        expect(errors).toEqual([]);
       } finally {
         await page.close();
       }

@@ -142,8 +142,8 @@ describe("the API's document", () => {
     }
   });
 
-  test("stands at /docs where the documents site was not built", async () => {
-    const response = await testApp().app.request("http://edge/docs", { redirect: "manual" });
+  test.each(["/docs", "/docs/"])("stands at %s where the documents site was not built", async (path) => {
+    const response = await testApp().app.request(`http://edge${path}`, { redirect: "manual" });
     expect([response.status, response.headers.get("location")]).toEqual([302, "/docs/api"]);
   });
 
