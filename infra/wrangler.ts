@@ -34,11 +34,20 @@ export async function runWrangler(folder: string, args: readonly string[], varia
   const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, "close")]);
   if (code === 0) return stdout;
   const output = stripVTControlCharacters(stderr + stdout);
-  // Its error, without the request to report a bug after it.
-  const said = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
   const firstOption = args.findIndex((arg) => arg.startsWith("-"));
   const command = args.slice(0, firstOption < 0 ? 3 : Math.min(firstOption, 3));
-  throw new WranglerError(`wrangler ${command.join(" ")}: ${said.replace(/\s+/g, " ") || `exit code ${code}`}`, output);
+  throw new WranglerError(`wrangler ${command.join(" ")}: ${errorIn(output) || `exit code ${code}`}`, output);
+}
+
+/** The error in a command's output, on one line; empty where it wrote nothing. */
+export function errorIn(output: string): string {
+  // wrangler proposes `--temporary` here, an option of its own that none of our commands has.
+  if (/it's necessary to set a CLOUDFLARE_API_TOKEN|You are not authenticated/.test(output)) {
+    return "Not logged in: run `npx wrangler login` or set CLOUDFLARE_API_TOKEN.";
+  }
+  // Without the request to report a bug after it.
+  const error = /\[ERROR\]\s*(.*?)\s*(\n\s*If you think this is a bug|\n\S|$)/s.exec(output)?.[1] ?? output.trim();
+  return error.replace(/\s+/g, " ");
 }
 
 /** The JSON that a command printed, where something else may be said before it. */
