@@ -9,7 +9,7 @@ import { readConfig } from "../../gpu-backend/config.ts";
 import { stateFolder } from "../local-edge.ts";
 import { readArtifactSet } from "./artifact-set.ts";
 import { withLocalStore } from "./local-store.ts";
-import { listSwitches, type Published, publishSet, rollBack } from "./publish.ts";
+import { listSwitches, type Published, publishSet, rollBack, switchLines } from "./publish.ts";
 import { remoteStore } from "./s3-store.ts";
 import type { ObjectStore } from "./store.ts";
 
@@ -40,7 +40,13 @@ Nothing is switched unless every file reads back whole. Edge and backends take a
 has it whole; what was served before stays there, so that --rollback is as quick.`,
 )
   .option("--artifacts <folder>", "what training wrote; artifacts/ of MODEL_DIR, or of the embedded model, unless set")
-  .addOption(new Option("--list", "list every switch, newest first").conflicts(["artifacts", "rollback", "to"]))
+  .addOption(
+    new Option("--list", "list every switch, newest first, and which is served now").conflicts([
+      "artifacts",
+      "rollback",
+      "to",
+    ]),
+  )
   .addOption(new Option("--rollback", "serve again what was served before").conflicts(["artifacts", "to"]))
   .addOption(
     new Option("--to <hash>", "serve again the manifest whose hash begins so")
@@ -82,7 +88,7 @@ async function run(options: Options): Promise<void> {
   if (options.list) {
     const switches = await withStore(options, listSwitches);
     if (options.json) process.stdout.write(`${JSON.stringify(switches, null, 2)}\n`);
-    else for (const { manifest, at } of switches) process.stdout.write(`${manifest}  ${at}\n`);
+    else process.stdout.write(switchLines(switches));
     if (switches.length === 0) say("nothing was published yet");
     return;
   }

@@ -95,6 +95,11 @@ export async function listSwitches(store: ObjectStore): Promise<Pointer["switche
   return (await readPointer(store)).pointer?.switches ?? [];
 }
 
+/** One line for each switch, newest first: the newest one's manifest is served now. */
+export function switchLines(switches: Pointer["switches"]): string {
+  return switches.map(({ manifest, at }, i) => `${manifest}  ${at}${i === 0 ? "  served now" : ""}\n`).join("");
+}
+
 async function switchPointer(
   { store, now, say }: Publisher,
   { pointer, etag }: Found,

@@ -5,7 +5,7 @@ import path from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
 import { copiedTo } from "../../../infra/publish/local-store.ts";
-import { listSwitches, type Publisher, publishSet, rollBack } from "../../../infra/publish/publish.ts";
+import { listSwitches, type Publisher, publishSet, rollBack, switchLines } from "../../../infra/publish/publish.ts";
 import {
   currentOf,
   edgeFilesOf,
@@ -162,8 +162,11 @@ describe("publish", () => {
     expect(lost).toContain(`another publisher switched to ${winner}`);
     const loser = winner === second.manifestHash ? third : second;
     await publishSet(publisher, loser);
-    const manifests = (await listSwitches(store)).map(({ manifest }) => manifest);
-    expect(manifests).toEqual([loser.manifestHash, winner, first.manifestHash]);
+    const switches = await listSwitches(store);
+    expect(switches.map(({ manifest }) => manifest)).toEqual([loser.manifestHash, winner, first.manifestHash]);
+    const [served, ...earlier] = switchLines(switches).trimEnd().split("\n");
+    expect(served).toMatch(new RegExp(`^${loser.manifestHash} .*served now`));
+    expect(earlier.filter((line) => line.includes("served"))).toEqual([]);
   });
 
   test("a switch whose answer was lost, so that it was sent twice, is a switch", async () => {
