@@ -138,7 +138,7 @@ function calibrationOptions(
     return { families, steps: calibrationSteps ?? Math.ceil(steps / 4), textsPerCorpus };
   }
   progress.note(
-    `${families.length} families of corpora, calibration needs ${fewestFamilies}: evidence keeps its default`,
+    `Calibration needs ${fewestFamilies} families of corpora, this has ${families.length}; the default calibration is used. See --family.`,
   );
   return null;
 }

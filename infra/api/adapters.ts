@@ -56,8 +56,7 @@ function pathOf(name: string): string {
 
 async function examplesIn(file: string): Promise<string[]> {
   const text = await readText(file);
-  if (text.trim() === "") throw new Error(`${file} is empty`);
-  if (!file.endsWith(".jsonl")) return [text];
+  if (!file.endsWith(".jsonl")) return [withText(text, file)];
   return text
     .split("\n")
     .filter((line) => line.trim() !== "")
@@ -73,8 +72,14 @@ function exampleOf(line: string, place: string): string {
     throw refusal;
   }
   const text = typeof value === "object" && value !== null && "text" in value ? value.text : value;
-  if (typeof text === "string") return text;
+  if (typeof text === "string") return withText(text, place);
   throw refusal;
+}
+
+/** The API would name an example by its index. */
+function withText(text: string, place: string): string {
+  if (text.trim() === "") throw new Error(`${place} is empty`);
+  return text;
 }
 
 function show(adapter: Adapter, { json }: Options): void {

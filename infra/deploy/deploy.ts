@@ -53,6 +53,7 @@ export async function deploy(
   if (options.dryRun) {
     say(`every gate passed. Migrations of ${environment.name}: ${environment.migrations.join(", ") || "none"}`);
     for (const problem of problems) say(`before a deployment: ${problem}`);
+    say("not checked here: the Worker's secrets, and the id of its KV namespace");
     return null;
   }
   const deployed = await rollOut(parts, { share: options.share, watchMs: options.watch * 1000, watchEveryMs });

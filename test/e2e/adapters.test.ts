@@ -79,6 +79,11 @@ test("the command makes, lists, shows and removes one, and passes on what the AP
     code: 1,
     stderr: expect.stringMatching(/^chameleon adapters: You have an adapter verso already[^\n]*\n$/),
   });
+  await writeFile(file, '"a text"\n""\n');
+  await expect(adapters("create", "empty", file)).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining(`${file}:2 is empty`),
+  });
   expect((await adapters("remove", "verso")).stdout).toBe("removed verso\n");
   await expect(adapters("show", "verso")).rejects.toMatchObject({ stderr: expect.stringContaining("no adapter") });
 });

@@ -38,6 +38,7 @@ test("a dry run passes the gates and only tells what a deployment would refuse",
   expect(deployed).toBeNull();
   expect(gate.run).toHaveBeenCalledOnce();
   expect(said.join("")).toContain("BACKEND_URLS names x");
+  expect(said.join("")).toMatch(/not checked here: .*secrets.* id /);
 });
 
 test("a gate that fails ends the deployment", async () => {
