@@ -32,9 +32,9 @@ export interface AppEnvironment {
     trace: RequestTrace;
     tenant: string;
     access: Access;
-    /** Where it is answered: its cell, leases and backends are there or near. */
+    /** Region whose cell, leases and backends serve the request. */
     region: Region;
-    /** Of a POST. */
+    /** Set for POST requests. */
     admission: PendingAdmission;
     /** Of a request that asked for admission, and whose tenant has limits. */
     rateLimitHeaders?: Record<string, string>;
@@ -48,7 +48,7 @@ export interface Dependencies {
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
-  /** Before a request is read. */
+  /** Admits a request before its body is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

@@ -69,7 +69,7 @@ async function readObject(opening: Promise<Opened | null>, what: string, mostByt
   return { isCached: object.isCached, bytes: await object.bytes(what, mostBytes) };
 }
 
-/** Names of the cache's entries. Nobody serves this host. */
+/** Cache keys; `.invalid` is never resolved. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
 /** Files that the edge reads of a set. Further hints are ignored. */
 const mostHinted = 3;

@@ -42,7 +42,7 @@ export class PlannedSets {
     this.#held = held;
   }
 
-  /** The set, wherever it is; `files` as in ArtifactSource. Throws an Error where it is nowhere, or no good. */
+  /** The set, wherever it is; `files` as in ArtifactSource. Throws an Error if it is missing or invalid. */
   async of(manifestHash: string, files?: readonly string[]): Promise<Artifacts> {
     const held = this.#held(manifestHash);
     if (held) return held;

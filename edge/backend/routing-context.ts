@@ -7,7 +7,7 @@ import type { Router } from "./router.ts";
 /** What all batch runs share. */
 export interface RoutingContext {
   router: Router;
-  /** Of all backends; null: of none. */
+  /** Jurisdiction that all these backends are in; null for no restriction. */
   jurisdiction: Jurisdiction | null;
   /** By the URL of an address. */
   clients: ReadonlyMap<string, BackendCalls>;

@@ -9,7 +9,7 @@ export type CellNamespace = (
   region: Region,
 ) => { fetch(url: string, init: RequestInit): Promise<Response> };
 
-/** Cells of the release before tell a request by this URL; those of this one take any. */
+/** Cells of the previous release recognise a request by this URL; those of this one take any. */
 export const cellUrl = "https://shard/order";
 
 /** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */

@@ -58,7 +58,7 @@ export class Cell extends DurableObject<Env> {
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#settlements = new Settlements(env.LEDGERS, state.storage, now);
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
-    /** Of the configuration of now, behind that of before, whose batches go on to their end. */
+    /** The current configuration's client. Batches of the previous one run to their end. */
     const made: Backends[] = [];
     const backends = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
       const sign = createSigner(backendSecrets, { now, newNonce });

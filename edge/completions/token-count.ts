@@ -13,7 +13,7 @@ export function mostTokens(choices: readonly PlannedChoice[]): number {
 
 export class TokenCount {
   readonly #choices: readonly PlannedChoice[];
-  /** By choice: tokens so far; of those that have none, nothing. */
+  /** Tokens so far, by choice; a choice without tokens has no entry. */
   readonly #tokens = new Map<PlannedChoice, number>();
 
   constructor(choices: readonly PlannedChoice[]) {

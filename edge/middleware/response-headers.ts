@@ -1,4 +1,4 @@
-/** Headers of every response: its request's id, its time, and how headers are set at all. */
+/** Headers of every response: request id, server timing, and helpers that set headers. */
 import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import type { AppEnvironment } from "../dependencies.ts";
@@ -29,7 +29,7 @@ export function requestId(newId: () => string) {
   });
 }
 
-/** Gives a response that tells no phases its total, and one whose request waited for its key's pace that phase. */
+/** Adds a total to responses without Server-Timing, and the pacing delay if there was one. */
 export function totalTiming(now: () => number) {
   return createMiddleware<AppEnvironment>(async (c, next) => {
     const { arrivedMs, pacedMs } = c.env;

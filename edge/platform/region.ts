@@ -8,7 +8,7 @@ export const regions = ["wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "af
 
 export type Region = (typeof regions)[number];
 
-/** Regions of each jurisdiction. Of callers elsewhere the first is the nearest, wherever they are. */
+/** Regions of each jurisdiction. Callers outside it use the first one. */
 export const regionsOf: Record<Jurisdiction, readonly Region[]> = { eu: ["weur", "eeur"] };
 
 /** The region that answers a caller from `region`, within a jurisdiction if there is one. */

@@ -133,8 +133,8 @@ export class LedgerStore {
   }
 
   /**
-   * Writes these changes, use and regions: all of it, or nothing where it throws. Then use and regions are written by the next
-   * call, so that a region's batch is recorded with the use that it brought.
+   * Writes changes, use and regions in one transaction, so that a region's batch is recorded with the use that it brought. If it
+   * throws, use and regions stay pending for the next call.
    */
   write(changes: QuotaChanges): void {
     this.#storage.transactionSync(() => {

@@ -119,13 +119,13 @@ export class HeadRows {
     this.#addMixedHead(sequence, row, at, scoredId);
   }
 
-  /** A row that only asks what the base and each adapter of a sequence's mixture say of a token, and what its key is like. */
+  /** A row that scores one prompt token under the base and each adapter of a sequence's mixture, and compares keys for its pointer. */
   addTestimony(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
     const adapters = [...sequence.adapters.keys()];
     this.#addExperts({ at, sequence, scoredId: targetId, arenaRow, adapters, isKept: false, isMixture: false });
   }
 
-  /** A row among testimonies whose next token is sampled once its sequence is weighed (`keptMixture`). */
+  /** A row whose expert probabilities are kept until the weights are known; then its next token is sampled (`keptMixture`). */
   addKept(sequence: Sequence, at: number, arenaRow: number): void {
     const adapters = [...sequence.adapters.keys()];
     const row = this.#mixed.filter(({ isKept }) => isKept).length;
@@ -186,7 +186,7 @@ export class HeadRows {
     };
   }
 
-  /** How the rows that were kept are mixed, now that their sequences have weights; one without any comes out as not a number. */
+  /** How the rows that were kept are mixed, now that their sequences have weights. Rows without weights become NaN. */
   keptMixture({ kept, cosines }: MixedOutput): KeptMixture {
     const kinds = [...this.#mixed.keys()].filter((x) => this.#mixed[x].isKept);
     const J = adaptersOfWidest(this.#mixed);

@@ -54,9 +54,9 @@ export function groupsToWeigh(sequences: readonly Sequence[]): Sequence[][] {
 }
 
 /**
- * Sets the weights of mixtures: those that were asked for, or by the evidence of the prompt. Returns what ends those whose
- * evidence is no number; the heads of those that sample their first token; and what computes these: they are mixed from what
- * the experts said in the run that weighed them.
+ * Sets the weights of mixtures: those that were asked for, or by the evidence of the prompt. Returns failed sequences, whose
+ * evidence is no number (`faults`), heads that sample their first token (`heads`), and `mix`, which computes those from the
+ * probabilities that were kept.
  */
 export async function weighMixtures(
   prefilled: Prefilled,

@@ -1,7 +1,6 @@
 /**
- * Mixes rows whose experts an earlier run of the serving graph kept, as it would have mixed them. A graph of its own, because
- * the serving graph has so many inputs and branches that one row takes twice as long there. It always runs on the CPU, where
- * its inputs are.
+ * Mixes expert probabilities that an earlier run of the serving graph returned, with the same arithmetic. A separate, smaller
+ * graph, in which one row takes half the time. It always runs on the CPU, where its inputs are.
  */
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";

@@ -96,7 +96,7 @@ command("rotate <id>", "make a key like another, which goes on for a while")
   });
 
 command("limits <tenant>", "show what a tenant may use, or change it; N is a number, none, or plan for the plan's own")
-  .addOption(new Option("--plan <name>", "where nothing else is set").choices(planNames))
+  .addOption(new Option("--plan <name>", "limits of the tenant where none is set explicitly").choices(planNames))
   .option("--requests-per-minute <N>", "in any 60 seconds", limit)
   .option("--tokens-per-minute <N>", "prompt and completion", limit)
   .option("--concurrent-requests <N>", "running at once", limit)

@@ -33,7 +33,7 @@ export interface RegionsOptions {
   requestsPerRound: number;
 }
 
-/** 0 first: the others are compared with it. */
+/** 0 is the reference and must be first. */
 const roundTripsMs = [0, 50, 150];
 /** Six regions have none. */
 const backendRegions: readonly Region[] = ["wnam", "weur", "apac"];
@@ -100,7 +100,7 @@ async function measureRounds(
   return { rows, calls: [...events].flatMap(([{ system }, happened]) => callRows(system, happened)) };
 }
 
-/** What the first request of each region waits for that is in other regions. */
+/** Calls to other regions that each region's first request waits for. */
 async function firstRequests(one: Contestant, { bodies }: RegionsOptions, agent: Agent): Promise<ColdRow[]> {
   const rows: ColdRow[] = [];
   for (const [i, region] of regions.entries()) {
