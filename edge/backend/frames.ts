@@ -1,7 +1,7 @@
 /** Reads NDJSON frames from byte streams; the framing itself is `shared/contracts/ndjson.ts`. */
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
-import { Watch } from "../platform/watch.ts";
+import { RepeatedTimeout } from "../platform/repeated-timeout.ts";
 
 /** No byte arrived for too long, not even a heartbeat. */
 export class SilenceError extends Error {
@@ -19,11 +19,11 @@ export async function* frameGroupsOf(
 ): AsyncGenerator<Frame[]> {
   const reader = new FrameReader();
   const source = body.getReader();
-  const watch = new Watch(silenceMs);
+  const timeout = new RepeatedTimeout(silenceMs);
   try {
     for (;;) {
       const next = source.read();
-      if (!(await watch.settles(next))) throw new SilenceError(`nothing came for ${silenceMs} ms`);
+      if (!(await timeout.settles(next))) throw new SilenceError(`nothing came for ${silenceMs} ms`);
       const { done, value } = await next;
       if (done) break;
       const frames = reader.push(value);
@@ -33,7 +33,7 @@ export async function* frameGroupsOf(
   } catch (cause) {
     throw failure(cause);
   } finally {
-    watch.stop();
+    timeout.stop();
     // Cancelling a failed body rejects.
     source.cancel().catch(() => undefined);
   }

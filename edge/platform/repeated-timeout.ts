@@ -1,9 +1,9 @@
-/** Waiting again and again with a limit, on one timer: a stream waits for each of its tokens. */
+/** Timeout for repeated waits, on one timer: a stream waits for each of its tokens. */
 
 /** A wait is late after four fifths of the limit, or up to a fifth more. */
 const ticks = 5;
 
-export class Watch {
+export class RepeatedTimeout {
   readonly #tickMs: number;
   #timer: ReturnType<typeof setInterval> | null = null;
   #passed = 0;
