@@ -120,7 +120,7 @@ export class HeadRows {
   }
 
   /** A row that scores one prompt token under the base and each adapter of a sequence's mixture, and compares keys for its pointer. */
-  addTestimony(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
+  addEvidence(sequence: Sequence, at: number, targetId: number, arenaRow: number): void {
     const adapters = [...sequence.adapters.keys()];
     this.#addExperts({ at, sequence, scoredId: targetId, arenaRow, adapters, isKept: false, isMixture: false });
   }

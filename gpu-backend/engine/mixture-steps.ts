@@ -9,7 +9,7 @@ import type { ServiceError } from "../../shared/errors.ts";
 import {
   pointerProbability,
   positionsOfEvidence,
-  type Testimony,
+  type TokenEvidence,
   weigh,
   withFloor,
 } from "../../shared/math/evidence.ts";
@@ -67,7 +67,7 @@ export async function weighMixtures(
   const states: Float32Array[] = [];
   for (const [sequence, row] of prefilled) {
     const positions = positionsOf(sequence);
-    for (const t of positions) rows.addTestimony(sequence, rows.fed(), sequence.ids[t + 1], row - first);
+    for (const t of positions) rows.addEvidence(sequence, rows.fed(), sequence.ids[t + 1], row - first);
     states.push(arena.states(row, positions));
   }
   for (const [sequence, row] of prefilled) {
@@ -83,14 +83,14 @@ export async function weighMixtures(
   const P = feed.pastTokens;
   let x = 0;
   for (const sequence of prefilled.keys()) {
-    const testimonies = positionsOf(sequence).map((t): Testimony => {
+    const tokenEvidence = positionsOf(sequence).map((t): TokenEvidence => {
       const ofAdapters = mixed!.adapterTargets.subarray(x * J, x * J + sequence.adapters.length);
       const source = { tokens: sequence.evidenceTokens, ...sequence.request.mixture!.evidence!.pointer };
       const cosines = mixed!.cosines!.subarray(x * P, (x + 1) * P);
       const experts = [mixed!.baseTargets[x++], ...ofAdapters];
       return { experts, pointer: pointerProbability(cosines, sequence.ids, t, source) };
     });
-    const fault = setWeights(sequence, testimonies);
+    const fault = setWeights(sequence, tokenEvidence);
     if (fault) faults.set(sequence, fault);
   }
   const mix = async () => ({
@@ -111,14 +111,14 @@ function positionsOf({ request, evidenceTokens }: Sequence): number[] {
   return rule ? positionsOfEvidence(evidenceTokens, rule.spans) : [];
 }
 
-function setWeights(sequence: Sequence, testimonies: readonly Testimony[]): ServiceError | null {
+function setWeights(sequence: Sequence, tokenEvidence: readonly TokenEvidence[]): ServiceError | null {
   const { base, adapters, evidence: rule } = sequence.request.mixture!;
   const priors = [base, ...adapters.map(({ weight }) => weight)];
   if (!rule) {
     sequence.mixture = withFloor({ base, adapters: priors.slice(1), pointer: 0 }, 0);
     return null;
   }
-  const { weights, evidence } = weigh(priors, { ...rule, tokens: sequence.evidenceTokens }, testimonies);
+  const { weights, evidence } = weigh(priors, { ...rule, tokens: sequence.evidenceTokens }, tokenEvidence);
   if (!Number.isFinite(evidence.nats)) return notFinite(`the evidence of the prompt is ${evidence.nats} nats`);
   sequence.mixture = weights;
   sequence.evidence = evidence;

@@ -104,8 +104,8 @@ export function priorsOf(
   return [1 - adapters.reduce((total, prior) => total + prior, 0), ...adapters];
 }
 
-/** What the experts say of one token of the prompt. */
-export interface Testimony {
+/** Probabilities of one prompt token under the experts. */
+export interface TokenEvidence {
   /** Probability under the base, then under each adapter. */
   experts: ArrayLike<number>;
   pointer: number;
@@ -181,16 +181,16 @@ export function pointerProbability(
 export function weigh(
   priors: readonly number[],
   rule: EvidenceRule,
-  testimonies: readonly Testimony[],
+  tokenEvidence: readonly TokenEvidence[],
 ): { weights: MixtureWeights; evidence: PromptEvidence } {
   const evidenceTokens = positionsBeforeEvidence(rule.tokens, rule.spans).length;
   const shares = evidenceTokens > 0 ? rule.pointer.shares : [{ share: 0, prior: 1 }];
   const pairs = priors.flatMap((prior, expert) =>
     shares.map(({ share, prior: ofShare }) => ({ expert, share, logWeight: Math.log(prior) + Math.log(ofShare) })),
   );
-  const temper = (rule.temper * evidenceTokens) / Math.max(1, testimonies.length);
+  const temper = (rule.temper * evidenceTokens) / Math.max(1, tokenEvidence.length);
   let gained = 0;
-  for (const { experts, pointer } of testimonies) {
+  for (const { experts, pointer } of tokenEvidence) {
     const before = normalised(pairs);
     let mixed = 0;
     pairs.forEach((pair, i) => {
@@ -210,7 +210,7 @@ export function weigh(
   const [base, ...adapters] = byExpert;
   return {
     weights: withFloor({ base, adapters, pointer }, rule.floor),
-    evidence: { nats: testimonies.length > 0 ? gained / testimonies.length : 0, tokens: testimonies.length },
+    evidence: { nats: tokenEvidence.length > 0 ? gained / tokenEvidence.length : 0, tokens: tokenEvidence.length },
   };
 }
 

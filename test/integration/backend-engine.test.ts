@@ -267,11 +267,11 @@ test.each<[string, [number, number][] | undefined, number]>([
   if (done?.type !== "done" || !done.mixture) throw new Error("no mixture");
   const weights = { base: done.mixture.base, adapters: done.mixture.adapters.map(({ weight }) => weight) };
   const keys = oracleKeys(artifacts.model.config, artifacts.model.weights, ids);
-  const testimonies = positionsOfEvidence(ids.length, spans).map((t) => ({
+  const tokenEvidence = positionsOfEvidence(ids.length, spans).map((t) => ({
     experts: [null, "c0", "c1"].map((centroid) => Math.exp(oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]])),
     pointer: copied(keys, ids, t, ids.length)[ids[t + 1]] ?? 0,
   }));
-  const expected = weigh([0.5, 0.25, 0.25], { ...rule, spans, tokens: ids.length }, testimonies);
+  const expected = weigh([0.5, 0.25, 0.25], { ...rule, spans, tokens: ids.length }, tokenEvidence);
   expect(done.mixture.evidence!.tokens).toBe(looked);
   const off = [
     done.mixture.base - expected.weights.base,

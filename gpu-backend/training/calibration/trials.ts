@@ -10,7 +10,7 @@ import {
   type NearCentroid,
   pointerProbability,
   positionsOfEvidence,
-  type Testimony,
+  type TokenEvidence,
 } from "../../../shared/math/evidence.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import { maximumLogits } from "../bank/batches.ts";
@@ -39,9 +39,9 @@ export interface Trial {
   /** The nearest centroids, the nearest first; the adapters of those that are on are among the experts, in this order. */
   nearest: NearCentroid[];
   /** At `positionsOfEvidence` of the prompt. */
-  evidence: Testimony[];
+  evidence: TokenEvidence[];
   /** Of the tokens after it. */
-  continuation: Testimony[];
+  continuation: TokenEvidence[];
 }
 
 /** A trained bank, and the sessions that compute its probabilities. */
@@ -86,7 +86,7 @@ export async function trialsOf(
 
   return cuts.map(({ promptTokens, nearest, evidence, continuation }) => {
     const experts = expertsOf(nearest);
-    const testify = (position: number): Testimony => ({
+    const evidenceAt = (position: number): TokenEvidence => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
       pointer: pointerProbability(cosinesBefore(position, keys, D), tokenIds, position, {
         ...defaultCalibration,
@@ -96,8 +96,8 @@ export async function trialsOf(
     return {
       ...{ document: documentKey(window), corpus: window.corpus, promptTokens },
       nearest: nearest.map(({ similarity, isOff }) => ({ similarity, isOff })),
-      evidence: evidence.map(testify),
-      continuation: continuation.map(testify),
+      evidence: evidence.map(evidenceAt),
+      continuation: continuation.map(evidenceAt),
     };
   });
 }

@@ -9,7 +9,7 @@ import {
   positionsOfEvidence,
   priorsOf,
   ruleFor,
-  type Testimony,
+  type TokenEvidence,
   weigh,
   withFloor,
 } from "../../../shared/math/evidence.ts";
@@ -20,7 +20,7 @@ const rule = (tokens: number, temper: number, floor = 0.05) => ({
   ...{ tokens, temper, floor },
   pointer: { sharpness: 15, shares: [0, 0.1, 0.3].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
 });
-const same = (expert: number, n = 16): Testimony[] =>
+const same = (expert: number, n = 16): TokenEvidence[] =>
   Array.from({ length: n }, () => ({ experts: [0.01, 0.01, 0.01].with(expert, 0.2), pointer: 0 }));
 
 describe("positions of evidence", () => {
@@ -103,7 +103,7 @@ describe("weighing", () => {
   });
 
   test("the gain on the prompt is each token's under the weights of those before it", () => {
-    const one: Testimony[] = [{ experts: [0.1, 0.4], pointer: 0 }];
+    const one: TokenEvidence[] = [{ experts: [0.1, 0.4], pointer: 0 }];
     const { evidence } = weigh(
       [0.5, 0.5],
       { ...rule(2, 1), pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } },
@@ -116,16 +116,16 @@ describe("weighing", () => {
   test("whatever the experts say, weights add up to 1, the base has its floor, and no token costs more than it allows", () => {
     console.log(`seed ${seed}`);
     const p = fc.double({ min: 0, max: 1, noNaN: true });
-    const testimony = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer: p });
+    const oneToken = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer: p });
     fc.assert(
       fc.property(
-        fc.array(testimony, { maxLength: 16 }),
+        fc.array(oneToken, { maxLength: 16 }),
         fc.integer({ min: 1, max: 1024 }),
         fc.double({ min: 0, max: 1, noNaN: true }),
         fc.double({ min: 0.01, max: 1, noNaN: true }),
         fc.array(p, { minLength: 5, maxLength: 5 }),
-        (testimonies, tokens, temper, floor, next) => {
-          const { weights } = weigh([0.4, 0.3, 0.2, 0.1], rule(tokens, temper, floor), testimonies);
+        (tokenEvidence, tokens, temper, floor, next) => {
+          const { weights } = weigh([0.4, 0.3, 0.2, 0.1], rule(tokens, temper, floor), tokenEvidence);
           expect(sumOf(weights)).toBeCloseTo(1, 9);
           expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
           const served = [weights.base, ...weights.adapters, weights.pointer].reduce(

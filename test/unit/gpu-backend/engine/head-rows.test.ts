@@ -15,7 +15,7 @@ test("a lone row of evidence asks its prompt's keys as often as rows among other
   );
   const evidenceOf = (arenaRows: number[]) => {
     const rows = new HeadRows(4, { past: [keys, new Float32Array(0)], pastTokens: 64 }, 3);
-    for (const row of arenaRows) rows.addTestimony(sequence, rows.fed(), 2, row);
+    for (const row of arenaRows) rows.addEvidence(sequence, rows.fed(), 2, row);
     rows.addKept(sequence, rows.fed(), arenaRows[0]);
     return rows.tensors().mixed!.evidence!;
   };

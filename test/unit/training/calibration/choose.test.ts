@@ -10,20 +10,20 @@ import {
   weightsOf,
 } from "../../../../gpu-backend/training/calibration/choose.ts";
 import { manifestSchema } from "../../../../shared/artifacts/manifest.ts";
-import { positionsOfEvidence, type Testimony } from "../../../../shared/math/evidence.ts";
+import { positionsOfEvidence, type TokenEvidence } from "../../../../shared/math/evidence.ts";
 import { seededRandom } from "../../../support/steps.ts";
 
 const base = 0.01;
 /** What one adapter and the pointer say, as multiples of the base's probability. */
-const says = (adapter: number, pointer = 0): Testimony => ({
+const says = (adapter: number, pointer = 0): TokenEvidence => ({
   experts: [base, adapter * base],
   pointer: pointer * base,
 });
 
 function trialsOf(
   group: string,
-  evidence: Testimony,
-  continuation: Testimony,
+  evidence: TokenEvidence,
+  continuation: TokenEvidence,
   { isServed = false, promptTokens = 16 } = {},
 ): GroupedTrial[] {
   return Array.from({ length: 20 }, (_, i) => ({
@@ -160,7 +160,7 @@ test("random trials: what is chosen is a valid record, and gains what serving it
   const seed = 5;
   console.log(`seed ${seed}`);
   const random = seededRandom(seed);
-  const testimony = (i: number): Testimony => ({
+  const oneToken = (i: number): TokenEvidence => ({
     experts: Array.from({ length: 4 - (i % 4) }, () => 0.001 + 0.2 * random()),
     pointer: random() < 0.5 ? 0 : 0.3 * random(),
   });
@@ -179,8 +179,8 @@ test("random trials: what is chosen is a valid record, and gains what serving it
             promptTokens,
           },
           nearest: [0.6, 0.4, 0.3 * random()].map((similarity, k) => ({ similarity, isOff: k < i % 4 })),
-          evidence: positionsOfEvidence(promptTokens).map(() => testimony(i)),
-          continuation: Array.from({ length: 40 }, () => testimony(i)),
+          evidence: positionsOfEvidence(promptTokens).map(() => oneToken(i)),
+          continuation: Array.from({ length: 40 }, () => oneToken(i)),
         }),
       ),
     }));
