@@ -1,7 +1,7 @@
 /** The bench of the edge with regions: its delays, and what it judges. */
 import { afterEach, expect, test, vi } from "vitest";
 import { late } from "../../bench/edge/regions/regional-worker.ts";
-import { addedMs, brokenRows, coldLines, type RegionRow } from "../../bench/edge/regions/report.ts";
+import { addedMs, coldLines, type RegionRow, rowsOverBound } from "../../bench/edge/regions/report.ts";
 
 afterEach(() => {
   vi.useRealTimers();
@@ -69,7 +69,7 @@ test("the way to the nearest backend and what the edge takes at 0 ms do not coun
     row("other edge", 150, 150, 610),
   ];
   expect(rows.map((one) => addedMs(one, rows))).toEqual([0, 10, 11, 0, 450]);
-  expect(brokenRows(rows, "this edge")).toEqual([rows[2]]);
+  expect(rowsOverBound(rows, "this edge")).toEqual([rows[2]]);
 });
 
 test("regions whose first requests wait for the same share a line", () => {

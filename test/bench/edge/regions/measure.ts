@@ -11,18 +11,18 @@ import { quantile } from "../../quantile.ts";
 import { timed, type Way } from "../first-token.ts";
 import { key, type RegionalEdge, startRegionalEdge } from "./regional-edge.ts";
 import {
-  brokenLine,
-  brokenRows,
   type CallRow,
   type ColdRow,
   callLine,
   coldLines,
+  overBoundLine,
   type RegionRow,
   regionLines,
+  rowsOverBound,
 } from "./report.ts";
 import { beforeFirstToken, type Event, firstToken, home, regionHeader } from "./world.ts";
 
-interface Contestant {
+interface MeasuredEdge {
   system: string;
   edge: RegionalEdge;
 }
@@ -45,16 +45,16 @@ export async function compareRegions(
   folders: readonly string[],
   options: RegionsOptions,
 ): Promise<{ rows: object[]; lines: string[]; losing: string[] }> {
-  const contestants: Contestant[] = [];
+  const edges: MeasuredEdge[] = [];
   const agent = new Agent({ keepAlive: true });
   try {
     for (const [i, folder] of folders.entries()) {
       const system = i === 0 ? "this edge" : "other edge";
-      contestants.push({ system, edge: await startRegionalEdge(folder, backendRegions) });
+      edges.push({ system, edge: await startRegionalEdge(folder, backendRegions) });
     }
     const cold: ColdRow[] = [];
-    for (const one of contestants) cold.push(...(await firstRequests(one, options, agent)));
-    const { rows, calls } = await measureRounds(contestants, options, agent);
+    for (const one of edges) cold.push(...(await firstRequests(one, options, agent)));
+    const { rows, calls } = await measureRounds(edges, options, agent);
     return {
       rows: [...cold, ...rows, ...calls],
       lines: [
@@ -63,35 +63,35 @@ export async function compareRegions(
         ...regionLines(rows),
         ...calls.map(callLine),
       ],
-      losing: brokenRows(rows, "this edge").map((row) => brokenLine(row, rows)),
+      losing: rowsOverBound(rows, "this edge").map((row) => overBoundLine(row, rows)),
     };
   } finally {
     agent.destroy();
-    for (const { edge } of contestants) await edge.stop();
+    for (const { edge } of edges) await edge.stop();
   }
 }
 
 async function measureRounds(
-  contestants: readonly Contestant[],
+  edges: readonly MeasuredEdge[],
   options: RegionsOptions,
   agent: Agent,
 ): Promise<{ rows: RegionRow[]; calls: CallRow[] }> {
   const series = roundTripsMs.flatMap((roundTripMs) =>
-    contestants.map((contestant) => ({ contestant, roundTripMs, waits: noWaits() })),
+    edges.map((measuredEdge) => ({ measuredEdge, roundTripMs, waits: noWaits() })),
   );
-  const events = new Map<Contestant, Event[]>(contestants.map((one) => [one, []]));
+  const events = new Map<MeasuredEdge, Event[]>(edges.map((one) => [one, []]));
   // One round more, which is not counted: code is compiled, connections open.
   for (let round = -1; round < options.rounds; round++) {
-    for (const { contestant, roundTripMs, waits } of round % 2 === 0 ? series : series.toReversed()) {
-      await contestant.edge.control(roundTripMs);
-      const measured = await oneRound(contestant, round, options, agent);
-      const happened = await contestant.edge.control(roundTripMs);
+    for (const { measuredEdge, roundTripMs, waits } of round % 2 === 0 ? series : series.toReversed()) {
+      await measuredEdge.edge.control(roundTripMs);
+      const measured = await oneRound(measuredEdge, round, options, agent);
+      const happened = await measuredEdge.edge.control(roundTripMs);
       if (round < 0) continue;
       for (const region of regions) waits[region].push(...measured[region]);
-      events.get(contestant)!.push(...happened);
+      events.get(measuredEdge)!.push(...happened);
     }
   }
-  const rows = series.flatMap(({ contestant: { system }, roundTripMs, waits }) =>
+  const rows = series.flatMap(({ measuredEdge: { system }, roundTripMs, waits }) =>
     regions.map((region): RegionRow => {
       const toBackendMs = backendRegions.includes(region) ? 0 : roundTripMs;
       return { kind: "region", system, roundTripMs, region, toBackendMs, ...summary(waits[region]) };
@@ -101,7 +101,7 @@ async function measureRounds(
 }
 
 /** Calls to other regions that each region's first request waits for. */
-async function firstRequests(one: Contestant, { bodies }: RegionsOptions, agent: Agent): Promise<ColdRow[]> {
+async function firstRequests(one: MeasuredEdge, { bodies }: RegionsOptions, agent: Agent): Promise<ColdRow[]> {
   const rows: ColdRow[] = [];
   for (const [i, region] of regions.entries()) {
     await one.edge.control(0);
@@ -113,20 +113,20 @@ async function firstRequests(one: Contestant, { bodies }: RegionsOptions, agent:
   return rows;
 }
 
-function wayFrom(region: Region, { system, edge }: Contestant, bodies: string[]): Way {
+function wayFrom(region: Region, { system, edge }: MeasuredEdge, bodies: string[]): Way {
   const headers = { authorization: `Bearer ${key}`, [regionHeader]: region };
   return { system, url: `${edge.url}/v1/completions`, headers, bodies, firstToken: "data: {" };
 }
 
 async function oneRound(
-  contestant: Contestant,
+  measuredEdge: MeasuredEdge,
   round: number,
   { bodies, requestsPerRound }: RegionsOptions,
   agent: Agent,
 ): Promise<Record<Region, number[]>> {
   const waits = noWaits();
   const tasks = regions.flatMap((region, r) => {
-    const way = wayFrom(region, contestant, bodies);
+    const way = wayFrom(region, measuredEdge, bodies);
     const random = seededRandom((round + 1) * regions.length + r);
     let dueMs = 0;
     return Array.from({ length: Math.ceil(requestsPerRound / regions.length) }, async (_, i) => {

@@ -43,7 +43,7 @@ export function addedMs(row: RegionRow, rows: readonly RegionRow[]): number {
   return row.p50Ms - row.toBackendMs - without.p50Ms;
 }
 
-export function brokenRows(rows: readonly RegionRow[], system: string): RegionRow[] {
+export function rowsOverBound(rows: readonly RegionRow[], system: string): RegionRow[] {
   return rows.filter((row) => row.system === system && addedMs(row, rows) > mostAddedMs);
 }
 
@@ -83,7 +83,7 @@ export function coldLines(rows: readonly ColdRow[]): string[] {
   });
 }
 
-export function brokenLine(row: RegionRow, rows: readonly RegionRow[]): string {
+export function overBoundLine(row: RegionRow, rows: readonly RegionRow[]): string {
   const { region, roundTripMs } = row;
   return `LOSES  ${region} at ${roundTripMs} ms: ${addedMs(row, rows).toFixed(1)} ms added, over ${mostAddedMs} ms`;
 }
