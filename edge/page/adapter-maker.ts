@@ -5,7 +5,7 @@ import type { Adapter } from "../../shared/contracts/responses.ts";
 import { type Api, failureText } from "./api.ts";
 import type { Catalog } from "./catalog.ts";
 import { button, make } from "./elements.ts";
-import { count, perplexityChange, perplexityInterval } from "./words.ts";
+import { count, perplexityBesideBase, perplexityInterval } from "./words.ts";
 
 export interface AdapterMakerParts {
   api: Api;
@@ -32,7 +32,7 @@ export function examplesIn(text: string): string[] {
 export function gainText({ gain, message, outdated }: Adapter): string {
   if (outdated) return "It was made for artifacts that are not served any more: make it again.";
   if (!gain) return message ?? "It gains nothing, so the base answers.";
-  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityChange(gain.nats)} (95% interval: ${perplexityInterval(gain.ci95)}).`;
+  return `On ${count(gain.tokens, "token")} of examples that it was not made from: ${perplexityBesideBase(gain.nats)} (95% interval: ${perplexityInterval(gain.ci95)}).`;
 }
 
 export class AdapterMaker {

@@ -1,7 +1,7 @@
 /** The weights of an answer as a bar and in words: how much of its probabilities each expert makes. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
-import { count, percent, perplexityChange } from "./words.ts";
+import { count, percent, perplexityBesideBase } from "./words.ts";
 
 type Experts = ChameleonBlock["experts"];
 
@@ -57,5 +57,5 @@ export function evidenceText(evidence: ChameleonBlock["evidence"], mode: Chamele
   if (!evidence) return "These weights were given; the prompt did not decide.";
   if (evidence.tokens === 0)
     return "The prompt is too short to say anything; the weights are those before any evidence.";
-  return `On ${count(evidence.tokens, "token")} of the prompt itself: ${perplexityChange(evidence.nats)}.`;
+  return `On ${count(evidence.tokens, "token")} of the prompt itself: ${perplexityBesideBase(evidence.nats)}.`;
 }

@@ -4,7 +4,7 @@ import { type Centroid, domainOf } from "./domains.ts";
 import { button, make, roveFocus, table } from "./elements.ts";
 import { between, type Point, spread } from "./map-layout.ts";
 import type { Reading } from "./preview.ts";
-import { count, perplexityChange, perplexityInterval } from "./words.ts";
+import { count, perplexityBesideBase, perplexityChange, perplexityInterval } from "./words.ts";
 
 export interface DomainMapParts {
   catalog: Catalog;
@@ -195,5 +195,5 @@ function gainText({ gain, auto_off }: Centroid): string {
   if (auto_off) return "Its adapter did not help when it was measured, so it is off: the base answers.";
   if (!gain) return "What its adapter gains has not been measured.";
   const interval = perplexityInterval(gain.ci95);
-  return `On ${count(gain.tokens, "token")} that training did not see, its adapter has ${perplexityChange(gain.nats)} (95% interval: ${interval}).`;
+  return `On ${count(gain.tokens, "token")} that training did not see, its adapter has ${perplexityBesideBase(gain.nats)} (95% interval: ${interval}).`;
 }

@@ -7,13 +7,20 @@ export function percent(share: number): string {
   return value < 10 && value !== Math.round(value) ? `${value.toFixed(1)}%` : `${value.toFixed(0)}%`;
 }
 
-/** The change of perplexity that a gain of so many nats a token is: 0.25 → "22% lower perplexity than the base". */
+/** The change of perplexity that a gain of so many nats a token is: 0.25 → "22% lower perplexity". */
 export function perplexityChange(gainNats: number): string {
   const change = Math.exp(-gainNats) - 1;
   const rounded = Math.round(Math.abs(change) * 100);
-  if (rounded === 0) return "the same perplexity as the base";
-  const side = change < 0 ? `${Math.min(rounded, 99)}% lower` : `${rounded}% higher`;
-  return `${side} perplexity than the base`;
+  if (rounded === 0) return samePerplexity;
+  return change < 0 ? `${Math.min(rounded, 99)}% lower perplexity` : `${rounded}% higher perplexity`;
+}
+
+const samePerplexity = "the same perplexity";
+
+/** The same within a sentence: "22% lower perplexity than the base". */
+export function perplexityBesideBase(gainNats: number): string {
+  const change = perplexityChange(gainNats);
+  return `${change} ${change === samePerplexity ? "as" : "than"} the base`;
 }
 
 /** The interval of a gain as that of the change: "20% to 24% lower". */

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import {
   likelier,
   percent,
+  perplexityBesideBase,
   perplexityChange,
   perplexityInterval,
   readableToken,
@@ -10,14 +11,21 @@ import {
 } from "../../../../edge/page/words.ts";
 
 test.each([
-  [0.248, "22% lower perplexity than the base"],
-  [-0.03, "3% higher perplexity than the base"],
-  [-0.7, "101% higher perplexity than the base"],
-  [0.001, "the same perplexity as the base"],
-  [4.9, "99% lower perplexity than the base"],
-  [9, "99% lower perplexity than the base"],
+  [0.248, "22% lower perplexity"],
+  [-0.03, "3% higher perplexity"],
+  [-0.7, "101% higher perplexity"],
+  [0.001, "the same perplexity"],
+  [4.9, "99% lower perplexity"],
+  [9, "99% lower perplexity"],
 ])("a gain of %f nats a token is %s", (nats, words) => {
   expect(perplexityChange(nats)).toBe(words);
+});
+
+test("a sentence compares with the base: lower than it, or the same as it", () => {
+  expect([0.248, 0.001].map(perplexityBesideBase)).toEqual([
+    "22% lower perplexity than the base",
+    "the same perplexity as the base",
+  ]);
 });
 
 test("an interval that crosses zero says so", () => {
