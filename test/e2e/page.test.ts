@@ -224,6 +224,10 @@ describe.skipIf(!browserProgram)("the page", () => {
     test("chats", async () => {
       const { page } = driver;
       await page.click("#tab-chat");
+      // No control ends outside its card.
+      const past = `[...document.querySelectorAll("#chat :is(input, select, textarea, button)")].filter((one) =>
+        one.getBoundingClientRect().right > one.closest(".card").getBoundingClientRect().right).map(({ id }) => id)`;
+      expect(await page.evaluate(past)).toEqual([]);
       await page.fill("#chat-input", "How many apples are in 3 boxes of 4?");
       await page.keyboard.press("Enter");
       await driver.says("#chat-status", /complete/);
