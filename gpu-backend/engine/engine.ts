@@ -2,8 +2,8 @@
  * The engine: continuous batching over one step runner. Sequences come in with `submit`, leave by their last frame, and join or
  * leave between the phases of a step. Its owner calls `step` while it is busy. Frames go out through `emit`, phase by phase.
  *
- * A fault of one sequence (a result that is not finite, or anything thrown while that sequence alone is handled) ends it in one
- * error frame and frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is unusable.
+ * A fault of one sequence (a result that is not finite, or anything thrown while it alone is handled) ends it in one error frame and
+ * frees all it held; the others' bits do not change. If a whole step fails, `step` rejects and the engine is unusable.
  */
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -62,8 +62,8 @@ export class Engine {
     const { config } = parts.runner;
     const kvShape = arenaShapeOf(config);
     // As much again as the slots can use is enough for parked sequences.
-    const slotBytes = kvShape.contextTokens * bytesPerPosition(kvShape);
-    const kvBytes = Math.min(parts.kvBytes, 2 * parts.limits.maxSequences * slotBytes);
+    const usable = 2 * parts.limits.maxSequences * kvShape.contextTokens * bytesPerPosition(kvShape);
+    const kvBytes = Math.min(parts.kvBytes, usable);
     this.#parts = { ...parts, kvBytes };
     this.#vocabulary = vocabularyOf(config, parts.pieceOf);
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
@@ -308,10 +308,9 @@ export class Engine {
       alternatives,
       baseLogprob: base && logprobOf(base, tokenId),
     };
-    const promptFrame = sequence.takePromptFrame();
-    if (promptFrame) this.#frames.push(promptFrame);
-    const frame = sequence.took(tokenId, score);
-    if (frame) this.#frames.push(frame);
+    for (const frame of [sequence.takePromptFrame(), sequence.took(tokenId, score)]) {
+      if (frame) this.#frames.push(frame);
+    }
   }
 
   /** A sequence whose prompt is cached ends, or decodes from now on. */

@@ -142,7 +142,7 @@ describe("leases", () => {
       },
     );
     const events = fc.array(fc.tuple(fc.nat(2), event), { minLength: 100, maxLength: 300, size: "max" });
-    let mostAdmitted = 0;
+    let admitted = 0;
     const property = fc.property(events, (steps) => {
       let nowMs = startMs;
       const root = new Lender();
@@ -214,9 +214,10 @@ describe("leases", () => {
       }
       const used = regions.reduce((total, { quota }) => total + quota.state.month.tokens, 0);
       expect(used).toBe(settlements.reduce((total, { tokens }) => total + tokens, 0));
-      mostAdmitted = Math.max(mostAdmitted, granted.length);
+      admitted += granted.length;
     });
     fc.assert(property, { numRuns: 100 }); // a failure prints its seed
-    expect(mostAdmitted).toBeGreaterThan(10);
+    console.log(`${admitted} requests were admitted`);
+    expect(admitted).toBeGreaterThan(100);
   });
 });
