@@ -8,7 +8,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { count, createCommand, parsedOptions, positive } from "../gpu-backend/command-line.ts";
-import { workerdConfigText } from "./workerd/config.ts";
+import { workerAlone, workerdConfigText } from "./workerd/config.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { startWorkerd } from "./workerd/process.ts";
 
@@ -56,22 +56,7 @@ const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), environment
 try {
   await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
   const emptyConfig = path.join(empty, "config.capnp");
-  const bare = {
-    worker: {
-      modules: [{ name: "worker.js", file: "worker.js" }],
-      compatibilityDate: "2026-11-17",
-      compatibilityFlags: [],
-      vars: {},
-      objects: [],
-    },
-    objectsWorker: null,
-    objectsDirectory: empty,
-    assets: null,
-    namespaces: [],
-    buckets: [],
-    datasets: [],
-  };
-  await writeFile(emptyConfig, workerdConfigText(bare));
+  await writeFile(emptyConfig, workerdConfigText(workerAlone("worker.js", empty)));
   const edgeConfig = await edge.configure();
 
   // A first start of each fills the disk cache, and is not counted.

@@ -29,6 +29,25 @@ export interface WorkerdConfig {
   datasets: string[];
 }
 
+/** A Worker of one file without bindings. */
+export function workerAlone(file: string, objectsDirectory: string): WorkerdConfig {
+  return {
+    worker: {
+      modules: [{ name: file, file }],
+      compatibilityDate: "2026-11-17",
+      compatibilityFlags: [],
+      vars: {},
+      objects: [],
+    },
+    objectsWorker: null,
+    objectsDirectory,
+    assets: null,
+    namespaces: [],
+    buckets: [],
+    datasets: [],
+  };
+}
+
 /** The text of a configuration that serves the Worker on a loopback port of the system's choice. */
 export function workerdConfigText(config: WorkerdConfig): string {
   const { worker, objectsWorker, objectsDirectory, assets, namespaces, buckets, datasets } = config;

@@ -5,7 +5,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { workerdConfigText } from "../../infra/workerd/config.ts";
+import { workerAlone, workerdConfigText } from "../../infra/workerd/config.ts";
 import { startWorkerd } from "../../infra/workerd/process.ts";
 import { type HeapWatch, type LiveHeap, watchHeap } from "../support/live-heap.ts";
 
@@ -63,21 +63,7 @@ test("what a Worker keeps is told from its garbage", async () => {
   onTestFinished(() => rm(directory, { recursive: true }));
   const worker = `${script}
     export default { fetch(request) { make[new URL(request.url).pathname.slice(1)]?.(); return new Response("ok"); } };`;
-  const config = workerdConfigText({
-    worker: {
-      modules: [{ name: "worker.js", file: "worker.js" }],
-      compatibilityDate: "2026-11-17",
-      compatibilityFlags: [],
-      vars: {},
-      objects: [],
-    },
-    objectsWorker: null,
-    objectsDirectory: directory,
-    assets: null,
-    namespaces: [],
-    buckets: [],
-    datasets: [],
-  });
+  const config = workerdConfigText(workerAlone("worker.js", directory));
   await writeFile(path.join(directory, "worker.js"), worker);
   await writeFile(path.join(directory, "config.capnp"), config);
   const workerd = await startWorkerd(path.join(directory, "config.capnp"), { isInspected: true });
