@@ -51,8 +51,8 @@ export function calibrationCost({
 }
 
 /**
- * Deterministic. What is served gains more on the text that it knows than banks of fewer steps do, so it says itself whether
- * the mixture falls behind its nearest adapter; the banks that families are left out of say everything else. Throws the signal's reason when aborted; finished folds stay
+ * Deterministic. The served bank gains more on known text than the banks of fewer steps, so whether the mixture falls behind the
+ * nearest adapter is judged on it; everything else is judged on the banks that families are left out of. Throws the signal's reason when aborted; finished folds stay
  * in the cache.
  */
 export async function calibrate(
