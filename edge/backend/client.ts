@@ -2,6 +2,7 @@
  * HTTP client for one address of backends. Every failure becomes a CallFailure. A call may name the process that it is for; it is
  * repeated while an address that does not route by name leads it to others. Not here: which backend to use, and retries.
  */
+
 import { z } from "zod";
 import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
 import {
@@ -20,6 +21,7 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
+import { pause } from "../platform/pause.ts";
 import { hasOwnUrl, urlOf } from "./addresses.ts";
 import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
@@ -268,10 +270,6 @@ export class BackendClient implements BackendCalls {
       }
     });
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function processOf(response: Response): string | null {

@@ -8,6 +8,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
 import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
 import { marksHeader } from "../completions/marks.ts";
+import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 import { refusalOf } from "./refusal.ts";
@@ -118,7 +119,7 @@ export class CellCall {
     this.#parts.lost(this.#request.admitted.requestId, thrown);
     const pauseMs = restartPausesMs[this.#losses++];
     this.#isSpilled = false;
-    if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    if (pauseMs > 0) await pause(pauseMs);
     return !this.#signal.aborted;
   }
 }

@@ -2,7 +2,9 @@
  * Per-key pacing: delays the requests of a key that sends many at once. It wraps the app rather than being middleware of it,
  * so that a delayed request has cost nothing but reading its key.
  */
+
 import type { Arrival } from "../dependencies.ts";
+import { pause } from "../platform/pause.ts";
 import { regionOf } from "../platform/region.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
 import { mostBytesOf } from "./body.ts";
@@ -20,7 +22,7 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const paceKey = paceKeyOf(key);
     const waitMs = pace.waitMs(paceKey, arrivedMs, request.method === "POST" ? mostBytesOf(request) : 0);
     // One timer per request: workerd does not let one request resolve what another awaits.
-    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+    if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, { key, region, arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
     if (response.status === 429) pace.refused(paceKey, now(), Number(response.headers.get("retry-after")) * 1000);
     return response;

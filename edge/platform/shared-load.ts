@@ -3,7 +3,9 @@
  * a promise of another one. So the request that begins a load owns it, and the others look for its result with timers of
  * their own.
  */
+
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { pause } from "./pause.ts";
 
 /** Interval at which a request looks for the result of another request's load, in milliseconds. */
 const pollMs = 20;
@@ -39,7 +41,7 @@ export class SharedLoad<T> {
   async run(load: () => Promise<T>): Promise<T> {
     const last = this.#last;
     if (last && this.#runs(last)) {
-      while (this.#runs(last)) await new Promise((resolve) => setTimeout(resolve, pollMs));
+      while (this.#runs(last)) await pause(pollMs);
       return this.#valueOf(last);
     }
     const attempt: Attempt<T> = { begunMs: this.#parts.now(), result: null };

@@ -1,4 +1,5 @@
 /** Sends the plan of a completion or a chat to its Durable Object and returns the answer. */
+
 import type { Context } from "hono";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -11,6 +12,7 @@ import { mostTokens } from "../completions/token-count.ts";
 import { refuseManyLogprobs } from "../completions/whole-logprobs.ts";
 import type { AppEnvironment, Dependencies } from "../dependencies.ts";
 import { assignMsField } from "../observability/request-trace.ts";
+import { pause } from "../platform/pause.ts";
 
 /** Milliseconds within which every choice must start; otherwise the request ends in deadline_exceeded. */
 const deadlineHeader = "x-deadline-ms";
@@ -85,8 +87,7 @@ export async function answer(
   };
   /** A cell that has the request settles it with its use. If none has, as between two cells, this frees its place. */
   const settleLater = () => {
-    const later = new Promise<void>((resolve) => setTimeout(resolve, settledMs));
-    dependencies.background(later.then(() => admission.settle([])));
+    dependencies.background(pause(settledMs).then(() => admission.settle([])));
   };
   try {
     const { response, completed } = await dependencies.cells(cellRequest, c.get("region"), signal);

@@ -21,8 +21,7 @@ export function usage(dependencies: Dependencies): Handler<AppEnvironment> {
       const message = `Invalid request: from ${from} to ${to} is ${days} days; it must be 1 to ${requestLimits.usageDays}.`;
       throw new ServiceError("invalid_request", message, { param: "from" });
     }
-    const access = c.get("access");
-    const { tenant, limits } = access;
+    const { tenant, limits } = c.get("access");
     const rows = await dependencies.usage(tenant, from, to);
     if (rows.length > requestLimits.usageRows) {
       const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;

@@ -2,7 +2,9 @@
  * Admission by a tenant's ledger in the request's region: a request is admitted before its body is read, reserves its tokens
  * once they are known, and is settled when it ends. For a tenant without limits only use is counted.
  */
+
 import { ServiceError } from "../../shared/errors.ts";
+import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
 import type { Access } from "./keys.ts";
@@ -173,7 +175,7 @@ async function settledInTries(
       return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed]);
     } catch (error) {
       if (delayMs === null) throw error;
-      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      await pause(delayMs);
     }
   }
 }

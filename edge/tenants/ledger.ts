@@ -7,10 +7,12 @@
  * would all requests behind it. An object that is lost before the write forgets reservations; nobody is told that use is
  * counted before it is written. What must be sent is sent by an alarm, until it is confirmed.
  */
+
 import { DurableObject } from "cloudflare:workers";
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { objectNamed } from "../platform/objects.ts";
+import { pause } from "../platform/pause.ts";
 import { type Region, regions } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
 import {
@@ -334,7 +336,7 @@ export class Ledger extends DurableObject<Env> {
   /** Resolves when all until now is written. Rejects if that fails; then it is tried again without being asked. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(sendMs, commitMs * 2 ** this.#failedCommits);
-    this.#commit ??= new Promise<void>((resolve) => setTimeout(resolve, delayMs)).then(() => this.#commitNow());
+    this.#commit ??= pause(delayMs).then(() => this.#commitNow());
     return this.#commit;
   }
 

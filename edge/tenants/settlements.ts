@@ -4,6 +4,7 @@
  * limits is sent in groups of `gatherMs`, since the time of counting does not matter for them. An object that is lost before
  * the first try loses what it has not sent.
  */
+import { pause } from "../platform/pause.ts";
 import type { Consumption } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
@@ -53,7 +54,7 @@ export class Settlements {
       return group.settled;
     }
     const gathering = [...consumed];
-    const settled = new Promise<void>((resolve) => setTimeout(resolve, gatherMs)).then(() => {
+    const settled = pause(gatherMs).then(() => {
       this.#groups.delete(ledger);
       return this.settle(ledger, id, gathering);
     });

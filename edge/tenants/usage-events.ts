@@ -3,6 +3,7 @@
  * Those of `gatherMs` that are of one tenant, model and centroid are one. An object that is lost meanwhile loses them; what
  * counts is in the ledgers.
  */
+import { pause } from "../platform/pause.ts";
 import { type Consumption, inAll } from "./consumption.ts";
 
 const gatherMs = 250;
@@ -38,7 +39,7 @@ export class UsageEvents {
 
   /** No timer is left when it resolves. */
   async #tellSoon(): Promise<void> {
-    await new Promise((resolve) => setTimeout(resolve, gatherMs));
+    await pause(gatherMs);
     const gathered = [...this.#untold];
     this.#untold.clear();
     for (const [tenant, consumed] of gathered) this.#report(tenant, [...consumed.values()]);
