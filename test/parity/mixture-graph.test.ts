@@ -325,7 +325,8 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
       // Less is none that float32 holds beside the greatest.
       if (expected[id] - highest > -160)
         worst = Math.max(worst, Math.abs(logitOf(p, true) - logSumExp[0] - (expected[id] - total)));
-      else expect(logitOf(p, true) - logSumExp[0]).toBeLessThan(-155);
+      // By how much depends on how likely the greatest was without its bias.
+      else expect(logitOf(p, true) - logSumExp[0]).toBeLessThan(-140);
     });
     expect(logitOf(topScores[0], true)).toBeLessThanOrEqual(logSumExp[0]);
     topIds.subarray(0, 8).forEach((id, rank) => {
