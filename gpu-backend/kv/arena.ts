@@ -28,6 +28,8 @@ export class KvArena {
   readonly #wanted: Int32Array;
   /** What a row is called for as long as it lives, wherever it moves. */
   readonly #names: number[] = [];
+  /** What one head held that `follow` replaces, at most the context: P × d. */
+  readonly #replaced: Float32Array;
 
   constructor(shape: KvMemoryShape, memory = new KvMemory(shape), side: Side = "start") {
     this.#shape = shape;
@@ -35,6 +37,7 @@ export class KvArena {
     this.#side = side;
     this.#lengths = new Int32Array(shape.maximumRows);
     this.#wanted = new Int32Array(shape.maximumRows);
+    this.#replaced = new Float32Array(shape.contextTokens * shape.headWidth);
     this.#positions = positionsFor(0, shape);
     memory.join(this, side);
   }
@@ -95,9 +98,9 @@ export class KvArena {
       for (const array of this.#memory.arrays) {
         for (let h = 0; h < H; h++) {
           const [source, target] = [this.#startOf(this.rowAt(from), h), this.#startOf(this.rowAt(to), h)];
-          const kept = swap ? array.slice(target, target + replaced) : null;
+          if (swap) this.#replaced.set(array.subarray(target, target + replaced));
           array.copyWithin(target, source, source + moved);
-          if (kept) array.set(kept, source);
+          if (swap) array.set(this.#replaced.subarray(0, replaced), source);
         }
       }
       for (const ofRows of [this.#lengths, this.#wanted, this.#names]) {

@@ -1,7 +1,8 @@
 /**
  * The memory that the arenas of an engine share: two arrays per layer, keys and values. The rows of one arena go up from their start,
  * those of the other down from their end, so that either takes what the other leaves without a copy; what is free between them holds
- * the copy that a prefill is fed. They are made once, as large as the bound: the system gives memory only to pages that are written.
+ * the copy that a prefill is fed. They are made once, as large as the bound: the system gives memory only to pages that are written,
+ * which takes as long as the write itself, so room for one row as long as the context is written before it is needed.
  * Keys and values of parked rows are between the arenas, too, and move out of the way where one grows. So parking never takes more
  * than the arrays. Beside them there are, within a step, copies of rows that are parked or resume in it, and one array more while the
  * arrays are renewed. What is replaced is freed at once, not when garbage is collected.
@@ -59,8 +60,8 @@ export class KvMemory {
     this.#shape = shape;
     this.#capacity =
       maximumBytes === undefined ? maximumRows * contextTokens : Math.floor(maximumBytes / bytesPerPosition(shape));
-    const elements = this.#capacity * this.#width;
-    this.arrays = Array.from({ length: 2 * layers }, () => new Float32Array(elements));
+    this.arrays = Array.from({ length: 2 * layers }, () => this.#newArray());
+    this.#written.start = this.#readyPositions;
   }
 
   get bytes(): number {
@@ -144,13 +145,21 @@ export class KvMemory {
    */
   trim(): void {
     this.#placeAside();
-    const { contextTokens } = this.#shape;
     const used = this.#span + positionsOf(this.#aside);
-    const most = used > 0 ? spareShare * Math.max(used, contextTokens) : contextTokens;
+    const most = used > 0 ? spareShare * Math.max(used, this.#readyPositions) : this.#readyPositions;
     if (this.#writtenPositions <= most) return;
     for (const arena of this.#arenas.values()) arena.shrink();
     this.#pack(...this.#between());
     this.#renew();
+  }
+
+  #newArray(): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.#capacity * this.#width).fill(0, 0, this.#readyPositions * this.#width);
+  }
+
+  /** Positions whose memory is always there. */
+  get #readyPositions(): number {
+    return Math.min(this.#capacity, this.#shape.contextTokens);
   }
 
   /** Elements of a position in each array. */
@@ -216,7 +225,7 @@ export class KvMemory {
   #renew(): void {
     const kept = this.#kept;
     this.arrays.forEach((array, i) => {
-      const made = new Float32Array(array.length);
+      const made = this.#newArray();
       for (const arena of this.#arenas.values()) arena.copyRows(array, made);
       for (const { at, positions } of kept) {
         made.set(array.subarray(at * this.#width, (at + positions) * this.#width), at * this.#width);
@@ -225,7 +234,7 @@ export class KvMemory {
       free(array);
     });
     for (const [side, { span }] of this.#arenas) this.#written[side] = span;
-    this.#written.start = endOf(kept, this.#written.start);
+    this.#written.start = Math.max(this.#readyPositions, endOf(kept, this.#written.start));
   }
 
   get #span(): number {

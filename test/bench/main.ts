@@ -9,6 +9,7 @@ import { cpus, loadavg, totalmem } from "node:os";
 import { join } from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
+import { readConfig } from "../../gpu-backend/config.ts";
 import { weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { adapterLine, measureAdapters } from "./adapters.ts";
 import { readBandwidth } from "./bandwidth.ts";
@@ -65,7 +66,7 @@ const groups: Record<string, Entry[]> = {
 const options = parsedOptions<{
   quick?: boolean;
   json?: string;
-  threads: number;
+  threads?: number;
   rounds: number;
   steps?: number;
   batches?: number[];
@@ -88,7 +89,7 @@ const options = parsedOptions<{
   ])
     .option("--quick", "only fp32 and 8-bit, batches 1 and 8, context 128, few steps")
     .option("--json <file>", "write the figures there")
-    .option("--threads <n>", "threads of each contestant; other cores serve HTTP", count, 1)
+    .option("--threads <n>", "threads of each contestant (1; with --load the server's default, all cores)", count)
     .option("--rounds <n>", "rounds over which medians are taken", count, 5)
     .option("--steps <n>", "decode steps of a round; optimiser steps that --training projects to (600)", count)
     .option("--batches <list>", "batch sizes", counts)
@@ -119,6 +120,7 @@ const options = parsedOptions<{
     ),
 );
 
+const threads = options.threads ?? (options.load ? readConfig({}).threads : 1);
 const loadAtStart = loadavg();
 const say = (line: string) => console.log(line);
 const figures = options.adapters
@@ -139,7 +141,7 @@ if (options.json) {
     cpu: cpus()[0].model,
     cores: cpus().length,
     memoryBytes: totalmem(),
-    threads: options.threads,
+    threads,
     glibcTunables: process.env.GLIBC_TUNABLES ?? null,
     loadAverage: { start: loadAtStart, end: loadavg() },
   };
@@ -147,7 +149,7 @@ if (options.json) {
 }
 
 async function benchContest() {
-  const { quick = false, threads, rounds } = options;
+  const { quick = false, rounds } = options;
   const steps = options.steps ?? (quick ? 4 : 8);
   const chosen = options.groups ?? (quick ? ["fp32", "8-bit"] : Object.keys(groups));
   const batches = options.batches ?? (quick ? [1, 8] : [1, 8, 32]);
@@ -195,7 +197,7 @@ async function benchContest() {
 }
 
 async function benchAdapters() {
-  const { quick = false, threads } = options;
+  const { quick = false } = options;
   const adapters = [];
   for (const format of quick ? (["int8"] as const) : (["fp32", "int8"] as const)) {
     for (const row of await measureAdapters(format, threads, quick ? 8 : 20)) {
@@ -207,14 +209,14 @@ async function benchAdapters() {
 }
 
 async function benchTraining() {
-  const { threads, rounds, tokens, steps = 600 } = options;
+  const { rounds, tokens, steps = 600 } = options;
   const training = await measureTraining(threads, rounds);
   for (const line of trainingLines(training, tokens, steps)) say(line);
   return { training };
 }
 
 async function benchMixture() {
-  const { threads, rounds, steps = 24 } = options;
+  const { rounds, steps = 24 } = options;
   const mixture = [];
   for (const format of ["int8", "fp32"] as const) {
     for (const batch of options.batches ?? [1, 8]) {
@@ -231,7 +233,7 @@ async function benchPrefix() {
   const prefix = [];
   for (const format of ["fp32", "int8"] as const) {
     for (const prompts of sharedPrefixes) {
-      const row = await measurePrefix(format, prompts, options);
+      const row = await measurePrefix(format, prompts, { ...options, threads });
       say(prefixLine(row));
       prefix.push(row);
     }
@@ -240,7 +242,7 @@ async function benchPrefix() {
 }
 
 async function benchMemory() {
-  const { threads, batches = [8] } = options;
+  const { batches = [8] } = options;
   installPeer(llamaFolder);
   // Not above: it needs packages of development, which an installed package lacks.
   const { measureMemory, memoryLines } = await import("./memory.ts");
@@ -254,7 +256,7 @@ async function benchMemory() {
 }
 
 async function benchLoad(rates: number[]) {
-  const { threads, requests, rounds, shape, against } = options;
+  const { requests, rounds, shape, against } = options;
   const settings = { shape, format: "int8" as const, threads, requests, rates };
   if (against !== undefined) return compareLoad(against, { ...settings, rounds }, say);
   return measureLoad(settings, say);
