@@ -8,6 +8,7 @@ import type { Adapter, AdapterSource } from "../../../gpu-backend/adapters/adapt
 import { gatesOf, type HyperNetwork } from "../../../gpu-backend/adapters/hyper-network.ts";
 import type { WeightFormat } from "../../../gpu-backend/runtime/gpt2-graph.ts";
 import type { StepRunner } from "../../../gpu-backend/runtime/step.ts";
+import type { Frame } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/engine-harness.ts";
 import { randomBank, seededRandom } from "../../support/steps.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights, randomWeights } from "../model.ts";
@@ -41,6 +42,7 @@ export interface LoadResult {
   betweenTokensMs: number[];
 }
 
+/** One engine for all runs, as a server has. */
 export interface LoadEngine {
   run(arrivals: readonly Arrival[], centroids: number): Promise<LoadResult>;
   release(): Promise<void>;
@@ -67,34 +69,35 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
     ...{ chunkTokens: settings.chunkTokens, slowdown: settings.tenantSlowdown },
   };
   const now = () => performance.now();
+  let heard: (frames: readonly Frame[]) => void = () => {};
+  const engine = new Engine({
+    runner,
+    adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
+    prefixCache: null,
+    limits,
+    kvBytes: 2 ** 31,
+    pieceOf: () => Uint8Array.of(97),
+    now,
+    emit: (frames) => heard(frames),
+  });
   return {
     async run(arrivals, centroids) {
       const dueMs = new Map(arrivals.map((arrival) => [arrival.id, arrival.dueMs]));
       const lastTokenMs = new Map<string, number>();
       const result: LoadResult = { seconds: 0, tokens: 0, failed: 0, firstTokenMs: [], betweenTokensMs: [] };
-      const engine = new Engine({
-        runner,
-        adapters: new AdapterCache(generatedGates(runner.gates), 2 ** 26, now),
-        prefixCache: null,
-        limits,
-        kvBytes: 2 ** 31,
-        pieceOf: () => Uint8Array.of(97),
-        now,
-        emit(frames) {
-          const atMs = now() - startedMs;
-          for (const { type, id } of frames) {
-            if (type === "error") result.failed++;
-            if (type !== "token") continue;
-            const previousMs = lastTokenMs.get(id);
-            if (previousMs === undefined) result.firstTokenMs.push(atMs - dueMs.get(id)!);
-            else result.betweenTokensMs.push(atMs - previousMs);
-            lastTokenMs.set(id, atMs);
-            result.tokens++;
-          }
-        },
-      });
-      // A server makes its engine before it takes requests.
       const startedMs = now();
+      heard = (frames) => {
+        const atMs = now() - startedMs;
+        for (const { type, id } of frames) {
+          if (type === "error") result.failed++;
+          if (type !== "token") continue;
+          const previousMs = lastTokenMs.get(id);
+          if (previousMs === undefined) result.firstTokenMs.push(atMs - dueMs.get(id)!);
+          else result.betweenTokensMs.push(atMs - previousMs);
+          lastTokenMs.set(id, atMs);
+          result.tokens++;
+        }
+      };
       let next = 0;
       while (next < arrivals.length || engine.busy) {
         for (; next < arrivals.length && arrivals[next].dueMs <= now() - startedMs; next++) {
