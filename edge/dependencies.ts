@@ -48,7 +48,6 @@ export interface Dependencies {
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
-  /** Admits a request before its body is read. */
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

@@ -10,6 +10,7 @@ import { readBody } from "../middleware/body.ts";
 export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
   return async (c) => {
     const request = await readBody(c, dependencies, assignRequestSchema);
+    await c.get("admission").end();
     const artifacts = await dependencies.artifacts();
     const { centroids } = artifacts.manifest;
     const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);

@@ -1,6 +1,7 @@
 /**
- * Admission by a tenant's ledger in the request's region: a request is admitted before its body is read, reserves its tokens
- * once they are known, and is settled when it ends. For a tenant without limits only use is counted.
+ * Admission by a tenant's ledger in the request's region: one call counts a request and reserves its tokens, once they are
+ * known, and another settles it when it ends. A refusal that is known is repeated before anything is read. For a tenant
+ * without limits only use is counted.
  */
 
 import { ServiceError } from "../../shared/errors.ts";
@@ -38,22 +39,19 @@ export interface AdmissionRequest {
 }
 
 export interface Admissions {
-  /**
-   * Admits a request before its body is read. Cached refusals are answered without calling the ledger.
-   * Throws rate_limited or quota_exceeded with the limit and the value.
-   */
-  admit(request: AdmissionRequest): Promise<PendingAdmission>;
+  /** Before a request's body is read: throws rate_limited or quota_exceeded if a cached refusal says so. Calls no ledger. */
+  begin(request: AdmissionRequest): PendingAdmission;
 }
 
-/** An admitted request: it counts in the minute and among the concurrent requests. */
+/** A request that the ledger does not know yet. */
 export interface PendingAdmission {
   /**
-   * Reserves at most `tokens` for the request before its work. The caller settles the returned admission.
-   * Throws rate_limited or quota_exceeded with the limit and the value.
+   * Admits the request with at most `tokens`, before its work. The caller settles the returned admission. Throws rate_limited
+   * or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
-  /** Ends the request if nothing was reserved. It still counts in the minute. */
-  release(): void;
+  /** Counts a request that needs no tokens, or has failed before they were known. Throws the same. Then it has ended. */
+  end(): Promise<void>;
 }
 
 /** A request that has reserved its tokens. Another object may settle it. */
@@ -78,27 +76,39 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   const { ledgers, now } = dependencies;
   const knownRefusals = new KnownRefusals();
   return {
-    async admit({ requestId, access, region, tell }) {
-      const { tenant, limits } = access;
+    begin({ requestId, access: { tenant, limits }, region, tell }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
-      if (!isLimited) return { reserve: async () => admitted, release: () => undefined };
-      const ledger = ledgerOf(ledgers, name);
+      if (!isLimited) return { reserve: async () => admitted, end: async () => undefined };
       const known = knownRefusals.decisionFor(name, limits, now());
-      const decision = known ?? (await asked(ledger.admit(requestId, limits)));
-      if (!known) knownRefusals.note(name, decision, now());
-      obey(decision, tell);
-      let isReserved = false;
+      if (known) obey(known, tell);
+      const ledger = ledgerOf(ledgers, name);
+      let isAsked = false;
+      /** The ledger may hold a place for the request, and no caller settles it. */
+      let isHeld = false;
+      const ask = async (tokens?: number) => {
+        [isAsked, isHeld] = [true, true];
+        const decision = await asked(ledger.admit(requestId, limits, tokens));
+        isHeld = decision.refusal === null;
+        if (!decision.isOfTokens) knownRefusals.note(name, decision, now());
+        obey(decision, tell);
+        return decision;
+      };
       return {
         async reserve(tokens) {
-          // The admission has already set the headers about requests.
-          obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
-          isReserved = true;
+          const { isOfTokens } = await ask(tokens);
+          // A ledger of the release before has only admitted it, and reserves in a call of its own.
+          if (!isOfTokens) obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
+          isHeld = false;
           return admitted;
         },
-        release: () => {
-          if (!isReserved) admitted.settle([]);
+        async end() {
+          try {
+            if (!isAsked) await ask();
+          } finally {
+            if (isHeld) admitted.settle([]);
+          }
         },
       };
     },

@@ -9,7 +9,7 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
-import type { TenantLimits } from "../../shared/contracts/tenants.ts";
+import { plans, type TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { pause } from "../platform/pause.ts";
@@ -86,10 +86,23 @@ export class Ledger extends DurableObject<Env> {
     this.borrower = new Borrower(this.#store.fact("borrowed") ?? undefined);
   }
 
-  /** Counts a request before it is read. */
-  admit(id: string, limits: TenantLimits): Promise<Decision> {
-    const needs = { ...noAmounts, requestsPerMinute: 1, concurrentRequests: 1, tokensPerMonth: 1 };
-    return this.#decided(limits, needs, (share) => this.quota.admit(id, limits, this.now(), share));
+  /** Counts a request, and reserves what it may use. Workers of the release before give no tokens, and call `reserve`. */
+  async admit(id: string, limits: TenantLimits, tokens?: number): Promise<Decision> {
+    const tokensPerMonth = Math.max(1, tokens ?? 0);
+    const needs = { requestsPerMinute: 1, concurrentRequests: 1, tokensPerMinute: tokens ?? 0, tokensPerMonth };
+    const decision = await this.#decided(limits, needs, (share) => {
+      const nowMs = this.now();
+      // After a wait for a larger share it is admitted already.
+      if (tokens === undefined || !this.quota.isOpen(id)) {
+        const admitted = this.quota.admit(id, limits, nowMs, share);
+        if (admitted.refusal || tokens === undefined) return admitted;
+      }
+      return this.quota.reserve(id, tokens, limits, nowMs, share);
+    });
+    if (tokens === undefined || !this.quota.isOpen(id)) return decision;
+    // It counts in the minute, and holds no place.
+    if (decision.refusal) this.quota.settle(id, 0, this.now(), false);
+    return { ...decision, isOfTokens: true };
   }
 
   /** Reserves what an admitted request may use. */
@@ -144,7 +157,7 @@ export class Ledger extends DurableObject<Env> {
 
   /** Asks for a larger share, one question at a time. Who needs more after the answer asks again. */
   async #ask(limits: TenantLimits, needs: Amounts): Promise<void> {
-    this.#needs = sum(this.#needs, needs);
+    this.#needs = amounts((limit) => this.#needs[limit] + needs[limit]);
     try {
       this.#asking ??= this.#askOnce(limits).finally(() => {
         this.#asking = null;
@@ -311,7 +324,7 @@ export class Ledger extends DurableObject<Env> {
   /** Sends all use to the tenant's ledger. Resolves when it is there. Called on a region's ledger. */
   async send(): Promise<void> {
     this.#write();
-    while (this.#store.nextBatch()) await this.#ask(this.borrower.state.limits ?? noLimits, noAmounts);
+    while (this.#store.nextBatch()) await this.#ask(this.borrower.state.limits ?? plans.unlimited, noAmounts);
   }
 
   override async alarm(): Promise<void> {
@@ -362,13 +375,6 @@ export class Ledger extends DurableObject<Env> {
   }
 }
 
-const noLimits: TenantLimits = {
-  requestsPerMinute: null,
-  tokensPerMinute: null,
-  concurrentRequests: null,
-  tokensPerMonth: null,
-};
-
 /** The name of a tenant's ledger in a region. No tenant's name has an `@`. */
 export function regionalName(tenant: string, region: Region): string {
   return `${tenant}@${region}`;
@@ -383,10 +389,6 @@ function partsOf(name: string): { tenant: string; region: Region | null } {
 export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
   const { region } = partsOf(name);
   return objectNamed(ledgers, name, region);
-}
-
-function sum(a: Amounts, b: Amounts): Amounts {
-  return amounts((limit) => a[limit] + b[limit]);
 }
 
 function difference(a: Amounts, b: Amounts): Amounts {

@@ -3,8 +3,8 @@
  *
  * Requests and tokens a minute are counted in seconds, and a second counts until 60 whole seconds have passed after it.
  * So no 60 seconds, wherever they begin, hold more than the limit, and 61 numbers are kept whatever the rate.
- * A request is admitted before its body is read, which counts it. Once its tokens are known, it reserves all that it may
- * use, and it gives back what it did not use when it is settled.
+ * A request that is admitted counts. Then it reserves all the tokens that it may use, and it gives back what it did not use
+ * when it is settled.
  *
  * A tenant has one ledger per region. Each admits up to its share of the limits (lease.ts).
  */
@@ -57,6 +57,8 @@ export interface Decision {
   /** After this request, of the limits that the tenant has. */
   requests: Gauge | null;
   tokens: Gauge | null;
+  /** The request was counted, and this is about the tokens that it needs. Ledgers of the release before never say so. */
+  isOfTokens?: true;
 }
 
 interface Second {

@@ -247,13 +247,13 @@ describe("a client that goes away", () => {
     const { bodies, seen } = lateBackend(1);
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
-      admit: async ({ requestId, access: { tenant } }) => ({
+      begin: ({ requestId, access: { tenant } }) => ({
         reserve: async () => ({
           request: { requestId, tenant, isLimited: true },
           renew: () => undefined,
           settle: (consumed) => void settled.push(consumed),
         }),
-        release: () => undefined,
+        end: async () => undefined,
       }),
     };
     const app = testApp({ heartbeatMs: 5, admissions });

@@ -110,14 +110,14 @@ const eventsIn = (text: string) => text.split("data: ").length - 1;
 const withoutIds = (events: string[]) => byChoice(events.map((event) => event.replace(/"(id|created)":[^,]*,/g, "")));
 
 const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
-  admit: async ({ requestId, access: { tenant } }) => ({
+  begin: ({ requestId, access: { tenant } }) => ({
     reserve: async () => ({
       // Its ledger does not know the request.
       request: { requestId, tenant, isLimited: false },
       renew: () => undefined,
       settle: (consumed) => void settled.push(consumed),
     }),
-    release: () => undefined,
+    end: async () => undefined,
   }),
 });
 

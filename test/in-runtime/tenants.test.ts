@@ -1,11 +1,11 @@
 /** Keys, scopes, limits, usage and origins, with real KV and each tenant's real ledger. */
 import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
-import { beforeEach, describe, expect, test, vi } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
-import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
+import { Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
 import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
@@ -369,16 +369,20 @@ describe("limits", () => {
   });
 
   test.each([
-    ["a month that is used up", { tokensPerMonth: 4 }, "insufficient_quota", 1],
-    ["a month without tokens", { tokensPerMonth: 0 }, "insufficient_quota", 0],
-    ["a minute without requests", { requestsPerMinute: 0 }, "rate_limit_exceeded", 0],
-  ])("%s refuses every request without reading it, and the ledger is asked once", async (_, limit, code, before) => {
+    ["a month that is used up", { tokensPerMonth: 4 }, "insufficient_quota", [200, 429]],
+    ["a month without tokens", { tokensPerMonth: 0 }, "insufficient_quota", [429]],
+    ["a minute without requests", { requestsPerMinute: 0 }, "rate_limit_exceeded", [429]],
+  ])("%s is asked of the ledger once, and then refuses every request unread", async (_, limit, code, before) => {
     const { headers, ledger } = await tenantWith({ limits: limit });
     const { complete, request, settled } = testApp();
-    for (let i = 0; i < before; i++) {
-      expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+    for (const status of before) {
+      expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(status);
       await settled();
     }
+    // From here on nobody asks the ledger, which would let it in.
+    await runInDurableObject(ledger, (object: Ledger) => {
+      object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
+    });
     const paths = ["/v1/completions", "/v1/chat/completions", "/v1/assign", "/v1/embeddings", "/v1/adapters"];
     for (const path of [...paths, ...paths]) {
       let pulled = 0;
@@ -390,11 +394,47 @@ describe("limits", () => {
       });
       expect(await errorOf(refusal)).toMatchObject({ status: 429, code });
       expect([path, pulled]).toEqual([path, 0]);
-      // From here on nobody asks the ledger, which would let it in.
-      await runInDurableObject(ledger, (object: Ledger) => {
-        object.quota.admit = () => ({ refusal: null, requests: null, tokens: null });
-      });
     }
+  });
+
+  test("of tokens: a request that has none left counts as one, holds no place, and the next that fits may run", async () => {
+    const some = { requestsPerMinute: 9, tokensPerMinute: 10, tokensPerMonth: 1000, concurrentRequests: 1 };
+    const { headers, stateOf } = await tenantWith({ limits: some });
+    const { complete, settled } = testApp();
+    const remaining: (string | null)[] = [];
+    for (const [max_tokens, status] of [
+      [2, 200],
+      [8, 429],
+      [2, 200],
+    ] as const) {
+      const response = await complete({ prompt: "aaa", max_tokens }, { headers });
+      expect(response.status).toBe(status);
+      remaining.push(response.headers.get("x-ratelimit-remaining-requests"));
+      await response.text();
+      await settled();
+      expect((await stateOf()).open).toEqual([]);
+    }
+    expect(remaining).toEqual(["8", "7", "6"]);
+  });
+
+  test("are kept where the ledger is of the release before, which admits and reserves in two calls", async () => {
+    const { headers, stateOf } = await tenantWith({ limits: { tokensPerMinute: 10, concurrentRequests: 1 } });
+    const { admit } = Ledger.prototype;
+    const older = vi.spyOn(Ledger.prototype, "admit");
+    older.mockImplementation(function (this: Ledger, id, all) {
+      return admit.call(this, id, all);
+    });
+    onTestFinished(() => older.mockRestore());
+    const { complete, settled } = testApp();
+    const ask = async (max_tokens: number) => {
+      const response = await complete({ prompt: "aaa", max_tokens }, { headers });
+      await response.text();
+      await settled();
+      return [response.status, response.headers.get("x-ratelimit-remaining-tokens"), (await stateOf()).open];
+    };
+    expect(await ask(2)).toEqual([200, "5", []]);
+    expect(await ask(3)).toEqual([429, "5", []]);
+    expect(await ask(2)).toEqual([200, "0", []]);
   });
 
   test("are no business of a tenant that has none", async () => {
