@@ -67,10 +67,11 @@ export function waitMs(share: number, { halfLoadWaitMs }: RoutingLimits): number
 }
 
 /**
- * Budget of repeated calls. It starts full, so that the loss of a busy backend is always survived, and accepted calls refill
- * it, so that during a complete outage calls are not repeated.
+ * Budget of repeated calls. It starts full, so that a busy cell survives the loss of its whole region, where each of its calls is
+ * repeated: two seconds' worth at 500 requests a second. Accepted calls refill it, so that during a complete outage calls are not
+ * repeated.
  */
-export const retryBudget = { capacity: 256, earned: 0.2 };
+export const retryBudget = { capacity: 1024, earned: 0.2 };
 
 /** Budget of sequences that run twice because their first token is late: a tenth of all. */
 export const hedgeBudget = { capacity: 32, earned: 0.1 };

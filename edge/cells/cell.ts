@@ -4,6 +4,7 @@
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
+import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
@@ -12,6 +13,7 @@ import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient } from "../backend/client.ts";
 import { Gate } from "../backend/gate.ts";
+import { JoinedCalls } from "../backend/joined-calls.ts";
 import type { RoutingEvent } from "../backend/routing-context.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 import { BatchClient } from "../batching/batch-client.ts";
@@ -49,6 +51,7 @@ export class Cell extends DurableObject<Env> {
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
     const gate = new Gate(awaitingCalls);
+    const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
     const jurisdiction = jurisdictionOf(state.id.name ?? "");
     const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
@@ -65,7 +68,7 @@ export class Cell extends DurableObject<Env> {
       const parts = { gate, fileOf, sign, fetch: backendFetch };
       const one = new Backends({
         addresses,
-        clientOf: ({ url }) => new BackendClient(url, parts),
+        clientOf: ({ url }) => joined.over(new BackendClient(url, parts)),
         region: regionOfCell(state.id.name),
         jurisdiction,
         observe: (event) => {

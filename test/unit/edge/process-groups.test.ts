@@ -4,8 +4,9 @@ import { Backends } from "../../../edge/backend/backends.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { BackendClient } from "../../../edge/backend/client.ts";
 import { Gate } from "../../../edge/backend/gate.ts";
+import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
 import { awaitingCalls } from "../../../edge/backend/routing-limits.ts";
-import type { BatchRequest, Frame } from "../../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, sequencesPerBatch } from "../../../shared/contracts/inference.ts";
 import { type Balancing, balancings } from "../../support/balancer.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { groupSecret, type ProcessGroup, startProcessGroup } from "../../support/process-group.ts";
@@ -38,9 +39,10 @@ async function startEdge(balancing: Balancing): Promise<Backends> {
 function edgeOf(urls: readonly string[], now = () => performance.now()): Backends {
   uploads = [];
   works = [];
+  const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
   return new Backends({
     addresses: urls.map((url) => ({ url, region: null })),
-    clientOf: ({ url }) => newClient(url),
+    clientOf: ({ url }) => joined.over(newClient(url)),
     region: null,
     observe: () => undefined,
     now,
@@ -52,11 +54,13 @@ function edgeOf(urls: readonly string[], now = () => performance.now()): Backend
   });
 }
 
-/** Four sequences; every third batch uses an adapter of the tenant's own. */
-function batchOf(i: number, maxTokens: number): BatchRequest {
+/** Four sequences; every third batch uses an adapter of the tenant's own. The others may share a call if they are mixtures. */
+function batchOf(i: number, maxTokens: number, isMixed = false): BatchRequest {
+  const mixture = { base: 0.5, adapters: [{ centroidId: `c${i % 5}`, weight: 0.5 }] };
   const sequences = Array.from({ length: 4 }, (_, j) => {
     const request = sequenceRequest(`s${i}_${j}`);
-    return { ...request, maxTokens, sampling: { ...request.sampling, seed: 10 * i + j } };
+    const sampling = { ...request.sampling, seed: 10 * i + j };
+    return { ...request, maxTokens, sampling, ...(isMixed && i % 3 !== 0 && { mixture }) };
   });
   const own = i % 3 === 0 ? { adapterHash: (i % 6).toString(16).padStart(64, "0") } : {};
   return { version: 1, manifestHash: "a".repeat(64), centroidId: `c${i % 5}`, sequences, ...own };
@@ -76,7 +80,8 @@ async function run(backends: Backends, batch: BatchRequest, cancelled: string[] 
 
 /** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
 async function expectWhole(backends: Backends, numbers: number[], cancels = false, maxTokens = 12): Promise<void> {
-  const batches = numbers.map((i) => batchOf(i, maxTokens));
+  // A process goes on with a whole call when one of its sequences is cancelled, so that the others would end too soon.
+  const batches = numbers.map((i) => batchOf(i, maxTokens, !cancels));
   const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
   const results = await Promise.all(batches.map((batch) => run(backends, batch, cancelledOf(batch))));
   for (const [i, batch] of batches.entries()) {

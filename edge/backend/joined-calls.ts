@@ -1,0 +1,144 @@
+/**
+ * The calls of one object to all backends, over the few connections that may wait for an answer. Batches that wait for the same
+ * backend go in one call: those after the loss of a backend, and micro-batches behind them. Each is answered as if it were
+ * alone. Not here: which wait together (waiting-calls.ts), and HTTP (client.ts).
+ */
+import { type BatchRequest, type Frame, ownAdaptersOf } from "../../shared/contracts/inference.ts";
+import type { BackendCalls, BatchCall, OpenBatch } from "./client.ts";
+import { type WaitingCall, WaitingCalls } from "./waiting-calls.ts";
+
+/** A batch that waits for a connection or, in a call with others, for its frames. */
+interface Part extends WaitingCall {
+  batch: BatchRequest;
+  call: BatchCall;
+  client: BackendCalls;
+  accepted: PromiseWithResolvers<OpenBatch>;
+}
+
+export class JoinedCalls {
+  readonly #waiting: WaitingCalls<Part>;
+  #clients = 0;
+
+  constructor(connections: number, mostSequences: number) {
+    this.#waiting = new WaitingCalls(connections, mostSequences);
+  }
+
+  /** `client`, whose batches wait for a connection and may be joined. */
+  over(client: BackendCalls): BackendCalls {
+    const id = ++this.#clients;
+    return {
+      openBatch: (batch, call) => {
+        const accepted = Promise.withResolvers<OpenBatch>();
+        const part = { key: keyOf(id, batch, call), sequences: batch.sequences.length, batch, call, client, accepted };
+        this.#open(this.#waiting.add(part));
+        return accepted.promise;
+      },
+      cancel: (ids, process) => client.cancel(ids, process),
+      readiness: (process) => client.readiness(process),
+    };
+  }
+
+  #open(parts: readonly Part[]): void {
+    if (parts.length === 0) return;
+    const open = parts.filter(({ call }) => !call.signal.aborted);
+    for (const { call, accepted } of parts) if (call.signal.aborted) accepted.reject(call.signal.reason);
+    void this.#answer(open).finally(() => this.#open(this.#waiting.release()));
+  }
+
+  /** Resolves when the backend has answered. */
+  async #answer(parts: readonly Part[]): Promise<void> {
+    if (parts.length === 0) return;
+    const [{ batch, call, client, accepted }] = parts;
+    try {
+      if (parts.length === 1) accepted.resolve(await client.openBatch(batch, call));
+      else await answerTogether(parts);
+    } catch (failure) {
+      for (const part of parts) part.accepted.reject(failure);
+    }
+  }
+}
+
+/** Null where the batch goes alone: only mixtures without adapters of a tenant's own may be in any call. */
+function keyOf(client: number, batch: BatchRequest, { numerics, process, isOnlyProcess }: BatchCall): string | null {
+  const isMixed = batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
+  return isMixed ? JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess]) : null;
+}
+
+async function answerTogether(parts: readonly Part[]): Promise<void> {
+  const [{ batch, call, client }] = parts;
+  const all = new AbortController();
+  const streams = new Map(parts.map((part) => [part, new FrameStream()]));
+  let answer: OpenBatch | null = null;
+  // A backend does not know them before it answers. A cancellation that fails leaves them running, which costs only time.
+  const cancel = (part: Part, process: string | null) =>
+    void client
+      .cancel(
+        part.batch.sequences.map(({ id }) => id),
+        process,
+      )
+      .catch(() => undefined);
+  for (const part of parts) {
+    part.call.signal.addEventListener("abort", () => {
+      streams.delete(part);
+      if (streams.size === 0) all.abort();
+      else if (answer) cancel(part, answer.process);
+    });
+  }
+  const sequences = parts.flatMap((part) => part.batch.sequences);
+  answer = await client.openBatch({ ...batch, sequences }, { ...call, signal: all.signal });
+  for (const part of parts) {
+    const frames = streams.get(part);
+    if (!frames) cancel(part, answer.process);
+    part.accepted.resolve({ ...answer, frames: frames ?? new FrameStream() });
+  }
+  void distribute(answer.frames, streams);
+}
+
+/** Passes each frame on to the part that it is for, until the stream ends, fails, or nobody is left. */
+async function distribute(groups: AsyncIterable<Frame[]>, streams: ReadonlyMap<Part, FrameStream>): Promise<void> {
+  const partOf = new Map([...streams.keys()].flatMap((part) => part.batch.sequences.map(({ id }) => [id, part])));
+  let failure: unknown = null;
+  try {
+    for await (const group of groups) {
+      // A frame of a part that has left, or of nobody's, is dropped.
+      for (const [part, frames] of Map.groupBy(group, ({ id }) => partOf.get(id))) {
+        if (part) streams.get(part)?.push(frames);
+      }
+      if (streams.size === 0) break;
+    }
+  } catch (thrown) {
+    failure = thrown;
+  }
+  for (const stream of streams.values()) stream.end(failure);
+}
+
+/** The frames of one part, read as they come. */
+class FrameStream implements AsyncIterable<Frame[]> {
+  readonly #groups: Frame[][] = [];
+  #isOver = false;
+  #failure: unknown = null;
+  #wake = () => {};
+
+  push(group: Frame[]): void {
+    this.#groups.push(group);
+    this.#wake();
+  }
+
+  /** `failure` is thrown to the reader; null: the stream ends. */
+  end(failure: unknown): void {
+    this.#isOver = true;
+    this.#failure = failure;
+    this.#wake();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Frame[]> {
+    for (;;) {
+      while (this.#groups.length > 0) yield this.#groups.shift()!;
+      if (this.#failure) throw this.#failure;
+      if (this.#isOver) return;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+}

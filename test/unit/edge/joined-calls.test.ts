@@ -1,0 +1,171 @@
+/** Batches that wait for the same backend share a call, and each is answered as if it were alone. */
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
+import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
+import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import { sequenceRequest } from "../../support/frames.ts";
+import { callFailure, framesFor, ScriptedBackend, turn } from "../../support/scripted-backends.ts";
+
+const hash = "a".repeat(64);
+const mixed = (id: string, adapter: { centroidId: string } | { adapterHash: string } = { centroidId: "c0" }) => ({
+  ...sequenceRequest(id),
+  mixture: { base: 0.5, adapters: [{ ...adapter, weight: 0.5 }] },
+});
+const batchOf = (...sequences: SequenceRequest[]): BatchRequest => ({
+  version: 1,
+  manifestHash: hash,
+  centroidId: "c0",
+  sequences,
+});
+
+/** One connection, and the backends at its other end. */
+function oneConnection(backends: number) {
+  const joined = new JoinedCalls(1, 4);
+  return Array.from({ length: backends }, () => {
+    const backend = new ScriptedBackend();
+    return { backend, client: joined.over(backend) };
+  });
+}
+
+/** Opens a batch, and collects what comes of it. */
+function open(client: ReturnType<JoinedCalls["over"]>, batch: BatchRequest, numerics: string | null = null) {
+  const abort = new AbortController();
+  const received: Frame[] = [];
+  const call = { signal: abort.signal, numerics, process: null, isOnlyProcess: false };
+  const ended = client.openBatch(batch, call).then(async ({ frames }) => {
+    for await (const group of frames) received.push(...group);
+  });
+  ended.catch(() => {});
+  return { abort, received, ended };
+}
+
+test("opens every call once, no more at a time than there are connections, the first first and only its like with it", () => {
+  const callSchema = fc.record({
+    key: fc.constantFrom("a", "b", null),
+    sequences: fc.integer({ min: 1, max: 4 }),
+    releases: fc.nat(3),
+  });
+  const property = fc.property(
+    fc.integer({ min: 1, max: 3 }),
+    fc.array(callSchema, { maxLength: 40 }),
+    (connections, calls) => {
+      const waiting = new WaitingCalls<WaitingCall & { id: number }>(connections, 6);
+      const left = calls.map(({ key, sequences }, id) => ({ key, sequences, id }));
+      const opened: number[] = [];
+      let busy = 0;
+      const check = (together: (WaitingCall & { id: number })[], added: number) => {
+        if (together.length === 0) return;
+        const queue = left.slice(0, added).filter(({ id }) => !opened.includes(id));
+        expect(together[0]).toEqual(queue[0]);
+        expect(new Set(together.map(({ key }) => key))).toEqual(new Set([together[0].key]));
+        if (together[0].key === null) expect(together).toHaveLength(1);
+        else expect(together.reduce((sum, { sequences }) => sum + sequences, 0)).toBeLessThanOrEqual(6);
+        opened.push(...together.map(({ id }) => id));
+        expect(++busy).toBeLessThanOrEqual(connections);
+      };
+      const release = (added: number) => {
+        busy--;
+        check(waiting.release(), added);
+      };
+      for (const [id, { releases }] of calls.entries()) {
+        const together = waiting.add(left[id]);
+        expect(together.length > 0).toBe(busy < connections);
+        check(together, id + 1);
+        for (let i = 0; i < releases && busy > 0; i++) release(id + 1);
+      }
+      while (busy > 0) release(calls.length);
+      expect(opened.toSorted((a, b) => a - b)).toEqual(left.map(({ id }) => id));
+    },
+  );
+  fc.assert(property, { numRuns: 300 });
+});
+
+describe("batches that wait for the same backend", () => {
+  test("share the next call, and get their own frames", async () => {
+    const [{ backend, client }, other] = oneConnection(2);
+    open(client, batchOf(mixed("first")));
+    const waiting = [["a"], ["b1", "b2"]].map((ids) => open(client, batchOf(...ids.map((id) => mixed(id)))));
+    const elsewhere = open(other.client, batchOf(mixed("x")));
+    await turn();
+    expect(backend.calls.map(({ ids }) => ids)).toEqual([["first"]]);
+    await backend.last.accept();
+    expect(backend.calls.map(({ ids }) => ids)).toEqual([["first"], ["a", "b1", "b2"]]);
+    expect(other.backend.calls).toHaveLength(0);
+    await backend.last.accept();
+    const frames = new Map(backend.last.batch.sequences.map((one) => [one.id, framesFor(one)]));
+    await backend.last.send(...[...frames.values()].flat());
+    await backend.last.fail(null);
+    await Promise.all(waiting.map(({ ended }) => ended));
+    expect(waiting.map(({ received }) => received)).toEqual([
+      frames.get("a"),
+      [...frames.get("b1")!, ...frames.get("b2")!],
+    ]);
+    expect(other.backend.calls.map(({ ids }) => ids)).toEqual([["x"]]);
+    expect(elsewhere.received).toEqual([]);
+  });
+
+  test("go alone where numerics, adapters or the bound forbid a common call", async () => {
+    const [{ backend, client }] = oneConnection(1);
+    backend.answer = (call) => void call.accept();
+    open(client, batchOf(mixed("first")));
+    open(client, batchOf(mixed("a"), mixed("b"), mixed("c")));
+    open(client, batchOf(mixed("too"), mixed("many")));
+    open(client, batchOf(sequenceRequest("plain")));
+    open(client, batchOf(mixed("own", { adapterHash: "b".repeat(64) })));
+    open(client, batchOf(mixed("continued")), "n1");
+    for (let i = 0; i < 20; i++) await turn();
+    const expected = [["first"], ["a", "b", "c"], ["too", "many"], ["plain"], ["own"], ["continued"]];
+    expect(backend.calls.map(({ ids }) => ids)).toEqual(expected);
+  });
+
+  test("fail together with their call, before and after it is accepted", async () => {
+    for (const isAccepted of [false, true]) {
+      const [{ backend, client }] = oneConnection(1);
+      open(client, batchOf(mixed("first")));
+      const waiting = ["a", "b"].map((id) => open(client, batchOf(mixed(id))));
+      await backend.last.accept();
+      if (isAccepted) {
+        await backend.last.accept();
+        await backend.last.fail("broken");
+      } else await backend.last.refuse(callFailure("unavailable"));
+      for (const { ended } of waiting)
+        await expect(ended).rejects.toMatchObject({ kind: isAccepted ? "broken" : "unavailable" });
+    }
+  });
+
+  test("leave alone: one that is given up is cancelled at the backend, and the others go on", async () => {
+    for (const isAccepted of [false, true]) {
+      const [{ backend, client }] = oneConnection(1);
+      open(client, batchOf(mixed("first")));
+      const [a, b] = ["a", "b"].map((id) => open(client, batchOf(mixed(id))));
+      await backend.last.accept();
+      if (isAccepted) await backend.last.accept();
+      a.abort.abort();
+      if (!isAccepted) await backend.last.accept();
+      await turn();
+      expect(backend.cancelled).toEqual(["a"]);
+      const [, second] = backend.last.batch.sequences;
+      await backend.last.send(...framesFor(second));
+      await backend.last.fail(null);
+      await b.ended;
+      expect(b.received).toEqual(framesFor(second));
+      expect(a.received).toEqual([]);
+    }
+  });
+
+  test("end their call when all are given up; those that still wait are not sent at all", async () => {
+    const [{ backend, client }] = oneConnection(1);
+    open(client, batchOf(mixed("first")));
+    const waiting = ["a", "b", "c"].map((id) => open(client, batchOf(mixed(id))));
+    waiting[2].abort.abort();
+    await backend.last.accept();
+    expect(backend.last.ids).toEqual(["a", "b"]);
+    for (const { abort } of waiting) abort.abort();
+    expect(backend.last.signal.aborted).toBe(true);
+    await turn();
+    open(client, batchOf(mixed("later")));
+    await turn();
+    expect(backend.last.ids).toEqual(["later"]);
+  });
+});
