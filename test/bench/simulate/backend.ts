@@ -8,10 +8,13 @@ import { Planner } from "../../../gpu-backend/engine/planner.ts";
 import { KvBudget, type KvShape } from "../../../gpu-backend/kv/kv-budget.ts";
 import type { BackendLoad } from "../../../shared/contracts/backend-load.ts";
 import type { EventQueue } from "./events.ts";
+import type { Machine } from "./machine.ts";
 
-/** Milliseconds of a step: `fixed`, plus so much for each prompt token and for each decoded row. */
+/** Milliseconds of a step: `fixed`, plus so much for each prompt that ends in it, each prompt token and each decoded row. */
 export interface StepTimes {
   fixed: number;
+  /** Weighing its mixture. */
+  prompt: number;
   promptToken: number;
   decodedRow: number;
 }
@@ -44,6 +47,7 @@ export class SimulatedBackend {
   readonly #times: StepTimes;
   readonly #limits: BackendLimits;
   readonly #planner: Planner<Sequence>;
+  readonly #machine: Machine | null;
   readonly #sequences = new Set<Sequence>();
   #isRunning = false;
   #isLost = false;
@@ -51,7 +55,9 @@ export class SimulatedBackend {
   workMs = 0;
   steps = 0;
 
-  constructor(events: EventQueue, times: StepTimes, limits: BackendLimits) {
+  /** `machine`: whose cores it shares; null: nothing else runs where it does. */
+  constructor(events: EventQueue, times: StepTimes, limits: BackendLimits, machine: Machine | null = null) {
+    this.#machine = machine;
     this.#events = events;
     this.#times = times;
     this.#limits = limits;
@@ -95,17 +101,19 @@ export class SimulatedBackend {
     this.#isRunning = true;
     const { prefill, decode } = this.#planner.nextStep();
     let promptTokens = 0;
+    let prompts = 0;
     for (const sequence of prefill) {
       const tokens = nextChunk(sequence.cachedTokens, sequence.pendingPromptTokens, this.#limits.chunkTokens);
       sequence.pendingPromptTokens -= tokens;
       sequence.cachedTokens += tokens;
       promptTokens += tokens;
+      if (sequence.pendingPromptTokens === 0) prompts++;
     }
-    const { fixed, promptToken, decodedRow } = this.#times;
-    const stepMs = fixed + promptToken * promptTokens + decodedRow * decode.length;
+    const { fixed, prompt, promptToken, decodedRow } = this.#times;
+    const prefillMs = prompt * prompts + promptToken * promptTokens;
     this.steps++;
-    this.workMs += promptToken * promptTokens + (decodedRow + fixed / this.#limits.maxSequences) * decode.length;
-    this.#events.after(stepMs, () => {
+    this.workMs += prefillMs + (decodedRow + fixed / this.#limits.maxSequences) * decode.length;
+    const finish = () => {
       if (this.#isLost) return;
       for (const sequence of decode) {
         sequence.remainingTokens--;
@@ -118,12 +126,15 @@ export class SimulatedBackend {
         sequence.onToken(isLast);
       }
       this.#step();
-    });
+    };
+    const stepMs = fixed + prefillMs + decodedRow * decode.length;
+    if (this.#machine) this.#machine.run(stepMs, finish);
+    else this.#events.after(stepMs, finish);
   }
 }
 
 /** Milliseconds from the start of an empty backend's first step to the first token of a prompt. */
 export function queueFreePrefillMs(promptTokens: number, times: StepTimes, limits: BackendLimits): number {
-  const steps = Math.ceil(promptTokens / limits.stepTokens);
-  return steps * times.fixed + promptTokens * times.promptToken + times.decodedRow;
+  const steps = Math.ceil(promptTokens / limits.chunkTokens);
+  return steps * times.fixed + times.prompt + promptTokens * times.promptToken + times.decodedRow;
 }

@@ -1,17 +1,23 @@
 /**
- * A simulated cell: the real micro-batcher and the real router, with calls that take a round trip to be accepted. It is one
- * thread: what it does for a request or a frame takes time and waits for what came before.
+ * A simulated cell: the real micro-batcher, router, retry budget and join of waiting calls, with calls that take a round trip to
+ * be accepted. It is one thread: what it does for a request or a frame takes time and waits for what came before. As in a
+ * BatchRun, a backend is chosen before a call waits for one of the cell's connections, and what was lost together is sent again
+ * together. Not here: hedging, and pauses between retries.
  */
 
 import type { BackendAddress } from "../../../edge/backend/addresses.ts";
 import type { Backend } from "../../../edge/backend/backend-group.ts";
+import { Budget } from "../../../edge/backend/budget.ts";
 import { roundTripMs } from "../../../edge/backend/round-trips.ts";
 import { Router } from "../../../edge/backend/router.ts";
-import { mostLosses } from "../../../edge/backend/routing-limits.ts";
-import { batchingLimits, type MicroBatch, MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
+import { awaitingCalls, mostLosses, retryBudget } from "../../../edge/backend/routing-limits.ts";
+import { WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
+import { batchingLimits, MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
 import type { Region } from "../../../edge/platform/region.ts";
+import { sequencesPerBatch } from "../../../shared/contracts/inference.ts";
 import type { Sequence, SimulatedBackend } from "./backend.ts";
 import type { EventQueue } from "./events.ts";
+import type { Machine } from "./machine.ts";
 import type { Arrival } from "./traffic.ts";
 
 export interface CellTimes {
@@ -26,11 +32,30 @@ export interface Pending {
   sequence: { tenant: string };
   sharedBy: string;
   generated: number;
-  attempts: number;
+  losses: number;
   /** The first token has left the cell. */
   onFirstToken(): void;
   onDone(): void;
   onFailed(): void;
+}
+
+/** Sequences that are sent together, first as a micro-batch and, when their backend is lost, again. */
+interface Call {
+  centroidId: string;
+  /** Ids of the backends that it went to in this round. */
+  tried: ReadonlySet<string>;
+  /** A backend has accepted it, or none will. */
+  onAnswered(): void;
+}
+
+/** A call to one backend, which may wait for a connection. */
+interface BackendCall {
+  /** The backend's id: calls to the same one go together. */
+  key: string;
+  sequences: number;
+  call: Call;
+  entries: readonly Pending[];
+  backend: Backend;
 }
 
 const manifestHash = "simulated";
@@ -39,28 +64,35 @@ export class SimulatedCell {
   readonly #events: EventQueue;
   readonly #times: CellTimes;
   readonly #router: Router;
+  readonly #retries = new Budget(retryBudget);
   readonly #batcher = new MicroBatcher<Pending>(batchingLimits);
   readonly #backends: ReadonlyMap<string, { address: BackendAddress; process: SimulatedBackend }>;
   /** Sequences under way by process, to find them when it is lost. */
-  readonly #running = new Map<Sequence, { pending: Pending; backend: Backend }>();
-  readonly #roundTripMs: (to: Region | null) => number;
+  readonly #running = new Map<Sequence, { pending: Pending; backend: Backend; call: Call }>();
+  readonly #region: Region | null;
+  readonly #machine: Machine | null;
   /** When the cell's thread has done what was asked of it. */
   #freeAtMs = 0;
+  readonly #waiting = new WaitingCalls<BackendCall>(awaitingCalls, sequencesPerBatch);
+  #sendsAtMs = Number.NEGATIVE_INFINITY;
   requests = 0;
   batches = 0;
+  calls = 0;
   busyMs = 0;
 
+  /** `machine`: whose cores it shares; null: it has a thread of its own. */
   constructor(
     events: EventQueue,
-    region: Region,
+    region: Region | null,
     times: CellTimes,
     backends: ReadonlyMap<string, { address: BackendAddress; process: SimulatedBackend }>,
-    toRegionMs = (to: Region | null) => roundTripMs(region, to),
+    machine: Machine | null = null,
   ) {
-    this.#roundTripMs = toRegionMs;
     this.#events = events;
+    this.#region = region;
     this.#times = times;
     this.#backends = backends;
+    this.#machine = machine;
     this.#router = new Router(
       [...backends.values()].map(({ address }) => address),
       { region },
@@ -70,79 +102,109 @@ export class SimulatedCell {
   /** A request has arrived. */
   take(pending: Pending): void {
     this.requests++;
-    this.#work(this.#times.request, () => this.#enqueue(pending));
+    this.#work(this.#times.request, () => {
+      if (this.#batcher.enqueue(pending.arrival.centroidId, [pending])) this.#sendReady();
+      else pending.onFailed();
+    });
   }
 
-  /** A process is gone: of what it had, this cell's sequences go on elsewhere. */
+  /** A process is gone: of what it had, this cell's calls go on elsewhere. */
   lose(lost: readonly Sequence[]): void {
-    for (const sequence of lost) {
-      const entry = this.#running.get(sequence);
-      if (!entry) continue;
-      this.#running.delete(sequence);
-      this.#router.addLoad(entry.backend, -1);
-      this.#router.recordFailure(entry.backend, true, this.#events.nowMs);
-      this.#enqueue(entry.pending);
+    const own = lost
+      .map((sequence) => ({ sequence, entry: this.#running.get(sequence)! }))
+      .filter(({ entry }) => entry);
+    for (const [call, sequences] of Map.groupBy(own, ({ entry }) => entry.call)) {
+      for (const { sequence } of sequences) this.#running.delete(sequence);
+      const entries = sequences.map(({ entry }) => entry.pending);
+      for (const pending of entries) if (++pending.losses >= mostLosses) pending.onFailed();
+      const { backend } = sequences[0].entry;
+      const open = entries.filter(({ losses }) => losses < mostLosses);
+      this.#recordFailure(backend, entries.length);
+      // A backend has accepted it, so it may go to every other one.
+      this.#retry({ ...call, tried: new Set(), onAnswered: () => undefined }, backend, open);
     }
   }
 
-  #enqueue(pending: Pending): void {
-    if (++pending.attempts > mostLosses || !this.#batcher.enqueue(pending.arrival.centroidId, [pending])) {
-      pending.onFailed();
-      return;
-    }
-    this.#send();
-  }
-
-  #send(): void {
-    const next = () => this.#batcher.take(this.#events.nowMs);
+  #sendReady(): void {
+    const { nowMs } = this.#events;
+    const next = () => this.#batcher.take(nowMs);
     for (let batch = next(); batch; batch = next()) {
+      const { id, key } = batch;
       this.batches++;
-      this.#call(batch, batch.entries, new Set());
+      const onAnswered = () => {
+        this.#batcher.accepted(id);
+        this.#sendReady();
+      };
+      this.#send({ centroidId: key, tried: new Set(), onAnswered }, batch.entries);
     }
+    const untilMs = this.#batcher.gathersUntilMs;
+    if (untilMs === null || (this.#sendsAtMs > nowMs && this.#sendsAtMs <= untilMs)) return;
+    this.#sendsAtMs = untilMs;
+    this.#events.after(untilMs - nowMs, () => this.#sendReady());
   }
 
-  #call(batch: MicroBatch<Pending>, entries: readonly Pending[], tried: Set<string>): void {
-    const { id, key } = batch;
-    const nowMs = this.#events.nowMs;
-    const choice = this.#router.choose({ manifestHash, centroidId: key }, tried, nowMs);
+  /** Sends a call that this backend failed, or a part of it, to another. */
+  #retry(call: Call, failed: Backend, entries: readonly Pending[]): void {
+    if (this.#retries.take(1) === 0) this.#fail(call, entries);
+    else this.#send({ ...call, tried: new Set([...call.tried, failed.id]) }, entries);
+  }
+
+  #fail({ onAnswered }: Call, entries: readonly Pending[]): void {
+    for (const pending of entries) pending.onFailed();
+    onAnswered();
+  }
+
+  #send(call: Call, entries: readonly Pending[]): void {
+    const choice = this.#router.choose({ manifestHash, centroidId: call.centroidId }, call.tried, this.#events.nowMs);
     if (!choice) {
-      for (const pending of entries) pending.onFailed();
-      this.#batcher.accepted(id);
+      this.#fail(call, entries);
       return;
     }
     const { backend } = choice;
-    const { address, process } = this.#backends.get(backend.address.url)!;
-    const legMs = this.#roundTripMs(address.region) / 2;
     this.#router.recordSent(backend, entries.length);
+    this.#open(this.#waiting.add({ key: backend.id, sequences: entries.length, call, entries, backend }));
+  }
+
+  /** Calls one backend with all of these. */
+  #open(sent: readonly BackendCall[]): void {
+    if (sent.length === 0) return;
+    const [{ backend }] = sent;
+    const { address, process } = this.#backends.get(backend.address.url)!;
+    const legMs = this.#machine ? 0 : roundTripMs(this.#region, address.region) / 2;
+    this.calls++;
     this.#events.after(legMs, () => {
-      if (process.isLost) {
-        // Refused at once, as by a closed port.
-        this.#events.after(legMs, () => {
-          this.#router.recordAnswered(backend, entries.length);
-          this.#router.addLoad(backend, -entries.length);
-          this.#router.recordFailure(backend, true, this.#events.nowMs);
-          this.#call(batch, entries, new Set([...tried, backend.id]));
-        });
-        return;
-      }
-      const refused: Pending[] = [];
-      for (const pending of entries) if (!this.#start(pending, backend, process, legMs)) refused.push(pending);
+      // A lost process is a closed port, which refuses at once.
+      const { isLost } = process;
+      const answers = sent.map((one) => ({
+        ...one,
+        refused: one.entries.filter((pending) => isLost || !this.#start(pending, one.call, backend, process, legMs)),
+      }));
       const report = process.load;
       this.#events.after(legMs, () => {
-        this.#batcher.accepted(id);
-        this.#router.recordAnswered(backend, entries.length);
-        this.#router.recordReport(backend, report, this.#events.nowMs);
-        if (refused.length > 0) {
-          this.#router.addLoad(backend, -refused.length);
-          this.#call(batch, refused, new Set([...tried, backend.id]));
+        this.#open(this.#waiting.release());
+        for (const { call, entries, refused } of answers) {
+          this.#router.recordAnswered(backend, entries.length);
+          if (isLost) {
+            this.#recordFailure(backend, entries.length);
+          } else {
+            this.#router.recordReport(backend, report, this.#events.nowMs);
+            this.#router.addLoad(backend, -refused.length);
+          }
+          if (refused.length < entries.length) this.#retries.earn(1);
+          if (refused.length > 0) this.#retry(call, backend, refused);
+          else call.onAnswered();
         }
-        this.#send();
       });
     });
   }
 
+  #recordFailure(backend: Backend, sequences: number): void {
+    this.#router.addLoad(backend, -sequences);
+    this.#router.recordFailure(backend, true, this.#events.nowMs);
+  }
+
   /** False where the backend's queue is full. */
-  #start(pending: Pending, backend: Backend, process: SimulatedBackend, legMs: number): boolean {
+  #start(pending: Pending, call: Call, backend: Backend, process: SimulatedBackend, legMs: number): boolean {
     const { promptTokens, outputTokens, tenant } = pending.arrival;
     const prompt = promptTokens + pending.generated;
     const sequence: Sequence = {
@@ -156,6 +218,7 @@ export class SimulatedCell {
       onToken: (isLast) => {
         const isFirst = pending.generated++ === 0;
         this.busyMs += this.#times.frame;
+        if (!isFirst) this.#machine?.run(this.#times.frame, () => undefined);
         if (!isFirst && !isLast) return;
         this.#events.after(legMs, () => {
           if (isFirst) this.#work(this.#times.frame, () => pending.onFirstToken());
@@ -173,14 +236,18 @@ export class SimulatedCell {
     } catch {
       return false;
     }
-    this.#running.set(sequence, { pending, backend });
+    this.#running.set(sequence, { pending, backend, call });
     return true;
   }
 
   /** Runs `then` when the thread has done all that was asked before and this, too. */
   #work(ms: number, then: () => void): void {
-    this.#freeAtMs = Math.max(this.#freeAtMs, this.#events.nowMs) + ms;
     this.busyMs += ms;
+    if (this.#machine) {
+      this.#machine.run(ms, then);
+      return;
+    }
+    this.#freeAtMs = Math.max(this.#freeAtMs, this.#events.nowMs) + ms;
     this.#events.after(this.#freeAtMs - this.#events.nowMs, then);
   }
 }

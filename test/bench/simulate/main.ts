@@ -64,7 +64,7 @@ async function run(): Promise<void> {
     cellsPerRegion: scaled(options.cells, 2),
     traffic: { tenants: options.tenants, centroids: options.centroids, contextTokens: 1024 },
     // Assumed: a GPU that takes 3 ms for the smallest step, decodes 128 rows in 7 ms and prefills 250,000 tokens a second.
-    stepTimes: { fixed: 3, promptToken: 0.004, decodedRow: 0.03 },
+    stepTimes: { fixed: 3, prompt: 0.2, promptToken: 0.004, decodedRow: 0.03 },
     // `npm run bench:edge` measures the edge's; a frame's is a share of its line.
     cellTimes: { request: 0.3, frame: 0.002 },
     workerMs: 1,
@@ -83,9 +83,9 @@ async function run(): Promise<void> {
   say(
     `${world.requestsPerSecond} requests a second of ${cities.length} cities and ${options.tenants} tenants; ${options.centroids} centroids, ${world.backends} backends, ${world.cellsPerRegion} cells a region; seed ${options.seed}`,
   );
-  const { fixed, promptToken, decodedRow } = world.stepTimes;
+  const { fixed, prompt, promptToken, decodedRow } = world.stepTimes;
   say(
-    `service times: a step ${fixed} ms + ${promptToken} a prompt token + ${decodedRow} a decoded row, ${world.limits.maxSequences} slots; a cell ${world.cellTimes.request} ms a request + ${world.cellTimes.frame} a frame; a Worker ${world.workerMs} ms`,
+    `service times: a step ${fixed} ms + ${prompt} a prompt + ${promptToken} a prompt token + ${decodedRow} a decoded row, ${world.limits.maxSequences} slots; a cell ${world.cellTimes.request} ms a request + ${world.cellTimes.frame} a frame; a Worker ${world.workerMs} ms`,
   );
   const whole = timed("all regions", () => simulate(cities, world, seededRandom(options.seed)));
   print(whole, world);
@@ -93,12 +93,11 @@ async function run(): Promise<void> {
   const lost = timed(`${busiest} lost half-way`, () =>
     simulate(cities, { ...world, lostRegion: busiest }, seededRandom(options.seed)),
   );
-  const { afterLoss } = lost;
-  say(
-    `backends of ${busiest} lost half-way: its callers' first tokens p50 ${afterLoss!.p50.toFixed(0)}, p99 ${afterLoss!.p99.toFixed(0)} ms after it, ${lost.failed} of ${lost.requests} requests failed`,
-  );
-  const others = Object.entries(afterLoss!.others).map(([region, times]) => `${region} ${times.toFixed(2)}`);
-  say(`the others' p99 after it, divided by that without queues: ${others.join(", ")}`);
+  say(`backends of ${busiest} lost half-way: ${lost.failed} of ${lost.requests} requests failed; after the loss`);
+  for (const { region, p50, p99, freeP99 } of lost.afterLoss!)
+    say(
+      `${region.padEnd(6)} first token p50 ${p50.toFixed(0)} ms, p99 ${p99.toFixed(0)}, ${(p99 / freeP99).toFixed(2)} times that without queues`,
+    );
   const result = { world, seed: options.seed, machine: `${cpus().length} x ${cpus()[0].model}`, whole, lost };
   if (options.json) await writeFile(options.json, `${JSON.stringify(result, null, 1)}\n`);
   if (options.report) {
@@ -135,7 +134,7 @@ function print(result: WorldResult, world: WorldOptions): void {
     say(cells.join(""));
   }
   say(
-    `${result.requests} requests, ${result.failed} failed, ${result.meanBatch.toFixed(2)} requests a micro-batch on average`,
+    `${result.requests} requests, ${result.failed} failed, ${result.meanBatch.toFixed(2)} requests a micro-batch on average, ${result.callsPerRequest.toFixed(2)} calls a request`,
   );
   for (const { what, used, limit } of bottlenecks(result)) {
     say(`${what}: ${used.toFixed(2)} of ${limit}, so ${(limit / used).toFixed(1)} times this traffic`);

@@ -1,7 +1,7 @@
 /** What a simulation found, as one page that needs no network, with plots. Pure. */
 import { costOf } from "./cost.ts";
 import type { City } from "./traffic.ts";
-import type { RegionRow, WorldOptions, WorldResult } from "./world.ts";
+import type { AfterLoss, RegionRow, WorldOptions, WorldResult } from "./world.ts";
 
 /** Bounds that a deployment is held to. */
 const bounds = { cellRequestsPerSecond: 500, utilisation: 0.7, cellUse: 0.7, ledgerRequestsPerSecond: 500 };
@@ -34,9 +34,10 @@ export function simulationPage(
   lost: { region: string; result: WorldResult },
   cities: readonly City[],
 ): string {
-  const { fixed, promptToken, decodedRow } = world.stepTimes;
+  const { fixed, prompt, promptToken, decodedRow } = world.stepTimes;
   const cost = costOf(whole, world);
   const after = lost.result.afterLoss!;
+  const lostRow = after.find(({ region }) => region === lost.region)!;
   const used = bottlenecks(whole);
   return `<!doctype html>
 <html lang="en">
@@ -54,7 +55,7 @@ svg { max-width: 100%; height: auto; } svg text { fill: currentColor; font: 12px
 </head>
 <body>
 <h1>A simulated world</h1>
-<p>${number(world.requestsPerSecond)} requests a second of ${cities.length} cities and ${number(world.traffic.tenants)} tenants, ${number(world.traffic.centroids)} centroids, ${world.backends} backends, ${world.cellsPerRegion} cells a region. A step takes ${fixed} ms + ${promptToken} ms a prompt token + ${decodedRow} ms a decoded row; a cell ${world.cellTimes.request} ms a request and ${world.cellTimes.frame} ms a frame; a Worker ${world.workerMs} ms. Regions, cells, micro-batches, routing and the plan of a step are decided by the product's own code; times on the way are computed from distances.</p>
+<p>${number(world.requestsPerSecond)} requests a second of ${cities.length} cities and ${number(world.traffic.tenants)} tenants, ${number(world.traffic.centroids)} centroids, ${world.backends} backends, ${world.cellsPerRegion} cells a region. A step takes ${fixed} ms + ${prompt} ms a prompt + ${promptToken} ms a prompt token + ${decodedRow} ms a decoded row; a cell ${world.cellTimes.request} ms a request and ${world.cellTimes.frame} ms a frame; a Worker ${world.workerMs} ms. Regions, cells, micro-batches, routing and the plan of a step are decided by the product's own code; times on the way are computed from distances.</p>
 ${cityMap(cities)}
 <h2>First token, by the caller's region</h2>
 ${firstTokenPlot(whole.rows)}
@@ -65,8 +66,9 @@ ${regionTable(whole, world)}
 ${used.map(({ what, used, limit }) => `<tr><td>${what}</td><td>${used.toFixed(2)}</td><td>${limit}</td><td>${(limit / used).toFixed(1)} × this traffic</td></tr>`).join("\n")}
 </table>
 <h2>A region is lost</h2>
-<p>All backends of ${lost.region} end half-way. Afterwards its callers' first tokens take ${after.p50.toFixed(0)} ms at the median and ${after.p99.toFixed(0)} ms at the 99th percentile (before: ${rowOf(whole, lost.region).p50.toFixed(0)} and ${rowOf(whole, lost.region).p99.toFixed(0)}); ${lost.result.failed} of ${number(lost.result.requests)} requests failed.</p>
-${regionTable(lost.result, world)}
+<p>All backends of ${lost.region} end half-way. Its callers' first tokens then take ${lostRow.p50.toFixed(0)} ms at the median and ${lostRow.p99.toFixed(0)} ms at the 99th percentile (before: ${rowOf(whole, lost.region).p50.toFixed(0)} and ${rowOf(whole, lost.region).p99.toFixed(0)}); ${lost.result.failed} of ${number(lost.result.requests)} requests failed. First tokens of the requests that came after the loss:</p>
+${firstTokenPlot(after)}
+${lossTable(after)}
 <h2>Cost</h2>
 <p>A million generated tokens cost $${cost.total.toFixed(2)}: ${cost.parts.map(([part, dollars]) => `${part} $${dollars.toFixed(3)}`).join(", ")}.</p>
 </body>
@@ -84,7 +86,18 @@ ${body.join("\n")}
 </table>`;
 }
 
-function firstTokenPlot(rows: readonly RegionRow[]): string {
+function lossTable(rows: readonly AfterLoss[]): string {
+  const body = rows.map(
+    (row) =>
+      `<tr><td>${row.region}</td><td>${row.requests}</td><td>${row.p50.toFixed(0)}</td><td>${row.p99.toFixed(0)}</td><td>${row.freeP99.toFixed(0)}</td><td>${(row.p99 / row.freeP99).toFixed(2)}</td><td>${row.failed}</td></tr>`,
+  );
+  return `<table><tr><th>region</th><th>requests</th><th>p50, ms</th><th>p99, ms</th><th>p99 without queues</th><th>p99 ÷ that</th><th>failed</th></tr>
+${body.join("\n")}</table>`;
+}
+
+type PlottedRow = Pick<RegionRow, "region" | "p50" | "p99" | "freeP50" | "freeP99">;
+
+function firstTokenPlot(rows: readonly PlottedRow[]): string {
   const [width, left, bar, gap] = [900, 60, 22, 14];
   const most = Math.max(...rows.map(({ p99, freeP99 }) => Math.max(p99, 2 * freeP99))) * 1.05;
   const x = (ms: number) => left + (ms / most) * (width - left - 20);

@@ -55,19 +55,25 @@ export interface WorldResult {
   tokens: number;
   /** Requests a micro-batch. */
   meanBatch: number;
+  /** Calls to backends a request, those that are refused or sent again included. */
+  callsPerRequest: number;
   steps: number;
   cells: number;
   /** Requests a second of the busiest ledger: of a tenant in a region. */
   busiestLedger: number;
-  /** First tokens of requests that came after the loss of a region: of its callers, and of the other regions'. */
-  afterLoss: {
-    p50: number;
-    p99: number;
-    requests: number;
-    failed: number;
-    /** By region, each 99th percentile divided by the one without queues. */
-    others: Partial<Record<Region, number>>;
-  } | null;
+  /** Requests that came after the loss of a region, of each region's callers; null where none was lost. */
+  afterLoss: AfterLoss[] | null;
+}
+
+/** First tokens in milliseconds, as in RegionRow. */
+export interface AfterLoss {
+  region: Region;
+  requests: number;
+  failed: number;
+  p50: number;
+  p99: number;
+  freeP50: number;
+  freeP99: number;
 }
 
 interface Sample {
@@ -126,7 +132,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
       // As `auto` has it: sequences of a mixture.
       sharedBy: "mixtures",
       generated: 0,
-      attempts: 0,
+      losses: 0,
       onFirstToken() {
         events.after(roundTrip / 2, () => {
           if (!isMeasured) return;
@@ -158,6 +164,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     for (const cell of cells.values()) {
       cell.requests = 0;
       cell.batches = 0;
+      cell.calls = 0;
       cell.busyMs = 0;
     }
   });
@@ -178,6 +185,7 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     use: cell.busyMs / (seconds * 1000),
   }));
   const batches = busy.reduce((sum, { cell }) => sum + cell.batches, 0);
+  const calls = busy.reduce((sum, { cell }) => sum + cell.calls, 0);
   const taken = busy.reduce((sum, { cell }) => sum + cell.requests, 0);
   const processes = [...backends.values()];
   const uses = new Map(
@@ -190,30 +198,22 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     const own = samples.get(region)!;
     const before = lostRegion ? own.filter(({ atMs }) => atMs < lossMs) : own;
     const busiest = cellRows.filter((row) => row.region === region).toSorted((a, b) => b.perSecond - a.perSecond)[0];
-    const first = before.map(({ firstTokenMs }) => firstTokenMs);
-    const free = before.map(({ freeMs }) => freeMs);
     const used = processes.filter(({ address }) => address.region === region).map(({ process }) => uses.get(process)!);
     return {
       region,
       backends: used.length,
       requests: own.length,
-      p50: quantile(first, 0.5),
-      p99: quantile(first, 0.99),
-      freeP50: quantile(free, 0.5),
-      freeP99: quantile(free, 0.99),
+      ...firstTokens(before),
       failed: failures.get(region)!.all,
       utilisation: used.reduce((a, b) => a + b, 0) / Math.max(1, used.length),
       busiestCell: busiest?.perSecond ?? 0,
       busiestCellUse: busiest?.use ?? 0,
     };
   });
-  const afterLossOf = (region: Region) => samples.get(region)!.filter(({ atMs }) => atMs >= lossMs);
-  const after = lostRegion ? afterLossOf(lostRegion) : [];
-  const afterFirst = after.map(({ firstTokenMs }) => firstTokenMs);
-  const slowdown = (region: Region): [Region, number] => {
-    const own = afterLossOf(region);
-    const p99 = (times: number[]) => quantile(times, 0.99);
-    return [region, p99(own.map(({ firstTokenMs }) => firstTokenMs)) / p99(own.map(({ freeMs }) => freeMs))];
+  const afterLossOf = (region: Region): AfterLoss => {
+    const own = samples.get(region)!.filter(({ atMs }) => atMs >= lossMs);
+    const { afterLoss: failed } = failures.get(region)!;
+    return { region, requests: own.length, failed, ...firstTokens(own) };
   };
   return {
     rows,
@@ -221,18 +221,22 @@ export function simulate(cities: readonly City[], options: WorldOptions, random:
     failed: rows.reduce((sum, row) => sum + row.failed, 0),
     tokens,
     meanBatch: taken / Math.max(1, batches),
+    callsPerRequest: calls / Math.max(1, taken),
     steps: processes.reduce((sum, { process }) => sum + process.steps, 0),
     cells: cells.size,
     busiestLedger: ledgers.values().reduce((a, b) => Math.max(a, b), 0) / seconds,
-    afterLoss: lostRegion
-      ? {
-          p50: quantile(afterFirst, 0.5),
-          p99: quantile(afterFirst, 0.99),
-          requests: after.length,
-          failed: failures.get(lostRegion)!.afterLoss,
-          others: Object.fromEntries(regions.filter((region) => region !== lostRegion).map(slowdown)),
-        }
-      : null,
+    afterLoss: lostRegion && regions.map(afterLossOf),
+  };
+}
+
+function firstTokens(samples: readonly Sample[]): Pick<RegionRow, "p50" | "p99" | "freeP50" | "freeP99"> {
+  const first = samples.map(({ firstTokenMs }) => firstTokenMs);
+  const free = samples.map(({ freeMs }) => freeMs);
+  return {
+    p50: quantile(first, 0.5),
+    p99: quantile(first, 0.99),
+    freeP50: quantile(free, 0.5),
+    freeP99: quantile(free, 0.99),
   };
 }
 
