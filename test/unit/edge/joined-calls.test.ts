@@ -1,11 +1,12 @@
 /** Batches that wait for the same backend share a call, and each is answered as if it were alone. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { Backends } from "../../../edge/backend/backends.ts";
 import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
 import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import { callFailure, framesFor, ScriptedBackend, turn } from "../../support/scripted-backends.ts";
+import { callFailure, framesFor, ScriptedBackend, scriptedRouting, turn } from "../../support/scripted-backends.ts";
 
 const hash = "a".repeat(64);
 const mixed = (id: string, adapter: { centroidId: string } | { adapterHash: string } = { centroidId: "c0" }) => ({
@@ -168,4 +169,41 @@ describe("batches that wait for the same backend", () => {
     await turn();
     expect(backend.last.ids).toEqual(["later"]);
   });
+});
+
+test("what a lost backend had in many calls goes on in few", async () => {
+  const routing = scriptedRouting(2);
+  const joined = new JoinedCalls(6, 128);
+  const backends = new Backends({ ...routing, clientOf: (address) => joined.over(routing.clientOf(address)) });
+  for (const backend of routing.backends) backend.answer = (call) => void call.accept();
+  const ids = Array.from({ length: 60 }, (_, i) => `s${i}`);
+  const received: Frame[] = [];
+  const streams = ids.map(async (id) => {
+    const frames = await backends.openBatch(batchOf(mixed(id)), new AbortController().signal);
+    for await (const group of frames) received.push(...group);
+  });
+  for (let i = 0; i < 60; i++) await turn();
+  const [lost, left] = routing.backends.toSorted((a, b) => b.calls.length - a.calls.length);
+  const before = left.calls.length;
+  const had = lost.calls.flatMap((call) => call.ids);
+  expect(had.length).toBeGreaterThan(20);
+  left.answer = () => undefined;
+  for (const call of lost.calls) void call.fail("broken");
+  for (let i = 0; i < 60; i++) await turn();
+  const again = () => left.calls.slice(before);
+  expect(again()).toHaveLength(6);
+  // With the answers to the first six, all others are sent.
+  for (const call of again()) void call.accept();
+  for (let i = 0; i < 60; i++) await turn();
+  expect(again().flatMap((call) => call.ids)).toHaveLength(had.length);
+  for (const call of again()) void call.accept();
+  for (const call of left.calls) {
+    await call.send(...call.batch.sequences.flatMap(framesFor));
+    await call.fail(null);
+  }
+  await Promise.all(streams);
+  for (const id of ids) {
+    const whole = framesFor(mixed(id));
+    expect(received.filter((frame) => frame.id === id)).toEqual(whole);
+  }
 });
