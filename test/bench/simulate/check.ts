@@ -1,8 +1,9 @@
 /**
  * Whether the simulation agrees with the real thing: small cases on a real edge and backend of this machine beside the same
- * cases simulated. What a request takes is measured first, one request after the other: time, and CPU time of all processes.
- * Then requests arrive at random. Load generator, edge and backend share this machine's cores in the simulation, too. Linux
- * only. Not here: distances, which a single machine has not.
+ * cases simulated. What a request takes is measured with requests that arrive evenly and do not meet, at the rate of the case,
+ * as a machine that idles longer is slower: time, and CPU time of all processes. Then they arrive at random, and the simulation
+ * has to say what meeting costs. Load generator, edge and backend share this machine's cores there, too. Linux only. Not here:
+ * distances, which a single machine has not.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -19,17 +20,17 @@ import { Machine } from "./machine.ts";
 /** How far simulated and measured quantiles may be apart. */
 const tolerance = 0.15;
 const quantiles = { p50: 0.5, p90: 0.9 };
-/** Requests a second, times the time that the engine takes for one. */
-const loads = [0.2, 0.4];
-const requests = 300;
+/** Requests a second of each case. */
+const rates = [8, 16];
+const requests = 240;
+/** Times that each case is measured; the median counts, as other programs disturb single ones. */
+const rounds = 3;
 const outputTokens = 24;
 /** Prompt lengths, each as likely: below and above a chunk. */
 const promptLengths = [48, 96, 192];
 const warmUps = 30;
-/** Requests of each kind that are measured one after the other. */
+/** Requests of each kind that are measured alone. */
 const repetitions = 40;
-/** Between them, about as under load: caches and clocks are as cold. */
-const pauseMs = 60;
 /** Runs of each simulated case, which draw other requests' times. */
 const runs = 20;
 /** The embedded model, and the server's defaults. */
@@ -70,30 +71,26 @@ export async function checkAgainstRealStack(seed: number, say: (line: string) =>
   const stack = await startStack({ THREADS: "1" });
   try {
     const random = seededRandom(seed);
-    const measured = await measure(stack, random);
-    const { step, aroundMs, requestCpuMs, frameCpuMs } = measured;
-    const ms = (value: number) => `${value.toFixed(2)} ms`;
-    say(
-      `measured: a step ${ms(step.fixed)} + ${ms(step.prompt)} a prompt + ${step.promptToken.toFixed(4)} a prompt token + ${step.decodedRow.toFixed(3)} a decoded row; around it ${ms(median(aroundMs))}, p90 ${ms(quantile(aroundMs, 0.9))}; CPU beside the engine ${ms(requestCpuMs)} a request + ${ms(frameCpuMs)} a frame, on ${availableParallelism()} cores`,
-    );
-    const engineMs =
-      (outputTokens - 1) * (step.fixed + step.decodedRow) +
-      median(promptLengths.map((tokens) => queueFreePrefillMs(tokens, step, limits)));
+    for (let i = 0; i < warmUps; i++) await ask(stack, promptLengths[0], random);
     let agrees = true;
-    for (const load of loads) {
-      const perSecond = (1000 * load) / engineMs;
+    for (const perSecond of rates) {
+      const measured = await measure(stack, 1000 / perSecond, random);
+      say(`${perSecond} requests a second; alone: ${described(measured)}`);
       const arrivals = Array.from({ length: requests }, () => ({
         gapMs: (-Math.log(1 - random()) / perSecond) * 1000,
         promptTokens: promptLengths[Math.floor(random() * promptLengths.length)],
       }));
-      const real = await runReal(arrivals, (promptTokens) => ask(stack, promptTokens, random));
       const simulated = Array.from({ length: runs }, () => runSimulated(arrivals, measured, random)).flat();
+      const real: number[][] = [];
+      for (let i = 0; i < rounds; i++)
+        real.push(await runReal(arrivals, (promptTokens) => ask(stack, promptTokens, random)));
       for (const [name, part] of Object.entries(quantiles)) {
-        const [realMs, simulatedMs] = [quantile(real, part), quantile(simulated, part)];
+        const each = real.map((round) => quantile(round, part));
+        const [realMs, simulatedMs] = [median(each), quantile(simulated, part)];
         const difference = simulatedMs / realMs - 1;
         agrees &&= Math.abs(difference) <= tolerance;
         say(
-          `${name} of the first token at ${perSecond.toFixed(0)} requests/s: measured ${realMs.toFixed(1)} ms, simulated ${simulatedMs.toFixed(1)} ms, ${(100 * difference).toFixed(0)}%`,
+          `${name} of the first token: measured ${realMs.toFixed(1)} ms (${each.map((ms) => ms.toFixed(1)).join(", ")}), simulated ${simulatedMs.toFixed(1)} ms, ${(100 * difference).toFixed(0)}%`,
         );
       }
     }
@@ -104,14 +101,14 @@ export async function checkAgainstRealStack(seed: number, say: (line: string) =>
   }
 }
 
-async function measure(stack: Stack, random: () => number): Promise<Measured> {
-  for (let i = 0; i < warmUps; i++) await ask(stack, promptLengths[0], random);
+async function measure(stack: Stack, spacingMs: number, random: () => number): Promise<Measured> {
   const repeated = async (times: number, one: (i: number) => Promise<Timed>) => {
     const all: Timed[] = [];
     const beforeMs = cpuMs();
     for (let i = 0; i < times; i++) {
+      const nextMs = performance.now() + spacingMs;
       all.push(await one(i));
-      await sleep(pauseMs * (0.5 + random()));
+      await sleep(Math.max(0, nextMs - performance.now()));
     }
     const engineMs = all.reduce((sum, { prefillMs, decodeMs }) => sum + prefillMs + decodeMs, 0);
     return { all, cpuMs: (cpuMs() - beforeMs - engineMs) / times };
@@ -138,6 +135,13 @@ async function measure(stack: Stack, random: () => number): Promise<Measured> {
     requestCpuMs: oneToken.cpuMs - frameCpuMs,
     frameCpuMs,
   };
+}
+
+function described({ step, aroundMs, requestCpuMs, frameCpuMs }: Measured): string {
+  const ms = (value: number) => `${value.toFixed(2)} ms`;
+  const steps = `a step ${ms(step.fixed)} + ${ms(step.prompt)} a prompt + ${ms(step.promptToken)} a prompt token + ${ms(step.decodedRow)} a decoded row`;
+  const around = `around it ${ms(median(aroundMs))}, p90 ${ms(quantile(aroundMs, 0.9))}`;
+  return `${steps}; ${around}; CPU beside the engine ${ms(requestCpuMs)} a request + ${ms(frameCpuMs)} a frame, on ${availableParallelism()} cores`;
 }
 
 async function ask(stack: Stack, promptTokens: number, random: () => number, options: object = {}): Promise<Timed> {
