@@ -29,8 +29,12 @@ export class JoinedCalls {
     return {
       openBatch: (batch, call) => {
         const accepted = Promise.withResolvers<OpenBatch>();
-        const part = { key: keyOf(id, batch, call), sequences: batch.sequences.length, batch, call, client, accepted };
-        this.#open(this.#waiting.add(part));
+        // Only a repeated call must reach that very process.
+        const { isOnlyProcess: isRepeated } = call;
+        const sequences = batch.sequences.length;
+        this.#open(
+          this.#waiting.add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted }),
+        );
         return accepted.promise;
       },
       cancel: (ids, process) => client.cancel(ids, process),

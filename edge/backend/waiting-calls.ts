@@ -1,12 +1,14 @@
 /**
- * Calls that wait for one of an object's connections. When one is free, the first call goes, and with it, up to a bound, all
- * others of the same key: those to the same backend that may share a call. So after the loss of a backend or a region, whose
- * sequences are sent again in as many calls as they were in, these take few connections for a round trip each. Pure.
+ * Calls that wait for one of an object's connections. After the loss of a backend or a region many are made again at once, so
+ * when a connection is free, the first call goes, and with it, up to a bound, all others of the same key: those to the same
+ * backend that may share a call. First and repeated calls take turns, so that new requests wait for few others. Pure.
  */
 
 export interface WaitingCall {
   /** Calls with the same key may go together; null: only alone. */
   key: string | null;
+  /** Whether its sequences were sent before. Calls with the same key agree in it. */
+  isRepeated: boolean;
   sequences: number;
 }
 
@@ -14,6 +16,7 @@ export class WaitingCalls<T extends WaitingCall> {
   readonly #mostSequences: number;
   #free: number;
   #waiting: T[] = [];
+  #isRepeatedNext = false;
 
   constructor(connections: number, mostSequences: number) {
     this.#free = connections;
@@ -36,12 +39,14 @@ export class WaitingCalls<T extends WaitingCall> {
   }
 
   #take(): T[] {
-    const [first, ...others] = this.#waiting;
+    const first = this.#waiting.find(({ isRepeated }) => isRepeated === this.#isRepeatedNext) ?? this.#waiting[0];
     if (!first) return [];
-    const taken = [first];
-    let room = this.#mostSequences - first.sequences;
-    this.#waiting = others.filter((one) => {
-      if (first.key === null || one.key !== first.key || one.sequences > room) return true;
+    this.#isRepeatedNext = !first.isRepeated;
+    const taken: T[] = [];
+    let room = this.#mostSequences;
+    this.#waiting = this.#waiting.filter((one) => {
+      const goes = one === first || (first.key !== null && one.key === first.key && one.sequences <= room);
+      if (!goes) return true;
       room -= one.sequences;
       taken.push(one);
       return false;

@@ -50,8 +50,9 @@ interface Call {
 
 /** A call to one backend, which may wait for a connection. */
 interface BackendCall {
-  /** The backend's id: calls to the same one go together. */
+  /** Of the backend: calls to the same one go together. */
   key: string;
+  isRepeated: boolean;
   sequences: number;
   call: Call;
   entries: readonly Pending[];
@@ -162,7 +163,9 @@ export class SimulatedCell {
     }
     const { backend } = choice;
     this.#router.recordSent(backend, entries.length);
-    this.#open(this.#waiting.add({ key: backend.id, sequences: entries.length, call, entries, backend }));
+    const isRepeated = call.tried.size > 0;
+    const key = `${backend.id} ${isRepeated}`;
+    this.#open(this.#waiting.add({ key, isRepeated, sequences: entries.length, call, entries, backend }));
   }
 
   /** Calls one backend with all of these. */

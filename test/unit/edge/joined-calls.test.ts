@@ -41,9 +41,16 @@ function open(client: ReturnType<JoinedCalls["over"]>, batch: BatchRequest, nume
   return { abort, received, ended };
 }
 
-test("opens every call once, no more at a time than there are connections, the first first and only its like with it", () => {
+test("opens every call once, no more at a time than there are connections, first and repeated ones in turns", () => {
   const callSchema = fc.record({
-    key: fc.constantFrom("a", "b", null),
+    kind: fc.constantFrom(
+      ...[
+        { key: "a", isRepeated: false },
+        { key: "b", isRepeated: false },
+        { key: "c", isRepeated: true },
+      ],
+      ...[false, true].map((isRepeated) => ({ key: null, isRepeated })),
+    ),
     sequences: fc.integer({ min: 1, max: 4 }),
     releases: fc.nat(3),
   });
@@ -52,13 +59,18 @@ test("opens every call once, no more at a time than there are connections, the f
     fc.array(callSchema, { maxLength: 40 }),
     (connections, calls) => {
       const waiting = new WaitingCalls<WaitingCall & { id: number }>(connections, 6);
-      const left = calls.map(({ key, sequences }, id) => ({ key, sequences, id }));
+      const left = calls.map(({ kind, sequences }, id) => ({ ...kind, sequences, id }));
       const opened: number[] = [];
       let busy = 0;
+      let wasRepeated = true;
       const check = (together: (WaitingCall & { id: number })[], added: number) => {
         if (together.length === 0) return;
         const queue = left.slice(0, added).filter(({ id }) => !opened.includes(id));
-        expect(together[0]).toEqual(queue[0]);
+        const { isRepeated } = together[0];
+        expect(together[0]).toEqual(queue.find((one) => one.isRepeated === isRepeated));
+        const isMixed = new Set(queue.map((one) => one.isRepeated)).size === 2;
+        if (isMixed) expect(isRepeated).toBe(!wasRepeated);
+        wasRepeated = isRepeated;
         expect(new Set(together.map(({ key }) => key))).toEqual(new Set([together[0].key]));
         if (together[0].key === null) expect(together).toHaveLength(1);
         else expect(together.reduce((sum, { sequences }) => sum + sequences, 0)).toBeLessThanOrEqual(6);
