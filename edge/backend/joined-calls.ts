@@ -29,7 +29,7 @@ export class JoinedCalls {
     return {
       openBatch: (batch, call) => {
         const accepted = Promise.withResolvers<OpenBatch>();
-        // Only a repeated call must reach that very process.
+        // A repeated call, and no other, must reach that very process.
         const { isOnlyProcess: isRepeated } = call;
         const sequences = batch.sequences.length;
         this.#open(
