@@ -22,7 +22,7 @@ const tolerance = 0.15;
 const quantiles = { p50: 0.5, p90: 0.9 };
 /** Requests a second of each case. */
 const rates = [8, 16];
-const requests = 240;
+const requests = 200;
 /** Times that each case is measured; the median counts, as other programs disturb single ones. */
 const rounds = 3;
 const outputTokens = 24;
