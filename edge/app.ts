@@ -1,75 +1,76 @@
 /**
- * The public API as a Hono app. Knows no binding and no environment: what it needs from outside comes as Dependencies.
+ * The public API as a Hono app: its routes, and what runs around them. Knows no binding and no environment: what it needs
+ * from outside comes as Dependencies.
  */
-import { type Handler, Hono } from "hono";
-import { ServiceError } from "../shared/errors.ts";
-import type { AppEnvironment, Dependencies } from "./dependencies.ts";
-import { admission, rateLimitHeaders } from "./middleware/admission.ts";
-import { auth } from "./middleware/auth.ts";
-import { allowedOrigin, preflight } from "./middleware/cors.ts";
-import { errorResponse } from "./middleware/errors.ts";
+import { type Context, Hono, type MiddlewareHandler } from "hono";
+import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
+import type { AppEnvironment, Dependencies, Middleware, Route } from "./dependencies.ts";
+import { admission, auth, preflight } from "./middleware/access.ts";
 import { headLimits } from "./middleware/head-limits.ts";
-import { requestId, totalTiming } from "./middleware/response-headers.ts";
-import { securityHeaders } from "./middleware/security-headers.ts";
+import { responseHeaders } from "./middleware/response-headers.ts";
 import { requestTrace } from "./middleware/trace.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
 import { assignTexts } from "./routes/assign.ts";
-import { listCentroids } from "./routes/centroids.ts";
-import { chatCompletions } from "./routes/chat.ts";
-import { completions } from "./routes/completions.ts";
-import { apiDocs, docs, docsFile, openApi } from "./routes/docs.ts";
+import { chatCompletions, completions } from "./routes/completions.ts";
+import { apiDocs, docs, docsFile, openApi, page } from "./routes/documents.ts";
 import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
-import { getModel, listModels } from "./routes/models.ts";
-import { page } from "./routes/page.ts";
+import { getModel, listCentroids, listModels } from "./routes/models.ts";
 import { usage } from "./routes/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   const app = new Hono<AppEnvironment>();
-  app.use(
-    requestTrace({ ...dependencies, ...dependencies.tracing }),
-    requestId(dependencies.newId),
-    totalTiming(dependencies.now),
-    securityHeaders(),
-    headLimits(),
-  );
-  app.use("/v1/*", preflight(), auth(dependencies.keys), allowedOrigin(), rateLimitHeaders(), admission(dependencies));
+  const use = (path: string, all: Middleware[]) =>
+    app.use(
+      path,
+      ...all.map(
+        (one): MiddlewareHandler<AppEnvironment> =>
+          (c, next) =>
+            one(c, next, dependencies),
+      ),
+    );
+  use("*", [requestTrace, responseHeaders, headLimits]);
+  use("/v1/*", [preflight, auth, admission]);
 
   type Method = "GET" | "POST" | "DELETE";
-  const routes = (path: string, handlers: Partial<Record<Method, Handler<AppEnvironment>>>) => {
-    for (const [method, handler] of Object.entries(handlers)) app.on(method, path, handler);
-    const allowed = Object.keys(handlers)
-      .map((method) => (method === "GET" ? "GET, HEAD" : method))
-      .join(", ");
-    app.all(path, (c) => {
-      const error = new ServiceError("method_not_allowed", `${c.req.path} takes ${allowed}, not ${c.req.method}.`);
-      const response = errorResponse(c, error, dependencies.log);
-      response.headers.set("allow", allowed);
-      return response;
-    });
+  const routes: Record<string, Partial<Record<Method, Route>>> = {
+    "/v1/completions": { POST: completions },
+    "/v1/chat/completions": { POST: chatCompletions },
+    "/v1/embeddings": { POST: embeddings },
+    "/v1/models": { GET: listModels },
+    "/v1/models/:id": { GET: getModel },
+    "/v1/assign": { POST: assignTexts },
+    "/v1/centroids": { GET: listCentroids },
+    "/v1/usage": { GET: usage },
+    "/v1/adapters": { GET: listAdapters, POST: createAdapter },
+    "/v1/adapters/:name": { GET: getAdapter, DELETE: deleteAdapter },
+    "/healthz": { GET: healthz },
+    "/readyz": { GET: readyz(dependencies) },
+    "/": { GET: page },
+    "/docs": { GET: docs },
+    "/docs/api": { GET: apiDocs },
+    "/docs/:file{.*}": { GET: docsFile },
+    "/openapi.json": { GET: openApi },
   };
-  routes("/v1/completions", { POST: completions(dependencies) });
-  routes("/v1/chat/completions", { POST: chatCompletions(dependencies) });
-  routes("/v1/embeddings", { POST: embeddings(dependencies) });
-  routes("/v1/models", { GET: listModels(dependencies) });
-  routes("/v1/models/:id", { GET: getModel(dependencies) });
-  routes("/v1/assign", { POST: assignTexts(dependencies) });
-  routes("/v1/centroids", { GET: listCentroids(dependencies) });
-  routes("/v1/usage", { GET: usage(dependencies) });
-  routes("/v1/adapters", { GET: listAdapters(dependencies), POST: createAdapter(dependencies) });
-  routes("/v1/adapters/:name", { GET: getAdapter(dependencies), DELETE: deleteAdapter(dependencies) });
-  routes("/healthz", { GET: healthz(dependencies) });
-  routes("/readyz", { GET: readyz(dependencies) });
-  routes("/", { GET: page(dependencies) });
-  routes("/docs", { GET: docs(dependencies) });
-  routes("/docs/api", { GET: apiDocs(dependencies) });
-  routes("/docs/:file{.*}", { GET: docsFile(dependencies) });
-  routes("/openapi.json", { GET: openApi(dependencies) });
+  for (const [path, byMethod] of Object.entries(routes)) {
+    for (const [method, route] of Object.entries(byMethod)) app.on(method, path, (c) => route(c, dependencies));
+    const allow = Object.keys(byMethod).join(", ").replace("GET", "GET, HEAD");
+    app.all(path, (c) => {
+      const error = new ServiceError("method_not_allowed", `${c.req.path} takes ${allow}, not ${c.req.method}.`);
+      return errorResponse(c, error, { allow });
+    });
+  }
 
-  app.notFound((c) => {
-    const error = new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
-    return errorResponse(c, error, dependencies.log);
-  });
-  app.onError((thrown, c) => errorResponse(c, thrown, dependencies.log));
+  app.notFound((c) => errorResponse(c, new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`)));
+  app.onError((thrown, c) => errorResponse(c, thrown));
   return app;
+
+  /** OpenAI's envelope of anything thrown, never a stack. */
+  function errorResponse(c: Context<AppEnvironment>, thrown: unknown, more: Record<string, string> = {}): Response {
+    const error = toServiceError(thrown);
+    if (statusOf(error.kind) >= 500) dependencies.log(c.get("requestId"), error);
+    const headers: Record<string, string> = { "content-type": "application/json; charset=utf-8", ...more };
+    if (error.retryAfterSeconds !== null) headers["retry-after"] = String(error.retryAfterSeconds);
+    return new Response(JSON.stringify(envelopeOf(error)), { status: statusOf(error.kind), headers });
+  }
 }

@@ -1,10 +1,11 @@
 /** What the app needs from outside: worker.ts brings the real ones, a test its own. */
 
+import type { Context, Next } from "hono";
 import type { Readiness } from "../shared/contracts/inference.ts";
 import type { ServiceError } from "../shared/errors.ts";
+import type { Attributes, Span } from "../shared/observability/otlp.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Cells } from "./cells/resumable-answer.ts";
-import type { RequestTrace, TraceDependencies } from "./observability/request-trace.ts";
 import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { BodyReads } from "./tenants/body-reads.ts";
@@ -29,9 +30,15 @@ export interface AppEnvironment {
   Bindings: Arrival;
   Variables: {
     requestId: string;
-    trace: RequestTrace;
-    tenant: string;
+    /** Of the request's span and its line of log: ids, counts and names, never text. Routes add to it. */
+    attributes: Attributes;
+    /** The trace as it travels on; null where it is not kept. */
+    traceparent: string | null;
+    /** Of an answer that goes on behind its head: resolves when it ends, to why it broke off or to null. */
+    end?: Promise<string | null>;
     access: Access;
+    /** The other origin whose page may read the response. */
+    allowedOrigin?: string;
     /** Region whose cell, leases and backends serve the request. */
     region: Region;
     /** Set for POST requests. */
@@ -40,6 +47,16 @@ export interface AppEnvironment {
     rateLimitHeaders?: Record<string, string>;
   };
 }
+
+/** Answers a request. */
+export type Route = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
+
+/** Runs around routes: what it does after `next` it does with the response, an error's included. */
+export type Middleware = (
+  c: Context<AppEnvironment>,
+  next: Next,
+  dependencies: Dependencies,
+) => Promise<Response | undefined>;
 
 export interface Dependencies {
   /** Rejects with a ServiceError while they cannot be had. */
@@ -54,8 +71,8 @@ export interface Dependencies {
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
   cells: Cells;
-  /** What is served, by a backend of that manifest if one is ready; null where none is. */
-  readiness(manifestHash: string): Promise<Readiness | null>;
+  /** What each backend that is ready serves. */
+  readiness(): Promise<Readiness[]>;
   /** A static asset by its path, which is never taken from a request. Rejects with not_found where it was not staged. */
   asset(path: string): Promise<Response>;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
@@ -68,7 +85,13 @@ export interface Dependencies {
   newId(): string;
   /** uint32 */
   randomSeed(): number;
-  tracing: Pick<TraceDependencies, "sampleRatio" | "ended" | "logRequest">;
+  tracing: {
+    /** Share of the traces that begin here and are reported; a caller's own decision goes first. 0 reports none. */
+    sampleRatio: number;
+    /** Takes the request's span; must not throw. */
+    ended(span: Span): void;
+    logRequest(fields: Attributes): void;
+  };
   /** Receives failures that are ours rather than the caller's. */
   log(requestId: string, error: ServiceError): void;
   /** The longest silence of a stream. */

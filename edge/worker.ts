@@ -63,7 +63,7 @@ const tell = (level: "info" | "warn", event: string, fields: object) =>
 const sets = new ArtifactSets({
   source: publishedSets(env, { cache: caches.default, background: waitUntil }),
   assets: () => deployedSet(env),
-  holding: (manifestHash) => holdingOf(clients(), manifestHash, artifactLimits.holdingMs),
+  holding: async (manifestHash) => holdingOf(await readinessOf(clients(), artifactLimits.holdingMs), manifestHash),
   now,
   background: waitUntil,
   observe: ({ event, ...what }) => {
@@ -107,7 +107,7 @@ const app = createApp({
     now,
     lost: (requestId, cause) => tell("warn", "cell_lost", { requestId, cause: String(cause) }),
   }),
-  readiness: (manifestHash) => readinessOf(clients(), manifestHash),
+  readiness: () => readinessOf(clients()),
   asset,
   tracing: {
     sampleRatio: otlp ? config.traceRatio : 0,

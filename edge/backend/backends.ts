@@ -13,7 +13,7 @@ import type { BackendCalls } from "./client.ts";
 import { FirstFrameTimes } from "./first-frame-times.ts";
 import { Router } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
-import { hedgeBudget, retryBudget } from "./routing-limits.ts";
+import { hedgeBudget, probeMs, retryBudget } from "./routing-limits.ts";
 
 export interface BackendsParts extends Pick<RoutingContext, "observe" | "now" | "after" | "keepAlive"> {
   addresses: readonly BackendAddress[];
@@ -83,31 +83,22 @@ export class Backends {
   }
 }
 
-/** The readiness of a backend that serves this manifest, else of any that is ready; null if none is. */
-export async function readinessOf(clients: Iterable<BackendCalls>, manifestHash: string): Promise<Readiness | null> {
-  const asked = Array.from(clients, (client) => client.readiness(null).catch(() => null));
-  const ready = (await Promise.all(asked)).filter((one) => one !== null);
-  return ready.find((one) => holds(one, manifestHash)) ?? ready[0] ?? null;
+/** What each backend that is ready serves. One that has not answered within `limitMs` counts as not ready. Never rejects. */
+export async function readinessOf(clients: Iterable<BackendCalls>, limitMs: number = probeMs): Promise<Readiness[]> {
+  const ready: Readiness[] = [];
+  const asked = Array.from(clients, async (client) => {
+    const readiness = await client.readiness(null);
+    if (readiness) ready.push(readiness);
+  });
+  await settlesWithin(Promise.allSettled(asked), limitMs);
+  return ready;
 }
 
 /** How many of the ready backends serve batches of a manifest. */
 export type Holding = "all" | "some" | "none";
 
-/** A backend that has not answered within `limitMs` counts as not ready. Never rejects. */
-export async function holdingOf(
-  clients: Iterable<BackendCalls>,
-  manifestHash: string,
-  limitMs: number,
-): Promise<Holding> {
-  let ready = 0;
-  let holding = 0;
-  const asked = Array.from(clients, async (client) => {
-    const readiness = await client.readiness(null).catch(() => null);
-    if (!readiness) return;
-    ready++;
-    if (holds(readiness, manifestHash)) holding++;
-  });
-  await settlesWithin(Promise.all(asked), limitMs);
+export function holdingOf(ready: readonly Readiness[], manifestHash: string): Holding {
+  const holding = ready.filter((one) => holds(one, manifestHash)).length;
   if (holding === 0) return "none";
-  return holding === ready ? "all" : "some";
+  return holding === ready.length ? "all" : "some";
 }

@@ -1,40 +1,47 @@
-/** Headers of every response: request id, server timing, and helpers that set headers. */
-import type { Context } from "hono";
-import { createMiddleware } from "hono/factory";
-import type { AppEnvironment } from "../dependencies.ts";
+/**
+ * The headers of every response, errors included: its id and time, what it tells browsers (that nothing of ours is to be
+ * embedded, guessed at, kept or referred to), the tenant's rate limits, and which page may read it.
+ */
+import type { Middleware } from "../dependencies.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 
-/**
- * Sets headers in place, which Hono's `c.header` does by making a new response for each. Every response is our own, so none
- * is frozen as those of other services are.
- */
-export function setHeaders(c: Context<AppEnvironment>, headers: Readonly<Record<string, string>>): void {
-  const present = c.res.headers;
-  for (const name in headers) present.set(name, headers[name]);
-}
+const always = {
+  "x-content-type-options": "nosniff",
+  "referrer-policy": "no-referrer",
+  "cross-origin-resource-policy": "same-origin",
+};
+/** Where a route says nothing else. A document names what it may run (routes/documents.ts); all else may run nothing. */
+const presets = {
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cache-control": "no-store",
+};
+/** A year; subdomains are whoever's the domain is. */
+const httpsOnly = "max-age=31536000";
+/** What pages of other origins may read. */
+const exposed =
+  "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
-/** The same where the route says nothing else. */
-export function presetHeaders(c: Context<AppEnvironment>, headers: Readonly<Record<string, string>>): void {
-  const present = c.res.headers;
-  for (const name in headers) if (!present.has(name)) present.set(name, headers[name]);
-}
-
-/** Gives every request an id of our own; one that a client sends is not trusted, since ids reach logs and the backend. */
-export function requestId(newId: () => string) {
-  return createMiddleware<AppEnvironment>(async (c, next) => {
-    const id = `req_${newId()}`;
-    c.set("requestId", id);
-    await next();
-    setHeaders(c, { "x-request-id": id });
-  });
-}
-
-/** Adds a total to responses without Server-Timing, and the pacing delay if there was one. */
-export function totalTiming(now: () => number) {
-  return createMiddleware<AppEnvironment>(async (c, next) => {
-    const { arrivedMs, pacedMs } = c.env;
-    await next();
-    presetHeaders(c, { "server-timing": serverTiming({ total: now() - arrivedMs }) });
-    if (pacedMs > 0) c.res.headers.append("server-timing", serverTiming({ pace: pacedMs }));
-  });
-}
+export const responseHeaders: Middleware = async (c, next, { newId, now }) => {
+  const { arrivedMs, pacedMs } = c.env;
+  // An id that a client sends is not trusted, since ids reach logs and the backend.
+  const requestId = `req_${newId()}`;
+  c.set("requestId", requestId);
+  await next();
+  // Set in place, where Hono's `c.header` makes a new response for each. Every response is our own, so none is frozen.
+  const { headers } = c.res;
+  const set = (all: Readonly<Record<string, string>>) => {
+    for (const name in all) headers.set(name, all[name]);
+  };
+  const preset = (all: Readonly<Record<string, string>>) => {
+    for (const name in all) if (!headers.has(name)) headers.set(name, all[name]);
+  };
+  set(always);
+  preset({ ...presets, "server-timing": serverTiming({ total: now() - arrivedMs }) });
+  if (pacedMs > 0) headers.append("server-timing", serverTiming({ pace: pacedMs }));
+  if (c.req.url.startsWith("https:")) set({ "strict-transport-security": httpsOnly });
+  set({ "x-request-id": requestId, ...c.get("rateLimitHeaders") });
+  const origin = c.get("allowedOrigin");
+  if (origin === undefined) return;
+  set({ "access-control-allow-origin": origin, "access-control-expose-headers": exposed });
+  headers.append("vary", "origin");
+};

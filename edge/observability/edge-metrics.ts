@@ -7,7 +7,13 @@ import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/obse
 import type { ArtifactEvent } from "../assign/artifact-sets.ts";
 import type { RoutingEvent } from "../backend/routing-context.ts";
 import { post, service } from "./otlp-export.ts";
-import { assignMsField, coloField, pacedMsField } from "./request-trace.ts";
+
+/** Field of a request's log line: milliseconds that assignment took. */
+export const assignMsField = "chameleon.assign_ms";
+/** Milliseconds this request was delayed by per-key pacing; absent if it was not. */
+export const pacedMsField = "chameleon.paced_ms";
+/** The platform's data centre that received the request, as `FRA`. */
+export const coloField = "chameleon.colo";
 
 /** Every metric, and what it counts or measures. The documents show it; no other name compiles. */
 export const edgeMetricHelp = {

@@ -2,7 +2,6 @@
  * A tenant's own adapters: POST makes one of example texts and says what it gains, GET lists them or one, DELETE forgets
  * one. No other tenant can tell that they exist.
  */
-import type { Handler } from "hono";
 import { type AdapterAnswer, contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
@@ -10,82 +9,74 @@ import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contract
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
-import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import type { Route } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 
-export function createAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const { now, adapters } = dependencies;
-    const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
-    const artifacts = await dependencies.artifacts();
-    const { manifest, manifestHash } = artifacts;
-    requireFreeName(name, manifest);
-    const tenant = c.get("tenant");
-    const shelf = adapters.of(tenant);
-    requireRoom(await shelf.roomFor(name), name);
-    const startedMs = now();
-    const encoded = encodeExamples(examples, artifacts);
-    const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
-    const centroid = centroidOf(encoded, artifacts);
-    const tokenize = now() - startedMs;
+export const createAdapter: Route = async (c, dependencies) => {
+  const { now, adapters } = dependencies;
+  const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
+  const artifacts = await dependencies.artifacts();
+  const { manifest, manifestHash } = artifacts;
+  requireFreeName(name, manifest);
+  const tenant = c.get("access").tenant;
+  const shelf = adapters.of(tenant);
+  requireRoom(await shelf.roomFor(name), name);
+  const startedMs = now();
+  const encoded = encodeExamples(examples, artifacts);
+  const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
+  const centroid = centroidOf(encoded, artifacts);
+  const tokenize = now() - startedMs;
 
-    const admission = await c.get("admission").reserve(tokens);
-    let answer: AdapterAnswer | null = null;
-    try {
-      const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
-      answer = await adapters.create({ version: contractVersion, ...request });
-    } finally {
-      const model = modelOf(name, manifest.model.servedAs);
-      const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
-      admission.settle(answer ? [used] : []);
-    }
-    const { hash, parts, gain } = answer;
-    const created = Math.floor(now() / 1000);
-    const adapter: OwnAdapter = {
-      ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
-      ...{ examples: examples.length, tokens, created },
-    };
-    requireRoom(await shelf.add(adapter, bytesOf(answer.file)), name);
-    const { hiddenMs, fitMs } = answer.timings;
-    return c.json(adapterObject(adapter, artifacts), 201, {
-      location: `/v1/adapters/${name}`,
-      "server-timing": serverTiming({ tokenize, hidden: hiddenMs, fit: fitMs }),
-    });
+  const admission = await c.get("admission").reserve(tokens);
+  let answer: AdapterAnswer | null = null;
+  try {
+    const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
+    answer = await adapters.create({ version: contractVersion, ...request });
+  } finally {
+    const model = modelOf(name, manifest.model.servedAs);
+    const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+    admission.settle(answer ? [used] : []);
+  }
+  const { hash, parts, gain } = answer;
+  const created = Math.floor(now() / 1000);
+  const adapter: OwnAdapter = {
+    ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
+    ...{ examples: examples.length, tokens, created },
   };
-}
+  requireRoom(await shelf.add(adapter, bytesOf(answer.file)), name);
+  const { hiddenMs, fitMs } = answer.timings;
+  return c.json(adapterObject(adapter, artifacts), 201, {
+    location: `/v1/adapters/${name}`,
+    "server-timing": serverTiming({ tokenize, hidden: hiddenMs, fit: fitMs }),
+  });
+};
 
-export function listAdapters(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const artifacts = await dependencies.artifacts();
-    const all = await dependencies.adapters.of(c.get("tenant")).list();
-    const data = all.map((adapter) => adapterObject(adapter, artifacts));
-    return c.json({ object: "list", data } satisfies AdapterList);
-  };
-}
+export const listAdapters: Route = async (c, dependencies) => {
+  const artifacts = await dependencies.artifacts();
+  const all = await dependencies.adapters.of(c.get("access").tenant).list();
+  const data = all.map((adapter) => adapterObject(adapter, artifacts));
+  return c.json({ object: "list", data } satisfies AdapterList);
+};
 
-export function getAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const name = c.req.param("name") ?? "";
-    const adapter = await dependencies.adapters.of(c.get("tenant")).find(name);
-    if (!adapter) throw notFound(name);
-    return c.json(adapterObject(adapter, await dependencies.artifacts()));
-  };
-}
+export const getAdapter: Route = async (c, dependencies) => {
+  const name = c.req.param("name") ?? "";
+  const adapter = await dependencies.adapters.of(c.get("access").tenant).find(name);
+  if (!adapter) throw notFound(name);
+  return c.json(adapterObject(adapter, await dependencies.artifacts()));
+};
 
-export function deleteAdapter(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const { adapters } = dependencies;
-    const tenant = c.get("tenant");
-    const name = c.req.param("name") ?? "";
-    const removed = await adapters.of(tenant).remove(name);
-    if (!removed) throw notFound(name);
-    if (removed.isLast) adapters.forget(tenant, removed.hash);
-    return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
-  };
-}
+export const deleteAdapter: Route = async (c, dependencies) => {
+  const { adapters } = dependencies;
+  const tenant = c.get("access").tenant;
+  const name = c.req.param("name") ?? "";
+  const removed = await adapters.of(tenant).remove(name);
+  if (!removed) throw notFound(name);
+  if (removed.isLast) adapters.forget(tenant, removed.hash);
+  return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
+};
 
 /** What a client sees of one. */
 function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {

@@ -1,37 +1,34 @@
 /** POST /v1/assign: where texts would go, and which centroids come next, without generating anything. */
-import type { Handler } from "hono";
 import { assignRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
 import { encodeBeginnings } from "../assign/encode.ts";
-import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import type { Route } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 
-export function assignTexts(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const request = await readBody(c, dependencies, assignRequestSchema);
-    await c.get("admission").end();
-    const artifacts = await dependencies.artifacts();
-    const { centroids } = artifacts.manifest;
-    const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
-    const wish = wishOf(request.model, undefined, artifacts.manifest, own);
-    const most = artifacts.manifest.embedding.prefixTokens;
-    const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
-    const data = inputs.map((ids, index) => {
-      const { centroid, similarity, mode, experts } = assign(ids, wish, artifacts);
-      const others = rank(ids, artifacts).filter((one) => centroids[one.index].id !== centroid.id);
-      return {
-        index,
-        tokens: ids.length,
-        centroid: centroid.id,
-        similarity,
-        mode,
-        experts: mode === "evidence" ? ["base", ...experts, "pointer"] : experts.length > 0 ? experts : ["base"],
-        runners_up: others
-          .slice(0, request.top - 1)
-          .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),
-      };
-    });
-    return c.json({ object: "list", data } satisfies AssignResponse);
-  };
-}
+export const assignTexts: Route = async (c, dependencies) => {
+  const request = await readBody(c, dependencies, assignRequestSchema);
+  await c.get("admission").end();
+  const artifacts = await dependencies.artifacts();
+  const { centroids } = artifacts.manifest;
+  const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
+  const wish = wishOf(request.model, undefined, artifacts.manifest, own);
+  const most = artifacts.manifest.embedding.prefixTokens;
+  const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
+  const data = inputs.map((ids, index) => {
+    const { centroid, similarity, mode, experts } = assign(ids, wish, artifacts);
+    const others = rank(ids, artifacts).filter((one) => centroids[one.index].id !== centroid.id);
+    return {
+      index,
+      tokens: ids.length,
+      centroid: centroid.id,
+      similarity,
+      mode,
+      experts: mode === "evidence" ? ["base", ...experts, "pointer"] : experts.length > 0 ? experts : ["base"],
+      runners_up: others
+        .slice(0, request.top - 1)
+        .map((one) => ({ centroid: centroids[one.index].id, similarity: one.similarity })),
+    };
+  });
+  return c.json({ object: "list", data } satisfies AssignResponse);
+};

@@ -2,7 +2,6 @@
  * POST /v1/embeddings: the prompt embedding that centroids are found by, of the whole of each text, computed here. No
  * backend is asked.
  */
-import type { Handler } from "hono";
 import { embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
@@ -10,49 +9,50 @@ import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
-import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import type { Route } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 
 const { embeddingTokens } = limits;
 const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
 
-export function embeddings(dependencies: Dependencies): Handler<AppEnvironment> {
+export const embeddings: Route = async (c, dependencies) => {
   const { now } = dependencies;
-  return async (c) => {
-    const request = await readBody(c, dependencies, embeddingsRequestSchema);
-    const artifacts = await dependencies.artifacts();
-    const { manifest, table } = artifacts;
-    const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
-    wishOf(request.model, undefined, manifest, own); // throws model_not_found
-    const model = request.model ?? manifest.model.servedAs;
-    const dimensions = request.dimensions ?? table.dimensions;
-    if (dimensions > table.dimensions) {
-      const message = `Invalid request: dimensions is ${dimensions}, the maximum is ${table.dimensions}.`;
-      throw new ServiceError("invalid_request", message, { param: "dimensions" });
-    }
+  const request = await readBody(c, dependencies, embeddingsRequestSchema);
+  const artifacts = await dependencies.artifacts();
+  const { manifest, table } = artifacts;
+  const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
+  wishOf(request.model, undefined, manifest, own); // throws model_not_found
+  const model = request.model ?? manifest.model.servedAs;
+  const dimensions = request.dimensions ?? table.dimensions;
+  if (dimensions > table.dimensions) {
+    const message = `Invalid request: dimensions is ${dimensions}, the maximum is ${table.dimensions}.`;
+    throw new ServiceError("invalid_request", message, { param: "dimensions" });
+  }
 
-    const started = now();
-    const inputs = encodePrompts(request.input, artifacts, bound);
-    const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
-    const tokenized = now();
-    const admission = await c.get("admission").reserve(tokens);
-    const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
-    admission.settle([consumed]);
+  const started = now();
+  const inputs = encodePrompts(request.input, artifacts, bound);
+  const tokens = inputs.reduce((sum, ids) => sum + ids.length, 0);
+  const tokenized = now();
+  const admission = await c.get("admission").reserve(tokens);
+  const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
+  admission.settle([consumed]);
 
-    const embedding = now();
-    const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
-    const data = inputs.map((ids, index) => ({
-      object: "embedding" as const,
-      index,
-      embedding: write(shortened(promptEmbedding(ids, table), dimensions)),
-    }));
-    c.header("server-timing", serverTiming({ tokenize: tokenized - started, embed: now() - embedding }));
-    c.get("trace").note({ "gen_ai.request.model": model.slice(0, 80), "gen_ai.usage.input_tokens": tokens });
-    const usage = { prompt_tokens: tokens, total_tokens: tokens };
-    return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
-  };
-}
+  const embedding = now();
+  const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
+  const data = inputs.map((ids, index) => ({
+    object: "embedding" as const,
+    index,
+    embedding: write(shortened(promptEmbedding(ids, table), dimensions)),
+  }));
+  c.header("server-timing", serverTiming({ tokenize: tokenized - started, embed: now() - embedding }));
+  Object.assign(c.get("attributes"), {
+    "gen_ai.request.model": model.slice(0, 80),
+    "gen_ai.usage.input_tokens": tokens,
+  });
+  const usage = { prompt_tokens: tokens, total_tokens: tokens };
+  return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
+};
 
 /** The leading dimensions, of length 1 again: training puts those that tell most first. */
 function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {

@@ -1,30 +1,48 @@
-/** GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see. */
-import type { Handler } from "hono";
-import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import type { Model, ModelList } from "../../shared/contracts/responses.ts";
+/**
+ * GET /v1/models and /v1/models/{id}: the base, `auto`, one model per centroid, and the own adapters the key may see.
+ * GET /v1/centroids: what each centroid stands for and what its adapter was measured to gain.
+ */
+import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifacts/manifest.ts";
+import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import { wishOf } from "../assign/assign.ts";
-import type { AppEnvironment, Dependencies } from "../dependencies.ts";
+import type { Route } from "../dependencies.ts";
 
-export function listModels(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const { manifest } = await dependencies.artifacts();
-    const own = await dependencies.adapters.visibleTo(c.get("access"));
-    const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
-    const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
-    return c.json({ object: "list", data } satisfies ModelList);
-  };
-}
+export const listModels: Route = async (c, { artifacts, adapters }) => {
+  const { manifest } = await artifacts();
+  const own = await adapters.visibleTo(c.get("access"));
+  const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
+  const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
+  return c.json({ object: "list", data } satisfies ModelList);
+};
 
-export function getModel(dependencies: Dependencies): Handler<AppEnvironment> {
-  return async (c) => {
-    const artifacts = await dependencies.artifacts();
-    const id = c.req.param("id") ?? "";
-    const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
-    wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
-    const [adapter] = own.values();
-    return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
-  };
-}
+export const getModel: Route = async (c, dependencies) => {
+  const artifacts = await dependencies.artifacts();
+  const id = c.req.param("id") ?? "";
+  const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
+  wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
+  const [adapter] = own.values();
+  return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
+};
+
+export const listCentroids: Route = async (c, { artifacts }) => {
+  const { manifest, manifestHash } = await artifacts();
+  const data = await Promise.all(
+    manifest.centroids.map(async (centroid) => ({
+      id: centroid.id,
+      object: "centroid" as const,
+      model: `${manifest.model.servedAs}:${centroid.id}`,
+      label: centroid.label,
+      size: centroid.size,
+      position: centroid.position,
+      gain: centroid.gain,
+      scale: centroid.scale,
+      auto_off: isAutoOff(centroid),
+      adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
+    })),
+  );
+  return c.json({ object: "list", manifest: manifestHash, data } satisfies CentroidList);
+};
 
 function modelNames({ model, centroids }: Manifest): string[] {
   return [model.servedAs, `${model.servedAs}:auto`, ...centroids.map(({ id }) => `${model.servedAs}:${id}`)];

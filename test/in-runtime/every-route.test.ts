@@ -56,7 +56,7 @@ describe.each(named(withBody))("%s %s", (method, path) => {
 
 test("HEAD answers as GET does, without a body", async () => {
   for (const { path } of operations.filter(({ method, parameter }) => method === "get" && !parameter)) {
-    const { request } = testApp({ readiness: async () => null, usage: async () => [] });
+    const { request } = testApp({ readiness: async () => [], usage: async () => [] });
     const [got, head] = await Promise.all([request(path), request(path, { method: "HEAD" })]);
     expect([path, head.status, await head.text()]).toEqual([path, got.status, ""]);
     expectHeaders(head);

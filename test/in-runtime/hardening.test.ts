@@ -49,9 +49,7 @@ describe("every response tells browsers", () => {
 
   test.each(Object.keys(ask))("that nothing is to be embedded, guessed at, kept or referred to: %s", async (name) => {
     backendAnswers(({ id }) => saying(id, "b"));
-    const { headers } = await ask[name](
-      testApp({ asset: async () => new Response(page), readiness: async () => null }),
-    );
+    const { headers } = await ask[name](testApp({ asset: async () => new Response(page), readiness: async () => [] }));
     expect(Object.fromEntries(headers)).toMatchObject(strict);
     expect(headers.get("cache-control")).toBe("no-store");
     expect(headers.get("x-request-id")).toMatch(/^req_/);

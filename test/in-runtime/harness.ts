@@ -272,7 +272,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       now,
       lost: (_, cause) => void lost.push(String(cause)),
     }),
-    readiness: (manifestHash) => readinessOf([new BackendClient(backendUrl)], manifestHash),
+    readiness: () => readinessOf([new BackendClient(backendUrl)]),
     // Files of the documents site are built apart.
     asset: async (path) => {
       if (path.startsWith("/docs/site/")) throw new ServiceError("not_found", `${path} is no part of this deployment.`);

@@ -232,7 +232,7 @@ describe("readiness", () => {
   test("is probed once a second, however many ask and whatever came of it", async () => {
     let nowMs = 0;
     let asked = 0;
-    const probes: PromiseWithResolvers<Readiness | null>[] = [];
+    const probes: PromiseWithResolvers<Readiness[]>[] = [];
     const files = await edgeModelFiles();
     const serving = await loadArtifacts(async (name) => files.get(name)!);
     const ready = readiness(await manifestHash()) as Readiness;
@@ -243,7 +243,7 @@ describe("readiness", () => {
         return serving;
       },
       readiness: () => {
-        const probe = Promise.withResolvers<Readiness | null>();
+        const probe = Promise.withResolvers<Readiness[]>();
         probes.push(probe);
         return probe.promise;
       },
@@ -256,7 +256,7 @@ describe("readiness", () => {
 
     const first = ask(50);
     await probed(1);
-    probes[0].resolve(ready);
+    probes[0].resolve([ready]);
     expect(await first).toEqual(new Set([200]));
     nowMs = 999;
     expect(await ask(50)).toEqual(new Set([200]));
@@ -268,7 +268,7 @@ describe("readiness", () => {
       const probesBefore: number = probes.length;
       const all = ask(50);
       await probed(probesBefore + 1);
-      probes[probesBefore].resolve(null);
+      probes[probesBefore].resolve([]);
       expect(await all).toEqual(new Set([503]));
       expect(await ask(50)).toEqual(new Set([503]));
       expect(probes).toHaveLength(probesBefore + 1);
@@ -287,9 +287,9 @@ describe("readiness", () => {
     expect(await waiting).toEqual(new Set([503]));
     const last = ask(1);
     await probed(5);
-    probes[4].resolve(ready);
+    probes[4].resolve([ready]);
     expect(await last).toEqual(new Set([200]));
-    probes[3].resolve(null);
+    probes[3].resolve([]);
     expect(await hung).toEqual(new Set([503]));
     expect(await ask(50)).toEqual(new Set([200]));
     expect(probes).toHaveLength(5);
@@ -303,10 +303,10 @@ describe("readiness", () => {
     const { request } = testApp({
       now: () => 0,
       artifacts: async () => ({ ...serving, manifestHash: set }),
-      readiness: async (manifestHash) => {
-        probed.push(manifestHash[0]);
-        if (manifestHash[0] === "c") throw new Error("lost");
-        return readiness(manifestHash) as Readiness;
+      readiness: async () => {
+        probed.push(set[0]);
+        if (set[0] === "c") throw new Error("lost");
+        return [readiness(set) as Readiness];
       },
     });
     const ask = async () => (await request("/readyz")).status;

@@ -70,25 +70,16 @@ describe("Backends", () => {
   });
 });
 
-test("ready is who serves the manifest, else who is ready at all", async () => {
-  const [away, old, current] = [new ScriptedBackend(), new ScriptedBackend(), new ScriptedBackend()];
-  away.readiness = () => Promise.reject(callFailure("unreachable"));
-  old.ready = ready("b".repeat(64));
-  current.ready = ready(hash);
-  expect(await readinessOf([away, old, current], hash)).toBe(current.ready);
-  expect(await readinessOf([away, old], hash)).toBe(old.ready);
-  expect(await readinessOf([away], hash)).toBeNull();
-  old.ready = { ...ready("b".repeat(64)), manifests: ["b".repeat(64), hash] };
-  expect(await readinessOf([away, old], hash)).toBe(old.ready);
-});
-
 test("a manifest is held by all, some or none of the backends that say in time that they are ready", async () => {
   const [away, hanging, starting] = [new ScriptedBackend(), new ScriptedBackend(), new ScriptedBackend()];
   away.readiness = () => Promise.reject(callFailure("unreachable"));
   hanging.readiness = () => new Promise(() => {});
   const holder = Object.assign(new ScriptedBackend(), { ready: { ...ready("c".repeat(64)), manifests: [hash] } });
   const other = Object.assign(new ScriptedBackend(), { ready: ready("b".repeat(64)) });
-  const share = (...backends: ScriptedBackend[]) => holdingOf([away, hanging, starting, ...backends], hash, 20);
+  const answers = (...backends: ScriptedBackend[]) => readinessOf([away, hanging, starting, ...backends], 20);
+  expect(await answers()).toEqual([]);
+  expect(await answers(other, holder)).toEqual([other.ready, holder.ready]);
+  const share = async (...backends: ScriptedBackend[]) => holdingOf(await answers(...backends), hash);
   expect(await share()).toBe("none");
   expect(await share(other)).toBe("none");
   expect(await share(other, holder)).toBe("some");

@@ -1,0 +1,109 @@
+/**
+ * Documents for browsers: GET /, the playground page; GET /openapi.json, the API's document; GET /docs/api, where it is read and
+ * tried (both staged by `infra/stage-docs.ts`); and GET /docs, the documents site (`npm run docs`, infra/site). Where the site was
+ * not built, /docs and /docs/ lead to /docs/api. Each names what it may run, by its hash, and may reach nothing but this API.
+ */
+import { ServiceError } from "../../shared/errors.ts";
+import type { Dependencies, Route } from "../dependencies.ts";
+
+/** What draws /docs/api: Swagger UI. */
+const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
+const types: Record<string, string> = {
+  css: "text/css; charset=utf-8",
+  js: "text/javascript; charset=utf-8",
+  png: "image/png",
+  svg: "image/svg+xml",
+  woff2: "font/woff2",
+};
+/** A day: they change with a deployment, seldom. */
+const kept = "public, max-age=86400";
+
+export const page: Route = async (_, { asset }) => documentResponse(await asset("/index.html"));
+
+export const openApi: Route = async (_, { asset }) => {
+  const { body } = await asset("/openapi.json");
+  const headers = {
+    "content-type": "application/json; charset=utf-8",
+    "cache-control": "public, max-age=300",
+    // It holds nothing of anybody's, and tools on other origins read it.
+    "access-control-allow-origin": "*",
+  };
+  return new Response(body, { headers });
+};
+
+export const apiDocs: Route = async (_, { asset }) => {
+  // Swagger UI writes style attributes whenever it draws; the browser would report each as an error.
+  const sources = { scripts: "'self'", styles: "'self'", hasStyleAttributes: true };
+  return documentResponse(await asset("/docs.html"), sources);
+};
+
+export const docs: Route = async (c, { asset }) =>
+  (await sitePage(asset, "index.html")) ?? c.redirect("/docs/api", 302);
+
+/** A file of the site or of the renderer, or a page of the site by its name without an extension. */
+export const docsFile: Route = async (c, { asset }) => {
+  const name = c.req.param("file") ?? "";
+  if (rendererFiles.includes(name)) return fileResponse(await asset(`/docs/${name}`), name);
+  const found = await sitePage(asset, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
+  if (found) return found;
+  if (name === "") return c.redirect("/docs/api", 302);
+  throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
+};
+
+/** A file of the site, by the list that was built with it: no other asset can be asked for. Null where it has none such. */
+async function sitePage(asset: Dependencies["asset"], name: string): Promise<Response | null> {
+  const list = await asset("/docs/site/files.json").catch(() => null);
+  if (!list || !(await list.json<string[]>()).includes(name)) return null;
+  const file = await asset(`/docs/site/${name}`);
+  if (!name.endsWith(".html")) return fileResponse(file, name);
+  // Code is coloured by style attributes, which no hash can name.
+  return documentResponse(file, { scripts: "'self'", styles: "'self' 'unsafe-inline'", imagesAndFonts: "'self'" });
+}
+
+function fileResponse({ body }: Response, name: string): Response {
+  const type = types[name.slice(name.lastIndexOf(".") + 1)] ?? "application/octet-stream";
+  return new Response(body, { headers: { "content-type": type, "cache-control": kept } });
+}
+
+/** Sources besides the document's own inline scripts and styles. */
+interface AllowedSources {
+  scripts?: string;
+  styles?: string;
+  imagesAndFonts?: string;
+  /** Style attributes, which no hash can name. */
+  hasStyleAttributes?: boolean;
+}
+
+/** A document of ours, read whole: it may run its own inline scripts and styles, and call this API, and no more. */
+async function documentResponse(document: Response, allowed: AllowedSources = {}): Promise<Response> {
+  const html = await document.text();
+  const { scripts = "", styles = "", imagesAndFonts = "", hasStyleAttributes = false } = allowed;
+  const sources = (...list: string[]) => list.filter(Boolean).join(" ") || "'none'";
+  const policy = [
+    "default-src 'none'",
+    `script-src ${sources(await hashesOf(html, "script"), scripts)}`,
+    `style-src ${sources(await hashesOf(html, "style"), styles)}`,
+    ...(hasStyleAttributes ? ["style-src-attr 'unsafe-inline'"] : []),
+    `img-src ${sources("data:", imagesAndFonts)}`,
+    `font-src ${sources(imagesAndFonts)}`,
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ].join("; ");
+  const headers = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": policy,
+    "cross-origin-opener-policy": "same-origin",
+  };
+  return new Response(html, { headers });
+}
+
+async function hashesOf(html: string, element: "script" | "style"): Promise<string> {
+  const texts = [...html.matchAll(new RegExp(`<${element}\\b[^>]*>(.*?)</${element}>`, "gs"))].map(([, text]) => text);
+  const digests = texts.map((text) => crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
+  const hashes = (await Promise.all(digests)).map(
+    (digest) => `'sha256-${btoa(String.fromCharCode(...new Uint8Array(digest)))}'`,
+  );
+  return hashes.join(" ");
+}
