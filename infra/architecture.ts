@@ -135,7 +135,9 @@ const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["zod"],
   ...Object.fromEntries(["cells", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]])),
-  ...Object.fromEntries(["app.ts", "dependencies.ts", "middleware", "routes"].map((name) => [`edge/${name}`, ["hono"]])),
+  ...Object.fromEntries(
+    ["app.ts", "dependencies.ts", "middleware", "routes"].map((name) => [`edge/${name}`, ["hono"]]),
+  ),
   "edge/client": ["openai"],
   "gpu-backend": ["node:", "zod"],
   "gpu-backend/runtime": ["onnxruntime-node", "protobufjs"],

@@ -183,10 +183,12 @@ export class BatchRun {
         // A retry must not reach the process that failed.
         isOnlyProcess: round.tried.size > 0,
       });
-      const answer = await opening.finally(() => router.recordAnswered(backend, group.length));
+      const answer = await opening.finally(() => {
+        backend.load.unanswered -= group.length;
+      });
       const { process, isMisdirected, numerics, load, frames } = answer;
       this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
-      router.recordReport(attempt.backend, load, now());
+      attempt.backend.load.recordReport(load, now());
       if (isMisdirected) router.recordMisdirected(backend, false, now());
       if (!numericsAgree(wanted, numerics)) {
         for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
@@ -336,10 +338,10 @@ export class BatchRun {
     const backend = router.recordAnswer(asked, failure.process, now());
     observe({ event: "call_failed", backend: backend.id, failure });
     if (kind === "misdirected") router.recordMisdirected(backend, true, now());
-    if (kind === "mismatched") router.recordMismatch(backend, this.#model.manifestHash, now());
-    if (kind === "diverging" && numerics) router.recordMismatch(backend, numerics, now());
+    if (kind === "mismatched") backend.health.recordMismatch(this.#model.manifestHash, now());
+    if (kind === "diverging" && numerics) backend.health.recordMismatch(numerics, now());
     const { health } = consequence;
-    if (health !== "fit" && router.recordFailure(backend, health === "unfit", now())) {
+    if (health !== "fit" && backend.health.recordFailure(health === "unfit", now())) {
       observe({ event: "ejected", backend: backend.id });
     }
     return { backend, failure };
@@ -358,16 +360,15 @@ export class BatchRun {
   }
 
   #detach(attempt: Attempt, delivery: Delivery): void {
-    if (this.#attemptsOf(delivery).delete(attempt)) this.#context.router.addLoad(attempt.backend, -1);
+    if (this.#attemptsOf(delivery).delete(attempt)) attempt.backend.load.own--;
     attempt.remove(delivery);
   }
 
   /** An address led the call to this process. */
   #moveTo(attempt: Attempt, process: Backend): void {
-    const { router } = this.#context;
     const open = attempt.sequences.length;
-    router.addLoad(attempt.backend, -open);
-    router.addLoad(process, open);
+    attempt.backend.load.own -= open;
+    process.load.own += open;
     attempt.round = withTried(attempt.round, attempt.backend, process);
     attempt.backend = process;
   }

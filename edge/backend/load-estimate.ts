@@ -21,7 +21,10 @@ export class LoadEstimate {
     this.#slots = presumedSlots;
   }
 
-  recordReport({ sequences, slots }: BackendLoad, nowMs: number): void {
+  /** Records what an answer said of the process's load; null if it said nothing. */
+  recordReport(report: BackendLoad | null, nowMs: number): void {
+    if (!report) return;
+    const { sequences, slots } = report;
     this.#slots = slots;
     this.#others = Math.max(0, sequences - (this.own - this.unanswered));
     this.#reportedMs = nowMs;

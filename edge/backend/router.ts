@@ -1,5 +1,6 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts reports what happens.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts reports what happens,
+ * to the backends' own health and load where that is all it concerns.
  *
  * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
  * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load (Mirrokni et al., arXiv
@@ -81,25 +82,11 @@ export class Router {
     return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** Counts sequences of a call as under way there. Call `recordAnswered` once the call is answered or has failed. */
+  /** Counts sequences of a call as under way there. They are unanswered until the caller says otherwise. */
   recordSent(backend: Backend, sequences: number): void {
     backend.load.own += sequences;
     backend.load.unanswered += sequences;
     this.#groupOf(backend).recordSent(backend);
-  }
-
-  recordAnswered(backend: Backend, sequences: number): void {
-    backend.load.unanswered -= sequences;
-  }
-
-  /** Records what the process that answered said of its load; null if it said nothing. */
-  recordReport(process: Backend, report: BackendLoad | null, nowMs: number): void {
-    if (report) process.load.recordReport(report, nowMs);
-  }
-
-  /** Changes the number of sequences under way there that this router sent. */
-  addLoad(backend: Backend, sequences: number): void {
-    backend.load.own += sequences;
   }
 
   /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
@@ -121,16 +108,6 @@ export class Router {
   recordSuccess(backend: Backend): void {
     backend.health.recordSuccess();
     this.#groupOf(backend).any.health.recordSuccess();
-  }
-
-  /** Counts a failed call. Returns whether that ejected the backend. */
-  recordFailure(backend: Backend, isCertain: boolean, nowMs: number): boolean {
-    return backend.health.recordFailure(isCertain, nowMs);
-  }
-
-  /** Records that the backend refused this manifest hash or numerics fingerprint. */
-  recordMismatch(backend: Backend, hash: string, nowMs: number): void {
-    backend.health.recordMismatch(hash, nowMs);
   }
 
   /** Returns the ejected backends to probe now. Call `recordProbe` with each result. */

@@ -1,58 +1,42 @@
 /** The limits of routing and failover, each with its reason. Not settings: they hold for any model and any backend. */
 import { philox2x32 } from "../../shared/math/sampling.ts";
 
-export interface RoutingLimits {
+export const routingLimits = {
   /** Consecutive errors, without a completion in between, that eject a backend. A single one may be the network's. */
-  consecutiveErrors: number;
-  /** Duration of the first ejection; each further one without a completion in between lasts twice as long. */
-  ejectionMs: number;
-  longestEjectionMs: number;
-  /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
-  mismatchMs: number;
-  /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
-  loadFactor: number;
-  /** Up to this part of its slots a backend is never passed over: a warm cache is worth more than balance. */
-  freeShare: number;
-  /** Estimated wait for a first token where half of the slots are taken; see `waitMs`. */
-  halfLoadWaitMs: number;
-  /** Slots of a process that reports no load, as those of the release before: the default of MAX_SEQUENCES. */
-  presumedSlots: number;
-  /** What a report says of others counts half after so long: about as long as a sequence runs. */
-  reportHalfLifeMs: number;
-  /** Bound on the estimated number of routers that send to the same backends: the cells of a few regions. */
-  mostSenders: number;
-  /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
-  namedCallsInRow: number;
-  /** How long calls to an address name no process after one reached another: the address does not route by name. */
-  misdirectedMs: number;
-  /** After so many answers in a row by the same process, it counts as the only one of its address. */
-  answersOfOne: number;
-  /** A process that is idle and has not answered for so long is not named any more. */
-  processTtlMs: number;
-  /** An ejected process that has not answered for so long is forgotten with its next failed probe: its pod is gone. */
-  forgetMs: number;
-  /** Processes that are remembered for each address. */
-  processesPerAddress: number;
-}
-
-export const routingLimits: RoutingLimits = {
   consecutiveErrors: 3,
+  /** Duration of the first ejection; each further one without a completion in between lasts twice as long. */
   ejectionMs: 1000,
   longestEjectionMs: 30_000,
+  /** How long a backend that refused a manifest counts as unfit for it. A wrong guess costs one call. */
   mismatchMs: 5000,
+  /** A backend takes at most this many times the average load, so that a popular centroid spills over to others. */
   loadFactor: 1.25,
+  /** Up to this part of its slots a backend is never passed over: a warm cache is worth more than balance. */
   freeShare: 0.25,
+  /** Estimated wait for a first token where half of the slots are taken; see `waitMs`. */
   halfLoadWaitMs: 80,
+  /** Slots of a process that reports no load, as those of the release before: the default of MAX_SEQUENCES. */
   presumedSlots: 32,
+  /** What a report says of others counts half after so long: about as long as a sequence runs. */
   reportHalfLifeMs: 2000,
+  /** Bound on the estimated number of routers that send to the same backends: the cells of a few regions. */
   mostSenders: 32,
+  /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
   namedCallsInRow: 16,
+  /** How long calls to an address name no process after one reached another: the address does not route by name. */
   misdirectedMs: 60_000,
+  /** After so many answers in a row by the same process, it counts as the only one of its address. */
   answersOfOne: 8,
+  /** A process that is idle and has not answered for so long is not named any more. */
   processTtlMs: 600_000,
+  /** An ejected process that has not answered for so long is forgotten with its next failed probe: its pod is gone. */
   forgetMs: 60_000,
+  /** Processes that are remembered for each address. */
   processesPerAddress: 64,
 };
+
+/** Tests have others. */
+export type RoutingLimits = typeof routingLimits;
 
 /** Taken slots above which the estimated wait rises linearly, so that it is finite for a full backend, too. */
 const steepestShare = 0.9;

@@ -16,25 +16,21 @@
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 
-export interface BatchingLimits {
+export const batchingLimits = {
   /** Calls awaiting acceptance at once. The platform allows six connections per object that await headers. */
-  awaitingCalls: number;
+  awaitingCalls,
   /**
    * Sequences waiting in all queues. A tenant may hold as much of it as it leaves free: one alone half of it, two with
    * much to do a third each, and there is always room for one more tenant. More are refused.
    */
-  queuedSequences: number;
-  sequencesPerCall: number;
-  /** Milliseconds for which a queue gathers while its call awaits acceptance: longer than a backend of the region takes. */
-  gatherMs: number;
-}
-
-export const batchingLimits: BatchingLimits = {
-  awaitingCalls,
   queuedSequences: 2048,
   sequencesPerCall: sequencesPerBatch,
+  /** Milliseconds for which a queue gathers while its call awaits acceptance: longer than a backend of the region takes. */
   gatherMs: 10,
 };
+
+/** Tests have others. */
+export type BatchingLimits = typeof batchingLimits;
 
 /** What the decisions depend on. */
 export interface Waiting {

@@ -491,8 +491,8 @@ describe("a first frame that is late", () => {
       const { abort } = runBatch(routing, [sequence("a")]);
       const first = called(routing.backends);
       const second = nameOf(routing, other(routing, first));
-      if (name === "unfit") routing.router.recordFailure(backendAt(routing.router, second), true, 0);
-      if (name === "busy") routing.router.addLoad(backendAt(routing.router, second), 1);
+      if (name === "unfit") backendAt(routing.router, second).health.recordFailure(true, 0);
+      if (name === "busy") backendAt(routing.router, second).load.own += 1;
       await first.last.accept();
       await routing.pass(5000);
       expect(other(routing, first).calls, name).toEqual([]);

@@ -55,16 +55,16 @@ describe("one address", () => {
     const retry = () => choose(router, "c1", new Set([processes[1].id]), 2000);
     expect(retry()).toBe(processes[0]);
     // Idle, it may as well be gone.
-    router.addLoad(processes[0], -1);
+    processes[0].load.own -= 1;
     router.recordMisdirected(processes[0], false, 2000);
     expect(retry()).not.toBe(processes[0]);
   });
 
   test("keeps its other processes where one is ejected, and is unfit when all are", () => {
     const { router, any, processes } = knowing("p0", "p1", "p2");
-    router.recordFailure(processes[0], true, 0);
+    processes[0].health.recordFailure(true, 0);
     for (let i = 0; i < 40; i++) expect(choose(router, `c${i}`)).not.toBe(processes[0]);
-    for (const process of processes.slice(1)) router.recordFailure(process, true, 0);
+    for (const process of processes.slice(1)) process.health.recordFailure(true, 0);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
     expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
     router.recordProbe(processes[2], true, 1000);
@@ -92,7 +92,7 @@ describe("one address", () => {
 
   test("is passed by at the process that refused a manifest or numerics, not at the others", () => {
     const { router, processes } = knowing("p0", "p1");
-    router.recordMismatch(processes[0], hash, 0);
+    processes[0].health.recordMismatch(hash, 0);
     for (let i = 0; i < 20; i++) expect(choose(router, `c${i}`)).toBe(processes[1]);
     expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, new Set([processes[1].id]), 0)).toEqual({
       backend: processes[0],
@@ -112,13 +112,13 @@ describe("one address", () => {
   test("counts the load of each process, and of all for a call without a name", () => {
     const { router, any, processes } = knowing("p0", "p1");
     router.recordSent(any, 4);
-    router.recordAnswered(any, 4);
-    router.addLoad(any, -4);
-    router.addLoad(processes[0], 4);
+    any.load.unanswered -= 4;
+    any.load.own -= 4;
+    processes[0].load.own += 4;
     const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
     expect(sharesAt(0)).toEqual([4 / 32, 0, 4 / 64]);
     // Others have 8 more sequences at the second, and its slots are its own.
-    router.recordReport(processes[1], { sequences: 8, slots: 16 }, 0);
+    processes[1].load.recordReport({ sequences: 8, slots: 16 }, 0);
     expect(sharesAt(0)).toEqual([4 / 32, 8 / 16, 12 / 48]);
     expect(sharesAt(routingLimits.reportHalfLifeMs)).toEqual([4 / 32, 4 / 16, 8 / 48]);
   });
@@ -159,7 +159,7 @@ describe("backends of several regions", () => {
     const router = new Router(everywhere, { region: "weur" });
     const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
     const near = regionAt(0);
-    router.recordFailure(near, true, 0);
+    near.health.recordFailure(true, 0);
     expect(regionAt(1).address.region).toBe("eeur");
     expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
     router.recordProbe(near, true, 1000);
@@ -173,9 +173,9 @@ describe("backends of several regions", () => {
     const first = choose();
     const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
     const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32, routingLimits) <= detourMs)!;
-    router.addLoad(first, most);
+    first.load.own += most;
     expect(choose()).toBe(first);
-    router.addLoad(first, 1);
+    first.load.own += 1;
     expect(choose().address).toBe(far);
     // Two processes there share the load.
     router.recordAnswer(first, "p0", 0);
@@ -195,12 +195,12 @@ describe("backends of several regions", () => {
         for (let i = 0; i < 8; i++) {
           const { backend } = router.choose(route(`c${i}`), none, 0)!;
           router.recordSent(backend, 1);
-          router.recordAnswered(backend, 1);
-          if (heardOfOthers) router.recordReport(backend, { sequences: 32, slots: 128 }, 0);
+          backend.load.unanswered -= 1;
+          if (heardOfOthers) backend.load.recordReport({ sequences: 32, slots: 128 }, 0);
         }
         const lost = new Set<string>();
         for (let next = router.choose(route("c"), lost, 0); next?.backend.address.region === "apac"; ) {
-          router.recordFailure(next.backend, true, 0);
+          next.backend.health.recordFailure(true, 0);
           lost.add(next.backend.id);
           next = router.choose(route("c"), lost, 0);
         }
@@ -228,7 +228,7 @@ describe("backends of several regions", () => {
         all.push(router.choose(route("c1"), tried, 0)!.backend);
         tried.add(all.at(-1)!.id);
       }
-      for (const [i, backend] of all.entries()) router.recordReport(backend, reports[i], 0);
+      for (const [i, backend] of all.entries()) backend.load.recordReport(reports[i], 0);
       const wayMs = ({ address }: Backend) => roundTripMs(from, address.region);
       const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0), routingLimits);
       const { backend } = router.choose(route("c1"), none, 0)!;

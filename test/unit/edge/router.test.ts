@@ -64,7 +64,7 @@ describe("Router", () => {
     const order = inOrder(router, "c1", 3);
     const chosen = Array.from({ length: 30 }, () => {
       const { backend } = router.choose(route("c1"), none, 0)!;
-      router.addLoad(backend, 1);
+      backend.load.own += 1;
       return backend;
     });
     expect(chosen.slice(0, 4)).toEqual(Array(4).fill(order[0]));
@@ -72,27 +72,27 @@ describe("Router", () => {
     // Less than 1.25 × 30 / 3 before the last one.
     expect(Math.max(...counts)).toBe(13);
     expect(counts[0]).toBeGreaterThanOrEqual(counts[2]);
-    for (const backend of chosen) router.addLoad(backend, -1);
+    for (const backend of chosen) backend.load.own -= 1;
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: order[0], isFit: true });
   });
 
   test("ejects after errors in a row; a completion in between forgives", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
-    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
+    expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
     router.recordSuccess(first);
-    expect([router.recordFailure(first, false, 0), router.recordFailure(first, false, 0)]).toEqual([false, false]);
+    expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    expect(router.recordFailure(first, false, 0)).toBe(true);
+    expect(first.health.recordFailure(false, 0)).toBe(true);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: second, isFit: true });
   });
 
   test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
-    expect(router.recordFailure(first, true, 0)).toBe(true);
+    expect(first.health.recordFailure(true, 0)).toBe(true);
     // The rest of what it had fails, too.
-    for (let i = 0; i < 10; i++) expect(router.recordFailure(first, true, 5)).toBe(false);
+    for (let i = 0; i < 10; i++) expect(first.health.recordFailure(true, 5)).toBe(false);
     expect(router.takeProbes(99)).toEqual([]);
     expect(router.takeProbes(100)).toEqual([first]);
     expect(router.takeProbes(101)).toEqual([]);
@@ -106,21 +106,21 @@ describe("Router", () => {
     router.recordProbe(first, true, 660);
     expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
     // Ready, and failing again: nothing is forgotten until a completion comes.
-    router.recordFailure(first, true, 700);
+    first.health.recordFailure(true, 700);
     expect(router.takeProbes(1049)).toEqual([]);
     expect(router.takeProbes(1050)).toEqual([first]);
     router.recordProbe(first, true, 1050);
     router.recordSuccess(first);
-    router.recordFailure(first, true, 2000);
+    first.health.recordFailure(true, 2000);
     expect(router.takeProbes(2100)).toEqual([first]);
   });
 
   test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
     const router = new Router(addresses(4), { limits });
     const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
-    router.recordFailure(a, true, 20);
-    router.recordFailure(b, true, 10);
-    router.recordMismatch(c, hash, 0);
+    a.health.recordFailure(true, 20);
+    b.health.recordFailure(true, 10);
+    c.health.recordMismatch(hash, 0);
     const tried = new Set<string>();
     const order = [];
     for (let next = router.choose(route("c1"), tried, 30); next; next = router.choose(route("c1"), tried, 30)) {
@@ -138,7 +138,7 @@ describe("Router", () => {
   test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
-    router.recordMismatch(first, hash, 0);
+    first.health.recordMismatch(hash, 0);
     expect(router.choose(route("c1"), none, 49)?.backend).toBe(second);
     expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 49)?.backend).toBe(first);
     expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
@@ -147,7 +147,7 @@ describe("Router", () => {
   test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
-    router.recordMismatch(first, "cpu-int8-1", 0);
+    first.health.recordMismatch("cpu-int8-1", 0);
     const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
     expect(router.choose(goingOn("cpu-int8-1"), none, 49)).toEqual({ backend: second, isFit: true });
     expect(router.choose(goingOn("cpu-int8-1"), new Set([second.id]), 49)).toEqual({ backend: first, isFit: false });
@@ -193,13 +193,13 @@ describe("Router", () => {
             const bound = (limits.loadFactor * total) / fit.reduce((sum, one) => sum + slots.get(one)!, 0);
             expect(router.shareOf(choice.backend, nowMs)).toBeLessThan(Math.max(limits.freeShare, bound + 1e-9));
           }
-          router.addLoad(choice.backend, 1);
+          choice.backend.load.own += 1;
           running.push(choice.backend);
         } else if (one.type === "end" && running.length > 0) {
           const [backend] = running.splice(one.pick % running.length, 1);
-          router.addLoad(backend, -1);
+          backend.load.own -= 1;
           if (one.ok) router.recordSuccess(backend);
-          else if (router.recordFailure(backend, false, nowMs)) {
+          else if (backend.health.recordFailure(false, nowMs)) {
             expect(ejected.has(backend)).toBe(false);
             ejected.add(backend);
           }
@@ -211,7 +211,7 @@ describe("Router", () => {
           }
         } else if (one.type === "report") {
           const backend = backends[one.pick % n];
-          router.recordReport(backend, one, nowMs);
+          backend.load.recordReport(one, nowMs);
           slots.set(backend, one.slots);
           expect(router.shareOf(backend, nowMs)).toBeCloseTo(Math.max(one.sequences, ownOf(backend)) / one.slots);
         } else if (one.type === "pass") nowMs += one.ms;
@@ -227,13 +227,13 @@ describe("Router", () => {
   test("a backend that others have loaded is passed over, until its report is old", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
-    router.recordReport(first, { sequences: 16, slots: 16 }, 0);
+    first.load.recordReport({ sequences: 16, slots: 16 }, 0);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
     // One that reports nothing, as those of the release before, counts by what this router sent there.
-    router.recordReport(first, null, 0);
-    router.addLoad(second, 16);
+    first.load.recordReport(null, 0);
+    second.load.own += 16;
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    router.addLoad(second, -16);
+    second.load.own -= 16;
     expect(router.choose(route("c1"), none, 2 * limits.reportHalfLifeMs)?.backend).toBe(second);
     expect(router.choose(route("c1"), none, 2 * limits.reportHalfLifeMs + 1)?.backend).toBe(first);
   });
@@ -253,27 +253,27 @@ describe("Router", () => {
   function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
     const random = seededRandom(seed);
     const all = Array.from({ length: routers }, () => new Router(addresses(backends), { limits: routingLimits }));
-    const running: { router: Router; backend: Backend }[] = [];
+    const running: Backend[] = [];
     const counts = new Map(names(backends).map((name) => [name, 0]));
     const reports: (() => void)[] = [];
     const steady = backends * perBackend;
     let worst = 0;
     for (let sent = 0; sent < 4 * steady; sent++) {
       if (running.length >= steady) {
-        const [{ router, backend }] = running.splice(Math.floor(random() * running.length), 1);
-        router.addLoad(backend, -1);
+        const [backend] = running.splice(Math.floor(random() * running.length), 1);
+        backend.load.own -= 1;
         counts.set(backend.id, counts.get(backend.id)! - 1);
       }
       const router = all[Math.floor(random() * routers)];
       const centroid = random() < hot ? "hot" : `c${Math.floor(1000 * random())}`;
       const { backend } = router.choose(route(centroid), none, 0)!;
       router.recordSent(backend, 1);
-      running.push({ router, backend });
+      running.push(backend);
       const sequences = counts.get(backend.id)! + 1;
       counts.set(backend.id, sequences);
       reports.push(() => {
-        router.recordAnswered(backend, 1);
-        router.recordReport(backend, { sequences, slots: 128 }, 0);
+        backend.load.unanswered -= 1;
+        backend.load.recordReport({ sequences, slots: 128 }, 0);
       });
       if (reports.length > late * steady) reports.shift()!();
       if (sent >= 2 * steady) worst = Math.max(worst, Math.max(...counts.values()) / perBackend);
