@@ -20,8 +20,6 @@ export interface ChoiceOptions {
 /** What one frame added to a choice. */
 export interface ChoicePart {
   planned: PlannedChoice;
-  /** Generated for it, whether or not their text is in it. */
-  tokens: number;
   text: string;
   /** Where logprobs were asked for. */
   logprobs: ReportedToken[] | null;
@@ -94,7 +92,7 @@ export class Choice {
       case "prompt":
         return this.#part("", this.#promptTokens(frame), null);
       case "token":
-        return { ...this.#part(this.#append(frame), this.#settled(), null), tokens: 1 };
+        return this.#part(this.#append(frame), this.#settled(), null);
       case "done": {
         const rest = this.#text.end();
         return this.#part(rest, this.#stopped ? this.#settled() : this.#held.splice(0), frame);
@@ -159,7 +157,6 @@ export class Choice {
     this.#prompt = "";
     return {
       planned: this.planned,
-      tokens: 0,
       text: prompt + text,
       logprobs: this.#options.logprobs === null ? null : tokens,
       compared: this.#options.compare ? comparedOf(tokens) : [],

@@ -67,7 +67,7 @@ class CompletionWriter {
   readonly #parts: CompletionWriterParts;
   readonly #choices: Map<string, Choice>;
   readonly #promptScores: PromptScores;
-  readonly #builder: ResponseBuilder<object, object>;
+  readonly #builder: ResponseBuilder;
   readonly #count: TokenCount;
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
@@ -96,10 +96,7 @@ class CompletionWriter {
       plan.choices.map((one) => [one.sequence.id, new Choice(one, tokenizer, options, echoed?.get(one.prompt))]),
     );
     this.#promptScores = new PromptScores(plan.choices);
-    this.#builder = new ResponseBuilder<object, object>(forms[form], envelope, plan, {
-      compare: options.compare,
-      isWhole: !stream,
-    });
+    this.#builder = new ResponseBuilder(forms[form], envelope, plan, { compare: options.compare, isWhole: !stream });
     this.#count = new TokenCount(plan.choices);
     this.#cursor = new StreamCursor(plan.choices.length);
     this.#resumeFrom = request.resumeFrom === undefined ? null : StreamCursor.parse(request.resumeFrom);
@@ -208,8 +205,7 @@ class CompletionWriter {
     this.#pending.push(frame);
     this.#pendingBytes += bytesOf(frame);
     if (frame.type === "error") return;
-    const { planned } = this.#choices.get(frame.id)!;
-    this.#count.add({ planned, tokens: frame.type === "token" ? 1 : 0 });
+    this.#count.add(this.#choices.get(frame.id)!.planned, frame.type === "token" ? 1 : 0);
   }
 
   #nextPending(): Frame {

@@ -1,16 +1,10 @@
 /** How each endpoint writes choices: `POST /v1/completions` and `POST /v1/chat/completions`. */
-import type {
-  ChatChoice,
-  ChatChunkChoice,
-  ChatLogprobs,
-  CompletionChoice,
-  CompletionLogprobs,
-} from "../../shared/contracts/responses.ts";
+import type { ChatLogprobs, CompletionLogprobs } from "../../shared/contracts/responses.ts";
 import type { ReportedToken } from "./choice.ts";
 import type { Form } from "./response.ts";
 import { tokenText } from "./token-text.ts";
 
-const completionForm: Form<CompletionChoice, CompletionChoice> = {
+const completionForm: Form = {
   idPrefix: "cmpl-",
   object: "text_completion",
   chunkObject: "text_completion",
@@ -43,7 +37,7 @@ function topOf({ piece, logprob, top }: ReportedToken): Record<string, number> {
   return Object.fromEntries([...top, ...itself].map((one) => [tokenText(one.piece), one.logprob]));
 }
 
-const chatForm: Form<ChatChoice, ChatChunkChoice> = {
+const chatForm: Form = {
   idPrefix: "chatcmpl-",
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",

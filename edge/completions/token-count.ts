@@ -1,7 +1,6 @@
-/** What a request has used so far, from the parts of its choices as they come. Pure. */
+/** What a request may use, and what it has used so far, by the frames of its choices as they come. Pure. */
 
 import type { Consumption } from "../tenants/consumption.ts";
-import type { ChoicePart } from "./choice.ts";
 import type { PlannedChoice } from "./plan.ts";
 
 /** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
@@ -20,7 +19,7 @@ export class TokenCount {
     this.#choices = choices;
   }
 
-  add({ planned, tokens }: Pick<ChoicePart, "planned" | "tokens">): void {
+  add(planned: PlannedChoice, tokens: number): void {
     this.#tokens.set(planned, (this.#tokens.get(planned) ?? 0) + tokens);
   }
 
