@@ -143,21 +143,13 @@ export class BatchRun {
     return new Promise((resolve) => void this.#context.after(ms, resolve));
   }
 
-  /** Returns the open sequences of `group`, after it ended those whose deadline has passed or that failed too often. */
+  /** Returns the open sequences of `group`, after it ended those that failed too often. */
   #takeWaiting(group: readonly Delivery[]): Delivery[] {
-    const elapsedMs = this.#context.now() - this.#startedMs;
-    return group.filter((delivery) => {
-      if (!this.#isOpen(delivery)) return false;
-      const timeLeftMs = delivery.timeLeftMs(elapsedMs);
-      if (timeLeftMs !== null && timeLeftMs <= 0) {
-        const message = `The deadline was ${delivery.sequence.deadlineMs} ms; no backend started in time.`;
-        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("deadline_exceeded", message)));
-      } else if (delivery.losses >= mostLosses) {
-        const message = `${mostLosses} backends took this completion in, and none finished it.`;
-        this.#finish(delivery, errorFrame(delivery.id, new ServiceError("backend_unavailable", message)));
-      }
-      return this.#isOpen(delivery);
-    });
+    const message = `${mostLosses} backends took this completion in, and none finished it.`;
+    for (const delivery of group.filter(({ losses }) => losses >= mostLosses)) {
+      this.#finish(delivery, errorFrame(delivery.id, new ServiceError("backend_unavailable", message)));
+    }
+    return group.filter((delivery) => this.#isOpen(delivery));
   }
 
   /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */

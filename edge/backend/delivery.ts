@@ -50,16 +50,9 @@ export class Delivery {
     return this.#isPromptSent || this.hasTokens;
   }
 
-  /** Milliseconds left to start, `elapsedMs` after the batch began; null without a deadline, or once it has tokens. */
-  timeLeftMs(elapsedMs: number): number | null {
-    const { deadlineMs } = this.sequence;
-    return deadlineMs === undefined || this.hasTokens ? null : deadlineMs - elapsedMs;
-  }
-
-  /** The request for the rest of it. Each attempt has an id of its own, because an earlier one may still run. */
+  /** The request for the rest of it, `elapsedMs` after the batch began. Each attempt has an id of its own, because an earlier one may still run. */
   nextRequest(elapsedMs: number): SequenceRequest {
-    const { id, promptLogprobs, assignment, deadlineMs: _, ...rest } = this.sequence;
-    const timeLeftMs = this.timeLeftMs(elapsedMs);
+    const { id, promptLogprobs, assignment, deadlineMs, ...rest } = this.sequence;
     const attempt = this.#attempts++;
     return {
       ...rest,
@@ -67,7 +60,8 @@ export class Delivery {
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
       ...(attempt === 0 && assignment && { assignment }),
-      ...(timeLeftMs !== null && { deadlineMs: Math.max(1, Math.ceil(timeLeftMs)) }),
+      // One that has tokens has met its deadline. The request ends when it is over (completion-writer.ts).
+      ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(deadlineMs - elapsedMs)) }),
     };
   }
 

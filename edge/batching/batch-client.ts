@@ -122,10 +122,6 @@ export class BatchClient {
   }
 
   #sendReady(): void {
-    for (const { sequence, receiver } of this.#batcher.removeLate(this.#dependencies.now())) {
-      const message = `The request waited for ${sequence.deadlineMs} ms, its deadline, without a start.`;
-      receiver.receive([errorFrame(sequence.id, new ServiceError("deadline_exceeded", message))]);
-    }
     const next = () => this.#batcher.take(this.#dependencies.now());
     for (let batch = next(); batch; batch = next()) this.#dependencies.keepAlive(this.#send(batch));
     this.#cancelTimer();

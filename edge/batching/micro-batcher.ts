@@ -114,29 +114,15 @@ export class MicroBatcher<T extends Waiting> {
     return true;
   }
 
-  /** Drops the waiting entries that `drop` picks, and returns them. */
-  remove(drop: (entry: T) => boolean): T[] {
-    const dropped: T[] = [];
+  /** Drops the waiting entries that `drop` picks. */
+  remove(drop: (entry: T) => boolean): void {
     for (const [key, queue] of this.#queues) {
       for (const [tenant, entries] of queue) {
-        const gone = entries.filter(drop);
-        if (gone.length === 0) continue;
-        queue.set(
-          tenant,
-          entries.filter((entry) => !gone.includes(entry)),
-        );
-        this.#forget(key, tenant, gone.length);
-        dropped.push(...gone);
+        const left = entries.filter((entry) => !drop(entry));
+        queue.set(tenant, left);
+        if (left.length < entries.length) this.#forget(key, tenant, entries.length - left.length);
       }
     }
-    return dropped;
-  }
-
-  /** Drops the waiting entries whose deadline is over, and returns them. */
-  removeLate(nowMs: number): T[] {
-    return this.remove(
-      ({ sequence, arrivedMs }) => arrivedMs + (sequence.deadlineMs ?? Number.POSITIVE_INFINITY) <= nowMs,
-    );
   }
 
   /** The next micro-batch to send now, or null. Of the queues that may send, the one of the tenant whose turn it is. */

@@ -150,7 +150,7 @@ class CompletionWriter {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
-  /** A backend that is silent does not say that the deadline has passed. */
+  /** The one place that ends a request at its deadline, wherever its sequences wait: a silent backend does not say it is over. */
   #tick(): void {
     if (this.#hasEnded) return;
     this.#parts.admission.renew();

@@ -144,7 +144,10 @@ export class ResponseBuilder {
 
   #keep(choice: CollectedChoice, { text, logprobs, compared }: ChoicePart): void {
     choice.text += text;
-    if (logprobs) (choice.reported ??= []).push(...logprobs);
+    if (logprobs) {
+      choice.reported ??= [];
+      choice.reported.push(...logprobs);
+    }
     choice.compared.push(...compared);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
     // A character that is not Latin-1 makes V8 keep two bytes of all.
