@@ -14,10 +14,9 @@ import {
   numericsAgree,
 } from "../../shared/contracts/inference.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
-import { Attempt } from "./attempt.ts";
 import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
-import { Delivery } from "./delivery.ts";
+import { Attempt, Delivery } from "./delivery.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
@@ -29,8 +28,6 @@ export class BatchRun {
   readonly #startedMs: number;
   /** The sequences that have not ended, by the client's id. */
   readonly #open = new Map<string, Delivery>();
-  /** The calls under way for each of them; two while it is hedged. */
-  readonly #attempts = new Map<Delivery, Set<Attempt>>();
   /** Frames that the iteration of `frames` has not taken yet. */
   readonly #frames: Frame[] = [];
   #wake = () => {};
@@ -40,11 +37,7 @@ export class BatchRun {
     const { manifestHash, centroidId, adapterHash } = batch;
     this.#model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     this.#startedMs = context.now();
-    for (const sequence of batch.sequences) {
-      const delivery = new Delivery(sequence);
-      this.#open.set(sequence.id, delivery);
-      this.#attempts.set(delivery, new Set());
-    }
+    for (const sequence of batch.sequences) this.#open.set(sequence.id, new Delivery(sequence));
   }
 
   /** Resolves when a backend has accepted. Rejects with the ServiceError to refuse the whole batch with. */
@@ -76,7 +69,7 @@ export class BatchRun {
       const delivery = this.#open.get(id);
       if (!delivery) continue;
       this.#open.delete(id);
-      for (const attempt of this.#attemptsOf(delivery)) this.#cancelIn(attempt, delivery);
+      for (const attempt of delivery.calls) attempt.cancel(delivery);
     }
     this.#wake();
   }
@@ -164,7 +157,6 @@ export class BatchRun {
       // A cancellation that fails leaves sequences running to their end, which costs only time.
       cancel: (ids) => keepAlive(client.cancel(ids, attempt.backend.name).catch(() => undefined)),
     });
-    for (const delivery of group) this.#attemptsOf(delivery).add(attempt);
     router.recordSent(backend, group.length);
     try {
       const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
@@ -179,11 +171,12 @@ export class BatchRun {
         backend.load.unanswered -= group.length;
       });
       const { process, isMisdirected, numerics, load, frames } = answer;
-      this.#moveTo(attempt, router.recordAnswer(backend, process, now()));
+      const answering = router.recordAnswer(backend, process, now());
+      attempt.moveTo(answering, withTried(round, backend, answering));
       attempt.backend.load.recordReport(load, now());
       if (isMisdirected) router.recordMisdirected(backend, false, now());
       if (!numericsAgree(wanted, numerics)) {
-        for (const delivery of attempt.sequences) this.#cancelIn(attempt, delivery);
+        for (const delivery of attempt.sequences) attempt.cancel(delivery);
         const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
         return this.#recordFailure(attempt.backend, divergence(cause), wanted);
       }
@@ -193,7 +186,7 @@ export class BatchRun {
       return null;
     } catch (thrown) {
       if (attempt.signal.aborted) return null;
-      for (const delivery of attempt.sequences) this.#detach(attempt, delivery);
+      for (const delivery of attempt.sequences) attempt.remove(delivery);
       return this.#recordFailure(backend, asFailure(thrown), wanted);
     }
   }
@@ -250,10 +243,10 @@ export class BatchRun {
 
   #deliver(attempt: Attempt, delivery: Delivery, frame: Frame): void {
     const { router, firstFrames, hedges, now } = this.#context;
-    const others = [...this.#attemptsOf(delivery)].filter((one) => one !== attempt);
+    const others = [...delivery.calls].filter((one) => one !== attempt);
     if (frame.type === "error" && others.length > 0) {
       // The other call of a hedged sequence may still succeed.
-      this.#detach(attempt, delivery);
+      attempt.remove(delivery);
       return;
     }
     const isFirst = !delivery.hasBegun && frame.type !== "error";
@@ -261,7 +254,7 @@ export class BatchRun {
     if (isFirst) {
       firstFrames.record(now() - attempt.sentAtMs);
       hedges.earn(1);
-      for (const other of others) this.#cancelIn(other, delivery);
+      for (const other of others) other.cancel(delivery);
     }
     if (frame.type === "done") router.recordSuccess(attempt.backend);
     if (isLast(frame)) this.#finish(delivery, delivered);
@@ -272,14 +265,14 @@ export class BatchRun {
   #handleLoss(attempt: Attempt, deliveries: readonly Delivery[], failure: CallFailure): void {
     for (const delivery of deliveries) {
       delivery.recordLoss();
-      this.#detach(attempt, delivery);
+      attempt.remove(delivery);
     }
     this.#resend(this.#recordFailure(attempt.backend, failure), deliveries, attempt.round);
   }
 
   /** Sends sequences that a backend failed to another one, but for those that another call already has. */
   #resend(failure: BackendFailure, deliveries: readonly Delivery[], round: RetryRound): void {
-    const group = deliveries.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
+    const group = deliveries.filter((delivery) => this.#isOpen(delivery) && delivery.calls.size === 0);
     if (group.length === 0) return;
     // Once a sequence has progressed, backends that failed before may succeed.
     const isBegun = group.some(({ hasTokens }) => hasTokens);
@@ -295,7 +288,7 @@ export class BatchRun {
 
   /** Ends sequences that no backend accepts, but for those that another call has. */
   #endInError(group: readonly Delivery[], error: ServiceError, { backend }: BackendFailure): void {
-    const left = group.filter((delivery) => this.#isOpen(delivery) && this.#attemptsOf(delivery).size === 0);
+    const left = group.filter((delivery) => this.#isOpen(delivery) && delivery.calls.size === 0);
     if (error.kind === "numerics_mismatch") {
       this.#context.observe({ event: "not_resumed", backend: backend.id, sequences: left.length });
     }
@@ -342,7 +335,7 @@ export class BatchRun {
   /** Ends a sequence with this frame. */
   #finish(delivery: Delivery, frame: Frame): void {
     if (!this.#open.delete(delivery.id)) return;
-    for (const attempt of this.#attemptsOf(delivery)) this.#detach(attempt, delivery);
+    for (const attempt of delivery.calls) attempt.remove(delivery);
     this.#push(frame);
   }
 
@@ -351,30 +344,7 @@ export class BatchRun {
     this.#wake();
   }
 
-  #detach(attempt: Attempt, delivery: Delivery): void {
-    if (this.#attemptsOf(delivery).delete(attempt)) attempt.backend.load.own--;
-    attempt.remove(delivery);
-  }
-
-  /** An address led the call to this process. */
-  #moveTo(attempt: Attempt, process: Backend): void {
-    const open = attempt.sequences.length;
-    attempt.backend.load.own -= open;
-    process.load.own += open;
-    attempt.round = withTried(attempt.round, attempt.backend, process);
-    attempt.backend = process;
-  }
-
-  #cancelIn(attempt: Attempt, delivery: Delivery): void {
-    attempt.cancel(delivery);
-    this.#detach(attempt, delivery);
-  }
-
   #isOpen(delivery: Delivery): boolean {
     return this.#open.has(delivery.id);
-  }
-
-  #attemptsOf(delivery: Delivery): Set<Attempt> {
-    return this.#attempts.get(delivery)!;
   }
 }
