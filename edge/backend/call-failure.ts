@@ -62,8 +62,8 @@ export class CallFailure extends Error {
 }
 
 /** A failure that the client sees as `backend_unavailable`. */
-export function away(kind: FailureKind, message: string, cause: unknown): CallFailure {
-  return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }));
+export function away(kind: FailureKind, message: string, cause: unknown, process: string | null = null): CallFailure {
+  return new CallFailure(kind, new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause }), process);
 }
 
 /** The frames ended too early or could not be parsed. */

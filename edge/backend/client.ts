@@ -113,20 +113,19 @@ const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z
 
 export class BackendClient implements BackendCalls {
   readonly #url: string;
-  readonly #gate: Gate;
-  readonly #sign: SignCall;
-  readonly #call: BackendFetch;
-  readonly #fileOf: AdapterFiles;
-  readonly #limits: ClientLimits;
+  readonly #parts: Required<ClientParts> & { limits: ClientLimits };
   #calls = 0;
 
-  constructor(url: string, { gate, sign, fetch: call, fileOf, limits }: ClientParts = {}) {
+  constructor(url: string, parts: ClientParts = {}) {
     this.#url = url;
-    this.#gate = gate ?? new Gate(awaitingCalls);
-    this.#sign = sign ?? (async () => ({}));
-    this.#call = call ?? ((target, init) => fetch(target, init));
-    this.#fileOf = fileOf ?? (async () => null);
-    this.#limits = { acceptanceMs, silenceMs, probeMs, ...limits };
+    this.#parts = {
+      gate: new Gate(awaitingCalls),
+      sign: async () => ({}),
+      fetch: (target, init) => fetch(target, init),
+      fileOf: async () => null,
+      ...parts,
+      limits: { acceptanceMs, silenceMs, probeMs, ...parts.limits },
+    };
   }
 
   async openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch> {
@@ -134,7 +133,7 @@ export class BackendClient implements BackendCalls {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(sentBatch(batch)));
     const send = (process: string | null, isRepeated: boolean) =>
-      this.#post("/v1/batches", body, this.#limits.acceptanceMs, { signal, headers, process, isRepeated });
+      this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process, isRepeated });
     let wanted = call.process;
     let response = await send(wanted, isOnlyProcess);
     const isMisdirected = isRefusedByOther(response, wanted);
@@ -158,13 +157,13 @@ export class BackendClient implements BackendCalls {
       isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
       load: readLoad(response.headers.get(loadHeader)),
-      frames: frameGroupsOf(response.body, this.#limits.silenceMs, failureOfFrames),
+      frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs, failureOfFrames),
     };
   }
 
   async cancel(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
-    const response = await this.#post("/v1/cancellations", body, this.#limits.acceptanceMs, {
+    const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, {
       process,
       isRepeated: true,
     });
@@ -172,7 +171,7 @@ export class BackendClient implements BackendCalls {
   }
 
   async readiness(process: string | null = null): Promise<Readiness | null> {
-    const response = await this.#fetch("/readyz", { process, isRepeated: true }, this.#limits.probeMs);
+    const response = await this.#fetch("/readyz", { process, isRepeated: true }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
@@ -191,7 +190,7 @@ export class BackendClient implements BackendCalls {
     const answers = new Map<string, number>();
     for (let isNew = true; isNew; ) {
       const path = `/v1/adapters/${tenant}/${hash}`;
-      const response = await this.#fetch(path, { method: "DELETE" }, this.#limits.acceptanceMs);
+      const response = await this.#fetch(path, { method: "DELETE" }, this.#parts.limits.acceptanceMs);
       await response.body?.cancel();
       const process = processOf(response);
       const count = process === null ? removalsOfOne : (answers.get(process) ?? 0) + 1;
@@ -202,13 +201,13 @@ export class BackendClient implements BackendCalls {
 
   /** Uploads a tenant's adapter to a process that lacks it. Rejects with a CallFailure. */
   async #upload(tenant: string, hash: string, process: string | null, signal: AbortSignal): Promise<void> {
-    const file = await this.#fileOf(tenant, hash);
+    const file = await this.#parts.fileOf(tenant, hash);
     if (!file) {
       throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
     }
     const headers = { "content-type": "application/octet-stream" };
     const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process, isRepeated: true };
-    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#limits.acceptanceMs);
+    const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
     if (!response.ok) throw await refusalOf(response, process);
     await response.body?.cancel();
   }
@@ -245,22 +244,23 @@ export class BackendClient implements BackendCalls {
     { method, headers, body, signal, process = null }: Init,
     limitMs: number,
   ): Promise<Response> {
-    return this.#gate.pass(async () => {
-      const signed = await this.#sign(method ?? "GET", path, body ?? new Uint8Array(), process);
+    const { gate, sign, fetch: call } = this.#parts;
+    return gate.pass(async () => {
+      const signed = await sign(method ?? "GET", path, body ?? new Uint8Array(), process);
       const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
-      const call = new AbortController();
+      const abort = new AbortController();
       let isLate = false;
       const timer = setTimeout(() => {
         isLate = true;
-        call.abort(new Error(`no answer within ${limitMs} ms`));
+        abort.abort(new Error(`no answer within ${limitMs} ms`));
       }, limitMs);
-      signal?.addEventListener("abort", () => call.abort(signal.reason));
-      if (signal?.aborted) call.abort(signal.reason);
+      signal?.addEventListener("abort", () => abort.abort(signal.reason));
+      if (signal?.aborted) abort.abort(signal.reason);
       try {
         // A redirect would take prompts and tokens to an address that is not configured.
         const redirect = "manual" as const;
-        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: call.signal, redirect };
-        return await withoutRedirect(await this.#call(urlOf(this.#url, process) + path, init));
+        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: abort.signal, redirect };
+        return await withoutRedirect(await call(urlOf(this.#url, process) + path, init));
       } catch (cause) {
         if (cause instanceof CallFailure) throw cause;
         const kind = isLate ? "silent" : "unreachable";
@@ -282,9 +282,7 @@ async function withoutRedirect(response: Response): Promise<Response> {
   await response.body?.cancel();
   const location = URL.parse(response.headers.get("location") ?? "")?.origin ?? "the same host";
   const cause = new Error(`the backend answered ${response.status}, a redirect to ${location}, which is not followed`);
-  const message = "The inference backend failed on this request.";
-  const error = new ServiceError("backend_unavailable", message, { retryAfterSeconds, cause });
-  throw new CallFailure("failing", error, processOf(response));
+  throw away("failing", "The inference backend failed on this request.", cause, processOf(response));
 }
 
 /**
@@ -297,8 +295,7 @@ function isRefusedByOther(response: Response, wanted: string | null): boolean {
 
 /** The processes of an address without names each lack what was uploaded to another. */
 function lostAdapter(process: string | null): CallFailure {
-  const message = "The inference backend does not keep the adapter that it was given.";
-  return new CallFailure("failing", new ServiceError("backend_unavailable", message, { retryAfterSeconds }), process);
+  return away("failing", "The inference backend does not keep the adapter that it was given.", undefined, process);
 }
 
 function failureOfFrames(cause: unknown): CallFailure {
