@@ -72,13 +72,6 @@ const sets = new ArtifactSets({
     tell("warn", event, { manifest: what.manifest, cause: String(what.cause) });
   },
 });
-const artifacts = async () => {
-  try {
-    return await sets.current();
-  } catch (cause) {
-    throw artifactsMissing(cause);
-  }
-};
 
 const cells = {
   namespace: (name: string, region: Region) => objectNamed(env.CELLS, name, region),
@@ -87,7 +80,10 @@ const cells = {
 const wakeCell = createWaker(cells, waitUntil);
 
 const app = createApp({
-  artifacts,
+  artifacts: () =>
+    sets.current().catch((cause) => {
+      throw artifactsMissing(cause);
+    }),
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
   bodyReads: new BodyReads(),
   admissions: createAdmissions({

@@ -10,32 +10,20 @@ export interface TokenBound {
   /** Name of the prompt in an error message if there is only one. */
   single: string;
   most: number;
-  /** The limit in words: follows "has 1030 tokens; " in an error message. */
-  says: string;
+  /** The limit in words: follows "has 1030 tokens; " in an error message. null: tokens past the limit are left out. */
+  says: string | null;
 }
 
 /** Throws context_length_exceeded for the first prompt that is too long, invalid_request for an id outside the vocabulary. */
 export function encodePrompts(prompts: readonly Prompt[], artifacts: Artifacts, bound: TokenBound): number[][] {
+  const { param, single, most, says } = bound;
   return prompts.map((prompt, p) => {
-    const at = prompts.length > 1 ? `${bound.param}[${p}]` : null;
+    const at = prompts.length > 1 ? `${param}[${p}]` : null;
     const isText = typeof prompt === "string";
-    const ids = isText ? artifacts.tokenizer.encode(prompt, bound.most) : prompt;
-    if (ids.length > bound.most) throw overlong(bound, at ?? bound.single, isText ? null : ids.length);
-    if (!isText) requireKnown(ids, artifacts, bound.param, at);
-    return ids;
-  });
-}
-
-/** The first `most` tokens of each prompt, however long it is. Throws invalid_request for an id outside the vocabulary. */
-export function encodeBeginnings(
-  prompts: readonly Prompt[],
-  artifacts: Artifacts,
-  { param, most }: Pick<TokenBound, "param" | "most">,
-): number[][] {
-  return prompts.map((prompt, p) => {
-    if (typeof prompt === "string") return artifacts.tokenizer.encode(prompt, most).slice(0, most);
-    requireKnown(prompt, artifacts, param, prompts.length > 1 ? `${param}[${p}]` : null);
-    return prompt.slice(0, most);
+    const ids = isText ? artifacts.tokenizer.encode(prompt, most) : prompt;
+    if (ids.length > most && says !== null) throw overlong(bound, at ?? single, isText ? null : ids.length);
+    if (!isText) requireKnown(ids, artifacts, param, at);
+    return ids.length > most ? ids.slice(0, most) : ids;
   });
 }
 

@@ -150,7 +150,11 @@ export class BackendClient implements BackendCalls {
       for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, wanted, signal);
       response = await send(wanted, true);
     }
-    if (own.length > 0 && response.status === 404) throw lostAdapter(processOf(response));
+    if (own.length > 0 && response.status === 404) {
+      // The processes of an address without names each lack what was uploaded to another.
+      const message = "The inference backend does not keep the adapter that it was given.";
+      throw away("failing", message, undefined, processOf(response));
+    }
     if (!response.ok || !response.body) throw await refusalOf(response, wanted);
     return {
       process: processOf(response),
@@ -291,11 +295,6 @@ async function withoutRedirect(response: Response): Promise<Response> {
  */
 function isRefusedByOther(response: Response, wanted: string | null): boolean {
   return wanted !== null && (response.status === 421 || (response.status === 401 && processOf(response) === null));
-}
-
-/** The processes of an address without names each lack what was uploaded to another. */
-function lostAdapter(process: string | null): CallFailure {
-  return away("failing", "The inference backend does not keep the adapter that it was given.", undefined, process);
 }
 
 function failureOfFrames(cause: unknown): CallFailure {

@@ -8,11 +8,11 @@ const completionForm: Form = {
   idPrefix: "cmpl-",
   object: "text_completion",
   chunkObject: "text_completion",
-  choice: ({ index, text, reported, finishReason }) => ({
-    index,
+  choice: ({ planned, text, logprobs, done }) => ({
+    index: planned.index,
     text,
-    logprobs: reported && logprobsOf(reported),
-    finish_reason: finishReason,
+    logprobs: logprobs && logprobsOf(logprobs),
+    finish_reason: done?.finishReason ?? null,
   }),
   chunkChoice: ({ planned, text, logprobs, done }) => ({
     index: planned.index,
@@ -41,12 +41,12 @@ const chatForm: Form = {
   idPrefix: "chatcmpl-",
   object: "chat.completion",
   chunkObject: "chat.completion.chunk",
-  choice: ({ index, text, reported, finishReason }) => ({
-    index,
+  choice: ({ planned, text, logprobs, done }) => ({
+    index: planned.index,
     message: { role: "assistant", content: text, refusal: null },
-    logprobs: reported && chatLogprobsOf(reported),
+    logprobs: logprobs && chatLogprobsOf(logprobs),
     // A whole response has only choices that are done.
-    finish_reason: finishReason ?? "length",
+    finish_reason: done?.finishReason ?? "length",
   }),
   chunkChoice: ({ planned, text, logprobs, done }, isFirst) => ({
     index: planned.index,

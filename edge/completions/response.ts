@@ -7,12 +7,11 @@ import type {
   ChameleonBlock,
   ChatChoice,
   ChatChunkChoice,
-  ComparedToken,
   CompletionChoice,
   Timings,
   Usage,
 } from "../../shared/contracts/responses.ts";
-import type { ChoicePart, ReportedToken } from "./choice.ts";
+import type { ChoicePart } from "./choice.ts";
 import type { Plan, PlannedChoice } from "./plan.ts";
 
 /** What all chunks of a response have in common. */
@@ -26,18 +25,13 @@ export interface Envelope {
 }
 
 /** What is known of a choice so far. */
-export interface CollectedChoice {
-  index: number;
-  text: string;
-  /** null where none were asked for. */
-  reported: ReportedToken[] | null;
-  compared: ComparedToken[];
+interface Collected {
+  /** All of its parts as one; a stream's are written as they come and not kept. */
+  all: ChoicePart;
   /** Nats that its compared tokens gained over the base, and how many they are. */
   gained: { nats: number; tokens: number };
   /** It had a chunk. */
   hasBegun: boolean;
-  finishReason: "stop" | "length" | null;
-  chameleon?: ChameleonBlock;
 }
 
 type AnyChoice = ChatChoice | ChatChunkChoice | CompletionChoice;
@@ -48,7 +42,8 @@ export interface Form {
   idPrefix: string;
   object: string;
   chunkObject: string;
-  choice(collected: CollectedChoice): AnyChoice;
+  /** A choice that is done; `all` are its parts as one. */
+  choice(all: ChoicePart): AnyChoice;
   /** What a part adds; `isFirst` of its choice's chunks. */
   chunkChoice(part: ChoicePart, isFirst: boolean): AnyChoice;
 }
@@ -81,7 +76,7 @@ export class ResponseBuilder {
   readonly #envelope: Envelope;
   readonly #plan: Plan;
   readonly #options: BuilderOptions;
-  readonly #choices: CollectedChoice[];
+  readonly #choices: Collected[];
   #completionTokens = 0;
   /** Per prompt: tokens that none of its choices computed. */
   readonly #reusedTokens = new Map<number, number>();
@@ -93,9 +88,10 @@ export class ResponseBuilder {
     this.#envelope = envelope;
     this.#plan = plan;
     this.#options = options;
-    this.#choices = plan.choices.map(({ index }) => ({
-      ...{ index, text: "", reported: null, compared: [], gained: { nats: 0, tokens: 0 } },
-      ...{ hasBegun: false, finishReason: null },
+    this.#choices = plan.choices.map((planned) => ({
+      all: { planned, text: "", logprobs: null, compared: [], done: null },
+      gained: { nats: 0, tokens: 0 },
+      hasBegun: false,
     }));
     this.#timings = this.#timingsOf(null);
   }
@@ -127,28 +123,28 @@ export class ResponseBuilder {
     const choice = this.#choices[planned.index];
     for (const { logprob, base_logprob } of compared) choice.gained.nats += logprob - base_logprob;
     choice.gained.tokens += compared.length;
-    if (this.#options.isWhole) this.#keep(choice, part);
+    if (this.#options.isWhole) this.#keep(choice.all, part);
     if (!done) return;
-    choice.finishReason = done.finishReason;
-    choice.chameleon = this.#block(planned, done, choice.compared);
+    choice.all.done = done;
     this.#completionTokens += done.completionTokens;
     const { reusedTokens = 0 } = done;
     this.#reusedTokens.set(
       planned.prompt,
       Math.min(this.#reusedTokens.get(planned.prompt) ?? reusedTokens, reusedTokens),
     );
+    const timings = this.#timingsOf(done);
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
-      this.#timings[phase] = Math.max(this.#timings[phase], choice.chameleon.timings[phase]);
+      this.#timings[phase] = Math.max(this.#timings[phase], timings[phase]);
     }
   }
 
-  #keep(choice: CollectedChoice, { text, logprobs, compared }: ChoicePart): void {
-    choice.text += text;
+  #keep(all: ChoicePart, { text, logprobs, compared }: ChoicePart): void {
+    all.text += text;
     if (logprobs) {
-      choice.reported ??= [];
-      choice.reported.push(...logprobs);
+      all.logprobs ??= [];
+      all.logprobs.push(...logprobs);
     }
-    choice.compared.push(...compared);
+    all.compared.push(...compared);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
     // A character that is not Latin-1 makes V8 keep two bytes of all.
     this.#keptBytes += 2 * text.length + logprobBytes * reported;
@@ -156,7 +152,7 @@ export class ResponseBuilder {
 
   /** The whole response, once every choice is done. */
   response(): Answer {
-    const choices = this.#choices.map((one) => ({ ...this.#form.choice(one), chameleon: one.chameleon }));
+    const choices = this.#choices.map(({ all }) => ({ ...this.#form.choice(all), chameleon: this.#block(all) }));
     return { ...this.#head(this.#form.object), choices, usage: this.usage, chameleon: choices[0].chameleon };
   }
 
@@ -168,7 +164,7 @@ export class ResponseBuilder {
     const choice: Answer["choices"][number] = this.#form.chunkChoice(part, !collected.hasBegun);
     collected.hasBegun = true;
     // The block comes with a choice's last chunk; only compared tokens come with theirs, and add up over the chunks.
-    if (done) choice.chameleon = this.#block(planned, done, compared);
+    if (done) choice.chameleon = this.#block(part);
     else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared } };
     const chunk = { ...this.#head(this.#form.chunkObject), choices: [choice] };
     return done ? { ...chunk, chameleon: choice.chameleon } : chunk;
@@ -183,21 +179,21 @@ export class ResponseBuilder {
     return { id, object, created, model, system_fingerprint: fingerprint };
   }
 
-  /** The block of a choice that is done; `reported` are the compared tokens to list in it. */
-  #block({ index, assignment }: PlannedChoice, done: DoneFrame, reported: ComparedToken[]): ChameleonBlock {
-    const { centroid, similarity, mode, experts } = assignment;
-    const { nats, tokens } = this.#choices[index].gained;
+  /** The block of a choice that is done; it lists the part's compared tokens. */
+  #block({ planned, compared, done }: ChoicePart): ChameleonBlock {
+    const { centroid, similarity, mode, experts } = planned.assignment;
+    const { nats, tokens } = this.#choices[planned.index].gained;
     return {
       centroid: centroid.id,
       similarity,
       mode,
-      experts: expertsOf(assignment, done),
-      evidence: done.mixture?.evidence ?? null,
-      adapter: done.adapter ?? null,
+      experts: expertsOf(planned.assignment, done),
+      evidence: done?.mixture?.evidence ?? null,
+      adapter: done?.adapter ?? null,
       held_out_gain: experts.includes(centroid.id) ? centroid.gain : null,
       timings: this.#timingsOf(done),
       ...(this.#options.compare && {
-        compare: { tokens: reported, mean_difference: tokens > 0 ? nats / tokens : null },
+        compare: { tokens: compared, mean_difference: tokens > 0 ? nats / tokens : null },
       }),
     };
   }
@@ -213,12 +209,12 @@ export class ResponseBuilder {
  * Experts with their weights, the base first and the pointer last; those that weigh nothing are listed, too. None where a
  * mixture was planned and never weighed, as nothing was asked of it (`max_tokens: 0`).
  */
-function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame): ChameleonBlock["experts"] {
-  const { mixture } = done;
+function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFrame | null): ChameleonBlock["experts"] {
+  const mixture = done?.mixture;
   if (!mixture && (mode === "evidence" || mode === "fixed")) return [];
   if (!mixture) {
     const [id = "base"] = experts;
-    return [{ id, weight: 1, ...(done.adapter && { hash: done.adapter.hash }) }];
+    return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];
   }
   const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight, hash }));
   const pointer = mixture.evidence ? [{ id: "pointer", weight: mixture.pointer }] : [];

@@ -46,14 +46,9 @@ export class SharedLoad<T> {
     }
     const attempt: Attempt<T> = { begunMs: this.#parts.now(), result: null };
     this.#last = attempt;
-    const work = load().then(
-      (value) => {
-        attempt.result = { status: "fulfilled", value };
-      },
-      (reason) => {
-        attempt.result = { status: "rejected", reason };
-      },
-    );
+    const work = Promise.allSettled([load()]).then(([result]) => {
+      attempt.result = result;
+    });
     this.#parts.background(work);
     await settlesWithin(work, this.#parts.limitMs);
     return this.#valueOf(attempt);

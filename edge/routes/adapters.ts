@@ -36,7 +36,7 @@ export const createAdapter: Route = async (c, dependencies) => {
     const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
     answer = await adapters.create({ version: contractVersion, ...request });
   } finally {
-    const model = modelOf(name, manifest.model.servedAs);
+    const model = `${manifest.model.servedAs}:${name}`;
     const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
     admission.settle(answer ? [used] : []);
   }
@@ -46,7 +46,7 @@ export const createAdapter: Route = async (c, dependencies) => {
     ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
     ...{ examples: examples.length, tokens, created },
   };
-  requireRoom(await shelf.add(adapter, bytesOf(answer.file)), name);
+  requireRoom(await shelf.add(adapter, Uint8Array.fromBase64(answer.file).buffer), name);
   const { hiddenMs, fitMs } = answer.timings;
   return c.json(adapterObject(adapter, artifacts), 201, {
     location: `/v1/adapters/${name}`,
@@ -87,7 +87,7 @@ function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids 
     id: name,
     object: "adapter",
     name,
-    model: modelOf(name, manifest.model.servedAs),
+    model: `${manifest.model.servedAs}:${name}`,
     hash,
     created,
     examples,
@@ -139,13 +139,8 @@ function centroidOf(examples: readonly number[][], { table, manifest }: Artifact
 function requireRoom(room: Added, name: string): void {
   if (room === "added") return;
   if (room === "taken") {
-    throw new ServiceError(
-      "invalid_request",
-      `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`,
-      {
-        param: "name",
-      },
-    );
+    const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
+    throw new ServiceError("invalid_request", message, { param: "name" });
   }
   throw new ServiceError(
     "adapter_quota_exceeded",
@@ -153,14 +148,6 @@ function requireRoom(room: Added, name: string): void {
   );
 }
 
-function bytesOf(base64: string): ArrayBuffer {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer;
-}
-
 function notFound(name: string): ServiceError {
   return new ServiceError("adapter_not_found", `You have no adapter ${JSON.stringify(name.slice(0, 80))}.`);
-}
-
-function modelOf(name: string, servedAs: string): string {
-  return `${servedAs}:${name}`;
 }

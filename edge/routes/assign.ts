@@ -2,7 +2,7 @@
 import { assignRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
-import { encodeBeginnings } from "../assign/encode.ts";
+import { encodePrompts } from "../assign/encode.ts";
 import type { Route } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 
@@ -14,7 +14,7 @@ export const assignTexts: Route = async (c, dependencies) => {
   const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
   const wish = wishOf(request.model, undefined, artifacts.manifest, own);
   const most = artifacts.manifest.embedding.prefixTokens;
-  const inputs = encodeBeginnings(request.input, artifacts, { param: "input", most });
+  const inputs = encodePrompts(request.input, artifacts, { param: "input", single: "input", most, says: null });
   const data = inputs.map((ids, index) => {
     const { centroid, similarity, mode, experts } = assign(ids, wish, artifacts);
     const others = rank(ids, artifacts).filter((one) => centroids[one.index].id !== centroid.id);
