@@ -58,17 +58,6 @@ interface Opened {
   bytes(what: string, mostBytes: number): Promise<Uint8Array<ArrayBuffer>>;
 }
 
-interface ReadObject {
-  isCached: boolean;
-  bytes: Uint8Array<ArrayBuffer>;
-}
-
-async function readObject(opening: Promise<Opened | null>, what: string, mostBytes: number): Promise<ReadObject> {
-  const object = await opening;
-  if (!object) throw new Error(`${what} is not in the bucket`);
-  return { isCached: object.isCached, bytes: await object.bytes(what, mostBytes) };
-}
-
 /** Cache keys; `.invalid` is never resolved. */
 export const cacheUrl = (sha256: string) => `https://artifacts.invalid/${objectName(sha256)}`;
 /** Files that the edge reads of a set. Further hints are ignored. */
@@ -102,57 +91,46 @@ export class ArtifactBucket implements ArtifactSource {
     return pointer;
   }
 
-  async load(manifestHash: string, files: readonly string[] = []): Promise<Artifacts> {
+  /** `damaged`: those that the cache is not asked for. */
+  async load(manifestHash: string, files: readonly string[] = [], damaged: readonly string[] = []): Promise<Artifacts> {
     const opened = new Map<string, Promise<Opened | null>>();
     const open = (sha256: string) => {
-      const one = opened.get(sha256) ?? this.#open(sha256);
+      const one = opened.get(sha256) ?? this.#open(sha256, damaged);
       opened.set(sha256, one);
       return one;
     };
     const hinted = this.#edgeFiles?.manifest === manifestHash ? this.#edgeFiles.files : files;
     // Whoever reads it gets the failure.
     for (const sha256 of hinted.slice(0, mostHinted)) open(sha256).catch(() => undefined);
-    const reads = new Map<string, Promise<ReadObject>>();
-    const readOnce = async (name: string, mostBytes: number, sha256 = manifestHash) => {
-      const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
-      const reading = reads.get(sha256) ?? readObject(open(sha256), what, mostBytes);
-      reads.set(sha256, reading);
-      const { bytes } = await reading;
-      // Other files are checked against this manifest.
-      if (name === manifestFile) await requireManifest(bytes, manifestHash);
-      return bytes;
-    };
-    for (;;) {
-      try {
-        const set = await loadArtifacts(readOnce);
-        for (const [sha256, read] of reads) this.#keep(sha256, await read);
-        return set;
-      } catch (error) {
-        // Each time at least one is read of the bucket in place of the cache.
-        const damaged = await this.#damagedIn(reads);
-        if (damaged.length === 0) throw error;
-        for (const sha256 of damaged) {
-          reads.delete(sha256);
-          opened.set(sha256, this.#openInBucket(sha256));
-        }
+    const read = new Map<string, { isCached: boolean; bytes: Uint8Array<ArrayBuffer> }>();
+    try {
+      const set = await loadArtifacts(async (name, mostBytes, sha256 = manifestHash) => {
+        const what = `${objectName(sha256)} (${name} of the manifest ${manifestHash})`;
+        const object = await open(sha256);
+        if (!object) throw new Error(`${what} is not in the bucket`);
+        const bytes = await object.bytes(what, mostBytes);
+        read.set(sha256, { isCached: object.isCached, bytes });
+        // Other files are checked against this manifest.
+        if (name === manifestFile) await requireManifest(bytes, manifestHash);
+        return bytes;
+      });
+      for (const [sha256, { isCached, bytes }] of read) if (!isCached) this.#keep(sha256, bytes);
+      return set;
+    } catch (error) {
+      const found: string[] = [];
+      for (const [sha256, { isCached, bytes }] of read) {
+        if (isCached && (await sha256Hex(bytes)) !== sha256) found.push(sha256);
       }
+      if (found.length === 0) throw error;
+      for (const sha256 of found) await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
+      // Each time at least one is read of the bucket in place of the cache.
+      return await this.load(manifestHash, files, [...damaged, ...found]);
     }
-  }
-
-  /** Those whose bytes in the cache are not what their names say; they are deleted there. */
-  async #damagedIn(reads: ReadonlyMap<string, Promise<ReadObject>>): Promise<string[]> {
-    const damaged: string[] = [];
-    for (const [sha256, reading] of reads) {
-      const read = await reading.catch(() => null);
-      if (!read?.isCached || (await sha256Hex(read.bytes)) === sha256) continue;
-      damaged.push(sha256);
-      await this.#caching?.cache.delete(cacheUrl(sha256)).catch(() => undefined);
-    }
-    return damaged;
   }
 
   /** null where the object is nowhere. */
-  async #open(sha256: string): Promise<Opened | null> {
+  async #open(sha256: string, damaged: readonly string[]): Promise<Opened | null> {
+    if (damaged.includes(sha256)) return this.#openInBucket(sha256);
     const cached = await this.#caching?.cache.match(cacheUrl(sha256)).catch(() => undefined);
     if (!cached?.body) return this.#openInBucket(sha256);
     const { body } = cached;
@@ -174,8 +152,8 @@ export class ArtifactBucket implements ArtifactSource {
   }
 
   /** Keeps checked bytes in this city's cache, behind the request. */
-  #keep(sha256: string, { bytes, isCached }: ReadObject): void {
-    if (!this.#caching || isCached) return;
+  #keep(sha256: string, bytes: Uint8Array<ArrayBuffer>): void {
+    if (!this.#caching) return;
     const { cache, background } = this.#caching;
     const kept = cache.put(cacheUrl(sha256), new Response(bytes, { headers: cacheHeaders }));
     background(kept.catch(() => undefined));

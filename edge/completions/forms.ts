@@ -1,8 +1,7 @@
 /** How each endpoint writes choices: `POST /v1/completions` and `POST /v1/chat/completions`. */
 import type { ChatLogprobs, CompletionLogprobs } from "../../shared/contracts/responses.ts";
-import type { ReportedToken } from "./choice.ts";
+import { type ReportedToken, tokenText } from "./choice.ts";
 import type { Form } from "./response.ts";
-import { tokenText } from "./token-text.ts";
 
 const completionForm: Form = {
   idPrefix: "cmpl-",

@@ -65,6 +65,8 @@ export interface Caller {
   own?: NamedAdapters;
   /** How long it may wait for its start. */
   deadlineMs?: number | null;
+  /** The trace that it is part of, where one is kept. */
+  traceparent?: string | null;
   /** uint32, used where the request brings no seed. */
   randomSeed: number;
   now(): number;
@@ -121,6 +123,7 @@ export function planGeneration(
         // The seed by the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
         sampling: { ...sampling, seed: deriveSeed(seed, i), minTokens: Math.min(request.min_tokens, maxTokens) },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
+        ...(caller.traceparent && { traceparent: caller.traceparent }),
         // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,

@@ -183,7 +183,7 @@ function messageOf(issue: z.core.$ZodIssue, name: string): string {
     case "too_small": {
       const bound = issue.code === "too_big" ? `the maximum is ${issue.maximum}` : `the minimum is ${issue.minimum}`;
       return issue.origin === "string"
-        ? `${name} has ${lengthOf(issue.input)} characters, ${bound}`
+        ? `${name} has ${(issue.input as string).length} characters, ${bound}`
         : `${name} is ${input}, ${bound}`;
     }
     case "invalid_type": {
@@ -203,8 +203,4 @@ function fieldName(path: readonly PropertyKey[]): string {
     (name, key) => (typeof key === "number" ? `${name}[${key}]` : name ? `${name}.${String(key)}` : String(key)),
     "",
   );
-}
-
-function lengthOf(value: unknown): number {
-  return typeof value === "string" ? value.length : 0;
 }

@@ -61,7 +61,8 @@ async function callerOf(
   const own = await dependencies.adapters.named(access, request.model, request.chameleon.adapter, artifacts);
   const deadlineMs = deadlineOf(c.req.header(deadlineHeader));
   const { randomSeed, now } = dependencies;
-  return { requestId: c.get("requestId"), tenant: access.tenant, own, deadlineMs, randomSeed: randomSeed(), now };
+  const [requestId, traceparent] = [c.get("requestId"), c.get("traceparent")];
+  return { requestId, tenant: access.tenant, own, deadlineMs, traceparent, randomSeed: randomSeed(), now };
 }
 
 function deadlineOf(header: string | undefined): number | null {
@@ -100,7 +101,7 @@ async function answer(
       model,
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
     },
-    plan: traced(plan, c.get("traceparent")),
+    plan,
     options,
     stream: request.stream,
     includeUsage: request.stream_options?.include_usage ?? false,
@@ -139,9 +140,4 @@ async function answer(
     if (!(thrown instanceof ServiceError) || thrown instanceof NotTaken) admission.settle([]);
     throw thrown instanceof ServiceError ? thrown : interrupted(thrown);
   }
-}
-
-function traced(plan: Plan, traceparent: string | null): Plan {
-  if (traceparent === null) return plan;
-  return { ...plan, choices: plan.choices.map((one) => ({ ...one, sequence: { ...one.sequence, traceparent } })) };
 }
