@@ -35,6 +35,8 @@ export { Ledger } from "./tenants/ledger.ts";
 const config = readConfig(env);
 
 const now = () => Date.now();
+const tell = (level: "info" | "warn", event: string, fields: object) =>
+  console[level](JSON.stringify({ level, event, ...fields }));
 
 const newId = () => crypto.randomUUID().replaceAll("-", "");
 if (
@@ -42,11 +44,11 @@ if (
   config.backends.some(({ url }) => !isLoopback(new URL(urlOf(url, null)).hostname))
 ) {
   const message = "Calls to the backends are not signed, so these must take them from anybody: set BACKEND_SECRETS.";
-  console.warn(JSON.stringify({ level: "warn", event: "unsigned_calls", message }));
+  tell("warn", "unsigned_calls", { message });
 }
 if (config.unusedTokens.length > 0) {
   const message = "BACKEND_ACCESS_TOKEN has tokens for hosts at which BACKEND_URLS has no https:// address.";
-  console.warn(JSON.stringify({ level: "warn", event: "unused_access_tokens", hosts: config.unusedTokens, message }));
+  tell("warn", "unused_access_tokens", { hosts: config.unusedTokens, message });
 }
 /** Of one request: clients of another may not be waited for. */
 const newClients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
@@ -58,8 +60,6 @@ const clients = (jurisdiction: Jurisdiction | null = null) => newClients()(juris
 const metrics = new EdgeMetrics(config.otlp, now);
 const { otlp } = config;
 
-const tell = (level: "info" | "warn", event: string, fields: object) =>
-  console[level](JSON.stringify({ level, event, ...fields }));
 const sets = new ArtifactSets({
   source: publishedSets(env, { cache: caches.default, background: waitUntil }),
   assets: () => deployedSet(env),
@@ -111,7 +111,7 @@ const app = createApp({
       if (otlp) waitUntil(exportSpans(otlp, [span]));
     },
     logRequest: (fields) => {
-      console.log(JSON.stringify({ level: "info", event: "request", ...fields }));
+      tell("info", "request", fields);
       metrics.requested(fields);
       waitUntil(metrics.report());
     },

@@ -25,7 +25,7 @@ import { pause } from "../platform/pause.ts";
 import { hasOwnUrl, urlOf } from "./addresses.ts";
 import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
-import { frameGroupsOf, SilenceError } from "./frames.ts";
+import { frameGroupsOf } from "./frames.ts";
 import { Gate } from "./gate.ts";
 import {
   acceptanceMs,
@@ -161,7 +161,7 @@ export class BackendClient implements BackendCalls {
       isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
       load: readLoad(response.headers.get(loadHeader)),
-      frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs, failureOfFrames),
+      frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs),
     };
   }
 
@@ -295,10 +295,6 @@ async function withoutRedirect(response: Response): Promise<Response> {
  */
 function isRefusedByOther(response: Response, wanted: string | null): boolean {
   return wanted !== null && (response.status === 421 || (response.status === 401 && processOf(response) === null));
-}
-
-function failureOfFrames(cause: unknown): CallFailure {
-  return cause instanceof SilenceError ? away("silent", "The inference backend fell silent.", cause) : brokenOff(cause);
 }
 
 /** The failure that a response means, to a call for the process `wanted`. */

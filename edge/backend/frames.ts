@@ -2,28 +2,22 @@
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { FrameReader } from "../../shared/contracts/ndjson.ts";
 import { RepeatedTimeout } from "../platform/repeated-timeout.ts";
-
-/** No byte arrived for too long, not even a heartbeat. */
-export class SilenceError extends Error {
-  override readonly name = "SilenceError";
-}
+import { asFailure, away } from "./call-failure.ts";
 
 /**
- * Reads a backend's frames, grouped by chunk. On an error it throws the result of `failure`, which gets a SilenceError if no
- * byte arrives for `silenceMs` (the time the caller spends on a chunk does not count), or the error of an invalid frame.
+ * Reads a backend's frames, grouped by chunk. Throws a CallFailure for an invalid frame, and where no byte, not even a heartbeat,
+ * arrives for `silenceMs`; the time the caller spends on a chunk does not count.
  */
-export async function* frameGroupsOf(
-  body: ReadableStream<Uint8Array>,
-  silenceMs: number,
-  failure: (cause: unknown) => Error,
-): AsyncGenerator<Frame[]> {
+export async function* frameGroupsOf(body: ReadableStream<Uint8Array>, silenceMs: number): AsyncGenerator<Frame[]> {
   const reader = new FrameReader();
   const source = body.getReader();
   const timeout = new RepeatedTimeout(silenceMs);
   try {
     for (;;) {
       const next = source.read();
-      if (!(await timeout.settles(next))) throw new SilenceError(`nothing came for ${silenceMs} ms`);
+      if (!(await timeout.settles(next))) {
+        throw away("silent", "The inference backend fell silent.", new Error(`nothing came for ${silenceMs} ms`));
+      }
       const { done, value } = await next;
       if (done) break;
       const frames = reader.push(value);
@@ -31,7 +25,7 @@ export async function* frameGroupsOf(
     }
     reader.end();
   } catch (cause) {
-    throw failure(cause);
+    throw asFailure(cause);
   } finally {
     timeout.stop();
     // Cancelling a failed body rejects.
