@@ -52,23 +52,21 @@ export interface MicroBatch<T> {
 /** A sequence without a deadline is ordered among its tenant's as if it had this one, in milliseconds, as at the backend. */
 const defaultDeadlineMs = 60_000;
 
-interface Head<T> {
+interface Queued<T> {
   key: string;
-  tenant: string;
-  head: T;
+  entry: T;
 }
 
-interface Tenant {
-  waiting: number;
+interface Tenant<T> {
+  /** By time due, whatever their queues. */
+  waiting: Queued<T>[];
   lastTurn: number;
 }
 
 export class MicroBatcher<T extends Waiting> {
   readonly #limits: BatchingLimits;
-  /** Key → tenant → its entries by time due. Empty queues are removed. */
-  readonly #queues = new Map<string, Map<string, T[]>>();
   /** Tenants with waiting entries. */
-  readonly #tenants = new Map<string, Tenant>();
+  readonly #tenants = new Map<string, Tenant<T>>();
   /** Calls that await acceptance, by their ids. */
   readonly #awaiting = new Map<number, { key: string; sentMs: number }>();
   #queued = 0;
@@ -84,7 +82,7 @@ export class MicroBatcher<T extends Waiting> {
   }
 
   queuedOf(tenant: string): number {
-    return this.#tenants.get(tenant)?.waiting ?? 0;
+    return this.#tenants.get(tenant)?.waiting.length ?? 0;
   }
 
   /** Maximum entries that the tenant may have waiting now, including those that wait already. */
@@ -103,25 +101,22 @@ export class MicroBatcher<T extends Waiting> {
     if (entries.length === 0) return true;
     const { tenant } = entries[0].sequence;
     if (this.queuedOf(tenant) + entries.length > this.roomOf(tenant)) return false;
-    const queue = this.#queues.get(key) ?? new Map<string, T[]>();
-    this.#queues.set(key, queue);
-    queue.set(tenant, [...(queue.get(tenant) ?? []), ...entries].sort(byTimeDue));
     // A new tenant is behind all others: otherwise one that comes and goes would always be first.
-    const known = this.#tenants.get(tenant) ?? { waiting: 0, lastTurn: ++this.#turns };
-    known.waiting += entries.length;
+    const known = this.#tenants.get(tenant) ?? { waiting: [], lastTurn: ++this.#turns };
+    known.waiting.push(...entries.map((entry) => ({ key, entry })));
+    known.waiting.sort(byTimeDue);
     this.#tenants.set(tenant, known);
     this.#queued += entries.length;
     return true;
   }
 
-  /** Drops the waiting entries that `drop` picks. */
-  remove(drop: (entry: T) => boolean): void {
-    for (const [key, queue] of this.#queues) {
-      for (const [tenant, entries] of queue) {
-        const left = entries.filter((entry) => !drop(entry));
-        queue.set(tenant, left);
-        if (left.length < entries.length) this.#forget(key, tenant, entries.length - left.length);
-      }
+  /** Drops the waiting entries that `isDropped` picks. */
+  remove(isDropped: (entry: T) => boolean): void {
+    for (const [name, tenant] of this.#tenants) {
+      const left = tenant.waiting.filter(({ entry }) => !isDropped(entry));
+      this.#queued -= tenant.waiting.length - left.length;
+      tenant.waiting = left;
+      if (left.length === 0) this.#tenants.delete(name);
     }
   }
 
@@ -129,18 +124,19 @@ export class MicroBatcher<T extends Waiting> {
   take(nowMs: number): MicroBatch<T> | null {
     const free = this.#limits.awaitingCalls - this.#awaiting.size;
     if (free <= 0) return null;
-    const heads = this.#heads(({ key, head }) => !this.#gathers(key, nowMs) || (free === 1 && head.sharedBy !== null));
-    const tenant = this.#next(heads.map((one) => one.tenant));
-    if (tenant === null) return null;
-    const own = heads.filter((one) => one.tenant === tenant);
-    const { key, head } = own.reduce((first, one) => (byTimeDue(one.head, first.head) < 0 ? one : first));
+    const { gatherMs, sequencesPerCall } = this.#limits;
+    const calls = this.#awaiting.values().filter(({ sentMs }) => nowMs - sentMs < gatherMs);
+    const gathering = new Set(calls.map(({ key }) => key));
+    const maySend = ({ key, entry }: Queued<T>) => !gathering.has(key) || (free === 1 && entry.sharedBy !== null);
+    const [next] = this.#inTurn(maySend);
+    if (!next) return null;
+    const [{ key, entry: first }] = next.wanted;
     const id = ++this.#calls;
     this.#awaiting.set(id, { key, sentMs: nowMs });
-    const { sequencesPerCall } = this.#limits;
     const entries = this.#takeTurns((one) => one.key === key, sequencesPerCall);
-    if (free === 1 && head.sharedBy !== null) {
+    if (free === 1 && first.sharedBy !== null) {
       const room = sequencesPerCall - entries.length;
-      entries.push(...this.#takeTurns((one) => one.head.sharedBy === head.sharedBy, room));
+      entries.push(...this.#takeTurns(({ entry }) => entry.sharedBy === first.sharedBy, room));
     }
     return { id, key, entries };
   }
@@ -148,13 +144,10 @@ export class MicroBatcher<T extends Waiting> {
   /** When the first of the queues that gather may send, in milliseconds; null if none waits for that. */
   get gathersUntilMs(): number | null {
     if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
-    let earliest = Number.POSITIVE_INFINITY;
-    for (const key of this.#queues.keys()) {
-      const calls = [...this.#awaiting.values()].filter((call) => call.key === key);
-      const latest = Math.max(...calls.map(({ sentMs }) => sentMs));
-      if (calls.length > 0) earliest = Math.min(earliest, latest + this.#limits.gatherMs);
-    }
-    return earliest === Number.POSITIVE_INFINITY ? null : earliest;
+    const latest = new Map(this.#awaiting.values().map(({ key, sentMs }) => [key, sentMs]));
+    const waiting = this.#tenants.values().flatMap((tenant) => tenant.waiting);
+    const sentMs = waiting.reduce((min, { key }) => Math.min(min, latest.get(key) ?? min), Number.POSITIVE_INFINITY);
+    return sentMs === Number.POSITIVE_INFINITY ? null : sentMs + this.#limits.gatherMs;
   }
 
   /** The call was accepted, or failed. */
@@ -162,70 +155,29 @@ export class MicroBatcher<T extends Waiting> {
     this.#awaiting.delete(id);
   }
 
-  #gathers(key: string, nowMs: number): boolean {
-    const { gatherMs } = this.#limits;
-    return this.#awaiting.values().some((call) => call.key === key && nowMs - call.sentMs < gatherMs);
-  }
-
-  /** The first of each tenant in each queue. */
-  #heads(isWanted: (head: Head<T>) => boolean): Head<T>[] {
-    const heads: Head<T>[] = [];
-    for (const [key, queue] of this.#queues) {
-      for (const [tenant, [head]] of queue) if (isWanted({ key, tenant, head })) heads.push({ key, tenant, head });
-    }
-    return heads;
+  /** Tenants with wanted entries, and these: whose last turn is longest ago is first. */
+  #inTurn(isWanted: (one: Queued<T>) => boolean): { tenant: Tenant<T>; wanted: Queued<T>[] }[] {
+    const all = Array.from(this.#tenants.values(), (tenant) => ({ tenant, wanted: tenant.waiting.filter(isWanted) }));
+    return all.filter(({ wanted }) => wanted.length > 0).sort((a, b) => a.tenant.lastTurn - b.tenant.lastTurn);
   }
 
   /** Takes at most `room` of the wanted entries, in turns. */
-  #takeTurns(isWanted: (head: Head<T>) => boolean, room: number): T[] {
-    const heads = this.#heads(isWanted);
-    const taken: T[] = [];
-    while (taken.length < room) {
-      const next = this.#next(heads.map(({ tenant }) => tenant));
-      const at = heads.findIndex(({ tenant }) => tenant === next);
-      if (at < 0) break;
-      const { key, tenant } = heads[at];
-      const entries = this.#queues.get(key)!.get(tenant)!;
-      taken.push(entries.shift()!);
-      this.#tenants.get(tenant)!.lastTurn = ++this.#turns;
-      const follower = { key, tenant, head: entries[0] };
-      if (entries.length > 0 && isWanted(follower)) heads[at] = follower;
-      else heads.splice(at, 1);
-      this.#forget(key, tenant, 1);
+  #takeTurns(isWanted: (one: Queued<T>) => boolean, room: number): T[] {
+    const turns = this.#inTurn(isWanted);
+    const taken = new Set<T>();
+    while (taken.size < room && turns.length > 0) {
+      const { tenant, wanted } = turns.shift()!;
+      taken.add(wanted.shift()!.entry);
+      tenant.lastTurn = ++this.#turns;
+      if (wanted.length > 0) turns.push({ tenant, wanted });
     }
-    return taken;
-  }
-
-  /** The tenant whose last turn is longest ago. */
-  #next(tenants: Iterable<string>): string | null {
-    let next: string | null = null;
-    let earliest = Number.POSITIVE_INFINITY;
-    for (const tenant of tenants) {
-      const { lastTurn } = this.#tenants.get(tenant)!;
-      if (lastTurn >= earliest) continue;
-      next = tenant;
-      earliest = lastTurn;
-    }
-    return next;
-  }
-
-  /** Updates counts and removes empty queues after `left` entries of the tenant have left its queue. */
-  #forget(key: string, tenant: string, left: number): void {
-    const queue = this.#queues.get(key)!;
-    if (queue.get(tenant)!.length === 0) queue.delete(tenant);
-    if (queue.size === 0) this.#queues.delete(key);
-    const known = this.#tenants.get(tenant)!;
-    known.waiting -= left;
-    if (known.waiting === 0) this.#tenants.delete(tenant);
-    this.#queued -= left;
+    this.remove((entry) => taken.has(entry));
+    return [...taken];
   }
 }
 
 /** Sorting is stable: entries that are due at the same time stay in order of arrival. */
-function byTimeDue(a: Waiting, b: Waiting): number {
+function byTimeDue(a: { entry: Waiting }, b: { entry: Waiting }): number {
+  const dueMs = ({ entry }: { entry: Waiting }) => entry.arrivedMs + (entry.sequence.deadlineMs ?? defaultDeadlineMs);
   return dueMs(a) - dueMs(b);
-}
-
-function dueMs({ sequence, arrivedMs }: Waiting): number {
-  return arrivedMs + (sequence.deadlineMs ?? defaultDeadlineMs);
 }
