@@ -10,7 +10,7 @@
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Holding } from "../backend/backends.ts";
-import { SharedLoad } from "../platform/shared-load.ts";
+import { SharedLoad, type SharedLoadParts } from "../platform/shared-load.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
 import type { Artifacts } from "./artifacts.ts";
 
@@ -46,17 +46,13 @@ export interface ArtifactEvent {
   cause?: unknown;
 }
 
-export interface ArtifactSetsParts {
+export interface ArtifactSetsParts extends Omit<SharedLoadParts, "limitMs"> {
   /** null where nothing can be published: the assets are served. */
   source: ArtifactSource | null;
   /** What is served where nothing was published, and in need. */
   assets(): Promise<Artifacts>;
   /** How many of the ready backends serve batches of this manifest. */
   holding(manifestHash: string): Promise<Holding>;
-  /** A clock in milliseconds. */
-  now(): number;
-  /** Keeps the Worker alive until `work` settles (waitUntil). */
-  background(work: Promise<void>): void;
   observe(event: ArtifactEvent): void;
 }
 

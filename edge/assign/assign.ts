@@ -116,6 +116,7 @@ export function assign(
     if (typeof adapter !== "number") return ownCandidate(adapter, embedding);
     return nearestFirst.find(({ id }) => id === manifest.centroids[adapter].id)!;
   };
+  const mixed = (at: Candidate, { mode, experts, request }: PlannedMixture) => assignmentOf(at, mode, experts, request);
   if (wish === "auto") return mixed(nearest, automaticMixture(nearestFirst, manifest, evidence));
   if (Array.isArray(wish)) {
     const listed = wish.map(({ adapter, weight }) => ({
@@ -127,20 +128,19 @@ export function assign(
   }
   const one = typeof wish === "string" ? nearest : candidateOf(wish);
   const mode = wish === "off" ? "off" : one.isOff ? "auto-off" : "adapted";
-  return { ...placeOf(one), mode, ...served(mode === "adapted" ? [one] : []), mixture: null };
+  return assignmentOf(one, mode, mode === "adapted" ? [one] : [], null);
 }
 
-function mixed(at: Candidate, { mode, experts, request }: PlannedMixture): Assignment {
-  return { ...placeOf(at), mode, ...served(experts), mixture: request };
-}
-
-function placeOf({ id, gain, similarity }: Candidate): Pick<Assignment, "centroid" | "similarity"> {
-  return { centroid: { id, gain }, similarity };
-}
-
-function served(experts: readonly Candidate[]): Pick<Assignment, "adapter" | "experts"> {
+/** `at`: the candidate that the prompt is nearest to, or that the request names. */
+function assignmentOf(
+  { id, gain, similarity }: Candidate,
+  mode: Assignment["mode"],
+  experts: readonly Candidate[],
+  mixture: MixtureRequest | null,
+): Assignment {
   const [first] = experts;
-  return { adapter: first ? { id: first.id, ownHash: first.ownHash } : null, experts: experts.map(({ id }) => id) };
+  const adapter = first ? { id: first.id, ownHash: first.ownHash } : null;
+  return { centroid: { id, gain }, similarity, adapter, mode, mixture, experts: experts.map((one) => one.id) };
 }
 
 function ownCandidate({ name, hash, gain, centroid }: OwnAdapter, embedding: Float32Array): Candidate {

@@ -13,18 +13,13 @@ import {
 } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { Dispatch } from "../backend/backends.ts";
+import type { RoutingContext } from "../backend/routing-context.ts";
 import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
-export interface BatchClientDependencies {
+export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
   openBatch: Dispatch;
   /** Drops sequences of a call that goes on, accepted or not. */
   cancel(ids: string[]): void;
-  /** A clock in milliseconds. */
-  now(): number;
-  /** Runs `work` once, after `ms`; the returned function cancels it. */
-  after(ms: number, work: () => void): () => void;
-  /** Keeps the object alive until `work` settles (waitUntil). */
-  keepAlive(work: Promise<void>): void;
   /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
   batchSent?(waitsMs: readonly number[]): void;
 }

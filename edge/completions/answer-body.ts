@@ -210,7 +210,10 @@ export class AnswerBody {
 
   tick(): void {
     this.#events.ticked?.();
-    if (!this.hasNoUnreadWrite && ++this.#stalledTicks * tickMs >= limits.unreadMs) this.#cutOffStalled();
+    if (!this.hasNoUnreadWrite && ++this.#stalledTicks * tickMs >= limits.unreadMs) {
+      this.#stalledTicks = 0;
+      this.#cutOff(new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
+    }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A pending write detects a disconnect as well.
@@ -219,23 +222,17 @@ export class AnswerBody {
     this.#events.heartbeatDue();
   }
 
-  #cutOffStalled(): void {
-    this.#stalledTicks = 0;
-    if (this.#isCutOff) this.breakOff();
-    else this.#events.overflowed(new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
-  }
-
   /** Ends this body because the object's memory limit is exceeded. */
   evict(maximumBytes: number): void {
-    if (this.#isCutOff) {
-      // Its pending write alone is too much.
-      this.breakOff();
-      return;
-    }
     const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
-    this.#events.overflowed(new ServiceError("overloaded", message, { retryAfterSeconds: 1 }));
-    // If the callee did not end it.
-    if (!this.#isClosing) this.breakOff();
+    this.#cutOff(new ServiceError("overloaded", message, { retryAfterSeconds: 1 }));
+  }
+
+  /** Lets the callee end the answer with an error. Breaks off where it did not, or did before: its last write is too much. */
+  #cutOff(error: ServiceError): void {
+    const isFirst = !this.#isCutOff;
+    if (isFirst) this.#events.overflowed(error);
+    if (!isFirst || !this.#isClosing) this.breakOff();
   }
 
   /** Whether `bytes` are too many for this body; reports it then. */
