@@ -264,7 +264,7 @@ export class BatchRun {
   /** Handles the failure of sequences whose call a backend had accepted. */
   #handleLoss(attempt: Attempt, deliveries: readonly Delivery[], failure: CallFailure): void {
     for (const delivery of deliveries) {
-      delivery.recordLoss();
+      delivery.losses++;
       attempt.remove(delivery);
     }
     this.#resend(this.#recordFailure(attempt.backend, failure), deliveries, attempt.round);

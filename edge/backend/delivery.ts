@@ -13,11 +13,14 @@ export class Delivery {
   readonly sequence: SequenceRequest;
   /** The calls under way for it; two while it is hedged. */
   readonly calls = new Set<Attempt>();
+  /** How often it was sent to a backend. */
+  attempts = 0;
+  /** How often a backend accepted it and then failed. */
+  losses = 0;
+  /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
+  numerics: string | null = null;
   readonly #tokenIds: number[];
   #isPromptSent = false;
-  #attempts = 0;
-  #losses = 0;
-  #numerics: string | null = null;
 
   constructor(sequence: SequenceRequest) {
     this.sequence = sequence;
@@ -26,25 +29,6 @@ export class Delivery {
 
   get id(): string {
     return this.sequence.id;
-  }
-
-  /** How often it was sent to a backend. */
-  get attempts(): number {
-    return this.#attempts;
-  }
-
-  /** How often a backend accepted it and then failed. */
-  get losses(): number {
-    return this.#losses;
-  }
-
-  recordLoss(): void {
-    this.#losses++;
-  }
-
-  /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
-  get numerics(): string | null {
-    return this.#numerics;
   }
 
   /** Whether its client has received a token. */
@@ -60,7 +44,7 @@ export class Delivery {
   /** The request for the rest of it, `elapsedMs` after the batch began. Each attempt has an id of its own, because an earlier one may still run. */
   nextRequest(elapsedMs: number): SequenceRequest {
     const { id, promptLogprobs, assignment, deadlineMs, ...rest } = this.sequence;
-    const attempt = this.#attempts++;
+    const attempt = this.attempts++;
     return {
       ...rest,
       id: attempt === 0 ? id : `${id}_${attempt}`,
@@ -80,7 +64,7 @@ export class Delivery {
     if (frame.type === "prompt") this.#deliverPrompt();
     else if (frame.type === "token") {
       this.#deliverToken(frame);
-      this.#numerics = numerics ?? this.#numerics;
+      this.numerics = numerics ?? this.numerics;
     } else if (frame.type === "done") this.#checkCounts(frame);
     return { ...frame, id: this.id };
   }

@@ -11,8 +11,8 @@ export class BackendHealth {
   #errors = 0;
   /** Ejections since the last completion. */
   #ejections = 0;
-  /** null while it is not ejected. */
-  #ejectedUntilMs: number | null = null;
+  /** When its ejection ends or ended; null while it is not ejected. */
+  ejectedUntilMs: number | null = null;
   #isProbed = false;
   /** Until when it counts as not serving a manifest or numerics fingerprint, by the hash that it refused. */
   readonly #refuses = new Map<string, number>();
@@ -21,22 +21,17 @@ export class BackendHealth {
     this.#limits = limits;
   }
 
-  /** When its ejection ends or ended; null while it is not ejected. */
-  get ejectedUntilMs(): number | null {
-    return this.#ejectedUntilMs;
-  }
-
   /** Records a completed sequence. */
   recordSuccess(): void {
     this.#errors = 0;
-    if (this.#ejectedUntilMs === null) this.#ejections = 0;
+    if (this.ejectedUntilMs === null) this.#ejections = 0;
   }
 
   /** Counts a failed call; `isCertain` ejects at once. Returns whether this ejected it. */
   recordFailure(isCertain: boolean, nowMs: number): boolean {
     this.#errors++;
     // Calls that were under way when it was ejected fail too, which is no new information.
-    if (this.#ejectedUntilMs !== null) return false;
+    if (this.ejectedUntilMs !== null) return false;
     if (!isCertain && this.#errors < this.#limits.consecutiveErrors) return false;
     this.#eject(nowMs);
     return true;
@@ -44,7 +39,7 @@ export class BackendHealth {
 
   /** Returns whether to probe it now; after true it returns false until `recordProbe`. */
   takeProbe(nowMs: number): boolean {
-    if (this.#ejectedUntilMs === null || nowMs < this.#ejectedUntilMs || this.#isProbed) return false;
+    if (this.ejectedUntilMs === null || nowMs < this.ejectedUntilMs || this.#isProbed) return false;
     this.#isProbed = true;
     return true;
   }
@@ -52,7 +47,7 @@ export class BackendHealth {
   recordProbe(isReady: boolean, nowMs: number): void {
     this.#isProbed = false;
     if (isReady) {
-      this.#ejectedUntilMs = null;
+      this.ejectedUntilMs = null;
       this.#errors = 0;
     } else this.#eject(nowMs);
   }
@@ -72,7 +67,7 @@ export class BackendHealth {
 
   #eject(nowMs: number): void {
     const { ejectionMs, longestEjectionMs } = this.#limits;
-    this.#ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, longestEjectionMs);
+    this.ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, longestEjectionMs);
     this.#ejections++;
   }
 }

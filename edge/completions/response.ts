@@ -80,8 +80,10 @@ export class ResponseBuilder {
   #completionTokens = 0;
   /** Per prompt: tokens that none of its choices computed. */
   readonly #reusedTokens = new Map<number, number>();
-  readonly #timings: Timings;
-  #keptBytes = 0;
+  /** Of the slowest choice, phase by phase. */
+  readonly timings: Timings;
+  /** About how much of the response is in memory. */
+  keptBytes = 0;
 
   constructor(form: Form, envelope: Envelope, plan: Plan, options: BuilderOptions) {
     this.#form = form;
@@ -93,12 +95,7 @@ export class ResponseBuilder {
       gained: { nats: 0, tokens: 0 },
       hasBegun: false,
     }));
-    this.#timings = this.#timingsOf(null);
-  }
-
-  /** Of the slowest choice, phase by phase. */
-  get timings(): Timings {
-    return this.#timings;
+    this.timings = this.#timingsOf(null);
   }
 
   get usage(): Usage {
@@ -111,11 +108,6 @@ export class ResponseBuilder {
       total_tokens: prompt + completion,
       ...(reused > 0 && { prompt_tokens_details: { cached_tokens: reused } }),
     };
-  }
-
-  /** About how much of the response is in memory. */
-  get keptBytes(): number {
-    return this.#keptBytes;
   }
 
   add(part: ChoicePart): void {
@@ -134,7 +126,7 @@ export class ResponseBuilder {
     );
     const timings = this.#timingsOf(done);
     for (const phase of ["queue", "adapter", "prefill", "decode"] as const) {
-      this.#timings[phase] = Math.max(this.#timings[phase], timings[phase]);
+      this.timings[phase] = Math.max(this.timings[phase], timings[phase]);
     }
   }
 
@@ -147,7 +139,7 @@ export class ResponseBuilder {
     all.compared.push(...compared);
     const reported = (logprobs ?? []).reduce((sum, { top }) => sum + 1 + top.length, compared.length);
     // A character that is not Latin-1 makes V8 keep two bytes of all.
-    this.#keptBytes += 2 * text.length + logprobBytes * reported;
+    this.keptBytes += 2 * text.length + logprobBytes * reported;
   }
 
   /** The whole response, once every choice is done. */

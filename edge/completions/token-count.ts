@@ -1,13 +1,44 @@
-/** What a request may use, and what it has used so far, by the frames of its choices as they come. Pure. */
+/** What a request may use, in tokens and logprobs, and what it has used so far. Pure. */
 
+import { limits } from "../../shared/contracts/limits.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import type { Consumption } from "../tenants/consumption.ts";
-import type { PlannedChoice } from "./plan.ts";
+import type { Plan, PlannedChoice } from "./plan.ts";
 
 /** The tokens that a request may come to: each prompt once, and all that its choices may generate. */
 export function mostTokens(choices: readonly PlannedChoice[]): number {
   const lengths = new Map(choices.map(({ prompt, sequence }) => [prompt, sequence.promptIds.length]));
   const prompts = lengths.values().reduce((sum, length) => sum + length, 0);
   return choices.reduce((sum, { sequence }) => sum + sequence.maxTokens, prompts);
+}
+
+interface Reported {
+  form: "chat" | "completion";
+  echo: boolean;
+  /** Alternatives per token; null when logprobs are off. */
+  logprobs: number | null;
+  compare: boolean;
+}
+
+/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
+export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
+  const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
+  // Every choice of a prompt repeats the prompt's logprobs.
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
+    maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
+  const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+  if (most <= limits.wholeLogprobs) return;
+  throw new ServiceError(
+    "invalid_request",
+    `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
+    { param: fieldOf(form, logprobs) },
+  );
+}
+
+/** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */
+function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
+  if (logprobs === null) return "chameleon.compare";
+  return form === "chat" && logprobs > 0 ? "top_logprobs" : "logprobs";
 }
 
 export class TokenCount {

@@ -13,8 +13,7 @@ import { type CellRequest, cellRequestVersion, interrupted } from "../completion
 import { generationOf, planChat } from "../completions/chat.ts";
 import { forms } from "../completions/forms.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../completions/plan.ts";
-import { mostTokens } from "../completions/token-count.ts";
-import { refuseManyLogprobs } from "../completions/whole-logprobs.ts";
+import { mostTokens, refuseManyLogprobs } from "../completions/token-count.ts";
 import type { AppEnvironment, Dependencies, Route } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { assignMsField } from "../observability/edge-metrics.ts";

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Plan } from "../../../edge/completions/plan.ts";
-import { refuseManyLogprobs } from "../../../edge/completions/whole-logprobs.ts";
+import { refuseManyLogprobs } from "../../../edge/completions/token-count.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 
