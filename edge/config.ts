@@ -3,31 +3,13 @@ import { z } from "zod";
 import { readSecrets } from "../shared/contracts/call-signature.ts";
 import { hashPattern } from "../shared/contracts/inference.ts";
 import { tenantRule, tenantSchema } from "../shared/contracts/tenant-name.ts";
-import { type OtlpTarget, readOtlpTarget } from "../shared/observability/otlp.ts";
+import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { type BackendAddress, parseAddresses, urlOf } from "./backend/addresses.ts";
 import type { BackendFetch } from "./backend/client.ts";
 import { type Region, regions } from "./platform/region.ts";
 import type { TenantKey } from "./tenants/keys.ts";
 
-export interface Config {
-  /** At least one. */
-  backends: BackendAddress[];
-  /** The first signs our calls to them; none: calls go out unsigned. */
-  backendSecrets: string[];
-  /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
-  backendFetch: BackendFetch;
-  tenantKeys: TenantKey[];
-  /** How many cells each region has. */
-  cellsPerRegion: number;
-  /** Where traces and metrics go; null where no collector is set. */
-  otlp: OtlpTarget | null;
-  /** Share of the traces that begin here and are kept, 0 to 1. */
-  traceRatio: number;
-  /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
-  version: string | null;
-  /** Hosts in BACKEND_ACCESS_TOKEN at which no backend is: a token may be set before its backend, and outlive it. */
-  unusedTokens: string[];
-}
+export type Config = ReturnType<typeof readConfig>;
 
 const tenantKeysSchema = z.array(z.strictObject({ hash: z.string().regex(hashPattern), tenant: tenantSchema }));
 
@@ -53,7 +35,7 @@ export interface Variables {
   VERSION?: { id: string };
 }
 
-export function readConfig(env: Variables): Config {
+export function readConfig(env: Variables) {
   const backends = parseAddresses(env.BACKEND_URLS, "BACKEND_URLS");
   if (!env.CONTAINERS && backends.some(({ url }) => containerName(urlOf(url, null)) !== null)) {
     throw new Error(
@@ -70,14 +52,22 @@ export function readConfig(env: Variables): Config {
   }
   const { tokens, unusedTokens } = readAccessTokens(env.BACKEND_ACCESS_TOKEN, backends);
   return {
+    /** At least one. */
     backends,
-    backendFetch: (url, init) => wayTo(url, env).fetch(url, withAccess(url, init, tokens)),
+    /** The way to them: to a container's object, through a private network, or with our client certificate where one of these is bound. */
+    backendFetch: ((url, init) => wayTo(url, env).fetch(url, withAccess(url, init, tokens))) satisfies BackendFetch,
+    /** The first signs our calls to them; none: calls go out unsigned. */
     backendSecrets: readSecrets(env.BACKEND_SECRETS, "BACKEND_SECRETS"),
     tenantKeys: readTenantKeys(env.TENANT_KEYS),
+    /** How many cells each region has. */
     cellsPerRegion,
+    /** Where traces and metrics go; null where no collector is set. */
     otlp: readOtlpTarget(env.OTEL_EXPORTER_OTLP_ENDPOINT, env.OTEL_EXPORTER_OTLP_HEADERS),
+    /** Share of the traces that begin here and are kept, 0 to 1. */
     traceRatio,
+    /** Id of the Worker's deployed version; null where the runtime gives none, as a bare workerd. */
     version: env.VERSION?.id ?? null,
+    /** Hosts in BACKEND_ACCESS_TOKEN at which no backend is: a token may be set before its backend, and outlive it. */
     unusedTokens,
   };
 }
