@@ -97,7 +97,7 @@ class CompletionWriter {
     );
     this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder(forms[form], envelope, plan, { compare: options.compare, isWhole: !stream });
-    this.#count = new TokenCount(plan.choices);
+    this.#count = new TokenCount(envelope.model, plan.choices);
     this.#cursor = new StreamCursor(plan.choices.length);
     this.#resumeFrom = request.resumeFrom === undefined ? null : StreamCursor.parse(request.resumeFrom);
     this.#openChoices = plan.choices.length;
@@ -271,7 +271,7 @@ class CompletionWriter {
       this.#body.close(events + this.#mark(endMark));
       this.#begin();
     } else this.#completeWhole();
-    this.#end(this.#count.consumed(this.#model, false));
+    this.#end(this.#count.consumed(false));
   }
 
   #completeWhole(): void {
@@ -295,22 +295,22 @@ class CompletionWriter {
   #fail(thrown: unknown): void {
     if (this.#hasEnded) return;
     const error = toServiceError(thrown);
-    if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(this.#model, true));
-    else if (this.#request.stream && this.#hasBegun) this.#end(this.#count.consumed(this.#model, false));
+    if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(true));
+    else if (this.#request.stream && this.#hasBegun) this.#end(this.#count.consumed(false));
     else this.#end([]);
     this.#sendError(error);
   }
 
   /** A memory limit is exceeded. The answer's own tenant filled the memory, so computed tokens are charged. */
   #overflow(error: ServiceError): void {
-    if (!this.#hasEnded) this.#end(this.#count.consumed(this.#model, true));
+    if (!this.#hasEnded) this.#end(this.#count.consumed(true));
     this.#sendError(error);
   }
 
   /** The client disconnected: charge everything computed so far. */
   #leave(): void {
     if (this.#hasEnded) return;
-    this.#end(this.#count.consumed(this.#model, true));
+    this.#end(this.#count.consumed(true));
     // Frees the unread bytes of the body.
     this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
@@ -343,10 +343,6 @@ class CompletionWriter {
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
     return { "content-type": "application/json", "server-timing": serverTiming(timings), ...marks };
-  }
-
-  get #model(): string {
-    return this.#request.envelope.model;
   }
 
   #end(consumed: readonly Consumption[]): void {

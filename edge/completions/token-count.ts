@@ -42,11 +42,13 @@ function fieldOf(form: "chat" | "completion", logprobs: number | null): string {
 }
 
 export class TokenCount {
+  readonly #model: string;
   readonly #choices: readonly PlannedChoice[];
   /** Tokens so far, by choice; a choice without tokens has no entry. */
   readonly #tokens = new Map<PlannedChoice, number>();
 
-  constructor(choices: readonly PlannedChoice[]) {
+  constructor(model: string, choices: readonly PlannedChoice[]) {
+    this.#model = model;
     this.#choices = choices;
   }
 
@@ -63,7 +65,7 @@ export class TokenCount {
    * By the centroid whose adapter served; a mixture counts at the first of its adapters. `everyPrompt`: the caller ended the
    * request, so every prompt counts, as work on it may have begun; otherwise only prompts count that have a part.
    */
-  consumed(model: string, everyPrompt: boolean): Consumption[] {
+  consumed(everyPrompt: boolean): Consumption[] {
     const rows = new Map<string | null, Consumption>();
     const prompts = new Set<number>();
     for (const choice of this.#choices) {
@@ -71,7 +73,7 @@ export class TokenCount {
       if (tokens === undefined && !everyPrompt) continue;
       const { promptIds } = choice.sequence;
       const centroid = choice.assignment.adapter?.id ?? null;
-      const row = rows.get(centroid) ?? { model, centroid, ...nothing };
+      const row = rows.get(centroid) ?? { model: this.#model, centroid, ...nothing };
       // A request that fell to several centroids counts at its first.
       const requests = rows.size === 0 ? 1 : row.requests;
       const promptTokens = row.promptTokens + (prompts.has(choice.prompt) ? 0 : promptIds.length);
