@@ -13,6 +13,8 @@ import type { RoutingLimits } from "./routing-limits.ts";
 export class Backend {
   /** For sets, logs and metrics. */
   readonly id: string;
+  /** Of its address. */
+  readonly group: BackendGroup;
   readonly address: BackendAddress;
   /** null: whichever process the address leads to. */
   readonly name: string | null;
@@ -20,12 +22,26 @@ export class Backend {
   readonly load: LoadEstimate;
   lastAnswerMs = 0;
 
-  constructor(address: BackendAddress, name: string | null, limits: RoutingLimits) {
+  constructor(group: BackendGroup, address: BackendAddress, name: string | null, limits: RoutingLimits) {
     this.id = name === null ? address.url : `${address.url}#${name}`;
+    this.group = group;
     this.address = address;
     this.name = name;
     this.health = new BackendHealth(limits);
     this.load = new LoadEstimate(limits);
+  }
+
+  /** Counts sequences of a call as under way there. They are unanswered until the caller says otherwise. */
+  recordSent(sequences: number): void {
+    this.load.own += sequences;
+    this.load.unanswered += sequences;
+    this.group.recordSent(this);
+  }
+
+  /** Records a completed sequence. */
+  recordSuccess(): void {
+    this.health.recordSuccess();
+    this.group.any.health.recordSuccess();
   }
 }
 
@@ -43,7 +59,7 @@ export class BackendGroup {
   #misdirectsUntilMs = Number.NEGATIVE_INFINITY;
 
   constructor(address: BackendAddress, limits: RoutingLimits) {
-    this.any = new Backend(address, null, limits);
+    this.any = new Backend(this, address, null, limits);
     this.#limits = limits;
   }
 
@@ -92,8 +108,9 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process of this name, which has answered a call to `asked`. */
-  recordAnswer(asked: Backend, name: string, nowMs: number): Backend {
+  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
+  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
+    if (name === null) return asked;
     const process = this.#processes.get(name) ?? this.#learn(name, nowMs);
     process.lastAnswerMs = nowMs;
     if (asked.name === null) {
@@ -103,12 +120,22 @@ export class BackendGroup {
     return process;
   }
 
-  /** A call that named a process reached another one. */
-  recordMisdirected(nowMs: number): void {
+  /**
+   * Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. A process
+   * that is gone is forgotten; one that is not is learnt again with its next answer.
+   */
+  recordMisdirected(process: Backend, isLost: boolean, nowMs: number): void {
     this.#misdirectsUntilMs = nowMs + this.#limits.misdirectedMs;
+    if (isLost || process.load.own === 0) this.#forget(process);
   }
 
-  forget({ name }: Backend): void {
+  /** Records the result of a probe of one of its backends. */
+  recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
+    backend.health.recordProbe(isReady, nowMs);
+    if (!isReady && nowMs - backend.lastAnswerMs > this.#limits.forgetMs) this.#forget(backend);
+  }
+
+  #forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
   }
 
@@ -121,9 +148,9 @@ export class BackendGroup {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {
       const isOneTooMany = byAge.length - i >= this.#limits.processesPerAddress;
-      if (isOneTooMany || this.#isOld(process, nowMs)) this.forget(process);
+      if (isOneTooMany || this.#isOld(process, nowMs)) this.#forget(process);
     }
-    const process = new Backend(this.any.address, name, this.#limits);
+    const process = new Backend(this, this.any.address, name, this.#limits);
     this.#processes.set(name, process);
     return process;
   }

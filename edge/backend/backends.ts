@@ -75,7 +75,7 @@ export class Backends {
           .get(backend.address.url)!
           .readiness(backend.name)
           .catch(() => null);
-        router.recordProbe(backend, readiness !== null, now());
+        backend.group.recordProbe(backend, readiness !== null, now());
         if (readiness) observe({ event: "returned", backend: backend.id });
       };
       keepAlive(probe());

@@ -147,7 +147,7 @@ export class BatchRun {
 
   /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */
   async #send(backend: Backend, group: readonly Delivery[], round: RetryRound): Promise<BackendFailure | null> {
-    const { router, clients, retries, now, keepAlive } = this.#context;
+    const { clients, retries, now, keepAlive } = this.#context;
     const client = clients.get(backend.address.url)!;
     const wanted = group[0].numerics;
     const nowMs = now();
@@ -157,7 +157,7 @@ export class BatchRun {
       // A cancellation that fails leaves sequences running to their end, which costs only time.
       cancel: (ids) => keepAlive(client.cancel(ids, attempt.backend.name).catch(() => undefined)),
     });
-    router.recordSent(backend, group.length);
+    backend.recordSent(group.length);
     try {
       const batch = { version: contractVersion, ...this.#model, sequences: attempt.requests } as const;
       const opening = client.openBatch(batch, {
@@ -171,10 +171,10 @@ export class BatchRun {
         backend.load.unanswered -= group.length;
       });
       const { process, isMisdirected, numerics, load, frames } = answer;
-      const answering = router.recordAnswer(backend, process, now());
+      const answering = backend.group.recordAnswer(backend, process, now());
       attempt.moveTo(answering, withTried(round, backend, answering));
       attempt.backend.load.recordReport(load, now());
-      if (isMisdirected) router.recordMisdirected(backend, false, now());
+      if (isMisdirected) backend.group.recordMisdirected(backend, false, now());
       if (!numericsAgree(wanted, numerics)) {
         for (const delivery of attempt.sequences) attempt.cancel(delivery);
         const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
@@ -242,7 +242,7 @@ export class BatchRun {
   }
 
   #deliver(attempt: Attempt, delivery: Delivery, frame: Frame): void {
-    const { router, firstFrames, hedges, now } = this.#context;
+    const { firstFrames, hedges, now } = this.#context;
     const others = [...delivery.calls].filter((one) => one !== attempt);
     if (frame.type === "error" && others.length > 0) {
       // The other call of a hedged sequence may still succeed.
@@ -256,7 +256,7 @@ export class BatchRun {
       hedges.earn(1);
       for (const other of others) other.cancel(delivery);
     }
-    if (frame.type === "done") router.recordSuccess(attempt.backend);
+    if (frame.type === "done") attempt.backend.recordSuccess();
     if (isLast(frame)) this.#finish(delivery, delivered);
     else this.#push(delivered);
   }
@@ -318,11 +318,11 @@ export class BatchRun {
 
   /** Records the failure of a call to `asked`, for the process that answered. `numerics` are those that it was to continue. */
   #recordFailure(asked: Backend, failure: CallFailure, numerics: string | null = null): BackendFailure {
-    const { router, observe, now } = this.#context;
+    const { observe, now } = this.#context;
     const { kind, consequence } = failure;
-    const backend = router.recordAnswer(asked, failure.process, now());
+    const backend = asked.group.recordAnswer(asked, failure.process, now());
     observe({ event: "call_failed", backend: backend.id, failure });
-    if (kind === "misdirected") router.recordMisdirected(backend, true, now());
+    if (kind === "misdirected") backend.group.recordMisdirected(backend, true, now());
     if (kind === "mismatched") backend.health.recordMismatch(this.#model.manifestHash, now());
     if (kind === "diverging" && numerics) backend.health.recordMismatch(numerics, now());
     const { health } = consequence;

@@ -1,6 +1,6 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts reports what happens,
- * to the backends' own health and load where that is all it concerns.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts tells backends and their
+ * groups what happens.
  *
  * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
  * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load (Mirrokni et al., arXiv
@@ -64,9 +64,9 @@ export class Router {
     const fit = candidates.filter((one) => !tried.has(one.id) && isFit(one));
     if (fit.length > 0) {
       // Without a name a call may reach a process that was tried, so other backends go first.
-      const others = fit.filter((one) => one.name !== null || !this.#groupOf(one).isTouched(tried));
+      const others = fit.filter((one) => one.name !== null || !one.group.isTouched(tried));
       const backend = this.#choose(key, others.length > 0 ? others : fit, nowMs);
-      const group = this.#groupOf(backend);
+      const group = backend.group;
       return { backend: group.looksForOthers(tried) ? group.any : backend, isFit: true };
     }
     const unfit = candidates.filter((one) => !tried.has(one.id));
@@ -82,44 +82,10 @@ export class Router {
     return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** Counts sequences of a call as under way there. They are unanswered until the caller says otherwise. */
-  recordSent(backend: Backend, sequences: number): void {
-    backend.load.own += sequences;
-    backend.load.unanswered += sequences;
-    this.#groupOf(backend).recordSent(backend);
-  }
-
-  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
-  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
-    return name === null ? asked : this.#groupOf(asked).recordAnswer(asked, name, nowMs);
-  }
-
-  /**
-   * Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. A process
-   * that is gone is forgotten; one that is not is learnt again with its next answer.
-   */
-  recordMisdirected(backend: Backend, isLost: boolean, nowMs: number): void {
-    const group = this.#groupOf(backend);
-    group.recordMisdirected(nowMs);
-    if (isLost || backend.load.own === 0) group.forget(backend);
-  }
-
-  /** Records a completed sequence. */
-  recordSuccess(backend: Backend): void {
-    backend.health.recordSuccess();
-    this.#groupOf(backend).any.health.recordSuccess();
-  }
-
-  /** Returns the ejected backends to probe now. Call `recordProbe` with each result. */
+  /** Returns the ejected backends to probe now. Its group wants each result. */
   takeProbes(nowMs: number): Backend[] {
     const all = [...this.#groups.values()].flatMap(({ any, processes }) => [any, ...processes]);
     return all.filter(({ health }) => health.takeProbe(nowMs));
-  }
-
-  recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
-    backend.health.recordProbe(isReady, nowMs);
-    const isGone = !isReady && nowMs - backend.lastAnswerMs > this.#limits.forgetMs;
-    if (isGone) this.#groupOf(backend).forget(backend);
   }
 
   #isFit(backend: Backend, { manifestHash, numerics }: Route, nowMs: number): boolean {
@@ -128,7 +94,7 @@ export class Router {
       health.serves(manifestHash, nowMs) &&
       (!numerics || health.serves(numerics, nowMs));
     if (!isFitItself(backend)) return false;
-    const { processes } = this.#groupOf(backend);
+    const { processes } = backend.group;
     return backend.name !== null || processes.length === 0 || processes.some(isFitItself);
   }
 
@@ -136,7 +102,7 @@ export class Router {
   #backAtMs(backend: Backend): number | null {
     const { ejectedUntilMs } = backend.health;
     if (backend.name !== null || ejectedUntilMs !== null) return ejectedUntilMs;
-    const times = this.#groupOf(backend).processes.map(({ health }) => health.ejectedUntilMs);
+    const times = backend.group.processes.map(({ health }) => health.ejectedUntilMs);
     return times.reduce((a, b) => (a === null || (b !== null && b < a) ? b : a), null);
   }
 
@@ -162,7 +128,7 @@ export class Router {
   #loadsAt(nowMs: number): (backend: Backend) => BackendLoad {
     const senders = this.#sendersAt(nowMs);
     return (backend) =>
-      backend.name === null ? this.#groupOf(backend).loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
+      backend.name === null ? backend.group.loadAt(nowMs, senders) : backend.load.at(nowMs, senders);
   }
 
   /** As many routers as it takes, each with as much under way as this one, to make up the reported load. */
@@ -175,10 +141,6 @@ export class Router {
       }
     }
     return Math.min(this.#limits.mostSenders, 1 + others / own);
-  }
-
-  #groupOf({ address }: Backend): BackendGroup {
-    return this.#groups.get(address.url)!;
   }
 }
 

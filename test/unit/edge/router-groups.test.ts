@@ -22,13 +22,13 @@ describe("one address", () => {
   function knowing(...names: string[]): { router: Router; any: Backend; processes: Backend[] } {
     const router = newRouter();
     const any = choose(router)!;
-    return { router, any, processes: names.map((name) => router.recordAnswer(any, name, 0)) };
+    return { router, any, processes: names.map((name) => any.group.recordAnswer(any, name, 0)) };
   }
 
   test("is called without a name until two processes are known; then each key has a process of its own", () => {
     const { router, any } = knowing("p0");
     expect([any.id, any.name, choose(router)]).toEqual([url, null, any]);
-    router.recordAnswer(any, "p1", 0);
+    any.group.recordAnswer(any, "p1", 0);
     const keys = Array.from({ length: 40 }, (_, i) => `c${i}`);
     const names = keys.map((key) => choose(router, key)!.name);
     expect(new Set(names)).toEqual(new Set(["p0", "p1"]));
@@ -39,7 +39,7 @@ describe("one address", () => {
     const { router, any } = knowing("p0", "p1");
     const sent = Array.from({ length: 2 * (namedCallsInRow + 1) }, () => {
       const backend = choose(router)!;
-      router.recordSent(backend, 0);
+      backend.recordSent(0);
       return backend;
     });
     expect(sent.filter((backend) => backend === any)).toHaveLength(2);
@@ -48,15 +48,15 @@ describe("one address", () => {
 
   test("that does not route by name is called by name again only after a while", () => {
     const { router, any, processes } = knowing("p0", "p1");
-    router.recordSent(processes[0], 1);
-    router.recordMisdirected(processes[0], false, 1000);
+    processes[0].recordSent(1);
+    processes[0].group.recordMisdirected(processes[0], false, 1000);
     expect(choose(router, "c1", none, 999 + misdirectedMs)).toBe(any);
     expect(choose(router, "c1", none, 1000 + misdirectedMs)!.name).not.toBeNull();
     const retry = () => choose(router, "c1", new Set([processes[1].id]), 2000);
     expect(retry()).toBe(processes[0]);
     // Idle, it may as well be gone.
     processes[0].load.own -= 1;
-    router.recordMisdirected(processes[0], false, 2000);
+    processes[0].group.recordMisdirected(processes[0], false, 2000);
     expect(retry()).not.toBe(processes[0]);
   });
 
@@ -67,7 +67,7 @@ describe("one address", () => {
     for (const process of processes.slice(1)) process.health.recordFailure(true, 0);
     expect(router.choose(route("c1"), none, 0)).toEqual({ backend: any, isFit: false });
     expect(router.takeProbes(routingLimits.ejectionMs)).toEqual(processes);
-    router.recordProbe(processes[2], true, 1000);
+    processes[2].group.recordProbe(processes[2], true, 1000);
     expect(router.choose(route("c1"), none, 1000)).toMatchObject({ isFit: true });
   });
 
@@ -86,7 +86,7 @@ describe("one address", () => {
   test("of one process is retried without a name, until it is clear that there is no other", () => {
     const { router, any, processes } = knowing("p0");
     expect(choose(router, "c1", new Set([processes[0].id]))).toBe(any);
-    for (let i = 1; i < answersOfOne; i++) router.recordAnswer(any, "p0", 0);
+    for (let i = 1; i < answersOfOne; i++) any.group.recordAnswer(any, "p0", 0);
     expect(choose(router, "c1", new Set([processes[0].id]))).toBeNull();
   });
 
@@ -104,14 +104,14 @@ describe("one address", () => {
     const { router, any } = knowing("p0", "p1");
     expect(choose(router, "c1", none, processTtlMs)!.name).not.toBeNull();
     expect(choose(router, "c1", none, processTtlMs + 1)).toBe(any);
-    const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => router.recordAnswer(any, `q${i}`, i));
-    const lost = many.filter((process) => router.recordAnswer(any, process.name!, 1000) !== process);
+    const many = Array.from({ length: 3 * processesPerAddress }, (_, i) => any.group.recordAnswer(any, `q${i}`, i));
+    const lost = many.filter((process) => any.group.recordAnswer(any, process.name!, 1000) !== process);
     expect(many.length - lost.length).toBeLessThanOrEqual(processesPerAddress);
   });
 
   test("counts the load of each process, and of all for a call without a name", () => {
     const { router, any, processes } = knowing("p0", "p1");
-    router.recordSent(any, 4);
+    any.recordSent(4);
     any.load.unanswered -= 4;
     any.load.own -= 4;
     processes[0].load.own += 4;
@@ -162,7 +162,7 @@ describe("backends of several regions", () => {
     near.health.recordFailure(true, 0);
     expect(regionAt(1).address.region).toBe("eeur");
     expect(router.takeProbes(routingLimits.ejectionMs)).toEqual([near]);
-    router.recordProbe(near, true, 1000);
+    near.group.recordProbe(near, true, 1000);
     expect(regionAt(1000)).toBe(near);
   });
 
@@ -178,8 +178,8 @@ describe("backends of several regions", () => {
     first.load.own += 1;
     expect(choose().address).toBe(far);
     // Two processes there share the load.
-    router.recordAnswer(first, "p0", 0);
-    router.recordAnswer(first, "p1", 0);
+    first.group.recordAnswer(first, "p0", 0);
+    first.group.recordAnswer(first, "p1", 0);
     expect(choose().address).toBe(near);
   });
 
@@ -194,7 +194,7 @@ describe("backends of several regions", () => {
         const router = new Router(sites, { region: "apac" });
         for (let i = 0; i < 8; i++) {
           const { backend } = router.choose(route(`c${i}`), none, 0)!;
-          router.recordSent(backend, 1);
+          backend.recordSent(1);
           backend.load.unanswered -= 1;
           if (heardOfOthers) backend.load.recordReport({ sequences: 32, slots: 128 }, 0);
         }
@@ -206,7 +206,7 @@ describe("backends of several regions", () => {
         }
         for (let i = 0; i < 8; i++) {
           const { backend } = router.choose(route(`c${cell}-${i}`), none, 0)!;
-          router.recordSent(backend, 1);
+          backend.recordSent(1);
           counts.set(backend.id, (counts.get(backend.id) ?? 0) + 1);
         }
       }

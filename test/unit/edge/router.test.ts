@@ -80,7 +80,7 @@ describe("Router", () => {
     const router = new Router(addresses(2), { limits });
     const [first, second] = inOrder(router, "c1", 2);
     expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
-    router.recordSuccess(first);
+    first.recordSuccess();
     expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
     expect(first.health.recordFailure(false, 0)).toBe(true);
@@ -97,20 +97,20 @@ describe("Router", () => {
     expect(router.takeProbes(100)).toEqual([first]);
     expect(router.takeProbes(101)).toEqual([]);
     expect(router.choose(route("c1"), none, 101)?.backend).toBe(second);
-    router.recordProbe(first, false, 110);
+    first.group.recordProbe(first, false, 110);
     expect(router.takeProbes(309)).toEqual([]);
     expect(router.takeProbes(310)).toEqual([first]);
-    router.recordProbe(first, false, 310);
+    first.group.recordProbe(first, false, 310);
     expect(router.takeProbes(659)).toEqual([]);
     expect(router.takeProbes(660)).toEqual([first]);
-    router.recordProbe(first, true, 660);
+    first.group.recordProbe(first, true, 660);
     expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
     // Ready, and failing again: nothing is forgotten until a completion comes.
     first.health.recordFailure(true, 700);
     expect(router.takeProbes(1049)).toEqual([]);
     expect(router.takeProbes(1050)).toEqual([first]);
-    router.recordProbe(first, true, 1050);
-    router.recordSuccess(first);
+    first.group.recordProbe(first, true, 1050);
+    first.recordSuccess();
     first.health.recordFailure(true, 2000);
     expect(router.takeProbes(2100)).toEqual([first]);
   });
@@ -198,7 +198,7 @@ describe("Router", () => {
         } else if (one.type === "end" && running.length > 0) {
           const [backend] = running.splice(one.pick % running.length, 1);
           backend.load.own -= 1;
-          if (one.ok) router.recordSuccess(backend);
+          if (one.ok) backend.recordSuccess();
           else if (backend.health.recordFailure(false, nowMs)) {
             expect(ejected.has(backend)).toBe(false);
             ejected.add(backend);
@@ -206,7 +206,7 @@ describe("Router", () => {
         } else if (one.type === "probe") {
           for (const backend of router.takeProbes(nowMs)) {
             expect(ejected.has(backend)).toBe(true);
-            router.recordProbe(backend, one.ready, nowMs);
+            backend.group.recordProbe(backend, one.ready, nowMs);
             if (one.ready) ejected.delete(backend);
           }
         } else if (one.type === "report") {
@@ -267,7 +267,7 @@ describe("Router", () => {
       const router = all[Math.floor(random() * routers)];
       const centroid = random() < hot ? "hot" : `c${Math.floor(1000 * random())}`;
       const { backend } = router.choose(route(centroid), none, 0)!;
-      router.recordSent(backend, 1);
+      backend.recordSent(1);
       running.push(backend);
       const sequences = counts.get(backend.id)! + 1;
       counts.set(backend.id, sequences);
