@@ -7,7 +7,7 @@ import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { BackendAddress } from "./addresses.ts";
 import { BackendHealth } from "./health.ts";
 import { addLoads, LoadEstimate } from "./load-estimate.ts";
-import type { RoutingLimits } from "./routing-limits.ts";
+import { routingLimits } from "./routing-limits.ts";
 
 /** Where a call can go: one process, or whichever process an address leads to. */
 export class Backend {
@@ -18,17 +18,15 @@ export class Backend {
   readonly address: BackendAddress;
   /** null: whichever process the address leads to. */
   readonly name: string | null;
-  readonly health: BackendHealth;
-  readonly load: LoadEstimate;
+  readonly health = new BackendHealth();
+  readonly load = new LoadEstimate();
   lastAnswerMs = 0;
 
-  constructor(group: BackendGroup, address: BackendAddress, name: string | null, limits: RoutingLimits) {
+  constructor(group: BackendGroup, address: BackendAddress, name: string | null) {
     this.id = name === null ? address.url : `${address.url}#${name}`;
     this.group = group;
     this.address = address;
     this.name = name;
-    this.health = new BackendHealth(limits);
-    this.load = new LoadEstimate(limits);
   }
 
   /** Counts sequences of a call as under way there. They are unanswered until the caller says otherwise. */
@@ -48,7 +46,6 @@ export class Backend {
 export class BackendGroup {
   /** Stands for whichever process answers. */
   readonly any: Backend;
-  readonly #limits: RoutingLimits;
   readonly #processes = new Map<string, Backend>();
   /** Calls in a row that named a process. */
   #namedCalls = 0;
@@ -58,9 +55,8 @@ export class BackendGroup {
   /** Until when the address is taken not to route by name. */
   #misdirectsUntilMs = Number.NEGATIVE_INFINITY;
 
-  constructor(address: BackendAddress, limits: RoutingLimits) {
-    this.any = new Backend(this, address, null, limits);
-    this.#limits = limits;
+  constructor(address: BackendAddress) {
+    this.any = new Backend(this, address, null);
   }
 
   get processes(): Backend[] {
@@ -90,7 +86,8 @@ export class BackendGroup {
     }
     const left = fit.filter(({ id }) => !tried.has(id));
     if (left.length > 0) return left;
-    const mayReachOther = fit.length === 0 || (processes.length === 1 && this.#sameAnswers < this.#limits.answersOfOne);
+    const mayReachOther =
+      fit.length === 0 || (processes.length === 1 && this.#sameAnswers < routingLimits.answersOfOne);
     return [...(mayReachOther ? [this.any] : []), ...processes].filter(({ id }) => !tried.has(id));
   }
 
@@ -101,7 +98,7 @@ export class BackendGroup {
 
   /** Whether a first call is to go to any process, because too many named one: so new processes are found. */
   looksForOthers(tried: ReadonlySet<string>): boolean {
-    return this.#namedCalls >= this.#limits.namedCallsInRow && !this.isTouched(tried);
+    return this.#namedCalls >= routingLimits.namedCallsInRow && !this.isTouched(tried);
   }
 
   recordSent({ name }: Backend): void {
@@ -125,14 +122,14 @@ export class BackendGroup {
    * that is gone is forgotten; one that is not is learnt again with its next answer.
    */
   recordMisdirected(process: Backend, isLost: boolean, nowMs: number): void {
-    this.#misdirectsUntilMs = nowMs + this.#limits.misdirectedMs;
+    this.#misdirectsUntilMs = nowMs + routingLimits.misdirectedMs;
     if (isLost || process.load.own === 0) this.#forget(process);
   }
 
   /** Records the result of a probe of one of its backends. */
   recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
     backend.health.recordProbe(isReady, nowMs);
-    if (!isReady && nowMs - backend.lastAnswerMs > this.#limits.forgetMs) this.#forget(backend);
+    if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.#forget(backend);
   }
 
   #forget({ name }: Backend): void {
@@ -140,17 +137,17 @@ export class BackendGroup {
   }
 
   #isOld({ load, lastAnswerMs }: Backend, nowMs: number): boolean {
-    return load.own === 0 && nowMs - lastAnswerMs > this.#limits.processTtlMs;
+    return load.own === 0 && nowMs - lastAnswerMs > routingLimits.processTtlMs;
   }
 
   /** Adds a process, after it made room for it. */
   #learn(name: string, nowMs: number): Backend {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {
-      const isOneTooMany = byAge.length - i >= this.#limits.processesPerAddress;
+      const isOneTooMany = byAge.length - i >= routingLimits.processesPerAddress;
       if (isOneTooMany || this.#isOld(process, nowMs)) this.#forget(process);
     }
-    const process = new Backend(this, this.any.address, name, this.#limits);
+    const process = new Backend(this, this.any.address, name);
     this.#processes.set(name, process);
     return process;
   }

@@ -41,7 +41,7 @@ export class Backends {
       ...parts,
       jurisdiction,
       clients: new Map(addresses.map((address) => [address.url, clientOf(address)])),
-      router: new Router(addresses, { region }),
+      router: new Router(addresses, region),
       retries: new Budget(retryBudget),
       hedges: new Budget(hedgeBudget),
       firstFrames: new FirstFrameTimes(),

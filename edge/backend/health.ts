@@ -4,10 +4,9 @@
  * Consecutive errors eject it. When the ejection ends it is probed, and only a successful probe makes it fit again. Until a
  * completion succeeds after that, each further ejection lasts twice as long.
  */
-import type { RoutingLimits } from "./routing-limits.ts";
+import { routingLimits } from "./routing-limits.ts";
 
 export class BackendHealth {
-  readonly #limits: RoutingLimits;
   #errors = 0;
   /** Ejections since the last completion. */
   #ejections = 0;
@@ -16,10 +15,6 @@ export class BackendHealth {
   #isProbed = false;
   /** Until when it counts as not serving a manifest or numerics fingerprint, by the hash that it refused. */
   readonly #refuses = new Map<string, number>();
-
-  constructor(limits: RoutingLimits) {
-    this.#limits = limits;
-  }
 
   /** Records a completed sequence. */
   recordSuccess(): void {
@@ -32,7 +27,7 @@ export class BackendHealth {
     this.#errors++;
     // Calls that were under way when it was ejected fail too, which is no new information.
     if (this.ejectedUntilMs !== null) return false;
-    if (!isCertain && this.#errors < this.#limits.consecutiveErrors) return false;
+    if (!isCertain && this.#errors < routingLimits.consecutiveErrors) return false;
     this.#eject(nowMs);
     return true;
   }
@@ -54,7 +49,7 @@ export class BackendHealth {
 
   /** Records that it refused this manifest hash or numerics fingerprint. */
   recordMismatch(hash: string, nowMs: number): void {
-    this.#refuses.set(hash, nowMs + this.#limits.mismatchMs);
+    this.#refuses.set(hash, nowMs + routingLimits.mismatchMs);
   }
 
   serves(hash: string, nowMs: number): boolean {
@@ -66,7 +61,7 @@ export class BackendHealth {
   }
 
   #eject(nowMs: number): void {
-    const { ejectionMs, longestEjectionMs } = this.#limits;
+    const { ejectionMs, longestEjectionMs } = routingLimits;
     this.ejectedUntilMs = nowMs + Math.min(ejectionMs * 2 ** this.#ejections, longestEjectionMs);
     this.#ejections++;
   }

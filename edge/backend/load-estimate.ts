@@ -3,23 +3,17 @@
  * Pure: each event carries its time.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
-import type { RoutingLimits } from "./routing-limits.ts";
+import { routingLimits } from "./routing-limits.ts";
 
 export class LoadEstimate {
   /** Sequences under way there that this router sent. */
   own = 0;
   /** Those of `own` in calls without an answer yet. */
   unanswered = 0;
-  readonly #halfLifeMs: number;
-  #slots: number;
+  #slots: number = routingLimits.presumedSlots;
   /** Sequences of others when the last report came. */
   #others = 0;
   #reportedMs = 0;
-
-  constructor({ reportHalfLifeMs, presumedSlots }: RoutingLimits) {
-    this.#halfLifeMs = reportHalfLifeMs;
-    this.#slots = presumedSlots;
-  }
 
   /** Records what an answer said of the process's load; null if it said nothing. */
   recordReport(report: BackendLoad | null, nowMs: number): void {
@@ -32,7 +26,7 @@ export class LoadEstimate {
 
   /** Sequences of others. Reports age, so that a backend that was full is tried again. */
   othersAt(nowMs: number): number {
-    return this.#others * 2 ** -((nowMs - this.#reportedMs) / this.#halfLifeMs);
+    return this.#others * 2 ** -((nowMs - this.#reportedMs) / routingLimits.reportHalfLifeMs);
   }
 
   /** `senders`: routers that send there, this one included. Each sends meanwhile what this one does. */

@@ -21,7 +21,7 @@ import { type Backend, BackendGroup } from "./backend-group.ts";
 import { addLoads } from "./load-estimate.ts";
 import { rendezvousOrder } from "./rendezvous.ts";
 import { roundTripMs } from "./round-trips.ts";
-import { type RoutingLimits, routingLimits, waitMs } from "./routing-limits.ts";
+import { routingLimits, waitMs } from "./routing-limits.ts";
 
 export interface Route {
   manifestHash: string;
@@ -38,22 +38,15 @@ export interface Choice {
   isFit: boolean;
 }
 
-export interface RouterOptions {
-  /** Where the caller is; null: every backend is equally near. */
-  region?: Region | null;
-  limits?: RoutingLimits;
-}
-
 export class Router {
   readonly #region: Region | null;
-  readonly #limits: RoutingLimits;
   /** By URL. */
   readonly #groups: ReadonlyMap<string, BackendGroup>;
 
-  constructor(addresses: readonly BackendAddress[], { region = null, limits = routingLimits }: RouterOptions = {}) {
+  /** `region`: where the caller is; null: every backend is equally near. */
+  constructor(addresses: readonly BackendAddress[], region: Region | null = null) {
     this.#region = region;
-    this.#limits = limits;
-    this.#groups = new Map(addresses.map((address) => [address.url, new BackendGroup(address, limits)]));
+    this.#groups = new Map(addresses.map((address) => [address.url, new BackendGroup(address)]));
   }
 
   /** The backend to use next, none of `tried`; null if none is left. */
@@ -115,10 +108,10 @@ export class Router {
     const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
     const tiers = [...Map.groupBy(fit, distanceMs)].map(([wayMs, backends]) => {
       const load = backends.map(loadOf).reduce(addLoads);
-      return { wayMs, backends, load, costMs: wayMs + waitMs(share(load), this.#limits) };
+      return { wayMs, backends, load, costMs: wayMs + waitMs(share(load)) };
     });
     const { backends, load } = tiers.reduce((a, b) => ((b.costMs - a.costMs || b.wayMs - a.wayMs) < 0 ? b : a));
-    const { loadFactor, freeShare } = this.#limits;
+    const { loadFactor, freeShare } = routingLimits;
     const bound = Math.max(freeShare, (loadFactor * (load.sequences + 1)) / load.slots);
     // One of them has at most the average.
     return inOrder(key, backends).find((one) => share(loadOf(one)) < bound)!;
@@ -140,7 +133,7 @@ export class Router {
         others += load.othersAt(nowMs);
       }
     }
-    return Math.min(this.#limits.mostSenders, 1 + others / own);
+    return Math.min(routingLimits.mostSenders, 1 + others / own);
   }
 }
 

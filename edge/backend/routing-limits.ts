@@ -35,9 +35,6 @@ export const routingLimits = {
   processesPerAddress: 64,
 };
 
-/** Tests have others. */
-export type RoutingLimits = typeof routingLimits;
-
 /** Taken slots above which the estimated wait rises linearly, so that it is finite for a full backend, too. */
 const steepestShare = 0.9;
 
@@ -45,9 +42,9 @@ const steepestShare = 0.9;
  * Estimated wait for a first token, in milliseconds, by the taken share of the slots: as in a queue with random arrivals it
  * rises with the share of taken to free slots. Only its size beside a round trip is used.
  */
-export function waitMs(share: number, { halfLoadWaitMs }: RoutingLimits): number {
+export function waitMs(share: number): number {
   const bent = Math.min(share, steepestShare);
-  return halfLoadWaitMs * (bent / (1 - bent) + (share - bent) / (1 - steepestShare) ** 2);
+  return routingLimits.halfLoadWaitMs * (bent / (1 - bent) + (share - bent) / (1 - steepestShare) ** 2);
 }
 
 /**

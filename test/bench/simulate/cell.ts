@@ -96,7 +96,7 @@ export class SimulatedCell {
     this.#machine = machine;
     this.#router = new Router(
       [...backends.values()].map(({ address }) => address),
-      { region },
+      region,
     );
   }
 

@@ -128,7 +128,7 @@ describe("backends of several regions", () => {
   const addressOf = (region: Region): BackendAddress => ({ url: `https://${region}`, region });
   const everywhere = regions.map(addressOf);
   const regionsInOrder = (from: Region | null, addresses = everywhere) => {
-    const router = new Router(addresses, { region: from });
+    const router = new Router(addresses, from);
     const tried = new Set<string>();
     const order: (Region | null)[] = [];
     for (;;) {
@@ -156,7 +156,7 @@ describe("backends of several regions", () => {
   });
 
   test("a lost region's callers go to the next one, and come back with it", () => {
-    const router = new Router(everywhere, { region: "weur" });
+    const router = new Router(everywhere, "weur");
     const regionAt = (nowMs: number) => router.choose(route("c1"), none, nowMs)!.backend;
     const near = regionAt(0);
     near.health.recordFailure(true, 0);
@@ -168,11 +168,11 @@ describe("backends of several regions", () => {
 
   test("spill when the load of the nearest costs more than the way to the next", () => {
     const [near, far] = [addressOf("weur"), addressOf("enam")];
-    const router = new Router([near, far], { region: "weur" });
+    const router = new Router([near, far], "weur");
     const choose = () => router.choose(route("c1"), none, 0)!.backend;
     const first = choose();
     const detourMs = roundTripMs("weur", "enam") - roundTripMs("weur", "weur");
-    const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32, routingLimits) <= detourMs)!;
+    const most = Array.from({ length: 32 }, (_, n) => n).findLast((n) => waitMs(n / 32) <= detourMs)!;
     first.load.own += most;
     expect(choose()).toBe(first);
     first.load.own += 1;
@@ -191,7 +191,7 @@ describe("backends of several regions", () => {
     const mostAtOne = (heardOfOthers: boolean) => {
       const counts = new Map<string, number>();
       for (let cell = 0; cell < 16; cell++) {
-        const router = new Router(sites, { region: "apac" });
+        const router = new Router(sites, "apac");
         for (let i = 0; i < 8; i++) {
           const { backend } = router.choose(route(`c${i}`), none, 0)!;
           backend.recordSent(1);
@@ -221,7 +221,7 @@ describe("backends of several regions", () => {
     const load = fc.record({ sequences: fc.nat(150), slots: fc.constantFrom(32, 128) });
     const loads = fc.array(load, { minLength: regions.length, maxLength: regions.length });
     const property = fc.property(fc.constantFrom(...regions), loads, (from, reports) => {
-      const router = new Router(everywhere, { region: from });
+      const router = new Router(everywhere, from);
       const tried = new Set<string>();
       const all: Backend[] = [];
       for (const _ of regions) {
@@ -230,7 +230,7 @@ describe("backends of several regions", () => {
       }
       for (const [i, backend] of all.entries()) backend.load.recordReport(reports[i], 0);
       const wayMs = ({ address }: Backend) => roundTripMs(from, address.region);
-      const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0), routingLimits);
+      const queueMs = (one: Backend) => waitMs(router.shareOf(one, 0));
       const { backend } = router.choose(route("c1"), none, 0)!;
       for (const nearer of all.filter((one) => wayMs(one) < wayMs(backend))) {
         expect(queueMs(nearer)).toBeGreaterThan(wayMs(backend) - wayMs(nearer));

@@ -3,28 +3,10 @@ import { describe, expect, test } from "vitest";
 import type { Backend } from "../../../edge/backend/backend-group.ts";
 import { rendezvousOrder } from "../../../edge/backend/rendezvous.ts";
 import { Router } from "../../../edge/backend/router.ts";
-import { type RoutingLimits, routingLimits } from "../../../edge/backend/routing-limits.ts";
+import { routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { backendAt } from "../../support/scripted-backends.ts";
 import { seededRandom } from "../../support/steps.ts";
 
-const limits: RoutingLimits = {
-  consecutiveErrors: 3,
-  ejectionMs: 100,
-  longestEjectionMs: 350,
-  mismatchMs: 50,
-  loadFactor: 1.25,
-  freeShare: 0.25,
-  halfLoadWaitMs: 80,
-  presumedSlots: 16,
-  reportHalfLifeMs: 1000,
-  mostSenders: 8,
-  namedCallsInRow: 16,
-  misdirectedMs: 100,
-  answersOfOne: 3,
-  processTtlMs: 10_000,
-  forgetMs: 1000,
-  processesPerAddress: 8,
-};
 const hash = "a".repeat(64);
 const route = (centroidId: string | null) => ({ manifestHash: hash, centroidId });
 const none: ReadonlySet<string> = new Set();
@@ -60,14 +42,14 @@ describe("rendezvousOrder", () => {
 
 describe("Router", () => {
   test("sends a centroid where it was before, and elsewhere only over the load bound", () => {
-    const router = new Router(addresses(3), { limits });
+    const router = new Router(addresses(3));
     const order = inOrder(router, "c1", 3);
     const chosen = Array.from({ length: 30 }, () => {
       const { backend } = router.choose(route("c1"), none, 0)!;
       backend.load.own += 1;
       return backend;
     });
-    expect(chosen.slice(0, 4)).toEqual(Array(4).fill(order[0]));
+    expect(chosen.slice(0, 8)).toEqual(Array(8).fill(order[0]));
     const counts = order.map((name) => chosen.filter((one) => one === name).length);
     // Less than 1.25 × 30 / 3 before the last one.
     expect(Math.max(...counts)).toBe(13);
@@ -77,7 +59,7 @@ describe("Router", () => {
   });
 
   test("ejects after errors in a row; a completion in between forgives", () => {
-    const router = new Router(addresses(2), { limits });
+    const router = new Router(addresses(2));
     const [first, second] = inOrder(router, "c1", 2);
     expect([first.health.recordFailure(false, 0), first.health.recordFailure(false, 0)]).toEqual([false, false]);
     first.recordSuccess();
@@ -88,35 +70,38 @@ describe("Router", () => {
   });
 
   test("brings an ejected one back by a probe alone, asked once at a time; each ejection lasts twice as long", () => {
-    const router = new Router(addresses(2), { limits });
+    const router = new Router(addresses(2));
     const [first, second] = inOrder(router, "c1", 2);
     expect(first.health.recordFailure(true, 0)).toBe(true);
     // The rest of what it had fails, too.
     for (let i = 0; i < 10; i++) expect(first.health.recordFailure(true, 5)).toBe(false);
-    expect(router.takeProbes(99)).toEqual([]);
-    expect(router.takeProbes(100)).toEqual([first]);
-    expect(router.takeProbes(101)).toEqual([]);
-    expect(router.choose(route("c1"), none, 101)?.backend).toBe(second);
-    first.group.recordProbe(first, false, 110);
-    expect(router.takeProbes(309)).toEqual([]);
-    expect(router.takeProbes(310)).toEqual([first]);
-    first.group.recordProbe(first, false, 310);
-    expect(router.takeProbes(659)).toEqual([]);
-    expect(router.takeProbes(660)).toEqual([first]);
-    first.group.recordProbe(first, true, 660);
-    expect(router.choose(route("c1"), none, 660)).toEqual({ backend: first, isFit: true });
+    expect(router.takeProbes(999)).toEqual([]);
+    expect(router.takeProbes(1000)).toEqual([first]);
+    expect(router.takeProbes(1001)).toEqual([]);
+    expect(router.choose(route("c1"), none, 1001)?.backend).toBe(second);
+    first.group.recordProbe(first, false, 1100);
+    expect(router.takeProbes(3099)).toEqual([]);
+    expect(router.takeProbes(3100)).toEqual([first]);
+    first.group.recordProbe(first, false, 3100);
+    expect(router.takeProbes(7099)).toEqual([]);
+    expect(router.takeProbes(7100)).toEqual([first]);
+    first.group.recordProbe(first, true, 7100);
+    expect(router.choose(route("c1"), none, 7100)).toEqual({ backend: first, isFit: true });
     // Ready, and failing again: nothing is forgotten until a completion comes.
-    first.health.recordFailure(true, 700);
-    expect(router.takeProbes(1049)).toEqual([]);
-    expect(router.takeProbes(1050)).toEqual([first]);
-    first.group.recordProbe(first, true, 1050);
+    first.health.recordFailure(true, 7200);
+    expect(router.takeProbes(15_199)).toEqual([]);
+    expect(router.takeProbes(15_200)).toEqual([first]);
+    first.group.recordProbe(first, true, 15_200);
     first.recordSuccess();
-    first.health.recordFailure(true, 2000);
-    expect(router.takeProbes(2100)).toEqual([first]);
+    first.health.recordFailure(true, 20_000);
+    expect(router.takeProbes(21_000)).toEqual([first]);
+    // The longest one is reached.
+    for (let i = 0; i < 10; i++) first.group.recordProbe(first, false, 30_000);
+    expect(first.health.ejectedUntilMs).toBe(30_000 + routingLimits.longestEjectionMs);
   });
 
   test("asks the unfit last, the one whose ejection ends first before the others; then nobody", () => {
-    const router = new Router(addresses(4), { limits });
+    const router = new Router(addresses(4));
     const [a, b, c, d] = names(4).map((url) => backendAt(router, url));
     a.health.recordFailure(true, 20);
     b.health.recordFailure(true, 10);
@@ -136,25 +121,25 @@ describe("Router", () => {
   });
 
   test("a backend of another manifest is passed by for that manifest alone, and for a while", () => {
-    const router = new Router(addresses(2), { limits });
+    const router = new Router(addresses(2));
     const [first, second] = inOrder(router, "c1", 2);
     first.health.recordMismatch(hash, 0);
-    expect(router.choose(route("c1"), none, 49)?.backend).toBe(second);
-    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 49)?.backend).toBe(first);
-    expect(router.choose(route("c1"), none, 50)?.backend).toBe(first);
+    expect(router.choose(route("c1"), none, 4999)?.backend).toBe(second);
+    expect(router.choose({ ...route("c1"), manifestHash: "b".repeat(64) }, none, 4999)?.backend).toBe(first);
+    expect(router.choose(route("c1"), none, 5000)?.backend).toBe(first);
   });
 
   test("a backend of other numerics is passed by for what goes on with those alone, and for a while", () => {
-    const router = new Router(addresses(2), { limits });
+    const router = new Router(addresses(2));
     const [first, second] = inOrder(router, "c1", 2);
     first.health.recordMismatch("cpu-int8-1", 0);
     const goingOn = (numerics: string | null) => ({ ...route("c1"), numerics });
-    expect(router.choose(goingOn("cpu-int8-1"), none, 49)).toEqual({ backend: second, isFit: true });
-    expect(router.choose(goingOn("cpu-int8-1"), new Set([second.id]), 49)).toEqual({ backend: first, isFit: false });
+    expect(router.choose(goingOn("cpu-int8-1"), none, 4999)).toEqual({ backend: second, isFit: true });
+    expect(router.choose(goingOn("cpu-int8-1"), new Set([second.id]), 4999)).toEqual({ backend: first, isFit: false });
     for (const numerics of [null, "cpu-fp32-1"]) {
-      expect(router.choose(goingOn(numerics), none, 49)?.backend).toBe(first);
+      expect(router.choose(goingOn(numerics), none, 4999)?.backend).toBe(first);
     }
-    expect(router.choose(goingOn("cpu-int8-1"), none, 50)?.backend).toBe(first);
+    expect(router.choose(goingOn("cpu-int8-1"), none, 5000)?.backend).toBe(first);
   });
 
   test("keeps its promises over any sequence of events", () => {
@@ -162,7 +147,7 @@ describe("Router", () => {
       { weight: 4, arbitrary: fc.record({ type: fc.constant("send" as const), centroid: fc.nat(9) }) },
       { weight: 3, arbitrary: fc.record({ type: fc.constant("end" as const), pick: fc.nat(), ok: fc.boolean() }) },
       { weight: 1, arbitrary: fc.record({ type: fc.constant("probe" as const), ready: fc.boolean() }) },
-      { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(200) }) },
+      { weight: 1, arbitrary: fc.record({ type: fc.constant("pass" as const), ms: fc.nat(2000) }) },
       {
         weight: 2,
         arbitrary: fc.record({
@@ -174,11 +159,11 @@ describe("Router", () => {
       },
     );
     const property = fc.property(fc.integer({ min: 1, max: 5 }), fc.array(event, { maxLength: 200 }), (n, events) => {
-      const router = new Router(addresses(n), { limits });
+      const router = new Router(addresses(n));
       const running: Backend[] = [];
       const backends = names(n).map((url) => backendAt(router, url));
       const ejected = new Set<Backend>();
-      const slots = new Map(backends.map((one) => [one, limits.presumedSlots]));
+      const slots = new Map(backends.map((one) => [one, routingLimits.presumedSlots]));
       const ownOf = (one: Backend) => running.filter((other) => other === one).length;
       let nowMs = 0;
       for (const one of events) {
@@ -190,8 +175,8 @@ describe("Router", () => {
           else {
             const fit = backends.filter((one) => !ejected.has(one));
             const total = fit.reduce((sum, one) => sum + router.shareOf(one, nowMs) * slots.get(one)!, 1);
-            const bound = (limits.loadFactor * total) / fit.reduce((sum, one) => sum + slots.get(one)!, 0);
-            expect(router.shareOf(choice.backend, nowMs)).toBeLessThan(Math.max(limits.freeShare, bound + 1e-9));
+            const bound = (routingLimits.loadFactor * total) / fit.reduce((sum, one) => sum + slots.get(one)!, 0);
+            expect(router.shareOf(choice.backend, nowMs)).toBeLessThan(Math.max(routingLimits.freeShare, bound + 1e-9));
           }
           choice.backend.load.own += 1;
           running.push(choice.backend);
@@ -225,17 +210,17 @@ describe("Router", () => {
   });
 
   test("a backend that others have loaded is passed over, until its report is old", () => {
-    const router = new Router(addresses(2), { limits });
+    const router = new Router(addresses(2));
     const [first, second] = inOrder(router, "c1", 2);
     first.load.recordReport({ sequences: 16, slots: 16 }, 0);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
     // One that reports nothing, as those of the release before, counts by what this router sent there.
     first.load.recordReport(null, 0);
-    second.load.own += 16;
+    second.load.own += 32;
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);
-    second.load.own -= 16;
-    expect(router.choose(route("c1"), none, 2 * limits.reportHalfLifeMs)?.backend).toBe(second);
-    expect(router.choose(route("c1"), none, 2 * limits.reportHalfLifeMs + 1)?.backend).toBe(first);
+    second.load.own -= 32;
+    expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs)?.backend).toBe(second);
+    expect(router.choose(route("c1"), none, 2 * routingLimits.reportHalfLifeMs + 1)?.backend).toBe(first);
   });
 
   interface Herd {
@@ -252,7 +237,7 @@ describe("Router", () => {
    */
   function worstBalance({ seed, routers, backends, perBackend }: Herd, hot: number, late: number): number {
     const random = seededRandom(seed);
-    const all = Array.from({ length: routers }, () => new Router(addresses(backends), { limits: routingLimits }));
+    const all = Array.from({ length: routers }, () => new Router(addresses(backends)));
     const running: Backend[] = [];
     const counts = new Map(names(backends).map((name) => [name, 0]));
     const reports: (() => void)[] = [];
