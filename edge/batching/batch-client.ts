@@ -14,7 +14,7 @@ import {
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { Dispatch } from "../backend/backends.ts";
 import type { RoutingContext } from "../backend/routing-context.ts";
-import { batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
+import { type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
 export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
   openBatch: Dispatch;
@@ -70,14 +70,13 @@ export class NotTaken extends ServiceError {
 
 export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
-  readonly #batcher: MicroBatcher<PendingSequence>;
+  readonly #batcher = new MicroBatcher<PendingSequence>();
   #openCalls = 0;
   /** Of the time when a queue has gathered long enough. */
   #cancelTimer: () => void = () => {};
 
-  constructor(dependencies: BatchClientDependencies, batcher = new MicroBatcher<PendingSequence>(batchingLimits)) {
+  constructor(dependencies: BatchClientDependencies) {
     this.#dependencies = dependencies;
-    this.#batcher = batcher;
   }
 
   /** Number of queued sequences. */
