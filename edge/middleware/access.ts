@@ -79,7 +79,10 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
  * body is read; routes ask the ledger with the tokens of the request.
  */
 export const admission: Middleware = async (c, next, { admissions }) => {
-  if (c.req.method !== "POST") return next();
+  if (c.req.method !== "POST") {
+    await next();
+    return;
+  }
   const tell = (headers: Record<string, string>) =>
     c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...headers });
   const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];

@@ -162,7 +162,7 @@ export class SimulatedCell {
       return;
     }
     const { backend } = choice;
-    this.#router.recordSent(backend, entries.length);
+    backend.recordSent(entries.length);
     const isRepeated = call.tried.size > 0;
     const key = `${backend.id} ${isRepeated}`;
     this.#open(this.#waiting.add({ key, isRepeated, sequences: entries.length, call, entries, backend }));
@@ -186,12 +186,12 @@ export class SimulatedCell {
       this.#events.after(legMs, () => {
         this.#open(this.#waiting.release());
         for (const { call, entries, refused } of answers) {
-          this.#router.recordAnswered(backend, entries.length);
+          backend.load.unanswered -= entries.length;
           if (isLost) {
             this.#recordFailure(backend, entries.length);
           } else {
-            this.#router.recordReport(backend, report, this.#events.nowMs);
-            this.#router.addLoad(backend, -refused.length);
+            backend.load.recordReport(report, this.#events.nowMs);
+            backend.load.own -= refused.length;
           }
           if (refused.length < entries.length) this.#retries.earn(1);
           if (refused.length > 0) this.#retry(call, backend, refused);
@@ -202,8 +202,8 @@ export class SimulatedCell {
   }
 
   #recordFailure(backend: Backend, sequences: number): void {
-    this.#router.addLoad(backend, -sequences);
-    this.#router.recordFailure(backend, true, this.#events.nowMs);
+    backend.load.own -= sequences;
+    backend.health.recordFailure(true, this.#events.nowMs);
   }
 
   /** False where the backend's queue is full. */
@@ -227,8 +227,8 @@ export class SimulatedCell {
           if (isFirst) this.#work(this.#times.frame, () => pending.onFirstToken());
           if (isLast) {
             this.#running.delete(sequence);
-            this.#router.addLoad(backend, -1);
-            this.#router.recordSuccess(backend);
+            backend.load.own -= 1;
+            backend.recordSuccess();
             pending.onDone();
           }
         });
