@@ -2,7 +2,6 @@
  * From log-likelihoods of texts to what is said of them. A difference is always between two methods on the same tokens.
  * Pure.
  */
-import { gainOver } from "../../adapters/instant/held-out-gain.ts";
 import { documentMean } from "../bank/gain.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
@@ -61,12 +60,6 @@ export function worstOf(gains: readonly number[]): Worst {
   const count = Math.max(1, Math.floor(worstShare * rising.length));
   const worst = rising.slice(0, count);
   return { mean: worst.reduce((sum, gain) => sum + gain, 0) / count, boundary: worst[count - 1], single: rising[0] };
-}
-
-/** Mean over sources, each counting once; the interval is Student's t over the sources. */
-export function overSources(means: readonly number[]): Estimate {
-  const { nats: mean, ci95 } = gainOver(means.map((nats) => ({ tokens: 1, nats })));
-  return { mean, ci95 };
 }
 
 /** Sums over the tokens of one document of a domain. */

@@ -1,7 +1,7 @@
 /** The figures as Markdown tables. */
 import { mainMethods, mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
 import type { GenerationRow } from "./generation.ts";
-import { type Check, interval, type Kind, type Mean, type Row, signed } from "./result.ts";
+import { type Check, type Group, groupNames, interval, type Kind, type Mean, type Row, signed } from "./result.ts";
 import { fewDocuments } from "./sources.ts";
 
 export interface MeasuredSource {
@@ -22,19 +22,24 @@ export function tables(
   means: readonly Mean[],
   controls: readonly string[],
 ): string {
-  const parts = groupsOf(rows).map(({ kind, promptTokens }) => {
+  const ofKinds = groupsOf(rows).map(({ kind, promptTokens }) => {
     const own = rows.filter((row) => row.kind === kind && row.promptTokens === promptTokens);
-    const ownMeans = means.filter((mean) => mean.kind === kind && mean.promptTokens === promptTokens);
-    const compared = ownMeans.filter(({ method }) => controls.includes(method));
-    const main = mainTable(
+    const title = `### ${titles[kind]}, prompts of ${promptTokens} tokens: gain over the base on the 64 tokens after them`;
+    const table = mainTable(
       sources.filter((source) => source.kind === kind),
       own,
-      ownMeans,
+      means.filter((mean) => mean.group === kind && mean.promptTokens === promptTokens),
     );
-    const title = `### ${titles[kind]}, prompts of ${promptTokens} tokens: gain over the base on the 64 tokens after them`;
-    return [title, main, ...(compared.length > 0 ? [controlTable(ownMeans)] : [])].join("\n\n");
+    return `${title}\n\n${table}`;
   });
-  return parts.join("\n\n");
+  const controlled = new Set(
+    means.flatMap(({ method, promptTokens }) => (controls.includes(method) ? [promptTokens] : [])),
+  );
+  const ofControls = [...controlled].map((promptTokens) => {
+    const title = `### Beside controls, prompts of ${promptTokens} tokens`;
+    return `${title}\n\n${controlTable(means.filter((mean) => mean.promptTokens === promptTokens))}`;
+  });
+  return [...ofKinds, ...ofControls].join("\n\n");
 }
 
 function groupsOf(rows: readonly Row[]): { kind: Kind; promptTokens: number }[] {
@@ -84,22 +89,30 @@ function mainTable(sources: readonly MeasuredSource[], rows: readonly Row[], mea
   return lines.join("\n");
 }
 
-function controlTable(means: readonly Mean[]): string {
-  const lines = [
-    "| method | gain over the base, nats a token [95% over sources] | mixture − method [95% over sources] | sources where the method is ahead, 95% sure | 5% worst texts | worst text |",
-    "|---|---|---|---|---|---|",
-  ];
-  const ordered = [...means].sort((a, b) => b.overBase.mean - a.overBase.mean);
-  for (const { method, overBase, mixtureOver, aheadOfMixture, worst, sources } of ordered) {
-    const name = mainMethods.includes(method) ? `**${method}**` : method;
-    const cells = [
-      interval(overBase),
-      mixtureOver ? interval(mixtureOver) : "",
-      mixtureOver ? `${aheadOfMixture} of ${sources}` : "",
-    ];
-    lines.push(`| ${[name, ...cells, signed(worst.mean), signed(worst.single)].join(" | ")} |`);
-  }
-  return lines.join("\n");
+/** A row for each method, the best over all sources first; a column for each group that was measured. */
+export function controlTable(means: readonly Mean[]): string {
+  const groups = (["new", "trained", "all"] as const).filter((group) => means.some((mean) => mean.group === group));
+  const of = (method: string, group: Group) => means.find((mean) => mean.method === method && mean.group === group);
+  const widest = (method: string) => of(method, groups.at(-1)!)?.overBase.mean ?? Number.NEGATIVE_INFINITY;
+  const methods = [...new Set(means.map(({ method }) => method))].sort((a, b) => widest(b) - widest(a));
+  const lines = methods.map((method) => {
+    const cells = groups.map((group) => controlCell(of(method, group)));
+    return `| ${[mainMethods.includes(method) ? `**${method}**` : method, ...cells].join(" | ")} |`;
+  });
+  return [
+    "Gain over the base, nats a token; how far the mixture is ahead [95% over sources and documents], and on how many sources the method is ahead of it for certain; mean of the 5% worst of all texts.",
+    "",
+    `| method | ${groups.map((group) => groupNames[group]).join(" | ")} |`,
+    `|${"---|".repeat(groups.length + 1)}`,
+    ...lines,
+  ].join("\n");
+}
+
+function controlCell(mean: Mean | undefined): string {
+  if (!mean) return "";
+  const { overBase, mixtureOver, aheadOfMixture, sources, worst } = mean;
+  const ahead = mixtureOver ? `; ${interval(mixtureOver)}, ${aheadOfMixture} of ${sources}` : "";
+  return `${signed(overBase.mean)}${ahead}; worst ${signed(worst.mean)}`;
 }
 
 export function checkTable(checks: readonly Check[]): string {

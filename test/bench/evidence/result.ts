@@ -1,17 +1,19 @@
 /** From the scores of all methods to the figures, and to what holds of what is wanted. Pure. */
 import { mixture, nearest } from "../../../gpu-backend/training/figures/serving.ts";
 import {
+  byDocument,
   type Difference,
   difference,
   type Estimate,
-  overSources,
+  overDomains,
   type ScoredText,
   type Worst,
   worstOf,
 } from "../../../gpu-backend/training/figures/statistics.ts";
-import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 
 export type Kind = "new" | "trained";
+/** What means are over: the sources of one kind, or those of both. */
+export type Group = Kind | "all";
 
 /** What one method scored on one source after prompts of one length. */
 export interface Scored {
@@ -30,8 +32,9 @@ export interface Row extends Pick<Scored, "kind" | "source" | "promptTokens" | "
   mixtureOver: Difference | null;
 }
 
-/** Over the sources of one kind, each counting once. */
-export interface Mean extends Pick<Scored, "kind" | "promptTokens" | "method"> {
+/** Over the sources of a group, each counting once; intervals resample sources, and documents of each. */
+export interface Mean extends Pick<Scored, "promptTokens" | "method"> {
+  group: Group;
   sources: number;
   overBase: Estimate;
   bits: Estimate;
@@ -51,52 +54,85 @@ export interface Check {
 
 /** A row for each that was scored but the base itself, which all are compared with. */
 export function rowsOf(scored: readonly Scored[], base: string): Row[] {
-  const find = (one: Scored, method: string) =>
-    scored.find(
-      (other) =>
-        other.kind === one.kind &&
-        other.source === one.source &&
-        other.promptTokens === one.promptTokens &&
-        other.method === method,
-    );
   return scored.flatMap((one) => {
     if (one.method === base) return [];
     const { kind, source, promptTokens, method, texts, scores } = one;
-    const mixed = method === mixture ? null : find(one, mixture);
+    const mixed = method === mixture ? null : scoresBy(mixture, one, scored);
     return [
       {
         ...{ kind, source, promptTokens, method },
-        overBase: difference(texts, scores, find(one, base)!.scores),
-        mixtureOver: mixed ? difference(texts, mixed.scores, scores) : null,
+        overBase: difference(texts, scores, scoresBy(base, one, scored)!),
+        mixtureOver: mixed && difference(texts, mixed, scores),
       },
     ];
   });
 }
 
+/** What another method scored on the same texts; null where it was not measured. */
+function scoresBy(method: string, one: Scored, scored: readonly Scored[]): readonly number[] | null {
+  const other = scored.find(
+    (other) =>
+      other.kind === one.kind &&
+      other.source === one.source &&
+      other.promptTokens === one.promptTokens &&
+      other.method === method,
+  );
+  return other?.scores ?? null;
+}
+
+/** Of each method at each length: over each kind that it was measured on, and over all sources where it was on both. */
 export function meansOf(rows: readonly Row[], scored: readonly Scored[], base: string): Mean[] {
-  const groups = Map.groupBy(rows, ({ kind, promptTokens, method }) => `${kind} ${promptTokens} ${method}`);
-  return [...groups.values()].map((own) => {
-    const { kind, promptTokens, method } = own[0];
-    const is = (one: Scored, wanted: string) =>
-      one.kind === kind && one.promptTokens === promptTokens && one.method === wanted;
-    const bases = scored.filter((one) => is(one, base));
-    const gains = scored
-      .filter((one) => is(one, method))
-      .flatMap(({ source, scores }) => {
-        const over = bases.find((one) => one.source === source)!.scores;
-        return scores.map((nats, i) => (nats - over[i]) / scoredTokens);
-      });
-    const compared = own.flatMap(({ mixtureOver }) => (mixtureOver ? [mixtureOver.nats] : []));
-    return {
-      ...{ kind, promptTokens, method, sources: own.length },
-      overBase: overSources(own.map(({ overBase }) => overBase.nats.mean)),
-      bits: overSources(own.map(({ overBase }) => overBase.bits.mean)),
-      mixtureOver: compared.length > 0 ? overSources(compared.map(({ mean }) => mean)) : null,
-      worst: worstOf(gains),
-      aheadOfMixture: compared.filter(({ ci95 }) => ci95[1] < 0).length,
-    };
+  const methods = Map.groupBy(
+    scored.filter(({ method }) => method !== base),
+    ({ promptTokens, method }) => `${promptTokens} ${method}`,
+  );
+  return [...methods.values()].flatMap((all) => {
+    const kinds = Map.groupBy(all, ({ kind }) => kind);
+    const groups: [Group, Scored[]][] = [...kinds];
+    if (kinds.size > 1) groups.push(["all", all]);
+    return groups.map(([group, own]) => meanOf(group, own, rows, scored, base));
   });
 }
+
+/** `own`: one method after prompts of one length, on each source of the group. */
+function meanOf(
+  group: Group,
+  own: readonly Scored[],
+  rows: readonly Row[],
+  scored: readonly Scored[],
+  base: string,
+): Mean {
+  const [{ promptTokens, method }] = own;
+  /** Nats of each text that `gainOf` finds, by document of each source, a token or a byte. */
+  const over = (gainOf: (one: Scored) => number[], unit: "scored" | "bytes" = "scored") =>
+    overDomains(
+      own.map((one) =>
+        byDocument(
+          one.texts.map((text) => ({ ...text, scored: text[unit] })),
+          gainOf(one),
+        ),
+      ),
+    );
+  const gained = (one: Scored) => minus(one.scores, scoresBy(base, one, scored)!);
+  const isCompared = method !== mixture && own.every((one) => scoresBy(mixture, one, scored));
+  const ownRows = rows.filter(
+    (row) => (group === "all" || row.kind === group) && row.promptTokens === promptTokens && row.method === method,
+  );
+  return {
+    ...{ group, promptTokens, method, sources: own.length },
+    overBase: over(gained),
+    bits: over((one) => gained(one).map((nats) => nats / Math.LN2), "bytes"),
+    mixtureOver: isCompared ? over((one) => minus(scoresBy(mixture, one, scored)!, one.scores)) : null,
+    worst: worstOf(own.flatMap((one) => gained(one).map((nats, i) => nats / one.texts[i].scored))),
+    aheadOfMixture: ownRows.filter(({ mixtureOver }) => mixtureOver && mixtureOver.nats.ci95[1] < 0).length,
+  };
+}
+
+function minus(scores: readonly number[], others: readonly number[]): number[] {
+  return scores.map((nats, i) => nats - others[i]);
+}
+
+export const groupNames: Record<Group, string> = { new: "new text", trained: "trained domains", all: "all sources" };
 
 /** What a mixture must reach, in nats a token. */
 const wanted = { newText: -0.01, newMean: 0.08, worst: -0.1, domain: -0.02, known: -0.01 };
@@ -112,9 +148,11 @@ export function checksOf(rows: readonly Row[], means: readonly Mean[]): Check[] 
   const ofMixture = rows.filter(({ method }) => method === mixture);
   for (const promptTokens of lengths) {
     const own = ofMixture.filter((row) => row.kind === "new" && row.promptTokens === promptTokens);
-    const mean = means.find((one) => one.kind === "new" && one.promptTokens === promptTokens && one.method === mixture);
+    const mean = means.find(
+      (one) => one.group === "new" && one.promptTokens === promptTokens && one.method === mixture,
+    );
     if (!mean) continue;
-    const after = `new text, ${promptTokens} prompt tokens`;
+    const after = `${groupNames.new}, ${promptTokens} prompt tokens`;
     // After a full prompt the whole interval has to be above the bound, after a shorter one the mean.
     const isFull = promptTokens === fullPrompt;
     const lowest = least(own, ({ overBase: { nats } }) => (isFull ? nats.ci95[0] : nats.mean));
@@ -139,19 +177,18 @@ export function checksOf(rows: readonly Row[], means: readonly Mean[]): Check[] 
     spared("5% worst texts of a source, their mean, lowest", ofSource.value, ` (${ofSource.row.source})`);
   }
   for (const mean of means) {
-    if (mean.kind !== "new" || !mean.mixtureOver) continue;
-    const { ci95, mean: nats } = mean.mixtureOver;
-    const what = `new text, ${mean.promptTokens} prompt tokens: mixture over ${mean.method}`;
-    check(what, "above 0", interval({ mean: nats, ci95 }), ci95[0] > 0);
+    if (mean.group === "trained" || !mean.mixtureOver) continue;
+    const what = `${groupNames[mean.group]}, ${mean.promptTokens} prompt tokens: mixture over ${mean.method}`;
+    check(what, "above 0", interval(mean.mixtureOver), mean.mixtureOver.ci95[0] > 0);
   }
   for (const promptTokens of lengths) {
     const own = rows.filter(
       (row) => row.kind === "trained" && row.promptTokens === promptTokens && row.method === nearest,
     );
     if (own.length === 0) continue;
-    const after = `trained domains, ${promptTokens} prompt tokens`;
+    const after = `${groupNames.trained}, ${promptTokens} prompt tokens`;
     const mean = means.find(
-      (one) => one.kind === "trained" && one.promptTokens === promptTokens && one.method === nearest,
+      (one) => one.group === "trained" && one.promptTokens === promptTokens && one.method === nearest,
     )!.mixtureOver!;
     check(`${after}: mixture over nearest, mean`, "≥ 0", interval(mean), mean.mean >= 0);
     const lowest = least(own, ({ mixtureOver }) => mixtureOver!.nats.mean);

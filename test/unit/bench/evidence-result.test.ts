@@ -12,6 +12,7 @@ import {
 import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
 import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "../../bench/evidence/api-client.ts";
+import { tables } from "../../bench/evidence/report.ts";
 import { checksOf, meansOf, rowsOf, type Scored } from "../../bench/evidence/result.ts";
 
 /** Four centroids along the axes of two dimensions; token 0 lies on the first, token 1 on the second. */
@@ -109,6 +110,69 @@ test("rows compare each method with the base and with the mixture; means count e
   expect(of(nearest).mixtureOver!.mean).toBe(0.5);
   expect(of(nearest).aheadOfMixture).toBe(0);
   expect(of(nearest).worst).toEqual({ mean: -0.5, boundary: -0.5, single: -0.5 });
+});
+
+/** Two sources of new text, where a control is .02 ahead, and one domain, where it is as far behind as is said. */
+const besideControl = (behind: number) => {
+  const control = "equal weights";
+  const scored = [
+    ...scoredAt("one", { [nearest]: -1, [mixture]: 0.25, [control]: 0.27 }),
+    ...scoredAt("two", { [nearest]: -1, [mixture]: 0.5, [control]: 0.52 }),
+    ...scoredAt("manual", { [nearest]: 1, [mixture]: 1, [control]: 1 - behind }, { kind: "trained" }),
+  ];
+  const rows = rowsOf(scored, base);
+  const means = meansOf(rows, scored, base);
+  return {
+    scored,
+    rows,
+    means,
+    of: (group: string) => means.find((one) => one.method === control && one.group === group)!,
+  };
+};
+
+test("over all sources each counts once, whatever its kind, and worst texts are those of all", () => {
+  const { of, means } = besideControl(0.4);
+  const all = of("all");
+  expect(all.sources).toBe(3);
+  expect(all.overBase.mean).toBeCloseTo((0.27 + 0.52 + 0.6) / 3, 12);
+  expect(all.mixtureOver!.mean).toBeCloseTo((-0.02 - 0.02 + 0.4) / 3, 12);
+  // Sources are drawn anew: each of the three may be all that is drawn.
+  expect(all.mixtureOver!.ci95[0]).toBeCloseTo(-0.02, 12);
+  expect(all.mixtureOver!.ci95[1]).toBeCloseTo(0.4, 12);
+  expect(all.aheadOfMixture).toBe(2);
+  expect(all.worst.mean).toBeCloseTo(0.27, 12);
+  expect(of("new").mixtureOver!.mean).toBeCloseTo(-0.02, 12);
+  expect(of("trained").mixtureOver!.mean).toBeCloseTo(0.4, 12);
+  const alone = scoredAt("one", { [mixture]: 0.25 });
+  expect(meansOf(rowsOf(alone, base), alone, base).map(({ group }) => group)).toEqual(["new"]);
+  expect(means.filter(({ method }) => method === mixture).map(({ group }) => group)).toEqual(["new", "trained", "all"]);
+});
+
+test("a control that does not lose over all sources fails its check, as on new text", () => {
+  const failed = (behind: number) => {
+    const { rows, means } = besideControl(behind);
+    return checksOf(rows, means).filter(({ what, holds }) => what.includes("over equal weights") && !holds);
+  };
+  expect(failed(0.01)).toHaveLength(2);
+  const scored = ["a", "b"].flatMap((source) => scoredAt(source, { [mixture]: 0.3, "equal weights": 0.2 }));
+  scored.push(...scoredAt("manual", { [mixture]: 1, "equal weights": 0.8 }, { kind: "trained" }));
+  const rows = rowsOf(scored, base);
+  const checks = checksOf(rows, meansOf(rows, scored, base)).filter(({ what }) => what.includes("over equal weights"));
+  expect(checks.map(({ holds }) => holds)).toEqual([true, true]);
+});
+
+test("the table of controls has a column for new text, domains and all, the best over all first", () => {
+  const { rows, means } = besideControl(0.4);
+  const sources = (["new", "trained"] as const).flatMap((kind) =>
+    [...new Set(rows.filter((row) => row.kind === kind).map(({ source }) => source))].map((name) => ({
+      ...{ kind, name, sha256: "", documents: texts.length, texts: texts.length },
+    })),
+  );
+  const text = tables(sources, rows, means, controls);
+  const lines = text.slice(text.indexOf("Beside controls")).split("\n");
+  const [head, , ...body] = lines.filter((line) => line.startsWith("|")).map((line) => line.slice(2, -2).split(" | "));
+  expect(head).toHaveLength(4);
+  expect(body.map(([method]) => method)).toEqual([`**${mixture}**`, "equal weights", `**${nearest}**`]);
 });
 
 test.each([

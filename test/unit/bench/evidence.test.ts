@@ -1,6 +1,6 @@
 /** The evidence measurement: how texts are cut, and its statistics on cases with a known answer. */
 import { expect, test } from "vitest";
-import { difference, overSources, worstOf } from "../../../gpu-backend/training/figures/statistics.ts";
+import { difference, worstOf } from "../../../gpu-backend/training/figures/statistics.ts";
 import { cutTexts, leastPrompt, scoredTokens, withPrompt } from "../../../gpu-backend/training/figures/texts.ts";
 import { distinctBigrams, endsInLoop, longestCycle, promptWordShare } from "../../bench/evidence/generation-figures.ts";
 
@@ -49,14 +49,6 @@ test("the worst 5% are the lowest, their number rounded down but one at least", 
   const gains = Array.from({ length: 59 }, (_, i) => i - 10);
   expect(worstOf(gains)).toEqual({ mean: -9.5, boundary: -9, single: -10 });
   expect(worstOf([3, 1, 2])).toEqual({ mean: 1, boundary: 1, single: 1 });
-});
-
-test("the interval over sources is Student's t", () => {
-  const { mean, ci95 } = overSources([1, 2, 3]);
-  expect(mean).toBe(2);
-  // t(2 degrees of freedom) · s / √n
-  expect(ci95[0]).toBeCloseTo(2 - 4.303 / Math.sqrt(3), 9);
-  expect(ci95[1]).toBeCloseTo(2 + 4.303 / Math.sqrt(3), 9);
 });
 
 test("each document gives a text before any gives a second, and texts do not overlap", () => {

@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { choose } from "../../../../../gpu-backend/adapters/instant/choice.ts";
 import { type Example, fitInstant, type Head, observe } from "../../../../../gpu-backend/adapters/instant/fit.ts";
 import { FoldParts } from "../../../../../gpu-backend/adapters/instant/fold-parts.ts";
+import { gainOver } from "../../../../../gpu-backend/adapters/instant/held-out-gain.ts";
 import { derivatives } from "../../../../../gpu-backend/adapters/instant/rank-one.ts";
 import { seededRandom } from "../../../../support/steps.ts";
 
@@ -231,6 +232,14 @@ test("fits no direction to fewer than 20 examples, nor where none can be served"
   expect(await names(19, true)).toEqual(["unigram"]);
   expect(await names(20, false)).toEqual(["unigram"]);
   expect(await names(20, true)).toEqual(["unigram", "rank-1"]);
+});
+
+test("the interval over examples is Student's t", () => {
+  const { nats, ci95 } = gainOver([1, 2, 3].map((nats) => ({ tokens: 1, nats })));
+  expect(nats).toBe(2);
+  // t(2 degrees of freedom) · s / √n
+  expect(ci95[0]).toBeCloseTo(2 - 4.303 / Math.sqrt(3), 9);
+  expect(ci95[1]).toBeCloseTo(2 + 4.303 / Math.sqrt(3), 9);
 });
 
 test("is deterministic", async () => {
