@@ -29,11 +29,16 @@ export class Backend {
     this.name = name;
   }
 
-  /** Counts sequences of a call as under way there. They are unanswered until the caller says otherwise. */
+  /** Counts sequences of a call as under way there. They are unanswered until `recordAnswered`. */
   recordSent(sequences: number): void {
     this.load.own += sequences;
     this.load.unanswered += sequences;
     this.group.recordSent(this);
+  }
+
+  /** The call with these sequences was accepted, or failed. */
+  recordAnswered(sequences: number): void {
+    this.load.unanswered -= sequences;
   }
 
   /** Records a completed sequence. */

@@ -121,7 +121,7 @@ export class BatchRun {
       if (last && begun < waiting.length) {
         observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
       }
-      last = await this.#send(choice.backend, waiting, round);
+      last = await this.#send(choice.backend, waiting, round, last !== null);
       if (!last) {
         if (previous && begun > 0) observe({ event: "resumed", backend: previous.backend.id, sequences: begun });
         return;
@@ -145,8 +145,16 @@ export class BatchRun {
     return group.filter((delivery) => this.#isOpen(delivery));
   }
 
-  /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */
-  async #send(backend: Backend, group: readonly Delivery[], round: RetryRound): Promise<BackendFailure | null> {
+  /**
+   * Calls one backend; `isRepeated`: another call had the sequences. Returns its failure; null if it accepted, or if all
+   * sequences were cancelled meanwhile.
+   */
+  async #send(
+    backend: Backend,
+    group: readonly Delivery[],
+    round: RetryRound,
+    isRepeated: boolean,
+  ): Promise<BackendFailure | null> {
     const { clients, retries, now, keepAlive } = this.#context;
     const client = clients.get(backend.address.url)!;
     const wanted = group[0].numerics;
@@ -166,9 +174,10 @@ export class BatchRun {
         process: backend.name,
         // A retry must not reach the process that failed.
         isOnlyProcess: round.tried.size > 0,
+        isRepeated,
       });
       const answer = await opening.finally(() => {
-        backend.load.unanswered -= group.length;
+        backend.recordAnswered(group.length);
       });
       const { process, isMisdirected, numerics, load, frames } = answer;
       const answering = backend.group.recordAnswer(backend, process, now());
@@ -309,7 +318,7 @@ export class BatchRun {
     if (group.length === 0) return;
     const { backend } = choice;
     observe({ event: "hedged", backend: backend.id, sequences: group.length });
-    const sending = this.#send(backend, group, attempt.round).then((failed) => {
+    const sending = this.#send(backend, group, attempt.round, true).then((failed) => {
       // Their first call may have failed meanwhile, so that only this one had them.
       if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
     });

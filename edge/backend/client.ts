@@ -61,6 +61,8 @@ export interface BatchCall {
   process: string | null;
   /** Whether no other process may accept it instead. */
   isOnlyProcess: boolean;
+  /** Whether its sequences were sent in a call before, to any backend. A hedge is repeated, too. */
+  isRepeated: boolean;
 }
 
 /** The calls to one address of backends; `process` is the name of the process to call, null for any of the address. */
@@ -84,7 +86,7 @@ export interface ClientLimits {
   probeMs: number;
 }
 
-export interface ClientParts {
+interface ClientParts {
   /** Shared by all clients of an object, which may wait for only so many answers at once. */
   gate?: Gate;
   /** Without it calls are not signed. */

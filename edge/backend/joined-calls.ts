@@ -29,8 +29,7 @@ export class JoinedCalls {
     return {
       openBatch: (batch, call) => {
         const accepted = Promise.withResolvers<OpenBatch>();
-        // A repeated call, and no other, must reach that very process.
-        const { isOnlyProcess: isRepeated } = call;
+        const { isRepeated } = call;
         const sequences = batch.sequences.length;
         this.#open(
           this.#waiting.add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted }),
@@ -63,9 +62,13 @@ export class JoinedCalls {
 }
 
 /** Null where the batch goes alone: only mixtures without adapters of a tenant's own may be in any call. */
-function keyOf(client: number, batch: BatchRequest, { numerics, process, isOnlyProcess }: BatchCall): string | null {
+function keyOf(
+  client: number,
+  batch: BatchRequest,
+  { numerics, process, isOnlyProcess, isRepeated }: BatchCall,
+): string | null {
   const isMixed = batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
-  return isMixed ? JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess]) : null;
+  return isMixed ? JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated]) : null;
 }
 
 async function answerTogether(parts: readonly Part[]): Promise<void> {
@@ -95,18 +98,23 @@ async function answerTogether(parts: readonly Part[]): Promise<void> {
     if (!frames) cancel(part, answer.process);
     part.accepted.resolve({ ...answer, frames: frames ?? new FrameStream() });
   }
-  void distribute(answer.frames, streams);
+  void distribute(answer.frames, parts, streams);
 }
 
 /** Passes each frame on to the part that it is for, until the stream ends, fails, or nobody is left. */
-async function distribute(groups: AsyncIterable<Frame[]>, streams: ReadonlyMap<Part, FrameStream>): Promise<void> {
-  const partOf = new Map([...streams.keys()].flatMap((part) => part.batch.sequences.map(({ id }) => [id, part])));
+async function distribute(
+  groups: AsyncIterable<Frame[]>,
+  parts: readonly Part[],
+  streams: ReadonlyMap<Part, FrameStream>,
+): Promise<void> {
+  const partOf = new Map(parts.flatMap((part) => part.batch.sequences.map(({ id }) => [id, part])));
   let failure: unknown = null;
   try {
     for await (const group of groups) {
-      // A frame of a part that has left, or of nobody's, is dropped.
       for (const [part, frames] of Map.groupBy(group, ({ id }) => partOf.get(id))) {
-        if (part) streams.get(part)?.push(frames);
+        if (!part) throw new Error(`a frame of ${frames[0].id}, which is not of this call`);
+        // Those of a part that has left are dropped.
+        streams.get(part)?.push(frames);
       }
       if (streams.size === 0) break;
     }

@@ -18,7 +18,7 @@ const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;
 const preflightSeconds = "600";
 
-/** Answers preflights. */
+/** Answers preflights, and lets a page of any origin read a 401. */
 export const preflight: Middleware = async (c, next) => {
   const origin = c.req.header("origin");
   if (c.req.method !== "OPTIONS" || !origin || !c.req.header("access-control-request-method")) {
@@ -75,8 +75,9 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
 }
 
 /**
- * Counts every POST, also one that is refused for itself. GET and DELETE do not count. A refusal that is known comes before the
- * body is read; routes ask the ledger with the tokens of the request.
+ * Counts every POST in the requests a minute, also an invalid one (400, 404, 413, 415). Where its route did not ask the ledger,
+ * this does after the route; a refusal then replaces the route's response. GET and DELETE do not count. A refusal that is known
+ * comes before the body is read; routes ask the ledger with the tokens of the request.
  */
 export const admission: Middleware = async (c, next, { admissions }) => {
   if (c.req.method !== "POST") {

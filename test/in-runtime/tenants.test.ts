@@ -368,6 +368,14 @@ describe("limits", () => {
     expect(await root.usage(today(), today())).toEqual([]);
   });
 
+  test("of requests: an invalid one is refused with 503 where its ledger cannot be called, as it must be counted", async () => {
+    const { headers } = await tenantWith({ limits: { requestsPerMinute: 2 } });
+    const away = vi.spyOn(Ledger.prototype, "admit").mockRejectedValue(new Error("away"));
+    onTestFinished(() => away.mockRestore());
+    const response = await testApp().complete({ prompt: "" }, { headers });
+    expect([response.status, response.headers.get("retry-after")]).toEqual([503, "1"]);
+  });
+
   test.each([
     ["a month that is used up", { tokensPerMonth: 4 }, "insufficient_quota", [200, 429]],
     ["a month without tokens", { tokensPerMonth: 0 }, "insufficient_quota", [429]],

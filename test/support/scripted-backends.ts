@@ -47,16 +47,18 @@ export class ScriptedCall {
   /** The process that it names. */
   readonly process: string | null;
   readonly isOnlyProcess: boolean;
+  readonly isRepeated: boolean;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess }: BatchCall) {
+  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess, isRepeated }: BatchCall) {
     this.batch = batch;
     this.signal = signal;
     this.wantedNumerics = numerics;
     this.process = process;
     this.isOnlyProcess = isOnlyProcess;
+    this.isRepeated = isRepeated;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");

@@ -12,7 +12,7 @@ import { roundTripMs } from "../../../edge/backend/round-trips.ts";
 import { Router } from "../../../edge/backend/router.ts";
 import { awaitingCalls, mostLosses, retryBudget } from "../../../edge/backend/routing-limits.ts";
 import { WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
-import { batchingLimits, MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
+import { MicroBatcher } from "../../../edge/batching/micro-batcher.ts";
 import type { Region } from "../../../edge/platform/region.ts";
 import { sequencesPerBatch } from "../../../shared/contracts/inference.ts";
 import type { Sequence, SimulatedBackend } from "./backend.ts";
@@ -66,9 +66,9 @@ export class SimulatedCell {
   readonly #times: CellTimes;
   readonly #router: Router;
   readonly #retries = new Budget(retryBudget);
-  readonly #batcher = new MicroBatcher<Pending>(batchingLimits);
+  readonly #batcher = new MicroBatcher<Pending>();
   readonly #backends: ReadonlyMap<string, { address: BackendAddress; process: SimulatedBackend }>;
-  /** Sequences under way by process, to find them when it is lost. */
+  /** Sequences under way and what is known of each; lose() picks those of a lost process. */
   readonly #running = new Map<Sequence, { pending: Pending; backend: Backend; call: Call }>();
   readonly #region: Region | null;
   readonly #machine: Machine | null;
@@ -186,7 +186,7 @@ export class SimulatedCell {
       this.#events.after(legMs, () => {
         this.#open(this.#waiting.release());
         for (const { call, entries, refused } of answers) {
-          backend.load.unanswered -= entries.length;
+          backend.recordAnswered(entries.length);
           if (isLost) {
             this.#recordFailure(backend, entries.length);
           } else {

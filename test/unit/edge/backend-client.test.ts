@@ -36,7 +36,14 @@ function scripted(answers: Answer[], url = "http://b") {
   });
   const open = (call: Partial<BatchCall> = {}) => {
     const signal = new AbortController().signal;
-    return client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false, ...call });
+    return client.openBatch(batch, {
+      signal,
+      numerics: null,
+      process: null,
+      isOnlyProcess: false,
+      isRepeated: false,
+      ...call,
+    });
   };
   return { client, calls, open };
 }
@@ -64,7 +71,7 @@ test.each([
     fetch: async () => new Response("", { headers: header === null ? {} : { [loadHeader]: header } }),
   });
   const signal = new AbortController().signal;
-  const call = { signal, numerics: null, process: null, isOnlyProcess: false };
+  const call = { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false };
   expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
 });
 
@@ -138,7 +145,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     examples: [[1, 2]],
   } as const;
   const calls = [
-    () => client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false }),
+    () => client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false }),
     () => client.cancel(["a"], null),
     () => client.readiness(),
     () => client.createAdapter({ ...examples, centroid: [...examples.centroid], examples: [[1, 2]] }),

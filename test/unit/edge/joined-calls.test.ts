@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Backends } from "../../../edge/backend/backends.ts";
+import type { BackendCalls, BatchCall } from "../../../edge/backend/client.ts";
 import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
 import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
@@ -30,10 +31,17 @@ function oneConnection(backends: number) {
 }
 
 /** Opens a batch, and collects what comes of it. */
-function open(client: ReturnType<JoinedCalls["over"]>, batch: BatchRequest, numerics: string | null = null) {
+function open(client: BackendCalls, batch: BatchRequest, more: Partial<BatchCall> = {}) {
   const abort = new AbortController();
   const received: Frame[] = [];
-  const call = { signal: abort.signal, numerics, process: null, isOnlyProcess: false };
+  const call = {
+    signal: abort.signal,
+    numerics: null,
+    process: null,
+    isOnlyProcess: false,
+    isRepeated: false,
+    ...more,
+  };
   const ended = client.openBatch(batch, call).then(async ({ frames }) => {
     for await (const group of frames) received.push(...group);
   });
@@ -126,10 +134,32 @@ describe("batches that wait for the same backend", () => {
     open(client, batchOf(mixed("too"), mixed("many")));
     open(client, batchOf(sequenceRequest("plain")));
     open(client, batchOf(mixed("own", { adapterHash: "b".repeat(64) })));
-    open(client, batchOf(mixed("continued")), "n1");
+    open(client, batchOf(mixed("continued")), { numerics: "n1" });
     for (let i = 0; i < 20; i++) await turn();
     const expected = [["first"], ["a", "b", "c"], ["too", "many"], ["plain"], ["own"], ["continued"]];
     expect(backend.calls.map(({ ids }) => ids)).toEqual(expected);
+  });
+
+  test("go in turns where some are repeated, which share no call with the others", async () => {
+    const [{ backend, client }] = oneConnection(1);
+    backend.answer = (call) => void call.accept();
+    for (const id of ["first", "a", "b"]) open(client, batchOf(mixed(id)));
+    for (const id of ["lost1", "lost2"]) open(client, batchOf(mixed(id)), { isRepeated: true });
+    for (let i = 0; i < 20; i++) await turn();
+    expect(backend.calls.map(({ ids }) => ids)).toEqual([["first"], ["lost1", "lost2"], ["a", "b"]]);
+  });
+
+  test("all fail where the backend sends a frame of a sequence that is in none of them", async () => {
+    const [{ backend, client }] = oneConnection(1);
+    open(client, batchOf(mixed("first")));
+    const waiting = ["a", "b"].map((id) => open(client, batchOf(mixed(id))));
+    await backend.last.accept();
+    await backend.last.accept();
+    await backend.last.send(...framesFor(mixed("first")));
+    for (const { ended, received } of waiting) {
+      await expect(ended).rejects.toThrow("first");
+      expect(received).toEqual([]);
+    }
   });
 
   test("fail together with their call, before and after it is accepted", async () => {
@@ -158,7 +188,9 @@ describe("batches that wait for the same backend", () => {
       if (!isAccepted) await backend.last.accept();
       await turn();
       expect(backend.cancelled).toEqual(["a"]);
-      const [, second] = backend.last.batch.sequences;
+      const [first, second] = backend.last.batch.sequences;
+      // The backend had not noticed yet.
+      await backend.last.send(...framesFor(first));
       await backend.last.send(...framesFor(second));
       await backend.last.fail(null);
       await b.ended;

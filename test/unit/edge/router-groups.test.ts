@@ -112,7 +112,7 @@ describe("one address", () => {
   test("counts the load of each process, and of all for a call without a name", () => {
     const { router, any, processes } = knowing("p0", "p1");
     any.recordSent(4);
-    any.load.unanswered -= 4;
+    any.recordAnswered(4);
     any.load.own -= 4;
     processes[0].load.own += 4;
     const sharesAt = (nowMs: number) => [...processes, any].map((one) => router.shareOf(one, nowMs));
@@ -195,7 +195,7 @@ describe("backends of several regions", () => {
         for (let i = 0; i < 8; i++) {
           const { backend } = router.choose(route(`c${i}`), none, 0)!;
           backend.recordSent(1);
-          backend.load.unanswered -= 1;
+          backend.recordAnswered(1);
           if (heardOfOthers) backend.load.recordReport({ sequences: 32, slots: 128 }, 0);
         }
         const lost = new Set<string>();

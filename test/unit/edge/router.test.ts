@@ -257,7 +257,7 @@ describe("Router", () => {
       const sequences = counts.get(backend.id)! + 1;
       counts.set(backend.id, sequences);
       reports.push(() => {
-        backend.load.unanswered -= 1;
+        backend.recordAnswered(1);
         backend.load.recordReport({ sequences, slots: 128 }, 0);
       });
       if (reports.length > late * steady) reports.shift()!();
