@@ -4,7 +4,7 @@
  */
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../shared/errors.ts";
-import type { AppEnvironment, Dependencies, Middleware, Route } from "./dependencies.ts";
+import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./dependencies.ts";
 import { admission, auth, preflight } from "./middleware/access.ts";
 import { headLimits } from "./middleware/head-limits.ts";
 import { responseHeaders } from "./middleware/response-headers.ts";
@@ -33,7 +33,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   use("/v1/*", [preflight, auth, admission]);
 
   type Method = "GET" | "POST" | "DELETE";
-  const routes: Record<string, Partial<Record<Method, Route>>> = {
+  const routes: Record<string, Partial<Record<Method, RouteHandler>>> = {
     "/v1/completions": { POST: completions },
     "/v1/chat/completions": { POST: chatCompletions },
     "/v1/embeddings": { POST: embeddings },

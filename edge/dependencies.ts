@@ -1,4 +1,4 @@
-/** What the app needs from outside: worker.ts brings the real ones, a test its own. */
+/** What the app needs from outside: worker.ts brings the real ones, a test its own. Also the types of routes and middleware. */
 
 import type { Context, Next } from "hono";
 import type { Readiness } from "../shared/contracts/inference.ts";
@@ -49,9 +49,9 @@ export interface AppEnvironment {
 }
 
 /** Answers a request. */
-export type Route = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
+export type RouteHandler = (c: Context<AppEnvironment>, dependencies: Dependencies) => Response | Promise<Response>;
 
-/** Runs around routes: what it does after `next` it does with the response, an error's included. */
+/** Runs around routes. After `next` it may change the response, which may be an error's. */
 export type Middleware = (
   c: Context<AppEnvironment>,
   next: Next,

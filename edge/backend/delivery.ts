@@ -51,7 +51,7 @@ export class Delivery {
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
       ...(attempt === 0 && assignment && { assignment }),
-      // One that has tokens has met its deadline. The request ends when it is over (completion-writer.ts).
+      // A sequence with tokens has met its deadline. completion-writer.ts ends a request whose deadline has passed.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(deadlineMs - elapsedMs)) }),
     };
   }

@@ -1,6 +1,6 @@
 /**
- * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts tells backends and their
- * groups what happens.
+ * Decides which backend a micro-batch goes to. Pure: no I/O, no clock; batch-run.ts and backends.ts tell backends
+ * and their groups what happens.
  *
  * First the distance: the nearest backends are used until a wait there, estimated by their load, costs more than the way to
  * the next ones. Then, among backends of one distance, rendezvous hashing with bounded load (Mirrokni et al., arXiv
@@ -75,7 +75,7 @@ export class Router {
     return share(this.#loadsAt(nowMs)(backend));
   }
 
-  /** Returns the ejected backends to probe now. Its group wants each result. */
+  /** Returns the ejected backends to probe now. Pass each result to `backend.group.recordProbe`. */
   takeProbes(nowMs: number): Backend[] {
     const all = [...this.#groups.values()].flatMap(({ any, processes }) => [any, ...processes]);
     return all.filter(({ health }) => health.takeProbe(nowMs));

@@ -2,9 +2,10 @@
  * Decides which sequences are sent to the backend together, and when. Pure: no I/O, no clock, no timers; the BatchClient
  * sends what `take` returns after each event.
  *
- * There is one queue per centroid. An idle queue is sent at once, so a lone request never waits. While a call of a centroid
- * awaits acceptance, what arrives for that centroid gathers and is sent as one call: the busier the backend, the larger the
- * calls. Decoding of an accepted call delays no other.
+ * Sequences of one key (a centroid) form a queue in the sense below; they are kept in one list for each tenant. A queue
+ * without a call that awaits acceptance is sent at once, so a lone request never waits. While a call of a key awaits
+ * acceptance, what arrives for that key gathers and is sent as one call: the busier the backend, the larger the calls.
+ * Decoding of an accepted call delays no other.
  *
  * Acceptance takes a round trip. So that a far backend costs no more than the way to it, a queue gathers for at most
  * `gatherMs`, and the last free call takes along sequences of other queues: steps mix any centroids.
@@ -17,7 +18,7 @@ import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { awaitingCalls } from "../backend/routing-limits.ts";
 
 export const batchingLimits = {
-  /** Calls awaiting acceptance at once. The platform allows six connections per object that await headers. */
+  /** See awaitingCalls in routing-limits.ts. */
   awaitingCalls,
   /**
    * Sequences waiting in all queues. A tenant may hold as much of it as it leaves free: one alone half of it, two with
@@ -29,8 +30,8 @@ export const batchingLimits = {
   gatherMs: 10,
 };
 
-/** Tests have others. */
-export type BatchingLimits = typeof batchingLimits;
+/** Type of the limits; unit tests use smaller ones. */
+type BatchingLimits = typeof batchingLimits;
 
 /** What the decisions depend on. */
 export interface Waiting {

@@ -50,6 +50,7 @@ export class Cell extends DurableObject<Env> {
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
+    // Joined calls wait in JoinedCalls, where others can still join them; the gate also bounds uploads, cancellations and probes.
     const gate = new Gate(awaitingCalls);
     const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
     const jurisdiction = jurisdictionOf(state.id.name ?? "");

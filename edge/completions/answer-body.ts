@@ -13,7 +13,10 @@ const objectBodyBytes = 16 * 2 ** 20;
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 16 * 1024;
 
-/** Interval of the timer that renews open bodies and checks for due heartbeats, in milliseconds. */
+/**
+ * Interval of the timer that calls `ticked` (renewal of the admission, deadlines) and checks for heartbeats and unread bodies, in
+ * milliseconds.
+ */
 const tickMs = 50;
 
 interface BodyOptions {

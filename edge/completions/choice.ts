@@ -41,7 +41,7 @@ export interface ReportedToken {
 type Alternatives = readonly [number, number][] | undefined;
 
 /** A prompt that its choices begin with. */
-export interface EchoedPrompt {
+interface EchoedPrompt {
   text: string;
   /** Unicode code points. */
   characters: number;
@@ -183,7 +183,7 @@ export function tokenText(piece: Uint8Array): string {
  * Offsets of consecutive tokens in their text, in Unicode code points (as Python counts, and OpenAI with it). A token
  * that goes on with a character begun before it starts where that character starts.
  */
-export class OffsetCounter {
+class OffsetCounter {
   /** Made for the first token: most completions ask for no offsets. */
   #decoder: TextDecoder | null = null;
   #characters: number;

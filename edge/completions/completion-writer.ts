@@ -150,7 +150,7 @@ class CompletionWriter {
     return this.#request.plan.choices[0].sequence.deadlineMs !== undefined;
   }
 
-  /** The one place that ends a request at its deadline, wherever its sequences wait: a silent backend does not say it is over. */
+  /** Ends a request at its deadline, also where its sequences wait in a queue or at a backend that sends nothing. No other part does. */
   #tick(): void {
     if (this.#hasEnded) return;
     this.#parts.admission.renew();

@@ -59,7 +59,7 @@ interface Answer {
   chameleon?: Partial<ChameleonBlock> | undefined;
 }
 
-export interface BuilderOptions {
+interface BuilderOptions {
   compare: boolean;
   /** Whether `response` is to be asked for: a stream's parts are written as they come, and need not be kept. */
   isWhole: boolean;

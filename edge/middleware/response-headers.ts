@@ -15,7 +15,7 @@ const presets = {
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
   "cache-control": "no-store",
 };
-/** A year; subdomains are whoever's the domain is. */
+/** A year. Not for subdomains, which may belong to others. */
 const httpsOnly = "max-age=31536000";
 /** What pages of other origins may read. */
 const exposed =

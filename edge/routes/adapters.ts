@@ -9,13 +9,13 @@ import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contract
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
-import type { Route } from "../dependencies.ts";
+import type { RouteHandler } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Added } from "../tenants/adapter-shelf.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
 
-export const createAdapter: Route = async (c, dependencies) => {
+export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { now, adapters } = dependencies;
   const { name, examples } = await readBody(c, dependencies, createAdapterRequestSchema);
   const artifacts = await dependencies.artifacts();
@@ -54,21 +54,21 @@ export const createAdapter: Route = async (c, dependencies) => {
   });
 };
 
-export const listAdapters: Route = async (c, dependencies) => {
+export const listAdapters: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const all = await dependencies.adapters.of(c.get("access").tenant).list();
   const data = all.map((adapter) => adapterObject(adapter, artifacts));
   return c.json({ object: "list", data } satisfies AdapterList);
 };
 
-export const getAdapter: Route = async (c, dependencies) => {
+export const getAdapter: RouteHandler = async (c, dependencies) => {
   const name = c.req.param("name") ?? "";
   const adapter = await dependencies.adapters.of(c.get("access").tenant).find(name);
   if (!adapter) throw notFound(name);
   return c.json(adapterObject(adapter, await dependencies.artifacts()));
 };
 
-export const deleteAdapter: Route = async (c, dependencies) => {
+export const deleteAdapter: RouteHandler = async (c, dependencies) => {
   const { adapters } = dependencies;
   const tenant = c.get("access").tenant;
   const name = c.req.param("name") ?? "";

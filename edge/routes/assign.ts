@@ -3,10 +3,10 @@ import { assignRequestSchema } from "../../shared/contracts/openai.ts";
 import type { AssignResponse } from "../../shared/contracts/responses.ts";
 import { assign, rank, wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
-import type { Route } from "../dependencies.ts";
+import type { RouteHandler } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 
-export const assignTexts: Route = async (c, dependencies) => {
+export const assignTexts: RouteHandler = async (c, dependencies) => {
   const request = await readBody(c, dependencies, assignRequestSchema);
   await c.get("admission").end();
   const artifacts = await dependencies.artifacts();

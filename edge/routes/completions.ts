@@ -14,7 +14,7 @@ import { generationOf, planChat } from "../completions/chat.ts";
 import { forms } from "../completions/forms.ts";
 import { type Caller, type GenerationRequest, type Plan, planCompletion } from "../completions/plan.ts";
 import { mostTokens, refuseManyLogprobs } from "../completions/token-count.ts";
-import type { AppEnvironment, Dependencies, Route } from "../dependencies.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { assignMsField } from "../observability/edge-metrics.ts";
 import { pause } from "../platform/pause.ts";
@@ -23,9 +23,9 @@ import { pause } from "../platform/pause.ts";
 const deadlineHeader = "x-deadline-ms";
 
 /** Time after which a cell has settled a request whose client has gone, in milliseconds. */
-const settledMs = 1000;
+const settlementGraceMs = 1000;
 
-export const completions: Route = async (c, dependencies) => {
+export const completions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const request = await readBody(c, dependencies, completionRequestSchema);
   const artifacts = await dependencies.artifacts();
@@ -33,7 +33,7 @@ export const completions: Route = async (c, dependencies) => {
   return answer(c, dependencies, { request, plan, artifacts, form: "completion" });
 };
 
-export const chatCompletions: Route = async (c, dependencies) => {
+export const chatCompletions: RouteHandler = async (c, dependencies) => {
   dependencies.wakeCell(c.get("access").tenant, c.get("region"));
   const { messages, ...chat } = await readBody(c, dependencies, chatRequestSchema);
   const artifacts = await dependencies.artifacts();
@@ -109,7 +109,7 @@ async function answer(
   };
   /** A cell that has the request settles it with its use. If none has, as between two cells, this frees its place. */
   const settleLater = () => {
-    dependencies.background(pause(settledMs).then(() => admission.settle([])));
+    dependencies.background(pause(settlementGraceMs).then(() => admission.settle([])));
   };
   try {
     const { response, completed } = await dependencies.cells(cellRequest, c.get("region"), signal);

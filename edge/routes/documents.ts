@@ -4,7 +4,7 @@
  * not built, /docs and /docs/ lead to /docs/api. Each names what it may run, by its hash, and may reach nothing but this API.
  */
 import { ServiceError } from "../../shared/errors.ts";
-import type { Dependencies, Route } from "../dependencies.ts";
+import type { Dependencies, RouteHandler } from "../dependencies.ts";
 
 /** What draws /docs/api: Swagger UI. */
 const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
@@ -18,9 +18,9 @@ const types: Record<string, string> = {
 /** A day: they change with a deployment, seldom. */
 const kept = "public, max-age=86400";
 
-export const page: Route = async (_, { asset }) => documentResponse(await asset("/index.html"));
+export const page: RouteHandler = async (_, { asset }) => documentResponse(await asset("/index.html"));
 
-export const openApi: Route = async (_, { asset }) => {
+export const openApi: RouteHandler = async (_, { asset }) => {
   const { body } = await asset("/openapi.json");
   const headers = {
     "content-type": "application/json; charset=utf-8",
@@ -31,17 +31,17 @@ export const openApi: Route = async (_, { asset }) => {
   return new Response(body, { headers });
 };
 
-export const apiDocs: Route = async (_, { asset }) => {
+export const apiDocs: RouteHandler = async (_, { asset }) => {
   // Swagger UI writes style attributes whenever it draws; the browser would report each as an error.
   const sources = { scripts: "'self'", styles: "'self'", hasStyleAttributes: true };
   return documentResponse(await asset("/docs.html"), sources);
 };
 
-export const docs: Route = async (c, { asset }) =>
+export const docs: RouteHandler = async (c, { asset }) =>
   (await sitePage(asset, "index.html")) ?? c.redirect("/docs/api", 302);
 
 /** A file of the site or of the renderer, or a page of the site by its name without an extension. */
-export const docsFile: Route = async (c, { asset }) => {
+export const docsFile: RouteHandler = async (c, { asset }) => {
   const name = c.req.param("file") ?? "";
   if (rendererFiles.includes(name)) return fileResponse(await asset(`/docs/${name}`), name);
   const found = await sitePage(asset, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);

@@ -9,14 +9,14 @@ import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
-import type { Route } from "../dependencies.ts";
+import type { RouteHandler } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 
 const { embeddingTokens } = limits;
 const bound = { param: "input", single: "input", most: embeddingTokens, says: `the maximum is ${embeddingTokens}` };
 
-export const embeddings: Route = async (c, dependencies) => {
+export const embeddings: RouteHandler = async (c, dependencies) => {
   const { now } = dependencies;
   const request = await readBody(c, dependencies, embeddingsRequestSchema);
   const artifacts = await dependencies.artifacts();

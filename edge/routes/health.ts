@@ -2,7 +2,7 @@
 import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Dependencies, Route } from "../dependencies.ts";
+import type { Dependencies, RouteHandler } from "../dependencies.ts";
 import { SharedLoad } from "../platform/shared-load.ts";
 
 const retryAfterSeconds = 2;
@@ -11,14 +11,14 @@ const probeIntervalMs = 1000;
 /** A probe that takes longer counts as failed, in milliseconds; above the timeout of the call itself. */
 const longestProbeMs = 5000;
 
-export const healthz: Route = (c, { version }) =>
+export const healthz: RouteHandler = (c, { version }) =>
   c.json({ status: "ok", ...(version && { version }) } satisfies Health);
 
 /**
  * Needs no key, so that load balancers can call it. Each probe is a signed call to every backend, so an isolate probes at
  * most once per `probeIntervalMs` and answers other requests from the last result.
  */
-export function readyz({ artifacts, readiness, now, background }: Dependencies): Route {
+export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
   const probing = new SharedLoad<Readiness[]>({ limitMs: longestProbeMs, now, background });
   const never = Number.NEGATIVE_INFINITY;
   let last = { manifestHash: "", ready: [] as Readiness[], begunMs: never, endedMs: never };

@@ -6,9 +6,9 @@ import { adapterIdentity, isAutoOff, type Manifest } from "../../shared/artifact
 import type { CentroidList, Model, ModelList } from "../../shared/contracts/responses.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { wishOf } from "../assign/assign.ts";
-import type { Route } from "../dependencies.ts";
+import type { RouteHandler } from "../dependencies.ts";
 
-export const listModels: Route = async (c, { artifacts, adapters }) => {
+export const listModels: RouteHandler = async (c, { artifacts, adapters }) => {
   const { manifest } = await artifacts();
   const own = await adapters.visibleTo(c.get("access"));
   const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
@@ -16,7 +16,7 @@ export const listModels: Route = async (c, { artifacts, adapters }) => {
   return c.json({ object: "list", data } satisfies ModelList);
 };
 
-export const getModel: Route = async (c, dependencies) => {
+export const getModel: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const id = c.req.param("id") ?? "";
   const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
@@ -25,7 +25,7 @@ export const getModel: Route = async (c, dependencies) => {
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
 };
 
-export const listCentroids: Route = async (c, { artifacts }) => {
+export const listCentroids: RouteHandler = async (c, { artifacts }) => {
   const { manifest, manifestHash } = await artifacts();
   const data = await Promise.all(
     manifest.centroids.map(async (centroid) => ({

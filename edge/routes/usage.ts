@@ -3,12 +3,12 @@ import { limits as requestLimits } from "../../shared/contracts/limits.ts";
 import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Route } from "../dependencies.ts";
+import type { RouteHandler } from "../dependencies.ts";
 import { checked } from "../middleware/body.ts";
 
 const dayMs = 86_400_000;
 
-export const usage: Route = async (c, dependencies) => {
+export const usage: RouteHandler = async (c, dependencies) => {
   const query = checked(usageQuerySchema, c.req.query());
   const today = new Date(dependencies.now()).toISOString().slice(0, 10);
   const to = query.to ?? today;

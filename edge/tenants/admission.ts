@@ -50,7 +50,10 @@ export interface PendingAdmission {
    * or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
-  /** Counts a request that needs no tokens, or has failed before they were known. Throws the same. Then it has ended. */
+  /**
+   * Counts the request if `reserve` was not called, and frees the place of one that was refused or failed. Does nothing after a
+   * successful `reserve`. Throws as `reserve` does.
+   */
   end(): Promise<void>;
 }
 
@@ -205,7 +208,7 @@ async function asked(decision: Promise<Decision>): Promise<Decision> {
   }
 }
 
-const limitNames = {
+const limitWords = {
   requestsPerMinute: "requests a minute",
   tokensPerMinute: "tokens a minute",
   concurrentRequests: "requests at once",
@@ -214,7 +217,7 @@ const limitNames = {
 
 function errorOf({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal): ServiceError {
   const advice = retryAfterMs === null ? "It can never fit." : `Try again in ${duration(retryAfterMs)}.`;
-  const message = `The limit is ${maximum} ${limitNames[limit]}; ${used} are in use and this request needs ${wanted}. ${advice}`;
+  const message = `The limit is ${maximum} ${limitWords[limit]}; ${used} are in use and this request needs ${wanted}. ${advice}`;
   const retryAfterSeconds = retryAfterMs === null ? undefined : Math.ceil(retryAfterMs / 1000);
   return new ServiceError(limit === "tokensPerMonth" ? "quota_exceeded" : "rate_limited", message, {
     retryAfterSeconds,

@@ -80,7 +80,8 @@ async function run(backends: Backends, batch: BatchRequest, cancelled: string[] 
 
 /** Runs batches at the same time. Each sequence must be whole, or begun where it was cancelled. */
 async function expectWhole(backends: Backends, numbers: number[], cancels = false, maxTokens = 12): Promise<void> {
-  // A process goes on with a whole call when one of its sequences is cancelled, so that the others would end too soon.
+  // holdsUntilCancelled releases a whole call when its first sequence is cancelled; in a joined call the other batches would end
+  // before they are cancelled.
   const batches = numbers.map((i) => batchOf(i, maxTokens, !cancels));
   const cancelledOf = ({ sequences }: BatchRequest) => (cancels ? sequences.slice(0, 1).map(({ id }) => id) : []);
   const results = await Promise.all(batches.map((batch) => run(backends, batch, cancelledOf(batch))));
