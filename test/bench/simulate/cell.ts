@@ -44,6 +44,8 @@ interface Call {
   centroidId: string;
   /** Ids of the backends that it went to in this round. */
   tried: ReadonlySet<string>;
+  /** It went to another before, in this round or an earlier one. */
+  isRepeated: boolean;
   /** A backend has accepted it, or none will. */
   onAnswered(): void;
 }
@@ -136,7 +138,7 @@ export class SimulatedCell {
         this.#batcher.accepted(id);
         this.#sendReady();
       };
-      this.#send({ centroidId: key, tried: new Set(), onAnswered }, batch.entries);
+      this.#send({ centroidId: key, tried: new Set(), isRepeated: false, onAnswered }, batch.entries);
     }
     const untilMs = this.#batcher.gathersUntilMs;
     if (untilMs === null || (this.#sendsAtMs > nowMs && this.#sendsAtMs <= untilMs)) return;
@@ -147,7 +149,7 @@ export class SimulatedCell {
   /** Sends a call that this backend failed, or a part of it, to another. */
   #retry(call: Call, failed: Backend, entries: readonly Pending[]): void {
     if (this.#retries.take(1) === 0) this.#fail(call, entries);
-    else this.#send({ ...call, tried: new Set([...call.tried, failed.id]) }, entries);
+    else this.#send({ ...call, tried: new Set([...call.tried, failed.id]), isRepeated: true }, entries);
   }
 
   #fail({ onAnswered }: Call, entries: readonly Pending[]): void {
@@ -163,7 +165,7 @@ export class SimulatedCell {
     }
     const { backend } = choice;
     backend.recordSent(entries.length);
-    const isRepeated = call.tried.size > 0;
+    const { isRepeated } = call;
     const key = `${backend.id} ${isRepeated}`;
     this.#open(this.#waiting.add({ key, isRepeated, sequences: entries.length, call, entries, backend }));
   }
