@@ -45,7 +45,7 @@ export class JoinedCalls {
     if (parts.length === 0) return;
     const open = parts.filter(({ call }) => !call.signal.aborted);
     for (const { call, accepted } of parts) if (call.signal.aborted) accepted.reject(call.signal.reason);
-    void this.#answer(open).finally(() => this.#open(this.#waiting.release()));
+    void this.#answer(open).finally(() => this.#open(this.#waiting.release(parts)));
   }
 
   /** Resolves when the backend has answered. */

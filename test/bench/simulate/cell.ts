@@ -186,7 +186,7 @@ export class SimulatedCell {
       }));
       const report = process.load;
       this.#events.after(legMs, () => {
-        this.#open(this.#waiting.release());
+        this.#open(this.#waiting.release(sent));
         for (const { call, entries, refused } of answers) {
           backend.recordAnswered(entries.length);
           if (isLost) {
