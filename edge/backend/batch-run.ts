@@ -330,6 +330,8 @@ export class BatchRun {
     const { observe, now } = this.#context;
     const { kind, consequence } = failure;
     const backend = asked.group.recordAnswer(asked, failure.process, now());
+    if (failure.isRecorded) return { backend, failure };
+    failure.isRecorded = true;
     observe({ event: "call_failed", backend: backend.id, failure });
     if (kind === "misdirected") backend.group.recordMisdirected(backend, true, now());
     if (kind === "mismatched") backend.health.recordMismatch(this.#model.manifestHash, now());

@@ -47,6 +47,8 @@ export class CallFailure extends Error {
   readonly error: ServiceError;
   /** Name of the process that answered; null if none answered, or it gave no name. */
   readonly process: string | null;
+  /** Batches that were sent in one call share its failure, which counts once. */
+  isRecorded = false;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
     super(error.message, { cause: error.cause });

@@ -4,6 +4,7 @@
  * alone. Not here: which wait together (waiting-calls.ts), and HTTP (client.ts).
  */
 import { type BatchRequest, type Frame, ownAdaptersOf } from "../../shared/contracts/inference.ts";
+import { asFailure, brokenOff } from "./call-failure.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "./client.ts";
 import { type WaitingCall, WaitingCalls } from "./waiting-calls.ts";
 
@@ -85,7 +86,10 @@ async function answerTogether(parts: readonly Part[]): Promise<void> {
       )
       .catch(() => undefined);
   for (const part of parts) {
-    part.call.signal.addEventListener("abort", () => {
+    const { signal } = part.call;
+    signal.addEventListener("abort", () => {
+      part.accepted.reject(signal.reason);
+      streams.get(part)?.end(signal.reason);
       streams.delete(part);
       if (streams.size === 0) all.abort();
       else if (answer) cancel(part, answer.process);
@@ -95,8 +99,8 @@ async function answerTogether(parts: readonly Part[]): Promise<void> {
   answer = await client.openBatch({ ...batch, sequences }, { ...call, signal: all.signal });
   for (const part of parts) {
     const frames = streams.get(part);
-    if (!frames) cancel(part, answer.process);
-    part.accepted.resolve({ ...answer, frames: frames ?? new FrameStream() });
+    if (frames) part.accepted.resolve({ ...answer, frames });
+    else cancel(part, answer.process);
   }
   void distribute(answer.frames, parts, streams);
 }
@@ -108,7 +112,8 @@ async function distribute(
   streams: ReadonlyMap<Part, FrameStream>,
 ): Promise<void> {
   const partOf = new Map(parts.flatMap((part) => part.batch.sequences.map(({ id }) => [id, part])));
-  let failure: unknown = null;
+  // A reader leaves with its last frame, so those that still read at the end lack some. They share one failure, which counts once.
+  let failure = brokenOff(new Error("the stream of frames ended early"));
   try {
     for await (const group of groups) {
       for (const [part, frames] of Map.groupBy(group, ({ id }) => partOf.get(id))) {
@@ -119,7 +124,7 @@ async function distribute(
       if (streams.size === 0) break;
     }
   } catch (thrown) {
-    failure = thrown;
+    failure = asFailure(thrown);
   }
   for (const stream of streams.values()) stream.end(failure);
 }
@@ -127,7 +132,6 @@ async function distribute(
 /** The frames of one part, read as they come. */
 class FrameStream implements AsyncIterable<Frame[]> {
   readonly #groups: Frame[][] = [];
-  #isOver = false;
   #failure: unknown = null;
   #wake = () => {};
 
@@ -136,9 +140,8 @@ class FrameStream implements AsyncIterable<Frame[]> {
     this.#wake();
   }
 
-  /** `failure` is thrown to the reader; null: the stream ends. */
-  end(failure: unknown): void {
-    this.#isOver = true;
+  /** `failure` is thrown to the reader. */
+  end(failure: Error): void {
     this.#failure = failure;
     this.#wake();
   }
@@ -147,7 +150,6 @@ class FrameStream implements AsyncIterable<Frame[]> {
     for (;;) {
       while (this.#groups.length > 0) yield this.#groups.shift()!;
       if (this.#failure) throw this.#failure;
-      if (this.#isOver) return;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
       });

@@ -5,7 +5,7 @@ import { Backends } from "../../../edge/backend/backends.ts";
 import type { BackendCalls, BatchCall } from "../../../edge/backend/client.ts";
 import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
 import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
-import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, isLast, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import { callFailure, framesFor, ScriptedBackend, scriptedRouting, turn } from "../../support/scripted-backends.ts";
 
@@ -30,7 +30,7 @@ function oneConnection(backends: number) {
   });
 }
 
-/** Opens a batch, and collects what comes of it. */
+/** Opens a batch, and collects what comes of it up to its last frame. */
 function open(client: BackendCalls, batch: BatchRequest, more: Partial<BatchCall> = {}) {
   const abort = new AbortController();
   const received: Frame[] = [];
@@ -43,7 +43,10 @@ function open(client: BackendCalls, batch: BatchRequest, more: Partial<BatchCall
     ...more,
   };
   const ended = client.openBatch(batch, call).then(async ({ frames }) => {
-    for await (const group of frames) received.push(...group);
+    for await (const group of frames) {
+      received.push(...group);
+      if (received.filter(isLast).length === batch.sequences.length) return;
+    }
   });
   ended.catch(() => {});
   return { abort, received, ended };
@@ -156,7 +159,7 @@ describe("batches that wait for the same backend", () => {
     await backend.last.accept();
     await backend.last.send(...framesFor(mixed("first")));
     for (const { ended, received } of waiting) {
-      await expect(ended).rejects.toThrow("first");
+      await expect(ended).rejects.toMatchObject({ kind: "broken" });
       expect(received).toEqual([]);
     }
   });
@@ -194,6 +197,7 @@ describe("batches that wait for the same backend", () => {
       await backend.last.fail(null);
       await b.ended;
       expect(b.received).toEqual(framesFor(second));
+      await expect(a.ended).rejects.toBe(a.abort.signal.reason);
       expect(a.received).toEqual([]);
     }
   });
@@ -207,6 +211,7 @@ describe("batches that wait for the same backend", () => {
     expect(backend.last.ids).toEqual(["a", "b"]);
     for (const { abort } of waiting) abort.abort();
     expect(backend.last.signal.aborted).toBe(true);
+    for (const { abort, ended } of waiting) await expect(ended).rejects.toBe(abort.signal.reason);
     await turn();
     open(client, batchOf(mixed("later")));
     await turn();
@@ -229,6 +234,69 @@ test("a first call goes at once beside repeated ones that try for long to reach 
   await turn();
   expect(backend.last.ids).toEqual(["p3"]);
 });
+
+/** Backends over one connection, and batches that wait for it behind another. All are for the same backend. */
+async function joinedRuns(ids: readonly string[]) {
+  const routing = scriptedRouting(1);
+  const joined = new JoinedCalls(1, 128);
+  const events: string[] = [];
+  const backends = new Backends({
+    ...routing,
+    clientOf: (address) => joined.over(routing.clientOf(address)),
+    observe: ({ event }) => void events.push(event),
+  });
+  const [backend] = routing.backends;
+  const run = (id: string) => {
+    const abort = new AbortController();
+    const opened = backends.openBatch(batchOf(mixed(id)), abort.signal);
+    const ended = opened.then(async (frames) => {
+      for await (const _ of frames);
+    });
+    ended.catch(() => {});
+    return { abort, ended };
+  };
+  run("first");
+  const runs = ids.map(run);
+  await backend.last.accept();
+  expect(backend.last.ids).toEqual(ids);
+  return { routing, events, runs, first: backend.calls[0], joint: backend.last };
+}
+
+test.each([false, true])(
+  "nothing is kept alive for a batch that is given up (its call accepted before: %s)",
+  async (isAccepted) => {
+    const { routing, runs, first, joint } = await joinedRuns(["a", "b"]);
+    const sequence = joint.batch.sequences[1];
+    if (isAccepted) await joint.accept();
+    runs[0].abort.abort();
+    await turn();
+    if (!isAccepted) await joint.accept();
+    await joint.send(...framesFor(sequence));
+    await first.send(...framesFor(first.batch.sequences[0]));
+    await runs[1].ended;
+    let isSettled = false;
+    void routing.settled().then(() => {
+      isSettled = true;
+    });
+    await turn();
+    expect(isSettled).toBe(true);
+    expect(routing.timers()).toBe(0);
+  },
+);
+
+test.each(["unreachable", "broken", null] as const)(
+  "one joined call that fails (%s) counts as one failure of its backend",
+  async (kind) => {
+    const { events, joint } = await joinedRuns(["a", "b", "c"]);
+    if (kind === "unreachable") await joint.refuse(callFailure(kind));
+    else {
+      await joint.accept();
+      await joint.fail(kind);
+    }
+    await turn();
+    expect(events.filter((event) => event !== "retried")).toEqual(["call_failed"]);
+  },
+);
 
 test("what a lost backend had in many calls goes on in few", async () => {
   const routing = scriptedRouting(2);
