@@ -101,7 +101,7 @@ export class Ledger extends DurableObject<Env> {
     });
     if (tokens === undefined || !this.quota.isOpen(id)) return decision;
     // It counts in the minute, and holds no place.
-    if (decision.refusal) this.quota.settle(id, 0, this.now(), false);
+    if (decision.refusal) this.#settle(id, []).catch(() => undefined);
     return { ...decision, isOfTokens: true };
   }
 

@@ -102,6 +102,15 @@ test("what could not be written is written later, by itself", async () => {
   expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]);
 });
 
+test("a request whose tokens are refused still counts when the ledger's object was evicted", async () => {
+  const { root } = tenantIn();
+  expect((await root.admit("r1", { ...limits, tokensPerMinute: 10 }, 11)).refusal).toMatchObject({ asked: 11 });
+  await vi.waitFor(async () => expect(await storedIn(root, "seconds")).toMatchObject([{ requests: 1 }]));
+  await evictDurableObject(root);
+  const { open, seconds } = await runInDurableObject(root, (object: Ledger) => object.quota.state);
+  expect([open, seconds]).toEqual([[], [[expect.any(Number), { requests: 1, tokens: 0 }]]]);
+});
+
 test("a settlement whose write fails is not confirmed, and is counted once when it is tried again", async () => {
   const { root } = tenantIn();
   await root.admit("r1", limits);
