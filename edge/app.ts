@@ -62,7 +62,11 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
   }
 
   app.notFound((c) => errorResponse(c, new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`)));
-  app.onError((thrown, c) => errorResponse(c, thrown));
+  app.onError((thrown, c) => {
+    // Else Hono gives the headers of a response that the error replaces to the new one.
+    c.res = undefined;
+    return errorResponse(c, thrown);
+  });
   return app;
 
   /** OpenAI's envelope of anything thrown, never a stack. */

@@ -3,6 +3,7 @@ import { evictDurableObject, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { defaultRegion } from "../../edge/platform/region.ts";
+import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
@@ -316,6 +317,23 @@ describe("limits", () => {
       object.now = () => Date.now() + reservationMs;
     });
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
+  });
+
+  test("refuse with headers of their own what a route has answered otherwise", async () => {
+    const { headers } = await tenantWith({ limits: { requestsPerMinute: 0 } });
+    const { post } = testApp({ bodyReads: new BodyReads(0) });
+    const body = { prompt: "aaa" };
+    const unlimited = await tenantWith();
+    const tooMany = await post("/v1/completions", body, { headers: unlimited.headers });
+    expect([tooMany.status, tooMany.headers.get("retry-after")]).toEqual([429, "1"]);
+    const notAllowed = await post("/v1/usage", body, { headers: unlimited.headers });
+    expect([notAllowed.status, notAllowed.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
+    for (const path of ["/v1/completions", "/v1/usage"]) {
+      // An app that knows no refusal yet.
+      const refused = await testApp({ bodyReads: new BodyReads(0) }).post(path, body, { headers });
+      const told = ["retry-after", "allow", "x-should-retry"].map((name) => refused.headers.get(name));
+      expect([path, refused.status, ...told]).toEqual([path, 429, null, null, "false"]);
+    }
   });
 
   test("are still known when the ledger's object was evicted", async () => {
