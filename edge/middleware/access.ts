@@ -77,7 +77,7 @@ function allowOrigin(c: Context<AppEnvironment>, { tenant, origins }: Access): v
 /**
  * Counts every POST in the requests a minute, also an invalid one (400, 404, 413, 415). Where its route did not ask the ledger,
  * this does after the route; a refusal then replaces the route's response. GET and DELETE do not count. A refusal that is known
- * comes before the body is read; routes ask the ledger with the tokens of the request.
+ * comes before the body is read. The ledger is asked before a large body is read (body.ts), else by routes, with the tokens.
  */
 export const admission: Middleware = async (c, next, { admissions }) => {
   if (c.req.method !== "POST") {

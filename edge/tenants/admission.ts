@@ -1,7 +1,7 @@
 /**
  * Admission by a tenant's ledger in the request's region: one call counts a request and reserves its tokens, once they are
- * known, and another settles it when it ends. A refusal that is known is repeated before anything is read. For a tenant
- * without limits only use is counted.
+ * known, and another settles it when it ends. A request with a large body is counted before it is read, by a call of its own.
+ * A refusal that is known is repeated before anything is read. For a tenant without limits only use is counted.
  */
 
 import { ServiceError } from "../../shared/errors.ts";
@@ -45,13 +45,15 @@ export interface Admissions {
 
 /** A request that the ledger does not know yet. */
 export interface PendingAdmission {
+  /** Admits the request while its tokens are unknown, so that one that is refused costs no reading. Throws as `reserve` does. */
+  admit(): Promise<void>;
   /**
-   * Admits the request with at most `tokens`, before its work. The caller settles the returned admission. Throws rate_limited
+   * Admits the request with at most `tokens`, before its work, or reserves them where it is admitted. The caller settles the returned admission. Throws rate_limited
    * or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
   /**
-   * Counts the request if `reserve` was not called, and frees the place of one that was refused or failed. Does nothing after a
+   * Counts the request if neither was called, and frees the place of one that was refused or failed. Does nothing after a
    * successful `reserve`. Throws as `reserve` does.
    */
   end(): Promise<void>;
@@ -83,7 +85,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
-      if (!isLimited) return { reserve: async () => admitted, end: async () => undefined };
+      if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
       const known = knownRefusals.decisionFor(name, limits, now());
       if (known) obey(known, tell);
       const ledger = ledgerOf(ledgers, name);
@@ -99,10 +101,13 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         return decision;
       };
       return {
+        async admit() {
+          await ask();
+        },
         async reserve(tokens) {
-          const { isOfTokens } = await ask(tokens);
-          // A ledger of the release before has only admitted it, and reserves in a call of its own.
-          if (!isOfTokens) obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
+          // A ledger of the release before admits it in the first call, too, and reserves in a call of its own.
+          const isReserved = !isAsked && (await ask(tokens)).isOfTokens;
+          if (!isReserved) obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
           isHeld = false;
           return admitted;
         },

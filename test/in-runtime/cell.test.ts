@@ -248,6 +248,7 @@ describe("a client that goes away", () => {
     const settled: unknown[] = [];
     const admissions: Dependencies["admissions"] = {
       begin: ({ requestId, access: { tenant } }) => ({
+        admit: async () => undefined,
         reserve: async () => ({
           request: { requestId, tenant, isLimited: true },
           renew: () => undefined,

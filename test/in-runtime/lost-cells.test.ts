@@ -111,6 +111,7 @@ const withoutIds = (events: string[]) => byChoice(events.map((event) => event.re
 
 const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions"] => ({
   begin: ({ requestId, access: { tenant } }) => ({
+    admit: async () => undefined,
     reserve: async () => ({
       // Its ledger does not know the request.
       request: { requestId, tenant, isLimited: false },

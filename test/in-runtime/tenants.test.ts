@@ -319,6 +319,44 @@ describe("limits", () => {
     expect((await complete({ prompt: "aaa", max_tokens: 1 }, { headers })).status).toBe(200);
   });
 
+  test("of requests at once: refuse a body that is large, or of unknown length, unread", async () => {
+    const some = { requestsPerMinute: 9, concurrentRequests: 1 };
+    const { ledger, headers, stateOf } = await tenantWith({ limits: some });
+    await ledger.admit("running", { ...plans.unlimited, ...some });
+    const { request, settled } = testApp();
+    for (const length of [limits.bodyBytes, null]) {
+      let pulled = 0;
+      const body = new ReadableStream({ pull: () => void pulled++ }, { highWaterMark: 0 });
+      const all = new Headers({ "content-type": "application/json", ...headers });
+      if (length !== null) all.set("content-length", String(length));
+      const response = await request("/v1/completions", { method: "POST", body, headers: all });
+      expect([response.status, response.headers.get("retry-after"), pulled]).toEqual([429, "1", 0]);
+      await settled();
+      expect((await stateOf()).open).toHaveLength(1);
+    }
+  });
+
+  test("count a large body once, and its tokens; a small one takes a single call to the ledger", async () => {
+    const { headers, stateOf } = await tenantWith({ limits: { requestsPerMinute: 9, tokensPerMinute: 10 } });
+    const calls = [vi.spyOn(Ledger.prototype, "admit"), vi.spyOn(Ledger.prototype, "reserve")];
+    onTestFinished(() => calls.forEach((call) => void call.mockRestore()));
+    const { post, settled } = testApp();
+    const ask = async (max_tokens: number, padding: string) => {
+      const body = JSON.stringify({ prompt: "aaa", max_tokens }) + padding;
+      const response = await post("/v1/completions", body, { headers });
+      await response.text();
+      await settled();
+      const { open, seconds } = await stateOf();
+      const requests = seconds.reduce((sum, [, second]) => sum + second.requests, 0);
+      return [response.status, requests, open, ...calls.map(({ mock }) => mock.calls.length)];
+    };
+    expect(await ask(1, "")).toEqual([200, 1, [], 1, 0]);
+    const padding = " ".repeat(100_000);
+    expect(await ask(2, padding)).toEqual([200, 2, [], 2, 1]);
+    // Its tokens are refused.
+    expect(await ask(9, padding)).toEqual([429, 3, [], 3, 2]);
+  });
+
   test("refuse with headers of their own what a route has answered otherwise", async () => {
     const { headers } = await tenantWith({ limits: { requestsPerMinute: 0 } });
     const { post } = testApp({ bodyReads: new BodyReads(0) });
