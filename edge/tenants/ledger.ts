@@ -387,8 +387,7 @@ function partsOf(name: string): { tenant: string; region: Region | null } {
 
 /** The ledger of that name. A region's is created in its region. */
 export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
-  const { region } = partsOf(name);
-  return objectNamed(ledgers, name, region);
+  return objectNamed(ledgers, name, partsOf(name).region);
 }
 
 function difference(a: Amounts, b: Amounts): Amounts {
