@@ -17,6 +17,7 @@ import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
 import { Attempt, Delivery } from "./delivery.ts";
+import { FrameQueue } from "./frame-queue.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
@@ -28,9 +29,7 @@ export class BatchRun {
   readonly #startedMs: number;
   /** The sequences that have not ended, by the client's id. */
   readonly #open = new Map<string, Delivery>();
-  /** Frames that the iteration of `frames` has not taken yet. */
-  readonly #frames: Frame[] = [];
-  #wake = () => {};
+  readonly #frames = new FrameQueue();
 
   constructor(batch: BatchRequest, context: RoutingContext) {
     this.#context = context;
@@ -50,13 +49,7 @@ export class BatchRun {
   /** The frames of each sequence in order, up to its last. Leaving the loop cancels what is open; then `ended` is called. */
   async *frames(ended: () => void = () => {}): AsyncGenerator<Frame[]> {
     try {
-      for (;;) {
-        while (this.#frames.length > 0) yield this.#frames.splice(0);
-        if (this.#open.size === 0) return;
-        await new Promise<void>((resolve) => {
-          this.#wake = resolve;
-        });
-      }
+      yield* this.#frames;
     } finally {
       this.stop();
       ended();
@@ -71,7 +64,7 @@ export class BatchRun {
       this.#open.delete(id);
       for (const attempt of delivery.calls) attempt.cancel(delivery);
     }
-    this.#wake();
+    if (this.#open.size === 0) this.#frames.end();
   }
 
   stop(): void {
@@ -267,7 +260,7 @@ export class BatchRun {
     }
     if (frame.type === "done") attempt.backend.recordSuccess();
     if (isLast(frame)) this.#finish(delivery, delivered);
-    else this.#push(delivered);
+    else this.#frames.push(delivered);
   }
 
   /** Handles the failure of sequences whose call a backend had accepted. */
@@ -347,12 +340,8 @@ export class BatchRun {
   #finish(delivery: Delivery, frame: Frame): void {
     if (!this.#open.delete(delivery.id)) return;
     for (const attempt of delivery.calls) attempt.remove(delivery);
-    this.#push(frame);
-  }
-
-  #push(frame: Frame): void {
     this.#frames.push(frame);
-    this.#wake();
+    if (this.#open.size === 0) this.#frames.end();
   }
 
   #isOpen(delivery: Delivery): boolean {

@@ -6,6 +6,7 @@
 import { type BatchRequest, type Frame, ownAdaptersOf } from "../../shared/contracts/inference.ts";
 import { asFailure, brokenOff } from "./call-failure.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "./client.ts";
+import { FrameQueue } from "./frame-queue.ts";
 import { type WaitingCall, WaitingCalls } from "./waiting-calls.ts";
 
 /** A batch that waits for a connection or, in a call with others, for its frames. */
@@ -75,7 +76,7 @@ function keyOf(
 async function answerTogether(parts: readonly Part[]): Promise<void> {
   const [{ batch, call, client }] = parts;
   const all = new AbortController();
-  const streams = new Map(parts.map((part) => [part, new FrameStream()]));
+  const streams = new Map(parts.map((part) => [part, new FrameQueue()]));
   let answer: OpenBatch | null = null;
   // A backend does not know them before it answers. A cancellation that fails leaves them running, which costs only time.
   const cancel = (part: Part, process: string | null) =>
@@ -109,7 +110,7 @@ async function answerTogether(parts: readonly Part[]): Promise<void> {
 async function distribute(
   groups: AsyncIterable<Frame[]>,
   parts: readonly Part[],
-  streams: ReadonlyMap<Part, FrameStream>,
+  streams: ReadonlyMap<Part, FrameQueue>,
 ): Promise<void> {
   const partOf = new Map(parts.flatMap((part) => part.batch.sequences.map(({ id }) => [id, part])));
   // A reader leaves with its last frame, so those that still read at the end lack some. They share one failure, which counts once.
@@ -119,7 +120,7 @@ async function distribute(
       for (const [part, frames] of Map.groupBy(group, ({ id }) => partOf.get(id))) {
         if (!part) throw new Error(`a frame of ${frames[0].id}, which is not of this call`);
         // Those of a part that has left are dropped.
-        streams.get(part)?.push(frames);
+        streams.get(part)?.push(...frames);
       }
       if (streams.size === 0) break;
     }
@@ -127,32 +128,4 @@ async function distribute(
     failure = asFailure(thrown);
   }
   for (const stream of streams.values()) stream.end(failure);
-}
-
-/** The frames of one part, read as they come. */
-class FrameStream implements AsyncIterable<Frame[]> {
-  readonly #groups: Frame[][] = [];
-  #failure: unknown = null;
-  #wake = () => {};
-
-  push(group: Frame[]): void {
-    this.#groups.push(group);
-    this.#wake();
-  }
-
-  /** `failure` is thrown to the reader. */
-  end(failure: Error): void {
-    this.#failure = failure;
-    this.#wake();
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Frame[]> {
-    for (;;) {
-      while (this.#groups.length > 0) yield this.#groups.shift()!;
-      if (this.#failure) throw this.#failure;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
-  }
 }

@@ -48,8 +48,8 @@ export interface PendingAdmission {
   /** Admits the request while its tokens are unknown, so that one that is refused costs no reading. Throws as `reserve` does. */
   admit(): Promise<void>;
   /**
-   * Admits the request with at most `tokens`, before its work, or reserves them where it is admitted. The caller settles the returned admission. Throws rate_limited
-   * or quota_exceeded with the limit and the value.
+   * Admits the request with at most `tokens`, before its work, or reserves them where it is admitted. The caller settles the
+   * returned admission. Throws rate_limited or quota_exceeded with the limit and the value.
    */
   reserve(tokens: number): Promise<Admission>;
   /**
