@@ -181,6 +181,7 @@ export class KvMemory {
   /** Gives places to those that have none: after the others, which are moved together where there is no room after them. */
   #placeAside(): void {
     const added = this.#aside.filter(({ present }) => present);
+    if (added.length === 0) return;
     const positions = positionsOf(added);
     const [from, to] = this.#between();
     if (endOf(this.#kept, from) + positions > to) this.#pack(from, to, positions);
@@ -195,7 +196,7 @@ export class KvMemory {
       free(present);
       at += one.positions;
     }
-    if (added.length > 0) this.#written.start = Math.max(this.#written.start, at);
+    this.#written.start = Math.max(this.#written.start, at);
   }
 
   /** Moves what is kept together, between two positions, with so many free after it. */

@@ -75,17 +75,20 @@ export class GraphBuilder {
     this.#outputs.push(valueInfo(name, type, shape));
   }
 
-  /** A constant whose bytes are copied into the graph, once where an array is given again in the same shape. Throws an Error when shape and length disagree. */
+  /**
+   * A constant whose bytes are copied into the graph; where an array is given again in the same shape, the one that is there.
+   * Throws an Error when shape and length disagree.
+   */
   constant(array: Constant, shape: readonly number[], name = this.#fresh("constant")): string {
     const known = this.#constants.get(array);
     if (known && `${known.shape}` === `${shape}`) return known.name;
-    this.#constants.set(array, { name, shape });
     const expected = shape.reduce((a, b) => a * b, 1);
     if (expected !== array.length) {
       throw new Error(
         `graph ${this.#name}: constant ${name} of shape [${shape}] needs ${expected} elements, got ${array.length}`,
       );
     }
+    this.#constants.set(array, { name, shape });
     this.#initializers.push({
       name,
       dims: [...shape],

@@ -13,7 +13,7 @@ export interface WorkerBuild {
   objects: { binding: string; className: string }[];
 }
 
-export interface WorkerdConfig {
+interface WorkerdConfig {
   worker: WorkerBuild;
   /** Another build that runs the Durable Objects, as while a deployment spreads; null: the same one does. */
   objectsWorker: WorkerBuild | null;
@@ -29,12 +29,15 @@ export interface WorkerdConfig {
   datasets: string[];
 }
 
+/** Of scripts that are no build of ours. */
+const compatibilityDate = "2026-11-17";
+
 /** A Worker of one file without bindings. */
 export function workerAlone(file: string, objectsDirectory: string): WorkerdConfig {
   return {
     worker: {
       modules: [{ name: file, file }],
-      compatibilityDate: "2026-11-17",
+      compatibilityDate,
       compatibilityFlags: [],
       vars: {},
       objects: [],
@@ -105,7 +108,7 @@ const sinkScript = "export default { fetch: () => new Response(null) };";
 function serviceText(name: string, script: string, json: [string, string][] = []): string {
   const bindings = json.map(([binding, value]) => `(name = ${text(binding)}, json = ${text(value)})`);
   const modules = list([`(name = "main", esModule = ${text(script)})`]);
-  return `(name = "${name}", worker = (modules = ${modules}, compatibilityDate = "2026-11-17", bindings = ${list(bindings)}))`;
+  return `(name = "${name}", worker = (modules = ${modules}, compatibilityDate = ${text(compatibilityDate)}, bindings = ${list(bindings)}))`;
 }
 
 /** `objectsService` runs the Worker's objects; null: it does so itself. */

@@ -163,9 +163,6 @@ function meansOf(cells: readonly Cell[]): Shipped["means"] {
 
 /** Bits that the mixture gains, and bytes, by document. */
 function bitsByDocument(texts: readonly Text[], { mixture: of, base: than }: Scores): DocumentSum[] {
-  const inBytes = texts.map((text) => ({ ...text, scored: text.bytes }));
-  return byDocument(
-    inBytes,
-    of.map((nats, i) => (nats - than[i]) / Math.LN2),
-  );
+  const bits = of.map((nats, i) => (nats - than[i]) / Math.LN2);
+  return byDocument(texts, bits, "bytes");
 }

@@ -90,12 +90,16 @@ function meanPerToken(documents: readonly DocumentSum[]): number {
   return sum / documents.reduce((total, document) => total + document.tokens, 0);
 }
 
-/** Texts' sums by document. */
-export function byDocument(texts: readonly ScoredText[], sums: readonly number[]): DocumentSum[] {
+/** Texts' sums by document, with how many tokens they are of, or bytes. */
+export function byDocument(
+  texts: readonly ScoredText[],
+  sums: readonly number[],
+  unit: "scored" | "bytes" = "scored",
+): DocumentSum[] {
   const documents = new Map<string, DocumentSum>();
-  for (const [i, { document, scored }] of texts.entries()) {
-    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
-    documents.set(document, { sum: before.sum + sums[i], tokens: before.tokens + scored });
+  for (const [i, text] of texts.entries()) {
+    const before = documents.get(text.document) ?? { sum: 0, tokens: 0 };
+    documents.set(text.document, { sum: before.sum + sums[i], tokens: before.tokens + text[unit] });
   }
   return [...documents.values()];
 }

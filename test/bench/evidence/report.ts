@@ -90,7 +90,7 @@ function mainTable(sources: readonly MeasuredSource[], rows: readonly Row[], mea
 }
 
 /** A row for each method, the best over all sources first; a column for each group that was measured. */
-export function controlTable(means: readonly Mean[]): string {
+function controlTable(means: readonly Mean[]): string {
   const groups = (["new", "trained", "all"] as const).filter((group) => means.some((mean) => mean.group === group));
   const of = (method: string, group: Group) => means.find((mean) => mean.method === method && mean.group === group);
   const widest = (method: string) => of(method, groups.at(-1)!)?.overBase.mean ?? Number.NEGATIVE_INFINITY;

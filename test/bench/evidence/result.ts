@@ -104,15 +104,8 @@ function meanOf(
 ): Mean {
   const [{ promptTokens, method }] = own;
   /** Nats of each text that `gainOf` finds, by document of each source, a token or a byte. */
-  const over = (gainOf: (one: Scored) => number[], unit: "scored" | "bytes" = "scored") =>
-    overDomains(
-      own.map((one) =>
-        byDocument(
-          one.texts.map((text) => ({ ...text, scored: text[unit] })),
-          gainOf(one),
-        ),
-      ),
-    );
+  const over = (gainOf: (one: Scored) => number[], unit?: "bytes") =>
+    overDomains(own.map((one) => byDocument(one.texts, gainOf(one), unit)));
   const gained = (one: Scored) => minus(one.scores, scoresBy(base, one, scored)!);
   const isCompared = method !== mixture && own.every((one) => scoresBy(mixture, one, scored));
   const ownRows = rows.filter(
