@@ -25,7 +25,8 @@ export interface TrainerOptions {
 
 /**
  * What the hyper-network is given for a window in training: a point on the way from its centroid to itself, its centroid,
- * the mean of the windows drawn with it (as published), or the same for all text (a control).
+ * the mean of the windows drawn with it (as published), or the same for all text (a control). With the first, which is what is
+ * served, a step also takes windows of all text at the origin of the prompt space (`windowsAtOrigin`).
  */
 export type InputSource = "jittered" | "centroid" | "batch-mean" | "constant";
 
@@ -44,6 +45,11 @@ export interface TrainerState {
 
 const clustersPerStep = 6;
 const windowsPerCluster = 5;
+/**
+ * Gates are nearly linear in their input, so what is learned at the origin, the mean of all text, every centroid's adapter has.
+ * Without it each knows its own text alone, and helps no text that is far from all centroids (LOG.md).
+ */
+const windowsAtOrigin = 60;
 /**
  * Tokens that a step takes of a window, drawn anew each time. Neighbours say much the same: few tokens of many windows teach
  * more than all tokens of few.
@@ -120,8 +126,23 @@ export class Trainer {
     return this.#session.release();
   }
 
-  /** Some clusters, and some windows of each. */
   #draw(random: Random): (DrawnWindow & WindowPart)[] {
+    const drawn = this.#drawClusters(random);
+    return this.#options.input === "jittered" ? [...drawn, ...this.#drawAtOrigin(random)] : drawn;
+  }
+
+  /** Windows of clusters that are drawn alike, whatever their sizes. */
+  #drawAtOrigin(random: Random): (DrawnWindow & WindowPart)[] {
+    const { embeddings, windows } = this.#set;
+    const origin = new Float32Array(embeddings.length / windows.length);
+    return Array.from({ length: windowsAtOrigin }, (_, i) => {
+      const members = this.#members[random.integer(this.#members.length)];
+      return this.#windowOf(members[random.integer(members.length)], clustersPerStep + i, origin, random);
+    });
+  }
+
+  /** Some clusters, and some windows of each. */
+  #drawClusters(random: Random): (DrawnWindow & WindowPart)[] {
     const all = [...this.#set.windows.keys()];
     const groups =
       this.#options.draws === "windows"
@@ -134,14 +155,13 @@ export class Trainer {
       const draws = this.#options.draws === "windows" ? 1 : windowsPerCluster;
       const indexes = Array.from({ length: draws }, () => members[random.integer(members.length)]);
       const inputs = this.#inputs(indexes, random);
-      return indexes.map((index, i) => ({
-        index,
-        tokens: random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow),
-        cluster: this.#clusters.memberOf[index],
-        batch,
-        embedding: inputs[i],
-      }));
+      return indexes.map((index, i) => this.#windowOf(index, batch, inputs[i], random));
     });
+  }
+
+  #windowOf(index: number, batch: number, embedding: Float32Array, random: Random): DrawnWindow & WindowPart {
+    const tokens = random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow);
+    return { index, tokens, cluster: this.#clusters.memberOf[index], batch, embedding };
   }
 
   /** Inputs of windows of one cluster that were drawn together, [P] each. */

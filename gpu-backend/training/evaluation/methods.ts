@@ -56,11 +56,12 @@ export const expertMethod = "an expert per centroid";
 
 /**
  * All but the bank choose their learning rate. The static head, which the bank is judged by, also chooses steps, weight decay
- * and draws.
+ * and draws, and the table of gates its steps: a step of theirs takes a third of the windows that one of the bank takes.
  */
 export function comparedMethods(head: HeadWeights, settings: BankSettings, P: number): Method[] {
   const { hiddenSize: D, vocabularySize: V } = head;
   const { clusters: K, steps } = settings;
+  const stepsForAsMuchText = 3 * steps;
   const shape = bankShape({ ...settings, dimensions: P });
   const size = gatedKind(head, shape).trainable;
   const swept = {
@@ -102,7 +103,8 @@ export function comparedMethods(head: HeadWeights, settings: BankSettings, P: nu
       adapters: (parameters, centroids) => hyperNetworkAdapters(head, shape, parameters, centroids),
     },
     {
-      ...{ name: tableMethod, ...swept, input: "centroid", kind: tableKind(head, shape, K), measured: shape },
+      ...{ name: tableMethod, input: "centroid", kind: tableKind(head, shape, K), measured: shape, seeds: everySeed },
+      rounds: [rates.map((learningRate) => ({ learningRate })), [{ steps: stepsForAsMuchText }]],
       adapters: (parameters, centroids) => tableAdapters(parameters, centroids, shape.gates),
     },
     {
@@ -113,7 +115,7 @@ export function comparedMethods(head: HeadWeights, settings: BankSettings, P: nu
       ...{ name: staticMethod, input: "constant", kind: staticKind(head, staticShape), measured: staticShape },
       rounds: [
         rates.map((learningRate) => ({ learningRate })),
-        [{ steps: Math.ceil(steps / 2) }, { steps: 2 * steps }],
+        [{ steps: Math.ceil(steps / 2) }, { steps: 2 * steps }, { steps: stepsForAsMuchText }],
         [{ weightDecay: 0.01 }, { weightDecay: 0.1 }],
         [{ draws: "windows" }],
       ],

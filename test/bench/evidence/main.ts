@@ -64,8 +64,7 @@ const program = createCommand(
   .option("--domain-controls", "measure them on the domains as well", false)
   .option(
     "--static <folder>",
-    "artifacts of one centroid, a static head, as a control (train --centroids 1, with six times the steps: a step takes five " +
-      "windows of each of six centroids where there are as many)",
+    "artifacts of one centroid, a static head, as a control (train --centroids 1)",
   )
   .option("--samples <n>", "continuations of each method at each temperature; 0 for none", wholeNumber, 64)
   .addOption(new Option("--model <folder>", "the model").default(embedded, "the embedded model"))
