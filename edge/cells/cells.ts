@@ -11,7 +11,7 @@ import { marksHeader } from "../completions/marks.ts";
 import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
-import { refusalOf } from "./refusal.ts";
+import { readRefusal } from "./refusal.ts";
 
 export interface CellsParts {
   namespace: CellNamespace;
@@ -98,7 +98,7 @@ export class CellCall {
       body: sentCellRequest(request),
       signal: this.#signal,
     });
-    if (!response.ok) throw await refusalOf(response);
+    if (!response.ok) throw await readRefusal(response);
     if (cursor !== null && !response.headers.has(marksHeader)) {
       await response.body?.cancel();
       throw new Error("this cell cannot resume a stream");

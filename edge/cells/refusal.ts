@@ -20,7 +20,7 @@ export function refusalResponse(error: ServiceError): Response {
 }
 
 /** The ServiceError of a refusal; another Error if the response is not a cell's. */
-export async function refusalOf(response: Response): Promise<Error> {
+export async function readRefusal(response: Response): Promise<Error> {
   const read = refusalSchema.safeParse(await response.json().catch(() => null));
   if (!read.success) return new Error(`the cell answered ${response.status}`);
   const { kind, message, param, retryAfterSeconds, isTaken } = read.data;

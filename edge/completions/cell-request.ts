@@ -1,6 +1,7 @@
 /**
  * What the Worker sends to the cell that answers a request. Worker and cell may be of releases next to each other while a
- * deploy spreads, so the message has a version and a schema: unknown fields are kept, missing new ones have defaults.
+ * deploy spreads, so the message has a version and a schema. A message of another version is checked: unknown fields are kept,
+ * missing new ones have defaults. One of the cell's own version is what the same code has made, and is not checked again.
  */
 import { z } from "zod";
 import { samplingSchema, sequenceRequestSchema } from "../../shared/contracts/inference.ts";
@@ -14,8 +15,8 @@ import { batchesOf, type Plan } from "./plan.ts";
 import type { Envelope } from "./response.ts";
 
 /**
- * Goes up by one in a release that changes the meaning of a field or of the answer. A cell takes the versions next to its
- * own, too. Version 1, which had no such field, has no marks in its answers.
+ * Goes up by one in a release that changes the schema, or the meaning of a field or of the answer. A cell takes the versions
+ * next to its own, too. Version 1, which had no such field, has no marks in its answers.
  */
 export const cellRequestVersion = 2;
 
@@ -40,7 +41,7 @@ export interface CellRequest {
 
 /** Checked by the backend, which gets them as they are. */
 const tokenIds = z.custom<number[]>(Array.isArray);
-const isObject = (value: unknown) => typeof value === "object" && value !== null;
+const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
 
 const sequenceSchema = z.looseObject({
   ...sequenceRequestSchema.shape,
@@ -57,7 +58,7 @@ const plannedChoiceSchema = z.looseObject({
   sequence: sequenceSchema,
 });
 
-const cellRequestSchema = z.looseObject({
+export const cellRequestSchema = z.looseObject({
   version: z
     .int()
     .min(cellRequestVersion - 1)
@@ -83,10 +84,11 @@ const cellRequestSchema = z.looseObject({
 
 /** Throws NotTaken for a message that this cell cannot read. */
 export function readCellRequest(message: unknown): CellRequest {
+  const { version = 1 } = isObject(message) ? (message as { version?: unknown }) : {};
+  if (version === cellRequestVersion) return message as CellRequest;
   const read = cellRequestSchema.safeParse(message);
   if (read.success) return read.data;
   const [{ path, message: why }] = read.error.issues;
-  const { version = 1 } = isObject(message) ? (message as { version?: unknown }) : {};
   throw new NotTaken(
     "backend_unavailable",
     `The edge is being updated; try again. (Request of version ${JSON.stringify(version)}, cell of ${cellRequestVersion}: ${path.join(".")}: ${why}.)`,

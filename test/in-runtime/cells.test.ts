@@ -1,12 +1,19 @@
 import { describe, expect, test } from "vitest";
+import { z } from "zod";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "../../edge/cells/cell-names.ts";
-import { refusalOf, refusalResponse } from "../../edge/cells/refusal.ts";
+import { readRefusal, refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
-import { type CellRequest, cellRequestVersion, readCellRequest } from "../../edge/completions/cell-request.ts";
+import {
+  type CellRequest,
+  cellRequestSchema,
+  cellRequestVersion,
+  readCellRequest,
+} from "../../edge/completions/cell-request.ts";
 import { marksHeader } from "../../edge/completions/marks.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { sha256Hex } from "../../shared/sha256.ts";
 import recorded from "../support/cell-request-v1.json";
 import { backendAnswers, eventsOf, localCell, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -135,13 +142,28 @@ describe("releases next to each other", () => {
     expect(readCellRequest(next).plan.choices[0].sequence.sampling).toMatchObject({ newField: 1 });
   });
 
+  test("a message of the cell's own version is taken as it is", () => {
+    const own = { ...recorded, version: cellRequestVersion };
+    expect(readCellRequest(own)).toBe(own);
+  });
+
+  // Where this fails, cellRequestVersion must go up: a cell takes any message of its version unchecked.
+  test("a version has one schema", async () => {
+    const schema = z.toJSONSchema(cellRequestSchema, { io: "input", unrepresentable: "any" });
+    const digest = await sha256Hex(new TextEncoder().encode(JSON.stringify(schema)));
+    expect([cellRequestVersion, digest]).toEqual([
+      2,
+      "cfaa774e28aaf710299e43c7d028aab47cd02e42dcbdb66f00f87377ffb756d1",
+    ]);
+  });
+
   test.each([
     ["of a version that is too new", { version: cellRequestVersion + 2 }, /version 4, cell of 2/],
     ["without a plan", { plan: null }, /plan/],
   ])("a message %s is refused, as one that was not taken", async (_, change, says) => {
     const response = await askCell({ ...(await recordedRequest()), ...change });
     expect(response.status).toBe(503);
-    expect(await refusalOf(response)).toMatchObject({
+    expect(await readRefusal(response)).toMatchObject({
       constructor: NotTaken,
       kind: "backend_unavailable",
       message: expect.stringMatching(says),
