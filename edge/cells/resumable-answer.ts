@@ -34,7 +34,7 @@ export function createCells(parts: CellsParts): Cells {
     headers.delete(marksHeader);
     if (headers.has("content-length")) return { response: new Response(first.body, { headers }), completed: null };
     const { readable, writable } = new IdentityTransformStream();
-    const completed = passOn(first, call, writable.getWriter());
+    const completed = passOn(first, call, new Client(writable));
     return { response: new Response(readable, { headers }), completed };
   };
 }
@@ -42,46 +42,81 @@ export function createCells(parts: CellsParts): Cells {
 /** A cell's answer failed before its end, or ended without one. */
 class CellLost extends Error {}
 
-/** The client has gone: it takes no more bytes. */
-class ClientGone extends Error {}
+/**
+ * The body that a client reads. It takes one write while the next bytes are read from the cell: if each write was waited for,
+ * the first token of one stream would wait for the others' more often.
+ */
+class Client {
+  /** It has disconnected. */
+  isGone = false;
+  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
+  #writing = Promise.resolve();
 
-async function passOn(first: Response, call: CellCall, client: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
-  const write = async (bytes: Uint8Array) => {
-    try {
-      if (bytes.length > 0) await client.write(bytes);
-    } catch (cause) {
-      throw new ClientGone("the client took no more", { cause });
-    }
-  };
+  constructor(writable: WritableStream<Uint8Array>) {
+    this.#writer = writable.getWriter();
+    this.whenGone(() => {
+      this.isGone = true;
+    });
+  }
+
+  /** Resolves when it has taken all before these bytes. Rejects if it has disconnected. */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length === 0) return;
+    await this.#writing;
+    this.#writing = this.#writer.write(bytes);
+    this.#writing.catch(() => {
+      this.isGone = true;
+    });
+  }
+
+  /** Calls `left` when it disconnects; only a write notices that. */
+  whenGone(left: () => void): void {
+    this.#writer.closed.catch(left);
+  }
+
+  /** Resolves when it has taken everything. Rejects if it has disconnected before. */
+  async close(): Promise<void> {
+    await this.#writing;
+    await this.#writer.close().catch(() => {});
+  }
+
+  abort(reason: Error): void {
+    this.#writer.abort(reason).catch(() => {});
+  }
+}
+
+async function passOn(first: Response, call: CellCall, client: Client): Promise<void> {
   const progress: Progress = { cursor: null, isResumable: true };
   try {
     for (let response = first; ; ) {
       try {
-        await (call.isStream ? passStream(response, write, progress) : passWhole(response, write, progress));
+        await (call.isStream ? passStream(response, client, progress) : passWhole(response, client, progress));
         break;
       } catch (thrown) {
-        if (!(thrown instanceof CellLost) || !progress.isResumable) throw thrown;
+        if (!(thrown instanceof CellLost) || !progress.isResumable || client.isGone) throw thrown;
         response = await call.resume(progress.cursor, thrown);
       }
     }
-    await client.close().catch(() => {});
+    await client.close();
   } catch (thrown) {
     // A client that disconnects takes the way to the cell with it.
-    if (thrown instanceof ClientGone || call.isAbandoned) {
+    if (client.isGone || call.isAbandoned) {
       const gone = clientGone(thrown);
-      client.abort(gone).catch(() => {});
+      client.abort(gone);
       throw gone;
     }
     const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
-    await (call.isStream ? writeError(error, client) : client.abort(error)).catch((cause) => {
-      throw clientGone(cause);
-    });
+    if (call.isStream) {
+      await writeError(error, client).catch((cause) => {
+        throw clientGone(cause);
+      });
+    } else client.abort(error);
     throw error;
   }
 }
 
 /** Ends a stream in an error event. Rejects if the client has disconnected. */
-async function writeError(error: ServiceError, client: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
+async function writeError(error: ServiceError, client: Client): Promise<void> {
   await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
   await client.close();
 }
@@ -93,26 +128,24 @@ function clientGone(cause: unknown): ServiceError {
 const encoder = new TextEncoder();
 
 interface Progress {
-  /** How far the client has the stream; null before its first event. */
+  /** How far the stream was written to the client; null before its first event. */
   cursor: string | null;
   /** False once the client has something that no other cell goes on from. */
   isResumable: boolean;
 }
 
-type Write = (bytes: Uint8Array) => Promise<void>;
-
-async function passStream(response: Response, write: Write, progress: Progress): Promise<void> {
+async function passStream(response: Response, client: Client, progress: Progress): Promise<void> {
   if (!response.headers.has(marksHeader)) {
     progress.isResumable = false;
-    for await (const chunk of chunksOf(response)) await write(chunk);
+    for await (const chunk of chunksOf(response, client)) await client.write(chunk);
     return;
   }
   const marks = new MarkReader();
   let isComplete = false;
   try {
-    for await (const chunk of chunksOf(response)) {
+    for await (const chunk of chunksOf(response, client)) {
       for (const { bytes, mark } of marks.push(chunk)) {
-        if (mark !== cutMark) await write(bytes);
+        if (mark !== cutMark) await client.write(bytes);
         if (mark === endMark) isComplete = true;
         else if (mark !== cutMark && mark !== noMark) progress.cursor = mark;
       }
@@ -124,20 +157,21 @@ async function passStream(response: Response, write: Write, progress: Progress):
 }
 
 /** A whole answer can be computed again until the first byte of its JSON: before that only white space is sent. */
-async function passWhole(response: Response, write: Write, progress: Progress): Promise<void> {
-  if (response.headers.has("content-length")) return write(await response.bytes());
-  for await (const chunk of chunksOf(response)) {
+async function passWhole(response: Response, client: Client, progress: Progress): Promise<void> {
+  if (response.headers.has("content-length")) return client.write(await response.bytes());
+  for await (const chunk of chunksOf(response, client)) {
     if (chunk.includes(0)) throw new Error("the answer failed in its cell");
     progress.isResumable &&= chunk.every((byte) => byte === space);
-    await write(chunk);
+    await client.write(chunk);
   }
 }
 
 const space = 32;
 
-/** Throws CellLost where reading fails. Leaving the loop cancels the body. */
-async function* chunksOf(response: Response): AsyncGenerator<Uint8Array> {
+/** Throws CellLost where reading fails. Leaving the loop cancels the body, and so does a client that disconnects. */
+async function* chunksOf(response: Response, client: Client): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader();
+  client.whenGone(() => void reader.cancel().catch(() => {}));
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((cause) => {
