@@ -110,12 +110,15 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. */
-  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
+  /**
+   * Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. `isRecorded`: this
+   * answer was recorded for another batch of the call.
+   */
+  recordAnswer(asked: Backend, name: string | null, nowMs: number, isRecorded = false): Backend {
     if (name === null) return asked;
     const process = this.#processes.get(name) ?? this.#learn(name, nowMs);
     process.lastAnswerMs = nowMs;
-    if (asked.name === null) {
+    if (asked.name === null && !isRecorded) {
       this.#sameAnswers = name === this.#lastAnswer ? this.#sameAnswers + 1 : 1;
       this.#lastAnswer = name;
     }

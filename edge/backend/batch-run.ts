@@ -172,8 +172,8 @@ export class BatchRun {
       const answer = await opening.finally(() => {
         backend.recordAnswered(group.length);
       });
-      const { process, isMisdirected, numerics, load, frames } = answer;
-      const answering = backend.group.recordAnswer(backend, process, now());
+      const { process, isMisdirected, numerics, load, frames, isRecorded } = answer;
+      const answering = backend.group.recordAnswer(backend, process, now(), isRecorded);
       attempt.moveTo(answering, withTried(round, backend, answering));
       attempt.backend.load.recordReport(load, now());
       if (isMisdirected) backend.group.recordMisdirected(backend, false, now());
@@ -322,7 +322,7 @@ export class BatchRun {
   #recordFailure(asked: Backend, failure: CallFailure, numerics: string | null = null): BackendFailure {
     const { observe, now } = this.#context;
     const { kind, consequence } = failure;
-    const backend = asked.group.recordAnswer(asked, failure.process, now());
+    const backend = asked.group.recordAnswer(asked, failure.process, now(), failure.isRecorded);
     if (failure.isRecorded) return { backend, failure };
     failure.isRecorded = true;
     observe({ event: "call_failed", backend: backend.id, failure });

@@ -51,6 +51,8 @@ export interface OpenBatch {
   load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
+  /** True for all but one of the batches that shared a call: its answer counts once. */
+  isRecorded: boolean;
 }
 
 export interface BatchCall {
@@ -157,13 +159,14 @@ export class BackendClient implements BackendCalls {
       const message = "The inference backend does not keep the adapter that it was given.";
       throw away("failing", message, undefined, processOf(response));
     }
-    if (!response.ok || !response.body) throw await refusalOf(response, wanted);
+    if (!response.ok || !response.body) throw await failureOfResponse(response, wanted);
     return {
       process: processOf(response),
       isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
       load: readLoad(response.headers.get(loadHeader)),
       frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs),
+      isRecorded: false,
     };
   }
 
@@ -185,7 +188,7 @@ export class BackendClient implements BackendCalls {
   /** Makes an adapter of a tenant's examples. Rejects with a CallFailure. */
   async createAdapter(request: AdapterRequest): Promise<AdapterAnswer> {
     const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), adapterMs);
-    if (!response.ok) throw await refusalOf(response, null);
+    if (!response.ok) throw await failureOfResponse(response, null);
     const answer = adapterAnswerSchema.safeParse(await response.json().catch(() => null));
     if (!answer.success) throw brokenOff(answer.error);
     return answer.data;
@@ -214,7 +217,7 @@ export class BackendClient implements BackendCalls {
     const headers = { "content-type": "application/octet-stream" };
     const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process, isRepeated: true };
     const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
-    if (!response.ok) throw await refusalOf(response, process);
+    if (!response.ok) throw await failureOfResponse(response, process);
     await response.body?.cancel();
   }
 
@@ -300,7 +303,7 @@ function isRefusedByOther(response: Response, wanted: string | null): boolean {
 }
 
 /** The failure that a response means, to a call for the process `wanted`. */
-async function refusalOf(response: Response, wanted: string | null): Promise<CallFailure> {
+async function failureOfResponse(response: Response, wanted: string | null): Promise<CallFailure> {
   const process = processOf(response);
   const body = envelopeSchema.safeParse(await response.json().catch(() => null));
   const said = body.success ? body.data.error.message : "no reason given";

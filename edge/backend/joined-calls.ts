@@ -98,10 +98,15 @@ async function answerTogether(parts: readonly Part[]): Promise<void> {
   }
   const sequences = parts.flatMap((part) => part.batch.sequences);
   answer = await client.openBatch({ ...batch, sequences }, { ...call, signal: all.signal });
+  let isRecorded = false;
   for (const part of parts) {
     const frames = streams.get(part);
-    if (frames) part.accepted.resolve({ ...answer, frames });
-    else cancel(part, answer.process);
+    if (!frames) {
+      cancel(part, answer.process);
+      continue;
+    }
+    part.accepted.resolve({ ...answer, frames, isRecorded });
+    isRecorded = true;
   }
   void distribute(answer.frames, parts, streams);
 }

@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { Backends } from "../../../edge/backend/backends.ts";
 import type { BackendCalls, BatchCall } from "../../../edge/backend/client.ts";
 import { JoinedCalls } from "../../../edge/backend/joined-calls.ts";
+import { routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
 import { type BatchRequest, type Frame, isLast, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
@@ -297,6 +298,16 @@ test.each(["unreachable", "broken", null] as const)(
     expect(events.filter((event) => event !== "retried")).toEqual(["call_failed"]);
   },
 );
+
+test("one joined call that is answered counts as one answer of its process: its address may lead to others", async () => {
+  const ids = Array.from({ length: routingLimits.answersOfOne }, (_, i) => `s${i}`);
+  const { routing, joint } = await joinedRuns(ids);
+  await joint.accept(null, "p0");
+  await joint.fail("broken");
+  await turn();
+  // Else the same process would be called again, as the only one.
+  expect(routing.backends[0].last).toMatchObject({ process: null, isOnlyProcess: true });
+});
 
 test("what a lost backend had in many calls goes on in few", async () => {
   const routing = scriptedRouting(2);
