@@ -10,8 +10,11 @@ import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Middleware } from "../dependencies.ts";
+import { refusedByField } from "../observability/edge-metrics.ts";
 import { regionWithin } from "../platform/region.ts";
+import { rateLimitHeaders } from "../tenants/admission.ts";
 import type { Access } from "../tenants/keys.ts";
+import type { Decision } from "../tenants/quota.ts";
 import { scopeOf } from "../tenants/scopes.ts";
 
 const methods = "GET, POST, DELETE";
@@ -84,8 +87,10 @@ export const admission: Middleware = async (c, next, { admissions }) => {
     await next();
     return;
   }
-  const tell = (headers: Record<string, string>) =>
-    c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...headers });
+  const tell = (decision: Decision) => {
+    c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...rateLimitHeaders(decision) });
+    if (decision.refusal) c.get("attributes")[refusedByField] = decision.refusal.limit;
+  };
   const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];
   const pending = admissions.begin({ requestId, access, region, tell });
   c.set("admission", pending);

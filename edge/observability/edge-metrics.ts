@@ -12,6 +12,8 @@ import { post, service } from "./otlp-export.ts";
 export const assignMsField = "chameleon.assign_ms";
 /** Milliseconds this request was delayed by per-key pacing; absent if it was not. */
 export const pacedMsField = "chameleon.paced_ms";
+/** The limit of its tenant that refused the request (`concurrentRequests`); absent if none did. */
+export const refusedByField = "chameleon.refused_by";
 /** The platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";
 
@@ -21,6 +23,7 @@ export const edgeMetricHelp = {
   "chameleon.edge.request.duration": "Seconds from a request's arrival to its end, by status and data centre",
   "chameleon.edge.assign.duration": "Seconds to embed a prompt and find its nearest centroids",
   "chameleon.edge.pace.wait": "Seconds that a request was delayed by its key's pace",
+  "chameleon.edge.refusals": "Requests refused by a limit of their tenant, by limit",
   "chameleon.edge.batch.fill": "Sequences in a micro-batch",
   "chameleon.edge.queue.age": "Seconds that a sequence waited for its micro-batch",
   "chameleon.edge.retries": "Sequences sent to another backend before their first token, by the backend that failed",
@@ -82,6 +85,8 @@ export class EdgeMetrics {
     const of = { status: fields["http.response.status_code"], ...(colo !== undefined && { colo }) };
     this.#add("chameleon.edge.requests", 1, of);
     this.#observe("chameleon.edge.request.duration", "s", seconds, Number(fields.ms) / 1000, of);
+    const limit = fields[refusedByField];
+    if (limit !== undefined) this.#add("chameleon.edge.refusals", 1, { limit });
     for (const [name, field] of durations) {
       const ms = fields[field];
       if (ms !== undefined) this.#observe(name, "s", seconds, Number(ms) / 1000);

@@ -34,8 +34,8 @@ export interface AdmissionRequest {
   requestId: string;
   access: Access;
   region: Region;
-  /** Gets `x-ratelimit-*` headers for the response, where the tenant has limits. */
-  tell(headers: Record<string, string>): void;
+  /** Receives each decision about the request, where the tenant has limits. */
+  tell(decision: Decision): void;
 }
 
 export interface Admissions {
@@ -199,8 +199,8 @@ async function settledInTries(
 }
 
 function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {
-  tell(rateLimitHeaders(decision));
-  if (decision.refusal) throw errorOf(decision.refusal);
+  tell(decision);
+  if (decision.refusal) throw limitError(decision.refusal);
 }
 
 /** Refuses the request when the ledger cannot be called, since limits are exact. */
@@ -220,7 +220,7 @@ const limitWords = {
   tokensPerMonth: "tokens a month",
 } as const;
 
-function errorOf({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal): ServiceError {
+function limitError({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal): ServiceError {
   const advice = retryAfterMs === null ? "It can never fit." : `Try again in ${duration(retryAfterMs)}.`;
   const message = `The limit is ${maximum} ${limitWords[limit]}; ${used} are in use and this request needs ${wanted}. ${advice}`;
   const retryAfterSeconds = retryAfterMs === null ? undefined : Math.ceil(retryAfterMs / 1000);
@@ -229,8 +229,8 @@ function errorOf({ limit, maximum, used, asked: wanted, retryAfterMs }: Refusal)
   });
 }
 
-/** OpenAI's header names. Its SDKs do not retry a response with `x-should-retry: false`. */
-function rateLimitHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
+/** A decision as headers, by OpenAI's names. Its SDKs do not retry a response with `x-should-retry: false`. */
+export function rateLimitHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),
     ...gaugeHeaders("tokens", tokens),

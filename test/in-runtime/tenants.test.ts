@@ -21,6 +21,7 @@ import {
   type TenantRecord,
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
+import type { Attributes } from "../../shared/observability/otlp.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import {
   backendAnswers,
@@ -262,13 +263,16 @@ describe("limits", () => {
       return bodies.at(-1)!.open(signal);
     });
     const { headers, root, stateOf } = await tenantWith({ limits: { concurrentRequests: 1 } });
-    const app = testApp({ heartbeatMs: 5 });
+    const lines: Attributes[] = [];
+    const tracing = { sampleRatio: 0, ended: () => {}, logRequest: (fields: Attributes) => void lines.push(fields) };
+    const app = testApp({ heartbeatMs: 5, tracing });
     const stream = () => app.complete({ prompt: "aaa", max_tokens: 9, stream: true }, { headers });
     const used = async () => (await root.usage(today(), today()))[0] ?? null;
     const isFree = () => vi.waitFor(async () => expect((await stateOf()).open).toEqual([]));
 
     const reader = (await stream()).body!.getReader();
     expect(await errorOf(await stream())).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    expect(lines).toMatchObject([{ "chameleon.refused_by": "concurrentRequests", "http.response.status_code": 429 }]);
     const { id } = seen.batches[0].sequences[0];
     bodies[0].send(...saying(id, "bbbb").slice(0, 3));
     for (let text = ""; !text.includes("data:"); ) text += new TextDecoder().decode((await reader.read()).value);

@@ -27,7 +27,10 @@ export async function edgeMetrics(): Promise<{ name: string; unit: string; sum?:
   });
   onTestFinished(() => void vi.unstubAllGlobals());
   const edge = new EdgeMetrics({ endpoint: "http://collector", headers: {} }, () => 0);
-  edge.requested({ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 });
+  edge.requested({
+    ...{ "http.response.status_code": 200, ms: 1, "chameleon.assign_ms": 1, "chameleon.paced_ms": 1 },
+    "chameleon.refused_by": "concurrentRequests",
+  });
   edge.batchSent([1]);
   for (const event of ["retried", "resumed", "not_resumed", "hedged", "ejected", "returned", "call_failed"] as const) {
     edge.routed({ event, backend: "a", sequences: 1 });
