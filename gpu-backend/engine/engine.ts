@@ -69,7 +69,7 @@ export class Engine {
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
-      kv: new KvBudget(kvShape, kvBytes, parts.runner.passBytes),
+      kv: new KvBudget(kvShape, kvBytes, parts.runner.classBytes),
       poolSlots: parts.runner.pool?.slots ?? 0,
       prefixes: this.#prefixes,
     });
@@ -185,12 +185,13 @@ export class Engine {
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence, those of a length class in one pass. */
+  /** Computes the next token of each sequence, all in one pass, but where a mixture's pointer reads the past of one class. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();
     let sampledTokens = 0;
-    for (const pass of this.#rows.inOrder(sequences)) {
+    const classes = this.#rows.inOrder(sequences);
+    for (const pass of sequences.some(({ isMixed }) => isMixed) ? classes : [classes.flat()]) {
       // Of the pass before: short ones do not wait for long ones.
       this.#flush(null);
       const chunks = pass.map((sequence) => ({ sequence, tokens: 1 }));
@@ -202,7 +203,7 @@ export class Engine {
   }
 
   /**
-   * One pass of the trunk, for sequences of one class in the order of their rows; `begunTokens` of each chunk are cached already.
+   * One pass of the trunk, for sequences in the order of their rows; `begunTokens` of each chunk are cached already.
    * Ends those whose results are not finite. Returns how many tokens it sampled, and the keys and values if they are all of one
    * chunk, without padding: then they are laid out as a prefix block is, which needs no copy out of the arena.
    */

@@ -18,7 +18,7 @@ export interface Phase {
 }
 
 /** The tensors the arena feeds for the rows of the phase. */
-export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens" | "begunTokens">;
+export type Feed = Pick<StepInput, "past" | "pastLengths" | "pastRows" | "pastTokens" | "longPast" | "begunTokens">;
 
 /**
  * Builds the input for each chunk's next tokens, in the order of the rows. `gates` is Q. A mixture's weights come of the

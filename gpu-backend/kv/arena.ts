@@ -126,7 +126,7 @@ export class KvArena {
     const pastLengths = Int32Array.from(rows, (row) => this.#lengths[row]);
     const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
     const tight = positionUnit * Math.ceil(longest / positionUnit);
-    const isCheaper = tight * (tokens + copyTokens) < this.#positions * tokens;
+    const isCheaper = tokens > 1 && tight * (tokens + copyTokens) < this.#positions * tokens;
     const free = isCheaper ? this.#memory.freeAt(count * tight) : null;
     const [start, end] = [this.#startOf(first), this.#startOf(first + count)];
     return {
@@ -147,22 +147,23 @@ export class KvArena {
   }
 
   /**
-   * Appends a step's new keys and values, `present` [2L, S, H, T, d], to rows [first, first + S): the first
-   * `counts[s]` tokens of each.
+   * Appends a step's new keys and values, `present` [2L, S, H, T, d], to rows from `first` on: the first `counts[s]` tokens of each
+   * of its sequences from number `begin` on.
    */
-  append(first: number, counts: readonly number[], present: Float32Array, tokens: number): void {
+  append(first: number, counts: readonly number[], present: Float32Array, tokens: number, begin = 0): void {
     const { heads: H, headWidth: d, contextTokens } = this.#shape;
     const longest = counts.reduce((max, count, s) => Math.max(max, this.lengthOf(first + s) + count), 0);
     if (longest > contextTokens) {
       throw new Error(`KV arena: ${longest} positions do not fit the context of ${contextTokens}`);
     }
     this.reserve(longest);
-    const S = counts.length;
-    this.#memory.arrays.forEach((array, i) => {
-      for (let s = 0; s < S; s++) {
+    const { arrays } = this.#memory;
+    const S = present.length / (arrays.length * H * tokens * d);
+    arrays.forEach((array, i) => {
+      for (let s = 0; s < counts.length; s++) {
         const length = this.lengthOf(first + s);
         for (let h = 0; h < H; h++) {
-          const from = ((i * S + s) * H + h) * tokens * d;
+          const from = ((i * S + begin + s) * H + h) * tokens * d;
           const to = this.#startOf(first + s, h) + length * d;
           const elements = counts[s] * d;
           // Views cost more than the copy where it is one token.
@@ -171,7 +172,9 @@ export class KvArena {
         }
       }
     });
-    for (let s = 0; s < S; s++) this.#lengths[this.rowAt(first + s)] += counts[s];
+    counts.forEach((count, s) => {
+      this.#lengths[this.rowAt(first + s)] += count;
+    });
   }
 
   /** A copy of a row's keys and values at positions [from, to), [2L, H, to − from, d], as `append` takes them. */

@@ -2,8 +2,8 @@
  * How much memory keys and values take, how much they may, and which rows a pass takes together. Pure arithmetic; the arenas lay
  * them out.
  *
- * Every row of a pass has as many positions, P, as the longest needs: attention reads them all. So rows are divided by their
- * length in two classes, each with an arena and a pass of its own, where that saves more than a second pass costs.
+ * Every row of an arena has as many positions, P, as the longest needs: attention reads them all. So rows are divided by their
+ * length in two classes, each with an arena of its own, where that saves more than a second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
@@ -60,17 +60,17 @@ export class KvBudget {
   readonly #shape: KvShape;
   /** In all. */
   readonly #positions: number;
-  /** What a pass costs beside its rows' attention, in positions of a row; Infinity for one class only. */
-  readonly #passPositions: number;
+  /** What a second class costs a pass, in positions of a row; Infinity for one class only. */
+  readonly #classPositions: number;
 
   /**
-   * `passBytes` is what a pass reads beside keys and values (StepRunner). Throws an Error where `maximumBytes` do not hold one
-   * sequence as long as the context.
+   * `classBytes` is what a second class costs (StepRunner). Throws an Error where `maximumBytes` do not hold one sequence as long as
+   * the context.
    */
-  constructor(shape: KvShape, maximumBytes: number, passBytes: number) {
+  constructor(shape: KvShape, maximumBytes: number, classBytes: number) {
     this.#shape = shape;
     this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
-    this.#passPositions = passBytes / bytesPerPosition(shape);
+    this.#classPositions = classBytes / bytesPerPosition(shape);
     if (this.#positions >= shape.contextTokens) return;
     const needed = shape.contextTokens * bytesPerPosition(shape);
     throw new Error(
@@ -96,7 +96,7 @@ export class KvBudget {
       const positions = positionsOf(sizes, boundary);
       if (!this.#fits(positions, parked)) continue;
       const isSplit = sizes.some((size) => size > boundary) && sizes.some((size) => size <= boundary);
-      let cost = positions + (isSplit ? 2 : 1) * this.#passPositions;
+      let cost = positions + (isSplit ? this.#classPositions : 0);
       rows.forEach(({ isLong, cachedTokens }, i) => {
         if (isLong !== null && isLong !== sizes[i] > boundary) cost += moveShare * cachedTokens;
       });
@@ -108,7 +108,7 @@ export class KvBudget {
   /** All short first, then all long, then each division by size. */
   #boundaries(sizes: readonly number[]): number[] {
     const longest = sizes.reduce((a, b) => Math.max(a, b), 0);
-    return Number.isFinite(this.#passPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];
+    return Number.isFinite(this.#classPositions) ? [...new Set([longest, 0, ...sizes])] : [longest];
   }
 
   #fits(positions: number, parked: number): boolean {

@@ -1,14 +1,23 @@
 /** Keys and values by sequence: which rows of which arena hold whose, and what is kept of parked ones. */
+import type { StepInput } from "../runtime/step.ts";
 import { KvArena } from "./arena.ts";
 import { type Aside, free, KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import { SlotTable } from "./slot-table.ts";
 
-/** Rows of one class are in one arena, and decode in one pass (kv-budget.ts). */
+/** Rows of one class are in one arena, with the same room for positions (kv-budget.ts). */
 export type LengthClass = "short" | "long";
 
 interface Rows<S> {
   arena: KvArena;
   table: SlotTable<S>;
+}
+
+/** Sequences of a pass, from number `begin` on, whose rows follow each other in an arena. */
+interface PassPart {
+  arena: KvArena;
+  firstRow: number;
+  begin: number;
+  count: number;
 }
 
 interface Parked {
@@ -114,14 +123,25 @@ export class KvRows<S> {
       .map((own) => own.sort((a, b) => this.rowOf(a) - this.rowOf(b)));
   }
 
-  /** What a step of T `tokens` reads for sequences of one class in the order of their rows. */
-  feed(sequences: readonly S[], tokens: number): ReturnType<KvArena["feed"]> {
-    return this.arenaOf(sequences[0]).feed(this.#firstRow(sequences), sequences.length, tokens);
+  /** What a step of T `tokens` reads for sequences in the order of their rows, the short ones first. */
+  feed(sequences: readonly S[], tokens: number): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
+    const [first, long] = this.#partsOf(sequences).map(({ arena, firstRow, count }) =>
+      arena.feed(firstRow, count, tokens),
+    );
+    if (!long) return first;
+    return {
+      ...first,
+      pastLengths: Int32Array.of(...first.pastLengths, ...long.pastLengths),
+      pastRows: { ...first.pastRows!, fed: [...first.pastRows!.fed, ...long.pastRows!.fed] },
+      longPast: { sequences: long.pastLengths.length, pastTokens: long.pastTokens, past: long.past },
+    };
   }
 
-  /** Appends a step's `present` [2L, S, H, T, d]: the first `counts[s]` of T `tokens` of each sequence. */
+  /** Appends the `present` [2L, S, H, T, d] of a step of the same sequences: the first `counts[s]` of T `tokens` of each. */
   append(sequences: readonly S[], counts: readonly number[], present: Float32Array, tokens: number): void {
-    this.arenaOf(sequences[0]).append(this.#firstRow(sequences), counts, present, tokens);
+    for (const { arena, firstRow, begin, count } of this.#partsOf(sequences)) {
+      arena.append(firstRow, counts.slice(begin, begin + count), present, tokens, begin);
+    }
   }
 
   /** Gives memory back that is not needed soon. */
@@ -149,13 +169,17 @@ export class KvRows<S> {
     this.#rowsOf.delete(sequence);
   }
 
-  #firstRow(sequences: readonly S[]): number {
-    const first = this.rowOf(sequences[0]);
-    const rows = this.#placeOf(sequences[0]);
+  /** The sequences of a pass by arena. */
+  #partsOf(sequences: readonly S[]): PassPart[] {
+    const parts: PassPart[] = [];
     sequences.forEach((sequence, s) => {
-      const row = this.#rowsOf.get(sequence) === rows ? this.rowOf(sequence) : null;
-      if (row !== first + s) throw new Error(`sequence ${s} of a pass is in row ${row}, not in ${first + s}`);
+      const [arena, row] = [this.arenaOf(sequence), this.rowOf(sequence)];
+      const part = parts.at(-1);
+      if (part?.arena !== arena) parts.push({ arena, firstRow: row, begin: s, count: 1 });
+      else if (row !== part.firstRow + part.count++)
+        throw new Error(`row ${row} of a pass does not follow the one before`);
     });
-    return first;
+    if (parts.length > 2) throw new Error("a pass has rows of one class before and after those of the other");
+    return parts;
   }
 }

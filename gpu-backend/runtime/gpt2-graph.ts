@@ -1,10 +1,11 @@
 /**
  * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk and head; the head is in head-graph.ts) and
- * the trunk alone. "Split" KV: the past is a read-only input, only the new keys and values come out.
+ * the trunk alone (attention is in attention-graph.ts). "Split" KV: the past is a read-only input, only the new keys and values come out.
  * Source of the model: Radford et al. 2019; of the delta: arXiv 2502.04315, eq. for the adapted LM head.
  */
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { addAttention, addPastOnDevice, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
 import { addAdapters, addMixedHead, addPlainHead, type PoolShape } from "./head-graph.ts";
@@ -16,13 +17,6 @@ import { transpose } from "./transpose.ts";
 /** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
-/** Bytes of one weight of a matrix, its share of a scale included. */
-export const bytesPerWeight: Record<WeightFormat, number> = {
-  fp32: 4,
-  int8: 1,
-  block8: 1 + 4 / 32,
-  block4: 0.5 + 4 / 32,
-};
 
 /** The formats that a model of this shape can be stored in, fp32 first. */
 export function formatsFor({ hiddenSize }: Gpt2Config): WeightFormat[] {
@@ -139,48 +133,6 @@ function tokenInputs({ g }: Build): TokenInputs {
   return { tokenIds, positions: g.input(names.positions, "int32", ["S", "T"]), shape: g.node("Shape", [tokenIds]) };
 }
 
-interface Past {
-  mask: string;
-  /** Of each layer, [S, H, P, d]. */
-  keys: string[];
-  values: string[];
-  /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
-  begun: string[];
-}
-
-/** Inputs of a past. */
-function pastInputs({ g, config }: Build, rows = "S") {
-  const { hiddenSize: D, heads: H } = config;
-  const inputs = (name: (layer: number) => string) =>
-    layerNames(config, name).map((n) => g.input(n, "float32", [rows, H, "P", D / H]));
-  const mask = g.input(names.pastMask, "float32", ["S", 1, 1, "P"]);
-  const begun = g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
-  return { mask, keys: inputs(names.pastKey), values: inputs(names.pastValue), begun };
-}
-
-/** The past as the host feeds it: the rows of the step. */
-function splitPast({ g, config }: Build, past: ReturnType<typeof pastInputs>): Past {
-  const parts = 2 * config.layers;
-  return { ...past, begun: g.nodes("Split", [past.begun], parts, { axis: 0, num_outputs: parts }) };
-}
-
-/** The past as webgpu-past.ts keeps it: all rows come in, some are read, all go out again by `write`. */
-function addPastOnDevice(build: Build): Past & { write(fresh: string[]): void } {
-  const { g, config } = build;
-  const { hiddenSize: D, heads: H } = config;
-  const { mask, keys, values, begun } = splitPast(build, pastInputs(build, "R"));
-  const rows = g.input(names.pastRows, "int32", ["S"]);
-  const read = (all: string) => g.node("Gather", [all, rows], { axis: 0 });
-  const write = (fresh: string[]) => {
-    const at = g.node("Cast", [g.input(names.writeAt, "int32", ["S", H, "T", 3])], { to: 7 });
-    fresh.forEach((x, i) => {
-      const all = i % 2 ? values[i >> 1] : keys[i >> 1];
-      g.output(names.grown(i), g.node("ScatterND", [all, at, x]), "float32", ["R", H, "P", D / H]);
-    });
-  };
-  return { mask, keys: keys.map(read), values: values.map(read), begun, write };
-}
-
 interface Trunk {
   /** Before the last block's feed-forward part, [S × T, D]. */
   states: string;
@@ -204,7 +156,7 @@ function addTrunk(
   const shape = (...parts: string[]) => g.node("Concat", parts, { axis: 0 });
   const byPart = shape(rowCount, tokenCount, g.integers(3, H, D / H));
   const byHead = shape(g.integers(-1, H), tokenCount, g.integers(D / H));
-  const attention = addAttention(build, past, rowCount, tokenCount);
+  const attention = addAttention(build, past, tokenCount);
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
   const linear = linearLayers(build, states);
@@ -252,40 +204,6 @@ function addLastFeedForward(build: Build, states: string, normed: string): strin
 function unitRows(g: GraphBuilder, x: string): string {
   const length = g.node("ReduceL2", [x, g.integers(-1)], { keepdims: 1 });
   return g.node("Div", [x, g.node("Max", [length, g.scalar(1e-12)])]);
-}
-
-/**
- * Attention of queries [S, H, T, d], over the past where there is one and over the chunk: the step's own keys and values,
- * after what has begun of it. Its sum is one, so that a chunk gives the same bits wherever a step goes on with it.
- */
-function addAttention(build: Build, past: Past | null, rowCount: string, tokenCount: string) {
-  const { g } = build;
-  const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", past ? "G+T" : "T"]);
-  if (!past) {
-    return (_: number, q: string, k: string, v: string) => {
-      const scores = g.node("Add", [products(build, q, k), causalMask]);
-      return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
-    };
-  }
-  const pastCount = g.node("Shape", [past.mask], { start: 3, end: 4 });
-  const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
-  const spread = (mask: string, columns: string) =>
-    g.node("Expand", [mask, g.node("Concat", [rowCount, g.integers(1), tokenCount, columns], { axis: 0 })]);
-  const mask = g.node("Concat", [spread(past.mask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
-  return (l: number, q: string, k: string, v: string) => {
-    const [keys, values] = [k, v].map((own, i) => g.node("Concat", [past.begun[2 * l + i], own], { axis: 2 }));
-    const scores = g.node("Concat", [products(build, q, past.keys[l]), products(build, q, keys)], { axis: -1 });
-    const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
-    const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
-    return g.node("Add", [g.node("MatMul", [toPast, past.values[l]]), g.node("MatMul", [toChunk, values])]);
-  };
-}
-
-/** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */
-function products({ g, device }: Build, q: string, k: string): string {
-  if (device === "cpu") return g.node("com.microsoft:FusedMatMul", [q, k], { transB: 1 });
-  return g.node("MatMul", [q, g.node("Transpose", [k], { perm: [0, 1, 3, 2] })]);
 }
 
 /** x to the power of y. The CPU's kernel takes every element alike, as its logarithm does not; WebGPU's Pow fails where y is broadcast. */
@@ -385,8 +303,4 @@ function layerNorm(build: Build, name: string, x: string): string {
 function weight({ g, weights }: Build, name: string): string {
   const tensor = tensorOf(weights, name);
   return g.constant(toFloat32(tensor), tensor.shape, name);
-}
-
-function layerNames(config: Gpt2Config, name: (layer: number) => string): string[] {
-  return Array.from({ length: config.layers }, (_, l) => name(l));
 }

@@ -7,6 +7,11 @@ export const names = {
   begun: "begun",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
+  /** Of the step's last rows, where their past has a P of its own; and whether there are any. */
+  longMask: "long_mask",
+  longKey: (layer: number) => `long_key.${layer}`,
+  longValue: (layer: number) => `long_value.${layer}`,
+  hasLong: "has_long",
   /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
   pastRows: "past_rows",
   writeAt: "write_at",

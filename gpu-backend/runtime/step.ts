@@ -37,6 +37,8 @@ export interface StepInput {
    * past length are ignored. A step whose rows mix no pointer may leave the last two out.
    */
   past: Float32Array[];
+  /** The past of the last `sequences` of S, where it has a P of its own; the above is of the first ones then. Never with a G. */
+  longPast?: { sequences: number; pastTokens: number; past: Float32Array[] };
   /**
    * Names of the rows of `past`, [S], and of all rows that may be fed again; for runners that keep the past on their
    * device. A name stands for one sequence's row: what is below its past length never changes, and after its first step
@@ -215,10 +217,10 @@ export interface StepRunner {
   /** Q */
   readonly gates: number;
   /**
-   * A pass takes the time of reading so many bytes beside keys and values: its weights. Infinity where a pass over fewer positions
-   * takes no less time than one over many.
+   * `longPast` takes as much time more as reading so many bytes of keys and values. Infinity where a pass over fewer positions takes
+   * no less time than one over many; then a step never has one.
    */
-  readonly passBytes: number;
+  readonly classBytes: number;
   /** Where full adapters live; null where the graph was built without. */
   readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;

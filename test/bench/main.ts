@@ -113,7 +113,7 @@ const options = parsedOptions<{
     .option("--requests <n>", "requests of the load", count, 100)
     .option(
       "--against <folder>",
-      "with --load: our engine beside that of another checkout (one-class: ours, all rows in one pass), alternated",
+      "with --load: our engine beside that of another checkout (one-class: ours, all rows in one length class), alternated",
     )
     .addOption(
       new Option("--shape <name>", "of the model under load").choices(Object.keys(loadShapes)).default("gpt2"),

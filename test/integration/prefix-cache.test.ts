@@ -57,28 +57,31 @@ describe.each(weightFormats)("%s", (format) => {
       prefixBytes,
     });
 
-  test("short ones beside a long one, in a pass of their own or in one with it, get the bits that they get alone", async () => {
+  test("short ones beside a long one, in a class of their own or in one with it, get the bits that they get alone", async () => {
     const sampling = { logitBias, logprobs: 5 };
-    const requests = [300, 20, 21, 50, 62, 7, 33].map((length, i) =>
-      sequenceRequest(`s${i}`, draw(length), { maxTokens: 12, sampling, ...(i < 3 && { mixture }) }),
+    const requests = [300, 20, 21, 310, 50, 62, 7, 33].map((length, i) =>
+      sequenceRequest(`s${i}`, draw(length), { sampling, ...(i < 3 ? { maxTokens: 6, mixture } : { maxTokens: 12 }) }),
     );
     const { config, gates, pool } = runner;
-    let [steps, passes] = [0, 0];
-    const framesOf = async (passBytes: number, some: SequenceRequest[]) => {
+    let [steps, passes, splitPasses] = [0, 0, 0];
+    const framesOf = async (classBytes: number, some: SequenceRequest[]) => {
       const run: StepRunner["run"] = (input) => {
         if (input.tokens === 1 && input.sequences > 0) passes++;
+        if (input.longPast) splitPasses++;
         return runner.run(input);
       };
       const mix: StepRunner["mix"] = (input) => runner.mix(input);
-      const own = { config, gates, pool, passBytes, run, mix, release: () => Promise.resolve() };
+      const own = { config, gates, pool, classBytes, run, mix, release: () => Promise.resolve() };
       const target = createEngineHarness({ runner: own, prefixBytes: 0 });
-      [steps, passes] = [0, 0];
+      [steps, passes, splitPasses] = [0, 0, 0];
       await target.engine.submit(null, some);
       for (; target.engine.busy; steps++) await target.engine.step();
       return some.map(({ id }) => target.framesOf(id).slice(0, -1));
     };
     const apart = await framesOf(0, requests);
+    // Where a mixture decodes, each class has a pass of its own.
     expect(passes).toBeGreaterThan(steps);
+    expect(splitPasses).toBeGreaterThan(0);
     const together = await framesOf(Number.POSITIVE_INFINITY, requests);
     expect(passes).toBeLessThanOrEqual(steps);
     expect(apart).toEqual(together);

@@ -57,7 +57,7 @@ test("is another where one output of one kernel differs in its last bit", async 
     const measure = (spoil: (name: "present" | "scores" | "mixed", values: Float32Array) => void) =>
       measureNumerics(
         {
-          ...{ config: runner.config, gates: runner.gates, passBytes: runner.passBytes, pool: runner.pool },
+          ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, pool: runner.pool },
           async run(input) {
             const output = await runner.run(input);
             spoil("present", output.present);

@@ -286,6 +286,20 @@ describe.each(weightFormats)("invariants of %s, bit for bit", (format) => {
     }
   });
 
+  test("rows whose past is fed in two parts, each as long as it must be, give the bits that they give alone", async () => {
+    const rows = await Promise.all([5, 60, 37, 300, 420].map((length) => grownRow(length, randomIds(1))));
+    const { vocabularySize: V } = model.config;
+    const first = stepOf(model.config, rows.slice(0, 3), { pastTokens: 64 });
+    const last = stepOf(model.config, rows.slice(3), { pastTokens: 448 });
+    const longPast = { sequences: 2, pastTokens: 448, past: last.past };
+    const input = { ...stepOf(model.config, rows, { pastTokens: 512 }), past: first.past, pastTokens: 64, longPast };
+    const together = await runner.run(input);
+    for (const [s, one] of rows.entries()) {
+      const alone = await runner.run(stepOf(model.config, [one], { pastTokens: 512 }));
+      expect(maxDifference(alone.scores!, together.scores!.subarray(s * V, (s + 1) * V))).toBe(0);
+    }
+  });
+
   test.each([
     ["decode", false, (i: number) => grownRow([5, 37, 60][i % 3], randomIds(1))],
     ["prefill", true, async (i: number) => row(randomIds([64, 30, 7, 1][i % 4]), randomGates())],

@@ -29,14 +29,14 @@ export const fakeConfig: Gpt2Config = {
 
 export interface FakeRunner extends StepRunner {
   /** The shape of every step that ran. */
-  readonly steps: { sequences: number; tokens: number; pastTokens: number; headRows: number }[];
+  readonly steps: { sequences: number; tokens: number; readPositions: number; isSplit: boolean; headRows: number }[];
 }
 
 /** `config` overrides fakeConfig; `topCount` is K; `poolSlots` makes a pool of rank 1; `run` may wrap a step, to hold it up or to fail. */
 export function createFakeRunner(
   options: {
     config?: Partial<Gpt2Config>;
-    passBytes?: number;
+    classBytes?: number;
     topCount?: number;
     poolSlots?: number;
     before?: (input: StepInput) => Promise<void>;
@@ -49,7 +49,7 @@ export function createFakeRunner(
   return {
     config,
     gates: 2,
-    passBytes: options.passBytes ?? 0,
+    classBytes: options.classBytes ?? 0,
     pool: options.poolSlots
       ? {
           slots: options.poolSlots,
@@ -62,8 +62,15 @@ export function createFakeRunner(
     steps,
     async run(input) {
       await options.before?.(input);
-      const { sequences, tokens, pastTokens } = input;
-      steps.push({ sequences, tokens, pastTokens, headRows: input.headRows.length });
+      const { sequences, tokens, pastTokens, longPast = { sequences: 0, pastTokens: 0 } } = input;
+      const readPositions = (sequences - longPast.sequences) * pastTokens + longPast.sequences * longPast.pastTokens;
+      steps.push({
+        sequences,
+        tokens,
+        readPositions,
+        isSplit: longPast.sequences > 0,
+        headRows: input.headRows.length,
+      });
       return fakeStep(config, Math.min(options.topCount ?? topCandidates, config.vocabularySize), input, pairs);
     },
     mix: () => Promise.reject(new Error("the fake runner has no mixtures")),
@@ -150,15 +157,17 @@ function fakeStep(config: Gpt2Config, K: number, input: StepInput, pairs: [numbe
 
 /** The token ids in a row's past. Throws an Error where any layer or head holds something else. */
 function pastOf(input: StepInput, s: number): number[] {
-  const P = input.pastTokens;
+  const first = input.sequences - (input.longPast?.sequences ?? 0);
+  const { past, pastTokens: P } = s < first ? input : input.longPast!;
+  const row = s < first ? s : s - first;
   const ids: number[] = [];
   for (let position = 0; position < input.pastLengths[s]; position++) {
-    for (let i = 0; i < input.past.length; i++) {
+    for (let i = 0; i < past.length; i++) {
       for (let h = 0; h < heads; h++) {
-        const at = ((s * heads + h) * P + position) * headWidth;
-        const id = input.past[i][at];
+        const at = ((row * heads + h) * P + position) * headWidth;
+        const id = past[i][at];
         if (i === 0 && h === 0) ids.push(id);
-        if (id !== ids[position] || input.past[i][at + 1] !== position + i / 16 + h / 4) {
+        if (id !== ids[position] || past[i][at + 1] !== position + i / 16 + h / 4) {
           throw new Error(
             `row ${s}: the past at position ${position} (array ${i}, head ${h}) is not what was computed`,
           );

@@ -63,7 +63,7 @@ export class Simulation {
   readonly served = new Map<string, number>();
   preemptions = 0;
   moves = 0;
-  /** Steps that decode in two passes. */
+  /** Steps that decode sequences of both classes. */
   splits = 0;
   readonly #computed = new Set<string>();
 

@@ -24,7 +24,7 @@ export type LoadShape = keyof typeof loadShapes;
 export interface LoadOptions {
   /** Of the checkout whose backend runs. */
   folder: string;
-  /** Decodes all rows in one pass. */
+  /** All rows are in one length class. */
   oneClass: boolean;
   shape: LoadShape;
   format: WeightFormat;
@@ -117,9 +117,9 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
 
 function inOneClass(runner: StepRunner): StepRunner {
   const { config, gates, pool } = runner;
-  const passBytes = Number.POSITIVE_INFINITY;
+  const classBytes = Number.POSITIVE_INFINITY;
   return {
-    ...{ config, gates, pool, passBytes },
+    ...{ config, gates, pool, classBytes },
     run: (input) => runner.run(input),
     mix: (input) => runner.mix(input),
     release: () => runner.release(),

@@ -70,7 +70,7 @@ export async function measureLoad(
   }
 }
 
-/** `against`: the folder of another checkout, or "one-class" for ours with all rows in one pass. */
+/** `against`: the folder of another checkout, or "one-class" for ours with all rows in one length class. */
 export async function compareLoad(
   against: string,
   settings: Settings & { rounds: number },

@@ -621,11 +621,10 @@ describe("a long row beside short ones", () => {
   const long = sequenceRequest("long", prompt(900, 7), { maxTokens: 25, sampling: neverEnds });
   /** Positions that decode passes read, by step. */
   const decodedPositions = (steps: FakeRunner["steps"], from: number) =>
-    steps.slice(from).flatMap(({ sequences, tokens, pastTokens }) => (tokens === 1 ? [sequences * pastTokens] : []));
+    steps.slice(from).flatMap(({ tokens, readPositions }) => (tokens === 1 ? [readPositions] : []));
 
-  test("costs them a pass of its own, and not one position of attention; all get the tokens that they get alone", async () => {
-    // GPT-2 124M in int8: its weights take as long to read as some 1,600 positions.
-    const runner = createFakeRunner({ config, passBytes: 1600 * positionBytes });
+  test("costs them not one position of attention; all get the tokens that they get alone", async () => {
+    const runner = createFakeRunner({ config, classBytes: 300 * positionBytes });
     const { engine, finish, tokensOf, reports } = createEngineHarness({ runner });
     await engine.submit(null, shorts(40));
     for (let i = 0; i < 3; i++) await engine.step();
@@ -634,7 +633,7 @@ describe("a long row beside short ones", () => {
       const from = runner.steps.length;
       await engine.step();
       const isDecoding = tokensOf("long").length > 0;
-      expect(decodedPositions(runner.steps, from)).toEqual(isDecoding ? [31 * 64, 1024] : [31 * 64]);
+      expect(decodedPositions(runner.steps, from)).toEqual(isDecoding ? [31 * 64 + 1024] : [31 * 64]);
     }
     expect(reports.at(-1)).toMatchObject({ phase: "decode", sequences: 32, tokens: 32, sampledTokens: 32 });
     await finish();
@@ -647,7 +646,7 @@ describe("a long row beside short ones", () => {
   });
 
   test("needs no memory for short ones as long as it is: 31 and one run in what four rows of the context take", async () => {
-    const runner = createFakeRunner({ config, passBytes: 1600 * positionBytes });
+    const runner = createFakeRunner({ config, classBytes: 300 * positionBytes });
     const kvBytes = 4 * 1024 * positionBytes;
     const { engine, finish } = createEngineHarness({ runner, kvBytes });
     await engine.submit(null, [...shorts(40), long]);
@@ -660,9 +659,9 @@ describe("a long row beside short ones", () => {
     await finish();
   });
 
-  test("is read with them where a second pass costs more than it saves, or is never cheaper", async () => {
-    for (const passBytes of [30_000 * positionBytes, Number.POSITIVE_INFINITY]) {
-      const runner = createFakeRunner({ config, passBytes });
+  test("is as long as they are where a second class costs more than it saves, or is never cheaper", async () => {
+    for (const classBytes of [30_000 * positionBytes, Number.POSITIVE_INFINITY]) {
+      const runner = createFakeRunner({ config, classBytes });
       const { engine, tokensOf } = createEngineHarness({ runner });
       await engine.submit(null, [...shorts(40), long]);
       while (tokensOf("long").length < 2) await engine.step();
@@ -721,7 +720,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
       fc.integer({ min: 2, max: 5 }),
       async (arrivals, maxSequences) => {
         const limits = { maxSequences, stepTokens: 200 };
-        const runner = createFakeRunner({ passBytes: 0 });
+        const runner = createFakeRunner({ classBytes: 0 });
         const together = createEngineHarness({
           runner,
           limits,
@@ -734,7 +733,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
           together.engine.cancel(due.get(now++) ?? []);
           const from = runner.steps.length;
           await together.engine.step();
-          if (runner.steps.slice(from).filter(({ tokens }) => tokens === 1).length > 1) splits++;
+          if (runner.steps.slice(from).some(({ isSplit }) => isSplit)) splits++;
           expect(together.engine.stats.kvBytes).toBeLessThanOrEqual(kvBytes);
         };
         for (const [i, a] of arrivals.entries()) {

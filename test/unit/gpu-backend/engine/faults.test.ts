@@ -30,15 +30,19 @@ function spoiltRunner(
   from = createFakeRunner(),
 ): StepRunner {
   const marked = (input: StepInput, s: number) => {
-    const { tokens: T, pastTokens: P, pastLengths } = input;
+    const { tokens: T, pastLengths } = input;
     const ids = [...input.tokenIds.subarray(s * T, (s + 1) * T)];
-    for (let t = 0; t < pastLengths[s]; t++) ids.push(input.past[0][s * heads * P * 2 + t * 2]);
+    const first = input.sequences - (input.longPast?.sequences ?? 0);
+    const [{ past, pastTokens: P }, row] = s < first ? [input, s] : [input.longPast!, s - first];
+    for (let t = 0; t < pastLengths[s]; t++) ids.push(past[0][row * heads * P * 2 + t * 2]);
     return ids.includes(marker);
   };
   return {
     ...from,
     async run(input) {
-      for (const array of input.past) if (!array.every(Number.isFinite)) throw new Error("the past is not finite");
+      for (const array of [...input.past, ...(input.longPast?.past ?? [])]) {
+        if (!array.every(Number.isFinite)) throw new Error("the past is not finite");
+      }
       const output = await from.run(input);
       for (let s = 0; s < input.sequences; s++) {
         if (!marked(input, s)) continue;

@@ -56,7 +56,7 @@ describe("length classes", () => {
     expect(budgetOf(31 * 64 + 1000).holds(lengths, 0)).toBe(false);
   });
 
-  test("rows stay together where a second pass costs more than it saves", () => {
+  test("rows stay together where a second class costs more than it saves", () => {
     const [few, many] = [rows([1, 60], [1, 900]), rows([31, 60], [1, 900])];
     expect(budgetOf(1e6, 1500).boundaryFor(few, 0)).toBe(1000);
     expect(budgetOf(1e6).boundaryFor(many, 0)).toBe(1000);
