@@ -31,9 +31,9 @@ export interface Past extends PastRows {
 /** Inputs of the past as the host feeds it: the rows of the step. */
 export function pastInputs(target: Target) {
   const { g, config } = target;
-  const longNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
-  const long = { ...rowInputs(target, longNames, "LS", "LP"), has: g.input(names.hasLong, "bool", []) };
-  return { ...rowInputs(target, shortNames, "FS", "P"), long, begun: begunInput(g, config) };
+  const longNames: RowNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
+  const long = { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) };
+  return { ...rowInputs(target, shortNames, "SS", "P"), long, begun: begunInput(g, config) };
 }
 
 /** The same, with what has begun apart by layer. */
@@ -60,9 +60,15 @@ export function addPastOnDevice(target: Target): Past & { write(fresh: string[])
   return { ...splitPast(target, { ...past, begun: begunInput(g, config) }), write };
 }
 
-const shortNames = { mask: names.pastMask, key: names.pastKey, value: names.pastValue };
+interface RowNames {
+  mask: string;
+  key(layer: number): string;
+  value(layer: number): string;
+}
 
-function rowInputs({ g, config }: Target, named: typeof shortNames, S: string, P: string, rows = S): PastRows {
+const shortNames: RowNames = { mask: names.pastMask, key: names.pastKey, value: names.pastValue };
+
+function rowInputs({ g, config }: Target, named: RowNames, S: string, P: string, rows = S): PastRows {
   const { hiddenSize: D, heads: H, layers } = config;
   const inputs = (name: (layer: number) => string) =>
     Array.from({ length: layers }, (_, l) => g.input(name(l), "float32", [rows, H, P, D / H]));
