@@ -192,7 +192,6 @@ export class Engine {
     let sampledTokens = 0;
     const classes = this.#rows.inOrder(sequences);
     for (const pass of sequences.some(({ isMixed }) => isMixed) ? classes : [classes.flat()]) {
-      // Of the pass before: short ones do not wait for long ones.
       this.#flush(null);
       const chunks = pass.map((sequence) => ({ sequence, tokens: 1 }));
       sampledTokens += (await this.#run("decode", chunks, 0)).sampled;
