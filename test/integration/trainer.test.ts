@@ -52,7 +52,9 @@ async function gainAtOrigin(input: InputSource): Promise<number> {
 
 test("adapters as they are served are trained for text that is near no centroid, too", async () => {
   const [served, centroidsAlone] = [await gainAtOrigin("jittered"), await gainAtOrigin("centroid")];
-  console.log(`seed ${seed}: gain at the origin ${served.toFixed(3)}, trained at centroids alone ${centroidsAlone.toFixed(3)}`);
+  console.log(
+    `seed ${seed}: gain at the origin ${served.toFixed(3)}, trained at centroids alone ${centroidsAlone.toFixed(3)}`,
+  );
   expect(served).toBeGreaterThan(0.2);
   expect(served).toBeGreaterThan(centroidsAlone + 0.1);
 });
