@@ -69,7 +69,7 @@ export class Engine {
     this.#claims = new AdapterClaims(parts.adapters, parts.runner.pool);
     this.#prefixes = parts.prefixCache && new SharedPrefixes(parts.prefixCache, parts.limits.chunkTokens);
     this.#planner = new Planner(parts.limits, {
-      kv: new KvBudget(kvShape, kvBytes, parts.runner.classBytes),
+      kv: new KvBudget(kvShape, kvBytes, parts.runner),
       poolSlots: parts.runner.pool?.slots ?? 0,
       prefixes: this.#prefixes,
     });

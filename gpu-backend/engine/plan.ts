@@ -58,6 +58,7 @@ export interface Plannable {
   readonly mostTokens: number;
   /** Adapters that need a pool slot while the sequence runs. */
   readonly poolAdapters: readonly string[];
+  readonly isMixed: boolean;
 }
 
 export interface PlanLimits {
@@ -317,6 +318,7 @@ class Room<S extends Plannable> {
       positions: Math.min(one.cachedTokens + one.pendingPromptTokens + 1, one.mostTokens),
       cachedTokens: one.cachedTokens,
       isLong: running.has(one) ? wasLong.has(one) : null,
+      isMixed: one.isMixed,
     }));
     const boundary = this.#resources.kv.boundaryFor(rows, this.#parkedTokens());
     const long = new Set(rows.filter(({ positions }) => positions > boundary).map(({ one }) => one));

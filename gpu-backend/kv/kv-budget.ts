@@ -6,7 +6,7 @@
  * length in two classes, each with an arena of its own, where that saves more than a second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import type { Gpt2Config } from "../runtime/step.ts";
+import type { Gpt2Config, StepRunner } from "../runtime/step.ts";
 
 export interface KvShape {
   layers: number;
@@ -54,23 +54,29 @@ export interface RunningRow {
   cachedTokens: number;
   /** Its class; null if it is in none yet. */
   isLong: boolean | null;
+  /** It has a mixture: beside one, each class decodes in a pass of its own. */
+  isMixed: boolean;
 }
 
 export class KvBudget {
   readonly #shape: KvShape;
   /** In all. */
   readonly #positions: number;
-  /** What a second class costs a pass, in positions of a row; Infinity for one class only. */
+  /** What a second class costs in one pass with the first, in positions of a row; Infinity for one class only. */
   readonly #classPositions: number;
+  /** What it costs in a pass of its own. */
+  readonly #passPositions: number;
 
-  /**
-   * `classBytes` is what a second class costs (StepRunner). Throws an Error where `maximumBytes` do not hold one sequence as long as
-   * the context.
-   */
-  constructor(shape: KvShape, maximumBytes: number, classBytes: number) {
+  /** Throws an Error where `maximumBytes` do not hold one sequence as long as the context. */
+  constructor(
+    shape: KvShape,
+    maximumBytes: number,
+    { classBytes, passBytes }: Pick<StepRunner, "classBytes" | "passBytes">,
+  ) {
     this.#shape = shape;
     this.#positions = Math.floor(maximumBytes / bytesPerPosition(shape));
     this.#classPositions = classBytes / bytesPerPosition(shape);
+    this.#passPositions = passBytes / bytesPerPosition(shape);
     if (this.#positions >= shape.contextTokens) return;
     const needed = shape.contextTokens * bytesPerPosition(shape);
     throw new Error(
@@ -91,12 +97,13 @@ export class KvBudget {
   boundaryFor(rows: readonly RunningRow[], parked: number): number {
     const sizes = rows.map(({ positions }) => positionsFor(positions, this.#shape));
     const boundaries = this.#boundaries(sizes);
+    const splitPositions = rows.some(({ isMixed }) => isMixed) ? this.#passPositions : this.#classPositions;
     let [best, least] = [boundaries[0], Number.POSITIVE_INFINITY];
     for (const boundary of boundaries) {
       const positions = positionsOf(sizes, boundary);
       if (!this.#fits(positions, parked)) continue;
       const isSplit = sizes.some((size) => size > boundary) && sizes.some((size) => size <= boundary);
-      let cost = positions + (isSplit ? this.#classPositions : 0);
+      let cost = positions + (isSplit ? splitPositions : 0);
       rows.forEach(({ isLong, cachedTokens }, i) => {
         if (isLong !== null && isLong !== sizes[i] > boundary) cost += moveShare * cachedTokens;
       });

@@ -17,6 +17,13 @@ import { transpose } from "./transpose.ts";
 /** How the trunk's matrices and the head are stored; the delta is fp32 in all. */
 export const weightFormats = ["fp32", "int8", "block8", "block4"] as const;
 export type WeightFormat = (typeof weightFormats)[number];
+/** Bytes of one weight of a matrix, its share of a scale included. */
+export const bytesPerWeight: Record<WeightFormat, number> = {
+  fp32: 4,
+  int8: 1,
+  block8: 1 + 4 / 32,
+  block4: 0.5 + 4 / 32,
+};
 
 /** The formats that a model of this shape can be stored in, fp32 first. */
 export function formatsFor({ hiddenSize }: Gpt2Config): WeightFormat[] {

@@ -1,10 +1,11 @@
 /** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
-import { buildServingGraph, type WeightFormat } from "./gpt2-graph.ts";
+import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { PoolShape } from "./head-graph.ts";
 import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
 import { mixKept, openMixingSession } from "./mixing.ts";
+import { parametersOf } from "./model-folder.ts";
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
@@ -47,21 +48,23 @@ export function createStepRunner(options: RunnerOptions & { weights: TensorFile 
 
 /** Opens the session of a graph made by `buildServingGraph` with the same options. ONNX Runtime copies the graph's bytes. */
 export async function openStepRunner(graph: Uint8Array, options: RunnerOptions): Promise<StepRunner> {
-  const { config, bank, threads, pool = null, device = "cpu" } = options;
+  const { config, bank, threads, format = "fp32", pool = null, device = "cpu" } = options;
   const onDevice = device === "webgpu" ? Array.from({ length: 2 * config.layers }, (_, i) => names.grown(i)) : [];
   const session = await openSession(graph, { threads, device, onDevice });
   const past = device === "webgpu" ? await createWebgpuPast(config) : null;
   // The past on a WebGPU device has one size for all rows, which every pass reads.
   const classBytes = past ? Number.POSITIVE_INFINITY : layerClassBytes * config.layers;
+  const passBytes = bytesPerWeight[format] * parametersOf(config);
   const mixing = await openMixingSession(config);
   const ofPool = pool && new PoolTensors(config, pool);
-  return new OnnxRunner(config, bank.gates, { session, mixing }, { pool: ofPool, past, classBytes });
+  return new OnnxRunner(config, bank.gates, { session, mixing }, { pool: ofPool, past, classBytes, passBytes });
 }
 
 class OnnxRunner implements StepRunner {
   readonly config: Gpt2Config;
   readonly gates: number;
   readonly classBytes: number;
+  readonly passBytes: number;
   readonly pool: PoolTensors | null;
   readonly #session: Session;
   readonly #mixing: Session;
@@ -73,11 +76,12 @@ class OnnxRunner implements StepRunner {
     config: Gpt2Config,
     gates: number,
     sessions: { session: Session; mixing: Session },
-    options: { pool: PoolTensors | null; past: WebgpuPast | null; classBytes: number },
+    options: { pool: PoolTensors | null; past: WebgpuPast | null; classBytes: number; passBytes: number },
   ) {
     this.config = config;
     this.gates = gates;
     this.classBytes = options.classBytes;
+    this.passBytes = options.passBytes;
     this.pool = options.pool;
     this.#past = options.past;
     this.#session = sessions.session;

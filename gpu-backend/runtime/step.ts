@@ -221,6 +221,8 @@ export interface StepRunner {
    * no less time than one over many; then a step never has one.
    */
   readonly classBytes: number;
+  /** A pass takes the time of reading so many bytes beside keys and values: its weights. */
+  readonly passBytes: number;
   /** Where full adapters live; null where the graph was built without. */
   readonly pool: AdapterPool | null;
   run(input: StepInput): Promise<StepOutput>;

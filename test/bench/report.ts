@@ -1,18 +1,10 @@
 /** The benchmark's lines: the floor, the table, who computes the same, and the ratios. Pure: results in, lines out. */
 
-import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
+import { bytesPerWeight, type WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { expectedShapes } from "../../gpu-backend/runtime/model-folder.ts";
 import type { GroupResult, Row } from "./contest.ts";
 import type { Entry } from "./contestant.ts";
 import { gpt2Config } from "./model.ts";
-
-/** Bytes of one weight of a matrix, its share of a scale included. */
-const bytesPerWeight: Record<WeightFormat, number> = {
-  fp32: 4,
-  int8: 1,
-  block8: 1 + 4 / 32,
-  block4: 0.5 + 4 / 32,
-};
 
 /** What a step of one row costs at least: every weight is read once. */
 export interface Floor {

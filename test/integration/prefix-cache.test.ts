@@ -71,7 +71,16 @@ describe.each(weightFormats)("%s", (format) => {
         return runner.run(input);
       };
       const mix: StepRunner["mix"] = (input) => runner.mix(input);
-      const own = { config, gates, pool, classBytes, run, mix, release: () => Promise.resolve() };
+      const own = {
+        config,
+        gates,
+        pool,
+        classBytes,
+        passBytes: classBytes,
+        run,
+        mix,
+        release: () => Promise.resolve(),
+      };
       const target = createEngineHarness({ runner: own, prefixBytes: 0 });
       [steps, passes, splitPasses] = [0, 0, 0];
       await target.engine.submit(null, some);

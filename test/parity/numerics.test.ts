@@ -57,7 +57,8 @@ test("is another where one output of one kernel differs in its last bit", async 
     const measure = (spoil: (name: "present" | "scores" | "mixed", values: Float32Array) => void) =>
       measureNumerics(
         {
-          ...{ config: runner.config, gates: runner.gates, classBytes: runner.classBytes, pool: runner.pool },
+          ...{ config: runner.config, gates: runner.gates, pool: runner.pool },
+          ...{ classBytes: runner.classBytes, passBytes: runner.passBytes },
           async run(input) {
             const output = await runner.run(input);
             spoil("present", output.present);

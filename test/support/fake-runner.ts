@@ -50,6 +50,7 @@ export function createFakeRunner(
     config,
     gates: 2,
     classBytes: options.classBytes ?? 0,
+    passBytes: 0,
     pool: options.poolSlots
       ? {
           slots: options.poolSlots,

@@ -34,6 +34,7 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
   cachedTokens: 0,
   mostTokens: promptTokens + completionTokens,
   poolAdapters: [],
+  isMixed: false,
   left: completionTokens,
   chunks: [],
   prefix: null,
@@ -47,7 +48,8 @@ const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachab
 export function kvOf(positions: number, options: { contextTokens?: number; passPositions?: number } = {}) {
   const { contextTokens = shape.contextTokens, passPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
-  const budget = new KvBudget(kvShape, positions * bytesPerPosition, passPositions * bytesPerPosition);
+  const classBytes = passPositions * bytesPerPosition;
+  const budget = new KvBudget(kvShape, positions * bytesPerPosition, { classBytes, passBytes: classBytes });
   return Object.assign(budget, { positions, shape: kvShape });
 }
 

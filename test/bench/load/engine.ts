@@ -116,10 +116,10 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
 }
 
 function inOneClass(runner: StepRunner): StepRunner {
-  const { config, gates, pool } = runner;
+  const { config, gates, pool, passBytes } = runner;
   const classBytes = Number.POSITIVE_INFINITY;
   return {
-    ...{ config, gates, pool, classBytes },
+    ...{ config, gates, pool, classBytes, passBytes },
     run: (input) => runner.run(input),
     mix: (input) => runner.mix(input),
     release: () => runner.release(),

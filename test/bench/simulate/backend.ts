@@ -36,6 +36,7 @@ export interface Sequence {
   cachedTokens: number;
   readonly mostTokens: number;
   readonly poolAdapters: readonly string[];
+  readonly isMixed: boolean;
   /** Tokens still to be generated. */
   remainingTokens: number;
   /** Called at each token's time; `isLast` with the last one. */
@@ -63,7 +64,7 @@ export class SimulatedBackend {
     this.#limits = limits;
     this.#planner = new Planner<Sequence>(limits, {
       // One class of lengths, as on a GPU.
-      kv: new KvBudget(limits.kvShape, limits.kvBytes, Number.POSITIVE_INFINITY),
+      kv: new KvBudget(limits.kvShape, limits.kvBytes, { classBytes: Number.POSITIVE_INFINITY, passBytes: 0 }),
       poolSlots: 0,
       prefixes: null,
     });

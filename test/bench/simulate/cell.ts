@@ -219,6 +219,7 @@ export class SimulatedCell {
       cachedTokens: 0,
       mostTokens: promptTokens + outputTokens,
       poolAdapters: [],
+      isMixed: true,
       remainingTokens: outputTokens - pending.generated,
       onToken: (isLast) => {
         const isFirst = pending.generated++ === 0;

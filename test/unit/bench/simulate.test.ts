@@ -90,7 +90,7 @@ test("an empty backend takes for a prompt's first token what counts as free of q
     let firstMs = Number.NaN;
     backend.enqueue({
       ...{ tenant: "a", dueMs: 0, pendingPromptTokens: promptTokens, cachedTokens: 0, mostTokens: promptTokens + 1 },
-      ...{ poolAdapters: [], remainingTokens: 1 },
+      ...{ poolAdapters: [], isMixed: true, remainingTokens: 1 },
       onToken: () => {
         firstMs = events.nowMs;
       },

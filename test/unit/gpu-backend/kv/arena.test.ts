@@ -71,7 +71,7 @@ test.each(["start", "end"] as const)(
         fc.integer({ min: 1, max: 9 }),
         (operations, contexts) => {
           const maximumBytes = contexts * shape.contextTokens * bytesPerPosition(shape);
-          const budget = new KvBudget(shape, maximumBytes, Number.POSITIVE_INFINITY);
+          const budget = new KvBudget(shape, maximumBytes, { classBytes: Number.POSITIVE_INFINITY, passBytes: 0 });
           const memory = new KvMemory({ ...shape, maximumBytes });
           const arena = new KvArena(shape, memory, side);
           const parked: { aside: Aside; tokens: number[] }[] = [];
