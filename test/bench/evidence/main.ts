@@ -62,10 +62,7 @@ const program = createCommand(
   .option("--prompt-tokens <list>", `lengths of prompts, each at most ${leastPrompt}`, lengthList, [8, 16, 32, 64])
   .option("--control-tokens <list>", "lengths at which controls are measured on new text, too; none", lengthList, [64])
   .option("--domain-controls", "measure them on the domains as well", false)
-  .option(
-    "--static <folder>",
-    "artifacts of one centroid, a static head, as a control (train --centroids 1)",
-  )
+  .option("--static <folder>", "artifacts of one centroid, a static head, as a control (train --centroids 1)")
   .option("--samples <n>", "continuations of each method at each temperature; 0 for none", wholeNumber, 64)
   .addOption(new Option("--model <folder>", "the model").default(embedded, "the embedded model"))
   .option("--artifacts <folder>", "other artifacts than the model's")
