@@ -30,7 +30,7 @@ function clusteredText() {
   return { head, set: { windows, states, firstState: 0, embeddings }, clusters: { centroids, memberOf } };
 }
 
-/** Nats a token that the adapter of the origin, which is near no cluster, gains over the base on all text. */
+/** Nats a token that the adapter at the origin, which is near no centroid, gains over the base on all text. */
 async function gainAtOrigin(input: InputSource): Promise<number> {
   const { head, set, clusters } = clusteredText();
   const options = { seed, steps, learningRate: 0.05, input, threads: 1 };
