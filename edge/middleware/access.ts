@@ -12,7 +12,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import type { AppEnvironment, Middleware } from "../dependencies.ts";
 import { refusedByField } from "../observability/edge-metrics.ts";
 import { regionWithin } from "../platform/region.ts";
-import { rateLimitHeaders } from "../tenants/admission.ts";
+import { decisionHeaders } from "../tenants/admission.ts";
 import type { Access } from "../tenants/keys.ts";
 import type { Decision } from "../tenants/quota.ts";
 import { scopeOf } from "../tenants/scopes.ts";
@@ -87,12 +87,12 @@ export const admission: Middleware = async (c, next, { admissions }) => {
     await next();
     return;
   }
-  const tell = (decision: Decision) => {
-    c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...rateLimitHeaders(decision) });
+  const onDecision = (decision: Decision) => {
+    c.set("rateLimitHeaders", { ...c.get("rateLimitHeaders"), ...decisionHeaders(decision) });
     if (decision.refusal) c.get("attributes")[refusedByField] = decision.refusal.limit;
   };
   const [requestId, access, region] = [c.get("requestId"), c.get("access"), c.get("region")];
-  const pending = admissions.begin({ requestId, access, region, tell });
+  const pending = admissions.begin({ requestId, access, region, onDecision });
   c.set("admission", pending);
   await next();
   await pending.end();

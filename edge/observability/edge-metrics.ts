@@ -12,7 +12,7 @@ import { post, service } from "./otlp-export.ts";
 export const assignMsField = "chameleon.assign_ms";
 /** Milliseconds this request was delayed by per-key pacing; absent if it was not. */
 export const pacedMsField = "chameleon.paced_ms";
-/** The limit of its tenant that refused the request (`concurrentRequests`); absent if none did. */
+/** The limit of its tenant that refused the request, as `concurrentRequests`; absent if none did. */
 export const refusedByField = "chameleon.refused_by";
 /** The platform's data centre that received the request, as `FRA`. */
 export const coloField = "chameleon.colo";

@@ -35,7 +35,7 @@ export interface AdmissionRequest {
   access: Access;
   region: Region;
   /** Receives each decision about the request, where the tenant has limits. */
-  tell(decision: Decision): void;
+  onDecision(decision: Decision): void;
 }
 
 export interface Admissions {
@@ -81,13 +81,13 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
   const { ledgers, now } = dependencies;
   const knownRefusals = new KnownRefusals();
   return {
-    begin({ requestId, access: { tenant, limits }, region, tell }) {
+    begin({ requestId, access: { tenant, limits }, region, onDecision }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
       if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
       const known = knownRefusals.decisionFor(name, limits, now());
-      if (known) obey(known, tell);
+      if (known) obey(known, onDecision);
       const ledger = ledgerOf(ledgers, name);
       let isAsked = false;
       /** The ledger may hold a place for the request, and no caller settles it. */
@@ -97,7 +97,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         const decision = await asked(ledger.admit(requestId, limits, tokens));
         isHeld = decision.refusal === null;
         if (!decision.isOfTokens) knownRefusals.note(name, decision, now());
-        obey(decision, tell);
+        obey(decision, onDecision);
         return decision;
       };
       return {
@@ -107,7 +107,10 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         async reserve(tokens) {
           // A ledger of the release before admits it in the first call, too, and reserves in a call of its own.
           const isReserved = !isAsked && (await ask(tokens)).isOfTokens;
-          if (!isReserved) obey({ ...(await asked(ledger.reserve(requestId, tokens, limits))), requests: null }, tell);
+          if (!isReserved) {
+            const decision = await asked(ledger.reserve(requestId, tokens, limits));
+            obey({ ...decision, requests: null }, onDecision);
+          }
           isHeld = false;
           return admitted;
         },
@@ -198,8 +201,8 @@ async function settledInTries(
   }
 }
 
-function obey(decision: Decision, tell: AdmissionRequest["tell"]): void {
-  tell(decision);
+function obey(decision: Decision, onDecision: AdmissionRequest["onDecision"]): void {
+  onDecision(decision);
   if (decision.refusal) throw limitError(decision.refusal);
 }
 
@@ -230,7 +233,7 @@ function limitError({ limit, maximum, used, asked: wanted, retryAfterMs }: Refus
 }
 
 /** A decision as headers, by OpenAI's names. Its SDKs do not retry a response with `x-should-retry: false`. */
-export function rateLimitHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
+export function decisionHeaders({ refusal, requests, tokens }: Decision): Record<string, string> {
   return {
     ...gaugeHeaders("requests", requests),
     ...gaugeHeaders("tokens", tokens),
