@@ -44,11 +44,11 @@ export const fake = (promptTokens: number, completionTokens: number, rest: Parti
 /** `expect` takes longer than a plan does. */
 const holds = (isTrue: boolean, otherwise: string) => isTrue || expect.unreachable(otherwise);
 
-/** Memory for so many positions of rows and parked sequences; a pass costs as much as `passPositions` do. */
-export function kvOf(positions: number, options: { contextTokens?: number; passPositions?: number } = {}) {
-  const { contextTokens = shape.contextTokens, passPositions = Number.POSITIVE_INFINITY } = options;
+/** Memory for so many positions of rows and parked sequences; a second class costs a step as much as `classPositions` do. */
+export function kvOf(positions: number, options: { contextTokens?: number; classPositions?: number } = {}) {
+  const { contextTokens = shape.contextTokens, classPositions = Number.POSITIVE_INFINITY } = options;
   const kvShape = { ...shape, contextTokens };
-  const classBytes = passPositions * bytesPerPosition;
+  const classBytes = classPositions * bytesPerPosition;
   const budget = new KvBudget(kvShape, positions * bytesPerPosition, { classBytes, passBytes: classBytes });
   return Object.assign(budget, { positions, shape: kvShape });
 }

@@ -623,8 +623,11 @@ describe("a long row beside short ones", () => {
   const decodedPositions = (steps: FakeRunner["steps"], from: number) =>
     steps.slice(from).flatMap(({ tokens, readPositions }) => (tokens === 1 ? [readPositions] : []));
 
+  // A second class of GPT-2 124M costs a pass as much as attention over some 300 positions.
+  const classBytes = 300 * positionBytes;
+
   test("costs them not one position of attention; all get the tokens that they get alone", async () => {
-    const runner = createFakeRunner({ config, classBytes: 300 * positionBytes });
+    const runner = createFakeRunner({ config, classBytes });
     const { engine, finish, tokensOf, reports } = createEngineHarness({ runner });
     await engine.submit(null, shorts(40));
     for (let i = 0; i < 3; i++) await engine.step();
@@ -646,7 +649,7 @@ describe("a long row beside short ones", () => {
   });
 
   test("needs no memory for short ones as long as it is: 31 and one run in what four rows of the context take", async () => {
-    const runner = createFakeRunner({ config, classBytes: 300 * positionBytes });
+    const runner = createFakeRunner({ config, classBytes });
     const kvBytes = 4 * 1024 * positionBytes;
     const { engine, finish } = createEngineHarness({ runner, kvBytes });
     await engine.submit(null, [...shorts(40), long]);
@@ -659,7 +662,7 @@ describe("a long row beside short ones", () => {
     await finish();
   });
 
-  test("is as long as they are where a second class costs more than it saves, or is never cheaper", async () => {
+  test("is in one class with them where a second class costs more than it saves, or is never cheaper", async () => {
     for (const classBytes of [30_000 * positionBytes, Number.POSITIVE_INFINITY]) {
       const runner = createFakeRunner({ config, classBytes });
       const { engine, tokensOf } = createEngineHarness({ runner });

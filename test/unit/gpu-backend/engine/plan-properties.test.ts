@@ -36,7 +36,7 @@ class RandomRun {
     const isScarce = random() < 0.5;
     const limits = { maxSequences: oneOf(1, 2, 4, 8, 24), stepTokens: chunkTokens * between(1, 5) + between(0, 63) };
     const positions = isScarce ? between(1, 6) * shape.contextTokens : 1e6;
-    const kv = kvOf(positions, { passPositions: oneOf(0, 200, 2000, Number.POSITIVE_INFINITY) });
+    const kv = kvOf(positions, { classPositions: oneOf(0, 200, 2000, Number.POSITIVE_INFINITY) });
     this.simulation = new Simulation(limits, { kv, poolSlots: oneOf(1, 2, 5, 8) });
     this.#habits = Array.from({ length: between(2, 6) }, (_, i) => ({
       tenant: `t${i}`,
@@ -207,7 +207,7 @@ test("a prompt of 64 chunks and more is ready within the bound that the plan sta
   for (let run = 0; run < 24; run++) {
     const [contextTokens, maxSequences, chunks] = [8192, oneOf(4, 24), between(64, 100)];
     const positions = oneOf(2, 64) * contextTokens;
-    const kv = kvOf(positions, { contextTokens, passPositions: oneOf(2000, Number.POSITIVE_INFINITY) });
+    const kv = kvOf(positions, { contextTokens, classPositions: oneOf(2000, Number.POSITIVE_INFINITY) });
     const limits = { maxSequences, stepTokens: chunkTokens * between(1, 5) + oneOf(0, 32) };
     const simulation = new Simulation(limits, { kv });
     const mostAnswer = oneOf(1, 2, 20);
