@@ -111,8 +111,8 @@ export class BackendGroup {
   }
 
   /**
-   * Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. `isRecorded`: this
-   * answer was recorded for another batch of the call.
+   * Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. `isRecorded`: the
+   * answer was recorded already, for another batch that shared the call.
    */
   recordAnswer(asked: Backend, name: string | null, nowMs: number, isRecorded = false): Backend {
     if (name === null) return asked;

@@ -51,7 +51,7 @@ export interface OpenBatch {
   load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
-  /** True for all but one of the batches that shared a call: its answer counts once. */
+  /** True for all but the first of the batches that shared a call, as its answer counts once. */
   isRecorded: boolean;
 }
 

@@ -43,11 +43,11 @@ export function createCells(parts: CellsParts): Cells {
 class CellLost extends Error {}
 
 /**
- * The body that a client reads. It takes one write while the next bytes are read from the cell: if each write was waited for,
- * the first token of one stream would wait for the others' more often.
+ * The body that a client reads. One write may be pending while the next bytes are read from the cell: to wait for each write
+ * makes the first token of a stream wait longer for those of other streams.
  */
 class Client {
-  /** It has disconnected. */
+  /** True once it has disconnected. */
   isGone = false;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   #writing = Promise.resolve();
@@ -59,7 +59,7 @@ class Client {
     });
   }
 
-  /** Resolves when it has taken all before these bytes. Rejects if it has disconnected. */
+  /** Resolves when it has taken the bytes of the write before. Rejects if it has disconnected. */
   async write(bytes: Uint8Array): Promise<void> {
     if (bytes.length === 0) return;
     await this.#writing;

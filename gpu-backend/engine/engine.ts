@@ -185,7 +185,7 @@ export class Engine {
     this.#flush({ phase: "prefill", ms: this.#parts.now() - startedMs, ...counts });
   }
 
-  /** Computes the next token of each sequence, all in one pass, but where a mixture's pointer reads the past of one class. */
+  /** Computes the next token of each sequence: in one pass, or in one for each class where a mixture's pointer reads its past. */
   async #decode(sequences: readonly Sequence[]): Promise<void> {
     if (sequences.length === 0) return;
     const startedMs = this.#parts.now();

@@ -36,8 +36,8 @@
  * is no room, the youngest sequence of the tenant that runs most is parked, provided that tenant runs at least two more and
  * was not served less. It keeps its keys and values and later resumes from them, so parking does not change results.
  *
- * Running sequences are in two length classes (kv/kv-budget.ts). A sequence that needs another class than it had moves at the start
- * of the step. Its results are the same bits in both.
+ * Running sequences are in at most two length classes (kv/kv-budget.ts). A sequence that needs another class than it had moves at the
+ * start of the step. Its results are the same bits in both.
  */
 import type { KvBudget } from "../kv/kv-budget.ts";
 import { poolHolds } from "./pool-shares.ts";

@@ -126,6 +126,7 @@ export class KvArena {
     const pastLengths = Int32Array.from(rows, (row) => this.#lengths[row]);
     const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
     const tight = positionUnit * Math.ceil(longest / positionUnit);
+    // A decode pass may read both arenas, and free memory is handed out for one copy at a time.
     const isCheaper = tokens > 1 && tight * (tokens + copyTokens) < this.#positions * tokens;
     const free = isCheaper ? this.#memory.freeAt(count * tight) : null;
     const [start, end] = [this.#startOf(first), this.#startOf(first + count)];
@@ -147,8 +148,8 @@ export class KvArena {
   }
 
   /**
-   * Appends a step's new keys and values, `present` [2L, S, H, T, d], to rows from `first` on: the first `counts[s]` tokens of each
-   * of its sequences from number `begin` on.
+   * Appends a step's new keys and values, `present` [2L, S, H, T, d]: the first `counts[s]` tokens of its sequence `begin + s` to
+   * row `first + s`.
    */
   append(first: number, counts: readonly number[], present: Float32Array, tokens: number, begin = 0): void {
     const { heads: H, headWidth: d, contextTokens } = this.#shape;

@@ -1,9 +1,9 @@
 /**
- * How much memory keys and values take, how much they may, and which rows a pass takes together. Pure arithmetic; the arenas lay
- * them out.
+ * How much memory keys and values take, how much they may take, and which rows are in which length class. Pure arithmetic; the
+ * arenas lay them out.
  *
  * Every row of an arena has as many positions, P, as the longest needs: attention reads them all. So rows are divided by their
- * length in two classes, each with an arena of its own, where that saves more than a second class costs.
+ * length into two classes, each with an arena of its own, where that saves more than the second class costs.
  */
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
 import type { Gpt2Config, StepRunner } from "../runtime/step.ts";

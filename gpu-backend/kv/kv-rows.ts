@@ -12,7 +12,7 @@ interface Rows<S> {
   table: SlotTable<S>;
 }
 
-/** Sequences of a pass, from number `begin` on, whose rows follow each other in an arena. */
+/** The sequences [begin, begin + count) of a pass: their rows follow each other in one arena. */
 interface PassPart {
   arena: KvArena;
   firstRow: number;

@@ -22,13 +22,13 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** Where `has` holds, the above is of the step's first rows, and this is of its last ones. null where all are alike. */
+  /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. null: all rows have one P. */
   long: (PastRows & { has: string }) | null;
   /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
   begun: string[];
 }
 
-/** Inputs of the past as the host feeds it: the rows of the step. */
+/** Inputs of the past as the host feeds it: the rows of the step, SS with P positions and SL with PL. */
 export function pastInputs(target: Target) {
   const { g, config } = target;
   const longNames: RowNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
@@ -36,7 +36,7 @@ export function pastInputs(target: Target) {
   return { ...rowInputs(target, shortNames, "SS", "P"), long, begun: begunInput(g, config) };
 }
 
-/** The same, with what has begun apart by layer. */
+/** The same, with `begun` split into the keys and the values of each layer. */
 export function splitPast({ g, config }: Target, past: Omit<Past, "begun"> & { begun: string }): Past {
   const parts = 2 * config.layers;
   return { ...past, begun: g.nodes("Split", [past.begun], parts, { axis: 0, num_outputs: parts }) };
@@ -84,8 +84,8 @@ function begunInput(g: GraphBuilder, { hiddenSize: D, heads: H }: Gpt2Config): s
 type Attention = (layer: number, q: string, k: string, v: string) => string;
 
 /**
- * Attention over the past where there is one and over the chunk: the step's own keys and values, after what has begun of it. Its
- * sum is one, so that a chunk gives the same bits wherever a step goes on with it.
+ * Attention over the past, if there is one, and over the chunk: what has begun of it, then the step's own keys and values. The chunk
+ * is summed at once, so that it gives the same bits wherever a step goes on with it.
  */
 export function addAttention(target: Target, past: Past | null, tokenCount: string): Attention {
   const { g } = target;
@@ -105,15 +105,15 @@ export function addAttention(target: Target, past: Past | null, tokenCount: stri
 }
 
 /**
- * The part of it where P matters: given a layer's queries and their products with the chunk's keys [S, H, T, G + T], what comes of
- * the past [S, H, T, d] and the weights of the chunk [S, H, T, G + T]. Rows with a P of their own go their own way, as padding
- * them to one P would cost more; where there are none, nothing is divided.
+ * The part of attention whose shapes depend on P. Of a layer's queries and their products with the chunk's keys, [S, H, T, G + T],
+ * it makes the past's part of the result, [S, H, T, d], and the weights of the chunk, [S, H, T, G + T]. Where `past.long` has rows,
+ * queries are split, attention over each P is computed by itself, and results are joined: to pad all rows to one P costs more.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string, tokenCount: string) {
   const { g, config } = target;
   const { hiddenSize: D, heads: H } = config;
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
-  /** Attention of all rows of one P. */
+  /** Attention of the rows of one P. */
   const among = ({ mask: pastMask, keys, values }: PastRows) => {
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
     const pastCount = g.node("Shape", [pastMask], { start: 3, end: 4 });

@@ -1,6 +1,6 @@
 /**
- * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk and head; the head is in head-graph.ts) and
- * the trunk alone (attention is in attention-graph.ts). "Split" KV: the past is a read-only input, only the new keys and values come out.
+ * GPT-2 as ONNX graphs, from Hugging Face weights: the serving graph (trunk and head) and the trunk alone. Attention is in
+ * attention-graph.ts, the head in head-graph.ts. "Split" KV: the past is a read-only input, only the new keys and values come out.
  * Source of the model: Radford et al. 2019; of the delta: arXiv 2502.04315, eq. for the adapted LM head.
  */
 

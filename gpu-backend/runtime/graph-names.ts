@@ -7,7 +7,7 @@ export const names = {
   begun: "begun",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
-  /** Of the step's last rows, where their past has a P of its own; and whether there are any. */
+  /** The same three for the rows of `longPast` (step.ts), and whether there are any. */
   longMask: "long_mask",
   longKey: (layer: number) => `long_key.${layer}`,
   longValue: (layer: number) => `long_value.${layer}`,

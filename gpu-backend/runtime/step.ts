@@ -19,7 +19,7 @@ export interface StepInput {
   sequences: number;
   /** T */
   tokens: number;
-  /** P: every past tensor has room for this many positions. */
+  /** P: every array of `past` has room for this many positions. */
   pastTokens: number;
   /** [S, T]; any valid id where padded. */
   tokenIds: Int32Array;
@@ -37,7 +37,10 @@ export interface StepInput {
    * past length are ignored. A step whose rows mix no pointer may leave the last two out.
    */
   past: Float32Array[];
-  /** The past of the last `sequences` of S, where it has a P of its own; the above is of the first ones then. Never with a G. */
+  /**
+   * The past of the last `sequences` of S, if it has a P of its own: then `past` and `pastTokens` are of the other sequences.
+   * Absent where `begunTokens` is given.
+   */
   longPast?: { sequences: number; pastTokens: number; past: Float32Array[] };
   /**
    * Names of the rows of `past`, [S], and of all rows that may be fed again; for runners that keep the past on their
@@ -217,8 +220,8 @@ export interface StepRunner {
   /** Q */
   readonly gates: number;
   /**
-   * `longPast` takes as much time more as reading so many bytes of keys and values. Infinity where a pass over fewer positions takes
-   * no less time than one over many; then a step never has one.
+   * What `longPast` adds to the time of a pass, as the number of bytes of keys and values that attention reads in that time.
+   * Infinity where a pass over fewer positions takes no less time than one over many: then no step has a `longPast`.
    */
   readonly classBytes: number;
   /** A pass takes the time of reading so many bytes beside keys and values: its weights. */

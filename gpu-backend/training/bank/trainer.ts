@@ -26,7 +26,7 @@ export interface TrainerOptions {
 /**
  * What the hyper-network is given for a window in training: a point on the way from its centroid to itself, its centroid,
  * the mean of the windows drawn with it (as published), or the same for all text (a control). With the first, which is what is
- * served, a step also takes windows of all text at the origin of the prompt space (`windowsAtOrigin`).
+ * served, a step also takes `windowsAtOrigin`.
  */
 export type InputSource = "jittered" | "centroid" | "batch-mean" | "constant";
 
@@ -46,8 +46,9 @@ export interface TrainerState {
 const clustersPerStep = 6;
 const windowsPerCluster = 5;
 /**
- * Gates are nearly linear in their input, so what is learned at the origin, the mean of all text, every centroid's adapter has.
- * Without it each knows its own text alone, and helps no text that is far from all centroids (LOG.md).
+ * Windows of all text that a step also takes, with the origin of the prompt space (the mean of all text) as their input. Gates are
+ * nearly linear in their input, so what is learned at the origin becomes part of every adapter. Otherwise an adapter gains on text
+ * of its own centroid and little on text that is far from all centroids (LOG.md).
  */
 const windowsAtOrigin = 60;
 /**
@@ -126,12 +127,13 @@ export class Trainer {
     return this.#session.release();
   }
 
+  /** The windows of a step. */
   #draw(random: Random): (DrawnWindow & WindowPart)[] {
     const drawn = this.#drawClusters(random);
     return this.#options.input === "jittered" ? [...drawn, ...this.#drawAtOrigin(random)] : drawn;
   }
 
-  /** Windows of clusters that are drawn alike, whatever their sizes. */
+  /** Windows of all clusters; each cluster is as likely as another, whatever its size. */
   #drawAtOrigin(random: Random): (DrawnWindow & WindowPart)[] {
     const { embeddings, windows } = this.#set;
     const origin = new Float32Array(embeddings.length / windows.length);

@@ -56,7 +56,7 @@ export const expertMethod = "an expert per centroid";
 
 /**
  * All but the bank choose their learning rate. The static head, which the bank is judged by, also chooses steps, weight decay
- * and draws, and the table of gates its steps: a step of theirs takes a third of the windows that one of the bank takes.
+ * and draws; the table of gates also chooses its steps. One step of either takes a third of the windows of a step of the bank.
  */
 export function comparedMethods(head: HeadWeights, settings: BankSettings, P: number): Method[] {
   const { hiddenSize: D, vocabularySize: V } = head;

@@ -299,13 +299,13 @@ test.each(["unreachable", "broken", null] as const)(
   },
 );
 
-test("one joined call that is answered counts as one answer of its process: its address may lead to others", async () => {
+test("an answer to a joined call counts once for its process, so that its address may still lead to others", async () => {
   const ids = Array.from({ length: routingLimits.answersOfOne }, (_, i) => `s${i}`);
   const { routing, joint } = await joinedRuns(ids);
   await joint.accept(null, "p0");
   await joint.fail("broken");
   await turn();
-  // Else the same process would be called again, as the only one.
+  // Counted once for each batch, the answers would say that the address has one process, which would be called again.
   expect(routing.backends[0].last).toMatchObject({ process: null, isOnlyProcess: true });
 });
 
