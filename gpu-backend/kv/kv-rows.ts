@@ -172,13 +172,16 @@ export class KvRows<S> {
   /** The sequences of a pass by arena. */
   #partsOf(sequences: readonly S[]): PassPart[] {
     const parts: PassPart[] = [];
-    sequences.forEach((sequence, s) => {
+    for (const [s, sequence] of sequences.entries()) {
       const [arena, row] = [this.arenaOf(sequence), this.rowOf(sequence)];
       const part = parts.at(-1);
-      if (part?.arena !== arena) parts.push({ arena, firstRow: row, begin: s, count: 1 });
-      else if (row !== part.firstRow + part.count++)
-        throw new Error(`row ${row} of a pass does not follow the one before`);
-    });
+      if (part?.arena !== arena) {
+        parts.push({ arena, firstRow: row, begin: s, count: 1 });
+        continue;
+      }
+      if (row !== part.firstRow + part.count) throw new Error(`row ${row} of a pass does not follow the one before`);
+      part.count++;
+    }
     if (parts.length > 2) throw new Error("a pass has rows of one class before and after those of the other");
     return parts;
   }

@@ -1,4 +1,4 @@
-/** Input and output names of the serving graph; shapes are in gpt2-graph.ts and head-graph.ts. */
+/** Input and output names of the serving graph; shapes are in gpt2-graph.ts, attention-graph.ts and head-graph.ts. */
 export const names = {
   tokenIds: "token_ids",
   positions: "positions",
@@ -7,7 +7,7 @@ export const names = {
   begun: "begun",
   pastKey: (layer: number) => `past_key.${layer}`,
   pastValue: (layer: number) => `past_value.${layer}`,
-  /** The same three for the rows of `longPast` (step.ts), and whether there are any. */
+  /** Mask, keys and values of `longPast` (step.ts), and whether there is one. */
   longMask: "long_mask",
   longKey: (layer: number) => `long_key.${layer}`,
   longValue: (layer: number) => `long_value.${layer}`,
