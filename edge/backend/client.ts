@@ -52,7 +52,7 @@ export interface OpenBatch {
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
   /** True for all but the first of the batches that shared a call, as its answer counts once. */
-  isRecorded: boolean;
+  isRecorded?: boolean;
 }
 
 export interface BatchCall {
@@ -166,7 +166,6 @@ export class BackendClient implements BackendCalls {
       numerics: readNumerics(response.headers.get(numericsHeader)),
       load: readLoad(response.headers.get(loadHeader)),
       frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs),
-      isRecorded: false,
     };
   }
 

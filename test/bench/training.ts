@@ -11,7 +11,7 @@ import type { WindowSet } from "../../gpu-backend/training/bank/batches.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { baseLosses } from "../../gpu-backend/training/bank/measure.ts";
 import { bankShape, type Parameters } from "../../gpu-backend/training/bank/parameters.ts";
-import { Trainer } from "../../gpu-backend/training/bank/trainer.ts";
+import { Trainer, tokensPerStep } from "../../gpu-backend/training/bank/trainer.ts";
 import {
   type HeadFormat,
   type HeadWeights,
@@ -41,7 +41,7 @@ export interface TrainingRow {
   threads: number;
   /** Seconds for 1,000 tokens. */
   hiddenStates: number;
-  /** Of a step of 90 windows, 48 tokens of each. */
+  /** Seconds of a step. */
   step: Record<HeadFormat, number>;
   /** Seconds for 1,000 scored tokens. */
   scoring: number;
@@ -144,7 +144,7 @@ export function trainingLines(row: TrainingRow, tokens: number, steps: number): 
       const calibrating = ((calibratedFamilies + 1) / 4) * steps * row.step[format];
       const total = hidden + steps * row.step[format] + measured + calibrating;
       const parts = `hidden states ${minutes(hidden)}, steps ${minutes(steps * row.step[format])}, measuring ${minutes(measured)}, calibrating on ${calibratedFamilies} families ${minutes(calibrating)}`;
-      return `head ${format}: ${row.step[format].toFixed(2)} s a step of 4,320 tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
+      return `head ${format}: ${row.step[format].toFixed(2)} s a step of ${tokensPerStep.toLocaleString("en")} tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
     }),
     `peak memory ${(row.peakBytes / 1e9).toFixed(2)} GB; hidden states on disk ${(((tokens + 2 * heldOutTokens) * scoredShare * gpt2Config.hiddenSize * 2) / 1e9).toFixed(2)} GB`,
   ];

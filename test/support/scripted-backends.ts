@@ -80,7 +80,7 @@ export class ScriptedCall {
     load: BackendLoad | null = null,
   ): Promise<void> {
     const isMisdirected = this.process !== null && process !== this.process;
-    this.#accepted.resolve({ process, isMisdirected, numerics, load, frames: this.#stream(), isRecorded: false });
+    this.#accepted.resolve({ process, isMisdirected, numerics, load, frames: this.#stream() });
     await turn();
   }
 

@@ -56,6 +56,8 @@ const windowsAtOrigin = 60;
  * more than all tokens of few.
  */
 const tokensPerWindow = 48;
+/** Of a step of what is served, where no window is shorter. */
+export const tokensPerStep = (clustersPerStep * windowsPerCluster + windowsAtOrigin) * tokensPerWindow;
 const warmUpSteps = 20;
 /** Keeps the steps of neighbouring seeds apart; no run is that long. */
 const stepSeedStride = 1_000_003;
