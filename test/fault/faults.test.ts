@@ -1,5 +1,4 @@
 /** Backends fail under streams; no client may notice. `npm run bench:fault` does the same with 200 streams, and measures. */
-import { readFile } from "node:fs/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cluster, startCluster } from "./cluster.ts";
 import { type Load, resultLine, runScenario, scenarios, undisturbed } from "./scenarios.ts";
@@ -7,20 +6,13 @@ import { type Answer, requestsOf } from "./traffic.ts";
 
 const streams = 42;
 const tokens = 16;
-const manifestFile = new URL("../../edge/public/artifacts/manifest.json", import.meta.url);
 
 let cluster: Cluster;
 let load: Load;
 let expected: Answer[];
 beforeAll(async () => {
   cluster = await startCluster();
-  const { centroids } = JSON.parse(await readFile(manifestFile, "utf8")) as { centroids: { id: string }[] };
-  const bodies = requestsOf(
-    streams,
-    centroids.map(({ id }) => id),
-    tokens,
-  );
-  load = { bodies, concurrency: streams };
+  load = { bodies: requestsOf(streams, tokens), concurrency: streams };
   expected = await undisturbed(cluster, load);
 });
 afterAll(() => cluster?.stop());

@@ -8,7 +8,7 @@ import { type Cluster, startCluster } from "./cluster.ts";
 import { type Answer, requestsOf, type Seen, Traffic } from "./traffic.ts";
 
 const streams = 24;
-const bodies = requestsOf(streams, ["c0", "c1", "c2", "c3"], 24);
+const bodies = requestsOf(streams, 24);
 
 let cluster: Cluster;
 /** What each backend answers alone. */

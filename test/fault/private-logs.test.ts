@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Cluster, type Edge, startCluster } from "./cluster.ts";
+import { shippedCentroids } from "./traffic.ts";
 
 const marker = "Pemberley porcupine";
 const tokenIds = [1801, 1802, 1803];
@@ -108,7 +109,8 @@ test("requests whose backend fails, breaks off inside a frame, dies, or is not t
     .poll(
       async () => {
         const i = sent++;
-        await complete({ model: `gpt2:c${i % 6}`, prompt: tokenIds, logprobs: 2, stream: i % 2 === 0 });
+        const model = `gpt2:${shippedCentroids[i % shippedCentroids.length]}`;
+        await complete({ model, prompt: tokenIds, logprobs: 2, stream: i % 2 === 0 });
         return edge.log();
       },
       { timeout: 30_000 },

@@ -1,4 +1,5 @@
 /** Streaming requests of every kind, and what their clients saw: all that must not change when a backend fails. */
+import { readFileSync } from "node:fs";
 
 export interface Body {
   model: string;
@@ -35,6 +36,8 @@ export interface Answer {
   pauseMs: number;
 }
 
+const manifestFile = new URL("../../gpu-backend/models/chameleon-mini/artifacts/manifest.json", import.meta.url);
+
 const openings = [
   "It is a truth universally acknowledged, that a single man in possession of",
   "If Tom has 5 apples and buys 3 more, how many",
@@ -44,9 +47,17 @@ const openings = [
   "Below is an instruction that describes a task.",
 ];
 
-/** The same for the same count and centroids: greedy and seeded, with everything that a stream can carry. */
-export function requestsOf(count: number, centroids: readonly string[], tokens: number): Body[] {
-  const models = ["gpt2:auto", "gpt2", ...centroids.map((id) => `gpt2:${id}`)];
+/**
+ * Of the embedded model. Which backend a centroid prefers depends on the backends' ports, which differ from run to run: of few
+ * centroids all may prefer the same one, and a test that harms the other would try nothing.
+ */
+export const shippedCentroids: readonly string[] = (
+  JSON.parse(readFileSync(manifestFile, "utf8")) as { centroids: { id: string }[] }
+).centroids.map(({ id }) => id);
+
+/** The same for the same count: greedy and seeded, with everything that a stream can carry. */
+export function requestsOf(count: number, tokens: number): Body[] {
+  const models = ["gpt2:auto", "gpt2", ...shippedCentroids.map((id) => `gpt2:${id}`)];
   return Array.from({ length: count }, (_, i): Body => {
     const options = [
       {},

@@ -2,17 +2,14 @@
  * What clients notice when a backend is killed, hangs, fails, is slow or is restarted, under 200 streams at once.
  * Run: npm run bench:fault -- --help
  */
-import { readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { cpus, loadavg } from "node:os";
-import path from "node:path";
 import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { startCluster } from "../../fault/cluster.ts";
 import { type Result, resultLine, runScenario, scenarios, undisturbed } from "../../fault/scenarios.ts";
-import { requestsOf } from "../../fault/traffic.ts";
+import { requestsOf, shippedCentroids } from "../../fault/traffic.ts";
 import { type Balancing, balancings } from "../../support/balancer.ts";
-
-const root = path.join(import.meta.dirname, "../../..");
 
 interface Options {
   json?: string;
@@ -44,12 +41,10 @@ if (chosen.length === 0) throw new Error(`there are the scenarios ${possible.map
 const cluster = oneAddress ? await startCluster({}, [{}, {}, {}, {}], oneAddress) : await startCluster();
 const results: Result[] = [];
 try {
-  const manifest = JSON.parse(await readFile(path.join(root, "edge/public/artifacts/manifest.json"), "utf8"));
-  const centroids = manifest.centroids.map(({ id }: { id: string }) => id);
-  const load = { bodies: requestsOf(options.requests, centroids, options.tokens), concurrency: options.requests };
+  const load = { bodies: requestsOf(options.requests, options.tokens), concurrency: options.requests };
   const expected = await undisturbed(cluster, load);
   say(
-    `${options.requests} streams of at least ${options.tokens} tokens at once, over ${centroids.length} centroids; ${oneAddress ? `four backends behind one address (${oneAddress})` : "two backends"}`,
+    `${options.requests} streams of at least ${options.tokens} tokens at once, over ${shippedCentroids.length} centroids; ${oneAddress ? `four backends behind one address (${oneAddress})` : "two backends"}`,
   );
   for (const scenario of chosen) {
     const result = await runScenario(cluster, scenario, load, expected);
