@@ -10,6 +10,7 @@ import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import type { AdapterCache } from "../adapters/adapter-cache.ts";
 import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
+import { free } from "../kv/kv-memory.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
 import type { PrefixCache } from "../kv/prefix-cache.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
@@ -209,7 +210,7 @@ export class Engine {
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number) {
     const { config, gates } = this.#parts.runner;
     const sequences = chunks.map(({ sequence }) => sequence);
-    const feed = { ...this.#rows.feed(sequences, chunks[0].tokens), begunTokens };
+    const feed = { ...this.#rows.feed(sequences), begunTokens };
     const { input, heads } = composePhase(phase, chunks, feed, gates);
     const output = await this.#parts.runner.run(input);
     const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, config);
@@ -223,7 +224,10 @@ export class Engine {
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
     const isBlock = chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
-    return { sampled, block: isBlock ? output.present : null };
+    if (isBlock && this.#prefixes) return { sampled, block: output.present };
+    // Until garbage is collected, each run would take memory that the system has to clear.
+    free(output.present);
+    return { sampled, block: null };
   }
 
   /**

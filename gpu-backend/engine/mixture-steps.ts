@@ -139,7 +139,7 @@ function joined(parts: readonly Float32Array[]): Float32Array {
 function feedOf(prefilled: Prefilled, arena: Parts["arena"]) {
   const first = Math.min(...prefilled.values());
   const count = Math.max(...prefilled.values()) + 1 - first;
-  return { first, count, feed: arena.feed(first, count, 1) };
+  return { first, count, feed: arena.feed(first, count) };
 }
 
 /**
@@ -155,7 +155,7 @@ export async function* scoreAfterEvidence(
   for (let start = Math.max(0, sequence.evidenceTokens - 1); start < end && !sequence.ended; start += scoredRows) {
     const row = rowOf();
     const positions = Array.from({ length: Math.min(scoredRows, end - start) }, (_, i) => start + i);
-    const feed = arena.feed(row, 1, 1);
+    const feed = arena.feed(row, 1);
     const rows = new HeadRows(runner.gates, feed, 1);
     for (const t of positions) rows.addMixed(sequence, rows.fed(), sequence.ids[t + 1], 0);
     const output = await runner.run(composeHead(rows, arena.states(row, positions), feed));

@@ -1,20 +1,18 @@
 /**
  * Keys and values of the running sequences of one length class: per layer two arrays [rows, H, P, d], dense, so that a step is fed
- * views of them and nothing is gathered. P comes in few sizes and follows what is running, because attention costs time over all P
- * positions; a prefill, whose every token pays for them, is fed a shorter copy where that is cheaper. Who has which row is the slot
- * table's business, how many may run is the KV budget's, and whose arrays they are is the KV memory's.
+ * views of them and nothing is gathered. P comes in few sizes and follows what is running, because attention of a decode step costs
+ * time over all P positions. Who has which row is the slot table's business, how many may run is the KV budget's, and whose arrays
+ * they are is the KV memory's.
  * Rows are 0, 1, 2, … from the start of the arrays, or -1, -2, -3, … from their end: row r begins r × H × P × d after it.
  * Shapes: L layers, H heads, d head width, P positions, S sequences, T tokens.
  */
 import type { StepInput } from "../runtime/step.ts";
-import { bytesPerPosition, positionsFor, positionUnit } from "./kv-budget.ts";
+import { bytesPerPosition, positionsFor } from "./kv-budget.ts";
 import { KvMemory, type KvMemoryShape, type Side } from "./kv-memory.ts";
 import type { Move } from "./slot-table.ts";
 
 /** A smaller size must have this much room to spare before the arena shrinks to it, or it would flap. */
 const fullShare = 0.75;
-/** To copy a position for a prefill costs what attention over it costs this many tokens. */
-const copyTokens = 16;
 
 export class KvArena {
   readonly #shape: KvMemoryShape;
@@ -116,26 +114,14 @@ export class KvArena {
     this.#memory.names.delete(this.#names.pop()!);
   }
 
-  /** What a step of T `tokens` over rows [first, first + count) reads: `past` of [count, H, P, d], its P, lengths, names. */
-  feed(
-    first: number,
-    count: number,
-    tokens: number,
-  ): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
+  /** What a step over rows [first, first + count) reads: `past` of [count, H, P, d], its P, lengths, names. */
+  feed(first: number, count: number): Pick<StepInput, "past" | "pastTokens" | "pastLengths" | "pastRows"> {
     const rows = Array.from({ length: count }, (_, s) => this.rowAt(first + s));
     const pastLengths = Int32Array.from(rows, (row) => this.#lengths[row]);
-    const longest = pastLengths.reduce((a, b) => Math.max(a, b), 0);
-    const tight = positionUnit * Math.ceil(longest / positionUnit);
-    // A decode pass may read both arenas, and free memory is handed out for one copy at a time.
-    const isCheaper = tokens > 1 && tight * (tokens + copyTokens) < this.#positions * tokens;
-    const free = isCheaper ? this.#memory.freeAt(count * tight) : null;
     const [start, end] = [this.#startOf(first), this.#startOf(first + count)];
     return {
-      past:
-        free === null
-          ? this.#memory.arrays.map((array) => array.subarray(start, end))
-          : this.#tightPast(free, first, count, tight),
-      pastTokens: free === null ? this.#positions : tight,
+      past: this.#memory.arrays.map((array) => array.subarray(start, end)),
+      pastTokens: this.#positions,
       pastLengths,
       pastRows: { fed: rows.map((row) => this.#names[row]), kept: [...this.#memory.names] },
     };
@@ -238,18 +224,6 @@ export class KvArena {
     let longest = 0;
     for (let row = 0; row < this.#rows; row++) longest = Math.max(longest, this.#lengths[row], this.#wanted[row]);
     return longest;
-  }
-
-  /** The past of rows [first, first + count) with room for P positions only, copied to `at`: 2L × [count, H, P, d]. */
-  #tightPast(at: number, first: number, count: number, P: number): Float32Array[] {
-    const { heads: H, headWidth: d } = this.#shape;
-    return this.#memory.arrays.map((array) => {
-      for (let head = 0; head < count * H; head++) {
-        const from = this.#startOf(first, head);
-        array.copyWithin(at + head * P * d, from, from + P * d);
-      }
-      return array.subarray(at, at + count * H * P * d);
-    });
   }
 
   /** Makes room for P positions in every row; where memory does not hold that, for as many as are needed. */

@@ -1,8 +1,8 @@
 /**
  * The memory that the arenas of an engine share: two arrays per layer, keys and values. The rows of one arena go up from their start,
- * those of the other down from their end, so that either takes what the other leaves without a copy; what is free between them holds
- * the copy that a prefill is fed. They are made once, as large as the bound: the system gives memory only to pages that are written,
- * which takes as long as the write itself, so room for one row as long as the context is written before it is needed.
+ * those of the other down from their end, so that either takes what the other leaves without a copy. They are made once, as large as
+ * the bound: the system gives memory only to pages that are written, which takes as long as the write itself, so room for one row as
+ * long as the context is written before it is needed.
  * Keys and values of parked rows are between the arenas, too, and move out of the way where one grows. So parking never takes more
  * than the arrays. Beside them there are, within a step, copies of rows that are parked or resume in it, and one array more while the
  * arrays are renewed. What is replaced is freed at once, not when garbage is collected.
@@ -101,17 +101,6 @@ export class KvMemory {
     const kept = this.#kept;
     if (kept.length > 0 && (kept[0].at < from || endOf(kept, to) > to)) this.#pack(from, to);
     this.#written[side] = Math.max(this.#written[side], positions);
-  }
-
-  /** Where so many positions are free in each array until the next claim, in elements; null where there are not. */
-  freeAt(positions: number): number | null {
-    const [from, to] = this.#between();
-    const kept = this.#kept;
-    const [before, after] = [kept[0]?.at ?? to, endOf(kept, to)];
-    if (positions > this.#free || positions > Math.max(before - from, to - after)) return null;
-    const at = positions <= before - from ? from : after;
-    this.#written.start = Math.max(this.#written.start, at + positions);
-    return at * this.#width;
   }
 
   /** Keeps what a parked row held. */

@@ -123,11 +123,9 @@ export class KvRows<S> {
       .map((own) => own.sort((a, b) => this.rowOf(a) - this.rowOf(b)));
   }
 
-  /** What a step of T `tokens` reads for sequences in the order of their rows, the short ones first. */
-  feed(sequences: readonly S[], tokens: number): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
-    const [first, long] = this.#partsOf(sequences).map(({ arena, firstRow, count }) =>
-      arena.feed(firstRow, count, tokens),
-    );
+  /** What a step reads for sequences in the order of their rows, the short ones first. */
+  feed(sequences: readonly S[]): ReturnType<KvArena["feed"]> & Pick<StepInput, "longPast"> {
+    const [first, long] = this.#partsOf(sequences).map(({ arena, firstRow, count }) => arena.feed(firstRow, count));
     if (!long) return first;
     return {
       ...first,

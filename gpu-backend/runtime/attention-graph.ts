@@ -22,8 +22,15 @@ interface PastRows {
 }
 
 export interface Past extends PastRows {
-  /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. null: all rows have one P. */
-  long: (PastRows & { has: string }) | null;
+  /** What only the host's past has. */
+  host: {
+    /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. */
+    long: PastRows & { has: string };
+    /** True for a step of one row and T ≥ 2, of which neither masks nor `begun` are read. */
+    isChunk: string;
+    /** Of such a step: positions of its past that are valid, and its own tokens, int32. */
+    positionCount: string;
+  } | null;
   /** What is there already of the step's chunk: keys, then values, of each layer, 2L × [S, H, G, d]. */
   begun: string[];
 }
@@ -32,8 +39,12 @@ export interface Past extends PastRows {
 export function pastInputs(target: Target) {
   const { g, config } = target;
   const longNames: RowNames = { mask: names.longMask, key: names.longKey, value: names.longValue };
-  const long = { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) };
-  return { ...rowInputs(target, shortNames, "SS", "P"), long, begun: begunInput(g, config) };
+  const host = {
+    long: { ...rowInputs(target, longNames, "SL", "PL"), has: g.input(names.hasLong, "bool", []) },
+    isChunk: g.input(names.isChunk, "bool", []),
+    positionCount: g.input(names.positionCount, "int32", []),
+  };
+  return { ...rowInputs(target, shortNames, "SS", "P"), host, begun: begunInput(g, config) };
 }
 
 /** The same, with `begun` split into the keys and the values of each layer. */
@@ -49,7 +60,7 @@ export function addPastOnDevice(target: Target): Past & { write(fresh: string[])
   const all = rowInputs(target, shortNames, "S", "P", "R");
   const rows = g.input(names.pastRows, "int32", ["S"]);
   const read = (one: string) => g.node("Gather", [one, rows], { axis: 0 });
-  const past = { ...all, keys: all.keys.map(read), values: all.values.map(read), long: null };
+  const past = { ...all, keys: all.keys.map(read), values: all.values.map(read), host: null };
   const write = (fresh: string[]) => {
     const at = g.node("Cast", [g.input(names.writeAt, "int32", ["S", H, "T", 3])], { to: 7 });
     fresh.forEach((x, i) => {
@@ -80,39 +91,85 @@ function begunInput(g: GraphBuilder, { hiddenSize: D, heads: H }: Gpt2Config): s
   return g.input(names.begun, "float32", ["2L*S", H, "G", D / H]);
 }
 
-/** Attention of queries [S, H, T, d] of a layer with the step's own keys and values, [S, H, T, d]. */
-type Attention = (layer: number, q: string, k: string, v: string) => string;
+/** Of a layer's queries, keys and values, [S × T, 3D]: what attention gives, [S × T, D], and the keys and values, [S, H, T, d]. */
+type Attention = (layer: number, qkv: string) => string[];
 
-/**
- * Attention over the past, if there is one, and over the chunk: what has begun of it, then the step's own keys and values. The chunk
- * is summed at once, so that it gives the same bits wherever a step goes on with it.
- */
-export function addAttention(target: Target, past: Past | null, tokenCount: string): Attention {
-  const { g } = target;
+/** `rowCount` is S, `tokenCount` T. */
+export function addAttention(target: Target, past: Past | null, rowCount: string, tokenCount: string): Attention {
+  const { g, config } = target;
+  const { hiddenSize: D, heads: H } = config;
+  const byPart = g.node("Concat", [rowCount, tokenCount, g.integers(3, H, D / H)], { axis: 0 });
+  const byHead = g.node("Concat", [g.integers(-1, H), tokenCount, g.integers(D / H)], { axis: 0 });
+  /** Adds attention over queries, keys and values that are apart, [S, H, T, d] each. */
+  const byHeads = (attend: HeadAttention): Attention => {
+    return (l, qkv) => {
+      const parts = g.node("Transpose", [g.node("Reshape", [qkv, byPart])], { perm: [2, 0, 3, 1, 4] }); // [3, S, H, T, d]
+      const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
+      const result = g.node("Transpose", [attend(l, q, k, v)], { perm: [0, 2, 1, 3] });
+      return [g.node("Reshape", [result, g.integers(-1, D)]), k, v];
+    };
+  };
   const causalMask = g.input(names.causalMask, "float32", [1, 1, "T", past ? "G+T" : "T"]);
   if (!past) {
-    return (_, q, k, v) => {
+    return byHeads((_, q, k, v) => {
       const scores = g.node("Add", [products(target, q, k), causalMask]);
       return g.node("MatMul", [g.node("Softmax", [scores], { axis: -1 }), v]);
-    };
+    });
   }
-  const attend = addPastAttention(target, past, causalMask, tokenCount);
-  return (l, q, k, v) => {
-    const [keys, values] = [k, v].map((own, i) => g.node("Concat", [past.begun[2 * l + i], own], { axis: 2 }));
-    const [ofPast, toChunk] = attend(l, q, products(target, q, keys));
-    return g.node("Add", [ofPast, g.node("MatMul", [toChunk, values])]);
+  const { short, apart } = addPastAttention(target, past, causalMask, tokenCount);
+  if (!past.host || !apart) return byHeads(short);
+  const { long, isChunk, positionCount } = past.host;
+  const ofChunk = addChunkAttention(target, past, { positionCount, tokenCount });
+  const isOther = g.node("Or", [isChunk, long.has]);
+  const own: (string | number)[] = ["S", H, "T", D / H];
+  const outputs = [["S*T", D], own, own].map((shape) => ({ type: "float32" as const, shape }));
+  return (l, qkv) => {
+    const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
+    // A decode step of one P is the shortest of all, and enters one branch only.
+    const other = () => g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong);
+    return g.when(isOther, outputs, other, ofShort);
   };
 }
 
 /**
- * The part of attention whose shapes depend on P. Of a layer's queries and their products with the chunk's keys, [S, H, T, G + T],
- * it makes the past's part of the result, [S, H, T, d], and the weights of the chunk, [S, H, T, G + T]. Where `past.long` has rows,
- * queries are split, attention over each P is computed by itself, and results are joined: to pad all rows to one P costs more.
+ * Attention of one prompt's chunk, T ≥ 2. The operator reads the past as far as it is valid and applies the causal mask. It sums over
+ * positions from 0 on, in the same parts whatever T is, so that a token gets the same bits wherever a step goes on with its chunk.
+ * It copies the past, so a decode step would take longer with it, and with a past it takes one row only.
+ */
+function addChunkAttention(
+  { g, config }: Target,
+  past: Past,
+  { positionCount, tokenCount }: { positionCount: string; tokenCount: string },
+): Attention {
+  const { hiddenSize: D, heads: H } = config;
+  const end = g.node("Cast", [g.node("Unsqueeze", [positionCount, g.integers(0)])], { to: 7 });
+  const start = g.node("Sub", [end, tokenCount]);
+  const last = g.node("Cast", [g.node("Sub", [end, g.integers(1)])], { to: 6 });
+  return (l, qkv) => {
+    const packed = [g.node("Unsqueeze", [qkv, g.integers(0)]), "", ""];
+    const inputs = [...packed, past.keys[l], past.values[l], last, positionCount];
+    // 1/√d is in the weights of the queries.
+    const heads = { num_heads: H, kv_num_heads: H, scale: { float: 1 } };
+    // Its result is wrong where the past and the own keys and values together, the other outputs, are not asked for.
+    const [result, ...grown] = g.nodes("com.microsoft:GroupQueryAttention", inputs, 3, heads);
+    const [k, v] = grown.map((all) => g.node("Slice", [all, start, end, g.integers(2)]));
+    return [g.node("Reshape", [result, g.integers(-1, D)]), k, v];
+  };
+}
+
+/** Attention of queries [S, H, T, d] of a layer with the step's own keys and values, [S, H, T, d]. */
+type HeadAttention = (layer: number, q: string, k: string, v: string) => string;
+
+/**
+ * Attention over the past and over the chunk: what has begun of it, then the step's own keys and values. The chunk is summed at once,
+ * so that it gives the same bits wherever a step goes on with it. `short` is of rows of one P. `apart`, where `past.host` has long
+ * rows, splits queries, computes attention over each P by itself and joins results: to pad all rows to one P costs more.
  */
 function addPastAttention(target: Target, past: Past, causalMask: string, tokenCount: string) {
-  const { g, config } = target;
-  const { hiddenSize: D, heads: H } = config;
+  const { g } = target;
   const chunkCount = g.node("Shape", [causalMask], { start: 3, end: 4 }); // G + T
+  /** Of a layer's queries and their products with the chunk's keys, [S, H, T, G + T]. */
+  type PastAttention = (l: number, q: string, toOwn: string) => [ofPast: string, toChunk: string];
   /** Attention of the rows of one P. */
   const among = ({ mask: pastMask, keys, values }: PastRows) => {
     const count = g.node("Shape", [pastMask], { start: 0, end: 1 });
@@ -121,7 +178,7 @@ function addPastAttention(target: Target, past: Past, causalMask: string, tokenC
       g.node("Expand", [mask, g.node("Concat", [count, g.integers(1), tokenCount, columns], { axis: 0 })]);
     const mask = g.node("Concat", [spread(pastMask, pastCount), spread(causalMask, chunkCount)], { axis: -1 });
     const partLengths = g.node("Concat", [pastCount, chunkCount], { axis: 0 });
-    const attend = (l: number, q: string, toOwn: string): [ofPast: string, toChunk: string] => {
+    const attend: PastAttention = (l, q, toOwn) => {
       const scores = g.node("Concat", [products(target, q, keys[l]), toOwn], { axis: -1 });
       const weights = g.node("Softmax", [g.node("Add", [scores, mask])], { axis: -1 });
       const [toPast, toChunk] = g.nodes("Split", [weights, partLengths], 2, { axis: -1 });
@@ -129,20 +186,24 @@ function addPastAttention(target: Target, past: Past, causalMask: string, tokenC
     };
     return { count, attend };
   };
-  const short = among(past);
-  if (!past.long) return short.attend;
-  const { has } = past.long;
-  const long = among(past.long);
-  const counts = g.node("Concat", [short.count, long.count], { axis: 0 });
-  const outputs = [D / H, "G+T"].map((width) => ({ type: "float32" as const, shape: ["S", H, "T", width] }));
-  return (l: number, q: string, toOwn: string): string[] => {
-    const apart = () => {
-      const [queries, own] = [q, toOwn].map((all) => g.nodes("Split", [all, counts], 2, { axis: 0 }));
-      const [first, last] = [short, long].map(({ attend }, i) => attend(l, queries[i], own[i]));
-      return [0, 1].map((i) => g.node("Concat", [first[i], last[i]], { axis: 0 }));
+  const withChunk = (attend: PastAttention): HeadAttention => {
+    return (l, q, k, v) => {
+      const [keys, values] = [k, v].map((own, i) => g.node("Concat", [past.begun[2 * l + i], own], { axis: 2 }));
+      const [ofPast, toChunk] = attend(l, q, products(target, q, keys));
+      return g.node("Add", [ofPast, g.node("MatMul", [toChunk, values])]);
     };
-    return g.when(has, outputs, apart, () => short.attend(l, q, toOwn));
   };
+  const short = among(past);
+  if (!past.host) return { short: withChunk(short.attend), apart: null };
+  const long = among(past.host.long);
+  const counts = g.node("Concat", [short.count, long.count], { axis: 0 });
+  const apart = withChunk((l, q, toOwn) => {
+    const [queries, own] = [q, toOwn].map((all) => g.nodes("Split", [all, counts], 2, { axis: 0 }));
+    const [first, last] = [short, long].map(({ attend }, i) => attend(l, queries[i], own[i]));
+    const [ofPast, toChunk] = [0, 1].map((i) => g.node("Concat", [first[i], last[i]], { axis: 0 }));
+    return [ofPast, toChunk];
+  });
+  return { short: withChunk(short.attend), apart };
 }
 
 /** Q·Kᵀ. Only the CPU has the fused kernel; elsewhere it would pull the keys back to the CPU. */

@@ -160,10 +160,7 @@ function addTrunk(
   const embedded = g.node("Add", [embed(tokenIds), positionRows]);
   const rowCount = g.node("Slice", [stepShape, g.integers(0), g.integers(1)]); // S
   const tokenCount = g.node("Slice", [stepShape, g.integers(1), g.integers(2)]); // T
-  const shape = (...parts: string[]) => g.node("Concat", parts, { axis: 0 });
-  const byPart = shape(rowCount, tokenCount, g.integers(3, H, D / H));
-  const byHead = shape(g.integers(-1, H), tokenCount, g.integers(D / H));
-  const attention = addAttention(build, past, tokenCount);
+  const attention = addAttention(build, past, rowCount, tokenCount);
   const fresh: string[] = [];
   let states = g.node("Reshape", [embedded, g.integers(-1, D)]); // [S × T, D] from here on
   const linear = linearLayers(build, states);
@@ -171,12 +168,9 @@ function addTrunk(
   for (let l = 0; l < layers; l++) {
     const normed = layerNorm(build, `h.${l}.ln_1`, states);
     const qkv = biased(g, linear(`h.${l}.attn.c_attn`, normed, { columns: D, by: Math.sqrt(H / D) }));
-    const parts = g.node("Transpose", [g.node("Reshape", [qkv, byPart])], { perm: [2, 0, 3, 1, 4] }); // [3, S, H, T, d]
-    const [q, k, v] = g.nodes("Split", [g.node("Reshape", [parts, byHead])], 3, { axis: 0, num_outputs: 3 });
+    const [attended, k, v] = attention(l, qkv);
     fresh.push(k, v);
-    const mixed = g.node("Transpose", [attention(l, q, k, v)], { perm: [0, 2, 1, 3] });
-    const flat = g.node("Reshape", [mixed, g.integers(-1, D)]);
-    states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, flat))]);
+    states = g.node("Add", [states, biased(g, linear(`h.${l}.attn.c_proj`, attended))]);
     if (l < layers - 1)
       states = addFeedForward(build, l, { states, normed: layerNorm(build, `h.${l}.ln_2`, states) }, linear);
   }

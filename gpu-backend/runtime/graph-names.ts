@@ -12,6 +12,9 @@ export const names = {
   longKey: (layer: number) => `long_key.${layer}`,
   longValue: (layer: number) => `long_value.${layer}`,
   hasLong: "has_long",
+  /** Whether the step is the chunk of one prompt, and how many positions it has at its end. */
+  isChunk: "is_chunk",
+  positionCount: "position_count",
   /** With a past on the device only: which of its rows are read, where new keys and values go, and what comes of it. */
   pastRows: "past_rows",
   writeAt: "write_at",

@@ -9,15 +9,16 @@ import { parametersOf } from "./model-folder.ts";
 import { PoolTensors } from "./pool-tensors.ts";
 import { bool, noRows, readRows, rowFeeds, rowFetches, twice } from "./row-feeds.ts";
 import { type Device, openSession, type Session, type Tensor, tensor } from "./session.ts";
-import type {
-  Bank,
-  Gpt2Config,
-  KeptMixture,
-  LogitChanges,
-  RowOutput,
-  StepInput,
-  StepOutput,
-  StepRunner,
+import {
+  type Bank,
+  type Gpt2Config,
+  type KeptMixture,
+  type LogitChanges,
+  minimumPrefillTokens,
+  type RowOutput,
+  type StepInput,
+  type StepOutput,
+  type StepRunner,
 } from "./step.ts";
 import { createWebgpuPast, type PastFeed, type WebgpuPast } from "./webgpu-past.ts";
 
@@ -111,7 +112,7 @@ class OnnxRunner implements StepRunner {
     const rows = plain > 0 ? readRows(results, names.plain, plain, { ...asked, wantsScores }) : noRows(wantsScores);
     return {
       ...rows,
-      present: input.sequences > 0 ? (results[names.present].data as Float32Array) : new Float32Array(0),
+      present: input.sequences > 0 ? (results[names.present].data as Float32Array<ArrayBuffer>) : new Float32Array(0),
       hidden: input.want.hidden ? hiddenOf(input, results[names.hidden].data as Float32Array, this.config) : null,
       mixed: input.mixed ? readMixed(results, input.mixed, input.want.scores) : null,
     };
@@ -127,9 +128,11 @@ class OnnxRunner implements StepRunner {
     await this.#session.release();
   }
 
-  /** All but the past, of which P positions are fed. */
-  #feeds(input: StepInput, P: number, isRead: boolean): Record<string, Tensor> {
-    const { sequences: S, tokens: T, begunTokens: G = 0, fedStates = new Float32Array(0) } = input;
+  /** All but the past, of which `pastPositions` are fed. */
+  #feeds(input: StepInput, pastPositions: number, isRead: boolean): Record<string, Tensor> {
+    const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
+    // Attention of one prompt's chunk reads neither masks nor what has begun of it.
+    const [maskT, P, G] = this.#past === null && isChunk(input) ? [1, 0, 0] : [T, pastPositions, begunTokens];
     const { heads: H, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
     const plainRows = input.plainRows ?? Int32Array.from(input.headRows.keys());
@@ -138,8 +141,8 @@ class OnnxRunner implements StepRunner {
       [names.tokenIds]: tensor(input.tokenIds, [S, T]),
       [names.positions]: tensor(input.positions, [S, T]),
       [names.pastMask]: tensor(pastMask(input.pastLengths.subarray(0, first), P, G), [first, 1, 1, P]),
-      [names.causalMask]: this.#causalMask(T, G),
-      [names.begun]: tensor(begunChunks(input, this.config), [2 * layers * S, H, G, D / H]),
+      [names.causalMask]: this.#causalMask(maskT, G),
+      [names.begun]: tensor(begunChunks({ ...input, begunTokens: G }, this.config), [2 * layers * S, H, G, D / H]),
       [names.headRows]: tensor(input.headRows, [input.headRows.length]),
       [names.fedStates]: tensor(fedStates, [fedStates.length / D, D]),
       [names.wantsHidden]: bool(isRead || input.want.hidden || input.mixed !== undefined),
@@ -208,6 +211,8 @@ function hostPast({ layers, heads: H, hiddenSize: D }: Gpt2Config, input: StepIn
   const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
   const feeds: Record<string, Tensor> = {
     [names.hasLong]: bool(longS > 0),
+    [names.isChunk]: bool(isChunk(input)),
+    [names.positionCount]: tensor(Int32Array.of(isChunk(input) ? pastLengths[0] + input.tokens : 0), []),
     [names.longMask]: tensor(mask, [longS, 1, 1, longP]),
   };
   const none = new Float32Array(0);
@@ -221,6 +226,11 @@ function hostPast({ layers, heads: H, hiddenSize: D }: Gpt2Config, input: StepIn
     add(names.longValue(l), long[2 * l + 1], longS, longP);
   }
   return { feeds, positions: P, take: () => {} };
+}
+
+/** Whether the graph computes attention of one prompt's chunk (attention-graph.ts). */
+function isChunk({ sequences, tokens }: StepInput): boolean {
+  return sequences === 1 && tokens >= minimumPrefillTokens;
 }
 
 /**

@@ -6,7 +6,8 @@
  *
  * Batch invariance: a row's results are the same bits whatever its mates, P and padding, as long as T is 1 in both
  * runs or at least `minimumPrefillTokens` in both (at T = 1 attention takes a matrix-vector kernel that sums in
- * another order). So a decode step has T = 1 and a prefill pass pads to at least 2.
+ * another order), and then S is 1 in both or in neither (a chunk of one prompt has an operator of its own). So a decode
+ * step has T = 1, and a prefill pass has one row and pads to at least 2 tokens.
  */
 
 export const minimumPrefillTokens = 2;
@@ -168,7 +169,7 @@ export interface PointerInput {
 
 export interface StepOutput extends RowOutput {
   /** New keys and values, [2L, S, H, T, d]: layer l's keys at 2l, its values at 2l + 1; then the pointer's pair. */
-  present: Float32Array;
+  present: Float32Array<ArrayBuffer>;
   /** Final hidden states (after the last layer norm) of the head's rows, [M, D]. */
   hidden: Float32Array | null;
   /** null where the step had no mixed rows. */

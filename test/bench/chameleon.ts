@@ -11,9 +11,6 @@ import { seededRandom } from "../support/steps.ts";
 import { BatchMeter, type Contestant } from "./contestant.ts";
 import { gpt2Bank, gpt2Config, gpt2Weights } from "./model.ts";
 
-/** Prompt tokens that a whole prefill phase may take, as the server does by default. */
-const phaseTokens = 256;
-
 export async function openChameleon(format: WeightFormat, threads: number): Promise<Contestant> {
   const weights = await gpt2Weights();
   const runner = await createStepRunner({ config: gpt2Config, weights, bank: gpt2Bank(), threads, format });
@@ -62,16 +59,13 @@ export class Batch {
   /** The pool slot of each row's own directions; null where none has any. */
   poolSlots: Int32Array | null = null;
 
-  /** Chunk by chunk, as many rows at a time as one phase holds; prompts are of one length. */
+  /** Chunk by chunk, one prompt a pass, as the engine does. */
   async prefill(prompts: number[][], gates: Float32Array[]): Promise<void> {
-    const together = Math.max(1, Math.floor(phaseTokens / chunkTokens));
-    for (let first = 0; first < prompts.length; first += together) {
-      const group = prompts.slice(first, first + together);
-      for (let start = 0; start < group[0].length; start += chunkTokens) {
-        const chunks = group.map((prompt) => prompt.slice(start, start + chunkTokens));
-        const isLast = start + chunkTokens >= group[0].length;
-        const output = await this.#step(first, chunks, isLast ? gates.slice(first, first + together) : null);
-        if (isLast) for (let n = 0; n < group.length; n++) this.lastIds.push(output.topIds[n * output.topCount]);
+    for (const [row, prompt] of prompts.entries()) {
+      for (let start = 0; start < prompt.length; start += chunkTokens) {
+        const isLast = start + chunkTokens >= prompt.length;
+        const output = await this.#step(row, [prompt.slice(start, start + chunkTokens)], isLast ? [gates[row]] : null);
+        if (isLast) this.lastIds.push(output.topIds[0]);
       }
     }
   }
@@ -91,7 +85,7 @@ export class Batch {
     const S = chunks.length;
     const T = chunks[0].length;
     const N = gates ? S : 0;
-    const feed = this.#arena.feed(first, S, T);
+    const feed = this.#arena.feed(first, S);
     const stepGates = new Float32Array(N * this.#runner.gates);
     gates?.forEach((row, n) => {
       stepGates.set(row, n * this.#runner.gates);

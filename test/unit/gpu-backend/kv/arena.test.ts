@@ -31,9 +31,9 @@ function presentOf(tokens: number[][], T: number): Float32Array {
   return present;
 }
 
-/** The tokens that a row holds, read back from every array and head as a step of so many tokens is fed them. */
-function tokensIn(arena: KvArena, row: number, stepTokens: number): number[] {
-  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1, stepTokens);
+/** The tokens that a row holds, read back from every array and head as a step is fed them. */
+function tokensIn(arena: KvArena, row: number): number[] {
+  const { past, pastLengths, pastTokens: P } = arena.feed(row, 1);
   const { heads: H, headWidth: d } = shape;
   return Array.from({ length: pastLengths[0] }, (_, t) => {
     const token = Math.floor(past[0][t * d]);
@@ -152,8 +152,7 @@ test.each(["start", "end"] as const)(
             expect(arena.rows).toBe(table.size);
             expect(memory.bytes).toBeLessThanOrEqual(maximumBytes);
             for (const [row, { tokens }] of inRows().entries()) {
-              expect(tokensIn(arena, arena.rowAt(row), 1)).toEqual(tokens);
-              expect(tokensIn(arena, arena.rowAt(row), 64)).toEqual(tokens);
+              expect(tokensIn(arena, arena.rowAt(row))).toEqual(tokens);
             }
           }
         },
@@ -178,21 +177,21 @@ describe("memory", () => {
     arena.append(row, [count], presentOf([tokens], count), count);
   };
 
-  test("a prefill is fed a copy with room for no more than is held, where its tokens pay for it; a decode step views", () => {
+  test("what is fed is a view of all positions of the rows, however few they hold", () => {
     const arena = new KvArena(shape);
     arena.open();
     arena.open(200);
     expect(arena.positions).toBe(256);
-    const fed = (tokens: number) => arena.feed(0, 2, tokens).pastTokens;
-    expect([64, 1].map(fed)).toEqual([0, 256]);
-    expect(arena.feed(0, 2, 64).past.map(({ length }) => length)).toEqual(new Array(arrays).fill(0));
     fill(arena, 0, 64);
     fill(arena, 1, 65);
-    expect([64, 8, 1].map(fed)).toEqual([128, 256, 256]);
-    expect([0, 1].map((row) => tokensIn(arena, row, 64).length)).toEqual([64, 65]);
-    fill(arena, 1, 128);
-    expect([1000, 64].map(fed)).toEqual([256, 256]);
-    expect(arena.feed(0, 2, 64).past[0].byteOffset).toBe(arena.feed(0, 2, 1).past[0].byteOffset);
+    const [both, second] = [arena.feed(0, 2), arena.feed(1, 1)];
+    expect([both.pastTokens, second.pastTokens]).toEqual([256, 256]);
+    expect([...both.pastLengths]).toEqual([64, 65]);
+    both.past.forEach((array, i) => {
+      expect(array.length).toBe(2 * second.past[i].length);
+      expect(array.buffer).toBe(second.past[i].buffer);
+      expect(array.byteOffset + second.past[i].byteLength).toBe(second.past[i].byteOffset);
+    });
   });
 
   test("what a row wants stays reserved until it is closed, wherever it moves", () => {
@@ -227,7 +226,7 @@ describe("memory", () => {
     arena.trim();
     // 60 of 64 would grow again soon.
     expect(arena.positions).toBe(128);
-    expect(tokensIn(arena, 0, 1)).toHaveLength(60);
+    expect(tokensIn(arena, 0)).toHaveLength(60);
     arena.close([]);
     arena.open(10);
     expect(arena.positions).toBe(64);
@@ -246,7 +245,7 @@ describe("memory", () => {
     arena.trim();
     memory.trim();
     expect([arena.positions, positions(), memory.arrays[0] === array]).toEqual([192, 8 * 256, true]);
-    expect(tokensIn(arena, 0, 1)).toHaveLength(100);
+    expect(tokensIn(arena, 0)).toHaveLength(100);
     arena.close([]);
     memory.trim();
     expect(positions()).toBe(shape.contextTokens);
@@ -267,8 +266,8 @@ describe("memory", () => {
     for (let row = 0; row < 2; row++) long.close([]);
     for (let row = 0; row < 9; row++) short.open();
     for (let row = 0; row < 9; row++) fill(short, row, 60);
-    expect(tokensIn(long, -1, 1)).toHaveLength(290);
-    for (let row = 0; row < 9; row++) expect(tokensIn(short, row, 1)).toHaveLength(60);
+    expect(tokensIn(long, -1)).toHaveLength(290);
+    for (let row = 0; row < 9; row++) expect(tokensIn(short, row)).toHaveLength(60);
     expect(memory.arrays.every((array, i) => array === arrays[i])).toBe(true);
   });
 

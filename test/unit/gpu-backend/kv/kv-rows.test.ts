@@ -94,7 +94,7 @@ test("whatever opens, decodes, is parked, resumes, moves to the other class and 
         const now = keysOf((one) => one.lengthClass !== null);
         for (const one of now) {
           const { contents } = models.get(one)!;
-          const { past, pastLengths } = rows.feed([one], 1);
+          const { past, pastLengths } = rows.feed([one]);
           expect([...pastLengths]).toEqual([contents.length]);
           expect(past[0].subarray(0, contents.length).every((value) => value === one)).toBe(true);
           expect([...past[1].subarray(0, contents.length)]).toEqual(contents);
@@ -124,7 +124,7 @@ test("parking copies nothing but the row, however far both ends of the arrays we
     rows.open(key, lengthClass, 250);
     rows.append([key], [250], new Float32Array(500).fill(value), 250);
   };
-  const bufferOf = (key: string) => rows.feed([key], 1).past[0].buffer;
+  const bufferOf = (key: string) => rows.feed([key]).past[0].buffer;
   fill("a", "long", 1);
   fill("b", "long", 2);
   const buffer = bufferOf("a");
@@ -144,7 +144,7 @@ test("parking copies nothing but the row, however far both ends of the arrays we
   expect(bufferOf("a")).toBe(buffer);
   expect(
     rows
-      .feed(["a"], 1)
+      .feed(["a"])
       .past[1].subarray(0, 250)
       .every((value) => value === 1),
   ).toBe(true);
@@ -155,9 +155,9 @@ test("a pass over rows of a class that do not follow each other, and a sequence 
   const rows = new KvRows<string>(shape);
   for (const key of ["a", "b", "c"]) rows.open(key, "short", 1);
   rows.open("e", "long", 1);
-  expect(() => rows.feed(["a", "c"], 1)).toThrow(/row 2 .* not follow/);
-  expect(() => rows.feed(["a", "e", "b"], 1)).toThrow(/before and after/);
-  expect(rows.feed(["a", "b", "e"], 1)).toMatchObject({ pastTokens: 64, longPast: { sequences: 1, pastTokens: 64 } });
+  expect(() => rows.feed(["a", "c"])).toThrow(/row 2 .* not follow/);
+  expect(() => rows.feed(["a", "e", "b"])).toThrow(/before and after/);
+  expect(rows.feed(["a", "b", "e"])).toMatchObject({ pastTokens: 64, longPast: { sequences: 1, pastTokens: 64 } });
   expect(() => rows.rowOf("d")).toThrow(/no row/);
   rows.drop("d");
 });
