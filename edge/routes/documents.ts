@@ -42,7 +42,7 @@ export const docs: RouteHandler = async (c, { asset }) =>
 
 /** A file of the site or of the renderer, or a page of the site by its name without an extension. */
 export const docsFile: RouteHandler = async (c, { asset }) => {
-  const name = c.req.param("file") ?? "";
+  const name = c.req.path.slice("/docs/".length);
   if (rendererFiles.includes(name)) return fileResponse(await asset(`/docs/${name}`), name);
   const found = await sitePage(asset, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
   if (found) return found;

@@ -294,6 +294,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
     fetch,
     request: (url: string, init?: RequestInit) => fetch(new Request(url, init)),
     routes: hono.routes,
+    router: hono.router,
   };
   const request = (path: string, init: RequestInit = {}) => {
     const headers = new Headers({ authorization: `Bearer ${key}` });
