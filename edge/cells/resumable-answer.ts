@@ -30,13 +30,17 @@ export function createCells(parts: CellsParts): Cells {
   return async (request, region, signal) => {
     const call = new CellCall(request, region, signal, parts);
     const first = await call.begin();
-    const headers = new Headers(first.headers);
-    headers.delete(marksHeader);
-    if (headers.has("content-length")) return { response: new Response(first.body, { headers }), completed: null };
+    if (first.headers.has("content-length")) return { response: unmarked(first, first.body), completed: null };
     const { readable, writable } = new IdentityTransformStream();
-    const completed = passOn(first, call, new Client(writable));
-    return { response: new Response(readable, { headers }), completed };
+    return { response: unmarked(first, readable), completed: passOn(first, call, new Client(writable)) };
   };
+}
+
+/** A response with these headers and another body, without the header that only the Worker reads. */
+function unmarked({ headers }: Response, body: Response["body"]): Response {
+  const response = new Response(body, { headers });
+  response.headers.delete(marksHeader);
+  return response;
 }
 
 /** A cell's answer failed before its end, or ended without one. */

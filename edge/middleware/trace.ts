@@ -13,9 +13,9 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   const { arrivedMs: startMs, pacedMs } = c.env;
   const caller = sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
   const traceId = caller?.traceId ?? newId();
-  const spanId = newId().slice(0, 16);
   const sampled = sampleRatio > 0 && (caller?.sampled ?? isSampled(traceId, sampleRatio));
-  c.set("traceparent", sampled ? formatTraceparent({ traceId, spanId, sampled }) : null);
+  const spanId = sampled ? newId().slice(0, 16) : null;
+  c.set("traceparent", spanId && formatTraceparent({ traceId, spanId, sampled }));
   c.set("attributes", pacedMs > 0 ? { [pacedMsField]: pacedMs } : {});
   await next();
   const { status } = c.res;
@@ -34,7 +34,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
       ...c.get("attributes"),
     };
     logRequest({ ...attributes, traceId, ms: endMs - startMs, ...(error ? { error } : {}) });
-    if (!sampled) return;
+    if (!spanId) return;
     const span = { traceId, spanId, parentSpanId: caller?.spanId ?? null, kind: "server" as const, startMs, endMs };
     ended({ ...span, name: `${c.req.method} ${path}`, attributes, error });
   };

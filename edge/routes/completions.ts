@@ -95,7 +95,7 @@ async function answer(
     version: cellRequestVersion,
     form,
     envelope: {
-      id: forms[form].idPrefix + dependencies.newId(),
+      id: c.get("requestId").replace(/^req_/, forms[form].idPrefix),
       created: Math.floor(dependencies.now() / 1000),
       model,
       fingerprint: `fp_${plan.manifestHash.slice(0, 12)}`,
