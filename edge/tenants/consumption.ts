@@ -8,6 +8,12 @@ export interface Consumption {
   completionTokens: number;
 }
 
+/**
+ * Milliseconds for which an object gathers use that no limit waits for, before it is counted and reported: each call and each
+ * commit costs about as much CPU as a short answer. An object that is lost meanwhile loses it.
+ */
+export const gatherUseMs = 250;
+
 /** `one`, with what `before` it used of the same. */
 export function inAll<T extends Consumption>(one: T, before: T | undefined): T {
   if (!before) return one;

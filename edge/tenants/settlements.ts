@@ -1,14 +1,13 @@
 /**
  * Settles requests with the ledgers that admitted them, from a Durable Object. A settlement that a ledger does not confirm
  * is kept in the object's SQLite and tried again by its alarm; ledgers count each request once. Use of tenants without
- * limits is sent in groups of `gatherMs`, since the time of counting does not matter for them. An object that is lost before
+ * limits is sent in groups of `gatherUseMs`, since the time of counting does not matter for them. An object that is lost before
  * the first try loses what it has not sent.
  */
 import { pause } from "../platform/pause.ts";
-import type { Consumption } from "./consumption.ts";
+import { type Consumption, gatherUseMs } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
-const gatherMs = 50;
 const firstRetryMs = 1000;
 /** Less than a ledger remembers a settled request (quota.ts). */
 const longestRetryMs = 120_000;
@@ -46,7 +45,7 @@ export class Settlements {
     }
   }
 
-  /** The same, together with what else comes within `gatherMs`. */
+  /** The same, together with what else comes within `gatherUseMs`. */
   gather(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
     const group = this.#groups.get(ledger);
     if (group) {
@@ -54,7 +53,7 @@ export class Settlements {
       return group.settled;
     }
     const gathering = [...consumed];
-    const settled = pause(gatherMs).then(() => {
+    const settled = pause(gatherUseMs).then(() => {
       this.#groups.delete(ledger);
       return this.settle(ledger, id, gathering);
     });

@@ -1,12 +1,10 @@
 /**
  * What requests used, reported in fewer events than there were requests: each costs the object's thread time, and money.
- * Those of `gatherMs` that are of one tenant, model and centroid are one. An object that is lost meanwhile loses them; what
+ * Those of `gatherUseMs` that are of one tenant, model and centroid are one. An object that is lost meanwhile loses them; what
  * counts is in the ledgers.
  */
 import { pause } from "../platform/pause.ts";
-import { type Consumption, inAll } from "./consumption.ts";
-
-const gatherMs = 250;
+import { type Consumption, gatherUseMs, inAll } from "./consumption.ts";
 
 export type ReportUse = (tenant: string, consumed: readonly Consumption[]) => void;
 
@@ -39,7 +37,7 @@ export class UsageEvents {
 
   /** No timer is left when it resolves. */
   async #tellSoon(): Promise<void> {
-    await pause(gatherMs);
+    await pause(gatherUseMs);
     const gathered = [...this.#untold];
     this.#untold.clear();
     for (const [tenant, consumed] of gathered) this.#report(tenant, [...consumed.values()]);
