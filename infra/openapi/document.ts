@@ -41,7 +41,10 @@ ${Object.entries(limitTable)
 </details>`;
 
 const headers = {
-  "x-request-id": { description: "Identifies the request in logs", schema: { type: "string" } },
+  "x-request-id": {
+    description: "Identifies the request in logs; the `id` of a completion ends in the same digits",
+    schema: { type: "string" },
+  },
   "server-timing": { description: "Milliseconds of each phase", schema: { type: "string" } },
   "retry-after": { description: "Seconds", schema: { type: "integer", minimum: 0 } },
   ...Object.fromEntries(
