@@ -224,10 +224,10 @@ export class Engine {
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
     const isBlock = chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
-    if (isBlock && this.#prefixes) return { sampled, block: output.present };
-    // Until garbage is collected, each run would take memory that the system has to clear.
-    free(output.present);
-    return { sampled, block: null };
+    const block = isBlock && this.#prefixes ? output.present : null;
+    // All has been read of it. Until garbage was collected, each run would take memory that the system has to clear.
+    if (!block) free(output.present);
+    return { sampled, block };
   }
 
   /**

@@ -126,9 +126,14 @@ export function addAttention(target: Target, past: Past | null, rowCount: string
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
     // A decode step of one P is the shortest of all, and enters one branch only.
-    const other = () => g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong);
+    const other = () => (hasChunkOperator(config) ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
+}
+
+/** Whether the operator takes heads of this width. Where not, chunks go the way of other steps. */
+export function hasChunkOperator({ hiddenSize, heads }: Gpt2Config): boolean {
+  return (hiddenSize / heads) % 8 === 0;
 }
 
 /**

@@ -1,5 +1,6 @@
 /** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import { hasChunkOperator } from "./attention-graph.ts";
 import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
 import type { PoolShape } from "./head-graph.ts";
@@ -132,7 +133,8 @@ class OnnxRunner implements StepRunner {
   #feeds(input: StepInput, pastPositions: number, isRead: boolean): Record<string, Tensor> {
     const { sequences: S, tokens: T, begunTokens = 0, fedStates = new Float32Array(0) } = input;
     // Attention of one prompt's chunk reads neither masks nor what has begun of it.
-    const [maskT, P, G] = this.#past === null && isChunk(input) ? [1, 0, 0] : [T, pastPositions, begunTokens];
+    const [maskT, P, G] =
+      this.#past === null && isChunk(this.config, input) ? [1, 0, 0] : [T, pastPositions, begunTokens];
     const { heads: H, hiddenSize: D, layers } = this.config;
     const first = S - (input.longPast?.sequences ?? 0);
     const plainRows = input.plainRows ?? Int32Array.from(input.headRows.keys());
@@ -205,14 +207,15 @@ function biasOffsets({ values, offsets }: LogitChanges): Tensor {
 }
 
 /** The past as it lies in the host's memory. */
-function hostPast({ layers, heads: H, hiddenSize: D }: Gpt2Config, input: StepInput): PastFeed {
+function hostPast(config: Gpt2Config, input: StepInput): PastFeed {
+  const { layers, heads: H, hiddenSize: D } = config;
   const { sequences: S, pastTokens: P, past, pastLengths } = input;
   const { sequences: longS, pastTokens: longP, past: long } = input.longPast ?? noLongPast;
   const mask = pastMask(pastLengths.subarray(pastLengths.length - longS), longP, 0);
   const feeds: Record<string, Tensor> = {
     [names.hasLong]: bool(longS > 0),
-    [names.isChunk]: bool(isChunk(input)),
-    [names.positionCount]: tensor(Int32Array.of(isChunk(input) ? pastLengths[0] + input.tokens : 0), []),
+    [names.isChunk]: bool(isChunk(config, input)),
+    [names.positionCount]: tensor(Int32Array.of(isChunk(config, input) ? pastLengths[0] + input.tokens : 0), []),
     [names.longMask]: tensor(mask, [longS, 1, 1, longP]),
   };
   const none = new Float32Array(0);
@@ -228,9 +231,9 @@ function hostPast({ layers, heads: H, hiddenSize: D }: Gpt2Config, input: StepIn
   return { feeds, positions: P, take: () => {} };
 }
 
-/** Whether the graph computes attention of one prompt's chunk (attention-graph.ts). */
-function isChunk({ sequences, tokens }: StepInput): boolean {
-  return sequences === 1 && tokens >= minimumPrefillTokens;
+/** Whether the step is a chunk of one prompt whose attention an operator computes (attention-graph.ts). */
+function isChunk(config: Gpt2Config, { sequences, tokens, longPast }: StepInput): boolean {
+  return sequences === 1 && tokens >= minimumPrefillTokens && !longPast && hasChunkOperator(config);
 }
 
 /**
