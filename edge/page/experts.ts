@@ -1,4 +1,4 @@
-/** The weights of an answer as a bar and in words: how much of its probabilities each expert makes. */
+/** The weights of an answer as a bar and in words: how much of its probabilities each expert makes, the pointer at most. */
 import type { ChameleonBlock } from "../../shared/contracts/responses.ts";
 import { make } from "./elements.ts";
 import { count, percent, perplexityBesideBase } from "./words.ts";

@@ -126,7 +126,7 @@ function pointerParts({ prompt, pointerWeight }: Made, tokens: readonly string[]
   // The first token of a prompt follows nothing, so it cannot be copied.
   const places = prompt.tokens.map((token, i) => i > 0 && tokens.includes(token));
   const found = places.filter(Boolean).length;
-  const share = `The pointer makes ${percent(pointerWeight)} of this answer. It copies tokens of the prompt.`;
+  const share = `The pointer makes up to ${percent(pointerWeight)} of this answer. It copies tokens of the prompt, where the text before them is like the present one.`;
   if (found === 0)
     return [make("p", { class: "quiet" }, `${share} This token is not in the prompt, so the pointer gave it nothing.`)];
   const where = found === 1 ? "is in the prompt once, marked below" : `is in the prompt ${found} times, marked below`;

@@ -3,6 +3,7 @@
  * where it is compared. Pure.
  * Shapes: Q gates, N plain rows, X mixed rows, J adapters of a mixed row, P positions of the past, S rows of the arena.
  */
+import { pointerOdds } from "../../shared/math/evidence.ts";
 import type { Adapter, RowBias } from "../adapters/adapter.ts";
 import {
   type KeptMixture,
@@ -248,8 +249,11 @@ export class HeadRows {
       for (let i = 0; i < lengths[x]; i++) ids[x * P + i] = sequence.ids[i + 1];
     });
     return {
-      ...{ positions: P, lengths, sharpness: sharpnessOf(rows), ids },
+      ...{ positions: P, lengths, ids },
+      sharpness: Float32Array.from(rows, ({ sequence }) => sequence.request.mixture?.evidence?.pointer.sharpness ?? 0),
+      sentinels: Float32Array.from(rows, ({ sequence }) => sequence.request.mixture?.evidence?.pointer.sentinel ?? 0),
       weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture?.pointer ?? 0),
+      odds: Float32Array.from(rows, ({ sequence }) => (sequence.mixture ? pointerOdds(sequence.mixture) : 0)),
     };
   }
 
@@ -337,12 +341,6 @@ class BiasList {
 
 function inverseTemperatureOf({ request: { sampling } }: Sequence, scoredId: number | null): number {
   return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
-}
-
-/** The same for all mixtures of a manifest that have a pointer; those of given weights have none. */
-function sharpnessOf(rows: readonly MixedRow[]): number {
-  const ruled = rows.find(({ sequence }) => sequence.request.mixture?.evidence);
-  return ruled?.sequence.request.mixture?.evidence?.pointer.sharpness ?? 0;
 }
 
 /** J. Rows of fewer adapters are filled up with weight 0, which adds exactly 0: the batch changes no bit of a row. */

@@ -6,13 +6,7 @@
  */
 
 import type { ServiceError } from "../../shared/errors.ts";
-import {
-  pointerProbability,
-  positionsOfEvidence,
-  type TokenEvidence,
-  weigh,
-  withFloor,
-} from "../../shared/math/evidence.ts";
+import { pointerMass, positionsOfEvidence, type TokenEvidence, weigh, withFloor } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
 import { HeadRows } from "./head-rows.ts";
@@ -88,7 +82,7 @@ export async function weighMixtures(
       const source = { tokens: sequence.evidenceTokens, ...sequence.request.mixture!.evidence!.pointer };
       const cosines = mixed!.cosines!.subarray(x * P, (x + 1) * P);
       const experts = [mixed!.baseTargets[x++], ...ofAdapters];
-      return { experts, pointer: pointerProbability(cosines, sequence.ids, t, source) };
+      return { experts, pointer: pointerMass(cosines, sequence.ids, t, source) };
     });
     const fault = setWeights(sequence, tokenEvidence);
     if (fault) faults.set(sequence, fault);

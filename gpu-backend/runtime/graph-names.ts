@@ -63,6 +63,8 @@ export const names = {
     pointerRows: "pointer_rows",
     pointerIds: "pointer_ids",
     pointerWeights: "pointer_weights",
+    pointerSentinels: "pointer_sentinels",
+    pointerOdds: "pointer_odds",
     cosines: "cosines",
   },
   present: "present",

@@ -8,6 +8,7 @@
  */
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
+import { addCosines, addPointer } from "./pointer-graph.ts";
 import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
 
 /** Slots for full adapters of one rank. */
@@ -112,10 +113,7 @@ interface Mixture {
   cosines: string;
 }
 
-/**
- * The mixture of the experts' probabilities. The pointer (Grave, Joulin, Usunier, arXiv 1612.04426) gives the softmax of its
- * scores to the ids that follow its positions.
- */
+/** The mixture of the experts' probabilities and the pointer's. */
 export function addMixture(
   { g, config, power }: Pick<HeadParts, "g" | "config" | "power">,
   { base, adapters, hasAdapters, targetIds, cosines }: Mixture,
@@ -124,24 +122,20 @@ export function addMixture(
   const { mixed } = names;
   const baseWeights = g.input(mixed.baseWeights, "float32", ["G", 1]);
   const adapterWeights = g.input(mixed.adapterWeights, "float32", ["G", 1, "J"]);
-  const mask = g.input(mixed.pointerMask, "float32", ["G", "P"]);
-  const sharpness = g.input(mixed.pointerSharpness, "float32", []);
-  const ids = g.input(mixed.pointerIds, "int32", ["G", "P"]);
-  const weights = g.input(mixed.pointerWeights, "float32", ["G", 1]);
   const rowFactors = g.input(mixed.rowFactors, "float32", ["G", 1]);
+  const attend = addPointer(g);
   addRows(g, config, { names: mixed, count: "G", targetIds, rowFactors, power }, null, () => {
-    const ofBase = () => g.node("Mul", [base, baseWeights]);
-    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [adapterWeights, adapters]), g.integers(1)]);
+    const { factors, ids, masses } = attend(cosines);
+    const scaled = g.node("Mul", [adapterWeights, g.node("Unsqueeze", [factors, g.integers(1)])]);
+    const ofBase = () => g.node("Mul", [base, g.node("Mul", [baseWeights, factors])]);
+    const ofAdapters = () => g.node("Squeeze", [g.node("MatMul", [scaled, adapters]), g.integers(1)]);
     const [weighted] = g.when(
       hasAdapters,
       [{ type: "float32", shape: ["G", V] }],
       () => [g.node("Add", [ofBase(), ofAdapters()])],
       () => [ofBase()],
     );
-    const scores = g.node("Add", [g.node("Mul", [cosines, sharpness]), mask]);
-    const masses = g.node("Mul", [g.node("Softmax", [scores], { axis: -1 }), weights]);
-    const places = g.node("Cast", [ids], { to: 7 });
-    return g.node("ScatterElements", [weighted, places, masses], { axis: 1, reduction: "add" });
+    return g.node("ScatterElements", [weighted, ids, masses], { axis: 1, reduction: "add" });
   });
 }
 
@@ -207,26 +201,6 @@ function addExpertProbabilities(
   g.output(mixed.keptBase, g.node("Gather", [base, kept[0]], { axis: 0 }), "float32", ["U", V]);
   g.output(mixed.keptAdapters, g.node("Gather", [experts, kept[1]], { axis: 0 }), "float32", ["U", "J", V]);
   return { base, adapters: experts };
-}
-
-/**
- * What the pointer knows: cosines [G, P] of each row's key and the keys of its prompt, as attention's scores, summed over the
- * heads. They are an output, of which evidence is taken.
- */
-function addCosines({ g, config, products }: HeadParts, keys: string): string {
-  const { hiddenSize: D, heads: H } = config;
-  const { mixed } = names;
-  const past = g.input(mixed.pointerKeys, "float32", ["B", H, "P", D / H]);
-  const queries = g.input(mixed.pointerQueries, "int32", ["B", "T"]); // head rows
-  const rows = g.input(mixed.pointerRows, "int32", ["G"]); // of B × T
-  const shape = g.node("Concat", [g.node("Shape", [queries]), g.integers(H, D / H)], { axis: 0 });
-  const asked = g.node("Reshape", [g.node("Gather", [keys, queries], { axis: 0 }), shape]); // [B, T, H, d]
-  const query = g.node("Transpose", [asked], { perm: [0, 2, 1, 3] });
-  const all = g.node("ReduceSum", [products(query, past), g.integers(1)], { keepdims: 0 }); // [B, T, P]
-  const flat = g.node("Concat", [g.integers(-1), g.node("Shape", [past], { start: 2, end: 3 })], { axis: 0 });
-  const cosines = g.node("Gather", [g.node("Reshape", [all, flat]), rows], { axis: 0 });
-  g.output(mixed.cosines, cosines, "float32", ["G", "P"]);
-  return cosines;
 }
 
 /** Rows of logits. */

@@ -3,10 +3,18 @@ import { names } from "./graph-names.ts";
 import type { PoolTensors } from "./pool-tensors.ts";
 import { bool, interleaved, readRows, rowFeeds, rowFetches, twice, zeroBias } from "./row-feeds.ts";
 import { type SessionResults, type Tensor, tensor } from "./session.ts";
-import type { Gpt2Config, LogitChanges, MixedInput, MixedOutput, MixtureInput, PointerQueries } from "./step.ts";
+import type {
+  Gpt2Config,
+  LogitChanges,
+  MixedInput,
+  MixedOutput,
+  MixtureInput,
+  PointerInput,
+  PointerQueries,
+} from "./step.ts";
 
 const { mixed: n } = names;
-/** Added to the score of a position that must not be copied from. */
+/** Added to the score of a position that must not be copied from; also the score of a sentinel without mass. */
 const hiddenScore = -1e9;
 const nothing = new Float32Array(0);
 /** Nats of a bias from which on a row's factors are scaled, and of the greatest factor then. */
@@ -50,7 +58,7 @@ export function feedMixed(input: MixedInput | undefined, served: Served): Record
 /** How X rows of J adapters are mixed; they score no target. */
 export function mixtureFeeds(mixture: MixtureInput, J: number, wanted: boolean): Record<string, Tensor> {
   const { baseWeights, adapterWeights, inverseTemperatures, pointer } = mixture;
-  const { positions: P, lengths, sharpness, ids, weights } = pointer;
+  const { positions: P, lengths, sharpness, ids, weights, odds } = pointer;
   const X = baseWeights.length;
   const likelihoods = changesOfLikelihoods(mixture.bias, X);
   const mask = new Float32Array(X * P);
@@ -65,10 +73,17 @@ export function mixtureFeeds(mixture: MixtureInput, J: number, wanted: boolean):
     [n.baseWeights]: tensor(baseWeights, [X, 1]),
     [n.adapterWeights]: tensor(adapterWeights, [X, 1, J]),
     [n.pointerMask]: tensor(mask, [X, P]),
-    [n.pointerSharpness]: tensor(Float32Array.of(sharpness), []),
+    [n.pointerSharpness]: tensor(sharpness, [X, 1]),
     [n.pointerIds]: tensor(ids, [X, P]),
+    [n.pointerSentinels]: tensor(sentinelScores(pointer), [X, 1]),
     [n.pointerWeights]: tensor(weights, [X, 1]),
+    [n.pointerOdds]: tensor(odds, [X, 1]),
   };
+}
+
+/** A position whose key is the same has the score θ and the mass 1; the sentinel has the mass κ. */
+function sentinelScores({ sharpness, sentinels }: PointerInput): Float32Array {
+  return sharpness.map((theta, x) => Math.max(hiddenScore, theta + Math.log(sentinels[x])));
 }
 
 /**
@@ -139,8 +154,11 @@ export function withTwoPooledRows(input: MixedInput): MixedInput {
         ...mixture.pointer,
         answers: twice(mixture.pointer.answers),
         lengths: twice(mixture.pointer.lengths),
+        sharpness: twice(mixture.pointer.sharpness),
+        sentinels: twice(mixture.pointer.sentinels),
         ids: twice(mixture.pointer.ids),
         weights: twice(mixture.pointer.weights),
+        odds: twice(mixture.pointer.odds),
       },
     },
   };
@@ -180,7 +198,8 @@ function noMixture(X: number, J: number, P: number): MixtureInput {
     ...{ baseWeights: new Float32Array(X), adapterWeights: new Float32Array(X * J) },
     ...{ inverseTemperatures: new Float32Array(X).fill(1), bias: zeroBias },
     pointer: {
-      ...{ positions: P, lengths: new Int32Array(0), sharpness: 0 },
+      ...{ positions: P, lengths: new Int32Array(0) },
+      ...{ sharpness: new Float32Array(X), sentinels: new Float32Array(X), odds: new Float32Array(X) },
       ...{ ids: new Int32Array(X * P), weights: new Float32Array(X) },
     },
   };

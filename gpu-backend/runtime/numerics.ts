@@ -9,7 +9,8 @@
  * releases of ONNX Runtime, often compute the same bits. Thread counts do not change bits, so they do not change it.
  *
  * Device and weight format stand in front of the hash, so that a reader of a log sees why two differ. Not measured: the
- * directions of pooled adapters, which take the kernels that are measured, and prompts longer than the probe's.
+ * directions of pooled adapters, which take the kernels that are measured, prompts longer than the probe's, and a chunk of a prompt
+ * after others.
  */
 import { createHash } from "node:crypto";
 import type { WeightFormat } from "./gpt2-graph.ts";
@@ -91,7 +92,8 @@ function mixedRow({ gates }: StepRunner, promptIds: Int32Array, keys: Float32Arr
       inverseTemperatures: Float32Array.of(1.25),
       bias: noBias,
       pointer: {
-        ...{ keys, count: 1, positions: P, lengths: Int32Array.of(P - 1), sharpness: 20 },
+        ...{ keys, count: 1, positions: P, lengths: Int32Array.of(P - 1) },
+        ...{ sharpness: Float32Array.of(20), sentinels: Float32Array.of(0.01), odds: Float32Array.of(1 / 3) },
         queries: Int32Array.of(0),
         answers: Int32Array.of(0),
         ids: Int32Array.from(promptIds, (_, i) => promptIds[Math.min(i + 1, P - 1)]),

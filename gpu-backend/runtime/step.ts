@@ -159,12 +159,16 @@ export interface PointerInput {
   positions: number;
   /** How many positions may be copied from, [X]. */
   lengths: Int32Array;
-  /** θ: the softmax is of θ · cosine. */
-  sharpness: number;
+  /** θ: the softmax is of θ · cosine, [X]. */
+  sharpness: Float32Array;
+  /** κ: mass of the sentinel, where a position whose key is the same has 1, [X]. */
+  sentinels: Float32Array;
   /** [X, P] */
   ids: Int32Array;
-  /** [X] */
+  /** What the pointer takes where the sentinel takes nothing, [X]. */
   weights: Float32Array;
+  /** The weights by those of base and adapters together, which divide what the sentinel takes, [X]. */
+  odds: Float32Array;
 }
 
 export interface StepOutput extends RowOutput {

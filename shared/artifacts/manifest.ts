@@ -60,6 +60,8 @@ export const evidenceSchema = z.strictObject({
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   floor: z.number().gt(0).max(1),
   sharpness: z.number().min(0).max(limits.pointerSharpness),
+  /** Absent: 0, as in manifests that were made before there was one. */
+  sentinel: share.optional(),
   shares: z.array(share).max(limits.pointerShares - 1),
   byLength: z
     .array(

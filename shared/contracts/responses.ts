@@ -19,7 +19,13 @@ const gainSchema = z
 
 const expertSchema = z.object({
   id: z.string().describe("`base`, a centroid, an adapter of your own, or `pointer`, which copies from the prompt"),
-  weight: z.number().min(0).max(1).describe("Of its probabilities in the answer's; all weights add up to 1"),
+  weight: z
+    .number()
+    .min(0)
+    .max(1)
+    .describe(
+      "Of its probabilities in the answer's; all weights add up to 1. The pointer's is what it takes at most: what it leaves at a token, the others get by their weights",
+    ),
   hash: hash.optional().describe("Of an adapter"),
 });
 const evidenceSchema = z

@@ -3,8 +3,9 @@
  * they do so weighs them, and the weights then stay as they are. Weighing on generated text would favour the expert that is
  * surest of itself, so it is never done.
  * The pointer copies: its probability of a token is the attention mass on prompt positions that the token follows (Grave,
- * Joulin, Usunier, arXiv 1612.04426). It takes a share λ of the answer, one of a few; each pair of an expert and a share has
- * a weight. Pure.
+ * Joulin, Usunier, arXiv 1612.04426). A sentinel takes part in the attention (Merity et al., arXiv 1609.07843): its mass goes
+ * back to the experts, so the pointer says little where no position is like the one that asks. The pointer takes at most a
+ * share λ of the answer, one of a few; each pair of an expert and a share has a weight. Pure.
  */
 
 /** Tokens [start, end) of a prompt. */
@@ -23,6 +24,8 @@ export interface EvidenceRule {
   pointer: {
     /** θ: the softmax is of θ · cosine. */
     sharpness: number;
+    /** κ: mass of the sentinel, where a position whose key is the same has 1. Absent: 0. */
+    sentinel?: number;
     /** Shares λ that the pointer may take, with their priors. */
     shares: { share: number; prior: number }[];
   };
@@ -36,6 +39,7 @@ export interface EvidenceCalibration {
   similarityScale: number;
   floor: number;
   sharpness: number;
+  sentinel?: number;
   /** Shares that the pointer may take beside 0; equally likely before. */
   shares: readonly number[];
   /** By prompt length, rising; a prompt takes the last row that it reaches, or the first. */
@@ -65,9 +69,15 @@ export const defaultCalibration: EvidenceCalibration = {
   ],
 };
 
+/**
+ * The pointer of manifests that training calibrates (gpu-backend/training/LOG.md). The default has no sentinel, because a backend of
+ * the release before, which may serve a manifest without calibration, knows none.
+ */
+export const calibratedPointer = { sharpness: 15, sentinel: 0.005, shares: [0.2, 0.5] };
+
 /** The rule for a prompt of which the first `tokens` are evidence, and the base's prior. */
 export function ruleFor(
-  { floor, sharpness, shares, byLength }: EvidenceCalibration,
+  { floor, sharpness, sentinel, shares, byLength }: EvidenceCalibration,
   tokens: number,
 ): EvidenceRule & { basePrior: number } {
   const { base, noPointer, temper } = byLength.findLast((row) => row.promptTokens <= tokens) ?? byLength[0];
@@ -77,7 +87,11 @@ export function ruleFor(
     temper,
     floor,
     basePrior: base,
-    pointer: { sharpness, shares: [{ share: 0, prior: noPointer }, ...others] },
+    pointer: {
+      sharpness,
+      ...(sentinel !== undefined && { sentinel }),
+      shares: [{ share: 0, prior: noPointer }, ...others],
+    },
   };
 }
 
@@ -104,17 +118,26 @@ export function priorsOf(
   return [1 - adapters.reduce((total, prior) => total + prior, 0), ...adapters];
 }
 
+/** The pointer's attention where one token is to be predicted. */
+export interface PointerMass {
+  /** On positions rather than on the sentinel. 0 where there is neither. */
+  all: number;
+  /** On positions that the token follows. */
+  found: number;
+}
+
 /** Probabilities of one prompt token under the experts. */
 export interface TokenEvidence {
   /** Probability under the base, then under each adapter. */
   experts: ArrayLike<number>;
-  pointer: number;
+  pointer: PointerMass;
 }
 
-/** The answer's distribution: Σ weight · p. The weights add up to 1. */
+/** The answer's distribution (`mixedProbability`). The weights add up to 1. */
 export interface MixtureWeights {
   base: number;
   adapters: number[];
+  /** What the pointer takes where all of its attention is on positions; what it leaves, the others share by their weights. */
   pointer: number;
 }
 
@@ -154,16 +177,16 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
 }
 
 /**
- * What the pointer gives the token after `position` of a prompt whose first `tokens` it may copy from: the share of the
- * attention on those positions, all before this one, that the same token follows. `cosines` are of this position's key and
- * that of each position from the first on.
+ * The pointer's attention for the token after `position` of a prompt whose first `tokens` it may copy from: on those positions, all
+ * before this one, and on those of them that the same token follows. `cosines` are of this
+ * position's key and that of each position from the first on.
  */
-export function pointerProbability(
+export function pointerMass(
   cosines: ArrayLike<number>,
   ids: ArrayLike<number>,
   position: number,
-  { tokens, sharpness }: { tokens: number; sharpness: number },
-): number {
+  { tokens, sharpness, sentinel = 0 }: { tokens: number; sharpness: number; sentinel?: number },
+): PointerMass {
   let all = 0;
   let found = 0;
   for (let i = 0; i < Math.min(position, tokens - 1); i++) {
@@ -171,12 +194,28 @@ export function pointerProbability(
     all += mass;
     if (ids[i + 1] === ids[position + 1]) found += mass;
   }
-  return all > 0 ? found / all : 0;
+  const sum = all + sentinel;
+  return sum > 0 ? { all: all / sum, found: found / sum } : { all: 0, found: 0 };
+}
+
+/** The pointer's weight by that of all others together, among whom they divide what the sentinel takes of it. */
+export function pointerOdds({ base, adapters, pointer }: MixtureWeights): number {
+  const others = adapters.reduce((sum, weight) => sum + weight, base);
+  return others > 0 ? pointer / others : 0;
+}
+
+/** Probability of a token under a mixture. */
+export function mixedProbability(weights: MixtureWeights, { experts, pointer }: TokenEvidence): number {
+  const { base, adapters } = weights;
+  let mixed = base * experts[0];
+  for (let j = 0; j < adapters.length; j++) mixed += adapters[j] * experts[j + 1];
+  return mixed * (1 + (1 - pointer.all) * pointerOdds(weights)) + weights.pointer * pointer.found;
 }
 
 /**
  * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
- * `positionsOfEvidence`. Each of those stands for an equal part of the evidence.
+ * `positionsOfEvidence`. Each of those stands for an equal part of the evidence. Here each expert gets by itself what the sentinel
+ * takes of a share; what is served divides it by the weights that come out (`mixedProbability`).
  */
 export function weigh(
   priors: readonly number[],
@@ -194,7 +233,8 @@ export function weigh(
     const before = normalised(pairs);
     let mixed = 0;
     pairs.forEach((pair, i) => {
-      const p = Math.max((1 - pair.share) * experts[pair.expert] + pair.share * pointer, leastProbability);
+      const { expert, share } = pair;
+      const p = Math.max((1 - share * pointer.all) * experts[expert] + share * pointer.found, leastProbability);
       mixed += before[i] * p;
       pair.logWeight += temper * Math.log(p);
     });

@@ -116,7 +116,7 @@ function pinned(count: number): MixtureRequest {
     adapters: Array.from({ length: count }, (_, i) => ({ centroidId: `c${i}`, weight: 1 / (count + 1) })),
     evidence: {
       ...{ tokens: promptTokens, temper: 0, floor: 0.05 },
-      pointer: { sharpness: 15, shares: [{ share: pointerShare, prior: 1 }] },
+      pointer: { sharpness: 15, sentinel: 0.005, shares: [{ share: pointerShare, prior: 1 }] },
     },
   };
 }

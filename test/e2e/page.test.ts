@@ -118,7 +118,7 @@ describe.skipIf(!browserProgram)("the page", () => {
       await page.locator("#adapted-answer .token").nth(at).click();
       const reading = await complete({ prompt: repetitive, max_tokens: 1, echo: true, logprobs: 0 });
       const pointer = reading.chameleon!.experts!.find(({ id }) => id === "pointer")!;
-      await driver.says("#token", new RegExp(`The pointer makes ${percent(pointer.weight)} of this answer`));
+      await driver.says("#token", new RegExp(`${percent(pointer.weight)} of this answer`));
       await driver.says("#token", /the API does not tell/);
       const marks = await page.locator("#token mark").evaluateAll((all) => all.map((one) => one.textContent));
       expect(marks.length).toBeGreaterThan(0);

@@ -11,7 +11,7 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
-import { positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
+import { mixedProbability, type PointerMass, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -48,11 +48,15 @@ const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {
   });
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));
 
+const sentinel = 0.05;
 const rule: NonNullable<MixtureRequest["evidence"]> = {
   tokens: 1024,
   temper: 0.1,
   floor: 0.05,
-  pointer: { sharpness: 15, shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
+  pointer: {
+    ...{ sharpness: 15, sentinel },
+    shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })),
+  },
 };
 const mixtureOf = (evidence: MixtureRequest["evidence"], ...ids: string[]): MixtureRequest => ({
   base: 0.5,
@@ -269,7 +273,7 @@ test.each<[string, [number, number][] | undefined, number]>([
   const keys = oracleKeys(artifacts.model.config, artifacts.model.weights, ids);
   const tokenEvidence = positionsOfEvidence(ids.length, spans).map((t) => ({
     experts: [null, "c0", "c1"].map((centroid) => Math.exp(oracleLogprobs(ids.slice(0, t + 1), centroid)[ids[t + 1]])),
-    pointer: copied(keys, ids, t, ids.length)[ids[t + 1]] ?? 0,
+    pointer: massOf(copied(keys, ids, t, ids.length), ids[t + 1]),
   }));
   const expected = weigh([0.5, 0.25, 0.25], { ...rule, spans, tokens: ids.length }, tokenEvidence);
   expect(done.mixture.evidence!.tokens).toBe(looked);
@@ -297,10 +301,10 @@ test.each<[string, [number, number][] | undefined, number]>([
     };
     const mixed = each[0].map((_, v) =>
       Math.log(
-        weights.base * Math.exp(each[0][v]) +
-          weights.adapters[0] * Math.exp(each[1][v]) +
-          weights.adapters[1] * Math.exp(each[2][v]) +
-          done.mixture!.pointer * (pointer[v] ?? 0),
+        mixedProbability(
+          { ...weights, pointer: done.mixture!.pointer },
+          { experts: each.map((logprobs) => Math.exp(logprobs[v])), pointer: massOf(pointer, v) },
+        ),
       ),
     );
     const ofMixture = steered(mixed);
@@ -316,11 +320,15 @@ test.each<[string, [number, number][] | undefined, number]>([
   expect(worst).toBeLessThan(tolerance);
 });
 
-/** The pointer's probability of each token after position t, from the definition: {id: p}. */
+function massOf(found: Record<number, number>, id: number): PointerMass {
+  return { all: Object.values(found).reduce((a, b) => a + b, 0), found: found[id] ?? 0 };
+}
+
+/** The pointer's attention on positions that each token follows, asked by position t, from the definition: {id: attention}. */
 function copied(keys: Float64Array[], ids: number[], t: number, promptTokens: number): Record<number, number> {
   const until = Math.min(t, promptTokens - 1);
   const masses = keys.slice(0, until).map((key) => Math.exp(15 * key.reduce((sum, x, e) => sum + x * keys[t][e], 0)));
-  const total = masses.reduce((a, b) => a + b, 0);
+  const total = masses.reduce((a, b) => a + b, sentinel * Math.exp(15));
   const p: Record<number, number> = {};
   masses.forEach((mass, i) => {
     p[ids[i + 1]] = (p[ids[i + 1]] ?? 0) + mass / total;
@@ -436,8 +444,9 @@ test("tokens beyond the evidence are scored as a continuation would be, those of
   const { base: ofBase, adapters, pointer } = done.mixture!;
   const history = ids.slice(0, 120);
   const copies = copied(oracleKeys(artifacts.model.config, artifacts.model.weights, history), history, 119, 40);
-  const [plain, adapted] = [null, "c0"].map((centroid) => Math.exp(oracleLogprobs(history, centroid)[ids[120]]));
-  const expected = Math.log(ofBase * plain + adapters[0].weight * adapted + pointer * (copies[ids[120]] ?? 0));
+  const experts = [null, "c0"].map((centroid) => Math.exp(oracleLogprobs(history, centroid)[ids[120]]));
+  const weights = { base: ofBase, adapters: [adapters[0].weight], pointer };
+  const expected = Math.log(mixedProbability(weights, { experts, pointer: massOf(copies, ids[120]) }));
   const mixed = Math.abs(scored.logprobs[120]! - expected);
   console.log(`|engine − oracle| ${base.toExponential(2)} of evidence, ${mixed.toExponential(2)} beyond`);
   expect(Math.max(base, mixed)).toBeLessThan(tolerance);

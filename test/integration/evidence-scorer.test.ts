@@ -29,7 +29,8 @@ test("at temperature 1 the base scores as it is served, at others differently", 
 });
 
 test("a mixture that is all base scores as the base, one that is all adapter as the adapter", async () => {
-  const evidence = { tokens: 32, temper: 0, floor: 0, pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } };
+  const pointer = { sharpness: 15, shares: [{ share: 0, prior: 1 }] };
+  const evidence = { tokens: 32, temper: 0, floor: 0, pointer };
   const adapters = [{ centroidId: "c0", weight: 0 }];
   expect(await scoreOf({ adapterId: "c0", mixture: { base: 1, adapters: [], evidence } })).toBeCloseTo(
     await scoreOf({ adapterId: null }),

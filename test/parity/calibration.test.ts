@@ -13,7 +13,7 @@ import { trialsOf } from "../../gpu-backend/training/calibration/trials.ts";
 import { edgeTableFile, hyperNetworkFile, parseManifest, tokenizerFile } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
-import { defaultCalibration, positionsOfEvidence } from "../../shared/math/evidence.ts";
+import { calibratedPointer, positionsOfEvidence } from "../../shared/math/evidence.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
 import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 
@@ -70,10 +70,12 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
   const copied = (position: number, last: number) => {
     const masses = keys.slice(0, last).map((key) => {
       const cosine = key.reduce((sum, x, e) => sum + x * keys[position][e], 0);
-      return Math.exp(defaultCalibration.sharpness * cosine);
+      return Math.exp(calibratedPointer.sharpness * cosine);
     });
     const found = masses.filter((_, i) => ids[i + 1] === ids[position + 1]);
-    return last > 0 ? found.reduce((a, b) => a + b, 0) / masses.reduce((a, b) => a + b, 0) : 0;
+    const sumOf = (some: readonly number[]) => some.reduce((a, b) => a + b, 0);
+    const sum = calibratedPointer.sentinel * Math.exp(calibratedPointer.sharpness) + sumOf(masses);
+    return { all: sumOf(masses) / sum, found: sumOf(found) / sum };
   };
   let worst = 0;
   expect(trials.at(-1)!.nearest[0].isOff).toBe(true);
@@ -95,7 +97,8 @@ test("trials hold the probabilities of the base, of the nearest centroids' adapt
     for (const { at, says, last } of [...seen, ...after]) {
       const expected = [new Float32Array(bank.gates), ...gates].map((one) => probability(at, one));
       for (const [e, p] of expected.entries()) worst = Math.max(worst, Math.abs(says.experts[e] - p));
-      worst = Math.max(worst, Math.abs(says.pointer - copied(at, last)));
+      const { all, found } = copied(at, last);
+      worst = Math.max(worst, Math.abs(says.pointer.all - all), Math.abs(says.pointer.found - found));
     }
   }
   console.log(`max |trial − oracle| ${worst.toExponential(2)}`);

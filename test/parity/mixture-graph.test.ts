@@ -71,6 +71,8 @@ interface Row {
   position: number;
   gates: Float32Array; // [J, Q]
   weights: number[]; // base, adapters, pointer
+  sharpness: number;
+  sentinel: number;
   poolSlot: number;
 }
 
@@ -78,7 +80,9 @@ const rowOf = (of: Prefilled, adapters: number, poolSlot = -1): Row => {
   const weights = Array.from({ length: J + 2 }, (_, i) => (i > adapters && i <= J ? 0 : 0.1 + random()));
   const sum = weights.reduce((a, b) => a + b, 0);
   const gates = floats(J * bank.gates).fill(0, adapters * bank.gates);
-  return { of, position: prompt - 1, gates, weights: weights.map((w) => w / sum), poolSlot };
+  // The sentinel takes a part of the attention that is neither nothing nor all, and rows differ in it.
+  const pointer = { sharpness: 12 + 6 * random(), sentinel: 0.2 + 0.6 * random() };
+  return { of, position: prompt - 1, gates, weights: weights.map((w) => w / sum), poolSlot, ...pointer };
 };
 
 /** The run of the head alone over rows, whose prompts lie in P positions each. */
@@ -113,10 +117,13 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
       inverseTemperatures: new Float32Array(X).fill(1.25),
       bias: none,
       pointer: {
-        ...{ keys, count: X, positions: P, sharpness: 15, queries: Int32Array.from(rows.keys()), ids },
+        ...{ keys, count: X, positions: P, queries: Int32Array.from(rows.keys()), ids },
+        sharpness: Float32Array.from(rows, ({ sharpness }) => sharpness),
+        sentinels: Float32Array.from(rows, ({ sentinel }) => sentinel),
         lengths: Int32Array.from(rows, ({ position }) => position),
         answers: Int32Array.from(rows.keys()),
         weights: Float32Array.from(rows, ({ weights }) => weights[J + 1]),
+        odds: Float32Array.from(rows, ({ weights }) => weights[J + 1] / (1 - weights[J + 1])),
       },
     },
   };
@@ -210,11 +217,15 @@ describe.each(weightFormats)("mixed rows in %s", (format) => {
       });
     const asked = keyAt(row.position);
     const masses = Array.from({ length: row.position }, (_, i) =>
-      Math.exp(15 * keyAt(i).reduce((sum, x, e) => sum + x * asked[e], 0)),
+      Math.exp(row.sharpness * keyAt(i).reduce((sum, x, e) => sum + x * asked[e], 0)),
     );
-    const total = masses.reduce((a, b) => a + b, 0);
+    const ofSentinel = row.sentinel * Math.exp(row.sharpness);
+    const total = masses.reduce((a, b) => a + b, ofSentinel);
+    const share = row.weights[J + 1];
+    console.log(`${format}: the sentinel takes ${(ofSentinel / total).toFixed(2)} of the attention`);
+    for (let v = 0; v < V; v++) p[v] *= 1 + (share / (1 - share)) * (ofSentinel / total);
     masses.forEach((mass, i) => {
-      p[row.of.ids[i + 1]] += (row.weights[J + 1] * mass) / total;
+      p[row.of.ids[i + 1]] += (share * mass) / total;
     });
     const difference = maxDifference(mixed!.rows!.scores!.map(Math.log), p.map(Math.log));
     console.log(`${format}: max |graph − definition| ${difference.toExponential(2)}`);

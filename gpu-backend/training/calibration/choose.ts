@@ -4,9 +4,11 @@
  * Least harm comes first: no text may lose more than is tolerated, whatever other text gains.
  */
 import {
+  calibratedPointer,
   defaultCalibration,
   type EvidenceCalibration,
   type MixtureWeights,
+  mixedProbability,
   priorsOf,
   ruleFor,
   weigh,
@@ -36,6 +38,7 @@ const candidates = grid.base.flatMap((base) =>
 /** The floor is put on afterwards, so that each candidate is weighed once. */
 const withoutFloor = candidates.map((candidate) => ({
   ...defaultCalibration,
+  ...calibratedPointer,
   floor: 0,
   byLength: [{ promptTokens: 0, ...candidate }],
 }));
@@ -53,6 +56,8 @@ const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
 const toleratedBehindNearest = { ofAll: 0, ofGroup: 0.02 };
 /** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
+/** Where no choice is harmless, harm that differs by at most this counts as the same, in nats a token: that, too, is noise. */
+const sameHarm = 0.001;
 /**
  * The same for a higher floor. It costs the groups with the best adapters about ten times its mean cost, and more under the
  * bank that is served, which gains more than those that are trained for calibration.
@@ -101,14 +106,8 @@ export function weightsOf(trial: Trial, calibration: EvidenceCalibration): Mixtu
 }
 
 /** Nats that a mixture gains over the base on the tokens after the prompt. */
-export function gainOf({ continuation }: Trial, { base, adapters, pointer }: MixtureWeights): number {
-  let nats = 0;
-  for (const { experts, pointer: copied } of continuation) {
-    let mixed = base * experts[0] + pointer * copied;
-    for (let j = 0; j < adapters.length; j++) mixed += adapters[j] * experts[j + 1];
-    nats += Math.log(mixed / experts[0]);
-  }
-  return nats;
+export function gainOf({ continuation }: Trial, weights: MixtureWeights): number {
+  return continuation.reduce((nats, token) => nats + Math.log(mixedProbability(weights, token) / token.experts[0]), 0);
 }
 
 /** The places of what was chosen in the grid. */
@@ -143,9 +142,10 @@ export function choose(measured: readonly Measured[], keep: (family: string) => 
 
 /** What a manifest brings: a row for each measured length, which holds from that length on. */
 export function calibrationOf(measured: readonly Measured[], choice: Choice) {
-  const { adapters, similarityScale, sharpness, shares } = defaultCalibration;
+  const { adapters, similarityScale } = defaultCalibration;
+  const { sharpness, sentinel, shares } = calibratedPointer;
   return {
-    ...{ adapters, similarityScale, sharpness, shares: [...shares] },
+    ...{ adapters, similarityScale, sharpness, sentinel, shares: [...shares] },
     floor: grid.floor[choice.floor],
     byLength: measured.map(({ promptTokens }, l) => ({ promptTokens, ...candidates[choice.candidates[l]] })),
   } satisfies EvidenceCalibration;
@@ -162,9 +162,9 @@ interface Score {
 
 function safest<T extends Score>(scores: readonly T[], worth: number): T {
   const leastHarm = Math.min(...scores.map(({ harm }) => harm));
-  const harmless = scores.filter(({ harm }) => harm === leastHarm);
-  const mostGain = Math.max(...harmless.map(({ gain }) => gain));
-  return harmless
+  const leastHarmful = scores.filter(({ harm }) => harm <= (leastHarm > 0 ? leastHarm + sameHarm : 0));
+  const mostGain = Math.max(...leastHarmful.map(({ gain }) => gain));
+  return leastHarmful
     .filter(({ gain }) => gain >= mostGain - worth)
     .reduce((best, score) => (score.safety > best.safety ? score : best));
 }
@@ -199,7 +199,9 @@ function scoreOf(
     surelyBehind(behind) - toleratedBehindNearest.ofAll,
     ...(promptTokens < prefixTokens ? [] : behind.map((one) => surelyBehind([one]) - toleratedBehindNearest.ofGroup)),
   ];
-  return { harm: Math.max(0, ...harms), gain: meanOf(means), safety: lowest };
+  // Gains are kept as float32: a smaller harm is rounding.
+  const harm = Math.max(...harms);
+  return { harm: harm < 1e-6 ? 0 : harm, gain: meanOf(means), safety: lowest };
 }
 
 /** Over tokens of some texts. */

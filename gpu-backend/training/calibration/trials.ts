@@ -6,9 +6,10 @@
  */
 import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import {
+  calibratedPointer,
   defaultCalibration,
   type NearCentroid,
-  pointerProbability,
+  pointerMass,
   positionsOfEvidence,
   type TokenEvidence,
 } from "../../../shared/math/evidence.ts";
@@ -88,8 +89,8 @@ export async function trialsOf(
     const experts = expertsOf(nearest);
     const evidenceAt = (position: number): TokenEvidence => ({
       experts: experts.map((expert) => rows.probability(position, expert)),
-      pointer: pointerProbability(cosinesBefore(position, keys, D), tokenIds, position, {
-        ...defaultCalibration,
+      pointer: pointerMass(cosinesBefore(position, keys, D), tokenIds, position, {
+        ...calibratedPointer,
         tokens: promptTokens,
       }),
     });

@@ -5,7 +5,8 @@ import {
   defaultCalibration,
   evidencePositions,
   type MixtureWeights,
-  pointerProbability,
+  mixedProbability,
+  pointerMass,
   positionsOfEvidence,
   priorsOf,
   ruleFor,
@@ -18,10 +19,15 @@ const seed = 20_261_126;
 const sumOf = ({ base, adapters, pointer }: MixtureWeights) => base + adapters.reduce((a, b) => a + b, 0) + pointer;
 const rule = (tokens: number, temper: number, floor = 0.05) => ({
   ...{ tokens, temper, floor },
-  pointer: { sharpness: 15, shares: [0, 0.1, 0.3].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })) },
+  pointer: {
+    ...{ sharpness: 15, sentinel: 0.01 },
+    shares: [0, 0.1, 0.3].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })),
+  },
 });
+/** All of its attention is on positions. */
+const finds = (found: number) => ({ all: 1, found });
 const same = (expert: number, n = 16): TokenEvidence[] =>
-  Array.from({ length: n }, () => ({ experts: [0.01, 0.01, 0.01].with(expert, 0.2), pointer: 0 }));
+  Array.from({ length: n }, () => ({ experts: [0.01, 0.01, 0.01].with(expert, 0.2), pointer: finds(0) }));
 
 describe("positions of evidence", () => {
   test("are all positions that have a next token, where there are few", () => {
@@ -92,7 +98,7 @@ describe("weighing", () => {
       if (expert === 0) expect(evidence.nats).toBeLessThanOrEqual(0);
       else expect(evidence.nats).toBeGreaterThan(0.5);
     }
-    const copying = same(0).map((one) => ({ ...one, pointer: 0.9 }));
+    const copying = same(0).map((one) => ({ ...one, pointer: finds(0.9) }));
     expect(weigh([0.4, 0.3, 0.3], rule(65, 0.2), copying).weights.pointer).toBeGreaterThan(0.2);
   });
 
@@ -103,7 +109,7 @@ describe("weighing", () => {
   });
 
   test("the gain on the prompt is each token's under the weights of those before it", () => {
-    const one: TokenEvidence[] = [{ experts: [0.1, 0.4], pointer: 0 }];
+    const one: TokenEvidence[] = [{ experts: [0.1, 0.4], pointer: finds(0) }];
     const { evidence } = weigh(
       [0.5, 0.5],
       { ...rule(2, 1), pointer: { sharpness: 15, shares: [{ share: 0, prior: 1 }] } },
@@ -116,23 +122,20 @@ describe("weighing", () => {
   test("whatever the experts say, weights add up to 1, the base has its floor, and no token costs more than it allows", () => {
     console.log(`seed ${seed}`);
     const p = fc.double({ min: 0, max: 1, noNaN: true });
-    const oneToken = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer: p });
+    const pointer = fc.tuple(p, p).map(([all, part]) => ({ all, found: all * part }));
+    const oneToken = fc.record({ experts: fc.array(p, { minLength: 4, maxLength: 4 }), pointer });
     fc.assert(
       fc.property(
         fc.array(oneToken, { maxLength: 16 }),
         fc.integer({ min: 1, max: 1024 }),
         fc.double({ min: 0, max: 1, noNaN: true }),
         fc.double({ min: 0.01, max: 1, noNaN: true }),
-        fc.array(p, { minLength: 5, maxLength: 5 }),
+        oneToken,
         (tokenEvidence, tokens, temper, floor, next) => {
           const { weights } = weigh([0.4, 0.3, 0.2, 0.1], rule(tokens, temper, floor), tokenEvidence);
           expect(sumOf(weights)).toBeCloseTo(1, 9);
           expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
-          const served = [weights.base, ...weights.adapters, weights.pointer].reduce(
-            (sum, w, i) => sum + w * next[i],
-            0,
-          );
-          expect(served).toBeGreaterThanOrEqual(floor * next[0] * (1 - 1e-9));
+          expect(mixedProbability(weights, next)).toBeGreaterThanOrEqual(floor * next.experts[0] * (1 - 1e-9));
         },
       ),
       { seed, numRuns: 1000 },
@@ -145,14 +148,28 @@ test("the pointer copies what followed positions of the prompt like this one, an
   // Positions 0 and 3 have one key, 1 and 2 another; ids 7 8 9 7 8. What lies beyond a position is not looked at.
   const cosines = [[Number.NaN], [], [], [1, 0, 0, Number.NaN]];
   const ids = [7, 8, 9, 7, 8];
-  const at = (position: number, tokens: number) =>
-    pointerProbability(cosines[position], ids, position, { tokens, sharpness });
+  const at = (position: number, tokens: number) => pointerMass(cosines[position], ids, position, { tokens, sharpness });
   // After the second 7 comes 8, as after the first.
-  expect(at(3, 4)).toBeGreaterThan(0.99);
-  expect(at(0, 4)).toBe(0);
+  expect(at(3, 4).found).toBeGreaterThan(0.99);
+  expect(at(3, 4).all).toBe(1);
+  expect(at(0, 4)).toEqual({ all: 0, found: 0 });
   // Of a prompt of two tokens one position may be copied: its 8.
-  expect(at(3, 2)).toBe(1);
-  expect(at(3, 1)).toBe(0);
+  expect(at(3, 2).found).toBe(1);
+  expect(at(3, 1).found).toBe(0);
+});
+
+test("the sentinel takes the attention where no position is like this one, and what it takes the experts give", () => {
+  const at = (cosine: number, sentinel: number) =>
+    pointerMass([cosine], [7, 8, 8], 1, { tokens: 3, sharpness: 15, sentinel });
+  // exp(15 · (1 − 1)) beside a sentinel of a quarter.
+  expect(at(1, 0.25)).toEqual({ all: 0.8, found: 0.8 });
+  expect(at(0, 0.25).all).toBeLessThan(1e-5);
+  const weights = { base: 0.3, adapters: [0.3], pointer: 0.4 };
+  const probability = (pointer: { all: number; found: number }) =>
+    mixedProbability(weights, { experts: [0.1, 0.3], pointer });
+  expect(probability({ all: 0, found: 0 })).toBeCloseTo(0.2, 12);
+  expect(probability({ all: 1, found: 0 })).toBeCloseTo(0.6 * 0.2, 12);
+  expect(probability({ all: 0.5, found: 0.25 })).toBeCloseTo(0.8 * 0.2 + 0.4 * 0.25, 12);
 });
 
 test("given weights are served as they are, but for what weighs next to nothing", () => {
@@ -165,6 +182,11 @@ test("given weights are served as they are, but for what weighs next to nothing"
   expect(adapters[1]).toBe(0);
   expect(base + adapters[0] + pointer).toBeCloseTo(1, 12);
   expect(withFloor({ base: 1, adapters: [], pointer: 0 }, 0.05)).toEqual({ base: 1, adapters: [], pointer: 0 });
+});
+
+test("a rule of a manifest without a sentinel says nothing of one, as a backend of the release before would refuse it", () => {
+  expect(ruleFor(defaultCalibration, 64).pointer).not.toHaveProperty("sentinel");
+  expect(ruleFor({ ...defaultCalibration, sentinel: 0.1 }, 64).pointer.sentinel).toBe(0.1);
 });
 
 test("the default calibration is one that a manifest may hold, and gives short prompts to the base", () => {

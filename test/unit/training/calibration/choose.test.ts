@@ -17,7 +17,7 @@ const base = 0.01;
 /** What one adapter and the pointer say, as multiples of the base's probability. */
 const says = (adapter: number, pointer = 0): TokenEvidence => ({
   experts: [base, adapter * base],
-  pointer: pointer * base,
+  pointer: { all: 1, found: pointer * base },
 });
 
 function trialsOf(
@@ -51,6 +51,15 @@ test("the base keeps as much as the text that loses needs, and no more", () => {
 test("where all choices harm, the one that harms least is taken", () => {
   const row = chosen(trialsOf("loses", says(1), says(0.01)), trialsOf("gains", says(1), says(3)));
   expect(row.base).toBe(0.95);
+});
+
+test("where all choices harm, a thousandth of a nat more of it outweighs no gain", () => {
+  const copies = trialsOf("copies", says(1), says(1, 50));
+  // With a prior of .95 the base and an adapter of .2 times its probability give .96 times it. A pointer of .955 times it loses
+  // .0007 where it has most weight, and one of .5 times it .06.
+  const loses = (pointer: number) => trialsOf("loses", says(1), says(0.2, pointer));
+  expect(chosen(loses(0.955), copies).noPointer).toBe(0.3);
+  expect(chosen(loses(0.5), copies).noPointer).toBe(0.95);
 });
 
 test("a pointer that never finds a token is used least, one that always does is used most", () => {
@@ -162,7 +171,7 @@ test("random trials: what is chosen is a valid record, and gains what serving it
   const random = seededRandom(seed);
   const oneToken = (i: number): TokenEvidence => ({
     experts: Array.from({ length: 4 - (i % 4) }, () => 0.001 + 0.2 * random()),
-    pointer: random() < 0.5 ? 0 : 0.3 * random(),
+    pointer: { all: 0.3 + 0.7 * random(), found: random() < 0.5 ? 0 : 0.3 * random() },
   });
   for (let round = 0; round < 2; round++) {
     const byLength = [8, 32, 128].map((promptTokens) => ({
