@@ -60,7 +60,7 @@ export class Cell extends DurableObject<Env> {
     this.#sets = new PlannedSets(source, () => deployedSet(env));
     this.report = usageReport(env);
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
-    this.#settlements = new Settlements(env.LEDGERS, state.storage, now);
+    this.#settlements = new Settlements(env.LEDGERS, state.storage, { now, newId: () => crypto.randomUUID() });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     /** The current configuration's client. Batches of the previous one run to their end. */
     const made: Backends[] = [];

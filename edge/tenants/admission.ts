@@ -134,9 +134,7 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   let isOpen = true;
   const settled = (consumed: readonly Consumption[]) => {
     if (!settlements) return settledInTries(ledgers, ledger, requestId, consumed);
-    return isLimited
-      ? settlements.settle(ledger, requestId, consumed)
-      : settlements.gather(ledger, requestId, consumed);
+    return isLimited ? settlements.settle(ledger, requestId, consumed) : settlements.gather(ledger, consumed);
   };
   return {
     request,

@@ -1,8 +1,8 @@
 /**
  * Settles requests with the ledgers that admitted them, from a Durable Object. A settlement that a ledger does not confirm
- * is kept in the object's SQLite and tried again by its alarm; ledgers count each request once. Use of tenants without
- * limits is sent in groups of `gatherUseMs`, since the time of counting does not matter for them. An object that is lost before
- * the first try loses what it has not sent.
+ * is kept in the object's SQLite and tried again by its alarm; ledgers count each settlement once, by its id. That of a tenant
+ * without limits is of all requests of `gatherUseMs`, since the time of counting does not matter for them. An object that is lost
+ * before the first try loses what it has not sent.
  */
 import { pause } from "../platform/pause.ts";
 import { type Consumption, gatherUseMs } from "./consumption.ts";
@@ -13,7 +13,6 @@ const firstRetryMs = 1000;
 const longestRetryMs = 120_000;
 
 interface Group {
-  id: string;
   consumed: Consumption[];
   settled: Promise<void>;
 }
@@ -22,13 +21,19 @@ export class Settlements {
   readonly #ledgers: DurableObjectNamespace<Ledger>;
   readonly #storage: DurableObjectStorage;
   readonly #now: () => number;
+  readonly #newId: () => string;
   readonly #groups = new Map<string, Group>();
   #failures = 0;
 
-  constructor(ledgers: DurableObjectNamespace<Ledger>, storage: DurableObjectStorage, now: () => number) {
+  constructor(
+    ledgers: DurableObjectNamespace<Ledger>,
+    storage: DurableObjectStorage,
+    { now, newId }: { now(): number; newId(): string },
+  ) {
     this.#ledgers = ledgers;
     this.#storage = storage;
     this.#now = now;
+    this.#newId = newId;
     storage.sql.exec(`CREATE TABLE IF NOT EXISTS settlements (
       id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL
     ) WITHOUT ROWID`);
@@ -45,8 +50,11 @@ export class Settlements {
     }
   }
 
-  /** The same, together with what else comes within `gatherUseMs`. */
-  gather(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
+  /**
+   * Settles with what else comes within `gatherUseMs`, under an id of the group's own: under a request's id, another object that
+   * has the same request, because this one was taken for lost, would make the ledger drop one of the two groups.
+   */
+  gather(ledger: string, consumed: readonly Consumption[]): Promise<void> {
     const group = this.#groups.get(ledger);
     if (group) {
       group.consumed.push(...consumed);
@@ -55,9 +63,9 @@ export class Settlements {
     const gathering = [...consumed];
     const settled = pause(gatherUseMs).then(() => {
       this.#groups.delete(ledger);
-      return this.settle(ledger, id, gathering);
+      return this.settle(ledger, this.#newId(), gathering);
     });
-    this.#groups.set(ledger, { id, consumed: gathering, settled });
+    this.#groups.set(ledger, { consumed: gathering, settled });
     return settled;
   }
 

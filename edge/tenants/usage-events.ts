@@ -1,7 +1,7 @@
 /**
  * What requests used, reported in fewer events than there were requests: each costs the object's thread time, and money.
  * Those of `gatherUseMs` that are of one tenant, model and centroid are one. An object that is lost meanwhile loses them; what
- * counts is in the ledgers.
+ * limits count is in the ledgers.
  */
 import { pause } from "../platform/pause.ts";
 import { type Consumption, gatherUseMs, inAll } from "./consumption.ts";

@@ -195,7 +195,7 @@ describe("a tenant of the EU", () => {
         }),
       };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
-      const settlements = new Settlements(ledgers, storage, () => Date.now());
+      const settlements = new Settlements(ledgers, storage, { now: Date.now, newId: () => crypto.randomUUID() });
       await settlements.settle("eu:acme@weur", "r1", []);
       isLost = false;
       await settlements.retry();

@@ -194,7 +194,7 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   });
   const cell = env.CELLS.getByName(`settlements of ${tenant}`);
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
-    const settlements = new Settlements(env.LEDGERS, storage, () => Date.now());
+    const settlements = new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID() });
     await settlements.settle(name, "r1", [used]);
     expect(await storage.getAlarm()).not.toBeNull();
   });
@@ -209,6 +209,19 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   expect([state.open, state.month.tokens]).toEqual([[], 7]);
   expect(fails).toBe(-1);
   expect(await root.usage(today(), today())).toEqual([]);
+});
+
+test("what objects gather of a tenant without limits is counted whole, also where they computed the same request", async () => {
+  const { tenant, root } = tenantIn();
+  const gathered = ["before", "after"].map((object) =>
+    runInDurableObject(env.CELLS.getByName(`${object} of ${tenant}`), async (_: Cell, { storage }) => {
+      const settlements = new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID() });
+      // The first of each is the same request.
+      await Promise.all([1, 2, 3].map(() => settlements.gather(tenant, [used])));
+    }),
+  );
+  await Promise.all(gathered);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 6 }]);
 });
 
 test("what a region admitted, and an object of the version before leases settles with the tenant's ledger, is settled there", async () => {
