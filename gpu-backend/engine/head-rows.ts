@@ -248,10 +248,11 @@ export class HeadRows {
       lengths[x] = Math.max(1, sequence.evidenceTokens - 1);
       for (let i = 0; i < lengths[x]; i++) ids[x * P + i] = sequence.ids[i + 1];
     });
+    const rules = rows.map(({ sequence }) => sequence.request.mixture?.evidence?.pointer);
     return {
       ...{ positions: P, lengths, ids },
-      sharpness: Float32Array.from(rows, ({ sequence }) => sequence.request.mixture?.evidence?.pointer.sharpness ?? 0),
-      sentinels: Float32Array.from(rows, ({ sequence }) => sequence.request.mixture?.evidence?.pointer.sentinel ?? 0),
+      sharpness: Float32Array.from(rules, (rule) => rule?.sharpness ?? 0),
+      sentinels: Float32Array.from(rules, (rule) => rule?.sentinel ?? 0),
       weights: Float32Array.from(rows, ({ sequence }) => sequence.mixture?.pointer ?? 0),
       odds: Float32Array.from(rows, ({ sequence }) => (sequence.mixture ? pointerOdds(sequence.mixture) : 0)),
     };

@@ -26,7 +26,7 @@ export interface Past extends PastRows {
   host: {
     /** The past of the step's last rows, read if `has` is true; then the fields above are of the other rows. */
     long: PastRows & { has: string };
-    /** True for a step of one row and T ≥ 2, of which neither masks nor `begun` are read. */
+    /** True for a step of one row and T ≥ 2 where `hasChunkOperator`; then neither masks nor `begun` are read. */
     isChunk: string;
     /** Of such a step: positions of its past that are valid, and its own tokens, int32. */
     positionCount: string;
@@ -119,19 +119,19 @@ export function addAttention(target: Target, past: Past | null, rowCount: string
   const { short, apart } = addPastAttention(target, past, causalMask, tokenCount);
   if (!past.host || !apart) return byHeads(short);
   const { long, isChunk, positionCount } = past.host;
-  const ofChunk = addChunkAttention(target, past, { positionCount, tokenCount });
+  const ofChunk = hasChunkOperator(config) ? addChunkAttention(target, past, { positionCount, tokenCount }) : null;
   const isOther = g.node("Or", [isChunk, long.has]);
   const own: (string | number)[] = ["S", H, "T", D / H];
   const outputs = [["S*T", D], own, own].map((shape) => ({ type: "float32" as const, shape }));
   return (l, qkv) => {
     const [ofLong, ofShort] = [apart, short].map((attend) => () => byHeads(attend)(l, qkv));
     // A decode step of one P is the shortest of all, and enters one branch only.
-    const other = () => (hasChunkOperator(config) ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
+    const other = () => (ofChunk ? g.when(isChunk, outputs, () => ofChunk(l, qkv), ofLong) : ofLong());
     return g.when(isOther, outputs, other, ofShort);
   };
 }
 
-/** Whether the operator takes heads of this width. Where not, chunks go the way of other steps. */
+/** Whether `GroupQueryAttention` takes heads of this width, a multiple of 8. Where not, chunks go the way of other steps. */
 export function hasChunkOperator({ hiddenSize, heads }: Gpt2Config): boolean {
   return (hiddenSize / heads) % 8 === 0;
 }

@@ -70,8 +70,8 @@ export const defaultCalibration: EvidenceCalibration = {
 };
 
 /**
- * The pointer of manifests that training calibrates (gpu-backend/training/LOG.md). The default has no sentinel, because a backend of
- * the release before, which may serve a manifest without calibration, knows none.
+ * The pointer of manifests that training calibrates (gpu-backend/training/LOG.md). The default has no sentinel: a backend of release
+ * 0.1 that was built before there was one refuses the field, and may serve a manifest without calibration.
  */
 export const calibratedPointer = { sharpness: 15, sentinel: 0.005, shares: [0.2, 0.5] };
 
@@ -120,7 +120,7 @@ export function priorsOf(
 
 /** The pointer's attention where one token is to be predicted. */
 export interface PointerMass {
-  /** On positions rather than on the sentinel. 0 where there is neither. */
+  /** On positions rather than on the sentinel. */
   all: number;
   /** On positions that the token follows. */
   found: number;
@@ -154,6 +154,8 @@ export const evidencePositions = 16;
 const leastWeight = 0.01;
 /** Guards the logarithm of a probability that float32 could not hold. */
 const leastProbability = 1e-37;
+/** Float32 holds their product with any weight. Beyond, where a floor below 1e-30 leaves the pointer nearly all, the sum is below 1. */
+const mostOdds = 1e30;
 
 /**
  * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of their
@@ -177,8 +179,8 @@ function positionsBeforeEvidence(tokens: number, spans: readonly Span[] = [[0, t
 }
 
 /**
- * The pointer's attention for the token after `position` of a prompt whose first `tokens` it may copy from: on those positions, all
- * before this one, and on those of them that the same token follows. `cosines` are of this
+ * The pointer's attention for the token after `position` of a prompt whose first `tokens` it may copy from. Only positions before
+ * `position` are attended to; the mass found is that of those which the same token follows. `cosines` are of this
  * position's key and that of each position from the first on.
  */
 export function pointerMass(
@@ -198,10 +200,10 @@ export function pointerMass(
   return sum > 0 ? { all: all / sum, found: found / sum } : { all: 0, found: 0 };
 }
 
-/** The pointer's weight by that of all others together, among whom they divide what the sentinel takes of it. */
+/** The pointer's weight by that of base and adapters together, which divide what the sentinel takes of it by their weights. */
 export function pointerOdds({ base, adapters, pointer }: MixtureWeights): number {
   const others = adapters.reduce((sum, weight) => sum + weight, base);
-  return others > 0 ? pointer / others : 0;
+  return Math.min(pointer / Math.max(others, leastProbability), mostOdds);
 }
 
 /** Probability of a token under a mixture. */
