@@ -210,24 +210,20 @@ export class Engine {
   async #run(phase: "prefill" | "decode", chunks: readonly Chunk[], begunTokens: number) {
     const { config, gates } = this.#parts.runner;
     const sequences = chunks.map(({ sequence }) => sequence);
-    const feed = { ...this.#rows.feed(sequences), begunTokens };
-    const { input, heads } = composePhase(phase, chunks, feed, gates);
+    const { input, heads } = composePhase(phase, chunks, { ...this.#rows.feed(sequences), begunTokens }, gates);
     const output = await this.#parts.runner.run(input);
     const faults = faultsOf({ chunks, heads, tokens: input.tokens }, output, config);
     // A mask only adds to a score, so one value in the arena that is not finite would spoil whoever gets the row next.
     const counts = chunks.map(({ sequence, tokens }) => (faults.has(sequence) ? 0 : tokens));
     this.#rows.append(sequences, counts, output.present, input.tokens);
-    sequences.forEach((sequence, s) => {
-      sequence.cachedTokens += counts[s];
-    });
+    for (const [s, sequence] of sequences.entries()) sequence.cachedTokens += counts[s];
     for (const [sequence, error] of faults) this.#fail(sequence, this.#reportFault(error));
     for (const head of heads) this.#guard(head.sequence, () => this.#read(head, output));
     const sampled = heads.filter(({ scoredId, sequence }) => scoredId === null && !faults.has(sequence)).length;
-    const isBlock = chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
-    const block = isBlock && this.#prefixes ? output.present : null;
+    const isBlock = this.#prefixes && chunks.length === 1 && begunTokens === 0 && input.tokens === chunks[0].tokens;
     // All has been read of it. Until garbage was collected, each run would take memory that the system has to clear.
-    if (!block) free(output.present);
-    return { sampled, block };
+    if (!isBlock) free(output.present);
+    return { sampled, block: isBlock ? output.present : null };
   }
 
   /**
