@@ -206,12 +206,16 @@ export function pointerOdds({ base, adapters, pointer }: MixtureWeights): number
   return Math.min(pointer / Math.max(others, leastProbability), mostOdds);
 }
 
-/** Probability of a token under a mixture. */
-export function mixedProbability(weights: MixtureWeights, { experts, pointer }: TokenEvidence): number {
+/** Probability of a token under a mixture. `odds` spare computing them for each of many tokens. */
+export function mixedProbability(
+  weights: MixtureWeights,
+  { experts, pointer }: TokenEvidence,
+  odds = pointerOdds(weights),
+): number {
   const { base, adapters } = weights;
   let mixed = base * experts[0];
   for (let j = 0; j < adapters.length; j++) mixed += adapters[j] * experts[j + 1];
-  return mixed * (1 + (1 - pointer.all) * pointerOdds(weights)) + weights.pointer * pointer.found;
+  return mixed * (1 + (1 - pointer.all) * odds) + weights.pointer * pointer.found;
 }
 
 /**

@@ -9,6 +9,7 @@ import {
   type EvidenceCalibration,
   type MixtureWeights,
   mixedProbability,
+  pointerOdds,
   priorsOf,
   ruleFor,
   weigh,
@@ -107,7 +108,10 @@ export function weightsOf(trial: Trial, calibration: EvidenceCalibration): Mixtu
 
 /** Nats that a mixture gains over the base on the tokens after the prompt. */
 export function gainOf({ continuation }: Trial, weights: MixtureWeights): number {
-  return continuation.reduce((nats, token) => nats + Math.log(mixedProbability(weights, token) / token.experts[0]), 0);
+  const odds = pointerOdds(weights);
+  let nats = 0;
+  for (const token of continuation) nats += Math.log(mixedProbability(weights, token, odds) / token.experts[0]);
+  return nats;
 }
 
 /** The places of what was chosen in the grid. */
