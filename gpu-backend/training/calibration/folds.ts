@@ -4,6 +4,7 @@
  * text). All that training makes is made anew for each of the latter: prompt space, centroids, bank, scales; only hidden states, which no
  * bank changes, are computed once. Finished folds are kept, so the same command goes on where it was.
  */
+import { calibratedPointer, evidencePositions } from "../../../shared/math/evidence.ts";
 import type { TrunkRunner } from "../../runtime/trunk-runner.ts";
 import { gatedKind } from "../bank/bank-kinds.ts";
 import { subsetOf, type WindowSet } from "../bank/batches.ts";
@@ -37,6 +38,8 @@ export interface FoldOptions extends BankSettings {
 
 /** At most so many texts of one document are used, because they are alike. */
 const textsPerDocument = 3;
+/** What all trials depend on. */
+const measured = [promptLengths, evidencePositions, calibratedPointer];
 
 export interface FoldContext {
   prepared: Prepared;
@@ -52,7 +55,7 @@ export interface FoldContext {
 export function trialsOfServed(bank: ServedBank, context: FoldContext): Promise<GroupedTrial[]> {
   const { families, prepared, cacheDirectory, threads } = context;
   const { head, sets, key } = prepared;
-  const choices = [key, hashOfBank(bank), keyOf(families), promptLengths];
+  const choices = [key, hashOfBank(bank), keyOf(families), measured];
   return keptOrMade(cacheDirectory, "calibration-served", choices, async () => {
     const group = { suffix: ", served", isServed: true };
     const meter = await LossMeter.open(head, bank.shape, threads);
@@ -69,7 +72,7 @@ export async function trialsOfFolds(options: FoldOptions, context: FoldContext):
   const { families, prepared, cacheDirectory } = context;
   const trials: GroupedTrial[] = [];
   for (const leftOut of [null, ...families]) {
-    const key = [prepared.key, options, keyOf(families), leftOut];
+    const key = [prepared.key, options, keyOf(families), measured, leftOut];
     trials.push(...(await keptOrMade(cacheDirectory, "calibration", key, () => runFold(leftOut, options, context))));
   }
   return trials;
