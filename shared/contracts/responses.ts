@@ -33,7 +33,7 @@ const evidenceSchema = z
     nats: z.number().describe("Mean gain over the base, in nats a token; positive is better than the base"),
     tokens: z
       .int()
-      .describe("Tokens of the prompt that were looked at: up to 16, of a long prompt spread over its last half"),
+      .describe("Tokens of the prompt that were looked at: up to 15, of a long prompt spread over its last half"),
   })
   .describe("What the experts gained on the prompt's own tokens, each under the weights by the tokens before it");
 

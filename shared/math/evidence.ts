@@ -148,8 +148,11 @@ export interface PromptEvidence {
   tokens: number;
 }
 
-/** Tokens of a prompt that are looked at. Fewer gain less (gpu-backend/training/LOG.md). */
-export const evidencePositions = 16;
+/**
+ * Tokens of a prompt that are looked at. Fewer gain less (gpu-backend/training/LOG.md). With the row of the next token they make 16,
+ * which processors with matrix tiles multiply at once.
+ */
+export const evidencePositions = 15;
 /** Adapters and the pointer below this weight get weight 0 and are not computed. */
 const leastWeight = 0.01;
 /** Guards the logarithm of a probability that float32 could not hold. */

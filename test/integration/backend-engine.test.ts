@@ -11,7 +11,13 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
-import { mixedProbability, type PointerMass, positionsOfEvidence, weigh } from "../../shared/math/evidence.ts";
+import {
+  evidencePositions,
+  mixedProbability,
+  type PointerMass,
+  positionsOfEvidence,
+  weigh,
+} from "../../shared/math/evidence.ts";
 import { createEngineHarness, type EngineHarness, sequenceRequest } from "../support/engine-harness.ts";
 import { oracleHidden, oracleKeys, oracleLogits, oracleLogSumExp } from "../support/gpt2-oracle.ts";
 import { seededRandom } from "../support/steps.ts";
@@ -250,7 +256,7 @@ function logitsAfter(history: number[], centroid: string | null): Float64Array {
 }
 
 test.each<[string, [number, number][] | undefined, number]>([
-  ["its prompt", undefined, 16],
+  ["its prompt", undefined, evidencePositions],
   [
     "parts of its prompt",
     [
