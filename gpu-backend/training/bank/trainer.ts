@@ -135,14 +135,12 @@ export class Trainer {
     return this.#options.input === "jittered" ? [...drawn, ...this.#drawAtOrigin(random)] : drawn;
   }
 
-  /** Windows of all clusters; each cluster is as likely as another, whatever its size. */
   #drawAtOrigin(random: Random): (DrawnWindow & WindowPart)[] {
     const { embeddings, windows } = this.#set;
     const origin = new Float32Array(embeddings.length / windows.length);
-    return Array.from({ length: windowsAtOrigin }, (_, i) => {
-      const members = this.#members[random.integer(this.#members.length)];
-      return this.#windowOf(members[random.integer(members.length)], clustersPerStep + i, origin, random);
-    });
+    return Array.from({ length: windowsAtOrigin }, (_, i) =>
+      this.#windowOf(random.integer(windows.length), clustersPerStep + i, origin, random),
+    );
   }
 
   /** Some clusters, and some windows of each. */
