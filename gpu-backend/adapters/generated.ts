@@ -11,7 +11,7 @@ import {
 import { requireTensor, type TensorFile, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import type { PoolShape } from "../runtime/head-graph.ts";
+import type { PoolShape } from "../runtime/adapter-graph.ts";
 import type { Bank } from "../runtime/step.ts";
 import type { Adapter, AdapterSource, Directions } from "./adapter.ts";
 import { directionsOf, readFullNetwork } from "./full-network.ts";

@@ -5,10 +5,11 @@
  */
 
 import { type TensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
+import { addAdapters, type PoolShape } from "./adapter-graph.ts";
 import { addAttention, addPastOnDevice, type Past, pastInputs, products, splitPast } from "./attention-graph.ts";
 import { GraphBuilder } from "./graph.ts";
 import { names } from "./graph-names.ts";
-import { addAdapters, addMixedHead, addPlainHead, type PoolShape } from "./head-graph.ts";
+import { addMixedHead, addPlainHead } from "./head-graph.ts";
 import { addBlockMatMul, addQuantizedMatMuls, blockRows, quantizeBlocks, quantizeColumns } from "./quantizer.ts";
 import type { Device } from "./session.ts";
 import type { Bank, Gpt2Config } from "./step.ts";

@@ -38,9 +38,19 @@ export const names = {
   },
   mixed: {
     ...rowNames("mixed_"),
-    /** Whether there are mixed rows, and whether they have adapters. */
+    /** Whether there are mixed rows, and whether full ones have adapters. */
     wantsExperts: "wants_experts",
     hasAdapters: "has_adapters",
+    /** Which rows have their adapters' probabilities of all tokens. */
+    fullRows: "full_rows",
+    /** Rows whose adapters' probabilities of the target are estimated, whether there are any, and what that takes. */
+    sampledRows: "sampled_rows",
+    sampledGates: "sampled_gates",
+    hasSampled: "has_sampled",
+    baseSums: "base_sums",
+    adapterSums: "adapter_sums",
+    /** A target's delta is the sum of these; the graph's own sums may differ in bits where more rows run. */
+    targetDeltaParts: "target_delta_parts",
     /** Which rows' probabilities of the experts come out, to be mixed later, and those. */
     keptRows: "kept_rows",
     keptAdapterRows: "kept_adapter_rows",

@@ -3,74 +3,19 @@
  * give its logits. Mixed rows have several experts (the base, adapters, the pointer) and give likelihoods: the
  * mixture's probabilities, times what the request's bias makes of them.
  * Shapes: D hidden, V vocabulary, Q gates, M head rows, N plain rows, G mixed rows, J adapters of a mixed row, R columns of
- * the pool, B rows whose pointer keys are fed, T queries of each, H heads, d head width, P positions,
- * U mixed rows whose experts are kept, K candidates, A and E entries of a bias.
+ * the pool, P positions, K candidates, A entries of a bias.
  */
+import type { HeadParts } from "./adapter-graph.ts";
+import { addExpertProbabilities } from "./expert-graph.ts";
 import type { GraphBuilder } from "./graph.ts";
 import { names, type RowNames } from "./graph-names.ts";
 import { addCosines, addPointer } from "./pointer-graph.ts";
-import { type Bank, type Gpt2Config, topCandidates } from "./step.ts";
-
-/** Slots for full adapters of one rank. */
-export interface PoolShape {
-  slots: number;
-  rank: number;
-}
+import { type Gpt2Config, topCandidates } from "./step.ts";
 
 /** A row padded to a multiple of this many floats begins where a vector does: AVX-512's, four at a time. */
 const vectorFloats = 64;
 /** Only -Infinity is less. */
 const lowestFloat = -(2 - 2 ** -23) * 2 ** 127;
-
-/** The bank and the pool, as both kinds of rows use them. */
-export interface Adapters {
-  /** u [N, Q] of hidden states [N, D], before the gates; null where there is no bank. */
-  bank: { project(hidden: string): string; b: string; gates: number } | null;
-  pool: { a: string; b: string; columns: number } | null;
-}
-
-interface HeadParts {
-  g: GraphBuilder;
-  config: Gpt2Config;
-  adapters: Adapters;
-  /** Base logits [N, V] of hidden states [N, D]. */
-  baseLogits(hidden: string): string;
-  /** Q·Kᵀ of [B, H, T, d] and [B, H, P, d]. */
-  products(q: string, k: string): string;
-  /** x [N, V] to the power of y [N, 1]; x is at least 0. */
-  power(x: string, y: string): string;
-}
-
-export function addAdapters({
-  g,
-  config,
-  bank,
-  pool,
-}: {
-  g: GraphBuilder;
-  config: Gpt2Config;
-  bank: Bank;
-  pool: PoolShape | null;
-}): Adapters {
-  const { hiddenSize: D, vocabularySize: V } = config;
-  const { gates: Q } = bank;
-  const columns = pool ? pool.slots * pool.rank : 0;
-  let ofBank: Adapters["bank"] = null;
-  if (Q > 0) {
-    const a = g.constant(bank.a, [Q, D], "bank.a");
-    const a0 = g.constant(bank.a0, [Q], "bank.a0");
-    const b = g.constant(bank.b, [Q, V], "bank.b");
-    ofBank = { project: (hidden) => g.node("Gemm", [hidden, a, a0], { transB: 1 }), b, gates: Q };
-  }
-  return {
-    bank: ofBank,
-    pool: pool && {
-      a: g.input(names.poolA, "float32", [columns, D]),
-      b: g.input(names.poolB, "float32", [columns, V]),
-      columns,
-    },
-  };
-}
 
 /** Plain rows: base logits plus the delta of the row's adapter. Row by row the same bits whatever else runs. */
 export function addPlainHead({ g, config, adapters, baseLogits }: HeadParts, hidden: string): void {
@@ -137,70 +82,6 @@ export function addMixture(
     );
     return g.node("ScatterElements", [weighted, ids, masses], { axis: 1, reduction: "add" });
   });
-}
-
-/** Probabilities of the base [G, V] and of the adapters [G, J, V], which are empty where there are none. */
-function addExpertProbabilities(
-  { g, config, adapters, baseLogits }: HeadParts,
-  hidden: string,
-  { targetIds, hasAdapters }: { targetIds: string; hasAdapters: string },
-): { base: string; adapters: string } {
-  const { vocabularySize: V } = config;
-  const { bank, pool } = adapters;
-  const { mixed } = names;
-  const gates = g.input(mixed.gates, "float32", ["G", "J", bank?.gates ?? 0]);
-  const poolMask = pool && g.input(mixed.poolMask, "float32", ["G", "J", pool.columns]);
-  const bias = {
-    indices: g.input(mixed.adapterBiasIndices, "int32", ["E", 3]),
-    values: g.input(mixed.adapterBiasValues, "float32", ["E"]),
-  };
-  const rowIndex = g.input(mixed.rows, "int32", ["G"]);
-  const kept = [g.input(mixed.keptRows, "int32", ["U"]), g.input(mixed.keptAdapterRows, "int32", ["U"])];
-  const ofBase = { type: "float32", shape: ["G", V] } as const;
-  const ofAdapters = { type: "float32", shape: ["G", "J", V] } as const;
-  const rows = () => g.node("Gather", [hidden, rowIndex], { axis: 0 });
-  const targets = () => g.node("Unsqueeze", [targetIds, g.integers(1)]); // [G, 1]
-  const [base, logitsOfBase, baseTargets] = g.when(
-    g.input(mixed.wantsExperts, "bool", []),
-    [ofBase, ofBase, { type: "float32", shape: ["G", 1] }],
-    () => {
-      const logits = baseLogits(rows());
-      const p = g.node("Softmax", [logits], { axis: -1 });
-      return [p, logits, g.node("GatherElements", [p, targets()], { axis: 1 })];
-    },
-  );
-  // Not inside the branch above: ONNX Runtime lays matrices out in advance for branches of the graph, not for theirs.
-  const [experts, adapterTargets] = g.when(hasAdapters, [ofAdapters, { type: "float32", shape: ["G", "J", 1] }], () => {
-    const each = (x: string) => g.node("Unsqueeze", [x, g.integers(1)]); // [G, 1, …]
-    const spread = g.node("Concat", [g.node("Shape", [gates], { start: 0, end: 2 }), g.integers(1)], { axis: 0 });
-    let logits = bank ? "" : g.node("Expand", [each(logitsOfBase), spread]); // [G, J, V]
-    if (bank) {
-      const u = g.node("Mul", [each(bank.project(rows())), gates]);
-      logits = g.node("Add", [g.node("MatMul", [u, bank.b]), each(logitsOfBase)]);
-    }
-    if (pool && poolMask) {
-      const own = g.node("Mul", [each(g.node("Gemm", [rows(), pool.a], { transB: 1 })), poolMask]);
-      logits = g.node("Add", [g.node("MatMul", [own, pool.b]), logits]);
-    }
-    const p = (x: string) => [g.node("Softmax", [x], { axis: -1 })];
-    const biased = () => {
-      const places = g.node("Cast", [bias.indices], { to: 7 });
-      return g.node("ScatterND", [logits, places, bias.values], { reduction: "add" });
-    };
-    const [probabilities] = g.when(
-      g.input(mixed.hasAdapterBias, "bool", []),
-      [ofAdapters],
-      () => p(biased()),
-      () => p(logits),
-    );
-    const ofExperts = g.node("Expand", [each(targets()), spread]); // [G, J, 1]
-    return [probabilities, g.node("GatherElements", [probabilities, ofExperts], { axis: 2 })];
-  });
-  g.output(mixed.baseTargets, baseTargets, "float32", ["G", 1]);
-  g.output(mixed.adapterTargets, adapterTargets, "float32", ["G", "J", 1]);
-  g.output(mixed.keptBase, g.node("Gather", [base, kept[0]], { axis: 0 }), "float32", ["U", V]);
-  g.output(mixed.keptAdapters, g.node("Gather", [experts, kept[1]], { axis: 0 }), "float32", ["U", "J", V]);
-  return { base, adapters: experts };
 }
 
 /** Rows of logits. */

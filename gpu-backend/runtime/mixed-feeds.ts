@@ -12,11 +12,13 @@ import type {
   PointerInput,
   PointerQueries,
 } from "./step.ts";
+import { estimatedProbability, sampleOf, type VocabularySample } from "./vocabulary-sample.ts";
 
 const { mixed: n } = names;
 /** Added to the score of a position that must not be copied from; also the score of a sentinel without mass. */
 const hiddenScore = -1e9;
 const nothing = new Float32Array(0);
+const noAdapterBias = { ...zeroBias, adapters: Int32Array.of(0) };
 /** Nats of a bias from which on a row's factors are scaled, and of the greatest factor then. */
 const greatBias = 60;
 const greatestFactor = 80;
@@ -25,34 +27,81 @@ interface Served {
   config: Gpt2Config;
   /** Q */
   gates: number;
-  pool: PoolTensors | null;
 }
 
 /** All inputs of mixed rows; where there are none, of one that is not computed. */
-export function feedMixed(input: MixedInput | undefined, served: Served): Record<string, Tensor> {
+export function feedMixed(
+  input: MixedInput | undefined,
+  served: Served & { pool: PoolTensors | null },
+): Record<string, Tensor> {
   const { config, gates: Q, pool } = served;
   const rows = input ?? noMixedRow();
   const { adapters: J, evidence, mixture, adapterBias, keep = [] } = rows;
   const X = rows.rows.length;
-  const bias = adapterBias.values.length > 0 ? adapterBias : { ...zeroBias, adapters: Int32Array.of(0) };
-  const places = interleaved(bias.rows, bias.adapters, bias.ids);
-  const kept = Int32Array.from(keep);
+  const { full: once, sampled } = splitRows(rows, served);
+  // A lone row of several goes twice for the same reason as a lone one (`withEnoughRows`), which is two rows here already.
+  const full = once.length === 1 && rows.poolSlots ? [...once, ...once] : once;
+  const placeOf = new Map(once.map((x, f) => [x, f]));
+  const places = Int32Array.from(adapterBias.rows, (x) => placeOf.get(x)!);
+  const bias = adapterBias.values.length > 0 ? { ...adapterBias, rows: places } : noAdapterBias;
   const queries = mixture?.pointer ?? evidence ?? noQueries(config, X);
   const feeds: Record<string, Tensor> = {
     [n.rows]: tensor(rows.rows, [X]),
-    [n.gates]: tensor(rows.gates, [X, J, Q]),
+    [n.fullRows]: indexes(full),
+    [n.gates]: tensor(rowsAt(full, rows.gates, J * Q), [full.length, J, Q]),
     [n.hasAdapterBias]: bool(adapterBias.values.length > 0),
-    [n.adapterBiasIndices]: tensor(places, [bias.values.length, 3]),
+    [n.adapterBiasIndices]: tensor(interleaved(bias.rows, bias.adapters, bias.ids), [bias.values.length, 3]),
     [n.adapterBiasValues]: tensor(bias.values, [bias.values.length]),
-    [n.keptRows]: tensor(kept, [kept.length]),
-    [n.keptAdapterRows]: J > 0 ? tensor(kept, [kept.length]) : tensor(new Int32Array(0), [0]),
+    [n.keptRows]: indexes(keep),
+    [n.keptAdapterRows]: indexes(J > 0 ? keep.map((x) => placeOf.get(x)!) : []),
     [n.wantsExperts]: bool(input !== undefined),
     ...queryFeeds(queries, config),
     ...mixtureFeeds(mixture ?? noMixture(X, J, queries.positions), J, mixture !== undefined),
+    // These two otherwise than for rows that are mixed.
+    [n.hasAdapters]: bool(J > 0 && full.length > 0),
     [n.targetIds]: tensor(rows.targetIds, [X]),
   };
-  if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots, [X, J]);
+  if (sampleServed(served)) {
+    feeds[n.hasSampled] = bool(sampled.length > 0);
+    feeds[n.sampledRows] = indexes(sampled);
+    feeds[n.sampledGates] = tensor(rowsAt(sampled, rows.gates, J * Q), [sampled.length, J, Q]);
+  }
+  if (pool) feeds[n.poolMask] = pool.mask(rows.poolSlots && rowsAt(full, rows.poolSlots, J), [full.length, J]);
   return feeds;
+}
+
+/**
+ * The rows whose adapters say how likely every token is, and those for which an estimate of their target is enough: evidence under
+ * adapters that are gates alone. No other row of the run matters.
+ */
+function splitRows(
+  { rows, adapters: J, poolSlots, adapterBias, mixture, keep = [] }: MixedInput,
+  served: Served,
+): { full: number[]; sampled: number[] } {
+  const all = [...rows.keys()];
+  if (mixture || J === 0 || !sampleServed(served)) return { full: all, sampled: [] };
+  const full = new Set([...keep, ...adapterBias.rows]);
+  poolSlots?.forEach((slot, i) => {
+    if (slot >= 0) full.add(Math.floor(i / J));
+  });
+  return { full: all.filter((x) => full.has(x)), sampled: all.filter((x) => !full.has(x)) };
+}
+
+function sampleServed({ config, gates }: Served): VocabularySample | null {
+  return gates > 0 ? sampleOf(config.vocabularySize) : null;
+}
+
+function indexes(rows: readonly number[]): Tensor {
+  return tensor(Int32Array.from(rows), [rows.length]);
+}
+
+/** Some rows of an array of `width` values a row. */
+function rowsAt<T extends Float32Array | Int32Array>(rows: readonly number[], values: T, width: number): T {
+  const some = new (values.constructor as new (length: number) => T)(rows.length * width);
+  rows.forEach((x, i) => {
+    some.set(values.subarray(x * width, (x + 1) * width), i * width);
+  });
+  return some;
 }
 
 /** How X rows of J adapters are mixed; they score no target. */
@@ -107,22 +156,30 @@ function changesOfLikelihoods(bias: LogitChanges, X: number): LogitChanges & { r
   };
 }
 
-export function mixedFetches({ evidence, mixture, keep = [], adapters }: MixedInput, wantsScores: boolean): string[] {
+export function mixedFetches(input: MixedInput, served: Served, wantsScores: boolean): string[] {
+  const { evidence, mixture, keep = [], adapters } = input;
+  const { full, sampled } = splitRows(input, served);
   return [
     ...(evidence ? [n.cosines] : []),
-    ...[n.baseTargets, ...(adapters > 0 ? [n.adapterTargets] : [])],
+    ...[n.baseTargets, ...(adapters > 0 && full.length > 0 ? [n.adapterTargets] : [])],
+    ...(sampled.length > 0 ? [n.baseSums, n.adapterSums, n.targetDeltaParts] : []),
     ...(keep.length > 0 ? [n.keptBase, ...(adapters > 0 ? [n.keptAdapters] : [])] : []),
     ...(mixture ? rowFetches(n, mixture.inverseTemperatures, wantsScores) : []),
   ];
 }
 
-export function readMixed(results: SessionResults, input: MixedInput, wantsScores: boolean): MixedOutput {
+export function readMixed(
+  results: SessionResults,
+  input: MixedInput,
+  served: Served,
+  wantsScores: boolean,
+): MixedOutput {
   const { adapters: J, evidence, keep = [], mixture } = input;
   const X = input.rows.length;
   const data = (name: string, isThere = true) => (isThere ? (results[name].data as Float32Array) : nothing);
   return {
     baseTargets: data(n.baseTargets).subarray(0, X),
-    adapterTargets: data(n.adapterTargets, J > 0).subarray(0, X * J),
+    adapterTargets: adapterTargets(results, input, served),
     kept: keep.length > 0 ? { base: data(n.keptBase), adapters: data(n.keptAdapters, J > 0) } : null,
     cosines: evidence ? data(n.cosines).subarray(0, X * evidence.positions) : null,
     rows: mixture
@@ -132,6 +189,33 @@ export function readMixed(results: SessionResults, input: MixedInput, wantsScore
         })
       : null,
   };
+}
+
+/** Probabilities of the targets, [X, J]: those of full rows, and estimates of those of sampled ones. */
+function adapterTargets(results: SessionResults, input: MixedInput, served: Served): Float32Array {
+  const { adapters: J, targetIds } = input;
+  const targets = new Float32Array(targetIds.length * J);
+  if (targets.length === 0) return targets;
+  const { full, sampled } = splitRows(input, served);
+  full.forEach((x, f) => {
+    targets.set((results[n.adapterTargets].data as Float32Array).subarray(f * J, (f + 1) * J), x * J);
+  });
+  if (sampled.length === 0) return targets;
+  const sample = sampleServed(served)!;
+  const [base, adapted, deltas] = [n.baseSums, n.adapterSums, n.targetDeltaParts].map(
+    (name) => results[name].data as Float32Array,
+  );
+  const Q = deltas.length / (sampled.length * J);
+  sampled.forEach((x, s) => {
+    for (let j = 0; j < J; j++) {
+      const at = s * J + j;
+      const delta = deltas.subarray(at * Q, (at + 1) * Q).reduce((sum, part) => sum + part, 0);
+      const sums = { base: base.subarray(s * 3), adapted: adapted.subarray(at * 3) };
+      const probability = (results[n.baseTargets].data as Float32Array)[x];
+      targets[x * J + j] = estimatedProbability(targetIds[x], sample, { probability, ...sums, delta });
+    }
+  });
+  return targets;
 }
 
 /** A lone row whose adapters use the pool goes twice, as a plain one does (onnx-runner.ts); the bias stays with the first. */
@@ -180,7 +264,7 @@ function noMixedRow(): MixedInput {
     rows: Int32Array.of(0),
     adapters: 0,
     gates: new Float32Array(0),
-    adapterBias: { ...zeroBias, adapters: Int32Array.of(0) },
+    adapterBias: noAdapterBias,
     targetIds: Int32Array.of(0),
   };
 }

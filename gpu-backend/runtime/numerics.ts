@@ -2,8 +2,8 @@
  * The numerics fingerprint: two backends that have the same one continue each other's sequences bit for bit.
  *
  * It is measured, not listed. A fixed probe runs on the session that serves (a prefill, then a decode step with a plain
- * row, an adapter and the pointer), and the fingerprint is a hash of the bits that come out: keys and values of all
- * layers, hidden states, every logit. So it tells whatever decides bits, without anybody having to know of it: weight
+ * row, an adapter and the pointer, then a row of evidence), and the fingerprint is a hash of the bits that come out: keys and
+ * values of all layers, hidden states, every logit, what an adapter says of a token. So it tells whatever decides bits, without anybody having to know of it: weight
  * format, device and driver, instruction set, ONNX Runtime's version and kernels, the graph, the weights. A list of
  * features would miss some, and would part backends that agree: two processors of different instruction sets, or two
  * releases of ONNX Runtime, often compute the same bits. Thread counts do not change bits, so they do not change it.
@@ -15,7 +15,15 @@
 import { createHash } from "node:crypto";
 import type { WeightFormat } from "./gpt2-graph.ts";
 import type { Device } from "./session.ts";
-import type { MixedInput, RowOutput, StepInput, StepOutput, StepRunner } from "./step.ts";
+import {
+  type MixedInput,
+  minimumPrefillTokens,
+  type RowOutput,
+  type StepInput,
+  type StepOutput,
+  type StepRunner,
+} from "./step.ts";
+import { sampleOf } from "./vocabulary-sample.ts";
 
 /** Longer than any vector register, and no multiple of one; beyond 128, kernels sum in blocks. */
 const promptTokens = 141;
@@ -30,7 +38,9 @@ export async function measureNumerics(
   const prefill = prefillOf(runner);
   const prefilled = await runner.run(prefill);
   const decoded = await runner.run(decodeOf(runner, prefill, prefilled));
+  const weighed = await runner.run(evidenceOf(runner, prefill, prefilled));
   for (const output of [prefilled, decoded]) addBits(output, (bits) => hash.update(bits));
+  hash.update(bytesOf(weighed.mixed!.adapterTargets));
   return `${device}-${format}-${hash.digest("hex").slice(0, hashDigits)}`;
 }
 
@@ -51,10 +61,9 @@ function prefillOf(runner: StepRunner): StepInput {
 
 /** The next token, its past being what the prefill gave: one row under an adapter, and once more as a mixture. */
 function decodeOf(runner: StepRunner, prefill: StepInput, { present, topIds }: StepOutput): StepInput {
-  const { layers, hiddenSize } = runner.config;
+  const { layers } = runner.config;
   const P = prefill.tokens;
-  // With one sequence an array of `present` is what a past array is: [1, H, P, d].
-  const pair = (i: number) => present.slice(i * P * hiddenSize, (i + 1) * P * hiddenSize);
+  const pair = (i: number) => pairOf(runner, prefill, present, i);
   return {
     ...{ sequences: 1, tokens: 1, pastTokens: P },
     tokenIds: topIds.slice(0, 1),
@@ -65,6 +74,34 @@ function decodeOf(runner: StepRunner, prefill: StepInput, { present, topIds }: S
     plainRows: Int32Array.of(0),
     ...plainRow(runner),
     mixed: mixedRow(runner, prefill.tokenIds, pair(2 * layers)),
+  };
+}
+
+/** One array of `present`; with one sequence it is what a past array is: [1, H, P, d]. */
+function pairOf({ config }: StepRunner, { tokens }: StepInput, present: Float32Array, i: number): Float32Array {
+  return present.slice(i * tokens * config.hiddenSize, (i + 1) * tokens * config.hiddenSize);
+}
+
+/** The head alone, over one state of the prompt: what an adapter says of tokens that are looked at in each way. */
+function evidenceOf(runner: StepRunner, prefill: StepInput, { present }: StepOutput): StepInput {
+  const { layers, hiddenSize, vocabularySize } = runner.config;
+  const rare = sampleOf(vocabularySize)?.ranges[1][0] ?? 0;
+  const targetIds = Int32Array.of(1, rare, vocabularySize - 1);
+  const X = targetIds.length;
+  const keys = pairOf(runner, prefill, present, 2 * layers);
+  const queries = new Int32Array(minimumPrefillTokens);
+  return {
+    ...{ sequences: 0, tokens: 1, pastTokens: prefill.tokens, past: [], pastLengths: new Int32Array(0) },
+    ...{ tokenIds: new Int32Array(0), positions: new Int32Array(0), headRows: new Int32Array(0) },
+    // Of no position in particular: heads follow each other in it as in a state.
+    fedStates: pairOf(runner, prefill, present, 2 * layers + 1).slice(0, hiddenSize),
+    ...{ plainRows: new Int32Array(0), gates: new Float32Array(0), targetIds: new Int32Array(0), bias: noBias },
+    ...{ inverseTemperatures: new Float32Array(0), want: { scores: false, hidden: false } },
+    mixed: {
+      ...{ rows: new Int32Array(X), adapters: 1, gates: gatesOf(X * runner.gates), targetIds },
+      adapterBias: { ...noBias, adapters: new Int32Array(0) },
+      evidence: { keys, count: 1, positions: prefill.tokens, queries, answers: new Int32Array(X) },
+    },
   };
 }
 

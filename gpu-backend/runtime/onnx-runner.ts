@@ -1,9 +1,9 @@
 /** Executes steps on ONNX Runtime: a session over the serving graph, and one that mixes first tokens (mixing.ts). */
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
+import type { PoolShape } from "./adapter-graph.ts";
 import { hasChunkOperator } from "./attention-graph.ts";
 import { buildServingGraph, bytesPerWeight, type WeightFormat } from "./gpt2-graph.ts";
 import { names } from "./graph-names.ts";
-import type { PoolShape } from "./head-graph.ts";
 import { feedMixed, mixedFetches, readMixed, withMovedRows, withTwoPooledRows } from "./mixed-feeds.ts";
 import { mixKept, openMixingSession } from "./mixing.ts";
 import { parametersOf } from "./model-folder.ts";
@@ -97,13 +97,13 @@ class OnnxRunner implements StepRunner {
     const fetches = [
       ...(input.sequences > 0 ? [names.present] : []),
       ...(plain > 0 ? rowFetches(names.plain, input.inverseTemperatures, input.want.scores) : []),
-      ...(input.mixed ? mixedFetches(input.mixed, input.want.scores) : []),
+      ...(input.mixed ? mixedFetches(input.mixed, this, input.want.scores) : []),
       ...(input.want.hidden ? [names.hidden] : []),
     ];
     const past = this.#past ? await this.#past.feed(fed) : hostPast(this.config, fed);
     const feeds = {
       ...this.#feeds(fed, past.positions, plain > 0),
-      ...feedMixed(fed.mixed, { config: this.config, gates: this.gates, pool: this.pool }),
+      ...feedMixed(fed.mixed, this),
       ...past.feeds,
     };
     const results = await this.#session.run(feeds, this.#past ? this.#session.outputNames : fetches);
@@ -115,7 +115,7 @@ class OnnxRunner implements StepRunner {
       ...rows,
       present: input.sequences > 0 ? (results[names.present].data as Float32Array<ArrayBuffer>) : new Float32Array(0),
       hidden: input.want.hidden ? hiddenOf(input, results[names.hidden].data as Float32Array, this.config) : null,
-      mixed: input.mixed ? readMixed(results, input.mixed, input.want.scores) : null,
+      mixed: input.mixed ? readMixed(results, input.mixed, this, wantsScores) : null,
     };
   }
 

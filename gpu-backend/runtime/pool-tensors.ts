@@ -1,5 +1,5 @@
 /** Where the runner keeps full adapters: two tensors with a slot for each, and the masks that say whose row uses which. */
-import type { PoolShape } from "./head-graph.ts";
+import type { PoolShape } from "./adapter-graph.ts";
 import { type Tensor, tensor } from "./session.ts";
 import type { AdapterPool, Gpt2Config } from "./step.ts";
 

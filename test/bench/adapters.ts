@@ -3,8 +3,9 @@
  * of the paper's full kind, each beside the same step on a graph without bank and pool. All run in turn in one process, so
  * that they see the same machine.
  */
+
+import type { PoolShape } from "../../gpu-backend/runtime/adapter-graph.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
-import type { PoolShape } from "../../gpu-backend/runtime/head-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { Bank, StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { seededRandom } from "../support/steps.ts";
