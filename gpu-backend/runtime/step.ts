@@ -181,7 +181,7 @@ export interface StepOutput extends RowOutput {
 }
 
 export interface MixedOutput {
-  /** Probabilities of the targets: the base's [X], and the adapters' [X, J]. */
+  /** Probabilities of the targets: the base's [X], and the adapters' [X, J], of evidence estimates where the vocabulary is large. */
   baseTargets: Float32Array;
   adapterTargets: Float32Array;
   /** Of the rows of `keep`; null where there are none. */
