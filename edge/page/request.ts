@@ -26,7 +26,7 @@ export const samplingFields: readonly SamplingField[] = [
     range: { least: 0, most: limits.temperature },
     initial: "0.7",
   },
-  { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "122" },
+  { name: "seed", label: "Seed", hint: "Both sides draw with it", range: whole(0, largest), initial: "4" },
   { name: "top_p", label: "Top p", hint: "Only tokens that make up this share", range: share, initial: "0.9" },
   { name: "top_k", label: "Top k", hint: "Only so many likeliest; 0 is all", range: whole(-1, largest), initial: "" },
   { name: "min_p", label: "Min p", hint: "Least share of the likeliest's probability", range: share, initial: "" },
