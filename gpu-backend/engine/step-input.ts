@@ -2,7 +2,7 @@
  * Lays out what the graph computes: which tokens and positions the trunk sees, and which rows of the head are read. Pure.
  * Shapes: S sequences, T tokens (right-padded), P positions of the past, N plain rows, X mixed rows.
  */
-import { minimumPrefillTokens, type StepInput } from "../runtime/step.ts";
+import { minimumPrefillTokens, noTokens, type StepInput } from "../runtime/step.ts";
 import { type Head, HeadRows } from "./head-rows.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -49,13 +49,8 @@ export function composePhase(phase: "prefill" | "decode", chunks: readonly Chunk
 
 /** The input of a run without tokens: the head alone, on states that earlier steps left in the arena. */
 export function composeHead(rows: HeadRows, fedStates: Float32Array, feed: Feed): StepInput {
-  const none = new Int32Array(0);
-  const kept = { fed: [], kept: feed.pastRows?.kept ?? [] };
-  return {
-    ...{ sequences: 0, tokens: 1, tokenIds: none, positions: none, pastLengths: none },
-    ...{ past: [], pastTokens: feed.pastTokens, pastRows: kept, fedStates },
-    ...rows.tensors(),
-  };
+  const pastRows = { fed: [], kept: feed.pastRows?.kept ?? [] };
+  return { ...noTokens(feed.pastTokens), pastRows, fedStates, ...rows.tensors() };
 }
 
 /**

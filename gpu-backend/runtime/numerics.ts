@@ -18,6 +18,8 @@ import type { Device } from "./session.ts";
 import {
   type MixedInput,
   minimumPrefillTokens,
+  noPlainRows,
+  noTokens,
   type RowOutput,
   type StepInput,
   type StepOutput,
@@ -91,12 +93,11 @@ function evidenceOf(runner: StepRunner, prefill: StepInput, { present }: StepOut
   const keys = pairOf(runner, prefill, present, 2 * layers);
   const queries = new Int32Array(minimumPrefillTokens);
   return {
-    ...{ sequences: 0, tokens: 1, pastTokens: prefill.tokens, past: [], pastLengths: new Int32Array(0) },
-    ...{ tokenIds: new Int32Array(0), positions: new Int32Array(0), headRows: new Int32Array(0) },
+    ...noTokens(prefill.tokens),
+    ...noPlainRows(),
     // Of no position in particular: heads follow each other in it as in a state.
     fedStates: pairOf(runner, prefill, present, 2 * layers + 1).slice(0, hiddenSize),
-    ...{ plainRows: new Int32Array(0), gates: new Float32Array(0), targetIds: new Int32Array(0), bias: noBias },
-    ...{ inverseTemperatures: new Float32Array(0), want: { scores: false, hidden: false } },
+    want: { scores: false, hidden: false },
     mixed: {
       ...{ rows: new Int32Array(X), adapters: 1, gates: gatesOf(X * runner.gates), targetIds },
       adapterBias: { ...noBias, adapters: new Int32Array(0) },

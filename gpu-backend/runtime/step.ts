@@ -74,6 +74,26 @@ export interface StepInput {
   want: { scores: boolean; hidden: boolean; likeliestOnly?: boolean };
 }
 
+/** What a run without tokens has in place of them: it computes the head alone, on `fedStates`. */
+export function noTokens(pastTokens: number) {
+  const none = new Int32Array(0);
+  const tokens = { sequences: 0, tokens: 1, tokenIds: none, positions: none, headRows: none };
+  return { ...tokens, past: [], pastTokens, pastLengths: none } satisfies Partial<StepInput>;
+}
+
+/** What a run without plain rows has in place of them. */
+export function noPlainRows() {
+  const [ids, values] = [new Int32Array(0), new Float32Array(0)];
+  const bias = { rows: ids, ids, values };
+  return {
+    plainRows: ids,
+    gates: values,
+    inverseTemperatures: values,
+    targetIds: ids,
+    bias,
+  } satisfies Partial<StepInput>;
+}
+
 /** `values[i]` is added to logit `ids[i]` of row `rows[i]`. No (row, id) pair may occur twice. */
 export interface SparseBias {
   rows: Int32Array;

@@ -9,6 +9,8 @@ import {
   logitOf,
   type MixedInput,
   minimumPrefillTokens,
+  noPlainRows,
+  noTokens,
   type RowOutput,
   type StepInput,
   type StepOutput,
@@ -128,14 +130,9 @@ function headOf(rows: readonly Row[], P: number, adapters = J): StepInput {
     },
   };
   return {
-    ...{ sequences: 0, tokens: 1, pastTokens: P, tokenIds: new Int32Array(0), positions: new Int32Array(0), past: [] },
-    ...{ pastLengths: new Int32Array(0), headRows: new Int32Array(0), fedStates, plainRows: new Int32Array(0), mixed },
-    ...{
-      gates: new Float32Array(0),
-      inverseTemperatures: new Float32Array(0),
-      targetIds: new Int32Array(0),
-      bias: none,
-    },
+    ...noTokens(P),
+    ...noPlainRows(),
+    ...{ fedStates, mixed },
     want: { scores: true, hidden: false },
   };
 }

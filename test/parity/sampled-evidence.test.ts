@@ -9,6 +9,8 @@ import {
   type Gpt2Config,
   type MixedInput,
   minimumPrefillTokens,
+  noPlainRows,
+  noTokens,
   type StepInput,
   type StepRunner,
 } from "../../gpu-backend/runtime/step.ts";
@@ -33,7 +35,6 @@ const sample = sampleOf(config.vocabularySize)!;
 const J = 3;
 const P = 4;
 const pool = { slots: 2, rank: 1 };
-const none = { rows: new Int32Array(0), ids: new Int32Array(0), values: new Float32Array(0) };
 const floats = (count: number, width = 2) => Float32Array.from({ length: count }, () => (random() - 0.5) * width);
 
 const noWebgpu = await webgpuFailure();
@@ -84,11 +85,11 @@ function evidenceOf(rows: readonly Row[], adapters = J): StepInput {
     },
   };
   return {
-    ...{ sequences: 0, tokens: 1, pastTokens: P, tokenIds: new Int32Array(0), positions: new Int32Array(0), past: [] },
-    ...{ pastLengths: new Int32Array(0), headRows: new Int32Array(0), plainRows: new Int32Array(0), mixed },
+    ...noTokens(P),
+    ...noPlainRows(),
+    mixed,
     fedStates: Float32Array.from(rows.flatMap(({ state }) => [...state])),
-    ...{ gates: new Float32Array(0), inverseTemperatures: new Float32Array(0), targetIds: new Int32Array(0) },
-    ...{ bias: none, want: { scores: false, hidden: false } },
+    want: { scores: false, hidden: false },
   };
 }
 
