@@ -39,7 +39,7 @@ export function feedMixed(
   const { adapters: J, evidence, mixture, adapterBias, keep = [] } = rows;
   const X = rows.rows.length;
   const { full: once, sampled } = splitRows(rows, served);
-  // A lone row of several goes twice for the same reason as a lone one (`withEnoughRows`), which is two rows here already.
+  // A single full row with a pool slot is fed twice (`withEnoughRows` says why). A row that is alone in the run is two here already.
   const full = once.length === 1 && rows.poolSlots ? [...once, ...once] : once;
   const placeOf = new Map(once.map((x, f) => [x, f]));
   const places = Int32Array.from(adapterBias.rows, (x) => placeOf.get(x)!);
@@ -57,7 +57,7 @@ export function feedMixed(
     [n.wantsExperts]: bool(input !== undefined),
     ...queryFeeds(queries, config),
     ...mixtureFeeds(mixture ?? noMixture(X, J, queries.positions), J, mixture !== undefined),
-    // These two otherwise than for rows that are mixed.
+    // Replaces what `mixtureFeeds` feeds: only here do rows score targets, and may rows with adapters be sampled.
     [n.hasAdapters]: bool(J > 0 && full.length > 0),
     [n.targetIds]: tensor(rows.targetIds, [X]),
   };

@@ -2,8 +2,8 @@
  * How likely an adapter finds one token of a prompt, without the sum over a large vocabulary that its softmax divides by. The
  * base's probabilities p are known in full, and the adapter's sum by the base's is Σ p(v)·exp(delta(v)). The tokens of the
  * lowest ids are summed all; of the others some stand for all by a ratio estimate (Cochran, Sampling Techniques, chapter 6):
- * their sum times the mass that p has on all the others by what it has on these. Evidence is taken so, whose own noise, of some
- * tokens of a prompt, is several times larger; answers sum over every token.
+ * their sum times the mass that p has on all the others by what it has on these. Only evidence is estimated: it is itself a
+ * sample of a prompt's tokens, with several times this noise. Answers sum over every token.
  * Shapes: V vocabulary, Q gates, W columns.
  */
 
@@ -58,7 +58,7 @@ export function sampledColumns(matrix: Float32Array, rows: number, { ranges, col
 }
 
 /** Of a row of W columns: the first, the sum of the common tokens, and that of the others that are looked at. */
-export type Sums = ArrayLike<number>;
+type Sums = ArrayLike<number>;
 
 /** A matrix [W, 3] that sums columns so. */
 export function summing({ columns: W }: VocabularySample): Float32Array {
@@ -87,9 +87,9 @@ export function estimatedProbability(
   const rare = adapted[2] - (isSampled ? own : 0);
   let others = rare * share;
   if (probability > leastProbability) {
-    const mass = probability / base[0]; // of what is 1 in `base`
-    const rareMass = (base[2] - (isSampled ? base[0] : 0)) * mass;
-    const otherMass = Math.max(0, 1 - base[1] * mass - (isCommon ? 0 : probability));
+    const scale = probability / base[0]; // from `base` to probabilities
+    const rareMass = (base[2] - (isSampled ? base[0] : 0)) * scale;
+    const otherMass = Math.max(0, 1 - base[1] * scale - (isCommon ? 0 : probability));
     const unchanged = (otherMass * adapted[0]) / probability;
     others = rareMass > leastMass ? otherMass * (rare / rareMass) : Math.max(others, unchanged);
   }
