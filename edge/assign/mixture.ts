@@ -7,6 +7,7 @@ import type { MixtureRequest } from "../../shared/contracts/inference.ts";
 import {
   defaultCalibration,
   type EvidenceCalibration,
+  marginOf,
   priorsOf,
   ruleFor,
   type Span,
@@ -64,7 +65,7 @@ export function automaticMixture(
   const most = hyperNetwork.kind === "full" ? 1 : calibration.adapters;
   const near = nearest.slice(0, most);
   const experts = near.filter(({ isOff }) => !isOff);
-  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence));
+  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), marginOf(nearest));
   const [base, ...priors] = priorsOf(near, basePrior, calibration);
   const request = { base, adapters: weighted(experts, priors), evidence: { ...rule, ...evidence } };
   return { mode: "evidence", experts, request };
@@ -72,14 +73,15 @@ export function automaticMixture(
 
 /**
  * The experts that a request lists. With weights they are served as given, scaled to add up to 1, without a pointer.
- * Without, they are weighed by evidence: the listed base has its calibrated prior, and the adapters share the rest equally.
+ * Without, they are weighed by evidence: the listed base has its calibrated prior, whatever the prompt's margin, and the
+ * adapters share the rest equally.
  */
 export function listedMixture(
   listed: readonly Listed[],
   { evidence: calibration = defaultCalibration }: Calibrated,
   evidence: EvidenceTokens,
 ): PlannedMixture {
-  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence));
+  const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), null);
   const isFixed = listed[0].weight !== null;
   const adapters = listed.filter(({ candidate }) => candidate !== null).length;
   const ofBase = adapters === listed.length ? 0 : adapters === 0 ? 1 : basePrior;

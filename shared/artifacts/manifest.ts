@@ -58,9 +58,10 @@ const share = z.number().min(0).max(1);
 export const evidenceSchema = z.strictObject({
   adapters: z.int().min(1).max(limits.mixtureAdapters),
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
+  /** With `typical` in all rows, or absent. Manifests that were made earlier have neither, nor a `sentinel`. */
+  marginScale: z.number().min(0).max(setLimits.similarityScale).optional(),
   floor: z.number().gt(0).max(1),
   sharpness: z.number().min(0).max(limits.pointerSharpness),
-  /** Absent: 0, as in manifests that were made before there was one. */
   sentinel: share.optional(),
   shares: z.array(share).max(limits.pointerShares - 1),
   byLength: z
@@ -70,6 +71,9 @@ export const evidenceSchema = z.strictObject({
         base: share,
         noPointer: share,
         temper: share,
+        typical: z
+          .strictObject({ margin: z.number().min(0).max(2), surprisal: z.number().min(0).max(limits.surprisal) })
+          .optional(),
       }),
     )
     .min(1)
@@ -160,7 +164,8 @@ const shape = z.strictObject({
 });
 
 /** Fields that are each within bounds and contradict one another. */
-export const manifestSchema = shape.superRefine(({ model, hyperNetwork, centroids, training, files }, context) => {
+export const manifestSchema = shape.superRefine((manifest, context) => {
+  const { model, hyperNetwork, centroids, evidence, training, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
   if (model.endOfTextId >= model.vocabularySize) {
     refuse(["model", "endOfTextId"], `it must be below the vocabulary of ${model.vocabularySize}`);
@@ -179,6 +184,10 @@ export const manifestSchema = shape.superRefine(({ model, hyperNetwork, centroid
   }
   centroids.forEach(({ id }, k) => {
     if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
+  });
+  evidence?.byLength.forEach(({ typical }, l) => {
+    if ((typical === undefined) === (evidence.marginScale === undefined)) return;
+    refuse(["evidence", "byLength", l, "typical"], "all rows have it where there is a marginScale, and else none");
   });
   training?.assignments?.forEach((counted, i) => {
     if (counted.centroids.length !== centroids.length) {

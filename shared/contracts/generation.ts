@@ -35,7 +35,7 @@ const adapterField = z
   .transform(readAdapter)
   .meta({
     description:
-      "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
+      "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as for a typical prompt; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
     anyOf: [
       { type: "null" },
       { type: "string", minLength: 1, maxLength: limits.adapterCharacters },

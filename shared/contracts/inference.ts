@@ -108,6 +108,8 @@ export const mixtureSchema = z.strictObject({
         sharpness: z.number().min(0).max(limits.pointerSharpness),
         /** Absent where the manifest has none: a backend of the release before knows no such field. */
         sentinel: share.optional(),
+        /** Absent likewise. */
+        typicalSurprisal: z.number().min(0).max(limits.surprisal).optional(),
         shares: z
           .array(z.strictObject({ share, prior: share }))
           .min(1)

@@ -67,6 +67,11 @@ export const limitTable = {
   mixtureAdapters: { value: 3, unit: "entries", bounds: "Adapters in a list of `chameleon.adapter`, beside the base" },
   expertWeight: { value: 1_000_000, unit: "value", bounds: "Each `weight` in `chameleon.adapter`" },
   pointerShares: { value: 16, unit: "entries", bounds: "Shares of the pointer, between edge and backend" },
+  surprisal: {
+    value: 100,
+    unit: "value",
+    bounds: "Typical surprisal of a prompt's tokens, in manifests and to the backend",
+  },
   pointerSharpness: { value: 100, unit: "value", bounds: "Sharpness of the pointer, between edge and backend" },
   wholeLogprobs: {
     value: 65_536,

@@ -26,6 +26,11 @@ export interface EvidenceRule {
     sharpness: number;
     /** κ: mass of the sentinel, where a position whose key is the same has 1. Absent: 0. */
     sentinel?: number;
+    /**
+     * Mean surprisal of the prompt's evidence under the base, in nats a token, for which the priors of the shares hold: each nat
+     * more divides the odds of share 0 by e. Absent: they hold for every prompt.
+     */
+    typicalSurprisal?: number;
     /** Shares λ that the pointer may take, with their priors. */
     shares: { share: number; prior: number }[];
   };
@@ -37,6 +42,8 @@ export interface EvidenceCalibration {
   adapters: number;
   /** Their priors go with exp(scale · similarity). */
   similarityScale: number;
+  /** The odds of the base go with exp(−scale · margin), the margin as in `marginOf`. Absent: 0. */
+  marginScale?: number;
   floor: number;
   sharpness: number;
   sentinel?: number;
@@ -50,6 +57,11 @@ export interface EvidenceCalibration {
     /** Prior of no pointer. */
     noPointer: number;
     temper: number;
+    /**
+     * Margin, and surprisal in nats a token (`EvidenceRule`), for which the two priors hold. Absent: they hold for every prompt, as
+     * they do for prompts that are shorter than the first row.
+     */
+    typical?: { margin: number; surprisal: number };
   }[];
 }
 
@@ -75,24 +87,49 @@ export const defaultCalibration: EvidenceCalibration = {
  */
 export const calibratedPointer = { sharpness: 15, sentinel: 0.005, shares: [0.2, 0.5] };
 
-/** The rule for a prompt of which the first `tokens` are evidence, and the base's prior. */
+/** The `marginScale` of such manifests; absent from the default for the same reason. */
+export const calibratedMarginScale = 5;
+
+/**
+ * The rule for a prompt of which the first `tokens` are evidence, and the base's prior.
+ * @param margin of the prompt (`marginOf`); null where centroids do not decide which adapters are weighed
+ */
 export function ruleFor(
-  { floor, sharpness, sentinel, shares, byLength }: EvidenceCalibration,
+  { floor, sharpness, sentinel, shares, marginScale = 0, byLength }: EvidenceCalibration,
   tokens: number,
+  margin: number | null,
 ): EvidenceRule & { basePrior: number } {
-  const { base, noPointer, temper } = byLength.findLast((row) => row.promptTokens <= tokens) ?? byLength[0];
+  const reached = byLength.findLast((row) => row.promptTokens <= tokens);
+  const { base, noPointer, temper } = reached ?? byLength[0];
+  const typical = reached?.typical;
+  const more = margin === null || typical === undefined ? 0 : marginScale * (typical.margin - margin);
   const others = shares.map((share) => ({ share, prior: (1 - noPointer) / shares.length }));
   return {
     tokens,
     temper,
     floor,
-    basePrior: base,
+    basePrior: more === 0 ? base : withLogOdds(base, more),
     pointer: {
       sharpness,
       ...(sentinel !== undefined && { sentinel }),
+      ...(typical && { typicalSurprisal: typical.surprisal }),
       shares: [{ share: 0, prior: noPointer }, ...others],
     },
   };
+}
+
+/** The probability whose log odds are `more` than this one's. */
+function withLogOdds(probability: number, more: number): number {
+  return 1 / (1 + Math.exp(Math.log(1 - probability) - Math.log(probability) - more));
+}
+
+/**
+ * By how much a prompt is nearer to its nearest centroid than to the second, in cosine similarity: text like that which a centroid
+ * stands for has a clear nearest one, other text lies between several. Null where there is no second.
+ * @param nearest the nearest first
+ */
+export function marginOf(nearest: readonly { similarity: number }[]): number | null {
+  return nearest.length < 2 ? null : nearest[0].similarity - nearest[1].similarity;
 }
 
 /** A centroid near a prompt. */
@@ -115,7 +152,8 @@ export function priorsOf(
   const weights = nearest.map(({ similarity }) => Math.exp(similarityScale * (similarity - highest)));
   const sum = weights.reduce((total, weight) => total + weight, 0);
   const adapters = weights.flatMap((weight, k) => (nearest[k].isOff ? [] : [((1 - basePrior) * weight) / sum]));
-  return [1 - adapters.reduce((total, prior) => total + prior, 0), ...adapters];
+  // Adapters that take all may add up to a little more than 1.
+  return [Math.max(0, 1 - adapters.reduce((total, prior) => total + prior, 0)), ...adapters];
 }
 
 /** The pointer's attention where one token is to be predicted. */
@@ -139,6 +177,11 @@ export interface MixtureWeights {
   adapters: number[];
   /** What the pointer takes where all of its attention is on positions; what it leaves, the others share by their weights. */
   pointer: number;
+}
+
+/** Of a token of this probability, in nats. */
+export function surprisalOf(probability: number): number {
+  return -Math.log(Math.max(probability, leastProbability));
 }
 
 /** What the mixture gained on the tokens that were looked at, each under the weights of those before it. */
@@ -223,8 +266,9 @@ export function mixedProbability(
 
 /**
  * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
- * `positionsOfEvidence`. Each of those stands for an equal part of the evidence. Here each expert gets by itself what the sentinel
- * takes of a share; what is served divides it by the weights that come out (`mixedProbability`).
+ * `positionsOfEvidence`. Each of those stands for an equal part of the evidence. The pointer is worth more where the base is
+ * surprised, so its prior depends on how much the base was by the tokens before (`typicalSurprisal`). Here each expert gets by
+ * itself what the sentinel takes of a share; what is served divides it by the weights that come out (`mixedProbability`).
  */
 export function weigh(
   priors: readonly number[],
@@ -237,9 +281,14 @@ export function weigh(
     shares.map(({ share, prior: ofShare }) => ({ expert, share, logWeight: Math.log(prior) + Math.log(ofShare) })),
   );
   const temper = (rule.temper * evidenceTokens) / Math.max(1, tokenEvidence.length);
+  const { typicalSurprisal } = rule.pointer;
   let gained = 0;
-  for (const { experts, pointer } of tokenEvidence) {
-    const before = normalised(pairs);
+  let surprisal = 0;
+  /** What is added to the logarithms of the pairs without pointer after so many tokens, whose surprisals add up to `surprisal`. */
+  const forNoPointer = (tokens: number) =>
+    typicalSurprisal === undefined || tokens === 0 ? 0 : typicalSurprisal - surprisal / tokens;
+  for (const [n, { experts, pointer }] of tokenEvidence.entries()) {
+    const before = normalised(pairs, forNoPointer(n));
     let mixed = 0;
     pairs.forEach((pair, i) => {
       const { expert, share } = pair;
@@ -247,9 +296,11 @@ export function weigh(
       mixed += before[i] * p;
       pair.logWeight += temper * Math.log(p);
     });
-    gained += Math.log(mixed) - Math.log(Math.max(experts[0], leastProbability));
+    const ofBase = surprisalOf(experts[0]);
+    gained += Math.log(mixed) + ofBase;
+    surprisal += ofBase;
   }
-  const after = normalised(pairs);
+  const after = normalised(pairs, forNoPointer(tokenEvidence.length));
   const byExpert = priors.map(() => 0);
   let pointer = 0;
   pairs.forEach(({ expert, share }, i) => {
@@ -273,10 +324,11 @@ export function withFloor({ base, adapters, pointer }: MixtureWeights, floor: nu
   return { base: ofBase, adapters: scaled.slice(0, -1), pointer: scaled[scaled.length - 1] };
 }
 
-/** Weights of the pairs, adding up to 1. */
-function normalised(pairs: readonly { logWeight: number }[]): number[] {
-  const highest = pairs.reduce((most, { logWeight }) => Math.max(most, logWeight), Number.NEGATIVE_INFINITY);
-  const weights = pairs.map(({ logWeight }) => Math.exp(logWeight - highest));
+/** Weights of the pairs, adding up to 1; `forNoPointer` is added to the logarithms of those of share 0. */
+function normalised(pairs: readonly { share: number; logWeight: number }[], forNoPointer: number): number[] {
+  const logOf = ({ share, logWeight }: (typeof pairs)[number]) => (share === 0 ? logWeight + forNoPointer : logWeight);
+  const highest = pairs.reduce((most, pair) => Math.max(most, logOf(pair)), Number.NEGATIVE_INFINITY);
+  const weights = pairs.map((pair) => Math.exp(logOf(pair) - highest));
   const sum = weights.reduce((total, weight) => total + weight, 0);
   return weights.map((weight) => weight / sum);
 }

@@ -4,7 +4,7 @@
  * written but folders named by a hash, and nothing is kept of what was refused.
  * Another seed or more of them: FUZZ_SEED=7 FUZZ_SETS=5000 npm test -- test/fuzz/artifact-sets.test.ts
  */
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
@@ -13,6 +13,7 @@ import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../edge/assign/artifact-bucket.ts";
+import { assign } from "../../edge/assign/assign.ts";
 import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
 import { artifactsOf, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { SetFolders } from "../../gpu-backend/engine/sets/set-folder.ts";
@@ -20,7 +21,9 @@ import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { currentOf, objectName, parsePointer, pointerName, switchedTo } from "../../shared/artifacts/bucket.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile, setFiles } from "../../shared/artifacts/manifest.ts";
+import { mixtureSchema } from "../../shared/contracts/inference.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
+import { calibratedPointer, defaultCalibration } from "../../shared/math/evidence.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -32,6 +35,12 @@ type Bytes = Uint8Array<ArrayBuffer>;
 type Files = Map<string, Bytes>;
 const bytesOf = (text: string) => new TextEncoder().encode(text);
 
+/** With every field that a calibration may have. */
+const evidence = {
+  ...{ ...defaultCalibration, ...calibratedPointer, marginScale: 5 },
+  byLength: defaultCalibration.byLength.map((row) => ({ ...row, typical: { margin: 0.2, surprisal: 4 } })),
+};
+
 let folder: string;
 const models: string[] = [];
 const valid: Files[] = [];
@@ -40,7 +49,10 @@ beforeAll(async () => {
   for (const kind of ["gated-bank", "full"] as const) {
     const model = path.join(folder, kind);
     await writeTinyModel(model, 7, { kind });
-    const read = async (name: string) => Uint8Array.from(await readFile(path.join(artifactsOf(model), name)));
+    const file = (name: string) => path.join(artifactsOf(model), name);
+    const read = async (name: string) => Uint8Array.from(await readFile(file(name)));
+    const manifest = JSON.parse(await readFile(file(manifestFile), "utf8"));
+    await writeFile(file(manifestFile), JSON.stringify({ ...manifest, evidence }));
     models.push(model);
     valid.push(
       new Map(await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const))),
@@ -219,6 +231,8 @@ async function readAsEdge(manifestHash: string, objects: Files) {
     expect(Math.abs(similarity)).toBeLessThan(1.001);
   }
   set.chatTemplate.encode([{ role: "user", content: "hello" }], 0);
+  const { mixture } = assign(ids, "auto", set);
+  expect(mixtureSchema.parse(mixture)).toEqual(mixture);
   return set.manifestHash;
 }
 
@@ -302,11 +316,14 @@ test(
   timeoutMs,
 );
 
-/** What a manifest says of the model but its names: a backend with another model refuses the set. */
+/** What a manifest says of the model and a backend checks: a backend with another model refuses the set. */
 function shapeIn(files: Files): object {
-  const { name: _name, servedAs: _servedAs, ...shape } = JSON.parse(
-    new TextDecoder().decode(files.get(manifestFile)),
-  ).model;
+  const {
+    name: _name,
+    servedAs: _servedAs,
+    chatTemplate: _chatTemplate,
+    ...shape
+  } = JSON.parse(new TextDecoder().decode(files.get(manifestFile))).model;
   return shape;
 }
 

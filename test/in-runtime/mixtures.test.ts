@@ -38,7 +38,7 @@ const sentOf = async (body: object) => {
 describe("the default", () => {
   test("sends each sequence what its prompt may be a mixture of, choices of a prompt alike", async () => {
     const { mixture, sequences, centroidId } = await sentOf({ prompt: "aab", n: 2, max_tokens: 1 });
-    const { basePrior, ...rule } = ruleFor(defaultCalibration, 3);
+    const { basePrior, ...rule } = ruleFor(defaultCalibration, 3, null);
     expect(centroidId).toBe("c0");
     expect(mixture).toMatchObject({ evidence: { ...rule, tokens: 3 } });
     // c2 is off, so the base has its prior.

@@ -60,7 +60,7 @@ const rule: NonNullable<MixtureRequest["evidence"]> = {
   temper: 0.1,
   floor: 0.05,
   pointer: {
-    ...{ sharpness: 15, sentinel },
+    ...{ sharpness: 15, sentinel, typicalSurprisal: 5 },
     shares: [0, 0.05, 0.2].map((share) => ({ share, prior: share === 0 ? 0.6 : 0.2 })),
   },
 };

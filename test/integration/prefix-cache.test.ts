@@ -22,7 +22,7 @@ import { tinyConfig, writeTinyModel } from "../support/tiny-model.ts";
 const seed = 2027;
 const random = seededRandom(seed);
 const draw = (length: number) => Array.from({ length }, () => Math.floor(random() * tinyConfig.endOfTextId));
-const { basePrior, ...evidence } = ruleFor(defaultCalibration, 407);
+const { basePrior, ...evidence } = ruleFor(defaultCalibration, 407, null);
 const mixture = {
   base: basePrior,
   adapters: ["c0", "c1"].map((centroidId) => ({ centroidId, weight: (1 - basePrior) / 2 })),

@@ -36,7 +36,7 @@ export interface CalibrationRow {
 
 export interface Calibrated {
   calibration: ReturnType<typeof calibrationOf>;
-  /** Each family's rows under what is chosen without that family. */
+  /** Each family's rows under what is chosen without that family; only what is typical of a prompt is of all. */
   rows: CalibrationRow[];
 }
 

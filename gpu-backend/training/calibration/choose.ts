@@ -4,14 +4,17 @@
  * Least harm comes first: no text may lose more than is tolerated, whatever other text gains.
  */
 import {
+  calibratedMarginScale,
   calibratedPointer,
   defaultCalibration,
   type EvidenceCalibration,
   type MixtureWeights,
+  marginOf,
   mixedProbability,
   pointerOdds,
   priorsOf,
   ruleFor,
+  surprisalOf,
   weigh,
   withFloor,
 } from "../../../shared/math/evidence.ts";
@@ -28,7 +31,7 @@ export interface GroupedTrial extends Trial {
 
 /** What is tried: all combinations for each prompt length, and one floor for all of them. */
 const grid = {
-  base: [0.95, 0.9, 0.8, 0.7, 0.5, 0.3],
+  base: [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.5, 0.3],
   noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
   temper: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7],
   floor: [0.3, 0.2, 0.1, 0.05, 0.02],
@@ -36,13 +39,7 @@ const grid = {
 const candidates = grid.base.flatMap((base) =>
   grid.noPointer.flatMap((noPointer) => grid.temper.map((temper) => ({ base, noPointer, temper }))),
 );
-/** The floor is put on afterwards, so that each candidate is weighed once. */
-const withoutFloor = candidates.map((candidate) => ({
-  ...defaultCalibration,
-  ...calibratedPointer,
-  floor: 0,
-  byLength: [{ promptTokens: 0, ...candidate }],
-}));
+type Row = EvidenceCalibration["byLength"][number];
 
 /** A group may lose this much to the base, in nats a token: what users are promised of any kind of text. */
 const toleratedLoss = 0.01;
@@ -55,7 +52,7 @@ const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
  * length, each group where the prompt is as long as the prefix that training assigns text by, so that it says which adapter helps.
  */
 const toleratedBehindNearest = { ofAll: 0, ofGroup: 0.02 };
-/** A safer choice is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
+/** A safer choice, which stays further from the nearest of these limits, is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
 const worthOfSafety = 0.01;
 /** Where no choice is harmless, harm that differs by at most this counts as the same, in nats a token: that, too, is noise. */
 const sameHarm = 0.001;
@@ -73,6 +70,7 @@ export function nearestAlone({ nearest: [{ isOff }] }: Pick<Trial, "nearest">): 
 /** Gains of a prompt length's trials under every floor and candidate, in nats a token. */
 export interface Measured {
   promptTokens: number;
+  typical: NonNullable<Row["typical"]>;
   trials: (Pick<GroupedTrial, "group" | "family" | "isServed" | "document"> & { tokens: number })[];
   /** [trials] */
   nearest: Float32Array;
@@ -83,6 +81,9 @@ export interface Measured {
 /** Measures the whole grid on trials of one prompt length. */
 export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[]): Measured {
   const gains = grid.floor.map(() => candidates.map(() => new Float32Array(trials.length)));
+  const typical = typicalOf(trials.filter(({ isServed }) => !isServed));
+  // The floor is put on afterwards, so that each candidate is weighed once.
+  const withoutFloor = candidates.map((candidate) => calibrationWith(0, [{ promptTokens: 0, ...candidate, typical }]));
   for (const [t, trial] of trials.entries()) {
     const tokens = trial.continuation.length;
     for (const [c, calibration] of withoutFloor.entries()) {
@@ -92,6 +93,7 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
   }
   return {
     promptTokens,
+    typical,
     trials: trials.map(({ group, family, isServed, document, continuation }) => {
       return { group, family, isServed, document, tokens: continuation.length };
     }),
@@ -100,9 +102,30 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
   };
 }
 
+/**
+ * Means over groups of the trials' margins (cosine) and of their evidence's surprisal under the base (nats a token), rounded to
+ * .001. Of all groups, also where a choice leaves a family out.
+ */
+function typicalOf(trials: readonly GroupedTrial[]): Measured["typical"] {
+  const groups = [...Map.groupBy(trials, ({ group }) => group).values()];
+  const mean = (of: (trial: GroupedTrial) => number) =>
+    Number(meanOf(groups.map((group) => meanOf(group.map(of)))).toFixed(3));
+  return {
+    margin: mean(({ nearest }) => marginOf(nearest) ?? 0),
+    surprisal: mean(({ evidence }) => meanOf(evidence.map(({ experts }) => surprisalOf(experts[0])))),
+  };
+}
+
+function calibrationWith(floor: number, byLength: Row[]) {
+  const { adapters, similarityScale } = defaultCalibration;
+  const { sharpness, sentinel, shares } = calibratedPointer;
+  const pointer = { sharpness, sentinel, shares: [...shares] };
+  return { adapters, similarityScale, marginScale: calibratedMarginScale, ...pointer, floor, byLength };
+}
+
 /** Weights of a trial's experts, as its prompt would be served under a calibration. */
 export function weightsOf(trial: Trial, calibration: EvidenceCalibration): MixtureWeights {
-  const { basePrior, ...rule } = ruleFor(calibration, trial.promptTokens);
+  const { basePrior, ...rule } = ruleFor(calibration, trial.promptTokens, marginOf(trial.nearest));
   return weigh(priorsOf(trial.nearest, basePrior, calibration), rule, trial.evidence).weights;
 }
 
@@ -123,7 +146,7 @@ export interface Choice {
 
 /**
  * Of the choices that do the least harm and gain about as much as any the safest: for each floor and length the candidate
- * under which the worst group loses least, then the highest floor.
+ * that stays furthest from what is tolerated, then the highest floor.
  * @param keep families whose trials count
  */
 export function choose(measured: readonly Measured[], keep: (family: string) => boolean = () => true): Choice {
@@ -146,13 +169,14 @@ export function choose(measured: readonly Measured[], keep: (family: string) => 
 
 /** What a manifest brings: a row for each measured length, which holds from that length on. */
 export function calibrationOf(measured: readonly Measured[], choice: Choice) {
-  const { adapters, similarityScale } = defaultCalibration;
-  const { sharpness, sentinel, shares } = calibratedPointer;
-  return {
-    ...{ adapters, similarityScale, sharpness, sentinel, shares: [...shares] },
-    floor: grid.floor[choice.floor],
-    byLength: measured.map(({ promptTokens }, l) => ({ promptTokens, ...candidates[choice.candidates[l]] })),
-  } satisfies EvidenceCalibration;
+  return calibrationWith(
+    grid.floor[choice.floor],
+    measured.map(({ promptTokens, typical }, l) => ({
+      promptTokens,
+      ...candidates[choice.candidates[l]],
+      typical,
+    })),
+  ) satisfies EvidenceCalibration;
 }
 
 interface Score {
@@ -196,16 +220,23 @@ function scoreOf(
   const worstOfAll = meanOfWorst([...groups.values()].flatMap(({ texts }) => texts));
   const worstOfGroup = Math.min(...groups.values().map(({ texts }) => meanOfWorst(texts)));
   const behind = [...served.values()].map((documents) => estimateOf([...documents.values()]));
-  const harms = [
-    -lowest - toleratedLoss,
-    -worstOfAll - toleratedWorstLoss.ofAll,
-    -worstOfGroup - toleratedWorstLoss.ofGroup,
-    surelyBehind(behind) - toleratedBehindNearest.ofAll,
-    ...(promptTokens < prefixTokens ? [] : behind.map((one) => surelyBehind([one]) - toleratedBehindNearest.ofGroup)),
-  ];
+  /**
+   * Most nats a token beyond what is tolerated; below 0 all is within. Known text is behind by its mean less `errors` standard
+   * errors.
+   */
+  const excess = (errors: number) =>
+    Math.max(
+      -lowest - toleratedLoss,
+      -worstOfAll - toleratedWorstLoss.ofAll,
+      -worstOfGroup - toleratedWorstLoss.ofGroup,
+      atLeast(behind, errors) - toleratedBehindNearest.ofAll,
+      ...(promptTokens < prefixTokens
+        ? []
+        : behind.map((one) => atLeast([one], errors) - toleratedBehindNearest.ofGroup)),
+    );
+  const harm = excess(1);
   // Gains are kept as float32: a smaller harm is rounding.
-  const harm = Math.max(...harms);
-  return { harm: harm < 1e-6 ? 0 : harm, gain: meanOf(means), safety: lowest };
+  return { harm: harm < 1e-6 ? 0 : harm, gain: meanOf(means), safety: -excess(0) };
 }
 
 /** Over tokens of some texts. */
@@ -244,10 +275,11 @@ function estimateOf(documents: readonly NatsSum[]): Estimate {
   return { mean, error: n < 2 ? Number.POSITIVE_INFINITY : Math.sqrt((n / (n - 1)) * squares) / tokens };
 }
 
-/** Mean of groups less its standard error; −∞ where one has a single document. */
-function surelyBehind(groups: readonly Estimate[]): number {
-  if (groups.length === 0) return Number.NEGATIVE_INFINITY;
-  return meanOf(groups.map(({ mean }) => mean)) - Math.hypot(...groups.map(({ error }) => error)) / groups.length;
+/** Mean of groups less `errors` of its standard errors; −∞ where one has a single document, or there is none. */
+function atLeast(groups: readonly Estimate[], errors: number): number {
+  const error = Math.hypot(...groups.map((one) => one.error)) / groups.length;
+  if (!Number.isFinite(error)) return Number.NEGATIVE_INFINITY;
+  return meanOf(groups.map(({ mean }) => mean)) - errors * error;
 }
 
 function atOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {

@@ -15,8 +15,10 @@ export function calibrationTable({ calibration, rows }: Calibrated): string {
   return [
     `floor ${calibration.floor}: no token costs more than ${(-Math.log(calibration.floor)).toFixed(2)} nats over the base`,
     markdownTable(
-      ["prompt tokens", "prior of the base", "prior of no pointer", "temper"],
-      calibration.byLength.map((row) => [row.promptTokens, row.base, row.noPointer, row.temper].map(String)),
+      ["prompt tokens", "prior of the base", "at a margin of", "prior of no pointer", "at a surprisal of", "temper"],
+      calibration.byLength.map(({ promptTokens, base, noPointer, temper, typical }) =>
+        [promptTokens, base, typical?.margin ?? "–", noPointer, typical?.surprisal ?? "–", temper].map(String),
+      ),
     ),
     markdownTable(
       ["text", ...lengths.map((length) => `after ${length} tokens: mixture (nearest)`)],

@@ -13,6 +13,7 @@ import {
 import {
   type EvidenceCalibration,
   type EvidenceRule,
+  marginOf,
   type NearCentroid,
   priorsOf,
   ruleFor,
@@ -65,9 +66,12 @@ export const planners: Record<string, Planner> = {
 export const mainMethods: readonly string[] = [base, nearest, mixture];
 export const controls = Object.keys(planners).filter((name) => !mainMethods.includes(name));
 
-/** The plan of a static head: the one adapter of its artifacts, weighed beside base and pointer as the nearest are. */
+/**
+ * The plan of a static head: the one adapter of its artifacts, weighed beside base and pointer as the nearest are. It has no
+ * centroids and so no margin: the base has the prior of a typical prompt.
+ */
 export function staticHeadPlan(promptTokens: number, adapterId: string, calibration: EvidenceCalibration): Plan {
-  const { basePrior, ...evidence } = ruleFor(calibration, promptTokens);
+  const { basePrior, ...evidence } = ruleFor(calibration, promptTokens, null);
   const adapters = [{ centroidId: adapterId, weight: 1 - basePrior }];
   return { adapterId, mixture: { base: basePrior, adapters, evidence: requested(evidence) } };
 }
@@ -101,7 +105,11 @@ export class Prompt {
     const calibration = this.#calibration;
     const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
     const sharpness = changes.sharpness ?? calibration.sharpness;
-    const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength, sharpness }, this.#tokens);
+    const { basePrior, ...evidence } = ruleFor(
+      { ...calibration, byLength, sharpness },
+      this.#tokens,
+      marginOf(this.#ranked),
+    );
     const [base, ...priors] = priorsOf(near, basePrior, calibration);
     const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
     const mixture = { base, adapters, evidence: requested(evidence) };
@@ -113,13 +121,14 @@ export class Prompt {
     const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0 });
     const weight = 1 / (planned!.adapters.length + 1);
     const { pointer, ...evidence } = planned!.evidence!;
+    const { typicalSurprisal: _typicalSurprisal, ...others } = pointer;
     const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
     return {
       adapterId,
       mixture: {
         base: weight,
         adapters: on(this.nearest).map(({ id }) => ({ centroidId: id, weight })),
-        evidence: { ...evidence, pointer: { ...pointer, shares } },
+        evidence: { ...evidence, pointer: { ...others, shares } },
       },
     };
   }

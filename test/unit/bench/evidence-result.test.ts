@@ -1,5 +1,6 @@
 /** The evidence measurement: plans of the methods, what is said of their scores, and the client of the public API. */
 import { expect, test, vi } from "vitest";
+import { automaticMixture } from "../../../edge/assign/mixture.ts";
 import {
   base,
   controls,
@@ -8,8 +9,10 @@ import {
   type Placement,
   Prompt,
   planners,
+  staticHeadPlan,
 } from "../../../gpu-backend/training/figures/serving.ts";
 import { scoredTokens } from "../../../gpu-backend/training/figures/texts.ts";
+import { promptEmbedding, rankCentroids } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
 import { type ApiOptions, requireEvidenceTokens, scoreByApi } from "../../bench/evidence/api-client.ts";
 import { tables } from "../../bench/evidence/report.ts";
@@ -56,6 +59,32 @@ test("methods differ from the mixture in what their name says alone", () => {
   const random = changed("random centroids");
   expect(random.adapters.map((one) => "centroidId" in one && one.centroidId).sort()).toEqual(["south", "west"]);
   expect(random.adapters.map(({ weight }) => weight)).toEqual(served!.adapters.map(({ weight }) => weight));
+});
+
+test("priors follow the prompt's margin and surprisal as at the edge; controls that have no priors do not", () => {
+  const typical = { margin: 0.1, surprisal: 4 };
+  const byLength = [{ promptTokens: 0, base: 0.8, noPointer: 0.7, temper: 0.1, typical }];
+  const calibration = { ...defaultCalibration, adapters: 2, marginScale: 5, byLength };
+  for (const ids of [[0], [0, 1, 0, 0, 1], [0, 1]]) {
+    const prompt = new Prompt(ids, { ...placement, calibration });
+    const candidates = rankCentroids(promptEmbedding(ids.slice(0, 4), placement.table), placement.centroids).map(
+      ({ index, similarity }) => ({ id: placement.ids[index], similarity, ownHash: null, gain: null, isOff: false }),
+    );
+    const bank = { hyperNetwork: { kind: "gated-bank" }, evidence: calibration } as const;
+    const { request } = automaticMixture(candidates, bank, { tokens: ids.length });
+    const { mixture: served } = planners[mixture](prompt, 0);
+    expect(served).toEqual(request);
+    expect(served!.evidence!.pointer.typicalSurprisal).toBe(4);
+    expect(planners["random centroids"](prompt, 0).mixture!.base).toBeCloseTo(request.base, 12);
+    expect(planners["equal weights"](prompt, 0).mixture!.evidence!.pointer).not.toHaveProperty("typicalSurprisal");
+    const { mixture: ofStaticHead } = staticHeadPlan(ids.length, "c0", calibration);
+    expect(ofStaticHead!.base).toBe(0.8);
+    expect(ofStaticHead!.evidence!.pointer).toEqual(request.evidence!.pointer);
+  }
+  const baseAt = (ids: number[]) => planners[mixture](new Prompt(ids, { ...placement, calibration }), 0).mixture!.base;
+  // Between two axes, and on one.
+  expect(baseAt([0, 1])).toBeGreaterThan(0.8);
+  expect(baseAt([0])).toBeLessThan(0.5);
 });
 
 test("adapters that are off are no experts, and leave their priors to the base, as at the edge", () => {

@@ -28,7 +28,7 @@ describe("a mixture by evidence", () => {
   test("is of the base and the nearest centroids, by the rule and the priors of the prompt's length", () => {
     for (const tokens of [1, 8, 64]) {
       const { experts, request, mode } = automaticMixture(nearest, bank, { tokens });
-      const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens);
+      const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens, null);
       const [base, ...priors] = priorsOf(nearest.slice(0, 3), basePrior, defaultCalibration);
       expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
       expect(base).toBeCloseTo(basePrior, 12);
@@ -46,6 +46,37 @@ describe("a mixture by evidence", () => {
     const { request } = automaticMixture(nearest, { ...bank, evidence }, { tokens: 64 });
     expect(request.adapters).toHaveLength(1);
     expect(request.evidence?.floor).toBe(0.3);
+  });
+
+  test("takes prior from the base where the nearest centroid is clearly nearest, also where it alone becomes an expert", () => {
+    const [{ base, noPointer, temper }] = defaultCalibration.byLength;
+    const typical = { margin: 0.2, surprisal: 4 };
+    const evidence = {
+      ...defaultCalibration,
+      marginScale: 5,
+      byLength: [{ promptTokens: 0, base, noPointer, temper, typical }],
+    };
+    for (const kind of ["gated-bank", "full"] as const) {
+      const priorAt = (second: number) => {
+        const near = [0.9, second, 0.1].map((similarity, k) => candidate(`c${k}`, similarity));
+        return automaticMixture(near, { evidence, hyperNetwork: { kind } }, { tokens: 64 }).request;
+      };
+      const [clear, typically, unclear] = [0.3, 0.7, 0.85].map((second) => priorAt(second).base);
+      expect(typically).toBeCloseTo(base, 12);
+      expect(clear).toBeLessThan(base - 0.1);
+      expect(unclear).toBeGreaterThan(base + 0.05);
+      const { request } = listedMixture(
+        list(["base"], [nearest[0]], [nearest[4]]),
+        { ...bank, evidence },
+        { tokens: 64 },
+      );
+      expect(request.base).toBe(base);
+      // The second centroid is a place among texts, whether its adapter is on or not.
+      const off = [0.9, 0.85, 0.1].map((similarity, k) => candidate(`c${k}`, similarity, { isOff: k === 1 }));
+      const { request: beside } = automaticMixture(off, { evidence, hyperNetwork: { kind } }, { tokens: 64 });
+      expect(beside.adapters[0].weight).toBeCloseTo(priorAt(0.85).adapters[0].weight, 12);
+      expect(mixtureSchema.parse(priorAt(0.3)).evidence?.pointer.typicalSurprisal).toBe(4);
+    }
   });
 
   test("leaves the prior of centroids that are off to the base, and is base and pointer alone where the nearest are off", () => {
@@ -77,7 +108,7 @@ describe("a mixture by evidence", () => {
     expect(evidenceCount({ tokens: 64, spans })).toBe(55);
     expect(evidenceCount({ tokens: 10, spans })).toBe(5);
     const short = automaticMixture(nearest, bank, { tokens: 100, spans: [[3, 7]] });
-    expect(short.request.base).toBeCloseTo(ruleFor(defaultCalibration, 4).basePrior, 12);
+    expect(short.request.base).toBeCloseTo(ruleFor(defaultCalibration, 4, null).basePrior, 12);
     expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
   });
 });
@@ -88,7 +119,7 @@ describe("a mixture of listed experts", () => {
   test("without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
     const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), bank, evidence);
     expect(mode).toBe("evidence");
-    const { basePrior } = ruleFor(defaultCalibration, 64);
+    const { basePrior } = ruleFor(defaultCalibration, 64, null);
     expect(request).toMatchObject({ base: basePrior, evidence: { tokens: 64, floor: defaultCalibration.floor } });
     // The nearest first.
     const weight = (1 - basePrior) / 2;
@@ -119,9 +150,33 @@ describe("a mixture of listed experts", () => {
     });
     expect(idsOf(fixed)).toEqual(["legal", "c1"]);
     const weighed = listedMixture(list(["base"], [off], [nearest[1]]), bank, evidence);
-    const ofEach = (1 - ruleFor(defaultCalibration, 64).basePrior) / 2;
+    const ofEach = (1 - ruleFor(defaultCalibration, 64, null).basePrior) / 2;
     expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
   });
+});
+
+test("whatever the margin and its scale, weights add up to 1 and keep to the contract", () => {
+  console.log(`seed ${seed}`);
+  // fast-check prefers the ends, where sums are exact.
+  const between = (min: number, max: number) => fc.noBias(fc.double({ min, max, noNaN: true }));
+  fc.assert(
+    fc.property(
+      fc.array(fc.record({ similarity: between(-1, 1), isOff: fc.boolean() }), { minLength: 1, maxLength: 6 }),
+      fc.record({ base: between(0, 1), noPointer: between(0, 1), temper: between(0, 1) }),
+      between(0, 1000),
+      between(0, 2),
+      (centroids, row, marginScale, margin) => {
+        const ranked = centroids.toSorted((a, b) => b.similarity - a.similarity);
+        const near = ranked.map(({ similarity, isOff }, k) => candidate(`c${k}`, similarity, { isOff }));
+        const byLength = [{ promptTokens: 0, ...row, typical: { margin, surprisal: 4 } }];
+        const evidence = { ...defaultCalibration, marginScale, byLength };
+        const planned = automaticMixture(near, { ...bank, evidence }, { tokens: 64 });
+        expect(totalOf(planned)).toBeCloseTo(1, 9);
+        expect(mixtureSchema.parse(planned.request)).toEqual(planned.request);
+      },
+    ),
+    { seed, numRuns: 10_000 },
+  );
 });
 
 test("whatever is listed, weights add up to 1 and keep to the contract", () => {

@@ -5,6 +5,7 @@ import {
   defaultCalibration,
   evidencePositions,
   type MixtureWeights,
+  marginOf,
   mixedProbability,
   pointerMass,
   positionsOfEvidence,
@@ -119,6 +120,59 @@ describe("weighing", () => {
     expect(evidence.nats).toBeCloseTo(Math.log(0.25 / 0.1), 12);
   });
 
+  test("each nat by which the base is more surprised than is typical divides the odds of no pointer by e", () => {
+    // Nothing else weighs: η is 0.
+    const priors = rule(65, 0);
+    const shareOf = (surprisal: number, typicalSurprisal?: number) => {
+      const p = Math.exp(-surprisal);
+      const tokenEvidence = Array.from({ length: 15 }, () => ({ experts: [p, p], pointer: finds(p) }));
+      const { weights } = weigh(
+        [0.5, 0.5],
+        { ...priors, pointer: { ...priors.pointer, typicalSurprisal } },
+        tokenEvidence,
+      );
+      return weights.pointer;
+    };
+    // The shares .1 and .3, with priors of .2 each beside .6 for none.
+    const expected = (nats: number) => (0.2 * (0.1 + 0.3)) / (0.4 + 0.6 * Math.exp(-nats));
+    expect(shareOf(5)).toBeCloseTo(expected(0), 9);
+    expect(shareOf(5, 5)).toBeCloseTo(expected(0), 9);
+    expect(shareOf(6, 5)).toBeCloseTo(expected(1), 9);
+    expect(shareOf(3.5, 5)).toBeCloseTo(expected(-1.5), 9);
+  });
+
+  test("the gain on the prompt goes by what surprised the base before each token alone", () => {
+    const priors = rule(65, 0.2);
+    const surprised = { ...priors, pointer: { ...priors.pointer, typicalSurprisal: 2 } };
+    const tokenEvidence = [0.5, 0.001, 0.02, 0.3].map((p) => ({ experts: [p, p / 2], pointer: finds(0.4) }));
+    const gainOf = (n: number, last = tokenEvidence[n - 1]) =>
+      n * weigh([0.5, 0.5], surprised, [...tokenEvidence.slice(0, n - 1), last]).evidence.nats;
+    // Of the first token nothing is known before: the priors as they are.
+    const [first] = tokenEvidence;
+    const mixed = 0.75 * first.experts[0] * 0.92 + 0.4 * 0.08;
+    expect(gainOf(1)).toBeCloseTo(Math.log(mixed / first.experts[0]), 12);
+    // Of the second token the first's surprisal is known, less than is typical; η · 64 / 2 of the evidence counts for it.
+    const likelihood = (expert: number, share: number) => (1 - share) * first.experts[expert] + share * 0.4;
+    const pairs = [0, 1].flatMap((expert) =>
+      surprised.pointer.shares.map(({ share, prior }) => ({
+        ...{ expert, share },
+        weight:
+          0.5 * prior * likelihood(expert, share) ** 6.4 * (share === 0 ? Math.exp(2 + Math.log(first.experts[0])) : 1),
+      })),
+    );
+    const [, { experts }] = tokenEvidence;
+    const all = pairs.reduce((sum, { weight }) => sum + weight, 0);
+    const p = pairs.reduce(
+      (sum, { expert, share, weight }) => sum + weight * ((1 - share) * experts[expert] + share * 0.4),
+      0,
+    );
+    expect(gainOf(2) - Math.log(mixed / first.experts[0])).toBeCloseTo(Math.log(p / all / experts[0]), 9);
+    // How much the last one surprises the base changes only what the experts say of it.
+    const third = gainOf(3) - gainOf(2);
+    const more = gainOf(3, { experts: [0.002, 0.001], pointer: finds(0.04) }) - gainOf(2);
+    expect(more).toBeCloseTo(third, 9);
+  });
+
   test("whatever the experts say, weights add up to 1, the base has its floor, and no token costs more than it allows", () => {
     console.log(`seed ${seed}`);
     const p = fc.double({ min: 0, max: 1, noNaN: true });
@@ -130,9 +184,12 @@ describe("weighing", () => {
         fc.integer({ min: 1, max: 1024 }),
         fc.double({ min: 0, max: 1, noNaN: true }),
         fc.double({ min: 0.01, max: 1, noNaN: true }),
+        fc.option(fc.double({ min: 0, max: 100, noNaN: true }), { nil: undefined }),
         oneToken,
-        (tokenEvidence, tokens, temper, floor, next) => {
-          const { weights } = weigh([0.4, 0.3, 0.2, 0.1], rule(tokens, temper, floor), tokenEvidence);
+        (tokenEvidence, tokens, temper, floor, typicalSurprisal, next) => {
+          const { pointer, ...others } = rule(tokens, temper, floor);
+          const priors = { ...others, pointer: { ...pointer, typicalSurprisal } };
+          const { weights } = weigh([0.4, 0.3, 0.2, 0.1], priors, tokenEvidence);
           expect(sumOf(weights)).toBeCloseTo(1, 9);
           expect(weights.base).toBeGreaterThanOrEqual(floor - 1e-12);
           expect(mixedProbability(weights, next)).toBeGreaterThanOrEqual(floor * next.experts[0] * (1 - 1e-9));
@@ -184,16 +241,65 @@ test("given weights are served as they are, but for what weighs next to nothing"
   expect(withFloor({ base: 1, adapters: [], pointer: 0 }, 0.05)).toEqual({ base: 1, adapters: [], pointer: 0 });
 });
 
-test("a rule of a manifest without a sentinel says nothing of one, as a backend of the release before would refuse it", () => {
-  expect(ruleFor(defaultCalibration, 64).pointer).not.toHaveProperty("sentinel");
-  expect(ruleFor({ ...defaultCalibration, sentinel: 0.1 }, 64).pointer.sentinel).toBe(0.1);
+describe("a prompt's margin", () => {
+  const row = { promptTokens: 0, base: 0.8, noPointer: 0.7, temper: 0.1 };
+  const calibration = { ...defaultCalibration, marginScale: 5 };
+  const typical = { margin: 0.2, surprisal: 4.5 };
+  const oddsOf = (probability: number) => probability / (1 - probability);
+
+  test("is between its two nearest centroids, and there is none where there is one centroid", () => {
+    expect(marginOf([{ similarity: 0.75 }, { similarity: 0.5 }, { similarity: -1 }])).toBe(0.25);
+    expect(marginOf([{ similarity: 0.75 }])).toBeNull();
+    expect(marginOf([])).toBeNull();
+  });
+
+  test("takes odds from the base where it is more than is typical, and gives it some where it is less", () => {
+    const odds = (margin: number | null, base = 0.8) =>
+      oddsOf(ruleFor({ ...calibration, byLength: [{ ...row, base, typical }] }, 64, margin).basePrior);
+    expect(odds(0.2)).toBeCloseTo(4, 12);
+    expect(odds(0.4)).toBeCloseTo(4 * Math.exp(-1), 12);
+    expect(odds(0)).toBeCloseTo(4 * Math.exp(1), 12);
+    expect(odds(null)).toBeCloseTo(4, 12);
+    // Impossible and certain stay so.
+    expect([odds(0.4, 0), odds(0, 1)]).toEqual([0, Number.POSITIVE_INFINITY]);
+  });
+
+  test("and what surprises the base say nothing of a prompt that is shorter than the first row", () => {
+    const rows = [
+      { ...row, promptTokens: 8, typical: { margin: 0.1, surprisal: 5.5 } },
+      { ...row, promptTokens: 64, typical },
+    ];
+    const ruleAt = (tokens: number) => ruleFor({ ...calibration, byLength: rows }, tokens, 0.4);
+    const [short, first, second] = [7, 8, 64].map(ruleAt);
+    expect(short.basePrior).toBe(0.8);
+    expect(short.pointer).not.toHaveProperty("typicalSurprisal");
+    expect(oddsOf(first.basePrior)).toBeCloseTo(4 * Math.exp(-1.5), 12);
+    expect(oddsOf(second.basePrior)).toBeCloseTo(4 * Math.exp(-1), 12);
+    expect([first.pointer.typicalSurprisal, second.pointer.typicalSurprisal]).toEqual([5.5, 4.5]);
+  });
+
+  test("changes nothing where a manifest does not say what is typical, or gives it no scale", () => {
+    expect(ruleFor({ ...calibration, byLength: [row] }, 64, 0.9).basePrior).toBe(0.8);
+    const { marginScale: _, ...without } = calibration;
+    expect(ruleFor({ ...without, byLength: [{ ...row, typical }] }, 64, 0.9).basePrior).toBeCloseTo(0.8, 12);
+  });
+});
+
+test("a rule has what its manifest's calibration has, as a backend of the release before would refuse more", () => {
+  expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("sentinel");
+  expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("typicalSurprisal");
+  const byLength = defaultCalibration.byLength.map((row) => ({ ...row, typical: { margin: 0, surprisal: 4 } }));
+  expect(ruleFor({ ...defaultCalibration, byLength }, 64, null).pointer.typicalSurprisal).toBe(4);
+  expect(ruleFor({ ...defaultCalibration, sentinel: 0.1 }, 64, null).pointer.sentinel).toBe(0.1);
 });
 
 test("the default calibration is one that a manifest may hold, and gives short prompts to the base", () => {
   expect(evidenceSchema.safeParse(defaultCalibration).success).toBe(true);
-  expect(ruleFor(defaultCalibration, 8).basePrior).toBeGreaterThan(ruleFor(defaultCalibration, 64).basePrior);
+  expect(ruleFor(defaultCalibration, 8, null).basePrior).toBeGreaterThan(
+    ruleFor(defaultCalibration, 64, null).basePrior,
+  );
   for (const tokens of [0, 1, 8, 64, 1024]) {
-    const { pointer, basePrior } = ruleFor(defaultCalibration, tokens);
+    const { pointer, basePrior } = ruleFor(defaultCalibration, tokens, null);
     expect(pointer.shares.reduce((sum, { prior }) => sum + prior, 0)).toBeCloseTo(1, 12);
     const near = (...off: number[]) => [0.9, 0.5, 0.1].map((similarity, k) => ({ similarity, isOff: off.includes(k) }));
     const [base, ...adapters] = priorsOf(near(), basePrior, defaultCalibration);

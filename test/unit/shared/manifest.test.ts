@@ -57,6 +57,9 @@ test.each<[Path, unknown, number]>([
   [["centroids", 3, "position"], [1e9, 0], setLimits.position],
   [["centroids", 3, "gain"], { nats: 1e9, ci95: [0, 0], tokens: 1 }, setLimits.gainNats],
   [["evidence", "sharpness"], 1e9, limits.pointerSharpness],
+  [["evidence", "marginScale"], 1e9, setLimits.similarityScale],
+  [["evidence", "byLength", 0, "typical", "margin"], 1e9, 2],
+  [["evidence", "byLength", 0, "typical", "surprisal"], 1e9, limits.surprisal],
   [["evidence", "byLength"], Array(33).fill(1), setLimits.evidenceLengths],
   [["training", "corpora"], Array(1025).fill(1), setLimits.corpora],
   [["files", "edge-table.safetensors", "bytes"], 1e9, setLimits.edgeTableBytes],
@@ -113,11 +116,15 @@ test.each<[string, Path, unknown]>([
   ["a hash of another hyper-network", ["hyperNetwork", "hash"], "0".repeat(64)],
   ["a centroid's id twice", ["centroids", 1, "id"], "c0"],
   ["a centroid by a name that requests use", ["centroids", 0, "id"], "off"],
+  ["a row that does not say what is typical beside others that do", ["evidence", "byLength", 1, "typical"], undefined],
   ["counts of other centroids", ["training", "assignments", 0, "centroids"], [1]],
   ["no centroid", ["centroids"], []],
   ["a model name that reads as a centroid's", ["model", "servedAs"], "gpt2:c0"],
 ])("%s is refused", (_, path, value) => {
   expect(refusalOf(withValue(path, value))).toContain(path.join("."));
+});
+test("rows that say what is typical, without a scale for the margin, are refused", () => {
+  expect(refusalOf(withValue(["evidence", "marginScale"], undefined))).toContain("evidence.byLength.0.typical");
 });
 
 const record: Manifest["files"]["edge-table.safetensors"] = { sha256: "0".repeat(64), bytes: 1, tensors: {} };
