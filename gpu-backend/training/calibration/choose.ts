@@ -52,7 +52,10 @@ const toleratedWorstLoss = { ofAll: 0.1, ofGroup: 0.2 };
  * length, each group where the prompt is as long as the prefix that training assigns text by, so that it says which adapter helps.
  */
 const toleratedBehindNearest = { ofAll: 0, ofGroup: 0.02 };
-/** A safer choice, which stays further from the nearest of these limits, is preferred if it gains at most this much less, in nats a token: smaller differences are noise. */
+/**
+ * A safer choice, which stays further from the nearest of these limits, is preferred if it gains at most this much less, in nats a
+ * token: smaller differences are noise.
+ */
 const worthOfSafety = 0.01;
 /** Where no choice is harmless, harm that differs by at most this counts as the same, in nats a token: that, too, is noise. */
 const sameHarm = 0.001;
