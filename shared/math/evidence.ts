@@ -179,11 +179,6 @@ export interface MixtureWeights {
   pointer: number;
 }
 
-/** Of a token of this probability, in nats. */
-export function surprisalOf(probability: number): number {
-  return -Math.log(Math.max(probability, leastProbability));
-}
-
 /** What the mixture gained on the tokens that were looked at, each under the weights of those before it. */
 export interface PromptEvidence {
   /** Mean over the base, in nats a token. */
@@ -202,6 +197,11 @@ const leastWeight = 0.01;
 const leastProbability = 1e-37;
 /** Float32 holds their product with any weight. Beyond, where a floor below 1e-30 leaves the pointer nearly all, the sum is below 1. */
 const mostOdds = 1e30;
+
+/** Of a token of this probability, in nats. */
+export function surprisalOf(probability: number): number {
+  return -Math.log(Math.max(probability, leastProbability));
+}
 
 /**
  * The positions t whose next token is looked at, rising: all whose next token is evidence, or `evidencePositions` of their
@@ -266,9 +266,9 @@ export function mixedProbability(
 
 /**
  * Weighs experts of these priors (the base's first; they add up to 1) by what they say of the tokens at
- * `positionsOfEvidence`. Each of those stands for an equal part of the evidence. The pointer is worth more where the base is
- * surprised, so its prior depends on how much the base was by the tokens before (`typicalSurprisal`). Here each expert gets by
- * itself what the sentinel takes of a share; what is served divides it by the weights that come out (`mixedProbability`).
+ * `positionsOfEvidence`. Each of those stands for an equal part of the evidence. The pointer's prior rises with the
+ * mean surprisal of those before (`typicalSurprisal`). Here each expert gets by itself what the sentinel takes of a share; what
+ * is served divides it by the weights that come out (`mixedProbability`).
  */
 export function weigh(
   priors: readonly number[],

@@ -100,7 +100,7 @@ export class Prompt {
   /** Mixture of the base, these centroids' adapters and the pointer; `changes` to the calibration at this length. */
   plan(
     near: readonly PlacedCentroid[],
-    changes: { noPointer?: number; temper?: number; sharpness?: number } = {},
+    changes: { noPointer?: number; temper?: number; sharpness?: number; typical?: undefined } = {},
   ): Plan {
     const calibration = this.#calibration;
     const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
@@ -118,17 +118,16 @@ export class Prompt {
 
   /** The prompt decides nothing but which centroids are near: experts weigh alike, and so do the pointer's shares. */
   equalWeights(): Plan {
-    const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0 });
+    const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0, typical: undefined });
     const weight = 1 / (planned!.adapters.length + 1);
     const { pointer, ...evidence } = planned!.evidence!;
-    const { typicalSurprisal: _typicalSurprisal, ...others } = pointer;
     const shares = pointer.shares.map(({ share }) => ({ share, prior: 1 / pointer.shares.length }));
     return {
       adapterId,
       mixture: {
         base: weight,
         adapters: on(this.nearest).map(({ id }) => ({ centroidId: id, weight })),
-        evidence: { ...evidence, pointer: { ...others, shares } },
+        evidence: { ...evidence, pointer: { ...pointer, shares } },
       },
     };
   }

@@ -48,7 +48,7 @@ describe("a mixture by evidence", () => {
     expect(request.evidence?.floor).toBe(0.3);
   });
 
-  test("takes prior from the base where the nearest centroid is clearly nearest, also where it alone becomes an expert", () => {
+  test("lowers the base's prior where the nearest centroid is clearly nearest, also where it alone becomes an expert", () => {
     const [{ base, noPointer, temper }] = defaultCalibration.byLength;
     const typical = { margin: 0.2, surprisal: 4 };
     const evidence = {
@@ -71,7 +71,7 @@ describe("a mixture by evidence", () => {
         { tokens: 64 },
       );
       expect(request.base).toBe(base);
-      // The second centroid is a place among texts, whether its adapter is on or not.
+      // The second centroid counts for the margin, whether its adapter is on or not.
       const off = [0.9, 0.85, 0.1].map((similarity, k) => candidate(`c${k}`, similarity, { isOff: k === 1 }));
       const { request: beside } = automaticMixture(off, { evidence, hyperNetwork: { kind } }, { tokens: 64 });
       expect(beside.adapters[0].weight).toBeCloseTo(priorAt(0.85).adapters[0].weight, 12);

@@ -253,14 +253,14 @@ describe("a prompt's margin", () => {
     expect(marginOf([])).toBeNull();
   });
 
-  test("takes odds from the base where it is more than is typical, and gives it some where it is less", () => {
+  test("lowers the odds of the base where it is more than is typical, and raises them where it is less", () => {
     const odds = (margin: number | null, base = 0.8) =>
       oddsOf(ruleFor({ ...calibration, byLength: [{ ...row, base, typical }] }, 64, margin).basePrior);
     expect(odds(0.2)).toBeCloseTo(4, 12);
     expect(odds(0.4)).toBeCloseTo(4 * Math.exp(-1), 12);
     expect(odds(0)).toBeCloseTo(4 * Math.exp(1), 12);
     expect(odds(null)).toBeCloseTo(4, 12);
-    // Impossible and certain stay so.
+    // Priors of 0 and 1 stay as they are.
     expect([odds(0.4, 0), odds(0, 1)]).toEqual([0, Number.POSITIVE_INFINITY]);
   });
 
