@@ -60,6 +60,7 @@ export const evidenceSchema = z.strictObject({
   similarityScale: z.number().min(0).max(setLimits.similarityScale),
   /** With `typical` in all rows, or absent. Manifests that were made earlier have neither, nor a `sentinel`. */
   marginScale: z.number().min(0).max(setLimits.similarityScale).optional(),
+  /** For prompts of every length; a row's own is not lower. */
   floor: z.number().gt(0).max(1),
   sharpness: z.number().min(0).max(limits.pointerSharpness),
   sentinel: share.optional(),
@@ -71,6 +72,7 @@ export const evidenceSchema = z.strictObject({
         base: share,
         noPointer: share,
         temper: share,
+        floor: z.number().gt(0).max(1).optional(),
         typical: z
           .strictObject({ margin: z.number().min(0).max(2), surprisal: z.number().min(0).max(limits.surprisal) })
           .optional(),
@@ -185,7 +187,10 @@ export const manifestSchema = shape.superRefine((manifest, context) => {
   centroids.forEach(({ id }, k) => {
     if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
   });
-  evidence?.byLength.forEach(({ typical }, l) => {
+  evidence?.byLength.forEach(({ typical, floor }, l) => {
+    if (floor !== undefined && floor < evidence.floor) {
+      refuse(["evidence", "byLength", l, "floor"], `it must be at least ${evidence.floor}, the floor of all lengths`);
+    }
     if ((typical === undefined) === (evidence.marginScale === undefined)) return;
     refuse(["evidence", "byLength", l, "typical"], "all rows have it where there is a marginScale, and else none");
   });

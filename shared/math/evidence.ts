@@ -44,6 +44,7 @@ export interface EvidenceCalibration {
   similarityScale: number;
   /** The odds of the base go with exp(−scale · margin), the margin as in `marginOf`. Absent: 0. */
   marginScale?: number;
+  /** Least weight of the base, whatever the prompt's length. */
   floor: number;
   sharpness: number;
   sentinel?: number;
@@ -57,6 +58,8 @@ export interface EvidenceCalibration {
     /** Prior of no pointer. */
     noPointer: number;
     temper: number;
+    /** Least weight of the base for prompts of this length, not below that of all. Absent: the same. */
+    floor?: number;
     /**
      * Margin, and surprisal in nats a token (`EvidenceRule`), for which the two priors hold. Absent: they hold for every prompt, as
      * they do for prompts that are shorter than the first row.
@@ -95,12 +98,12 @@ export const calibratedMarginScale = 5;
  * @param margin of the prompt (`marginOf`); null where centroids do not decide which adapters are weighed
  */
 export function ruleFor(
-  { floor, sharpness, sentinel, shares, marginScale = 0, byLength }: EvidenceCalibration,
+  { floor: floorOfAll, sharpness, sentinel, shares, marginScale = 0, byLength }: EvidenceCalibration,
   tokens: number,
   margin: number | null,
 ): EvidenceRule & { basePrior: number } {
   const reached = byLength.findLast((row) => row.promptTokens <= tokens);
-  const { base, noPointer, temper } = reached ?? byLength[0];
+  const { base, noPointer, temper, floor = floorOfAll } = reached ?? byLength[0];
   const typical = reached?.typical;
   const more = margin === null || typical === undefined ? 0 : marginScale * (typical.margin - margin);
   const others = shares.map((share) => ({ share, prior: (1 - noPointer) / shares.length }));

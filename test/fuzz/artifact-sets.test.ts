@@ -38,7 +38,7 @@ const bytesOf = (text: string) => new TextEncoder().encode(text);
 /** With every field that a calibration may have. */
 const evidence = {
   ...{ ...defaultCalibration, ...calibratedPointer, marginScale: 5 },
-  byLength: defaultCalibration.byLength.map((row) => ({ ...row, typical: { margin: 0.2, surprisal: 4 } })),
+  byLength: defaultCalibration.byLength.map((row) => ({ ...row, floor: 0.2, typical: { margin: 0.2, surprisal: 4 } })),
 };
 
 let folder: string;

@@ -29,7 +29,7 @@ export interface GroupedTrial extends Trial {
   isServed: boolean;
 }
 
-/** What is tried: all combinations for each prompt length, and one floor for all of them. */
+/** What is tried for each prompt length: all combinations. */
 const grid = {
   base: [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.5, 0.3],
   noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
@@ -86,7 +86,9 @@ export function measureGrid(promptTokens: number, trials: readonly GroupedTrial[
   const gains = grid.floor.map(() => candidates.map(() => new Float32Array(trials.length)));
   const typical = typicalOf(trials.filter(({ isServed }) => !isServed));
   // The floor is put on afterwards, so that each candidate is weighed once.
-  const withoutFloor = candidates.map((candidate) => calibrationWith(0, [{ promptTokens: 0, ...candidate, typical }]));
+  const withoutFloor = candidates.map((candidate) =>
+    calibrationWith([{ promptTokens: 0, ...candidate, floor: 0, typical }]),
+  );
   for (const [t, trial] of trials.entries()) {
     const tokens = trial.continuation.length;
     for (const [c, calibration] of withoutFloor.entries()) {
@@ -119,11 +121,18 @@ function typicalOf(trials: readonly GroupedTrial[]): Measured["typical"] {
   };
 }
 
-function calibrationWith(floor: number, byLength: Row[]) {
+function calibrationWith(byLength: (Row & { floor: number })[]) {
   const { adapters, similarityScale } = defaultCalibration;
   const { sharpness, sentinel, shares } = calibratedPointer;
   const pointer = { sharpness, sentinel, shares: [...shares] };
-  return { adapters, similarityScale, marginScale: calibratedMarginScale, ...pointer, floor, byLength };
+  return {
+    adapters,
+    similarityScale,
+    marginScale: calibratedMarginScale,
+    ...pointer,
+    floor: Math.min(...byLength.map((row) => row.floor)),
+    byLength,
+  };
 }
 
 /** Weights of a trial's experts, as its prompt would be served under a calibration. */
@@ -140,43 +149,38 @@ export function gainOf({ continuation }: Trial, weights: MixtureWeights): number
   return nats;
 }
 
-/** The places of what was chosen in the grid. */
+/** The places in the grid of what was chosen for one length. */
 export interface Choice {
   floor: number;
-  /** Of each measured length. */
-  candidates: number[];
+  candidate: number;
 }
 
 /**
- * Of the choices that do the least harm and gain about as much as any the safest: for each floor and length the candidate
+ * For each length, of the choices that do the least harm and gain about as much as any the safest: for each floor the candidate
  * that stays furthest from what is tolerated, then the highest floor.
  * @param keep families whose trials count
  */
-export function choose(measured: readonly Measured[], keep: (family: string) => boolean = () => true): Choice {
-  const byFloor = grid.floor.map((height, floor) => {
-    const best = measured.map((one) =>
-      safest(
-        candidates.map((_, index) => ({ index, ...scoreOf(one, one.gains[floor][index], keep) })),
-        worthOfSafety,
-      ),
-    );
-    return {
-      choice: { floor, candidates: best.map(({ index }) => index) },
-      harm: Math.max(0, ...best.map(({ harm }) => harm)),
-      gain: meanOf(best.map(({ gain }) => gain)),
-      safety: height,
-    };
+export function choose(measured: readonly Measured[], keep: (family: string) => boolean = () => true): Choice[] {
+  return measured.map((one) => {
+    const byFloor = grid.floor.map((height, floor) => {
+      const scores = candidates.map((_, candidate) => ({
+        candidate,
+        ...scoreOf(one, one.gains[floor][candidate], keep),
+      }));
+      return { ...safest(scores, worthOfSafety), floor, safety: height };
+    });
+    const { floor, candidate } = safest(byFloor, worthOfFloor);
+    return { floor, candidate };
   });
-  return safest(byFloor, worthOfFloor).choice;
 }
 
 /** What a manifest brings: a row for each measured length, which holds from that length on. */
-export function calibrationOf(measured: readonly Measured[], choice: Choice) {
+export function calibrationOf(measured: readonly Measured[], choices: readonly Choice[]) {
   return calibrationWith(
-    grid.floor[choice.floor],
     measured.map(({ promptTokens, typical }, l) => ({
       promptTokens,
-      ...candidates[choice.candidates[l]],
+      ...candidates[choices[l].candidate],
+      floor: grid.floor[choices[l].floor],
       typical,
     })),
   ) satisfies EvidenceCalibration;

@@ -15,9 +15,12 @@ export function calibrationTable({ calibration, rows }: Calibrated): string {
   return [
     `floor ${calibration.floor}: no token costs more than ${(-Math.log(calibration.floor)).toFixed(2)} nats over the base`,
     markdownTable(
-      ["prompt tokens", "prior of the base", "at a margin of", "prior of no pointer", "at a surprisal of", "temper"],
-      calibration.byLength.map(({ promptTokens, base, noPointer, temper, typical }) =>
-        [promptTokens, base, typical?.margin ?? "–", noPointer, typical?.surprisal ?? "–", temper].map(String),
+      [
+        ...["prompt tokens", "prior of the base", "at a margin of"],
+        ...["prior of no pointer", "at a surprisal of", "temper", "floor"],
+      ],
+      calibration.byLength.map(({ promptTokens, base, noPointer, temper, floor, typical }) =>
+        [promptTokens, base, typical?.margin ?? "–", noPointer, typical?.surprisal ?? "–", temper, floor].map(String),
       ),
     ),
     markdownTable(

@@ -285,6 +285,16 @@ describe("a prompt's margin", () => {
   });
 });
 
+test("the floor is the row's own, or that of all lengths", () => {
+  const row = { base: 0.8, noPointer: 0.7, temper: 0.1 };
+  const byLength = [
+    { ...row, promptTokens: 8 },
+    { ...row, promptTokens: 64, floor: 0.2 },
+  ];
+  const floorAt = (tokens: number) => ruleFor({ ...defaultCalibration, floor: 0.05, byLength }, tokens, null).floor;
+  expect([1, 8, 63, 64, 500].map(floorAt)).toEqual([0.05, 0.05, 0.05, 0.2, 0.2]);
+});
+
 test("a rule has what its manifest's calibration has, as a backend of the release before would refuse more", () => {
   expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("sentinel");
   expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("typicalSurprisal");

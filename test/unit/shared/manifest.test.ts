@@ -117,6 +117,7 @@ test.each<[string, Path, unknown]>([
   ["a centroid's id twice", ["centroids", 1, "id"], "c0"],
   ["a centroid by a name that requests use", ["centroids", 0, "id"], "off"],
   ["a row that does not say what is typical beside others that do", ["evidence", "byLength", 1, "typical"], undefined],
+  ["a row whose floor is below that of all lengths", ["evidence", "byLength", 1, "floor"], 0.001],
   ["counts of other centroids", ["training", "assignments", 0, "centroids"], [1]],
   ["no centroid", ["centroids"], []],
   ["a model name that reads as a centroid's", ["model", "servedAs"], "gpt2:c0"],

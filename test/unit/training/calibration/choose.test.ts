@@ -37,8 +37,7 @@ function trialsOf(
 
 function chosen(...trials: GroupedTrial[][]) {
   const measured = [measureGrid(trials[0][0].promptTokens, trials.flat())];
-  const { floor, byLength } = calibrationOf(measured, choose(measured));
-  return { floor, ...byLength[0] };
+  return calibrationOf(measured, choose(measured)).byLength[0];
 }
 
 test("the base keeps as much as the text that loses needs, and no more", () => {
@@ -98,8 +97,8 @@ test("where text that adapters harm lies between centroids, text that is clearly
   const gainWith = (ofKnown: number, ofOther: number) => {
     const known = trialsOf("known", says(1), says(3), { margin: ofKnown });
     const measured = [measureGrid(16, [...known, ...trialsOf("loses", says(1), says(0.92), { margin: ofOther })])];
-    const { floor, candidates } = choose(measured);
-    const gains = measured[0].gains[floor][candidates[0]];
+    const [{ floor, candidate }] = choose(measured);
+    const gains = measured[0].gains[floor][candidate];
     expect(gains[gains.length - 1]).toBeGreaterThan(-0.01 - 1e-6);
     return gains[0];
   };
@@ -111,10 +110,14 @@ test("where text that adapters harm lies between centroids, text that is clearly
   expect(reversed).toBeLessThan(same / 3);
 });
 
-test("the floor is as high as costs nothing", () => {
+test("the floor of each length is as high as costs nothing", () => {
   // Without evidence the base has a weight of .3 at least, so a floor of .3 changes nothing.
-  expect(chosen(trialsOf("gains", says(1), says(2))).floor).toBe(0.3);
-  expect(chosen(trialsOf("gains", says(20), says(20))).floor).toBe(0.02);
+  const short = trialsOf("gains", says(1), says(2), { promptTokens: 16 });
+  const long = trialsOf("gains", says(20), says(20), { promptTokens: 64 });
+  const measured = [measureGrid(16, short), measureGrid(64, long)];
+  const { floor, byLength } = calibrationOf(measured, choose(measured));
+  expect(byLength.map((row) => row.floor)).toEqual([0.3, 0.02]);
+  expect(floor).toBe(0.02);
 });
 
 test("the worst twentieth of the texts may not lose much, however much all gain", () => {
@@ -246,20 +249,20 @@ test("random trials: what is chosen is a valid record, and gains what serving it
       ),
     }));
     const measured = byLength.map(({ promptTokens, trials }) => measureGrid(promptTokens, trials));
-    const choice = choose(measured);
-    const calibration = manifestSchema.shape.evidence.parse(calibrationOf(measured, choice))!;
+    const choices = choose(measured);
+    const calibration = manifestSchema.shape.evidence.parse(calibrationOf(measured, choices))!;
     expect(calibration.byLength.map(({ promptTokens }) => promptTokens)).toEqual([8, 32, 128]);
     for (const [l, { trials }] of byLength.entries()) {
+      const { floor } = calibration.byLength[l];
+      expect(floor).toBeGreaterThanOrEqual(calibration.floor);
       for (const [t, trial] of trials.entries()) {
         const weights = weightsOf(trial, calibration);
-        expect(weights.base).toBeGreaterThanOrEqual(calibration.floor - 1e-12);
+        expect(weights.base).toBeGreaterThanOrEqual(floor! - 1e-12);
         const served = gainOf(trial, weights) / trial.continuation.length;
-        expect(measured[l].gains[choice.floor][choice.candidates[l]][t]).toBeCloseTo(served, 5);
+        expect(measured[l].gains[choices[l].floor][choices[l].candidate][t]).toBeCloseTo(served, 5);
         // The bound that is published.
         for (const one of trial.continuation) {
-          expect(gainOf({ ...trial, continuation: [one] }, weights)).toBeGreaterThan(
-            Math.log(calibration.floor) - 1e-9,
-          );
+          expect(gainOf({ ...trial, continuation: [one] }, weights)).toBeGreaterThan(Math.log(floor!) - 1e-9);
         }
       }
     }
