@@ -2,6 +2,7 @@
  * Decides how long per-key pacing delays a request. An isolate has one thread, so requests of one key that arrive together
  * delay those of other keys behind them, even where all of them are refused. Pure; kept per isolate, bounded.
  */
+import { fnv1a } from "../../shared/math/fnv1a.ts";
 import { setNewest } from "../platform/newest.ts";
 
 export interface PaceLimits {
@@ -71,7 +72,5 @@ export class Pace {
 
 /** FNV-1a of an API key, so that no key is kept in memory. Two keys with the same hash share one pace. */
 export function paceKeyOf(key: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
-  return hash >>> 0;
+  return fnv1a(key);
 }
