@@ -6,8 +6,8 @@
 
 import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
-import { type CellRequest, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
-import { marksHeader } from "../completions/marks.ts";
+import { type CellRequest, resumableHeader, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
+import type { StreamCursor } from "../completions/sent-events.ts";
 import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
@@ -30,7 +30,7 @@ const restartPausesMs = [0, 250, 1000];
 
 /** One request and the cells that answer it: one, and after its loss another. */
 export class CellCall {
-  readonly #request: CellRequest;
+  readonly request: CellRequest;
   readonly #region: Region;
   readonly #signal: AbortSignal;
   readonly #parts: CellsParts;
@@ -42,7 +42,7 @@ export class CellCall {
   #isSpilled = false;
 
   constructor(request: CellRequest, region: Region, signal: AbortSignal, parts: CellsParts) {
-    this.#request = request;
+    this.request = request;
     this.#region = region;
     this.#signal = signal;
     this.#parts = parts;
@@ -53,10 +53,6 @@ export class CellCall {
   /** The client has disconnected. */
   get isAbandoned(): boolean {
     return this.#signal.aborted;
-  }
-
-  get isStream(): boolean {
-    return this.#request.stream;
   }
 
   /**
@@ -77,7 +73,7 @@ export class CellCall {
    * The same after the cell was lost in the middle of its answer, for `cause`: the rest after `cursor`, or all of it if that is
    * null.
    */
-  async resume(cursor: string | null, cause: unknown): Promise<Response> {
+  async resume(cursor: StreamCursor | null, cause: unknown): Promise<Response> {
     for (let thrown = cause; ; ) {
       if (!(await this.#mayAskNext(thrown))) throw thrown;
       try {
@@ -88,10 +84,10 @@ export class CellCall {
     }
   }
 
-  async #ask(cursor: string | null): Promise<Response> {
+  async #ask(cursor: StreamCursor | null): Promise<Response> {
     const { namespace, now } = this.#parts;
     const elapsedMs = now() - this.#startedMs;
-    const request = this.#losses === 0 ? this.#request : resumedRequest(this.#request, this.#losses, cursor, elapsedMs);
+    const request = this.#losses === 0 ? this.request : resumedRequest(this.request, this.#losses, cursor, elapsedMs);
     const cell = namespace(this.#names[this.#asked++ % this.#names.length], this.#region);
     const response = await cell.fetch(cellUrl, {
       method: "POST",
@@ -99,7 +95,7 @@ export class CellCall {
       signal: this.#signal,
     });
     if (!response.ok) throw await readRefusal(response);
-    if (cursor !== null && !response.headers.has(marksHeader)) {
+    if (cursor !== null && !response.headers.has(resumableHeader)) {
       await response.body?.cancel();
       throw new Error("this cell cannot resume a stream");
     }
@@ -116,7 +112,7 @@ export class CellCall {
       return isFirst;
     }
     if (thrown instanceof ServiceError || this.#losses >= restartPausesMs.length) return false;
-    this.#parts.lost(this.#request.admitted.requestId, thrown);
+    this.#parts.lost(this.request.admitted.requestId, thrown);
     const pauseMs = restartPausesMs[this.#losses++];
     this.#isSpilled = false;
     if (pauseMs > 0) await pause(pauseMs);

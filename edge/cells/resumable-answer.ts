@@ -1,13 +1,15 @@
 /**
  * Passes a cell's answer on to the client, and goes on with another cell's when that one is lost, so that the client sees one
- * unbroken answer. Takes out the marks (completions/marks.ts) that tell what the client has.
+ * unbroken answer. How far the client has a stream follows from the bytes that it got (completions/sent-events.ts).
  */
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
-import { type CellRequest, interrupted } from "../completions/cell-request.ts";
-import { cutMark, endMark, MarkReader, marksHeader, noMark } from "../completions/marks.ts";
+import { type CellRequest, failedMark, interrupted, resumableHeader } from "../completions/cell-request.ts";
+import { EventSplitter, isComment, joined, SentEvents } from "../completions/sent-events.ts";
+import { mostStreamBytes } from "../completions/token-count.ts";
 import type { Region } from "../platform/region.ts";
 import { CellCall, type CellsParts } from "./cells.ts";
+import { ClientBody } from "./client-body.ts";
 
 export interface CellAnswer {
   response: Response;
@@ -30,77 +32,56 @@ export function createCells(parts: CellsParts): Cells {
   return async (request, region, signal) => {
     const call = new CellCall(request, region, signal, parts);
     const first = await call.begin();
-    if (first.headers.has("content-length")) return { response: unmarked(first, first.body), completed: null };
+    if (first.headers.has("content-length")) return { response: first, completed: null };
     const { readable, writable } = new IdentityTransformStream();
-    return { response: unmarked(first, readable), completed: passOn(first, call, new Client(writable)) };
+    const response = new Response(readable, { headers: first.headers });
+    response.headers.delete(resumableHeader);
+    return { response, completed: passOn(first, call, new ClientBody(writable)) };
   };
-}
-
-/** A response with these headers and another body, without the header that only the Worker reads. */
-function unmarked({ headers }: Response, body: Response["body"]): Response {
-  const response = new Response(body, { headers });
-  response.headers.delete(marksHeader);
-  return response;
 }
 
 /** A cell's answer failed before its end, or ended without one. */
 class CellLost extends Error {}
 
-/**
- * The body that a client reads. One write may be pending while the next bytes are read from the cell: to wait for each write
- * makes the first token of a stream wait longer for those of other streams.
- */
-class Client {
-  /** True once it has disconnected. */
-  isGone = false;
-  readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  #writing = Promise.resolve();
-
-  constructor(writable: WritableStream<Uint8Array>) {
-    this.#writer = writable.getWriter();
-    this.whenGone(() => {
-      this.isGone = true;
-    });
-  }
-
-  /** Resolves when it has taken the bytes of the write before. Rejects if it has disconnected. */
-  async write(bytes: Uint8Array): Promise<void> {
-    if (bytes.length === 0) return;
-    await this.#writing;
-    this.#writing = this.#writer.write(bytes);
-    this.#writing.catch(() => {
-      this.isGone = true;
-    });
-  }
-
-  /** Calls `left` when it disconnects; only a write notices that. */
-  whenGone(left: () => void): void {
-    this.#writer.closed.catch(left);
-  }
-
-  /** Resolves when it has taken everything. Rejects if it has disconnected before. */
-  async close(): Promise<void> {
-    await this.#writing;
-    await this.#writer.close().catch(() => {});
-  }
-
-  abort(reason: Error): void {
-    this.#writer.abort(reason).catch(() => {});
-  }
+/** What the client has of an answer. */
+interface Progress {
+  sent: SentEvents;
+  /** Part of an event behind `sent`. */
+  begun: Uint8Array;
+  /** False once the client has something that no other cell goes on from. */
+  isResumable: boolean;
 }
 
-async function passOn(first: Response, call: CellCall, client: Client): Promise<void> {
-  const progress: Progress = { cursor: null, isResumable: true };
+type Pass = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
+
+/** Bytes of a stream that the Worker keeps until it has ended. */
+const keptBytes = 256 * 1024;
+
+function passOf({ stream, plan, options }: CellRequest): Pass {
+  if (!stream) return passWhole;
+  return mostStreamBytes(plan, options) <= keptBytes ? passShort : passLong;
+}
+
+async function passOn(first: Response, call: CellCall, client: ClientBody): Promise<void> {
+  const { stream, plan } = call.request;
+  const progress: Progress = { sent: new SentEvents(plan.choices.length), begun: nothing, isResumable: true };
+  const { sent } = progress;
+  let pass = passOf(call.request);
   try {
     for (let response = first; ; ) {
+      if (stream) progress.isResumable &&= response.headers.has(resumableHeader);
       try {
-        await (call.isStream ? passStream(response, client, progress) : passWhole(response, client, progress));
+        await pass(response, client, progress);
         break;
       } catch (thrown) {
         if (!(thrown instanceof CellLost) || !progress.isResumable || client.isGone) throw thrown;
-        response = await call.resume(progress.cursor, thrown);
+        const hasBegun = sent.hasBegun || progress.begun.length > 0;
+        response = await call.resume(hasBegun ? sent.cursor : null, thrown);
+        if (stream) pass = passLong;
       }
     }
+    // Of an error the last bytes may be lost.
+    if (stream && !sent.isDone) await client.write(encoder.encode(sseDone).subarray(progress.begun.length));
     await client.close();
   } catch (thrown) {
     // A client that disconnects takes the way to the cell with it.
@@ -110,7 +91,8 @@ async function passOn(first: Response, call: CellCall, client: Client): Promise<
       throw gone;
     }
     const error = thrown instanceof ServiceError ? thrown : interrupted(thrown);
-    if (call.isStream) {
+    // An error in the middle of an event would be part of it.
+    if (stream && progress.begun.length === 0) {
       await writeError(error, client).catch((cause) => {
         throw clientGone(cause);
       });
@@ -120,7 +102,7 @@ async function passOn(first: Response, call: CellCall, client: Client): Promise<
 }
 
 /** Ends a stream in an error event. Rejects if the client has disconnected. */
-async function writeError(error: ServiceError, client: Client): Promise<void> {
+async function writeError(error: ServiceError, client: ClientBody): Promise<void> {
   await client.write(encoder.encode(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone));
   await client.close();
 }
@@ -130,50 +112,68 @@ function clientGone(cause: unknown): ServiceError {
 }
 
 const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const nothing = new Uint8Array(0);
+const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
-interface Progress {
-  /** How far the stream was written to the client; null before its first event. */
-  cursor: string | null;
-  /** False once the client has something that no other cell goes on from. */
-  isResumable: boolean;
+/** Passes on a stream without JavaScript for each of its chunks. Its events are read only where it was lost. */
+async function passShort(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+  const { sent } = progress;
+  const { bytes, failure } = await client.pipe(response.body!);
+  sent.isDone = decoder.decode(bytes.subarray(-sseDone.length)) === sseDone;
+  if (sent.isDone) return;
+  const splitter = new EventSplitter();
+  for (const event of splitter.push(bytes)) sent.add(event);
+  const { rest } = splitter;
+  if (isComment(rest)) await client.write(encoder.encode(rest.at(-1) === lineFeed ? "\n" : "\n\n"));
+  else progress.begun = rest;
+  if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
 }
 
-async function passStream(response: Response, client: Client, progress: Progress): Promise<void> {
-  if (!response.headers.has(marksHeader)) {
-    progress.isResumable = false;
-    for await (const chunk of chunksOf(response, client)) await client.write(chunk);
-    return;
-  }
-  const marks = new MarkReader();
-  let isComplete = false;
+/** Passes on a stream event by event, and keeps none; also what another cell sends of a stream that was lost. */
+async function passLong(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+  const { sent } = progress;
+  const splitter = new EventSplitter();
+  const held: Uint8Array[] = [];
   try {
     for await (const chunk of chunksOf(response, client)) {
-      for (const { bytes, mark } of marks.push(chunk)) {
-        if (mark !== cutMark) await client.write(bytes);
-        if (mark === endMark) isComplete = true;
-        else if (mark !== cutMark && mark !== noMark) progress.cursor = mark;
-      }
+      const { begun } = progress;
+      const events = begunFirst(splitter.push(chunk), begun, held);
+      for (const event of events) sent.add(event);
+      if (events.length > 0) progress.begun = nothing;
+      await client.write(joined(events).subarray(begun.length));
     }
   } catch (thrown) {
-    if (!isComplete) throw thrown;
+    if (!sent.isDone && !sent.hasFailed) throw thrown;
   }
-  if (!isComplete) throw new CellLost("the stream ended without its end mark");
+  if (sent.isDone || sent.hasFailed) return;
+  if (held.length > 0) throw new Error("the event that the client has in part is computed differently now");
+  throw new CellLost("the stream ended without [DONE]");
+}
+
+/**
+ * The events to send next where the client has part of one: none until one comes that begins so, then that one and all that were
+ * `held`, without comments.
+ */
+function begunFirst(events: Uint8Array[], begun: Uint8Array, held: Uint8Array[]): Uint8Array[] {
+  if (begun.length === 0) return events;
+  held.push(...events.filter((event) => !isComment(event)));
+  const first = held.findIndex((event) => begun.every((byte, i) => byte === event[i]));
+  return first < 0 ? [] : [...held.splice(first, 1), ...held.splice(0)];
 }
 
 /** A whole answer can be computed again until the first byte of its JSON: before that only white space is sent. */
-async function passWhole(response: Response, client: Client, progress: Progress): Promise<void> {
+async function passWhole(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   if (response.headers.has("content-length")) return client.write(await response.bytes());
   for await (const chunk of chunksOf(response, client)) {
-    if (chunk.includes(0)) throw new Error("the answer failed in its cell");
+    if (chunk.includes(failed)) throw new Error("the answer failed in its cell");
     progress.isResumable &&= chunk.every((byte) => byte === space);
     await client.write(chunk);
   }
 }
 
-const space = 32;
-
 /** Throws CellLost where reading fails. Leaving the loop cancels the body, and so does a client that disconnects. */
-async function* chunksOf(response: Response, client: Client): AsyncGenerator<Uint8Array> {
+async function* chunksOf(response: Response, client: ClientBody): AsyncGenerator<Uint8Array> {
   const reader = response.body!.getReader();
   client.whenGone(() => void reader.cancel().catch(() => {}));
   try {

@@ -5,7 +5,7 @@
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { joined } from "./marks.ts";
+import { joined } from "./sent-events.ts";
 
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
@@ -116,6 +116,13 @@ function sum(bodies: Iterable<AnswerBody>): number {
 
 const encoder = new TextEncoder();
 
+/** Of a text, at most `writeBytes` long. */
+interface Piece {
+  bytes: Uint8Array;
+  /** The piece before it is of the same text. */
+  isRest: boolean;
+}
+
 export class AnswerBody {
   readonly #options: BodyOptions;
   readonly #events: BodyEvents & { held(changedBytes: number): void };
@@ -123,8 +130,8 @@ export class AnswerBody {
   #stream: { readable: ReadableStream<Uint8Array>; writer: WritableStreamDefaultWriter<Uint8Array> } | null = null;
   /** Bytes of the pending stream write. */
   #writingBytes = 0;
-  /** Queued for the next writes, in chunks of at most `writeBytes`. */
-  #queue: Uint8Array[] = [];
+  /** Queued for the next writes. */
+  #queue: Piece[] = [];
   #queuedBytes = 0;
   #pendingBytes = 0;
   #heldBytes = 0;
@@ -196,11 +203,15 @@ export class AnswerBody {
     if (this.hasNoUnreadWrite) this.#finish();
   }
 
-  /** Discards queued data, also of a body that is closing, writes `text`, then closes. */
+  /**
+   * Discards queued data, also of a body that is closing, writes `text`, then closes. A text of which a piece is written keeps its
+   * other pieces, so that no event ends in its middle.
+   */
   closeWith(text: string): void {
     this.#isCutOff = true;
-    this.#queue = [];
-    this.#queuedBytes = 0;
+    const next = this.#queue.findIndex(({ isRest }) => !isRest);
+    if (next >= 0) this.#queue.length = next;
+    this.#queuedBytes = this.#queue.reduce((sum, { bytes }) => sum + bytes.length, 0);
     this.#isClosing = false;
     this.close(text);
   }
@@ -257,19 +268,23 @@ export class AnswerBody {
   #append(bytes: Uint8Array): void {
     this.#silentTicks = 0;
     this.#queuedBytes += bytes.length;
-    if (bytes.length <= writeBytes) this.#queue.push(bytes);
-    // Copies: a view would keep the whole buffer in memory.
-    else for (let i = 0; i < bytes.length; i += writeBytes) this.#queue.push(bytes.slice(i, i + writeBytes));
+    if (bytes.length <= writeBytes) this.#queue.push({ bytes, isRest: false });
+    else {
+      for (let i = 0; i < bytes.length; i += writeBytes) {
+        // A copy: a view would keep the whole buffer in memory.
+        this.#queue.push({ bytes: bytes.slice(i, i + writeBytes), isRest: i > 0 });
+      }
+    }
     if (this.hasNoUnreadWrite) this.#writeNext();
   }
 
   #writeNext(): void {
     let count = 0;
     let bytes = 0;
-    while (count < this.#queue.length && (count === 0 || bytes + this.#queue[count].length <= writeBytes)) {
-      bytes += this.#queue[count++].length;
+    while (count < this.#queue.length && (count === 0 || bytes + this.#queue[count].bytes.length <= writeBytes)) {
+      bytes += this.#queue[count++].bytes.length;
     }
-    const part = joined(this.#queue.splice(0, count));
+    const part = joined(this.#queue.splice(0, count).map((piece) => piece.bytes));
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
     // It rejects if the reader disconnected; `writer.closed` reports that.

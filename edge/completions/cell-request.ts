@@ -1,5 +1,5 @@
 /**
- * What the Worker sends to the cell that answers a request. Worker and cell may be of releases next to each other while a
+ * What the Worker sends to the cell that answers a request, and what only it reads of the answer. Worker and cell may be of releases next to each other while a
  * deploy spreads, so the message has a version and a schema. A message of another version is checked: unknown fields are kept,
  * missing new ones have defaults. One of the cell's own version is not checked, as it was made by code with the same schema.
  */
@@ -13,12 +13,23 @@ import type { ChoiceOptions } from "./choice.ts";
 import type { forms } from "./forms.ts";
 import { batchesOf, type Plan } from "./plan.ts";
 import type { Envelope } from "./response.ts";
+import type { StreamCursor } from "./sent-events.ts";
 
 /**
- * Goes up by one in a release that changes the schema, or the meaning of a field or of the answer. A cell takes the versions
- * next to its own, too. Version 1, which had no such field, has no marks in its answers.
+ * Goes up by one in a version that changes the schema, or the meaning of a field or of the answer. A cell takes the version after
+ * its own and those since the last release, which was of version 1 and had no such field.
  */
-export const cellRequestVersion = 2;
+export const cellRequestVersion = 4;
+const releasedVersion = 1;
+
+/** Set by a cell on streams that another cell can go on with. Cells of version 1 set none. */
+export const resumableHeader = "x-chameleon-resumable";
+
+/**
+ * In a whole answer that has begun: it has failed, and its client must not take what it has for the answer. JSON has no such
+ * character. Workers of version 1 do not know it.
+ */
+export const failedMark = "\0";
 
 /** Everything needed to build the answer, as JSON. */
 export interface CellRequest {
@@ -33,8 +44,8 @@ export interface CellRequest {
   /** Heartbeat interval of a stream, in milliseconds. */
   heartbeatMs: number;
   admitted: AdmittedRequest;
-  /** The cursor (stream-cursor.ts) up to which the client has the stream already, from a cell that was lost. */
-  resumeFrom?: string | undefined;
+  /** How far the client has the stream already, from a cell that was lost. */
+  resumeFrom?: StreamCursor | undefined;
   /** An earlier cell was lost, or has ended the request for a client that did not read: then it is settled. */
   isResumed?: boolean | undefined;
 }
@@ -61,9 +72,9 @@ const plannedChoiceSchema = z.looseObject({
 export const cellRequestSchema = z.looseObject({
   version: z
     .int()
-    .min(cellRequestVersion - 1)
+    .min(releasedVersion)
     .max(cellRequestVersion + 1)
-    .default(1),
+    .default(releasedVersion),
   form: z.enum(["completion", "chat"]),
   envelope: z.looseObject({ id: z.string(), created: z.int(), model: z.string(), fingerprint: z.string() }),
   plan: z.looseObject({
@@ -78,13 +89,18 @@ export const cellRequestSchema = z.looseObject({
   includeUsage: z.boolean(),
   heartbeatMs: z.number().positive(),
   admitted: z.looseObject({ requestId: z.string(), tenant: z.string(), isLimited: z.boolean() }),
-  resumeFrom: z.string().optional(),
+  resumeFrom: z
+    .looseObject({
+      choices: z.array(z.looseObject({ events: z.int(), digest: z.int(), isDone: z.boolean() })),
+      isUsageSent: z.boolean(),
+    })
+    .optional(),
   isResumed: z.boolean().optional(),
 });
 
 /** Throws NotTaken for a message that this cell cannot read. */
 export function readCellRequest(message: unknown): CellRequest {
-  const { version = 1 } = isObject(message) ? (message as { version?: unknown }) : {};
+  const { version = releasedVersion } = isObject(message) ? (message as { version?: unknown }) : {};
   if (version === cellRequestVersion) return message as CellRequest;
   const read = cellRequestSchema.safeParse(message);
   if (read.success) return read.data;
@@ -102,7 +118,7 @@ export function readCellRequest(message: unknown): CellRequest {
 export function resumedRequest(
   request: CellRequest,
   losses: number,
-  cursor: string | null,
+  cursor: StreamCursor | null,
   elapsedMs: number,
 ): CellRequest {
   const choices = request.plan.choices.map((choice) => {

@@ -9,15 +9,14 @@ import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
-import type { CellRequest } from "./cell-request.ts";
+import { type CellRequest, failedMark, resumableHeader } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
 import { gathered } from "./gathering.ts";
-import { cutMark, endMark, failedMark, mark, marksHeader, noMark } from "./marks.ts";
 import { batchesOf } from "./plan.ts";
 import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
-import { StreamCursor } from "./stream-cursor.ts";
+import { RepeatedEvents } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
 
 /**
@@ -72,9 +71,8 @@ class CompletionWriter {
   readonly #body: AnswerBody;
   readonly #submissions: Submission[] = [];
   readonly #response = Promise.withResolvers<Response>();
-  readonly #cursor: StreamCursor;
-  /** What its client has already from a cell that was lost; null if it has nothing. */
-  readonly #resumeFrom: StreamCursor | null;
+  /** Of a stream that goes on after a cell was lost; null where its client has nothing. */
+  readonly #repeated: RepeatedEvents | null;
   #openChoices: number;
   #unaccepted: number;
   /** Frames that are not yet written, as the client has not read enough of those before. */
@@ -98,8 +96,7 @@ class CompletionWriter {
     this.#promptScores = new PromptScores(plan.choices);
     this.#builder = new ResponseBuilder(forms[form], envelope, plan, { compare: options.compare, isWhole: !stream });
     this.#count = new TokenCount(envelope.model, plan.choices);
-    this.#cursor = new StreamCursor(plan.choices.length);
-    this.#resumeFrom = request.resumeFrom === undefined ? null : StreamCursor.parse(request.resumeFrom);
+    this.#repeated = request.resumeFrom ? new RepeatedEvents(request.resumeFrom) : null;
     this.#openChoices = plan.choices.length;
     this.#unaccepted = plan.choices.length;
     const { tenant } = request.admitted;
@@ -108,7 +105,7 @@ class CompletionWriter {
       {
         tenant,
         maximumBytes: stream ? limits.unreadBytes : limits.wholeAnswerBytes,
-        heartbeat: stream ? { text: sseComment("hb") + this.#mark(noMark), everyMs: heartbeatMs } : null,
+        heartbeat: stream ? { text: sseComment("hb"), everyMs: heartbeatMs } : null,
       },
       {
         // Also while the request waits for its first frame: its place and tokens are held by a lease.
@@ -214,45 +211,27 @@ class CompletionWriter {
     return frame;
   }
 
-  /** Adds a frame and returns its events; "" for a non-streamed answer. Throws the ServiceError of an error frame. */
+  /**
+   * Adds a frame and returns those of its events that the client has not; "" for a non-streamed answer. Throws the ServiceError
+   * of an error frame, or numerics_mismatch.
+   */
   #take(frame: Frame): string {
     const part = this.#choices.get(frame.id)!.push(frame);
-    const isSent = this.#isSent(part.planned.index, frame);
     this.#builder.add(part);
     if (part.done) this.#openChoices--;
     const { stream, includeUsage } = this.#request;
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
-    const isNew = chunk && !isSent;
+    const isNew = chunk && !this.#repeated?.isSent(part.planned.index, part.text, part.done !== null);
     const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
     if (this.#openChoices > 0) return event;
-    return event + (includeUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
-  }
-
-  /** Whether the client has this frame's events already. Throws a ServiceError if what it has is another text. */
-  #isSent(choice: number, frame: Frame): boolean {
-    this.#cursor.add(choice, frame);
-    if (!this.#resumeFrom) return false;
-    const endsEarlier = frame.type === "done" && this.#resumeFrom.isBeyond(this.#cursor, choice);
-    if (endsEarlier || this.#cursor.differsFrom(this.#resumeFrom, choice)) {
-      throw new ServiceError(
-        "numerics_mismatch",
-        "The interrupted completion cannot go on: it is computed differently now.",
-      );
-    }
-    return !this.#cursor.isBeyond(this.#resumeFrom, choice);
-  }
-
-  /** Workers of the release before know no marks. */
-  #mark(text: string): string {
-    return this.#request.version > 1 ? mark(text) : "";
+    const endsInUsage = includeUsage && !this.#repeated?.isUsageSent;
+    return event + (endsInUsage ? sseEvent(JSON.stringify(this.#builder.usageChunk())) : "") + sseDone;
   }
 
   #writeEvents(events: string): void {
     if (events === "") return;
-    // A choice may still be behind what the client has of it.
-    const position = this.#resumeFrom ? this.#cursor.farthest(this.#resumeFrom) : this.#cursor;
-    this.#body.write(events + this.#mark(position.text));
+    this.#body.write(events);
     this.#begin();
   }
 
@@ -268,7 +247,7 @@ class CompletionWriter {
 
   #complete(events: string): void {
     if (this.#request.stream) {
-      this.#body.close(events + this.#mark(endMark));
+      this.#body.close(events);
       this.#begin();
     } else this.#completeWhole();
     this.#end(this.#count.consumed(false));
@@ -320,11 +299,15 @@ class CompletionWriter {
   #sendError(error: ServiceError): void {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
     if (this.#hasBegun && this.#request.stream) {
-      const event = sseEvent(JSON.stringify(envelopeOf(error))) + sseDone;
-      this.#body.closeWith(this.#mark(cutMark) + event + this.#mark(endMark));
-    } else if (this.#hasBegun && this.#mark(failedMark)) this.#body.closeWith(this.#mark(failedMark));
+      this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
+    } else if (this.#hasBegun && this.#isForResumingWorker) this.#body.closeWith(failedMark);
     else this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(error);
+  }
+
+  /** Workers of version 1 pass on answers as they are. */
+  get #isForResumingWorker(): boolean {
+    return this.#request.version > 1;
   }
 
   #begin(): void {
@@ -336,13 +319,13 @@ class CompletionWriter {
   #head(): Record<string, string> {
     const { tokenizeMs, assignMs } = this.#request.plan;
     const known = { tokenize: tokenizeMs, assign: assignMs };
-    const marks = this.#request.version > 1 && { [marksHeader]: "1" };
+    const resumable = this.#isForResumingWorker && { [resumableHeader]: "1" };
     if (this.#request.stream) {
       const type = "text/event-stream; charset=utf-8";
-      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known), ...marks };
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known), ...resumable };
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
-    return { "content-type": "application/json", "server-timing": serverTiming(timings), ...marks };
+    return { "content-type": "application/json", "server-timing": serverTiming(timings) };
   }
 
   #end(consumed: readonly Consumption[]): void {

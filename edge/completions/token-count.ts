@@ -1,4 +1,4 @@
-/** What a request may use, in tokens and logprobs, and what it has used so far. Pure. */
+/** What a request may use, in tokens, logprobs and bytes, and what it has used so far. Pure. */
 
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -20,19 +20,38 @@ interface Reported {
   compare: boolean;
 }
 
-/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
-export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
+/** The logprobs that an answer may have. */
+function mostLogprobs({ choices }: Pick<Plan, "choices">, { echo, logprobs, compare }: Omit<Reported, "form">): number {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
   // Every choice of a prompt repeats the prompt's logprobs.
-  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: PlannedChoice) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
-  const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+  return perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
+}
+
+/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
+export function refuseManyLogprobs(plan: Plan, { form, ...reported }: Reported): void {
+  const most = mostLogprobs(plan, reported);
   if (most <= limits.wholeLogprobs) return;
   throw new ServiceError(
     "invalid_request",
     `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
-    { param: fieldOf(form, logprobs) },
+    { param: fieldOf(form, reported.logprobs) },
   );
+}
+
+/**
+ * Bytes of a stream: of a choice's last event, of an event with a token, of a token in an echoed prompt, and of a logprob. More than
+ * usual, while a token of many characters that JSON escapes takes more.
+ */
+const bytesOf = { end: 4096, event: 400, promptToken: 16, logprob: 160 };
+
+/** About how many bytes a stream has at most. */
+export function mostStreamBytes(plan: Pick<Plan, "choices">, options: Omit<Reported, "form">): number {
+  const choiceBytes = ({ sequence: { maxTokens, promptIds } }: PlannedChoice) =>
+    bytesOf.end + bytesOf.event * maxTokens + (options.echo ? bytesOf.promptToken * promptIds.length : 0);
+  const bytes = plan.choices.reduce((sum, choice) => sum + choiceBytes(choice), 0);
+  return bytes + bytesOf.logprob * mostLogprobs(plan, options);
 }
 
 /** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */

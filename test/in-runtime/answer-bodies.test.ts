@@ -103,6 +103,44 @@ describe("a body", () => {
     expect(bodies.heldBytes).toBe(0);
   });
 
+  test("that ends early keeps the rest of a text that has begun, and drops those behind it", async () => {
+    const bodies = new AnswerBodies();
+    const begun = Array.from({ length: 50_000 }, (_, i) => "abcdefg"[i % 7]).join("");
+    const { body, told, text } = opened(bodies, "a", { maximumBytes: 10 ** 6 });
+    body.write(begun);
+    body.write("dropped");
+    body.write("x".repeat(50_000));
+    body.closeWith("why");
+    expect(bodies.heldBytes).toBe(begun.length + "why".length);
+    expect(await text()).toBe(`${begun}why`);
+    await vi.waitFor(() => expect(told).toEqual({ overflow: null, isGone: false }));
+    // Also one whose last text has begun, and one that waits behind a text that is written whole.
+    const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
+    closing.body.close(begun);
+    closing.body.closeWith("why");
+    expect(await closing.text()).toBe(`${begun}why`);
+    const behind = opened(bodies, "a", { maximumBytes: 10 ** 6 });
+    behind.body.write("whole");
+    behind.body.close(begun);
+    behind.body.closeWith("why");
+    expect(await behind.text()).toBe("wholewhy");
+  });
+
+  test("of which nothing is read is ended after a time, and broken off after another", () => {
+    const bodies = new AnswerBodies();
+    const { body, told } = opened(bodies, "a");
+    body.write("x");
+    const ticks = limits.unreadMs / 50;
+    for (let i = 1; i < ticks; i++) body.tick();
+    expect(told).toEqual({ overflow: null, isGone: null });
+    body.tick();
+    expect(told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringContaining(`${limits.unreadMs}`) });
+    for (let i = 1; i < ticks; i++) body.tick();
+    expect(told.isGone).toBeNull();
+    body.tick();
+    expect([told.isGone, bodies.heldBytes]).toEqual([false, 0]);
+  });
+
   test("that is read as it comes may be of any length", async () => {
     const bodies = new AnswerBodies();
     const { body, told } = opened(bodies, "a");
@@ -141,6 +179,10 @@ describe("the bodies of an object", () => {
     // Where that alone is too much it breaks off.
     const largest = write(9000, 1);
     expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, isGone: false });
+    expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
+    // And where the rest of a text that has begun is too much.
+    const begun = write(40_000, 1);
+    expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, isGone: false });
     expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
     expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
   });

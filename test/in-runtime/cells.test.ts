@@ -9,13 +9,22 @@ import {
   cellRequestSchema,
   cellRequestVersion,
   readCellRequest,
+  resumableHeader,
 } from "../../edge/completions/cell-request.ts";
-import { marksHeader } from "../../edge/completions/marks.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import recorded from "../support/cell-request-v1.json";
-import { backendAnswers, eventsOf, localCell, manifestHash, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  byteStream,
+  eventsOf,
+  localCell,
+  manifestHash,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -90,13 +99,11 @@ function missingFields(one: unknown, other: unknown, at = ""): string[] {
 }
 
 describe("releases next to each other", () => {
-  test("a Worker of version 1 has the same stream of a cell, without marks", async () => {
+  test("a Worker of version 1 has the same stream of a cell, without a header for newer ones", async () => {
     says("bcd");
     const response = await askCell(await recordedRequest());
-    expect([response.status, response.headers.has(marksHeader)]).toEqual([200, false]);
-    const text = await response.text();
-    expect(text).not.toContain("\0");
-    const { data } = await eventsOf(new Response(text));
+    expect([response.status, response.headers.has(resumableHeader)]).toEqual([200, false]);
+    const { data } = await eventsOf(response);
     expect(data.filter((event) => (event as { choices?: { text: string }[] }).choices?.[0].text !== "")).toHaveLength(
       4 * 3 + 1,
     );
@@ -112,7 +119,7 @@ describe("releases next to each other", () => {
         // It takes any other for a call of another cell.
         expect(url).toBe("https://shard/order");
         sent.push(String(body));
-        return new Response(stream, { headers: { "content-type": "text/event-stream" } });
+        return new Response(byteStream([stream]), { headers: { "content-type": "text/event-stream" } });
       },
     });
     const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
@@ -133,13 +140,25 @@ describe("releases next to each other", () => {
     }
     const next = { ...message, version: cellRequestVersion + 1, newField: {} };
     const response = await askCell(next);
-    expect([response.status, response.headers.has(marksHeader)]).toEqual([200, true]);
+    expect([response.status, response.headers.has(resumableHeader)]).toEqual([200, true]);
     expect(await response.text()).toContain("[DONE]");
     expect(seen.batches.flatMap(({ sequences }) => sequences)).toMatchObject(
       Array.from({ length: 4 }, () => ({ sampling: { topK: 0, minTokens: 0 } })),
     );
     Object.assign(next.plan.choices[0].sequence.sampling, { newField: 1 });
     expect(readCellRequest(next).plan.choices[0].sequence.sampling).toMatchObject({ newField: 1 });
+  });
+
+  test("a cell takes the versions since the last release, and the next one", async () => {
+    says("b");
+    const message = await recordedRequest();
+    const statuses: number[] = [];
+    for (let version = 1; version <= cellRequestVersion + 1; version++) {
+      const response = await askCell({ ...message, version });
+      statuses.push(response.status);
+      expect(await response.text()).toContain("[DONE]");
+    }
+    expect(statuses).toEqual([200, 200, 200, 200, 200]);
   });
 
   test("a message of the cell's own version is taken as it is", () => {
@@ -152,13 +171,13 @@ describe("releases next to each other", () => {
     const schema = z.toJSONSchema(cellRequestSchema, { io: "input", unrepresentable: "any" });
     const digest = await sha256Hex(new TextEncoder().encode(JSON.stringify(schema)));
     expect([cellRequestVersion, digest]).toEqual([
-      2,
-      "cfaa774e28aaf710299e43c7d028aab47cd02e42dcbdb66f00f87377ffb756d1",
+      4,
+      "118f7f14d770076b5c448afded31c9239dc9e1d50e9d98c2043aca491e2c73bb",
     ]);
   });
 
   test.each([
-    ["of a version that is too new", { version: cellRequestVersion + 2 }, /version 4, cell of 2/],
+    ["of a version that is too new", { version: cellRequestVersion + 2 }, /version 6, cell of 4/],
     ["without a plan", { plan: null }, /plan/],
   ])("a message %s is refused, as one that was not taken", async (_, change, says) => {
     const response = await askCell({ ...(await recordedRequest()), ...change });

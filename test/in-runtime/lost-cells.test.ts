@@ -3,11 +3,12 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { delay } from "msw";
 import { describe, expect, test, vi } from "vitest";
+import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { NotTaken } from "../../edge/batching/batch-client.ts";
 import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
-import { mark, marksHeader } from "../../edge/completions/marks.ts";
+import { resumableHeader } from "../../edge/completions/cell-request.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
@@ -16,6 +17,7 @@ import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { keyIdOf, keyPrefix, scopes } from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import { backendStreams, byteStream, errorOf, localCells, testApp, useNetwork } from "./harness.ts";
 
@@ -156,6 +158,8 @@ describe("streams whose cell is lost", () => {
         stream_options: { include_usage: true },
       },
     ],
+    // It is passed on event by event: the others as they are.
+    ["a long one", 4, { prompt: "aaa", max_tokens: 20, n: 16, logprobs: 5, seed: 3, temperature: 1 }],
     [
       "prompts of several centroids, with a stop string",
       20,
@@ -196,6 +200,23 @@ describe("streams whose cell is lost", () => {
       expect(seen.batches.length).toBeGreaterThan(calls);
     },
   );
+
+  test("of a chat go on unbroken", async () => {
+    const files = await edgeModelFiles(false, { chatTemplate: "{{ messages[0].content }}" });
+    const chatArtifacts = await loadArtifacts(async (name) => files.get(name)!);
+    let isLost = false;
+    backend((_, turn) => isLost || turn < 3);
+    const app = testApp({ artifacts: async () => chatArtifacts });
+    const messages = [{ role: "user", content: "aaa" }];
+    const ask = () => app.post("/v1/chat/completions", { messages, max_tokens: 9, n: 2, seed: 5, stream: true });
+    const reader = (await ask()).body!.getReader();
+    let text = await readUntil(reader, (read) => eventsIn(read) >= 4);
+    await lose();
+    isLost = true;
+    text += await readUntil(reader, never);
+    expect(withoutIds(comparable(text))).toEqual(withoutIds(comparable(await (await ask()).text())));
+    expect(app.lost).toHaveLength(1);
+  });
 
   test("repeat nothing when a cell is lost that was behind with a choice", async () => {
     const body = { prompt: ["aaa", "bbb"], max_tokens: 9, seed: 9, temperature: 1, stream: true };
@@ -298,8 +319,8 @@ describe("a client that leaves between two cells", () => {
     [
       "the first is lost in the middle of its stream",
       () => {
-        const head = { "content-type": "text/event-stream", [marksHeader]: "1" };
-        return new Response(byteStream([`data: {}\n\n${mark("1:1")}`]), { headers: head });
+        const head = { "content-type": "text/event-stream", [resumableHeader]: "1" };
+        return new Response(byteStream(["data: {}\n\n"]), { headers: head });
       },
     ],
   ])("has its place back at once: %s", async (_, first) => {

@@ -1,129 +1,343 @@
-/** The Worker reads a cell's next bytes while its client has yet to take those before: what is lost or left in between. */
-import { expect, test, vi } from "vitest";
+/**
+ * Bytes of a cell's stream on their way through the Worker, natively or event by event: where it is lost, its client leaves or does
+ * not read.
+ */
+import { runInDurableObject } from "cloudflare:test";
+import { delay } from "msw";
+import { beforeAll, describe, expect, test, vi } from "vitest";
+import type { Cell } from "../../edge/cells/cell.ts";
 import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
-import type { CellRequest } from "../../edge/completions/cell-request.ts";
-import { mark, marksHeader } from "../../edge/completions/marks.ts";
+import { type CellRequest, resumableHeader } from "../../edge/completions/cell-request.ts";
+import { RepeatedEvents } from "../../edge/completions/sent-events.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
+import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { ServiceError } from "../../shared/errors.ts";
+import { seededRandom } from "../support/steps.ts";
+import { localCell } from "./harness.ts";
 
-const head = { "content-type": "text/event-stream", [marksHeader]: "1" };
 const { signal } = new AbortController();
+const utf8 = new TextEncoder();
+const chunk = (index: number, text: string, finish_reason: string | null = null, timings = {}) =>
+  sseEvent(JSON.stringify({ choices: [{ index, text, finish_reason }], ...timings }));
+const heartbeat = sseComment("hb");
 
-/** A cell's answer that a test makes by hand. */
+/**
+ * A cell's answer that a test makes by hand. A stream belongs to the object that made it, so this one does what the test has left
+ * in plain fields.
+ */
 function handMade() {
-  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  const work: (Uint8Array | "lose" | "close")[] = [];
   const cell = {
-    /** Reads that found nothing and waited. */
-    reads: 0,
+    /** Writes that were read. */
+    taken: 0,
+    /** Only a write shows it. */
     isLeft: false,
-    send: (text: string) => controller.enqueue(new TextEncoder().encode(text)),
-    lose: () => controller.error(new Error("its machine is gone")),
-    close: () => controller.close(),
-    body: new ReadableStream<Uint8Array>(
-      {
-        start: (its) => {
-          controller = its;
-        },
-        pull: () => {
-          cell.reads++;
-        },
-        cancel: () => {
-          cell.isLeft = true;
-        },
-      },
-      { highWaterMark: 0 },
-    ),
+    send: (bytes: string | Uint8Array) => void work.push(typeof bytes === "string" ? utf8.encode(bytes) : bytes),
+    lose: () => void work.push("lose"),
+    close: () => void work.push("close"),
+    open(): ReadableStream<Uint8Array> {
+      const { readable, writable } = new IdentityTransformStream();
+      const writer = writable.getWriter();
+      const run = async () => {
+        for (;;) {
+          const next = work.shift();
+          if (next === "lose") return writer.abort(new Error("its machine is gone"));
+          if (next === "close") return writer.close();
+          if (!next) await delay(1);
+          else {
+            await writer.write(next);
+            cell.taken++;
+          }
+        }
+      };
+      run().catch(() => {
+        cell.isLeft = true;
+      });
+      return readable;
+    },
   };
   return cell;
 }
 
+const ways: ("native" | "by events")[] = ["native", "by events"];
+type Way = (typeof ways)[number] | "whole";
+
 /** Asks for an answer; `requests`: what each cell was asked. */
-async function asked(stream: boolean) {
-  const answers = [handMade(), handMade()];
+async function asked(way: Way, { cells: count = 2, headers = { [resumableHeader]: "1" } as HeadersInit } = {}) {
+  const answers = Array.from({ length: count }, handMade);
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
     fetch: async (_, { body }) => {
-      const { body: answer } = answers[requests.length];
+      const id = open.length;
+      open.push(() => new Response(answers[requests.length - 1].open(), { headers }));
       requests.push(JSON.parse(String(body)));
-      return new Response(answer, { headers: head });
+      return localCell().fetch(`https://hand-made/${id}`);
     },
   });
   const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
-  const request = { admitted: { tenant: "a" }, plan: { choices: [] as unknown }, stream } as CellRequest;
-  const { response, completed } = await cells(request, defaultRegion, signal);
+  const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
+  const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
+  const options = { echo: false, logprobs: null, compare: false };
+  const request = { admitted: { tenant: "a" }, plan: { choices }, options, stream: way !== "whole" };
+  const { response, completed } = await cells(request as unknown as CellRequest, defaultRegion, signal);
   const ended = completed!.then(
     () => null,
     (error: ServiceError) => error.kind,
   );
-  const readsOfFirst = (count: number) => vi.waitFor(() => expect(answers[0].reads).toBe(count), { interval: 1 });
-  return { answers, requests, response, ended, readsOfFirst };
+  return { answers, requests, response, ended };
 }
 
-test("a client that leaves is told to a cell that sends nothing more", async () => {
-  const { answers, requests, response, ended, readsOfFirst } = await asked(true);
-  const reader = response.body!.getReader();
-  answers[0].send(`A${mark("1:1")}`);
-  await reader.read();
-  await readsOfFirst(2);
-  answers[0].send(`B${mark("2:2")}`);
-  await readsOfFirst(3);
-  await reader.cancel();
-  await vi.waitFor(() => expect(answers[0].isLeft).toBe(true));
-  expect(await ended).toBe("cancelled");
-  expect(requests).toHaveLength(1);
+/** Answers of the cell, by the path of their requests. */
+const open: (() => Response)[] = [];
+beforeAll(() =>
+  runInDurableObject(localCell(), (cell: Cell) => {
+    cell.fetch = async ({ url }) => open[Number(new URL(url).pathname.slice(1))]();
+  }),
+);
+
+const patience = { interval: 1, timeout: 5000 };
+
+describe.each(ways)("a stream, %s", (way) => {
+  test("reaches its client as it is, and ends with it", async () => {
+    const { answers, requests, response, ended } = await asked(way);
+    const events = [heartbeat, chunk(0, "é"), chunk(1, "b", "stop"), chunk(0, "c", "stop"), sseDone];
+    const text = response.text();
+    for (const event of events) answers[0].send(event);
+    answers[0].close();
+    expect(await text).toBe(events.join(""));
+    expect(await ended).toBeNull();
+    expect(response.headers.has(resumableHeader)).toBe(false);
+    expect(requests).toHaveLength(1);
+  });
+
+  test("is passed on byte by byte where it is short, and in whole events where it is long", async () => {
+    const { answers, response } = await asked(way);
+    const reader = response.body!.getReader();
+    const event = chunk(0, "a");
+    answers[0].send(event.slice(0, 9));
+    await vi.waitFor(() => expect(answers[0].taken).toBe(1), patience);
+    const first = reader.read();
+    answers[0].send(event.slice(9));
+    expect(new TextDecoder().decode((await first).value)).toBe(way === "native" ? event.slice(0, 9) : event);
+    answers[0].lose();
+    await reader.cancel();
+  });
+
+  test("of a client that leaves is cancelled in its cell, and no other cell is asked", async () => {
+    const { answers, requests, response, ended } = await asked(way);
+    const reader = response.body!.getReader();
+    answers[0].send(chunk(0, "a"));
+    await reader.read();
+    await reader.cancel();
+    await vi.waitFor(() => {
+      answers[0].send(heartbeat);
+      expect(answers[0].isLeft).toBe(true);
+    }, patience);
+    expect(await ended).toBe("cancelled");
+    expect(requests).toHaveLength(1);
+  });
+
+  test("of a client that leaves a cell that sends only one heartbeat more ends, too", async () => {
+    const { answers, requests, response, ended } = await asked(way);
+    const reader = response.body!.getReader();
+    answers[0].send(chunk(0, "a"));
+    await reader.read();
+    await reader.cancel();
+    answers[0].send(heartbeat);
+    expect(await ended).toBe("cancelled");
+    expect(requests).toHaveLength(1);
+  });
+
+  test("of a client that leaves while the next cell is asked is cancelled in that one", async () => {
+    const { answers, response, ended } = await asked(way);
+    const reader = response.body!.getReader();
+    answers[0].send(chunk(0, "a"));
+    await reader.read();
+    answers[0].lose();
+    await reader.cancel();
+    await vi.waitFor(() => {
+      answers[1].send(heartbeat);
+      expect(answers[1].isLeft).toBe(true);
+    }, patience);
+    expect(await ended).toBe("cancelled");
+  });
+
+  test("is read no farther than its client has taken it, and a little", async () => {
+    const { answers, response, ended } = await asked(way);
+    const events = Array.from({ length: 50 }, (_, i) => chunk(0, String.fromCharCode(97 + (i % 26)).repeat(400)));
+    for (const event of [...events, sseDone]) answers[0].send(event);
+    answers[0].close();
+    const reader = response.body!.getReader();
+    const eventBytes = events[10].length;
+    let bytes = 0;
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      bytes += value.length;
+      expect(answers[0].taken).toBeLessThanOrEqual(Math.ceil(bytes / eventBytes) + 3);
+    }
+    expect(bytes).toBe([...events, sseDone].join("").length);
+    expect(await ended).toBeNull();
+  });
+
+  test("whose cell is lost behind [DONE] is complete; behind its last event another cell completes it", async () => {
+    const events = [chunk(0, "a", "stop"), chunk(1, "b", "stop")];
+    for (const isDone of [true, false]) {
+      const { answers, requests, response, ended } = await asked(way);
+      const text = response.text();
+      for (const event of isDone ? [...events, sseDone] : events) answers[0].send(event);
+      answers[0].lose();
+      if (!isDone) {
+        answers[1].send(sseDone);
+        answers[1].close();
+      }
+      expect(await text).toBe([...events, sseDone].join(""));
+      expect(await ended).toBeNull();
+      expect(requests).toHaveLength(isDone ? 1 : 2);
+    }
+  });
+
+  test("that is closed without [DONE] is lost, and one that has failed is completed by it", async () => {
+    const closed = await asked(way);
+    const text = closed.response.text();
+    closed.answers[0].send(chunk(0, "a"));
+    closed.answers[0].close();
+    closed.answers[1].send(sseDone);
+    closed.answers[1].close();
+    expect(await text).toBe(chunk(0, "a") + sseDone);
+    const failed = await asked(way);
+    const failedText = failed.response.text();
+    const error = sseEvent(JSON.stringify({ error: { message: "why" } }));
+    failed.answers[0].send(error + (way === "native" ? "data: [DO" : ""));
+    failed.answers[0].lose();
+    expect(await failedText).toBe(error + sseDone);
+    expect([await failed.ended, failed.requests.length]).toEqual([null, 1]);
+  });
+
+  test("of a cell that cannot be resumed ends in an error event where it is lost", async () => {
+    const { answers, requests, response, ended } = await asked(way, { headers: {} });
+    const text = response.text();
+    answers[0].send(chunk(0, "a"));
+    answers[0].lose();
+    expect(await text).toMatch(/"text":"a".*\n\ndata: \{"error":.*backend_unavailable.*\n\ndata: \[DONE\]\n\n$/);
+    expect([await ended, requests.length]).toEqual(["backend_unavailable", 1]);
+  });
+
+  /** [choice, text, whether it is the choice's last], then the usage and [DONE]; timings are those of a run. */
+  const made: [number, string, boolean][] = [
+    [0, "é", false],
+    [1, "b\n", false],
+    [1, "\u{1f600}", false],
+    [0, "", false],
+    [1, "", true],
+    [0, "d", true],
+  ];
+  const written = ([index, text, isDone]: (typeof made)[number], run: number) =>
+    chunk(index, text, isDone ? "stop" : null, isDone ? { timings: run } : {});
+  const usage = sseEvent(JSON.stringify({ choices: [], usage: { tokens: 3 } }));
+  const firstRun = [heartbeat, ...made.map((event) => written(event, 1)), heartbeat, usage, sseDone];
+  /** What another cell sends of it: the other choice first. */
+  function secondRun(resumeFrom: CellRequest["resumeFrom"]): string {
+    const events = [...made.filter(([index]) => index === 1), ...made.filter(([index]) => index === 0)];
+    const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
+    const rest = events.filter((event) => !repeated?.isSent(...event)).map((event) => written(event, 2));
+    return [heartbeat, ...rest, ...(repeated?.isUsageSent ? [] : [usage]), sseDone].join("");
+  }
+  const parsed = (text: string) => {
+    const events = text
+      .replaceAll(/"timings":\d/g, '"timings":0')
+      .split("\n\n")
+      .filter((event) => !event.startsWith(":"));
+    return [0, 1, undefined].map((choice) =>
+      events.filter((event) => /"index":(\d)/.exec(event)?.[1] === choice?.toString()),
+    );
+  };
+
+  test("that is lost behind any of its bytes goes on unbroken, but for one within timings", {
+    timeout: 60_000,
+  }, async () => {
+    const seed = Date.now() >>> 0;
+    const next = seededRandom(seed);
+    const bytes = utf8.encode(firstRun.join(""));
+    const whole = parsed(firstRun.join(""));
+    const lostBehind = async (length: number) => {
+      const { answers, requests, response, ended } = await asked(way);
+      const text = response.text().catch(() => null);
+      for (let at = 0; at < length; ) {
+        const end = Math.min(length, at + 1 + Math.floor(next() * 120));
+        answers[0].send(bytes.slice(at, end));
+        at = end;
+      }
+      answers[0].lose();
+      if (length < bytes.length) {
+        await vi.waitFor(() => expect(requests).toHaveLength(2), patience);
+        const rest = utf8.encode(secondRun(requests[1].resumeFrom));
+        const cut = Math.floor(next() * rest.length);
+        for (const part of [rest.slice(0, cut), rest.slice(cut)]) if (part.length > 0) answers[1].send(part);
+        answers[1].close();
+      }
+      return { text: await text, ended: await ended };
+    };
+    // The digit of the timings is sent, and the event's end is not.
+    const isWithinTimings = (length: number) =>
+      way === "native" && /"timings":1[^\n]*\n?$/.test(new TextDecoder().decode(bytes.subarray(0, length)));
+    const lengths = Array.from({ length: bytes.length + 1 }, (_, length) => length);
+    expect(lengths.filter(isWithinTimings)).toHaveLength(way === "native" ? 6 : 0);
+    for (let from = 0; from < lengths.length; from += 32) {
+      await Promise.all(
+        lengths.slice(from, from + 32).map(async (length) => {
+          const { text, ended } = await lostBehind(length);
+          const where = `seed ${seed}, ${length} bytes`;
+          if (isWithinTimings(length)) expect([text, ended], where).toEqual([null, "backend_unavailable"]);
+          else {
+            expect(ended, where).toBeNull();
+            expect(parsed(text!), where).toEqual(whole);
+          }
+        }),
+      );
+    }
+  });
 });
 
-test("a cell that is lost is followed by one that goes on after what was written", async () => {
-  const { answers, requests, response, ended, readsOfFirst } = await asked(true);
-  answers[0].send(`A${mark("1:1")}`);
-  await readsOfFirst(2);
-  answers[0].send(`B${mark("2:2")}C`);
+test("a stream that is lost twice in the middle of an event goes on", async () => {
+  const { answers, requests, response, ended } = await asked("native", { cells: 3 });
+  const text = response.text();
+  const event = chunk(0, "abc");
+  answers[0].send(chunk(1, "x") + event.slice(0, -6));
   answers[0].lose();
-  answers[1].send(`C${mark("3:3")}D${mark("end")}`);
-  answers[1].close();
-  expect(await response.text()).toBe("ABCD");
+  // The next cell is behind with that choice.
+  answers[1].send(chunk(1, "y"));
+  answers[1].lose();
+  await vi.waitFor(() => expect(requests).toHaveLength(3), patience);
+  expect(requests[2].resumeFrom).toEqual(requests[1].resumeFrom);
+  answers[2].send(chunk(1, "y") + heartbeat + event + sseDone);
+  answers[2].close();
+  expect(await text).toBe(chunk(1, "x") + event + chunk(1, "y") + sseDone);
   expect(await ended).toBeNull();
-  expect(requests.map(({ resumeFrom }) => resumeFrom)).toEqual([undefined, "2:2"]);
 });
 
-test("a client that leaves while the next cell is asked is told to that one", async () => {
-  const { answers, response, ended, readsOfFirst } = await asked(true);
-  answers[0].send(`A${mark("1:1")}`);
-  await readsOfFirst(2);
+test("a heartbeat that is cut by the loss is completed at once", async () => {
+  const { answers, response } = await asked("native");
+  const reader = response.body!.getReader();
+  const read = async (length: number) => {
+    let text = "";
+    while (text.length < length) text += new TextDecoder().decode((await reader.read()).value);
+    return text;
+  };
+  answers[0].send(": h");
+  expect(await read(3)).toBe(": h");
   answers[0].lose();
-  await response.body!.cancel();
-  await vi.waitFor(() => expect(answers[1].isLeft).toBe(true));
-  expect(await ended).toBe("cancelled");
+  expect(await read(2)).toBe("\n\n");
+  answers[1].send(heartbeat);
+  expect(await read(heartbeat.length)).toBe(heartbeat);
 });
 
 test("a whole answer that fails in its middle does not end as a complete one", async () => {
-  const { answers, response, ended, readsOfFirst } = await asked(false);
+  const { answers, response, ended } = await asked("whole");
+  const text = response.text();
   answers[0].send('{"a":');
-  await readsOfFirst(2);
   answers[0].lose();
-  await expect(response.text()).rejects.toThrow();
+  await expect(text).rejects.toThrow();
   expect(await ended).toBe("backend_unavailable");
-});
-
-test("no more is read than the one write that the client has yet to take, and the one after it", async () => {
-  let sent = 0;
-  const body = new ReadableStream<Uint8Array>(
-    {
-      pull(controller) {
-        const text = `${++sent}\n${mark(sent === 50 ? "end" : `${sent}:1`)}`;
-        controller.enqueue(new TextEncoder().encode(text));
-        if (sent === 50) controller.close();
-      },
-    },
-    { highWaterMark: 0 },
-  );
-  const namespace: CellNamespace = () => ({ fetch: async () => new Response(body, { headers: head }) });
-  const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
-  const request = { admitted: { tenant: "a" }, plan: { choices: [] as unknown }, stream: true } as CellRequest;
-  const { response, completed } = await cells(request, defaultRegion, signal);
-  let taken = 0;
-  for await (const _ of response.body!) expect(sent).toBeLessThanOrEqual(++taken + 2);
-  expect(taken).toBe(50);
-  await completed;
 });

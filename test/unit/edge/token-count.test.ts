@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Plan } from "../../../edge/completions/plan.ts";
-import { refuseManyLogprobs } from "../../../edge/completions/token-count.ts";
+import { mostStreamBytes, refuseManyLogprobs } from "../../../edge/completions/token-count.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 
@@ -36,4 +36,15 @@ test("allows common requests", () => {
   expect(() => refuseManyLogprobs(planOf(1, 1024), { ...plain, logprobs: 20, compare: true })).not.toThrow();
   expect(() => refuseManyLogprobs(planOf(32, 1021), { ...echoed, logprobs: 1, compare: false })).not.toThrow();
   expect(() => refuseManyLogprobs(planOf(32, 1022), { ...echoed, logprobs: 1, compare: false })).toThrow();
+});
+
+test("a stream's bytes grow with its choices, tokens, logprobs and echoed prompts", () => {
+  const plain = { echo: false, logprobs: null, compare: false };
+  const bytes = (count: number, tokens: number, options = {}) =>
+    mostStreamBytes(planOf(count, tokens), { ...plain, ...options });
+  expect(bytes(1, 100)).toBe(4096 + 100 * 400);
+  expect(bytes(3, 100)).toBe(3 * bytes(1, 100));
+  expect(bytes(1, 100, { logprobs: 5 })).toBe(bytes(1, 100) + 100 * 6 * 160);
+  expect(bytes(1, 100, { compare: true })).toBe(bytes(1, 100, { logprobs: 0 }));
+  expect(bytes(1, 100, { echo: true, logprobs: 0 })).toBe(bytes(1, 100) + 103 * 160 + 3 * 16);
 });

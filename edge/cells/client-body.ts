@@ -1,0 +1,106 @@
+/** The body that a client reads, and the two ways of bytes into it: a whole stream without JavaScript for its chunks, or writes. */
+import { joined } from "../completions/sent-events.ts";
+import { pause } from "../platform/pause.ts";
+
+/** What a pipe has written. */
+export interface Piped {
+  bytes: Uint8Array;
+  /** Why it ended early; null where it came to its end. */
+  failure: unknown;
+}
+
+export class ClientBody {
+  /** True once the client has disconnected. */
+  isGone = false;
+  readonly #writable: WritableStream<Uint8Array>;
+  #opened: WritableStreamDefaultWriter<Uint8Array> | null = null;
+  #writing = Promise.resolve();
+
+  constructor(writable: WritableStream<Uint8Array>) {
+    this.#writable = writable;
+  }
+
+  /**
+   * Writes a stream, before anything else is written, and keeps a copy of its bytes. Resolves when it has ended or failed. Rejects
+   * and cancels it if the client has disconnected.
+   */
+  async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
+    // Whoever reads the copy while the other is piped takes more from the stream than the client has taken.
+    const [piped, copy] = stream.tee();
+    try {
+      await piped.pipeTo(this.#writable, { preventClose: true, preventAbort: true });
+    } catch (failure) {
+      const bytes = await bytesUntilFailure(copy);
+      if (bytes) return { bytes, failure };
+      this.isGone = true;
+      throw failure;
+    }
+    return { bytes: await new Response(copy).bytes(), failure: null };
+  }
+
+  /**
+   * Resolves when the client has taken the bytes of the write before: to wait for each write itself makes the first token of a
+   * stream wait longer for those of other streams. Rejects if it has disconnected.
+   */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length === 0) return;
+    await this.#writing;
+    this.#writing = this.#writer.write(bytes);
+    this.#writing.catch(() => {
+      this.isGone = true;
+    });
+  }
+
+  /** Calls `left` when the client disconnects; only a write notices that. */
+  whenGone(left: () => void): void {
+    this.#writer.closed.catch(left);
+  }
+
+  /** Resolves when the client has taken everything. Rejects if it has disconnected before. */
+  async close(): Promise<void> {
+    await this.#writing;
+    await this.#writer.close().catch(() => {});
+  }
+
+  abort(reason: Error): void {
+    this.#writer.abort(reason).catch(() => {});
+  }
+
+  get #writer(): WritableStreamDefaultWriter<Uint8Array> {
+    if (!this.#opened) {
+      this.#opened = this.#writable.getWriter();
+      this.#opened.closed.catch(() => {
+        this.isGone = true;
+      });
+    }
+    return this.#opened;
+  }
+}
+
+/** Bytes that are read of a copy at once. */
+const readBytes = 64 * 1024;
+
+/** A copy of a stream that has failed says so at once behind its last byte; one that does not in this time, in milliseconds, has not. */
+const failureMs = 250;
+
+/**
+ * The copy's bytes if its stream has failed. null if it goes on, which is then cancelled: the pipe has failed because the client has
+ * disconnected, and the runtime reports both alike.
+ */
+async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint8Array | null> {
+  const reader = copy.getReader({ mode: "byob" });
+  const parts: Uint8Array[] = [];
+  try {
+    for (;;) {
+      const { value } = await reader.read(new Uint8Array(readBytes));
+      if (value) parts.push(value);
+      // That was all that the pipe has read.
+      if (!value || value.length < readBytes) break;
+    }
+    await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);
+  } catch {
+    return joined(parts);
+  }
+  reader.cancel().catch(() => {});
+  return null;
+}
