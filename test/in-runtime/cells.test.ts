@@ -11,6 +11,7 @@ import {
   readCellRequest,
   resumableHeader,
 } from "../../edge/completions/cell-request.ts";
+import { SentEvents, type StreamCursor } from "../../edge/completions/sent-events.ts";
 import { defaultRegion, regions } from "../../edge/platform/region.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
@@ -187,6 +188,27 @@ describe("releases next to each other", () => {
       kind: "backend_unavailable",
       message: expect.stringMatching(says),
     });
+  });
+});
+
+describe("a cell that goes on with a stream", () => {
+  test.each(["completion", "chat"])("sends what the client has not, wherever that is: %s", async (form) => {
+    says("bcd");
+    const message = { ...(await recordedRequest()), version: cellRequestVersion, form, includeUsage: true };
+    const eventsFrom = async (resumeFrom?: StreamCursor) => {
+      const text = await (await askCell({ ...message, resumeFrom, isResumed: resumeFrom !== undefined })).text();
+      const events = text.replaceAll(/"timings":\{[^}]*\}/g, '"timings":{}').split(/(?<=\n\n)/);
+      return events.filter((event) => event.startsWith("data: "));
+    };
+    /** Choices may come in any order. */
+    const byChoice = (events: string[]) => Map.groupBy(events, (event) => /"index":(\d)/.exec(event)?.[1]);
+    const whole = await eventsFrom();
+    expect(whole).toHaveLength(4 * 4 + 2);
+    for (let sent = 0; sent < whole.length; sent++) {
+      const client = new SentEvents(4);
+      for (const event of whole.slice(0, sent)) client.add(new TextEncoder().encode(event));
+      expect(byChoice(await eventsFrom(client.cursor)), `${sent} events`).toEqual(byChoice(whole.slice(sent)));
+    }
   });
 });
 

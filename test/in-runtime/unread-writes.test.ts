@@ -203,9 +203,9 @@ describe.each(ways)("a stream, %s", (way) => {
     const text = closed.response.text();
     closed.answers[0].send(chunk(0, "a"));
     closed.answers[0].close();
-    closed.answers[1].send(sseDone);
+    closed.answers[1].send(chunk(0, "b") + sseDone);
     closed.answers[1].close();
-    expect(await text).toBe(chunk(0, "a") + sseDone);
+    expect(await text).toBe(chunk(0, "a") + chunk(0, "b") + sseDone);
     const failed = await asked(way);
     const failedText = failed.response.text();
     const error = sseEvent(JSON.stringify({ error: { message: "why" } }));
