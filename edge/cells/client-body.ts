@@ -81,7 +81,7 @@ export class ClientBody {
 const readBytes = 64 * 1024;
 
 /** A copy of a stream that has failed says so at once behind its last byte; one that does not in this time, in milliseconds, has not. */
-const failureMs = 250;
+const failureMs = 1000;
 
 /**
  * The copy's bytes if its stream has failed. null if it goes on, which is then cancelled: the pipe has failed because the client has

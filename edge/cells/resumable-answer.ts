@@ -29,6 +29,7 @@ export interface CellAnswer {
 export type Cells = (request: CellRequest, region: Region, signal: AbortSignal) => Promise<CellAnswer>;
 
 export function createCells(parts: CellsParts): Cells {
+  const kept = { bytes: 0 };
   return async (request, region, signal) => {
     const call = new CellCall(request, region, signal, parts);
     const first = await call.begin();
@@ -36,7 +37,7 @@ export function createCells(parts: CellsParts): Cells {
     const { readable, writable } = new IdentityTransformStream();
     const response = new Response(readable, { headers: first.headers });
     response.headers.delete(resumableHeader);
-    return { response, completed: passOn(first, call, new ClientBody(writable)) };
+    return { response, completed: passOn(first, call, new ClientBody(writable), kept) };
   };
 }
 
@@ -54,19 +55,26 @@ interface Progress {
 
 type Pass = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Bytes of a stream that the Worker keeps until it has ended. */
-const keptBytes = 256 * 1024;
+/** Bytes of a stream of which the Worker keeps a copy, at most, and of all such streams of an isolate together, which has 128 MB. */
+const [streamBytes, allStreamBytes] = [256 * 1024, 32 * 2 ** 20];
 
-function passOf({ stream, plan, options }: CellRequest): Pass {
+/** How the first answer is passed on; `kept`: what is kept of all streams, by their estimates. */
+function passOf({ stream, plan, options }: CellRequest, kept: { bytes: number }): Pass {
   if (!stream) return passWhole;
-  return mostStreamBytes(plan, options) <= keptBytes ? passShort : passLong;
+  const bytes = mostStreamBytes(plan, options);
+  if (bytes > streamBytes || kept.bytes + bytes > allStreamBytes) return passLong;
+  kept.bytes += bytes;
+  return (...passed) =>
+    passShort(...passed).finally(() => {
+      kept.bytes -= bytes;
+    });
 }
 
-async function passOn(first: Response, call: CellCall, client: ClientBody): Promise<void> {
+async function passOn(first: Response, call: CellCall, client: ClientBody, kept: { bytes: number }): Promise<void> {
   const { stream, plan } = call.request;
   const progress: Progress = { sent: new SentEvents(plan.choices.length), begun: nothing, isResumable: true };
   const { sent } = progress;
-  let pass = passOf(call.request);
+  let pass = passOf(call.request, kept);
   try {
     for (let response = first; ; ) {
       if (stream) progress.isResumable &&= response.headers.has(resumableHeader);

@@ -63,24 +63,36 @@ function handMade() {
 const ways: ("native" | "by events")[] = ["native", "by events"];
 type Way = (typeof ways)[number] | "whole";
 
-/** Asks for an answer; `requests`: what each cell was asked. */
-async function asked(way: Way, { cells: count = 2, headers = { [resumableHeader]: "1" } as HeadersInit } = {}) {
-  const answers = Array.from({ length: count }, handMade);
+/** Cells whose answers come from `answers`, one after the other; `requests`: what each was asked. */
+function handMadeCells(answers: ReturnType<typeof handMade>[], headers: HeadersInit = { [resumableHeader]: "1" }) {
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
     fetch: async (_, { body }) => {
       const id = open.length;
-      open.push(() => new Response(answers[requests.length - 1].open(), { headers }));
+      const answer = answers[requests.length];
+      open.push(() => new Response(answer.open(), { headers }));
       requests.push(JSON.parse(String(body)));
       return localCell().fetch(`https://hand-made/${id}`);
     },
   });
   const cells = createCells({ namespace, cellsPerRegion: 4, now: () => 0, lost: () => undefined });
+  return { cells, requests };
+}
+
+/** A request of two choices, for an estimate of 14 592 bytes or of many. */
+function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
   const options = { echo: false, logprobs: null, compare: false };
   const request = { admitted: { tenant: "a" }, plan: { choices }, options, stream: way !== "whole" };
-  const { response, completed } = await cells(request as unknown as CellRequest, defaultRegion, signal);
+  return request as unknown as CellRequest;
+}
+
+/** Asks for an answer. */
+async function asked(way: Way, { cells: count = 2, headers = undefined as HeadersInit | undefined } = {}) {
+  const answers = Array.from({ length: count }, handMade);
+  const { cells, requests } = handMadeCells(answers, headers);
+  const { response, completed } = await cells(requestOf(way), defaultRegion, signal);
   const ended = completed!.then(
     () => null,
     (error: ServiceError) => error.kind,
@@ -298,6 +310,38 @@ describe.each(ways)("a stream, %s", (way) => {
       );
     }
   });
+});
+
+test("of many streams at once some are passed on by events, so that little is kept of all", async () => {
+  const request = requestOf("native");
+  const [{ sequence }] = request.plan.choices;
+  // 245 KiB a stream by the estimate: 133 of them are in 32 MiB.
+  Object.assign(sequence, { maxTokens: 303 });
+  const streams = 140;
+  const answers = Array.from({ length: streams + 1 }, handMade);
+  const { cells } = handMadeCells(answers);
+  const ask = async () => (await cells(request, defaultRegion, signal)).response.body!.getReader();
+  const readers = await Promise.all(Array.from({ length: streams }, ask));
+  for (const answer of answers.slice(0, streams)) answer.send("data");
+  await vi.waitFor(() => expect(answers.filter(({ taken }) => taken > 0)).toHaveLength(streams), patience);
+  let begun = 0;
+  const reads = readers.map(async (reader) => {
+    if (new TextDecoder().decode((await reader.read()).value) === "data") begun++;
+  });
+  await vi.waitFor(() => expect(begun).toBe(133), patience);
+  for (const answer of answers.slice(0, streams)) {
+    answer.send(`: {}\n\n${sseDone}`);
+    answer.close();
+  }
+  await Promise.all(reads);
+  expect(begun).toBe(133);
+  for (const reader of readers) while (!(await reader.read()).done);
+  // Their bytes are free again.
+  const reader = await ask();
+  answers[streams].send("data");
+  expect(new TextDecoder().decode((await reader.read()).value)).toBe("data");
+  answers[streams].lose();
+  await reader.cancel();
 });
 
 test("a stream that is lost twice in the middle of an event goes on", async () => {
