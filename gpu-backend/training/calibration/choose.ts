@@ -29,12 +29,15 @@ export interface GroupedTrial extends Trial {
   isServed: boolean;
 }
 
-/** What is tried for each prompt length: all combinations. */
+/**
+ * What is tried for each prompt length: all combinations. A floor f costs text with a good adapter up to −log(1 − f) nats a token; where
+ * the calibration's own text has none that good, only this bound on f says so.
+ */
 const grid = {
   base: [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.5, 0.3],
   noPointer: [0.95, 0.9, 0.85, 0.7, 0.5, 0.3],
   temper: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7],
-  floor: [0.3, 0.2, 0.1, 0.05, 0.02],
+  floor: [0.1, 0.05, 0.02],
 } as const;
 const candidates = grid.base.flatMap((base) =>
   grid.noPointer.flatMap((noPointer) => grid.temper.map((temper) => ({ base, noPointer, temper }))),

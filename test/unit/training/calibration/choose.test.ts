@@ -111,12 +111,12 @@ test("where text that adapters harm lies between centroids, text that is clearly
 });
 
 test("the floor of each length is as high as costs nothing", () => {
-  // Without evidence the base has a weight of .3 at least, so a floor of .3 changes nothing.
+  // Without evidence the base has a weight of .3 at least, so no floor changes anything.
   const short = trialsOf("gains", says(1), says(2), { promptTokens: 16 });
   const long = trialsOf("gains", says(20), says(20), { promptTokens: 64 });
   const measured = [measureGrid(16, short), measureGrid(64, long)];
   const { floor, byLength } = calibrationOf(measured, choose(measured));
-  expect(byLength.map((row) => row.floor)).toEqual([0.3, 0.02]);
+  expect(byLength.map((row) => row.floor)).toEqual([0.1, 0.02]);
   expect(floor).toBe(0.02);
 });
 
