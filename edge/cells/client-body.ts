@@ -1,5 +1,5 @@
 /** The body that a client reads, and the two ways of bytes into it: a whole stream without JavaScript for its chunks, or writes. */
-import { joined } from "../completions/sent-events.ts";
+import { joinBytes } from "../../shared/join-bytes.ts";
 import { pause } from "../platform/pause.ts";
 
 /** What a pipe has written. */
@@ -25,7 +25,7 @@ export class ClientBody {
    * and cancels it if the client has disconnected.
    */
   async pipe(stream: ReadableStream<Uint8Array>): Promise<Piped> {
-    // Whoever reads the copy while the other is piped takes more from the stream than the client has taken.
+    // The copy is not read yet: that would take more from the stream than the client has taken.
     const [piped, copy] = stream.tee();
     try {
       await piped.pipeTo(this.#writable, { preventClose: true, preventAbort: true });
@@ -56,7 +56,7 @@ export class ClientBody {
     this.#writer.closed.catch(left);
   }
 
-  /** Resolves when the client has taken everything. Rejects if it has disconnected before. */
+  /** Resolves when the client has taken everything, or has disconnected with the last write. Rejects if it has disconnected before. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#writer.close().catch(() => {});
@@ -80,7 +80,7 @@ export class ClientBody {
 /** Bytes that are read of a copy at once. */
 const readBytes = 64 * 1024;
 
-/** A copy of a stream that has failed says so at once behind its last byte; one that does not in this time, in milliseconds, has not. */
+/** Milliseconds after which the stream has not failed: a copy of one that has says so at once behind its last byte. */
 const failureMs = 1000;
 
 /**
@@ -99,7 +99,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);
   } catch {
-    return joined(parts);
+    return joinBytes(parts);
   }
   reader.cancel().catch(() => {});
   return null;

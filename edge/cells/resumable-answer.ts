@@ -4,8 +4,9 @@
  */
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
+import { joinBytes } from "../../shared/join-bytes.ts";
 import { type CellRequest, failedMark, interrupted, resumableHeader } from "../completions/cell-request.ts";
-import { EventSplitter, isComment, joined, SentEvents } from "../completions/sent-events.ts";
+import { BegunEvent, EventSplitter, isComment, SentEvents } from "../completions/sent-events.ts";
 import { mostStreamBytes } from "../completions/token-count.ts";
 import type { Region } from "../platform/region.ts";
 import { CellCall, type CellsParts } from "./cells.ts";
@@ -55,17 +56,20 @@ interface Progress {
 
 type Pass = (response: Response, client: ClientBody, progress: Progress) => Promise<void>;
 
-/** Bytes of a stream of which the Worker keeps a copy, at most, and of all such streams of an isolate together, which has 128 MB. */
-const [streamBytes, allStreamBytes] = [256 * 1024, 32 * 2 ** 20];
+/**
+ * Maximum bytes of a stream of which the Worker keeps a copy, and of all such streams of an isolate together, which has 128 MB. What a
+ * stream may have at most counts until it has ended.
+ */
+const keptBytes = { ofStream: 512 * 1024, ofAll: 32 * 2 ** 20 };
 
-/** How the first answer is passed on; `kept`: what is kept of all streams, by their estimates. */
+/** How the first answer is passed on; `kept`: what all streams may have at most of which a copy is kept. */
 function passOf({ stream, plan, options }: CellRequest, kept: { bytes: number }): Pass {
   if (!stream) return passWhole;
   const bytes = mostStreamBytes(plan, options);
-  if (bytes > streamBytes || kept.bytes + bytes > allStreamBytes) return passLong;
+  if (bytes === null || bytes > keptBytes.ofStream || kept.bytes + bytes > keptBytes.ofAll) return passByEvents;
   kept.bytes += bytes;
   return (...passed) =>
-    passShort(...passed).finally(() => {
+    passNatively(...passed).finally(() => {
       kept.bytes -= bytes;
     });
 }
@@ -85,7 +89,7 @@ async function passOn(first: Response, call: CellCall, client: ClientBody, kept:
         if (!(thrown instanceof CellLost) || !progress.isResumable || client.isGone) throw thrown;
         const hasBegun = sent.hasBegun || progress.begun.length > 0;
         response = await call.resume(hasBegun ? sent.cursor : null, thrown);
-        if (stream) pass = passLong;
+        if (stream) pass = passByEvents;
       }
     }
     // Of an error the last bytes may be lost.
@@ -125,7 +129,7 @@ const nothing = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
 /** Passes on a stream without JavaScript for each of its chunks. Its events are read only where it was lost. */
-async function passShort(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+async function passNatively(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
   sent.isDone = decoder.decode(bytes.subarray(-sseDone.length)) === sseDone;
@@ -139,35 +143,25 @@ async function passShort(response: Response, client: ClientBody, progress: Progr
 }
 
 /** Passes on a stream event by event, and keeps none; also what another cell sends of a stream that was lost. */
-async function passLong(response: Response, client: ClientBody, progress: Progress): Promise<void> {
+async function passByEvents(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const splitter = new EventSplitter();
-  const held: Uint8Array[] = [];
+  const wanted = new BegunEvent(progress.begun);
   try {
     for await (const chunk of chunksOf(response, client)) {
       const { begun } = progress;
-      const events = begunFirst(splitter.push(chunk), begun, held);
+      const complete = splitter.push(chunk);
+      const events = begun.length === 0 ? complete : wanted.take(complete);
+      if (!events) continue;
       for (const event of events) sent.add(event);
-      if (events.length > 0) progress.begun = nothing;
-      await client.write(joined(events).subarray(begun.length));
+      progress.begun = nothing;
+      await client.write(joinBytes(events).subarray(begun.length));
     }
   } catch (thrown) {
     if (!sent.isDone && !sent.hasFailed) throw thrown;
   }
   if (sent.isDone || sent.hasFailed) return;
-  if (held.length > 0) throw new Error("the event that the client has in part is computed differently now");
   throw new CellLost("the stream ended without [DONE]");
-}
-
-/**
- * The events to send next where the client has part of one: none until one comes that begins so, then that one and all that were
- * `held`, without comments.
- */
-function begunFirst(events: Uint8Array[], begun: Uint8Array, held: Uint8Array[]): Uint8Array[] {
-  if (begun.length === 0) return events;
-  held.push(...events.filter((event) => !isComment(event)));
-  const first = held.findIndex((event) => begun.every((byte, i) => byte === event[i]));
-  return first < 0 ? [] : [...held.splice(first, 1), ...held.splice(0)];
 }
 
 /** A whole answer can be computed again until the first byte of its JSON: before that only white space is sent. */

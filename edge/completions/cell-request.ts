@@ -1,5 +1,5 @@
 /**
- * What the Worker sends to the cell that answers a request, and what only it reads of the answer. Worker and cell may be of
+ * What the Worker sends to the cell that answers a request, and what only the Worker reads of the answer. Worker and cell may be of
  * releases next to each other while a deploy spreads, so the message has a version and a schema. A message of another version is
  * checked: unknown fields are kept, missing new ones have defaults. One of the cell's own version is not checked, as it was made by
  * code with the same schema.

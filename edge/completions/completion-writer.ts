@@ -222,7 +222,7 @@ class CompletionWriter {
     const { stream, includeUsage } = this.#request;
     if (!stream) return "";
     const chunk = this.#builder.chunk(part);
-    const isNew = chunk && !this.#repeated?.isSent(part.planned.index, part.text, part.done !== null);
+    const isNew = chunk && !this.#repeated?.skipIfSent(part.planned.index, part.text, part.done !== null);
     const event = isNew ? sseEvent(JSON.stringify(includeUsage ? { ...chunk, usage: null } : chunk)) : "";
     if (this.#openChoices > 0) return event;
     const endsInUsage = includeUsage && !this.#repeated?.isUsageSent;

@@ -7,6 +7,7 @@
  */
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
+import { joinBytes } from "../../shared/join-bytes.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** How far one choice has come. */
@@ -50,7 +51,7 @@ export class EventSplitter {
     this.#begun.push(chunk);
     // Only the end of an event has line feeds: JSON escapes its own.
     if (!chunk.includes(lineFeed)) return [];
-    const bytes = joined(this.#begun);
+    const bytes = joinBytes(this.#begun);
     const events: Uint8Array[] = [];
     let start = 0;
     for (let at = bytes.indexOf(lineFeed); at >= 0; at = bytes.indexOf(lineFeed, at + 1)) {
@@ -65,7 +66,7 @@ export class EventSplitter {
 
   /** The bytes behind the last event. */
   get rest(): Uint8Array {
-    return joined(this.#begun);
+    return joinBytes(this.#begun);
   }
 }
 
@@ -74,11 +75,18 @@ export function isComment(event: Uint8Array): boolean {
   return event[0] === colon;
 }
 
-interface ChunkChoice {
-  index: number;
-  text?: string;
-  delta?: { content?: string };
-  finish_reason: string | null;
+interface Chunk {
+  /** One choice; none in the chunk with the usage. */
+  choices?: { index: number; text?: string; delta?: { content?: string }; finish_reason: string | null }[];
+  error?: unknown;
+}
+
+const decoder = new TextDecoder();
+
+/** What an event that is no comment says; null for [DONE]. */
+function chunkOf(event: Uint8Array): Chunk | null {
+  const text = decoder.decode(event);
+  return text === sseDone ? null : (JSON.parse(text.slice("data: ".length)) as Chunk);
 }
 
 /** The events that a client has got. */
@@ -87,41 +95,62 @@ export class SentEvents {
   isDone = false;
   /** An error is one of them, after which only [DONE] comes. */
   hasFailed = false;
-  readonly #cursor: StreamCursor;
-  readonly #decoder = new TextDecoder();
-  #hasBegun = false;
+  /** There is one that is no comment. */
+  hasBegun = false;
+  /** Where another cell is to go on. */
+  readonly cursor: StreamCursor;
 
   constructor(choices: number) {
-    this.#cursor = { choices: placesOf(choices), isUsageSent: false };
-  }
-
-  /** Where another cell is to go on. */
-  get cursor(): StreamCursor {
-    return this.#cursor;
-  }
-
-  /** There is one that is no comment. */
-  get hasBegun(): boolean {
-    return this.#hasBegun;
+    this.cursor = { choices: placesOf(choices), isUsageSent: false };
   }
 
   add(event: Uint8Array): void {
     if (isComment(event)) return;
-    this.#hasBegun = true;
-    const text = this.#decoder.decode(event);
-    if (text === sseDone) {
+    this.hasBegun = true;
+    const chunk = chunkOf(event);
+    if (chunk === null) {
       this.isDone = true;
       return;
     }
-    const { choices = [], error } = JSON.parse(text.slice("data: ".length)) as {
-      choices?: ChunkChoice[];
-      error?: unknown;
-    };
+    const { choices = [], error } = chunk;
     if (error !== undefined) this.hasFailed = true;
-    else if (choices.length === 0) this.#cursor.isUsageSent = true;
+    else if (choices.length === 0) this.cursor.isUsageSent = true;
     for (const { index, text = "", delta, finish_reason } of choices) {
-      advance(this.#cursor.choices[index], delta?.content ?? text, finish_reason !== null);
+      advance(this.cursor.choices[index], delta?.content ?? text, finish_reason !== null);
     }
+  }
+}
+
+/** Looks in a stream that is made again for the event of which the client has the beginning. */
+export class BegunEvent {
+  readonly #beginning: Uint8Array;
+  /** The events before it, without comments. */
+  readonly #held: Uint8Array[] = [];
+  /** The choices of those; null for the chunk with the usage. Only the first event of a choice can be the one. */
+  readonly #choices = new Set<number | null>();
+
+  constructor(beginning: Uint8Array) {
+    this.#beginning = beginning;
+  }
+
+  /**
+   * Takes the stream's next events. Returns it and all others so far, it first, or null where it has not come. Throws an Error if the
+   * stream ends without it.
+   */
+  take(events: readonly Uint8Array[]): Uint8Array[] | null {
+    let found: Uint8Array | null = null;
+    for (const event of events) {
+      if (isComment(event)) continue;
+      const chunk = chunkOf(event);
+      const choice = chunk?.choices?.[0]?.index ?? null;
+      if (!found && !this.#choices.has(choice) && this.#beginning.every((byte, i) => byte === event[i])) found = event;
+      else this.#held.push(event);
+      this.#choices.add(choice);
+      if (found) continue;
+      if (chunk?.error !== undefined) throw new Error(`it failed in the next cell: ${JSON.stringify(chunk.error)}`);
+      if (chunk === null) throw new Error("the event that the client has in part is computed differently now");
+    }
+    return found && [found, ...this.#held];
   }
 }
 
@@ -140,8 +169,11 @@ export class RepeatedEvents {
     return this.#sent.isUsageSent;
   }
 
-  /** Whether the client has the next event of a choice. Throws numerics_mismatch if what it has of the choice is another text. */
-  isSent(choice: number, text: string, isDone: boolean): boolean {
+  /**
+   * Takes the next event of a choice, and returns whether the client has it. Throws numerics_mismatch if what it has of the choice is
+   * another text.
+   */
+  skipIfSent(choice: number, text: string, isDone: boolean): boolean {
     const [sent, made] = [this.#sent.choices[choice], this.#made[choice]];
     advance(made, text, isDone);
     const isOther = made.events === sent.events && made.digest !== sent.digest;
@@ -154,15 +186,4 @@ export class RepeatedEvents {
     }
     return isDone ? sent.isDone : made.events <= sent.events;
   }
-}
-
-export function joined(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0];
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let length = 0;
-  for (const part of parts) {
-    whole.set(part, length);
-    length += part.length;
-  }
-  return whole;
 }

@@ -20,38 +20,28 @@ interface Reported {
   compare: boolean;
 }
 
-/** The logprobs that an answer may have. */
-function mostLogprobs({ choices }: Pick<Plan, "choices">, { echo, logprobs, compare }: Omit<Reported, "form">): number {
+/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
+export function refuseManyLogprobs({ choices }: Plan, { form, echo, logprobs, compare }: Reported): void {
   const perToken = (logprobs === null ? 0 : 1 + logprobs) + (compare ? 1 : 0);
   // Every choice of a prompt repeats the prompt's logprobs.
-  const tokensOf = ({ sequence: { maxTokens, promptIds } }: PlannedChoice) =>
+  const tokensOf = ({ sequence: { maxTokens, promptIds } }: Plan["choices"][number]) =>
     maxTokens + (echo && logprobs !== null ? promptIds.length : 0);
-  return perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
-}
-
-/** Throws invalid_request when an answer that is not streamed, and so in memory until it is complete, may exceed `limits.wholeLogprobs`. */
-export function refuseManyLogprobs(plan: Plan, { form, ...reported }: Reported): void {
-  const most = mostLogprobs(plan, reported);
+  const most = perToken * choices.reduce((sum, choice) => sum + tokensOf(choice), 0);
   if (most <= limits.wholeLogprobs) return;
   throw new ServiceError(
     "invalid_request",
     `Invalid request: the answer may have up to ${most} logprobs, the maximum is ${limits.wholeLogprobs} without stream: true.`,
-    { param: fieldOf(form, reported.logprobs) },
+    { param: fieldOf(form, logprobs) },
   );
 }
 
-/**
- * Bytes of a stream: of a choice's last event, of an event with a token, of a token in an echoed prompt, and of a logprob. More than
- * usual, while a token of many characters that JSON escapes takes more.
- */
-const bytesOf = { end: 4096, event: 400, promptToken: 16, logprob: 160 };
+/** Maximum bytes of a choice's last event, and of an event with a token, of which GPT-2's longest has 128. Heartbeats are not counted. */
+const [lastEventBytes, eventBytes] = [4096, 512];
 
-/** About how many bytes a stream has at most. */
-export function mostStreamBytes(plan: Pick<Plan, "choices">, options: Omit<Reported, "form">): number {
-  const choiceBytes = ({ sequence: { maxTokens, promptIds } }: PlannedChoice) =>
-    bytesOf.end + bytesOf.event * maxTokens + (options.echo ? bytesOf.promptToken * promptIds.length : 0);
-  const bytes = plan.choices.reduce((sum, choice) => sum + choiceBytes(choice), 0);
-  return bytes + bytesOf.logprob * mostLogprobs(plan, options);
+/** Maximum bytes of a stream; null where it may have logprobs or an echoed prompt, which have no such bound. */
+export function mostStreamBytes({ choices }: Plan, { echo, logprobs, compare }: Omit<Reported, "form">): number | null {
+  if (echo || compare || logprobs !== null) return null;
+  return choices.reduce((sum, { sequence }) => sum + lastEventBytes + eventBytes * sequence.maxTokens, 0);
 }
 
 /** The field that was set. A chat's `logprobs` is true or false; `top_logprobs` gives the alternatives. */

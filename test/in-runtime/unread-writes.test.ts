@@ -9,7 +9,10 @@ import type { Cell } from "../../edge/cells/cell.ts";
 import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
 import { type CellRequest, resumableHeader } from "../../edge/completions/cell-request.ts";
+import { forms } from "../../edge/completions/forms.ts";
+import { ResponseBuilder } from "../../edge/completions/response.ts";
 import { RepeatedEvents } from "../../edge/completions/sent-events.ts";
+import { mostStreamBytes } from "../../edge/completions/token-count.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import type { ServiceError } from "../../shared/errors.ts";
@@ -79,7 +82,7 @@ function handMadeCells(answers: ReturnType<typeof handMade>[], headers: HeadersI
   return { cells, requests };
 }
 
-/** A request of two choices, for an estimate of 14 592 bytes or of many. */
+/** A request of two choices, for a stream of 16 KiB at most or of many. */
 function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
@@ -93,11 +96,12 @@ async function asked(way: Way, { cells: count = 2, headers = undefined as Header
   const answers = Array.from({ length: count }, handMade);
   const { cells, requests } = handMadeCells(answers, headers);
   const { response, completed } = await cells(requestOf(way), defaultRegion, signal);
-  const ended = completed!.then(
+  const failure = completed!.then(
     () => null,
-    (error: ServiceError) => error.kind,
+    (error: ServiceError) => error,
   );
-  return { answers, requests, response, ended };
+  const ended = failure.then((error) => error?.kind ?? null);
+  return { answers, requests, response, failure, ended };
 }
 
 /** Answers of the cell, by the path of their requests. */
@@ -253,7 +257,7 @@ describe.each(ways)("a stream, %s", (way) => {
   function secondRun(resumeFrom: CellRequest["resumeFrom"]): string {
     const events = [...made.filter(([index]) => index === 1), ...made.filter(([index]) => index === 0)];
     const repeated = resumeFrom && new RepeatedEvents(resumeFrom);
-    const rest = events.filter((event) => !repeated?.isSent(...event)).map((event) => written(event, 2));
+    const rest = events.filter((event) => !repeated?.skipIfSent(...event)).map((event) => written(event, 2));
     return [heartbeat, ...rest, ...(repeated?.isUsageSent ? [] : [usage]), sseDone].join("");
   }
   const parsed = (text: string) => {
@@ -312,57 +316,100 @@ describe.each(ways)("a stream, %s", (way) => {
   });
 });
 
+test("an event with a token has no more bytes than are counted for it, whatever the token", () => {
+  const { plan } = requestOf("native");
+  const eventBytes = [1, 0].map((maxTokens) => {
+    const choices = [{ ...plan.choices[0], sequence: { ...plan.choices[0].sequence, maxTokens } }];
+    return mostStreamBytes({ ...plan, choices }, { echo: false, logprobs: null, compare: false })!;
+  });
+  const model = `gpt2:${"m".repeat(64)}`;
+  const envelope = { id: `chatcmpl-${"0".repeat(32)}`, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}` };
+  const sizes = Object.values(forms).flatMap((form) => {
+    const builder = new ResponseBuilder(form, envelope, plan, { compare: false, isWhole: false });
+    // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
+    return ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"].map((text) => {
+      const part = { planned: plan.choices[1], text, logprobs: null, compared: [], done: null };
+      return utf8.encode(sseEvent(JSON.stringify({ ...builder.chunk(part), usage: null }))).length;
+    });
+  });
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(eventBytes[0] - eventBytes[1]);
+  console.log(`at most ${Math.max(...sizes)} of ${eventBytes[0] - eventBytes[1]} bytes`);
+});
+
 test("of many streams at once some are passed on by events, so that little is kept of all", async () => {
   const request = requestOf("native");
   const [{ sequence }] = request.plan.choices;
-  // 245 KiB a stream by the estimate: 133 of them are in 32 MiB.
-  Object.assign(sequence, { maxTokens: 303 });
-  const streams = 140;
-  const answers = Array.from({ length: streams + 1 }, handMade);
+  // 512 KiB a stream at most: 64 of them are 32 MiB.
+  Object.assign(sequence, { maxTokens: (512 * 1024 - 2 * 4096) / 2 / 512 });
+  const streams = 70;
+  const answers = Array.from({ length: 2 * streams }, handMade);
   const { cells } = handMadeCells(answers);
   const ask = async () => (await cells(request, defaultRegion, signal)).response.body!.getReader();
-  const readers = await Promise.all(Array.from({ length: streams }, ask));
-  for (const answer of answers.slice(0, streams)) answer.send("data");
-  await vi.waitFor(() => expect(answers.filter(({ taken }) => taken > 0)).toHaveLength(streams), patience);
-  let begun = 0;
-  const reads = readers.map(async (reader) => {
-    if (new TextDecoder().decode((await reader.read()).value) === "data") begun++;
-  });
-  await vi.waitFor(() => expect(begun).toBe(133), patience);
-  for (const answer of answers.slice(0, streams)) {
-    answer.send(`: {}\n\n${sseDone}`);
-    answer.close();
+  // Their bytes are free again for the second round.
+  for (const some of [answers.slice(0, streams), answers.slice(streams)]) {
+    const readers = await Promise.all(Array.from({ length: streams }, ask));
+    for (const answer of some) answer.send("data");
+    await vi.waitFor(() => expect(some.filter(({ taken }) => taken > 0)).toHaveLength(streams), patience);
+    let begun = 0;
+    const reads = readers.map(async (reader) => {
+      if (new TextDecoder().decode((await reader.read()).value) === "data") begun++;
+    });
+    await vi.waitFor(() => expect(begun).toBe(64), patience);
+    for (const answer of some) {
+      answer.send(`: {}\n\n${sseDone}`);
+      answer.close();
+    }
+    await Promise.all(reads);
+    expect(begun).toBe(64);
+    for (const reader of readers) while (!(await reader.read()).done);
   }
-  await Promise.all(reads);
-  expect(begun).toBe(133);
-  for (const reader of readers) while (!(await reader.read()).done);
-  // Their bytes are free again.
-  const reader = await ask();
-  answers[streams].send("data");
-  expect(new TextDecoder().decode((await reader.read()).value)).toBe("data");
-  answers[streams].lose();
-  await reader.cancel();
 });
 
-test("a stream that is lost twice in the middle of an event goes on", async () => {
-  const { answers, requests, response, ended } = await asked("native", { cells: 3 });
+test("a stream that cuts an event which comes out otherwise breaks off, though a later one begins alike", async () => {
+  const { answers, requests, response, ended } = await asked("native", { cells: 5 });
   const text = response.text();
-  const event = chunk(0, "abc");
-  answers[0].send(chunk(1, "x") + event.slice(0, -6));
+  answers[0].send(chunk(0, "x") + chunk(0, " on").slice(0, 39));
   answers[0].lose();
-  // The next cell is behind with that choice.
-  answers[1].send(chunk(1, "y"));
-  answers[1].lose();
-  await vi.waitFor(() => expect(requests).toHaveLength(3), patience);
-  expect(requests[2].resumeFrom).toEqual(requests[1].resumeFrom);
-  answers[2].send(chunk(1, "y") + heartbeat + event + sseDone);
-  answers[2].close();
-  expect(await text).toBe(chunk(1, "x") + event + chunk(1, "y") + sseDone);
-  expect(await ended).toBeNull();
+  answers[1].send(chunk(0, " two") + chunk(0, " onion") + sseDone);
+  answers[1].close();
+  await expect(text).rejects.toThrow();
+  expect([await ended, requests.length]).toEqual(["backend_unavailable", 2]);
 });
+
+test("a stream that cuts an event breaks off where the next cell fails, and says why to the log", async () => {
+  const { answers, response, failure } = await asked("native");
+  const text = response.text();
+  answers[0].send(chunk(0, "abc").slice(0, -6));
+  answers[0].lose();
+  answers[1].send(sseEvent(JSON.stringify({ error: { message: "too much to do" } })) + sseDone);
+  answers[1].close();
+  await expect(text).rejects.toThrow();
+  expect(String((await failure)?.cause)).toContain("too much to do");
+});
+
+test.each([false, true])(
+  "a stream that is lost twice in the middle of an event goes on; silently: %s",
+  async (isSilent) => {
+    const { answers, requests, response, ended } = await asked("native", { cells: 3 });
+    const text = response.text();
+    const event = chunk(0, "abc");
+    answers[0].send(chunk(1, "x") + event.slice(0, -6));
+    answers[0].lose();
+    // The next cell is behind with that choice.
+    answers[1].send(chunk(1, "y"));
+    if (isSilent) answers[1].close();
+    else answers[1].lose();
+    await vi.waitFor(() => expect(requests).toHaveLength(3), patience);
+    expect(requests[2].resumeFrom).toEqual(requests[1].resumeFrom);
+    answers[2].send(chunk(1, "y") + heartbeat + event + sseDone);
+    answers[2].close();
+    expect(await text).toBe(chunk(1, "x") + event + chunk(1, "y") + sseDone);
+    expect(await ended).toBeNull();
+  },
+);
 
 test("a heartbeat that is cut by the loss is completed at once", async () => {
-  const { answers, response } = await asked("native");
+  const { answers, response, ended } = await asked("native");
   const reader = response.body!.getReader();
   const read = async (length: number) => {
     let text = "";
@@ -373,8 +420,11 @@ test("a heartbeat that is cut by the loss is completed at once", async () => {
   expect(await read(3)).toBe(": h");
   answers[0].lose();
   expect(await read(2)).toBe("\n\n");
-  answers[1].send(heartbeat);
-  expect(await read(heartbeat.length)).toBe(heartbeat);
+  const rest = heartbeat + sseDone;
+  answers[1].send(rest);
+  answers[1].close();
+  expect(await read(rest.length)).toBe(rest);
+  expect(await ended).toBeNull();
 });
 
 test("a whole answer that fails in its middle does not end as a complete one", async () => {
