@@ -1,5 +1,5 @@
 /** The body that a client reads, and the two ways of bytes into it: a whole stream without JavaScript for its chunks, or writes. */
-import { joinBytes } from "../../shared/join-bytes.ts";
+import { joinArrays } from "../../shared/join-arrays.ts";
 import { pause } from "../platform/pause.ts";
 
 /** What a pipe has written. */
@@ -99,7 +99,7 @@ async function bytesUntilFailure(copy: ReadableStream<Uint8Array>): Promise<Uint
     }
     await Promise.race([reader.read(new Uint8Array(1)), pause(failureMs)]);
   } catch {
-    return joinBytes(parts);
+    return joinArrays(Uint8Array, parts);
   }
   reader.cancel().catch(() => {});
   return null;

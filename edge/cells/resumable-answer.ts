@@ -4,7 +4,7 @@
  */
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
-import { joinBytes } from "../../shared/join-bytes.ts";
+import { joinArrays } from "../../shared/join-arrays.ts";
 import { type CellRequest, failedMark, interrupted, resumableHeader } from "../completions/cell-request.ts";
 import { BegunEvent, EventSplitter, isComment, SentEvents } from "../completions/sent-events.ts";
 import { mostStreamBytes } from "../completions/token-count.ts";
@@ -124,7 +124,6 @@ function clientGone(cause: unknown): ServiceError {
 }
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 const nothing = new Uint8Array(0);
 const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => character.charCodeAt(0));
 
@@ -132,11 +131,8 @@ const [lineFeed, space, failed] = ["\n", " ", failedMark].map((character) => cha
 async function passNatively(response: Response, client: ClientBody, progress: Progress): Promise<void> {
   const { sent } = progress;
   const { bytes, failure } = await client.pipe(response.body!);
-  sent.isDone = decoder.decode(bytes.subarray(-sseDone.length)) === sseDone;
+  const rest = sent.addStream(bytes);
   if (sent.isDone) return;
-  const splitter = new EventSplitter();
-  for (const event of splitter.push(bytes)) sent.add(event);
-  const { rest } = splitter;
   if (isComment(rest)) await client.write(encoder.encode(rest.at(-1) === lineFeed ? "\n" : "\n\n"));
   else progress.begun = rest;
   if (!sent.hasFailed) throw new CellLost("the cell is lost", { cause: failure });
@@ -155,7 +151,7 @@ async function passByEvents(response: Response, client: ClientBody, progress: Pr
       if (!events) continue;
       for (const event of events) sent.add(event);
       progress.begun = nothing;
-      await client.write(joinBytes(events).subarray(begun.length));
+      await client.write(joinArrays(Uint8Array, events).subarray(begun.length));
     }
   } catch (thrown) {
     if (!sent.isDone && !sent.hasFailed) throw thrown;

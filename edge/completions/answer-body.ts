@@ -5,7 +5,7 @@
  */
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { joinBytes } from "../../shared/join-bytes.ts";
+import { joinArrays } from "../../shared/join-arrays.ts";
 
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
@@ -284,7 +284,8 @@ export class AnswerBody {
     while (count < this.#queue.length && (count === 0 || bytes + this.#queue[count].bytes.length <= writeBytes)) {
       bytes += this.#queue[count++].bytes.length;
     }
-    const part = joinBytes(this.#queue.splice(0, count).map((piece) => piece.bytes));
+    const pieces = this.#queue.splice(0, count).map((piece) => piece.bytes);
+    const part = joinArrays(Uint8Array, pieces);
     this.#queuedBytes -= bytes;
     this.#writingBytes = bytes;
     // It rejects if the reader disconnected; `writer.closed` reports that.

@@ -7,7 +7,7 @@
  */
 import { sseDone } from "../../shared/contracts/sse.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { joinBytes } from "../../shared/join-bytes.ts";
+import { joinArrays } from "../../shared/join-arrays.ts";
 import { fnv1a } from "../../shared/math/fnv1a.ts";
 
 /** How far one choice has come. */
@@ -51,7 +51,7 @@ export class EventSplitter {
     this.#begun.push(chunk);
     // Only the end of an event has line feeds: JSON escapes its own.
     if (!chunk.includes(lineFeed)) return [];
-    const bytes = joinBytes(this.#begun);
+    const bytes = joinArrays(Uint8Array, this.#begun);
     const events: Uint8Array[] = [];
     let start = 0;
     for (let at = bytes.indexOf(lineFeed); at >= 0; at = bytes.indexOf(lineFeed, at + 1)) {
@@ -66,7 +66,7 @@ export class EventSplitter {
 
   /** The bytes behind the last event. */
   get rest(): Uint8Array {
-    return joinBytes(this.#begun);
+    return joinArrays(Uint8Array, this.#begun);
   }
 }
 
@@ -118,6 +118,16 @@ export class SentEvents {
     for (const { index, text = "", delta, finish_reason } of choices) {
       advance(this.cursor.choices[index], delta?.content ?? text, finish_reason !== null);
     }
+  }
+
+  /** Adds a whole stream, and returns the bytes behind its last event. Of one that is done nothing else is read. */
+  addStream(bytes: Uint8Array): Uint8Array {
+    const end = bytes.subarray(-sseDone.length);
+    if (decoder.decode(end) === sseDone) this.add(end);
+    if (this.isDone) return bytes.subarray(bytes.length);
+    const splitter = new EventSplitter();
+    for (const event of splitter.push(bytes)) this.add(event);
+    return splitter.rest;
   }
 }
 

@@ -6,6 +6,7 @@
  */
 
 import type { ServiceError } from "../../shared/errors.ts";
+import { joinArrays } from "../../shared/join-arrays.ts";
 import { pointerMass, positionsOfEvidence, type TokenEvidence, weigh, withFloor } from "../../shared/math/evidence.ts";
 import type { KvArena } from "../kv/arena.ts";
 import type { StepOutput, StepRunner } from "../runtime/step.ts";
@@ -70,7 +71,7 @@ export async function weighMixtures(
     states.push(arena.states(row, [sequence.ids.length - 1]));
   }
   const faults = new Map<Sequence, ServiceError>();
-  const input = composeHead(rows, joined(states), feed);
+  const input = composeHead(rows, joinArrays(Float32Array, states), feed);
   const output = input.mixed ? await runner.run(input) : null;
   const mixed = output?.mixed;
   const J = input.mixed?.adapters ?? 0;
@@ -117,16 +118,6 @@ function setWeights(sequence: Sequence, tokenEvidence: readonly TokenEvidence[])
   sequence.mixture = weights;
   sequence.evidence = evidence;
   return null;
-}
-
-function joined(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 /** What the arena feeds of the rows that hold these prompts, from the first to the last. */

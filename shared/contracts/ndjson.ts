@@ -1,6 +1,7 @@
 /**
  * The framing between backend and edge: one JSON value a line, UTF-8. Pure: bytes in, lines out, whatever carries them.
  */
+import { joinArrays } from "../join-arrays.ts";
 import { type Frame, frameSchema, plainTokenFrame } from "./inference.ts";
 
 const newline = 0x0a;
@@ -60,12 +61,7 @@ export class LineSplitter {
   }
 
   #flush(): string {
-    const line = new Uint8Array(this.#pendingBytes);
-    let length = 0;
-    for (const part of this.#pending) {
-      line.set(part, length);
-      length += part.length;
-    }
+    const line = joinArrays(Uint8Array, this.#pending);
     this.#pending = [];
     this.#pendingBytes = 0;
     return decoder.decode(line);

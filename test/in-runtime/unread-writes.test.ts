@@ -104,6 +104,16 @@ async function asked(way: Way, { cells: count = 2, headers = undefined as Header
   return { answers, requests, response, failure, ended };
 }
 
+/** Asks for a stream whose client leaves behind its first event. */
+async function left(way: Way) {
+  const all = await asked(way);
+  const reader = all.response.body!.getReader();
+  all.answers[0].send(chunk(0, "a"));
+  await reader.read();
+  await reader.cancel();
+  return all;
+}
+
 /** Answers of the cell, by the path of their requests. */
 const open: (() => Response)[] = [];
 beforeAll(() =>
@@ -141,11 +151,7 @@ describe.each(ways)("a stream, %s", (way) => {
   });
 
   test("of a client that leaves is cancelled in its cell, and no other cell is asked", async () => {
-    const { answers, requests, response, ended } = await asked(way);
-    const reader = response.body!.getReader();
-    answers[0].send(chunk(0, "a"));
-    await reader.read();
-    await reader.cancel();
+    const { answers, requests, ended } = await left(way);
     await vi.waitFor(() => {
       answers[0].send(heartbeat);
       expect(answers[0].isLeft).toBe(true);
@@ -155,11 +161,7 @@ describe.each(ways)("a stream, %s", (way) => {
   });
 
   test("of a client that leaves a cell that sends only one heartbeat more ends, too", async () => {
-    const { answers, requests, response, ended } = await asked(way);
-    const reader = response.body!.getReader();
-    answers[0].send(chunk(0, "a"));
-    await reader.read();
-    await reader.cancel();
+    const { answers, requests, ended } = await left(way);
     answers[0].send(heartbeat);
     expect(await ended).toBe("cancelled");
     expect(requests).toHaveLength(1);

@@ -59,6 +59,20 @@ describe("a stream", () => {
     expect(states(chunk(0, "a"), failure)).toEqual([true, true, false]);
     expect(states(failure, sseDone)).toEqual([true, true, true]);
   });
+
+  test("that is whole is told by its end, and of any other the bytes behind its last event are left", () => {
+    const whole = chunk(0, "a") + chunk(0, "b", "stop") + usage + sseDone;
+    for (let length = 0; length <= whole.length; length++) {
+      const all = new SentEvents(1);
+      const rest = text(all.addStream(utf8.encode(whole.slice(0, length))));
+      const events = whole.slice(0, length).split("\n\n").slice(0, -1);
+      expect(all.isDone).toBe(length === whole.length);
+      expect(rest).toBe(
+        all.isDone ? "" : whole.slice(events.join("\n\n").length + (events.length > 0 ? 2 : 0), length),
+      );
+      if (!all.isDone) expect(all.cursor).toEqual(sent(1, ...events.map((event) => `${event}\n\n`)).cursor);
+    }
+  });
 });
 
 describe("a stream that is made again", () => {
