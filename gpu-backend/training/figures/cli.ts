@@ -130,7 +130,7 @@ interface FiguresFlags {
 
 /** How much is measured for published figures, besides the settings of the embedded artifacts. */
 const publishedMeasurement = {
-  ...{ seeds: [1, 2, 3], texts: 60, testWindows: 1600 },
+  ...{ seeds: [1, 2, 3], texts: 150, testWindows: 1600 },
   ...{ familySteps: 200, familyWindows: 4000, familyTexts: 96 },
   ...{ paperLines: 1600, paperSteps: 1200 },
 };

@@ -6,6 +6,7 @@ import { Random } from "../random.ts";
 export const scoredTokens = 64;
 /** A stretch with a shorter prompt is no text. */
 export const leastPrompt = 64;
+/** Of each document, where they give enough texts: long ones then cost no more than others. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 /** An answer of fewer tokens says too little. */
@@ -34,8 +35,9 @@ export interface Source {
 }
 
 /**
- * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on.
- * Texts of a document do not overlap; its last may have a shorter prompt. A document of fewer than 128 tokens has none.
+ * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on. They are
+ * of the first 20,000 characters of each document; of whole documents where those are too few. Texts of a document do not overlap;
+ * its last may have a shorter prompt. A document of fewer than 128 tokens has none.
  */
 export function cutTexts(
   documents: readonly Document[],
@@ -43,9 +45,15 @@ export function cutTexts(
   count: number,
   longest = leastPrompt,
 ): Text[] {
+  const beginnings = documents.map(({ name, text }) => ({ name, text: text.slice(0, documentCharacters) }));
+  const texts = textsOf(beginnings, tokenizer, count, longest);
+  return texts.length < count ? textsOf(documents, tokenizer, count, longest) : texts;
+}
+
+function textsOf(documents: readonly Document[], tokenizer: TextTokenizer, count: number, longest: number): Text[] {
   const textTokens = longest + scoredTokens;
   const byDocument = documents.map(({ name, text }, index) => {
-    const ids = tokenizer.encode(text.slice(0, documentCharacters));
+    const ids = tokenizer.encode(text);
     const whole = Array.from({ length: Math.floor(ids.length / textTokens) }, (_, i) => i * textTokens);
     const rest = whole.length * textTokens;
     const restIsText = ids.length - rest >= leastPrompt + scoredTokens;

@@ -69,6 +69,19 @@ test("each document gives a text before any gives a second, and texts do not ove
   expect(cutTexts(documents, letters, 4)).toEqual(texts);
 });
 
+test("whole documents are cut only where their beginnings give too few texts", () => {
+  const size = leastPrompt + scoredTokens;
+  const documents = ["a", "b"].map((name) => ({ name, text: name.repeat(300 * size) }));
+  const ofBeginnings = 2 * Math.floor(20_000 / size);
+  expect(cutTexts(documents, letters, ofBeginnings + 1).length).toBe(ofBeginnings + 1);
+  expect(cutTexts(documents, letters, 1_000).length).toBe(600);
+  const long = [
+    { name: "long", text: Array.from({ length: 300 * size }, (_, i) => String.fromCharCode(97 + (i % 26))).join("") },
+  ];
+  const beginning = [{ ...long[0], text: long[0].text.slice(0, 20_000) }];
+  expect(cutTexts(long, letters, 100)).toEqual(cutTexts(beginning, letters, 100));
+});
+
 test("after a prompt of any length the same tokens are scored", () => {
   const [cut] = cutTexts([{ name: "a", text: "0123456789abcdef".repeat(8) }], letters, 1);
   for (const promptTokens of [8, 16, 32, 64]) {
