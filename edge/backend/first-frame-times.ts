@@ -12,18 +12,17 @@ const shortestMs = 100;
 const margin = 1.5;
 
 export class FirstFrameTimes {
-  readonly #times: number[] = [];
-  #next = 0;
+  readonly #times = new Float64Array(kept);
+  #recorded = 0;
 
   record(ms: number): void {
-    this.#times[this.#next] = ms;
-    this.#next = (this.#next + 1) % kept;
+    this.#times[this.#recorded++ % kept] = ms;
   }
 
   /** A first frame that takes longer is late. */
   get lateMs(): number {
-    if (this.#times.length < fewest) return presetMs;
-    const sorted = this.#times.toSorted((a, b) => a - b);
+    if (this.#recorded < fewest) return presetMs;
+    const sorted = this.#times.slice(0, this.#recorded).sort();
     return Math.max(shortestMs, margin * sorted[Math.floor(0.95 * sorted.length)]);
   }
 }

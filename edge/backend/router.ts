@@ -104,6 +104,7 @@ export class Router {
    * first in the key's order that has less than its share of the load.
    */
   #choose(key: string, fit: readonly Backend[], nowMs: number): Backend {
+    if (fit.length === 1) return fit[0];
     const loadOf = this.#loadsAt(nowMs);
     const distanceMs = ({ address }: Backend) => roundTripMs(this.#region, address.region);
     const tiers = [...Map.groupBy(fit, distanceMs)].map(([wayMs, backends]) => {

@@ -124,7 +124,7 @@ export class MicroBatcher<T extends Waiting> {
   /** The next micro-batch to send now, or null. Of the queues that may send, the one of the tenant whose turn it is. */
   take(nowMs: number): MicroBatch<T> | null {
     const free = this.#limits.awaitingCalls - this.#awaiting.size;
-    if (free <= 0) return null;
+    if (free <= 0 || this.#queued === 0) return null;
     const { gatherMs, sequencesPerCall } = this.#limits;
     const calls = this.#awaiting.values().filter(({ sentMs }) => nowMs - sentMs < gatherMs);
     const gathering = new Set(calls.map(({ key }) => key));
@@ -144,7 +144,7 @@ export class MicroBatcher<T extends Waiting> {
 
   /** When the first of the queues that gather may send, in milliseconds; null if none waits for that. */
   get gathersUntilMs(): number | null {
-    if (this.#awaiting.size >= this.#limits.awaitingCalls) return null;
+    if (this.#awaiting.size >= this.#limits.awaitingCalls || this.#queued === 0) return null;
     const latest = new Map(this.#awaiting.values().map(({ key, sentMs }) => [key, sentMs]));
     const waiting = this.#tenants.values().flatMap((tenant) => tenant.waiting);
     const sentMs = waiting.reduce((min, { key }) => Math.min(min, latest.get(key) ?? min), Number.POSITIVE_INFINITY);

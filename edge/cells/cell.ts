@@ -5,7 +5,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
-import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
+import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../assign/deployed.ts";
@@ -47,6 +47,8 @@ export class Cell extends DurableObject<Env> {
   readonly #settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
+  /** Of its name: that of every tenant whose requests it answers. */
+  readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
@@ -54,6 +56,7 @@ export class Cell extends DurableObject<Env> {
     const gate = new Gate(awaitingCalls);
     const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
     const jurisdiction = jurisdictionOf(state.id.name ?? "");
+    this.#jurisdiction = jurisdiction;
     const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
@@ -117,7 +120,7 @@ export class Cell extends DurableObject<Env> {
 
   async #answer(request: CellRequest, signal: AbortSignal): Promise<Response> {
     const { admitted, plan } = request;
-    if (jurisdictionOf(admitted.tenant) !== jurisdictionOf(this.ctx.id.name ?? "")) {
+    if (jurisdictionOf(admitted.tenant) !== this.#jurisdiction) {
       throw new Error(`a request of ${admitted.tenant} has come to the cell ${this.ctx.id.name}`);
     }
     const log = (error: ServiceError) => logFailure(admitted.requestId, error);

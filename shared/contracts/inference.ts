@@ -335,9 +335,12 @@ function isCount(value: unknown): boolean {
 
 /** Hashes of the tenant's own adapters that a batch names, each once; a backend may lack them. */
 export function ownAdaptersOf({ adapterHash, sequences }: BatchRequest): string[] {
-  const mixed = sequences.flatMap(({ mixture }) => mixture?.adapters ?? []);
-  const hashes = mixed.flatMap((one) => ("adapterHash" in one ? [one.adapterHash] : []));
-  return [...new Set([...(adapterHash ? [adapterHash] : []), ...hashes])];
+  const hashes = new Set<string>();
+  if (adapterHash) hashes.add(adapterHash);
+  for (const { mixture } of sequences) {
+    for (const one of mixture?.adapters ?? []) if ("adapterHash" in one) hashes.add(one.adapterHash);
+  }
+  return [...hashes];
 }
 
 /** Whether a backend that says so serves batches of a manifest. */
@@ -379,10 +382,13 @@ const newSamplingFields = ["templateStops", "stopTokenIds", "ignoreEos", "minTok
 
 /** A batch as it is sent: without new fields at their defaults, so that backends of the release before take it, too. */
 export function sentBatch(batch: BatchRequest): unknown {
-  const sequences = batch.sequences.map(({ sampling, ...sequence }) => {
-    const isDefault = (name: string) =>
-      newSamplingFields.some((one) => one === name && String(sampling[one]) === String(greedySampling[one]));
-    return { ...sequence, sampling: Object.fromEntries(Object.entries(sampling).filter(([name]) => !isDefault(name))) };
+  const sequences = batch.sequences.map((sequence) => {
+    const sampling: { [Name in keyof Sampling]?: Sampling[Name] | undefined } = { ...sequence.sampling };
+    for (const name of newSamplingFields) {
+      // JSON leaves it out.
+      if (String(sampling[name]) === String(greedySampling[name])) sampling[name] = undefined;
+    }
+    return { ...sequence, sampling };
   });
   return { ...batch, sequences };
 }
