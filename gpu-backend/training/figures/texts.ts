@@ -6,7 +6,7 @@ import { Random } from "../random.ts";
 export const scoredTokens = 64;
 /** A stretch with a shorter prompt is no text. */
 export const leastPrompt = 64;
-/** Of each document, where they give enough texts: long ones then cost no more than others. */
+/** Only so many characters of each document are cut into texts, as long as these give enough of them. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
 /** An answer of fewer tokens says too little. */
@@ -36,7 +36,7 @@ export interface Source {
 
 /**
  * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on. They are
- * of the first 20,000 characters of each document; of whole documents where those are too few. Texts of a document do not overlap;
+ * of the first 20,000 characters of each document; where those give fewer than `count`, all are drawn from whole documents. Texts of a document do not overlap;
  * its last may have a shorter prompt. A document of fewer than 128 tokens has none.
  */
 export function cutTexts(

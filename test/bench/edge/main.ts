@@ -51,7 +51,7 @@ const options = parsedOptions<{
     "chameleon bench:edge",
     "chameleon bench:edge --against ../chameleon-before-cells",
   ])
-    .option("--quick", "few rounds, the fake backend only")
+    .option("--quick", "short rounds, the fake backend only")
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
     .addOption(
       new Option(
@@ -203,8 +203,9 @@ async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenR
 }
 
 /**
- * Rounds of a quick cell. A collection of garbage delays a burst by 3 to 5 ms and begins at about the same request in each run,
- * and a round's arrivals are the same in each run, too: the median of few rounds depends on the bursts that collections fall in.
+ * Rounds of a quick cell, of 48 requests. A collection of garbage delays a burst by 3 to 5 ms (V8's trace) and begins at about the same
+ * request in each run, and a round's arrivals are the same in each run, too: the median of two rounds depends on the bursts that
+ * collections fall in. A full round has four times the requests.
  */
 function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;

@@ -31,3 +31,13 @@ test("late is half as much again as the 95th percentile of the last times, once 
   for (let i = 0; i < 64; i++) times.record(1);
   expect(times.lateMs).toBe(100);
 });
+
+test("the last times are those that were recorded last, however often they are asked for", () => {
+  const times = new FirstFrameTimes();
+  for (let n = 1; n <= 200; n++) {
+    times.record(1000 - n);
+    if (n < 20) continue;
+    const last = Math.min(n, 64);
+    expect(times.lateMs).toBe(1.5 * (1000 - n + Math.floor(0.95 * last)));
+  }
+});

@@ -28,6 +28,11 @@ describe("rendezvousOrder", () => {
     for (const count of counts.flat()) expect(Math.abs(count - 800)).toBeLessThan(130);
   });
 
+  test("edges of different releases agree on it", () => {
+    const cells = ["cell-weur-0", "cell-weur-1", "cell-weur-2"];
+    expect(rendezvousOrder("acme", cells)).toEqual(["cell-weur-0", "cell-weur-2", "cell-weur-1"]);
+  });
+
   test("a backend that goes moves only its own keys, whatever the order in the list", () => {
     for (const key of centroids.slice(0, 500)) {
       const order = rendezvousOrder(key, names(5));

@@ -34,6 +34,9 @@ test("a batch that asks for nothing new is one that a backend of the release bef
   for (const changes of [{}, asked, ...Object.entries(asked).map(([name, value]) => ({ [name]: value }))]) {
     expect(batchRequestSchema.parse(wire(changes))).toEqual(batch(changes));
   }
+  const kept = batch({});
+  sentBatch(kept);
+  expect(kept).toStrictEqual(batch({}));
 });
 
 test("a plain token frame is told without the schema, and nothing is that the schema would not return as it is", () => {
