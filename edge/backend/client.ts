@@ -17,7 +17,6 @@ import {
   type Readiness,
   readinessSchema,
   readNumerics,
-  sentBatch,
 } from "../../shared/contracts/inference.ts";
 import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
@@ -38,6 +37,7 @@ import {
   removalsOfOne,
   silenceMs,
 } from "./routing-limits.ts";
+import { sentBatch } from "./sent-batch.ts";
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {

@@ -377,22 +377,6 @@ export const greedySampling: Sampling = {
   logitBias: [],
 };
 
-/** Fields of `sampling` that the release before this one refuses, as its schema is strict. */
-const newSamplingFields = ["templateStops", "stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"] as const;
-
-/** A batch as it is sent: without new fields at their defaults, so that backends of the release before take it, too. */
-export function sentBatch(batch: BatchRequest): unknown {
-  const sequences = batch.sequences.map((sequence) => {
-    const sampling: { [Name in keyof Sampling]?: Sampling[Name] | undefined } = { ...sequence.sampling };
-    for (const name of newSamplingFields) {
-      // JSON leaves it out.
-      if (String(sampling[name]) === String(greedySampling[name])) sampling[name] = undefined;
-    }
-    return { ...sequence, sampling };
-  });
-  return { ...batch, sequences };
-}
-
 /** Whether a sequence ends with this frame. */
 export function isLast(frame: Frame): boolean {
   return frame.type === "done" || frame.type === "error";

@@ -1,12 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import {
-  batchRequestSchema,
-  frameSchema,
-  plainTokenFrame,
-  samplingSchema,
-  sentBatch,
-} from "../../../shared/contracts/inference.ts";
+import { frameSchema, plainTokenFrame, samplingSchema } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 
 test("an edge that knows neither topK nor minP asks for all tokens; what is out of range is refused", () => {
@@ -16,27 +10,6 @@ test("an edge that knows neither topK nor minP asks for all tokens; what is out 
   for (const bad of [{ topK: -1 }, { topK: 1.5 }, { minP: 1.01 }, { minP: -0.1 }]) {
     expect(samplingSchema.safeParse({ ...older, ...bad }).success).toBe(false);
   }
-});
-
-test("a batch that asks for nothing new is one that a backend of the release before takes", () => {
-  const batch = (changes: object) => {
-    const sequence = sequenceRequest("a");
-    const sampling = { ...sequence.sampling, ...changes };
-    return batchRequestSchema.parse({
-      ...{ version: 1, manifestHash: "a".repeat(64), centroidId: null },
-      sequences: [{ ...sequence, sampling }],
-    });
-  };
-  const wire = (changes: object) => JSON.parse(JSON.stringify(sentBatch(batch(changes))));
-  const added = ["templateStops", "stopTokenIds", "ignoreEos", "minTokens", "repetitionPenalty"];
-  expect(Object.keys(wire({}).sequences[0].sampling).filter((name) => added.includes(name))).toEqual([]);
-  const asked = { templateStops: ["#"], stopTokenIds: [0], ignoreEos: true, minTokens: 2, repetitionPenalty: 1.5 };
-  for (const changes of [{}, asked, ...Object.entries(asked).map(([name, value]) => ({ [name]: value }))]) {
-    expect(batchRequestSchema.parse(wire(changes))).toEqual(batch(changes));
-  }
-  const kept = batch({});
-  sentBatch(kept);
-  expect(kept).toStrictEqual(batch({}));
 });
 
 test("a plain token frame is told without the schema, and nothing is that the schema would not return as it is", () => {
