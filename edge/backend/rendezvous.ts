@@ -8,8 +8,8 @@ import { philox2x32 } from "../../shared/math/sampling.ts";
 /** The backends in the order in which `key` prefers them. */
 export function rendezvousOrder(key: string, backends: readonly string[]): string[] {
   // What the hash lacks in mixing, the generator adds.
-  const counter = fnv1a(key);
-  const weighed = backends.map((name) => ({ name, weight: philox2x32(counter, 0, fnv1a(name))[0] }));
+  const hash = fnv1a(key);
+  const weighed = backends.map((name) => ({ name, weight: philox2x32(hash, 0, fnv1a(name))[0] }));
   weighed.sort((a, b) => b.weight - a.weight || (a.name < b.name ? -1 : 1));
   return weighed.map(({ name }) => name);
 }

@@ -47,7 +47,7 @@ export class Cell extends DurableObject<Env> {
   readonly #settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
-  /** Of its name: that of every tenant whose requests it answers. */
+  /** That of every tenant whose requests it answers; its name tells it. */
   readonly #jurisdiction: Jurisdiction | null;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -55,8 +55,7 @@ export class Cell extends DurableObject<Env> {
     // Joined calls wait in JoinedCalls, where others can still join them; the gate also bounds uploads, cancellations and probes.
     const gate = new Gate(awaitingCalls);
     const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
-    const jurisdiction = jurisdictionOf(state.id.name ?? "");
-    this.#jurisdiction = jurisdiction;
+    this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
     const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
@@ -74,7 +73,7 @@ export class Cell extends DurableObject<Env> {
         addresses,
         clientOf: ({ url }) => joined.over(new BackendClient(url, parts)),
         region: regionOfCell(state.id.name),
-        jurisdiction,
+        jurisdiction: this.#jurisdiction,
         observe: (event) => {
           this.#metrics.routed(event);
           logRouting(event);

@@ -36,8 +36,8 @@ export interface Source {
 
 /**
  * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on. They are
- * of the first 20,000 characters of each document; where those give fewer than `count`, all are drawn from whole documents. Texts of a document do not overlap;
- * its last may have a shorter prompt. A document of fewer than 128 tokens has none.
+ * of the first 20,000 characters of each document; where those give fewer than `count`, all are drawn from whole documents. Texts of
+ * a document do not overlap; its last may have a shorter prompt. A document of fewer than 128 tokens has none.
  */
 export function cutTexts(
   documents: readonly Document[],
@@ -45,15 +45,21 @@ export function cutTexts(
   count: number,
   longest = leastPrompt,
 ): Text[] {
-  const beginnings = documents.map(({ name, text }) => ({ name, text: text.slice(0, documentCharacters) }));
-  const texts = textsOf(beginnings, tokenizer, count, longest);
-  return texts.length < count ? textsOf(documents, tokenizer, count, longest) : texts;
+  const cut = (characters: number) => inTurns(textsByDocument(documents, tokenizer, longest, characters), count);
+  const texts = cut(documentCharacters);
+  return texts.length < count ? cut(Number.POSITIVE_INFINITY) : texts;
 }
 
-function textsOf(documents: readonly Document[], tokenizer: TextTokenizer, count: number, longest: number): Text[] {
+/** All texts of the first so many characters of each document. */
+function textsByDocument(
+  documents: readonly Document[],
+  tokenizer: TextTokenizer,
+  longest: number,
+  characters: number,
+): Text[][] {
   const textTokens = longest + scoredTokens;
-  const byDocument = documents.map(({ name, text }, index) => {
-    const ids = tokenizer.encode(text);
+  return documents.map(({ name, text }, index) => {
+    const ids = tokenizer.encode(text.slice(0, characters));
     const whole = Array.from({ length: Math.floor(ids.length / textTokens) }, (_, i) => i * textTokens);
     const rest = whole.length * textTokens;
     const restIsText = ids.length - rest >= leastPrompt + scoredTokens;
@@ -63,7 +69,6 @@ function textsOf(documents: readonly Document[], tokenizer: TextTokenizer, count
       return { document: name, ids: own, scored: scoredTokens, bytes: bytesOf(own, scoredTokens, tokenizer) };
     });
   });
-  return inTurns(byDocument, count);
 }
 
 /** Questions as prompts, and the first tokens of their answers to score: of documents that say where an answer begins. */

@@ -205,7 +205,7 @@ async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenR
 /**
  * Rounds of a quick cell, of 48 requests. A collection of garbage delays a burst by 3 to 5 ms (V8's trace) and begins at about the same
  * request in each run, and a round's arrivals are the same in each run, too: the median of two rounds depends on the bursts that
- * collections fall in. A full round has four times the requests.
+ * collections fall in. A full round has nearly four times the requests.
  */
 function quickRounds(concurrency: number): number {
   return concurrency === 1 ? 2 : 8;
