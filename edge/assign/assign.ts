@@ -48,13 +48,13 @@ export interface Assignment {
  * Throws model_not_found or invalid_request.
  */
 export function wishOf(
-  model: string | undefined,
-  adapter: AdapterField | undefined,
+  model: string | null,
+  adapter: AdapterField | null,
   manifest: Manifest,
   own: NamedAdapters = new Map(),
 ): Wish {
   const byModel = modelWish(model ?? `${manifest.model.servedAs}:auto`, manifest, own);
-  if (adapter === undefined) return byModel;
+  if (adapter === null) return byModel;
   if (typeof adapter !== "string") {
     return adapter.map(({ id, weight }, i) => ({
       adapter: id === "base" ? id : namedAdapter(id, `chameleon.adapter[${i}].id`, '"base"', manifest, own),

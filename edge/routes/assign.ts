@@ -11,8 +11,8 @@ export const assignTexts: RouteHandler = async (c, dependencies) => {
   await c.get("admission").end();
   const artifacts = await dependencies.artifacts();
   const { centroids } = artifacts.manifest;
-  const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
-  const wish = wishOf(request.model, undefined, artifacts.manifest, own);
+  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
+  const wish = wishOf(request.model, null, artifacts.manifest, own);
   const most = artifacts.manifest.embedding.prefixTokens;
   const inputs = encodePrompts(request.input, artifacts, { param: "input", single: "input", most, says: null });
   const data = inputs.map((ids, index) => {

@@ -21,8 +21,8 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const request = await readBody(c, dependencies, embeddingsRequestSchema);
   const artifacts = await dependencies.artifacts();
   const { manifest, table } = artifacts;
-  const own = await dependencies.adapters.named(c.get("access"), request.model, undefined, artifacts);
-  wishOf(request.model, undefined, manifest, own); // throws model_not_found
+  const own = await dependencies.adapters.named(c.get("access"), request.model, null, artifacts);
+  wishOf(request.model, null, manifest, own); // throws model_not_found
   const model = request.model ?? manifest.model.servedAs;
   const dimensions = request.dimensions ?? table.dimensions;
   if (dimensions > table.dimensions) {

@@ -19,8 +19,8 @@ export const listModels: RouteHandler = async (c, { artifacts, adapters }) => {
 export const getModel: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
   const id = c.req.param("id") ?? "";
-  const own = await dependencies.adapters.named(c.get("access"), id, undefined, artifacts);
-  wishOf(id, undefined, artifacts.manifest, own); // throws model_not_found
+  const own = await dependencies.adapters.named(c.get("access"), id, null, artifacts);
+  wishOf(id, null, artifacts.manifest, own); // throws model_not_found
   const [adapter] = own.values();
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
 };

@@ -57,7 +57,7 @@ export function ownNamesText({ others = [] }: NamedAdapters, prefix = ""): strin
 }
 
 /** The part of `model` after the served name; empty where there is none. */
-export function suffixOf(model: string | undefined, { model: { servedAs } }: Manifest): string {
+export function suffixOf(model: string | null, { model: { servedAs } }: Manifest): string {
   return model?.startsWith(`${servedAs}:`) ? model.slice(servedAs.length + 1) : "";
 }
 

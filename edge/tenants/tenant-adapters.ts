@@ -34,8 +34,8 @@ export interface TenantAdapters {
    */
   named(
     access: Viewer,
-    model: string | undefined,
-    adapter: AdapterField | undefined,
+    model: string | null,
+    adapter: AdapterField | null,
     artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
   /** Lets a backend of the tenant's jurisdiction make one. Throws the ServiceError to refuse with. */

@@ -8,18 +8,21 @@ export { describe };
 /** A prompt of a request: text or token ids. */
 export type Prompt = string | number[];
 
-/** Replaces null and absent by `fallback`, and adds it to the API document as the default if it is a scalar. */
+/**
+ * Replaces null and absent by `fallback`, and adds it to the API document as the default if it is a scalar. Most fields of a request are
+ * absent, so that goes first and ends there.
+ */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
   return schema
-    .nullish()
+    .nullable()
     .transform((value) => (value ?? fallback) as NonNullable<z.output<T>> | F)
+    .default(() => fallback as never)
     .meta({ description, ...(hasDefault && { default: fallback }) });
 }
 
 /** `model`. */
-export const modelField = (description: string) =>
-  absentAs(z.string().max(limits.modelCharacters), undefined, description);
+export const modelField = (description: string) => absentAs(z.string().max(limits.modelCharacters), null, description);
 
 /** `user`: its length is checked, its value is ignored. */
 export const userField = absentAs(z.string().max(limits.userCharacters), null, "Ignored");
@@ -29,16 +32,16 @@ export function promptField(name: string, maximum: number, description: string) 
   return z
     .unknown()
     .transform((value, context) => readPromptList(value, context, name, maximum))
-    .meta(promptSchema(maximum, description));
+    .meta({ description, ...promptSchema(maximum) });
 }
 
 /** The JSON Schema of a prompt field for the API document; `readPromptList` checks more. */
-export function promptSchema(maximum: number, description: string, isOptional = false) {
+export function promptSchema(maximum: number, isOptional = false) {
   const text = { type: "string", minLength: 1, maxLength: limits.bodyBytes };
   const ids = { type: "array", items: { type: "integer", minimum: 0 }, minItems: 1, maxItems: limits.bodyBytes };
   const several = (items: object) => ({ type: "array", items, minItems: 1, maxItems: maximum });
   const absent = isOptional ? [{ type: "null" }] : [];
-  return { description, anyOf: [text, several(text), ids, several(ids), ...absent] };
+  return { anyOf: [text, several(text), ids, several(ids), ...absent] };
 }
 
 /** A string, strings, token ids or lists of them, as a list of prompts. */

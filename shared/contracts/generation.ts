@@ -29,19 +29,17 @@ const expertSchema = {
   },
   required: ["id"],
 };
-const adapterField = z
-  .unknown()
-  .optional()
-  .transform(readAdapter)
-  .meta({
-    description:
-      "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as for a typical prompt; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
-    anyOf: [
-      { type: "null" },
-      { type: "string", minLength: 1, maxLength: limits.adapterCharacters },
-      { type: "array", items: expertSchema, minItems: 1, maxItems: limits.mixtureAdapters + 1 },
-    ],
-  });
+const adapterField = absentAs(
+  z.unknown().transform(readAdapter),
+  null,
+  "`auto`: the prompt's own tokens weigh the base, the nearest centroids' adapters and a pointer that copies from the prompt; `nearest`: the nearest centroid's adapter at full strength; `off`: the base; a centroid or an adapter of your own at full strength; or a list of experts. Without weights a list is weighed as `auto` is, its adapters equally likely before, and the base as likely as for a typical prompt; if it does not list `base`, the base keeps its floor all the same. With a weight for each it is served in these proportions, without a pointer. An adapter that is off counts as the base",
+).meta({
+  anyOf: [
+    { type: "null" },
+    { type: "string", minLength: 1, maxLength: limits.adapterCharacters },
+    { type: "array", items: expertSchema, minItems: 1, maxItems: limits.mixtureAdapters + 1 },
+  ],
+});
 
 const chameleonField = absentAs(
   z.object({
@@ -53,55 +51,51 @@ const chameleonField = absentAs(
       "Only the first so many tokens of the prompt assign it, weigh its experts and are copied from, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
     ),
   }),
-  { adapter: undefined, compare: false, evidence_tokens: null },
+  { adapter: null, compare: false, evidence_tokens: null },
   "What answers, over what `model` says",
 );
 
 /** A stop string, or several. */
-const stopField = z
-  .unknown()
-  .optional()
-  .transform(readStop)
-  .meta({
-    description: "Ends a choice before this text",
-    anyOf: [
-      { type: "null" },
-      { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-      {
-        type: "array",
-        maxItems: limits.stopStrings,
-        items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-      },
-    ],
-  });
+const stopField = absentAs(z.unknown().transform(readStop), [], "Ends a choice before this text").meta({
+  anyOf: [
+    { type: "null" },
+    { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+    {
+      type: "array",
+      maxItems: limits.stopStrings,
+      items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+    },
+  ],
+});
 
-const stopTokenIdsField = z
-  .unknown()
-  .optional()
-  .transform(readStopTokenIds)
-  .meta({
-    description: "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
-    anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
-  });
+const stopTokenIdsField = absentAs(
+  z.unknown().transform(readStopTokenIds),
+  [],
+  "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
+).meta({
+  anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
+});
 
-const logitBiasField = z
-  .unknown()
-  .optional()
-  .transform(readLogitBias)
-  .meta({
-    description: "Token id → what is added to its logit",
+const logitBiasField = absentAs(z.unknown().transform(readLogitBias), [], "Token id → what is added to its logit").meta(
+  {
     anyOf: [
       { type: "null" },
       { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
     ],
-  });
+  },
+);
 
 export const generationFields = {
   model: modelField("`gpt2:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
   temperature: absentAs(z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"),
   top_p: absentAs(z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"),
-  top_k: absentAs(z.int().min(-1), 0, "Draws from so many likeliest tokens; -1 and 0 are all").transform((count) =>
-    Math.max(count, 0),
+  top_k: absentAs(
+    z
+      .int()
+      .min(-1)
+      .transform((count) => Math.max(count, 0)),
+    0,
+    "Draws from so many likeliest tokens; -1 and 0 are all",
   ),
   min_p: absentAs(z.number().min(0).max(1), 0, "Draws from tokens at least so likely, as a share of the likeliest"),
   n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1, "Choices of each prompt"),
@@ -163,7 +157,6 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
     context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
-  if (value === undefined || value === null) return [];
   const stops: unknown[] = Array.isArray(value) ? value : [value];
   if (stops.length > limits.stopStrings) {
     return refuse(`stop has ${stops.length} strings, the maximum is ${limits.stopStrings}`);
@@ -183,7 +176,6 @@ function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
     context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
-  if (value === undefined || value === null) return [];
   if (!Array.isArray(value)) return refuse(`stop_token_ids is ${kindOf(value)}; it must be a list of token ids`);
   const ids: unknown[] = value;
   if (ids.length > limits.stopTokenIds) {
@@ -195,9 +187,8 @@ function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
 }
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */
-function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField | undefined {
-  if (value === undefined || value === null) return undefined;
-  const refuse = (message: string): undefined => {
+function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
+  const refuse = (message: string): AdapterField => {
     context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
@@ -257,8 +248,7 @@ function readLogitBias(value: unknown, context: z.RefinementCtx): [number, numbe
     context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;
   };
-  if (value === undefined || value === null) return [];
-  if (typeof value !== "object" || Array.isArray(value)) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
   }
   const entries: [string, unknown][] = Object.entries(value);

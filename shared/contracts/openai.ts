@@ -4,20 +4,18 @@
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
 import { z } from "zod";
-import { absentAs, describe, modelField, type Prompt, promptField, promptSchema, readPromptList } from "./fields.ts";
+import { absentAs, describe, modelField, promptField, promptSchema, readPromptList } from "./fields.ts";
 import { generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
 export const completionRequestSchema = z
   .object({
     ...generationFields,
-    prompt: z
-      .unknown()
-      .optional()
-      .transform(readPrompts)
-      .meta(
-        promptSchema(limits.promptsPerRequest, "Texts or token ids; absent, the beginning of a new document", true),
-      ),
+    prompt: absentAs(
+      z.unknown().transform((value, context) => readPromptList(value, context, "prompt", limits.promptsPerRequest)),
+      null,
+      "Texts or token ids; absent, the beginning of a new document",
+    ).meta(promptSchema(limits.promptsPerRequest, true)),
     max_tokens: absentAs(z.int().min(0), 16, "Most tokens of each choice; the context bounds them, too"),
     logprobs: absentAs(
       z.int().min(0).max(limits.completionLogprobs),
@@ -67,11 +65,6 @@ export const usageQuerySchema = z.object({ from: day("from"), to: day("to") });
 
 export type CompletionRequest = z.infer<typeof completionRequestSchema>;
 export type AssignRequest = z.infer<typeof assignRequestSchema>;
-
-function readPrompts(value: unknown, context: z.RefinementCtx): Prompt[] | null {
-  if (value === undefined || value === null) return null;
-  return readPromptList(value, context, "prompt", limits.promptsPerRequest);
-}
 
 function readExamples(value: unknown, context: z.RefinementCtx): string[] {
   const refuse = (message: string): string[] => {
