@@ -12,7 +12,7 @@ import { NotTaken } from "../batching/batch-client.ts";
 import type { AdmittedRequest } from "../tenants/admission.ts";
 import type { ChoiceOptions } from "./choice.ts";
 import type { forms } from "./forms.ts";
-import { batchesOf, type Plan } from "./plan.ts";
+import { batchesOf, type Plan, type PlannedChoice } from "./plan.ts";
 import type { Envelope } from "./response.ts";
 import type { StreamCursor } from "./sent-events.ts";
 
@@ -66,7 +66,7 @@ const sequenceSchema = z.looseObject({
 const plannedChoiceSchema = z.looseObject({
   index: z.int().min(0),
   prompt: z.int().min(0),
-  assignment: z.custom<Assignment>(isObject),
+  assignment: z.custom<PlannedChoice["assignment"]>(isObject),
   sequence: sequenceSchema,
 });
 

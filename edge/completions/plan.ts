@@ -41,7 +41,8 @@ export interface PlannedChoice {
   index: number;
   /** Which of the request's prompts it is of. */
   prompt: number;
-  assignment: Assignment;
+  /** Its mixture is the sequence's. */
+  assignment: Omit<Assignment, "mixture">;
   sequence: SequenceRequest;
 }
 
@@ -111,6 +112,7 @@ export function planGeneration(
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
   for (const [p, { promptIds }] of prompts.entries()) {
+    const { mixture, ...assignment } = assignments[p];
     for (let i = 0; i < request.n; i++) {
       const index = choices.length;
       const maxTokens = Math.min(request.max_tokens, manifest.model.contextTokens - promptIds.length);
@@ -127,10 +129,10 @@ export function planGeneration(
         // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,
-        ...(assignments[p].mixture && { mixture: assignments[p].mixture }),
-        ...(isChosen && i === 0 && { assignment: countedAssignment(assignments[p], decisive[p].subjectIds, manifest) }),
+        ...(mixture && { mixture }),
+        ...(isChosen && i === 0 && { assignment: countedAssignment(assignment, decisive[p].subjectIds, manifest) }),
       };
-      choices.push({ index, prompt: p, assignment: assignments[p], sequence });
+      choices.push({ index, prompt: p, assignment, sequence });
     }
   }
   return {
@@ -163,7 +165,7 @@ function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, most:
 
 /** What backends count of a prompt that chose its centroid by itself. */
 function countedAssignment(
-  { centroid, similarity }: Assignment,
+  { centroid, similarity }: PlannedChoice["assignment"],
   subjectIds: readonly number[],
   { embedding }: Manifest,
 ): SequenceRequest["assignment"] {

