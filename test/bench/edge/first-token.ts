@@ -31,6 +31,7 @@ export interface FirstTokenRow {
   concurrency: number;
   arrivals: Arrivals;
   requests: number;
+  meanMs: number;
   p50Ms: number;
   p99Ms: number;
   requestsPerSecond: number;
@@ -77,6 +78,7 @@ export async function measureFirstTokens(
       concurrency,
       arrivals,
       requests: waits.length,
+      meanMs: waits.reduce((sum, ms) => sum + ms, 0) / waits.length,
       p50Ms: quantile(waits, 0.5),
       p99Ms: quantile(waits, 0.99),
       requestsPerSecond: (1000 * waits.length) / spentMs.get(way)!,

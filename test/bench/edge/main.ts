@@ -1,6 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --regions instead: first tokens of nine regions with round trips between them, beside the edge of another checkout.
+ * With --regions instead: first tokens of nine regions with round trips between them. Either beside the edge of another checkout.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -9,7 +9,6 @@ import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
 import path from "node:path";
-import { Option } from "commander";
 import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
@@ -21,6 +20,7 @@ import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
+import { stageCheckout } from "./checkout.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
@@ -49,15 +49,14 @@ const options = parsedOptions<{
 }>(
   createCommand("bench:edge", "the edge's CPU per request, and the time it adds to a first token", [
     "chameleon bench:edge",
-    "chameleon bench:edge --against ../chameleon-before-cells",
+    "chameleon bench:edge --quick --against ../chameleon-before-cells",
+    "chameleon bench:edge --regions --against ../chameleon-before-cells",
   ])
     .option("--quick", "short rounds, the fake backend only")
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
-    .addOption(
-      new Option(
-        "--against <folder>",
-        "regions, beside the edge of another checkout with its packages installed",
-      ).implies({ regions: true }),
+    .option(
+      "--against <folder>",
+      "first tokens beside those of the edge of another checkout, with its packages installed; with --regions, those of the regions",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
@@ -68,6 +67,10 @@ const options = parsedOptions<{
 const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => randomUUID().replaceAll("-", "") });
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
+
+/** This edge, and perhaps another: names of systems → their checkouts. */
+const folders = new Map([["chameleon edge", root]]);
+if (options.against !== undefined) folders.set("other edge", path.resolve(options.against));
 
 await stageArtifacts();
 const { rows, losing, ...more } = options.regions ? await measureWorld() : await measureCosts();
@@ -101,7 +104,7 @@ async function measureCosts(): Promise<Measured> {
   const firstTokens = await measureWays();
   for (const row of firstTokens) say(firstTokenLine(row));
   const addedRows = [
-    ...added(firstTokens, "chameleon edge", "the backend directly"),
+    ...[...folders.keys()].flatMap((system) => added(firstTokens, system, "the backend directly")),
     ...added(firstTokens, "portkey", "an OpenAI server directly"),
   ];
   for (const row of addedRows) say(addedLine(row));
@@ -113,31 +116,28 @@ async function measureWorld(): Promise<Measured> {
   const { public: bodies } = await waysBodies();
   const rounds = options.quick ? 1 : options.rounds;
   const requestsPerRound = options.quick ? 45 : options.requests;
-  const folders = [root, ...(options.against === undefined ? [] : [path.resolve(options.against)])];
-  const result = await compareRegions(folders, { bodies, rounds, requestsPerRound });
+  const result = await compareRegions([...folders.values()], { bodies, rounds, requestsPerRound });
   for (const line of result.lines) say(line);
   return { targets: { addedMs: mostAddedMs }, rows: result.rows, losing: result.losing };
 }
 
 async function measureWays(): Promise<FirstTokenRow[]> {
   const { manifestHash, ...ours } = await waysBodies();
-  const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-  const stops: (() => Promise<unknown>)[] = [() => edge.remove()];
+  const stops: (() => Promise<unknown>)[] = [];
   try {
-    const edgeWay = async (backendUrl: string): Promise<Way> => {
+    const edgeWay = async (system: string, backendUrl: string): Promise<Way> => {
+      const folder = folders.get(system)!;
+      const { assets } = await stageCheckout(folder);
+      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+      stops.push(() => edge.remove());
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
       const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
-      const workerd = await startWorkerd(await edge.configure({ vars }));
+      const workerd = await startWorkerd(await edge.configure({ vars, assets }));
       stops.push(() => workerd.stop());
       const headers = { authorization: `Bearer ${key}` };
-      return {
-        system: "chameleon edge",
-        url: `${workerd.url}/v1/completions`,
-        headers,
-        bodies: ours.public,
-        firstToken: "data: {",
-      };
+      const url = `${workerd.url}/v1/completions`;
+      return { system, url, headers, bodies: ours.public, firstToken: "data: {" };
     };
     const directWay = (backendUrl: string): Way => ({
       system: "the backend directly",
@@ -157,7 +157,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       bodies: ours.public,
       firstToken: "data: {",
     };
-    const ways = [directWay(fake.url), await edgeWay(fake.url), openAiWay];
+    const ways = [directWay(fake.url), openAiWay];
+    for (const system of folders.keys()) ways.splice(-1, 0, await edgeWay(system, fake.url));
     try {
       installPeer(portkeyFolder);
       const portkey = await startPortkey((await freePorts(1))[0]);
@@ -179,7 +180,10 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       backend.child.kill();
       await backend.exited;
     });
-    return [...rows, ...(await measureBackend("real", [directWay(backend.url), await edgeWay(backend.url)]))];
+    return [
+      ...rows,
+      ...(await measureBackend("real", [directWay(backend.url), await edgeWay("chameleon edge", backend.url)])),
+    ];
   } finally {
     for (const stop of stops.reverse()) await stop();
   }

@@ -4,7 +4,7 @@ import type { Arrivals, FirstTokenRow } from "./first-token.ts";
 
 export const targets = { cpuMs: 1, cpuTokens: 100, addedP50Ms: 2, addedP99Ms: 8 } as const;
 
-/** What a way adds to the one that it is compared with: the difference of their percentiles. */
+/** What a way adds to the one that it is compared with: the difference of their means and percentiles. */
 export interface AddedRow {
   kind: "added";
   backend: string;
@@ -12,6 +12,7 @@ export interface AddedRow {
   to: string;
   concurrency: number;
   arrivals: Arrivals;
+  meanMs: number;
   p50Ms: number;
   p99Ms: number;
 }
@@ -20,11 +21,12 @@ export function added(rows: readonly FirstTokenRow[], system: string, to: string
   return rows
     .filter((row) => row.system === system)
     .flatMap((row) => {
-      const { backend, concurrency, arrivals, p50Ms, p99Ms } = row;
+      const { backend, concurrency, arrivals } = row;
       const base = rows.find((other) => other.system === to && isSameCell(other, row));
       if (!base) return [];
       const cell = { backend, system, to, concurrency, arrivals };
-      return [{ kind: "added", ...cell, p50Ms: p50Ms - base.p50Ms, p99Ms: p99Ms - base.p99Ms }];
+      const less = (key: keyof Span) => row[key] - base[key];
+      return [{ kind: "added", ...cell, meanMs: less("meanMs"), p50Ms: less("p50Ms"), p99Ms: less("p99Ms") }];
     });
 }
 
@@ -76,6 +78,8 @@ export function losingLines(
   return lines.map((line) => `LOSES  ${line}`);
 }
 
-function span({ p50Ms, p99Ms }: { p50Ms: number; p99Ms: number }): string {
-  return `p50 ${p50Ms.toFixed(2)} p99 ${p99Ms.toFixed(2)} ms`;
+type Span = Pick<FirstTokenRow, "meanMs" | "p50Ms" | "p99Ms">;
+
+function span({ meanMs, p50Ms, p99Ms }: Span): string {
+  return `p50 ${p50Ms.toFixed(2)} mean ${meanMs.toFixed(2)} p99 ${p99Ms.toFixed(2)} ms`;
 }

@@ -10,6 +10,7 @@ const row = (system: string, p50Ms: number, p99Ms: number): FirstTokenRow => ({
   concurrency: 1,
   arrivals: "in step",
   requests: 10,
+  meanMs: p50Ms + 1,
   p50Ms,
   p99Ms,
   requestsPerSecond: 1,
@@ -19,7 +20,9 @@ const cpu = (tokens: number, bothMs: number) =>
 
 test("what a way adds is the difference of its percentiles to the way that it is compared with", () => {
   const rows = [row("direct", 5, 7), row("edge", 6.5, 16), row("edge at another backend", 1, 1)];
-  expect(added(rows, "edge", "direct")).toMatchObject([{ system: "edge", to: "direct", p50Ms: 1.5, p99Ms: 9 }]);
+  expect(added(rows, "edge", "direct")).toMatchObject([
+    { system: "edge", to: "direct", meanMs: 1.5, p50Ms: 1.5, p99Ms: 9 },
+  ]);
 });
 
 test("a missed target and a faster peer are both losses; a kept one is none", () => {

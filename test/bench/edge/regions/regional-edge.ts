@@ -5,13 +5,12 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { pathToFileURL } from "node:url";
 import type { Region } from "../../../../edge/platform/region.ts";
 import { prepareBareEdge } from "../../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../../infra/workerd/process.ts";
-import { manifestFile } from "../../../../shared/artifacts/manifest.ts";
 import { type TenantRecord, tenantPrefix } from "../../../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../../../shared/sha256.ts";
+import { stageCheckout } from "../checkout.ts";
 import { startFakeBackend } from "../fake-backend-process.ts";
 import { controlPath, type Event, type RegionalSettings } from "./world.ts";
 
@@ -46,12 +45,7 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
     for (const one of stops.reverse()) await one();
   };
   try {
-    const staging: typeof import("../../../../infra/stage-artifacts.ts") = await import(
-      pathToFileURL(path.join(folder, "infra/stage-artifacts.ts")).href
-    );
-    await staging.stageArtifacts();
-    const assets = path.join(folder, "edge/public");
-    const manifestHash = await sha256Hex(await readFile(path.join(assets, "artifacts", manifestFile)));
+    const { assets, manifestHash } = await stageCheckout(folder);
     const sources = await mkdtemp(path.join(tmpdir(), "chameleon-regions-"));
     stops.push(() => rm(sources, { recursive: true, force: true }));
     const toml = await readFile(path.join(folder, "wrangler.toml"), "utf8");
