@@ -94,13 +94,12 @@ export function openApiDocument(version: string) {
   };
 }
 
-/** Fields as clients send them: before transforms. Of their defaults only scalars are told, as their schemas say. */
+/** Fields as clients send them: before transforms, and with the defaults that zod then omits. */
 const asWritten = {
   io: "input",
   override({ zodSchema, jsonSchema }) {
     const fallback = z.globalRegistry.get(zodSchema)?.default;
-    if (fallback === undefined) delete jsonSchema.default;
-    else jsonSchema.default = fallback;
+    if (fallback !== undefined) jsonSchema.default = fallback;
     // Bounds of safe integers tell a client nothing.
     if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;

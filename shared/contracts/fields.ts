@@ -10,10 +10,11 @@ export type Prompt = string | number[];
 
 /**
  * Replaces null and absent by `fallback`, and adds it to the API document as the default if it is a scalar. Most fields of a request are
- * absent, so that goes first and ends there.
+ * absent, so the default is outermost: zod then runs nothing else. Requests share the fallback, so it is frozen.
  */
 export function absentAs<T extends z.ZodType, F>(schema: T, fallback: F, description: string) {
   const hasDefault = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
+  Object.freeze(fallback);
   return schema
     .nullable()
     .transform((value) => (value ?? fallback) as NonNullable<z.output<T>> | F)

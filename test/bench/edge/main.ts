@@ -1,6 +1,6 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --regions instead: first tokens of nine regions with round trips between them. Either beside the edge of another checkout.
+ * With --regions instead: first tokens of nine regions with round trips between them. With --against, both also measure another checkout's edge.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -13,14 +13,13 @@ import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
-import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { stageCheckout } from "./checkout.ts";
+import { type StagedCheckout, stageCheckout } from "./checkout.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
@@ -56,7 +55,7 @@ const options = parsedOptions<{
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
     .option(
       "--against <folder>",
-      "first tokens beside those of the edge of another checkout, with its packages installed; with --regions, those of the regions",
+      "also the edge of another checkout, with its packages installed and its own artifacts: with the fake backend, or by region",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
@@ -71,8 +70,9 @@ const say = (line: string) => void process.stdout.write(`${line}\n`);
 /** This edge, and perhaps another: names of systems → their checkouts. */
 const folders = new Map([["chameleon edge", root]]);
 if (options.against !== undefined) folders.set("other edge", path.resolve(options.against));
+const checkouts = new Map<string, StagedCheckout>();
+for (const [system, folder] of folders) checkouts.set(system, await stageCheckout(folder));
 
-await stageArtifacts();
 const { rows, losing, ...more } = options.regions ? await measureWorld() : await measureCosts();
 for (const line of losing) say(line);
 if (losing.length === 0) say("nothing loses");
@@ -126,9 +126,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
   const stops: (() => Promise<unknown>)[] = [];
   try {
     const edgeWay = async (system: string, backendUrl: string): Promise<Way> => {
-      const folder = folders.get(system)!;
-      const { assets } = await stageCheckout(folder);
-      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+      const { assets } = checkouts.get(system)!;
+      const edge = await prepareBareEdge(path.join(folders.get(system)!, "wrangler.toml"));
       stops.push(() => edge.remove());
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
@@ -157,8 +156,9 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       bodies: ours.public,
       firstToken: "data: {",
     };
-    const ways = [directWay(fake.url), openAiWay];
-    for (const system of folders.keys()) ways.splice(-1, 0, await edgeWay(system, fake.url));
+    const ways = [directWay(fake.url)];
+    for (const system of folders.keys()) ways.push(await edgeWay(system, fake.url));
+    ways.push(openAiWay);
     try {
       installPeer(portkeyFolder);
       const portkey = await startPortkey((await freePorts(1))[0]);
