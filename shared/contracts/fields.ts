@@ -30,10 +30,12 @@ export const userField = absentAs(z.string().max(limits.userCharacters), null, "
 
 /** A string, strings, token ids or lists of token ids; `maximum` limits the number of prompts. */
 export function promptField(name: string, maximum: number, description: string) {
-  return z
-    .unknown()
-    .transform((value, context) => readPromptList(value, context, name, maximum))
-    .meta({ description, ...promptSchema(maximum) });
+  return promptList(name, maximum).meta({ description, ...promptSchema(maximum) });
+}
+
+/** The same without what the API document says of it. */
+export function promptList(name: string, maximum: number) {
+  return z.unknown().transform((value, context) => readPromptList(value, context, name, maximum));
 }
 
 /** The JSON Schema of a prompt field for the API document; `readPromptList` checks more. */
@@ -46,7 +48,7 @@ export function promptSchema(maximum: number, isOptional = false) {
 }
 
 /** A string, strings, token ids or lists of them, as a list of prompts. */
-export function readPromptList(value: unknown, context: z.RefinementCtx, name: string, maximum: number): Prompt[] {
+function readPromptList(value: unknown, context: z.RefinementCtx, name: string, maximum: number): Prompt[] {
   const refuse = (message: string): Prompt[] => {
     context.addIssue({ code: "custom", message, input: value });
     return z.NEVER;

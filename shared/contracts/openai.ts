@@ -4,7 +4,7 @@
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
 import { z } from "zod";
-import { absentAs, describe, modelField, promptField, promptSchema, readPromptList } from "./fields.ts";
+import { absentAs, describe, modelField, promptField, promptList, promptSchema } from "./fields.ts";
 import { generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
@@ -12,7 +12,7 @@ export const completionRequestSchema = z
   .object({
     ...generationFields,
     prompt: absentAs(
-      z.unknown().transform((value, context) => readPromptList(value, context, "prompt", limits.promptsPerRequest)),
+      promptList("prompt", limits.promptsPerRequest),
       null,
       "Texts or token ids; absent, the beginning of a new document",
     ).meta(promptSchema(limits.promptsPerRequest, true)),

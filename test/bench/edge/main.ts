@@ -1,6 +1,7 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --regions instead: first tokens of nine regions with round trips between them. With --against, both also measure another checkout's edge.
+ * With --regions instead: first tokens of nine regions with round trips between them.
+ * With --against, both also measure another checkout's edge.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -13,13 +14,13 @@ import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
-import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
+import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
-import { type StagedCheckout, stageCheckout } from "./checkout.ts";
+import { stageCheckout } from "./checkout.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
@@ -70,8 +71,7 @@ const say = (line: string) => void process.stdout.write(`${line}\n`);
 /** This edge, and perhaps another: names of systems → their checkouts. */
 const folders = new Map([["chameleon edge", root]]);
 if (options.against !== undefined) folders.set("other edge", path.resolve(options.against));
-const checkouts = new Map<string, StagedCheckout>();
-for (const [system, folder] of folders) checkouts.set(system, await stageCheckout(folder));
+for (const folder of folders.values()) await stageCheckout(folder);
 
 const { rows, losing, ...more } = options.regions ? await measureWorld() : await measureCosts();
 for (const line of losing) say(line);
@@ -125,14 +125,17 @@ async function measureWays(): Promise<FirstTokenRow[]> {
   const { manifestHash, ...ours } = await waysBodies();
   const stops: (() => Promise<unknown>)[] = [];
   try {
-    const edgeWay = async (system: string, backendUrl: string): Promise<Way> => {
-      const { assets } = checkouts.get(system)!;
-      const edge = await prepareBareEdge(path.join(folders.get(system)!, "wrangler.toml"));
+    const edges = new Map<string, BareEdge>();
+    for (const [system, folder] of folders) {
+      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
       stops.push(() => edge.remove());
+      edges.set(system, edge);
+    }
+    const edgeWay = async (system: string, backendUrl: string): Promise<Way> => {
       const hash = createHash("sha256").update(key).digest("hex");
       const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
       const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
-      const workerd = await startWorkerd(await edge.configure({ vars, assets }));
+      const workerd = await startWorkerd(await edges.get(system)!.configure({ vars }));
       stops.push(() => workerd.stop());
       const headers = { authorization: `Bearer ${key}` };
       const url = `${workerd.url}/v1/completions`;
@@ -157,7 +160,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       firstToken: "data: {",
     };
     const ways = [directWay(fake.url)];
-    for (const system of folders.keys()) ways.push(await edgeWay(system, fake.url));
+    for (const system of edges.keys()) ways.push(await edgeWay(system, fake.url));
     ways.push(openAiWay);
     try {
       installPeer(portkeyFolder);

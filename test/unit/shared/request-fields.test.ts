@@ -1,0 +1,28 @@
+/** What a request's absent fields are, and that requests which share a default cannot change it. */
+import { expect, test } from "vitest";
+import { chatRequestSchema } from "../../../shared/contracts/chat.ts";
+import { embeddingsRequestSchema } from "../../../shared/contracts/embeddings.ts";
+import { assignRequestSchema, completionRequestSchema } from "../../../shared/contracts/openai.ts";
+
+const input = "a";
+const requests = [
+  { name: "completion", schema: completionRequestSchema, required: {} },
+  { name: "chat", schema: chatRequestSchema, required: { messages: [{ role: "user", content: "a" }] } },
+  { name: "embeddings", schema: embeddingsRequestSchema, required: { input } },
+  { name: "assign", schema: assignRequestSchema, required: { input } },
+];
+
+test.each(requests)("a field of a $name request is absent, null or undefined alike", ({ schema, required }) => {
+  const absent = schema.parse(required);
+  for (const name of Object.keys(absent).filter((one) => !(one in required))) {
+    for (const nothing of [null, undefined]) {
+      expect(schema.parse({ ...required, [name]: nothing }), name).toEqual(absent);
+    }
+  }
+});
+
+test.each(requests)("what an absent field of a $name request stands for cannot be changed", ({ schema, required }) => {
+  const absent = Object.entries(schema.parse(required)).filter(([name]) => !(name in required));
+  const objects = absent.filter(([, value]) => typeof value === "object" && value !== null);
+  for (const [name, value] of objects) expect(Object.isFrozen(value), name).toBe(true);
+});
