@@ -21,6 +21,7 @@ import type { AssignmentCounter } from "./assignment-counter.ts";
 import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
 import type { CallVerifier } from "./call-verifier.ts";
+import { centroidLabel } from "./centroid-label.ts";
 import { type BatchOutcome, frameStream } from "./frame-stream.ts";
 import { sendLoad } from "./load.ts";
 import type { Log } from "./log.ts";
@@ -83,7 +84,7 @@ export function createApp({
     const startedMs = now();
     const ended = (outcome: BatchOutcome) => {
       log("info", "batch", {
-        centroid: batch.centroidId,
+        centroids: [...new Set(batch.sequences.map((sequence) => centroidLabel(batch, sequence)))].join(" "),
         sequences: batch.sequences.length,
         ms: Math.round(now() - startedMs),
         ...outcome,

@@ -1,12 +1,13 @@
 /** What Prometheus sees. vLLM's names where the number means the same, so that its dashboards and alerts fit. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { type BatchRequest, finishReasonSchema, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
 import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
 import type { MemoryPlan } from "../engine/memory-plan.ts";
 import type { EngineStats } from "../engine/reports.ts";
 import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts";
+import { centroidLabel } from "./centroid-label.ts";
 import { addEngineMetrics } from "./engine-metrics.ts";
 
 /** Seconds: from a small model's decode step to a long prefill of a large one. */
@@ -158,12 +159,4 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
     text: () => registry.metrics(),
     contentType: registry.contentType,
   };
-}
-
-/** A mixture counts as its first adapter, which is the nearest centroid's, whichever micro-batch it came in. */
-function centroidLabel({ adapterHash, centroidId }: BatchRequest, { mixture }: SequenceRequest): string {
-  const [nearest] = mixture?.adapters ?? [];
-  if (nearest) return "centroidId" in nearest ? nearest.centroidId : "own";
-  if (adapterHash) return "own";
-  return centroidId ?? "base";
 }

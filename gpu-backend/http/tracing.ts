@@ -5,6 +5,7 @@
 import type { BatchRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type Attributes, type OtlpTarget, type Span, tracesBody } from "../../shared/observability/otlp.ts";
 import { parseTraceparent, type TraceContext } from "../../shared/observability/trace-context.ts";
+import { centroidLabel } from "./centroid-label.ts";
 import type { Log } from "./log.ts";
 
 const service = "chameleon-backend";
@@ -101,7 +102,7 @@ export class Tracer {
     const attributes: Attributes = {
       "chameleon.sequence": request.id,
       "chameleon.tenant": request.tenant,
-      "chameleon.centroid": batch.centroidId ?? "base",
+      "chameleon.centroid": centroidLabel(batch, request),
       "chameleon.batch.sequences": batch.sequences.length,
       "chameleon.continued_tokens": request.continuedIds.length,
       "gen_ai.usage.input_tokens": request.promptIds.length,

@@ -189,7 +189,7 @@ describe("POST /v1/batches", () => {
     expect((await reader.read()).done).toBe(true);
     expect(cancelled).toEqual([]);
     expect(logged.map((line) => JSON.parse(line))).toMatchObject([
-      { event: "batch", centroid: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
+      { event: "batch", centroids: "c0", sequences: 2, tokens: 2, done: 2, failed: 0, clientGone: false },
     ]);
   });
 
