@@ -11,7 +11,7 @@ import { BatchRun } from "./batch-run.ts";
 import { Budget } from "./budget.ts";
 import type { BackendCalls } from "./client.ts";
 import { FirstFrameTimes } from "./first-frame-times.ts";
-import { Router } from "./router.ts";
+import { type Route, Router } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { hedgeBudget, probeMs, retryBudget } from "./routing-limits.ts";
 
@@ -60,6 +60,12 @@ export class Backends {
     }
     return run.frames(() => this.#runs.delete(run));
   };
+
+  /** Id of the backend that a batch of this route would be sent to now; null if there is none. */
+  backendOf(route: Route): string | null {
+    const { router, now } = this.#context;
+    return router.choose(route, new Set(), now())?.backend.id ?? null;
+  }
 
   /** Cancels sequences by id, whichever batches they are in. */
   cancel(ids: readonly string[]): void {

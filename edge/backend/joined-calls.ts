@@ -63,14 +63,19 @@ export class JoinedCalls {
   }
 }
 
-/** Null where the batch goes alone: only mixtures without adapters of a tenant's own may be in any call. */
+/** Whether the batch may be in a call with any others: each of its sequences names its own adapters, and none is a tenant's own. */
+export function mayShareCall(batch: BatchRequest): boolean {
+  return batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
+}
+
+/** Null where the batch goes alone. */
 function keyOf(
   client: number,
   batch: BatchRequest,
   { numerics, process, isOnlyProcess, isRepeated }: BatchCall,
 ): string | null {
-  const isMixed = batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
-  return isMixed ? JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated]) : null;
+  if (!mayShareCall(batch)) return null;
+  return JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated]);
 }
 
 async function answerTogether(parts: readonly Part[]): Promise<void> {

@@ -8,16 +8,19 @@ import {
   errorFrame,
   type Frame,
   isLast,
-  ownAdaptersOf,
   type SequenceRequest,
 } from "../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { Dispatch } from "../backend/backends.ts";
+import { mayShareCall } from "../backend/joined-calls.ts";
+import type { Route } from "../backend/router.ts";
 import type { RoutingContext } from "../backend/routing-context.ts";
 import { type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
 export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
   openBatch: Dispatch;
+  /** Id of the backend that a batch of this route would be sent to now; null if there is none. */
+  backendOf(route: Route): string | null;
   /** Drops sequences of a call that goes on, accepted or not. */
   cancel(ids: string[]): void;
   /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
@@ -41,12 +44,9 @@ export interface Receiver {
 interface PendingSequence {
   receiver: Receiver;
   sequence: SequenceRequest;
-  route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
+  route: Route;
   arrivedMs: number;
-  /**
-   * The manifest of a mixture of centroids, which names its own adapters and may be in any call. null: all of its call are
-   * for one adapter, or for one tenant's own, which a call of several tenants must not name.
-   */
+  /** The manifest of what may be in any call; null: all of its call are for one adapter, or for one tenant's own. */
   sharedBy: string | null;
   call: Call | null;
 }
@@ -72,8 +72,8 @@ export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
   readonly #batcher = new MicroBatcher<PendingSequence>();
   #openCalls = 0;
-  /** Of the time when a queue has gathered long enough. */
-  #cancelTimer: () => void = () => {};
+  /** Of the time when a queue has gathered long enough; null: none waits for that. */
+  #timer: { atMs: number; cancel(): void } | null = null;
 
   constructor(dependencies: BatchClientDependencies) {
     this.#dependencies = dependencies;
@@ -104,13 +104,14 @@ export class BatchClient {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
-    const ownAdapters = ownAdaptersOf(batch);
-    const pending = batch.sequences.map((sequence) => {
-      const sharedBy = sequence.mixture && ownAdapters.length === 0 ? manifestHash : null;
+    const mayShare = mayShareCall(batch);
+    const sharedBy = mayShare ? manifestHash : null;
+    const pending = batch.sequences.map((sequence): PendingSequence => {
       return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
     });
     this.checkRoom(batch.sequences[0].tenant, pending.length);
-    this.#batcher.enqueue(`${manifestHash}/${adapterHash ?? centroidId ?? ""}`, pending);
+    const queue = mayShare ? this.#dependencies.backendOf(route) : (adapterHash ?? centroidId);
+    this.#batcher.enqueue(`${manifestHash}/${queue ?? ""}`, pending);
     this.#sendReady();
     return { cancel: () => this.#cancel(pending) };
   }
@@ -118,12 +119,19 @@ export class BatchClient {
   #sendReady(): void {
     const next = () => this.#batcher.take(this.#dependencies.now());
     for (let batch = next(); batch; batch = next()) this.#dependencies.keepAlive(this.#send(batch));
-    this.#cancelTimer();
     const untilMs = this.#batcher.gathersUntilMs;
-    if (untilMs === null) return;
-    this.#cancelTimer = this.#dependencies.after(Math.max(0, untilMs - this.#dependencies.now()), () =>
-      this.#sendReady(),
-    );
+    if (untilMs === (this.#timer?.atMs ?? null)) return;
+    this.#timer?.cancel();
+    this.#timer = untilMs === null ? null : { atMs: untilMs, cancel: this.#sendReadyAt(untilMs) };
+  }
+
+  /** Returns what cancels it. */
+  #sendReadyAt(atMs: number): () => void {
+    const { now, after } = this.#dependencies;
+    return after(Math.max(0, atMs - now()), () => {
+      this.#timer = null;
+      this.#sendReady();
+    });
   }
 
   async #send({ id, entries }: MicroBatch<PendingSequence>): Promise<void> {

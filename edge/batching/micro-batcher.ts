@@ -2,13 +2,14 @@
  * Decides which sequences are sent to the backend together, and when. Pure: no I/O, no clock, no timers; the BatchClient
  * sends what `take` returns after each event.
  *
- * Sequences of one key (a centroid) form a queue in the sense below; they are kept in one list for each tenant. A queue
- * without a call that awaits acceptance is sent at once, so a lone request never waits. While a call of a key awaits
- * acceptance, what arrives for that key gathers and is sent as one call: the busier the backend, the larger the calls.
- * Decoding of an accepted call delays no other.
+ * Sequences of one key form a queue in the sense below; they are kept in one list for each tenant. The key is the backend
+ * that they would go to now, for those that may be in any call, and else their one adapter. A queue without a call that
+ * awaits acceptance is sent at once, so a lone request never waits. While a call of a key awaits acceptance, what arrives
+ * for that key gathers and is sent as one call: the busier the backend, the larger the calls. Decoding of an accepted call
+ * delays no other.
  *
  * Acceptance takes a round trip. So that a far backend costs no more than the way to it, a queue gathers for at most
- * `gatherMs`, and the last free call takes along sequences of other queues: steps mix any centroids.
+ * `gatherMs`, and the last free call takes along what may be in any call, whichever backend it would have gone to.
  *
  * Tenants take turns, one sequence a turn: the next turn is of the tenant whose last turn is longest ago, and within a tenant
  * of the sequence that is due first. So a tenant's only sequence waits, in its queue, for at most one sequence of each other

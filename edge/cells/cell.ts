@@ -1,6 +1,6 @@
 /**
- * The Durable Object that answers requests of a region: each is answered by exactly one cell, which groups by centroid
- * inside itself. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs
+ * The Durable Object that answers requests of a region: each is answered by exactly one cell, which sends together what goes to
+ * the same backend. It stores only settlements that failed and has no timer except for open bodies, so an idle one costs
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
@@ -88,6 +88,7 @@ export class Cell extends DurableObject<Env> {
     });
     this.batchClient = new BatchClient({
       openBatch: (batch, signal) => backends().openBatch(batch, signal),
+      backendOf: (route) => backends().backendOf(route),
       cancel: (ids) => {
         for (const one of made) one.cancel(ids);
       },

@@ -198,9 +198,9 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
     },
     keepAlive,
   });
-  const { openBatch } = backends;
   const batchClient = new BatchClient({
-    openBatch,
+    openBatch: backends.openBatch,
+    backendOf: (route) => backends.backendOf(route),
     cancel: ignore,
     now: () => Date.now(),
     after: () => ignore,

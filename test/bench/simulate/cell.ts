@@ -106,7 +106,9 @@ export class SimulatedCell {
   take(pending: Pending): void {
     this.requests++;
     this.#work(this.#times.request, () => {
-      if (this.#batcher.enqueue(pending.arrival.centroidId, [pending])) this.#sendReady();
+      const { centroidId } = pending.arrival;
+      const choice = this.#router.choose({ manifestHash, centroidId }, new Set(), this.#events.nowMs);
+      if (this.#batcher.enqueue(choice?.backend.id ?? "", [pending])) this.#sendReady();
       else pending.onFailed();
     });
   }
@@ -132,13 +134,14 @@ export class SimulatedCell {
     const { nowMs } = this.#events;
     const next = () => this.#batcher.take(nowMs);
     for (let batch = next(); batch; batch = next()) {
-      const { id, key } = batch;
+      const { id, entries } = batch;
       this.batches++;
       const onAnswered = () => {
         this.#batcher.accepted(id);
         this.#sendReady();
       };
-      this.#send({ centroidId: key, tried: new Set(), isRepeated: false, onAnswered }, batch.entries);
+      const [{ arrival }] = entries;
+      this.#send({ centroidId: arrival.centroidId, tried: new Set(), isRepeated: false, onAnswered }, entries);
     }
     const untilMs = this.#batcher.gathersUntilMs;
     if (untilMs === null || (this.#sendsAtMs > nowMs && this.#sendsAtMs <= untilMs)) return;

@@ -7,24 +7,27 @@ import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts"
 
 const hash = "a".repeat(64);
 
-/** A backend whose every answer the test gives, and a batchClient in front of it. */
-function scripted() {
+/** A backend whose every answer the test gives, and a batchClient in front of it. `backendOf`: where a centroid would go. */
+function scripted(backendOf: (centroidId: string | null) => string | null = () => "backend") {
   const calls: ScriptedCall[] = [];
   const cancelled: string[][] = [];
   const works: Promise<void>[] = [];
   let clockMs = 0;
   const timers = new Set<{ atMs: number; work: () => void }>();
+  let timersSet = 0;
   const batchClient = new BatchClient({
     openBatch: (batch, signal) => {
       const call = new ScriptedCall(batch, signal);
       calls.push(call);
       return call.accepted.promise;
     },
+    backendOf: (route) => backendOf(route.centroidId),
     cancel: (ids) => void cancelled.push(ids),
     now: () => clockMs,
     after: (ms, work) => {
       const timer = { atMs: clockMs + ms, work };
       timers.add(timer);
+      timersSet++;
       return () => timers.delete(timer);
     },
     keepAlive: (work) => void works.push(work),
@@ -47,6 +50,7 @@ function scripted() {
     cancelled,
     submit,
     settled: () => Promise.all(works),
+    timersSet: () => timersSet,
     /** Runs what is due, too. */
     pass(ms: number) {
       clockMs += ms;
@@ -94,13 +98,30 @@ describe("BatchClient", () => {
     expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
   });
 
-  test("lets the last free call take along mixtures of centroids, but nothing that names a tenant's own adapter", async () => {
-    const { calls, submit } = scripted();
+  test("gathers mixtures that would go to the same backend, and nothing else", async () => {
+    const { calls, submit } = scripted((centroidId) => (centroidId === "c9" ? "other" : "backend"));
+    const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
+    const own = { mixture: { base: 0.5, adapters: [{ adapterHash: "b".repeat(64), weight: 0.5 }] }, tenant: "owner" };
+    submit(["first"], "c1", { mixture });
+    submit(["second"], "c2", { mixture });
+    submit(["third"], "c3", { mixture });
+    submit(["elsewhere"], "c9", { mixture });
+    submit(["own"], "own", own);
+    submit(["alone"], "c1");
+    expect(calls.map(({ ids }) => ids)).toEqual([["first"], ["elsewhere"], ["own"], ["alone"]]);
+    await calls[0].answer();
+    expect(calls.slice(4).map(({ ids }) => ids)).toEqual([["second", "third"]]);
+    // Of the first, by which it is routed.
+    expect(calls[4].batch.centroidId).toBe("c2");
+  });
+
+  test("lets the last free call take along mixtures of all backends, but nothing that names a tenant's own adapter", async () => {
+    const { calls, submit } = scripted((centroidId) => centroidId);
     const { awaitingCalls } = batchingLimits;
-    for (let i = 1; i < awaitingCalls; i++) submit([`full-${i}`], `full-${i}`);
     const centroids = { mixture: { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] } };
     const own = { mixture: { base: 0.5, adapters: [{ adapterHash: "b".repeat(64), weight: 0.5 }] }, tenant: "owner" };
-    // Gathers behind a call of its centroid.
+    for (let i = 1; i < awaitingCalls; i++) submit([`full-${i}`], `full-${i}`, centroids);
+    // Gathers behind a call to its backend.
     for (const key of ["full-1", "full-2"]) submit([`mixed-${key}`], key, centroids);
     expect(calls).toHaveLength(awaitingCalls);
     expect(calls.at(-1)!.ids).toEqual(["mixed-full-1"]);
@@ -115,6 +136,18 @@ describe("BatchClient", () => {
     await calls[2].answer();
     expect([["own"], ["mixed-3", "mixed-4"]]).toContainEqual(calls.at(-1)!.ids);
     expect(calls.at(-1)!.ids).not.toEqual(last);
+  });
+
+  test("sets a timer only where something gathers, and one for what gathers together", async () => {
+    const { calls, submit, timersSet } = scripted();
+    submit(["a"]);
+    expect(timersSet()).toBe(0);
+    for (const id of ["b", "c", "d"]) submit([id]);
+    expect(timersSet()).toBe(1);
+    await calls[0].answer();
+    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b", "c", "d"]]);
+    await calls[1].answer();
+    expect(timersSet()).toBe(1);
   });
 
   test("tells that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
