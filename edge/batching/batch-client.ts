@@ -15,7 +15,7 @@ import type { Dispatch } from "../backend/backends.ts";
 import { mayShareCall } from "../backend/joined-calls.ts";
 import type { Route } from "../backend/router.ts";
 import type { RoutingContext } from "../backend/routing-context.ts";
-import { type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
+import { type BatchingLimits, batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
 
 export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
   openBatch: Dispatch;
@@ -70,13 +70,14 @@ export class NotTaken extends ServiceError {
 
 export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
-  readonly #batcher = new MicroBatcher<PendingSequence>();
+  readonly #batcher: MicroBatcher<PendingSequence>;
   #openCalls = 0;
   /** Of the time when a queue has gathered long enough; null: none waits for that. */
   #timer: { atMs: number; cancel(): void } | null = null;
 
-  constructor(dependencies: BatchClientDependencies) {
+  constructor(dependencies: BatchClientDependencies, limits: BatchingLimits = batchingLimits) {
     this.#dependencies = dependencies;
+    this.#batcher = new MicroBatcher(limits);
   }
 
   /** Number of queued sequences. */

@@ -2,6 +2,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { batchingLimits } from "../../edge/batching/micro-batcher.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
@@ -46,34 +47,48 @@ function lateBackend(calls: number) {
   return { bodies, seen, finish };
 }
 
-/** Stops the clock, so that a queue gathers until its call is accepted, however slow the machine. */
+/** Requests that are sent at once, and whose calls are not accepted: what comes behind them gathers. */
+async function unaccepted(
+  app: ReturnType<typeof testApp>,
+  { bodies, seen }: Pick<ReturnType<typeof lateBackend>, "bodies" | "seen">,
+): Promise<ReturnType<typeof app.complete>[]> {
+  const pending = [];
+  for (let i = 0; i < batchingLimits.callsBeforeGathering; i++) {
+    bodies[i].accepted = false;
+    pending.push(app.complete({ prompt: "aaa" }));
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
+  }
+  return pending;
+}
+
+/** Stops the clock, so that a queue gathers until a call of it is accepted, however slow the machine. */
 function stopClock(): void {
   const clock = vi.spyOn(Date, "now").mockReturnValue(Date.now());
   onTestFinished(() => clock.mockRestore());
 }
 
 describe("a cell", () => {
-  test("sends a lone request at once, gathers what comes before that is accepted, and is idle in the end", async () => {
+  test("sends requests at once, gathers what comes behind unaccepted calls, and is idle in the end", async () => {
     stopClock();
-    const { bodies, seen, finish } = lateBackend(2);
-    bodies[0].accepted = false;
+    const atOnce = batchingLimits.callsBeforeGathering;
+    const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp();
-    const first = app.complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
+    const first = await unaccepted(app, { bodies, seen });
     const others = [{ prompt: "aa", n: 2 }, { prompt: "aaaa" }, { prompt: "bbb" }].map((body) => app.complete(body));
     await vi.waitFor(async () => expect(await waitingInCell()).toBe(4));
     expect(await cellIsIdle()).toBe(false);
     bodies[0].accepted = true;
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    for (const call of [1, 0]) finish(call);
-    const texts = await Promise.all([first, ...others].map(async (response) => textsOf(await response)));
-    expect(texts).toEqual([["b"], ["b", "b"], ["b"], ["b"]]);
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(atOnce + 1));
+    for (const body of bodies) body.accepted = true;
+    for (const call of bodies.keys()) finish(call);
+    const texts = await Promise.all([...first, ...others].map(async (response) => textsOf(await response)));
+    expect(texts).toEqual([...first.map(() => ["b"]), ["b", "b"], ["b"], ["b"]]);
     const nearest = seen.batches.map(({ sequences }) => sequences.map(({ mixture }) => mixture!.adapters[0]));
     const [c0, c1] = ["c0", "c1"].map((centroidId) => expect.objectContaining({ centroidId }));
-    expect(nearest[0]).toEqual([c0]);
+    expect(nearest.slice(0, atOnce)).toEqual(first.map(() => [c0]));
     // Centroids of one backend share a call.
-    expect(nearest[1]).toHaveLength(4);
-    expect(nearest[1]).toEqual(expect.arrayContaining([c0, c0, c0, c1]));
+    expect(nearest[atOnce]).toHaveLength(4);
+    expect(nearest[atOnce]).toEqual(expect.arrayContaining([c0, c0, c0, c1]));
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
@@ -274,29 +289,30 @@ describe("a client that goes away", () => {
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
     stopClock();
-    const { bodies, seen, finish } = lateBackend(2);
-    bodies[0].accepted = false;
+    const atOnce = batchingLimits.callsBeforeGathering;
+    const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp({ heartbeatMs: 5 });
-    const first = app.complete({ prompt: "aaa" });
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-    // Three wait behind the first: one leaves the queue, one leaves while it runs, one stays.
+    const first = await unaccepted(app, { bodies, seen });
+    // Three wait behind them: one leaves the queue, one leaves while it runs, one stays.
     const [leavesQueue, leavesCall, stays] = await Promise.all(
       ["a", "aa", "aaaa"].map((prompt) => app.complete({ prompt, stream: true })),
     );
     await leavesQueue.body!.cancel();
     await vi.waitFor(async () => expect(await waitingInCell()).toBe(2));
     bodies[0].accepted = true;
-    await vi.waitFor(() => expect(seen.batches).toHaveLength(2));
-    expect(seen.batches[1].sequences.map(({ promptIds }) => promptIds.length)).toEqual([2, 4]);
-    const [gone, kept] = seen.batches[1].sequences.map(({ id }) => id);
-    bodies[1].send(tokenFrame(gone, 0, 98), tokenFrame(kept, 0, 98));
+    await vi.waitFor(() => expect(seen.batches).toHaveLength(atOnce + 1));
+    const [call, body] = [seen.batches[atOnce], bodies[atOnce]];
+    expect(call.sequences.map(({ promptIds }) => promptIds.length)).toEqual([2, 4]);
+    const [gone, kept] = call.sequences.map(({ id }) => id);
+    body.send(tokenFrame(gone, 0, 98), tokenFrame(kept, 0, 98));
     await leavesCall.body!.cancel();
     await vi.waitFor(() => expect(seen.cancelled).toEqual([gone]));
-    bodies[1].send(tokenFrame(kept, 1, 99), { ...doneFrame(kept), completionTokens: 2 });
+    body.send(tokenFrame(kept, 1, 99), { ...doneFrame(kept), completionTokens: 2 });
     const chunks = (await eventsOf(stays)).data.slice(0, -1) as { choices: { text: string }[] }[];
     expect(chunks.map(({ choices }) => choices[0].text)).toEqual(["b", "c", ""]);
-    finish(0);
-    await first;
+    for (const one of bodies) one.accepted = true;
+    for (let i = 0; i < atOnce; i++) finish(i);
+    await Promise.all(first);
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 

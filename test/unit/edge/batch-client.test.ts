@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { BatchClient } from "../../../edge/batching/batch-client.ts";
+import { BatchClient, type BatchClientDependencies } from "../../../edge/batching/batch-client.ts";
 import { batchingLimits } from "../../../edge/batching/micro-batcher.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { ServiceError } from "../../../shared/errors.ts";
@@ -15,7 +15,7 @@ function scripted(backendOf: (centroidId: string | null) => string | null = () =
   let clockMs = 0;
   const timers = new Set<{ atMs: number; work: () => void }>();
   let timersSet = 0;
-  const batchClient = new BatchClient({
+  const dependencies: BatchClientDependencies = {
     openBatch: (batch, signal) => {
       const call = new ScriptedCall(batch, signal);
       calls.push(call);
@@ -31,7 +31,8 @@ function scripted(backendOf: (centroidId: string | null) => string | null = () =
       return () => timers.delete(timer);
     },
     keepAlive: (work) => void works.push(work),
-  });
+  };
+  const batchClient = new BatchClient(dependencies, { ...batchingLimits, callsBeforeGathering: 1 });
   const submit = (ids: string[], centroidId: string | null = "c0", also: Partial<SequenceRequest> = {}) => {
     const received: Frame[] = [];
     const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type MicroBatch, MicroBatcher, type Waiting } from "../../../edge/batching/micro-batcher.ts";
 
-const bounds = { awaitingCalls: 3, queuedSequences: 40, sequencesPerCall: 4, gatherMs: 10 };
+const bounds = { awaitingCalls: 3, callsBeforeGathering: 1, queuedSequences: 40, sequencesPerCall: 4, gatherMs: 10 };
 
 interface Entry extends Waiting {
   name: number;
@@ -54,6 +54,27 @@ describe("MicroBatcher", () => {
     batcher.enqueue("a", entries([2]));
     expect(drain(batcher, bounds.gatherMs - 1)).toEqual([]);
     expect(namesOf(drain(batcher, bounds.gatherMs))).toEqual([["a", [2]]]);
+  });
+
+  test("sends a queue at once until that many of its calls await acceptance, then when the first of them is accepted or old", () => {
+    const batcher = new MicroBatcher<Entry>({ ...bounds, awaitingCalls: 6, callsBeforeGathering: 3 });
+    const names: number[][] = [];
+    const enqueue = (name: number, nowMs: number) => {
+      batcher.enqueue("a", entries([name]));
+      names.push(...drain(batcher, nowMs).map((call) => call.entries.map((one) => one.name)));
+    };
+    for (const nowMs of [0, 1, 2, 3, 4]) enqueue(nowMs, nowMs);
+    expect(names).toEqual([[0], [1], [2]]);
+    expect(batcher.gathersUntilMs).toBe(bounds.gatherMs);
+    batcher.accepted(2);
+    enqueue(5, 5);
+    expect(names).toEqual([[0], [1], [2], [3, 4, 5]]);
+    enqueue(6, 6);
+    // The last three calls count: those of 0, 2 and 5 ms.
+    expect(batcher.gathersUntilMs).toBe(bounds.gatherMs);
+    enqueue(7, bounds.gatherMs);
+    expect(names.at(-1)).toEqual([6, 7]);
+    expect(batcher.gathersUntilMs).toBeNull();
   });
 
   test("lets the last free call take along what may share it, of any queue", () => {
