@@ -108,7 +108,7 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
   };
   const byCentroid = new Counter({
     name: "chameleon_centroid_sequences_total",
-    help: `Sequences by the centroid, or "base" or "own", of their micro-batch; it moves in steps of ${promptsPerStep}`,
+    help: `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${promptsPerStep}`,
     labelNames: ["centroid"],
     registers,
   });

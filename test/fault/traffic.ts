@@ -86,7 +86,9 @@ export function requestsOf(count: number, tokens: number): Body[] {
 export class Traffic {
   readonly #edge: { url: string; key: string };
   #chunks = 0;
-  readonly #waiting: { chunks: number; resolve: () => void }[] = [];
+  /** Streams with a chunk. */
+  #begun = 0;
+  readonly #waiting: { isReached: () => boolean; resolve: () => void }[] = [];
 
   constructor(edge: { url: string; key: string }) {
     this.#edge = edge;
@@ -94,7 +96,12 @@ export class Traffic {
 
   /** Resolves when so many chunks have come, in all. */
   seen(chunks: number): Promise<void> {
-    return new Promise((resolve) => this.#waiting.push({ chunks, resolve }));
+    return new Promise((resolve) => this.#waiting.push({ isReached: () => this.#chunks >= chunks, resolve }));
+  }
+
+  /** Resolves when so many streams have begun. */
+  begun(streams: number): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push({ isReached: () => this.#begun >= streams, resolve }));
   }
 
   async run(bodies: readonly Body[], concurrency: number): Promise<Answer[]> {
@@ -137,7 +144,7 @@ export class Traffic {
           if (answer.failure?.startsWith("the stream")) answer.failure = null;
         } else if (data.startsWith('{"error"')) answer.failure = data;
         else {
-          answer.chunks++;
+          if (answer.chunks++ === 0) this.#begun++;
           const chunk: Chunk = JSON.parse(data);
           answer.fingerprints.add(chunk.system_fingerprint);
           this.#add(seen, chunk);
@@ -152,7 +159,7 @@ export class Traffic {
 
   #add(seen: Seen, chunk: Chunk): void {
     this.#chunks++;
-    for (const one of this.#waiting) if (this.#chunks >= one.chunks) one.resolve();
+    for (const one of this.#waiting) if (one.isReached()) one.resolve();
     for (const { index, text, finish_reason, logprobs, chameleon } of chunk.choices) {
       seen.texts[index] = (seen.texts[index] ?? "") + text;
       seen.finishes[index] = finish_reason ?? seen.finishes[index] ?? null;

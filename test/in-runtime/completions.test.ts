@@ -182,7 +182,7 @@ describe("a completion", () => {
     expect(stopped.choices[0]).toMatchObject({ text: "bc", finish_reason: "stop" });
   });
 
-  test("choices are prompt-major, one micro-batch per centroid, whatever order they end in", async () => {
+  test("choices are prompt-major, whatever order they end in", async () => {
     const seen = backendAnswers(({ id, promptIds }, { centroidId }) => {
       const choice = Number(id.split("-")[1]);
       return saying(id, `${centroidId}${String.fromCharCode(promptIds[0])}${choice}${"!".repeat(6 - choice)}`);

@@ -203,7 +203,7 @@ describe("BatchClient", () => {
     ]);
   });
 
-  test("gathers requests of one centroid into one call, and gives each its own frames", async () => {
+  test("gathers requests of one adapter into one call, and gives each its own frames", async () => {
     const { calls, submit, batchClient, settled } = scripted();
     const first = submit(["a-0"]);
     const second = submit(["b-0", "b-1"]);

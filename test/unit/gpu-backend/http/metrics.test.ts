@@ -106,7 +106,7 @@ test("counters keep what an engine counted that has ended", async () => {
   expect(await linesOf(metrics)).toContain("vllm:num_preemptions_total 18");
 });
 
-test("sequences are counted by the centroid of their micro-batch, never a few at a time", async () => {
+test("sequences are counted by their nearest centroid, never a few at a time", async () => {
   const metrics = createMetrics(noEngine);
   const shown = async () => (await linesOf(metrics)).filter((line) => line.startsWith("chameleon_centroid_sequences"));
   metrics.batchTaken(batch(promptsPerStep - 3, { centroidId: "c1" }));
