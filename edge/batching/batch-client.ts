@@ -111,8 +111,9 @@ export class BatchClient {
       return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
     });
     this.checkRoom(batch.sequences[0].tenant, pending.length);
-    const queue = mayShare ? this.#dependencies.backendOf(route) : (adapterHash ?? centroidId);
-    this.#batcher.enqueue(`${manifestHash}/${queue ?? ""}`, pending);
+    // Named apart: the base has no adapter, and there may be no backend.
+    const queue = mayShare ? `backend ${this.#dependencies.backendOf(route)}` : `adapter ${adapterHash ?? centroidId}`;
+    this.#batcher.enqueue(`${manifestHash} ${queue}`, pending);
     this.#sendReady();
     return { cancel: () => this.#cancel(pending) };
   }

@@ -116,6 +116,15 @@ describe("BatchClient", () => {
     expect(calls[4].batch.centroidId).toBe("c2");
   });
 
+  test("gathers no mixture with the base, though there is no backend to gather for", async () => {
+    const { calls, submit } = scripted(() => null);
+    const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
+    submit(["first"], "c1", { mixture });
+    submit(["second"], "c2", { mixture });
+    submit(["base"], null);
+    expect(calls.map(({ ids }) => ids)).toEqual([["first"], ["base"]]);
+  });
+
   test("lets the last free call take along mixtures of all backends, but nothing that names a tenant's own adapter", async () => {
     const { calls, submit } = scripted((centroidId) => centroidId);
     const { awaitingCalls } = batchingLimits;
