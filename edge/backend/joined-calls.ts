@@ -63,7 +63,7 @@ export class JoinedCalls {
   }
 }
 
-/** Whether the batch may be in a call with any others: each of its sequences names its own adapters, and none is a tenant's own. */
+/** Whether the batch may be in a call with others of its manifest: all are mixtures, and none names a tenant's own adapter. */
 export function mayShareCall(batch: BatchRequest): boolean {
   return batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
 }

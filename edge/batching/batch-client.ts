@@ -44,9 +44,9 @@ export interface Receiver {
 interface PendingSequence {
   receiver: Receiver;
   sequence: SequenceRequest;
-  route: Route;
+  route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
   arrivedMs: number;
-  /** The manifest of what may be in any call; null: all of its call are for one adapter, or for one tenant's own. */
+  /** Its manifest, if it may share a call with all such sequences of that manifest; null: only with those of its queue. */
   sharedBy: string | null;
   call: Call | null;
 }
@@ -72,7 +72,7 @@ export class BatchClient {
   readonly #dependencies: BatchClientDependencies;
   readonly #batcher: MicroBatcher<PendingSequence>;
   #openCalls = 0;
-  /** Of the time when a queue has gathered long enough; null: none waits for that. */
+  /** Of the time when a queue has gathered long enough; null: none is set. */
   #timer: { atMs: number; cancel(): void } | null = null;
 
   constructor(dependencies: BatchClientDependencies, limits: BatchingLimits = batchingLimits) {

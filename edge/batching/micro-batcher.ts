@@ -3,9 +3,9 @@
  * sends what `take` returns after each event.
  *
  * Sequences of one key form a queue in the sense below; they are kept in one list for each tenant. The key is the backend
- * that they would go to now, for those that may be in any call, and else their one adapter. A queue is sent at once while
- * few of its calls await acceptance, so a lone request never waits. While more do, what arrives for that key gathers and
- * is sent as one call: the busier the backend, the larger the calls. Decoding of an accepted call delays no other.
+ * that they would have gone to when they arrived, for those that may be in any call, and else their adapter. A queue is sent
+ * at once while fewer than `callsBeforeGathering` of its calls await acceptance, so a lone request never waits. Otherwise it
+ * gathers and is sent as one call: the busier the backend, the larger the calls. Decoding of an accepted call delays no other.
  *
  * Acceptance takes a round trip. So that a far backend costs no more than the way to it, a queue gathers for at most
  * `gatherMs`, and the last free call takes along what may be in any call, whichever backend it would have gone to.
@@ -31,7 +31,7 @@ export const batchingLimits = {
    */
   queuedSequences: 2048,
   sequencesPerCall: sequencesPerBatch,
-  /** Milliseconds for which a queue gathers while its calls await acceptance: longer than a backend of the region takes. */
+  /** Milliseconds for which a queue gathers after its last call: longer than a backend of the region takes to accept one. */
   gatherMs: 10,
 };
 
@@ -156,13 +156,12 @@ export class MicroBatcher<T extends Waiting> {
     return firstMs === Number.POSITIVE_INFINITY ? null : firstMs;
   }
 
-  /** Until when each queue gathers, by key; without those that have few calls. */
+  /** Until when each queue gathers, by key; without those with few calls. After its last call: so those to a far backend are spread. */
   get #gatheringUntilMs(): ReadonlyMap<string, number> {
     const { callsBeforeGathering, gatherMs } = this.#limits;
     const untilMs = new Map<string, number>();
     for (const [key, calls] of Map.groupBy(this.#awaiting.values(), (call) => call.key)) {
-      const counted = calls.at(-callsBeforeGathering);
-      if (counted) untilMs.set(key, counted.sentMs + gatherMs);
+      if (calls.length >= callsBeforeGathering) untilMs.set(key, calls.at(-1)!.sentMs + gatherMs);
     }
     return untilMs;
   }

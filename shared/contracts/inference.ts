@@ -162,7 +162,7 @@ export const sequenceRequestSchema = z.strictObject({
 export const batchRequestSchema = z.strictObject({
   version: z.literal(contractVersion),
   manifestHash: hash,
-  /** Whose adapter serves sequences without a mixture; null: the base. Of mixtures, which name theirs, the nearest of the first. */
+  /** Whose adapter serves sequences without a mixture; null: the base. Mixtures name theirs; then it is the first one's and only routes. */
   centroidId: id.nullable(),
   /** An adapter of the tenant's own instead of a centroid's; then all sequences are that tenant's. */
   adapterHash: hash.optional(),

@@ -56,7 +56,7 @@ describe("MicroBatcher", () => {
     expect(namesOf(drain(batcher, bounds.gatherMs))).toEqual([["a", [2]]]);
   });
 
-  test("sends a queue at once until that many of its calls await acceptance, then when the first of them is accepted or old", () => {
+  test("sends a queue at once until that many of its calls await acceptance, then when one is accepted or the last is old", () => {
     const batcher = new MicroBatcher<Entry>({ ...bounds, awaitingCalls: 6, callsBeforeGathering: 3 });
     const names: number[][] = [];
     const enqueue = (name: number, nowMs: number) => {
@@ -65,16 +65,17 @@ describe("MicroBatcher", () => {
     };
     for (const nowMs of [0, 1, 2, 3, 4]) enqueue(nowMs, nowMs);
     expect(names).toEqual([[0], [1], [2]]);
-    expect(batcher.gathersUntilMs).toBe(bounds.gatherMs);
+    expect(batcher.gathersUntilMs).toBe(2 + bounds.gatherMs);
     batcher.accepted(2);
     enqueue(5, 5);
     expect(names).toEqual([[0], [1], [2], [3, 4, 5]]);
-    enqueue(6, 6);
-    // The last three calls count: those of 0, 2 and 5 ms.
-    expect(batcher.gathersUntilMs).toBe(bounds.gatherMs);
-    enqueue(7, bounds.gatherMs);
+    // None is accepted: one call each `gatherMs`, so that those to a far backend do not take all connections at once.
+    enqueue(6, 5 + bounds.gatherMs - 1);
+    expect(batcher.gathersUntilMs).toBe(5 + bounds.gatherMs);
+    enqueue(7, 5 + bounds.gatherMs);
     expect(names.at(-1)).toEqual([6, 7]);
-    expect(batcher.gathersUntilMs).toBeNull();
+    enqueue(8, 6 + bounds.gatherMs);
+    expect(batcher.gathersUntilMs).toBe(5 + 2 * bounds.gatherMs);
   });
 
   test("lets the last free call take along what may share it, of any queue", () => {
