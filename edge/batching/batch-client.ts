@@ -19,7 +19,7 @@ import { type BatchingLimits, batchingLimits, type MicroBatch, MicroBatcher } fr
 
 export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
   openBatch: Dispatch;
-  /** Id of the backend that a batch of this route would be sent to now; null if there is none. */
+  /** See Backends. */
   backendOf(route: Route): string | null;
   /** Drops sequences of a call that goes on, accepted or not. */
   cancel(ids: string[]): void;
@@ -105,14 +105,14 @@ export class BatchClient {
     const { manifestHash, centroidId, adapterHash } = batch;
     const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
     const arrivedMs = this.#dependencies.now();
-    const mayShare = mayShareCall(batch);
-    const sharedBy = mayShare ? manifestHash : null;
+    const sharedBy = mayShareCall(batch) ? manifestHash : null;
     const pending = batch.sequences.map((sequence): PendingSequence => {
       return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
     });
     this.checkRoom(batch.sequences[0].tenant, pending.length);
     // Named apart: the base has no adapter, and there may be no backend.
-    const queue = mayShare ? `backend ${this.#dependencies.backendOf(route)}` : `adapter ${adapterHash ?? centroidId}`;
+    const { backendOf } = this.#dependencies;
+    const queue = sharedBy === null ? `adapter ${adapterHash ?? centroidId}` : `backend ${backendOf(route)}`;
     this.#batcher.enqueue(`${manifestHash} ${queue}`, pending);
     this.#sendReady();
     return { cancel: () => this.#cancel(pending) };

@@ -34,7 +34,7 @@ const giversOf = ({ seen }: Answer, i: number) =>
 
 /**
  * Kills the `first` of an edge's two backends once so many streams have begun that some are its own, then does `after`: the router
- * gives neither backend more than 5/8.
+ * gives neither backend much more than 5/8.
  */
 async function kill(first: number, isProxied: boolean, after: () => void) {
   const edge = await cluster.startEdge(isProxied, [first, 1]);

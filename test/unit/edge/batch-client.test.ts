@@ -52,6 +52,10 @@ function scripted(backendOf: (centroidId: string | null) => string | null = () =
     submit,
     settled: () => Promise.all(works),
     timersSet: () => timersSet,
+    /** Runs all timers, due or not. */
+    fireEarly() {
+      for (const timer of [...timers]) if (timers.delete(timer)) timer.work();
+    },
     /** Runs what is due, too. */
     pass(ms: number) {
       clockMs += ms;
@@ -96,6 +100,16 @@ describe("BatchClient", () => {
     pass(batchingLimits.gatherMs - 4);
     expect(calls.map(({ ids }) => ids)).toEqual([["a"]]);
     pass(1);
+    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
+  });
+
+  test("waits on where its timer fires early", () => {
+    const { calls, submit, pass, fireEarly } = scripted();
+    submit(["a"]);
+    submit(["b"]);
+    fireEarly();
+    expect(calls.map(({ ids }) => ids)).toEqual([["a"]]);
+    pass(batchingLimits.gatherMs);
     expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
   });
 

@@ -95,6 +95,16 @@ describe("MicroBatcher", () => {
     for (const name of [4, 5]) expect(names).not.toContain(name);
   });
 
+  test("takes along nothing that is shared by others", () => {
+    const batcher = new MicroBatcher<Entry>(bounds);
+    for (const key of ["a", "b"]) batcher.enqueue(key, sharing([0]));
+    drain(batcher);
+    batcher.enqueue("c", sharing([1]));
+    batcher.enqueue("d", sharing([2], "t", "others"));
+    batcher.enqueue("e", sharing([3]));
+    expect(namesOf(drain(batcher))).toEqual([["c", [1, 3]]]);
+  });
+
   test("with far backends, the wait depends on calls a round trip, not on the number of queues", () => {
     const [roundTripMs, arrivals, queues] = [200, 2000, 500];
     const batcher = new MicroBatcher<Entry>({

@@ -167,6 +167,18 @@ describe("GET /v1/assignments", () => {
 });
 
 describe("POST /v1/batches", () => {
+  test("logs the centroids of its sequences, each once, whichever centroid routed it", async () => {
+    const mixtureOf = (centroidId: string) => ({ base: 0.5, adapters: [{ centroidId, weight: 0.5 }] });
+    const sequences = ["c1", "c2", "c1"].map((centroidId, i) => ({
+      ...sequenceRequest(`s${i}`, [secret]),
+      mixture: mixtureOf(centroidId),
+    }));
+    const response = await post("/v1/batches", batch({ sequences }));
+    sink(sequences.map(({ id }) => done(id)));
+    await response.text();
+    expect(logged.map((line) => JSON.parse(line))).toMatchObject([{ event: "batch", centroids: "c1 c2" }]);
+  });
+
   test("answers at once, passes frames on as they come, and ends with the last sequence", async () => {
     const response = await post("/v1/batches", batch());
     expect(response.status).toBe(200);
