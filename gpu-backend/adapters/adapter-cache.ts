@@ -49,6 +49,11 @@ export class AdapterCache {
     };
   }
 
+  /** Whether an adapter is there. */
+  has(id: string): boolean {
+    return this.#adapters.has(this.#source.hashOf(id) ?? "");
+  }
+
   /**
    * An adapter by its id, pinned once for each of `users` sequences: call `release` as often.
    * Throws an Error for an id that does not exist; a failed generation is not remembered.

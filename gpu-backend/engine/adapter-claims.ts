@@ -13,10 +13,10 @@ import { needsPool } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
 
 export class AdapterClaims {
-  readonly #cache: Pick<AdapterCache, "acquire" | "release">;
+  readonly #cache: Pick<AdapterCache, "has" | "acquire" | "release">;
   readonly #pool: PoolSlots | null;
 
-  constructor(cache: Pick<AdapterCache, "acquire" | "release">, pool: AdapterPool | null) {
+  constructor(cache: Pick<AdapterCache, "has" | "acquire" | "release">, pool: AdapterPool | null) {
     this.#cache = cache;
     this.#pool = pool && new PoolSlots(pool);
   }
@@ -28,32 +28,38 @@ export class AdapterClaims {
 
   /**
    * Pins what each sequence of a micro-batch needs: the adapters of its mixture, or else the batch's (null: none). Tells
-   * `done` of each, with its adapters or with why it cannot have them.
+   * `done` of each as soon as its own adapters are there, or one cannot be made: it waits for none that only others need.
+   * Those in the cache come first, then those to be made, one after the other in the order of `sequences`.
    */
   async acquire(
     sequences: readonly Sequence[],
     batchAdapterId: string | null,
     done: (sequence: Sequence, acquired: AcquiredAdapter[] | ServiceError) => void,
   ): Promise<void> {
-    const users = new Map<string, number>();
-    for (const { request } of sequences) {
-      for (const id of adapterIdsOf(request, batchAdapterId)) users.set(id, (users.get(id) ?? 0) + 1);
-    }
-    const acquired = new Map<string, AcquiredAdapter>();
+    let waiting = sequences.map((sequence) => ({ sequence, ids: adapterIdsOf(sequence.request, batchAdapterId) }));
+    const found = new Map<string, AcquiredAdapter>();
     const failures = new Map<string, ServiceError>();
-    for (const [id, count] of users) {
+    const settle = () => {
+      waiting = waiting.filter(({ sequence, ids }) => {
+        const acquired = ids.flatMap((id) => found.get(id) ?? []);
+        const failure = ids.map((id) => failures.get(id)).find((error) => error !== undefined);
+        if (!failure && !sequence.ended && acquired.length < ids.length) return true;
+        if (failure || sequence.ended) this.#unpin(acquired);
+        if (!sequence.ended) done(sequence, failure ?? acquired);
+        return false;
+      });
+    };
+    settle();
+    const wanted = new Set(waiting.flatMap(({ ids }) => ids));
+    for (const id of [...wanted].sort((a, b) => Number(this.#cache.has(b)) - Number(this.#cache.has(a)))) {
+      const users = waiting.flatMap(({ ids }) => ids).filter((one) => one === id).length;
+      if (users === 0) continue;
       try {
-        acquired.set(id, await this.#cache.acquire(id, count));
+        found.set(id, await this.#cache.acquire(id, users));
       } catch (error) {
         failures.set(id, toServiceError(error));
       }
-    }
-    for (const sequence of sequences) {
-      const ids = adapterIdsOf(sequence.request, batchAdapterId);
-      const had = ids.flatMap((id) => acquired.get(id) ?? []);
-      const failure = ids.map((id) => failures.get(id)).find((error) => error !== undefined);
-      if (failure || sequence.ended) this.#unpin(had);
-      if (!sequence.ended) done(sequence, failure ?? had);
+      settle();
     }
   }
 

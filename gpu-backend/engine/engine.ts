@@ -40,6 +40,8 @@ export interface EngineParts {
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
+  /** `step` has something to do. */
+  queued?(): void;
   /** A pass has finished; more of its phase may follow before `emit`. */
   progressed?(): void;
   /** A sequence ended because it cannot be computed; `error.cause` is what was thrown. */
@@ -128,12 +130,15 @@ export class Engine {
         this.#frames.push(errorFrame(request.id, this.#reportFault(thrown)));
       }
     }
-    await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
-      if (acquired instanceof ServiceError) return this.#fail(sequence, acquired);
-      sequence.adapters = acquired;
-      this.#guard(sequence, () => this.#enqueue(sequence));
-    });
     this.#flush(null);
+    await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
+      if (acquired instanceof ServiceError) this.#fail(sequence, acquired);
+      else {
+        sequence.adapters = acquired;
+        this.#guard(sequence, () => this.#enqueue(sequence));
+      }
+      this.#flush(null);
+    });
   }
 
   /** Ends sequences with an error frame "cancelled" before the next phase runs. Unknown ids are ignored. */
@@ -338,6 +343,7 @@ export class Engine {
     if (refusal) throw refusal;
     this.#planner.enqueue(sequence);
     this.#prefixes?.arrive(sequence);
+    this.#parts.queued?.();
   }
 
   #dropCancelled(): void {

@@ -49,6 +49,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
   );
   let emit: EngineParts["emit"] = requireToken;
+  let wake = () => {};
   const engine = new Engine({
     runner,
     adapters: new AdapterCache(source, settings.adapterCacheBytes, now),
@@ -58,6 +59,7 @@ async function serve(settings: EngineSettings): Promise<void> {
     pieceOf: (id) => tokenizer.pieceOf(id),
     now,
     emit: (frames, report) => emit(frames, report),
+    queued: () => wake(),
     progressed: () => say({ type: "progress" }),
     faulted: (error) => say({ type: "fault", description: descriptionOf(error) }),
   });
@@ -66,7 +68,6 @@ async function serve(settings: EngineSettings): Promise<void> {
   const trace = (id: string, hidden: Float32Array<ArrayBuffer>) => say({ type: "hidden", id, hidden });
   emit = (frames, report) => say({ type: "frames", frames, report, stats: engine.stats });
 
-  let wake = () => {};
   let failure: unknown = null;
   process.on("message", (message: ToEngine) => {
     if (message.type === "submit") {
@@ -74,7 +75,7 @@ async function serve(settings: EngineSettings): Promise<void> {
         failure = error;
         wake();
       };
-      engine.submit(message.adapterId, message.sequences, message.traced ? trace : null).then(() => wake(), fail);
+      engine.submit(message.adapterId, message.sequences, message.traced ? trace : null).catch(fail);
     } else if (message.type === "cancel") engine.cancel(message.ids);
     wake();
   });

@@ -47,6 +47,7 @@ export function createEngineHarness(options: {
   prefixBytes?: number;
   faulted?: (error: ServiceError) => void;
   progressed?: () => void;
+  queued?: () => void;
 }): EngineHarness {
   const frames = new Map<string, Frame[]>();
   const reports: PhaseReport[] = [];
@@ -65,6 +66,7 @@ export function createEngineHarness(options: {
     now,
     faulted: (error) => options.faulted?.(error),
     progressed: () => options.progressed?.(),
+    queued: () => options.queued?.(),
     emit(batch, report) {
       for (const frame of batch) {
         const own = frames.get(frame.id);

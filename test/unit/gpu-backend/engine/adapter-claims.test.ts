@@ -1,4 +1,7 @@
-import { expect, test } from "vitest";
+import { setImmediate } from "node:timers/promises";
+import { describe, expect, test } from "vitest";
+import type { AdapterSource } from "../../../../gpu-backend/adapters/adapter.ts";
+import { AdapterCache } from "../../../../gpu-backend/adapters/adapter-cache.ts";
 import { AdapterClaims } from "../../../../gpu-backend/engine/adapter-claims.ts";
 import { Sequence, vocabularyOf } from "../../../../gpu-backend/engine/sequence.ts";
 import { fakeFullAdapters, sequenceRequest } from "../../../support/engine-harness.ts";
@@ -7,17 +10,21 @@ import { fakeConfig } from "../../../support/fake-runner.ts";
 const pool = { slots: 2, rank: 1, write: () => undefined };
 const source = fakeFullAdapters(fakeConfig);
 const cache = {
+  has: () => true,
   acquire: async (id: string) => ({ adapter: await source.generate(id), cache: "hit" as const }),
   release: () => undefined,
 };
 
-/** Of a mixture of these centroids, each of which has directions of its own. The tenant is what `id` has before a colon. */
-async function sequenceOf(claims: AdapterClaims, id: string, ...centroids: string[]): Promise<Sequence> {
+/** A mixture of these centroids, each of which has directions of its own. */
+function mixtureOf(id: string, ...centroids: string[]): Sequence {
   const adapters = centroids.map((centroidId) => ({ centroidId, weight: 1 / centroids.length }));
-  const pieceOf = () => new Uint8Array();
-  const vocabulary = vocabularyOf(fakeConfig, pieceOf);
-  const request = sequenceRequest(id, [1, 2], { tenant: id.split(":")[0], mixture: { base: 0, adapters } });
-  const sequence = new Sequence(request, vocabulary, 0);
+  const vocabulary = vocabularyOf(fakeConfig, () => new Uint8Array());
+  return new Sequence(sequenceRequest(id, [1, 2], { mixture: { base: 0, adapters } }), vocabulary, 0);
+}
+
+/** With its adapters. */
+async function sequenceOf(claims: AdapterClaims, id: string, ...centroids: string[]): Promise<Sequence> {
+  const sequence = mixtureOf(id, ...centroids);
   await claims.acquire([sequence], null, (_, acquired) => {
     if (Array.isArray(acquired)) sequence.adapters = acquired;
   });
@@ -50,4 +57,80 @@ test("a mixture gets no more slots than one tenant may pin", async () => {
   const refused = claims.refusalOf(await sequenceOf(claims, "a", "c0", "c1", "c2", "c3"));
   expect(refused?.message).toMatch(/4 are needed, ADAPTER_SLOTS is 4, .* 3\./);
   expect(claims.refusalOf(await sequenceOf(claims, "b", "c0", "c1", "c2"))).toBe(null);
+});
+
+describe("mixtures of one micro-batch", () => {
+  /** What each got, in order. Adapters other than c0 are made when `make` is called for them, and c9 never can be. */
+  async function claimed(...mixtures: Sequence[]) {
+    const asked = new Map<string, () => void>();
+    const slow: AdapterSource = {
+      ...source,
+      async generate(id) {
+        if (id === "c9") throw new Error("not finite");
+        if (id !== "c0") {
+          const made = Promise.withResolvers<void>();
+          asked.set(id, made.resolve);
+          await made.promise;
+        }
+        return await source.generate(id);
+      },
+    };
+    const adapters = new AdapterCache(slow, 0, () => 0);
+    const kept = await adapters.acquire("c0", 1);
+    const told: string[] = [];
+    const claims = new AdapterClaims(adapters, pool);
+    const all = claims.acquire(mixtures, null, (sequence, acquired) => {
+      told.push(`${sequence.id} ${Array.isArray(acquired) ? acquired.map((one) => one.cache) : acquired.kind}`);
+      if (Array.isArray(acquired)) sequence.adapters = acquired;
+    });
+    await setImmediate();
+    return {
+      ...{ all, told },
+      asked: () => [...asked.keys()],
+      make: async (id: string) => {
+        asked.get(id)!();
+        await setImmediate();
+      },
+      /** Whether nothing is pinned once all have ended: the cache keeps only what is. */
+      isReleased: () => {
+        for (const sequence of mixtures) if (sequence.adapters.length > 0) claims.release(sequence);
+        adapters.release(kept.adapter);
+        return adapters.stats.entries === 0;
+      },
+    };
+  }
+
+  test("each is let in once its own adapters are there, and waits for none that only others need", async () => {
+    const { all, told, asked, make, isReleased } = await claimed(
+      mixtureOf("cold", "c1", "c2"),
+      mixtureOf("warm", "c0"),
+      mixtureOf("half", "c0", "c1"),
+      mixtureOf("base"),
+    );
+    expect([told, asked()]).toEqual([["base ", "warm hit"], ["c1"]]);
+    await make("c1");
+    expect(told.slice(2)).toEqual(["half hit,generated"]);
+    await make("c2");
+    expect(told.slice(3)).toEqual(["cold generated,generated"]);
+    await all;
+    expect(isReleased()).toBe(true);
+  });
+
+  test("one that has ended, or cannot have an adapter, has no other made", async () => {
+    const [ended, failed, last] = [
+      mixtureOf("ended", "c1", "c2"),
+      mixtureOf("failed", "c9", "c3"),
+      mixtureOf("last", "c4"),
+    ];
+    const { all, told, asked, make, isReleased } = await claimed(ended, failed, last);
+    ended.ended = true;
+    await make("c1");
+    await make("c4");
+    expect([told, asked()]).toEqual([
+      ["failed internal", "last generated"],
+      ["c1", "c4"],
+    ]);
+    await all;
+    expect(isReleased()).toBe(true);
+  });
 });

@@ -129,6 +129,26 @@ test("others decode on while an adapter is being made", async () => {
   expect([tokensOf("a").length, tokensOf("b").length]).toEqual([20, 5]);
 });
 
+test("a sequence does not wait for an adapter that only another of its micro-batch needs", async () => {
+  const full = fakeFullAdapters(fakeConfig);
+  const made = Promise.withResolvers<void>();
+  let queued = 0;
+  const { engine, tokensOf, lastFrameOf, finish } = harness({
+    source: { ...full, generate: (id) => made.promise.then(() => full.generate(id)) },
+    queued: () => queued++,
+  });
+  const mixture = { base: 0, adapters: [{ centroidId: "c0", weight: 1 }] };
+  const requests = [{ ...requestOf("mixed", 0), mixture }, requestOf("base", 5)];
+  const submitted = engine.submit(null, [...requests, requestOf("none", 0)]);
+  // No step is needed for an answer of no tokens.
+  expect([queued, lastFrameOf("none")?.type, lastFrameOf("mixed")]).toEqual([1, "done", undefined]);
+  await finish();
+  expect(tokensOf("base").length).toBe(5);
+  made.resolve();
+  await submitted;
+  expect(lastFrameOf("mixed")?.type).toBe("done");
+});
+
 test("a graph without a pool refuses, and does not serve the base instead", async () => {
   const { engine, framesOf, finish } = harness({ runner: createFakeRunner() });
   await engine.submit("c0", [requestOf("a", 5)]);
