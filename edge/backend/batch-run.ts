@@ -43,7 +43,7 @@ export class BatchRun {
   async begin(signal: AbortSignal): Promise<void> {
     if (signal.aborted) this.stop();
     signal.addEventListener("abort", () => this.stop());
-    await this.#sendUntilAccepted([...this.#open.values()], firstRound, null);
+    await this.#sendUntilAccepted([...this.#open.values()], firstRound, null, false);
   }
 
   /** The frames of each sequence in order, up to its last. Leaving the loop cancels what is open; then `ended` is called. */
@@ -72,21 +72,22 @@ export class BatchRun {
   }
 
   /**
-   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts. `previous` is the failure of a
-   * backend that had accepted the group before; such a group also waits for a backend to come back. Throws the ServiceError
-   * to end the group with.
+   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts. `previous` is the failure of the
+   * last call that had the group. A group that a backend had accepted also waits for a backend to come back. Throws the
+   * ServiceError to end the group with.
    */
   async #sendUntilAccepted(
     group: readonly Delivery[],
     from: RetryRound,
     previous: BackendFailure | null,
+    wasAccepted: boolean,
   ): Promise<void> {
     const { router, retries, observe, jurisdiction, now } = this.#context;
     let last = previous;
     /** In this round. */
     let failures = previous ? [previous] : [];
     let round = from;
-    const pausesMs = (previous ? roundPausesMs : []).values();
+    const pausesMs = (wasAccepted ? roundPausesMs : []).values();
     for (;;) {
       const waiting = this.#takeWaiting(group);
       if (waiting.length === 0) return;
@@ -121,7 +122,23 @@ export class BatchRun {
       }
       round = withTried(round, choice.backend, last.backend);
       failures.push(last);
-      if (!last.failure.consequence.elsewhere) throw last.failure.error;
+      if (last.failure.consequence.elsewhere) continue;
+      if (waiting.length === 1) throw last.failure.error;
+      return await this.#sendEachAlone(waiting, previous ?? last, wasAccepted);
+    }
+  }
+
+  /**
+   * Sends each sequence of a refused call once more, alone: one that every backend refuses must not end the others. Throws the
+   * ServiceError to end all with if none is accepted.
+   */
+  async #sendEachAlone(group: readonly Delivery[], failure: BackendFailure, wasAccepted: boolean): Promise<void> {
+    const sent = group.map((one) => this.#sendUntilAccepted([one], firstRound, failure, wasAccepted));
+    await Promise.any(sent).catch(({ errors: [first] }: AggregateError) => {
+      throw first;
+    });
+    for (const [i, one] of sent.entries()) {
+      this.#context.keepAlive(one.catch((thrown) => this.#endInError([group[i]], toServiceError(thrown), failure)));
     }
   }
 
@@ -281,7 +298,7 @@ export class BatchRun {
     const from = isBegun ? withTried(firstRound, failure.backend) : round;
     // Sequences without tokens may go to any backend, so they do not wait for those with tokens.
     for (const alike of Map.groupBy(group, ({ numerics }) => numerics).values()) {
-      const sending = this.#sendUntilAccepted(alike, from, failure).catch((thrown) =>
+      const sending = this.#sendUntilAccepted(alike, from, failure, true).catch((thrown) =>
         this.#endInError(alike, toServiceError(thrown), failure),
       );
       this.#context.keepAlive(sending);

@@ -33,14 +33,16 @@ export class JoinedCalls {
         const accepted = Promise.withResolvers<OpenBatch>();
         const { isRepeated } = call;
         const sequences = batch.sequences.length;
-        this.#open(
-          this.#waiting.add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted }),
-        );
+        this.#add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted });
         return accepted.promise;
       },
       cancel: (ids, process) => client.cancel(ids, process),
       readiness: (process) => client.readiness(process),
     };
+  }
+
+  #add(part: Part): void {
+    this.#open(this.#waiting.add(part));
   }
 
   #open(parts: readonly Part[]): void {
@@ -58,7 +60,12 @@ export class JoinedCalls {
       if (parts.length === 1) accepted.resolve(await client.openBatch(batch, call));
       else await answerTogether(parts);
     } catch (failure) {
-      for (const part of parts) part.accepted.reject(failure);
+      // Only one of them may be why it was refused: each goes once more, alone.
+      const isShared = parts.length > 1 && asFailure(failure).kind === "refused";
+      for (const part of parts) {
+        if (isShared) this.#add({ ...part, key: null, isRepeated: true });
+        else part.accepted.reject(failure);
+      }
     }
   }
 }

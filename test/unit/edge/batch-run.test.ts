@@ -301,6 +301,43 @@ describe("a backend that fails", () => {
     await expectIdle(routing);
   });
 
+  test("whoever is at fault ends alone: its mates in a refused call go once more, each in one of its own", async () => {
+    const routing = scriptedRouting(2);
+    const { begun, ended, of } = runBatch(
+      routing,
+      ["a", "bad", "b"].map((id) => sequence(id)),
+    );
+    for (const backend of routing.backends) {
+      backend.answer = (call) => void (call.ids.includes("bad_1") || call.accept());
+    }
+    await called(routing.backends).last.refuse(callFailure("refused"));
+    await begun;
+    const calls = routing.backends.flatMap((backend) => backend.calls);
+    await calls[2].refuse(callFailure("refused"));
+    expect(calls.map(({ ids }) => ids)).toEqual([["a", "bad", "b"], ["a_1"], ["bad_1"], ["b_1"]]);
+    for (const call of calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
+    await ended;
+    expect(of("bad")).toMatchObject([{ type: "error", kind: "internal" }]);
+    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
+    await expectIdle(routing);
+  });
+
+  test("a call whose every sequence is refused is refused, and no more is sent than the budget has", async () => {
+    const routing = scriptedRouting(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
+    const [backend] = routing.backends;
+    backend.answer = (call) => void call.refuse(callFailure("refused"));
+    for (const calls of [1 + 3, 1 + 1, 1]) {
+      const before = backend.calls.length;
+      const { begun } = runBatch(
+        routing,
+        ["a", "b", "c"].map((id) => sequence(id)),
+      );
+      await expect(begun).rejects.toMatchObject({ kind: "internal" });
+      expect(backend.calls.length - before).toBe(calls);
+    }
+    await expectIdle(routing);
+  });
+
   test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
     "a sequence that ends in %s, mid-stream, goes to no other backend; its mate goes on",
     async (kind) => {
@@ -652,12 +689,15 @@ test("whatever backends do, each client sees its one series, whole or ended by o
     fc.integer({ min: 1, max: 4 }),
     fc.integer({ min: 1, max: 6 }),
     fc.array(step, { maxLength: 12 }),
-    async (backends, count, script) => {
+    fc.option(fc.nat(5)),
+    async (backends, count, script, refused) => {
       const routing = scriptedRouting(backends);
+      const isRefusedCall = ({ ids }: ScriptedCall) => ids.some((id) => id.split("_")[0] === `s${refused}`);
       const steps = [...script];
       const answer = async (call: ScriptedCall) => {
         const rows = call.batch.sequences.map(framesFor);
         let current = steps.shift();
+        if (isRefusedCall(call)) return call.refuse(callFailure("refused"));
         if (current?.what === "refuse") return call.refuse(callFailure(current.pick < 5 ? "unavailable" : "failing"));
         if (current?.what === "overload") return call.refuse(callFailure("overloaded"));
         await call.accept();

@@ -180,6 +180,24 @@ describe("batches that wait for the same backend", () => {
     }
   });
 
+  test("that is refused go once more, each alone, so that only the one at fault ends", async () => {
+    const [{ backend, client }] = oneConnection(1);
+    const refused = callFailure("refused");
+    backend.answer = (call) => void (call.ids.includes("bad") ? call.refuse(refused) : call.accept());
+    open(client, batchOf(mixed("first")));
+    const ids = [["a"], ["bad"], ["b", "c"]];
+    const [a, bad, both] = ids.map((some) => open(client, batchOf(...some.map((id) => mixed(id)))));
+    await expect(bad.ended).rejects.toBe(refused);
+    for (let i = 0; i < 20; i++) await turn();
+    expect(backend.calls.map((call) => call.ids)).toEqual([["first"], ["a", "bad", "b", "c"], ...ids]);
+    for (const call of backend.calls) await call.send(...call.batch.sequences.flatMap(framesFor));
+    await Promise.all([a.ended, both.ended]);
+    expect([a, both].map(({ received }) => received)).toEqual([
+      framesFor(mixed("a")),
+      ["b", "c"].flatMap((id) => framesFor(mixed(id))),
+    ]);
+  });
+
   test("leave alone: one that is given up is cancelled at the backend, and the others go on", async () => {
     for (const isAccepted of [false, true]) {
       const [{ backend, client }] = oneConnection(1);
