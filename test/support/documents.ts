@@ -30,7 +30,7 @@ export function commands(file: string): string[] {
     .filter((line) => line !== "" && !line.startsWith("#"));
 }
 
-/** Whose commands test/e2e/readme.test.ts runs, all of them and in their order. */
+/** Whose commands test/commands/readme.test.ts runs, all of them and in their order. */
 export const executedDocuments = ["README.md", "infra/docs/start.md"];
 
 /** Commands in running text, between backticks: `npm run publish`. Arguments may be left out there. */

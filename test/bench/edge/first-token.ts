@@ -37,20 +37,20 @@ export interface FirstTokenRow {
   requestsPerSecond: number;
 }
 
-/** Takes each way as often as makes its code compiled: one that serves has served before. */
+/** Takes all ways, at the same time, as often as makes their code compiled: one that serves has served before. */
 export async function warmUp(ways: readonly Way[], requests: number): Promise<void> {
   const concurrency = 16;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
-  for (const way of ways) await closedLoop(concurrency, requests, (i) => timed(way, i, agent));
+  await Promise.all(ways.map((way) => closedLoop(concurrency, requests, (i) => timed(way, i, agent))));
   agent.destroy();
 }
 
 export async function measureFirstTokens(
   backend: string,
   ways: readonly Way[],
-  options: { concurrency: number; arrivals: Arrivals; rounds: number; requestsPerRound: number },
+  options: { concurrency: number; arrivals: Arrivals; rounds: number; requestsPerRound: number; seed: number },
 ): Promise<FirstTokenRow[]> {
-  const { concurrency, arrivals, rounds, requestsPerRound } = options;
+  const { concurrency, arrivals, rounds, requestsPerRound, seed } = options;
   const agent = new Agent({ keepAlive: true, maxSockets: concurrency });
   const samples = new Map(ways.map((way) => [way, [] as number[]]));
   const spentMs = new Map(ways.map((way) => [way, 0]));
@@ -58,7 +58,7 @@ export async function measureFirstTokens(
   for (let round = -1; round < rounds; round++) {
     for (const way of round % 2 === 0 ? ways : [...ways].reverse()) {
       const started = performance.now();
-      const random = seededRandom(round + 2);
+      const random = seededRandom(seed + round + 2);
       const waits = await closedLoop(concurrency, requestsPerRound, async (i) => {
         if (arrivals === "apart") await sleep(longestPauseMs * random());
         return (await timed(way, i + round * 7, agent)).firstMs;

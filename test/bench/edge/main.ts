@@ -1,7 +1,7 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
- * With --regions instead: first tokens of nine regions with round trips between them.
- * With --against, both also measure another checkout's edge.
+ * With --regions instead: first tokens of nine regions with round trips between them, and with --against another checkout's.
+ * With --against alone: first tokens of this edge and another checkout's, in many processes of each.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -22,6 +22,7 @@ import { freePorts } from "../../support/stack.ts";
 import { installPeer, pinsOf } from "../peer-package.ts";
 import { stageCheckout } from "./checkout.ts";
 import { measureCpu, measureSigning } from "./cpu.ts";
+import { compareEdges, edgesLine, laterLines } from "./edges.ts";
 import { startFakeBackend } from "./fake-backend-process.ts";
 import { type Arrivals, type FirstTokenRow, measureFirstTokens, type Way, warmUp } from "./first-token.ts";
 import { startPortkey } from "./portkey/contestant.ts";
@@ -56,11 +57,16 @@ const options = parsedOptions<{
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
     .option(
       "--against <folder>",
-      "also the edge of another checkout, with its packages installed and its own artifacts: with the fake backend, or by region",
+      "this edge beside that of another checkout, with its packages installed and its own artifacts: first tokens, instead of all else, or by region",
     )
     .option("--json <file>", "write the figures there")
-    .option("--rounds <n>", "rounds, in alternating order", count, 6)
-    .option("--requests <n>", "requests of a round and contestant; a third of it at concurrency 1", count, 180),
+    .option("--rounds <n>", "rounds, in alternating order; half of it in each process of --against", count, 6)
+    .option(
+      "--requests <n>",
+      "requests of a round and contestant; a third of it at concurrency 1; half of it in each process of --against",
+      count,
+      180,
+    ),
 );
 
 /** As the edge does. */
@@ -68,12 +74,16 @@ const sign = createSigner([BACKEND_SECRETS], { now: Date.now, newNonce: () => ra
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 
-/** This edge, and perhaps another: names of systems → their checkouts. */
-const folders = new Map([["chameleon edge", root]]);
-if (options.against !== undefined) folders.set("other edge", path.resolve(options.against));
+/** This checkout, and perhaps another: names of systems → folders. */
+const ours = "chameleon edge";
+const theirs = "other edge";
+const folders = new Map([[ours, root]]);
+if (options.against !== undefined) folders.set(theirs, path.resolve(options.against));
 for (const folder of folders.values()) await stageCheckout(folder);
 
-const { rows, losing, ...more } = options.regions ? await measureWorld() : await measureCosts();
+const bodies = await waysBodies();
+const measure = options.regions ? measureWorld : folders.has(theirs) ? measureEdges : measureCosts;
+const { rows, losing, ...more } = await measure();
 for (const line of losing) say(line);
 if (losing.length === 0) say("nothing loses");
 if (options.regions && losing.length > 0) process.exitCode = 1;
@@ -104,64 +114,100 @@ async function measureCosts(): Promise<Measured> {
   const firstTokens = await measureWays();
   for (const row of firstTokens) say(firstTokenLine(row));
   const addedRows = [
-    ...[...folders.keys()].flatMap((system) => added(firstTokens, system, "the backend directly")),
+    ...added(firstTokens, ours, "the backend directly"),
     ...added(firstTokens, "portkey", "an OpenAI server directly"),
   ];
   for (const row of addedRows) say(addedLine(row));
-  const losing = losingLines(cpu, addedRows, "chameleon edge", "portkey");
+  const losing = losingLines(cpu, addedRows, ours, "portkey");
   return { targets, rows: [...cpu, ...signing, ...firstTokens, ...addedRows], losing };
 }
 
 async function measureWorld(): Promise<Measured> {
-  const { public: bodies } = await waysBodies();
   const rounds = options.quick ? 1 : options.rounds;
   const requestsPerRound = options.quick ? 45 : options.requests;
-  const result = await compareRegions([...folders.values()], { bodies, rounds, requestsPerRound });
+  const result = await compareRegions([...folders.values()], { bodies: bodies.public, rounds, requestsPerRound });
   for (const line of result.lines) say(line);
   return { targets: { addedMs: mostAddedMs }, rows: result.rows, losing: result.losing };
 }
 
+/** A fresh process of an edge, as a way to this backend. */
+async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
+  const hash = createHash("sha256").update(key).digest("hex");
+  const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
+  const workerd = await startWorkerd(await edge.configure({ vars }));
+  const headers = { authorization: `Bearer ${key}` };
+  const url = `${workerd.url}/v1/completions`;
+  const way: Way = { system, url, headers, bodies: bodies.public, firstToken: "data: {" };
+  return { way, stop: () => workerd.stop() };
+}
+
+/** First tokens of this edge and the other: a fresh process of each, many times. */
+async function measureEdges(): Promise<Measured> {
+  const processes = options.quick ? 4 : 8;
+  const stops: (() => Promise<unknown>)[] = [];
+  const stopAll = async () => {
+    for (const stop of stops.splice(0).reverse()) await stop();
+  };
+  const edges = await Promise.all(
+    Array.from(folders, async ([system, folder]) => {
+      return { system, edge: await prepareBareEdge(path.join(folder, "wrangler.toml")) };
+    }),
+  );
+  const fake = await startFakeBackend(bodies.manifestHash);
+  try {
+    const runs: FirstTokenRow[][] = [];
+    for (let run = 0; run < processes; run++) {
+      const ways: Way[] = [];
+      for (const { system, edge } of edges) {
+        const { way, stop } = await startEdge(edge, system, fake.url);
+        stops.push(stop);
+        ways.push(way);
+      }
+      const load = { rounds: Math.ceil(options.rounds / 2), requests: Math.ceil(options.requests / 2), run };
+      runs.push(await measureBackend("fake", run % 2 === 0 ? ways : ways.toReversed(), load));
+      await stopAll();
+      say(`measured ${run + 1} of ${processes} processes of each edge`);
+    }
+    const compared = compareEdges(runs, ours, theirs);
+    for (const row of compared) say(edgesLine(row));
+    return { targets: {}, rows: compared, losing: laterLines(compared) };
+  } finally {
+    await stopAll();
+    await fake.stop();
+    for (const { edge } of edges) await edge.remove();
+  }
+}
+
 async function measureWays(): Promise<FirstTokenRow[]> {
-  const { manifestHash, ...ours } = await waysBodies();
   const stops: (() => Promise<unknown>)[] = [];
   try {
-    const edges = new Map<string, BareEdge>();
-    for (const [system, folder] of folders) {
-      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
-      stops.push(() => edge.remove());
-      edges.set(system, edge);
-    }
-    const edgeWay = async (system: string, backendUrl: string): Promise<Way> => {
-      const hash = createHash("sha256").update(key).digest("hex");
-      const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
-      const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
-      const workerd = await startWorkerd(await edges.get(system)!.configure({ vars }));
-      stops.push(() => workerd.stop());
-      const headers = { authorization: `Bearer ${key}` };
-      const url = `${workerd.url}/v1/completions`;
-      return { system, url, headers, bodies: ours.public, firstToken: "data: {" };
+    const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
+    stops.push(() => edge.remove());
+    const edgeWay = async (backendUrl: string): Promise<Way> => {
+      const { way, stop } = await startEdge(edge, ours, backendUrl);
+      stops.push(stop);
+      return way;
     };
     const directWay = (backendUrl: string): Way => ({
       system: "the backend directly",
       url: `${backendUrl}/v1/batches`,
       headers: {},
       sign: (body) => sign("POST", "/v1/batches", body),
-      bodies: ours.contract,
+      bodies: bodies.contract,
       firstToken: '"type":"token"',
     });
 
-    const fake = await startFakeBackend(manifestHash);
+    const fake = await startFakeBackend(bodies.manifestHash);
     stops.push(fake.stop);
     const openAiWay: Way = {
       system: "an OpenAI server directly",
       url: `${fake.url}/v1/completions`,
       headers: {},
-      bodies: ours.public,
+      bodies: bodies.public,
       firstToken: "data: {",
     };
-    const ways = [directWay(fake.url)];
-    for (const system of edges.keys()) ways.push(await edgeWay(system, fake.url));
-    ways.push(openAiWay);
+    const ways = [directWay(fake.url), await edgeWay(fake.url), openAiWay];
     try {
       installPeer(portkeyFolder);
       const portkey = await startPortkey((await freePorts(1))[0]);
@@ -183,28 +229,35 @@ async function measureWays(): Promise<FirstTokenRow[]> {
       backend.child.kill();
       await backend.exited;
     });
-    return [
-      ...rows,
-      ...(await measureBackend("real", [directWay(backend.url), await edgeWay("chameleon edge", backend.url)])),
-    ];
+    return [...rows, ...(await measureBackend("real", [directWay(backend.url), await edgeWay(backend.url)]))];
   } finally {
     for (const stop of stops.reverse()) await stop();
   }
 }
 
-async function measureBackend(backend: string, ways: Way[]): Promise<FirstTokenRow[]> {
+/**
+ * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so that
+ * each begins with another cell, after other arrivals.
+ */
+async function measureBackend(
+  backend: string,
+  ways: Way[],
+  load: { rounds: number; requests: number; run: number } = { ...options, run: 0 },
+): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
   const cells: [number, Arrivals][] = [
     [1, "in step"],
     [16, "apart"],
     [16, "in step"],
   ];
-  await warmUp(ways, options.quick ? 200 : 1500);
-  for (const [concurrency, arrivals] of cells) {
-    const requests = options.quick ? 48 : options.requests;
+  const first = load.run % cells.length;
+  await warmUp(ways, (options.quick ? 200 : 1500) + 50 * load.run);
+  for (const [concurrency, arrivals] of [...cells.slice(first), ...cells.slice(0, first)]) {
+    const requests = options.quick ? 48 : load.requests;
     const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
-    const rounds = options.quick ? quickRounds(concurrency) : options.rounds;
-    rows.push(...(await measureFirstTokens(backend, ways, { concurrency, arrivals, rounds, requestsPerRound })));
+    const rounds = options.quick ? quickRounds(concurrency) : load.rounds;
+    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 100 * load.run };
+    rows.push(...(await measureFirstTokens(backend, ways, cell)));
   }
   return rows;
 }
