@@ -49,7 +49,7 @@ export class AdapterCache {
     };
   }
 
-  /** Whether an adapter is there. */
+  /** Whether an adapter is kept; one that is being made is not yet. */
   has(id: string): boolean {
     return this.#adapters.has(this.#source.hashOf(id) ?? "");
   }

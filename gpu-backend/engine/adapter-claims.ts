@@ -1,6 +1,6 @@
 /**
- * What sequences hold of adapters: each is pinned in the cache from its submission to its end, and those with directions of
- * their own have a pool slot while they run.
+ * What sequences hold of adapters: each is pinned in the cache until its sequence ends, and those with directions of their own
+ * have a pool slot while it runs.
  */
 import type { SequenceRequest } from "../../shared/contracts/inference.ts";
 import { type ServiceError, toServiceError } from "../../shared/errors.ts";
@@ -11,6 +11,13 @@ import type { AdapterPool } from "../runtime/step.ts";
 import { mostPoolSlots } from "./pool-shares.ts";
 import { needsPool } from "./refusals.ts";
 import type { Sequence } from "./sequence.ts";
+
+/** What one sequence needs, by the adapters' ids. */
+interface Claim {
+  sequence: Sequence;
+  ids: string[];
+  isSettled: boolean;
+}
 
 export class AdapterClaims {
   readonly #cache: Pick<AdapterCache, "has" | "acquire" | "release">;
@@ -28,39 +35,53 @@ export class AdapterClaims {
 
   /**
    * Pins what each sequence of a micro-batch needs: the adapters of its mixture, or else the batch's (null: none). Tells
-   * `done` of each as soon as its own adapters are there, or one cannot be made: it waits for none that only others need.
-   * Those in the cache come first, then those to be made, one after the other in the order of `sequences`.
+   * `done` of each once its own adapters are there, or one cannot be made: one whose adapters are cached waits for nobody.
+   * Others wait in turn, those that lack fewest first, as adapters are made one after the other. Of one that ends meanwhile
+   * nothing more is made; what it has stays pinned until what is being made is there.
    */
   async acquire(
     sequences: readonly Sequence[],
     batchAdapterId: string | null,
     done: (sequence: Sequence, acquired: AcquiredAdapter[] | ServiceError) => void,
   ): Promise<void> {
-    let waiting = sequences.map((sequence) => ({ sequence, ids: adapterIdsOf(sequence.request, batchAdapterId) }));
+    const claims = sequences.map((sequence): Claim => {
+      return { sequence, ids: adapterIdsOf(sequence.request, batchAdapterId), isSettled: false };
+    });
     const found = new Map<string, AcquiredAdapter>();
-    const failures = new Map<string, ServiceError>();
-    const settle = () => {
-      waiting = waiting.filter(({ sequence, ids }) => {
-        const acquired = ids.flatMap((id) => found.get(id) ?? []);
-        const failure = ids.map((id) => failures.get(id)).find((error) => error !== undefined);
-        if (!failure && !sequence.ended && acquired.length < ids.length) return true;
-        if (failure || sequence.ended) this.#unpin(acquired);
-        if (!sequence.ended) done(sequence, failure ?? acquired);
-        return false;
-      });
+    const settle = (claim: Claim, failure: ServiceError | null) => {
+      const { sequence, ids } = claim;
+      const acquired = ids.flatMap((id) => found.get(id) ?? []);
+      if (!failure && !sequence.ended && acquired.length < ids.length) return;
+      claim.isSettled = true;
+      if (failure || sequence.ended) this.#unpin(acquired);
+      if (!sequence.ended) done(sequence, failure ?? acquired);
     };
-    settle();
-    const wanted = new Set(waiting.flatMap(({ ids }) => ids));
-    for (const id of [...wanted].sort((a, b) => Number(this.#cache.has(b)) - Number(this.#cache.has(a)))) {
-      const users = waiting.flatMap(({ ids }) => ids).filter((one) => one === id).length;
-      if (users === 0) continue;
+    for (const claim of claims) settle(claim, null);
+    // A mixture may name an adapter twice, and then has it twice.
+    const claimsOf = Map.groupBy(
+      claims.flatMap((claim) => claim.ids.map((id) => ({ id, claim }))),
+      ({ id }) => id,
+    );
+    for (const id of this.#inTurn(claims)) {
+      const users = claimsOf.get(id)!.map(({ claim }) => claim);
+      for (const claim of users) if (claim.sequence.ended && !claim.isSettled) settle(claim, null);
+      const waiting = users.filter(({ isSettled }) => !isSettled);
+      if (waiting.length === 0) continue;
+      let failure: ServiceError | null = null;
       try {
-        found.set(id, await this.#cache.acquire(id, users));
+        found.set(id, await this.#cache.acquire(id, waiting.length));
       } catch (error) {
-        failures.set(id, toServiceError(error));
+        failure = toServiceError(error);
       }
-      settle();
+      for (const claim of new Set(waiting)) settle(claim, failure);
     }
+  }
+
+  /** The adapters of all claims, each once: first those in the cache. */
+  #inTurn(claims: readonly Claim[]): Set<string> {
+    const cached = new Set(claims.flatMap(({ ids }) => ids).filter((id) => this.#cache.has(id)));
+    const lacking = claims.map(({ ids }) => new Set(ids).difference(cached)).sort((a, b) => a.size - b.size);
+    return new Set([cached, ...lacking].flatMap((ids) => [...ids]));
   }
 
   /** The error for a sequence whose adapters need more pool slots than its tenant may pin; null for others. */

@@ -40,7 +40,7 @@ export interface EngineParts {
   /** Milliseconds of a clock that only goes forward. */
   now(): number;
   emit(frames: Frame[], report: PhaseReport | null): void;
-  /** `step` has something to do. */
+  /** A sequence was queued, so `step` has something to do. */
   queued?(): void;
   /** A pass has finished; more of its phase may follow before `emit`. */
   progressed?(): void;

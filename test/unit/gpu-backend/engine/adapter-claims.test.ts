@@ -100,36 +100,38 @@ describe("mixtures of one micro-batch", () => {
     };
   }
 
-  test("each is let in once its own adapters are there, and waits for none that only others need", async () => {
+  test("each is let in once its own adapters are there: the cached first, then those that lack fewest", async () => {
     const { all, told, asked, make, isReleased } = await claimed(
       mixtureOf("cold", "c1", "c2"),
       mixtureOf("warm", "c0"),
-      mixtureOf("half", "c0", "c1"),
+      mixtureOf("half", "c0", "c3"),
+      mixtureOf("twice", "c2", "c0", "c2"),
       mixtureOf("base"),
     );
-    expect([told, asked()]).toEqual([["base ", "warm hit"], ["c1"]]);
-    await make("c1");
+    expect([told, asked()]).toEqual([["base ", "warm hit"], ["c3"]]);
+    await make("c3");
     expect(told.slice(2)).toEqual(["half hit,generated"]);
     await make("c2");
-    expect(told.slice(3)).toEqual(["cold generated,generated"]);
+    expect(told.slice(3)).toEqual(["twice generated,hit,generated"]);
+    await make("c1");
+    expect(told.slice(4)).toEqual(["cold generated,generated"]);
     await all;
     expect(isReleased()).toBe(true);
   });
 
-  test("one that has ended, or cannot have an adapter, has no other made", async () => {
+  test("of one that has ended, or cannot have an adapter, no other is made and nothing stays pinned", async () => {
     const [ended, failed, last] = [
-      mixtureOf("ended", "c1", "c2"),
-      mixtureOf("failed", "c9", "c3"),
-      mixtureOf("last", "c4"),
+      mixtureOf("ended", "c0", "c1", "c1"),
+      mixtureOf("failed", "c0", "c9", "c2"),
+      mixtureOf("last", "c3", "c4", "c1"),
     ];
     const { all, told, asked, make, isReleased } = await claimed(ended, failed, last);
+    expect(asked()).toEqual(["c1"]);
     ended.ended = true;
     await make("c1");
-    await make("c4");
-    expect([told, asked()]).toEqual([
-      ["failed internal", "last generated"],
-      ["c1", "c4"],
-    ]);
+    expect(told).toEqual(["failed internal"]);
+    for (const id of ["c3", "c4"]) await make(id);
+    expect([told.slice(1), asked()]).toEqual([["last generated,generated,generated"], ["c1", "c3", "c4"]]);
     await all;
     expect(isReleased()).toBe(true);
   });

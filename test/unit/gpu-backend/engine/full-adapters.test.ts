@@ -138,10 +138,12 @@ test("a sequence does not wait for an adapter that only another of its micro-bat
     queued: () => queued++,
   });
   const mixture = { base: 0, adapters: [{ centroidId: "c0", weight: 1 }] };
-  const requests = [{ ...requestOf("mixed", 0), mixture }, requestOf("base", 5)];
-  const submitted = engine.submit(null, [...requests, requestOf("none", 0)]);
-  // No step is needed for an answer of no tokens.
-  expect([queued, lastFrameOf("none")?.type, lastFrameOf("mixed")]).toEqual([1, "done", undefined]);
+  const mixed = { ...requestOf("mixed", 0), mixture };
+  const overlong = { ...requestOf("overlong", 5), promptIds: new Array(fakeConfig.contextTokens + 1).fill(1) };
+  const submitted = engine.submit(null, [mixed, requestOf("base", 5), requestOf("none", 0), overlong]);
+  // Neither a refusal nor an answer of no tokens needs a step.
+  const lasts = ["none", "overlong", "mixed"].map((id) => lastFrameOf(id)?.type);
+  expect([queued, ...lasts]).toEqual([1, "done", "error", undefined]);
   await finish();
   expect(tokensOf("base").length).toBe(5);
   made.resolve();
