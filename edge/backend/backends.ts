@@ -25,9 +25,9 @@ export interface BackendsParts extends Pick<RoutingContext, "observe" | "now" | 
 }
 
 /**
- * Resolves when the batch is accepted, to its frames in groups as they arrived. Each sequence gets its frames in order, and
- * exactly one `done` or `error` as the last. Rejects with a ServiceError if the batch is refused; after that, failures
- * are `error` frames.
+ * Resolves when the batch is accepted, or a tenant's part of it, to its frames in groups as they arrived. Each sequence gets
+ * its frames in order, and exactly one `done` or `error` as the last. Rejects with a ServiceError if all of the batch is
+ * refused; after that, failures are `error` frames.
  */
 export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
 

@@ -16,11 +16,25 @@ import {
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { Backend } from "./backend-group.ts";
 import { asFailure, type CallFailure, contractViolation, divergence, errorOf, failureOf } from "./call-failure.ts";
+import type { BatchCall } from "./client.ts";
 import { Attempt, Delivery } from "./delivery.ts";
 import { FrameQueue } from "./frame-queue.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
+
+/** How sequences are sent until a backend accepts them. */
+interface Sending {
+  round: RetryRound;
+  /** The failure for which they are sent again; null the first time. */
+  previous: BackendFailure | null;
+  /** Pauses between rounds, in which a backend may come back; none for sequences that no backend has accepted before. */
+  pausesMs: readonly number[];
+  /** Whether no other batch may be in the call. */
+  isAlone: boolean;
+}
+
+const firstSending: Sending = { round: firstRound, previous: null, pausesMs: [], isAlone: false };
 
 export class BatchRun {
   readonly #context: RoutingContext;
@@ -39,11 +53,11 @@ export class BatchRun {
     for (const sequence of batch.sequences) this.#open.set(sequence.id, new Delivery(sequence));
   }
 
-  /** Resolves when a backend has accepted. Rejects with the ServiceError to refuse the whole batch with. */
+  /** Resolves when a backend has accepted the batch, or a tenant's part of it. Rejects with the ServiceError to refuse all with. */
   async begin(signal: AbortSignal): Promise<void> {
     if (signal.aborted) this.stop();
     signal.addEventListener("abort", () => this.stop());
-    await this.#sendUntilAccepted([...this.#open.values()], firstRound, null, false);
+    await this.#sendUntilAccepted([...this.#open.values()], firstSending);
   }
 
   /** The frames of each sequence in order, up to its last. Leaving the loop cancels what is open; then `ended` is called. */
@@ -72,22 +86,17 @@ export class BatchRun {
   }
 
   /**
-   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts. `previous` is the failure of the
-   * last call that had the group. A group that a backend had accepted also waits for a backend to come back. Throws the
-   * ServiceError to end the group with.
+   * Sends `group`, whose numerics are equal, to one backend after the other until one accepts. Throws the ServiceError to end
+   * the group with.
    */
-  async #sendUntilAccepted(
-    group: readonly Delivery[],
-    from: RetryRound,
-    previous: BackendFailure | null,
-    wasAccepted: boolean,
-  ): Promise<void> {
+  async #sendUntilAccepted(group: readonly Delivery[], sending: Sending): Promise<void> {
     const { router, retries, observe, jurisdiction, now } = this.#context;
+    const { previous } = sending;
     let last = previous;
     /** In this round. */
     let failures = previous ? [previous] : [];
-    let round = from;
-    const pausesMs = (wasAccepted ? roundPausesMs : []).values();
+    let { round } = sending;
+    const pausesMs = [...sending.pausesMs];
     for (;;) {
       const waiting = this.#takeWaiting(group);
       if (waiting.length === 0) return;
@@ -98,8 +107,8 @@ export class BatchRun {
         choice = router.choose(route, round.tried, now());
       }
       if (!choice && failures.some(({ failure }) => failure.consequence.passes)) {
-        const { done, value: pauseMs } = pausesMs.next();
-        if (!done) {
+        const pauseMs = pausesMs.shift();
+        if (pauseMs !== undefined) {
           await this.#pause(pauseMs);
           round = laterRound;
           failures = [];
@@ -115,31 +124,45 @@ export class BatchRun {
       if (last && begun < waiting.length) {
         observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
       }
-      last = await this.#send(choice.backend, waiting, round, last !== null);
+      last = await this.#send(choice.backend, waiting, round, { isRepeated: last !== null, isAlone: sending.isAlone });
       if (!last) {
         if (previous && begun > 0) observe({ event: "resumed", backend: previous.backend.id, sequences: begun });
         return;
       }
+      if (!last.failure.consequence.elsewhere) {
+        const again = { round, previous: previous ?? last, pausesMs, isAlone: true };
+        return await this.#sendByTenant(waiting, again, last.failure);
+      }
       round = withTried(round, choice.backend, last.backend);
       failures.push(last);
-      if (last.failure.consequence.elsewhere) continue;
-      if (waiting.length === 1) throw last.failure.error;
-      return await this.#sendEachAlone(waiting, previous ?? last, wasAccepted);
     }
   }
 
   /**
-   * Sends each sequence of a refused call once more, alone: one that every backend refuses must not end the others. Throws the
-   * ServiceError to end all with if none is accepted.
+   * Sends sequences of a refused call once more, each tenant's in a call of its own, as only one tenant's may be at fault. Throws
+   * the ServiceError to end all with if there is nobody else in the call, or no part is accepted.
    */
-  async #sendEachAlone(group: readonly Delivery[], failure: BackendFailure, wasAccepted: boolean): Promise<void> {
-    const sent = group.map((one) => this.#sendUntilAccepted([one], firstRound, failure, wasAccepted));
-    await Promise.any(sent).catch(({ errors: [first] }: AggregateError) => {
-      throw first;
+  async #sendByTenant(
+    group: readonly Delivery[],
+    sending: Sending & { previous: BackendFailure },
+    failure: CallFailure,
+  ): Promise<void> {
+    const parts = [...Map.groupBy(group, ({ sequence }) => sequence.tenant).values()];
+    if (parts.length === 1 && !failure.isOfMany) throw failure.error;
+    const accepted = parts.map(async (part) => {
+      try {
+        await this.#sendUntilAccepted(part, sending);
+      } catch (thrown) {
+        const error = toServiceError(thrown);
+        this.#endInError(part, error, sending.previous);
+        throw error;
+      }
+      if (!part.some((delivery) => this.#isOpen(delivery))) throw new ServiceError("cancelled", "Nobody waits for it.");
     });
-    for (const [i, one] of sent.entries()) {
-      this.#context.keepAlive(one.catch((thrown) => this.#endInError([group[i]], toServiceError(thrown), failure)));
-    }
+    this.#context.keepAlive(Promise.allSettled(accepted).then(() => undefined));
+    await Promise.any(accepted).catch(({ errors }: AggregateError) => {
+      throw errors.find(({ retryAfterSeconds }: ServiceError) => retryAfterSeconds !== null) ?? errors[0];
+    });
   }
 
   #pause(ms: number): Promise<void> {
@@ -156,14 +179,13 @@ export class BatchRun {
   }
 
   /**
-   * Calls one backend; `isRepeated`: another call had the sequences. Returns its failure; null if it accepted, or if all
-   * sequences were cancelled meanwhile.
+   * Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile.
    */
   async #send(
     backend: Backend,
     group: readonly Delivery[],
     round: RetryRound,
-    isRepeated: boolean,
+    how: Pick<BatchCall, "isRepeated" | "isAlone">,
   ): Promise<BackendFailure | null> {
     const { clients, retries, now, keepAlive } = this.#context;
     const client = clients.get(backend.address.url)!;
@@ -184,7 +206,7 @@ export class BatchRun {
         process: backend.name,
         // A retry must not reach the process that failed.
         isOnlyProcess: round.tried.size > 0,
-        isRepeated,
+        ...how,
       });
       const answer = await opening.finally(() => {
         backend.recordAnswered(group.length);
@@ -298,10 +320,11 @@ export class BatchRun {
     const from = isBegun ? withTried(firstRound, failure.backend) : round;
     // Sequences without tokens may go to any backend, so they do not wait for those with tokens.
     for (const alike of Map.groupBy(group, ({ numerics }) => numerics).values()) {
-      const sending = this.#sendUntilAccepted(alike, from, failure, true).catch((thrown) =>
+      const sending = { round: from, previous: failure, pausesMs: roundPausesMs, isAlone: false };
+      const sent = this.#sendUntilAccepted(alike, sending).catch((thrown) =>
         this.#endInError(alike, toServiceError(thrown), failure),
       );
-      this.#context.keepAlive(sending);
+      this.#context.keepAlive(sent);
     }
   }
 
@@ -328,7 +351,8 @@ export class BatchRun {
     if (group.length === 0) return;
     const { backend } = choice;
     observe({ event: "hedged", backend: backend.id, sequences: group.length });
-    const sending = this.#send(backend, group, attempt.round, true).then((failed) => {
+    const how = { isRepeated: true, isAlone: false };
+    const sending = this.#send(backend, group, attempt.round, how).then((failed) => {
       // Their first call may have failed meanwhile, so that only this one had them.
       if (failed) this.#resend(failed, group, withTried(attempt.round, backend, failed.backend));
     });

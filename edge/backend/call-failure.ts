@@ -35,7 +35,7 @@ const failureTable = {
   /** The call named a process that its address does not lead to: the process is gone, or the address routes at random. */
   misdirected: { health: "fit", elsewhere: true, again: "never", passes: true },
   overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
-  /** The request is invalid for every backend. */
+  /** The call is invalid for every backend. Where it has sequences of several tenants, one of them may be why. */
   refused: { health: "fit", elsewhere: false, again: "never", passes: false },
 } as const satisfies Record<string, Consequence>;
 
@@ -49,6 +49,8 @@ export class CallFailure extends Error {
   readonly process: string | null;
   /** Batches that were sent in one call share its failure, which counts once. */
   isRecorded = false;
+  /** Other batches were in the call. */
+  isOfMany = false;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
     super(error.message, { cause: error.cause });

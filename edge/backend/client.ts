@@ -65,6 +65,8 @@ export interface BatchCall {
   isOnlyProcess: boolean;
   /** Whether its sequences were sent in a call before, to any backend. A hedge is repeated, too. */
   isRepeated: boolean;
+  /** Whether no other batch may be in the call. */
+  isAlone: boolean;
 }
 
 /** The calls to one address of backends; `process` is the name of the process to call, null for any of the address. */

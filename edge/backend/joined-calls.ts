@@ -33,16 +33,14 @@ export class JoinedCalls {
         const accepted = Promise.withResolvers<OpenBatch>();
         const { isRepeated } = call;
         const sequences = batch.sequences.length;
-        this.#add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted });
+        this.#open(
+          this.#waiting.add({ key: keyOf(id, batch, call), isRepeated, sequences, batch, call, client, accepted }),
+        );
         return accepted.promise;
       },
       cancel: (ids, process) => client.cancel(ids, process),
       readiness: (process) => client.readiness(process),
     };
-  }
-
-  #add(part: Part): void {
-    this.#open(this.#waiting.add(part));
   }
 
   #open(parts: readonly Part[]): void {
@@ -59,13 +57,10 @@ export class JoinedCalls {
     try {
       if (parts.length === 1) accepted.resolve(await client.openBatch(batch, call));
       else await answerTogether(parts);
-    } catch (failure) {
-      // Only one of them may be why it was refused: each goes once more, alone.
-      const isShared = parts.length > 1 && asFailure(failure).kind === "refused";
-      for (const part of parts) {
-        if (isShared) this.#add({ ...part, key: null, isRepeated: true });
-        else part.accepted.reject(failure);
-      }
+    } catch (thrown) {
+      const failure = asFailure(thrown);
+      failure.isOfMany = parts.length > 1;
+      for (const part of parts) part.accepted.reject(failure);
     }
   }
 }
@@ -79,9 +74,9 @@ export function mayShareCall(batch: BatchRequest): boolean {
 function keyOf(
   client: number,
   batch: BatchRequest,
-  { numerics, process, isOnlyProcess, isRepeated }: BatchCall,
+  { numerics, process, isOnlyProcess, isRepeated, isAlone }: BatchCall,
 ): string | null {
-  if (!mayShareCall(batch)) return null;
+  if (isAlone || !mayShareCall(batch)) return null;
   return JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated]);
 }
 

@@ -25,9 +25,9 @@ export interface RoutingContext {
 
 /** What routing does, for metrics, logs and tests. */
 export interface RoutingEvent {
-  event: /** Sequences without tokens are sent to another backend, because `backend` failed. */
+  event: /** Sequences without tokens are sent again, because `backend` failed or refused their call. */
     | "retried"
-    /** Another backend has accepted sequences with tokens, because `backend` failed: once for each of its failures. */
+    /** Another backend has accepted sequences with tokens, because `backend` failed: once for each call. */
     | "resumed"
     /** Sequences with tokens end in an error, because `backend` failed and no other has the same numerics. */
     | "not_resumed"

@@ -35,7 +35,7 @@ export interface Submission {
 
 /** Receives what happens to a request's sequences. */
 export interface Receiver {
-  /** A backend has accepted one of them; called at most once for each. */
+  /** A backend has accepted the call of one of them, or a part of that call; called at most once for each. */
   accepted(): void;
   /** Frames that came together, of each of its sequences in order. */
   receive(frames: Frame[]): void;

@@ -50,8 +50,9 @@ export interface CompletionWriterParts {
  * Resolves to the response when it begins; its body may continue. Rejects with a ServiceError if the answer fails before.
  * The admission is settled when the answer ends, in either case.
  *
- * A stream begins when backends have accepted all sequences, when its first event is ready, or after one heartbeat
- * interval. So a refusal has its own status, and a client that waits in a queue gets headers early.
+ * A stream begins when backends have accepted the calls of all sequences, when its first event is ready, or after one heartbeat
+ * interval. So a refusal has its own status, but for one of a call that is accepted in part, and a client that waits in a queue
+ * gets headers early.
  *
  * A non-streamed answer that completes within one heartbeat interval of its first token has a `content-length`. A longer one
  * begins then: it writes white space as tokens arrive, since only a write detects a disconnect, and its JSON at the end.

@@ -35,7 +35,8 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
     diverging: "numerics_mismatch",
   };
   const error = errors[kind] ?? "backend_unavailable";
-  return new CallFailure(kind, new ServiceError(error, kind, { retryAfterSeconds }), process);
+  const options = kind === "refused" ? {} : { retryAfterSeconds };
+  return new CallFailure(kind, new ServiceError(error, kind, options), process);
 }
 
 /** One call that a scripted backend got. */
@@ -48,17 +49,19 @@ export class ScriptedCall {
   readonly process: string | null;
   readonly isOnlyProcess: boolean;
   readonly isRepeated: boolean;
+  readonly isAlone: boolean;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess, isRepeated }: BatchCall) {
+  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess, isRepeated, isAlone }: BatchCall) {
     this.batch = batch;
     this.signal = signal;
     this.wantedNumerics = numerics;
     this.process = process;
     this.isOnlyProcess = isOnlyProcess;
     this.isRepeated = isRepeated;
+    this.isAlone = isAlone;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");

@@ -42,6 +42,7 @@ function scripted(answers: Answer[], url = "http://b") {
       process: null,
       isOnlyProcess: false,
       isRepeated: false,
+      isAlone: false,
       ...call,
     });
   };
@@ -71,7 +72,7 @@ test.each([
     fetch: async () => new Response("", { headers: header === null ? {} : { [loadHeader]: header } }),
   });
   const signal = new AbortController().signal;
-  const call = { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false };
+  const call = { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false, isAlone: false };
   expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
 });
 
@@ -145,7 +146,15 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     examples: [[1, 2]],
   } as const;
   const calls = [
-    () => client.openBatch(batch, { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false }),
+    () =>
+      client.openBatch(batch, {
+        signal,
+        numerics: null,
+        process: null,
+        isOnlyProcess: false,
+        isRepeated: false,
+        isAlone: false,
+      }),
     () => client.cancel(["a"], null),
     () => client.readiness(),
     () => client.createAdapter({ ...examples, centroid: [...examples.centroid], examples: [[1, 2]] }),

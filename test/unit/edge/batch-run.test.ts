@@ -301,41 +301,100 @@ describe("a backend that fails", () => {
     await expectIdle(routing);
   });
 
-  test("whoever is at fault ends alone: its mates in a refused call go once more, each in one of its own", async () => {
-    const routing = scriptedRouting(2);
-    const { begun, ended, of } = runBatch(
-      routing,
-      ["a", "bad", "b"].map((id) => sequence(id)),
-    );
-    for (const backend of routing.backends) {
-      backend.answer = (call) => void (call.ids.includes("bad_1") || call.accept());
-    }
-    await called(routing.backends).last.refuse(callFailure("refused"));
-    await begun;
-    const calls = routing.backends.flatMap((backend) => backend.calls);
-    await calls[2].refuse(callFailure("refused"));
-    expect(calls.map(({ ids }) => ids)).toEqual([["a", "bad", "b"], ["a_1"], ["bad_1"], ["b_1"]]);
-    for (const call of calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
-    await ended;
-    expect(of("bad")).toMatchObject([{ type: "error", kind: "internal" }]);
-    for (const id of ["a", "b"]) expect(of(id)).toEqual(framesFor(sequence(id)));
-    await expectIdle(routing);
-  });
+  describe("that refuses a call", () => {
+    const of = (tenant: string, id: string) => sequence(id, { tenant });
 
-  test("a call whose every sequence is refused is refused, and no more is sent than the budget has", async () => {
-    const routing = scriptedRouting(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
-    const [backend] = routing.backends;
-    backend.answer = (call) => void call.refuse(callFailure("refused"));
-    for (const calls of [1 + 3, 1 + 1, 1]) {
-      const before = backend.calls.length;
-      const { begun } = runBatch(
-        routing,
-        ["a", "b", "c"].map((id) => sequence(id)),
-      );
+    test("of several tenants gets each tenant's once more, in a call of its own, and only the one at fault ends", async () => {
+      const routing = scriptedRouting(2);
+      const sequences = [of("x", "a"), of("bad", "b"), of("y", "c"), of("x", "d"), of("slow", "e")];
+      const { begun, ended, of: framesOf } = runBatch(routing, sequences);
+      const first = called(routing.backends);
+      for (const backend of routing.backends) {
+        backend.answer = (call) => {
+          const [{ tenant }] = call.batch.sequences;
+          if (tenant === "bad") void call.refuse(callFailure("refused"));
+          else if (tenant !== "slow") void call.accept();
+        };
+      }
+      await first.last.refuse(callFailure("refused"));
+      // Nobody waits for the one whose call is not answered yet.
+      await begun;
+      expect(first.calls.slice(1).map(({ ids, isAlone }) => [ids, isAlone])).toEqual([
+        [["a_1", "d_1"], true],
+        [["b_1"], true],
+        [["c_1"], true],
+        [["e_1"], true],
+      ]);
+      await first.calls[4].accept();
+      for (const call of first.calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
+      await ended;
+      expect(framesOf("b")).toMatchObject([{ type: "error", kind: "internal" }]);
+      for (const id of ["a", "c", "d", "e"]) expect(framesOf(id)).toEqual(framesFor(sequence(id)));
+      expect(other(routing, first).calls).toEqual([]);
+      await expectIdle(routing);
+    });
+
+    test("of one tenant is not asked again", async () => {
+      const routing = scriptedRouting(2);
+      const { begun } = runBatch(routing, [of("x", "a"), of("x", "b")]);
+      await called(routing.backends).last.refuse(callFailure("refused"));
       await expect(begun).rejects.toMatchObject({ kind: "internal" });
-      expect(backend.calls.length - before).toBe(calls);
-    }
-    await expectIdle(routing);
+      expect(routing.backends.flatMap(({ calls }) => calls)).toHaveLength(1);
+      await expectIdle(routing);
+    });
+
+    test("gets no more parts of it than the budget has, and all end where none is accepted", async () => {
+      const routing = scriptedRouting(1, { retries: new Budget({ capacity: 4, earned: 0 }) });
+      const [backend] = routing.backends;
+      backend.answer = (call) => void call.refuse(callFailure("refused"));
+      for (const calls of [1 + 3, 1 + 1, 1]) {
+        const before = backend.calls.length;
+        const { begun } = runBatch(routing, [of("x", "a"), of("y", "b"), of("z", "c")]);
+        await expect(begun).rejects.toMatchObject({ kind: "internal" });
+        expect(backend.calls.length - before).toBe(calls);
+      }
+      await expectIdle(routing);
+    });
+
+    test("says why to each tenant, and to all what may pass: neither a cancellation nor the fault of one hides it", async () => {
+      const routing = scriptedRouting(1);
+      const [backend] = routing.backends;
+      const { run, begun } = runBatch(routing, [of("x", "a"), of("bad", "b"), of("y", "c")]);
+      await backend.last.refuse(callFailure("refused"));
+      run.cancel(["a"]);
+      await backend.calls[2].refuse(callFailure("refused"));
+      await backend.calls[3].refuse(callFailure("overloaded", 7));
+      await expect(begun).rejects.toMatchObject({ kind: "overloaded", retryAfterSeconds: 7 });
+      await expectIdle(routing);
+    });
+
+    test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
+      const routing = scriptedRouting(2);
+      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
+      const first = called(routing.backends);
+      const second = other(routing, first);
+      await first.last.accept();
+      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+      await first.last.fail("broken");
+      for (const backend of routing.backends) {
+        backend.answer = (call) =>
+          void call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable"));
+      }
+      await second.last.refuse(callFailure("refused"));
+      // The one at fault ends at once, and neither goes first to the backend that had lost it.
+      expect(framesOf("b").at(-1)).toMatchObject({ type: "error", kind: "internal" });
+      expect(second.calls.slice(1, 3).map(({ ids }) => ids)).toEqual([["a_2"], ["b_2"]]);
+      let waitedMs = 0;
+      for (; framesOf("a").at(-1)?.type !== "error"; waitedMs += 250) {
+        for (let i = 0; i < 10; i++) await turn();
+        await routing.pass(250);
+      }
+      await ended;
+      const mostMs = roundPausesMs.reduce((sum, ms) => sum + ms, 0);
+      expect(waitedMs).toBeGreaterThan(mostMs / 2);
+      expect(waitedMs).toBeLessThanOrEqual(mostMs + 500);
+      await expectIdle(routing);
+    });
   });
 
   test.each<ErrorKind>(["generation_failed", "adapter_outdated"])(
@@ -722,6 +781,7 @@ test("whatever backends do, each client sees its one series, whole or ended by o
       const sequences = Array.from({ length: count }, (_, i) =>
         sequence(`s${i}`, {
           maxTokens: i * 2,
+          tenant: `t${i % 3}`,
           promptLogprobs: i % 2 === 0,
           sampling: { ...sequenceRequest("").sampling, seed: i },
         }),

@@ -41,6 +41,7 @@ function open(client: BackendCalls, batch: BatchRequest, more: Partial<BatchCall
     process: null,
     isOnlyProcess: false,
     isRepeated: false,
+    isAlone: false,
     ...more,
   };
   const ended = client.openBatch(batch, call).then(async ({ frames }) => {
@@ -138,8 +139,18 @@ describe("batches that wait for the same backend", () => {
     open(client, batchOf(sequenceRequest("plain")));
     open(client, batchOf(mixed("own", { adapterHash: "b".repeat(64) })));
     open(client, batchOf(mixed("continued")), { numerics: "n1" });
+    for (const id of ["alone1", "alone2"]) open(client, batchOf(mixed(id)), { isAlone: true });
     for (let i = 0; i < 20; i++) await turn();
-    const expected = [["first"], ["a", "b", "c"], ["too", "many"], ["plain"], ["own"], ["continued"]];
+    const expected = [
+      ["first"],
+      ["a", "b", "c"],
+      ["too", "many"],
+      ["plain"],
+      ["own"],
+      ["continued"],
+      ["alone1"],
+      ["alone2"],
+    ];
     expect(backend.calls.map(({ ids }) => ids)).toEqual(expected);
   });
 
@@ -178,24 +189,6 @@ describe("batches that wait for the same backend", () => {
       for (const { ended } of waiting)
         await expect(ended).rejects.toMatchObject({ kind: isAccepted ? "broken" : "unavailable" });
     }
-  });
-
-  test("that is refused go once more, each alone, so that only the one at fault ends", async () => {
-    const [{ backend, client }] = oneConnection(1);
-    const refused = callFailure("refused");
-    backend.answer = (call) => void (call.ids.includes("bad") ? call.refuse(refused) : call.accept());
-    open(client, batchOf(mixed("first")));
-    const ids = [["a"], ["bad"], ["b", "c"]];
-    const [a, bad, both] = ids.map((some) => open(client, batchOf(...some.map((id) => mixed(id)))));
-    await expect(bad.ended).rejects.toBe(refused);
-    for (let i = 0; i < 20; i++) await turn();
-    expect(backend.calls.map((call) => call.ids)).toEqual([["first"], ["a", "bad", "b", "c"], ...ids]);
-    for (const call of backend.calls) await call.send(...call.batch.sequences.flatMap(framesFor));
-    await Promise.all([a.ended, both.ended]);
-    expect([a, both].map(({ received }) => received)).toEqual([
-      framesFor(mixed("a")),
-      ["b", "c"].flatMap((id) => framesFor(mixed(id))),
-    ]);
   });
 
   test("leave alone: one that is given up is cancelled at the backend, and the others go on", async () => {
@@ -268,9 +261,7 @@ async function joinedRuns(ids: readonly string[]) {
   const run = (id: string) => {
     const abort = new AbortController();
     const opened = backends.openBatch(batchOf(mixed(id)), abort.signal);
-    const ended = opened.then(async (frames) => {
-      for await (const _ of frames);
-    });
+    const ended = opened.then((frames) => Array.fromAsync(frames)).then((groups) => groups.flat());
     ended.catch(() => {});
     return { abort, ended };
   };
@@ -362,4 +353,24 @@ test("what a lost backend had in many calls goes on in few", async () => {
     const whole = framesFor(mixed(id));
     expect(received.filter((frame) => frame.id === id)).toEqual(whole);
   }
+});
+
+test("one at fault in a joined call that is refused ends alone: each batch goes once more, in a call of its own", async () => {
+  const { routing, events, runs, joint } = await joinedRuns(["a", "bad", "b"]);
+  const [backend] = routing.backends;
+  backend.answer = (call) =>
+    void (call.ids.some((id) => id.startsWith("bad")) ? call.refuse(callFailure("refused")) : call.accept());
+  await joint.refuse(callFailure("refused"));
+  for (let i = 0; i < 20; i++) await turn();
+  const again = backend.calls.slice(backend.calls.indexOf(joint) + 1);
+  expect(again.map(({ ids, isRepeated }) => [...ids, isRepeated])).toEqual([
+    ["a_1", true],
+    ["bad_1", true],
+    ["b_1", true],
+  ]);
+  await expect(runs[1].ended).rejects.toMatchObject({ kind: "internal" });
+  for (const call of [again[0], again[2]]) await call.send(...call.batch.sequences.flatMap(framesFor));
+  for (const run of [runs[0], runs[2]]) expect((await run.ended).at(-1)).toMatchObject({ type: "done" });
+  // The joint call and that of "bad".
+  expect(events.filter((event) => event === "call_failed")).toHaveLength(2);
 });
