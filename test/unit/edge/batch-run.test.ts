@@ -368,6 +368,26 @@ describe("a backend that fails", () => {
       await expectIdle(routing);
     });
 
+    test("that another had begun: a part goes on after what its client has, because of that one", async () => {
+      const routing = scriptedRouting(2);
+      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
+      const first = called(routing.backends);
+      const second = other(routing, first);
+      await first.last.accept();
+      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+      await first.last.fail("broken");
+      await second.last.refuse(callFailure("refused"));
+      await second.calls[1].accept();
+      await second.calls[1].send(...framesFor(second.calls[1].batch.sequences[0]));
+      await second.calls[2].refuse(callFailure("refused"));
+      await ended;
+      expect(framesOf("a")).toEqual(framesFor(sequence("a")));
+      expect(routing.events.filter((event) => !event.startsWith("ejected"))).toEqual([
+        `resumed ${nameOf(routing, first)} 1`,
+      ]);
+      await expectIdle(routing);
+    });
+
     test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
       const routing = scriptedRouting(2);
       const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);

@@ -120,14 +120,15 @@ describe("mixtures of one micro-batch", () => {
   });
 
   test("of one that has ended, or cannot have an adapter, no other is made and nothing stays pinned", async () => {
-    const [ended, failed, last] = [
-      mixtureOf("ended", "c0", "c1", "c1"),
+    const [ended, other, failed, last] = [
+      mixtureOf("ended", "c1"),
+      mixtureOf("other", "c0", "c5", "c5"),
       mixtureOf("failed", "c0", "c9", "c2"),
       mixtureOf("last", "c3", "c4", "c1"),
     ];
-    const { all, told, asked, make, isReleased } = await claimed(ended, failed, last);
+    const { all, told, asked, make, isReleased } = await claimed(ended, other, failed, last);
     expect(asked()).toEqual(["c1"]);
-    ended.ended = true;
+    ended.ended = other.ended = true;
     await make("c1");
     expect(told).toEqual(["failed internal"]);
     for (const id of ["c3", "c4"]) await make(id);
