@@ -21,11 +21,8 @@ const httpsOnly = "max-age=31536000";
 const exposed =
   "x-request-id, server-timing, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
-export const responseHeaders: Middleware = async (c, next, { newId, now }) => {
+export const responseHeaders: Middleware = async (c, next, { now }) => {
   const { arrivedMs, pacedMs } = c.env;
-  // An id that a client sends is not trusted, since ids reach logs and the backend.
-  const requestId = `req_${newId()}`;
-  c.set("requestId", requestId);
   await next();
   // Set in place, where Hono's `c.header` makes a new response for each. Every response is our own, so none is frozen.
   const { headers } = c.res;
@@ -39,7 +36,7 @@ export const responseHeaders: Middleware = async (c, next, { newId, now }) => {
   preset({ ...presets, "server-timing": serverTiming({ total: now() - arrivedMs }) });
   if (pacedMs > 0) headers.append("server-timing", serverTiming({ pace: pacedMs }));
   if (c.req.url.startsWith("https:")) set({ "strict-transport-security": httpsOnly });
-  set({ "x-request-id": requestId, ...c.get("rateLimitHeaders") });
+  set({ "x-request-id": c.get("requestId"), ...c.get("rateLimitHeaders") });
   const origin = c.get("allowedOrigin");
   if (origin === undefined) return;
   set({ "access-control-allow-origin": origin, "access-control-expose-headers": exposed });

@@ -12,7 +12,10 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   const { sampleRatio, ended, logRequest } = tracing;
   const { arrivedMs: startMs, pacedMs } = c.env;
   const caller = sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
-  const traceId = caller?.traceId ?? newId();
+  // An id that a client sends is not trusted, since ids reach logs and the backend. Its trace's is only passed on.
+  const id = newId();
+  c.set("requestId", `req_${id}`);
+  const traceId = caller?.traceId ?? id;
   const sampled = sampleRatio > 0 && (caller?.sampled ?? isSampled(traceId, sampleRatio));
   const spanId = sampled ? newId().slice(0, 16) : null;
   c.set("traceparent", spanId && formatTraceparent({ traceId, spanId, sampled }));

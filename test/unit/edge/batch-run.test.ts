@@ -594,6 +594,20 @@ describe("a first frame that is late", () => {
     },
   );
 
+  test("is not waited for where there is no other backend", async () => {
+    for (const [backends, timers] of [
+      [1, 0],
+      [2, 1],
+    ]) {
+      const routing = scriptedRouting(backends);
+      const { abort } = runBatch(routing, [sequence("a")]);
+      await called(routing.backends).last.accept();
+      expect(routing.timers()).toBe(timers);
+      abort.abort();
+      await expectIdle(routing);
+    }
+  });
+
   test("is nobody's business where the budget is used up, or the others are unfit or as busy", async () => {
     const cases: [string, ScriptedRouting][] = [
       ["budget", scriptedRouting(2, { hedges: new Budget({ capacity: 0, earned: 0 }) })],
