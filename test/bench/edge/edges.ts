@@ -58,7 +58,7 @@ export function edgesLine({ concurrency, arrivals, processes, requests, ours, th
   return `edges  ${cell}, this edge and the other: ${figures.join(", ")} ms (${processes} processes of each, ${requests} requests in each)`;
 }
 
-/** Standard errors that a difference of no more than eight processes may be by chance. */
+/** Standard errors that a difference may be by chance, of so few processes. */
 const chance = 3;
 
 /** What is later in ours, and not by chance. */

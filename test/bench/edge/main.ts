@@ -60,13 +60,8 @@ const options = parsedOptions<{
       "this edge beside that of another checkout, with its packages installed and its own artifacts: first tokens, instead of all else, or by region",
     )
     .option("--json <file>", "write the figures there")
-    .option("--rounds <n>", "rounds, in alternating order; half of it in each process of --against", count, 6)
-    .option(
-      "--requests <n>",
-      "requests of a round and contestant; a third of it at concurrency 1; half of it in each process of --against",
-      count,
-      180,
-    ),
+    .option("--rounds <n>", "rounds, in alternating order", count, 6)
+    .option("--requests <n>", "requests of a round and contestant; a sixth of it at concurrency 1", count, 180),
 );
 
 /** As the edge does. */
@@ -144,7 +139,8 @@ async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
 
 /** First tokens of this edge and the other: a fresh process of each, many times. */
 async function measureEdges(): Promise<Measured> {
-  const processes = options.quick ? 4 : 8;
+  // Each cell is the first of as many, in either order of the edges.
+  const processes = 6;
   const stops: (() => Promise<unknown>)[] = [];
   const stopAll = async () => {
     for (const stop of stops.splice(0).reverse()) await stop();
@@ -164,8 +160,7 @@ async function measureEdges(): Promise<Measured> {
         stops.push(stop);
         ways.push(way);
       }
-      const load = { rounds: Math.ceil(options.rounds / 2), requests: Math.ceil(options.requests / 2), run };
-      runs.push(await measureBackend("fake", run % 2 === 0 ? ways : ways.toReversed(), load));
+      runs.push(await measureBackend("fake", run % 2 === 0 ? ways : ways.toReversed(), run));
       await stopAll();
       say(`measured ${run + 1} of ${processes} processes of each edge`);
     }
@@ -239,24 +234,20 @@ async function measureWays(): Promise<FirstTokenRow[]> {
  * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so that
  * each begins with another cell, after other arrivals.
  */
-async function measureBackend(
-  backend: string,
-  ways: Way[],
-  load: { rounds: number; requests: number; run: number } = { ...options, run: 0 },
-): Promise<FirstTokenRow[]> {
+async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];
   const cells: [number, Arrivals][] = [
     [1, "in step"],
     [16, "apart"],
     [16, "in step"],
   ];
-  const first = load.run % cells.length;
-  await warmUp(ways, (options.quick ? 200 : 1500) + 50 * load.run);
+  const first = run % cells.length;
+  await warmUp(ways, (options.quick ? 200 : 1500) + 50 * run);
   for (const [concurrency, arrivals] of [...cells.slice(first), ...cells.slice(0, first)]) {
-    const requests = options.quick ? 48 : load.requests;
-    const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 3) : requests;
-    const rounds = options.quick ? quickRounds(concurrency) : load.rounds;
-    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 100 * load.run };
+    const requests = options.quick ? 48 : options.requests;
+    const requestsPerRound = concurrency === 1 ? Math.ceil(requests / 6) : requests;
+    const rounds = options.quick ? quickRounds(concurrency) : options.rounds;
+    const cell = { concurrency, arrivals, rounds, requestsPerRound, seed: 100 * run };
     rows.push(...(await measureFirstTokens(backend, ways, cell)));
   }
   return rows;
