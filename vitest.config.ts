@@ -33,6 +33,7 @@ export default defineConfig({
           include: ["test/commands/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
+          // Whole servers, of which nothing is timed: side by side, but not beside property tests with their short timeout.
           sequence: { groupOrder: 1 },
         },
       },

@@ -29,7 +29,7 @@ interface Sending {
   round: RetryRound;
   /** The failure for which they are sent again; null the first time. */
   previous: BackendFailure | null;
-  /** Pauses between rounds, in which a backend may come back; none for sequences that no backend has accepted before. */
+  /** Between rounds, in which a backend may come back; none for sequences that no backend had accepted. */
   pausesMs: readonly number[];
   /** Whether no other batch may be in the call. */
   isAlone: boolean;
@@ -116,11 +116,8 @@ export class BatchRun {
           continue;
         }
       }
-      if (!choice || (last && retries.take(1) === 0))
-        throw errorOf(
-          failures.map(({ failure }) => failure),
-          jurisdiction,
-        );
+      const reasons = failures.map(({ failure }) => failure);
+      if (!choice || (last && retries.take(1) === 0)) throw errorOf(reasons, jurisdiction);
       const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
       if (last && begun < waiting.length) {
         observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
@@ -131,6 +128,7 @@ export class BatchRun {
         return;
       }
       if (!last.failure.consequence.elsewhere) {
+        // What a backend had accepted goes on because that one failed.
         const again = { round, previous: previous ?? last, pausesMs, isAlone: true };
         return await this.#sendByTenant(waiting, again, last.failure);
       }
@@ -149,21 +147,24 @@ export class BatchRun {
     failure: CallFailure,
   ): Promise<void> {
     const parts = [...Map.groupBy(group, ({ sequence }) => sequence.tenant).values()];
-    if (parts.length === 1 && !failure.isOfMany) throw failure.error;
+    if (parts.length === 1 && !failure.wasShared) throw failure.error;
+    const errors: ServiceError[] = [];
     const accepted = parts.map(async (part) => {
       try {
         await this.#sendUntilAccepted(part, sending);
       } catch (thrown) {
         const error = toServiceError(thrown);
+        errors.push(error);
         this.#endInError(part, error, sending.previous);
-        throw error;
       }
-      if (!part.some((delivery) => this.#isOpen(delivery))) throw new ServiceError("cancelled", "Nobody waits for it.");
+      // Of one that failed, or whose clients have left, nothing is open.
+      if (!part.some((delivery) => this.#isOpen(delivery))) throw new Error("not accepted");
+      return true;
     });
     this.#context.keepAlive(Promise.allSettled(accepted).then(() => undefined));
-    await Promise.any(accepted).catch(({ errors }: AggregateError) => {
-      throw errors.find(({ retryAfterSeconds }: ServiceError) => retryAfterSeconds !== null) ?? errors[0];
-    });
+    const isAccepted = await Promise.any(accepted).catch(() => false);
+    const error = errors.find(({ retryAfterSeconds }) => retryAfterSeconds !== null) ?? errors[0];
+    if (!isAccepted && error) throw error;
   }
 
   #pause(ms: number): Promise<void> {
@@ -236,7 +237,7 @@ export class BatchRun {
   /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
     const { firstFrames, after } = this.#context;
-    const cancelHedge = this.#otherThan(attempt) ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
+    const cancelHedge = this.#hedgeChoice(attempt) ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
     let failure: CallFailure;
     try {
       for await (const frames of groups) {
@@ -332,6 +333,7 @@ export class BatchRun {
   /** Ends sequences that no backend accepts, but for those that another call has. */
   #endInError(group: readonly Delivery[], error: ServiceError, { backend }: BackendFailure): void {
     const left = group.filter((delivery) => this.#isOpen(delivery) && delivery.calls.size === 0);
+    if (left.length === 0) return;
     if (error.kind === "numerics_mismatch") {
       this.#context.observe({ event: "not_resumed", backend: backend.id, sequences: left.length });
     }
@@ -339,7 +341,7 @@ export class BatchRun {
   }
 
   /** Where a hedge would go; null if there is no other backend. */
-  #otherThan({ backend, round }: Attempt): Choice | null {
+  #hedgeChoice({ backend, round }: Attempt): Choice | null {
     const choice = this.#context.router.choose(this.#model, round.tried, this.#context.now());
     // Any process of the same address may be the same process.
     return choice?.backend.name === null && choice.backend.address === backend.address ? null : choice;
@@ -350,7 +352,7 @@ export class BatchRun {
     const { router, hedges, observe, now, keepAlive } = this.#context;
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
-    const choice = this.#otherThan(attempt);
+    const choice = this.#hedgeChoice(attempt);
     const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(attempt.backend, now());
     if (!choice?.isFit || isMoreLoaded(choice.backend)) return;
     const group = late.slice(0, hedges.take(late.length));

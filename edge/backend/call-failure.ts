@@ -50,7 +50,7 @@ export class CallFailure extends Error {
   /** Batches that were sent in one call share its failure, which counts once. */
   isRecorded = false;
   /** Other batches were in the call. */
-  isOfMany = false;
+  wasShared = false;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
     super(error.message, { cause: error.cause });

@@ -59,7 +59,7 @@ export class JoinedCalls {
       else await answerTogether(parts);
     } catch (thrown) {
       const failure = asFailure(thrown);
-      failure.isOfMany = parts.length > 1;
+      failure.wasShared = parts.length > 1;
       for (const part of parts) part.accepted.reject(failure);
     }
   }

@@ -1,5 +1,5 @@
 /**
- * One trace per request: it goes on from the caller's `traceparent` or begins here, and ends when the last byte has been
+ * The id of each request, and its trace: it goes on from the caller's `traceparent` or begins here, and ends when the last byte has been
  * sent. A line of log for each request, without any of its text.
  */
 import type { Attributes } from "../../shared/observability/otlp.ts";
@@ -12,7 +12,7 @@ export const requestTrace: Middleware = async (c, next, { newId, now, tracing })
   const { sampleRatio, ended, logRequest } = tracing;
   const { arrivedMs: startMs, pacedMs } = c.env;
   const caller = sampleRatio > 0 ? parseTraceparent(c.req.header("traceparent")) : null;
-  // An id that a client sends is not trusted, since ids reach logs and the backend. Its trace's is only passed on.
+  // The request's id is never the client's; the trace's may be, if it has the form of one.
   const id = newId();
   c.set("requestId", `req_${id}`);
   const traceId = caller?.traceId ?? id;

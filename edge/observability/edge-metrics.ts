@@ -26,7 +26,8 @@ export const edgeMetricHelp = {
   "chameleon.edge.refusals": "Requests refused by a limit of their tenant, by limit",
   "chameleon.edge.batch.fill": "Sequences in a micro-batch",
   "chameleon.edge.queue.age": "Seconds that a sequence waited for its micro-batch",
-  "chameleon.edge.retries": "Sequences sent to another backend before their first token, by the backend that failed",
+  "chameleon.edge.retries":
+    "Sequences sent again before their first token, by the backend that failed or refused their call",
   "chameleon.edge.resumes": "Sequences continued on another backend, by the backend that failed",
   "chameleon.edge.not_resumed": "Sequences that ended in `numerics_mismatch`, by the backend that failed",
   "chameleon.edge.hedges": "Sequences sent to a second backend because the first was slow, by the first",

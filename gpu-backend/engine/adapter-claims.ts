@@ -36,8 +36,8 @@ export class AdapterClaims {
   /**
    * Pins what each sequence of a micro-batch needs: the adapters of its mixture, or else the batch's (null: none). Tells
    * `done` of each once its own adapters are there, or one cannot be made: one whose adapters are cached waits for nobody.
-   * Others wait in turn, those that lack fewest first, as adapters are made one after the other. Of one that ends meanwhile
-   * nothing more is made; what it has stays pinned until what is being made is there.
+   * Others wait in turn, those that lack fewest first, as adapters are made one after the other. Nothing more is made for one
+   * that ends meanwhile; what it has stays pinned until what is being made is there.
    */
   async acquire(
     sequences: readonly Sequence[],
@@ -48,7 +48,7 @@ export class AdapterClaims {
       return { sequence, ids: adapterIdsOf(sequence.request, batchAdapterId), isSettled: false };
     });
     const found = new Map<string, AcquiredAdapter>();
-    const settle = (claim: Claim, failure: ServiceError | null) => {
+    const settleIfReady = (claim: Claim, failure: ServiceError | null = null) => {
       const { sequence, ids } = claim;
       const acquired = ids.flatMap((id) => found.get(id) ?? []);
       if (!failure && !sequence.ended && acquired.length < ids.length) return;
@@ -56,32 +56,31 @@ export class AdapterClaims {
       if (failure || sequence.ended) this.#unpin(acquired);
       if (!sequence.ended) done(sequence, failure ?? acquired);
     };
-    for (const claim of claims) settle(claim, null);
+    for (const claim of claims) settleIfReady(claim);
     // A mixture may name an adapter twice, and then has it twice.
     const claimsOf = Map.groupBy(
       claims.flatMap((claim) => claim.ids.map((id) => ({ id, claim }))),
       ({ id }) => id,
     );
-    for (const id of this.#inTurn(claims)) {
-      const users = claimsOf.get(id)!.map(({ claim }) => claim);
-      for (const claim of users) if (claim.sequence.ended && !claim.isSettled) settle(claim, null);
-      const waiting = users.filter(({ isSettled }) => !isSettled);
-      if (waiting.length === 0) continue;
+    const acquire = async (id: string) => {
+      for (const claim of claims) if (claim.sequence.ended && !claim.isSettled) settleIfReady(claim);
+      const waiting = claimsOf.get(id)!.filter(({ claim }) => !claim.isSettled);
+      if (waiting.length === 0) return;
       let failure: ServiceError | null = null;
       try {
-        found.set(id, await this.#cache.acquire(id, waiting.length));
+        const adapter = await this.#cache.acquire(id, waiting.length);
+        found.set(id, adapter);
+        for (const { claim } of waiting) if (claim.isSettled) this.#unpin([adapter]);
       } catch (error) {
         failure = toServiceError(error);
       }
-      for (const claim of new Set(waiting)) settle(claim, failure);
-    }
-  }
-
-  /** The adapters of all claims, each once: first those in the cache. */
-  #inTurn(claims: readonly Claim[]): Set<string> {
-    const cached = new Set(claims.flatMap(({ ids }) => ids).filter((id) => this.#cache.has(id)));
+      for (const { claim } of waiting) if (!claim.isSettled) settleIfReady(claim, failure);
+    };
+    const cached = new Set([...claimsOf.keys()].filter((id) => this.#cache.has(id)));
     const lacking = claims.map(({ ids }) => new Set(ids).difference(cached)).sort((a, b) => a.size - b.size);
-    return new Set([cached, ...lacking].flatMap((ids) => [...ids]));
+    // All at once: none may be dropped for another's sake before its turn.
+    await Promise.all([...cached].map(acquire));
+    for (const id of new Set(lacking.flatMap((ids) => [...ids]))) await acquire(id);
   }
 
   /** The error for a sequence whose adapters need more pool slots than its tenant may pin; null for others. */

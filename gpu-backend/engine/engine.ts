@@ -8,7 +8,7 @@
 import { errorFrame, type Frame, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
-import type { AdapterCache } from "../adapters/adapter-cache.ts";
+import type { AcquiredAdapter, AdapterCache } from "../adapters/adapter-cache.ts";
 import { arenaShapeOf, bytesPerPosition, KvBudget } from "../kv/kv-budget.ts";
 import { free } from "../kv/kv-memory.ts";
 import { KvRows, type LengthClass } from "../kv/kv-rows.ts";
@@ -133,10 +133,7 @@ export class Engine {
     this.#flush(null);
     await this.#claims.acquire(accepted, adapterId, (sequence, acquired) => {
       if (acquired instanceof ServiceError) this.#fail(sequence, acquired);
-      else {
-        sequence.adapters = acquired;
-        this.#guard(sequence, () => this.#enqueue(sequence));
-      }
+      else this.#guard(sequence, () => this.#enqueue(sequence, acquired));
       this.#flush(null);
     });
   }
@@ -308,14 +305,10 @@ export class Engine {
       return;
     }
     const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
-    const score: Score = {
-      logprob: logprobOf(result, tokenId),
-      alternatives,
-      baseLogprob: base && logprobOf(base, tokenId),
-    };
-    for (const frame of [sequence.takePromptFrame(), sequence.took(tokenId, score)]) {
-      if (frame) this.#frames.push(frame);
-    }
+    const logprob = logprobOf(result, tokenId);
+    const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
+    const frames = [sequence.takePromptFrame(), sequence.took(tokenId, score)];
+    this.#frames.push(...frames.filter((frame) => frame !== null));
   }
 
   /** A sequence whose prompt is cached ends, or decodes from now on. */
@@ -336,7 +329,8 @@ export class Engine {
   }
 
   /** Throws a ServiceError where the queue is full, or the sequence could never start. */
-  #enqueue(sequence: Sequence): void {
+  #enqueue(sequence: Sequence, adapters: readonly AcquiredAdapter[]): void {
+    sequence.adapters = adapters;
     sequence.queued(this.#parts.now());
     if (this.#endIfFinished(sequence)) return;
     const refusal = this.#claims.refusalOf(sequence);

@@ -1,7 +1,7 @@
 /**
  * What the edge costs: its CPU per request inside workerd, and the time it adds to a first token, beside Portkey's gateway.
  * With --regions instead: first tokens of nine regions with round trips between them, and with --against another checkout's.
- * With --against alone: first tokens of this edge and another checkout's, in many processes of each.
+ * With --against alone: first tokens of this edge and another checkout's, in six processes of each.
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
@@ -57,7 +57,7 @@ const options = parsedOptions<{
     .option("--regions", "first tokens of nine regions with round trips between them, instead of all else")
     .option(
       "--against <folder>",
-      "this edge beside that of another checkout, with its packages installed and its own artifacts: first tokens, instead of all else, or by region",
+      "compare first tokens with the edge of another checkout, which has its packages installed and its own artifacts, instead of all else; with --regions by region",
     )
     .option("--json <file>", "write the figures there")
     .option("--rounds <n>", "rounds, in alternating order", count, 6)
@@ -139,19 +139,22 @@ async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
 
 /** First tokens of this edge and the other: a fresh process of each, many times. */
 async function measureEdges(): Promise<Measured> {
-  // Each cell is the first of as many, in either order of the edges.
+  // Each of the three cells comes first once in each order of the two edges.
   const processes = 6;
   const stops: (() => Promise<unknown>)[] = [];
   const stopAll = async () => {
     for (const stop of stops.splice(0).reverse()) await stop();
   };
-  const edges = await Promise.all(
-    Array.from(folders, async ([system, folder]) => {
-      return { system, edge: await prepareBareEdge(path.join(folder, "wrangler.toml")) };
-    }),
-  );
-  const fake = await startFakeBackend(bodies.manifestHash);
+  const lasting: (() => Promise<unknown>)[] = [];
   try {
+    const edges: { system: string; edge: BareEdge }[] = [];
+    for (const [system, folder] of folders) {
+      const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
+      lasting.push(() => edge.remove());
+      edges.push({ system, edge });
+    }
+    const fake = await startFakeBackend(bodies.manifestHash);
+    lasting.push(fake.stop);
     const runs: FirstTokenRow[][] = [];
     for (let run = 0; run < processes; run++) {
       const ways: Way[] = [];
@@ -168,9 +171,7 @@ async function measureEdges(): Promise<Measured> {
     for (const row of compared) say(edgesLine(row));
     return { targets: {}, rows: compared, losing: laterLines(compared) };
   } finally {
-    await stopAll();
-    await fake.stop();
-    for (const { edge } of edges) await edge.remove();
+    for (const stop of [...stops.reverse(), ...lasting.reverse()]) await stop();
   }
 }
 

@@ -36,11 +36,11 @@ test("a missed target and a faster peer are both losses; a kept one is none", ()
   expect(lines[2]).toMatch(/peer adds less at p50, 1\.0 ms$/);
 });
 
-test("edges are compared process by process, and only what is later for certain is a loss", () => {
+test("edges are compared process by process, and only what is later by many standard errors is a loss", () => {
   const runs = [
-    [row("ours", 10, 30), row("theirs", 9, 20)],
+    [row("ours", 10, 30), row("theirs", 7, 20)],
     // Another order.
-    [row("theirs", 17, 31), row("ours", 20, 30)],
+    [row("theirs", 16, 31), row("ours", 20, 30)],
     [row("ours", 12, 30), row("theirs", 10, 30)],
   ];
   const [compared, ...more] = compareEdges(runs, "ours", "theirs");
@@ -48,13 +48,13 @@ test("edges are compared process by process, and only what is later for certain 
   expect(compared).toMatchObject({
     ...{ processes: 3, requests: 10 },
     ours: { p50Ms: 14, meanMs: 28, p99Ms: 30 },
-    theirs: { p50Ms: 12, meanMs: 24, p99Ms: 27 },
-    // By 1, 3 and 2 ms, and by 10, -1 and 0.
-    later: { p50Ms: { ms: 2 }, meanMs: { ms: 4 }, p99Ms: { ms: 3 } },
+    theirs: { p50Ms: 11, meanMs: 22, p99Ms: 27 },
+    // By 3, 4 and 2 ms, and by 10, -1 and 0.
+    later: { p50Ms: { ms: 3 }, meanMs: { ms: 6 }, p99Ms: { ms: 3 } },
   });
   expect(compared.later.p50Ms.standardErrorMs).toBeCloseTo(1 / Math.sqrt(3), 12);
   expect(laterLines([compared])).toMatchObject([
-    expect.stringMatching(/^LOSES .*p50 14\.00 and 12\.00 \(\+2\.00 ± 0\.58\)/),
+    expect.stringMatching(/^LOSES .*p50 14\.00 and 11\.00 \(\+3\.00 ± 0\.58\)/),
   ]);
   const [uncertain] = compareEdges(
     [

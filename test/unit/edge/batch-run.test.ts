@@ -356,7 +356,18 @@ describe("a backend that fails", () => {
       await expectIdle(routing);
     });
 
-    test("says why to each tenant, and to all what may pass: neither a cancellation nor the fault of one hides it", async () => {
+    test("that one client has left: the others are told of no cancellation", async () => {
+      const routing = scriptedRouting(1);
+      const [backend] = routing.backends;
+      const { run, begun } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
+      await backend.last.refuse(callFailure("refused"));
+      run.cancel(["a"]);
+      await backend.calls[2].refuse(callFailure("refused"));
+      await expect(begun).rejects.toMatchObject({ kind: "internal" });
+      await expectIdle(routing);
+    });
+
+    test("and accepts no part of it: all are told what may pass, if anything may", async () => {
       const routing = scriptedRouting(1);
       const [backend] = routing.backends;
       const { run, begun } = runBatch(routing, [of("x", "a"), of("bad", "b"), of("y", "c")]);
