@@ -17,6 +17,7 @@ import {
   type Readiness,
   readinessSchema,
   readNumerics,
+  sequencesPerBatch,
 } from "../../shared/contracts/inference.ts";
 import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
@@ -73,7 +74,7 @@ export interface BatchCall {
 export interface BackendCalls {
   /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
   openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch>;
-  /** Cancels sequences of a batch whose others go on. */
+  /** Cancels sequences of a batch whose others go on, or, where such a call is under way, has them cancelled after it. */
   cancel(ids: string[], process: string | null): Promise<void>;
   /** What the backend serves; null if it is not ready. */
   readiness(process: string | null): Promise<Readiness | null>;
@@ -121,6 +122,8 @@ export class BackendClient implements BackendCalls {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
   #calls = 0;
+  /** By process, while it is told of some: those to tell it of next. A process that hangs takes one connection, not all. */
+  readonly #cancelled = new Map<string | null, string[]>();
 
   constructor(url: string, parts: ClientParts = {}) {
     this.#url = url;
@@ -172,6 +175,21 @@ export class BackendClient implements BackendCalls {
   }
 
   async cancel(ids: string[], process: string | null): Promise<void> {
+    const others = this.#cancelled.get(process);
+    if (others) {
+      others.push(...ids);
+      return;
+    }
+    const left = [...ids];
+    this.#cancelled.set(process, left);
+    try {
+      while (left.length > 0) await this.#cancelNow(left.splice(0, sequencesPerBatch), process);
+    } finally {
+      this.#cancelled.delete(process);
+    }
+  }
+
+  async #cancelNow(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
     const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, {
       process,

@@ -6,6 +6,7 @@ import { loadHeader } from "../../../shared/contracts/backend-load.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { nameHeader } from "../../../shared/contracts/process-name.ts";
 import { sequenceRequest } from "../../support/frames.ts";
+import { turn } from "../../support/scripted-backends.ts";
 
 const own = "b".repeat(64);
 const batch: BatchRequest = {
@@ -50,6 +51,34 @@ function scripted(answers: Answer[], url = "http://b") {
 }
 const batches = "POST http://b/v1/batches";
 const upload = `PUT http://b/v1/adapters/local/${own}`;
+
+test("cancellations go one after the other, those that came meanwhile together: a backend that hangs takes one connection", async () => {
+  const told: string[][] = [];
+  const answers: ((status: number) => void)[] = [];
+  const client = new BackendClient("http://b", {
+    async fetch(_, { body }) {
+      told.push(JSON.parse(new TextDecoder().decode(body as Uint8Array)).ids);
+      const status = await new Promise<number>((resolve) => answers.push(resolve));
+      return new Response("", { status });
+    },
+  });
+  const first = client.cancel(["a"], null);
+  const many = Array.from({ length: 200 }, (_, i) => `m${i}`);
+  for (const id of many) await client.cancel([id], null);
+  await turn();
+  expect(told).toEqual([["a"]]);
+  answers[0](200);
+  await turn();
+  expect(told.slice(1)).toEqual([many.slice(0, 128)]);
+  answers[1](200);
+  await turn();
+  answers[2](200);
+  await first;
+  expect(told.slice(2)).toEqual([many.slice(128)]);
+  void client.cancel(["later"], null);
+  await turn();
+  expect(told.slice(3)).toEqual([["later"]]);
+});
 
 test("an adapter is uploaded to the process that lacks it, and the batch sent there again", async () => {
   const { calls, open } = scripted([
