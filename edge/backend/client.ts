@@ -180,12 +180,13 @@ export class BackendClient implements BackendCalls {
       others.push(...ids);
       return;
     }
-    const left = [...ids];
+    const left = ids.slice(sequencesPerBatch);
     this.#cancelled.set(process, left);
     try {
-      while (left.length > 0) await this.#cancelNow(left.splice(0, sequencesPerBatch), process);
+      await this.#cancelNow(ids.slice(0, sequencesPerBatch), process);
     } finally {
       this.#cancelled.delete(process);
+      if (left.length > 0) await this.cancel(left, process);
     }
   }
 

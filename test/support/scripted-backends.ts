@@ -39,6 +39,11 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
   return new CallFailure(kind, new ServiceError(error, kind, options), process);
 }
 
+/** A first call that any process may take. */
+export function firstCall(signal: AbortSignal): BatchCall {
+  return { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false, isAlone: false };
+}
+
 /** One call that a scripted backend got. */
 export class ScriptedCall {
   readonly batch: BatchRequest;

@@ -6,7 +6,7 @@ import { loadHeader } from "../../../shared/contracts/backend-load.ts";
 import type { BatchRequest } from "../../../shared/contracts/inference.ts";
 import { nameHeader } from "../../../shared/contracts/process-name.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import { turn } from "../../support/scripted-backends.ts";
+import { firstCall, turn } from "../../support/scripted-backends.ts";
 
 const own = "b".repeat(64);
 const batch: BatchRequest = {
@@ -36,16 +36,7 @@ function scripted(answers: Answer[], url = "http://b") {
     },
   });
   const open = (call: Partial<BatchCall> = {}) => {
-    const signal = new AbortController().signal;
-    return client.openBatch(batch, {
-      signal,
-      numerics: null,
-      process: null,
-      isOnlyProcess: false,
-      isRepeated: false,
-      isAlone: false,
-      ...call,
-    });
+    return client.openBatch(batch, { ...firstCall(new AbortController().signal), ...call });
   };
   return { client, calls, open };
 }
@@ -80,6 +71,14 @@ test("cancellations go one after the other, those that came meanwhile together: 
   expect(told.slice(3)).toEqual([["later"]]);
 });
 
+test("a cancellation that fails takes along none that came meanwhile", async () => {
+  const { client, calls } = scripted([new TypeError("connection refused"), [204, "p1"]]);
+  const first = client.cancel(["a"], null);
+  await client.cancel(["b"], null);
+  await expect(first).rejects.toMatchObject({ kind: "unreachable" });
+  expect(calls).toHaveLength(2);
+});
+
 test("an adapter is uploaded to the process that lacks it, and the batch sent there again", async () => {
   const { calls, open } = scripted([
     [404, "p1"],
@@ -101,7 +100,7 @@ test.each([
     fetch: async () => new Response("", { headers: header === null ? {} : { [loadHeader]: header } }),
   });
   const signal = new AbortController().signal;
-  const call = { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false, isAlone: false };
+  const call = firstCall(signal);
   expect(await client.openBatch({ ...batch, adapterHash: undefined }, call)).toMatchObject({ load });
 });
 
@@ -175,15 +174,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     examples: [[1, 2]],
   } as const;
   const calls = [
-    () =>
-      client.openBatch(batch, {
-        signal,
-        numerics: null,
-        process: null,
-        isOnlyProcess: false,
-        isRepeated: false,
-        isAlone: false,
-      }),
+    () => client.openBatch(batch, firstCall(signal)),
     () => client.cancel(["a"], null),
     () => client.readiness(),
     () => client.createAdapter({ ...examples, centroid: [...examples.centroid], examples: [[1, 2]] }),

@@ -8,7 +8,14 @@ import { routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { type WaitingCall, WaitingCalls } from "../../../edge/backend/waiting-calls.ts";
 import { type BatchRequest, type Frame, isLast, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
-import { callFailure, framesFor, ScriptedBackend, scriptedRouting, turn } from "../../support/scripted-backends.ts";
+import {
+  callFailure,
+  firstCall,
+  framesFor,
+  ScriptedBackend,
+  scriptedRouting,
+  turn,
+} from "../../support/scripted-backends.ts";
 
 const hash = "a".repeat(64);
 const mixed = (id: string, adapter: { centroidId: string } | { adapterHash: string } = { centroidId: "c0" }) => ({
@@ -35,15 +42,7 @@ function oneConnection(backends: number) {
 function open(client: BackendCalls, batch: BatchRequest, more: Partial<BatchCall> = {}) {
   const abort = new AbortController();
   const received: Frame[] = [];
-  const call = {
-    signal: abort.signal,
-    numerics: null,
-    process: null,
-    isOnlyProcess: false,
-    isRepeated: false,
-    isAlone: false,
-    ...more,
-  };
+  const call = { ...firstCall(abort.signal), ...more };
   const ended = client.openBatch(batch, call).then(async ({ frames }) => {
     for await (const group of frames) {
       received.push(...group);
