@@ -35,8 +35,6 @@ interface Sending {
   isAlone: boolean;
 }
 
-const firstSending: Sending = { round: firstRound, previous: null, pausesMs: [], isAlone: false };
-
 export class BatchRun {
   readonly #context: RoutingContext;
   /** What the backend is to serve. */
@@ -58,7 +56,8 @@ export class BatchRun {
   async begin(signal: AbortSignal): Promise<void> {
     if (signal.aborted) this.stop();
     signal.addEventListener("abort", () => this.stop());
-    await this.#sendUntilAccepted([...this.#open.values()], firstSending);
+    const sending = { round: firstRound, previous: null, pausesMs: [], isAlone: false };
+    await this.#sendUntilAccepted([...this.#open.values()], sending);
   }
 
   /** The frames of each sequence in order, up to its last. Leaving the loop cancels what is open; then `ended` is called. */
@@ -95,7 +94,7 @@ export class BatchRun {
     const { previous } = sending;
     let last = previous;
     /** In this round. */
-    let failures = previous ? [previous] : [];
+    let failures = last ? [last] : [];
     let { round } = sending;
     const pausesMs = [...sending.pausesMs];
     for (;;) {
@@ -116,8 +115,11 @@ export class BatchRun {
           continue;
         }
       }
-      const reasons = failures.map(({ failure }) => failure);
-      if (!choice || (last && retries.take(1) === 0)) throw errorOf(reasons, jurisdiction);
+      if (!choice || (last && retries.take(1) === 0))
+        throw errorOf(
+          failures.map(({ failure }) => failure),
+          jurisdiction,
+        );
       const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
       if (last && begun < waiting.length) {
         observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
@@ -180,9 +182,7 @@ export class BatchRun {
     return group.filter((delivery) => this.#isOpen(delivery));
   }
 
-  /**
-   * Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile.
-   */
+  /** Calls one backend. Returns its failure; null if it accepted, or if all sequences were cancelled meanwhile. */
   async #send(
     backend: Backend,
     group: readonly Delivery[],

@@ -1,6 +1,6 @@
 /**
- * The id of each request, and its trace: it goes on from the caller's `traceparent` or begins here, and ends when the last byte has been
- * sent. A line of log for each request, without any of its text.
+ * The id of each request, and its trace. The trace goes on from the caller's `traceparent` or begins here, and ends when the
+ * last byte has been sent. A line of log for each request, without any of its text.
  */
 import type { Attributes } from "../../shared/observability/otlp.ts";
 import { formatTraceparent, isSampled, parseTraceparent } from "../../shared/observability/trace-context.ts";

@@ -63,7 +63,6 @@ export class AdapterClaims {
       ({ id }) => id,
     );
     const acquire = async (id: string) => {
-      for (const claim of claims) if (claim.sequence.ended && !claim.isSettled) settleIfReady(claim);
       const waiting = claimsOf.get(id)!.filter(({ claim }) => !claim.isSettled);
       if (waiting.length === 0) return;
       let failure: ServiceError | null = null;
@@ -80,7 +79,10 @@ export class AdapterClaims {
     const lacking = claims.map(({ ids }) => new Set(ids).difference(cached)).sort((a, b) => a.size - b.size);
     // All at once: none may be dropped for another's sake before its turn.
     await Promise.all([...cached].map(acquire));
-    for (const id of new Set(lacking.flatMap((ids) => [...ids]))) await acquire(id);
+    for (const id of new Set(lacking.flatMap((ids) => [...ids]))) {
+      for (const claim of claims) if (claim.sequence.ended && !claim.isSettled) settleIfReady(claim);
+      await acquire(id);
+    }
   }
 
   /** The error for a sequence whose adapters need more pool slots than its tenant may pin; null for others. */

@@ -24,7 +24,7 @@ import { faultOf, sequenceRefusal } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
 import { faultsOf, headFaults } from "./result-check.ts";
 import { alternativesOf, headHidden, headResult, logprobOf, logprobOfTarget, sampleToken } from "./sampler.ts";
-import { type Score, Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
+import { Sequence, type Vocabulary, vocabularyOf } from "./sequence.ts";
 import { SharedPrefixes } from "./shared-prefixes.ts";
 import { type Chunk, composePhase } from "./step-input.ts";
 
@@ -305,10 +305,10 @@ export class Engine {
       return;
     }
     const tokenId = sampleToken(result, sampling, uniformAt(sampling.seed, sequence.completionTokens));
-    const logprob = logprobOf(result, tokenId);
-    const score: Score = { logprob, alternatives, baseLogprob: base && logprobOf(base, tokenId) };
-    const frames = [sequence.takePromptFrame(), sequence.took(tokenId, score)];
-    this.#frames.push(...frames.filter((frame) => frame !== null));
+    const score = { logprob: logprobOf(result, tokenId), alternatives, baseLogprob: base && logprobOf(base, tokenId) };
+    for (const frame of [sequence.takePromptFrame(), sequence.took(tokenId, score)]) {
+      if (frame) this.#frames.push(frame);
+    }
   }
 
   /** A sequence whose prompt is cached ends, or decodes from now on. */

@@ -2,7 +2,9 @@
  * This checkout's edge and another's, each in several fresh processes: two processes of the same edge may differ by more than the
  * edges do, as code is compiled and garbage collected at other moments. Pure.
  */
-import type { Arrivals, FirstTokenRow } from "./first-token.ts";
+import { mean } from "../quantile.ts";
+import type { FirstTokenRow } from "./first-token.ts";
+import { type Cell, isSameCell, shown } from "./report.ts";
 
 const statistics = ["p50Ms", "meanMs", "p99Ms"] as const;
 type Statistic = (typeof statistics)[number];
@@ -14,10 +16,8 @@ interface Estimate {
 }
 
 /** First tokens of two edges with the same requests. */
-export interface EdgesRow {
+export interface EdgesRow extends Cell {
   kind: "edges";
-  concurrency: number;
-  arrivals: Arrivals;
   /** Of each edge. */
   processes: number;
   /** Of each process. */
@@ -31,31 +31,30 @@ export interface EdgesRow {
 /** One row for each cell of `runs`: the rows of one process of each edge, the same cells in each run, in any order. */
 export function compareEdges(runs: readonly (readonly FirstTokenRow[])[], ours: string, theirs: string): EdgesRow[] {
   const cells = runs[0].filter(({ system }) => system === ours);
-  return cells.map(({ concurrency, arrivals, requests }): EdgesRow => {
-    const isCell = (row: FirstTokenRow) => row.concurrency === concurrency && row.arrivals === arrivals;
-    const of = (edge: string) => runs.map((rows) => rows.find((row) => row.system === edge && isCell(row))!);
+  return cells.map((cell): EdgesRow => {
+    const of = (edge: string) => runs.map((rows) => rows.find((row) => row.system === edge && isSameCell(row, cell))!);
+    const { backend, concurrency, arrivals, requests } = cell;
     const [mine, others] = [of(ours), of(theirs)];
     const each = <T>(value: (statistic: Statistic) => T) =>
       Object.fromEntries(statistics.map((statistic) => [statistic, value(statistic)])) as Record<Statistic, T>;
     return {
       kind: "edges",
-      ...{ concurrency, arrivals, requests, processes: runs.length },
-      ours: each((statistic) => meanOf(mine.map((row) => row[statistic]))),
-      theirs: each((statistic) => meanOf(others.map((row) => row[statistic]))),
+      ...{ backend, concurrency, arrivals, requests, processes: runs.length },
+      ours: each((statistic) => mean(mine.map((row) => row[statistic]))),
+      theirs: each((statistic) => mean(others.map((row) => row[statistic]))),
       later: each((statistic) => estimate(mine.map((row, run) => row[statistic] - others[run][statistic]))),
     };
   });
 }
 
-export function edgesLine({ concurrency, arrivals, processes, requests, ours, theirs, later }: EdgesRow): string {
-  const shown = { p50Ms: "p50", meanMs: "mean", p99Ms: "p99" };
+export function edgesLine(row: EdgesRow): string {
+  const { processes, requests, ours, theirs, later } = row;
   const figures = statistics.map((statistic) => {
     const { ms, standardErrorMs } = later[statistic];
     const difference = `${ms < 0 ? "" : "+"}${ms.toFixed(2)} ± ${standardErrorMs.toFixed(2)}`;
-    return `${shown[statistic]} ${ours[statistic].toFixed(2)} and ${theirs[statistic].toFixed(2)} (${difference})`;
+    return `${statistic.replace("Ms", "")} ${ours[statistic].toFixed(2)} and ${theirs[statistic].toFixed(2)} (${difference})`;
   });
-  const cell = `concurrency ${concurrency}${concurrency > 1 ? ` ${arrivals}` : ""}`;
-  return `edges  ${cell}, this edge and the other: ${figures.join(", ")} ms (${processes} processes of each, ${requests} requests in each)`;
+  return `edges  ${shown(row)}, this edge and the other: ${figures.join(", ")} ms (${processes} processes of each, ${requests} requests in each)`;
 }
 
 /**
@@ -74,12 +73,8 @@ export function laterLines(rows: readonly EdgesRow[]): string[] {
   });
 }
 
-function meanOf(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
 function estimate(values: readonly number[]): Estimate {
-  const ms = meanOf(values);
+  const ms = mean(values);
   const squares = values.reduce((sum, value) => sum + (value - ms) ** 2, 0);
   return { ms, standardErrorMs: Math.sqrt(squares / (values.length - 1) / values.length) };
 }

@@ -2,7 +2,7 @@
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seededRandom } from "../../support/steps.ts";
-import { quantile } from "../quantile.ts";
+import { mean, quantile } from "../quantile.ts";
 
 /** One way to a completion. */
 export interface Way {
@@ -78,7 +78,7 @@ export async function measureFirstTokens(
       concurrency,
       arrivals,
       requests: waits.length,
-      meanMs: waits.reduce((sum, ms) => sum + ms, 0) / waits.length,
+      meanMs: mean(waits),
       p50Ms: quantile(waits, 0.5),
       p99Ms: quantile(waits, 0.99),
       requestsPerSecond: (1000 * waits.length) / spentMs.get(way)!,

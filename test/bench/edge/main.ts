@@ -137,41 +137,51 @@ async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
   return { way, stop: () => workerd.stop() };
 }
 
+interface PreparedEdge {
+  system: string;
+  edge: BareEdge;
+}
+
 /** First tokens of this edge and the other: a fresh process of each, many times. */
 async function measureEdges(): Promise<Measured> {
   // Each of the three cells comes first once in each order of the two edges.
   const processes = 6;
   const stops: (() => Promise<unknown>)[] = [];
-  const stopAll = async () => {
-    for (const stop of stops.splice(0).reverse()) await stop();
-  };
-  const lasting: (() => Promise<unknown>)[] = [];
   try {
-    const edges: { system: string; edge: BareEdge }[] = [];
+    const edges: PreparedEdge[] = [];
     for (const [system, folder] of folders) {
       const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
-      lasting.push(() => edge.remove());
+      stops.push(() => edge.remove());
       edges.push({ system, edge });
     }
     const fake = await startFakeBackend(bodies.manifestHash);
-    lasting.push(fake.stop);
+    stops.push(fake.stop);
     const runs: FirstTokenRow[][] = [];
     for (let run = 0; run < processes; run++) {
-      const ways: Way[] = [];
-      for (const { system, edge } of edges) {
-        const { way, stop } = await startEdge(edge, system, fake.url);
-        stops.push(stop);
-        ways.push(way);
-      }
-      runs.push(await measureBackend("fake", run % 2 === 0 ? ways : ways.toReversed(), run));
-      await stopAll();
+      runs.push(await measureProcesses(run % 2 === 0 ? edges : edges.toReversed(), fake.url, run));
       say(`measured ${run + 1} of ${processes} processes of each edge`);
     }
     const compared = compareEdges(runs, ours, theirs);
     for (const row of compared) say(edgesLine(row));
     return { targets: {}, rows: compared, losing: laterLines(compared) };
   } finally {
-    for (const stop of [...stops.reverse(), ...lasting.reverse()]) await stop();
+    for (const stop of stops.reverse()) await stop();
+  }
+}
+
+/** A fresh process of each edge. */
+async function measureProcesses(
+  edges: readonly PreparedEdge[],
+  backendUrl: string,
+  run: number,
+): Promise<FirstTokenRow[]> {
+  const started: Awaited<ReturnType<typeof startEdge>>[] = [];
+  try {
+    for (const { system, edge } of edges) started.push(await startEdge(edge, system, backendUrl));
+    const ways = started.map(({ way }) => way);
+    return await measureBackend("fake", ways, run);
+  } finally {
+    for (const { stop } of started) await stop();
   }
 }
 
@@ -232,8 +242,8 @@ async function measureWays(): Promise<FirstTokenRow[]> {
 }
 
 /**
- * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so that
- * each begins with another cell, after other arrivals.
+ * `run` numbers the fresh processes of a way. A collection of garbage begins at about the same request of each process, so each
+ * has another warm-up, other arrivals, and begins with another cell.
  */
 async function measureBackend(backend: string, ways: Way[], run = 0): Promise<FirstTokenRow[]> {
   const rows: FirstTokenRow[] = [];

@@ -304,6 +304,18 @@ describe("a backend that fails", () => {
   describe("that refuses a call", () => {
     const of = (tenant: string, id: string) => sequence(id, { tenant });
 
+    /** Two sequences that the first backend began, and that the second one has now. */
+    async function begunElsewhere() {
+      const routing = scriptedRouting(2);
+      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
+      const first = called(routing.backends);
+      const second = other(routing, first);
+      await first.last.accept();
+      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
+      await first.last.fail("broken");
+      return { routing, first, second, ended, framesOf };
+    }
+
     test("of several tenants gets each tenant's once more, in a call of its own, and only the one at fault ends", async () => {
       const routing = scriptedRouting(2);
       const sequences = [of("x", "a"), of("bad", "b"), of("y", "c"), of("x", "d"), of("slow", "e")];
@@ -380,13 +392,7 @@ describe("a backend that fails", () => {
     });
 
     test("that another had begun: a part goes on after what its client has, because of that one", async () => {
-      const routing = scriptedRouting(2);
-      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
-      const first = called(routing.backends);
-      const second = other(routing, first);
-      await first.last.accept();
-      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
-      await first.last.fail("broken");
+      const { routing, first, second, ended, framesOf } = await begunElsewhere();
       await second.last.refuse(callFailure("refused"));
       await second.calls[1].accept();
       await second.calls[1].send(...framesFor(second.calls[1].batch.sequences[0]));
@@ -400,13 +406,7 @@ describe("a backend that fails", () => {
     });
 
     test("that another had begun: its parts wait for a backend to come back, no longer than all would have", async () => {
-      const routing = scriptedRouting(2);
-      const { ended, of: framesOf } = runBatch(routing, [of("x", "a"), of("bad", "b")]);
-      const first = called(routing.backends);
-      const second = other(routing, first);
-      await first.last.accept();
-      await first.last.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
-      await first.last.fail("broken");
+      const { routing, second, ended, framesOf } = await begunElsewhere();
       for (const backend of routing.backends) {
         backend.answer = (call) =>
           void call.refuse(callFailure(call.ids[0].startsWith("b") ? "refused" : "unreachable"));
