@@ -29,7 +29,7 @@ export interface BackendsParts extends Pick<RoutingContext, "observe" | "now" | 
  * its frames in order, and exactly one `done` or `error` as the last. Rejects with a ServiceError if all of the batch is
  * refused; after that, failures are `error` frames.
  */
-export type Dispatch = (batch: BatchRequest, signal: AbortSignal) => Promise<AsyncIterable<Frame[]>>;
+export type Dispatch = (batch: BatchRequest) => Promise<AsyncIterable<Frame[]>>;
 
 export class Backends {
   readonly #context: RoutingContext;
@@ -48,12 +48,12 @@ export class Backends {
     };
   }
 
-  readonly openBatch: Dispatch = async (batch, signal) => {
+  readonly openBatch: Dispatch = async (batch) => {
     this.#probeEjected();
     const run = new BatchRun(batch, this.#context);
     this.#runs.add(run);
     try {
-      await run.begin(signal);
+      await run.begin();
     } catch (error) {
       this.#runs.delete(run);
       throw error;
@@ -61,13 +61,18 @@ export class Backends {
     return run.frames(() => this.#runs.delete(run));
   };
 
+  /** No batch is under way. */
+  get idle(): boolean {
+    return this.#runs.size === 0;
+  }
+
   /** Id of the backend that a batch of this route would be sent to now; null if there is none. */
   backendOf(route: Route): string | null {
     const { router, now } = this.#context;
     return router.choose(route, new Set(), now())?.backend.id ?? null;
   }
 
-  /** Cancels sequences by id, whichever batches they are in. */
+  /** Cancels sequences by id, whichever batches they are in. A batch of which none is left ends, accepted or not. */
   cancel(ids: readonly string[]): void {
     for (const run of this.#runs) run.cancel(ids);
   }

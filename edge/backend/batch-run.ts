@@ -53,9 +53,7 @@ export class BatchRun {
   }
 
   /** Resolves when a backend has accepted the batch, or a tenant's part of it. Rejects with the ServiceError to refuse all with. */
-  async begin(signal: AbortSignal): Promise<void> {
-    if (signal.aborted) this.stop();
-    signal.addEventListener("abort", () => this.stop());
+  async begin(): Promise<void> {
     const sending = { round: firstRound, previous: null, pausesMs: [], isAlone: false };
     await this.#sendUntilAccepted([...this.#open.values()], sending);
   }

@@ -21,7 +21,7 @@ export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "a
   openBatch: Dispatch;
   /** See Backends. */
   backendOf(route: Route): string | null;
-  /** Drops sequences of a call that goes on, accepted or not. */
+  /** Drops sequences, accepted or not; a call of which none is left ends. */
   cancel(ids: string[]): void;
   /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
   batchSent?(waitsMs: readonly number[]): void;
@@ -52,7 +52,6 @@ interface PendingSequence {
 }
 
 interface Call {
-  abort: AbortController;
   sentAtMs: number;
   /** Those that have not ended, by their ids. */
   sequences: Map<string, PendingSequence>;
@@ -138,7 +137,6 @@ export class BatchClient {
 
   async #send({ id, entries }: MicroBatch<PendingSequence>): Promise<void> {
     const call: Call = {
-      abort: new AbortController(),
       sentAtMs: this.#dependencies.now(),
       sequences: new Map(entries.map((pending) => [pending.sequence.id, pending])),
     };
@@ -167,7 +165,7 @@ export class BatchClient {
     const sequences = entries.map(({ sequence, arrivedMs }) => withTimeLeft(sequence, call.sentAtMs - arrivedMs));
     const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
     try {
-      return await this.#dependencies.openBatch(batch, call.abort.signal);
+      return await this.#dependencies.openBatch(batch);
     } finally {
       this.#batcher.accepted(id);
       this.#sendReady();
@@ -190,14 +188,8 @@ export class BatchClient {
 
   #cancel(sequences: readonly PendingSequence[]): void {
     this.#batcher.remove((waiting) => sequences.includes(waiting));
-    const cancelled = new Map<Call, string[]>();
-    for (const { call, sequence } of sequences) {
-      if (call?.sequences.delete(sequence.id)) cancelled.set(call, [...(cancelled.get(call) ?? []), sequence.id]);
-    }
-    for (const [call, ids] of cancelled) {
-      if (call.sequences.size === 0) call.abort.abort();
-      else this.#dependencies.cancel(ids);
-    }
+    const sent = sequences.filter(({ call, sequence }) => call?.sequences.delete(sequence.id));
+    if (sent.length > 0) this.#dependencies.cancel(sent.map(({ sequence }) => sequence.id));
   }
 }
 

@@ -64,8 +64,8 @@ export class Cell extends DurableObject<Env> {
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#settlements = new Settlements(env.LEDGERS, state.storage, { now, newId: () => crypto.randomUUID() });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
-    /** The current configuration's client. Batches of the previous one run to their end. */
-    const made: Backends[] = [];
+    /** Of the current configuration, and of earlier ones those with batches under way, which run to their end. */
+    let made: Backends[] = [];
     const backends = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
       const sign = createSigner(backendSecrets, { now, newNonce });
       const parts = { gate, fileOf, sign, fetch: backendFetch };
@@ -82,12 +82,11 @@ export class Cell extends DurableObject<Env> {
         after,
         keepAlive,
       });
-      made.unshift(one);
-      made.splice(2);
+      made = [one, ...made.filter(({ idle }) => !idle)];
       return one;
     });
     this.batchClient = new BatchClient({
-      openBatch: (batch, signal) => backends().openBatch(batch, signal),
+      openBatch: (batch) => backends().openBatch(batch),
       backendOf: (route) => backends().backendOf(route),
       cancel: (ids) => {
         for (const one of made) one.cancel(ids);

@@ -212,6 +212,14 @@ describe("a cell", () => {
   );
 });
 
+/** Gives variables of the cell's environment other values. */
+function configure(variables: object) {
+  return runInDurableObject(
+    localCell(),
+    (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, variables),
+  );
+}
+
 test("a cell that lives on calls another list of backends and signs with a rotated secret; what runs goes on", async () => {
   const [secret, elsewhere] = ["rotated-0123456789abcdef0123456789", "http://127.0.0.1:8789"];
   const signed: boolean[] = [];
@@ -228,20 +236,15 @@ test("a cell that lives on calls another list of backends and signs with a rotat
   const app = testApp();
   const before = app.complete({ prompt: "aaa" });
   await vi.waitFor(() => expect(seen.batches).toHaveLength(1));
-  const set = (variables: object) =>
-    runInDurableObject(
-      localCell(),
-      (cell: Cell) => void Object.assign((cell as unknown as { env: object }).env, variables),
-    );
   const { BACKEND_URLS, BACKEND_SECRETS } = env as unknown as Record<string, string>;
-  await set({ BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
+  await configure({ BACKEND_URLS: elsewhere, BACKEND_SECRETS: secret });
   try {
     expect((await app.complete({ prompt: "aaa" })).status).toBe(200);
     expect(signed).toEqual([true]);
     finish(0);
     expect(await textsOf(await before)).toEqual(["b"]);
   } finally {
-    await set({ BACKEND_URLS, BACKEND_SECRETS });
+    await configure({ BACKEND_URLS, BACKEND_SECRETS });
   }
 });
 
@@ -256,6 +259,28 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
     expect(seen.cancelled).toEqual([]);
     expect(app.logged).toEqual([]);
+  });
+
+  test("frees its call also where the configuration has changed twice since", async () => {
+    const { bodies, seen, finish } = lateBackend(3);
+    const app = testApp({ heartbeatMs: 5 });
+    const response = await app.complete({ prompt: "aaa", stream: true });
+    const { BACKEND_SECRETS } = env as unknown as Record<string, string>;
+    try {
+      for (const i of [1, 2]) {
+        await configure({ BACKEND_SECRETS: `rotated-${i}-0123456789abcdef0123456789` });
+        const between = app.complete({ prompt: "aaa" });
+        await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
+        finish(i);
+        expect((await between).status).toBe(200);
+      }
+      await response.body!.cancel();
+      await vi.waitFor(() => expect(bodies[0].cancelled).toBe(true));
+      await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
+      expect(seen.batches).toHaveLength(3);
+    } finally {
+      await configure({ BACKEND_SECRETS });
+    }
   });
 
   test("in the middle of its stream, as its signal tells: no other cell goes on for it, and the cell settles", async () => {

@@ -201,7 +201,7 @@ export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<Completi
   const batchClient = new BatchClient({
     openBatch: backends.openBatch,
     backendOf: (route) => backends.backendOf(route),
-    cancel: ignore,
+    cancel: (ids) => backends.cancel(ids),
     now: () => Date.now(),
     after: () => ignore,
     keepAlive,

@@ -28,7 +28,7 @@ describe("Backends", () => {
     const backends = new Backends(routing);
     for (const backend of routing.backends) healthy(backend);
     const run = async (id: string) => {
-      await Array.fromAsync(await backends.openBatch(batch(id), new AbortController().signal));
+      await Array.fromAsync(await backends.openBatch(batch(id)));
       await routing.settled();
     };
     await run("a");
@@ -60,7 +60,7 @@ describe("Backends", () => {
     const routing = scriptedRouting(1);
     const backends = new Backends(routing);
     const two = { ...batch("a"), sequences: [sequenceRequest("a"), sequenceRequest("b")] };
-    const opened = backends.openBatch(two, new AbortController().signal);
+    const opened = backends.openBatch(two);
     await routing.backends[0].last.accept();
     const frames = Array.fromAsync(await opened);
     backends.cancel(["b", "x"]);
@@ -92,7 +92,7 @@ describe("backends of a jurisdiction", () => {
     const routing = scriptedRouting(regions.length);
     const addresses = routing.addresses.map(({ url }, i) => ({ url, region: regions[i] }));
     const backends = new Backends({ ...routing, addresses, region: "weur", jurisdiction: "eu" });
-    const open = (id: string) => backends.openBatch(batch(id), new AbortController().signal);
+    const open = (id: string) => backends.openBatch(batch(id));
     const outside = () => routing.backends.flatMap(({ calls, probes }, i) => (i < 2 ? [] : [calls.length, probes]));
     return { ...routing, open, outside };
   }

@@ -16,8 +16,8 @@ function scripted(backendOf: (centroidId: string | null) => string | null = () =
   const timers = new Set<{ atMs: number; work: () => void }>();
   let timersSet = 0;
   const dependencies: BatchClientDependencies = {
-    openBatch: (batch, signal) => {
-      const call = new ScriptedCall(batch, signal);
+    openBatch: (batch) => {
+      const call = new ScriptedCall(batch);
       calls.push(call);
       return call.accepted.promise;
     },
@@ -68,11 +68,9 @@ class ScriptedCall {
   readonly accepted = Promise.withResolvers<AsyncIterable<Frame[]>>();
   readonly ids: string[];
   readonly batch: BatchRequest;
-  readonly signal: AbortSignal;
 
-  constructor(batch: BatchRequest, signal: AbortSignal) {
+  constructor(batch: BatchRequest) {
     this.batch = batch;
-    this.signal = signal;
     this.ids = batch.sequences.map(({ id }) => id);
   }
 
@@ -299,12 +297,12 @@ describe("BatchClient", () => {
       expect(gone.received).toEqual([]);
     });
 
-    test("aborts a call that nobody else waits for", async () => {
+    test("is cancelled with all its sequences before its call is accepted", async () => {
       const { calls, cancelled, submit } = scripted();
       const gone = submit(["a-0", "a-1"]);
       gone.cancel();
-      expect(calls[0].signal.aborted).toBe(true);
-      expect(cancelled).toEqual([]);
+      gone.cancel();
+      expect(cancelled).toEqual([calls[0].ids]);
     });
 
     test("is cancelled at the backend where others are on the call, and gets no more frames", async () => {
@@ -325,7 +323,6 @@ describe("BatchClient", () => {
       // Nobody is left on the call: it is let go, whatever else would come.
       await expect(writer.closed).rejects.toBeUndefined();
       expect(cancelled).toEqual([["a-0"]]);
-      expect(calls[1].signal.aborted).toBe(false);
       expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
       expect(stays.received).toHaveLength(1);
     });

@@ -28,14 +28,13 @@ const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequ
 /** Sends sequences on their way over `routing`, and collects what comes of them. */
 function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
   const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: "c0", sequences }, routing);
-  const abort = new AbortController();
   const received: Frame[] = [];
-  const begun = run.begin(abort.signal);
+  const begun = run.begin();
   const ended = begun.then(async () => {
     for await (const frames of run.frames()) received.push(...frames);
   });
   ended.catch(() => {});
-  return { run, abort, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
+  return { run, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
 }
 
 /** Lets time pass wherever nothing else goes on, until `work` is done. */
@@ -275,11 +274,11 @@ describe("a backend that fails", () => {
   test("and was left by its client meanwhile: nobody is asked any more", async () => {
     const routing = scriptedRouting(1);
     const [backend] = routing.backends;
-    const { abort, ended } = runBatch(routing, [sequence("a")]);
+    const { run, ended } = runBatch(routing, [sequence("a")]);
     await backend.last.accept();
     await backend.last.fail("broken");
     await backend.last.refuse(callFailure("unreachable"));
-    abort.abort();
+    run.stop();
     await ended;
     await routing.pass(roundPausesMs[0]);
     expect(backend.calls).toHaveLength(2);
@@ -611,10 +610,10 @@ describe("a first frame that is late", () => {
       [2, 1],
     ]) {
       const routing = scriptedRouting(backends);
-      const { abort } = runBatch(routing, [sequence("a")]);
+      const { run } = runBatch(routing, [sequence("a")]);
       await called(routing.backends).last.accept();
       expect(routing.timers()).toBe(timers);
-      abort.abort();
+      run.stop();
       await expectIdle(routing);
     }
   });
@@ -626,7 +625,7 @@ describe("a first frame that is late", () => {
       ["busy", scriptedRouting(2)],
     ];
     for (const [name, routing] of cases) {
-      const { abort } = runBatch(routing, [sequence("a")]);
+      const { run } = runBatch(routing, [sequence("a")]);
       const first = called(routing.backends);
       const second = nameOf(routing, other(routing, first));
       if (name === "unfit") backendAt(routing.router, second).health.recordFailure(true, 0);
@@ -634,7 +633,7 @@ describe("a first frame that is late", () => {
       await first.last.accept();
       await routing.pass(5000);
       expect(other(routing, first).calls, name).toEqual([]);
-      abort.abort();
+      run.stop();
       await routing.settled();
       expect(routing.timers()).toBe(0);
     }
@@ -677,24 +676,24 @@ describe("an address that leads to several processes", () => {
   test("is not hedged where the second call could reach the same process", async () => {
     const routing = scriptedRouting(1);
     const [backend] = routing.backends;
-    const { abort } = runBatch(routing, [sequence("a")]);
+    const { run } = runBatch(routing, [sequence("a")]);
     await backend.last.accept(null, "p0");
     await routing.pass(5000);
     expect(backend.calls).toHaveLength(1);
-    abort.abort();
+    run.stop();
     await routing.settled();
   });
 
   test("of which one process is known is not called twice while another address is fit", async () => {
     for (const how of ["late", "broken"]) {
       const routing = scriptedRouting(2);
-      const { abort } = runBatch(routing, [sequence("a")]);
+      const { run } = runBatch(routing, [sequence("a")]);
       const first = called(routing.backends);
       await first.last.accept(null, "p0");
       if (how === "late") await routing.pass(1000);
       else await first.last.fail("broken");
       expect(other(routing, first).calls, how).toHaveLength(1);
-      abort.abort();
+      run.stop();
       await routing.settled();
     }
   });
@@ -747,12 +746,12 @@ describe("a client that goes away", () => {
 
   test("while it moves on is not sent elsewhere", async () => {
     const routing = scriptedRouting(3);
-    const { abort, ended } = runBatch(routing, [sequence("a")]);
+    const { run, ended } = runBatch(routing, [sequence("a")]);
     const first = called(routing.backends);
     await first.last.accept();
     await first.last.fail("broken");
     const second = routing.backends.find((one) => one !== first && one.calls.length > 0)!;
-    abort.abort();
+    run.stop();
     await turn();
     expect(second.last.signal.aborted).toBe(true);
     await ended;
@@ -763,7 +762,8 @@ describe("a client that goes away", () => {
   test("before it came is never sent", async () => {
     const routing = scriptedRouting(1);
     const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] }, routing);
-    await run.begin(AbortSignal.abort());
+    run.stop();
+    await run.begin();
     expect(await Array.fromAsync(run.frames())).toEqual([]);
     expect(routing.backends[0].calls).toEqual([]);
   });

@@ -258,11 +258,10 @@ async function joinedRuns(ids: readonly string[]) {
   });
   const [backend] = routing.backends;
   const run = (id: string) => {
-    const abort = new AbortController();
-    const opened = backends.openBatch(batchOf(mixed(id)), abort.signal);
+    const opened = backends.openBatch(batchOf(mixed(id)));
     const ended = opened.then((frames) => Array.fromAsync(frames)).then((groups) => groups.flat());
     ended.catch(() => {});
-    return { abort, ended };
+    return { cancel: () => backends.cancel([id]), ended };
   };
   run("first");
   const runs = ids.map(run);
@@ -277,7 +276,7 @@ test.each([false, true])(
     const { routing, runs, first, joint } = await joinedRuns(["a", "b"]);
     const sequence = joint.batch.sequences[1];
     if (isAccepted) await joint.accept();
-    runs[0].abort.abort();
+    runs[0].cancel();
     await turn();
     if (!isAccepted) await joint.accept();
     await joint.send(...framesFor(sequence));
@@ -325,7 +324,7 @@ test("what a lost backend had in many calls goes on in few", async () => {
   const ids = Array.from({ length: 60 }, (_, i) => `s${i}`);
   const received: Frame[] = [];
   const streams = ids.map(async (id) => {
-    const frames = await backends.openBatch(batchOf(mixed(id)), new AbortController().signal);
+    const frames = await backends.openBatch(batchOf(mixed(id)));
     for await (const group of frames) received.push(...group);
   });
   for (let i = 0; i < 60; i++) await turn();

@@ -18,7 +18,7 @@ const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), max
 function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
   const run = new BatchRun({ version: 1, manifestHash: "a".repeat(64), centroidId: "c0", sequences }, routing);
   const received: Frame[] = [];
-  const ended = run.begin(new AbortController().signal).then(async () => {
+  const ended = run.begin().then(async () => {
     for await (const frames of run.frames()) received.push(...frames);
   });
   return { received, ended, of: (id: string) => received.filter((frame) => frame.id === id) };

@@ -70,7 +70,7 @@ function batchOf(i: number, maxTokens: number, isMixed = false): BatchRequest {
 async function run(backends: Backends, batch: BatchRequest, cancelled: string[] = []): Promise<Map<string, Frame[]>> {
   const received = new Map<string, Frame[]>(batch.sequences.map(({ id }) => [id, []]));
   let isFirst = true;
-  for await (const frames of await backends.openBatch(batch, new AbortController().signal)) {
+  for await (const frames of await backends.openBatch(batch)) {
     for (const frame of frames) received.get(frame.id)!.push(frame);
     if (isFirst) backends.cancel(cancelled);
     isFirst = false;
