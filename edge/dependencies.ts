@@ -21,6 +21,8 @@ export interface Arrival {
   arrivedMs: number;
   /** Where it came from. */
   region: Region;
+  /** Content-Length; null where it is absent or is not a number of bytes. */
+  declaredBytes: number | null;
   /** Milliseconds this request was delayed by per-key pacing; 0 if it was not. */
   pacedMs: number;
 }

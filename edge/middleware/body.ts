@@ -19,25 +19,20 @@ export async function readBody<T extends z.ZodType>(
   schema: T,
 ): Promise<z.output<T>> {
   const request = c.req.raw;
-  requireReadable(request);
-  const mostBytes = mostBytesOf(request);
+  const { declaredBytes } = c.env;
+  requireReadable(request, declaredBytes);
+  const mostBytes = mostBytesOf(declaredBytes);
   if (mostBytes > smallBodyBytes) await c.get("admission").admit();
-  return bodyReads.during(c.get("access").keyId, mostBytes, () => readJson(request, schema));
+  return bodyReads.during(c.get("access").keyId, mostBytes, () => readJson(request, declaredBytes, schema));
 }
 
-/** Maximum bytes of the body, according to its headers. */
-export function mostBytesOf({ headers }: Request): number {
-  return Math.min(declaredBytes(headers) ?? limits.bodyBytes, limits.bodyBytes);
-}
-
-/** Content-Length; null where it is absent or is not a number of bytes. */
-function declaredBytes(headers: Headers): number | null {
-  const text = headers.get("content-length") ?? "";
-  return /^\d+$/.test(text) ? Number(text) : null;
+/** Maximum bytes of a body, according to its Content-Length. */
+export function mostBytesOf(declaredBytes: number | null): number {
+  return Math.min(declaredBytes ?? limits.bodyBytes, limits.bodyBytes);
 }
 
 /** Throws unsupported_media_type or body_too_large, according to the headers. */
-function requireReadable({ headers }: Request): void {
+function requireReadable({ headers }: Request, declaredBytes: number | null): void {
   const type = headers.get("content-type") ?? "";
   if (!/^application\/json *(;|$)/i.test(type)) {
     throw new ServiceError(
@@ -45,8 +40,7 @@ function requireReadable({ headers }: Request): void {
       `Content-Type is ${JSON.stringify(type.slice(0, 80))}; it must be application/json.`,
     );
   }
-  const declared = declaredBytes(headers) ?? 0;
-  if (declared > limits.bodyBytes) throw tooLarge(declared, "");
+  if (declaredBytes !== null && declaredBytes > limits.bodyBytes) throw tooLarge(declaredBytes, "");
 }
 
 function tooLarge(bytes: number, relation: string): ServiceError {
@@ -54,13 +48,17 @@ function tooLarge(bytes: number, relation: string): ServiceError {
   return new ServiceError("body_too_large", message);
 }
 
-/** Reads and parses the body after the checks of headers. Throws a ServiceError of status 400, 408 or 413. */
+/**
+ * Reads and parses a body after the checks of headers, of which `declaredBytes` is Content-Length. Waits up to `limitMs` for all of it.
+ * Throws a ServiceError of status 400, 408 or 413.
+ */
 export async function readJson<T extends z.ZodType>(
   request: Request,
+  declaredBytes: number | null,
   schema: T,
   limitMs: number = limits.bodyMs,
 ): Promise<z.output<T>> {
-  return checked(schema, parsedJson(await boundedText(request, limitMs)));
+  return checked(schema, parsedJson(await boundedText(request, declaredBytes, limitMs)));
 }
 
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */
@@ -76,10 +74,8 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
 
 const wholeUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
 
-/** The body as text. Waits up to `limitMs` for all of it. */
-async function boundedText(request: Request, limitMs: number): Promise<string> {
-  const declared = declaredBytes(request.headers);
-  const reader = request.body?.getReader();
+async function boundedText({ body }: Request, declaredBytes: number | null, limitMs: number): Promise<string> {
+  const reader = body?.getReader();
   const arrived = { bytes: 0, chunks: 0 };
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
@@ -88,7 +84,7 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
   }, limitMs);
   try {
     // One race for the whole body: one for each chunk would keep every chunk's reaction in memory until the timeout.
-    return reader ? await Promise.race([readText(reader, declared, arrived), late.promise]) : "";
+    return reader ? await Promise.race([readText(reader, declaredBytes, arrived), late.promise]) : "";
   } catch (error) {
     letGo(error);
     // The rest of the body is not read.
@@ -103,12 +99,12 @@ async function boundedText(request: Request, limitMs: number): Promise<string> {
 }
 
 /**
- * Reads text to its end, or until `declared` bytes have arrived: most bodies are one chunk. Counts received bytes and chunks in
+ * Reads text to its end, or until `declaredBytes` have arrived: most bodies are one chunk. Counts received bytes and chunks in
  * `arrived`, since Content-Length may be absent or wrong. Throws a ServiceError for too many of either.
  */
 async function readText(
   reader: ReadableStreamDefaultReader<Uint8Array>,
-  declared: number | null,
+  declaredBytes: number | null,
   arrived: { bytes: number; chunks: number },
 ): Promise<string> {
   let decoder: TextDecoder | null = null;
@@ -119,7 +115,7 @@ async function readText(
     arrived.bytes += value.byteLength;
     arrived.chunks++;
     if (arrived.bytes > limits.bodyBytes) throw tooLarge(arrived.bytes, "at least ");
-    if (arrived.bytes === declared) return text + (decoder ?? wholeUtf8).decode(value);
+    if (arrived.bytes === declaredBytes) return text + (decoder ?? wholeUtf8).decode(value);
     if (arrived.chunks > limits.bodyChunks) {
       const message = `The body came in at least ${arrived.chunks} chunks, the maximum is ${limits.bodyChunks}.`;
       throw new ServiceError("invalid_request", message);

@@ -16,17 +16,25 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
   const pace = new Pace();
   return async (request) => {
     const arrivedMs = now();
-    const region = regionOf(request.cf);
-    const key = bearerKeyOf(request.headers);
-    if (key === null) return handle(request, { key, region, arrivedMs, pacedMs: 0 });
+    const { headers, method } = request;
+    const declaredBytes = declaredBytesOf(headers);
+    const key = bearerKeyOf(headers);
+    const arrival = { key, region: regionOf(request.cf), declaredBytes, arrivedMs, pacedMs: 0 };
+    if (key === null) return handle(request, arrival);
     const paceKey = paceKeyOf(key);
-    const waitMs = pace.waitMs(paceKey, arrivedMs, request.method === "POST" ? mostBytesOf(request) : 0);
+    const waitMs = pace.waitMs(paceKey, arrivedMs, method === "POST" ? mostBytesOf(declaredBytes) : 0);
     // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await pause(waitMs);
-    const response = await handle(request, { key, region, arrivedMs, pacedMs: waitMs > 0 ? now() - arrivedMs : 0 });
+    const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
     if (response.status === 429) pace.refused(paceKey, now(), Number(response.headers.get("retry-after")) * 1000);
     return response;
   };
+}
+
+/** null where Content-Length is absent or is not a number of bytes. */
+function declaredBytesOf(headers: Headers): number | null {
+  const text = headers.get("content-length") ?? "";
+  return /^\d+$/.test(text) ? Number(text) : null;
 }
 
 /**
