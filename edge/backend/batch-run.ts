@@ -20,7 +20,6 @@ import type { BatchCall } from "./client.ts";
 import { Attempt, Delivery } from "./delivery.ts";
 import { FrameQueue } from "./frame-queue.ts";
 import { type BackendFailure, firstRound, laterRound, type RetryRound, secondRound, withTried } from "./retry-round.ts";
-import type { Choice } from "./router.ts";
 import type { RoutingContext } from "./routing-context.ts";
 import { mostLosses, roundPausesMs } from "./routing-limits.ts";
 
@@ -234,8 +233,9 @@ export class BatchRun {
 
   /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
-    const { firstFrames, after } = this.#context;
-    const cancelHedge = this.#hedgeChoice(attempt) ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
+    const { clients, firstFrames, after } = this.#context;
+    const hasOthers = clients.size > 1 || attempt.backend.group.processes.length > 1;
+    const cancelHedge = hasOthers ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
     let failure: CallFailure;
     try {
       for await (const frames of groups) {
@@ -338,21 +338,16 @@ export class BatchRun {
     for (const delivery of left) this.#finish(delivery, errorFrame(delivery.id, error));
   }
 
-  /** Where a hedge would go; null if there is no other backend. */
-  #hedgeChoice({ backend, round }: Attempt): Choice | null {
-    const choice = this.#context.router.choose(this.#model, round.tried, this.#context.now());
-    // Any process of the same address may be the same process.
-    return choice?.backend.name === null && choice.backend.address === backend.address ? null : choice;
-  }
-
   /** Sends sequences without a first frame to a second backend too, if one is fit and has less load. */
   #hedge(attempt: Attempt): void {
     const { router, hedges, observe, now, keepAlive } = this.#context;
     const late = attempt.sequences.filter((one) => !one.hasBegun && one.attempts === 1);
     if (late.length === 0) return;
-    const choice = this.#hedgeChoice(attempt);
+    const choice = router.choose(this.#model, attempt.round.tried, now());
     const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(attempt.backend, now());
-    if (!choice?.isFit || isMoreLoaded(choice.backend)) return;
+    // Any process of the same address may be the same process.
+    const mayBeSame = (one: Backend) => one.name === null && one.address === attempt.backend.address;
+    if (!choice?.isFit || mayBeSame(choice.backend) || isMoreLoaded(choice.backend)) return;
     const group = late.slice(0, hedges.take(late.length));
     if (group.length === 0) return;
     const { backend } = choice;
