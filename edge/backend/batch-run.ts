@@ -234,6 +234,7 @@ export class BatchRun {
   /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
     const { clients, firstFrames, after } = this.#context;
+    // A timer costs something for each call.
     const hasOthers = clients.size > 1 || attempt.backend.group.processes.length > 1;
     const cancelHedge = hasOthers ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
     let failure: CallFailure;

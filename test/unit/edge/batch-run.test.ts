@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { BatchRun } from "../../../edge/backend/batch-run.ts";
 import { Budget } from "../../../edge/backend/budget.ts";
 import type { FailureKind } from "../../../edge/backend/call-failure.ts";
-import { mostLosses, roundPausesMs } from "../../../edge/backend/routing-limits.ts";
+import { mostLosses, roundPausesMs, routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
@@ -678,9 +678,26 @@ describe("an address that leads to several processes", () => {
     const [backend] = routing.backends;
     const { run } = runBatch(routing, [sequence("a")]);
     await backend.last.accept(null, "p0");
+    // So nothing has to wait for the time of a hedge.
+    expect(routing.timers()).toBe(0);
     await routing.pass(5000);
     expect(backend.calls).toHaveLength(1);
     run.stop();
+    await routing.settled();
+  });
+
+  test("is not hedged by its address, which may lead to the same process again", async () => {
+    const { routing, backend, run, first } = await twoProcesses();
+    run.stop();
+    // Now no process is named.
+    await routing.pass(routingLimits.processTtlMs + 1);
+    const late = runBatch(routing, [sequence("late")]);
+    expect(backend.last.process).toBeNull();
+    await backend.last.accept(null, first.process);
+    const before = backend.calls.length;
+    await routing.pass(5000);
+    expect(backend.calls).toHaveLength(before);
+    late.run.stop();
     await routing.settled();
   });
 
@@ -759,7 +776,7 @@ describe("a client that goes away", () => {
     await expectIdle(routing);
   });
 
-  test("before it came is never sent", async () => {
+  test("before its batch begins is never sent", async () => {
     const routing = scriptedRouting(1);
     const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] }, routing);
     run.stop();

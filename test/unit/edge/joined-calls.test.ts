@@ -137,6 +137,13 @@ describe("batches that wait for the same backend", () => {
     open(client, batchOf(mixed("too"), mixed("many")));
     open(client, batchOf(sequenceRequest("plain")));
     open(client, batchOf(mixed("own", { adapterHash: "b".repeat(64) })));
+    const { base, adapters } = mixed("both").mixture;
+    const both = { base, adapters: [...adapters, { adapterHash: "b".repeat(64), weight: 0 }] };
+    open(client, batchOf({ ...mixed("both"), mixture: both }));
+    open(client, batchOf(mixed("half"), sequenceRequest("half plain")));
+    open(client, { ...batchOf(mixed("its own")), adapterHash: "b".repeat(64) });
+    open(client, { ...batchOf(mixed("other manifest")), manifestHash: "c".repeat(64) });
+    open(client, batchOf(mixed("only process")), { isOnlyProcess: true });
     open(client, batchOf(mixed("continued")), { numerics: "n1" });
     for (const id of ["alone1", "alone2"]) open(client, batchOf(mixed(id)), { isAlone: true });
     for (let i = 0; i < 20; i++) await turn();
@@ -146,6 +153,11 @@ describe("batches that wait for the same backend", () => {
       ["too", "many"],
       ["plain"],
       ["own"],
+      ["both"],
+      ["half", "half plain"],
+      ["its own"],
+      ["other manifest"],
+      ["only process"],
       ["continued"],
       ["alone1"],
       ["alone2"],
