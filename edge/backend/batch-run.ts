@@ -112,11 +112,10 @@ export class BatchRun {
           continue;
         }
       }
-      if (!choice || (last && retries.take(1) === 0))
-        throw errorOf(
-          failures.map(({ failure }) => failure),
-          jurisdiction,
-        );
+      if (!choice || (last && retries.take(1) === 0)) {
+        const reasons = failures.map(({ failure }) => failure);
+        throw errorOf(reasons, jurisdiction);
+      }
       const begun = waiting.filter(({ hasTokens }) => hasTokens).length;
       if (last && begun < waiting.length) {
         observe({ event: "retried", backend: last.backend.id, sequences: waiting.length - begun });
@@ -234,7 +233,7 @@ export class BatchRun {
   /** Reads the frames of an accepted call until it ends or fails. */
   async #readFrames(attempt: Attempt, groups: AsyncIterable<Frame[]>): Promise<void> {
     const { clients, firstFrames, after } = this.#context;
-    // A timer costs something for each call.
+    // A hedge goes to another address or another process; where there is none, no call needs its timer.
     const hasOthers = clients.size > 1 || attempt.backend.group.processes.length > 1;
     const cancelHedge = hasOthers ? after(firstFrames.lateMs, () => this.#hedge(attempt)) : () => {};
     let failure: CallFailure;

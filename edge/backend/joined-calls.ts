@@ -3,7 +3,7 @@
  * backend go in one call: those after the loss of a backend, and micro-batches behind them. Each is answered as if it were
  * alone. Not here: which wait together (waiting-calls.ts), and HTTP (client.ts).
  */
-import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, type Frame, ownAdaptersOf } from "../../shared/contracts/inference.ts";
 import { asFailure, brokenOff } from "./call-failure.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "./client.ts";
 import { FrameQueue } from "./frame-queue.ts";
@@ -66,9 +66,8 @@ export class JoinedCalls {
 }
 
 /** Whether the batch may be in a call with others of its manifest: all are mixtures, and none names a tenant's own adapter. */
-export function mayShareCall({ adapterHash, sequences }: BatchRequest): boolean {
-  if (adapterHash) return false;
-  return sequences.every(({ mixture }) => mixture?.adapters.every((one) => !("adapterHash" in one)));
+export function mayShareCall(batch: BatchRequest): boolean {
+  return batch.sequences.every(({ mixture }) => mixture) && ownAdaptersOf(batch).length === 0;
 }
 
 /** Null where the batch goes alone. */
@@ -78,7 +77,7 @@ function keyOf(
   { numerics, process, isOnlyProcess, isRepeated, isAlone }: BatchCall,
 ): string | null {
   if (isAlone || !mayShareCall(batch)) return null;
-  return [client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated].join(" ");
+  return JSON.stringify([client, batch.manifestHash, numerics, process, isOnlyProcess, isRepeated]);
 }
 
 async function answerTogether(parts: readonly Part[]): Promise<void> {

@@ -59,7 +59,7 @@ export function createTenantAdapters(parts: {
     async named(access, model, adapter, { manifest, manifestHash }) {
       const listed = typeof adapter === "string" ? [adapter] : (adapter ?? []).map(({ id }) => id);
       const names = [suffixOf(model, manifest), ...listed].flatMap((text) => ownNameOf(text, manifest) ?? []);
-      if (names.length === 0 || !seesOwnAdapters(access.scopes)) return new Map();
+      if (!seesOwnAdapters(access.scopes)) return new Map();
       const found = await Promise.all([...new Set(names)].map((name) => of(access.tenant).find(name)));
       const own = found.filter((one) => one !== null);
       for (const one of own) requireCurrent(one, manifestHash);

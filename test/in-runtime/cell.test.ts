@@ -341,7 +341,7 @@ describe("a client that goes away", () => {
     await vi.waitFor(async () => expect(await cellIsIdle()).toBe(true));
   });
 
-  test("before any headers: its signal reaches the backend", async () => {
+  test("before any headers: its leaving reaches the backend", async () => {
     const { bodies, seen } = lateBackend(1);
     const abort = new AbortController();
     const app = testApp();
