@@ -41,10 +41,6 @@ const forDevelopers = {
   "image:check": ["build an image's files without Docker, and check them", "infra/image/cli.ts"],
   "bench:alerts": ["provoke the alerts' causes under a real Prometheus", "test/bench/alerts/main.ts"],
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
-  simulate: [
-    "simulate callers of 300 cities, and say what they and each part would see",
-    "test/bench/simulate/main.ts",
-  ],
   "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
   "bench:tenants": ["measure what a tenant's burst costs another", "test/bench/tenants/main.ts"],
   "eval:evidence": [

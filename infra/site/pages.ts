@@ -66,7 +66,6 @@ export const sections: readonly Section[] = [
       file("explained/method", "The method", "infra/docs/method.md"),
       file("explained/architecture", "Architecture", "infra/docs/architecture.md"),
       file("explained/decisions", "Decisions", "infra/docs/decisions.md"),
-      file("explained/simulation", "A simulated world", "infra/docs/simulation.md"),
       file("explained/security", "Security", "edge/SECURITY.md"),
       file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
       file("explained/model-card", "Model card", "gpu-backend/models/chameleon-mini/MODEL_CARD.md"),
