@@ -1,6 +1,7 @@
 /** Reads, parses and checks a request's body. Error messages name the field, the value and the limit. */
 import type { Context } from "hono";
 import type { z } from "zod";
+import { parseCallerJson } from "../../shared/contracts/caller-json.ts";
 import { describe } from "../../shared/contracts/fields.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -58,7 +59,7 @@ export async function readJson<T extends z.ZodType>(
   schema: T,
   limitMs: number = limits.bodyMs,
 ): Promise<z.output<T>> {
-  return checked(schema, parsedJson(await boundedText(request, declaredBytes, limitMs)));
+  return checked(schema, objectIn(await boundedText(request, declaredBytes, limitMs)));
 }
 
 /** Parses `value` with `schema`. Throws invalid_request for the first issue. */
@@ -133,47 +134,11 @@ function letGo(error: unknown): void {
   if (error instanceof Error) void error.stack;
 }
 
-function parsedJson(text: string): unknown {
-  const levels = nestingOf(text);
-  if (levels > limits.bodyNesting) {
-    const message = `Invalid request: the body is nested ${levels} levels deep, the maximum is ${limits.bodyNesting}.`;
-    throw new ServiceError("invalid_request", message);
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    // V8's message contains a part of the body, which belongs to the caller.
-    throw new ServiceError("invalid_request", `The body is not JSON: ${(error as Error).message.slice(0, 200)}`);
-  }
+function objectIn(text: string): object {
+  const value = parseCallerJson(text);
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
   const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
   throw new ServiceError("invalid_request", `The body is ${kind}; it must be a JSON object.`);
-}
-
-const [quote, backslash, listStart, listEnd, objectStart, objectEnd] = [...'"\\[]{}'].map((c) => c.charCodeAt(0));
-
-/** Nesting depth of the lists and objects of a JSON text. Scans the characters once without parsing. */
-function nestingOf(json: string): number {
-  let level = 0;
-  let deepest = 0;
-  for (let i = 0; i < json.length; i++) {
-    const character = json.charCodeAt(i);
-    if (character === quote) i = endOfString(json, i);
-    else if (character === listStart || character === objectStart) deepest = Math.max(deepest, ++level);
-    else if (character === listEnd || character === objectEnd) level--;
-  }
-  return deepest;
-}
-
-/** Index of the quote that ends the string that starts at `start`; the length of the text if there is none. */
-function endOfString(json: string, start: number): number {
-  for (let end = json.indexOf('"', start + 1); end >= 0; end = json.indexOf('"', end + 1)) {
-    let backslashes = 0;
-    while (json.charCodeAt(end - 1 - backslashes) === backslash) backslashes++;
-    if (backslashes % 2 === 0) return end;
-  }
-  return json.length;
 }
 
 function messageOf(issue: z.core.$ZodIssue, name: string): string {

@@ -20,6 +20,11 @@ export const limitTable = {
   bodyBytes: { value: 1_048_576, unit: "bytes", bounds: "The body, and so each text and list in it" },
   bodyChunks: { value: 4096, unit: "chunks", bounds: "Chunks in which the body arrives: each takes CPU time" },
   bodyNesting: { value: 64, unit: "levels", bounds: "Nested lists and objects, the body included" },
+  digitStrings: {
+    value: 4096,
+    unit: "entries",
+    bounds: "Strings of 1 to 10 digits in the body, keys included: they are slow to parse",
+  },
   bodyBytesAtOnce: {
     value: 8_388_608,
     unit: "bytes",

@@ -64,8 +64,11 @@ export class Tokenizer {
     const read = length < text.length ? text.slice(0, length) : text;
     for (let start = 0; start < length && ids.length <= most; ) {
       const end = preTokenEnd(read, start);
-      if (end - start > rememberedLength) this.#encodePreToken(read, start, end, ids, most - ids.length);
-      else for (const id of this.#recall(read.slice(start, end))) ids.push(id);
+      if (end - start > rememberedLength || isDigit(read.charCodeAt(start))) {
+        this.#encodePreToken(read, start, end, ids, most - ids.length);
+      } else {
+        for (const id of this.#recall(read.slice(start, end))) ids.push(id);
+      }
       start = end;
     }
     if (ids.length > most) ids.length = most + 1;
@@ -161,6 +164,14 @@ export class Tokenizer {
     }
     return length;
   }
+}
+
+/**
+ * Strings of digits are not cached: V8 hashes them by their value, without a seed, so that a caller can choose ones that all
+ * collide in a Map.
+ */
+function isDigit(codeUnit: number): boolean {
+  return codeUnit >= 0x30 && codeUnit <= 0x39;
 }
 
 /** By id, the bytes of the longest piece that contains it, itself included. */

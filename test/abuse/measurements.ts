@@ -6,6 +6,8 @@ import path from "node:path";
 
 /** Maximum ratio of another caller's median latency under attack to that without, in the same run. */
 export const mostSlowdown = 4;
+/** Maximum ratio of another caller's p95 latency beside an attack to that beside equally many and large harmless requests. */
+export const mostVictimRatio = 2;
 /** Maximum growth of the edge's memory, in bytes, whatever the number of clients that never read or never finish. */
 export const mostGrowthBytes = 64 * 2 ** 20;
 
@@ -62,33 +64,79 @@ const mostSamples = 12;
 /** Maximum duration of one phase: a slow caller needs fewer samples. */
 const phaseMs = 2500;
 
-/**
- * Measures the latency of `request` without and with a flood, alternately. The flood runs in another process, so that sending
- * it does not affect the measurement.
- */
+/** Measures the median latency of `request` without and with a flood, alternately. */
 export async function slowdownBeside(flood: Flood, request: () => Promise<unknown>): Promise<Slowdown> {
+  const { alone, beside } = await timesBeside({ alone: null, beside: flood }, request, { rounds, most: mostSamples });
+  const [aloneMs, besideMs] = [median(alone.times), median(beside.times)];
+  return { aloneMs, besideMs, ratio: besideMs / aloneMs, statuses: beside.statuses };
+}
+
+export interface Comparison {
+  harmlessMs: number;
+  attackMs: number;
+  ratio: number;
+  /** Statuses of each flood in all rounds. */
+  statuses: { harmless: FloodResult; attack: FloodResult };
+}
+
+/** Measures the p95 latency of `request` beside harmless requests and beside an attack with equally many and large ones. */
+export async function p95Beside(
+  floods: { harmless: Flood; attack: Flood },
+  request: () => Promise<unknown>,
+): Promise<Comparison> {
+  const { harmless, attack } = await timesBeside(floods, request, { rounds: 4, most: 25 });
+  const [harmlessMs, attackMs] = [p95(harmless.times), p95(attack.times)];
+  const statuses = { harmless: harmless.statuses, attack: attack.statuses };
+  return { harmlessMs, attackMs, ratio: attackMs / harmlessMs, statuses };
+}
+
+function p95(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.95)];
+}
+
+interface Beside {
+  /** Latencies in milliseconds. */
+  times: number[];
+  statuses: FloodResult;
+}
+
+/**
+ * Measures the latency of `request` beside each flood, alternately; null is none. The floods run in another process, so that
+ * sending them does not affect the measurement.
+ */
+async function timesBeside<Name extends string>(
+  floods: Record<Name, Flood | null>,
+  request: () => Promise<unknown>,
+  { rounds, most }: { rounds: number; most: number },
+): Promise<Record<Name, Beside>> {
   const child = fork(path.join(import.meta.dirname, "flood-process.ts"), {
     stdio: ["ignore", "ignore", "inherit", "ipc"],
   });
-  const samples = { alone: [] as number[], beside: [] as number[] };
-  const statuses: FloodResult = {};
+  const names = Object.keys(floods) as Name[];
+  const found = Object.fromEntries(names.map((name) => [name, { times: [], statuses: {} }])) as unknown as Record<
+    Name,
+    Beside
+  >;
   try {
     for (let round = 0; round < rounds; round++) {
-      // Warm-up: drains the last flood and compiles code before the samples.
-      await timed(request, fewestSamples);
-      samples.alone.push(...(await timed(request, mostSamples)));
-      await told(child, flood, "flooding");
-      samples.beside.push(...(await timed(request, mostSamples)));
-      const { result } = (await told(child, "stop", "stopped")) as { result: FloodResult };
-      for (const [status, count] of Object.entries(result)) statuses[status] = (statuses[status] ?? 0) + count;
+      for (const name of names) {
+        const flood = floods[name];
+        const { times, statuses } = found[name];
+        // Warm-up: drains the last flood and compiles code before the samples.
+        await timed(request, fewestSamples);
+        if (flood) await told(child, flood, "flooding");
+        times.push(...(await timed(request, most)));
+        if (!flood) continue;
+        const { result } = (await told(child, "stop", "stopped")) as { result: FloodResult };
+        for (const [status, count] of Object.entries(result)) statuses[status] = (statuses[status] ?? 0) + count;
+      }
     }
   } finally {
     const ended = once(child, "exit");
     child.kill("SIGKILL");
     await ended;
   }
-  const [aloneMs, besideMs] = [median(samples.alone), median(samples.beside)];
-  return { aloneMs, besideMs, ratio: besideMs / aloneMs, statuses };
+  return found;
 }
 
 async function timed(request: () => Promise<unknown>, most: number): Promise<number[]> {
