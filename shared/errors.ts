@@ -16,6 +16,8 @@ export const errorTable = {
   adapter_outdated: { status: 400, type: "invalid_request_error", code: "adapter_outdated" },
   adapter_quota_exceeded: { status: 403, type: "invalid_request_error", code: "adapter_quota_exceeded" },
   method_not_allowed: { status: 405, type: "invalid_request_error", code: "method_not_allowed" },
+  /** A call from edge to backend in another version of their contract. */
+  version_mismatch: { status: 409, type: "server_error", code: "version_mismatch" },
   manifest_mismatch: { status: 409, type: "server_error", code: "manifest_mismatch" },
   /** A completion that has begun cannot go on: no backend computes the bits of the one that began it. */
   numerics_mismatch: { status: 409, type: "server_error", code: "numerics_mismatch" },

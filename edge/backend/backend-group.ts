@@ -1,7 +1,7 @@
 /**
  * One address and the processes that were found behind it. Pure: events go in with their time, candidates for a call come
  * out. The processes are learnt from the names in answers, so a new one is used as soon as it has answered once, and one
- * that has not answered for long is forgotten. A backend of the previous release gives no name: its address is all.
+ * that has not answered for long is forgotten.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import type { BackendAddress } from "./addresses.ts";

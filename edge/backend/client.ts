@@ -38,7 +38,6 @@ import {
   removalsOfOne,
   silenceMs,
 } from "./routing-limits.ts";
-import { sentBatch } from "./sent-batch.ts";
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {
@@ -140,7 +139,7 @@ export class BackendClient implements BackendCalls {
   async openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch> {
     const { signal, numerics, isOnlyProcess } = call;
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
-    const body = encoder.encode(JSON.stringify(sentBatch(batch)));
+    const body = encoder.encode(JSON.stringify(batch));
     const send = (process: string | null, isRepeated: boolean) =>
       this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process, isRepeated });
     let wanted = call.process;
@@ -314,12 +313,9 @@ async function withoutRedirect(response: Response): Promise<Response> {
   throw away("failing", "The inference backend failed on this request.", cause, processOf(response));
 }
 
-/**
- * Whether a call that names a process was refused because it reached another: by 421, or by 401 without a name from a
- * backend of the previous release, which does not know that the name is signed.
- */
+/** Whether a call that names a process was refused because it reached another. */
 function isRefusedByOther(response: Response, wanted: string | null): boolean {
-  return wanted !== null && (response.status === 421 || (response.status === 401 && processOf(response) === null));
+  return wanted !== null && response.status === 421;
 }
 
 /** The failure that a response means, to a call for the process `wanted`. */

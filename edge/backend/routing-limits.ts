@@ -15,7 +15,7 @@ export const routingLimits = {
   freeShare: 0.25,
   /** Estimated wait for a first token where half of the slots are taken; see `waitMs`. */
   halfLoadWaitMs: 80,
-  /** Slots of a process that reports no load, as those of the release before: the default of MAX_SEQUENCES. */
+  /** Slots of a process that has not reported its load: the default of MAX_SEQUENCES. */
   presumedSlots: 32,
   /** What a report says of others counts half after so long: about as long as a sequence runs. */
   reportHalfLifeMs: 2000,

@@ -9,8 +9,8 @@ export type CellNamespace = (
   region: Region,
 ) => { fetch(url: string, init: RequestInit): Promise<Response> };
 
-/** Cells of the previous release recognise a request by this URL; those of this one take any. */
-export const cellUrl = "https://shard/order";
+/** `fetch` needs a URL; cells do not read it. */
+export const cellUrl = "https://cell/";
 
 /** Names of a region's cells, in the order in which the tenant prefers them. A jurisdiction has cells of its own. */
 export function cellsOf(tenant: string, region: Region, cellsPerRegion: number): string[] {

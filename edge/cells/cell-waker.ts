@@ -4,7 +4,7 @@ import { type CellNamespace, cellsOf, cellUrl } from "./cell-names.ts";
 
 /**
  * Lets a tenant's cell load its artifacts while the Worker loads its own, so that a request which finds both cold waits for
- * both at once. Each cell is told once. A cell of the release before refuses it, and loads with the request.
+ * both at once. Each cell is told once.
  */
 export function createWaker(
   { namespace, cellsPerRegion }: { namespace: CellNamespace; cellsPerRegion: number },

@@ -6,7 +6,7 @@
 
 import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
-import { type CellRequest, resumableHeader, resumedRequest, sentCellRequest } from "../completions/cell-request.ts";
+import { type CellRequest, resumedRequest } from "../completions/cell-request.ts";
 import type { StreamCursor } from "../completions/sent-events.ts";
 import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
@@ -91,14 +91,10 @@ export class CellCall {
     const cell = namespace(this.#names[this.#asked++ % this.#names.length], this.#region);
     const response = await cell.fetch(cellUrl, {
       method: "POST",
-      body: sentCellRequest(request),
+      body: JSON.stringify(request),
       signal: this.#signal,
     });
     if (!response.ok) throw await readRefusal(response);
-    if (cursor !== null && !response.headers.has(resumableHeader)) {
-      await response.body?.cancel();
-      throw new Error("this cell cannot resume a stream");
-    }
     const { headers } = response;
     return headers.has("content-length") ? new Response(await response.arrayBuffer(), { headers }) : response;
   }

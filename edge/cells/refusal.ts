@@ -8,14 +8,14 @@ const refusalSchema = z.object({
   message: z.string(),
   param: z.string().nullable(),
   retryAfterSeconds: z.number().nullable(),
-  /** False if nothing was begun or settled. Cells of the release before do not tell. */
-  isTaken: z.boolean().default(true),
+  /** False if the cell neither began nor settled anything. */
+  isTaken: z.boolean(),
 });
 
 export function refusalResponse(error: ServiceError): Response {
   const { kind, message, param, retryAfterSeconds } = error;
   const isTaken = !(error instanceof NotTaken);
-  const refusal = { kind, message, param, retryAfterSeconds, isTaken } satisfies z.input<typeof refusalSchema>;
+  const refusal = { kind, message, param, retryAfterSeconds, isTaken } satisfies z.infer<typeof refusalSchema>;
   return Response.json(refusal, { status: statusOf(kind) });
 }
 

@@ -5,7 +5,7 @@
 import { sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
-import { type CellRequest, failedMark, interrupted, resumableHeader } from "../completions/cell-request.ts";
+import { type CellRequest, failedMark, interrupted } from "../completions/cell-request.ts";
 import { BegunEvent, EventSplitter, isComment, SentEvents } from "../completions/sent-events.ts";
 import { mostStreamBytes } from "../completions/token-count.ts";
 import type { Region } from "../platform/region.ts";
@@ -37,7 +37,6 @@ export function createCells(parts: CellsParts): Cells {
     if (first.headers.has("content-length")) return { response: first, completed: null };
     const { readable, writable } = new IdentityTransformStream();
     const response = new Response(readable, { headers: first.headers });
-    response.headers.delete(resumableHeader);
     return { response, completed: passOn(first, call, new ClientBody(writable), kept) };
   };
 }
@@ -50,7 +49,7 @@ interface Progress {
   sent: SentEvents;
   /** Part of an event behind `sent`. */
   begun: Uint8Array;
-  /** False once the client has something that no other cell goes on from. */
+  /** True while another cell could still resume this answer. */
   isResumable: boolean;
 }
 
@@ -81,7 +80,6 @@ async function passOn(first: Response, call: CellCall, client: ClientBody, kept:
   let pass = passOf(call.request, kept);
   try {
     for (let response = first; ; ) {
-      if (stream) progress.isResumable &&= response.headers.has(resumableHeader);
       try {
         await pass(response, client, progress);
         break;

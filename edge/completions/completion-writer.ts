@@ -9,7 +9,7 @@ import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
-import { type CellRequest, failedMark, resumableHeader } from "./cell-request.ts";
+import { type CellRequest, failedMark } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
 import { gathered } from "./gathering.ts";
@@ -301,14 +301,9 @@ class CompletionWriter {
     if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
     if (this.#hasBegun && this.#request.stream) {
       this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
-    } else if (this.#hasBegun && this.#isForResumingWorker) this.#body.closeWith(failedMark);
+    } else if (this.#hasBegun) this.#body.closeWith(failedMark);
     else this.#body.breakOff();
     if (!this.#hasBegun) this.#response.reject(error);
-  }
-
-  /** Workers of version 1 pass on answers as they are. */
-  get #isForResumingWorker(): boolean {
-    return this.#request.version > 1;
   }
 
   #begin(): void {
@@ -320,10 +315,9 @@ class CompletionWriter {
   #head(): Record<string, string> {
     const { tokenizeMs, assignMs } = this.#request.plan;
     const known = { tokenize: tokenizeMs, assign: assignMs };
-    const resumable = this.#isForResumingWorker && { [resumableHeader]: "1" };
     if (this.#request.stream) {
       const type = "text/event-stream; charset=utf-8";
-      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known), ...resumable };
+      return { "content-type": type, "cache-control": "no-store", "server-timing": serverTiming(known) };
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
     return { "content-type": "application/json", "server-timing": serverTiming(timings) };

@@ -49,8 +49,8 @@ export interface PlannedChoice {
 export interface Plan {
   /** Of the artifacts that it was made with. */
   manifestHash: string;
-  /** Hashes of the files that the edge needs of them, so that a cold object reads them at once. Older Workers send none. */
-  edgeFiles?: string[];
+  /** Hashes of the files that the edge needs of them, so that a cold object reads them at once. */
+  edgeFiles: string[];
   /** Prompt-major: the choices of prompt p are p·n to p·n + n − 1. */
   choices: PlannedChoice[];
   /** Each prompt counted once, whatever n is. */
@@ -194,8 +194,7 @@ function samplingOf(request: GenerationRequest, { model }: Manifest): Omit<Sampl
     topK: request.top_k,
     minP: request.min_p,
     stop: request.stop,
-    // A backend of the release before refuses the field: only where it changes anything.
-    templateStops: request.min_tokens > 0 ? [...(request.templateStops ?? [])] : [],
+    templateStops: [...(request.templateStops ?? [])],
     stopTokenIds: request.stop_token_ids,
     ignoreEos: request.ignore_eos,
     logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),

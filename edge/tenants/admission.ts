@@ -63,8 +63,8 @@ export interface PendingAdmission {
 export interface AdmittedRequest {
   requestId: string;
   tenant: string;
-  /** The name of the ledger that admitted it. Workers of the version before leases send none: the tenant's own. */
-  ledger?: string;
+  /** Name of the ledger that admitted it. */
+  ledger: string;
   /** True if its tenant has limits, and so the ledger holds a reservation. */
   isLimited: boolean;
 }
@@ -105,9 +105,8 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
           await ask();
         },
         async reserve(tokens) {
-          // A ledger of the release before admits it in the first call, too, and reserves in a call of its own.
-          const isReserved = !isAsked && (await ask(tokens)).isOfTokens;
-          if (!isReserved) {
+          if (!isAsked) await ask(tokens);
+          else {
             const decision = await asked(ledger.reserve(requestId, tokens, limits));
             obey({ ...decision, requests: null }, onDecision);
           }
@@ -128,7 +127,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
 
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
-  const { requestId, tenant, ledger = tenant, isLimited } = request;
+  const { requestId, tenant, ledger, isLimited } = request;
   const { ledgers, settlements, background, now, report, log } = dependencies;
   let renewedMs = now();
   let isOpen = true;
@@ -165,19 +164,16 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
   };
 }
 
-/**
- * Whether a request of a tenant with limits is settled, or its reservation has expired. A ledger that does not answer, or is of
- * the release before, does not say so.
- */
+/** Whether a request of a tenant with limits is settled, or its reservation has expired; false if its ledger does not answer. */
 export async function hasEnded(
-  { requestId, tenant, ledger = tenant, isLimited }: AdmittedRequest,
+  { requestId, ledger, isLimited }: AdmittedRequest,
   ledgers: DurableObjectNamespace<Ledger>,
 ): Promise<boolean> {
   if (!isLimited) return false;
-  const isOpen: unknown = await ledgerOf(ledgers, ledger)
+  const isOpen = await ledgerOf(ledgers, ledger)
     .renew(requestId)
     .catch(() => true);
-  return isOpen === false;
+  return !isOpen;
 }
 
 /** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */

@@ -10,7 +10,6 @@ import {
   keyPrefix,
   keyRecordSchema,
   limitsOf,
-  type plans,
   revocationSchema,
   type Scope,
   scopes,
@@ -90,8 +89,8 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
       for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
       const read = (name: string) => records.get(name).catch(unreadable);
       if (!own) return recorded(hash, address, read);
-      const record = tenantOf(await read(tenantPrefix + own.tenant), "unlimited");
-      return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record) };
+      const record = tenantRecordOf(await read(tenantPrefix + own.tenant));
+      return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
     },
   };
 }
@@ -106,14 +105,11 @@ async function recordedAccess(hash: string, read: Records["get"], nowMs: number)
   if (record.expiresAt !== null && Date.parse(record.expiresAt) <= nowMs) {
     throw new ServiceError("unauthorized", `The API key ${keyId} expired at ${record.expiresAt}.`);
   }
-  // A key that was written before it had a copy needs its tenant's record, too.
-  const tenant = record.tenantRecord ?? tenantOf(await read(tenantPrefix + record.tenant), "standard");
-  return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(tenant) };
+  return { tenant: record.tenant, keyId, scopes: record.scopes, ...grants(record.tenantRecord) };
 }
 
-function tenantOf(record: unknown, plan: keyof typeof plans): TenantRecord {
-  return tenantRecordOf(record) ?? { plan, limits: {}, origins: [] };
-}
+/** Of a configured key whose tenant has no record. */
+const unlimited: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
 
 const storedKeySchema = z
   .object({ record: keyRecordSchema, end: keyEndSchema.nullable(), revocation: revocationSchema.nullable() })

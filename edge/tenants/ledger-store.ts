@@ -65,19 +65,6 @@ export class LedgerStore {
     this.#storage = storage;
     this.#sql = storage.sql;
     this.#sql.exec(schema);
-    this.#takeOver();
-  }
-
-  /** The version before leases kept its quota as one JSON text. It is read once, and stays there for a rollback. */
-  #takeOver(): void {
-    const [{ has }] = this.#sql
-      .exec<{ has: number }>("SELECT count(*) AS has FROM sqlite_master WHERE type = 'table' AND name = 'quota'")
-      .toArray();
-    if (has === 0 || this.fact("month") !== null) return;
-    const [stored] = this.#sql.exec<{ state: string }>("SELECT state FROM quota").toArray();
-    if (!stored) return;
-    const { seconds, open, month } = JSON.parse(stored.state) as Omit<QuotaState, "settled">;
-    this.#storage.transactionSync(() => this.#writeQuota({ seconds, open, settled: [], month }));
   }
 
   quota(): Quota {

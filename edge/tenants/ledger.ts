@@ -86,7 +86,7 @@ export class Ledger extends DurableObject<Env> {
     this.borrower = new Borrower(this.#store.fact("borrowed") ?? undefined);
   }
 
-  /** Counts a request, and reserves what it may use. Workers of the release before give no tokens, and call `reserve`. */
+  /** Counts a request, and reserves `tokens` for it; without them, `reserve` does so once they are known. */
   async admit(id: string, limits: TenantLimits, tokens?: number): Promise<Decision> {
     const tokensPerMonth = Math.max(1, tokens ?? 0);
     const needs = { requestsPerMinute: 1, concurrentRequests: 1, tokensPerMinute: tokens ?? 0, tokensPerMonth };
@@ -101,7 +101,7 @@ export class Ledger extends DurableObject<Env> {
     });
     if (tokens === undefined || !this.quota.isOpen(id)) return decision;
     // It counts in the minute, and holds no place.
-    if (decision.refusal) this.#settle(id, []).catch(() => undefined);
+    if (decision.refusal) this.settle(id, []).catch(() => undefined);
     return { ...decision, isOfTokens: true };
   }
 
@@ -258,53 +258,19 @@ export class Ledger extends DurableObject<Env> {
   }
 
   /** Says that a request still runs. False if it is settled, or unknown. */
-  async renew(id: string): Promise<boolean> {
-    if (this.#isElsewhere(id)) {
-      const tries = this.#regionsLedgers().map((ledger) => ledger.renew(id).catch(() => false));
-      return (await Promise.all(tries)).some((isOpen) => isOpen);
-    }
+  renew(id: string): boolean {
     const isOpen = this.quota.renew(id, this.now());
     this.#commitSoon().catch(() => undefined);
     return isOpen;
   }
 
   /**
-   * During a deployment, objects of the version before leases settle and renew with the tenant's ledger what a region's
-   * ledger has admitted.
-   */
-  #isElsewhere(id: string): boolean {
-    return this.#region === null && !this.quota.isOpen(id);
-  }
-
-  /**
    * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
    * is counted once, however often it is settled. Resolves when it is written.
    */
-  async settle(id: string, consumed: Consumption[]): Promise<void> {
-    if (this.#isElsewhere(id)) {
-      const tries = this.#regionsLedgers().map((ledger) => ledger.settleOpen(id, consumed).catch(() => false));
-      if ((await Promise.all(tries)).some((isSettled) => isSettled)) return;
-    }
-    await this.#settle(id, consumed);
-  }
-
-  /** The same for a request that is open here; false if it is not. */
-  async settleOpen(id: string, consumed: Consumption[]): Promise<boolean> {
-    if (!this.quota.isOpen(id)) return false;
-    await this.#settle(id, consumed);
-    return true;
-  }
-
-  #settle(id: string, consumed: Consumption[]): Promise<void> {
+  settle(id: string, consumed: Consumption[]): Promise<void> {
     const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
     if (isCounted) this.#use(consumed);
-    return this.#commitSoon();
-  }
-
-  /** Counts what requests without reservations used; Workers of the version before leases call it. Resolves when it is written. */
-  use(consumed: Consumption[]): Promise<void> {
-    this.quota.use(tokensOf(consumed), this.now());
-    this.#use(consumed);
     return this.#commitSoon();
   }
 

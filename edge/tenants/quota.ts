@@ -57,7 +57,7 @@ export interface Decision {
   /** After this request, of the limits that the tenant has. */
   requests: Gauge | null;
   tokens: Gauge | null;
-  /** The request was counted, and this is about the tokens that it needs. Ledgers of the release before never say so. */
+  /** The request was counted, and this decides about the tokens that it needs. */
   isOfTokens?: true;
 }
 

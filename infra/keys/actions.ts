@@ -60,15 +60,8 @@ export async function listKeys({ namespace }: Actor, tenant?: string): Promise<{
 export async function revokeKey(actor: Actor, id: string): Promise<KeyRecord> {
   const record = await recordOf(actor, id);
   const revokedAt = record.revokedAt ?? actor.now().toISOString();
-  const revoked = { ...record, revokedAt };
-  // Workers of the release before read the key's record alone.
-  await actor.namespace.put(
-    new Map<string, StoredRecord>([
-      [keyPrefix + id, revoked],
-      [revokedPrefix + id, { revokedAt }],
-    ]),
-  );
-  return revoked;
+  await actor.namespace.put(new Map([[revokedPrefix + id, { revokedAt }]]));
+  return { ...record, revokedAt };
 }
 
 /** A new key like the old, which goes on for `overlapMs`. Throws an Error where the old opens nothing any more. */
@@ -112,7 +105,7 @@ export async function readTenant({ namespace }: Actor, tenant: string): Promise<
   return tenantRecordSchema.nullable().parse((await namespace.get([name])).get(name) ?? null);
 }
 
-/** Changes a tenant's record, and the copy in each of its keys; keys without a copy get one. */
+/** Changes a tenant's record, and the copy in each of its keys. */
 export async function changeTenant(actor: Actor, tenant: string, change: TenantChange): Promise<TenantRecord> {
   const before = await recordOfTenant(actor, tenant);
   const keys = await listKeys(actor, tenant);

@@ -214,6 +214,7 @@ const meanings: Record<ErrorKind, string> = {
   adapter_outdated: "The adapter was created for other artifacts; create it again.",
   adapter_quota_exceeded: "The tenant has the maximum number of adapters.",
   method_not_allowed: "The route does not support this method; see the Allow header.",
+  version_mismatch: "Edge and backend speak different versions of their contract.",
   manifest_mismatch: "Edge and backend serve different artifacts.",
   misdirected: "A call reached another backend than the one that it names.",
   numerics_mismatch:

@@ -140,7 +140,7 @@ const shape = z.strictObject({
     .strictObject({
       seed: z.int(),
       steps: count,
-      /** Which documents were held out: those of the lowest hashes. Absent in older artifacts, where a shuffle decided. */
+      /** Which documents were held out: those of the lowest hashes. */
       split: z.literal("document-hash").optional(),
       corpora: z
         .array(z.strictObject({ name, sha256, documents: count, tokens: count, licence: name.nullable() }))
@@ -150,7 +150,7 @@ const shape = z.strictObject({
       adaptedPerplexity: z.number(),
       /**
        * How held-out text fell on the centroids, for each class of prompt lengths (`shared/math/assignment-profile.ts`):
-       * what live traffic is compared with. Absent in older artifacts.
+       * what live traffic is compared with.
        */
       assignments: z
         .array(

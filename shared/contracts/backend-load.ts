@@ -1,7 +1,6 @@
 /**
- * The load of a backend process. Every answer carries it, so that a cell also knows what others have sent there. A batch's
- * answer counts the batch. It is a header because an edge or backend of the release before, which does not know it, ignores
- * it or lacks it.
+ * The load of a backend process, in a header of every answer, so that a cell also knows what other cells have sent there. The
+ * answer to a batch counts the batch.
  */
 export const loadHeader = "x-chameleon-load";
 

@@ -3,9 +3,9 @@
  *
  *     authorization: Chameleon-HMAC-SHA256 key=ID,time=MS,nonce=HEX,body=SHA256,signature=HMAC
  *
- * The HMAC is over key, time, nonce, method, path, the body's hash and, if the call is for one process, its name, a line
- * each. As the hash is in the header, a caller who has no secret is refused before any of its body is read. Not here: which nonces were seen, and how old a call may
- * be, which are the backend's.
+ * The HMAC is over key, time, nonce, method, path, the body's hash and, if the call is for one process, its name, one line
+ * each. As the hash is in the header, a caller without a secret is refused before its body is read. The backend decides which
+ * nonces are used up and how old a call may be.
  */
 import { hexOf, sha256Hex } from "../sha256.ts";
 
@@ -113,7 +113,7 @@ export function isSignedBy({ hmac }: SigningKey, call: SignedCall): Promise<bool
   return crypto.subtle.verify("HMAC", hmac, signature, canonical(call));
 }
 
-/** Without a name it is the form of the release before this one. A name has no line break, so no two calls share a form. */
+/** The text that is signed. No field has a line break, so no two calls share a text. */
 function canonical({ keyId, timeMs, nonce, method, path, bodySha256, backendName }: Call): Uint8Array {
   const lines = [scheme, keyId, timeMs, nonce, method, path, bodySha256];
   return utf8([...lines, ...(backendName === null ? [] : [backendName])].join("\n"));

@@ -14,6 +14,7 @@ import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
+/** Both sides must have the same one: a backend refuses calls of another with `version_mismatch`, and the edge asks the next. */
 export const contractVersion = 1;
 
 /**
@@ -106,7 +107,7 @@ export const mixtureSchema = z.strictObject({
       floor: share,
       pointer: z.strictObject({
         sharpness: z.number().min(0).max(limits.pointerSharpness),
-        /** Absent where the manifest has none: a backend of the release before knows no such field. */
+        /** Absent where the manifest has none. */
         sentinel: share.optional(),
         /** Absent likewise. */
         typicalSurprisal: z.number().min(0).max(limits.surprisal).optional(),

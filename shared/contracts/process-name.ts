@@ -1,8 +1,7 @@
 /**
  * The name of a backend process, because one address may lead to several. Every answer carries the name of the process that
  * answered. A call may carry the name of the process that it is for; an ingress may route by it, and any other process
- * refuses the call with `misdirected` before it reads the body. The signature of a call covers it. Backends of the
- * release before this one neither send nor check it.
+ * refuses the call with `misdirected` before it reads the body. The signature of a call covers it.
  */
 export const nameHeader = "x-chameleon-backend";
 /** A DNS label, because a name can be a part of a host name. */

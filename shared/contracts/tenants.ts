@@ -60,8 +60,8 @@ export const keyRecordSchema = z.object({
   /** From then on it opens nothing. A rotated key's is the end of the overlap. */
   expiresAt: time.nullable(),
   revokedAt: time.nullable(),
-  /** A copy of its tenant's record, so that a request reads one record. Keys written before have none. */
-  tenantRecord: tenantRecordSchema.optional(),
+  /** A copy of its tenant's record, so that a request reads one record. */
+  tenantRecord: tenantRecordSchema,
 });
 
 /**

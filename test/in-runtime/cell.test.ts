@@ -290,7 +290,7 @@ describe("a client that goes away", () => {
       begin: ({ requestId, access: { tenant } }) => ({
         admit: async () => undefined,
         reserve: async () => ({
-          request: { requestId, tenant, isLimited: true },
+          request: { requestId, tenant, ledger: tenant, isLimited: true },
           renew: () => undefined,
           settle: (consumed) => void settled.push(consumed),
         }),

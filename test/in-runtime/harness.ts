@@ -18,6 +18,7 @@ import type { Cell } from "../../edge/cells/cell.ts";
 import { cellsOf } from "../../edge/cells/cell-names.ts";
 import { type Cells, createCells } from "../../edge/cells/resumable-answer.ts";
 import { AnswerBodies } from "../../edge/completions/answer-body.ts";
+import type { CellRequest } from "../../edge/completions/cell-request.ts";
 import { type CompletionWriterParts, writeCompletion } from "../../edge/completions/completion-writer.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { paced } from "../../edge/middleware/paced.ts";
@@ -317,6 +318,17 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
 const cellsPerRegion = Number(env.CELLS_PER_REGION);
 const cellNamed = (name: string, region: Region = defaultRegion) => objectNamed(env.CELLS, name, region);
 /** The cells of the tests' region, the one first that answers its tenant. */
+/** What the Worker sends to a cell for a completion. */
+export async function messageToCell(body: object): Promise<CellRequest> {
+  const messages: CellRequest[] = [];
+  const cells: Cells = async (request) => {
+    messages.push(request);
+    return { response: new Response("{}"), completed: null };
+  };
+  await testApp({ cells }).complete(body);
+  return messages[0];
+}
+
 export const localCells = () => cellsOf("local", defaultRegion, cellsPerRegion).map((name) => cellNamed(name));
 export const localCell = () => localCells()[0];
 

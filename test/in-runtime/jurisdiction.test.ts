@@ -9,7 +9,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { addressesIn, parseAddresses } from "../../edge/backend/addresses.ts";
 import { BackendClient } from "../../edge/backend/client.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
-import { cellsOf } from "../../edge/cells/cell-names.ts";
+import { cellsOf, cellUrl } from "../../edge/cells/cell-names.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import type { Ledger } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
@@ -18,8 +18,17 @@ import { type AdapterAnswer, batchRequestSchema } from "../../shared/contracts/i
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import { plans, type TenantLimits, tenantPrefix } from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import recorded from "../support/cell-request-v1.json";
-import { backendAnswers, backendUrl, errorOf, localCell, network, saying, testApp, useNetwork } from "./harness.ts";
+import {
+  backendAnswers,
+  backendUrl,
+  errorOf,
+  localCell,
+  messageToCell,
+  network,
+  saying,
+  testApp,
+  useNetwork,
+} from "./harness.ts";
 
 useNetwork();
 
@@ -175,9 +184,10 @@ describe("a tenant of the EU", () => {
 
   test("is refused by a cell that is not in the EU, before any work", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "b"));
-    const admitted = { ...recorded.admitted, tenant: "eu:acme" };
-    const body = JSON.stringify({ ...recorded, admitted });
-    const response = await localCell().fetch("https://shard/order", { method: "POST", body });
+    const message = await messageToCell({ prompt: "aaa" });
+    const admitted = { ...message.admitted, tenant: "eu:acme" };
+    const body = JSON.stringify({ ...message, admitted });
+    const response = await localCell().fetch(cellUrl, { method: "POST", body });
     expect([response.status, seen.batches]).toEqual([500, []]);
   });
 

@@ -1,4 +1,4 @@
-/** Ledgers of one tenant in several regions, as real objects: shares, settlements that fail, and state of the version before. */
+/** Ledgers of one tenant in several regions, as real objects: shares, and settlements that fail. */
 import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
@@ -222,60 +222,4 @@ test("what objects gather of a tenant without limits is counted whole, also wher
   );
   await Promise.all(gathered);
   expect(await root.usage(today(), today())).toMatchObject([{ requests: 6 }]);
-});
-
-test("what a region admitted, and an object of the version before leases settles with the tenant's ledger, is settled there", async () => {
-  const { root, ledgers } = tenantIn("weur", "enam");
-  for (const [i, ledger] of ledgers.entries()) {
-    await ledger.admit(`r${i}`, limits);
-    await ledger.reserve(`r${i}`, 50, limits);
-  }
-  await root.renew("r0");
-  await root.settle("r0", [used]);
-  await root.settle("unknown", [used]);
-  const stateOf = (ledger: typeof root) => runInDurableObject(ledger, (object: Ledger) => object.quota.state);
-  const [west, east, own] = await Promise.all([...ledgers, root].map(stateOf));
-  expect([west.open, west.month.tokens, west.seconds[0][1].tokens]).toEqual([[], 7, 7]);
-  expect([east.open.length, own.month.tokens]).toEqual([1, 7]);
-  expect(await root.usage(today(), today())).toMatchObject([{ requests: 2 }]);
-});
-
-test("a ledger with the state of the version before leases goes on from it, and nothing is lost", async () => {
-  const { root, ledgers } = tenantIn("weur");
-  const nowMs = Date.now();
-  const second = Math.floor(nowMs / 1000);
-  const old = {
-    seconds: [[second, { requests: 100, tokens: 50 }]],
-    open: [["req_old", { second, tokens: 20, leaseUntilMs: nowMs + 120_000 }]],
-    month: { name: new Date(nowMs).toISOString().slice(0, 7), tokens: 1000 },
-  };
-  await runInDurableObject(root, (_: Ledger, { storage }) => {
-    for (const table of ["seconds", "open", "settled", "regions", "facts", "usage"]) {
-      storage.sql.exec(`DROP TABLE ${table}`);
-    }
-    // Written as that version does.
-    storage.sql.exec(
-      "CREATE TABLE IF NOT EXISTS quota (one INTEGER PRIMARY KEY CHECK (one = 1), state TEXT NOT NULL);" +
-        "CREATE TABLE IF NOT EXISTS usage (day TEXT NOT NULL, model TEXT NOT NULL, centroid TEXT NOT NULL," +
-        "requests INTEGER NOT NULL, promptTokens INTEGER NOT NULL, completionTokens INTEGER NOT NULL," +
-        "PRIMARY KEY (day, model, centroid)) WITHOUT ROWID",
-    );
-    storage.sql.exec("INSERT OR REPLACE INTO quota VALUES (1, ?)", JSON.stringify(old));
-    storage.sql.exec("INSERT INTO usage VALUES (?, 'gpt2', 'c1', 5, 600, 400)", today());
-  });
-  await evictDurableObject(root);
-  const state = await runInDurableObject(root, (object: Ledger) => object.quota.state);
-  expect(state).toEqual({ ...old, settled: [] });
-  expect(await root.usage(today(), today())).toMatchObject([{ centroid: "c1", requests: 5, promptTokens: 600 }]);
-  // What it counted is not lent, and a Worker of that version settles what it admitted.
-  const monthly = { ...limits, tokensPerMonth: 1100 };
-  let admitted = 0;
-  for (let i = 0; i < 30; i++) if (!(await ledgers[0].admit(`r${i}`, monthly)).refusal) admitted++;
-  expect(admitted).toBe(20);
-  expect((await ledgers[0].reserve("r0", 81, monthly)).refusal).toMatchObject({ limit: "tokensPerMonth" });
-  await root.settle("req_old", [used]);
-  await evictDurableObject(root);
-  expect((await root.admit("req_new", monthly)).refusal).toMatchObject({ limit: "requestsPerMinute", used: 120 });
-  const after = await runInDurableObject(root, (object: Ledger) => object.quota.state);
-  expect([after.open, after.month.tokens]).toEqual([[], 1007]);
 });

@@ -8,7 +8,6 @@ import { NotTaken } from "../../edge/batching/batch-client.ts";
 import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { refusalResponse } from "../../edge/cells/refusal.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
-import { resumableHeader } from "../../edge/completions/cell-request.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
@@ -116,7 +115,7 @@ const settling = (settled: (readonly Consumption[])[]): Dependencies["admissions
     admit: async () => undefined,
     reserve: async () => ({
       // Its ledger does not know the request.
-      request: { requestId, tenant, isLimited: false },
+      request: { requestId, tenant, ledger: tenant, isLimited: false },
       renew: () => undefined,
       settle: (consumed) => void settled.push(consumed),
     }),
@@ -319,7 +318,7 @@ describe("a client that leaves between two cells", () => {
     [
       "the first is lost in the middle of its stream",
       () => {
-        const head = { "content-type": "text/event-stream", [resumableHeader]: "1" };
+        const head = { "content-type": "text/event-stream" };
         return new Response(byteStream(["data: {}\n\n"]), { headers: head });
       },
     ],

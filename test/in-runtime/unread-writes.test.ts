@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import type { CellNamespace } from "../../edge/cells/cell-names.ts";
 import { createCells } from "../../edge/cells/resumable-answer.ts";
-import { type CellRequest, resumableHeader } from "../../edge/completions/cell-request.ts";
+import type { CellRequest } from "../../edge/completions/cell-request.ts";
 import { forms } from "../../edge/completions/forms.ts";
 import { ResponseBuilder } from "../../edge/completions/response.ts";
 import { RepeatedEvents } from "../../edge/completions/sent-events.ts";
@@ -67,13 +67,13 @@ const ways: ("native" | "by events")[] = ["native", "by events"];
 type Way = (typeof ways)[number] | "whole";
 
 /** Cells whose answers come from `answers`, one after the other; `requests`: what each was asked. */
-function handMadeCells(answers: ReturnType<typeof handMade>[], headers: HeadersInit = { [resumableHeader]: "1" }) {
+function handMadeCells(answers: ReturnType<typeof handMade>[]) {
   const requests: CellRequest[] = [];
   const namespace: CellNamespace = () => ({
     fetch: async (_, { body }) => {
       const id = open.length;
       const answer = answers[requests.length];
-      open.push(() => new Response(answer.open(), { headers }));
+      open.push(() => new Response(answer.open()));
       requests.push(JSON.parse(String(body)));
       return localCell().fetch(`https://hand-made/${id}`);
     },
@@ -92,9 +92,9 @@ function requestOf(way: Way): CellRequest {
 }
 
 /** Asks for an answer. */
-async function asked(way: Way, { cells: count = 2, headers = undefined as HeadersInit | undefined } = {}) {
+async function asked(way: Way, { cells: count = 2 } = {}) {
   const answers = Array.from({ length: count }, handMade);
-  const { cells, requests } = handMadeCells(answers, headers);
+  const { cells, requests } = handMadeCells(answers);
   const { response, completed } = await cells(requestOf(way), defaultRegion, signal);
   const failure = completed!.then(
     () => null,
@@ -133,7 +133,6 @@ describe.each(ways)("a stream, %s", (way) => {
     answers[0].close();
     expect(await text).toBe(events.join(""));
     expect(await ended).toBeNull();
-    expect(response.headers.has(resumableHeader)).toBe(false);
     expect(requests).toHaveLength(1);
   });
 
@@ -231,15 +230,6 @@ describe.each(ways)("a stream, %s", (way) => {
     failed.answers[0].lose();
     expect(await failedText).toBe(error + sseDone);
     expect([await failed.ended, failed.requests.length]).toEqual([null, 1]);
-  });
-
-  test("of a cell that cannot be resumed ends in an error event where it is lost", async () => {
-    const { answers, requests, response, ended } = await asked(way, { headers: {} });
-    const text = response.text();
-    answers[0].send(chunk(0, "a"));
-    answers[0].lose();
-    expect(await text).toMatch(/"text":"a".*\n\ndata: \{"error":.*backend_unavailable.*\n\ndata: \[DONE\]\n\n$/);
-    expect([await ended, requests.length]).toEqual(["backend_unavailable", 1]);
   });
 
   /** [choice, text, whether it is the choice's last], then the usage and [DONE]; timings are those of a run. */

@@ -1,6 +1,6 @@
 /**
  * Several backend processes behind one address, in the test's own process: the backend's real HTTP interface over engines
- * that compute `framesFor`, behind a balancer. Each process can be killed, drained, or be of the previous release.
+ * that compute `framesFor`, behind a balancer. Each process can be killed or drained.
  */
 import { once } from "node:events";
 import type { Server } from "node:http";
@@ -11,7 +11,6 @@ import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
 import { AssignmentCounter } from "../../gpu-backend/http/assignment-counter.ts";
 import { CallVerifier } from "../../gpu-backend/http/call-verifier.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
-import { loadHeader } from "../../shared/contracts/backend-load.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
@@ -23,8 +22,6 @@ export const groupSecret = "process-group-0123456789abcdef01234567";
 
 export class FakeProcess {
   readonly name: string;
-  /** Of the previous release: it neither gives its name nor knows the one that a call is for. */
-  isOld = false;
   isDraining = false;
   /** Sequences that it reports beside those of its calls: those of other edges. */
   othersSequences = 0;
@@ -59,11 +56,9 @@ export class FakeProcess {
     const app = createApp(this.#parts());
     const fetch = async (request: Request) => {
       const wanted = request.headers.get(nameHeader);
-      if (this.isOld) request.headers.delete(nameHeader);
       const response = await app.fetch(request);
       if (response.status === 421) this.refusedAsOther++;
       if (response.ok && new URL(request.url).pathname === "/v1/batches") this.taken.push(wanted);
-      if (this.isOld) for (const header of [nameHeader, loadHeader]) response.headers.delete(header);
       return response;
     };
     this.#server = serve({ fetch, hostname: "127.0.0.1", port: this.port });

@@ -131,16 +131,6 @@ describe.each(balancings)("four processes behind one address (%s)", (balancing) 
     expect(group.processes[2].taken.length).toBe(before);
     for (const i of [0, 1, 3]) expect(group.processes[i].taken.length).toBeGreaterThan(0);
   });
-
-  test("are upgraded one by one: processes of the previous release serve beside them", async () => {
-    const backends = await startEdge(balancing);
-    for (const i of [0, 2]) group.processes[i].isOld = true;
-    await expectWhole(
-      backends,
-      numbers(24).filter((i) => i % 3 > 0),
-    );
-    for (const { taken } of group.processes) expect(taken.length).toBeGreaterThan(0);
-  });
 });
 
 test("four processes behind one address are restarted in turn under 200 streams: 0 failed, 0 different", {
@@ -179,19 +169,6 @@ test("an adapter is deleted at every process of an address", async () => {
   for (const { adapters } of group.processes) adapters.add(hash);
   await newClient(group.url).removeAdapter("local", hash);
   expect(sum(({ adapters }) => adapters.size)).toBe(0);
-});
-
-test("one process of the previous release is called as before: by no name, with own adapters and cancellations", async () => {
-  const backends = await startEdge("round robin");
-  const [old, ...others] = group.processes;
-  old.isOld = true;
-  old.holdsUntilCancelled = true;
-  group.processes.splice(1);
-  for (const process of others) process.kill();
-  await expectWhole(backends, numbers(12), true);
-  expect(old.taken).toEqual(old.taken.map(() => null));
-  expect([old.taken.length, new Set(uploads).size]).toEqual([12, 2]);
-  expect(old.cancelled).toHaveLength(12);
 });
 
 test.each([0, 1])("of two backends, where others have loaded one (%i), batches go to the free one", async (loaded) => {

@@ -219,7 +219,7 @@ describe("Router", () => {
     const [first, second] = inOrder(router, "c1", 2);
     first.load.recordReport({ sequences: 16, slots: 16 }, 0);
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(second);
-    // One that reports nothing, as those of the release before, counts by what this router sent there.
+    // One that reports nothing counts by what this router sent there.
     first.load.recordReport(null, 0);
     second.load.own += 32;
     expect(router.choose(route("c1"), none, 0)?.backend).toBe(first);

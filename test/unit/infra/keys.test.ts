@@ -136,14 +136,12 @@ test("limits are the plan's but for those that are set, and may be the plan's ag
   expect(limitsOf((await readTenant(acting, "acme"))!)).toEqual({ ...plans.unlimited, tokensPerMinute: 0 });
 });
 
-test("a key has a copy of its tenant's record, and a change reaches every key, those without a copy too", async () => {
+test("a key has a copy of its tenant's record, and a change reaches every key", async () => {
   const { acting, stored, tenants, read } = actor();
   const first = await createKey(acting, "acme", all);
   const other = await createKey(acting, "zeta", all);
   tenants.delete(`key:${first.id}`);
   const old = JSON.parse(stored.get(`key:${first.id}`)!);
-  delete old.tenantRecord;
-  stored.set(`key:${first.id}`, JSON.stringify(old));
   const revoked = await createKey(acting, "acme", all);
   await revokeKey(acting, revoked.id);
   read.splice(0);

@@ -295,7 +295,7 @@ test("the floor is the row's own, or that of all lengths", () => {
   expect([1, 8, 63, 64, 500].map(floorAt)).toEqual([0.05, 0.05, 0.05, 0.2, 0.2]);
 });
 
-test("a rule has what its manifest's calibration has, as a backend of the release before would refuse more", () => {
+test("a rule has a sentinel and a typical surprisal only where its manifest's calibration has them", () => {
   expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("sentinel");
   expect(ruleFor(defaultCalibration, 64, null).pointer).not.toHaveProperty("typicalSurprisal");
   const byLength = defaultCalibration.byLength.map((row) => ({ ...row, typical: { margin: 0, surprisal: 4 } }));

@@ -254,7 +254,7 @@ describe("POST /v1/batches", () => {
   test.each([
     ["not JSON", "{", "application/json", 400, null, /JSON/],
     ["another content type", "{}", "text/plain", 415, null, /text\/plain/],
-    ["another version", batch({ version: 2 }), "application/json", 400, "version", /version/],
+    ["no version", batch({ version: undefined }), "application/json", 400, "version", /version/],
     ["no sequence", batch({ sequences: [] }), "application/json", 400, "sequences", /sequences/],
     ["an unknown field", batch({ extra: 1 }), "application/json", 400, null, /extra/],
     ["a bad id", batch({ sequences: [sequenceRequest("a/b", [1])] }), "application/json", 400, "sequences.0.id", /id/],
@@ -264,6 +264,17 @@ describe("POST /v1/batches", () => {
     const error = await errorOf(response);
     expect(error).toMatchObject({ type: "invalid_request_error", param });
     expect(error.message).toMatch(message);
+  });
+
+  test("refuses a call of another version of the contract, so that the edge asks another backend", async () => {
+    for (const path of ["/v1/batches", "/v1/cancellations"]) {
+      const response = await post(path, batch({ version: 2 }));
+      expect(response.status).toBe(409);
+      expect(await errorOf(response)).toMatchObject({
+        code: "version_mismatch",
+        message: expect.stringMatching(/2.*1/),
+      });
+    }
   });
 
   test("refuses a body over the bound", async () => {
