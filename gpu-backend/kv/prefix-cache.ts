@@ -43,12 +43,17 @@ export const leastTokens = 8;
 /** The names of the whole blocks at the start of `ids`; each stands for all that comes before it, too. */
 export function blockNames(tenant: string, ids: readonly number[], blockTokens: number): string[] {
   const names: string[] = [];
-  let before = tenant;
+  let before = beginningOf(tenant);
   for (let end = blockTokens; end <= ids.length; end += blockTokens) {
     before = blockName(before, Int32Array.from(ids.slice(end - blockTokens, end)));
     names.push(before);
   }
   return names;
+}
+
+/** The name of a tenant's beginning: no tenant's name has a slash, so none is the name of another's block. */
+function beginningOf(tenant: string): string {
+  return `/${tenant}`;
 }
 
 /** The name of a block after the one of that name, or after a tenant's beginning. */
@@ -96,7 +101,10 @@ export class PrefixCache {
       const block = this.#blocks.get(name)!;
       return { block, tokens: block.ids.length };
     });
-    const part = this.#partAfter(names.at(-1) ?? tenant, ids.slice(found.reduce((sum, { tokens }) => sum + tokens, 0)));
+    const part = this.#partAfter(
+      names.at(-1) ?? beginningOf(tenant),
+      ids.slice(found.reduce((sum, { tokens }) => sum + tokens, 0)),
+    );
     if (part) {
       names.push(part.name);
       found.push(part);
@@ -109,7 +117,7 @@ export class PrefixCache {
 
   /** Keeps the block after those of `chain`, if memory allows, in place of what is kept of its beginning. */
   keep(tenant: string, chain: readonly string[], block: Block): void {
-    const before = chain.at(-1) ?? tenant;
+    const before = chain.at(-1) ?? beginningOf(tenant);
     const name = blockName(before, block.ids);
     if (block.ids.length < leastTokens || this.#blocks.has(name)) return;
     for (const other of this.#following.get(before) ?? []) {

@@ -1,8 +1,10 @@
 /**
- * Instant adapters on disk, in a folder per tenant, so that they survive a restart. Files are written atomically, and the name
+ * Instant adapters on disk, in a folder per tenant (`tenants/SHA-256 of its name`), so that they survive a restart. The hash keeps
+ * tenants apart where a file system ignores case, and keeps a tenant from being named as another folder. Files are written atomically, and the name
  * of a file is the hash of its content. Every access names the tenant, so no tenant reaches another's adapters. The edge keeps
  * the originals and uploads missing ones, so a full folder drops the least recently used.
  */
+import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { hashPattern } from "../../../shared/contracts/inference.ts";
@@ -62,7 +64,7 @@ export class InstantStore {
 
   /** Removes the least recently used adapters until the tenant's limit holds, but never `kept`. */
   async #drop(tenant: string, kept: string): Promise<void> {
-    const names = (await readdir(join(this.#directory, tenant))).filter((name) => hashPattern.test(name));
+    const names = (await readdir(this.#folderOf(tenant))).filter((name) => hashPattern.test(name));
     const files = await Promise.all(
       names.map(async (name) => ({ name, about: await stat(this.#pathOf(tenant, name)).catch(nullIfMissing) })),
     );
@@ -78,7 +80,11 @@ export class InstantStore {
   /** Only strict ids become paths. */
   #pathOf(tenant: string, hash: string): string {
     if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw new Error("not a tenant's id and a hash");
-    return join(this.#directory, tenant, hash);
+    return join(this.#folderOf(tenant), hash);
+  }
+
+  #folderOf(tenant: string): string {
+    return join(this.#directory, "tenants", createHash("sha256").update(tenant).digest("hex"));
   }
 }
 

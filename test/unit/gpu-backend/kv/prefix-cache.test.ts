@@ -39,6 +39,18 @@ describe("names", () => {
     expect(namesOf("t", ids(53)).slice(0, 2)).toEqual(namesOf("t", ids(32)));
   });
 
+  test("of a tenant that is named as another's block find nothing of that block", () => {
+    const cache = cacheOf(8);
+    const prompt = ids(40);
+    use(cache, "victim", prompt);
+    for (const [i, block] of namesOf("victim", prompt).entries()) {
+      const rest = prompt.slice((i + 1) * blockTokens);
+      expect(cache.take(block, namesOf(block, rest), rest)).toEqual([]);
+    }
+    const [first, second] = namesOf("victim", prompt);
+    expect(namesOf(first, prompt.slice(blockTokens))[0]).not.toBe(second);
+  });
+
   test("tell tenants apart, and every token before, in its place", () => {
     const [, name] = namesOf("t", ids(32));
     const others = [

@@ -1,5 +1,6 @@
 /** The bytes of tenants' adapters, and where they are kept. */
-import { mkdtemp, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdir, mkdtemp, readdir, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -30,6 +31,7 @@ let directory: string;
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), "instant-store-"));
 });
+const folderOf = (tenant: string) => join(directory, "tenants", createHash("sha256").update(tenant).digest("hex"));
 afterEach(() => rm(directory, { recursive: true }));
 
 test("parts come back as they were, the missing ones as missing", () => {
@@ -124,17 +126,29 @@ test("is there after a restart, for its tenant alone, and gone when it is remove
   expect(await store.read("eu:acme", hash)).toBe(null);
 });
 
+test("a tenant may be named as a folder of ours, or as another but for its case", async () => {
+  const bytes = packInstant(parts, manifestHash);
+  const store = new InstantStore(directory, bytes.length, now);
+  await mkdir(join(directory, "artifacts", manifestHash), { recursive: true });
+  for (const tenant of ["artifacts", "tenants", "__proto__", "CON", "acme", "Acme", manifestHash]) {
+    expect(await store.read(tenant, await store.keep(tenant, bytes))).toEqual(bytes);
+  }
+  expect(await readdir(join(directory, "artifacts"))).toEqual([manifestHash]);
+  const folders = await readdir(join(directory, "tenants"));
+  expect(new Set(folders.map((name) => name.toLowerCase())).size).toBe(7);
+});
+
 test("a file larger than a tenant's share counts as missing, and is not read", async () => {
   const store = new InstantStore(directory, 10_000, now);
   const hash = await store.keep("acme", packInstant(parts, manifestHash));
-  await truncate(join(directory, "acme", hash), 2 ** 40);
+  await truncate(join(folderOf("acme"), hash), 2 ** 40);
   expect(await store.read("acme", hash)).toBe(null);
 });
 
 test("a file that is not what its name says counts as missing; names that are no ids never become paths", async () => {
   const store = new InstantStore(directory, 10_000, now);
   const hash = await store.keep("acme", packInstant(parts, manifestHash));
-  await writeFile(join(directory, "acme", hash), "torn");
+  await writeFile(join(folderOf("acme"), hash), "torn");
   expect(await store.read("acme", hash)).toBe(null);
   await expect(store.read("../acme", hash)).rejects.toThrow("not a tenant's id");
   await expect(store.read("acme", "../x")).rejects.toThrow("not a tenant's id");
@@ -151,11 +165,11 @@ test("a tenant's share holds: what was used longest ago goes, what alone exceeds
     [first, 1000],
     [second, 2000],
   ] as const)
-    await utimes(join(directory, "acme", hash), at, at);
+    await utimes(join(folderOf("acme"), hash), at, at);
   expect(await store.read("acme", first)).not.toBe(null);
   const third = await store.keep("acme", file(3));
-  expect((await readdir(join(directory, "acme"))).sort()).toEqual([first, third].sort());
-  expect(await readdir(join(directory, "other"))).toEqual([instantHash("other", file(1))]);
+  expect((await readdir(folderOf("acme"))).sort()).toEqual([first, third].sort());
+  expect(await readdir(folderOf("other"))).toEqual([instantHash("other", file(1))]);
   await expect(new InstantStore(directory, size - 1, now).keep("acme", file(4))).rejects.toThrow(
     expect.objectContaining({
       kind: "adapter_quota_exceeded",
