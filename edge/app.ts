@@ -8,7 +8,7 @@ import type { AppEnvironment, Dependencies, Middleware, RouteHandler } from "./d
 import { admission, auth, preflight } from "./middleware/access.ts";
 import { headLimits } from "./middleware/head-limits.ts";
 import { responseHeaders } from "./middleware/response-headers.ts";
-import { requestTrace } from "./middleware/trace.ts";
+import { callersTrace, requestTrace } from "./middleware/trace.ts";
 import { createAdapter, deleteAdapter, getAdapter, listAdapters } from "./routes/adapters.ts";
 import { assignTexts } from "./routes/assign.ts";
 import { chatCompletions, completions } from "./routes/completions.ts";
@@ -30,7 +30,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
       ),
     );
   use("*", [requestTrace, responseHeaders, headLimits]);
-  use("/v1/*", [preflight, auth, admission]);
+  use("/v1/*", [preflight, auth, callersTrace, admission]);
 
   type Method = "GET" | "POST" | "DELETE";
   // No path may have a pattern that Hono's RegExpRouter refuses: one such path makes every request take the slower TrieRouter.

@@ -34,6 +34,8 @@ export interface AppEnvironment {
     requestId: string;
     /** Of the request's span and its line of log: ids, counts and names, never text. Routes add to it. */
     attributes: Attributes;
+    /** The request's span in its trace; `spanId` is null where the trace is not kept. */
+    trace: { traceId: string; spanId: string | null; parentSpanId: string | null };
     /** The trace as it travels on; null where it is not kept. */
     traceparent: string | null;
     /** Of an answer that goes on behind its head: resolves when it ends, to why it broke off or to null. */

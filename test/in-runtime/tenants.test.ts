@@ -21,7 +21,7 @@ import {
   type TenantRecord,
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
-import type { Attributes } from "../../shared/observability/otlp.ts";
+import type { Attributes, Span } from "../../shared/observability/otlp.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import {
   backendAnswers,
@@ -145,6 +145,31 @@ describe("a key", () => {
     expect(versioned.length).toBeGreaterThan(4);
     expect(versioned.filter((path) => scopeOf(path) === undefined)).toEqual([]);
   });
+});
+
+test("a caller's trace goes on with a valid key alone; without one it decides nothing", async () => {
+  const traceId = "a".repeat(32);
+  const traceparent = `00-${traceId}-${"b".repeat(16)}-01`;
+  const spans: Span[] = [];
+  const lines: Attributes[] = [];
+  const tracing = {
+    // Of our own traces none is kept, as the ids below are the last of all.
+    sampleRatio: 0.001,
+    ended: (span: Span) => void spans.push(span),
+    logRequest: (fields: Attributes) => void lines.push(fields),
+  };
+  const { request } = testApp({ tracing, newId: () => "f".repeat(32) });
+  for (const path of ["/v1/models", "/v1/nothing", "/healthz", "/"]) {
+    for (const authorization of ["Bearer sk-wrong", "Bearer", ""]) {
+      await request(path, { headers: { traceparent, authorization } });
+    }
+  }
+  expect(lines).toHaveLength(12);
+  expect(spans).toEqual([]);
+  expect(lines.filter((line) => line.traceId === traceId)).toEqual([]);
+  await request("/v1/models", { headers: { traceparent } });
+  expect(spans).toMatchObject([{ traceId, parentSpanId: "b".repeat(16), name: "GET /v1/models" }]);
+  expect(lines.at(-1)).toMatchObject({ traceId });
 });
 
 describe("limits", () => {
