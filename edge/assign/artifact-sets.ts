@@ -10,6 +10,7 @@
 import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Holding } from "../backend/backends.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { SharedLoad, type SharedLoadParts } from "../platform/shared-load.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
 import type { Artifacts } from "./artifacts.ts";
@@ -68,7 +69,7 @@ export class ArtifactSets {
   #spreading: { manifestHash: string; sinceMs: number } | null = null;
 
   constructor(parts: ArtifactSetsParts) {
-    this.#parts = parts;
+    this.#parts = { ...parts, now: steadyClock(parts.now) };
     this.#opening = new SharedLoad({ ...parts, limitMs: artifactLimits.openMs });
     this.#looking = new SharedLoad({ ...parts, limitMs: artifactLimits.lookMs });
   }

@@ -24,6 +24,7 @@ import type { Plan } from "../completions/plan.ts";
 import { configured, readConfig } from "../config.ts";
 import { EdgeMetrics } from "../observability/edge-metrics.ts";
 import { logFailure, usageReport } from "../observability/log.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
 import { Settlements } from "../tenants/settlements.ts";
@@ -58,6 +59,7 @@ export class Cell extends DurableObject<Env> {
     this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
     const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
+    const steadyNow = steadyClock(now);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
     this.#sets = new PlannedSets(source, () => deployedSet(env));
     this.report = usageReport(env);
@@ -78,7 +80,7 @@ export class Cell extends DurableObject<Env> {
           this.#metrics.routed(event);
           logRouting(event);
         },
-        now,
+        now: steadyNow,
         after,
         keepAlive,
       });
@@ -91,7 +93,7 @@ export class Cell extends DurableObject<Env> {
       cancel: (ids) => {
         for (const one of made) one.cancel(ids);
       },
-      now,
+      now: steadyNow,
       after,
       // Metrics are sent when a micro-batch ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
@@ -138,7 +140,15 @@ export class Cell extends DurableObject<Env> {
     const { tokenizer } = await this.#artifactsOf(plan, admission);
     this.batchClient.checkRoom(admitted.tenant, plan.choices.length);
     const submit: CompletionWriterParts["submit"] = (batch, receiver) => this.batchClient.submit(batch, receiver);
-    return writeCompletion(request, { tokenizer, submit, bodies: this.bodies, admission, signal, now, log });
+    return writeCompletion(request, {
+      tokenizer,
+      submit,
+      bodies: this.bodies,
+      admission,
+      signal,
+      now: steadyClock(now),
+      log,
+    });
   }
 
   async #artifactsOf({ manifestHash, edgeFiles }: Plan, admission: Admission): Promise<Artifacts> {

@@ -4,6 +4,7 @@
  */
 
 import type { Arrival } from "../dependencies.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { pause } from "../platform/pause.ts";
 import { regionOf } from "../platform/region.ts";
 import { Pace, paceKeyOf } from "../tenants/pace.ts";
@@ -14,6 +15,7 @@ type Handle = (request: Request, arrival: Arrival) => Response | Promise<Respons
 /** Wraps `handle` in per-key pacing. `handle` receives the arrival time, so that it can report the delay. */
 export function paced(handle: Handle, now: () => number): (request: Request) => Promise<Response> {
   const pace = new Pace();
+  const steadyNow = steadyClock(now);
   return async (request) => {
     const arrivedMs = now();
     const { headers, method } = request;
@@ -22,11 +24,11 @@ export function paced(handle: Handle, now: () => number): (request: Request) => 
     const arrival = { key, region: regionOf(request.cf), declaredBytes, arrivedMs, pacedMs: 0 };
     if (key === null) return handle(request, arrival);
     const paceKey = paceKeyOf(key);
-    const waitMs = pace.waitMs(paceKey, arrivedMs, method === "POST" ? mostBytesOf(declaredBytes) : 0);
+    const waitMs = pace.waitMs(paceKey, steadyNow(), method === "POST" ? mostBytesOf(declaredBytes) : 0);
     // One timer per request: workerd does not let one request resolve what another awaits.
     if (waitMs > 0) await pause(waitMs);
     const response = await handle(request, waitMs > 0 ? { ...arrival, pacedMs: now() - arrivedMs } : arrival);
-    if (response.status === 429) pace.refused(paceKey, now(), Number(response.headers.get("retry-after")) * 1000);
+    if (response.status === 429) pace.refused(paceKey, steadyNow(), Number(response.headers.get("retry-after")) * 1000);
     return response;
   };
 }

@@ -120,7 +120,8 @@ export class EdgeMetrics {
   /** Reports what there is, where the last report is old enough. Never rejects. */
   async report(): Promise<void> {
     const endMs = this.#now();
-    if (!this.#target || endMs - this.#reportedMs < reportMs) return;
+    // A clock that was set back does not silence it.
+    if (!this.#target || Math.abs(endMs - this.#reportedMs) < reportMs) return;
     const metrics = this.#buffer.take();
     if (metrics.length === 0) return;
     const body = metricsBody(service, metrics, this.#sinceMs, endMs);

@@ -5,6 +5,7 @@
  */
 
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { steadyClock } from "./clock.ts";
 import { pause } from "./pause.ts";
 
 /** Interval at which a request looks for the result of another request's load, in milliseconds. */
@@ -30,7 +31,7 @@ export class SharedLoad<T> {
   #last: Attempt<T> | null = null;
 
   constructor(parts: SharedLoadParts) {
-    this.#parts = parts;
+    this.#parts = { ...parts, now: steadyClock(parts.now) };
   }
 
   get isRunning(): boolean {

@@ -5,6 +5,7 @@
  */
 
 import { ServiceError } from "../../shared/errors.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
 import type { Consumption } from "./consumption.ts";
@@ -78,15 +79,15 @@ export interface Admission {
 }
 
 export function createAdmissions(dependencies: SettlementDependencies): Admissions {
-  const { ledgers, now } = dependencies;
-  const knownRefusals = new KnownRefusals();
+  const { ledgers } = dependencies;
+  const knownRefusals = new KnownRefusals(dependencies.now);
   return {
     begin({ requestId, access: { tenant, limits }, region, onDecision }) {
       const isLimited = Object.values(limits).some((limit) => limit !== null);
       const name = regionalName(tenant, region);
       const admitted = admissionOf({ requestId, tenant, ledger: name, isLimited }, dependencies);
       if (!isLimited) return { admit: async () => {}, reserve: async () => admitted, end: async () => {} };
-      const known = knownRefusals.decisionFor(name, limits, now());
+      const known = knownRefusals.decisionFor(name, limits);
       if (known) obey(known, onDecision);
       const ledger = ledgerOf(ledgers, name);
       let isAsked = false;
@@ -96,7 +97,7 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
         [isAsked, isHeld] = [true, true];
         const decision = await asked(ledger.admit(requestId, limits, tokens));
         isHeld = decision.refusal === null;
-        if (!decision.isOfTokens) knownRefusals.note(name, decision, now());
+        if (!decision.isOfTokens) knownRefusals.note(name, decision);
         obey(decision, onDecision);
         return decision;
       };
@@ -128,7 +129,8 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, ledger, isLimited } = request;
-  const { ledgers, settlements, background, now, report, log } = dependencies;
+  const { ledgers, settlements, background, report, log } = dependencies;
+  const now = steadyClock(dependencies.now);
   let renewedMs = now();
   let isOpen = true;
   const settled = (consumed: readonly Consumption[]) => {

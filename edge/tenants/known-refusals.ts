@@ -3,6 +3,7 @@
  * left in the month. Pure; as exact as the ledger, whose decision it repeats.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { setNewest } from "../platform/newest.ts";
 import type { Decision, Refusal } from "./quota.ts";
 
@@ -18,24 +19,33 @@ interface KnownRefusal {
 /** Limits whose refusal holds for every request of the tenant until it expires. */
 const lasting: (keyof TenantLimits)[] = ["requestsPerMinute", "tokensPerMonth"];
 const rememberedLedgers = 4096;
+/** How long a refusal is repeated without asking the ledger again, which may have another clock, in milliseconds. */
+const longestMs = 60_000;
 /** How long a refusal is remembered if other regions hold a part of the limit, which they may give back. */
 const sharedMs = 1000;
 
 export class KnownRefusals {
   readonly #known = new Map<string, KnownRefusal>();
+  readonly #now: () => number;
+
+  constructor(now: () => number) {
+    this.#now = steadyClock(now);
+  }
 
   /** Stores the refusal of a ledger's decision, if it is a lasting one. */
-  note(ledger: string, { refusal, requests }: Decision, nowMs: number): void {
+  note(ledger: string, { refusal, requests }: Decision): void {
     if (!refusal || !lasting.includes(refusal.limit)) return;
+    const nowMs = this.#now();
     const retryAtMs = refusal.retryAfterMs === null ? Number.POSITIVE_INFINITY : nowMs + refusal.retryAfterMs;
-    const untilMs = refusal.isShared ? Math.min(retryAtMs, nowMs + sharedMs) : retryAtMs;
+    const untilMs = Math.min(retryAtMs, nowMs + (refusal.isShared ? sharedMs : longestMs));
     const known = { refusal, retryAtMs, untilMs, resetAtMs: nowMs + (requests?.resetMs ?? 0) };
     setNewest(this.#known, ledger, known, rememberedLedgers);
   }
 
   /** The cached refusal, or null when the ledger must be called. A refusal by a limit that has changed is dropped. */
-  decisionFor(ledger: string, limits: TenantLimits, nowMs: number): Decision | null {
+  decisionFor(ledger: string, limits: TenantLimits): Decision | null {
     const known = this.#known.get(ledger);
+    const nowMs = this.#now();
     if (!known) return null;
     const { refusal, retryAtMs, untilMs, resetAtMs } = known;
     if (nowMs >= untilMs || limits[refusal.limit] !== refusal.maximum) {

@@ -22,7 +22,7 @@ export interface UsageBatch {
 
 /** One at most of each; values are JSON. */
 interface Facts {
-  month: QuotaState["month"];
+  months: QuotaState["months"];
   borrowed: BorrowerState;
   /** Sent, and not confirmed yet. */
   batch: UsageBatch;
@@ -78,7 +78,7 @@ export class LedgerStore {
         id,
         untilMs,
       ]),
-      month: this.fact("month") ?? { name: "", tokens: 0 },
+      months: this.fact("months") ?? [],
     });
   }
 
@@ -133,7 +133,7 @@ export class LedgerStore {
     this.#unwrittenRegions.clear();
   }
 
-  #writeQuota({ seconds, open, settled, month }: QuotaChanges): void {
+  #writeQuota({ seconds, open, settled, months }: QuotaChanges): void {
     for (const [second, counted] of seconds) {
       if (counted)
         this.#sql.exec("INSERT OR REPLACE INTO seconds VALUES (?, ?, ?)", second, counted.requests, counted.tokens);
@@ -149,7 +149,7 @@ export class LedgerStore {
       if (untilMs !== null) this.#sql.exec("INSERT OR REPLACE INTO settled VALUES (?, ?)", id, untilMs);
       else this.#sql.exec("DELETE FROM settled WHERE id = ?", id);
     }
-    if (month) this.setFact("month", month);
+    if (months) this.setFact("months", months);
   }
 
   #writeRegion(region: Region, { number, amounts, batch }: Lent & { batch: number }): void {

@@ -11,6 +11,8 @@
 import { DurableObject } from "cloudflare:workers";
 import { plans, type TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
+import { ensureAlarm } from "../platform/alarm.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { pause } from "../platform/pause.ts";
 import { type Region, regions } from "../platform/region.ts";
@@ -51,6 +53,8 @@ interface Exchange {
 export class Ledger extends DurableObject<Env> {
   /** A clock in milliseconds since 1970; a test may set another. */
   now = () => Date.now();
+  /** For what the object remembers of its own calls. */
+  readonly #steadyNow = steadyClock(() => this.now());
   readonly quota: Quota;
   readonly #store: LedgerStore;
   /** The name of the tenant's own ledger. */
@@ -69,8 +73,6 @@ export class Ledger extends DurableObject<Env> {
   readonly #dryUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
   #failedCommits = 0;
-  /** Resolves when it is set; null: none is. */
-  #alarm: Promise<void> | null = null;
   #failures = 0;
 
   constructor(state: DurableObjectState, env: Env) {
@@ -129,7 +131,7 @@ export class Ledger extends DurableObject<Env> {
   #hasOtherLimits(limits: TenantLimits): boolean {
     const before = this.borrower.state.limits;
     if (this.#region === null || (before && sameLimits(before, limits))) return false;
-    return this.now() >= this.#askedMs + dryMs;
+    return this.#steadyNow() >= this.#askedMs + dryMs;
   }
 
   #share(limits: TenantLimits): Share {
@@ -139,17 +141,17 @@ export class Ledger extends DurableObject<Env> {
   /** Whether another ledger may have room for what is refused here. */
   #mayGrow({ limit, maximum, asked }: Refusal): boolean {
     const isAll = this.#region === null ? this.#lender.lent()[limit] === 0 : this.borrower.share.own[limit] >= maximum;
-    return asked <= maximum && !isAll && this.now() >= this.#dryUntilMs[limit];
+    return asked <= maximum && !isAll && this.#steadyNow() >= this.#dryUntilMs[limit];
   }
 
   /** Asks before the share is used up, so that requests need not wait. */
   #askAhead(limits: TenantLimits): void {
-    if (this.#region === null || this.#asking !== null || this.now() < this.#failedMs + dryMs) return;
+    if (this.#region === null || this.#asking !== null || this.#steadyNow() < this.#failedMs + dryMs) return;
     const used = this.quota.used(this.now());
     const { own } = this.borrower.share;
     const ends = amounts((limit) => {
       const most = limits[limit];
-      const isAll = most === null || own[limit] >= most || this.now() < this.#dryUntilMs[limit];
+      const isAll = most === null || own[limit] >= most || this.#steadyNow() < this.#dryUntilMs[limit];
       return !isAll && own[limit] - used[limit] < leaseOf(most) / 2 ? 1 : 0;
     });
     if (hasAny(ends)) this.ctx.waitUntil(this.#ask(limits, noAmounts).catch(() => undefined));
@@ -169,16 +171,16 @@ export class Ledger extends DurableObject<Env> {
   }
 
   async #askOnce(limits: TenantLimits): Promise<void> {
-    this.#askedMs = this.now();
+    this.#askedMs = this.#steadyNow();
     // All that waited for the last answer say what they need before the next question.
     await Promise.resolve();
     try {
       const gained = this.#region === null ? await this.#recallFor(limits) : await this.#exchange(limits);
       for (const limit of limitNames) {
-        if (gained && gained[limit] <= 0) this.#dryUntilMs[limit] = this.now() + dryMs;
+        if (gained && gained[limit] <= 0) this.#dryUntilMs[limit] = this.#steadyNow() + dryMs;
       }
     } catch (error) {
-      this.#failedMs = this.now();
+      this.#failedMs = this.#steadyNow();
       throw error;
     }
   }
@@ -294,7 +296,6 @@ export class Ledger extends DurableObject<Env> {
   }
 
   override async alarm(): Promise<void> {
-    this.#alarm = null;
     try {
       await this.send();
       this.#failures = 0;
@@ -304,12 +305,8 @@ export class Ledger extends DurableObject<Env> {
     }
   }
 
-  #setAlarm(inMs: number): Promise<void> {
-    this.#alarm ??= this.ctx.storage.setAlarm(Date.now() + inMs).catch((error) => {
-      this.#alarm = null;
-      throw error;
-    });
-    return this.#alarm;
+  #setAlarm(delayMs: number): Promise<void> {
+    return ensureAlarm(this.ctx.storage, this.now(), { delayMs, longestMs: longestRetryMs });
   }
 
   /** Resolves when all until now is written. Rejects if that fails; then it is tried again without being asked. */

@@ -7,8 +7,12 @@
  * when it is settled.
  *
  * A tenant has one ledger per region. Each admits up to its share of the limits (lease.ts).
+ *
+ * The clock is the system's, since a month is a month of the calendar. Where it is set back, what was counted in seconds to come
+ * is taken as counted now, and reservations last no longer than from now on.
  */
 import type { TenantLimits } from "../../shared/contracts/tenants.ts";
+import { setNewest } from "../platform/newest.ts";
 
 const secondMs = 1000;
 /** Retry-After of what other regions hold: they are asked for it once a second. */
@@ -20,6 +24,7 @@ export const reservationMs = 120_000;
 const concurrencyRetryMs = 1000;
 /** How long the id of a settled request is remembered: longer than the longest interval between two tries to settle it. */
 const settledMs = 15 * 60_000;
+const rememberedMonths = 4;
 
 /** An amount of each of the four limits. */
 export type Amounts = Record<keyof TenantLimits, number>;
@@ -78,7 +83,8 @@ interface Reservation {
 export interface QuotaState {
   seconds: [number, Second][];
   open: [string, Reservation][];
-  month: { name: string; tokens: number };
+  /** Tokens used by month, as `2026-11`; the month that was counted in last is the last one. */
+  months: [string, number][];
   /** Settled requests, and until when each is remembered. */
   settled: [string, number][];
 }
@@ -89,10 +95,10 @@ export interface QuotaChanges {
   open: [string, Reservation | null][];
   settled: [string, number | null][];
   /** null: unchanged. */
-  month: QuotaState["month"] | null;
+  months: QuotaState["months"] | null;
 }
 
-const emptyState: QuotaState = { seconds: [], open: [], month: { name: "", tokens: 0 }, settled: [] };
+const emptyState: QuotaState = { seconds: [], open: [], months: [], settled: [] };
 
 export class Quota {
   /** In order of time; those that have begun a minute ago or later. */
@@ -100,23 +106,23 @@ export class Quota {
   readonly #open: Map<string, Reservation>;
   /** In order of time. */
   readonly #settled: Map<string, number>;
-  /** The month of the last settlement, and what was used in it. */
-  #month: { name: string; tokens: number };
-  #isMonthChanged = false;
+  /** More than one, so that a clock that shows another month for a while does not give this one's tokens again. */
+  readonly #months: Map<string, number>;
+  #areMonthsChanged = false;
   readonly #changed = { seconds: new Set<number>(), open: new Set<string>(), settled: new Set<string>() };
 
   constructor(state: QuotaState = emptyState) {
     this.#seconds = new Map(state.seconds);
     this.#open = new Map(state.open);
     this.#settled = new Map(state.settled);
-    this.#month = state.month;
+    this.#months = new Map(state.months);
   }
 
   get state(): QuotaState {
     return {
       seconds: [...this.#seconds],
       open: [...this.#open],
-      month: this.#month,
+      months: [...this.#months],
       settled: [...this.#settled],
     };
   }
@@ -128,9 +134,9 @@ export class Quota {
       seconds: Array.from(seconds, (key): [number, Second | null] => [key, this.#seconds.get(key) ?? null]),
       open: Array.from(open, (key): [string, Reservation | null] => [key, this.#open.get(key) ?? null]),
       settled: Array.from(settled, (key): [string, number | null] => [key, this.#settled.get(key) ?? null]),
-      month: this.#isMonthChanged ? this.#month : null,
+      months: this.#areMonthsChanged ? [...this.#months] : null,
     });
-    this.#isMonthChanged = false;
+    this.#areMonthsChanged = false;
     for (const keys of [seconds, open, settled]) keys.clear();
   }
 
@@ -222,13 +228,13 @@ export class Quota {
   /** Counts tokens that were used without a reservation. */
   use(tokens: number, nowMs: number): void {
     if (tokens === 0) return;
-    this.#isMonthChanged = true;
-    this.#month = { name: monthOf(nowMs), tokens: this.#monthTokens(nowMs) + tokens };
+    this.#areMonthsChanged = true;
+    setNewest(this.#months, monthOf(nowMs), this.#monthTokens(nowMs) + tokens, rememberedMonths);
   }
 
   /** What was used in this month. */
   #monthTokens(nowMs: number): number {
-    return this.#month.name === monthOf(nowMs) ? this.#month.tokens : 0;
+    return this.#months.get(monthOf(nowMs)) ?? 0;
   }
 
   /**
@@ -288,6 +294,7 @@ export class Quota {
   }
 
   #forget(nowMs: number): void {
+    this.#takeBackFuture(nowMs);
     for (const second of this.#seconds.keys()) {
       if (endMs(second) > nowMs) break;
       this.#seconds.delete(second);
@@ -302,6 +309,23 @@ export class Quota {
       if (untilMs > nowMs) break;
       this.#settled.delete(id);
       this.#changed.settled.add(id);
+    }
+  }
+
+  /** Moves what was counted in the future, before the clock was set back, to now. */
+  #takeBackFuture(nowMs: number): void {
+    const now = Math.floor(nowMs / secondMs);
+    for (const [second, counted] of this.#seconds) {
+      if (second <= now) continue;
+      this.#seconds.delete(second);
+      this.#changed.seconds.add(second);
+      this.#count(counted, nowMs);
+    }
+    for (const [id, reservation] of this.#open) {
+      if (reservation.second <= now && reservation.leaseUntilMs <= nowMs + reservationMs) continue;
+      reservation.second = Math.min(reservation.second, now);
+      reservation.leaseUntilMs = Math.min(reservation.leaseUntilMs, nowMs + reservationMs);
+      this.#changed.open.add(id);
     }
   }
 }

@@ -1,5 +1,6 @@
 /** Reads the KV namespace and caches its records in the isolate for about a second. Not here: the meaning of records. */
 import { endPrefix, keyPrefix, revokedPrefix } from "../../shared/contracts/tenants.ts";
+import { steadyClock } from "../platform/clock.ts";
 import { setNewest } from "../platform/newest.ts";
 
 /** The methods of a KV namespace in use. */
@@ -60,9 +61,10 @@ interface Remembered {
  */
 export function createRecords(
   namespace: Namespace,
-  now: () => number,
+  systemNow: () => number,
   hold: (read: Promise<unknown>) => void,
 ): Records {
+  const now = steadyClock(systemNow);
   const found = new Map<string, Remembered>();
   const missing = new Map<string, Remembered>();
   /** Name → start of the latest pending read. */

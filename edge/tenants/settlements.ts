@@ -4,6 +4,7 @@
  * without limits is of all requests of `gatherUseMs`, since the time of counting does not matter for them. An object that is lost
  * before the first try loses what it has not sent.
  */
+import { ensureAlarm } from "../platform/alarm.ts";
 import { pause } from "../platform/pause.ts";
 import { type Consumption, gatherUseMs } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
@@ -46,7 +47,7 @@ export class Settlements {
     } catch {
       const kept = JSON.stringify(consumed);
       this.#storage.sql.exec("INSERT OR REPLACE INTO settlements VALUES (?, ?, ?)", id, ledger, kept);
-      if ((await this.#storage.getAlarm()) === null) await this.#storage.setAlarm(this.#now() + firstRetryMs);
+      await ensureAlarm(this.#storage, this.#now(), { delayMs: firstRetryMs, longestMs: longestRetryMs });
     }
   }
 

@@ -1,6 +1,7 @@
 import { HttpResponse, http } from "msw";
 import { expect, test } from "vitest";
 import type { Dependencies } from "../../edge/dependencies.ts";
+import { paced } from "../../edge/middleware/paced.ts";
 import { EdgeMetrics } from "../../edge/observability/edge-metrics.ts";
 import { paceLimits } from "../../edge/tenants/pace.ts";
 import { plans } from "../../shared/contracts/tenants.ts";
@@ -151,4 +152,23 @@ test("a key that was told to come again later starts one by one until then", asy
   expect(await ask(8)).toBe(1);
   nowMs = 5100;
   expect(await ask(8)).toBe(8);
+});
+
+test("a key's pace does not hold its requests up after the clock was set back", async () => {
+  let nowMs = 5 * 3_600_000;
+  const waits: number[] = [];
+  const app = paced(
+    (_, { pacedMs }) => {
+      waits.push(pacedMs);
+      return new Response(null, { status: 429, headers: { "retry-after": "60" } });
+    },
+    // Time passes with each look at the clock, so a delay is seen.
+    () => nowMs++,
+  );
+  const call = () => app(new Request("https://edge.test/v1/models", { headers: { authorization: "Bearer sk-a" } }));
+  for (let i = 0; i < 3; i++) await call();
+  nowMs = 0;
+  waits.length = 0;
+  for (let i = 0; i < atOnce; i++) await call();
+  expect(waits).toEqual(Array(atOnce).fill(0));
 });

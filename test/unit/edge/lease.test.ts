@@ -212,7 +212,7 @@ describe("leases", () => {
           expect(total).toBeLessThanOrEqual(small[limit]!);
         }
       }
-      const used = regions.reduce((total, { quota }) => total + quota.state.month.tokens, 0);
+      const used = regions.reduce((total, { quota }) => total + (quota.state.months[0]?.[1] ?? 0), 0);
       expect(used).toBe(settlements.reduce((total, { tokens }) => total + tokens, 0));
       admitted += granted.length;
     });
