@@ -1,14 +1,47 @@
-/** The test projects: where each kind of test runs, how long it may take, and which may run side by side. */
+/**
+ * The test projects: where each kind of test runs, how long it may take, and which may run side by side.
+ * infra/commands.mjs says which command runs which.
+ */
 import { availableParallelism } from "node:os";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
+/** Tests of committed files rather than of what runs: `npm run check` runs them. */
+const lintTests = [
+  "test/unit/architecture.test.ts",
+  ...[
+    "alerts",
+    "deployment",
+    "document-commands",
+    "documents",
+    "hygiene",
+    "images",
+    "kubernetes",
+    "openapi",
+    "site",
+  ].map((name) => `test/unit/infra/${name}.test.ts`),
+  "test/unit/infra/workflows.test.ts",
+];
+/** Property tests that take longer than `npm test` has time for. */
+const slowFuzzTests = "test/fuzz/**/*.slow.test.ts";
+
 export default defineConfig({
   test: {
+    // Only failed tests show their output.
+    silent: "passed-only",
     // Vitest leaves a core to itself, which is half of a machine of two.
     maxWorkers: Math.max(2, availableParallelism() - 1),
     projects: [
-      { test: { name: "unit", include: ["test/unit/**/*.test.ts", "test/fuzz/**/*.test.ts"], testTimeout: 20_000 } },
+      { test: { name: "lint", include: lintTests, testTimeout: 60_000 } },
+      {
+        test: {
+          name: "unit",
+          include: ["test/unit/**/*.test.ts", "test/fuzz/**/*.test.ts"],
+          exclude: [...lintTests, slowFuzzTests],
+          testTimeout: 20_000,
+        },
+      },
+      { test: { name: "fuzz", include: [slowFuzzTests], testTimeout: 120_000 } },
       { test: { name: "parity", include: ["test/parity/**/*.test.ts"], testTimeout: 60_000, hookTimeout: 60_000 } },
       {
         test: {
@@ -22,10 +55,24 @@ export default defineConfig({
         plugins: [
           cloudflareTest({
             wrangler: { configPath: "./wrangler.toml" },
-            miniflare: { bindings: { BACKEND_SECRETS: "in-runtime-0123456789abcdef0123456789" } },
+            miniflare: {
+              bindings: { BACKEND_SECRETS: "in-runtime-0123456789abcdef0123456789" },
+              // workerd would log each connection that a test breaks off as an uncaught exception.
+              verbose: false,
+            },
           }),
         ],
         test: { name: "edge", include: ["test/in-runtime/**/*.test.ts"], testTimeout: 20_000 },
+      },
+      {
+        test: {
+          name: "smoke",
+          include: ["test/smoke/**/*.test.ts"],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          // A whole server: not beside property tests with their short timeout.
+          sequence: { groupOrder: 1 },
+        },
       },
       {
         test: {

@@ -22,8 +22,19 @@ const forUsers = {
 
 /** What only a checkout has. */
 const forDevelopers = {
-  test: ["run the tests; arguments go to vitest (--project unit)", "infra/test.ts"],
-  check: ["check style and types", "infra/check.ts"],
+  test: [
+    "run the tests of the code, in minutes; arguments go to vitest (--project unit)",
+    "infra/test.ts",
+    "test",
+    "unit,parity,integration,edge,smoke",
+  ],
+  "test:all": [
+    "run the other tests, which start, harm and measure whole servers",
+    "infra/test.ts",
+    "test:all",
+    "commands,e2e,fault,abuse,fuzz",
+  ],
+  check: ["check style, types and committed files", "infra/check.ts"],
   build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
   docs: ["build the documents site, which the next start serves at /docs", "infra/site/cli.ts"],
   corpora: [

@@ -1,4 +1,7 @@
-/** `npm test`: vitest over all projects; arguments are vitest's own (`npm test -- --project unit gpu-backend/kv`). */
+/**
+ * Runs tests with vitest, and prints how long they took: `infra/test.ts COMMAND PROJECTS [ARGUMENTS]`. Further arguments are
+ * vitest's own; where they name a file or a `--project`, PROJECTS do not count.
+ */
 import path from "node:path";
 import { parseCLI, startVitest } from "vitest/node";
 import { quietWrangler } from "./quiet-wrangler.ts";
@@ -6,13 +9,20 @@ import { stageArtifacts } from "./stage-artifacts.ts";
 import { stageDocs } from "./stage-docs.ts";
 import { stagePage } from "./stage-page.ts";
 
+const startedMs = performance.now();
 const root = path.dirname(import.meta.dirname);
 Object.assign(process.env, quietWrangler);
 await stageArtifacts();
 await stageDocs();
 await stagePage();
 
-const { filter, options } = parseCLI(["vitest", "run", ...process.argv.slice(2)]);
+const [command, projects, ...args] = process.argv.slice(2);
+const given = parseCLI(["vitest", "run", ...args]);
+const isChosen = given.filter.length > 0 || given.options.project !== undefined;
+const chosen = isChosen ? [] : projects.split(",").map((project) => `--project=${project}`);
+const { filter, options } = parseCLI(["vitest", "run", ...args, ...chosen]);
 // Sets the exit code, also where no test was found.
 const vitest = await startVitest("test", filter, { ...options, root });
 await vitest.close();
+const seconds = Math.round((performance.now() - startedMs) / 1000);
+process.stderr.write(`${command} took ${Math.floor(seconds / 60)} min ${seconds % 60} s\n`);

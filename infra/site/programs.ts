@@ -8,8 +8,8 @@ import { Command } from "commander";
 import { commandsOf } from "../commands.mjs";
 
 const root = path.join(import.meta.dirname, "../..");
-/** Vitest parses its arguments itself. */
-const withoutParser = new Set(["test"]);
+/** Vitest parses the arguments of these commands itself. */
+export const vitestCommands = ["test", "test:all"];
 
 class Captured {
   readonly command: Command;
@@ -29,7 +29,7 @@ export async function programs(): Promise<Map<string, Command>> {
   process.setMaxListeners(100);
   const found = new Map<string, Command>();
   for (const [name, [, file, ...first]] of Object.entries<[string, string, ...string[]]>(commandsOf(true))) {
-    if (withoutParser.has(name)) continue;
+    if (vitestCommands.includes(name)) continue;
     process.argv = [process.execPath, file, ...first, "--help"];
     // One file may be several commands, by its first argument: each time it is another module.
     const url = `${pathToFileURL(path.join(root, file))}?${first.join("-")}`;

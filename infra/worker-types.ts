@@ -1,0 +1,33 @@
+/**
+ * Generates the types of the Workers runtime and of the bindings in wrangler.toml, which `tsc` needs for edge/ and
+ * test/in-runtime/. Git ignores them.
+ */
+import { execFile } from "node:child_process";
+import { stat } from "node:fs/promises";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { promisify } from "node:util";
+import { quietWrangler } from "./quiet-wrangler.ts";
+
+const root = path.dirname(import.meta.dirname);
+const typesFile = "edge/worker-configuration.d.ts";
+/** What they are made of: the bindings, and the version of workerd. */
+const sources = ["wrangler.toml", "package-lock.json"];
+
+/** Writes the types where they are missing or older than what they are made of. Throws an Error with wrangler's output. */
+export async function generateWorkerTypes(): Promise<void> {
+  const [typesMs, ...sourcesMs] = await Promise.all([typesFile, ...sources].map(modifiedMs));
+  if (sourcesMs.every((sourceMs) => sourceMs < typesMs)) return;
+  const manifest = createRequire(import.meta.url).resolve("wrangler/package.json");
+  const wrangler = path.join(path.dirname(manifest), "bin/wrangler.js");
+  await promisify(execFile)(process.execPath, [wrangler, "types", "--strict-vars=false", typesFile], {
+    cwd: root,
+    env: { ...process.env, ...quietWrangler },
+  });
+}
+
+/** 0 for a file that does not exist. */
+async function modifiedMs(file: string): Promise<number> {
+  const stats = await stat(path.join(root, file)).catch(() => null);
+  return stats?.mtimeMs ?? 0;
+}
