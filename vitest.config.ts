@@ -55,11 +55,9 @@ export default defineConfig({
         plugins: [
           cloudflareTest({
             wrangler: { configPath: "./wrangler.toml" },
-            miniflare: {
-              bindings: { BACKEND_SECRETS: "in-runtime-0123456789abcdef0123456789" },
-              // workerd would log each connection that a test breaks off as an uncaught exception.
-              verbose: false,
-            },
+            miniflare: { bindings: { BACKEND_SECRETS: "in-runtime-0123456789abcdef0123456789" } },
+            // workerd would log each connection that a test breaks off as an uncaught exception.
+            verbose: false,
           }),
         ],
         test: { name: "edge", include: ["test/in-runtime/**/*.test.ts"], testTimeout: 20_000 },
