@@ -29,6 +29,8 @@ export const edgeLayers: Record<string, string[]> = {
   "worker.ts": [
     ...["app.ts", "assign", "backend", "cells", "config.ts", "middleware", "observability", "platform", "tenants"],
   ],
+  "local-storage.ts": ["assign", "tenants"],
+  "local-worker.ts": ["worker.ts"],
 };
 
 /** Folder or file → the files it may import besides itself. The longest matching prefix decides. */
@@ -134,7 +136,9 @@ const mayImport: Record<string, string[]> = {
 const mayUse: Record<string, string[]> = {
   shared: ["@huggingface/jinja", "zod"],
   edge: ["zod"],
-  ...Object.fromEntries(["cells", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]])),
+  ...Object.fromEntries(
+    ["cells", "local-worker.ts", "platform", "tenants", "worker.ts"].map((name) => [`edge/${name}`, ["cloudflare:"]]),
+  ),
   ...Object.fromEntries(
     ["app.ts", "dependencies.ts", "middleware", "routes"].map((name) => [`edge/${name}`, ["hono"]]),
   ),

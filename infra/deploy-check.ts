@@ -4,13 +4,16 @@
  * slow or busy machine changes little; milliseconds are printed only.
  * Exit code 1 above a limit.
  */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { gzipSync } from "node:zlib";
 import { count, createCommand, parsedOptions, positive } from "../gpu-backend/command-line.ts";
+import { bundleWorker, workerFile } from "./workerd/bundle.ts";
 import { workerAlone, workerdConfigText } from "./workerd/config.ts";
 import { prepareBareEdge } from "./workerd/edge.ts";
 import { startWorkerd } from "./workerd/process.ts";
+import { runWrangler } from "./wrangler.ts";
 
 /**
  * Bytes: a tenth of what the platform allows. Ratio: twice the highest of what the Worker takes on two cores, 2.8 where
@@ -47,12 +50,31 @@ async function coldStartMs(configFile: string): Promise<number> {
   }
 }
 
+/** The Worker as a deployment uploads it: wrangler's own dry run, in place of our bundle. */
+async function bundleUpload(directory: string): Promise<void> {
+  await bundleWorker(path.join(root, "edge/worker.ts"), directory);
+  // An empty name is the top level: wrangler warns where none is given. Images are not part of the bundle.
+  const args = [
+    "deploy",
+    "--dry-run",
+    "--env",
+    environment ?? "",
+    "--outdir",
+    directory,
+    "--containers-rollout",
+    "none",
+  ];
+  await runWrangler(root, args);
+  upload = await readFile(path.join(directory, workerFile));
+}
+
 function median(samples: readonly number[]): number {
   return [...samples].sort((a, b) => a - b)[Math.floor(samples.length / 2)];
 }
 
 const empty = await mkdtemp(path.join(tmpdir(), "chameleon-empty-"));
-const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), environment);
+let upload = Buffer.alloc(0);
+const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), { environment, bundle: bundleUpload });
 try {
   await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
   const emptyConfig = path.join(empty, "config.capnp");
@@ -73,14 +95,14 @@ try {
   }
   const startRatio = median(starts.map(({ emptyMs, edgeMs }) => edgeMs / emptyMs));
   const [edgeMs, emptyMs] = [median(starts.map((one) => one.edgeMs)), median(starts.map((one) => one.emptyMs))];
-  const { rawBytes, gzipBytes } = edge.bundle;
+  const gzipBytes = gzipSync(upload).byteLength;
   const kB = (bytes: number) => `${(bytes / 1000).toFixed(1)} kB`;
   const verdict = (ok: boolean) => (ok ? "ok" : "TOO MUCH");
   const isSmall = gzipBytes <= bundleLimitBytes;
   const isQuick = startRatio <= startLimitRatio;
   process.stdout.write(
     [
-      `bundle   ${kB(rawBytes)}, gzip ${kB(gzipBytes)} of at most ${kB(bundleLimitBytes)}  ${verdict(isSmall)}`,
+      `bundle   ${kB(upload.byteLength)}, gzip ${kB(gzipBytes)} of at most ${kB(bundleLimitBytes)}  ${verdict(isSmall)}`,
       `startup  ${startRatio.toFixed(2)} x an empty Worker's of at most ${startLimitRatio} x  ${verdict(isQuick)}`,
       `         (medians of ${pairs} cold starts to the first answer, in turns: ${edgeMs.toFixed(1)} ms, ` +
         `an empty Worker's ${emptyMs.toFixed(1)} ms)`,

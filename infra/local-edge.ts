@@ -1,64 +1,69 @@
-/** Runs the Worker on a local workerd, through wrangler's development server and a proxy in front of it. */
+/** Runs the Worker on this machine, in a bare workerd. */
 import { createHash } from "node:crypto";
-import { once } from "node:events";
 import path from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { hostsOf, startLocalProxy } from "./local-proxy.ts";
-import { localHost } from "./ports.ts";
-import { quietWrangler } from "./quiet-wrangler.ts";
+import { bundleWorker } from "./workerd/bundle.ts";
+import { type BareEdge, bucketFolder, namespaceFolder, prepareBareEdge } from "./workerd/edge.ts";
+import { startWorkerd, type WorkerdProcess } from "./workerd/process.ts";
 
 /** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
 
-/** Folder of a local edge's storage: keys, limits, usage. `chameleon keys` writes there, also while the edge runs. */
+const root = path.dirname(import.meta.dirname);
+
+/** Folder of a local edge's storage: keys, limits, usage, artifacts. Commands write there, also while the edge runs. */
 export function stateFolder(): string {
-  return path.resolve(process.env.STATE_DIR || ".wrangler/state");
+  return path.resolve(process.env.STATE_DIR || ".chameleon");
 }
 
-const text = (value: string) => ({ type: "plain_text" as const, value });
-
-/** The OpenTelemetry settings of this process's environment, as bindings: edge and backend use the same collector. */
-function collectorOf(env: NodeJS.ProcessEnv) {
-  const names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
-  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, text(env[name])]] : [])));
+/** Folder of the records of keys and tenants. */
+export function keysFolder(): string {
+  return namespaceFolder(stateFolder(), "TENANTS");
 }
 
-/** Timeout for wrangler's start, in milliseconds: longer than a slow machine takes. */
-const startMs = 60_000;
+/** Folder of the published artifacts, which edge and backends read. */
+export function artifactsFolder(): string {
+  return bucketFolder(stateFolder(), "ARTIFACTS");
+}
 
-/**
- * Starts the Worker and returns its origin once it takes requests; `secrets` sign its calls to backends. It ends with this
- * process. Throws an Error that says why it does not start.
- */
-export async function startEdge(root: string, port: number, backendUrls: string[], secrets: string): Promise<string> {
-  Object.assign(process.env, quietWrangler);
-  const { unstable_startWorker: startWorker } = await import("wrangler");
+/** Bundles the Worker with its check of the Host header. The files are removed when it was started, or with this process. */
+export async function prepareEdge(): Promise<BareEdge> {
+  const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), {
+    bundle: (directory) => bundleWorker(path.join(root, "edge/local-worker.ts"), directory),
+  });
+  process.once("exit", edge.remove);
+  return edge;
+}
+
+/** Starts the Worker; `secrets` sign its calls to backends. It ends with this process. Throws an Error that says why it does not start. */
+export async function startEdge(
+  edge: BareEdge,
+  port: number,
+  backendUrls: readonly string[],
+  secrets: string,
+): Promise<WorkerdProcess> {
   const hash = createHash("sha256").update(localKey).digest("hex");
-  const worker = await startWorker({
-    config: path.join(root, "wrangler.toml"),
-    bindings: {
-      BACKEND_URLS: text(backendUrls.join(",")),
-      BACKEND_SECRETS: text(secrets),
-      ...collectorOf(process.env),
-      TENANT_KEYS: text(JSON.stringify([{ hash, tenant: "local" }])),
-    },
-    dev: {
-      server: { hostname: localHost, port: 0 },
-      inspector: false,
-      watch: false,
-      persist: stateFolder(),
-      logLevel: "warn",
+  const configFile = await edge.configure({
+    port,
+    state: stateFolder(),
+    vars: {
+      BACKEND_URLS: backendUrls.join(","),
+      BACKEND_SECRETS: secrets,
+      TENANT_KEYS: JSON.stringify([{ hash, tenant: "local" }]),
+      ...ownVariables(process.env),
     },
   });
-  // `worker.url` never settles where the server cannot start.
-  const failed = once(worker.raw, "error").then(([event]) => {
-    throw new Error(`the edge did not start: ${(event as Error).message ?? (event as { reason: string }).reason}`);
-  });
-  const late = sleep(startMs, null, { ref: false }).then(() => {
-    throw new Error(`the edge did not start within ${startMs} ms`);
-  });
-  const target = await Promise.race([worker.url, failed, late]);
-  return startLocalProxy(port, target, hostsOf(process.env.EDGE_HOSTS)).catch((error: Error) => {
-    throw new Error(`the edge did not start: ${error.message}`);
-  });
+  try {
+    return await startWorkerd(configFile, { stderr: process.stderr });
+  } catch (cause) {
+    throw new Error(`the edge did not start on port ${port}: ${(cause as Error).message}`, { cause });
+  } finally {
+    // workerd has read it.
+    edge.remove();
+  }
+}
+
+/** Variables that the Worker has of this process's environment. Edge and backends use the same collector. */
+function ownVariables(env: NodeJS.ProcessEnv): Record<string, string> {
+  const names = ["EDGE_HOSTS", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"];
+  return Object.fromEntries(names.flatMap((name) => (env[name] ? [[name, env[name]]] : [])));
 }

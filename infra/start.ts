@@ -2,17 +2,16 @@
  * `npm start`: edge and backend on this machine, up to the first generated token, until a signal or a crash.
  * On stdout the ready line alone; progress and logs on stderr. Not here: how a deployment starts its parts.
  */
-import { Console } from "node:console";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { InvalidArgumentError } from "commander";
 import { count, createCommand, parsedOptions } from "../gpu-backend/command-line.ts";
 import { startBackends } from "./local-backends.ts";
-import { localKey, startEdge, stateFolder } from "./local-edge.ts";
+import { artifactsFolder, localKey, prepareEdge, startEdge, stateFolder } from "./local-edge.ts";
 import { writeLocalRun } from "./local-run.ts";
 import { assertPortsFree, readPort } from "./ports.ts";
-import { bucketCopy, publishedManifest } from "./publish/local-store.ts";
+import { publishedManifest } from "./publish/local-store.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 
 const mostBackends = 16;
@@ -25,7 +24,7 @@ const program = createCommand(
   EDGE_HOSTS    names besides loopback ones that requests may have in Host, separated by commas
   BACKEND_PORT  port of the first backend, 8788 unless set
   MODEL_DIR     the model and its artifacts, the embedded one unless set
-  STATE_DIR     where keys, limits, use and published artifacts are kept, .wrangler/state unless set
+  STATE_DIR     where keys, limits, use and published artifacts are kept, .chameleon unless set
   BACKEND_SECRETS  what the edge signs its calls to the backend with, a new one for each start unless set
 What the backend reads besides, \`chameleon backend --help\` names by its flags: MAX_SEQUENCES is --max-sequences.
 
@@ -43,7 +42,6 @@ Exit code: 0 after Ctrl-C or another signal that ends it, 1 where a part failed.
     false,
   );
 
-const root = path.dirname(import.meta.dirname);
 const isCheckout = import.meta.filename.endsWith(".ts");
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 
@@ -65,31 +63,26 @@ async function start(count: number, json: boolean): Promise<void> {
   say(count > 1 ? `starting ${count} backends…` : "starting backend…");
   // Only this machine's users can reach the backends; calls are signed all the same, as in a deployment.
   const secrets = process.env.BACKEND_SECRETS || randomBytes(32).toString("hex");
-  const { backends, ended } = await startBackends(
-    backendPorts,
-    {
-      BACKEND_SECRETS: secrets,
-      ARTIFACTS_URL: process.env.ARTIFACTS_URL || pathToFileURL(bucketCopy(stateFolder())).href,
-    },
-    say,
-  );
-  void ended.then((how) => {
+  const artifacts = process.env.ARTIFACTS_URL || pathToFileURL(artifactsFolder()).href;
+  const [{ backends, ended }, preparedEdge] = await Promise.all([
+    startBackends(backendPorts, { BACKEND_SECRETS: secrets, ARTIFACTS_URL: artifacts }, say),
+    prepareEdge(),
+  ]);
+  const fail = (how: string) => {
     say(`chameleon: ${how}`);
     process.exit(1);
-  });
+  };
+  void ended.then(fail);
   say("starting edge…");
-  const edge = await startEdge(
-    root,
-    edgePort,
-    backends.map(({ url }) => url),
-    secrets,
-  );
+  const urls = backends.map(({ url }) => url);
+  const { url: edge, ended: edgeEnded } = await startEdge(preparedEdge, edgePort, urls, secrets);
+  void edgeEnded.then((how) => fail(`the edge ${how}`));
   await generateToken(edge);
-  const published = await publishedManifest(stateFolder());
+  const published = await publishedManifest(artifactsFolder());
   if (published) say(`published artifacts come first: ${published} (npm run publish -- --list)`);
   await writeLocalRun(stateFolder(), {
     ...{ pid: process.pid, edge, key: localKey, backendSecrets: secrets },
-    backends: backends.map(({ url }) => url),
+    backends: urls,
     modelDirectory: process.env.MODEL_DIR ? path.resolve(process.env.MODEL_DIR) : null,
   });
   const ready = { ready: true, edge, key: localKey, backends };
@@ -114,8 +107,6 @@ function backendCount(text: string): number {
 }
 
 const options = parsedOptions<{ backends: number; json: boolean }>(program);
-// Whatever wrangler or the Worker log must not mix with the ready line.
-globalThis.console = new Console(process.stderr);
 // Everything started is ended by exit hooks, so that each of these ends everything, also half-way through a start. A signal
 // may come twice, from a terminal and from the bootstrap: the listener stays, so that the second does not cut the hooks off.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(0));

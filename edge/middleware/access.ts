@@ -3,8 +3,8 @@
  *
  * CORS: a preflight carries no key, so every preflight is answered, and grants nothing by itself. The call after it needs an
  * origin of the key's tenant, or the edge's own, before any work is done for it. The edge's own origin is that of the
- * request's URL, so whatever routes requests to the Worker must check the host: the platform does, and so does the local
- * proxy (infra/local-proxy.ts).
+ * request's URL, so whatever routes requests to the Worker must check the host: the platform does, and so does the entry of a
+ * local start (edge/local-worker.ts).
  */
 import type { Context } from "hono";
 import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";

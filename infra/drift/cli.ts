@@ -14,9 +14,8 @@ import { readSecrets, signatureHeader, signingKey } from "../../shared/contracts
 import { type AssignmentReport, assignmentReportSchema } from "../../shared/contracts/inference.ts";
 import { emptyProfile } from "../../shared/math/assignment-profile.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
-import { stateFolder } from "../local-edge.ts";
+import { artifactsFolder, stateFolder } from "../local-edge.ts";
 import { readLocalRun } from "../local-run.ts";
-import { bucketCopy } from "../publish/local-store.ts";
 import { writeWhole } from "../write-whole.ts";
 import { added, type DriftResult, driftOf } from "./drift.ts";
 import { verdictText } from "./report.ts";
@@ -66,7 +65,7 @@ async function run(options: Options): Promise<DriftResult> {
   if (!backends) throw new Error("no local start is running; name the backends with --backend");
   const modelDirectory = local?.modelDirectory ?? readConfig().modelDirectory;
   const reports = await askAll(backends, process.env.BACKEND_SECRETS || local?.backendSecrets);
-  const published = path.join(bucketCopy(stateFolder()), objectName(reports[0].manifestHash));
+  const published = path.join(artifactsFolder(), objectName(reports[0].manifestHash));
   // What was published to a local start comes before the model's own.
   const isPublished = local !== null && !options.manifest && existsSync(published);
   const folder = options.manifest ?? path.join(modelDirectory, "artifacts");

@@ -19,7 +19,7 @@ import {
   type TenantLimits,
   type TenantRecord,
 } from "../../shared/contracts/tenants.ts";
-import { stateFolder } from "../local-edge.ts";
+import { keysFolder } from "../local-edge.ts";
 import {
   type Actor,
   changeTenant,
@@ -31,7 +31,7 @@ import {
   rotateKey,
   stateOf,
 } from "./actions.ts";
-import { wranglerNamespace } from "./namespace.ts";
+import { folderNamespace, wranglerNamespace } from "./namespace.ts";
 import { duration, limit, origins, scopeList, when } from "./options.ts";
 
 const root = path.dirname(path.dirname(import.meta.dirname));
@@ -49,7 +49,7 @@ const program = createCommand(
   "keys",
   "API keys and limits of tenants",
   ["chameleon keys create acme --expires 90d", "chameleon keys limits acme --requests-per-minute 100"],
-  `Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.wrangler/state).
+  `Without --remote it is about the edge that \`npm start\` serves, running or not: its state is in STATE_DIR (.chameleon).
 A change is in force there within a second; a remote one within about a minute, the time that KV takes.
 A tenant whose name begins with eu: (eu:acme) is answered and kept in the EU alone.`,
 );
@@ -146,10 +146,9 @@ function command(usage: string, description: string): Command {
 
 function actorAt({ remote, env, namespaceId }: Place): Actor {
   const which = namespaceId === undefined ? ["--binding", binding] : ["--namespace-id", namespaceId];
-  const where = remote ? ["--remote"] : ["--local", "--persist-to", stateFolder()];
   const environment = env === undefined ? [] : ["--env", env];
   return {
-    namespace: wranglerNamespace(root, [...which, ...where, ...environment]),
+    namespace: remote ? wranglerNamespace(root, [...which, "--remote", ...environment]) : folderNamespace(keysFolder()),
     now,
     newKey: () => `sk-chameleon-${randomBytes(32).toString("base64url")}`,
   };

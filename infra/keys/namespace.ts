@@ -1,26 +1,66 @@
-/** The KV namespace of keys and tenants through wrangler's own client. Not here: what is in it. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+/**
+ * The KV namespace of keys and tenants: a deployment's through wrangler's own client, a local edge's as a folder that the edge reads
+ * (edge/local-storage.ts). Not here: what is in it.
+ */
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { KeyEnd, KeyRecord, Revocation, TenantRecord } from "../../shared/contracts/tenants.ts";
 import { jsonIn, runWrangler } from "../wrangler.ts";
+import { writeWhole } from "../write-whole.ts";
 
 export type StoredRecord = KeyEnd | KeyRecord | Revocation | TenantRecord;
 
-/** Records by name. Every method rejects with wrangler's own words where it fails. */
+/** Records by name. */
 export interface Namespace {
-  /** Names, and the tenant whose record it is; null for a record that was put before tenants were noted in the metadata. */
+  /** Names, and the tenant whose record it is; null where the record alone tells. */
   names(prefix: string): Promise<{ name: string; tenant: string | null }[]>;
   /** Those that are there, as JSON gives them. */
   get(names: readonly string[]): Promise<Map<string, unknown>>;
-  /** A key's record is put with its tenant in the metadata. */
+  /** Puts all of them, or the first ones where it is cut off. */
   put(records: ReadonlyMap<string, StoredRecord>): Promise<void>;
+}
+
+/** The file of a record in a folder. No name has a dot, as files that are being written have. */
+export function recordFile(folder: string, name: string): string {
+  return path.join(folder, encodeURIComponent(name));
+}
+
+export function folderNamespace(folder: string): Namespace {
+  return {
+    async names(prefix) {
+      const files = await readdir(folder).catch(nullWhereMissing);
+      const names = (files ?? []).filter((file) => !file.includes(".")).map(decodeURIComponent);
+      return names.filter((name) => name.startsWith(prefix)).map((name) => ({ name, tenant: null }));
+    },
+    async get(names) {
+      const found = new Map<string, unknown>();
+      for (const name of names) {
+        const text = await readFile(recordFile(folder, name), "utf8").catch(nullWhereMissing);
+        if (text !== null) found.set(name, JSON.parse(text));
+      }
+      return found;
+    },
+    async put(records) {
+      for (const [name, record] of records) {
+        await writeWhole(recordFile(folder, name), Buffer.from(JSON.stringify(record)), 0o600);
+      }
+    },
+  };
+}
+
+function nullWhereMissing(error: NodeJS.ErrnoException): null {
+  if (error.code === "ENOENT") return null;
+  throw error;
 }
 
 /** The platform's bound on one read. */
 const namesPerRead = 100;
 
-/** `place` are wrangler's options that say which namespace. */
+/**
+ * `place` are wrangler's options that say which namespace. A key's record is put with its tenant in the metadata. Every method
+ * rejects with wrangler's own words where it fails.
+ */
 export function wranglerNamespace(root: string, place: readonly string[]): Namespace {
   const kv = (...args: string[]) => runWrangler(root, ["kv", ...args, ...place]);
   return {

@@ -3,7 +3,7 @@
  * the folders of the sources, the built Worker, static assets and the embedded model. `npm pack` runs it (prepack).
  */
 import { spawnSync } from "node:child_process";
-import { cp, glob, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, glob, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
 import { buildSite } from "../site/build.ts";
@@ -17,6 +17,7 @@ const dist = path.join(root, "dist");
 
 /** Files that are read while a command runs, and are no TypeScript. */
 const assets = [
+  "wrangler.toml",
   "edge/public",
   "gpu-backend/models/chameleon-mini",
   "gpu-backend/runtime/onnx.proto",
@@ -34,7 +35,7 @@ async function build(): Promise<void> {
   await stagePage();
   await buildSite();
   for (const asset of assets) await cp(path.join(root, asset), path.join(dist, asset), { recursive: true });
-  await buildWorker();
+  await bundleWorker(path.join(root, "edge/local-worker.ts"), path.join(dist, "edge/built"));
   const { name, version, type } = JSON.parse(await readFile(path.join(root, "package.json"), "utf8"));
   await writeFile(path.join(dist, "package.json"), `${JSON.stringify({ name, version, type }, null, 2)}\n`);
 }
@@ -59,27 +60,6 @@ async function pointThreadsAtJavaScript(): Promise<void> {
     );
     if (pointed !== text) await writeFile(file, pointed);
   }
-}
-
-/** The Worker as a deployment uploads it, and a wrangler.toml that serves it as it is. */
-async function buildWorker(): Promise<void> {
-  const config = await readFile(path.join(root, "wrangler.toml"), "utf8");
-  const built = path.join(dist, "edge/built");
-  await mkdir(built, { recursive: true });
-  await bundleWorker(path.join(root, "wrangler.toml"), "worker", built);
-  await forgetBuilder(built);
-  const main = 'main = "edge/worker.ts"';
-  if (!config.includes(main)) throw new Error(`wrangler.toml does not say ${main}`);
-  const served = config.replace(main, 'main = "edge/built/worker.js"\nno_bundle = true');
-  await writeFile(path.join(dist, "wrangler.toml"), served);
-}
-
-/** Removes what wrangler writes about the machine and the time of a build: a source map with its folders, and a README.md. */
-async function forgetBuilder(built: string): Promise<void> {
-  for (const name of ["worker.js.map", "README.md"]) await rm(path.join(built, name));
-  const worker = path.join(built, "worker.js");
-  const text = await readFile(worker, "utf8");
-  await writeFile(worker, text.replace(/^\/\/# sourceMappingURL=.*\n?/m, ""));
 }
 
 await runCommand(

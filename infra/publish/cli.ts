@@ -6,9 +6,9 @@ import path from "node:path";
 import { InvalidArgumentError, Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
 import { readConfig } from "../../gpu-backend/config.ts";
-import { stateFolder } from "../local-edge.ts";
+import { artifactsFolder } from "../local-edge.ts";
 import { readArtifactSet } from "./artifact-set.ts";
-import { withLocalStore } from "./local-store.ts";
+import { folderStore } from "./local-store.ts";
 import { listSwitches, type Published, publishSet, rollBack, switchLines } from "./publish.ts";
 import { remoteStore } from "./s3-store.ts";
 import type { ObjectStore } from "./store.ts";
@@ -66,10 +66,9 @@ function readPrefix(text: string): string {
   throw new InvalidArgumentError("must be a manifest's hash, or 4 of its first digits or more");
 }
 
-async function withStore<T>(options: Options, use: (store: ObjectStore) => Promise<T>): Promise<T> {
-  const bucket = options.bucket ?? (await boundBucket(options.env));
-  if (!options.remote) return await withLocalStore(stateFolder(), bucket, use);
-  return await use(remoteStore(process.env, bucket, options.endpoint));
+async function storeOf({ remote, bucket, env, endpoint }: Options): Promise<ObjectStore> {
+  if (!remote) return folderStore(artifactsFolder());
+  return remoteStore(process.env, bucket ?? (await boundBucket(env)), endpoint);
 }
 
 async function boundBucket(env?: string): Promise<string> {
@@ -86,7 +85,7 @@ async function boundBucket(env?: string): Promise<string> {
 
 async function run(options: Options): Promise<void> {
   if (options.list) {
-    const switches = await withStore(options, listSwitches);
+    const switches = await listSwitches(await storeOf(options));
     if (options.json) process.stdout.write(`${JSON.stringify(switches, null, 2)}\n`);
     else process.stdout.write(switchLines(switches));
     if (switches.length === 0) say("nothing was published yet");
@@ -97,10 +96,10 @@ async function run(options: Options): Promise<void> {
   // Before the store is asked: a folder that cannot be served is no reason to open it.
   const folder = options.artifacts ?? path.join(readConfig().modelDirectory, "artifacts");
   const set = isRollback ? null : await readArtifactSet(folder);
-  const published = await withStore(options, (store) => {
-    const publisher = { store, say, now: () => new Date() };
-    return set ? publishSet(publisher, set, { otherModel, dryRun }) : rollBack(publisher, options.to ?? null, dryRun);
-  });
+  const publisher = { store: await storeOf(options), say, now: () => new Date() };
+  const published = set
+    ? await publishSet(publisher, set, { otherModel, dryRun })
+    : await rollBack(publisher, options.to ?? null, dryRun);
   tell(published, options);
 }
 

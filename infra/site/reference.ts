@@ -125,7 +125,7 @@ async function commands(): Promise<string> {
   return `# Commands
 
 \`npm run COMMAND -- ARGUMENTS\` in a checkout, \`chameleon COMMAND ARGUMENTS\` from an installed package. Installed, \`chameleon start\` serves from any folder, and
-keeps its state there in \`.wrangler/\` and \`.cache/\`. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; some commands have more.
+keeps its state there in \`.chameleon/\` and \`.cache/\`. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted; some commands have more.
 
 ${Object.keys(commandsOf(true))
   .map((name) => `[${name}](#${anchorOf(name)})`)

@@ -5,60 +5,57 @@
 
 /** One build of the Worker. */
 export interface WorkerBuild {
-  /** The entry first; `file` is relative to the configuration file. */
-  modules: { name: string; file: string }[];
+  /** The bundle, one ES module; relative to the configuration file. */
+  file: string;
   compatibilityDate: string;
   compatibilityFlags: string[];
   vars: Record<string, string>;
   objects: { binding: string; className: string }[];
 }
 
+/** Binding → folder. */
+interface BoundFolder {
+  binding: string;
+  directory: string;
+}
+
 interface WorkerdConfig {
   worker: WorkerBuild;
   /** Another build that runs the Durable Objects, as while a deployment spreads; null: the same one does. */
   objectsWorker: WorkerBuild | null;
+  /** On loopback; 0 lets the system choose. */
+  port: number;
   /** Folder for what Durable Objects store: in memory workerd offers no SQL. */
   objectsDirectory: string;
-  /** Binding → folder of static files. */
-  assets: { binding: string; directory: string } | null;
-  /** Binding → what the namespace holds; it forgets the rest when it ends. */
-  namespaces: { binding: string; entries: Record<string, string> }[];
-  /** R2 buckets; each is empty, and refuses what is put into it. */
-  buckets: string[];
-  /** Datasets that take events and drop them. */
-  datasets: string[];
+  assets: BoundFolder | null;
+  /** The module that makes KV namespaces and R2 buckets of folders (edge/local-storage.ts), bundled; relative to the configuration file. */
+  storageFile: string;
+  namespaces: BoundFolder[];
+  buckets: BoundFolder[];
 }
-
-/** Of scripts that are no build of ours. */
-const compatibilityDate = "2026-11-17";
 
 /** A Worker of one file without bindings. */
 export function workerAlone(file: string, objectsDirectory: string): WorkerdConfig {
   return {
-    worker: {
-      modules: [{ name: file, file }],
-      compatibilityDate,
-      compatibilityFlags: [],
-      vars: {},
-      objects: [],
-    },
+    worker: { file, compatibilityDate: "2026-11-17", compatibilityFlags: [], vars: {}, objects: [] },
     objectsWorker: null,
+    port: 0,
     objectsDirectory,
     assets: null,
+    storageFile: "",
     namespaces: [],
     buckets: [],
-    datasets: [],
   };
 }
 
-/** The text of a configuration that serves the Worker on a loopback port of the system's choice. */
+/** The text of a configuration that serves the Worker on a loopback port. */
 export function workerdConfigText(config: WorkerdConfig): string {
-  const { worker, objectsWorker, objectsDirectory, assets, namespaces, buckets, datasets } = config;
+  const { worker, objectsWorker, port, objectsDirectory, assets, storageFile, namespaces, buckets } = config;
+  const folders = [...namespaces, ...buckets];
   const shared = [
-    ...(assets ? [`(name = ${text(assets.binding)}, service = "assets")`] : []),
-    ...namespaces.map((one, i) => `(name = ${text(one.binding)}, kvNamespace = "kv-${i}")`),
-    ...buckets.map((name) => `(name = ${text(name)}, r2Bucket = "empty-bucket")`),
-    ...datasets.map((name) => `(name = ${text(name)}, analyticsEngine = "sink")`),
+    ...(assets ? [`(name = ${text(assets.binding)}, service = ${text(assets.binding)})`] : []),
+    ...namespaces.map(({ binding }) => wrappedText(binding, "namespace")),
+    ...buckets.map(({ binding }) => wrappedText(binding, "bucket")),
   ];
   const services = [
     workerText("edge", worker, shared, objectsWorker ? "objects-worker" : null),
@@ -66,49 +63,25 @@ export function workerdConfigText(config: WorkerdConfig): string {
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
     `(name = "objects", disk = (path = ${text(objectsDirectory)}, writable = true))`,
-    ...(assets ? [`(name = "assets", disk = (path = ${text(assets.directory)}))`] : []),
-    ...namespaces.map(({ entries }, i) => serviceText(`kv-${i}`, kvScript, [["entries", JSON.stringify(entries)]])),
-    ...(buckets.length > 0 ? [serviceText("empty-bucket", emptyBucketScript)] : []),
-    ...(datasets.length > 0 ? [serviceText("sink", sinkScript)] : []),
+    ...[...(assets ? [assets] : []), ...folders].map(
+      ({ binding, directory }) => `(name = ${text(binding)}, disk = (path = ${text(directory)}))`,
+    ),
   ];
+  const storage = `(name = "chameleon:local-storage", internal = true, esModule = embed ${text(storageFile)})`;
+  // The platform sets the header, whatever a client sends.
+  const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = ${list(services)},
-  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "edge")]);
+  extensions = [(modules = ${list(folders.length > 0 ? [storage] : [])})],
+  sockets = [(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")]);
 `;
 }
 
-/** A key-value namespace as workerd asks for one over HTTP: GET, PUT, DELETE of /key, and GET of / with a prefix lists names. */
-const kvScript = `let held;
-export default {
-  async fetch(request, env) {
-    held ??= new Map(Object.entries(env.entries));
-    const { pathname, searchParams } = new URL(request.url);
-    const key = decodeURIComponent(pathname.slice(1));
-    if (key === "") {
-      const names = [...held.keys()].filter((name) => name.startsWith(searchParams.get("prefix") ?? ""));
-      return Response.json({ keys: names.map((name) => ({ name })), list_complete: true });
-    }
-    if (request.method === "PUT") held.set(key, await request.text());
-    else if (request.method === "DELETE") held.delete(key);
-    else if (held.has(key)) return new Response(held.get(key));
-    else return new Response(null, { status: 404 });
-    return new Response(null);
-  },
-};`;
-
-/** R2 tells errors in a header. */
-const emptyBucketScript = `export default {
-  fetch: () => new Response(null, { status: 404, headers: {
-    "cf-r2-error": JSON.stringify({ version: 1, v4code: 10007, message: "The specified key does not exist." }) } }),
-};`;
-
-const sinkScript = "export default { fetch: () => new Response(null) };";
-
-function serviceText(name: string, script: string, json: [string, string][] = []): string {
-  const bindings = json.map(([binding, value]) => `(name = ${text(binding)}, json = ${text(value)})`);
-  const modules = list([`(name = "main", esModule = ${text(script)})`]);
-  return `(name = "${name}", worker = (modules = ${modules}, compatibilityDate = ${text(compatibilityDate)}, bindings = ${list(bindings)}))`;
+function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): string {
+  const inner = `[(name = "folder", service = ${text(binding)})]`;
+  return `(name = ${text(binding)}, wrapped = (
+      moduleName = "chameleon:local-storage", entrypoint = ${text(entrypoint)}, innerBindings = ${inner}))`;
 }
 
 /** `objectsService` runs the Worker's objects; null: it does so itself. */
@@ -125,24 +98,13 @@ function workerText(name: string, build: WorkerBuild, shared: string[], objectsS
     (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
   );
   return `(name = ${text(name)}, worker = (
-      modules = ${list(build.modules.map(moduleText))},
+      modules = [(name = "worker.js", esModule = embed ${text(build.file)})],
       compatibilityDate = ${text(build.compatibilityDate)},
       compatibilityFlags = ${list(build.compatibilityFlags.map(text))},
       bindings = ${list(bindings)},
       durableObjectNamespaces = ${list(objectsService ? [] : classes)},
       durableObjectStorage = (localDisk = "objects"),
       globalOutbound = "network"))`;
-}
-
-function moduleText({ name, file }: WorkerBuild["modules"][number]): string {
-  const kind = name.endsWith(".wasm")
-    ? "wasm"
-    : name.endsWith("js")
-      ? "esModule"
-      : name.endsWith("txt")
-        ? "text"
-        : "data";
-  return `(name = ${text(name)}, ${kind} = embed ${text(file)})`;
 }
 
 function list(items: readonly string[]): string {

@@ -1,9 +1,11 @@
-/** A Worker as it is deployed, ready for a bare workerd: bundle and bindings of its wrangler configuration. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+/** A Worker ready for a bare workerd: its bundle, and the bindings of its wrangler configuration. */
+import { rmSync } from "node:fs";
+import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
-import { type Bundle, bundleWorker } from "./bundle.ts";
+import { recordFile } from "../keys/namespace.ts";
+import { bundleWorker, storageFile, workerFile } from "./bundle.ts";
 import { type WorkerBuild, workerdConfigText } from "./config.ts";
 
 /** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
@@ -16,12 +18,15 @@ interface WranglerConfig {
   durable_objects: { bindings: { name: string; class_name: string }[] };
   kv_namespaces: { binding: string }[];
   r2_buckets: { binding: string }[];
-  analytics_engine_datasets: { binding: string }[];
 }
 
 interface Settings {
+  /** 0, unless given: the system chooses. */
+  port?: number;
   vars?: Record<string, string>;
-  /** What every key-value namespace holds at first. */
+  /** Folder of all that is stored, a temporary one unless given. One process at a time has its Durable Objects open. */
+  state?: string;
+  /** Records of every key-value namespace, besides those in `state`. */
   entries?: Record<string, string>;
   /** Folder of the static assets. */
   assets?: string;
@@ -29,24 +34,39 @@ interface Settings {
   objectsOf?: BareEdge;
 }
 
-/** A bundle with what a bare workerd must be told to serve it. */
 export interface BareEdge {
-  bundle: Bundle;
   /** With files relative to `directory`, and `vars` over the configuration's. */
   build(directory: string, vars: Record<string, string>): WorkerBuild;
   /** Writes what workerd is told, and returns its file. `settings` go over what wrangler's configuration says. */
   configure(settings?: Settings): Promise<string>;
-  /** Removes every file. */
-  remove(): Promise<void>;
+  /** Removes every file but those in a `state` that was given. */
+  remove(): void;
 }
 
-/** `environment` is one of the configuration's; its top level unless given. */
-export async function prepareBareEdge(configFile: string, environment?: string): Promise<BareEdge> {
+/** The folder of a key-value namespace, in a folder of all that is stored. */
+export function namespaceFolder(state: string, binding: string): string {
+  return path.join(state, "kv", binding);
+}
+
+/** The folder of a bucket, in a folder of all that is stored. */
+export function bucketFolder(state: string, binding: string): string {
+  return path.join(state, "r2", binding);
+}
+
+/**
+ * `environment` is one of the configuration's, its top level unless given. `bundle` writes the files of bundle.ts into a folder;
+ * unless given, those of the configuration's Worker.
+ */
+export async function prepareBareEdge(
+  configFile: string,
+  { environment, bundle }: { environment?: string; bundle?: (directory: string) => Promise<void> } = {},
+): Promise<BareEdge> {
   const directory = await mkdtemp(path.join(tmpdir(), "chameleon-edge-"));
   const wrangler: WranglerConfig = readWranglerConfig({ config: configFile, env: environment });
-  const bundle = await bundleWorker(configFile, path.parse(wrangler.main).name, directory, environment);
+  const fromConfig = (file: string) => path.resolve(path.dirname(configFile), file);
+  await (bundle ? bundle(directory) : bundleWorker(fromConfig(wrangler.main), directory));
   const build = (from: string, vars: Record<string, string>): WorkerBuild => ({
-    modules: bundle.modules.map((name) => ({ name, file: path.relative(from, path.join(directory, name)) })),
+    file: path.relative(from, path.join(directory, workerFile)),
     compatibilityDate: wrangler.compatibility_date,
     compatibilityFlags: wrangler.compatibility_flags,
     vars: { ...wrangler.vars, ...vars },
@@ -56,29 +76,37 @@ export async function prepareBareEdge(configFile: string, environment?: string):
     })),
   });
   return {
-    bundle,
     build,
-    async configure({ vars = {}, entries = {}, assets, objectsOf } = {}) {
-      // Each process has its own: a store is open in one only.
-      const objectsDirectory = await mkdtemp(path.join(directory, "objects-"));
+    async configure({ port = 0, vars = {}, state, entries = {}, assets, objectsOf } = {}) {
+      const folder = state ?? (await mkdtemp(path.join(directory, "state-")));
+      const namespaces = wrangler.kv_namespaces.map(({ binding }) => ({
+        binding,
+        directory: namespaceFolder(folder, binding),
+      }));
+      const buckets = wrangler.r2_buckets.map(({ binding }) => ({ binding, directory: bucketFolder(folder, binding) }));
+      const objectsDirectory = path.join(folder, "objects");
+      // workerd serves no folder that is missing when it starts.
+      const folders = [...namespaces, ...buckets].map(({ directory }) => directory);
+      await Promise.all([...folders, objectsDirectory].map((one) => mkdir(one, { recursive: true })));
+      for (const { directory } of namespaces) {
+        for (const [name, value] of Object.entries(entries)) await writeFile(recordFile(directory, name), value);
+      }
       const text = workerdConfigText({
         worker: build(directory, vars),
         objectsWorker: objectsOf ? objectsOf.build(directory, vars) : null,
+        port,
         objectsDirectory,
         assets: wrangler.assets
-          ? {
-              binding: wrangler.assets.binding,
-              directory: assets ?? path.resolve(path.dirname(configFile), wrangler.assets.directory),
-            }
+          ? { binding: wrangler.assets.binding, directory: assets ?? fromConfig(wrangler.assets.directory) }
           : null,
-        namespaces: wrangler.kv_namespaces.map(({ binding }) => ({ binding, entries })),
-        buckets: wrangler.r2_buckets.map(({ binding }) => binding),
-        datasets: wrangler.analytics_engine_datasets.map(({ binding }) => binding),
+        storageFile,
+        namespaces,
+        buckets,
       });
       const file = path.join(directory, "config.capnp");
       await writeFile(file, text);
       return file;
     },
-    remove: () => rm(directory, { recursive: true, force: true }),
+    remove: () => rmSync(directory, { recursive: true, force: true }),
   };
 }

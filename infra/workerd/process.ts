@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
-import type { Readable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 
 /** The package has no types. */
 const { default: binary } = createRequire(import.meta.url)("workerd") as { default: string };
@@ -15,6 +15,8 @@ export interface WorkerdProcess {
   inspector: ((service: string) => string) | null;
   /** The end of what it wrote to stderr, 64 kB; and to stdout, where that was asked for: then 16 MB of both. */
   log(): string;
+  /** What ended it, as a phrase; settles when it has ended. */
+  ended: Promise<string>;
   stop(): Promise<void>;
 }
 
@@ -23,37 +25,75 @@ export interface WorkerdOptions {
   keepsStdout?: boolean;
   /** Lets a debugger in, on a loopback port of the system's choice. */
   isInspected?: boolean;
+  /** Gets what it writes to stderr, once it listens. */
+  stderr?: Writable;
 }
 
-/** Starts workerd and waits until it listens, which is after the Worker's global scope ran. Throws with its own words. */
+/**
+ * Starts workerd and waits until it listens, which is after the Worker's global scope ran. It ends with this process, however
+ * that ends. Throws an Error with workerd's own words where it does not start.
+ */
 export async function startWorkerd(
   configFile: string,
-  { keepsStdout = false, isInspected = false }: WorkerdOptions = {},
+  { keepsStdout = false, isInspected = false, stderr }: WorkerdOptions = {},
 ): Promise<WorkerdProcess> {
-  // Outside Cloudflare a binding for Analytics Engine counts as an experiment.
   const inspector = isInspected ? ["--inspector-addr=127.0.0.1:0"] : [];
-  const args = ["serve", "--experimental", "--control-fd=3", ...inspector, configFile];
-  const child = spawn(binary, args, { stdio: ["ignore", keepsStdout ? "pipe" : "ignore", "pipe", "pipe"] });
-  const kill = () => void child.kill("SIGKILL");
-  process.once("exit", kill);
+  const child = spawn(binary, ["serve", "--control-fd=3", ...inspector, configFile], {
+    stdio: ["ignore", keepsStdout ? "pipe" : "ignore", "pipe", "pipe"],
+    // A terminal's Ctrl-C is for this process.
+    detached: true,
+  });
   let written = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream?.on("data", (chunk) => {
       written = (written + chunk).slice(keepsStdout ? -16_777_216 : -65_536);
     });
   }
-  const ended = once(child, "close").then(() => process.off("exit", kill));
+  const disown = killWithParent(child);
+  const ended = once(child, "close").then(([code, signal]) => {
+    disown();
+    return signal ? `was ended by ${signal}` : `ended with ${code}`;
+  });
   const { port, inspectorPort } = await listeningPorts(child);
-  if (port === null) throw new Error(`workerd ended before it listened: ${written}`);
+  if (port === null) {
+    await ended;
+    throw new Error(`workerd ended before it listened: ${written.trim()}`);
+  }
+  if (stderr) {
+    stderr.write(written);
+    child.stderr!.on("data", (chunk) => stderr.write(chunk));
+  }
   return {
     url: `http://127.0.0.1:${port}`,
     pid: child.pid!,
     inspector: inspectorPort === null ? null : (service) => `ws://127.0.0.1:${inspectorPort}/${service}`,
     log: () => written,
+    ended,
     async stop() {
       child.kill("SIGKILL");
       await ended;
     },
+  };
+}
+
+/**
+ * Kills the child when this process ends, also where it is killed outright: a shell waits for the end of a pipe. Returns what
+ * takes that back.
+ */
+function killWithParent(child: ChildProcess): () => void {
+  const kill = () => void child.kill("SIGKILL");
+  process.once("exit", kill);
+  const watch = spawn("sh", ["-c", 'read end; kill -9 "$0"', String(child.pid)], {
+    stdio: ["pipe", "ignore", "ignore"],
+    detached: true,
+  });
+  // Windows may be without a shell; there the hook alone must do.
+  watch.on("error", () => undefined);
+  watch.unref();
+  (watch.stdin as unknown as { unref(): void }).unref();
+  return () => {
+    process.off("exit", kill);
+    watch.kill("SIGKILL");
   };
 }
 

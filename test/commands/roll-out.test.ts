@@ -10,9 +10,10 @@ import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual, promisify } from "node:util";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { withLocalStore } from "../../infra/publish/local-store.ts";
+import { folderStore } from "../../infra/publish/local-store.ts";
 import { publishSet } from "../../infra/publish/publish.ts";
 import type { ObjectStore } from "../../infra/publish/store.ts";
+import { bucketFolder } from "../../infra/workerd/edge.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
 import { type Stack, startStack } from "../support/stack.ts";
@@ -20,7 +21,6 @@ import { variantOf } from "../support/tiny-model.ts";
 
 const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
 const model = fileURLToPath(new URL("../../gpu-backend/models/chameleon-mini", import.meta.url));
-const bucketName = "chameleon-artifacts";
 const patience = { timeout: 60_000, interval: 100 };
 const concurrency = 8;
 
@@ -139,9 +139,8 @@ test("a set that is harmed in the bucket: edge and backends refuse it, each says
       .split("\n")
       .some((line) => by.test(line) && line.includes(third.manifestHash));
   const answers = await under(async () => {
-    await withLocalStore(stack.state, bucketName, async (store) => {
-      await publishSet({ store: harming(store, harmed), now: () => new Date(), say: () => undefined }, third);
-    });
+    const store = harming(folderStore(bucketFolder(stack.state, "ARTIFACTS")), harmed);
+    await publishSet({ store, now: () => new Date(), say: () => undefined }, third);
     await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
     await expect
       .poll(async () => [await served(), isRefused(/\{"level":"warn","event":"artifacts_refused"/)], patience)

@@ -178,7 +178,7 @@ test("a port that is taken while the backend starts is told, and ends the start"
   await once(taken, "listening");
   const { code, stdout, stderr } = await ended;
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
-  expect(stderr).toMatch(new RegExp(`^chameleon start: the edge did not start: .*:${edge}`, "m"));
+  expect(stderr).toMatch(new RegExp(`^chameleon start: the edge did not start on port ${edge}: .*in use`, "m"));
 });
 
 test("a model that is not there is one clear line", async () => {

@@ -5,13 +5,13 @@ import path from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { copiedTo } from "../../infra/publish/local-store.ts";
+import { folderStore } from "../../infra/publish/local-store.ts";
 import { publishSet, rollBack } from "../../infra/publish/publish.ts";
+import type { ObjectStore } from "../../infra/publish/store.ts";
 import { objectName } from "../../shared/artifacts/bucket.ts";
 import type { Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { allFrames, type Backend, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
-import { MemoryStore } from "../support/memory-store.ts";
 import { tinyConfig, variantOf, writeTinyModel } from "../support/tiny-model.ts";
 
 const patience = { timeout: 20_000, interval: 20 };
@@ -20,13 +20,9 @@ let model: string;
 /** That of the model folder, and its successor. */
 let old: ArtifactSet;
 let next: ArtifactSet;
-let store: MemoryStore;
+let store: ObjectStore;
 let environment: Record<string, string>;
-const publisher = () => ({
-  store: copiedTo(path.join(folder, "bucket"), store),
-  now: () => new Date(0),
-  say: () => undefined,
-});
+const publisher = () => ({ store, now: () => new Date(0), say: () => undefined });
 
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "artifact-sets-"));
@@ -34,7 +30,7 @@ beforeAll(async () => {
   await writeTinyModel(model);
   old = await readArtifactSet(path.join(model, "artifacts"));
   next = await readArtifactSet(await variantOf(model, path.join(folder, "next"), "next"));
-  store = new MemoryStore();
+  store = folderStore(path.join(folder, "bucket"));
   environment = {
     MODEL_DIR: model,
     THREADS: "1",
@@ -130,9 +126,8 @@ test("a backend starts with what is published; with the model's own where that i
   expect(await manifestsOf(fresh)).toEqual([next.manifestHash]);
   await stop(fresh);
 
-  const name = objectName(next.files.get("hyper-network.safetensors")!.sha256);
-  const { put } = copiedTo(path.join(folder, "bucket"), new MemoryStore());
-  await put(name, store.objects.get(name)!.slice(0, -1));
+  const { sha256, bytes } = next.files.get("hyper-network.safetensors")!;
+  await store.put(objectName(sha256), bytes.slice(0, -1));
   const harmed = await startBackend({ ...environment, DATA_DIR: path.join(folder, "empty") });
   expect(await manifestsOf(harmed)).toEqual([old.manifestHash]);
   expect(harmed.log()).toMatch(/"event":"artifacts_refused".*hyper-network\.safetensors/);

@@ -1,25 +1,27 @@
-/** `npm run publish` into the bucket of a local edge: wrangler's own R2, whose conditions decide between two publishers. */
+/** `npm run publish` into the bucket of a local edge, a folder: one of two publishers at once switches. */
 import { execFile } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
-import { bucketCopy, withLocalStore } from "../../infra/publish/local-store.ts";
+import { folderStore } from "../../infra/publish/local-store.ts";
 import { listSwitches, publishSet } from "../../infra/publish/publish.ts";
+import { bucketFolder } from "../../infra/workerd/edge.ts";
 import { pointerName } from "../../shared/artifacts/bucket.ts";
 import { variantOf, writeTinyModel } from "../support/tiny-model.ts";
 
 const cli = fileURLToPath(new URL("../../infra/publish/cli.ts", import.meta.url));
-const bucketName = "chameleon-artifacts";
 let folder: string;
 let state: string;
+let bucket: string;
 let sets: ArtifactSet[];
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "publish-local-"));
   state = path.join(folder, "state");
+  bucket = bucketFolder(state, "ARTIFACTS");
   const model = path.join(folder, "model");
   await writeTinyModel(model);
   const folders = ["one", "two"].map((name) => variantOf(model, path.join(folder, name), name));
@@ -36,23 +38,32 @@ async function run(...args: string[]): Promise<{ code: number; stdout: string; s
 }
 
 test("of publishers at once one switches each time, and no switch is lost", async () => {
-  await withLocalStore(state, bucketName, async (store) => {
-    const publisher = { store, now: () => new Date(0), say: () => undefined };
-    const switched: string[] = [];
-    for (const rivals of [sets, sets.slice(1)]) {
-      const outcomes = await Promise.allSettled(rivals.map((set) => publishSet(publisher, set)));
-      for (const outcome of outcomes) {
-        if (outcome.status === "rejected") expect(String(outcome.reason)).toContain("another publisher");
-        else if (outcome.value.switched) switched.unshift(outcome.value.manifest);
-      }
+  const store = folderStore(bucket);
+  const publisher = { store, now: () => new Date(0), say: () => undefined };
+  const switched: string[] = [];
+  for (const rivals of [sets, sets.slice(1)]) {
+    const outcomes = await Promise.allSettled(rivals.map((set) => publishSet(publisher, set)));
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") expect(String(outcome.reason)).toContain("another publisher");
+      else if (outcome.value.switched) switched.unshift(outcome.value.manifest);
     }
-    expect(switched.length).toBeGreaterThan(0);
-    expect((await listSwitches(store)).map(({ manifest }) => manifest)).toEqual(switched);
-  });
+  }
+  expect(switched.length).toBeGreaterThan(0);
+  expect((await listSwitches(store)).map(({ manifest }) => manifest)).toEqual(switched);
 });
 
-test("the command publishes, lists and goes back, the same in the bucket and in the copy for local backends", async () => {
-  const before = await withLocalStore(state, bucketName, listSwitches);
+test("the lock of a publisher that was killed is passed over, a running one's is not", async () => {
+  const lock = path.join(bucket, `${pointerName}.lock`);
+  const { bytes, etag } = (await folderStore(bucket).get(pointerName, 1e6))!;
+  const replace = () => folderStore(bucket).replace(pointerName, bytes, etag, {});
+  await writeFile(lock, "");
+  expect(await replace()).toBe(false);
+  await utimes(lock, 0, 0);
+  expect(await replace()).toBe(true);
+});
+
+test("the command publishes, lists and goes back", async () => {
+  const before = await listSwitches(folderStore(bucket));
   const next = before[0].manifest === sets[1].manifestHash ? sets[2] : sets[1];
   const published = await run("--artifacts", path.join(folder, next === sets[1] ? "one" : "two"));
   expect([published.code, published.stdout.trim()]).toEqual([0, next.manifestHash]);
@@ -61,7 +72,7 @@ test("the command publishes, lists and goes back, the same in the bucket and in 
   const { stdout } = await run("--list", "--json");
   const switches = JSON.parse(stdout);
   expect(switches).toHaveLength(before.length + 2);
-  expect(JSON.parse(await readFile(path.join(bucketCopy(state), pointerName), "utf8")).switches).toEqual(switches);
+  expect(JSON.parse(await readFile(path.join(bucket, pointerName), "utf8")).switches).toEqual(switches);
 });
 
 test("what it cannot do is one clear line", async () => {

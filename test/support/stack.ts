@@ -1,7 +1,4 @@
-/**
- * The whole thing as `npm start` runs it: real wrangler, real workerd, a real backend, on loopback ports of the system's
- * choice.
- */
+/** Edge and backend as `npm start` runs them: a real workerd, a real backend, on loopback ports of the system's choice. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -23,6 +20,8 @@ export interface Stack {
   log(): string;
   /** POSTs JSON with the local key. */
   post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+  /** Kills it outright, as a machine does that fails. Its state stays where STATE_DIR was given. */
+  kill(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -40,10 +39,17 @@ export async function startStack(env: Record<string, string> = {}, args: string[
   const ready = await firstLine(child);
   if (ready === null) throw new Error(`the stack ended before it was ready: ${printed}`);
   const { edge, key, backends } = JSON.parse(ready);
+  const end = async (signal: NodeJS.Signals) => {
+    if (child.exitCode === null && child.signalCode === null) {
+      child.kill(signal);
+      await once(child, "exit");
+    }
+    await rm(state, { recursive: true, force: true, maxRetries: 3 });
+  };
   return {
     edge,
     key,
-    state,
+    state: env.STATE_DIR ?? state,
     backends,
     log: () => printed,
     post: (path, body, headers = {}) =>
@@ -52,13 +58,8 @@ export async function startStack(env: Record<string, string> = {}, args: string[
         headers: { "content-type": "application/json", authorization: `Bearer ${key}`, ...headers },
         body: typeof body === "string" ? body : JSON.stringify(body),
       }),
-    async stop() {
-      if (child.exitCode === null && child.signalCode === null) {
-        child.kill("SIGTERM");
-        await once(child, "exit");
-      }
-      await rm(state, { recursive: true, force: true, maxRetries: 3 });
-    },
+    kill: () => end("SIGKILL"),
+    stop: () => end("SIGTERM"),
   };
 }
 

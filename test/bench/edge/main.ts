@@ -151,7 +151,7 @@ async function measureEdges(): Promise<Measured> {
     const edges: PreparedEdge[] = [];
     for (const [system, folder] of folders) {
       const edge = await prepareBareEdge(path.join(folder, "wrangler.toml"));
-      stops.push(() => edge.remove());
+      stops.push(async () => edge.remove());
       edges.push({ system, edge });
     }
     const fake = await startFakeBackend(bodies.manifestHash);
@@ -189,7 +189,7 @@ async function measureWays(): Promise<FirstTokenRow[]> {
   const stops: (() => Promise<unknown>)[] = [];
   try {
     const edge = await prepareBareEdge(path.join(root, "wrangler.toml"));
-    stops.push(() => edge.remove());
+    stops.push(async () => edge.remove());
     const edgeWay = async (backendUrl: string): Promise<Way> => {
       const { way, stop } = await startEdge(edge, ours, backendUrl);
       stops.push(stop);

@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../../infra/publish/artifact-set.ts";
-import { copiedTo } from "../../../infra/publish/local-store.ts";
 import { listSwitches, type Publisher, publishSet, rollBack, switchLines } from "../../../infra/publish/publish.ts";
 import {
   currentOf,
@@ -301,17 +300,4 @@ describe("a folder", () => {
     await writeTinyModel(path.join(folder, "broken"), 9, { brokenCentroid: 1 });
     await expect(readArtifactSet(artifacts("broken"))).rejects.toThrow(/centroids.*NaN/);
   });
-});
-
-test("the local copy has what is in the store, also what an earlier run could not copy", async () => {
-  const copy = path.join(folder, "copy");
-  await publishSet({ ...publisher, store: copiedTo(copy, store) }, first);
-  const names = [...store.objects.keys()];
-  const copied = async () =>
-    Promise.all(names.map(async (name) => Uint8Array.from(await readFile(path.join(copy, name)))));
-  const wanted = names.map((name) => store.objects.get(name));
-  expect(await copied()).toEqual(wanted);
-  await rm(copy, { recursive: true });
-  await publishSet({ ...publisher, store: copiedTo(copy, store) }, first);
-  expect(await copied()).toEqual(wanted);
 });

@@ -52,7 +52,7 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
     const objects = objectsOf(toml);
     const configFile = await writeSources(sources, folder, toml, objects);
     const bare = await prepareBareEdge(configFile);
-    stops.push(() => bare.remove());
+    stops.push(async () => bare.remove());
     const backends: [Region, string][] = [];
     for (const region of backendRegions) {
       const backend = await startFakeBackend(manifestHash);

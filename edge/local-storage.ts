@@ -1,0 +1,57 @@
+/**
+ * The KV namespace and the R2 bucket of an edge in a bare workerd, as far as the Worker uses them: folders on this machine's disk,
+ * a file for each record or object, written by the commands `keys` and `publish`. Each read goes to the disk. workerd makes these
+ * bindings from this module (a wrapped binding), so the Worker cannot tell them from the platform's.
+ */
+import { sha256Hex } from "../shared/sha256.ts";
+import type { Bucket } from "./assign/artifact-bucket.ts";
+import type { Namespace } from "./tenants/records.ts";
+
+/** The folder, as workerd serves it: a file's bytes, or a folder's files as a JSON list. */
+interface Folder {
+  folder: { fetch(url: string): Promise<Response> };
+}
+
+/** A record's file is named by its percent-encoded name. */
+export function namespace({ folder }: Folder): Namespace {
+  return {
+    async get(name) {
+      const found = await read(folder, encodeURIComponent(encodeURIComponent(name)));
+      return found && (await found.json());
+    },
+    async list({ prefix }) {
+      const files = await (await read(folder, ""))!.json<{ name: string }[]>();
+      const keys = files.map(({ name }) => ({ name: decodeURIComponent(name) }));
+      return { keys: keys.filter(({ name }) => name.startsWith(prefix)), list_complete: true };
+    },
+  };
+}
+
+/** Names of objects are paths below the folder. */
+export function bucket({ folder }: Folder): Bucket {
+  return {
+    get: (async (name: string, options?: { onlyIf: { etagDoesNotMatch: string } }) => {
+      const found = await read(folder, name);
+      if (!found) return null;
+      const bytes = await found.arrayBuffer();
+      const etag = await sha256Hex(new Uint8Array(bytes));
+      if (options?.onlyIf.etagDoesNotMatch === etag) return { etag };
+      const { body } = new Response(bytes);
+      return {
+        etag,
+        size: bytes.byteLength,
+        body,
+        text: () => new Response(bytes).text(),
+        arrayBuffer: async () => bytes,
+      };
+    }) as Bucket["get"],
+  };
+}
+
+/** null where there is no such file. */
+async function read(folder: Folder["folder"], path: string): Promise<Response | null> {
+  const response = await folder.fetch(`http://folder/${path}`);
+  if (response.status === 404) return null;
+  if (!response.ok) throw new Error(`${path} cannot be read: ${response.status} ${await response.text()}`);
+  return response;
+}

@@ -1,0 +1,122 @@
+/** The edge of `npm start` as an attacker's page meets it, and what it keeps when it is killed. */
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { limits } from "../../shared/contracts/limits.ts";
+import { type Stack, startStack } from "../support/stack.ts";
+import { variantOf } from "../support/tiny-model.ts";
+
+const infra = fileURLToPath(new URL("../../infra", import.meta.url));
+let folder: string;
+let stack: Stack;
+const start = () =>
+  startStack({ EDGE_HOSTS: "edge.example, Other.example", THREADS: "1", STATE_DIR: path.join(folder, "state") });
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), "local-edge-"));
+  stack = await start();
+});
+afterAll(async () => {
+  await stack?.stop();
+  await rm(folder, { recursive: true, force: true });
+});
+
+/** Sends a request's head as it stands and then `bytes` in chunks, whatever is answered meanwhile; reads the answer to the connection's end. */
+async function raw(head: readonly string[], bytes = 0): Promise<{ status: number; text: string }> {
+  const socket = connect(Number(new URL(stack.edge).port), "127.0.0.1");
+  let text = "";
+  socket.on("data", (chunk) => {
+    text += chunk;
+  });
+  socket.on("error", () => undefined);
+  const closed = new Promise((resolve) => socket.once("close", resolve));
+  socket.write(`${head.join("\r\n")}\r\nconnection: close\r\n\r\n`);
+  const part = 16_384;
+  for (let sent = 0; sent < bytes && !socket.destroyed; sent += part) {
+    const isDrained = socket.write(`${part.toString(16)}\r\n${" ".repeat(part)}\r\n`);
+    if (!isDrained) await Promise.race([once(socket, "drain").catch(() => undefined), closed]);
+  }
+  if (bytes > 0) socket.write("0\r\n\r\n");
+  await closed;
+  return { status: Number(/^HTTP\/1\.1 (\d{3})/.exec(text)?.[1]), text };
+}
+
+const authorization = () => `authorization: Bearer ${stack.key}`;
+const loopback = ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.2", "[::1]", "localhost:8787", "[::1]:8787"];
+const named = ["edge.example", "OTHER.example:80"];
+const foreign = [
+  ...["", " ", "a b", "evil_x.example", "evil.example", "evil.example@localhost", "localhost@evil.example"],
+  ...["user:password@localhost", "localhost, evil.example", "localhost/", "localhost:80:80", "localhost:x", ":8787"],
+  ...["http://localhost", "ëvil.example", "[::1", "[evil.example]", "[]", "[::1].evil.example", "undefined", ","],
+  ...["127.0.0.1.evil.example", "127.evil.example", "localhost.evil.example", "localhost.", "%6cocalhost"],
+  ...["edge.example.evil.example", "localhost\r\nhost: evil.example", "evil.example\r\nhost: localhost"],
+];
+
+describe("the Host header", () => {
+  test.each([...loopback, ...named])("%j is answered", async (host) => {
+    expect((await raw(["GET /v1/models HTTP/1.1", `host: ${host}`, authorization()])).status).toBe(200);
+  });
+
+  test.each(foreign)("%j is refused, on every path, with and without an origin of the same name", async (host) => {
+    for (const path of ["/v1/models", "/", "/healthz"]) {
+      for (const origin of [[], [`origin: http://${host}`], [`origin: ${stack.edge}`]]) {
+        const answer = await raw([`GET ${path} HTTP/1.1`, `host: ${host}`, authorization(), ...origin]);
+        expect([403, 400]).toContain(answer.status);
+        expect(answer.text).not.toMatch(/gpt2|<html|"status"/);
+      }
+    }
+  });
+
+  test("of this machine lets no page of another origin in", async () => {
+    const ask = async (origin: string) =>
+      (await fetch(`${stack.edge}/v1/models`, { headers: { authorization: `Bearer ${stack.key}`, origin } })).status;
+    expect(await ask("http://evil.example")).toBe(403);
+    expect(await ask("http://localhost:3000")).toBe(403);
+    expect(await ask(stack.edge)).toBe(200);
+  });
+});
+
+test.each([
+  ["over the limit", "", 413, 6 * limits.bodyBytes],
+  ["of a wrong key", "wrong", 401, limits.bodyBytes / 2],
+  ["of a wrong key, over the limit", "wrong", 401, 6 * limits.bodyBytes],
+])("a body %s is answered, though more of it comes", async (_, suffix, status, bytes) => {
+  const head = ["POST /v1/completions HTTP/1.1", "host: localhost", authorization() + suffix];
+  const answer = await raw([...head, "content-type: application/json", "transfer-encoding: chunked"], bytes);
+  expect([answer.status, /\n\r?\n.*"error"/s.test(answer.text)]).toEqual([status, true]);
+});
+
+test("keys, use and published artifacts outlive a kill -9", async () => {
+  const run = (...args: string[]) =>
+    promisify(execFile)(process.execPath, args, { env: { ...process.env, STATE_DIR: stack.state } });
+  const made = await run(`${infra}/keys/cli.ts`, "create", "acme", "--json");
+  const { key } = JSON.parse(made.stdout);
+  const headers = () => ({ authorization: `Bearer ${key}` });
+  const complete = () => stack.post("/v1/completions", { prompt: "Once", max_tokens: 3 }, headers());
+  const used = async () => {
+    const response = await fetch(`${stack.edge}/v1/usage`, { headers: headers() });
+    return (await response.json()) as { total: object };
+  };
+  const ready = async () => ((await (await fetch(`${stack.edge}/readyz`)).json()) as { manifest: string }).manifest;
+  const model = path.join(import.meta.dirname, "../../gpu-backend/models/chameleon-mini");
+  const next = await variantOf(model, path.join(folder, "next"), "next");
+  const published = (await run(`${infra}/publish/cli.ts`, "--artifacts", next)).stdout.trim();
+  await expect.poll(ready, { timeout: 20_000 }).toBe(published);
+  for (const _ of [1, 2]) expect((await complete()).status).toBe(200);
+  const before = await used();
+
+  await stack.kill();
+  stack = await start();
+  expect(await ready()).toBe(published);
+  expect(await used()).toEqual(before);
+  const answer = await complete();
+  expect([answer.status, await answer.json()]).toMatchObject([
+    200,
+    { system_fingerprint: `fp_${published.slice(0, 12)}` },
+  ]);
+});
