@@ -6,6 +6,7 @@
 import { limits } from "../../shared/contracts/limits.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { joinArrays } from "../../shared/join-arrays.ts";
+import { AnswerEnd, type EndReason } from "./answer-end.ts";
 
 /** Maximum bytes held by all bodies of one object. An isolate has 128 MB; with four cells in it, bodies use half at most. */
 const objectBodyBytes = 16 * 2 ** 20;
@@ -28,32 +29,45 @@ interface BodyOptions {
 }
 
 interface BodyEvents {
-  /** The body is still open; called every `tickMs`. */
+  /** The body has not ended; called every `tickMs`. */
   ticked?(): void;
   /** No write completed for `everyMs`. */
-  heartbeatDue(): void;
+  heartbeatDue?(): void;
   /** The reader has taken what was written, or some of it. */
   taken?(): void;
-  /** The body exceeds a limit. The callee must end it now, with `closeWith` or `breakOff`. */
-  overflowed(error: ServiceError): void;
-  /** Called once, when the body has ended. `isGone`: the reader disconnected. */
-  ended(isGone: boolean): void;
+  /** Called once, when no more is written because the answer is complete or has failed. Settles it. */
+  settled(reason: EndReason): void;
+  /** The text that tells the reader of `error` and ends the body; null to break it off. */
+  lastText(error: ServiceError): string | null;
+  /** Called once, when nothing of the body is in memory. */
+  ended?(reason: EndReason): void;
 }
 
 export class AnswerBodies {
   readonly #maximumBytes: number;
+  readonly #ofRequests: boolean;
   readonly #tenants = new Map<string, Set<AnswerBody>>();
   #heldBytes = 0;
-  /** Runs while a body is open. */
+  /** Runs while a body of an object is open. */
   #timer: ReturnType<typeof setInterval> | null = null;
 
-  constructor(maximumBytes: number = objectBodyBytes) {
+  /**
+   * `ofRequests`: the bodies belong to a Worker's requests, of which none may use a timer or a stream of another. So each has a
+   * timer, which also carries out its eviction.
+   */
+  constructor(maximumBytes: number = objectBodyBytes, { ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
+    this.#ofRequests = ofRequests;
   }
 
   /** Bytes held by all bodies. */
   get heldBytes(): number {
     return this.#heldBytes;
+  }
+
+  /** Number of a tenant's bodies that have not ended. */
+  countOf(tenant: string): number {
+    return this.#tenants.get(tenant)?.size ?? 0;
   }
 
   /** Number of open event streams of a tenant. */
@@ -69,11 +83,12 @@ export class AnswerBodies {
     this.#tenants.set(tenant, bodies);
     const body = new AnswerBody(options, {
       ...events,
-      ended: (isGone) => {
+      ended: (reason) => {
         bodies.delete(body);
         if (bodies.size === 0) this.#tenants.delete(tenant);
+        if (timer !== null) clearInterval(timer);
         if (this.#tenants.size === 0) this.#stop();
-        events.ended(isGone);
+        events.ended?.(reason);
       },
       held: (changedBytes) => {
         this.#heldBytes += changedBytes;
@@ -81,7 +96,8 @@ export class AnswerBodies {
       },
     });
     bodies.add(body);
-    this.#timer ??= setInterval(() => this.#tick(), tickMs);
+    const timer = this.#ofRequests ? setInterval(() => body.tick(), tickMs) : null;
+    if (!this.#ofRequests) this.#timer ??= setInterval(() => this.#tick(), tickMs);
     return body;
   }
 
@@ -89,7 +105,7 @@ export class AnswerBodies {
   #evictLargest(): void {
     while (this.#heldBytes > this.#maximumBytes) {
       const heaviest = largest(this.#tenants.values(), (bodies) => sum(bodies));
-      largest(heaviest, ({ heldBytes }) => heldBytes).evict(this.#maximumBytes);
+      largest(heaviest, ({ heldBytes }) => heldBytes).evict(this.#maximumBytes, { atNextTick: this.#ofRequests });
     }
   }
 
@@ -126,6 +142,7 @@ interface Piece {
 export class AnswerBody {
   readonly #options: BodyOptions;
   readonly #events: BodyEvents & { held(changedBytes: number): void };
+  readonly #end: AnswerEnd;
   readonly #heartbeatTicks: number;
   #stream: { readable: ReadableStream<Uint8Array>; writer: WritableStreamDefaultWriter<Uint8Array> } | null = null;
   /** Bytes of the pending stream write. */
@@ -138,17 +155,20 @@ export class AnswerBody {
   #silentTicks = 0;
   /** Since the pending write began. */
   #stalledTicks = 0;
-  /** No more data is accepted; the stream closes when the queue is empty. */
-  #isClosing = false;
-  /** `closeWith` has discarded the rest of the answer. */
-  #isCutOff = false;
-  #hasEnded = false;
+  /** Ends the body at its next tick; its bytes count no more. */
+  #eviction: ServiceError | null = null;
 
   constructor(options: BodyOptions, events: BodyEvents & { held(changedBytes: number): void }) {
     this.#options = options;
     this.#events = events;
+    this.#end = new AnswerEnd({ settled: events.settled, finished: (reason) => this.#finished(reason) });
     // A tick may follow a write immediately.
     this.#heartbeatTicks = Math.max(1, Math.floor((options.heartbeat?.everyMs ?? 0) / tickMs) - 1);
+  }
+
+  /** Whether it may be written to: the answer is not settled. */
+  get isOpen(): boolean {
+    return this.#end.phase === "open";
   }
 
   get isStream(): boolean {
@@ -173,95 +193,117 @@ export class AnswerBody {
     return this.#opened().readable;
   }
 
-  /**
-   * Queues `text` without waiting. Reports `overflowed` instead if more than `maximumBytes` would be unread; a text that is
-   * larger alone is written when nothing else is.
-   */
-  write(text: string): void {
-    if (this.#isClosing || this.#hasEnded || text === "") return;
-    const bytes = encoder.encode(text);
-    if (this.unreadBytes > 0 && this.#overflows(this.unreadBytes + bytes.length)) return;
+  /** Queues `text` without waiting. Fails if more than `maximumBytes` are unread; a larger text is written when nothing else is. */
+  write(text: string | Uint8Array): void {
+    if (!this.isOpen || text.length === 0) return;
+    const bytes = typeof text === "string" ? encoder.encode(text) : text;
+    if (this.unreadBytes > 0 && this.#failsAbove(this.unreadBytes + bytes.length)) return;
     this.#append(bytes);
     this.#reportHeldBytes();
   }
 
-  /** Sets the bytes kept for what will be written later. `isBounded`: reports `overflowed` if all is above `maximumBytes`. */
+  /** Sets the bytes kept for what will be written later. `isBounded`: fails if all held bytes are above `maximumBytes`. */
   setPendingBytes(bytes: number, isBounded: boolean): void {
-    if (this.#isClosing || this.#hasEnded) return;
+    if (!this.isOpen) return;
     this.#pendingBytes = bytes;
     this.#reportHeldBytes();
-    if (isBounded) this.#overflows(this.#heldBytes);
+    if (isBounded) this.#failsAbove(this.#heldBytes);
   }
 
-  /** Writes the last text and closes the stream once everything is read, without waiting. Pending bytes become 0. */
-  close(text: string): void {
-    if (this.#isClosing || this.#hasEnded) return;
-    this.#isClosing = true;
-    this.#pendingBytes = 0;
-    if (text !== "") this.#append(encoder.encode(text));
-    this.#reportHeldBytes();
-    if (this.hasNoUnreadWrite) this.#finish();
+  /** Completes the answer: writes the last text and closes the stream once everything is read, without waiting. */
+  complete(text: string): void {
+    if (this.#end.apply("complete")) this.#close(text);
+  }
+
+  /** Completes an answer that is sent another way: this body is not used. */
+  completeUnused(): void {
+    if (this.#end.apply("complete")) this.#breakOff();
   }
 
   /**
-   * Discards queued data, also of a body that is closing, writes `text`, then closes. A text of which a piece is written keeps its
-   * other pieces, so that no event ends in its middle.
+   * Ends the answer in an error, also one whose last bytes are not read. Discards queued data, writes the last text, then closes. A text
+   * of which a piece is written keeps its other pieces, so that no event ends in its middle.
    */
-  closeWith(text: string): void {
-    this.#isCutOff = true;
+  fail(reason: "failed" | "deadline" | "limit", error: ServiceError): void {
+    if (!this.#end.apply(reason)) return;
+    if (this.#end.phase === "ended") return;
+    const text = this.#events.lastText(error);
+    if (text === null) {
+      this.#breakOff();
+      return;
+    }
     const next = this.#queue.findIndex(({ isRest }) => !isRest);
     if (next >= 0) this.#queue.length = next;
     this.#queuedBytes = this.#queue.reduce((sum, { bytes }) => sum + bytes.length, 0);
-    this.#isClosing = false;
-    this.close(text);
+    this.#close(text);
   }
 
-  /** Aborts the stream: a client that still reads gets an incomplete body. */
-  breakOff(): void {
-    this.#stream?.writer.abort(new Error("the answer broke off")).catch(ignore);
-    this.#end(false);
+  /** The client has disconnected. */
+  leave(): void {
+    this.#end.apply("gone");
   }
 
   tick(): void {
     this.#events.ticked?.();
+    if (this.#eviction) this.fail("limit", this.#eviction);
     if (!this.hasNoUnreadWrite && ++this.#stalledTicks * tickMs >= limits.unreadMs) {
       this.#stalledTicks = 0;
-      this.#cutOff(new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
+      this.fail("limit", new ServiceError("cancelled", `Nothing was read for ${limits.unreadMs} ms.`));
     }
     const { heartbeat } = this.#options;
     if (!heartbeat || ++this.#silentTicks < this.#heartbeatTicks) return;
     // A pending write detects a disconnect as well.
     if (this.hasNoUnreadWrite) this.write(heartbeat.text);
     this.#silentTicks = 0;
-    this.#events.heartbeatDue();
+    this.#events.heartbeatDue?.();
   }
 
-  /** Ends this body because the object's memory limit is exceeded. */
-  evict(maximumBytes: number): void {
+  /** Ends this body because the memory limit of all bodies is exceeded. */
+  evict(maximumBytes: number, { atNextTick }: { atNextTick: boolean }): void {
     const message = `Buffered answers exceed ${maximumBytes} bytes; this one holds ${this.#heldBytes}.`;
-    this.#cutOff(new ServiceError("overloaded", message, { retryAfterSeconds: 1 }));
+    const error = new ServiceError("overloaded", message, { retryAfterSeconds: 1 });
+    if (!atNextTick) {
+      this.fail("limit", error);
+      return;
+    }
+    this.#eviction = error;
+    this.#reportHeldBytes();
   }
 
-  /** Lets the callee end the answer with an error. Breaks off where it did not, or did before: its last write is too much. */
-  #cutOff(error: ServiceError): void {
-    const isFirst = !this.#isCutOff;
-    if (isFirst) this.#events.overflowed(error);
-    if (!isFirst || !this.#isClosing) this.breakOff();
-  }
-
-  /** Whether `bytes` are too many for this body; reports it then. */
-  #overflows(bytes: number): boolean {
+  /** Fails if `bytes` are too many for this body, and returns whether it did. */
+  #failsAbove(bytes: number): boolean {
     const { maximumBytes } = this.#options;
     if (bytes <= maximumBytes) return false;
     const subject = this.isStream ? "The stream's unread events have" : "The answer has";
     const message = `${subject} ${bytes} bytes, the maximum is ${maximumBytes}.`;
-    this.#events.overflowed(new ServiceError("cancelled", message));
+    this.fail("limit", new ServiceError("cancelled", message));
     return true;
+  }
+
+  /** Writes the last text of an answer that is closing. */
+  #close(text: string): void {
+    this.#pendingBytes = 0;
+    if (text !== "") this.#append(encoder.encode(text));
+    this.#reportHeldBytes();
+    if (this.hasNoUnreadWrite) this.#closeStream();
+  }
+
+  /** Discards the rest: a client that still reads gets an incomplete body. */
+  #breakOff(): void {
+    this.#end.apply("broken off");
+  }
+
+  #finished(reason: EndReason): void {
+    this.#stream?.writer.abort(new Error("the answer broke off")).catch(ignore);
+    this.#queue = [];
+    this.#queuedBytes = this.#writingBytes = this.#pendingBytes = 0;
+    this.#reportHeldBytes();
+    this.#events.ended?.(reason);
   }
 
   #reportHeldBytes(): void {
     const before = this.#heldBytes;
-    this.#heldBytes = this.unreadBytes + this.#pendingBytes;
+    this.#heldBytes = this.#eviction ? 0 : this.unreadBytes + this.#pendingBytes;
     if (this.#heldBytes !== before) this.#events.held(this.#heldBytes - before);
   }
 
@@ -295,16 +337,16 @@ export class AnswerBody {
   }
 
   #written(): void {
-    if (this.#hasEnded) return;
+    if (this.#end.phase === "ended") return;
     this.#stalledTicks = 0;
     this.#writingBytes = 0;
     if (this.#queue.length > 0) this.#writeNext();
-    else if (this.#isClosing) this.#finish();
+    else if (!this.isOpen) this.#closeStream();
     this.#reportHeldBytes();
     this.#events.taken?.();
   }
 
-  #finish(): void {
+  #closeStream(): void {
     this.#opened().writer.close().catch(ignore);
   }
 
@@ -314,21 +356,12 @@ export class AnswerBody {
       const { readable, writable } = new IdentityTransformStream();
       const writer = writable.getWriter();
       writer.closed.then(
-        () => this.#end(false),
-        () => this.#end(true),
+        () => this.#end.apply("delivered"),
+        () => this.#end.apply("gone"),
       );
       this.#stream = { readable, writer };
     }
     return this.#stream;
-  }
-
-  #end(isGone: boolean): void {
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
-    this.#queue = [];
-    this.#queuedBytes = this.#writingBytes = this.#pendingBytes = 0;
-    this.#reportHeldBytes();
-    this.#events.ended(isGone);
   }
 }
 

@@ -9,6 +9,7 @@ import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
 import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
+import type { EndReason } from "./answer-end.ts";
 import { type CellRequest, failedMark } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
 import { forms } from "./forms.ts";
@@ -82,7 +83,6 @@ class CompletionWriter {
   readonly #startedMs: number;
   #firstFrameMs: number | null = null;
   #hasBegun = false;
-  #hasEnded = false;
 
   constructor(request: CellRequest, parts: CompletionWriterParts) {
     const { form, envelope, plan, options, stream, heartbeatMs } = request;
@@ -113,21 +113,23 @@ class CompletionWriter {
         ticked: () => this.#tick(),
         heartbeatDue: () => this.#begin(),
         taken: () => this.#writePending(),
-        overflowed: (error) => this.#overflow(error),
-        ended: (isGone) => isGone && this.#leave(),
+        settled: (reason) => this.#settle(reason),
+        lastText: (error) => this.#lastText(error),
       },
     );
-    parts.signal.addEventListener("abort", () => this.#leave());
-    if (parts.signal.aborted) this.#leave();
+    // The last bytes of a settled answer are delivered to whoever reads them.
+    const leave = () => this.#body.isOpen && this.#body.leave();
+    parts.signal.addEventListener("abort", leave);
+    if (parts.signal.aborted) leave();
     try {
       const receiver: Receiver = {
         accepted: () => this.#accept(),
         receive: (frames) => this.#receive(frames),
       };
       for (const batch of batchesOf(plan)) {
-        if (this.#hasEnded) return;
+        if (!this.#body.isOpen) return;
         const submission = parts.submit(gathered(batch, stream, openStreams), receiver);
-        if (this.#hasEnded) submission.cancel();
+        if (!this.#body.isOpen) submission.cancel();
         else this.#submissions.push(submission);
       }
     } catch (thrown) {
@@ -150,7 +152,7 @@ class CompletionWriter {
 
   /** Ends a request at its deadline, also where its sequences wait in a queue or at a backend that sends nothing. No other part does. */
   #tick(): void {
-    if (this.#hasEnded) return;
+    if (!this.#body.isOpen) return;
     this.#parts.admission.renew();
     const { deadlineMs } = this.#request.plan.choices[0].sequence;
     if (deadlineMs === undefined || this.#count.haveAllBegun) return;
@@ -161,22 +163,22 @@ class CompletionWriter {
   }
 
   #receive(frames: readonly Frame[]): void {
-    if (this.#hasEnded) return;
+    if (!this.#body.isOpen) return;
     // What comes at once after the client has read everything is no sign that it does not read.
     const isBounded = !this.#request.stream || this.#body.unreadBytes > 0;
     for (const arrived of frames) {
       for (const frame of this.#promptScores.take(arrived)) this.#addPending(frame);
     }
     this.#writePending();
-    if (!this.#hasEnded) this.#reportPending(isBounded);
-    if (!this.#hasEnded && !this.#request.stream) this.#continueWhole();
+    if (this.#body.isOpen) this.#reportPending(isBounded);
+    if (this.#body.isOpen && !this.#request.stream) this.#continueWhole();
   }
 
   /** Writes pending frames while the client reads, some events a write: as text they take more memory than as frames. */
   #writePending(): void {
     const isRead = () => !this.#request.stream || this.#body.unreadBytes < unreadAheadBytes;
-    while (this.#pending.length > 0 && !this.#hasEnded && isRead()) this.#writeSome();
-    if (!this.#hasEnded) this.#reportPending(false);
+    while (this.#pending.length > 0 && this.#body.isOpen && isRead()) this.#writeSome();
+    if (this.#body.isOpen) this.#reportPending(false);
   }
 
   /** Counts what is in memory and not written yet. */
@@ -241,73 +243,75 @@ class CompletionWriter {
     const nowMs = this.#parts.now();
     this.#firstFrameMs ??= nowMs;
     const isLong = nowMs - this.#firstFrameMs >= this.#request.heartbeatMs;
-    if (this.#hasEnded || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
+    if (!this.#body.isOpen || !isLong || (this.#hasDeadline && !this.#count.haveAllBegun)) return;
     if (this.#body.hasNoUnreadWrite) this.#body.write(" ");
     this.#begin();
   }
 
   #complete(events: string): void {
-    if (this.#request.stream) {
-      this.#body.close(events);
-      this.#begin();
-    } else this.#completeWhole();
-    this.#end(this.#count.consumed(false));
+    if (!this.#request.stream) {
+      this.#completeWhole();
+      return;
+    }
+    this.#begin();
+    this.#body.complete(events);
   }
 
   #completeWhole(): void {
     const json = JSON.stringify(this.#builder.response());
     const bytes = new TextEncoder().encode(json);
     if (this.#hasBegun || bytes.length > shortAnswerBytes) {
-      this.#body.close(json);
       this.#begin();
+      this.#body.complete(json);
       return;
     }
-    this.#body.breakOff();
-    this.#response.resolve(
-      new Response(bytes, { headers: { ...this.#head(), "content-length": String(bytes.length) } }),
-    );
+    const headers = { ...this.#head(), "content-length": String(bytes.length) };
+    this.#body.completeUnused();
+    this.#response.resolve(new Response(bytes, { headers }));
   }
 
-  /**
-   * Server failure: charge delivered tokens; nothing for a non-streamed answer. If a deadline that the client set has passed,
-   * all computed tokens are charged: otherwise computing would be free.
-   */
   #fail(thrown: unknown): void {
-    if (this.#hasEnded) return;
     const error = toServiceError(thrown);
-    if (error.kind === "deadline_exceeded") this.#end(this.#count.consumed(true));
-    else if (this.#request.stream && this.#hasBegun) this.#end(this.#count.consumed(false));
-    else this.#end([]);
-    this.#sendError(error);
+    this.#body.fail(error.kind === "deadline_exceeded" ? "deadline" : "failed", error);
   }
 
-  /** A memory limit is exceeded. The answer's own tenant filled the memory, so computed tokens are charged. */
-  #overflow(error: ServiceError): void {
-    if (!this.#hasEnded) this.#end(this.#count.consumed(true));
-    this.#sendError(error);
+  /** Charges the answer and cancels what is still being computed. */
+  #settle(reason: EndReason): void {
+    this.#pending.length = 0;
+    if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
+    this.#parts.admission.settle(this.#consumed(reason));
+    if (reason === "gone" && !this.#hasBegun) {
+      this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
+    }
   }
 
-  /** The client disconnected: charge everything computed so far. */
-  #leave(): void {
-    if (this.#hasEnded) return;
-    this.#end(this.#count.consumed(true));
-    // Frees the unread bytes of the body.
-    this.#body.breakOff();
-    if (!this.#hasBegun) this.#response.reject(new ServiceError("cancelled", "The client disconnected."));
+  #consumed(reason: EndReason): Consumption[] {
+    switch (reason) {
+      case "complete":
+        return this.#count.consumed(false);
+      // Our failure: what was delivered, which is nothing of a non-streamed answer.
+      case "failed":
+        return this.#request.stream && this.#hasBegun ? this.#count.consumed(false) : [];
+      // The client's choice: everything computed. Otherwise computing would be free.
+      case "deadline":
+      case "limit":
+      case "gone":
+        return this.#count.consumed(true);
+    }
   }
 
-  /** Reports the error to the client: by a status, an error event, or an aborted body. */
-  #sendError(error: ServiceError): void {
-    if (this.#hasBegun && statusOf(error.kind) >= 500) this.#parts.log(error);
-    if (this.#hasBegun && this.#request.stream) {
-      this.#body.closeWith(sseEvent(JSON.stringify(envelopeOf(error))) + sseDone);
-    } else if (this.#hasBegun) this.#body.closeWith(failedMark);
-    else this.#body.breakOff();
-    if (!this.#hasBegun) this.#response.reject(error);
+  /** What tells the client of an error once its answer has begun; before that, a status does. */
+  #lastText(error: ServiceError): string | null {
+    if (!this.#hasBegun) {
+      this.#response.reject(error);
+      return null;
+    }
+    if (statusOf(error.kind) >= 500) this.#parts.log(error);
+    return this.#request.stream ? sseEvent(JSON.stringify(envelopeOf(error))) + sseDone : failedMark;
   }
 
   #begin(): void {
-    if (this.#hasBegun || this.#hasEnded) return;
+    if (this.#hasBegun || !this.#body.isOpen) return;
     this.#hasBegun = true;
     this.#response.resolve(new Response(this.#body.readable, { headers: this.#head() }));
   }
@@ -321,12 +325,5 @@ class CompletionWriter {
     }
     const timings = this.#openChoices === 0 ? this.#builder.timings : known;
     return { "content-type": "application/json", "server-timing": serverTiming(timings) };
-  }
-
-  #end(consumed: readonly Consumption[]): void {
-    this.#hasEnded = true;
-    this.#pending.length = 0;
-    if (this.#openChoices > 0) for (const submission of this.#submissions) submission.cancel();
-    this.#parts.admission.settle(consumed);
   }
 }

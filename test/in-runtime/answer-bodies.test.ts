@@ -4,10 +4,11 @@ import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { AnswerBodies, type AnswerBody } from "../../edge/completions/answer-body.ts";
+import type { EndReason } from "../../edge/completions/answer-end.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { ServiceError } from "../../shared/errors.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
@@ -48,21 +49,23 @@ async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>):
 const alternatives = Array.from({ length: 5 }, (_, i): [number, number] => [i, -1 - i / 7]);
 const scoredToken = (id: string, index: number) => ({ ...tokenFrame(id, index, 98), logprob: -0.5, alternatives });
 
+const failure = new ServiceError("internal", "why");
+
 /** A body of one object's, and what it was told. */
 function opened(bodies: AnswerBodies, tenant: string, options: { maximumBytes?: number; isStream?: boolean } = {}) {
   const { maximumBytes = 1000, isStream = true } = options;
-  const told: { overflow: ServiceError | null; isGone: boolean | null } = { overflow: null, isGone: null };
+  const told: { overflow: ServiceError | null; ended: EndReason | null } = { overflow: null, ended: null };
   const heartbeat = isStream ? { text: ":\n\n", everyMs: 60_000 } : null;
   const body: AnswerBody = bodies.open(
     { tenant, maximumBytes, heartbeat },
     {
-      heartbeatDue: () => undefined,
-      overflowed(error) {
+      settled: () => undefined,
+      lastText(error) {
         told.overflow = error;
-        body.closeWith("why");
+        return "why";
       },
-      ended(isGone) {
-        told.isGone = isGone;
+      ended(reason) {
+        told.ended = reason;
       },
     },
   );
@@ -79,10 +82,10 @@ describe("a body", () => {
       body.write(part);
       written += part;
     }
-    body.close("end");
+    body.complete("end");
     expect(bodies.heldBytes).toBe(new TextEncoder().encode(`${written}end`).length);
     expect(await text()).toBe(`${written}end`);
-    await vi.waitFor(() => expect(told).toEqual({ overflow: null, isGone: false }));
+    await vi.waitFor(() => expect(told).toEqual({ overflow: null, ended: "complete" }));
     expect([bodies.heldBytes, bodies.streamsOf("a")]).toEqual([0, 0]);
   });
 
@@ -97,9 +100,9 @@ describe("a body", () => {
     slow.body.write("never");
     // What the runtime has is delivered, what waited is not.
     expect(await slow.text()).toBe(`${"x".repeat(1000)}why`);
-    other.body.close("other");
+    other.body.complete("other");
     expect(await other.text()).toBe("other");
-    await vi.waitFor(() => expect([slow.told.isGone, other.told.isGone]).toEqual([false, false]));
+    await vi.waitFor(() => expect([slow.told.ended, other.told.ended]).toEqual(["limit", "complete"]));
     expect(bodies.heldBytes).toBe(0);
   });
 
@@ -110,19 +113,19 @@ describe("a body", () => {
     body.write(begun);
     body.write("dropped");
     body.write("x".repeat(50_000));
-    body.closeWith("why");
+    body.fail("failed", failure);
     expect(bodies.heldBytes).toBe(begun.length + "why".length);
     expect(await text()).toBe(`${begun}why`);
-    await vi.waitFor(() => expect(told).toEqual({ overflow: null, isGone: false }));
+    await vi.waitFor(() => expect(told).toEqual({ overflow: failure, ended: "failed" }));
     // Also one whose last text has begun, and one that waits behind a text that is written whole.
     const closing = opened(bodies, "a", { maximumBytes: 10 ** 6 });
-    closing.body.close(begun);
-    closing.body.closeWith("why");
+    closing.body.complete(begun);
+    closing.body.fail("limit", failure);
     expect(await closing.text()).toBe(`${begun}why`);
     const behind = opened(bodies, "a", { maximumBytes: 10 ** 6 });
     behind.body.write("whole");
-    behind.body.close(begun);
-    behind.body.closeWith("why");
+    behind.body.complete(begun);
+    behind.body.fail("limit", failure);
     expect(await behind.text()).toBe("wholewhy");
   });
 
@@ -132,13 +135,13 @@ describe("a body", () => {
     body.write("x");
     const ticks = limits.unreadMs / 50;
     for (let i = 1; i < ticks; i++) body.tick();
-    expect(told).toEqual({ overflow: null, isGone: null });
+    expect(told).toEqual({ overflow: null, ended: null });
     body.tick();
     expect(told.overflow).toMatchObject({ kind: "cancelled", message: expect.stringContaining(`${limits.unreadMs}`) });
     for (let i = 1; i < ticks; i++) body.tick();
-    expect(told.isGone).toBeNull();
+    expect(told.ended).toBeNull();
     body.tick();
-    expect([told.isGone, bodies.heldBytes]).toEqual([false, 0]);
+    expect([told.ended, bodies.heldBytes]).toEqual(["limit", 0]);
   });
 
   test("that is read as it comes may be of any length", async () => {
@@ -155,7 +158,7 @@ describe("a body", () => {
     await reader.cancel();
     // Only a write shows it.
     body.write("x");
-    await vi.waitFor(() => expect(told.isGone).toBe(true));
+    await vi.waitFor(() => expect(told.ended).toBe("gone"));
   });
 });
 
@@ -175,14 +178,14 @@ describe("the bodies of an object", () => {
     small[0].body.setPendingBytes(1200, true);
     expect(larger.told.overflow).toMatchObject({ kind: "overloaded", message: expect.stringContaining("10000") });
     // What the runtime has of it may still be read.
-    expect([larger.told.isGone, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
+    expect([larger.told.ended, bodies.heldBytes]).toEqual([null, 3000 + "why".length + 900 + 3200]);
     // Where that alone is too much it breaks off.
     const largest = write(9000, 1);
-    expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, isGone: false });
+    expect(largest.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
     expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
     // And where the rest of a text that has begun is too much.
     const begun = write(40_000, 1);
-    expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, isGone: false });
+    expect(begun.told).toMatchObject({ overflow: { kind: "overloaded" }, ended: "limit" });
     expect(bodies.heldBytes).toBe(3000 + "why".length + 900 + 3200);
     expect([large, ...small].map(({ told }) => told.overflow)).toEqual([null, null, null, null]);
   });

@@ -1,0 +1,76 @@
+import { describe, expect, test } from "vitest";
+import {
+  AnswerEnd,
+  type AnswerEvent,
+  type AnswerState,
+  type EndReason,
+  endReasons,
+  nextState,
+} from "../../../edge/completions/answer-end.ts";
+
+const ended = (reason: EndReason): AnswerState => ({ phase: "ended", reason });
+const closing = (reason: EndReason): AnswerState => ({ phase: "closing", reason });
+
+/** The state after each event. */
+const table: [AnswerState, Record<AnswerEvent, AnswerState>][] = [
+  [
+    { phase: "open" },
+    {
+      complete: closing("complete"),
+      failed: closing("failed"),
+      deadline: closing("deadline"),
+      limit: closing("limit"),
+      gone: ended("gone"),
+      delivered: { phase: "open" },
+      "broken off": { phase: "open" },
+    },
+  ],
+  ...endReasons.map((reason): (typeof table)[number] => [
+    closing(reason),
+    {
+      complete: closing(reason),
+      failed: closing(reason),
+      deadline: closing(reason),
+      limit: reason === "complete" ? closing("limit") : ended("limit"),
+      gone: ended("gone"),
+      delivered: ended(reason),
+      "broken off": ended(reason),
+    },
+  ]),
+  ...endReasons.map((reason): (typeof table)[number] => {
+    const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
+    const stays = Object.fromEntries(events.map((event) => [event, ended(reason)]));
+    return [ended(reason), stays as Record<AnswerEvent, AnswerState>];
+  }),
+];
+
+test.each(table)("every event in %j", (state, after) => {
+  for (const [event, expected] of Object.entries(after)) {
+    const next = nextState(state, event as AnswerEvent);
+    expect([event, next]).toEqual([event, expected]);
+    // The same object is the sign that nothing has changed.
+    if (JSON.stringify(next) === JSON.stringify(state)) expect(next).toBe(state);
+  }
+});
+
+describe("an answer", () => {
+  test("is settled once and finished once, in that order, whatever comes in whatever order", () => {
+    const events: AnswerEvent[] = [...endReasons, "delivered", "broken off"];
+    for (const sequence of events.flatMap((a) => events.flatMap((b) => events.map((c) => [a, b, c])))) {
+      const calls: string[] = [];
+      const end = new AnswerEnd({
+        settled: (reason) => calls.push(`settled ${reason}`),
+        finished: (reason) => calls.push(`finished ${reason}`),
+      });
+      for (const event of sequence) {
+        const before = end.phase;
+        const hasChanged = end.apply(event);
+        expect(hasChanged || end.phase === before).toBe(true);
+      }
+      const expected = { open: [], closing: ["settled"], ended: ["settled", "finished"] }[end.phase];
+      expect([sequence, calls.map((call) => call.split(" ")[0])]).toEqual([sequence, expected]);
+      const first = sequence.find((event) => endReasons.some((reason) => reason === event));
+      if (first) expect(calls[0]).toBe(`settled ${first}`);
+    }
+  });
+});
