@@ -14,16 +14,16 @@ import {
   type TokenizedPrompt,
 } from "./plan.ts";
 
-/** A chat request in a completion's words. */
+/** A chat request with a completion's names. */
 export function generationOf(request: Omit<ChatRequest, "messages">, { chatTemplate }: Artifacts) {
-  const { logprobs, top_logprobs, max_completion_tokens, max_tokens, stop, ignore_eos } = request;
+  const { logprobs, top_logprobs, max_completion_tokens, max_tokens, sampling } = request;
   return {
     ...request,
     echo: false,
     max_tokens: max_completion_tokens ?? max_tokens ?? Number.POSITIVE_INFINITY,
     logprobs: logprobs ? (top_logprobs ?? 0) : null,
     // A template stops at what its model writes where others write the end of text.
-    ...(ignore_eos ? { stop } : { stop: [...stop, ...chatTemplate.stops], templateStops: chatTemplate.stops }),
+    sampling: sampling.ignore_eos ? sampling : { ...sampling, template_stops: [...chatTemplate.stops] },
   };
 }
 

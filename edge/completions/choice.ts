@@ -4,6 +4,7 @@
  */
 import type { DoneFrame, Frame, PromptFrame, TokenFrame } from "../../shared/contracts/inference.ts";
 import type { ComparedToken } from "../../shared/contracts/responses.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
@@ -75,11 +76,11 @@ export class Choice {
   #stopped = false;
 
   constructor(planned: PlannedChoice, tokenizer: Tokenizer, options: ChoiceOptions, echoed: EchoedPrompt = notEchoed) {
-    const { sampling } = planned.sequence;
+    const { stop, template_stops, min_tokens } = samplingWith(planned.sequence.sampling);
     this.planned = planned;
     this.#tokenizer = tokenizer;
     this.#options = options;
-    this.#text = new TextStream(tokenizer, sampling.stop, sampling.minTokens);
+    this.#text = new TextStream(tokenizer, [...stop, ...template_stops], min_tokens);
     this.#prompt = echoed.text;
     this.#promptCharacters = echoed.characters;
     this.#offsets = new OffsetCounter(this.#promptCharacters);

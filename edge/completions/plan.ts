@@ -3,13 +3,9 @@
  */
 import { edgeFilesOfSet } from "../../shared/artifacts/bucket.ts";
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
-import {
-  type BatchRequest,
-  contractVersion,
-  type Sampling,
-  type SequenceRequest,
-} from "../../shared/contracts/inference.ts";
+import { type BatchRequest, contractVersion, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { CompletionRequest } from "../../shared/contracts/openai.ts";
+import { type SamplingChanges, samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Span } from "../../shared/math/evidence.ts";
 import { deriveSeed } from "../../shared/math/sampling.ts";
@@ -20,13 +16,10 @@ import { type EvidenceTokens, evidenceCount } from "../assign/mixture.ts";
 import type { NamedAdapters } from "../tenants/own-adapters.ts";
 
 /** What a completion's request and a chat's have in common once they are read. */
-export type GenerationRequest = Omit<
+export type GenerationRequest = Pick<
   CompletionRequest,
-  "prompt" | "stream" | "stream_options" | "user" | "best_of" | "suffix"
-> & {
-  /** Those of `stop` that the chat template has. */
-  templateStops?: readonly string[];
-};
+  "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon"
+>;
 
 export interface TokenizedPrompt {
   promptIds: number[];
@@ -107,7 +100,10 @@ export function planGeneration(
   const assignments = decisive.map(({ subjectIds, evidence }) => assign(subjectIds, wish, artifacts, evidence));
   const assigned = caller.now();
 
-  const sampling = samplingOf(request, manifest);
+  checkSampling(request.sampling, manifest.model);
+  const logprobs = request.logprobs ?? (compare ? 0 : null);
+  const sampling: SamplingChanges = { ...request.sampling, ...(logprobs !== null && { logprobs }) };
+  const { min_tokens: minTokens } = sampling;
   // Seeds of any size are allowed; 32 bits of them count.
   const seed = request.seed === null ? caller.randomSeed : Number(BigInt.asUintN(32, BigInt(request.seed)));
   const choices: PlannedChoice[] = [];
@@ -123,7 +119,11 @@ export function planGeneration(
         continuedIds: [],
         maxTokens,
         // The seed by the choice's place in its prompt, so that a prompt's texts do not depend on its neighbours.
-        sampling: { ...sampling, seed: deriveSeed(seed, i), minTokens: Math.min(request.min_tokens, maxTokens) },
+        sampling: {
+          ...sampling,
+          seed: deriveSeed(seed, i),
+          ...(minTokens !== undefined && { min_tokens: Math.min(minTokens, maxTokens) }),
+        },
         ...(caller.deadlineMs && { deadlineMs: caller.deadlineMs }),
         ...(caller.traceparent && { traceparent: caller.traceparent }),
         // Scored once a prompt; its other choices get a copy (prompt-scores.ts).
@@ -172,37 +172,23 @@ function countedAssignment(
   return { centroidId: centroid.id, similarity, tokens: Math.min(subjectIds.length, embedding.prefixTokens) };
 }
 
-/** Throws a ServiceError for what the model does not have: token ids, or so many tokens. */
-function samplingOf(request: GenerationRequest, { model }: Manifest): Omit<Sampling, "seed" | "minTokens"> {
+/** Throws invalid_request for parameters that the model does not allow: unknown token ids, or more tokens than its context. */
+function checkSampling(
+  sampling: SamplingChanges,
+  { vocabularySize, contextTokens, servedAs }: Manifest["model"],
+): void {
   const refuse = (param: string, message: string) => {
     throw new ServiceError("invalid_request", `Invalid request: ${message}.`, { param });
   };
-  const { vocabularySize, contextTokens, servedAs } = model;
-  const named = { logit_bias: request.logit_bias.map(([id]) => id), stop_token_ids: request.stop_token_ids };
-  for (const [param, ids] of Object.entries(named)) {
+  const { logit_bias, stop_token_ids, min_tokens } = samplingWith(sampling);
+  for (const [param, ids] of Object.entries({ logit_bias: logit_bias.map(([id]) => id), stop_token_ids })) {
     const unknown = ids.find((id) => id >= vocabularySize);
     if (unknown === undefined) continue;
     refuse(param, `${param} holds the token id ${unknown}; the vocabulary has ${vocabularySize} ids, from 0`);
   }
-  if (request.min_tokens > contextTokens) {
-    refuse("min_tokens", `min_tokens is ${request.min_tokens}; the context of ${servedAs} holds ${contextTokens}`);
+  if (min_tokens > contextTokens) {
+    refuse("min_tokens", `min_tokens is ${min_tokens}; the context of ${servedAs} holds ${contextTokens}`);
   }
-  return {
-    temperature: request.temperature,
-    // The contract's range is open at 0, where only the likeliest token is left.
-    topP: Math.max(request.top_p, Number.EPSILON),
-    topK: request.top_k,
-    minP: request.min_p,
-    stop: request.stop,
-    templateStops: [...(request.templateStops ?? [])],
-    stopTokenIds: request.stop_token_ids,
-    ignoreEos: request.ignore_eos,
-    logprobs: request.logprobs ?? (request.chameleon.compare ? 0 : null),
-    presencePenalty: request.presence_penalty,
-    frequencyPenalty: request.frequency_penalty,
-    repetitionPenalty: request.repetition_penalty,
-    logitBias: request.logit_bias,
-  };
 }
 
 /** One per adapter that sequences go by (`Assignment.adapter`), the base counting as one; the first choice is in the first. */

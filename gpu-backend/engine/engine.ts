@@ -294,7 +294,7 @@ export class Engine {
   /** Scores a prompt token or samples the next one. */
   #read({ sequence, isMixed, row, hiddenRow, baseRow, scoredId }: Head, output: StepOutput): void {
     const result = headResult(isMixed ? output.mixed!.rows! : output, row);
-    const { sampling } = sequence.request;
+    const { sampling } = sequence;
     const base = baseRow === null ? null : headResult(output, baseRow);
     const alternatives = alternativesOf(result, sampling.logprobs ?? 0);
     if (scoredId !== null) {

@@ -108,7 +108,7 @@ export class HeadRows {
   addMixed(sequence: Sequence, at: number, scoredId: number | null, arenaRow: number): void {
     const { adapters: weights, pointer } = sequence.mixture!;
     const adapters = [...weights.keys()].filter((j) => weights[j] > 0);
-    const isPenalised = scoredId === null && sequence.request.sampling.repetitionPenalty !== 1;
+    const isPenalised = scoredId === null && sequence.sampling.repetition_penalty !== 1;
     if (adapters.length === 0 && pointer === 0 && !isPenalised) {
       const head = this.addPlain(sequence, at, scoredId);
       // The base compared with itself.
@@ -340,7 +340,7 @@ class BiasList {
   }
 }
 
-function inverseTemperatureOf({ request: { sampling } }: Sequence, scoredId: number | null): number {
+function inverseTemperatureOf({ sampling }: Sequence, scoredId: number | null): number {
   return scoredId !== null || isGreedy(sampling) ? 1 : 1 / sampling.temperature;
 }
 
@@ -352,11 +352,11 @@ function adaptersOfWidest(rows: readonly MixedRow[]): number {
 /** Whether nothing is read of a plain row but its likeliest token. Mixed rows are another matter (`MixedInput`). */
 function readsLikeliestOnly({ sequence, isMixed, scoredId, baseRow }: Head): boolean {
   if (isMixed) return baseRow === null;
-  const { sampling, compare } = sequence.request;
-  return scoredId === null && baseRow === null && !compare && sampling.logprobs === null && isGreedy(sampling);
+  const { sampling, request } = sequence;
+  return scoredId === null && baseRow === null && !request.compare && sampling.logprobs === null && isGreedy(sampling);
 }
 
 /** The draw may fall beyond the top K, and so may the sampled token's rank without the adapter. */
 function needsScores({ sequence, scoredId, baseRow }: Head): boolean {
-  return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.request.sampling));
+  return scoredId === null && (baseRow !== null || !drawsFromCandidates(sequence.sampling));
 }

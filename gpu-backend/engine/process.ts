@@ -5,7 +5,7 @@
  * sequence in `backend_unavailable`, the edge resumes them on another backend, and the supervisor starts a new process.
  */
 import { setImmediate } from "node:timers/promises";
-import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 import { AdapterCache } from "../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../adapters/generated.ts";
@@ -103,7 +103,7 @@ function probe(endOfTextId: number): SequenceRequest {
     promptIds: [endOfTextId],
     continuedIds: [],
     maxTokens: 1,
-    sampling: greedySampling,
+    sampling: { temperature: 0 },
     promptLogprobs: false,
     compare: false,
   };

@@ -1,5 +1,6 @@
 /** The errors with which the backend refuses or ends sequences: bad requests, a full queue, no engine, other numerics, faults. Pure. */
 import { type BatchRequest, numericsAgree, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Adapter } from "../adapters/adapter.ts";
 import type { Gpt2Config } from "../runtime/step.ts";
@@ -15,14 +16,12 @@ export function sequenceRefusal(
       `The prompt has ${promptIds.length} tokens, the context holds ${contextTokens} and needs room for one more.`,
     );
   }
-  if (sampling.minTokens > maxTokens) {
-    return new ServiceError(
-      "invalid_request",
-      `minTokens is ${sampling.minTokens}, the maximum is maxTokens: ${maxTokens}.`,
-    );
+  const { min_tokens, logit_bias, stop_token_ids } = samplingWith(sampling);
+  if (min_tokens > maxTokens) {
+    return new ServiceError("invalid_request", `min_tokens is ${min_tokens}, the maximum is maxTokens: ${maxTokens}.`);
   }
-  const biased = sampling.logitBias.map(([tokenId]) => tokenId);
-  const beyond = [...promptIds, ...continuedIds, ...biased, ...sampling.stopTokenIds].find(
+  const biased = logit_bias.map(([tokenId]) => tokenId);
+  const beyond = [...promptIds, ...continuedIds, ...biased, ...stop_token_ids].find(
     (tokenId) => tokenId >= vocabularySize,
   );
   if (beyond === undefined) return null;

@@ -2,7 +2,7 @@
  * Which token comes next, exactly, over the whole vocabulary. Pure: (row of results, sampling, uniform number) → token id.
  * Scores already hold delta and row bias. Not here: penalties (sequence.ts turns them into row bias), and when to stop.
  */
-import type { Sampling } from "../../shared/contracts/inference.ts";
+import type { Sampling } from "../../shared/contracts/sampling.ts";
 import { logitOf, type RowOutput, topCandidates } from "../runtime/step.ts";
 
 /** What a step says about one head row; K candidates, V vocabulary. */
@@ -48,28 +48,28 @@ export function headHidden(hidden: Float32Array, D: number, n: number): Float32A
 }
 
 /** What decides which tokens may be drawn, and how likely each is. */
-export type Shaping = Pick<Sampling, "temperature" | "topP" | "topK" | "minP">;
+export type Shaping = Pick<Sampling, "temperature" | "top_p" | "top_k" | "min_p">;
 
 /** Whether the first token is the only one that can be drawn. */
-export function isGreedy({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
-  return temperature < smallestTemperature || topK === 1;
+export function isGreedy({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
+  return temperature < smallestTemperature || top_k === 1;
 }
 
 /** Whether the step's candidates are all that can be drawn, so that its scores need not be copied out. */
-export function drawsFromCandidates({ temperature, topK }: Pick<Shaping, "temperature" | "topK">): boolean {
-  return isGreedy({ temperature, topK }) || (topK > 0 && topK <= topCandidates);
+export function drawsFromCandidates({ temperature, top_k }: Pick<Shaping, "temperature" | "top_k">): boolean {
+  return isGreedy({ temperature, top_k }) || (top_k > 0 && top_k <= topCandidates);
 }
 
 /**
- * The sampled token id. At this temperature, and in vLLM's order: `topK` and `minP` each leave the likeliest tokens,
- * equals in order of id; of the mass of these the nucleus is the likeliest that reach `topP`; `uniform` in [0, 1) picks
+ * The sampled token id. At this temperature, and in vLLM's order: `top_k` and `min_p` each leave the likeliest tokens,
+ * equals in order of id; of the mass of these the nucleus is the likeliest that reach `top_p`; `uniform` in [0, 1) picks
  * from it by inverse cumulative probability in order of rank. Greedy takes the first.
  */
 export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number): number {
   if (isGreedy(sampling)) return row.topIds[0];
-  const { temperature, topP, topK, minP } = sampling;
-  const isCut = topK > 0 || minP > 0;
-  const lowest = lowered(row, row.topScores[0], -temperature * Math.log(minP));
+  const { temperature, top_p, top_k, min_p } = sampling;
+  const isCut = top_k > 0 || min_p > 0;
+  const lowest = lowered(row, row.topScores[0], -temperature * Math.log(min_p));
   const ranked: number[] = [];
   const cumulative: number[] = [];
   let total = 0;
@@ -84,16 +84,16 @@ export function sampleToken(row: HeadResult, sampling: Shaping, uniform: number)
       ranked.push(band[i]);
       cumulative.push(total);
       // Uncut, the mass is known to be 1: the walk ends with the nucleus, or at the drawn token where that is all.
-      isWhole = isCut ? ranked.length === topK : topP < 1 ? total >= topP : total > uniform;
+      isWhole = isCut ? ranked.length === top_k : top_p < 1 ? total >= top_p : total > uniform;
     }
     if (isWhole) break;
   }
-  if (isCut && topP < 1) {
-    cumulative.length = cumulative.findIndex((sum) => sum >= topP * total) + 1;
+  if (isCut && top_p < 1) {
+    cumulative.length = cumulative.findIndex((sum) => sum >= top_p * total) + 1;
     total = cumulative[cumulative.length - 1];
   }
   // Also where the sum of all falls short of 1 by rounding the draw is scaled to it.
-  const target = isCut || topP < 1 || total <= uniform ? uniform * total : uniform;
+  const target = isCut || top_p < 1 || total <= uniform ? uniform * total : uniform;
   const drawn = cumulative.findIndex((sum) => sum > target);
   return idAtRank(row, ranked, drawn < 0 ? cumulative.length - 1 : drawn);
 }

@@ -10,6 +10,7 @@ import type {
   SequenceRequest,
   TokenFrame,
 } from "../../shared/contracts/inference.ts";
+import { type Sampling, samplingWith } from "../../shared/contracts/sampling.ts";
 import type { MixtureWeights, PromptEvidence } from "../../shared/math/evidence.ts";
 import { TextStream } from "../../shared/tokenizer/text-stream.ts";
 import type { AcquiredAdapter } from "../adapters/adapter-cache.ts";
@@ -58,6 +59,7 @@ export class Sequence implements Plannable {
   readonly request: SequenceRequest;
   /** Takes the hidden states of its prompt; null for whoever wants tokens. */
   readonly trace: HiddenTrace | null;
+  readonly sampling: Sampling;
   /** Prompt, continued and generated token ids. */
   readonly ids: number[];
   /** How many of `ids` have their keys and values in the arena. */
@@ -95,19 +97,22 @@ export class Sequence implements Plannable {
   #decodingMs: number | null = null;
 
   constructor(request: SequenceRequest, vocabulary: Vocabulary, nowMs: number, trace: HiddenTrace | null = null) {
-    const { promptIds, continuedIds, sampling } = request;
+    const { promptIds, continuedIds } = request;
+    const sampling = samplingWith(request.sampling);
     this.request = request;
+    this.sampling = sampling;
     this.trace = trace;
     this.#vocabulary = vocabulary;
     this.#submittedMs = nowMs;
     this.ids = [...promptIds];
-    for (const [id, value] of sampling.logitBias) this.#bias.set(id, (this.#bias.get(id) ?? 0) + value);
-    this.#repeated = new Set(sampling.repetitionPenalty === 1 ? [] : promptIds);
-    this.#stopIds = new Set(sampling.stopTokenIds);
-    if (!sampling.ignoreEos) this.#stopIds.add(vocabulary.endOfTextId);
-    this.#text = sampling.stop.length > 0 ? new TextStream(vocabulary, sampling.stop, sampling.minTokens) : null;
-    const isGuarded = sampling.templateStops.length > 0 && sampling.minTokens > 0;
-    this.#guard = isGuarded ? new StopGuard(sampling.templateStops, vocabulary.pieceIndex()) : null;
+    for (const [id, value] of sampling.logit_bias) this.#bias.set(id, (this.#bias.get(id) ?? 0) + value);
+    this.#repeated = new Set(sampling.repetition_penalty === 1 ? [] : promptIds);
+    this.#stopIds = new Set(sampling.stop_token_ids);
+    if (!sampling.ignore_eos) this.#stopIds.add(vocabulary.endOfTextId);
+    const stops = [...sampling.stop, ...sampling.template_stops];
+    this.#text = stops.length > 0 ? new TextStream(vocabulary, stops, sampling.min_tokens) : null;
+    const isGuarded = sampling.template_stops.length > 0 && sampling.min_tokens > 0;
+    this.#guard = isGuarded ? new StopGuard(sampling.template_stops, vocabulary.pieceIndex()) : null;
     this.#prompt = { logprobs: [null], alternatives: [[]] };
     if (request.compare) this.#prompt.baseLogprobs = [null];
     if (request.maxTokens === 0) this.#finish = "length";
@@ -169,12 +174,12 @@ export class Sequence implements Plannable {
 
   /** What the request does to the logits of the next token, each token id once. */
   *logitChanges(): Generator<LogitChange> {
-    const { repetitionPenalty, minTokens } = this.request.sampling;
-    const mayEnd = this.completionTokens >= minTokens;
+    const { repetition_penalty, min_tokens } = this.sampling;
+    const mayEnd = this.completionTokens >= min_tokens;
     const forbiddenIds = mayEnd ? noIds : new Set([...this.#stopIds, ...(this.#guard?.completing() ?? [])]);
     for (const id of forbiddenIds) yield { id, penalty: 1, value: forbidden };
     for (const id of this.#repeated) {
-      if (!forbiddenIds.has(id)) yield { id, penalty: repetitionPenalty, value: this.#bias.get(id) ?? 0 };
+      if (!forbiddenIds.has(id)) yield { id, penalty: repetition_penalty, value: this.#bias.get(id) ?? 0 };
     }
     for (const [id, value] of this.#bias) {
       if (!forbiddenIds.has(id) && !this.#repeated.has(id)) yield { id, penalty: 1, value };
@@ -254,7 +259,7 @@ export class Sequence implements Plannable {
       return null;
     }
     const frame: TokenFrame = { type: "token", id: this.id, index: this.completionTokens, tokenId };
-    if (this.request.sampling.logprobs !== null) {
+    if (this.sampling.logprobs !== null) {
       frame.logprob = score.logprob;
       frame.alternatives = score.alternatives;
     }
@@ -298,12 +303,12 @@ export class Sequence implements Plannable {
   }
 
   #append(tokenId: number): void {
-    const { presencePenalty, frequencyPenalty, repetitionPenalty } = this.request.sampling;
+    const { presence_penalty, frequency_penalty, repetition_penalty } = this.sampling;
     this.ids.push(tokenId);
-    const penalty = frequencyPenalty + (this.#generated.has(tokenId) ? 0 : presencePenalty);
+    const penalty = frequency_penalty + (this.#generated.has(tokenId) ? 0 : presence_penalty);
     if (penalty !== 0) this.#bias.set(tokenId, (this.#bias.get(tokenId) ?? 0) - penalty);
     this.#generated.add(tokenId);
-    if (repetitionPenalty !== 1) this.#repeated.add(tokenId);
+    if (repetition_penalty !== 1) this.#repeated.add(tokenId);
     if (tokenId !== this.#vocabulary.endOfTextId) this.#guard?.push(this.#vocabulary.pieceOf(tokenId));
     if (this.#text?.push(tokenId).stopped) this.#finish = "stop";
     else if (this.completionTokens >= this.request.maxTokens) this.#finish = "length";

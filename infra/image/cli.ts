@@ -10,7 +10,7 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { Option } from "commander";
 import { createCommand, parsedOptions } from "../../gpu-backend/command-line.ts";
-import { type BatchRequest, frameSchema, greedySampling } from "../../shared/contracts/inference.ts";
+import { type BatchRequest, frameSchema } from "../../shared/contracts/inference.ts";
 import { type BuiltImage, buildImage, commandLineOf } from "./build.ts";
 import { inspect } from "./contents.ts";
 
@@ -95,7 +95,7 @@ async function complete(url: string, manifestHash: string): Promise<number> {
     promptIds: [1, 2, 3],
     continuedIds: [],
     maxTokens: 8,
-    sampling: greedySampling,
+    sampling: { temperature: 0 },
   };
   const batch: BatchRequest = {
     ...{ version: 1, manifestHash, centroidId: null },

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { absentAs, describe, kindOf } from "./fields.ts";
 import { generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
+import { withSampling } from "./sampling.ts";
 
 export interface ChatMessage {
   role: "system" | "user" | "assistant";
@@ -86,11 +87,15 @@ export const chatRequestSchema = z
     refuseTogether(request, { prompts: 1, mostTokens: value === null ? null : { name, value } }, refuse);
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
-  });
+  })
+  .transform(withSampling);
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 
-function refuseUnbuilt(request: Record<string, unknown> & Pick<ChatRequest, "response_format">, refuse: Refuse) {
+function refuseUnbuilt(
+  request: Record<string, unknown> & { response_format: { type: string } | null },
+  refuse: Refuse,
+) {
   for (const field of ["tools", "functions"]) {
     const value = request[field];
     const isEmpty = value === undefined || value === null || (Array.isArray(value) && value.length === 0);

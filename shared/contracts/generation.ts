@@ -1,12 +1,8 @@
-/**
- * What requests for completions and for chat completions have in common: OpenAI's sampling fields, some more as
- * vLLM has them, and the `chameleon` extension.
- */
+/** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
 import { z } from "zod";
-import { absentAs, describe, kindOf, modelField, userField } from "./fields.ts";
+import { absentAs, describe, modelField, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
-
-const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
+import { samplingFields } from "./sampling.ts";
 
 /** An expert that a request lists, with its weight; null: the prompt decides. */
 export interface ListedExpert {
@@ -55,74 +51,11 @@ const chameleonField = absentAs(
   "What answers, over what `model` says",
 );
 
-/** A stop string, or several. */
-const stopField = absentAs(z.unknown().transform(readStop), [], "Ends a choice before this text").meta({
-  anyOf: [
-    { type: "null" },
-    { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-    {
-      type: "array",
-      maxItems: limits.stopStrings,
-      items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-    },
-  ],
-});
-
-const stopTokenIdsField = absentAs(
-  z.unknown().transform(readStopTokenIds),
-  [],
-  "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
-).meta({
-  anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
-});
-
-const logitBiasField = absentAs(z.unknown().transform(readLogitBias), [], "Token id → what is added to its logit").meta(
-  {
-    anyOf: [
-      { type: "null" },
-      { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
-    ],
-  },
-);
-
 export const generationFields = {
   model: modelField("`gpt2:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
-  temperature: absentAs(z.number().min(0).max(limits.temperature), 1, "0 takes the likeliest token"),
-  top_p: absentAs(z.number().min(0).max(1), 1, "Draws from the likeliest tokens of this probability together"),
-  top_k: absentAs(
-    z
-      .int()
-      .min(-1)
-      .transform((count) => Math.max(count, 0)),
-    0,
-    "Draws from so many likeliest tokens; -1 and 0 are all",
-  ),
-  min_p: absentAs(z.number().min(0).max(1), 0, "Draws from tokens at least so likely, as a share of the likeliest"),
   n: absentAs(z.int().min(1).max(limits.choicesPerPrompt), 1, "Choices of each prompt"),
-  stop: stopField,
-  stop_token_ids: stopTokenIdsField,
-  ignore_eos: absentAs(
-    z.boolean(),
-    false,
-    "The end of text, and in a chat what the model's template stops at, ends nothing; an end of text counts as a token without text",
-  ),
-  min_tokens: absentAs(
-    z.int().min(0),
-    0,
-    "Neither the end of text nor a stop ends a choice before it has so many tokens; no more than its most tokens",
-  ),
+  ...samplingFields,
   seed: absentAs(z.int(), null, "Repeats a text, token for token; 32 bits of it count"),
-  presence_penalty: absentAs(penalty, 0, "Taken from the logits of tokens that are in the text"),
-  frequency_penalty: absentAs(penalty, 0, "The same for each time that they are"),
-  repetition_penalty: absentAs(
-    z
-      .number()
-      .min(1 / limits.repetitionPenalty)
-      .max(limits.repetitionPenalty),
-    1,
-    "Of tokens in the prompt or the text a logit above 0 is divided by it, any other multiplied, before biases and the other penalties. In a mixture, which has no logits, log-probabilities are multiplied: p becomes p to this power",
-  ),
-  logit_bias: logitBiasField,
   stream: absentAs(z.boolean(), false, "Server-sent events, ended by `[DONE]`"),
   stream_options: absentAs(
     z.object({ include_usage: absentAs(z.boolean(), false, "Usage in a last chunk that has no choices") }),
@@ -138,7 +71,7 @@ export type Refuse = (param: string, message: string) => void;
 
 /** Checks that need more than one field. */
 export function refuseTogether(
-  request: { n: number; stream: boolean; stream_options: object | null; min_tokens: number },
+  request: { n: number; stream: boolean; stream_options: object | null; min_tokens?: number | null | undefined },
   { prompts, mostTokens }: { prompts: number; mostTokens: { name: string; value: number } | null },
   refuse: Refuse,
 ): void {
@@ -147,43 +80,10 @@ export function refuseTogether(
     refuse("n", `prompts × n is ${choices}, the maximum is ${limits.choicesPerRequest}`);
   }
   if (request.stream_options && !request.stream) refuse("stream_options", "stream_options needs stream: true");
-  if (mostTokens && request.min_tokens > mostTokens.value) {
-    refuse("min_tokens", `min_tokens is ${request.min_tokens}, the maximum is ${mostTokens.name}: ${mostTokens.value}`);
+  const minTokens = request.min_tokens ?? 0;
+  if (mostTokens && minTokens > mostTokens.value) {
+    refuse("min_tokens", `min_tokens is ${minTokens}, the maximum is ${mostTokens.name}: ${mostTokens.value}`);
   }
-}
-
-function readStop(value: unknown, context: z.RefinementCtx): string[] {
-  const refuse = (message: string): string[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  const stops: unknown[] = Array.isArray(value) ? value : [value];
-  if (stops.length > limits.stopStrings) {
-    return refuse(`stop has ${stops.length} strings, the maximum is ${limits.stopStrings}`);
-  }
-  for (const stop of stops) {
-    if (typeof stop !== "string") return refuse(`stop holds ${kindOf(stop)}; it must be a string or a list of strings`);
-    if (stop.length === 0 || stop.length > limits.stopCharacters) {
-      return refuse(`a stop string has ${stop.length} characters; it must have 1 to ${limits.stopCharacters}`);
-    }
-  }
-  return stops as string[];
-}
-
-/** Counts before it looks at the entries: an element schema would make an issue of each. */
-function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
-  const refuse = (message: string): number[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (!Array.isArray(value)) return refuse(`stop_token_ids is ${kindOf(value)}; it must be a list of token ids`);
-  const ids: unknown[] = value;
-  if (ids.length > limits.stopTokenIds) {
-    return refuse(`stop_token_ids has ${ids.length} entries, the maximum is ${limits.stopTokenIds}`);
-  }
-  const bad = ids.findIndex((id) => !Number.isSafeInteger(id) || (id as number) < 0);
-  if (bad >= 0) return refuse(`stop_token_ids[${bad}] is ${describe(ids[bad])}; a token id is an integer from 0`);
-  return ids as number[];
 }
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */
@@ -240,30 +140,4 @@ function expertsProblem(experts: readonly unknown[]): string | null {
     return `chameleon.adapter has ${seen.size} adapters, the maximum is ${mixtureAdapters} beside base`;
   }
   return first === null || sum > 0 ? null : "the weights in chameleon.adapter add up to 0; the sum must be above 0";
-}
-
-/** Counts before it looks at the entries: a record schema would make an issue of each. */
-function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
-  const refuse = (message: string): [number, number][] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
-  }
-  const entries: [string, unknown][] = Object.entries(value);
-  if (entries.length > limits.logitBiasEntries) {
-    return refuse(`logit_bias has ${entries.length} entries, the maximum is ${limits.logitBiasEntries}`);
-  }
-  const magnitude = limits.logitBiasMagnitude;
-  const biases: [number, number][] = [];
-  for (const [key, bias] of entries) {
-    if (!/^(0|[1-9]\d{0,8})$/.test(key)) return refuse(`logit_bias has the key ${describe(key)}; keys are token ids`);
-    if (typeof bias !== "number") return refuse(`logit_bias of token ${key} is ${describe(bias)}; it must be a number`);
-    if (Math.abs(bias) > magnitude) {
-      return refuse(`logit_bias of token ${key} is ${bias}; it must be between ${-magnitude} and ${magnitude}`);
-    }
-    biases.push([Number(key), bias]);
-  }
-  return biases;
 }

@@ -12,6 +12,7 @@ import { errorKinds, type ServiceError } from "../errors.ts";
 import { promptClasses } from "../math/assignment-profile.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
+import { samplingSchema } from "./sampling.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
 /** Both sides must have the same one: a backend refuses calls of another with `version_mismatch`, and the edge asks the next. */
@@ -40,44 +41,6 @@ export const idPattern = /^[A-Za-z0-9_-]{1,64}$/;
 const id = z.string().regex(idPattern);
 export const hashPattern = /^[0-9a-f]{64}$/;
 const hash = z.string().regex(hashPattern);
-
-export const samplingSchema = z.strictObject({
-  /** 0 is greedy. */
-  temperature: z.number().min(0).max(limits.temperature),
-  topP: z.number().gt(0).max(1),
-  /** Only this many likeliest tokens are drawn from; 0 is all. */
-  topK: z.int().min(0).default(0),
-  /** Only tokens at least this fraction as likely as the likeliest, at the temperature, are drawn from; 0 is all. */
-  minP: z.number().min(0).max(1).default(0),
-  /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
-  seed: z.int().min(0).max(0xffffffff),
-  /** A chat template may have one of its own. */
-  stop: z.array(z.string().min(1).max(limits.stopCharacters)).max(limits.stopStrings + 1),
-  /** Those of `stop` that the chat template has. They end a turn as the end of text does, so none comes before `minTokens`. */
-  templateStops: z.array(z.string().min(1).max(limits.stopCharacters)).max(1).default([]),
-  /** Token ids that end the text as the end of text does, without being in it. */
-  stopTokenIds: z.array(tokenId).max(limits.stopTokenIds).default([]),
-  /** The end of text is a token like others, without text. */
-  ignoreEos: z.boolean().default(false),
-  /** Nothing ends the text before it has so many tokens, `continuedIds` counted; at most `maxTokens`. */
-  minTokens: z.int().min(0).default(0),
-  /** Alternatives reported per token; null reports no logprob at all. */
-  logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
-  presencePenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
-  frequencyPenalty: z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude),
-  /**
-   * Of tokens that are in the prompt or the text: a logit above 0 is divided by it, any other multiplied, before bias and the
-   * other penalties are added (CTRL, arXiv 1909.05858). The logit of a mixture's token is its log-probability.
-   */
-  repetitionPenalty: z
-    .number()
-    .min(1 / limits.repetitionPenalty)
-    .max(limits.repetitionPenalty)
-    .default(1),
-  logitBias: z
-    .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
-    .max(limits.logitBiasEntries),
-});
 
 const share = z.number().min(0).max(1);
 /** An answer's distribution as a mixture of the base, adapters and the pointer (`shared/math/evidence.ts`). */
@@ -132,7 +95,8 @@ export const sequenceRequestSchema = z.strictObject({
   continuedIds: z.array(tokenId),
   /** Counts `continuedIds` too. */
   maxTokens: z.int().min(0),
-  sampling: samplingSchema,
+  /** What differs from `defaultSampling`. */
+  sampling: samplingSchema.partial(),
   /**
    * Milliseconds from its arrival within which it must start, else it ends in an error. Of a tenant's sequences the one
    * that is due first goes first; one without a deadline stands where one of a minute would.
@@ -288,7 +252,6 @@ export const readinessSchema = z.object({
 
 export type AssignmentReport = z.infer<typeof assignmentReportSchema>;
 export type Readiness = z.infer<typeof readinessSchema>;
-export type Sampling = z.infer<typeof samplingSchema>;
 export type MixtureRequest = z.infer<typeof mixtureSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;
 export type BatchRequest = z.infer<typeof batchRequestSchema>;
@@ -358,25 +321,6 @@ export function readNumerics(header: string | null | undefined): string | null {
 export function numericsAgree(one: string | null, other: string | null): boolean {
   return one === null || other === null || one === other;
 }
-
-/** Greedy, with nothing asked for and nothing steered: what a request of our own starts from. */
-export const greedySampling: Sampling = {
-  temperature: 0,
-  topP: 1,
-  topK: 0,
-  minP: 0,
-  seed: 0,
-  stop: [],
-  templateStops: [],
-  stopTokenIds: [],
-  ignoreEos: false,
-  minTokens: 0,
-  logprobs: null,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  repetitionPenalty: 1,
-  logitBias: [],
-};
 
 /** Whether a sequence ends with this frame. */
 export function isLast(frame: Frame): boolean {

@@ -7,6 +7,7 @@ import { z } from "zod";
 import { absentAs, describe, modelField, promptField, promptList, promptSchema } from "./fields.ts";
 import { generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
+import { withSampling } from "./sampling.ts";
 
 export const completionRequestSchema = z
   .object({
@@ -35,7 +36,8 @@ export const completionRequestSchema = z
       refuse("best_of", `best_of is ${request.best_of}; only best_of equal to n (${request.n}) is supported`);
     }
     if (request.suffix) refuse("suffix", "suffix is not supported: the model only continues text");
-  });
+  })
+  .transform(withSampling);
 
 export const assignRequestSchema = z.object({
   model: modelField("As a completion's"),

@@ -2,12 +2,14 @@
  * A backend process without a model: sends one token per sequence and time step, as large or faulty as its options say.
  * Argument: `FakeBackendOptions` as JSON. Prints its URL. `GET /counts` returns `FakeBackendCounts`.
  */
+
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { BatchRequest, CancelRequest, Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import type { FakeBackendCounts, FakeBackendOptions } from "./fake-backend.ts";
 
@@ -77,7 +79,8 @@ function tokensOf({ maxTokens }: SequenceRequest): number {
 }
 
 function linesAt(i: number, sequence: SequenceRequest): string {
-  const { id, sampling, compare, maxTokens } = sequence;
+  const { id, compare, maxTokens } = sequence;
+  const sampling = samplingWith(sequence.sampling);
   const frames: Frame[] = [
     {
       ...tokenFrame(id, i, tokenId),

@@ -64,7 +64,7 @@ export async function measureMixture(
   /** Medians of a batch's decode steps, and all of its prefill for a prompt. */
   const run = async (mixture: MixtureRequest | undefined) => {
     reports = [];
-    const sampling = { logitBias: [[gpt2Config.endOfTextId, -100]] as [number, number][] };
+    const sampling = { logit_bias: [[gpt2Config.endOfTextId, -100]] as [number, number][] };
     const requests = Array.from({ length: batch }, (_, i) =>
       sequenceRequest(`r${runs}_${i}`, draw(), { maxTokens: steps + prefillSteps, mixture, sampling }),
     );

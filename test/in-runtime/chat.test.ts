@@ -2,6 +2,7 @@ import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import type { ChatChunk, ChatResponse } from "../../shared/contracts/responses.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { templateLimits } from "../../shared/tokenizer/template-limits.ts";
 import { edgeModel, edgeModelFiles } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
@@ -102,15 +103,15 @@ describe("a chat completion", () => {
     const { promptIds, sampling } = seen.batches[0].sequences[0];
     const prompt = new TextDecoder().decode(Uint8Array.from(promptIds.filter((id) => id < 256)));
     expect(prompt).toMatch(/^Below is .*\n\n### Instruction:\naaa\n\n### Response:\n$/s);
-    expect(sampling.stop).toEqual(["1", "2", "3", "4", "### Instruction:"]);
-    expect(sampling.templateStops).toEqual(["### Instruction:"]);
+    expect(sampling.stop).toEqual(["1", "2", "3", "4"]);
+    expect(sampling.template_stops).toEqual(["### Instruction:"]);
     const request = { messages: hello, stop: "1", min_tokens: 2 };
     await chatted(request, chatApp({ contextTokens: 500 }));
-    const { stop, templateStops } = seen.batches[1].sequences[0].sampling;
-    expect([stop, templateStops]).toEqual([["1", "### Instruction:"], ["### Instruction:"]]);
+    const { stop, template_stops } = seen.batches[1].sequences[0].sampling;
+    expect([stop, template_stops]).toEqual([["1"], ["### Instruction:"]]);
     await chatted({ ...request, ignore_eos: true }, chatApp({ contextTokens: 500 }));
-    const ignoring = { stop: ["1"], templateStops: [], ignoreEos: true };
-    expect(seen.batches[2].sequences[0].sampling).toMatchObject(ignoring);
+    const ignoring = { stop: ["1"], template_stops: [], ignore_eos: true };
+    expect(samplingWith(seen.batches[2].sequences[0].sampling)).toMatchObject(ignoring);
     expect(choices[0].message.content).toBe("Yes.\n\n");
   });
 
@@ -189,9 +190,9 @@ describe("a chat completion", () => {
     });
     expect(seen.batches[0].sequences).toHaveLength(2);
     expect(seen.batches[0].sequences[0].sampling).toMatchObject({
-      ...{ temperature: 0, topP: 0.5, topK: 3, minP: 0.1, stop: ["x", "y"], logprobs: 20 },
-      ...{ presencePenalty: 1, frequencyPenalty: -1, logitBias: [[98, -100]] },
-      ...{ stopTokenIds: [9], minTokens: 2, ignoreEos: false, repetitionPenalty: 0.9 },
+      ...{ temperature: 0, top_p: 0.5, top_k: 3, min_p: 0.1, stop: ["x", "y"], logprobs: 20 },
+      ...{ presence_penalty: 1, frequency_penalty: -1, logit_bias: [[98, -100]] },
+      ...{ stop_token_ids: [9], min_tokens: 2, repetition_penalty: 0.9 },
     });
   });
 

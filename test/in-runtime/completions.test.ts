@@ -2,6 +2,7 @@ import { describe, expect, test, vi } from "vitest";
 import type { Frame } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
 import type { CompletionChoice, CompletionResponse } from "../../shared/contracts/responses.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import { edgeModel } from "../support/edge-model.ts";
 import { doneFrame, tokenFrame } from "../support/frames.ts";
 import {
@@ -96,10 +97,14 @@ describe("a completion", () => {
     expect(seen.batches[0].sequences[0]).toMatchObject({
       promptIds: [endOfTextId],
       maxTokens: 16,
-      sampling: { temperature: 1, topP: 1, topK: 0, minP: 0, logprobs: null, stop: [], logitBias: [] },
       promptLogprobs: false,
       compare: false,
     });
+    expect(samplingWith(seen.batches[0].sequences[0].sampling)).toMatchObject({
+      ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, logprobs: null, stop: [], logit_bias: [] },
+    });
+    // A message carries only what was asked for.
+    expect(Object.keys(seen.batches[0].sequences[0].sampling)).toEqual(["seed"]);
   });
 
   test("null means absent, and every field reaches the backend", async () => {
@@ -129,26 +134,26 @@ describe("a completion", () => {
       maxTokens: 5,
       sampling: {
         temperature: 0,
-        topK: 40,
-        minP: 0.05,
-        minTokens: 4,
-        ignoreEos: true,
+        top_p: 0,
+        top_k: 40,
+        min_p: 0.05,
+        min_tokens: 4,
+        ignore_eos: true,
         stop: ["\n"],
-        stopTokenIds: [7, 261],
-        repetitionPenalty: 1.2,
+        stop_token_ids: [7, 261],
+        repetition_penalty: 1.2,
         logprobs: 2,
-        presencePenalty: 0.5,
-        frequencyPenalty: -0.5,
-        logitBias: expect.arrayContaining([
+        presence_penalty: 0.5,
+        frequency_penalty: -0.5,
+        logit_bias: expect.arrayContaining([
           [98, -100],
           [5, 1.5],
         ]),
       },
     });
-    expect(seen.batches[1].sequences[0].sampling.topP).toBeGreaterThan(0);
     await completed({ model: "gpt2", prompt: "a", top_k: -1, min_p: null, min_tokens: null, stop_token_ids: null });
-    expect(seen.batches[2].sequences[0].sampling).toMatchObject({
-      ...{ topK: 0, minP: 0, minTokens: 0, ignoreEos: false, stopTokenIds: [], repetitionPenalty: 1 },
+    expect(samplingWith(seen.batches[2].sequences[0].sampling)).toMatchObject({
+      ...{ top_k: -1, min_p: 0, min_tokens: 0, ignore_eos: false, stop_token_ids: [], repetition_penalty: 1 },
     });
   });
 
@@ -160,14 +165,14 @@ describe("a completion", () => {
     expect(seen.batches[1].sequences[0].maxTokens).toBe(0);
     await completed({ model: "gpt2", prompt: "a".repeat(40), max_tokens: 20, min_tokens: 20 });
     const { maxTokens, sampling } = seen.batches[2].sequences[0];
-    expect([maxTokens, sampling.minTokens]).toEqual([edgeModel.contextTokens - 40, edgeModel.contextTokens - 40]);
+    expect([maxTokens, sampling.min_tokens]).toEqual([edgeModel.contextTokens - 40, edgeModel.contextTokens - 40]);
   });
 
   test("an end of text that ends nothing is a token without text; a stop string counts from min_tokens on", async () => {
     backendAnswers(({ id, sampling }) => {
       const ids = [98, endOfTextId, 99, 98, 99, 100];
       const tokens = ids.map((tokenId, i) => ({ ...tokenFrame(id, i, tokenId), logprob: 0 - i, alternatives: [] }));
-      const finishReason = sampling.stop.length > 0 ? "stop" : "length";
+      const finishReason = sampling.stop?.length ? "stop" : "length";
       return [...tokens, { ...doneFrame(id), finishReason, completionTokens: 6 }];
     });
     const request = { model: "gpt2", prompt: "a", max_tokens: 6, ignore_eos: true, logprobs: 0 };

@@ -30,14 +30,15 @@ const lose = () =>
   );
 
 /** A token that is a function of seed and index, as a real backend's is. */
-const tokenAt = ({ sampling: { seed } }: SequenceRequest, index: number) => 97 + ((seed + 7 * index + index ** 2) % 26);
+const tokenAt = ({ sampling: { seed } }: SequenceRequest, index: number) =>
+  97 + ((seed! + 7 * index + index ** 2) % 26);
 
 function framesOf(sequence: SequenceRequest): Frame[] {
   const { id, maxTokens, sampling, promptLogprobs, promptIds } = sequence;
   const scored = { logprob: -0.5, alternatives: [[97, -1] as [number, number]] };
   const tokens = Array.from({ length: maxTokens }, (_, i) => ({
     ...tokenFrame(id, i, tokenAt(sequence, i)),
-    ...(sampling.logprobs !== null && scored),
+    ...(sampling.logprobs !== undefined && scored),
   }));
   const prompt = {
     type: "prompt" as const,

@@ -1,4 +1,5 @@
 /** The engine on real ONNX sessions: what a sequence gets must depend on nothing but the sequence. */
+
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,6 +12,7 @@ import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
 import { tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import type { Frame, MixtureRequest, SequenceRequest } from "../../shared/contracts/inference.ts";
+import { samplingWith } from "../../shared/contracts/sampling.ts";
 import {
   evidencePositions,
   mixedProbability,
@@ -93,9 +95,9 @@ function mixedWork(temperature: number): Work[] {
       // Of given weights, too: those have no pointer.
       mixture: i % 3 > 0 ? mixtureOf(evidenceOf(i), ...tinyCentroids.slice(0, i % 4)) : undefined,
       sampling: {
-        ...{ temperature, topP: i % 2 ? 1 : 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
-        ...(i % 4 === 3 && { repetitionPenalty: [2, 1.3, 0.8][i % 3] }),
-        ...(i % 5 === 3 && { minTokens: 20, stopTokenIds: [i], ignoreEos: true }),
+        ...{ temperature, top_p: i % 2 ? 1 : 0.9, seed: i, logit_bias: neverEnds, logprobs: 1 },
+        ...(i % 4 === 3 && { repetition_penalty: [2, 1.3, 0.8][i % 3] }),
+        ...(i % 5 === 3 && { min_tokens: 20, stop_token_ids: [i], ignore_eos: true }),
       },
     }),
   }));
@@ -124,9 +126,10 @@ describe("batch invariance: the same tokens and the same logprobs, bit for bit",
       await submit(alone, one);
       await alone.finish();
       const { maxTokens, sampling } = one.request;
+      const { stop_token_ids, min_tokens } = samplingWith(sampling);
       const { length } = alone.tokensOf(id);
-      if (sampling.stopTokenIds.length === 0) expect(length).toBe(maxTokens);
-      else expect(length).toBeGreaterThanOrEqual(sampling.minTokens);
+      if (stop_token_ids.length === 0) expect(length).toBe(maxTokens);
+      else expect(length).toBeGreaterThanOrEqual(min_tokens);
       expect(together.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
       expect(staggered.tokenFramesOf(id)).toEqual(alone.tokenFramesOf(id));
       for (const other of [together, staggered])
@@ -210,7 +213,7 @@ test.each([
     centroid: tinyCentroids[i],
     request: sequenceRequest(`quiet${i}`, randomPrompt(20 + 50 * i), {
       ...{ tenant: "quiet", maxTokens: 120 },
-      sampling: { temperature: 1, seed: i, logitBias: neverEnds, logprobs: 1 },
+      sampling: { temperature: 1, seed: i, logit_bias: neverEnds, logprobs: 1 },
     }),
   }));
   // A prompt that finds its beginning cached, and one whose tokens are scored.
@@ -269,7 +272,7 @@ test.each<[string, [number, number][] | undefined, number]>([
   const target = harness();
   const ids = [...randomPrompt(30), ...randomPrompt(8)];
   ids.push(...ids.slice(4, 24));
-  const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequencyPenalty: 0.5, logitBias: neverEnds };
+  const sampling = { seed: 3, temperature: 0.9, logprobs: 5, frequency_penalty: 0.5, logit_bias: neverEnds };
   const mixture = mixtureOf({ ...rule, spans }, "c0", "c1");
   await target.engine.submit("c0", [sequenceRequest("a", ids, { maxTokens: 8, compare: true, mixture, sampling })]);
   await target.finish();
@@ -354,13 +357,13 @@ test.each([
   ["a mixture's log-probabilities", "c0", [0.25, 0.5, 0.25]],
   ["a mixture's that is the base alone", null, [1, 0, 0]],
 ])("a repetition penalty is of %s, before bias and the other penalties", async (_, centroid, given) => {
-  for (const repetitionPenalty of [1.4, 0.7]) {
+  for (const repetition_penalty of [1.4, 0.7]) {
     const target = harness();
     const history = randomPrompt(40);
     const sampling = {
-      repetitionPenalty,
-      presencePenalty: 0.5,
-      logitBias: neverEnds,
+      repetition_penalty,
+      presence_penalty: 0.5,
+      logit_bias: neverEnds,
       logprobs: 0,
       temperature: 1,
       seed: 4,
@@ -377,7 +380,7 @@ test.each([
     let unpenalised = 0;
     for (const frame of target.tokenFramesOf("a")) {
       const logprobOf = (logits: Float64Array) => {
-        const penalised = penalise(logits, history, repetitionPenalty);
+        const penalised = penalise(logits, history, repetition_penalty);
         for (const id of generated) penalised[id] -= 0.5;
         penalised[tinyConfig.endOfTextId] -= 100;
         return penalised[frame.tokenId] - oracleLogSumExp(penalised);
@@ -399,7 +402,7 @@ test.each([
       generated.add(frame.tokenId);
     }
     console.log(
-      `${repetitionPenalty}: max |engine − oracle| ${worst.toExponential(2)}, without it ${unpenalised.toFixed(2)}`,
+      `${repetition_penalty}: max |engine − oracle| ${worst.toExponential(2)}, without it ${unpenalised.toFixed(2)}`,
     );
     expect(target.tokensOf("a")).toHaveLength(12);
     expect(worst).toBeLessThan(tolerance);
@@ -415,8 +418,8 @@ test.each([
   const { endOfTextId } = tinyConfig;
   for (const temperature of [0, 2]) {
     const target = harness();
-    const logitBias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
-    const sampling = { minTokens: 9, stopTokenIds: [7], logitBias, temperature, seed: 5, logprobs: 20 };
+    const logit_bias: [number, number][] = [endOfTextId, 7].map((id) => [id, 100]);
+    const sampling = { min_tokens: 9, stop_token_ids: [7], logit_bias, temperature, seed: 5, logprobs: 20 };
     const request = sequenceRequest("a", randomPrompt(20), { maxTokens: 30, compare: true, mixture, sampling });
     await target.engine.submit("c0", [request]);
     await target.finish();
@@ -526,7 +529,7 @@ describe("logprobs", () => {
     for (const centroid of [null, "c0", "c1", off]) {
       const request = sequenceRequest(`${centroid}`, ids, {
         maxTokens: 1,
-        sampling: { logprobs: 5, logitBias: neverEnds },
+        sampling: { logprobs: 5, logit_bias: neverEnds },
       });
       await target.engine.submit(centroid, [request]);
     }
@@ -542,7 +545,7 @@ describe("logprobs", () => {
 test("the smallest and the largest temperature give finite numbers and whole completions", async () => {
   const target = harness();
   for (const temperature of [1e-30, 1.1e-3, 2]) {
-    const sampling = { temperature, seed: 1, logprobs: 1, logitBias: neverEnds };
+    const sampling = { temperature, seed: 1, logprobs: 1, logit_bias: neverEnds };
     await target.engine.submit("c0", [
       sequenceRequest(`t${temperature}`.replace(".", "_"), randomPrompt(5), { sampling }),
     ]);

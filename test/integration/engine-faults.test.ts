@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Frame, greedySampling, type SequenceRequest } from "../../shared/contracts/inference.ts";
+import type { Frame, SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { allFrames, type Backend, framesOf, isRunning, startBackend } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -63,10 +63,9 @@ function sequences(): SequenceRequest[] {
   return Array.from({ length: 5 }, (_, i) => {
     const promptIds = Array.from({ length: 5 + 17 * i }, (_, t) => (97 * i + 31 * t) % 4000);
     const sampling = {
-      ...greedySampling,
       temperature: i % 2,
       seed: i,
-      logitBias: [[4095, -100]] as [number, number][],
+      logit_bias: [[4095, -100]] as [number, number][],
     };
     return sequenceRequest(`s${i}`, promptIds, { maxTokens: 120, sampling: { ...sampling, logprobs: i % 3 } });
   });

@@ -54,7 +54,7 @@ const work = () =>
     request: sequenceRequest(`s${i}`, randomPrompt([3, 64, 65, 1, 30][i % 5]), {
       maxTokens: 10 + (i % 4) * 10,
       compare: i % 3 === 0,
-      sampling: { temperature: i % 2, topP: 0.9, seed: i, logitBias: neverEnds, logprobs: 1 },
+      sampling: { temperature: i % 2, top_p: 0.9, seed: i, logit_bias: neverEnds, logprobs: 1 },
     }),
   }));
 
@@ -95,7 +95,7 @@ test("a completion is the same alone and among 32 mates of more centroids than s
 test("logprobs are the oracle's of the generated pair; the base's where the adapter is off", async () => {
   const target = harness();
   const ids = randomPrompt(40);
-  const sampling = { logprobs: 4, logitBias: neverEnds };
+  const sampling = { logprobs: 4, logit_bias: neverEnds };
   const wearing: [string | null, string][] = [
     ["c1", "adapted"],
     [off, "off"],
@@ -148,7 +148,7 @@ test("a centroid that is not a number fails by name; its mates go on", async () 
 test("the backend serves them over HTTP: all centroids at once through two slots, the broken one refused, all counted", async () => {
   const backend = await startBackend({ MODEL_DIR: folder, ADAPTER_SLOTS: "2" });
   try {
-    const sampling = { logitBias: neverEnds };
+    const sampling = { logit_bias: neverEnds };
     const last = await Promise.all(
       Array.from({ length: centroids }, async (_, k) => {
         const sequence = sequenceRequest(`s${k}`, randomPrompt(9), { maxTokens: 6, sampling });

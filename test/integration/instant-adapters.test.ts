@@ -90,8 +90,8 @@ test("a completion is the same alone and among mates with adapters of all kinds,
       sampling: {
         temperature: i % 2,
         seed: i,
-        logitBias: [...neverEnds, [7, 1]],
-        frequencyPenalty: i % 4 === 0 ? 1 : 0,
+        logit_bias: [...neverEnds, [7, 1]],
+        frequency_penalty: i % 4 === 0 ? 1 : 0,
         logprobs: 1,
       },
     }),
@@ -220,7 +220,7 @@ describe("backends", () => {
   });
   const wear = (backend: Backend, hash: string, tenant = "acme", id = "s") =>
     backend.post("/v1/batches", {
-      ...backend.batch(null, [sequenceRequest(id, [1, 2, 3], { tenant, sampling: { logitBias: neverEnds } })]),
+      ...backend.batch(null, [sequenceRequest(id, [1, 2, 3], { tenant, sampling: { logit_bias: neverEnds } })]),
       adapterHash: hash,
     });
 
@@ -275,7 +275,7 @@ describe("backends", () => {
     const [one] = backends;
     const busy = one.post(
       "/v1/batches",
-      one.batch("c0", [sequenceRequest("busy", [1], { maxTokens: 200, sampling: { logitBias: neverEnds } })]),
+      one.batch("c0", [sequenceRequest("busy", [1], { maxTokens: 200, sampling: { logit_bias: neverEnds } })]),
     );
     const making = Promise.all([1, 2].map(async () => created(await one.post("/v1/adapters", requestOf()))));
     const frames = await allFrames(await busy);

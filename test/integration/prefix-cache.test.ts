@@ -29,7 +29,7 @@ const mixture = {
   evidence: { ...evidence, pointer: { ...evidence.pointer, shares: [...evidence.pointer.shares] } },
 };
 const mixtureIn = (frame: Frame | undefined) => (frame?.type === "done" ? frame.mixture : null);
-const logitBias: [number, number][] = [[tinyConfig.endOfTextId, -100]];
+const logit_bias: [number, number][] = [[tinyConfig.endOfTextId, -100]];
 
 let folder: string;
 let artifacts: Artifacts;
@@ -58,7 +58,7 @@ describe.each(weightFormats)("%s", (format) => {
     });
 
   test("short ones beside a long one, in a class of their own or in one with it, get the bits that they get alone", async () => {
-    const sampling = { logitBias, logprobs: 5 };
+    const sampling = { logit_bias, logprobs: 5 };
     const requests = [300, 20, 21, 310, 50, 62, 7, 33].map((length, i) =>
       sequenceRequest(`s${i}`, draw(length), { sampling, ...(i < 3 ? { maxTokens: 6, mixture } : { maxTokens: 12 }) }),
     );
@@ -99,7 +99,7 @@ describe.each(weightFormats)("%s", (format) => {
 
   test("a beginning of 400 tokens, computed under c0, changes no token and no logprob bit under c1, c0 or the base", async () => {
     const shared = draw(400);
-    const sampled = { logitBias, logprobs: 5, temperature: 1 };
+    const sampled = { logit_bias, logprobs: 5, temperature: 1 };
     const request = (id: string, own: number, rest: Partial<SequenceRequest> = {}) =>
       sequenceRequest(id, [...shared, ...draw(own)], { maxTokens: 24, ...rest, sampling: { ...sampled, seed: own } });
     const work: [string | null, SequenceRequest][] = [
@@ -139,7 +139,7 @@ describe.each(weightFormats)("%s", (format) => {
   test("eight choices of one prompt, two centroids, are the same as each alone", async () => {
     const promptIds = draw(200);
     const choice = (id: string, seed: number) =>
-      sequenceRequest(id, promptIds, { sampling: { logitBias, temperature: 1, seed, logprobs: 1 } });
+      sequenceRequest(id, promptIds, { sampling: { logit_bias, temperature: 1, seed, logprobs: 1 } });
     const work = Array.from({ length: 8 }, (_, i): [string, SequenceRequest] => [`c${i % 2}`, choice(`s${i}`, i)]);
     const target = harness(2 ** 26);
     for (const one of work) await target.engine.submit(...first(one));

@@ -61,7 +61,7 @@ function work(): { request: SequenceRequest; centroid: string | null; isLost: bo
       [3, 30],
       [64, 5],
     ][i % 6];
-    const sampling = { temperature: i % 2, seed: i, logprobs: 2, logitBias: neverEnds };
+    const sampling = { temperature: i % 2, seed: i, logprobs: 2, logit_bias: neverEnds };
     return {
       request: sequenceRequest(`s${i}`, promptOf(promptTokens), { maxTokens, sampling }),
       centroid: [...tinyCentroids, null][i % 5],
@@ -116,7 +116,7 @@ test.skipIf(await webgpuFailure())("on WebGPU, whose rows stay on the device, ev
 test("the process ends them, counts and logs them, and serves on", async () => {
   const backend = await startBackend({ MODEL_DIR: broken });
   try {
-    const sampling = { logitBias: neverEnds };
+    const sampling = { logit_bias: neverEnds };
     const requests = [
       sequenceRequest("long", [1, 2, 3], { maxTokens: 100, sampling }),
       sequenceRequest("mate", [4, 5], { maxTokens: 30, sampling }),

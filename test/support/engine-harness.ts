@@ -7,13 +7,8 @@ import type { PlanLimits } from "../../gpu-backend/engine/plan.ts";
 import type { PhaseReport } from "../../gpu-backend/engine/reports.ts";
 import { PrefixCache } from "../../gpu-backend/kv/prefix-cache.ts";
 import type { Gpt2Config, StepRunner } from "../../gpu-backend/runtime/step.ts";
-import {
-  type Frame,
-  greedySampling,
-  type Sampling,
-  type SequenceRequest,
-  type TokenFrame,
-} from "../../shared/contracts/inference.ts";
+import type { Frame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
+import type { SamplingChanges } from "../../shared/contracts/sampling.ts";
 import type { ServiceError } from "../../shared/errors.ts";
 
 export const testLimits: PlanLimits = {
@@ -130,7 +125,7 @@ export function fakeFullAdapters(config: Gpt2Config): AdapterSource {
 export function sequenceRequest(
   id: string,
   promptIds: number[],
-  rest: Partial<Omit<SequenceRequest, "sampling">> & { sampling?: Partial<Sampling> } = {},
+  rest: Partial<Omit<SequenceRequest, "sampling">> & { sampling?: SamplingChanges } = {},
 ): SequenceRequest {
   return {
     id,
@@ -141,6 +136,6 @@ export function sequenceRequest(
     promptLogprobs: false,
     compare: false,
     ...rest,
-    sampling: { ...greedySampling, ...rest.sampling },
+    sampling: { temperature: 0, ...rest.sampling },
   };
 }

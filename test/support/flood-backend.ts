@@ -94,7 +94,7 @@ export async function startFloodBackend(): Promise<FloodBackend> {
 function framesOf({ id, maxTokens, sampling, compare }: SequenceRequest, index: number): Frame[] {
   if (index >= maxTokens) return [];
   const alternatives = Array.from({ length: sampling.logprobs ?? 0 }, (_, i): [number, number] => [300 + i, -i / 7]);
-  const scores = sampling.logprobs === null ? {} : { logprob: -1 / 3, alternatives };
+  const scores = sampling.logprobs === undefined ? {} : { logprob: -1 / 3, alternatives };
   const tokens: Frame[] = [
     { type: "token", id, index, tokenId: 300 + (index % 40), ...scores, ...(compare && { baseLogprob: -2 / 3 }) },
   ];

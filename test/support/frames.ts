@@ -1,10 +1,5 @@
 /** Requests and frames of the backend contract, filled in so that a test names only what it is about. */
-import {
-  type DoneFrame,
-  greedySampling,
-  type SequenceRequest,
-  type TokenFrame,
-} from "../../shared/contracts/inference.ts";
+import type { DoneFrame, SequenceRequest, TokenFrame } from "../../shared/contracts/inference.ts";
 
 export function sequenceRequest(id: string): SequenceRequest {
   return {
@@ -13,7 +8,7 @@ export function sequenceRequest(id: string): SequenceRequest {
     promptIds: [1, 2, 3],
     continuedIds: [],
     maxTokens: 4,
-    sampling: { ...greedySampling, temperature: 1, seed: 1 },
+    sampling: { seed: 1 },
     promptLogprobs: false,
     compare: false,
   };

@@ -22,7 +22,7 @@ import { doneFrame, tokenFrame } from "./frames.ts";
 export function framesFor({ id, continuedIds, maxTokens, sampling, promptLogprobs }: SequenceRequest): Frame[] {
   const tokens: Frame[] = [];
   for (let i = continuedIds.length; i < maxTokens; i++) {
-    tokens.push(tokenFrame(id, i, Math.floor(uniformAt(sampling.seed, i) * 1000)));
+    tokens.push(tokenFrame(id, i, Math.floor(uniformAt(sampling.seed ?? 0, i) * 1000)));
   }
   const prompt: Frame[] = promptLogprobs ? [{ type: "prompt", id, logprobs: [null], alternatives: [[]] }] : [];
   return [...prompt, ...tokens, { ...doneFrame(id), completionTokens: maxTokens }];

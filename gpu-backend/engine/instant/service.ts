@@ -2,12 +2,7 @@
  * Makes and keeps tenants' own adapters: the examples run through the engine like everybody's sequences, another process
  * fits, the store keeps. Not here: HTTP, and names, which the edge gives.
  */
-import {
-  type AdapterAnswer,
-  type AdapterRequest,
-  greedySampling,
-  type SequenceRequest,
-} from "../../../shared/contracts/inference.ts";
+import type { AdapterAnswer, AdapterRequest, SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { limits } from "../../../shared/contracts/limits.ts";
 import { ServiceError } from "../../../shared/errors.ts";
 import { instantHash } from "../../adapters/instant/artifact.ts";
@@ -106,7 +101,7 @@ export class InstantAdapters {
       promptIds,
       continuedIds: [],
       maxTokens: 0,
-      sampling: greedySampling,
+      sampling: { temperature: 0 },
       promptLogprobs: false,
       compare: false,
     }));

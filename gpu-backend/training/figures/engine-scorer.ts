@@ -1,12 +1,8 @@
 /** Scores and continues texts on an engine in this process: the one that serves, without what surrounds it. */
 import { setImmediate } from "node:timers/promises";
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
-import {
-  type Frame,
-  greedySampling,
-  type Sampling,
-  type SequenceRequest,
-} from "../../../shared/contracts/inference.ts";
+import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import type { SamplingChanges } from "../../../shared/contracts/sampling.ts";
 import type { AdapterSource } from "../../adapters/adapter.ts";
 import { AdapterCache } from "../../adapters/adapter-cache.ts";
 import { generatedAdapters, servedBank, servedPool } from "../../adapters/generated.ts";
@@ -92,7 +88,7 @@ export class EngineScorer {
 
   /** Nats of the scored tokens of each text together. */
   async score(texts: readonly PlannedText[], onText: (done: number) => void = () => {}): Promise<number[]> {
-    const rest = { maxTokens: 0, promptLogprobs: true, sampling: { ...greedySampling, logprobs: 0 } };
+    const rest = { maxTokens: 0, promptLogprobs: true, sampling: { temperature: 0, logprobs: 0 } };
     const requests = texts.map(({ ids, plan }) => ({ ids, plan, ...rest }));
     const frames = await this.#run(requests, onText);
     return frames.map((own, i) => {
@@ -107,7 +103,7 @@ export class EngineScorer {
     const never: [number, number][] = [[this.artifacts.model.config.endOfTextId, -100]];
     const requests = texts.map(({ ids, plan, seed, temperature, tokens }) => ({
       ...{ ids, plan, maxTokens: tokens, promptLogprobs: false },
-      sampling: { ...greedySampling, seed, temperature, logitBias: never },
+      sampling: { seed, temperature, logit_bias: never },
     }));
     const frames = await this.#run(requests, () => {});
     return frames.map((own) => own.flatMap((frame) => (frame.type === "token" ? [frame.tokenId] : [])));
@@ -165,7 +161,7 @@ export class EngineScorer {
   /** The scored tokens, and the states [scored, D] that predict them. */
   async #scoredStates(ids: number[], scored: number): Promise<{ hidden: Float32Array; targets: Int32Array }> {
     let traced = new Float32Array(0);
-    const rest = { maxTokens: 0, promptLogprobs: true, sampling: greedySampling };
+    const rest = { maxTokens: 0, promptLogprobs: true, sampling: { temperature: 0 } };
     await this.#engine.submit(null, [this.#request({ ids, plan: { adapterId: null }, ...rest })], (_, hidden) => {
       traced = hidden;
     });
@@ -231,7 +227,7 @@ function withoutScales({ manifest, hyperNetwork }: Artifacts, source: AdapterSou
 interface Asked extends Omit<PlannedText, "scored"> {
   maxTokens: number;
   promptLogprobs: boolean;
-  sampling: Sampling;
+  sampling: SamplingChanges;
 }
 
 function sum(values: Iterable<number>): number {

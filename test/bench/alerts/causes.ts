@@ -190,7 +190,7 @@ export async function onStage(scrape: (urls: string[]) => void, act: (stage: Sta
 async function ask(backend: Backend, id: string, maxTokens: number, isOver: AbortSignal): Promise<void> {
   while (!isOver.aborted) {
     const request = sequenceRequest(id);
-    const sequence = { ...request, maxTokens, sampling: { ...request.sampling, ignoreEos: true } };
+    const sequence = { ...request, maxTokens, sampling: { ...request.sampling, ignore_eos: true } };
     try {
       await allFrames(await backend.post("/v1/batches", backend.batch(null, [sequence]), isOver));
     } catch {

@@ -102,7 +102,7 @@ export async function openLoadEngine({ folder, oneClass, shape, format, threads 
       while (next < arrivals.length || engine.busy) {
         for (; next < arrivals.length && arrivals[next].dueMs <= now() - startedMs; next++) {
           const { id, promptIds, maxTokens } = arrivals[next];
-          const request = sequenceRequest(id, promptIds, { maxTokens, sampling: { ignoreEos: true } });
+          const request = sequenceRequest(id, promptIds, { maxTokens, sampling: { ignore_eos: true } });
           await engine.submit(`c${next % centroids}`, [request]);
         }
         if (engine.busy) await engine.step();

@@ -84,7 +84,7 @@ export async function measureEngine(load: EngineLoad): Promise<EngineFigures[]> 
   const submit = (tenant: "quiet" | "burst", count: number, sink: (frames: Frame[]) => void) => {
     const sequences = Array.from({ length: count }, () => {
       const prompt = Array.from({ length: promptTokens[tenant] }, () => Math.floor(random() * ids));
-      const sampling = { ignoreEos: true };
+      const sampling = { ignore_eos: true };
       return sequenceRequest(`${tenant}-${number++}`, prompt, { tenant, maxTokens: load.tokens, sampling });
     });
     engine.submit({ version: 1, manifestHash, centroidId: null, sequences }, sink);

@@ -1,14 +1,13 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { frameSchema, plainTokenFrame, samplingSchema } from "../../../shared/contracts/inference.ts";
-import { sequenceRequest } from "../../support/frames.ts";
+import { frameSchema, plainTokenFrame } from "../../../shared/contracts/inference.ts";
+import { defaultSampling, samplingSchema } from "../../../shared/contracts/sampling.ts";
 
-test("an edge that knows neither topK nor minP asks for all tokens; what is out of range is refused", () => {
-  const { topK: _, minP: __, ...older } = sequenceRequest("a").sampling;
-  expect(samplingSchema.parse(older)).toEqual({ ...older, topK: 0, minP: 0 });
-  expect(samplingSchema.parse({ ...older, topK: 40, minP: 1 })).toMatchObject({ topK: 40, minP: 1 });
-  for (const bad of [{ topK: -1 }, { topK: 1.5 }, { minP: 1.01 }, { minP: -0.1 }]) {
-    expect(samplingSchema.safeParse({ ...older, ...bad }).success).toBe(false);
+test("a message may leave out every sampling parameter; what is out of range is refused", () => {
+  expect(samplingSchema.partial().parse({})).toEqual({});
+  expect(samplingSchema.parse(defaultSampling)).toEqual(defaultSampling);
+  for (const bad of [{ top_k: -2 }, { top_k: 1.5 }, { min_p: 1.01 }, { min_p: -0.1 }, { topP: 1 }]) {
+    expect(samplingSchema.partial().safeParse(bad).success).toBe(false);
   }
 });
 

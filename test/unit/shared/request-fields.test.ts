@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 import { chatRequestSchema } from "../../../shared/contracts/chat.ts";
 import { embeddingsRequestSchema } from "../../../shared/contracts/embeddings.ts";
 import { assignRequestSchema, completionRequestSchema } from "../../../shared/contracts/openai.ts";
+import { samplingFields } from "../../../shared/contracts/sampling.ts";
 
 const input = "a";
 const requests = [
@@ -14,7 +15,8 @@ const requests = [
 
 test.each(requests)("a field of a $name request is absent, null or undefined alike", ({ schema, required }) => {
   const absent = schema.parse(required);
-  for (const name of Object.keys(absent).filter((one) => !(one in required))) {
+  const sampling = "sampling" in absent ? Object.keys(samplingFields) : [];
+  for (const name of [...Object.keys(absent), ...sampling].filter((one) => !(one in required))) {
     for (const nothing of [null, undefined]) {
       expect(schema.parse({ ...required, [name]: nothing }), name).toEqual(absent);
     }
@@ -23,6 +25,7 @@ test.each(requests)("a field of a $name request is absent, null or undefined ali
 
 test.each(requests)("what an absent field of a $name request stands for cannot be changed", ({ schema, required }) => {
   const absent = Object.entries(schema.parse(required)).filter(([name]) => !(name in required));
-  const objects = absent.filter(([, value]) => typeof value === "object" && value !== null);
+  // Each request has a `sampling` of its own.
+  const objects = absent.filter(([name, value]) => name !== "sampling" && typeof value === "object" && value !== null);
   for (const [name, value] of objects) expect(Object.isFrozen(value), name).toBe(true);
 });

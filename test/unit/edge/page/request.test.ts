@@ -10,7 +10,7 @@ test("the drawer has every sampling field of the API", () => {
   const elsewhere = ["prompt", "model", "chameleon", "stream", "stream_options", "logprobs", "echo"];
   const meaningless = ["user", "best_of", "suffix"];
   const forProgramsOnly = ["min_tokens", "ignore_eos", "stop_token_ids", "repetition_penalty"];
-  const wanted = Object.keys(completionRequestSchema.shape).filter(
+  const wanted = Object.keys(completionRequestSchema.in.shape).filter(
     (name) => ![...elsewhere, ...meaningless, ...forProgramsOnly].includes(name),
   );
   expect(samplingFields.map(({ name }) => name).toSorted()).toEqual([...wanted, "evidence_tokens"].toSorted());

@@ -14,7 +14,7 @@ const V = fakeConfig.vocabularySize;
 /** Keys and values of one position, and the pointer's pair. */
 const positionBytes = 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;
 /** End of text out of reach, so that lengths are what the test says. */
-const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
 
 const prompt = (length: number, salt = 0) => Array.from({ length }, (_, i) => (i * 7 + salt * 13 + 1) % 90);
 
@@ -56,7 +56,7 @@ describe("a sequence", () => {
     const forced: [number, number][] = [[fakeConfig.endOfTextId, 2]];
     const expected = greedy(prompt(5), 60, new Map(forced));
     const end = expected.indexOf(fakeConfig.endOfTextId);
-    await engine.submit(null, [sequenceRequest("a", prompt(5), { maxTokens: 60, sampling: { logitBias: forced } })]);
+    await engine.submit(null, [sequenceRequest("a", prompt(5), { maxTokens: 60, sampling: { logit_bias: forced } })]);
     await finish();
     expect(end).toBeGreaterThan(0);
     expect(tokensOf("a")).toEqual(expected.slice(0, end));
@@ -69,17 +69,17 @@ describe("a sequence", () => {
     const expected = greedy(prompt(5), 60, new Map(forced));
     const end = expected.indexOf(fakeConfig.endOfTextId);
     const { engine, finish, tokensOf, lastFrameOf } = createEngineHarness({ runner });
-    const sampling = { logitBias: forced, ignoreEos: true };
+    const sampling = { logit_bias: forced, ignore_eos: true };
     const after = expected.findIndex((id, i) => i > end && !expected.slice(0, i).includes(id));
     await engine.submit(null, [
       sequenceRequest("ignored", prompt(5), { maxTokens: 60, sampling }),
       sequenceRequest("stopped", prompt(5), {
         maxTokens: 60,
-        sampling: { ...sampling, stopTokenIds: [expected[after]] },
+        sampling: { ...sampling, stop_token_ids: [expected[after]] },
       }),
       sequenceRequest("both", prompt(5), {
         maxTokens: 60,
-        sampling: { ...sampling, stopTokenIds: [expected[after], fakeConfig.endOfTextId] },
+        sampling: { ...sampling, stop_token_ids: [expected[after], fakeConfig.endOfTextId] },
       }),
       // What is no text does not count as such.
       sequenceRequest("text", prompt(5), {
@@ -107,23 +107,26 @@ describe("a sequence", () => {
       sequenceRequest("end", prompt(5), {
         maxTokens: 20,
         sampling: {
-          minTokens: 7,
+          min_tokens: 7,
           temperature: 2,
           seed: 3,
           logprobs: 20,
-          stopTokenIds: [4],
-          logitBias: [
+          stop_token_ids: [4],
+          logit_bias: [
             [endOfTextId, 100],
             [4, 100],
           ],
         },
       }),
-      sequenceRequest("string", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 5, stop: [stop] } }),
-      sequenceRequest("just", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, minTokens: 4, stop: [stop] } }),
-      sequenceRequest("most", prompt(5), { maxTokens: 6, sampling: { minTokens: 6, logitBias: [[endOfTextId, 100]] } }),
+      sequenceRequest("string", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, min_tokens: 5, stop: [stop] } }),
+      sequenceRequest("just", prompt(9), { maxTokens: 12, sampling: { ...neverEnds, min_tokens: 4, stop: [stop] } }),
+      sequenceRequest("most", prompt(5), {
+        maxTokens: 6,
+        sampling: { min_tokens: 6, logit_bias: [[endOfTextId, 100]] },
+      }),
       sequenceRequest("rest", prompt(5), {
         ...{ maxTokens: 20, continuedIds: [1, 2, 3] },
-        sampling: { minTokens: 7, logitBias: [[endOfTextId, 100]] },
+        sampling: { min_tokens: 7, logit_bias: [[endOfTextId, 100]] },
       }),
     ]);
     await finish();
@@ -140,9 +143,9 @@ describe("a sequence", () => {
     const letters = greedy(prompt(9), 12, noEnd).map(letterOf);
     const stop = letters.slice(2, 5).join("");
     expect(letters.join("").indexOf(stop)).toBe(2);
-    const templateStops = [stop];
-    const ask = (id: string, minTokens: number, continuedIds: number[] = []) => {
-      const sampling = { ...neverEnds, minTokens, stop: [stop], templateStops };
+    const template_stops = [stop];
+    const ask = (id: string, min_tokens: number, continuedIds: number[] = []) => {
+      const sampling = { ...neverEnds, min_tokens, stop: [stop], template_stops };
       return sequenceRequest(id, prompt(9), { maxTokens: 12, continuedIds, sampling });
     };
     const first = greedy(prompt(9), 4, noEnd);
@@ -186,11 +189,11 @@ describe("a sequence", () => {
     const sampling = {
       ...neverEnds,
       temperature: 1,
-      topP: 0.9,
+      top_p: 0.9,
       seed: 5,
-      frequencyPenalty: 0.7,
-      presencePenalty: 0.3,
-      repetitionPenalty: 1.2,
+      frequency_penalty: 0.7,
+      presence_penalty: 0.3,
+      repetition_penalty: 1.2,
     };
     const { engine, finish, tokensOf, tokenFramesOf, lastFrameOf } = createEngineHarness({
       runner: createFakeRunner(),
@@ -222,14 +225,14 @@ describe("a sequence", () => {
 
 describe("sampling", () => {
   test("draws with (seed, position); logit bias and penalties enter before the draw", async () => {
-    const sampling = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.5, repetitionPenalty: 1.5 };
+    const sampling = { temperature: 0, presence_penalty: 1.5, frequency_penalty: 0.5, repetition_penalty: 1.5 };
     const { engine, finish, tokensOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
     await engine.submit(null, [
       sequenceRequest("a", prompt(4), {
         maxTokens: 60,
         sampling: {
           ...sampling,
-          logitBias: [
+          logit_bias: [
             [3, 2.5],
             [99, -100],
           ],
@@ -265,12 +268,12 @@ describe("sampling", () => {
       generate: async (id) => ({ ...(await none.generate(id)), gates: new Float32Array(2), bias: biased }),
     };
     const { engine, finish, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner(), source });
-    const logitBias: [number, number][] = [
+    const logit_bias: [number, number][] = [
       [8, 4],
       [50, 1],
       [99, -100],
     ];
-    const sampling = { repetitionPenalty: 1.5, logitBias, logprobs: 20 };
+    const sampling = { repetition_penalty: 1.5, logit_bias, logprobs: 20 };
     const ids = prompt(2);
     await engine.submit("c1", [sequenceRequest("a", ids, { maxTokens: 20, compare: true, sampling })]);
     await finish();
@@ -282,7 +285,7 @@ describe("sampling", () => {
           logits[id] += values[i];
         });
         for (const id of new Set(ids)) logits[id] = logits[id] > 0 ? logits[id] / 1.5 : logits[id] * 1.5;
-        for (const [id, value] of logitBias) logits[id] += value;
+        for (const [id, value] of logit_bias) logits[id] += value;
         const total = Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit), 0));
         return logits.map((logit) => logit - total);
       });
@@ -370,7 +373,7 @@ describe("compare", () => {
   test("gives each token's logprob without the adapter, of the same context and bias", async () => {
     const { engine, finish, framesOf, tokenFramesOf } = createEngineHarness({ runner: createFakeRunner() });
     const ids = prompt(70);
-    const sampling = { logitBias: [[5, 3]] as [number, number][], temperature: 1.5, seed: 2 };
+    const sampling = { logit_bias: [[5, 3]] as [number, number][], temperature: 1.5, seed: 2 };
     await engine.submit("c1", [
       sequenceRequest("a", ids, { maxTokens: 20, compare: true, promptLogprobs: true, sampling }),
       sequenceRequest("b", prompt(3), { maxTokens: 20, sampling: { temperature: 1 } }),
@@ -414,9 +417,9 @@ describe("what cannot be served ends in one explicit error", () => {
     ["a prompt as long as the context", prompt(512), {}, "context_length_exceeded", /512 tokens.*512/],
     ["a token id out of the vocabulary", [1, 100], {}, "invalid_request", /100.*99/],
     ["such an id among the continued", [1], { continuedIds: [200] }, "invalid_request", /200.*99/],
-    ["a stop token of such an id", [1], { sampling: { stopTokenIds: [5, 100] } }, "invalid_request", /100.*99/],
-    ["more tokens at least than at most", [1], { sampling: { minTokens: 17 } }, "invalid_request", /17.*16/],
-    ["a bias on such an id", [1], { sampling: { logitBias: [[150, 1]] } }, "invalid_request", /150.*99/],
+    ["a stop token of such an id", [1], { sampling: { stop_token_ids: [5, 100] } }, "invalid_request", /100.*99/],
+    ["more tokens at least than at most", [1], { sampling: { min_tokens: 17 } }, "invalid_request", /17.*16/],
+    ["a bias on such an id", [1], { sampling: { logit_bias: [[150, 1]] } }, "invalid_request", /150.*99/],
   ];
   test.each(refused)("%s", async (_, ids, rest, kind, message) => {
     const { engine, finish, framesOf, tokensOf } = createEngineHarness({ runner: createFakeRunner() });
@@ -712,7 +715,7 @@ test("any traffic gives each sequence what it gets alone, and gives every slot a
       maxTokens: a.maxTokens,
       promptLogprobs: a.promptLogprobs,
       compare: a.compare,
-      sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequencyPenalty: 0.4, logprobs: 1 },
+      sampling: { temperature: a.temperature, seed: i, stop: ["ab"], frequency_penalty: 0.4, logprobs: 1 },
     });
   // Memory for three sequences as long as the context.
   const kvBytes = 3 * 512 * 2 * (fakeConfig.layers + 1) * fakeConfig.hiddenSize * 4;

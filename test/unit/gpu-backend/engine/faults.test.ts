@@ -17,7 +17,7 @@ import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 const marker = 77;
 /** Neither the end of text nor the marker is ever sampled. */
 const banned = [fakeConfig.endOfTextId, marker].map((id): [number, number] => [id, -100]);
-const neverEnds = { temperature: 1, seed: 3, logitBias: banned };
+const neverEnds = { temperature: 1, seed: 3, logit_bias: banned };
 const prompt = (length: number, salt: number) => Array.from({ length }, (_, i) => (i * 7 + salt * 13) % 70);
 const { heads, layers } = fakeConfig;
 
@@ -300,7 +300,7 @@ describe("what is thrown for one sequence ends that one", () => {
       pieceOf: what === "pieceOf" ? fail : undefined,
     });
     await harness.engine.submit(null, [sequenceRequest("good", prompt(9, 1))]);
-    const sampling = { temperature: 1, seed: 5, stop: ["#"], logitBias: neverEnds.logitBias };
+    const sampling = { temperature: 1, seed: 5, stop: ["#"], logit_bias: neverEnds.logit_bias };
     const rest = { maxTokens: 400, sampling };
     await harness.engine.submit("c0", [
       sequenceRequest("bad", prompt(5, 2), rest),

@@ -13,7 +13,7 @@ import { createFakeRunner, fakeConfig } from "../../../support/fake-runner.ts";
 const seed = 1718;
 const slots = 2;
 /** End of text out of reach, so that lengths are what the test says. */
-const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
 
 function harness(rest: Partial<Parameters<typeof createEngineHarness>[0]> = {}): EngineHarness {
   const runner = createFakeRunner({ poolSlots: slots });

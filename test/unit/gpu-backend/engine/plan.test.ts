@@ -106,7 +106,7 @@ describe("prompts", () => {
 });
 
 test("the engine's own steps: beside an adapter's examples the next prompt has its token in its chunks and two steps", async () => {
-  const neverEnds = { logitBias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
+  const neverEnds = { logit_bias: [[fakeConfig.endOfTextId, -100]] as [number, number][] };
   const fakeRunner = createFakeRunner();
   const harness = createEngineHarness({
     runner: {

@@ -34,22 +34,22 @@ function logSumExp(logits: Float32Array, scale: number): number {
 const randomLogits = (spread: number, random = seededRandom(seed)) =>
   Float32Array.from({ length: V }, () => spread * random());
 
-const shaping = (rest: Partial<Shaping>): Shaping => ({ temperature: 1, topP: 1, topK: 0, minP: 0, ...rest });
+const shaping = (rest: Partial<Shaping>): Shaping => ({ temperature: 1, top_p: 1, top_k: 0, min_p: 0, ...rest });
 
 /** The tokens that may be drawn and their probabilities, done slowly: sort everything, cut, renormalise, cut. */
-function slowNucleus(logits: Float32Array, { temperature, topP, topK, minP }: Shaping) {
+function slowNucleus(logits: Float32Array, { temperature, top_p, top_k, min_p }: Shaping) {
   const total = logSumExp(logits, 1 / temperature);
   const all = rankedIds(logits).map((id) => ({ id, probability: Math.exp(logits[id] / temperature - total) }));
   const left = all
-    .slice(0, topK || all.length)
-    .filter(({ id }) => minP === 0 || logits[id] >= logits[all[0].id] + temperature * Math.log(minP));
-  const leftMass = topK || minP ? left.reduce((sum, { probability }) => sum + probability, 0) : 1;
+    .slice(0, top_k || all.length)
+    .filter(({ id }) => min_p === 0 || logits[id] >= logits[all[0].id] + temperature * Math.log(min_p));
+  const leftMass = top_k || min_p ? left.reduce((sum, { probability }) => sum + probability, 0) : 1;
   const nucleus: typeof all = [];
   let mass = 0;
   for (const token of left) {
     nucleus.push(token);
     mass += token.probability;
-    if (topP < 1 && mass >= topP * leftMass) break;
+    if (top_p < 1 && mass >= top_p * leftMass) break;
   }
   return { nucleus, mass };
 }
@@ -70,21 +70,21 @@ describe("sampleToken", () => {
     shaping({ temperature: 0.7 }),
     shaping({}),
     shaping({ temperature: 2 }),
-    shaping({ topP: 0.9 }),
-    shaping({ temperature: 1.3, topP: 0.999 }),
-    shaping({ topP: 0.05 }),
-    shaping({ temperature: 0.01, topP: 0.5 }),
-    shaping({ topK: 5 }),
-    shaping({ topK: 8, temperature: 1.5 }),
-    shaping({ topK: 100 }),
-    shaping({ topK: V + 1, temperature: 2 }),
-    shaping({ minP: 0.3 }),
-    shaping({ minP: 0.001, temperature: 1.7 }),
-    shaping({ topK: 60, topP: 0.8 }),
-    shaping({ minP: 0.01, topP: 0.9, temperature: 1.2 }),
-    shaping({ topK: 40, minP: 0.05, topP: 0.95 }),
+    shaping({ top_p: 0.9 }),
+    shaping({ temperature: 1.3, top_p: 0.999 }),
+    shaping({ top_p: 0.05 }),
+    shaping({ temperature: 0.01, top_p: 0.5 }),
+    shaping({ top_k: 5 }),
+    shaping({ top_k: 8, temperature: 1.5 }),
+    shaping({ top_k: 100 }),
+    shaping({ top_k: V + 1, temperature: 2 }),
+    shaping({ min_p: 0.3 }),
+    shaping({ min_p: 0.001, temperature: 1.7 }),
+    shaping({ top_k: 60, top_p: 0.8 }),
+    shaping({ min_p: 0.01, top_p: 0.9, temperature: 1.2 }),
+    shaping({ top_k: 40, min_p: 0.05, top_p: 0.95 }),
   ])(
-    "with temperature $temperature, top_p $topP, top_k $topK, min_p $minP draws what a full sort draws, inside the top K and beyond",
+    "with temperature $temperature, top_p $top_p, top_k $top_k, min_p $min_p draws what a full sort draws, inside the top K and beyond",
     (sampling) => {
       const random = seededRandom(seed);
       let beyond = 0;
@@ -113,11 +113,11 @@ describe("sampleToken", () => {
   });
 
   test.each([
-    shaping({ topK: 4, temperature: 0.8 }),
-    shaping({ minP: 0.06 }),
-    shaping({ topK: 7, minP: 0.02, topP: 0.9, temperature: 1.4 }),
+    shaping({ top_k: 4, temperature: 0.8 }),
+    shaping({ min_p: 0.06 }),
+    shaping({ top_k: 7, min_p: 0.02, top_p: 0.9, temperature: 1.4 }),
   ])(
-    "draws only what $topK, $minP and $topP leave, each token as often as its renormalised probability says",
+    "draws only what $top_k, $min_p and $top_p leave, each token as often as its renormalised probability says",
     (sampling) => {
       const logits = Float32Array.from([2, 1, 0, -1, -1, -3, 0.5, 1.5, -2, 0]);
       const row = rowOf(logits, sampling.temperature, 3);
@@ -145,10 +145,10 @@ describe("sampleToken", () => {
     for (let i = 0; i < 300; i++) {
       const temperature = 0.01 + 2 * random();
       const row = rowOf(randomLogits(10 * random(), random), temperature);
-      for (const cut of [{ topK: 1 }, { minP: 1 }, { topK: 3, minP: 1, topP: 0.5 }]) {
+      for (const cut of [{ top_k: 1 }, { min_p: 1 }, { top_k: 3, min_p: 1, top_p: 0.5 }]) {
         expect(sampleToken(row, shaping({ temperature, ...cut }), random())).toBe(row.topIds[0]);
       }
-      expect(sampleToken({ ...row, scores: null }, shaping({ temperature, topK: 1 }), random())).toBe(row.topIds[0]);
+      expect(sampleToken({ ...row, scores: null }, shaping({ temperature, top_k: 1 }), random())).toBe(row.topIds[0]);
     }
   });
 
@@ -156,18 +156,18 @@ describe("sampleToken", () => {
     const random = seededRandom(seed);
     for (let i = 0; i < 100; i++) {
       const row = rowOf(randomLogits(10 * random(), random), 1, topCandidates);
-      const [sampling, uniform] = [shaping({ topK: 1 + Math.floor(topCandidates * random()), topP: 0.95 }), random()];
+      const [sampling, uniform] = [shaping({ top_k: 1 + Math.floor(topCandidates * random()), top_p: 0.95 }), random()];
       expect(drawsFromCandidates(sampling)).toBe(true);
       expect(sampleToken({ ...row, scores: null }, sampling, uniform)).toBe(sampleToken(row, sampling, uniform));
     }
-    for (const sampling of [shaping({}), shaping({ topK: topCandidates + 1 }), shaping({ minP: 0.5 })]) {
+    for (const sampling of [shaping({}), shaping({ top_k: topCandidates + 1 }), shaping({ min_p: 0.5 })]) {
       expect(drawsFromCandidates(sampling)).toBe(false);
     }
   });
 
   test("top_k cuts equals by id", () => {
     const row = rowOf(new Float32Array(20).fill(1), 1);
-    const drawn = Array.from({ length: 12 }, (_, i) => sampleToken(row, shaping({ topK: 12 }), (i + 0.5) / 12));
+    const drawn = Array.from({ length: 12 }, (_, i) => sampleToken(row, shaping({ top_k: 12 }), (i + 0.5) / 12));
     expect(drawn).toEqual(Array.from({ length: 12 }, (_, i) => i));
   });
 
@@ -199,11 +199,11 @@ describe("sampleToken", () => {
 test.each([
   shaping({}),
   shaping({ temperature: 0.7 }),
-  shaping({ temperature: 1.3, topP: 0.9 }),
-  shaping({ topK: 100, minP: 0.01 }),
-  shaping({ temperature: 0.05, topP: 0.5 }),
+  shaping({ temperature: 1.3, top_p: 0.9 }),
+  shaping({ top_k: 100, min_p: 0.01 }),
+  shaping({ temperature: 0.05, top_p: 0.5 }),
 ])(
-  "a row of likelihoods is drawn from and scored as its logarithms are: $temperature, $topP, $topK, $minP",
+  "a row of likelihoods is drawn from and scored as its logarithms are: $temperature, $top_p, $top_k, $min_p",
   (sampling) => {
     const random = seededRandom(seed);
     for (let i = 0; i < 200; i++) {

@@ -1,0 +1,216 @@
+/**
+ * How tokens are drawn. Parameters have OpenAI's names, and vLLM's where OpenAI has none, from the request to the sampler, so
+ * nothing renames them. To add one: its type, its default and its description here, and what it does in the backend's engine.
+ */
+import { z } from "zod";
+import { describe, kindOf } from "./fields.ts";
+import { limits } from "./limits.ts";
+
+const tokenId = z.int().min(0);
+const stopString = z.string().min(1).max(limits.stopCharacters);
+const penalty = z.number().min(-limits.penaltyMagnitude).max(limits.penaltyMagnitude);
+
+/** Parameters that are one number or boolean. */
+const scalars = {
+  /** 0 is greedy. */
+  temperature: z.number().min(0).max(limits.temperature),
+  top_p: z.number().min(0).max(1),
+  /** Only so many of the likeliest tokens are drawn from; below 1 all are. */
+  top_k: z.int().min(-1),
+  /** Only tokens at least this fraction as likely as the likeliest, at the temperature, are drawn from; 0 is all. */
+  min_p: z.number().min(0).max(1),
+  /** The end of text is a token like others, without text. */
+  ignore_eos: z.boolean(),
+  /** Nothing ends the text before it has so many tokens, `continuedIds` counted; at most `maxTokens`. */
+  min_tokens: z.int().min(0),
+  presence_penalty: penalty,
+  frequency_penalty: penalty,
+  /**
+   * Of tokens in the prompt or the text: a logit above 0 is divided by it, any other multiplied, before bias and the other
+   * penalties are added (CTRL, arXiv 1909.05858). The logit of a mixture's token is its log-probability.
+   */
+  repetition_penalty: z
+    .number()
+    .min(1 / limits.repetitionPenalty)
+    .max(limits.repetitionPenalty),
+};
+
+/** As the backend checks it. */
+export const samplingSchema = z.strictObject({
+  ...scalars,
+  /** With the position it is the whole state of the random number generator (`shared/math/sampling.ts`). */
+  seed: z.int().min(0).max(0xffffffff),
+  stop: z.array(stopString).max(limits.stopStrings),
+  /** The chat template's own. They end a turn as the end of text does, so none is generated before `min_tokens`. */
+  template_stops: z.array(stopString).max(1),
+  /** Token ids that end the text as the end of text does, without being in it. */
+  stop_token_ids: z.array(tokenId).max(limits.stopTokenIds),
+  /** Alternatives reported per token; null reports no logprob at all. */
+  logprobs: z.int().min(0).max(limits.chatLogprobs).nullable(),
+  logit_bias: z
+    .array(z.tuple([tokenId, z.number().min(-limits.logitBiasMagnitude).max(limits.logitBiasMagnitude)]))
+    .max(limits.logitBiasEntries),
+});
+
+export type Sampling = z.infer<typeof samplingSchema>;
+/** What differs from `defaultSampling`; messages carry no more. */
+export type SamplingChanges = Partial<Sampling>;
+
+export const defaultSampling: Readonly<Sampling> = {
+  temperature: 1,
+  top_p: 1,
+  top_k: 0,
+  min_p: 0,
+  ignore_eos: false,
+  min_tokens: 0,
+  presence_penalty: 0,
+  frequency_penalty: 0,
+  repetition_penalty: 1,
+  seed: 0,
+  stop: [],
+  template_stops: [],
+  stop_token_ids: [],
+  logprobs: null,
+  logit_bias: [],
+};
+
+export function samplingWith(changes: SamplingChanges): Sampling {
+  return { ...defaultSampling, ...changes };
+}
+
+/** A request's field for a parameter that is one number or boolean. */
+function scalarField<Name extends keyof typeof scalars>(name: Name, description: string) {
+  const field = scalars[name].nullish().meta({ description, default: defaultSampling[name] });
+  return field as z.ZodOptional<z.ZodNullable<(typeof scalars)[Name]>>;
+}
+
+/** A request's field for a list, which `read` checks. */
+function listField<T>(read: (value: unknown, context: z.RefinementCtx) => T, description: string) {
+  const field = z.unknown().transform((value, context) => (value === null ? undefined : read(value, context)));
+  return field.optional().meta({ description });
+}
+
+/** A stop string, or several. */
+const stopField = listField(readStop, "Ends a choice before this text").meta({
+  anyOf: [
+    { type: "null" },
+    { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+    {
+      type: "array",
+      maxItems: limits.stopStrings,
+      items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+    },
+  ],
+});
+
+const stopTokenIdsField = listField(
+  readStopTokenIds,
+  "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
+).meta({
+  anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
+});
+
+const logitBiasField = listField(readLogitBias, "Token id → what is added to its logit").meta({
+  anyOf: [
+    { type: "null" },
+    { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
+  ],
+});
+
+/** A request's fields. A null field counts as absent. */
+export const samplingFields = {
+  temperature: scalarField("temperature", "0 takes the likeliest token"),
+  top_p: scalarField("top_p", "Draws from the likeliest tokens of this probability together"),
+  top_k: scalarField("top_k", "Draws from so many likeliest tokens; -1 and 0 are all"),
+  min_p: scalarField("min_p", "Draws from tokens at least so likely, as a share of the likeliest"),
+  stop: stopField,
+  stop_token_ids: stopTokenIdsField,
+  ignore_eos: scalarField(
+    "ignore_eos",
+    "The end of text, and in a chat what the model's template stops at, ends nothing; an end of text counts as a token without text",
+  ),
+  min_tokens: scalarField(
+    "min_tokens",
+    "Neither the end of text nor a stop ends a choice before it has so many tokens; no more than its most tokens",
+  ),
+  presence_penalty: scalarField("presence_penalty", "Taken from the logits of tokens that are in the text"),
+  frequency_penalty: scalarField("frequency_penalty", "The same for each time that they are"),
+  repetition_penalty: scalarField(
+    "repetition_penalty",
+    "Of tokens in the prompt or the text a logit above 0 is divided by it, any other multiplied, before biases and the other penalties. In a mixture, which has no logits, log-probabilities are multiplied: p becomes p to this power",
+  ),
+  logit_bias: logitBiasField,
+};
+
+type SamplingField = keyof typeof samplingFields;
+
+/** A checked request with its sampling parameters as one object. */
+export function withSampling<Request extends object>(request: Request) {
+  const others: Record<string, unknown> = {};
+  const sampling: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(request)) {
+    if (!Object.hasOwn(samplingFields, name)) others[name] = value;
+    else if (value !== null && value !== undefined) sampling[name] = value;
+  }
+  return { ...(others as Omit<Request, SamplingField>), sampling: sampling as SamplingChanges };
+}
+
+function readStop(value: unknown, context: z.RefinementCtx): string[] {
+  const refuse = (message: string): string[] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  const stops: unknown[] = Array.isArray(value) ? value : [value];
+  if (stops.length > limits.stopStrings) {
+    return refuse(`stop has ${stops.length} strings, the maximum is ${limits.stopStrings}`);
+  }
+  for (const stop of stops) {
+    if (typeof stop !== "string") return refuse(`stop holds ${kindOf(stop)}; it must be a string or a list of strings`);
+    if (stop.length === 0 || stop.length > limits.stopCharacters) {
+      return refuse(`a stop string has ${stop.length} characters; it must have 1 to ${limits.stopCharacters}`);
+    }
+  }
+  return stops as string[];
+}
+
+/** Counts before it looks at the entries: an element schema would make an issue of each. */
+function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
+  const refuse = (message: string): number[] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (!Array.isArray(value)) return refuse(`stop_token_ids is ${kindOf(value)}; it must be a list of token ids`);
+  const ids: unknown[] = value;
+  if (ids.length > limits.stopTokenIds) {
+    return refuse(`stop_token_ids has ${ids.length} entries, the maximum is ${limits.stopTokenIds}`);
+  }
+  const bad = ids.findIndex((id) => !Number.isSafeInteger(id) || (id as number) < 0);
+  if (bad >= 0) return refuse(`stop_token_ids[${bad}] is ${describe(ids[bad])}; a token id is an integer from 0`);
+  return ids as number[];
+}
+
+/** Counts before it looks at the entries: a record schema would make an issue of each. */
+function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
+  const refuse = (message: string): [number, number][] => {
+    context.addIssue({ code: "custom", message, input: value });
+    return z.NEVER;
+  };
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
+  }
+  const entries: [string, unknown][] = Object.entries(value);
+  if (entries.length > limits.logitBiasEntries) {
+    return refuse(`logit_bias has ${entries.length} entries, the maximum is ${limits.logitBiasEntries}`);
+  }
+  const magnitude = limits.logitBiasMagnitude;
+  const biases: [number, number][] = [];
+  for (const [key, bias] of entries) {
+    if (!/^(0|[1-9]\d{0,8})$/.test(key)) return refuse(`logit_bias has the key ${describe(key)}; keys are token ids`);
+    if (typeof bias !== "number") return refuse(`logit_bias of token ${key} is ${describe(bias)}; it must be a number`);
+    if (Math.abs(bias) > magnitude) {
+      return refuse(`logit_bias of token ${key} is ${bias}; it must be between ${-magnitude} and ${magnitude}`);
+    }
+    biases.push([Number(key), bias]);
+  }
+  return biases;
+}
