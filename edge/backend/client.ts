@@ -8,7 +8,7 @@ import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/b
 import {
   type AdapterAnswer,
   type AdapterRequest,
-  adapterAnswerSchema,
+  adapterOutcomeSchema,
   type BatchRequest,
   contractVersion,
   type Frame,
@@ -23,7 +23,15 @@ import { nameHeader, readProcessName } from "../../shared/contracts/process-name
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { pause } from "../platform/pause.ts";
 import { hasOwnUrl, urlOf } from "./addresses.ts";
-import { away, brokenOff, CallFailure, divergence, type FailureKind, retryAfterSeconds } from "./call-failure.ts";
+import {
+  away,
+  brokenOff,
+  CallFailure,
+  divergence,
+  type FailureKind,
+  failureOf,
+  retryAfterSeconds,
+} from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf } from "./frames.ts";
 import { Gate } from "./gate.ts";
@@ -204,13 +212,19 @@ export class BackendClient implements BackendCalls {
     return response.ok && body.success ? body.data : null;
   }
 
-  /** Makes an adapter of a tenant's examples. Rejects with a CallFailure. */
-  async createAdapter(request: AdapterRequest): Promise<AdapterAnswer> {
-    const response = await this.#post("/v1/adapters", encoder.encode(JSON.stringify(request)), adapterMs);
+  /** Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
+  async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<AdapterAnswer> {
+    // Also while the body is read.
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(adapterMs)]);
+    const body = encoder.encode(JSON.stringify(request));
+    const response = await this.#post("/v1/adapters", body, adapterMs, { signal: limit });
     if (!response.ok) throw await failureOfResponse(response, null);
-    const answer = adapterAnswerSchema.safeParse(await response.json().catch(() => null));
-    if (!answer.success) throw brokenOff(answer.error);
-    return answer.data;
+    begun();
+    const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
+    if (!outcome.success) throw brokenOff(outcome.error);
+    if ("hash" in outcome.data) return outcome.data;
+    const { kind, message } = outcome.data;
+    throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
   }
 
   /** Deletes a tenant's adapter at the processes that the address leads to, as far as repeated calls find them. */

@@ -30,15 +30,24 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const centroid = centroidOf(encoded, artifacts);
   const tokenize = now() - startedMs;
 
+  const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
   let answer: AdapterAnswer | null = null;
+  let isBegun = false;
   try {
     const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
-    answer = await adapters.create({ version: contractVersion, ...request });
+    const begun = () => {
+      isBegun = true;
+    };
+    const making = adapters.create({ version: contractVersion, ...request }, signal, begun);
+    // Where the client leaves, this handler runs on only for that.
+    dependencies.background(making.then(noop, noop));
+    answer = await making;
   } finally {
     const model = `${manifest.model.servedAs}:${name}`;
     const used = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
-    admission.settle(answer ? [used] : []);
+    const isCharged = answer !== null || (isBegun && signal.aborted);
+    admission.settle(isCharged ? [used] : []);
   }
   const { hash, parts, gain } = answer;
   const created = Math.floor(now() / 1000);
@@ -77,6 +86,8 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
   if (removed.isLast) adapters.forget(tenant, removed.hash);
   return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
 };
+
+function noop(): void {}
 
 /** What a client sees of one. */
 function adapterObject(adapter: OwnAdapter, { manifest, manifestHash, centroids }: Artifacts): Adapter {

@@ -3,6 +3,7 @@ import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
 import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
+import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { BackendClient } from "../backend/client.ts";
 import { objectNamed } from "../platform/objects.ts";
@@ -38,8 +39,11 @@ export interface TenantAdapters {
     adapter: AdapterField | null,
     artifacts: { manifest: Manifest; manifestHash: string },
   ): Promise<NamedAdapters>;
-  /** Lets a backend of the tenant's jurisdiction make one. Throws the ServiceError to refuse with. */
-  create(request: AdapterRequest): Promise<AdapterAnswer>;
+  /**
+   * Lets a backend of the tenant's jurisdiction make one; `begun` is called when a backend begins to compute. Throws the
+   * ServiceError to refuse with, `cancelled` when `signal` aborts.
+   */
+  create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<AdapterAnswer>;
   /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
   forget(tenant: string, hash: string): void;
 }
@@ -67,13 +71,14 @@ export function createTenantAdapters(parts: {
       if (own.length === found.length) return named;
       return Object.assign(named, { others: (await of(access.tenant).list()).map(({ name }) => name) });
     },
-    async create(request) {
+    async create(request, signal, begun) {
       const jurisdiction = jurisdictionOf(request.tenant);
       const failures: CallFailure[] = [];
       for (const client of clients(jurisdiction)) {
         try {
-          return await client.createAdapter(request);
+          return await client.createAdapter(request, signal, begun);
         } catch (thrown) {
+          if (signal.aborted) throw new ServiceError("cancelled", "The client disconnected.", { cause: thrown });
           if (!(thrown instanceof CallFailure) || !thrown.consequence.elsewhere) throw errorBehind(thrown);
           failures.push(thrown);
         }

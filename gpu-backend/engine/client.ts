@@ -14,6 +14,7 @@ import {
 import { ServiceError } from "../../shared/errors.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { instantId } from "../adapters/instant/source.ts";
+import { cancelled } from "./instant/making-queue.ts";
 import type { EngineInfo, EngineSettings } from "./messages.ts";
 import { unavailable } from "./refusals.ts";
 import type { EngineStats, PhaseReport } from "./reports.ts";
@@ -156,10 +157,11 @@ export class EngineClient {
 
   /**
    * The hidden states of each prompt without its last token, [N, D], in the order of `sequences`. They are scheduled like
-   * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled.
+   * other sequences. Rejects with a ServiceError if one of them fails; the others are cancelled. When `signal` aborts, all are.
    */
-  async hiddenStates(sequences: SequenceRequest[]): Promise<Float32Array[]> {
+  async hiddenStates(sequences: SequenceRequest[], signal: AbortSignal): Promise<Float32Array[]> {
     this.requireServing();
+    if (signal.aborted) throw cancelled(signal);
     const ids = sequences.map(({ id }) => id);
     const taken = Promise.withResolvers<Float32Array[]>();
     const open = new Set(ids);
@@ -178,10 +180,13 @@ export class EngineClient {
     };
     this.#take(sequences, sink);
     this.#supervisor.send({ type: "submit", adapterId: null, sequences, traced: true });
+    const leave = () => void this.cancel([...open]);
+    signal.addEventListener("abort", leave);
     if (!(await settlesWithin(taken.promise, hiddenStatesMs))) {
       taken.reject(unavailable(`The examples did not run within ${hiddenStatesMs} ms.`));
-      this.cancel([...open]);
+      leave();
     }
+    signal.removeEventListener("abort", leave);
     return taken.promise;
   }
 

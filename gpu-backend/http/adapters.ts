@@ -6,24 +6,40 @@ import type { Hono } from "hono";
 import {
   adapterRequestSchema,
   type BatchRequest,
+  errorFrame,
   hashPattern,
   ownAdaptersOf,
 } from "../../shared/contracts/inference.ts";
 import { tenantPattern } from "../../shared/contracts/tenant-name.ts";
-import { ServiceError } from "../../shared/errors.ts";
+import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
 import { readBody } from "./body.ts";
 import type { Log } from "./log.ts";
 
-type Adapters = Pick<InstantAdapters, "create" | "bring" | "store">;
+type Adapters = Pick<InstantAdapters, "begin" | "bring" | "store">;
 
 export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void {
+  /** The head of the response says that the work has begun; its body is an `adapterOutcomeSchema`. A caller that leaves ends the work. */
   app.post("/v1/adapters", async (context) => {
-    const answer = await adapters.create(await readBody(context, adapterRequestSchema));
-    const kept = answer.parts.filter((part) => part.kept).map(({ name }) => name);
-    const { tokens, timings } = answer;
-    log("info", "adapter", { tokens, kept: kept.join(" "), nats: answer.gain?.nats ?? 0, ...timings });
-    return context.json(answer, 201);
+    const request = await readBody(context, adapterRequestSchema);
+    const { answer } = await adapters.begin(request, context.req.raw.signal);
+    const outcome = answer.then(
+      (made) => {
+        const { tokens, timings, parts, gain } = made;
+        const kept = parts.filter((part) => part.kept).map(({ name }) => name);
+        log("info", "adapter", { tokens, kept: kept.join(" "), nats: gain?.nats ?? 0, ...timings });
+        return made;
+      },
+      (thrown) => {
+        const error = toServiceError(thrown);
+        log(error.kind === "internal" ? "error" : "warn", "adapter_failed", {
+          kind: error.kind,
+          message: thrown.message,
+        });
+        return errorFrame("adapter", error);
+      },
+    );
+    return context.body(jsonStream(outcome), 201, { "content-type": "application/json" });
   });
 
   app.get("/v1/adapters/:tenant/:hash", async (context) => {
@@ -60,4 +76,21 @@ function namesOf({ tenant, hash }: { tenant: string; hash: string }): { tenant: 
 
 function missing(hash: string): ServiceError {
   return new ServiceError("adapter_not_found", `There is no adapter ${hash} of this tenant.`);
+}
+
+/** A body whose first byte goes at once, so that the head does; leading space is no part of JSON. */
+function jsonStream(value: Promise<unknown>): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  return new ReadableStream({
+    async start(controller) {
+      controller.enqueue(encoder.encode("\n"));
+      const bytes = encoder.encode(JSON.stringify(await value));
+      try {
+        controller.enqueue(bytes);
+        controller.close();
+      } catch {
+        // The caller has left.
+      }
+    },
+  });
 }

@@ -41,7 +41,7 @@ export interface AppParts {
   name: string;
   sets: Sets;
   load(): BackendLoad;
-  adapters: Pick<InstantAdapters, "create" | "bring" | "store">;
+  adapters: Pick<InstantAdapters, "begin" | "bring" | "store">;
   assignments: AssignmentCounter;
   metrics: Metrics;
   log: Log;

@@ -2,7 +2,8 @@
  * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
  * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`, `GET /v1/assignments` an
  * `AssignmentReport`. `POST /v1/adapters` makes a
- * tenant's adapter of an `AdapterRequest` and answers an `AdapterAnswer`; `/v1/adapters/TENANT/HASH` takes GET for its
+ * tenant's adapter of an `AdapterRequest`: the head of its answer comes when the work begins, an `adapterOutcomeSchema` when it ends,
+ * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
  * `adapter_not_found`: PUT it, and send the batch again. The header `numericsHeader` travels with batches,
  * `nameHeader` (process-name.ts) with every answer and with some calls, `loadHeader` (backend-load.ts) with every answer. Not here: anything a public client sees.
@@ -215,6 +216,8 @@ export const errorFrameSchema = z.object({
   message: z.string(),
   retryAfterSeconds: z.number().nullable(),
 });
+/** The body of an answer whose head says that making the adapter has begun; the frame's id means nothing. */
+export const adapterOutcomeSchema = z.union([adapterAnswerSchema, errorFrameSchema]);
 /** Each sequence gets frames in order: at most one `prompt`, any number of `token`, then one `done` or one `error`. */
 export const frameSchema = z.discriminatedUnion("type", [
   promptFrameSchema,

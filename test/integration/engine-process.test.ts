@@ -8,8 +8,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { EngineClient } from "../../gpu-backend/engine/client.ts";
+import { stopMs } from "../../gpu-backend/engine/forked-process.ts";
 import type { EngineSettings } from "../../gpu-backend/engine/messages.ts";
-import { type EngineFailure, firstRestartMs, stableMs, startMs, stopMs } from "../../gpu-backend/engine/supervisor.ts";
+import { type EngineFailure, firstRestartMs, stableMs, startMs } from "../../gpu-backend/engine/supervisor.ts";
 import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
 import { isRunning } from "../support/backend-process.ts";
 import { sequenceRequest } from "../support/engine-harness.ts";
@@ -202,7 +203,7 @@ describe("an engine that hangs", () => {
   test("keeps nobody waiting for hidden states", async () => {
     const { client } = await started("wait");
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-    const states = client.hiddenStates([sequenceRequest("a", [1])]);
+    const states = client.hiddenStates([sequenceRequest("a", [1])], new AbortController().signal);
     const refusal = expect(states).rejects.toMatchObject({ kind: "backend_unavailable", retryAfterSeconds: 1 });
     await vi.advanceTimersByTimeAsync(110_000);
     await refusal;

@@ -38,6 +38,8 @@ process.stdout.write(`engine ${await failed.promise}\n`);
 await supervisor.close();
 const fitter = new FitClient({ modelDirectory: folder, artifactsDirectory: folder }, { environment: {} });
 const request = { centroid: new Float32Array(1), examples: [], withDirections: false };
-await fitter.fit(request).catch((error: Error) => process.stdout.write(`fit ${error.message}\n`));
+await fitter
+  .fit(request, new AbortController().signal)
+  .catch((error: Error) => process.stdout.write(`fit ${error.message}\n`));
 clearInterval(taking);
 process.stdout.write("alive\n");

@@ -1,9 +1,10 @@
 /** A process in place of the fitter's, which does what `then` says instead of the work. */
 const { then } = JSON.parse(process.argv[2]) as { then: "answer" | "environment" | "wait" | "throw" };
 process.once("disconnect", () => process.exit());
-process.on("message", () => {
-  if (then === "answer") process.send!({ ok: true, result: process.pid });
-  else if (then === "environment") process.send!({ ok: true, result: process.env });
+process.on("message", ({ id, request }: { id: number; request: object | null }) => {
+  if (!request) return;
+  if (then === "answer") process.send!({ id, ok: true, result: process.pid });
+  else if (then === "environment") process.send!({ id, ok: true, result: process.env });
   else if (then === "throw") process.exit(1);
   else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 });

@@ -2,17 +2,14 @@
  * The backend's interface to the fitter, whose process starts with a fit, ends when it is idle, and is started again by the
  * next fit. A process, not a thread: to end a thread amid native code would end the backend, too.
  */
-import { type ChildProcess, fork } from "node:child_process";
-import { ServiceError } from "../../../shared/errors.ts";
-import { settlesWithin } from "../../../shared/settles-within.ts";
+import type { ServiceError } from "../../../shared/errors.ts";
+import { ForkedProcess } from "../forked-process.ts";
 import { unavailable } from "../refusals.ts";
-import { stopMs } from "../supervisor.ts";
-import type { FitAnswer, FitFolders } from "./fit-process.ts";
+import type { FitAnswer, FitFolders, ToFitter } from "./fit-process.ts";
 import type { FitRequest, FitResult } from "./fitter.ts";
+import { cancelled } from "./making-queue.ts";
 
-/** Maximum fits waiting or running; each takes about a second, and callers wait a few seconds at most. */
-const maximumFits = 8;
-/** Timeout of one fit, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
+/** Timeout for the next answer, the process's start included, in milliseconds. The fit of a wide base takes tens of seconds. */
 const fitMs = 60_000;
 /**
  * The process ends after so many milliseconds without a fit: it holds the model's head in fp32 (GPT-2 124M: .3 GB), which the
@@ -28,13 +25,15 @@ interface FitClientParts {
   fitMs?: number;
 }
 
+type FitterProcess = ForkedProcess<ToFitter, FitAnswer>;
+
 export class FitClient {
   readonly #folders: FitFolders;
   readonly #parts: FitClientParts;
-  #child: ChildProcess | null = null;
-  /** Pending fits, in the order of their requests. */
-  readonly #waiting: PromiseWithResolvers<FitResult>[] = [];
-  /** Timeout of the running fit or, without one, of the idle process. */
+  #process: FitterProcess | null = null;
+  readonly #pending = new Map<number, PromiseWithResolvers<FitResult>>();
+  #fits = 0;
+  /** Timeout of the next answer or, while no fit is pending, of the idle process. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isClosed = false;
 
@@ -45,46 +44,52 @@ export class FitClient {
 
   /** The fitter's process; null while there is none. */
   get pid(): number | null {
-    return this.#child?.pid ?? null;
+    return this.#process?.pid ?? null;
   }
 
-  /** Throws `overloaded` when the maximum number of fits is pending, and `backend_unavailable` after `close`. */
-  requireRoom(): void {
+  /**
+   * Rejects with `cancelled` when `signal` aborts, and with `backend_unavailable` when the fit times out, its process ends or the
+   * backend shuts down. Fits that run at once share the process's time.
+   */
+  async fit(request: FitRequest, signal: AbortSignal): Promise<FitResult> {
     if (this.#isClosed) throw closed();
-    if (this.#waiting.length < maximumFits) return;
-    throw new ServiceError(
-      "overloaded",
-      `${this.#waiting.length} adapters are being made, the maximum is ${maximumFits}.`,
-      {
-        retryAfterSeconds: maximumFits,
-      },
-    );
+    if (signal.aborted) throw cancelled(signal);
+    this.#process ??= this.#start();
+    const id = this.#fits++;
+    const pending = Promise.withResolvers<FitResult>();
+    this.#pending.set(id, pending);
+    this.#process.send({ id, request });
+    if (this.#pending.size === 1) this.#watch();
+    const leave = () => {
+      this.#process?.send({ id, request: null });
+      this.#remove(id)?.reject(cancelled(signal));
+    };
+    signal.addEventListener("abort", leave);
+    try {
+      return await pending.promise;
+    } finally {
+      signal.removeEventListener("abort", leave);
+    }
   }
 
-  /** Rejects with `backend_unavailable` when the fit times out, its process ends or the backend shuts down. */
-  fit(request: FitRequest): Promise<FitResult> {
-    this.requireRoom();
-    this.#child ??= this.#start();
-    const waiting = Promise.withResolvers<FitResult>();
-    this.#waiting.push(waiting);
-    // Where the process has just ended, or was not created, that fails the fit.
-    if (this.#child.connected) this.#child.send(request, () => {});
-    if (this.#waiting.length === 1) this.#watch(this.#child);
-    return waiting.promise;
-  }
-
-  /** Kills the process, fails all fits, and refuses new ones. Resolves when it has ended, or after `stopMs`. */
+  /** Kills the process, fails all fits, and refuses new ones. Resolves when it has ended, or after a timeout. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    const ending = this.#drop(closed());
-    if (ending !== null) await settlesWithin(ending, stopMs);
+    await this.#drop(closed());
   }
 
-  /** Restarts the timeout for the next answer of `child` or, when none is due, for its being idle. */
-  #watch(child: ChildProcess): void {
+  #remove(id: number): PromiseWithResolvers<FitResult> | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    this.#watch();
+    return pending;
+  }
+
+  /** Restarts the timeout for the next answer or, when none is due, for the process being idle. */
+  #watch(): void {
     clearTimeout(this.#timer);
-    if (child !== this.#child) return;
-    const isIdle = this.#waiting.length === 0;
+    if (!this.#process) return;
+    const isIdle = this.#pending.size === 0;
     const limitMs = isIdle ? idleMs : (this.#parts.fitMs ?? fitMs);
     // No fit waits for an idle process, so none is failed.
     const giveUp = () => void this.#drop(unavailable(`Making the adapter took longer than ${limitMs} ms.`));
@@ -92,53 +97,34 @@ export class FitClient {
   }
 
   /** Ends the process and fails all fits. The next fit starts another process. Resolves when it has ended. */
-  #drop(error: unknown): Promise<void> | null {
+  async #drop(error: ServiceError): Promise<void> {
     clearTimeout(this.#timer);
-    const child = this.#child;
-    this.#child = null;
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(error);
-    if (!child || child.exitCode !== null || child.signalCode !== null) return null;
-    const ended = new Promise<void>((resolve) => void child.once("exit", () => resolve()));
-    child.kill("SIGKILL");
-    return ended;
+    const dropped = this.#process;
+    this.#process = null;
+    for (const [id, { reject }] of this.#pending) {
+      this.#pending.delete(id);
+      reject(error);
+    }
+    await dropped?.close();
   }
 
-  #start(): ChildProcess {
-    const child = fork(
-      this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
-      [JSON.stringify(this.#folders)],
-      {
-        env: this.#parts.environment,
-        serialization: "advanced",
-        stdio: ["ignore", 2, 2, "ipc"],
-      },
-    );
-    // A backend that exits takes its fitter with it, also one amid a fit.
-    const kill = () => void child.kill("SIGKILL");
-    process.once("exit", kill);
-    child.on("message", (answer: FitAnswer) => {
+  #start(): FitterProcess {
+    const started: FitterProcess = new ForkedProcess({
+      script: this.#parts.script ?? new URL("./fit-process.ts", import.meta.url),
+      argument: JSON.stringify(this.#folders),
+      environment: this.#parts.environment,
       // The fits of a dropped process have already been rejected.
-      if (child !== this.#child) return;
-      const waiting = this.#waiting.shift();
-      this.#watch(child);
-      if (answer.ok) waiting?.resolve(answer.result);
-      else waiting?.reject(new Error(answer.message));
+      onMessage: (answer) => {
+        const pending = started === this.#process ? this.#remove(answer.id) : undefined;
+        if (answer.ok) pending?.resolve(answer.result);
+        else pending?.reject(new Error(answer.message));
+      },
+      onEnd: ({ how }) => {
+        if (started === this.#process) void this.#drop(unavailable(`The process that makes adapters ${how}.`));
+      },
     });
-    const failed = (how: string) => {
-      if (child === this.#child) void this.#drop(unavailable(`The process that makes adapters ${how}.`));
-    };
-    child.on("error", (error) => {
-      process.off("exit", kill);
-      failed(`cannot be started: ${error.message}`);
-    });
-    child.on("exit", (code, signal) => {
-      process.off("exit", kill);
-      failed(signal ? `was ended by ${signal}` : `ended with code ${code}`);
-    });
-    // The process does not keep the backend alive.
-    child.unref();
-    child.channel?.unref();
-    return child;
+    started.unref();
+    return started;
   }
 }
 

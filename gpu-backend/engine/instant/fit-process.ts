@@ -1,6 +1,7 @@
 /** The fitter's process: a fit takes a second of computing, which neither HTTP nor the engine can spare. */
 import { collectGarbage } from "../../runtime/garbage.ts";
 import { readArtifacts } from "../artifacts.ts";
+import { FitTurns } from "./fit-turns.ts";
 import { type FitRequest, type FitResult, Fitter } from "./fitter.ts";
 
 /** What the process starts with, as JSON in its one argument. */
@@ -9,8 +10,13 @@ export interface FitFolders {
   artifactsDirectory: string;
 }
 
-/** Answers to requests, in their order. */
-export type FitAnswer = { ok: true; result: FitResult } | { ok: false; message: string };
+/** A fit to make; null cancels the one of that id. */
+export interface ToFitter {
+  id: number;
+  request: FitRequest | null;
+}
+
+export type FitAnswer = { id: number } & ({ ok: true; result: FitResult } | { ok: false; message: string });
 
 if (!process.send) throw new Error("fit-process.ts runs as a child process; start main.ts");
 const toParent = process.send.bind(process);
@@ -20,10 +26,11 @@ process.once("disconnect", () => process.exit());
 const opening = open(JSON.parse(process.argv[2]));
 // Each answer tells of it.
 opening.catch(() => {});
+const turns = new FitTurns();
 
-let last: Promise<void> = Promise.resolve();
-process.on("message", (request: FitRequest) => {
-  last = last.then(async () => void toParent(await answer(request), undefined, undefined, () => {}));
+process.on("message", async ({ id, request }: ToFitter) => {
+  if (!request) turns.cancel(id);
+  else toParent(await answer(id, request), undefined, undefined, () => {});
 });
 
 async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise<Fitter> {
@@ -33,11 +40,16 @@ async function open({ modelDirectory, artifactsDirectory }: FitFolders): Promise
   return fitter;
 }
 
-async function answer(request: FitRequest): Promise<FitAnswer> {
+async function answer(id: number, request: FitRequest): Promise<FitAnswer> {
+  turns.open(id);
   try {
-    const { parts, gain, file } = await (await opening).fit(request);
-    return { ok: true, result: { parts, gain, file } };
+    const { parts, gain, file } = await (await opening).fit(request, (positions, work) =>
+      turns.run(id, positions, work),
+    );
+    return { id, ok: true, result: { parts, gain, file } };
   } catch (error) {
-    return { ok: false, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+    return { id, ok: false, message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
+  } finally {
+    turns.cancel(id);
   }
 }

@@ -19,6 +19,9 @@ export interface FitResult extends Pick<InstantFit, "parts" | "gain"> {
   file: Uint8Array<ArrayBuffer>;
 }
 
+/** Runs one expensive step of a fit, over so many positions, at its turn among those of other fits. */
+export type RunStep = <T>(positions: number, work: () => Promise<T>) => Promise<T>;
+
 export class Fitter {
   /** Without the model: its weights are in the session. */
   readonly #artifacts: Omit<Artifacts, "model" | "tokenizer">;
@@ -39,8 +42,9 @@ export class Fitter {
     return new Fitter({ manifest, manifestHash, hyperNetwork }, session, bank.gates);
   }
 
-  async fit(request: FitRequest): Promise<FitResult & { fit: InstantFit }> {
-    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(), request);
+  /** `step` runs each of the fit's expensive steps. */
+  async fit(request: FitRequest, step: RunStep = (_, work) => work()): Promise<FitResult & { fit: InstantFit }> {
+    const fit = await fitInstant(request.examples, this.gatesAt(request.centroid), this.#head(step), request);
     return { parts: fit.parts, gain: fit.gain, file: packInstant(fit, this.#artifacts.manifestHash), fit };
   }
 
@@ -55,9 +59,11 @@ export class Fitter {
     return this.#session.release();
   }
 
-  #head(): Head {
+  #head(step: RunStep): Head {
     const run = ({ hidden, targets }: Example, gates: Float32Array | null, chosen: Int32Array) =>
-      this.#session.run({ hidden, targets, gates: gates ?? new Float32Array(this.#gates), chosen });
+      step(targets.length, () =>
+        this.#session.run({ hidden, targets, gates: gates ?? new Float32Array(this.#gates), chosen }),
+      );
     return {
       vocabularySize: this.#artifacts.manifest.model.vocabularySize,
       survey: (example, gates) => run(example, gates, Int32Array.of(0)),

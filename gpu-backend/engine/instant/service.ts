@@ -11,13 +11,16 @@ import type { EngineClient } from "../client.ts";
 import type { EngineInfo } from "../messages.ts";
 import { unavailable } from "../refusals.ts";
 import type { FitClient } from "./fit-client.ts";
+import { MakingQueue } from "./making-queue.ts";
+
+interface AdapterSet {
+  engine: Pick<EngineClient, "hiddenStates" | "info">;
+  fitter: Pick<FitClient, "fit">;
+}
 
 export interface InstantAdapterParts {
   /** What serves a manifest, or what will refuse it. Throws a ServiceError where nothing is served. */
-  setOf(manifestHash: string): {
-    engine: Pick<EngineClient, "hiddenStates" | "info">;
-    fitter: Pick<FitClient, "fit" | "requireRoom">;
-  };
+  setOf(manifestHash: string): AdapterSet;
   store: InstantStore;
   /** Whether the engine has a pool for directions. */
   withDirections: boolean;
@@ -27,6 +30,7 @@ export interface InstantAdapterParts {
 
 export class InstantAdapters {
   readonly #parts: InstantAdapterParts;
+  readonly #queue = new MakingQueue();
 
   constructor(parts: InstantAdapterParts) {
     this.#parts = parts;
@@ -36,25 +40,35 @@ export class InstantAdapters {
     return this.#parts.store;
   }
 
-  /** Throws a ServiceError for another manifest, ids out of the vocabulary, too much text, or no room. */
-  async create(request: AdapterRequest): Promise<AdapterAnswer> {
-    const { setOf, store, withDirections, now } = this.#parts;
-    const { engine, fitter } = setOf(request.manifestHash);
-    const prompts = this.#promptsOf(request, engine.info);
-    fitter.requireRoom();
+  /**
+   * Waits for the request's turn, and begins its work. Throws a ServiceError for another manifest, ids out of the vocabulary, too
+   * much text, or a full queue. The answer rejects with `cancelled` when `signal` aborts.
+   */
+  async begin(request: AdapterRequest, signal: AbortSignal): Promise<{ answer: Promise<AdapterAnswer> }> {
+    const set = this.#parts.setOf(request.manifestHash);
+    const prompts = this.#promptsOf(request, set.engine.info);
+    const end = await this.#queue.enter(request.tenant, signal);
+    return { answer: this.#make(request, prompts, set, signal).finally(end) };
+  }
+
+  async #make(
+    { tenant, centroid }: AdapterRequest,
+    prompts: SequenceRequest[],
+    { engine, fitter }: AdapterSet,
+    signal: AbortSignal,
+  ): Promise<AdapterAnswer> {
+    const { store, withDirections, now } = this.#parts;
     const startedMs = now();
-    const hidden = await engine.hiddenStates(prompts);
+    const hidden = await engine.hiddenStates(prompts, signal);
     const hiddenMs = now() - startedMs;
-    const { file, parts, gain } = await fitter.fit({
-      centroid: Float32Array.from(request.centroid),
-      examples: prompts.map(({ promptIds }, i) => ({
-        hidden: hidden[i],
-        targets: Int32Array.from(promptIds.slice(1)),
-      })),
-      withDirections,
-    });
+    const examples = prompts.map(({ promptIds }, i) => ({
+      hidden: hidden[i],
+      targets: Int32Array.from(promptIds.slice(1)),
+    }));
+    const request = { centroid: Float32Array.from(centroid), examples, withDirections };
+    const { file, parts, gain } = await fitter.fit(request, signal);
     return {
-      hash: await store.keep(request.tenant, file),
+      hash: await store.keep(tenant, file),
       parts,
       gain,
       tokens: prompts.reduce((sum, { promptIds }) => sum + promptIds.length, 0),

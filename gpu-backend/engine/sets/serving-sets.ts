@@ -17,7 +17,7 @@ export interface ServingSet {
     EngineClient,
     "submit" | "cancel" | "hiddenStates" | "info" | "isServing" | "requireServing" | "openSequences" | "stats"
   >;
-  fitter: Pick<FitClient, "fit" | "requireRoom">;
+  fitter: Pick<FitClient, "fit">;
   /** Accepts no more batches, waits up to `limitMs` for open sequences, and ends its processes. */
   close(limitMs: number): Promise<void>;
 }

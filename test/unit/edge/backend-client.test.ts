@@ -177,7 +177,12 @@ test("no call follows a redirect: it would take a prompt to an address that is n
     () => client.openBatch(batch, firstCall(signal)),
     () => client.cancel(["a"], null),
     () => client.readiness(),
-    () => client.createAdapter({ ...examples, centroid: [...examples.centroid], examples: [[1, 2]] }),
+    () =>
+      client.createAdapter(
+        { ...examples, centroid: [...examples.centroid], examples: [[1, 2]] },
+        new AbortController().signal,
+        () => {},
+      ),
     () => client.removeAdapter("acme", own),
   ];
   for (const call of calls) {

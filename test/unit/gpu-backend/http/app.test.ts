@@ -99,7 +99,7 @@ beforeEach(() => {
     },
   };
   const adapters = {
-    create: async () => Promise.reject(new Error("not asked for")),
+    begin: async () => Promise.reject(new Error("not asked for")),
     bring: async () => {},
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };

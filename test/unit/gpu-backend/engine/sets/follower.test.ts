@@ -98,7 +98,7 @@ function fakeSet(manifestHash: string, manifest: string): ServingSet {
         return busy.has(manifestHash) ? 1 : 0;
       },
     },
-    fitter: { fit: never, requireRoom() {} },
+    fitter: { fit: never },
     close: async () => void closed.push(manifestHash),
   };
 }

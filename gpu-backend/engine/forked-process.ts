@@ -1,0 +1,114 @@
+/**
+ * One child process of the backend that talks by messages: starts it, passes messages both ways, kills it, and says why it
+ * ended. It ends with the backend, however that ends. Not here: whether and when another one is started.
+ */
+import { type ChildProcess, fork, type Serializable } from "node:child_process";
+import { settlesWithin } from "../../shared/settles-within.ts";
+
+/** Timeout for a killed process to end, in milliseconds: one that waits for a device or a disk ends only after that. */
+export const stopMs = 2000;
+
+/** Why a process ended. `how` is a phrase that tells nothing of a request: "was ended by SIGSEGV". */
+export interface EndCause {
+  how: string;
+  /** What it threw, if that was the end. For the log alone: it may tell of a request. */
+  error: Error | null;
+}
+
+interface ForkedProcessParts<Received> {
+  script: URL;
+  /** Its one argument, which users of the machine see in the list of processes. */
+  argument: string;
+  environment: NodeJS.ProcessEnv;
+  onMessage(message: Received): void;
+  /** The process has ended, or cannot be started. Called once, after its last message, and never by the constructor. */
+  onEnd(cause: EndCause): void;
+}
+
+export class ForkedProcess<Sent extends object, Received> {
+  readonly #child: ChildProcess | null;
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #killAtExit = () => void this.#child?.kill("SIGKILL");
+  readonly #parts: ForkedProcessParts<Received>;
+  #cause: EndCause | null = null;
+  #hasEnded = false;
+
+  constructor(parts: ForkedProcessParts<Received>) {
+    this.#parts = parts;
+    this.#child = this.#fork();
+    if (!this.#child) return;
+    process.on("exit", this.#killAtExit);
+    this.#child.on("message", (message) => parts.onMessage(message as Received));
+    this.#child.on("error", (error) => {
+      this.blame(`cannot be started: ${error.message}`, error);
+      // A process that was not created, for want of file descriptors, closes nothing.
+      if (this.pid === undefined) this.#end("cannot be started");
+    });
+    // Not "exit": messages may follow that.
+    this.#child.on("close", (code, signal) => this.#end(signal ? `was ended by ${signal}` : `ended with code ${code}`));
+  }
+
+  /** undefined if it could not be created. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** Why it is ending or has ended; null while it runs as it should, or if nothing is known yet. */
+  get cause(): EndCause | null {
+    return this.#cause;
+  }
+
+  /** Where the process has just ended, or was not created, `onEnd` follows. */
+  send(message: Sent): void {
+    if (this.#child?.connected) this.#child.send(message as Serializable, () => {});
+  }
+
+  /** Lets the backend exit while the process runs. */
+  unref(): void {
+    this.#child?.unref();
+    this.#child?.channel?.unref();
+  }
+
+  /** Notes why the process is about to end, unless a reason is known. */
+  blame(how: string, error: Error | null): void {
+    this.#cause ??= { how, error };
+  }
+
+  kill(how: string): void {
+    this.blame(how, null);
+    this.#child?.kill("SIGKILL");
+  }
+
+  /** Kills it. Resolves when it has ended, or after `stopMs`. */
+  async close(): Promise<void> {
+    this.kill("was closed");
+    await settlesWithin(this.#ended.promise, stopMs);
+  }
+
+  /** null where the system has no memory for one more process. */
+  #fork(): ChildProcess | null {
+    const { script, argument, environment } = this.#parts;
+    try {
+      // stdout is the parent's alone.
+      return fork(script, [argument], {
+        env: environment,
+        serialization: "advanced",
+        stdio: ["ignore", 2, 2, "ipc"],
+      });
+    } catch (thrown) {
+      const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+      this.blame(`cannot be started: ${error.message}`, error);
+      setImmediate(() => this.#end("cannot be started"));
+      return null;
+    }
+  }
+
+  #end(exit: string): void {
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    process.off("exit", this.#killAtExit);
+    this.blame(exit, null);
+    this.#parts.onEnd(this.#cause!);
+    this.#ended.resolve();
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * Requests for own adapters before their work starts: a bounded queue with turns by tenant. A tenant has one running request, so
+ * that one which asks for many leaves room for another tenant's. Pure but for the promises.
+ */
+import { ServiceError } from "../../../shared/errors.ts";
+
+/** Requests that run at once, each of another tenant. Each holds up to .1 GB of its examples' probabilities. */
+const maxRunning = 2;
+/** Requests that wait. A tenant may have as many as it leaves free; each takes seconds, and its caller's edge waits two minutes. */
+export const maxWaiting = 16;
+/** An estimate of the seconds that one request takes, for Retry-After. */
+const requestSeconds = 2;
+
+export class MakingQueue {
+  /** Waiting requests of each tenant, in the order of the tenants' turns. */
+  readonly #waiting = new Map<string, (() => void)[]>();
+  readonly #running = new Set<string>();
+
+  get waiting(): number {
+    return this.#waiting.values().reduce((sum, { length }) => sum + length, 0);
+  }
+
+  /**
+   * Resolves at the request's turn, to a function that ends it. Throws `overloaded` when the queue has no place for it, and
+   * `cancelled` when `signal` aborts before its turn.
+   */
+  async enter(tenant: string, signal: AbortSignal): Promise<() => void> {
+    if (signal.aborted) throw cancelled(signal);
+    const own = this.#waiting.get(tenant) ?? [];
+    const free = maxWaiting - this.waiting;
+    if (own.length >= free) throw full(own.length, free);
+    const turn = Promise.withResolvers<void>();
+    const leave = () => {
+      own.splice(own.indexOf(turn.resolve), 1);
+      if (own.length === 0) this.#waiting.delete(tenant);
+      turn.reject(cancelled(signal));
+    };
+    signal.addEventListener("abort", leave);
+    own.push(turn.resolve);
+    this.#waiting.set(tenant, own);
+    this.#startNext();
+    await turn.promise;
+    signal.removeEventListener("abort", leave);
+    return () => {
+      this.#running.delete(tenant);
+      this.#startNext();
+    };
+  }
+
+  #startNext(): void {
+    for (const [tenant, own] of this.#waiting) {
+      if (this.#running.size >= maxRunning) return;
+      if (this.#running.has(tenant)) continue;
+      this.#running.add(tenant);
+      own.shift()!();
+      // Its next request waits behind those of all tenants that wait now.
+      this.#waiting.delete(tenant);
+      if (own.length > 0) this.#waiting.set(tenant, own);
+    }
+  }
+}
+
+/** The error of a request whose caller has left. */
+export function cancelled(signal: AbortSignal): ServiceError {
+  return new ServiceError("cancelled", "The request was cancelled.", { cause: signal.reason });
+}
+
+function full(own: number, free: number): ServiceError {
+  return new ServiceError(
+    "overloaded",
+    `${free} of ${maxWaiting} places for making adapters are free, and a tenant may take as many as it leaves: this one has ${own}.`,
+    { retryAfterSeconds: (maxWaiting - free + 1) * requestSeconds },
+  );
+}

@@ -1,0 +1,80 @@
+/** Turns and places of requests for own adapters, and the steps of fits that run at once. */
+import { expect, test } from "vitest";
+import { FitTurns } from "../../../../../gpu-backend/engine/instant/fit-turns.ts";
+import { MakingQueue, maxWaiting } from "../../../../../gpu-backend/engine/instant/making-queue.ts";
+
+const never = new AbortController().signal;
+
+/** Enters requests by name of tenant; `started` lists those whose turn came, and `end` ends the first running one of a tenant. */
+function queueOf() {
+  const queue = new MakingQueue();
+  const started: string[] = [];
+  const ends = new Map<string, () => void>();
+  const enter = (tenant: string, signal = never) =>
+    queue.enter(tenant, signal).then((end) => {
+      started.push(tenant);
+      ends.set(tenant, end);
+    });
+  const end = async (tenant: string) => {
+    ends.get(tenant)!();
+    await Promise.resolve();
+    await Promise.resolve();
+  };
+  return { queue, started, enter, end };
+}
+
+test("a tenant has one running request, and tenants take turns", async () => {
+  const { queue, started, enter, end } = queueOf();
+  const all = ["a", "a", "a", "b", "b", "c"].map((tenant) => enter(tenant));
+  await Promise.resolve();
+  await Promise.resolve();
+  expect([started, queue.waiting]).toEqual([["a", "b"], 4]);
+  for (const tenant of ["b", "b", "c", "a", "a"]) await end(tenant);
+  await Promise.all(all);
+  expect(started).toEqual(["a", "b", "b", "c", "a", "a"]);
+});
+
+test("a tenant waits in as many places as it leaves free, and the refusal says when to come again", async () => {
+  const { queue, enter } = queueOf();
+  const outcomes = Array.from({ length: 3 * maxWaiting }, () => enter("hog").then(null, (error) => error));
+  const refused = await Promise.all(outcomes.slice(1 + maxWaiting / 2));
+  for (const error of refused) expect(error).toMatchObject({ kind: "overloaded" });
+  for (const error of refused) expect(error.retryAfterSeconds).toBeGreaterThan(0);
+  expect(queue.waiting).toBe(maxWaiting / 2);
+  await enter("victim");
+});
+
+test("a request whose caller leaves gives its place back at once", async () => {
+  const { queue, started, enter, end } = queueOf();
+  const caller = new AbortController();
+  await enter("a");
+  const left = enter("a", caller.signal);
+  const next = enter("a");
+  caller.abort();
+  await expect(left).rejects.toMatchObject({ kind: "cancelled" });
+  await expect(enter("b", caller.signal)).rejects.toMatchObject({ kind: "cancelled" });
+  expect(queue.waiting).toBe(1);
+  await end("a");
+  await next;
+  expect(started).toEqual(["a", "a"]);
+});
+
+test("the next step is that of the fit that computed least; a cancelled fit takes no further one", async () => {
+  const turns = new FitTurns();
+  const order: string[] = [];
+  const make = async (id: number, name: string, steps: number, positions: number) => {
+    turns.open(id);
+    for (let i = 0; i < steps; i++) {
+      await turns.run(id, positions, async () => {
+        order.push(name);
+      });
+    }
+  };
+  const long = make(0, "long", 4, 10);
+  const short = make(1, "short", 3, 2);
+  await short;
+  expect(order.filter((name) => name === "long")).toHaveLength(1);
+  turns.cancel(0);
+  await expect(long).rejects.toThrow("cancelled");
+  expect(order.filter((name) => name === "long").length).toBeLessThan(4);
+});
