@@ -72,7 +72,7 @@ export const environmentSchema = z.object({
     0,
     256,
     8,
-    "Adapters with directions of their own (of hyperNetwork.kind full, or made of examples) that run at the same time; a step costs a little more with each; 0 makes adapters of examples without directions",
+    "Own adapters with directions that run at the same time; a step costs a little more with each; 0 makes adapters of examples without directions",
   ),
   DATA_DIR: text(
     ".cache/backend",

@@ -65,6 +65,8 @@ const mayImport: Record<string, string[]> = {
     "gpu-backend/runtime",
     "shared",
   ],
+  // Comparisons with the paper. Nothing imports them.
+  "gpu-backend/research": ["gpu-backend/command-line.ts", "gpu-backend/runtime", "gpu-backend/training", "shared"],
   // Measures what is shipped by the code that serves it.
   "gpu-backend/training/figures": [
     "gpu-backend/adapters",
@@ -150,6 +152,7 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/command-line.ts": ["commander"],
   "gpu-backend/settings.ts": ["commander"],
   "gpu-backend/main.ts": ["@hono/node-server"],
+  "gpu-backend/research": ["commander"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
   "infra/image": ["commander", "dockerfile-ast", "node:"],
@@ -162,7 +165,7 @@ const siblings = ["gpu-backend/adapters", "gpu-backend/kv", "gpu-backend/runtime
 const readsEnvironment = /^(infra\/|edge\/config\.ts$|gpu-backend\/config\.ts$)/;
 /** Where parts are put together: there the clock and fresh ids come in, to be passed on as parameters. */
 const composes =
-  /^(infra\/|edge\/(worker|cells\/cell|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/process|training\/((figures|corpus)\/)?cli|models\/import\/cli)\.ts$)/;
+  /^(infra\/|edge\/(worker|cells\/cell|tenants\/ledger|page\/main)\.ts$|gpu-backend\/(main|engine\/process|(research|training(\/(figures|corpus))?)\/cli|models\/import\/cli)\.ts$)/;
 const ambientCalls = ["Date.now", "performance.now", "Math.random", "crypto.randomUUID", "crypto.getRandomValues"];
 const vagueName = /(^|\/)(utils?|helpers?|common|misc|index)(\.ts|\/)/;
 const longestFileLines = 400;

@@ -42,10 +42,11 @@ const forDevelopers = {
     "gpu-backend/training/corpus/cli.ts",
   ],
   figures: [
-    "measure every quality figure of the documents anew, and write it into them",
+    "evaluate the embedded artifacts, and write the figures into the documents",
     "gpu-backend/training/figures/cli.ts",
     "figures",
   ],
+  paper: ["print the paper's table beside the same regimes on the embedded base", "gpu-backend/research/cli.ts"],
   fuzz: ["send bad requests to a real edge and backend", "test/fuzz/requests/main.ts"],
   deploy: ["deploy to an environment of wrangler.toml, or roll back there", "infra/deploy/cli.ts"],
   "deploy:check": ["check the Worker's size and start before a deployment", "infra/deploy-check.ts"],
@@ -54,11 +55,6 @@ const forDevelopers = {
   "bench:edge": ["measure what the edge costs, beside Portkey's gateway", "test/bench/edge/main.ts"],
   "bench:fault": ["harm a backend under 200 streams", "test/bench/fault/main.ts"],
   "bench:tenants": ["measure what a tenant's burst costs another", "test/bench/tenants/main.ts"],
-  "eval:evidence": [
-    "measure what the mixture gains on new text, beside the nearest adapter and controls",
-    "test/bench/evidence/main.ts",
-  ],
-  "eval:instant": ["measure adapters made of examples, on known and unknown text", "test/bench/instant/main.ts"],
 };
 
 /** The commands that are there: a package has none of those for developers. */

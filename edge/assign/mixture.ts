@@ -52,18 +52,15 @@ export interface PlannedMixture {
 /** What is read of a manifest. */
 interface Calibrated {
   evidence?: EvidenceCalibration | undefined;
-  hyperNetwork: { kind: "gated-bank" | "full" };
 }
 
 /** The base, the nearest centroids' adapters, and the pointer. `nearest`: all centroids, nearest first. */
 export function automaticMixture(
   nearest: readonly Candidate[],
-  { evidence: calibration = defaultCalibration, hyperNetwork }: Calibrated,
+  { evidence: calibration = defaultCalibration }: Calibrated,
   evidence: EvidenceTokens,
 ): PlannedMixture {
-  // Each adapter of kind "full" takes one of a few pool slots of the backend while the sequence runs: one a sequence.
-  const most = hyperNetwork.kind === "full" ? 1 : calibration.adapters;
-  const near = nearest.slice(0, most);
+  const near = nearest.slice(0, calibration.adapters);
   const experts = near.filter(({ isOff }) => !isOff);
   const { basePrior, ...rule } = ruleFor(calibration, evidenceCount(evidence), marginOf(nearest));
   const [base, ...priors] = priorsOf(near, basePrior, calibration);

@@ -15,7 +15,7 @@ export interface Adapter {
   readonly bytes: number;
 }
 
-/** A low-rank update of one centroid's own: delta = (h·Aᵀ)·B. */
+/** A low-rank update of the adapter's own: delta = (h·Aᵀ)·B. */
 export interface Directions {
   rank: number; // R
   a: Float32Array; // [R, D]

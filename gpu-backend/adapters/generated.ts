@@ -1,5 +1,4 @@
-/** Generates adapters from the manifest's centroids with a hyper-network of either kind. */
-
+/** Generates the centroids' adapters from the hyper-network. */
 import { createHash } from "node:crypto";
 import { setLimits } from "../../shared/artifacts/limits.ts";
 import {
@@ -10,28 +9,18 @@ import {
 } from "../../shared/artifacts/manifest.ts";
 import { requireTensor, type TensorFile, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
 import { ServiceError } from "../../shared/errors.ts";
-import { powerOfTwo } from "../../shared/math/power-of-two.ts";
-import type { PoolShape } from "../runtime/adapter-graph.ts";
-import type { Bank } from "../runtime/step.ts";
-import type { Adapter, AdapterSource, Directions } from "./adapter.ts";
-import { directionsOf, readFullNetwork } from "./full-network.ts";
-import { bankOf, gatesOf, readHyperNetwork } from "./hyper-network.ts";
+import type { Adapter, AdapterSource } from "./adapter.ts";
+import { gatesOf, readHyperNetwork } from "./hyper-network.ts";
 
-/** Approximate memory of an adapter beside its values: an object, two strings, headers of typed arrays. */
+/** Approximate memory of an adapter beside its gates: an object, two strings, headers of typed arrays. */
 const recordBytes = 512;
-/** Rank of instant adapters, the only ones with directions when the hyper-network generates gates. */
-const instantRank = 1;
-
-type Parts = Pick<Adapter, "gates" | "directions">;
-/** Generates the parts of an adapter from a centroid [P] and its scale. */
-type Maker = (centroid: Float32Array, scale: number) => Promise<Parts>;
 
 /**
- * Serves the centroids of `manifest` from hyper-network.safetensors. `pause` yields the thread; long generations
- * call it often. Throws an Error if the file's centroids or scales differ from the manifest's.
+ * Serves the centroids of `manifest` from hyper-network.safetensors. Throws an Error if the file's centroids or scales differ
+ * from the manifest's.
  */
-export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: () => Promise<void>): AdapterSource {
-  const make = manifest.hyperNetwork.kind === "full" ? fullMaker(manifest, file, pause) : gatedMaker(file);
+export function generatedAdapters(manifest: Manifest, file: TensorFile): AdapterSource {
+  const network = readHyperNetwork(file);
   const [K, P] = [manifest.centroids.length, manifest.embedding.dimensions];
   // Values are not checked here: NaN fails only that centroid's adapter.
   const vectors = toFloat32(requireTensor(file, "centroids", "F32", [K, P], hyperNetworkFile)); // [K, P]
@@ -49,37 +38,11 @@ export function generatedAdapters(manifest: Manifest, file: TensorFile, pause: (
       const entry = entries.get(centroidId);
       if (!entry) throw new Error(`no centroid ${centroidId}; there are ${[...entries.keys()].join(", ")}`);
       const { hash, vector, scale } = entry;
-      const { gates, directions } = await make(vector, scale);
-      if (gates) requireUsable(gates, "gate", centroidId);
-      if (directions) {
-        requireUsable(directions.a, "value of A", centroidId);
-        requireUsable(directions.b, "value of B", centroidId);
-      }
-      const values = (gates?.length ?? 0) + (directions ? directions.a.length + directions.b.length : 0);
-      return { hash, gates, directions, bias: null, scale, bytes: 4 * values + recordBytes };
+      const gates = gatesOf(network, vector, scale);
+      requireUsable(gates, centroidId);
+      return { hash, gates, directions: null, bias: null, scale, bytes: gates.byteLength + recordBytes };
     },
   };
-}
-
-/** The bank of the graph that serves `manifest`; without gates for the full kind. */
-export function servedBank({ hyperNetwork }: Manifest, file: TensorFile): Bank {
-  if (hyperNetwork.kind === "gated-bank") return bankOf(file);
-  return { gates: 0, a: new Float32Array(0), a0: new Float32Array(0), b: new Float32Array(0) };
-}
-
-/**
- * The pool of the graph that serves `manifest`; null without slots. Throws an Error without slots if the manifest's adapters
- * need them. The rank is rounded up to a power of two: products are summed in blocks of a power of two, and a slot that
- * spans two blocks would be summed in another order than the others.
- */
-export function servedPool({ hyperNetwork }: Manifest, slots: number): PoolShape | null {
-  if (slots === 0) {
-    if (hyperNetwork.kind === "gated-bank") return null;
-    throw new Error(
-      `ADAPTER_SLOTS is 0; the manifest's adapters are of kind "${hyperNetwork.kind}" and need 1 at least`,
-    );
-  }
-  return { slots, rank: hyperNetwork.kind === "full" ? powerOfTwo(hyperNetwork.rank, 1) : instantRank };
 }
 
 /** SHA-256 of a centroid's vector [P] and scale, little-endian float32: `hash` of its manifest record. */
@@ -92,39 +55,13 @@ export function centroidHash(vector: Float32Array, scale: number): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
 
-function gatedMaker(file: TensorFile): Maker {
-  const network = readHyperNetwork(file);
-  return async (centroid, scale) => ({ gates: gatesOf(network, centroid, scale), directions: null });
-}
-
-/** Generates one adapter at a time, so that a step waits for at most one slice, whatever the number of requests. */
-function fullMaker({ hyperNetwork, model, embedding }: Manifest, file: TensorFile, pause: () => Promise<void>): Maker {
-  if (hyperNetwork.kind !== "full") throw new Error(`hyper-network of kind ${hyperNetwork.kind}, expected full`);
-  const network = readFullNetwork(file, { ...model, ...embedding, ...hyperNetwork });
-  let last: Promise<unknown> = Promise.resolve();
-  return (centroid, scale) => {
-    if (scale === 0) return Promise.resolve({ gates: null, directions: null });
-    const made = last.then(() => inSlices(directionsOf(network, centroid, scale), pause));
-    last = made.catch(() => {}); // only the caller gets the error, not the next generation
-    return made.then((directions) => ({ gates: null, directions }));
-  };
-}
-
-async function inSlices(slices: Generator<void, Directions>, pause: () => Promise<void>): Promise<Directions> {
-  for (;;) {
-    const { done, value } = slices.next();
-    if (done) return value;
-    await pause();
-  }
-}
-
-/** Throws a ServiceError that names the centroid and the first value that is NaN or beyond the limit. */
-function requireUsable(values: Float32Array, what: string, centroidId: string): void {
-  const bad = values.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
+/** Throws a ServiceError that names the centroid and the first gate that is NaN or beyond the limit. */
+function requireUsable(gates: Float32Array, centroidId: string): void {
+  const bad = gates.findIndex((value) => !(Math.abs(value) <= setLimits.tensorValue));
   if (bad < 0) return;
   throw new ServiceError(
     "generation_failed",
-    `Centroid ${centroidId} has no usable adapter: ${what} ${bad} is ${values[bad]}, the bound is ±${setLimits.tensorValue}.`,
+    `Centroid ${centroidId} has no usable adapter: gate ${bad} is ${gates[bad]}, the bound is ±${setLimits.tensorValue}.`,
   );
 }
 

@@ -16,11 +16,6 @@ export function requireHyperNetwork(manifest: Manifest, file: TensorFile): void 
 function layerShapes({ hyperNetwork, embedding, model }: Manifest): Record<string, number[]> {
   const { dimensions: P } = embedding;
   const { hiddenSize: D, vocabularySize: V } = model;
-  if (hyperNetwork.kind === "full") {
-    const [first, second] = hyperNetwork.hidden;
-    const width = hyperNetwork.rank * (D + V);
-    return { w1: [first, P], b1: [first], w2: [second, first], b2: [second], w3: [width, second], b3: [width] };
-  }
   const H = hyperNetwork.hidden;
   const Q = hyperNetwork.rank + hyperNetwork.biases;
   return { w1: [H, P], b1: [H], w2: [Q, H], b2: [Q], a: [Q, D], a0: [Q], b: [Q, V] };

@@ -1,7 +1,6 @@
 /**
- * The gated hyper-network: a centroid in, the gates of its adapter out. Serving and evaluation both run this code, so that
- * what is measured is what is served. Not here: training it, the delta that the gates switch (the graph's work), and the
- * full kind (full-network.ts).
+ * The hyper-network: makes the gates of a centroid's adapter. Serving and evaluation both run this code, so that what is
+ * measured is what is served. Not here: its training, and the delta that the gates scale (the serving graph's).
  * Shapes: P dimensions of the prompt embedding, H hidden units, Q gates, D hidden size, V vocabulary, K centroids.
  */
 import { hyperNetworkFile } from "../../shared/artifacts/manifest.ts";

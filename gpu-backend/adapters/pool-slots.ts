@@ -1,8 +1,9 @@
 /**
- * Which adapter lives in which slot of the graph's pool. An adapter stays in its slot, ready for the next sequence of
- * its centroid, until another needs the room: least recently used first out, never one that is pinned.
+ * Which adapter lives in which slot of the graph's pool. An adapter stays in its slot, ready for its next
+ * sequence, until another needs the room: least recently used first out, never one that is pinned.
  * Not here: who may take a slot, and who waits for one (`../engine/pool-shares.ts`, `../engine/plan.ts`).
  */
+import type { PoolShape } from "../runtime/adapter-graph.ts";
 import type { AdapterPool } from "../runtime/step.ts";
 import type { Adapter } from "./adapter.ts";
 import { LruPolicy } from "./lru.ts";
@@ -15,6 +16,11 @@ export interface PoolStats {
   pinned: number;
   /** Times an adapter made room for another. */
   evictions: number;
+}
+
+/** Own adapters are of rank 1. null without slots: they are made without directions then. */
+export function poolOf(slots: number): PoolShape | null {
+  return slots === 0 ? null : { slots, rank: 1 };
 }
 
 export class PoolSlots {

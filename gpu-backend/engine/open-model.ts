@@ -5,7 +5,8 @@
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { TensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { servedBank, servedPool } from "../adapters/generated.ts";
+import { bankOf } from "../adapters/hyper-network.ts";
+import { poolOf } from "../adapters/pool-slots.ts";
 import { selectDevice } from "../runtime/device-probe.ts";
 import { collectGarbage } from "../runtime/garbage.ts";
 import { buildServingGraph } from "../runtime/gpt2-graph.ts";
@@ -48,8 +49,8 @@ async function buildGraph(settings: OpenSettings, now: () => number) {
   const { model, ...artifacts } = await readArtifacts(settings.modelDirectory, settings.artifactsDirectory);
   const { config, weights } = model;
   const { device, warning } = await selectDevice({ setting: settings.device, format, threads, now });
-  const bank = servedBank(artifacts.manifest, artifacts.hyperNetwork);
-  const pool = servedPool(artifacts.manifest, settings.adapterSlots);
+  const bank = bankOf(artifacts.hyperNetwork);
+  const pool = poolOf(settings.adapterSlots);
   const graph = buildServingGraph(config, weights, bank, { format, pool, device });
   return { artifacts, graph, options: { config, bank, threads, format, pool, device }, warning };
 }

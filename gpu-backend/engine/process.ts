@@ -44,7 +44,7 @@ async function serve(settings: EngineSettings): Promise<void> {
   const { runner, manifest, manifestHash, tokenizer, hyperNetwork, device, deviceWarning } = opened;
   const numerics = await measureNumerics(runner, { device, format: settings.weightFormat });
   const source = withInstantAdapters(
-    generatedAdapters(manifest, hyperNetwork, setImmediate),
+    generatedAdapters(manifest, hyperNetwork),
     new InstantStore(settings.dataDirectory, settings.tenantAdapterBytes, () => new Date()),
     { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...runner.config },
   );

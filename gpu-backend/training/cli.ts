@@ -1,19 +1,20 @@
-/** `chameleon train`. Decides nothing itself. */
+/** `chameleon train`. */
+import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option } from "commander";
+import { manifestFile, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { collected as collect, count, createCommand, positive, runCommand } from "../command-line.ts";
 import { type BankSettings, embeddedSettings, type TextSettings } from "./bank/settings.ts";
 import { type HeadFormat, headFormats } from "./bank/training-graph.ts";
-import { familiesOf, fewestFamilies, parseFamily } from "./calibration/families.ts";
-import { calibrationTable } from "./calibration/table.ts";
 import { fetchDefaultCorpora } from "./corpus/fetch-corpora.ts";
 import { defaultCorpusFolder, lockedCorpora, lockedSources, readLock, shownCorpusFolder } from "./corpus/lock.ts";
 import { type CorpusSource, parseSource } from "./corpus/read-corpus.ts";
 import { interruptionSignal } from "./interruptible.ts";
 import { createProgress } from "./progress.ts";
 import { centroidLines } from "./report/centroid-lines.ts";
-import { type CalibrationOptions, mostCentroids, recalibrate, type TrainOptions, train } from "./train.ts";
+import { mostCentroids, type TrainOptions, train } from "./train.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/chameleon-mini", import.meta.url));
 const isCheckout = import.meta.filename.endsWith(".ts");
@@ -61,14 +62,6 @@ const command = createCommand("train", "Train adapters on text and write the art
       .choices(headFormats)
       .default("fp32" as const),
   )
-  .option("--family <name=corpus,corpus>", "corpora that calibration leaves out together; repeatable", collect, [])
-  .option("--calibration-steps <n>", "of each training that calibrates evidence (default: a quarter of --steps)", count)
-  .option("--calibration-texts <n>", "texts of each corpus that it is calibrated on", count, 96)
-  .option("--no-calibrate", "serve the default calibration of evidence")
-  .option(
-    "--calibrate-only <folder>",
-    "train nothing that is served: calibrate the artifacts of a folder on the corpora they were made of",
-  )
   .option("--json", "print what was trained as JSON")
   .option("--keep-cache", "keep <out>/cache, for another run over the same text", false)
   .action(async (flags: TrainFlags) => {
@@ -76,33 +69,26 @@ const command = createCommand("train", "Train adapters on text and write the art
     for (const entry of flags.licence) nameLicence(corpora, entry);
     const { keepCache, head: headFormat, threads, out: outDirectory, model: modelDirectory } = flags;
     const settings = flags.embedded ? embeddedSettings : settingsOf(flags);
-    const calibration = calibrationOptions(corpora, flags, settings.steps);
     const options: TrainOptions = {
       ...settings,
-      ...{ modelDirectory, corpora, outDirectory, headFormat, keepCache, threads, calibration },
+      ...{ modelDirectory, corpora, outDirectory, headFormat, keepCache, threads },
+      evidence: flags.embedded ? await embeddedEvidence() : undefined,
     };
-    if (flags.calibrateOnly !== undefined) {
-      if (!calibration) throw new Error(`--calibrate-only needs ${fewestFamilies} families of corpora`);
-      const { calibrated } = await recalibrate(
-        flags.calibrateOnly,
-        { ...options, calibration },
-        progress,
-        interruption,
-      );
-      console.log(calibrationTable(calibrated!));
-      return;
-    }
-    const { manifest, calibrated } = await train(options, progress, interruption);
+    const manifest = await train(options, progress, interruption);
+    const { centroids, training } = manifest;
     if (flags.json) {
-      const { centroids, training, evidence } = manifest;
-      console.log(JSON.stringify({ artifacts: flags.out, centroids, training, evidence }));
+      console.log(JSON.stringify({ artifacts: flags.out, centroids, training }));
       return;
     }
-    for (const line of centroidLines(manifest.centroids)) console.log(line);
-    if (calibrated) console.log(calibrationTable(calibrated));
-    const { basePerplexity, adaptedPerplexity } = manifest.training!;
+    for (const line of centroidLines(centroids)) console.log(line);
+    const { basePerplexity, adaptedPerplexity } = training!;
     console.log(`held-out perplexity ${basePerplexity.toFixed(2)} → ${adaptedPerplexity.toFixed(2)}, in ${flags.out}`);
   });
+
+/** The evidence rule of the embedded artifacts. */
+async function embeddedEvidence() {
+  return parseManifest(await readFile(join(embeddedModel, "artifacts", manifestFile), "utf8")).evidence;
+}
 
 async function corporaOf({ embedded, corpora: folder, corpus }: TrainFlags): Promise<CorpusSource[]> {
   if (embedded) {
@@ -121,26 +107,6 @@ function settingsOf(flags: TrainFlags): Omit<BankSettings, "clusters"> & TextSet
     ...{ seed, clusters: flags.centroids ?? null, rank, biases, hidden, dimensions, steps, learningRate },
     ...{ trainWindows: flags.windows, validationWindows: flags.heldOut, testWindows: flags.heldOut },
   };
-}
-
-/** null where calibration is not wanted, or where the corpora are too few families for it. */
-function calibrationOptions(
-  corpora: readonly CorpusSource[],
-  { calibrate, family, calibrationSteps, calibrationTexts: textsPerCorpus }: TrainFlags,
-  steps: number,
-): CalibrationOptions | null {
-  const families = familiesOf(
-    corpora.map(({ name }) => name),
-    family.map(parseFamily),
-  );
-  if (!calibrate) return null;
-  if (families.length >= fewestFamilies) {
-    return { families, steps: calibrationSteps ?? Math.ceil(steps / 4), textsPerCorpus };
-  }
-  progress.note(
-    `Calibration needs ${fewestFamilies} families of corpora, this has ${families.length}; the default calibration is used. See --family.`,
-  );
-  return null;
 }
 
 interface TrainFlags {
@@ -162,11 +128,6 @@ interface TrainFlags {
   head: HeadFormat;
   keepCache: boolean;
   json?: boolean;
-  calibrate: boolean;
-  calibrateOnly?: string;
-  family: string[];
-  calibrationSteps?: number;
-  calibrationTexts: number;
 }
 
 function nameLicence(corpora: readonly CorpusSource[], entry: string): void {

@@ -1,11 +1,11 @@
-/** Finished parts of an evaluation or a calibration on disk, so that an interrupted one goes on where it was. */
+/** Finished parts of an evaluation on disk, so that an interrupted one can continue. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing } from "../bounded-file.ts";
 import { writeAtomically } from "./atomic-file.ts";
 import { keyOf } from "./prepare.ts";
 
-/** The value kept under `choices`, or what `make` gives, kept from then on. Values must be JSON. */
+/** Returns the value stored under `choices`, or stores and returns what `make` gives. Values must be JSON. */
 export async function keptOrMade<T>(
   directory: string,
   name: string,

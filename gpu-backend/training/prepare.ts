@@ -94,8 +94,8 @@ export async function prepare(options: PrepareOptions, progress: Progress, signa
   return { model, head, tokenizer, tokenizerFile, chatTemplate, corpora, space, sets, key, close };
 }
 
-/** Fits the prompt embedding to training windows: P `dimensions`, or as many as the model is wide. */
-export function promptSpaceOf(head: HeadWeights, windows: readonly Window[], dimensions: number): PromptSpace {
+/** Fits the prompt embedding to training windows, with at most D dimensions. */
+function promptSpaceOf(head: HeadWeights, windows: readonly Window[], dimensions: number): PromptSpace {
   const prefixes = windows.map((window) => ({ tokenIds: prefixOf(window), document: documentKey(window) }));
   return fitPromptSpace(head.tokenEmbedding, head.hiddenSize, prefixes, Math.min(dimensions, head.hiddenSize));
 }

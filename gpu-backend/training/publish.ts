@@ -21,7 +21,7 @@ import { type BankShape, type Parameters, parameterTensors } from "./bank/parame
 import type { HeadWeights } from "./bank/training-graph.ts";
 import type { PromptSpace } from "./clustering/prompt-space.ts";
 
-/** Everything that ends in hyper-network.safetensors. */
+/** Content of hyper-network.safetensors. */
 export interface TrainedBank {
   shape: BankShape;
   head: HeadWeights;
@@ -81,7 +81,6 @@ export async function publish(
     model: about.model,
     embedding: { dimensions: P, prefixTokens: about.prefixTokens },
     hyperNetwork: {
-      kind: "gated-bank",
       hash: files[hyperNetworkFile].sha256,
       rank: bank.shape.rank,
       biases: bank.shape.biases,
@@ -96,13 +95,8 @@ export async function publish(
     files,
     training: about.training,
   } satisfies Manifest);
-  await writeManifest(directory, manifest);
+  await writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
   return manifest;
-}
-
-/** Writes manifest.json in one piece. */
-export function writeManifest(directory: string, manifest: Manifest): Promise<void> {
-  return writeAtomically(join(directory, manifestFile), `${JSON.stringify(manifest, null, 2)}\n`);
 }
 
 function fileRecord(bytes: Uint8Array, tensors: TensorFile): FileRecord {

@@ -4,12 +4,7 @@ export const streams = {
   kMeans: 3,
   initialise: 4,
   bootstrap: 5,
-  wrongCentroid: 6,
   placement: 7,
-  gateTable: 8,
-  calibration: 10,
-  /** Batch b of a step draws its dropout masks from stream `dropout + b`. */
-  dropout: 100,
   /** Training step s draws from stream `firstStep + s`. */
   firstStep: 1000,
 } as const;

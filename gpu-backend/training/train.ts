@@ -1,12 +1,11 @@
 /**
- * The whole way from corpora to artifacts. Resumable: hidden states and the optimiser's state are kept in
- * `<out>/cache`, and the same options go on from there to the same bytes.
+ * Trains artifacts from corpora. Resumable: hidden states and the optimiser's state are kept in `<out>/cache`, and the same
+ * options continue from there to the same bytes.
  */
-import { readFile, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { setLimits } from "../../shared/artifacts/limits.ts";
-import { type Manifest, manifestFile, manifestSchema, parseManifest } from "../../shared/artifacts/manifest.ts";
-import { gatedKind } from "./bank/bank-kinds.ts";
+import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import { loadCheckpoint, saveCheckpoint } from "./bank/checkpoint.ts";
 import { documentGain, fewestMeasuredDocuments, type Gain } from "./bank/gain.ts";
 import { LossMeter } from "./bank/loss.ts";
@@ -20,19 +19,16 @@ import {
 } from "./bank/measure.ts";
 import { bankShape } from "./bank/parameters.ts";
 import { runToEnd } from "./bank/run.ts";
-import { readServedBank, type ServedBank, servedScales } from "./bank/served-bank.ts";
 import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
-import { type Calibrated, calibrate, calibrationCost } from "./calibration/calibrate.ts";
-import type { Family } from "./calibration/families.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
 import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
 import type { Progress } from "./progress.ts";
-import { publish, type TrainedBank, writeManifest } from "./publish.ts";
+import { publish, type TrainedBank } from "./publish.ts";
 import { Random } from "./random.ts";
 import { streams } from "./streams.ts";
 
@@ -47,20 +43,8 @@ export interface TrainOptions extends Omit<BankSettings, "clusters">, TextSettin
   threads: number;
   /** Keep `<out>/cache` when done. */
   keepCache: boolean;
-  /** Of each training that calibrates evidence; null: the default of `shared/math/evidence.ts` is served. */
-  calibration: CalibrationOptions | null;
-}
-
-export interface CalibrationOptions {
-  families: readonly Family[];
-  steps: number;
-  textsPerCorpus: number;
-}
-
-/** A bank, its measurements, and the table of what evidence gains where it was calibrated. */
-export interface Trained {
-  manifest: Manifest;
-  calibrated: Calibrated | null;
+  /** Rule by which prompts weigh experts, for the manifest; undefined: the default of `shared/math/evidence.ts`. */
+  evidence?: Manifest["evidence"];
 }
 
 const stepsBetweenCheckpoints = 50;
@@ -69,110 +53,27 @@ export const mostCentroids = 16;
 const servedAs = "gpt2";
 
 /** Trains and publishes. Aborting stops after the current step with a checkpoint, and throws the signal's reason. */
-export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Trained> {
+export async function train(options: TrainOptions, progress: Progress, signal?: AbortSignal): Promise<Manifest> {
   requirePublishable(options);
-  return withPrepared(options, progress, signal, async (prepared) => {
-    const bank = await trainBank(prepared, options, progress, signal);
-    const measured = await measure(bank, options, progress);
-    const calibrated = options.calibration
-      ? await calibrateEvidence(prepared, measured.served, options, options.calibration, progress, signal)
-      : null;
-    const manifest = await publishBank(prepared, bank, measured, calibrated, options);
-    return { manifest, calibrated };
-  });
-}
-
-/**
- * Calibrates the evidence of artifacts that are there already: of their files only manifest.json changes, and in it only
- * `evidence`. Throws an Error where they were made for other weights, or are of another kind than training makes.
- */
-export async function recalibrate(
-  artifacts: string,
-  options: TrainOptions & { calibration: CalibrationOptions },
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<Trained> {
-  const path = join(artifacts, manifestFile);
-  const before = parseManifest(await readFile(path, "utf8"));
-  return withPrepared(options, progress, signal, async (prepared) => {
-    if (before.model.weights !== prepared.model.weightsHash) {
-      throw new Error(`${path} is for weights ${before.model.weights}, the model has ${prepared.model.weightsHash}`);
-    }
-    const served = await readServedBank(artifacts, before);
-    const calibrated = await calibrateEvidence(prepared, served, options, options.calibration, progress, signal);
-    const manifest = manifestSchema.parse({ ...before, evidence: calibrated.calibration });
-    await writeManifest(artifacts, manifest);
-    return { manifest, calibrated };
-  });
-}
-
-/** Prepares the text, lets `use` have it, and takes the cache away if it is not to be kept. */
-async function withPrepared<T>(
-  options: TrainOptions,
-  progress: Progress,
-  signal: AbortSignal | undefined,
-  use: (prepared: Prepared) => Promise<T>,
-): Promise<T> {
   const cacheDirectory = cacheOf(options);
-  if (options.calibration) progress.note(calibrationCost(options.calibration));
-  const prepared = await prepare(
-    {
-      ...options,
-      cacheDirectory,
-      windowSeed: options.seed,
-    },
-    progress,
-    signal,
-  );
-  const result = await use(prepared).finally(() => prepared.close());
+  const prepared = await prepare({ ...options, cacheDirectory, windowSeed: options.seed }, progress, signal);
+  let manifest: Manifest;
+  try {
+    const bank = await trainBank(prepared, options, progress, signal);
+    manifest = await publishBank(prepared, bank, await measure(bank, options, progress), options);
+  } finally {
+    await prepared.close();
+  }
   if (!options.keepCache) await rm(cacheDirectory, { recursive: true });
   progress.end();
-  return result;
+  return manifest;
 }
 
 function cacheOf({ outDirectory }: TrainOptions): string {
   return join(outDirectory, "cache");
 }
 
-/** Windows of each calibrating training, and those that its scales are chosen on: a share of what the bank itself gets. */
-const calibrationWindows = 4000;
-const calibrationValidationWindows = 160;
-
-function calibrateEvidence(
-  prepared: Prepared,
-  served: ServedBank,
-  options: TrainOptions,
-  { families, steps, textsPerCorpus }: CalibrationOptions,
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<Calibrated> {
-  const { seed, rank, biases, hidden, dimensions, learningRate, headFormat, threads } = options;
-  const fold = {
-    ...{
-      seed,
-      clusters: clustersFor(prepared, options),
-      rank,
-      biases,
-      hidden,
-      dimensions,
-      learningRate,
-      headFormat,
-      steps,
-      textsPerCorpus,
-    },
-    trainWindows: calibrationWindows,
-    validationWindows: calibrationValidationWindows,
-  };
-  return calibrate(
-    prepared,
-    served,
-    { ...fold, families, threads, cacheDirectory: cacheOf(options) },
-    progress,
-    signal,
-  );
-}
-
-/** Throws an Error before anything is trained that a manifest could not say. */
+/** Throws an Error for sizes beyond the limits of a manifest, before anything is trained. */
 function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpora }: TrainOptions): void {
   const sizes = {
     centroids: clusters ?? mostCentroids,
@@ -185,7 +86,7 @@ function requirePublishable({ clusters, rank, biases, hidden, dimensions, corpor
   }
 }
 
-/** As many as text is held out for: two documents for each centroid, so that its gain can be measured. */
+/** Enough test documents for each centroid, so that its gain can be measured. */
 function clustersFor({ sets }: Prepared, { clusters }: TrainOptions): number {
   if (clusters !== null) return clusters;
   const documents = new Set(sets.test.windows.map(documentKey)).size;
@@ -213,12 +114,13 @@ async function trainBank(
     `checkpoint-${keyOf(prepared.key, shape, seed, steps, learningRate, headFormat, K)}.safetensors`,
   );
   const resumed = await loadCheckpoint(checkpoint);
-  if (resumed) progress.note(`going on from step ${resumed.step}`);
+  if (resumed) progress.note(`continuing from step ${resumed.step}`);
   const trainer = await Trainer.open(
-    gatedKind(headIn(headFormat, head), shape),
+    headIn(headFormat, head),
+    shape,
     sets.train,
     { centroids: centroids.vectors, memberOf: placed.memberOf },
-    { seed, steps, learningRate, input: "jittered", threads },
+    { seed, steps, learningRate, threads },
     resumed,
   );
   const { parameters } = await runToEnd(trainer, "training", progress, async (state) => {
@@ -228,17 +130,15 @@ async function trainBank(
   return { shape, head, parameters, centroids, space, placed };
 }
 
-/** What held-out text says of a bank. */
 interface MeasuredBank {
-  served: ServedBank;
-  /** Of each centroid, as it is published. */
+  /** By centroid, as it is published. */
   measured: { scale: number; gain: Gain | null }[];
-  /** Of the test windows. */
+  /** By test window. */
   losses: AssignedLoss[];
 }
 
 async function measure(
-  { head, shape, parameters, centroids, placed: { sets, table } }: Bank,
+  { head, shape, parameters, centroids, placed: { sets } }: Bank,
   options: TrainOptions,
   progress: Progress,
 ): Promise<MeasuredBank> {
@@ -246,7 +146,7 @@ async function measure(
   progress.stage("measuring", 2);
   const adapters = hyperNetworkAdapters(head, shape, parameters, centroids);
   const chosen = await chooseScales(meter, sets.validation, adapters);
-  // What was not measured is not served.
+  // A centroid without enough test documents to measure it serves the base.
   const documents = documentsByCentroid(sets.test, centroids);
   const scales = chosen.map((scale, k) => (documents[k] < fewestMeasuredDocuments ? 0 : scale));
   progress.advance(1, "scales");
@@ -258,14 +158,13 @@ async function measure(
     const own = losses.filter(({ centroid }) => centroid === k);
     return { scale, gain: documentGain(own, random) };
   });
-  return { served: { shape, table, adapters, scales: servedScales(measured) }, measured, losses };
+  return { measured, losses };
 }
 
 function publishBank(
   prepared: Prepared,
   bank: Bank,
   { measured, losses }: MeasuredBank,
-  calibrated: Calibrated | null,
   options: TrainOptions,
 ): Promise<Manifest> {
   const { model, tokenizer } = prepared;
@@ -288,7 +187,7 @@ function publishBank(
     })),
     {
       prefixTokens,
-      evidence: calibrated?.calibration,
+      evidence: options.evidence,
       model: {
         name: basename(resolve(options.modelDirectory)),
         servedAs,

@@ -1,7 +1,8 @@
 /** Reads a folder of artifacts to be published, and refuses what edge or backend would refuse, by their own code. */
 import path from "node:path";
 import { type Artifacts, loadArtifacts } from "../../edge/assign/artifacts.ts";
-import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
 import { requireHyperNetwork } from "../../gpu-backend/adapters/hyper-network-file.ts";
 import { readFileAtMost } from "../../gpu-backend/bounded-file.ts";
 import { setLimits } from "../../shared/artifacts/limits.ts";
@@ -57,8 +58,8 @@ async function requireServable(manifest: Manifest, files: ReadonlyMap<string, Pu
   const network = readTensorFile(files.get(hyperNetworkFile)!.bytes, hyperNetworkFile);
   requireHyperNetwork(manifest, network);
   requireSameCentroids(edge, network);
-  servedBank(manifest, network);
-  const adapters = generatedAdapters(manifest, network, async () => undefined);
+  bankOf(network);
+  const adapters = generatedAdapters(manifest, network);
   for (const { id } of manifest.centroids) await adapters.generate(id);
 }
 

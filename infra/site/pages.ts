@@ -69,7 +69,6 @@ export const sections: readonly Section[] = [
       file("explained/security", "Security", "edge/SECURITY.md"),
       file("explained/speed", "Speed", "gpu-backend/SPEED.md"),
       file("explained/model-card", "Model card", "gpu-backend/models/chameleon-mini/MODEL_CARD.md"),
-      file("explained/training-log", "Training log", "gpu-backend/training/LOG.md"),
     ],
   },
 ];

@@ -44,10 +44,8 @@ export const setLimits = {
   dimensions: 1024,
   /** K. Each request is compared with all centroids, and /v1/centroids lists them. */
   centroids: 1024,
-  /** Q = R + M of a gated bank. Training uses 72; each costs D + V multiplications per token. */
+  /** Q = R + M of the bank. Training uses 72; each costs D + V multiplications per token. */
   gates: 4096,
-  /** R of a pair of the full kind. A pool slot takes R · (D + V) floats. */
-  pairRank: 64,
   /** H of each hidden layer. Training uses 32 and 64. */
   hiddenUnits: 4096,
   /** Strings of a centroid's label, and characters of each: token pieces that the page shows. Training writes 5. */

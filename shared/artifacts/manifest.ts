@@ -82,25 +82,14 @@ export const evidenceSchema = z.strictObject({
     .max(setLimits.evidenceLengths),
 });
 
-/** A hyper-network that makes a centroid's gates, of a bank that all centroids share. */
-const gatedBankSchema = z.strictObject({
-  kind: z.literal("gated-bank"),
+/** Makes a centroid's gates; the gates scale the directions of a bank that all centroids share. */
+const hyperNetworkSchema = z.strictObject({
   /** SHA-256 of its tensor file. */
   hash: sha256,
   /** R low-rank directions and M bias directions: Q = R + M gates. */
   rank: upTo(setLimits.gates, 0),
   biases: upTo(setLimits.gates, 0),
   hidden: upTo(setLimits.hiddenUnits),
-});
-
-/** A hyper-network that makes a whole low-rank pair for each centroid, as in arXiv 2502.04315. */
-const fullSchema = z.strictObject({
-  kind: z.literal("full"),
-  hash: sha256,
-  /** R of each pair. */
-  rank: upTo(setLimits.pairRank),
-  /** Units of its two hidden layers. */
-  hidden: z.tuple([upTo(setLimits.hiddenUnits), upTo(setLimits.hiddenUnits)]),
 });
 
 const shape = z.strictObject({
@@ -125,7 +114,7 @@ const shape = z.strictObject({
     dimensions: upTo(setLimits.dimensions),
     prefixTokens: upTo(setLimits.contextTokens),
   }),
-  hyperNetwork: z.discriminatedUnion("kind", [gatedBankSchema, fullSchema]),
+  hyperNetwork: hyperNetworkSchema,
   centroids: z.array(centroidSchema).min(1).max(setLimits.centroids),
   /** Absent: the default of `shared/math/evidence.ts`. */
   evidence: evidenceSchema.optional(),
@@ -178,11 +167,9 @@ export const manifestSchema = shape.superRefine((manifest, context) => {
   if (hyperNetwork.hash !== files[hyperNetworkFile].sha256) {
     refuse(["hyperNetwork", "hash"], `it must be the hash of ${hyperNetworkFile}`);
   }
-  if (hyperNetwork.kind === "gated-bank") {
-    const gates = hyperNetwork.rank + hyperNetwork.biases;
-    if (gates < 1 || gates > setLimits.gates) {
-      refuse(["hyperNetwork", "rank"], `with its biases it must be 1 to ${setLimits.gates}, the limit gates`);
-    }
+  const gates = hyperNetwork.rank + hyperNetwork.biases;
+  if (gates < 1 || gates > setLimits.gates) {
+    refuse(["hyperNetwork", "rank"], `with its biases it must be 1 to ${setLimits.gates}, the limit gates`);
   }
   centroids.forEach(({ id }, k) => {
     if (id !== `c${k}`) refuse(["centroids", k, "id"], `it must be c${k}`);
@@ -218,8 +205,8 @@ const deltaDtype = "F32";
 
 /** Everything that a centroid's adapter is made from, as text: SHA-256 of it is the adapter's hash. */
 export function adapterIdentity({ hyperNetwork }: Manifest, centroid: CentroidRecord): string {
-  const shape = hyperNetwork.kind === "full" ? ["full", hyperNetwork.rank] : [hyperNetwork.rank, hyperNetwork.biases];
-  return [hyperNetwork.hash, centroid.hash, ...shape, deltaDtype].join("\n");
+  const { hash, rank, biases } = hyperNetwork;
+  return [hash, centroid.hash, rank, biases, deltaDtype].join("\n");
 }
 
 /** Parses manifest.json. Throws an Error that names the fields at fault with their values. */

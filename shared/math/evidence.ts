@@ -69,8 +69,8 @@ export interface EvidenceCalibration {
 }
 
 /**
- * Served where a manifest brings no calibration of its own, as where a user has one corpus: about that of the embedded artifacts
- * (gpu-backend/training/LOG.md). Short prompts say little, so the base keeps most of the weight there.
+ * Used where a manifest brings no calibration of its own: about that of the embedded artifacts. Short prompts say little, so the
+ * base keeps most of the weight there.
  */
 export const defaultCalibration: EvidenceCalibration = {
   adapters: 3,
@@ -83,15 +83,6 @@ export const defaultCalibration: EvidenceCalibration = {
     { promptTokens: 48, base: 0.7, noPointer: 0.85, temper: 0.1 },
   ],
 };
-
-/**
- * The pointer of manifests that training calibrates (gpu-backend/training/LOG.md). The default has no sentinel: a backend of release
- * 0.1 that was built before there was one refuses the field, and may serve a manifest without calibration.
- */
-export const calibratedPointer = { sharpness: 15, sentinel: 0.005, shares: [0.2, 0.5] };
-
-/** The `marginScale` of such manifests; absent from the default for the same reason. */
-export const calibratedMarginScale = 5;
 
 /**
  * The rule for a prompt of which the first `tokens` are evidence, and the base's prior.
@@ -190,7 +181,7 @@ export interface PromptEvidence {
 }
 
 /**
- * Tokens of a prompt that are looked at. Fewer gain less (gpu-backend/training/LOG.md). With the row of the next token they make 16,
+ * Tokens of a prompt that are looked at. Fewer gain less. With the row of the next token they make 16,
  * which processors with matrix tiles multiply at once.
  */
 export const evidencePositions = 15;

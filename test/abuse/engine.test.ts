@@ -57,16 +57,6 @@ async function failedSequences(backends: readonly Backend[]): Promise<number> {
   return ended.reduce((sum, [, outcome, n]) => sum + (/^(stop|length|cancelled)$/.test(outcome) ? 0 : Number(n)), 0);
 }
 
-test("a backend without slots for a model of full adapters refuses to start and names ADAPTER_SLOTS", async () => {
-  const MODEL_DIR = path.join(folder, "full");
-  await writeTinyModel(MODEL_DIR, 7, { kind: "full" });
-  const outcome = await startedBackend({ MODEL_DIR, ADAPTER_SLOTS: "0" }).then(
-    () => "started",
-    (error) => String(error),
-  );
-  expect(outcome).toMatch(/exit 1: .*ADAPTER_SLOTS is "?0/);
-});
-
 test("a prompt with NaN logits ends in one error; texts of others do not change, and no process ends", async () => {
   const model = path.join(folder, "broken");
   const brokenPosition = 300;

@@ -6,7 +6,6 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createTrunkRunner } from "../../gpu-backend/runtime/trunk-runner.ts";
-import { gatedKind } from "../../gpu-backend/training/bank/bank-kinds.ts";
 import type { WindowSet } from "../../gpu-backend/training/bank/batches.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { baseLosses } from "../../gpu-backend/training/bank/measure.ts";
@@ -34,8 +33,6 @@ const shape = bankShape({ rank: 64, biases: 8, hidden: 32, dimensions });
 const validationPasses = 5;
 const testPasses = 2;
 const heldOutWindows = 750;
-/** Families of corpora; a bank is trained without each, and one of all, for a quarter of the steps. */
-const calibratedFamilies = 4;
 
 export interface TrainingRow {
   threads: number;
@@ -81,11 +78,10 @@ async function measureIn(folder: string, threads: number, rounds: number): Promi
   const set = { windows, states, firstState: 0, embeddings };
   const memberOf = Int32Array.from({ length: measuredWindows }, (_, i) => i % clusters);
   const centroids = Float32Array.from({ length: clusters * dimensions }, () => random() - 0.5);
-  const options = { seed: 1, steps: 1000, learningRate: 1e-3, input: "jittered" as const, threads };
+  const options = { seed: 1, steps: 1000, learningRate: 1e-3, threads };
   const trainers = [];
   for (const format of headFormats) {
-    const kind = gatedKind(headIn(format, head), shape);
-    const trainer = await Trainer.open(kind, set, { centroids, memberOf }, options, null);
+    const trainer = await Trainer.open(headIn(format, head), shape, set, { centroids, memberOf }, options, null);
     await trainer.step();
     trainers.push({ format, trainer, seconds: [] as number[] });
   }
@@ -141,9 +137,8 @@ export function trainingLines(row: TrainingRow, tokens: number, steps: number): 
   return [
     `${row.threads} thread(s); hidden states ${row.hiddenStates.toFixed(2)} s for 1,000 tokens; scoring ${row.scoring.toFixed(2)} s`,
     ...headFormats.map((format) => {
-      const calibrating = ((calibratedFamilies + 1) / 4) * steps * row.step[format];
-      const total = hidden + steps * row.step[format] + measured + calibrating;
-      const parts = `hidden states ${minutes(hidden)}, steps ${minutes(steps * row.step[format])}, measuring ${minutes(measured)}, calibrating on ${calibratedFamilies} families ${minutes(calibrating)}`;
+      const total = hidden + steps * row.step[format] + measured;
+      const parts = `hidden states ${minutes(hidden)}, steps ${minutes(steps * row.step[format])}, measuring ${minutes(measured)}`;
       return `head ${format}: ${row.step[format].toFixed(2)} s a step of ${tokensPerStep.toLocaleString("en")} tokens; ${tokens.toLocaleString("en")} tokens and ${steps} steps: ${minutes(total)} (${parts})`;
     }),
     `peak memory ${(row.peakBytes / 1e9).toFixed(2)} GB; hidden states on disk ${(((tokens + 2 * heldOutTokens) * scoredShare * gpt2Config.hiddenSize * 2) / 1e9).toFixed(2)} GB`,

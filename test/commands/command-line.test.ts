@@ -50,7 +50,7 @@ test.for(forUsers)("%s: help with an example, and a wrong flag in one sentence",
   expect(existsSync(`${folder}/state`)).toBe(false);
 });
 
-test.for(["check", "corpora", "deploy", "deploy:check", "eval:instant", "figures", "fuzz"])(
+test.for(["check", "corpora", "deploy", "deploy:check", "figures", "fuzz", "paper"])(
   "%s --help does no work",
   async (name) => {
     const help = await run(Object.fromEntries(commands)[name], "--help");

@@ -14,7 +14,8 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { ArtifactBucket, type Bucket } from "../../edge/assign/artifact-bucket.ts";
 import { assign } from "../../edge/assign/assign.ts";
-import { generatedAdapters, servedBank } from "../../gpu-backend/adapters/generated.ts";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
 import { artifactsOf, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { SetFolders } from "../../gpu-backend/engine/sets/set-folder.ts";
 import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
@@ -23,7 +24,7 @@ import { setLimits } from "../../shared/artifacts/limits.ts";
 import { manifestFile, setFiles } from "../../shared/artifacts/manifest.ts";
 import { mixtureSchema } from "../../shared/contracts/inference.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
-import { calibratedPointer, defaultCalibration } from "../../shared/math/evidence.ts";
+import { defaultCalibration } from "../../shared/math/evidence.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { writeTinyModel } from "../support/tiny-model.ts";
 
@@ -37,7 +38,7 @@ const bytesOf = (text: string) => new TextEncoder().encode(text);
 
 /** With every field that a calibration may have. */
 const evidence = {
-  ...{ ...defaultCalibration, ...calibratedPointer, marginScale: 5 },
+  ...{ ...defaultCalibration, sentinel: 0.005, marginScale: 5 },
   byLength: defaultCalibration.byLength.map((row) => ({ ...row, floor: 0.2, typical: { margin: 0.2, surprisal: 4 } })),
 };
 
@@ -46,18 +47,16 @@ const models: string[] = [];
 const valid: Files[] = [];
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "fuzz-sets-"));
-  for (const kind of ["gated-bank", "full"] as const) {
-    const model = path.join(folder, kind);
-    await writeTinyModel(model, 7, { kind });
-    const file = (name: string) => path.join(artifactsOf(model), name);
-    const read = async (name: string) => Uint8Array.from(await readFile(file(name)));
-    const manifest = JSON.parse(await readFile(file(manifestFile), "utf8"));
-    await writeFile(file(manifestFile), JSON.stringify({ ...manifest, evidence }));
-    models.push(model);
-    valid.push(
-      new Map(await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const))),
-    );
-  }
+  const model = path.join(folder, "model");
+  await writeTinyModel(model, 7);
+  const file = (name: string) => path.join(artifactsOf(model), name);
+  const read = async (name: string) => Uint8Array.from(await readFile(file(name)));
+  const manifest = JSON.parse(await readFile(file(manifestFile), "utf8"));
+  await writeFile(file(manifestFile), JSON.stringify({ ...manifest, evidence }));
+  models.push(model);
+  valid.push(
+    new Map(await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const))),
+  );
 });
 afterAll(() => rm(folder, { recursive: true }));
 
@@ -247,9 +246,9 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
   const brought = await new SetFolders(cache, read, () => new Date(0)).bring(manifestHash, []);
   expect(largest).toBeLessThanOrEqual(setLimits.hyperNetworkBytes + 1);
   const { manifest, hyperNetwork } = await readArtifacts(model, brought.folder);
-  const bank = servedBank(manifest, hyperNetwork);
+  const bank = bankOf(hyperNetwork);
   for (const values of [bank.a, bank.a0, bank.b]) expect(values.every(Number.isFinite)).toBe(true);
-  const adapters = generatedAdapters(manifest, hyperNetwork, async () => undefined);
+  const adapters = generatedAdapters(manifest, hyperNetwork);
   for (const { id } of manifest.centroids) {
     const adapter = await adapters.generate(id);
     const parts = [adapter.gates, adapter.directions?.a, adapter.directions?.b];

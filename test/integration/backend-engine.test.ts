@@ -3,7 +3,6 @@
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
@@ -50,7 +49,7 @@ afterAll(async () => {
 const harness = (limits: Parameters<typeof createEngineHarness>[0]["limits"] = {}): EngineHarness =>
   createEngineHarness({
     runner,
-    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork, setImmediate),
+    source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
     limits,
     pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
   });

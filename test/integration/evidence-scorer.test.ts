@@ -1,4 +1,4 @@
-/** The scorer of the evidence measurement, on the embedded model: that its methods meet where they must. */
+/** EngineScorer on the embedded model: methods that must agree do. */
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { EngineScorer } from "../../gpu-backend/training/figures/engine-scorer.ts";
@@ -19,14 +19,7 @@ beforeAll(async () => {
 afterAll(() => scorer.release());
 
 const scoreOf = async (plan: Parameters<EngineScorer["score"]>[0][number]["plan"]) =>
-  (await scorer.score([{ ids: text, plan }]))[0];
-
-test("at temperature 1 the base scores as it is served, at others differently", async () => {
-  const [[atOne], [atTwo]] = await scorer.scoreAtTemperatures([text], [1, 2]);
-  const served = await scoreOf({ adapterId: null });
-  expect(atOne).toBeCloseTo(served, 3);
-  expect(Math.abs(atTwo - served)).toBeGreaterThan(1);
-});
+  (await scorer.score([{ ids: text, scored: scoredTokens, plan }]))[0];
 
 test("a mixture that is all base scores as the base, one that is all adapter as the adapter", async () => {
   const pointer = { sharpness: 15, shares: [{ share: 0, prior: 1 }] };
@@ -45,17 +38,9 @@ test("a mixture that is all base scores as the base, one that is all adapter as 
 test("scores keep the order of the texts, whatever serves each", async () => {
   const other = text.toReversed();
   const plans = [{ adapterId: null }, { adapterId: "c0" }, staticHeadPlan(32, "c1", defaultCalibration)];
-  const asked = [text, other].flatMap((ids) => plans.map((plan) => ({ ids, plan })));
+  const asked = [text, other].flatMap((ids) => plans.map((plan) => ({ ids, scored: scoredTokens, plan })));
   const together = await scorer.score(asked);
   for (const [i, one] of asked.entries()) expect(together[i]).toBe((await scorer.score([one]))[0]);
-});
-
-test("a continuation has as many tokens as asked for, the same for a seed", async () => {
-  const one = { ids: text, plan: { adapterId: null }, seed: 3, temperature: 1, tokens: 16 };
-  const [first, again, other] = await scorer.continue([one, one, { ...one, seed: 4 }]);
-  expect(first).toHaveLength(16);
-  expect(again).toEqual(first);
-  expect(other).not.toEqual(first);
 });
 
 test("at full strength an adapter that is switched off is served, too", async () => {
@@ -63,8 +48,8 @@ test("at full strength an adapter that is switched off is served, too", async ()
   const full = await EngineScorer.open(model, { ...options, fullStrength: true });
   try {
     const [asBase, asOff] = await full.score([
-      { ids: text, plan: { adapterId: null } },
-      { ids: text, plan: { adapterId: off.id } },
+      { ids: text, scored: scoredTokens, plan: { adapterId: null } },
+      { ids: text, scored: scoredTokens, plan: { adapterId: off.id } },
     ]);
     expect(asOff).not.toBeCloseTo(asBase, 1);
     expect(await scoreOf({ adapterId: off.id })).toBeCloseTo(asBase, 3);

@@ -1,118 +1,76 @@
-/** The whole way from artifacts and corpora to figures in documents, on a tiny model and text of three made-up domains. */
+/** From corpora to trained artifacts to evaluations, on a tiny model and text of three made-up domains. */
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Figures, rounded } from "../../gpu-backend/training/figures/data.ts";
-import { withFigures, writeFigures } from "../../gpu-backend/training/figures/documents.ts";
-import { type FiguresOptions, makeFigures } from "../../gpu-backend/training/figures/figures.ts";
+import { paperProtocol } from "../../gpu-backend/research/paper-protocol.ts";
+import { readServedBank } from "../../gpu-backend/training/bank/served-bank.ts";
+import { type Evaluation, evaluationSchema, rounded } from "../../gpu-backend/training/figures/data.ts";
+import { type EvalOptions, evaluate } from "../../gpu-backend/training/figures/eval-command.ts";
+import { prepare } from "../../gpu-backend/training/prepare.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
-import { train } from "../../gpu-backend/training/train.ts";
+import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
+import { parseManifest } from "../../shared/artifacts/manifest.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
 const silent: Progress = { stage() {}, advance() {}, note() {}, end() {} };
 let folder: string;
-let options: FiguresOptions;
-let figures: Figures;
+let training: Omit<TrainOptions, "outDirectory">;
+let options: EvalOptions;
+let evaluation: Evaluation;
 let notes: string[];
 
 beforeAll(async () => {
   console.log(`seed ${seed}`);
   folder = await mkdtemp(join(tmpdir(), "figures-"));
-  const training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
+  training = await tinyTraining(folder, seed, ["sea", "tables", "stars"]);
   const artifacts = join(folder, "artifacts");
   // A corpus is recognised by its content, whatever it was called in training.
   const renamed = training.corpora.map((corpus) => ({ ...corpus, name: `old-${corpus.name}` }));
   await train({ ...training, corpora: renamed, outDirectory: artifacts }, silent);
+  const staticArtifacts = join(folder, "static");
+  await train({ ...training, clusters: 1, steps: 20, outDirectory: staticArtifacts }, silent);
   options = {
-    ...training,
-    ...{ model: training.modelDirectory, artifacts, corpusFolder: folder, cacheDirectory: join(folder, "cache") },
-    ...{ steps: 12, validationWindows: 30, testWindows: 30, seeds: [3, 4], texts: 3 },
-    ...{ familySteps: 8, familyWindows: 60, familyTexts: 3, paperLines: 40, paperSteps: 20 },
+    ...{ model: training.modelDirectory, artifacts, corpora: training.corpora, corpusFolder: folder },
+    ...{ texts: 3, controls: true, staticArtifacts, format: "fp32", threads: 1, cacheDirectory: join(folder, "cache") },
   };
   notes = [];
-  figures = await makeFigures(options, { ...silent, note: (line) => notes.push(line) });
+  evaluation = await evaluate(options, { ...silent, note: (line) => notes.push(line) });
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-test("shipped bytes are scored on the documents that their training held out, by base, nearest adapter and mixture", () => {
-  const { rows, means } = figures.shipped;
+test("artifacts are scored on the documents that their training held out, by every method", () => {
+  const { rows, means } = evaluation;
   expect(new Set(rows.map(({ name }) => name))).toEqual(new Set(["sea", "tables", "stars"]));
   expect(rows.every(({ heldOut, known }) => heldOut && !known)).toBe(true);
   expect(notes.filter((line) => line.includes("may have been trained"))).toEqual([]);
-  for (const { nearest, oracle } of rows.filter(({ prompt }) => prompt === 64)) {
-    // The choice in hindsight has the nearest adapter among its choices.
-    expect(oracle!.mean).toBeGreaterThanOrEqual(nearest.mean - 1e-3);
-  }
-  expect(means.find(({ prompt }) => prompt === 64)!.nearest.mean).toBeGreaterThan(0.2);
+  const { gains, mixtureOver } = means.find(({ prompt }) => prompt === 64)!;
+  expect(Object.keys(gains)).toEqual(["nearest", "mixture", "equal weights", "random centroids", "static head"]);
+  expect(Object.keys(mixtureOver)).toEqual(Object.keys(gains).filter((method) => method !== "mixture"));
+  expect(gains.nearest.mean).toBeGreaterThan(0.2);
+  expect(gains["static head"].mean).not.toBe(gains.mixture.mean);
+  expect(gains.mixture.mean - gains.nearest.mean).toBeCloseTo(mixtureOver.nearest.mean, 2);
 });
 
-test("every method has a row with each of its seeds, and what it chose", () => {
-  const rows = new Map(figures.methods.rows.map((row) => [row.method, row]));
-  expect([...rows.keys()]).toEqual([
-    ...["base", "shipped bank, nearest", "gated bank, retrained", "table of gates", "bank, constant input"],
-    ...["static head", "static head, scale by domain", "static head and a bias per centroid"],
-    ...["static head and experts", "an expert per centroid", "paper's network, batch mean"],
-    "paper's network, our start, centroid",
-  ]);
-  for (const { method, perplexityBySeed, bankOver, perplexity } of rows.values()) {
-    expect(perplexityBySeed.length, method).toBeGreaterThanOrEqual(1);
-    expect(bankOver === null, method).toBe(method === "shipped bank, nearest");
-    expect(Number.isFinite(perplexity), method).toBe(true);
-  }
-  expect(rows.get("static head")!.perplexityBySeed).toHaveLength(2);
-  expect(rows.get("static head")!.chosen).toMatch(/^rate 0\.\d+, \d+ steps/);
-  // The shipped bank was trained for longer.
-  expect(rows.get("gated bank, retrained")!.bankOver!.mean).toBeGreaterThan(0);
+test("an evaluation is data of three decimals that report and figures can read", () => {
+  expect(rounded(evaluation)).toEqual(evaluation);
+  expect(evaluationSchema.parse(JSON.parse(JSON.stringify(evaluation)))).toEqual(evaluation);
 });
 
-test("each family has rows of the bank that was trained without it", () => {
-  const leftOut = figures.leaveOneOut.filter((row) => row.leftOut);
-  expect(new Set(leftOut.map(({ text }) => text))).toEqual(new Set(["sea", "tables", "stars"]));
-  expect(figures.leaveOneOut.some((row) => !row.leftOut)).toBe(true);
-});
-
-test("a bias on the padding's logit costs something on text that has no padding", () => {
-  const { rows, padBias } = figures.paper;
-  const [unadapted, , , biased] = rows;
-  console.log(`bias ${padBias}: honest ${unadapted.honestLoss} → ${biased.honestLoss}`);
-  expect(padBias).toBeGreaterThan(0);
-  expect(biased.honestLoss).toBeGreaterThan(unadapted.honestLoss);
-});
-
-test("an interrupted measurement goes on, and gives the same figures", async () => {
-  const cacheDirectory = join(folder, "interrupted");
+test("an interrupted evaluation continues, and gives the same figures", async () => {
+  const again = { ...options, staticArtifacts: null, controls: false, cacheDirectory: join(folder, "interrupted") };
   const controller = new AbortController();
-  const stages: string[] = [];
   const interrupting: Progress = {
     ...silent,
-    stage: (name) => {
-      stages.push(name);
-      if (name.startsWith("table of gates")) controller.abort(new Error("interrupted"));
+    advance: (done) => {
+      if (done === 2) controller.abort(new Error("interrupted"));
     },
   };
-  const again = { ...options, cacheDirectory };
-  await expect(makeFigures(again, interrupting, controller.signal)).rejects.toThrow("interrupted");
-  const before = stages.length;
-  expect(await makeFigures(again, { ...silent, stage: (name) => stages.push(name) })).toEqual(figures);
-  expect(stages.slice(before).filter((name) => name.startsWith("gated bank"))).toEqual([]);
-});
-
-test("figures are written as data of three digits and into documents", async () => {
-  expect(rounded(figures)).toEqual(figures);
-  const [data, document] = [join(folder, "figures.json"), join(folder, "README.md")];
-  await writeFile(document, "# A\n\n<!-- figures: methods -->\n<!-- end of figures -->\n\nB\n");
-  await writeFigures(figures, data, [document]);
-  const written = await readFile(document, "utf8");
-  expect(JSON.parse(await readFile(data, "utf8"))).toEqual(figures);
-  expect(written).toContain("| static head |");
-  expect(
-    withFigures(
-      written.replace(/(\d)(?= \|)/, (digit) => String((Number(digit) + 1) % 10)),
-      figures,
-    ),
-  ).toBe(written);
+  await expect(evaluate(again, interrupting, controller.signal)).rejects.toThrow("interrupted");
+  const continued = await evaluate(again, silent);
+  expect(continued).toEqual(await evaluate({ ...again, cacheDirectory: join(folder, "whole") }, silent));
+  expect(continued.means.map(({ gains }) => gains.mixture)).toEqual(evaluation.means.map(({ gains }) => gains.mixture));
 });
 
 test("artifacts of a shuffled split are said to have seen test documents", async () => {
@@ -123,7 +81,31 @@ test("artifacts of a shuffled split are said to have seen test documents", async
   await writeFile(join(older, "manifest.json"), JSON.stringify(manifest));
   const said: string[] = [];
   const progress = { ...silent, note: (line: string) => said.push(line) };
-  const other = await makeFigures({ ...options, artifacts: older }, progress);
+  const other = await evaluate({ ...options, artifacts: older }, progress);
   expect(said.join()).toContain("may have been trained on test documents of sea, tables, stars");
-  expect(other.shipped.rows.some(({ heldOut }) => heldOut)).toBe(false);
+  expect(other.rows.some(({ heldOut }) => heldOut)).toBe(false);
+});
+
+test("the paper's protocol has its regimes and ours; a bias on the padding's logit costs something on real text", async () => {
+  const served = await readServedBank(
+    options.artifacts,
+    parseManifest(await readFile(join(options.artifacts, "manifest.json"), "utf8")),
+  );
+  const cacheDirectory = join(folder, "paper");
+  const prepared = await prepare({ ...training, cacheDirectory, windowSeed: seed }, silent);
+  try {
+    const paper = { lines: 40, steps: 20, learningRate: 3e-3, seed, threads: 1 };
+    const { rows, padBias, paddedShare } = await paperProtocol(prepared, served, paper, silent);
+    expect(rows.map(({ published }) => published?.perplexity ?? null)).toEqual([28_319, 3.8683, 1.4554, null, null]);
+    for (const { paperLoss, honestLoss } of rows) expect(paperLoss * honestLoss).toBeGreaterThan(0);
+    const [unadapted, lora, , biased, ours] = rows;
+    expect(paddedShare).toBeGreaterThan(0);
+    expect(padBias).toBeGreaterThan(0);
+    expect(biased.paperLoss).toBeLessThan(unadapted.paperLoss);
+    expect(biased.honestLoss).toBeGreaterThan(unadapted.honestLoss);
+    expect(lora.paperLoss).toBeLessThan(unadapted.paperLoss);
+    expect(ours.honestLoss).toBeLessThan(unadapted.honestLoss);
+  } finally {
+    await prepared.close();
+  }
 });

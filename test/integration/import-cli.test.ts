@@ -83,7 +83,7 @@ test("Ctrl-C ends it at once, and the same command goes on", async () => {
   first.child.kill("SIGINT");
   const { code, stderr } = await first.ended;
   expect(code).toBe(130);
-  expect(stderr).toContain("the same command goes on from here");
+  expect(stderr).toContain("the same command continues from here");
   expect(await readdir(out)).not.toContain("model.safetensors");
 
   hub.seen.length = 0;

@@ -5,12 +5,12 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters, servedBank, servedPool } from "../../gpu-backend/adapters/generated.ts";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
 import { type InstantParts, instantHash, packInstant } from "../../gpu-backend/adapters/instant/artifact.ts";
 import { instantId, withInstantAdapters } from "../../gpu-backend/adapters/instant/source.ts";
+import { poolOf } from "../../gpu-backend/adapters/pool-slots.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
 import type { StepRunner } from "../../gpu-backend/runtime/step.ts";
@@ -52,9 +52,9 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "instant-"));
   await writeTinyModel(folder, seed);
   artifacts = await readArtifacts(folder);
-  const { manifest, hyperNetwork, model, manifestHash } = artifacts;
-  const bank = servedBank(manifest, hyperNetwork);
-  runner = await createStepRunner({ ...model, bank, pool: servedPool(manifest, slots), threads: 2 });
+  const { hyperNetwork, model, manifestHash } = artifacts;
+  const bank = bankOf(hyperNetwork);
+  runner = await createStepRunner({ ...model, bank, pool: poolOf(slots), threads: 2 });
   for (const tenant of tenants) {
     for (const kinds of ["b", "d", "g", "bd", "gbd", ""]) {
       const parts = randomParts(kinds);
@@ -74,7 +74,7 @@ function harness(): EngineHarness {
   const { manifest, hyperNetwork, manifestHash, tokenizer } = artifacts;
   const read = async (tenant: string, hash: string) => files.get(instantId(tenant, hash)) ?? null;
   const shape = { manifestHash, gates: runner.gates, rank: runner.pool?.rank ?? 0, ...tinyConfig };
-  const source = withInstantAdapters(generatedAdapters(manifest, hyperNetwork, setImmediate), { read }, shape);
+  const source = withInstantAdapters(generatedAdapters(manifest, hyperNetwork), { read }, shape);
   return createEngineHarness({ runner, source, pieceOf: (id) => tokenizer.pieceOf(id) });
 }
 const randomPrompt = (length: number) => Array.from({ length }, () => Math.floor(random() * 299));

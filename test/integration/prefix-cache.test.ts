@@ -5,7 +5,6 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
@@ -52,7 +51,7 @@ describe.each(weightFormats)("%s", (format) => {
   const harness = (prefixBytes: number) =>
     createEngineHarness({
       runner,
-      source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork, setImmediate),
+      source: generatedAdapters(artifacts.manifest, artifacts.hyperNetwork),
       pieceOf: (id) => artifacts.tokenizer.pieceOf(id),
       prefixBytes,
     });

@@ -2,10 +2,10 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { generatedAdapters, servedPool } from "../../gpu-backend/adapters/generated.ts";
+import { generatedAdapters } from "../../gpu-backend/adapters/generated.ts";
 import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
+import { poolOf } from "../../gpu-backend/adapters/pool-slots.ts";
 import { readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import type { WeightFormat } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { createStepRunner } from "../../gpu-backend/runtime/onnx-runner.ts";
@@ -36,9 +36,9 @@ async function withEngine<T>(
   use: (harness: EngineHarness) => Promise<T>,
 ) {
   const { model, manifest, hyperNetwork, tokenizer } = await readArtifacts(folder);
-  const pool = servedPool(manifest, 2);
+  const pool = poolOf(2);
   const runner = await createStepRunner({ ...model, bank: bankOf(hyperNetwork), pool, threads: 1, format, device });
-  const source = generatedAdapters(manifest, hyperNetwork, setImmediate);
+  const source = generatedAdapters(manifest, hyperNetwork);
   const pieceOf = (id: number) => tokenizer.pieceOf(id);
   const harness = createEngineHarness({ runner, source, pieceOf, limits: { maxSequences: 6 }, cacheBytes: 0 });
   try {
@@ -138,17 +138,5 @@ test("the process ends them, counts and logs them, and serves on", async () => {
   } finally {
     backend.child.kill("SIGTERM");
     expect(await backend.exited).toBe(0);
-  }
-});
-
-test("adapters of kind full without a slot for them are refused at the start, and the setting is named", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "no-slots-"));
-  try {
-    await writeTinyModel(folder, seed, { kind: "full", centroids: 3 });
-    await expect(startBackend({ MODEL_DIR: folder, ADAPTER_SLOTS: "0" })).rejects.toThrow(
-      /^exit 1: chameleon backend: ADAPTER_SLOTS is 0.*"full".*\n$/,
-    );
-  } finally {
-    await rm(folder, { recursive: true });
   }
 });

@@ -1,9 +1,8 @@
 import { expect, test } from "vitest";
 import { gatesOf, readHyperNetwork } from "../../gpu-backend/adapters/hyper-network.ts";
-import { gatedKind } from "../../gpu-backend/training/bank/bank-kinds.ts";
 import { LossMeter } from "../../gpu-backend/training/bank/loss.ts";
 import { bankShape, parameterTensors } from "../../gpu-backend/training/bank/parameters.ts";
-import { type InputSource, Trainer } from "../../gpu-backend/training/bank/trainer.ts";
+import { Trainer } from "../../gpu-backend/training/bank/trainer.ts";
 import { prefixTokens, type Window } from "../../gpu-backend/training/corpus/windows.ts";
 import { seededRandom } from "../support/steps.ts";
 
@@ -31,10 +30,10 @@ function clusteredText() {
 }
 
 /** Nats a token that the adapter at the origin, which is near no centroid, gains over the base on all text. */
-async function gainAtOrigin(input: InputSource): Promise<number> {
+async function gainAtOrigin(): Promise<number> {
   const { head, set, clusters } = clusteredText();
-  const options = { seed, steps, learningRate: 0.05, input, threads: 1 };
-  const trainer = await Trainer.open(gatedKind(head, shape), set, clusters, options, null);
+  const options = { seed, steps, learningRate: 0.05, threads: 1 };
+  const trainer = await Trainer.open(head, shape, set, clusters, options, null);
   while (trainer.state.step < steps) await trainer.step();
   const { parameters } = trainer.state;
   await trainer.release();
@@ -50,11 +49,6 @@ async function gainAtOrigin(input: InputSource): Promise<number> {
   return gain;
 }
 
-test("adapters as they are served are trained for text that is near no centroid, too", async () => {
-  const [served, centroidsAlone] = [await gainAtOrigin("jittered"), await gainAtOrigin("centroid")];
-  console.log(
-    `seed ${seed}: gain at the origin ${served.toFixed(3)}, trained at centroids alone ${centroidsAlone.toFixed(3)}`,
-  );
-  expect(served).toBeGreaterThan(0.2);
-  expect(served).toBeGreaterThan(centroidsAlone + 0.1);
+test("adapters are trained for text that is near no centroid, too", async () => {
+  expect(await gainAtOrigin(), `seed ${seed}`).toBeGreaterThan(0.2);
 });

@@ -65,7 +65,7 @@ describe("a finished training", () => {
   let manifest: Manifest;
   beforeAll(async () => {
     out = join(folder, "whole");
-    ({ manifest } = await train({ ...options, outDirectory: out }, silent));
+    manifest = await train({ ...options, outDirectory: out }, silent);
   });
 
   test("made the held-out loss lower", () => {
@@ -139,7 +139,7 @@ describe("a finished training", () => {
     }
     const notes: string[] = [];
     await train({ ...options, outDirectory }, { ...silent, note: (line) => notes.push(line) });
-    expect(notes).toContain("going on from step 41");
+    expect(notes).toContain("continuing from step 41");
     expect(await bytesOf(outDirectory)).toEqual(await bytesOf(out));
   });
 
@@ -149,8 +149,8 @@ describe("a finished training", () => {
     await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
     const notes: string[] = [];
     const noting = { ...silent, note: (line: string) => notes.push(line) };
-    const { manifest: rounded } = await train({ ...options, outDirectory, headFormat: "int8" }, noting);
-    expect(notes.filter((line) => line.startsWith("going on"))).toEqual([]);
+    const rounded = await train({ ...options, outDirectory, headFormat: "int8" }, noting);
+    expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
     const ratio = rounded.training!.adaptedPerplexity / manifest.training!.adaptedPerplexity;
     console.log(`held-out perplexity × ${ratio.toFixed(4)}`);
     expect(rounded.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
@@ -160,29 +160,29 @@ describe("a finished training", () => {
 
   test("with another seed is another", async () => {
     const outDirectory = join(folder, "other");
-    const { manifest: other } = await train({ ...options, outDirectory, seed: seed + 1 }, silent);
+    const other = await train({ ...options, outDirectory, seed: seed + 1 }, silent);
     expect(other.hyperNetwork.hash).not.toBe(manifest.hyperNetwork.hash);
   });
 });
 
-test("a checkpoint of other settings is not gone on from", async () => {
+test("a checkpoint of other settings is not continued", async () => {
   const outDirectory = join(folder, "changed");
   const { progress, signal } = interruptedAt("training", 7);
   await expect(train({ ...options, outDirectory }, progress, signal)).rejects.toThrow("interrupted");
   const notes: string[] = [];
   const changed = { ...options, outDirectory, learningRate: 0.01 };
   await train(changed, { ...silent, note: (line) => notes.push(line) });
-  expect(notes.filter((line) => line.startsWith("going on"))).toEqual([]);
+  expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
 });
 
 test("of little text few centroids are made, none is served unmeasured, and traffic like it is no drift", async () => {
   const small = join(folder, "small");
   const { corpora, ...rest } = await tinyTraining(small, seed + 2);
   const outDirectory = join(small, "out");
-  const { manifest } = await train({ ...rest, corpora: corpora.slice(0, 1), clusters: null, outDirectory }, silent);
+  const manifest = await train({ ...rest, corpora: corpora.slice(0, 1), clusters: null, outDirectory }, silent);
   // 30 documents, of which 3 are held out for test.
   expect(manifest.centroids).toHaveLength(1);
-  const { manifest: forced } = await train(
+  const forced = await train(
     { ...rest, corpora: corpora.slice(0, 1), clusters: 8, outDirectory: join(small, "forced") },
     silent,
   );

@@ -1,7 +1,8 @@
 /** The numerics fingerprint of the embedded model: what changes bits changes it, and nothing else does. */
 import { fileURLToPath } from "node:url";
 import { beforeAll, expect, test } from "vitest";
-import { servedBank, servedPool } from "../../gpu-backend/adapters/generated.ts";
+import { bankOf } from "../../gpu-backend/adapters/hyper-network.ts";
+import { poolOf } from "../../gpu-backend/adapters/pool-slots.ts";
 import { type Artifacts, readArtifacts } from "../../gpu-backend/engine/artifacts.ts";
 import { type WeightFormat, weightFormats } from "../../gpu-backend/runtime/gpt2-graph.ts";
 import { measureNumerics } from "../../gpu-backend/runtime/numerics.ts";
@@ -26,9 +27,9 @@ async function withRunner<T>(
   { format = "fp32", threads = 1, slots = 2 }: Served,
   use: (runner: StepRunner) => Promise<T>,
 ) {
-  const { model, manifest, hyperNetwork } = artifacts;
-  const bank = servedBank(manifest, hyperNetwork);
-  const runner = await createStepRunner({ ...model, bank, pool: servedPool(manifest, slots), threads, format });
+  const { model, hyperNetwork } = artifacts;
+  const bank = bankOf(hyperNetwork);
+  const runner = await createStepRunner({ ...model, bank, pool: poolOf(slots), threads, format });
   try {
     return await use(runner);
   } finally {

@@ -80,7 +80,7 @@ function manifestOf(files: Manifest["files"], model: Partial<Manifest["model"]>)
       ...model,
     },
     embedding: { dimensions, prefixTokens: edgeModel.prefixTokens },
-    hyperNetwork: { kind: "gated-bank", hash: "1".repeat(64), rank: 1, biases: 1, hidden: 2 },
+    hyperNetwork: { hash: "1".repeat(64), rank: 1, biases: 1, hidden: 2 },
     centroids: subjects.map((letter, k) => ({
       id: `c${k}`,
       hash: String(k).repeat(64),

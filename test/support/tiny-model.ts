@@ -1,5 +1,5 @@
 /**
- * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and the artifacts of either kind, with a valid
+ * A whole model folder in miniature: a seeded random GPT-2, its tokenizer and its artifacts, with a valid
  * manifest. Good for everything about serving, and for nothing about language.
  */
 import { createHash } from "node:crypto";
@@ -41,7 +41,6 @@ export const tinyCentroids = ["c0", "c1", "c2", "c3"];
 
 const P = 16; // dimensions of the prompt embedding
 const bank = { rank: 6, biases: 2, hidden: 8 };
-const full = { rank: 3, hidden: [10, 8] as [number, number] };
 
 /**
  * Writes the folder `directory` and returns its manifest and the manifest's hash. There are `centroids` centroids `c0`,
@@ -52,7 +51,6 @@ export async function writeTinyModel(
   directory: string,
   seed = 7,
   options: {
-    kind?: Manifest["hyperNetwork"]["kind"];
     centroids?: number;
     brokenPosition?: number;
     brokenCentroid?: number;
@@ -93,14 +91,14 @@ export async function writeTinyModel(
   const floats = (shape: number[], spread: number) =>
     Float32Array.from({ length: elements(shape) }, () => spread * normal());
   const { vocabularySize: V, hiddenSize: D } = tinyConfig;
-  const { kind = "gated-bank", centroids: K = tinyCentroids.length } = options;
+  const { centroids: K = tinyCentroids.length } = options;
   const vectors = floats([K, P], 1);
   for (let k = 0; k < K; k++) normalise(vectors.subarray(k * P, (k + 1) * P));
   if (options.brokenCentroid !== undefined) vectors[options.brokenCentroid * P] = Number.NaN;
   const scales = Float32Array.from({ length: K }, (_, k) => (k === K - 1 ? 0 : 1 - k / K));
   const tensors: Record<SetFile, TensorFile> = {
     [hyperNetworkFile]: new Map([
-      ...(kind === "full" ? fullTensors(floats) : bankTensors(floats)),
+      ...bankTensors(floats),
       ["centroids", tensorFrom(vectors, [K, P])],
       ["scales", tensorFrom(scales, [K])],
       ["mean", tensorFrom(new Float32Array(D), [D])],
@@ -145,10 +143,7 @@ export async function writeTinyModel(
       endOfTextId: tinyConfig.endOfTextId,
     },
     embedding: { dimensions: P, prefixTokens: 64 },
-    hyperNetwork:
-      kind === "full"
-        ? { kind, hash: files[hyperNetworkFile].sha256, ...full }
-        : { kind, hash: files[hyperNetworkFile].sha256, ...bank },
+    hyperNetwork: { hash: files[hyperNetworkFile].sha256, ...bank },
     centroids: Array.from(scales, (_, k) => ({
       id: `c${k}`,
       hash: centroidHash(vectors.subarray(k * P, (k + 1) * P), scales[k]),
@@ -157,7 +152,6 @@ export async function writeTinyModel(
       position: [k, -k],
       scale: scales[k],
       gain: null,
-      // On the bank alone: the paper's kind has no token frequencies beside it.
     })),
     files,
     training: { seed, steps: 0, corpora: [], basePerplexity: V, adaptedPerplexity: V },
@@ -220,19 +214,6 @@ function bankTensors(floats: Floats): TensorFile {
     ["a", tensorFrom(a, [Q, D])],
     ["a0", tensorFrom(a0, [Q])],
     ["b", tensorFrom(floats([Q, V], 0.5), [Q, V])],
-  ]);
-}
-
-function fullTensors(floats: Floats): TensorFile {
-  const [first, second] = full.hidden;
-  const width = full.rank * (tinyConfig.hiddenSize + tinyConfig.vocabularySize);
-  return new Map([
-    ["w1", tensorFrom(floats([first, P], 0.3), [first, P])],
-    ["b1", tensorFrom(floats([first], 0.1), [first])],
-    ["w2", tensorFrom(floats([second, first], 0.5), [second, first])],
-    ["b2", tensorFrom(floats([second], 0.1), [second])],
-    ["w3", tensorFrom(floats([width, second], 0.15), [width, second])],
-    ["b3", tensorFrom(floats([width], 0.05), [width])],
   ]);
 }
 

@@ -46,7 +46,6 @@ export async function tinyTraining(
     testWindows: 40,
     threads: 1,
     keepCache: false,
-    calibration: null,
   };
 }
 

@@ -1,7 +1,6 @@
 /** Fits instant adapters over the model's head: the pure fit, its probabilities, its gates. Runs where it is called. */
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
-import { servedBank } from "../../adapters/generated.ts";
-import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
+import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import { packInstant } from "../../adapters/instant/artifact.ts";
 import { type Example, fitInstant, type Head, type InstantFit } from "../../adapters/instant/fit.ts";
 import { type HeadSession, openHeadSession } from "../../runtime/head-probabilities.ts";
@@ -36,7 +35,7 @@ export class Fitter {
 
   static async open(artifacts: Artifacts, threads: number): Promise<Fitter> {
     const { manifest, manifestHash, model, hyperNetwork } = artifacts;
-    const bank = servedBank(manifest, hyperNetwork);
+    const bank = bankOf(hyperNetwork);
     const embedding = toFloat32(tensorOf(model.weights, "wte.weight"));
     const session = await openHeadSession(embedding, model.config.hiddenSize, bank, threads);
     return new Fitter({ manifest, manifestHash, hyperNetwork }, session, bank.gates);
@@ -48,10 +47,10 @@ export class Fitter {
     return { parts: fit.parts, gain: fit.gain, file: packInstant(fit, this.#artifacts.manifestHash), fit };
   }
 
-  /** Gates of a centroid [P]; null where the hyper-network makes none, or was never trained. */
+  /** Gates of a centroid [P]; null where the hyper-network was never trained. */
   gatesAt(centroid: Float32Array): Float32Array | null {
     const { manifest, hyperNetwork } = this.#artifacts;
-    if (manifest.hyperNetwork.kind !== "gated-bank" || manifest.training === null) return null;
+    if (manifest.training === null) return null;
     return gatesOf(readHyperNetwork(hyperNetwork), centroid, 1);
   }
 

@@ -46,7 +46,7 @@ export async function publishBaseArtifacts(folder: string, name: string): Promis
     {
       shape,
       head: { vocabularySize: V, hiddenSize: D, tokenEmbedding },
-      parameters: initialParameters(shape, D, V, 0, true),
+      parameters: initialParameters(shape, D, V, 0),
       centroids,
       scales: Float32Array.of(0),
       space,

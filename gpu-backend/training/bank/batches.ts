@@ -10,15 +10,6 @@ export interface WindowSet {
   firstState: number;
 }
 
-/** The windows of `set` at `indexes`. */
-export function subsetOf({ windows, states, firstState }: WindowSet, indexes: readonly number[]): WindowSet {
-  return {
-    windows: indexes.map((i) => windows[i]),
-    states: { read: (at, target, from) => states.read(firstState + indexes[at], target, from) },
-    firstState: 0,
-  };
-}
-
 /** With their prompt embeddings. */
 export interface PlacedSet extends WindowSet {
   embeddings: Float32Array; // [windows, P]

@@ -1,4 +1,4 @@
-/** A training run's state on disk, so that an interrupted run goes on where it was. */
+/** A training run's state on disk, so that an interrupted run can continue. */
 import { readFile } from "node:fs/promises";
 import {
   alignedCopy,

@@ -32,14 +32,12 @@ export class LossMeter {
   /**
    * Sum of negative log-likelihoods of each window's scored tokens, in nats, [indexes].
    * @param gatesOf gates [Q] of a window; zeros give the base
-   * @param skipped scored tokens at a window's beginning that are left out of the sum
    */
   async measure(
     set: WindowSet,
     indexes: readonly number[],
     parameters: Parameters,
     gatesOf: (index: number) => Float32Array,
-    skipped = 0,
   ): Promise<Float64Array> {
     const { hiddenSize: D, vocabularySize: V } = this.#head;
     const Q = this.#shape.gates;
@@ -51,11 +49,7 @@ export class LossMeter {
       const gates = new Float32Array(targets.length * Q);
       for (const [n, s] of windowOf.entries()) gates.set(gatesOf(run[s].index), n * Q);
       const losses = await this.tokenLosses(hidden, targets, gates, parameters);
-      let first = 0; // token of the window that n is in
-      for (const [n, nll] of losses.entries()) {
-        if (n > 0 && windowOf[n] !== windowOf[n - 1]) first = n;
-        if (n - first >= skipped) sums[measured + windowOf[n]] += nll;
-      }
+      for (const [n, nll] of losses.entries()) sums[measured + windowOf[n]] += nll;
       measured += run.length;
     }
     return sums;

@@ -1,7 +1,5 @@
 /** Chooses each centroid's scale on validation and measures the result on test, assigning as the edge does. */
 import type { CentroidVectors } from "../../../shared/math/assignment.ts";
-import type { Directions } from "../../adapters/adapter.ts";
-import { directionsOf, type FullNetwork } from "../../adapters/full-network.ts";
 import { gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
 import { documentKey, scoredTokens } from "../corpus/windows.ts";
 import { assignAll } from "../embed.ts";
@@ -11,7 +9,7 @@ import type { LossMeter } from "./loss.ts";
 import { type BankShape, type Parameters, parameterTensors } from "./parameters.ts";
 import type { HeadWeights } from "./training-graph.ts";
 
-/** An adapter per centroid: what is measured. */
+/** An adapter per centroid. */
 export interface Adapters {
   parameters: Parameters;
   centroids: CentroidVectors;
@@ -32,54 +30,9 @@ export function hyperNetworkAdapters(
   return { parameters, centroids, gatesAt };
 }
 
-/** One adapter for all text: every gate at the scale itself. */
-export function staticAdapter(shape: BankShape, parameters: Parameters): Adapters {
-  const P = shape.dimensions;
-  return {
-    parameters,
-    centroids: { count: 1, dimensions: P, vectors: new Float32Array(P) },
-    gatesAt: (_, scale) => new Float32Array(shape.gates).fill(scale),
-  };
-}
-
-/** The low-rank pairs that the full kind makes of the centroids, one under the other, by the very code that serves them. */
-export function fullAdapters(network: FullNetwork, centroids: CentroidVectors): Adapters {
-  const { rank: R, hiddenSize: D, vocabularySize: V } = network;
-  const { count: K, dimensions: P, vectors } = centroids;
-  const a = new Float32Array(K * R * D);
-  const b = new Float32Array(K * R * V);
-  for (let k = 0; k < K; k++) {
-    const pair = wholePair(network, vectors.subarray(k * P, (k + 1) * P));
-    a.set(pair.a, k * R * D);
-    b.set(pair.b, k * R * V);
-  }
-  const gatesAt = (k: number, scale: number) => new Float32Array(K * R).fill(scale, k * R, (k + 1) * R);
-  return {
-    parameters: new Map([
-      ["a", a],
-      ["b", b],
-    ]),
-    centroids,
-    gatesAt,
-  };
-}
-
-/** The pair that the full kind makes of one input [P], at full strength. */
-export function wholePair(network: FullNetwork, input: Float32Array): Directions {
-  const slices = directionsOf(network, input, 1);
-  for (;;) {
-    const { done, value } = slices.next();
-    if (done) return value;
-  }
-}
-
-/** Scale per centroid [K], chosen on `validation`; `memberOf` says which adapter serves a window, the nearest unless given. */
-export async function chooseScales(
-  meter: LossMeter,
-  validation: PlacedSet,
-  adapters: Adapters,
-  memberOf = assignAll(validation.embeddings, adapters.centroids),
-): Promise<Float32Array> {
+/** Scale per centroid [K], chosen on `validation`. */
+export async function chooseScales(meter: LossMeter, validation: PlacedSet, adapters: Adapters): Promise<Float32Array> {
+  const memberOf = assignAll(validation.embeddings, adapters.centroids);
   const K = adapters.centroids.count;
   const { windows } = validation;
   const indexes = [...windows.keys()];
@@ -121,7 +74,8 @@ export async function measureWindows(
   const indexes = [...set.windows.keys()];
   const memberOf = assignAll(set.embeddings, adapters.centroids);
   const base = await baseLosses(meter, set, adapters.parameters, indexes);
-  const adapted = await adaptedLosses(meter, set, adapters, scales, memberOf, indexes);
+  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
+  const adapted = await meter.measure(set, indexes, adapters.parameters, (i) => gates[memberOf[i]]);
   return set.windows.map((window, i) => ({
     corpus: window.corpus,
     document: documentKey(window),
@@ -132,30 +86,15 @@ export async function measureWindows(
   }));
 }
 
-/** Summed losses under the base, [indexes]. */
+/** Summed losses under the base, in nats, [indexes]. */
 export function baseLosses(
   meter: LossMeter,
   set: WindowSet,
   parameters: Parameters,
   indexes: readonly number[],
-  skipped = 0,
 ): Promise<Float64Array> {
   const closed = new Float32Array(meter.gates);
-  return meter.measure(set, indexes, parameters, () => closed, skipped);
-}
-
-/** Summed losses under the adapters of the centroids [set's windows] at their scales [K], [indexes]. */
-export function adaptedLosses(
-  meter: LossMeter,
-  set: PlacedSet,
-  adapters: Adapters,
-  scales: Float32Array,
-  memberOf: Int32Array,
-  indexes: readonly number[],
-  skipped = 0,
-): Promise<Float64Array> {
-  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
-  return meter.measure(set, indexes, adapters.parameters, (i) => gates[memberOf[i]], skipped);
+  return meter.measure(set, indexes, parameters, () => closed);
 }
 
 /** Perplexity of summed losses. */

@@ -12,29 +12,16 @@ export interface BankShape {
   a0: Float32Array; // [Q]: 0 for the R low-rank directions, 1 for the M bias directions
 }
 
-export interface FullShape {
-  dimensions: number; // P
-  hidden: readonly [number, number]; // H₁, H₂
-  rank: number; // R
-}
-
-/** Row-major. A static adapter (gates all one) has only `a` and `b`. */
+/** Row-major. */
 export type Parameters = Map<ParameterName, Float32Array>;
-export type BankParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
-/** `w3` and `b3` are the full kind's, `g` is a table of gates. */
-export type ParameterName = BankParameterName | "w3" | "b3" | "g";
+export type ParameterName = "w1" | "b1" | "w2" | "b2" | "a" | "b";
 
 export function bankShape(options: { rank: number; biases: number; hidden: number; dimensions: number }): BankShape {
   const gates = options.rank + options.biases;
   return { ...options, gates, a0: Float32Array.from({ length: gates }, (_, q) => (q < options.rank ? 0 : 1)) };
 }
 
-export function shapeOf(
-  name: BankParameterName,
-  shape: BankShape,
-  hiddenSize: number,
-  vocabularySize: number,
-): number[] {
+export function shapeOf(name: ParameterName, shape: BankShape, hiddenSize: number, vocabularySize: number): number[] {
   const { gates: Q, hidden: H, dimensions: P } = shape;
   return {
     w1: [H, P],
@@ -55,7 +42,6 @@ export function initialParameters(
   hiddenSize: number,
   vocabularySize: number,
   seed: number,
-  gated: boolean,
 ): Parameters {
   const random = new Random(seed, streams.initialise);
   const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
@@ -63,16 +49,14 @@ export function initialParameters(
     Float32Array.from({ length }, () => deviation * random.normal());
   const a = new Float32Array(Q * hiddenSize);
   a.set(normals(R * hiddenSize, Math.sqrt(1 / hiddenSize)));
-  const parameters: Parameters = new Map();
-  if (gated) {
-    parameters.set("w1", normals(H * P, Math.sqrt(1 / P)));
-    parameters.set("b1", new Float32Array(H));
-    parameters.set("w2", normals(Q * H, 0.3 / Math.sqrt(H)));
-    parameters.set("b2", new Float32Array(Q).fill(1));
-  }
-  parameters.set("a", a);
-  parameters.set("b", new Float32Array(Q * vocabularySize));
-  return parameters;
+  return new Map([
+    ["w1", normals(H * P, Math.sqrt(1 / P))],
+    ["b1", new Float32Array(H)],
+    ["w2", normals(Q * H, 0.3 / Math.sqrt(H))],
+    ["b2", new Float32Array(Q).fill(1)],
+    ["a", a],
+    ["b", new Float32Array(Q * vocabularySize)],
+  ]);
 }
 
 /** The parameters as tensors, by the names that FORMAT.md gives them. */
@@ -84,14 +68,7 @@ export function parameterTensors(
 ): TensorFile {
   const file: TensorFile = new Map();
   for (const [name, values] of parameters) {
-    file.set(name, tensorFrom(values, shapeOf(name as BankParameterName, shape, hiddenSize, vocabularySize)));
+    file.set(name, tensorFrom(values, shapeOf(name, shape, hiddenSize, vocabularySize)));
   }
   return file;
-}
-
-/** Trainable numbers; the zero rows of A under bias directions are not counted. */
-export function trainableCount(shape: BankShape, hiddenSize: number, vocabularySize: number, gated: boolean): number {
-  const { gates: Q, rank: R, hidden: H, dimensions: P } = shape;
-  const bank = R * hiddenSize + Q * vocabularySize;
-  return gated ? bank + H * (P + 1) + Q * (H + 1) : bank;
 }

@@ -1,5 +1,4 @@
 /** A bank as it is served, whether it was trained just now or is read from artifacts. */
-import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
@@ -24,12 +23,10 @@ export interface ServedBank {
   scales: Float32Array;
 }
 
-/** Throws an Error where the artifacts are of another kind than a gated bank. */
 export async function readServedBank(
   artifacts: string,
   { hyperNetwork, centroids: records }: Manifest,
 ): Promise<ServedBank> {
-  if (hyperNetwork.kind !== "gated-bank") throw new Error(`${artifacts} are not of a gated bank`);
   const file = readTensorFile(await readFile(join(artifacts, hyperNetworkFile)));
   const { table, centroids } = readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile))));
   const network = readHyperNetwork(file);
@@ -49,18 +46,4 @@ export async function readServedBank(
 /** The scales that centroids are served at, [K]. */
 export function servedScales(centroids: readonly Pick<CentroidRecord, "scale" | "gain">[]): Float32Array {
   return Float32Array.from(centroids, (centroid) => (isAutoOff(centroid) ? 0 : centroid.scale));
-}
-
-/** Hash of all that answers depend on: equal hashes mean equal probabilities. */
-export function hashOfBank({ table, adapters, scales }: ServedBank): string {
-  const hash = createHash("sha256");
-  const { parameters, centroids } = adapters;
-  const gates = Array.from(scales, (scale, k) => adapters.gatesAt(k, scale));
-  for (const array of [
-    ...[table.rows, table.rowScales, centroids.vectors, scales],
-    ...[parameters.get("a")!, parameters.get("b")!, ...gates],
-  ]) {
-    hash.update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
-  }
-  return hash.digest("hex");
 }

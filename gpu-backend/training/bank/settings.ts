@@ -1,4 +1,4 @@
-/** What a bank is made by: the one home of these settings for training, calibration and comparisons. */
+/** Settings of training. */
 
 export interface BankSettings {
   seed: number;
@@ -18,7 +18,7 @@ export interface TextSettings {
   testWindows: number;
 }
 
-/** The embedded artifacts'. */
+/** Settings of the embedded artifacts. */
 export const embeddedSettings: BankSettings & TextSettings = {
   ...{ seed: 1, clusters: 16, rank: 96, biases: 8, hidden: 32, dimensions: 64, steps: 800, learningRate: 1e-2 },
   ...{ trainWindows: 16_000, validationWindows: 1000, testWindows: 1000 },

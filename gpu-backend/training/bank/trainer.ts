@@ -1,5 +1,5 @@
 /**
- * Trains adapters of any kind over cached hidden states, step by step. Every draw of a step depends on seed and step
+ * Trains bank and hyper-network on cached hidden states, step by step. Every draw of a step depends on seed and step
  * number alone, so parameters, moments and the step number are the whole state: a resumed run equals an unbroken one.
  */
 import { openSession, type Session, type Tensor, tensor } from "../../runtime/session.ts";
@@ -8,27 +8,15 @@ import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
 import { type AdamWOptions, adamWStep, learningRateAt, type Moments } from "./adamw.ts";
 import { gatherBatch, type PlacedSet, runsOf, type WindowPart } from "./batches.ts";
-import type { DrawnWindow, Kind } from "./kind.ts";
-import type { ParameterName, Parameters } from "./parameters.ts";
+import { type BankShape, initialParameters, type ParameterName, type Parameters, shapeOf } from "./parameters.ts";
+import { buildTrainingGraph, type HeadWeights } from "./training-graph.ts";
 
 export interface TrainerOptions {
   seed: number;
   steps: number;
   learningRate: number;
-  input: InputSource;
   threads: number;
-  /** Of AdamW; absent: 0. */
-  weightDecay?: number;
-  /** Whether a step draws clusters and then windows of each, or windows alone; absent: clusters. */
-  draws?: "clusters" | "windows";
 }
-
-/**
- * What the hyper-network is given for a window in training: a point on the way from its centroid to itself, its centroid,
- * the mean of the windows drawn with it (as published), or the same for all text (a control). With the first, which is what is
- * served, a step also takes `windowsAtOrigin`.
- */
-export type InputSource = "jittered" | "centroid" | "batch-mean" | "constant";
 
 /** Clusters of the training windows. */
 export interface TrainingClusters {
@@ -36,7 +24,7 @@ export interface TrainingClusters {
   memberOf: Int32Array; // [windows]
 }
 
-/** Everything that a run needs to go on. */
+/** Everything that a resumed run needs. */
 export interface TrainerState {
   step: number;
   parameters: Parameters;
@@ -46,64 +34,68 @@ export interface TrainerState {
 const clustersPerStep = 6;
 const windowsPerCluster = 5;
 /**
- * Windows of all text that a step also takes, with the origin of the prompt space (the mean of all text) as their input. Gates are
- * nearly linear in their input, so what is learned at the origin becomes part of every adapter. Otherwise an adapter gains on text
- * of its own centroid and little on text that is far from all centroids (LOG.md).
+ * Windows of any cluster that a step also takes, with the origin of the prompt space (the mean of all text) as their input. Gates
+ * are nearly linear in their input, so what is learned at the origin becomes part of every adapter. Without them an adapter gains
+ * on text of its own centroid and little on text that is far from all centroids.
  */
 const windowsAtOrigin = 60;
 /**
- * Tokens that a step takes of a window, drawn anew each time. Neighbours say much the same: few tokens of many windows teach
- * more than all tokens of few.
+ * Tokens that a step takes of a window, drawn anew each time. Neighbouring tokens teach much the same, so few tokens of many
+ * windows teach more than all tokens of few.
  */
 const tokensPerWindow = 48;
-/** Of a step of what is served, where no window is shorter. */
+/** Tokens of a step in which no window is shorter. */
 export const tokensPerStep = (clustersPerStep * windowsPerCluster + windowsAtOrigin) * tokensPerWindow;
 const warmUpSteps = 20;
-/** Keeps the steps of neighbouring seeds apart; no run is that long. */
-const stepSeedStride = 1_000_003;
 export const adamWDefaults: AdamWOptions = { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0 };
+
+/** A window drawn for a step: its tokens, and the input [P] of the hyper-network. */
+interface DrawnWindow extends WindowPart {
+  embedding: Float32Array;
+}
 
 export class Trainer {
   readonly state: TrainerState;
   readonly #options: TrainerOptions;
-  readonly #kind: Kind;
+  readonly #head: HeadWeights;
   readonly #set: PlacedSet;
   readonly #clusters: TrainingClusters;
   readonly #members: number[][];
-  readonly #adamW: AdamWOptions;
   readonly #session: Session;
   readonly #feeds: Record<string, Tensor> = {};
 
   private constructor(
     session: Session,
-    kind: Kind,
+    head: HeadWeights,
+    shape: BankShape,
     set: PlacedSet,
     clusters: TrainingClusters,
     options: TrainerOptions,
     state: TrainerState,
   ) {
     this.#session = session;
-    this.#kind = kind;
+    this.#head = head;
     this.#set = set;
     this.#clusters = clusters;
     this.#options = options;
     this.state = state;
     this.#members = membersOf(clusters);
-    this.#adamW = { ...adamWDefaults, weightDecay: options.weightDecay ?? 0 };
-    for (const [name, values] of state.parameters) this.#feeds[name] = tensor(values, kind.shapeOf(name));
+    const { hiddenSize: D, vocabularySize: V } = head;
+    for (const [name, values] of state.parameters) this.#feeds[name] = tensor(values, shapeOf(name, shape, D, V));
   }
 
-  /** `resumed`: the state of an interrupted run; without it training starts anew. */
+  /** `resumed`: the state of an interrupted run; null starts a new one. */
   static async open(
-    kind: Kind,
+    head: HeadWeights,
+    shape: BankShape,
     set: PlacedSet,
     clusters: TrainingClusters,
     options: TrainerOptions,
     resumed: TrainerState | null,
   ): Promise<Trainer> {
-    const session = await openSession(kind.graph(), { threads: options.threads });
-    const state = resumed ?? startOf(kind, options.seed);
-    return new Trainer(session, kind, set, clusters, options, state);
+    const session = await openSession(buildTrainingGraph(head, shape), { threads: options.threads });
+    const state = resumed ?? initialState(head, shape, options.seed);
+    return new Trainer(session, head, shape, set, clusters, options, state);
   }
 
   get steps(): number {
@@ -119,7 +111,7 @@ export class Trainer {
     const { loss, gradients } = await this.#lossAndGradients(drawn);
     const learningRate = learningRateAt(step, options.steps, options.learningRate, warmUpSteps);
     for (const [name, parameter] of state.parameters) {
-      adamWStep(parameter, gradients.get(name)!, state.moments.get(name)!, step, learningRate, this.#adamW);
+      adamWStep(parameter, gradients.get(name)!, state.moments.get(name)!, step, learningRate, adamWDefaults);
     }
     state.step = step;
     return loss;
@@ -129,68 +121,32 @@ export class Trainer {
     return this.#session.release();
   }
 
-  /** The windows of a step. */
-  #draw(random: Random): (DrawnWindow & WindowPart)[] {
-    const drawn = this.#drawClusters(random);
-    return this.#options.input === "jittered" ? [...drawn, ...this.#drawAtOrigin(random)] : drawn;
-  }
-
-  #drawAtOrigin(random: Random): (DrawnWindow & WindowPart)[] {
+  /** Windows of some clusters with their jittered centroids as input, and windows of any cluster with the origin as input. */
+  #draw(random: Random): DrawnWindow[] {
     const { embeddings, windows } = this.#set;
-    const origin = new Float32Array(embeddings.length / windows.length);
-    return Array.from({ length: windowsAtOrigin }, (_, i) =>
-      this.#windowOf(random.integer(windows.length), clustersPerStep + i, origin, random),
-    );
-  }
-
-  /** Some clusters, and some windows of each. */
-  #drawClusters(random: Random): (DrawnWindow & WindowPart)[] {
-    const all = [...this.#set.windows.keys()];
-    const groups =
-      this.#options.draws === "windows"
-        ? random
-            .shuffled(all)
-            .slice(0, clustersPerStep * windowsPerCluster)
-            .map((index) => [index])
-        : random.shuffled(this.#members).slice(0, clustersPerStep);
-    return groups.flatMap((members, batch) => {
-      const draws = this.#options.draws === "windows" ? 1 : windowsPerCluster;
-      const indexes = Array.from({ length: draws }, () => members[random.integer(members.length)]);
-      const inputs = this.#inputs(indexes, random);
-      return indexes.map((index, i) => this.#windowOf(index, batch, inputs[i], random));
-    });
-  }
-
-  #windowOf(index: number, batch: number, embedding: Float32Array, random: Random): DrawnWindow & WindowPart {
-    const tokens = random.subset(scoredTokens(this.#set.windows[index]), tokensPerWindow);
-    return { index, tokens, cluster: this.#clusters.memberOf[index], batch, embedding };
-  }
-
-  /** Inputs of windows of one cluster that were drawn together, [P] each. */
-  #inputs(indexes: readonly number[], random: Random): Float32Array[] {
-    const { embeddings, windows } = this.#set;
+    const { centroids, memberOf } = this.#clusters;
     const P = embeddings.length / windows.length;
-    const k = this.#clusters.memberOf[indexes[0]];
-    const centroid = this.#clusters.centroids.subarray(k * P, (k + 1) * P);
-    const members = indexes.map((index) => embeddings.subarray(index * P, (index + 1) * P));
-    switch (this.#options.input) {
-      case "jittered":
-        return members.map((member) => between(centroid, member, random.uniform()));
-      case "centroid":
-        return members.map(() => centroid);
-      case "batch-mean": {
-        const mean = meanDirection(members);
-        return members.map(() => mean);
-      }
-      case "constant": {
-        const constant = constantInput(P);
-        return members.map(() => constant);
-      }
-    }
+    const part = (index: number, embedding: Float32Array): DrawnWindow => {
+      const tokens = random.subset(scoredTokens(windows[index]), tokensPerWindow);
+      return { index, tokens, embedding };
+    };
+    const ofClusters = random
+      .shuffled(this.#members)
+      .slice(0, clustersPerStep)
+      .flatMap((members) => {
+        const indexes = Array.from({ length: windowsPerCluster }, () => members[random.integer(members.length)]);
+        const k = memberOf[indexes[0]];
+        const centroid = centroids.subarray(k * P, (k + 1) * P);
+        const inputs = indexes.map((i) => between(centroid, embeddings.subarray(i * P, (i + 1) * P), random.uniform()));
+        return indexes.map((index, i) => part(index, inputs[i]));
+      });
+    const origin = new Float32Array(P);
+    const atOrigin = Array.from({ length: windowsAtOrigin }, () => part(random.integer(windows.length), origin));
+    return [...ofClusters, ...atOrigin];
   }
 
-  async #lossAndGradients(drawn: readonly (DrawnWindow & WindowPart)[]) {
-    const { hiddenSize: D, vocabularySize: V } = this.#kind.head;
+  async #lossAndGradients(drawn: readonly DrawnWindow[]) {
+    const { hiddenSize: D, vocabularySize: V } = this.#head;
     const tokens = drawn.reduce((sum, window) => sum + window.tokens.length, 0);
     const gradients = new Map<ParameterName, Float32Array>();
     let loss = 0;
@@ -198,7 +154,8 @@ export class Trainer {
       const { hidden, targets, windowOf } = await gatherBatch(this.#set, windows, D);
       const results = await this.#session.run({
         ...this.#feeds,
-        ...this.#kind.feeds({ windows, windowOf, stepSeed: this.#options.seed * stepSeedStride + this.state.step }),
+        embeddings: tensor(embeddingsOf(windows), [windows.length, windows[0].embedding.length]),
+        window_of: tensor(windowOf, [windowOf.length]),
         hidden: tensor(hidden, [targets.length, D]),
         targets: tensor(targets, [targets.length]),
         weight: tensor(Float32Array.of(1 / tokens), []),
@@ -215,8 +172,8 @@ export class Trainer {
   }
 }
 
-function startOf(kind: Kind, seed: number): TrainerState {
-  const parameters = kind.initial(seed);
+function initialState({ hiddenSize, vocabularySize }: HeadWeights, shape: BankShape, seed: number): TrainerState {
+  const parameters = initialParameters(shape, hiddenSize, vocabularySize, seed);
   const moments = new Map<ParameterName, Moments>();
   for (const [name, { length }] of parameters) {
     moments.set(name, { first: new Float32Array(length), second: new Float32Array(length) });
@@ -235,24 +192,17 @@ function membersOf({ memberOf }: TrainingClusters): number[][] {
   return [...members].sort(([j], [k]) => j - k).map(([, list]) => list);
 }
 
+/** The windows' inputs one under the other, [S, P]. */
+function embeddingsOf(windows: readonly DrawnWindow[]): Float32Array {
+  const P = windows[0].embedding.length;
+  const all = new Float32Array(windows.length * P);
+  for (const [s, { embedding }] of windows.entries()) all.set(embedding, s * P);
+  return all;
+}
+
 /** normalise(centroid + share · member) */
 function between(centroid: Float32Array, member: Float32Array, share: number): Float32Array {
-  return unit(centroid.map((x, p) => x + share * member[p]));
-}
-
-/** Direction of the mean of some vectors. */
-export function meanDirection(vectors: readonly Float32Array[]): Float32Array {
-  const sum = new Float32Array(vectors[0].length);
-  for (const vector of vectors) for (let p = 0; p < sum.length; p++) sum[p] += vector[p];
-  return unit(sum);
-}
-
-/** The input of a hyper-network that is to know nothing of its text, [P]. */
-export function constantInput(P: number): Float32Array {
-  return new Float32Array(P).fill(1 / Math.sqrt(P));
-}
-
-function unit(vector: Float32Array): Float32Array {
-  const length = Math.hypot(...vector);
-  return length > 0 ? vector.map((x) => x / length) : vector;
+  const sum = centroid.map((x, p) => x + share * member[p]);
+  const length = Math.hypot(...sum);
+  return length > 0 ? sum.map((x) => x / length) : sum;
 }

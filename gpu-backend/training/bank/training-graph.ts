@@ -1,15 +1,15 @@
 /**
- * The training step as one ONNX graph: head delta, softmax cross-entropy and what makes the adapters, forward and
- * backward, the gradients in closed form. The trunk is not in it: hidden states are inputs, as an adapter never changes them.
+ * The training step as one ONNX graph: hyper-network, bank and softmax cross-entropy, forward and backward, with gradients in
+ * closed form. The trunk is not in it: hidden states are inputs, because an adapter never changes them.
  *
  *   p = A·h + a0,  u = p ⊙ g,  logits = W·h + Bᵀ·u,  loss = mean of −log softmax(logits)[target]
  *
  * with dlogits = softmax(logits) − onehot(target):
  *   dB = u·dlogitsᵀ,  du = B·dlogits,  dp = du ⊙ g,  dA = dp·hᵀ,  dg = Σ over the window's tokens of du ⊙ p
  *
- * Here: bank and hyper-network, whose gates are g = w2·gelu(w1·(√P·e) + b1) + b2, and banks whose gates are given.
+ * The gates are g = w2·gelu(w1·(√P·e) + b1) + b2:
  *   dw2 = dg·zᵀ, db2 = dg, dz = w2ᵀ·dg, dpre = dz ⊙ gelu'(pre), dw1 = dpre·(√P·e)ᵀ, db1 = dpre
- * Not here: adapters that are made whole (full-graph.ts). N tokens, S windows.
+ * N tokens, S windows.
  */
 import { GraphBuilder } from "../../runtime/graph.ts";
 import { addQuantizedMatMuls, type QuantizedMatrix, quantizeColumns } from "../../runtime/quantizer.ts";
@@ -24,7 +24,7 @@ export interface HeadWeights {
   vocabularySize: number; // V
   hiddenSize: number; // D
   tokenEmbedding: Float32Array; // [V, D], the tied head
-  /** Stands in for it in training steps, [D, V]; absent: the head itself. What is measured is always measured by the head. */
+  /** Quantised copy that training steps use instead, [D, V]; absent: the head itself. Measurements always use the head itself. */
   rounded?: QuantizedMatrix;
 }
 
@@ -38,28 +38,20 @@ export function headIn(format: HeadFormat, head: HeadWeights): HeadWeights {
   return { ...head, rounded: quantizeColumns(transpose(tokenEmbedding, V, D), D, V) };
 }
 
-/** Where the gates come from: the hyper-network, a trained table of a row per cluster, an input, or nowhere (all one). */
-export type GateSource = "hyper-network" | "table" | "given" | "ones";
-
 /**
- * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), the parameters; with a hyper-network
- * window_of [N] and embeddings [S, P]; with a table window_of and choice [S, K], a one in the column of the window's
- * cluster; given gates [N, Q].
+ * Inputs: hidden [N, D], targets [N], weight [] (1 / tokens of the whole step), window_of [N], embeddings [S, P], the parameters.
  * Outputs: nll [N] and d_<parameter> for each parameter, scaled by `weight`.
  */
-export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: GateSource): Uint8Array {
+export function buildTrainingGraph(head: HeadWeights, shape: BankShape): Uint8Array {
   const { hiddenSize: D, vocabularySize: V } = head;
   const { gates: Q, hidden: H, dimensions: P } = shape;
   const g = new GraphBuilder("training-step");
   const tokens = addTokenInputs(g, D);
   const a = g.input("a", "float32", [Q, D]);
   const b = g.input("b", "float32", [Q, V]);
-
-  const network = source === "hyper-network" ? addHyperNetwork(g, shape) : source === "table" ? addTable(g, Q) : null;
-  const windowOf = network ? g.input("window_of", "int32", ["N"]) : null;
-  let gates: string | null = null; // [N, Q]
-  if (network && windowOf) gates = g.node("Gather", [network.gates, windowOf], { axis: 0 });
-  else if (source === "given") gates = g.input("gates", "float32", ["N", Q]);
+  const network = addHyperNetwork(g, shape);
+  const windowOf = g.input("window_of", "int32", ["N"]);
+  const gates = g.node("Gather", [network.gates, windowOf], { axis: 0 }); // [N, Q]
 
   const { p, dU, dP, dB } = addHead(g, head, tokens, { a, b, a0: g.constant(shape.a0, [Q]), gates });
   g.output("d_b", dB, "float32", [Q, V]);
@@ -68,17 +60,12 @@ export function buildTrainingGraph(head: HeadWeights, shape: BankShape, source: 
     [Q, 1],
   ); // bias directions have no row of A to learn
   g.output("d_a", g.node("Mul", [g.node("Gemm", [dP, tokens.hidden], { transA: 1 }), lowRank]), "float32", [Q, D]);
-  if (!network || !windowOf) return g.bytes();
 
   const windows = g.node("Unsqueeze", [network.windowIndexes, g.integers(1)]); // [S, 1]
   const membership = g.node("Cast", [g.node("Equal", [windows, g.node("Unsqueeze", [windowOf, g.integers(0)])])], {
     to: 1,
   });
   const dGates = g.node("MatMul", [membership, g.node("Mul", [dU, p])]); // [S, N]·[N, Q]
-  if ("choice" in network) {
-    g.output("d_g", g.node("Gemm", [network.choice, dGates], { transA: 1 }), "float32", ["K", Q]);
-    return g.bytes();
-  }
   const sumOverWindows = (x: string) => g.node("ReduceSum", [x, g.integers(0)], { keepdims: 0 });
   g.output("d_w2", g.node("Gemm", [dGates, network.z], { transA: 1 }), "float32", [Q, H]);
   g.output("d_b2", sumOverWindows(dGates), "float32", [Q]);
@@ -110,7 +97,7 @@ export interface HeadNodes {
   dB: string;
 }
 
-/** Head, adapter and loss, forward and backward; outputs nll [N]. a [Q, D], b [Q, V], a0 [Q], gates [N, Q]. */
+/** Head, adapter and loss, forward and backward; outputs nll [N]. a [Q, D], b [Q, V], a0 [Q] or null for 0, gates [N, Q] or null for 1. */
 export function addHead(
   g: GraphBuilder,
   head: HeadWeights,
@@ -164,13 +151,6 @@ function addHyperNetwork(g: GraphBuilder, { gates: Q, hidden: H, dimensions: P }
     gates: g.node("Gemm", [z, w2, b2], { transB: 1 }), // [S, Q]
     windowIndexes: addIndexes(g, embeddings),
   };
-}
-
-/** Rows of the trained table [K, Q], a window's chosen by `choice`. */
-function addTable(g: GraphBuilder, Q: number) {
-  const choice = g.input("choice", "float32", ["S", "K"]);
-  const table = g.input("g", "float32", ["K", Q]);
-  return { choice, gates: g.node("MatMul", [choice, table]), windowIndexes: addIndexes(g, choice) };
 }
 
 /** 0 … S − 1 for the rows of a matrix. */

@@ -1,8 +1,7 @@
-/** `chameleon eval`: what artifacts gain, as they are shipped, on held-out documents and on new text. */
-import { createHash } from "node:crypto";
+/** `chameleon eval`: measures artifacts, as they are shipped, on held-out documents and on new text. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { edgeTableFile, isAutoOff, manifestFile } from "../../../shared/artifacts/manifest.ts";
+import { edgeTableFile, isAutoOff } from "../../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { readEdgeTable } from "../../../shared/math/assignment.ts";
 import { defaultCalibration } from "../../../shared/math/evidence.ts";
@@ -10,42 +9,56 @@ import type { WeightFormat } from "../../runtime/gpt2-graph.ts";
 import { readLock } from "../corpus/lock.ts";
 import type { CorpusSource } from "../corpus/read-corpus.ts";
 import type { Progress } from "../progress.ts";
-import { rounded, type Shipped } from "./data.ts";
+import { type Evaluation, rounded } from "./data.ts";
 import { EngineScorer } from "./engine-scorer.ts";
-import type { Placement } from "./serving.ts";
-import { measureShipped } from "./shipped.ts";
+import { controls, mainMethods, type Placement, staticHeadPlan } from "./serving.ts";
+import { type Method, measureSources } from "./shipped.ts";
 import { lockedTexts, trainedTexts } from "./sources.ts";
 
 export interface EvalOptions {
   model: string;
   artifacts: string;
-  /** The user's own, of which the test documents are measured; null: all corpora of the lock. */
+  /** Corpora whose test documents are measured; null: all corpora of the lock. */
   corpora: readonly CorpusSource[] | null;
   corpusFolder: string;
+  /** Texts of each source at most. */
   texts: number;
+  /** Also measure equal weights and random centroids. */
+  controls: boolean;
+  /** Artifacts of one centroid, measured as a static head; null: none. */
+  staticArtifacts: string | null;
   format: WeightFormat;
   threads: number;
   cacheDirectory: string;
 }
 
-/** Scores the bytes in `artifacts`, with the evidence that their manifest brings. */
-export async function evaluateShipped(
-  options: EvalOptions,
-  progress: Progress,
-  signal?: AbortSignal,
-): Promise<Shipped> {
-  const { model, artifacts, format, threads, cacheDirectory } = options;
+/** Scores the files in `artifacts` by every method, with the evidence rule of their manifest. */
+export async function evaluate(options: EvalOptions, progress: Progress, signal?: AbortSignal): Promise<Evaluation> {
+  const { model, artifacts, format, threads, staticArtifacts, cacheDirectory } = options;
   const { lock, hash } = await readLock();
-  const scorer = await EngineScorer.open(model, { artifacts, threads, format });
+  const scorers = [await EngineScorer.open(model, { artifacts, threads, format })];
   try {
-    const { manifest, tokenizer } = scorer.artifacts;
+    const [scorer] = scorers;
+    const { manifest, manifestHash, tokenizer } = scorer.artifacts;
+    const calibration = manifest.evidence ?? defaultCalibration;
     const placement: Placement = {
       ...readEdgeTable(readTensorFile(await readFile(join(artifacts, edgeTableFile)))),
       ids: manifest.centroids.map(({ id }) => id),
       isOff: manifest.centroids.map(isAutoOff),
       prefixTokens: manifest.embedding.prefixTokens,
-      calibration: manifest.evidence ?? defaultCalibration,
+      calibration,
     };
+    const methods: Record<string, Method> = {};
+    const planners = options.controls ? { ...mainMethods, ...controls } : mainMethods;
+    for (const [name, plan] of Object.entries(planners)) methods[name] = { scorer, plan };
+    const cacheKey: unknown[] = [manifestHash, format];
+    if (staticArtifacts !== null) {
+      const head = await EngineScorer.open(model, { artifacts: staticArtifacts, threads, format, fullStrength: true });
+      scorers.push(head);
+      const [{ id }] = head.artifacts.manifest.centroids;
+      methods["static head"] = { scorer: head, plan: ({ tokens }) => staticHeadPlan(tokens, id, calibration) };
+      cacheKey.push(head.artifacts.manifestHash);
+    }
     const sourceOptions = { lock, manifest, tokenizer, texts: options.texts };
     const sources = options.corpora
       ? await trainedTexts(options.corpora, sourceOptions)
@@ -54,16 +67,9 @@ export async function evaluateShipped(
     if (doubtful.length > 0) {
       progress.note(`these artifacts may have been trained on test documents of ${doubtful.join(", ")}`);
     }
-    const measured = await measureShipped(sources, { scorer, placement, format, cacheDirectory, progress, signal });
-    const about = { model: manifest.model.name, artifacts: await hashOf(artifacts), lock: hash, format };
-    return rounded({ ...about, ...measured });
+    const measured = await measureSources(sources, { methods, placement, cacheKey, cacheDirectory, progress, signal });
+    return rounded({ model: manifest.model.name, artifacts: manifestHash, lock: hash, format, ...measured });
   } finally {
-    await scorer.release();
+    for (const scorer of scorers) await scorer.release();
   }
-}
-
-async function hashOf(artifacts: string): Promise<string> {
-  return createHash("sha256")
-    .update(await readFile(join(artifacts, manifestFile)))
-    .digest("hex");
 }

@@ -1,8 +1,11 @@
-/** What `chameleon eval` wrote, as one page that needs no network: gains as bars with their intervals, losses too. Pure. */
-import type { Kind, Prompt, Shipped, ShippedRow } from "./data.ts";
-import { estimateText, oracleTable, questionTable, shippedTable } from "./render.ts";
+/** Renders an evaluation as one HTML page with bar charts of gains and their intervals. The page loads nothing. Pure. */
+import type { Evaluation, EvaluationMean, Kind } from "./data.ts";
+import { estimateText, gainTable, methodTable, questionTable } from "./render.ts";
 
-type Gains = Pick<ShippedRow, "mixture" | "nearest">;
+interface Bar {
+  name: string;
+  gains: EvaluationMean["gains"];
+}
 
 const kinds: Record<Kind, string> = {
   trained: "Held-out documents of trained domains",
@@ -11,7 +14,7 @@ const kinds: Record<Kind, string> = {
 /** The prompt length that sources are compared at, or the longest there is below it. */
 const comparedPrompt = 64;
 
-export function reportPage(result: Shipped): string {
+export function reportPage(result: Evaluation): string {
   const { model, artifacts, format, rows } = result;
   const texts = Math.max(...rows.map((row) => row.texts));
   const doubtful = [...new Set(rows.filter(({ heldOut }) => !heldOut).map(({ name }) => name))];
@@ -26,7 +29,8 @@ export function reportPage(result: Shipped): string {
     ...(rows.some(({ prompt }) => prompt === "question")
       ? ["<h2>Questions and their answers</h2>", table(questionTable(result))]
       : []),
-    ...(rows.some(({ oracle }) => oracle) ? ["<h2>In hindsight</h2>", table(oracleTable(result))] : []),
+    "<h2>Methods</h2>",
+    table(methodTable(result)),
   ];
   return `<!doctype html>
 <html lang="en">
@@ -43,7 +47,7 @@ ${parts.join("\n")}
 `;
 }
 
-function kindSection(result: Shipped, kind: Kind): string[] {
+function kindSection(result: Evaluation, kind: Kind): string[] {
   const rows = result.rows.filter((row) => row.kind === kind);
   const lengths = rows.map(({ prompt }) => prompt).filter((prompt) => prompt !== "question");
   if (lengths.length === 0) return [];
@@ -51,25 +55,24 @@ function kindSection(result: Shipped, kind: Kind): string[] {
   const means = result.means.filter((mean) => mean.kind === kind && mean.prompt !== "question");
   return [
     `<h2>${kinds[kind]}</h2>`,
-    chart("Mean of the sources, by length of the prompt", means.map(named(({ prompt }) => `${prompt} tokens`))),
+    chart(
+      "Mean of the sources, by length of the prompt",
+      means.map(({ prompt, gains }) => ({ name: `${prompt} tokens`, gains })),
+    ),
     chart(
       `By source, after ${compared} tokens`,
-      rows.filter(({ prompt }) => prompt === compared).map(named(({ name }) => name)),
+      rows.filter(({ prompt }) => prompt === compared),
     ),
-    table(shippedTable(result, kind)),
+    table(gainTable(result, kind)),
   ];
-}
-
-function named<T extends Gains & { prompt: Prompt }>(nameOf: (row: T) => string) {
-  return (row: T) => ({ name: nameOf(row), mixture: row.mixture, nearest: row.nearest });
 }
 
 // Pixels of a chart.
 const [labels, plot, line, margin] = [210, 500, 36, 26];
 
-/** A row for each name: the mixture's bar, the nearest adapter's below it, each with its interval. */
-function chart(caption: string, rows: readonly (Gains & { name: string })[]): string {
-  const intervals = rows.flatMap(({ mixture, nearest }) => [...mixture.ci95, ...nearest.ci95]);
+/** One line for each name: the mixture's bar above the nearest adapter's, each with its interval. */
+function chart(caption: string, rows: readonly Bar[]): string {
+  const intervals = rows.flatMap(({ gains: { mixture, nearest } }) => [...mixture.ci95, ...nearest.ci95]);
   const [low, high] = [Math.min(0, ...intervals), Math.max(0, ...intervals)];
   const x = (nats: number) => Math.round(10 * (labels + (plot * (nats - low)) / (high - low || 1))) / 10;
   const bottom = rows.length * line;
@@ -78,7 +81,7 @@ function chart(caption: string, rows: readonly (Gains & { name: string })[]): st
       `<line class="${tick === 0 ? "zero" : "grid"}" x1="${x(tick)}" x2="${x(tick)}" y1="0" y2="${bottom}"/>` +
       `<text x="${x(tick)}" y="${bottom + 17}" text-anchor="middle">${tick}</text>`,
   );
-  const bars = rows.map(({ name, ...gains }, row) => {
+  const bars = rows.map(({ name, gains }, row) => {
     const own = (["mixture", "nearest"] as const).map((method, i) => {
       const { mean, ci95 } = gains[method];
       const y = row * line + 5 + 13 * i;

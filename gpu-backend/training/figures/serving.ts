@@ -1,6 +1,5 @@
 /**
- * What is compared: the base, what `"nearest"` serves, the mixture that is served, and controls that each lack or change one
- * part of it. A method says how a text is served, from its prompt alone. Pure.
+ * The methods that evaluation compares. A method decides from the prompt alone how the engine serves a text. Pure.
  */
 import type { MixtureRequest } from "../../../shared/contracts/inference.ts";
 import {
@@ -26,7 +25,7 @@ export interface Plan {
   mixture?: MixtureRequest;
 }
 
-/** What methods know of the artifacts. */
+/** What methods read of the artifacts. */
 export interface Placement {
   table: EdgeTable;
   centroids: CentroidVectors;
@@ -39,36 +38,25 @@ export interface Placement {
   calibration: EvidenceCalibration;
 }
 
-export const base = "base";
-export const nearest = "nearest";
-export const mixture = "mixture";
-/** Needs hidden states rather than a plan. */
-export const temperature = "base with a fitted temperature";
-/** Needs artifacts of its own. */
-export const staticHead = "static head and evidence";
+/** Returns how the engine serves a text. `index` is the text's position among those scored together, and seeds random choices. */
+export type Planner = (prompt: Prompt, index: number) => Plan;
 
-type Planner = (prompt: Prompt, index: number) => Plan;
-
-/** The methods that are served from the artifacts, by name. The first three are measured at every prompt length. */
-export const planners: Record<string, Planner> = {
-  [base]: () => ({ adapterId: null }),
-  [nearest]: (prompt) => ({ adapterId: prompt.nearest[0].id }),
-  [mixture]: (prompt) => prompt.plan(prompt.nearest),
-  "mixture without pointer": (prompt) => prompt.plan(prompt.nearest, { noPointer: 1 }),
-  "base and pointer": (prompt) => prompt.plan([]),
-  // The pointer's softmax is flat: it copies what the prompt has, as often as it has it.
-  "pointer with θ = 0": (prompt) => prompt.plan(prompt.nearest, { sharpness: 0 }),
-  "equal weights": (prompt) => prompt.equalWeights(),
-  "random centroids": (prompt, index) => prompt.plan(prompt.others(new Random(1, index))),
-  "plain Bayes, η = 1": (prompt) => prompt.plan(prompt.nearest, { temper: 1 }),
+/** What requests can ask for: the base, `"nearest"` and `"auto"`. */
+export const mainMethods: Record<"base" | "nearest" | "mixture", Planner> = {
+  base: () => ({ adapterId: null }),
+  nearest: (prompt) => ({ adapterId: prompt.nearest[0].id }),
+  mixture: (prompt) => prompt.plan(prompt.nearest),
 };
 
-export const mainMethods: readonly string[] = [base, nearest, mixture];
-export const controls = Object.keys(planners).filter((name) => !mainMethods.includes(name));
+/** The mixture with one part changed, to show what that part contributes. */
+export const controls: Record<string, Planner> = {
+  "equal weights": (prompt) => prompt.equalWeights(),
+  "random centroids": (prompt, index) => prompt.plan(prompt.others(new Random(1, index))),
+};
 
 /**
- * The plan of a static head: the one adapter of its artifacts, weighed beside base and pointer as the nearest are. It has no
- * centroids and so no margin: the base has the prior of a typical prompt.
+ * The plan of a static head: the single adapter of its artifacts, weighed against the base as the nearest adapters are. With one
+ * centroid there is no margin, so the base has the prior of a typical prompt.
  */
 export function staticHeadPlan(promptTokens: number, adapterId: string, calibration: EvidenceCalibration): Plan {
   const { basePrior, ...evidence } = ruleFor(calibration, promptTokens, null);
@@ -80,11 +68,11 @@ interface PlacedCentroid extends NearCentroid {
   id: string;
 }
 
-/** The centroids that a prompt is nearest to, and the plans that follow. */
+/** A prompt with its nearest centroids. Makes the plans of the methods. */
 export class Prompt {
   /** The nearest centroids, nearest first; the adapters of those that are on become experts. */
   readonly nearest: readonly PlacedCentroid[];
-  readonly #tokens: number;
+  readonly tokens: number;
   readonly #calibration: EvidenceCalibration;
   readonly #ranked: readonly PlacedCentroid[];
 
@@ -93,30 +81,22 @@ export class Prompt {
     const ranked: RankedCentroid[] = rankCentroids(embedding, centroids);
     this.#ranked = ranked.map(({ index, similarity }) => ({ id: names[index], similarity, isOff: isOff[index] }));
     this.nearest = this.#ranked.slice(0, calibration.adapters);
-    this.#tokens = ids.length;
+    this.tokens = ids.length;
     this.#calibration = calibration;
   }
 
-  /** Mixture of the base, these centroids' adapters and the pointer; `changes` to the calibration at this length. */
-  plan(
-    near: readonly PlacedCentroid[],
-    changes: { noPointer?: number; temper?: number; sharpness?: number; typical?: undefined } = {},
-  ): Plan {
+  /** Mixture of the base, these centroids' adapters and the pointer, with `changes` to the calibration. */
+  plan(near: readonly PlacedCentroid[], changes: { temper?: number; typical?: undefined } = {}): Plan {
     const calibration = this.#calibration;
     const byLength = calibration.byLength.map((row) => ({ ...row, ...changes }));
-    const sharpness = changes.sharpness ?? calibration.sharpness;
-    const { basePrior, ...evidence } = ruleFor(
-      { ...calibration, byLength, sharpness },
-      this.#tokens,
-      marginOf(this.#ranked),
-    );
+    const { basePrior, ...evidence } = ruleFor({ ...calibration, byLength }, this.tokens, marginOf(this.#ranked));
     const [base, ...priors] = priorsOf(near, basePrior, calibration);
     const adapters = on(near).map(({ id }, i) => ({ centroidId: id, weight: priors[i] }));
     const mixture = { base, adapters, evidence: requested(evidence) };
     return { adapterId: adapters[0]?.centroidId ?? null, mixture };
   }
 
-  /** The prompt decides nothing but which centroids are near: experts weigh alike, and so do the pointer's shares. */
+  /** All experts have the same weight, and so have the pointer's shares. The prompt only decides which centroids are near. */
   equalWeights(): Plan {
     const { adapterId, mixture: planned } = this.plan(this.nearest, { temper: 0, typical: undefined });
     const weight = 1 / (planned!.adapters.length + 1);
@@ -143,7 +123,7 @@ function on(near: readonly PlacedCentroid[]): PlacedCentroid[] {
   return near.filter(({ isOff }) => !isOff);
 }
 
-/** The rule as a request states it. */
+/** The rule in the form that a request has. */
 function requested({ pointer, ...rule }: EvidenceRule): NonNullable<MixtureRequest["evidence"]> {
   return { ...rule, pointer: { ...pointer, shares: [...pointer.shares] } };
 }

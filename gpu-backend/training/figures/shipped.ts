@@ -1,72 +1,78 @@
 /**
- * What shipped artifacts gain, measured by the engine that serves them: base, nearest adapter and mixture on the same tokens
- * of held-out documents and of new text, after prompts of several lengths. Nothing is trained or chosen here.
+ * Scores texts of several sources by several methods, after prompts of several lengths, through the serving engine. Every
+ * method predicts the same tokens. Nothing is trained or chosen here.
  */
 import { keptOrMade } from "../kept-results.ts";
 import type { Progress } from "../progress.ts";
-import type { Kind, Prompt as PromptLength, Shipped, ShippedRow } from "./data.ts";
+import type { Estimate, Evaluation, EvaluationRow, PromptLength } from "./data.ts";
 import type { EngineScorer } from "./engine-scorer.ts";
-import { base, mixture, nearest, type Placement, Prompt, planners } from "./serving.ts";
-import { byDocument, type DocumentSum, difference, overDomains } from "./statistics.ts";
+import { type Placement, type Planner, Prompt } from "./serving.ts";
+import { byDocument, difference, overDomains } from "./statistics.ts";
 import { hasPrompt, type Text, withPrompt } from "./texts.ts";
 
 export const promptLengths = [8, 16, 32, 64, 128, 256] as const;
 export const longestPrompt = promptLengths[promptLengths.length - 1];
-/** The prompt length at which every adapter is scored, for the choice in hindsight. */
-const oraclePrompt = 64;
-const fewestDocuments = 2;
+/** Fewer documents have no interval. */
+const minDocuments = 2;
 
-export interface ShippedSource extends Pick<ShippedRow, "kind" | "name" | "known" | "heldOut"> {
+export interface Source extends Pick<EvaluationRow, "kind" | "name" | "known" | "heldOut"> {
   texts: Text[];
-  /** Questions with their answers; none where the corpus has none. */
+  /** Questions with their answers; empty where the corpus has none. */
   answers: Text[];
 }
 
-export interface ShippedOptions {
+export interface Method {
   scorer: EngineScorer;
+  plan: Planner;
+}
+
+export interface MeasureOptions {
+  /** By name; "base" and "mixture" are always among them. */
+  methods: Record<string, Method>;
   placement: Placement;
-  format: string;
+  /** Everything besides texts and methods' names that scores depend on. */
+  cacheKey: readonly unknown[];
   cacheDirectory: string;
   progress: Progress;
   signal?: AbortSignal;
 }
 
-/** Nats of the scored tokens of each text, by method. */
-type Scores = Record<"base" | "nearest" | "mixture", number[]> & { oracle: number[] | null };
+/** Log-likelihood of each text's scored tokens, in nats, by method. */
+type Scores = Record<string, number[]>;
 
-/** Texts of one source after one prompt, with their scores. */
+/** Texts of one source after prompts of one length, with their scores. */
 interface Cell {
-  source: ShippedSource;
+  source: Source;
   prompt: PromptLength;
   texts: Text[];
   scores: Scores;
 }
 
-/** Throws the signal's reason when aborted; what was scored is kept in the cache. */
-export async function measureShipped(
-  sources: readonly ShippedSource[],
-  options: ShippedOptions,
-): Promise<Pick<Shipped, "rows" | "means">> {
-  const asked = sources.flatMap((source) => [
-    ...promptLengths.map((prompt) => ({
-      source,
-      prompt,
-      texts: source.texts.filter((text) => hasPrompt(text, prompt)),
-    })),
-    { source, prompt: "question" as const, texts: source.answers },
-  ]);
-  const wanted = asked.filter(({ texts }) => new Set(texts.map(({ document }) => document)).size >= fewestDocuments);
+/** Throws the signal's reason when aborted; finished cells stay in the cache. */
+export async function measureSources(
+  sources: readonly Source[],
+  options: MeasureOptions,
+): Promise<Pick<Evaluation, "rows" | "means">> {
+  const { methods, cacheKey, cacheDirectory, progress, signal } = options;
+  const wanted = sources
+    .flatMap((source) => [
+      ...promptLengths.map((prompt) => ({
+        source,
+        prompt,
+        texts: source.texts.filter((text) => hasPrompt(text, prompt)),
+      })),
+      { source, prompt: "question" as const, texts: source.answers },
+    ])
+    .filter(({ texts }) => new Set(texts.map(({ document }) => document)).size >= minDocuments);
   const cells: Cell[] = [];
-  options.progress.stage("shipped artifacts", wanted.length);
+  progress.stage("evaluation", wanted.length);
   for (const { source, prompt, texts } of wanted) {
-    options.signal?.throwIfAborted();
+    signal?.throwIfAborted();
     const ids = texts.map((text) => (prompt === "question" ? text.ids : withPrompt(text, prompt)));
-    const choices = [options.scorer.artifacts.manifestHash, options.format, prompt === oraclePrompt, texts, ids];
-    const scores = await keptOrMade(options.cacheDirectory, "shipped", choices, () =>
-      scoresOf(texts, ids, prompt === oraclePrompt, options),
-    );
+    const choices = [...cacheKey, Object.keys(methods), texts, ids];
+    const scores = await keptOrMade(cacheDirectory, "scores", choices, () => scoresOf(texts, ids, options));
     cells.push({ source, prompt, texts, scores });
-    options.progress.advance(cells.length, `${source.name}, ${prompt}`);
+    progress.advance(cells.length, `${source.name}, ${prompt}`);
   }
   return { rows: cells.map(rowOf), means: meansOf(cells) };
 }
@@ -74,35 +80,26 @@ export async function measureShipped(
 async function scoresOf(
   texts: readonly Text[],
   ids: readonly number[][],
-  withOracle: boolean,
-  { scorer, placement }: ShippedOptions,
+  { methods, placement }: MeasureOptions,
 ): Promise<Scores> {
-  const by = (method: string) =>
-    scorer.score(
+  const scores: Scores = {};
+  for (const [name, { scorer, plan }] of Object.entries(methods)) {
+    scores[name] = await scorer.score(
       ids.map((own, i) => {
         const { scored } = texts[i];
         const prompt = new Prompt(own.slice(0, own.length - scored), placement);
-        return { ids: own, scored, plan: planners[method](prompt, i) };
+        return { ids: own, scored, plan: plan(prompt, i) };
       }),
     );
-  const scores: Scores = {
-    ...{ base: await by(base), nearest: await by(nearest), mixture: await by(mixture) },
-    oracle: null,
-  };
-  if (withOracle && scorer.artifacts.manifest.hyperNetwork.kind === "gated-bank") {
-    scores.oracle = [];
-    for (const [i, own] of ids.entries()) {
-      scores.oracle.push(Math.max(...(await scorer.scoreUnderEach(own, texts[i].scored))));
-    }
   }
   return scores;
 }
 
-function rowOf({ source, prompt, texts, scores }: Cell): ShippedRow {
+function rowOf({ source, prompt, texts, scores }: Cell): EvaluationRow {
   const { kind, name, known, heldOut } = source;
-  const ofMixture = difference(texts, scores.mixture, scores.base);
   const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
   const nats = -sum(scores.base);
+  const differences = byMethod(scores, (own) => difference(texts, own, scores.base));
   return {
     ...{ kind, name, prompt, known, heldOut },
     documents: new Set(texts.map(({ document }) => document)).size,
@@ -111,58 +108,44 @@ function rowOf({ source, prompt, texts, scores }: Cell): ShippedRow {
       nats: nats / sum(texts.map(({ scored }) => scored)),
       bitsPerByte: nats / Math.LN2 / sum(texts.map(({ bytes }) => bytes)),
     },
-    nearest: difference(texts, scores.nearest, scores.base).nats,
-    mixture: ofMixture.nats,
-    mixtureBits: ofMixture.bits,
-    mixtureOverNearest: difference(texts, scores.mixture, scores.nearest).nats,
-    oracle: scores.oracle && difference(texts, scores.oracle, scores.base).nats,
-    worst: ofMixture.worst.mean,
+    gains: mapped(differences, (one) => one.nats),
+    mixtureOver: otherThanMixture(byMethod(scores, (own) => difference(texts, scores.mixture, own).nats)),
+    worst: mapped(differences, (one) => one.worst),
   };
 }
 
-/** Means over the sources of each kind; a question's answers are a split of their own. */
-function meansOf(cells: readonly Cell[]): Shipped["means"] {
+/** Means over the sources of each kind; question prompts form a group of their own. */
+function meansOf(cells: readonly Cell[]): Evaluation["means"] {
   const groups = Map.groupBy(cells, ({ source, prompt }) => `${source.kind} ${prompt}`);
   return [...groups.values()].map((own) => {
-    const [{ source, prompt }] = own;
-    const kind: Kind = source.kind;
-    const over = (of: (scores: Scores) => readonly number[], than: (scores: Scores) => readonly number[]) =>
+    const [{ source, prompt, scores }] = own;
+    const over = (method: string, than: string): Estimate =>
       overDomains(
         own.map(({ texts, scores }) =>
           byDocument(
             texts,
-            of(scores).map((nats, i) => nats - than(scores)[i]),
+            scores[method].map((nats, i) => nats - scores[than][i]),
           ),
         ),
       );
-    const bits = own.map(({ texts, scores }) => bitsByDocument(texts, scores));
     return {
-      ...{ kind, prompt, sources: own.length },
-      nearest: over(
-        ({ nearest: of }) => of,
-        ({ base: than }) => than,
-      ),
-      mixture: over(
-        ({ mixture: of }) => of,
-        ({ base: than }) => than,
-      ),
-      mixtureBits: overDomains(bits),
-      mixtureOverNearest: over(
-        ({ mixture: of }) => of,
-        ({ nearest: than }) => than,
-      ),
-      oracle: own.every(({ scores }) => scores.oracle)
-        ? over(
-            ({ oracle }) => oracle!,
-            ({ base: than }) => than,
-          )
-        : null,
+      ...{ kind: source.kind, prompt, sources: own.length },
+      gains: byMethod(scores, (_, method) => over(method, "base")),
+      mixtureOver: otherThanMixture(byMethod(scores, (_, method) => over("mixture", method))),
     };
   });
 }
 
-/** Bits that the mixture gains, and bytes, by document. */
-function bitsByDocument(texts: readonly Text[], { mixture: of, base: than }: Scores): DocumentSum[] {
-  const bits = of.map((nats, i) => (nats - than[i]) / Math.LN2);
-  return byDocument(texts, bits, "bytes");
+/** A value for each method but the base. */
+function byMethod<T>(scores: Scores, of: (own: number[], method: string) => T): Record<string, T> {
+  const methods = Object.keys(scores).filter((method) => method !== "base");
+  return Object.fromEntries(methods.map((method) => [method, of(scores[method], method)]));
+}
+
+function otherThanMixture<T>({ mixture: _, ...others }: Record<string, T>): Record<string, T> {
+  return others;
+}
+
+function mapped<T, R>(record: Record<string, T>, of: (value: T) => R): Record<string, R> {
+  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, of(value)]));
 }

@@ -4,10 +4,9 @@ import type { Tokenizer } from "../../../shared/tokenizer/tokenizer.ts";
 import { type CorpusLock, isKnown, lockedCorpora } from "../corpus/lock.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "../corpus/read-corpus.ts";
 import { splitDocuments } from "../corpus/splits.ts";
-import { longestPrompt, type ShippedSource } from "./shipped.ts";
+import { longestPrompt, type Source } from "./shipped.ts";
 import { answerTexts, cutTexts, scoredTokens } from "./texts.ts";
 
-/** What texts are cut by. */
 export interface SourceOptions {
   lock: CorpusLock;
   manifest: Manifest;
@@ -17,12 +16,12 @@ export interface SourceOptions {
 }
 
 /** All sources of the lock, fetched before. Throws an Error where one is missing or another. */
-export async function lockedTexts(folder: string, options: SourceOptions): Promise<ShippedSource[]> {
+export async function lockedTexts(folder: string, options: SourceOptions): Promise<Source[]> {
   const trained = await lockedCorpora("training", folder);
   const fresh = await lockedCorpora("new", folder);
   return [
     ...trained.map((corpus) => trainedSource(corpus, options)),
-    ...fresh.map((corpus): ShippedSource => {
+    ...fresh.map((corpus): Source => {
       const texts = cutTexts(corpus.documents, options.tokenizer, options.texts, longestOf(options));
       return { kind: "new", name: corpus.name, known: isKnownText(corpus, options), heldOut: true, texts, answers: [] };
     }),
@@ -30,12 +29,12 @@ export async function lockedTexts(folder: string, options: SourceOptions): Promi
 }
 
 /** Test documents of corpora that the artifacts were trained on. */
-export async function trainedTexts(corpora: readonly CorpusSource[], options: SourceOptions): Promise<ShippedSource[]> {
+export async function trainedTexts(corpora: readonly CorpusSource[], options: SourceOptions): Promise<Source[]> {
   const read = await Promise.all(corpora.map(readCorpus));
   return read.map((corpus) => trainedSource(corpus, options));
 }
 
-function trainedSource(corpus: Corpus, options: SourceOptions): ShippedSource {
+function trainedSource(corpus: Corpus, options: SourceOptions): Source {
   const { manifest, tokenizer, texts: count } = options;
   const { name, sha256, documents } = corpus;
   const splits = splitDocuments(name, documents);

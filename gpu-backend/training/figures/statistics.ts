@@ -1,65 +1,39 @@
-/**
- * From log-likelihoods of texts to what is said of them. A difference is always between two methods on the same tokens.
- * Pure.
- */
+/** Differences between two methods on the same tokens, with intervals from a bootstrap. Pure. */
 import { documentMean } from "../bank/gain.ts";
 import { Random } from "../random.ts";
 import { streams } from "../streams.ts";
+import type { Estimate } from "./data.ts";
 import type { Text } from "./texts.ts";
 
-export interface Estimate {
-  mean: number;
-  ci95: [number, number];
-}
-
-/** How much better one method predicts texts than another. */
+/** How much better one method predicts texts than another, in nats a token. */
 export interface Difference {
-  /** Nats a token; the interval resamples documents. */
+  /** The interval resamples documents. */
   nats: Estimate;
-  /** Bits a byte; the interval resamples documents. */
-  bits: Estimate;
-  worst: Worst;
+  /** Mean of the 5% of texts with the lowest difference. */
+  worst: number;
 }
 
-export interface Worst {
-  /** Nats a token, mean over the worst 5% of the texts. */
-  mean: number;
-  /** Of the best among the worst 5%. */
-  boundary: number;
-  /** Of the worst one. */
-  single: number;
-}
+export type ScoredText = Pick<Text, "document" | "scored">;
 
-/** What statistics need of a text. */
-export type ScoredText = Pick<Text, "document" | "bytes" | "scored">;
+const worstShare = 0.05;
 
-export const worstShare = 0.05;
-
-/** `logLikelihoods` and `over`: nats of all scored tokens of each text. */
+/** `logLikelihoods` and `over`: log-likelihood of each text's scored tokens, in nats, [texts]. */
 export function difference(
   texts: readonly ScoredText[],
   logLikelihoods: readonly number[],
   over: readonly number[],
 ): Difference {
   const gained = logLikelihoods.map((nats, i) => nats - over[i]);
-  const estimate = (unitsOf: (text: ScoredText) => number, scale: number): Estimate => {
-    const sums = texts.map((text, i) => ({ ...text, tokens: unitsOf(text), sum: gained[i] * scale }));
-    const { nats: mean, ci95 } = documentMean(sums, new Random(1, streams.bootstrap))!;
-    return { mean, ci95 };
-  };
-  return {
-    nats: estimate(({ scored }) => scored, 1),
-    bits: estimate(({ bytes }) => bytes, 1 / Math.LN2),
-    worst: worstOf(gained.map((nats, i) => nats / texts[i].scored)),
-  };
+  const sums = texts.map(({ document, scored }, i) => ({ document, tokens: scored, sum: gained[i] }));
+  const { nats: mean, ci95 } = documentMean(sums, new Random(1, streams.bootstrap))!;
+  return { nats: { mean, ci95 }, worst: worstOf(gained.map((nats, i) => nats / texts[i].scored)) };
 }
 
-/** Of the 5% that gained least, at least one. */
-export function worstOf(gains: readonly number[]): Worst {
+/** Mean of the lowest 5%, at least one. */
+export function worstOf(gains: readonly number[]): number {
   const rising = [...gains].sort((a, b) => a - b);
   const count = Math.max(1, Math.floor(worstShare * rising.length));
-  const worst = rising.slice(0, count);
-  return { mean: worst.reduce((sum, gain) => sum + gain, 0) / count, boundary: worst[count - 1], single: rising[0] };
+  return rising.slice(0, count).reduce((sum, gain) => sum + gain, 0) / count;
 }
 
 /** Sums over the tokens of one document of a domain. */
@@ -71,8 +45,8 @@ export interface DocumentSum {
 const resamples = 1000;
 
 /**
- * Mean over domains, each counting once, of a mean a token. The 95% interval resamples domains, and within each drawn domain
- * its documents: what another choice of domains and documents could have given. Throws an Error where a domain is empty.
+ * Mean of the domains' means a token, each domain counting once. The 95% interval resamples domains, and the documents within
+ * each. Throws an Error where a domain is empty.
  */
 export function overDomains(domains: readonly (readonly DocumentSum[])[]): Estimate {
   if (domains.some((documents) => documents.length === 0)) throw new Error("a domain without documents has no mean");
@@ -90,16 +64,12 @@ function meanPerToken(documents: readonly DocumentSum[]): number {
   return sum / documents.reduce((total, document) => total + document.tokens, 0);
 }
 
-/** Texts' sums by document, with how many tokens they are of, or bytes. */
-export function byDocument(
-  texts: readonly ScoredText[],
-  sums: readonly number[],
-  unit: "scored" | "bytes" = "scored",
-): DocumentSum[] {
+/** Sums of texts added up by document. */
+export function byDocument(texts: readonly ScoredText[], sums: readonly number[]): DocumentSum[] {
   const documents = new Map<string, DocumentSum>();
-  for (const [i, text] of texts.entries()) {
-    const before = documents.get(text.document) ?? { sum: 0, tokens: 0 };
-    documents.set(text.document, { sum: before.sum + sums[i], tokens: before.tokens + text[unit] });
+  for (const [i, { document, scored }] of texts.entries()) {
+    const before = documents.get(document) ?? { sum: 0, tokens: 0 };
+    documents.set(document, { sum: before.sum + sums[i], tokens: before.tokens + scored });
   }
   return [...documents.values()];
 }

@@ -26,14 +26,6 @@ export interface Text {
   bytes: number;
 }
 
-export interface Source {
-  name: string;
-  /** Of the documents, as the corpus reader counts it. */
-  sha256: string;
-  documents: number;
-  texts: Text[];
-}
-
 /**
  * Up to `count` texts with prompts of `longest` tokens: one of each document in drawn order, then another of each, and so on. They are
  * of the first 20,000 characters of each document; where those give fewer than `count`, all are drawn from whole documents. Texts of

@@ -11,7 +11,6 @@ import { mixtureSchema } from "../../../shared/contracts/inference.ts";
 import { defaultCalibration, priorsOf, ruleFor } from "../../../shared/math/evidence.ts";
 
 const seed = 20_261_126;
-const bank = { hyperNetwork: { kind: "gated-bank" } } as const;
 const candidate = (id: string, similarity: number, more: Partial<Candidate> = {}): Candidate => ({
   ...{ id, similarity, ownHash: null, gain: null, isOff: false },
   ...more,
@@ -27,7 +26,7 @@ const totalOf = ({ request }: ReturnType<typeof automaticMixture>) =>
 describe("a mixture by evidence", () => {
   test("is of the base and the nearest centroids, by the rule and the priors of the prompt's length", () => {
     for (const tokens of [1, 8, 64]) {
-      const { experts, request, mode } = automaticMixture(nearest, bank, { tokens });
+      const { experts, request, mode } = automaticMixture(nearest, {}, { tokens });
       const { basePrior, ...rule } = ruleFor(defaultCalibration, tokens, null);
       const [base, ...priors] = priorsOf(nearest.slice(0, 3), basePrior, defaultCalibration);
       expect([mode, experts]).toEqual(["evidence", nearest.slice(0, 3)]);
@@ -43,7 +42,7 @@ describe("a mixture by evidence", () => {
 
   test("goes by the manifest's own calibration where it has one", () => {
     const evidence = { ...defaultCalibration, adapters: 1, floor: 0.3 };
-    const { request } = automaticMixture(nearest, { ...bank, evidence }, { tokens: 64 });
+    const { request } = automaticMixture(nearest, { evidence }, { tokens: 64 });
     expect(request.adapters).toHaveLength(1);
     expect(request.evidence?.floor).toBe(0.3);
   });
@@ -56,24 +55,20 @@ describe("a mixture by evidence", () => {
       marginScale: 5,
       byLength: [{ promptTokens: 0, base, noPointer, temper, typical }],
     };
-    for (const kind of ["gated-bank", "full"] as const) {
+    {
       const priorAt = (second: number) => {
         const near = [0.9, second, 0.1].map((similarity, k) => candidate(`c${k}`, similarity));
-        return automaticMixture(near, { evidence, hyperNetwork: { kind } }, { tokens: 64 }).request;
+        return automaticMixture(near, { evidence }, { tokens: 64 }).request;
       };
       const [clear, typically, unclear] = [0.3, 0.7, 0.85].map((second) => priorAt(second).base);
       expect(typically).toBeCloseTo(base, 12);
       expect(clear).toBeLessThan(base - 0.1);
       expect(unclear).toBeGreaterThan(base + 0.05);
-      const { request } = listedMixture(
-        list(["base"], [nearest[0]], [nearest[4]]),
-        { ...bank, evidence },
-        { tokens: 64 },
-      );
+      const { request } = listedMixture(list(["base"], [nearest[0]], [nearest[4]]), { evidence }, { tokens: 64 });
       expect(request.base).toBe(base);
       // The second centroid counts for the margin, whether its adapter is on or not.
       const off = [0.9, 0.85, 0.1].map((similarity, k) => candidate(`c${k}`, similarity, { isOff: k === 1 }));
-      const { request: beside } = automaticMixture(off, { evidence, hyperNetwork: { kind } }, { tokens: 64 });
+      const { request: beside } = automaticMixture(off, { evidence }, { tokens: 64 });
       expect(beside.adapters[0].weight).toBeCloseTo(priorAt(0.85).adapters[0].weight, 12);
       expect(mixtureSchema.parse(priorAt(0.3)).evidence?.pointer.typicalSurprisal).toBe(4);
     }
@@ -83,7 +78,7 @@ describe("a mixture by evidence", () => {
     const without = (...off: number[]) =>
       automaticMixture(
         nearest.map((one, k) => ({ ...one, isOff: off.includes(k) })),
-        bank,
+        {},
         { tokens: 64 },
       );
     const all = without().request;
@@ -96,10 +91,6 @@ describe("a mixture by evidence", () => {
     expect(request.evidence?.pointer.shares.length).toBeGreaterThan(1);
   });
 
-  test("has one adapter where each takes a slot of the pool", () => {
-    expect(idsOf(automaticMixture(nearest, { hyperNetwork: { kind: "full" } }, { tokens: 64 }))).toEqual(["c0"]);
-  });
-
   test("of a chat goes by the tokens of its messages", () => {
     const spans: [number, number][] = [
       [3, 7],
@@ -107,7 +98,7 @@ describe("a mixture by evidence", () => {
     ];
     expect(evidenceCount({ tokens: 64, spans })).toBe(55);
     expect(evidenceCount({ tokens: 10, spans })).toBe(5);
-    const short = automaticMixture(nearest, bank, { tokens: 100, spans: [[3, 7]] });
+    const short = automaticMixture(nearest, {}, { tokens: 100, spans: [[3, 7]] });
     expect(short.request.base).toBeCloseTo(ruleFor(defaultCalibration, 4, null).basePrior, 12);
     expect(short.request.evidence).toMatchObject({ tokens: 100, spans: [[3, 7]] });
   });
@@ -117,7 +108,7 @@ describe("a mixture of listed experts", () => {
   const evidence = { tokens: 64 };
 
   test("without weights is by evidence, its adapters equally likely before, the base as calibrated", () => {
-    const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), bank, evidence);
+    const { mode, request } = listedMixture(list(["base"], [nearest[3]], [nearest[1]]), {}, evidence);
     expect(mode).toBe("evidence");
     const { basePrior } = ruleFor(defaultCalibration, 64, null);
     expect(request).toMatchObject({ base: basePrior, evidence: { tokens: 64, floor: defaultCalibration.floor } });
@@ -127,20 +118,20 @@ describe("a mixture of listed experts", () => {
       { centroidId: "c1", weight },
       { centroidId: "c3", weight },
     ]);
-    const alone = listedMixture(list(["base"]), bank, evidence);
+    const alone = listedMixture(list(["base"]), {}, evidence);
     expect(alone.request).toMatchObject({ base: 1, adapters: [], evidence: { tokens: 64 } });
-    const without = listedMixture(list([nearest[0]], [nearest[1]]), bank, evidence);
+    const without = listedMixture(list([nearest[0]], [nearest[1]]), {}, evidence);
     expect(without.request).toMatchObject({ base: 0, evidence: { floor: defaultCalibration.floor } });
   });
 
   test("with weights is fixed: in proportion, without evidence", () => {
-    const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), bank, evidence);
+    const { mode, request } = listedMixture(list(["base", 1], [nearest[0], 3]), {}, evidence);
     expect([mode, request]).toEqual(["fixed", { base: 0.25, adapters: [{ centroidId: "c0", weight: 0.75 }] }]);
   });
 
   test("counts an adapter that is off as the base, and puts a tenant's own first", () => {
     const off = { ...nearest[0], isOff: true };
-    const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), bank, evidence);
+    const fixed = listedMixture(list([off, 1], [nearest[1], 2], [own("legal", 0.1), 1]), {}, evidence);
     expect(fixed.request).toEqual({
       base: 0.25,
       adapters: [
@@ -149,7 +140,7 @@ describe("a mixture of listed experts", () => {
       ],
     });
     expect(idsOf(fixed)).toEqual(["legal", "c1"]);
-    const weighed = listedMixture(list(["base"], [off], [nearest[1]]), bank, evidence);
+    const weighed = listedMixture(list(["base"], [off], [nearest[1]]), {}, evidence);
     const ofEach = (1 - ruleFor(defaultCalibration, 64, null).basePrior) / 2;
     expect(weighed.request).toMatchObject({ base: 1 - ofEach, adapters: [{ centroidId: "c1", weight: ofEach }] });
   });
@@ -170,7 +161,7 @@ test("whatever the margin and its scale, weights add up to 1 and keep to the con
         const near = ranked.map(({ similarity, isOff }, k) => candidate(`c${k}`, similarity, { isOff }));
         const byLength = [{ promptTokens: 0, ...row, typical: { margin, surprisal: 4 } }];
         const evidence = { ...defaultCalibration, marginScale, byLength };
-        const planned = automaticMixture(near, { ...bank, evidence }, { tokens: 64 });
+        const planned = automaticMixture(near, { evidence }, { tokens: 64 });
         expect(totalOf(planned)).toBeCloseTo(1, 9);
         expect(mixtureSchema.parse(planned.request)).toEqual(planned.request);
       },
@@ -199,7 +190,7 @@ test("whatever is listed, weights add up to 1 and keep to the contract", () => {
             weight: isFixed ? weight : null,
           }),
         );
-        const planned = listedMixture(listed, bank, { tokens });
+        const planned = listedMixture(listed, {}, { tokens });
         expect(totalOf(planned)).toBeCloseTo(1, 9);
         mixtureSchema.parse(planned.request);
       },

@@ -34,15 +34,12 @@ test("the embedded manifest is accepted", () => {
   expect(parseManifest(embedded).centroids).toHaveLength(16);
 });
 
-const { gates, hiddenUnits, pairRank } = setLimits;
-const fullKind = (change: object) => ({ kind: "full", hash: "0".repeat(64), rank: 4, hidden: [64, 32], ...change });
+const { gates, hiddenUnits } = setLimits;
 
 test.each<[Path, unknown, number]>([
   [["hyperNetwork", "rank"], 1e9, gates],
   [["hyperNetwork", "biases"], 1e9, gates],
   [["hyperNetwork", "hidden"], 1e9, hiddenUnits],
-  [["hyperNetwork"], fullKind({ rank: 1e9 }), pairRank],
-  [["hyperNetwork"], fullKind({ hidden: [64, 1e9] }), hiddenUnits],
   [["model", "vocabularySize"], 1e9, setLimits.vocabulary],
   [["model", "hiddenSize"], 1e9, setLimits.hiddenSize],
   [["model", "layers"], 1e9, setLimits.layers],
@@ -112,7 +109,7 @@ describe("numbers that are none of their kind", () => {
 test.each<[string, Path, unknown]>([
   ["an end of text out of the vocabulary", ["model", "endOfTextId"], 4096],
   ["heads that do not divide the hidden size", ["model", "heads"], 7],
-  ["no gates", ["hyperNetwork"], { kind: "gated-bank", hash: "0".repeat(64), rank: 0, biases: 0, hidden: 1 }],
+  ["no gates", ["hyperNetwork"], { hash: "0".repeat(64), rank: 0, biases: 0, hidden: 1 }],
   ["a hash of another hyper-network", ["hyperNetwork", "hash"], "0".repeat(64)],
   ["a centroid's id twice", ["centroids", 1, "id"], "c0"],
   ["a centroid by a name that requests use", ["centroids", 0, "id"], "off"],

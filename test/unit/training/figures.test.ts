@@ -1,9 +1,8 @@
-/** Figures: bootstrap over domains and documents, texts with questions, and documents that follow the data to the digit. */
+/** Evaluation: bootstrap over domains and documents, texts with questions, tables and the page. */
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
-import { type Figures, figuresSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
-import { figureDocuments, readFigures, withFigures } from "../../../gpu-backend/training/figures/documents.ts";
-import { sections } from "../../../gpu-backend/training/figures/render.ts";
+import { type Evaluation, evaluationSchema, rounded } from "../../../gpu-backend/training/figures/data.ts";
+import { gainTable, methodTable, questionTable, withFigures } from "../../../gpu-backend/training/figures/render.ts";
 import { reportPage } from "../../../gpu-backend/training/figures/report.ts";
 import { byDocument, overDomains } from "../../../gpu-backend/training/figures/statistics.ts";
 import {
@@ -61,61 +60,27 @@ test("a question is the prompt of its answer, of which the first tokens are scor
 });
 
 const estimate = { mean: 0.1, ci95: [0.05, 0.15] as [number, number] };
-const example: Figures = {
-  ...{
-    format: 1,
-    artifacts: "a".repeat(64),
-    lock: "b".repeat(64),
-    settings: { steps: 800, trainWindows: 9000, validationWindows: 500, texts: 60, seeds: [1, 2, 3] },
-  },
-  shipped: {
-    ...{ model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), format: "fp32" },
-    rows: (["trained", "new"] as const).flatMap((kind) =>
-      ([8, 64, "question"] as const).map((prompt) => ({
-        ...{ kind, name: `some ${kind}`, prompt, documents: 3, texts: 4, known: kind === "trained", heldOut: true },
-        ...{ base: { nats: 3, bitsPerByte: 1.5 }, nearest: estimate, mixture: { ...estimate, mean: 0.1234 } },
-        ...{ mixtureBits: estimate, mixtureOverNearest: estimate, worst: -0.01 },
-        oracle: prompt === 64 ? estimate : null,
-      })),
-    ),
-    means: [{ kind: "new", prompt: 64, sources: 1, ...gains(), mixtureBits: estimate, oracle: estimate }],
-  },
-  methods: {
-    rows: [
-      {
-        ...{ method: "static head", trainable: 1000, chosen: "rate 0.01", perplexityBySeed: [45.5], perplexity: 45.5 },
-        ...{ bitsPerByte: 1.9, overBase: estimate, bankOver: estimate, bankOverPooled: null },
-      },
-    ],
-    domains: [
-      {
-        ...{ name: "sea", known: false, testDocuments: 3, tokens: 99, perplexity: { "static head": 45.5 } },
-        ...{ bankOverBase: estimate, bankOverStatic: estimate },
-      },
-    ],
-    wrongCentroidKeeps: 0.16,
-  },
-  leaveOneOut: [{ text: "sea", leftOut: true, promptTokens: 8, mixture: estimate, nearest: estimate }],
-  paper: {
-    rows: [{ row: "unadapted", trainable: 0, paperLoss: 3.4, published: 10.2513, honestLoss: 4.4 }],
-    ...{ lines: 400, steps: 1200, paddedShare: 0.93, padBias: 8 },
-  },
+const gains = {
+  gains: { nearest: estimate, mixture: { ...estimate, mean: 0.1234 } },
+  mixtureOver: { nearest: estimate },
 };
-function gains() {
-  return { nearest: estimate, mixture: estimate, mixtureOverNearest: estimate };
-}
+const example: Evaluation = {
+  ...{ model: "m", artifacts: "a".repeat(64), lock: "b".repeat(64), format: "fp32" },
+  rows: (["trained", "new"] as const).flatMap((kind) =>
+    ([8, 64, "question"] as const).map((prompt) => ({
+      ...{ kind, name: `some ${kind}`, prompt, documents: 3, texts: 4, known: kind === "trained", heldOut: true },
+      ...{ base: { nats: 3, bitsPerByte: 1.5 }, ...gains, worst: { nearest: -0.02, mixture: -0.01 } },
+    })),
+  ),
+  means: [{ kind: "new", prompt: 64, sources: 1, ...gains }],
+};
 
-test("every section renders, as tables whose rows have as many cells as their heads", () => {
-  expect(figuresSchema.parse(example)).toEqual(example);
-  for (const [name, section] of Object.entries(sections)) {
-    const tables = section(example)
-      .split("\n\n")
-      .filter((part) => part.startsWith("|"));
-    for (const table of tables) {
-      const widths = table.split("\n").map((line) => line.split("|").length);
-      expect(new Set(widths).size, name).toBe(1);
-    }
-    expect(section(example), name).not.toMatch(/undefined|NaN/);
+test("every table has rows as wide as its head", () => {
+  expect(evaluationSchema.parse(example)).toEqual(example);
+  for (const table of [gainTable(example, "new"), questionTable(example), methodTable(example)]) {
+    const widths = table.split("\n").map((line) => line.split("|").length);
+    expect(new Set(widths).size).toBe(1);
+    expect(table).not.toMatch(/undefined|NaN/);
   }
 });
 
@@ -130,12 +95,12 @@ test("rendering is idempotent, and a changed digit between the markers is seen",
 });
 
 test("the page has a bar with its interval for each gain where the scale says, losses left of zero, and asks for nothing", () => {
-  const shipped = structuredClone(example.shipped);
-  const [row] = shipped.rows.filter(({ kind, prompt }) => kind === "new" && prompt === 64);
+  const evaluation = structuredClone(example);
+  const [row] = evaluation.rows.filter(({ kind, prompt }) => kind === "new" && prompt === 64);
   row.name = "<script>";
-  row.nearest = { mean: -0.1, ci95: [-0.15, -0.05] };
+  row.gains.nearest = { mean: -0.1, ci95: [-0.15, -0.05] };
   row.heldOut = false;
-  const page = reportPage(shipped);
+  const page = reportPage(evaluation);
   expect(page).not.toContain("<script>");
   expect(page).not.toMatch(/(src|href)=|url\(|https?:/);
   expect(page).toContain("Perhaps trained on these documents: &lt;script&gt;.");
@@ -157,14 +122,13 @@ test("rounding leaves whole numbers, names and nothing else alone", () => {
   expect(rounded({ a: 0.12345, b: [1, 2.0004], c: null, d: "x" })).toEqual({ a: 0.123, b: [1, 2], c: null, d: "x" });
 });
 
-test("the documents show the committed figures, digit by digit, and none before there are any", async () => {
-  const figures = await readFigures();
-  for (const path of figureDocuments) {
-    const text = await readFile(path, "utf8");
-    // Where nothing has been measured yet, the markers must at least name sections that there are.
-    const rendered = withFigures(text, figures ?? example);
-    expect(rendered).toContain("<!-- figures: ");
-    if (figures) expect(text).toBe(rendered);
-    else expect(text).not.toContain("<!-- figures: ");
+test("the documents show the committed figures, digit by digit", async () => {
+  const read = (path: string) => readFile(new URL(`../../../${path}`, import.meta.url), "utf8");
+  const model = "gpu-backend/models/chameleon-mini";
+  const figures = evaluationSchema.parse(JSON.parse(await read(`${model}/figures.json`)));
+  for (const path of ["README.md", `${model}/MODEL_CARD.md`]) {
+    const text = await read(path);
+    expect(text).toContain("<!-- figures: ");
+    expect(withFigures(text, figures)).toBe(text);
   }
 });

@@ -1,0 +1,238 @@
+/**
+ * The paper's protocol (arXiv 2502.04315), reproduced: its three regimes and the shipped adapters, each by the paper's measure
+ * and by an honest one, beside a control that adds one number to the padding's logit.
+ * The paper scores the last position of padded lines, so its measure mostly says how well the padding is predicted. The number
+ * of training steps was raised until the published order appeared: after 300 steps LoRA leads, after 1,200 the network.
+ */
+import { rankCentroids } from "../../shared/math/assignment.ts";
+import { openSession, tensor } from "../runtime/session.ts";
+import { createTrunkRunner } from "../runtime/trunk-runner.ts";
+import { adamWStep, learningRateAt } from "../training/bank/adamw.ts";
+import { LossMeter } from "../training/bank/loss.ts";
+import { bankShape, type Parameters } from "../training/bank/parameters.ts";
+import type { ServedBank } from "../training/bank/served-bank.ts";
+import { adamWDefaults } from "../training/bank/trainer.ts";
+import type { HeadWeights } from "../training/bank/training-graph.ts";
+import type { Prepared } from "../training/prepare.ts";
+import type { Progress } from "../training/progress.ts";
+import { Random } from "../training/random.ts";
+import { streams } from "../training/streams.ts";
+import { type Pair, paperNetwork, rank, sizeOf, staticLora, type Trainable, type Weights } from "./paper-network.ts";
+import { type Batch, linePositions, type Positions, paragraphsOf, windowPositions } from "./positions.ts";
+
+/** The paper's own figures, for GPT-2 and WikiText-2. */
+interface Published {
+  parameters: number;
+  loss: number;
+  perplexity: number;
+}
+
+export interface PaperRow {
+  regime: string;
+  published: Published | null;
+  /** Trainable numbers, here. */
+  trainable: number;
+  /** Mean loss by the paper's measure, nats a line. */
+  paperLoss: number;
+  /** Mean loss of the same adapter on the tokens of ordinary text, nats a token. */
+  honestLoss: number;
+}
+
+export interface PaperResult {
+  rows: PaperRow[];
+  /** Lines that were scored. */
+  lines: number;
+  /** Share of them whose scored token is the padding. */
+  paddedShare: number;
+  /** What the control adds to the padding's logit. */
+  padBias: number;
+}
+
+export interface PaperOptions {
+  /** Lines to train on; a quarter as many are scored. */
+  lines: number;
+  steps: number;
+  learningRate: number;
+  seed: number;
+  threads: number;
+}
+
+/** Trains LoRA and the paper's network by the paper's loss, and scores all regimes by both measures. */
+export async function paperProtocol(
+  { model, head, tokenizer, sets }: Prepared,
+  served: ServedBank,
+  options: PaperOptions,
+  progress: Progress,
+): Promise<PaperResult> {
+  const { seed, threads, lines } = options;
+  const { table } = served;
+  const padId = model.config.endOfTextId;
+  const trunk = await createTrunkRunner({ config: model.config, weights: model.weights, threads });
+  const linesOf = (split: "train" | "test", limit: number) =>
+    linePositions(paragraphsOf(sets[split].windows, tokenizer, limit), padId, table, trunk, seed, progress);
+  const train = await linesOf("train", lines);
+  const scored = await linesOf("test", Math.ceil(lines / 4));
+  await trunk.release();
+  const honest = await windowPositions(sets.test, table, served.adapters.centroids, head.hiddenSize);
+
+  const lora = staticLora(head);
+  const network = paperNetwork(head, table.dimensions);
+  const loraWeights = await trainOnLines(lora, head, train, options, progress, "static LoRA");
+  const networkWeights = await trainOnLines(network, head, train, options, progress, "paper's network");
+
+  const pairMeter = await LossMeter.open(head, bankShape({ rank, biases: 0, hidden: 0, dimensions: 0 }), threads);
+  const bankMeter = await LossMeter.open(head, served.shape, threads);
+  try {
+    const open = new Float32Array(rank).fill(1);
+    const byPair = (trainable: Trainable, weights: Weights) => (batch: Batch) =>
+      losses(pairMeter, batch, parametersOf(trainable.pairOf(weights, batch.input)), open);
+    const base = (batch: Batch) =>
+      losses(bankMeter, batch, served.adapters.parameters, new Float32Array(served.shape.gates));
+    const shipped = (batch: Batch) => {
+      const [{ index }] = rankCentroids(batch.input, served.adapters.centroids);
+      return losses(bankMeter, batch, served.adapters.parameters, served.adapters.gatesAt(index, served.scales[index]));
+    };
+    const baseOn = async (positions: Positions) => {
+      const tokens: BaseToken[] = [];
+      for (const batch of positions.batches) {
+        const target = await base(batch);
+        const pad = await base({ ...batch, targets: batch.targets.map(() => padId) });
+        for (const [n, id] of batch.targets.entries()) {
+          tokens.push({ target: target[n], pad: pad[n], isPad: id === padId });
+        }
+      }
+      return tokens;
+    };
+    const padBias = bestBias(await baseOn(train));
+    const row = async (
+      regime: string,
+      published: Published | null,
+      trainable: number,
+      lossesOf: (batch: Batch) => Promise<Float32Array>,
+    ): Promise<PaperRow> => ({
+      ...{ regime, published, trainable },
+      paperLoss: await meanLoss(scored, lossesOf),
+      honestLoss: await meanLoss(honest, lossesOf),
+    });
+    const publishedAs = (parameters: number, loss: number, perplexity: number) => ({ parameters, loss, perplexity });
+    const { parameters: bank } = served.adapters;
+    return {
+      rows: [
+        await row("unadapted", publishedAs(124_439_808, 10.2513, 28_319), 0, base),
+        await row("traditional LoRA", publishedAs(204_100, 1.3528, 3.8683), countOf(lora), byPair(lora, loraWeights)),
+        await row(
+          "ChameleonLLM",
+          publishedAs(6_786_596, 0.3753, 1.4554),
+          countOf(network),
+          byPair(network, networkWeights),
+        ),
+        {
+          ...{ regime: `base, padding's logit + ${padBias}`, published: null, trainable: 1 },
+          paperLoss: biasedLoss(await baseOn(scored), padBias),
+          honestLoss: biasedLoss(await baseOn(honest), padBias),
+        },
+        await row("shipped adapters, nearest", null, bank.get("a")!.length + bank.get("b")!.length, shipped),
+      ],
+      lines: scored.count,
+      paddedShare:
+        scored.batches.flatMap(({ targets }) => [...targets]).filter((id) => id === padId).length / scored.count,
+      padBias,
+    };
+  } finally {
+    await Promise.all([pairMeter.release(), bankMeter.release()]);
+  }
+}
+
+/** Each step takes one batch of lines. */
+async function trainOnLines(
+  trainable: Trainable,
+  { hiddenSize: D }: HeadWeights,
+  { batches }: Positions,
+  { steps, learningRate, seed, threads }: PaperOptions,
+  progress: Progress,
+  name: string,
+): Promise<Weights> {
+  const session = await openSession(trainable.graph(), { threads });
+  const weights = trainable.initial(seed);
+  const moments = new Map(
+    [...weights].map(([name, { length }]) => [
+      name,
+      { first: new Float32Array(length), second: new Float32Array(length) },
+    ]),
+  );
+  progress.stage(name, steps);
+  for (let step = 1; step <= steps; step++) {
+    const random = new Random(seed, streams.firstStep + step);
+    const { hidden, targets, input } = batches[random.integer(batches.length)];
+    const results = await session.run({
+      ...Object.fromEntries([...weights].map(([name, values]) => [name, tensor(values, trainable.shapes[name])])),
+      ...trainable.feeds(input, random),
+      hidden: tensor(hidden, [targets.length, D]),
+      targets: tensor(targets, [targets.length]),
+      weight: tensor(Float32Array.of(1 / targets.length), []),
+    });
+    const rate = learningRateAt(step, steps, learningRate, Math.min(20, steps / 4));
+    for (const [name, values] of weights) {
+      adamWStep(values, results[`d_${name}`].data as Float32Array, moments.get(name)!, step, rate, adamWDefaults);
+    }
+    progress.advance(step);
+  }
+  await session.release();
+  return weights;
+}
+
+/** Losses of a batch's positions, nats, [N]. */
+function losses(
+  meter: LossMeter,
+  { hidden, targets }: Batch,
+  parameters: Parameters,
+  gates: Float32Array,
+): Promise<Float32Array> {
+  const ofAll = new Float32Array(targets.length * gates.length);
+  for (let n = 0; n < targets.length; n++) ofAll.set(gates, n * gates.length);
+  return meter.tokenLosses(hidden, targets, ofAll, parameters);
+}
+
+async function meanLoss(
+  { batches, count }: Positions,
+  lossesOf: (batch: Batch) => Promise<Float32Array>,
+): Promise<number> {
+  let sum = 0;
+  for (const batch of batches) for (const nats of await lossesOf(batch)) sum += nats;
+  return sum / count;
+}
+
+function parametersOf({ a, b }: Pair): Parameters {
+  return new Map([
+    ["a", a],
+    ["b", b],
+  ]);
+}
+
+function countOf({ shapes }: Trainable): number {
+  return Object.values(shapes).reduce((sum, shape) => sum + sizeOf(shape), 0);
+}
+
+/** Losses of one token under the base, in nats: of the target itself, and of the padding in its place. */
+interface BaseToken {
+  target: number;
+  pad: number;
+  isPad: boolean;
+}
+
+/** The bias with the lowest loss. */
+function bestBias(tokens: readonly BaseToken[]): number {
+  const candidates = Array.from({ length: 61 }, (_, i) => i / 2);
+  const lossOf = candidates.map((bias) => biasedLoss(tokens, bias));
+  return candidates[lossOf.indexOf(Math.min(...lossOf))];
+}
+
+/** Mean loss under the base with `bias` added to the padding's logit. */
+function biasedLoss(tokens: readonly BaseToken[], bias: number): number {
+  const sum = tokens.reduce(
+    (total, { target, pad, isPad }) =>
+      total + target - (isPad ? bias : 0) + Math.log1p(Math.exp(-pad) * Math.expm1(bias)),
+    0,
+  );
+  return sum / tokens.length;
+}

@@ -1,0 +1,107 @@
+/** The training graphs of the paper's adapters against their formulas. */
+import { expect, test } from "vitest";
+import {
+  paperNetwork,
+  rank,
+  staticLora,
+  type Trainable,
+  type Weights,
+} from "../../../gpu-backend/research/paper-network.ts";
+import { openSession, tensor } from "../../../gpu-backend/runtime/session.ts";
+import { Random } from "../../../gpu-backend/training/random.ts";
+
+const seed = 8;
+const random = new Random(seed, 0);
+const [D, V, P, N] = [6, 11, 5, 7];
+const head = { hiddenSize: D, vocabularySize: V, tokenEmbedding: normals(V * D, 0.5) };
+const hidden = normals(N * D, 1);
+const targets = Int32Array.from({ length: N }, () => random.integer(V));
+const input = normals(P, 0.4);
+
+function normals(length: number, deviation: number): Float32Array {
+  return Float32Array.from({ length }, () => deviation * random.normal());
+}
+
+/** Mean loss in float64 under the adapter of `input`, without dropout. */
+function referenceLoss(trainable: Trainable, weights: Weights): number {
+  const { a, b } = trainable.pairOf(weights, input);
+  let loss = 0;
+  for (let n = 0; n < N; n++) {
+    const dot = (values: Float32Array, row: number) => {
+      let sum = 0;
+      for (let d = 0; d < D; d++) sum += values[row * D + d] * hidden[n * D + d];
+      return sum;
+    };
+    const u = Array.from({ length: rank }, (_, r) => dot(a, r));
+    const logits = Array.from({ length: V }, (_, v) =>
+      u.reduce((sum, x, r) => sum + x * b[r * V + v], dot(head.tokenEmbedding, v)),
+    );
+    loss += (Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0)) - logits[targets[n]]) / N;
+  }
+  return loss;
+}
+
+/** Runs one step; `keepAll` replaces the dropout masks by ones. */
+async function runStep(trainable: Trainable, weights: Weights, masks: Random, keepAll: boolean) {
+  const session = await openSession(trainable.graph(), { threads: 1 });
+  const feeds = trainable.feeds(input, masks);
+  if (keepAll) for (const name of ["m1", "m2"]) if (feeds[name]) (feeds[name].data as Float32Array).fill(1);
+  const results = await session.run({
+    ...Object.fromEntries([...weights].map(([name, values]) => [name, tensor(values, trainable.shapes[name])])),
+    ...feeds,
+    hidden: tensor(hidden, [N, D]),
+    targets: tensor(targets, [N]),
+    weight: tensor(Float32Array.of(1 / N), []),
+  });
+  await session.release();
+  const nll = results.nll.data as Float32Array;
+  return { loss: nll.reduce((sum, x) => sum + x / N, 0), results };
+}
+
+test.each([
+  ["static LoRA", staticLora(head)],
+  ["the paper's network", paperNetwork(head, P)],
+])("loss and every gradient of %s agree with finite differences", async (_, trainable) => {
+  const weights = trainable.initial(seed);
+  // LoRA starts at B = 0, where most gradients vanish.
+  weights.get("b")?.set(normals(rank * V, 0.3));
+  const { loss, results } = await runStep(trainable, weights, new Random(seed, 1), true);
+  expect(loss).toBeCloseTo(referenceLoss(trainable, weights), 5);
+  const step = 1e-3;
+  const tolerance = 3e-3;
+  for (const [name, values] of weights) {
+    const gradient = results[`d_${name}`].data as Float32Array;
+    expect(gradient.length).toBe(values.length);
+    const slopes: number[] = [];
+    const kinks: number[] = [];
+    const checked = Array.from({ length: Math.min(values.length, 200) }, () => random.integer(values.length));
+    for (const i of checked) {
+      const original = values[i];
+      const lossAt = (value: number) => {
+        values[i] = value;
+        return referenceLoss(trainable, weights);
+      };
+      const [above, below] = [lossAt(original + step) - loss, loss - lossAt(original - step)];
+      slopes.push((above + below) / (2 * step));
+      // Near a kink of a rectifier the slopes on both sides differ, and the mean is off by up to half of that.
+      kinks.push(Math.abs(above - below) / (2 * step));
+      values[i] = original;
+    }
+    const largest = Math.max(...slopes.map(Math.abs));
+    const difference = Math.max(...checked.map((i, n) => Math.abs(slopes[n] - gradient[i]) - kinks[n]));
+    expect(difference, `seed ${seed}, d_${name}`).toBeLessThan(tolerance * largest);
+  }
+});
+
+test("dropout is drawn by the step's randomness", async () => {
+  const network = paperNetwork(head, P);
+  const weights = network.initial(seed);
+  const lossWith = async (stream: number) => (await runStep(network, weights, new Random(seed, stream), false)).loss;
+  expect(await lossWith(1)).toBe(await lossWith(1));
+  expect(await lossWith(1)).not.toBe(await lossWith(2));
+});
+
+test("LoRA starts at zero", () => {
+  const lora = staticLora(head);
+  expect(lora.pairOf(lora.initial(seed), input).b.every((x) => x === 0)).toBe(true);
+});
