@@ -43,19 +43,18 @@ const evidence = {
 };
 
 let folder: string;
-const models: string[] = [];
-const valid: Files[] = [];
+let model: string;
+let valid: Files;
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "fuzz-sets-"));
-  const model = path.join(folder, "model");
+  model = path.join(folder, "model");
   await writeTinyModel(model, 7);
   const file = (name: string) => path.join(artifactsOf(model), name);
   const read = async (name: string) => Uint8Array.from(await readFile(file(name)));
   const manifest = JSON.parse(await readFile(file(manifestFile), "utf8"));
   await writeFile(file(manifestFile), JSON.stringify({ ...manifest, evidence }));
-  models.push(model);
-  valid.push(
-    new Map(await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const))),
+  valid = new Map(
+    await Promise.all([...setFiles, manifestFile].map(async (name) => [name, await read(name)] as const)),
   );
 });
 afterAll(() => rm(folder, { recursive: true }));
@@ -149,7 +148,6 @@ function seldom<T, U>(arbitrary: fc.Arbitrary<T>, otherwise: U): fc.Arbitrary<T 
 }
 
 interface Harm {
-  kind: number;
   file: string;
   harm: (bytes: Bytes) => Bytes;
   /** Whether the manifest says of the changed file what it is: malice, and no damage. */
@@ -158,7 +156,6 @@ interface Harm {
   pointer: ((bytes: Bytes) => Bytes) | null;
 }
 const harms: fc.Arbitrary<Harm> = fc.record({
-  kind: fc.nat(1),
   file: fc.constantFrom<string>(...setFiles),
   harm: fc.oneof(
     elementHarm,
@@ -174,13 +171,12 @@ const harms: fc.Arbitrary<Harm> = fc.record({
 
 /** The files of a harmed set, each with the name that the bucket has it under. */
 async function harmed({
-  kind,
   file,
   harm,
   isListed,
   manifest: manifestHarm,
 }: Harm): Promise<{ files: Files; objects: Files }> {
-  const files = new Map(valid[kind]);
+  const files = new Map(valid);
   const bytes = harm(files.get(file)!);
   const listed = await sha256Hex(files.get(file)!);
   files.set(file, bytes);
@@ -251,8 +247,7 @@ async function readAsBackend(manifestHash: string, objects: Files, cache: string
   const adapters = generatedAdapters(manifest, hyperNetwork);
   for (const { id } of manifest.centroids) {
     const adapter = await adapters.generate(id);
-    const parts = [adapter.gates, adapter.directions?.a, adapter.directions?.b];
-    for (const values of parts) expect(values?.every(Number.isFinite) ?? true).toBe(true);
+    expect(adapter.gates?.every(Number.isFinite)).toBe(true);
   }
   return manifestHash;
 }
@@ -275,17 +270,17 @@ test(
       expect(pointed ?? "0".repeat(64), pointerName).toMatch(/^[0-9a-f]{64}$/);
       const hash = await sha256Hex(files.get(manifestFile)!);
       const edge = await outcomeOf(() => readAsEdge(hash, objects));
-      const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, models[harm.kind]));
+      const backend = await outcomeOf(() => readAsBackend(hash, objects, cache, model));
       const published = await outcomeOf(
         async () => (await readArtifactSet(await written(files, path.join(folder, "set")))).manifestHash,
       );
       // What may be published can be served by both, by a backend that has its model; and what is published as it was, is
       // what it was.
       if (published) {
-        const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid[harm.kind]));
+        const isOfModel = isDeepStrictEqual(shapeIn(files), shapeIn(valid));
         expect([published, edge, backend]).toEqual([hash, hash, isOfModel ? hash : null]);
       }
-      const isWhole = [...valid[harm.kind]].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
+      const isWhole = [...valid].every(([name, bytes]) => Buffer.from(bytes).equals(files.get(name)!));
       if (isWhole) expect(published).toBe(hash);
       const name =
         [edge && "edge", backend && "backend", published && "publisher"].filter(Boolean).join("+") || "nobody";
