@@ -28,7 +28,6 @@ import { type ServingSet, ServingSets } from "./engine/sets/serving-sets.ts";
 import { SetFolders } from "./engine/sets/set-folder.ts";
 import { startSet } from "./engine/sets/start-set.ts";
 import { createApp } from "./http/app.ts";
-import { AssignmentCounter } from "./http/assignment-counter.ts";
 import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
@@ -120,10 +119,9 @@ async function run(config: BackendConfig): Promise<void> {
     });
   const verifier = config.secrets.length > 0 ? new CallVerifier(config.secrets, () => Date.now()) : null;
   if (!verifier && !isLoopback(config.host)) log("warn", "unsigned_calls", { host: config.host, message: openToAll });
-  const assignments = new AssignmentCounter(randomUUID(), (counted) => metrics.assigned(counted));
   const name = config.name ?? newName();
   const load = () => ({ sequences: sets.openSequences, slots: config.maxSequences });
-  const app = createApp({ name, sets, load, adapters, assignments, metrics, log, tracer, verifier, now });
+  const app = createApp({ name, sets, load, adapters, metrics, log, tracer, verifier, now });
   const server = await listen(app.fetch, config);
 
   const leave = (code: number) => process.exit(code);

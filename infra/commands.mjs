@@ -14,7 +14,6 @@ const forUsers = {
   publish: ["publish artifacts, switch back, list", "infra/publish/cli.ts"],
   keys: ["make, list, revoke and rotate API keys, set tenants' limits", "infra/keys/cli.ts"],
   adapters: ["list, make and remove a tenant's own adapters", "infra/api/adapters.ts"],
-  drift: ["compare live traffic with training, and say whether to train again", "infra/drift/cli.ts"],
   bench: ["measure speed beside other engines", "test/bench/main.ts"],
   doctor: ["check this machine and the artifacts, and name the mend", "infra/doctor/cli.ts"],
   backend: ["serve the backend alone", "gpu-backend/main.ts"],

@@ -43,14 +43,13 @@ export class Delivery {
 
   /** The request for the rest of it, `elapsedMs` after the batch began. Each attempt has an id of its own, because an earlier one may still run. */
   nextRequest(elapsedMs: number): SequenceRequest {
-    const { id, promptLogprobs, assignment, deadlineMs, ...rest } = this.sequence;
+    const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
     const attempt = this.attempts++;
     return {
       ...rest,
       id: attempt === 0 ? id : `${id}_${attempt}`,
       continuedIds: [...this.#tokenIds],
       promptLogprobs: promptLogprobs && !this.#isPromptSent,
-      ...(attempt === 0 && assignment && { assignment }),
       // A sequence with tokens has met its deadline. completion-writer.ts ends a request whose deadline has passed.
       ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(deadlineMs - elapsedMs)) }),
     };

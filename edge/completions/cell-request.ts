@@ -58,8 +58,7 @@ export function resumedRequest(
   elapsedMs: number,
 ): CellRequest {
   const choices = request.plan.choices.map((choice) => {
-    // Counted when it was asked for first.
-    const { assignment: _, deadlineMs, ...sequence } = choice.sequence;
+    const { deadlineMs, ...sequence } = choice.sequence;
     // A stream that has begun has met its deadline.
     const timeLeft =
       deadlineMs === undefined || cursor !== null ? {} : { deadlineMs: Math.max(1, deadlineMs - elapsedMs) };

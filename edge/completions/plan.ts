@@ -91,7 +91,6 @@ export function planGeneration(
   const { adapter, evidence_tokens, compare } = request.chameleon;
   const wish = wishOf(request.model, adapter, manifest, caller.own);
   /** The prompt's text chooses its centroid. */
-  const isChosen = wish === "auto" || wish === "nearest";
   const mostEvidence = evidenceBound(evidence_tokens, manifest);
   const started = caller.now();
   const prompts = read();
@@ -130,7 +129,6 @@ export function planGeneration(
         promptLogprobs: request.echo && request.logprobs !== null && i === 0,
         compare,
         ...(mixture && { mixture }),
-        ...(isChosen && i === 0 && { assignment: countedAssignment(assignment, decisive[p].subjectIds, manifest) }),
       };
       choices.push({ index, prompt: p, assignment, sequence });
     }
@@ -161,15 +159,6 @@ function decisiveTokens({ promptIds, subjectIds, spans }: TokenizedPrompt, most:
   const within = spans?.filter(([start]) => start < tokens).map(([start, end]): Span => [start, Math.min(end, tokens)]);
   const evidence: EvidenceTokens = { tokens, ...(within && { spans: within }) };
   return { subjectIds: (subjectIds ?? promptIds).slice(0, Math.max(1, evidenceCount(evidence))), evidence };
-}
-
-/** What backends count of a prompt that chose its centroid by itself. */
-function countedAssignment(
-  { centroid, similarity }: PlannedChoice["assignment"],
-  subjectIds: readonly number[],
-  { embedding }: Manifest,
-): SequenceRequest["assignment"] {
-  return { centroidId: centroid.id, similarity, tokens: Math.min(subjectIds.length, embedding.prefixTokens) };
 }
 
 /** Throws invalid_request for parameters that the model does not allow: unknown token ids, or more tokens than its context. */

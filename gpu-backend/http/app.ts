@@ -4,7 +4,6 @@ import { bodyLimit } from "hono/body-limit";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
 import {
-  type AssignmentReport,
   batchRequestSchema,
   cancelRequestSchema,
   numericsHeader,
@@ -14,10 +13,9 @@ import {
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { EngineClient } from "../engine/client.ts";
 import type { InstantAdapters } from "../engine/instant/service.ts";
-import { requireNumerics, unavailable } from "../engine/refusals.ts";
+import { requireNumerics } from "../engine/refusals.ts";
 import type { ServingSets } from "../engine/sets/serving-sets.ts";
 import { addAdapterRoutes, requireAdapters } from "./adapters.ts";
-import type { AssignmentCounter } from "./assignment-counter.ts";
 import { readBody } from "./body.ts";
 import { checkSignature, requireSignature, requireSignedBody } from "./call-signatures.ts";
 import type { CallVerifier } from "./call-verifier.ts";
@@ -42,7 +40,6 @@ export interface AppParts {
   sets: Sets;
   load(): BackendLoad;
   adapters: Pick<InstantAdapters, "begin" | "bring" | "store">;
-  assignments: AssignmentCounter;
   metrics: Metrics;
   log: Log;
   /** null where no collector is configured. */
@@ -53,18 +50,7 @@ export interface AppParts {
   now(): number;
 }
 
-export function createApp({
-  name,
-  sets,
-  load,
-  adapters,
-  assignments,
-  metrics,
-  log,
-  tracer,
-  verifier,
-  now,
-}: AppParts): Hono {
+export function createApp({ name, sets, load, adapters, metrics, log, tracer, verifier, now }: AppParts): Hono {
   const app = new Hono();
   app.use(sendName(name), sendLoad(load), requireOwnName(name));
   if (verifier) {
@@ -92,9 +78,6 @@ export function createApp({
     };
     const body = frameStream(engine, batch, ended, tracer?.watch(batch)?.saw);
     metrics.batchTaken(batch);
-    // What is about to go is no longer compared with anything.
-    const { info } = sets;
-    if (info?.manifestHash === batch.manifestHash) assignments.count(batch, info.manifest);
     return context.body(body, 200, {
       "content-type": "application/x-ndjson",
       "cache-control": "no-store",
@@ -105,12 +88,6 @@ export function createApp({
   app.post("/v1/cancellations", async (context) => {
     const { ids } = await readBody(context, cancelRequestSchema);
     return context.json({ cancelled: sets.cancel(ids) });
-  });
-
-  app.get("/v1/assignments", (context) => {
-    const { info } = sets;
-    if (!info) throw unavailable("The engine is not ready.");
-    return context.json(assignments.report(info.manifestHash, info.manifest) satisfies AssignmentReport);
   });
 
   /** Live: restarting this process would not help. The supervisor restarts an engine that fails or hangs. */
@@ -133,7 +110,6 @@ export function createApp({
     ["/v1/adapters", "POST"],
     ["/v1/adapters/:tenant/:hash", "GET, PUT, DELETE"],
     ["/v1/cancellations", "POST"],
-    ["/v1/assignments", "GET"],
     ["/healthz", "GET"],
     ["/readyz", "GET"],
     ["/metrics", "GET"],

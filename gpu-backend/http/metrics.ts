@@ -2,11 +2,9 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import { type BatchRequest, finishReasonSchema } from "../../shared/contracts/inference.ts";
 import { errorKinds } from "../../shared/errors.ts";
-import { similarityBins } from "../../shared/math/assignment-profile.ts";
 import type { EngineObserver } from "../engine/client.ts";
 import type { MemoryPlan } from "../engine/memory-plan.ts";
 import type { EngineStats } from "../engine/reports.ts";
-import { type CountedAssignment, promptsPerStep } from "./assignment-counter.ts";
 import { centroidLabel } from "./centroid-label.ts";
 import { addEngineMetrics } from "./engine-metrics.ts";
 
@@ -15,14 +13,15 @@ const phaseSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 /** Seconds of a request's parts, which may wait in the queue for as long as the edge does. */
 const requestSeconds = [...phaseSeconds, 5, 10, 20, 40, 80, 160];
 
+/** Sequences are counted by centroid in steps of this many, so that nobody who reads the metrics often sees a single request. */
+export const sequencesPerStep = 50;
+
 export interface Metrics
   extends Pick<EngineObserver, "phaseRan" | "statsChanged" | "tokenArrived" | "sequenceEnded" | "engineFailed"> {
   /** A micro-batch is going to be served. */
   batchTaken(batch: BatchRequest): void;
   /** Published artifacts could not be taken up. */
   setRefused(): void;
-  /** Prompts fell on centroids; never a single one. */
-  assigned(assignments: readonly CountedAssignment[]): void;
   /** In Prometheus' text format. */
   text(): Promise<string>;
   readonly contentType: string;
@@ -108,25 +107,14 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
   };
   const byCentroid = new Counter({
     name: "chameleon_centroid_sequences_total",
-    help: `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${promptsPerStep}`,
+    help: `Sequences by their nearest centroid, or "base" or "own"; it moves in steps of ${sequencesPerStep}`,
     labelNames: ["centroid"],
     registers,
   });
   /** Centroids of the sequences of the next step. */
   let nextStep: string[] = [];
 
-  const similarity = new Histogram({
-    name: "chameleon_assignment_similarity",
-    help: `Cosine of prompts and the centroids that they fell on; it moves in steps of ${promptsPerStep} prompts`,
-    labelNames: ["centroid"],
-    buckets: Array.from({ length: similarityBins - 1 }, (_, bin) => (bin + 1) / similarityBins),
-    registers,
-  });
-
   return {
-    assigned(assignments) {
-      for (const one of assignments) similarity.observe({ centroid: one.centroidId }, one.similarity);
-    },
     phaseRan({ phase, ms, tokens, sampledTokens: sampled }) {
       phases.observe({ phase }, ms / 1000);
       sampledTokens.inc(sampled);
@@ -146,7 +134,7 @@ export function createMetrics({ stats, manifests, memory }: MetricsView): Metric
     },
     batchTaken(batch) {
       nextStep.push(...batch.sequences.map((sequence) => centroidLabel(batch, sequence)));
-      if (nextStep.length < promptsPerStep) return;
+      if (nextStep.length < sequencesPerStep) return;
       for (const centroid of nextStep) byCentroid.inc({ centroid });
       nextStep = [];
     },

@@ -23,7 +23,6 @@ import type { BankSettings, TextSettings } from "./bank/settings.ts";
 import { Trainer } from "./bank/trainer.ts";
 import { type HeadFormat, headIn } from "./bank/training-graph.ts";
 import { countsByCluster, labelsOf, positionsIn, principalPlane } from "./clustering/describe.ts";
-import { profileOf } from "./clustering/profile.ts";
 import type { CorpusSource } from "./corpus/read-corpus.ts";
 import { documentKey, prefixTokens } from "./corpus/windows.ts";
 import { keyOf, type Placed, type Prepared, place, prepare } from "./prepare.ts";
@@ -202,7 +201,6 @@ function publishBank(
         corpora: prepared.corpora,
         basePerplexity: perplexityOf(losses, "base"),
         adaptedPerplexity: perplexityOf(losses, "adapted"),
-        assignments: profileOf(sets, table, bank.centroids),
       },
     },
   );

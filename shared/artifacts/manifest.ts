@@ -4,7 +4,6 @@
  */
 import { z } from "zod";
 import { limits } from "../contracts/limits.ts";
-import { promptClasses, similarityBins } from "../math/assignment-profile.ts";
 import { parseChecked } from "./checked-json.ts";
 import { setLimits } from "./limits.ts";
 
@@ -137,26 +136,13 @@ const shape = z.strictObject({
       /** Held-out perplexity of the base and of the adapters over all corpora. */
       basePerplexity: z.number(),
       adaptedPerplexity: z.number(),
-      /**
-       * How held-out text fell on the centroids, for each class of prompt lengths (`shared/math/assignment-profile.ts`):
-       * what live traffic is compared with.
-       */
-      assignments: z
-        .array(
-          z.strictObject({
-            centroids: z.array(count).max(setLimits.centroids),
-            similarities: z.array(count).length(similarityBins),
-          }),
-        )
-        .length(promptClasses.length)
-        .optional(),
     })
     .nullable(),
 });
 
 /** Fields that are each within bounds and contradict one another. */
 export const manifestSchema = shape.superRefine((manifest, context) => {
-  const { model, hyperNetwork, centroids, evidence, training, files } = manifest;
+  const { model, hyperNetwork, centroids, evidence, files } = manifest;
   const refuse = (path: PropertyKey[], message: string) => context.addIssue({ code: "custom", path, message });
   if (model.endOfTextId >= model.vocabularySize) {
     refuse(["model", "endOfTextId"], `it must be below the vocabulary of ${model.vocabularySize}`);
@@ -180,11 +166,6 @@ export const manifestSchema = shape.superRefine((manifest, context) => {
     }
     if ((typical === undefined) === (evidence.marginScale === undefined)) return;
     refuse(["evidence", "byLength", l, "typical"], "all rows have it where there is a marginScale, and else none");
-  });
-  training?.assignments?.forEach((counted, i) => {
-    if (counted.centroids.length !== centroids.length) {
-      refuse(["training", "assignments", i, "centroids"], `it must be as many as the ${centroids.length} centroids`);
-    }
   });
 });
 

@@ -1,7 +1,6 @@
 /**
  * The contract between edge and backend: `POST /v1/batches` takes a `BatchRequest` and answers NDJSON `Frame`s and blank lines,
- * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`, `GET /v1/assignments` an
- * `AssignmentReport`. `POST /v1/adapters` makes a
+ * `POST /v1/cancellations` takes a `CancelRequest`, `GET /readyz` answers a `Readiness`. `POST /v1/adapters` makes a
  * tenant's adapter of an `AdapterRequest`: the head of its answer comes when the work begins, an `adapterOutcomeSchema` when it ends,
  * and a caller that leaves ends it; `/v1/adapters/TENANT/HASH` takes GET for its
  * bytes, PUT for one that another backend made, DELETE. A batch whose adapter is not here is refused with
@@ -10,7 +9,6 @@
  */
 import { z } from "zod";
 import { errorKinds, type ServiceError } from "../errors.ts";
-import { promptClasses } from "../math/assignment-profile.ts";
 import { traceparentPattern } from "../observability/trace-context.ts";
 import { limits } from "./limits.ts";
 import { samplingSchema } from "./sampling.ts";
@@ -116,13 +114,6 @@ export const sequenceRequestSchema = z.strictObject({
   compare: z.boolean(),
   /** Serve this mixture rather than the batch's adapter alone. */
   mixture: mixtureSchema.optional(),
-  /**
-   * Where the prompt belongs, by its first `tokens` tokens; to be counted, whatever answers it. Once a prompt: absent
-   * on its other choices, on what is asked for again, and where the request named its adapter.
-   */
-  assignment: z
-    .strictObject({ centroidId: id, similarity: z.number().min(-1.001).max(1.001), tokens: z.int().min(1) })
-    .optional(),
 });
 
 export const batchRequestSchema = z.strictObject({
@@ -226,20 +217,6 @@ export const frameSchema = z.discriminatedUnion("type", [
   errorFrameSchema,
 ]);
 
-const assignmentCount = z.array(z.int().min(0));
-/**
- * What `GET /v1/assignments` answers: how prompts fell on centroids since this run of the backend began to serve this
- * manifest, for each class of prompt lengths (`shared/math/assignment-profile.ts`).
- */
-export const assignmentReportSchema = z.object({
-  /** Another run begins at zero. */
-  run: id,
-  manifestHash: hash,
-  classes: z
-    .array(z.object({ centroids: assignmentCount, similarities: assignmentCount }))
-    .length(promptClasses.length),
-});
-
 /** What `GET /readyz` answers, with 200, once a real token was generated; until then it is the error envelope. */
 export const readinessSchema = z.object({
   status: z.literal("ready"),
@@ -253,7 +230,6 @@ export const readinessSchema = z.object({
   numerics: id.optional(),
 });
 
-export type AssignmentReport = z.infer<typeof assignmentReportSchema>;
 export type Readiness = z.infer<typeof readinessSchema>;
 export type MixtureRequest = z.infer<typeof mixtureSchema>;
 export type SequenceRequest = z.infer<typeof sequenceRequestSchema>;

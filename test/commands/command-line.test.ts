@@ -79,7 +79,6 @@ const refusals: [keyof ReturnType<typeof commandsOf>, string[], number, string][
     "chameleon adapters: the API key holds a character that no header can carry",
   ],
   ["adapters", ["list", "--url", "http://127.0.0.1:9"], 1, "chameleon adapters: nothing answers at http://127.0.0.1:9"],
-  ["drift", [], 1, "chameleon drift: no local start is running"],
   [
     "train",
     ["--embedded", "--corpus", "x"],

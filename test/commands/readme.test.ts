@@ -33,8 +33,6 @@ const smaller: [command: string, instead: string][] = [
 ];
 /** A bound on waiting, not a demand: a published set is served once an engine of its own has started. */
 const patience = { timeout: 60_000, interval: 200 };
-/** `npm run drift` has too few requests to say anything. */
-const exitCodes: Record<string, number> = { "npm run drift": 4 };
 
 let clone: string;
 let stack: ChildProcess;
@@ -129,7 +127,7 @@ describe.skipIf(
     await expect.poll(served, patience).toBe(embedded);
     for (const { command, output, code } of ended) {
       console.log(`$ ${command}\n${output.slice(-600)}`);
-      expect(code, `${command}\n${output}`).toBe(exitCodes[command] ?? 0);
+      expect(code, `${command}\n${output}`).toBe(0);
     }
     const outputOf = (part: string) => ended.find(({ command }) => command.includes(part))!.output;
     expect(JSON.parse(outputOf("v1/completions"))).toMatchObject({ usage: { completion_tokens: 24 } });

@@ -299,24 +299,6 @@ describe("which adapter serves", () => {
   });
 });
 
-test("backends are told where a prompt fell, once, and only where it chose by itself", async () => {
-  const seen = backendAnswers(({ id }) => saying(id, "b"));
-  await completed({ prompt: "aaa", n: 2 });
-  await completed({ prompt: "zzz", model: "gpt2:auto" });
-  await completed({ prompt: "zzz", ...nearest });
-  await completed({ prompt: "aaa", model: "gpt2:c1" });
-  await completed({ prompt: "aaa", model: "gpt2" });
-  const counted = seen.batches.map(({ sequences }) => sequences.map(({ assignment }) => assignment ?? null));
-  const similarity = expect.closeTo(1, 5);
-  expect(counted).toEqual([
-    [{ centroidId: "c0", similarity, tokens: 3 }, null],
-    [{ centroidId: "c2", similarity, tokens: 3 }],
-    [{ centroidId: "c2", similarity, tokens: 3 }],
-    [null],
-    [null],
-  ]);
-});
-
 describe("logprobs and echo", () => {
   const logged = (id: string, text: string) => saying(id, text, { logprob: -0.5 });
 

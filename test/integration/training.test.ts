@@ -6,18 +6,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { centroidHash } from "../../gpu-backend/adapters/generated.ts";
 import type { Progress } from "../../gpu-backend/training/progress.ts";
 import { type TrainOptions, train } from "../../gpu-backend/training/train.ts";
-import { driftOf } from "../../infra/drift/drift.ts";
-import {
-  edgeTableFile,
-  hyperNetworkFile,
-  type Manifest,
-  parseManifest,
-  tokenizerFile,
-} from "../../shared/artifacts/manifest.ts";
+import { edgeTableFile, hyperNetworkFile, type Manifest, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile, tensorOf, toFloat32 } from "../../shared/artifacts/tensor-file.ts";
-import { promptEmbedding, rankCentroids, readEdgeTable } from "../../shared/math/assignment.ts";
-import { emptyProfile, promptClasses, similarityBinOf } from "../../shared/math/assignment-profile.ts";
-import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
+import { readEdgeTable } from "../../shared/math/assignment.ts";
 import { tinyTraining } from "../support/tiny-training.ts";
 
 const seed = 3;
@@ -109,20 +100,6 @@ describe("a finished training", () => {
     }
   });
 
-  test("counted how text falls on the centroids, and how near held-out text is, by all lengths of prompts", () => {
-    const { assignments } = manifest.training!;
-    const sum = (counts: number[]) => counts.reduce((a, b) => a + b, 0);
-    const windows = assignments!.map(({ centroids }) => sum(centroids));
-    expect(new Set(windows).size).toBe(1);
-    expect(windows).toHaveLength(promptClasses.length);
-    expect(windows[0]).toBeGreaterThan(10);
-    for (const { centroids, similarities } of assignments!) {
-      expect(centroids).toHaveLength(manifest.centroids.length);
-      expect(sum(similarities)).toBeGreaterThan(5);
-      expect(sum(similarities)).toBeLessThan(windows[0]);
-    }
-  });
-
   test("took its cache away", async () => {
     expect(await readdir(out)).not.toContain("cache");
   });
@@ -175,7 +152,7 @@ test("a checkpoint of other settings is not continued", async () => {
   expect(notes.filter((line) => line.startsWith("continuing"))).toEqual([]);
 });
 
-test("of little text few centroids are made, none is served unmeasured, and traffic like it is no drift", async () => {
+test("of little text few centroids are made, and none is served unmeasured", async () => {
   const small = join(folder, "small");
   const { corpora, ...rest } = await tinyTraining(small, seed + 2);
   const outDirectory = join(small, "out");
@@ -191,25 +168,4 @@ test("of little text few centroids are made, none is served unmeasured, and traf
   expect(unmeasured.filter(({ scale }) => scale > 0)).toEqual([]);
   for (const { gain, scale } of forced.centroids)
     if (gain && scale > 0) expect(gain.ci95[1]).toBeGreaterThan(gain.ci95[0]);
-
-  // The training files themselves, as prompts of every length.
-  const { table, centroids } = readEdgeTable(readTensorFile(await readFile(join(small, "forced", edgeTableFile))));
-  const tokenizer = Tokenizer.fromTensors(readTensorFile(await readFile(join(small, "forced", tokenizerFile))));
-  const live = emptyProfile(centroids.count);
-  for (const line of (await readFile(corpora[0].path, "utf8")).split("\n")) {
-    const ids = tokenizer.encode(JSON.parse(line).text);
-    for (let start = 0; start + 80 <= ids.length; start += 64) {
-      for (const [c, { typical }] of promptClasses.entries()) {
-        const prompt = ids.slice(start, start + typical);
-        const { index, similarity } = rankCentroids(promptEmbedding(prompt, table), centroids)[0];
-        live[c].centroids[index]++;
-        live[c].similarities[similarityBinOf(similarity)]++;
-      }
-    }
-  }
-  const { verdict, centroids: shift } = driftOf(live, forced.training!.assignments!, 500);
-  console.log(`index ${shift?.psi.toFixed(3)}, chance ${shift?.chance.toFixed(3)}`);
-  expect(verdict).toBe("fine");
-  // Held-out documents alone as the reference: 0.25.
-  expect(shift!.psi).toBeLessThan(0.1);
 });

@@ -8,7 +8,6 @@ import type { AddressInfo } from "node:net";
 import { serve } from "@hono/node-server";
 import type { FrameSink } from "../../gpu-backend/engine/client.ts";
 import { type AppParts, createApp } from "../../gpu-backend/http/app.ts";
-import { AssignmentCounter } from "../../gpu-backend/http/assignment-counter.ts";
 import { CallVerifier } from "../../gpu-backend/http/call-verifier.ts";
 import { createMetrics } from "../../gpu-backend/http/metrics.ts";
 import { type BatchRequest, errorFrame, type Frame } from "../../shared/contracts/inference.ts";
@@ -117,7 +116,6 @@ export class FakeProcess {
         },
       },
       adapters: adapters as unknown as AppParts["adapters"],
-      assignments: new AssignmentCounter("run", () => undefined),
       metrics,
       log: () => undefined,
       tracer: null,

@@ -30,13 +30,6 @@ test("remembers the numerics that its tokens were computed with, as far as backe
   expect(delivery.numerics).toBe("one");
 });
 
-test("is counted once, however often it is asked for", () => {
-  const assignment = { centroidId: "c0", similarity: 0.5, tokens: 3 };
-  const delivery = new Delivery({ ...sequenceRequest("a"), assignment });
-  expect(delivery.nextRequest(0).assignment).toEqual(assignment);
-  expect(delivery.nextRequest(0)).not.toHaveProperty("assignment");
-});
-
 test("gives the client one series under its own id, which no frame may break", () => {
   const delivery = new Delivery({ ...sequenceRequest("a"), continuedIds: [1, 2] });
   expect(() => delivery.deliver(promptFrame("a"))).toThrow(/prompt/);

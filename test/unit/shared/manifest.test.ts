@@ -115,7 +115,6 @@ test.each<[string, Path, unknown]>([
   ["a centroid by a name that requests use", ["centroids", 0, "id"], "off"],
   ["a row that does not say what is typical beside others that do", ["evidence", "byLength", 1, "typical"], undefined],
   ["a row whose floor is below that of all lengths", ["evidence", "byLength", 1, "floor"], 0.001],
-  ["counts of other centroids", ["training", "assignments", 0, "centroids"], [1]],
   ["no centroid", ["centroids"], []],
   ["a model name that reads as a centroid's", ["model", "servedAs"], "gpt2:c0"],
 ])("%s is refused", (_, path, value) => {
@@ -149,7 +148,7 @@ describe("a manifest that is large for its own sake", () => {
     ["many unknown fields", () => withValue(["model", "x"], Array(60_000).fill(1)), /model/],
     ["60,000 unknown names", () => JSON.stringify(Object.fromEntries(Array(60_000).entries())), /manifest/],
     ["a long name", () => JSON.stringify({ ["x".repeat(1_000_000)]: 1 }), /manifest/],
-    ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /3018\d\d\d characters, the maximum is 2097152/],
+    ["3 MB of spaces", () => `${embedded}${" ".repeat(3_000_000)}`, /301\d\d\d\d characters, the maximum is 2097152/],
     ["no JSON", () => `{"a": "${"x".repeat(1_000_000)}`, /manifest\.json is not JSON/],
   ])("%s is refused in a few words", (_, json, message) => {
     const refusal = refusalOf(json());

@@ -4,13 +4,11 @@ import { createSigner } from "../../../../edge/backend/call-signer.ts";
 import { InstantStore } from "../../../../gpu-backend/adapters/instant/store.ts";
 import type { EngineClient, FrameSink } from "../../../../gpu-backend/engine/client.ts";
 import { createApp } from "../../../../gpu-backend/http/app.ts";
-import { AssignmentCounter, promptsPerStep } from "../../../../gpu-backend/http/assignment-counter.ts";
 import { CallVerifier } from "../../../../gpu-backend/http/call-verifier.ts";
 import { jsonLog } from "../../../../gpu-backend/http/log.ts";
 import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
 import { loadHeader } from "../../../../shared/contracts/backend-load.ts";
 import {
-  type AssignmentReport,
   type BatchRequest,
   type Frame,
   heartbeatMs,
@@ -103,67 +101,10 @@ beforeEach(() => {
     bring: async () => {},
     store: new InstantStore(tmpdir(), 1, () => new Date(0)),
   };
-  const assignments = new AssignmentCounter("run", (counted) => metrics.assigned(counted));
   const load = () => ({ sequences: openSequences, slots: 32 });
   appWith = (verifier) =>
-    createApp({ name: "b-0", sets, load, adapters, assignments, metrics, log, tracer: null, verifier, now: () => 0 });
+    createApp({ name: "b-0", sets, load, adapters, metrics, log, tracer: null, verifier, now: () => 0 });
   app = appWith(null);
-});
-
-describe("GET /v1/assignments", () => {
-  const manifest = { centroids: [{ id: "c0" }, { id: "c1" }], model: { name: "m", servedAs: "gpt2" } };
-  const assigned = (centroidId: string, tokens: number, similarity = 0.42) =>
-    batch({ sequences: [{ ...sequenceRequest("s1", [secret]), assignment: { centroidId, similarity, tokens } }] });
-  const report = async () => (await app.request("/v1/assignments")).json() as Promise<AssignmentReport>;
-  const total = ({ classes }: AssignmentReport) =>
-    classes.flatMap(({ centroids }) => centroids).reduce((sum, count) => sum + count, 0);
-
-  test("counts prompts by centroid, length and similarity, and shows them in steps alone", async () => {
-    info = { manifest, manifestHash: "a".repeat(64) } as unknown as EngineClient["info"];
-    for (let i = 0; i < promptsPerStep - 1; i++)
-      await post("/v1/batches", assigned(i % 3 ? "c0" : "c1", i % 2 ? 64 : 9));
-    expect(total(await report())).toBe(0);
-    // What chose no centroid by itself, or one that is not served, is no prompt of this count.
-    await post("/v1/batches", batch());
-    await post("/v1/batches", assigned("c7", 64));
-    expect(total(await report())).toBe(0);
-    await post("/v1/batches", assigned("c1", 64, 0.97));
-    const { run, manifestHash, classes } = await report();
-    expect({ run, manifestHash }).toEqual({ run: "run", manifestHash: "a".repeat(64) });
-    const seen = classes.map(({ centroids }) => centroids);
-    expect(seen).toEqual([
-      [0, 0],
-      [16, 9],
-      [0, 0],
-      [0, 0],
-      [16, 9],
-    ]);
-    expect(classes[4].similarities).toEqual([0, 0, 0, 0, 24, 0, 0, 0, 0, 1]);
-    await post("/v1/batches", assigned("c0", 64));
-    expect(total(await report())).toBe(promptsPerStep);
-    const scraped = await (await app.request("/metrics")).text();
-    expect(scraped).toContain('chameleon_assignment_similarity_count{centroid="c0"} 32');
-    expect(scraped).toContain('chameleon_assignment_similarity_bucket{le="0.4",centroid="c1"} 0');
-  });
-
-  test("begins anew with another manifest, and counts nothing that was refused", async () => {
-    info = { manifest, manifestHash: "a".repeat(64) } as unknown as EngineClient["info"];
-    for (let i = 0; i < promptsPerStep; i++) await post("/v1/batches", assigned("c0", 64));
-    expect(total(await report())).toBe(promptsPerStep);
-    refusal = new ServiceError("overloaded", "too much");
-    for (let i = 0; i < promptsPerStep; i++) await post("/v1/batches", assigned("c0", 64));
-    expect(total(await report())).toBe(promptsPerStep);
-    info = { manifest, manifestHash: "b".repeat(64) } as unknown as EngineClient["info"];
-    refusal = null;
-    // Prompts that still go by the manifest before.
-    for (let i = 0; i < promptsPerStep; i++) await post("/v1/batches", assigned("c0", 64));
-    expect(await report()).toMatchObject({ manifestHash: "b".repeat(64) });
-    expect(total(await report())).toBe(0);
-  });
-
-  test("needs an engine", async () => {
-    expect((await app.request("/v1/assignments")).status).toBe(503);
-  });
 });
 
 describe("POST /v1/batches", () => {

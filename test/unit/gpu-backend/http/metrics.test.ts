@@ -1,8 +1,7 @@
 /** The exposition format, line by line: names, types, labels and values. */
 import { expect, test } from "vitest";
 import type { EngineStats } from "../../../../gpu-backend/engine/reports.ts";
-import { promptsPerStep } from "../../../../gpu-backend/http/assignment-counter.ts";
-import { createMetrics } from "../../../../gpu-backend/http/metrics.ts";
+import { createMetrics, sequencesPerStep } from "../../../../gpu-backend/http/metrics.ts";
 import type { BatchRequest } from "../../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../../support/engine-harness.ts";
 import { doneFrame } from "../../../support/frames.ts";
@@ -109,13 +108,13 @@ test("counters keep what an engine counted that has ended", async () => {
 test("sequences are counted by their nearest centroid, never a few at a time", async () => {
   const metrics = createMetrics(noEngine);
   const shown = async () => (await linesOf(metrics)).filter((line) => line.startsWith("chameleon_centroid_sequences"));
-  metrics.batchTaken(batch(promptsPerStep - 3, { centroidId: "c1" }));
+  metrics.batchTaken(batch(sequencesPerStep - 3, { centroidId: "c1" }));
   metrics.batchTaken(batch(1, {}));
   metrics.batchTaken(batch(1, { adapterHash: "b".repeat(64) }));
   expect(await shown()).toEqual([]);
   metrics.batchTaken(batch(1, { centroidId: "c1" }));
   expect(await shown()).toEqual([
-    `chameleon_centroid_sequences_total{centroid="c1"} ${promptsPerStep - 2}`,
+    `chameleon_centroid_sequences_total{centroid="c1"} ${sequencesPerStep - 2}`,
     'chameleon_centroid_sequences_total{centroid="base"} 1',
     'chameleon_centroid_sequences_total{centroid="own"} 1',
   ]);
