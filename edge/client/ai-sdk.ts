@@ -51,8 +51,8 @@ function metadata(block: JsonObject | undefined): { [providerName]: JsonObject }
   return block && { [providerName]: block };
 }
 
-/** Of an answer, or of a chunk, whose first choice has it. */
+/** The block of the first choice; the AI SDK asks for one. */
 function blockOf(answer: unknown): JsonObject | undefined {
-  if (typeof answer !== "object" || answer === null || !("chameleon" in answer)) return undefined;
-  return answer.chameleon as JsonObject;
+  const { choices } = (answer ?? {}) as { choices?: { chameleon?: JsonObject }[] };
+  return choices?.[0]?.chameleon;
 }

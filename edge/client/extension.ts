@@ -10,7 +10,7 @@ export interface Expert {
   weight?: number | null;
 }
 
-/** The block `chameleon` of a request. */
+/** The object `chameleon` of a request. Even an empty one asks for the block `chameleon` of each choice. */
 export interface ChameleonRequest {
   /** `auto` (the default), `nearest`, `off`, one adapter by its name, or a list of experts. */
   adapter?: "auto" | "nearest" | "off" | (string & {}) | Expert[] | null;
@@ -37,7 +37,7 @@ export interface ChameleonRequestFields {
   repetition_penalty?: number | null;
 }
 
-/** What answers, chunks and choices have besides OpenAI's fields. */
-export interface ChameleonAnswerFields {
+/** What a choice of an answer or chunk has besides OpenAI's fields, where the request has an object `chameleon`. */
+export interface ChameleonChoiceFields {
   chameleon?: Partial<ChameleonBlock>;
 }

@@ -15,6 +15,8 @@ export interface ChoiceOptions {
   /** Alternatives per token; null for no logprobs at all. */
   logprobs: number | null;
   compare: boolean;
+  /** Tell what answered (the block `chameleon`). */
+  withBlock: boolean;
 }
 
 /** What one frame added to a choice. */

@@ -95,7 +95,7 @@ class CompletionWriter {
       plan.choices.map((one) => [one.sequence.id, new Choice(one, tokenizer, options, echoed?.get(one.prompt))]),
     );
     this.#promptScores = new PromptScores(plan.choices);
-    this.#builder = new ResponseBuilder(forms[form], envelope, plan, { compare: options.compare, isWhole: !stream });
+    this.#builder = new ResponseBuilder(forms[form], envelope, plan, { ...options, isWhole: !stream });
     this.#count = new TokenCount(envelope.model, plan.choices);
     this.#repeated = request.resumeFrom ? new RepeatedEvents(request.resumeFrom) : null;
     this.#openChoices = plan.choices.length;

@@ -18,7 +18,7 @@ import type { NamedAdapters } from "../tenants/own-adapters.ts";
 /** What a completion's request and a chat's have in common once they are read. */
 export type GenerationRequest = Pick<
   CompletionRequest,
-  "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon"
+  "model" | "n" | "seed" | "max_tokens" | "echo" | "logprobs" | "sampling" | "chameleon" | "withBlock"
 >;
 
 export interface TokenizedPrompt {

@@ -7,11 +7,12 @@ import type {
   ChameleonBlock,
   ChatChoice,
   ChatChunkChoice,
+  ComparedToken,
   CompletionChoice,
   Timings,
   Usage,
 } from "../../shared/contracts/responses.ts";
-import type { ChoicePart } from "./choice.ts";
+import type { ChoiceOptions, ChoicePart } from "./choice.ts";
 import type { Plan, PlannedChoice } from "./plan.ts";
 
 /** What all chunks of a response have in common. */
@@ -54,13 +55,11 @@ interface Answer {
   created: number;
   model: string;
   system_fingerprint: string;
-  choices: (AnyChoice & { chameleon?: Partial<ChameleonBlock> | undefined })[];
+  choices: (AnyChoice & { chameleon?: Partial<ChameleonBlock> })[];
   usage?: Usage;
-  chameleon?: Partial<ChameleonBlock> | undefined;
 }
 
-interface BuilderOptions {
-  compare: boolean;
+interface BuilderOptions extends Pick<ChoiceOptions, "compare" | "withBlock"> {
   /** Whether `response` is to be asked for: a stream's parts are written as they come, and need not be kept. */
   isWhole: boolean;
 }
@@ -144,8 +143,11 @@ export class ResponseBuilder {
 
   /** The whole response, once every choice is done. */
   response(): Answer {
-    const choices = this.#choices.map(({ all }) => ({ ...this.#form.choice(all), chameleon: this.#block(all) }));
-    return { ...this.#head(this.#form.object), choices, usage: this.usage, chameleon: choices[0].chameleon };
+    const choices = this.#choices.map(({ all }) => ({
+      ...this.#form.choice(all),
+      ...(this.#options.withBlock && { chameleon: this.#block(all) }),
+    }));
+    return { ...this.#head(this.#form.object), choices, usage: this.usage };
   }
 
   /** One part as a chunk, or null where there is nothing to tell yet. `add` it first. */
@@ -155,11 +157,10 @@ export class ResponseBuilder {
     const collected = this.#choices[planned.index];
     const choice: Answer["choices"][number] = this.#form.chunkChoice(part, !collected.hasBegun);
     collected.hasBegun = true;
-    // The block comes with a choice's last chunk; only compared tokens come with theirs, and add up over the chunks.
-    if (done) choice.chameleon = this.#block(part);
-    else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared } };
-    const chunk = { ...this.#head(this.#form.chunkObject), choices: [choice] };
-    return done ? { ...chunk, chameleon: choice.chameleon } : chunk;
+    // The block comes with a choice's last chunk; compared tokens come with their own chunks.
+    if (done && this.#options.withBlock) choice.chameleon = this.#block(part);
+    else if (this.#options.compare) choice.chameleon = { compare: { tokens: compared.map(roundedToken) } };
+    return { ...this.#head(this.#form.chunkObject), choices: [choice] };
   }
 
   usageChunk(): Answer {
@@ -175,17 +176,24 @@ export class ResponseBuilder {
   #block({ planned, compared, done }: ChoicePart): ChameleonBlock {
     const { centroid, similarity, mode, experts } = planned.assignment;
     const { nats, tokens } = this.#choices[planned.index].gained;
+    const { adapter = null, mixture } = done ?? {};
+    const { evidence = null } = mixture ?? {};
+    const gain = experts.includes(centroid.id) ? centroid.gain : null;
     return {
       centroid: centroid.id,
-      similarity,
+      similarity: rounded(similarity),
       mode,
       experts: expertsOf(planned.assignment, done),
-      evidence: done?.mixture?.evidence ?? null,
-      adapter: done?.adapter ?? null,
-      held_out_gain: experts.includes(centroid.id) ? centroid.gain : null,
-      timings: this.#timingsOf(done),
+      evidence: evidence && { ...evidence, nats: rounded(evidence.nats) },
+      adapter: adapter && { ...adapter, scale: rounded(adapter.scale) },
+      held_out_gain: gain && {
+        ...gain,
+        nats: rounded(gain.nats),
+        ci95: [rounded(gain.ci95[0]), rounded(gain.ci95[1])],
+      },
+      timings: roundedTimings(this.#timingsOf(done)),
       ...(this.#options.compare && {
-        compare: { tokens: compared, mean_difference: tokens > 0 ? nats / tokens : null },
+        compare: { tokens: compared.map(roundedToken), mean_difference: tokens > 0 ? rounded(nats / tokens) : null },
       }),
     };
   }
@@ -195,6 +203,21 @@ export class ResponseBuilder {
     const { tokenizeMs: tokenize, assignMs: assign } = this.#plan;
     return { tokenize, assign, queue: queueMs, adapter: adapterMs, prefill: prefillMs, decode: decodeMs };
   }
+}
+
+/** Four decimals: finer differences say nothing about a text. */
+function rounded(value: number): number {
+  return Math.round(value * 1e4) / 1e4;
+}
+
+function roundedToken({ token, logprob, base_logprob }: ComparedToken): ComparedToken {
+  return { token, logprob: rounded(logprob), base_logprob: rounded(base_logprob) };
+}
+
+/** Milliseconds, to a tenth. */
+function roundedTimings(timings: Timings): Timings {
+  const entries = Object.entries(timings).map(([phase, ms]) => [phase, Math.round(ms * 10) / 10]);
+  return Object.fromEntries(entries) as Timings;
 }
 
 /**
@@ -208,7 +231,7 @@ function expertsOf({ experts, mode }: PlannedChoice["assignment"], done: DoneFra
     const [id = "base"] = experts;
     return [{ id, weight: 1, ...(done?.adapter && { hash: done.adapter.hash }) }];
   }
-  const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight, hash }));
-  const pointer = mixture.evidence ? [{ id: "pointer", weight: mixture.pointer }] : [];
-  return [{ id: "base", weight: mixture.base }, ...adapters, ...pointer];
+  const adapters = mixture.adapters.map(({ hash, weight }, j) => ({ id: experts[j], weight: rounded(weight), hash }));
+  const pointer = mixture.evidence ? [{ id: "pointer", weight: rounded(mixture.pointer) }] : [];
+  return [{ id: "base", weight: rounded(mixture.base) }, ...adapters, ...pointer];
 }

@@ -67,7 +67,8 @@ export function checked<T extends z.ZodType>(schema: T, value: unknown): z.outpu
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  const param = fieldName(issue.path);
+  const unknown = issue.code === "unrecognized_keys" ? [issue.keys[0].slice(0, limits.adapterCharacters)] : [];
+  const param = fieldName([...issue.path, ...unknown]);
   throw new ServiceError("invalid_request", `Invalid request: ${messageOf(issue, param || "the body")}.`, {
     param: param || null,
   });

@@ -91,7 +91,7 @@ export class Duel {
 
   /** The fields that make this side answer `question`. */
   wish(column: Column, { answerer, sampling, promptTokens }: Question): object {
-    if (column.side === "base") return { model: this.#parts.baseModel() };
+    if (column.side === "base") return { model: this.#parts.baseModel(), chameleon: {} };
     return wishOf(answerer, sampling.evidenceTokens ?? promptTokens);
   }
 

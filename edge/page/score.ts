@@ -77,7 +77,7 @@ export class Score {
     const by = (experts: unknown) => ask({ chameleon: { adapter: experts, evidence_tokens: read, compare: true } });
     const [alone, pointer, mixture] = await Promise.all([by(adapter.value), by([{ id: "base" }]), by("auto")]);
     const one = (id: string, name: string, answer: CompletionResponse) => ({ id, name, mean: meanFrom(answer, read) });
-    const [adapterId] = alone.chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
+    const [adapterId] = alone.choices[0].chameleon?.experts?.filter(({ id }) => id !== "base") ?? [];
     const baseOnly: Contestant = one("base", "Base alone", base);
     const others: Contestant[] = [
       one("adapter", `Adapter alone: ${adapterId ? catalog.nameOf(adapterId.id) : "off, so the base"}`, alone),
@@ -101,7 +101,7 @@ export class Score {
       return make("li", { "data-contestant": id }, make("span", {}, name), make("b", {}, said), bar);
     });
     const weights = make("div");
-    const block = mixture.chameleon as ChameleonBlock;
+    const block = mixture.choices[0].chameleon as ChameleonBlock;
     showExperts(weights, block.experts, (id) => catalog.nameOf(id));
     const scored = total - read;
     const caution = scored < fewTokens ? ` That is little text: take it as a hint.` : "";

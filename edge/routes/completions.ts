@@ -81,7 +81,12 @@ async function answer(
 ): Promise<Response> {
   const { signal } = c.req.raw;
   const model = request.model ?? `${artifacts.manifest.model.servedAs}:auto`;
-  const options = { echo: request.echo, logprobs: request.logprobs, compare: request.chameleon.compare };
+  const options = {
+    echo: request.echo,
+    logprobs: request.logprobs,
+    compare: request.chameleon.compare,
+    withBlock: request.withBlock,
+  };
   if (!request.stream) refuseManyLogprobs(plan, { form, ...options });
   const admission = await c.get("admission").reserve(mostTokens(plan.choices));
   Object.assign(c.get("attributes"), {

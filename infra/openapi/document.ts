@@ -15,8 +15,8 @@ const withRetryAfter: ErrorKind[] = ["rate_limited", "quota_exceeded", "overload
 const introduction = `GPT-2 behind OpenAI's API. Each prompt is answered by a mixture of the base, generated adapters and a pointer, which copies from the prompt.
 Set an OpenAI client's base URL and key to use it. Unlisted fields are ignored; a field that is \`null\` counts as absent.
 
-**The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`; answers tell under \`chameleon\` which experts answered
-with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
+**The extension.** Requests may say \`chameleon: {adapter, compare, evidence_tokens}\`. If they do, even with an empty object, each choice tells
+under \`chameleon\` which experts answered with which weights, what they gained on the prompt's own tokens, and apart from that what the nearest centroid's adapter gained on held-out text.
 
 **Evidence.** By default an answer's probabilities are a weighted sum of those of the base, of the nearest centroids' adapters and of
 the pointer. How well each predicts the prompt's own tokens sets the weights, once: what is generated never changes them. The base

@@ -4,9 +4,8 @@
  */
 import { z } from "zod";
 import { absentAs, describe, kindOf } from "./fields.ts";
-import { generationFields, type Refuse, refuseTogether } from "./generation.ts";
+import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
-import { withSampling } from "./sampling.ts";
 
 export interface ChatMessage {
   role: "system" | "user" | "assistant";
@@ -88,7 +87,7 @@ export const chatRequestSchema = z
     if (request.top_logprobs !== null && !request.logprobs) refuse("top_logprobs", "top_logprobs needs logprobs: true");
     refuseUnbuilt(request, refuse);
   })
-  .transform(withSampling);
+  .transform(asGeneration);
 
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
 

@@ -1,8 +1,9 @@
 /** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
 import { z } from "zod";
+import { nearestName } from "../nearest-name.ts";
 import { absentAs, describe, modelField, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
-import { samplingFields } from "./sampling.ts";
+import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
 /** An expert that a request lists, with its weight; null: the prompt decides. */
 export interface ListedExpert {
@@ -37,19 +38,30 @@ const adapterField = absentAs(
   ],
 });
 
+const chameleonFields = {
+  adapter: adapterField,
+  compare: absentAs(z.boolean(), false, "Tell each token's logprob beside that of the base"),
+  evidence_tokens: absentAs(
+    z.int().min(1),
+    null,
+    "Only the first so many tokens of the prompt assign it, weigh its experts and are copied from, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
+  ),
+};
+const chameleonSchema = z.strictObject(chameleonFields, {
+  error: ({ code, keys }) =>
+    code === "unrecognized_keys" ? unknownField((keys as string[])[0], Object.keys(chameleonFields)) : undefined,
+});
 const chameleonField = absentAs(
-  z.object({
-    adapter: adapterField,
-    compare: absentAs(z.boolean(), false, "Tell each token's logprob beside that of the base"),
-    evidence_tokens: absentAs(
-      z.int().min(1),
-      null,
-      "Only the first so many tokens of the prompt assign it, weigh its experts and are copied from, up to the context. With `echo` and `logprobs` those are scored by the base, and the rest as a continuation of them would be",
-    ),
-  }),
-  { adapter: null, compare: false, evidence_tokens: null },
-  "What answers, over what `model` says",
+  chameleonSchema,
+  null,
+  "What answers, over what `model` says. An object, even an empty one, asks for the block `chameleon` of each choice",
 );
+
+function unknownField(name: string, names: readonly string[]): string {
+  const meant = nearestName(name, names);
+  const advice = meant === null ? `its fields are ${names.join(", ")}` : `did you mean ${meant}?`;
+  return `chameleon has no field ${describe(name)}; ${advice}`;
+}
 
 export const generationFields = {
   model: modelField("`gpt2:auto` (the prompt's evidence decides) where it is absent; see `GET /v1/models`"),
@@ -65,6 +77,30 @@ export const generationFields = {
   user: userField,
   chameleon: chameleonField,
 };
+
+const nothingAsked: z.output<typeof chameleonSchema> = Object.freeze({
+  adapter: null,
+  compare: false,
+  evidence_tokens: null,
+});
+
+type SamplingField = keyof typeof samplingFields;
+
+/** A checked request with its sampling parameters as one object; `withBlock`: it asks what answered it. */
+export function asGeneration<Request extends { chameleon: z.output<typeof chameleonField> }>(request: Request) {
+  const others: Record<string, unknown> = {};
+  const sampling: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(request)) {
+    if (!Object.hasOwn(samplingFields, name)) others[name] = value;
+    else if (value !== null && value !== undefined) sampling[name] = value;
+  }
+  return {
+    ...(others as Omit<Request, SamplingField | "chameleon">),
+    sampling: sampling as SamplingChanges,
+    chameleon: request.chameleon ?? nothingAsked,
+    withBlock: request.chameleon !== null,
+  };
+}
 
 /** Adds the issue of a request whose `param` is at fault. */
 export type Refuse = (param: string, message: string) => void;

@@ -5,9 +5,8 @@
  */
 import { z } from "zod";
 import { absentAs, describe, modelField, promptField, promptList, promptSchema } from "./fields.ts";
-import { generationFields, refuseTogether } from "./generation.ts";
+import { asGeneration, generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
-import { withSampling } from "./sampling.ts";
 
 export const completionRequestSchema = z
   .object({
@@ -37,7 +36,7 @@ export const completionRequestSchema = z
     }
     if (request.suffix) refuse("suffix", "suffix is not supported: the model only continues text");
   })
-  .transform(withSampling);
+  .transform(asGeneration);
 
 export const assignRequestSchema = z.object({
   model: modelField("As a completion's"),

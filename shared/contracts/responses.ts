@@ -24,7 +24,7 @@ const expertSchema = z.object({
     .min(0)
     .max(1)
     .describe(
-      "Of its probabilities in the answer's; all weights add up to 1. The pointer's is what it takes at most: what it leaves at a token, the others get by their weights",
+      "Of its probabilities in the answer's; all weights add up to 1 but for rounding. The pointer's is what it takes at most: what it leaves at a token, the others get by their weights",
     ),
   hash: hash.optional().describe("Of an adapter"),
 });
@@ -93,9 +93,13 @@ export const chameleonBlockSchema = z
           ),
       })
       .optional()
-      .describe("With `compare`. In a stream every chunk has its own `tokens`, the last one the mean over all"),
+      .describe(
+        "With `compare`. In a stream every chunk has its own `tokens`, and a choice's last one the mean over all",
+      ),
   })
-  .describe("What answered one choice");
+  .describe(
+    "What answered one choice, where the request has an object `chameleon`; in a stream in the choice's last chunk. Rounded: milliseconds to tenths, other numbers to four decimals",
+  );
 const partialBlock = chameleonBlockSchema.partial().optional();
 
 export const usageSchema = z.object({
@@ -118,7 +122,6 @@ function answer<O extends string, C extends z.ZodType>(object: O, choice: C) {
     system_fingerprint: z.string().describe("Changes when the artifacts do, and so may the text of a seed"),
     choices: z.array(choice),
     usage: usageSchema.nullable().optional(),
-    chameleon: partialBlock.describe("The first choice's block"),
   });
 }
 const finishReason = z.enum(["stop", "length"]);

@@ -142,19 +142,6 @@ export const samplingFields = {
   logit_bias: logitBiasField,
 };
 
-type SamplingField = keyof typeof samplingFields;
-
-/** A checked request with its sampling parameters as one object. */
-export function withSampling<Request extends object>(request: Request) {
-  const others: Record<string, unknown> = {};
-  const sampling: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(request)) {
-    if (!Object.hasOwn(samplingFields, name)) others[name] = value;
-    else if (value !== null && value !== undefined) sampling[name] = value;
-  }
-  return { ...(others as Omit<Request, SamplingField>), sampling: sampling as SamplingChanges };
-}
-
 function readStop(value: unknown, context: z.RefinementCtx): string[] {
   const refuse = (message: string): string[] => {
     context.addIssue({ code: "custom", message, input: value });

@@ -46,6 +46,8 @@ async function exchange({ path, route = path, body, headers, status = 200, ...re
   const isBase64 = typeof body === "object" && "encoding_format" in body && body.encoding_format === "base64";
   const theirs = isBase64 ? null : published.response(route, status, isStream);
   if (status >= 400) expect(theirs).not.toBeNull();
+  const isAsked = typeof body === "object" && "chameleon" in body;
+  if (!isAsked) expect(text).not.toContain('"chameleon"');
   for (const answer of answers) {
     for (const schema of [mine, theirs]) {
       if (schema && !schema(answer))
@@ -68,6 +70,7 @@ const messages = [
 ];
 const completions: Record<string, object> = {
   plain: { prompt, max_tokens: 6 },
+  "with what answered": { prompt, n: 2, max_tokens: 2, chameleon: {} },
   "with everything said of it": {
     ...{ prompt: [prompt, "=head1 NAME"], n: 2, max_tokens: 6, echo: true, logprobs: 3, seed: 1, stop: ["\n", "###"] },
     ...{ chameleon: { compare: true }, user: "someone", logit_bias: { 50: -100 }, top_k: 50, min_p: 0.01 },
@@ -194,7 +197,12 @@ describe("what the document's schemas refuse, the API refuses", () => {
       ...[{ prompt: 5 }, { prompt: [] }, { prompt: [""] }, { prompt: [-1] }, { prompt: Array(33).fill("a") }],
       ...[{ n: 0 }, { n: 1.5 }, { n: 17 }, { temperature: 2.1 }, { top_p: -1 }, { logprobs: 6 }, { echo: "yes" }],
       ...[{ stop: ["1", "2", "3", "4", "5"] }, { stop: "" }, { max_tokens: "5" }, { stream_options: 1 }, { seed: 0.5 }],
-      ...[{ chameleon: { compare: 1 } }, { logit_bias: [] }, { chameleon: { evidence_tokens: 0 } }],
+      ...[
+        { chameleon: { compare: 1 } },
+        { logit_bias: [] },
+        { chameleon: { evidence_tokens: 0 } },
+        { chameleon: { adaptor: "off" } },
+      ],
       ...[[], [{}], ["c1"], Array(5).fill({ id: "c1" }), [{ id: "c1", weight: -1 }]].map((adapter) => ({
         chameleon: { adapter },
       })),

@@ -102,7 +102,7 @@ describe("the openai SDK", () => {
   test("asks for an adapter and reads what answered, typed", async () => {
     const request = { model, prompt, max_tokens: 4, temperature: 0, chameleon: { adapter: "nearest", compare: true } };
     const whole = await client().completions.create(request);
-    expect(whole.chameleon?.mode).toBe("adapted");
+    expect(whole.choices[0].chameleon?.mode).toBe("adapted");
     expect(whole.choices[0].chameleon?.compare?.tokens.map(({ token }) => token).join("")).toBe(whole.choices[0].text);
     let compared = "";
     for await (const { choices } of await client().completions.create({ ...request, stream: true })) {
@@ -115,7 +115,7 @@ describe("the openai SDK", () => {
       max_tokens: 1,
       chameleon: { adapter: "off" },
     });
-    expect(off.chameleon?.experts?.map(({ id }) => id)).toEqual(["base"]);
+    expect(off.choices[0].chameleon?.experts?.map(({ id }) => id)).toEqual(["base"]);
   });
 
   test("passes what vLLM has beside OpenAI's fields", async () => {

@@ -35,7 +35,7 @@ async function complete(body: object): Promise<CompletionResponse> {
   return response.json() as Promise<CompletionResponse>;
 }
 
-const blockOf = async (body: object) => (await complete(body)).chameleon!;
+const blockOf = async (body: object) => (await complete({ chameleon: {}, ...body })).choices[0].chameleon!;
 const logprobsOf = async (body: object) => (await complete({ logprobs: 0, ...body })).choices[0].logprobs!;
 
 describe("the default", () => {
@@ -47,15 +47,15 @@ describe("the default", () => {
   ])("answers %s with experts whose weights add up to 1, the base at its floor or above", async (_, prompt) => {
     const { mode, experts, evidence } = await blockOf({ prompt });
     expect(mode).toBe("evidence");
-    expect(experts!.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1, 6);
+    expect(experts!.reduce((sum, { weight }) => sum + weight, 0)).toBeCloseTo(1, 3);
     expect(experts![0].id).toBe("base");
-    expect(experts![0].weight).toBeGreaterThanOrEqual(floor - 1e-9);
+    expect(experts![0].weight).toBeGreaterThanOrEqual(floor - 1e-4);
     expect(evidence!.tokens).toBeLessThanOrEqual(16);
   });
 
   test("gives a choice the same text alone and among others", async () => {
     for (const temperature of [0, 0.9]) {
-      const request = { prompt: austen, seed: 5, temperature };
+      const request = { prompt: austen, seed: 5, temperature, chameleon: {} };
       const [alone] = (await complete(request)).choices;
       const together = (await complete({ ...request, prompt: [austen, perl], n: 3 })).choices;
       expect(together[0].text).toBe(alone.text);
@@ -66,7 +66,7 @@ describe("the default", () => {
 
 test("`nearest` is the nearest centroid's adapter at full strength", async () => {
   const nearest = await complete({ prompt: perl, logprobs: 0, chameleon: { adapter: "nearest" } });
-  const { centroid: id, experts } = nearest.chameleon!;
+  const { centroid: id, experts } = nearest.choices[0].chameleon!;
   const forced = await complete({ prompt: perl, logprobs: 0, model: `gpt2:${id}` });
   expect(nearest.choices[0].logprobs).toEqual(forced.choices[0].logprobs);
   expect(experts).toEqual([{ id, weight: 1, hash: expect.any(String) }]);
@@ -75,7 +75,7 @@ test("`nearest` is the nearest centroid's adapter at full strength", async () =>
 describe("evidence_tokens", () => {
   test.each([8, 16, 20])("%i: what is scored after them is what would be served", async (N) => {
     const ids = tokenizer.encode(perl).slice(0, N);
-    const cut = await complete({ prompt: ids, max_tokens: 12, logprobs: 0 });
+    const cut = await complete({ prompt: ids, max_tokens: 12, logprobs: 0, chameleon: {} });
     const { tokens, token_logprobs } = cut.choices[0].logprobs!;
     const said = tokens.flatMap((token) => tokenizer.encode(token));
     expect(said).toHaveLength(tokens.length);
@@ -83,8 +83,9 @@ describe("evidence_tokens", () => {
       ...{ prompt: [...ids, ...said], max_tokens: 0, echo: true, logprobs: 0 },
       chameleon: { evidence_tokens: N },
     });
-    expect(scored.chameleon?.experts).toEqual(cut.chameleon?.experts);
-    expect(scored.chameleon?.evidence).toEqual(cut.chameleon?.evidence);
+    const [{ chameleon: ofScored }, { chameleon: ofCut }] = [scored.choices[0], cut.choices[0]];
+    expect(ofScored?.experts).toEqual(ofCut?.experts);
+    expect(ofScored?.evidence).toEqual(ofCut?.evidence);
     const all = scored.choices[0].logprobs!.token_logprobs;
     const differences = all.slice(N).map((logprob, i) => Math.abs(logprob! - token_logprobs[i]!));
     console.log(`max |scored − served| ${Math.max(...differences).toExponential(2)}`);
@@ -109,8 +110,9 @@ describe("a list of experts", () => {
       { id: centroid, weight: 1 },
     ];
     const mixed = await complete({ ...scores, logprobs: 0, chameleon: { adapter } });
-    expect(mixed.chameleon).toMatchObject({ mode: "fixed", evidence: null });
-    expect(mixed.chameleon?.experts).toMatchObject([{ weight: 0.5 }, { id: centroid, weight: 0.5 }]);
+    const { chameleon } = mixed.choices[0];
+    expect(chameleon).toMatchObject({ mode: "fixed", evidence: null });
+    expect(chameleon?.experts).toMatchObject([{ weight: 0.5 }, { id: centroid, weight: 0.5 }]);
     const forced = await logprobsOf({ ...scores, model: `gpt2:${centroid}` });
     mixed.choices[0].logprobs!.token_logprobs.slice(1).forEach((logprob, i) => {
       const halves = [base, forced].map((one) => Math.exp(one.token_logprobs[i + 1]!));

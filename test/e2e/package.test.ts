@@ -106,7 +106,7 @@ test("types the client", async () => {
     import "chameleon-edge/client";
     import { chameleonOptions } from "chameleon-edge/client/ai-sdk";
     import type OpenAI from "openai";
-    export const mode = (completion: OpenAI.Completion): string | undefined => completion.chameleon?.mode;
+    export const mode = (completion: OpenAI.Completion): string | undefined => completion.choices[0].chameleon?.mode;
     // @ts-expect-error -- an adapter is no number
     export const options = chameleonOptions({ adapter: 3 });
     console.log(JSON.stringify(options));`;

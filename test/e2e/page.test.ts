@@ -48,13 +48,13 @@ describe.skipIf(!browserProgram)("the page", () => {
     test("shows an adapted answer beside the base's as soon as it is opened, with the API's figures", async () => {
       const { page } = driver;
       const prompt = await page.inputValue("#prompt");
-      const adapted = await complete({ prompt, ...sampling });
+      const adapted = await complete({ prompt, ...sampling, chameleon: {} });
       const base = await complete({ prompt, ...sampling, model: "gpt2" });
       expect(await driver.answer("adapted")).toBe(adapted.choices[0].text);
       expect(await driver.answer("base")).toBe(base.choices[0].text);
       expect(await driver.text("h1")).toBe("One small GPT-2 that adapts to your text, while you watch");
 
-      const { experts, evidence } = adapted.chameleon!;
+      const { experts, evidence } = adapted.choices[0].chameleon!;
       for (const { id, weight } of experts!.filter((one) => one.weight > 0)) {
         expect(await driver.text(`#weights [data-expert="${id}"]`)).toContain(percent(weight));
       }
@@ -116,8 +116,8 @@ describe.skipIf(!browserProgram)("the page", () => {
         .evaluateAll((all) => all.map((one) => one.textContent));
       const at = tokens.findIndex((token) => /^ ?[A-Za-z]{2,}$/.test(token!) && repetitive.includes(token!));
       await page.locator("#adapted-answer .token").nth(at).click();
-      const reading = await complete({ prompt: repetitive, max_tokens: 1, echo: true, logprobs: 0 });
-      const pointer = reading.chameleon!.experts!.find(({ id }) => id === "pointer")!;
+      const reading = await complete({ prompt: repetitive, max_tokens: 1, echo: true, logprobs: 0, chameleon: {} });
+      const pointer = reading.choices[0].chameleon!.experts!.find(({ id }) => id === "pointer")!;
       await driver.says("#token", new RegExp(`${percent(pointer.weight)} of this answer`));
       await driver.says("#token", /the API does not tell/);
       const marks = await page.locator("#token mark").evaluateAll((all) => all.map((one) => one.textContent));

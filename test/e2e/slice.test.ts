@@ -22,8 +22,8 @@ interface Completion {
     text: string;
     finish_reason: string;
     logprobs: { tokens: string[]; token_logprobs: (number | null)[] } | null;
+    chameleon: Block;
   }[];
-  chameleon: Block;
 }
 
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
@@ -45,15 +45,15 @@ async function adaptedCentroids(): Promise<string[]> {
 describe("a completion", () => {
   test("names its centroid, similarity and adapter: generated once, then a hit, with the same hash", async () => {
     const [centroid] = (await adaptedCentroids()).slice(-1);
-    const body = { model: `gpt2:${centroid}`, prompt: austen, max_tokens: 4, temperature: 0 };
-    const first = await complete(body);
-    const second = await complete(body);
+    const body = { model: `gpt2:${centroid}`, prompt: austen, max_tokens: 4, temperature: 0, chameleon: {} };
+    const [first] = (await complete(body)).choices;
+    const [second] = (await complete(body)).choices;
     expect(first.chameleon.centroid).toBe(centroid);
     expect(Math.abs(first.chameleon.similarity)).toBeLessThanOrEqual(1);
     expect(first.chameleon.adapter?.hash).toMatch(/^[0-9a-f]{64}$/);
     expect([first, second].map((c) => c.chameleon.adapter?.cache)).toEqual(["generated", "hit"]);
     expect(second.chameleon.adapter?.hash).toBe(first.chameleon.adapter?.hash);
-    expect(second.choices[0].text).toBe(first.choices[0].text);
+    expect(second.text).toBe(first.text);
   });
 
   test("through the openai SDK: streamed text equals the unstreamed text, usage comes last", async () => {

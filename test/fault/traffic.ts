@@ -77,6 +77,7 @@ export function requestsOf(count: number, tokens: number): Body[] {
       seed: i,
       stream: true,
       stream_options: { include_usage: true },
+      chameleon: {},
       ...options,
     };
   });

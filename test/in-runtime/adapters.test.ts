@@ -81,7 +81,7 @@ describe("POST /v1/adapters", () => {
     expect(asked[0]).toMatchObject({ manifestHash: await manifestHash(), tenant: expect.stringMatching(/^adapters-/) });
 
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    for (const choice of [{ model: "gpt2:my-mail" }, { chameleon: { adapter: "my-mail" } }]) {
+    for (const choice of [{ model: "gpt2:my-mail", chameleon: {} }, { chameleon: { adapter: "my-mail" } }]) {
       const answered = await complete({ prompt: "aaab", max_tokens: 2, ...choice }, { headers: mine });
       expect(answered.status, await answered.clone().text()).toBe(200);
       expect(await answered.json()).toMatchObject({
@@ -130,12 +130,12 @@ describe("POST /v1/adapters", () => {
       const answered = await complete({ model, prompt: "aaab", max_tokens: 2, chameleon }, { headers: mine });
       expect([answered.status, await answered.json()]).toMatchObject([
         200,
-        { model, chameleon: { centroid: "my-mail" } },
+        { model, choices: [{ chameleon: { centroid: "my-mail" } }] },
       ]);
     }
     const named = (name: string) =>
       complete({ model: "gpt2:my-mail", prompt: "a", chameleon: { adapter: name } }, { headers: mine });
-    expect(await (await named("c1")).json()).toMatchObject({ chameleon: { centroid: "c1" } });
+    expect(await (await named("c1")).json()).toMatchObject({ choices: [{ chameleon: { centroid: "c1" } }] });
     expect(await errorOf(await named("nobodys"))).toMatchObject({ status: 400, param: "chameleon.adapter" });
     expect((await request("/v1/models/gpt2:nobodys", { headers: mine })).status).toBe(404);
   });
@@ -182,14 +182,16 @@ describe("POST /v1/adapters", () => {
     }
   });
 
-  test("that gained nothing is kept as the base, and every answer says so", async () => {
+  test("that gained nothing is kept as the base, and an answer that is asked says so", async () => {
     backendMakes({ gain: null, parts: [{ name: "unigram", kept: false, gain: { ...gain, nats: -0.01 } }] });
     const { post, complete } = adapterApp();
     const made = await (await post("/v1/adapters", body(), { headers: mine })).json();
     expect(made).toMatchObject({ gain: null, adapts: false, message: expect.stringContaining("the base") });
     const seen = backendAnswers(({ id }) => saying(id, "ok"));
-    const answered = await complete({ model: "gpt2:my-mail", prompt: "aa", max_tokens: 2 }, { headers: mine });
-    expect(await answered.json()).toMatchObject({ chameleon: { mode: "auto-off", held_out_gain: null } });
+    const asked = { model: "gpt2:my-mail", prompt: "aa", max_tokens: 2, chameleon: {} };
+    const answered = await complete(asked, { headers: mine });
+    const chameleon = { mode: "auto-off", held_out_gain: null };
+    expect(await answered.json()).toMatchObject({ choices: [{ chameleon }] });
     expect(seen.batches[0]).toMatchObject({ centroidId: null });
     expect(seen.batches[0].adapterHash).toBe(undefined);
   });

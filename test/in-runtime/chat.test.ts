@@ -46,7 +46,7 @@ const hello = [{ role: "user", content: "aaa" }];
 describe("a chat completion", () => {
   test("has OpenAI's shape, the adapter's facts, a request id and its timings", async () => {
     backendAnswers(({ id }) => saying(id, "bc", { finish: "stop" }));
-    const response = await chatApp().chat({ messages: hello });
+    const response = await chatApp().chat({ messages: hello, chameleon: {} });
     expect(response.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{32}$/);
     expect(response.headers.get("server-timing")).toMatch(/^tokenize;.*assign;.*queue;.*adapter;.*prefill;.*decode;/);
     const block = expect.objectContaining({ centroid: "c0", similarity: expect.closeTo(1, 5), mode: "evidence" });
@@ -66,7 +66,6 @@ describe("a chat completion", () => {
         },
       ],
       usage: { prompt_tokens: 5, completion_tokens: 2, total_tokens: 7 },
-      chameleon: block,
     });
   });
 
@@ -124,16 +123,15 @@ describe("a chat completion", () => {
 
   test("is assigned by what is said, not by the template's own words", async () => {
     const seen = backendAnswers(({ id }) => saying(id, "x"));
-    const { chameleon } = await chatted({
-      messages: [
-        { role: "system", content: "" },
-        { role: "user", content: "bbb" },
-      ],
-    });
-    expect(chameleon).toMatchObject({ centroid: "c1", similarity: expect.closeTo(1, 5) });
+    const messages = [
+      { role: "system", content: "" },
+      { role: "user", content: "bbb" },
+    ];
+    const { choices } = await chatted({ messages, chameleon: {} });
+    expect(choices[0].chameleon).toMatchObject({ centroid: "c1", similarity: expect.closeTo(1, 5) });
     expect(seen.batches[0].centroidId).toBe("c1");
-    const { chameleon: off } = await chatted({ messages: hello, chameleon: { adapter: "c1" }, model: "gpt2" });
-    expect(off?.centroid).toBe("c1");
+    const off = await chatted({ messages: hello, chameleon: { adapter: "c1" }, model: "gpt2" });
+    expect(off.choices[0].chameleon?.centroid).toBe("c1");
   });
 
   test("is weighed by what is said, not by the template's own words", async () => {
@@ -267,7 +265,7 @@ describe("logprobs", () => {
 describe("a streamed chat completion", () => {
   test("begins each choice with the role, says the same text, ends each with one reason and its block", async () => {
     backendAnswers(({ id }) => saying(id, `né ${id.at(-1)} xyz`));
-    const body = { messages: hello, n: 2, stop: "xyz" };
+    const body = { messages: hello, n: 2, stop: "xyz", chameleon: {} };
     const { choices: whole } = await chatted(body);
     const chunks = await chunksOf(body);
     for (const chunk of chunks) expect(chunk).toMatchObject({ object: "chat.completion.chunk", id: chunks[0].id });
@@ -314,8 +312,8 @@ describe("a streamed chat completion", () => {
       { ...tokenFrame(id, 0, 98), logprob: -1, baseLogprob: -1.5 },
       { ...doneFrame(id), completionTokens: 1 },
     ]);
-    const { chameleon } = await chatted({ messages: hello, chameleon: { compare: true } });
-    expect(chameleon?.compare).toEqual({
+    const { choices } = await chatted({ messages: hello, chameleon: { compare: true } });
+    expect(choices[0].chameleon?.compare).toEqual({
       tokens: [{ token: "b", logprob: -1, base_logprob: -1.5 }],
       mean_difference: 0.5,
     });

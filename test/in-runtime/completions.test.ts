@@ -85,8 +85,39 @@ describe("a completion", () => {
       system_fingerprint: `fp_${(await manifestHash()).slice(0, 12)}`,
       choices: [{ index: 0, text: "bc", logprobs: null, finish_reason: "length", chameleon: block }],
       usage: { prompt_tokens: 3, completion_tokens: 2, total_tokens: 5 },
-      chameleon: block,
     });
+  });
+
+  test("says what answered only where the request has an object `chameleon`, and once for each choice", async () => {
+    backendAnswers(({ id }) => saying(id, "bc"));
+    const timesIn = async (body: object) => {
+      const response = await testApp().complete({ prompt: "aaa", n: 2, max_tokens: 2, ...body });
+      return (await response.text()).match(/"chameleon":/g)?.length ?? 0;
+    };
+    for (const stream of [false, true]) {
+      expect(await timesIn({ stream })).toBe(0);
+      expect(await timesIn({ stream, chameleon: null })).toBe(0);
+      expect(await timesIn({ stream, chameleon: {} })).toBe(2);
+    }
+  });
+
+  test("rounds what it says of the answer: milliseconds to tenths, other numbers to four decimals", async () => {
+    const gained = { nats: 0.123456789, tokens: 2 };
+    backendAnswers(({ id }) => [
+      { ...tokenFrame(id, 0, 98), logprob: -1.23456789, baseLogprob: -2.3456789 },
+      {
+        ...doneFrame(id),
+        mixture: { base: 1 / 3, adapters: [{ hash: "e".repeat(64), weight: 2 / 3 }], pointer: 1e-9, evidence: gained },
+        timings: { queueMs: 1.23456, adapterMs: 2.34567, prefillMs: 3.45678, decodeMs: 4.56789 },
+      },
+    ]);
+    const { choices } = await completed({ prompt: "aab", max_tokens: 1, chameleon: { compare: true } });
+    const decimals = (number: string) => (number.split(".")[1] ?? "").length;
+    const numbers = JSON.stringify(choices[0].chameleon).match(/-?\d+(\.\d+)?(?:e-?\d+)?(?=[,}\]])/g)!;
+    expect(numbers.length).toBeGreaterThan(15);
+    expect(Math.max(...numbers.map(decimals))).toBeLessThanOrEqual(4);
+    const { timings } = choices[0].chameleon!;
+    expect(timings).toMatchObject({ queue: 1.2, adapter: 2.3, prefill: 3.5, decode: 4.6 });
   });
 
   test("defaults are OpenAI's", async () => {
@@ -193,7 +224,8 @@ describe("a completion", () => {
       return saying(id, `${centroidId}${String.fromCharCode(promptIds[0])}${choice}${"!".repeat(6 - choice)}`);
     });
     const prompts = ["aa", "bb", "aa", [122, 122]];
-    const { choices, usage, chameleon } = await completed({ prompt: prompts.slice(0, 3), n: 2, max_tokens: 10 });
+    const body = { prompt: prompts.slice(0, 3), n: 2, max_tokens: 10, chameleon: {} };
+    const { choices, usage } = await completed(body);
     expect(choices.map(({ index, text }) => [index, text.slice(0, 4)])).toEqual([
       [0, "c0a0"],
       [1, "c0a1"],
@@ -203,7 +235,6 @@ describe("a completion", () => {
       [5, "c0a5"],
     ]);
     expect(choices.map((choice) => choice.chameleon?.centroid)).toEqual(["c0", "c0", "c1", "c1", "c0", "c0"]);
-    expect(chameleon).toEqual(choices[0].chameleon);
     expect(seen.batches.map((batch) => batch.centroidId).sort()).toEqual(["c0", "c1"]);
     // A prompt counts once, whatever n is.
     expect(usage?.prompt_tokens).toBe(6);
@@ -270,7 +301,7 @@ describe("which adapter serves", () => {
         frame.type === "done" && centroidId === null ? { ...frame, adapter: null } : frame,
       ),
     );
-    const { chameleon } = await completed(body);
+    const { chameleon } = (await completed({ chameleon: {}, ...body })).choices[0];
     expect(seen.batches[0].centroidId).toBe(sent);
     expect(seen.batches[0].sequences[0].mixture !== undefined).toBe(mode === "evidence");
     expect(chameleon).toMatchObject({ centroid, mode });
@@ -285,17 +316,17 @@ describe("which adapter serves", () => {
       { ...doneFrame(id), completionTokens: 2 },
     ]);
     const body = { prompt: "aaa", chameleon: { compare: true } };
-    const { chameleon, choices } = await completed(body);
+    const { choices } = await completed(body);
     expect(seen.batches[0].sequences[0]).toMatchObject({ compare: true, sampling: { logprobs: 0 } });
     const tokens = [
       { token: "b", logprob: -1, base_logprob: -1.5 },
       { token: "c", logprob: -2, base_logprob: -1.7 },
     ];
-    expect(chameleon?.compare).toEqual({ tokens, mean_difference: expect.closeTo(0.1, 6) });
+    expect(choices[0].chameleon?.compare).toEqual({ tokens, mean_difference: expect.closeTo(0.1, 6) });
     expect(choices[0].logprobs).toBeNull();
     const { chunks } = await streamed(body);
     expect(chunks.flatMap((chunk) => chunk.choices[0].chameleon?.compare?.tokens ?? [])).toEqual(tokens);
-    expect(chunks.at(-1)?.chameleon?.compare?.mean_difference).toBeCloseTo(0.1, 6);
+    expect(chunks.at(-1)?.choices[0].chameleon?.compare?.mean_difference).toBeCloseTo(0.1, 6);
   });
 });
 
@@ -437,7 +468,7 @@ describe("a stream", () => {
 
   test("has server-sent events of chunks, the last of a choice with its block", async () => {
     backendAnswers(({ id }) => saying(id, "bc"));
-    const response = await testApp().complete({ prompt: "aaa", stream: true });
+    const response = await testApp().complete({ prompt: "aaa", stream: true, chameleon: {} });
     expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
     expect(response.headers.get("server-timing")).toMatch(/^tokenize;dur=[\d.]+, assign;dur=[\d.]+$/);
     const { data } = await eventsOf(response);
@@ -453,7 +484,7 @@ describe("a stream", () => {
     expect(data).toEqual([
       { ...head, choices: [{ ...choice, text: "b" }] },
       { ...head, choices: [{ ...choice, text: "c" }] },
-      { ...head, choices: [{ ...choice, text: "", finish_reason: "length", chameleon: block }], chameleon: block },
+      { ...head, choices: [{ ...choice, text: "", finish_reason: "length", chameleon: block }] },
       "[DONE]",
     ]);
   });

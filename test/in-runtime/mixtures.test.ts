@@ -51,7 +51,7 @@ describe("the default", () => {
 
   test("of a prompt whose nearest centroid is off goes by the next that is on, and says where it fell", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 2, { nats: 0.1, tokens: 2 }));
-    const { chameleon } = await completed({ prompt: "zzzb" });
+    const { chameleon } = (await completed({ prompt: "zzzb", chameleon: {} })).choices[0];
     expect(chameleon).toMatchObject({ centroid: "c2", mode: "evidence", held_out_gain: null });
     expect(chameleon?.experts?.map(({ id }) => id)).toEqual(["base", "c1", "c0", "pointer"]);
     expect((await sentOf({ prompt: "zzzb" })).centroidId).toBe("c1");
@@ -60,7 +60,7 @@ describe("the default", () => {
   test("tells experts with weights and the evidence, streamed or not", async () => {
     const evidence = { nats: 0.25, tokens: 2 };
     backendAnswers(({ id }) => mixedAnswer(id, 2, evidence));
-    const body = { prompt: "aaa", max_tokens: 1 };
+    const body = { prompt: "aaa", max_tokens: 1, chameleon: {} };
     const block = {
       mode: "evidence",
       experts: [
@@ -72,9 +72,9 @@ describe("the default", () => {
       evidence,
       held_out_gain: { nats: 0.1 },
     };
-    expect((await completed(body)).chameleon).toMatchObject(block);
+    expect((await completed(body)).choices[0].chameleon).toMatchObject(block);
     const { data } = await eventsOf(await testApp().complete({ ...body, stream: true }));
-    expect(data.at(-2)).toMatchObject({ chameleon: block });
+    expect(data.at(-2)).toMatchObject({ choices: [{ chameleon: block }] });
   });
 
   test("counts at its nearest adapter", async () => {
@@ -121,7 +121,8 @@ describe("a list of experts", () => {
 
   test("is told as it was served", async () => {
     backendAnswers(({ id }) => mixedAnswer(id, 1, null));
-    const { chameleon } = await completed(listed({ id: "base", weight: 2 }, { id: "c1", weight: 2 }));
+    const { choices } = await completed(listed({ id: "base", weight: 2 }, { id: "c1", weight: 2 }));
+    const { chameleon } = choices[0];
     expect(chameleon).toMatchObject({ centroid: "c1", mode: "fixed", evidence: null });
     expect(chameleon?.experts).toEqual([
       { id: "base", weight: 0.5 },
@@ -165,10 +166,20 @@ test.each<[unknown, ...string[]]>([
   for (const text of mentioned) expect(error.message).toContain(text);
 });
 
-test("a prompt bias is no field any more, so it is ignored as unknown ones are", async () => {
-  const body = { prompt: "aab", max_tokens: 1 };
-  const asked = await sentOf({ ...body, chameleon: { prompt_bias: true } });
-  expect(asked.mixture).toEqual((await sentOf(body)).mixture);
+test.each([
+  ["adaptor", "did you mean adapter?"],
+  ["evidenceTokens", "did you mean evidence_tokens?"],
+  ["Compare", "did you mean compare?"],
+  ["prompt_bias", "its fields are adapter, compare, evidence_tokens"],
+  ["x".repeat(5000), "its fields are adapter"],
+])("an unknown field of `chameleon` is refused with what was meant: %s", async (name, advice) => {
+  for (const path of ["/v1/completions", "/v1/chat/completions"]) {
+    const body = { prompt: "a", messages: [{ role: "user", content: "a" }], chameleon: { [name]: "off" } };
+    const error = await errorOf(await testApp().post(path, body));
+    const param = `chameleon.${name.slice(0, limits.adapterCharacters)}`;
+    expect(error, error.message).toMatchObject({ status: 400, param, message: expect.stringContaining(advice) });
+    expect(error.message.length).toBeLessThan(300);
+  }
 });
 
 test("/v1/assign names what would answer", async () => {

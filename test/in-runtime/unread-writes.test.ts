@@ -86,7 +86,7 @@ function handMadeCells(answers: ReturnType<typeof handMade>[]) {
 function requestOf(way: Way): CellRequest {
   const sequence = { id: "a", maxTokens: way === "native" ? 8 : 100_000, promptIds: [] };
   const choices = [0, 1].map((index) => ({ index, assignment: {}, sequence }));
-  const options = { echo: false, logprobs: null, compare: false };
+  const options = { echo: false, logprobs: null, compare: false, withBlock: false };
   const request = { admitted: { tenant: "a" }, plan: { choices }, options, stream: way !== "whole" };
   return request as unknown as CellRequest;
 }
@@ -317,7 +317,7 @@ test("an event with a token has no more bytes than are counted for it, whatever 
   const model = `gpt2:${"m".repeat(64)}`;
   const envelope = { id: `chatcmpl-${"0".repeat(32)}`, created: 1e10, model, fingerprint: `fp_${"0".repeat(12)}` };
   const sizes = Object.values(forms).flatMap((form) => {
-    const builder = new ResponseBuilder(form, envelope, plan, { compare: false, isWhole: false });
+    const builder = new ResponseBuilder(form, envelope, plan, { compare: false, withBlock: true, isWhole: false });
     // GPT-2's longest token, its longest of characters that JSON escapes, and one that becomes six.
     return ["\u00c3\u0082".repeat(32), '"'.repeat(64), "\u0000"].map((text) => {
       const part = { planned: plan.choices[1], text, logprobs: null, compared: [], done: null };

@@ -82,7 +82,14 @@ interface Row {
 
 const say = (line: string) => void process.stdout.write(`${line}\n`);
 const body = (prompt: string) =>
-  JSON.stringify({ model: "gpt2:auto", prompt, max_tokens: options.tokens, temperature: 0, stream: true });
+  JSON.stringify({
+    model: "gpt2:auto",
+    prompt,
+    max_tokens: options.tokens,
+    temperature: 0,
+    stream: true,
+    chameleon: {},
+  });
 
 await stageArtifacts();
 const manifest = await readFile(path.join(root, "edge/public/artifacts/manifest.json"));
@@ -231,7 +238,7 @@ function engineOf(times: readonly Times[]): Row["engine"] {
   const timings = times.map(({ text }) => {
     const last = text.split("\n").findLast((line) => line.includes('"timings"'));
     if (!last) throw new Error(`an answer has no timings: ${text.slice(-300)}`);
-    return completionResponseSchema.parse(JSON.parse(last.slice("data: ".length))).chameleon!.timings!;
+    return completionResponseSchema.parse(JSON.parse(last.slice("data: ".length))).choices[0].chameleon!.timings!;
   });
   const [queues, prefills] = [timings.map(({ queue }) => queue), timings.map(({ prefill }) => prefill)];
   const runs = timings.map(({ adapter, prefill, decode }) => adapter + prefill + decode);

@@ -8,12 +8,9 @@ import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 
 type Block = Partial<ChameleonBlock> | undefined;
 
-test("answers, chunks and choices of the openai SDK have the block", () => {
-  expectTypeOf<OpenAI.Completion["chameleon"]>().toEqualTypeOf<Block>();
+test("choices of the openai SDK have the block, whole or streamed", () => {
   expectTypeOf<OpenAI.CompletionChoice["chameleon"]>().toEqualTypeOf<Block>();
-  expectTypeOf<OpenAI.ChatCompletion["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletion.Choice["chameleon"]>().toEqualTypeOf<Block>();
-  expectTypeOf<OpenAI.ChatCompletionChunk["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<OpenAI.ChatCompletionChunk.Choice["chameleon"]>().toEqualTypeOf<Block>();
   expectTypeOf<NonNullable<Block>["evidence"]>().toEqualTypeOf<{ nats: number; tokens: number } | null | undefined>();
 });
@@ -45,7 +42,8 @@ test("options and metadata of the Vercel AI SDK", async () => {
     chameleon: { top_k: 4, chameleon: { adapter: "off" } },
   });
   const stream = metadataExtractor.createStreamExtractor();
-  for (const chunk of [{ choices: [] }, { chameleon: { mode: "evidence" } }, { chameleon: { similarity: 1 } }, null]) {
+  const chunkOf = (chameleon: object) => ({ choices: [{ chameleon }] });
+  for (const chunk of [{ choices: [] }, chunkOf({ mode: "evidence" }), chunkOf({ similarity: 1 }), null]) {
     stream.processChunk(chunk);
   }
   expect(stream.buildMetadata()).toEqual({ chameleon: { mode: "evidence", similarity: 1 } });

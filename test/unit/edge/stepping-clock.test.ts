@@ -101,7 +101,8 @@ test("a refusal is repeated for a minute at most, and a step of the clock makes 
 test("a revoked key stays refused, and a new one is found, after the clock was set back", async () => {
   const clock = clockAt(startMs);
   const hash = await sha256Hex(new TextEncoder().encode("sk-one"));
-  const record = { hash, tenant: "acme", scopes: [], createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null };
+  const granted = { hash, tenant: "acme", scopes: [], tenantRecord: { plan: "standard", limits: {}, origins: [] } };
+  const record = { ...granted, createdAt: "2026-11-01T00:00:00.000Z", expiresAt: null };
   const stored = new Map<string, unknown>();
   const namespace = {
     get: async (name: string) => stored.get(name) ?? null,
