@@ -16,6 +16,7 @@ import { apiDocs, docs, docsFile, openApi, page } from "./routes/documents.ts";
 import { embeddings } from "./routes/embeddings.ts";
 import { healthz, readyz } from "./routes/health.ts";
 import { getModel, listCentroids, listModels } from "./routes/models.ts";
+import { eraseTenant } from "./routes/tenant.ts";
 import { usage } from "./routes/usage.ts";
 
 export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
@@ -43,6 +44,7 @@ export function createApp(dependencies: Dependencies): Hono<AppEnvironment> {
     "/v1/assign": { POST: assignTexts },
     "/v1/centroids": { GET: listCentroids },
     "/v1/usage": { GET: usage },
+    "/v1/tenant": { DELETE: eraseTenant },
     "/v1/adapters": { GET: listAdapters, POST: createAdapter },
     "/v1/adapters/:name": { GET: getAdapter, DELETE: deleteAdapter },
     "/healthz": { GET: healthz },

@@ -7,11 +7,17 @@ import { readOtlpTarget } from "../shared/observability/otlp.ts";
 import { type BackendAddress, parseAddresses, urlOf } from "./backend/addresses.ts";
 import type { BackendFetch } from "./backend/client.ts";
 import { type Region, regions } from "./platform/region.ts";
-import type { TenantKey } from "./tenants/keys.ts";
 
 export type Config = ReturnType<typeof readConfig>;
 
 const tenantKeysSchema = z.array(z.strictObject({ hash: z.string().regex(hashPattern), tenant: tenantSchema }));
+
+/** A key of the configuration: it has every scope and does not expire. */
+export interface TenantKey {
+  /** SHA-256 of the key, lower-case hex. */
+  hash: string;
+  tenant: string;
+}
 
 export interface Variables {
   BACKEND_URLS: string;

@@ -10,6 +10,7 @@ import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { BodyReads } from "./tenants/body-reads.ts";
 import type { Access, KeyStore } from "./tenants/keys.ts";
+import type { ErasedRegions } from "./tenants/ledger.ts";
 import type { UsageRow } from "./tenants/ledger-store.ts";
 import type { TenantAdapters } from "./tenants/tenant-adapters.ts";
 
@@ -72,6 +73,8 @@ export interface Dependencies {
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;
+  /** Erases what a tenant used, and what of its limits is reserved or lent. */
+  eraseUse(tenant: string): Promise<ErasedRegions>;
   /** Adapters of tenants' own. */
   adapters: TenantAdapters;
   cells: Cells;

@@ -29,8 +29,8 @@ import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Cell } from "./cells/cell.ts";
 export { BackendContainer } from "./platform/container.ts";
-export { AdapterShelf } from "./tenants/adapter-shelf.ts";
 export { Ledger } from "./tenants/ledger.ts";
+export { TenantAdapterStore } from "./tenants/tenant-adapter-store.ts";
 
 const config = readConfig(env);
 
@@ -94,7 +94,8 @@ const app = createApp({
     log: logFailure,
   }),
   usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
-  adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: waitUntil }),
+  eraseUse: (tenant) => objectNamed(env.LEDGERS, tenant).erase(),
+  adapters: createTenantAdapters({ stores: env.ADAPTERS, clients }),
   wakeCell: (tenant, region) => {
     if (!sets.isLoaded) wakeCell(tenant, region);
   },

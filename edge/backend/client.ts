@@ -43,7 +43,6 @@ import {
   misdirectedPauseMs,
   misdirectedTries,
   probeMs,
-  removalsOfOne,
   silenceMs,
 } from "./routing-limits.ts";
 
@@ -89,8 +88,20 @@ export interface BackendCalls {
 
 export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>;
 
-/** Bytes of a tenant's own adapter; null if none has that hash. */
-export type AdapterFiles = (tenant: string, hash: string) => Promise<ArrayBuffer | null>;
+/** A process that may have a copy of a tenant's own adapter. */
+export interface AdapterCopy {
+  /** As configured. */
+  address: string;
+  /** null if it has given no name. */
+  process: string | null;
+}
+
+export interface MadeAdapter extends AdapterAnswer {
+  copy: AdapterCopy;
+}
+
+/** Bytes of a tenant's own adapter, for the process that is to have a copy; null if none has that hash. */
+export type AdapterFiles = (tenant: string, hash: string, copy: AdapterCopy) => Promise<ArrayBuffer | null>;
 
 export interface ClientLimits {
   acceptanceMs: number;
@@ -212,8 +223,8 @@ export class BackendClient implements BackendCalls {
     return response.ok && body.success ? body.data : null;
   }
 
-  /** Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. Rejects with a CallFailure. */
-  async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<AdapterAnswer> {
+  /** Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute, and the answer says who has a copy. Rejects with a CallFailure. */
+  async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // Also while the body is read.
     const limit = AbortSignal.any([signal, AbortSignal.timeout(adapterMs)]);
     const body = encoder.encode(JSON.stringify(request));
@@ -222,28 +233,32 @@ export class BackendClient implements BackendCalls {
     begun();
     const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
     if (!outcome.success) throw brokenOff(outcome.error);
-    if ("hash" in outcome.data) return outcome.data;
+    const copy = { address: this.#url, process: processOf(response) };
+    if ("hash" in outcome.data) return { ...outcome.data, copy };
     const { kind, message } = outcome.data;
     throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
   }
 
-  /** Deletes a tenant's adapter at the processes that the address leads to, as far as repeated calls find them. */
-  async removeAdapter(tenant: string, hash: string): Promise<void> {
-    const answers = new Map<string, number>();
-    for (let isNew = true; isNew; ) {
-      const path = `/v1/adapters/${tenant}/${hash}`;
-      const response = await this.#fetch(path, { method: "DELETE" }, this.#parts.limits.acceptanceMs);
+  /**
+   * Deletes a tenant's adapter at a process, or all of the tenant's where `hash` is null. Where the address leads to one process,
+   * which has another name since it was restarted, that one is asked. Rejects with a CallFailure unless it is confirmed.
+   */
+  async removeAdapters(tenant: string, hash: string | null, process: string | null): Promise<void> {
+    const path = hash === null ? `/v1/adapters/${tenant}` : `/v1/adapters/${tenant}/${hash}`;
+    const remove = (name: string | null) =>
+      this.#fetch(path, { method: "DELETE", process: name }, this.#parts.limits.acceptanceMs);
+    let response = await remove(process);
+    if (isRefusedByOther(response, process) && !hasOwnUrl(this.#url)) {
       await response.body?.cancel();
-      const process = processOf(response);
-      const count = process === null ? removalsOfOne : (answers.get(process) ?? 0) + 1;
-      if (process !== null) answers.set(process, count);
-      isNew = count < removalsOfOne;
+      response = await remove(null);
     }
+    if (!response.ok) throw await failureOfResponse(response, process);
+    await response.body?.cancel();
   }
 
   /** Uploads a tenant's adapter to a process that lacks it. Rejects with a CallFailure. */
   async #upload(tenant: string, hash: string, process: string | null, signal: AbortSignal): Promise<void> {
-    const file = await this.#parts.fileOf(tenant, hash);
+    const file = await this.#parts.fileOf(tenant, hash, { address: this.#url, process });
     if (!file) {
       throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
     }

@@ -88,7 +88,5 @@ export const misdirectedTries = (processesSeen: number) => Math.min(128, 8 * pro
  */
 export const misdirectedPauseMs = (call: number, tries: number) =>
   Math.min(50, 2 * tries) * (philox2x32(call, tries, 0)[0] / 2 ** 32);
-/** A tenant's adapter is deleted again until one process of the address has answered so often: then the others have, too. */
-export const removalsOfOne = 3;
 /** Maximum times that a batch is sent again because its backend lacked a tenant's adapter: processes without a name differ. */
 export const adapterRounds = 4;

@@ -57,7 +57,7 @@ export class Cell extends DurableObject<Env> {
     const gate = new Gate(awaitingCalls);
     const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
     this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
-    const fileOf: AdapterFiles = (tenant, hash) => objectNamed(env.ADAPTERS, tenant).file(hash);
+    const fileOf: AdapterFiles = (tenant, hash, copy) => objectNamed(env.ADAPTERS, tenant).file(hash, copy);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
     const steadyNow = steadyClock(now);
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });

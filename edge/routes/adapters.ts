@@ -1,19 +1,20 @@
 /**
- * A tenant's own adapters: POST makes one of example texts and says what it gains, GET lists them or one, DELETE forgets
+ * A tenant's own adapters: POST makes one of example texts and says what it gains, GET lists them or one, DELETE deletes
  * one. No other tenant can tell that they exist.
  */
-import { type AdapterAnswer, contractVersion } from "../../shared/contracts/inference.ts";
+import { contractVersion } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { createAdapterRequestSchema } from "../../shared/contracts/openai.ts";
 import type { Adapter, AdapterDeleted, AdapterList } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts";
 import type { Artifacts } from "../assign/artifacts.ts";
+import type { MadeAdapter } from "../backend/client.ts";
 import type { RouteHandler } from "../dependencies.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
-import type { Added } from "../tenants/adapter-shelf.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
+import type { Added } from "../tenants/tenant-adapter-store.ts";
 
 export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { now, adapters } = dependencies;
@@ -22,8 +23,8 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
   const { manifest, manifestHash } = artifacts;
   requireFreeName(name, manifest);
   const tenant = c.get("access").tenant;
-  const shelf = adapters.of(tenant);
-  requireRoom(await shelf.roomFor(name), name);
+  const own = adapters.of(tenant);
+  requireRoom(await own.roomFor(name), name);
   const startedMs = now();
   const encoded = encodeExamples(examples, artifacts);
   const tokens = encoded.reduce((sum, ids) => sum + ids.length, 0);
@@ -32,7 +33,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
 
   const { signal } = c.req.raw;
   const admission = await c.get("admission").reserve(tokens);
-  let answer: AdapterAnswer | null = null;
+  let answer: MadeAdapter | null = null;
   let isBegun = false;
   try {
     const request = { manifestHash, tenant, centroid: [...centroid], examples: encoded };
@@ -55,7 +56,7 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
     ...{ name, hash, manifestHash, centroid: [...centroid], parts, gain },
     ...{ examples: examples.length, tokens, created },
   };
-  requireRoom(await shelf.add(adapter, Uint8Array.fromBase64(answer.file).buffer), name);
+  requireRoom(await own.add(adapter, Uint8Array.fromBase64(answer.file).buffer, answer.copy), name);
   const { hiddenMs, fitMs } = answer.timings;
   return c.json(adapterObject(adapter, artifacts), 201, {
     location: `/v1/adapters/${name}`,
@@ -65,9 +66,13 @@ export const createAdapter: RouteHandler = async (c, dependencies) => {
 
 export const listAdapters: RouteHandler = async (c, dependencies) => {
   const artifacts = await dependencies.artifacts();
-  const all = await dependencies.adapters.of(c.get("access").tenant).list();
+  const own = dependencies.adapters.of(c.get("access").tenant);
+  const [all, deletions] = await Promise.all([own.list(), own.deletions()]);
   const data = all.map((adapter) => adapterObject(adapter, artifacts));
-  return c.json({ object: "list", data } satisfies AdapterList);
+  const deleting = deletions.map(({ name, deletedMs, backends }) => ({
+    ...{ id: name, deleted: Math.floor(deletedMs / 1000), pending_backends: backends },
+  }));
+  return c.json({ object: "list", data, deleting } satisfies AdapterList);
 };
 
 export const getAdapter: RouteHandler = async (c, dependencies) => {
@@ -81,10 +86,9 @@ export const deleteAdapter: RouteHandler = async (c, dependencies) => {
   const { adapters } = dependencies;
   const tenant = c.get("access").tenant;
   const name = c.req.param("name") ?? "";
-  const removed = await adapters.of(tenant).remove(name);
-  if (!removed) throw notFound(name);
-  if (removed.isLast) adapters.forget(tenant, removed.hash);
-  return c.json({ id: name, object: "adapter", deleted: true } satisfies AdapterDeleted);
+  const pending = await adapters.of(tenant).remove(name);
+  if (pending === null) throw notFound(name);
+  return c.json({ id: name, object: "adapter", deleted: true, pending_backends: pending } satisfies AdapterDeleted);
 };
 
 function noop(): void {}

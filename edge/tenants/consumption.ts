@@ -24,3 +24,7 @@ export function inAll<T extends Consumption>(one: T, before: T | undefined): T {
     completionTokens: one.completionTokens + before.completionTokens,
   };
 }
+
+export function tokensOf(consumed: readonly Consumption[]): number {
+  return consumed.reduce((total, { promptTokens, completionTokens }) => total + promptTokens + completionTokens, 0);
+}

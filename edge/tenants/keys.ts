@@ -21,17 +21,11 @@ import {
 } from "../../shared/contracts/tenants.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
+import type { TenantKey } from "../config.ts";
 import { FailedKeys } from "./failed-keys.ts";
 import type { Records } from "./records.ts";
 
 const encoder = new TextEncoder();
-
-/** A key of the configuration: it has every scope and does not expire. */
-export interface TenantKey {
-  /** SHA-256 of the key, lower-case hex. */
-  hash: string;
-  tenant: string;
-}
 
 /** What a key gives access to. */
 export interface Access {

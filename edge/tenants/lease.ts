@@ -51,6 +51,10 @@ export function amounts(of: (limit: keyof TenantLimits) => number): Amounts {
   return Object.fromEntries(limitNames.map((name) => [name, of(name)])) as Amounts;
 }
 
+export function difference(a: Amounts, b: Amounts): Amounts {
+  return amounts((limit) => a[limit] - b[limit]);
+}
+
 export function hasAny(some: Amounts): boolean {
   return limitNames.some((name) => some[name] > 0);
 }

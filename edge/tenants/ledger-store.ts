@@ -26,6 +26,15 @@ interface Facts {
   borrowed: BorrowerState;
   /** Sent, and not confirmed yet. */
   batch: UsageBatch;
+  erased: Erased;
+}
+
+/** The tenant was erased. */
+interface Erased {
+  /** Milliseconds since 1970. */
+  atMs: number;
+  /** Regions whose ledgers have not confirmed it. */
+  regions: Region[];
 }
 
 const schema = `
@@ -89,6 +98,18 @@ export class LedgerStore {
 
   setFact<Name extends keyof Facts>(name: Name, value: Facts[Name]): void {
     this.#sql.exec("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, JSON.stringify(value));
+  }
+
+  /** Deletes all that is kept but for the fact that it was. */
+  erase(erased: Erased): void {
+    this.#unwritten.clear();
+    this.#unwrittenRegions.clear();
+    this.#storage.transactionSync(() => {
+      for (const table of ["seconds", "open", "settled", "regions", "facts", "usage"]) {
+        this.#sql.exec(`DELETE FROM ${table}`);
+      }
+      this.setFact("erased", erased);
+    });
   }
 
   /** What is lent to each region, and its last batch of use. */

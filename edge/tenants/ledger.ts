@@ -9,18 +9,20 @@
  */
 
 import { DurableObject } from "cloudflare:workers";
+import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { plans, type TenantLimits } from "../../shared/contracts/tenants.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import { ensureAlarm } from "../platform/alarm.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { pause } from "../platform/pause.ts";
-import { type Region, regions } from "../platform/region.ts";
-import type { Consumption } from "./consumption.ts";
+import { type Region, regions, regionsOf } from "../platform/region.ts";
+import { type Consumption, tokensOf } from "./consumption.ts";
 import {
   type Answer,
   amounts,
   Borrower,
+  difference,
   hasAny,
   Lender,
   leaseOf,
@@ -30,10 +32,10 @@ import {
   sameLimits,
 } from "./lease.ts";
 import { LedgerStore, type UsageBatch, type UsageRow } from "./ledger-store.ts";
-import type { Amounts, Decision, Quota, Refusal, Share } from "./quota.ts";
+import { type Amounts, type Decision, type Quota, type Refusal, type Share, settledMs } from "./quota.ts";
 
 const commitMs = 20;
-/** Use is sent to the tenant's ledger this long after it was written. */
+/** Delay of sending written use to the tenant's ledger. */
 const sendMs = 1000;
 /** Longest interval between two tries to send it. */
 const longestRetryMs = 120_000;
@@ -43,6 +45,14 @@ const dryMs = 1000;
 const mostAsks = 4;
 /** How long the tenant's ledger waits for its regions. One that does not answer keeps what it holds. */
 const regionMs = 1000;
+/** How long an erasure waits for them; objects that do not exist yet are made. */
+const eraseMs = 5000;
+
+/** Regions whose ledgers have, and have not, confirmed that they are erased. */
+export interface ErasedRegions {
+  confirmed: Region[];
+  pending: Region[];
+}
 
 interface Exchange {
   answer: Answer;
@@ -55,20 +65,19 @@ export class Ledger extends DurableObject<Env> {
   now = () => Date.now();
   /** For what the object remembers of its own calls. */
   readonly #steadyNow = steadyClock(() => this.now());
-  readonly quota: Quota;
+  quota!: Quota;
   readonly #store: LedgerStore;
   /** The name of the tenant's own ledger. */
   readonly #tenant: string;
-  /** null: this is the tenant's own ledger. */
+  /** null for the tenant's own ledger. */
   readonly #region: Region | null;
-  readonly #lender: Lender<Region>;
-  readonly #batches: Map<Region, number>;
-  readonly borrower: Borrower;
+  #lender!: Lender<Region>;
+  #batches!: Map<Region, number>;
+  borrower!: Borrower;
   /** Requests that wait for a larger share, and what they need together. */
   #needs: Amounts = noAmounts;
   #asking: Promise<void> | null = null;
   #askedMs = Number.NEGATIVE_INFINITY;
-  /** When the tenant's ledger last could not be asked. */
   #failedMs = Number.NEGATIVE_INFINITY;
   readonly #dryUntilMs: Amounts = { ...noAmounts };
   #commit: Promise<void> | null = null;
@@ -81,6 +90,10 @@ export class Ledger extends DurableObject<Env> {
     this.#tenant = tenant;
     this.#region = region;
     this.#store = new LedgerStore(state.storage);
+    this.#load();
+  }
+
+  #load(): void {
     this.quota = this.#store.quota();
     const lent = this.#store.regions();
     this.#lender = new Lender(lent);
@@ -221,7 +234,9 @@ export class Ledger extends DurableObject<Env> {
     const answer = this.#lender.decide(region, report, this.quota.used(this.now()));
     const known = this.#batches.get(region) ?? 0;
     if (batch && batch.number > known) {
-      for (const row of batch.rows) this.#store.use(row);
+      // What a region sends that has not been erased yet was used before.
+      const isErased = this.#store.fact("erased")?.regions.includes(region);
+      if (!isErased) for (const row of batch.rows) this.#store.use(row);
       this.#batches.set(region, batch.number);
     }
     const last = Math.max(known, batch?.number ?? 0);
@@ -242,10 +257,6 @@ export class Ledger extends DurableObject<Env> {
 
   #regionsLedger(region: Region): DurableObjectStub<Ledger> {
     return ledgerOf(this.env.LEDGERS, regionalName(this.#tenant, region));
-  }
-
-  #regionsLedgers(): DurableObjectStub<Ledger>[] {
-    return Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region));
   }
 
   /**
@@ -270,10 +281,11 @@ export class Ledger extends DurableObject<Env> {
    * Ends a request, whether it has a reservation or not; without use it only frees what was reserved. The use of a request
    * is counted once, however often it is settled. Resolves when it is written.
    */
-  settle(id: string, consumed: Consumption[]): Promise<void> {
+  async settle(id: string, consumed: Consumption[]): Promise<void> {
+    if (this.#isJustErased() && !this.quota.isOpen(id)) return;
     const isCounted = this.quota.settle(id, tokensOf(consumed), this.now(), consumed.length > 0);
     if (isCounted) this.#use(consumed);
-    return this.#commitSoon();
+    await this.#commitSoon();
   }
 
   #use(consumed: readonly Consumption[]): void {
@@ -281,9 +293,42 @@ export class Ledger extends DurableObject<Env> {
     for (const one of consumed) this.#store.use({ day, ...one });
   }
 
+  /**
+   * Erases what was used, reserved and lent, in all regions where it is the tenant's own ledger. Regions that do not confirm it are
+   * asked again by an alarm. For as long as settlements are tried again, those of requests that began before are dropped.
+   */
+  async erase(): Promise<ErasedRegions> {
+    const jurisdiction = jurisdictionOf(this.#tenant);
+    const all = this.#region !== null ? [] : jurisdiction === null ? [...regions] : [...regionsOf[jurisdiction]];
+    this.#store.erase({ atMs: this.now(), regions: all });
+    this.#load();
+    const pending = new Set(await this.#eraseRegions());
+    return { confirmed: all.filter((region) => !pending.has(region)), pending: [...pending] };
+  }
+
+  async #eraseRegions(): Promise<Region[]> {
+    const erased = this.#store.fact("erased");
+    if (!erased || erased.regions.length === 0) return [];
+    await this.#setAlarm(2 * eraseMs);
+    const pending = new Set(erased.regions);
+    const tries = erased.regions.map(async (region) => {
+      await this.#regionsLedger(region).erase();
+      pending.delete(region);
+    });
+    await settlesWithin(Promise.allSettled(tries), eraseMs);
+    this.#store.setFact("erased", { ...erased, regions: [...pending] });
+    return [...pending];
+  }
+
+  /** Whether the tenant was erased while requests may have been running that are settled now. */
+  #isJustErased(): boolean {
+    const erased = this.#store.fact("erased");
+    return erased !== null && Math.abs(this.now() - erased.atMs) < settledMs;
+  }
+
   /** What was used in all regions, as far as they answer in time. Called on the tenant's own ledger. */
   async usage(from: string, to: string): Promise<UsageRow[]> {
-    const sent = this.#regionsLedgers().map((ledger) => ledger.send());
+    const sent = Array.from(this.#lender.regions.keys(), (region) => this.#regionsLedger(region).send());
     if (sent.length > 0) await settlesWithin(Promise.allSettled(sent), regionMs);
     if (this.#store.hasUnwrittenUse) this.#write();
     return this.#store.usage(from, to);
@@ -297,7 +342,8 @@ export class Ledger extends DurableObject<Env> {
 
   override async alarm(): Promise<void> {
     try {
-      await this.send();
+      if (this.#region !== null) await this.send();
+      else if ((await this.#eraseRegions()).length > 0) throw new Error("not erased in every region");
       this.#failures = 0;
     } catch {
       this.#failures++;
@@ -309,7 +355,7 @@ export class Ledger extends DurableObject<Env> {
     return ensureAlarm(this.ctx.storage, this.now(), { delayMs, longestMs: longestRetryMs });
   }
 
-  /** Resolves when all until now is written. Rejects if that fails; then it is tried again without being asked. */
+  /** Resolves when all until now is written. Rejects if that fails; then it is tried again. */
   #commitSoon(): Promise<void> {
     const delayMs = Math.min(sendMs, commitMs * 2 ** this.#failedCommits);
     this.#commit ??= pause(delayMs).then(() => this.#commitNow());
@@ -351,12 +397,4 @@ function partsOf(name: string): { tenant: string; region: Region | null } {
 /** The ledger of that name. A region's is created in its region. */
 export function ledgerOf(ledgers: DurableObjectNamespace<Ledger>, name: string): DurableObjectStub<Ledger> {
   return objectNamed(ledgers, name, partsOf(name).region);
-}
-
-function difference(a: Amounts, b: Amounts): Amounts {
-  return amounts((limit) => a[limit] - b[limit]);
-}
-
-function tokensOf(consumed: readonly Consumption[]): number {
-  return consumed.reduce((total, { promptTokens, completionTokens }) => total + promptTokens + completionTokens, 0);
 }

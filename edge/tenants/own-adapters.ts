@@ -1,6 +1,6 @@
 /**
  * A tenant's own adapters, made from its examples: their records and names, and which one a request names. Pure. Not here:
- * storage (adapter-shelf.ts) and fitting (the backend).
+ * storage (tenant-adapter-store.ts) and fitting (the backend).
  */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterAnswer } from "../../shared/contracts/inference.ts";

@@ -23,7 +23,7 @@ export const reservationMs = 120_000;
 /** Retry-After of a refusal by requests at once: the end of a running request is unknown. */
 const concurrencyRetryMs = 1000;
 /** How long the id of a settled request is remembered: longer than the longest interval between two tries to settle it. */
-const settledMs = 15 * 60_000;
+export const settledMs = 15 * 60_000;
 const rememberedMonths = 4;
 
 /** An amount of each of the four limits. */

@@ -8,6 +8,7 @@ const scopeOfPath: Record<string, Scope | null> = {
   "/v1/embeddings": "embeddings",
   "/v1/adapters": "adapters",
   "/v1/usage": "usage",
+  "/v1/tenant": "erase",
   "/v1/assign": null,
   "/v1/centroids": null,
   "/v1/models": null,

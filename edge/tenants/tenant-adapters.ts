@@ -1,32 +1,34 @@
-/** Where tenants' own adapters are kept and made, for the routes: shelves at the edge, fits at the backends. */
+/** Where tenants' own adapters are kept and made, for the routes: stores at the edge, fits at the backends. */
 import type { Manifest } from "../../shared/artifacts/manifest.ts";
 import type { AdapterField } from "../../shared/contracts/generation.ts";
-import type { AdapterAnswer, AdapterRequest } from "../../shared/contracts/inference.ts";
+import type { AdapterRequest } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
-import type { BackendClient } from "../backend/client.ts";
+import type { AdapterCopy, BackendClient, MadeAdapter } from "../backend/client.ts";
 import { objectNamed } from "../platform/objects.ts";
-import type { AdapterShelf, Added } from "./adapter-shelf.ts";
 import type { Access } from "./keys.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
 import { seesOwnAdapters } from "./scopes.ts";
+import type { Added, ErasedAdapters, PendingDeletion, TenantAdapterStore } from "./tenant-adapter-store.ts";
 
-/** A tenant's shelf (adapter-shelf.ts). */
-export interface Shelf {
+/** A tenant's own adapters (tenant-adapter-store.ts). */
+export interface OwnAdapters {
   /** In order of name. */
   list(): Promise<OwnAdapter[]>;
   find(name: string): Promise<OwnAdapter | null>;
   roomFor(name: string): Promise<Added>;
-  add(adapter: OwnAdapter, file: ArrayBuffer): Promise<Added>;
-  /** null where there is none of that name. */
-  remove(name: string): Promise<{ hash: string; isLast: boolean } | null>;
+  add(adapter: OwnAdapter, file: ArrayBuffer, copy: AdapterCopy): Promise<Added>;
+  /** How many backends have not confirmed that it is deleted; null where there is none of that name. */
+  remove(name: string): Promise<number | null>;
+  deletions(): Promise<PendingDeletion[]>;
+  erase(): Promise<ErasedAdapters>;
 }
 
 type Viewer = Pick<Access, "tenant" | "scopes">;
 
 export interface TenantAdapters {
-  of(tenant: string): Shelf;
+  of(tenant: string): OwnAdapters;
   /** The adapters that a key sees, in order of name: none where its scopes do not allow it to see any. */
   visibleTo(access: Viewer): Promise<OwnAdapter[]>;
   /**
@@ -43,20 +45,16 @@ export interface TenantAdapters {
    * Lets a backend of the tenant's jurisdiction make one; `begun` is called when a backend begins to compute. Throws the
    * ServiceError to refuse with, `cancelled` when `signal` aborts.
    */
-  create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<AdapterAnswer>;
-  /** Tells the backends to let go of one; whoever cannot hear it drops it for want of room some day. */
-  forget(tenant: string, hash: string): void;
+  create(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter>;
 }
 
 export function createTenantAdapters(parts: {
-  shelves: DurableObjectNamespace<AdapterShelf>;
+  stores: DurableObjectNamespace<TenantAdapterStore>;
   /** Of all backends of a jurisdiction, for one request. */
-  clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter" | "removeAdapter">[];
-  /** Keeps the Worker alive until `work` settles (waitUntil). */
-  background(work: Promise<void>): void;
+  clients(jurisdiction: Jurisdiction | null): Pick<BackendClient, "createAdapter">[];
 }): TenantAdapters {
-  const { shelves, clients, background } = parts;
-  const of = (tenant: string) => shelfOf(objectNamed(shelves, tenant));
+  const { stores, clients } = parts;
+  const of = (tenant: string) => adaptersIn(objectNamed(stores, tenant));
   return {
     of,
     visibleTo: async (access) => (seesOwnAdapters(access.scopes) ? of(access.tenant).list() : []),
@@ -85,16 +83,11 @@ export function createTenantAdapters(parts: {
       }
       throw errorOf(failures, jurisdiction);
     },
-    forget(tenant, hash) {
-      for (const client of clients(jurisdictionOf(tenant))) {
-        background(client.removeAdapter(tenant, hash).catch(() => undefined));
-      }
-    },
   };
 }
 
 /** Records cross as JSON: the platform's types of calls lose tuples. */
-function shelfOf(stub: DurableObjectStub<AdapterShelf>): Shelf {
+function adaptersIn(stub: DurableObjectStub<TenantAdapterStore>): OwnAdapters {
   const read = (record: string) => JSON.parse(record) as OwnAdapter;
   return {
     list: async () => (await stub.list()).map(read),
@@ -103,8 +96,10 @@ function shelfOf(stub: DurableObjectStub<AdapterShelf>): Shelf {
       return record === null ? null : read(record);
     },
     roomFor: (name) => stub.roomFor(name),
-    add: (adapter, file) => stub.add(adapter.name, adapter.hash, JSON.stringify(adapter), file),
+    add: (adapter, file, copy) => stub.add(adapter.name, adapter.hash, JSON.stringify(adapter), file, copy),
     remove: (name) => stub.remove(name),
+    deletions: () => stub.deletions(),
+    erase: () => stub.erase(),
   };
 }
 

@@ -55,9 +55,16 @@ export function addAdapterRoutes(app: Hono, adapters: Adapters, log: Log): void 
     return context.body(null, 204);
   });
 
+  app.delete("/v1/adapters/:tenant", async (context) => {
+    const tenant = context.req.param("tenant");
+    if (!tenantPattern.test(tenant)) throw new ServiceError("not_found", "This is no tenant's name.");
+    await adapters.store.removeAll(tenant);
+    return context.body(null, 204);
+  });
+
   app.delete("/v1/adapters/:tenant/:hash", async (context) => {
     const { tenant, hash } = namesOf(context.req.param());
-    if (!(await adapters.store.remove(tenant, hash))) throw missing(hash);
+    await adapters.store.remove(tenant, hash);
     return context.body(null, 204);
   });
 }

@@ -108,6 +108,7 @@ export function createApp({ name, sets, load, adapters, metrics, log, tracer, ve
   for (const [path, method] of [
     ["/v1/batches", "POST"],
     ["/v1/adapters", "POST"],
+    ["/v1/adapters/:tenant", "DELETE"],
     ["/v1/adapters/:tenant/:hash", "GET, PUT, DELETE"],
     ["/v1/cancellations", "POST"],
     ["/healthz", "GET"],

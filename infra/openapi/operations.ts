@@ -32,6 +32,7 @@ export const schemas = {
   Adapter: responses.adapterSchema,
   AdapterList: responses.adapterListSchema,
   AdapterDeleted: responses.adapterDeletedSchema,
+  TenantErased: responses.tenantErasedSchema,
   UsageReport: responses.usageReportSchema,
   Health: responses.healthSchema,
   Ready: responses.readySchema,
@@ -198,6 +199,13 @@ export const operations: Operation[] = [
     ...{ method: "get", path: "/v1/usage", id: "usage", tag: "Tenant", scope: "usage", query: usageQuerySchema },
     summary: "What the tenant has used, by day, model and centroid, and its limits",
     ...{ response: "UsageReport", errors: ["invalid_request"] },
+  },
+  {
+    ...{ method: "delete", path: "/v1/tenant", id: "eraseTenant", tag: "Tenant", scope: "erase" },
+    summary: "Erase the tenant's use and own adapters, at the backends too",
+    description:
+      "`npm run keys -- delete TENANT` calls it with a key that it makes for this, then deletes the tenant's keys.",
+    response: "TenantErased",
   },
   {
     ...{ method: "get", path: "/healthz", id: "healthz", tag: "Service", summary: "The edge runs" },

@@ -248,11 +248,34 @@ export const adapterSchema = z
     outdated: z.boolean().describe("It was made for other artifacts than are served: make it again"),
   })
   .describe("An adapter of the tenant's own");
-export const adapterListSchema = z.object({ object: z.literal("list"), data: z.array(adapterSchema) });
+const pendingBackends = z
+  .int()
+  .min(0)
+  .describe("Backends that have not confirmed the deletion; they are asked until they do");
+export const adapterListSchema = z.object({
+  object: z.literal("list"),
+  data: z.array(adapterSchema),
+  deleting: z
+    .array(z.object({ id: z.string(), deleted: unixSeconds, pending_backends: pendingBackends }))
+    .describe("Deleted adapters of which a backend may still have a copy"),
+});
 export const adapterDeletedSchema = z.object({
   id: z.string(),
   object: z.literal("adapter"),
   deleted: z.literal(true),
+  pending_backends: pendingBackends,
+});
+
+export const tenantErasedSchema = z.object({
+  object: z.literal("tenant.erased"),
+  tenant: z.string(),
+  adapters: z.int().describe("Own adapters that were kept"),
+  ledgers: z
+    .object({ confirmed: z.array(z.string()), pending: z.array(z.string()) })
+    .describe("Regions in which use and limits were counted; pending ones are asked until they confirm"),
+  backends: z
+    .object({ confirmed: z.array(z.string()), pending: z.array(z.string()) })
+    .describe("Backends that have deleted the tenant's adapters; pending ones are asked until they confirm"),
 });
 
 const day = z.string().regex(/^\d{4}-\d{2}-\d{2}$/);
@@ -317,6 +340,7 @@ export type CentroidList = z.infer<typeof centroidListSchema>;
 export type Adapter = z.infer<typeof adapterSchema>;
 export type AdapterList = z.infer<typeof adapterListSchema>;
 export type AdapterDeleted = z.infer<typeof adapterDeletedSchema>;
+export type TenantErased = z.infer<typeof tenantErasedSchema>;
 export type UsageReport = z.infer<typeof usageReportSchema>;
 export type Health = z.infer<typeof healthSchema>;
 export type Ready = z.infer<typeof readySchema>;

@@ -9,7 +9,9 @@ import { tenantSchema } from "./tenant-name.ts";
 
 /** What a key may be used for; `edge/tenants/scopes.ts` says which route needs which. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
-export type Scope = (typeof scopes)[number];
+/** Allows to erase the tenant. Only `npm run keys -- delete` makes a key with it, for as long as that takes. */
+export const eraseScope = "erase";
+export type Scope = (typeof scopes)[number] | typeof eraseScope;
 
 /** Bounds on a tenant's use; null is none. */
 export interface TenantLimits {
@@ -55,7 +57,7 @@ export const keyRecordSchema = z.object({
   /** SHA-256 of the key, lower-case hex. */
   hash: z.string().regex(hashPattern),
   tenant: tenantSchema,
-  scopes: z.array(z.enum(scopes)),
+  scopes: z.array(z.enum([...scopes, eraseScope])),
   createdAt: time,
   /** From then on it opens nothing. A rotated key's is the end of the overlap. */
   expiresAt: time.nullable(),

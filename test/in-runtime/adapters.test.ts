@@ -1,8 +1,11 @@
-/** A tenant's own adapters through the API: real shelves and micro-batching objects, and a backend that is scripted. */
+/** A tenant's own adapters through the API: real stores and micro-batching objects, and a backend that is scripted. */
+import { evictDurableObject, runDurableObjectAlarm } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { beforeEach, describe, expect, test } from "vitest";
+import { regions } from "../../edge/platform/region.ts";
 import { createKeyStore, type KeyStore } from "../../edge/tenants/keys.ts";
+import { ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import {
   type AdapterAnswer,
   type AdapterRequest,
@@ -10,7 +13,8 @@ import {
   batchRequestSchema,
 } from "../../shared/contracts/inference.ts";
 import { frameLine } from "../../shared/contracts/ndjson.ts";
-import type { Scope } from "../../shared/contracts/tenants.ts";
+import type { AdapterList, UsageReport } from "../../shared/contracts/responses.ts";
+import { eraseScope, plans, type Scope, scopes } from "../../shared/contracts/tenants.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendUrl, errorOf, manifestHash, network, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -257,7 +261,11 @@ describe("POST /v1/adapters", () => {
     network.use(http.post(`${backendUrl}/v1/adapters`, () => HttpResponse.json({}, { status: 503 })));
     const { post, request } = adapterApp();
     expect((await post("/v1/adapters", body(), { headers: mine })).status).toBe(503);
-    expect(await (await request("/v1/adapters", { headers: mine })).json()).toEqual({ object: "list", data: [] });
+    expect(await (await request("/v1/adapters", { headers: mine })).json()).toEqual({
+      object: "list",
+      data: [],
+      deleting: [],
+    });
   });
 });
 
@@ -286,7 +294,7 @@ describe("an adapter", () => {
 
   test("is gone once deleted, at the backends too; equal bytes under another name stay", async () => {
     backendMakes();
-    const { post, request, complete, settled } = adapterApp();
+    const { post, request, complete } = adapterApp();
     for (const name of ["one", "two"]) await post("/v1/adapters", body({ name }), { headers: mine });
     const dropped: string[] = [];
     network.use(
@@ -296,14 +304,107 @@ describe("an adapter", () => {
       }),
     );
     const remove = (name: string) => request(`/v1/adapters/${name}`, { method: "DELETE", headers: mine });
-    expect(await (await remove("one")).json()).toEqual({ id: "one", object: "adapter", deleted: true });
-    await settled();
+    expect(await (await remove("one")).json()).toEqual({
+      ...{ id: "one", object: "adapter", deleted: true, pending_backends: 0 },
+    });
     expect(dropped).toEqual([]);
     expect((await remove("two")).status).toBe(200);
-    await settled();
     expect(dropped).toEqual(["4".repeat(64)]);
     expect((await remove("two")).status).toBe(404);
     expect((await complete({ model: "gpt2:two", prompt: "a" }, { headers: mine })).status).toBe(404);
+  });
+
+  test("is deleted again at a backend that does not answer until that has confirmed it, and shown meanwhile", async () => {
+    backendMakes();
+    const { post, request } = adapterApp();
+    await post("/v1/adapters", body({ name: "gone" }), { headers: mine });
+    let isDown = true;
+    let deletions = 0;
+    network.use(
+      http.delete(`${backendUrl}/v1/adapters/*`, () => {
+        deletions++;
+        return isDown ? new HttpResponse(null, { status: 503 }) : new HttpResponse(null, { status: 204 });
+      }),
+    );
+    const removed = await request("/v1/adapters/gone", { method: "DELETE", headers: mine });
+    expect(await removed.json()).toMatchObject({ deleted: true, pending_backends: 1 });
+    const deleting = async () => {
+      const list = (await (await request("/v1/adapters", { headers: mine })).json()) as AdapterList;
+      return list.deleting.map(({ id, pending_backends }) => [id, pending_backends]);
+    };
+    expect(await deleting()).toEqual([["gone", 1]]);
+    const store = env.ADAPTERS.getByName(mine.authorization.slice("Bearer sk-".length));
+    await evictDurableObject(store);
+    expect(await runDurableObjectAlarm(store)).toBe(true);
+    expect([await deleting(), deletions]).toEqual([[["gone", 1]], 2]);
+    isDown = false;
+    expect(await runDurableObjectAlarm(store)).toBe(true);
+    expect([await deleting(), deletions]).toEqual([[], 3]);
+    expect(await runDurableObjectAlarm(store)).toBe(false);
+    // One that is made again meanwhile is not deleted.
+    isDown = true;
+    await post("/v1/adapters", body({ name: "again" }), { headers: mine });
+    await request("/v1/adapters/again", { method: "DELETE", headers: mine });
+    await post("/v1/adapters", body({ name: "again" }), { headers: mine });
+    await runDurableObjectAlarm(store);
+    expect([await deleting(), deletions]).toEqual([[], 4]);
+  });
+
+  test("that could not be kept is deleted at the backend that has made it", async () => {
+    const asked = backendMakes();
+    const { post } = adapterApp();
+    const dropped: string[] = [];
+    network.use(
+      http.delete(`${backendUrl}/v1/adapters/*`, ({ request }) => {
+        dropped.push(request.url.slice(-64));
+        return new HttpResponse(null, { status: 204 });
+      }),
+    );
+    const both = await Promise.all(
+      ["aaaa", "bbbbb"].map((text) => post("/v1/adapters", body({ examples: [text, text] }), { headers: mine })),
+    );
+    expect(both.map(({ status }) => status).sort()).toEqual([201, 400]);
+    const lost = asked.length === 2 && both.findIndex(({ status }) => status === 400);
+    expect(dropped).toEqual([String(lost === 0 ? 4 : 5).repeat(64)]);
+  });
+
+  test("is erased with its tenant: at every backend, now or once that answers, and nothing of its use is left", async () => {
+    const tenant = mine.authorization.slice("Bearer sk-".length);
+    const access = { tenant, keyId: "k", limits: plans.unlimited, origins: [] };
+    const app = testApp({ keys: { accessOf: async () => ({ ...access, scopes: [...scopes, eraseScope] }) } });
+    backendMakes();
+    await app.post("/v1/adapters", body());
+    await app.settled();
+    const usage = async () => ((await (await app.request("/v1/usage")).json()) as UsageReport).total.requests;
+    await expect.poll(usage).toBe(1);
+    const erased: string[] = [];
+    network.use(http.delete(`${backendUrl}/v1/adapters/*`, () => new HttpResponse(null, { status: 503 })));
+    const erase = async () => (await app.request("/v1/tenant", { method: "DELETE" })).json();
+    expect(await erase()).toEqual({
+      ...{ object: "tenant.erased", tenant, adapters: 1 },
+      ledgers: { confirmed: [...regions], pending: [] },
+      backends: { confirmed: [], pending: [backendUrl] },
+    });
+    expect(await (await app.request("/v1/adapters")).json()).toEqual({ object: "list", data: [], deleting: [] });
+    expect(await usage()).toBe(0);
+    // A request that began before and ends now leaves no trace.
+    const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
+    for (const region of ["weur", "enam"] as const) {
+      await ledgerOf(env.LEDGERS, regionalName(tenant, region)).settle("late", [used]);
+    }
+    expect(await usage()).toBe(0);
+    network.use(
+      http.delete(`${backendUrl}/v1/adapters/*`, ({ request }) => {
+        erased.push(new URL(request.url).pathname);
+        return new HttpResponse(null, { status: 204 });
+      }),
+    );
+    expect(await runDurableObjectAlarm(env.ADAPTERS.getByName(tenant))).toBe(true);
+    expect(erased).toEqual([`/v1/adapters/${tenant}`]);
+    expect(await erase()).toMatchObject({ adapters: 0, backends: { confirmed: [backendUrl], pending: [] } });
+    expect(await errorOf(await adapterApp().request("/v1/tenant", { method: "DELETE", headers: mine }))).toMatchObject({
+      status: 403,
+    });
   });
 
   test("of other artifacts is refused by name until it is made again", async () => {
@@ -315,7 +416,10 @@ describe("an adapter", () => {
       centroid: [1, 0, 0, 0],
       parts: [],
     };
-    await env.ADAPTERS.getByName(tenant).add("old", record.hash, JSON.stringify({ ...record, gain }), file.buffer);
+    await env.ADAPTERS.getByName(tenant).add("old", record.hash, JSON.stringify({ ...record, gain }), file.buffer, {
+      address: backendUrl,
+      process: null,
+    });
     const { complete, request } = adapterApp();
     expect(await errorOf(await complete({ model: "gpt2:old", prompt: "a" }, { headers: mine }))).toMatchObject({
       status: 400,

@@ -2,6 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
+import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
 import { errorOf, testApp, useNetwork } from "./harness.ts";
 
 useNetwork();
@@ -19,12 +20,15 @@ function expectHeaders({ headers }: Response): void {
   expect(headers.get("x-content-type-options")).toBe("nosniff");
 }
 
+const access = { tenant: "local", keyId: "k", scopes: [...scopes, eraseScope], limits: plans.unlimited, origins: [] };
+const opensAll = { accessOf: async () => access };
+
 test.each(paths)("%s takes its own methods alone, and names them", async (path) => {
   const methods = operations.filter((one) => one.path === path).map(({ method }) => method.toUpperCase());
   const allowed = methods.map((method) => (method === "GET" ? "GET, HEAD" : method)).join(", ");
   for (const method of ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
     if (methods.includes(method)) continue;
-    const response = await testApp().request(urlOf(path), { method });
+    const response = await testApp({ keys: opensAll }).request(urlOf(path), { method });
     expect([method, response.headers.get("allow")]).toEqual([method, allowed]);
     expectHeaders(response);
     expect(await errorOf(response)).toMatchObject({ status: 405, code: "method_not_allowed" });

@@ -261,11 +261,8 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       log,
     }),
     usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
-    adapters: createTenantAdapters({
-      shelves: env.ADAPTERS,
-      clients: () => [new BackendClient(backendUrl)],
-      background: (work) => void works.push(work),
-    }),
+    eraseUse: (tenant) => objectNamed(env.LEDGERS, tenant).erase(),
+    adapters: createTenantAdapters({ stores: env.ADAPTERS, clients: () => [new BackendClient(backendUrl)] }),
     wakeCell: () => undefined,
     cells: createCells({
       namespace: cellNamed,

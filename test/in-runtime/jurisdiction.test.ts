@@ -69,7 +69,7 @@ async function europeanApp(own: TenantLimits = limits, backends = european) {
     addressesIn(place, parseAddresses(backends, "X")).map(({ url }) => new BackendClient(url));
   const app = testApp({
     keys: createKeyStore([{ hash, tenant }], { get } as never, () => Date.now()),
-    adapters: createTenantAdapters({ shelves: env.ADAPTERS, clients, background: (work) => void work }),
+    adapters: createTenantAdapters({ stores: env.ADAPTERS, clients }),
   });
   const headers = { authorization: `Bearer sk-${tenant}` };
   return { ...app, tenant, headers };

@@ -55,11 +55,14 @@ export class InstantStore {
     return (await stat(this.#pathOf(tenant, hash)).catch(nullIfMissing)) !== null;
   }
 
-  /** Removes an adapter. Resolves to true if it existed. */
-  async remove(tenant: string, hash: string): Promise<boolean> {
-    const wasThere = await this.has(tenant, hash);
+  /** Removes all adapters of a tenant, files that are being written too. */
+  async removeAll(tenant: string): Promise<void> {
+    await rm(this.#folderOf(tenant), { recursive: true, force: true });
+  }
+
+  /** Removes an adapter, if there is one of this hash. */
+  async remove(tenant: string, hash: string): Promise<void> {
     await rm(this.#pathOf(tenant, hash), { force: true });
-    return wasThere;
   }
 
   /** Removes the least recently used adapters until the tenant's limit holds, but never `kept`. */
@@ -79,11 +82,12 @@ export class InstantStore {
 
   /** Only strict ids become paths. */
   #pathOf(tenant: string, hash: string): string {
-    if (!tenantPattern.test(tenant) || !hashPattern.test(hash)) throw new Error("not a tenant's id and a hash");
+    if (!hashPattern.test(hash)) throw new Error("not a hash");
     return join(this.#folderOf(tenant), hash);
   }
 
   #folderOf(tenant: string): string {
+    if (!tenantPattern.test(tenant)) throw new Error("not a tenant's id");
     return join(this.#directory, "tenants", createHash("sha256").update(tenant).digest("hex"));
   }
 }

@@ -183,7 +183,7 @@ test("no call follows a redirect: it would take a prompt to an address that is n
         new AbortController().signal,
         () => {},
       ),
-    () => client.removeAdapter("acme", own),
+    () => client.removeAdapters("acme", own, null),
   ];
   for (const call of calls) {
     const failure = await call().then(
@@ -206,4 +206,30 @@ test("a failure tells the process that answered", async () => {
   ] as const) {
     await expect(scripted([[status, "p1"]]).open()).rejects.toMatchObject({ kind, process: "p1" });
   }
+});
+
+test.each([
+  // A restarted process of an address that leads to one has another name.
+  ["https://backend.example", [421, 204], [`/v1/adapters/acme/${own} pod-0`, `/v1/adapters/acme/${own} -`], true],
+  ["https://backend.example/{name}", [421], [`/pod-0/v1/adapters/acme/${own} pod-0`], false],
+  // Whoever answers this is no backend.
+  ["https://backend.example", [404], [`/v1/adapters/acme/${own} pod-0`], false],
+  ["https://backend.example", [503], [`/v1/adapters/acme/${own} pod-0`], false],
+])("at %s a deletion answered by %j is confirmed or not", async (url, statuses, expected, isConfirmed) => {
+  const asked: string[] = [];
+  const client = new BackendClient(url, {
+    async fetch(target, { method, headers }) {
+      expect(method).toBe("DELETE");
+      asked.push(`${new URL(target).pathname} ${new Headers(headers).get(nameHeader) ?? "-"}`);
+      return new Response(null, { status: statuses.shift() });
+    },
+  });
+  const removal = client.removeAdapters("acme", own, "pod-0");
+  expect(
+    await removal.then(
+      () => true,
+      () => false,
+    ),
+  ).toBe(isConfirmed);
+  expect(asked).toEqual(expected);
 });

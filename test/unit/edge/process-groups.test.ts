@@ -163,14 +163,6 @@ test("four processes behind one address are restarted in turn under 200 streams:
   expect(broken).toBeGreaterThan(0);
 });
 
-test("an adapter is deleted at every process of an address", async () => {
-  await startEdge("round robin");
-  const hash = "b".repeat(64);
-  for (const { adapters } of group.processes) adapters.add(hash);
-  await newClient(group.url).removeAdapter("local", hash);
-  expect(sum(({ adapters }) => adapters.size)).toBe(0);
-});
-
 test.each([0, 1])("of two backends, where others have loaded one (%i), batches go to the free one", async (loaded) => {
   group = await startProcessGroup(2, "URL");
   const { processes } = group;

@@ -1,0 +1,225 @@
+/**
+ * The Durable Object that keeps one tenant's own adapters: their names, what they gain, and their bytes, which it hands to any
+ * backend that lacks them. Their examples are not kept.
+ *
+ * It remembers which backends may have a copy. A deletion is kept until each of them has confirmed it, and repeated by an alarm
+ * meanwhile. A backend that is not configured any more is not asked; it is asked again once it is configured.
+ */
+import { DurableObject } from "cloudflare:workers";
+import { limits } from "../../shared/contracts/limits.ts";
+import { jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
+import { settlesWithin } from "../../shared/settles-within.ts";
+import { addressesIn } from "../backend/addresses.ts";
+import { createSigner } from "../backend/call-signer.ts";
+import { type AdapterCopy, BackendClient } from "../backend/client.ts";
+import { configured } from "../config.ts";
+import { ensureAlarm } from "../platform/alarm.ts";
+
+const schema = `
+  CREATE TABLE IF NOT EXISTS adapters (
+    name TEXT PRIMARY KEY, hash TEXT NOT NULL, record TEXT NOT NULL, file BLOB NOT NULL
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS copies (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hash TEXT NOT NULL, address TEXT NOT NULL, process TEXT NOT NULL,
+    sentMs INTEGER NOT NULL, UNIQUE (hash, address, process)
+  );
+  CREATE TABLE IF NOT EXISTS deletions (hash TEXT PRIMARY KEY, name TEXT NOT NULL, deletedMs INTEGER NOT NULL) WITHOUT ROWID;
+`;
+
+/** Stands for all adapters of the tenant where a hash is expected: the tenant is erased. */
+const allHashes = "";
+/** Pauses between two tries to delete at backends, in milliseconds; each is twice the one before. */
+const firstRetryMs = 5000;
+const longestRetryMs = 3_600_000;
+/** How long the answer to a deletion waits for the backends, in milliseconds. */
+const answerMs = 3000;
+/** An upload may still arrive for so long after its bytes were handed out, so a deletion before that is repeated once. */
+const uploadMs = 10_000;
+
+/** What became of an adapter that was to be added. */
+export type Added = "added" | "taken" | "full";
+
+/** A deletion that backends have not confirmed. */
+export interface PendingDeletion {
+  name: string;
+  /** Milliseconds since 1970. */
+  deletedMs: number;
+  /** How many have not. */
+  backends: number;
+}
+
+/** What an erasure of the tenant did. */
+export interface ErasedAdapters {
+  adapters: number;
+  /** Backends that have confirmed it, as they are configured, with the process's name where it has one. */
+  confirmed: string[];
+  /** Those that have not; they are asked again until they do. */
+  pending: string[];
+}
+
+interface CopyRow extends Record<string, SqlStorageValue> {
+  id: number;
+  hash: string;
+  address: string;
+  /** Empty: no name. */
+  process: string;
+  sentMs: number;
+}
+
+export class TenantAdapterStore extends DurableObject<Env> {
+  /** A clock in milliseconds since 1970; a test may set another. */
+  now = () => Date.now();
+  readonly #sql: SqlStorage;
+  /** By address, of the tenant's jurisdiction. */
+  readonly #clients: () => Map<string, BackendClient>;
+  #failures = 0;
+
+  constructor(state: DurableObjectState, env: Env) {
+    super(state, env);
+    this.#sql = state.storage.sql;
+    this.#sql.exec(schema);
+    const jurisdiction = jurisdictionOf(state.id.name ?? "");
+    this.#clients = configured(env, ({ backendSecrets, backends, backendFetch }) => {
+      const newNonce = () => crypto.randomUUID().replaceAll("-", "");
+      const sign = createSigner(backendSecrets, { now: () => Date.now(), newNonce });
+      const addresses = addressesIn(jurisdiction, backends);
+      return new Map(addresses.map(({ url }) => [url, new BackendClient(url, { sign, fetch: backendFetch })]));
+    });
+  }
+
+  /** Records as JSON, in order of name. */
+  list(): string[] {
+    const rows = this.#sql.exec<{ record: string }>("SELECT record FROM adapters ORDER BY name");
+    return [...rows].map(({ record }) => record);
+  }
+
+  /** A record as JSON. */
+  find(name: string): string | null {
+    const [row] = this.#sql.exec<{ record: string }>("SELECT record FROM adapters WHERE name = ?", name);
+    return row?.record ?? null;
+  }
+
+  /** Whether one of this name could be added. */
+  roomFor(name: string): Added {
+    if (this.find(name)) return "taken";
+    const { count } = this.#sql.exec<{ count: number }>("SELECT count(*) AS count FROM adapters").one();
+    return count < limits.adaptersPerTenant ? "added" : "full";
+  }
+
+  /** Adds an adapter that a backend has made; one that is not added is deleted there. */
+  async add(name: string, hash: string, record: string, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
+    const room = this.roomFor(name);
+    if (room === "added") {
+      this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
+      this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
+    }
+    this.#noteCopy(hash, copy, 0);
+    if (this.#isUnused(hash)) await this.#delete(hash, name);
+    return room;
+  }
+
+  /** Removes an adapter, at the backends too unless another name has the same bytes. Returns how many have not confirmed it; null: there is none. */
+  async remove(name: string): Promise<number | null> {
+    const [row] = this.#sql.exec<{ hash: string }>("SELECT hash FROM adapters WHERE name = ?", name);
+    if (!row) return null;
+    this.#sql.exec("DELETE FROM adapters WHERE name = ?", name);
+    return this.#isUnused(row.hash) ? this.#delete(row.hash, name) : 0;
+  }
+
+  /** The bytes of an adapter, for the backend that is to have a copy; null where no adapter has this hash. */
+  file(hash: string, copy: AdapterCopy): ArrayBuffer | null {
+    const [row] = this.#sql.exec<{ file: ArrayBuffer }>("SELECT file FROM adapters WHERE hash = ? LIMIT 1", hash);
+    if (row) this.#noteCopy(hash, copy, this.now());
+    return row?.file ?? null;
+  }
+
+  deletions(): PendingDeletion[] {
+    const rows = this.#sql.exec<{ hash: string; name: string; deletedMs: number }>(
+      "SELECT * FROM deletions WHERE hash <> ? ORDER BY deletedMs",
+      allHashes,
+    );
+    const all = [...rows].map(({ hash, name, deletedMs }) => ({
+      name,
+      deletedMs,
+      backends: this.#pending(hash).length,
+    }));
+    return all.filter(({ backends }) => backends > 0);
+  }
+
+  /** Erases all that is kept of the tenant, here and at every backend that it may use. */
+  async erase(): Promise<ErasedAdapters> {
+    const adapters = this.list().length;
+    const copies = this.#sql.exec<CopyRow>("SELECT * FROM copies").toArray();
+    const sentMs = Math.max(0, ...copies.map((copy) => copy.sentMs));
+    this.ctx.storage.transactionSync(() => {
+      for (const table of ["adapters", "copies", "deletions"]) this.#sql.exec(`DELETE FROM ${table}`);
+      for (const { address, process } of copies)
+        this.#noteCopy(allHashes, { address, process: process || null }, sentMs);
+      // Also where no copy is known: one may have been made whose request has failed.
+      const known = new Set(copies.map(({ address }) => address));
+      for (const address of this.#clients().keys()) {
+        if (!known.has(address)) this.#noteCopy(allHashes, { address, process: null }, 0);
+      }
+      this.#noteDeletion(allHashes, "");
+    });
+    const asked = this.#pending(allHashes).map(nameOf);
+    await this.#delete(allHashes, "");
+    const pending = this.#pending(allHashes).map(nameOf);
+    return { adapters, confirmed: asked.filter((name) => !pending.includes(name)), pending };
+  }
+
+  override async alarm(): Promise<void> {
+    await this.#deleteAtBackends();
+    const isDone = this.#due().length === 0;
+    this.#failures = isDone ? 0 : this.#failures + 1;
+    const delayMs = Math.min(longestRetryMs, firstRetryMs * 2 ** this.#failures);
+    if (!isDone) await this.ctx.storage.setAlarm(this.now() + delayMs);
+  }
+
+  #isUnused(hash: string): boolean {
+    return this.#sql.exec("SELECT 1 FROM adapters WHERE hash = ? LIMIT 1", hash).toArray().length === 0;
+  }
+
+  /** A copy that is noted again has another id, so what was asked before does not confirm its deletion. */
+  #noteCopy(hash: string, { address, process }: AdapterCopy, sentMs: number): void {
+    const values = [hash, address, process ?? "", sentMs];
+    this.#sql.exec("INSERT OR REPLACE INTO copies (hash, address, process, sentMs) VALUES (?, ?, ?, ?)", ...values);
+  }
+
+  #noteDeletion(hash: string, name: string): void {
+    this.#sql.exec("INSERT OR REPLACE INTO deletions VALUES (?, ?, ?)", hash, name, this.now());
+  }
+
+  async #delete(hash: string, name: string): Promise<number> {
+    this.#noteDeletion(hash, name);
+    // Before the first try, so that it is repeated if the object is lost meanwhile.
+    await ensureAlarm(this.ctx.storage, this.now(), { delayMs: firstRetryMs, longestMs: longestRetryMs });
+    await settlesWithin(this.#deleteAtBackends(), answerMs);
+    return this.#pending(hash).length;
+  }
+
+  /** Never rejects. */
+  async #deleteAtBackends(): Promise<void> {
+    const tries = this.#due().map(async ({ id, hash, address, process, sentMs }) => {
+      const client = this.#clients().get(address)!;
+      await client.removeAdapters(this.ctx.id.name!, hash === allHashes ? null : hash, process || null);
+      if (this.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
+    });
+    await Promise.allSettled(tries);
+    this.#sql.exec("DELETE FROM deletions WHERE hash NOT IN (SELECT hash FROM copies)");
+  }
+
+  /** Copies that are to be deleted, at backends that are configured. */
+  #due(): CopyRow[] {
+    const rows = this.#sql.exec<CopyRow>("SELECT * FROM copies WHERE hash IN (SELECT hash FROM deletions)");
+    return [...rows].filter(({ address }) => this.#clients().has(address));
+  }
+
+  #pending(hash: string): CopyRow[] {
+    return this.#due().filter((copy) => copy.hash === hash);
+  }
+}
+
+function nameOf({ address, process }: CopyRow): string {
+  return process === "" ? address : `${address} (${process})`;
+}
