@@ -153,6 +153,7 @@ function centroidOf(examples: readonly number[][], { table, manifest }: Artifact
 
 function requireRoom(room: Added, name: string): void {
   if (room === "added") return;
+  if (room === "erased") throw new ServiceError("adapter_not_found", "The tenant was erased while this was made.");
   if (room === "taken") {
     const message = `You have an adapter ${name} already; DELETE /v1/adapters/${name} first.`;
     throw new ServiceError("invalid_request", message, { param: "name" });

@@ -36,8 +36,11 @@ const answerMs = 3000;
 /** An upload may still arrive for so long after its bytes were handed out, so a deletion before that is repeated once. */
 const uploadMs = 10_000;
 
+/** An adapter that is being made when the tenant is erased is not added for so long. */
+const makingMs = 300_000;
+
 /** What became of an adapter that was to be added. */
-export type Added = "added" | "taken" | "full";
+export type Added = "added" | "taken" | "full" | "erased";
 
 /** A deletion that backends have not confirmed. */
 export interface PendingDeletion {
@@ -108,7 +111,7 @@ export class TenantAdapterStore extends DurableObject<Env> {
 
   /** Adds an adapter that a backend has made; one that is not added is deleted there. */
   async add(name: string, hash: string, record: string, file: ArrayBuffer, copy: AdapterCopy): Promise<Added> {
-    const room = this.roomFor(name);
+    const room = this.#isJustErased() ? "erased" : this.roomFor(name);
     if (room === "added") {
       this.#sql.exec("INSERT INTO adapters VALUES (?, ?, ?, ?)", name, hash, record, file);
       this.#sql.exec("DELETE FROM deletions WHERE hash = ?", hash);
@@ -206,7 +209,13 @@ export class TenantAdapterStore extends DurableObject<Env> {
       if (this.now() >= sentMs + uploadMs) this.#sql.exec("DELETE FROM copies WHERE id = ?", id);
     });
     await Promise.allSettled(tries);
-    this.#sql.exec("DELETE FROM deletions WHERE hash NOT IN (SELECT hash FROM copies)");
+    const done = "DELETE FROM deletions WHERE hash NOT IN (SELECT hash FROM copies)";
+    this.#sql.exec(this.#isJustErased() ? `${done} AND hash <> '${allHashes}'` : done);
+  }
+
+  #isJustErased(): boolean {
+    const [row] = this.#sql.exec<{ deletedMs: number }>("SELECT deletedMs FROM deletions WHERE hash = ?", allHashes);
+    return row !== undefined && Math.abs(this.now() - row.deletedMs) < makingMs;
   }
 
   /** Copies that are to be deleted, at backends that are configured. */

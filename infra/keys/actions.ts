@@ -1,7 +1,9 @@
 /** What `npm run keys` does to the records of keys and tenants. Not here: where they are, and how it is told. */
 import { createHash } from "node:crypto";
+import type { TenantErased } from "../../shared/contracts/responses.ts";
 import {
   endPrefix,
+  eraseScope,
   type KeyRecord,
   keyEndSchema,
   keyIdOf,
@@ -121,6 +123,39 @@ export async function changeTenant(actor: Actor, tenant: string, change: TenantC
   }
   await actor.namespace.put(written);
   return record;
+}
+
+/**
+ * Revokes a tenant's keys, lets the edge erase the tenant once that is in force, and deletes the records of keys and tenant. Where
+ * `erase` rejects, the keys stay revoked, and it can be called again.
+ */
+export async function deleteTenant(
+  actor: Actor,
+  tenant: string,
+  edge: { inForce(): Promise<void>; erase(key: string): Promise<TenantErased> },
+): Promise<{ keys: number; erased: TenantErased }> {
+  const { namespace } = actor;
+  const revokedAt = actor.now().toISOString();
+  const ids = (await listKeys(actor, tenant)).map(({ id }) => id);
+  const revoke = (some: readonly string[]) =>
+    namespace.put(new Map(some.map((id) => [revokedPrefix + id, { revokedAt }])));
+  if (ids.length > 0) {
+    await revoke(ids);
+    await edge.inForce();
+  }
+  const tenantRecord: TenantRecord = { plan: "unlimited", limits: {}, origins: [] };
+  const expiresAt = new Date(actor.now().getTime() + 3_600_000);
+  const made = newKeyOf(actor, { tenant, scopes: [eraseScope], tenantRecord }, expiresAt);
+  await namespace.put(new Map([[keyPrefix + made.id, made.record]]));
+  try {
+    const erased = await edge.erase(made.key);
+    const names = [...ids, made.id].flatMap((id) => [keyPrefix + id, endPrefix + id, revokedPrefix + id]);
+    await namespace.remove([...names, tenantPrefix + tenant]);
+    return { keys: ids.length, erased };
+  } catch (error) {
+    await revoke([made.id]);
+    throw error;
+  }
 }
 
 async function recordOfTenant(actor: Actor, tenant: string): Promise<TenantRecord> {

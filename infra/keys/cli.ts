@@ -4,8 +4,10 @@
  */
 import { randomBytes } from "node:crypto";
 import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { createCommand, runCommand } from "../../gpu-backend/command-line.ts";
+import { createCommand, httpUrl, runCommand } from "../../gpu-backend/command-line.ts";
+import { type TenantErased, tenantErasedSchema } from "../../shared/contracts/responses.ts";
 import { tenantPattern, tenantRule } from "../../shared/contracts/tenant-name.ts";
 import {
   type KeyRecord,
@@ -19,11 +21,13 @@ import {
   type TenantLimits,
   type TenantRecord,
 } from "../../shared/contracts/tenants.ts";
+import { Connection } from "../api/connection.ts";
 import { keysFolder } from "../local-edge.ts";
 import {
   type Actor,
   changeTenant,
   createKey,
+  deleteTenant,
   listKeys,
   type NewKey,
   readTenant,
@@ -124,6 +128,41 @@ command("limits <tenant>", "show what a tenant may use, or change it; N is a num
     showTenant(tenant, record, options);
     if (isChange) say(inForce(options));
   });
+
+command("delete <tenant>", "erase a tenant: its keys, limits, use and own adapters, at the edge and at its backends")
+  .option("--url <url>", "address of the edge; that of the local start unless set", httpUrl)
+  .action(async (name: string, options: Place & { url?: string }) => {
+    const tenant = checkedTenant(name);
+    if (options.remote && options.url === undefined) {
+      throw new InvalidArgumentError("--remote needs --url, the address of the deployed edge");
+    }
+    const { keys, erased } = await deleteTenant(actorAt(options), tenant, {
+      inForce: () => sleep(options.remote ? revokedMs.remote : revokedMs.local),
+      erase: (key) =>
+        new Connection({ ...(options.url && { url: options.url }), key }).call(
+          tenantErasedSchema,
+          "DELETE",
+          "/v1/tenant",
+        ),
+    });
+    if (options.json) process.stdout.write(`${JSON.stringify({ keys, ...erased })}\n`);
+    else for (const line of erasedLines(keys, erased)) process.stdout.write(`${line}\n`);
+  });
+
+/** How long a revoked key may still be accepted, in milliseconds: an isolate's memory, and KV's cache before it. */
+const revokedMs = { local: 2500, remote: 65_000 };
+
+function erasedLines(keys: number, { tenant, adapters, ledgers, backends }: TenantErased): string[] {
+  const pending = [...ledgers.pending.map((region) => `use in ${region}`), ...backends.pending];
+  return [
+    `${tenant}: erased ${keys} keys, its limits and origins, its use (${ledgers.confirmed.join(" ")}), ${adapters} own adapters`,
+    `backends that have confirmed: ${backends.confirmed.join(", ") || "none"}`,
+    ...(pending.length > 0 ? [`not confirmed yet: ${pending.join(", ")}; the edge asks them until they confirm`] : []),
+    "what is left: log lines and traces, usage events of Analytics Engine (3 months), backups of backends' disks and of the",
+    "platform's storage (30 days), beginnings of prompts in a backend's memory until others need the room or it restarts,",
+    "and keys in TENANT_KEYS, which the next deployment without them ends",
+  ];
+}
 
 type LimitOptions = { [Name in keyof TenantLimits]?: number | null | "plan" } & {
   plan?: Plan;

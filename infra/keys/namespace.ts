@@ -19,6 +19,8 @@ export interface Namespace {
   get(names: readonly string[]): Promise<Map<string, unknown>>;
   /** Puts all of them, or the first ones where it is cut off. */
   put(records: ReadonlyMap<string, StoredRecord>): Promise<void>;
+  /** Deletes those that are there. */
+  remove(names: readonly string[]): Promise<void>;
 }
 
 /** The file of a record in a folder. No name has a dot, as files that are being written have. */
@@ -45,6 +47,9 @@ export function folderNamespace(folder: string): Namespace {
       for (const [name, record] of records) {
         await writeWhole(recordFile(folder, name), Buffer.from(JSON.stringify(record)), 0o600);
       }
+    },
+    async remove(names) {
+      for (const name of names) await rm(recordFile(folder, name), { force: true });
     },
   };
 }
@@ -88,6 +93,9 @@ export function wranglerNamespace(root: string, place: readonly string[]): Names
         ...("tenant" in record && { metadata: { tenant: record.tenant } }),
       }));
       await withFile(entries, (file) => kv("bulk", "put", file));
+    },
+    async remove(names) {
+      await withFile(names, (file) => kv("bulk", "delete", file, "--force"));
     },
   };
 }

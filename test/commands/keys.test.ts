@@ -1,5 +1,8 @@
 /** `npm run keys` against the edge that `npm start` serves: what it says is in force at once. */
 import { execFile } from "node:child_process";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -8,10 +11,15 @@ import { type Stack, startStack } from "../support/stack.ts";
 const cli = fileURLToPath(new URL("../../infra/keys/cli.ts", import.meta.url));
 const patience = { timeout: 10_000 };
 let stack: Stack;
+let data: string;
 beforeAll(async () => {
-  stack = await startStack();
+  data = await mkdtemp(path.join(tmpdir(), "chameleon-keys-"));
+  stack = await startStack({ DATA_DIR: data });
 });
-afterAll(() => stack?.stop());
+afterAll(async () => {
+  await stack?.stop();
+  await rm(data, { recursive: true, force: true });
+});
 
 async function keys(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const env = { ...process.env, STATE_DIR: stack.state };
@@ -51,6 +59,34 @@ test("a key is made, limited, rotated and revoked while the edge runs", async ()
   // workerd has no jurisdictions.
   const european = await complete((await keys("create", "eu:acme")).stdout.trim());
   expect([european.status, await european.text()]).toEqual([503, expect.stringContaining("jurisdiction eu")]);
+});
+
+test("a deleted tenant is gone: keys, limits, use and own adapters, at the edge and on the backend's disk", async () => {
+  const key = (await keys("create", "leaver")).stdout.trim();
+  const headers = { authorization: `Bearer ${key}` };
+  await keys("limits", "leaver", "--requests-per-minute", "9");
+  const examples = Array.from({ length: 8 }, (_, i) => `${"the sea and the night ".repeat(8)}${i}`);
+  const made = await stack.post("/v1/adapters", { name: "mine", examples }, headers);
+  expect(made.status, await made.clone().text()).toBe(201);
+  const filesOf = async () => (await readdir(path.join(data, "tenants"), { recursive: true })).length;
+  expect(await filesOf()).toBeGreaterThan(0);
+
+  const deleted = await keys("delete", "leaver", "--url", stack.edge, "--json");
+  expect(deleted.code, deleted.stderr).toBe(0);
+  expect(JSON.parse(deleted.stdout)).toMatchObject({
+    ...{ keys: 1, tenant: "leaver", adapters: 1 },
+    ledgers: { pending: [] },
+    backends: { confirmed: [expect.stringContaining("127.0.0.1")], pending: [] },
+  });
+  expect(await filesOf()).toBe(0);
+  expect((await complete(key)).status).toBe(401);
+  expect((await keys("list", "leaver", "--json")).stdout.trim()).toBe("[]");
+
+  // One of that name starts anew.
+  const again = { authorization: `Bearer ${(await keys("create", "leaver")).stdout.trim()}` };
+  const get = async (path: string) => (await fetch(stack.edge + path, { headers: again })).json();
+  expect(await get("/v1/adapters")).toEqual({ object: "list", data: [], deleting: [] });
+  expect(await get("/v1/usage")).toMatchObject({ data: [], limits: { requests_per_minute: 600 } });
 });
 
 test("what it cannot do is one clear line", async () => {

@@ -1,5 +1,6 @@
 /** What holds for every route, by the table that the API's document is made of. */
 import { describe, expect, test } from "vitest";
+import type { Access } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { eraseScope, plans, scopes } from "../../shared/contracts/tenants.ts";
@@ -20,7 +21,13 @@ function expectHeaders({ headers }: Response): void {
   expect(headers.get("x-content-type-options")).toBe("nosniff");
 }
 
-const access = { tenant: "local", keyId: "k", scopes: [...scopes, eraseScope], limits: plans.unlimited, origins: [] };
+const access: Access = {
+  tenant: "local",
+  keyId: "k",
+  scopes: [...scopes, eraseScope],
+  limits: plans.unlimited,
+  origins: [],
+};
 const opensAll = { accessOf: async () => access };
 
 test.each(paths)("%s takes its own methods alone, and names them", async (path) => {

@@ -7,6 +7,7 @@ import {
   type Actor,
   changeTenant,
   createKey,
+  deleteTenant,
   listKeys,
   type NewKey,
   readTenant,
@@ -41,6 +42,9 @@ function actor() {
           stored.set(name, JSON.stringify(record));
           if ("tenant" in record) tenants.set(name, record.tenant);
         }
+      },
+      remove: async (names) => {
+        for (const name of names) stored.delete(name);
       },
     },
     now: () => new Date(clockMs),
@@ -221,6 +225,41 @@ test("records of keys that were revoked or rotated before ends were kept apart a
   await expect(accessOf(world, key)).rejects.toThrow(/revoked/);
   put({ expiresAt: record.createdAt });
   await expect(accessOf(world, key)).rejects.toThrow(/expired/);
+});
+
+test("a tenant is erased once its keys are revoked, and nothing of it is left; where the edge fails, they stay revoked", async () => {
+  const { acting, stored, tenants, ...rest } = actor();
+  const other = await createKey(acting, "other", all);
+  const before = new Map(stored);
+  const [one, two] = [await createKey(acting, "acme", all), await createKey(acting, "acme", all)];
+  await rotateKey(acting, two.id, { overlapMs: hour, expiresAt: null });
+  await changeTenant(acting, "acme", { limits: { tokensPerMonth: 5 } });
+  const erased = {
+    ...{ object: "tenant.erased" as const, tenant: "acme", adapters: 2 },
+    ledgers: { confirmed: ["weur"], pending: [] },
+    backends: { confirmed: [], pending: ["https://gpu.example"] },
+  };
+  const steps: string[] = [];
+  const edge = {
+    async inForce() {
+      await expect(accessOf({ stored, ...rest }, one.key)).rejects.toThrow("revoked");
+      steps.push("in force");
+    },
+    async erase(key: string) {
+      expect((await accessOf({ stored, ...rest }, key)).scopes).toEqual(["erase"]);
+      steps.push("erase");
+      if (steps.length < 3) throw new Error("away");
+      return erased;
+    },
+  };
+  await expect(deleteTenant(acting, "acme", edge)).rejects.toThrow("away");
+  for (const { id, record } of await listKeys(acting, "acme")) {
+    expect([id, stateOf(record, rest.now())]).toEqual([id, "revoked"]);
+  }
+  expect(await deleteTenant(acting, "acme", edge)).toEqual({ keys: 4, erased });
+  expect(steps).toEqual(["in force", "erase", "in force", "erase"]);
+  expect(stored).toEqual(before);
+  expect((await accessOf({ stored, ...rest }, other.key)).tenant).toBe("other");
 });
 
 test("values of the command line are read, or refused with what they should be", () => {
