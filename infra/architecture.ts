@@ -155,7 +155,6 @@ const mayUse: Record<string, string[]> = {
   "gpu-backend/research": ["commander"],
   "gpu-backend/training": ["cli-progress", "commander", "html-to-text"],
   "gpu-backend/models": ["@huggingface/hub", "@huggingface/jinja", "@huggingface/tokenizers", "commander"],
-  "infra/image": ["commander", "dockerfile-ast", "node:"],
   infra: ["aws4fetch", "commander", "esbuild", "node:", "vitest", "workerd", "wrangler", "zod"],
 };
 
