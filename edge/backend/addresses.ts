@@ -1,14 +1,14 @@
 /**
- * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address leads to one process or to
- * several. `{name}` in its URL stands for the name of a process, as the first label of the host or as a segment of the
- * path: `http://{name}.backends.svc:8788` reaches the process `pod-0` at `http://pod-0.backends.svc:8788`, and any process
- * at `http://backends.svc:8788`.
+ * The configured addresses of backends: `URL` or `REGION=URL`, separated by commas. An address is one process. With `{name}` in
+ * its URL it leads to several: `{name}` stands for the name of a process, as the first label of the host, as a segment of the path,
+ * or behind `#` where the header `nameHeader` alone tells it. So `http://{name}.backends.svc:8788` reaches the process `pod-0` at
+ * `http://pod-0.backends.svc:8788`, and any process at `http://backends.svc:8788`.
  */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type Region, regions, regionsOf } from "../platform/region.ts";
 
 export interface BackendAddress {
-  /** As configured, without a slash at its end; no two are equal. */
+  /** As configured, without a slash at its end; no two are equal. May hold `{name}`. */
   url: string;
   /** Where its processes run; null: near every region. */
   region: Region | null;
@@ -41,14 +41,15 @@ export function addressesIn(jurisdiction: Jurisdiction | null, addresses: readon
   );
 }
 
-/** The URL of one process of an address; without a name, of whichever the address leads to. */
+/** The URL of a process of an address; without a name, of the one process or of any. */
 export function urlOf(address: string, name: string | null): string {
-  if (name !== null) return address.replace(placeholder, name);
-  return address.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
+  const url = address.replace(/\/*#\{name\}$/, "");
+  if (name !== null) return url.replace(placeholder, name);
+  return url.replace("://{name}.", "://").replace(/(?<=[^/])\/\{name\}(?=\/|$)/, "");
 }
 
-/** Whether each process of an address has a URL of its own. */
-export function hasOwnUrl(address: string): boolean {
+/** Whether an address leads to several processes, each of which is called by its name. */
+export function hasProcesses(address: string): boolean {
   return address.includes(placeholder);
 }
 

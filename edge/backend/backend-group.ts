@@ -1,22 +1,22 @@
 /**
- * One address and the processes that were found behind it. Pure: events go in with their time, candidates for a call come
- * out. The processes are learnt from the names in answers, so a new one is used as soon as it has answered once, and one
- * that has not answered for long is forgotten.
+ * One address and its processes. Pure: events go in with their time, candidates for a call come out. The processes of an address
+ * with `{name}` are learnt from the names in answers, so a new one is used as soon as it has answered once, and one that has not
+ * answered for long is forgotten. Any other address is one process.
  */
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
-import type { BackendAddress } from "./addresses.ts";
+import { type BackendAddress, hasProcesses } from "./addresses.ts";
 import { BackendHealth } from "./health.ts";
 import { addLoads, LoadEstimate } from "./load-estimate.ts";
 import { routingLimits } from "./routing-limits.ts";
 
-/** Where a call can go: one process, or whichever process an address leads to. */
+/** Where a call can go: one process, or any process of an address with `{name}`. */
 export class Backend {
   /** For sets, logs and metrics. */
   readonly id: string;
   /** Of its address. */
   readonly group: BackendGroup;
   readonly address: BackendAddress;
-  /** null: whichever process the address leads to. */
+  /** null: the one process of its address, or any of several. */
   readonly name: string | null;
   readonly health = new BackendHealth();
   readonly load = new LoadEstimate();
@@ -49,17 +49,11 @@ export class Backend {
 }
 
 export class BackendGroup {
-  /** Stands for whichever process answers. */
+  /** The one process, or any of several. */
   readonly any: Backend;
   readonly #processes = new Map<string, Backend>();
   /** Calls in a row that named a process. */
   #namedCalls = 0;
-  /** Calls in a row that named none and were answered by the same process. */
-  #sameAnswers = 0;
-  #lastAnswer: string | null = null;
-  /** Until when the address is taken not to route by name. */
-  #misdirectsUntilMs = Number.NEGATIVE_INFINITY;
-
   constructor(address: BackendAddress) {
     this.any = new Backend(this, address, null);
   }
@@ -78,21 +72,17 @@ export class BackendGroup {
   }
 
   /**
-   * The backends of this address that a call may go to next, none of `tried`; `isFit` judges one process. A first call goes
-   * to a process by name, which keeps its caches warm, if several are known and the address routes by name. A retry or a
-   * hedge goes to another process by name, and to any only if that may reach another.
+   * The backends of this address that a call may go to next, none of `tried`; `isFit` judges one process. A first call goes to a
+   * process by name, which keeps its caches warm, if several are known. A retry or a hedge goes to another process by name, and
+   * to any only if that may be one that is not known yet.
    */
   candidates(tried: ReadonlySet<string>, isFit: (process: Backend) => boolean, nowMs: number): Backend[] {
     const processes = this.processes.filter((one) => !this.#isOld(one, nowMs));
     const fit = processes.filter(isFit);
-    if (!this.isTouched(tried)) {
-      const isNamed = processes.length > 1 && fit.length > 0 && nowMs >= this.#misdirectsUntilMs;
-      return isNamed ? fit : [this.any];
-    }
+    if (!this.isTouched(tried)) return processes.length > 1 && fit.length > 0 ? fit : [this.any];
     const left = fit.filter(({ id }) => !tried.has(id));
     if (left.length > 0) return left;
-    const mayReachOther =
-      fit.length === 0 || (processes.length === 1 && this.#sameAnswers < routingLimits.answersOfOne);
+    const mayReachOther = fit.length === 0 || processes.length === 1;
     return [...(mayReachOther ? [this.any] : []), ...processes].filter(({ id }) => !tried.has(id));
   }
 
@@ -110,37 +100,22 @@ export class BackendGroup {
     this.#namedCalls = name === null ? 0 : this.#namedCalls + 1;
   }
 
-  /**
-   * Returns the process that answered a call to `asked`, by the name it gave; `asked` if it gave none. `isRecorded`: the
-   * answer was recorded already, for another batch that shared the call.
-   */
-  recordAnswer(asked: Backend, name: string | null, nowMs: number, isRecorded = false): Backend {
-    if (name === null) return asked;
+  /** Returns the process that answered a call to `asked`, by the name it gave; `asked` if the address is one process. */
+  recordAnswer(asked: Backend, name: string | null, nowMs: number): Backend {
+    if (name === null || !hasProcesses(asked.address.url)) return asked;
     const process = this.#processes.get(name) ?? this.#learn(name, nowMs);
     process.lastAnswerMs = nowMs;
-    if (asked.name === null && !isRecorded) {
-      this.#sameAnswers = name === this.#lastAnswer ? this.#sameAnswers + 1 : 1;
-      this.#lastAnswer = name;
-    }
     return process;
-  }
-
-  /**
-   * Records that a call which named this process reached another; `isLost`: it could not be reached in many tries. A process
-   * that is gone is forgotten; one that is not is learnt again with its next answer.
-   */
-  recordMisdirected(process: Backend, isLost: boolean, nowMs: number): void {
-    this.#misdirectsUntilMs = nowMs + routingLimits.misdirectedMs;
-    if (isLost || process.load.own === 0) this.#forget(process);
   }
 
   /** Records the result of a probe of one of its backends. */
   recordProbe(backend: Backend, isReady: boolean, nowMs: number): void {
     backend.health.recordProbe(isReady, nowMs);
-    if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.#forget(backend);
+    if (!isReady && nowMs - backend.lastAnswerMs > routingLimits.forgetMs) this.forget(backend);
   }
 
-  #forget({ name }: Backend): void {
+  /** The process is gone. If it is not, it is learnt again with its next answer. */
+  forget({ name }: Backend): void {
     if (name !== null) this.#processes.delete(name);
   }
 
@@ -153,7 +128,7 @@ export class BackendGroup {
     const byAge = this.processes.toSorted((a, b) => a.lastAnswerMs - b.lastAnswerMs);
     for (const [i, process] of byAge.entries()) {
       const isOneTooMany = byAge.length - i >= routingLimits.processesPerAddress;
-      if (isOneTooMany || this.#isOld(process, nowMs)) this.#forget(process);
+      if (isOneTooMany || this.#isOld(process, nowMs)) this.forget(process);
     }
     const process = new Backend(this, this.any.address, name);
     this.#processes.set(name, process);

@@ -32,10 +32,10 @@ const failureTable = {
   mismatched: { health: "fit", elsewhere: true, again: "never", passes: false },
   /** The backend computes other bits than those that a sequence would go on from. */
   diverging: { health: "fit", elsewhere: true, again: "never", passes: false },
-  /** The call named a process that its address does not lead to: the process is gone, or the address routes at random. */
+  /** The call named a process, and another one answered: the process is gone. */
   misdirected: { health: "fit", elsewhere: true, again: "never", passes: true },
   overloaded: { health: "fit", elsewhere: true, again: "never", passes: false },
-  /** The call is invalid for every backend. Where it has sequences of several tenants, one of them may be why. */
+  /** The call is invalid for every backend. If it has sequences of several tenants, one of them may be at fault. */
   refused: { health: "fit", elsewhere: false, again: "never", passes: false },
 } as const satisfies Record<string, Consequence>;
 
@@ -47,10 +47,6 @@ export class CallFailure extends Error {
   readonly error: ServiceError;
   /** Name of the process that answered; null if none answered, or it gave no name. */
   readonly process: string | null;
-  /** Batches that were sent in one call share its failure, which counts once. */
-  isRecorded = false;
-  /** Other batches were in the call. */
-  wasShared = false;
 
   constructor(kind: FailureKind, error: ServiceError, process: string | null = null) {
     super(error.message, { cause: error.cause });

@@ -1,8 +1,7 @@
 /**
- * HTTP client for one address of backends. Every failure becomes a CallFailure. A call may name the process that it is for; it is
- * repeated while an address that does not route by name leads it to others. Not here: which backend to use, and retries.
+ * HTTP client for one address of backends. Every failure becomes a CallFailure. Not here: which backend to use, how many calls may
+ * be under way, and retries.
  */
-
 import { z } from "zod";
 import { type BackendLoad, loadHeader, readLoad } from "../../shared/contracts/backend-load.ts";
 import {
@@ -17,12 +16,10 @@ import {
   type Readiness,
   readinessSchema,
   readNumerics,
-  sequencesPerBatch,
 } from "../../shared/contracts/inference.ts";
 import { nameHeader, readProcessName } from "../../shared/contracts/process-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
-import { pause } from "../platform/pause.ts";
-import { hasOwnUrl, urlOf } from "./addresses.ts";
+import { hasProcesses, urlOf } from "./addresses.ts";
 import {
   away,
   brokenOff,
@@ -34,53 +31,33 @@ import {
 } from "./call-failure.ts";
 import type { SignCall } from "./call-signer.ts";
 import { frameGroupsOf } from "./frames.ts";
-import { Gate } from "./gate.ts";
-import {
-  acceptanceMs,
-  adapterMs,
-  adapterRounds,
-  awaitingCalls,
-  misdirectedPauseMs,
-  misdirectedTries,
-  probeMs,
-  silenceMs,
-} from "./routing-limits.ts";
+import { acceptanceMs, adapterMs, probeMs, silenceMs } from "./routing-limits.ts";
 
 /** A batch that a backend has accepted. */
 export interface OpenBatch {
   /** Name of the process that accepted it; null if it gave none. */
   process: string | null;
-  /** Whether the call named a process and reached another, which does not route by name. */
-  isMisdirected: boolean;
   /** The backend's numerics fingerprint; null if it sent none. */
   numerics: string | null;
   /** Its load, this batch included; null if it sent none. */
   load: BackendLoad | null;
   /** The frames as they arrive, grouped by chunk. */
   frames: AsyncIterable<Frame[]>;
-  /** True for all but the first of the batches that shared a call, as its answer counts once. */
-  isRecorded?: boolean;
 }
 
 export interface BatchCall {
   signal: AbortSignal;
   /** Numerics fingerprint that its sequences continue with; null if unknown, or if none has tokens. */
   numerics: string | null;
-  /** Name of the process to call; null: any of the address. */
+  /** Name of the process to call; null: the address, which leads to one process or to any of several. */
   process: string | null;
-  /** Whether no other process may accept it instead. */
-  isOnlyProcess: boolean;
-  /** Whether its sequences were sent in a call before, to any backend. A hedge is repeated, too. */
-  isRepeated: boolean;
-  /** Whether no other batch may be in the call. */
-  isAlone: boolean;
 }
 
-/** The calls to one address of backends; `process` is the name of the process to call, null for any of the address. */
+/** The calls to one address of backends; `process` is the name of the process to call; null: see BatchCall. */
 export interface BackendCalls {
   /** Resolves when the batch is accepted. Rejects with a CallFailure, and so does the iteration of the frames. */
   openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch>;
-  /** Cancels sequences of a batch whose others go on, or, where such a call is under way, has them cancelled after it. */
+  /** Cancels at most `sequencesPerBatch` sequences, whose ids the process knows. */
   cancel(ids: string[], process: string | null): Promise<void>;
   /** What the backend serves; null if it is not ready. */
   readiness(process: string | null): Promise<Readiness | null>;
@@ -92,7 +69,7 @@ export type BackendFetch = (url: string, init: RequestInit) => Promise<Response>
 export interface AdapterCopy {
   /** As configured. */
   address: string;
-  /** null if it has given no name. */
+  /** null: the one process of the address. */
   process: string | null;
 }
 
@@ -110,8 +87,6 @@ export interface ClientLimits {
 }
 
 interface ClientParts {
-  /** Shared by all clients of an object, which may wait for only so many answers at once. */
-  gate?: Gate;
   /** Without it calls are not signed. */
   sign?: SignCall;
   /** Default: the global `fetch`. */
@@ -128,8 +103,6 @@ interface Init {
   signal?: AbortSignal;
   /** Name of the process that the call is for. */
   process?: string | null;
-  /** Whether to repeat it while other processes refuse it. */
-  isRepeated?: boolean;
 }
 
 const encoder = new TextEncoder();
@@ -139,14 +112,9 @@ const envelopeSchema = z.object({ error: z.object({ message: z.string(), code: z
 export class BackendClient implements BackendCalls {
   readonly #url: string;
   readonly #parts: Required<ClientParts> & { limits: ClientLimits };
-  #calls = 0;
-  /** By process, while it is told of some: those to tell it of next. A process that hangs takes one connection, not all. */
-  readonly #cancelled = new Map<string | null, string[]>();
-
   constructor(url: string, parts: ClientParts = {}) {
     this.#url = url;
     this.#parts = {
-      gate: new Gate(awaitingCalls),
       sign: async () => ({}),
       fetch: (target, init) => fetch(target, init),
       fileOf: async () => null,
@@ -155,37 +123,28 @@ export class BackendClient implements BackendCalls {
     };
   }
 
-  async openBatch(batch: BatchRequest, call: BatchCall): Promise<OpenBatch> {
-    const { signal, numerics, isOnlyProcess } = call;
+  async openBatch(batch: BatchRequest, { signal, numerics, process }: BatchCall): Promise<OpenBatch> {
     const headers: Record<string, string> = numerics ? { [numericsHeader]: numerics } : {};
     const body = encoder.encode(JSON.stringify(batch));
-    const send = (process: string | null, isRepeated: boolean) =>
-      this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process, isRepeated });
-    let wanted = call.process;
-    let response = await send(wanted, isOnlyProcess);
-    const isMisdirected = isRefusedByOther(response, wanted);
-    if (isMisdirected && !isOnlyProcess) {
-      await response.body?.cancel();
-      wanted = null;
-      response = await send(wanted, false);
-    }
+    const send = (to: string | null) =>
+      this.#post("/v1/batches", body, this.#parts.limits.acceptanceMs, { signal, headers, process: to });
+    let response = await send(process);
     // All that a batch names and a backend can lack are a tenant's own adapters.
     const own = ownAdaptersOf(batch);
-    for (let round = 0; own.length > 0 && response.status === 404 && round < adapterRounds; round++) {
-      wanted = processOf(response);
-      await response.body?.cancel();
-      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, wanted, signal);
-      response = await send(wanted, true);
-    }
     if (own.length > 0 && response.status === 404) {
-      // The processes of an address without names each lack what was uploaded to another.
-      const message = "The inference backend does not keep the adapter that it was given.";
-      throw away("failing", message, undefined, processOf(response));
+      const lacking = this.#processOf(response);
+      await response.body?.cancel();
+      for (const hash of own) await this.#upload(batch.sequences[0].tenant, hash, lacking, signal);
+      response = await send(lacking);
+      if (response.status === 404) {
+        await response.body?.cancel();
+        const message = "The inference backend does not keep the adapter that it was given.";
+        throw away("failing", message, undefined, processOf(response));
+      }
     }
-    if (!response.ok || !response.body) throw await failureOfResponse(response, wanted);
+    if (!response.ok || !response.body) throw await failureOfResponse(response);
     return {
       process: processOf(response),
-      isMisdirected,
       numerics: readNumerics(response.headers.get(numericsHeader)),
       load: readLoad(response.headers.get(loadHeader)),
       frames: frameGroupsOf(response.body, this.#parts.limits.silenceMs),
@@ -193,66 +152,44 @@ export class BackendClient implements BackendCalls {
   }
 
   async cancel(ids: string[], process: string | null): Promise<void> {
-    const others = this.#cancelled.get(process);
-    if (others) {
-      others.push(...ids);
-      return;
-    }
-    const left = ids.slice(sequencesPerBatch);
-    this.#cancelled.set(process, left);
-    try {
-      await this.#cancelNow(ids.slice(0, sequencesPerBatch), process);
-    } finally {
-      this.#cancelled.delete(process);
-      if (left.length > 0) await this.cancel(left, process);
-    }
-  }
-
-  async #cancelNow(ids: string[], process: string | null): Promise<void> {
     const body = encoder.encode(JSON.stringify({ version: contractVersion, ids }));
-    const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, {
-      process,
-      isRepeated: true,
-    });
+    const response = await this.#post("/v1/cancellations", body, this.#parts.limits.acceptanceMs, { process });
     await response.body?.cancel();
   }
 
   async readiness(process: string | null = null): Promise<Readiness | null> {
-    const response = await this.#fetch("/readyz", { process, isRepeated: true }, this.#parts.limits.probeMs);
+    const response = await this.#fetch("/readyz", { process }, this.#parts.limits.probeMs);
     const body = readinessSchema.safeParse(await response.json().catch(() => null));
     return response.ok && body.success ? body.data : null;
   }
 
-  /** Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute, and the answer says who has a copy. Rejects with a CallFailure. */
+  /**
+   * Makes an adapter of a tenant's examples; `begun` is called when the backend begins to compute. The answer tells which process has
+   * a copy. Rejects with a CallFailure.
+   */
   async createAdapter(request: AdapterRequest, signal: AbortSignal, begun: () => void): Promise<MadeAdapter> {
     // Also while the body is read.
     const limit = AbortSignal.any([signal, AbortSignal.timeout(adapterMs)]);
     const body = encoder.encode(JSON.stringify(request));
     const response = await this.#post("/v1/adapters", body, adapterMs, { signal: limit });
-    if (!response.ok) throw await failureOfResponse(response, null);
+    if (!response.ok) throw await failureOfResponse(response);
     begun();
     const outcome = adapterOutcomeSchema.safeParse(await response.json().catch(() => null));
     if (!outcome.success) throw brokenOff(outcome.error);
-    const copy = { address: this.#url, process: processOf(response) };
+    const copy = { address: this.#url, process: this.#processOf(response) };
     if ("hash" in outcome.data) return { ...outcome.data, copy };
     const { kind, message } = outcome.data;
     throw failureOf(outcome.data) ?? new CallFailure("refused", new ServiceError(kind, message));
   }
 
   /**
-   * Deletes a tenant's adapter at a process, or all of the tenant's where `hash` is null. Where the address leads to one process,
-   * which has another name since it was restarted, that one is asked. Rejects with a CallFailure unless it is confirmed.
+   * Deletes a tenant's adapter at a process, or all of the tenant's if `hash` is null. Rejects with a CallFailure unless it is
+   * confirmed.
    */
   async removeAdapters(tenant: string, hash: string | null, process: string | null): Promise<void> {
     const path = hash === null ? `/v1/adapters/${tenant}` : `/v1/adapters/${tenant}/${hash}`;
-    const remove = (name: string | null) =>
-      this.#fetch(path, { method: "DELETE", process: name }, this.#parts.limits.acceptanceMs);
-    let response = await remove(process);
-    if (isRefusedByOther(response, process) && !hasOwnUrl(this.#url)) {
-      await response.body?.cancel();
-      response = await remove(null);
-    }
-    if (!response.ok) throw await failureOfResponse(response, process);
+    const response = await this.#fetch(path, { method: "DELETE", process }, this.#parts.limits.acceptanceMs);
+    if (!response.ok) throw await failureOfResponse(response);
     await response.body?.cancel();
   }
 
@@ -263,10 +200,15 @@ export class BackendClient implements BackendCalls {
       throw new CallFailure("refused", new ServiceError("adapter_not_found", "The adapter was deleted meanwhile."));
     }
     const headers = { "content-type": "application/octet-stream" };
-    const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process, isRepeated: true };
+    const put = { method: "PUT", headers, body: new Uint8Array(file), signal, process };
     const response = await this.#fetch(`/v1/adapters/${tenant}/${hash}`, put, this.#parts.limits.acceptanceMs);
-    if (!response.ok) throw await failureOfResponse(response, process);
+    if (!response.ok) throw await failureOfResponse(response);
     await response.body?.cancel();
+  }
+
+  /** The process that answered, if the address leads to several. */
+  #processOf(response: Response): string | null {
+    return hasProcesses(this.#url) ? processOf(response) : null;
   }
 
   #post(path: string, body: Uint8Array, limitMs: number, init: Init = {}): Promise<Response> {
@@ -274,58 +216,35 @@ export class BackendClient implements BackendCalls {
     return this.#fetch(path, { ...init, method: "POST", headers, body }, limitMs);
   }
 
-  /** Resolves when the response headers arrive. Each try has `limitMs` of its own. */
-  async #fetch(path: string, init: Init, limitMs: number): Promise<Response> {
-    const wanted = init.process ?? null;
-    const seen = new Set<string | null>();
-    const call = this.#calls++;
-    for (let tries = 1; ; tries++) {
-      if (tries > 1) await pause(misdirectedPauseMs(call, tries));
-      const isLast = !init.isRepeated || wanted === null || tries >= misdirectedTries(seen.size);
-      try {
-        const response = await this.#fetchOnce(path, init, limitMs);
-        if (isLast || !isRefusedByOther(response, wanted)) return response;
-        seen.add(processOf(response));
-        await response.body?.cancel();
-      } catch (thrown) {
-        // The address may have led to another process, which is down.
-        const isOther = thrown instanceof CallFailure && thrown.kind === "unreachable" && !hasOwnUrl(this.#url);
-        if (isLast || !isOther || init.signal?.aborted) throw thrown;
-      }
-    }
-  }
-
-  /** The wait at the gate does not count in `limitMs`. */
-  #fetchOnce(
+  /** Resolves when the response headers arrive. */
+  async #fetch(
     path: string,
-    { method, headers, body, signal, process = null }: Init,
+    { method = "GET", headers, body, signal, process = null }: Init,
     limitMs: number,
   ): Promise<Response> {
-    const { gate, sign, fetch: call } = this.#parts;
-    return gate.pass(async () => {
-      const signed = await sign(method ?? "GET", path, body ?? new Uint8Array(), process);
-      const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
-      const abort = new AbortController();
-      let isLate = false;
-      const timer = setTimeout(() => {
-        isLate = true;
-        abort.abort(new Error(`no answer within ${limitMs} ms`));
-      }, limitMs);
-      signal?.addEventListener("abort", () => abort.abort(signal.reason));
-      if (signal?.aborted) abort.abort(signal.reason);
-      try {
-        // A redirect would take prompts and tokens to an address that is not configured.
-        const redirect = "manual" as const;
-        const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: abort.signal, redirect };
-        return await withoutRedirect(await call(urlOf(this.#url, process) + path, init));
-      } catch (cause) {
-        if (cause instanceof CallFailure) throw cause;
-        const kind = isLate ? "silent" : "unreachable";
-        throw away(kind, "The inference backend cannot be reached.", cause);
-      } finally {
-        clearTimeout(timer);
-      }
-    });
+    const { sign, fetch: call } = this.#parts;
+    const signed = await sign(method, path, body ?? new Uint8Array(), process);
+    const named: Record<string, string> = process === null ? {} : { [nameHeader]: process };
+    const abort = new AbortController();
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      abort.abort(new Error(`no answer within ${limitMs} ms`));
+    }, limitMs);
+    signal?.addEventListener("abort", () => abort.abort(signal.reason));
+    if (signal?.aborted) abort.abort(signal.reason);
+    try {
+      // A redirect would take prompts and tokens to an address that is not configured.
+      const redirect = "manual" as const;
+      const init = { method, headers: { ...headers, ...named, ...signed }, body, signal: abort.signal, redirect };
+      return await withoutRedirect(await call(urlOf(this.#url, process) + path, init));
+    } catch (cause) {
+      if (cause instanceof CallFailure) throw cause;
+      const kind = isLate ? "silent" : "unreachable";
+      throw away(kind, "The inference backend cannot be reached.", cause);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }
 
@@ -342,13 +261,8 @@ async function withoutRedirect(response: Response): Promise<Response> {
   throw away("failing", "The inference backend failed on this request.", cause, processOf(response));
 }
 
-/** Whether a call that names a process was refused because it reached another. */
-function isRefusedByOther(response: Response, wanted: string | null): boolean {
-  return wanted !== null && response.status === 421;
-}
-
-/** The failure that a response means, to a call for the process `wanted`. */
-async function failureOfResponse(response: Response, wanted: string | null): Promise<CallFailure> {
+/** The failure that a response means. */
+async function failureOfResponse(response: Response): Promise<CallFailure> {
   const process = processOf(response);
   const body = envelopeSchema.safeParse(await response.json().catch(() => null));
   const said = body.success ? body.data.error.message : "no reason given";
@@ -358,9 +272,7 @@ async function failureOfResponse(response: Response, wanted: string | null): Pro
   const busy = `The inference backend takes no requests now: ${said}`;
   const failure = (kind: FailureKind, error: ErrorKind, message: string) =>
     new CallFailure(kind, new ServiceError(error, message, kind === "refused" ? { cause } : options), process);
-  if (isRefusedByOther(response, wanted)) {
-    return away("misdirected", "The inference backend that began this is gone.", cause);
-  }
+  if (response.status === 421) return away("misdirected", "The inference backend that was called is gone.", cause);
   if (body.success && body.data.error.code === numericsMismatch) return divergence(cause, process);
   if (response.status === 429) return failure("overloaded", "overloaded", busy);
   const kind = kindOfStatus(response.status);

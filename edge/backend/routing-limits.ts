@@ -1,5 +1,4 @@
 /** The limits of routing and failover, each with its reason. Not settings: they hold for any model and any backend. */
-import { philox2x32 } from "../../shared/math/sampling.ts";
 
 export const routingLimits = {
   /** Consecutive errors, without a completion in between, that eject a backend. A single one may be the network's. */
@@ -23,10 +22,6 @@ export const routingLimits = {
   mostSenders: 32,
   /** After so many calls in a row that name a process of an address, one names none, which finds new processes. */
   namedCallsInRow: 16,
-  /** How long calls to an address name no process after one reached another: the address does not route by name. */
-  misdirectedMs: 60_000,
-  /** After so many answers in a row by the same process, it counts as the only one of its address. */
-  answersOfOne: 8,
   /** A process that is idle and has not answered for so long is not named any more. */
   processTtlMs: 600_000,
   /** An ejected process that has not answered for so long is forgotten with its next failed probe: its pod is gone. */
@@ -73,20 +68,5 @@ export const acceptanceMs = 3000;
 export const silenceMs = 3000;
 /** Timeout of a readiness probe. */
 export const probeMs = 2000;
-/** The platform allows six connections of an object that wait for response headers. */
-export const awaitingCalls = 6;
 /** Timeout for making an adapter: a wait at a busy engine, and seconds of fitting for a wide base. */
 export const adapterMs = 120_000;
-/**
- * Maximum tries to reach a process by name through an address that does not route by name, where each try reaches one at random:
- * eight for each process that answered so far, and eight more. Of four processes one is missed once in 100,000 calls.
- */
-export const misdirectedTries = (processesSeen: number) => Math.min(128, 8 * processesSeen + 8);
-/**
- * Pause before a further try, in milliseconds: short at first, and different for each call. Calls that repeat in step with each
- * other would each reach the same few processes of a round robin again and again.
- */
-export const misdirectedPauseMs = (call: number, tries: number) =>
-  Math.min(50, 2 * tries) * (philox2x32(call, tries, 0)[0] / 2 ** 32);
-/** Maximum times that a batch is sent again because its backend lacked a tenant's adapter: processes without a name differ. */
-export const adapterRounds = 4;

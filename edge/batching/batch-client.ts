@@ -1,30 +1,46 @@
 /**
- * Sends the sequences of many requests to the backends in micro-batches, and passes each frame on to its request.
- * The MicroBatcher decides when a batch is sent, the Dispatch how. Not here: HTTP and the platform (cells/cell.ts).
+ * Sends the sequences of many requests to the backends, and passes each frame on to its request. The CallQueue decides which
+ * sequences go in the next call and when, the Router to which backend. When a backend fails a sequence, it is queued again and
+ * sent to another one together with the tokens that its client already has, so the client sees one unbroken series. Only a
+ * backend with the same numerics fingerprint may continue it, because another one computes other bits. A sequence whose first
+ * frame is late is hedged: a second backend gets it too, and the first to answer keeps it.
  */
 import {
   type BatchRequest,
   contractVersion,
   errorFrame,
   type Frame,
-  isLast,
-  type SequenceRequest,
+  numericsAgree,
 } from "../../shared/contracts/inference.ts";
-import { type ErrorKind, ServiceError, toServiceError } from "../../shared/errors.ts";
-import type { Dispatch } from "../backend/backends.ts";
-import { mayShareCall } from "../backend/joined-calls.ts";
+import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
+import type { Backend } from "../backend/backend-group.ts";
+import { BatchRun } from "../backend/batch-run.ts";
+import { asFailure, type CallFailure, divergence, errorOf } from "../backend/call-failure.ts";
+import type { OpenBatch } from "../backend/client.ts";
+import { Budget, FirstFrameTimes } from "../backend/extra-calls.ts";
+import { PendingSequence, type Receiver, share, sharingOf } from "../backend/pending-sequence.ts";
+import { afterLoss, type BackendFailure, nextStep, withFailure, withTried } from "../backend/retry-round.ts";
 import type { Route } from "../backend/router.ts";
-import type { RoutingContext } from "../backend/routing-context.ts";
-import { type BatchingLimits, batchingLimits, type MicroBatch, MicroBatcher } from "./micro-batcher.ts";
+import type { Routing, RoutingEvent } from "../backend/routing.ts";
+import { hedgeBudget, mostLosses, retryBudget } from "../backend/routing-limits.ts";
+import { CallQueue, type QueuedCall, type QueueLimits } from "./call-queue.ts";
+import { ControlCall, cancellations, probes } from "./control-calls.ts";
 
-export interface BatchClientDependencies extends Pick<RoutingContext, "now" | "after" | "keepAlive"> {
-  openBatch: Dispatch;
-  /** See Backends. */
-  backendOf(route: Route): string | null;
-  /** Drops sequences, accepted or not; a call of which none is left ends. */
-  cancel(ids: string[]): void;
-  /** A micro-batch is sent; `waitsMs` is how long each of its sequences has waited for that. For metrics. */
+export interface BatchClientParts {
+  /** The backends of the current configuration. Calls under way stay with those that they were made to. */
+  routing(): Routing;
+  observe(event: RoutingEvent): void;
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Runs `work` once, after `ms`; the returned function cancels it. */
+  after(ms: number, work: () => void): () => void;
+  /** Keeps the object alive until `work` settles (waitUntil). */
+  keepAlive(work: Promise<void>): void;
+  /** Sequences are sent for the first time; `waitsMs` is how long each of them has waited for that. For metrics. */
   batchSent?(waitsMs: readonly number[]): void;
+  limits?: QueueLimits;
+  retries?: Budget;
+  hedges?: Budget;
 }
 
 /** The sequences of one `submit`. */
@@ -33,29 +49,7 @@ export interface Submission {
   cancel(): void;
 }
 
-/** Receives what happens to a request's sequences. */
-export interface Receiver {
-  /** A backend has accepted the call of one of them, or a part of that call; called at most once for each. */
-  accepted(): void;
-  /** Frames that came together, of each of its sequences in order. */
-  receive(frames: Frame[]): void;
-}
-
-interface PendingSequence {
-  receiver: Receiver;
-  sequence: SequenceRequest;
-  route: Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
-  arrivedMs: number;
-  /** Its manifest, if it may share a call with all such sequences of that manifest; null: only with those of its queue. */
-  sharedBy: string | null;
-  call: Call | null;
-}
-
-interface Call {
-  sentAtMs: number;
-  /** Those that have not ended, by their ids. */
-  sequences: Map<string, PendingSequence>;
-}
+type Entry = PendingSequence | ControlCall;
 
 /** Seconds after which a full queue has most likely drained. */
 const retryAfterSeconds = 1;
@@ -68,30 +62,34 @@ export class NotTaken extends ServiceError {
 }
 
 export class BatchClient {
-  readonly #dependencies: BatchClientDependencies;
-  readonly #batcher: MicroBatcher<PendingSequence>;
-  #openCalls = 0;
-  /** Of the time when a queue has gathered long enough; null: none is set. */
-  #timer: { atMs: number; cancel(): void } | null = null;
+  readonly #parts: BatchClientParts;
+  readonly #queue: CallQueue<Entry>;
+  readonly #retries: Budget;
+  readonly #hedges: Budget;
+  readonly #firstFrames = new FirstFrameTimes();
+  /** Sequences that have not ended. */
+  #open = 0;
 
-  constructor(dependencies: BatchClientDependencies, limits: BatchingLimits = batchingLimits) {
-    this.#dependencies = dependencies;
-    this.#batcher = new MicroBatcher(limits);
+  constructor(parts: BatchClientParts) {
+    this.#parts = parts;
+    this.#queue = new CallQueue(parts.limits);
+    this.#retries = parts.retries ?? new Budget(retryBudget);
+    this.#hedges = parts.hedges ?? new Budget(hedgeBudget);
   }
 
-  /** Number of queued sequences. */
+  /** Number of queued entries. */
   get waiting(): number {
-    return this.#batcher.queued;
+    return this.#queue.waiting;
   }
 
-  /** Nothing waits and nothing runs. */
+  /** No sequence is open and no call awaits an answer. */
   get idle(): boolean {
-    return this.#batcher.idle && this.#openCalls === 0;
+    return this.#open === 0 && this.#queue.idle;
   }
 
   /** Throws NotTaken when so many more sequences of the tenant do not fit the queue. */
   checkRoom(tenant: string, sequences: number): void {
-    const [queued, room] = [this.#batcher.queuedOf(tenant), this.#batcher.roomOf(tenant)];
+    const [queued, room] = [this.#queue.waitingOf(tenant), this.#queue.roomOf(tenant)];
     if (queued + sequences <= room) return;
     throw new NotTaken(
       "overloaded",
@@ -99,107 +97,298 @@ export class BatchClient {
     );
   }
 
-  /** Queues sequences of one tenant; `receiver` gets their frames. Throws NotTaken when they do not fit. */
+  /**
+   * Queues sequences of one tenant. `receiver` gets the frames of each in order, and exactly one `done` or `error` as the last.
+   * Throws NotTaken when they do not fit.
+   */
   submit(batch: BatchRequest, receiver: Receiver): Submission {
     const { manifestHash, centroidId, adapterHash } = batch;
-    const route = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
-    const arrivedMs = this.#dependencies.now();
-    const sharedBy = mayShareCall(batch) ? manifestHash : null;
-    const pending = batch.sequences.map((sequence): PendingSequence => {
-      return { receiver, sequence, route, arrivedMs, sharedBy, call: null };
-    });
-    this.checkRoom(batch.sequences[0].tenant, pending.length);
-    // Named apart: the base has no adapter, and there may be no backend.
-    const { backendOf } = this.#dependencies;
-    const queue = sharedBy === null ? `adapter ${adapterHash ?? centroidId}` : `backend ${backendOf(route)}`;
-    this.#batcher.enqueue(`${manifestHash} ${queue}`, pending);
+    this.checkRoom(batch.sequences[0].tenant, batch.sequences.length);
+    this.#addControls(probes(this.#parts.routing(), this.#parts));
+    const model = { manifestHash, centroidId, ...(adapterHash && { adapterHash }) };
+    const parts = { model, receiver, arrivedMs: this.#parts.now(), sharing: sharingOf(batch) };
+    const sequences = batch.sequences.map((sequence) => new PendingSequence(sequence, parts));
+    this.#open += sequences.length;
+    this.#enqueue(sequences);
     this.#sendReady();
-    return { cancel: () => this.#cancel(pending) };
+    return {
+      cancel: () => {
+        for (const sequence of sequences) this.#end(sequence);
+        this.#sendReady();
+      },
+    };
+  }
+
+  /**
+   * Queues sequences for the next backend, all of the same round, numerics and model; later if they have to wait for one. Ends
+   * them in an error if no backend is left.
+   */
+  #enqueue(group: readonly PendingSequence[]): void {
+    const { now, after, keepAlive, observe, routing } = this.#parts;
+    const { router, jurisdiction } = routing();
+    const idle = group.filter(({ isIdle }) => isIdle);
+    if (idle.length === 0) return;
+    const [first] = idle;
+    const { round, choice, pauseMs } = nextStep(first.round, (tried) => router.choose(routeOf(first), tried, now()));
+    for (const sequence of idle) sequence.round = round;
+    if (pauseMs !== null) {
+      keepAlive(
+        new Promise<void>((resolve) => void after(pauseMs, resolve)).then(() => {
+          this.#enqueue(idle);
+          this.#sendReady();
+        }),
+      );
+      return;
+    }
+    if (!choice || (round.last && this.#retries.take(1) === 0)) {
+      const failures = round.failures.map(({ failure }) => failure);
+      this.#endInError(idle, errorOf(failures, jurisdiction));
+      return;
+    }
+    const notBegun = idle.filter(({ hasTokens }) => !hasTokens).length;
+    if (round.last && notBegun > 0) {
+      observe({ event: "retried", backend: round.last.backend.id, sequences: notBegun });
+    }
+    this.#add(idle, choice.backend);
+  }
+
+  #add(sequences: readonly PendingSequence[], backend: Backend): void {
+    for (const sequence of sequences) sequence.isQueued = true;
+    const [{ numerics, sharing }] = sequences;
+    this.#queue.add({ key: JSON.stringify([backend.id, sharing, numerics]), backend: backend.id }, sequences);
   }
 
   #sendReady(): void {
-    const next = () => this.#batcher.take(this.#dependencies.now());
-    for (let batch = next(); batch; batch = next()) this.#dependencies.keepAlive(this.#send(batch));
-    const untilMs = this.#batcher.gathersUntilMs;
-    if (untilMs === (this.#timer?.atMs ?? null)) return;
-    this.#timer?.cancel();
-    this.#timer = untilMs === null ? null : { atMs: untilMs, cancel: this.#sendReadyAt(untilMs) };
+    for (let call = this.#queue.take(); call; call = this.#queue.take()) {
+      const sequences = call.entries.filter((entry) => entry instanceof PendingSequence);
+      const controls = call.entries.filter((entry) => entry instanceof ControlCall);
+      this.#parts.keepAlive(controls.length > 0 ? this.#sendControl(call, controls) : this.#send(call, sequences));
+    }
   }
 
-  /** Returns what cancels it. */
-  #sendReadyAt(atMs: number): () => void {
-    const { now, after } = this.#dependencies;
-    return after(Math.max(0, atMs - now()), () => {
-      this.#timer = null;
-      this.#sendReady();
+  /** Never rejects. */
+  async #sendControl(call: QueuedCall<Entry>, controls: readonly ControlCall[]): Promise<void> {
+    await controls[0].send(controls.flatMap(({ ids }) => ids));
+    this.#release(call);
+  }
+
+  #release(call: QueuedCall<Entry>): void {
+    this.#queue.release(call);
+    this.#sendReady();
+  }
+
+  /** Calls a backend with sequences of one group, and passes on what it answers. Never rejects. */
+  async #send(call: QueuedCall<Entry>, sequences: readonly PendingSequence[]): Promise<void> {
+    const { now, routing } = this.#parts;
+    const { router, clients } = routing();
+    for (const sequence of sequences) sequence.isQueued = false;
+    const [first] = sequences;
+    // Chosen again: the backend that they were queued for may have been ejected meanwhile.
+    const backend = router.choose(routeOf(first), first.round.tried, now())?.backend;
+    if (!backend) {
+      this.#enqueueAlike(sequences);
+      this.#release(call);
+      return;
+    }
+    call.backend = backend.id;
+    const client = clients.get(backend.address.url)!;
+    const waited = sequences.filter(({ attempts }) => attempts === 0).map(({ arrivedMs }) => now() - arrivedMs);
+    if (waited.length > 0) this.#parts.batchSent?.(waited);
+    const run: BatchRun = new BatchRun(backend, sequences, now(), {
+      cancelled: (ids) => this.#addControls(cancellations(run.backend, client, ids, now())),
+      begun: (sequence) => {
+        this.#firstFrames.record(now() - run.sentAtMs);
+        this.#hedges.earn(1);
+        this.#cancelCalls(sequence, run);
+      },
+      ended: (sequence) => this.#end(sequence),
     });
+    const batch: BatchRequest = { version: contractVersion, ...first.model, sequences: run.requests };
+    let answer: OpenBatch | null = null;
+    const { numerics } = first;
+    try {
+      answer = await client.openBatch(batch, { signal: run.signal, numerics, process: backend.name });
+    } catch (thrown) {
+      if (!run.signal.aborted) this.#handleRefusal(run, backend, asFailure(thrown));
+    }
+    backend.recordAnswered(sequences.length);
+    const isAccepted = answer !== null && this.#accept(run, answer, numerics);
+    this.#release(call);
+    if (answer && isAccepted) await this.#readFrames(run, answer.frames);
   }
 
-  async #send({ id, entries }: MicroBatch<PendingSequence>): Promise<void> {
-    const call: Call = {
-      sentAtMs: this.#dependencies.now(),
-      sequences: new Map(entries.map((pending) => [pending.sequence.id, pending])),
-    };
-    for (const pending of entries) pending.call = call;
-    this.#dependencies.batchSent?.(entries.map(({ arrivedMs }) => call.sentAtMs - arrivedMs));
-    this.#openCalls++;
+  /** Returns false if the backend has other numerics than the sequences need. */
+  #accept(run: BatchRun, { process, numerics, load }: OpenBatch, wanted: string | null): boolean {
+    const { now, observe } = this.#parts;
+    const asked = run.backend;
+    const answering = asked.group.recordAnswer(asked, process, now());
+    answering.load.recordReport(load, now());
+    if (!numericsAgree(wanted, numerics)) {
+      const cause = new Error(`it has numerics ${numerics}, ${wanted} began`);
+      this.#handleRefusal(run, answering, divergence(cause, process));
+      return false;
+    }
+    run.markAccepted(answering, numerics);
+    this.#retries.earn(1);
+    for (const sequence of run.sequences) sequence.round = withTried(sequence.round, asked, answering);
+    const resumed = run.sequences.filter(({ hasTokens, lostBy }) => hasTokens && lostBy);
+    for (const [backend, { length }] of Map.groupBy(resumed, ({ lostBy }) => lostBy!.backend.id)) {
+      observe({ event: "resumed", backend, sequences: length });
+    }
+    for (const sequence of run.sequences) {
+      if (!sequence.isAccepted) sequence.receiver.accepted();
+      sequence.isAccepted = true;
+    }
+    return true;
+  }
+
+  /**
+   * Sends the sequences of a call that a backend did not accept to another one. A call that would be refused everywhere is sent
+   * once more for each of its tenants, as only one tenant's sequences may be at fault; with one tenant it ends.
+   */
+  #handleRefusal(run: BatchRun, asked: Backend, failure: CallFailure): void {
+    const { sequences } = run;
+    for (const sequence of sequences) run.cancel(sequence);
+    if (sequences.length === 0) return;
+    const last = this.#recordFailure(asked, failure, sequences[0]);
+    const isOfAll = !failure.consequence.elsewhere;
+    for (const sequence of sequences) {
+      const { round } = sequence;
+      sequence.round = withFailure(isOfAll ? round : withTried(round, asked, last.backend), last);
+      if (isOfAll) sequence.sharing = JSON.stringify([sequence.tenant, sequence.sharing]);
+    }
+    if (isOfAll && new Set(run.requests.map(({ tenant }) => tenant)).size === 1) {
+      this.#endInError(sequences, failure.error);
+    } else this.#enqueueAlike(sequences);
+  }
+
+  /** Reads the frames of an accepted call until it ends or fails. */
+  async #readFrames(run: BatchRun, groups: AsyncIterable<Frame[]>): Promise<void> {
+    const { routing, after } = this.#parts;
+    // A hedge goes to another address or another process; where there is none, no call needs its timer.
+    const hasOthers = routing().clients.size > 1 || run.backend.group.processes.length > 1;
+    const cancelHedge = hasOthers ? after(this.#firstFrames.lateMs, () => this.#hedge(run)) : () => {};
+    let failure: CallFailure;
     try {
-      const groups = await this.#open(id, entries, call);
-      for (const { receiver } of call.sequences.values()) receiver.accepted();
-      for await (const group of groups) {
-        this.#deliver(group, call);
-        if (call.sequences.size === 0) break; // Further frames are of cancelled sequences.
+      for await (const frames of groups) {
+        this.#receive(run, frames);
+        if (run.isOver) return;
       }
-    } catch (error) {
-      const failure = toServiceError(error);
-      this.#deliver(
-        Array.from(call.sequences.keys(), (id) => errorFrame(id, failure)),
-        call,
-      );
+      throw new Error("the stream of frames ended early");
+    } catch (thrown) {
+      failure = asFailure(thrown);
     } finally {
-      this.#openCalls--;
+      cancelHedge();
     }
+    if (!run.signal.aborted) this.#handleLoss(run, run.sequences, failure);
   }
 
-  async #open(id: number, entries: PendingSequence[], call: Call): Promise<AsyncIterable<Frame[]>> {
-    const sequences = entries.map(({ sequence, arrivedMs }) => withTimeLeft(sequence, call.sentAtMs - arrivedMs));
-    const batch = { version: contractVersion, ...entries[0].route, sequences } as const;
-    try {
-      return await this.#dependencies.openBatch(batch);
-    } finally {
-      this.#batcher.accepted(id);
-      this.#sendReady();
+  /** Throws an Error for a frame of an unknown sequence. */
+  #receive(run: BatchRun, frames: readonly Frame[]): void {
+    const failed = run.receive(frames);
+    // Sequences that a backend gives up at the same time are sent on together.
+    for (const group of Map.groupBy(failed, ([, { kind }]) => kind).values()) {
+      const sequences = group.map(([sequence]) => sequence);
+      this.#handleLoss(run, sequences, group[0][1]);
     }
+    this.#sendReady();
   }
 
-  #deliver(frames: readonly Frame[], call: Call): void {
+  /** Sends sequences whose call a backend had accepted and then failed to another one. */
+  #handleLoss(run: BatchRun, sequences: readonly PendingSequence[], failure: CallFailure): void {
+    if (sequences.length === 0) return;
+    const last = this.#recordFailure(run.backend, failure, sequences[0]);
+    const isBegun = sequences.some(({ hasTokens }) => hasTokens);
+    for (const sequence of sequences) {
+      run.remove(sequence);
+      sequence.losses++;
+      sequence.lostBy = last;
+      sequence.round = afterLoss(sequence.round, last, isBegun);
+    }
+    const message = `${mostLosses} backends accepted this completion, and none finished it.`;
+    const endless = sequences.filter(({ losses }) => losses >= mostLosses);
+    this.#endInError(endless, new ServiceError("backend_unavailable", message));
+    this.#enqueueAlike(sequences);
+    this.#sendReady();
+  }
+
+  /** Queues sequences that share a call no longer, those without tokens apart: they may go to any backend. */
+  #enqueueAlike(sequences: readonly PendingSequence[]): void {
+    const keyOf = ({ sharing, numerics, round }: PendingSequence) =>
+      JSON.stringify([sharing, numerics, [...round.tried].sort(), round.isSecondRound, round.pausesMs.length]);
+    for (const group of Map.groupBy(sequences, keyOf).values()) this.#enqueue(group);
+  }
+
+  /** Ends sequences that no backend accepts, but for those that another call has. */
+  #endInError(sequences: readonly PendingSequence[], error: ServiceError): void {
+    const idle = sequences.filter(({ isIdle }) => isIdle);
+    if (idle.length === 0) return;
+    if (error.kind === "numerics_mismatch") {
+      const backend = (idle[0].lostBy ?? idle[0].round.last)!.backend.id;
+      this.#parts.observe({ event: "not_resumed", backend, sequences: idle.length });
+    }
     const shares = new Map<Receiver, Frame[]>();
-    for (const frame of frames) {
-      const pending = call.sequences.get(frame.id);
-      if (!pending) continue; // Cancelled, and the backend has not noticed yet.
-      if (isLast(frame)) call.sequences.delete(frame.id);
-      const delivered = frame.type === "done" ? withQueueTime(frame, call.sentAtMs - pending.arrivedMs) : frame;
-      const share = shares.get(pending.receiver);
-      if (share) share.push(delivered);
-      else shares.set(pending.receiver, [delivered]);
+    for (const sequence of idle) {
+      this.#end(sequence);
+      share(shares, sequence, errorFrame(sequence.id, error));
     }
-    for (const [receiver, share] of shares) receiver.receive(share);
+    for (const [receiver, frames] of shares) receiver.receive(frames);
   }
 
-  #cancel(sequences: readonly PendingSequence[]): void {
-    this.#batcher.remove((waiting) => sequences.includes(waiting));
-    const sent = sequences.filter(({ call, sequence }) => call?.sequences.delete(sequence.id));
-    if (sent.length > 0) this.#dependencies.cancel(sent.map(({ sequence }) => sequence.id));
+  /** Queues sequences without a first frame for a second backend too, if one is fit and has less load. */
+  #hedge(run: BatchRun): void {
+    const { observe, now, routing } = this.#parts;
+    const { router } = routing();
+    const late = run.sequences.filter((one) => !one.hasBegun && one.attempts === 1 && !one.isQueued);
+    if (late.length === 0) return;
+    const choice = router.choose(routeOf(late[0]), late[0].round.tried, now());
+    const isMoreLoaded = (one: Backend) => router.shareOf(one, now()) >= router.shareOf(run.backend, now());
+    // Any process of the same address may be the same process.
+    const mayBeSame = (one: Backend) => one.name === null && one.address === run.backend.address;
+    if (!choice?.isFit || mayBeSame(choice.backend) || isMoreLoaded(choice.backend)) return;
+    const group = late.slice(0, this.#hedges.take(late.length));
+    if (group.length === 0) return;
+    observe({ event: "hedged", backend: choice.backend.id, sequences: group.length });
+    this.#add(group, choice.backend);
+    this.#sendReady();
+  }
+
+  /** Records the failure of a call to `asked`, for the process that answered. `first` is one of its sequences. */
+  #recordFailure(asked: Backend, failure: CallFailure, { model, numerics }: PendingSequence): BackendFailure {
+    const { observe, now } = this.#parts;
+    const { kind, consequence } = failure;
+    const backend = asked.group.recordAnswer(asked, failure.process, now());
+    observe({ event: "call_failed", backend: backend.id, failure });
+    if (kind === "misdirected") backend.group.forget(backend);
+    if (kind === "mismatched") backend.health.recordMismatch(model.manifestHash, now());
+    if (kind === "diverging" && numerics) backend.health.recordMismatch(numerics, now());
+    const { health } = consequence;
+    if (health !== "fit" && backend.health.recordFailure(health === "unfit", now())) {
+      observe({ event: "ejected", backend: backend.id });
+    }
+    return { backend, failure };
+  }
+
+  /** Ends a sequence: it gets no further frame, and whatever is under way for it is cancelled. */
+  #end(sequence: PendingSequence): void {
+    if (sequence.isEnded) return;
+    sequence.isEnded = true;
+    this.#open--;
+    this.#cancelCalls(sequence);
+  }
+
+  /** Cancels the calls of a sequence, waiting or running, but for `kept`. */
+  #cancelCalls(sequence: PendingSequence, kept: BatchRun | null = null): void {
+    if (sequence.isQueued) this.#queue.remove((entry) => entry === sequence);
+    sequence.isQueued = false;
+    for (const run of sequence.runs) if (run !== kept) run.cancel(sequence);
+  }
+
+  #addControls(calls: readonly ControlCall[]): void {
+    for (const call of calls) this.#queue.add(call.group, [call]);
   }
 }
 
-/** The backend counts a deadline from the sequence's arrival there. */
-function withTimeLeft(sequence: SequenceRequest, waitedMs: number): SequenceRequest {
-  if (sequence.deadlineMs === undefined) return sequence;
-  return { ...sequence, deadlineMs: Math.max(1, Math.ceil(sequence.deadlineMs - waitedMs)) };
-}
-
-/** The reported queue time is the sum of the cell's and the backend's. */
-function withQueueTime(frame: Frame & { type: "done" }, waitMs: number): Frame {
-  return { ...frame, timings: { ...frame.timings, queueMs: frame.timings.queueMs + waitMs } };
+function routeOf({ model, numerics }: PendingSequence): Route {
+  return { ...model, numerics };
 }

@@ -4,18 +4,13 @@
  * nothing. The Worker calls it through cells.ts.
  */
 import { DurableObject } from "cloudflare:workers";
-import { sequencesPerBatch } from "../../shared/contracts/inference.ts";
 import { type Jurisdiction, jurisdictionOf } from "../../shared/contracts/tenant-name.ts";
 import { ServiceError, toServiceError } from "../../shared/errors.ts";
 import { type Artifacts, artifactsMissing } from "../assign/artifacts.ts";
 import { deployedSet, PlannedSets, publishedSets } from "../assign/deployed.ts";
-import { Backends } from "../backend/backends.ts";
 import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterFiles, BackendClient } from "../backend/client.ts";
-import { Gate } from "../backend/gate.ts";
-import { JoinedCalls } from "../backend/joined-calls.ts";
-import type { RoutingEvent } from "../backend/routing-context.ts";
-import { awaitingCalls } from "../backend/routing-limits.ts";
+import { createRouting, type RoutingEvent } from "../backend/routing.ts";
 import { BatchClient } from "../batching/batch-client.ts";
 import { AnswerBodies } from "../completions/answer-body.ts";
 import { type CellRequest, readCellRequest } from "../completions/cell-request.ts";
@@ -53,9 +48,6 @@ export class Cell extends DurableObject<Env> {
 
   constructor(state: DurableObjectState, env: Env) {
     super(state, env);
-    // Joined calls wait in JoinedCalls, where others can still join them; the gate also bounds uploads, cancellations and probes.
-    const gate = new Gate(awaitingCalls);
-    const joined = new JoinedCalls(awaitingCalls, sequencesPerBatch);
     this.#jurisdiction = jurisdictionOf(state.id.name ?? "");
     const fileOf: AdapterFiles = (tenant, hash, copy) => objectNamed(env.ADAPTERS, tenant).file(hash, copy);
     const keepAlive = (work: Promise<void>) => state.waitUntil(work);
@@ -66,36 +58,24 @@ export class Cell extends DurableObject<Env> {
     this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
     this.#settlements = new Settlements(env.LEDGERS, state.storage, { now, newId: () => crypto.randomUUID() });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
-    /** Of the current configuration, and of earlier ones those with batches under way, which run to their end. */
-    let made: Backends[] = [];
-    const backends = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
-      const sign = createSigner(backendSecrets, { now, newNonce });
-      const parts = { gate, fileOf, sign, fetch: backendFetch };
-      const one = new Backends({
+    const routing = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
+      const parts = { fileOf, sign: createSigner(backendSecrets, { now, newNonce }), fetch: backendFetch };
+      return createRouting({
         addresses,
-        clientOf: ({ url }) => joined.over(new BackendClient(url, parts)),
+        clientOf: ({ url }) => new BackendClient(url, parts),
         region: regionOfCell(state.id.name),
         jurisdiction: this.#jurisdiction,
-        observe: (event) => {
-          this.#metrics.routed(event);
-          logRouting(event);
-        },
-        now: steadyNow,
-        after,
-        keepAlive,
       });
-      made = [one, ...made.filter(({ idle }) => !idle)];
-      return one;
     });
     this.batchClient = new BatchClient({
-      openBatch: (batch) => backends().openBatch(batch),
-      backendOf: (route) => backends().backendOf(route),
-      cancel: (ids) => {
-        for (const one of made) one.cancel(ids);
+      routing,
+      observe: (event) => {
+        this.#metrics.routed(event);
+        logRouting(event);
       },
       now: steadyNow,
       after,
-      // Metrics are sent when a micro-batch ends: the object has no timer for them.
+      // Metrics are sent when a call ends: the object has no timer for them.
       keepAlive: (work) => keepAlive(work.then(() => this.#metrics.report())),
       batchSent: (waitsMs) => this.#metrics.batchSent(waitsMs),
     });

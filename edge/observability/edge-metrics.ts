@@ -5,7 +5,7 @@
 import { MetricsBuffer } from "../../shared/observability/metrics-buffer.ts";
 import { type Attributes, metricsBody, type OtlpTarget } from "../../shared/observability/otlp.ts";
 import type { ArtifactEvent } from "../assign/artifact-sets.ts";
-import type { RoutingEvent } from "../backend/routing-context.ts";
+import type { RoutingEvent } from "../backend/routing.ts";
 import { post, service } from "./otlp-export.ts";
 
 /** Field of a request's log line: milliseconds that assignment took. */

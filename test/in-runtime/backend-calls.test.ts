@@ -1,10 +1,7 @@
 /** What goes from the edge to a backend, and what of a client's request never does. */
 import { env } from "cloudflare:workers";
 import { describe, expect, test } from "vitest";
-import { loadHeader } from "../../shared/contracts/backend-load.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
-import { frameLine } from "../../shared/contracts/ndjson.ts";
-import { nameHeader } from "../../shared/contracts/process-name.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import { backendAnswers, backendStreams, errorOf, LateBody, saying, testApp, useNetwork } from "./harness.ts";
 
@@ -125,45 +122,4 @@ describe("nothing that a client sends reaches a backend", () => {
     expect((await request(`/v1/adapters/${encodeURIComponent(name)}`, { method: "DELETE" })).status).toBe(404);
     expect(seen.batches).toEqual([]);
   });
-});
-
-// The last ones: the cell remembers the processes, and calls them by name from then on.
-test("a call for one process names it, and its signature covers the name", async () => {
-  let calls = 0;
-  const seen = backendStreams((batch) => {
-    const frames = batch.sequences.flatMap(({ id }) => saying(id, "b"));
-    const headers = { "content-type": "application/x-ndjson", [nameHeader]: `pod-${calls++ % 2}` };
-    return new Response(frames.map(frameLine).join(""), { headers });
-  });
-  const { complete } = testApp();
-  for (let i = 0; i < 3; i++) expect((await complete({ prompt: "aaa", max_tokens: 1 })).status).toBe(200);
-  const names = seen.headers.map((headers) => headers.get(nameHeader));
-  expect(names).toEqual([null, null, expect.stringMatching(/^pod-[01]$/)]);
-  const [secret] = (env as Env & { BACKEND_SECRETS: string }).BACKEND_SECRETS.split(",");
-  const key = await signingKey(secret);
-  const isSignedFor = (name: string | null) =>
-    isSignedBy(key, parseSignature(seen.headers[2].get("authorization")!, "POST", "/v1/batches", name)!);
-  expect([await isSignedFor(names[2]), await isSignedFor(null), await isSignedFor("pod-2")]).toEqual([
-    true,
-    false,
-    false,
-  ]);
-});
-
-test("a process that others have filled gets no more calls while another is free", async () => {
-  const asked: string[] = [];
-  const seen = backendStreams((batch) => {
-    const name = seen.headers.at(-1)!.get(nameHeader)!;
-    asked.push(name);
-    const frames = batch.sequences.flatMap(({ id }) => saying(id, "b"));
-    // The one that this prompt goes to by itself says that it is full.
-    const load = { [nameHeader]: name, [loadHeader]: name === asked[0] ? "33/32" : "1/32" };
-    return new Response(frames.map(frameLine).join(""), {
-      headers: { "content-type": "application/x-ndjson", ...load },
-    });
-  });
-  const { complete } = testApp();
-  for (let i = 0; i < 4; i++) expect((await complete({ prompt: "aaa", max_tokens: 1 })).status).toBe(200);
-  const other = asked[0] === "pod-0" ? "pod-1" : "pod-0";
-  expect(asked).toEqual([expect.stringMatching(/^pod-[01]$/), other, other, other]);
 });

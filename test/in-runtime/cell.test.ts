@@ -2,7 +2,7 @@ import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { batchingLimits } from "../../edge/batching/micro-batcher.ts";
+import { queueLimits } from "../../edge/batching/call-queue.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { gatheringLimits } from "../../edge/completions/gathering.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
@@ -53,7 +53,7 @@ async function unaccepted(
   { bodies, seen }: Pick<ReturnType<typeof lateBackend>, "bodies" | "seen">,
 ): Promise<ReturnType<typeof app.complete>[]> {
   const pending = [];
-  for (let i = 0; i < batchingLimits.callsBeforeGathering; i++) {
+  for (let i = 0; i < queueLimits.callsPerGroup; i++) {
     bodies[i].accepted = false;
     pending.push(app.complete({ prompt: "aaa" }));
     await vi.waitFor(() => expect(seen.batches).toHaveLength(i + 1));
@@ -70,7 +70,7 @@ function stopClock(): void {
 describe("a cell", () => {
   test("sends requests at once, gathers what comes behind unaccepted calls, and is idle in the end", async () => {
     stopClock();
-    const atOnce = batchingLimits.callsBeforeGathering;
+    const atOnce = queueLimits.callsPerGroup;
     const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp();
     const first = await unaccepted(app, { bodies, seen });
@@ -314,7 +314,7 @@ describe("a client that goes away", () => {
 
   test("leaves the queue where it waits, and is cancelled at the backend where others are on its call", async () => {
     stopClock();
-    const atOnce = batchingLimits.callsBeforeGathering;
+    const atOnce = queueLimits.callsPerGroup;
     const { bodies, seen, finish } = lateBackend(atOnce + 1);
     const app = testApp({ heartbeatMs: 5 });
     const first = await unaccepted(app, { bodies, seen });

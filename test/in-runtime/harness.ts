@@ -11,8 +11,9 @@ import { defineNetwork, InterceptorSource } from "msw/experimental";
 import { afterAll, afterEach, beforeAll, expect, vi } from "vitest";
 import { createApp } from "../../edge/app.ts";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
-import { Backends, readinessOf } from "../../edge/backend/backends.ts";
+import { readinessOf } from "../../edge/backend/backends.ts";
 import { BackendClient, type ClientLimits } from "../../edge/backend/client.ts";
+import { createRouting } from "../../edge/backend/routing.ts";
 import { BatchClient } from "../../edge/batching/batch-client.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
 import { cellsOf } from "../../edge/cells/cell-names.ts";
@@ -186,26 +187,20 @@ export function saying(
 /** Answers without a micro-batching object of its own, which has its own limits. `parts` replace those of the answer. */
 export function cellsWith(limits: Partial<ClientLimits>, parts: Partial<CompletionWriterParts> = {}): Cells {
   const ignore = () => {};
-  const keepAlive = (work: Promise<void>) => void work;
-  const backends = new Backends({
+  const routing = createRouting({
     addresses: [{ url: backendUrl, region: null }],
     clientOf: ({ url }) => new BackendClient(url, { limits }),
     region: null,
+  });
+  const batchClient = new BatchClient({
+    routing: () => routing,
     observe: ignore,
     now: () => Date.now(),
     after(ms, work) {
       const timer = setTimeout(work, ms);
       return () => clearTimeout(timer);
     },
-    keepAlive,
-  });
-  const batchClient = new BatchClient({
-    openBatch: backends.openBatch,
-    backendOf: (route) => backends.backendOf(route),
-    cancel: (ids) => backends.cancel(ids),
-    now: () => Date.now(),
-    after: () => ignore,
-    keepAlive,
+    keepAlive: (work) => void work,
   });
   return async (request, _, signal) => {
     const { tokenizer } = await artifacts();

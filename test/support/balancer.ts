@@ -1,11 +1,11 @@
-/** One address before several backend processes, which either routes by the name of a process or does not. */
+/** One address before several backend processes. A call for a process is led there by its name, any other to the next one. */
 import { once } from "node:events";
 import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { nameHeader } from "../../shared/contracts/process-name.ts";
 
-/** How the process that a call names is found: not at all, by the header, or by the first part of the path. */
-export const balancings = ["round robin", "header", "URL"] as const;
+/** How the process that a call names is found: by the header, or by the first part of the path. */
+export const balancings = ["header", "URL"] as const;
 export type Balancing = (typeof balancings)[number];
 
 export interface Balancer {
@@ -23,7 +23,7 @@ export async function startBalancer(
   const server = createServer((incoming, outgoing) => {
     const [, first] = incoming.url!.split("/");
     const wanted = balancing === "URL" ? first : incoming.headers[nameHeader];
-    const named = balancing === "round robin" ? undefined : targets.find(({ name }) => name === wanted);
+    const named = targets.find(({ name }) => name === wanted);
     const path = named && balancing === "URL" ? incoming.url!.slice(first.length + 1) : incoming.url!;
     forward(incoming, outgoing, path, (named ?? targets[next++ % targets.length]).port);
   });
@@ -31,7 +31,7 @@ export async function startBalancer(
   await once(server, "listening");
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return {
-    url: balancing === "URL" ? `${url}/{name}` : url,
+    url: balancing === "URL" ? `${url}/{name}` : `${url}#{name}`,
     stop() {
       server.closeAllConnections();
       server.close();

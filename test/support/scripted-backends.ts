@@ -1,19 +1,25 @@
 /**
- * Backends whose every answer a test gives, and the routing between them: real routing, counted events, timers that run
- * when the test says so. What a sequence's tokens are depends on its seed and their position alone, as in the engine.
+ * Backends whose every answer a test gives, and a client before them: real queue and routing, counted events, timers that run
+ * when the test says so. A sequence's tokens depend on its seed and their position alone, as in the engine.
  */
 
-import type { BackendAddress } from "../../edge/backend/addresses.ts";
 import type { Backend } from "../../edge/backend/backend-group.ts";
-import { Budget } from "../../edge/backend/budget.ts";
 import { CallFailure, type FailureKind } from "../../edge/backend/call-failure.ts";
 import type { BackendCalls, BatchCall, OpenBatch } from "../../edge/backend/client.ts";
-import { FirstFrameTimes } from "../../edge/backend/first-frame-times.ts";
-import { Router } from "../../edge/backend/router.ts";
-import type { RoutingContext } from "../../edge/backend/routing-context.ts";
-import { hedgeBudget, retryBudget } from "../../edge/backend/routing-limits.ts";
+import type { Router } from "../../edge/backend/router.ts";
+import { createRouting, type Routing } from "../../edge/backend/routing.ts";
+import { BatchClient, type BatchClientParts } from "../../edge/batching/batch-client.ts";
+import { queueLimits } from "../../edge/batching/call-queue.ts";
+import type { Region } from "../../edge/platform/region.ts";
 import type { BackendLoad } from "../../shared/contracts/backend-load.ts";
-import type { BatchRequest, Frame, Readiness, SequenceRequest } from "../../shared/contracts/inference.ts";
+import {
+  type BatchRequest,
+  type Frame,
+  isLast,
+  type Readiness,
+  type SequenceRequest,
+} from "../../shared/contracts/inference.ts";
+import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
 import { type ErrorKind, ServiceError } from "../../shared/errors.ts";
 import { uniformAt } from "../../shared/math/sampling.ts";
 import { doneFrame, tokenFrame } from "./frames.ts";
@@ -41,7 +47,7 @@ export function callFailure(kind: FailureKind, retryAfterSeconds = 2, process: s
 
 /** A first call that any process may take. */
 export function firstCall(signal: AbortSignal): BatchCall {
-  return { signal, numerics: null, process: null, isOnlyProcess: false, isRepeated: false, isAlone: false };
+  return { signal, numerics: null, process: null };
 }
 
 /** One call that a scripted backend got. */
@@ -52,21 +58,15 @@ export class ScriptedCall {
   readonly wantedNumerics: string | null;
   /** The process that it names. */
   readonly process: string | null;
-  readonly isOnlyProcess: boolean;
-  readonly isRepeated: boolean;
-  readonly isAlone: boolean;
   readonly #accepted = Promise.withResolvers<OpenBatch>();
   readonly #groups: (Frame[] | Error | null)[] = [];
   #wake = () => {};
 
-  constructor(batch: BatchRequest, { signal, numerics, process, isOnlyProcess, isRepeated, isAlone }: BatchCall) {
+  constructor(batch: BatchRequest, { signal, numerics, process }: BatchCall) {
     this.batch = batch;
     this.signal = signal;
     this.wantedNumerics = numerics;
     this.process = process;
-    this.isOnlyProcess = isOnlyProcess;
-    this.isRepeated = isRepeated;
-    this.isAlone = isAlone;
     signal.addEventListener("abort", () => {
       this.#accepted.reject(callFailure("unreachable"));
       void this.fail("broken");
@@ -87,8 +87,7 @@ export class ScriptedCall {
     process: string | null = null,
     load: BackendLoad | null = null,
   ): Promise<void> {
-    const isMisdirected = this.process !== null && process !== this.process;
-    this.#accepted.resolve({ process, isMisdirected, numerics, load, frames: this.#stream() });
+    this.#accepted.resolve({ process, numerics, load, frames: this.#stream() });
     await turn();
   }
 
@@ -156,16 +155,17 @@ export class ScriptedBackend implements BackendCalls {
   }
 }
 
-export interface ScriptedRouting extends RoutingContext {
+export interface ScriptedRouting extends Routing {
+  client: BatchClient;
+  /** Those of the client's queue, which may change. */
+  limits: typeof queueLimits;
   backends: ScriptedBackend[];
   /** URLs, as they are configured. */
   names: string[];
-  /** For `Backends`, which brings a router of its own. */
-  addresses: BackendAddress[];
-  clientOf(address: BackendAddress): BackendCalls;
-  region: null;
   /** What the observer was told, as `event backend sequences`. */
   events: string[];
+  /** Calls that failed. */
+  failures: Error[];
   /** Lets time pass, and what was to happen in it happen. */
   pass(ms: number): Promise<void>;
   /** Timers that wait. */
@@ -173,29 +173,38 @@ export interface ScriptedRouting extends RoutingContext {
   settled(): Promise<unknown>;
 }
 
-export function scriptedRouting(count: number, budgets: { retries?: Budget; hedges?: Budget } = {}): ScriptedRouting {
-  const names = Array.from({ length: count }, (_, i) => `b${i}`);
-  const addresses = names.map((url) => ({ url, region: null }));
+export interface ScriptedRoutingOptions extends Pick<BatchClientParts, "retries" | "hedges"> {
+  /** Of each backend; default: none. */
+  regions?: (Region | null)[];
+  region?: Region;
+  jurisdiction?: Jurisdiction;
+  /** Default: b0, b1 and so on. */
+  urls?: string[];
+}
+
+export function scriptedRouting(count: number, options: ScriptedRoutingOptions = {}): ScriptedRouting {
+  const { regions = [], region = null, jurisdiction = null, ...budgets } = options;
+  const names = options.urls ?? Array.from({ length: count }, (_, i) => `b${i}`);
   const backends = names.map(() => new ScriptedBackend());
   const events: string[] = [];
+  const failures: Error[] = [];
   const works: Promise<void>[] = [];
   const timers = new Map<object, { atMs: number; work: () => void }>();
   let clockMs = 0;
-  return {
-    names,
-    addresses,
+  const routing = createRouting({
+    addresses: names.map((url, i) => ({ url, region: regions[i] ?? null })),
     clientOf: ({ url }) => backends[names.indexOf(url)],
-    region: null,
-    jurisdiction: null,
-    backends,
-    events,
-    router: new Router(addresses),
-    clients: new Map(names.map((name, i) => [name, backends[i]])),
-    retries: budgets.retries ?? new Budget(retryBudget),
-    hedges: budgets.hedges ?? new Budget(hedgeBudget),
-    firstFrames: new FirstFrameTimes(),
-    observe({ event, backend, sequences }) {
-      if (event !== "call_failed") events.push([event.replace("_", " "), backend, sequences ?? []].flat().join(" "));
+    region,
+    jurisdiction,
+  });
+  const limits = { ...queueLimits };
+  const client = new BatchClient({
+    ...budgets,
+    limits,
+    routing: () => routing,
+    observe({ event, backend, sequences, failure }) {
+      if (failure) failures.push(failure);
+      else events.push([event.replace("_", " "), backend, sequences ?? []].flat().join(" "));
     },
     now: () => clockMs,
     after(ms, work) {
@@ -204,6 +213,15 @@ export function scriptedRouting(count: number, budgets: { retries?: Budget; hedg
       return () => void timers.delete(key);
     },
     keepAlive: (work) => void works.push(work),
+  });
+  return {
+    ...routing,
+    client,
+    limits,
+    names,
+    backends,
+    events,
+    failures,
     async pass(ms) {
       clockMs += ms;
       for (const [key, { atMs, work }] of timers) {
@@ -216,6 +234,52 @@ export function scriptedRouting(count: number, budgets: { retries?: Budget; hedg
     timers: () => timers.size,
     settled: () => Promise.all(works),
   };
+}
+
+/** Sends sequences in one call, each a request of its own, and collects what comes of them. */
+export function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
+  const received: Frame[] = [];
+  const begun = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<void>();
+  begun.promise.catch(() => {});
+  const left = new Set(sequences.map(({ id }) => id));
+  let isBegun = false;
+  const end = (id: string, error?: Frame) => {
+    left.delete(id);
+    if (left.size > 0) return;
+    if (!isBegun && error) begun.reject(error);
+    ended.resolve();
+  };
+  const submitted = new Map(
+    sequences.map((one, i) => {
+      // The last one takes the others along.
+      routing.limits.connections = i < sequences.length - 1 ? 0 : 6;
+      const batch = { version: 1, manifestHash: "a".repeat(64), centroidId: "c0", sequences: [one] } as const;
+      const submission = routing.client.submit(
+        { ...batch, sequences: [...batch.sequences] },
+        {
+          accepted: () => {
+            isBegun = true;
+            begun.resolve();
+          },
+          receive: (frames) => {
+            received.push(...frames);
+            for (const frame of frames) if (isLast(frame)) end(frame.id, frame);
+          },
+        },
+      );
+      return [one.id, submission] as const;
+    }),
+  );
+  const cancel = (ids: readonly string[]) => {
+    for (const id of ids) {
+      submitted.get(id)?.cancel();
+      end(id);
+    }
+  };
+  const run = { cancel, stop: () => cancel([...submitted.keys()]) };
+  const of = (id: string) => received.filter((frame) => frame.id === id);
+  return { run, received, begun: begun.promise, ended: ended.promise, of };
 }
 
 /** What a new router may choose at an address. */

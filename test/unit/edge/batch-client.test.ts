@@ -1,330 +1,320 @@
+/** Which sequences share a call, what each request receives of it, and what a call costs the others. */
 import { describe, expect, test } from "vitest";
-import { BatchClient, type BatchClientDependencies } from "../../../edge/batching/batch-client.ts";
-import { batchingLimits } from "../../../edge/batching/micro-batcher.ts";
+import { routingLimits } from "../../../edge/backend/routing-limits.ts";
 import type { BatchRequest, Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
-import { ServiceError } from "../../../shared/errors.ts";
 import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+import {
+  callFailure,
+  framesFor,
+  type ScriptedRouting,
+  scriptedRouting,
+  turn,
+} from "../../support/scripted-backends.ts";
 
-const hash = "a".repeat(64);
+const mixtureOf = (adapter: { centroidId: string } | { adapterHash: string }) => ({
+  mixture: { base: 0.5, adapters: [{ ...adapter, weight: 0.5 }] },
+});
+const mixture = mixtureOf({ centroidId: "c1" });
+const own = mixtureOf({ adapterHash: "b".repeat(64) });
 
-/** A backend whose every answer the test gives, and a batchClient in front of it. `backendOf`: where a centroid would go. */
-function scripted(backendOf: (centroidId: string | null) => string | null = () => "backend") {
-  const calls: ScriptedCall[] = [];
-  const cancelled: string[][] = [];
-  const works: Promise<void>[] = [];
-  let clockMs = 0;
-  const timers = new Set<{ atMs: number; work: () => void }>();
-  let timersSet = 0;
-  const dependencies: BatchClientDependencies = {
-    openBatch: (batch) => {
-      const call = new ScriptedCall(batch);
-      calls.push(call);
-      return call.accepted.promise;
-    },
-    backendOf: (route) => backendOf(route.centroidId),
-    cancel: (ids) => void cancelled.push(ids),
-    now: () => clockMs,
-    after: (ms, work) => {
-      const timer = { atMs: clockMs + ms, work };
-      timers.add(timer);
-      timersSet++;
-      return () => timers.delete(timer);
-    },
-    keepAlive: (work) => void works.push(work),
-  };
-  const batchClient = new BatchClient(dependencies, { ...batchingLimits, callsBeforeGathering: 1 });
-  const submit = (ids: string[], centroidId: string | null = "c0", also: Partial<SequenceRequest> = {}) => {
-    const received: Frame[] = [];
-    const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
-    const batch: BatchRequest = { version: 1, manifestHash: hash, centroidId, sequences };
-    /** How many frames there were each time that one of its sequences was accepted. */
-    const accepted: number[] = [];
-    const submission = batchClient.submit(batch, {
+/** Submits sequences of no tokens as one request. */
+function submit(
+  { client }: ScriptedRouting,
+  ids: string[],
+  centroidId: string | null = "c0",
+  also: Partial<SequenceRequest> = {},
+  model: Partial<BatchRequest> = {},
+) {
+  const received: Frame[] = [];
+  /** Ids of the frames of each group that came together. */
+  const groups: string[][] = [];
+  /** How many frames there were each time that one of its sequences was accepted. */
+  const accepted: number[] = [];
+  const sequences = ids.map((id) => ({ ...sequenceRequest(id), ...also }));
+  const submission = client.submit(
+    { version: 1, manifestHash: "a".repeat(64), centroidId, sequences, ...model },
+    {
       accepted: () => void accepted.push(received.length),
-      receive: (frames) => void received.push(...frames),
-    });
-    return { received, accepted, cancel: submission.cancel };
-  };
-  return {
-    batchClient,
-    calls,
-    cancelled,
-    submit,
-    settled: () => Promise.all(works),
-    timersSet: () => timersSet,
-    /** Runs all timers, due or not. */
-    fireEarly() {
-      for (const timer of [...timers]) if (timers.delete(timer)) timer.work();
+      receive: (frames) => {
+        received.push(...frames);
+        groups.push(frames.map(({ type, id }) => `${type} ${id}`));
+      },
     },
-    /** Runs what is due, too. */
-    pass(ms: number) {
-      clockMs += ms;
-      for (const timer of [...timers]) if (timer.atMs <= clockMs && timers.delete(timer)) timer.work();
-    },
-  };
+  );
+  return { received, groups, accepted, cancel: submission.cancel };
 }
 
-class ScriptedCall {
-  readonly accepted = Promise.withResolvers<AsyncIterable<Frame[]>>();
-  readonly ids: string[];
-  readonly batch: BatchRequest;
-
-  constructor(batch: BatchRequest) {
-    this.batch = batch;
-    this.ids = batch.sequences.map(({ id }) => id);
-  }
-
-  /** Accepts and sends `frames`; returns when the batchClient has had its turn. */
-  async answer(...frames: Frame[]): Promise<void> {
-    this.accepted.resolve(stream(frames));
-    await turn();
-  }
+/** One backend, and groups that gather behind one call. */
+function oneCall(): ScriptedRouting {
+  const routing = scriptedRouting(1);
+  routing.limits.callsPerGroup = 1;
+  return routing;
 }
 
-async function* stream(frames: Frame[]): AsyncGenerator<Frame[]> {
-  yield frames;
-}
+const done = (id: string, tokens = 0): Frame => ({ ...doneFrame(id), completionTokens: tokens });
+const idsOf = ({ backends: [{ calls }] }: ScriptedRouting) => calls.map(({ ids }) => ids);
 
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
-
-describe("BatchClient", () => {
-  test("sends what gathers after a bounded time, though nothing else happens", async () => {
-    const { calls, submit, pass } = scripted();
-    submit(["a"]);
-    pass(3);
-    submit(["b"]);
-    pass(batchingLimits.gatherMs - 4);
-    expect(calls.map(({ ids }) => ids)).toEqual([["a"]]);
-    pass(1);
-    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
-  });
-
-  test("waits on where its timer fires early", () => {
-    const { calls, submit, pass, fireEarly } = scripted();
-    submit(["a"]);
-    submit(["b"]);
-    fireEarly();
-    expect(calls.map(({ ids }) => ids)).toEqual([["a"]]);
-    pass(batchingLimits.gatherMs);
-    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b"]]);
-  });
-
-  test("gathers mixtures that would go to the same backend, and nothing else", async () => {
-    const { calls, submit } = scripted((centroidId) => (centroidId === "c9" ? "other" : "backend"));
-    const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
-    const own = { mixture: { base: 0.5, adapters: [{ adapterHash: "b".repeat(64), weight: 0.5 }] }, tenant: "owner" };
-    submit(["first"], "c1", { mixture });
-    submit(["second"], "c2", { mixture });
-    submit(["third"], "c3", { mixture });
-    submit(["elsewhere"], "c9", { mixture });
-    submit(["own"], "own", own);
-    submit(["alone"], "c1");
-    expect(calls.map(({ ids }) => ids)).toEqual([["first"], ["elsewhere"], ["own"], ["alone"]]);
-    await calls[0].answer();
-    expect(calls.slice(4).map(({ ids }) => ids)).toEqual([["second", "third"]]);
+describe("sequences for the same backend share a call", () => {
+  test("if they are mixtures that name no own adapter, whatever their centroids; others by their adapter", async () => {
+    const routing = oneCall();
+    submit(routing, ["first"], "c1", mixture);
+    submit(routing, ["second"], "c2", mixture);
+    submit(routing, ["third"], "c3", mixture);
+    submit(routing, ["alone"], "c1");
+    submit(routing, ["base"], null);
+    expect(idsOf(routing)).toEqual([["first"], ["alone"], ["base"]]);
+    await routing.backends[0].calls[0].accept();
+    expect(idsOf(routing).slice(3)).toEqual([["second", "third"]]);
     // Of the first, by which it is routed.
-    expect(calls[4].batch.centroidId).toBe("c2");
+    expect(routing.backends[0].last.batch.centroidId).toBe("c2");
   });
 
-  test("gathers no mixture with the base, though there is no backend to gather for", async () => {
-    const { calls, submit } = scripted(() => null);
-    const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
-    submit(["first"], "c1", { mixture });
-    submit(["second"], "c2", { mixture });
-    submit(["base"], null);
-    expect(calls.map(({ ids }) => ids)).toEqual([["first"], ["base"]]);
+  test.each<[string, Partial<SequenceRequest>, Partial<BatchRequest>]>([
+    ["other manifests", mixture, { manifestHash: "c".repeat(64) }],
+    ["own adapters", own, {}],
+    [
+      "mixtures of both kinds",
+      { mixture: { ...own.mixture, adapters: [...mixture.mixture.adapters, ...own.mixture.adapters] } },
+      {},
+    ],
+    ["an own adapter alone", {}, { adapterHash: "b".repeat(64) }],
+  ])("but not with %s", (_, also, model) => {
+    const routing = oneCall();
+    submit(routing, ["first"], "c0", mixture);
+    submit(routing, ["gathers"], "c0", mixture);
+    submit(routing, ["other"], "c0", also, model);
+    expect(idsOf(routing)).toEqual([["first"], ["other"]]);
   });
 
-  test("lets the last free call take along mixtures of all backends, but nothing that names a tenant's own adapter", async () => {
-    const { calls, submit } = scripted((centroidId) => centroidId);
-    const { awaitingCalls } = batchingLimits;
-    const centroids = { mixture: { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] } };
-    const own = { mixture: { base: 0.5, adapters: [{ adapterHash: "b".repeat(64), weight: 0.5 }] }, tenant: "owner" };
-    for (let i = 1; i < awaitingCalls; i++) submit([`full-${i}`], `full-${i}`, centroids);
-    // Gathers behind a call to its backend.
-    for (const key of ["full-1", "full-2"]) submit([`mixed-${key}`], key, centroids);
-    expect(calls).toHaveLength(awaitingCalls);
-    expect(calls.at(-1)!.ids).toEqual(["mixed-full-1"]);
-    await calls[0].answer();
-    expect(calls.at(-1)!.ids).toEqual(["mixed-full-2"]);
-    submit(["own"], "own", own);
-    submit(["mixed-3"], "full-3", centroids);
-    submit(["mixed-4"], "full-4", centroids);
-    await calls[1].answer();
-    const last = calls.at(-1)!.ids;
-    expect([["own"], ["mixed-3", "mixed-4"]]).toContainEqual(last);
-    await calls[2].answer();
-    expect([["own"], ["mixed-3", "mixed-4"]]).toContainEqual(calls.at(-1)!.ids);
-    expect(calls.at(-1)!.ids).not.toEqual(last);
+  test("and own adapters of two tenants never do", () => {
+    const routing = oneCall();
+    submit(routing, ["one"], "c0", { ...own, tenant: "one" });
+    submit(routing, ["two"], "c0", { ...own, tenant: "two" });
+    expect(idsOf(routing)).toEqual([["one"], ["two"]]);
   });
 
-  test("sets a timer only where something gathers, and one for what gathers together", async () => {
-    const { calls, submit, timersSet } = scripted();
-    submit(["a"]);
-    expect(timersSet()).toBe(0);
-    for (const id of ["b", "c", "d"]) submit([id]);
-    expect(timersSet()).toBe(1);
-    await calls[0].answer();
-    expect(calls.map(({ ids }) => ids)).toEqual([["a"], ["b", "c", "d"]]);
-    await calls[1].answer();
-    expect(timersSet()).toBe(1);
+  test("and those for two backends do not", async () => {
+    const routing = scriptedRouting(2);
+    routing.limits.callsPerGroup = 1;
+    for (let i = 0; i < 40; i++) submit(routing, [`s${i}`], `c${i}`, mixture);
+    expect(routing.backends.map(({ calls }) => calls.map(({ ids }) => ids.length))).toEqual([[1], [1]]);
+    for (const { last } of routing.backends) await last.accept();
+    const sent = routing.backends.flatMap(({ calls }) => calls.map(({ ids }) => ids.length));
+    expect(sent.reduce((a, b) => a + b)).toBe(40);
+    expect(sent).toHaveLength(4);
   });
+});
 
-  test("tells that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
-    const { calls, submit } = scripted();
-    const first = submit(["a-0", "a-1"]);
+describe("a request", () => {
+  test("is told that a backend has accepted, once for each sequence and before its frames; of a refused call nothing", async () => {
+    const routing = oneCall();
+    const [backend] = routing.backends;
+    const first = submit(routing, ["a-0", "a-1"]);
     await turn();
     expect(first.accepted).toEqual([]);
-    await calls[0].answer(doneFrame("a-0"), doneFrame("a-1"));
-    expect(first.accepted).toEqual([0, 0]);
-    const refused = submit(["b-0"]);
-    calls[1].accepted.reject(new ServiceError("overloaded", "full"));
-    await turn();
+    await backend.last.accept();
+    await backend.last.send(done("a-0"), done("a-1"));
+    expect([first.accepted, first.received.length]).toEqual([[0, 0], 2]);
+    const refused = submit(routing, ["b-0", "b-1"]);
+    await backend.last.refuse(callFailure("overloaded", 3));
     expect(refused.accepted).toEqual([]);
-    expect(refused.received).toMatchObject([{ type: "error", kind: "overloaded" }]);
+    const error = { type: "error", kind: "overloaded", retryAfterSeconds: 3 };
+    expect(refused.received).toMatchObject(["b-0", "b-1"].map((id) => ({ ...error, id })));
+    expect(refused.groups).toHaveLength(1);
+    expect(routing.client.idle).toBe(true);
   });
 
-  test("leaves the backend the rest of a deadline", async () => {
-    const { batchClient, calls, pass } = scripted();
-    const due = (id: string, deadlineMs: number) => ({
-      version: 1 as const,
-      manifestHash: hash,
-      centroidId: "c0",
-      sequences: [{ ...sequenceRequest(id), deadlineMs }],
-    });
-    for (const batch of [due("a-0", 100), due("c-0", 80)])
-      batchClient.submit(batch, { accepted: () => undefined, receive: () => undefined });
-    pass(60);
-    await calls[0].answer(doneFrame("a-0"));
-    expect(calls[1].batch.sequences).toMatchObject([{ id: "c-0", deadlineMs: 20 }]);
+  test("gets all of its frames that came together at once, and none of another's", async () => {
+    const routing = oneCall();
+    const [backend] = routing.backends;
+    const first = submit(routing, ["x"]);
+    const a = submit(routing, ["a-0", "a-1"], "c0", { maxTokens: 1 });
+    const b = submit(routing, ["b-0"], "c0", { maxTokens: 1 });
+    await backend.last.accept();
+    await backend.last.accept();
+    await backend.last.send(tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), done("a-0", 1));
+    expect(a.groups).toEqual([["token a-0", "token a-1", "done a-0"]]);
+    expect(b.groups).toEqual([["token b-0"]]);
+    expect(first.received).toEqual([]);
   });
 
-  test("gives a request all of its frames that came together at once, those of its other sequences too", async () => {
-    const { batchClient, calls } = scripted();
-    const groups: string[][] = [];
-    const submit = (name: string, ids: string[]) =>
-      batchClient.submit(
-        { version: 1, manifestHash: hash, centroidId: "c0", sequences: ids.map(sequenceRequest) },
-        {
-          accepted: () => undefined,
-          receive: (frames) => void groups.push([name, ...frames.map(({ type, id }) => `${type} ${id}`)]),
-        },
+  test("leaves the backend the rest of its deadline, and is told the time in the queue beside the backend's", async () => {
+    const routing = oneCall();
+    const [backend] = routing.backends;
+    submit(routing, ["a"]);
+    await routing.pass(10);
+    const waiting = submit(routing, ["b"], "c0", { deadlineMs: 80 });
+    await routing.pass(60);
+    await backend.last.accept();
+    expect(backend.last.batch.sequences).toMatchObject([{ id: "b", deadlineMs: 20 }]);
+    await backend.last.accept();
+    await backend.last.send({ ...doneFrame("b", { queueMs: 2 }), completionTokens: 0 });
+    expect(waiting.received).toMatchObject([{ type: "done", timings: { queueMs: 62 } }]);
+  });
+
+  test("that does not fit the queue is refused, whole", () => {
+    const routing = oneCall();
+    submit(routing, ["a-0"]);
+    for (let i = 0; i < 8; i++)
+      submit(
+        routing,
+        Array.from({ length: 128 }, (_, s) => `q${i}-${s}`),
       );
-    submit("first", ["x"]);
-    submit("a", ["a-0", "a-1"]);
-    submit("b", ["b-0"]);
-    await calls[0].answer(doneFrame("x"));
-    const together = [tokenFrame("a-0", 0, 1), tokenFrame("b-0", 0, 1), tokenFrame("a-1", 0, 1), doneFrame("a-0")];
-    await calls[1].answer(...together);
-    expect(groups.slice(1, 3)).toEqual([
-      ["a", "token a-0", "token a-1", "done a-0"],
-      ["b", "token b-0"],
-    ]);
-  });
-
-  test("gathers requests of one adapter into one call, and gives each its own frames", async () => {
-    const { calls, submit, batchClient, settled } = scripted();
-    const first = submit(["a-0"]);
-    const second = submit(["b-0", "b-1"]);
-    const third = submit(["c-0"]);
-    const other = submit(["d-0"], "c1");
-    expect(calls.map(({ ids }) => ids)).toEqual([["a-0"], ["d-0"]]);
-    await calls[0].answer(tokenFrame("a-0", 0, 5), doneFrame("a-0"));
-    expect(calls[2].ids).toEqual(["b-0", "b-1", "c-0"]);
-    expect(calls[2].batch).toMatchObject({ manifestHash: hash, centroidId: "c0" });
-    await calls[2].answer(
-      tokenFrame("c-0", 0, 1),
-      tokenFrame("b-1", 0, 2),
-      doneFrame("c-0"),
-      doneFrame("b-1"),
-      doneFrame("b-0"),
+    expect(() => submit(routing, ["z-0"])).toThrow(
+      expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }),
     );
-    await calls[1].answer(doneFrame("d-0"));
-    await settled();
-    expect(first.received.map(({ type }) => type)).toEqual(["token", "done"]);
-    expect(second.received.map(({ id }) => id)).toEqual(["b-1", "b-1", "b-0"]);
-    expect(third.received.map(({ type, id }) => `${type} ${id}`)).toEqual(["token c-0", "done c-0"]);
-    expect(other.received).toHaveLength(1);
-    expect(batchClient.idle).toBe(true);
+    expect(idsOf(routing)).toHaveLength(1);
   });
 
-  test("adds the time in its queue to the backend's", async () => {
-    const { calls, submit, pass } = scripted();
-    submit(["a-0"]);
-    pass(3);
-    const waiting = submit(["b-0"]);
-    pass(7);
-    await calls[0].answer(doneFrame("a-0"));
-    await calls[1].answer(doneFrame("b-0", { queueMs: 2 }));
-    expect(waiting.received[0]).toMatchObject({ type: "done", timings: { queueMs: 9 } });
+  test("that is cancelled leaves the queue, or is cancelled at the backend where others are in its call", async () => {
+    const routing = oneCall();
+    const [backend] = routing.backends;
+    submit(routing, ["x"]);
+    const waiting = submit(routing, ["w"]);
+    const gone = submit(routing, ["a-0", "a-1"]);
+    const stays = submit(routing, ["b"]);
+    waiting.cancel();
+    await backend.last.accept();
+    expect(backend.last.ids).toEqual(["a-0", "a-1", "b"]);
+    await backend.last.accept();
+    await backend.last.send(done("a-1"));
+    for (let i = 0; i < 2; i++) gone.cancel();
+    expect(backend.cancelled).toEqual(["a-0"]);
+    // The backend had not noticed yet.
+    await backend.last.send(tokenFrame("a-0", 0, 1), done("b"));
+    expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
+    expect(stays.received).toHaveLength(1);
+    expect(waiting.received).toEqual([]);
   });
+});
 
-  test("a refused call ends in an error for each of its sequences, and its queue goes on", async () => {
-    const { calls, submit, settled } = scripted();
-    const first = submit(["a-0", "a-1"]);
-    const second = submit(["b-0"]);
-    calls[0].accepted.reject(new ServiceError("overloaded", "full", { retryAfterSeconds: 3 }));
+test("a backend that hangs does not take all connections: a request for another one goes at once", async () => {
+  const routing = scriptedRouting(2);
+  const [hangs, works] = routing.backends;
+  const centroids = Array.from({ length: 40 }, (_, i) => `c${i}`);
+  const isOf = (name: string) => (centroidId: string) =>
+    routing.router.choose({ manifestHash: "a".repeat(64), centroidId }, new Set(), 0)!.backend.id === name;
+  for (const centroid of centroids.filter(isOf("b0"))) submit(routing, [`s-${centroid}`], centroid);
+  expect(hangs.calls).toHaveLength(5);
+  submit(routing, ["lone"], centroids.find(isOf("b1")));
+  expect(works.last.ids).toEqual(["lone"]);
+});
+
+test("cancellations of a process go one after the other, those that came meanwhile together", async () => {
+  const routing = scriptedRouting(1);
+  const [backend] = routing.backends;
+  const answers: (() => void)[] = [];
+  const told: string[][] = [];
+  backend.cancel = (ids) => {
+    told.push(ids);
+    return new Promise((resolve, reject) =>
+      answers.push(told.length === 1 ? () => reject(new Error("away")) : resolve),
+    );
+  };
+  const ids = Array.from({ length: 128 }, (_, i) => `s${i}`);
+  submit(routing, ["stays"]);
+  const many = ids.map((id) => submit(routing, [id]));
+  await backend.calls[0].accept();
+  for (const call of backend.calls.slice(1)) await call.accept();
+  const joint = backend.last;
+  expect(joint.ids.length).toBeGreaterThan(100);
+  const inJoint = many.filter((_, i) => joint.ids.includes(ids[i])).slice(1);
+  for (const { cancel } of inJoint) cancel();
+  expect(told.map(({ length }) => length)).toEqual([1]);
+  // Also where the call before failed.
+  answers[0]();
+  await turn();
+  expect(told.map(({ length }) => length)).toEqual([1, inJoint.length - 1]);
+  answers[1]();
+  await turn();
+  expect(told).toHaveLength(2);
+});
+
+test("what a lost backend had in many calls is sent again in few, in turns with new requests", async () => {
+  const routing = scriptedRouting(2);
+  for (const backend of routing.backends) backend.answer = (call) => void call.accept();
+  const sent: ReturnType<typeof submit>[] = [];
+  for (let i = 0; i < 60; i++) {
+    sent.push(submit(routing, [`s${i}`], `c${i}`, { ...mixture, maxTokens: 4 }));
     await turn();
-    const error = { type: "error", kind: "overloaded", message: "full", retryAfterSeconds: 3 };
-    expect(first.received).toEqual([
-      { ...error, id: "a-0" },
-      { ...error, id: "a-1" },
-    ]);
-    await calls[1].answer(doneFrame("b-0"));
-    await settled();
-    expect(second.received).toHaveLength(1);
-  });
+  }
+  const [lost, left] = routing.backends.toSorted((a, b) => b.calls.length - a.calls.length);
+  const before = left.calls.length;
+  const had = lost.calls.flatMap(({ ids }) => ids);
+  expect(lost.calls.length).toBeGreaterThan(20);
+  left.answer = () => undefined;
+  for (const call of lost.calls) void call.fail("broken");
+  for (let i = 0; i < 10; i++) await turn();
+  const again = () => left.calls.slice(before);
+  expect(again()).toHaveLength(3);
+  const fresh = submit(routing, ["new"], "c0", { ...mixture, tenant: "new", maxTokens: 4 });
+  // With the answers to the first three, all others are sent, the new one among them.
+  for (const call of again()) await call.accept();
+  expect(again().flatMap(({ ids }) => ids)).toHaveLength(had.length + 1);
+  expect(again().length).toBeLessThanOrEqual(4);
+  for (const call of again().slice(3)) await call.accept();
+  for (const call of left.calls) await call.send(...call.batch.sequences.flatMap(framesFor));
+  for (const [i, { received }] of sent.entries()) {
+    expect(received).toEqual(framesFor({ ...sequenceRequest(`s${i}`), maxTokens: 4 }));
+  }
+  expect(fresh.received.at(-1)).toMatchObject({ type: "done" });
+  expect(routing.client.idle).toBe(true);
+});
 
-  test("refuses what does not fit its queue, whole", () => {
-    const { submit, calls } = scripted();
-    submit(["a-0"]);
-    for (let i = 0; i < 8; i++) submit(Array.from({ length: 128 }, (_, s) => `q${i}-${s}`));
-    expect(() => submit(["z-0"])).toThrow(expect.objectContaining({ kind: "overloaded", retryAfterSeconds: 1 }));
-    expect(calls).toHaveLength(1);
-  });
+test("one tenant at fault in a refused call ends alone: each tenant's sequences go once more, in a call of their own", async () => {
+  const routing = oneCall();
+  const [backend] = routing.backends;
+  submit(routing, ["first"], "c0", mixture);
+  const runs = ["a", "bad", "b"].map((id) => submit(routing, [id], "c0", { ...mixture, tenant: id }));
+  await backend.last.accept();
+  const joint = backend.last;
+  expect(joint.ids).toEqual(["a", "bad", "b"]);
+  backend.answer = (call) => void (call.ids[0].startsWith("bad") ? call.refuse(callFailure("refused")) : call.accept());
+  await joint.refuse(callFailure("refused"));
+  for (let i = 0; i < 10; i++) await turn();
+  const again = backend.calls.slice(2);
+  expect(again.map(({ ids }) => ids)).toEqual([["a_1"], ["bad_1"], ["b_1"]]);
+  expect(runs[1].received).toMatchObject([{ type: "error", id: "bad", kind: "internal" }]);
+  for (const call of [again[0], again[2]]) await call.send(...call.batch.sequences.flatMap(framesFor));
+  for (const run of [runs[0], runs[2]]) expect(run.received.at(-1)).toMatchObject({ type: "done" });
+  // The joint call and that of "bad".
+  expect(routing.failures).toHaveLength(2);
+});
 
-  describe("a cancelled request", () => {
-    test("leaves the queue before it was sent", async () => {
-      const { calls, submit } = scripted();
-      submit(["a-0"]);
-      const gone = submit(["b-0"]);
-      submit(["c-0"]);
-      gone.cancel();
-      await calls[0].answer(doneFrame("a-0"));
-      expect(calls[1].ids).toEqual(["c-0"]);
-      expect(gone.received).toEqual([]);
-    });
+test.each(["unreachable", "broken", null] as const)(
+  "a call of many sequences that fails (%s) counts as one failure of its backend",
+  async (kind) => {
+    const routing = oneCall();
+    const [backend] = routing.backends;
+    submit(routing, ["first"]);
+    for (let i = 0; i < 2 * routingLimits.consecutiveErrors; i++) submit(routing, [`s${i}`]);
+    await backend.last.accept();
+    if (kind === "unreachable") await backend.last.refuse(callFailure(kind));
+    else {
+      await backend.last.accept();
+      await backend.last.fail(kind);
+    }
+    expect(routing.failures).toHaveLength(1);
+    expect(routing.events.filter((event) => event.startsWith("ejected"))).toEqual([]);
+  },
+);
 
-    test("is cancelled with all its sequences before its call is accepted", async () => {
-      const { calls, cancelled, submit } = scripted();
-      const gone = submit(["a-0", "a-1"]);
-      gone.cancel();
-      gone.cancel();
-      expect(cancelled).toEqual([calls[0].ids]);
-    });
-
-    test("is cancelled at the backend where others are on the call, and gets no more frames", async () => {
-      const { calls, cancelled, submit } = scripted();
-      submit(["x-0"]);
-      const gone = submit(["a-0", "a-1"]);
-      const stays = submit(["b-0"]);
-      await calls[0].answer(doneFrame("x-0"));
-      const frames = new TransformStream<Frame[], Frame[]>();
-      const writer = frames.writable.getWriter();
-      calls[1].accepted.resolve(frames.readable);
-      await writer.write([doneFrame("a-1")]);
-      await turn();
-      gone.cancel();
-      gone.cancel();
-      await writer.write([tokenFrame("a-0", 0, 1)]);
-      await writer.write([doneFrame("b-0")]);
-      // Nobody is left on the call: it is let go, whatever else would come.
-      await expect(writer.closed).rejects.toBeUndefined();
-      expect(cancelled).toEqual([["a-0"]]);
-      expect(gone.received.map(({ id }) => id)).toEqual(["a-1"]);
-      expect(stays.received).toHaveLength(1);
-    });
-  });
+test("sequences waiting for a backend that is ejected meanwhile go to another one", async () => {
+  const routing = scriptedRouting(2);
+  const [first, second] = routing.backends;
+  const name = routing.router.choose({ manifestHash: "a".repeat(64), centroidId: "c0" }, new Set(), 0)!.backend.id;
+  const [hangs, other] = name === "b0" ? [first, second] : [second, first];
+  const sent = Array.from({ length: 9 }, (_, i) => submit(routing, [`s${i}`], "c0", { maxTokens: 2 }));
+  expect(hangs.calls).toHaveLength(3);
+  await hangs.calls[0].refuse(callFailure("silent"));
+  expect(other.calls.flatMap(({ ids }) => ids).length).toBeGreaterThan(6);
+  for (const call of [...hangs.calls.slice(1), ...other.calls]) {
+    if (hangs.calls.includes(call)) await call.refuse(callFailure("silent"));
+  }
+  for (let i = 0; i < other.calls.length; i++) {
+    await other.calls[i].accept();
+    await other.calls[i].send(...other.calls[i].batch.sequences.flatMap(framesFor));
+  }
+  expect(hangs.calls).toHaveLength(3);
+  for (const { received } of sent) expect(received.at(-1)).toMatchObject({ type: "done" });
 });

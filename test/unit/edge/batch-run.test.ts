@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { BatchRun } from "../../../edge/backend/batch-run.ts";
-import { Budget } from "../../../edge/backend/budget.ts";
 import type { FailureKind } from "../../../edge/backend/call-failure.ts";
+import { Budget } from "../../../edge/backend/extra-calls.ts";
 import { mostLosses, roundPausesMs, routingLimits } from "../../../edge/backend/routing-limits.ts";
 import { errorFrame, type Frame, type SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { type ErrorKind, ServiceError } from "../../../shared/errors.ts";
@@ -11,6 +10,7 @@ import {
   backendAt,
   callFailure,
   framesFor,
+  runBatch,
   type ScriptedBackend,
   type ScriptedCall,
   type ScriptedRouting,
@@ -18,24 +18,11 @@ import {
   turn,
 } from "../../support/scripted-backends.ts";
 
-const hash = "a".repeat(64);
 const sequence = (id: string, rest: Partial<SequenceRequest> = {}): SequenceRequest => ({
   ...sequenceRequest(id),
   maxTokens: 6,
   ...rest,
 });
-
-/** Sends sequences on their way over `routing`, and collects what comes of them. */
-function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
-  const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: "c0", sequences }, routing);
-  const received: Frame[] = [];
-  const begun = run.begin();
-  const ended = begun.then(async () => {
-    for await (const frames of run.frames()) received.push(...frames);
-  });
-  ended.catch(() => {});
-  return { run, received, begun, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
-}
 
 /** Lets time pass wherever nothing else goes on, until `work` is done. */
 async function passUntil(work: Promise<unknown>, routing: ScriptedRouting) {
@@ -224,7 +211,6 @@ describe("a backend that fails", () => {
       framesFor(sequence("a"))[0],
       expect.objectContaining({ type: "error", kind: "backend_unavailable" }),
     ]);
-    expect(backend.calls.map(({ isRepeated }) => isRepeated)).toEqual([false, ...roundPausesMs.map(() => true), true]);
     await expectIdle(routing);
   });
 
@@ -330,12 +316,7 @@ describe("a backend that fails", () => {
       await first.last.refuse(callFailure("refused"));
       // Nobody waits for the one whose call is not answered yet.
       await begun;
-      expect(first.calls.slice(1).map(({ ids, isAlone }) => [ids, isAlone])).toEqual([
-        [["a_1", "d_1"], true],
-        [["b_1"], true],
-        [["c_1"], true],
-        [["e_1"], true],
-      ]);
+      expect(first.calls.slice(1).map(({ ids }) => ids)).toEqual([["a_1", "d_1"], ["b_1"], ["c_1"], ["e_1"]]);
       await first.calls[4].accept();
       for (const call of first.calls.slice(1)) await call.send(...call.batch.sequences.flatMap(framesFor));
       await ended;
@@ -549,7 +530,7 @@ describe("a first frame that is late", () => {
     await first.last.send(framesFor(sequence("a"))[0]);
     await routing.pass(1000);
     const second = other(routing, first);
-    expect(second.last).toMatchObject({ ids: ["b_1"], isRepeated: true });
+    expect(second.last.ids).toEqual(["b_1"]);
     expect(routing.events).toEqual([`hedged ${nameOf(routing, second)} 1`]);
     return { routing, first, second, ...run };
   }
@@ -641,9 +622,11 @@ describe("a first frame that is late", () => {
 });
 
 describe("an address that leads to several processes", () => {
+  const several = "http://{name}.b";
+
   /** One address whose processes `p0` and `p1` have each answered. */
   async function twoProcesses() {
-    const routing = scriptedRouting(1);
+    const routing = scriptedRouting(1, { urls: [several] });
     const [backend] = routing.backends;
     for (const [i, name] of ["p0", "p1"].entries()) {
       const { ended } = runBatch(routing, [sequence(`w${i}`)]);
@@ -654,7 +637,6 @@ describe("an address that leads to several processes", () => {
     }
     const { run, ended, of } = runBatch(routing, [sequence("a"), sequence("b")]);
     const first = backend.last;
-    expect(first.isOnlyProcess).toBe(false);
     await first.accept(null, first.process);
     const second = first.process === "p0" ? "p1" : "p0";
     return { routing, backend, run, ended, of, first, second };
@@ -664,7 +646,7 @@ describe("an address that leads to several processes", () => {
     const { routing, backend, ended, of, first, second } = await twoProcesses();
     await first.send(framesFor(sequence("a"))[0]);
     await routing.pass(1000);
-    expect(backend.last).toMatchObject({ ids: ["b_1"], process: second, isOnlyProcess: true });
+    expect(backend.last).toMatchObject({ ids: ["b_1"], process: second });
     await backend.last.accept(null, second);
     await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
     expect(backend.cancelledAt).toEqual([first.process]);
@@ -674,7 +656,7 @@ describe("an address that leads to several processes", () => {
   });
 
   test("is not hedged where the second call could reach the same process", async () => {
-    const routing = scriptedRouting(1);
+    const routing = scriptedRouting(1, { urls: [several] });
     const [backend] = routing.backends;
     const { run } = runBatch(routing, [sequence("a")]);
     await backend.last.accept(null, "p0");
@@ -703,7 +685,7 @@ describe("an address that leads to several processes", () => {
 
   test("of which one process is known is not called twice while another address is fit", async () => {
     for (const how of ["late", "broken"]) {
-      const routing = scriptedRouting(2);
+      const routing = scriptedRouting(2, { urls: [several, "http://{name}.c"] });
       const { run } = runBatch(routing, [sequence("a")]);
       const first = called(routing.backends);
       await first.last.accept(null, "p0");
@@ -719,7 +701,7 @@ describe("an address that leads to several processes", () => {
     const { routing, backend, run, ended, of, first, second } = await twoProcesses();
     await first.send(framesFor(sequence("a"))[0], framesFor(sequence("b"))[0]);
     await first.fail("broken");
-    expect(backend.last).toMatchObject({ ids: ["a_1", "b_1"], process: second, isOnlyProcess: true });
+    expect(backend.last).toMatchObject({ ids: ["a_1", "b_1"], process: second });
     await backend.last.accept(null, second);
     run.cancel(["b"]);
     expect([backend.cancelled, backend.cancelledAt]).toEqual([["b_1"], [second]]);
@@ -730,11 +712,11 @@ describe("an address that leads to several processes", () => {
   });
 
   test("counts a refusal against the process that gave it, though the call named none", async () => {
-    const routing = scriptedRouting(1);
+    const routing = scriptedRouting(1, { urls: [several] });
     const [backend] = routing.backends;
     const { ended } = runBatch(routing, [sequence("a")]);
     await backend.last.refuse(callFailure("unavailable", 2, "p0"));
-    expect(routing.events).toEqual([`ejected b0#p0`, `retried b0#p0 1`]);
+    expect(routing.events).toEqual([`ejected ${several}#p0`, `retried ${several}#p0 1`]);
     await backend.last.accept(null, "p1");
     await backend.last.send(...framesFor(backend.last.batch.sequences[0]));
     await ended;
@@ -776,12 +758,12 @@ describe("a client that goes away", () => {
     await expectIdle(routing);
   });
 
-  test("before its batch begins is never sent", async () => {
+  test("while it waits in the queue is never sent", async () => {
     const routing = scriptedRouting(1);
-    const run = new BatchRun({ version: 1, manifestHash: hash, centroidId: null, sequences: [sequence("a")] }, routing);
+    routing.limits.connectionsPerBackend = 0;
+    const { run } = runBatch(routing, [sequence("a")]);
     run.stop();
-    await run.begin();
-    expect(await Array.fromAsync(run.frames())).toEqual([]);
+    expect(routing.client.idle).toBe(true);
     expect(routing.backends[0].calls).toEqual([]);
   });
 });

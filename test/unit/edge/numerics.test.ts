@@ -1,28 +1,19 @@
 /** A sequence that has tokens goes on only where the same bits are computed: two backends whose fingerprints differ, or not. */
 import { describe, expect, test } from "vitest";
-import { BatchRun } from "../../../edge/backend/batch-run.ts";
 import { roundPausesMs } from "../../../edge/backend/routing-limits.ts";
-import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import type { SequenceRequest } from "../../../shared/contracts/inference.ts";
 import { sequenceRequest } from "../../support/frames.ts";
 import {
   backendAt,
   callFailure,
   framesFor,
+  runBatch,
   type ScriptedBackend,
   type ScriptedRouting,
   scriptedRouting,
 } from "../../support/scripted-backends.ts";
 
 const sequence = (id: string): SequenceRequest => ({ ...sequenceRequest(id), maxTokens: 6 });
-
-function runBatch(routing: ScriptedRouting, sequences: SequenceRequest[]) {
-  const run = new BatchRun({ version: 1, manifestHash: "a".repeat(64), centroidId: "c0", sequences }, routing);
-  const received: Frame[] = [];
-  const ended = run.begin().then(async () => {
-    for await (const frames of run.frames()) received.push(...frames);
-  });
-  return { received, ended, of: (id: string) => received.filter((frame) => frame.id === id) };
-}
 
 /** The backend that was called first, and the other one. */
 function inOrder(routing: ScriptedRouting): [ScriptedBackend, ScriptedBackend] {

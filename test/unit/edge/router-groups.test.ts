@@ -11,10 +11,10 @@ import { type Region, regions } from "../../../edge/platform/region.ts";
 const hash = "a".repeat(64);
 const none: ReadonlySet<string> = new Set();
 const route = (centroidId: string, rest: Partial<Route> = {}): Route => ({ manifestHash: hash, centroidId, ...rest });
-const { namedCallsInRow, misdirectedMs, answersOfOne, processTtlMs, processesPerAddress } = routingLimits;
+const { namedCallsInRow, processTtlMs, processesPerAddress } = routingLimits;
 
-describe("one address", () => {
-  const url = "http://a";
+describe("one address of several processes", () => {
+  const url = "http://{name}.a";
   const newRouter = () => new Router([{ url, region: null }]);
   const choose = (router: Router, key = "c1", tried = none, nowMs = 0) =>
     router.choose(route(key), tried, nowMs)?.backend ?? null;
@@ -46,20 +46,6 @@ describe("one address", () => {
     expect(sent[namedCallsInRow]).toBe(any);
   });
 
-  test("that does not route by name is called by name again only after a while", () => {
-    const { router, any, processes } = knowing("p0", "p1");
-    processes[0].recordSent(1);
-    processes[0].group.recordMisdirected(processes[0], false, 1000);
-    expect(choose(router, "c1", none, 999 + misdirectedMs)).toBe(any);
-    expect(choose(router, "c1", none, 1000 + misdirectedMs)!.name).not.toBeNull();
-    const retry = () => choose(router, "c1", new Set([processes[1].id]), 2000);
-    expect(retry()).toBe(processes[0]);
-    // Idle, it may as well be gone.
-    processes[0].load.own -= 1;
-    processes[0].group.recordMisdirected(processes[0], false, 2000);
-    expect(retry()).not.toBe(processes[0]);
-  });
-
   test("keeps its other processes where one is ejected, and is unfit when all are", () => {
     const { router, any, processes } = knowing("p0", "p1", "p2");
     processes[0].health.recordFailure(true, 0);
@@ -83,11 +69,18 @@ describe("one address", () => {
     expect(new Set(found)).toEqual(new Set(processes.slice(1)));
   });
 
-  test("of one process is retried without a name, until it is clear that there is no other", () => {
+  test("of one known process is retried at any, until that leads to a process that was tried", () => {
     const { router, any, processes } = knowing("p0");
     expect(choose(router, "c1", new Set([processes[0].id]))).toBe(any);
-    for (let i = 1; i < answersOfOne; i++) any.group.recordAnswer(any, "p0", 0);
-    expect(choose(router, "c1", new Set([processes[0].id]))).toBeNull();
+    expect(choose(router, "c1", new Set([processes[0].id, any.id]))).toBeNull();
+  });
+
+  test("is one process if its URL has no place for a name, whatever name that gives", () => {
+    const router = new Router([{ url: "http://a", region: null }]);
+    const one = choose(router)!;
+    for (const name of ["p0", "p1"]) expect(one.group.recordAnswer(one, name, 0)).toBe(one);
+    expect(choose(router)).toBe(one);
+    expect(choose(router, "c1", new Set([one.id]))).toBeNull();
   });
 
   test("is passed by at the process that refused a manifest or numerics, not at the others", () => {
@@ -125,7 +118,7 @@ describe("one address", () => {
 });
 
 describe("backends of several regions", () => {
-  const addressOf = (region: Region): BackendAddress => ({ url: `https://${region}`, region });
+  const addressOf = (region: Region): BackendAddress => ({ url: `https://{name}.${region}`, region });
   const everywhere = regions.map(addressOf);
   const regionsInOrder = (from: Region | null, addresses = everywhere) => {
     const router = new Router(addresses, from);
@@ -253,6 +246,7 @@ describe("addresses", () => {
   test.each([
     ["http://{name}.backends.svc:8788", "http://backends.svc:8788", "http://pod-0.backends.svc:8788"],
     ["https://b.example.com/{name}", "https://b.example.com", "https://b.example.com/pod-0"],
+    ["https://b.example.com#{name}", "https://b.example.com", "https://b.example.com"],
     ["https://b.example.com", "https://b.example.com", "https://b.example.com"],
   ])("%s lead to any process at %s, to one at %s", (address, any, one) => {
     expect([urlOf(address, null), urlOf(address, "pod-0")]).toEqual([any, one]);

@@ -1,26 +1,31 @@
+/** The backends of one configuration and what calls to them have in common. */
 import type { Jurisdiction } from "../../shared/contracts/tenant-name.ts";
-import type { Budget } from "./budget.ts";
+import type { Region } from "../platform/region.ts";
+import { addressesIn, type BackendAddress } from "./addresses.ts";
 import type { BackendCalls } from "./client.ts";
-import type { FirstFrameTimes } from "./first-frame-times.ts";
-import type { Router } from "./router.ts";
+import { Router } from "./router.ts";
 
-/** What all batch runs share. */
-export interface RoutingContext {
+export interface Routing {
   router: Router;
-  /** Jurisdiction that all these backends are in; null for no restriction. */
-  jurisdiction: Jurisdiction | null;
   /** By the URL of an address. */
   clients: ReadonlyMap<string, BackendCalls>;
-  retries: Budget;
-  hedges: Budget;
-  firstFrames: FirstFrameTimes;
-  observe(event: RoutingEvent): void;
-  /** A clock in milliseconds. */
-  now(): number;
-  /** Runs `work` once, after `ms`; the returned function cancels it. */
-  after(ms: number, work: () => void): () => void;
-  /** Keeps the object alive until `work` settles (waitUntil). */
-  keepAlive(work: Promise<void>): void;
+  /** Jurisdiction that all these backends are in; null for no restriction. */
+  jurisdiction: Jurisdiction | null;
+}
+
+export interface RoutingParts {
+  addresses: readonly BackendAddress[];
+  clientOf(address: BackendAddress): BackendCalls;
+  /** Where the caller is: the nearest backends are preferred. null: all are equally near. */
+  region: Region | null;
+  /** Backends elsewhere are never called; null: all may be. */
+  jurisdiction?: Jurisdiction | null;
+}
+
+export function createRouting({ addresses: all, clientOf, region, jurisdiction = null }: RoutingParts): Routing {
+  const addresses = addressesIn(jurisdiction, all);
+  const clients = new Map(addresses.map((address) => [address.url, clientOf(address)]));
+  return { router: new Router(addresses, region), clients, jurisdiction };
 }
 
 /** What routing does, for metrics, logs and tests. */

@@ -1,6 +1,5 @@
 import { expect, test } from "vitest";
-import { Budget } from "../../../edge/backend/budget.ts";
-import { FirstFrameTimes } from "../../../edge/backend/first-frame-times.ts";
+import { Budget, FirstFrameTimes } from "../../../edge/backend/extra-calls.ts";
 
 test("a budget starts full, grants whole units, and is earned back up to its capacity", () => {
   const budget = new Budget({ capacity: 3, earned: 0.5 });

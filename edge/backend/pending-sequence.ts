@@ -1,0 +1,173 @@
+/**
+ * One sequence of a client, from its arrival to its last frame, over all backends that work on it: what the client has received,
+ * and what is left to request. Frames of all its calls go in; one unbroken series of frames under the client's id comes out.
+ * Pure.
+ */
+import {
+  type BatchRequest,
+  type DoneFrame,
+  type Frame,
+  ownAdaptersOf,
+  type SequenceRequest,
+  type TokenFrame,
+} from "../../shared/contracts/inference.ts";
+import type { BatchRun } from "./batch-run.ts";
+import { type BackendFailure, firstRound, type RetryRound } from "./retry-round.ts";
+
+/** Receives what happens to a request's sequences. */
+export interface Receiver {
+  /** A backend has accepted one of them; called at most once for each. */
+  accepted(): void;
+  /** Frames that came together, of each of its sequences in order. */
+  receive(frames: Frame[]): void;
+}
+
+/** What the backend is to serve. */
+export type Model = Pick<BatchRequest, "manifestHash" | "centroidId" | "adapterHash">;
+
+/** A sequence without a deadline is ordered among its tenant's as if it had this one, in milliseconds, as at the backend. */
+const defaultDeadlineMs = 60_000;
+
+export class PendingSequence {
+  readonly sequence: SequenceRequest;
+  readonly model: Model;
+  readonly receiver: Receiver;
+  readonly arrivedMs: number;
+  /** Which of the sequences for a backend may share a call with it: those of an equal value. */
+  sharing: string;
+  isQueued = false;
+  isAccepted = false;
+  isEnded = false;
+  /** The calls under way for it; two while it is hedged. */
+  readonly runs = new Set<BatchRun>();
+  /** When it was sent to a backend for the first time. */
+  sentAtMs: number | null = null;
+  /** How often it was sent to a backend. */
+  attempts = 0;
+  /** How often a backend accepted it and then failed. */
+  losses = 0;
+  /** The latest of these failures. */
+  lostBy: BackendFailure | null = null;
+  round: RetryRound = firstRound;
+  /** Numerics fingerprint of the backend that computed its tokens; null if it has no token, or the backend sent none. */
+  numerics: string | null = null;
+  readonly #tokenIds: number[];
+  #isPromptSent = false;
+
+  constructor(
+    sequence: SequenceRequest,
+    { model, receiver, arrivedMs, sharing }: Pick<PendingSequence, "model" | "receiver" | "arrivedMs" | "sharing">,
+  ) {
+    this.sequence = sequence;
+    this.model = model;
+    this.receiver = receiver;
+    this.arrivedMs = arrivedMs;
+    this.sharing = sharing;
+    this.#tokenIds = [...sequence.continuedIds];
+  }
+
+  get id(): string {
+    return this.sequence.id;
+  }
+
+  get tenant(): string {
+    return this.sequence.tenant;
+  }
+
+  get dueMs(): number {
+    return this.arrivedMs + (this.sequence.deadlineMs ?? defaultDeadlineMs);
+  }
+
+  /** Whether its client has received a token. */
+  get hasTokens(): boolean {
+    return this.#tokenIds.length > this.sequence.continuedIds.length;
+  }
+
+  /** Whether its client has received any frame. */
+  get hasBegun(): boolean {
+    return this.#isPromptSent || this.hasTokens;
+  }
+
+  /** It has not ended, and nothing is under way for it. */
+  get isIdle(): boolean {
+    return !this.isEnded && !this.isQueued && this.runs.size === 0;
+  }
+
+  /** The request for the rest of it. Each call has an id of its own, because an earlier one may still run. */
+  nextRequest(nowMs: number): SequenceRequest {
+    const { id, promptLogprobs, deadlineMs, ...rest } = this.sequence;
+    const attempt = this.attempts++;
+    this.sentAtMs ??= nowMs;
+    return {
+      ...rest,
+      id: attempt === 0 ? id : `${id}_${attempt}`,
+      continuedIds: [...this.#tokenIds],
+      promptLogprobs: promptLogprobs && !this.#isPromptSent,
+      // A sequence with tokens has met its deadline. completion-writer.ts ends a request whose deadline has passed.
+      ...(deadlineMs && !this.hasTokens && { deadlineMs: Math.max(1, Math.ceil(this.arrivedMs + deadlineMs - nowMs)) }),
+    };
+  }
+
+  /**
+   * Accepts the next frame of a call to a backend with these numerics and returns it under the client's id. Throws an Error for
+   * a frame that breaks the series: tokens out of order or beyond `maxTokens`, or a `done` frame with wrong counts.
+   */
+  deliver(frame: Frame, numerics: string | null = null): Frame {
+    const { id } = this;
+    if (frame.type === "prompt") this.#deliverPrompt();
+    else if (frame.type === "token") {
+      this.#deliverToken(frame);
+      this.numerics = numerics ?? this.numerics;
+    } else if (frame.type === "done") {
+      this.#checkCounts(frame);
+      // The reported queue time is the sum of the edge's and the backend's.
+      const queueMs = frame.timings.queueMs + (this.sentAtMs ?? this.arrivedMs) - this.arrivedMs;
+      return { ...frame, id, timings: { ...frame.timings, queueMs } };
+    }
+    return frame.id === id ? frame : { ...frame, id };
+  }
+
+  #deliverPrompt(): void {
+    if (this.hasBegun || !this.sequence.promptLogprobs) throw new Error("a prompt frame out of place");
+    this.#isPromptSent = true;
+  }
+
+  #deliverToken({ index, tokenId }: TokenFrame): void {
+    const expected = this.#tokenIds.length;
+    const { maxTokens } = this.sequence;
+    if (index !== expected) throw new Error(`a token of index ${index}, ${expected} is next`);
+    if (index >= maxTokens) throw new Error(`a token of index ${index}, the maximum is ${maxTokens} tokens`);
+    this.#tokenIds.push(tokenId);
+  }
+
+  /** Usage is counted from a `done` frame, so its counts must equal what the backend sent. */
+  #checkCounts({ completionTokens, reusedTokens = 0 }: DoneFrame): void {
+    const delivered = this.#tokenIds.length;
+    if (completionTokens !== delivered) {
+      throw new Error(`a done frame that counts ${completionTokens} tokens, ${delivered} were delivered`);
+    }
+    const computed = this.sequence.promptIds.length + delivered;
+    if (reusedTokens < 0 || reusedTokens > computed) {
+      throw new Error(`a done frame with ${reusedTokens} reused tokens, there are ${computed}`);
+    }
+  }
+}
+
+/**
+ * Equal for sequences that may share a call to a backend: mixtures of one manifest, which bring their adapters along. Others need
+ * the same adapter; and those that name own adapters must be of one tenant.
+ */
+export function sharingOf(batch: BatchRequest): string {
+  const { manifestHash, centroidId, adapterHash, sequences } = batch;
+  if (ownAdaptersOf(batch).length > 0) {
+    return JSON.stringify([manifestHash, centroidId, adapterHash ?? null, sequences[0].tenant]);
+  }
+  return JSON.stringify(sequences.every(({ mixture }) => mixture) ? [manifestHash] : [manifestHash, centroidId]);
+}
+
+/** Adds a frame to those that its request gets together. */
+export function share(shares: Map<Receiver, Frame[]>, { receiver }: PendingSequence, frame: Frame): void {
+  const frames = shares.get(receiver);
+  if (frames) frames.push(frame);
+  else shares.set(receiver, [frame]);
+}

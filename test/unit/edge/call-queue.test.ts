@@ -1,0 +1,224 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { CallQueue, type QueuedCall, type QueueEntry } from "../../../edge/batching/call-queue.ts";
+
+const limits = { connections: 3, connectionsPerBackend: 3, callsPerGroup: 1, entries: 40, entriesPerCall: 4 };
+
+interface Entry extends QueueEntry {
+  name: number;
+}
+
+/** Each group at a backend of its own, unless told. */
+const group = (key: string, backend = key, maxCalls?: number) => ({ key, backend, ...(maxCalls && { maxCalls }) });
+
+function entries(names: number[], tenant = "t", dueMs = 0): Entry[] {
+  return names.map((name) => ({ name, tenant, dueMs }));
+}
+
+function range(count: number, from = 0): number[] {
+  return Array.from({ length: count }, (_, i) => from + i);
+}
+
+function takeAll(queue: CallQueue<Entry>) {
+  const taken: QueuedCall<Entry>[] = [];
+  for (let call = queue.take(); call; call = queue.take()) taken.push(call);
+  return taken;
+}
+
+const namesOf = (calls: QueuedCall<Entry>[]) =>
+  calls.map((call) => [call.group.key, call.entries.map(({ name }) => name)]);
+
+test("an idle group sends at once, and gathers while its call awaits an answer", () => {
+  const queue = new CallQueue<Entry>(limits);
+  queue.add(group("a"), entries([1]));
+  const [first] = takeAll(queue);
+  expect(namesOf([first])).toEqual([["a", [1]]]);
+  queue.add(group("a"), entries([2]));
+  queue.add(group("a"), entries([3]));
+  queue.add(group("b"), entries([4]));
+  expect(namesOf(takeAll(queue))).toEqual([["b", [4]]]);
+  queue.release(first);
+  expect(namesOf(takeAll(queue))).toEqual([["a", [2, 3]]]);
+});
+
+test("a group sends at once until that many of its calls await an answer", () => {
+  const queue = new CallQueue<Entry>({ ...limits, connections: 6, connectionsPerBackend: 5, callsPerGroup: 3 });
+  const calls: QueuedCall<Entry>[] = [];
+  for (const name of range(6)) {
+    queue.add(group("a"), entries([name]));
+    calls.push(...takeAll(queue));
+  }
+  expect(namesOf(calls)).toEqual([0, 1, 2].map((name) => ["a", [name]]));
+  queue.release(calls[1]);
+  expect(namesOf(takeAll(queue))).toEqual([["a", [3, 4, 5]]]);
+});
+
+test("a backend that does not answer leaves a connection to the others, whatever it is called for", () => {
+  const queue = new CallQueue<Entry>({ ...limits, connections: 6, connectionsPerBackend: 5, callsPerGroup: 3 });
+  for (const name of range(20)) queue.add(group(`g${name}`, "hangs"), entries([name]));
+  expect(takeAll(queue)).toHaveLength(5);
+  queue.add(group("other", "works"), entries([99]));
+  const [call] = takeAll(queue);
+  expect(call.entries).toMatchObject([{ name: 99 }]);
+  // Its caller chose the other backend, so that has one call more.
+  call.backend = "hangs";
+  queue.add(group("other", "works"), entries([100]));
+  expect(takeAll(queue)).toEqual([]);
+  queue.release(call);
+  expect(namesOf(takeAll(queue))).toEqual([["other", [100]]]);
+});
+
+test("a group may be bounded to fewer calls", () => {
+  const queue = new CallQueue<Entry>({ ...limits, callsPerGroup: 3 });
+  for (const name of range(5)) queue.add(group("cancel", "b", 1), entries([name]));
+  const [first, ...more] = takeAll(queue);
+  expect(more).toEqual([]);
+  expect(first.entries).toHaveLength(limits.entriesPerCall);
+  queue.release(first);
+  expect(namesOf(takeAll(queue))).toEqual([["cancel", [4]]]);
+});
+
+test("what exceeds one call is split", () => {
+  const queue = new CallQueue<Entry>(limits);
+  queue.add(group("a"), entries(range(6)));
+  expect(namesOf(takeAll(queue))).toEqual([["a", [0, 1, 2, 3]]]);
+  expect(queue.waiting).toBe(2);
+});
+
+test("is idle again when everything was released or removed", () => {
+  const queue = new CallQueue<Entry>(limits);
+  queue.add(group("a"), entries([1]));
+  const [call] = takeAll(queue);
+  queue.add(group("a"), entries([2, 3]));
+  queue.remove(({ name }) => name > 1);
+  expect([queue.waiting, queue.idle]).toEqual([0, false]);
+  queue.release(call);
+  expect(takeAll(queue)).toEqual([]);
+  expect(queue.idle).toBe(true);
+});
+
+test("tenants take turns within a group, and between groups", () => {
+  const queue = new CallQueue<Entry>(limits);
+  queue.add(group("a"), entries([0], "burst"));
+  const [first] = takeAll(queue);
+  queue.add(group("a"), entries(range(9, 1), "burst"));
+  queue.add(group("a"), entries([50], "quiet"));
+  queue.add(group("a"), entries([60, 61], "third"));
+  queue.release(first);
+  expect(namesOf(takeAll(queue))).toEqual([["a", [1, 50, 60, 2]]]);
+  for (const [i, key] of ["b", "c", "d", "e"].entries()) queue.add(group(key), entries([i + 70], "burst"));
+  const calls = takeAll(queue);
+  expect(namesOf(calls)).toEqual([
+    ["b", [70]],
+    ["c", [71]],
+  ]);
+  queue.add(group("f"), entries([80], "quiet"));
+  for (const call of calls) queue.release(call);
+  expect(namesOf(takeAll(queue)).map(([key]) => key)).toContain("f");
+});
+
+test("of a tenant's entries those due first go first, others in order of arrival", () => {
+  const queue = new CallQueue<Entry>({ ...limits, entriesPerCall: 5 });
+  for (const [name, dueMs] of [
+    [1, 60],
+    [2, 5],
+    [3, 90],
+    [4, 1],
+    [5, 60],
+  ])
+    queue.add(group("a"), entries([name], "t", dueMs));
+  expect(namesOf(takeAll(queue))).toEqual([["a", [4, 2, 1, 5, 3]]]);
+});
+
+test("there is room for as much of a tenant as that leaves free, so that another always finds some", () => {
+  const queue = new CallQueue<Entry>({ ...limits, connections: 0 });
+  expect(queue.roomOf("burst")).toBe(20);
+  queue.add(group("a"), entries(range(20), "burst"));
+  expect([queue.waitingOf("burst"), queue.roomOf("burst"), queue.roomOf("second")]).toEqual([20, 20, 10]);
+  // What is sent again is taken in any case.
+  queue.add(group("b"), entries(range(30), "burst"));
+  expect([queue.waiting, queue.roomOf("burst"), queue.roomOf("second")]).toEqual([50, 20, 0]);
+});
+
+test("keeps its promises over any sequence of events", () => {
+  const tenant = fc.constantFrom("t0", "t1", "t2");
+  const event = fc.oneof(
+    fc.record({ type: fc.constant("arrive" as const), key: fc.constantFrom(..."abcde"), count: fc.nat(9), tenant }),
+    fc.record({ type: fc.constant("accept" as const), pick: fc.nat() }),
+    fc.record({ type: fc.constant("remove" as const), modulus: fc.integer({ min: 2, max: 5 }) }),
+  );
+  const property = fc.property(fc.array(event, { maxLength: 60 }), (events) => {
+    const queue = new CallQueue<Entry>(limits);
+    /** The model: what should wait, in order of arrival. */
+    let waiting: { key: string; entry: Entry }[] = [];
+    const awaiting: QueuedCall<Entry>[] = [];
+    let next = 0;
+    for (const one of events) {
+      if (one.type === "arrive") {
+        const arrived = entries(range(one.count, next), one.tenant);
+        next += one.count;
+        queue.add(group(one.key), arrived);
+        waiting.push(...arrived.map((e) => ({ key: one.key, entry: e })));
+      } else if (one.type === "accept" && awaiting.length > 0) {
+        const [call] = awaiting.splice(one.pick % awaiting.length, 1);
+        queue.release(call);
+      } else if (one.type === "remove") {
+        const gone = ({ name }: Entry) => name % one.modulus === 0;
+        waiting = waiting.filter((w) => !gone(w.entry));
+        queue.remove(gone);
+        expect(queue.waiting).toBe(waiting.length);
+      }
+      for (const call of takeAll(queue)) {
+        const {
+          group: { key },
+          entries: taken,
+        } = call;
+        // One call of a key at a time, no more than allowed of all, none too large.
+        expect(awaiting.map((other) => other.group.key)).not.toContain(key);
+        awaiting.push(call);
+        expect(awaiting.length).toBeLessThanOrEqual(limits.connections);
+        expect(taken.length).toBeGreaterThan(0);
+        expect(taken.length).toBeLessThanOrEqual(limits.entriesPerCall);
+        const before = waiting.filter((w) => w.key === key);
+        for (const name of ["t0", "t1", "t2"]) {
+          const ofTenant = (list: Entry[]) => list.filter((e) => e.tenant === name);
+          const had = ofTenant(before.map((w) => w.entry));
+          const went = ofTenant(taken);
+          // Nothing lost, doubled or overtaken among a tenant's own.
+          expect(went).toEqual(had.slice(0, went.length));
+          // Fair: whoever stays behind got as many turns as anybody, but for the last round.
+          const most = Math.max(...["t0", "t1", "t2"].map((t) => taken.filter((e) => e.tenant === t).length));
+          if (went.length < had.length) expect(went.length).toBeGreaterThanOrEqual(most - 1);
+        }
+        waiting = waiting.filter((w) => !taken.includes(w.entry));
+      }
+      // Whoever waits has a reason to.
+      for (const { key } of waiting) {
+        expect(awaiting.some((call) => call.group.key === key) || awaiting.length === limits.connections).toBe(true);
+      }
+      expect(queue.waiting).toBe(waiting.length);
+      expect(queue.idle).toBe(awaiting.length === 0 && waiting.length === 0);
+    }
+  });
+  fc.assert(property, { numRuns: 500 }); // a failure prints its seed
+});
+
+test("passes over a tenant that waits for one call of each other tenant at most", () => {
+  const property = fc.property(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 5 }), (others, calls) => {
+    const queue = new CallQueue<Entry>({ ...limits, connections: 1 });
+    queue.add(group("first"), entries([0], "o0"));
+    const first = queue.take()!;
+    for (let o = 0; o < others; o++) {
+      for (let k = 0; k < calls; k++) queue.add(group(`o${o}-${k}`), entries(range(20), `o${o}`));
+    }
+    queue.add(group("mine"), entries([1], "quiet"));
+    let passedOver = 0;
+    for (let last = first; ; passedOver++) {
+      queue.release(last);
+      last = queue.take()!;
+      if (last.group.key === "mine") break;
+    }
+    expect(passedOver).toBeLessThanOrEqual(others);
+  });
+  fc.assert(property, { numRuns: 100 });
+});

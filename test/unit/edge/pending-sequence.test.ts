@@ -1,0 +1,80 @@
+import { expect, test } from "vitest";
+import { PendingSequence } from "../../../edge/backend/pending-sequence.ts";
+import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
+import { doneFrame, sequenceRequest, tokenFrame } from "../../support/frames.ts";
+
+function pending(sequence: SequenceRequest): PendingSequence {
+  const model = { manifestHash: "a".repeat(64), centroidId: null };
+  const receiver = { accepted: () => undefined, receive: () => undefined };
+  return new PendingSequence(sequence, { model, receiver, arrivedMs: 0, sharing: "" });
+}
+
+const promptFrame = (id: string): Frame => ({ type: "prompt", id, logprobs: [null], alternatives: [[]] });
+
+test("asks for all at first, then for what is left, under a new id", () => {
+  const mixture = { base: 0.5, adapters: [{ centroidId: "c1", weight: 0.5 }] };
+  const sequence = { ...sequenceRequest("a"), promptLogprobs: true, mixture };
+  const one = pending(sequence);
+  expect(one.nextRequest(0)).toEqual(sequence);
+  one.deliver(promptFrame("a"));
+  one.deliver(tokenFrame("a", 0, 7));
+  one.deliver(tokenFrame("a", 1, 8));
+  const rest = { ...sequence, promptLogprobs: false, continuedIds: [7, 8] };
+  expect(one.nextRequest(0)).toEqual({ ...rest, id: "a_1" });
+  expect(one.nextRequest(0)).toEqual({ ...rest, id: "a_2" });
+  expect(one.attempts).toBe(3);
+});
+
+test("remembers the numerics that its tokens were computed with, as far as backends tell them", () => {
+  const one = pending({ ...sequenceRequest("a"), promptLogprobs: true });
+  one.deliver(promptFrame("a"), "one");
+  expect(one.numerics).toBeNull();
+  one.deliver(tokenFrame("a", 0, 7), null);
+  expect(one.numerics).toBeNull();
+  one.deliver(tokenFrame("a", 1, 8), "one");
+  one.deliver(tokenFrame("a", 2, 9), null);
+  expect(one.numerics).toBe("one");
+});
+
+test("gives the client one series under its own id, which no frame may break", () => {
+  const one = pending({ ...sequenceRequest("a"), continuedIds: [1, 2] });
+  expect(() => one.deliver(promptFrame("a"))).toThrow(/prompt/);
+  expect(() => one.deliver(tokenFrame("a", 1, 9))).toThrow(/index 1, 2 is next/);
+  expect(one.deliver(tokenFrame("a", 2, 9))).toEqual(tokenFrame("a", 2, 9));
+  // What a backend repeats, or skips, is no token of this series.
+  expect(() => one.deliver(tokenFrame("a_1", 2, 9))).toThrow(/index 2, 3 is next/);
+  expect(() => one.deliver(tokenFrame("a_1", 4, 9))).toThrow(/index 4, 3 is next/);
+  expect(one.deliver(tokenFrame("a_1", 3, 10))).toEqual(tokenFrame("a", 3, 10));
+  const done = { ...doneFrame("a_1"), completionTokens: 4 };
+  expect(one.deliver(done)).toEqual({ ...done, id: "a" });
+});
+
+test("takes no token beyond the most that were asked for", () => {
+  const one = pending({ ...sequenceRequest("a"), maxTokens: 2 });
+  for (const index of [0, 1]) one.deliver(tokenFrame("a", index, 7));
+  expect(() => one.deliver(tokenFrame("a", 2, 7))).toThrow(/index 2.* 2/);
+});
+
+test.each([-1_000_000, -1, 1, 3, 1e9])("takes no done frame that counts %i tokens after 2", (completionTokens) => {
+  const one = pending(sequenceRequest("a"));
+  for (const index of [0, 1]) one.deliver(tokenFrame("a", index, 7));
+  const message = new RegExp(`${completionTokens} .* 2`);
+  expect(() => one.deliver({ ...doneFrame("a"), completionTokens })).toThrow(message);
+});
+
+test("takes no done frame that reused more of the prompt than there is", () => {
+  const deliver = (reusedTokens: number) => () =>
+    pending(sequenceRequest("a")).deliver({ ...doneFrame("a"), completionTokens: 0, reusedTokens });
+  expect(deliver(3)).not.toThrow();
+  for (const reused of [4, -1]) expect(deliver(reused)).toThrow(new RegExp(`${reused} .* 3`));
+});
+
+test("has a deadline until its first token, and passes on what is left of it", () => {
+  const one = pending({ ...sequenceRequest("a"), deadlineMs: 100 });
+  expect(one.nextRequest(0.5).deadlineMs).toBe(100);
+  expect(one.nextRequest(30).deadlineMs).toBe(70);
+  expect(one.nextRequest(130).deadlineMs).toBe(1);
+  one.deliver(tokenFrame("a", 0, 7));
+  expect(one.nextRequest(130)).not.toHaveProperty("deadlineMs");
+  expect(pending(sequenceRequest("b")).nextRequest(1e9)).not.toHaveProperty("deadlineMs");
+});
