@@ -2,7 +2,7 @@
 import { type Frame, isLast, type SequenceRequest } from "../../shared/contracts/inference.ts";
 import type { Backend } from "./backend-group.ts";
 import { type CallFailure, contractViolation, failureOf } from "./call-failure.ts";
-import { type PendingSequence, type Receiver, share } from "./pending-sequence.ts";
+import { type PendingSequence, type Receiver, type SequenceCall, share } from "./pending-sequence.ts";
 
 /** Receives what happens to the sequences of a call. */
 export interface BatchRunEvents {
@@ -14,7 +14,7 @@ export interface BatchRunEvents {
   ended(sequence: PendingSequence): void;
 }
 
-export class BatchRun {
+export class BatchRun implements SequenceCall {
   /** Once the call is answered, the process that answered it. */
   backend: Backend;
   readonly requests: SequenceRequest[] = [];

@@ -11,7 +11,6 @@ import {
   type SequenceRequest,
   type TokenFrame,
 } from "../../shared/contracts/inference.ts";
-import type { BatchRun } from "./batch-run.ts";
 import { type BackendFailure, firstRound, type RetryRound } from "./retry-round.ts";
 
 /** Receives what happens to a request's sequences. */
@@ -20,6 +19,11 @@ export interface Receiver {
   accepted(): void;
   /** Frames that came together, of each of its sequences in order. */
   receive(frames: Frame[]): void;
+}
+
+/** A call to a backend that a sequence is in. */
+export interface SequenceCall {
+  cancel(sequence: PendingSequence): void;
 }
 
 /** What the backend is to serve. */
@@ -39,7 +43,7 @@ export class PendingSequence {
   isAccepted = false;
   isEnded = false;
   /** The calls under way for it; two while it is hedged. */
-  readonly runs = new Set<BatchRun>();
+  readonly runs = new Set<SequenceCall>();
   /** When it was sent to a backend for the first time. */
   sentAtMs: number | null = null;
   /** How often it was sent to a backend. */

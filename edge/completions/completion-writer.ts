@@ -1,11 +1,10 @@
 /** Builds one response, streamed or not, from the frames of its sequences. Not here: where frames come from. */
-import type { BatchRequest, Frame } from "../../shared/contracts/inference.ts";
+import type { Frame } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { sseComment, sseDone, sseEvent } from "../../shared/contracts/sse.ts";
 import { envelopeOf, ServiceError, statusOf, toServiceError } from "../../shared/errors.ts";
 import type { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import type { Receiver } from "../backend/pending-sequence.ts";
-import type { Submission } from "../batching/batch-client.ts";
+import type { BatchClient, Submission } from "../batching/batch-client.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
@@ -36,7 +35,7 @@ const eventsBytes = 8 * 1024;
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;
   /** Queues a batch; `receiver` gets every frame of its sequences, those of one sequence in order. */
-  submit(batch: BatchRequest, receiver: Receiver): Submission;
+  submit: BatchClient["submit"];
   /** Bodies of this Durable Object. */
   bodies: AnswerBodies;
   admission: Admission;
@@ -123,9 +122,9 @@ class CompletionWriter {
     parts.signal.addEventListener("abort", leave);
     if (parts.signal.aborted) leave();
     try {
-      const receiver: Receiver = {
+      const receiver = {
         accepted: () => this.#accept(),
-        receive: (frames) => this.#receive(frames),
+        receive: (frames: Frame[]) => this.#receive(frames),
       };
       for (const batch of batchesOf(plan)) {
         if (!this.#body.isOpen) return;
