@@ -27,7 +27,7 @@ const command = createCommand(
   .action(async (folder: string, { newLock }: { newLock: boolean }) => {
     const { lock } = await readLock();
     if (newLock) {
-      await makeLock(folder, lock.base.weights, new Date().toISOString().slice(0, 10), progress);
+      await makeLock(folder, new Date().toISOString().slice(0, 10), progress);
       return;
     }
     await fetchCorpora(

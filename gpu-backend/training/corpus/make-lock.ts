@@ -1,52 +1,40 @@
-/** Makes the corpus lock anew from the newest versions of all packages. Whatever was measured by another lock is void. */
+/** Records the corpus lock again, from the newest versions of its packages. Figures of the previous lock no longer hold. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Progress } from "../progress.ts";
-import { linesOf, recipes, textOf } from "./fetch-corpora.ts";
-import { type CorpusLock, documentHash, type LockedCorpus, lockPath } from "./lock.ts";
-import { type PinnedPackage, pinNewest, unpackPinned } from "./packages.ts";
+import { linesOf, textOf } from "./fetch-corpora.ts";
+import { type CorpusLock, documentHash, type LockedCorpus, lockPath, readLock } from "./lock.ts";
+import { pinNewest, unpackPinned } from "./packages.ts";
 import { corpusHash } from "./read-corpus.ts";
-import { nearDuplicates, overlap, Shingler } from "./shingles.ts";
+import { nearDuplicates, Shingler } from "./shingles.ts";
 import { type Split, splitDocuments } from "./splits.ts";
 
-/** Corpora of the adapters that the embedded base was trained on, too. */
-const alsoOfTheBase = ["austen", "python-manual", "jargon-file"];
-const missing = "the first MB of WikiText-2's training text, which no package brings";
-
+/** A corpus with its packages pinned anew, and the texts of its documents. */
 interface Draft {
-  name: string;
-  packages: PinnedPackage[];
+  corpus: LockedCorpus;
   texts: string[];
 }
 
-export async function makeLock(folder: string, weights: string, recorded: string, progress: Progress): Promise<void> {
+export async function makeLock(folder: string, recorded: string, progress: Progress): Promise<void> {
   const archives = join(folder, "packages");
+  const { lock } = await readLock();
   const drafts: Draft[] = [];
-  progress.stage("corpora", Object.keys(recipes).length);
-  for (const [name, recipe] of Object.entries(recipes)) {
-    const packages: PinnedPackage[] = [];
-    for (const source of recipe.packages) packages.push(await pinNewest(source, archives));
+  progress.stage("corpora", lock.corpora.length);
+  for (const corpus of lock.corpora) {
+    const packages = [];
+    for (const { registry, name, isTool } of corpus.packages) {
+      packages.push(await pinNewest({ registry, name, isTool }, archives));
+    }
     const folders: string[] = [];
     for (const pinned of packages) folders.push(await unpackPinned(pinned, archives));
-    const texts = (await linesOf(name, recipe, folders)).map(textOf);
-    drafts.push({ name, packages, texts });
-    progress.advance(drafts.length, `${name}: ${texts.length} documents`);
+    const texts = (await linesOf(corpus, folders)).map(textOf);
+    drafts.push({ corpus: { ...corpus, packages }, texts });
+    progress.advance(drafts.length, `${corpus.name}: ${texts.length} documents`);
   }
   progress.note("comparing documents");
   const removed = removedFrom(drafts);
-  const baseShingles = new Shingler();
-  const ofBase = new Set<number>();
-  for (const { name, texts } of drafts) {
-    if (recipes[name].role !== "base" && !alsoOfTheBase.includes(name)) continue;
-    for (const text of texts) for (const hash of baseShingles.of(text)) ofBase.add(hash);
-  }
-  const lock: CorpusLock = {
-    format: 1,
-    recorded,
-    base: { weights, missing },
-    corpora: drafts.map((draft) => lockedOf(draft, removed.get(draft.name)!, baseShingles, ofBase)),
-  };
-  await writeFile(lockPath, written(lock));
+  const corpora = drafts.map((draft) => lockedOf(draft, removed.get(draft.corpus.name)!));
+  await writeFile(lockPath, written({ ...lock, recorded, corpora }));
 }
 
 /**
@@ -54,15 +42,13 @@ export async function makeLock(folder: string, weights: string, recorded: string
  * out moves the bounds between splits, so this is repeated until nothing more is found.
  */
 function removedFrom(drafts: readonly Draft[]): Map<string, Set<string>> {
-  const removed = new Map(drafts.map(({ name }) => [name, new Set<string>()]));
+  const removed = new Map(drafts.map(({ corpus }) => [corpus.name, new Set<string>()]));
   const shingler = new Shingler();
   for (let found = true; found; ) {
     const compared = drafts
-      .filter(({ name }) => recipes[name].role !== "base")
-      .flatMap(({ name, texts }) => {
+      .flatMap(({ corpus: { name, role }, texts }) => {
         const documents = texts.filter((text) => !removed.get(name)!.has(text)).map((text) => ({ text }));
-        const isNew = recipes[name].role === "new";
-        const groups = isNew ? documents.map(() => "new" as const) : splitDocuments(name, documents);
+        const groups = role === "new" ? documents.map(() => "new" as const) : splitDocuments(name, documents);
         return documents.map(({ text }, i) => ({ name, rank: ranks[groups[i]], group: `${name}/${groups[i]}`, text }));
       })
       .sort((a, b) => a.rank - b.rank);
@@ -76,25 +62,16 @@ function removedFrom(drafts: readonly Draft[]): Map<string, Set<string>> {
 
 const ranks: Record<Split | "new", number> = { new: 0, test: 1, validation: 2, train: 3 };
 
-function lockedOf(
-  { name, packages, texts }: Draft,
-  removed: ReadonlySet<string>,
-  shingler: Shingler,
-  ofBase: ReadonlySet<number>,
-): LockedCorpus {
-  const { role, what, licence } = recipes[name];
-  const documents = texts.filter((text) => !removed.has(text)).map((text) => ({ name, text }));
-  const splits = role === "training" ? splitDocuments(name, documents) : null;
+function lockedOf({ corpus, texts }: Draft, removed: ReadonlySet<string>): LockedCorpus {
+  const documents = texts.filter((text) => !removed.has(text)).map((text) => ({ name: corpus.name, text }));
+  const splits = corpus.role === "training" ? splitDocuments(corpus.name, documents) : null;
   const count = (split: Split) => splits?.filter((one) => one === split).length ?? 0;
-  const measured = documents.filter((_, i) => !splits || splits[i] === "test");
-  const shingles = new Set(measured.flatMap(({ text }) => [...shingler.of(text)]));
   return {
-    ...{ name, role, what, licence, packages },
+    ...corpus,
     sha256: corpusHash(documents),
     documents: documents.length,
     splits: splits && { train: count("train"), validation: count("validation"), test: count("test") },
     removed: [...removed].map(documentHash).sort(),
-    overlapWithBase: role === "base" ? null : Math.round(1000 * overlap(shingles, ofBase)) / 1000,
     lengths: documents.map(({ text }) => text.length),
   };
 }

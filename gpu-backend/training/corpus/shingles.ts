@@ -1,7 +1,4 @@
-/**
- * Overlap of texts, measured by their n-grams of words: to find near-duplicates, and to tell how much of a text another text
- * holds. Words are compared in lower case, without punctuation.
- */
+/** Finds near-duplicate texts by their n-grams of words. Words are compared in lower case, without punctuation. */
 
 const words = 8;
 /** One n-gram in so many is kept, chosen by its hash, so that the same n-gram is kept wherever it occurs. */

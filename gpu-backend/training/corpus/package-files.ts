@@ -1,33 +1,13 @@
-/** What a recipe for a corpus is, and how files of an unpacked package become documents. */
+/** Files of an unpacked package. */
 import { execFile } from "node:child_process";
 import { glob, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { gunzipSync } from "node:zlib";
 import { convert } from "html-to-text";
-import type { PackageSource } from "./packages.ts";
 import { withoutBoilerplate } from "./pages.ts";
 
 const run = promisify(execFile);
-
-/** How one corpus is made from packages. */
-export interface Recipe {
-  /**
-   * training: adapters are trained on it. new: neither base, adapters nor calibration may see it. base: part of what the
-   * embedded base was trained on, to measure overlap with.
-   */
-  role: "training" | "new" | "base";
-  what: string;
-  /** SPDX where there is one. */
-  licence: string;
-  /** Empty: the text is committed beside the lock, as NAME.jsonl. */
-  packages: readonly PackageSource[];
-  /** Texts of the documents in the folders that the packages were unpacked into. */
-  documentsOf(...folders: string[]): Promise<string[]>;
-}
-
-export const debian = (name: string): PackageSource => ({ registry: "debian", name });
-export const npm = (name: string): PackageSource => ({ registry: "npm", name });
 
 export interface FoundFile {
   path: string;
@@ -48,10 +28,6 @@ export async function filesOf(folder: string, pattern: string): Promise<FoundFil
       return { path, text: (isGzipped ? gunzipSync(bytes) : bytes).toString("utf8") };
     }),
   );
-}
-
-export async function textsOf(folder: string, pattern: string): Promise<string[]> {
-  return (await filesOf(folder, pattern)).map(({ text }) => text);
 }
 
 /** HTML pages as text, less the lines that many of them share. */

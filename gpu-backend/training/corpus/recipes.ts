@@ -1,0 +1,161 @@
+/**
+ * How the corpora of the lock are made of their packages' files. What each corpus is, and of which packages, is in lock.json.
+ * New text was chosen, cut and hashed before anything was scored on it; nothing may be chosen by what is measured on it.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { inflateSync } from "node:zlib";
+import { sectionsOf } from "./documents.ts";
+import { type FoundFile, filesOf, outputOf, pagesOf } from "./package-files.ts";
+
+export interface Recipe {
+  /** A glob for each package, in the order of the lock. */
+  files: readonly string[];
+  /** Paths that are left out. */
+  without?: RegExp;
+  /** How files become documents; absent: each file is one. */
+  as?: (files: FoundFile[]) => string[];
+}
+
+/** Makes documents from the folders that the packages were unpacked into. */
+type Program = (...folders: string[]) => Promise<string[]>;
+
+const sections = (characters: number) => (files: FoundFile[]) =>
+  files.flatMap(({ text }) => sectionsOf(text, characters));
+const fortunes = (files: FoundFile[]) => files.flatMap(({ text }) => text.split(/^%$/m));
+/** Of Apache's manual; pages that nobody has translated repeat the English ones. */
+const translated = (code: string): Recipe => ({
+  files: [`usr/share/doc/apache2-doc/manual/${code}/**/*.html`],
+  as: (files) => pagesOf(files.filter(({ text }) => text.slice(0, 600).includes(`lang="${code}"`))),
+});
+
+export const recipes: Record<string, Recipe | Program> = {
+  // Adapters are trained on these. gsm8k is committed.
+  "king-james-bible": bible,
+  "postgresql-manual": { files: ["usr/share/doc/postgresql-doc-17/html/*.html"], as: pagesOf },
+  // Without histories of changes, the table of contents and translations.
+  "perl-manual": { files: ["usr/share/perl/*/pod/*.pod"], without: /delta|perl(toc|cn|jp|ko|tw)\./ },
+  "sqlite-manual": { files: ["usr/share/doc/sqlite3/**/*.html"], as: pagesOf },
+  "node-manual": { files: ["usr/share/doc/nodejs/api/*.md.gz"] },
+  "httpd-manual-french": translated("fr"),
+  "httpd-manual-spanish": translated("es"),
+  "httpd-manual-turkish": translated("tr"),
+  "devils-dictionary": { files: ["usr/share/dictd/devil.dict.dz"], as: sections(6000) },
+  austen,
+  "python-manual": {
+    ...{ files: ["usr/share/doc/python3.13/html/**/*.html"], without: /genindex|\/_|search|changelog/, as: pagesOf },
+  },
+  "jargon-file": { files: ["usr/share/dictd/jargon.dict.dz"], as: sections(6000) },
+  "moby-dick": { files: ["package/data/chapter_*.txt"] },
+  "state-of-the-union": { files: ["package/data/*.txt"] },
+  "package-docs": { files: ["package/docs/**/*.md", "package/docs/**/*.md", "package/docs/content/**/*.md"] },
+
+  // New text.
+  brown: { files: ["package/c???"], as: (files) => files.map(({ text }) => withoutTags(text)) },
+  "anarchist-faq": { files: ["usr/share/doc/anarchism/markdown/*"] },
+  // The Devil's Dictionary is quoted among the definitions.
+  fortunes: { files: ["usr/share/games/fortunes/*.u8"], without: /ascii-art|definitions/, as: fortunes },
+  "german-fortunes": { files: ["usr/share/games/fortunes/de/*.u8"], without: /asciiart/, as: fortunes },
+  "webster-dictionary": { files: ["usr/share/dictd/gcide.dict.dz"], as: sections(4000) },
+  "go-programs": { files: ["usr/share/go-1.24/src/**/*.go"], without: /_test\.go$|\/testdata\/|\/vendor\// },
+  // Without those that packages and manuals of the training text bring.
+  licences: {
+    files: ["package/licenses/*.json"],
+    without: /\/(MIT|ISC|BSD|0BSD|Apache|PostgreSQL|Artistic|PSF|Python)/,
+    as: (files) => files.map(({ text }) => (JSON.parse(text) as { licenseText: string }).licenseText),
+  },
+  "data-tables": { files: ["package/data/*.{csv,json,tsv}"] },
+  "dungeon-crawl": { files: ["usr/share/crawl/dat/{descript,database}/*.txt"], as: sections(4000) },
+  "vim-help": { files: ["usr/share/vim/vim91/doc/*.txt"] },
+};
+
+/** Texts of a corpus' documents, from the folders that its packages were unpacked into. */
+export async function documentTexts(name: string, folders: readonly string[]): Promise<string[]> {
+  const recipe = recipes[name];
+  if (typeof recipe === "function") return recipe(...folders);
+  const { files: patterns, without, as = (files) => files.map(({ text }) => text) } = recipe;
+  const files: FoundFile[] = [];
+  for (const [i, pattern] of patterns.entries()) files.push(...(await filesOf(folders[i], pattern)));
+  return as(files.filter(({ path }) => !without?.test(path)));
+}
+
+/** A book a document. The reader's program is unpacked, not installed, and run on the data file of the other package. */
+async function bible(program: string, data: string): Promise<string[]> {
+  const verses = await outputOf(join(program, "usr/bin/bible"), ["-p", join(data, "usr/lib"), "-f", "gen1:1-rev22:21"]);
+  const books = new Map<string, string[]>();
+  for (const line of verses.split("\n")) {
+    const [, book, verse, text] = /^(\d?[A-Za-z]+)(\d+:\d+) +(.*)$/.exec(line) ?? [];
+    if (!book) continue;
+    const lines = books.get(book) ?? [];
+    books.set(book, lines);
+    lines.push(`${verse} ${text}`);
+  }
+  return [...books.values()].map((lines) => `${lines.join("\n")}\n`);
+}
+
+/** A chapter a document. */
+async function austen(folder: string): Promise<string[]> {
+  const database = await readFile(join(folder, "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"));
+  return novelsOf(database).flatMap((lines) => chaptersOf(lines));
+}
+
+/**
+ * The character vectors of a lazy-load database of R. A record is the size of its value (4 bytes) and a zlib stream of R's
+ * XDR serialisation, where a string is a header that ends in type 9, its length, and its bytes.
+ */
+export function novelsOf(database: Uint8Array): string[][] {
+  const novels: string[][] = [];
+  for (let at = 0; at < database.length; ) {
+    const { buffer, engine } = inflateSync(database.subarray(at + 4), { info: true }) as unknown as Inflated;
+    at += 4 + engine.bytesWritten;
+    novels.push(stringsOf(buffer));
+  }
+  return novels;
+}
+
+/** What inflateSync gives with `info`, which Node's types leave out. */
+interface Inflated {
+  buffer: Buffer;
+  engine: { bytesWritten: number };
+}
+
+function stringsOf(serialised: Buffer): string[] {
+  const stringType = 9;
+  const strings: string[] = [];
+  for (let at = 0; at + 8 <= serialised.length; ) {
+    const length = serialised.readInt32BE(at + 4);
+    const end = at + 8 + length;
+    if (serialised[at] === 0 && serialised[at + 3] === stringType && length >= 0 && end <= serialised.length) {
+      strings.push(serialised.toString("utf8", at + 8, end));
+      at = end;
+    } else at++;
+  }
+  return strings;
+}
+
+/** Lines cut before each line that begins a chapter. */
+function chaptersOf(lines: readonly string[]): string[] {
+  const chapters: string[][] = [[]];
+  for (const line of lines) {
+    if (/^ *chapter [ivxlc\d]+/i.test(line)) chapters.push([]);
+    chapters[chapters.length - 1].push(line);
+  }
+  return chapters.map((chapter) => `${chapter.join("\n").trim()}\n`);
+}
+
+/** A tagged text of the Brown corpus as it was printed: words without their tags, punctuation where it belongs. */
+export function withoutTags(tagged: string): string {
+  const paragraphs = tagged.split(/\n\s*\n\s*\n/).map((paragraph) =>
+    paragraph
+      .split(/\s+/)
+      .filter(Boolean)
+      .map((word) => word.slice(0, word.lastIndexOf("/")))
+      .join(" ")
+      .replaceAll(/`` ?/g, '"')
+      .replaceAll(/ ?''/g, '"')
+      .replaceAll(/ ([,.;:?!)])/g, "$1")
+      .replaceAll(/([;:?!])\1/g, "$1") // the corpus has each of these twice
+      .replaceAll("( ", "("),
+  );
+  return paragraphs.filter(Boolean).join("\n");
+}
