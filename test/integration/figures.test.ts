@@ -33,7 +33,15 @@ beforeAll(async () => {
   await train({ ...training, clusters: 1, steps: 20, outDirectory: staticArtifacts }, silent);
   options = {
     ...{ model: training.modelDirectory, artifacts, corpora: training.corpora, corpusFolder: folder },
-    ...{ texts: 3, controls: true, staticArtifacts, format: "fp32", threads: 1, cacheDirectory: join(folder, "cache") },
+    ...{
+      texts: 3,
+      controls: true,
+      ownExamples: 8,
+      staticArtifacts,
+      format: "fp32",
+      threads: 1,
+      cacheDirectory: join(folder, "cache"),
+    },
   };
   notes = [];
   evaluation = await evaluate(options, { ...silent, note: (line) => notes.push(line) });
@@ -46,10 +54,18 @@ test("artifacts are scored on the documents that their training held out, by eve
   expect(rows.every(({ heldOut, known }) => heldOut && !known)).toBe(true);
   expect(notes.filter((line) => line.includes("may have been trained"))).toEqual([]);
   const { gains, mixtureOver } = means.find(({ prompt }) => prompt === 64)!;
-  expect(Object.keys(gains)).toEqual(["nearest", "mixture", "equal weights", "random centroids", "static head"]);
+  expect(Object.keys(gains)).toEqual([
+    "nearest",
+    "mixture",
+    "equal weights",
+    "random centroids",
+    "static head",
+    "own adapter",
+  ]);
   expect(Object.keys(mixtureOver)).toEqual(Object.keys(gains).filter((method) => method !== "mixture"));
   expect(gains.nearest.mean).toBeGreaterThan(0.2);
   expect(gains["static head"].mean).not.toBe(gains.mixture.mean);
+  expect(gains["own adapter"].mean).toBeGreaterThan(0.2);
   expect(gains.mixture.mean - gains.nearest.mean).toBeCloseTo(mixtureOver.nearest.mean, 2);
 });
 
@@ -59,7 +75,13 @@ test("an evaluation is data of three decimals that report and figures can read",
 });
 
 test("an interrupted evaluation continues, and gives the same figures", async () => {
-  const again = { ...options, staticArtifacts: null, controls: false, cacheDirectory: join(folder, "interrupted") };
+  const again = {
+    ...options,
+    staticArtifacts: null,
+    controls: false,
+    ownExamples: 0,
+    cacheDirectory: join(folder, "interrupted"),
+  };
   const controller = new AbortController();
   const interrupting: Progress = {
     ...silent,

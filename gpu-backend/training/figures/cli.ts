@@ -36,6 +36,7 @@ interface EvalFlags extends SharedFlags {
   texts?: number;
   quick: boolean;
   controls: boolean;
+  own?: number;
   static?: string;
   format: WeightFormat;
   json: string;
@@ -66,6 +67,7 @@ const evalCommand = withSharedOptions(
   .option("--texts <n>", `of each source at most (default: ${texts.usual})`, count)
   .option("--quick", `${texts.quick} texts of each source`, false)
   .option("--controls", "also measure equal weights and random centroids", false)
+  .option("--own <n>", "also measure an own adapter of each source, made of so many example texts", count)
   .option("--static <folder>", "also measure the one adapter of these artifacts (train --centroids 1)")
   .addOption(new Option("--format <format>", "of the weights").choices(weightFormats).default("fp32" as const))
   .option("--json <file>", "where the result goes; chameleon report draws it", evalResult)
@@ -81,6 +83,7 @@ const evalCommand = withSharedOptions(
         corpora: flags.corpus?.map(parseSource) ?? null,
         texts: flags.texts ?? (flags.quick ? texts.quick : texts.usual),
         controls: flags.controls,
+        ownExamples: flags.own ?? 0,
         staticArtifacts: flags.static ?? null,
       },
       progress,
@@ -129,7 +132,15 @@ const figuresCommand = withSharedOptions(
   const result = await evaluate(
     {
       ...{ model: embeddedModel, artifacts: join(embeddedModel, "artifacts"), corpora: null, corpusFolder },
-      ...{ texts: texts.published, controls: false, staticArtifacts: null, format: "fp32", threads, cacheDirectory },
+      ...{
+        texts: texts.published,
+        controls: false,
+        ownExamples: 0,
+        staticArtifacts: null,
+        format: "fp32",
+        threads,
+        cacheDirectory,
+      },
     },
     progress,
     interruption,

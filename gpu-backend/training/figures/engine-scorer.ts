@@ -1,7 +1,7 @@
 /** Scores texts with the serving engine, running in this process. */
 import { tensorOf, toFloat32 } from "../../../shared/artifacts/tensor-file.ts";
 import type { Frame, SequenceRequest } from "../../../shared/contracts/inference.ts";
-import type { AdapterSource } from "../../adapters/adapter.ts";
+import type { Adapter, AdapterSource } from "../../adapters/adapter.ts";
 import { AdapterCache } from "../../adapters/adapter-cache.ts";
 import { generatedAdapters } from "../../adapters/generated.ts";
 import { bankOf, gatesOf, readHyperNetwork } from "../../adapters/hyper-network.ts";
@@ -30,6 +30,8 @@ export class EngineScorer {
   readonly artifacts: Artifacts;
   readonly #runner: StepRunner;
   readonly #engine: Engine;
+  /** Adapters that were added, by hash. */
+  readonly #added = new Map<string, Adapter>();
   #frames = new Map<string, Frame[]>();
   #requests = 0;
 
@@ -59,7 +61,14 @@ export class EngineScorer {
     this.#runner = runner;
     this.#engine = new Engine({
       ...{ runner, limits, kvBytes, now, prefixCache: null },
-      adapters: new AdapterCache(source, cacheBytes, now),
+      adapters: new AdapterCache(
+        {
+          hashOf: (id) => (this.#added.has(id) ? id : source.hashOf(id)),
+          generate: async (id) => this.#added.get(id) ?? source.generate(id),
+        },
+        cacheBytes,
+        now,
+      ),
       pieceOf: (id) => tokenizer.pieceOf(id),
       emit: (frames) => {
         for (const frame of frames) {
@@ -69,6 +78,11 @@ export class EngineScorer {
         }
       },
     });
+  }
+
+  /** Makes an adapter available to plans, by its hash. */
+  add(adapter: Adapter): void {
+    this.#added.set(adapter.hash, adapter);
   }
 
   /** Log-likelihood of each text's scored tokens, in nats, [texts]. */

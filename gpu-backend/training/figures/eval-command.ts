@@ -11,8 +11,9 @@ import type { CorpusSource } from "../corpus/read-corpus.ts";
 import type { Progress } from "../progress.ts";
 import { type Evaluation, rounded } from "./data.ts";
 import { EngineScorer } from "./engine-scorer.ts";
+import { OwnAdapters } from "./own-adapters.ts";
 import { controls, mainMethods, type Placement, staticHeadPlan } from "./serving.ts";
-import { type Method, measureSources } from "./shipped.ts";
+import { type Method, measureSources, type Source } from "./shipped.ts";
 import { lockedTexts, trainedTexts } from "./sources.ts";
 
 export interface EvalOptions {
@@ -25,6 +26,8 @@ export interface EvalOptions {
   texts: number;
   /** Also measure equal weights and random centroids. */
   controls: boolean;
+  /** Also measure an own adapter of each source, made of so many example texts; 0: none. */
+  ownExamples: number;
   /** Artifacts of one centroid, measured as a static head; null: none. */
   staticArtifacts: string | null;
   format: WeightFormat;
@@ -34,7 +37,7 @@ export interface EvalOptions {
 
 /** Scores the files in `artifacts` by every method, with the evidence rule of their manifest. */
 export async function evaluate(options: EvalOptions, progress: Progress, signal?: AbortSignal): Promise<Evaluation> {
-  const { model, artifacts, format, threads, staticArtifacts, cacheDirectory } = options;
+  const { model, artifacts, format, threads, staticArtifacts, ownExamples, cacheDirectory } = options;
   const { lock, hash } = await readLock();
   const scorers = [await EngineScorer.open(model, { artifacts, threads, format })];
   try {
@@ -59,10 +62,15 @@ export async function evaluate(options: EvalOptions, progress: Progress, signal?
       methods["static head"] = { scorer: head, plan: ({ tokens }) => staticHeadPlan(tokens, id, calibration) };
       cacheKey.push(head.artifacts.manifestHash);
     }
-    const sourceOptions = { lock, manifest, tokenizer, texts: options.texts };
+    const sourceOptions = { lock, manifest, tokenizer, texts: options.texts, examples: ownExamples };
     const sources = options.corpora
       ? await trainedTexts(options.corpora, sourceOptions)
       : await lockedTexts(options.corpusFolder, sourceOptions);
+    if (ownExamples > 0) {
+      const ids = await addOwnAdapters(sources, scorer, placement, threads, progress);
+      methods["own adapter"] = { scorer, plan: (_, __, source) => ({ adapterId: ids.get(source) ?? null }) };
+      cacheKey.push(sources.map(({ examples }) => examples));
+    }
     const doubtful = sources.filter(({ heldOut }) => !heldOut).map(({ name }) => name);
     if (doubtful.length > 0) {
       progress.note(`these artifacts may have been trained on test documents of ${doubtful.join(", ")}`);
@@ -72,4 +80,30 @@ export async function evaluate(options: EvalOptions, progress: Progress, signal?
   } finally {
     for (const scorer of scorers) await scorer.release();
   }
+}
+
+/** Makes an own adapter of each source's examples. Returns their ids; a source without one is served by the base. */
+async function addOwnAdapters(
+  sources: readonly Source[],
+  scorer: EngineScorer,
+  { table }: Placement,
+  threads: number,
+  progress: Progress,
+): Promise<Map<Source, string>> {
+  const ids = new Map<Source, string>();
+  const own = await OwnAdapters.open(scorer.artifacts, threads);
+  try {
+    progress.stage("own adapters", sources.length);
+    for (const [done, source] of sources.entries()) {
+      const adapter = await own.make(source.examples, table);
+      if (adapter) {
+        scorer.add(adapter);
+        ids.set(source, adapter.hash);
+      }
+      progress.advance(done + 1, source.name);
+    }
+  } finally {
+    await own.release();
+  }
+  return ids;
 }

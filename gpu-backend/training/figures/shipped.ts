@@ -6,7 +6,7 @@ import { keptOrMade } from "../kept-results.ts";
 import type { Progress } from "../progress.ts";
 import type { Estimate, Evaluation, EvaluationRow, PromptLength } from "./data.ts";
 import type { EngineScorer } from "./engine-scorer.ts";
-import { type Placement, type Planner, Prompt } from "./serving.ts";
+import { type Placement, type Plan, Prompt } from "./serving.ts";
 import { byDocument, difference, overDomains } from "./statistics.ts";
 import { hasPrompt, type Text, withPrompt } from "./texts.ts";
 
@@ -19,11 +19,13 @@ export interface Source extends Pick<EvaluationRow, "kind" | "name" | "known" | 
   texts: Text[];
   /** Questions with their answers; empty where the corpus has none. */
   answers: Text[];
+  /** Token ids of texts for an own adapter, of documents that are not scored. */
+  examples: number[][];
 }
 
 export interface Method {
   scorer: EngineScorer;
-  plan: Planner;
+  plan: (prompt: Prompt, index: number, source: Source) => Plan;
 }
 
 export interface MeasureOptions {
@@ -70,7 +72,7 @@ export async function measureSources(
     signal?.throwIfAborted();
     const ids = texts.map((text) => (prompt === "question" ? text.ids : withPrompt(text, prompt)));
     const choices = [...cacheKey, Object.keys(methods), texts, ids];
-    const scores = await keptOrMade(cacheDirectory, "scores", choices, () => scoresOf(texts, ids, options));
+    const scores = await keptOrMade(cacheDirectory, "scores", choices, () => scoresOf(source, texts, ids, options));
     cells.push({ source, prompt, texts, scores });
     progress.advance(cells.length, `${source.name}, ${prompt}`);
   }
@@ -78,6 +80,7 @@ export async function measureSources(
 }
 
 async function scoresOf(
+  source: Source,
   texts: readonly Text[],
   ids: readonly number[][],
   { methods, placement }: MeasureOptions,
@@ -88,7 +91,7 @@ async function scoresOf(
       ids.map((own, i) => {
         const { scored } = texts[i];
         const prompt = new Prompt(own.slice(0, own.length - scored), placement);
-        return { ids: own, scored, plan: plan(prompt, i) };
+        return { ids: own, scored, plan: plan(prompt, i, source) };
       }),
     );
   }

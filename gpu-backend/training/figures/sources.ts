@@ -5,14 +5,16 @@ import { type CorpusLock, isKnown, lockedCorpora } from "../corpus/lock.ts";
 import { type Corpus, type CorpusSource, readCorpus } from "../corpus/read-corpus.ts";
 import { splitDocuments } from "../corpus/splits.ts";
 import { longestPrompt, type Source } from "./shipped.ts";
-import { answerTexts, cutTexts, scoredTokens } from "./texts.ts";
+import { answerTexts, cutTexts, exampleTexts, scoredTokens } from "./texts.ts";
 
 export interface SourceOptions {
   lock: CorpusLock;
   manifest: Manifest;
   tokenizer: Tokenizer;
-  /** Of each source at most. */
+  /** Scored texts of each source at most. */
   texts: number;
+  /** Example texts of each source at most. */
+  examples: number;
 }
 
 /** All sources of the lock, fetched before. Throws an Error where one is missing or another. */
@@ -23,7 +25,11 @@ export async function lockedTexts(folder: string, options: SourceOptions): Promi
     ...trained.map((corpus) => trainedSource(corpus, options)),
     ...fresh.map((corpus): Source => {
       const texts = cutTexts(corpus.documents, options.tokenizer, options.texts, longestOf(options));
-      return { kind: "new", name: corpus.name, known: isKnownText(corpus, options), heldOut: true, texts, answers: [] };
+      const scored = new Set(texts.map(({ document }) => document));
+      const others = corpus.documents.filter(({ name }) => !scored.has(name));
+      const examples = exampleTexts(others, options.tokenizer, options.examples);
+      const known = isKnownText(corpus, options);
+      return { kind: "new", name: corpus.name, known, heldOut: true, texts, answers: [], examples };
     }),
   ];
 }
@@ -46,6 +52,11 @@ function trainedSource(corpus: Corpus, options: SourceOptions): Source {
     heldOut: training?.split === "document-hash" && isAsTrained,
     texts: cutTexts(test, tokenizer, count, longestOf(options)),
     answers: answerTexts(test, tokenizer, count),
+    examples: exampleTexts(
+      documents.filter((_, i) => splits[i] === "train"),
+      tokenizer,
+      options.examples,
+    ),
   };
 }
 

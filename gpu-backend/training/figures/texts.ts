@@ -9,6 +9,9 @@ export const leastPrompt = 64;
 /** Only so many characters of each document are cut into texts, as long as these give enough of them. */
 const documentCharacters = 20_000;
 const drawSeed = 12;
+const exampleTokens = 200;
+/** So many characters of a text surely hold `exampleTokens` tokens. */
+const maxPieceCharacters = 50;
 /** An answer of fewer tokens says too little. */
 const leastAnswer = 16;
 
@@ -74,6 +77,14 @@ export function answerTexts(documents: readonly Document[], tokenizer: TextToken
     return [{ document: name, ids, scored: answer.length, bytes: bytesOf(ids, answer.length, tokenizer) }];
   });
   return inTurns(byDocument, count);
+}
+
+/** The beginnings of up to `count` drawn documents, for an own adapter. */
+export function exampleTexts(documents: readonly Document[], tokenizer: TextTokenizer, count: number): number[][] {
+  const drawn = new Random(drawSeed, documents.length).shuffled([...documents]).slice(0, count);
+  return drawn
+    .map(({ text }) => tokenizer.encode(text.slice(0, exampleTokens * maxPieceCharacters)).slice(0, exampleTokens))
+    .filter((ids) => ids.length >= 2);
 }
 
 /** Whether the text has a prompt of so many tokens. */
