@@ -6,6 +6,7 @@ import type { ServiceError } from "../shared/errors.ts";
 import type { Attributes, Span } from "../shared/observability/otlp.ts";
 import type { Artifacts } from "./assign/artifacts.ts";
 import type { Cells } from "./cells/resumable-answer.ts";
+import type { AnswerBodies } from "./completions/answer-body.ts";
 import type { Region } from "./platform/region.ts";
 import type { Admissions, PendingAdmission } from "./tenants/admission.ts";
 import type { BodyReads } from "./tenants/body-reads.ts";
@@ -70,6 +71,8 @@ export interface Dependencies {
   wakeCell(tenant: string, region: Region): void;
   keys: KeyStore;
   bodyReads: BodyReads;
+  /** Large answers of the Worker itself. */
+  bodies: AnswerBodies;
   admissions: Admissions;
   /** What a tenant used from one day to another, both counted. */
   usage(tenant: string, from: string, to: string): Promise<UsageRow[]>;

@@ -14,6 +14,7 @@ import { createSigner } from "./backend/call-signer.ts";
 import { BackendClient } from "./backend/client.ts";
 import { createWaker } from "./cells/cell-waker.ts";
 import { createCells } from "./cells/resumable-answer.ts";
+import { AnswerBodies } from "./completions/answer-body.ts";
 import { configured, readConfig } from "./config.ts";
 import { paced } from "./middleware/paced.ts";
 import { EdgeMetrics } from "./observability/edge-metrics.ts";
@@ -86,6 +87,7 @@ const app = createApp({
     }),
   keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
   bodyReads: new BodyReads(),
+  bodies: new AnswerBodies({ ofRequests: true }),
   admissions: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,

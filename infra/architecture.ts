@@ -20,8 +20,8 @@ export const edgeLayers: Record<string, string[]> = {
   observability: ["assign", "backend", "tenants"],
   completions: ["assign", "batching", "observability", "tenants"],
   cells: ["assign", "backend", "batching", "completions", "config.ts", "observability", "platform", "tenants"],
-  "dependencies.ts": ["assign", "cells", "observability", "platform", "tenants"],
-  middleware: ["dependencies.ts", "observability", "platform", "tenants"],
+  "dependencies.ts": ["assign", "cells", "completions", "observability", "platform", "tenants"],
+  middleware: ["completions", "dependencies.ts", "observability", "platform", "tenants"],
   routes: [
     ...["assign", "batching", "completions", "dependencies.ts", "middleware", "observability", "platform", "tenants"],
   ],

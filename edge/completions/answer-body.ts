@@ -1,5 +1,5 @@
 /**
- * Response bodies of one Durable Object, with a bound on the bytes that they hold: unread bytes and, for a non-streamed
+ * Response bodies of one Durable Object, or of a Worker's requests, with a bound on the bytes that they hold: unread bytes and, for a non-streamed
  * answer, the parts kept so far. The runtime's streams queue writes without a bound. So a body has at most one write
  * pending in its stream, which settles when the next stage (object, Worker, socket) has read it, and queues the rest itself.
  */
@@ -13,6 +13,18 @@ const objectBodyBytes = 16 * 2 ** 20;
 
 /** Maximum bytes per stream write; written data cannot be withdrawn after a cancel. */
 const writeBytes = 16 * 1024;
+
+/**
+ * Maximum bytes of an answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes count until they
+ * are read.
+ */
+export const shortAnswerBytes = 64 * 1024;
+
+/** More is written while fewer bytes than this are unread. */
+export const unreadAheadBytes = limits.unreadBytes / 16;
+
+/** Events, or parts of a large answer, are written together up to this many bytes, and one more. */
+export const eventsBytes = 8 * 1024;
 
 /**
  * Interval of the timer that calls `ticked` (renewal of the admission, deadlines) and checks for heartbeats and unread bodies, in
@@ -55,7 +67,7 @@ export class AnswerBodies {
    * `ofRequests`: the bodies belong to a Worker's requests, of which none may use a timer or a stream of another. So each has a
    * timer, which also carries out its eviction.
    */
-  constructor(maximumBytes: number = objectBodyBytes, { ofRequests = false } = {}) {
+  constructor({ maximumBytes = objectBodyBytes, ofRequests = false } = {}) {
     this.#maximumBytes = maximumBytes;
     this.#ofRequests = ofRequests;
   }

@@ -8,7 +8,7 @@ import type { BatchClient, Submission } from "../batching/batch-client.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import type { Admission } from "../tenants/admission.ts";
 import type { Consumption } from "../tenants/consumption.ts";
-import type { AnswerBodies, AnswerBody } from "./answer-body.ts";
+import { type AnswerBodies, type AnswerBody, eventsBytes, shortAnswerBytes, unreadAheadBytes } from "./answer-body.ts";
 import type { EndReason } from "./answer-end.ts";
 import { type CellRequest, failedMark } from "./cell-request.ts";
 import { Choice, echoedPrompts } from "./choice.ts";
@@ -19,18 +19,6 @@ import { bytesOf, PromptScores } from "./prompt-scores.ts";
 import { ResponseBuilder } from "./response.ts";
 import { RepeatedEvents } from "./sent-events.ts";
 import { TokenCount } from "./token-count.ts";
-
-/**
- * Maximum bytes of a non-streamed answer that is sent with a `content-length`. A larger one is an AnswerBody, whose bytes
- * count until they are read.
- */
-const shortAnswerBytes = 64 * 1024;
-
-/** A stream's frames become events while fewer bytes than this are unread. */
-const unreadAheadBytes = limits.unreadBytes / 16;
-
-/** Events are written together up to this many bytes, and one event more. */
-const eventsBytes = 8 * 1024;
 
 export interface CompletionWriterParts {
   tokenizer: Tokenizer;

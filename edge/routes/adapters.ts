@@ -11,6 +11,7 @@ import { promptEmbedding, rankCentroids } from "../../shared/math/assignment.ts"
 import type { Artifacts } from "../assign/artifacts.ts";
 import type { MadeAdapter } from "../backend/client.ts";
 import type { RouteHandler } from "../dependencies.ts";
+import { answerList } from "../middleware/answer.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 import { type OwnAdapter, requireFreeName } from "../tenants/own-adapters.ts";
@@ -72,7 +73,7 @@ export const listAdapters: RouteHandler = async (c, dependencies) => {
   const deleting = deletions.map(({ name, deletedMs, backends }) => ({
     ...{ id: name, deleted: Math.floor(deletedMs / 1000), pending_backends: backends },
   }));
-  return c.json({ object: "list", data, deleting } satisfies AdapterList);
+  return answerList<AdapterList>(c, dependencies, data, { others: { deleting } });
 };
 
 export const getAdapter: RouteHandler = async (c, dependencies) => {

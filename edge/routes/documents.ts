@@ -3,8 +3,12 @@
  * tried (both staged by `infra/stage-docs.ts`); and GET /docs, the documents site (`npm run docs`, infra/site). Where the site was
  * not built, /docs and /docs/ lead to /docs/api. Each names what it may run, by its hash, and may reach nothing but this API.
  */
+import type { Context } from "hono";
 import { ServiceError } from "../../shared/errors.ts";
-import type { Dependencies, RouteHandler } from "../dependencies.ts";
+import type { AppEnvironment, Dependencies, RouteHandler } from "../dependencies.ts";
+import { answer, chunksOf } from "../middleware/answer.ts";
+
+type RouteContext = Context<AppEnvironment>;
 
 /** What draws /docs/api: Swagger UI. */
 const rendererFiles = ["swagger-ui.css", "swagger-ui-bundle.js"];
@@ -18,51 +22,58 @@ const types: Record<string, string> = {
 /** A day: they change with a deployment, seldom. */
 const kept = "public, max-age=86400";
 
-export const page: RouteHandler = async (_, { asset }) => documentResponse(await asset("/index.html"));
+export const page: RouteHandler = async (c, dependencies) =>
+  answerDocument(c, dependencies, await dependencies.asset("/index.html"));
 
-export const openApi: RouteHandler = async (_, { asset }) => {
-  const { body } = await asset("/openapi.json");
+export const openApi: RouteHandler = async (c, dependencies) => {
   const headers = {
     "content-type": "application/json; charset=utf-8",
     "cache-control": "public, max-age=300",
     // It holds nothing of anybody's, and tools on other origins read it.
     "access-control-allow-origin": "*",
   };
-  return new Response(body, { headers });
+  return answer(c, dependencies, chunksOf(await dependencies.asset("/openapi.json")), { headers });
 };
 
-export const apiDocs: RouteHandler = async (_, { asset }) => {
+export const apiDocs: RouteHandler = async (c, dependencies) => {
   // Swagger UI writes style attributes whenever it draws; the browser would report each as an error.
   const sources = { scripts: "'self'", styles: "'self'", hasStyleAttributes: true };
-  return documentResponse(await asset("/docs.html"), sources);
+  return answerDocument(c, dependencies, await dependencies.asset("/docs.html"), sources);
 };
 
-export const docs: RouteHandler = async (c, { asset }) =>
-  (await sitePage(asset, "index.html")) ?? c.redirect("/docs/api", 302);
+export const docs: RouteHandler = async (c, dependencies) =>
+  (await sitePage(c, dependencies, "index.html")) ?? c.redirect("/docs/api", 302);
 
 /** A file of the site or of the renderer, or a page of the site by its name without an extension. */
-export const docsFile: RouteHandler = async (c, { asset }) => {
+export const docsFile: RouteHandler = async (c, dependencies) => {
   const name = c.req.path.slice("/docs/".length);
-  if (rendererFiles.includes(name)) return fileResponse(await asset(`/docs/${name}`), name);
-  const found = await sitePage(asset, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
+  if (rendererFiles.includes(name)) {
+    return answerFile(c, dependencies, await dependencies.asset(`/docs/${name}`), name);
+  }
+  const found = await sitePage(c, dependencies, /\.\w+$/.test(name) ? name : `${name || "index"}.html`);
   if (found) return found;
   if (name === "") return c.redirect("/docs/api", 302);
   throw new ServiceError("not_found", `There is no ${c.req.path.slice(0, 200)}.`);
 };
 
 /** A file of the site, by the list that was built with it: no other asset can be asked for. Null where it has none such. */
-async function sitePage(asset: Dependencies["asset"], name: string): Promise<Response | null> {
+async function sitePage(c: RouteContext, dependencies: Dependencies, name: string): Promise<Response | null> {
+  const { asset } = dependencies;
   const list = await asset("/docs/site/files.json").catch(() => null);
   if (!list || !(await list.json<string[]>()).includes(name)) return null;
   const file = await asset(`/docs/site/${name}`);
-  if (!name.endsWith(".html")) return fileResponse(file, name);
+  if (!name.endsWith(".html")) return answerFile(c, dependencies, file, name);
   // Code is coloured by style attributes, which no hash can name.
-  return documentResponse(file, { scripts: "'self'", styles: "'self' 'unsafe-inline'", imagesAndFonts: "'self'" });
+  return answerDocument(c, dependencies, file, {
+    scripts: "'self'",
+    styles: "'self' 'unsafe-inline'",
+    imagesAndFonts: "'self'",
+  });
 }
 
-function fileResponse({ body }: Response, name: string): Response {
+function answerFile(c: RouteContext, dependencies: Dependencies, file: Response, name: string): Promise<Response> {
   const type = types[name.slice(name.lastIndexOf(".") + 1)] ?? "application/octet-stream";
-  return new Response(body, { headers: { "content-type": type, "cache-control": kept } });
+  return answer(c, dependencies, chunksOf(file), { headers: { "content-type": type, "cache-control": kept } });
 }
 
 /** Sources besides the document's own inline scripts and styles. */
@@ -75,7 +86,12 @@ interface AllowedSources {
 }
 
 /** A document of ours, read whole: it may run its own inline scripts and styles, and call this API, and no more. */
-async function documentResponse(document: Response, allowed: AllowedSources = {}): Promise<Response> {
+async function answerDocument(
+  c: RouteContext,
+  dependencies: Dependencies,
+  document: Response,
+  allowed: AllowedSources = {},
+): Promise<Response> {
   const html = await document.text();
   const { scripts = "", styles = "", imagesAndFonts = "", hasStyleAttributes = false } = allowed;
   const sources = (...list: string[]) => list.filter(Boolean).join(" ") || "'none'";
@@ -96,7 +112,7 @@ async function documentResponse(document: Response, allowed: AllowedSources = {}
     "content-security-policy": policy,
     "cross-origin-opener-policy": "same-origin",
   };
-  return new Response(html, { headers });
+  return answer(c, dependencies, [html], { headers });
 }
 
 async function hashesOf(html: string, element: "script" | "style"): Promise<string> {

@@ -10,6 +10,7 @@ import { promptEmbedding } from "../../shared/math/assignment.ts";
 import { wishOf } from "../assign/assign.ts";
 import { encodePrompts } from "../assign/encode.ts";
 import type { RouteHandler } from "../dependencies.ts";
+import { answerList } from "../middleware/answer.ts";
 import { readBody } from "../middleware/body.ts";
 import { serverTiming } from "../observability/server-timing.ts";
 
@@ -36,23 +37,35 @@ export const embeddings: RouteHandler = async (c, dependencies) => {
   const tokenized = now();
   const admission = await c.get("admission").reserve(tokens);
   const consumed = { model, centroid: null, requests: 1, promptTokens: tokens, completionTokens: 0 };
-  admission.settle([consumed]);
 
   const embedding = now();
-  const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
-  const data = inputs.map((ids, index) => ({
-    object: "embedding" as const,
-    index,
-    embedding: write(shortened(promptEmbedding(ids, table), dimensions)),
-  }));
-  c.header("server-timing", serverTiming({ tokenize: tokenized - started, embed: now() - embedding }));
+  const vectors = inputs.map((ids) => shortened(promptEmbedding(ids, table), dimensions));
+  const timing = serverTiming({ tokenize: tokenized - started, embed: now() - embedding });
   Object.assign(c.get("attributes"), {
     "gen_ai.request.model": model.slice(0, 80),
     "gen_ai.usage.input_tokens": tokens,
   });
   const usage = { prompt_tokens: tokens, total_tokens: tokens };
-  return c.json({ object: "list", data, model, usage } satisfies EmbeddingsResponse);
+  const write = request.encoding_format === "base64" ? base64Of : (vector: Float32Array) => [...vector];
+  return answerList<EmbeddingsResponse>(c, dependencies, entriesOf(vectors, write), {
+    others: { model, usage },
+    headers: { "server-timing": timing },
+    retainedBytes: inputs.length * (dimensions * 4 + vectorOverheadBytes),
+    admission: { renew: () => admission.renew(), settle: () => admission.settle([consumed]) },
+  });
 };
+
+/** What a Float32Array takes in memory beside its values, with its buffer; roughly. */
+const vectorOverheadBytes = 200;
+
+type Entry = EmbeddingsResponse["data"][number];
+
+function* entriesOf(
+  vectors: readonly Float32Array<ArrayBuffer>[],
+  write: (vector: Float32Array<ArrayBuffer>) => Entry["embedding"],
+): Generator<Entry> {
+  for (const [index, vector] of vectors.entries()) yield { object: "embedding", index, embedding: write(vector) };
+}
 
 /** The leading dimensions, of length 1 again: training puts those that tell most first. */
 function shortened(vector: Float32Array<ArrayBuffer>, dimensions: number): Float32Array<ArrayBuffer> {

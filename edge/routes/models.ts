@@ -7,13 +7,14 @@ import type { CentroidList, Model, ModelList } from "../../shared/contracts/resp
 import { sha256Hex } from "../../shared/sha256.ts";
 import { wishOf } from "../assign/assign.ts";
 import type { RouteHandler } from "../dependencies.ts";
+import { answerList } from "../middleware/answer.ts";
 
-export const listModels: RouteHandler = async (c, { artifacts, adapters }) => {
-  const { manifest } = await artifacts();
-  const own = await adapters.visibleTo(c.get("access"));
+export const listModels: RouteHandler = async (c, dependencies) => {
+  const { manifest } = await dependencies.artifacts();
+  const own = await dependencies.adapters.visibleTo(c.get("access"));
   const mine = own.map(({ name, created }) => ({ ...modelObject(`${manifest.model.servedAs}:${name}`), created }));
   const data = [...modelNames(manifest).map((id) => modelObject(id)), ...mine];
-  return c.json({ object: "list", data } satisfies ModelList);
+  return answerList<ModelList>(c, dependencies, data, { others: {} });
 };
 
 export const getModel: RouteHandler = async (c, dependencies) => {
@@ -25,8 +26,8 @@ export const getModel: RouteHandler = async (c, dependencies) => {
   return c.json({ ...modelObject(id), ...(adapter && { created: adapter.created }) } satisfies Model);
 };
 
-export const listCentroids: RouteHandler = async (c, { artifacts }) => {
-  const { manifest, manifestHash } = await artifacts();
+export const listCentroids: RouteHandler = async (c, dependencies) => {
+  const { manifest, manifestHash } = await dependencies.artifacts();
   const data = await Promise.all(
     manifest.centroids.map(async (centroid) => ({
       id: centroid.id,
@@ -41,7 +42,7 @@ export const listCentroids: RouteHandler = async (c, { artifacts }) => {
       adapter: { hash: await sha256Hex(new TextEncoder().encode(adapterIdentity(manifest, centroid))) },
     })),
   );
-  return c.json({ object: "list", manifest: manifestHash, data } satisfies CentroidList);
+  return answerList<CentroidList>(c, dependencies, data, { others: { manifest: manifestHash } });
 };
 
 function modelNames({ model, centroids }: Manifest): string[] {

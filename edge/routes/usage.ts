@@ -4,7 +4,9 @@ import { usageQuerySchema } from "../../shared/contracts/openai.ts";
 import type { UsageReport } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { RouteHandler } from "../dependencies.ts";
+import { answerList } from "../middleware/answer.ts";
 import { checked } from "../middleware/body.ts";
+import type { UsageRow } from "../tenants/ledger-store.ts";
 
 const dayMs = 86_400_000;
 
@@ -25,22 +27,12 @@ export const usage: RouteHandler = async (c, dependencies) => {
     const message = `Invalid request: from ${from} to ${to} has more than ${requestLimits.usageRows} rows, the maximum; ask for fewer days.`;
     throw new ServiceError("invalid_request", message, { param: "from" });
   }
-  const data = rows.map(({ day, model, centroid, requests, promptTokens, completionTokens }) => ({
-    day,
-    model,
-    centroid,
-    requests,
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-  }));
   const sum = (value: (row: (typeof rows)[number]) => number) => rows.reduce((total, row) => total + value(row), 0);
   const [prompt, completion] = [sum((row) => row.promptTokens), sum((row) => row.completionTokens)];
-  return c.json({
-    object: "list",
+  const others = {
     tenant,
     from,
     to,
-    data,
     total: {
       requests: sum((row) => row.requests),
       prompt_tokens: prompt,
@@ -53,5 +45,17 @@ export const usage: RouteHandler = async (c, dependencies) => {
       concurrent_requests: limits.concurrentRequests,
       tokens_per_month: limits.tokensPerMonth,
     },
-  } satisfies UsageReport);
+  };
+  const retainedBytes = rows.length * rowBytes;
+  return answerList<UsageReport>(c, dependencies, entriesOf(rows), { others, retainedBytes });
 };
+
+/** What a row takes in memory; roughly. */
+const rowBytes = 256;
+
+function* entriesOf(rows: readonly UsageRow[]): Generator<UsageReport["data"][number]> {
+  for (const { day, model, centroid, requests, promptTokens, completionTokens } of rows) {
+    const used = { requests, prompt_tokens: promptTokens, completion_tokens: completionTokens };
+    yield { day, model, centroid, ...used };
+  }
+}

@@ -90,10 +90,10 @@ function textOf(body: unknown): string {
 function recordsOf(tenants: Record<string, Tenant>): Record<string, string> {
   const createdAt = "2026-11-01T00:00:00.000Z";
   return Object.fromEntries(
-    Object.entries(tenants).flatMap(([name, { tenant = name, limits = {}, scopes: granted = scopes }]) => {
+    Object.entries(tenants).flatMap(([name, { tenant = name, scopes: granted = scopes }]) => {
       const hash = createHash("sha256").update(keyOf(name)).digest("hex");
-      const key = { hash, tenant, scopes: granted, createdAt, expiresAt: null, revokedAt: null };
-      const record = { plan: "unlimited", limits, origins: [] };
+      const record = { plan: "unlimited", limits: tenants[tenant]?.limits ?? {}, origins: [] };
+      const key = { hash, tenant, scopes: granted, createdAt, expiresAt: null, revokedAt: null, tenantRecord: record };
       return [
         [keyPrefix + keyIdOf(hash), JSON.stringify(key)],
         ...(tenant === name ? [[tenantPrefix + tenant, JSON.stringify(record)]] : []),

@@ -90,7 +90,8 @@ export async function p95Beside(
   return { harmlessMs, attackMs, ratio: attackMs / harmlessMs, statuses };
 }
 
-function p95(values: readonly number[]): number {
+/** The 95th percentile. */
+export function p95(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length * 0.95)];
 }
 

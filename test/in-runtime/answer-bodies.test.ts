@@ -164,7 +164,7 @@ describe("a body", () => {
 
 describe("the bodies of an object", () => {
   test("end the largest of the tenant that holds most, however many others have a little", async () => {
-    const bodies = new AnswerBodies(10_000);
+    const bodies = new AnswerBodies({ maximumBytes: 10_000 });
     const options = { maximumBytes: 10 ** 6 };
     const small = Array.from({ length: 3 }, () => opened(bodies, "small", { ...options, isStream: false }));
     for (const { body } of small) body.setPendingBytes(1000, true);
@@ -382,7 +382,7 @@ describe("an answer that its own caller's demand ends is charged what was comput
       renew: () => undefined,
       settle: (consumed: readonly Consumption[]) => void settled.push(...consumed),
     };
-    const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies(3000), admission }) });
+    const app = testApp({ cells: cellsWith({}, { bodies: new AnswerBodies({ maximumBytes: 3000 }), admission }) });
     const response = await app.complete({ prompt: "aaa", max_tokens: 20, logprobs: 5 });
     expect(await errorOf(response)).toMatchObject({ status: 429, code: "overloaded" });
     expect(settled).toMatchObject([{ promptTokens: 3, completionTokens: expect.any(Number) }]);

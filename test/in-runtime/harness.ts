@@ -248,6 +248,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       now,
     ),
     bodyReads: new BodyReads(),
+    bodies: new AnswerBodies({ ofRequests: true }),
     admissions: createAdmissions({
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
