@@ -2,8 +2,9 @@
  * POST /v1/embeddings: the prompt embedding that centroids are found by, of the whole of each text, computed here. No
  * backend is asked.
  */
-import { embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
+
 import { limits } from "../../shared/contracts/limits.ts";
+import { embeddingsRequestSchema } from "../../shared/contracts/openai.ts";
 import type { EmbeddingsResponse } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import { promptEmbedding } from "../../shared/math/assignment.ts";

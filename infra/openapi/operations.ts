@@ -1,13 +1,13 @@
 /** The operations of the API document: what no schema describes. A test compares them with the routes of the app. */
 import type { z } from "zod";
 import { chatRequestSchema } from "../../shared/contracts/chat.ts";
-import { embeddingsRequestSchema } from "../../shared/contracts/embeddings.ts";
 import { heartbeatMs } from "../../shared/contracts/inference.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   assignRequestSchema,
   completionRequestSchema,
   createAdapterRequestSchema,
+  embeddingsRequestSchema,
   usageQuerySchema,
 } from "../../shared/contracts/openai.ts";
 import * as responses from "../../shared/contracts/responses.ts";

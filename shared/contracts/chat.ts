@@ -3,7 +3,7 @@
  * not built (tools, images, sound, structured output) is refused by name; other unknown fields are ignored.
  */
 import { z } from "zod";
-import { absentAs, describe, kindOf } from "./fields.ts";
+import { absentAs, describe, kindOf, listOf, refuser } from "./fields.ts";
 import { asGeneration, generationFields, type Refuse, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
@@ -44,8 +44,11 @@ const messagesSchema = {
   },
 };
 
+const modalityList = listOf({
+  ...{ name: "modalities", of: "modalities", most: limits.modalities },
+  ...{ isEntry: (entry): entry is "text" => entry === "text", rule: "only text is supported" },
+});
 const modalitiesSchema = {
-  description: "`text` only",
   anyOf: [{ type: "null" }, { type: "array", items: { const: "text" }, maxItems: limits.modalities }],
 };
 
@@ -70,7 +73,7 @@ export const chatRequestSchema = z
       "And those of so many likeliest tokens; needs `logprobs`",
     ),
     response_format: absentAs(z.object({ type: z.string().max(limits.formatCharacters) }), null, "`text` only"),
-    modalities: z.unknown().optional().transform(readModalities).meta(modalitiesSchema),
+    modalities: absentAs(modalityList, null, "`text` only").meta(modalitiesSchema),
     tools: unbuilt("calling tools"),
     tool_choice: unbuilt("calling tools; `none` and `auto` pass"),
     functions: unbuilt("calling functions"),
@@ -113,26 +116,8 @@ function refuseUnbuilt(
     refuse("response_format", `response_format is of type ${describe(format)}; only text is supported`);
 }
 
-/** Counts before it looks at the entries: an element schema would make an issue of each. */
-function readModalities(value: unknown, context: z.RefinementCtx): void {
-  const problem = modalitiesProblem(value ?? []);
-  if (problem) context.addIssue({ code: "custom", message: problem, input: value });
-}
-
-function modalitiesProblem(value: unknown): string | null {
-  if (!Array.isArray(value)) return `modalities is ${kindOf(value)}; it must be a list`;
-  if (value.length > limits.modalities) {
-    return `modalities has ${value.length} entries, the maximum is ${limits.modalities}`;
-  }
-  const other = (value as unknown[]).findIndex((modality) => modality !== "text");
-  return other < 0 ? null : `modalities[${other}] is ${describe(value[other])}; only text is supported`;
-}
-
 function readMessages(value: unknown, context: z.RefinementCtx): ChatMessage[] {
-  const refuse = (message: string, path: PropertyKey[] = []): ChatMessage[] => {
-    context.addIssue({ code: "custom", path, message, input: value });
-    return z.NEVER;
-  };
+  const refuse = refuser(context, value);
   if (!Array.isArray(value)) return refuse(`messages is ${kindOf(value)}; it must be a list of messages`);
   if (value.length === 0) return refuse("messages is an empty list; at least one is needed");
   if (value.length > limits.chatMessages) {

@@ -49,10 +49,7 @@ export function promptSchema(maximum: number, isOptional = false) {
 
 /** A string, strings, token ids or lists of them, as a list of prompts. */
 function readPromptList(value: unknown, context: z.RefinementCtx, name: string, maximum: number): Prompt[] {
-  const refuse = (message: string): Prompt[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
+  const refuse = refuser(context, value);
   if (typeof value !== "string" && !Array.isArray(value)) {
     return refuse(
       `${name} is ${kindOf(value)}; it must be a string, a list of strings, token ids or lists of token ids`,
@@ -69,10 +66,48 @@ function readPromptList(value: unknown, context: z.RefinementCtx, name: string, 
     if (typeof prompt !== "string" && !Array.isArray(prompt)) return refuse(`${at} is ${kindOf(prompt)}`);
     if (prompt.length === 0) return refuse(`${at} is empty; at least one token is needed`);
     if (typeof prompt === "string") continue;
-    const bad = prompt.findIndex((id) => !Number.isSafeInteger(id) || id < 0);
+    const bad = prompt.findIndex((id) => !isTokenId(id));
     if (bad >= 0) return refuse(`${at}[${bad}] is ${describe(prompt[bad])}; a token id is an integer from 0`);
   }
   return prompts as Prompt[];
+}
+
+/** Returns a function that adds an issue about `input` and ends the transform. */
+export function refuser(context: z.RefinementCtx, input: unknown) {
+  return (message: string, path: PropertyKey[] = []): never => {
+    context.addIssue({ code: "custom", path, message, input });
+    return z.NEVER;
+  };
+}
+
+interface ListRule<T> {
+  name: string;
+  /** What a list holds, in the plural. */
+  of: string;
+  least?: number;
+  most: number;
+  isEntry(entry: unknown): entry is T;
+  /** What an entry must be. */
+  rule: string;
+}
+
+/** A list. Its length is checked before its entries: a schema of entries would make an issue of each bad one. */
+export function listOf<T>({ name, of, least = 0, most, isEntry, rule }: ListRule<T>) {
+  return z.unknown().transform((value, context): T[] => {
+    const refuse = refuser(context, value);
+    if (!Array.isArray(value)) return refuse(`${name} is ${kindOf(value)}; it must be a list of ${of}`);
+    const list: unknown[] = value;
+    if (list.length > most) return refuse(`${name} has ${list.length} entries, the maximum is ${most}`);
+    if (list.length < least) return refuse(`${name} has ${list.length} entries, the minimum is ${least}`);
+    const bad = list.findIndex((entry) => !isEntry(entry));
+    return bad < 0 ? (list as T[]) : refuse(`${name}[${bad}] is ${describe(list[bad])}; ${rule}`);
+  });
+}
+
+export const isString = (value: unknown): value is string => typeof value === "string";
+
+export function isTokenId(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
 export function kindOf(value: unknown): string {

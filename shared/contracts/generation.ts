@@ -1,7 +1,7 @@
 /** What requests for completions and for chat completions have in common: sampling, streaming and the `chameleon` extension. */
 import { z } from "zod";
 import { nearestName } from "../nearest-name.ts";
-import { absentAs, describe, modelField, userField } from "./fields.ts";
+import { absentAs, describe, modelField, refuser, userField } from "./fields.ts";
 import { limits } from "./limits.ts";
 import { type SamplingChanges, samplingFields } from "./sampling.ts";
 
@@ -124,10 +124,7 @@ export function refuseTogether(
 
 /** Counts before it looks at the entries: an element schema would make an issue of each. */
 function readAdapter(value: unknown, context: z.RefinementCtx): AdapterField {
-  const refuse = (message: string): AdapterField => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
+  const refuse = refuser(context, value);
   if (!Array.isArray(value)) {
     const problem = idProblem(value);
     return problem ? refuse(`chameleon.adapter ${problem}, or a list of experts`) : (value as string);

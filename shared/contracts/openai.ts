@@ -4,7 +4,17 @@
  * Not here: checks that need the model (vocabulary, context), and the way from a request to sequences.
  */
 import { z } from "zod";
-import { absentAs, describe, modelField, promptField, promptList, promptSchema } from "./fields.ts";
+import {
+  absentAs,
+  describe,
+  isString,
+  listOf,
+  modelField,
+  promptField,
+  promptList,
+  promptSchema,
+  userField,
+} from "./fields.ts";
 import { asGeneration, generationFields, refuseTogether } from "./generation.ts";
 import { limits } from "./limits.ts";
 
@@ -44,43 +54,36 @@ export const assignRequestSchema = z.object({
   top: absentAs(z.int().min(1).max(limits.assignTop), 4, "How many centroids to name per text, the nearest included"),
 });
 
+export const embeddingsRequestSchema = z.object({
+  model: modelField("Any that is served: an adapter changes no embedding"),
+  input: promptField("input", limits.embeddingInputs, "Texts or token ids"),
+  dimensions: absentAs(z.int().min(1), null, "Keeps so many of the leading dimensions; absent, all"),
+  encoding_format: absentAs(z.enum(["float", "base64"]), "float" as const, "`base64` is that of little-endian float32"),
+  user: userField,
+});
+
 export const createAdapterRequestSchema = z.object({
   name: z
     .string()
     .max(limits.adapterNameCharacters)
     .meta({ description: "What requests call it; must be free", pattern: "^[a-z0-9][a-z0-9_-]*$" }),
-  examples: z
-    .unknown()
-    .transform(readExamples)
-    .meta({
-      description:
-        "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
-      type: "array",
-      items: { type: "string", maxLength: limits.bodyBytes },
-      minItems: 2,
-      maxItems: limits.adapterExamples,
-    }),
+  examples: listOf({
+    ...{ name: "examples", of: "strings", least: 2, most: limits.adapterExamples },
+    ...{ isEntry: isString, rule: "it must be a string" },
+  }).meta({
+    description:
+      "Texts of its subject. The gain is measured on texts that neither made nor chose the adapter, which takes three or more: of two the result is the base",
+    type: "array",
+    items: { type: "string", maxLength: limits.bodyBytes },
+    minItems: 2,
+    maxItems: limits.adapterExamples,
+  }),
 });
 
 export const usageQuerySchema = z.object({ from: day("from"), to: day("to") });
 
 export type CompletionRequest = z.infer<typeof completionRequestSchema>;
 export type AssignRequest = z.infer<typeof assignRequestSchema>;
-
-function readExamples(value: unknown, context: z.RefinementCtx): string[] {
-  const refuse = (message: string): string[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (!Array.isArray(value)) return refuse("examples must be a list of strings");
-  const { adapterExamples } = limits;
-  if (value.length < 2) return refuse(`examples has ${value.length} entries, the minimum is 2`);
-  if (value.length > adapterExamples) {
-    return refuse(`examples has ${value.length} entries, the maximum is ${adapterExamples}`);
-  }
-  const bad = value.findIndex((example) => typeof example !== "string");
-  return bad < 0 ? value : refuse(`examples[${bad}] is a ${typeof value[bad]}; it must be a string`);
-}
 
 function day(name: string) {
   return z.iso

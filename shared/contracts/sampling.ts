@@ -3,7 +3,7 @@
  * nothing renames them. To add one: its type, its default and its description here, and what it does in the backend's engine.
  */
 import { z } from "zod";
-import { describe, kindOf } from "./fields.ts";
+import { describe, isTokenId, kindOf, listOf, refuser } from "./fields.ts";
 import { limits } from "./limits.ts";
 
 const tokenId = z.int().min(0);
@@ -84,38 +84,45 @@ function scalarField<Name extends keyof typeof scalars>(name: Name, description:
   return field as z.ZodOptional<z.ZodNullable<(typeof scalars)[Name]>>;
 }
 
-/** A request's field for a list, which `read` checks. */
-function listField<T>(read: (value: unknown, context: z.RefinementCtx) => T, description: string) {
-  const field = z.unknown().transform((value, context) => (value === null ? undefined : read(value, context)));
-  return field.optional().meta({ description });
-}
-
 /** A stop string, or several. */
-const stopField = listField(readStop, "Ends a choice before this text").meta({
-  anyOf: [
-    { type: "null" },
-    { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-    {
-      type: "array",
-      maxItems: limits.stopStrings,
-      items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
-    },
-  ],
-});
+const stopField = z
+  .unknown()
+  .transform(readStop)
+  .nullish()
+  .meta({
+    description: "Ends a choice before this text",
+    anyOf: [
+      { type: "null" },
+      { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+      {
+        type: "array",
+        maxItems: limits.stopStrings,
+        items: { type: "string", minLength: 1, maxLength: limits.stopCharacters },
+      },
+    ],
+  });
 
-const stopTokenIdsField = listField(
-  readStopTokenIds,
-  "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
-).meta({
-  anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
-});
+const stopTokenIdsField = listOf({
+  ...{ name: "stop_token_ids", of: "token ids", most: limits.stopTokenIds },
+  ...{ isEntry: isTokenId, rule: "a token id is an integer from 0" },
+})
+  .nullish()
+  .meta({
+    description: "Token ids that end a choice as the end of text does: with `stop`, and neither shown nor counted",
+    anyOf: [{ type: "null" }, { type: "array", maxItems: limits.stopTokenIds, items: { type: "integer", minimum: 0 } }],
+  });
 
-const logitBiasField = listField(readLogitBias, "Token id → what is added to its logit").meta({
-  anyOf: [
-    { type: "null" },
-    { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
-  ],
-});
+const logitBiasField = z
+  .unknown()
+  .transform(readLogitBias)
+  .nullish()
+  .meta({
+    description: "Token id → what is added to its logit",
+    anyOf: [
+      { type: "null" },
+      { type: "object", additionalProperties: { type: "number" }, maxProperties: limits.logitBiasEntries },
+    ],
+  });
 
 /** A request's fields. A null field counts as absent. */
 export const samplingFields = {
@@ -143,10 +150,7 @@ export const samplingFields = {
 };
 
 function readStop(value: unknown, context: z.RefinementCtx): string[] {
-  const refuse = (message: string): string[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
+  const refuse = refuser(context, value);
   const stops: unknown[] = Array.isArray(value) ? value : [value];
   if (stops.length > limits.stopStrings) {
     return refuse(`stop has ${stops.length} strings, the maximum is ${limits.stopStrings}`);
@@ -160,28 +164,9 @@ function readStop(value: unknown, context: z.RefinementCtx): string[] {
   return stops as string[];
 }
 
-/** Counts before it looks at the entries: an element schema would make an issue of each. */
-function readStopTokenIds(value: unknown, context: z.RefinementCtx): number[] {
-  const refuse = (message: string): number[] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
-  if (!Array.isArray(value)) return refuse(`stop_token_ids is ${kindOf(value)}; it must be a list of token ids`);
-  const ids: unknown[] = value;
-  if (ids.length > limits.stopTokenIds) {
-    return refuse(`stop_token_ids has ${ids.length} entries, the maximum is ${limits.stopTokenIds}`);
-  }
-  const bad = ids.findIndex((id) => !Number.isSafeInteger(id) || (id as number) < 0);
-  if (bad >= 0) return refuse(`stop_token_ids[${bad}] is ${describe(ids[bad])}; a token id is an integer from 0`);
-  return ids as number[];
-}
-
 /** Counts before it looks at the entries: a record schema would make an issue of each. */
 function readLogitBias(value: unknown, context: z.RefinementCtx): [number, number][] {
-  const refuse = (message: string): [number, number][] => {
-    context.addIssue({ code: "custom", message, input: value });
-    return z.NEVER;
-  };
+  const refuse = refuser(context, value);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     return refuse(`logit_bias is ${kindOf(value)}; it must be an object`);
   }

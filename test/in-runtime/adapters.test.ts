@@ -237,7 +237,7 @@ describe("POST /v1/adapters", () => {
     ["one example", { examples: ["aaa"] }, /examples has 1 entries, the minimum is 2/],
     ["too many", { examples: Array.from({ length: 65 }, () => "aaa") }, /examples has 65 entries, the maximum is 64/],
     ["an example of one token", { examples: ["aaa", "a"] }, /examples\[1\] has 1 tokens, the minimum is 2/],
-    ["examples that are none", { examples: "aaa" }, /examples must be a list of strings/],
+    ["examples that are none", { examples: "aaa" }, /examples is a string; it must be a list of strings/],
   ])("refuses %s, naming limit and value", async (_, change, message) => {
     const refused = await errorOf(await adapterApp().post("/v1/adapters", body(change), { headers: mine }));
     expect(refused).toMatchObject({ status: 400, message: expect.stringMatching(message) });

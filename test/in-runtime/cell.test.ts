@@ -4,7 +4,7 @@ import { HttpResponse, http } from "msw";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { queueLimits } from "../../edge/batching/call-queue.ts";
 import type { Cell } from "../../edge/cells/cell.ts";
-import { gatheringLimits } from "../../edge/completions/gathering.ts";
+import { gatheringLimits } from "../../edge/completions/plan.ts";
 import type { Dependencies } from "../../edge/dependencies.ts";
 import { isSignedBy, parseSignature, signingKey } from "../../shared/contracts/call-signature.ts";
 import { batchRequestSchema, errorFrame } from "../../shared/contracts/inference.ts";

@@ -1,8 +1,11 @@
 /** What a request's absent fields are, and that requests which share a default cannot change it. */
 import { expect, test } from "vitest";
 import { chatRequestSchema } from "../../../shared/contracts/chat.ts";
-import { embeddingsRequestSchema } from "../../../shared/contracts/embeddings.ts";
-import { assignRequestSchema, completionRequestSchema } from "../../../shared/contracts/openai.ts";
+import {
+  assignRequestSchema,
+  completionRequestSchema,
+  embeddingsRequestSchema,
+} from "../../../shared/contracts/openai.ts";
 import { samplingFields } from "../../../shared/contracts/sampling.ts";
 
 const input = "a";
