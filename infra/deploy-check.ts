@@ -10,9 +10,7 @@ import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { count, createCommand, parsedOptions, positive } from "../gpu-backend/command-line.ts";
 import { bundleWorker, workerFile } from "./workerd/bundle.ts";
-import { workerAlone, workerdConfigText } from "./workerd/config.ts";
-import { prepareBareEdge } from "./workerd/edge.ts";
-import { startWorkerd } from "./workerd/process.ts";
+import { type BareEdge, prepareBareEdge } from "./workerd/edge.ts";
 import { runWrangler } from "./wrangler.ts";
 
 /**
@@ -37,9 +35,9 @@ const {
 } = parsedOptions<typeof presets & { env?: string }>(program);
 
 /** Milliseconds from the start of the process to its first answer. */
-async function coldStartMs(configFile: string): Promise<number> {
+async function coldStartMs(worker: BareEdge): Promise<number> {
   const startedMs = performance.now();
-  const workerd = await startWorkerd(configFile);
+  const workerd = await worker.start();
   try {
     const response = await fetch(`${workerd.url}/healthz`);
     await response.arrayBuffer();
@@ -72,24 +70,22 @@ function median(samples: readonly number[]): number {
   return [...samples].sort((a, b) => a - b)[Math.floor(samples.length / 2)];
 }
 
-const empty = await mkdtemp(path.join(tmpdir(), "chameleon-empty-"));
+const folder = await mkdtemp(path.join(tmpdir(), "chameleon-empty-"));
+await writeFile(path.join(folder, "wrangler.toml"), 'main = "worker.js"\ncompatibility_date = "2026-11-17"\n');
+await writeFile(path.join(folder, "worker.js"), `export default { fetch: () => new Response("ok") };`);
+const empty = await prepareBareEdge(path.join(folder, "wrangler.toml"));
 let upload = Buffer.alloc(0);
 const edge = await prepareBareEdge(path.join(root, "wrangler.toml"), { environment, bundle: bundleUpload });
 try {
-  await writeFile(path.join(empty, "worker.js"), `export default { fetch: () => new Response("ok") };`);
-  const emptyConfig = path.join(empty, "config.capnp");
-  await writeFile(emptyConfig, workerdConfigText(workerAlone("worker.js", empty)));
-  const edgeConfig = await edge.configure();
-
   // A first start of each fills the disk cache, and is not counted.
-  await coldStartMs(emptyConfig);
-  await coldStartMs(edgeConfig);
+  await coldStartMs(empty);
+  await coldStartMs(edge);
   const starts: { emptyMs: number; edgeMs: number }[] = [];
   for (let i = 0; i < pairs; i++) {
     // In turns, and each in front as often: what slows the machine for a while slows both.
     const isEmptyFirst = i % 2 === 0;
-    const firstMs = await coldStartMs(isEmptyFirst ? emptyConfig : edgeConfig);
-    const secondMs = await coldStartMs(isEmptyFirst ? edgeConfig : emptyConfig);
+    const firstMs = await coldStartMs(isEmptyFirst ? empty : edge);
+    const secondMs = await coldStartMs(isEmptyFirst ? edge : empty);
     const [emptyMs, edgeMs] = isEmptyFirst ? [firstMs, secondMs] : [secondMs, firstMs];
     starts.push({ emptyMs, edgeMs });
   }
@@ -111,6 +107,7 @@ try {
   );
   process.exitCode = isSmall && isQuick ? 0 : 1;
 } finally {
-  await edge.remove();
-  await rm(empty, { recursive: true, force: true });
+  edge.remove();
+  empty.remove();
+  await rm(folder, { recursive: true, force: true });
 }

@@ -1,9 +1,8 @@
 /** Runs the Worker on this machine, in a bare workerd. */
-import { createHash } from "node:crypto";
 import path from "node:path";
 import { bundleWorker } from "./workerd/bundle.ts";
 import { type BareEdge, bucketFolder, namespaceFolder, prepareBareEdge } from "./workerd/edge.ts";
-import { startWorkerd, type WorkerdProcess } from "./workerd/process.ts";
+import type { WorkerdProcess } from "./workerd/process.ts";
 
 /** The API key of a local start. No deployment knows its hash, so it is not a secret. */
 export const localKey = "sk-chameleon-local";
@@ -41,19 +40,10 @@ export async function startEdge(
   backendUrls: readonly string[],
   secrets: string,
 ): Promise<WorkerdProcess> {
-  const hash = createHash("sha256").update(localKey).digest("hex");
-  const configFile = await edge.configure({
-    port,
-    state: stateFolder(),
-    vars: {
-      BACKEND_URLS: backendUrls.join(","),
-      BACKEND_SECRETS: secrets,
-      TENANT_KEYS: JSON.stringify([{ hash, tenant: "local" }]),
-      ...ownVariables(process.env),
-    },
-  });
+  const vars = { BACKEND_URLS: backendUrls.join(","), BACKEND_SECRETS: secrets, ...ownVariables(process.env) };
+  const settings = { port, vars, keys: { [localKey]: "local" }, state: stateFolder() };
   try {
-    return await startWorkerd(configFile, { stderr: process.stderr });
+    return await edge.start(settings, { stderr: process.stderr });
   } catch (cause) {
     throw new Error(`the edge did not start on port ${port}: ${(cause as Error).message}`, { cause });
   } finally {

@@ -21,8 +21,6 @@ interface BoundFolder {
 
 interface WorkerdConfig {
   worker: WorkerBuild;
-  /** Another build that runs the Durable Objects, as while a deployment spreads; null: the same one does. */
-  objectsWorker: WorkerBuild | null;
   /** On loopback; 0 lets the system choose. */
   port: number;
   /** Folder for what Durable Objects store: in memory workerd offers no SQL. */
@@ -34,32 +32,17 @@ interface WorkerdConfig {
   buckets: BoundFolder[];
 }
 
-/** A Worker of one file without bindings. */
-export function workerAlone(file: string, objectsDirectory: string): WorkerdConfig {
-  return {
-    worker: { file, compatibilityDate: "2026-11-17", compatibilityFlags: [], vars: {}, objects: [] },
-    objectsWorker: null,
-    port: 0,
-    objectsDirectory,
-    assets: null,
-    storageFile: "",
-    namespaces: [],
-    buckets: [],
-  };
-}
-
 /** The text of a configuration that serves the Worker on a loopback port. */
 export function workerdConfigText(config: WorkerdConfig): string {
-  const { worker, objectsWorker, port, objectsDirectory, assets, storageFile, namespaces, buckets } = config;
+  const { worker, port, objectsDirectory, assets, storageFile, namespaces, buckets } = config;
   const folders = [...namespaces, ...buckets];
-  const shared = [
+  const bindings = [
     ...(assets ? [`(name = ${text(assets.binding)}, service = ${text(assets.binding)})`] : []),
     ...namespaces.map(({ binding }) => wrappedText(binding, "namespace")),
     ...buckets.map(({ binding }) => wrappedText(binding, "bucket")),
   ];
   const services = [
-    workerText("edge", worker, shared, objectsWorker ? "objects-worker" : null),
-    ...(objectsWorker ? [workerText("objects-worker", objectsWorker, shared, null)] : []),
+    workerText(worker, bindings),
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
     `(name = "objects", disk = (path = ${text(objectsDirectory)}, writable = true))`,
@@ -84,25 +67,20 @@ function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): strin
       moduleName = "chameleon:local-storage", entrypoint = ${text(entrypoint)}, innerBindings = ${inner}))`;
 }
 
-/** `objectsService` runs the Worker's objects; null: it does so itself. */
-function workerText(name: string, build: WorkerBuild, shared: string[], objectsService: string | null): string {
-  const bindings = [
-    ...Object.entries(build.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
-    ...build.objects.map(({ binding, className }) => {
-      const service = objectsService ? `, serviceName = ${text(objectsService)}` : "";
-      return `(name = ${text(binding)}, durableObjectNamespace = (className = ${text(className)}${service}))`;
-    }),
-    ...shared,
-  ];
+function workerText(build: WorkerBuild, folders: readonly string[]): string {
+  const objects = build.objects.map(
+    ({ binding, className }) => `(name = ${text(binding)}, durableObjectNamespace = ${text(className)})`,
+  );
+  const vars = Object.entries(build.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`);
   const classes = [...new Set(build.objects.map(({ className }) => className))].map(
     (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
   );
-  return `(name = ${text(name)}, worker = (
+  return `(name = "edge", worker = (
       modules = [(name = "worker.js", esModule = embed ${text(build.file)})],
       compatibilityDate = ${text(build.compatibilityDate)},
       compatibilityFlags = ${list(build.compatibilityFlags.map(text))},
-      bindings = ${list(bindings)},
-      durableObjectNamespaces = ${list(objectsService ? [] : classes)},
+      bindings = ${list([...vars, ...objects, ...folders])},
+      durableObjectNamespaces = ${list(classes)},
       durableObjectStorage = (localDisk = "objects"),
       globalOutbound = "network"))`;
 }

@@ -1,4 +1,5 @@
-/** A Worker ready for a bare workerd: its bundle, and the bindings of its wrangler configuration. */
+/** A Worker in a bare workerd, with its bundle and the bindings of its wrangler configuration. */
+import { createHash } from "node:crypto";
 import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -6,7 +7,8 @@ import path from "node:path";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { recordFile } from "../keys/namespace.ts";
 import { bundleWorker, storageFile, workerFile } from "./bundle.ts";
-import { type WorkerBuild, workerdConfigText } from "./config.ts";
+import { workerdConfigText } from "./config.ts";
+import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
 
 /** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
 interface WranglerConfig {
@@ -20,26 +22,25 @@ interface WranglerConfig {
   r2_buckets: { binding: string }[];
 }
 
-interface Settings {
+/** These go over what the wrangler configuration says. */
+export interface EdgeSettings {
   /** 0, unless given: the system chooses. */
   port?: number;
   vars?: Record<string, string>;
+  /** API keys without limits, by key: their tenants. */
+  keys?: Record<string, string>;
   /** Folder of all that is stored, a temporary one unless given. One process at a time has its Durable Objects open. */
   state?: string;
   /** Records of every key-value namespace, besides those in `state`. */
   entries?: Record<string, string>;
   /** Folder of the static assets. */
   assets?: string;
-  /** Another build, whose classes run the Durable Objects. */
-  objectsOf?: BareEdge;
 }
 
 export interface BareEdge {
-  /** With files relative to `directory`, and `vars` over the configuration's. */
-  build(directory: string, vars: Record<string, string>): WorkerBuild;
-  /** Writes what workerd is told, and returns its file. `settings` go over what wrangler's configuration says. */
-  configure(settings?: Settings): Promise<string>;
-  /** Removes every file but those in a `state` that was given. */
+  /** Throws an Error with workerd's own words where it does not start. */
+  start(settings?: EdgeSettings, options?: WorkerdOptions): Promise<WorkerdProcess>;
+  /** Removes every file but those in a `state` that was given. Processes without one must have ended. */
   remove(): void;
 }
 
@@ -65,19 +66,8 @@ export async function prepareBareEdge(
   const wrangler: WranglerConfig = readWranglerConfig({ config: configFile, env: environment });
   const fromConfig = (file: string) => path.resolve(path.dirname(configFile), file);
   await (bundle ? bundle(directory) : bundleWorker(fromConfig(wrangler.main), directory));
-  const build = (from: string, vars: Record<string, string>): WorkerBuild => ({
-    file: path.relative(from, path.join(directory, workerFile)),
-    compatibilityDate: wrangler.compatibility_date,
-    compatibilityFlags: wrangler.compatibility_flags,
-    vars: { ...wrangler.vars, ...vars },
-    objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
-      binding: name,
-      className: class_name,
-    })),
-  });
   return {
-    build,
-    async configure({ port = 0, vars = {}, state, entries = {}, assets, objectsOf } = {}) {
+    async start({ port = 0, vars = {}, keys, state, entries = {}, assets } = {}, options = {}) {
       const folder = state ?? (await mkdtemp(path.join(directory, "state-")));
       const namespaces = wrangler.kv_namespaces.map(({ binding }) => ({
         binding,
@@ -92,8 +82,16 @@ export async function prepareBareEdge(
         for (const [name, value] of Object.entries(entries)) await writeFile(recordFile(directory, name), value);
       }
       const text = workerdConfigText({
-        worker: build(directory, vars),
-        objectsWorker: objectsOf ? objectsOf.build(directory, vars) : null,
+        worker: {
+          file: workerFile,
+          compatibilityDate: wrangler.compatibility_date,
+          compatibilityFlags: wrangler.compatibility_flags,
+          vars: { ...wrangler.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
+          objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
+            binding: name,
+            className: class_name,
+          })),
+        },
         port,
         objectsDirectory,
         assets: wrangler.assets
@@ -105,8 +103,17 @@ export async function prepareBareEdge(
       });
       const file = path.join(directory, "config.capnp");
       await writeFile(file, text);
-      return file;
+      return startWorkerd(file, options);
     },
     remove: () => rmSync(directory, { recursive: true, force: true }),
   };
+}
+
+/** The variable TENANT_KEYS, which holds hashes of keys. */
+function tenantKeys(keys: Record<string, string>): string {
+  const hashed = Object.entries(keys).map(([key, tenant]) => ({
+    hash: createHash("sha256").update(key).digest("hex"),
+    tenant,
+  }));
+  return JSON.stringify(hashed);
 }

@@ -4,8 +4,6 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import { prepareBareEdge } from "../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../infra/workerd/process.ts";
 import {
   keyIdOf,
   keyPrefix,
@@ -15,6 +13,7 @@ import {
   tenantPrefix,
 } from "../../shared/contracts/tenants.ts";
 import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
+import { startEdge } from "../support/stack.ts";
 
 export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
 
@@ -54,11 +53,8 @@ export async function startAttackedEdge(options: {
 }): Promise<AttackedEdge> {
   const assets = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-assets-"));
   await stageArtifacts(options.model, path.join(assets, "artifacts"));
-  const bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
-  const workerd = await startWorkerd(await bare.configure({ vars, entries: recordsOf(options.tenants), assets }), {
-    isInspected: true,
-  });
+  const workerd = await startEdge({ vars, entries: recordsOf(options.tenants), assets }, { isInspected: true });
   const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
     fetch(workerd.url + route, {
       method,
@@ -77,7 +73,6 @@ export async function startAttackedEdge(options: {
       send("POST", route, tenant, { "content-type": "application/json", ...headers }, textOf(body)),
     async stop() {
       await workerd.stop();
-      await bare.remove();
       await rm(assets, { recursive: true });
     },
   };

@@ -1,12 +1,8 @@
 /** Clients that go away within a body, against the Worker in a bare workerd: nothing of them may stay in memory. */
-import { createHash } from "node:crypto";
-import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import { prepareBareEdge } from "../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../infra/workerd/process.ts";
 import { send } from "../fuzz/requests/send.ts";
 import { watchHeap } from "../support/live-heap.ts";
+import { startEdge } from "../support/stack.ts";
 
 /** One for each lane, so that none is paced. */
 const keys = Array.from({ length: 16 }, (_, i) => `sk-chameleon-cut-${i}`);
@@ -17,12 +13,8 @@ const cut = 3000;
 const bytesEach = 800;
 
 test("a body that breaks off is let go, with its request", async () => {
-  await stageArtifacts();
-  const bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
-  onTestFinished(bare.remove);
-  const hashOf = (key: string) => createHash("sha256").update(key).digest("hex");
-  const TENANT_KEYS = JSON.stringify(keys.map((key) => ({ hash: hashOf(key), tenant: "cut" })));
-  const edge = await startWorkerd(await bare.configure({ vars: { TENANT_KEYS } }), { isInspected: true });
+  const tenants = Object.fromEntries(keys.map((key) => [key, "cut"]));
+  const edge = await startEdge({ keys: tenants }, { isInspected: true });
   onTestFinished(edge.stop);
   const heap = await watchHeap([edge.inspector!("edge")], async () => {
     await (await fetch(`${edge.url}/healthz`)).arrayBuffer();

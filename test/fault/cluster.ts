@@ -1,14 +1,9 @@
 /** An edge in a bare workerd and two or more backends of the embedded model, each of which a test may harm. */
-import { createHash } from "node:crypto";
-import path from "node:path";
-import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../infra/workerd/process.ts";
 import { type Backend, startBackend } from "../support/backend-process.ts";
 import { type Balancing, startBalancer } from "../support/balancer.ts";
+import { startEdge } from "../support/stack.ts";
 import { type FaultyProxy, startFaultyProxy } from "./faulty-proxy.ts";
 
-const root = path.join(import.meta.dirname, "../..");
 const key = "sk-chameleon-fault";
 const BACKEND_SECRETS = "fault-0123456789abcdef0123456789abcdef";
 
@@ -45,8 +40,6 @@ export async function startCluster(
   own: readonly Record<string, string>[] = [{}, {}],
   oneAddress: Balancing | null = null,
 ): Promise<Cluster> {
-  await stageArtifacts();
-  const edge: BareEdge = await prepareBareEdge(path.join(root, "wrangler.toml"));
   const start = (backend: number, BACKEND_PORT: string) =>
     startBackend({
       ...settings,
@@ -66,10 +59,8 @@ export async function startCluster(
     async startEdge(isProxied, only = [...backends.keys()]) {
       const direct = only.map((backend) => (isProxied && backend === 0 ? proxy.url : backends[backend].url));
       const urls = balancer ? [balancer.url] : direct;
-      const hash = createHash("sha256").update(key).digest("hex");
-      const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fault" }]);
-      const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(","), TENANT_KEYS };
-      const workerd = await startWorkerd(await edge.configure({ vars }), { keepsStdout: true });
+      const vars = { ...settings, BACKEND_SECRETS, BACKEND_URLS: urls.join(",") };
+      const workerd = await startEdge({ vars, keys: { [key]: "fault" } }, { keepsStdout: true });
       return {
         url: workerd.url,
         key,
@@ -89,7 +80,6 @@ export async function startCluster(
       await proxy.stop();
       balancer?.stop();
       for (const backend of backends.keys()) await cluster.end(backend, "SIGKILL");
-      await edge.remove();
     },
   };
   return cluster;

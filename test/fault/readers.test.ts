@@ -1,45 +1,29 @@
-/**
- * Clients that read too slowly or disconnect: the memory that the edge uses for them in workerd, the tokens computed and
- * charged, and that other clients are served meanwhile.
- */
-import { createHash } from "node:crypto";
 import { connect, type Socket } from "node:net";
-import path from "node:path";
 import OpenAI from "openai";
-import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
-import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import { type BareEdge, prepareBareEdge } from "../../infra/workerd/edge.ts";
-import { startWorkerd, type WorkerdProcess } from "../../infra/workerd/process.ts";
+import { beforeEach, expect, test, vi } from "vitest";
+import type { WorkerdProcess } from "../../infra/workerd/process.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import { type FloodBackend, startFloodBackend } from "../support/flood-backend.ts";
 import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
+import { startEdge } from "../support/stack.ts";
 
 const BACKEND_SECRETS = "readers-0123456789abcdef0123456789abcdef";
 const keys = { slow: "sk-chameleon-slow", other: "sk-chameleon-other" };
 const slowClients = 24;
 
-let bare: BareEdge;
 let backend: FloodBackend;
 let edge: WorkerdProcess;
 
-beforeAll(async () => {
-  await stageArtifacts();
-  bare = await prepareBareEdge(path.join(import.meta.dirname, "../../wrangler.toml"));
-});
 beforeEach(async () => {
   backend = await startFloodBackend();
-  const tenants = Object.entries(keys).map(([tenant, key]) => ({
-    hash: createHash("sha256").update(key).digest("hex"),
-    tenant,
-  }));
-  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS: JSON.stringify(tenants) };
-  edge = await startWorkerd(await bare.configure({ vars }), { isInspected: true });
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
+  const tenants = Object.fromEntries(Object.entries(keys).map(([tenant, key]) => [key, tenant]));
+  edge = await startEdge({ vars, keys: tenants }, { isInspected: true });
   return async () => {
     await edge.stop();
     await backend.stop();
   };
 });
-afterAll(() => bare.remove());
 
 type Tenant = keyof typeof keys;
 

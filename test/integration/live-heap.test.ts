@@ -5,8 +5,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { workerAlone, workerdConfigText } from "../../infra/workerd/config.ts";
-import { startWorkerd } from "../../infra/workerd/process.ts";
+import { prepareBareEdge } from "../../infra/workerd/edge.ts";
 import { type HeapWatch, type LiveHeap, watchHeap } from "../support/live-heap.ts";
 
 const MB = 1e6;
@@ -63,10 +62,11 @@ test("what a Worker keeps is told from its garbage", async () => {
   onTestFinished(() => rm(directory, { recursive: true }));
   const worker = `${script}
     export default { fetch(request) { make[new URL(request.url).pathname.slice(1)]?.(); return new Response("ok"); } };`;
-  const config = workerdConfigText(workerAlone("worker.js", directory));
   await writeFile(path.join(directory, "worker.js"), worker);
-  await writeFile(path.join(directory, "config.capnp"), config);
-  const workerd = await startWorkerd(path.join(directory, "config.capnp"), { isInspected: true });
+  await writeFile(path.join(directory, "wrangler.toml"), 'main = "worker.js"\ncompatibility_date = "2026-11-17"\n');
+  const prepared = await prepareBareEdge(path.join(directory, "wrangler.toml"));
+  onTestFinished(prepared.remove);
+  const workerd = await prepared.start({}, { isInspected: true });
   onTestFinished(workerd.stop);
   const get = async (what: string) => void (await (await fetch(`${workerd.url}/${what}`)).text());
   const heap = await watchHeap([workerd.inspector!("edge")], () => get(""));

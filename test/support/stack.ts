@@ -1,4 +1,4 @@
-/** Edge and backend as `npm start` runs them: a real workerd, a real backend, on loopback ports of the system's choice. */
+/** What tests start: edge and backend as `npm start` runs them, or the Worker alone, on loopback ports of the system's choice. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -6,9 +6,12 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { fileURLToPath } from "node:url";
+import { stageArtifacts } from "../../infra/stage-artifacts.ts";
+import { type EdgeSettings, prepareBareEdge } from "../../infra/workerd/edge.ts";
+import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process.ts";
 
-const startFile = fileURLToPath(new URL("../../infra/start.ts", import.meta.url));
+const root = path.join(import.meta.dirname, "../..");
+const startFile = path.join(root, "infra/start.ts");
 
 export interface Stack {
   edge: string;
@@ -60,6 +63,20 @@ export async function startStack(env: Record<string, string> = {}, args: string[
       }),
     kill: () => end("SIGKILL"),
     stop: () => end("SIGTERM"),
+  };
+}
+
+/** Starts the Worker alone, with the embedded artifacts unless `assets` are given. Its files are removed when it is stopped. */
+export async function startEdge(settings: EdgeSettings, options: WorkerdOptions = {}): Promise<WorkerdProcess> {
+  if (!settings.assets) await stageArtifacts();
+  const prepared = await prepareBareEdge(path.join(root, "wrangler.toml"));
+  const workerd = await prepared.start(settings, options);
+  return {
+    ...workerd,
+    async stop() {
+      await workerd.stop();
+      prepared.remove();
+    },
   };
 }
 

@@ -9,7 +9,6 @@ import { loadArtifacts } from "../../../edge/assign/artifacts.ts";
 import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { CallVerifier } from "../../../gpu-backend/http/call-verifier.ts";
 import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { edgeTableFile, type Manifest, parseManifest, tokenizerFile } from "../../../shared/artifacts/manifest.ts";
 import { type TensorFile, tensorFrom, writeTensorFile } from "../../../shared/artifacts/tensor-file.ts";
 import { sha256Hex } from "../../../shared/sha256.ts";
@@ -49,7 +48,7 @@ const spanMs = 200;
 
 export async function measureSigning(): Promise<SigningRow[]> {
   const edge = await prepareBareEdge(path.join(import.meta.dirname, "cpu-worker.toml"));
-  const workerd = await startWorkerd(await edge.configure({ assets: path.join(root, "edge/public") }));
+  const workerd = await edge.start({ assets: path.join(root, "edge/public") });
   try {
     const rows: SigningRow[] = [];
     for (const bodyBytes of [1000, 20_000]) {
@@ -65,7 +64,7 @@ export async function measureSigning(): Promise<SigningRow[]> {
     return rows;
   } finally {
     await workerd.stop();
-    await edge.remove();
+    edge.remove();
   }
 }
 
@@ -109,7 +108,7 @@ export async function measureCpu(): Promise<CpuRow[]> {
     for (const assets of [path.join(root, "edge/public"), gpt2]) {
       const read = (name: string) => readFile(path.join(assets, "artifacts", name));
       const { manifest, tokenizer } = await loadArtifacts(read);
-      const workerd = await startWorkerd(await edge.configure({ assets }));
+      const workerd = await edge.start({ assets });
       try {
         for (const tokens of tokenCounts) rows.push(await measureTokens(workerd.url, tokenizer, tokens, manifest));
       } finally {
@@ -118,7 +117,7 @@ export async function measureCpu(): Promise<CpuRow[]> {
     }
     return rows;
   } finally {
-    await edge.remove();
+    edge.remove();
     await rm(folder, { recursive: true });
   }
 }

@@ -5,7 +5,7 @@
  * A bare workerd on loopback, since wrangler's development server adds milliseconds of its own.
  * Run: npm run bench:edge -- --help
  */
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { cpus, loadavg, totalmem } from "node:os";
@@ -15,7 +15,6 @@ import { createSigner } from "../../../edge/backend/call-signer.ts";
 import { batchesOf, planCompletion } from "../../../edge/completions/plan.ts";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionRequestSchema } from "../../../shared/contracts/openai.ts";
 import { startBackend } from "../../support/backend-process.ts";
 import { freePorts } from "../../support/stack.ts";
@@ -127,10 +126,8 @@ async function measureWorld(): Promise<Measured> {
 
 /** A fresh process of an edge, as a way to this backend. */
 async function startEdge(edge: BareEdge, system: string, backendUrl: string) {
-  const hash = createHash("sha256").update(key).digest("hex");
-  const TENANT_KEYS = JSON.stringify([{ hash, tenant: "bench" }]);
-  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl, TENANT_KEYS };
-  const workerd = await startWorkerd(await edge.configure({ vars }));
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
+  const workerd = await edge.start({ vars, keys: { [key]: "bench" } });
   const headers = { authorization: `Bearer ${key}` };
   const url = `${workerd.url}/v1/completions`;
   const way: Way = { system, url, headers, bodies: bodies.public, firstToken: "data: {" };

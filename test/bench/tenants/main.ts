@@ -19,7 +19,6 @@ import { Option } from "commander";
 import { count, createCommand, parsedOptions } from "../../../gpu-backend/command-line.ts";
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { completionResponseSchema } from "../../../shared/contracts/responses.ts";
 import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
@@ -125,7 +124,7 @@ async function measureEdge(): Promise<void> {
     await fake.stop();
     real.child.kill();
     await real.exited;
-    await bare.remove();
+    bare.remove();
   }
   say(
     `${bursts} bursts of ${options.burst}, ${options.limit} a minute allowed: ${wrong.length === 0 ? "all exact" : wrong.join("; ")}`,
@@ -136,7 +135,7 @@ async function measureEdge(): Promise<void> {
 async function measure(backend: string, backendUrl: string, bare: BareEdge): Promise<void> {
   const tenants = ["quiet", ...Array.from({ length: options.rounds + 1 }, (_, i) => `burst-${i}`)];
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-  const start = async () => startWorkerd(await bare.configure({ vars, entries: recordsOf(tenants) }));
+  const start = async () => bare.start({ vars, entries: recordsOf(tenants) });
   const [edge, elsewhere] = [await start(), await start()];
   const [url, urlElsewhere] = [edge, elsewhere].map((one) => `${one.url}/v1/completions`);
   const burster = fork(path.join(import.meta.dirname, "burst.ts"), [body("Buy now")]);

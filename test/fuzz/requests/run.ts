@@ -3,17 +3,14 @@
  * what memory they hold, and whether all that was begun for those who left is given back.
  */
 
-import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import fc from "fast-check";
-import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
-import { prepareBareEdge } from "../../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../../infra/workerd/process.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { startEdge } from "../../support/stack.ts";
 import { type BadRequest, badRequests } from "./arbitraries.ts";
 import { publishBadSets } from "./bad-sets.ts";
 import { type MemorySample, watchedBackend, watchMemory } from "./memory.ts";
@@ -56,7 +53,6 @@ export async function fuzzRequests(options: {
 }): Promise<FuzzResult> {
   const { requests, seed, concurrency, memorySamples, note } = options;
   const isWatched = memorySamples > 0;
-  await stageArtifacts();
   const watched = isWatched ? watchedBackend : {};
   const folder = await mkdtemp(path.join(tmpdir(), "chameleon-fuzz-"));
   const bucket = path.join(folder, "bucket");
@@ -65,11 +61,8 @@ export async function fuzzRequests(options: {
     ...{ ARTIFACTS_URL: pathToFileURL(bucket).href, ARTIFACTS_POLL_MS: "250" },
     ...watched,
   });
-  const bare = await prepareBareEdge(path.join(root, "wrangler.toml"));
-  const hash = createHash("sha256").update(key).digest("hex");
-  const TENANT_KEYS = JSON.stringify([{ hash, tenant: "fuzz" }]);
-  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url, TENANT_KEYS };
-  const edge = await startWorkerd(await bare.configure({ vars }), { isInspected: isWatched });
+  const vars = { BACKEND_SECRETS, BACKEND_URLS: backend.url };
+  const edge = await startEdge({ vars, keys: { [key]: "fuzz" } }, { isInspected: isWatched });
   const publishing = new AbortController();
   const published = publishBadSets(
     path.join(root, "gpu-backend/models/chameleon-mini/artifacts"),
@@ -137,7 +130,6 @@ export async function fuzzRequests(options: {
     publishing.abort();
     await published;
     await edge.stop();
-    await bare.remove();
     backend.child.kill();
     await backend.exited;
     await rm(folder, { recursive: true, force: true });

@@ -7,9 +7,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import type { Region } from "../../../../edge/platform/region.ts";
 import { prepareBareEdge } from "../../../../infra/workerd/edge.ts";
-import { startWorkerd } from "../../../../infra/workerd/process.ts";
 import { type TenantRecord, tenantPrefix } from "../../../../shared/contracts/tenants.ts";
-import { sha256Hex } from "../../../../shared/sha256.ts";
 import { stageCheckout } from "../checkout.ts";
 import { startFakeBackend } from "../fake-backend-process.ts";
 import { controlPath, type Event, type RegionalSettings } from "./world.ts";
@@ -67,11 +65,10 @@ export async function startRegionalEdge(folder: string, backendRegions: readonly
     const vars = {
       BACKEND_SECRETS,
       BACKEND_URLS: backends.map(([region, url]) => (knowsRegions ? `${region}=${url}` : url)).join(","),
-      TENANT_KEYS: JSON.stringify([{ hash: await sha256Hex(new TextEncoder().encode(key)), tenant }]),
       REGIONAL: JSON.stringify(regional),
     };
     const entries = { [tenantPrefix + tenant]: JSON.stringify(record) };
-    const workerd = await startWorkerd(await bare.configure({ vars, entries, assets }));
+    const workerd = await bare.start({ vars, keys: { [key]: tenant }, entries, assets });
     stops.push(() => workerd.stop());
     const control = async (roundTripMs: number) => {
       const body = JSON.stringify({ roundTripMs });
