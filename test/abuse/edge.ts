@@ -1,17 +1,10 @@
 /** Starts the Worker in workerd alone, with the tenants of a test in its KV namespace, as the target of attacks. */
-import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { stageArtifacts } from "../../infra/stage-artifacts.ts";
-import {
-  keyIdOf,
-  keyPrefix,
-  type Scope,
-  scopes,
-  type TenantLimits,
-  tenantPrefix,
-} from "../../shared/contracts/tenants.ts";
+import type { Scope, TenantLimits } from "../../shared/contracts/tenants.ts";
+import { keyEntry } from "../support/key-records.ts";
 import { type HeapWatch, watchHeap } from "../support/live-heap.ts";
 import { startEdge } from "../support/stack.ts";
 
@@ -19,7 +12,7 @@ export const BACKEND_SECRETS = "abuse-0123456789abcdef0123456789abcdef";
 
 /** A key and its tenant. */
 export interface Tenant {
-  /** Id of the tenant; the key's name by default. Only a tenant with its key's name gets `limits`. */
+  /** Id of the tenant; the key's name by default. Only a tenant with its key's name has `limits`. */
   tenant?: string;
   limits?: Partial<TenantLimits>;
   scopes?: readonly Scope[];
@@ -54,7 +47,12 @@ export async function startAttackedEdge(options: {
   const assets = await mkdtemp(path.join(tmpdir(), "chameleon-abuse-assets-"));
   await stageArtifacts(options.model, path.join(assets, "artifacts"));
   const vars = { BACKEND_SECRETS, BACKEND_URLS: options.backendUrls.join(",") };
-  const workerd = await startEdge({ vars, entries: recordsOf(options.tenants), assets }, { isInspected: true });
+  const entries = Object.fromEntries(
+    Object.entries(options.tenants).map(([name, { tenant = name, scopes }]) =>
+      keyEntry(keyOf(name), tenant, options.tenants[tenant]?.limits, scopes),
+    ),
+  );
+  const workerd = await startEdge({ vars, entries, assets }, { isInspected: true });
   const send = (method: string, route: string, tenant: string, headers: Record<string, string>, body?: string) =>
     fetch(workerd.url + route, {
       method,
@@ -80,19 +78,4 @@ export async function startAttackedEdge(options: {
 
 function textOf(body: unknown): string {
   return typeof body === "string" ? body : JSON.stringify(body);
-}
-
-function recordsOf(tenants: Record<string, Tenant>): Record<string, string> {
-  const createdAt = "2026-11-01T00:00:00.000Z";
-  return Object.fromEntries(
-    Object.entries(tenants).flatMap(([name, { tenant = name, scopes: granted = scopes }]) => {
-      const hash = createHash("sha256").update(keyOf(name)).digest("hex");
-      const record = { plan: "unlimited", limits: tenants[tenant]?.limits ?? {}, origins: [] };
-      const key = { hash, tenant, scopes: granted, createdAt, expiresAt: null, revokedAt: null, tenantRecord: record };
-      return [
-        [keyPrefix + keyIdOf(hash), JSON.stringify(key)],
-        ...(tenant === name ? [[tenantPrefix + tenant, JSON.stringify(record)]] : []),
-      ];
-    }),
-  );
 }

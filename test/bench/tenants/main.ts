@@ -20,8 +20,8 @@ import { count, createCommand, parsedOptions } from "../../../gpu-backend/comman
 import { stageArtifacts } from "../../../infra/stage-artifacts.ts";
 import { type BareEdge, prepareBareEdge } from "../../../infra/workerd/edge.ts";
 import { completionResponseSchema } from "../../../shared/contracts/responses.ts";
-import { keyIdOf, keyPrefix, scopes, tenantPrefix } from "../../../shared/contracts/tenants.ts";
 import { startBackend } from "../../support/backend-process.ts";
+import { keyEntry } from "../../support/key-records.ts";
 import { startFakeBackend } from "../edge/fake-backend-process.ts";
 import { closedLoop, type Times, timed, type Way } from "../edge/first-token.ts";
 import { quantile } from "../quantile.ts";
@@ -135,7 +135,12 @@ async function measureEdge(): Promise<void> {
 async function measure(backend: string, backendUrl: string, bare: BareEdge): Promise<void> {
   const tenants = ["quiet", ...Array.from({ length: options.rounds + 1 }, (_, i) => `burst-${i}`)];
   const vars = { BACKEND_SECRETS, BACKEND_URLS: backendUrl };
-  const start = async () => bare.start({ vars, entries: recordsOf(tenants) });
+  const entries = Object.fromEntries(
+    tenants.map((tenant) =>
+      keyEntry(keyOf(tenant), tenant, tenant === "quiet" ? {} : { requestsPerMinute: options.limit }),
+    ),
+  );
+  const start = () => bare.start({ vars, entries });
   const [edge, elsewhere] = [await start(), await start()];
   const [url, urlElsewhere] = [edge, elsewhere].map((one) => `${one.url}/v1/completions`);
   const burster = fork(path.join(import.meta.dirname, "burst.ts"), [body("Buy now")]);
@@ -249,21 +254,4 @@ function engineOf(times: readonly Times[]): Row["engine"] {
 
 function keyOf(tenant: string): string {
   return `sk-bench-${tenant}`;
-}
-
-/** What KV holds of these tenants. */
-function recordsOf(tenants: readonly string[]): Record<string, string> {
-  const createdAt = "2026-11-01T00:00:00.000Z";
-  return Object.fromEntries(
-    tenants.flatMap((tenant) => {
-      const hash = createHash("sha256").update(keyOf(tenant)).digest("hex");
-      const key = { hash, tenant, scopes, createdAt, expiresAt: null, revokedAt: null };
-      const limits = tenant === "quiet" ? {} : { requestsPerMinute: options.limit };
-      const record = { plan: "unlimited", limits, origins: [] };
-      return [
-        [keyPrefix + keyIdOf(hash), JSON.stringify(key)],
-        [tenantPrefix + tenant, JSON.stringify(record)],
-      ];
-    }),
-  );
 }
