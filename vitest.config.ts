@@ -85,6 +85,7 @@ export default defineConfig({
       {
         test: {
           name: "e2e",
+          globalSetup: "test/support/shared-stack.ts",
           include: ["test/e2e/**/*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,

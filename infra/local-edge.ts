@@ -1,7 +1,8 @@
 /** Runs the Worker on this machine, in a bare workerd. */
 import path from "node:path";
 import { bundleWorker } from "./workerd/bundle.ts";
-import { type BareEdge, bucketFolder, namespaceFolder, prepareBareEdge } from "./workerd/edge.ts";
+import { stateFolders } from "./workerd/config.ts";
+import { type BareEdge, prepareBareEdge } from "./workerd/edge.ts";
 import type { WorkerdProcess } from "./workerd/process.ts";
 
 /** The API key of a local start. No deployment knows its hash, so it is not a secret. */
@@ -16,12 +17,12 @@ export function stateFolder(): string {
 
 /** Folder of the records of keys and tenants. */
 export function keysFolder(): string {
-  return namespaceFolder(stateFolder(), "TENANTS");
+  return stateFolders.namespace(stateFolder(), "TENANTS");
 }
 
 /** Folder of the published artifacts, which edge and backends read. */
 export function artifactsFolder(): string {
-  return bucketFolder(stateFolder(), "ARTIFACTS");
+  return stateFolders.bucket(stateFolder(), "ARTIFACTS");
 }
 
 /** Bundles the Worker with its check of the Host header. The files are removed when it was started, or with this process. */

@@ -3,7 +3,7 @@
  * signs calls to its backends. Only its user can read the file; it is removed with the process. Commands look for it below
  * the current folder, so a folder of somebody else may hold one, too: what is read is checked first.
  */
-import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { z } from "zod";
 import { isLoopback } from "../shared/loopback.ts";
@@ -24,27 +24,23 @@ const runSchema = z.object({
 });
 export type LocalRun = z.infer<typeof runSchema>;
 
-const mode = 0o600;
-
 function fileIn(stateFolder: string): string {
   return path.join(stateFolder, "run.json");
 }
 
-/**
- * Writes the file for this process. When the process ends, its file is removed, or replaced by that of another start in the
- * same folder that was there before and still runs.
- */
+/** Writes the file for this process, and removes it when the process ends. */
 export async function writeLocalRun(stateFolder: string, run: LocalRun): Promise<void> {
   const file = fileIn(stateFolder);
-  const earlier = readLocalRun(stateFolder, () => {});
-  await writeWhole(file, Buffer.from(JSON.stringify(run)), mode);
-  process.once("exit", () => {
-    if (readLocalRun(stateFolder, () => {})?.pid !== run.pid) return;
-    if (!earlier || !isRunning(earlier.pid)) return rmSync(file, { force: true });
-    const unfinished = `${file}.${run.pid}`;
-    writeFileSync(unfinished, JSON.stringify(earlier), { mode });
-    renameSync(unfinished, file);
-  });
+  await writeWhole(file, Buffer.from(JSON.stringify(run)), 0o600);
+  process.once("exit", () => rmSync(file, { force: true }));
+}
+
+/** Throws an Error where a start answers from this folder: two processes would each count a tenant's use for themselves. */
+export async function assertNoOtherRun(stateFolder: string): Promise<void> {
+  const run = readLocalRun(stateFolder, () => {});
+  const answer = run && (await fetch(`${run.edge}/healthz`, { signal: AbortSignal.timeout(2000) }).catch(() => null));
+  if (answer)
+    throw new Error(`process ${run.pid} serves from ${stateFolder}; end it, or set STATE_DIR to another folder`);
 }
 
 /** null where none runs, or where the file cannot be trusted; `say` is told why not, in one sentence. */

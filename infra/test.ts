@@ -4,10 +4,10 @@
  */
 import path from "node:path";
 import { parseCLI, startVitest } from "vitest/node";
-import { quietWrangler } from "./quiet-wrangler.ts";
 import { stageArtifacts } from "./stage-artifacts.ts";
 import { stageDocs } from "./stage-docs.ts";
 import { stagePage } from "./stage-page.ts";
+import { quietWrangler } from "./wrangler.ts";
 
 const startedMs = performance.now();
 const root = path.dirname(import.meta.dirname);

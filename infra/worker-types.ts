@@ -7,7 +7,7 @@ import { stat } from "node:fs/promises";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { promisify } from "node:util";
-import { quietWrangler } from "./quiet-wrangler.ts";
+import { quietWrangler } from "./wrangler.ts";
 
 const root = path.dirname(import.meta.dirname);
 const typesFile = "edge/worker-configuration.d.ts";

@@ -5,9 +5,17 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { text } from "node:stream/consumers";
 import { stripVTControlCharacters } from "node:util";
-import { quietWrangler } from "./quiet-wrangler.ts";
 
 const program = path.join(path.dirname(createRequire(import.meta.url).resolve("wrangler")), "../bin/wrangler.js");
+
+/** wrangler's environment here: no metrics, no request data fetched from Cloudflare, no banner, no log files. */
+export const quietWrangler = {
+  WRANGLER_SEND_METRICS: "false",
+  WRANGLER_HIDE_BANNER: "true",
+  WRANGLER_WRITE_LOGS: "false",
+  CLOUDFLARE_CF_FETCH_ENABLED: "false",
+  X_LOCAL_OBSERVABILITY: "false",
+};
 
 /** A command of wrangler that failed. */
 export class WranglerError extends Error {

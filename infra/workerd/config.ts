@@ -2,87 +2,89 @@
  * What a bare workerd is told: the bundled Worker with the bindings of wrangler.toml, and nothing of wrangler's
  * development server around it. Pure: names and values in, Cap'n Proto text out (schema: workerd.capnp).
  */
+import path from "node:path";
+import { storageFile, workerFile } from "./bundle.ts";
 
-/** One build of the Worker. */
-export interface WorkerBuild {
-  /** The bundle, one ES module; relative to the configuration file. */
-  file: string;
-  compatibilityDate: string;
-  compatibilityFlags: string[];
+/** What is read of wrangler.toml; wrangler's own type of it is not part of its package. */
+export interface WranglerConfig {
+  main: string;
+  compatibility_date: string;
+  compatibility_flags: string[];
   vars: Record<string, string>;
-  objects: { binding: string; className: string }[];
+  assets?: { binding: string; directory: string };
+  durable_objects: { bindings: { name: string; class_name: string }[] };
+  kv_namespaces: { binding: string }[];
+  r2_buckets: { binding: string }[];
 }
 
-/** Binding → folder. */
-interface BoundFolder {
-  binding: string;
-  directory: string;
-}
+/** Folders of all that is stored, in `state`. */
+export const stateFolders = {
+  namespace: (state: string, binding: string) => path.join(state, "kv", binding),
+  bucket: (state: string, binding: string) => path.join(state, "r2", binding),
+  /** workerd has no SQL in memory. */
+  objects: (state: string) => path.join(state, "objects"),
+};
 
-interface WorkerdConfig {
-  worker: WorkerBuild;
+export interface ServingSettings {
   /** On loopback; 0 lets the system choose. */
   port: number;
-  /** Folder for what Durable Objects store: in memory workerd offers no SQL. */
-  objectsDirectory: string;
-  assets: BoundFolder | null;
-  /** The module that makes KV namespaces and R2 buckets of folders (edge/local-storage.ts), bundled; relative to the configuration file. */
-  storageFile: string;
-  namespaces: BoundFolder[];
-  buckets: BoundFolder[];
+  vars: Record<string, string>;
+  state: string;
+  /** Folder of the static assets. */
+  assets: string;
 }
 
-/** The text of a configuration that serves the Worker on a loopback port. */
-export function workerdConfigText(config: WorkerdConfig): string {
-  const { worker, port, objectsDirectory, assets, storageFile, namespaces, buckets } = config;
-  const folders = [...namespaces, ...buckets];
+/** The text of a configuration that serves the Worker. The files of bundle.ts are beside it. */
+export function workerdConfigText(
+  { assets: served, kv_namespaces: namespaces, r2_buckets: buckets, ...wrangler }: WranglerConfig,
+  { port, vars, state, assets }: ServingSettings,
+): string {
+  const objects = wrangler.durable_objects.bindings;
+  const classes = [...new Set(objects.map(({ class_name }) => class_name))].map(
+    (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
+  );
   const bindings = [
-    ...(assets ? [`(name = ${text(assets.binding)}, service = ${text(assets.binding)})`] : []),
+    ...Object.entries(vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`),
+    ...objects.map((one) => `(name = ${text(one.name)}, durableObjectNamespace = ${text(one.class_name)})`),
     ...namespaces.map(({ binding }) => wrappedText(binding, "namespace")),
     ...buckets.map(({ binding }) => wrappedText(binding, "bucket")),
+    ...(served ? [`(name = ${text(served.binding)}, service = ${text(served.binding)})`] : []),
   ];
   const services = [
-    workerText(worker, bindings),
+    `(name = "edge", worker = (
+      modules = [(name = "worker.js", esModule = embed ${text(workerFile)})],
+      compatibilityDate = ${text(wrangler.compatibility_date)},
+      compatibilityFlags = ${list(wrangler.compatibility_flags.map(text))},
+      bindings = ${list(bindings)},
+      durableObjectNamespaces = ${list(classes)},
+      durableObjectStorage = (localDisk = "objects"),
+      globalOutbound = "network"))`,
     // Backends are on this machine, which workerd's own "internet" leaves out.
     `(name = "network", network = (allow = ["public", "private"]))`,
-    `(name = "objects", disk = (path = ${text(objectsDirectory)}, writable = true))`,
-    ...[...(assets ? [assets] : []), ...folders].map(
-      ({ binding, directory }) => `(name = ${text(binding)}, disk = (path = ${text(directory)}))`,
-    ),
+    `(name = "objects", disk = (path = ${text(stateFolders.objects(state))}, writable = true))`,
+    ...namespaces.map(({ binding }) => folderText(binding, stateFolders.namespace(state, binding))),
+    ...buckets.map(({ binding }) => folderText(binding, stateFolders.bucket(state, binding))),
+    ...(served ? [folderText(served.binding, assets)] : []),
   ];
-  const storage = `(name = "chameleon:local-storage", internal = true, esModule = embed ${text(storageFile)})`;
   // The platform sets the header, whatever a client sends.
   const http = `(injectRequestHeaders = [(name = "cf-connecting-ip", value = "127.0.0.1")])`;
   return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = ${list(services)},
-  extensions = [(modules = ${list(folders.length > 0 ? [storage] : [])})],
+  extensions = [(modules = [(name = "chameleon:local-storage", internal = true, esModule = embed ${text(storageFile)})])],
   sockets = [(name = "http", address = "127.0.0.1:${port}", http = ${http}, service = "edge")]);
 `;
 }
 
+/** A binding that edge/local-storage.ts makes of a folder. */
 function wrappedText(binding: string, entrypoint: "namespace" | "bucket"): string {
   const inner = `[(name = "folder", service = ${text(binding)})]`;
   return `(name = ${text(binding)}, wrapped = (
       moduleName = "chameleon:local-storage", entrypoint = ${text(entrypoint)}, innerBindings = ${inner}))`;
 }
 
-function workerText(build: WorkerBuild, folders: readonly string[]): string {
-  const objects = build.objects.map(
-    ({ binding, className }) => `(name = ${text(binding)}, durableObjectNamespace = ${text(className)})`,
-  );
-  const vars = Object.entries(build.vars).map(([name, value]) => `(name = ${text(name)}, text = ${text(value)})`);
-  const classes = [...new Set(build.objects.map(({ className }) => className))].map(
-    (name) => `(className = ${text(name)}, uniqueKey = ${text(name)}, enableSql = true)`,
-  );
-  return `(name = "edge", worker = (
-      modules = [(name = "worker.js", esModule = embed ${text(build.file)})],
-      compatibilityDate = ${text(build.compatibilityDate)},
-      compatibilityFlags = ${list(build.compatibilityFlags.map(text))},
-      bindings = ${list([...vars, ...objects, ...folders])},
-      durableObjectNamespaces = ${list(classes)},
-      durableObjectStorage = (localDisk = "objects"),
-      globalOutbound = "network"))`;
+function folderText(name: string, folder: string): string {
+  return `(name = ${text(name)}, disk = (path = ${text(folder)}))`;
 }
 
 function list(items: readonly string[]): string {

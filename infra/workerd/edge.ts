@@ -6,21 +6,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { unstable_readConfig as readWranglerConfig } from "wrangler";
 import { recordFile } from "../keys/namespace.ts";
-import { bundleWorker, storageFile, workerFile } from "./bundle.ts";
-import { workerdConfigText } from "./config.ts";
+import { bundleWorker } from "./bundle.ts";
+import { stateFolders, type WranglerConfig, workerdConfigText } from "./config.ts";
 import { startWorkerd, type WorkerdOptions, type WorkerdProcess } from "./process.ts";
-
-/** What we read of wrangler.toml; wrangler's own type of it is not part of its package. */
-interface WranglerConfig {
-  main: string;
-  compatibility_date: string;
-  compatibility_flags: string[];
-  vars: Record<string, string>;
-  assets?: { binding: string; directory: string };
-  durable_objects: { bindings: { name: string; class_name: string }[] };
-  kv_namespaces: { binding: string }[];
-  r2_buckets: { binding: string }[];
-}
 
 /** These go over what the wrangler configuration says. */
 export interface EdgeSettings {
@@ -44,16 +32,6 @@ export interface BareEdge {
   remove(): void;
 }
 
-/** The folder of a key-value namespace, in a folder of all that is stored. */
-export function namespaceFolder(state: string, binding: string): string {
-  return path.join(state, "kv", binding);
-}
-
-/** The folder of a bucket, in a folder of all that is stored. */
-export function bucketFolder(state: string, binding: string): string {
-  return path.join(state, "r2", binding);
-}
-
 /**
  * `environment` is one of the configuration's, its top level unless given. `bundle` writes the files of bundle.ts into a folder;
  * unless given, those of the configuration's Worker.
@@ -67,39 +45,22 @@ export async function prepareBareEdge(
   const fromConfig = (file: string) => path.resolve(path.dirname(configFile), file);
   await (bundle ? bundle(directory) : bundleWorker(fromConfig(wrangler.main), directory));
   return {
-    async start({ port = 0, vars = {}, keys, state, entries = {}, assets } = {}, options = {}) {
-      const folder = state ?? (await mkdtemp(path.join(directory, "state-")));
-      const namespaces = wrangler.kv_namespaces.map(({ binding }) => ({
-        binding,
-        directory: namespaceFolder(folder, binding),
-      }));
-      const buckets = wrangler.r2_buckets.map(({ binding }) => ({ binding, directory: bucketFolder(folder, binding) }));
-      const objectsDirectory = path.join(folder, "objects");
+    async start({ port = 0, vars, keys, state: given, entries = {}, assets } = {}, options = {}) {
+      const state = given ?? (await mkdtemp(path.join(directory, "state-")));
+      const namespaces = wrangler.kv_namespaces.map(({ binding }) => stateFolders.namespace(state, binding));
+      const buckets = wrangler.r2_buckets.map(({ binding }) => stateFolders.bucket(state, binding));
       // workerd serves no folder that is missing when it starts.
-      const folders = [...namespaces, ...buckets].map(({ directory }) => directory);
-      await Promise.all([...folders, objectsDirectory].map((one) => mkdir(one, { recursive: true })));
-      for (const { directory } of namespaces) {
-        for (const [name, value] of Object.entries(entries)) await writeFile(recordFile(directory, name), value);
+      for (const folder of [...namespaces, ...buckets, stateFolders.objects(state)]) {
+        await mkdir(folder, { recursive: true });
       }
-      const text = workerdConfigText({
-        worker: {
-          file: workerFile,
-          compatibilityDate: wrangler.compatibility_date,
-          compatibilityFlags: wrangler.compatibility_flags,
-          vars: { ...wrangler.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
-          objects: wrangler.durable_objects.bindings.map(({ name, class_name }) => ({
-            binding: name,
-            className: class_name,
-          })),
-        },
+      for (const folder of namespaces) {
+        for (const [name, value] of Object.entries(entries)) await writeFile(recordFile(folder, name), value);
+      }
+      const text = workerdConfigText(wrangler, {
         port,
-        objectsDirectory,
-        assets: wrangler.assets
-          ? { binding: wrangler.assets.binding, directory: assets ?? fromConfig(wrangler.assets.directory) }
-          : null,
-        storageFile,
-        namespaces,
-        buckets,
+        vars: { ...wrangler.vars, ...(keys && { TENANT_KEYS: tenantKeys(keys) }), ...vars },
+        state,
+        assets: assets ?? fromConfig(wrangler.assets?.directory ?? "."),
       });
       const file = path.join(directory, "config.capnp");
       await writeFile(file, text);

@@ -13,7 +13,7 @@ import { readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { folderStore } from "../../infra/publish/local-store.ts";
 import { publishSet } from "../../infra/publish/publish.ts";
 import type { ObjectStore } from "../../infra/publish/store.ts";
-import { bucketFolder } from "../../infra/workerd/edge.ts";
+import { stateFolders } from "../../infra/workerd/config.ts";
 import { objectName, pointerName } from "../../shared/artifacts/bucket.ts";
 import { type Answer, type Body, requestsOf, Traffic } from "../fault/traffic.ts";
 import { type Stack, startStack } from "../support/stack.ts";
@@ -139,7 +139,7 @@ test("a set that is harmed in the bucket: edge and backends refuse it, each says
       .split("\n")
       .some((line) => by.test(line) && line.includes(third.manifestHash));
   const answers = await under(async () => {
-    const store = harming(folderStore(bucketFolder(stack.state, "ARTIFACTS")), harmed);
+    const store = harming(folderStore(stateFolders.bucket(stack.state, "ARTIFACTS")), harmed);
     await publishSet({ store, now: () => new Date(), say: () => undefined }, third);
     await expect.poll(() => isRefused(/"time".*artifacts_refused/), patience).toBe(true);
     await expect

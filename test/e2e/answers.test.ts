@@ -2,18 +2,18 @@
  * What the running API takes and answers, held to its own document and to OpenAI's published schemas: whole answers, each
  * event of a stream, errors.
  */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { operations } from "../../infra/openapi/operations.ts";
 import { DocumentSchemas, PublishedSchemas } from "../support/answer-schemas.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
 
-let stack: Stack;
+let stack: RunningStack;
 let published: PublishedSchemas;
 const ours = new DocumentSchemas();
 beforeAll(async () => {
-  [stack, published] = await Promise.all([startStack(), PublishedSchemas.read()]);
+  [stack, published] = await Promise.all([sharedStack("answers"), PublishedSchemas.read()]);
 }, 60_000);
-afterAll(() => stack?.stop());
 
 interface Exchange {
   path: string;

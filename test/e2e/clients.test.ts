@@ -9,17 +9,17 @@ import { HumanMessage, SystemMessage } from "@langchain/core/messages";
 import { ChatOpenAI, OpenAI as OpenAICompletions, OpenAIEmbeddings } from "@langchain/openai";
 import { APICallError, embedMany, generateText, streamText } from "ai";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { chameleonOf, chameleonOptions, metadataExtractor } from "../../edge/client/ai-sdk.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
 
-let stack: Stack;
+let stack: RunningStack;
 let baseURL: string;
 beforeAll(async () => {
-  stack = await startStack();
+  stack = await sharedStack("clients");
   baseURL = `${stack.edge}/v1`;
 }, 60_000);
-afterAll(() => stack?.stop());
 
 const model = "gpt2:auto";
 const prompt = "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1";

@@ -1,19 +1,20 @@
 /** Answers by evidence, end to end: what they are a mixture of, and that what is scored is what is served. */
 import { readFile } from "node:fs/promises";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { isAutoOff, parseManifest } from "../../shared/artifacts/manifest.ts";
 import { readTensorFile } from "../../shared/artifacts/tensor-file.ts";
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { defaultCalibration } from "../../shared/math/evidence.ts";
 import { Tokenizer } from "../../shared/tokenizer/tokenizer.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
 
 const artifacts = new URL("../../gpu-backend/models/chameleon-mini/artifacts/", import.meta.url);
 const austen = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be";
 const perl =
   "=head1 NAME\n\nperlfunc - Perl builtin functions\n\n=head1 DESCRIPTION\n\nThe functions in this section can serve as terms";
 
-let stack: Stack;
+let stack: RunningStack;
 let tokenizer: Tokenizer;
 let floor: number;
 /** A centroid with an adapter that is not off. */
@@ -25,9 +26,8 @@ beforeAll(async () => {
   const { evidence, centroids } = parseManifest(await readFile(new URL("manifest.json", artifacts), "utf8"));
   ({ floor } = evidence ?? defaultCalibration);
   centroid = centroids.find((one) => !isAutoOff(one))!.id;
-  stack = await startStack();
+  stack = await sharedStack("mixtures");
 }, 60_000);
-afterAll(() => stack?.stop());
 
 async function complete(body: object): Promise<CompletionResponse> {
   const response = await stack.post("/v1/completions", { temperature: 0, max_tokens: 8, ...body });

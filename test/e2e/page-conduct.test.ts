@@ -6,7 +6,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
 import { PageDriver } from "../support/page-driver.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
 
 const maths = "Janet has 3 boxes of pencils. Each box holds 12 pencils and costs $4. How much money does she";
 
@@ -27,14 +28,13 @@ async function stopAfterTokens(page: Page, tokens: number): Promise<void> {
 }
 
 describe.skipIf(!browserProgram)("the page", () => {
-  let stack: Stack;
+  let stack: RunningStack;
   let browser: Browser;
   beforeAll(async () => {
-    [stack, browser] = await Promise.all([startStack(), launchBrowser()]);
+    [stack, browser] = await Promise.all([sharedStack(), launchBrowser()]);
   }, 60_000);
   afterAll(async () => {
     await browser?.close();
-    await stack?.stop();
   });
   // Light and narrow, dark and wide: what page.test.ts leaves out.
   const looks = [
@@ -299,10 +299,9 @@ describe.skipIf(!browserProgram)("the page", () => {
       await driver.page.unroute("**/v1/completions");
     });
 
-    // The last one: it ends the stack.
     test("that the edge is gone, and keeps what is there", async () => {
       const shown = await driver.answer("adapted");
-      await stack.stop();
+      await driver.page.context().setOffline(true);
       await driver.page.fill("#prompt", maths);
       await driver.page.click("#go");
       await driver.says(failure, /The edge at http:\S+ does not answer/);

@@ -6,7 +6,8 @@ import { percent, perplexityChange } from "../../edge/page/words.ts";
 import type { Adapter, CentroidList, CompletionResponse } from "../../shared/contracts/responses.ts";
 import { axeViolations, browserProgram, launchBrowser } from "../support/browser.ts";
 import { PageDriver } from "../support/page-driver.ts";
-import { type Stack, startStack } from "../support/stack.ts";
+import { sharedStack } from "../support/shared-stack.ts";
+import type { RunningStack } from "../support/stack.ts";
 
 /** What the page asks for at first; see edge/page/request.ts. */
 const sampling = { max_tokens: 40, temperature: 0.7, seed: 4, top_p: 0.9 };
@@ -20,14 +21,13 @@ const looks = [
 ] as const;
 
 describe.skipIf(!browserProgram)("the page", () => {
-  let stack: Stack;
+  let stack: RunningStack;
   let browser: Browser;
   beforeAll(async () => {
-    [stack, browser] = await Promise.all([startStack(), launchBrowser()]);
+    [stack, browser] = await Promise.all([sharedStack(), launchBrowser()]);
   }, 60_000);
   afterAll(async () => {
     await browser?.close();
-    await stack?.stop();
   });
 
   async function complete(body: object): Promise<CompletionResponse> {

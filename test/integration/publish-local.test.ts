@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ArtifactSet, readArtifactSet } from "../../infra/publish/artifact-set.ts";
 import { folderStore } from "../../infra/publish/local-store.ts";
 import { listSwitches, publishSet } from "../../infra/publish/publish.ts";
-import { bucketFolder } from "../../infra/workerd/edge.ts";
+import { stateFolders } from "../../infra/workerd/config.ts";
 import { pointerName } from "../../shared/artifacts/bucket.ts";
 import { variantOf, writeTinyModel } from "../support/tiny-model.ts";
 
@@ -21,7 +21,7 @@ let sets: ArtifactSet[];
 beforeAll(async () => {
   folder = await mkdtemp(path.join(tmpdir(), "publish-local-"));
   state = path.join(folder, "state");
-  bucket = bucketFolder(state, "ARTIFACTS");
+  bucket = stateFolders.bucket(state, "ARTIFACTS");
   const model = path.join(folder, "model");
   await writeTinyModel(model);
   const folders = ["one", "two"].map((name) => variantOf(model, path.join(folder, name), name));

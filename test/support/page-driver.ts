@@ -1,6 +1,6 @@
 /** The page in a browser, with what tests of it need again and again. */
 import type { Browser, Page } from "playwright-core";
-import type { Stack } from "./stack.ts";
+import type { StackPlace } from "./stack.ts";
 
 export interface Look {
   width: number;
@@ -28,7 +28,7 @@ export class PageDriver {
   }
 
   /** Opens the page in a profile of its own, and waits for the example that runs by itself. */
-  static async open(browser: Browser, { edge }: Stack, { width, colorScheme }: Look): Promise<PageDriver> {
+  static async open(browser: Browser, { edge }: StackPlace, { width, colorScheme }: Look): Promise<PageDriver> {
     const context = await browser.newContext({
       viewport: { width, height: 900 },
       colorScheme,

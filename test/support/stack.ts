@@ -13,16 +13,23 @@ import type { WorkerdOptions, WorkerdProcess } from "../../infra/workerd/process
 const root = path.join(import.meta.dirname, "../..");
 const startFile = path.join(root, "infra/start.ts");
 
-export interface Stack {
+/** Where a running stack is. */
+export interface StackPlace {
   edge: string;
   key: string;
   /** What it keeps, in a folder of its own. */
   state: string;
   backends: { url: string; pid: number }[];
+}
+
+export interface RunningStack extends StackPlace {
+  /** POSTs JSON with the key. */
+  post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
+}
+
+export interface Stack extends RunningStack {
   /** What it has written to stderr. */
   log(): string;
-  /** POSTs JSON with the local key. */
-  post(path: string, body: unknown, headers?: Record<string, string>): Promise<Response>;
   /** Kills it outright, as a machine does that fails. Its state stays where STATE_DIR was given. */
   kill(): Promise<void>;
   stop(): Promise<void>;
@@ -50,19 +57,22 @@ export async function startStack(env: Record<string, string> = {}, args: string[
     await rm(state, { recursive: true, force: true, maxRetries: 3 });
   };
   return {
-    edge,
-    key,
-    state: env.STATE_DIR ?? state,
-    backends,
+    ...runningStack({ edge, key, state: env.STATE_DIR ?? state, backends }),
     log: () => printed,
-    post: (path, body, headers = {}) =>
-      fetch(edge + path, {
-        method: "POST",
-        headers: { "content-type": "application/json", authorization: `Bearer ${key}`, ...headers },
-        body: typeof body === "string" ? body : JSON.stringify(body),
-      }),
     kill: () => end("SIGKILL"),
     stop: () => end("SIGTERM"),
+  };
+}
+
+export function runningStack(place: StackPlace): RunningStack {
+  return {
+    ...place,
+    post: (path, body, headers = {}) =>
+      fetch(place.edge + path, {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: `Bearer ${place.key}`, ...headers },
+        body: typeof body === "string" ? body : JSON.stringify(body),
+      }),
   };
 }
 

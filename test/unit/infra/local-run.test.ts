@@ -2,11 +2,12 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmod, chown, mkdtemp, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
-import { type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
+import { assertNoOtherRun, type LocalRun, readLocalRun, writeLocalRun } from "../../../infra/local-run.ts";
 
 const run: LocalRun = {
   ...{ pid: process.pid, edge: "http://127.0.0.1:1", key: "k", backends: ["http://[::1]:2"] },
@@ -77,34 +78,38 @@ test.runIf(process.getuid?.() === 0)("a file that another user owns is ignored",
   expect(read()).toEqual({ run: null, said: [refused] });
 });
 
-/** A process that writes the file as a start does, and ends when its stdin does. */
-async function startIn(edge: string) {
+test("a start that ends removes the file; one that was killed leaves it, and it counts for nothing", async () => {
   const module = path.join(import.meta.dirname, "../../../infra/local-run.ts");
   const code = `
     const { writeLocalRun } = await import(${JSON.stringify(module)});
-    const run = ${JSON.stringify({ ...run, edge })};
-    await writeLocalRun(${JSON.stringify(folder)}, { ...run, pid: process.pid });
+    await writeLocalRun(${JSON.stringify(folder)}, { ...${JSON.stringify(run)}, pid: process.pid });
     process.stdin.on("end", () => process.exit(0)).resume();
     console.log("ready");`;
-  const child = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: ["pipe", "pipe", "inherit"] });
-  onTestFinished(() => void child.kill("SIGKILL"));
-  await once(createInterface({ input: child.stdout }), "line");
-  return async () => {
-    child.stdin.end();
-    await once(child, "exit");
+  const start = async () => {
+    const child = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: ["pipe", "pipe", "inherit"] });
+    await once(createInterface({ input: child.stdout }), "line");
+    return child;
   };
-}
-
-test.each([
-  ["second", 1],
-  ["first", 0],
-])("of two starts in one folder, the file names the other once the %s has ended", async (_, ending) => {
-  const edges = ["http://127.0.0.1:11", "http://127.0.0.1:12"];
-  const ends = [await startIn(edges[0]), await startIn(edges[1])];
-  expect(read().run?.edge).toBe(edges[1]);
-  await ends[ending]();
-  expect(read().run?.edge).toBe(edges[1 - ending]);
-  expect((await stat(file)).mode & 0o777).toBe(0o600);
-  await ends[1 - ending]();
+  const ended = await start();
+  ended.stdin.end();
+  await once(ended, "exit");
   await expect(readFile(file)).rejects.toMatchObject({ code: "ENOENT" });
+
+  const killed = await start();
+  killed.kill("SIGKILL");
+  await once(killed, "exit");
+  expect(JSON.parse(await readFile(file, "utf8")).pid).toBe(killed.pid);
+  expect(read().run).toBeNull();
+  await assertNoOtherRun(folder);
+});
+
+test("a folder that another start serves from is refused; one whose process number another program has is not", async () => {
+  await writeLocalRun(folder, run);
+  await assertNoOtherRun(folder);
+  const server = createServer((_, response) => response.end()).listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  const edge = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
+  await writeLocalRun(folder, { ...run, edge });
+  await expect(assertNoOtherRun(folder)).rejects.toThrow(`process ${process.pid} serves from ${folder}`);
 });

@@ -1,0 +1,30 @@
+/** One started stack for all files of a test project that harm nothing in it: the project's global setup, and the way to it. */
+import { writeFile } from "node:fs/promises";
+import { inject } from "vitest";
+import type { TestProject } from "vitest/node";
+import { recordFile } from "../../infra/keys/namespace.ts";
+import { stateFolders } from "../../infra/workerd/config.ts";
+import { keyEntry } from "./key-records.ts";
+import { type RunningStack, runningStack, type StackPlace, startStack } from "./stack.ts";
+
+declare module "vitest" {
+  interface ProvidedContext {
+    stack: StackPlace;
+  }
+}
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const { edge, key, state, backends, stop } = await startStack();
+  project.provide("stack", { edge, key, state, backends });
+  return stop;
+}
+
+/** The stack with a key of this tenant, to whom other files' adapters and use are invisible; with the local key unless given. */
+export async function sharedStack(tenant?: string): Promise<RunningStack> {
+  const place = inject("stack");
+  if (tenant === undefined) return runningStack(place);
+  const key = `sk-chameleon-${tenant}`;
+  const [name, record] = keyEntry(key, tenant);
+  await writeFile(recordFile(stateFolders.namespace(place.state, "TENANTS"), name), record);
+  return runningStack({ ...place, key });
+}
