@@ -34,6 +34,8 @@ const forDevelopers = {
     "commands,e2e,fault,abuse,fuzz",
   ],
   check: ["check style, types and committed files", "infra/check.ts"],
+  lines: ["count the lines of source and tests, by folder", "infra/count-lines.ts"],
+  audit: ["look for known advisories on the packages that are shipped", "infra/audit.ts"],
   build: ["write dist/, what the npm package holds", "infra/package/build.ts"],
   docs: ["build the documents site, which the next start serves at /docs", "infra/site/cli.ts"],
   corpora: [
