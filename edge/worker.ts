@@ -26,6 +26,7 @@ import { createAdmissions } from "./tenants/admission.ts";
 import { BodyReads } from "./tenants/body-reads.ts";
 import { createKeyStore } from "./tenants/keys.ts";
 import { createRecords } from "./tenants/records.ts";
+import { workerRecorder } from "./tenants/settlements.ts";
 import { createTenantAdapters } from "./tenants/tenant-adapters.ts";
 
 export { Cell } from "./cells/cell.ts";
@@ -85,14 +86,14 @@ const app = createApp({
     sets.current().catch((cause) => {
       throw artifactsMissing(cause);
     }),
-  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now),
+  keys: createKeyStore(config.tenantKeys, createRecords(env.TENANTS, now, waitUntil), now, env.KEY_LOOKUPS),
   bodyReads: new BodyReads(),
   bodies: new AnswerBodies({ ofRequests: true }),
   admissions: createAdmissions({
     ledgers: env.LEDGERS,
     background: waitUntil,
     now,
-    report: usageReport(env),
+    recorder: workerRecorder(env.LEDGERS, usageReport(env)),
     log: logFailure,
   }),
   usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),

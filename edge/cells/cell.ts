@@ -22,8 +22,8 @@ import { logFailure, usageReport } from "../observability/log.ts";
 import { steadyClock } from "../platform/clock.ts";
 import { objectNamed } from "../platform/objects.ts";
 import { type Admission, admissionOf, hasEnded } from "../tenants/admission.ts";
+import type { ReportUse } from "../tenants/consumption.ts";
 import { Settlements } from "../tenants/settlements.ts";
-import { type ReportUse, UsageEvents } from "../tenants/usage-events.ts";
 import { regionOfCell } from "./cell-names.ts";
 import { refusalResponse } from "./refusal.ts";
 
@@ -38,9 +38,8 @@ export class Cell extends DurableObject<Env> {
   readonly batchClient: BatchClient;
   /** Reports usage; tests replace it. */
   report: ReportUse;
-  readonly usage: UsageEvents;
   readonly #metrics: EdgeMetrics;
-  readonly #settlements: Settlements;
+  readonly settlements: Settlements;
   readonly bodies = new AnswerBodies();
   readonly #sets: PlannedSets;
   /** That of every tenant whose requests it answers; its name tells it. */
@@ -55,8 +54,11 @@ export class Cell extends DurableObject<Env> {
     const source = publishedSets(env, { cache: caches.default, background: keepAlive });
     this.#sets = new PlannedSets(source, () => deployedSet(env));
     this.report = usageReport(env);
-    this.usage = new UsageEvents((tenant, consumed) => this.report(tenant, consumed), keepAlive);
-    this.#settlements = new Settlements(env.LEDGERS, state.storage, { now, newId: () => crypto.randomUUID() });
+    this.settlements = new Settlements(env.LEDGERS, state.storage, {
+      now,
+      newId: () => crypto.randomUUID(),
+      report: (tenant, consumed) => this.report(tenant, consumed),
+    });
     this.#metrics = new EdgeMetrics(readConfig(env).otlp, now);
     const routing = configured(env, ({ backendSecrets, backends: addresses, backendFetch }) => {
       const parts = { fileOf, sign: createSigner(backendSecrets, { now, newNonce }), fetch: backendFetch };
@@ -83,7 +85,7 @@ export class Cell extends DurableObject<Env> {
 
   /** Settlements that failed are tried again. */
   override async alarm(): Promise<void> {
-    await this.#settlements.retry();
+    await this.settlements.retry();
   }
 
   /** Called only by the Worker: with a request to answer, or by GET, to load what the next ones will need. */
@@ -108,10 +110,9 @@ export class Cell extends DurableObject<Env> {
     const background = (work: Promise<void>) => this.ctx.waitUntil(work);
     const admission = admissionOf(admitted, {
       ledgers: this.env.LEDGERS,
-      settlements: this.#settlements,
+      recorder: this.settlements,
       background,
       now,
-      report: (tenant, consumed) => this.usage.add(tenant, consumed),
       log: logFailure,
     });
     if (request.isResumed && (await hasEnded(admitted, this.env.LEDGERS))) {

@@ -5,7 +5,7 @@
  */
 import { ServiceError } from "../../shared/errors.ts";
 import { NotTaken } from "../batching/batch-client.ts";
-import type { AdmittedRequest } from "../tenants/admission.ts";
+import type { AdmittedRequest } from "../tenants/consumption.ts";
 import type { ChoiceOptions } from "./choice.ts";
 import type { forms } from "./forms.ts";
 import type { Plan } from "./plan.ts";

@@ -6,27 +6,21 @@
 
 import { ServiceError } from "../../shared/errors.ts";
 import { steadyClock } from "../platform/clock.ts";
-import { pause } from "../platform/pause.ts";
 import type { Region } from "../platform/region.ts";
-import type { Consumption } from "./consumption.ts";
+import type { AdmittedRequest, Consumption, UseRecorder } from "./consumption.ts";
 import type { Access } from "./keys.ts";
 import { KnownRefusals } from "./known-refusals.ts";
 import { type Ledger, ledgerOf, regionalName } from "./ledger.ts";
 import { type Decision, type Gauge, type Refusal, reservationMs } from "./quota.ts";
-import type { Settlements } from "./settlements.ts";
-import type { ReportUse } from "./usage-events.ts";
 
 /** What admission and settlement need. */
 export interface SettlementDependencies {
   ledgers: DurableObjectNamespace<Ledger>;
-  /** Of a Durable Object. A Worker has no storage: it tries to settle a few times. */
-  settlements?: Settlements;
+  recorder: UseRecorder;
   /** Keeps the Worker alive until `work` settles (waitUntil). */
   background(work: Promise<void>): void;
   /** A clock in milliseconds. */
   now(): number;
-  /** Reports each request that used tokens, when it has ended. */
-  report: ReportUse;
   /** Logs use that could not be written. */
   log(requestId: string, error: ServiceError): void;
 }
@@ -58,16 +52,6 @@ export interface PendingAdmission {
    * successful `reserve`. Throws as `reserve` does.
    */
   end(): Promise<void>;
-}
-
-/** A request that has reserved its tokens. Another object may settle it. */
-export interface AdmittedRequest {
-  requestId: string;
-  tenant: string;
-  /** Name of the ledger that admitted it. */
-  ledger: string;
-  /** True if its tenant has limits, and so the ledger holds a reservation. */
-  isLimited: boolean;
 }
 
 export interface Admission {
@@ -129,14 +113,10 @@ export function createAdmissions(dependencies: SettlementDependencies): Admissio
 /** The admission of a request that was admitted in this isolate or another. */
 export function admissionOf(request: AdmittedRequest, dependencies: SettlementDependencies): Admission {
   const { requestId, tenant, ledger, isLimited } = request;
-  const { ledgers, settlements, background, report, log } = dependencies;
+  const { ledgers, recorder, background, log } = dependencies;
   const now = steadyClock(dependencies.now);
   let renewedMs = now();
   let isOpen = true;
-  const settled = (consumed: readonly Consumption[]) => {
-    if (!settlements) return settledInTries(ledgers, ledger, requestId, consumed);
-    return isLimited ? settlements.settle(ledger, requestId, consumed) : settlements.gather(ledger, consumed);
-  };
   return {
     request,
     renew() {
@@ -155,10 +135,9 @@ export function admissionOf(request: AdmittedRequest, dependencies: SettlementDe
     settle(consumed) {
       if (!isOpen) return;
       isOpen = false;
-      if (consumed.length > 0) report(tenant, consumed);
-      else if (!isLimited) return;
+      if (consumed.length === 0 && !isLimited) return;
       background(
-        settled(consumed).catch((cause) => {
+        recorder.record(request, consumed).catch((cause) => {
           log(requestId, new ServiceError("internal", `The use of ${tenant} was not counted.`, { cause }));
         }),
       );
@@ -176,25 +155,6 @@ export async function hasEnded(
     .renew(requestId)
     .catch(() => true);
   return !isOpen;
-}
-
-/** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */
-const retryDelaysMs = [200, 2000];
-
-async function settledInTries(
-  ledgers: DurableObjectNamespace<Ledger>,
-  ledger: string,
-  requestId: string,
-  consumed: readonly Consumption[],
-): Promise<void> {
-  for (const delayMs of [...retryDelaysMs, null]) {
-    try {
-      return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed]);
-    } catch (error) {
-      if (delayMs === null) throw error;
-      await pause(delayMs);
-    }
-  }
 }
 
 function obey(decision: Decision, onDecision: AdmissionRequest["onDecision"]): void {

@@ -22,7 +22,7 @@ import {
 import { ServiceError } from "../../shared/errors.ts";
 import { sha256Hex } from "../../shared/sha256.ts";
 import type { TenantKey } from "../config.ts";
-import { FailedKeys } from "./failed-keys.ts";
+import { LocalRateLimit, type RateLimit } from "../platform/rate-limit.ts";
 import type { Records } from "./records.ts";
 
 const encoder = new TextEncoder();
@@ -39,41 +39,33 @@ export interface Access {
 
 export interface KeyStore {
   /**
-   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited in its place where too many such
-   * keys came from the network of `address` in the last minute. A valid key that is not cached may be refused because of
-   * them while it is newer than the listing of keys (up to 10 s), or where it is past the listing's 10,000 names.
+   * Throws unauthorized for a key that is unknown, expired or revoked, and rate_limited where too many keys that are not cached were
+   * looked up for the network of `address` in the last minute. Then a valid key that is not cached is refused, too, while it is newer
+   * than the listing of keys (up to 10 s), or where it is past the listing's 10,000 names.
    */
   accessOf(key: string, address: string): Promise<Access>;
 }
 
-/** Looks a key up in the configuration first, then in the records. */
-export function createKeyStore(configured: readonly TenantKey[], records: Records, now: () => number): KeyStore {
-  const failedKeys = new FailedKeys();
+/** Look-ups of keys that are not cached, by network: a guess of 256 bits never succeeds, but each one costs three reads. */
+export const keyLookups = { limit: 30, periodMs: 60_000 };
 
-  /**
-   * Many clients share one address (NAT), so failures of a network should not refuse the valid keys of others there, and a
-   * valid key is recognised only by reading its record. Three rules keep reads bounded against guessing all the same:
-   * 1. Each network has 30 failed look-ups a minute. Within them nothing is refused.
-   * 2. A key whose record is cached needs no read. Guesses cannot displace it: they are cached apart.
-   * 3. Past the 30, the names of all key records are listed, once per 10 s and isolate. A guess is not among them, which
-   *    would take a SHA-256 that begins with the 64 bits of a stored one, so it costs no read; a valid key is, and is read.
-   * So guesses cost 30 look-ups of three reads a minute and network, and one listing per 10 s and isolate, plus what arrives
-   * while the first listing runs. What remains: a key that is newer than the listing waits for the next one, and so does a key past
-   * the listing's 10,000 names that is not cached; both only on a network with 30 failures.
-   */
-  async function recorded(hash: string, address: string, read: Records["get"]): Promise<Access> {
-    const waitMs = failedKeys.waitMs(address, now());
-    const name = keyPrefix + keyIdOf(hash);
-    if (waitMs > 0 && !records.remembers(name) && !(await records.mayHaveKey(name))) {
-      const message = "Too many unknown API keys came from this network in the last minute; try again later.";
-      throw new ServiceError("rate_limited", message, { retryAfterSeconds: Math.ceil(waitMs / 1000) });
-    }
-    try {
-      return await recordedAccess(hash, read, now());
-    } catch (error) {
-      if (error instanceof ServiceError && error.kind === "unauthorized") failedKeys.failed(address, now());
-      throw error;
-    }
+/**
+ * Looks a key up in the configuration first, then in the records. Many clients share one address (NAT), so `lookups` refuses no
+ * valid keys there: past the limit, the names of all key records are listed, once per 10 s and isolate, and a key among them is read.
+ * A guess is not among them, and so costs no read. Guesses cannot displace cached keys: they are cached apart.
+ */
+export function createKeyStore(
+  configured: readonly TenantKey[],
+  records: Records,
+  now: () => number,
+  lookups: RateLimit = new LocalRateLimit(keyLookups.limit, keyLookups.periodMs, now),
+): KeyStore {
+  async function requireLookup(name: string, address: string): Promise<void> {
+    if (records.remembers(name)) return;
+    const { success } = await lookups.limit({ key: networkOf(address) });
+    if (success || (await records.mayHaveKey(name))) return;
+    const message = "Too many unknown API keys came from this network in the last minute; try again later.";
+    throw new ServiceError("rate_limited", message, { retryAfterSeconds: keyLookups.periodMs / 1000 });
   }
 
   return {
@@ -82,11 +74,19 @@ export function createKeyStore(configured: readonly TenantKey[], records: Record
       let own: TenantKey | null = null;
       for (const entry of configured) if (equals(entry.hash, hash)) own = entry;
       const read = (name: string) => records.get(name).catch(unreadable);
-      if (!own) return recorded(hash, address, read);
+      if (!own) {
+        await requireLookup(keyPrefix + keyIdOf(hash), address);
+        return recordedAccess(hash, read, now());
+      }
       const record = tenantRecordOf(await read(tenantPrefix + own.tenant));
       return { tenant: own.tenant, keyId: keyIdOf(hash), scopes, ...grants(record ?? unlimited) };
     },
   };
+}
+
+/** What one customer has: an IPv4 address, or the /64 of an IPv6 address, as it is written. */
+function networkOf(address: string): string {
+  return address.split(":").slice(0, 4).join(":");
 }
 
 async function recordedAccess(hash: string, read: Records["get"], nowMs: number): Promise<Access> {

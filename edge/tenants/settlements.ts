@@ -1,47 +1,84 @@
 /**
- * Settles requests with the ledgers that admitted them, from a Durable Object. A settlement that a ledger does not confirm
- * is kept in the object's SQLite and tried again by its alarm; ledgers count each settlement once, by its id. That of a tenant
- * without limits is of all requests of `gatherUseMs`, since the time of counting does not matter for them. An object that is lost
- * before the first try loses what it has not sent.
+ * Records what requests used: counts it with the ledgers that admitted them, and reports it.
+ *
+ * A Durable Object keeps a settlement that its ledger does not confirm in its SQLite, and tries it again by its alarm; ledgers count
+ * each settlement once, by its id. What no limit waits for, events and the use of tenants without limits, is gathered for
+ * `gatherMs`: each call, commit and event costs about as much CPU as a short answer. An object that is lost meanwhile loses it.
  */
 import { ensureAlarm } from "../platform/alarm.ts";
 import { pause } from "../platform/pause.ts";
-import { type Consumption, gatherUseMs } from "./consumption.ts";
+import { type AdmittedRequest, type Consumption, inAll, type ReportUse, type UseRecorder } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";
 
+const gatherMs = 250;
 const firstRetryMs = 1000;
 /** Less than a ledger remembers a settled request (quota.ts). */
 const longestRetryMs = 120_000;
+/** Delays before the second and third try of a Worker, in milliseconds: an object that was moved is back by then. */
+const workerRetryMs = [200, 2000];
 
-interface Group {
-  consumed: Consumption[];
-  settled: Promise<void>;
+/** The recorder of a Worker, which has no storage: it tries to settle a few times. */
+export function workerRecorder(ledgers: DurableObjectNamespace<Ledger>, report: ReportUse): UseRecorder {
+  return {
+    async record({ requestId, tenant, ledger }, consumed) {
+      if (consumed.length > 0) report(tenant, consumed);
+      for (const delayMs of [...workerRetryMs, null]) {
+        try {
+          return await ledgerOf(ledgers, ledger).settle(requestId, [...consumed]);
+        } catch (error) {
+          if (delayMs === null) throw error;
+          await pause(delayMs);
+        }
+      }
+    },
+  };
 }
 
-export class Settlements {
+/** Of one ledger, to be reported, and to be settled where no limit has waited for it. */
+interface Gathered extends Pick<AdmittedRequest, "tenant" | "ledger" | "isLimited"> {
+  /** By model and centroid. */
+  consumed: Map<string, Consumption>;
+}
+
+export class Settlements implements UseRecorder {
   readonly #ledgers: DurableObjectNamespace<Ledger>;
   readonly #storage: DurableObjectStorage;
   readonly #now: () => number;
   readonly #newId: () => string;
-  readonly #groups = new Map<string, Group>();
+  readonly #report: ReportUse;
+  readonly #gathered = new Map<string, Gathered>();
+  #flushing: Promise<void> | null = null;
   #failures = 0;
 
   constructor(
     ledgers: DurableObjectNamespace<Ledger>,
     storage: DurableObjectStorage,
-    { now, newId }: { now(): number; newId(): string },
+    { now, newId, report }: { now(): number; newId(): string; report: ReportUse },
   ) {
     this.#ledgers = ledgers;
     this.#storage = storage;
     this.#now = now;
     this.#newId = newId;
+    this.#report = report;
     storage.sql.exec(`CREATE TABLE IF NOT EXISTS settlements (
       id TEXT PRIMARY KEY, ledger TEXT NOT NULL, consumed TEXT NOT NULL
     ) WITHOUT ROWID`);
   }
 
+  /** Nothing is gathered. */
+  get idle(): boolean {
+    return this.#gathered.size === 0;
+  }
+
+  async record(request: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
+    const { requestId, ledger, isLimited } = request;
+    const settled = isLimited ? this.#settle(ledger, requestId, consumed) : null;
+    if (consumed.length > 0) await this.#gather(request, consumed);
+    await settled;
+  }
+
   /** Resolves when the ledger has counted it, or when it is kept for another try. */
-  async settle(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
+  async #settle(ledger: string, id: string, consumed: readonly Consumption[]): Promise<void> {
     try {
       await ledgerOf(this.#ledgers, ledger).settle(id, [...consumed]);
     } catch {
@@ -51,23 +88,33 @@ export class Settlements {
     }
   }
 
-  /**
-   * Settles with what else comes within `gatherUseMs`, under an id of the group's own: under a request's id, another object that
-   * has the same request, because this one was taken for lost, would make the ledger drop one of the two groups.
-   */
-  gather(ledger: string, consumed: readonly Consumption[]): Promise<void> {
-    const group = this.#groups.get(ledger);
-    if (group) {
-      group.consumed.push(...consumed);
-      return group.settled;
+  #gather({ tenant, ledger, isLimited }: AdmittedRequest, consumed: readonly Consumption[]): Promise<void> {
+    const key = `${ledger} ${isLimited}`;
+    const gathered = this.#gathered.get(key) ?? { tenant, ledger, isLimited, consumed: new Map() };
+    this.#gathered.set(key, gathered);
+    for (const one of consumed) {
+      const kind = JSON.stringify([one.model, one.centroid]);
+      gathered.consumed.set(kind, inAll(one, gathered.consumed.get(kind)));
     }
-    const gathering = [...consumed];
-    const settled = pause(gatherUseMs).then(() => {
-      this.#groups.delete(ledger);
-      return this.settle(ledger, this.#newId(), gathering);
+    this.#flushing ??= pause(gatherMs).then(() => this.#flush());
+    return this.#flushing;
+  }
+
+  /**
+   * Settles under ids of its own: under a request's id, another object that has the same request, because this one was taken for
+   * lost, would make the ledger drop one of the two groups.
+   */
+  async #flush(): Promise<void> {
+    const all = [...this.#gathered.values()];
+    this.#gathered.clear();
+    this.#flushing = null;
+    const flushed = all.map(async ({ tenant, ledger, isLimited, consumed: gathered }) => {
+      const consumed = [...gathered.values()];
+      const settled = isLimited ? null : this.#settle(ledger, this.#newId(), consumed);
+      this.#report(tenant, consumed);
+      await settled;
     });
-    this.#groups.set(ledger, { consumed: gathering, settled });
-    return settled;
+    await Promise.all(flushed);
   }
 
   /** Tries again what was kept. The object's alarm calls it. */

@@ -40,7 +40,9 @@ function lateBackend(calls: number) {
 
 /** Tokens that were charged for, once all is reported. */
 async function chargedBy(reported: Awaited<ReturnType<typeof reportedByCells>>): Promise<number> {
-  await vi.waitFor(() => runInDurableObject(localCell(), ({ usage }: Cell) => expect(usage.idle).toBe(true)));
+  await vi.waitFor(() =>
+    runInDurableObject(localCell(), ({ settlements }: Cell) => expect(settlements.idle).toBe(true)),
+  );
   return reported()
     .flatMap(([, ...consumed]) => consumed)
     .reduce((sum, { completionTokens }) => sum + completionTokens, 0);

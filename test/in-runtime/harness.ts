@@ -30,6 +30,7 @@ import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
 import { createKeyStore } from "../../edge/tenants/keys.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
+import { workerRecorder } from "../../edge/tenants/settlements.ts";
 import { createTenantAdapters } from "../../edge/tenants/tenant-adapters.ts";
 import {
   type BatchRequest,
@@ -253,7 +254,7 @@ export function testApp(overrides: Partial<Dependencies> = {}) {
       ledgers: env.LEDGERS,
       background: (work) => void works.push(work),
       now,
-      report: (tenant, consumed) => void reported.push([tenant, ...consumed]),
+      recorder: workerRecorder(env.LEDGERS, (tenant, consumed) => void reported.push([tenant, ...consumed])),
       log,
     }),
     usage: (tenant, from, to) => objectNamed(env.LEDGERS, tenant).usage(from, to),
@@ -331,7 +332,7 @@ export async function reportedByCells(): Promise<() => [string, ...Consumption[]
   for (const stub of localCells()) {
     await runInDurableObject(stub, async (cell: Cell) => {
       // What was used before is not this test's.
-      await vi.waitFor(() => expect(cell.usage.idle).toBe(true));
+      await vi.waitFor(() => expect(cell.settlements.idle).toBe(true));
       cell.report = (tenant, consumed) => void reported.push([tenant, ...consumed]);
     });
   }

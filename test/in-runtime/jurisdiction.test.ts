@@ -205,8 +205,11 @@ describe("a tenant of the EU", () => {
         }),
       };
       const ledgers = { jurisdiction: () => inEurope } as unknown as DurableObjectNamespace<Ledger>;
-      const settlements = new Settlements(ledgers, storage, { now: Date.now, newId: () => crypto.randomUUID() });
-      await settlements.settle("eu:acme@weur", "r1", []);
+      const settlements = new Settlements(ledgers, storage, {
+        ...{ now: Date.now, newId: () => crypto.randomUUID(), report: () => undefined },
+      });
+      const request = { requestId: "r1", tenant: "eu:acme", ledger: "eu:acme@weur", isLimited: true };
+      await settlements.record(request, []);
       isLost = false;
       await settlements.retry();
       expect(settled).toEqual(["eu:acme@weur"]);

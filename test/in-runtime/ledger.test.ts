@@ -4,6 +4,7 @@ import { env } from "cloudflare:workers";
 import { expect, test, vi } from "vitest";
 import type { Cell } from "../../edge/cells/cell.ts";
 import type { Region } from "../../edge/platform/region.ts";
+import type { Consumption, ReportUse } from "../../edge/tenants/consumption.ts";
 import { leaseOf } from "../../edge/tenants/lease.ts";
 import { type Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { Settlements } from "../../edge/tenants/settlements.ts";
@@ -18,6 +19,9 @@ function tenantIn<Name extends Region>(...regions: Name[]) {
 }
 
 const used = { model: "gpt2", centroid: null, requests: 1, promptTokens: 3, completionTokens: 4 };
+function settlementsIn(storage: DurableObjectStorage, report: ReportUse = () => undefined): Settlements {
+  return new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID(), report });
+}
 const patience = { timeout: 10_000, interval: 20 };
 const today = () => new Date().toISOString().slice(0, 10);
 const limits = { ...plans.unlimited, requestsPerMinute: 120, concurrentRequests: 500 };
@@ -208,8 +212,8 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
   });
   const cell = env.CELLS.getByName(`settlements of ${tenant}`);
   await runInDurableObject(cell, async (_: Cell, { storage }) => {
-    const settlements = new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID() });
-    await settlements.settle(name, "r1", [used]);
+    const settlements = settlementsIn(storage);
+    await settlements.record({ requestId: "r1", tenant, ledger: name, isLimited: true }, [used]);
     expect(await storage.getAlarm()).not.toBeNull();
   });
   await evictDurableObject(cell);
@@ -227,13 +231,31 @@ test("a settlement that its ledger does not confirm is kept in the object, and c
 
 test("what objects gather of a tenant without limits is counted whole, also where they computed the same request", async () => {
   const { tenant, root } = tenantIn();
+  const reported: [string, ...Consumption[]][] = [];
   const gathered = ["before", "after"].map((object) =>
     runInDurableObject(env.CELLS.getByName(`${object} of ${tenant}`), async (_: Cell, { storage }) => {
-      const settlements = new Settlements(env.LEDGERS, storage, { now: Date.now, newId: () => crypto.randomUUID() });
+      const settlements = settlementsIn(storage, (who, consumed) => {
+        reported.push([who, ...consumed]);
+        if (who === "refused") throw new Error("too many events");
+      });
+      const record = (who: string, requestId: string, one: Consumption) =>
+        settlements.record({ requestId, tenant: who, ledger: who, isLimited: who !== tenant }, [one]);
+      const refused = record("refused", "0", used).catch(() => "rejected");
       // The first of each is the same request.
-      await Promise.all([1, 2, 3].map(() => settlements.gather(tenant, [used])));
+      const counted = ["1", "2", "3"].map((id) => record(tenant, id, id === "3" ? { ...used, centroid: "c1" } : used));
+      expect(settlements.idle).toBe(false);
+      await Promise.allSettled(counted);
+      expect([await refused, settlements.idle]).toEqual(["rejected", true]);
     }),
   );
   await Promise.all(gathered);
-  expect(await root.usage(today(), today())).toMatchObject([{ requests: 6 }]);
+  expect(await root.usage(today(), today())).toMatchObject([{ requests: 4 }, { centroid: "c1", requests: 2 }]);
+  // One event for each model and centroid.
+  expect(reported.filter(([who]) => who === tenant)).toEqual(
+    Array(2).fill([
+      tenant,
+      { ...used, requests: 2, promptTokens: 6, completionTokens: 8 },
+      { ...used, centroid: "c1" },
+    ]),
+  );
 });
