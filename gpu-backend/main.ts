@@ -6,7 +6,6 @@ import { randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { hostname, totalmem } from "node:os";
 import { join } from "node:path";
-import { serve } from "@hono/node-server";
 import { isLoopback } from "../shared/loopback.ts";
 import { InstantStore } from "./adapters/instant/store.ts";
 import { createCommand, onStopRequest } from "./command-line.ts";
@@ -31,6 +30,7 @@ import { createApp } from "./http/app.ts";
 import { CallVerifier } from "./http/call-verifier.ts";
 import { jsonLog, type Log } from "./http/log.ts";
 import { createMetrics, type Metrics } from "./http/metrics.ts";
+import { close, listen } from "./http/server.ts";
 import { Tracer } from "./http/tracing.ts";
 import { readModelConfig } from "./runtime/model-folder.ts";
 import { addFlags, environmentNotes } from "./settings.ts";
@@ -132,7 +132,7 @@ async function run(config: BackendConfig): Promise<void> {
     log("info", "draining", { signal, sequences: sets.openSequences, limitMs: config.drainMs });
     follower?.stop();
     await sets.close(config.drainMs);
-    await close(server);
+    await close(server, lastWordsMs);
     await tracer?.flush();
     leave(0);
   };
@@ -221,27 +221,5 @@ function followerOf(config: BackendConfig, settings: StoreSettings, needs: Follo
         log("warn", "artifacts_refused", { manifest, cause: String(cause) });
       },
     },
-  });
-}
-
-type Server = ReturnType<typeof serve>;
-
-/** Throws an Error that names host and port where they cannot be had. */
-function listen(fetch: Parameters<typeof serve>[0]["fetch"], { host, port }: BackendConfig): Promise<Server> {
-  return new Promise((resolve, reject) => {
-    const server = serve({ fetch, hostname: host, port }, () => resolve(server));
-    server.once("error", (error: NodeJS.ErrnoException) => {
-      const why = error.code === "EADDRINUSE" ? "the port is in use" : error.message;
-      reject(new Error(`cannot listen on ${host}:${port}: ${why}`));
-    });
-  });
-}
-
-/** Resolves when every answer under way is written, or after `lastWordsMs`. */
-function close(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
-    if ("closeIdleConnections" in server) server.closeIdleConnections();
-    setTimeout(resolve, lastWordsMs).unref();
   });
 }

@@ -1,0 +1,66 @@
+/** The backend's HTTP server: what clients may keep open, and how it closes. */
+import type { Server } from "node:http";
+import type { Socket } from "node:net";
+import { serve } from "@hono/node-server";
+
+/** Limits of connections. A client without a secret can open them, so none may wait long or in large numbers. */
+export const connectionLimits = {
+  /** Time to receive a request's head. */
+  headMs: 10_000,
+  /** Time to receive a whole request; an adapter's file is the largest. */
+  requestMs: 120_000,
+  /** Interval at which both are checked. */
+  checkMs: 1000,
+  /** Connections whose first head is incomplete. One more closes the oldest of them: a client that is at work sends it at once. */
+  waiting: 1024,
+  /** Connections of all kinds; further ones are refused. */
+  open: 8192,
+};
+
+export type ConnectionLimits = typeof connectionLimits;
+
+/** Listens on `host`. Throws an Error that names host and port where they cannot be had. */
+export function listen(
+  fetch: Parameters<typeof serve>[0]["fetch"],
+  { host, port }: { host: string; port: number },
+  limits: ConnectionLimits = connectionLimits,
+): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const serverOptions = {
+      headersTimeout: limits.headMs,
+      requestTimeout: limits.requestMs,
+      connectionsCheckingInterval: limits.checkMs,
+    };
+    // HTTP/1.1, as no other kind of server is asked for.
+    const server = serve({ fetch, hostname: host, port, serverOptions }, () => resolve(server)) as Server;
+    server.maxConnections = limits.open;
+    boundWaiting(server, limits.waiting);
+    server.once("error", (error: NodeJS.ErrnoException) => {
+      const why = error.code === "EADDRINUSE" ? "the port is in use" : error.message;
+      reject(new Error(`cannot listen on ${host}:${port}: ${why}`));
+    });
+  });
+}
+
+function boundWaiting(server: Server, most: number): void {
+  /** Oldest first. */
+  const waiting = new Set<Socket>();
+  server.on("connection", (socket) => {
+    waiting.add(socket);
+    socket.once("close", () => waiting.delete(socket));
+    if (waiting.size <= most) return;
+    const [oldest] = waiting;
+    waiting.delete(oldest);
+    oldest.destroy();
+  });
+  server.on("request", ({ socket }) => waiting.delete(socket));
+}
+
+/** Resolves when every answer under way is written, or after `limitMs`. */
+export function close(server: Server, limitMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeIdleConnections();
+    setTimeout(resolve, limitMs).unref();
+  });
+}
