@@ -46,7 +46,7 @@ test.each([
 
 test("of more incomplete heads than may wait the oldest are closed; whole requests are answered", async () => {
   const waiting = 8;
-  const { send, answered } = await start({ waiting });
+  const { send, answered } = await start({ waiting, headMs: 60_000 });
   const slow: Awaited<ReturnType<typeof send>>[] = [];
   for (let i = 0; i < 4 * waiting; i++) {
     slow.push(await send(head));
