@@ -11,7 +11,7 @@ import { currentOf, previousOf } from "../../shared/artifacts/bucket.ts";
 import { settlesWithin } from "../../shared/settles-within.ts";
 import type { Holding } from "../backend/backends.ts";
 import { steadyClock } from "../platform/clock.ts";
-import { SharedLoad, type SharedLoadParts } from "../platform/shared-load.ts";
+import { Refreshed, type RefreshedParts } from "../platform/refreshed.ts";
 import type { ArtifactSource } from "./artifact-bucket.ts";
 import type { Artifacts } from "./artifacts.ts";
 
@@ -47,7 +47,7 @@ export interface ArtifactEvent {
   cause?: unknown;
 }
 
-export interface ArtifactSetsParts extends Omit<SharedLoadParts, "limitMs"> {
+export interface ArtifactSetsParts extends RefreshedParts {
   /** null where nothing can be published: the assets are served. */
   source: ArtifactSource | null;
   /** What is served where nothing was published, and in need. */
@@ -61,8 +61,8 @@ export class ArtifactSets {
   readonly #parts: ArtifactSetsParts;
   #served: Artifacts | null = null;
   #other: Artifacts | null = null;
-  readonly #opening: SharedLoad<Artifacts>;
-  readonly #looking: SharedLoad<void>;
+  readonly #opening: Refreshed<Artifacts>;
+  readonly #looking: Refreshed<void>;
   #lookedMs = 0;
   #refusal: { manifestHash: string; untilMs: number } | null = null;
   /** The set that some backends have, and since when. */
@@ -70,8 +70,8 @@ export class ArtifactSets {
 
   constructor(parts: ArtifactSetsParts) {
     this.#parts = { ...parts, now: steadyClock(parts.now) };
-    this.#opening = new SharedLoad({ ...parts, limitMs: artifactLimits.openMs });
-    this.#looking = new SharedLoad({ ...parts, limitMs: artifactLimits.lookMs });
+    this.#opening = new Refreshed(parts, { limitMs: artifactLimits.openMs, isShared: true });
+    this.#looking = new Refreshed(parts, { limitMs: artifactLimits.lookMs, isShared: true });
   }
 
   /** False until the first set is loaded. */
@@ -82,12 +82,12 @@ export class ArtifactSets {
   /** The set to begin a request with. Rejects where there never was one; the next caller tries again. */
   readonly current = async (): Promise<Artifacts> => {
     const { source, now } = this.#parts;
-    if (!this.#served) return await this.#opening.run(() => this.#firstSet());
+    if (!this.#served) return await this.#opening.get(() => this.#firstSet());
     const ageMs = now() - this.#lookedMs;
     if (!source || ageMs < artifactLimits.refreshMs) return this.#served;
     const isStale = ageMs >= artifactLimits.staleMs;
-    if (!isStale && this.#looking.isRunning) return this.#served;
-    const look = this.#looking.run(() => this.#lookAgain(source)).catch(() => undefined);
+    if (!isStale && this.#looking.isLoading) return this.#served;
+    const look = this.#looking.get(() => this.#lookAgain(source)).catch(() => undefined);
     if (isStale) await settlesWithin(look, artifactLimits.patienceMs);
     return this.#served;
   };

@@ -26,7 +26,7 @@ export function deployedSet({ ASSETS }: Bindings): Promise<Artifacts> {
 
 /**
  * Sets of a cell, by the manifests that its requests were planned with. All requests of an object may await one load of it,
- * unlike those of a Worker (platform/shared-load.ts).
+ * unlike those of a Worker (platform/refreshed.ts).
  */
 export class PlannedSets {
   readonly #source: ArtifactSource | null;

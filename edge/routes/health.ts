@@ -3,7 +3,7 @@ import { holds, type Readiness } from "../../shared/contracts/inference.ts";
 import type { Health, Ready } from "../../shared/contracts/responses.ts";
 import { ServiceError } from "../../shared/errors.ts";
 import type { Dependencies, RouteHandler } from "../dependencies.ts";
-import { SharedLoad } from "../platform/shared-load.ts";
+import { Refreshed } from "../platform/refreshed.ts";
 
 const retryAfterSeconds = 2;
 /** Minimum interval between probes, in milliseconds. */
@@ -19,7 +19,7 @@ export const healthz: RouteHandler = (c, { version }) =>
  * most once per `probeIntervalMs` and answers other requests from the last result.
  */
 export function readyz({ artifacts, readiness, now, background }: Dependencies): RouteHandler {
-  const probing = new SharedLoad<Readiness[]>({ limitMs: longestProbeMs, now, background });
+  const probing = new Refreshed<Readiness[]>({ now, background }, { limitMs: longestProbeMs, isShared: true });
   const never = Number.NEGATIVE_INFINITY;
   let last = { manifestHash: "", ready: [] as Readiness[], begunMs: never, endedMs: never };
 
@@ -34,7 +34,7 @@ export function readyz({ artifacts, readiness, now, background }: Dependencies):
   return async (c) => {
     const { manifestHash } = await artifacts();
     const isFresh = last.manifestHash === manifestHash && now() - last.endedMs < probeIntervalMs;
-    const ready = isFresh ? last.ready : await probing.run(() => probe(manifestHash)).catch(() => []);
+    const ready = isFresh ? last.ready : await probing.get(() => probe(manifestHash)).catch(() => []);
     if (!ready.some((backend) => holds(backend, manifestHash))) {
       const message =
         ready.length === 0

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ensureAlarm } from "../../../edge/platform/alarm.ts";
 import { steadyClock } from "../../../edge/platform/clock.ts";
-import { SharedLoad } from "../../../edge/platform/shared-load.ts";
+import { Refreshed } from "../../../edge/platform/refreshed.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
 import { type Decision, Quota, reservationMs } from "../../../edge/tenants/quota.ts";
@@ -143,8 +143,11 @@ test.each([
 
 test("a load that hangs is given up where the clock was set back", async () => {
   const clock = clockAt(startMs);
-  const load = new SharedLoad<string>({ limitMs: 1000, now: clock.now, background: () => undefined });
-  void load.run(() => new Promise(() => undefined)).catch(() => undefined);
+  const load = new Refreshed<string>(
+    { now: clock.now, background: () => undefined },
+    { limitMs: 1000, isShared: true },
+  );
+  void load.get(() => new Promise(() => undefined)).catch(() => undefined);
   clock.ms -= 5 * hourMs;
-  expect(await load.run(async () => "second")).toBe("second");
+  expect(await load.get(async () => "second")).toBe("second");
 });

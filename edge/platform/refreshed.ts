@@ -1,0 +1,103 @@
+/**
+ * A value that is loaded again as it ages. Holds values, never promises: workerd may fail a request that awaits a promise of another
+ * one. So a request awaits only its own loads, and looks for the result of another's with timers of its own.
+ */
+import { settlesWithin } from "../../shared/settles-within.ts";
+import { steadyClock } from "./clock.ts";
+import { pause } from "./pause.ts";
+
+/** Interval at which a request looks for the result of another request's load, in milliseconds. */
+const pollMs = 20;
+
+export interface RefreshedParts {
+  /** A clock in milliseconds. */
+  now(): number;
+  /** Keeps the Worker alive until `work` settles (waitUntil): a load goes on where its client leaves. */
+  background(work: Promise<void>): void;
+}
+
+export interface RefreshTimes {
+  /** From this age on, a request has the value loaded again behind it. Default: 0. */
+  refreshMs?: number;
+  /** From this age on, a request waits while it loads the value. Default: 0. */
+  expireMs?: number;
+  /** Up to this age, other requests use the old value while one loads it, and at any age where that fails. Default: 0, never. */
+  usableMs?: number;
+  /** A load that takes longer counts as failed, and the next request begins its own. */
+  limitMs: number;
+  /** Where there is no value to use: whether a request waits for the load of another, or begins its own beside it. */
+  isShared: boolean;
+}
+
+interface Attempt<T> {
+  begunMs: number;
+  /** null while it runs. */
+  result: PromiseSettledResult<T> | null;
+}
+
+export class Refreshed<T> {
+  readonly #parts: RefreshedParts;
+  readonly #times: Required<RefreshTimes>;
+  #loaded: { value: T; atMs: number } | null = null;
+  #last: Attempt<T> | null = null;
+
+  constructor(parts: RefreshedParts, times: RefreshTimes) {
+    this.#parts = { ...parts, now: steadyClock(parts.now) };
+    this.#times = { refreshMs: 0, expireMs: 0, usableMs: 0, ...times };
+  }
+
+  /** The value that was loaded last, whatever its age; null: none was. */
+  get last(): T | null {
+    return this.#loaded?.value ?? null;
+  }
+
+  get isLoading(): boolean {
+    return this.#last !== null && this.#runs(this.#last);
+  }
+
+  /** The value, or what `load` gives where it is too old. Rejects where it fails and no old value may be used. */
+  async get(load: () => Promise<T>): Promise<T> {
+    const { refreshMs, expireMs, usableMs, isShared } = this.#times;
+    const loaded = this.#loaded;
+    const ageMs = loaded ? this.#parts.now() - loaded.atMs : Number.POSITIVE_INFINITY;
+    if (loaded && ageMs < refreshMs) return loaded.value;
+    const other = this.isLoading ? this.#last : null;
+    if (loaded && (ageMs < expireMs || (other && ageMs < usableMs))) {
+      if (!other) this.#begin(load);
+      return loaded.value;
+    }
+    try {
+      if (other && isShared) {
+        while (this.#runs(other)) await pause(pollMs);
+        return this.#valueOf(other);
+      }
+      const { attempt, work } = this.#begin(load);
+      await settlesWithin(work, this.#times.limitMs);
+      return this.#valueOf(attempt);
+    } catch (error) {
+      if (loaded && usableMs > 0) return loaded.value;
+      throw error;
+    }
+  }
+
+  #begin(load: () => Promise<T>): { attempt: Attempt<T>; work: Promise<void> } {
+    const attempt: Attempt<T> = { begunMs: this.#parts.now(), result: null };
+    this.#last = attempt;
+    const work = Promise.allSettled([load()]).then(([result]) => {
+      attempt.result = result;
+      if (result.status === "fulfilled") this.#loaded = { value: result.value, atMs: this.#parts.now() };
+    });
+    this.#parts.background(work);
+    return { attempt, work };
+  }
+
+  #runs({ begunMs, result }: Attempt<T>): boolean {
+    return !result && this.#parts.now() - begunMs < this.#times.limitMs;
+  }
+
+  #valueOf({ result }: Attempt<T>): T {
+    if (!result) throw new Error(`a load took longer than ${this.#times.limitMs} ms`);
+    if (result.status === "rejected") throw result.reason;
+    return result.value;
+  }
+}
