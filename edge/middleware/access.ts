@@ -13,9 +13,8 @@ import type { AppEnvironment, Middleware } from "../dependencies.ts";
 import { refusedByField } from "../observability/edge-metrics.ts";
 import { regionWithin } from "../platform/region.ts";
 import { decisionHeaders } from "../tenants/admission.ts";
-import type { Access } from "../tenants/keys.ts";
+import { type Access, scopeOf } from "../tenants/keys.ts";
 import type { Decision } from "../tenants/quota.ts";
-import { scopeOf } from "../tenants/scopes.ts";
 
 const methods = "GET, POST, DELETE";
 const headerList = /^[\w-]+(, *[\w-]+)*$/;

@@ -1,3 +1,5 @@
+/** Time that holds where the system's clock is set forward or back by hours. */
+
 /**
  * A clock in milliseconds for ages, intervals and timeouts, which never goes back. Where the system's clock is set back, an
  * unknown time has passed; the size of the step stands for it, so what was remembered for seconds expires after a step of
@@ -12,4 +14,23 @@ export function steadyClock(now: () => number): () => number {
     lastMs = nowMs;
     return steadyMs;
   };
+}
+
+/** The methods of a DurableObjectStorage in use. */
+interface AlarmStorage {
+  getAlarm(): Promise<number | null>;
+  setAlarm(atMs: number): Promise<void>;
+}
+
+/**
+ * Sets an object's alarm to `delayMs` from now, unless one is due within `longestMs`: one that was set before the clock was set
+ * back may be hours away.
+ */
+export async function ensureAlarm(
+  storage: AlarmStorage,
+  nowMs: number,
+  { delayMs, longestMs }: { delayMs: number; longestMs: number },
+): Promise<void> {
+  const dueMs = await storage.getAlarm();
+  if (dueMs === null || dueMs > nowMs + longestMs) await storage.setAlarm(nowMs + delayMs);
 }

@@ -1,5 +1,5 @@
 /**
- * Looks up API keys: which tenant a key belongs to, and what it may be used for. Only SHA-256 hashes are stored, so reading
+ * Looks up API keys: which tenant a key belongs to, what it may be used for, and which scope each route needs. Only SHA-256 hashes are stored, so reading
  * the records or the configuration gives nobody a key. A record is named by the hash's first 64 bits; the whole hash is
  * compared.
  */
@@ -139,4 +139,31 @@ function equals(a: string, b: string): boolean {
   let difference = a.length ^ b.length;
   for (let i = 0; i < b.length; i++) difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
   return difference === 0;
+}
+
+/** Holds for the path and everything below it; null: any key. */
+const scopeOfPath: Record<string, Scope | null> = {
+  "/v1/completions": "completions",
+  "/v1/chat/completions": "completions",
+  "/v1/embeddings": "embeddings",
+  "/v1/adapters": "adapters",
+  "/v1/usage": "usage",
+  "/v1/tenant": "erase",
+  "/v1/assign": null,
+  "/v1/centroids": null,
+  "/v1/models": null,
+};
+
+/** undefined for a path that is not in the table; every route of the app is. */
+export function scopeOf(path: string): Scope | null | undefined {
+  const known = Object.keys(scopeOfPath).find((prefix) => path === prefix || path.startsWith(`${prefix}/`));
+  return known === undefined ? undefined : scopeOfPath[known];
+}
+
+/**
+ * Whether a key may know that its tenant's own adapters exist: it can make them (`adapters`) or use them (`completions`).
+ * For other keys they are unknown models, also on routes that any key may call.
+ */
+export function seesOwnAdapters(scopes: readonly Scope[]): boolean {
+  return scopes.includes("adapters") || scopes.includes("completions");
 }

@@ -5,7 +5,7 @@
  * each settlement once, by its id. What no limit waits for, events and the use of tenants without limits, is gathered for
  * `gatherMs`: each call, commit and event costs about as much CPU as a short answer. An object that is lost meanwhile loses it.
  */
-import { ensureAlarm } from "../platform/alarm.ts";
+import { ensureAlarm } from "../platform/clock.ts";
 import { pause } from "../platform/pause.ts";
 import { type AdmittedRequest, type Consumption, inAll, type ReportUse, type UseRecorder } from "./consumption.ts";
 import { type Ledger, ledgerOf } from "./ledger.ts";

@@ -13,7 +13,7 @@ import { addressesIn } from "../backend/addresses.ts";
 import { createSigner } from "../backend/call-signer.ts";
 import { type AdapterCopy, BackendClient } from "../backend/client.ts";
 import { configured } from "../config.ts";
-import { ensureAlarm } from "../platform/alarm.ts";
+import { ensureAlarm } from "../platform/clock.ts";
 
 const schema = `
   CREATE TABLE IF NOT EXISTS adapters (

@@ -7,9 +7,8 @@ import { ServiceError } from "../../shared/errors.ts";
 import { CallFailure, errorOf } from "../backend/call-failure.ts";
 import type { AdapterCopy, BackendClient, MadeAdapter } from "../backend/client.ts";
 import { objectNamed } from "../platform/objects.ts";
-import type { Access } from "./keys.ts";
+import { type Access, seesOwnAdapters } from "./keys.ts";
 import { type NamedAdapters, type OwnAdapter, ownNameOf, requireCurrent, suffixOf } from "./own-adapters.ts";
-import { seesOwnAdapters } from "./scopes.ts";
 import type { Added, ErasedAdapters, PendingDeletion, TenantAdapterStore } from "./tenant-adapter-store.ts";
 
 /** A tenant's own adapters (tenant-adapter-store.ts). */

@@ -7,7 +7,7 @@ import { z } from "zod";
 import { hashPattern } from "./inference.ts";
 import { tenantSchema } from "./tenant-name.ts";
 
-/** What a key may be used for; `edge/tenants/scopes.ts` says which route needs which. */
+/** What a key may be used for; `edge/tenants/keys.ts` says which route needs which. */
 export const scopes = ["completions", "embeddings", "adapters", "usage"] as const;
 /** Allows to erase the tenant. Only `npm run keys -- delete` makes a key with it, for as long as that takes. */
 export const eraseScope = "erase";

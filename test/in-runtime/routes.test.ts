@@ -2,7 +2,7 @@ import { exports } from "cloudflare:workers";
 import { HttpResponse, http } from "msw";
 import { describe, expect, test, vi } from "vitest";
 import { loadArtifacts } from "../../edge/assign/artifacts.ts";
-import { scopeOf } from "../../edge/tenants/scopes.ts";
+import { scopeOf } from "../../edge/tenants/keys.ts";
 import { operations } from "../../infra/openapi/operations.ts";
 import type { Readiness } from "../../shared/contracts/inference.ts";
 import { ServiceError } from "../../shared/errors.ts";

@@ -5,12 +5,11 @@ import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { defaultRegion } from "../../edge/platform/region.ts";
 import { BodyReads } from "../../edge/tenants/body-reads.ts";
 import type { Consumption } from "../../edge/tenants/consumption.ts";
-import { createKeyStore } from "../../edge/tenants/keys.ts";
+import { createKeyStore, scopeOf } from "../../edge/tenants/keys.ts";
 import { Ledger, ledgerOf, regionalName } from "../../edge/tenants/ledger.ts";
 import { otherModels, usageKeysPerDay } from "../../edge/tenants/ledger-store.ts";
 import { reservationMs } from "../../edge/tenants/quota.ts";
 import { createRecords } from "../../edge/tenants/records.ts";
-import { scopeOf } from "../../edge/tenants/scopes.ts";
 import { limits } from "../../shared/contracts/limits.ts";
 import {
   type KeyRecord,

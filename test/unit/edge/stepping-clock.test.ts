@@ -1,8 +1,7 @@
 /** What counts time at the edge, under a system clock that is set forward or back by hours. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { ensureAlarm } from "../../../edge/platform/alarm.ts";
-import { steadyClock } from "../../../edge/platform/clock.ts";
+import { ensureAlarm, steadyClock } from "../../../edge/platform/clock.ts";
 import { Refreshed } from "../../../edge/platform/refreshed.ts";
 import { createKeyStore } from "../../../edge/tenants/keys.ts";
 import { KnownRefusals } from "../../../edge/tenants/known-refusals.ts";
