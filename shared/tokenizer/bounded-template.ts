@@ -1,15 +1,13 @@
 /** A Jinja template of an imported model, rendered within the limits of template-limits.ts. */
 import { BoundedInterpreter } from "./bounded-interpreter.ts";
 import { Environment, parseTemplate, type SyntaxNode } from "./jinja.ts";
-import { itemCharacters, requireAtMost, TemplateBudget } from "./template-budget.ts";
-import { TemplateLimitError, TemplateRefusal, templateLimits } from "./template-limits.ts";
-import { readTemplateTree, type TemplateTree } from "./template-tree.ts";
+import { requireAtMost, TemplateLimitError, TemplateRefusal, templateLimits } from "./template-limits.ts";
 
 const months = "January February March April May June July August September October November December".split(" ");
 
 export class BoundedTemplate {
   readonly #program: SyntaxNode;
-  readonly #tree: TemplateTree;
+  readonly #sourceCharacters: number;
 
   /** Throws an Error where the source exceeds a limit or is not Jinja. */
   constructor(source: string) {
@@ -27,7 +25,7 @@ export class BoundedTemplate {
       }
     }
     this.#program = parseTemplate(source);
-    this.#tree = readTemplateTree(this.#program);
+    this.#sourceCharacters = source.length;
   }
 
   /**
@@ -38,11 +36,15 @@ export class BoundedTemplate {
    */
   render(variables: Record<string, unknown>, conversationCharacters: number, nowMs: number): Rendering {
     const environment = new Environment();
-    const budget = new TemplateBudget(conversationCharacters);
-    for (const [name, value] of Object.entries({ ...globals(nowMs, budget), ...variables }))
-      environment.set(name, value);
-    const { value } = new BoundedInterpreter(environment, this.#tree, budget).evaluate(this.#program, environment);
-    return { text: value as string, ...budget.spent };
+    for (const [name, value] of Object.entries({ ...globals(nowMs), ...variables })) environment.set(name, value);
+    const interpreter = new BoundedInterpreter(environment, this.#sourceCharacters, conversationCharacters);
+    try {
+      return { text: interpreter.evaluate(this.#program, environment).value as string, ...interpreter.spent };
+    } catch (error) {
+      // A text longer than a string may be, or an expression that fills the stack.
+      if (error instanceof RangeError) throw new TemplateLimitError(`the chat template goes too far: ${error.message}`);
+      throw error;
+    }
   }
 }
 
@@ -53,10 +55,10 @@ export interface Rendering {
 }
 
 /** The functions and constants that Transformers gives a chat template. */
-function globals(nowMs: number, budget: TemplateBudget): Record<string, unknown> {
+function globals(nowMs: number): Record<string, unknown> {
   return {
     ...{ true: true, false: false, none: null, True: true, False: false, None: null },
-    range: (...bounds: unknown[]) => range(bounds, budget),
+    range: (...bounds: unknown[]) => range(bounds),
     raise_exception: (message: unknown) => {
       throw new TemplateRefusal(String(message).slice(0, 200));
     },
@@ -64,14 +66,13 @@ function globals(nowMs: number, budget: TemplateBudget): Record<string, unknown>
   };
 }
 
-function range(bounds: unknown[], budget: TemplateBudget): number[] {
+function range(bounds: unknown[]): number[] {
   if (!bounds.every(Number.isSafeInteger)) throw new Error("range() takes integers");
   const numbers = bounds as number[];
   const [start, stop, step = 1] = numbers.length === 1 ? [0, numbers[0]] : numbers;
   if (stop === undefined || step === 0) throw new Error("range() takes a stop, and a step other than 0");
   const count = Math.max(0, Math.ceil((stop - start) / step));
-  requireAtMost("list items", count, templateLimits.listItems);
-  budget.spendCharacters(itemCharacters * count);
+  requireAtMost("list items", count, templateLimits.valueCharacters / templateLimits.itemCharacters);
   return Array.from({ length: count }, (_, i) => start + i * step);
 }
 

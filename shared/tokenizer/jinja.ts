@@ -23,6 +23,8 @@ export interface Environment {
 
 interface Interpreter {
   evaluate(node: SyntaxNode | undefined, environment: Environment): TemplateValue;
+  /** The text of statements, one after the other. */
+  evaluateBlock(statements: SyntaxNode[], environment: Environment): TemplateValue;
 }
 
 export const Environment = jinja.Environment as unknown as new () => Environment;

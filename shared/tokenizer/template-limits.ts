@@ -6,29 +6,26 @@ export const templateLimits = {
   /** Whitespace characters in a row in the source. The lexer's time is quadratic in them. */
   whitespaceRun: 1024,
   /**
-   * Syntax nodes evaluated, loop iterations included. The heaviest of the published templates in the tests takes
+   * Turns of loops and nodes of the syntax tree that are evaluated. The heaviest of the published templates in the tests takes
    * 17,000 on a conversation of 256 messages; this many take a few tenths of a second.
    */
   steps: 131_072,
   /** Nodes evaluated inside each other. Published templates nest about 30 deep; the stack holds some thousands. */
   depth: 256,
-  /** Characters of one string, or of one list or object written out: twice the largest request body. */
+  /** Characters of one string, or of a list or object with all that is in it: twice the largest request body. */
   valueCharacters: 2 ** 21,
-  /**
-   * Characters of all strings that are read or made, beside `characterReads` times those of the conversation. Bounds
-   * memory and the time of string operations, which steps do not count.
-   */
+  /** Characters that an item of a list or object counts as, beside its own. */
+  itemCharacters: 32,
+  /** Lists and objects inside each other. */
+  nesting: 16,
+  /** Characters of all strings that are read or made, beside `characterReads` times those of the conversation. */
   characters: 2 ** 22,
   /** How often a template may read or write each character of a conversation. Published ones do so 5 to 15 times. */
   characterReads: 32,
-  /** Items of one list. */
-  listItems: 65_536,
-  /** Lists and objects inside each other. */
-  nesting: 16,
-  /** Characters of an argument that an operation repeats or searches by: separators, attributes, date formats, patterns. */
+  /** Characters of a text that a filter, a method or `in` searches by or repeats; lists of such may have four times as many. */
   argumentCharacters: 256,
-  /** Spaces for each level of `tojson`. */
-  jsonIndent: 8,
+  /** The largest number that a filter or a method takes, such as spaces of an indent. */
+  argumentNumber: 64,
 } as const;
 
 /** A rendering that would exceed a limit. Its message names the limit. */
@@ -36,3 +33,10 @@ export class TemplateLimitError extends Error {}
 
 /** What a template says with `raise_exception`. */
 export class TemplateRefusal extends Error {}
+
+/** Throws a TemplateLimitError when `value` exceeds `limit`. */
+export function requireAtMost(what: string, value: number, limit: number): void {
+  // Not `value > limit`, which is false for NaN.
+  if (!(value <= limit))
+    throw new TemplateLimitError(`the chat template makes ${value} ${what}, the maximum is ${limit}`);
+}

@@ -68,7 +68,7 @@ test.each<[string, unknown, string]>([
     "{{ messages[0].content }}{% if messages[0].role == 'system' %}{{ tools() }}{% endif %}",
     "on a system message and a user's",
   ],
-  ["a list without end", "{{ range(2000000000) }}", `the maximum is ${templateLimits.listItems}`],
+  ["a list without end", "{{ range(2000000000) }}", "makes 2000000000 list items"],
   [
     "one that is too long",
     "x".repeat(templateLimits.sourceCharacters + 1),
